@@ -26,6 +26,7 @@ from coditect.workflow.definition import (
     OnFailure,
     OnTimeout,
     Repeat,
+    Rest,
     SubWorkflow,
     WaitFor,
     WaitUntil,
@@ -52,6 +53,10 @@ class Placing(TypedDict, total=False):
     """
     join: Join
     """How many predecessors must be met before the node runs: all (default), any, or a number."""
+    rest: Rest | str
+    """What becomes of the predecessors that have not ended when the node may run: `"keep"` (default) or `"cancel"`."""
+    least: int
+    """How many met predecessors are enough once all have ended; default: as many as `join` needs."""
     when: str | From
     """An expression; the node is skipped when its result is null, false or empty."""
     on_failure: OnFailure | str
@@ -222,7 +227,8 @@ class Workflow:
         for one in dict.fromkeys(one.node.name for one in self._results((*used, place.when))):
             edges += [] if one in named else [self._edge(one, place.on_failure)]
         when = None if place.when is None else fields.expression(place.when)
-        node = self._nodes[name] = Node(name, work, tuple(edges), fields.join(place.join), when)
+        waits = fields.one_of(Rest)(place.rest), _given(fields.least, place.least)
+        node = self._nodes[name] = Node(name, work, tuple(edges), fields.join(place.join), when, *waits)
         return node
 
     def _results(self, used: Iterable[object]) -> Iterator[NodeResult]:
@@ -269,6 +275,8 @@ class _Place:
     join: Join = "all"
     when: str | From | None = None
     on_failure: OnFailure | str = OnFailure.FAIL
+    rest: Rest | str = Rest.KEEP
+    least: int | None = None
 
 
 _OWN = TaskOptions.__annotations__.keys() - Placing.__annotations__.keys()

@@ -37,6 +37,8 @@ MOST_ELEMENTS = 10_000
 """The largest number of elements that a map may allow for its list."""
 MOST_PREDECESSORS = 10_000
 """The largest number of predecessors of one node, whose stored edges must fit into one transaction."""
+MOST_CANCELED = 100
+"""The largest number of predecessors of a node that cancels those that have not ended: all agents hear of each."""
 MOST_NAME_CHARACTERS = 100
 COMPENSATION = ".compensate"
 """The end of the name of the node that compensates another one: `ship.compensate` undoes `ship`."""
@@ -63,6 +65,14 @@ class OnFailure(StrEnum):
     """The dependent node is skipped."""
     ALLOW = "allow"
     """The dependent node runs regardless, also when the predecessor was skipped."""
+
+
+class Rest(StrEnum):
+    """What happens to the predecessors that have not ended when a node may run."""
+
+    KEEP = "keep"
+    """They go on."""
+    CANCEL = "cancel"
 
 
 class OnTimeout(StrEnum):
@@ -203,6 +213,9 @@ class Node:
     join: Join = "all"
     when: str | None = None
     """An expression; the node is skipped when its result is null, false or empty."""
+    rest: Rest = Rest.KEEP
+    least: int | None = None
+    """How many edges are enough once all predecessors have ended; None means as many as the join needs."""
     call: Call | None = field(init=False, repr=False, compare=False)
     """The task of a task node, or of each element of a map node; None for a node of another kind."""
 

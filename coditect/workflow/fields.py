@@ -24,6 +24,7 @@ from coditect.workflow.definition import (
     MOST_ARTIFACTS,
     MOST_ELEMENTS,
     MOST_LABELS,
+    MOST_PREDECESSORS,
     Join,
     Repeat,
     check_checkpoint_name,
@@ -175,6 +176,7 @@ def count(most: int) -> Callable[[object], int]:
 
 
 limit = count(MOST_ELEMENTS)
+least = count(MOST_PREDECESSORS)
 
 
 def join(value: object) -> Join:

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from coditect.errors import InvalidWorkflow, Problem
 from coditect.model.capability import nearest_names
-from coditect.workflow.definition import MOST_NODES, MOST_PREDECESSORS, Definition, Node
+from coditect.workflow.definition import MOST_CANCELED, MOST_NODES, MOST_PREDECESSORS, Definition, Node, Rest
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,18 @@ def edge_problems(node: Node, names: Collection[str] | None = None) -> Iterator[
     if isinstance(node.join, int) and not 1 <= node.join <= len(node.after):
         sentence = f"`join` wants {node.join} of {len(node.after)} predecessors"
         yield Problem(("nodes", node.name, "join"), sentence, f"between 1 and {len(node.after)}, or all, or any")
+    yield from _rest_problems(node)
+
+
+def _rest_problems(node: Node) -> Iterator[Problem]:
+    """Yield the problems of what a node says about predecessors that have not ended, or have no result."""
+    if node.rest is Rest.CANCEL and len(node.after) > MOST_CANCELED:
+        sentence = f"{node.name!r} cancels the rest of {len(node.after):,} predecessors"
+        fix = f"name at most {MOST_CANCELED} predecessors, or leave `rest` out"
+        yield Problem(("nodes", node.name, "rest"), sentence, fix)
+    if node.least is not None and node.least > node.needed:
+        sentence = f"`least` is {node.least}, and `join` needs {node.needed}"
+        yield Problem(("nodes", node.name, "least"), sentence, "set it to at most what `join` needs")
 
 
 def _unknown_capabilities(definition: Definition, known: frozenset[str]) -> list[Problem]:

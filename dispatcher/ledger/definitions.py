@@ -72,8 +72,11 @@ def find_all(tr: Reads, node_keys: Sequence[NodeKey]) -> Iterator[bytes | None]:
 def pack(document: Mapping[str, Any]) -> bytes:
     """Encode a node's document as it is stored; earlier dispatchers refuse what they would carry out otherwise.
 
-    That is a node that runs a workflow or has a delay, and a gate, which they would take for a plain approval.
+    That is a node that runs a workflow or has a delay, a gate, which they would take for a plain approval, and a join
+    that cancels the rest, or begins with fewer.
     """
+    if "rest" in document or "least" in document:
+        return versions.NODE.pack_as(4, document)
     if "artifacts" in document:
         return versions.NODE.pack_as(3, document)
     is_newer = "workflow" in document or "delay" in document

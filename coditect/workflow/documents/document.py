@@ -24,6 +24,7 @@ from coditect.workflow.definition import (
     OnFailure,
     OnTimeout,
     Repeat,
+    Rest,
     SubWorkflow,
     WaitFor,
     WaitUntil,
@@ -43,7 +44,8 @@ def known_node(name: str, given: Mapping[str, Any]) -> Node:
     """
     after = given.get("after")
     edges = tuple(map(_edge, after)) if after else ()
-    return Node(name, _work(given), edges, given.get("join", "all"), given.get("when"))
+    rest = Rest(given.get("rest", Rest.KEEP))
+    return Node(name, _work(given), edges, given.get("join", "all"), given.get("when"), rest, given.get("least"))
 
 
 def _work(given: Mapping[str, Any]) -> Work:
@@ -141,6 +143,10 @@ def node_document(node: Node) -> dict[str, Any]:
         document["join"] = node.join
     if node.when is not None:
         document["when"] = node.when
+    if node.rest is not Rest.KEEP:
+        document["rest"] = node.rest.value
+    if node.least is not None:
+        document["least"] = node.least
     return document
 
 

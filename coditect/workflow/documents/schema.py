@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from coditect.errors import InputError
 from coditect.model.capability import Priority
 from coditect.workflow import fields
-from coditect.workflow.definition import Join, OnFailure, OnTimeout, check_node_name, check_workflow_name
+from coditect.workflow.definition import Join, OnFailure, OnTimeout, Rest, check_node_name, check_workflow_name
 
 REFUSED = "refused"
 """The error type by which a pydantic validation reports the InputError of a check, kept in its context."""
@@ -62,6 +62,8 @@ _Labels: TypeAlias = Annotated[dict[str, str], _by(fields.labels, dict[str, str]
 _Join: TypeAlias = Annotated[Join, _by(fields.join, Join)]
 _Priority: TypeAlias = Annotated[Priority, _by(fields.priority, Priority)]
 _OnFailure: TypeAlias = Annotated[OnFailure, _by(fields.one_of(OnFailure), OnFailure)]
+_Rest: TypeAlias = Annotated[Rest, _by(fields.one_of(Rest), Rest)]
+_Least: TypeAlias = Annotated[int | None, _by(fields.least, int)]
 _OnTimeout: TypeAlias = Annotated[OnTimeout, _by(fields.one_of(OnTimeout), OnTimeout)]
 _NodeName: TypeAlias = Annotated[str, _by(check_node_name)]
 _WorkflowName: TypeAlias = Annotated[str, _by(lambda name: check_workflow_name(fields.text(name)))]
@@ -108,6 +110,10 @@ class PlaceFields(_Fields):
     after: list[str | EdgeFields] = Field(_NO_EDGES, description="The predecessors; at most 10,000.")
     join: _Join = Field("all", description="How many of the predecessors must be met: all, any, or a number.")
     when: _Condition = Field(None, description="An expression; where it finds nothing, the node is skipped.")
+    rest: _Rest = Field(Rest.KEEP, description="What becomes of predecessors that have not ended: keep, or cancel.")
+    least: _Least = Field(
+        None, description="How many are enough when all predecessors have ended; else as `join` says."
+    )
 
 
 class CallFields(PlaceFields):

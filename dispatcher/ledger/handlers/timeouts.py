@@ -12,7 +12,7 @@ from dispatcher.ledger import outbox, timers
 from dispatcher.ledger.commands import Due, Finished, NoQueue
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.handlers import finish
-from dispatcher.ledger.nodes import advance, children, claim, limits, waits
+from dispatcher.ledger.nodes import advance, children, claim, limits, waits, withdrawals
 from dispatcher.ledger.nodes.approvals import decisions, questions
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.timers import Timer
@@ -95,7 +95,7 @@ def _not_ended(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, timer: Time
 
 def _give_up(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, failure: Failure) -> None:
     if not advance.is_over(unit.run(node_key.workflow)):  # the cancel ends it
-        advance.call_off(unit, node_key, row)
+        withdrawals.call_off(unit, node_key, row)
         advance.fail(unit, node_key, row, failure)
 
 
@@ -120,7 +120,7 @@ def no_queue(unit: UnitOfWork, command: NoQueue) -> None:
     row = unit.node(node_key)
     if row is None or row.state is not TaskState.PUBLISHED or row.publication != command.publication:
         return
-    advance.withdraw(unit, node_key, row)
+    withdrawals.withdraw(unit, node_key, row)
     row.reason = "no_queue"
     unit.move(node_key, row, TaskState.RETRY_WAIT)
     timer = Timer(node_key.workflow, node_key.node, claim.RETRY_TIMER, unit.now_ms + NO_QUEUE_MS, row.fence)

@@ -13,15 +13,15 @@ from itertools import islice
 from coditect.errors import InputError
 from coditect.model.result import Failure
 from coditect.wire.json import dumps
-from coditect.workflow.definition import Call, Each, Node, OnFailure, SubWorkflow, Work
+from coditect.workflow.definition import Call, Each, Node, OnFailure, Rest, SubWorkflow, Work
 from coditect.workflow.expressions import Account
 from coditect.workflow.join import Tally
 from coditect.workflow.states import TaskState
-from dispatcher.ledger import timers, values
+from dispatcher.ledger import values
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import DamagedValue, ValueBeyondBound
-from dispatcher.ledger.keyspace import DEAD, EDGES, FLIGHTS, TODO
-from dispatcher.ledger.nodes import ahead, children, claim, compensations, limits, waits
+from dispatcher.ledger.keyspace import DEAD, EDGES, TODO
+from dispatcher.ledger.nodes import ahead, children, claim, compensations, joins, limits, waits, withdrawals
 from dispatcher.ledger.nodes.approvals.gates import REFUSALS
 from dispatcher.ledger.nodes.attempts import BY_OTHERS, RESTORED, begin_anew
 from dispatcher.ledger.nodes.inputs import (
@@ -65,6 +65,7 @@ def end(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, state: TaskState, 
     run = unit.move(node_key, row, state)
     if state is TaskState.COMPLETED:
         compensations.note(unit, node_key)
+        joins.note_merge(unit, node_key)
     row.finished_ms, row.reason = run.after_checkpoint(unit.now_ms), reason
     if state is TaskState.DEAD:
         unit.tr.set(DEAD.pack(node_key), b"")
@@ -104,7 +105,7 @@ def _give_up(unit: UnitOfWork, node_key: NodeKey, failure: Failure) -> None:
     """End a node whose task cannot be published: its input is damaged, or the approval policy refuses it."""
     row, state = unit.node(node_key), TaskState.REJECTED if failure.reason in REFUSALS else TaskState.FAILED
     if row is not None and not row.state.terminal:
-        call_off(unit, node_key, row)
+        withdrawals.call_off(unit, node_key, row)
         fail(unit, node_key, row, failure, state=state)
 
 
@@ -174,12 +175,24 @@ def _tell(unit: UnitOfWork, node_key: NodeKey, before: NodeKey, policy: OnFailur
     if before.node != ROOT:
         ended = unit.node(before)
         assert ended is not None
-        row.tally = tally = row.tally.with_end(policy, ended.state)
-        decision = tally.decision
+        earlier, row.tally = row.tally, row.tally.with_end(policy, ended.state)
+        decision = joins.decision(unit, node_key, row.tally)
+        if earlier.needed < earlier.met + earlier.open:  # it joins some of its predecessors
+            joins.say(unit, node_key, earlier, row.tally, decision)
     if decision is TaskState.READY:
+        if row.tally.open:
+            _cancel_rest(unit, unit.definition(node_key), node_key.workflow)
         may_run(unit, node_key, row)
     elif decision is not None:
         end(unit, node_key, row, decision, reason=BY_OTHERS)
+
+
+def _cancel_rest(unit: UnitOfWork, node: Node, workflow: str) -> None:
+    """Cancel the predecessors that have not ended, if the node, which may run by now, does not want them any more."""
+    for one in before(node, workflow) if node.rest is Rest.CANCEL else ():
+        row = unit.node(one)
+        if row is not None and not row.state.terminal:
+            cancel_node(unit, one, row)
 
 
 # -- what may run -------------------------------------------------------------------------------------------
@@ -224,7 +237,11 @@ def evaluated(unit: UnitOfWork, node_key: NodeKey, token: str, told: Inputs | Fa
         return
     drop(unit, node_key, EVALUATE)
     row = unit.node(node_key)
-    if row is None or row.state is not TaskState.BLOCKED or row.tally.decision is not TaskState.READY:
+    if (
+        row is None
+        or row.state is not TaskState.BLOCKED
+        or joins.decision(unit, node_key, row.tally) is not TaskState.READY
+    ):
         return
     if is_over(unit.run(node_key.workflow)):
         end(unit, node_key, row, TaskState.CANCELED, reason="canceled")
@@ -284,6 +301,7 @@ def has_elements(unit: UnitOfWork, node_key: NodeKey) -> bool:
 def expand(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, count: int) -> None:
     """Begin a map: have later transactions make one node for each element, and run failed element nodes again."""
     row.tally = Tally(count, count)
+    joins.say_of(unit, node_key, "split.created", parts=count)
     row.ready_ms = unit.now_ms
     unit.move(node_key, row, TaskState.WORKING)
     if count:
@@ -348,6 +366,7 @@ def _end_map(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     try:
         node_keys = [values.ValueKey(*node_key.element(number), RESULT) for number in range(tally.met)]
         results = (body or b"null" for body in values.read_all(unit.tr.snapshot, node_keys))
+        joins.say_of(unit, node_key, "join.created", met=tally.met)
         write(unit, node_key, RESULT, list_of(gathered(results)))
     except DamagedValue as error:
         fail(unit, node_key, row, failure_of(error))
@@ -369,29 +388,8 @@ def cancel_node(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     """
     if children.cancel(unit, node_key, row):
         return
-    call_off(unit, node_key, row)
+    withdrawals.call_off(unit, node_key, row)
     end(unit, node_key, row, TaskState.CANCELED, reason="canceled")
-
-
-def call_off(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Withdraw a node from the backlog, timers or questions, and send a cancel to the agent that may run its task."""
-    if row.state in (TaskState.PUBLISHED, TaskState.WORKING) and row.publication:
-        unit.effects.cancels.append((node_key, row.publication))
-        unit.advance_fence(row)  # what its agent may still tell is late
-    withdraw(unit, node_key, row)
-
-
-def withdraw(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Remove a node from the store's list for its state: the backlog, published nodes, questions or retry timers."""
-    match row.state:
-        case TaskState.READY:
-            claim.leave_backlog(unit, node_key, row)
-        case TaskState.PUBLISHED | TaskState.WORKING if row.publication:
-            unit.tr.clear(FLIGHTS.pack((unit.shard, node_key.workflow, node_key.node)))
-        case TaskState.AWAITING_APPROVAL | TaskState.WAITING:
-            waits.close(unit, node_key, row)
-        case TaskState.RETRY_WAIT:
-            timers.cancel(unit.tr, node_key.workflow, node_key.node, claim.RETRY_TIMER)
 
 
 def is_over(run: RunRecord | None) -> bool:

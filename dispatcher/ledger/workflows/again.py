@@ -21,7 +21,7 @@ from coditect.workflow.join import Tally
 from coditect.workflow.states import TaskState
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import AGAIN, EDGES, STATUSES, TODO
-from dispatcher.ledger.nodes import advance, children
+from dispatcher.ledger.nodes import advance, children, joins
 from dispatcher.ledger.nodes.advance import MOST_STEPS, ROOT
 from dispatcher.ledger.nodes.attempts import BY_OTHERS, begin_anew
 from dispatcher.ledger.nodes.inputs import INPUT, has_expressions, value_of
@@ -170,7 +170,7 @@ def _count(unit: UnitOfWork, node_key: NodeKey, *, first: bool) -> int:
     if row is None or row.state is not TaskState.BLOCKED:
         return 1
     row.tally = tally_of(unit, node_key, node)
-    decision = row.tally.decision
+    decision = joins.decision(unit, node_key, row.tally)
     if decision is TaskState.READY:
         if first:
             _run_again(unit, node_key, row, node)

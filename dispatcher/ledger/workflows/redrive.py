@@ -18,7 +18,7 @@ from dispatcher.ledger.audit import autonomy, trail
 from dispatcher.ledger.audit.trail import AuditEntry
 from dispatcher.ledger.effects import NodeKey, Transition
 from dispatcher.ledger.keyspace import EDGES, LIVE
-from dispatcher.ledger.nodes import advance
+from dispatcher.ledger.nodes import advance, joins
 from dispatcher.ledger.nodes.attempts import BY_OTHERS
 from dispatcher.ledger.nodes.inputs import INPUT, has_expressions, write
 from dispatcher.ledger.rows import NodeRecord, RunRecord
@@ -78,7 +78,7 @@ def _check_ended_by_itself(node_key: NodeKey, row: NodeRecord) -> None:
 def _check_predecessors(unit: UnitOfWork, node_key: NodeKey, *, has_input: bool) -> None:
     """Refuse to redrive a node whose predecessors failed, or with a new input that its expressions would replace."""
     node = unit.definition(node_key)
-    decision = again.tally_of(unit, node_key, node).decision
+    decision = joins.decision(unit, node_key, again.tally_of(unit, node_key, node))
     if decision not in (None, TaskState.READY):
         fix = "redrive those first, or resume the workflow"
         raise InputError("What the node comes after ended without a value", node=node_key.node, fix=fix)

@@ -11,7 +11,7 @@ from coditect.wire import control_messages
 from coditect.wire.control import Verb
 from coditect.wire.json import loads
 from dispatcher.coordination.handoffs import rows
-from dispatcher.ledger.effects import Effects
+from dispatcher.ledger.effects import Effects, NodeKey
 from dispatcher.ledger.keyspace import HANDOFFS
 from tests.unit.dispatcher.ledger import Ledger, completed
 
@@ -89,7 +89,7 @@ def news(ledger: Ledger) -> list[str]:
 async def kept(ledger: Ledger) -> list[rows.HandoffRecord]:
     """The handoffs of the node `one`."""
     found = await ledger.database.read(lambda tr: tr.get_range(*HANDOFFS.range(("w", "one"))))
-    return [rows.unpack(rows.NodeKey("w", "one"), int(HANDOFFS.unpack(key)[2]), row) for key, row in found]
+    return [rows.unpack(NodeKey("w", "one"), int(HANDOFFS.unpack(key)[2]), row) for key, row in found]
 
 
 def value_of(agent: str) -> Outcome:

@@ -25,7 +25,7 @@ from dispatcher.ledger.audit import autonomy, trail
 from dispatcher.ledger.audit.trail import AuditEntry
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import AGAIN, CHECKPOINTS, EDGES, RESTORES, STATUSES, TODO
-from dispatcher.ledger.nodes import advance, children, compensations, limits
+from dispatcher.ledger.nodes import advance, children, compensations, limits, withdrawals
 from dispatcher.ledger.nodes.attempts import RESTORED, UNDER_WAY, begin_anew, write_attempt
 from dispatcher.ledger.nodes.inputs import ITERATIONS, RESULT, body_at, write
 from dispatcher.ledger.rows import NodeRecord, RunRecord
@@ -196,7 +196,7 @@ def _stop(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     if row.state in UNDER_WAY and row.publication:
         write_attempt(unit, node_key, row, TaskState.CANCELED.value, _DISCARDED)
     children.cancel(unit, node_key, row)
-    advance.call_off(unit, node_key, row)
+    withdrawals.call_off(unit, node_key, row)
     limits.clear(unit, node_key, row)
     for kind in (advance.EVALUATE, advance.EXPAND, children.START):
         advance.drop(unit, node_key, kind)

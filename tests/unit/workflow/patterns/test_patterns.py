@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ PACKAGED: dict[str, dict[str, Any]] = {
     "majority_vote": {"voters": ["vote.yes", "vote.no", "vote.yes"]},
     "map_reduce": {"map": "number.double", "reduce": "number.sum"},
     "parallel_implementation": {"builders": ["vote.yes", "vote.no"], "judge": "number.sum"},
+    "quorum": {"members": ["vote.yes", "vote.no", "vote.hang"], "enough": 2},
+    "race": {"racers": ["vote.hang", "vote.yes"]},
     "review_feedback_loop": {"author": "text.draft", "reviewer": "text.review"},
     "saga": {"steps": [{"do": "vote.yes", "undo": "vote.undo"}, {"do": "vote.fail", "undo": "vote.undo"}]},
 }
@@ -222,3 +225,60 @@ def test_too_many_nodes_and_unknown_names_and_files_that_are_no_pattern_are_refu
     (tmp_path / "saga.yaml").write_text("pattern: saga\nnodes: {a: {task: a.b}}\n")
     with pytest.raises(InputError, match="one name"):
         load_patterns([tmp_path])
+
+
+@pytest.mark.asyncio
+async def test_the_first_good_result_wins_a_race_and_the_others_are_canceled() -> None:
+    racer, canceled = slow()
+    async with TestFleet(agents=[racer, voters()[0], merger]) as fleet:
+        started = await fleet.start(
+            made("race", racers=["slow.hang", "vote.no", "slow.yes"], good="result != 'no'"), {}
+        )
+        value = await started.result(timeout="1h")
+        states = {row.name: row.state.value async for row in started.nodes()}
+        while not canceled:  # the cancel is on its way
+            await asyncio.sleep(0.1)
+
+    assert value == "slow yes"
+    assert states == {"racer_1": "canceled", "racer_2": "failed", "racer_3": "completed", "result": "completed"}
+    assert canceled == ["slow.hang"]
+
+
+@pytest.mark.asyncio
+async def test_a_race_without_a_good_result_fails() -> None:
+    with pytest.raises(CoditectError):
+        await run(made("race", racers=["vote.no", "vote.fail"], good="result != 'no'"))
+
+
+@pytest.mark.asyncio
+async def test_a_quorum_ends_with_enough_or_at_the_deadline_with_what_there_is() -> None:
+    for members, value, seconds in (
+        (["vote.yes", "slow.hang", "vote.no"], ["yes", "no"], 5),
+        (["vote.yes", "slow.hang", "vote.fail"], ["yes"], 62),
+    ):
+        async with TestFleet(agents=[slow()[0], voters()[0], merger]) as fleet:
+            begun = asyncio.get_running_loop().time()
+            started = await fleet.start(made("quorum", members=members, within="1m"), {})
+            assert await started.result(timeout="1h") == value
+            assert asyncio.get_running_loop().time() - begun < seconds
+
+
+def slow() -> tuple[Agent, list[str]]:
+    """Return an agent that takes its time, and the list of what was canceled."""
+    canceled: list[str] = []
+    agent = Agent("slow", version="1.0.0", slots=8)
+
+    @agent.capability("slow.hang", timeout="2h")
+    async def hang(task: dict[str, Any]) -> None:
+        try:
+            await asyncio.sleep(3_600)
+        except asyncio.CancelledError:
+            canceled.append("slow.hang")
+            raise
+
+    @agent.capability("slow.yes")
+    async def say(task: dict[str, Any]) -> str:
+        await asyncio.sleep(2)
+        return "slow yes"
+
+    return agent, canceled

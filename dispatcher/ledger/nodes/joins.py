@@ -1,0 +1,47 @@
+"""The decision of a node's join: whether the node may run, ends, or goes on waiting for its predecessors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coditect.workflow.definition import Each
+from coditect.workflow.join import Tally
+from coditect.workflow.states import TaskState
+from dispatcher.ledger.effects import NodeKey
+from dispatcher.ledger.unit_of_work import UnitOfWork
+
+
+def decision(unit: UnitOfWork, node_key: NodeKey, tally: Tally) -> TaskState | None:
+    """Return the next state of a blocked node, as `Tally.decision` does, with what its definition says of fewer ends.
+
+    A node for which fewer edges are enough waits until all predecessors have ended, and runs with what there is. Only
+    a node whose join cannot be met any more has its definition read.
+    """
+    decided = tally.decision
+    if decided in (None, TaskState.READY):
+        return decided
+    least = unit.definition(node_key).least
+    if least is None or tally.met + tally.open < least:
+        return decided
+    return None if tally.open else TaskState.READY
+
+
+def say(unit: UnitOfWork, node_key: NodeKey, earlier: Tally, tally: Tally, decided: TaskState | None) -> None:
+    """Add the events of a node that joins some of its predecessors: that it waits for more, and that it has enough."""
+    if decided is TaskState.READY:
+        say_of(unit, node_key, "sync.ready", met=tally.met, needed=tally.needed, open=tally.open)
+        say_of(unit, node_key, "join.created", met=tally.met)
+    elif decided is None and not earlier.met and earlier.worst is None:
+        say_of(unit, node_key, "sync.created", needed=tally.needed, of=earlier.open)
+
+
+def note_merge(unit: UnitOfWork, node_key: NodeKey) -> None:
+    """Add the event that results are one value, when a map, or a node that joins some predecessors, has completed."""
+    node = unit.definition(node_key)
+    if node.join != "all" or isinstance(node.work, Each):
+        say_of(unit, node_key, "merge.completed")
+
+
+def say_of(unit: UnitOfWork, node_key: NodeKey, what: str, **facts: Any) -> None:
+    """Add an event about how a node's parts are split, joined or merged, to be published after the commit."""
+    unit.effects.say(f"coordination.{what}", node_key.workflow, node=node_key.node, **facts)
