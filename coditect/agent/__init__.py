@@ -11,6 +11,7 @@
     settlement/     choose retry, dead letter or result, publish it, then acknowledge
     runtime         consumes, executes and settles with all of the above
     quarantine      tasks that may have killed their agent
+    handoffs        what it says when another agent offers it a running task
     mailbox         cancel, ping, drain, broadcasts
     heartbeat       registration and lease
     program         puts a process together

@@ -53,12 +53,13 @@ def acquire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     ticket = _read(unit, body)
     _release_named(unit, ticket.agent, body)
     ticket.number = rows.next_number(unit)
-    if not rows.is_barred(unit.tr, ticket) or _takes_over(unit, ticket):
-        ticket.fence = ticket.fence or ticket.number
-    elif body.get("wait") is False:
-        return {"state": "taken"}
-    elif cycle := deadlocks.cycle(unit.tr, ticket):
-        return {"state": "deadlock", "cycle": cycle}
+    if not rows.is_barred(unit.tr, ticket):
+        ticket.fence = ticket.number
+    elif not _takes_over(unit, ticket):
+        if body.get("wait") is False:
+            return {"state": "taken"}
+        if cycle := deadlocks.cycle(unit.tr, ticket):
+            return {"state": "deadlock", "cycle": cycle}
     rows.add(unit, ticket)
     _set_timer(unit, ticket, ticket.expires_ms)
     return _state(unit, ticket)
@@ -94,7 +95,7 @@ def hand_over(unit: UnitOfWork, task: str, before: str, agent: str) -> None:
 
 
 def _takes_over(unit: UnitOfWork, ticket: Ticket) -> bool:
-    """Tell whether what bars a ticket was handed over to its task, and give the ticket its place.
+    """Tell whether what bars a ticket was handed over to its task, and grant the ticket with its place.
 
     What was handed over and is not exactly what is asked for is released.
     """
@@ -109,7 +110,8 @@ def _takes_over(unit: UnitOfWork, ticket: Ticket) -> bool:
             ticket.fence, ticket.number = ticket.number, handed.number
             return True
         _grant_next(unit, handed.resources)
-    return not rows.is_barred(unit.tr, ticket)
+    ticket.fence = 0 if rows.is_barred(unit.tr, ticket) else ticket.number
+    return ticket.fence > 0
 
 
 def renew(unit: UnitOfWork, body: Body) -> dict[str, Any]:

@@ -10,6 +10,9 @@ _BREAKERS = "tests/unit/dispatcher/test_breakers.py::"
 _APPROVALS = "tests/unit/dispatcher/test_approval_policy.py::"
 _LEARNED = "tests/unit/dispatcher/test_learned_approval.py::"
 _UNSEEN = "tests/unit/dispatcher/test_died_unseen.py::"
+_HANDOFFS = "dispatcher.coordination.handoffs."
+_HANDED = "tests/unit/dispatcher/test_handoffs.py::"
+_AT_RANDOM = "tests/unit/dispatcher/test_handoffs_at_random.py::test_a_fence_has_one_owner_and_the_task_one_result"
 _UNCOUNTED = "test_no_attempt_of_a_direct_task_counts_when_the_breaker_opens_under_its_handler"
 
 MUTANTS = (
@@ -46,6 +49,46 @@ MUTANTS = (
         "        if self.streak > self.outcomes:\n",
         "an action goes on being approved after a bad outcome",
         (_LEARNED + "test_one_bad_outcome_asks_again_at_once",),
+    ),
+    Mutant(
+        "handoff_of_a_lost_task",
+        _HANDOFFS + "handoffs",
+        "moved = row.state not in UNDER_WAY or row.fence != handoff.fence\n",
+        "moved = row.state not in UNDER_WAY\n",
+        "an agent accepts a task from an owner that has lost it, so that the new owner loses it",
+        (_AT_RANDOM, _HANDED + "test_an_owner_that_lost_the_task_hands_nothing_off"),
+    ),
+    Mutant(
+        "handoff_accepted_twice",
+        _HANDOFFS + "handoffs",
+        "    elif handoff.is_open and row is not None:\n",
+        "    elif row is not None:\n",
+        "a second acceptance takes the task from the agent that accepted it",
+        (_AT_RANDOM, _HANDED + "test_an_agent_that_does_not_answer_is_passed_over_and_may_accept_later"),
+    ),
+    Mutant(
+        "handoff_keeps_the_fence",
+        _HANDOFFS + "moving",
+        "        claim.publish(unit, node_key, row, agent=agent)\n",
+        "        claim.publish(unit, node_key, row, agent=agent)\n        row.fence -= 1\n",
+        "the former owner of a task that was handed off has the fence of the new one",
+        (_AT_RANDOM, _HANDED + "test_the_former_owner_is_refused_and_the_new_one_s_result_counts"),
+    ),
+    Mutant(
+        "handoff_leaves_the_locks",
+        _HANDOFFS + "moving",
+        "    locks.hand_over(unit, node_key.task_id, handoff.owner, agent)\n",
+        "",
+        "a task's locks stay with the agent that handed it off",
+        (_HANDED + "test_locks_go_with_the_task_under_a_new_fence_and_wait_for_its_new_owner",),
+    ),
+    Mutant(
+        "rest_of_a_race_goes_on",
+        "dispatcher.ledger.nodes.advance",
+        "            _cancel_rest(unit, unit.definition(node_key), node_key.workflow)\n",
+        "            pass\n",
+        "who has lost a race is not canceled",
+        ("tests/unit/dispatcher/test_joins.py::test_enough_of_several_cancel_the_rest",),
     ),
     Mutant(
         "lock_fence_reused",

@@ -156,7 +156,7 @@ MUTANTS = (
     ),
     Mutant(
         "fence_of_canceled_kept",
-        "dispatcher.ledger.nodes.advance",
+        "dispatcher.ledger.nodes.withdrawals",
         "        unit.advance_fence(row)  # what its agent may still tell is late\n",
         "",
         "what is told of a node that was called off counts",

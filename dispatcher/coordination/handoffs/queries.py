@@ -8,7 +8,8 @@ from coditect.errors import InvalidTask
 from dispatcher.coordination.handoffs import rows
 from dispatcher.coordination.handoffs.rows import HandoffRecord
 from dispatcher.ledger.effects import NodeKey
-from dispatcher.ledger.keyspace import HANDOFFS
+from dispatcher.ledger.keyspace import HANDOFFS, STATUSES
+from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.workflows.queries import Body
 from dispatcher.ledger.workflows.submit import number, text
 from dispatcher.store.transaction import Reads
@@ -17,7 +18,7 @@ MOST_AT_ONCE = 500
 
 
 def show(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return a handoff, or the last one by which a task was taken over; without one, its id is null.
+    """Return a handoff, or the last one by which a task was taken over since it began; without one, its id is null.
 
     Raises:
         NotFound: when the handoff is unknown, or its workflow is not kept any more.
@@ -25,6 +26,9 @@ def show(tr: Reads, body: Body) -> dict[str, Any]:
     if not body.get("task"):
         return rows.read(tr, text(body, "handoff")).as_json()
     node_key = _task(text(body, "task"))
+    found = tr.get(STATUSES.pack(node_key))
+    if found is None or not NodeRecord.unpack(found).handoffs:  # a redrive begins again
+        return {"handoff": None}
     for key, row in tr.get_range(*HANDOFFS.range(node_key), reverse=True):
         handoff = rows.unpack(node_key, int(HANDOFFS.unpack(key)[2]), row)
         if handoff.state == rows.ACCEPTED:

@@ -124,7 +124,7 @@ def _node(node_key: NodeKey, document: Mapping[str, Any], one: NodeRecord, messa
     return {
         "name": name,
         "kind": "compensation" if node_key.is_compensation else "task" if derived else kind,
-        "capability": _capability(node_key, document),
+        "capability": one.capability or _capability(node_key, document),
         "question": document.get("approval"),
         "priority": document.get("priority", "p1"),
         "after": [edge if isinstance(edge, str) else edge["node"] for edge in edges],

@@ -196,6 +196,7 @@ async def test_a_redriven_task_begins_as_its_own_capability_again(begun: Ledger)
     await begun.ask(Verb.REDRIVE, {"workflow": "w", "node": "one"})
 
     row = await begun.node("one")
+    assert await begun.database.read(partial(queries.show, body={"task": "w:one"})) == {"handoff": None}
     assert begun.published[-1].task.capability == begun.published[0].task.capability
     assert (row.capability, row.handoffs) == ("", 0)
 
@@ -269,6 +270,16 @@ async def test_handoffs_are_listed_by_task_workflow_agent_and_state(begun: Ledge
     assert await ids(open=True) == await ids(after=ID) == ["w:one.2"]
     assert await ids(agent=OTHERS[2]) == await ids(task="w:two") == []
     assert [await ids(limit=1), await ids(limit=1, after=ID)] == [[ID], ["w:one.2"]]
+
+
+async def test_a_task_tells_the_last_handoff_by_which_it_was_taken_over(begun: Ledger) -> None:
+    of_task = partial(queries.show, body={"task": "w:one"})
+    assert await begun.database.read(of_task) == {"handoff": None}
+    await accept(begun, ID)
+    await ask_others(begun, ticket="t2", fence=2, agent=OTHERS[0])
+
+    shown = await begun.database.read(of_task)
+    assert (shown["handoff"], shown["by"], shown["context"]) == (ID, OTHERS[0], {"seen": 3})
 
 
 async def test_an_ended_handoff_leaves_no_timer(begun: Ledger) -> None:
