@@ -226,8 +226,8 @@ class UnitOfWork:
     def call(self, node_key: NodeKey) -> Call | None:
         """Return the call in a node's definition, of the capability that its task has by now; None for an approval."""
         call, known = self.definition(node_key).call, self._nodes.get(node_key)
-        taken = None if known is None or call is None else known[1].capability
-        return replace(call, capability=taken) if call is not None and taken else call
+        taken = known[1].capability if known is not None else ""
+        return replace(call, capability=taken) if taken and call is not None else call
 
     # -- changes ----------------------------------------------------------------------------------------
 

@@ -33,6 +33,14 @@ async def answer(ticket: str, ctx: Context) -> str:
     return "not handed off"
 
 
+@asker.capability("handoff.process", timeout="5m", process=True)
+async def answer_apart(ticket: str, ctx: Context) -> str:
+    """Do the same in a process of its own."""
+    await ctx.hand_off("handoff.bill", reason="from a process", context={"ticket": ticket})
+    note("back", ctx)
+    return "not handed off"
+
+
 @proud.capability("handoff.bill", timeout="5m")
 @billing.capability("handoff.bill", timeout="5m")
 async def bill(ticket: str, ctx: Context) -> dict[str, Any]:

@@ -70,6 +70,24 @@ async def test_a_handoff_is_declined_then_accepted_and_its_new_owner_is_killed(
     assert f"had ended before: accepted by {row.by}" in ended
 
 
+@pytest.mark.timeout(120)
+async def test_a_handler_in_a_process_of_its_own_hands_its_task_off(
+    own_servers: PrivateServers, tmp_path: Path
+) -> None:
+    async with open_fleet(own_servers, tmp_path) as fleet, client_of(own_servers) as client:
+        await fleet.run("coditect", "dispatcher", "run", "--store", f"sqlite:{tmp_path / 'ledger.db'}")
+        for name in ("asker", "billing"):
+            await fleet.start(target=f"{AGENTS}:{name}")
+
+        handle = await client.submit("handoff.process", "8", durable=True)
+        value = await handle.result(dict, timeout="1m")
+        attempts = [row async for row in client.run(str(handle.task_id).partition(":")[0]).attempts()]
+
+    assert (value["reason"], value["context"]) == ("from a process", {"ticket": "8"})
+    assert [one.status for one in attempts] == ["handed_off", "completed"]
+    assert fleet.noted("back") == []
+
+
 async def coditect(fleet: Fleet, *words: str) -> str:
     """What a command prints."""
     process = await asyncio.create_subprocess_exec(

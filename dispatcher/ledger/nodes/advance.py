@@ -65,7 +65,9 @@ def end(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, state: TaskState, 
     run = unit.move(node_key, row, state)
     if state is TaskState.COMPLETED:
         compensations.note(unit, node_key)
-        joins.note_merge(unit, node_key)
+        node = unit.definition(node_key)
+        if node.join != "all" or isinstance(node.work, Each):
+            joins.say_of(unit, node_key, "merge.completed")
     row.finished_ms, row.reason = run.after_checkpoint(unit.now_ms), reason
     if state is TaskState.DEAD:
         unit.tr.set(DEAD.pack(node_key), b"")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from coditect.workflow.definition import Each
 from coditect.workflow.join import Tally
 from coditect.workflow.states import TaskState
 from dispatcher.ledger.effects import NodeKey
@@ -33,13 +32,6 @@ def say(unit: UnitOfWork, node_key: NodeKey, earlier: Tally, tally: Tally, decid
         say_of(unit, node_key, "join.created", met=tally.met)
     elif decided is None and not earlier.met and earlier.worst is None:
         say_of(unit, node_key, "sync.created", needed=tally.needed, of=earlier.open)
-
-
-def note_merge(unit: UnitOfWork, node_key: NodeKey) -> None:
-    """Add the event that results are one value, when a map, or a node that joins some predecessors, has completed."""
-    node = unit.definition(node_key)
-    if node.join != "all" or isinstance(node.work, Each):
-        say_of(unit, node_key, "merge.completed")
 
 
 def say_of(unit: UnitOfWork, node_key: NodeKey, what: str, **facts: Any) -> None:
