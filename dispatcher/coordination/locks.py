@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from coditect.errors import InvalidTask
+from coditect.model.limits.concurrency import KEY_LOCKS
 from coditect.model.result import Outcome, Status
 from coditect.wire.control import Verb
 from coditect.wire.json import dumps
@@ -79,12 +80,12 @@ def hand_over(unit: UnitOfWork, task: str, before: str, agent: str) -> None:
     """Give the locks that a task holds to the agent that has taken the task over, each in its place.
 
     Each gets a new fence and a new id, so its former holder can neither renew nor release it. It is kept for `KEPT_MS`,
-    in which the task locks the same resources again and has them at once.
+    in which the task locks the same resources again and has them at once. A key is its execution's, and stays.
     """
     shard = shard_of(LOCKS_SHARD_KEY, fixed_count(unit.tr) or 1)
     for name in rows.tickets_of_task(unit.tr, before, task):
         ticket = rows.read(unit.tr, name)
-        if ticket is None or not ticket.fence:
+        if ticket is None or not ticket.fence or ticket.resources[0].startswith(KEY_LOCKS):
             continue
         rows.remove(unit, ticket)  # its timer stays: it makes the shard of the locks look for the next one
         _push(unit, ticket, {"state": "gone", "reason": f"its task was handed off to {agent}"})

@@ -19,6 +19,7 @@ from coditect.agent.execution.handler import HandedBack, HandlerEnd, cut_short, 
 from coditect.aio.clock import Clock
 from coditect.collaboration.locks import Lock, LockPort, Mode
 from coditect.errors import CoditectError, InvalidTask, LockLost, LockTaken
+from coditect.model.limits.concurrency import KEY_LOCKS
 from coditect.wire.json import loads
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class AgentKeys:
         limit = capability.concurrency
         assert limit is not None, "others have no key"
         try:
-            resource = f"concurrency:{capability.name}/{limit.key(loads(execution.task.body))}"
+            resource = f"{KEY_LOCKS}{capability.name}/{limit.key(loads(execution.task.body))}"
         except InvalidTask as error:
             return unfit(error)
         if self._leaving or (self._waiting[resource] and not port.may_suspend()):

@@ -11,6 +11,8 @@ from typing import Any
 from coditect.errors import InvalidTask
 from coditect.model import arguments
 
+KEY_LOCKS = "concurrency:"
+"""The beginning of the names of the locks that stand for keys; each belongs to one execution."""
 MOST_TOGETHER = 1_000
 LONGEST_TEMPLATE_BYTES = 500
 LONGEST_KEY_BYTES = 300

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from coditect import Retry
+from coditect import Retry, Workflow
 from coditect.errors import InputError, NotFound, TooLarge
 from coditect.wire.claims import Verdict
 from coditect.wire.control import Started, Verb
@@ -31,6 +31,7 @@ from tests.unit.dispatcher.handoffs import (
     withdraw,
 )
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
+from tests.unit.dispatcher.test_approval_policy import answer, opened
 from tests.unit.dispatcher.test_batch import claim_of, one_node
 
 ID = "w:one.1"
@@ -240,6 +241,32 @@ async def test_a_handed_over_lock_that_its_task_does_not_take_is_free_after_a_mi
         await begun.pass_time(30)
 
     assert (await begun.ask(Verb.LOCK_ACQUIRE, lock | other | {"ticket": "t2"}))["state"] == "held"
+
+
+async def test_the_key_of_the_former_owner_s_capability_stays_behind(begun: Ledger) -> None:
+    lock = {"resources": ["concurrency:work/x"], "mode": "at_most:1", "ttl_ms": 10_000, "reply_to": "reply.x"}
+    mine = {"agent": OWNER, "task": "w:one", "owner": "w:one/1/f1"}
+    await begun.ask(Verb.LOCK_ACQUIRE, lock | mine | {"ticket": "key"})
+    await accept(begun, ID)
+
+    assert (await begun.ask(Verb.LOCK_RENEW, {"ticket": "key"}))["state"] == "held"
+
+
+async def test_a_task_that_goes_to_a_capability_of_the_policy_is_asked_about_first() -> None:
+    async with opened() as ledger:
+        flow = Workflow("ship")
+        flow.task("work", {"share": 50}, name="one")
+        await ledger.start(flow.definition())
+        asked = await ask_others(ledger, capability="deploy.release")
+        told = await accept(ledger, asked["handoff"])
+        assert (told["state"], await ledger.states()) == ("accepted", {"one": TaskState.AWAITING_APPROVAL})
+        await ledger.batch(ledger.finished(ledger.published[0], value_of(OWNER)))
+        assert ledger.seen[-1].late == 1
+
+        await answer(ledger, "one")
+
+        assert await ledger.states() == {"one": TaskState.PUBLISHED}
+        assert ledger.published[-1].task.capability == "deploy.release"
 
 
 async def test_a_context_over_the_limit_is_refused(ledger: Ledger) -> None:

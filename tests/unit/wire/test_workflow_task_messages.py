@@ -8,8 +8,10 @@ import pytest
 
 from coditect.broker.port import Delivery
 from coditect.broker.topology import Binding, Queue, QueueType, Topology
+from coditect.errors import InvalidTask
 from coditect.model.message import Message
 from coditect.wire import control_messages, routing
+from coditect.wire.handoffs import HandoffOffer
 from coditect.wire.json import loads
 from tests.integration.wire.schemas import complaints, schema
 from tests.owner import ScriptedOwner, granting
@@ -68,6 +70,18 @@ async def test_everything_about_a_workflow_task_fits_its_schema(scene: Scene) ->
     assert [complaints(KINDS[str(one.type)], _as_json(one)) for one in heard] == [[]] * len(heard)
     described = schema("result")["properties"]["headers"]["properties"]
     assert {name for one in heard if one.type == "coditect.result.v1" for name in one.headers} <= set(described)
+
+
+def test_offer_of_a_running_task_fits_its_schema_and_reads_back() -> None:
+    offer = HandoffOffer("flow:one.1", "flow:one", "ticket.bill", "desk-00000001", "money", {"tried": []}, 1, "refund")
+    message = control_messages.message(control_messages.HANDOFF, offer.as_json())
+
+    assert complaints("letter", _as_json(message)) == []
+    assert HandoffOffer.read(loads(message.body)) == offer
+    strange: tuple[object, ...] = (None, [], {"handoff": "flow:one.1"})
+    for wrong in strange:
+        with pytest.raises(InvalidTask, match="offers no task"):
+            HandoffOffer.read(wrong)
 
 
 def test_cancel_of_a_workflow_task_fits_its_schema() -> None:
