@@ -20,6 +20,7 @@ from coditect.errors import (
     CoditectError,
     ControlPlaneRequired,
     InvalidTask,
+    NotFound,
     Retryable,
     SetupError,
     TooLarge,
@@ -105,7 +106,7 @@ class ControlPlane:
         while (left := end - now()) > 0:
             try:
                 outcome = await self._asked_once(message, wait=wait, left=left)
-            except Unroutable as error:
+            except (Unroutable, NotFound) as error:  # a wiped broker lacks the exchange, too
                 missed = _required("No control plane is there", verb)
                 if not self.answered and now() - begin >= GRACE_SECONDS:
                     raise missed from error

@@ -50,6 +50,7 @@ PACE = Pace(
     long=0.003,
     locks=6,
     keyed=6,
+    handed=4,
     policed=2,
     calls=6,
     schedules=1,

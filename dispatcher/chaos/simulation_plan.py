@@ -36,8 +36,8 @@ FAMILIES = 4
 PARENTS = 60
 """The number of tasks in a wave: many times the slots of all agents."""
 FAMILY_PLAN_SECONDS = 12.0
-TURNS: Mapping[int, Mapping[str, Any]] = MappingProxyType({3: {"keyed": 12}, 5: {"locks": 12}})
-"""The last digits of the seeds whose tasks take turns at a few keys or locks, and the number of tasks in a wave."""
+TURNS: Mapping[int, Mapping[str, Any]] = MappingProxyType({2: {"handed": 12}, 3: {"keyed": 12}, 5: {"locks": 12}})
+"""The last digits of the seeds whose tasks change hands, or take turns at a few keys or locks, and the wave's size."""
 COORDINATING = 6
 """The last digit of the seeds whose tasks call a dependency that fails, beside schedules that tick."""
 CALLS = 8

@@ -44,6 +44,8 @@ class Pace:
     """The number of direct tasks in a wave that each take one of a few locks; 0 for no such wave."""
     keyed: int = 0
     """The number of direct tasks in a wave of which one of each key runs at a time; 0 for no such wave."""
+    handed: int = 0
+    """The number of durable tasks in a wave that are offered to other agents while they run; 0 for no such wave."""
     calls: int = 0
     """The number of direct tasks in a wave that each call a dependency through its breaker; 0 for no such wave."""
     policed: int = 0

@@ -30,6 +30,7 @@ KEYED = "chaos.keyed"
 CHILD = "chaos.child"
 CHILDREN_AT_ONCE = 200
 LOCK_TTL = "2s"
+HANDOFF_SECONDS = 10.0
 CHILD_SECONDS = 60
 """The timeout of a task's request to its child."""
 
@@ -50,6 +51,8 @@ class Work(BaseModel):
     """The milliseconds of the child task that the task awaits, without a slot; 0 for no child."""
     lock: str = ""
     """The resource that the task locks while it works; empty for none."""
+    hand: bool = False
+    """Whether the task is offered to the other agents before it is worked on, unless it came by a handoff."""
     key: str = ""
     """The key of a task of the capability `KEYED`; empty for tasks of others."""
 
@@ -164,6 +167,8 @@ async def _execute(task: Work, ctx: Context, note: Note, effects: WorkEffects) -
         if task.child:
             await ctx.request(CHILD, task.child, timeout=CHILD_SECONDS)
             note(Type.OK, "go on", ctx.task_id, **said)
+        if task.hand:
+            await _hand_off(ctx, note, said)
         if task.lock:
             await _work_under_lock(task, ctx, note, said)
         else:
@@ -183,6 +188,22 @@ async def _execute(task: Work, ctx: Context, note: Note, effects: WorkEffects) -
     token = effects.make(ctx.task_id)
     note(Type.OK, "execute", ctx.task_id, **said)
     return WorkDone(fence=ctx.fence, agent=ctx.agent_id, token=token)
+
+
+async def _hand_off(ctx: Context, note: Note, said: dict[str, Any]) -> None:
+    """Offer a task that did not come by a handoff to the others, and record it unless the task is sure to stay."""
+    try:
+        if await ctx.handoff() is not None:
+            return
+        note(Type.INVOKE, "hand off", ctx.task_id, **said)
+        handoff = await ctx.hand_off(CAPABILITY, reason="chaos", timeout=HANDOFF_SECONDS)
+    except CoditectError:  # the request may be carried out all the same
+        note(Type.INFO, "hand off", ctx.task_id, **said)
+    except asyncio.CancelledError:
+        note(Type.INFO, "hand off", ctx.task_id, **said)
+        raise
+    else:
+        note(Type.OK, "hand off", ctx.task_id, **said, state=handoff.state.value)
 
 
 async def _work_under_lock(task: Work, ctx: Context, note: Note, said: dict[str, Any]) -> None:

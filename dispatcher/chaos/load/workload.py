@@ -21,6 +21,7 @@ from dispatcher.chaos.load.generators import (
     FEW_ATTEMPTS,
 )
 from dispatcher.chaos.load.parts.table import PARTS
+from dispatcher.chaos.load.waves import HANDED, KEY_SECONDS, PARENT, RESOURCES, UNDER_LOCK, URGENT
 from dispatcher.chaos.load.work import CAPABILITY, KEYED
 from dispatcher.chaos.load.work import MOST_ATTEMPTS as TASK_ATTEMPTS
 from dispatcher.chaos.load.workflows import COMPLETES, PAUSE_SECONDS, WorkflowLoad
@@ -29,17 +30,7 @@ from dispatcher.witness.history import Type
 T = TypeVar("T")
 Ending: TypeAlias = Coroutine[Any, Any, None] | None
 """A coroutine that waits for the end of started work and records it; None when no work was started."""
-PARENT = {"milliseconds": 200, "child": 2_000}
-"""The input of a task that awaits a child task and then works on."""
-RESOURCES = 3
-"""The number of different locks that the tasks of a wave take, and of different keys that they have."""
-KEY_SECONDS = 90.0
-"""How much longer a task with a key may take: a holder's key is free a minute after nobody could evict the dead."""
 _CALL = {"milliseconds": 20}
-UNDER_LOCK = {"milliseconds": 150}
-"""The input of a task that works under a lock."""
-URGENT = 8
-"""The number of P0 tasks that the load submits while the tasks of a wave resume after their children."""
 
 
 class ChaosLoad(WorkflowLoad):
@@ -65,6 +56,7 @@ class ChaosLoad(WorkflowLoad):
             (self.long_map, bool(pace.elements)),
             (partial(self.taking_turns, "lock"), bool(pace.locks)),
             (partial(self.taking_turns, "key"), bool(pace.keyed)),
+            (self.handing_off, bool(pace.handed)),
             (self.calls, bool(pace.calls)),
             (self.policed, pace.policed),
             (self.schedule, pace.schedules),
@@ -99,6 +91,10 @@ class ChaosLoad(WorkflowLoad):
         many, capability = (self.pace.keyed, KEYED) if by == "key" else (self.pace.locks, CAPABILITY)
         given = [UNDER_LOCK | {by: f"chaos:{number % RESOURCES}"} for number in range(many)]
         await self._ends_of([await self._submit(one, Options(), capability=capability) for one in given])
+
+    async def handing_off(self) -> None:
+        """Run a wave of durable tasks that are each offered to other agents while they run; return at their end."""
+        await self._ends_of([await self._begin_durable(Priority.P1, HANDED) for _ in range(self.pace.handed)])
 
     async def calls(self) -> None:
         """Run a wave of tasks that each call the dependency, which is down most of the time; return at their end."""
@@ -140,9 +136,9 @@ class ChaosLoad(WorkflowLoad):
         longest = self.pace.task_seconds + KEY_SECONDS * waits + TASK_ATTEMPTS * work["milliseconds"] / 1000
         return self._end_of(key, handle, longest)
 
-    async def _begin_durable(self, priority: Priority) -> Ending:
-        """Submit a durable task under one idempotency key until it is accepted."""
-        key, work = self.key(), self.shapes.work()
+    async def _begin_durable(self, priority: Priority, given: dict[str, Any] | None = None) -> Ending:
+        """Submit a durable task, of random work unless it is given, under one idempotency key until it is accepted."""
+        key, work = self.key(), given or self.shapes.work()
         options = Options(priority=priority, max_attempts=TASK_ATTEMPTS)  # the ledger does not know the capability's
         handle = await self.keyed(
             key,

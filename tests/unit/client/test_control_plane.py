@@ -15,6 +15,7 @@ from coditect.client.client import Client
 from coditect.client.control_plane import asking, refusal
 from coditect.errors import CoditectError, ControlPlaneRequired, InvalidWorkflow, NotFound, TooLarge
 from coditect.model.result import Failure, Outcome, Status
+from coditect.wire import routing
 from coditect.wire.control import Verb
 from coditect.wire.json import dumps
 from coditect.workflow.states import WorkflowState
@@ -53,6 +54,17 @@ async def test_a_control_plane_that_is_starting_is_waited_for(monkeypatch: pytes
 async def test_a_queue_that_nobody_reads_is_no_control_plane() -> None:
     async with MemoryBroker(MemoryServer()) as broker, Client(broker) as client:
         await broker.declare(base_topology() + control_queue())
+
+        with pytest.raises(ControlPlaneRequired, match="No control plane is there"):
+            await client.run("no-such").state()
+
+
+async def test_a_broker_without_its_exchange_is_no_control_plane_and_not_an_unknown_workflow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(control_plane, "GRACE_SECONDS", 0.0)
+    async with MemoryBroker(server := MemoryServer()) as broker, Client(broker) as client:
+        server.delete_exchange(routing.CONTROL)
 
         with pytest.raises(ControlPlaneRequired, match="No control plane is there"):
             await client.run("no-such").state()
