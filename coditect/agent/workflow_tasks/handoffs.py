@@ -14,7 +14,7 @@ from typing import Any
 from coditect.agent.execution.execution import Execution
 from coditect.client.control_plane import ControlPlane
 from coditect.collaboration.handoffs import HandoffState
-from coditect.errors import CoditectError, InputError
+from coditect.errors import CoditectError, ControlPlaneRequired, InputError, Retryable
 from coditect.messaging.rpc import Requests
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus
@@ -115,10 +115,8 @@ class Handoffs:
     async def _look(self, handoff: str, known: dict[str, Any]) -> dict[str, Any]:
         try:
             return await self._control.ask(Verb.HANDOFF_SHOW, {"handoff": handoff})
-        except CoditectError as error:
-            if not error.retryable:
-                raise
-            return known  # the task is still this agent's, as far as anybody knows
+        except (Retryable, ControlPlaneRequired):  # the task is still this agent's, as far as anybody knows
+            return known
 
     async def _withdraw(self, handoff: str) -> None:
         body = {"handoff": handoff, "by": self._requests.name, "reason": "its owner does not wait any more"}

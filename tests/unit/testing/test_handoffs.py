@@ -186,3 +186,23 @@ async def test_person_withdraws_a_handoff_and_the_task_goes_on() -> None:
         value = await handle.result(dict, timeout="5m")
 
     assert (value["state"], value["why"]) == ("withdrawn", "keep it")
+
+
+async def test_handoff_is_waited_for_while_no_dispatcher_answers() -> None:
+    slow = specialist("slow")
+
+    @slow.on_handoff
+    async def wait(_: HandoffOffer) -> bool:
+        await asyncio.sleep(2)
+        return False
+
+    async with TestFleet(agents=[generalist(), slow], seed=11) as fleet:
+        handle = await fleet.client.submit("ticket.answer", {"text": "refund"}, durable=True)
+        while not [row async for row in fleet.client.handoffs.list(open_only=True)]:
+            await asyncio.sleep(0.1)
+        fleet.pause("dispatcher")
+        await asyncio.sleep(100)
+        fleet.resume("dispatcher")
+        value = await handle.result(dict, timeout="5m")
+
+    assert value["state"] in {"declined", "expired"}
