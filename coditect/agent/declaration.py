@@ -6,7 +6,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -66,16 +66,21 @@ class Capability:
     """The call through the agent's middleware to the handler, set at the start of the agent; None without any."""
     concurrency: ConcurrencyLimit | None = None
     """The bound on the tasks with the same key that run at once in the whole fleet; None: no bound."""
+    guarded: bool = field(init=False)
+    """True when an execution needs a guard's leave to begin."""
+    needs_context: bool = field(init=False)
+    """True when a run needs the task's context: for the handler, for middleware, or to reach a process."""
+
+    def __post_init__(self) -> None:
+        guarded = self.breaker is not None or self.spec.rate is not None or self.concurrency is not None
+        needs = self.where is Where.PROCESS or self.middleware is not None or self.signature.wants_context
+        object.__setattr__(self, "guarded", guarded)  # here and not as properties: each task asks
+        object.__setattr__(self, "needs_context", needs)
 
     @property
     def name(self) -> str:
         """The capability's name, such as `code.review`."""
         return self.spec.name
-
-    @property
-    def guarded(self) -> bool:
-        """True when an execution needs a guard's leave to begin."""
-        return self.breaker is not None or self.spec.rate is not None or self.concurrency is not None
 
 
 class Agent:

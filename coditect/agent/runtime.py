@@ -15,7 +15,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from coditect.agent.declaration import Agent, Where
+from coditect.agent.declaration import Agent
 from coditect.agent.execution.binding import bound
 from coditect.agent.execution.execution import LEFT_BEHIND, CanceledIds, Execution, ExecutionState, TimeLimits
 from coditect.agent.execution.handler import (
@@ -96,12 +96,12 @@ class Runtime:
         lifespan: Any = None,
     ) -> None:
         self._long = frozenset(one.name for one in agent.capabilities if one.spec.long)
-        self._requests, self._events, self._settling = requests, events, set[asyncio.Task[Any]]()
+        self._refusing = bool(self._long) or limits.approvals is not None
         self.agent_id, self.addresses, self._clock, self._limits = agent_id, limits.addresses, clock, limits
-        self._background, self._loop = background, (loop := asyncio.get_running_loop())
+        self._requests, self._background, self._loop = requests, background, (loop := asyncio.get_running_loop())
         self._slots = slots = Slots(limits.slots, reserve=limits.reserve)
         self._offered, self._batches = bound(agent, slots, background)
-        self._executions = executions = set[Execution]()
+        self._executions, self._settling = (executions := set[Execution]()), set[asyncio.Task[Any]]()
         start = TaskRunner(self._execute, executions, loop).start
         self._intake = Intake(
             broker, slots, background, executions, screen=self._screen, start=start, returns=quarantine.hand_back
@@ -187,8 +187,8 @@ class Runtime:
             suspended=self._intake.suspended,
             awaiting_owner=self._managed.waiting_for_owner,
             latency_ms=round(self._mean_ms, 3),
-            completed=self._outcomes.completed,
-            failed=self._outcomes.failed,
+            completed=self._outcomes.completed.value,
+            failed=self._outcomes.failed.value,
             trouble=self._pacing.trouble,
             waiting=tuple(self.guards.breakers.waiting.items()),
             limited=self.guards.rates.told(),
@@ -233,9 +233,8 @@ class Runtime:
         except InputError as error:
             self._beside(self._unstarted.refuse(delivery, error))
             return None
-        name, guards = task.capability, self.guards
-        held = name in guards.breakers.waiting or name in guards.rates.waiting
-        if name not in self._offered or (held and routing.queue_key(delivery.queue) is None):
+        capability = self._offered.get(task.capability)
+        if capability is None or (capability.guarded and self._held_up(task, delivery)):
             self._beside(self._unstarted.not_ours(delivery, task))
             return None
         key = task.execution_key
@@ -247,11 +246,17 @@ class Runtime:
         ended = self._not_any_more(task) if task.owner is None else None  # of a workflow task a claim comes first
         if ended is not None:
             self._beside(self._unstarted.settle_unstarted(task, delivery, ended))
-        elif self._offered[name].fallback and (diverting := guards.breakers.divert(task, delivery)) is not None:
+        elif capability.fallback and (diverting := self.guards.breakers.divert(task, delivery)) is not None:
             self._beside(diverting)
         else:
             return task, key
         return None
+
+    def _held_up(self, task: Task, delivery: Delivery) -> bool:
+        """Tell whether a task of this agent's own queues must wait for a guard, and so in its capability's queue."""
+        name, guards = task.capability, self.guards
+        held = name in guards.breakers.waiting or name in guards.rates.waiting
+        return held and routing.queue_key(delivery.queue) is None
 
     def _joined(self, task: Task, key: ExecutionKey | None, delivery: Delivery) -> bool:
         """Tell whether this process runs or ran a redelivered task; then attach or answer the delivery."""
@@ -278,10 +283,10 @@ class Runtime:
 
     def _not_any_more(self, task: Task) -> HandlerEnd | None:
         """Return the rejection or cancellation of a task that must not start; None when the task may start."""
+        if task.limits is NO_LIMITS and not (self._refusing or self._canceled.reasons):
+            return None
         if (judge := self._limits.approvals) is not None and (refusal := judge.refusal(task)) is not None:
             return HandlerEnd(Status.REJECTED, failure=refusal)
-        if task.limits is NO_LIMITS and not self._canceled.reasons and not self._long:
-            return None
         canceled = self._canceled.reason(task, self._now())
         return unstartable(task, self._clock, long=task.capability in self._long, canceled=canceled)
 
@@ -327,7 +332,7 @@ class Runtime:
             ended = ended or await self._handle(execution, received, started_ms)
             if len(ended.body) > tasks.MAX_BODY_BYTES:
                 ended = await put_value(self._requests.blobs, ended)
-            if ended.status is Status.FAILED:
+            if ended.failure is not None and ended.status is Status.FAILED:
                 self.guards.breakers.check(self._offered[execution.task.capability], ended)
         except SentBack as back:
             await self._outcomes.hand_back(execution, back)
@@ -335,7 +340,7 @@ class Runtime:
         ran = self._now() - began
         finished_ms = started_ms + round(ran * 1000)
         self._outcomes.attempts.ended(received.task, ended, started_ms, ran)
-        completed, pause = ended.status is Status.COMPLETED, 0.0
+        completed, pause = ended.failure is None, 0.0
         if not completed or self._pacing.trouble:
             pause = self._pacing.pause_seconds(received.task, ended)
         if self._pass_on_slot(execution, received, ran, pause):
@@ -362,13 +367,9 @@ class Runtime:
         if capability.guarded and not guarded:
             again = partial(self._passed, execution, received)
             return self.guards.passed(capability, execution, partial(self.means.services, execution, received), again)
-        subject, agent = task.id or "", self.agent_id
-        self._events.emit(
-            "task.started", now_ms, subject=subject, capability=task.capability, agent=agent, attempt=task.attempt
-        )
+        self._outcomes.tell("task.started", task, now_ms)
         apart = execution.suspicion is not Suspicion.NONE
-        plain = capability.where is not Where.PROCESS and capability.middleware is None
-        if plain and not (apart or capability.signature.wants_context):
+        if not (apart or capability.needs_context):
             return run_handler(capability, execution, None, self._executors, now_ms=now_ms)
         context = self.means.context(execution, received, self.agent_id, blocking=capability.signature.blocking)
         run = (run_apart if apart else run_handler)(capability, execution, context, self._executors, now_ms=now_ms)

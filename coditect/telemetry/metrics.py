@@ -57,6 +57,10 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def number(self) -> int:
+        """Return how many values there are."""
+        return sum(self.counts)
+
     def copy(self) -> Histogram:
         """Return a histogram with the same values, which later ones leave alone."""
         one = Histogram(self.bounds)

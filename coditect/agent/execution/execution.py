@@ -277,17 +277,8 @@ class TimeLimits:
         self._paused: dict[Execution, _Pause] = {}
         self._look: asyncio.TimerHandle | None = None
 
-    def begin(self, execution: Execution, seconds: float) -> None:
-        """Enter the state RUNNING, before the handler is called; the handler is canceled `seconds` from now."""
-        execution.run()
-        self._start(execution, seconds)
-
-    def end(self, execution: Execution) -> bool:
-        """Leave the state RUNNING or INTERRUPTED; return whether the handler was asked to end."""
-        self._stop(execution)
-        return execution.leave()
-
-    def _start(self, execution: Execution, seconds: float) -> None:
+    def start(self, execution: Execution, seconds: float) -> None:
+        """Start the time limit of an execution, whose handler is canceled `seconds` from now; `stop` must follow."""
         if seconds <= LOOK_SECONDS:
             self._timers[execution] = self._loop.call_later(seconds, execution.expire)
             return
@@ -295,7 +286,8 @@ class TimeLimits:
         if self._look is None:
             self._look = self._loop.call_later(LOOK_SECONDS, self._give_timers)
 
-    def _stop(self, execution: Execution) -> None:
+    def stop(self, execution: Execution) -> None:
+        """End the time limit of an execution."""
         if self._fresh.pop(execution, None) is None:
             timer = self._timers.pop(execution, None)
             if timer is not None:
@@ -310,7 +302,7 @@ class TimeLimits:
             if timer is None or execution.asked_to_end:
                 return
             due = timer.when()
-            self._stop(execution)
+            self.stop(execution)
         now = self._now()
         self._paused[execution] = _Pause(due - now, self._loop.call_at(now + most_seconds, execution.expire_by_clock))
 
@@ -318,8 +310,8 @@ class TimeLimits:
         """Resume the paused time limit of an execution; without effect when it is not paused."""
         pause = self._paused.get(execution)
         if pause is not None and not execution.asked_to_end:
-            self._stop(execution)
-            self._start(execution, min(pause.left, pause.bound.when() - self._now()))
+            self.stop(execution)
+            self.start(execution, min(pause.left, pause.bound.when() - self._now()))
 
     def _give_timers(self) -> None:
         self._look = None

@@ -58,6 +58,7 @@ class HandlerEnd:
     status: Status
     body: bytes = b""
     failure: Failure | None = None
+    """Why the attempt has no value; None exactly when it completed, which is cheaper to ask than the status."""
     error: BaseException | None = None
     """The exception of the attempt, by which the retry policy allows another attempt or not."""
     claims: bool = False
@@ -93,7 +94,8 @@ async def run_handler(
     thread.
     """
     seconds = limit_seconds(capability, execution.task, now_ms)
-    executors.limits.begin(execution, seconds)
+    execution.run()
+    executors.limits.start(execution, seconds)
     try:
         if capability.middleware is not None:
             body = await _through_middleware(capability, capability.middleware, execution, context, executors)
@@ -116,7 +118,8 @@ async def run_handler(
             raise SentBack from error
         return _failed(error, "handler_error")
     finally:
-        if executors.limits.end(execution):
+        executors.limits.stop(execution)
+        if execution.leave():
             _go_on()
     return HandlerEnd(Status.COMPLETED, body, binary=capability.binary and capability.signature.output.binary)
 

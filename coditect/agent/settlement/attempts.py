@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from coditect.agent.execution.handler import HandlerEnd
-from coditect.model.result import Status
 from coditect.model.task import Task
 from coditect.telemetry.metrics import Counter, Histogram, Metrics
 from coditect.telemetry.names import QUEUE_WAIT, TASK_ERRORS, TASK_REQUESTS, TASK_SECONDS, TASK_TIMEOUTS
@@ -17,7 +16,6 @@ TIMEOUT = "timeout"
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    requests: Counter
     seconds: Histogram
     errors: Counter
     timeouts: Counter
@@ -30,7 +28,6 @@ class AttemptMetrics:
     def __init__(self, metrics: Metrics, capabilities: Iterable[str]) -> None:
         self._measured = {
             name: _Measured(
-                metrics.counter(TASK_REQUESTS, capability=name),
                 metrics.histogram(TASK_SECONDS, capability=name),
                 metrics.counter(TASK_ERRORS, capability=name),
                 metrics.counter(TASK_TIMEOUTS, capability=name),
@@ -38,15 +35,15 @@ class AttemptMetrics:
             )
             for name in capabilities
         }
+        for name, one in self._measured.items():
+            metrics.observe(TASK_REQUESTS, one.seconds.number, capability=name)
 
     def ended(self, task: Task, ended: HandlerEnd, started_ms: int, ran_seconds: float) -> None:
         """Count one attempt that began at `started_ms`, and ran for so many seconds."""
         measured = self._measured[task.capability]
-        measured.requests.value += 1
         measured.seconds.record(ran_seconds)
         if task.attempt == 1 and task.published_at_ms is not None:
             measured.waited.record(max(0, started_ms - task.published_at_ms) / 1000)
-        if ended.status is not Status.COMPLETED:
+        if ended.failure is not None:
             measured.errors.value += 1
-            if ended.failure is not None and ended.failure.reason == TIMEOUT:
-                measured.timeouts.value += 1
+            measured.timeouts.value += ended.failure.reason == TIMEOUT

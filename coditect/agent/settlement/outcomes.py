@@ -97,13 +97,11 @@ class Outcomes:
 
         The failed attempt of a task without an owner has none: the task is published again as another execution.
         """
-        self.completed = 0
-        self.failed = 0
-        """Number of failed attempts, with the tasks that were refused or canceled."""
         self.attempts = AttemptMetrics(metrics, capabilities)
         """The metrics of attempts by capability."""
-        self._all_completed = metrics.counter(ATTEMPTS, outcome="completed")
-        self._all_failed = metrics.counter(ATTEMPTS, outcome="failed")
+        self.completed = metrics.counter(ATTEMPTS, outcome="completed")
+        self.failed = metrics.counter(ATTEMPTS, outcome="failed")
+        """The counter of failed attempts, with the tasks that were refused or canceled."""
 
     async def send_back(self, execution: Execution, *, within_seconds: float = SENT_BACK_SECONDS) -> None:
         """Return a task that may not free its slot now, unchanged, through a retry-delay queue; ack its deliveries."""
@@ -137,12 +135,11 @@ class Outcomes:
     def _completed(self, execution: Execution, ended: HandlerEnd, started_ms: int, finished_ms: int) -> Outcome:
         task = execution.task
         outcome = self._outcome(task, ended, started_ms, finished_ms)
-        self.completed += 1
-        self._all_completed.value += 1
+        self.completed.value += 1
         if execution.key is not None:
             self._remembered.put(execution.key, outcome)
         if task.owner is None:  # a workflow task's events are its owner's
-            self._tell(task, Status.COMPLETED, finished_ms)
+            self.tell("task.completed", task, finished_ms)
         return outcome
 
     def _confirmed(self, answer: RememberedAnswer, failed: BaseException | None) -> None:
@@ -219,10 +216,10 @@ class Outcomes:
             return
         self._log_failure(task, ended)
         outcome = self._outcome(task, ended, started_ms, finished_ms)
-        self._count_failure()
+        self.failed.value += 1
         if ended.status in (Status.FAILED, Status.REJECTED) and ended.failure is not None:
             await self._bury(execution, ended.failure)
-        self._tell(task, ended.status, finished_ms)
+        self.tell(ENDED_AS[ended.status], task, finished_ms)
         await self.answer(execution, outcome)
 
     def _outcome(self, task: Task, ended: HandlerEnd, started_ms: int, finished_ms: int) -> Outcome:
@@ -244,11 +241,12 @@ class Outcomes:
             binary=ended.binary,
         )
 
-    def _tell(self, task: Task, status: Status, at_ms: int) -> None:
-        subject, agent = task.id or "", self._agent_id
-        self._events.emit(
-            ENDED_AS[status], at_ms, subject=subject, capability=task.capability, agent=agent, attempt=task.attempt
-        )
+    def tell(self, event: str, task: Task, at_ms: int) -> None:
+        """Publish an event about an attempt that begins or has ended, if it may have a listener."""
+        subject = task.id or ""
+        if self._events.heard(event, subject):
+            agent, attempt = self._agent_id, task.attempt
+            self._events.emit(event, at_ms, subject=subject, capability=task.capability, agent=agent, attempt=attempt)
 
     async def _report(self, execution: Execution, ended: HandlerEnd, started_ms: int, finished_ms: int) -> None:
         """Report the end of a workflow task to its owner, with the retry and delay that the retry policy wants."""
@@ -263,7 +261,7 @@ class Outcomes:
         if failure is None:
             outcome = self._completed(execution, ended, started_ms, finished_ms)
         else:
-            self._count_failure()
+            self.failed.value += 1
             self._log_failure(task, ended, **({} if retry_ms is None else {"delay_ms": retry_ms}))
             outcome = self._outcome(task, replace(ended, failure=failure), started_ms, finished_ms)
             outcome = replace(outcome, retry_ms=retry_ms)
@@ -283,15 +281,11 @@ class Outcomes:
             or (task.limits.deadline_ms is not None and task.limits.deadline_ms <= self._clock.now_ms())
         ):
             return False
-        self._count_failure()
+        self.failed.value += 1
         delay_ms = await self._settler.retry(execution, ended, ended.failure, policy)
         self._log_failure(task, ended, of=attempts, delay_ms=delay_ms)
         execution.ack()
         return True
-
-    def _count_failure(self) -> None:
-        self.failed += 1
-        self._all_failed.value += 1
 
     def _log_failure(self, task: Task, ended: HandlerEnd, **retry: int) -> None:
         """Log one line for each failed attempt; a capability's tracebacks appear at most once a second."""
@@ -352,7 +346,7 @@ class Outcomes:
 
     async def _disown(self, execution: Execution, error: NoOwner) -> None:
         """Make a dead letter of a task whose owner does not exist: no owner can take its result or grant its start."""
-        self._count_failure()
+        self.failed.value += 1
         log.info("A task names an owner that does not exist", extra={"task_id": execution.task.id} | error.facts)
         failure = Failure("no_owner", "NoOwner", str(error), fix=str(error.facts["fix"]))
         await self._bury(execution, failure)
