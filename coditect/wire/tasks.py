@@ -323,7 +323,7 @@ def read_result(message: Message) -> Outcome:
     """
     headers = message.headers
     try:
-        status = Status(headers.get(STATUS, ""))
+        completed = (status := Status(headers.get(STATUS, ""))) is Status.COMPLETED
     except ValueError as error:
         raise InvalidTask("The reply carries no known status", status=str(headers.get(STATUS))[:40]) from error
     agent = _text(headers, AGENT, 255)
@@ -337,9 +337,9 @@ def read_result(message: Message) -> Outcome:
         fence=_number(headers, FENCE, None, 0, _MAX_INSTANT),
         started_at_ms=_number(headers, STARTED_AT, None, 0, _MAX_INSTANT),
         finished_at_ms=_number(headers, FINISHED_AT, None, 0, _MAX_INSTANT),
-        failure=None if status is Status.COMPLETED else _read_failure(message.body),
+        failure=None if completed else _read_failure(message.body),
         claims=CLAIM in headers and _has_claims(message),
-        binary=status is Status.COMPLETED and message.content_type == OCTETS,
+        binary=completed and message.content_type == OCTETS,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from coditect.broker.rabbitmq.settlements import Settlement, Settlements
+from coditect.broker.rabbitmq.settlements import ACK, Settlement, Settlements
 from coditect.model.message import Message
 
 
@@ -65,7 +65,7 @@ class AmqpDelivery:
 
     def ack(self) -> None:
         """Ack the delivery as done; one frame may carry the acks of several deliveries."""
-        self._settle(Settlement.ACK)
+        self._settle(ACK)
 
     def requeue(self) -> None:
         """Return the message to its queue, so that the broker delivers it again."""

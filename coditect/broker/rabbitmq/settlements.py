@@ -20,6 +20,10 @@ class Settlement(Enum):
     REJECT = "reject"
 
 
+ACK = Settlement.ACK
+"""The settlement of almost every delivery, by a name of its own: a look-up in the enum takes 0.1 µs, three per task."""
+
+
 @dataclass(frozen=True, slots=True)
 class SettledRange:
     """The content of one settlement frame: a delivery tag, or with `multiple` all tags up to it."""
@@ -58,7 +62,7 @@ class Settlements:
             return
         self._outstanding[tag] = verdict
         self._decided.append(tag)
-        presses = verdict is not Settlement.ACK and not self.pressing
+        presses = verdict is not ACK and not self.pressing
         self.pressing |= presses
         if len(self._decided) == 1 or presses:
             self._idle.clear()
@@ -82,7 +86,7 @@ class Settlements:
         """Return the decided settlements in the order in which to write them, each only once."""
         decided, self._decided, self.pressing = self._decided, [], False
         head = self._acked_head()
-        settled = [SettledRange(head, Settlement.ACK, multiple=True)] if head else []
+        settled = [SettledRange(head, ACK, multiple=True)] if head else []
         for tag in decided:
             verdict = self._outstanding.pop(tag, None)
             if verdict is not None:
@@ -98,7 +102,7 @@ class Settlements:
         """Remove the acked deliveries before the first unacked one, and return the last removed tag; 0 for none."""
         head: list[int] = []
         for tag, verdict in self._outstanding.items():
-            if verdict is not Settlement.ACK:
+            if verdict is not ACK:
                 break
             head.append(tag)
         for tag in head:
