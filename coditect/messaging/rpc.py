@@ -30,7 +30,7 @@ from coditect.model.task import Task
 from coditect.telemetry.metrics import MemoryMetrics, Metrics
 from coditect.telemetry.names import REPLIES_STRAY
 from coditect.telemetry.tracing.messaging import begin_publish
-from coditect.telemetry.tracing.port import NO_TRACING, Tracing, ended_with
+from coditect.telemetry.tracing.port import NO_TRACING, SKIPPED, Tracing, ended_with
 from coditect.wire import control_messages, routing
 from coditect.wire.addresses.target import pinned_message
 from coditect.wire.parts import PART_TYPE
@@ -173,7 +173,7 @@ class Requests:
         routing_key, span = routing.key_of(task), None
         if self.tracing.active:
             span = begin_publish(self.tracing, task, exchange=routing.SUBMIT, routing_key=routing_key)
-        message = task_message(task, first=True, trace=span)
+        message = task_message(task, first=True, trace=None if span is SKIPPED else span)
         if pin is not None:
             sent: Awaitable[None] = self._send_pinned(message, task, pin, timeout_seconds, wait_when_full)
         else:

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 
 from coditect.model.ids import AgentId
 from coditect.model.task import Task
-from coditect.telemetry.tracing.port import CURRENT, read_traceparent
+from coditect.telemetry.tracing.port import CURRENT, SKIPPED, read_traceparent
 
 CURRENT_TASK: ContextVar[Task | None] = ContextVar("coditect_task", default=None)
 """The task that the running code works on."""
@@ -37,7 +37,7 @@ class ContextFields(logging.Filter):
 def _context() -> Iterator[tuple[str, str]]:
     task, agent_id, span = CURRENT_TASK.get(), CURRENT_AGENT.get(), CURRENT.get()
     place = span if span is not None else read_traceparent(None if task is None else task.traceparent)
-    if place is not None:
+    if place is not None and place is not SKIPPED:
         yield "trace_id", f"{place.trace_id:032x}"
         yield "span_id", f"{place.span_id:016x}"
     if task is not None and task.id is not None:

@@ -28,7 +28,7 @@ from coditect.model.task import Task
 from coditect.telemetry.metrics import Metrics
 from coditect.telemetry.names import REPLIES_UNCLAIMED
 from coditect.telemetry.tracing.messaging import begin_publish
-from coditect.telemetry.tracing.port import NO_TRACING, Span, Tracing
+from coditect.telemetry.tracing.port import NO_TRACING, SKIPPED, Span, Tracing
 from coditect.wire import routing, tasks
 from coditect.wire.addresses.return_addresses import ReturnAddresses
 from coditect.wire.headers.foreign import foreign_headers
@@ -264,7 +264,8 @@ class Settler:
             "reason": failure.reason,
             "at_ms": self.clock.now_ms(),
         }
-        return record if execution.span is None else record | {"trace": execution.span.traceparent}
+        span = execution.span
+        return record if span is None or span is SKIPPED else record | {"trace": span.traceparent}
 
 
 def _error_header(failure: Failure) -> str:

@@ -22,7 +22,7 @@ from functools import lru_cache
 from hashlib import blake2b
 
 from coditect.model.task import Task
-from coditect.telemetry.tracing.port import Span, SpanKind, Tracing
+from coditect.telemetry.tracing.port import SKIPPED, Span, SpanKind, Tracing
 from coditect.wire import routing
 from coditect.wire.headers.trace import TraceContext
 
@@ -115,8 +115,11 @@ def begin_process(
 ) -> Span | None:
     """Begin the span of an attempt in an agent, below the task's place in a trace; `origin`: exchange, key and queue.
 
-    Every attempt has its own span; that of a retry or a redrive links to the attempt before.
+    Every attempt has its own span; that of a retry or a redrive links to the attempt before. A task of a client of ours
+    that comes without a trace is in none, for the client has decided so.
     """
+    if task.traceparent is None and task.published_at_ms is not None and task.owner is None:
+        return SKIPPED
     name, attributes = _processed_from(*origin)
     span = tracing.begin(name, CONSUMER, task)
     if span is not None and span.sampled:

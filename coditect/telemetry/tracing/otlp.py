@@ -36,6 +36,7 @@ from opentelemetry.trace.status import Status, StatusCode
 from coditect.telemetry.tracing.port import (
     CURRENT,
     NO_TRACING,
+    SKIPPED,
     Span,
     SpanKind,
     SpanPlace,
@@ -72,8 +73,6 @@ _KINDS = MappingProxyType(
 )
 _SAMPLED, _UNSAMPLED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEFAULT)
 _NO_PARENT = Context()
-_MASK, _GOLDEN = 2**64 - 1, 0x9E3779B97F4A7C15
-"""The steps of a Weyl sequence: neighbours differ, and no share of the numbers has more of them than another."""
 _UNSET = Status(StatusCode.UNSET)
 _SCOPE = InstrumentationScope("coditect", version("coditect"))
 
@@ -141,7 +140,6 @@ class OtlpTracing:
         self._new = new
         self.alone = not _others_trace()
         """Whether nothing else made spans in this process, when a trace was last kept."""
-        self._prefix, self._next = f"00-{random.getrandbits(64) or 1:016x}", random.getrandbits(64)
         self._inherits = isinstance(sampler, ParentBased)
         """Whether a span is sampled exactly if its parent is: so it is with every parent-based sampler of the SDK."""
 
@@ -158,11 +156,12 @@ class OtlpTracing:
         place = tracestate = None
         if self._inherits and parent is not None and is_unsampled(parent.traceparent):
             return UnsampledSpan(parent.traceparent or "", parent.tracestate, parent.baggage)
-        if parent is None and self._new is not None and self.alone and CURRENT.get() is None:
-            if not self._new.keeps():
-                return UnsampledSpan(self._unsampled())
+        if parent is None and self._inherits and self.alone and ((now := CURRENT.get()) is None or now is SKIPPED):
+            if now is SKIPPED or (self._new is not None and not self._new.keeps()):
+                return SKIPPED
             self.alone = not _others_trace()
-            return self._root(name, kind, span_id, start_ns)
+            if self.alone:
+                return self._root(name, kind, span_id, start_ns)
         if parent is not None:
             place = read_traceparent(parent.traceparent)
             tracestate = None if place is None else parent.tracestate
@@ -187,16 +186,14 @@ class OtlpTracing:
         )
 
     def _root(self, name: str, kind: SpanKind, span_id: int | None, start_ns: int | None) -> Span:
-        """Begin a new trace that is kept."""
-        trace_id, own = random.getrandbits(128) or 1, span_id or random.getrandbits(64) or 1
-        return Span(
-            name, kind, SpanPlace(trace_id, own, sampled=True), self._ended, start_ns=start_ns or time.time_ns()
-        )
-
-    def _unsampled(self) -> str:
-        """Return the `traceparent` of another trace that is not kept; the ids are spread evenly, and never repeated."""
-        self._next = (self._next + _GOLDEN) & _MASK
-        return f"{self._prefix}{self._next:016x}-{self._next or 1:016x}-00"
+        """Begin a new trace; without a rate the sampler decides whether it is kept."""
+        trace_id, tracestate, kept = random.getrandbits(128) or 1, None, True
+        if self._new is None:
+            kept, tracestate = self._drawn(name, kind, trace_id, None, None)
+        if not kept:
+            return SKIPPED
+        own = SpanPlace(trace_id, span_id or random.getrandbits(64) or 1, sampled=True)
+        return Span(name, kind, own, self._ended, tracestate=tracestate, start_ns=start_ns or time.time_ns())
 
     def _drawn(
         self, name: str, kind: SpanKind, trace_id: int, place: SpanPlace | None, tracestate: str | None

@@ -8,6 +8,7 @@ W3C Trace Context and W3C Baggage.
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -149,12 +150,34 @@ class UnsampledSpan(Span):
     @property
     def trace_id(self) -> int:  # type: ignore[override] # parsed only where a log line asks for it
         """The id of the trace."""
-        return int(self._traceparent[3:35], 16)
+        return int(self.traceparent[3:35], 16)
 
     @property
     def span_id(self) -> int:  # type: ignore[override]
         """The id of the span that came last."""
-        return int(self._traceparent[36:52], 16)
+        return int(self.traceparent[36:52], 16)
+
+
+class SkippedSpan(UnsampledSpan):
+    """The span of a task that begins a trace which is not kept: one for all such tasks, for none says more of it.
+
+    The task itself travels without a trace context. What is sent on from it is told by an unsampled one, so that
+    nothing below begins a trace; each time it is asked it is another one.
+    """
+
+    def __init__(self) -> None:
+        """Take nothing, for there is nothing to tell."""
+
+    @property
+    def traceparent(self) -> str:
+        """The `traceparent` of a trace of its own that is not sampled."""
+        return f"00-{random.getrandbits(128) or 1:032x}-{random.getrandbits(64) or 1:016x}-00"
+
+    tracestate = baggage = None
+
+
+SKIPPED = SkippedSpan()
+"""The span of every task whose trace is not kept from its beginning."""
 
 
 def is_unsampled(traceparent: str | None) -> bool:
@@ -191,7 +214,8 @@ class Tracing(Protocol):
     ) -> Span | None:
         """Begin a span below its parent, or else below the current span; without either it begins a trace.
 
-        `span_id` gives the span a known id, `start_ns` an earlier beginning. None when tracing is off.
+        `span_id` gives the span a known id, `start_ns` an earlier beginning. None when tracing is off, `SKIPPED` for a
+        trace that begins and is not kept.
         """
 
     @property
@@ -246,6 +270,11 @@ CURRENT: ContextVar[Span | None] = ContextVar("coditect_span", default=None)
 
 
 def current_trace_ids() -> dict[str, str]:
-    """Return `trace_id` and `span_id` of the current span, in hexadecimal digits, for a log line; empty without one."""
+    """Return `trace_id` and `span_id` of the current span, in hexadecimal digits, for a log line.
+
+    Empty without one, and in a task whose trace is not kept from its beginning: its id tells its lines.
+    """
     span = CURRENT.get()
-    return {} if span is None else {"trace_id": f"{span.trace_id:032x}", "span_id": f"{span.span_id:016x}"}
+    if span is None or span is SKIPPED:
+        return {}
+    return {"trace_id": f"{span.trace_id:032x}", "span_id": f"{span.span_id:016x}"}

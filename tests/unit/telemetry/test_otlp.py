@@ -19,7 +19,7 @@ from coditect.settings.settings import Settings, read_settings
 from coditect.telemetry.tracing import choose
 from coditect.telemetry.tracing.choose import open_tracing
 from coditect.telemetry.tracing.otlp import CLOSE_SECONDS, Quiet
-from coditect.telemetry.tracing.port import NO_TRACING, SpanKind, TraceHeaders, read_traceparent
+from coditect.telemetry.tracing.port import NO_TRACING, SKIPPED, SpanKind, TraceHeaders, read_traceparent
 from tests.unit.telemetry.otlp_stub import OtlpStub, collecting
 
 ON = Settings(tracing="otlp")
@@ -203,16 +203,29 @@ def test_tail_rule_of_the_collector_keeps_every_failure() -> None:
     assert {policy["type"] for policy in policies.values()} == {"status_code", "latency", "probabilistic"}
 
 
-async def test_traces_that_are_not_kept_go_on_as_they_came_under_ids_of_their_own(stub: OtlpStub) -> None:
+async def test_trace_that_is_not_kept_is_one_span_for_all_and_what_comes_from_it_is_not_sampled(stub: OtlpStub) -> None:
     settings = Settings(tracing="otlp", traces_per_second=0.001)
     async with open_tracing(settings, service="s", instance="i") as tracing:
         spans = [tracing.begin("new", SpanKind.PRODUCER) for _ in range(1_001)]
-        dropped = [one for one in spans if one is not None and not one.sampled]
-        inner = tracing.begin("inner", SpanKind.CONSUMER, dropped[0])
+        inner = tracing.begin("inner", SpanKind.CONSUMER, SKIPPED)
 
-    assert len(dropped) == 1_000
-    assert len({one.trace_id for one in dropped}) == 1_000
-    assert all(read_traceparent(one.traceparent) is not None for one in dropped)
-    assert 400 < sum(one.trace_id & (2**64 - 1) < 2**63 for one in dropped) < 600  # evenly, for who samples by share
+    assert spans.count(SKIPPED) == 1_000
+    told = [read_traceparent(SKIPPED.traceparent) for _ in range(1_000)]
+    assert len({one.trace_id for one in told if one is not None and not one.sampled}) == 1_000
     assert inner is not None
-    assert (inner.sampled, inner.traceparent) == (False, dropped[0].traceparent)
+    assert (inner.sampled, inner.traceparent[-3:]) == (False, "-00")
+    assert len(stub.spans()) == 0
+
+
+async def test_nothing_below_a_trace_that_is_not_kept_begins_one_that_is(stub: OtlpStub) -> None:
+    async with open_tracing(ON, service="s", instance="i") as tracing:
+        with tracing.current(SKIPPED):
+            assert tracing.begin("below", SpanKind.PRODUCER) is SKIPPED
+
+
+async def test_sampler_of_the_environment_that_keeps_no_trace_skips_it_too(
+    stub: OtlpStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
+    async with open_tracing(ON, service="s", instance="i") as tracing:
+        assert tracing.begin("one", SpanKind.PRODUCER) is SKIPPED

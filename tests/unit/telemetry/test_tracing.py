@@ -136,13 +136,51 @@ async def test_invalid_trace_of_a_foreign_publisher_begins_another_trace(tracepa
         assert process.context.trace_id != 7
 
 
-async def test_trace_that_is_not_sampled_makes_no_spans_and_is_carried_on() -> None:
-    seen = list[dict[str, str]]()
-    async with traced_fleet([doubler(seen)], sampler=DEFAULT_OFF) as scene:
-        await scene.client.request("math.double", 1)
+async def test_trace_that_the_client_does_not_keep_is_in_no_message_and_no_agent_begins_one() -> None:
+    agent, seen = Agent("reader"), dict[str, Any]()
+
+    @agent.capability("trace.read")
+    async def read(value: int, ctx: Context) -> int:
+        seen["outer"], seen["log"] = dict(ctx.headers), current_trace_ids()
+        return int(await ctx.request("trace.inner", value))
+
+    @agent.capability("trace.inner")
+    async def inner(value: int, ctx: Context) -> int:
+        seen["inner"] = dict(ctx.headers)
+        return value
+
+    async with traced_fleet([agent], client_sampler=DEFAULT_OFF) as scene:
+        assert await scene.client.request("trace.read", 1) == 1
 
         assert scene.spans.all() == ()
-        assert len(seen[0]["trace_id"]) == 32
+    assert seen["outer"] == {}
+    assert seen["log"] == {}  # the task's id tells its lines
+    assert seen["inner"]["traceparent"].endswith("-00")  # what the handler asks for is told in so many words
+
+
+async def test_retry_of_a_task_that_is_not_traced_begins_no_trace() -> None:
+    async with traced_fleet([failing(2)], client_sampler=DEFAULT_OFF) as scene:
+        with pytest.raises(TaskFailed):
+            await scene.client.request("math.fail", 4)
+
+        letters = DeadLetters(scene.broker, SystemClock())
+        (letter,) = [one async for one in letters.browse([routing.dead_queue("math.fail")], Selection(), most=2)]
+        assert ["trace" in one for one in letter.errors] == [False, False]
+        assert scene.spans.all() == ()
+
+
+async def test_workflow_that_the_client_does_not_keep_has_no_spans_in_any_process() -> None:
+    async with traced_fleet([doubler()], dispatcher=True, client_sampler=DEFAULT_OFF) as scene:
+        run = await scene.client.start(pair("math.quadruple"))
+
+        assert await run.result(timeout="10s") == 16
+        assert scene.spans.all() == ()
+
+
+async def test_task_of_a_foreign_publisher_without_a_trace_begins_one() -> None:
+    async with traced_fleet([doubler()], client_sampler=DEFAULT_OFF) as scene:
+        await scene.broker.publish(Message(b"1"), exchange=routing.TASKS, routing_key="math.double.p1")
+        await scene.settled("process coditect.tasks:math.double")
 
 
 async def test_retry_is_another_span_of_the_trace_that_links_to_the_attempt_before() -> None:

@@ -75,10 +75,10 @@ class Scene:
 
 @asynccontextmanager
 async def traced_fleet(
-    agents: Iterable[Agent], *, dispatcher: bool = False, sampler: Sampler = DEFAULT_ON
+    agents: Iterable[Agent], *, dispatcher: bool = False, client_sampler: Sampler = DEFAULT_ON
 ) -> AsyncIterator[Scene]:
     exporter = InMemorySpanExporter()
-    made = tracing(exporter, sampler)
+    made = tracing(exporter)
     server, settings, clock = MemoryServer(), Settings(beat_seconds=0.1, drain_seconds=1), SystemClock()
     registry = MemoryRegistry(now=asyncio.get_running_loop().time)
     async with AsyncExitStack() as stack:
@@ -106,7 +106,7 @@ async def traced_fleet(
             )
         broker = await stack.enter_async_context(MemoryBroker(server, name="client"))
         client = Client(broker, registry)
-        client._requests.tracing = made
+        client._requests.tracing = tracing(exporter, client_sampler)
         await stack.enter_async_context(client)
         yield Scene(client, Spans(exporter), server, broker)
 
