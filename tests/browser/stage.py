@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from coditect.agent.declaration import Agent
 from coditect.agent.program import running_agent
 from coditect.aio.clock import SystemClock
+from coditect.api.access.roles import Access
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.client.client import Client
 from coditect.model.ids import AgentId
@@ -28,7 +29,7 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(agents: Sequence[Agent]) -> AsyncIterator[Stage]:
+async def staged(agents: Sequence[Agent], *, access: Access | None = None) -> AsyncIterator[Stage]:
     """Dispatcher, agents and API run until the block ends."""
     server, registry, clock = MemoryServer(), MemoryRegistry(), SystemClock()
     async with AsyncExitStack() as stack:
@@ -44,7 +45,7 @@ async def staged(agents: Sequence[Agent]) -> AsyncIterator[Stage]:
             own = await broker(identity)
             await stack.enter_async_context(_living(agent, identity, own, registry))
         client = await stack.enter_async_context(Client(await broker("client"), registry))
-        services = await stack.enter_async_context(services_of(server, registry, client))
+        services = await stack.enter_async_context(services_of(server, registry, client, access=access))
         url, _ = await stack.enter_async_context(serving(services))
         yield Stage(url, client)
 

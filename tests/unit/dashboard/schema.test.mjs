@@ -74,3 +74,27 @@ test("the empty schema takes any JSON", () => {
   assert.equal(any.kind, "json");
   assert.deepEqual(valueOf(any, "[1, 2]"), [1, 2]);
 });
+
+test("a text that does not fit its pattern is a mistake, and a pattern that no browser reads is none", () => {
+  const of = (pattern) => fieldOf({ type: "string", pattern });
+  const mistakes = [];
+  assert.equal(valueOf(of("^[a-z]+$"), "A1", mistakes, "name"), undefined);
+  assert.deepEqual(mistakes, [{ at: "name", sentence: "does not fit the pattern ^[a-z]+$" }]);
+  assert.equal(valueOf(of("^[a-z]+$"), "ab"), "ab");
+  assert.equal(valueOf(of("(?P<name>x)"), "y"), "y");
+  assert.equal(valueOf({ ...of("^x$"), required: false }, ""), undefined);
+});
+
+test("a tuple has a field for each of its elements, and one without an end is asked for as JSON", () => {
+  const prefixItems = [{ type: "string" }, { type: "integer", title: "Port" }];
+  const pair = fieldOf({ type: "array", prefixItems, minItems: 2, maxItems: 2 });
+  assert.deepEqual(pair.fields.map(({ kind, title }) => [kind, title]), [["text", "1"], ["number", "Port"]]);
+  assert.deepEqual(valueOf(pair, ["host", "80"]), ["host", 80]);
+  assert.deepEqual(fromValue(pair, ["host", 80]), ["host", "80"]);
+  const mistakes = [];
+  valueOf(pair, ["host", "many"], mistakes, "address");
+  assert.deepEqual(mistakes, [{ at: "address[1]", sentence: "is no number" }]);
+  const optional = { ...pair, required: false };
+  assert.equal(valueOf(optional, draftOf(optional)), undefined);
+  assert.equal(fieldOf({ type: "array", prefixItems, items: { type: "string" }, minItems: 2 }).kind, "json");
+});

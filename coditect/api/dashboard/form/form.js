@@ -41,6 +41,7 @@ function Raw({ text, setText }) {
 
 function Part({ field, draft, change, top }) {
   if (field.kind === "object") return html`<${ObjectPart} ...${{ field, draft, change, top }} />`;
+  if (field.kind === "tuple") return html`<${TuplePart} ...${{ field, draft, change }} />`;
   if (field.kind === "array") return html`<${ArrayPart} ...${{ field, draft, change }} />`;
   return html`<${Leaf} ...${{ field, draft, change }} />`;
 }
@@ -51,6 +52,15 @@ function ObjectPart({ field, draft, change, top }) {
   if (top) return fields;
   return html`<fieldset class="nested"><legend>${field.title}${!field.required && html` <small>optional</small>`}</legend>
     ${field.note && html`<p class="about">${field.note}</p>`}${fields}</fieldset>`;
+}
+
+function TuplePart({ field, draft, change }) {
+  const name = field.title || "List";
+  const put = (index, value) => change(draft.map((one, at) => (at === index ? value : one)));
+  return html`<fieldset class="nested"><legend>${name}${!field.required && html` <small>optional</small>`}</legend>
+    ${field.note && html`<p class="about">${field.note}</p>`}
+    ${field.fields.map((one, index) => html`<${Part} key=${index} draft=${draft[index]} change=${(value) => put(index, value)}
+      field=${one.title === one.name ? { ...one, title: `${name} ${one.name}` } : one} />`)}</fieldset>`;
 }
 
 function ArrayPart({ field, draft, change }) {

@@ -1,7 +1,7 @@
 // Reads a JSON Schema as a tree of fields, and the text of those fields as a value. Pure and without DOM.
 //
-// A field is { kind, name, title, note, required, schema, ... } with kind one of object, array, choice, boolean, number,
-// text or json: what the form cannot ask for is asked for as JSON.
+// A field is { kind, name, title, note, required, schema, ... } with kind one of object, tuple, array, choice, boolean,
+// number, text or json: what the form cannot ask for is asked for as JSON.
 
 const DEEPEST = 8;
 
@@ -19,8 +19,17 @@ export function fieldOf(schema, root = schema, name = "", required = true, depth
     const fields = Object.entries(found.properties).map(([one, of]) => fieldOf(of, root, one, wanted.has(one), depth + 1));
     return { ...common, kind: "object", fields };
   }
+  if (found.type === "array" && found.prefixItems) {
+    if (!isClosed(found)) return { ...common, kind: "json" };
+    return { ...common, kind: "tuple", fields: found.prefixItems.map((of, index) => fieldOf(of, root, String(index + 1), true, depth + 1)) };
+  }
   if (found.type === "array" && found.items) return { ...common, kind: "array", item: fieldOf(found.items, root, "", true, depth + 1) };
   return { ...common, kind: { boolean: "boolean", integer: "number", number: "number", string: "text" }[found.type] ?? "json" };
+}
+
+// Whether an array has exactly the elements of its prefix.
+function isClosed({ prefixItems, minItems = 0, maxItems, items }) {
+  return minItems === prefixItems.length && (maxItems === minItems || items === false);
 }
 
 // Follows references, and takes the one alternative of an anyOf that is not null.
@@ -51,6 +60,7 @@ function resolved(schema, root, seen = 0) {
 export function draftOf(field) {
   if (field.initial !== undefined) return fromValue(field, field.initial);
   if (field.kind === "object") return Object.fromEntries(field.fields.map((one) => [one.name, draftOf(one)]));
+  if (field.kind === "tuple") return field.fields.map((one) => draftOf(one));
   if (field.kind === "array") return [];
   if (field.kind === "boolean") return field.required ? false : "";
   if (field.kind === "choice") return field.required ? 0 : "";
@@ -63,6 +73,8 @@ export function fromValue(field, value) {
   switch (field.kind) {
     case "object":
       return Object.fromEntries(field.fields.map((one) => [one.name, fromValue(one, value[one.name])]));
+    case "tuple":
+      return field.fields.map((one, index) => fromValue(one, Array.isArray(value) ? value[index] : undefined));
     case "array":
       return Array.isArray(value) ? value.map((one) => fromValue(field.item, one)) : [];
     case "choice":
@@ -84,6 +96,10 @@ export function valueOf(field, draft, mistakes = [], at = "") {
       const pairs = field.fields.map((one) => [one.name, valueOf(one, draft[one.name], mistakes, at ? `${at}.${one.name}` : one.name)]);
       const said = Object.fromEntries(pairs.filter(([, value]) => value !== undefined));
       return !field.required && Object.keys(said).length === 0 ? undefined : said;
+    }
+    case "tuple": {
+      if (!field.required && JSON.stringify(draft) === JSON.stringify(draftOf({ ...field, initial: undefined }))) return undefined;
+      return field.fields.map((one, index) => valueOf(one, draft[index], mistakes, `${at}[${index}]`) ?? null);
     }
     case "array": {
       const said = draft.map((one, index) => valueOf(field.item, one, mistakes, `${at}[${index}]`));
@@ -116,7 +132,17 @@ function textOf({ schema, required }, draft, wrong) {
   if (draft === "" && !required) return undefined;
   if (draft.length < (schema.minLength ?? 0)) return wrong(draft === "" ? "is wanted" : `is shorter than ${schema.minLength}`);
   if (schema.maxLength !== undefined && draft.length > schema.maxLength) return wrong(`is longer than ${schema.maxLength}`);
+  if (schema.pattern !== undefined && !fits(draft, schema.pattern)) return wrong(`does not fit the pattern ${schema.pattern}`);
   return draft;
+}
+
+// An expression that the browser cannot read is for the agent to judge.
+function fits(text, pattern) {
+  try {
+    return new RegExp(pattern, "u").test(text);
+  } catch {
+    return true;
+  }
 }
 
 function jsonOf({ required }, draft, wrong) {

@@ -1,0 +1,72 @@
+"""The form's patterns and tuples, and the entry of an API key, in a headless Chromium."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from playwright.async_api import Page, expect
+from pydantic import Field
+
+from coditect import Agent
+from coditect.api.access.bearer import BearerAccess
+from coditect.api.access.keys import KeyFile
+from coditect.api.access.roles import Role
+from tests.browser.checks import barriers
+from tests.browser.stage import staged
+
+
+@dataclass
+class Server:
+    """A server to look at."""
+
+    name: Annotated[str, Field(pattern="^[a-z]+$")]
+    address: tuple[str, int]
+
+
+def looker() -> Agent:
+    agent = Agent("looker")
+
+    @agent.capability("server.look", description="Looks at a server.")
+    async def look(server: Server) -> dict[str, Any]:
+        return {"name": server.name, "address": server.address}
+
+    return agent
+
+
+async def test_the_form_keeps_to_a_pattern_and_asks_for_each_element_of_a_tuple(page: Page) -> None:
+    async with staged([looker()]) as stage:
+        await page.goto(f"{stage.url}/#/tasks?capability=server.look")
+        await page.get_by_label("Name", exact=True).fill("Upper")
+        await page.get_by_label("Address 1", exact=True).fill("localhost")
+        await page.get_by_label("Address 2", exact=True).fill("80")
+        assert await barriers(page) == []
+        await page.get_by_role("button", name="Submit").click()
+        await expect(page.get_by_role("alert")).to_contain_text("does not fit the pattern ^[a-z]+$")
+        await page.get_by_label("Name", exact=True).fill("lower")
+        await page.get_by_role("button", name="Submit").click()
+
+        result = page.get_by_role("region", name="Result")
+        await expect(result).to_contain_text('"lower"')
+        await expect(result).to_contain_text("80")
+
+
+async def test_an_api_with_keys_asks_for_one_until_it_is_right(page: Page, tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "keys")
+    key = file.create("ada", Role.VIEWER, made_at="2026-01-01T00:00:00+00:00")
+    async with staged([looker()], access=BearerAccess([file])) as stage:
+        await page.goto(stage.url)
+        dialog = page.get_by_role("dialog", name="This API wants a key")
+        await expect(dialog).to_be_visible()
+        assert await barriers(page) == []
+        await dialog.get_by_label("API key").fill("coditect_wrong")
+        await dialog.get_by_role("button", name="Enter").click()
+        await expect(dialog.get_by_role("alert")).to_be_visible()
+        await dialog.get_by_label("API key").fill(key)
+        await dialog.get_by_role("button", name="Enter").click()
+
+        await expect(dialog).to_be_hidden()
+        await expect(page.get_by_role("row").filter(has_text="looker-00000001")).to_contain_text("server.look")
+        await page.reload()  # the tab keeps it
+        await expect(page.get_by_role("row").filter(has_text="looker-00000001")).to_be_visible()
