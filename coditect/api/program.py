@@ -180,7 +180,9 @@ async def open_services(settings: Settings, api: ApiSettings, http_agents: HttpA
             vhost=vhost_of(settings.amqp_url),
         )
         async with (
-            open_webhooks(opened, broker, key=api.webhook_key or "", private=api.webhook_private) as webhooks,
+            open_webhooks(
+                opened, broker, key=api.webhook_key or "", private=api.webhook_private, metrics=metrics
+            ) as webhooks,
             _open_mcp(opened, api) as mcp,
         ):
             yield ApiServices(

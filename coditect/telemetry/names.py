@@ -26,6 +26,13 @@ UNDELIVERABLE = Metric(
 TRIGGER_EVENTS = Metric(
     "coditect_trigger_events_total", "events that came to triggers", {"outcome": ("taken", "unreadable")}
 )
+WEBHOOK_ATTEMPTS = Metric(
+    "coditect_webhook_attempts_total", "posts of events to webhooks, tests among them", {"outcome": ("failed", "taken")}
+)
+WEBHOOK_SECONDS = Metric(
+    "coditect_webhook_attempt_duration_seconds", "durations of posts to webhooks, in seconds", buckets=LONG
+)
+WEBHOOKS_DISABLED = Metric("coditect_webhooks_disabled_total", "webhooks that were disabled because they took nothing")
 AGENTS_LOST = Metric("coditect_agents_lost_total", "agents that died, hung or were cut off")
 CONNECTIONS_EVICTED = Metric(
     "coditect_connections_evicted_total", "connections of agents that were closed at the broker"

@@ -27,6 +27,7 @@ from coditect.model.event import Event
 from coditect.operations.connections import Connections
 from coditect.operations.coordination import webhooks
 from coditect.operations.coordination.webhooks import Webhook
+from coditect.telemetry.metrics import Metrics
 from coditect.wire import control_messages, routing
 from coditect.wire.events import read_event
 
@@ -198,6 +199,7 @@ class WebhookDelivery:
         if known.closed.is_set():
             return
         await self._close(known)
+        self._sender.disabled.value += 1
         reason = "the receiver wants no more events (410)" if attempt.gone else self._failed_by(attempt)
         log.error("A webhook was disabled", extra={"webhook": known.webhook.name, "reason": reason})
         try:
@@ -211,7 +213,7 @@ class WebhookDelivery:
 
 @asynccontextmanager
 async def open_webhooks(
-    opened: Connections, broker: Broker, *, key: str, private: bool
+    opened: Connections, broker: Broker, *, key: str, private: bool, metrics: Metrics | None = None
 ) -> AsyncIterator[WebhookSender]:
     """Open the sender of webhooks, and deliver events as long as the block lasts; without a key nothing is delivered.
 
@@ -219,7 +221,7 @@ async def open_webhooks(
         SetupError: when the key is too short.
     """
     async with AsyncExitStack() as stack:
-        sender = await stack.enter_async_context(webhook_sender(key, private=private))
+        sender = await stack.enter_async_context(webhook_sender(key, private=private, metrics=metrics))
         if key:
             sender.check_key()
             await stack.enter_async_context(WebhookDelivery(opened, broker, sender, clock=SystemClock()))

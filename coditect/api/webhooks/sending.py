@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from coditect.integrations.http.addresses import AllowedHosts
 from coditect.integrations.http.calls import AgentCalls, agent_calls
 from coditect.model.event import Event
 from coditect.operations.coordination.webhooks import Webhook, check_key
+from coditect.telemetry.metrics import MemoryMetrics, Metrics
+from coditect.telemetry.names import WEBHOOK_ATTEMPTS, WEBHOOK_SECONDS, WEBHOOKS_DISABLED
 from coditect.wire.events import as_document
 from coditect.wire.json import dumps
 
@@ -50,9 +53,13 @@ class WebhookAttempt:
 class WebhookSender:
     """The sender of an API process's webhooks: one HTTP client, and the key from which their secrets are made."""
 
-    def __init__(self, calls: AgentCalls, key: str) -> None:
+    def __init__(self, calls: AgentCalls, key: str, metrics: Metrics) -> None:
         self._calls = calls
         self._key = key
+        self._taken, self._failed = (metrics.counter(WEBHOOK_ATTEMPTS, outcome=one) for one in ("taken", "failed"))
+        self._seconds = metrics.histogram(WEBHOOK_SECONDS)
+        self.disabled = metrics.counter(WEBHOOKS_DISABLED)
+        """The webhooks that were disabled because they took nothing; counted by who disables them."""
 
     def check_key(self) -> None:
         """Check that webhooks can be signed.
@@ -73,6 +80,13 @@ class WebhookSender:
 
     async def send(self, webhook: Webhook, event: Event) -> WebhookAttempt:
         """Post an event once; every attempt has the same `webhook-id`, by which a receiver knows a repetition."""
+        begun = time.perf_counter()
+        attempt = await self._post(webhook, event)
+        self._seconds.record(time.perf_counter() - begun)
+        (self._taken if attempt.taken else self._failed).value += 1
+        return attempt
+
+    async def _post(self, webhook: Webhook, event: Event) -> WebhookAttempt:
         body = dumps(as_document(event))
         headers = _signed(event_id(event), body, self.secret(webhook))
         try:
@@ -86,11 +100,11 @@ class WebhookSender:
 
 
 @asynccontextmanager
-async def webhook_sender(key: str, *, private: bool) -> AsyncIterator[WebhookSender]:
+async def webhook_sender(key: str, *, private: bool, metrics: Metrics | None = None) -> AsyncIterator[WebhookSender]:
     """Open the sender of webhooks; `private` allows loopback and private addresses."""
     hosts = AllowedHosts(("*",), private, "CODITECT_API_WEBHOOK_PRIVATE")
     async with agent_calls(hosts, most_bytes=MOST_ANSWER_BYTES) as calls:
-        yield WebhookSender(calls, key)
+        yield WebhookSender(calls, key, metrics or MemoryMetrics())
 
 
 def event_id(event: Event) -> str:

@@ -20,6 +20,7 @@ from coditect.integrations.http.addresses import AllowedHosts
 from coditect.model.event import Event
 from coditect.operations.coordination import webhooks
 from coditect.operations.coordination.webhooks import Webhook, check_filter, check_key, check_url
+from coditect.telemetry.metrics import Counter, Histogram, MemoryMetrics
 from coditect.testing import TestFleet
 from tests.api import WEBHOOK_KEY, api_of, services_of
 
@@ -100,6 +101,21 @@ async def test_receiver_may_ask_for_time_or_for_no_more() -> None:
 
     assert later.wait_seconds == 300.0
     assert gone.gone
+
+
+async def test_posts_are_counted_by_their_outcome_with_their_durations() -> None:
+    metrics = MemoryMetrics()
+    async with webhook_sender(WEBHOOK_KEY, private=True, metrics=metrics) as sender:
+        for status in (204, 500, 204):
+            async with endpoint(status) as receiving:
+                await sender.send(webhook(receiving.url), event())
+
+    samples = metrics.samples()
+    seconds = samples["coditect_webhook_attempt_duration_seconds", ()]
+    assert isinstance(seconds, Histogram)
+    assert (sum(seconds.counts), seconds.total > 0) == (3, True)
+    found = {labels: one for (name, labels), one in samples.items() if name == "coditect_webhook_attempts_total"}
+    assert found == {(("outcome", "taken"),): 2, (("outcome", "failed"),): 1}
 
 
 async def test_private_address_is_refused_unless_the_settings_allow_it() -> None:
@@ -204,6 +220,7 @@ class Scripted(WebhookSender):
     results: list[WebhookAttempt] = field(default_factory=list)
     default: WebhookAttempt = field(default_factory=lambda: WebhookAttempt(204))
     sent: list[str] = field(default_factory=list)
+    disabled: Counter = field(default_factory=Counter)
 
     async def send(self, webhook: Webhook, event: Event) -> WebhookAttempt:
         self.sent.append(event.subject)
@@ -279,6 +296,7 @@ async def test_webhook_that_takes_nothing_is_disabled_with_the_reason_and_keeps_
             await fleet.advance("10s")
 
     assert (disabled.state, disabled.active) == ("disabled", False)
+    assert sender.disabled.value == 1
     assert "3 attempts failed" in disabled.reason
     assert "500" in disabled.reason
     assert left is not None and left.messages == 1
