@@ -79,3 +79,25 @@ async def test_events_reach_a_webhook_also_those_of_a_time_without_an_api(tmp_pa
     assert tested["status"] == 204
     assert listed[0]["state"] == "active"
     assert "secret" not in listed[0]
+
+
+async def test_an_approval_that_is_asked_for_is_posted_signed_and_its_answer_goes_on(tmp_path: Path) -> None:
+    nodes = {
+        "ship_it": {"approval": "May it go out?"},
+        "work": {"task": "load.work", "input": {"milliseconds": 1}, "after": ["ship_it"]},
+    }
+    (tmp_path / "release.json").write_text(json.dumps({"name": "release", "nodes": nodes}))
+    async with endpoint() as receiving, fleet(tmp_path) as (folder, _):
+        added = json.loads(
+            await folder.run("webhook", "add", "people", receiving.url, "--kind", "approval.asked", "-o", "json")
+        )
+        running = asyncio.create_task(folder.run("workflow", "run", "release.json", "--output", "json"))
+        await eventually(lambda: len(receiving.requests) > 0, seconds=60)
+        headers, body = receiving.requests[0]
+        event = Webhook(added["secret"]).verify(body, headers)
+        await folder.run("approval", "grant", event["subject"], event["data"]["node"])
+        ended = json.loads(await running)
+
+    assert (event["type"], event["data"]["node"]) == ("approval.asked", "ship_it")
+    assert event["data"]["question"] == "May it go out?"
+    assert ended["state"] == "completed"
