@@ -61,7 +61,11 @@ def _import(place: str) -> ModuleType:
     path = Path(place)
     if place.endswith(".py"):
         if not path.is_file():
-            raise SetupError("There is no such file", path=place)
+            raise SetupError(
+                "There is no such file",
+                path=place,
+                fix="name a file as seen from this folder, or write an example: coditect init",
+            )
         place = _module_name(path.resolve())
     elif "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))

@@ -87,3 +87,30 @@ async def test_the_pages_are_reached_by_the_keyboard(page: Page) -> None:
         await page.keyboard.press("Enter")
 
         await expect(page.get_by_role("heading", name="Workflows")).to_be_focused()
+
+
+async def test_the_views_of_the_fleet_share_one_stream_of_events(page: Page) -> None:
+    streams = list[str]()
+    page.on("request", lambda request: streams.append(request.url) if "/v1/events" in request.url else None)
+    async with staged([greeter()]) as stage:
+        await page.goto(stage.url)
+        await expect(page.get_by_role("row").filter(has_text="greeter-00000001")).to_be_visible()
+        async with page.expect_response(lambda answer: "/v1/agents" in answer.url):
+            await stage.client.request("hello.greet", "ada")
+
+    assert len(streams) == 1
+
+
+async def test_the_table_of_agents_fits_into_1200_pixels(page: Page) -> None:
+    await page.set_viewport_size({"width": 1200, "height": 800})
+    async with staged([greeter(), greeter()]) as stage:
+        await page.goto(stage.url)
+        await page.get_by_role("row").filter(has_text="greeter-00000002").wait_for()
+
+        beyond = await page.evaluate(
+            "[...document.querySelectorAll('main, main *')].filter(one => one.scrollWidth > one.clientWidth + 1 "
+            "&& ['auto', 'scroll'].includes(getComputedStyle(one).overflowX)).map(one => "
+            "[one.className, one.scrollWidth, one.clientWidth])"
+        )
+        assert beyond == []
+        assert await page.evaluate("document.documentElement.scrollWidth") <= 1200

@@ -33,6 +33,14 @@ def test_file_gives_its_agents_once_each(tmp_path: Path) -> None:
     assert [one.name for one in load_agents(f"{file}:second")] == ["second"]
 
 
+def test_file_that_is_not_there_is_told_with_what_to_do() -> None:
+    with pytest.raises(SetupError) as refused:
+        load_agents("missing.py")
+
+    assert refused.value.facts["path"] == "missing.py"
+    assert "coditect init" in str(refused.value.facts["fix"])
+
+
 def test_file_in_a_package_is_imported_under_its_name(tmp_path: Path) -> None:
     package = tmp_path / "fleet_package"
     package.mkdir()

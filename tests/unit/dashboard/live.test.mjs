@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { parseEvents } from "../../../coditect/api/dashboard/src/live.js";
+import { listen, parseEvents } from "../../../coditect/api/dashboard/src/live.js";
 import { span, short, until } from "../../../coditect/api/dashboard/src/format.js";
 import { timeline } from "../../../coditect/api/dashboard/workflow/timeline.js";
 import { waits } from "../../../coditect/api/dashboard/pages/locks.js";
@@ -48,4 +48,29 @@ test("the graph of waits leads from who waits through the lock to who holds it",
   assert.deepEqual(nodes.map((one) => [one.name, one.after]), [
     ["resource repo:x", ["owner b"]], ["owner a", ["resource repo:x"]], ["owner b", []],
   ]);
+});
+
+test("listeners that want the same share one stream, which ends with the last of them", async () => {
+  const asked = [];
+  let stream;
+  globalThis.sessionStorage = { getItem: () => null };
+  globalThis.fetch = async (address, { signal }) => {
+    asked.push([address, signal]);
+    return { ok: true, body: new ReadableStream({ start: (controller) => (stream = controller) }) };
+  };
+  const heard = [];
+  const told = [];
+  const first = listen({ task: "t" }, (one) => heard.push(["first", one.type]), (now) => told.push(["first", now]));
+  await new Promise((resolve) => setTimeout(resolve));
+  const second = listen({ task: "t" }, (one) => heard.push(["second", one.type]), (now) => told.push(["second", now]));
+  stream.enqueue(new TextEncoder().encode('id: 1\ndata: {"type":"task.started"}\n\n'));
+  while (heard.length < 2) await new Promise((resolve) => setTimeout(resolve));
+  first();
+  const open = !asked[0][1].aborted;
+  second();
+
+  assert.deepEqual(heard, [["first", "task.started"], ["second", "task.started"]]);
+  assert.deepEqual(told, [["first", "live"], ["second", "live"]]);
+  assert.equal(asked.length, 1);
+  assert.deepEqual([open, asked[0][1].aborted], [true, true]);
 });

@@ -5,6 +5,8 @@ import { count, megabytes, moment, ms, span } from "../src/format.js";
 import { ACTIONS, Ask, Badge, Empty, Meter, Shown, Table, Tile, Title } from "../src/parts.js";
 import { useResource } from "../src/resource.js";
 
+const WANTED = { kind: ["agent", "task.started", "workflow"] };
+
 // What each agent runs, as it says itself; null of one that did not say in time.
 const workOf = (overview) => new Map((overview?.agents ?? []).map((one) => [one.agent_id, one.tasks]));
 
@@ -25,10 +27,8 @@ function columns(work, reload) {
     { head: "Slots in use", cell: (one) => html`<${Meter} value=${one.load.running} most=${one.slots} label=${`Slots of ${one.agent_id} in use`} />` },
     { head: "Works on", cell: (one) => html`<${Doing} tasks=${work.get(one.agent_id)} />` },
     { head: "Capabilities", cell: (one) => html`<span class="chips">${one.capabilities.map((spec) => html`<a key=${spec.name} class="chip" href=${`#/tasks?capability=${encodeURIComponent(spec.name)}`} title=${spec.description}>${spec.name}</a>`)}</span>` },
-    { head: "Done", kind: "number", cell: (one) => one.load.completed.toLocaleString("en") },
-    { head: "Failed", kind: "number", cell: (one) => one.load.failed.toLocaleString("en") },
-    { head: "CPU", kind: "number", cell: (one) => `${one.load.cpu_percent.toFixed(0)} %` },
-    { head: "Memory", kind: "number", cell: (one) => megabytes(one.load.resident_bytes) },
+    { head: "Done", kind: "number", cell: (one) => html`${one.load.completed.toLocaleString("en")}${one.load.failed > 0 && html`<br /><small>${one.load.failed.toLocaleString("en")} failed</small>`}` },
+    { head: "CPU", kind: "number", cell: (one) => html`${one.load.cpu_percent.toFixed(0)} %<br /><small>${megabytes(one.load.resident_bytes)}</small>` },
     { head: "Up", kind: "number", cell: (one) => html`<span title=${moment(one.started_at)}>${span(Date.now() - ms(one.started_at))}</span>` },
     { head: ACTIONS, cell: (one) => html`<${Ask} label="Drain" title=${`Drain ${one.agent_id}?`} act=${drain(one.agent_id)} onDone=${reload}>
         <p>It takes nothing new, finishes what it runs, and ends.</p><//>` },
@@ -36,8 +36,8 @@ function columns(work, reload) {
 }
 
 export default function Fleet() {
-  const agents = useResource((signal) => rows("/v1/agents", { signal }), { kind: "agent" });
-  const overview = useResource((signal) => get("/v1/overview", { signal }), { kind: ["agent", "task.started", "workflow"] });
+  const agents = useResource((signal) => rows("/v1/agents", { signal }), WANTED);
+  const overview = useResource((signal) => get("/v1/overview", { signal }), WANTED);
   return html`<${Title} about="The agents that live now, with their load and their work.">Fleet<//>
     <${Shown} resource=${agents} empty=${html`<${Empty} command="coditect agent run agents/reviewer.py">No agent lives. Start one:<//>`}>
       ${(found) => html`<${Tiles} agents=${found} /><${Table} label="Agents" columns=${columns(workOf(overview.value), agents.reload)} rows=${found} keyOf=${(one) => one.agent_id} />`}<//>`;

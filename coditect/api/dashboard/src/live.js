@@ -26,11 +26,31 @@ function parseEvent(block) {
 
 // Calls `heard` with each event that `wanted` selects (`kind`, `workflow`, ... as the API's query has them), until the
 // returned function is called. An event of the type `gap` says that others may be missing. `state` hears "live" while
-// the stream is open and "polling" while it is not.
+// the stream is open and "polling" while it is not. Listeners that want the same share one stream of the tab: a browser
+// has six connections to a server, and an open stream keeps one.
 export function listen(wanted, heard, state) {
-  const ended = new AbortController();
-  follow(wanted, heard, state, ended.signal);
-  return () => ended.abort();
+  const name = JSON.stringify(wanted);
+  const stream = streams.get(name) ?? begun(name, wanted);
+  const listener = { heard, state };
+  stream.listeners.add(listener);
+  if (stream.now) state(stream.now);
+  return () => {
+    stream.listeners.delete(listener);
+    if (stream.listeners.size) return;
+    stream.ended.abort();
+    if (streams.get(name) === stream) streams.delete(name);
+  };
+}
+
+const streams = new Map();
+
+function begun(name, wanted) {
+  const stream = { listeners: new Set(), ended: new AbortController(), now: "" };
+  streams.set(name, stream);
+  const each = (tell) => [...stream.listeners].forEach(tell);
+  const state = (now) => ((stream.now = now), each((one) => one.state(now)));
+  follow(wanted, (event) => each((one) => one.heard(event)), state, stream.ended.signal);
+  return stream;
 }
 
 async function follow(wanted, heard, state, signal) {
