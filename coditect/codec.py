@@ -39,6 +39,8 @@ class Codec:
     """Whether the body is the value itself, bytes of any kind, and not JSON."""
 
 
+WRITTEN_SCHEMA = "__json_schema__"
+"""The attribute of a type whose JSON Schema was written elsewhere; it is kept as it is, with its `$ref`."""
 PLAIN = Codec()
 """The codec of any value that JSON can express, without validation."""
 
@@ -86,7 +88,7 @@ def codec(type_: Any) -> Codec:
         return PLAIN
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(type_)
-        schema = adapter.json_schema()
+        schema = getattr(type_, WRITTEN_SCHEMA, None) or adapter.json_schema()
     except (PydanticUserError, TypeError, NameError) as error:
         raise SetupError("The type cannot be validated", type=str(type_), fix=_fix_of(error)) from error
     return Codec(_decoder(adapter, type_), _encoder(adapter), schema)

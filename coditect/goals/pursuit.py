@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from coditect.errors import TaskError
 from coditect.goals.plan import PlanBounds
 from coditect.goals.planner import Planner
+from coditect.model.duration import Duration
 from coditect.workflow.definition import Definition
 
 MOST_PLANS = 3
+
+
+class PlanRun(Protocol):
+    """The port of a plan's workflow, such as a `Run` of the client."""
+
+    id: str
+
+    async def result(self, *, timeout: Duration = ...) -> Any:
+        """Wait for the workflow's end and return its value.
+
+        Raises:
+            TaskError: when it ended without a value.
+            ResultTimeout: when it goes on after `timeout`.
+        """
+
+
+class PlanRuns(Protocol):
+    """The port to the workflows of a goal's plans, by the number of the plan."""
+
+    async def find(self, number: int) -> PlanRun | None:
+        """Return the workflow of a plan that was started before, or None."""
+
+    async def start(self, number: int, plan: Definition, goal: str) -> PlanRun:
+        """Start the workflow of a plan, or return the one that was started before under the same number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +43,8 @@ class GoalResult:
     """The result of a goal: the value of the plan that completed, and why earlier ones failed."""
 
     value: Any
+    workflow: str
+    """The id of the workflow that completed."""
     failures: tuple[str, ...]
 
 
@@ -26,24 +52,29 @@ async def pursue(
     goal: str,
     planner: Planner,
     bounds: PlanBounds,
-    run: Callable[[Definition, dict[str, str]], Awaitable[Any]],
+    runs: PlanRuns,
     *,
+    wait: Duration = "1h",
     most_plans: int = MOST_PLANS,
 ) -> GoalResult:
-    """Plan a goal, run the plan, and return its value; `run` gets the workflow and its input.
+    """Plan a goal, run the plan, and return its value; a plan that was started before is waited for, not made again.
 
-    A run that ends without a value leads to the next plan. Whatever else `run` raises goes to the caller, also that
-    time is up: the workflow goes on then, and a second plan would do its work twice.
+    A run that ends without a value leads to the next plan. Every other error goes to the caller, also that the time of
+    a plan (`wait`) is up: the workflow goes on then, and a second plan would do its work twice.
 
     Raises:
         TaskError: of the last plan, when none completed.
         InputError: when the planner has no plan that the bounds allow.
+        ResultTimeout: when a plan is not done after `wait`; the same call may be made again.
     """
     failures: tuple[str, ...] = ()
     while True:
-        workflow = await planner.plan(goal, bounds, failures)
+        number = len(failures)
+        run = await runs.find(number)
+        if run is None:
+            run = await runs.start(number, await planner.plan(goal, bounds, failures), goal)
         try:
-            return GoalResult(await run(workflow, {"goal": goal}), failures)
+            return GoalResult(await run.result(timeout=wait), run.id, failures)
         except TaskError as error:
             failures = (*failures, str(error)[:1_000])
             if len(failures) >= most_plans or error.exit_code == 3:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from coditect.codec import WRITTEN_SCHEMA
 from coditect.errors import InvalidTask
 
 
@@ -24,10 +25,7 @@ def described(schema: Mapping[str, Any], check: Callable[[Any], None] | None = N
         def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
             return core
 
-        @classmethod
-        def __get_pydantic_json_schema__(cls, plain: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-            return dict(schema)
-
+    setattr(Described, WRITTEN_SCHEMA, dict(schema))
     return Described
 
 

@@ -11,11 +11,11 @@ from coditect.errors import NotFound
 from coditect.goals.plan import PlanBounds
 from coditect.goals.planner import Planner
 from coditect.goals.pursuit import MOST_PLANS, GoalResult, pursue
+from coditect.goals.runs import ClientRuns, Planned
 from coditect.model.capability import CapabilitySpec
 from coditect.operations import fleet
 from coditect.operations.connections import Connections
 from coditect.registry.port import Search
-from coditect.workflow.definition import Definition
 
 SchemaChecking = Callable[[CapabilitySpec, Any], None]
 """Checks an input by a capability's JSON Schema; raises InputError for one that does not fit."""
@@ -31,6 +31,8 @@ class GoalOrder:
     wait: str = "1h"
     """How long one plan may take."""
     most_plans: int = MOST_PLANS
+    key: str | None = None
+    """The key by which the goal is pursued once: a second pursuit goes on with the same workflows."""
 
 
 async def pursue_goal(
@@ -39,7 +41,7 @@ async def pursue_goal(
     planner: Planner,
     check: SchemaChecking,
     *,
-    planned: Callable[[Definition, str], None],
+    planned: Planned,
 ) -> GoalResult:
     """Pursue a goal to its value; `planned` is called with each plan, and the id of the workflow that it became.
 
@@ -56,10 +58,5 @@ async def pursue_goal(
         fix = "start agents, or allow more: --capability 'code.*'"
         raise NotFound("No living agent offers what the goal may use", patterns=list(order.patterns), fix=fix)
     async with opened.fleet() as client:
-
-        async def run(plan: Definition, given: dict[str, str]) -> Any:
-            started = await client.start(plan, given)
-            planned(plan, started.id)
-            return await started.result(timeout=order.wait)
-
-        return await pursue(order.goal, planner, PlanBounds(allowed, check), run, most_plans=order.most_plans)
+        runs, bounds = ClientRuns(client, order.key, planned), PlanBounds(allowed, check)
+        return await pursue(order.goal, planner, bounds, runs, wait=order.wait, most_plans=order.most_plans)

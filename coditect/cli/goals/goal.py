@@ -43,6 +43,9 @@ def pursue(
     wait: Annotated[
         str, typer.Option("--wait", callback=checked, help="How long one plan may take; it goes on by itself.")
     ] = "1h",
+    key: Annotated[
+        str | None, typer.Option("--key", "-k", help="Pursues it once: with the same key, the workflows that it has.")
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Plan a goal by templates or by a model, run the plan, and plan again when it fails for good.
@@ -52,9 +55,9 @@ def pursue(
     """
     if (templates is None) is not chat:
         raise typer.BadParameter("Plans come from --templates FILE, or from a model by --chat; one of both")
-    order = GoalOrder(goal, capability or ["*"], wait, plans)
+    order = GoalOrder(goal, capability or ["*"], wait, plans, key)
     result = run_loop(_pursue(connections(context), order, templates, tokens))
-    document = {"value": result.value, "failures": list(result.failures)}
+    document = {"value": result.value, "workflow": result.workflow, "failures": list(result.failures)}
     render(output, document, FieldsView({"value": json.dumps(result.value, ensure_ascii=False)}))
 
 

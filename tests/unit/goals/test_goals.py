@@ -15,9 +15,11 @@ from coditect.chat.failures import BudgetSpent, ChatBroken, ChatUnavailable
 from coditect.errors import CoditectError, InputError, ResultTimeout, TaskError
 from coditect.goals.chat import ChatPlanner
 from coditect.goals.plan import PlanBounds
-from coditect.goals.pursuit import GoalResult, pursue
+from coditect.goals.pursuit import GoalResult, PlanRun, pursue
+from coditect.goals.runs import ClientRuns
 from coditect.integrations.json_schema import SchemaCheck
 from coditect.model.capability import CapabilitySpec
+from coditect.model.duration import Duration
 from coditect.testing import TestFleet
 from coditect.workflow.definition import Definition
 from tests.chat_stub import chat_stub, says
@@ -68,16 +70,13 @@ HOSTILE: Mapping[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("name", HOSTILE)
 async def test_a_hostile_plan_of_a_model_is_refused_with_its_reason_and_nothing_is_executed(name: str) -> None:
     plan, told = HOSTILE[name]
-    ran: list[Definition] = []
-
-    async def run(workflow: Definition, _: dict[str, str]) -> None:
-        ran.append(workflow)
+    runs = Unended()
 
     async with chat_stub(*[says(json.dumps(plan))] * 3) as stub, open_chat(stub.settings()) as chat:
         with pytest.raises(InputError, match=told):
-            await pursue("Do it", ChatPlanner(chat, ChatBudget(10_000_000)), BOUNDS, run)
+            await pursue("Do it", ChatPlanner(chat, ChatBudget(10_000_000)), BOUNDS, runs)
 
-    assert ran == []
+    assert runs.started == []
     assert len(stub.requests) == 3
     assert "sk-test" not in json.dumps(stub.requests)
 
@@ -115,6 +114,24 @@ class Scripted:
         return bounds.accept(self.plans.pop(0))
 
 
+class Unended:
+    """Workflows that do not end in time."""
+
+    def __init__(self) -> None:
+        self.id = "w-1"
+        self.started: list[Definition] = []
+
+    async def find(self, number: int) -> PlanRun | None:
+        return None
+
+    async def start(self, number: int, plan: Definition, goal: str) -> PlanRun:
+        self.started.append(plan)
+        return self
+
+    async def result(self, *, timeout: Duration = "1h") -> Any:
+        raise ResultTimeout("Not yet")
+
+
 def fleet_of_two() -> Agent:
     agent = Agent("specialist", version="1.0.0")
 
@@ -131,11 +148,8 @@ def fleet_of_two() -> Agent:
 
 async def follow(planner: Scripted, most_plans: int = 3) -> GoalResult:
     async with TestFleet(agents=[fleet_of_two()]) as fleet:
-
-        async def run(workflow: Definition, given: dict[str, str]) -> Any:
-            return await (await fleet.start(workflow, given)).result(timeout="1h")
-
-        return await pursue("the news", planner, BOUNDS, run, most_plans=most_plans)
+        runs = ClientRuns(fleet.client, None, lambda plan, workflow: None)
+        return await pursue("the news", planner, BOUNDS, runs, most_plans=most_plans)
 
 
 async def test_a_goal_is_planned_again_when_its_plan_fails_for_good() -> None:
@@ -161,10 +175,7 @@ async def test_a_goal_ends_after_a_bounded_number_of_plans() -> None:
 async def test_a_goal_whose_time_is_up_is_not_planned_again() -> None:
     planner = Scripted(*[GOOD] * 3)
 
-    async def run(_: Definition, __: dict[str, str]) -> Any:
-        raise ResultTimeout("Not yet")
-
     with pytest.raises(CoditectError, match="Not yet"):
-        await pursue("the news", planner, BOUNDS, run)
+        await pursue("the news", planner, BOUNDS, Unended())
 
     assert len(planner.plans) == 2

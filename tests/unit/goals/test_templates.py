@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from coditect import Agent, Retry
 from coditect.errors import InputError, NotFound
+from coditect.goals.plan import PlanBounds
 from coditect.goals.templates import TemplatePlanner, read_templates
 from coditect.model.capability import CapabilitySpec
 from coditect.operations.goals import GoalOrder, pursue_goal
@@ -97,3 +99,34 @@ async def test_goals_without_a_template_and_files_that_are_none_say_what_there_i
         read_templates(b"goals: [{name: x, nodes: {}}]")
 
     assert told.value.facts["templates"] == ["count_well: count, words", "count: count"]
+
+
+class Once:
+    """A planner that makes one plan."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def plan(self, goal: str, bounds: PlanBounds, failures: tuple[str, ...] = ()) -> Definition:
+        self.asked += 1
+        return await TemplatePlanner(read_templates(GOALS)).plan(goal, bounds, failures)
+
+
+async def test_a_goal_with_a_key_goes_on_with_its_workflows_and_makes_no_plan_twice() -> None:
+    started, planner = list[str](), Once()
+
+    def planned(plan: Definition, workflow: str) -> None:
+        started.append(workflow)
+
+    async with (
+        TestFleet(agents=[counter]) as fleet,
+        services_of(fleet.server, fleet.registry, fleet.client) as services,
+    ):
+        order = GoalOrder("count words that fail", wait="10m", key="it")
+        first = await pursue_goal(services.opened, order, planner, anything, planned=planned)
+        second = await pursue_goal(services.opened, order, planner, anything, planned=planned)
+        third = await pursue_goal(services.opened, replace(order, key="another"), planner, anything, planned=planned)
+
+    assert second == first
+    assert third.workflow != first.workflow
+    assert (len(first.failures), planner.asked, len(started)) == (1, 4, 4)

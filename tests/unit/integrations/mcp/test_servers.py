@@ -33,6 +33,14 @@ async def test_each_tool_is_a_capability_with_its_schema(tmp_path: Path) -> None
     assert specs["letters.count"].input_schema["required"] == ["text"]
 
 
+async def test_a_schema_with_definitions_is_kept_as_it_is() -> None:
+    agent = await mcp_agent("clock", f"{sys.executable} -m mcp_server_time --local-timezone=UTC")
+
+    (converts,) = (one.spec for one in agent.capabilities if one.name == "clock.convert_time")
+    assert converts.output_schema["properties"]["source"] == {"$ref": "#/$defs/TimeResult"}
+    assert "timezone" in converts.output_schema["$defs"]["TimeResult"]["properties"]
+
+
 async def test_a_value_is_what_is_structured_or_the_only_text_and_a_failed_tool_is_a_failure(tmp_path: Path) -> None:
     server = ToolServer(command(tmp_path))
     async with server.open():
