@@ -128,7 +128,7 @@ up: setup ## Start private servers and the reference fleet in the foreground
 down: $(STAMP) ## Stop exactly what `coditect up` started
 	@$(VENV)/bin/coditect down
 
-demo: setup ## Watch a fleet of agents do its work while an agent and RabbitMQ are killed (half a minute; KEEP=1: it stays up)
+demo: setup ## Watch a fleet of agents do tasks, a workflow and a goal while an agent and RabbitMQ are killed (half a minute; KEEP=1: stays)
 	@$(PYTHON) -m agents.demo $(if $(KEEP),--keep)
 
 observe: setup ## See a fleet under load by a real Prometheus: every dashboard's queries, every alert (four minutes; KEEP=1: stay)

@@ -1,9 +1,10 @@
-"""The demo: private servers, a fleet of six processes, and real work over the project's own repository.
+"""The demo: private servers, a fleet of nine processes, and real work over the project's own repository.
 
 ``python -m agents.demo`` starts everything below ``.coditect/demo``, submits every task at the same time, kills an
 agent amid them, shows the work, writes the documents that the agents made beside it, runs a workflow over the same
-fleet, kills RabbitMQ amid it, and stops what it started. The exit code is 0 only when nothing was lost, the fleet
-really worked at once, and the workflow completed (`summary.Totals.shortfalls`).
+fleet, kills RabbitMQ amid it, has a goal of one sentence done by four kinds of agents, prints the autonomy rate, and
+stops what it started. The exit code is 0 only when nothing was lost, the fleet really worked at once, and workflow and
+goal completed (`summary.Totals.shortfalls`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from rich.console import Console
 from agents.demo.board import Board, show
 from agents.demo.fleet import FLEET, demo_folder, running_fleet
 from agents.demo.flow import describe_flow, read_flow, run_flow
+from agents.demo.goal import goal_model, pursue_goal
 from agents.demo.kills import kill_agent, kill_broker
 from agents.demo.summary import NEXT, Settled, Totals, describe, total
 from agents.demo.work import DemoTask, announce, plan_work
@@ -57,7 +59,11 @@ async def run_demo(root: Path, console: Console, *, keep: bool = False) -> Total
         _log_to(folder / "log" / "demo.log")
         async with asyncio.TaskGroup() as group:
             planning = group.create_task(asyncio.to_thread(plan_work, root))
-            async with running_fleet(root, folder, say=say) as fleet, Client.from_env(fleet.environ) as client:
+            async with (
+                goal_model() as model_url,
+                running_fleet(root, folder, model_url=model_url, say=say) as fleet,
+                Client.from_env(fleet.environ) as client,
+            ):
                 jobs = await planning
                 say(f"The dashboard is at {fleet.dashboard}")
                 say(f"{announce(jobs)}, for {len(FLEET)} agent processes")
@@ -70,13 +76,15 @@ async def run_demo(root: Path, console: Console, *, keep: bool = False) -> Total
                     say=say,
                     meanwhile=partial(kill_broker, fleet, say=say),
                 )
+                totals = total(settled, wall_seconds, workflow=flow.state)
+                say(describe_flow(flow))
+                say(describe(settled, totals))
+                totals = replace(totals, goal=await pursue_goal(client, fleet.environ, root, say=say))
                 if keep:
                     say(f"Everything stays up, with the dashboard at {fleet.dashboard}; Ctrl-C stops it.")
                     await _canceled()
         await asyncio.to_thread(write_docs, settled, folder / "docs")
-        totals = total(settled, wall_seconds, workflow=flow.state)
-        say(describe_flow(flow))
-        say(describe(settled, totals))
+        say(f"\nNOT REACHED: {totals.goal}" if totals.goal else "")
         say(f"Everything is stopped again, {time.monotonic() - began:.1f} s after the start.")
         say(f"The documents that the agents wrote are in {(folder / 'docs').relative_to(root)}, releases in {releases}")
         say(NEXT)

@@ -1,4 +1,4 @@
-"""The demo's fleet: its own folder, private servers, a dispatcher and six agent processes."""
+"""The demo's fleet: its own folder, private servers, a dispatcher and nine agent processes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import join
 
 from coditect.agent.processes.process import ProcessId
 from coditect.local.errors import AlreadyUp
@@ -22,13 +23,17 @@ from coditect.local.state import UpFolder, hold
 from coditect.local.supervisor import ProcessSupervisor, Say, guarded
 
 FLEET = {
-    "reviewer-1": "reviewer.py",
-    "reviewer-2": "reviewer.py",
-    "tester-1": "tester.py",
-    "documenter-1": "documenter.py",
-    "summarizer-1": "summarizer.py",
-    "publisher-1": "publisher.py",
+    "reviewer-1": ("agents/reviewer.py",),
+    "reviewer-2": ("agents/reviewer.py",),
+    "tester-1": ("agents/tester.py",),
+    "documenter-1": ("agents/documenter.py",),
+    "summarizer-1": ("agents/summarizer.py",),
+    "publisher-1": ("agents/publisher.py",),
+    "git-1": ("agents/git.yaml",),
+    "writers-1": ("--name", "writers", "--markdown", "agents/writers"),
+    "clock-1": ("--name", "clock", "--mcp", join([sys.executable, "-m", "mcp_server_time", "--local-timezone=UTC"])),
 }
+"""The arguments of `coditect agent run` for each agent process: Python, a command, Markdown, and an MCP server."""
 _URLS = ("CODITECT_AMQP_URL", "CODITECT_REDIS_URL")
 _MOST_AT_ONCE = 20
 _DRAIN_SECONDS = 2
@@ -86,7 +91,7 @@ def _hold_first(below: Path, stack: ExitStack) -> Path:
 
 
 @asynccontextmanager
-async def running_fleet(root: Path, folder: Path, *, say: Say) -> AsyncIterator[RunningFleet]:
+async def running_fleet(root: Path, folder: Path, *, model_url: str, say: Say) -> AsyncIterator[RunningFleet]:
     """Start the demo's servers and agents, ready when the block begins, and stop them at its end.
 
     Servers that ``CODITECT_AMQP_URL`` and ``CODITECT_REDIS_URL`` name are used; the others are started. The agents
@@ -101,7 +106,8 @@ async def running_fleet(root: Path, folder: Path, *, say: Say) -> AsyncIterator[
     given = {name: os.environ[name] for name in _URLS if os.environ.get(name)}
     addresses = keep_addresses(UpFolder(folder).servers)
     urls = dict(zip(_URLS, (addresses.amqp_url, addresses.redis_url), strict=True)) | given
-    parts = _plan(root, folder, urls, environ)
+    reads = {"GIT_DIR": str(root / ".git"), "CODITECT_CHAT_URL": model_url, "CODITECT_CHAT_MODEL": "stand-in"}
+    parts = _plan(root, folder, urls, environ | reads)
     marker, ready = uuid.uuid4().hex, asyncio.Event()
     supervisor = ProcessSupervisor(parts.children, marker=marker, log_folder=UpFolder(folder).log, say=say)
     async with AsyncExitStack() as stack, _supervised(supervisor, marker, ready):
@@ -127,7 +133,7 @@ async def _servers(
 
 
 def _plan(root: Path, folder: Path, urls: Mapping[str, str], environ: Mapping[str, str]) -> ProcessPlan:
-    agents = {name: ("-m", "coditect", "agent", "run", f"agents/{file}") for name, file in FLEET.items()}
+    agents = {name: ("-m", "coditect", "agent", "run", *arguments) for name, arguments in FLEET.items()}
     others = {"dispatcher-1": ("-m", "dispatcher"), "api": ("-m", "coditect", "api", "--any-port")}
     programs = tuple(
         Program(

@@ -58,6 +58,9 @@ class Totals:
     workflow: WorkflowState
     """The final state of the demo's workflow."""
 
+    goal: str = ""
+    """The sentence that says what the demo's goal missed; empty when it was reached."""
+
     @property
     def shortfalls(self) -> list[str]:
         """The goals that the demo did not reach, as sentences; empty on success."""
@@ -69,7 +72,7 @@ class Totals:
             f"only {self.at_once} handlers ran at once, not {MIN_AT_ONCE}": self.at_once >= MIN_AT_ONCE,
             f"the workflow ended as {self.workflow.value}": self.workflow is WorkflowState.COMPLETED,
         }
-        return [said for said, reached in checks.items() if not reached]
+        return [*(said for said, reached in checks.items() if not reached), *filter(None, [self.goal])]
 
 
 def total(settled: Sequence[Settled], wall_seconds: float, *, workflow: WorkflowState) -> Totals:

@@ -76,10 +76,23 @@ def test_demo_is_killed_amid_its_work_loses_nothing_and_stops_everything() -> No
     assert text.index("KILLED RabbitMQ with -9") < text.index("RabbitMQ is back") < text.index("repository: completed")
     assert re.search(r"text\.summarize of README\.md:\n  input   \{.*\}\n  output  \{.*\}\n", text), text
     assert not re.search(r"\.py:\d+ \w+ ", text), "the findings of a review of this repository are nobody's concern"
+    check_goal(text[text.index("$ coditect goal") :])
     assert NEXT in text
     assert "The dashboard is at http://127.0.0.1:" in text
     assert "asks: Publish this release?  Granted by the demo" in text
     assert running(mark) == []
+
+
+def check_goal(text: str) -> None:
+    """Check that the demo ends with a goal done by four kinds of agents, and with the autonomy rate."""
+    kinds = "Python", "a command", "an MCP server", "Markdown, and a stand-in for a language model"
+    assert {kind for kind in kinds if re.search(rf"\n  \w+ +[\w.-]+ +[\w-]+ +{kind}\n", text)} == set(kinds), text
+    assert re.search(r"\n  \| Release notes of 20\d\d-\d\d-\d\d\n(  \| \* .+\n){1,3}  \| \d+ files reviewed", text), (
+        text
+    )
+    autonomy = text[text.index("$ coditect autonomy") :]
+    assert re.search(r"\nall workflows +50\.0% +2 +2 +1\n", autonomy), text
+    assert re.search(r"\ngranted .* ship_it +the demo", autonomy), text
 
 
 @pytest.mark.endurance

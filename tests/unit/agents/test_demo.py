@@ -136,6 +136,10 @@ def test_demo_whose_workflow_did_not_complete_fell_short() -> None:
     assert total(many(101), 3.0, workflow=WorkflowState.REJECTED).shortfalls == ["the workflow ended as rejected"]
 
 
+def test_demo_whose_goal_was_missed_fell_short() -> None:
+    assert replace(total(many(101), 3.0, workflow=COMPLETED), goal="no goal").shortfalls == ["no goal"]
+
+
 def test_summary_counts_findings_and_tells_the_failed_tests_and_the_errors() -> None:
     finding = Finding(file="a.py", line=3, severity=Severity.ERROR, rule="S602", message="shell")
     review = Review(findings=[finding], counts={Severity.ERROR: 1}, files=1)

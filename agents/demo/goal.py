@@ -1,0 +1,119 @@
+"""The demo's goal: one sentence, planned by a template, done by agents of four kinds; then the autonomy rate.
+
+Both are commands that a person would type. The kinds are Python, a command, an MCP server, and a markdown agent with a
+stand-in for its language model, so that the demo needs no network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import join
+from typing import Any
+
+from agents.tools.model_stub import StubAnswer, model_stub
+from coditect import Client
+from coditect.workflow.rows import NodeRow
+
+GOAL = "Write the release notes of the latest changes"
+TEMPLATES = Path("examples") / "goals.yaml"
+KINDS = {"git": "a command", "clock": "an MCP server", "writers": "Markdown, and a stand-in for a language model"}
+PYTHON = "Python"
+MIN_KINDS = 4
+_SECONDS = 120
+_SENTENCES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class GoalReached:
+    """The end of the demo's goal: its plan's nodes and what was written, or why there is nothing."""
+
+    nodes: Sequence[NodeRow] = ()
+    value: str = ""
+    trouble: str = ""
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of the agents that did the plan's nodes."""
+        return frozenset(kind_of(node) for node in self.nodes)
+
+    @property
+    def shortfall(self) -> str:
+        """The sentence that says what the goal missed; empty when it was reached."""
+        if self.trouble:
+            return f"the goal was not reached: {self.trouble}"
+        few = len(self.kinds) < MIN_KINDS
+        return f"only {len(self.kinds)} kinds of agents did the goal, not {MIN_KINDS}" if few else ""
+
+
+def goal_model() -> AbstractAsyncContextManager[str]:
+    """Serve the stand-in for the language model of the demo's markdown agent; yields its URL."""
+    return model_stub(write_notes)
+
+
+def write_notes(messages: Sequence[Mapping[str, Any]]) -> StubAnswer:
+    """Answer as a model would that writes release notes: first ask for a summary of the changes, then write."""
+    given, last = json.loads(messages[1]["content"]), messages[-1]
+    if last["role"] != "tool":
+        return StubAnswer(tool="text_summarize", arguments={"text": given["changes"], "sentences": _SENTENCES})
+    lines = [f"Release notes of {given['date'][:10]}"]
+    lines += [f"* {one}" for one in json.loads(last["content"])["sentences"]]
+    return StubAnswer("\n".join([*lines, f"{given['files_reviewed']} files reviewed, {given['remarks']} remarks."]))
+
+
+def kind_of(node: NodeRow) -> str:
+    """Return the kind of the agent that did a node."""
+    return KINDS.get((node.agent or "").rpartition("-")[0], PYTHON)
+
+
+async def pursue_goal(client: Client, environ: Mapping[str, str], root: Path, *, say: Callable[[str], None]) -> str:
+    """Have the goal pursued and the autonomy rate printed, by the command line; return what was missed, if anything."""
+    reached = await _reached(client, environ, root, say)
+    for line in describe_goal(reached):
+        say(line)
+    rate, said, failed = await _command(["autonomy"], environ, root, say)
+    say(rate.rstrip() or said)
+    return reached.shortfall or ("the autonomy rate is not known" if failed else "")
+
+
+def describe_goal(reached: GoalReached) -> Iterator[str]:
+    """Yield the lines that show who did which part of the goal, and what came of it."""
+    cells = [(one.name, one.capability, one.agent or "", kind_of(one)) for one in reached.nodes]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    yield from ("  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
+    yield from (f"  | {line}" for line in reached.value.splitlines())
+
+
+async def _reached(client: Client, environ: Mapping[str, str], root: Path, say: Callable[[str], None]) -> GoalReached:
+    arguments = ["goal", GOAL, "--templates", str(TEMPLATES), "--output", "json"]
+    out, said, failed = await _command(arguments, environ, root, say)
+    say(said.strip())
+    if failed:
+        return GoalReached(trouble=said.strip().splitlines()[-1] if said.strip() else "no answer")
+    told = json.loads(out)
+    nodes = [row async for row in client.run(told["workflow"]).nodes()]
+    return GoalReached(sorted(nodes, key=lambda row: row.finished_at_ms or 0), str(told["value"]))
+
+
+async def _command(
+    arguments: Sequence[str], environ: Mapping[str, str], root: Path, say: Callable[[str], None]
+) -> tuple[str, str, bool]:
+    """Run a command of `coditect`; return its stdout, its stderr, and whether it failed."""
+    say(f"\n$ {join(['coditect', *arguments])}")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "coditect", *arguments, cwd=root, env=dict(environ), stdout=PIPE, stderr=PIPE
+    )
+    try:
+        async with asyncio.timeout(_SECONDS):
+            out, said = await process.communicate()
+    except BaseException:
+        process.kill()
+        await process.wait()
+        raise
+    return out.decode(), said.decode(), process.returncode != 0
