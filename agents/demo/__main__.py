@@ -27,7 +27,7 @@ from rich.console import Console
 from agents.demo.board import Board, show
 from agents.demo.fleet import FLEET, demo_folder, running_fleet
 from agents.demo.flow import describe_flow, read_flow, run_flow
-from agents.demo.goal import goal_model, pursue_goal
+from agents.demo.goal import goal_model, goal_settings, pursue_goal
 from agents.demo.kills import kill_agent, kill_broker
 from agents.demo.summary import NEXT, Settled, Totals, describe, total
 from agents.demo.work import DemoTask, announce, plan_work
@@ -61,7 +61,7 @@ async def run_demo(root: Path, console: Console, *, keep: bool = False) -> Total
             planning = group.create_task(asyncio.to_thread(plan_work, root))
             async with (
                 goal_model() as model_url,
-                running_fleet(root, folder, model_url=model_url, say=say) as fleet,
+                running_fleet(root, folder, settings=goal_settings(root, model_url), say=say) as fleet,
                 Client.from_env(fleet.environ) as client,
             ):
                 jobs = await planning

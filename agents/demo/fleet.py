@@ -8,9 +8,9 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import join
 
@@ -91,8 +91,12 @@ def _hold_first(below: Path, stack: ExitStack) -> Path:
 
 
 @asynccontextmanager
-async def running_fleet(root: Path, folder: Path, *, model_url: str, say: Say) -> AsyncIterator[RunningFleet]:
+async def running_fleet(
+    root: Path, folder: Path, *, settings: Mapping[str, str], say: Say, agents: Mapping[str, Sequence[str]] = FLEET
+) -> AsyncIterator[RunningFleet]:
     """Start the demo's servers and agents, ready when the block begins, and stop them at its end.
+
+    `settings` are variables for all programs, beside those of this process that are not Coditect's.
 
     Servers that ``CODITECT_AMQP_URL`` and ``CODITECT_REDIS_URL`` name are used; the others are started. The agents
     start beside them: most of that is loading code, and then they wait for the broker.
@@ -106,8 +110,9 @@ async def running_fleet(root: Path, folder: Path, *, model_url: str, say: Say) -
     given = {name: os.environ[name] for name in _URLS if os.environ.get(name)}
     addresses = keep_addresses(UpFolder(folder).servers)
     urls = dict(zip(_URLS, (addresses.amqp_url, addresses.redis_url), strict=True)) | given
-    reads = {"GIT_DIR": str(root / ".git"), "CODITECT_CHAT_URL": model_url, "CODITECT_CHAT_MODEL": "stand-in"}
-    parts = _plan(root, folder, urls, environ | reads)
+    parts = _plan(
+        agents, UpPlan(folder, root, amqp_url=urls[_URLS[0]], redis_url=urls[_URLS[1]]), {**environ, **settings}
+    )
     marker, ready = uuid.uuid4().hex, asyncio.Event()
     supervisor = ProcessSupervisor(parts.children, marker=marker, log_folder=UpFolder(folder).log, say=say)
     async with AsyncExitStack() as stack, _supervised(supervisor, marker, ready):
@@ -132,8 +137,8 @@ async def _servers(
         yield servers
 
 
-def _plan(root: Path, folder: Path, urls: Mapping[str, str], environ: Mapping[str, str]) -> ProcessPlan:
-    agents = {name: ("-m", "coditect", "agent", "run", *arguments) for name, arguments in FLEET.items()}
+def _plan(agents: Mapping[str, Sequence[str]], plan: UpPlan, environ: Mapping[str, str]) -> ProcessPlan:
+    runs = {name: ("-m", "coditect", "agent", "run", *arguments) for name, arguments in agents.items()}
     others = {"dispatcher-1": ("-m", "dispatcher"), "api": ("-m", "coditect", "api", "--any-port")}
     programs = tuple(
         Program(
@@ -144,10 +149,9 @@ def _plan(root: Path, folder: Path, urls: Mapping[str, str], environ: Mapping[st
             ready_within_seconds=120.0,
             stop_within_seconds=_DRAIN_SECONDS + 2,
         )
-        for name, arguments in {**others, **agents}.items()
+        for name, arguments in {**others, **runs}.items()
     )
-    plan = UpPlan(folder, root, programs, amqp_url=urls[_URLS[0]], redis_url=urls[_URLS[1]])
-    return process_plan(plan, environ=environ)
+    return process_plan(replace(plan, programs=programs), environ=environ)
 
 
 @asynccontextmanager

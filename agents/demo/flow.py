@@ -99,18 +99,19 @@ def describe_flow(flow: Flow) -> str:
     return "\n".join([head, *(f"  {line.rstrip()}" for line in drawn)])
 
 
-def _in_order(flow: Flow) -> Iterator[tuple[int, NodeRow]]:
+def _in_order(flow: Flow) -> Iterator[tuple[str, NodeRow]]:
     found = {row.name: row for row in flow.rows}
     for number, layer in enumerate(graph_of(flow.definition).layers, 1):
-        yield from ((number, found[name]) for name in layer if name in found)
+        yield from ((str(number), found[name]) for name in layer if name in found)
+    yield from (("undo", row) for row in flow.rows if row.kind == "compensation")
 
 
-def _cells(row: NodeRow, layer: int, begin: int, rows: Sequence[NodeRow]) -> tuple[str, ...]:
+def _cells(row: NodeRow, layer: str, begin: int, rows: Sequence[NodeRow]) -> tuple[str, ...]:
     elements = [one for one in rows if one.name.startswith(f"{row.name}[")]
     agents = sorted({one.agent for one in elements or [row] if one.agent})
     after = f"after {', '.join(row.after)}" if row.after else ""
     return (
-        str(layer),
+        layer,
         row.name,
         row.state.value,
         _times(row, elements, begin),

@@ -57,6 +57,11 @@ def goal_model() -> AbstractAsyncContextManager[str]:
     return model_stub(write_notes)
 
 
+def goal_settings(root: Path, model_url: str) -> dict[str, str]:
+    """Return the variables that the goal's agents read: the repository of `git log`, and the stand-in's address."""
+    return {"GIT_DIR": str(root / ".git"), "CODITECT_CHAT_URL": model_url, "CODITECT_CHAT_MODEL": "stand-in"}
+
+
 def write_notes(messages: Sequence[Mapping[str, Any]]) -> StubAnswer:
     """Answer as a model would that writes release notes: first ask for a summary of the changes, then write."""
     given, last = json.loads(messages[1]["content"]), messages[-1]

@@ -1,0 +1,136 @@
+"""The deployer on a real git repository and a real service: versions, links, probes, and what a branch changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from agents.demo.deployment import FLOW, POLICY, Deployment
+from agents.demo.flow import Flow
+from agents.demo.shop import BROKEN, GOOD, make_shop
+from agents.deployer import (
+    ChangeRequest,
+    CommitRequest,
+    DeployRequest,
+    Rollback,
+    deployer,
+    read_change,
+    release,
+    roll_back,
+    scan_change,
+)
+from agents.deployment.repository import commit_of, worktree
+from agents.deployment.service import Service
+from agents.review.findings import Finding, Severity
+from agents.reviewer import Review, reviewer
+from agents.tester import tester
+from coditect import PlainContext
+from coditect.errors import InputError, TaskFailed
+from coditect.workflow.documents.file import load_workflow
+from coditect.workflow.render import draw_mermaid
+from coditect.workflow.states import WorkflowState
+from tests.servers import ROOT
+
+SHELL = Finding(file="a.py", line=1, severity=Severity.ERROR, rule="S602", message="shell")
+STYLE = Finding(file="a.py", line=1, severity=Severity.WARNING, rule="SIM102", message="nested")
+
+
+class Plain:
+    """A context of a plain handler: its task's id, a lock, and one answer to requests."""
+
+    def __init__(self, task_id: str, answer: object = None) -> None:
+        self.task_id, self.answer = task_id, answer
+
+    def lock(self, name: str) -> nullcontext[None]:
+        return nullcontext()
+
+    def request(self, *_: Any, **__: Any) -> object:
+        return self.answer
+
+
+def ctx(task_id: str, answer: object = None) -> PlainContext:
+    return cast(PlainContext, Plain(task_id, answer))
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[tuple[Path, Service]]:
+    repository, folder = make_shop(tmp_path / "shop")
+    yield repository, Service(folder)
+    Service(folder).stop()
+
+
+def test_a_release_is_switched_to_and_probed_and_one_that_breaks_is_rolled_back(shop: tuple[Path, Service]) -> None:
+    repository, service = shop
+    first = commit_of(repository, "main")
+    good = DeployRequest(repository=str(repository), commit=commit_of(repository, GOOD), service=str(service.folder))
+    broken = good.model_copy(update={"commit": commit_of(repository, BROKEN)})
+
+    done = release(good, ctx("w:1"))
+    again = release(good, ctx("w:1"))
+    health = service.probe(good.commit, within_seconds=20)
+    bad = release(broken, ctx("w:2"))
+    with pytest.raises(TaskFailed, match="SHOP_CURRENCY"):
+        service.probe(broken.commit, within_seconds=20)
+    undone = roll_back(Rollback(input=broken, result=bad), ctx("w:3"))
+    late = roll_back(
+        Rollback(input=broken, result=done.model_copy(update={"version": "x", "previous": "y"})), ctx("w:4")
+    )
+
+    assert (done, again.previous) == (again, first)
+    assert health == {"version": good.commit, "total": 45}
+    assert (undone.version, late.version, service.version) == (good.commit,) * 3
+    assert service.probe(good.commit, within_seconds=20)["total"] == 45
+
+
+def test_a_worktree_is_fresh_and_gone_afterwards_also_one_that_was_left(shop: tuple[Path, Service]) -> None:
+    repository, _ = shop
+    with worktree(repository, commit_of(repository, "main"), "one") as tree:
+        (tree / "left.txt").write_text("by an attempt that was killed")
+        with worktree(repository, commit_of(repository, GOOD), "one") as second:
+            found = sorted(path.name for path in second.iterdir())
+
+    assert found == [".git", "app.py", "prices.py", "test_prices.py"]
+    assert not tree.exists()
+
+
+def test_a_change_is_the_diff_since_the_base_and_a_branch_that_is_none_says_so(shop: tuple[Path, Service]) -> None:
+    repository, _ = shop
+    change = read_change(ChangeRequest(repository=str(repository), branch=GOOD))
+
+    assert change.lines == 4
+    assert "sum(prices) * 0.9" in change.diff
+    for branch in ("none", "--upload-pack=id", "main"):
+        with pytest.raises(InputError):
+            read_change(ChangeRequest(repository=str(repository), branch=branch))
+
+
+def test_a_scan_keeps_what_is_about_security(shop: tuple[Path, Service]) -> None:
+    repository, _ = shop
+    asked = CommitRequest(repository=str(repository), commit=commit_of(repository, "main"))
+    review = Review(findings=[SHELL, STYLE], counts={}, files=1)
+
+    assert scan_change(asked, ctx("w:1", review)).findings == [SHELL]
+    assert scan_change(asked, ctx("w:1", review.model_copy(update={"findings": [STYLE]}))).clean
+
+
+def test_the_workflow_fits_the_agents_and_its_picture_is_the_present_one() -> None:
+    known = {one.name for agent in (deployer, reviewer, tester) for one in agent.capabilities}
+    flow = load_workflow(ROOT / FLOW, capabilities=known)
+
+    assert draw_mermaid(flow).strip() in (ROOT / "docs" / "pr-deployment.md").read_text()
+    assert (ROOT / POLICY).exists()
+
+
+def test_only_a_roll_back_with_a_reason_counts() -> None:
+    flow = Flow(load_workflow(ROOT / FLOW), WorkflowState.COMPENSATED, [])
+    done = Deployment(flow, "KeyError", "a", "a")
+
+    assert done.rolled_back
+    assert not done.released
+    assert not replace(done, why="").rolled_back
+    assert not replace(done, after="b").rolled_back
