@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coditect.errors import InputError, InvalidWorkflow
+from coditect.goals.share import WHOLE, GoalShare
 from coditect.model.capability import CapabilitySpec
 from coditect.workflow.definition import Definition, Each, Node
 from coditect.workflow.documents.file import parse_document
@@ -22,6 +23,10 @@ from coditect.workflow.template import template_expressions
 MOST_BYTES = 1_000_000
 """The largest plan."""
 PLAN_NAME = "goal"
+MOST_PLANS = 3
+"""How many plans a goal tries."""
+SchemaChecking = Callable[[CapabilitySpec, Any], None]
+"""Checks an input by a capability's JSON Schema; raises InputError for one that does not fit."""
 _ATTEMPTS = 3
 """The number of attempts that a task counts where the plan names no retry policy."""
 
@@ -32,11 +37,10 @@ class PlanBounds:
 
     offers: Mapping[str, CapabilitySpec]
     """The capabilities by their names."""
-    check: Callable[[CapabilitySpec, Any], None]
-    """The check of an input by the capability's JSON Schema; raises InputError for one that does not fit."""
+    check: SchemaChecking
     most_nodes: int = 30
-    most_attempts: int = 300
-    """How many attempts all tasks of a plan may have together: elements of maps, repeats and retries included."""
+    share: GoalShare = WHOLE
+    """The goal's bounds; `attempts` counts elements of maps, repeats and retries."""
 
     def read(self, text: str) -> Definition:
         """Return the workflow of a plan in JSON, checked like one that a person wrote; nothing is executed.
@@ -65,8 +69,9 @@ class PlanBounds:
         graph_of(definition)
         if problems := check_expressions(definition):
             raise InvalidWorkflow.of(problems)
+        ordered = self._checked_work(definition)
+        definition = self.share.divided(definition, ordered=ordered, runs_of=_runs, most_plans=MOST_PLANS)
         self._check_capabilities(definition)
-        self._check_work(definition)
         return definition
 
     def _check_capabilities(self, definition: Definition) -> None:
@@ -82,16 +87,24 @@ class PlanBounds:
                     fix = "follow the capability's schema"
                     raise InputError("An input does not fit", node=node.name, why=str(error)[:500], fix=fix) from error
 
-    def _check_work(self, definition: Definition) -> None:
+    def _checked_work(self, definition: Definition) -> int:
         attempts = sum(map(_attempts, definition.nodes))
-        if attempts > self.most_attempts:
+        most = self.share.attempts
+        if attempts > most:
             fix = "plan smaller maps, fewer repeats and fewer retries"
-            raise InputError("A plan orders too much work", most_attempts=self.most_attempts, given=attempts, fix=fix)
+            raise InputError("A plan orders too much work", most_attempts=most, given=attempts, fix=fix)
+        return attempts
 
 
 def _attempts(node: Node) -> int:
     call = node.call
     assert call is not None  # only tasks and maps come so far
+    return _runs(node) * (call.retry.max_attempts if call.retry is not None else _ATTEMPTS)
+
+
+def _runs(node: Node) -> int:
+    """Return how often a node's task may be done, each time with all its attempts: elements of a map, and repeats."""
+    call = node.call
+    assert call is not None
     elements = node.work.limit if isinstance(node.work, Each) else 1
-    repeats = call.repeat.most if call.repeat is not None else 1
-    return elements * repeats * (call.retry.max_attempts if call.retry is not None else _ATTEMPTS)
+    return elements * (call.repeat.most if call.repeat is not None else 1)

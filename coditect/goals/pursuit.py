@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from coditect.errors import TaskError
-from coditect.goals.plan import PlanBounds
+from coditect.goals.plan import MOST_PLANS, PlanBounds
 from coditect.goals.planner import Planner
 from coditect.model.duration import Duration
 from coditect.workflow.definition import Definition
-
-MOST_PLANS = 3
 
 
 class PlanRun(Protocol):

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Any
 
 from coditect.errors import NotFound
-from coditect.goals.plan import PlanBounds
+from coditect.goals.plan import MOST_PLANS, PlanBounds, SchemaChecking
 from coditect.goals.planner import Planner
-from coditect.goals.pursuit import MOST_PLANS, GoalResult, pursue
+from coditect.goals.pursuit import GoalResult, pursue
 from coditect.goals.runs import ClientRuns, Planned
-from coditect.model.capability import CapabilitySpec
+from coditect.goals.share import MOST_TOKENS, GoalShare
 from coditect.operations import fleet
 from coditect.operations.connections import Connections
 from coditect.registry.port import Search
-
-SchemaChecking = Callable[[CapabilitySpec, Any], None]
-"""Checks an input by a capability's JSON Schema; raises InputError for one that does not fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +26,8 @@ class GoalOrder:
     wait: str = "1h"
     """How long one plan may take."""
     most_plans: int = MOST_PLANS
+    tokens: int = MOST_TOKENS
+    """How many tokens of a model its own plans may use; goals in its plans share as many again."""
     key: str | None = None
     """The key by which the goal is pursued once: a second pursuit goes on with the same workflows."""
 
@@ -51,12 +48,11 @@ async def pursue_goal(
         TaskError: of the last plan, when none completed; ResultTimeout when it goes on after `wait`.
     """
     offers = {one.spec.name: one.spec for one in await fleet.find_offers(opened, Search())}
-    allowed = {
-        name: spec for name, spec in offers.items() if any(fnmatchcase(name, pattern) for pattern in order.patterns)
-    }
+    share = GoalShare(patterns=(tuple(order.patterns),), tokens=order.tokens)
+    allowed = {name: spec for name, spec in offers.items() if share.allows(name)}
     if not allowed:
         fix = "start agents, or allow more: --capability 'code.*'"
         raise NotFound("No living agent offers what the goal may use", patterns=list(order.patterns), fix=fix)
     async with opened.fleet() as client:
-        runs, bounds = ClientRuns(client, order.key, planned), PlanBounds(allowed, check)
+        runs, bounds = ClientRuns(client, order.key, planned), PlanBounds(allowed, check, share=share)
         return await pursue(order.goal, planner, bounds, runs, wait=order.wait, most_plans=order.most_plans)

@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,10 +14,10 @@ from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, render, say
 from coditect.cli.terminal.waiting import checked
-from coditect.errors import NotFound
+from coditect.goals.plan import MOST_PLANS
 from coditect.goals.planner import Planner
-from coditect.goals.pursuit import MOST_PLANS, GoalResult
-from coditect.model.capability import CapabilitySpec
+from coditect.goals.pursuit import GoalResult
+from coditect.goals.share import MOST_TOKENS
 from coditect.operations.connections import Connections
 from coditect.operations.goals import GoalOrder, pursue_goal
 from coditect.settings.settings import read_variables
@@ -39,7 +39,7 @@ def pursue(
         typer.Option("--capability", "-c", help="What plans may use, such as 'code.*'; can be repeated."),
     ] = None,
     plans: Annotated[int, typer.Option("--plans", min=1, max=10, help="How many plans are tried.")] = MOST_PLANS,
-    tokens: Annotated[int, typer.Option("--tokens", min=100, help="Most tokens of the model, in and out.")] = 50_000,
+    tokens: Annotated[int, typer.Option("--tokens", min=100, help="Most tokens for plans, in and out.")] = MOST_TOKENS,
     wait: Annotated[
         str, typer.Option("--wait", callback=checked, help="How long one plan may take; it goes on by itself.")
     ] = "1h",
@@ -55,23 +55,25 @@ def pursue(
     """
     if (templates is None) is not chat:
         raise typer.BadParameter("Plans come from --templates FILE, or from a model by --chat; one of both")
-    order = GoalOrder(goal, capability or ["*"], wait, plans, key)
-    result = run_loop(_pursue(connections(context), order, templates, tokens))
+    order = GoalOrder(goal, capability or ["*"], wait, plans, tokens, key)
+    result = run_loop(_pursue(connections(context), order, templates))
     document = {"value": result.value, "workflow": result.workflow, "failures": list(result.failures)}
     render(output, document, FieldsView({"value": json.dumps(result.value, ensure_ascii=False)}))
 
 
-async def _pursue(opened: Connections, order: GoalOrder, templates: Path | None, tokens: int) -> GoalResult:
-    async with _planner(templates, tokens) as planner:
-        return await pursue_goal(opened, order, planner, _check, planned=_planned)
+async def _pursue(opened: Connections, order: GoalOrder, templates: Path | None) -> GoalResult:
+    from coditect.integrations.goals import check_input
+
+    async with _planner(templates, order.tokens) as planner:
+        return await pursue_goal(opened, order, planner, check_input, planned=_planned)
 
 
 @asynccontextmanager
 async def _planner(templates: Path | None, tokens: int) -> AsyncIterator[Planner]:
     if templates is not None:
-        from coditect.goals.templates import TemplatePlanner, read_templates
+        from coditect.integrations.goals import read_goals
 
-        yield TemplatePlanner(read_templates(_content(templates), name=str(templates)))
+        yield read_goals(templates)
         return
     from coditect.chat.budget import ChatBudget
     from coditect.chat.endpoint import open_chat
@@ -80,27 +82,6 @@ async def _planner(templates: Path | None, tokens: int) -> AsyncIterator[Planner
 
     async with open_chat(chat_settings(read_variables())) as model:
         yield ChatPlanner(model, ChatBudget(tokens))
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except (OSError, ValueError) as error:  # or a name that no file system takes
-        raise NotFound("There is no such file to read", path=str(path)[:200], reason=str(error)[:200]) from error
-
-
-def _check(spec: CapabilitySpec, value: Any) -> None:
-    """Check an input by a capability's JSON Schema; a plan may come from anybody.
-
-    Raises:
-        InvalidTask: when it does not fit.
-        SetupError: when the extra `programs` is not installed.
-    """
-    from coditect.integrations.json_schema import SchemaCheck
-
-    if not spec.input_schema:
-        return
-    SchemaCheck(spec.input_schema).check(value)
 
 
 def _planned(plan: Definition, workflow: str) -> None:

@@ -1,0 +1,65 @@
+"""The agent that pursues goals, as a module to run: `coditect agent run coditect.integrations.goals`.
+
+Plans come from the templates in the file that ``CODITECT_GOALS`` names, or, without it, from the model of
+``CODITECT_CHAT_URL``. Inputs of plans are checked by their JSON Schemas, which needs the extra `programs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from coditect.client.client import Client
+from coditect.errors import NotFound
+from coditect.goals.agent import GoalMeans, goal_agent
+from coditect.goals.templates import TemplatePlanner, read_templates
+from coditect.model.capability import CapabilitySpec
+from coditect.settings.chat import chat_settings
+from coditect.settings.settings import read_variables
+
+
+def check_input(spec: CapabilitySpec, value: Any) -> None:
+    """Check an input by a capability's JSON Schema; a plan may come from anybody.
+
+    Raises:
+        InvalidTask: when it does not fit.
+        SetupError: when the extra `programs` is not installed.
+    """
+    from coditect.integrations.json_schema import SchemaCheck  # noqa: PLC0415 - an optional dependency
+
+    if spec.input_schema:
+        SchemaCheck(spec.input_schema).check(value)
+
+
+def read_goals(path: Path) -> TemplatePlanner:
+    """Return the planner of a file of templates.
+
+    Raises:
+        NotFound: when there is no such file.
+        InputError: when it has no templates, with every problem.
+    """
+    try:
+        return TemplatePlanner(read_templates(path.read_bytes(), name=str(path)))
+    except (OSError, ValueError) as error:  # or a name that no file system takes
+        raise NotFound("There is no such file to read", path=str(path)[:200], reason=str(error)[:200]) from error
+
+
+@asynccontextmanager
+async def _means() -> AsyncIterator[GoalMeans]:
+    values = read_variables()
+    async with Client.from_env() as client:
+        if file := values.get("CODITECT_GOALS"):
+            planner = read_goals(Path(file))
+            yield GoalMeans(client, lambda tokens: planner)
+            return
+        from coditect.chat.budget import ChatBudget  # noqa: PLC0415 - the extra `chat`, which templates do without
+        from coditect.chat.endpoint import open_chat  # noqa: PLC0415
+        from coditect.goals.chat import ChatPlanner  # noqa: PLC0415
+
+        async with open_chat(chat_settings(values)) as model:
+            yield GoalMeans(client, lambda tokens: ChatPlanner(model, ChatBudget(tokens)))
+
+
+agent = goal_agent(_means, check_input)
