@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agents.summarizer import Summary, SummaryRequest
 from agents.tools.confined import confined
+from agents.tools.introduction import introduced
 from agents.tools.markdown import public_objects, render_module
 from agents.tools.sources import SourceFile, find_sources, read_source
 from coditect import Agent, Context, Retry
@@ -28,6 +29,7 @@ class DocsRequest(BaseModel):
     path: str = Field(min_length=1, description="package folder or module file on the agent's machine")
     globs: list[str] = Field(["**/*.py"], max_length=50, description="which files of a folder")
     summary: bool = Field(False, description="ask text.summarize for an overview to put on top")
+    introduction: bool = Field(False, description="ask writers.introduction for the page's beginning")
 
 
 class Docs(BaseModel):
@@ -54,7 +56,7 @@ class Docs(BaseModel):
 async def generate(task: DocsRequest, ctx: Context) -> Docs:
     """Write the API reference of a file's or package's public names; the same source gives the same text.
 
-    With `summary` another agent is asked (`text.summarize`), and this agent's slot is free meanwhile.
+    With `summary` or `introduction` another agent is asked, and this agent's slot is free meanwhile.
 
     Raises:
         InputError: not retryable; nothing is there, a file does not parse, or the reference is too long.
@@ -66,6 +68,8 @@ async def generate(task: DocsRequest, ctx: Context) -> Docs:
         request = SummaryRequest(text=docs.markdown[:100_000], sentences=2, keywords=5)
         overview = await ctx.request("text.summarize", request, Summary, timeout="1m")
         docs = docs.model_copy(update={"markdown": _with_overview(docs.markdown, overview)})
+    if task.introduction:
+        docs = docs.model_copy(update={"markdown": await introduced(docs.markdown, ctx)})
     if len(docs.markdown.encode()) > _MAX_MARKDOWN_BYTES:
         raise InputError("the reference is too long for one result; ask for its packages one by one", path=task.path)
     return docs

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agents.tools.confined import confined
+from agents.tools.site import build_site
 from coditect import Agent, Context, Retry
 from coditect.errors import InputError
 
@@ -63,6 +64,33 @@ class Release(BaseModel):
     """The SHA-256 hash of each file, by file name."""
 
     facts: dict[str, Any]
+
+
+class SitePage(BaseModel):
+    """A page of a site: its title, and its text in Markdown."""
+
+    model_config = ConfigDict(extra="ignore")  # the results of writers have more fields
+
+    title: str = Field(min_length=1, max_length=200)
+    markdown: str
+
+
+class SiteRequest(BaseModel):
+    """A request to merge pages in Markdown into a site."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: str = Field(min_length=1, max_length=200)
+    pages: list[SitePage] = Field(min_length=1, max_length=200)
+
+
+@publisher.capability(
+    "site.build", timeout="1m", description="Merges pages in Markdown into a static site.", tags=frozenset({"docs"})
+)
+def build(task: SiteRequest) -> list[Page]:
+    """Return the files of a site, ready for `release.publish`; the same pages give the same files."""
+    files = build_site(task.title, [(page.title, page.markdown) for page in task.pages])
+    return [Page(name=name, text=text) for name, text in files.items()]
 
 
 @publisher.capability(

@@ -16,6 +16,7 @@ from benchmarks.parts import (
     http_api,
     locks,
     others,
+    parallel_docs,
     priorities,
     round_trip,
     scaling,
@@ -63,6 +64,7 @@ PARTS: dict[str, Part] = {
     timers.NAME: timers.run,
     tracing.NAME: tracing.run,
     http_api.NAME: http_api.run,
+    parallel_docs.NAME: parallel_docs.run,
     workflow_stores.NAME: workflow_stores.run,
 }
 USUAL = tuple(name for name in PARTS if name != workflow_stores.NAME)

@@ -53,6 +53,7 @@ def test_every_part_but_that_on_foundationdb_is_run_by_default() -> None:
         "timers",
         "tracing",
         "http-api",
+        "parallel-docs",
         "workflow-stores",
     ]
 

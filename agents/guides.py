@@ -1,0 +1,168 @@
+"""Two agents that write guides in Markdown from Python source: one for users, one for who deploys.
+
+Both read and run nothing. `agents/documenter.py` writes the API reference; `examples/parallel_docs.yaml` has all three
+at work at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import re
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import griffe
+from pydantic import BaseModel, ConfigDict, Field
+
+from agents.tools.confined import confined
+from agents.tools.introduction import introduced
+from agents.tools.sources import SourceFile, find_sources, read_source
+from coditect import Agent, Context, Retry
+from coditect.errors import InputError
+
+guide_writer = Agent("guide-writer", version="1.0.0", slots=8, tags=frozenset({"python", "docs"}))
+deployment_writer = Agent("deployment-writer", version="1.0.0", slots=8, tags=frozenset({"python", "docs"}))
+
+_RETRY = Retry(max_attempts=3, first="1s", cap="1m")
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+")
+_FILES = ("Dockerfile", "*/Dockerfile", "compose.y*ml", "docker-compose.y*ml", "k8s/*.y*ml", "k8s/*/*.y*ml", "Makefile")
+
+
+class GuideRequest(BaseModel):
+    """A request for a guide about a package."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(min_length=1, description="package folder on the agent's machine")
+    root: str = Field(".", min_length=1, description="the project's folder, with its pyproject.toml")
+    introduction: bool = Field(False, description="ask writers.introduction for the page's beginning")
+
+
+class Guide(BaseModel):
+    """A guide in Markdown."""
+
+    title: str
+    markdown: str
+    items: int
+    """The number of public names, or of settings and files, that the guide is about."""
+
+
+@guide_writer.capability(
+    "docs.user-guide",
+    timeout="5m",
+    retry=_RETRY,
+    description="Writes a user guide of a package: what it offers, by topic.",
+)
+async def write_user_guide(task: GuideRequest, ctx: Context) -> Guide:
+    """Write what a package offers to its users: each module's purpose, with its public names and what they do.
+
+    Raises:
+        InputError: not retryable; nothing is there, or a file does not parse.
+    """
+    sources = await asyncio.to_thread(find_sources, confined(task.path), ["**/*.py"])
+    guide = await asyncio.to_thread(_user_guide, Path(task.path).name, sources)
+    return await _with_introduction(guide, task, ctx)
+
+
+@deployment_writer.capability(
+    "docs.deployment-guide", timeout="5m", retry=_RETRY, description="Writes how to install, set and run a project."
+)
+async def write_deployment_guide(task: GuideRequest, ctx: Context) -> Guide:
+    """Write what an operator needs: requirements, extras, commands, environment variables in the code, and files.
+
+    Raises:
+        InputError: not retryable; the project has no pyproject.toml, or a file does not parse.
+    """
+    sources = await asyncio.to_thread(find_sources, confined(task.path), ["**/*.py"])
+    guide = await asyncio.to_thread(_deployment_guide, Path(confined(task.root)), sources)
+    return await _with_introduction(guide, task, ctx)
+
+
+async def _with_introduction(guide: Guide, task: GuideRequest, ctx: Context) -> Guide:
+    if not task.introduction:
+        return guide
+    return guide.model_copy(update={"markdown": await introduced(guide.markdown, ctx)})
+
+
+def _user_guide(name: str, sources: Sequence[SourceFile]) -> Guide:
+    topics: dict[str, list[str]] = defaultdict(list)
+    items = 0
+    for source in sources:
+        module = _visited(source)
+        names = [one for one in module.members.values() if one.is_public and not one.is_alias and not one.is_module]
+        if not names or module.docstring is None:
+            continue
+        items += len(names)
+        lines = [f"### {source.path.stem}", module.docstring.value.partition("\n\n")[0].strip()]
+        lines += ["\n".join(_described(one) for one in names)]
+        topics[source.path.parent.name] += lines
+    blocks = [f"# Using {name}"]
+    for topic, lines in topics.items():
+        blocks += [f"## {topic}", *lines]
+    return Guide(title=f"Using {name}", markdown="\n\n".join(blocks) + "\n", items=items)
+
+
+def _visited(source: SourceFile) -> griffe.Module:
+    try:
+        return griffe.visit(source.path.stem, source.path, read_source(source))
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise InputError("the file is no valid Python", file=source.name, reason=str(error)) from error
+
+
+def _described(one: Any) -> str:
+    text = one.docstring.value.partition("\n\n")[0] if one.docstring else ""
+    return f"* `{one.name}`: {' '.join(text.split())}" if text else f"* `{one.name}`"
+
+
+def _deployment_guide(root: Path, sources: Sequence[SourceFile]) -> Guide:
+    try:
+        project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
+    except (OSError, ValueError) as error:
+        fix = "give the folder of a project that has a pyproject.toml"
+        raise InputError("there is no project", root=str(root), reason=str(error)[:200], fix=fix) from error
+    variables = _variables(sources)
+    files = sorted({str(path.relative_to(root)) for pattern in _FILES for path in root.glob(pattern)})
+    name = str(project.get("name", root.resolve().name))
+    sections = {
+        "Requirements": [
+            f"Python {project.get('requires-python', 'of any version')}",
+            *project.get("dependencies", ()),
+        ],
+        "Extras": [f"{extra}: {', '.join(of)}" for extra, of in project.get("optional-dependencies", {}).items()],
+        "Commands": [f"{command}: {target}" for command, target in project.get("scripts", {}).items()],
+        "Settings": [f"{variable}, read in {', '.join(where[:3])}" for variable, where in variables.items()],
+        "Files": files,
+    }
+    blocks = [f"# Deploying {name}"]
+    for title, lines in sections.items():
+        blocks += [f"## {title}", "\n".join(f"* {line}" for line in lines)] if lines else []
+    return Guide(title=f"Deploying {name}", markdown="\n\n".join(blocks) + "\n", items=len(variables) + len(files))
+
+
+def _variables(sources: Sequence[SourceFile]) -> dict[str, list[str]]:
+    """Return the environment variables that the code names, with the modules that do, in alphabetical order."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for source in sources:
+        for text in _texts(source):
+            if _VARIABLE.fullmatch(text):
+                found[text].add(source.path.stem)
+    return {name: sorted(found[name]) for name in sorted(found)}
+
+
+def _texts(source: SourceFile) -> Iterator[str]:
+    """Yield what the code looks up by a text: arguments of calls such as `getenv`, and keys such as of `environ`."""
+    try:
+        tree = ast.parse(read_source(source))
+    except (SyntaxError, ValueError) as error:
+        raise InputError("the file is no valid Python", file=source.name, reason=str(error)) from error
+    for node in ast.walk(tree):
+        candidates: Sequence[ast.expr] = ()
+        if isinstance(node, ast.Call):
+            candidates = node.args
+        elif isinstance(node, ast.Subscript):
+            candidates = [node.slice]
+        yield from (one.value for one in candidates if isinstance(one, ast.Constant) and isinstance(one.value, str))

@@ -1,0 +1,134 @@
+"""The writers of guides, the site of their pages, and the workflow that has them at work at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agents.demo.docs import FLOW, introduce
+from agents.documenter import Docs, DocsRequest, documenter, generate
+from agents.guides import GuideRequest, deployment_writer, guide_writer, write_deployment_guide, write_user_guide
+from agents.publisher import ReleaseRequest, SiteRequest, build, publish, publisher
+from coditect import Context
+from coditect.errors import InputError
+from coditect.workflow.documents.file import load_workflow
+from coditect.workflow.expressions import Scope, node_input
+from coditect.workflow.render import draw_mermaid
+from tests.servers import ROOT
+from tests.unit.agents.conftest import Answers
+
+SHOP = '''"""The shop: prices and carts.
+
+More of it.
+"""
+import os
+
+def total(prices: list[int]) -> int:
+    """Return what a cart costs.
+
+    Even an empty one.
+    """
+    return sum(prices) if os.environ.get("SHOP_OPEN") else int(os.environ["SHOP_CLOSED_TOTAL"])
+
+def _hidden() -> None: ...
+'''
+PROJECT = """
+[project]
+name = "shop"
+requires-python = ">=3.11"
+dependencies = ["uvicorn>=0.54"]
+scripts = {shop = "shop.main:main"}
+"""
+
+
+@pytest.fixture
+def shop(project: Path) -> Path:
+    (project / "shop").mkdir()
+    (project / "shop" / "carts.py").write_text(SHOP)
+    (project / "pyproject.toml").write_text(PROJECT)
+    (project / "Dockerfile").write_text("FROM scratch\n")
+    return project
+
+
+async def test_a_user_guide_says_what_modules_are_for_and_what_public_names_do(shop: Path, ctx: Context) -> None:
+    guide = await write_user_guide(GuideRequest(path=str(shop / "shop"), root=str(shop)), ctx)
+
+    assert guide.markdown.startswith("# Using shop\n\n## shop\n\n### carts\n\nThe shop: prices and carts.\n\n")
+    assert "* `total`: Return what a cart costs.\n" in guide.markdown
+    assert "_hidden" not in guide.markdown
+    assert guide.items == 1
+
+
+async def test_a_deployment_guide_has_requirements_commands_settings_and_files(shop: Path, ctx: Context) -> None:
+    guide = await write_deployment_guide(GuideRequest(path=str(shop / "shop"), root=str(shop)), ctx)
+
+    for line in (
+        "* Python >=3.11",
+        "* uvicorn>=0.54",
+        "* shop: shop.main:main",
+        "* SHOP_CLOSED_TOTAL, read in carts",
+        "* SHOP_OPEN, read in carts",
+        "* Dockerfile",
+    ):
+        assert f"\n{line}\n" in guide.markdown
+    (shop / "pyproject.toml").unlink()
+    with pytest.raises(InputError, match="no project"):
+        await write_deployment_guide(GuideRequest(path=str(shop / "shop"), root=str(shop)), ctx)
+
+
+async def test_each_writer_asks_for_an_introduction_if_it_is_wanted(shop: Path, ctx: Context, answers: Answers) -> None:
+    answers["writers.introduction"] = lambda asked: f"About {asked['title']}."
+    path = str(shop / "shop")
+    request = GuideRequest(path=path, root=str(shop), introduction=True)
+
+    user, deployment = await write_user_guide(request, ctx), await write_deployment_guide(request, ctx)
+    reference = await generate(DocsRequest(path=path, introduction=True), ctx)
+
+    assert user.markdown.startswith("# Using shop\n\nAbout Using shop.\n\n## shop")
+    assert deployment.markdown.startswith("# Deploying shop\n\nAbout Deploying shop.\n\n")
+    assert "\n\nAbout `" in reference.markdown
+
+
+def test_a_site_has_a_page_for_each_text_and_html_in_it_stays_text() -> None:
+    pages = [{"title": "Using <it>", "markdown": "# Use\n\n<script>x</script>\n", "items": 3}]
+
+    files = {page.name: page.text for page in build(SiteRequest.model_validate({"title": "Docs", "pages": pages}))}
+
+    assert list(files) == ["index.html", "using-it.html"]
+    assert 'href="using-it.html">Using &lt;it&gt;</a>' in files["index.html"]
+    assert "<script>" not in files["using-it.html"]
+    assert "<h1>Use</h1>" in files["using-it.html"]
+
+
+async def test_the_workflow_fits_its_agents_and_its_picture_is_the_present_one(
+    shop: Path, ctx: Context, tmp_path: Path
+) -> None:
+    agents = (documenter, guide_writer, deployment_writer, publisher)
+    known = {one.name for agent in agents for one in agent.capabilities}
+    flow = load_workflow(FLOW, capabilities=known)
+    nodes = {node.name: node for node in flow.nodes}
+    given = {"path": str(shop / "shop"), "folder": str(tmp_path / "sites")}
+    scope = Scope(given, {}, {})
+
+    reference = await generate(DocsRequest.model_validate(node_input(nodes["reference"], scope)), ctx)
+    guides = GuideRequest.model_validate(node_input(nodes["user_guide"], scope)).model_copy(update={"root": str(shop)})
+    results: dict[str, object] = {"reference": Docs.model_dump(reference, mode="json")}
+    results["user_guide"] = (await write_user_guide(guides, ctx)).model_dump(mode="json")
+    results["deployment_guide"] = (await write_deployment_guide(guides, ctx)).model_dump(mode="json")
+    merged = build(SiteRequest.model_validate(node_input(nodes["merge"], Scope(given, results, {}))))
+    results["merge"] = [page.model_dump() for page in merged]
+    release = publish(ReleaseRequest.model_validate(node_input(nodes["publish"], Scope(given, results, {}))), ctx)
+
+    assert len(release.files) == 4
+    assert (tmp_path / "sites" / release.name / "index.html").is_file()
+    assert draw_mermaid(flow).strip() in (ROOT / "docs" / "parallel-docs.md").read_text()
+
+
+def test_the_stand_in_introduces_a_page_by_its_title() -> None:
+    asked = [
+        {"role": "system", "content": ""},
+        {"role": "user", "content": '{"title": "It", "text": "# A\\n\\nWords."}'},
+    ]
+
+    assert introduce(asked).text == "This page is about It. It begins: Words."
