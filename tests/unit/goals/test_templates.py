@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -130,3 +131,19 @@ async def test_a_goal_with_a_key_goes_on_with_its_workflows_and_makes_no_plan_tw
     assert second == first
     assert third.workflow != first.workflow
     assert (len(first.failures), planner.asked, len(started)) == (1, 4, 4)
+
+
+async def test_a_goal_that_is_pursued_twice_at_once_under_one_key_has_one_workflow() -> None:
+    async with (
+        TestFleet(agents=[counter]) as fleet,
+        services_of(fleet.server, fleet.registry, fleet.client) as services,
+    ):
+        order, planner = GoalOrder("count it", wait="10m", key="it"), Once()
+
+        async def one() -> str:
+            return (await pursue_goal(services.opened, order, planner, anything, planned=lambda *_: None)).workflow
+
+        workflows = await asyncio.gather(one(), one())
+
+    assert planner.asked == 2, "both found nothing yet"
+    assert len(set(workflows)) == 1
