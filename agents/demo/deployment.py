@@ -24,7 +24,7 @@ from coditect.workflow.documents.file import load_workflow
 from coditect.workflow.states import WorkflowState
 
 FLOW = Path("examples") / "pr_deployment.yaml"
-POLICY = Path("examples") / "pr_policy.yaml"
+POLICY = Path("examples") / "policies" / "pr_deployment.yaml"
 AGENTS = {
     "deployer-1": ("agents/deployer.py",),
     "reviewer-1": ("agents/reviewer.py",),

@@ -22,7 +22,7 @@ from coditect import Client
 from coditect.workflow.rows import NodeRow
 
 GOAL = "Write the release notes of the latest changes"
-TEMPLATES = Path("examples") / "goals.yaml"
+TEMPLATES = Path("examples") / "goals" / "release_notes.yaml"
 KINDS = {"git": "a command", "clock": "an MCP server", "writers": "Markdown, and a stand-in for a language model"}
 PYTHON = "Python"
 MIN_KINDS = 4

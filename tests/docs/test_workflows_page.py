@@ -60,4 +60,11 @@ def test_every_state_and_policy_is_documented() -> None:
 def test_every_example_is_a_workflow() -> None:
     sizes = {path.stem: len(load_workflow(path).nodes) for path in (ROOT / "examples").glob("*.yaml")}
 
-    assert sizes == {"layered": 100, "release": 6, "repository": 6, "volumes": 2}
+    assert sizes == {
+        "layered": 100,
+        "parallel_docs": 5,
+        "pr_deployment": 7,
+        "release": 6,
+        "repository": 6,
+        "volumes": 2,
+    }
