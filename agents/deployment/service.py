@@ -128,7 +128,9 @@ class Service:
         try:
             known = json.loads((self.folder / "process.json").read_text())
             process = psutil.Process(known["pid"])
-            return process if process.create_time() == known["started"] else None
+            # one that has ended may wait to be buried, where no init does that at once
+            ended = process.create_time() != known["started"] or process.status() == psutil.STATUS_ZOMBIE
+            return None if ended else process
         except (OSError, psutil.NoSuchProcess):
             return None
 
