@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,16 +54,26 @@ def worktree(repository: Path, commit: str, name: str) -> Iterator[Path]:
         InputError: not retryable; git cannot check the commit out.
     """
     tree = repository.resolve().with_name(f"{repository.resolve().name}.worktrees") / name
-    _remove(repository, tree)
     tree.parent.mkdir(exist_ok=True)
     try:
-        added = _run(repository, "worktree", "add", "--detach", "--force", str(tree), commit)
+        with _alone(tree.parent):
+            _remove(repository, tree)
+            added = _run(repository, "worktree", "add", "--detach", "--force", str(tree), commit)
         if added.returncode != 0:
             reason = added.stderr.decode(errors="replace").strip()[:300]
             raise InputError("git cannot check the commit out", commit=commit, reason=reason, fix="fetch the commit")
         yield tree
     finally:
-        _remove(repository, tree)
+        with _alone(tree.parent):
+            _remove(repository, tree)
+
+
+@contextmanager
+def _alone(trees: Path) -> Iterator[None]:
+    """Keep other worktrees of the repository from being made or removed: git removes what another git is making."""
+    with (trees / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _remove(repository: Path, tree: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,7 @@ from coditect.workflow.render import draw_mermaid
 from coditect.workflow.states import WorkflowState
 from tests.servers import ROOT
 
+TREES = 30
 SHELL = Finding(file="a.py", line=1, severity=Severity.ERROR, rule="S602", message="shell")
 STYLE = Finding(file="a.py", line=1, severity=Severity.WARNING, rule="SIM102", message="nested")
 
@@ -134,3 +136,17 @@ def test_only_a_roll_back_with_a_reason_counts() -> None:
     assert not done.released
     assert not replace(done, why="").rolled_back
     assert not replace(done, after="b").rolled_back
+
+
+def test_worktrees_of_one_repository_are_made_and_removed_beside_each_other(shop: tuple[Path, Service]) -> None:
+    repository, _ = shop
+    commit = commit_of(repository, "main")
+
+    def check_out(name: str) -> int:
+        for number in range(TREES):
+            with worktree(repository, commit, f"{name}-{number}") as tree:
+                assert (tree / "app.py").exists()
+        return TREES
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sum(pool.map(check_out, "ab")) == 2 * TREES
