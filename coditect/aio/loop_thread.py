@@ -99,6 +99,24 @@ class LoopThread:
             future.cancel()  # nothing happens to what has ended
             del future  # or it would hold on to itself by the traceback of its error
 
+    async def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the thread's loop, and await the result in the caller's own loop.
+
+        A cancel of the caller cancels the coroutine.
+
+        Raises:
+            SetupError: as `run` does.
+            Exception: any error that the coroutine raises.
+        """
+        future = self._start(work)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if self._closed and not (task and task.cancelling()):
+                raise self._refusal() from error
+            raise
+
     def start(self, work: Coroutine[Any, Any, object]) -> None:
         """Start a coroutine on the thread's loop without waiting; close the coroutine unrun when the loop is gone."""
         if self._usable:

@@ -27,6 +27,8 @@ MOST_INLINE_BYTES = 1_000_000
 """The size in bytes from which a value is put into the blob store, and the control plane keeps a reference to it."""
 LOOKS = Backoff(0.05, 1.0)
 """The pauses between looks of `SharedState.watch`: a change is seen after 1 s at most."""
+PAGE = 500
+"""The number of keys that one request of `SharedState.entries` asks for."""
 MOST_TRIES = 100
 """The number of times that `SharedState.update` tries again when others write the same key."""
 
@@ -147,14 +149,24 @@ class SharedState:
                 return value
         raise AssertionError("the last try returns or raises")
 
-    async def entries(self) -> AsyncIterator[StateEntry]:
-        """Yield the keys that have a value, in order, with version and writer, but without the value."""
+    async def entries(
+        self, prefix: str = "", *, reverse: bool = False, most: int | None = None
+    ) -> AsyncIterator[StateEntry]:
+        """Yield the keys that have a value and begin with `prefix`, with version and writer, but without the value.
+
+        They come in order, or the last one first; `most` bounds their number.
+        """
+        where = {"space": self.name, "reverse": reverse}
+        if prefix:
+            where["prefix"] = arguments.text("prefix", prefix, shortest=1, longest=LONGEST_NAME_BYTES)
+        left = arguments.whole("most", most, 1, 2**53) if most is not None else 2**53
         after: str | None = None
         while True:
-            page = await self._port.ask_state(Verb.STATE_LIST, {"space": self.name, "after": after})
-            for row in page["keys"]:
+            page = await self._port.ask_state(Verb.STATE_LIST, where | {"after": after, "limit": min(left, PAGE)})
+            for row in page["keys"][:left]:
                 yield _entry(row["key"], row)
-            if (after := page["next"]) is None:
+            left -= len(page["keys"])
+            if left <= 0 or (after := page["next"]) is None:
                 return
 
     async def history(self, key: str) -> list[StateEntry]:

@@ -114,6 +114,10 @@ class SyncContext(Blocking[C]):
         """Disconnect and end the thread; idempotent. Calls that wait in other threads raise SetupError."""
         self._thread.close()
 
+    def inside(self) -> tuple[C, LoopThread]:
+        """Return the asynchronous object and its thread, for a bridge to a library that blocks and awaits."""
+        return self._inner, self._thread
+
     def __enter__(self) -> Self:
         return self.open()
 

@@ -211,7 +211,10 @@ class Verb(StrEnum):
     (`workflow`, `node`, `fence`) says which attempt writes, and is refused when another has followed it.
     """
     STATE_LIST = "state.list"
-    """List the keys of a space: `space`, `after`, `limit` → `{"keys": [...], "next": ...}`, without the values."""
+    """List the keys of a space: `space`, `prefix`, `reverse` (the last first), `after`, `limit`
+
+    → `{"keys": [...], "next": ...}`, without the values.
+    """
     STATE_HISTORY = "state.history"
     """List the kept versions of a key, the latest first: `space`, `key` → `{"versions": [...]}`."""
     SCHEDULE_CREATE = "schedule.create"

@@ -62,11 +62,23 @@ def put(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def list_keys(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return a page of the keys of a space that have a value, in order, without the values."""
-    space = _space(body)
-    rows, following = page_of(tr, SPACES, (space,), body, most=MOST_AT_ONCE)
-    found = [(str(SPACES.unpack(key)[1]), unpack(row)) for key, row in rows]
-    return {"keys": [{"key": key} | one.as_json() for key, one in found if not one.deleted], "next": following}
+    """Return a page of the keys of a space that have a value, in order or the last first, without the values."""
+    space, backwards = _space(body), bool(body.get("reverse"))
+    prefix = _name(body, "prefix") if body.get("prefix") else ""
+    begin = SPACES.pack((space, prefix))[:-1]  # without the end of the text, so that longer keys are in the range
+    end = begin + b"\xff"
+    if body.get("after"):
+        after = SPACES.pack((space, text(body, "after")))
+        begin, end = (begin, min(end, after)) if backwards else (max(begin, after + b"\0"), end)
+    limit = min(number(body, "limit", MOST_AT_ONCE), MOST_AT_ONCE)
+    found = tr.get_range(begin, end, limit=limit, reverse=backwards)
+    keys = [str(SPACES.unpack(key)[1]) for key, _ in found]
+    rows = [
+        {"key": key} | one.as_json()
+        for key, one in zip(keys, (unpack(row) for _, row in found), strict=True)
+        if not one.deleted
+    ]
+    return {"keys": rows, "next": keys[-1] if len(found) == limit else None}
 
 
 def history(tr: Reads, body: Body) -> dict[str, Any]:

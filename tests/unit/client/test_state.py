@@ -80,6 +80,26 @@ async def test_write_with_an_older_version_is_refused_and_changes_nothing() -> N
     assert again == 4, "a version is never used twice, also over a deletion"
 
 
+async def test_keys_are_listed_by_prefix_in_both_directions() -> None:
+    async with TestFleet(agents=[planner]) as fleet:
+        space = fleet.client.space("team")
+        for key in ("a", "a/1", "a/2", "a/é", "b"):
+            await space.put(key, 0)
+        await space.delete("a/2")
+
+        async def keys(*args: Any, **kwargs: Any) -> list[str]:
+            return [one.key async for one in space.entries(*args, **kwargs)]
+
+        assert await keys() == ["a", "a/1", "a/é", "b"]
+        assert await keys("a/") == ["a/1", "a/é"]
+        assert await keys("a/", reverse=True) == ["a/é", "a/1"]
+        assert await keys("a/", reverse=True, most=1) == ["a/é"]
+        assert await keys(most=3) == ["a", "a/1", "a/é"]
+        assert await keys("c") == []
+        with pytest.raises(InputError, match="most"):
+            await keys(most=0)
+
+
 async def test_history_names_the_writers_and_keeps_twenty_versions() -> None:
     async with TestFleet(agents=[planner]) as fleet:
         space = fleet.client.space("team")

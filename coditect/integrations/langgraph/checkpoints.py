@@ -1,0 +1,193 @@
+"""Checkpoints of LangGraph in shared state: a space for each thread, a key for each checkpoint and each task's writes.
+
+::
+
+    langgraph                                  thread → {}, so that all threads can be listed
+    langgraph:<thread>
+        checkpoint/<namespace>/<checkpoint>    parent, checkpoint, metadata
+        writes/<namespace>/<checkpoint>/<task> index → path, channel, value
+
+Checkpoint ids grow with time, so that the last key of a namespace is its latest checkpoint. Writes may be there before
+their checkpoint is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import quote, unquote
+
+from coditect.client.client import Client
+from coditect.collaboration.state import MOST_TRIES, SharedState
+from coditect.errors import InputError, VersionConflict
+
+THREADS = "langgraph"
+Packed = tuple[str, bytes]
+"""A value as LangGraph's serializer writes it: its type and its bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointPlace:
+    """A checkpoint's place: its thread, the namespace of its graph within the thread, and its id."""
+
+    thread: str
+    namespace: str = ""
+    checkpoint: str = ""
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> CheckpointPlace:
+        """Return the place that a graph's configuration names.
+
+        Raises:
+            InputError: when it names no thread.
+        """
+        given = config.get("configurable") or {}
+        if (thread := given.get("thread_id")) is None:
+            fix = '{"configurable": {"thread_id": "..."}}'
+            raise InputError("A checkpoint belongs to a thread", parameter="config", fix=fix)
+        return cls(str(thread), given.get("checkpoint_ns") or "", given.get("checkpoint_id") or "")
+
+    @property
+    def key(self) -> str:
+        """The key of the checkpoint in the space of its thread."""
+        return f"checkpoint/{_part(self.namespace)}/{_part(self.checkpoint)}"
+
+    def writes(self, task: str = "") -> str:
+        """Return the key of a task's writes; without a task, what the keys of all of them begin with."""
+        return f"writes/{_part(self.namespace)}/{_part(self.checkpoint)}/{_part(task)}"
+
+    def named_by(self, key: str) -> CheckpointPlace:
+        """Return the place in the same thread that a checkpoint's key names."""
+        _, namespace, checkpoint = key.split("/")
+        return replace(self, namespace=unquote(namespace), checkpoint=unquote(checkpoint))
+
+
+def _part(text: str) -> str:
+    return quote(text, safe=":|")
+
+
+@dataclass(frozen=True, slots=True)
+class KeptCheckpoint:
+    """A checkpoint as it is kept."""
+
+    parent: str | None
+    checkpoint: Packed
+    metadata: Packed
+
+
+@dataclass(frozen=True, slots=True)
+class KeptWrite:
+    """A write of a task to a channel, which waits for the next checkpoint; sorted as LangGraph applies them."""
+
+    path: str
+    task: str
+    index: int
+    channel: str
+    value: Packed
+
+    @property
+    def order(self) -> tuple[str, str, int]:
+        """The order in which the writes of one checkpoint are applied."""
+        return self.path, self.task, self.index
+
+
+class Checkpoints:
+    """The checkpoints of all threads, over a client; every method raises the errors of `SharedState`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def _space(self, thread: str) -> SharedState:
+        return self._client.space(f"{THREADS}:{thread}")
+
+    async def threads(self) -> list[str]:
+        """Return all threads that have a checkpoint."""
+        return [one.key async for one in self._client.space(THREADS).entries()]
+
+    async def places(self, within: CheckpointPlace, *, every_namespace: bool = False) -> list[CheckpointPlace]:
+        """Return the checkpoints of a namespace, or of the whole thread, the latest first."""
+        prefix = "checkpoint/" if every_namespace else replace(within, checkpoint="").key
+        found = [within.named_by(one.key) async for one in self._space(within.thread).entries(prefix)]
+        return sorted(found, key=lambda place: place.checkpoint, reverse=True)
+
+    async def latest(self, within: CheckpointPlace) -> CheckpointPlace | None:
+        """Return the latest checkpoint of a namespace; None when it has none."""
+        prefix = replace(within, checkpoint="").key
+        async for entry in self._space(within.thread).entries(prefix, reverse=True, most=1):
+            return within.named_by(entry.key)
+        return None
+
+    async def read(self, place: CheckpointPlace) -> KeptCheckpoint | None:
+        """Return a checkpoint; None when there is none."""
+        found = await self._space(place.thread).get(place.key)
+        if found is None:
+            return None
+        return KeptCheckpoint(found["parent"], _unpacked(found["checkpoint"]), _unpacked(found["metadata"]))
+
+    async def writes(self, place: CheckpointPlace) -> list[KeptWrite]:
+        """Return the writes that wait for the checkpoint after this one, in the order in which they are applied."""
+        space, prefix = self._space(place.thread), place.writes()
+        keys = [one.key async for one in space.entries(prefix)]
+        values = await asyncio.gather(*(space.get(key) for key in keys))
+        found = [
+            _as_write(unquote(key.removeprefix(prefix)), index, row)
+            for key, rows in zip(keys, values, strict=True)
+            for index, row in (rows or {}).items()
+        ]
+        return sorted(found, key=lambda write: write.order)
+
+    async def put(self, place: CheckpointPlace, kept: KeptCheckpoint) -> None:
+        """Keep a checkpoint, in place of the one with the same id."""
+        if kept.parent is None:
+            await self._put_if_new(self._client.space(THREADS), place.thread, {})
+        row = {"parent": kept.parent, "checkpoint": _packed(kept.checkpoint), "metadata": _packed(kept.metadata)}
+        await self._space(place.thread).put(place.key, row)
+
+    async def put_writes(self, place: CheckpointPlace, task: str, writes: Sequence[KeptWrite]) -> None:
+        """Keep the writes of a task; of two with one index the first counts, but of special channels the last.
+
+        Raises:
+            VersionConflict: when other writers of the same task were faster `MOST_TRIES` times.
+        """
+        space, key = self._space(place.thread), place.writes(task)
+        rows = {str(one.index): _as_row(one) for one in writes}
+        if await self._put_if_new(space, key, rows):
+            return
+        special = {index: row for index, row in rows.items() if index.startswith("-")}
+        await space.update(key, lambda before: rows | (before or {}) | special)
+
+    async def delete(self, thread: str) -> None:
+        """Remove all checkpoints and writes of a thread."""
+        space = self._space(thread)
+        keys = [one.key async for one in space.entries()]
+        for begin in range(0, len(keys), MOST_TRIES):
+            await asyncio.gather(*(space.delete(key) for key in keys[begin : begin + MOST_TRIES]))
+        await self._client.space(THREADS).delete(thread)
+
+    @staticmethod
+    async def _put_if_new(space: SharedState, key: str, value: Any) -> bool:
+        """Write a key that has no value, and tell whether it had none."""
+        try:
+            await space.put(key, value, if_version=0)
+        except VersionConflict:
+            return False
+        return True
+
+
+def _packed(value: Packed) -> list[str]:
+    return [value[0], b64encode(value[1]).decode()]
+
+
+def _unpacked(value: Sequence[str]) -> Packed:
+    return value[0], b64decode(value[1])
+
+
+def _as_row(write: KeptWrite) -> list[Any]:
+    return [write.path, write.channel, *_packed(write.value)]
+
+
+def _as_write(task: str, index: str, row: Sequence[str]) -> KeptWrite:
+    return KeptWrite(row[0], task, int(index), row[1], _unpacked(row[2:]))

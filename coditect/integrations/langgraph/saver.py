@@ -1,0 +1,205 @@
+"""The checkpointer of LangGraph graphs whose checkpoints are in the fleet's shared state."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    WRITES_IDX_MAP,
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    get_checkpoint_metadata,
+)
+from langgraph.checkpoint.serde.base import SerializerProtocol
+
+from coditect.client.client import Client
+from coditect.integrations.langgraph.checkpoints import CheckpointPlace, Checkpoints, KeptCheckpoint, KeptWrite
+from coditect.integrations.langgraph.loops import within
+from coditect.sync.client import SyncClient
+
+
+class CoditectSaver(BaseCheckpointSaver[int]):
+    """A checkpointer for `graph.compile(checkpointer=...)` whose checkpoints any process of the fleet can go on from.
+
+    A checkpoint is committed by the control plane when `put` returns. Threads and event loops may share a saver. It
+    works with blocking and with async graphs where it has a `SyncClient`; with a `Client`, blocking graphs must run in
+    another thread than the client's event loop.
+
+    Raises:
+        SetupError: when it is made of an async client where no event loop runs.
+        ControlPlaneRequired: by every method, when no dispatcher answers.
+        InputError: by every method, when the configuration names no thread, or its names are too long.
+        TooLarge: by the methods that write, when a checkpoint is over 1 MB and no blob store takes it.
+    """
+
+    def __init__(self, client: Client | SyncClient, *, serde: SerializerProtocol | None = None) -> None:
+        """Take an open client; `serde` writes the values, LangGraph's own way by default."""
+        super().__init__(serde=serde)
+        inner, self._loop = within(client)
+        self._kept = Checkpoints(inner)
+
+    # -- async ------------------------------------------------------------------------------------------
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """Return the checkpoint that the configuration names, or the latest of its thread and namespace."""
+        return await self._loop.call(self._get(config))
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,  # noqa: A002 - LangGraph's name
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """Yield checkpoints, the latest first: those of a thread, or of all threads, whose metadata fits the filter."""
+        found = self._found(config, filter or {}, before, limit)
+        while (one := await self._loop.call(_next(found))) is not None:
+            yield one
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Keep a checkpoint, and return the configuration that names it."""
+        return await self._loop.call(self._put(config, checkpoint, metadata))
+
+    async def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """Keep what a task has written for the next checkpoint; done twice it is kept once."""
+        await self._loop.call(self._put_writes(config, writes, task_id, task_path))
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Remove all checkpoints and writes of a thread."""
+        await self._loop.call(self._kept.delete(str(thread_id)))
+
+    # -- blocking ---------------------------------------------------------------------------------------
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """Return a checkpoint, as `aget_tuple` does."""
+        return self._loop.run(self._get(config))
+
+    def list(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,  # noqa: A002 - LangGraph's name
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> Iterator[CheckpointTuple]:
+        """Yield checkpoints, as `alist` does."""
+        found = self._found(config, filter or {}, before, limit)
+        while (one := self._loop.run(_next(found))) is not None:
+            yield one
+
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Keep a checkpoint, as `aput` does."""
+        return self._loop.run(self._put(config, checkpoint, metadata))
+
+    def put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """Keep what a task has written, as `aput_writes` does."""
+        self._loop.run(self._put_writes(config, writes, task_id, task_path))
+
+    def delete_thread(self, thread_id: str) -> None:
+        """Remove a thread, as `adelete_thread` does."""
+        self._loop.run(self._kept.delete(str(thread_id)))
+
+    # -- on the client's loop ---------------------------------------------------------------------------
+
+    async def _get(self, config: RunnableConfig) -> CheckpointTuple | None:
+        place = CheckpointPlace.of(config)
+        found = place if place.checkpoint else await self._kept.latest(place)
+        return None if found is None else await self._whole(found)
+
+    async def _whole(self, place: CheckpointPlace) -> CheckpointTuple | None:
+        """Read a checkpoint with its writes."""
+        kept, writes = await asyncio.gather(self._kept.read(place), self._kept.writes(place))
+        if kept is None:
+            return None
+        loads = self.serde.loads_typed
+        parent = None if kept.parent is None else _config(place, kept.parent)
+        pending = [(one.task, one.channel, loads(one.value)) for one in writes]
+        return CheckpointTuple(
+            _config(place, place.checkpoint), loads(kept.checkpoint), loads(kept.metadata), parent, pending
+        )
+
+    async def _found(
+        self, config: RunnableConfig | None, wanted: dict[str, Any], before: RunnableConfig | None, limit: int | None
+    ) -> AsyncGenerator[CheckpointTuple]:
+        most = float("inf") if limit is None else limit
+        until = (
+            CheckpointPlace.of({"configurable": {"thread_id": ""} | before["configurable"]}).checkpoint
+            if before
+            else ""
+        )
+        for place in await self._places(config):
+            if most <= 0:
+                return
+            if until and place.checkpoint >= until:
+                continue
+            one = await self._whole(place)
+            if one is not None and _fits(one.metadata, wanted):
+                most -= 1
+                yield one
+
+    async def _places(self, config: RunnableConfig | None) -> Sequence[CheckpointPlace]:
+        """Return the checkpoints of all threads, or of those that a configuration names."""
+        if config is None:
+            threads = await self._kept.threads()
+            found = [await self._kept.places(CheckpointPlace(one), every_namespace=True) for one in threads]
+            return sorted((one for some in found for one in some), key=lambda one: one.checkpoint, reverse=True)
+        place = CheckpointPlace.of(config)
+        every = "checkpoint_ns" not in config["configurable"]
+        places = await self._kept.places(place, every_namespace=every)
+        return [one for one in places if place.checkpoint in ("", one.checkpoint)]
+
+    async def _put(
+        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata
+    ) -> RunnableConfig:
+        place, dumps = CheckpointPlace.of(config), self.serde.dumps_typed
+        kept = KeptCheckpoint(
+            place.checkpoint or None, dumps(checkpoint), dumps(get_checkpoint_metadata(config, metadata))
+        )
+        new = CheckpointPlace(place.thread, place.namespace, checkpoint["id"])
+        await self._kept.put(new, kept)
+        return _config(new, new.checkpoint)
+
+    async def _put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
+    ) -> None:
+        rows = [
+            KeptWrite(task_path, task_id, WRITES_IDX_MAP.get(channel, index), channel, self.serde.dumps_typed(value))
+            for index, (channel, value) in enumerate(writes)
+        ]
+        await self._kept.put_writes(CheckpointPlace.of(config), task_id, rows)
+
+
+def _config(place: CheckpointPlace, checkpoint: str) -> RunnableConfig:
+    named = {"thread_id": place.thread, "checkpoint_ns": place.namespace, "checkpoint_id": checkpoint}
+    return {"configurable": named}
+
+
+def _fits(metadata: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    return all(metadata.get(name) == value for name, value in wanted.items())
+
+
+async def _next(found: AsyncGenerator[CheckpointTuple]) -> CheckpointTuple | None:
+    return await anext(found, None)
