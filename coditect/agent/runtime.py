@@ -192,6 +192,7 @@ class Runtime:
             trouble=self._pacing.trouble,
             waiting=tuple(self.guards.breakers.waiting.items()),
             limited=self.guards.rates.told(),
+            recent=self._outcomes.attempts.recent(self._clock.now_ms()),
         )
 
     def observed(self, metrics: Metrics, heartbeat: Heartbeat) -> None:
@@ -339,7 +340,7 @@ class Runtime:
             return
         ran = self._now() - began
         finished_ms = started_ms + round(ran * 1000)
-        self._outcomes.attempts.ended(received.task, ended, started_ms, ran)
+        self._outcomes.attempts.ended(received.task, ended, started_ms, ran, picked=received.consumer.own)
         completed, pause = ended.failure is None, 0.0
         if not completed or self._pacing.trouble:
             pause = self._pacing.pause_seconds(received.task, ended)

@@ -71,7 +71,8 @@ class DirectLane:
     async def submit(self, capability: str, body: bytes, options: Options) -> Handle:
         """Publish one task and return its handle; see `Client.submit`."""
         claims = None if len(body) <= MAX_BODY_BYTES else await self._put(body)
-        pick = await self._selector.pick(capability, options.strategy, options.wanted, pin=options.pin)
+        size = len(body) if claims is None else None
+        pick = await self._selector.pick(capability, options.strategy, options.wanted, body_bytes=size, pin=options.pin)
         sending = self._begin(capability, body, options, pick, claims)
         await self._taken(sending, sending.confirm, min(FULL_SECONDS, sending.timeout_seconds))
         return sending.handle
@@ -88,7 +89,8 @@ class DirectLane:
             while bodies := encoded(source, concurrency):
                 for body in bodies:
                     claims = await self._put(body) if len(body) > MAX_BODY_BYTES else None
-                    sending = self._begin(capability, body, options, await picks.next(), claims)
+                    pick = await picks.next(len(body) if claims is None else None)
+                    sending = self._begin(capability, body, options, pick, claims)
                     under_way.append((sending, asyncio.ensure_future(sending.confirm)))
                     if len(under_way) >= concurrency:
                         yield await self._first(under_way, patience)

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from coditect.model.capability import CapabilitySpec
 from coditect.model.ids import AgentId
+from coditect.model.recent import RecentOutcomes
 
 
 class AgentStatus(StrEnum):
@@ -66,6 +67,8 @@ class Load:
     """The capabilities whose tasks wait, each with the open breaker for which they wait."""
     limited: tuple[tuple[str, str], ...] = ()
     """The capabilities whose tasks wait for tokens of their rate, each with the rate as text."""
+    recent: tuple[RecentOutcomes, ...] = ()
+    """How the recent tasks went that senders picked this agent for, by kind of task."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ class Strategy(StrEnum):
     LEAST_BUSY = "least_busy"
     LOAD_BALANCED = "load_balanced"
     BEST_MATCH = "best_match"
+    ADAPTIVE = "adaptive"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from coditect.errors import InputError, InvalidTask
 from coditect.model.capability import CapabilitySpec
 from coditect.model.ids import AgentId
 from coditect.model.limits.rate import Rate
+from coditect.model.recent import RecentOutcomes, TaskKind
 from coditect.model.registration import AgentStatus, Load, Registration
 from coditect.model.strategy import Strategy
 from coditect.wire import json
@@ -81,6 +82,7 @@ def encode_load(load: Load) -> bytes:
         }
         | ({"waiting": dict(load.waiting)} if load.waiting else {})
         | ({"limited": dict(load.limited)} if load.limited else {})
+        | ({"recent": [_recent_values(one) for one in load.recent]} if load.recent else {})
     )
 
 
@@ -105,9 +107,21 @@ def decode_load(text: bytes) -> Load:
             trouble=str(values.get("trouble", ""))[:200],
             waiting=tuple((str(one), str(breaker)) for one, breaker in values.get("waiting", {}).items()),
             limited=tuple((str(one), str(rate)) for one, rate in values.get("limited", {}).items()),
+            recent=tuple(map(_recent, values.get("recent", ()))),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidTask("This is not a load", reason=repr(error)[:200]) from error
+
+
+def _recent_values(outcomes: RecentOutcomes) -> list[object]:
+    kind = outcomes.kind
+    told = round(outcomes.attempts, 2), round(outcomes.mean_ms, 3), round(outcomes.success, 3)
+    return [kind.capability, kind.size, *told]
+
+
+def _recent(values: list[Any]) -> RecentOutcomes:
+    name, size, attempts, mean_ms, success = values
+    return RecentOutcomes(TaskKind(str(name), int(size)), float(attempts), float(mean_ms), float(success))
 
 
 def _capability_values(offer: CapabilitySpec) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The metrics of an agent's attempts, by capability: how many, how long, how they ended, how long they waited."""
+"""The metrics of an agent's attempts, by capability, and the recent outcomes of tasks that the agent was picked for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from coditect.agent.execution.handler import HandlerEnd
+from coditect.model.recent import RecentOutcomes, TaskKind, task_kind, unknown
+from coditect.model.result import Status
 from coditect.model.task import Task
 from coditect.telemetry.metrics import Counter, Histogram, Metrics
 from coditect.telemetry.names import QUEUE_WAIT, TASK_ERRORS, TASK_REQUESTS, TASK_SECONDS, TASK_TIMEOUTS
@@ -37,9 +39,20 @@ class AttemptMetrics:
         }
         for name, one in self._measured.items():
             metrics.observe(TASK_REQUESTS, one.seconds.number, capability=name)
+        self._recent: dict[TaskKind, tuple[RecentOutcomes, int]] = {}
+        """The recent outcomes by kind of task, with the time of the last in milliseconds."""
 
-    def ended(self, task: Task, ended: HandlerEnd, started_ms: int, ran_seconds: float) -> None:
-        """Count one attempt that began at `started_ms`, and ran for so many seconds."""
+    def recent(self, now_ms: int) -> tuple[RecentOutcomes, ...]:
+        """Return how the recent tasks went that senders picked this agent for, by kind of task."""
+        return tuple(outcomes.faded(max(0, now_ms - last_ms) / 1000) for outcomes, last_ms in self._recent.values())
+
+    def ended(self, task: Task, ended: HandlerEnd, started_ms: int, ran_seconds: float, *, picked: bool) -> None:
+        """Count one attempt that began at `started_ms`, and ran for so many seconds.
+
+        `picked`: the sender picked this agent for the task, whose end then counts among the recent outcomes.
+        """
+        if picked:
+            self._learn(task, ended, started_ms, ran_seconds)
         measured = self._measured[task.capability]
         measured.seconds.record(ran_seconds)
         if task.attempt == 1 and task.published_at_ms is not None:
@@ -47,3 +60,13 @@ class AttemptMetrics:
         if ended.failure is not None:
             measured.errors.value += 1
             measured.timeouts.value += ended.failure.reason == TIMEOUT
+
+    def _learn(self, task: Task, ended: HandlerEnd, started_ms: int, ran_seconds: float) -> None:
+        """Add an attempt to the recent outcomes, unless it was canceled or refused, which is not the agent's doing."""
+        if ended.status is Status.COMPLETED or ended.status is Status.FAILED:
+            kind = task_kind(task.capability, None if task.claims else len(task.body))
+            ran_ms, completed = ran_seconds * 1000, ended.status is Status.COMPLETED
+            now_ms = started_ms + round(ran_ms)
+            outcomes, last_ms = self._recent.get(kind, (unknown(kind), now_ms))
+            outcomes = outcomes.faded(max(0, now_ms - last_ms) / 1000)
+            self._recent[kind] = outcomes.after(ran_ms, completed=completed), now_ms

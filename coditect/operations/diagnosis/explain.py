@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from coditect.model.capability import Priority, nearest_names
 from coditect.model.ids import AgentId
+from coditect.model.recent import input_sizes
 from coditect.model.registration import AgentRecord, AgentStatus
 from coditect.wire import routing
 
@@ -133,6 +134,7 @@ def explain(question: TaskQuestion, fleet: Sequence[AgentRecord] | None, queues:
 def judge(record: AgentRecord, question: TaskQuestion, fleet: Collection[AgentRecord]) -> Diagnosis:
     """Return the diagnosis of one agent: whether it would take the task now, and else why not."""
     obstacle, text = _obstacle(record, question, fleet) or (None, _free(record))
+    text += _recently(record, question.capability)
     return Diagnosis(record.agent_id, record.registration.version, obstacle, text)
 
 
@@ -211,6 +213,15 @@ def _no_slot(record: AgentRecord, priority: Priority) -> tuple[Obstacle, str] | 
 def _free(record: AgentRecord) -> str:
     free = f"would take it now: {record.free_slots} of {record.registration.slots} slots are free"
     return free + _ownerless(record)
+
+
+def _recently(record: AgentRecord, capability: str) -> str:
+    """Return what the strategy `adaptive` expects the agent by, for each size of input; empty when it knows nothing."""
+    known = sorted(
+        (one for one in record.load.recent if one.kind.capability == capability), key=lambda one: one.kind.size
+    )
+    told = [f"{one.mean_ms:.0f} ms, {one.success:.0%} completed ({input_sizes(one.kind)})" for one in known]
+    return f"; when picked lately: {'; '.join(told)}" if told else ""
 
 
 def _ownerless(record: AgentRecord) -> str:

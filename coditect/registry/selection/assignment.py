@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from heapq import heapify, heappop, heappush
 from typing import assert_never
 
 from coditect.model.ids import AgentId
+from coditect.model.recent import TaskKind
 from coditect.model.registration import AgentRecord
 from coditect.model.strategy import ANYTHING, Strategy, Wanted
+from coditect.registry.selection.expectation import expectations, explored
 from coditect.registry.selection.scoring import BEST_MATCH, LOAD_BALANCED, Scale, score
 from coditect.registry.selection.strategies import busyness, candidates
 
@@ -25,16 +28,23 @@ _Rank = Callable[[AgentRecord, int], tuple[float, ...]]
 
 
 def assign(
-    records: Iterable[AgentRecord], count: int, strategy: Strategy, *, turn: int = 0, wanted: Wanted = ANYTHING
+    records: Iterable[AgentRecord],
+    count: int,
+    strategy: Strategy,
+    kind: TaskKind,
+    *,
+    turn: int = 0,
+    wanted: Wanted = ANYTHING,
 ) -> tuple[AgentId | None, ...]:
-    """Return the agent for each of `count` tasks, in order; None leaves a task to the capability's queue.
+    """Return the agent for each of `count` tasks of one kind, in order; None leaves a task to the capability's queue.
 
     Every prefix of the answer is spread as the whole: `round_robin` evenly, `least_busy` by filling the emptiest agent
     by share of slots, `load_balanced` in proportion to the score, `best_match` to the best agent as long as it stays
-    the best with its new tasks. Among equals the agent at `turn` is first.
+    the best with its new tasks, `adaptive` to the agent that is expected to complete the task first, beside its new
+    tasks. Among equals the agent at `turn` is first.
     """
     fleet = candidates(records)
-    rank = _rank_of(strategy, fleet, wanted)
+    rank = _rank_of(strategy, fleet, wanted, partial(_by_expectation, fleet, kind, turn))
     waiting = [
         (rank(record, 0), (place - turn) % len(fleet), 0, record)
         for place, record in enumerate(fleet)
@@ -61,7 +71,9 @@ def with_more(record: AgentRecord, given: int) -> AgentRecord:
     return replace(record, load=replace(record.load, running=record.load.running + given))
 
 
-def _rank_of(strategy: Strategy, fleet: Sequence[AgentRecord], wanted: Wanted) -> _Rank:
+def _rank_of(
+    strategy: Strategy, fleet: Sequence[AgentRecord], wanted: Wanted, by_expectation: Callable[[], _Rank]
+) -> _Rank:
     scale = Scale.of(fleet)
     match strategy:
         case Strategy.ROUND_ROBIN:
@@ -74,5 +86,20 @@ def _rank_of(strategy: Strategy, fleet: Sequence[AgentRecord], wanted: Wanted) -
             return lambda record, given: ((2 * given + 1) / points[record.agent_id],)
         case Strategy.BEST_MATCH:
             return lambda record, given: (-score(with_more(record, given), BEST_MATCH, scale, wanted),)
+        case Strategy.ADAPTIVE:
+            return by_expectation()
         case _:
             assert_never(strategy)
+
+
+def _by_expectation(fleet: Sequence[AgentRecord], kind: TaskKind, turn: int) -> _Rank:
+    tried = explored(fleet, turn)
+    expected = {record.agent_id: one for record, one in zip(fleet, expectations(fleet, kind), strict=True)}
+
+    def rank(record: AgentRecord, given: int) -> tuple[float, ...]:
+        if record is tried and not given:
+            return (-1.0,)
+        more = with_more(record, given)
+        return (expected[record.agent_id].among_others_ms(more), *busyness(more))
+
+    return rank

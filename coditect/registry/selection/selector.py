@@ -16,6 +16,7 @@ from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
 from coditect.errors import RegistryUnavailable
 from coditect.model.ids import AgentId
+from coditect.model.recent import TaskKind, task_kind
 from coditect.model.registration import AgentRecord
 from coditect.model.strategy import ANYTHING, Strategy, Wanted
 from coditect.registry.lookups import Lookups
@@ -101,26 +102,36 @@ class Selector:
         self._learner: asyncio.Task[None] | None = None
 
     async def pick(
-        self, capability: str, strategy: Strategy | None, wanted: Wanted, *, pin: AgentId | None = None
+        self,
+        capability: str,
+        strategy: Strategy | None,
+        wanted: Wanted,
+        *,
+        body_bytes: int | None,
+        pin: AgentId | None = None,
     ) -> Pick | None:
-        """Select the agent for one task, with at most one registry read per second; None lets the broker choose."""
+        """Select the agent for one task, with at most one registry read per second; None lets the broker choose.
+
+        `body_bytes` is the size of the task's input; None when its body is a reference to a blob.
+        """
         if pin is not None:
             return Pick(pin)
         if strategy is None and wanted is ANYTHING and (capability in self._plain or self._registry is None):
             return None
         strategy = _asked(strategy, wanted)
         if strategy is None:
-            return self.follow(capability, wanted)
+            return self.follow(task_kind(capability, body_bytes), wanted)
         known = await self._fresh(capability)
-        turn = await self._turn(capability) if strategy is Strategy.ROUND_ROBIN and known.records else 0
-        return self._choose(known, strategy, turn, wanted)
+        shared = strategy is Strategy.ROUND_ROBIN and known.records
+        turn = await self._turn(capability) if shared else self._next_turn(capability)
+        return self._choose(known, strategy, task_kind(capability, body_bytes), turn, wanted)
 
-    def follow(self, capability: str, wanted: Wanted = ANYTHING) -> Pick | None:
+    def follow(self, kind: TaskKind, wanted: Wanted = ANYTHING) -> Pick | None:
         """Select the agent for one task by the capability's declared strategy, without waiting for the registry."""
-        known = self._remembered(capability)
+        known = self._remembered(kind.capability)
         if known is None or known.asked is None:
             return None
-        return self._choose(known, known.asked, self._next_turn(capability), wanted)
+        return self._choose(known, known.asked, kind, self._next_turn(kind.capability), wanted)
 
     def batch(
         self, capability: str, strategy: Strategy | None, wanted: Wanted, *, pin: AgentId | None = None, many: int
@@ -129,19 +140,23 @@ class Selector:
         order = _Order(capability, _asked(strategy, wanted), wanted, many)
         return SelectionBatch(self, order, None if pin is None else Pick(pin))
 
-    async def assign(self, order: _Order) -> tuple[Known, tuple[AgentId | None, ...]] | None:
-        """Select agents for a batch's next tasks by at most one registry read; None lets the broker choose them all."""
+    async def assign(self, order: _Order, body_bytes: int | None) -> tuple[Known, tuple[AgentId | None, ...]] | None:
+        """Select agents for a batch's next tasks by at most one registry read; None lets the broker choose them all.
+
+        By the adaptive strategy an agent for one task only, since the next one's input may be of another size.
+        """
         name = order.capability
         known = self._remembered(name) if order.strategy is None else await self._fresh(name)
         strategy = order.strategy or (known.asked if known is not None else None)
         if known is None or strategy is None:
             return None
-        turn = self._next_turn(name, order.many)
-        return known, assign(known.records.values(), order.many, strategy, turn=turn, wanted=order.wanted)
+        many = 1 if strategy is Strategy.ADAPTIVE else order.many
+        turn, kind = self._next_turn(name, many), task_kind(name, body_bytes)
+        return known, assign(known.records.values(), many, strategy, kind, turn=turn, wanted=order.wanted)
 
-    def _choose(self, known: Known, strategy: Strategy, turn: int, wanted: Wanted) -> Pick | None:
+    def _choose(self, known: Known, strategy: Strategy, kind: TaskKind, turn: int, wanted: Wanted) -> Pick | None:
         records, chance = known.records.values(), self._clock.chance()
-        record = choose(records, strategy, turn=turn, chance=chance, wanted=wanted)
+        record = choose(records, strategy, kind, turn=turn, chance=chance, wanted=wanted)
         return None if record is None else known.give(record.agent_id)
 
     # -- what is known ----------------------------------------------------------------------------------
@@ -234,17 +249,17 @@ class SelectionBatch:
         self._known: Known | None = None
         self._picks: deque[AgentId | None] = deque()
 
-    async def next(self) -> Pick | None:
-        """Return the agent for the next task; None leaves the task to the broker."""
+    async def next(self, body_bytes: int | None) -> Pick | None:
+        """Return the agent for the next task, with an input of so many bytes; None leaves the task to the broker."""
         if self._pinned is not None:
             return self._pinned
         if not self._picks or (self._known is not None and self._known.age >= FRESH_SECONDS):
-            await self._refill()
+            await self._refill(body_bytes)
         agent_id = self._picks.popleft()
         return None if agent_id is None or self._known is None else self._known.give(agent_id)
 
-    async def _refill(self) -> None:
-        assigned = await self._selector.assign(self._order)
+    async def _refill(self, body_bytes: int | None) -> None:
+        assigned = await self._selector.assign(self._order, body_bytes)
         self._known, picks = assigned or (None, (None,) * GLANCE)
         self._picks = deque(picks)
 

@@ -10,15 +10,23 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import assert_never
 
+from coditect.model.recent import TaskKind
 from coditect.model.registration import AgentRecord, AgentStatus
 from coditect.model.strategy import ANYTHING, Strategy, Wanted
+from coditect.registry.selection.expectation import expectations, explored
 from coditect.registry.selection.scoring import BEST_MATCH, LOAD_BALANCED, Scale, Weights, score
 
 
 def choose(
-    records: Iterable[AgentRecord], strategy: Strategy, *, turn: int, chance: float, wanted: Wanted = ANYTHING
+    records: Iterable[AgentRecord],
+    strategy: Strategy,
+    kind: TaskKind,
+    *,
+    turn: int,
+    chance: float,
+    wanted: Wanted = ANYTHING,
 ) -> AgentRecord | None:
-    """Choose the agent for the next task by a strategy; None when no agent takes work.
+    """Choose the agent for the next task, of the given kind, by a strategy; None when no agent takes work.
 
     `turn` grows by one with each choice (`Registry.next_turn`), `chance` is in [0, 1).
     """
@@ -31,6 +39,8 @@ def choose(
             return load_balanced(records, chance=chance)
         case Strategy.BEST_MATCH:
             return best_match(records, wanted, chance=chance)
+        case Strategy.ADAPTIVE:
+            return adaptive(records, kind, turn=turn, chance=chance)
         case _:
             assert_never(strategy)
 
@@ -78,6 +88,21 @@ def best_match(
     scale = Scale.of(fleet)
     scores = [score(record, weights, scale, wanted) for record in fleet]
     equals = [record for record, points in zip(fleet, scores, strict=True) if points == max(scores)]
+    return equals[int(chance * len(equals))]
+
+
+def adaptive(records: Iterable[AgentRecord], kind: TaskKind, *, turn: int, chance: float) -> AgentRecord | None:
+    """Choose the agent that is expected to complete the task first (`expectation`), or at some turns one to try."""
+    fleet = candidates(records)
+    if not fleet:
+        return None
+    if (tried := explored(fleet, turn)) is not None:
+        return tried
+    ranks = [
+        (one.among_others_ms(record), *busyness(record))
+        for record, one in zip(fleet, expectations(fleet, kind), strict=True)
+    ]
+    equals = [record for record, rank in zip(fleet, ranks, strict=True) if rank == min(ranks)]
     return equals[int(chance * len(equals))]
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
+from coditect.model.recent import RecentOutcomes, task_kind
 from coditect.model.registration import AgentRecord, AgentStatus
 from coditect.operations.diagnosis.explain import Explanation, Obstacle, QueueSeen, TaskQuestion, explain, judge
 from coditect.operations.diagnosis.sightings import Found, Sighting, SightingPlace, task_verdict, unseen
@@ -16,6 +17,7 @@ from tests.unit.registry.fleets import records_of_any_kind
 from tests.unit.registry.samples import REVIEW, SUMMARY, make_record, make_registration
 
 QUESTION = TaskQuestion("code.review")
+LATELY = RecentOutcomes(task_kind("code.review", 50), 12.0, 51.7, 0.75)
 TASK = "01890a5d-ac96-774b-bcce-b302099a8057"
 
 
@@ -33,6 +35,12 @@ def offering(agent_id: str, *offers: Any, version: str = "1.4.0") -> AgentRecord
     [
         (make_record("a"), QUESTION, None, "would take it now: 4 of 4 slots are free"),
         (make_record("a", running=2), QUESTION, None, "2 of 4"),
+        (
+            make_record("a", recent=(LATELY,)),
+            QUESTION,
+            None,
+            "; when picked lately: 52 ms, 75% completed (16 to 63 bytes)",
+        ),
         (make_record("a", slots=1), QUESTION, None, "1 of 1"),
         (make_record("a", running=3), TaskQuestion("code.review", Priority.P0), None, "1 of 4"),
         (make_record("a", running=3), QUESTION, Obstacle.KEPT_FOR_P0, "last free slot of 4 is kept for P0"),

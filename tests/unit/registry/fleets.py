@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from hypothesis import strategies as st
 
+from coditect.model.recent import RecentOutcomes, task_kind
 from coditect.model.registration import AgentRecord, AgentStatus
 from coditect.model.strategy import Wanted
 from tests.unit.registry.samples import make_record
@@ -22,6 +23,14 @@ some_wanted = st.builds(
     keywords=st.frozensets(st.sampled_from(["MISTAKES", "agent", "nothing"])),
 )
 
+KIND = task_kind("code.review", 100)
+_recent = st.builds(
+    RecentOutcomes,
+    st.sampled_from([KIND, task_kind("code.review", 10_000), task_kind("text.summarize", 100)]),
+    st.floats(1, 20),
+    st.sampled_from([1.5, 20.0, 60_000.0]),
+    st.floats(0, 1),
+)
 _any_record = st.builds(
     make_record,
     st.text(alphabet="abc", min_size=1, max_size=3).map("agent-{}".format),
@@ -36,6 +45,7 @@ _any_record = st.builds(
     failed=st.integers(0, 1_000),
     lease_ms=st.sampled_from([0, 1, 3_000]),
     tags=tag_sets,
+    recent=st.lists(_recent, max_size=3, unique_by=lambda outcomes: outcomes.kind).map(tuple),
 )
 records_of_any_kind = st.lists(_any_record, max_size=8, unique_by=lambda record: record.agent_id)
 

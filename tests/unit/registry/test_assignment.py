@@ -13,7 +13,7 @@ from coditect.model.registration import AgentRecord, AgentStatus
 from coditect.model.strategy import Strategy, Wanted
 from coditect.registry.selection.assignment import INBOX_SLOTS, assign, room
 from coditect.registry.selection.scoring import LOAD_BALANCED, Scale, score
-from tests.unit.registry.fleets import records_of_any_kind, some_wanted
+from tests.unit.registry.fleets import KIND, records_of_any_kind, some_wanted
 from tests.unit.registry.samples import make_record
 
 counts = st.integers(0, 60)
@@ -25,7 +25,7 @@ strategies = st.sampled_from(Strategy)
 def test_every_task_is_given_out_and_nobody_gets_more_than_it_can_take(
     records: list[AgentRecord], count: int, strategy: Strategy, turn: int, wanted: Wanted
 ) -> None:
-    given_out = assign(records, count, strategy, turn=turn, wanted=wanted)
+    given_out = assign(records, count, strategy, KIND, turn=turn, wanted=wanted)
 
     taken = Counter(given_out)
     rooms = {record.agent_id: room(record) for record in records if takes_work(record, records)}
@@ -40,17 +40,17 @@ def test_assignment_does_not_depend_on_the_order_of_the_records(
 ) -> None:
     shuffled = order.sample(records, len(records))
 
-    one = assign(records, count, strategy, turn=turn, wanted=wanted)
-    assert one == assign(shuffled, count, strategy, turn=turn, wanted=wanted)
+    one = assign(records, count, strategy, KIND, turn=turn, wanted=wanted)
+    assert one == assign(shuffled, count, strategy, KIND, turn=turn, wanted=wanted)
 
 
 @given(records_of_any_kind, counts, counts, strategies, turns)
 def test_the_beginning_of_an_assignment_is_the_assignment_of_fewer(
     records: list[AgentRecord], count: int, fewer: int, strategy: Strategy, turn: int
 ) -> None:
-    whole = assign(records, count + fewer, strategy, turn=turn)
+    whole = assign(records, count + fewer, strategy, KIND, turn=turn)
 
-    assert whole[:fewer] == assign(records, fewer, strategy, turn=turn)
+    assert whole[:fewer] == assign(records, fewer, strategy, KIND, turn=turn)
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=6), counts, turns)
@@ -59,7 +59,7 @@ def test_round_robin_gives_everybody_the_same_but_one_until_somebody_is_full(
 ) -> None:
     records = [make_record(f"a{n}", slots=many) for n, many in enumerate(slots)]
 
-    taken = Counter(assign(records, count, Strategy.ROUND_ROBIN, turn=turn))
+    taken = Counter(assign(records, count, Strategy.ROUND_ROBIN, KIND, turn=turn))
 
     not_full = [taken[one.agent_id] for one in records if taken[one.agent_id] < room(one)]
     assert not not_full or max(taken[one.agent_id] for one in records) - min(not_full) <= 1
@@ -69,7 +69,7 @@ def test_round_robin_gives_everybody_the_same_but_one_until_somebody_is_full(
 def test_least_busy_fills_up_the_emptiest(slots_and_running: list[tuple[int, int]], count: int) -> None:
     records = [make_record(f"a{n}", slots=s, running=min(r, s)) for n, (s, r) in enumerate(slots_and_running)]
 
-    taken = Counter(assign(records, count, Strategy.LEAST_BUSY))
+    taken = Counter(assign(records, count, Strategy.LEAST_BUSY, KIND))
 
     before_the_last = [
         (one.load.running + taken[one.agent_id] - 1) / one.registration.slots for one in records if taken[one.agent_id]
@@ -87,7 +87,7 @@ def test_least_busy_gives_an_idle_fleet_by_its_slots(slots: list[int], percent: 
     records = [make_record(f"a{n}", slots=many) for n, many in enumerate(slots)]
     count = 2 * sum(slots) * percent // 100
 
-    taken = Counter(assign(records, count, Strategy.LEAST_BUSY))
+    taken = Counter(assign(records, count, Strategy.LEAST_BUSY, KIND))
 
     for record in records:
         share = count * record.registration.slots / sum(slots)
@@ -100,7 +100,7 @@ def test_load_balanced_gives_the_nearest_whole_numbers_to_the_shares(slots: list
     count, scale = 2 * sum(slots) * percent // 100, Scale.of(records)
     points = {record.agent_id: score(record, LOAD_BALANCED, scale) for record in records}
 
-    taken = Counter(assign(records, count, Strategy.LOAD_BALANCED))
+    taken = Counter(assign(records, count, Strategy.LOAD_BALANCED, KIND))
 
     nobody_is_full = all(taken[record.agent_id] < room(record) for record in records)
     for record in records:
@@ -114,7 +114,7 @@ def test_load_balanced_gives_a_sick_agent_less_and_the_queue_what_is_over() -> N
     sick = make_record("sick", slots=4, completed=10, failed=90)
     records = [sick, make_record("b", slots=4), make_record("c", slots=4)]
 
-    some, all_of_it = (Counter(assign(records, many, Strategy.LOAD_BALANCED)) for many in (12, 30))
+    some, all_of_it = (Counter(assign(records, many, Strategy.LOAD_BALANCED, KIND)) for many in (12, 30))
 
     assert some[AgentId("sick")] == 0
     assert some[AgentId("b")] == some[AgentId("c")] == 6
@@ -124,7 +124,7 @@ def test_load_balanced_gives_a_sick_agent_less_and_the_queue_what_is_over() -> N
 def test_best_match_moves_on_to_the_next_best_when_the_best_is_full() -> None:
     both, one = make_record("both", slots=2, tags=frozenset({"gpu", "eu"})), make_record("one", tags=frozenset({"eu"}))
 
-    given_out = assign([one, both], 14, Strategy.BEST_MATCH, wanted=Wanted(tags={"gpu", "eu"}))
+    given_out = assign([one, both], 14, Strategy.BEST_MATCH, KIND, wanted=Wanted(tags={"gpu", "eu"}))
 
     assert given_out[0] == "both"
     assert Counter(given_out) == {"both": 4, "one": 8, None: 2}
@@ -133,7 +133,7 @@ def test_best_match_moves_on_to_the_next_best_when_the_best_is_full() -> None:
 def test_equals_are_not_always_begun_with_the_same() -> None:
     records = [make_record(name) for name in ("a", "b", "c")]
 
-    first = [assign(records, 1, Strategy.LOAD_BALANCED, turn=turn)[0] for turn in range(3)]
+    first = [assign(records, 1, Strategy.LOAD_BALANCED, KIND, turn=turn)[0] for turn in range(3)]
 
     assert first == ["a", "b", "c"]
 
@@ -155,4 +155,4 @@ def takes_work(record: AgentRecord, records: list[AgentRecord]) -> bool:
 def test_agent_without_room_gets_nothing() -> None:
     full = make_record("full", slots=2, running=4)
 
-    assert assign([full, replace(full, lease_ms=0)], 2, Strategy.BEST_MATCH) == (None, None)
+    assert assign([full, replace(full, lease_ms=0)], 2, Strategy.BEST_MATCH, KIND) == (None, None)

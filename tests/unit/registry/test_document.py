@@ -9,6 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from coditect.errors import InvalidTask
+from coditect.model.recent import RecentOutcomes, TaskKind
 from coditect.model.registration import AgentStatus, Load
 from coditect.model.strategy import Strategy
 from coditect.registry.document import decode_load, decode_registration, encode_load, encode_registration
@@ -28,6 +29,7 @@ BUSY = Load(
     trouble="no files left",
     waiting=(("code.review", "github"),),
     limited=(("code.review", "100/m"),),
+    recent=(RecentOutcomes(TaskKind("code.review", 4), 3.5, 51.25, 0.75),),
 )
 
 

@@ -14,7 +14,7 @@ from coditect.model.registration import AgentRecord, AgentStatus
 from coditect.model.strategy import Strategy, Wanted
 from coditect.registry.selection import scoring
 from coditect.registry.selection.strategies import best_match, choose, least_busy, load_balanced, round_robin
-from tests.unit.registry.fleets import SimulatedFleet, chances, records_of_any_kind, some_wanted
+from tests.unit.registry.fleets import KIND, SimulatedFleet, chances, records_of_any_kind, some_wanted
 from tests.unit.registry.samples import make_record
 
 UNAVAILABLE = (AgentStatus.DRAINING, AgentStatus.OFFLINE)
@@ -26,7 +26,7 @@ def test_only_a_living_agent_that_takes_work_is_chosen(
 ) -> None:
     allowed = [record for record in records if record.lease_ms and record.load.status not in UNAVAILABLE]
 
-    chosen = choose(records, strategy, turn=turn, chance=chance)
+    chosen = choose(records, strategy, KIND, turn=turn, chance=chance)
 
     assert (chosen is None) == (not allowed)
     assert chosen is None or chosen in allowed
@@ -38,8 +38,8 @@ def test_choice_does_not_depend_on_the_order_of_the_records(
 ) -> None:
     shuffled = order.sample(records, len(records))
 
-    one = choose(records, strategy, turn=turn, chance=chance, wanted=wanted)
-    assert one == choose(shuffled, strategy, turn=turn, chance=chance, wanted=wanted)
+    one = choose(records, strategy, KIND, turn=turn, chance=chance, wanted=wanted)
+    assert one == choose(shuffled, strategy, KIND, turn=turn, chance=chance, wanted=wanted)
 
 
 def test_round_robin_gives_each_agent_the_same_share() -> None:
@@ -102,7 +102,7 @@ def test_agent_that_still_starts_is_chosen_only_when_nobody_else_is_there() -> N
 
 @pytest.mark.parametrize("strategy", Strategy)
 def test_nobody_is_chosen_from_none(strategy: Strategy) -> None:
-    assert choose([], strategy, turn=0, chance=0.5) is None
+    assert choose([], strategy, KIND, turn=0, chance=0.5) is None
 
 
 def pick(record: AgentRecord | None) -> str:
