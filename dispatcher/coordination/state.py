@@ -22,7 +22,7 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows import control
 from dispatcher.ledger.workflows.checkpoints import spaces
 from dispatcher.ledger.workflows.checkpoints.spaces import KEPT, StateVersion, latest, unpack, value_key
-from dispatcher.ledger.workflows.queries import Body, page_of
+from dispatcher.ledger.workflows.queries import Body
 from dispatcher.ledger.workflows.submit import number, text
 from dispatcher.store.transaction import Reads
 
