@@ -20,8 +20,9 @@ from coditect.model.result import Status
 from coditect.workflow.states import WorkflowState
 from dispatcher.chaos.load.generators import BROKEN, FEW_ATTEMPTS, LONGEST_MILLISECONDS, Generators
 from dispatcher.chaos.load.pace import Pace
+from dispatcher.chaos.load.waves import URGENT
 from dispatcher.chaos.load.work import MOST_ATTEMPTS
-from dispatcher.chaos.load.workload import URGENT, ChaosLoad
+from dispatcher.chaos.load.workload import ChaosLoad
 from dispatcher.witness.history import Type
 
 PACE = Pace(workflows=1, tasks=0, width=2, milliseconds=(0, 0), canceled=1.0, wait_seconds=7.0)

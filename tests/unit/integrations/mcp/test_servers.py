@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,8 +38,9 @@ async def test_a_schema_with_definitions_is_kept_as_it_is() -> None:
     agent = await mcp_agent("clock", f"{sys.executable} -m mcp_server_time --local-timezone=UTC")
 
     (converts,) = (one.spec for one in agent.capabilities if one.name == "clock.convert_time")
-    assert converts.output_schema["properties"]["source"] == {"$ref": "#/$defs/TimeResult"}
-    assert "timezone" in converts.output_schema["$defs"]["TimeResult"]["properties"]
+    schema = dict[str, Any](converts.output_schema)
+    assert schema["properties"]["source"] == {"$ref": "#/$defs/TimeResult"}
+    assert "timezone" in schema["$defs"]["TimeResult"]["properties"]
 
 
 async def test_a_value_is_what_is_structured_or_the_only_text_and_a_failed_tool_is_a_failure(tmp_path: Path) -> None:
