@@ -235,7 +235,6 @@ class Agent:
         plain, yields its result in parts: one by one for a task with `stream=True`, as one list for any other.
 
         `retry=3` is short for `Retry(max_attempts=3)`, and a plain text may stand for one tag or a strategy.
-
         `max_queued=1000` bounds what waits: the broker refuses a P2 task when 1,000 of P2 wait already, a P1 task when
         2,000 of P1 wait, and a P0 task never; `submit` then raises `Overloaded`. By default nothing is refused. The
         bound is part of the queues: `coditect topology plan` tells how to change it later.
@@ -252,7 +251,6 @@ class Agent:
 
         With `process=True` a process is replaced after `max_tasks_per_process` tasks, or after a task at whose end it
         holds more than `max_memory`, such as "512MB" or a number of bytes.
-
         A capability with a timeout above 10 minutes takes durable tasks, and tasks that bound themselves to 25 minutes.
 
         Raises:

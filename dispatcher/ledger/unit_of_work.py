@@ -27,8 +27,7 @@ MOST_STEPS = 500_000
 """The evaluation steps from which a transaction is full: half a second, of the five that the store allows."""
 BYTES_PER_STEP = 16
 """The bytes of a definition or input that count as one step, since they stay in memory until the end."""
-MOST_AHEAD = 16
-"""The largest number of a node's dependents to read ahead; of a node with more none is read ahead."""
+MOST_AHEAD = 16  # the dependents of a node to read ahead; of a node with more none is read ahead
 _PUBLISHED = (TaskState.PUBLISHED, TaskState.WORKING)
 
 
