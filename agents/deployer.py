@@ -56,7 +56,7 @@ class CommitRequest(_Request):
 
 
 class Scan(BaseModel):
-    """What a security scan found."""
+    """The report of a security scan, with its findings."""
 
     clean: bool
     findings: list[Finding]
@@ -78,7 +78,7 @@ class Deployed(BaseModel):
 
 
 class Rollback(BaseModel):
-    """What a compensation gets: the request and the result of the release to undo."""
+    """The input of a compensation: the request and the result of the release to undo."""
 
     input: DeployRequest
     result: Deployed

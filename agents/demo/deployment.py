@@ -46,12 +46,12 @@ class Deployment:
 
     @property
     def released(self) -> bool:
-        """Whether the branch was released, and the service is well in its version."""
+        """True when the branch was released, and the service is well in its version."""
         return self.flow.state is WorkflowState.COMPLETED and self.after not in (None, self.before)
 
     @property
     def rolled_back(self) -> bool:
-        """Whether the branch was rolled back, and the service is well in the version before it."""
+        """True when the branch was rolled back, and the service is well in the version before it."""
         return self.flow.state is WorkflowState.COMPENSATED and bool(self.why) and self.after == self.before
 
 

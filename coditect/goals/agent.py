@@ -29,7 +29,7 @@ PlannerOf = Callable[[int], Planner]
 
 @dataclass(frozen=True, slots=True)
 class GoalMeans:
-    """What the tasks of the agent share: a client to start plans with, and the planners."""
+    """The means that the tasks of the agent share: a client to start plans with, and the planners."""
 
     client: Client
     planner_of: PlannerOf

@@ -68,7 +68,7 @@ class OnFailure(StrEnum):
 
 
 class Rest(StrEnum):
-    """What happens to the predecessors that have not ended when a node may run."""
+    """The choice whether predecessors that have not ended go on, or are canceled, when a node may run."""
 
     KEEP = "keep"
     """They go on."""

@@ -87,7 +87,7 @@ def node_of(handoff: str) -> tuple[NodeKey, int]:
 
 
 def read(tr: Reads, handoff: str) -> HandoffRecord:
-    """Return a handoff.
+    """Return the row of a handoff, by its id.
 
     Raises:
         NotFound: when it is unknown, or its workflow is not kept any more.

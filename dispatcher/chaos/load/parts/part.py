@@ -16,7 +16,7 @@ PART_RETRY = Retry(max_attempts=MOST_ATTEMPTS, first="100ms", cap="1s")
 
 
 def _nothing(agent: Agent, note: Note) -> None:
-    """Offer nothing."""
+    """Declare no capability: the part needs none of its own."""
 
 
 @dataclass(frozen=True, slots=True)
