@@ -223,6 +223,19 @@ DASHBOARDS = {
                 "stat",
                 "Only with TLS.",
             ),
+            Panel(
+                "Posts to webhooks per second",
+                "ops",
+                (
+                    (rate("coditect_webhook_attempts_total", "outcome"), "{{outcome}}"),
+                    (rate("coditect_webhooks_disabled_total"), "disabled"),
+                ),
+            ),
+            Panel(
+                "Posts to webhooks: seconds",
+                "s",
+                ((quantile(0.99, "coditect_webhook_attempt_duration_seconds"), "p99"),),
+            ),
         ),
     ),
 }

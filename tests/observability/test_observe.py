@@ -76,6 +76,11 @@ class Watched:
             "dispatcher", "coditect", "dispatcher", "run", "--store", f"sqlite:{self.folder / 'ledger.db'}"
         )
 
+    async def start_api(self) -> None:
+        port = self.ports.setdefault("api", free_ports(1)[0])  # it serves its metrics beside its routes
+        self.processes["api"] = await self.fleet.run("coditect", "api", "--port", str(port))
+        self.prometheus.scrape(self.ports)
+
     async def start_agent(self, name: str) -> None:
         await self.start(name, "coditect", "agent", "run", str(AGENT))
 
@@ -124,6 +129,7 @@ async def test_every_query_returns_data_and_every_alert_fires_and_clears(
             watched.tracing = _traced_by(collected)
             print(f"  Collector: OTLP at {watched.tracing[ENDPOINT]}, spans in {collected.file}")
         await watched.start_dispatcher()
+        await watched.start_api()
         await watched.start_agent("worker")
         await watched.start_agent("lone")
         await _under_load(watched, own_servers)

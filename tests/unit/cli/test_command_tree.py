@@ -31,7 +31,7 @@ COMMANDS = (
         for verb in ("check", "graph", "run", "list", "show", "cancel", "pause", "resume", "signal", "history")
     ),
     *(("workflow", verb) for verb in ("checkpoint", "checkpoints", "restore")),
-    *(("trigger", verb) for verb in ("add", "list", "pause", "resume", "remove")),
+    *(("trigger", verb) for verb in ("create", "list", "pause", "resume", "delete")),
     *(("schedule", verb) for verb in ("create", "list", "show", "pause", "resume", "run", "delete")),
     *(("approval", verb) for verb in ("list", "grant", "deny")),
     *(("breaker", verb) for verb in ("list", "show", "open", "reset")),
