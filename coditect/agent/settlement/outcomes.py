@@ -99,9 +99,11 @@ class Outcomes:
         """
         self.attempts = AttemptMetrics(metrics, capabilities)
         """The metrics of attempts by capability."""
-        self.completed = metrics.counter(ATTEMPTS, outcome="completed")
-        self.failed = metrics.counter(ATTEMPTS, outcome="failed")
-        """The counter of failed attempts, with the tasks that were refused or canceled."""
+        self.completed = 0
+        self.failed = 0
+        """The number of this agent's failed attempts, with the tasks that were refused or canceled."""
+        self._all_completed = metrics.counter(ATTEMPTS, outcome="completed")  # of all agents of the process
+        self._all_failed = metrics.counter(ATTEMPTS, outcome="failed")
 
     async def send_back(self, execution: Execution, *, within_seconds: float = SENT_BACK_SECONDS) -> None:
         """Return a task that may not free its slot now, unchanged, through a retry-delay queue; ack its deliveries."""
@@ -135,7 +137,8 @@ class Outcomes:
     def _completed(self, execution: Execution, ended: HandlerEnd, started_ms: int, finished_ms: int) -> Outcome:
         task = execution.task
         outcome = self._outcome(task, ended, started_ms, finished_ms)
-        self.completed.value += 1
+        self.completed += 1
+        self._all_completed.value += 1
         if execution.key is not None:
             self._remembered.put(execution.key, outcome)
         if task.owner is None:  # a workflow task's events are its owner's
@@ -216,7 +219,7 @@ class Outcomes:
             return
         self._log_failure(task, ended)
         outcome = self._outcome(task, ended, started_ms, finished_ms)
-        self.failed.value += 1
+        self._count_failure()
         if ended.status in (Status.FAILED, Status.REJECTED) and ended.failure is not None:
             await self._bury(execution, ended.failure)
         self.tell(ENDED_AS[ended.status], task, finished_ms)
@@ -261,7 +264,7 @@ class Outcomes:
         if failure is None:
             outcome = self._completed(execution, ended, started_ms, finished_ms)
         else:
-            self.failed.value += 1
+            self._count_failure()
             self._log_failure(task, ended, **({} if retry_ms is None else {"delay_ms": retry_ms}))
             outcome = self._outcome(task, replace(ended, failure=failure), started_ms, finished_ms)
             outcome = replace(outcome, retry_ms=retry_ms)
@@ -281,11 +284,15 @@ class Outcomes:
             or (task.limits.deadline_ms is not None and task.limits.deadline_ms <= self._clock.now_ms())
         ):
             return False
-        self.failed.value += 1
+        self._count_failure()
         delay_ms = await self._settler.retry(execution, ended, ended.failure, policy)
         self._log_failure(task, ended, of=attempts, delay_ms=delay_ms)
         execution.ack()
         return True
+
+    def _count_failure(self) -> None:
+        self.failed += 1
+        self._all_failed.value += 1
 
     def _log_failure(self, task: Task, ended: HandlerEnd, **retry: int) -> None:
         """Log one line for each failed attempt; a capability's tracebacks appear at most once a second."""
@@ -346,7 +353,7 @@ class Outcomes:
 
     async def _disown(self, execution: Execution, error: NoOwner) -> None:
         """Make a dead letter of a task whose owner does not exist: no owner can take its result or grant its start."""
-        self.failed.value += 1
+        self._count_failure()
         log.info("A task names an owner that does not exist", extra={"task_id": execution.task.id} | error.facts)
         failure = Failure("no_owner", "NoOwner", str(error), fix=str(error.facts["fix"]))
         await self._bury(execution, failure)

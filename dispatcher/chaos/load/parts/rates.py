@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from coditect import Agent, Context, Workflow
 from coditect.model.limits.rate import Rate
+from dispatcher.chaos.load.generators import RETRY
 from dispatcher.chaos.load.parts.part import PART_RETRY, LoadPart, executed
-from dispatcher.chaos.load.work import MOST_ATTEMPTS
 from dispatcher.chaos.load.workflows import WorkflowLoad
 from dispatcher.witness.history import Note, Type
 
@@ -37,8 +37,8 @@ async def wave(load: WorkflowLoad) -> None:
     """Run one workflow whose tasks could all begin at once, and then leave the agents idle for a while."""
     flow = Workflow("wave")
     for number in range(WAVE):
-        flow.task(RATED, name=f"n{number}", priority=load.shapes.priority())
-    run = await load.started(flow, most=MOST_ATTEMPTS, priorities={})  # they wait on purpose
+        flow.task(RATED, name=f"n{number}", priority=load.shapes.priority(), retry=RETRY)
+    run = await load.started(flow, priorities={})  # they wait on purpose
     if run is not None:
         await load.end_of(run)
     await load.soon()

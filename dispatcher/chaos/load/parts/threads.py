@@ -9,8 +9,8 @@ from pydantic import BaseModel
 
 from coditect import Agent, CoditectError, Context, Workflow
 from coditect.collaboration.threads import Thread
+from dispatcher.chaos.load.generators import RETRY
 from dispatcher.chaos.load.parts.part import PART_RETRY, LoadPart, executed
-from dispatcher.chaos.load.work import MOST_ATTEMPTS
 from dispatcher.chaos.load.workflows import PAUSE_SECONDS, WorkflowLoad
 from dispatcher.witness.history import Note, Type
 
@@ -51,8 +51,8 @@ async def talk(load: WorkflowLoad) -> None:
     flow = Workflow("talk")
     for number in range(SAYING):
         saying = {"thread": thread.id, "messages": MESSAGES}
-        flow.task(SAY, saying, name=f"says_{number}")
-    run = await load.started(flow, most=MOST_ATTEMPTS, priorities={})
+        flow.task(SAY, saying, name=f"says_{number}", retry=RETRY)
+    run = await load.started(flow, priorities={})
     if run is None:
         return
     load.note(Type.INVOKE, "talk", thread.id, listener=BOB)

@@ -7,13 +7,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from coditect import Agent, Context
+from coditect import Agent, Context, Retry
 from coditect.integrations.merging import MergeRequest, merge_results
 from coditect.workflow.patterns.catalogue import Catalogue, load_patterns
 from coditect.workflow.patterns.rendering import render_pattern
 from coditect.workflow.states import WorkflowState
 from dispatcher.chaos.load.parts.part import PART_RETRY, LoadPart, executed
-from dispatcher.chaos.load.work import MOST_ATTEMPTS, Broken, Flaky
+from dispatcher.chaos.load.work import Broken, Flaky
 from dispatcher.chaos.load.workflows import WorkflowLoad
 from dispatcher.witness.history import Note, Type
 
@@ -70,7 +70,7 @@ async def vote(load: WorkflowLoad) -> None:
         flow,
         {"ballots": ballots, "fails": fails},
         ends=("completed", "failed"),
-        most=MOST_ATTEMPTS,
+        most=Retry().max_attempts,  # the pattern's nodes have no policy, so this bounds the agents that they may lose
         priorities={},
         ballots=cast,
     )
