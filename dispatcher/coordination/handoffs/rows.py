@@ -128,5 +128,5 @@ def packed(handoff: HandoffRecord) -> bytes:
 
 
 def write(tr: Transaction, handoff: HandoffRecord) -> None:
-    """Write a handoff."""
+    """Write the row of a handoff."""
     tr.set(HANDOFFS.pack((*handoff.node_key, handoff.number)), packed(handoff))
