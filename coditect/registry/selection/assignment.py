@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from heapq import heapify, heappop, heappush
 from typing import assert_never
 
@@ -44,20 +43,23 @@ def assign(
     tasks. Among equals the agent at `turn` is first.
     """
     fleet = candidates(records)
-    rank = _rank_of(strategy, fleet, wanted, partial(_by_expectation, fleet, kind, turn))
-    waiting = [
-        (rank(record, 0), (place - turn) % len(fleet), 0, record)
-        for place, record in enumerate(fleet)
-        if room(record) > 0
-    ]
-    heapify(waiting)  # no two agents have the same place, so records are never compared
+    rank = _rank_of(strategy, fleet, wanted, kind)
+    places = {record.agent_id: (place - turn) % len(fleet) for place, record in enumerate(fleet)}
+    given = dict.fromkeys(places, 0)
+    waiting = [(rank(record, 0), places[record.agent_id], 0, record) for record in fleet if room(record) > 0]
+    heapify(waiting)  # no two agents have the same place, and none the same count twice: records are never compared
     chosen: list[AgentId | None] = []
     while waiting and len(chosen) < count:
-        _, place, given, record = heappop(waiting)
-        chosen.append(record.agent_id)
-        given += 1
-        if given < room(record):
-            heappush(waiting, (rank(record, given), place, given, record))
+        record = explored(fleet, turn + len(chosen)) if strategy is Strategy.ADAPTIVE else None
+        if record is None or given[record.agent_id] >= room(record):
+            _, _, counted, record = heappop(waiting)
+            if counted < given[record.agent_id]:
+                continue  # the agent got a task to try meanwhile, and waits with its new count
+        agent_id = record.agent_id
+        chosen.append(agent_id)
+        given[agent_id] += 1
+        if given[agent_id] < room(record):
+            heappush(waiting, (rank(record, given[agent_id]), places[agent_id], given[agent_id], record))
     return (*chosen, *[None] * (count - len(chosen)))
 
 
@@ -71,9 +73,7 @@ def with_more(record: AgentRecord, given: int) -> AgentRecord:
     return replace(record, load=replace(record.load, running=record.load.running + given))
 
 
-def _rank_of(
-    strategy: Strategy, fleet: Sequence[AgentRecord], wanted: Wanted, by_expectation: Callable[[], _Rank]
-) -> _Rank:
+def _rank_of(strategy: Strategy, fleet: Sequence[AgentRecord], wanted: Wanted, kind: TaskKind) -> _Rank:
     scale = Scale.of(fleet)
     match strategy:
         case Strategy.ROUND_ROBIN:
@@ -87,18 +87,15 @@ def _rank_of(
         case Strategy.BEST_MATCH:
             return lambda record, given: (-score(with_more(record, given), BEST_MATCH, scale, wanted),)
         case Strategy.ADAPTIVE:
-            return by_expectation()
+            return _by_expectation(fleet, kind)
         case _:
             assert_never(strategy)
 
 
-def _by_expectation(fleet: Sequence[AgentRecord], kind: TaskKind, turn: int) -> _Rank:
-    tried = explored(fleet, turn)
+def _by_expectation(fleet: Sequence[AgentRecord], kind: TaskKind) -> _Rank:
     expected = {record.agent_id: one for record, one in zip(fleet, expectations(fleet, kind), strict=True)}
 
     def rank(record: AgentRecord, given: int) -> tuple[float, ...]:
-        if record is tried and not given:
-            return (-1.0,)
         more = with_more(record, given)
         return (expected[record.agent_id].among_others_ms(more), *busyness(more))
 

@@ -140,19 +140,15 @@ class Selector:
         order = _Order(capability, _asked(strategy, wanted), wanted, many)
         return SelectionBatch(self, order, None if pin is None else Pick(pin))
 
-    async def assign(self, order: _Order, body_bytes: int | None) -> tuple[Known, tuple[AgentId | None, ...]] | None:
-        """Select agents for a batch's next tasks by at most one registry read; None lets the broker choose them all.
-
-        By the adaptive strategy an agent for one task only, since the next one's input may be of another size.
-        """
+    async def assign(self, order: _Order, kind: TaskKind) -> tuple[Known, tuple[AgentId | None, ...]] | None:
+        """Select agents for a batch's next tasks by at most one registry read; None lets the broker choose them all."""
         name = order.capability
         known = self._remembered(name) if order.strategy is None else await self._fresh(name)
         strategy = order.strategy or (known.asked if known is not None else None)
         if known is None or strategy is None:
             return None
-        many = 1 if strategy is Strategy.ADAPTIVE else order.many
-        turn, kind = self._next_turn(name, many), task_kind(name, body_bytes)
-        return known, assign(known.records.values(), many, strategy, kind, turn=turn, wanted=order.wanted)
+        turn = self._next_turn(name, order.many)
+        return known, assign(known.records.values(), order.many, strategy, kind, turn=turn, wanted=order.wanted)
 
     def _choose(self, known: Known, strategy: Strategy, kind: TaskKind, turn: int, wanted: Wanted) -> Pick | None:
         records, chance = known.records.values(), self._clock.chance()
@@ -247,19 +243,25 @@ class SelectionBatch:
         self._order = order
         self._pinned = pinned
         self._known: Known | None = None
+        self._kind: TaskKind | None = None
+        """The kind of task that the picks are for: agents differ by kind, and inputs by size."""
         self._picks: deque[AgentId | None] = deque()
 
     async def next(self, body_bytes: int | None) -> Pick | None:
         """Return the agent for the next task, with an input of so many bytes; None leaves the task to the broker."""
         if self._pinned is not None:
             return self._pinned
-        if not self._picks or (self._known is not None and self._known.age >= FRESH_SECONDS):
+        if not self._picks or (self._known is not None and self._outdated(self._known, body_bytes)):
             await self._refill(body_bytes)
         agent_id = self._picks.popleft()
         return None if agent_id is None or self._known is None else self._known.give(agent_id)
 
+    def _outdated(self, known: Known, body_bytes: int | None) -> bool:
+        return known.age >= FRESH_SECONDS or task_kind(self._order.capability, body_bytes) != self._kind
+
     async def _refill(self, body_bytes: int | None) -> None:
-        assigned = await self._selector.assign(self._order, body_bytes)
+        self._kind = task_kind(self._order.capability, body_bytes)
+        assigned = await self._selector.assign(self._order, self._kind)
         self._known, picks = assigned or (None, (None,) * GLANCE)
         self._picks = deque(picks)
 

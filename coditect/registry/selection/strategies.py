@@ -56,9 +56,7 @@ def least_busy(records: Iterable[AgentRecord], *, chance: float) -> AgentRecord 
     fleet = candidates(records)
     if not fleet:
         return None
-    least = min(map(busyness, fleet))
-    equals = [record for record in fleet if busyness(record) == least]
-    return equals[int(chance * len(equals))]
+    return _one_of_the_lowest(fleet, list(map(busyness, fleet)), chance)
 
 
 def load_balanced(
@@ -86,9 +84,7 @@ def best_match(
     if not fleet:
         return None
     scale = Scale.of(fleet)
-    scores = [score(record, weights, scale, wanted) for record in fleet]
-    equals = [record for record, points in zip(fleet, scores, strict=True) if points == max(scores)]
-    return equals[int(chance * len(equals))]
+    return _one_of_the_lowest(fleet, [(-score(record, weights, scale, wanted),) for record in fleet], chance)
 
 
 def adaptive(records: Iterable[AgentRecord], kind: TaskKind, *, turn: int, chance: float) -> AgentRecord | None:
@@ -102,13 +98,19 @@ def adaptive(records: Iterable[AgentRecord], kind: TaskKind, *, turn: int, chanc
         (one.among_others_ms(record), *busyness(record))
         for record, one in zip(fleet, expectations(fleet, kind), strict=True)
     ]
-    equals = [record for record, rank in zip(fleet, ranks, strict=True) if rank == min(ranks)]
-    return equals[int(chance * len(equals))]
+    return _one_of_the_lowest(fleet, ranks, chance)
 
 
 def busyness(record: AgentRecord) -> tuple[float, float]:
     """Return the share of an agent's slots that are in use, and its latency in ms; lower is better."""
     return record.load.running / max(1, record.registration.slots), record.load.latency_ms
+
+
+def _one_of_the_lowest(fleet: Sequence[AgentRecord], ranks: Sequence[tuple[float, ...]], chance: float) -> AgentRecord:
+    """Return an agent with the lowest rank, by chance where several have it."""
+    lowest = min(ranks)
+    equals = [record for record, rank in zip(fleet, ranks, strict=True) if rank == lowest]
+    return equals[int(chance * len(equals))]
 
 
 def candidates(records: Iterable[AgentRecord]) -> Sequence[AgentRecord]:

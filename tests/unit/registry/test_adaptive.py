@@ -14,6 +14,7 @@ import pytest
 from coditect import Agent
 from coditect.model.recent import RecentOutcomes, TaskKind, task_kind, unknown
 from coditect.model.strategy import Strategy
+from coditect.registry.selection.assignment import assign
 from coditect.registry.selection.expectation import EXPLORE_EVERY
 from coditect.registry.selection.strategies import adaptive
 from coditect.testing import TestFleet
@@ -151,6 +152,14 @@ def test_one_choice_in_twenty_tries_the_agents_by_turns() -> None:
         "b": 20,
         "c": 20,
     }
+
+
+def test_batch_tries_the_agent_of_each_twentieth_turn_once() -> None:
+    records = [make_record(name, slots=40, recent=(recent(KIND, ms=ms),)) for name, ms in (("a", 1), ("b", 999))]
+
+    given = assign(records, EXPLORE_EVERY, Strategy.ADAPTIVE, KIND, turn=EXPLORE_EVERY - 5)
+
+    assert Counter(given) == {"a": EXPLORE_EVERY - 1, "b": 1}
 
 
 def test_old_attempts_fade() -> None:

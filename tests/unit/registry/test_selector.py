@@ -10,7 +10,7 @@ import pytest
 from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
 from coditect.model.ids import AgentId
-from coditect.model.recent import task_kind
+from coditect.model.recent import RecentOutcomes, task_kind
 from coditect.model.registration import AgentRecord
 from coditect.model.strategy import ANYTHING, Strategy, Wanted
 from coditect.registry.memory import MemoryRegistry
@@ -159,6 +159,24 @@ async def test_batch_that_goes_on_looks_again(
 
     assert first[-1] is None
     assert agent_of(await sequence.next(BYTES)) == "a0"
+
+
+async def test_adaptive_batch_chooses_again_when_the_inputs_size_changes(
+    selector: Selector, registry: CountingRegistry
+) -> None:
+    for name, small_ms, large_ms in (("sprinter", 5, 900), ("carrier", 50, 90)):
+        recent = tuple(
+            RecentOutcomes(task_kind(CAPABILITY, size), 20, ms, 1.0)
+            for size, ms in ((100, small_ms), (9_000, large_ms))
+        )
+        await registry.register(make_registration(name, slots=40), replace(IDLE, recent=recent), lease_seconds=60)
+    selector._turns[CAPABILITY] = 1
+    sequence = selector.batch(CAPABILITY, Strategy.ADAPTIVE, ANYTHING, many=4)
+
+    chosen = [agent_of(await sequence.next(size)) for size in (100, 100, 9_000, 9_000, 100)]
+
+    assert chosen == ["sprinter", "sprinter", "carrier", "carrier", "sprinter"]
+    assert registry.finds == {CAPABILITY: 1}
 
 
 async def test_call_without_a_strategy_waits_for_nothing_and_learns_beside(
