@@ -227,6 +227,9 @@ class RequestServer:
             answer = error
         except ValueError as error:
             answer = InvalidTask("A field of the request is not what it should be", verb=verb, reason=str(error))
+        except Exception:  # the boundary of a request: one that is never settled keeps its place among those taken
+            log.exception("A request cannot be done; it is refused", extra={"verb": verb})
+            answer = CoditectError("The control plane failed on this", verb=verb)
         if answer is None and elsewhere is not None:
             await self._forward(delivery, elsewhere)
         else:
@@ -278,10 +281,10 @@ class RequestServer:
                 )
         except (Unroutable, NotFound) as error:
             log.debug("An answer has no receiver any more", extra={"reason": str(error)})
-        except TooLarge as error:
-            log.error("An answer is larger than the broker takes", extra={"reason": str(error)})
+        except InvalidTask as error:  # sent again, it would be refused again
+            log.error("An answer cannot be sent as a message", extra={"reason": str(error)})
             if not isinstance(answer, CoditectError):
-                await self._send(delivery, TooLarge("The answer is too large", fix="ask for less: one node, or a page"))
+                await self._send(delivery, _refusal_of(error))
                 return
         except SetupError as error:
             assert address is not None, "it was refused"
@@ -301,6 +304,13 @@ def identity_of(request: Message) -> str:
         return ""
     head = f"{given}\0{request.headers.get(VERB)}\0".encode(errors="surrogatepass")
     return hashlib.sha256(head + request.body).hexdigest()
+
+
+def _refusal_of(error: InvalidTask) -> InvalidTask:
+    """Return the refusal in place of an answer that is too large for the broker, or cannot be written as JSON."""
+    if isinstance(error, TooLarge):
+        return TooLarge("The answer is too large", fix="ask for less: one node, or a page")
+    return InvalidTask("The answer cannot be written as JSON", reason=str(error), fix="store values nested less deep")
 
 
 def answer_message(request: Message, answer: Any) -> Message:

@@ -14,7 +14,7 @@ from coditect.errors import NotFound, Overloaded, SetupError, TooLarge
 from coditect.model.message import Message
 from coditect.wire.addresses.return_addresses import ReturnAddresses
 from coditect.wire.control import Verb, request
-from coditect.wire.json import loads
+from coditect.wire.json import MOST_LEVELS, loads
 from coditect.wire.tasks import read_result
 from dispatcher.ledger.commands import Asked, Command
 from dispatcher.requests.server import RequestServer
@@ -77,6 +77,45 @@ async def test_answer_that_the_broker_never_takes_is_a_refusal_that_says_so() ->
     assert failure is not None
     assert (failure.type, failure.fix) == ("TooLarge", "ask for less: one node, or a page")
     assert request.settled == ["ack"]
+
+
+async def test_answer_that_no_message_can_carry_is_a_refusal_and_its_request_does_not_come_again() -> None:
+    value: Any = None
+    for _ in range(MOST_LEVELS):
+        value = [value]
+    broker = Narrow()
+
+    request = await answered(broker, {"state": "completed", "value": value})
+
+    (message,) = broker.published
+    failure = read_result(message).failure
+    assert failure is not None
+    assert (failure.type, failure.retryable) == ("InvalidTask", False)
+    assert request.settled == ["ack"]
+
+
+async def test_request_on_which_its_handler_breaks_is_answered_and_leaves_the_queue() -> None:
+    class Breaking:
+        async def ask(self, body: Any) -> Any:
+            raise TypeError("unhashable type")
+
+    broker, request_ = Narrow(), Request(request(Verb.DEAD, {}, reply_to="reply.me", correlation_id="c"))
+    async with Supervisor() as background:
+        control = RequestServer(
+            cast("Broker", broker),
+            cast("Any", Breaking()),
+            cast("Any", None),
+            background,
+            addresses=ReturnAddresses(),
+            rebuild=cast("Any", None),
+        )
+        control.arrived(cast("Delivery", request_))
+        await eventually(lambda: request_.settled)
+
+    (message,) = broker.published
+    failure = read_result(message).failure
+    assert failure is not None
+    assert (failure.type, request_.settled) == ("CoditectError", ["ack"])
 
 
 async def test_answer_that_cannot_be_sent_now_is_asked_for_again() -> None:
