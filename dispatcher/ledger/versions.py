@@ -53,6 +53,20 @@ class RowFormat:
         """Pack the fields as a row of a version above 1, which should be the lowest version that has all set fields."""
         return b"%d%b" % (version, self.pack(fields))
 
+    def pack_checked(self, fields: Any) -> bytes:
+        """Encode fields of which a stranger gave some, after a check that the row can be decoded again.
+
+        Raises:
+            InvalidTask: when a value is nested too deep.
+        """
+        row = self.pack(fields)
+        try:
+            self.decode(row)
+        except _UNREADABLE as error:
+            fix = "make it flatter, or give it as a text"
+            raise InvalidTask("A value is nested too deep to be kept", reason=str(error), fix=fix) from error
+        return row
+
     def unpack(self, row: bytes) -> Any:
         """Decode a row of any known version, and return its fields converted to the newest version.
 

@@ -57,7 +57,11 @@ MOST_HOPS = 8
 MOST_REQUESTS = 40
 """How many handoffs of one task are kept, and so may be asked for."""
 MOST_CANDIDATES = 20
+LONGEST_NAME_BYTES = 200
+"""How long the name of an agent is at most: its queues' names are longer, and AMQP's are bounded."""
 LONGEST_TEXT_BYTES = 1_000
+LONGEST_ANSWER_BYTES = 500
+"""How much is kept of why an agent declined: of all that are asked, it fits into one row beside the context."""
 MOST_CONTEXT_BYTES = 64_000
 MOST_INPUT_BYTES = 256_000
 """The largest input that an offer has in it, in bytes."""
@@ -121,7 +125,7 @@ def _read(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, body: Body, plac
         check_capability_name(body["capability"]) if body.get("capability") else call.capability,
         _name(body, "agent"),
         row.fence,
-        str(body.get("reason") or "")[:LONGEST_TEXT_BYTES],
+        _line(body, LONGEST_TEXT_BYTES),
         body.get("context"),
         _name(body, "reply_to"),
         unit.now_ms,
@@ -136,7 +140,7 @@ def _read(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, body: Body, plac
 
 def _candidates(body: Body) -> list[str]:
     named = body.get("candidates")
-    if not isinstance(named, list) or not all(isinstance(one, str) and 0 < len(one) <= 200 for one in named):
+    if not isinstance(named, list) or not all(map(_is_agent, named)):
         raise InvalidTask("A handoff names the agents to ask", field="candidates", fix="a list of agent ids")
     return [one for one in dict.fromkeys(named) if one != body.get("agent")][:MOST_CANDIDATES]
 
@@ -182,7 +186,7 @@ def decline(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     if entry is None:
         raise InputError("This agent was not asked to take the task over", handoff=handoff.id, agent=agent)
     if handoff.is_open and entry[2] in ("", rows.NO_ANSWER):
-        waited, entry[2] = not entry[2], str(body.get("reason") or "no reason")[:LONGEST_TEXT_BYTES]
+        waited, entry[2] = not entry[2], _line(body, LONGEST_ANSWER_BYTES) or "no reason"
         _say(unit, handoff, "declined", by=agent, why=entry[2], left=len(handoff.waiting))
         if waited:
             _ask_next(unit, unit.node(handoff.node_key), handoff)
@@ -199,8 +203,7 @@ def withdraw(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """
     handoff = rows.read(unit.tr, text(body, "handoff"))
     if handoff.is_open:
-        why = str(body.get("reason") or "")[:LONGEST_TEXT_BYTES]
-        _close(unit, handoff, rows.WITHDRAWN, by=_name(body, "by"), why=why)
+        _close(unit, handoff, rows.WITHDRAWN, by=_name(body, "by"), why=_line(body, LONGEST_ANSWER_BYTES))
     return handoff.as_json()
 
 
@@ -271,6 +274,16 @@ def _close(unit: UnitOfWork, handoff: HandoffRecord, state: str, *, by: str = ""
 def _say(unit: UnitOfWork, handoff: HandoffRecord, what: str, **facts: Any) -> None:
     known = {"handoff": handoff.id, "owner": handoff.owner, "workflow_id": handoff.node_key.workflow}
     unit.effects.say(f"agent.handoff.{what}", handoff.node_key.task_id, **known, **facts)
+
+
+def _is_agent(one: object) -> bool:
+    return isinstance(one, str) and 0 < len(one.encode()) <= LONGEST_NAME_BYTES
+
+
+def _line(body: Body, longest: int) -> str:
+    """Return the reason that a request gives as one printable line, at most so many bytes of it."""
+    text = "".join(one for one in " ".join(str(body.get("reason") or "").split()) if one.isprintable())
+    return text.encode()[:longest].decode(errors="ignore")
 
 
 def _name(body: Body, field: str) -> str:

@@ -46,10 +46,10 @@ def list_handoffs(tr: Reads, body: Body) -> dict[str, Any]:
     if body.get("after"):
         node_key, place = rows.node_of(text(body, "after"))
         begin = max(begin, HANDOFFS.pack((*node_key, place)) + b"\0")
-    limit = min(number(body, "limit", MOST_AT_ONCE), MOST_AT_ONCE)
+    limit, agent = min(number(body, "limit", MOST_AT_ONCE), MOST_AT_ONCE), body.get("agent") and text(body, "agent")
     found = [] if begin >= end else tr.get_range(begin, end, limit=limit)
     handoffs = [_read(key, row) for key, row in found]
-    told = [one.as_json(whole=False) for one in handoffs if _fits(one, body)]
+    told = [one.as_json(whole=False) for one in handoffs if _fits(one, agent, body)]
     return {"handoffs": told, "next": handoffs[-1].id if len(found) == limit else None}
 
 
@@ -66,6 +66,6 @@ def _task(task: str) -> NodeKey:
     return NodeKey(workflow, node)
 
 
-def _fits(handoff: HandoffRecord, body: Body) -> bool:
+def _fits(handoff: HandoffRecord, agent: str | None, body: Body) -> bool:
     named = {handoff.owner, handoff.by, *(one[0] for one in handoff.asked)}
-    return (not body.get("agent") or body["agent"] in named) and (handoff.is_open or not body.get("open"))
+    return (not agent or agent in named) and (handoff.is_open or not body.get("open"))

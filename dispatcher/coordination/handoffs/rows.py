@@ -17,6 +17,7 @@ DECLINED: Final = "declined"
 EXPIRED: Final = "expired"
 WITHDRAWN: Final = "withdrawn"
 NO_ANSWER: Final = "it did not answer in time"
+MOST_DIGITS = 10
 
 
 @dataclass(slots=True)
@@ -81,7 +82,7 @@ def node_of(handoff: str) -> tuple[NodeKey, int]:
     """
     task, _, number = handoff.rpartition(".")
     workflow, _, node = task.partition(":")
-    if not (workflow and node and number.isascii() and number.isdigit()):
+    if not (workflow and node and number.isascii() and number.isdigit() and len(number) < MOST_DIGITS):
         raise _unknown(handoff)
     return NodeKey(workflow, node), int(number)
 
@@ -123,8 +124,12 @@ def unpack(node_key: NodeKey, number: int, row: bytes) -> HandoffRecord:
 
 
 def packed(handoff: HandoffRecord) -> bytes:
-    """Encode a handoff as its row in the store."""
-    return versions.HANDOFF.pack(astuple(handoff)[2:])
+    """Encode a handoff as its row in the store.
+
+    Raises:
+        InvalidTask: when the context is nested too deep.
+    """
+    return versions.HANDOFF.pack_checked(astuple(handoff)[2:])
 
 
 def write(tr: Transaction, handoff: HandoffRecord) -> None:

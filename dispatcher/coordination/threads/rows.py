@@ -131,8 +131,12 @@ def message(tr: Reads, thread: str, number: int) -> KeptMessage | None:
 
 
 def packed(kept: KeptMessage) -> bytes:
-    """Encode a message as its row in the store."""
-    return versions.THREAD_MESSAGE.pack(astuple(kept))
+    """Encode a message as its row in the store.
+
+    Raises:
+        InvalidTask: when the message is nested too deep.
+    """
+    return versions.THREAD_MESSAGE.pack_checked(astuple(kept))
 
 
 def add(tr: Transaction, thread: ThreadRecord, number: int, kept: KeptMessage) -> None:

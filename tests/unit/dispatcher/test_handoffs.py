@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from coditect import Retry, Workflow
-from coditect.errors import InputError, NotFound, TooLarge
+from coditect.errors import InputError, InvalidTask, NotFound, TooLarge
 from coditect.wire.claims import Verdict
 from coditect.wire.control import Started, Verb
+from coditect.wire.json import MOST_LEVELS
 from coditect.workflow.states import TaskState
 from dispatcher.coordination.handoffs import handoffs, queries
 from dispatcher.ledger.commands import Began
+from dispatcher.ledger.handlers.requests import ShardChange
 from dispatcher.ledger.keyspace import ATTEMPTS, DUE, TIMERS
 from dispatcher.ledger.rows import AttemptRecord
 from tests.unit.dispatcher.handoffs import (
@@ -314,3 +316,41 @@ async def test_an_ended_handoff_leaves_no_timer(begun: Ledger) -> None:
     await begun.batch(begun.finished(begun.published[-1], completed(1)))
 
     assert await begun.database.read(lambda tr: [*tr.get_range(*TIMERS.range()), *tr.get_range(*DUE.range())]) == []
+
+
+async def test_a_context_that_could_not_be_read_again_is_refused(ledger: Ledger) -> None:
+    await ledger.start(one_node())
+    context: Any = "deep"
+    for _ in range(MOST_LEVELS - 20):
+        context = [context]
+
+    with pytest.raises(InvalidTask, match="nested too deep"):
+        await ask_others(ledger, context=context)
+    assert (await ask_others(ledger, ticket="t2"))["state"] == "requested"
+
+
+async def test_long_reasons_of_all_that_decline_fit_into_the_row(ledger: Ledger) -> None:
+    others = [f"agent-{number:02}" for number in range(handoffs.MOST_CANDIDATES)]
+    await ledger.start(one_node())
+    await ask_others(ledger, context="x" * 60_000, candidates=others)
+
+    for agent in others:
+        told = await decline(ledger, ID, agent, "\x01\U0001f600" * 1_000)
+
+    assert (told["state"], len(told["asked"])) == ("declined", len(others))
+
+
+@pytest.mark.parametrize("number", ["9" * 5_000, "9" * 700, "0x1", "-1", "²"])
+async def test_a_number_that_no_handoff_has_is_not_found(begun: Ledger, number: str) -> None:
+    for verb in (Verb.HANDOFF_ACCEPT, Verb.HANDOFF_WITHDRAW):
+        change = handoffs.VERBS[verb]
+        assert isinstance(change, ShardChange)
+        with pytest.raises(NotFound):
+            change.shard_key({"handoff": f"w:one.{number}"})
+            await begun.ask(verb, {"handoff": f"w:one.{number}", "agent": OTHERS[0], "by": "ada"})
+
+
+@pytest.mark.parametrize("agent", [["x"], {"a": 1}])
+async def test_a_list_for_what_is_no_agent_is_refused(begun: Ledger, agent: Any) -> None:
+    with pytest.raises(InvalidTask):
+        await begun.database.read(partial(queries.list_handoffs, body={"agent": agent}))

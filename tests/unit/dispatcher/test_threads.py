@@ -10,7 +10,7 @@ import pytest
 
 from coditect.errors import InputError, InvalidTask, NotFound, TooLarge
 from coditect.wire.control import Verb
-from coditect.wire.json import loads
+from coditect.wire.json import MOST_LEVELS, loads
 from dispatcher.coordination.threads import queries, threads
 from dispatcher.ledger.keyspace import (
     DUE,
@@ -217,3 +217,15 @@ async def test_threads_are_found_by_participant_and_binding(ledger: Ledger) -> N
     assert [await found(participant="eve"), await found(workflow="x"), await found(task="x")] == 3 * [0]
     await ledger.ask(Verb.THREAD_CLOSE, {"thread": ID})
     assert [await found(open=True), await found()] == [0, 1]
+
+
+async def test_a_message_that_could_not_be_read_again_is_refused(opened: Ledger) -> None:
+    value: Any = "deep"
+    for _ in range(MOST_LEVELS - 20):  # JSON may be written so deep, and its reader of rows gives up before
+        value = [value]
+
+    with pytest.raises(InvalidTask, match="nested too deep"):
+        await say(opened, "m", value=value)
+    await say(opened, "after it")
+
+    assert await told(opened) == [(1, "after it")]
