@@ -29,7 +29,8 @@ from coditect.operations.coordination import webhooks
 from coditect.operations.coordination.webhooks import Webhook
 from coditect.telemetry.metrics import Metrics
 from coditect.wire import control_messages, routing
-from coditect.wire.events import read_event
+from coditect.wire.events import as_document, read_event
+from coditect.wire.json import dumps
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +131,11 @@ class WebhookDelivery:
                 await self._broker.delete_queue(queue)
         for queue, webhook in listed.items():
             if webhook.active and queue not in self._webhooks:
-                await self._open(webhook)
+                try:
+                    await self._open(webhook)
+                except CoditectError as error:  # the next reload tries it again, and the others do not wait for it
+                    facts = {"webhook": webhook.name, "reason": str(error)}
+                    log.warning("The queue of a webhook cannot be opened", extra=facts)
 
     async def _open(self, webhook: Webhook) -> None:
         known = OpenWebhook(webhook, webhook.selection())
@@ -151,6 +156,7 @@ class WebhookDelivery:
     def _arrived(self, known: OpenWebhook, delivery: Delivery) -> None:
         try:
             event = read_event(delivery.message, self._clock.now_ms())
+            dumps(as_document(event))  # what can be read and not written would come again without end
         except InvalidTask as error:
             log.warning("An event was not readable", extra={"reason": str(error)})
             delivery.ack()

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -15,6 +15,7 @@ from standardwebhooks import Webhook as Receiver
 
 from coditect.api.webhooks.delivering import WebhookDelivery, WebhookRetries
 from coditect.api.webhooks.sending import WebhookAttempt, WebhookSender, event_id, webhook_sender
+from coditect.broker.topology import Queue, Topology
 from coditect.errors import InputError, NotFound, SetupError
 from coditect.integrations.http.addresses import AllowedHosts
 from coditect.model.event import Event
@@ -22,6 +23,9 @@ from coditect.operations.coordination import webhooks
 from coditect.operations.coordination.webhooks import Webhook, check_filter, check_key, check_url
 from coditect.telemetry.metrics import Counter, Histogram, MemoryMetrics
 from coditect.testing import TestFleet
+from coditect.wire import routing
+from coditect.wire.events import event_message
+from coditect.wire.json import MOST_LEVELS
 from tests.api import WEBHOOK_KEY, api_of, services_of
 
 URL = "https://example.com/hook"
@@ -334,6 +338,41 @@ async def test_receiver_that_is_gone_is_disabled_at_once() -> None:
             [disabled] = await listed(fleet)
 
     assert "410" in disabled.reason
+    assert sender.sent == ["one"]
+
+
+async def test_event_that_no_json_can_carry_is_dropped_and_those_behind_it_are_sent() -> None:
+    sender = Scripted()
+    async with TestFleet() as fleet:
+        to = await added(fleet)
+        async with delivering(fleet, sender):
+            deep = event_message(event())
+            body = b"[" * 2 * MOST_LEVELS + b"]" * 2 * MOST_LEVELS  # read, but not written again
+            await fleet.client._broker.publish(
+                replace(deep, body=body), exchange=routing.EVENTS, routing_key="task.dead"
+            )
+            await fleet.client.emit("repo.pushed", subject="fine")
+            await fleet.advance("20s")
+            left = await fleet.client._broker.stats(to.queue)
+
+    assert sender.sent == ["fine"]
+    assert left is not None and left.messages == 0
+
+
+async def test_webhook_whose_queue_cannot_be_opened_holds_up_no_other() -> None:
+    sender = Scripted()
+    async with TestFleet() as fleet, services_of(fleet.server, fleet.registry, fleet.client) as services:
+        first, second = [
+            await webhooks.add_webhook(services.opened, name, URL, {}, now_ms=1_000) for name in ("a", "b")
+        ]
+        await fleet.client._broker.delete_queue(first.queue)
+        await fleet.client._broker.declare(Topology(queues=(Queue(first.queue, max_length=1),)))
+        async with delivering(fleet, sender) as delivery:
+            await fleet.client.emit("repo.pushed", subject="one")
+            await fleet.advance("10s")
+
+            assert delivery.status(first) is None
+            assert delivery.status(second) is not None
     assert sender.sent == ["one"]
 
 
