@@ -10,7 +10,7 @@ from typing import Any
 
 from coditect.broker.port import Consumer, Delivery
 from coditect.broker.topology import trigger_queue
-from coditect.errors import CoditectError, InputError, Retryable, TooLarge, Unroutable
+from coditect.errors import CoditectError, InputError, InvalidTask, Retryable, TooLarge, Unroutable
 from coditect.model.event import Event
 from coditect.telemetry.names import TRIGGER_EVENTS
 from coditect.wire import control_messages, routing
@@ -63,13 +63,23 @@ class TriggerQueues:
         while shard in self._owned:
             try:
                 async with self._changing:
-                    for record in await self._database.read(rows.every):
-                        if not record.paused and self._shard(record.name) == shard:
-                            await self._open(record.name, record.event)
+                    await self._try_all(shard)
                 return
             except CoditectError as error:
                 log.warning("The triggers cannot be read yet", extra={"shard": shard, "reason": str(error)})
                 await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _try_all(self, shard: int) -> None:
+        """Open the queue of each of the shard's triggers; one that cannot be opened holds up no other."""
+        missed: CoditectError | None = None
+        for record in await self._database.read(rows.every):
+            if not record.paused and self._shard(record.name) == shard:
+                try:
+                    await self._open(record.name, record.event)
+                except CoditectError as error:
+                    missed = error
+        if missed is not None:
+            raise missed
 
     async def _close_all(self) -> None:
         async with self._changing:
@@ -117,9 +127,7 @@ class TriggerQueues:
                 raise TooLarge("An event is over the limit", bytes=len(delivery.message.body), limit=MAX_BODY_BYTES)
             event = read_event(delivery.message, self._clock.now_ms())
         except InputError as error:
-            self.unreadable.value += 1
-            log.warning("An event cannot be read; it is a dead letter", extra={"trigger": name, "reason": str(error)})
-            delivery.reject()
+            self._refuse(delivery, error, trigger=name)
             return
         if event.type.startswith(OWN_EVENTS):
             delivery.ack()
@@ -128,6 +136,11 @@ class TriggerQueues:
         settle = _Fired(self, delivery)
         if not self._shards.put(self._shard(name), command, settle, size_bytes=len(delivery.message.body)):
             self.give_back(delivery)
+
+    def _refuse(self, delivery: Delivery, error: InputError, **of: str) -> None:
+        self.unreadable.value += 1
+        log.warning("An event cannot be used; it is a dead letter", extra={**of, "reason": str(error)})
+        delivery.reject()
 
     def give_back(self, delivery: Delivery) -> None:
         """Return an event to its queue after a pause, in the background, for the shard's owner then."""
@@ -151,6 +164,8 @@ class TriggerQueues:
                 routing_key=str(shard_of(signal["workflow"], self._shards.count)),
                 timeout_seconds=PUBLISH_SECONDS,
             )
+        except InvalidTask as error:  # sent again, it would be refused again
+            self._refuse(delivery, error, signal=signal["signal"])
         except CoditectError as error:
             log.info("A signal could not be sent; its event comes again", extra={"reason": str(error)})
             await self._give_back(delivery)

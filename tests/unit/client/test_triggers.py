@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from coditect import Agent, Context, From, Workflow
+from coditect.broker.topology import Queue, Topology
 from coditect.errors import InputError, InvalidTask, InvalidWorkflow, NotFound
 from coditect.model.event import Event
 from coditect.model.message import Message
 from coditect.testing import TestFleet
 from coditect.wire import routing
 from coditect.wire.events import event_message
+from coditect.wire.json import MOST_LEVELS
 from coditect.workflow.rows import WorkflowRow
+from tests.unit.dispatcher.test_died_unseen import LastingFleet
 
 
 def clerk(seen: list[Any]) -> Agent:
@@ -254,3 +258,40 @@ async def test_a_trigger_hears_events_again_after_its_queue_was_deleted() -> Non
         await fleet.advance("5s")
 
     assert seen == ["1", "2"]
+
+
+async def test_a_signal_that_cannot_be_sent_leaves_its_event_as_a_dead_letter_and_holds_up_no_other() -> None:
+    flow = Workflow("paying")
+    flow.signal("paid", name="first")
+    async with TestFleet() as fleet:
+        run = await fleet.client.start(flow)
+        await fleet.client.triggers.create(
+            "paid", "order.paid", None, From("event.data"), signal="paid", to="event.subject"
+        )
+        event = event_message(Event("order.paid", "/shop", "1", 1_767_225_600_000, run.id, {"euro": 1}))
+        deep = b'{"euro":' + b"[" * 2 * MOST_LEVELS + b"]" * 2 * MOST_LEVELS + b"}"  # read, but not written again
+        await publish(fleet, replace(event, headers={**event.headers, "ce-id": "deep"}, body=deep), "order.paid")
+        await publish(fleet, event, "order.paid")
+        await run.result(timeout="10s")
+        await fleet.advance("10s")
+        (row,) = [one async for one in fleet.client.triggers.list()]
+        left = await fleet.client._broker.stats(routing.trigger_queue("paid"))
+
+    assert (left is not None and left.messages, row.runs) == (0, 2)
+
+
+async def test_a_trigger_whose_queue_cannot_be_opened_holds_up_no_other() -> None:
+    seen: list[Any] = []
+    async with LastingFleet(agents=[clerk(seen)]) as fleet:
+        broker = fleet.client._broker
+        for name in ("a", "b"):
+            await fleet.client.triggers.create(name, "repo.pushed", noting(), From("event.id"))
+        fleet.kill("dispatcher")
+        await broker.delete_queue(routing.trigger_queue("a"))
+        await broker.declare(Topology(queues=(Queue(routing.trigger_queue("a"), max_length=1),)))
+        await fleet.restart("dispatcher")
+        await fleet.advance("2s")
+        await publish(fleet, pushed("1"))
+        await fleet.advance("5s")
+
+    assert seen == ["1"]
