@@ -143,15 +143,13 @@ def release(task: DeployRequest, ctx: PlainContext) -> Deployed:
         LockExpired: retryable; another release took too long.
     """
     service, repository = Service(Path(confined(task.service))), Path(confined(task.repository))
-    note = service.folder / f".before-{_name(ctx)}"
     with ctx.lock(f"service:{service.folder.resolve()}"):
-        if not note.exists():
-            note.write_text(service.version or "")
+        before = service.note(f"before-{_name(ctx)}", service.version or "")
         with worktree(repository, task.commit, f"release-{_name(ctx)}") as tree:
             service.release_folder(task.commit).parent.mkdir(parents=True, exist_ok=True)
             service.install(task.commit, tree)
         service.switch(task.commit)
-    return Deployed(version=task.commit, previous=note.read_text() or None)
+    return Deployed(version=task.commit, previous=before or None)
 
 
 @deployer.capability("service.rollback", timeout="2m", retry=Retry(max_attempts=5, first="1s", cap="1m"))
@@ -161,6 +159,7 @@ def roll_back(task: Rollback, ctx: PlainContext) -> Deployed:
     A service that has another version by now is left alone.
 
     Raises:
+        InputError: not retryable; the result names no version.
         TaskFailed: the version before is not well either; a person must look.
     """
     service = Service(Path(confined(task.input.service)))

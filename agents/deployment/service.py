@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,14 +36,18 @@ _STOP_WITHIN_SECONDS = 5
 _LOOK_SECONDS = 0.05
 _TAIL_CHARACTERS = 1_000
 _LAUNCH = """
-import subprocess, sys
-log = open(sys.argv[1], "wb")
+import json, os, subprocess, sys
+import psutil
+log, note, *command = sys.argv[1:]
 child = subprocess.Popen(
-    sys.argv[2:], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+    command, stdin=subprocess.DEVNULL, stdout=open(log, "wb"), stderr=subprocess.STDOUT, start_new_session=True
 )
-print(child.pid)
+with open(note + ".new", "w") as file:
+    json.dump({"pid": child.pid, "started": psutil.Process(child.pid).create_time()}, file)
+os.replace(note + ".new", note)
 """
-"""Starts the service as nobody's child: it outlives the agent, and is not the agent's to bury."""
+"""Starts the service and notes it, as nobody's child: it outlives the agent, also one that is killed just now."""
+_VERSION = re.compile(r"[0-9a-f]{40,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +76,23 @@ class Service:
         return link.readlink().name if link.is_symlink() else None
 
     def release_folder(self, version: str) -> Path:
-        """Return the folder of a version."""
+        """Return the folder of a version.
+
+        Raises:
+            InputError: not retryable; the text is no hash of a commit, and may lead elsewhere.
+        """
+        if _VERSION.fullmatch(version) is None:
+            raise InputError("this is no version of a service", given=version[:100], fix="give the hash of a commit")
         return self.folder / "releases" / version
+
+    def note(self, name: str, text: str) -> str:
+        """Keep a text under a name, whole or not at all, unless there is one already; return what is kept."""
+        place = self.folder / f".{name}"
+        if not place.exists():
+            draft = place.with_name(f"{place.name}-{os.getpid()}")
+            draft.write_text(text)
+            draft.replace(place)
+        return place.read_text()
 
     def install(self, version: str, files: Path) -> None:
         """Copy a version's files into its folder, which appears whole or not at all; a version that is there stays."""
@@ -81,21 +101,27 @@ class Service:
             return
         draft = place.with_name(f".{version}-{os.getpid()}")
         shutil.rmtree(draft, ignore_errors=True)
-        shutil.copytree(files, draft, ignore=shutil.ignore_patterns(".git", "__pycache__"))
+        left_out = shutil.ignore_patterns(".git", "__pycache__")
+        shutil.copytree(files, draft, ignore=left_out, symlinks=True)  # which may lead anywhere, also in a circle
         draft.rename(place)
 
     def switch(self, version: str | None) -> None:
-        """Make a version the present one by one rename, and restart the service; without one, stop it."""
+        """Make a version the present one by one rename, and restart the service; without one, stop it.
+
+        Raises:
+            InputError: not retryable; this is no version.
+        """
         link = self.folder / "current"
+        folder = None if version is None else self.release_folder(version)
         self.stop()
-        if version is None:
+        if version is None or folder is None:
             link.unlink(missing_ok=True)
             return
         draft = self.folder / f".current-{os.getpid()}"
         draft.unlink(missing_ok=True)
         draft.symlink_to(Path("releases") / version)
         draft.replace(link)
-        self._start(version)
+        self._start(version, folder)
 
     def stop(self) -> None:
         """End the service's process, if there is one: SIGTERM, and SIGKILL after five seconds."""
@@ -109,20 +135,12 @@ class Service:
             process.kill()
             process.wait(_STOP_WITHIN_SECONDS)
 
-    def _start(self, version: str) -> None:
+    def _start(self, version: str, folder: Path) -> None:
         environment = clean_environment(os.environ, self.folder) | {"SERVICE_VERSION": version}
+        places = [str(self.folder.resolve() / name) for name in ("service.log", "process.json")]
         app = [sys.executable, "app.py", str(self.port)]
-        pid = subprocess.check_output(
-            [sys.executable, "-I", "-c", _LAUNCH, str(self.folder.resolve() / "service.log"), *app],
-            cwd=self.release_folder(version),
-            env=environment,
-            timeout=_STOP_WITHIN_SECONDS * 2,
-        )
-        try:
-            known = {"pid": int(pid), "started": psutil.Process(int(pid)).create_time()}
-        except psutil.NoSuchProcess:
-            return  # it ended at once: the probe says so, and why
-        (self.folder / "process.json").write_text(json.dumps(known))
+        command = [sys.executable, "-I", "-c", _LAUNCH, *places, *app]
+        subprocess.run(command, cwd=folder, env=environment, timeout=_STOP_WITHIN_SECONDS * 2, check=True)
 
     def _process(self) -> psutil.Process | None:
         try:
@@ -131,8 +149,8 @@ class Service:
             # one that has ended may wait to be buried, where no init does that at once
             ended = process.create_time() != known["started"] or process.status() == psutil.STATUS_ZOMBIE
             return None if ended else process
-        except (OSError, psutil.NoSuchProcess):
-            return None
+        except (OSError, ValueError, KeyError, TypeError, psutil.NoSuchProcess):
+            return None  # none was started, or it is gone; or the file is damaged, and names none
 
     def probe(self, version: str, *, within_seconds: float) -> Mapping[str, Any]:
         """Return what the service says of its health, once it says so for this version.

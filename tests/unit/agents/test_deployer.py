@@ -17,6 +17,7 @@ from agents.demo.shop import BROKEN, GOOD, make_shop
 from agents.deployer import (
     ChangeRequest,
     CommitRequest,
+    Deployed,
     DeployRequest,
     Rollback,
     deployer,
@@ -150,3 +151,60 @@ def test_worktrees_of_one_repository_are_made_and_removed_beside_each_other(shop
 
     with ThreadPoolExecutor(2) as pool:
         assert sum(pool.map(check_out, "ab")) == 2 * TREES
+
+
+def test_a_release_whose_note_was_never_written_to_the_end_knows_what_was_before(
+    shop: tuple[Path, Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository, service = shop
+    first = commit_of(repository, "main")
+    good = DeployRequest(repository=str(repository), commit=commit_of(repository, GOOD), service=str(service.folder))
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "write_text", _die_amid)
+        with pytest.raises(KeyboardInterrupt):
+            release(good, ctx("w:1"))
+
+    assert release(good, ctx("w:1")).previous == first
+
+
+def _die_amid(path: Path, *_: Any, **__: Any) -> int:
+    path.write_bytes(b"")  # the file is there, and what was to be in it is not
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("damaged", ["", "{", "[]", "{}", '{"pid": "x", "started": 1}'])
+def test_a_service_whose_process_file_is_damaged_has_no_process(tmp_path: Path, damaged: str) -> None:
+    (tmp_path / "process.json").write_text(damaged)
+
+    Service(tmp_path).stop()
+
+
+@pytest.mark.parametrize("previous", ["../../outside", "", ".", "/tmp", "a" * 39])
+def test_a_rollback_to_what_is_no_version_is_refused_and_leaves_the_service(
+    shop: tuple[Path, Service], previous: str
+) -> None:
+    repository, service = shop
+    first = commit_of(repository, "main")
+    outside = service.folder.parent / "outside"
+    outside.mkdir()
+    (outside / "app.py").write_text("open('started', 'w')")
+    asked = DeployRequest(repository=str(repository), commit=first, service=str(service.folder))
+    with pytest.raises(InputError, match="no version"):
+        roll_back(Rollback(input=asked, result=Deployed(version=service.version or "", previous=previous)), ctx("w:1"))
+
+    assert service.version == first
+    assert not (outside / "started").exists()
+
+
+def test_links_of_a_branch_stay_links_in_its_release(shop: tuple[Path, Service], tmp_path: Path) -> None:
+    _, service = shop
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "around").symlink_to(".")
+    (tree / "secret").symlink_to("/etc/hostname")
+    version = "f" * 40
+
+    service.install(version, tree)
+
+    links = {path.name: path.is_symlink() for path in service.release_folder(version).iterdir()}
+    assert links == {"around": True, "secret": True}
