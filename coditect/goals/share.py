@@ -16,6 +16,8 @@ GOAL = "goal.pursue"
 """The capability that pursues a goal."""
 MOST_DEPTH = 2
 """How deep goals within goals may be: a goal, one within it, and one within that."""
+MOST_LISTS = 2 * (MOST_DEPTH + 1)
+"""How many lists of patterns a goal passes on: its request's and its agent's, and those of the goals around it."""
 MOST_ATTEMPTS = 300
 MOST_TOKENS = 50_000
 _CONFIG = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -28,7 +30,7 @@ class GoalShare(BaseModel):
 
     depth: int = Field(0, ge=0, le=1_000)
     """The number of goals around this one."""
-    patterns: tuple[tuple[str, ...], ...] = Field((), max_length=MOST_DEPTH * 2 + 2)
+    patterns: tuple[tuple[str, ...], ...] = Field((), max_length=MOST_LISTS)
     """Lists of patterns of capabilities; a plan may use what fits each of the lists."""
     attempts: int = Field(MOST_ATTEMPTS, ge=1, le=MOST_ATTEMPTS)
     """How many attempts all tasks of one plan may have together."""
@@ -86,9 +88,15 @@ class GoalRequest(BaseModel):
     """The bounds; a goal in a plan gets them from the goal around it."""
 
     def share(self, allowed: tuple[str, ...], tokens: int) -> GoalShare:
-        """Return the bounds of the goal: those of the request, and those of the agent that pursues it."""
+        """Return the bounds of the goal: those of the request, and those of the agent that pursues it.
+
+        Raises:
+            InputError: when the request names more bounds than a goal around it could have.
+        """
         patterns = dict.fromkeys([*self.within.patterns, self.capabilities, allowed])
         kept = tuple(one for one in patterns if one != ("*",))
+        if len(kept) > MOST_LISTS:
+            raise InputError("A goal has too many lists of patterns", most=MOST_LISTS, fix="leave `within` out")
         return self.within.model_copy(update={"patterns": kept, "tokens": min(tokens, self.within.tokens)})
 
 

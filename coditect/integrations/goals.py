@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from coditect.client.client import Client
-from coditect.errors import NotFound
+from coditect.errors import InvalidTask, NotFound, SetupError
 from coditect.goals.agent import GoalMeans, goal_agent
 from coditect.goals.templates import TemplatePlanner, read_templates
 from coditect.model.capability import CapabilitySpec
@@ -24,13 +24,18 @@ def check_input(spec: CapabilitySpec, value: Any) -> None:
     """Check an input by a capability's JSON Schema; a plan may come from anybody.
 
     Raises:
-        InvalidTask: when it does not fit.
+        InvalidTask: when it does not fit, or its agent's schema is none.
         SetupError: when the extra `programs` is not installed.
     """
     from coditect.integrations.json_schema import SchemaCheck  # noqa: PLC0415 - an optional dependency
 
-    if spec.input_schema:
-        SchemaCheck(spec.input_schema).check(value)
+    if not spec.input_schema:
+        return
+    try:
+        check = SchemaCheck(spec.input_schema)
+    except SetupError as error:  # of another agent, whose trouble it is: a plan without that capability may do
+        raise InvalidTask("The capability's schema is none", capability=spec.name, reason=str(error)) from error
+    check.check(value)
 
 
 def read_goals(path: Path) -> TemplatePlanner:

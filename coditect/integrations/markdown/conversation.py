@@ -8,8 +8,9 @@ from typing import Any
 
 from coditect.chat.budget import ChatBudget
 from coditect.chat.port import ChatMessage, ChatModel, ChatRequest, ChatRole, ChatTool, ToolCall
-from coditect.errors import CoditectError, InputError, InvalidTask
+from coditect.errors import CoditectError, InputError
 from coditect.integrations.json_schema import SchemaCheck
+from coditect.integrations.markdown.file import tool_name
 from coditect.integrations.tools import INPUT, as_object, input_of
 from coditect.model.capability import CapabilitySpec
 from coditect.wire.json import dumps, loads
@@ -31,8 +32,8 @@ class FleetTool:
 
     @property
     def name(self) -> str:
-        """The tool's name: models allow no dots."""
-        return self.spec.name.replace(".", "_")[:64]
+        """The tool's name, as models are told it."""
+        return tool_name(self.spec.name)
 
     @property
     def described(self) -> ChatTool:
@@ -96,7 +97,6 @@ class Conversation:
         if self._called > MOST_CALLS:
             return f"Refused: more than {MOST_CALLS} calls; answer with what you have"
         try:
-            value = await self._request(tool.spec.name, tool.input_of(call.arguments))
-        except (InvalidTask, CoditectError) as error:
+            return dumps(await self._request(tool.spec.name, tool.input_of(call.arguments))).decode()[:LONGEST_RESULT]
+        except CoditectError as error:
             return f"Failed: {str(error)[:2_000]}"
-        return dumps(value).decode()[:LONGEST_RESULT]

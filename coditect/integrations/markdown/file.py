@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ from coditect.errors import CoditectError, SetupError
 MOST_BYTES = 256 * 1024
 MOST_FILES = 200
 _FENCE = "---"
+
+
+def tool_name(capability: str) -> str:
+    """Return the name by which a model knows a capability: models allow no dots."""
+    return capability.replace(".", "_")[:64]
 
 
 class MarkdownAgent(BaseModel):
@@ -34,6 +40,15 @@ class MarkdownAgent(BaseModel):
     @classmethod
     def _split(cls, given: Any) -> Any:
         return [one.strip() for one in given.split(",") if one.strip()] if isinstance(given, str) else given or ()
+
+    @field_validator("tools")
+    @classmethod
+    def _each_by_its_name(cls, tools: tuple[str, ...]) -> tuple[str, ...]:
+        """Refuse two tools that a model could not tell apart: it would call one and get the other."""
+        for name, count in Counter(map(tool_name, dict.fromkeys(tools))).items():
+            if count > 1:
+                raise ValueError(f"{count} of them have the name {name} for a model; leave all but one out")
+        return tools
 
     @field_validator("model", mode="before")
     @classmethod

@@ -176,3 +176,20 @@ def test_a_request_is_bounded_by_the_agent_as_well() -> None:
 
     assert share.tokens == 100
     assert [one for one in ("code.review", "code.fix", "text.sum") if share.allows(one)] == ["code.review"]
+
+
+def test_a_request_within_more_bounds_than_a_goal_can_pass_on_is_refused() -> None:
+    request = GoalRequest(goal="x", capabilities=("a",), within=GoalShare(patterns=(("b",), ("c",)) * 3))
+
+    with pytest.raises(InputError, match="too many lists"):
+        GoalRequest(goal="x", capabilities=("a",), within=GoalShare(patterns=tuple((one,) for one in "bcdefg"))).share(
+            ("h",), 100
+        )
+    assert len(request.share(("h",), 100).patterns) == 4
+
+
+def test_a_plan_for_a_capability_whose_schema_is_none_is_refused() -> None:
+    spec = CapabilitySpec("text.words", input_schema={"type": "string", "pattern": "["})
+
+    with pytest.raises(InputError, match="An input does not fit"):
+        PlanBounds({"text.words": spec}, check_input).accept({"nodes": {"words": {"task": "text.words", "input": "x"}}})

@@ -10,11 +10,15 @@ import pytest
 from pydantic import BaseModel
 
 from coditect import Agent, TaskFailed
+from coditect.chat.budget import ChatBudget
 from coditect.chat.endpoint import open_chat
 from coditect.errors import SetupError
+from coditect.integrations.markdown.conversation import Conversation, FleetTool
 from coditect.integrations.markdown.declaration import markdown_agent
 from coditect.integrations.markdown.file import MarkdownAgent, read_agent, read_folder
+from coditect.model.capability import CapabilitySpec
 from coditect.testing import TestFleet
+from coditect.wire.json import MOST_LEVELS
 from tests.chat_stub import ChatStub, calls, chat_stub, says
 
 REVIEWER = """---
@@ -98,6 +102,23 @@ async def test_a_model_calls_nothing_else_and_only_with_what_fits() -> None:
     assert counter.deployed == 0
 
 
+async def test_a_result_that_no_json_can_carry_is_told_to_the_model() -> None:
+    value: object = None
+    for _ in range(2 * MOST_LEVELS):
+        value = [value]
+
+    async def request(capability: str, given: object) -> object:
+        return value
+
+    tool = FleetTool(CapabilitySpec("text.deep"))
+    async with chat_stub(calls((tool.name, {})), says("done")) as stub, open_chat(stub.settings()) as model:
+        talk = Conversation(model, ChatBudget(10_000), {tool.name: tool}, request)
+        assert await talk.answer("do it", "x") == "done"
+
+    (told,) = [one["content"] for one in stub.requests[1]["messages"] if one["role"] == "tool"]
+    assert told.startswith("Failed: The value cannot be written as JSON")
+
+
 async def test_a_conversation_ends_by_its_budget_and_by_its_rounds() -> None:
     async with working(Counter(), *[calls(("text_count", {"input": "x"}))] * 100, most_tokens=10_000_000) as (fleet, _):
         with pytest.raises(TaskFailed, match="did not come to an answer"):
@@ -122,6 +143,7 @@ def test_a_file_says_what_is_wrong_with_it(tmp_path: Path) -> None:
         ("---\nname: x\n---\n", "description"),
         ("---\nname: Not A Name\ndescription: x\n---\n", "name"),
         ("---\n: [\n---\n", "no YAML"),
+        ("---\nname: x\ndescription: x\ntools: a.b_c, a_b.c\n---\n", "a_b_c"),
     ):
         with pytest.raises(SetupError, match=told):
             read_agent(text)
