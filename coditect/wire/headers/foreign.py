@@ -16,7 +16,8 @@ MOST_OWN_BYTES = 8 * 1024
 LONGEST_NAME = 128
 LONGEST_TEXT = 4_096
 MOST_BYTES = 16 * 1024
-_BROKERS_OWN = ("x-death", "x-first-death", "x-last-death", "x-delivery-count", "x-acquired-count")
+_OF_THE_BROKER = frozenset({"CC", "BCC", "x-death", "x-delivery-count", "x-acquired-count"})
+_DEATHS = ("x-first-death-", "x-last-death-")
 
 
 def checked_headers(parameter: str, given: object) -> HeaderTable:
@@ -33,7 +34,7 @@ def checked_headers(parameter: str, given: object) -> HeaderTable:
     for name, value in headers.items():
         if not isinstance(name, str) or not 1 <= len(name.encode(errors="replace")) <= LONGEST_NAME:
             arguments.refuse(parameter, "A header's name is a text of 1 to 128 bytes", name, "a shorter name")
-        if name.startswith((PREFIX, *_BROKERS_OWN)) or name in ("CC", "BCC"):
+        if name.startswith(PREFIX) or is_of_the_broker(name):
             arguments.refuse(parameter, "This header is not for publishers", name, "another name, such as x-tenant")
         if not _is_plain(value):
             fix = "a text of at most 4,096 characters, a truth value, a number of 64 bits; the rest into the input"
@@ -41,6 +42,11 @@ def checked_headers(parameter: str, given: object) -> HeaderTable:
     if (size := sum(carried_bytes(name, value) for name, value in headers.items())) > MOST_OWN_BYTES:
         arguments.refuse(parameter, "A task's headers have at most 8 KiB", size, "put the rest into the input")
     return headers
+
+
+def is_of_the_broker(name: str) -> bool:
+    """Tell whether a header is one that brokers write or act on, such as `x-death`: no publisher has it to give."""
+    return name in _OF_THE_BROKER or name.startswith(_DEATHS)
 
 
 def _is_plain(value: object) -> bool:
@@ -68,9 +74,7 @@ def foreign_headers(headers: Mapping[str, Any], *, keep_ours: bool = False) -> d
     kept: dict[str, Any] = {}
     left = MOST_BYTES
     for name, value in sorted(headers.items(), key=lambda item: not item[0].startswith(PREFIX)):
-        if name in ("CC", "BCC") or name.startswith(_BROKERS_OWN):
-            continue
-        if name.startswith(PREFIX) and not keep_ours:
+        if is_of_the_broker(name) or (name.startswith(PREFIX) and not keep_ours):
             continue
         size = carried_bytes(name, value)
         if 0 < size <= left:

@@ -14,14 +14,23 @@ from coditect.errors import InputError
 from coditect.model.message import Message
 from coditect.testing import TestFleet
 from coditect.wire import routing
-from coditect.wire.headers.foreign import MOST_OWN_BYTES, checked_headers, foreign_headers
+from coditect.wire.headers.foreign import MOST_OWN_BYTES, PREFIX, checked_headers, foreign_headers, is_of_the_broker
 from coditect.wire.json import loads
 from tests.support import eventually
 from tests.unit.agent.process_agent import worker
 from tests.unit.agent.scene import Scene, replies
 
 PLAIN = st.one_of(st.text(max_size=40), st.integers(-(2**63), 2**63 - 1), st.booleans(), st.floats(allow_nan=False))
-NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(lambda name: name not in ("CC", "BCC"))
+NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+OWN = NAMES.filter(lambda name: not (name.startswith(PREFIX) or is_of_the_broker(name)))
+OF_THE_BROKER = {
+    "x-death": [{"queue": "q", "reason": "expired", "count": 2}],
+    "x-first-death-queue": "q",
+    "x-first-death-reason": "expired",
+    "x-last-death-exchange": "",
+    "x-delivery-count": 1,
+    "CC": ["nowhere.p1"],
+}
 
 
 class Reader:
@@ -55,13 +64,15 @@ async def test_headers_of_a_foreign_publisher_are_seen_without_those_of_broker_a
     broker, client = await scene.broker(), await scene.client()
 
     await broker.publish(
-        Message(b"null", {"x-tenant": "blue", "x-delivery-count": 1, "CC": ["nowhere.p1"], "odd": [1]}, message_id="a"),
+        Message(b"null", {"x-tenant": "blue", "x-deaths": 2, "odd": [1]} | OF_THE_BROKER, message_id="a"),
         exchange=routing.TASKS,
         routing_key="headers.read.p1",
     )
     await (await client.submit("headers.read")).result()
 
-    assert {"x-tenant": "blue"} in reader.seen
+    seen = {"x-tenant": "blue", "x-deaths": 2}
+    assert seen in reader.seen
+    assert Options(headers=seen).headers == seen, "a handler passes on what it was given"
 
 
 async def test_handler_in_a_process_sees_them(scene: Scene) -> None:
@@ -72,9 +83,16 @@ async def test_handler_in_a_process_sees_them(scene: Scene) -> None:
     assert await client.request("proc.headers", None, options=options) == {"x-tenant": "blue"}
 
 
-@given(st.dictionaries(NAMES, PLAIN, max_size=20))
+@given(st.dictionaries(OWN, PLAIN, max_size=20))
 def test_headers_that_a_submit_takes_are_carried_through_every_retry(headers: dict[str, Any]) -> None:
     assert foreign_headers(checked_headers("headers", headers)) == headers
+
+
+@given(st.dictionaries(NAMES | st.sampled_from(sorted(OF_THE_BROKER)), PLAIN | st.just([1]), max_size=20))
+def test_headers_that_a_handler_was_given_may_be_given_to_another_task(headers: dict[str, Any]) -> None:
+    given_on = foreign_headers(headers)
+
+    assert checked_headers("headers", given_on) == given_on
 
 
 @pytest.mark.parametrize(
