@@ -86,7 +86,7 @@ MUTANTS = (
     Mutant(
         "rest_of_a_race_goes_on",
         "dispatcher.ledger.nodes.advance",
-        "            _cancel_rest(unit, unit.definition(node_key), node_key.workflow)\n",
+        "            cancel_node(unit, one, of)\n",
         "            pass\n",
         "who has lost a race is not canceled",
         ("tests/unit/dispatcher/test_joins.py::test_enough_of_several_cancel_the_rest",),

@@ -13,7 +13,7 @@ from itertools import islice
 from coditect.errors import InputError
 from coditect.model.result import Failure
 from coditect.wire.json import dumps
-from coditect.workflow.definition import Call, Each, Node, OnFailure, Rest, SubWorkflow, Work
+from coditect.workflow.definition import Call, Each, Node, OnFailure, SubWorkflow, Work
 from coditect.workflow.expressions import Account
 from coditect.workflow.join import Tally
 from coditect.workflow.states import TaskState
@@ -53,7 +53,7 @@ AHEAD = 100
 """The number of nodes whose rows are read ahead by one read."""
 
 RELEASE, EXPAND, CANCEL, RESUME, SHOW, AGAIN = "release", "expand", "cancel", "resume", "show", "again"
-EVALUATE = "evaluate"
+EVALUATE, ELEMENTS = "evaluate", "elements"
 _POLICIES = {policy.value.encode(): policy for policy in OnFailure}
 ROOT = ""
 """The name of the virtual predecessor of every node that has no predecessor."""
@@ -182,19 +182,11 @@ def _tell(unit: UnitOfWork, node_key: NodeKey, before: NodeKey, policy: OnFailur
         if earlier.needed < earlier.met + earlier.open:  # it joins some of its predecessors
             joins.say(unit, node_key, earlier, row.tally, decision)
     if decision is TaskState.READY:
-        if row.tally.open:
-            _cancel_rest(unit, unit.definition(node_key), node_key.workflow)
+        for one, of in joins.rest(unit, node_key) if row.tally.open else ():
+            cancel_node(unit, one, of)
         may_run(unit, node_key, row)
     elif decision is not None:
         end(unit, node_key, row, decision, reason=BY_OTHERS)
-
-
-def _cancel_rest(unit: UnitOfWork, node: Node, workflow: str) -> None:
-    """Cancel the predecessors that have not ended, if the node, which may run by now, does not want them any more."""
-    for one in before(node, workflow) if node.rest is Rest.CANCEL else ():
-        row = unit.node(one)
-        if row is not None and not row.state.terminal:
-            cancel_node(unit, one, row)
 
 
 # -- what may run -------------------------------------------------------------------------------------------
@@ -386,10 +378,12 @@ def _end_map(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 def cancel_node(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     """End a node as canceled from any state, and send a cancel to the agent that may run its task.
 
-    A node that runs a child ends later: when the child has ended.
+    A node that runs a child ends later: when the child has ended. The elements of a map follow in later transactions.
     """
     if children.cancel(unit, node_key, row):
         return
+    if row.state is TaskState.WORKING and not row.publication and not is_over(unit.run(node_key.workflow)):
+        unit.leave(node_key, ELEMENTS, "0")  # of a workflow that is over, each node is canceled anyway
     withdrawals.call_off(unit, node_key, row)
     end(unit, node_key, row, TaskState.CANCELED, reason="canceled")
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+from coditect.workflow.definition import Rest
 from coditect.workflow.join import Tally
 from coditect.workflow.states import TaskState
 from dispatcher.ledger.effects import NodeKey
+from dispatcher.ledger.nodes.inputs import before
+from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.unit_of_work import UnitOfWork
 
 
@@ -23,6 +27,15 @@ def decision(unit: UnitOfWork, node_key: NodeKey, tally: Tally) -> TaskState | N
     if least is None or tally.met + tally.open < least:
         return decided
     return None if tally.open else TaskState.READY
+
+
+def rest(unit: UnitOfWork, node_key: NodeKey) -> Iterator[tuple[NodeKey, NodeRecord]]:
+    """Yield the predecessors that have not ended, if a node that may run by now does not want them any more."""
+    node = unit.definition(node_key)
+    for one in before(node, node_key.workflow) if node.rest is Rest.CANCEL else ():
+        row = unit.node(one)
+        if row is not None and not row.state.terminal:
+            yield one, row
 
 
 def say(unit: UnitOfWork, node_key: NodeKey, earlier: Tally, tally: Tally, decided: TaskState | None) -> None:

@@ -95,6 +95,7 @@ _CONTINUED: Mapping[str, Callable[[UnitOfWork, NodeKey, str, int], int]] = Mappi
         advance.RELEASE: advance.release,
         advance.EXPAND: advance.continue_expansion,
         advance.EVALUATE: advance.evaluate_later,
+        advance.ELEMENTS: walks.cancel_elements,
         advance.CANCEL: _walked(advance.CANCEL),
         advance.RESUME: _walked(advance.RESUME),
         advance.SHOW: _walked(advance.SHOW, MOST_SHOWN),

@@ -1,4 +1,4 @@
-"""The walks over all nodes of a workflow in pages, to cancel nodes, claim ready nodes, or send nodes to RQ."""
+"""The walks over nodes in pages: to cancel those of a workflow or map, to claim ready ones, or to send them to RQ."""
 
 from __future__ import annotations
 
@@ -22,6 +22,26 @@ def begin_resume(unit: UnitOfWork, workflow: str) -> None:
 def begin_show(unit: UnitOfWork, workflow: str) -> None:
     """Begin to send the states of all nodes of a workflow to RQ, which lost the workflow, in several transactions."""
     walk(unit, NodeKey(workflow, advance.ROOT), advance.SHOW, "", advance.MOST_SHOWN)
+
+
+def cancel_elements(unit: UnitOfWork, node_key: NodeKey, cursor: str, most: int) -> int:
+    """Cancel at most `most` elements of a canceled map from number `cursor` on; return the steps taken, 1 or more."""
+    first = number = int(cursor)
+    row = unit.node(node_key)
+    if row is None or row.state is not TaskState.CANCELED:  # it was begun again meanwhile
+        return 1
+    while number < first + most and (number == first or not unit.is_full):
+        if not (number - first) % advance.AHEAD:
+            unit.expect_all([node_key.element(one) for one in range(number, number + advance.AHEAD)])
+        element = node_key.element(number)
+        child = unit.node(element)
+        if child is None:
+            return max(1, number - first)
+        if not child.state.terminal:
+            advance.cancel_node(unit, element, child)
+        number += 1
+    unit.leave(node_key, advance.ELEMENTS, str(number))
+    return number - first
 
 
 def walk(unit: UnitOfWork, node_key: NodeKey, kind: str, after: str, most: int) -> int:

@@ -12,7 +12,7 @@ from coditect.workflow.documents.document import node_document, to_document
 from coditect.workflow.documents.reader import from_document
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import definitions, versions
-from tests.unit.dispatcher.ledger import Ledger, completed, failed
+from tests.unit.dispatcher.ledger import Ledger, completed, failed, few_steps
 
 ONCE = Retry(max_attempts=1)
 CANCELED, COMPLETED, FAILED = TaskState.CANCELED, TaskState.COMPLETED, TaskState.FAILED
@@ -160,3 +160,56 @@ def test_what_cannot_be_joined_is_refused() -> None:
         racing(join=2, least=3)
     with pytest.raises(InvalidWorkflow, match="cancels the rest of 101"):
         racing(101, join="any", rest="cancel")
+
+
+async def test_a_map_that_lost_is_canceled_with_its_elements(ledger: Ledger) -> None:
+    flow = Workflow("race")
+    quick = flow.task("run", name="quick", retry=ONCE)
+    slow = flow.map("run", over=[1, 2, 3], limit=3, name="slow", retry=ONCE)
+    flow.task("take", name="taken", after=[quick, slow], join="any", rest="cancel")
+    await ledger.start(flow.definition())
+    await end(ledger, "quick")
+    await end(ledger, "taken")
+
+    states = await ledger.states()
+    assert {states.pop("quick"), states.pop("taken")} == {COMPLETED}
+    assert set(states.values()) == {CANCELED}
+    assert len(canceled(ledger)) == 3
+    assert await ledger.state() is WorkflowState.COMPLETED
+
+
+async def test_a_map_of_many_elements_is_canceled_in_transactions_of_a_few(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_steps(monkeypatch, 10)
+    flow = Workflow("race")
+    quick = flow.task("run", name="quick", retry=ONCE)
+    slow = flow.map("run", over=list(range(95)), limit=95, name="slow", retry=ONCE)
+    flow.task("take", name="taken", after=[quick, slow], join="any", rest="cancel")
+    await ledger.start(flow.definition())
+    await end(ledger, "quick")
+    await end(ledger, "taken")
+
+    assert len(canceled(ledger)) == 95
+    assert max(len(effects.cancels) for effects in ledger.seen) <= 10
+    assert await ledger.state() is WorkflowState.COMPLETED
+    assert (await ledger.run()).todo == 0
+
+
+async def test_elements_of_a_map_that_is_begun_again_are_left_alone(ledger: Ledger) -> None:
+    flow = Workflow("race")
+    quick = flow.task("run", name="quick", retry=ONCE)
+    slow = flow.map("run", over=[1, 2], limit=2, name="slow", retry=ONCE)
+    flow.task("take", name="taken", after=[quick, slow], join="any", rest="cancel")
+    await ledger.start(flow.definition())
+    ledger.goes_on = False
+    await end(ledger, "quick")
+    await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "slow"})
+    ledger.goes_on = True
+    await ledger.go_on()
+    ledger.published.reverse()  # the latest publication of each first
+    for name in ("slow[0]", "slow[1]"):
+        await end(ledger, name)
+
+    assert canceled(ledger) == []
+    assert (await ledger.states())["slow"] is COMPLETED
