@@ -10,7 +10,7 @@ from dispatcher.coordination.handoffs.rows import HandoffRecord
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import HANDOFFS, STATUSES
 from dispatcher.ledger.rows import NodeRecord
-from dispatcher.ledger.workflows.queries import Body
+from dispatcher.ledger.workflows.queries import Body, rows_within
 from dispatcher.ledger.workflows.submit import number, text
 from dispatcher.store.transaction import Reads
 
@@ -47,10 +47,10 @@ def list_handoffs(tr: Reads, body: Body) -> dict[str, Any]:
         node_key, place = rows.node_of(text(body, "after"))
         begin = max(begin, HANDOFFS.pack((*node_key, place)) + b"\0")
     limit, agent = min(number(body, "limit", MOST_AT_ONCE), MOST_AT_ONCE), body.get("agent") and text(body, "agent")
-    found = [] if begin >= end else tr.get_range(begin, end, limit=limit)
+    found, more = rows_within(tr, begin, end, limit=limit)
     handoffs = [_read(key, row) for key, row in found]
     told = [one.as_json(whole=False) for one in handoffs if _fits(one, agent, body)]
-    return {"handoffs": told, "next": handoffs[-1].id if len(found) == limit else None}
+    return {"handoffs": told, "next": handoffs[-1].id if more else None}
 
 
 def _read(key: bytes, row: bytes) -> HandoffRecord:

@@ -9,13 +9,11 @@ from dispatcher.coordination.threads import rows
 from dispatcher.coordination.threads.rows import KeptMessage, ThreadRecord
 from dispatcher.ledger import versions
 from dispatcher.ledger.keyspace import THREAD_MESSAGES, THREADS
-from dispatcher.ledger.workflows.queries import Body, page_of
+from dispatcher.ledger.workflows.queries import Body, page_of, rows_within
 from dispatcher.ledger.workflows.submit import number, text
 from dispatcher.store.transaction import Reads
 
 MOST_AT_ONCE = 500
-MOST_PAGE_BYTES = 500_000
-"""The size in bytes from which a page of messages is full."""
 
 
 def show(tr: Reads, body: Body) -> dict[str, Any]:
@@ -40,15 +38,12 @@ def list_messages(tr: Reads, body: Body) -> dict[str, Any]:
     if isinstance(after, bool) or not isinstance(after, int) or after < 0:
         raise InvalidTask("This is no place in a list of messages", field="after")
     begin = THREAD_MESSAGES.pack((thread.id, after + 1))
-    found = tr.get_range(begin, THREAD_MESSAGES.range((thread.id,))[1], limit=limit)
-    told, size = [], 0
+    found, _ = rows_within(tr, begin, THREAD_MESSAGES.range((thread.id,))[1], limit=limit)
+    told = []
     for key, row in found:
         after, kept = int(THREAD_MESSAGES.unpack(key)[1]), KeptMessage(*versions.THREAD_MESSAGE.unpack(row))
         if not (isinstance(names, list) and names) or kept.is_for(names):
             told.append(kept.as_json(after))
-            size += len(row)
-        if size >= MOST_PAGE_BYTES:
-            break
     return {"messages": told, "next": after if after < thread.last else None}
 
 

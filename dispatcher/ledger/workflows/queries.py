@@ -36,6 +36,8 @@ _AHEAD = 100
 """The number of nodes whose attempts one read returns."""
 PAGE_BYTES = 256 * 1024
 """The largest size in bytes of a page of values; a larger value is a page of its own."""
+FIRST_LARGE, MOST_LARGE = 8, 32
+"""The number of rows of up to 100 kB that a page reads at first, and at most at once."""
 MOST_DEFINITION_BYTES = 4 * 1024 * 1024
 """The largest size in bytes of the definitions that a page of nodes reads, since each may be a MiB."""
 _SAYS_ITS_ATTEMPT = frozenset(TaskState) - {TaskState.BLOCKED, TaskState.READY, TaskState.RETRY_WAIT}
@@ -331,6 +333,26 @@ def dead(tr: Reads, body: Body) -> dict[str, Any]:
     if len(told) < len(found):
         return {"dead": told, "next": list(found[len(told) - 1][0])}
     return {"dead": told, "next": following}
+
+
+def rows_within(tr: Reads, begin: bytes, end: bytes, *, limit: int) -> tuple[list[KeyValue], bool]:
+    """Return the first rows of a range whose rows may be large, and whether there may be more.
+
+    They are at most `limit`, and end with the one by which they have `PAGE_BYTES` together.
+    """
+    found: list[KeyValue] = []
+    size, wanted, more = 0, FIRST_LARGE, begin < end
+    while more and len(found) < limit:
+        wanted = min(wanted, limit - len(found))
+        rows = tr.get_range(begin, end, limit=wanted)
+        for row in rows:
+            found.append(row)
+            size += len(row[1])
+            if size >= PAGE_BYTES:
+                return found, True
+        more, wanted = len(rows) == wanted, min(2 * wanted, MOST_LARGE)
+        begin = rows[-1][0] + b"\0" if rows else end
+    return found, more
 
 
 def page_of(

@@ -354,3 +354,19 @@ async def test_a_number_that_no_handoff_has_is_not_found(begun: Ledger, number: 
 async def test_a_list_for_what_is_no_agent_is_refused(begun: Ledger, agent: Any) -> None:
     with pytest.raises(InvalidTask):
         await begun.database.read(partial(queries.list_handoffs, body={"agent": agent}))
+
+
+async def test_a_list_is_read_in_pages_of_some_bytes(ledger: Ledger) -> None:
+    await ledger.start(one_node())
+    for number in range(20):
+        handoff = (await ask_others(ledger, ticket=f"t{number}", context="x" * 60_000))["handoff"]
+        await withdraw(ledger, handoff)
+
+    pages: list[int] = []
+    after: str | None = None
+    while after is not None or not pages:
+        page = await ledger.database.read(partial(queries.list_handoffs, body={"after": after}))
+        pages.append(len(page["handoffs"]))
+        after = page["next"]
+
+    assert (pages[0], sum(pages)) == (5, 20)
