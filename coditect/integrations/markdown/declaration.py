@@ -46,7 +46,8 @@ def markdown_agent(
     """Return the agent whose capabilities are markdown agents: `NAME.reviewer` for the file of the reviewer.
 
     `model` opens the language model when the agent starts, `registry` the registry that says which tools there are;
-    `most_tokens` is the budget of each task. A model that does not answer opens the breaker `chat`, and its tasks wait.
+    `most_tokens` is the budget of each attempt at a task. A model that does not answer opens the breaker `chat`, and
+    its tasks wait.
 
     Raises:
         SetupError: when a name is none.
