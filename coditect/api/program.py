@@ -18,6 +18,7 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
+from coditect.agent.program import CONNECT_SECONDS
 from coditect.aio.loop import collect_rarely, run_loop
 from coditect.aio.ready import tell_ready
 from coditect.api.access.bearer import BearerAccess, TokenCheck
@@ -165,7 +166,7 @@ async def open_services(settings: Settings, api: ApiSettings, http_agents: HttpA
     Raises:
         BrokerUnavailable: when the broker does not answer.
     """
-    broker, registry = adapters(settings, name="coditect api")
+    broker, registry = adapters(settings, name="coditect api", connect_seconds=CONNECT_SECONDS)
     blobs = open_blobs(settings.blob_url, most_bytes=settings.blob_max_bytes)
     quorum = settings.reply_queue == "quorum"
     metrics = MemoryMetrics()

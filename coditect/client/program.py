@@ -6,8 +6,13 @@ from coditect.broker.rabbitmq import AmqpBroker
 from coditect.registry.redis import RedisRegistry
 from coditect.settings.settings import Settings
 
+CONNECT_SECONDS = 10.0
+"""How long a client waits for a broker that does not answer yet."""
 
-def adapters(settings: Settings, *, name: str = "coditect client") -> tuple[AmqpBroker, RedisRegistry]:
+
+def adapters(
+    settings: Settings, *, name: str = "coditect client", connect_seconds: float = CONNECT_SECONDS
+) -> tuple[AmqpBroker, RedisRegistry]:
     """Return the broker and the registry that the settings name, not opened yet."""
     broker = AmqpBroker(
         settings.amqp_url,
@@ -16,5 +21,6 @@ def adapters(settings: Settings, *, name: str = "coditect client") -> tuple[Amqp
         declare=settings.declare,
         wire=settings.wire,
         heartbeat_seconds=settings.heartbeat_seconds,
+        connect_seconds=connect_seconds,
     )
     return broker, RedisRegistry(settings.redis_url)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import socket
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import pytest
 from httpx2 import ASGITransport, AsyncClient
 
+from coditect.agent.program import CONNECT_SECONDS
 from coditect.api.application import create_app
-from coditect.api.program import check_exposure, listener
+from coditect.api.program import check_exposure, listener, open_services
 from coditect.errors import SetupError
+from coditect.integrations.http.directory import HttpAgents
 from coditect.settings.api import ApiSettings, api_settings
+from coditect.settings.settings import Settings
 from coditect.telemetry.metrics import MemoryMetrics
 from coditect.telemetry.names import REPLIES_STRAY
 from coditect.testing import TestFleet
@@ -94,3 +98,19 @@ async def test_metrics_of_the_process_are_served() -> None:
     assert told.status_code == 200
     assert "coditect_replies_stray_total 2.0\n" in told.text
     assert told.headers["content-type"].startswith("text/plain; version=")
+
+
+async def test_api_waits_for_a_broker_that_starts_as_long_as_agents_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    def broker(url: str, *, connect_seconds: float, **_: object) -> None:
+        waits.append(connect_seconds)
+        raise SetupError("enough is known")
+
+    monkeypatch.setattr("coditect.client.program.AmqpBroker", broker)
+
+    with pytest.raises(SetupError, match="enough is known"):
+        async with open_services(Settings(), ApiSettings(), create_autospec(HttpAgents)):
+            pass
+
+    assert waits == [CONNECT_SECONDS]
