@@ -34,7 +34,7 @@ from coditect import __version__
 from coditect.aio.clock import SystemClock
 from coditect.client.client import Client
 from coditect.client.options import Options
-from coditect.errors import CoditectError, InputError, ResultTimeout, TaskError
+from coditect.errors import CoditectError, InputError, NotFound, ResultTimeout, TaskError
 from coditect.integrations.mcp.resources import FleetResources
 from coditect.integrations.mcp.tools import TASK_SCHEMA, CapabilityTool, answer, capability_tools, refusal
 from coditect.integrations.tools import OfferedCapabilities
@@ -128,9 +128,10 @@ class FleetTools:
 
     async def _offered(self) -> dict[str, CapabilityTool]:
         offers = await self._offers.now()
-        return capability_tools(
-            spec for name, spec in offers.items() if any(fnmatchcase(name, pattern) for pattern in self._patterns)
-        )
+        return capability_tools(spec for name, spec in offers.items() if self._allows(name))
+
+    def _allows(self, capability: str) -> bool:
+        return any(fnmatchcase(capability, pattern) for pattern in self._patterns)
 
     async def _tool(self, name: str) -> CapabilityTool:
         offered = await self._offered()
@@ -168,6 +169,8 @@ class FleetTools:
     async def _of_task(self, name: str, arguments: Mapping[str, Any]) -> CallToolResult:
         async with self._opened.fleet() as client:
             handle = client.task(_text(arguments, "task"))
+            if not self._allows((await handle.row()).capability):  # whoever may do some of the work has no say in other
+                raise NotFound("There is no such task of these tools", task=handle.task_id)
             if name == CANCEL:
                 await handle.cancel(reason="canceled by an MCP client")
             wait = arguments.get("wait_seconds") or 0

@@ -13,7 +13,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import TextResourceContents
 from pydantic import BaseModel
 
-from coditect import Agent, Context, Retry
+from coditect import Agent, Context, Retry, Workflow
 from coditect.integrations.mcp.serving import fleet_server
 from coditect.testing import TestFleet
 from coditect.wire.json import loads
@@ -118,6 +118,27 @@ async def test_only_capabilities_of_the_patterns_are_offered_or_may_be_submitted
         for name, arguments in (("site_build", {}), ("coditect_submit", {"capability": "site.build"})):
             with pytest.raises(MCPError, match="No living agent offers"):
                 await client.call_tool(name, arguments)
+
+
+async def test_tasks_and_workflows_beyond_the_patterns_are_neither_told_nor_canceled() -> None:
+    workers = Workers()
+    async with (
+        TestFleet(agents=[workers.agent]) as fleet,
+        services_of(fleet.server, fleet.registry, fleet.client) as services,
+        Client(fleet_server(services.opened, ("text.*",)), raise_exceptions=True) as client,
+    ):
+        flow = Workflow("several")
+        flow.task("text.count", "a", after=[flow.task("site.wait", name="first")])
+        handles = [(await fleet.client.submit_durable("site.wait")).task_id, (await fleet.client.start(flow)).id]
+        told = [
+            await client.call_tool(tool, {"task": one})
+            for tool in ("coditect_task", "coditect_cancel")
+            for one in handles
+        ]
+        states = [row.state.value async for row in fleet.client.runs()]
+
+    assert [one.is_error for one in told] == [True] * 4
+    assert states == ["running"] * 2
 
 
 async def test_a_canceled_call_cancels_its_task() -> None:
