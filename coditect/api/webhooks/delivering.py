@@ -66,7 +66,6 @@ class OpenWebhook:
     given_up: int = 0
     """The number of events that it did not take in any attempt."""
     closed: asyncio.Event = field(default_factory=asyncio.Event)
-    last_reason: str = ""
 
 
 class WebhookDelivery:
@@ -191,7 +190,6 @@ class WebhookDelivery:
         attempt = None
         for number in range(1, self._retries.most_attempts + 1):
             attempt = await self._sender.send(known.webhook, event)
-            known.last_reason = attempt.reason
             if attempt.taken or attempt.gone or number == self._retries.most_attempts:
                 break
             log.info("A webhook is tried again", extra=_facts(known, event, attempt) | {"attempts": number})
