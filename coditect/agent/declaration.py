@@ -331,8 +331,8 @@ class Agent:
     def on_handoff(self, decide: Handler) -> Handler:
         """Declare the function that decides about a task that another agent offers, instead of the default.
 
-        `decide(offer)` gets a `HandoffOffer`, may be async, and has 8 s. True accepts, False or a text (the reason)
-        declines, and None leaves it to the default: accept what offers a free slot, and an input that fits.
+        `decide(offer)` gets a `HandoffOffer`, is async or runs in a thread, and has 8 s. True accepts, False or a text
+        (the reason) declines, and None leaves it to the default: accept with a free slot, and an input that fits.
         """
         self.handoff_policy = decide
         return decide

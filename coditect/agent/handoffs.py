@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from coditect.agent.declaration import Agent
@@ -56,9 +57,7 @@ class OfferedHandoffs:
         if self._decide is not None:
             try:
                 async with asyncio.timeout(DECIDE_SECONDS):
-                    decided = self._decide(offer)
-                    if inspect.isawaitable(decided):
-                        decided = await decided
+                    decided = await _called(self._decide, offer)
             except Exception as error:
                 log.warning("An on_handoff function failed", exc_info=error, extra={"handoff": offer.handoff})
                 return f"its on_handoff function failed: {type(error).__name__}"
@@ -79,6 +78,14 @@ class OfferedHandoffs:
             except InvalidTask as error:
                 return f"the input does not fit: {error}"[:500]
         return ""
+
+
+async def _called(decide: Callable[..., Any], offer: HandoffOffer) -> Any:
+    """Call an `on_handoff` function: a plain one, which may wait, in a thread."""
+    if inspect.iscoroutinefunction(decide):
+        return await decide(offer)
+    decided = await asyncio.to_thread(decide, offer)
+    return await decided if inspect.isawaitable(decided) else decided
 
 
 def _told(decided: Any) -> str:

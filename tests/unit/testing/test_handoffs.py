@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -96,6 +97,21 @@ async def test_direct_task_is_refused_with_what_to_do() -> None:
     async with TestFleet(agents=[generalist(), specialist()], seed=5) as fleet:
         with pytest.raises(TaskFailed, match="durable=True"):
             await fleet.request("ticket.answer", {"text": "refund"})
+
+
+async def test_a_plain_policy_decides_in_a_thread_where_it_may_wait() -> None:
+    careful, threads = specialist("careful"), set[int]()
+
+    @careful.on_handoff
+    def decide(_: HandoffOffer) -> str:
+        threads.add(threading.get_ident())
+        return "no"
+
+    async with TestFleet(agents=[generalist(), careful], seed=6) as fleet:
+        value = await answered(fleet)
+
+    assert list(value["reasons"].values()) == ["no"]
+    assert threads.isdisjoint({threading.get_ident()})
 
 
 async def test_agent_s_own_policy_decides_and_one_that_fails_declines() -> None:
