@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 from coditect.client.client import Client
@@ -37,19 +38,29 @@ class RunningLoop:
         """Run a coroutine on the loop, and wait for its result.
 
         Raises:
-            SetupError: in the loop's own thread, which would wait for itself.
+            SetupError: in the loop's own thread, which would wait for itself, or when the loop runs no more.
         """
         if _running() is self._loop:
             work.close()
             fix = "use the async methods there, such as `graph.ainvoke`, or give it a SyncClient"
             raise SetupError("A blocking call cannot wait on the client's own event loop", fix=fix)
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        return self._begun(work).result()
 
     async def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the loop, and await its result."""
+        """Run a coroutine on the loop, and await its result.
+
+        Raises:
+            SetupError: when the loop runs no more.
+        """
         if _running() is self._loop:
             return await work
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+        return await asyncio.wrap_future(self._begun(work))
+
+    def _begun(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        if not self._loop.is_running():  # nobody would ever do it
+            work.close()
+            raise SetupError("The client's event loop runs no more", fix="open a client, and make another one of it")
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
 
 def _running() -> asyncio.AbstractEventLoop | None:

@@ -15,6 +15,7 @@ from langgraph.types import Command, Send, interrupt
 
 from coditect.errors import InputError, SetupError, TooLarge
 from coditect.integrations.langgraph import CoditectSaver
+from coditect.integrations.langgraph.loops import RunningLoop
 from coditect.testing import TestFleet
 
 
@@ -68,6 +69,20 @@ async def test_a_paused_graph_goes_on_with_another_saver() -> None:
     assert ended == {"text": "HELLO", "verdict": "granted"}
     assert steps == sorted(steps, reverse=True)
     assert len(steps) == 4
+
+
+def test_a_saver_whose_loop_has_ended_says_so_and_does_not_wait_for_it() -> None:
+    ended = asyncio.new_event_loop()
+
+    async def made() -> RunningLoop:
+        return RunningLoop()
+
+    loop = ended.run_until_complete(made())  # it is there, and runs no more
+    with pytest.raises(SetupError, match="runs no more"):
+        loop.run(asyncio.sleep(0))
+    with pytest.raises(SetupError, match="runs no more"):
+        asyncio.run(loop.call(asyncio.sleep(0)))
+    ended.close()
 
 
 async def test_a_graph_that_blocks_is_called_from_another_thread() -> None:
