@@ -6,7 +6,7 @@ registry.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from coditect.errors import InputError, InvalidTask
@@ -107,7 +107,7 @@ def decode_load(text: bytes) -> Load:
             trouble=str(values.get("trouble", ""))[:200],
             waiting=tuple((str(one), str(breaker)) for one, breaker in values.get("waiting", {}).items()),
             limited=tuple((str(one), str(rate)) for one, rate in values.get("limited", {}).items()),
-            recent=tuple(map(_recent, values.get("recent", ()))),
+            recent=tuple(_recent(values.get("recent"))),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidTask("This is not a load", reason=repr(error)[:200]) from error
@@ -119,9 +119,17 @@ def _recent_values(outcomes: RecentOutcomes) -> list[object]:
     return [kind.capability, kind.size, *told]
 
 
-def _recent(values: list[Any]) -> RecentOutcomes:
-    name, size, attempts, mean_ms, success = values
-    return RecentOutcomes(TaskKind(str(name), int(size)), float(attempts), float(mean_ms), float(success))
+def _recent(rows: Any) -> Iterator[RecentOutcomes]:
+    """Yield the outcomes that can be; what is none, or not known here, hides no agent and no other outcomes."""
+    for row in rows if isinstance(rows, list) else ():
+        try:
+            name, size, *told = row
+            attempts, mean_ms, success = map(float, told[:3])
+            kind = TaskKind(str(name), int(size))
+        except (TypeError, ValueError):
+            continue
+        if attempts >= 0 and mean_ms >= 0 and 0 <= success <= 1:
+            yield RecentOutcomes(kind, attempts, mean_ms, success)
 
 
 def _capability_values(offer: CapabilitySpec) -> dict[str, object]:

@@ -139,3 +139,18 @@ def test_unreadable_documents_are_refused(text: bytes) -> None:
         decode_load(text)
     with pytest.raises(InvalidTask):
         decode_registration(text)
+
+
+@pytest.mark.parametrize("told", [[-1, 1.0, 1.0], [1, -1.0, 1.0], [1, 1.0, 1.5], [1, 1.0, -0.5], [1, 1.0], ["x"] * 3])
+def test_outcomes_that_cannot_be_are_left_out_before_a_sender_expects_by_them(told: list[Any]) -> None:
+    known = ["code.review", 4, 3.5, 51.25, 0.75]
+    values = json.loads(encode_load(Load())) | {"recent": [["code.review", 4, *told], 7, [*known, "newer"]]}
+
+    assert decode_load(json.dumps(values).encode()).recent == BUSY.recent
+
+
+@pytest.mark.parametrize("recent", [None, 7, {"code.review": 1}])
+def test_recent_outcomes_of_another_form_hide_no_agent(recent: object) -> None:
+    values = json.loads(encode_load(Load())) | {"recent": recent}
+
+    assert decode_load(json.dumps(values).encode()) == Load()
