@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Self
 
-from coditect.errors import InvalidTask
 from coditect.model.limits.breaker import LONGEST_NAME_BYTES, LONGEST_RESET_SECONDS, BreakerState
 from coditect.wire import control_messages, routing
 from coditect.wire.control import Verb
@@ -136,9 +135,7 @@ def list_breakers(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def _read(unit: UnitOfWork, body: Body) -> tuple[str, BreakerRow]:
-    name = text(body, "name")
-    if len(name.encode(errors="surrogatepass")) > LONGEST_NAME_BYTES:
-        raise InvalidTask("The name of a breaker is too long", limit=LONGEST_NAME_BYTES)
+    name = text(body, "name", longest=LONGEST_NAME_BYTES)
     return name, BreakerRow.unpack(unit.tr.get(BREAKERS.pack((name,))))
 
 

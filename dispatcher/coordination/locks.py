@@ -30,7 +30,7 @@ from dispatcher.ledger.ownership.shards import LOCKS_SHARD_KEY, fixed_count, sha
 from dispatcher.ledger.timers import LOCK_EXPIRY, Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows.queries import Body
-from dispatcher.ledger.workflows.submit import number, text
+from dispatcher.ledger.workflows.submit import is_name, number, text
 
 MOST_RESOURCES = 32
 LONGEST_NAME_BYTES = 500
@@ -211,7 +211,7 @@ def _resources(body: Body) -> list[str]:
 
 
 def _is_name(one: object) -> bool:
-    return isinstance(one, str) and 0 < len(one.encode(errors="surrogatepass")) <= LONGEST_NAME_BYTES
+    return is_name(one, LONGEST_NAME_BYTES)
 
 
 def _timer_name(ticket: Ticket) -> str:

@@ -64,7 +64,7 @@ def put(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 def list_keys(tr: Reads, body: Body) -> dict[str, Any]:
     """Return a page of the keys of a space that have a value, in order or the last first, without the values."""
     space, backwards = _space(body), bool(body.get("reverse"))
-    prefix = _name(body, "prefix") if body.get("prefix") else ""
+    prefix = text(body, "prefix", longest=LONGEST_NAME_BYTES) if body.get("prefix") else ""
     begin = SPACES.pack((space, prefix))[:-1]  # without the end of the text, so that longer keys are in the range
     end = begin + b"\xff"
     if body.get("after"):
@@ -89,18 +89,11 @@ def history(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def _place(body: Body) -> tuple[str, str]:
-    return _space(body), _name(body, "key")
+    return _space(body), text(body, "key", longest=LONGEST_NAME_BYTES)
 
 
 def _space(body: Body) -> str:
-    return _name(body, "space")
-
-
-def _name(body: Body, field: str) -> str:
-    name = text(body, field)
-    if len(name.encode(errors="surrogatepass")) > LONGEST_NAME_BYTES:
-        raise InvalidTask("A name in the request is too long", field=field, limit=LONGEST_NAME_BYTES)
-    return name
+    return text(body, "space", longest=LONGEST_NAME_BYTES)
 
 
 def _check_space(unit: UnitOfWork, space: str, *, by_node: bool) -> int:

@@ -16,6 +16,7 @@ state of the handoff, and whether its owner still has the task under the fence o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -44,7 +45,7 @@ from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.timers import Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows.queries import Body
-from dispatcher.ledger.workflows.submit import number, text
+from dispatcher.ledger.workflows.submit import is_name, number, text
 
 EXPIRY = "handoff.expiry"
 """The kind of the timer at which an agent has not answered in time, or the whole handoff is over."""
@@ -65,6 +66,9 @@ LONGEST_ANSWER_BYTES = 500
 MOST_CONTEXT_BYTES = 64_000
 MOST_INPUT_BYTES = 256_000
 """The largest input that an offer has in it, in bytes."""
+
+
+_name = partial(text, longest=LONGEST_TEXT_BYTES)
 
 
 def request(unit: UnitOfWork, body: Body) -> dict[str, Any]:
@@ -140,7 +144,7 @@ def _read(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, body: Body, plac
 
 def _candidates(body: Body) -> list[str]:
     named = body.get("candidates")
-    if not isinstance(named, list) or not all(map(_is_agent, named)):
+    if not isinstance(named, list) or not all(is_name(one, LONGEST_NAME_BYTES) for one in named):
         raise InvalidTask("A handoff names the agents to ask", field="candidates", fix="a list of agent ids")
     return [one for one in dict.fromkeys(named) if one != body.get("agent")][:MOST_CANDIDATES]
 
@@ -276,21 +280,10 @@ def _say(unit: UnitOfWork, handoff: HandoffRecord, what: str, **facts: Any) -> N
     unit.effects.say(f"agent.handoff.{what}", handoff.node_key.task_id, **known, **facts)
 
 
-def _is_agent(one: object) -> bool:
-    return isinstance(one, str) and 0 < len(one.encode()) <= LONGEST_NAME_BYTES
-
-
 def _line(body: Body, longest: int) -> str:
     """Return the reason that a request gives as one printable line, at most so many bytes of it."""
     text = "".join(one for one in " ".join(str(body.get("reason") or "").split()) if one.isprintable())
     return text.encode()[:longest].decode(errors="ignore")
-
-
-def _name(body: Body, field: str) -> str:
-    value = text(body, field)
-    if len(value.encode(errors="surrogatepass")) > LONGEST_TEXT_BYTES:
-        raise InvalidTask("A field of the request is too long", field=field, longest=LONGEST_TEXT_BYTES)
-    return value
 
 
 def _by_workflow(body: Body) -> str:

@@ -25,7 +25,7 @@ from dispatcher.ledger.handlers.requests import Query, ShardChange
 from dispatcher.ledger.timers import Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows.queries import Body
-from dispatcher.ledger.workflows.submit import number, text
+from dispatcher.ledger.workflows.submit import is_name, number, text
 
 EXPIRY = "thread.expiry"
 """The kind of the timer that removes a thread when its retention is over."""
@@ -208,14 +208,14 @@ def _participant(thread: ThreadRecord, body: Body) -> str:
 
 def _names(body: Body, field: str, *, least: int = 0) -> list[str]:
     named = body.get(field) or []
-    if not isinstance(named, list) or not least <= len(named) <= MOST_PARTICIPANTS or not all(map(_is_name, named)):
+    if (
+        not isinstance(named, list)
+        or not least <= len(named) <= MOST_PARTICIPANTS
+        or not all(is_name(one, LONGEST_NAME_BYTES) for one in named)
+    ):
         fix = f"name {least} to {MOST_PARTICIPANTS}, each of 1 to {LONGEST_NAME_BYTES} bytes"
         raise InvalidTask("A field of the request is no list of names", field=field, fix=fix)
     return list(dict.fromkeys(named))
-
-
-def _is_name(one: object, longest: int = LONGEST_NAME_BYTES) -> bool:
-    return isinstance(one, str) and 0 < len(one.encode(errors="surrogatepass")) <= longest
 
 
 def _name(body: Body, field: str, default: str | None = None, *, longest: int = LONGEST_NAME_BYTES) -> str:
@@ -223,7 +223,7 @@ def _name(body: Body, field: str, default: str | None = None, *, longest: int = 
     value = body.get(field)
     if not value and default is not None:
         return default
-    if not _is_name(value, longest):
+    if not is_name(value, longest):
         raise InvalidTask("A field of the request is no text, or too long", field=field, longest=longest)
     return str(value)
 

@@ -93,16 +93,23 @@ def start_known(
     return run
 
 
-def text(body: Mapping[str, Any], name: str) -> str:
-    """Return a required text field of a request's body.
+def text(body: Mapping[str, Any], name: str, *, longest: int | None = None) -> str:
+    """Return a required text field of a request's body, of at most `longest` bytes.
 
     Raises:
-        InvalidTask: when the field is missing, empty or no text.
+        InvalidTask: when the field is missing, empty, no text or too long.
     """
     value = body.get(name)
     if not isinstance(value, str) or not value:
         raise InvalidTask("A field of the request is missing or no text", field=name)
+    if longest is not None and not is_name(value, longest):
+        raise InvalidTask("A field of the request is too long", field=name, longest=longest)
     return value
+
+
+def is_name(value: object, longest: int) -> bool:
+    """Tell whether a value is a text of 1 to `longest` bytes."""
+    return isinstance(value, str) and 0 < len(value.encode(errors="surrogatepass")) <= longest
 
 
 def identity(body: Mapping[str, Any]) -> str:
