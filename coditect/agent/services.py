@@ -166,6 +166,16 @@ class TaskServices:
             if not self.received.awaiting:
                 self.means.executors.limits.go_on(self.execution)
 
+    async def without_slot(self, wait: Coroutine[Any, Any, T]) -> T:
+        """Await something without the task's slot, as `Context.without_slot` says.
+
+        A task above the bound of suspended tasks goes back to its queue instead (`SentBack`).
+        """
+        if not self.may_suspend():
+            wait.close()
+            raise SentBack
+        return await self._suspended(wait)
+
     def may_suspend(self) -> bool:
         """Tell whether the task may free its slot while it awaits something, of which the agent bounds the number."""
         return self.means.intake.may_suspend(self.received, self.means.bounds.max_suspended)
@@ -204,13 +214,8 @@ class TaskServices:
         return await self.means.threads.ask_thread(verb, {"task": self.task_id} | body)
 
     async def hear(self, ticket: str, after_seconds: float) -> None:
-        """Wait for news of a thread, as `ThreadPort.hear` says; the task holds no slot meanwhile.
-
-        A task above the bound of suspended tasks goes back to its queue instead (`SentBack`).
-        """
-        if not self.may_suspend():
-            raise SentBack
-        await self._suspended(self.means.threads.hear(ticket, after_seconds))
+        """Wait for news of a thread, as `ThreadPort.hear` says; the task holds no slot meanwhile."""
+        await self.without_slot(self.means.threads.hear(ticket, after_seconds))
 
     async def hand_off(self, to: str, *, reason: str, context: Any, timeout_seconds: float) -> dict[str, Any]:
         """Offer the task to others, as `context.Services` says; the task holds no slot while it waits.
@@ -296,6 +301,11 @@ class TaskServices:
     def retry_budgets(self) -> RetryBudgets:
         """The retry budgets of the agent process."""
         return self.means.retry_budgets
+
+    @property
+    def asked_to_end(self) -> bool:
+        """Whether the attempt was canceled, or its time is over; an agent that stops asks nothing of the kind."""
+        return self.execution.asked_to_end
 
     def now_ms(self) -> int:
         """Return the time of the agent's clock, in Unix milliseconds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -14,14 +15,14 @@ from coditect.errors import NotFound
 from coditect.goals.plan import PlanBounds, SchemaChecking
 from coditect.goals.planner import Planner
 from coditect.goals.pursuit import pursue
-from coditect.goals.runs import ClientRuns
 from coditect.goals.share import GOAL, MOST_TOKENS, GoalRequest, GoalShare
+from coditect.goals.task_runs import TaskRuns
 from coditect.model.retry import Retry
 from coditect.workflow.definition import Definition
 
 TIMEOUT = "1d"
 SLOTS = 100
-"""A goal waits for other agents most of its time."""
+"""The goals that are planned at once; those whose plans are done hold none."""
 
 PlannerOf = Callable[[int], Planner]
 """Returns a planner that may use so many tokens of a model."""
@@ -46,7 +47,7 @@ def goal_agent(
     """Return the agent that offers `goal.pursue`; `means` is opened when the agent starts.
 
     Its plans use the capabilities that fit `allowed` and the request, and at most so many tokens for each goal. A goal
-    holds a slot until it is done.
+    holds a slot while it is planned, and none while its plan is done.
     """
 
     @asynccontextmanager
@@ -65,6 +66,8 @@ def goal_agent(
     async def pursue_goal(task: GoalRequest, ctx: Context) -> dict[str, Any]:
         """Return the value of a plan for the goal. An attempt after a fault goes on with the same workflows.
 
+        A canceled goal cancels its workflow.
+
         Raises:
             InputError: not retryable; there is no plan that the bounds allow.
             TaskError: the last plan failed for good.
@@ -76,8 +79,13 @@ def goal_agent(
         def planned(plan: Definition, workflow: str) -> None:
             ctx.report(0.1, f"workflow {workflow}: {', '.join(node.title for node in plan.nodes)}"[:500])
 
-        runs = ClientRuns(found.client, ctx.task_id, planned)
-        result = await pursue(task.goal, found.planner_of(share.tokens), bounds, runs, wait=TIMEOUT)
+        runs = TaskRuns(found.client, ctx, planned)
+        try:
+            result = await pursue(task.goal, found.planner_of(share.tokens), bounds, runs, wait=TIMEOUT)
+        except asyncio.CancelledError:
+            if ctx.services.asked_to_end:  # else the agent stops, and the next attempt goes on
+                await asyncio.shield(runs.cancel())
+            raise
         return {"value": result.value, "workflow": result.workflow, "failures": list(result.failures)}
 
     return agent

@@ -15,7 +15,9 @@ from coditect.workflow.definition import Definition
 class PlanRun(Protocol):
     """The port of a plan's workflow, such as a `Run` of the client."""
 
-    id: str
+    @property
+    def id(self) -> str:
+        """The workflow's id."""
 
     async def result(self, *, timeout: Duration = ...) -> Any:
         """Wait for the workflow's end and return its value.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from functools import wraps
 from pathlib import Path
@@ -232,6 +232,15 @@ class Context(TaskContext, TaskThreads, TaskHandoffs, Locking):
             UnknownCapability: when no agent offers the capability.
         """
         return await self._ask(capability, value, model, timeout, priority)
+
+    async def without_slot(self, wait: Coroutine[Any, Any, T]) -> T:
+        """Await what other agents do, such as `run.result()` of a workflow, and return its value; holds no slot.
+
+        Otherwise an agent whose handlers wait for its own capability can have all slots full of tasks that wait. At
+        the bound of such waits (`CODITECT_MAX_SUSPENDED`) the wait does not begin: the task goes back to its queue, its
+        attempt unchanged. A handler in a process of its own keeps its slot.
+        """
+        return await self.services.without_slot(wait)
 
 
 class _Locks(Locking):

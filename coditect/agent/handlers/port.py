@@ -28,6 +28,9 @@ class Services(LockPort, StatePort, ThreadPort, RetryPort, Protocol):
     ) -> Outcome:
         """Submit a child task and return its outcome; the parent task holds no slot while it waits."""
 
+    async def without_slot(self, wait: Coroutine[Any, Any, T]) -> T:
+        """Await something; the task holds no slot meanwhile, except in a worker process."""
+
     async def hand_off(self, to: str, *, reason: str, context: Any, timeout_seconds: float) -> dict[str, Any]:
         """Offer the task to others and return the handoff that failed; after an acceptance the execution ends."""
 
@@ -57,6 +60,10 @@ class Services(LockPort, StatePort, ThreadPort, RetryPort, Protocol):
 
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
         """Publish an event to its subscribers, at most once."""
+
+    @property
+    def asked_to_end(self) -> bool:
+        """Whether the attempt was canceled, or its time is over."""
 
     @property
     def lifespan(self) -> Any:

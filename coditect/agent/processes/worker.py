@@ -113,6 +113,9 @@ class _Home:
 class _RemoteServices:
     """The `Services` of a worker process: each call is sent to the agent, which carries it out."""
 
+    asked_to_end = False
+    """A process whose task is to end is killed."""
+
     def __init__(self, link: _Link, home: _Home, *, ahead_ms: int) -> None:
         """Take the link to the agent, and by how much the agent's clock is ahead of this machine's."""
         self._link, self._home, self._ahead_ms = link, home, ahead_ms
@@ -124,6 +127,10 @@ class _RemoteServices:
 
     def __getattr__(self, service: str) -> Callable[..., Any]:
         return partial(self._link.ask if is_awaited(service) else self._link.tell, service)
+
+    async def without_slot(self, wait: Coroutine[Any, Any, T]) -> T:
+        """Await something in this process, which serves one task at a time: the task keeps its slot."""
+        return await wait
 
     def breaker(self, name: str) -> NoReturn:
         """Refuse: the breaker's state is the agent's, and the handler runs in another process."""

@@ -12,18 +12,32 @@ import pytest
 from coditect import Agent, Client, Retry
 from coditect.broker.memory import MemoryBroker
 from coditect.errors import InputError, TaskError
-from coditect.goals.agent import GoalMeans, goal_agent
+from coditect.goals.agent import SLOTS, GoalMeans, goal_agent
 from coditect.goals.plan import MOST_PLANS, PlanBounds
 from coditect.goals.share import GOAL, MOST_DEPTH, GoalRequest, GoalShare
 from coditect.integrations.goals import check_input
 from coditect.model.capability import CapabilitySpec
+from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
 from coditect.workflow.definition import Definition
+from coditect.workflow.states import WorkflowState
 
 WORDS = {"nodes": {"words": {"task": "text.words", "input": {"$from": "input.goal"}}}}
 BROKEN = {"nodes": {"broken": {"task": "text.broken", "input": {"$from": "input.goal"}}}}
 GATED = {"nodes": {"words": {"task": "text.gated", "input": {"$from": "input.goal"}}}}
 INNER = {"nodes": {"again": {"task": GOAL, "input": {"goal": {"$from": "input.goal"}}}}}
+
+
+class Nested:
+    """A planner that plans each goal as a goal within it, down to the greatest depth, and counts words there."""
+
+    deepest: Any = WORDS
+
+    def of(self, tokens: int) -> Nested:
+        return self
+
+    async def plan(self, goal: str, bounds: PlanBounds, failures: tuple[str, ...] = ()) -> Definition:
+        return bounds.accept(INNER if bounds.share.depth < MOST_DEPTH else self.deepest)
 
 
 class Plans:
@@ -69,16 +83,21 @@ class Texts:
 
 @asynccontextmanager
 async def pursuing(
-    plans: Plans, *, texts: Texts | None = None, allowed: Sequence[str] = ("*",)
+    plans: Plans | Nested,
+    *,
+    texts: Texts | None = None,
+    allowed: Sequence[str] = ("*",),
+    slots: int = SLOTS,
+    settings: Settings | None = None,
 ) -> AsyncIterator[TestFleet]:
-    async with TestFleet(agents=[(texts or Texts()).agent]) as fleet:
+    async with TestFleet(agents=[(texts or Texts()).agent], settings=settings) as fleet:
 
         @asynccontextmanager
         async def means() -> AsyncIterator[GoalMeans]:
             async with MemoryBroker(fleet.server, name="goals") as broker, Client(broker, fleet.registry) as client:
                 yield GoalMeans(client, plans.of)
 
-        await fleet.add(goal_agent(means, check_input, allowed=tuple(allowed)))
+        await fleet.add(goal_agent(means, check_input, allowed=tuple(allowed), slots=slots))
         yield fleet
 
 
@@ -142,6 +161,60 @@ async def test_a_plan_cannot_use_what_the_agent_or_the_request_may_not() -> None
             await handle.result(timeout="1h")
     with pytest.raises(TaskError, match="may not use this capability"):
         await pursue(Plans(WORDS), capabilities=["goal.*"])
+
+
+async def results(fleet: TestFleet, goals: int) -> list[Any]:
+    handles = [await fleet.client.submit(GOAL, {"goal": "count these words"}, durable=True) for _ in range(goals)]
+    return [(await handle.result(timeout="5m"))["value"] for handle in handles]
+
+
+async def test_goals_that_wait_for_inner_goals_leave_them_the_slots() -> None:
+    async with pursuing(Nested(), slots=1) as fleet:
+        answers = await results(fleet, 4)
+
+    assert [one["value"]["value"] for one in answers] == [3] * 4
+
+
+async def test_more_goals_than_may_wait_end_all_the_same() -> None:
+    async with pursuing(Nested(), slots=1, settings=Settings(max_suspended=1)) as fleet:
+        answers = await results(fleet, 4)
+
+    assert [one["value"]["value"] for one in answers] == [3] * 4
+
+
+async def plan_of(fleet: TestFleet) -> str:
+    [row] = [row async for row in fleet.client.runs(name="goal")]
+    return row.workflow
+
+
+async def test_a_canceled_goal_cancels_its_workflow_and_those_of_the_goals_within_it() -> None:
+    plans, texts = Nested(), Texts()
+    texts.agent.capability("text.hold")(texts.gated)
+    async with pursuing(plans, texts=texts) as fleet:
+        plans.deepest = {"nodes": {"words": {"task": "text.hold", "input": "x"}}}
+        handle = await fleet.client.submit(GOAL, {"goal": "count these words"}, durable=True)
+        await texts.begun.wait()
+        await handle.cancel(reason="not needed")
+        states = {
+            await fleet.client.run(row.workflow).wait(timeout="1m") async for row in fleet.client.runs(name="goal")
+        }
+
+    assert states == {WorkflowState.CANCELED}
+
+
+async def test_a_goals_workflow_outlives_an_agent_that_stops() -> None:
+    plans, texts = Plans(GATED), Texts()
+    async with pursuing(plans, texts=texts, settings=Settings(drain_seconds=1.0)) as fleet:
+        handle = await fleet.client.submit(GOAL, {"goal": "count these words"}, durable=True)
+        await texts.begun.wait()
+        await fleet.drain("goals")
+        state = await fleet.client.run(await plan_of(fleet)).state()
+        await fleet.restart("goals")
+        texts.gate.set()
+        answer = await handle.result(timeout="1h")
+
+    assert state is WorkflowState.RUNNING
+    assert answer["value"] == 3
 
 
 SPECS = {name: CapabilitySpec(name) for name in (GOAL, "text.words")}
