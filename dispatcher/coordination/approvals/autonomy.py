@@ -11,7 +11,7 @@ from coditect.wire.control import Verb
 from dispatcher.ledger.audit import autonomy, trail
 from dispatcher.ledger.audit.autonomy import BY_HAND, COMPLETED, FAILED, TASK, WORKFLOW
 from dispatcher.ledger.handlers.requests import Query, ShardChange
-from dispatcher.ledger.nodes.approvals.decisions import ASKED
+from dispatcher.ledger.nodes.approvals.decisions import ASKED, DENIED, GRANTED
 from dispatcher.ledger.workflows.queries import Body
 from dispatcher.ledger.workflows.submit import number
 from dispatcher.store.transaction import Reads
@@ -37,11 +37,20 @@ def _told(found: Counter[str]) -> dict[str, int]:
 
 
 def _needed(tr: Reads, since_ms: int, until_ms: int) -> tuple[list[dict[str, Any]], bool]:
-    """Return what asked for a person, or was ordered by one, in groups with the latest of each, the most first."""
+    """Return what asked for a person, or was ordered by one, in groups with the latest of each, the most first.
+
+    A question that a person answered is counted with its answer, and not as a question too.
+    """
     rows, _ = trail.page(tr, since_ms=since_ms, until_ms=until_ms, after=None, limit=MOST_ENTRIES)
     groups: dict[tuple[str, str, str], dict[str, Any]] = {}
+    answered: set[tuple[str, str]] = set()  # the latest entry comes first: an answer before its question
     for (at_ms, workflow, _, node), entry in rows:
         if entry.automatic and entry.decision != ASKED:
+            continue
+        if entry.decision in (GRANTED, DENIED):
+            answered.add((workflow, node))
+        elif entry.decision == ASKED and (workflow, node) in answered:
+            answered.discard((workflow, node))
             continue
         group = groups.setdefault(
             (entry.decision, entry.capability, entry.rule),

@@ -17,6 +17,10 @@ async def told(ledger: Ledger) -> dict[str, Any]:
     return await ledger.database.read(lambda tr: report(tr, {"since": 1, "until": ledger.now_ms + 1}))
 
 
+def needed(found: dict[str, Any]) -> list[tuple[str, str, int]]:
+    return [(one["decision"], one["rule"], one["count"]) for one in found["needed"]]
+
+
 def counts(finished: int, completed: int, by_hand: int) -> dict[str, int]:
     return {"finished": finished, "completed": completed, "by_hand": by_hand}
 
@@ -44,10 +48,28 @@ async def test_a_person_s_answer_counts_for_task_and_workflow_and_says_why() -> 
 
     assert found["workflows"] == counts(2, 2, 1)
     assert found["capabilities"] == {"deploy.release": counts(2, 2, 1)}
-    assert [(one["decision"], one["rule"], one["count"]) for one in found["needed"]] == [
-        ("granted", "large", 1),
-        ("asked", "large", 1),
-    ]
+    assert needed(found) == [("granted", "large", 1)], "a question that was answered is no second one"
+
+
+async def test_a_question_that_no_person_has_answered_is_one_that_needs_a_person() -> None:
+    async with opened() as ledger:
+        await ledger.start(deploying(50))
+        await ledger.start(deploying(50), workflow="v")
+        await answer(ledger, "ship")
+        found = await told(ledger)
+
+    assert needed(found) == [("granted", "large", 1), ("asked", "large", 1)]
+
+
+async def test_a_node_that_asks_again_after_an_answer_needs_a_person_again() -> None:
+    async with opened() as ledger:
+        await ledger.start(deploying(50))
+        await answer(ledger, "ship", granted=False)
+        ledger.now_ms += 1
+        await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "ship", "input": {"share": 60}, "by": "ada"})
+        found = await told(ledger)
+
+    assert sorted(needed(found)) == [("asked", "large", 1), ("denied", "large", 1), ("redriven", "", 1)]
 
 
 async def test_a_grant_by_the_policy_and_a_denial_at_a_timeout_are_no_person_s() -> None:
