@@ -11,6 +11,7 @@ from benchmarks.machine import describe
 from benchmarks.parts import (
     backlog,
     breakers,
+    commands,
     fire_and_forget,
     footprint,
     http_api,
@@ -59,6 +60,7 @@ PARTS: dict[str, Part] = {
     workflow_state.NAME: workflow_state.run,
     locks.NAME: locks.run,
     threads.NAME: threads.run,
+    commands.NAME: commands.run,
     breakers.NAME: breakers.run,
     schedules.NAME: schedules.run,
     timers.NAME: timers.run,

@@ -48,6 +48,7 @@ def test_every_part_but_that_on_foundationdb_is_run_by_default() -> None:
         "workflow-state",
         "locks",
         "threads",
+        "commands",
         "breakers",
         "schedules",
         "timers",
