@@ -45,7 +45,11 @@ async def services_of(
         webhook_sender(WEBHOOK_KEY, private=True) as sender,
     ):
         opened = SharedConnections(
-            broker=lambda: ProbedBroker(server, {}), registry=registry, client=client, environ={}
+            broker=lambda: ProbedBroker(server, {}),
+            registry=registry,
+            http_agents=MemoryRegistry(),
+            client=client,
+            environ={},
         )
         rates = RequestRates(rate, asyncio.get_running_loop().time)
         yield ApiServices(

@@ -106,12 +106,17 @@ class Mailbox:
         excluded = message.headers.get(control_messages.EXCEPT) or []
         listener = self._listeners.get(str(message.headers.get(control_messages.TOPIC, "")))
         if listener is not None and isinstance(excluded, list) and not self._names.intersection(map(str, excluded)):
-            self._background.start(_call(listener, content), name="broadcast listener")
+            self._background.start(self._heard(message, listener, content), name="broadcast listener")
+
+    async def _heard(self, message: Message, listener: Listener, content: Any) -> None:
+        """Call a listener with a broadcast's data, and send what it returns to the broadcast's sender, if that asks."""
+        told = listener(content)
+        if inspect.isawaitable(told):
+            told = await told
+        if told is not None and message.reply_to:
+            await self._reply(message, told, control_messages.HEARD)
 
     async def _pong(self, message: Message, content: Any) -> None:
-        address = self._runtime.addresses.find(message.reply_to)
-        if address is None:
-            return
         load = self._runtime.load()
         told: dict[str, object] = {
             "agent_id": self._runtime.agent_id,
@@ -122,15 +127,22 @@ class Mailbox:
             told["task"] = self._task(content["task_id"])
         if isinstance(content, dict) and content.get("tasks") is True:
             told["tasks"] = [_running(task) for task in islice(self._runtime.tasks(), control_messages.MOST_TASKS)]
+        await self._reply(message, told, control_messages.PONG)
+
+    async def _reply(self, message: Message, told: Any, kind: str) -> None:
+        """Answer a control message to its `reply_to`, if agents may write there."""
+        address = self._runtime.addresses.find(message.reply_to)
+        if address is None:
+            return
         try:
             await self._broker.publish(
-                Message(body=dumps(told), correlation_id=message.correlation_id, type="coditect.pong.v1"),
+                Message(body=dumps(told), correlation_id=message.correlation_id, type=kind),
                 exchange=address.exchange,
                 routing_key=address.routing_key,
                 timeout_seconds=ANSWER_SECONDS,
             )
         except CoditectError as error:
-            log.debug("A ping could not be answered", extra={"reason": str(error)})
+            log.debug("A control message could not be answered", extra={"reason": str(error)})
 
     def _task(self, task_id: str) -> dict[str, str] | None:
         task = self._runtime.task(task_id)
@@ -150,9 +162,3 @@ def _running(task: Task) -> dict[str, object]:
         "workflow": None if task.owner is None else task.owner.workflow,
         "published_at_ms": task.published_at_ms,
     }
-
-
-async def _call(listener: Listener, content: Any) -> None:
-    result = listener(content)
-    if inspect.isawaitable(result):
-        await result

@@ -23,6 +23,7 @@ class SharedConnections:
         *,
         broker: Callable[[], AbstractAsyncContextManager[PlannedBroker]],
         registry: Registry,
+        http_agents: Registry,
         client: Client,
         environ: Mapping[str, str],
         management: Management | None = None,
@@ -30,6 +31,7 @@ class SharedConnections:
     ) -> None:
         self._broker = broker
         self._registry = registry
+        self._http_agents = http_agents
         self._client = client
         self._environ = environ
         self._management = management
@@ -63,6 +65,10 @@ class SharedConnections:
     def registry(self) -> AbstractAsyncContextManager[Registry]:
         """Return the registry, which stays open."""
         return nullcontext(self._registry)
+
+    def http_agents(self) -> AbstractAsyncContextManager[Registry]:
+        """Return the registry of HTTP agents, which stays open."""
+        return nullcontext(self._http_agents)
 
     def client(self) -> AbstractAsyncContextManager[Client]:
         """Return the client, which stays open."""

@@ -175,6 +175,7 @@ async def open_services(settings: Settings, api: ApiSettings, http_agents: HttpA
         opened = SharedConnections(
             broker=lambda: adapters(settings, name="coditect api, one request")[0],
             registry=registry,
+            http_agents=http_agents.registrations,
             client=client,
             environ=os.environ,
             management=Management(settings.management_url) if settings.management_url else None,

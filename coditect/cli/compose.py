@@ -13,6 +13,7 @@ from coditect.broker.topology import Binding
 from coditect.broker.topology_diff import PlannedBroker
 from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
 from coditect.client.client import Client
+from coditect.registry.keys import HTTP_PREFIX
 from coditect.registry.port import Registry
 from coditect.registry.redis import RedisRegistry
 from coditect.settings.addresses import vhost_of
@@ -80,6 +81,10 @@ class RealConnections:
         """Return the registry in Redis, not opened yet."""
         self._say_guesses(REDIS)
         return RedisRegistry(self._settings.redis_url)
+
+    def http_agents(self) -> AbstractAsyncContextManager[Registry]:
+        """Return the registry of HTTP agents in Redis, not opened yet."""
+        return RedisRegistry(self._settings.redis_url, prefix=HTTP_PREFIX)
 
     def client(self) -> AbstractAsyncContextManager[Client]:
         """Return the public client, not opened yet, typed by the few methods that most commands need."""

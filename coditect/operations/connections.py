@@ -46,6 +46,9 @@ class Connections(Protocol):
     def registry(self) -> AbstractAsyncContextManager[Registry]:
         """Return the registry as an async context manager that connects on entry."""
 
+    def http_agents(self) -> AbstractAsyncContextManager[Registry]:
+        """Return the registry of HTTP agents, those included that take no tasks yet, as `registry`."""
+
     def client(self) -> AbstractAsyncContextManager[Client]:
         """Return a client for direct tasks and events, as an async context manager that connects on entry.
 

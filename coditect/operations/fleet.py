@@ -15,6 +15,7 @@ from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord
 from coditect.operations.connections import Connections
 from coditect.registry.port import Search
+from coditect.registry.starting import find_living, get_living
 from coditect.wire import control_messages, routing
 
 POLL_SECONDS = 0.2
@@ -37,19 +38,19 @@ class CapabilityOffer:
 
 
 async def find_agents(opened: Connections, search: Search) -> tuple[AgentRecord, ...]:
-    """Return the registry records of the living agents that match a search."""
-    async with opened.registry() as registry:
-        return await registry.find(search)
+    """Return the records of the living agents that match a search; HTTP agents may be `starting`."""
+    async with opened.registry() as registry, opened.http_agents() as http_agents:
+        return await find_living(registry, http_agents, search)
 
 
 async def get_agent(opened: Connections, agent_id: AgentId) -> AgentRecord:
-    """Return the registry record of a living agent by its id.
+    """Return the record of a living agent by its id; an HTTP agent may be `starting`.
 
     Raises:
         NotFound: when no living agent has the id; its fact `nearest` holds similar ids.
     """
-    async with opened.registry() as registry:
-        record = await registry.get(agent_id)
+    async with opened.registry() as registry, opened.http_agents() as http_agents:
+        record = await get_living(registry, http_agents, agent_id)
         if record is not None:
             return record
         others = await registry.find(Search())

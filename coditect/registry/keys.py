@@ -26,6 +26,9 @@ from __future__ import annotations
 KEYS = ("leases", "registrations", "loads", "terms", "index")
 """The names of the keys that every Lua script about agents declares, in this order."""
 
+HTTP_PREFIX = "coditect:http:"
+"""The prefix of the keys of the HTTP agents' registry."""
+
 TURNS_KEY = "turns"
 START_PREFIX = "start:"
 RETURNS_PREFIX = "returns:"

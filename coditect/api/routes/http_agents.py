@@ -11,7 +11,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 
 from coditect.api.access.roles import Role
-from coditect.api.services import HttpBridging, needs
+from coditect.api.services import HttpBridging, Services, needs
 from coditect.integrations.http.directory import AgentHealth, Registered
 from coditect.integrations.http.messages import AgentRequestEvent, AgentResponseEvent
 from coditect.integrations.http.registration import HttpRegistration
@@ -21,6 +21,7 @@ from coditect.registry.port import Search
 
 router = APIRouter(tags=["http agents"])
 Id = Annotated[str, Path(max_length=100)]
+Token = Annotated[str, Path(max_length=200)]
 READS = [needs(Role.VIEWER)]
 CHANGES = [needs(Role.OPERATOR)]
 
@@ -74,6 +75,6 @@ async def show_health(agents: HttpBridging, agent_id: Id) -> AgentHealth:
 
 
 @router.post("/agent-response/{token}", status_code=HTTPStatus.NO_CONTENT)
-async def take_answer(agents: HttpBridging, token: Id, answer: AgentResponseEvent) -> None:
-    """Accept the later answer of an HTTP agent, which carries the token of its request."""
-    agents.answer(token, answer)
+async def take_answer(agents: HttpBridging, services: Services, token: Token, answer: AgentResponseEvent) -> None:
+    """Accept the later answer of an HTTP agent, which carries the token of its request; any API process takes it."""
+    await agents.answer(token, answer, services.broker)

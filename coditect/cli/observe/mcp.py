@@ -46,16 +46,20 @@ async def _serve(settings: Settings, patterns: list[str]) -> None:
     from coditect.client.client import Client
     from coditect.client.program import adapters
     from coditect.integrations.mcp.program import serve_stdio
+    from coditect.registry.keys import HTTP_PREFIX
+    from coditect.registry.redis import RedisRegistry
     from coditect.settings.addresses import vhost_of
     from coditect.telemetry.logs import configure_logs
 
     configure_logs(settings)  # to stderr: stdout is the client's
     broker, registry = adapters(settings, name="coditect mcp")
     blobs = open_blobs(settings.blob_url, most_bytes=settings.blob_max_bytes)
-    async with broker, registry, Client(broker, registry, blobs=blobs) as client:
+    http_agents = RedisRegistry(settings.redis_url, prefix=HTTP_PREFIX)
+    async with broker, registry, http_agents, Client(broker, registry, blobs=blobs) as client:
         opened = SharedConnections(
             broker=lambda: adapters(settings, name="coditect mcp, one request")[0],
             registry=registry,
+            http_agents=http_agents,
             client=client,
             environ=os.environ,
             vhost=vhost_of(settings.amqp_url),

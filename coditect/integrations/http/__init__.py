@@ -7,6 +7,7 @@
     messages       the event that is posted, and the answer
     calls          one POST within its bounds
     callbacks      answers that come later, each by a secret address
+    forwarding     later answers that belong to another API process
     link           one HTTP agent as its handlers see it: post, wait, judge the answer
     bridge         which HTTP agents are served here, and for how long
     directory      the use cases behind the API's routes

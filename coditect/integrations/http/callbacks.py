@@ -1,4 +1,8 @@
-"""The answers that come by callback: each attempt has a secret address, which is valid until the attempt's end."""
+"""The answers that come by callback: each attempt has a secret address, which is valid until the attempt's end.
+
+The address names the agent, too: an answer that another API process gets is passed on to the agent's mailbox, which the
+process consumes that has posted the request.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from secrets import token_urlsafe
 
 from coditect.errors import NotFound
 from coditect.integrations.http.messages import AgentResponseEvent, check_answer
+from coditect.model.ids import AgentId
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +23,7 @@ class Expected:
 
     event_id: str
     token: str
-    """The last part of the callback's address, of 256 random bits."""
+    """The last part of the callback's address: the agent's id, a dot, and 256 random bits."""
     answer: asyncio.Future[AgentResponseEvent]
 
 
@@ -32,10 +37,10 @@ class Callbacks:
         return len(self._expected)
 
     @contextmanager
-    def expect(self, event_id: str) -> Iterator[Expected]:
-        """Expect the answer to a request inside of the block."""
+    def expect(self, event_id: str, agent_id: AgentId) -> Iterator[Expected]:
+        """Expect an agent's answer to a request inside of the block."""
         answer: asyncio.Future[AgentResponseEvent] = asyncio.get_running_loop().create_future()
-        expected = Expected(event_id, token_urlsafe(32), answer)
+        expected = Expected(event_id, f"{agent_id}.{token_urlsafe(32)}", answer)
         self._expected[expected.token] = expected
         try:
             yield expected
@@ -53,8 +58,18 @@ class Callbacks:
         """
         expected = self._expected.get(token)
         if expected is None:
-            fix = "the attempt is over: its time has passed, or another agent has the task"
-            raise NotFound("No attempt waits for this answer", fix=fix)
+            raise answer_late()
         check_answer(answer, expected.event_id)
         if not expected.answer.done():
             expected.answer.set_result(answer)
+
+
+def answer_late() -> NotFound:
+    """Return the error for an answer that no attempt waits for."""
+    fix = "the attempt is over: its time has passed, or another agent has the task"
+    return NotFound("No attempt waits for this answer", fix=fix)
+
+
+def agent_of(token: str) -> AgentId:
+    """Return the id of the agent that the token of a callback names."""
+    return AgentId(token.rpartition(".")[0])

@@ -5,22 +5,24 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 
+from coditect.broker.port import Broker
 from coditect.errors import InvalidTask, NotFound, Overloaded
 from coditect.integrations.http.addresses import AllowedHosts
 from coditect.integrations.http.bridge import ALIVE, HttpBridge
-from coditect.integrations.http.callbacks import Callbacks
+from coditect.integrations.http.callbacks import Callbacks, agent_of
 from coditect.integrations.http.failures import AnswerBroken
+from coditect.integrations.http.forwarding import AnswerForwarding
 from coditect.integrations.http.messages import AgentResponseEvent
 from coditect.integrations.http.registration import HttpRegistration
 from coditect.model.capability import CapabilitySpec, nearest_names
 from coditect.model.ids import AgentId
-from coditect.model.registration import AgentRecord, AgentStatus, Load
+from coditect.model.registration import AgentRecord, AgentStatus
 from coditect.registry.port import Registry, Search
+from coditect.registry.starting import NOT_SERVED, find_living, get_living
 
 MOST_AGENTS = 500
 """The number of HTTP agents that may be registered: each costs the bridge two connections to the broker."""
 BEATS_IN_A_LEASE = 3
-NOT_SERVED = Load(status=AgentStatus.STARTING, trouble="no bridge serves it yet: its URL is tried once a second")
 UNWELL = (AgentStatus.STARTING, AgentStatus.OFFLINE)
 
 
@@ -63,12 +65,14 @@ class HttpAgents:
         *,
         lease_seconds: float,
     ) -> None:
-        self._registrations = registrations
+        self.registrations = registrations
+        """The registry of the HTTP agents, those included that no bridge serves yet."""
         self._fleet = fleet
         self._bridge = bridge
         self._callbacks = callbacks
         self._hosts = hosts
         self._lease_seconds = lease_seconds
+        self._forwarding = AnswerForwarding()
 
     async def drain(self) -> None:
         """Take no more tasks for HTTP agents, and wait for the answers to what they have, within the drain's time."""
@@ -83,10 +87,10 @@ class HttpAgents:
             RegistryUnavailable: when the registry does not answer; retryable.
         """
         found = given.checked(self._hosts, now_ms=time.time_ns() // 1_000_000)
-        known = await self._registrations.leases()
+        known = await self.registrations.leases()
         if found.agent_id not in known and len(known) >= MOST_AGENTS:
             raise Overloaded("Too many HTTP agents are registered", most=MOST_AGENTS, fix="wait until a lease ends")
-        await self._registrations.register(found, ALIVE, lease_seconds=self._lease_seconds)
+        await self.registrations.register(found, ALIVE, lease_seconds=self._lease_seconds)
         self._bridge.hurry()
         return self._registered(found.agent_id, await self._fleet.get(found.agent_id))
 
@@ -97,19 +101,13 @@ class HttpAgents:
             NotFound: when no HTTP agent has the id, such as after a longer silence: it registers again.
             RegistryUnavailable: when the registry does not answer; retryable.
         """
-        if not await self._registrations.renew(agent_id, ALIVE, lease_seconds=self._lease_seconds):
+        if not await self.registrations.renew(agent_id, ALIVE, lease_seconds=self._lease_seconds):
             raise NotFound("No HTTP agent has this id", id=agent_id, fix="register again: POST /register")
         return self._registered(agent_id, await self._fleet.get(agent_id))
 
     async def find(self, search: Search) -> tuple[AgentRecord, ...]:
         """Return the living agents that match a search, those included that no bridge serves yet."""
-        served = {one.agent_id: one for one in await self._fleet.find(search)}
-        for record in await self._registrations.find(replace(search, status=None)):
-            if record.agent_id not in served and await self._fleet.get(record.agent_id) is None:
-                waiting = replace(record, load=self._not_served(record.agent_id))
-                if search.matches(waiting):
-                    served[record.agent_id] = waiting
-        return tuple(served[agent_id] for agent_id in sorted(served))
+        return tuple(map(self._explained, await find_living(self._fleet, self.registrations, search)))
 
     async def get(self, agent_id: AgentId) -> AgentRecord:
         """Return the record of a living agent.
@@ -117,14 +115,11 @@ class HttpAgents:
         Raises:
             NotFound: when no living agent has the id; its fact `nearest` holds similar ids.
         """
-        record = await self._fleet.get(agent_id)
-        if record is not None:
-            return record
-        waiting = await self._registrations.get(agent_id)
-        if waiting is None:
+        record = await get_living(self._fleet, self.registrations, agent_id)
+        if record is None:
             nearest = nearest_names(agent_id, await self._fleet.leases())
             raise NotFound("No agent has this id", id=agent_id, nearest=nearest, fix="GET /agents lists the ids")
-        return replace(waiting, load=self._not_served(agent_id))
+        return self._explained(record)
 
     async def capabilities(self, text: str) -> list[CapabilitySpec]:
         """Return the capabilities of living agents with a text in name, description or tags, sorted by name."""
@@ -142,26 +137,34 @@ class HttpAgents:
             NotFound: when no living agent has the id.
         """
         record = await self.get(agent_id)
-        load, beat = record.load, await self._registrations.get(agent_id)
+        load, beat = record.load, await self.registrations.get(agent_id)
         waits = ", ".join(f"{capability} waits for the breaker {breaker}" for capability, breaker in load.waiting)
         reason = load.trouble or waits
         lease_ms = record.lease_ms if beat is None else beat.lease_ms
         return AgentHealth(agent_id, load.status not in UNWELL and not reason, load.status.value, reason, lease_ms)
 
-    def answer(self, token: str, answer: AgentResponseEvent) -> None:
-        """Take the answer that an HTTP agent posts to the callback of one attempt.
+    async def answer(self, token: str, answer: AgentResponseEvent, broker: Broker) -> None:
+        """Take the answer that an HTTP agent posts to the callback of one attempt, here or in another API process.
 
         Raises:
             NotFound: when no attempt waits for it, or none any more.
             InvalidTask: when it is the answer to another request; the attempt goes on waiting.
+            Retryable: when it is another process's, which does not answer.
         """
         try:
             self._callbacks.take(token, answer)
         except AnswerBroken as error:
             raise InvalidTask(error.sentence, **error.facts) from error
+        except NotFound:
+            agent_id = agent_of(token)
+            if agent_id in self._bridge.serving or await self._fleet.get(agent_id) is None:
+                raise
+            await self._forwarding.send(broker, token, answer)
 
-    def _not_served(self, agent_id: AgentId) -> Load:
-        return replace(NOT_SERVED, trouble=self._bridge.trouble(agent_id) or NOT_SERVED.trouble)
+    def _explained(self, record: AgentRecord) -> AgentRecord:
+        """Return a record that says why the agent takes no tasks, if this process's bridge knows it."""
+        trouble = self._bridge.trouble(record.agent_id) if record.load == NOT_SERVED else ""
+        return replace(record, load=replace(record.load, trouble=trouble)) if trouble else record
 
     def _registered(self, agent_id: AgentId, record: AgentRecord | None) -> Registered:
         status = AgentStatus.STARTING if record is None else record.load.status

@@ -14,6 +14,7 @@ from coditect.aio.supervisor import Supervisor
 from coditect.integrations.http.callbacks import Callbacks, Expected
 from coditect.integrations.http.calls import AgentCalls, HttpAnswer
 from coditect.integrations.http.failures import ActionFailed, AgentLost, AgentRefused, AnswerBroken, InputRefused
+from coditect.integrations.http.forwarding import heard
 from coditect.integrations.http.messages import (
     WORDS,
     AgentRequestEvent,
@@ -62,6 +63,10 @@ class AgentLink:
             if not answer.done():
                 answer.set_exception(AgentLost("The agent went away before it answered", reason=reason))
 
+    def answered(self, content: Any) -> dict[str, Any]:
+        """Take a later answer that another API process got, and tell that process whether it counts."""
+        return heard(self._callbacks, content)
+
     async def act(self, value: Any, ctx: Context, *, timeout_seconds: float) -> Any:
         """Post a task as one attempt, and return the result that the agent answers.
 
@@ -76,7 +81,7 @@ class AgentLink:
         """
         if self._gone:
             raise HandedBack
-        with self._callbacks.expect(f"{ctx.task_id}.{ctx.fence}") as expected:
+        with self._callbacks.expect(f"{ctx.task_id}.{ctx.fence}", ctx.agent_id) as expected:
             event = self._event(value, ctx, expected, timeout_seconds)
             self._open.add(expected.answer)
             try:

@@ -20,6 +20,7 @@ from coditect.integrations.http.callbacks import Callbacks
 from coditect.integrations.http.calls import agent_calls
 from coditect.integrations.http.directory import HttpAgents
 from coditect.model.registration import Registration
+from coditect.registry.keys import HTTP_PREFIX
 from coditect.registry.port import Registry
 from coditect.registry.redis import RedisRegistry
 from coditect.settings.http_agents import HttpAgentSettings
@@ -30,8 +31,6 @@ from coditect.wire.tasks import MAX_BODY_BYTES
 
 log = logging.getLogger(__name__)
 
-PREFIX = "coditect:http:"
-"""The prefix of the registry of HTTP agents in Redis."""
 ENVELOPE_BYTES = 16 * 1024
 """How much larger than its result an answer may be."""
 
@@ -43,7 +42,7 @@ async def open_bridge(settings: Settings, own: HttpAgentSettings, *, callback_ur
     most_bytes = settings.blob_max_bytes if settings.blob_url else MAX_BODY_BYTES
     async with AsyncExitStack() as stack:
         fleet = await stack.enter_async_context(RedisRegistry(settings.redis_url))
-        registrations = await stack.enter_async_context(RedisRegistry(settings.redis_url, prefix=PREFIX))
+        registrations = await stack.enter_async_context(RedisRegistry(settings.redis_url, prefix=HTTP_PREFIX))
         calls = await stack.enter_async_context(agent_calls(hosts, most_bytes=most_bytes + ENVELOPE_BYTES))
         background = await stack.enter_async_context(Supervisor())
         callbacks, name = Callbacks(), f"bridge-{token_hex(4)}"

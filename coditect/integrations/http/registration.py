@@ -14,6 +14,7 @@ from coditect.errors import InputError, SetupError
 from coditect.integrations.described import described
 from coditect.integrations.http.addresses import AllowedHosts
 from coditect.integrations.http.failures import AgentLost, AnswerBroken
+from coditect.integrations.http.forwarding import TOPIC
 from coditect.integrations.http.link import AgentLink
 from coditect.model.capability import LONGEST_SECONDS, CapabilitySpec
 from coditect.model.ids import AgentId
@@ -125,6 +126,8 @@ def http_agent(registration: Registration, link: AgentLink | None) -> Agent:
         tags=registration.tags,
         description=registration.metadata.get("description", ""),
     )
+    if link is not None:
+        agent.on_broadcast(TOPIC)(link.answered)
     failures = (AgentLost, AnswerBroken, TimeoutError)
     breaker = Breaker(f"http {registration.agent_id}", on=failures, scope=BreakerScope.LOCAL)
     for spec in registration.capabilities:
@@ -147,8 +150,25 @@ def _handler(spec: CapabilitySpec, link: AgentLink | None) -> Callable[..., Any]
         return await link.act(value, ctx, timeout_seconds=spec.timeout_seconds)
 
     act.__annotations__ = {
-        "value": described(spec.input_schema),
+        "value": described(spec.input_schema, _check_of(spec)),
         "ctx": Context,
         "return": described(spec.output_schema),
     }
     return act
+
+
+def _check_of(spec: CapabilitySpec) -> Callable[[Any], None] | None:
+    """Return the check of an input by the capability's schema; None without a schema.
+
+    Raises:
+        SetupError: when it is no JSON Schema.
+    """
+    if not spec.input_schema:
+        return None
+    from coditect.integrations.json_schema import SchemaCheck  # noqa: PLC0415 - slow to import, and rarely used
+
+    try:
+        return SchemaCheck(spec.input_schema).check
+    except SetupError as error:
+        error.facts |= {"capability": spec.name, "fix": "correct input_schema, or leave it out"}
+        raise

@@ -1,4 +1,4 @@
-"""A question to the mailboxes of all agents at once, and the answers that come in time."""
+"""A question to the mailboxes of all agents at once, or of one, and the answers that come in time."""
 
 from __future__ import annotations
 
@@ -15,19 +15,24 @@ from coditect.errors import InvalidTask, NotFound, Unroutable
 from coditect.model.message import Message
 from coditect.wire import routing
 from coditect.wire.json import loads
+from coditect.wire.routing import Address
 
 ANSWER_SECONDS = 1.0
 """How long the agents may take to answer."""
 PUBLISH_SECONDS = 10.0
+
+EVERY_AGENT = Address(routing.BROADCAST, "")
 
 PingReply: TypeAlias = Mapping[str, Any]
 """The content of an agent's answer: its id and load, and what the question asked for."""
 
 
 async def ask_agents(
-    broker: Broker, question: Message, *, enough: Callable[[list[PingReply]], bool]
+    broker: Broker, question: Message, *, enough: Callable[[list[PingReply]], bool], to: Address = EVERY_AGENT
 ) -> list[PingReply]:
     """Send a question to every agent, and return the answers until they are `enough`, or the time for them is over.
+
+    `to` is the address of one agent's mailbox in place of all.
 
     Raises:
         BrokerUnavailable: when the broker does not answer; retryable.
@@ -58,8 +63,8 @@ async def ask_agents(
         with suppress(NotFound, Unroutable, TimeoutError):  # no agent is there, or some are silent
             await broker.publish(
                 replace(question, reply_to=name, correlation_id=token),
-                exchange=routing.BROADCAST,
-                routing_key="",
+                exchange=to.exchange,
+                routing_key=to.routing_key,
                 timeout_seconds=PUBLISH_SECONDS,
             )
             async with asyncio.timeout(ANSWER_SECONDS):

@@ -18,6 +18,7 @@ from coditect.api.application import create_app
 from coditect.api.program import callback_address
 from coditect.errors import SetupError
 from coditect.integrations.http.directory import HttpAgents
+from coditect.model.ids import AgentId
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings.api import ApiSettings
 from coditect.settings.http_agents import HttpAgentSettings, http_agent_settings
@@ -127,7 +128,7 @@ async def test_every_route_needs_a_role(method: str, path: str, role: str | None
 
 async def test_a_callback_needs_its_token_and_nothing_else() -> None:
     async with open_api(access=KeyAccess()) as (http, stage):
-        with stage.callbacks.expect("task.1") as expected:
+        with stage.callbacks.expect("task.1", AgentId("words-00000000")) as expected:
             answer = {"request_id": "task.1", "status": "error", "error": "no"}
             taken = await http.post(f"/agent-response/{expected.token}", json=answer)
             guessed = await http.post("/agent-response/guessed", json=answer)

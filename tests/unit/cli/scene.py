@@ -146,6 +146,7 @@ class MemoryConnections:
 
     server: MemoryServer = field(default_factory=MemoryServer)
     directory: MemoryRegistry = field(default_factory=MemoryRegistry)
+    bridged: MemoryRegistry = field(default_factory=MemoryRegistry)
     scripted: ScriptedClient = field(default_factory=lambda: ScriptedClient(completed))
     probes: dict[str, Probe] = field(default_factory=dict)
     environ: dict[str, str] = field(default_factory=dict)
@@ -166,6 +167,9 @@ class MemoryConnections:
 
     def registry(self) -> AbstractAsyncContextManager[Registry]:
         return self.directory
+
+    def http_agents(self) -> AbstractAsyncContextManager[Registry]:
+        return self.bridged
 
     def client(self) -> ScriptedClient:
         return self.scripted

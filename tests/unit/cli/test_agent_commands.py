@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import asyncio
+
 from coditect.broker.topology import agent_queues, base_topology
 from coditect.broker.topology_diff import PlannedBroker
+from coditect.model.capability import CapabilitySpec
 from coditect.model.ids import AgentId
+from coditect.model.registration import AgentStatus, Load, Registration
 from tests.unit.cli.scene import AGENT, Terminal
 
 
@@ -33,6 +37,21 @@ def test_list_and_show_have_the_trouble_of_an_agent(terminal: Terminal) -> None:
     assert "busy: too many open files" in ran[0].out
     assert "too many open files" in ran[1].out
     assert listed[0]["load"]["trouble"] == "too many open files"
+
+
+def test_list_and_show_have_an_http_agent_that_takes_no_tasks_yet(terminal: Terminal) -> None:
+    terminal.register()
+    waiting = Registration(AgentId("words-00000001"), "words", "1.0.0", 1, (CapabilitySpec("words.count"),))
+    asyncio.run(terminal.connections.bridged.register(waiting, Load(status=AgentStatus.IDLE), lease_seconds=60))
+
+    listed = terminal.run("agent", "list", "--output", "json").json
+    starting = terminal.run("agent", "list", "--status", "starting")
+    shown = terminal.run("agent", "show", "words-00000001")
+
+    assert [(one["agent_id"], one["status"]) for one in listed] == [(AGENT, "busy"), ("words-00000001", "starting")]
+    assert "starting: no bridge serves it yet" in starting.out
+    assert AGENT not in starting.out
+    assert (shown.code, "words.count" in shown.out) == (0, True)
 
 
 def test_show_gives_schema_and_load(terminal: Terminal) -> None:

@@ -141,7 +141,7 @@ class Interrupted(MemoryRegistry):
 
 
 def test_a_watched_list_ends_well_on_ctrl_c(terminal: Terminal) -> None:
-    terminal.connections.directory = Interrupted()
+    terminal.connections.bridged = Interrupted()  # which is read last
     terminal.register()
 
     ran = terminal.run("agent", "list", "--watch", "--output", "json")

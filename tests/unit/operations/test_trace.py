@@ -9,6 +9,7 @@ from coditect.api.connections import SharedConnections
 from coditect.errors import NotFound, TaskFailed
 from coditect.operations.connections import Connections
 from coditect.operations.trace import Hop, task_path
+from coditect.registry.memory import MemoryRegistry
 from coditect.testing import TestFleet
 from tests.unit.cli.scene import ProbedBroker
 
@@ -18,7 +19,11 @@ ONCE = Retry(max_attempts=2, first="1s", cap="1s")
 def connections_of(fleet: TestFleet) -> Connections:
     """The connections of a use case to a fleet under test."""
     return SharedConnections(
-        broker=lambda: ProbedBroker(fleet.server, {}), registry=fleet.registry, client=fleet.client, environ={}
+        broker=lambda: ProbedBroker(fleet.server, {}),
+        registry=fleet.registry,
+        http_agents=MemoryRegistry(),
+        client=fleet.client,
+        environ={},
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from coditect import TaskFailed
+from coditect import TaskFailed, TaskRejected
 from coditect.agent.declaration import Agent
 from coditect.errors import NotFound
 from coditect.integrations.http.failures import AnswerBroken
@@ -74,6 +74,21 @@ async def test_the_registry_shows_an_http_agent_as_an_agent_of_its_own(stage: St
     assert registration.metadata == {"base_url": agent.url, "team": "blue"}
     assert registration.capabilities[0].input_schema == schema
     assert registration.capabilities[0].description == "Counts words"
+
+
+async def test_an_input_that_does_not_fit_the_schema_is_refused_and_not_posted(stage: Stage) -> None:
+    schema = {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}}
+    with stub_agent() as agent:
+        await stage.register(agent.url, {"name": "words.count", "input_schema": schema})  # type: ignore[arg-type]
+        client = await stage.scene.client()
+
+        with pytest.raises(TaskRejected, match=r"text.*is a required property"):
+            await client.request("words.count", {"txt": "a"}, timeout="10s")
+        with pytest.raises(TaskRejected, match=r"\$\.text: 7 is not of type"):
+            await client.request("words.count", {"text": 7}, timeout="10s")
+        assert await client.request("words.count", {"text": "a"}, timeout="10s") == "done"
+
+    assert [event["parameters"] for event in agent.events] == [{"text": "a"}]
 
 
 async def test_an_answer_by_callback_is_the_result_and_a_second_one_is_refused(stage: Stage) -> None:

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from coditect import Agent
+from coditect.broker.memory import MemoryBroker
 from coditect.errors import InputError, InvalidTask, NotFound, Overloaded
 from coditect.integrations.http import directory
 from coditect.integrations.http.directory import HttpAgents
@@ -19,6 +20,7 @@ from coditect.registry.port import Search
 from tests.support import eventually
 from tests.unit.integrations.http.stage import HOSTS, LEASE_SECONDS, Given, Stage, stub_agent
 
+WORDS = AgentId("words-00000000")
 NOWHERE = "http://127.0.0.1:9"
 ANSWER = AgentResponseEvent(request_id="another", status=AnswerStatus.SUCCESS)
 
@@ -54,6 +56,7 @@ async def test_registering_again_keeps_the_agent_and_changes_its_registration(ag
         ({"capabilities": ["words.count", "words.count"]}, "once"),
         ({"base_url": "http://example.org"}, "CODITECT_HTTP_HOSTS"),
         ({"capabilities": [{"name": "words.count", "input_schema": {"title": "x" * 300_000}}]}, "too large"),
+        ({"capabilities": [{"name": "words.count", "input_schema": {"type": "txt"}}]}, "no JSON Schema"),
     ],
 )
 async def test_a_wrong_registration_says_what_to_write(agents: HttpAgents, fields: dict[str, Any], said: str) -> None:
@@ -142,11 +145,14 @@ async def test_the_number_of_agents_is_bounded(
         await agents.register(registration("http://127.0.0.1:7"))
 
 
-def test_an_answer_to_no_request_is_refused(agents: HttpAgents) -> None:
-    with pytest.raises(NotFound):
-        agents.answer("guessed", ANSWER)
+async def test_an_answer_to_no_request_is_refused(agents: HttpAgents, stage: Stage) -> None:
+    async with MemoryBroker(stage.scene.server, name="api") as broker:
+        for token in ("guessed", "guessed.too", ".", ""):
+            with pytest.raises(NotFound):
+                await agents.answer(token, ANSWER, broker)
 
 
 async def test_an_answer_that_is_none_is_an_error_of_its_sender(agents: HttpAgents, stage: Stage) -> None:
-    with stage.callbacks.expect("task.1") as expected, pytest.raises(InvalidTask, match="request_id"):
-        agents.answer(expected.token, ANSWER)
+    async with MemoryBroker(stage.scene.server, name="api") as broker:
+        with stage.callbacks.expect("task.1", WORDS) as expected, pytest.raises(InvalidTask, match="request_id"):
+            await agents.answer(expected.token, ANSWER, broker)
