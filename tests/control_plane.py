@@ -171,7 +171,7 @@ class ScriptedPlane:
         kept = self.kept.get(body["workflow"])
         if kept is None:
             raise NotFound("There is no such workflow", fix="coditect workflow list")
-        return self._told(kept, verb, body) or self._steered(kept, verb, body)
+        return self._node(verb, body) or self._told(kept, verb, body) or self._steered(kept, verb, body)
 
     def _listed(self, verb: Verb, body: dict[str, Any]) -> dict[str, Any]:
         match verb:
@@ -187,6 +187,9 @@ class ScriptedPlane:
             case Verb.BREAKER_LIST:
                 return {"breakers": self.breakers, "next": None}
         return self._paged("approvals", self._approvals(), body)
+
+    def _node(self, verb: Verb, body: dict[str, Any]) -> dict[str, Any]:
+        return {"input": {"of": body["node"]}, "evaluated": True, "trace": ""} if verb is Verb.NODE_INPUT else {}
 
     def _told(self, kept: Kept, verb: Verb, body: dict[str, Any]) -> dict[str, Any]:
         match verb:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from errno import EADDRINUSE
 from ipaddress import ip_address
 from pathlib import Path
+from secrets import token_hex
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -40,7 +41,6 @@ from coditect.client.program import adapters
 from coditect.errors import SetupError
 from coditect.integrations.http.directory import HttpAgents
 from coditect.integrations.http.program import open_bridge
-from coditect.model.limits.rate import Rate
 from coditect.operations.connections import Connections
 from coditect.settings.addresses import vhost_of
 from coditect.settings.api import ApiSettings
@@ -48,6 +48,7 @@ from coditect.settings.http_agents import HTTP_DEFAULTS, HttpAgentSettings
 from coditect.settings.settings import Settings
 from coditect.telemetry.logs import configure_logs
 from coditect.telemetry.metrics import MemoryMetrics
+from coditect.telemetry.tracing.choose import open_tracing
 
 CALLBACK_PATH = "/agent-response"
 STREAMS_END_WITHIN_SECONDS = 2
@@ -170,8 +171,10 @@ async def open_services(settings: Settings, api: ApiSettings, http_agents: HttpA
     blobs = open_blobs(settings.blob_url, most_bytes=settings.blob_max_bytes)
     quorum = settings.reply_queue == "quorum"
     metrics = MemoryMetrics()
-    client = Client(broker, registry, quorum_replies=quorum, blobs=blobs, metrics=metrics)
-    async with broker, registry, client, LiveFeed(broker, name=client.name) as feed:
+    name = f"api-{token_hex(6)}"
+    tracing = open_tracing(settings, service="coditect-api", instance=name)
+    client = Client(broker, registry, name=name, quorum_replies=quorum, blobs=blobs, metrics=metrics, tracing=tracing)
+    async with tracing, broker, registry, client, LiveFeed(broker, name=client.name) as feed:
         opened = SharedConnections(
             broker=lambda: adapters(settings, name="coditect api, one request")[0],
             registry=registry,
@@ -191,12 +194,13 @@ async def open_services(settings: Settings, api: ApiSettings, http_agents: HttpA
                 opened=opened,
                 broker=broker,
                 access=access_of(api),
-                rates=RequestRates(None if api.rate is None else Rate(api.rate), time.monotonic),
+                rates=RequestRates(api.rate, time.monotonic),
                 direct_tasks=DirectTasks(),
                 feed=feed,
                 webhooks=webhooks,
                 http_agents=http_agents,
                 mcp=mcp,
+                trace_url=api.trace_url,
                 metrics=metrics,
             )
 

@@ -18,7 +18,6 @@ from coditect.api.direct_tasks import DirectTasks
 from coditect.api.limits import RequestRates
 from coditect.api.live.feed import LiveFeed
 from coditect.api.problems import RequestRefused
-from coditect.api.request_keys import RequestKeys
 from coditect.api.webhooks.sending import WebhookSender
 from coditect.broker.port import Broker
 from coditect.errors import SetupError
@@ -45,7 +44,8 @@ class ApiServices:
     """The bridge to HTTP agents, if this application has one."""
     mcp: ASGIApp | None = None
     """The fleet as an MCP server over HTTP, which checks no caller; None where the extra `mcp` is not installed."""
-    request_keys: RequestKeys = field(default_factory=RequestKeys)
+    trace_url: str | None = None
+    """The address of a trace in a tracing tool, with `{trace}` in place of its id."""
     metrics: MemoryMetrics = field(default_factory=MemoryMetrics)
     """The metrics of the process."""
 

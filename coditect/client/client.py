@@ -22,7 +22,7 @@ from coditect.client.direct import DirectLane
 from coditect.client.durable import workflow_of
 from coditect.client.handle import Handle
 from coditect.client.listings import ClientListings
-from coditect.client.options import NONE_FIELDS, SUBMIT_SECONDS, OptionFields, Options, nearest_option
+from coditect.client.options import NONE_FIELDS, SUBMIT_SECONDS, OptionFields, Options, RequestKey, nearest_option
 from coditect.client.workflow_run import Run
 from coditect.client.workflows import Progress, WorkflowLane
 from coditect.codec import encode_any
@@ -41,6 +41,7 @@ from coditect.registry.selection.selector import Selector
 from coditect.settings.settings import Settings, read_settings
 from coditect.telemetry.metrics import Metrics
 from coditect.telemetry.tracing.choose import open_tracing
+from coditect.telemetry.tracing.port import NO_TRACING, Tracing
 from coditect.wire import control_messages, routing
 from coditect.wire.events import event_message
 from coditect.wire.state import named_space
@@ -88,6 +89,7 @@ class Client(ClientCoordination, ClientListings):
         name: str | None = None,
         blobs: Blobs = NO_BLOBS,
         metrics: Metrics | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         """Take a broker and a registry; `name`, random by default, names the client's reply queue and its events."""
         self._broker = broker
@@ -96,7 +98,9 @@ class Client(ClientCoordination, ClientListings):
         self.name = name or f"client-{token_hex(6)}"
         self._stack, self._background = AsyncExitStack(), Supervisor()
         self._selector = Selector(registry, self._clock, self._background, metrics)
-        self._requests = Requests(broker, name=self.name, quorum=quorum_replies, blobs=blobs, metrics=metrics)
+        self._requests = Requests(
+            broker, name=self.name, quorum=quorum_replies, blobs=blobs, metrics=metrics, tracing=tracing
+        )
         self._event_stream = EventStreams(broker, name=self.name)
         offers = CapabilityCatalogue(broker, registry)
         self._direct = DirectLane(
@@ -322,7 +326,7 @@ class Client(ClientCoordination, ClientListings):
         workflow: Workflow | Definition,
         value: Any = None,
         *,
-        key: str | None = None,
+        key: str | RequestKey | None = None,
         progress: Progress | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> Run:

@@ -23,6 +23,15 @@ LONGEST_DELAY_SECONDS = 10 * 366 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
+class RequestKey:
+    """An idempotency key with the fingerprint of its request: the control plane refuses the key of another request."""
+
+    key: str
+    fingerprint: str
+    """A text of at most 100 characters that is the same for the same request, such as a hash."""
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """The options with which one task is submitted; every field has a sensible default.
 
@@ -52,7 +61,7 @@ class Options:
     """Whether the result comes in parts, as the handler yields them (`Handle.stream`); not for a durable task."""
     durable: bool = False
     """Whether the control plane keeps the task, so that it survives the broker's disks and may run for hours."""
-    idempotency_key: str | None = None
+    idempotency_key: str | RequestKey | None = None
     """A key of at most 1,000 bytes that makes the task durable and unique: the same key gives the same task."""
     delay: Duration | None = None
     """How long the control plane keeps the task, which this makes durable, before the publish; at most ten years."""
@@ -100,7 +109,7 @@ class OptionFields(TypedDict, total=False):
     results: bool | None
     stream: bool | None
     durable: bool | None
-    idempotency_key: str | None
+    idempotency_key: str | RequestKey | None
     delay: Duration | None
     at: datetime | None
     submit_timeout: Duration | None
@@ -147,6 +156,13 @@ def delay_of(options: Options, now_ms: int) -> tuple[int | str | None, int]:
     return options.at.isoformat(), at_ms
 
 
+def checked_key(parameter: str, given: object) -> str | RequestKey:
+    """Check that an argument is an idempotency key of 1 to 1,000 bytes, and return it."""
+    key = given.key if isinstance(given, RequestKey) else given
+    text = arguments.text(parameter, key, shortest=1, longest=MOST_KEY_BYTES)
+    return given if isinstance(given, RequestKey) else text
+
+
 def _wanted(parameter: str, given: object) -> Wanted:
     if not isinstance(given, Wanted):
         arguments.refuse(parameter, "This does not say what is wanted", given, 'such as Wanted(tags={"gpu"})')
@@ -184,7 +200,7 @@ _CHECKS: Mapping[str, tuple[Any, Callable[[str, Any], Any]]] = MappingProxyType(
         "results": (True, arguments.yes_or_no),
         "stream": (False, arguments.yes_or_no),
         "durable": (False, arguments.yes_or_no),
-        "idempotency_key": _optional(arguments.text, shortest=1, longest=MOST_KEY_BYTES),
+        "idempotency_key": _optional(checked_key),
         "delay": _optional(_delay),
         "at": _optional(_instant),
         "submit_timeout": (SUBMIT_SECONDS, arguments.span),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+from coditect.client.options import RequestKey
 from coditect.errors import InvalidWorkflow, Problem, SetupError, TooLarge
 from coditect.wire.json import dumps
 from coditect.wire.tasks import MAX_BODY_BYTES
@@ -56,7 +57,7 @@ class Upload:
         return {"workflows": self.children} if self.children else {}
 
 
-def cut(definition: Definition, value: Any, *, workflow: str, key: str | None) -> Upload:
+def cut(definition: Definition, value: Any, *, workflow: str, key: str | RequestKey | None) -> Upload:
     """Check a workflow's definition, graph and expressions, and cut the workflow into chunks.
 
     Raises:
@@ -70,8 +71,9 @@ def cut(definition: Definition, value: Any, *, workflow: str, key: str | None) -
     head: dict[str, Any] = {
         "workflow": workflow,
         **head_document(definition),
-        "key": key,
+        "key": key.key if isinstance(key, RequestKey) else key,
         "count": len(graph.order),
+        **({"fingerprint": key.fingerprint} if isinstance(key, RequestKey) else {}),
     }
     ordered = replace(definition, nodes=tuple(graph.nodes[name] for name in graph.order))
     children = {child.name: child_document(child) for child in children_of(definition)}

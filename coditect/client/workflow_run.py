@@ -33,7 +33,7 @@ from coditect.model.result import EXPIRED
 from coditect.wire.control import Verb
 from coditect.wire.json import dumps, loads
 from coditect.wire.state import workflow_space
-from coditect.workflow.rows import AttemptRow, NodeRow, WorkflowRow
+from coditect.workflow.rows import AttemptRow, NodeInput, NodeRow, WorkflowRow
 from coditect.workflow.states import TaskState, WorkflowState
 
 T = TypeVar("T")
@@ -96,8 +96,6 @@ class Run(Restorable):
     def shared(self) -> SharedState:
         """The shared state of the workflow, which its nodes read and write by `ctx.shared`."""
         return SharedState(StateRequests(self._control), workflow_space(self.id))
-
-    # -- what it is -------------------------------------------------------------------------------------
 
     async def state(self) -> WorkflowState:
         """Return the present state of the workflow."""
@@ -197,6 +195,10 @@ class Run(Restorable):
     async def look(self, node: str) -> Ending:
         """Return the present state of a node, with its value or failure if it has one."""
         return await self._ending(node, ASK_SECONDS)
+
+    async def input(self, node: str) -> NodeInput:
+        """Return what a node's task was given, as far as that is known yet; large values in it stay references."""
+        return NodeInput.read(await self._control.ask(Verb.NODE_INPUT, {"workflow": self.id, "node": node}))
 
     async def ending(self, node: str, *, timeout: Duration = DEFAULT_TIMEOUT, alone: bool = False) -> Ending:
         """Wait for the end of a node, and return its final state with its value or failure.

@@ -15,13 +15,12 @@ from coditect.client.control_plane import ControlPlane
 from coditect.client.direct import encoded
 from coditect.client.durable import KeptOptions, durable_definition, durable_id, workflow_of
 from coditect.client.handle import Handle
-from coditect.client.options import MOST_KEY_BYTES, SUBMIT_SECONDS, Options
+from coditect.client.options import SUBMIT_SECONDS, Options, RequestKey, checked_key
 from coditect.client.upload import MOST_NODES_OF_A_CHUNK, Upload, cut
 from coditect.client.workflow_run import Run
 from coditect.errors import CoditectError, InputError, InvalidTask, InvalidWorkflow
 from coditect.messaging.event_stream import EventStreams
 from coditect.messaging.rpc import Requests
-from coditect.model import arguments
 from coditect.model.capability import Priority
 from coditect.model.duration import seconds
 from coditect.model.task import Task
@@ -75,7 +74,7 @@ class WorkflowLane:
         workflow: Workflow | Definition,
         value: bytes,
         *,
-        key: str | None,
+        key: str | RequestKey | None,
         progress: Progress | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> Run:
@@ -87,9 +86,9 @@ class WorkflowLane:
         await self._refuse_unknown(definition)
         return await self._send(upload, SUBMIT_SECONDS, progress)
 
-    async def _cut(self, definition: Definition, value: Any, key: str | None) -> Upload:
+    async def _cut(self, definition: Definition, value: Any, key: str | RequestKey | None) -> Upload:
         if key is not None:
-            arguments.text("key", key, shortest=1, longest=MOST_KEY_BYTES)
+            checked_key("key", key)
         workflow = self._clock.new_id()
         if len(definition.nodes) <= MOST_NODES_OF_A_CHUNK:
             return cut(definition, value, workflow=workflow, key=key)

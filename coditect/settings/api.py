@@ -14,6 +14,7 @@ CODITECT_API_OIDC_AUDIENCE    coditect     for whom its tokens must be
 CODITECT_API_OIDC_ROLES       roles        the claim with a caller's roles
 CODITECT_API_WEBHOOK_KEY      none         key of webhooks' secrets, 32 characters or more
 CODITECT_API_WEBHOOK_PRIVATE  false        whether webhooks may have private addresses
+CODITECT_API_TRACE_URL        none         where a tracing tool shows the trace {trace}
 ============================  ===========  ============================================================
 """
 
@@ -22,7 +23,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from coditect.settings.values import flag, whole
+from coditect.errors import InputError, SetupError
+from coditect.model.limits.rate import Rate
+from coditect.settings.values import flag, host_names, http_url, whole
+
+TRACE = "{trace}"
+"""What stands for the id of a trace in `CODITECT_API_TRACE_URL`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +40,13 @@ class ApiSettings:
     body_bytes: int = 4 * 1024 * 1024
     keys: str | None = None
     hosts: str | None = None
-    rate: str | None = None
+    rate: Rate | None = None
     oidc_issuer: str | None = None
     oidc_audience: str = "coditect"
     oidc_roles: str = "roles"
     webhook_key: str | None = field(default=None, repr=False)
     webhook_private: bool = False
+    trace_url: str | None = None
 
     @property
     def secured(self) -> bool:
@@ -54,18 +61,37 @@ def api_settings(values: Mapping[str, str]) -> ApiSettings:
     """Read the API's settings from the variables of a program.
 
     Raises:
-        SetupError: for a value outside its range; the error names the variable.
+        SetupError: for a value that is wrong; the error names the variable, and what to write.
     """
     return ApiSettings(
         host=values.get("CODITECT_API_HOST", API_DEFAULTS.host),
         port=whole(values, "CODITECT_API_PORT", API_DEFAULTS.port, 0, 65_535),
         body_bytes=whole(values, "CODITECT_API_BODY_BYTES", API_DEFAULTS.body_bytes, 1_024, 2**30),
         keys=values.get("CODITECT_API_KEYS") or None,
-        hosts=values.get("CODITECT_API_HOSTS") or None,
-        rate=values.get("CODITECT_API_RATE") or None,
+        hosts=host_names(values, "CODITECT_API_HOSTS"),
+        rate=_rate(values, "CODITECT_API_RATE"),
         oidc_issuer=values.get("CODITECT_API_OIDC_ISSUER") or None,
         oidc_audience=values.get("CODITECT_API_OIDC_AUDIENCE", API_DEFAULTS.oidc_audience),
         oidc_roles=values.get("CODITECT_API_OIDC_ROLES", API_DEFAULTS.oidc_roles),
         webhook_key=values.get("CODITECT_API_WEBHOOK_KEY"),
         webhook_private=flag(values, "CODITECT_API_WEBHOOK_PRIVATE", default=False),
+        trace_url=_trace_url(values, "CODITECT_API_TRACE_URL"),
     )
+
+
+def _rate(values: Mapping[str, str], name: str) -> Rate | None:
+    text = values.get(name)
+    if not text:
+        return None
+    try:
+        return Rate(text)
+    except InputError as error:
+        raise SetupError("A setting is no rate", variable=name, given=text, fix=f"{name}=100/s, or 600/m") from error
+
+
+def _trace_url(values: Mapping[str, str], name: str) -> str | None:
+    fix = f"{name}=http://localhost:16686/trace/{TRACE}"
+    url = http_url(values, name, fix=fix)
+    if url is not None and TRACE not in url:
+        raise SetupError(f"The address of a trace has {TRACE} in place of its id", variable=name, given=url, fix=fix)
+    return url

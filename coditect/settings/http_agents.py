@@ -6,7 +6,7 @@ variable                     default                meaning
 CODITECT_HTTP_HOSTS          none                   hosts of HTTP agents: names, or patterns, with commas
 CODITECT_HTTP_PRIVATE        false                  such hosts may have loopback and private addresses
 CODITECT_HTTP_LEASE_SECONDS  15                     how long a heartbeat of an HTTP agent counts, 1 to 3600
-CODITECT_HTTP_CALLBACK_URL   the API's own address  the URL of this process, to which HTTP agents post later answers
+CODITECT_HTTP_CALLBACK_URL   the API's own address  the URL of this process, or of all, for HTTP agents' later answers
 ===========================  =====================  ============================================================
 """
 
@@ -15,7 +15,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from coditect.settings.values import flag, number
+from coditect.settings.values import flag, host_names, http_url, number
+
+CALLBACK_FIX = "CODITECT_HTTP_CALLBACK_URL=https://api.example.com"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,8 @@ def http_agent_settings(values: Mapping[str, str]) -> HttpAgentSettings:
         SetupError: for a value outside its range; the error names the variable.
     """
     return HttpAgentSettings(
-        hosts=values.get("CODITECT_HTTP_HOSTS", HTTP_DEFAULTS.hosts),
+        hosts=host_names(values, "CODITECT_HTTP_HOSTS") or HTTP_DEFAULTS.hosts,
         private=flag(values, "CODITECT_HTTP_PRIVATE", default=False),
         lease_seconds=number(values, "CODITECT_HTTP_LEASE_SECONDS", HTTP_DEFAULTS.lease_seconds, 1, 3_600),
-        callback_url=values.get("CODITECT_HTTP_CALLBACK_URL") or None,
+        callback_url=http_url(values, "CODITECT_HTTP_CALLBACK_URL", fix=CALLBACK_FIX),
     )

@@ -5,7 +5,10 @@ Each function raises SetupError for a value that is wrong; the error names the v
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from coditect.errors import SetupError
 
@@ -54,3 +57,41 @@ def choice(values: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> st
         if text.lower() == word.lower():
             return word
     raise SetupError("A setting is one of a few words", variable=name, given=text, allowed=allowed)
+
+
+def host_names(values: Mapping[str, str], name: str) -> str | None:
+    """Return a setting of host names or patterns such as `*.example.com`, separated by commas; None without any."""
+    text = values.get(name, "")
+    for host in filter(None, map(str.strip, text.split(","))):
+        if not _is_host(host):
+            fix = f"{name}=api.example.com,10.0.0.7: no scheme, port or path"
+            raise SetupError("A setting lists names of hosts, and nothing else", variable=name, given=host, fix=fix)
+    return text.strip(", ") or None
+
+
+def http_url(values: Mapping[str, str], name: str, *, fix: str) -> str | None:
+    """Return a setting that is an http or https URL; None when it is not set."""
+    text = values.get(name)
+    if not text:
+        return None
+    try:
+        address = urlsplit(text)
+        known = address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
+    except ValueError:
+        known = False
+    if not known or not text.isprintable() or " " in text:
+        raise SetupError("A setting is a URL", variable=name, given=text, fix=fix)
+    return text
+
+
+_HOST = re.compile(r"[\w*?\[\]!.-]{1,253}")
+"""A name, a pattern of names, or an IPv4 address."""
+
+
+def _is_host(text: str) -> bool:
+    if _HOST.fullmatch(text):
+        return True
+    try:
+        return ip_address(text).version == 6
+    except ValueError:
+        return False

@@ -52,10 +52,11 @@ class Verb(StrEnum):
     """Send one chunk of a workflow; the last chunk accepts the workflow.
 
     Fields: `workflow` (the id, a UUIDv7 of the client), `name`, `description`, `labels` (texts by name), `retention`,
-    `input`, `key` (idempotency), `chunk` (from 1), `chunks`, `count` (nodes in all), `nodes` (a part of the
-    definition's document, in topological order), with the first chunk `workflows` (the documents of the children that
-    nodes run, by name). The last chunk gives `{"workflow": id, "state": "accepted", "new": true}`; with a known key the
-    earlier workflow's id, its state and `"new": false`. Each chunk may be repeated.
+    `input`, `key` (idempotency), `fingerprint` (of the request that came with the key), `chunk` (from 1), `chunks`,
+    `count` (nodes in all), `nodes` (a part of the definition's document, in topological order), with the first chunk
+    `workflows` (the documents of the children that nodes run, by name). The last chunk gives `{"workflow": id, "state":
+    "accepted", "new": true}`; with a known key the earlier workflow's id, its state and `"new": false`; with another
+    fingerprint than that key had, the request is refused. Each chunk may be repeated.
     """
     GET = "workflow.get"
     """Get a workflow: `workflow` → its state, name, counts by state, times, and of a child the `parent`'s node."""
@@ -74,6 +75,12 @@ class Verb(StrEnum):
     """List attempts: `workflow`, `node` (default: all), `after`, `limit` → `{"attempts": [...], "next": ...}`."""
     RESULT = "workflow.result"
     """Get a result: `workflow`, `node` (default: the last) → `{"state": ..., "value": ..., "failure": ...}`."""
+    NODE_INPUT = "node.input"
+    """Get what a node's task was given: `workflow`, `node` → `{"input": ..., "evaluated": ..., "trace": ...}`.
+
+    `evaluated` is false, and `input` null, before the expressions of the input were. `trace` is the `traceparent` of
+    the request that started the workflow; empty without tracing.
+    """
     CANCEL = "workflow.cancel"
     """Cancel a workflow: `workflow`, `reason`."""
     PAUSE = "workflow.pause"

@@ -175,6 +175,29 @@ class AttemptRow:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeInput:
+    """The report of what a node's task was given."""
+
+    value: Any
+    """The input; None as long as it is not evaluated."""
+    evaluated: bool
+    """Whether the expressions of the input were evaluated; True without any."""
+    trace: str
+    """The `traceparent` of the request that started the workflow; empty without tracing."""
+
+    @classmethod
+    def read(cls, row: object) -> Self:
+        """Parse an answer of the control plane.
+
+        Raises:
+            InvalidTask: when the answer has another form.
+        """
+        return read_row(row, lambda given: cls(
+            given["input"], given["evaluated"] is True, str(given.get("trace") or "")
+        ))  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class DeadRow:
     """The report of a node that was given up after its agents died until no attempt was left."""
 

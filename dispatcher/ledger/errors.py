@@ -7,7 +7,8 @@
     ├── DamagedValue          the value read is not the value written: a person must look
     └── InputError
         ├── ValueBeyondBound      over the size limit of one value: send it by reference
-        └── UnfitKey                  an idempotency key that is empty or too long
+        ├── UnfitKey                  an idempotency key that is empty or too long
+        └── KeyReused                 an idempotency key that came with another request before
 """
 
 from __future__ import annotations
@@ -33,3 +34,7 @@ class ValueBeyondBound(InputError):
 
 class UnfitKey(InputError):
     """The error of an idempotency key that is not 1 to `idempotency.LONGEST_KEY_BYTES` bytes of UTF-8."""
+
+
+class KeyReused(InputError):
+    """The error of a request whose idempotency key came with another request before, as their fingerprints tell."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dispatcher.ledger import versions
-from dispatcher.ledger.errors import UnfitKey
+from dispatcher.ledger.errors import KeyReused, UnfitKey
 from dispatcher.ledger.keyspace import KEY_EXPIRIES, KEYS
 from dispatcher.store.transaction import Reads, Transaction
 
@@ -12,10 +12,13 @@ KEEP_MS = 7 * 24 * 3_600_000
 LONGEST_KEY_BYTES = 1_000
 
 
-def claim(tr: Transaction, key: str, workflow: str, *, now_ms: int, keep_ms: int = KEEP_MS) -> str:
+def claim(
+    tr: Transaction, key: str, workflow: str, *, now_ms: int, keep_ms: int = KEEP_MS, fingerprint: str = ""
+) -> str:
     """Give a workflow the idempotency key if it is free or expired, and return the id of the workflow that has it now.
 
-    The caller accepts its workflow in the same transaction, and only when the answer is the workflow's own id.
+    The caller accepts its workflow in the same transaction, and only when the answer is the workflow's own id. The
+    fingerprint is that of the request that the key came with, for `known`.
 
     Raises:
         UnfitKey: when the key is empty or too long.
@@ -24,7 +27,28 @@ def claim(tr: Transaction, key: str, workflow: str, *, now_ms: int, keep_ms: int
     if found is not None:
         return found
     _forget(tr, key)
-    _write(tr, key, workflow, now_ms + keep_ms)
+    _write(tr, key, workflow, now_ms + keep_ms, fingerprint)
+    return workflow
+
+
+def known(tr: Reads, key: str, fingerprint: str, *, now_ms: int) -> str | None:
+    """Return the id of the workflow that has the idempotency key, as `read`; refuse the key of another request.
+
+    Requests are compared when both had a fingerprint.
+
+    Raises:
+        UnfitKey: when the key is empty or too long.
+        KeyReused: when the key came with another request before.
+    """
+    value = tr.get(_key(key))
+    if value is None:
+        return None
+    workflow, expires_ms, first = _unpack(value)
+    if expires_ms <= now_ms:
+        return None
+    if fingerprint and first and fingerprint != first:
+        fix = "send the first request again to get what it made, or choose another key, such as a new UUID"
+        raise KeyReused("This Idempotency-Key came with another request before", fix=fix)
     return workflow
 
 
@@ -35,12 +59,13 @@ def keep(tr: Transaction, key: str, workflow: str, *, until_ms: int) -> bool:
         UnfitKey: when the key is empty or too long.
     """
     value = tr.get(_key(key))
-    if value is None or versions.KEY.unpack(value)[0] != workflow:
+    if value is None:
         return False
-    if versions.KEY.unpack(value)[1] < until_ms:
+    held_by, expires_ms, fingerprint = _unpack(value)
+    if held_by == workflow and expires_ms < until_ms:
         _forget(tr, key)
-        _write(tr, key, workflow, until_ms)
-    return True
+        _write(tr, key, workflow, until_ms, fingerprint)
+    return held_by == workflow
 
 
 def read(tr: Reads, key: str, *, now_ms: int) -> str | None:
@@ -49,11 +74,7 @@ def read(tr: Reads, key: str, *, now_ms: int) -> str | None:
     Raises:
         UnfitKey: when the key is empty or too long.
     """
-    value = tr.get(_key(key))
-    if value is None:
-        return None
-    workflow, expires_ms = versions.KEY.unpack(value)
-    return str(workflow) if expires_ms > now_ms else None
+    return known(tr, key, "", now_ms=now_ms)
 
 
 def holder(tr: Reads, key: str) -> str | None:
@@ -63,7 +84,7 @@ def holder(tr: Reads, key: str) -> str | None:
         UnfitKey: when the key is empty or too long.
     """
     value = tr.get(_key(key))
-    return None if value is None else str(versions.KEY.unpack(value)[0])
+    return None if value is None else _unpack(value)[0]
 
 
 def forget(tr: Transaction, key: str, workflow: str) -> None:
@@ -92,12 +113,20 @@ def _forget(tr: Transaction, key: str) -> None:
     value = tr.get(_key(key))
     if value is not None:
         tr.clear(_key(key))
-        tr.clear(KEY_EXPIRIES.pack((versions.KEY.unpack(value)[1], key)))
+        tr.clear(KEY_EXPIRIES.pack((_unpack(value)[1], key)))
 
 
-def _write(tr: Transaction, key: str, workflow: str, expires_ms: int) -> None:
-    tr.set(_key(key), versions.KEY.pack((workflow, expires_ms)))
+def _write(tr: Transaction, key: str, workflow: str, expires_ms: int, fingerprint: str) -> None:
+    fields = (workflow, expires_ms)
+    row = versions.KEY.pack_as(2, (*fields, fingerprint)) if fingerprint else versions.KEY.pack(fields)
+    tr.set(_key(key), row)
     tr.set(KEY_EXPIRIES.pack((expires_ms, key)), b"")
+
+
+def _unpack(row: bytes) -> tuple[str, int, str]:
+    """Return the workflow that a key's row names, the instant when the key expires, and the fingerprint if any."""
+    workflow, expires_ms, *more = versions.KEY.unpack(row)
+    return str(workflow), int(expires_ms), str(more[0]) if more else ""
 
 
 def _key(key: str) -> bytes:

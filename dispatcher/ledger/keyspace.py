@@ -101,7 +101,7 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     ├── "autonomy"    (hour, kind, name, outcome)                         → number
     │
     │   requests and their answers (idempotency.py, answers.py)
-    ├── "key"         (idempotency key)                                   → workflow, expires_ms
+    ├── "key"         (idempotency key)                                   → workflow, expires_ms, fingerprint
     ├── "key_expiry"  (expires_ms, idempotency key)                       → nothing
     ├── "answer"      (shard, identity)                                   → the answer to the request, as JSON
     └── "answer_expiry" (expires_ms, shard, identity)                      → nothing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coditect.agent.declaration import Agent
 from coditect.agent.program import running_agent
@@ -16,6 +16,7 @@ from coditect.client.client import Client
 from coditect.model.ids import AgentId
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings.settings import Settings
+from coditect.telemetry.tracing.port import NO_TRACING, Tracing
 from dispatcher.program import running_dispatcher
 from tests.api import services_of, serving
 
@@ -29,8 +30,14 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(agents: Sequence[Agent], *, access: Access | None = None) -> AsyncIterator[Stage]:
-    """Dispatcher, agents and API run until the block ends."""
+async def staged(
+    agents: Sequence[Agent],
+    *,
+    access: Access | None = None,
+    tracing: Tracing = NO_TRACING,
+    trace_url: str | None = None,
+) -> AsyncIterator[Stage]:
+    """Dispatcher, agents and API run until the block ends; the API's client traces by `tracing`."""
     server, registry, clock = MemoryServer(), MemoryRegistry(), SystemClock()
     async with AsyncExitStack() as stack:
 
@@ -44,9 +51,9 @@ async def staged(agents: Sequence[Agent], *, access: Access | None = None) -> As
             identity = AgentId(f"{agent.name}-{number:08x}")
             own = await broker(identity)
             await stack.enter_async_context(_living(agent, identity, own, registry))
-        client = await stack.enter_async_context(Client(await broker("client"), registry))
+        client = await stack.enter_async_context(Client(await broker("client"), registry, tracing=tracing))
         services = await stack.enter_async_context(services_of(server, registry, client, access=access))
-        url, _ = await stack.enter_async_context(serving(services))
+        url, _ = await stack.enter_async_context(serving(replace(services, trace_url=trace_url)))
         yield Stage(url, client)
 
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from playwright.async_api import Page, expect
 
 from coditect import Agent
 from coditect.client.workflow_run import Run
+from coditect.telemetry.tracing.port import NO_TRACING, Tracing
 from coditect.wire.json import dumps
 from coditect.workflow.documents.file import read_workflow
 from tests.browser.checks import barriers
 from tests.browser.stage import Stage, staged
+from tests.support import patient
+from tests.unit.telemetry.tracing_scene import tracing as traced
 
+DRAWN_SECONDS = 0.5
 RELEASE = {
     "name": "release",
     "nodes": {
@@ -48,7 +53,7 @@ class Works:
 
 
 @asynccontextmanager
-async def works() -> AsyncIterator[Works]:
+async def works(*, tracing: Tracing = NO_TRACING, trace_url: str | None = None) -> AsyncIterator[Works]:
     agent, gate = Agent("worker", slots=8), asyncio.Event()
 
     @agent.capability("work.echo")
@@ -64,7 +69,7 @@ async def works() -> AsyncIterator[Works]:
     async def fail(task: Any) -> str:
         raise OSError("no such file")
 
-    async with staged([agent]) as stage:
+    async with staged([agent], tracing=tracing, trace_url=trace_url) as stage:
         yield Works(stage, gate)
 
 
@@ -104,6 +109,30 @@ async def test_a_click_on_a_failed_node_shows_its_error_and_runs_it_again(page: 
         await expect(panel).to_contain_text("would begin again: lint")
         await panel.get_by_role("button", name="Run again").click()
         await expect(panel.get_by_role("region", name="Attempts").get_by_role("row")).to_have_count(3)
+
+
+async def test_a_click_on_a_node_shows_its_input_its_result_and_its_trace(page: Page) -> None:
+    spans = InMemorySpanExporter()
+    async with works(tracing=traced(spans), trace_url="http://traces.invalid/{trace}") as at:
+        run = await at.start(RELEASE)
+        await page.goto(f"{at.stage.url}/#/workflows/{run.id}")
+        await page.get_by_role("button", name="fetch: completed").click()
+        panel = page.get_by_role("complementary", name="Node fetch")
+
+        await expect(panel.get_by_role("region", name="Input")).to_contain_text('"files": 3')
+        await expect(panel.get_by_role("region", name="Result")).to_contain_text('"files": 3')
+        await panel.get_by_text("Path of the task").click()
+        await expect(panel.get_by_role("listitem").filter(has_text="attempt 1").last).to_contain_text("worker-00000001")
+        link = panel.get_by_role("link", name="Open in the tracing tool")
+        (started,) = [one for one in spans.get_finished_spans() if one.parent is None]
+        assert started.context is not None
+        await expect(link).to_have_attribute("href", f"http://traces.invalid/{started.context.trace_id:032x}")
+        assert await barriers(page) == []
+
+        await page.get_by_role("button", name="ship_it: blocked").click()
+        other = page.get_by_role("complementary", name="Node ship_it")
+        await expect(other.get_by_role("heading", name="Trace")).to_be_visible()
+        await expect(other.get_by_role("heading", name="Input")).to_have_count(0)
 
 
 async def test_arrow_keys_walk_along_the_graph_and_enter_opens_a_node(page: Page) -> None:
@@ -200,7 +229,7 @@ async def test_an_approval_is_denied_from_the_list(page: Page) -> None:
         assert (await run.wait(timeout="10s")).value == "rejected"
 
 
-async def test_a_thousand_nodes_are_drawn(page: Page, record_property: Callable[[str, object], None]) -> None:
+async def test_a_thousand_nodes_are_drawn_quickly(page: Page) -> None:
     nodes: dict[str, Any] = {}
     for number in range(1_000):
         before = [f"n{number - 25}", f"n{number - number % 25 - 25 + number * 7 % 25}"] if number >= 25 else []
@@ -211,8 +240,9 @@ async def test_a_thousand_nodes_are_drawn(page: Page, record_property: Callable[
 
         await expect(page.locator(".node")).to_have_count(1_000)
         drawn = await page.evaluate("performance.getEntriesByName('coditect-drawn').map(one => one.duration)")
-        record_property("drawn_ms", round(drawn[-1]))
+        print(f"1,000 nodes: drawn in {drawn[0]:.0f} ms")
         await run.cancel()
+        assert drawn[0] < 1_000 * patient(DRAWN_SECONDS)
 
 
 @pytest.mark.parametrize("address", ["workflows/none", "nowhere"])

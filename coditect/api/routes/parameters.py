@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Annotated
 
 from fastapi import Depends, Header, Query
@@ -10,6 +12,7 @@ from starlette.requests import HTTPConnection
 
 from coditect.api.access.roles import Caller
 from coditect.api.problems import DURATION
+from coditect.client.options import RequestKey
 from coditect.model.duration import seconds
 
 MOST_ROWS = 1_000
@@ -72,3 +75,16 @@ def own_key(caller: Caller, key: str | None) -> str | None:
     """
     name = caller.name.replace("%", "%25").replace("/", "%2F")
     return None if key is None else f"api/{name}/{key}"
+
+
+def request_key(caller: Caller, key: str | None, request: BaseModel, *, of: str = "") -> RequestKey | None:
+    """Return an idempotency key with the fingerprint of its request, by which another request with it is refused.
+
+    The fingerprint depends on the kind of the request, on what it is about, and on its fields, not on their order.
+    """
+    kept = own_key(caller, key)
+    if kept is None:
+        return None
+    fields = request.model_dump(mode="json", exclude_defaults=True)
+    written = json.dumps([type(request).__name__, of, fields], sort_keys=True)
+    return RequestKey(kept, hashlib.sha256(written.encode()).hexdigest())

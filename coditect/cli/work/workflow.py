@@ -218,7 +218,9 @@ def list_workflows(
 def show_workflow(
     context: typer.Context,
     run: RunArgument,
-    node: Annotated[str | None, typer.Option("--node", help="Only this node, with its value or failure.")] = None,
+    node: Annotated[
+        str | None, typer.Option("--node", help="Only this node, with its input, and its value or failure.")
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show a workflow with its nodes and attempts. Each attempt has its agent, times and error.
@@ -227,12 +229,15 @@ def show_workflow(
     Example: coditect workflow show 01890a5d-ac96-774b-bcce-b302099a8057
     """
     found = run_loop(workflows.show_workflow(connections(context), run, node))
-    ending = found.ending
+    ending, given = found.ending, found.input
     told: dict[str, object] = {}
     views: list[View] = []
+    if given is not None:
+        told = {"input": given.value, "evaluated": given.evaluated, "trace": given.trace}
+        views = ["", FieldsView({"input": _json(given.value) if given.evaluated else "not evaluated yet"})]
     if ending is not None:
-        told = {"value": ending.value, "failure": ending.failure}
-        views = ["", FieldsView({"value": _json(ending.value)} if ending.failure is None else ending.failure)]
+        told |= {"value": ending.value, "failure": ending.failure}
+        views += ["", FieldsView({"value": _json(ending.value)} if ending.failure is None else ending.failure)]
     document = {**asdict(found.row), "nodes": found.nodes, "attempts": found.attempts, **told}
     tables = (*nodes_table(found.nodes), "", *attempts_table(found.attempts), *views)
     render(output, document, workflow_fields(found.row), "", *tables)

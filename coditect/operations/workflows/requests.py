@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from coditect.errors import CoditectError, TaskError
 from coditect.operations.connections import Connections
 from coditect.workflow.definition import COMPENSATION, Definition, Each
-from coditect.workflow.rows import ApprovalRow, AttemptRow, NodeRow, WorkflowRow
+from coditect.workflow.rows import ApprovalRow, AttemptRow, NodeInput, NodeRow, WorkflowRow
 from coditect.workflow.states import TaskState, WorkflowState
 
 if TYPE_CHECKING:  # it is heavy, and drawing a file does without
@@ -105,6 +105,8 @@ class WorkflowDetails:
     attempts: list[AttemptRow]
     ending: Ending | None
     """The end of the one node asked for; None without such a node, or before its end."""
+    input: NodeInput | None
+    """What the one node asked for was given; None without such a node."""
 
 
 class WorkflowWatcher(Protocol):
@@ -214,15 +216,15 @@ async def show_nodes(opened: Connections, workflow: str) -> tuple[str, list[Node
 
 
 async def show_workflow(opened: Connections, workflow: str, node: str | None) -> WorkflowDetails:
-    """Return a workflow with its nodes and attempts; with `node`, only that node's, and its result if it has ended."""
+    """Return a workflow with its nodes and attempts; with `node`, only that node's, with its input and any result."""
     async with opened.fleet() as client:
         run = client.run(workflow)
         overview = await run.overview()
-        ending = None if node is None else await run.look(node)
+        ending, given = (None, None) if node is None else (await run.look(node), await run.input(node))
         nodes = [row async for row in run.nodes() if node in (None, row.name)]
         attempts = [row async for row in run.attempts(node)]
         return WorkflowDetails(
-            overview, nodes, attempts, ending if ending is not None and ending.state.terminal else None
+            overview, nodes, attempts, ending if ending is not None and ending.state.terminal else None, given
         )
 
 

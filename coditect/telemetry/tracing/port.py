@@ -57,6 +57,12 @@ def read_traceparent(text: str | None) -> SpanPlace | None:
     return SpanPlace(trace_id, span_id, bool(int(match[3], 16) & _SAMPLED))
 
 
+def sampled_trace(traceparent: str) -> str:
+    """Return the id of the trace that a `traceparent` names, as 32 hex digits; empty when the trace is not recorded."""
+    place = read_traceparent(traceparent)
+    return f"{place.trace_id:032x}" if place is not None and place.sampled else ""
+
+
 @dataclass(frozen=True, slots=True)
 class TraceHeaders:
     """The trace headers of a message as they came, as a `TraceContext`."""

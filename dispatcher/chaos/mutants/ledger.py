@@ -248,7 +248,8 @@ MUTANTS = (
     Mutant(
         "key_unwritten",
         "dispatcher.ledger.workflows.submit",
-        "    if key:\n        idempotency.claim(unit.tr, key, workflow, now_ms=unit.now_ms)\n",
+        "    if key:\n"
+        "        idempotency.claim(unit.tr, key, workflow, now_ms=unit.now_ms, fingerprint=fingerprint(body))\n",
         "",
         "a workflow is accepted without its key",
         ("one key, one workflow",),

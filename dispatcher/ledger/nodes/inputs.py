@@ -185,8 +185,12 @@ def body_of(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> bytes:
         if recorded is not None:
             unit.steps += len(recorded) // BYTES_PER_STEP
             return recorded
-    node = unit.definition(node_key)
-    return dumps({} if node.input is None else node_input(node, NOTHING))
+    return dumps(plain_input(unit.definition(node_key)))
+
+
+def plain_input(node: Node) -> Any:
+    """Return the input of a node without expressions, as its definition gives it: an empty object if it gives none."""
+    return {} if node.input is None else node_input(node, NOTHING)
 
 
 NOTHING = Scope(None, {}, {})

@@ -7,6 +7,7 @@ from typing import Any
 
 from coditect.errors import NotFound
 from coditect.wire.json import loads
+from coditect.workflow.documents.document import known_node
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import definitions, values, versions
 from dispatcher.ledger.effects import NodeKey
@@ -21,9 +22,9 @@ from dispatcher.ledger.keyspace import (
     STATUSES,
     WORKFLOWS,
 )
-from dispatcher.ledger.nodes import children
+from dispatcher.ledger.nodes import children, inputs
 from dispatcher.ledger.nodes.approvals import decisions
-from dispatcher.ledger.nodes.inputs import FAILURE, RESULT
+from dispatcher.ledger.nodes.inputs import FAILURE, INPUT, RESULT
 from dispatcher.ledger.rows import AttemptRecord, NodeRecord, RunRecord, WorkflowRecord
 from dispatcher.ledger.workflows.submit import number, text
 from dispatcher.store.keys import Space
@@ -58,6 +59,13 @@ def rows_of(tr: Reads, workflow: str) -> tuple[WorkflowRecord, RunRecord]:
     if head is None or run is None:
         raise NotFound("There is no such workflow", workflow=workflow, fix="coditect workflow list")
     return WorkflowRecord.unpack(head), RunRecord.unpack(run)
+
+
+def _row_of(tr: Reads, node_key: NodeKey) -> NodeRecord:
+    row = tr.get(STATUSES.pack(node_key))
+    if row is None:
+        raise NotFound("The workflow has no such node", workflow=node_key.workflow, node=node_key.node)
+    return NodeRecord.unpack(row)
 
 
 def overview(workflow: str, head: WorkflowRecord, run: RunRecord) -> dict[str, Any]:
@@ -171,10 +179,8 @@ def attempts(tr: Reads, body: Body) -> dict[str, Any]:
     rows_of(tr, workflow)
     if body.get("node"):
         node = text(body, "node")
-        status = tr.get(STATUSES.pack((workflow, node)))
-        if status is None:
-            raise NotFound("The workflow has no such node", workflow=workflow, node=node)
-        return {"attempts": _attempts(tr, [(NodeKey(workflow, node), NodeRecord.unpack(status))])[0], "next": None}
+        node_key = NodeKey(workflow, node)
+        return {"attempts": _attempts(tr, [(node_key, _row_of(tr, node_key))])[0], "next": None}
     rows, following = page_of(tr, STATUSES, (workflow,), body)
     found = [(NodeKey(workflow, STATUSES.unpack(key)[1]), NodeRecord.unpack(row)) for key, row in rows]
     told: list[dict[str, Any]] = []
@@ -235,10 +241,8 @@ def result(tr: Reads, body: Body) -> dict[str, Any]:
     _, run = rows_of(tr, workflow)
     if body.get("node"):
         node = text(body, "node")
-        row = tr.get(STATUSES.pack((workflow, node)))
-        if row is None:
-            raise NotFound("The workflow has no such node", workflow=workflow, node=node)
-        return {"state": NodeRecord.unpack(row).state.value, **_value(tr, NodeKey(workflow, node))}
+        row = _row_of(tr, NodeKey(workflow, node))
+        return {"state": row.state.value, **_value(tr, NodeKey(workflow, node))}
     state = run.ended if run.ended is not None and run.state.terminal else run.state
     told: dict[str, Any] = {"state": state.value, "reason": run.reason, "value": None, "failure": None}
     if not run.state.terminal:
@@ -275,6 +279,21 @@ def _last_values(tr: Reads, workflow: str, after: str) -> tuple[dict[str, Any], 
         after = name
     after = names[-1] if names else after
     return found, after if len(rows) > MOST else None
+
+
+def node_input(tr: Reads, body: Body) -> dict[str, Any]:
+    """Return what a node's task was given, as recorded or as its definition says, and the trace of its workflow."""
+    node_key = NodeKey(text(body, "workflow"), text(body, "node"))
+    _, run = rows_of(tr, node_key.workflow)
+    _row_of(tr, node_key)
+    trace = str(run.trace.get("traceparent", ""))
+    if (recorded := inputs.body_at(tr, node_key, INPUT)) is not None:
+        return {"input": loads(recorded), "evaluated": True, "trace": trace}
+    definition = None if node_key.is_derived else definitions.find(tr, node_key)
+    node = None if definition is None else known_node(node_key.node, versions.NODE.unpack(definition))
+    if node is None or inputs.has_expressions(node):
+        return {"input": None, "evaluated": False, "trace": trace}
+    return {"input": inputs.plain_input(node), "evaluated": True, "trace": trace}
 
 
 def _first_failure(tr: Reads, workflow: str) -> dict[str, Any] | None:

@@ -34,6 +34,7 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.values import LARGEST_BYTES
 
 MOST_CHUNK_NODES = 1_000
+MOST_FINGERPRINT = 100
 
 
 def start(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def start(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
         InvalidWorkflow: when the nodes are invalid; nothing of the chunk is stored.
     """
     workflow, key = text(body, "workflow"), str(body.get("key") or "")
-    known = idempotency.read(unit.tr, key, now_ms=unit.now_ms) if key else None
+    known = idempotency.known(unit.tr, key, fingerprint(body), now_ms=unit.now_ms) if key else None
     if known is not None and known != workflow:
         return {"workflow": known, "state": _state(unit, known), "new": False}
     if unit.run(workflow) is not None:
@@ -71,7 +72,9 @@ def start(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
         unit.tr.set(UPLOADS.pack((workflow,)), versions.UPLOAD.pack((chunk, begun_ms, nodes)))
     if chunk < chunks:
         return {"workflow": workflow, "state": "uploading", "chunk": chunk}
-    return _accept(unit, workflow, key, head, [node for node, _ in added], trace=body.get("trace") or {})
+    if key:
+        idempotency.claim(unit.tr, key, workflow, now_ms=unit.now_ms, fingerprint=fingerprint(body))
+    return _accept(unit, workflow, head, [node for node, _ in added], trace=body.get("trace") or {})
 
 
 def start_known(
@@ -87,7 +90,7 @@ def start_known(
     nodes = [(known_node(name, document), definitions.pack(document)) for name, document in documents.items()]
     write(unit, NodeKey(workflow, ""), INPUT, body, first=True)
     _write_nodes(unit, workflow, nodes)
-    _accept(unit, workflow, "", head, [node for node, _ in nodes], trace=trace or {})
+    _accept(unit, workflow, head, [node for node, _ in nodes], trace=trace or {})
     run = unit.run(workflow)
     assert run is not None
     return run
@@ -123,6 +126,18 @@ def identity(body: Mapping[str, Any]) -> str:
         fix = "give a UUIDv7 in lower case with hyphens: workflows are listed in the order of their ids"
         raise InvalidTask("The id of a workflow is a UUID", field="workflow", given=given[:80], fix=fix)
     return given
+
+
+def fingerprint(body: Mapping[str, Any]) -> str:
+    """Return the fingerprint of the request that a workflow's idempotency key came with; empty without one.
+
+    Raises:
+        InvalidTask: when it is no text of at most 100 characters.
+    """
+    value = body.get("fingerprint") or ""
+    if not isinstance(value, str) or len(value) > MOST_FINGERPRINT:
+        raise InvalidTask("A fingerprint is a short text", field="fingerprint", most=MOST_FINGERPRINT)
+    return value
 
 
 def number(body: Mapping[str, Any], name: str, default: int) -> int:
@@ -244,11 +259,9 @@ def _write_nodes(unit: UnitOfWork, workflow: str, nodes: list[tuple[Node, bytes]
 
 
 def _accept(
-    unit: UnitOfWork, workflow: str, key: str, head: WorkflowRecord, added: Sequence[Node], *, trace: dict[str, Any]
+    unit: UnitOfWork, workflow: str, head: WorkflowRecord, added: Sequence[Node], *, trace: dict[str, Any]
 ) -> dict[str, Any]:
     """Accept a submitted workflow: create its run record, begin its first nodes, and have its nodes sent to RQ."""
-    if key:
-        idempotency.claim(unit.tr, key, workflow, now_ms=unit.now_ms)
     unit.tr.clear(UPLOADS.pack((workflow,)))
     unit.tr.set(LIVE.pack((unit.shard, workflow)), b"")
     unit.tr.set(WORKFLOWS.pack((workflow,)), replace(head, accepted_ms=unit.now_ms).pack())

@@ -15,7 +15,9 @@ from coditect.api.application import create_app
 from coditect.api.program import check_exposure, listener, open_services
 from coditect.errors import SetupError
 from coditect.integrations.http.directory import HttpAgents
+from coditect.model.limits.rate import Rate
 from coditect.settings.api import ApiSettings, api_settings
+from coditect.settings.http_agents import http_agent_settings
 from coditect.settings.settings import Settings
 from coditect.telemetry.metrics import MemoryMetrics
 from coditect.telemetry.names import REPLIES_STRAY
@@ -85,6 +87,41 @@ def test_the_settings_have_ranges() -> None:
     assert api_settings({"CODITECT_API_PORT": "0", "CODITECT_API_HOST": "::1"}) == ApiSettings(host="::1", port=0)
     with pytest.raises(SetupError, match="outside its range"):
         api_settings({"CODITECT_API_BODY_BYTES": "1"})
+
+
+@pytest.mark.parametrize(
+    ("variable", "given", "fix"),
+    [
+        ("CODITECT_API_RATE", "lots", "CODITECT_API_RATE=100/s"),
+        ("CODITECT_API_RATE", "0/s", "CODITECT_API_RATE=100/s"),
+        ("CODITECT_API_HOSTS", "https://api.example.com", "no scheme, port or path"),
+        ("CODITECT_API_HOSTS", "api.example.com:8009", "no scheme, port or path"),
+        ("CODITECT_API_TRACE_URL", "http://localhost:16686/trace", "/trace/{trace}"),
+        ("CODITECT_API_TRACE_URL", "localhost/{trace}", "CODITECT_API_TRACE_URL=http://"),
+        ("CODITECT_HTTP_HOSTS", "http://agents.example.com", "no scheme, port or path"),
+        ("CODITECT_HTTP_CALLBACK_URL", "api.example.com", "CODITECT_HTTP_CALLBACK_URL=https://"),
+        ("CODITECT_HTTP_CALLBACK_URL", "http://api.example.com:port", "CODITECT_HTTP_CALLBACK_URL=https://"),
+    ],
+)
+def test_a_wrong_setting_names_its_variable_and_what_to_write(variable: str, given: str, fix: str) -> None:
+    with pytest.raises(SetupError) as refused:
+        (api_settings if "_API_" in variable else http_agent_settings)({variable: given})
+
+    assert (refused.value.facts["variable"], refused.value.facts["given"]) == (variable, given)
+    assert fix in str(refused.value.facts["fix"])
+
+
+def test_settings_that_are_lists_and_rates_are_read() -> None:
+    values = {
+        "CODITECT_API_HOSTS": "api.example.com, 10.0.0.7,::1,",
+        "CODITECT_API_RATE": "600/m",
+        "CODITECT_API_TRACE_URL": "https://traces.example.com/{trace}?tab=all",
+    }
+    read = api_settings(values)
+
+    assert (read.hosts, read.rate) == ("api.example.com, 10.0.0.7,::1", Rate("600/m"))
+    assert read.trace_url == values["CODITECT_API_TRACE_URL"]
+    assert http_agent_settings({"CODITECT_HTTP_HOSTS": "*.blue.example.com"}).hosts == "*.blue.example.com"
 
 
 async def test_metrics_of_the_process_are_served() -> None:

@@ -9,6 +9,7 @@ from httpx2 import AsyncClient
 
 from coditect import Agent
 from coditect.testing import TestFleet
+from tests.api import api_of
 
 
 async def test_a_task_that_is_waited_for_answers_with_its_value(api: AsyncClient) -> None:
@@ -81,6 +82,18 @@ async def test_an_idempotency_key_of_another_request_is_refused(api: AsyncClient
     assert repeated.json()["task_id"] == first.json()["task_id"]
     assert "another key" in other.json()["fix"]
     assert "Idempotency-Key" in started.json()["detail"]
+
+
+async def test_a_key_of_another_request_is_refused_by_another_process_of_the_api(fleet: TestFleet) -> None:
+    order, headers = {"capability": "text.count", "input": "four"}, {"idempotency-key": "k1"}
+    async with api_of(fleet) as first, api_of(fleet) as second:
+        taken = await first.post("/v1/tasks", json=order, headers=headers)
+        same = await second.post("/v1/tasks", json=order | {"priority": "p1"}, headers=headers)
+        other = await second.post("/v1/tasks", json=order | {"priority": "p0"}, headers=headers)
+
+    assert (taken.status_code, same.status_code, other.status_code) == (202, 202, 422)
+    assert same.json()["task_id"] == taken.json()["task_id"]
+    assert other.json()["type"] == "urn:coditect:problem:input-error"
 
 
 async def test_an_idempotency_key_gives_the_same_task(api: AsyncClient) -> None:

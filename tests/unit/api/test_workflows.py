@@ -46,7 +46,8 @@ async def test_a_workflow_is_started_approved_and_read(api: AsyncClient) -> None
     assert value.json() == 3
     assert [one["name"] for one in nodes["items"] + rest["items"]] == ["count", "gate", "last"]
     assert rest["next"] is None
-    assert (node["value"], len(node["attempts"])) == (4, 1)
+    assert (node["value"], node["input"], node["evaluated"], len(node["attempts"])) == (4, "four", True, 1)
+    assert (node["trace"], node["trace_url"]) == ("", None)
     assert next(one["agent"] for one in history if one["node"] == "gate" and one["event"] == "node.completed") == "ada"
 
 

@@ -33,3 +33,15 @@ def test_without_a_file_it_says_which_setting_names_one(terminal: Terminal, monk
 
     assert refused.code == 1
     assert "CODITECT_API_KEYS" in refused.err
+
+
+def test_a_wrong_setting_ends_the_start_and_says_what_to_write(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CODITECT_API_RATE", "lots")
+
+    refused = terminal.run("api")
+
+    assert refused.code == 1
+    assert "variable: CODITECT_API_RATE" in refused.err
+    assert "Fix: CODITECT_API_RATE=100/s" in refused.err

@@ -248,6 +248,8 @@ def test_show_of_a_node_has_its_value_or_failure(terminal: Terminal, started: st
     document = terminal.run("workflow", "show", started, "--node", "b", "--output", "json").json
 
     assert "value" not in running
+    assert running["input"] == {"of": "a"}
+    assert '"of": "a"' in value.out
     assert '"node": "a"' in value.out
     assert "no such file" in failure.out
     assert "Traceback" in failure.out

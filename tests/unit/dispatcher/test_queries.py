@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from coditect import From, Workflow
+from coditect.errors import NotFound
 from coditect.wire.json import dumps, loads
 from coditect.workflow.definition import Call, Definition, Each, Node, SubWorkflow
 from coditect.workflow.documents.reader import definition_of
@@ -134,3 +135,29 @@ async def test_only_last_node_of_more_nodes_than_a_page_is_found_on_its_page() -
     pages = await ended(1_000, 7, first=True, last=True)
 
     assert [page["value"] for page in pages] == [{}, {"o": 7}]
+
+
+async def test_a_node_tells_its_input_as_soon_as_it_is_known_and_the_trace_of_its_workflow() -> None:
+    flow = Workflow("given")
+    first = flow.task("a.first", {"number": 7}, name="first")
+    flow.task("a.plain", after=[first], name="plain")
+    flow.task("a.second", {"$from": "results.first"}, after=[first], name="second")
+    flow.map("a.each", "input", From("item"), limit=5, name="each")
+    async with MemoryDatabase() as database:
+        ledger = await Ledger.open(database)
+        await ledger.start(flow.definition(), ["x", "y"])
+
+        async def told(node: str) -> tuple[Any, bool]:
+            asked = {"workflow": "w", "node": node}
+            answer = await ledger.database.read(lambda tr: queries.node_input(tr, asked))
+            return answer["input"], answer["evaluated"]
+
+        before = [await told(node) for node in ("first", "plain", "second", "each", "each[1]")]
+        ready = next(one for one in ledger.published if one.node_key.node == "first")
+        await ledger.batch(ledger.finished(ready, completed("seen")))
+        after = await told("second")
+        with pytest.raises(NotFound):
+            await told("none")
+
+    assert before == [({"number": 7}, True), ({}, True), (None, False), (["x", "y"], True), ("y", True)]
+    assert after == ("seen", True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dispatcher.ledger import idempotency
-from dispatcher.ledger.errors import UnfitKey
+from dispatcher.ledger.errors import KeyReused, UnfitKey
 from tests.unit.layers.scene import End, Store
 
 
@@ -70,3 +70,21 @@ def test_only_its_own_workflow_keeps_a_key(store: Store) -> None:
 def test_a_key_that_does_not_fit_is_refused(store: Store, key: str) -> None:
     with pytest.raises(UnfitKey):
         claim(store, key, "w", 0)
+
+
+def test_a_key_of_another_request_is_refused_as_long_as_the_key_is_kept(store: Store, end: End) -> None:
+    def known(fingerprint: str, now_ms: int) -> str | None:
+        return store.run(lambda tr: idempotency.known(tr, "k", fingerprint, now_ms=now_ms))
+
+    store.run(lambda tr: idempotency.claim(tr, "k", "w", now_ms=0, keep_ms=1_000, fingerprint="a"), end)
+    store.run(lambda tr: idempotency.keep(tr, "k", "w", until_ms=5_000), end)
+
+    assert [known("a", 4_999), known("", 4_999), known("b", 5_000)] == ["w", "w", None]
+    with pytest.raises(KeyReused, match="another request"):
+        known("b", 4_999)
+
+
+def test_a_key_without_a_fingerprint_is_any_request_s(store: Store) -> None:
+    claim(store, "k", "w", 0)
+
+    assert store.run(lambda tr: idempotency.known(tr, "k", "b", now_ms=0)) == "w"

@@ -4,7 +4,9 @@ import { get, post, segment } from "../src/api.js";
 import { clock, span } from "../src/format.js";
 import { Act, Ago, Ask, Badge, Facts, Field, Json, ProblemNote, Table } from "../src/parts.js";
 import { useResource } from "../src/resource.js";
+import { Path } from "./path.js";
 
+const GIVEN = ["task", "map", "workflow", "compensation", "wait_until"]; // the kinds of nodes that have an input
 const AGAIN = ["failed", "dead", "rejected", "canceled", "skipped"];
 const ATTEMPTS = [
   { head: "#", kind: "number", cell: (row) => row.attempt },
@@ -32,7 +34,7 @@ function Members({ node, choose }) {
 function One({ workflow, node, attempts, reload }) {
   const path = `/v1/workflows/${segment(workflow)}/nodes/${segment(node.name)}`;
   const found = useResource((signal) => get(path, { signal }), null, [path, node.state, node.attempt]);
-  const { value, failure } = found.value ?? {};
+  const { value, failure, input, evaluated, trace, trace_url: traceUrl } = found.value ?? {};
   return html`<${Badge} state=${node.state} />
     <${Facts} of=${{
       kind: node.kind, capability: node.capability, agent: node.agent, attempt: node.attempt || "", priority: node.priority,
@@ -45,9 +47,15 @@ function One({ workflow, node, attempts, reload }) {
     <${NodeActions} ...${{ workflow, node, reload }} />
     <${ProblemNote} problem=${found.problem} />
     ${attempts.length > 0 && html`<h3>Attempts</h3><${Table} label="Attempts" columns=${ATTEMPTS} rows=${attempts} keyOf=${(row) => row.fence || row.attempt} />`}
+    ${found.value && GIVEN.includes(node.kind) && html`<h3>Input</h3>${evaluated
+      ? html`<${Json} label="Input" value=${input} />` : html`<p class="about">Not evaluated before the node begins.</p>`}`}
     ${node.state === "completed" && html`<h3>Result</h3><${Json} label="Result" value=${value} />`}
     ${failure && html`<h3>Error</h3><p><strong>${failure.type}</strong> ${failure.message}</p>${failure.fix && html`<p class="fix">${failure.fix}</p>`}
-      ${failure.traceback && html`<${Json} label="Traceback" value=${failure.traceback} />`}`}`;
+      ${failure.traceback && html`<${Json} label="Traceback" value=${failure.traceback} />`}`}
+    ${found.value && html`<h3>Trace</h3>
+      ${traceUrl && html`<p><a href=${traceUrl} target="_blank" rel="noopener noreferrer">Open in the tracing tool</a></p>`}
+      ${trace && html`<${Facts} of=${{ id: html`<small class="id">${trace}</small>` }} />`}
+      <${Path} task=${`${workflow}:${node.name}`} moved=${[node.state, node.attempt]} />`}`;
 }
 
 function NodeActions({ workflow, node, reload }) {

@@ -15,11 +15,11 @@ from pydantic import BaseModel, Field
 
 from coditect.api.access.roles import Role
 from coditect.api.routes.events import EventsResponse
-from coditect.api.routes.parameters import ApiRequest, IdempotencyKey, Span, Wait, Who, own_key
+from coditect.api.routes.parameters import ApiRequest, IdempotencyKey, Span, Wait, Who, request_key
 from coditect.api.services import Services, needs
 from coditect.client.direct import LONGEST_DIRECT_TIMEOUT_SECONDS
 from coditect.client.handle import Handle
-from coditect.client.options import Options
+from coditect.client.options import Options, RequestKey
 from coditect.errors import InputError, ResultTimeout, StreamRestarted, TaskError
 from coditect.model.capability import Priority, check_capability_name
 from coditect.model.duration import seconds
@@ -73,7 +73,7 @@ class TaskRequest(ApiRequest):
         except ValueError as error:
             raise InputError("input_base64 is no Base64", fix="encode the bytes by RFC 4648, with padding") from error
 
-    def options(self, key: str | None) -> Options:
+    def options(self, key: RequestKey | None) -> Options:
         """Return the options of the task, durable with an idempotency key.
 
         Raises:
@@ -122,11 +122,9 @@ async def submit_task(
     A direct task's result is kept by this API process alone, with those of the last 1,000. The control plane keeps the
     result of a task that is `durable`, or has an Idempotency-Key, and any API process has it.
     """
-    kept_key = own_key(who, key)
-    services.request_keys.check(kept_key, order)
+    kept_key = request_key(who, key, order)
     async with services.opened.client() as client:
         handle = await client.submit(order.capability, order.value(), options=order.options(kept_key))
-    services.request_keys.keep(kept_key, order)
     if wait is not None and (ended := await _end_of(handle, wait)) is not None:
         handle.forget()
         return ended

@@ -11,14 +11,17 @@ from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
 from coditect.api.access.roles import Role
-from coditect.api.routes.parameters import ApiRequest, Cursor, IdempotencyKey, Limit, Wait, Who, own_key
+from coditect.api.routes.parameters import ApiRequest, Cursor, IdempotencyKey, Limit, Wait, Who, own_key, request_key
 from coditect.api.services import Services, needs
 from coditect.client.listings import ATTEMPTS, NODES, WORKFLOWS, ListingPage, run_conditions
+from coditect.client.workflow_run import Run
 from coditect.errors import InputError, NotFound, ResultTimeout
 from coditect.operations.dead_letters.settling import redrive_node
 from coditect.operations.workflows import requests as workflows
 from coditect.operations.workflows.history import WorkflowEvent, workflow_history
 from coditect.operations.workflows.requests import AcceptedWorkflow, Steer
+from coditect.settings.api import TRACE
+from coditect.telemetry.tracing.port import sampled_trace
 from coditect.wire.json import dumps
 from coditect.workflow.definition import Definition
 from coditect.workflow.documents.file import read_workflow
@@ -72,10 +75,17 @@ class NodeRedrive(ApiRequest):
 
 @dataclass(frozen=True, slots=True)
 class NodeDocument:
-    """A node of a workflow with its attempts, and its value or failure once it has ended."""
+    """A node of a workflow with its attempts and its input, and its value or failure once it has ended."""
 
     node: NodeRow
     attempts: list[AttemptRow]
+    input: Any
+    """What its task was given; null before the expressions of the input are evaluated."""
+    evaluated: bool
+    trace: str
+    """The id of the trace that it belongs to; empty when none is recorded."""
+    trace_url: str | None
+    """Where a tracing tool shows the trace; null unless CODITECT_API_TRACE_URL says so."""
     value: Any
     failure: dict[str, Any] | None
 
@@ -88,12 +98,15 @@ async def start_workflow(
 
     A repeated Idempotency-Key gives the workflow that has it, with the status 200.
     """
-    definition, kept_key = definition_of(order.workflow), own_key(who, key)
-    services.request_keys.check(kept_key, order)
+    definition, kept_key = definition_of(order.workflow), request_key(who, key, order)
     async with services.opened.fleet() as client:
         run = await client.start(definition, order.input, key=kept_key, labels=order.labels)
-        services.request_keys.keep(kept_key, order)
-        state = WorkflowState.ACCEPTED if run.new else await run.state()
+        return await accepted(run, response)
+
+
+async def accepted(run: Run, response: Response) -> AcceptedWorkflow:
+    """Return the document of a workflow that the control plane has, and set status and location of the answer."""
+    state = WorkflowState.ACCEPTED if run.new else await run.state()
     response.headers["location"] = f"/v1/workflows/{run.id}"
     response.status_code = HTTPStatus.CREATED if run.new else HTTPStatus.OK
     return AcceptedWorkflow(run.id, state, run.new)
@@ -188,13 +201,22 @@ async def list_attempts(
 
 @router.get("/{workflow}/nodes/{node}")
 async def show_node(workflow: str, node: str, services: Services) -> NodeDocument:
-    """Show one node with its attempts, and its value or failure once it has ended."""
+    """Show one node with its attempts, its input and trace, and its value or failure once it has ended."""
     found = await workflows.show_workflow(services.opened, workflow, node)
-    if not found.nodes:
+    given, ending = found.input, found.ending
+    if not found.nodes or given is None:
         raise NotFound("The workflow has no such node", workflow=workflow, node=node)
-    ending = found.ending
-    failure = None if ending is None or ending.failure is None else dict(ending.failure)
-    return NodeDocument(found.nodes[0], found.attempts, None if ending is None else ending.value, failure)
+    trace, url = sampled_trace(given.trace), services.trace_url
+    return NodeDocument(
+        found.nodes[0],
+        found.attempts,
+        given.value,
+        given.evaluated,
+        trace,
+        url.replace(TRACE, trace) if url and trace else None,
+        None if ending is None else ending.value,
+        None if ending is None or ending.failure is None else dict(ending.failure),
+    )
 
 
 @router.get("/{workflow}/history")
