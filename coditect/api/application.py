@@ -27,7 +27,17 @@ from coditect.api.routes import (
     threads,
     webhooks,
 )
-from coditect.api.routes.work import approvals, audit, checkpoints, dead, schedules, tasks, traces, workflows
+from coditect.api.routes.work import (
+    approvals,
+    audit,
+    checkpoints,
+    dead,
+    patterns,
+    schedules,
+    tasks,
+    traces,
+    workflows,
+)
 from coditect.api.services import ApiServices, needs
 from coditect.settings.api import ApiSettings
 
@@ -54,6 +64,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     threads.router,
     threads.steered,
     traces.router,
+    patterns.router,
+    patterns.steered,
     events.router,
     webhooks.router,
     webhooks.steered,

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from http import HTTPStatus
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
+from pydantic import Field
 
 from coditect.api.access.roles import Role
+from coditect.api.routes.parameters import ApiRequest, Span
 from coditect.api.services import Services, needs
 from coditect.broker.management import ManagementUnavailable
 from coditect.broker.topology_diff import ProbeVerdict, TopologyPlan
 from coditect.model.capability import Priority, check_capability_name
+from coditect.model.duration import seconds
 from coditect.operations import fleet, topology
 from coditect.operations.diagnosis.explain import TaskQuestion
 from coditect.operations.diagnosis.queues import CapabilityQueues, list_queues
 from coditect.operations.diagnosis.why_not import WhyNot, why_not_capability
 from coditect.operations.documents.fleet import OfferDocument
+from coditect.operations.log_levels import set_log_level
 from coditect.operations.overview import FleetOverview, take_overview
 from coditect.operations.rebuild import Rebuilt, rebuild
 from coditect.operations.status import ClusterStatus, cluster_status
 from coditect.registry.port import Search
+from coditect.wire.control_messages import LogLevelOrder
 
 router = APIRouter(tags=["fleet"])
 
@@ -131,6 +137,24 @@ async def rebuild_fleet(services: Services) -> Rebuilt:
     """Make again from the ledger what the broker or Redis lost, and count it."""
     async with services.opened.broker() as broker:
         return await rebuild(broker)
+
+
+class LogLevelRequest(ApiRequest):
+    """A request to log more or less, for one agent, or for every agent and dispatcher."""
+
+    logger: str = Field(default="", max_length=200, description="Such as `agent.runtime`; empty for all.")
+    level: Literal["debug", "info", "warning", "error"] | None = Field(
+        default=None, description="Null for the level with which the process began."
+    )
+    lasting: Span | None = Field(default=None, description="How long; without it, until the process ends.")
+    agent: str | None = Field(default=None, min_length=1, max_length=100, description="The id of the only agent.")
+
+
+@router.post("/log-level", status_code=HTTPStatus.NO_CONTENT, dependencies=[needs(Role.OPERATOR)])
+async def set_level(order: LogLevelRequest, services: Services) -> None:
+    """Set the level of a logger, and of those below it, in every agent and dispatcher, or in one agent."""
+    lasting = None if order.lasting is None else seconds(order.lasting)
+    await set_log_level(services.opened, LogLevelOrder(order.logger, order.level, lasting), agent_id=order.agent)
 
 
 def _state(plan: TopologyPlan, notes: list[str]) -> TopologyState:
