@@ -12,6 +12,7 @@ from benchmarks.parts import (
     backlog,
     breakers,
     commands,
+    event_streams,
     fire_and_forget,
     footprint,
     http_api,
@@ -66,6 +67,7 @@ PARTS: dict[str, Part] = {
     timers.NAME: timers.run,
     tracing.NAME: tracing.run,
     http_api.NAME: http_api.run,
+    event_streams.NAME: event_streams.run,
     parallel_docs.NAME: parallel_docs.run,
     workflow_stores.NAME: workflow_stores.run,
 }
