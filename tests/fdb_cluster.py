@@ -1,9 +1,10 @@
 """A real FoundationDB in place of the in-memory store: the tests of workflows run on it unchanged.
 
 With ``CODITECT_TEST_STORE=fdb`` every `MemoryDatabase` that a test opens is a database on the cluster that
-``FDB_CLUSTER_FILE`` names, in a subspace of its `Disk`'s own, which is cleared when the test ends. What a cluster
-cannot do is skipped, and said: virtual time, and what only the twin has (faults on request, its disk, a crash).
-``fdb-stub`` does the same on the stub of the binding, without a cluster.
+``FDB_CLUSTER_FILE`` names, in a subspace of its `Disk`'s own, which is cleared when the test ends. In virtual time its
+transactions run in the event loop's own thread, so that time stands still until the cluster has answered. What a
+cluster cannot do is skipped, and said: what only the twin has (faults on request, its disk, a crash). ``fdb-stub`` does
+the same on the stub of the binding, without a cluster.
 """
 
 from __future__ import annotations
@@ -11,17 +12,21 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn, Self
+from types import TracebackType
+from typing import Any, NoReturn, TypeVar
 from uuid import uuid4
 
 import pytest
 
 from dispatcher.store import memory
 from dispatcher.store.binding import load_binding
+from dispatcher.store.errors import StoreUnavailable
 from dispatcher.store.fdb import API_VERSION, FdbDatabase, FdbSettings
 from dispatcher.store.limits import RUN_SECONDS
 from dispatcher.store.memory import NO_FAULTS, Disk, Faults
 from tests.fdb_stub import FdbStub
+
+Result = TypeVar("Result")
 
 STORE_VARIABLE = "CODITECT_TEST_STORE"
 CLUSTER_FILE = os.environ.get("FDB_CLUSTER_FILE")
@@ -120,15 +125,29 @@ class ClusterDatabase(FdbDatabase):
         """Number of transactions that were started again."""
         return self.repeats.total()
 
-    async def __aenter__(self) -> Self:
-        if "time" in vars(asyncio.get_running_loop()):
-            _only_the_twin("virtual time")
-        return await super().__aenter__()
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if _in_virtual_time():
+            self._pool = None  # it has no thread that could be waited for
+        await super().__aexit__(kind, error, trace)
+
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+        if not _in_virtual_time():
+            return await super()._in_thread(work)
+        await asyncio.sleep(0)
+        if self._pool is None:
+            raise StoreUnavailable("The store is not open")
+        return work()
 
     def __getattr__(self, name: str) -> Any:
         if name in ("crash", "disk", "fail", "faults", "path"):
             _only_the_twin(name)
         raise AttributeError(name)
+
+
+def _in_virtual_time() -> bool:
+    return "time" in vars(asyncio.get_running_loop())
 
 
 def _only_the_twin(what: str) -> NoReturn:
