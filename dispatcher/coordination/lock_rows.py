@@ -19,6 +19,8 @@ MOST_TOGETHER = 1_000
 FIRST_READ = 2
 MOST_READ = 100
 """The numbers of places that are read at first, and then at once: of most queues the first places say enough."""
+MOST_HOLDERS = 200
+"""How many holders one transaction reads at most: each is a round trip, and a transaction has five seconds."""
 
 
 @dataclass(slots=True)
@@ -166,10 +168,12 @@ def tickets_of(tr: Reads, agent: str, owner: str | None = None, *, limit: int = 
     return [LOCK_OWNERS.unpack(key)[2] for key, _ in tr.get_range(*LOCK_OWNERS.range(of), limit=limit)]
 
 
-def holders(tr: Reads) -> list[str]:
-    """Return the agents and clients that have tickets, each once; reads one row for each."""
+def holders(tr: Reads, after: str = "", most: int = MOST_HOLDERS) -> list[str]:
+    """Return the first agents and clients behind a name that have tickets, each once; reads one row for each."""
     found, (begin, end) = list[str](), LOCK_OWNERS.range(())
-    while rows := tr.get_range(begin, end, limit=1):
+    if after:
+        begin = LOCK_OWNERS.range((after,))[1]
+    while len(found) < most and (rows := tr.get_range(begin, end, limit=1)):
         found.append(str(LOCK_OWNERS.unpack(rows[0][0])[0]))
         begin = LOCK_OWNERS.range((found[-1],))[1]
     return found

@@ -55,17 +55,21 @@ async def watching_agents(
     def on_look(records: Sequence[AgentRecord]) -> None:
         ports.window.set_slots(slots_of(records))
         depths.note(records)
+        nonlocal informed
         if (keeper := workers.get(locks_shard)) not in (None, informed):
-            ports.background.start(suspect_holders(keeper), name="who holds locks")
+            informed = keeper  # at once: the next look comes before all are read
+            ports.background.start(suspect_holders(), name="who holds locks")
 
-    async def suspect_holders(keeper: ShardWorker | None) -> None:
+    async def suspect_holders() -> None:
         nonlocal informed
         try:
-            monitor.suspect(await ports.database.read(lock_rows.holders))
+            after = ""
+            while found := await ports.database.read(partial(lock_rows.holders, after=after)):
+                monitor.suspect(found)
+                after = found[-1]
         except Retryable as error:
             log.debug("Who holds locks is not known yet", extra={"reason": str(error)})
-        else:
-            informed = keeper
+            informed = None
 
     depths = QueueDepths(ports.broker, ports.metrics, leads=lambda: monitor.leads)
     fleet = Fleet(registry, on_look=on_look, metrics=ports.metrics)

@@ -195,8 +195,8 @@ MUTANTS = (
     Mutant(
         "died_unseen",
         "dispatcher.recovery.failover",
-        "            monitor.suspect(await ports.database.read(lock_rows.holders))\n",
-        "            await ports.database.read(lock_rows.holders)\n",
+        "                monitor.suspect(found)\n",
+        "",
         "nobody misses an agent that died while all dispatchers were away, and its keys stay taken",
         (_UNSEEN + "test_keys_of_an_agent_that_died_while_no_dispatcher_was_there_are_soon_free",),
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from coditect.errors import InvalidTask
 from coditect.wire.control import Verb
 from coditect.wire.json import loads
 from dispatcher.coordination.lock_queries import list_locks
+from dispatcher.coordination.lock_rows import holders
 from dispatcher.ledger.keyspace import DUE, LOCK_OWNERS, LOCK_QUEUES, LOCKS, TIMERS
 from tests.unit.dispatcher.ledger import Ledger
 
@@ -298,3 +300,16 @@ async def test_an_exclusive_lock_and_a_counted_one_bar_each_other(ledger: Ledger
     assert await states(ledger, "2", "3") == {"2": "held", "3": "waiting"}
     await release(ledger, "2")
     assert await states(ledger, "3") == {"3": "held"}
+
+
+async def test_holders_are_named_once_each_and_a_few_at_once(ledger: Ledger) -> None:
+    for agent in ("b", "a", "c", "a-1", "a"):
+        await acquire(ledger, f"{agent}-{ledger.now_ms}", mode="shared", agent=agent)
+        ledger.now_ms += 1
+
+    pages, after = list[list[str]](), ""
+    while found := await ledger.database.read(partial(holders, after=after, most=2)):
+        pages.append(found)
+        after = found[-1]
+
+    assert pages == [["a", "a-1"], ["b", "c"]]
