@@ -16,6 +16,7 @@ from agents.review.findings import Finding
 from agents.reviewer import Review, ReviewRequest
 from agents.tester import TestsReport, TestsRequest
 from agents.tools.confined import confined
+from agents.tools.diff import changed_lines
 from coditect import Agent, PlainContext, Retry
 
 deployer = Agent("deployer", version="1.0.0", slots=8, tags=frozenset({"release", "git"}))
@@ -108,8 +109,7 @@ def read_change(task: ChangeRequest) -> BranchChange:
     repository = Path(confined(task.repository))
     commit, base = commit_of(repository, task.branch), commit_of(repository, task.base)
     diff = diff_of(repository, base, commit)
-    changed = [line for line in diff.splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---")]
-    return BranchChange(commit=commit, diff=diff, lines=len(changed))
+    return BranchChange(commit=commit, diff=diff, lines=changed_lines(diff))
 
 
 @deployer.capability(

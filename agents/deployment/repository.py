@@ -14,6 +14,8 @@ _QUIET = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
 """A checkout runs nothing of the repository's."""
 _WITHIN_SECONDS = 60
 MOST_DIFF_BYTES = 500_000
+_EVERYTHING = ("--no-ext-diff", "--no-textconv", "--text", "--no-color")
+"""A diff has all lines, whatever attributes of the files say: `-diff` would keep them from review and policy."""
 
 
 def commit_of(repository: Path, revision: str) -> str:
@@ -35,7 +37,7 @@ def diff_of(repository: Path, base: str, commit: str) -> str:
     Raises:
         InputError: not retryable; the two have no common ancestor, nothing changed, or too much.
     """
-    found = _run(repository, "diff", "--no-ext-diff", "--no-color", f"{base}...{commit}", "--")
+    found = _run(repository, "diff", *_EVERYTHING, f"{base}...{commit}", "--")
     text = found.stdout.decode(errors="replace")
     if found.returncode != 0 or not 0 < len(text) <= MOST_DIFF_BYTES:
         reason = found.stderr.decode(errors="replace").strip()[:300]

@@ -28,6 +28,9 @@ class Hunk:
     added: frozenset[int]
     """The numbers of the added lines in the new file, from 1."""
 
+    removed: int
+    """The number of lines that the change removed."""
+
     whole: bool = False
     """Whether the hunk is the whole file, because the file is new."""
 
@@ -38,7 +41,22 @@ def parse_diff(text: str) -> list[Hunk]:
     Raises:
         InputError: not retryable; the text is no unified diff, or it is cut off.
     """
-    hunks: list[Hunk] = []
+    hunks = list(_hunks(text))
+    if not hunks:
+        raise InputError("this is no unified diff; give the output of `git diff` or `diff -u`")
+    return [hunk for hunk in hunks if hunk.file and hunk.lines]
+
+
+def changed_lines(text: str) -> int:
+    """Return how many lines a unified diff adds or removes, whatever the lines look like.
+
+    Raises:
+        InputError: not retryable; the text is cut off, or damaged.
+    """
+    return sum(len(hunk.added) + hunk.removed for hunk in _hunks(text))
+
+
+def _hunks(text: str) -> Iterator[Hunk]:
     lines = text.split("\n")  # not splitlines: a form feed ends no line of a diff
     file, new, at = "", False, 0
     while at < len(lines):
@@ -50,10 +68,7 @@ def parse_diff(text: str) -> list[Hunk]:
             file = _file_name(line[4:])
         elif header := _HUNK.match(line):
             hunk, at = _read_hunk(lines, at, header=header, file=file)
-            hunks.append(replace(hunk, whole=new and hunk.start == 1))
-    if not hunks:
-        raise InputError("this is no unified diff; give the output of `git diff` or `diff -u`")
-    return [hunk for hunk in hunks if hunk.file and hunk.lines]
+            yield replace(hunk, whole=new and hunk.start == 1)
 
 
 def write_hunks(hunks: list[Hunk], workspace: Path) -> list[SourceFile]:
@@ -96,6 +111,7 @@ def _read_hunk(lines: list[str], at: int, *, header: re.Match[str], file: str) -
         raise InputError("a line number in the diff is too large", line=start, limit=_MAX_LINE)
     kept: list[str] = []
     added: set[int] = set()
+    removed = 0
     while old > 0 or new > 0:
         if at >= len(lines):
             raise InputError("the diff ends inside a hunk; give all of it", line=at)
@@ -109,9 +125,10 @@ def _read_hunk(lines: list[str], at: int, *, header: re.Match[str], file: str) -
             added.add(start + len(kept))
         if mark != "-":
             kept.append(rest)
+        removed += mark == "-"
         old -= mark != "+"
         new -= mark != "-"
-    return Hunk(file, start, tuple(kept), frozenset(added)), at
+    return Hunk(file, start, tuple(kept), frozenset(added), removed), at
 
 
 def _padding(hunk: Hunk) -> list[str]:

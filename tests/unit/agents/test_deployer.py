@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,6 +41,7 @@ from coditect.workflow.states import WorkflowState
 from tests.servers import ROOT
 
 TREES = 30
+COMMIT = ("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--allow-empty", "--message")
 SHELL = Finding(file="a.py", line=1, severity=Severity.ERROR, rule="S602", message="shell")
 STYLE = Finding(file="a.py", line=1, severity=Severity.WARNING, rule="SIM102", message="nested")
 
@@ -208,3 +211,22 @@ def test_links_of_a_branch_stay_links_in_its_release(shop: tuple[Path, Service],
 
     links = {path.name: path.is_symlink() for path in service.release_folder(version).iterdir()}
     assert links == {"around": True, "secret": True}
+
+
+@pytest.mark.parametrize("attributes", ["", "*.py -diff\n", "*.py binary\n", "*.py diff=none\n"])
+def test_a_change_hides_no_line_from_the_review_and_the_policy(shop: tuple[Path, Service], attributes: str) -> None:
+    repository, _ = shop
+    run = partial(subprocess.run, cwd=repository, check=True, capture_output=True)
+    run(["git", "config", "diff.none.textconv", "true"])  # a program that prints nothing
+    (repository / ".gitattributes").write_text(attributes)
+    run(["git", "add", "--all"])
+    run([*COMMIT, "attributes"])
+    run(["git", "switch", "--quiet", "--create", "hidden"])
+    (repository / "prices.py").write_text("".join(f"++x[{number}]\n" for number in range(300)))
+    run(["git", "add", "--all"])
+    run([*COMMIT, "hidden"])
+    run(["git", "switch", "--quiet", "main"])
+    change = read_change(ChangeRequest(repository=str(repository), branch="hidden"))
+
+    assert "+++x[299]" in change.diff
+    assert change.lines == 300 + 6
