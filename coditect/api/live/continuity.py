@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import OrderedDict
 
 MOST_PUBLISHERS = 10_000
+MOST_DIGITS = 18
+"""A longer number is a stranger's id."""
 
 
 class Continuity:
@@ -28,7 +30,7 @@ class Continuity:
         The first event of a publisher always follows, and so does one whose id has no number.
         """
         publisher, _, digits = identity.rpartition("-")
-        if not publisher or not digits.isascii() or not digits.isdigit():
+        if not publisher or not (digits.isascii() and digits.isdigit() and len(digits) <= MOST_DIGITS):
             return True
         number, last = int(digits), self._last.get(publisher)
         self._last[publisher] = number if last is None else max(number, last)

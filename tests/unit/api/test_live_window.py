@@ -129,7 +129,9 @@ def test_continuity_sees_a_number_that_was_left_out() -> None:
     assert not seen.follows("p-10")
     assert seen.follows("p-9"), "an event that comes late was told of already"
     assert seen.follows("p-11")
-    assert [seen.follows(identity) for identity in ("some-uuid", "", "7", "-7", "p-\u0661")] == [True] * 5
+    assert [seen.follows(identity) for identity in ("some-uuid", "", "7", "-7", "p-\u0661", f"p-{'9' * 5_000}")] == [
+        True
+    ] * 6
 
 
 def test_continuity_forgets_the_publisher_that_was_silent_longest() -> None:
