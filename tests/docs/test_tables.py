@@ -20,7 +20,8 @@ from coditect.operations.diagnosis.explain import Obstacle
 from coditect.registry.selection.scoring import BEST_MATCH, FLOOR, LOAD_BALANCED, Weights
 from coditect.settings import api, settings
 from coditect.settings.settings import DEFAULTS, Settings, read_settings
-from tests.docs import topology_table
+from coditect.wire.control import Verb
+from tests.docs import topology_table, verb_table
 from tests.docs.pages import headings, section, table_rows
 from tests.servers import ROOT
 
@@ -36,6 +37,13 @@ def test_the_topology_page_is_what_the_code_declares() -> None:
     page = topology_table.PAGE.read_text(encoding="utf-8")
 
     assert page == topology_table.written(page), "run `python -m tests.docs.topology_table`"
+
+
+def test_the_page_of_control_requests_has_every_verb_as_the_code_describes_it() -> None:
+    page = verb_table.PAGE.read_text(encoding="utf-8")
+
+    assert [verb for verb, _ in verb_table.told()] == list(Verb)
+    assert page == verb_table.written(page), "run `python -m tests.docs.verb_table`"
 
 
 def test_the_topology_page_says_why_for_every_name_and_argument() -> None:
