@@ -27,8 +27,8 @@ from coditect.errors import InputError, SetupError
 tester = Agent("tester", version="1.0.0", slots=16, tags=frozenset({"python", "tests"}))
 
 _FILE_BYTES = 33_554_432
-_STARTED_BY = "CODITECT_STARTED_BY"  # no secret: by it a supervisor finds and ends what its agents left behind
-_KEPT_VARIABLES = frozenset({"PATH", "LANG", "LANGUAGE", "TZ", "PYTHONPATH", "VIRTUAL_ENV", "SYSTEMROOT", _STARTED_BY})
+STARTED_BY = "CODITECT_STARTED_BY"  # no secret: by it a supervisor finds and ends what its agents left behind
+_KEPT_VARIABLES = frozenset({"PATH", "LANG", "LANGUAGE", "TZ", "PYTHONPATH", "VIRTUAL_ENV", "SYSTEMROOT", STARTED_BY})
 _USAGE_ERROR, _NO_TESTS = 4, 5
 
 

@@ -7,7 +7,8 @@
       releases/VERSION/  a version's files, with `app.py`, which is started as `python app.py PORT`
       current            a link to the present version; a rename replaces it, so it is never missing
       process.json       the process that runs, and its start, by which it is known
-      service.log        what it wrote
+      service.log        what it wrote since its start
+      data/              what it keeps; all that it can do without is in `data/cache`
 
 The process gets its version as `SERVICE_VERSION`, and answers `/health` with `{"version": ...}`.
 """
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -29,24 +31,34 @@ from typing import Any
 
 import psutil
 
-from agents.tester import clean_environment
+from agents.tester import STARTED_BY, clean_environment
 from coditect.errors import InputError, TaskFailed
 
 _STOP_WITHIN_SECONDS = 5
 _LOOK_SECONDS = 0.05
+_HEALTH_SECONDS = 1
 _TAIL_CHARACTERS = 1_000
 _LAUNCH = """
-import json, os, subprocess, sys
+import json, os, sys
 import psutil
-log, note, *command = sys.argv[1:]
-child = subprocess.Popen(
-    command, stdin=subprocess.DEVNULL, stdout=open(log, "wb"), stderr=subprocess.STDOUT, start_new_session=True
-)
-with open(note + ".new", "w") as file:
-    json.dump({"pid": child.pid, "started": psutil.Process(child.pid).create_time()}, file)
-os.replace(note + ".new", note)
+log, known, *command = sys.argv[1:]
+begun, begin = os.pipe()  # the end that the child has closes as the service begins, or as the child dies
+if os.fork() == 0:
+    os.setsid()
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    for number, file in enumerate([os.open(os.devnull, os.O_RDONLY), output, output]):
+        os.dup2(file, number)
+    with open(f"{known}.new", "w") as draft:
+        json.dump({"pid": os.getpid(), "started": psutil.Process().create_time()}, draft)
+    os.replace(f"{known}.new", known)
+    os.execv(command[0], command)
+os.close(begin)
+os.read(begun, 1)
 """
-"""Starts the service and notes it, as nobody's child: it outlives the agent, also one that is killed just now."""
+"""Starts the service as nobody's child: it outlives the agent, and is not the agent's to bury.
+
+The service's process notes itself before it is the service: one that runs is known, whoever dies meanwhile.
+"""
 _VERSION = re.compile(r"[0-9a-f]{40,64}")
 
 
@@ -112,37 +124,60 @@ class Service:
             InputError: not retryable; this is no version.
         """
         link = self.folder / "current"
-        folder = None if version is None else self.release_folder(version)
+        if version is not None:
+            self.release_folder(version)  # refuses what is no version before anything is stopped
         self.stop()
-        if version is None or folder is None:
+        if version is None:
             link.unlink(missing_ok=True)
             return
         draft = self.folder / f".current-{os.getpid()}"
         draft.unlink(missing_ok=True)
         draft.symlink_to(Path("releases") / version)
         draft.replace(link)
-        self._start(version, folder)
+        self._start(version)
 
-    def stop(self) -> None:
-        """End the service's process, if there is one: SIGTERM, and SIGKILL after five seconds."""
-        process = self._process()
+    def restart(self, *, patience_seconds: float = _STOP_WITHIN_SECONDS) -> None:
+        """Stop the service, and start its present version; one that never had a release stays as it is."""
+        self.stop(patience_seconds=patience_seconds)
+        if self.version is not None:
+            self._start(self.version)
+
+    def stop(self, *, patience_seconds: float = _STOP_WITHIN_SECONDS) -> None:
+        """End the service's process, if there is one: SIGTERM, and SIGKILL when the patience is over."""
+        process = self.process()
         if process is None:
             return
-        process.terminate()
-        try:
-            process.wait(_STOP_WITHIN_SECONDS)
-        except psutil.TimeoutExpired:
-            process.kill()
-            process.wait(_STOP_WITHIN_SECONDS)
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+            try:
+                process.wait(patience_seconds)
+            except psutil.TimeoutExpired:
+                process.kill()
+                process.wait(_STOP_WITHIN_SECONDS)
 
-    def _start(self, version: str, folder: Path) -> None:
-        environment = clean_environment(os.environ, self.folder) | {"SERVICE_VERSION": version}
-        places = [str(self.folder.resolve() / name) for name in ("service.log", "process.json")]
+    def _start(self, version: str) -> None:
+        folder = self.folder.resolve()
         app = [sys.executable, "app.py", str(self.port)]
-        command = [sys.executable, "-I", "-c", _LAUNCH, *places, *app]
-        subprocess.run(command, cwd=folder, env=environment, timeout=_STOP_WITHIN_SECONDS * 2, check=True)
+        subprocess.run(
+            [sys.executable, "-I", "-c", _LAUNCH, str(folder / "service.log"), str(folder / "process.json"), *app],
+            cwd=self.release_folder(version),
+            env=self._environment() | {"SERVICE_VERSION": version},
+            timeout=_STOP_WITHIN_SECONDS * 2,
+            stdin=subprocess.DEVNULL,
+            check=True,
+        )
 
-    def _process(self) -> psutil.Process | None:
+    def _environment(self) -> dict[str, str]:
+        """Return the environment of the service, which is of the fleet, and not of the agent that starts it.
+
+        A supervisor ends what carries the mark of an agent that died.
+        """
+        environment = clean_environment(os.environ, self.folder)
+        fleet, marked, _ = environment.get(STARTED_BY, "").partition(":")
+        return environment | ({STARTED_BY: f"{fleet}:service:"} if marked else {})
+
+    def process(self) -> psutil.Process | None:
+        """Return the service's process; None when there is none, or it has ended."""
         try:
             known = json.loads((self.folder / "process.json").read_text())
             process = psutil.Process(known["pid"])
@@ -161,34 +196,43 @@ class Service:
         end, last = time.monotonic() + within_seconds, ""
         while time.monotonic() < end:
             try:
-                told = self._health()
+                told = self.health()
                 if told.get("version") == version:
                     return told
                 last = f"it answers as version {told.get('version')}"
             except (OSError, HTTPException, ValueError) as error:
                 last = f"{type(error).__name__}: {error}"
-            if self._process() is None:
-                last = f"its process has ended: {self._tail().rpartition(chr(10))[2]}"
+            if self.process() is None:
+                last = f"its process has ended: {self.tail().rpartition(chr(10))[2]}"
                 break
             time.sleep(_LOOK_SECONDS)
-        raise TaskFailed("The service is not well", version=version, why=last, log=self._tail())
+        raise TaskFailed("The service is not well", version=version, why=last, log=self.tail())
 
-    def _health(self) -> dict[str, Any]:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=1)
+    def health(self) -> dict[str, Any]:
+        """Return what the service answers at once when it is asked for its health.
+
+        Raises:
+            OSError, HTTPException, ValueError: it does not answer within a second, or not as one that is well.
+        """
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=_HEALTH_SECONDS)
         try:
             connection.request("GET", "/health")
             answer = connection.getresponse()
+            body = answer.read(65_536)
             if answer.status != 200:
-                raise ValueError(f"status {answer.status}")
-            told = json.loads(answer.read(65_536))
+                raise ValueError(f"status {answer.status}: {body[:200].decode(errors='replace')}")
+            told = json.loads(body)
         finally:
             connection.close()
         if not isinstance(told, dict):
             raise ValueError("no JSON object")
         return told
 
-    def _tail(self) -> str:
+    def tail(self) -> str:
+        """Return the end of what the service wrote, at most 1,000 characters."""
         try:
-            return (self.folder / "service.log").read_text(errors="replace")[-_TAIL_CHARACTERS:].strip()
+            with (self.folder / "service.log").open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_CHARACTERS))
+                return log.read().decode(errors="replace").strip()
         except OSError:
             return ""
