@@ -25,7 +25,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 RABBITMQ4 := .coditect/rabbitmq-4.0.5
 
-.PHONY: help setup collector-test servers lock format lint types unit test coverage test-rabbitmq4 test-fdb endure kills autonomy chaos simulate mutants up down
+.PHONY: help setup collector-test servers lock format lint types unit test coverage test-rabbitmq4 test-fdb endure kills autonomy healing chaos simulate mutants up down
 .PHONY: demo screenshots observe dashboards bench bench-workflows profile docs package languages k8s-test topology check clean pythons image api-fuzz
 
 help: ## List the targets
@@ -112,6 +112,9 @@ kills: setup ## Kill an agent, the broker and Redis amid 2,000 tasks, by twenty 
 
 autonomy: setup ## Measure how many of 1,000 mixed workflows need no person, with one fault a second (a quarter of an hour)
 	@$(PYTHON) -m dispatcher.chaos.autonomy --workflows $(or $(WORKFLOWS),1000) --seed $(SEED)
+
+healing: setup ## Break services a hundred times and have a fleet heal them: fixed and time to repair by fault (five minutes; RUNS=100)
+	@$(PYTHON) -m agents.demo.healing --runs $(or $(RUNS),100) --seed $(SEED)
 
 chaos: setup ## Break a private fleet by three seeds of five minutes (a quarter of an hour)
 	@$(VENV)/bin/coditect chaos --seed $(SEED) --seeds 3 --minutes $(MINUTES)

@@ -1,0 +1,126 @@
+"""The faults of the healing demo: what really goes wrong with a service, each drawn by a seed.
+
+A fault is done to the process, the port, the disk or the files, from outside; no agent is told which one it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+
+from agents.demo.healing.ward import FIRST, TILL, ask, has_disks
+from agents.deployment.service import Service
+
+Inject = Callable[[Service, Random], subprocess.Popen[bytes] | None]
+
+_SQUATTER = """
+import socket, sys, time
+with socket.create_server(("127.0.0.1", int(sys.argv[1]))):
+    print("taken", flush=True)
+    time.sleep(3_600)
+"""
+_FILE_BYTES = 262_144
+
+
+def kill(service: Service, random: Random) -> None:
+    """End the process at once."""
+    process = service.process()
+    assert process is not None
+    process.send_signal(random.choice([signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT]))
+    process.wait(5)
+
+
+def deploy_bad_settings(service: Service, random: Random) -> None:
+    """Release a version whose settings are wrong: it dies at its start, or answers with errors."""
+    good = json.loads((TILL / "settings.json").read_text())
+    bad = random.choice(
+        [
+            json.dumps(good)[:-3],
+            json.dumps({"prices": good["prices"]}),
+            json.dumps(good | {"prices": {"tea": "2.50"}}),
+        ]
+    )
+    draft = service.folder / "draft"
+    shutil.copytree(TILL, draft)
+    (draft / "settings.json").write_text(bad)
+    service.install("v2", draft)
+    service.switch("v2")
+    shutil.rmtree(draft)
+
+
+def take_port(service: Service, _: Random) -> subprocess.Popen[bytes]:
+    """Let another process listen at the port while the service is restarted."""
+    service.stop()
+    squatter = subprocess.Popen(
+        [sys.executable, "-I", "-c", _SQUATTER, str(service.port)], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
+    )
+    assert squatter.stdout is not None
+    squatter.stdout.readline()
+    service.restart()
+    return squatter
+
+
+def fill_disk(service: Service, random: Random) -> None:
+    """Write into the cache until the disk is full."""
+    cache, number = service.folder / "data" / "cache", 0
+    cache.mkdir()
+    try:
+        while True:
+            number += 1
+            (cache / f"export-{number}").write_bytes(random.randbytes(_FILE_BYTES))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+
+
+def meet_bug(path: str) -> Inject:
+    """Return a fault that meets a bug of the service by a request."""
+    return lambda service, _: ask(service, path)
+
+
+FAULTS: Mapping[str, Inject] = {
+    "process killed": kill,
+    "bad configuration": deploy_bad_settings,
+    "port taken": take_port,
+    "disk full": fill_disk,
+    "log flood": meet_bug("/bugs/flood"),
+    "event loop hung": meet_bug("/bugs/hang"),
+    "memory leak": meet_bug("/bugs/leak"),
+}
+
+
+def possible_faults() -> tuple[str, ...]:
+    """Return the kinds of faults that can be made here: a full disk needs a disk that is small."""
+    return tuple(kind for kind in FAULTS if kind != "disk full" or has_disks())
+
+
+@contextmanager
+def injected(kind: str, service: Service, random: Random) -> Iterator[None]:
+    """Inject a fault, and end what it started after the block."""
+    other = FAULTS[kind](service, random)
+    try:
+        yield
+    finally:
+        if other is not None:
+            with other:
+                other.kill()
+
+
+def break_all_versions(service: Service) -> None:
+    """Break the settings of every version and kill the process: nothing that an agent may do mends that."""
+    for version in sorted((service.folder / "releases").iterdir()):
+        (version / "settings.json").write_text("{")
+    kill(service, Random(FIRST))  # noqa: S311 - any signal will do
+
+
+def settings_of(service: Service) -> Path:
+    """Return the settings of a service's first version."""
+    return service.release_folder(FIRST) / "settings.json"

@@ -1,0 +1,27 @@
+"""A poor doctor: it guesses, wrong in half of all cases, by the seed in `HEALING_SEED`."""
+
+from __future__ import annotations
+
+import os
+from random import Random
+
+from agents.doctors import DiagnoseRequest, Vote
+from agents.healing.causes import Cause, by_rules, symptoms
+from agents.healing.evidence import Bounds
+from coditect import Agent
+
+guesser = Agent("doctor-guesser", version="1.0.0", slots=16)
+
+WRONG = 0.5
+"""The share of wrong guesses."""
+SEED = "HEALING_SEED"
+
+
+@guesser.capability("cause.guess", timeout="10s", description="Guesses the cause, often wrong.")
+async def guess(task: DiagnoseRequest) -> Vote:
+    """Return the right cause, or by chance any other one."""
+    cause = by_rules(symptoms(task.evidence, Bounds()))
+    random = Random(f"{os.environ.get(SEED, '')}/{task.service}/{task.round}")  # noqa: S311 - it is to be foreseen
+    if random.random() < WRONG:
+        cause = random.choice([other for other in Cause if other != cause])
+    return Vote(cause=cause)

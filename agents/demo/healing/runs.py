@@ -1,0 +1,213 @@
+"""Runs of the healing demo: one service, one fault, and what became of it, several of them side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any, TypeVar
+
+from agents.demo.fleet import running_fleet
+from agents.demo.healing.faults import injected, possible_faults
+from agents.demo.healing.guesser import SEED
+from agents.demo.healing.ward import ORDERS, orders_of, running_till
+from agents.deployment.service import Service
+from agents.healer import SPACE, UNWELL, WatchRequest
+from agents.healing.evidence import Bounds, examine, trouble_of
+from coditect import Client, From, Run
+from coditect.errors import ResultTimeout
+from coditect.operations.workflows.patterns import make_workflow
+from coditect.workflow.states import TaskState
+
+T = TypeVar("T")
+Say = Callable[[str], None]
+
+PATTERN = "self_healing"
+AGENTS: Mapping[str, Sequence[str]] = {
+    "detector-1": ("agents/healer.py:detector",),
+    "healer-1": ("agents/healer.py:healer",),
+    "healer-2": ("agents/healer.py:healer",),
+    "doctor-1": ("agents/doctors.py:rules",),
+    "doctor-2": ("agents/doctors.py:scores",),
+    "doctor-3": ("agents/demo/healing/guesser.py",),
+    "merger-1": ("coditect.integrations.merging",),
+}
+DOCTORS = ("cause.rules", "cause.scores", "cause.guess")
+ROUNDS = 3
+_BEGINS_WITHIN_SECONDS = 30.0
+_ENDS_WITHIN_SECONDS = 60.0
+_LOOK_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class HealingOrder:
+    """The parameters of a measurement: seed, number of runs, and how many at once."""
+
+    seed: int
+    runs: int
+    at_once: int
+
+    def kinds(self) -> list[str]:
+        """Return the fault of each run: all kinds equally often, in an order of the seed."""
+        possible = possible_faults()
+        kinds = [possible[number % len(possible)] for number in range(self.runs)]
+        Random(self.seed).shuffle(kinds)  # noqa: S311 - it is to be foreseen
+        return kinds
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round of a healing: how the doctors voted, what was done, and why the service was not well after it."""
+
+    votes: tuple[str, ...]
+    cause: str
+    done: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class HealingRun:
+    """One run: its fault, and what became of the service."""
+
+    number: int
+    kind: str
+    seconds: float
+    """From the beginning of the fault to the end of the workflow that healed the service."""
+    rounds: tuple[Round, ...]
+    failure: str
+    """Why the service does not count as fixed without a person; empty when it does."""
+    workflow: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HealingFleet:
+    """A running fleet whose detector watches the services in a folder."""
+
+    client: Client
+    root: Path
+    folder: Path
+    """Where services are watched."""
+
+    async def workflow_of(self, service: Service) -> Run:
+        """Wait until an event has started the healing of a service, and return its workflow.
+
+        Raises:
+            TimeoutError: none was started within half a minute.
+        """
+        key = str(service.folder.relative_to(self.root))
+        async with asyncio.timeout(_BEGINS_WITHIN_SECONDS):
+            while (record := await self.client.space(SPACE).get(key)) is None:  # noqa: ASYNC110 - it is on a server
+                await asyncio.sleep(_LOOK_SECONDS)
+        return self.client.run(str(record["task"]).rpartition(":")[0])
+
+    async def rounds_of(self, run: Run) -> tuple[Round, ...]:
+        """Return the rounds of a healing that have ended, in their order."""
+        rows = {row.name: row async for row in run.nodes()}
+        found = []
+        for number in range(1, ROUNDS + 1):
+            if f"verify_{number}" not in rows or rows[f"verify_{number}"].state is TaskState.SKIPPED:
+                break
+            children = rows[f"diagnose_{number}"].children
+            vote = self.client.run(children[-1]) if children else None
+            names = [f"vote_{doctor}" for doctor in range(1, len(DOCTORS) + 1)]
+            votes = [_told((await vote.look(name)).value, "cause") for name in names] if vote else []
+            fixed, verified = [(await run.look(f"{name}_{number}")).value for name in ("fix", "verify")]
+            found.append(Round(tuple(votes), _told(fixed, "cause"), _told(fixed, "done"), _told(verified, "why")))
+        return tuple(found)
+
+
+def _told(value: Any, field: str) -> str:
+    return str(value[field]) if isinstance(value, Mapping) else "-"
+
+
+@asynccontextmanager
+async def healing_fleet(
+    root: Path,
+    folder: Path,
+    *,
+    seed: int,
+    say: Say,
+    agents: Mapping[str, Sequence[str]] = AGENTS,
+    given: Mapping[str, object] | None = None,
+) -> AsyncIterator[HealingFleet]:
+    """Start a fleet that heals: servers, agents, the trigger of the pattern (with these arguments), and the watch.
+
+    Raises:
+        CoditectError: a server or an agent could not be started.
+    """
+    watched = folder / "services"
+    shutil.rmtree(watched, ignore_errors=True)
+    watched.mkdir(parents=True)
+    arguments = {"doctors": [*DOCTORS], "rounds": ROUNDS, **(given or {})}
+    definition = make_workflow(PATTERN, arguments, [root / "examples" / "patterns"])
+    async with (
+        running_fleet(root, folder, settings={SEED: str(seed)}, say=say, agents=agents) as fleet,
+        Client.from_env(fleet.environ) as client,
+    ):
+        await client.triggers.create("unwell", UNWELL, definition, {"service": From("event.data.service")})
+        request = WatchRequest(folder=str(watched.relative_to(root)))
+        watch = await client.submit("services.watch", request, durable=True)
+        try:
+            yield HealingFleet(client, root, watched)
+        finally:
+            await watch.cancel()
+
+
+async def heal_all(fleet: HealingFleet, order: HealingOrder, *, done: Callable[[HealingRun], None]) -> list[HealingRun]:
+    """Do all runs of an order, some at once; `done` is called at the end of each. Return them by their numbers."""
+    waiting, ended = iter([*enumerate(order.kinds(), 1)]), list[HealingRun]()
+
+    async def one_after_another(runs: Iterator[tuple[int, str]]) -> None:
+        for number, kind in runs:
+            ended.append(run := await heal(fleet, number, kind, seed=order.seed))
+            done(run)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(order.at_once):
+            group.create_task(one_after_another(waiting))
+    return sorted(ended, key=lambda run: run.number)
+
+
+async def heal(fleet: HealingFleet, number: int, kind: str, *, seed: int) -> HealingRun:
+    """Inject one fault into a fresh service, and wait for what the fleet makes of it."""
+    random = Random(f"{seed}/{number}")  # noqa: S311 - it is to be foreseen
+    async with _in_threads(running_till(fleet.folder / f"till-{number}")) as service:
+        began = time.time()
+        async with _in_threads(injected(kind, service, random)):
+            try:
+                run = await fleet.workflow_of(service)
+            except TimeoutError:
+                return HealingRun(number, kind, time.time() - began, (), "no event started a workflow")
+            try:
+                state = (await run.wait(timeout=_ENDS_WITHIN_SECONDS)).value
+            except ResultTimeout:
+                state = (await run.state()).value
+            ended_ms = (await run.overview()).finished_at_ms
+            seconds = (time.time() if ended_ms is None else ended_ms / 1_000) - began
+            failure = await _failure(run, service, state)
+            return HealingRun(number, kind, seconds, await fleet.rounds_of(run), failure, run.id)
+
+
+async def _failure(run: Run, service: Service, state: str) -> str:
+    """Return why a service does not count as fixed by the fleet; looks at the service itself, as a person would."""
+    asked = (await run.look("escalate")).state
+    if state != "completed" or asked is not TaskState.SKIPPED:
+        return f"the workflow is {state}, the escalation {asked.value}"
+    trouble = trouble_of(await asyncio.to_thread(examine, service), Bounds())
+    kept = await asyncio.to_thread(orders_of, service)
+    return trouble or ("" if kept == ORDERS else f"{ORDERS - kept} orders are lost")
+
+
+@asynccontextmanager
+async def _in_threads(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
+    """Enter and leave a context manager that blocks in threads."""
+    value = await asyncio.to_thread(manager.__enter__)
+    try:
+        yield value
+    finally:
+        await asyncio.to_thread(manager.__exit__, None, None, None)

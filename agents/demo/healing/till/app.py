@@ -1,0 +1,132 @@
+"""A till that answers over HTTP on one event loop: the service of the healing demo, and the bugs that it has.
+
+`python app.py PORT` serves, `python app.py --check` reads the settings and says what is wrong with them. The paths
+below `/bugs` are its bugs, which a request meets: a call that blocks the loop, a list that only grows, and a log in
+detail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SETTINGS = Path("settings.json")
+DATA = Path("../../data")
+MOST_LEAKED, MOST_FLOODS = 160, 640
+"""Megabytes at which the leak ends, and writes of 0.1 MB at which the flood does, for the sake of the machine."""
+BLOCK, LINE = 1_000_000, "DEBUG the drawer is shut\n"
+
+
+def read_settings() -> tuple[Any, dict[str, Any]]:
+    """Return currency and prices as they stand in the settings."""
+    settings = json.loads(SETTINGS.read_text())
+    return settings["currency"], settings["prices"]
+
+
+def check() -> None:
+    """Raise an error that says what is wrong with the settings."""
+    currency, prices = read_settings()
+    if not isinstance(currency, str) or not all(isinstance(price, int) for price in prices.values()):
+        raise ValueError("a currency is a text, and a price a number")
+
+
+class Till:
+    """The till: prices, and orders that it keeps on its disk."""
+
+    def __init__(self) -> None:
+        self.currency, self.prices = read_settings()
+        self.leaked: list[bytearray] = []
+        self.bugs: set[asyncio.Future[None]] = set()
+        self.paths: dict[str, Callable[[], dict[str, Any]]] = {
+            "/health": self.health,
+            "/order": self.order,
+            "/bugs/hang": self.hang,
+            "/bugs/leak": self.leak,
+            "/bugs/flood": self.flood,
+        }
+
+    def health(self) -> dict[str, Any]:
+        """Return the version, when the till can reckon and write."""
+        total = sum(self.prices.values())
+        probe = DATA / "probe"
+        probe.write_bytes(b"." * 16_384)
+        probe.unlink()
+        return {"version": os.environ["SERVICE_VERSION"], "total": f"{total / 100:.2f} {self.currency}"}
+
+    def order(self) -> dict[str, Any]:
+        """Keep an order, and return how many there are."""
+        with (DATA / "orders").open("a") as orders:
+            orders.write(json.dumps(self.prices) + "\n")
+        return {"orders": len((DATA / "orders").read_text().splitlines())}
+
+    def hang(self) -> dict[str, Any]:
+        """Block the event loop, as a synchronous call of a partner that never answers does."""
+        asyncio.get_running_loop().call_soon(time.sleep, 3_600)
+        return {}
+
+    def leak(self) -> dict[str, Any]:
+        """Begin to keep what should be forgotten."""
+        self.bugs.add(asyncio.ensure_future(self._leak()))
+        return {}
+
+    async def _leak(self) -> None:
+        while len(self.leaked) < MOST_LEAKED:
+            self.leaked.append(bytearray(os.urandom(1_000) * (BLOCK // 1_000)))
+            await asyncio.sleep(0.005)
+
+    def flood(self) -> dict[str, Any]:
+        """Begin to log everything."""
+        self.bugs.add(asyncio.ensure_future(self._flood()))
+        return {}
+
+    async def _flood(self) -> None:
+        for _ in range(MOST_FLOODS):
+            print(LINE * (BLOCK // 10 // len(LINE)), end="", flush=True)
+            await asyncio.sleep(0.02)
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one request as JSON."""
+        try:
+            path = (await reader.readline()).split()[1].decode()
+            await reader.readuntil(b"\r\n\r\n")
+            status, body = self.reply(path)
+            head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            writer.write(head.encode() + body)
+            await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError, IndexError):
+            return  # the client has gone, or speaks no HTTP
+        finally:
+            writer.close()
+
+    def reply(self, path: str) -> tuple[str, bytes]:
+        """Return status and body for a path."""
+        if path not in self.paths:
+            return "404 Not Found", b"{}"
+        try:
+            return "200 OK", json.dumps(self.paths[path]()).encode()
+        except (OSError, ArithmeticError, TypeError) as error:
+            return "503 Service Unavailable", json.dumps({"error": f"{type(error).__name__}: {error}"}).encode()
+
+
+async def serve(port: int) -> None:
+    """Serve until SIGTERM."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with await asyncio.start_server(Till().answer, "127.0.0.1", port):
+        await stop.wait()
+        os._exit(0)  # what a bug has begun holds nothing up
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--check":
+        check()
+    else:
+        DATA.mkdir(exist_ok=True)
+        asyncio.run(serve(int(sys.argv[1])))

@@ -1,0 +1,100 @@
+"""The services of the healing demo: each has a folder of its own, its first version released, and a small disk.
+
+A disk is a tmpfs of four megabytes, in a mount namespace of the program: the kernel takes it away with the program's
+last process, whatever ends that.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+from agents.deployment.service import Service
+from agents.healing.evidence import WATCHED
+
+TILL = Path(__file__).with_name("till")
+FIRST = "v1"
+ORDERS = 3
+_DISK = "4m"
+_NAMESPACE = "HEALING_NAMESPACE"
+_WAYS = (("--mount",), ("--user", "--map-root-user", "--mount"))
+_WITHIN_SECONDS = 30
+
+
+def enter_namespace(arguments: Sequence[str]) -> None:
+    """Run the module with these arguments again in a mount namespace of its own, where that is possible here."""
+    if _NAMESPACE in os.environ:
+        return
+    for way in _WAYS:
+        command = ["unshare", *way, "--propagation", "private"]
+        if _works([*command, "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(Path.cwd())]):
+            again = [*command, sys.executable, "-m", *arguments]
+            os.execvpe(again[0], again, os.environ | {_NAMESPACE: "1"})  # noqa: S606 - the program itself, again
+
+
+def has_disks() -> bool:
+    """Tell whether services get small disks, which can be full: this program is in a mount namespace of its own."""
+    return _NAMESPACE in os.environ
+
+
+def _works(command: Sequence[str]) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True, check=False, timeout=_WITHIN_SECONDS).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def running_till(folder: Path) -> Iterator[Service]:
+    """Release, start and watch a till in a fresh folder, with some orders; stop and remove it after the block."""
+    service = Service(folder)
+    service.release_folder(FIRST).parent.mkdir(parents=True)
+    (folder / "data").mkdir()
+    mounted = has_disks() and _works(
+        ["mount", "-t", "tmpfs", "-o", f"size={_DISK}", "tmpfs", str(folder.resolve() / "data")]
+    )
+    try:
+        (folder / "port").write_text(str(_free_port()))
+        service.install(FIRST, TILL)
+        service.switch(FIRST)
+        service.probe(FIRST, within_seconds=_WITHIN_SECONDS)
+        for _ in range(ORDERS):
+            ask(service, "/order")
+        (folder / WATCHED).touch()
+        yield service
+    finally:
+        (folder / WATCHED).unlink(missing_ok=True)
+        service.stop(patience_seconds=1)
+        if mounted:
+            subprocess.run(["umount", "--lazy", str(folder.resolve() / "data")], check=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def ask(service: Service, path: str) -> None:
+    """Send a request to a service and wait for the answer; one that the service can no longer give is none."""
+    connection = HTTPConnection("127.0.0.1", service.port, timeout=1)
+    try:
+        connection.request("GET", path)
+        connection.getresponse().read()
+    except (OSError, HTTPException):
+        return
+    finally:
+        connection.close()
+
+
+def orders_of(service: Service) -> int:
+    """Return how many orders a till has on its disk."""
+    return len((service.folder / "data" / "orders").read_text().splitlines())
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

@@ -1,0 +1,104 @@
+"""The causes of a service's trouble, and three methods that find one in the same evidence.
+
+A cause explains certain symptoms. The methods differ in how they weigh them, so that a mistake in one is outvoted by
+the two others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+from agents.healing.evidence import Bounds, ServiceEvidence
+
+
+class Cause(StrEnum):
+    """Why a service is not well."""
+
+    KILLED = "process_killed"
+    CONFIGURATION = "bad_configuration"
+    PORT = "port_taken"
+    DISK = "disk_full"
+    FLOOD = "log_flood"
+    HUNG = "hung"
+    LEAK = "memory_leak"
+    NONE = "none"
+    """Nothing is found."""
+
+
+class Symptom(StrEnum):
+    """One thing that is not as it should be."""
+
+    GONE = "gone"
+    SILENT = "silent"
+    FAILING = "failing"
+    REFUSED = "refused"
+    """Its configuration is."""
+    TAKEN = "taken"
+    """Its port is."""
+    FULL = "full"
+    LARGE = "large"
+    LOUD = "loud"
+
+
+EXPLAINED: Mapping[Cause, frozenset[Symptom]] = {
+    Cause.CONFIGURATION: frozenset({Symptom.REFUSED, Symptom.GONE, Symptom.FAILING}),
+    Cause.PORT: frozenset({Symptom.TAKEN, Symptom.GONE, Symptom.FAILING}),
+    Cause.DISK: frozenset({Symptom.FULL, Symptom.FAILING, Symptom.GONE}),
+    Cause.FLOOD: frozenset({Symptom.LOUD, Symptom.FULL}),
+    Cause.LEAK: frozenset({Symptom.LARGE, Symptom.SILENT}),
+    Cause.HUNG: frozenset({Symptom.SILENT}),
+    Cause.KILLED: frozenset({Symptom.GONE}),
+    Cause.NONE: frozenset(),
+}
+"""What each cause may lead to."""
+SIGN: Mapping[Cause, Symptom] = {
+    Cause.CONFIGURATION: Symptom.REFUSED,
+    Cause.PORT: Symptom.TAKEN,
+    Cause.DISK: Symptom.FULL,
+    Cause.FLOOD: Symptom.LOUD,
+    Cause.LEAK: Symptom.LARGE,
+    Cause.HUNG: Symptom.SILENT,
+    Cause.KILLED: Symptom.GONE,
+}
+"""What a cause cannot be without."""
+_WEIGHTS = {Symptom.GONE: 1.0, Symptom.SILENT: 1.0, Symptom.FAILING: 0.5}
+_HEAVY = 3.0
+"""The weight of a symptom that few causes have."""
+
+
+def symptoms(evidence: ServiceEvidence, bounds: Bounds) -> frozenset[Symptom]:
+    """Return what is not as it should be."""
+    held = {
+        Symptom.GONE: not evidence.running,
+        Symptom.SILENT: evidence.running and not evidence.answers,
+        Symptom.FAILING: evidence.answers and bool(evidence.health),
+        Symptom.REFUSED: bool(evidence.configuration),
+        Symptom.TAKEN: evidence.port_owner == "other",
+        Symptom.FULL: evidence.free_mib < bounds.free_mib,
+        Symptom.LARGE: evidence.memory_mib > bounds.memory_mib,
+        Symptom.LOUD: evidence.log_mib > bounds.log_mib or evidence.log_mib_per_second > bounds.log_mib_per_second,
+    }
+    return frozenset(symptom for symptom, holds in held.items() if holds)
+
+
+def by_rules(found: frozenset[Symptom]) -> Cause:
+    """Return the first cause whose sign is there, in the order in which an operator would look."""
+    return next((cause for cause, sign in SIGN.items() if sign in found), Cause.NONE)
+
+
+def by_scores(found: frozenset[Symptom]) -> Cause:
+    """Return the cause that explains most of the symptoms by weight, less what it would lead to and is not there."""
+
+    def score(cause: Cause) -> float:
+        explained = EXPLAINED[cause]
+        missing = SIGN[cause] not in found if cause in SIGN else bool(found)
+        return sum(_WEIGHTS.get(one, _HEAVY) for one in explained & found) - missing * _HEAVY
+
+    return max(EXPLAINED, key=score)
+
+
+def by_exclusion(found: frozenset[Symptom]) -> Cause:
+    """Strike each cause whose sign is missing, then each that leaves more unexplained than another one."""
+    left = [cause for cause, sign in SIGN.items() if sign in found]
+    return min(left, key=lambda cause: (len(found - EXPLAINED[cause]), len(EXPLAINED[cause])), default=Cause.NONE)

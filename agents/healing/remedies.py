@@ -1,0 +1,89 @@
+"""The remedies: for each cause one change of the service, which does no harm when it is done twice.
+
+Each one says what it did in one sentence. A remedy never ends a process that is not the service's own, and deletes
+nothing but the cache.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Callable, Mapping
+
+from agents.deployment.service import Service
+from agents.healing.causes import Cause
+from agents.healing.evidence import configuration_problem
+
+_IMPATIENT_SECONDS = 1.0
+
+
+def remedy(service: Service, cause: Cause) -> str:
+    """Change the service as its trouble's cause asks for; return what was done."""
+    return _REMEDIES[cause](service)
+
+
+def _start(service: Service) -> str:
+    if service.process() is not None:
+        return "nothing: its process runs"
+    service.restart()
+    return "started it"
+
+
+def _restart(service: Service) -> str:
+    """Restart it, which also empties its log."""
+    service.restart(patience_seconds=_IMPATIENT_SECONDS)
+    return "restarted it"
+
+
+def _go_back(service: Service) -> str:
+    """Switch to the latest other version whose configuration is sound."""
+    present = service.version
+    if present is not None and not configuration_problem(service, present):
+        return _start(service)
+    releases = sorted((service.folder / "releases").iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
+    others = (folder.name for folder in releases if folder.name != present and not folder.name.startswith("."))
+    for version in others:
+        if not configuration_problem(service, version):
+            service.switch(version)
+            return f"went back to version {version[:12]}"
+    return "nothing: no other version has a configuration that is sound"
+
+
+def _move(service: Service) -> str:
+    """Let the service listen elsewhere: the other process is not ours to end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    draft = service.folder / f".port-{os.getpid()}"
+    draft.write_text(str(port))
+    service.stop()
+    draft.replace(service.folder / "port")
+    service.restart()
+    return f"moved it to port {port}"
+
+
+def _make_room(service: Service) -> str:
+    cache = service.folder / "data" / "cache"
+    files = list(cache.iterdir()) if cache.is_dir() else []
+    for file in files:
+        shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
+    if service.process() is None:
+        service.restart()
+    return f"deleted {len(files)} files of its cache"
+
+
+def _nothing(_: Service) -> str:
+    return "nothing: no cause was found"
+
+
+_REMEDIES: Mapping[Cause, Callable[[Service], str]] = {
+    Cause.KILLED: _start,
+    Cause.CONFIGURATION: _go_back,
+    Cause.PORT: _move,
+    Cause.DISK: _make_room,
+    Cause.FLOOD: _restart,
+    Cause.HUNG: _restart,
+    Cause.LEAK: _restart,
+    Cause.NONE: _nothing,
+}

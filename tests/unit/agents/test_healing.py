@@ -1,0 +1,243 @@
+"""What heals a service, on a real till: evidence of each real fault, three methods for its cause, and the remedies."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+
+import psutil
+import pytest
+
+from agents.demo.healing.faults import FAULTS, break_all_versions, injected
+from agents.demo.healing.report import describe_all, describe_run, fixed_share
+from agents.demo.healing.runs import DOCTORS, PATTERN, HealingOrder, HealingRun, Round
+from agents.demo.healing.ward import ORDERS, ask, orders_of, running_till
+from agents.deployment.service import Service
+from agents.healing.causes import Cause, Symptom, by_exclusion, by_rules, by_scores, symptoms
+from agents.healing.evidence import (
+    Bounds,
+    ServiceEvidence,
+    configuration_problem,
+    examine,
+    glance,
+    trouble_of,
+    watched_below,
+)
+from agents.healing.remedies import remedy
+from coditect.operations.workflows.patterns import make_workflow
+from coditect.workflow.render import draw_mermaid
+from tests.servers import ROOT
+
+BOUNDS = Bounds()
+CAUSES = {
+    "process killed": Cause.KILLED,
+    "bad configuration": Cause.CONFIGURATION,
+    "port taken": Cause.PORT,
+    "log flood": Cause.FLOOD,
+    "event loop hung": Cause.HUNG,
+    "memory leak": Cause.LEAK,
+}
+WELL = ServiceEvidence(
+    version="v1", running=True, memory_mib=20, port_owner="service", answers=True, health="", log_mib=0,
+    log_mib_per_second=0, free_mib=3, configuration="", log="",
+)  # fmt: skip
+
+
+@pytest.fixture
+def till(tmp_path: Path) -> Iterator[Service]:
+    with running_till(tmp_path / "till") as service:
+        yield service
+
+
+def seen(service: Service, holds: Callable[[ServiceEvidence], object]) -> ServiceEvidence:
+    """Examine a service until the evidence holds, which a fault needs a moment for."""
+    end = time.monotonic() + 15
+    while not holds(evidence := examine(service)):
+        assert time.monotonic() < end, evidence
+    return evidence
+
+
+def well(evidence: ServiceEvidence) -> bool:
+    return not trouble_of(evidence, BOUNDS)
+
+
+def processes_of(service: Service) -> list[int]:
+    """Return every process that runs a version of the service."""
+    place, found = str(service.folder.resolve()), []
+    for process in psutil.process_iter(["cwd", "status"]):
+        if (process.info["cwd"] or "").startswith(f"{place}/") and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process.pid)
+    return found
+
+
+@pytest.mark.parametrize("kind", CAUSES)
+def test_a_real_fault_is_seen_its_cause_found_by_each_method_and_mended_by_its_remedy(kind: str, till: Service) -> None:
+    assert well(examine(till))
+
+    with injected(kind, till, Random(4)):
+        evidence = seen(till, lambda one: not well(one))
+        found = symptoms(evidence, BOUNDS)
+        done = remedy(till, by_rules(found))
+        after = seen(till, well)
+
+    assert (by_rules(found), by_scores(found), by_exclusion(found)) == (CAUSES[kind],) * 3
+    assert not done.startswith("nothing")
+    assert trouble_of(glance(till), BOUNDS) == ""
+    assert (after.port_owner, orders_of(till), len(processes_of(till))) == ("service", ORDERS, 1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_each_kind_of_bad_settings_is_refused_by_the_check_and_gone_back_from(seed: int, till: Service) -> None:
+    with injected("bad configuration", till, Random(seed)):
+        evidence = examine(till)
+        done = remedy(till, Cause.CONFIGURATION)
+
+    assert evidence.configuration
+    assert (till.version, done) == ("v1", "went back to version v1")
+    assert seen(till, well)
+    assert remedy(till, Cause.CONFIGURATION) == "nothing: its process runs"
+
+
+def test_a_wrong_remedy_leaves_the_service_unwell_and_its_other_versions_and_orders_as_they_are(till: Service) -> None:
+    with injected("bad configuration", till, Random(0)):
+        for cause in (Cause.KILLED, Cause.HUNG, Cause.DISK, Cause.PORT, Cause.NONE):
+            remedy(till, cause)
+            assert not well(examine(till))
+
+        assert (till.version, orders_of(till)) == ("v2", ORDERS)
+
+
+def test_what_nobody_can_mend_is_said_and_not_hidden(till: Service) -> None:
+    break_all_versions(till)
+
+    assert remedy(till, Cause.CONFIGURATION) == "nothing: no other version has a configuration that is sound"
+    assert "its configuration is refused: json.decoder.JSONDecodeError" in trouble_of(examine(till), BOUNDS)
+
+
+def test_a_full_disk_is_told_from_other_failures_and_loses_only_its_cache(till: Service) -> None:
+    full = WELL.model_copy(update={"free_mib": 0.0, "health": "its health check fails: status 503"})
+    cache = till.folder / "data" / "cache"
+    cache.mkdir()
+    (cache / "export-1").write_bytes(b".")
+
+    found = symptoms(full, BOUNDS)
+    done = remedy(till, Cause.DISK)
+
+    assert (by_rules(found), by_scores(found), by_exclusion(found)) == (Cause.DISK,) * 3
+    assert (done, [*cache.iterdir()], orders_of(till)) == ("deleted 1 files of its cache", [], ORDERS)
+    assert "its disk has 0.0 MiB left" in trouble_of(full, BOUNDS)
+
+
+def test_a_process_that_moves_in_at_the_port_is_not_ended(till: Service) -> None:
+    before = till.port
+
+    with injected("port taken", till, Random(0)):
+        evidence = examine(till)
+        remedy(till, Cause.PORT)
+        seen(till, well)
+        assert evidence.port_owner == "other"
+        assert till.port != before
+        connection_refused = subprocess.run(
+            [sys.executable, "-c", f"import socket; socket.create_connection(('127.0.0.1', {before}), 2)"], check=False
+        )
+    assert connection_refused.returncode == 0  # the other one still listens
+
+
+def test_a_service_that_is_started_is_known_though_its_starter_is_killed(till: Service) -> None:
+    till.stop()
+    program = f"""
+from pathlib import Path
+from agents.deployment.service import Service
+Service(Path({str(till.folder)!r})).restart()
+"""
+    for delay in (0.0, 0.02, 0.05, 0.1, 0.2):
+        starter = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+        time.sleep(delay)  # the instant of the kill is what is drawn
+        starter.send_signal(signal.SIGKILL)
+        starter.wait()
+        remedy(till, Cause.KILLED)
+        till.probe("v1", within_seconds=20)
+
+        process = till.process()
+        assert process is not None
+        assert processes_of(till) == [process.pid]
+
+
+def test_a_service_belongs_to_the_fleet_and_not_to_the_agent_that_started_it(
+    till: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CODITECT_STARTED_BY", "fleet:healer-1:")
+
+    till.restart()
+    till.probe("v1", within_seconds=20)
+
+    process = till.process()
+    assert process is not None
+    assert process.environ()["CODITECT_STARTED_BY"] == "fleet:service:"
+
+
+def test_only_what_is_watched_is_looked_at(till: Service) -> None:
+    folder = till.folder.parent
+
+    assert [service.folder for service in watched_below(folder)] == [till.folder]
+    (till.folder / "watched").unlink()
+    assert watched_below(folder) == []
+
+
+def test_a_request_to_a_service_that_is_gone_is_no_error(till: Service) -> None:
+    till.stop()
+    ask(till, "/order")
+
+    assert orders_of(till) == ORDERS
+    assert configuration_problem(till, "v1") == ""
+
+
+@pytest.mark.parametrize(
+    ("found", "cause"),
+    [
+        (set(), Cause.NONE),
+        ({Symptom.FAILING, Symptom.REFUSED}, Cause.CONFIGURATION),
+        ({Symptom.GONE, Symptom.TAKEN, Symptom.FAILING}, Cause.PORT),
+        ({Symptom.GONE, Symptom.FULL}, Cause.DISK),
+        ({Symptom.LARGE, Symptom.SILENT}, Cause.LEAK),
+    ],
+)
+def test_the_methods_agree_on_mixed_findings(found: set[Symptom], cause: Cause) -> None:
+    given = frozenset(found)
+
+    assert (by_rules(given), by_scores(given), by_exclusion(given)) == (cause,) * 3
+
+
+def test_the_runs_of_a_seed_are_the_same_and_all_kinds_are_equally_often() -> None:
+    kinds = HealingOrder(seed=5, runs=60, at_once=1).kinds()
+
+    assert kinds == HealingOrder(seed=5, runs=60, at_once=4).kinds() != HealingOrder(seed=6, runs=60, at_once=1).kinds()
+    assert {kinds.count(kind) for kind in set(kinds)} == {60 // len(set(kinds))}
+    assert set(kinds) <= FAULTS.keys()
+
+
+def test_the_report_names_what_was_not_fixed() -> None:
+    votes = (Round(("hung", "hung", "log_flood"), "hung", "restarted it", ""),)
+    runs = [HealingRun(number, "event loop hung", number / 10, votes, "") for number in range(1, 20)]
+    bad = HealingRun(20, "port taken", 60, (), "the workflow is running, the escalation awaiting_approval", "w-20")
+
+    told = describe_all([*runs, bad], seconds=9)
+
+    assert "event loop hung    19     19    1.0    1.9" in told
+    assert "not fixed: run 20, port taken: the workflow is running, the escalation awaiting_approval (w-20)" in told
+    assert "95% fixed without a person, in 9 s" in told
+    assert fixed_share([*runs, bad]) == 0.95
+    assert "round 1: votes hung, hung, log_flood -> hung: restarted it" in describe_run(runs[0])
+    assert "NOT FIXED" in describe_run(bad)
+
+
+def test_the_picture_of_the_page_is_the_pattern() -> None:
+    flow = make_workflow(PATTERN, {"rounds": 2}, [ROOT / "examples" / "patterns"])
+
+    assert draw_mermaid(flow).strip() in (ROOT / "docs" / "self-healing.md").read_text()
+    assert len(DOCTORS) == 3
