@@ -105,9 +105,12 @@ async def test_compensation_that_fails_ends_the_restore_and_a_resume_goes_on_wit
     ledger.published = ledger.published[1:]  # the car's is called off
     await ledger.play(Played("flight.compensate"))
     before, again = await ledger.run(), Played()
+    with pytest.raises(InputError, match="compensation of an earlier restore has failed") as refused:
+        await restore(ledger, "hotel")
     await ledger.ask(Verb.RESUME, {"workflow": "w"})
     await ledger.play(again)
 
+    assert "workflow resume w" in refused.value.facts["fix"]
     assert (before.state, before.open) == (WorkflowState.COMPENSATION_FAILED, 0)
     assert again.order == ["flight.compensate", "flight", "car"]
     assert await ledger.state() is WorkflowState.COMPLETED
@@ -268,7 +271,7 @@ async def test_second_restore_and_redrive_wait_until_a_restore_is_done(ledger: L
     await ledger.play(Played())
     await restore(ledger, "hotel")
 
-    with pytest.raises(InputError, match="compensated"):
+    with pytest.raises(Retryable, match="earlier restore is not done"):
         await restore(ledger, "hotel")
     with pytest.raises(Retryable, match="being restored"):
         await ledger.ask(Verb.CHECKPOINT, {"workflow": "w", "checkpoint": "x"})

@@ -119,11 +119,16 @@ def check(workflow: str, run: RunRecord) -> None:
         Retryable: when it can be in a moment.
     """
     facts = {"workflow": workflow, "state": run.state.value, "fix": "start the workflow again"}
+    if run.restoring is not None:
+        if run.state.terminal:
+            fix = f"coditect workflow resume {workflow}, which goes on with that restore"
+            raise InputError("A compensation of an earlier restore has failed", **(facts | {"fix": fix}))
+        raise Retryable("An earlier restore is not done yet", workflow=workflow, fix="try again in a moment")
     if run.ended is not None:
         raise InputError("A compensated workflow is not restored: its nodes are undone", **facts)
     if run.state is WorkflowState.CANCELED:
         raise InputError("A canceled workflow is not restored: a cancel is final", **facts)
-    if run.again or run.restoring is not None or run.canceling:
+    if run.again or run.canceling:
         fix = "try again in a moment"
         raise Retryable("What was begun before is not done yet", workflow=workflow, fix=fix)
 
