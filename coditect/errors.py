@@ -231,7 +231,12 @@ class UnsupportedBroker(SetupError):
 
 
 class ControlPlaneRequired(SetupError):
-    """The error of a request that only a dispatcher can serve, when no dispatcher runs."""
+    """The error of a request that only a dispatcher can serve, when no dispatcher answers.
+
+    Retryable: one may be starting. An attempt that fails with it is tried again.
+    """
+
+    retryable = True
 
 
 class NewerVersion(SetupError):

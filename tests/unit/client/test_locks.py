@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from coditect import Agent, Context
+from coditect import Agent, Context, Retry
 from coditect.errors import ControlPlaneRequired, Deadlock, InputError, LockLost, LockTaken, SetupError
 from coditect.testing import TestFleet
 from dispatcher.shards.publishing import publisher
@@ -217,6 +217,25 @@ async def test_a_fence_is_known_only_of_a_held_lock_and_a_lock_needs_a_control_p
             fleet.kill(process.id)
         with pytest.raises(ControlPlaneRequired):
             await fleet.client.lock("x").__aenter__()
+
+
+async def test_attempt_that_finds_no_dispatcher_is_tried_again_and_completes_when_one_is_there() -> None:
+    patient, attempts = Agent("patient"), list[int]()
+
+    @patient.capability("under.lock", retry=Retry(max_attempts=5, first="5s"))
+    async def under_lock(_: None, ctx: Context) -> int:
+        attempts.append(ctx.attempt)
+        async with ctx.lock("repo:x"):
+            return ctx.attempt
+
+    async with TestFleet(agents=[patient]) as fleet:
+        fleet.kill("dispatcher")
+        handle = await fleet.submit("under.lock")
+        while len(attempts) < 2:
+            await fleet.advance("1s")
+        await fleet.restart("dispatcher")
+
+        assert await handle.result(int, timeout="2m") == attempts[-1] > 1
 
 
 async def test_lock_that_expires_while_its_task_waits_for_a_slot_is_not_entered() -> None:
