@@ -27,7 +27,7 @@ class CallVerdict(Enum):
     SUCCESS = "success"
     FAILURE = "failure"
     NEUTRAL = "neutral"
-    """The call says nothing about the dependency: it was canceled, or another breaker refused it."""
+    """The call says nothing about the dependency: it was canceled soon, or another breaker refused it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Breaker:
     calls: int = 20
     window: Duration = "30s"
     slow: Duration | None = None
-    """A call that takes longer counts as a failure, also when it succeeds; None: no call is too slow."""
+    """A call that takes longer counts as a failure, also when it succeeds or is canceled; None: no call is too slow."""
     reset: Duration = "30s"
     """The probe interval: an open breaker lets one call through in each, and a success closes the breaker."""
     on: tuple[type[BaseException], ...] = (Exception,)
@@ -76,12 +76,14 @@ class Breaker:
 
     def judge(self, error: BaseException | None, took_seconds: float = 0.0) -> CallVerdict:
         """Return what a call that ended with an error, or with None, after so many seconds means for the breaker."""
-        if isinstance(error, BreakerOpen) or (error is not None and not isinstance(error, (*self.on, Exception))):
+        if isinstance(error, BreakerOpen):
             return CallVerdict.NEUTRAL
         if error is not None and isinstance(error, self.on) and not isinstance(error, self.ignore):
             return CallVerdict.FAILURE
         if self.slow is not None and took_seconds > seconds(self.slow):
-            return CallVerdict.FAILURE
+            return CallVerdict.FAILURE  # also when it was canceled: what hangs is mostly ended by somebody's time limit
+        if error is not None and not isinstance(error, (*self.on, Exception)):
+            return CallVerdict.NEUTRAL
         return CallVerdict.SUCCESS
 
 

@@ -103,6 +103,19 @@ async def test_slow_calls_count_as_failures_although_they_succeed(time: Time) ->
     assert not one.is_closed
 
 
+async def test_calls_that_are_canceled_count_as_failures_once_they_are_slow(time: Time) -> None:
+    one = breaker(time, slow="2s")
+
+    for took in (1.5, 2.5, 2.5, 2.5):
+        assert one.is_closed
+        with pytest.raises(asyncio.CancelledError):
+            async with one.call():
+                time.now += took
+                raise asyncio.CancelledError
+
+    assert not one.is_closed
+
+
 @pytest.mark.parametrize("error", [ValueError(), FileNotFoundError()])
 async def test_exceptions_that_are_not_meant_or_ignored_count_as_successes(time: Time, error: Exception) -> None:
     one = breaker(time, ignore=FileNotFoundError)
