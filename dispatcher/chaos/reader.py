@@ -11,7 +11,7 @@ from dispatcher.chaos.load.work import WorkEffects
 from dispatcher.coordination.threads.rows import KeptMessage, Member
 from dispatcher.ledger import values, versions
 from dispatcher.ledger.audit.trail import AuditEntry
-from dispatcher.ledger.keyspace import AUDIT, THREAD_MEMBERS, THREAD_MESSAGES
+from dispatcher.ledger.keyspace import AUDIT, RESTORES, THREAD_MEMBERS, THREAD_MESSAGES
 from dispatcher.ledger.nodes.inputs import RESULT
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.workflows import queries
@@ -35,7 +35,7 @@ async def read_end(database: Database, entries: Iterable[HistoryEntry], effects:
     note(Type.OK, "audit", "ledger", rows=len(ledger.runs) + sum(map(len, ledger.nodes.values())), wrong=wrong)
     for (_, workflow, _, node), entry in await database.read(_decisions):
         note(Type.OK, "decision", f"{workflow}:{node}", decision=entry.decision, by=entry.by, rule=entry.rule)
-    for f, key, said in await database.read(_threads):
+    for f, key, said in await database.read(lambda tr: [*_threads(tr), *_restores(tr)]):
         note(Type.OK, f, key, **said)
     for key in ledger.runs:
         facts = await database.read(lambda tr, key=key: _results(tr, key, ledger.nodes[key]))  # type: ignore[misc]
@@ -70,15 +70,23 @@ def _audited(tr: Reads) -> tuple[Ledger, list[str]]:
     return ledger, [f"{key}: {what}" for key, what in audit(tr, ledger)]
 
 
+def _restores(tr: Reads) -> list[tuple[str, str, dict[str, object]]]:
+    """Return the restores of every restored workflow, in their order, by who asked for each."""
+    told: dict[str, list[str]] = {}
+    for key, row in tr.get_range(*RESTORES.range()):
+        told.setdefault(str(RESTORES.unpack(key)[0]), []).append(str(versions.RESTORE.unpack(row)[1]))
+    return [("restores", workflow, {"by": by}) for workflow, by in told.items()]
+
+
 def _results(tr: Reads, workflow: str, nodes: dict[str, NodeRecord]) -> dict[str, dict[str, object]]:
     found: dict[str, dict[str, object]] = {}
     for node, status in nodes.items():
         facts: dict[str, object] = {"state": status.state.value, "fence": status.fence}
         body = values.get(tr, values.ValueKey(workflow, node, RESULT))
         value = None if body is None else loads(body)
-        if isinstance(value, dict) and "token" in value:
+        if isinstance(value, dict) and "fence" in value:
             attempts = queries.attempts(tr, {"workflow": workflow, "node": node})["attempts"]
             facts["completed"] = sum(one["status"] == "completed" for one in attempts)
-            facts |= {"by": value["fence"], "maker": value["agent"], "token": value["token"]}
+            facts |= {"by": value["fence"], "maker": value["agent"], "token": value.get("token")}
         found[node] = facts
     return found

@@ -48,12 +48,14 @@ PARTS_EVERY = 100
 PARTS_OF = MappingProxyType(
     {
         11: {"contests": 3},
+        21: {"patterns": 3},
         31: {"threads": 2},
         41: {"votes": 3},
         51: {"triggers": 2},
         61: {"sub-workflows": 3},
         71: {"rates": 3},
         81: {"streams": 4},
+        91: {"restores": 3},
     }
 )
 """What seeds by their last two digits draw of the further parts of a load, and how many of it at once."""

@@ -14,7 +14,9 @@ all of its processes share. A line is one write to an open file: it outlives `ki
                                                  that are not held up on purpose, `few` (attempts, where fewer),
                                                  `policed` (the rule that decides about a node),
                                                  `contested` (approvals, and the node behind each), `ballots` (what
-                                                 each voter is to say),
+                                                 each voter is to say), `members` and `enough` (the parallel tasks
+                                                 of a pattern, and how many of them count), `discards` (the nodes
+                                                 that a restore discards, by the checkpoint),
                                                  `meant` (the states that a node is for), `inputs` (what stands in a
                                                  node's input: an item, or the node whose token it is)
 ``submit``     client       idempotency key      `run`, once it is known: the work that the key means
@@ -33,6 +35,10 @@ all of its processes share. A line is one write to an open file: it outlives `ki
 ``stream``     client       task                 `parts`; `ok`: the reader had all of them
 ``given``      client       task                 `part` that the reader was given; ``restarted``: they begin again
 ``verdict``    client       work                 `value`, the result of a vote
+``joined``     client       work                 `values`, the result of a pattern with `members`
+``restore``    client       work                 `by`, `checkpoint`, `undone` (the nodes that the plan says are
+                                                 compensated); `fail`: it was refused
+``saw``        agent        task                 `fence`, and what was in shared state: `trail`, `there`
 ``redrive``    client       node                 a rerun of an ended node was requested
 ``execute``    agent        task                 `agent`, `attempt`, `fence`, `priority`, `after` (what stood in the
                                                  input); `fail`: the handler failed on purpose
@@ -42,6 +48,7 @@ all of its processes share. A line is one write to an open file: it outlives `ki
 ``effect``     reader       task                 `token`, what the effect was; from the agents' effect log
 ``claim``      dispatcher   node                 `shard`, `fence`, `publication`, `version`
 ``state``      dispatcher   node                 `state`, `fence`, `attempt`, `agent`, `version`
+``restored``   dispatcher   work                 `number`, `by`, `checkpoint`, `version`: it was restored
 ``lease``      dispatcher   ``shard-N``          `owner`, `epoch`, `version`: a shard changed hands
 ``evict``      dispatcher   process              it was evicted from the broker; in the simulation
 ``publish``    dispatcher   node                 `shard`, `fence`, `publication`
@@ -51,6 +58,7 @@ all of its processes share. A line is one write to an open file: it outlives `ki
 ``audit``      reader       ``ledger``           `rows` that were read, `wrong`: the contradictions
 ``decision``   reader       node                 `decision`, `by`, `rule`: an entry of the audit trail
 ``message``    reader       thread               `number`, `text`: a message that the ledger has
+``restores``   reader       work                 `by`: who asked for each restore that the ledger has
 ``receipt``    reader       participant          `number` up to which it has read a thread
 ``result``     reader       node                 `state`, `fence`, `completed` (attempts), `by` (the fence whose value
                                                  was recorded) and `maker` (by which agent), `token` (of the

@@ -20,7 +20,7 @@ from coditect.wire.attempt_results import RESULTS_TYPE, read_owners
 from coditect.wire.control import PROGRESS_TYPE, STARTED_TYPE
 from dispatcher.ledger import versions
 from dispatcher.ledger.effects import NodeKey
-from dispatcher.ledger.keyspace import FLIGHTS, LEASES, OUTBOX, STATUSES
+from dispatcher.ledger.keyspace import FLIGHTS, LEASES, OUTBOX, RESTORES, STATUSES
 from dispatcher.ledger.ownership.shards import KIND as SHARD
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.store.errors import StoreFailed
@@ -58,16 +58,17 @@ def nowhere(point: str) -> None:
 
 
 class Rows:
-    """The writes of one try of a transaction to nodes and leases, as rows for the history."""
+    """The writes of one try of a transaction to nodes, leases and restores, as rows for the history."""
 
     def __init__(self) -> None:
         self._states: dict[str, dict[str, Any]] = {}
         self._shards: dict[str, int] = {}
         self._outbox: dict[tuple[str, int], dict[str, Any]] = {}
         self._leases: dict[str, dict[str, Any]] = {}
+        self._restores: dict[str, dict[str, Any]] = {}
 
     def written(self, key: bytes, value: bytes) -> None:
-        """Collect a written row of a node's status, a published node, the outbox or a shard's lease; ignore others."""
+        """Collect a row of a node, a published node, the outbox, a shard's lease, or a restore; ignore others."""
         if STATUSES.contains(key):
             workflow, node = STATUSES.unpack(key)
             row = NodeRecord.unpack(value)
@@ -84,10 +85,15 @@ class Rows:
         elif LEASES.contains(key) and (name := LEASES.unpack(key))[0] == SHARD:
             owner, epoch, _ = versions.LEASE.unpack(value)
             self._leases[f"shard-{name[1]}"] = {"owner": owner, "epoch": epoch}
+        elif RESTORES.contains(key):
+            workflow, number = RESTORES.unpack(key)
+            _, by, checkpoint = versions.RESTORE.unpack(value)
+            self._restores[workflow] = {"number": number, "by": by, "checkpoint": checkpoint}
 
     def told(self, version: int) -> list[Row]:
         """Return the collected writes as history rows, each with the read version of the transaction."""
         rows: list[Row] = [("lease", key, {**facts, "version": version}) for key, facts in self._leases.items()]
+        rows += [("restored", key, {**facts, "version": version}) for key, facts in self._restores.items()]
         rows += [("claim", key, {**number, "version": version}) for (key, _), number in self._outbox.items()]
         for key, facts in self._states.items():
             if facts["state"] == "blocked":

@@ -50,7 +50,7 @@ def _over(index: HistoryIndex, node: str, place: int, *, waits: bool) -> bool:
 
 
 def executions(index: HistoryIndex) -> CheckResult:
-    """I6: check that a task runs once, plus at most once for each failed execution, each fault, and each handoff.
+    """I6: check that a task runs once, plus at most once for each failed execution, fault, handoff, and restore.
 
     A fault touches a task when it lasted, or ended a moment before, at some time between the beginnings of the first
     and the last execution; the fault of an agent only if the task ever ran there. A take-over of its shard counts as a
@@ -70,7 +70,7 @@ def executions(index: HistoryIndex) -> CheckResult:
                 violations.append(f"a stranger's {key} ran {len(runs)} times, {touched} faults touched it")
             continue
         hops = sum(one.outcome != "ok" for one in index.about("hand off", key))
-        if len(runs) > 1 + failed + touched + hops:
+        if len(runs) > 1 + failed + touched + hops + index.restores(key):
             told = f"{key} ran {len(runs)} times, {failed} of them failed, {touched} faults touched it"
             when = (f"by {one.proc} from {one.begun:.3f} to {one.ended:.3f}" for one in runs)
             violations.append(f"{told}: {'; '.join(when)}")

@@ -11,6 +11,8 @@ from dispatcher.witness.history import UNENDED, HistoryEntry, Type
 
 FAULTS = ("kill", "stop", "cut", "part", "wipe", "restart")
 """The names of operations that are faults of a process or server; each ends when its victim has recovered."""
+_RUN_AGAIN = frozenset({"redrive", "restore"})
+"""The names of requests by which ended nodes run again."""
 TERMINAL = frozenset({"completed", "failed", "canceled", "rejected", "skipped", "dead"})
 
 
@@ -88,8 +90,8 @@ class HistoryIndex:
         for one in operations(entries):
             self._by_f[one.f].append(one)
             self._by_key[one.f][one.key].append(one)
-            if one.f == "redrive" and one.possible:
-                self._redrives[_work_of(one.key)].append(one.first)
+            if one.f in _RUN_AGAIN and one.possible:
+                self._redrives[one.key if one.f == "restore" else _work_of(one.key)].append(one.first)
 
     def of(self, f: str) -> Sequence[Operation]:
         """Return all operations with the given name, such as `claim`."""
@@ -131,8 +133,12 @@ class HistoryIndex:
         }
 
     def redrives(self, node: str) -> Sequence[int]:
-        """Return the places in the history where redrives of the node's workflow began."""
+        """Return the places in the history where redrives and restores of the node's workflow began."""
         return self._redrives.get(_work_of(node), ())
+
+    def restores(self, node: str) -> int:
+        """Return how often the node's workflow may have been restored, after each of which the node may run again."""
+        return sum(one.possible for one in self.about("restore", _work_of(node)))
 
     @property
     def needed(self) -> dict[str, int]:

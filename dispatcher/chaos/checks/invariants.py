@@ -12,6 +12,7 @@ from typing import Any
 
 from dispatcher.chaos.checks.check import CheckResult
 from dispatcher.chaos.checks.collaboration.decisions import decided_once
+from dispatcher.chaos.checks.collaboration.patterns import patterns_join
 from dispatcher.chaos.checks.collaboration.threads import threads_kept
 from dispatcher.chaos.checks.collaboration.votes import majority_counts
 from dispatcher.chaos.checks.compensations import undone_in_reverse
@@ -20,6 +21,7 @@ from dispatcher.chaos.checks.coordination.keys import keys_exclude
 from dispatcher.chaos.checks.coordination.locks import locks_exclude
 from dispatcher.chaos.checks.coordination.probes import one_probe
 from dispatcher.chaos.checks.coordination.rates import rate_kept
+from dispatcher.chaos.checks.coordination.restores import restored_whole
 from dispatcher.chaos.checks.coordination.schedules import one_run_a_tick
 from dispatcher.chaos.checks.coordination.streams import parts_in_order
 from dispatcher.chaos.checks.coordination.sub_workflows import child_ends_first
@@ -111,10 +113,12 @@ def effects_once(index: HistoryIndex) -> CheckResult:
 
 
 def one_completion(index: HistoryIndex) -> CheckResult:
-    """I2: check that the ledger has exactly one completed attempt for each completed node."""
+    """I2: check that the ledger has one completed attempt for each completed node, and one more for each restore."""
     done = [one for one in index.of("result") if one.val.get("state") == "completed" and "completed" in one.val]
     violations = [
-        f"{one.key} has {one.val['completed']} completed attempts" for one in done if one.val["completed"] != 1
+        f"{one.key} has {one.val['completed']} completed attempts"
+        for one in done
+        if not 1 <= one.val["completed"] <= 1 + index.restores(one.key)
     ]
     return CheckResult("one completion", "a node has one completed attempt", len(done), tuple(violations))
 
@@ -301,12 +305,14 @@ CHECKS: tuple[Callable[[HistoryIndex], CheckResult], ...] = (
     one_run_a_tick,
     one_run_an_event,
     child_ends_first,
+    restored_whole,
     rate_kept,
     parts_in_order,
     approved_first,
     decided_once,
     threads_kept,
     majority_counts,
+    patterns_join,
     timers_fire,
     signals_once,
     p0_soon,

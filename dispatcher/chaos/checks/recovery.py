@@ -100,8 +100,8 @@ def _is_full(index: HistoryIndex, places: Spans, begun: Sequence[float], wait: H
 
 
 def _waits(index: HistoryIndex) -> Iterator[HeldUp]:
-    """Yield the waits of every accepted task that no pause, cancel, redrive or approval held."""
-    held = {one.key for f in ("pause", "cancel", "redrive", "grant") for one in index.of(f)}
+    """Yield the waits of every accepted task that no pause, cancel, redrive, restore or approval held."""
+    held = {one.key for f in ("pause", "cancel", "redrive", "restore", "grant") for one in index.of(f)}
     for work in index.accepted:
         nodes = work.val.get("nodes")
         if not nodes:

@@ -1,9 +1,10 @@
-"""The mutants in what agents and people do together, threads and votes, and in what starts workflows for them."""
+"""The mutants in what agents and people do together, in what starts workflows for them, and in what restores these."""
 
 from __future__ import annotations
 
 from dispatcher.chaos.mutants.mutant import Mutant
 
+_RESTORE = "dispatcher.ledger.workflows.checkpoints.restore"
 _THREADS = "dispatcher.coordination.threads.threads"
 
 MUTANTS = (
@@ -79,5 +80,42 @@ MUTANTS = (
         "a reader is given parts of another execution, and is not told",
         ("parts in order",),
         seed=81,
+    ),
+    Mutant(
+        "state_not_brought_back",
+        _RESTORE,
+        "    last = spaces.bring_back(unit, root.workflow, positions.read(run.restoring), after, run.restoring[2])\n",
+        "    last = None\n",
+        "a restored workflow goes on with the shared state of what was discarded",
+        ("restored whole",),
+        seed=91,
+    ),
+    Mutant(
+        "discarded_and_not_undone",
+        _RESTORE,
+        "        if row is None or not position.keeps(node_key.node, row):\n"
+        "            return compensations.of(node_key)\n",
+        "",
+        "a restore discards completed nodes without their compensations",
+        ("restored whole",),
+        seed=91,
+    ),
+    Mutant(
+        "undone_and_not_discarded",
+        _RESTORE,
+        "        if row is None or not position.keeps(node_key.node, row):\n",
+        "        if row is not None:\n",
+        "a restore compensates nodes that it does not discard",
+        ("restored whole",),
+        seed=91,
+    ),
+    Mutant(
+        "completed_not_discarded",
+        _RESTORE,
+        "        if node_key.is_compensation or position.keeps(node_key.node, row):\n",
+        "        if node_key.is_compensation or row.state is TaskState.COMPLETED:\n",
+        "what completed after the checkpoint of a restore counts all the same",
+        ("restored whole",),
+        seed=91,
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
 
 from dispatcher.witness.history import HistoryEntry, Type
@@ -13,6 +14,8 @@ LISTENER = "bob"
 TRIGGER, RUNS = "trigger", ("run-of-1", "run-of-2")
 PARENT, CHILD = "parent", "its-child"
 RATED, STREAM = "chaos.rated", "streamed"
+RESTORED, ASKED_BY = "restored", "its-restore"
+QUORUM = "quorum"
 
 
 class Story:
@@ -122,7 +125,74 @@ def streamed(at: float) -> list[HistoryEntry]:
     return story.entries
 
 
+def restored(at: float) -> list[HistoryEntry]:
+    """A workflow that was restored to its first node after its end: two nodes were undone, and three ran again."""
+    story, versions = Story(at), count(1)
+    steps = {"mark": [], "left": ["mark"], "join": ["left"], "last": ["join"]}
+    nodes = {**steps, "left.compensate": ["left"], "last.compensate": ["last"]}
+    facts = {"nodes": nodes, "most": 5, "discards": {"mark": ["left", "join", "last"]}}
+    story.note("client", Type.OK, "accept", RESTORED, ends=["completed"], **facts)
+
+    def ran(node: str, fence: int, *given: str, **saw: Any) -> None:
+        key, version = f"{RESTORED}:{node}", next(versions)
+        number = {"shard": 30, "publication": version, "row": True}
+        story.whole("dispatcher-1", "claim", key, fence=fence, version=version, **number)
+        story.note("agent-1", Type.INVOKE, "execute", key, fence=fence, attempt=1, after=[*given])
+        if saw:
+            story.note("agent-1", Type.OK, "saw", key, fence=fence, **saw)
+        story.note("agent-1", Type.OK, "execute", key, fence=fence)
+        end = {"state": "completed", "fence": fence, "attempt": 1, "version": next(versions)}
+        story.whole("dispatcher-1", "state", key, **end)
+
+    def all_ran(fence: int) -> None:
+        mark, left, join = made("mark", 1), made("left", fence), made("join", fence)
+        ran("left", fence, mark, trail={"mark": mark}, there=mark)
+        ran("join", fence, left, trail={"mark": mark, "left": left}, there=mark)
+        ran("last", fence, join, trail={"mark": mark, "left": left, "join": join}, there=None)
+
+    ran("mark", 1, trail={}, there=None)
+    all_ran(1)
+    asked = {"by": ASKED_BY, "checkpoint": "mark", "undone": ["left", "last"]}
+    story.note("client", Type.INVOKE, "restore", RESTORED, **asked)
+    row = {"number": 1, "by": ASKED_BY, "checkpoint": "mark", "version": next(versions)}
+    story.whole("dispatcher-1", "restored", RESTORED, **row)
+    story.note("client", Type.OK, "restore", RESTORED, by=ASKED_BY)
+    ran("last.compensate", 1, made("last", 1))
+    ran("left.compensate", 1, made("left", 1))
+    all_ran(3)
+    story.note("client", Type.OK, "end", RESTORED, state="completed")
+    story.note("reader", Type.OK, "census", RESTORED, state="completed")
+    story.note("reader", Type.OK, "restores", RESTORED, by=[ASKED_BY])
+    for node in steps:
+        fence = 1 if node == "mark" else 3
+        told = {"state": "completed", "fence": fence, "by": fence, "maker": "agent-1", "token": None}
+        story.note("reader", Type.OK, "result", f"{RESTORED}:{node}", **told)
+    return story.entries
+
+
+def joined(at: float) -> list[HistoryEntry]:
+    """A quorum of two of three members: the first and the last one completed, and the other one was canceled."""
+    story = Story(at)
+    members = [f"member_{number}" for number in (1, 2, 3)]
+    story.work(QUORUM, "completed", members=members, enough=2)
+    for version, node in enumerate((*members, "result"), 1):
+        claim = {"shard": 31, "fence": 1, "publication": version, "version": version, "row": True}
+        story.whole("dispatcher-1", "claim", f"{QUORUM}:{node}", **claim)
+    for node, state in (("member_1", "completed"), ("member_2", "canceled"), ("member_3", "completed")):
+        if state == "completed":
+            story.whole("agent-1", "execute", f"{QUORUM}:{node}", fence=1)
+        story.note("reader", Type.OK, "result", f"{QUORUM}:{node}", state=state, fence=1)
+    values = [f"{QUORUM}:{node}@1" for node in ("member_1", "member_3")]
+    story.note("client", Type.OK, "joined", QUORUM, values=values)
+    return story.entries
+
+
+def made(node: str, fence: int) -> str:
+    """What the execution of a node of the restored workflow makes."""
+    return f"{RESTORED}:{node}@{fence}"
+
+
 def coordinated(at: float) -> list[HistoryEntry]:
     """All of that, and tasks of a key, from an instant on."""
-    stories = (keyed, contested, talked, voted, triggered, parented, rated, streamed)
+    stories = (keyed, contested, talked, voted, triggered, parented, rated, streamed, restored, joined)
     return [entry for number, story in enumerate(stories) for entry in story(at + 5.0 * number)]

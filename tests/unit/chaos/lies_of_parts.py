@@ -8,7 +8,22 @@ from types import MappingProxyType
 from typing import Any
 
 from dispatcher.witness.history import HistoryEntry, Type
-from tests.unit.chaos.collaborated import CHILD, CONTESTED, GATE, PARENT, RATED, RUNS, STREAM, THREAD, TRIGGER, VOTE
+from tests.unit.chaos.collaborated import (
+    ASKED_BY,
+    CHILD,
+    CONTESTED,
+    GATE,
+    PARENT,
+    QUORUM,
+    RATED,
+    RESTORED,
+    RUNS,
+    STREAM,
+    THREAD,
+    TRIGGER,
+    VOTE,
+    made,
+)
 from tests.unit.chaos.histories import added, changed, drop
 from tests.unit.chaos.keyed import keyed_beside
 
@@ -51,6 +66,14 @@ def _exchanged(entries: list[HistoryEntry], node: str, work: str) -> list[Histor
 def _read_unheard(entries: list[HistoryEntry], node: str, work: str) -> list[HistoryEntry]:
     """A thread that stays open, and whose last message is noted as read by one who was not told."""
     return [one for one in entries if (one.f, one.val.get("text")) != ("hear", "three")]
+
+
+def _told(*nodes: str) -> Lie:
+    return _changed("joined", QUORUM, values=[f"{QUORUM}:{node}@1" for node in nodes])
+
+
+def _refused(entries: list[HistoryEntry], node: str, work: str) -> list[HistoryEntry]:
+    return [replace(one, type=Type.FAIL) if (one.f, one.type) == ("restore", Type.OK) else one for one in entries]
 
 
 LIES_OF_PARTS: Mapping[str, tuple[str, Lie]] = MappingProxyType(
@@ -104,6 +127,52 @@ LIES_OF_PARTS: Mapping[str, tuple[str, Lie]] = MappingProxyType(
         "a reader was not told that the parts began again": ("parts in order", _dropped("restarted", STREAM)),
         "a part was left out": ("parts in order", _without("given", part="second/0")),
         "a part came twice": ("parts in order", _added("given", STREAM, part="second/1")),
+        "a pattern counts a result twice": ("patterns join", _told("member_1", "member_1")),
+        "a pattern counts one that was canceled": ("patterns join", _told("member_1", "member_2")),
+        "a pattern counts fewer than are enough": ("patterns join", _told("member_3")),
+        "a pattern counts what no execution made": ("patterns join", _dropped("execute", f"{QUORUM}:member_3")),
+        "a member began although enough others were done": (
+            "patterns join",
+            _changed("claim", f"{QUORUM}:member_2", version=10**6),
+        ),
+        "a restore was not carried out": ("restored whole", _dropped("restores", RESTORED)),
+        "a restore was carried out twice": ("restored whole", _changed("restores", RESTORED, by=[ASKED_BY, ASKED_BY])),
+        "a restore that was refused was carried out": ("restored whole", _refused),
+        "a restore that nobody asked for was carried out": ("restored whole", _dropped("restore", RESTORED)),
+        "a restore did not undo what it said": ("restored whole", _dropped("claim", f"{RESTORED}:left.compensate")),
+        "a restore undid what it had not said": (
+            "restored whole",
+            _changed("restore", RESTORED, by=ASKED_BY, checkpoint="mark", undone=["left"]),
+        ),
+        "a restore undid in the order of the ends": (
+            "restored whole",
+            _changed("claim", f"{RESTORED}:last.compensate", version=13),
+        ),
+        "a discarded node ran before all were undone": (
+            "restored whole",
+            _changed("claim", f"{RESTORED}:left.compensate", version=10**6),
+        ),
+        "a result of a discarded run counts": ("restored whole", _changed("result", f"{RESTORED}:left", by=1)),
+        "a node was given what a discarded run had made": (
+            "restored whole",
+            _changed("execute", f"{RESTORED}:join", after=[made("left", 1)]),
+        ),
+        "shared state has what a discarded run wrote": (
+            "restored whole",
+            _changed("saw", f"{RESTORED}:left", trail={"mark": made("mark", 1), "left": made("left", 1)}),
+        ),
+        "shared state lacks what was there at a checkpoint": (
+            "restored whole",
+            _changed("saw", f"{RESTORED}:left", trail={}),
+        ),
+        "a key that was removed later was not brought back": (
+            "restored whole",
+            _changed("saw", f"{RESTORED}:left", there=None),
+        ),
+        "a node before the checkpoint ran again": (
+            "restored whole",
+            _added("claim", f"{RESTORED}:mark", fence=5, shard=30, publication=10**6, version=10**6, row=True),
+        ),
         "a stream ended early": ("parts in order", _without("given", part="second/1")),
     }
 )

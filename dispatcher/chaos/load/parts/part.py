@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from coditect import Agent, Context, Retry
 from dispatcher.chaos.load.work import MOST_ATTEMPTS
@@ -31,9 +32,9 @@ class LoadPart:
 
 
 @asynccontextmanager
-async def executed(ctx: Context, note: Note) -> AsyncIterator[None]:
+async def executed(ctx: Context, note: Note, **facts: Any) -> AsyncIterator[None]:
     """Record the execution of a task around what its handler does; an error in that is recorded as its failure."""
-    said = {"proc": ctx.agent_id, "agent": ctx.agent_id, "attempt": ctx.attempt, "fence": ctx.fence}
+    said = {"proc": ctx.agent_id, "agent": ctx.agent_id, "attempt": ctx.attempt, "fence": ctx.fence, **facts}
     note(Type.INVOKE, "execute", ctx.task_id, **said)
     try:
         yield

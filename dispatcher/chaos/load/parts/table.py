@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from dispatcher.chaos.load.parts import contests, rates, streams, sub_workflows, threads, triggers, votes
+from dispatcher.chaos.load.parts import (
+    contests,
+    patterns,
+    rates,
+    restores,
+    streams,
+    sub_workflows,
+    threads,
+    triggers,
+    votes,
+)
 from dispatcher.chaos.load.parts.part import LoadPart
 
 _ALL = (
@@ -16,5 +26,7 @@ _ALL = (
     sub_workflows.PART,
     rates.PART,
     streams.PART,
+    restores.PART,
+    patterns.PART,
 )
 PARTS: Mapping[str, LoadPart] = MappingProxyType({one.name: one for one in _ALL})

@@ -1,0 +1,179 @@
+"""The check that a restore discards what came after its checkpoint, undoes it as planned, and that it runs again.
+
+Every claim of a node belongs to a *generation*: the number of restores before it that discarded the node. What an
+execution of one generation made must not be met in another one, neither as a value nor in shared state.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from coditect.workflow.definition import COMPENSATION
+from dispatcher.chaos.checks.check import CheckResult
+from dispatcher.chaos.checks.history_index import HistoryIndex, Operation
+from dispatcher.chaos.load.parts.restores import JOIN, LAST, MARK
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedOut:
+    """A restore that the ledger has carried out."""
+
+    version: int
+    """The version of the store at which the restore was committed."""
+    discards: Collection[str]
+    """The nodes that come after the checkpoint."""
+    undone: Collection[str]
+    """The nodes that the plan of the restore said would be compensated."""
+
+
+def restored_whole(index: HistoryIndex) -> CheckResult:
+    """Check each restore: it was asked for once, its nodes ran again, and nothing of the former run counts.
+
+    What the plan called compensated is undone, the last completed first, before a discarded node runs. Shared state is
+    what it was. Nodes before the checkpoint stay as they are.
+    """
+    checked, violations = 0, list[str]()
+    ends = {one.key: one.val.get("state") for one in index.of("census")}
+    for work in index.accepted:
+        if not work.val.get("discards"):
+            continue
+        told = next((one.val["by"] for one in index.about("restores", work.key)), [])
+        checked += len(told)
+        violations += (f"{work.key} {wrong}" for wrong in _unasked(index, work, told))
+        one = RestoredWork(index, work, told)
+        violations += (f"{work.key} {wrong}" for wrong in one.wrong(completed=ends.get(work.key) == "completed"))
+    return CheckResult("restored whole", "later nodes run again, and count", checked, tuple(violations))
+
+
+def _unasked(index: HistoryIndex, work: Operation, told: Sequence[str]) -> Iterator[str]:
+    """Yield each request that was carried out otherwise than its sender was told."""
+    asked = {one.val["by"]: one for one in index.about("restore", work.key)}
+    for by, many in Counter(told).items():
+        if by not in asked or not asked[by].possible:
+            yield f"was restored by {by}, which was refused, or not asked for"
+        if many > 1:
+            yield f"was restored {many} times by {by}"
+    yield from (f"was not restored by {by}" for by, one in asked.items() if one.happened and by not in told)
+
+
+class RestoredWork:
+    """A workflow of a history with its restores, and the generations of its nodes."""
+
+    def __init__(self, index: HistoryIndex, work: Operation, told: Sequence[str]) -> None:
+        """Read the restores in the order in which the ledger has them, as `told` by the names of their requests."""
+        self._index = index
+        self._work = work.key
+        self._nodes: Collection[str] = work.val["nodes"]
+        asked = {one.val["by"]: one.val for one in index.about("restore", work.key)}
+        committed = {one.val["by"]: one.val["version"] for one in index.versioned("restored", work.key)}
+        self._restores = [
+            CarriedOut(committed[by], work.val["discards"][asked[by]["checkpoint"]], asked[by]["undone"])
+            for by in told
+            if by in asked and by in committed
+        ]
+
+    def wrong(self, *, completed: bool) -> Iterator[str]:
+        """Yield each error in the workflow; one that has not completed may have undone more than its restores did."""
+        for number, restore in enumerate(self._restores):
+            until = self._restores[number + 1].version if number + 1 < len(self._restores) else None
+            if completed or until is not None:
+                yield from self._undone(restore, until)
+            yield from self._stayed(restore, until)
+        for name in self._nodes:
+            if not name.endswith(COMPENSATION):
+                yield from self._mixed(name)
+                if completed:
+                    yield from self._counted(name)
+
+    def _claims(self, name: str) -> list[Operation]:
+        return self._index.versioned("claim", f"{self._work}:{name}")
+
+    def _version_of(self, name: str, fence: int) -> int:
+        """Return the version at which the execution with a fence was claimed; 0 when no claim is known."""
+        before = [one for one in self._claims(name) if one.val["fence"] <= fence]
+        return max(before, key=lambda one: (one.val["fence"], one.val["version"])).val["version"] if before else 0
+
+    def _generation(self, name: str, version: int) -> int:
+        return sum(restore.version <= version and name in restore.discards for restore in self._restores)
+
+    def _made_in(self, made: str) -> tuple[str, int]:
+        """Return the node and the generation of the execution that a value names."""
+        key, _, fence = made.rpartition("@")
+        name = key.rpartition(":")[2]
+        return name, self._generation(name, self._version_of(name, int(fence)))
+
+    def _counted(self, name: str) -> Iterator[str]:
+        """Yield the error of a node whose result is of an execution before the last restore that discarded it."""
+        generations = sum(name in restore.discards for restore in self._restores)
+        for one in self._index.about("result", f"{self._work}:{name}"):
+            if one.val.get("by") is not None:
+                given = self._generation(name, self._version_of(name, one.val["by"]))
+                if given != generations:
+                    yield f"has a result of {name} of run {given}, and it was discarded {generations} times"
+
+    def _mixed(self, name: str) -> Iterator[str]:
+        """Yield each value of another generation that an execution was given, or saw in shared state."""
+        key = f"{self._work}:{name}"
+        for one in self._index.about("execute", key):
+            version = self._version_of(name, one.val["fence"])
+            yield from (f"gave {name} {told}" for told in self._former(one.val["after"], version))
+        for one in self._index.about("saw", key):
+            version, trail = self._version_of(name, one.val["fence"]), one.val["trail"]
+            yield from (f"let {name} see {told}" for told in self._former(trail.values(), version))
+            there = one.val["there"]
+            if name not in (MARK, JOIN) and (there is None) is not (name == LAST):
+                yield f"let {name} see {there} in place of what was there"
+            if missing := [before for before in _before(self._index, key) if before not in trail]:
+                yield f"let {name} see nothing of {missing}"
+
+    def _former(self, values: Collection[str], version: int) -> Iterator[str]:
+        for made in values:
+            name, given = self._made_in(made)
+            if given != (wanted := self._generation(name, version)):
+                yield f"{made} of its run {given}, in run {wanted}"
+
+    def _stayed(self, restore: CarriedOut, until: int | None) -> Iterator[str]:
+        """Yield each node before a checkpoint that was claimed after the restore to it."""
+        for name in self._nodes:
+            if name.endswith(COMPENSATION) or name in restore.discards:
+                continue
+            if any(_is_between(one, restore.version, until) for one in self._claims(name) if one.happened):
+                yield f"ran {name} again, which came before the checkpoint"
+
+    def _undone(self, restore: CarriedOut, until: int | None) -> Iterator[str]:
+        """Yield each difference between what a restore was to compensate and what was compensated, in which order."""
+        undone: dict[str, int] = {}
+        for name in self._nodes:
+            if name.endswith(COMPENSATION):
+                for one in self._claims(name):
+                    if one.happened and _is_between(one, restore.version, until):
+                        undone.setdefault(name.removesuffix(COMPENSATION), one.val["version"])
+        if undone.keys() != set(restore.undone):
+            yield f"undid {sorted(undone)}, and was to undo {sorted(restore.undone)}"
+        ended = {name: self._completed(name, restore.version) for name in undone}
+        for before, after in pairwise(sorted(undone, key=lambda name: undone[name])):
+            if ended[before] < ended[after]:
+                yield f"undid {before} before {after}, which completed later"
+        again = [one for name in restore.discards for one in self._claims(name) if one.happened]
+        first = min((one.val["version"] for one in again if _is_between(one, restore.version, until)), default=None)
+        if undone and first is not None and first < max(undone.values()):
+            yield "ran a discarded node before all were undone"
+
+    def _completed(self, name: str, before: int) -> int:
+        """Return the version at which a node had last completed before a version; 0 when that is not known."""
+        known = self._index.versioned("state", f"{self._work}:{name}")
+        return max(
+            (one.val["version"] for one in known if one.val["state"] == "completed" and one.val["version"] < before),
+            default=0,
+        )
+
+
+def _is_between(one: Operation, since: int, until: int | None) -> bool:
+    return since <= one.val["version"] and (until is None or one.val["version"] < until)
+
+
+def _before(index: HistoryIndex, key: str) -> list[str]:
+    return [before.rpartition(":")[2] for before in index.nodes.get(key, ())]

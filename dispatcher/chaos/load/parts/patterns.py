@@ -1,0 +1,110 @@
+"""The part of a load whose workflows are made from the patterns `race`, `quorum` and `map_reduce`."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel
+
+from coditect import Agent, Context, Retry
+from coditect.workflow.definition import Definition
+from coditect.workflow.patterns.catalogue import Catalogue, load_patterns
+from coditect.workflow.patterns.merging import MergeRule, merge
+from coditect.workflow.patterns.rendering import render_pattern
+from coditect.workflow.states import WorkflowState
+from dispatcher.chaos.load.parts.part import PART_RETRY, LoadPart, executed
+from dispatcher.chaos.load.work import Flaky
+from dispatcher.chaos.load.workflows import WorkflowLoad
+from dispatcher.witness.history import Note, Type
+
+MEMBER, JOINED = "chaos.member", "chaos.joined"
+"""The capabilities of a pattern's parallel tasks, and of the task that is given their results."""
+MEMBERS = 4
+"""The number of a pattern's parallel tasks."""
+ENOUGH = 2
+"""How many results are enough for a quorum."""
+_NUMBER = re.compile(r"(\d+)\]?$")
+
+
+class Members(BaseModel):
+    """The input of each parallel task: how long each of them works, and how many of its first attempts fail."""
+
+    milliseconds: list[int]
+    fails: list[int]
+
+
+class Results(BaseModel):
+    """The input of the task that is given the results."""
+
+    rule: MergeRule = MergeRule.COMBINE
+    values: list[Any]
+
+
+def offer(agent: Agent, note: Note) -> None:
+    """Let an agent execute the parallel tasks, each of which returns its own id and fence, and join their results."""
+
+    @agent.capability(MEMBER, timeout="10m", retry=PART_RETRY, description="Waits, and returns its id.")
+    async def member(given: Members, ctx: Context) -> str:
+        """Wait or fail as the number in the name of the task's node says."""
+        found = _NUMBER.search(ctx.task_id)
+        assert found is not None
+        place = int(found[1]) - (not ctx.task_id.endswith("]"))
+        async with executed(ctx, note):
+            await asyncio.sleep(given.milliseconds[place] / 1000)
+            if ctx.attempt <= given.fails[place]:
+                raise Flaky(f"attempt {ctx.attempt} of {given.fails[place]} that fail")
+        return f"{ctx.task_id}@{ctx.fence}"
+
+    @agent.capability(JOINED, timeout="10m", retry=PART_RETRY, description="Joins results.")
+    async def joined(given: Results, ctx: Context) -> Any:
+        """Return the first result, or all of them."""
+        async with executed(ctx, note):
+            return merge(given.rule, given.values)
+
+
+@cache
+def _patterns() -> Catalogue:
+    return load_patterns()
+
+
+def race() -> tuple[Definition, list[str], int]:
+    """Return a race with the names of the racers, and the number of results that are enough."""
+    flow = render_pattern(_patterns(), "race", {"racers": [MEMBER] * MEMBERS, "merge": JOINED})
+    return flow, [f"racer_{number}" for number in range(1, MEMBERS + 1)], 1
+
+
+def quorum() -> tuple[Definition, list[str], int]:
+    """Return a quorum with the names of its members, and the number of results that are enough."""
+    flow = render_pattern(_patterns(), "quorum", {"members": [MEMBER] * MEMBERS, "enough": ENOUGH, "merge": JOINED})
+    return flow, [f"member_{number}" for number in range(1, MEMBERS + 1)], ENOUGH
+
+
+def map_reduce() -> tuple[Definition, list[str], int]:
+    """Return a map with the names of its elements, all of which are needed."""
+    flow = render_pattern(_patterns(), "map_reduce", {"map": MEMBER, "reduce": JOINED, "limit": MEMBERS})
+    return flow, [f"each[{number}]" for number in range(MEMBERS)], MEMBERS
+
+
+async def join(load: WorkflowLoad) -> None:
+    """Run one pattern, and record its members, how many are enough, and the result that the client was told."""
+    flow, members, enough = load.random.choice((race, quorum, map_reduce))()
+    work = [load.shapes.work() for _ in members]
+    given: dict[str, Any] = {name: [one[name] for one in work] for name in ("milliseconds", "fails")}
+    run = await load.started(
+        flow,
+        given | {"items": [given] * MEMBERS},
+        most=Retry().max_attempts,  # the pattern's nodes have no policy
+        priorities={},
+        inputs={},
+        members=members,
+        enough=enough,
+    )
+    if run is not None and await load.end_of(run) is WorkflowState.COMPLETED:
+        told = await load.answered(run.result)
+        load.note(Type.OK, "joined", run.id, values=told if isinstance(told, list) else [told])
+
+
+PART = LoadPart("patterns", join, offer)
