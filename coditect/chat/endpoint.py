@@ -28,6 +28,7 @@ except ImportError as error:
 CONNECT_SECONDS = 5.0
 LONGEST_EVENT_BYTES = 1024 * 1024
 _END = "[DONE]"
+MOST_DIGITS = 9
 _REASON_BYTES = 2_000
 _AGAIN_STATUS = frozenset({408, 409, 425, 429})
 
@@ -141,7 +142,7 @@ async def _refuse(response: httpx2.Response) -> None:
     status, reason = response.status_code, body[:_REASON_BYTES].decode(errors="replace")[:300]
     if status in _AGAIN_STATUS or status >= 500:
         facts: dict[str, object] = {"status": status, "reason": reason}
-        if (after := response.headers.get("retry-after", "")).isdecimal():
+        if (after := response.headers.get("retry-after", "")).isdecimal() and len(after) <= MOST_DIGITS:
             facts["retry_after_seconds"] = int(after)
         raise ChatUnavailable("The chat endpoint does not answer now", **facts)
     fix = "check CODITECT_CHAT_URL, CODITECT_CHAT_KEY and CODITECT_CHAT_MODEL"

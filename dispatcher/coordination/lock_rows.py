@@ -87,9 +87,9 @@ class Place:
 def most_together(mode: str) -> int | None:
     """Return how many tickets may hold a resource together by a mode `at_most:N`; None for any other mode."""
     prefix, _, count = mode.partition(AT_MOST)
-    if prefix or not count.isascii() or not count.isdigit() or not 1 <= int(count) <= MOST_TOGETHER:
+    if prefix or not (count.isascii() and count.isdigit() and len(count) <= len(str(MOST_TOGETHER))):
         return None
-    return int(count)
+    return int(count) if 1 <= int(count) <= MOST_TOGETHER else None
 
 
 def is_barred(tr: Reads, ticket: Ticket) -> bool:

@@ -106,6 +106,14 @@ async def test_the_pause_that_an_overloaded_endpoint_asks_for_is_told() -> None:
     assert caught.value.facts["retry_after_seconds"] == 7
 
 
+async def test_a_time_to_wait_that_is_none_is_left_out() -> None:
+    async with chat_stub(refuses("429 Too Many Requests", b"{}", b"retry-after: " + b"9" * 5_000)) as stub:
+        with pytest.raises(ChatUnavailable) as caught:
+            await ask(stub)
+
+    assert "retry_after_seconds" not in caught.value.facts
+
+
 async def test_an_endpoint_that_is_not_there_is_unavailable() -> None:
     async with chat_stub() as stub:
         pass

@@ -71,7 +71,15 @@ async def test_a_lock_that_is_not_renewed_is_gone_after_its_time(ledger: Ledger)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"resources": []}, {"resources": "x"}, {"mode": "odd"}, {"mode": "at_most:0"}, {"owner": ""}]
+    "wrong",
+    [
+        {"resources": []},
+        {"resources": "x"},
+        {"mode": "odd"},
+        {"mode": "at_most:0"},
+        {"mode": "at_most:" + "9" * 5_000},
+        {"owner": ""},
+    ],
 )
 async def test_a_request_that_is_no_lock_is_refused(ledger: Ledger, wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidTask):
