@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,6 +21,7 @@ from coditect.model.duration import seconds
 from coditect.operations.connections import Connections
 from coditect.operations.load.drive import LoadCounts, LoadPlan, drive
 from coditect.operations.load.report import LoadEnding, LoadReport, read_effects, report_json, summarize
+from coditect.operations.load.utilisation import Utilisation
 from coditect.settings.settings import find_env_file
 
 LOG_VARIABLE = "CODITECT_LOAD_LOG"
@@ -52,7 +53,7 @@ def run_load(
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Put the fleet under load and report throughput, latency, failures, lost tasks and repeated executions.
+    """Put the fleet under load; report throughput, latency, utilisation, failures, lost tasks, repeated executions.
 
     Exits 1 when a task was refused, failed, hung or lost. A repeated execution is no failure: it is listed.
 
@@ -63,13 +64,13 @@ def run_load(
         raise InputError("--min-ms is above --max-ms", min_ms=min_ms, max_ms=max_ms)
     load = LoadPlan(tasks, concurrency, rate, min_ms, max_ms, capability, priority, seconds(wait))
     opened = connections(context)
-    counts = LoadCounts()
-    run_loop(_run(opened, load, counts))
+    counts, utilisation = LoadCounts(), Utilisation()
+    run_loop(_run(opened, load, counts, utilisation))
     log = effect_log or default_log(opened.environ, Path.cwd())
     effects = read_effects(log, counts.answers)
     if effects is None and effect_log is not None:
         raise InputError("There is no such effect log", path=log)
-    report = summarize(counts.answers, effects)
+    report = summarize(counts.answers, effects, utilisation=utilisation.share)
     render(output, report_json(report), *_views(report, log))
     if not report.ok:
         raise typer.Exit(1)
@@ -84,22 +85,27 @@ def default_log(environ: Mapping[str, str], folder: Path) -> Path:
     return (env_file.parent if env_file else folder / ".coditect") / LOG_FILE
 
 
-async def _run(opened: Connections, load: LoadPlan, counts: LoadCounts) -> None:
+async def _run(opened: Connections, load: LoadPlan, counts: LoadCounts, utilisation: Utilisation) -> None:
     see = f"coditect task why-not {load.capability}; coditect agent list"
-    async with opened.client() as client, _progress(load, counts):
+    async with (
+        opened.client() as client,
+        opened.registry() as registry,
+        _beside(utilisation.watch(registry, load.capability, lambda: counts.in_flight)),
+        _beside(_bar(load, counts) if sys.stderr.isatty() else _lines(load, counts)),
+    ):
         with going_on(f"What was submitted goes on, unattended. To see it: {see}"):
             await drive(client, load, counts)
 
 
 @asynccontextmanager
-async def _progress(load: LoadPlan, counts: LoadCounts) -> AsyncIterator[None]:
-    """Show the load test's progress while the block runs: a bar on a terminal, else a line every few seconds."""
-    showing = asyncio.create_task(_bar(load, counts) if sys.stderr.isatty() else _lines(load, counts))
+async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run an endless coroutine, such as a display of the progress, while the block runs."""
+    running = asyncio.create_task(work)
     try:
         yield
     finally:
-        showing.cancel()
-        await asyncio.wait([showing])
+        running.cancel()
+        await asyncio.wait([running])
 
 
 async def _lines(load: LoadPlan, counts: LoadCounts) -> None:
@@ -140,6 +146,9 @@ def _views(report: LoadReport, log: Path) -> Iterator[View]:
             "duplicates": sum(len(lines) - 1 for lines in report.repeated.values()),
             "elapsed": f"{report.elapsed_seconds:.1f} s",
             "throughput": f"{report.throughput_per_second:.1f} tasks/s",
+            "utilisation": "not known: no work was queued for two seconds"
+            if report.utilisation is None
+            else f"{report.utilisation:.1%} of the slots while work was queued",
             "latency": f"p50 {latency.p50:.0f} ms, p95 {latency.p95:.0f} ms, p99 {latency.p99:.0f} ms, "
             f"max {latency.highest:.0f} ms",
         }

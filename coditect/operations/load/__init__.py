@@ -1,1 +1,1 @@
-"""A load test: the generator of tasks, and the report that compares tasks with answers and effects."""
+"""A load test: the generator of tasks, the watch on the slots, and the report on tasks, answers and effects."""

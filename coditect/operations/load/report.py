@@ -78,6 +78,8 @@ class LoadReport:
     """Ids of tasks that ran more than once (at-least-once execution), with each of their effects."""
     executions: int
     """The number of executions in the effect log that belong to this run's tasks."""
+    utilisation: float | None = None
+    """The share of the fleet's slots that were in use while work was queued, 0 to 1; None when none was queued."""
 
     @property
     def ok(self) -> bool:
@@ -105,7 +107,12 @@ def read_effects(log: Path, answers: Iterable[LoadAnswer]) -> dict[str, list[Eff
         return parse_effects(lines, ids)
 
 
-def summarize(answers: Sequence[LoadAnswer], effects: Mapping[str, Sequence[Effect]] | None) -> LoadReport:
+def summarize(
+    answers: Sequence[LoadAnswer],
+    effects: Mapping[str, Sequence[Effect]] | None,
+    *,
+    utilisation: float | None = None,
+) -> LoadReport:
     """Build the report of a load test from answers and effects; effects are None when no log was found."""
     endings = Counter(answer.ending for answer in answers)
     elapsed = max((answer.finished_at_seconds for answer in answers), default=0.0)
@@ -126,6 +133,7 @@ def summarize(answers: Sequence[LoadAnswer], effects: Mapping[str, Sequence[Effe
         lost=() if effects is None else tuple(task_id for task_id in done_ids if not effects.get(task_id)),
         repeated={task_id: tuple(lines) for task_id, lines in known.items() if len(lines) > 1},
         executions=sum(len(lines) for lines in known.values()),
+        utilisation=utilisation,
     )
 
 
@@ -151,6 +159,7 @@ def report_json(report: LoadReport) -> dict[str, object]:
         "lost": len(report.lost) if report.effects_compared else None,
         "elapsed_seconds": round(report.elapsed_seconds, 3),
         "throughput_per_second": round(report.throughput_per_second, 1),
+        "utilisation": None if report.utilisation is None else round(report.utilisation, 3),
         "latency_ms": {
             "p50": round(latency.p50, 1),
             "p95": round(latency.p95, 1),

@@ -63,6 +63,11 @@ def test_without_an_effect_log_nothing_is_said_about_losses() -> None:
     assert report_json(report)["lost"] is None
 
 
+def test_utilisation_is_told_where_work_was_queued() -> None:
+    assert report_json(summarize([answer("x")], None, utilisation=0.98765))["utilisation"] == 0.988
+    assert report_json(summarize([answer("x")], None))["utilisation"] is None
+
+
 def test_lines_of_other_runs_and_torn_lines_do_not_count() -> None:
     effects = parse_effects(["other a 1 1", "x a one 1", "x a", "", "x a 1 1 1"], frozenset({"x"}))
 

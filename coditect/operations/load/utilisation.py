@@ -1,0 +1,53 @@
+"""How full the slots of the fleet are while more tasks are in flight than it has slots."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from coditect.errors import RegistryUnavailable
+from coditect.model.registration import AgentRecord, AgentStatus
+from coditect.registry.port import Registry, Search
+
+LOOK_SECONDS = 1.0
+"""The pause between two looks: agents tell their load once a second."""
+STALE_LOOKS = 1
+"""The looks after the first one at queued work that do not count: the load told may be from before it."""
+
+
+@dataclass(slots=True)
+class Utilisation:
+    """The slots in use and all slots, summed over the looks at which work was queued."""
+
+    busy: int = 0
+    slots: int = 0
+    looks: int = 0
+    _queued: int = 0
+
+    @property
+    def share(self) -> float | None:
+        """The share of the slots that were in use, 0 to 1; None when no work was queued for two seconds."""
+        return self.busy / self.slots if self.slots else None
+
+    async def watch(self, registry: Registry, capability: str, in_flight: Callable[[], int]) -> None:
+        """Look once a second at the agents that offer a capability, until canceled.
+
+        A registry that does not answer costs its looks.
+        """
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                self.look(await registry.find(Search(capability)), in_flight())
+            except RegistryUnavailable:
+                self.look((), 0)
+
+    def look(self, agents: Iterable[AgentRecord], in_flight: int) -> None:
+        """Add a look at the agents, if more tasks are in flight than they have slots, and were at the look before."""
+        living = [one for one in agents if one.load.status is not AgentStatus.DRAINING]
+        slots = sum(one.registration.slots for one in living)
+        self._queued = self._queued + 1 if in_flight > slots else 0
+        if self._queued > STALE_LOOKS:
+            self.busy += sum(one.load.running for one in living)
+            self.slots += slots
+            self.looks += 1
