@@ -141,7 +141,7 @@ class ClientListings:
         history = tuple(AuditRow.read(row) for row in rows_of(answer, "history"))
         return ApprovalDecision(workflow, node, dict(answer.get("decision") or {}), history)
 
-    async def audit(self, *, most: int | None = None, **asked: Any) -> AsyncIterator[AuditRow]:
+    async def audit(self, /, *, most: int | None = None, **asked: Any) -> AsyncIterator[AuditRow]:
         """Yield the entries of the audit trail, the latest first; of one `workflow`, the earliest first.
 
         Conditions: `workflow`, `node`, `since` and `until` (milliseconds since the epoch), `decision`, `by`,

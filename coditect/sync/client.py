@@ -16,6 +16,7 @@ from coditect.sync.blocking import (
     naming,
     waiting,
 )
+from coditect.sync.collaboration import SyncHandoffs, SyncThreads
 from coditect.sync.schedules import SyncSchedules
 from coditect.sync.triggers import SyncTriggers
 
@@ -46,6 +47,16 @@ class SyncClient(SyncContext[Client]):
         """The triggers that the control plane keeps: `client.triggers.create(...)`, `list()`, `pause(name)`, ..."""
         return SyncTriggers(self._inner.triggers, self._thread)
 
+    @property
+    def threads(self) -> SyncThreads:
+        """The threads that the control plane keeps: `client.threads.open(...)`, `get(id)`, `list()`."""
+        return SyncThreads(self._inner.threads, self._thread)
+
+    @property
+    def handoffs(self) -> SyncHandoffs:
+        """The handoffs of running tasks: `client.handoffs.list()`, `show(id)`, `withdraw(id)`."""
+        return SyncHandoffs(self._inner.handoffs, self._thread)
+
     submit = making(Client.submit, SyncHandle)
     submit_many = handing_many(Client.submit_many)
     submit_durable = making(Client.submit_durable, SyncHandle)
@@ -57,6 +68,13 @@ class SyncClient(SyncContext[Client]):
     agents = waiting(Client.agents)
     runs = iterating(Client.runs)
     approvals = iterating(Client.approvals)
+    decision = waiting(Client.decision)
+    audit = iterating(Client.audit)
+    autonomy = waiting(Client.autonomy)
+    page = waiting(Client.page)
+    breakers = iterating(Client.breakers)
+    open_breaker = waiting(Client.open_breaker)
+    reset_breaker = waiting(Client.reset_breaker)
     dead_nodes = iterating(Client.dead_nodes)
     broadcast = waiting(Client.broadcast)
     emit = waiting(Client.emit)
