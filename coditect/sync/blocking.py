@@ -221,6 +221,7 @@ class SyncRun(Blocking[Run]):
     attempts = iterating(Run.attempts)
     wait = waiting(Run.wait)
     look = waiting(Run.look)
+    input = waiting(Run.input)
     ending = waiting(Run.ending)
     events = iterating(Run.events)
     told = iterating(Run.told)

@@ -58,6 +58,7 @@ class Api:
     async def start(self, *, drain_seconds: int = 1) -> subprocess.Popen[bytes]:
         more = {"CODITECT_HTTP_HOSTS": "127.0.0.1", "CODITECT_HTTP_PRIVATE": "true"}
         more["CODITECT_DRAIN_SECONDS"] = str(drain_seconds)
+        more["CODITECT_HTTP_LEASE_SECONDS"] = "120"  # the agents send no heartbeats, and a busy machine is slow
         return await self.fleet.run("coditect", "api", "--port", str(self.port), **more)
 
     async def curl(self, path: str, body: Any = None, *, method: str | None = None) -> Any:
@@ -196,3 +197,28 @@ async def test_an_api_that_is_stopped_takes_the_later_answers_to_what_its_agents
             code = await asyncio.to_thread(process.wait, 60)
 
     assert (outcome.status, outcome.attempt, code) == (Status.COMPLETED, 1, 0)
+
+
+@pytest.mark.timeout(180)
+async def test_a_later_answer_counts_at_an_api_process_that_did_not_post_the_request(
+    own_servers: PrivateServers, tmp_path: Path
+) -> None:
+    (later := tmp_path / "later.py").write_text(LATER)
+    async with open_api(own_servers, tmp_path) as (api, client):
+        await api.start()
+        other = Api(api.fleet, free_ports(1)[0])
+        with http_agent(later) as (agent, url):
+            await api.register(url)
+            await other.start()
+            run = await client.start(counting())
+            event = await asked(agent)
+            path = event["callback_url"].removeprefix(api.url)
+            answer = {"request_id": event["event_id"], "status": "success", "result": {"words": 6}}
+
+            wrong = await other.curl(path, answer | {"request_id": "another"})
+            taken = await other.curl(path, answer)
+            value = await run.result(timeout="60s")
+            late = await other.curl(path, answer)
+
+    assert (wrong["status"], taken, late["status"]) == (422, None, 404)
+    assert value == {"words": 6}

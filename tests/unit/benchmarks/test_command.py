@@ -54,6 +54,7 @@ def test_every_part_but_that_on_foundationdb_is_run_by_default() -> None:
         "timers",
         "tracing",
         "http-api",
+        "event-streams",
         "parallel-docs",
         "workflow-stores",
     ]
