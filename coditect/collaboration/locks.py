@@ -150,9 +150,10 @@ class Lock:
             await self._guard.__aexit__(kind, error, trace)
         except TimeoutError as over:
             raise self._loss() from over
+        finally:  # a lost one, too: it may be lost to this process alone, and nothing more is to be heard of it
+            await self._port.release_lock(self._ticket)
         if self.lost and error is None:
             raise self._loss()
-        await self._port.release_lock(self._ticket)
 
     async def _keep(self, guard: asyncio.Timeout) -> None:
         """Renew the lock until it is lost."""

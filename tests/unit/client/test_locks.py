@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Unpack
 
 import pytest
 
 from coditect import Agent, Context, Retry
+from coditect.collaboration.locks import Lock, LockTerms
 from coditect.errors import ControlPlaneRequired, Deadlock, InputError, LockLost, LockTaken, SetupError
 from coditect.testing import TestFleet
 from dispatcher.shards.publishing import publisher
@@ -236,6 +237,32 @@ async def test_attempt_that_finds_no_dispatcher_is_tried_again_and_completes_whe
         await fleet.restart("dispatcher")
 
         assert await handle.result(int, timeout="2m") == attempts[-1] > 1
+
+
+class LosingPort:
+    """A control plane that grants each lock, and has lost it when it is to be renewed."""
+
+    def __init__(self) -> None:
+        self.released: list[str] = []
+
+    async def acquire_lock(self, resources: list[str], **terms: Unpack[LockTerms]) -> dict[str, Any]:
+        return {"ticket": resources[0], "fence": 1, "valid_until": asyncio.get_running_loop().time() + 60}
+
+    async def keep_lock(self, ticket: str, *, after_seconds: float, ttl_seconds: float) -> dict[str, Any]:
+        return {"state": "gone", "reason": "by force"}
+
+    async def release_lock(self, ticket: str) -> None:
+        self.released.append(ticket)
+
+
+async def test_lock_that_was_lost_is_given_back_so_that_nothing_of_it_is_kept() -> None:
+    port = LosingPort()
+
+    with pytest.raises(LockLost, match="by force"):
+        async with Lock(port, ("x",), mode="exclusive", wait=True, timeout_seconds=None, ttl_seconds=60):
+            await asyncio.Event().wait()
+
+    assert port.released == ["x"]
 
 
 async def test_lock_that_expires_while_its_task_waits_for_a_slot_is_not_entered() -> None:
