@@ -43,7 +43,6 @@ async def watching_agents(
     The locks of dead agents are released by the owner of the shard of locks. Whoever becomes that has all who hold some
     examined once: an agent that died while no dispatcher was there is in no registry, and nobody would miss it.
     """
-    informed: ShardWorker | None = None
 
     def on_gone(gone: AgentGone) -> None:
         if (keeper := workers.get(locks_shard)) is not None:
@@ -55,22 +54,9 @@ async def watching_agents(
     def on_look(records: Sequence[AgentRecord]) -> None:
         ports.window.set_slots(slots_of(records))
         depths.note(records)
-        nonlocal informed
-        if (keeper := workers.get(locks_shard)) not in (None, informed):
-            informed = keeper  # at once: the next look comes before all are read
-            ports.background.start(suspect_holders(), name="who holds locks")
+        holders.look(workers.get(locks_shard), monitor)
 
-    async def suspect_holders() -> None:
-        nonlocal informed
-        try:
-            after = ""
-            while found := await ports.database.read(partial(lock_rows.holders, after=after)):
-                monitor.suspect(found)
-                after = found[-1]
-        except Retryable as error:
-            log.debug("Who holds locks is not known yet", extra={"reason": str(error)})
-            informed = None
-
+    holders = LockHolders(ports)
     depths = QueueDepths(ports.broker, ports.metrics, leads=lambda: monitor.leads)
     fleet = Fleet(registry, on_look=on_look, metrics=ports.metrics)
     async with Monitor(
@@ -87,6 +73,30 @@ async def watching_agents(
         ports.metrics.observe(CONNECTIONS_EVICTED, lambda: monitor.evicted)
         depths.open(ports.background)
         yield monitor
+
+
+class LockHolders:
+    """Has the agents that hold locks examined once, by each process that becomes the owner of the shard of locks."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+        self._informed: ShardWorker | None = None
+
+    def look(self, keeper: ShardWorker | None, monitor: Monitor) -> None:
+        """Take note of this process's worker of the shard of locks; None: the shard is another process's."""
+        if keeper not in (None, self._informed):
+            self._informed = keeper  # at once: the next look comes before all are read
+            self._ports.background.start(self._suspect_all(monitor), name="who holds locks")
+
+    async def _suspect_all(self, monitor: Monitor) -> None:
+        try:
+            after = ""
+            while found := await self._ports.database.read(partial(lock_rows.holders, after=after)):
+                monitor.suspect(found)
+                after = found[-1]
+        except Retryable as error:
+            log.debug("Who holds locks is not known yet", extra={"reason": str(error)})
+            self._informed = None
 
 
 class Predecessors:

@@ -47,9 +47,9 @@ MUTANTS = (
     Mutant(
         "waiting_events_dropped",
         "dispatcher.requests.triggers",
-        "                            await self._open(record.name, record.event)\n",
-        "                            await self._broker.delete_queue(routing.trigger_queue(record.name))\n"
-        "                            await self._open(record.name, record.event)\n",
+        "                    await self._open(record.name, record.event)\n",
+        "                    await self._broker.delete_queue(routing.trigger_queue(record.name))\n"
+        "                    await self._open(record.name, record.event)\n",
         "who takes a shard over drops the events that wait for its triggers",
         ("one run an event",),
         seed=51,

@@ -91,7 +91,7 @@ async def test_whatever_is_asked_for_is_told_by_the_page(ledger: Ledger) -> None
     for number in range(limit):
         await ledger.start(mapping(1), [], workflow=f"other-{number}")
 
-    body = {"workflow": "w", "limit": limit, "checkpoint": "n0"}
+    body = {"workflow": "w", "limit": limit, "checkpoint": "n0", "node": "n0"}
     for verb, query in VERBS.items():
         if isinstance(query, Query):
             assert await ledger.database.read(lambda tr, query=query: query.read(tr, body)), verb  # type: ignore[misc]

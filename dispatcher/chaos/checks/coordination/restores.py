@@ -40,7 +40,7 @@ def restored_whole(index: HistoryIndex) -> CheckResult:
     for work in index.accepted:
         if not work.val.get("discards"):
             continue
-        told = next((one.val["by"] for one in index.about("restores", work.key)), [])
+        told: list[str] = next((one.val["by"] for one in index.about("restores", work.key)), [])
         checked += len(told)
         violations += (f"{work.key} {wrong}" for wrong in _unasked(index, work, told))
         one = RestoredWork(index, work, told)

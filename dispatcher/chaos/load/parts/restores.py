@@ -92,7 +92,7 @@ def restorable(load: WorkflowLoad) -> Workflow:
     """Return a workflow of a node, two parallel ones after it, and two in a row; three of them are compensated."""
     flow = Workflow("restorable")
 
-    def step(name: str, *after: Node, compensate: str | None = None) -> Node:
+    def step(name: str, *after: Node, compensate: str = "") -> Node:
         given = load.shapes.work() | {"after": [From(f"results.{before.name}.made") for before in after]}
         return flow.task(STEP, given, name=name, after=list(after), compensate=compensate, retry=RETRY)
 
