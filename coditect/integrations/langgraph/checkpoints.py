@@ -21,10 +21,12 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from coditect.client.client import Client
-from coditect.collaboration.state import MOST_TRIES, SharedState
+from coditect.collaboration.state import SharedState
 from coditect.errors import InputError, VersionConflict
 
 THREADS = "langgraph"
+AT_ONCE = 20
+"""The number of keys that are removed at once."""
 Packed = tuple[str, bytes]
 """A value as LangGraph's serializer writes it: its type and its bytes."""
 
@@ -150,7 +152,7 @@ class Checkpoints:
         """Keep the writes of a task; of two with one index the first counts, but of special channels the last.
 
         Raises:
-            VersionConflict: when other writers of the same task were faster `MOST_TRIES` times.
+            VersionConflict: when other writers of the same task were faster each time.
         """
         space, key = self._space(place.thread), place.writes(task)
         rows = {str(one.index): _as_row(one) for one in writes}
@@ -163,8 +165,8 @@ class Checkpoints:
         """Remove all checkpoints and writes of a thread."""
         space = self._space(thread)
         keys = [one.key async for one in space.entries()]
-        for begin in range(0, len(keys), MOST_TRIES):
-            await asyncio.gather(*(space.delete(key) for key in keys[begin : begin + MOST_TRIES]))
+        for begin in range(0, len(keys), AT_ONCE):
+            await asyncio.gather(*(space.delete(key) for key in keys[begin : begin + AT_ONCE]))
         await self._client.space(THREADS).delete(thread)
 
     @staticmethod
