@@ -18,6 +18,10 @@ from coditect.workflow.documents.file import read_workflow
 from tests.browser.checks import barriers
 from tests.browser.stage import Stage, staged
 
+EMPTY_PAGES = (
+    "queues", "tasks", "workflows", "approvals", "threads", "handoffs", "dead-letters", "schedules", "locks",
+    "breakers",
+)  # fmt: skip
 NIGHTLY = {"name": "nightly", "nodes": {"sum": {"task": "text.count", "input": {"text": "a b"}}}}
 
 
@@ -205,7 +209,7 @@ async def test_events_are_shown_as_they_happen(page: Page) -> None:
 
 async def test_empty_pages_say_what_fills_them(page: Page) -> None:
     async with staged([]) as stage:
-        for name in ("queues", "tasks", "workflows", "approvals", "dead-letters", "schedules", "locks", "breakers"):
+        for name in EMPTY_PAGES:
             await page.goto(f"{stage.url}/#/{name}")
 
             await expect(page.locator(".empty .command").first).to_contain_text("coditect ")

@@ -7,8 +7,8 @@ import { KeyDialog } from "./key.js";
 
 const PAGES = [
   ["fleet", "Fleet"], ["queues", "Queues"], ["tasks", "Tasks"], ["workflows", "Workflows"], ["approvals", "Approvals"],
-  ["dead-letters", "Dead letters"], ["schedules", "Schedules"], ["locks", "Locks"], ["breakers", "Breakers"],
-  ["events", "Events"],
+  ["threads", "Threads"], ["handoffs", "Handoffs"], ["dead-letters", "Dead letters"], ["schedules", "Schedules"],
+  ["locks", "Locks"], ["breakers", "Breakers"], ["events", "Events"],
 ];
 
 const address = () => {
