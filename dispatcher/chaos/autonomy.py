@@ -66,6 +66,8 @@ ANSWER_SECONDS = 1.0
 AGAIN_SECONDS = 0.25
 WAIT_SECONDS = 1_800.0
 LONGEST_SECONDS = 7_200.0
+TOLD_EVERY = 50
+"""After how many ended workflows the progress is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +213,8 @@ class MixedLoad:
             run = await _insist(partial(self._client.start, flow, key=key))
             state = await _insist(partial(run.wait, timeout=WAIT_SECONDS))
             ended[state.value] += 1
+            if ended.total() % TOLD_EVERY == 0:
+                sys.stderr.write(f"{time.monotonic() - self._begun:6.0f} s  {dict(ended)}\n")
         if not self._done.is_set():  # every workflow was started: from now on they come to their ends in calm
             self._done.set()
             self.seconds = time.monotonic() - self._begun
