@@ -58,6 +58,11 @@ async def pid(_: None) -> int:
     return os.getpid()
 
 
+@worker.capability("proc.wait.long", process=True)
+async def wait_long(seconds: float, ctx: Context) -> str:
+    return await ctx.without_slot(asyncio.sleep(seconds, "waited"))
+
+
 @worker.capability("proc.fail", process=True, retry=Retry(max_attempts=3, first="100ms", on=(ValueError,)))
 def fail(kind: str) -> None:
     if kind == "value":

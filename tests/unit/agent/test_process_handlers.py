@@ -151,6 +151,13 @@ async def test_handler_in_a_process_asks_others_as_any_other(scene: Scene) -> No
     assert await client.request("proc.ask", [1, 2, 3], list[int]) == [2, 4, 6]
 
 
+async def test_handler_in_a_process_awaits_what_needs_no_slot_as_any_other(scene: Scene) -> None:
+    await scene.start(worker)
+    client = await scene.client()
+
+    assert await client.request("proc.wait.long", 0.001) == "waited"
+
+
 async def test_request_s_error_reaches_the_handler_in_its_process(scene: Scene) -> None:
     await scene.start(worker)
     client = await scene.client()

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from coditect import Agent, Context, Retry
+from coditect import Agent, Context, Retry, Workflow
 from coditect.agent.intake.intake import Intake
 from coditect.agent.intake.queue_consumer import ReceivedTask
 from coditect.client.client import Client
@@ -319,3 +319,41 @@ async def test_failure_of_a_child_reaches_its_parent(scene: Scene) -> None:
     client = await scene.client()
 
     assert await (await client.submit("parent.run")).result(str, timeout="100s") == "out of luck"
+
+
+async def test_a_handler_that_awaits_a_workflow_leaves_its_slot_to_the_workflow() -> None:
+    agent = Agent("press", slots=1)
+
+    @agent.capability("chapter.write")
+    async def write(number: int) -> int:
+        return 10 * number
+
+    @agent.capability("book.write")
+    async def book(number: int, ctx: Context) -> int:
+        flow = Workflow("book")
+        flow.task("chapter.write", number)
+        run = await fleet.client.start(flow, key=ctx.task_id)
+        return int(await ctx.without_slot(run.result()))
+
+    async with TestFleet(agents=[agent], settings=Settings(max_suspended=2)) as fleet:
+        handles = await submit_all(fleet.client, "book.write", list(range(6)))
+
+        assert await results(handles) == [10 * number for number in range(6)], "those above the bound took another turn"
+        await loads_are_even(fleet)
+
+
+async def test_a_wait_without_a_slot_raises_what_it_awaits_and_takes_the_slot_again() -> None:
+    agent = Agent("press", slots=1)
+
+    async def fail() -> None:
+        raise ValueError("it is broken")
+
+    @agent.capability("book.write", retry=Retry(max_attempts=1))
+    async def book(number: int, ctx: Context) -> str:
+        with pytest.raises(ValueError, match="it is broken"):
+            await ctx.without_slot(fail())
+        return "it is known"
+
+    async with TestFleet(agents=[agent]) as fleet:
+        assert await fleet.request("book.write", 1) == "it is known"
+        await loads_are_even(fleet)
