@@ -44,15 +44,26 @@ OTHER: Mapping[str, str] = MappingProxyType({"agent": "dispatcher", "dispatcher"
 
 
 class Nemesis:
-    """The injector of a run's faults into real processes; a victim has only one fault at a time."""
+    """The injector of a run's faults into real processes; a victim has only one fault at a time.
+
+    A fault of a server that is still down from another one waits until that one is over. If it does not `wait`, an
+    agent is hit in the server's place: many faults a second would keep the server of a slow machine down for good.
+    """
 
     def __init__(
-        self, testbed: ChaosTestbed, note: Note, strangers: Strangers, cluster: PrivateFoundationDB | None = None
+        self,
+        testbed: ChaosTestbed,
+        note: Note,
+        strangers: Strangers,
+        cluster: PrivateFoundationDB | None = None,
+        *,
+        wait: bool = True,
     ) -> None:
         self._testbed = testbed
         self._cluster = cluster
         self._strangers = strangers
         self._note = note
+        self._wait = wait
         self._turns = {name: asyncio.Lock() for name in (BROKER, REDIS, STORE)}
         self.missed = 0
         """The number of faults that found no possible victim."""
@@ -139,6 +150,9 @@ class Nemesis:
         post.start()
 
     async def _serve(self, fault: Fault, name: str, act: Callable[[], Awaitable[None]]) -> None:
+        if not self._wait and self._turns[name].locked():
+            await self._hit(replace(fault, kind=f"agent.{fault.act}"))
+            return
         async with self._turns[name]:  # a server that is on its way back is hit when it is there
             self._note(Type.INVOKE, fault.act, name, kind=fault.kind)
             try:

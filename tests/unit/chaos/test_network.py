@@ -14,7 +14,7 @@ from coditect.aio.network import BOTH, NetworkPath, Way
 from coditect.errors import RegistryUnavailable
 from coditect.registry.memory import MemoryRegistry
 from dispatcher.chaos.faults.network import MANNERS, RemotePort
-from dispatcher.chaos.faults.schedule import BOTH_WAYS, BROKER_PART, DEAF, MUTE, REDIS_PART, SLOW, Fault
+from dispatcher.chaos.faults.schedule import BOTH_WAYS, BROKER_KILL, BROKER_PART, DEAF, MUTE, REDIS_PART, SLOW, Fault
 from dispatcher.chaos.nemesis import Nemesis
 from dispatcher.witness.history import Type
 from tests.unit.broker.virtual_time import in_virtual_time
@@ -103,3 +103,49 @@ async def test_every_process_is_parted_from_each_server_in_each_manner_and_heale
     names = [post.name for post in stage.posts]
     assert sorted(seen) == sorted((name, kind, manner, True) for name in names for kind in kinds for manner in MANNERS)
     assert all(path.is_open for post in stage.posts for path in post.paths.values())
+
+
+class SlowServers:
+    """A broker that takes half a minute to come back."""
+
+    def __init__(self) -> None:
+        self.kills = 0
+
+    async def kill_broker(self) -> None:
+        self.kills += 1
+
+    async def start_broker(self) -> None:
+        await asyncio.sleep(30)
+
+
+class SlowStage(FakeStage):
+    """A testbed whose processes note what they are sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.servers = SlowServers()
+
+    async def command_broker(self, _: str) -> None:
+        return None
+
+
+@pytest.mark.parametrize(("wait", "brokers", "agents", "seconds"), [(True, 5, 0, 150), (False, 1, 4, 31)])
+@in_virtual_time
+async def test_faults_of_a_server_that_is_down_wait_or_hit_an_agent_in_its_place(
+    wait: bool, brokers: int, agents: int, seconds: float
+) -> None:
+    stage, hits = SlowStage(), list[str]()
+
+    def note(type_: Type, _: str, key: str, **__: Any) -> None:
+        if type_ is Type.INVOKE:
+            hits.append(key)
+
+    class Killed(Nemesis):
+        async def _hit(self, fault: Fault) -> None:
+            hits.append(fault.kind)
+
+    nemesis, begun = Killed(cast(Any, stage), note, cast(Any, None), wait=wait), asyncio.get_running_loop().time()
+    await nemesis.run(Fault(float(number), BROKER_KILL, 0.0, 0.0) for number in range(5))
+
+    assert (stage.servers.kills, hits.count("agent.kill")) == (brokers, agents)
+    assert asyncio.get_running_loop().time() - begun <= seconds
