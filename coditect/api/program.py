@@ -42,6 +42,7 @@ from coditect.errors import SetupError
 from coditect.integrations.http.directory import HttpAgents
 from coditect.integrations.http.program import open_bridge
 from coditect.operations.connections import Connections
+from coditect.operations.coordination.webhooks import check_key
 from coditect.settings.addresses import vhost_of
 from coditect.settings.api import ApiSettings
 from coditect.settings.http_agents import HTTP_DEFAULTS, HttpAgentSettings
@@ -83,6 +84,9 @@ class ApiProgram:
 
     async def _serve(self, listening: Callable[[str], None]) -> None:
         check_exposure(self.api)
+        access_of(self.api)  # what is wrong with keys is told before the servers are waited for
+        if self.api.webhook_key is not None:
+            check_key(self.api.webhook_key)
         with listener(self.api.host, self.api.port, or_any=self.any_port) as own:
 
             def announce() -> None:

@@ -30,6 +30,8 @@ from coditect.settings.values import flag, host_names, http_url, whole
 TRACE = "{trace}"
 """What stands for the id of a trace in `CODITECT_API_TRACE_URL`."""
 
+ISSUER_FIX = "CODITECT_API_OIDC_ISSUER=https://login.example.com/realms/fleet"
+
 
 @dataclass(frozen=True, slots=True)
 class ApiSettings:
@@ -64,16 +66,16 @@ def api_settings(values: Mapping[str, str]) -> ApiSettings:
         SetupError: for a value that is wrong; the error names the variable, and what to write.
     """
     return ApiSettings(
-        host=values.get("CODITECT_API_HOST", API_DEFAULTS.host),
+        host=values.get("CODITECT_API_HOST") or API_DEFAULTS.host,
         port=whole(values, "CODITECT_API_PORT", API_DEFAULTS.port, 0, 65_535),
         body_bytes=whole(values, "CODITECT_API_BODY_BYTES", API_DEFAULTS.body_bytes, 1_024, 2**30),
         keys=values.get("CODITECT_API_KEYS") or None,
         hosts=host_names(values, "CODITECT_API_HOSTS"),
         rate=_rate(values, "CODITECT_API_RATE"),
-        oidc_issuer=values.get("CODITECT_API_OIDC_ISSUER") or None,
-        oidc_audience=values.get("CODITECT_API_OIDC_AUDIENCE", API_DEFAULTS.oidc_audience),
-        oidc_roles=values.get("CODITECT_API_OIDC_ROLES", API_DEFAULTS.oidc_roles),
-        webhook_key=values.get("CODITECT_API_WEBHOOK_KEY"),
+        oidc_issuer=http_url(values, "CODITECT_API_OIDC_ISSUER", fix=ISSUER_FIX),
+        oidc_audience=values.get("CODITECT_API_OIDC_AUDIENCE") or API_DEFAULTS.oidc_audience,
+        oidc_roles=values.get("CODITECT_API_OIDC_ROLES") or API_DEFAULTS.oidc_roles,
+        webhook_key=values.get("CODITECT_API_WEBHOOK_KEY") or None,
         webhook_private=flag(values, "CODITECT_API_WEBHOOK_PRIVATE", default=False),
         trace_url=_trace_url(values, "CODITECT_API_TRACE_URL"),
     )

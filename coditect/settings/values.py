@@ -19,7 +19,7 @@ def flag(values: Mapping[str, str], name: str, *, default: bool) -> bool:
     if text is None:
         return default
     if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
-        raise SetupError("A setting is true or false", variable=name, given=text)
+        raise SetupError("A setting is true or false", variable=name, given=text, fix=f"{name}=true, or {name}=false")
     return text.lower() in ("true", "1", "yes")
 
 
@@ -28,12 +28,13 @@ def number(values: Mapping[str, str], name: str, default: float, low: float, hig
     text = values.get(name)
     if text is None:
         return default
+    fix = f"a number from {low:g} to {high:g}, such as {name}={default:g}"
     try:
         found = float(text)
     except ValueError as error:
-        raise SetupError("A setting is a number", variable=name, given=text) from error
+        raise SetupError("A setting is a number", variable=name, given=text, fix=fix) from error
     if not low <= found <= high:
-        raise SetupError("A setting is outside its range", variable=name, given=text, low=low, high=high)
+        raise SetupError("A setting is outside its range", variable=name, given=text, low=low, high=high, fix=fix)
     return found
 
 
@@ -41,7 +42,7 @@ def whole(values: Mapping[str, str], name: str, default: int, low: int, high: in
     """Return a setting that is a whole number within its bounds."""
     found = number(values, name, default, low, high)
     if found != int(found):
-        raise SetupError("A setting is a whole number", variable=name, given=found)
+        raise SetupError("A setting is a whole number", variable=name, given=found, fix=f"{name}={found:.0f}")
     return int(found)
 
 
@@ -56,7 +57,8 @@ def choice(values: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> st
     for word in allowed:
         if text.lower() == word.lower():
             return word
-    raise SetupError("A setting is one of a few words", variable=name, given=text, allowed=allowed)
+    fix = f"{name}={allowed[0]}"
+    raise SetupError("A setting is one of a few words", variable=name, given=text, allowed=allowed, fix=fix)
 
 
 def host_names(values: Mapping[str, str], name: str) -> str | None:

@@ -11,6 +11,8 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from errno import EISDIR
+from os import strerror
 from pathlib import Path
 from secrets import token_urlsafe
 
@@ -52,6 +54,8 @@ class KeyFile:
             found = self._path.stat()
         except FileNotFoundError:
             return {}
+        except OSError as error:
+            raise self._unreadable(error) from error
         seen = (found.st_mtime_ns, found.st_size, found.st_ino)
         if seen != self._read:
             self._keys, self._read = self._load(), seen
@@ -93,6 +97,8 @@ class KeyFile:
         self._write(left)
 
     def _load(self) -> dict[str, ApiKey]:
+        if self._path.is_dir():
+            raise self._unreadable(IsADirectoryError(EISDIR, strerror(EISDIR)))
         if not is_own(self._path, or_roots=True):
             fix = f"chmod 600 {self._path}, and own it"
             raise SetupError("Others may write the file of API keys", path=str(self._path), fix=fix)
@@ -102,7 +108,13 @@ class KeyFile:
         except (ValueError, KeyError, TypeError) as error:
             fix = "move it away, and make new keys: coditect api key create"
             raise SetupError("This is no file of API keys", path=str(self._path), fix=fix) from error
+        except OSError as error:
+            raise self._unreadable(error) from error
         return {one.sha256: one for one in keys}
+
+    def _unreadable(self, error: OSError) -> SetupError:
+        fix = "CODITECT_API_KEYS=FILE: a file that this user may read, or one that is not there yet"
+        return SetupError("The file of API keys cannot be read", path=str(self._path), reason=error.strerror, fix=fix)
 
     def _write(self, keys: list[ApiKey]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -35,13 +35,25 @@ def test_without_a_file_it_says_which_setting_names_one(terminal: Terminal, monk
     assert "CODITECT_API_KEYS" in refused.err
 
 
-def test_a_wrong_setting_ends_the_start_and_says_what_to_write(
-    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("variable", "given", "fix"),
+    [
+        ("CODITECT_API_RATE", "lots", "CODITECT_API_RATE=100/s"),
+        ("CODITECT_API_KEYS", "/", "CODITECT_API_KEYS=FILE"),
+        ("CODITECT_API_KEYS", "/etc/passwd/keys", "CODITECT_API_KEYS=FILE"),
+        ("CODITECT_API_OIDC_ISSUER", "http://login.example.com", "CODITECT_API_OIDC_ISSUER=https://"),
+        ("CODITECT_API_WEBHOOK_KEY", "short", "set CODITECT_API_WEBHOOK_KEY"),
+        ("CODITECT_API_HOST", "0.0.0.0", "CODITECT_API_HOST=127.0.0.1"),
+    ],
+)
+def test_a_wrong_setting_ends_the_start_before_servers_are_waited_for_and_says_what_to_write(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, variable: str, given: str, fix: str
 ) -> None:
-    monkeypatch.setenv("CODITECT_API_RATE", "lots")
+    monkeypatch.setenv("CODITECT_AMQP_URL", "amqp://127.0.0.1:1/")
+    monkeypatch.setenv("CODITECT_API_PORT", "0")
+    monkeypatch.setenv(variable, given)
 
     refused = terminal.run("api")
 
     assert refused.code == 1
-    assert "variable: CODITECT_API_RATE" in refused.err
-    assert "Fix: CODITECT_API_RATE=100/s" in refused.err
+    assert f"Fix: {fix}" in refused.err
