@@ -24,6 +24,9 @@ from tests.rerun import ROOMS, Impure, every_function_runs_twice
 from tests.servers import Servers, own_servers, servers
 from tests.support import WIRES
 
+if store := os.environ.get(STORE_VARIABLE):  # at once: the conftest files of folders import the store before any hook
+    put_in_place(store)
+
 Result = TypeVar("Result")
 IMPURE = pytest.StashKey[list[Impure]]()
 __all__ = ["amqp_url", "capability", "own_servers", "redis_url", "servers", "settings", "wire"]
@@ -40,8 +43,6 @@ def pytest_configure() -> None:
     """A run that a shell put in the background has SIGINT ignored, its children inherit that: Ctrl-C is tested."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if store := os.environ.get(STORE_VARIABLE):
-        put_in_place(store)
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
@@ -141,7 +142,7 @@ class ClusterDatabase(FdbDatabase):
         return work()
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("crash", "disk", "fail", "faults", "path"):
+        if name in ("_sleep", "crash", "disk", "fail", "faults", "path"):
             _only_the_twin(name)
         raise AttributeError(name)
 
@@ -155,9 +156,13 @@ def _only_the_twin(what: str) -> NoReturn:
 
 
 def put_in_place(name: str) -> None:
-    """Make `MemoryDatabase` a database on the cluster for the test modules that are imported from now on."""
+    """Make `MemoryDatabase` a database on the cluster, in the modules that are loaded and in those that will be."""
     ClusterDatabase.binding = FdbStub() if name == "fdb-stub" else load_binding()
-    memory.MemoryDatabase = ClusterDatabase  # type: ignore[misc, assignment]
+    twin = memory.MemoryDatabase
+    for module in [*sys.modules.values()]:
+        if module.__name__ != "tests.rerun" and vars(module).get("MemoryDatabase") is twin:
+            vars(module)["MemoryDatabase"] = ClusterDatabase
+    memory.Disk.__deepcopy__ = lambda *_: _only_the_twin("a copy of its disk")  # type: ignore[attr-defined]
 
 
 def clear_subspaces() -> None:

@@ -52,6 +52,7 @@ async def test_a_batch_of_ends_releases_every_dependent(ledger: Ledger, dependen
 
 
 async def test_more_commands_take_no_more_reads(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ledger.database.disk, "the reads of the in-memory store are counted"
     single: Counter[str] = Counter()
     get, get_range = View.get, View.get_range
 

@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 from dispatcher.store.fdb import FdbDatabase
 from tests.fdb_cluster import Subspace
 from tests.fdb_stub import FdbStub
+from tests.servers import ROOT
+
+FLEET = """
+import asyncio
+
+import dispatcher.program
+from coditect import Agent, Workflow
+from coditect.testing import TestFleet
+from tests import fdb_cluster
+
+fdb_cluster.put_in_place("fdb-stub")
+worker = Agent("worker")
+worker.capability("work")(lambda _: 7)
+
+async def main():
+    flow = Workflow("one")
+    flow.task("work", name="only")
+    async with TestFleet([worker]) as fleet:
+        run = await fleet.start(flow)
+        print(await run.result(), len(fdb_cluster.ClusterDatabase.binding.disk.keys) > 0)
+
+asyncio.run(main())
+"""
 
 
 async def test_subspaces_of_one_cluster_do_not_see_each_other() -> None:
@@ -22,3 +48,9 @@ async def test_subspaces_of_one_cluster_do_not_see_each_other() -> None:
         assert await other.read(lambda tr: tr.get_range(b"", b"\xff", reverse=True)) == [(b"a", b"2")]
 
     assert [key[:6] for key in stub.disk.keys] == [b"one/a", b"one/co", b"other/"]
+
+
+def test_a_fleet_whose_modules_were_imported_before_has_its_ledger_on_the_cluster_too() -> None:
+    done = subprocess.run([sys.executable, "-c", FLEET], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert done.stdout == "7 True\n", done.stderr
