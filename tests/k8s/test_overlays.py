@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 from httpx2 import get
 
 from coditect.local.private import PrivateServers
@@ -210,6 +211,33 @@ def test_pods_of_dev_do_a_workflow_are_not_ready_without_a_broker_and_end_in_ord
 
     assert done["state"] == "completed", done
     assert done["value"] == 2, done
+
+
+def test_approval_policy_reaches_dispatchers_and_agents_and_the_key_of_answers_no_agent(
+    cluster: Cluster, servers: PrivateServers, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(K8S, tmp_path / "k8s")
+    rule = {"name": "never", "capability": "text.count", "when": "input == 'never'", "risk": "low", "action": "refuse"}
+    (copy / "components" / "approvals" / "policy.yaml").write_text(json.dumps({"rules": [rule]}))
+    overlay = copy / "overlays" / "dev"
+    made = yaml.safe_load((overlay / "kustomization.yaml").read_text())
+    key = {"name": "approval-key", "literals": [f"key={'k' * 32}"], "options": {"disableNameSuffixHash": True}}
+    made |= {"namespace": "approvals", "secretGenerator": [key]}
+    made["components"].append("../../components/approvals")
+    (overlay / "kustomization.yaml").write_text(yaml.safe_dump(made))
+    refused, keys = "", {}
+
+    def look(pods: list[LocalPod]) -> None:
+        nonlocal refused, keys
+        urls = {"CODITECT_AMQP_URL": servers.amqp_url, "CODITECT_REDIS_URL": servers.redis_url}
+        command = [sys.executable, "-m", "coditect", "task", "submit", "text.count", '"never"', "--wait", "30s"]
+        refused = subprocess.run(command, env=os.environ | urls, capture_output=True, text=True, check=False).stderr
+        keys = {pod.container["name"]: pod.environment.get("CODITECT_APPROVAL_KEY") for pod in pods}
+
+    play(cluster, overlay, "approvals", servers, tmp_path / "pods", look)
+
+    assert "refused_by_policy" in refused
+    assert keys == {"dispatcher": "k" * 32, "api": "k" * 32, "agent": None}
 
 
 BREAKAGES = {
