@@ -127,7 +127,7 @@ async def _tell(ctx: Context, service: str, trouble: str, seen: dict[str, _Seen]
     one = seen.setdefault(service, _Seen())
     if not trouble:
         if not one.closed and await _taken(ctx, service):
-            await ctx.space(SPACE).merge(service, {"open": False})  # by a person, who heals no workflow
+            await ctx.space(SPACE).merge(service, {"open": False})  # a person mended it
         seen[service] = _Seen(closed=True)
         return
     one.unwell, one.closed = one.unwell + 1, False

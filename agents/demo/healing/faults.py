@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from random import Random
 
 from agents.demo.healing.ward import FIRST, TILL, ask, has_disks
@@ -27,7 +26,7 @@ with socket.create_server(("127.0.0.1", int(sys.argv[1]))):
     print("taken", flush=True)
     time.sleep(3_600)
 """
-_FILE_BYTES = 262_144
+_FILE_BYTES, _MOST_FILES = 262_144, 64
 
 
 def kill(service: Service, random: Random) -> None:
@@ -69,13 +68,20 @@ def take_port(service: Service, _: Random) -> subprocess.Popen[bytes]:
 
 
 def fill_disk(service: Service, random: Random) -> None:
-    """Write into the cache until the disk is full."""
-    cache, number = service.folder / "data" / "cache", 0
-    cache.mkdir()
+    """Write into the cache until the disk, which must be a small one of its own, is full."""
+    data = service.folder / "data"
+    assert data.is_mount()
+    (data / "cache").mkdir()
+    with _full_is_well():
+        for number in range(_MOST_FILES):
+            (data / "cache" / f"export-{number}").write_bytes(random.randbytes(_FILE_BYTES))
+
+
+@contextmanager
+def _full_is_well() -> Iterator[None]:
+    """Leave the block when the disk is full, which is the aim."""
     try:
-        while True:
-            number += 1
-            (cache / f"export-{number}").write_bytes(random.randbytes(_FILE_BYTES))
+        yield
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -119,8 +125,3 @@ def break_all_versions(service: Service) -> None:
     for version in sorted((service.folder / "releases").iterdir()):
         (version / "settings.json").write_text("{")
     kill(service, Random(FIRST))  # noqa: S311 - any signal will do
-
-
-def settings_of(service: Service) -> Path:
-    """Return the settings of a service's first version."""
-    return service.release_folder(FIRST) / "settings.json"

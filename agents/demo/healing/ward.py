@@ -57,9 +57,9 @@ def running_till(folder: Path) -> Iterator[Service]:
     service = Service(folder)
     service.release_folder(FIRST).parent.mkdir(parents=True)
     (folder / "data").mkdir()
-    mounted = has_disks() and _works(
-        ["mount", "-t", "tmpfs", "-o", f"size={_DISK}", "tmpfs", str(folder.resolve() / "data")]
-    )
+    disk = str(folder.resolve() / "data")
+    if has_disks():
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_DISK}", "tmpfs", disk], check=True)
     try:
         (folder / "port").write_text(str(_free_port()))
         service.install(FIRST, TILL)
@@ -72,8 +72,8 @@ def running_till(folder: Path) -> Iterator[Service]:
     finally:
         (folder / WATCHED).unlink(missing_ok=True)
         service.stop(patience_seconds=1)
-        if mounted:
-            subprocess.run(["umount", "--lazy", str(folder.resolve() / "data")], check=True)
+        if has_disks():
+            subprocess.run(["umount", "--lazy", disk], check=True)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -18,6 +19,7 @@ from agents.demo.healing.report import describe_all, describe_run, fixed_share
 from agents.demo.healing.runs import DOCTORS, PATTERN, HealingOrder, HealingRun, Round
 from agents.demo.healing.ward import ORDERS, ask, orders_of, running_till
 from agents.deployment.service import Service
+from agents.healer import _tell
 from agents.healing.causes import Cause, Symptom, by_exclusion, by_rules, by_scores, symptoms
 from agents.healing.evidence import (
     Bounds,
@@ -29,6 +31,7 @@ from agents.healing.evidence import (
     watched_below,
 )
 from agents.healing.remedies import remedy
+from coditect import Context
 from coditect.operations.workflows.patterns import make_workflow
 from coditect.workflow.render import draw_mermaid
 from tests.servers import ROOT
@@ -187,6 +190,51 @@ def test_only_what_is_watched_is_looked_at(till: Service) -> None:
     assert [service.folder for service in watched_below(folder)] == [till.folder]
     (till.folder / "watched").unlink()
     assert watched_below(folder) == []
+
+
+class Told:
+    """A context that knows one service as taken up or not, and keeps what was emitted."""
+
+    def __init__(self, record: dict[str, Any] | None) -> None:
+        self.record, self.emitted = record, list[str]()
+
+    def space(self, _: str) -> Told:
+        return self
+
+    async def get(self, _: str) -> dict[str, Any] | None:
+        return self.record
+
+    async def merge(self, _: str, patch: dict[str, Any]) -> None:
+        assert self.record is not None
+        self.record |= patch
+
+    async def emit(self, type_: str, *, subject: str, **data: Any) -> None:
+        assert subject == data["service"]
+        self.emitted.append(f"{type_}: {data['trouble']}")
+
+
+async def told(record: dict[str, Any] | None, *looks: str) -> Told:
+    ctx, seen = Told(record), dict[str, Any]()
+    for trouble in looks:
+        await _tell(cast(Context, ctx), "till", trouble, seen)
+    return ctx
+
+
+async def test_the_detector_tells_of_trouble_at_the_second_look_and_again_after_each_recovery() -> None:
+    assert (await told(None, "gone")).emitted == []
+    assert (await told(None, "gone", "gone", "gone")).emitted == ["service.unwell: gone"]
+    assert (await told({"open": False}, "gone", "gone", "", "full", "full")).emitted == [
+        "service.unwell: gone",
+        "service.unwell: full",
+    ]
+
+
+async def test_the_detector_is_silent_while_a_service_is_taken_up_until_it_is_well_again() -> None:
+    silent = await told({"open": True}, "gone", "gone", "gone")
+    mended = await told({"open": True}, "gone", "gone", "", "gone", "gone")
+
+    assert (silent.emitted, silent.record) == ([], {"open": True})
+    assert (mended.emitted, mended.record) == (["service.unwell: gone"], {"open": False})
 
 
 def test_a_request_to_a_service_that_is_gone_is_no_error(till: Service) -> None:
