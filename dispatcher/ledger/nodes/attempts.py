@@ -16,7 +16,7 @@ UNDER_WAY = (TaskState.PUBLISHED, TaskState.WORKING)
 BY_OTHERS = "predecessor"
 """The reason of a node that ended without running, because a predecessor ended without a result."""
 RESTORED = "restored"
-"""The reason of a node that a restore of its workflow discarded, until the node ends again."""
+"""The reason of a node that a restore of its workflow discarded, until the node begins again, or ends."""
 MOST_MESSAGE = 2_000
 """The most characters of an error message in the attempt history; the last attempt's failure is kept whole."""
 DIED = Failure("process_died", "AgentLost", "The agent was gone before the attempt ended", retryable=True)
@@ -40,6 +40,12 @@ def write_attempt(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, status: 
         failure.message[:MOST_MESSAGE] if failure else "",
     )
     unit.tr.set(ATTEMPTS.pack((node_key.workflow, node_key.node, attempt.fence)), attempt.pack())
+
+
+def forget_restore(row: NodeRecord) -> None:
+    """Note that a node begins which a restore may have discarded: from now on it may have effects again."""
+    if row.reason == RESTORED:
+        row.reason = ""
 
 
 def begin_anew(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:

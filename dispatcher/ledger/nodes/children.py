@@ -22,6 +22,7 @@ from coditect.workflow.states import TaskState
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import CHILDREN
 from dispatcher.ledger.nodes import claim
+from dispatcher.ledger.nodes.attempts import forget_restore
 from dispatcher.ledger.rows import NodeRecord, RunRecord
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.store.transaction import Reads
@@ -32,6 +33,7 @@ START, CANCEL = "child_start", "child_cancel"
 def begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     """Begin a node's next child under a new fence: a later transaction starts it."""
     unit.advance_fence(row)
+    forget_restore(row)
     row.ready_ms = row.started_ms = unit.now_ms
     unit.move(node_key, row, TaskState.WORKING)
     unit.leave(node_key, START)

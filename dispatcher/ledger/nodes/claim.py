@@ -25,7 +25,7 @@ from dispatcher.ledger.errors import DamagedValue
 from dispatcher.ledger.keyspace import FLIGHTS, READY
 from dispatcher.ledger.nodes import limits
 from dispatcher.ledger.nodes.approvals import judging
-from dispatcher.ledger.nodes.attempts import DIED
+from dispatcher.ledger.nodes.attempts import DIED, forget_restore
 from dispatcher.ledger.nodes.inputs import body_of, failure_of
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.unit_of_work import UnitOfWork
@@ -108,6 +108,7 @@ def publish(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, *, agent: str 
         return
     limits.wait(unit, node_key, row, call)
     unit.advance_fence(row)
+    forget_restore(row)
     before, row.publication = row.publication, unit.next_number(call.capability)
     row.published_ms = unit.now_ms
     row.started_ms, row.agent = None, ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,11 +15,11 @@ from coditect.wire.json import loads
 from coditect.wire.state import workflow_space
 from coditect.workflow.definition import Definition
 from coditect.workflow.reference import From
-from coditect.workflow.states import WorkflowState
+from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.coordination import state
 from dispatcher.ledger.keyspace import COMPENSATE
 from dispatcher.ledger.workflows.checkpoints import positions
-from tests.unit.dispatcher.ledger import Ledger, completed
+from tests.unit.dispatcher.ledger import Ledger, completed, failed
 from tests.unit.dispatcher.restored import Played, is_over, listed, plan, restore
 
 
@@ -243,6 +244,24 @@ async def test_nodes_that_never_began_or_wait_again_are_in_no_plan(ledger: Ledge
     planned = await plan(ledger, "hotel")
 
     assert planned["nodes"] == []
+
+
+async def test_nodes_that_run_again_after_a_restore_or_wait_for_room_after_an_attempt_are_in_the_next_plan(
+    ledger: Ledger,
+) -> None:
+    await ledger.start(chain(compensated=False))
+    await ledger.play(Played())
+    await restore(ledger, "hotel")
+    running = await plan(ledger, "hotel")
+    ledger.room[""] = 0
+    outcome = replace(failed(retryable=True), retry_ms=1_000)
+    await ledger.batch(ledger.finished(ledger.published.pop(), outcome))
+    await ledger.pass_time(2)
+    ready = await plan(ledger, "hotel")
+
+    assert (await ledger.node("flight")).state is TaskState.READY
+    assert [[one["node"] for one in told["nodes"]] for told in (running, ready)] == [["flight"], ["flight"]]
+    assert running["token"] != ready["token"]
 
 
 @pytest.mark.parametrize("compensate", [True, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -28,6 +29,7 @@ from dispatcher.store.transaction import KeyValue, Reads
 MOST_NAMED = 100
 """The largest number of checkpoints on request, and of restores that are told, of one workflow."""
 _NOT_BEGUN = frozenset({TaskState.BLOCKED, TaskState.READY, TaskState.SKIPPED})
+_UNDER_WAY = frozenset({TaskState.PUBLISHED, TaskState.WORKING})
 
 
 def make(unit: UnitOfWork, body: Body) -> dict[str, Any]:
@@ -136,11 +138,14 @@ def check(workflow: str, run: RunRecord) -> None:
 def token_of(tr: Reads, workflow: str, run: RunRecord) -> str:
     """Return a text that changes when a further node of the workflow begins or completes, or the workflow is restored.
 
-    Nodes are only added, and but for a restore none that has begun becomes one that has not, so the counts tell.
+    Nodes are only added. One that has begun becomes one that has not only by a retry, a redrive or a restore, which the
+    counts of the states tell, unless several nodes have changed places meanwhile.
     """
-    begun = sum(count for state, count in run.counts.items() if TaskState(state) not in _NOT_BEGUN)
-    completed = run.counts.get(TaskState.COMPLETED.value, 0)
-    return f"{restores(tr, workflow)}.{sum(run.counts.values())}.{begun}.{completed}.{run.state.value}"
+    begun, told = Counter[str](), {TaskState(state): count for state, count in run.counts.items()}
+    for state, count in told.items():
+        begun["" if state in _NOT_BEGUN else "under_way" if state in _UNDER_WAY else state.value] += count
+    counts = ".".join(f"{state}{count}" for state, count in sorted(begun.items()) if count)
+    return f"{restores(tr, workflow)}.{counts}.{run.state.value}"
 
 
 def restores(tr: Reads, workflow: str) -> int:
@@ -161,9 +166,9 @@ def _page(tr: Reads, workflow: str, body: Body) -> tuple[list[tuple[NodeKey, Nod
 
 def _has_effects(node_key: NodeKey, row: NodeRecord, position: Position) -> bool:
     """Tell whether a restore discards a node whose task or child may have begun; of a map its elements have tasks."""
-    if not row.fence or node_key.is_compensation or row.state in _NOT_BEGUN:
+    if not row.fence or node_key.is_compensation or row.reason == RESTORED:
         return False
-    return row.reason != RESTORED and not position.keeps(node_key.node, row)
+    return not position.keeps(node_key.node, row)
 
 
 def _declared(tr: Reads, node_keys: Sequence[NodeKey]) -> Iterator[bool]:
