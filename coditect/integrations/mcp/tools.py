@@ -11,6 +11,7 @@ from typing import Any
 
 from mcp_types import CallToolResult, TextContent, Tool
 
+from coditect.codec import is_binary
 from coditect.errors import CoditectError
 from coditect.integrations.tools import INPUT, as_object, input_of, is_object
 from coditect.model.capability import CapabilitySpec
@@ -68,7 +69,7 @@ def capability_tools(specs: Iterable[CapabilitySpec]) -> dict[str, CapabilityToo
     """
     tools: dict[str, CapabilityTool] = {}
     for spec in sorted(specs, key=lambda one: one.name):
-        if _is_binary(spec.input_schema) or _is_binary(spec.output_schema):
+        if is_binary(spec.input_schema) or is_binary(spec.output_schema):
             continue
         short = spec.name.replace(".", "_")
         name = spec.name if short in tools else short
@@ -86,10 +87,6 @@ def refusal(error: CoditectError) -> CallToolResult:
     """Return the answer of a call that failed, with what to do about it; a model can read it and try again."""
     facts = "".join(f"; {name}: {value}" for name, value in error.facts.items() if name != "traceback")
     return CallToolResult(content=[TextContent(text=f"{error.sentence}{facts}"[:4_000])], is_error=True)
-
-
-def _is_binary(schema: Mapping[str, object]) -> bool:
-    return schema.get("type") == "string" and schema.get("format") == "binary"
 
 
 def _output_schema(spec: CapabilitySpec) -> dict[str, Any] | None:

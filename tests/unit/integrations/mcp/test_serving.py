@@ -199,3 +199,17 @@ async def test_workflows_and_dead_letters_can_be_read() -> None:
     assert listed == {"coditect://workflows", "coditect://dead"}
     assert "there is no such pull request" in str(whole)
     assert one["nodes"][0]["capability"] == "text.count"
+
+
+async def test_a_capability_of_bytes_is_no_tool() -> None:
+    workers = Workers()
+
+    @workers.agent.capability("file.hash")
+    async def size(content: bytes) -> int:
+        return len(content)
+
+    async with connected(workers) as client:
+        tools = {tool.name for tool in (await client.list_tools()).tools}
+
+    assert "text_count" in tools
+    assert "file_hash" not in tools
