@@ -343,11 +343,10 @@ class TaskServices:
         return self.means.guards.breakers.get(name).call()
 
     def progress(self, share: float, note: str) -> None:
-        """Publish a direct task's progress as an event; report a workflow task's progress to its owner."""
+        """Publish the task's progress as an event; report a workflow task's progress to its owner, too."""
         owner = self.execution.task.owner
         if owner is not None:
             self.means.reports.progress(owner, share, note)
-            return
         self.means.events.emit("task.progress", subject=self.task_id, share=share, note=note)
 
     def report(self, share: float, note: str) -> None:
