@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
 from coditect import __version__
+from coditect.api.a2a_route import a2a_routes
 from coditect.api.access.guard import LOOPBACK_NAMES, RequestGuard
 from coditect.api.access.roles import Role
 from coditect.api.dashboard_files import DashboardFiles
@@ -107,6 +108,8 @@ def create_app(services: ApiServices, settings: ApiSettings, *, dashboard: Path 
     app.include_router(http_agents.router)
     if services.mcp is not None:
         app.router.routes.append(mcp_route(services, services.mcp))
+    if services.a2a is not None:
+        app.router.routes.extend(a2a_routes(services, services.a2a))
     if (dashboard / "index.html").is_file():
         app.mount("/", DashboardFiles(dashboard), name="dashboard")
     return app

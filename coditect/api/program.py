@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from errno import EADDRINUSE
+from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 from secrets import token_hex
@@ -32,7 +33,7 @@ from coditect.api.connections import SharedConnections
 from coditect.api.direct_tasks import DirectTasks
 from coditect.api.limits import RequestRates
 from coditect.api.live.feed import LiveFeed
-from coditect.api.services import ApiServices
+from coditect.api.services import ApiServices, FleetA2a
 from coditect.api.webhooks.delivering import open_webhooks
 from coditect.blobs import open_blobs
 from coditect.broker.management import Management
@@ -205,6 +206,7 @@ async def open_services(settings: Settings, api: ApiSettings, http_agents: HttpA
                 http_agents=http_agents,
                 mcp=mcp,
                 trace_url=api.trace_url,
+                a2a=_fleet_a2a(opened, api),
                 metrics=metrics,
             )
 
@@ -219,6 +221,19 @@ async def _open_mcp(opened: Connections, api: ApiSettings) -> AsyncIterator[ASGI
         return
     async with open_http(opened, most_bytes=api.body_bytes) as manager:
         yield manager.handle_request
+
+
+def _fleet_a2a(opened: Connections, api: ApiSettings) -> Callable[[], FleetA2a] | None:
+    """Return what loads the fleet as an A2A agent; None where the extra `a2a` is not installed."""
+    if find_spec("a2a") is None:
+        return None
+
+    def load() -> FleetA2a:
+        from coditect.integrations.a2a.serving.endpoints import A2aEndpoints  # noqa: PLC0415 - it takes half a second
+
+        return A2aEndpoints(opened, api)
+
+    return load
 
 
 def access_of(api: ApiSettings) -> Access:

@@ -5,12 +5,14 @@ The application is made with one `ApiServices`; a route takes it as a parameter 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Protocol, cast
 
 from fastapi import Depends
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from coditect.api.access.roles import Access, Caller, Role
@@ -24,6 +26,19 @@ from coditect.errors import SetupError
 from coditect.integrations.http.directory import HttpAgents
 from coditect.operations.connections import Connections
 from coditect.telemetry.metrics import MemoryMetrics
+
+
+class FleetA2a(Protocol):
+    """The port to the fleet as an A2A agent, which checks no caller; `address` is where its JSON-RPC is reached."""
+
+    async def card(self, request: Request, address: str, *, whole: bool) -> Response:
+        """Answer with the agent card; unless `whole`, without the skills."""
+
+    async def call(self, request: Request, address: str, name: str, check: Callable[[str], None]) -> Response:
+        """Answer a JSON-RPC request by the named caller; `check` raises unless the caller has a role."""
+
+    def refusal(self, sentence: str) -> dict[str, Any]:
+        """Return the JSON-RPC answer to a request that was not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +61,8 @@ class ApiServices:
     """The fleet as an MCP server over HTTP, which checks no caller; None where the extra `mcp` is not installed."""
     trace_url: str | None = None
     """The address of a trace in a tracing tool, with `{trace}` in place of its id."""
+    a2a: Callable[[], FleetA2a] | None = None
+    """Loads the fleet as an A2A agent, at the first request; None where the extra `a2a` is not installed."""
     metrics: MemoryMetrics = field(default_factory=MemoryMetrics)
     """The metrics of the process."""
 

@@ -23,6 +23,7 @@ from coditect.model.registration import AgentRecord, AgentStatus
 from coditect.operations import fleet
 from coditect.operations.documents.fleet import AgentDocument, LoadDocument
 from coditect.registry.port import Search
+from coditect.settings.a2a import a2a_settings
 from coditect.settings.chat import chat_settings
 from coditect.settings.settings import read_settings, read_variables
 
@@ -48,11 +49,16 @@ def run_agent(
     mcp: Annotated[
         str | None, typer.Option("--mcp", metavar="COMMAND_OR_URL", help="The tools of an MCP server instead.")
     ] = None,
+    a2a: Annotated[
+        str | None,
+        typer.Option("--a2a", metavar="URL", help="The skills of an A2A agent instead; the URL of its card."),
+    ] = None,
     markdown: Annotated[
         Path | None, typer.Option("--markdown", metavar="FOLDER", help="A folder of markdown agents, done by a model.")
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="The agent of --mcp, --markdown or --command; names capabilities, too.")
+        str | None,
+        typer.Option("--name", help="The agent of --mcp, --a2a, --markdown or --command; names capabilities, too."),
     ] = None,
     command: Annotated[
         str | None, typer.Option("--command", help="A command that does the tasks of --capability: JSON in, JSON out.")
@@ -67,20 +73,17 @@ def run_agent(
     \b
     Example: coditect agent run agents/reviewer.py --processes 2
              coditect agent run --name git --mcp 'mcp-server-git --repository .'
+             coditect agent run --name partner --a2a https://agent.example.com
              coditect agent run --command 'my-agent --json' --capability code.fix
              coditect agent run --name helpers --markdown .claude/agents
     """
     from coditect.agent import program
     from coditect.agent.processes.copies import PARENT
 
-    _check_target([target, mcp, command, None if markdown is None else str(markdown)], capability, processes)
+    _check_target([target, mcp, a2a, command, None if markdown is None else str(markdown)], capability, processes)
     if processes > 1 and health_port:
         raise typer.BadParameter("Several processes cannot share one port; --health-port 0 gives each its own")
-    # Through the environment, since further processes inherit nothing else.
-    if slots is not None:
-        os.environ["CODITECT_SLOTS"] = str(slots)
-    if health_port is not None:
-        os.environ["CODITECT_HEALTH_PORT"] = str(health_port)
+    _pass_on(CODITECT_SLOTS=slots, CODITECT_HEALTH_PORT=health_port)
     if PARENT not in os.environ:
         say_guesses(AMQP, REDIS)
     if command is not None or is_commands(target):
@@ -89,19 +92,28 @@ def run_agent(
         raise typer.Exit(program.run(target, read_settings(), processes=processes))
     if mcp is not None:
         raise typer.Exit(_run_tools(name or "mcp", mcp))
+    if a2a is not None:
+        raise typer.Exit(_run_remote(name or "a2a", a2a))
     assert markdown is not None
     raise typer.Exit(_run_markdown(name or "helpers", markdown))
 
 
+def _pass_on(**given: int | None) -> None:
+    """Set variables that were given as options: further processes inherit nothing but the environment."""
+    os.environ.update({name: str(value) for name, value in given.items() if value is not None})
+
+
 def _check_target(targets: list[str | None], capability: str | None, processes: int) -> None:
-    """Refuse a call of `run` that names none of file, MCP server and command, or more than one of them."""
-    file, mcp, command, markdown = targets
+    """Refuse a call of `run` that names none of file, MCP server, A2A agent and command, or more than one of them."""
+    file, mcp, a2a, command, markdown = targets
     if targets.count(None) != len(targets) - 1:
-        raise typer.BadParameter("Name a file or module, --mcp SERVER, --markdown FOLDER, or --command; one of them")
+        raise typer.BadParameter(
+            "Name a file or module, --mcp SERVER, --a2a URL, --markdown FOLDER, or --command; one of them"
+        )
     if (command is None) is not (capability is None):
         raise typer.BadParameter("--command and --capability belong together")
     commands = command is not None or is_commands(file)
-    if (mcp or commands or markdown) and processes > 1:
+    if (mcp or a2a or commands or markdown) and processes > 1:
         what = "Commands are run by one process; --slots says how many run at once"
         raise typer.BadParameter(what if commands else "That is served by one process; start it several times")
 
@@ -131,6 +143,18 @@ def _run_tools(name: str, target: str) -> int:
         raise missing_extra("mcp") from error
     settings = read_settings()
     return program.run_agent(run_loop(mcp_agent(name, target)), settings)
+
+
+def _run_remote(name: str, url: str) -> int:
+    """Run the agent of a remote A2A agent's skills, and return the exit code."""
+    from coditect.agent import program
+
+    try:
+        from coditect.integrations.a2a.remote.declaration import a2a_agent
+    except ImportError as error:
+        raise missing_extra("a2a") from error
+    agent = run_loop(a2a_agent(name, url, settings=a2a_settings(read_variables())))
+    return program.run_agent(agent, read_settings())
 
 
 def _run_markdown(name: str, folder: Path) -> int:

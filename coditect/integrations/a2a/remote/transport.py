@@ -1,0 +1,115 @@
+"""The HTTP connections to a remote A2A agent: to checked addresses, without redirects, with bounded answers.
+
+The SDK asks by httpx. Its transport here resolves a host's name, connects only to an address that the settings allow,
+and counts the bytes of each answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx
+
+from coditect.integrations.http.addresses import AllowedHosts
+from coditect.integrations.http.failures import AgentRefused, AnswerBroken
+
+CONNECT_SECONDS = 5.0
+MOST_BYTES = 16 * 1024 * 1024
+"""The largest answer, and the largest stream, of a remote agent."""
+HEADERS = {"user-agent": "coditect", "accept-encoding": "identity"}
+
+
+class CheckedTransport(httpx.AsyncBaseTransport):
+    """A transport of httpx that connects to allowed addresses only, and bounds answers."""
+
+    def __init__(self, hosts: AllowedHosts, *, most_bytes: int = MOST_BYTES) -> None:
+        self._hosts = hosts
+        self._most_bytes = most_bytes
+        self._inner = httpx.AsyncHTTPTransport(trust_env=False)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request to the first address of its host that takes a connection.
+
+        Raises:
+            AgentRefused: when the host has no address, or takes no connection; nothing was sent.
+            InputError: when an address of the host is not allowed.
+            AnswerBroken: when the answer is compressed.
+            httpx.TransportError: when the connection breaks afterwards.
+        """
+        refused: Exception | None = None
+        for address in await self._addresses(request.url):
+            try:
+                response = await self._inner.handle_async_request(_to(address, request))
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                refused = error
+                continue
+            encoding = response.headers.get("content-encoding", "identity")
+            if encoding.lower() != "identity":
+                await response.aclose()
+                raise AnswerBroken(
+                    "The answer is compressed, which the request does not accept", encoding=encoding[:50]
+                )
+            assert isinstance(response.stream, httpx.AsyncByteStream)
+            response.stream = _Bounded(response.stream, self._most_bytes)
+            return response
+        reason = f"{type(refused).__name__}: {refused}"[:300]
+        raise AgentRefused("The remote agent takes no connection", host=request.url.host, reason=reason) from refused
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._inner.aclose()
+
+    async def _addresses(self, url: httpx.URL) -> list[str]:
+        port = url.port or (443 if url.scheme == "https" else 80)
+        try:
+            return list(dict.fromkeys(await self._hosts.addresses(url.host, port)))
+        except (OSError, ValueError) as error:  # a ValueError: no name, or none that DNS knows
+            reason = str(error)[:300]
+            raise AgentRefused("The remote agent's host cannot be reached", host=url.host, reason=reason) from error
+
+
+class _Bounded(httpx.AsyncByteStream):
+    """The body of an answer, which fails once it is larger than allowed."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, most_bytes: int) -> None:
+        self._stream = stream
+        self._left = most_bytes
+        self._most_bytes = most_bytes
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self._stream:
+            self._left -= len(part)
+            if self._left < 0:
+                raise AnswerBroken("The answer is too large", most_bytes=self._most_bytes)
+            yield part
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+def checked_client(hosts: AllowedHosts, *, token: str | None = None, most_bytes: int = MOST_BYTES) -> httpx.AsyncClient:
+    """Return an HTTP client for a remote agent, not opened yet; each request has the token, if there is one.
+
+    The caller bounds how long an answer may take.
+    """
+    return httpx.AsyncClient(
+        transport=CheckedTransport(hosts, most_bytes=most_bytes),
+        timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
+        headers=HEADERS | ({"authorization": f"Bearer {token}"} if token else {}),
+        follow_redirects=False,
+        trust_env=False,
+    )
+
+
+def _to(address: str, request: httpx.Request) -> httpx.Request:
+    """Return a request to one address of its host; a connection with TLS, checked for one name, is not kept."""
+    headers = httpx.Headers(request.headers)
+    if request.url.scheme == "https":
+        headers["connection"] = "close"
+    return httpx.Request(
+        request.method,
+        request.url.copy_with(host=address),
+        headers=headers,
+        stream=request.stream,
+        extensions={**request.extensions, "sni_hostname": request.url.host},
+    )

@@ -1,0 +1,5 @@
+"""The fleet as an A2A agent: its card, and messages that are durable tasks.
+
+`endpoints` is what the API routes to, `requests` the SDK's port for a server's requests. `orders` reads messages,
+`reading` and `listing` ask the control plane for tasks, which `tasks` puts into A2A's words.
+"""

@@ -1,0 +1,62 @@
+"""The endpoints of a fleet's A2A agent, for the routes of the API: the agent card, and JSON-RPC with its streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from a2a.auth.user import User
+from a2a.server.context import ServerCallContext
+from a2a.server.request_handlers.response_helpers import build_error_response
+from a2a.server.routes.agent_card_routes import create_agent_card_routes
+from a2a.server.routes.common import DefaultServerCallContextBuilder
+from a2a.server.routes.jsonrpc_dispatcher import JsonRpcDispatcher
+from a2a.utils.errors import InvalidRequestError
+
+from coditect.integrations.a2a.serving.card import fleet_card
+from coditect.integrations.a2a.serving.requests import ADDRESS, FleetRequests, Sender
+from coditect.operations.connections import Connections
+from coditect.settings.api import ApiSettings
+
+CACHED = "private, max-age=10"
+"""How long a client may keep a card: agents come and go."""
+
+
+class A2aEndpoints:
+    """The endpoints of a fleet's A2A agent; they take requests of Starlette whose senders the API has checked."""
+
+    def __init__(self, opened: Connections, settings: ApiSettings) -> None:
+        self._settings = settings
+        self._requests = FleetRequests(opened, settings)
+        self._dispatcher = JsonRpcDispatcher(self._requests, _SenderContexts())
+
+    async def card(self, request: Any, address: str, *, whole: bool) -> Any:
+        """Answer with the card of the agent at an address; unless `whole`, without the skills."""
+        skills = await self._requests.skills() if whole else {}
+        card = fleet_card(skills, self._settings, url=address)
+        (route,) = create_agent_card_routes(card, cache_control=CACHED)
+        return await route.endpoint(request)
+
+    async def call(self, request: Any, address: str, name: str, check: Callable[[str], None]) -> Any:
+        """Answer a JSON-RPC request to an address by a sender, whose roles `check` checks; see `Sender`."""
+        request.state.a2a = (address, Sender(name, check))
+        return await self._dispatcher.handle_requests(request)
+
+    def refusal(self, sentence: str) -> dict[str, Any]:
+        """Return the JSON-RPC answer to a request that was not read."""
+        return build_error_response(None, InvalidRequestError(sentence))
+
+
+class _SenderContexts(DefaultServerCallContextBuilder):
+    """The contexts of calls, with the sender that the API has let in."""
+
+    def build(self, request: Any) -> ServerCallContext:
+        """Return the context of a request."""
+        context = super().build(request)
+        context.state[ADDRESS] = request.state.a2a[0]
+        return context
+
+    def build_user(self, request: Any) -> User:
+        """Return the sender of a request."""
+        sender: Sender = request.state.a2a[1]
+        return sender

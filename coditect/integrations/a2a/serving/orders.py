@@ -1,0 +1,89 @@
+"""What an A2A message orders: a skill of the fleet, and the input of its task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from a2a.types.a2a_pb2 import Part, SendMessageRequest
+from a2a.utils.errors import ContentTypeNotSupportedError, PushNotificationNotSupportedError, UnsupportedOperationError
+
+from coditect.errors import InputError, InvalidTask
+from coditect.integrations.a2a.parts import plain, value_of
+from coditect.integrations.a2a.serving.card import output_modes
+from coditect.integrations.tools import is_object
+from coditect.model.capability import CapabilitySpec, nearest_names
+from coditect.wire.json import loads
+
+SKILL = "skillId"
+"""The name in a message's metadata under which a client says which skill it wants; A2A 1.0 has no field for it."""
+MOST_NAMED = 10
+
+
+def skill_of(request: SendMessageRequest, skills: Mapping[str, CapabilitySpec]) -> CapabilitySpec:
+    """Return the capability that a message wants: the one that its metadata name, or the fleet's only one.
+
+    Raises:
+        InputError: when no skill is named and there are several, or no living agent offers the named one.
+    """
+    named = plain(request.message.metadata).get(SKILL) or plain(request.metadata).get(SKILL)
+    if named is None and len(skills) == 1:
+        return next(iter(skills.values()))
+    offered = sorted(skills)[:MOST_NAMED]
+    if named is None:
+        fix = f'"metadata": {{"{SKILL}": "..."}} in the message, with an id of the agent card'
+        raise InputError("The message names no skill", skills=offered, fix=fix)
+    if (found := skills.get(str(named))) is None:
+        near = list(nearest_names(str(named), skills)) or offered
+        raise InputError("No living agent offers this skill", skill=str(named)[:200], nearest=near, fix="one of these")
+    return found
+
+
+def check_wishes(request: SendMessageRequest, spec: CapabilitySpec) -> None:
+    """Check that the fleet can answer a message in the way that its sender wants.
+
+    Raises:
+        ContentTypeNotSupportedError: when the sender takes none of the skill's media types.
+        PushNotificationNotSupportedError: when the sender wants push notifications.
+    """
+    wishes, modes = request.configuration, output_modes(spec)
+    if wishes.HasField("task_push_notification_config"):
+        raise no_push()
+    accepted = list(wishes.accepted_output_modes)
+    if accepted and not any(fnmatchcase(mode, pattern) for mode in modes for pattern in accepted):
+        fix = f"accept {' or '.join(modes)}"
+        raise ContentTypeNotSupportedError(f"The skill answers in none of the accepted media types; {fix}")
+
+
+def input_of(parts: Sequence[Part], spec: CapabilitySpec) -> Any:
+    """Return a task's input from the parts of a message.
+
+    A text for a capability that wants something else is read as JSON, or is the only required field of an object.
+
+    Raises:
+        InputError: when a part is a file or a link, or there are none.
+    """
+    given = value_of(parts)
+    kind = spec.input_schema.get("type")
+    if not isinstance(given, str) or kind in (None, "string"):
+        return given
+    try:
+        return loads(given.encode())
+    except InvalidTask:
+        required = spec.input_schema.get("required")
+        if is_object(spec.input_schema) and isinstance(required, list) and len(required) == 1:
+            return {str(required[0]): given}
+        return given
+
+
+def refuse_continuation(task_id: str) -> UnsupportedOperationError:
+    """Return the error for a message to a task that waits for none."""
+    fix = "send a message without taskId, in the same context, for a new task"
+    return UnsupportedOperationError(f"The task {task_id[:200]} takes no more messages; {fix}", data={"fix": fix})
+
+
+def no_push() -> PushNotificationNotSupportedError:
+    """Return the error for a request of push notifications."""
+    fix = "follow the task by SubscribeToTask or GetTask, or have a webhook of the API post the task's events"
+    return PushNotificationNotSupportedError(f"The fleet sends no push notifications; {fix}", data={"fix": fix})

@@ -1,0 +1,288 @@
+"""A fleet as an A2A agent, by the SDK's own client: card, messages, tasks, streams, and errors that say what to do."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from a2a.client.errors import A2AClientError
+from a2a.types import a2a_pb2 as a2a
+from a2a.types.a2a_pb2 import TaskState as A2aState
+from a2a.utils.errors import (
+    ContentTypeNotSupportedError,
+    InvalidParamsError,
+    InvalidRequestError,
+    PushNotificationNotSupportedError,
+    TaskNotCancelableError,
+    TaskNotFoundError,
+    UnsupportedOperationError,
+)
+from pydantic import BaseModel
+
+from coditect import Agent, Context, Retry
+from coditect.api.access.bearer import BearerAccess
+from coditect.api.access.keys import KeyFile
+from coditect.api.access.roles import Role
+from coditect.integrations.a2a.parts import plain
+from coditect.integrations.a2a.remote.agent import RemoteAgent
+from coditect.integrations.a2a.remote.declaration import a2a_agent
+from coditect.integrations.a2a.remote.failures import RemoteRejected
+from coditect.settings.a2a import A2aSettings
+from coditect.settings.api import ApiSettings
+from tests.unit.integrations.a2a.fleet_agent import at_once, connected, message, sent, value
+
+MADE = "2026-01-01T00:00:00+00:00"
+
+
+class Pull(BaseModel):
+    repo: str
+    number: int
+
+
+class Workers:
+    """An agent with handlers of several kinds, and what they have seen."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on = asyncio.Event(), asyncio.Event()
+        self.ran, self.canceled = 0, False
+        self.agent = Agent("worker")
+        self.agent.capability("text.count", tags=["text", "quick"])(self.count)
+        self.agent.capability("code.review", retry=Retry(max_attempts=1))(self.review)
+        self.agent.capability("site.wait")(self.wait)
+        self.agent.capability("file.hash")(self.hash)
+
+    async def count(self, text: str) -> int:
+        """Count letters."""
+        self.ran += 1
+        return len(text)
+
+    async def review(self, pull: Pull, ctx: Context) -> dict[str, Any]:
+        """Review a pull request."""
+        if pull.number < 0:
+            raise ValueError("there is no such pull request")
+        return {"repo": pull.repo, "number": pull.number}
+
+    async def wait(self, _: None, ctx: Context) -> str:
+        self.begun.set()
+        try:
+            await self.go_on.wait()
+        except asyncio.CancelledError:
+            self.canceled = True
+            raise
+        await ctx.progress(0.5, "half")
+        return "done"
+
+    async def hash(self, content: bytes) -> str:
+        return str(len(content))
+
+
+async def test_each_capability_is_a_skill_of_the_card_with_its_modes_and_schemas() -> None:
+    async with connected([Workers().agent]) as one:
+        card = one.card
+
+    skills = {skill.id: skill for skill in card.skills}
+    assert set(skills) == {"text.count", "code.review", "site.wait"}
+    assert skills["text.count"].description == "Count letters."
+    assert list(skills["text.count"].tags) == ["quick", "text"]
+    assert list(skills["text.count"].input_modes) == ["text/plain"]
+    assert list(skills["code.review"].input_modes) == ["application/json"]
+    (interface,) = card.supported_interfaces
+    assert (interface.url, interface.protocol_version) == ("http://127.0.0.1:8009/a2a", "1.0")
+    (schemas,) = card.capabilities.extensions
+    assert plain(schemas.params)["code.review"]["input"]["required"] == ["repo", "number"]
+
+
+async def test_a_message_is_a_task_and_its_value_an_artifact() -> None:
+    async with connected([Workers().agent]) as one:
+        counted = await sent(one.client, message("hello", "text.count"))
+        reviewed = await sent(one.client, message({"repo": "x", "number": 3}, "code.review"))
+        found = await one.client.get_task(a2a.GetTaskRequest(id=counted.id))
+
+    assert counted.status.state == A2aState.TASK_STATE_COMPLETED
+    assert value(counted) == 5
+    assert value(reviewed) == {"repo": "x", "number": 3}
+    assert found == counted
+
+
+async def test_a_text_for_another_type_is_read_as_json_or_is_the_only_required_field() -> None:
+    async with connected([Workers().agent]) as one:
+        read = await sent(one.client, message('{"repo": "x", "number": 3}', "code.review"))
+        wrong = await sent(one.client, message("please", "code.review"))
+
+    assert value(read) == {"repo": "x", "number": 3}
+    assert wrong.status.state == A2aState.TASK_STATE_REJECTED
+    assert "object" in wrong.status.message.parts[0].text, wrong
+
+
+async def test_a_message_that_is_sent_again_is_the_same_task() -> None:
+    workers = Workers()
+    async with connected([workers.agent]) as one:
+        first = await sent(one.client, message("hello", "text.count", message_id="once"))
+        again = await sent(one.client, message("hello", "text.count", message_id="once"))
+
+    assert first == again
+    assert workers.ran == 1
+
+
+async def test_without_a_wait_the_task_is_asked_for_later_and_can_be_canceled() -> None:
+    workers = Workers()
+    async with connected([workers.agent]) as one:
+        begun = await sent(one.client, at_once(message(None, "site.wait")))
+        await workers.begun.wait()
+        canceled = await one.client.cancel_task(a2a.CancelTaskRequest(id=begun.id))
+        with pytest.raises(TaskNotCancelableError, match="GetTask"):
+            await one.client.cancel_task(a2a.CancelTaskRequest(id=begun.id))
+
+    assert begun.status.state in (A2aState.TASK_STATE_SUBMITTED, A2aState.TASK_STATE_WORKING)
+    assert canceled.status.state == A2aState.TASK_STATE_CANCELED
+    assert workers.canceled
+
+
+async def test_tasks_of_one_context_are_listed_page_by_page() -> None:
+    async with connected([Workers().agent]) as one:
+        first = await sent(one.client, message("hello", "text.count"))
+        mine = {(await sent(one.client, message("ab", "text.count", context_id="mine"))).id for _ in range(3)}
+        page = await one.client.list_tasks(a2a.ListTasksRequest(context_id="mine", page_size=2, include_artifacts=True))
+        token = page.next_page_token
+        rest = await one.client.list_tasks(a2a.ListTasksRequest(context_id="mine", page_size=2, page_token=token))
+        both = await one.client.list_tasks(a2a.ListTasksRequest())
+        failed = await one.client.list_tasks(a2a.ListTasksRequest(status=A2aState.TASK_STATE_FAILED))
+        with pytest.raises(InvalidParamsError, match="1 to 100"):
+            await one.client.list_tasks(a2a.ListTasksRequest(page_size=1_000))
+
+    assert first.context_id not in ("", "mine")
+    assert {one.id for one in (*page.tasks, *rest.tasks)} == mine
+    assert [value(one) for one in page.tasks] == [2, 2]
+    assert not rest.next_page_token
+    assert {one.id for one in both.tasks} == mine | {first.id}
+    assert not failed.tasks
+
+
+async def test_a_stream_has_the_task_its_progress_its_value_and_its_end() -> None:
+    workers = Workers()
+    async with connected([workers.agent], streaming=True) as one:
+        seen = list[a2a.StreamResponse]()
+        async for part in one.client.send_message(message(None, "site.wait")):
+            seen.append(part)
+            workers.go_on.set()
+
+    assert seen[0].HasField("task")
+    notes = [part.status_update for part in seen if part.status_update.metadata]
+    assert [(note.metadata["share"], note.status.message.parts[0].text) for note in notes] == [(0.5, "half")]
+    (result,) = (part.artifact_update.artifact for part in seen if part.HasField("artifact_update"))
+    assert result.parts[0].text == "done"
+    assert seen[-1].status_update.status.state == A2aState.TASK_STATE_COMPLETED
+
+
+async def test_a_task_that_was_begun_before_is_followed_and_one_that_has_ended_is_not() -> None:
+    workers = Workers()
+    async with connected([workers.agent], streaming=True) as one:
+        (begun, *_) = [part async for part in one.client.send_message(message("hello", "text.count"))]
+        with pytest.raises(UnsupportedOperationError, match="GetTask"):
+            _ = [part async for part in one.client.subscribe(a2a.SubscribeToTaskRequest(id=begun.task.id))]
+
+
+async def test_the_failure_of_a_task_is_the_message_of_its_state() -> None:
+    async with connected([Workers().agent]) as one:
+        failed = await sent(one.client, message({"repo": "x", "number": -1}, "code.review"))
+        wrong = await sent(one.client, message({"repo": "x"}, "code.review"))
+
+    assert failed.status.state == A2aState.TASK_STATE_FAILED
+    assert failed.status.message.parts[0].text == "there is no such pull request"
+    assert wrong.status.state == A2aState.TASK_STATE_REJECTED
+    assert "number" in wrong.status.message.parts[0].text
+    assert not failed.artifacts
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "match"),
+    [
+        (message("x", "text.cuont"), InvalidParamsError, "text.count"),
+        (message("x"), InvalidParamsError, "skillId"),
+        (message("x", "text.count", task_id="0:task"), TaskNotFoundError, "0"),
+        (message("x", "text.count", task_id="nothing"), TaskNotFoundError, "SendMessage"),
+        (message("x", "text.count", context_id="c" * 201), InvalidParamsError, "200"),
+        (message("x", "text.count", message_id="m" * 1_001), InvalidParamsError, "1000"),
+        (message("x", "text.count", message_id=""), InvalidParamsError, "Validation failed"),
+    ],
+)
+async def test_a_mistake_is_an_error_that_says_what_to_do(
+    request_: a2a.SendMessageRequest, error: type[Exception], match: str
+) -> None:
+    async with connected([Workers().agent]) as one:
+        with pytest.raises(error, match=match):
+            await sent(one.client, request_)
+
+
+async def test_a_file_is_not_taken_nor_media_types_that_the_skill_has_not_nor_push_notifications() -> None:
+    file = message("x", "text.count")
+    file.message.parts.append(a2a.Part(raw=b"x", media_type="image/png"))
+    picture = message("x", "text.count")
+    picture.configuration.accepted_output_modes.append("image/*")
+    pushed = message("x", "text.count")
+    pushed.configuration.task_push_notification_config.url = "http://127.0.0.1/"
+    async with connected([Workers().agent]) as one:
+        with pytest.raises(InvalidParamsError, match="text or data"):
+            await sent(one.client, file)
+        with pytest.raises(ContentTypeNotSupportedError, match="application/json"):
+            await sent(one.client, picture)
+        with pytest.raises(PushNotificationNotSupportedError, match="webhook"):
+            await sent(one.client, pushed)
+
+
+async def test_a_body_that_is_too_large_names_the_setting() -> None:
+    async with connected([Workers().agent], settings=ApiSettings(body_bytes=1_024)) as one:
+        with pytest.raises(InvalidRequestError, match="CODITECT_API_BODY_BYTES"):
+            await sent(one.client, message("x" * 2_000, "text.count"))
+
+
+async def test_a_caller_may_do_what_its_role_may_and_a_stranger_sees_no_skills(tmp_path: Path) -> None:
+    keys = KeyFile(tmp_path / "keys")
+    viewer, operator = (keys.create(role.value, role, made_at=MADE) for role in (Role.VIEWER, Role.OPERATOR))
+    settings = ApiSettings(keys=str(tmp_path / "keys"), oidc_issuer="https://issuer.example.com")
+    async with connected([Workers().agent], access=BearerAccess([keys]), settings=settings) as one:
+        with pytest.raises(A2AClientError, match="401"):
+            await sent(one.client, message("hello", "text.count"))
+        one.http.headers["authorization"] = f"Bearer {operator}"
+        whole = await one.client.get_extended_agent_card(a2a.GetExtendedAgentCardRequest())
+        counted = await sent(one.client, message("hello", "text.count"))
+        one.http.headers["authorization"] = f"Bearer {viewer}"
+        found = await one.client.get_task(a2a.GetTaskRequest(id=counted.id))
+        with pytest.raises(A2AClientError, match="403"):
+            await sent(one.client, message("hello", "text.count"))
+        with pytest.raises(A2AClientError, match="403"):
+            await one.client.cancel_task(a2a.CancelTaskRequest(id=counted.id))
+
+    assert not one.card.skills
+    assert set(one.card.security_schemes) == {"key", "oidc"}
+    assert len(one.card.security_requirements) == 2
+    assert len(whole.skills) == 3
+    assert found == counted
+
+
+async def test_a_fleet_can_be_the_remote_agent_of_another_one_with_its_schemas() -> None:
+    settings = A2aSettings(private=True)
+
+    async def heard(share: float, note: str) -> None:
+        """Leave progress out."""
+
+    workers = Workers()
+    workers.go_on.set()
+    async with connected([workers.agent], streaming=True) as one:
+        address = str(one.http.base_url).rstrip("/")
+        agent = await a2a_agent("far", address, settings=settings)
+        remote = RemoteAgent(address, settings=settings)
+        async with remote.open(await remote.card()):
+            reviewed = await remote.call("code.review", {"repo": "x", "number": 3}, "m1", heard)
+            waited = await remote.call("site.wait", None, "m2", heard)
+            with pytest.raises(RemoteRejected, match="number"):
+                await remote.call("code.review", {"repo": "x"}, "m3", heard)
+            with pytest.raises(RemoteRejected, match="skill"):
+                await remote.call("no.such", 1, "m4", heard)
+
+    specs = {one.name: one.spec for one in agent.capabilities}
+    assert set(specs) == {"far.text.count", "far.code.review", "far.site.wait"}
+    assert specs["far.code.review"].input_schema["required"] == ["repo", "number"]
+    assert (reviewed, waited) == ({"repo": "x", "number": 3}, "done")
