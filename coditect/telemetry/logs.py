@@ -18,7 +18,7 @@ from coditect.settings.settings import DEFAULTS, Settings
 from coditect.telemetry.log_context import CURRENT_AGENT, ContextFields
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
-_NOISY = ("aiormq", "asyncio")
+_NOISY = ("a2a", "aiormq", "asyncio", "httpx")
 _IDS = ("trace_id", "span_id", "task_id", "workflow_id", "agent_id")
 _UNSEEN_BY_PEOPLE = ("trace_id", "span_id")
 HIDDEN = "***"
@@ -79,7 +79,8 @@ class PlainLines(_Redacting):
 def configure_logs(settings: Settings = DEFAULTS, *, stream: TextIO | None = None) -> None:
     """Set up the logging of the process, to stderr or a stream; a program calls this once, at its start.
 
-    The AMQP library's own reports of lost connections, with tracebacks, are silenced; Coditect logs each loss once.
+    The reports of libraries about what Coditect logs itself, once, are silenced: lost connections, with tracebacks, and
+    requests by A2A, with what strangers wrote.
     """
     stream = stream or sys.stderr
     human = stream.isatty() if settings.log_format == "auto" else settings.log_format == "human"

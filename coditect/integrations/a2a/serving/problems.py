@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,8 @@ from a2a.utils.errors import A2AError, InternalError, InvalidParamsError, TaskNo
 
 from coditect.errors import CoditectError, InputError, NotFound
 from coditect.settings.addresses import without_passwords
+
+log = logging.getLogger(__name__)
 
 LONGEST = 4_000
 
@@ -20,12 +23,17 @@ def told() -> Iterator[None]:
     Raises:
         TaskNotFoundError: for a task that the fleet does not have.
         InvalidParamsError: for a mistake of the caller.
-        InternalError: for any other error of the fleet.
+        InternalError: for any other error of the fleet, and without its text for an unexpected one, which is logged.
     """
     try:
         yield
+    except A2AError:
+        raise
     except CoditectError as error:
         raise as_a2a(error) from error
+    except Exception as error:  # the boundary of a request: the SDK would answer with the exception's text
+        log.error("An A2A request failed unexpectedly", exc_info=error)
+        raise InternalError("The API failed; its log has the reason") from error
 
 
 def as_a2a(error: CoditectError) -> A2AError:

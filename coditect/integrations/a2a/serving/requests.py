@@ -95,6 +95,7 @@ class FleetRequests(RequestHandler):
     @validate_request_params
     async def on_message_send(self, params: a2a.SendMessageRequest, context: ServerCallContext) -> a2a.Task:
         """Take a message as a durable task; wait for its end unless the sender wants no wait."""
+        _check_role(params, context)
         with told():
             async with self._opened.fleet() as client:
                 handle = await self._taken(client, params, context)
@@ -107,6 +108,7 @@ class FleetRequests(RequestHandler):
         self, params: a2a.SendMessageRequest, context: ServerCallContext
     ) -> AsyncGenerator[A2aEvent]:
         """Take a message as a durable task, and yield the task, its progress, its value and its end."""
+        _check_role(params, context)
         with told():
             async with self._opened.fleet() as client:
                 handle = await self._taken(client, params, context)
@@ -174,7 +176,6 @@ class FleetRequests(RequestHandler):
         message, sender = request.message, _sender(context)
         if message.task_id:
             return await self._answered(client, message, sender)
-        sender.check("operator")
         spec = skill_of(request, await self.skills())
         check_wishes(request, spec)
         clock = SystemClock()
@@ -193,10 +194,14 @@ class FleetRequests(RequestHandler):
         word = text_of(message.parts).strip().lower()
         if (await read_task(handle)).status.state != ASKING or word not in ANSWERS:
             raise refuse_continuation(message.task_id)
-        sender.check("approver")
         workflow, granted = handle.run.id, ANSWERS[word]
         await answer_approval(self._opened, workflow, NODE, granted=granted, by=sender.name, comment="by A2A")
         return handle
+
+
+def _check_role(request: a2a.SendMessageRequest, context: ServerCallContext) -> None:
+    """Check that the sender may send a message: for a new task, or for one that waits for an approval."""
+    _sender(context).check("approver" if request.message.task_id else "operator")
 
 
 def _sender(context: ServerCallContext) -> Sender:

@@ -12,6 +12,7 @@ from a2a.types import a2a_pb2 as a2a
 from a2a.types.a2a_pb2 import TaskState as A2aState
 from a2a.utils.errors import (
     ContentTypeNotSupportedError,
+    InternalError,
     InvalidParamsError,
     InvalidRequestError,
     PushNotificationNotSupportedError,
@@ -29,6 +30,7 @@ from coditect.integrations.a2a.parts import plain
 from coditect.integrations.a2a.remote.agent import RemoteAgent
 from coditect.integrations.a2a.remote.declaration import a2a_agent
 from coditect.integrations.a2a.remote.failures import RemoteRejected
+from coditect.integrations.a2a.serving.problems import told
 from coditect.settings.a2a import A2aSettings
 from coditect.settings.api import ApiSettings
 from tests.unit.integrations.a2a.fleet_agent import at_once, connected, message, sent, value
@@ -241,13 +243,16 @@ async def test_a_body_that_is_too_large_names_the_setting() -> None:
 async def test_a_caller_may_do_what_its_role_may_and_a_stranger_sees_no_skills(tmp_path: Path) -> None:
     keys = KeyFile(tmp_path / "keys")
     viewer, operator = (keys.create(role.value, role, made_at=MADE) for role in (Role.VIEWER, Role.OPERATOR))
+    other = keys.create("other", Role.OPERATOR, made_at=MADE)
     settings = ApiSettings(keys=str(tmp_path / "keys"), oidc_issuer="https://issuer.example.com")
     async with connected([Workers().agent], access=BearerAccess([keys]), settings=settings) as one:
         with pytest.raises(A2AClientError, match="401"):
             await sent(one.client, message("hello", "text.count"))
         one.http.headers["authorization"] = f"Bearer {operator}"
         whole = await one.client.get_extended_agent_card(a2a.GetExtendedAgentCardRequest())
-        counted = await sent(one.client, message("hello", "text.count"))
+        counted = await sent(one.client, message("hello", "text.count", message_id="mine"))
+        one.http.headers["authorization"] = f"Bearer {other}"
+        others = await sent(one.client, message("hello", "text.count", message_id="mine"))
         one.http.headers["authorization"] = f"Bearer {viewer}"
         found = await one.client.get_task(a2a.GetTaskRequest(id=counted.id))
         with pytest.raises(A2AClientError, match="403"):
@@ -260,6 +265,7 @@ async def test_a_caller_may_do_what_its_role_may_and_a_stranger_sees_no_skills(t
     assert len(one.card.security_requirements) == 2
     assert len(whole.skills) == 3
     assert found == counted
+    assert others.id != counted.id, "each caller has messages of its own"
 
 
 async def test_a_fleet_can_be_the_remote_agent_of_another_one_with_its_schemas() -> None:
@@ -286,3 +292,11 @@ async def test_a_fleet_can_be_the_remote_agent_of_another_one_with_its_schemas()
     assert set(specs) == {"far.text.count", "far.code.review", "far.site.wait"}
     assert specs["far.code.review"].input_schema["required"] == ["repo", "number"]
     assert (reviewed, waited) == ({"repo": "x", "number": 3}, "done")
+
+
+def test_an_unexpected_error_is_logged_and_its_text_kept_from_the_caller(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(InternalError, match="its log has the reason") as failed, told():
+        raise RuntimeError("a secret of the program")
+
+    assert "secret" not in str(failed.value)
+    assert "a secret of the program" in caplog.text
