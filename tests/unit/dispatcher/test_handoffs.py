@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 
 from coditect import Retry, Workflow
-from coditect.errors import InputError, InvalidTask, NotFound, TooLarge
+from coditect.errors import InputError, NotFound, TooLarge
 from coditect.wire.claims import Verdict
 from coditect.wire.control import Started, Verb
-from coditect.wire.json import MOST_LEVELS
+from coditect.wire.json import loads
 from coditect.workflow.states import TaskState
 from dispatcher.coordination.handoffs import handoffs, queries
 from dispatcher.ledger.commands import Began
-from dispatcher.ledger.handlers.requests import ShardChange
-from dispatcher.ledger.keyspace import ATTEMPTS, DUE, TIMERS
+from dispatcher.ledger.keyspace import ATTEMPTS, DUE, FLIGHTS, TIMERS
 from dispatcher.ledger.rows import AttemptRecord
 from tests.unit.dispatcher.handoffs import (
     OTHERS,
@@ -218,6 +217,8 @@ async def test_locks_go_with_the_task_under_a_new_fence_and_wait_for_its_new_own
     waits = {"agent": "d", "task": "x", "owner": "x"}
     await begun.ask(Verb.LOCK_ACQUIRE, lock | waits | {"ticket": "waiting"})
     await accept(begun, ID)
+    told = [out.message for effects in begun.seen for out in effects.messages if out.message.correlation_id == "old"]
+    assert [loads(one.body)["state"] for one in told] == ["gone"], "its holder hears of it at once"
 
     await begun.ask(Verb.LOCK_RELEASE, {"ticket": "old"})
     for _ in range(5):
@@ -257,11 +258,13 @@ async def test_the_key_of_the_former_owner_s_capability_stays_behind(begun: Ledg
 async def test_a_task_that_goes_to_a_capability_of_the_policy_is_asked_about_first() -> None:
     async with opened() as ledger:
         flow = Workflow("ship")
-        flow.task("work", {"share": 50}, name="one")
+        flow.task("work", {"share": 50}, name="one", timeout="1m")
         await ledger.start(flow.definition())
         asked = await ask_others(ledger, capability="deploy.release")
         told = await accept(ledger, asked["handoff"])
         assert (told["state"], await ledger.states()) == ("accepted", {"one": TaskState.AWAITING_APPROVAL})
+        flights, due = await ledger.database.read(lambda tr: tr.get_ranges([FLIGHTS.range(), DUE.range()]))
+        assert (flights, [DUE.unpack(key)[4] for key, _ in due]) == ([], ["approval"])
         await ledger.batch(ledger.finished(ledger.published[0], value_of(OWNER)))
         assert ledger.seen[-1].late == 1
 
@@ -316,57 +319,3 @@ async def test_an_ended_handoff_leaves_no_timer(begun: Ledger) -> None:
     await begun.batch(begun.finished(begun.published[-1], completed(1)))
 
     assert await begun.database.read(lambda tr: [*tr.get_range(*TIMERS.range()), *tr.get_range(*DUE.range())]) == []
-
-
-async def test_a_context_that_could_not_be_read_again_is_refused(ledger: Ledger) -> None:
-    await ledger.start(one_node())
-    context: Any = "deep"
-    for _ in range(MOST_LEVELS - 20):
-        context = [context]
-
-    with pytest.raises(InvalidTask, match="nested too deep"):
-        await ask_others(ledger, context=context)
-    assert (await ask_others(ledger, ticket="t2"))["state"] == "requested"
-
-
-async def test_long_reasons_of_all_that_decline_fit_into_the_row(ledger: Ledger) -> None:
-    others = [f"agent-{number:02}" for number in range(handoffs.MOST_CANDIDATES)]
-    await ledger.start(one_node())
-    await ask_others(ledger, context="x" * 60_000, candidates=others)
-
-    for agent in others:
-        told = await decline(ledger, ID, agent, "\x01\U0001f600" * 1_000)
-
-    assert (told["state"], len(told["asked"])) == ("declined", len(others))
-
-
-@pytest.mark.parametrize("number", ["9" * 5_000, "9" * 700, "0x1", "-1", "²"])
-async def test_a_number_that_no_handoff_has_is_not_found(begun: Ledger, number: str) -> None:
-    for verb in (Verb.HANDOFF_ACCEPT, Verb.HANDOFF_WITHDRAW):
-        change = handoffs.VERBS[verb]
-        assert isinstance(change, ShardChange)
-        with pytest.raises(NotFound):
-            change.shard_key({"handoff": f"w:one.{number}"})
-            await begun.ask(verb, {"handoff": f"w:one.{number}", "agent": OTHERS[0], "by": "ada"})
-
-
-@pytest.mark.parametrize("agent", [["x"], {"a": 1}])
-async def test_a_list_for_what_is_no_agent_is_refused(begun: Ledger, agent: Any) -> None:
-    with pytest.raises(InvalidTask):
-        await begun.database.read(partial(queries.list_handoffs, body={"agent": agent}))
-
-
-async def test_a_list_is_read_in_pages_of_some_bytes(ledger: Ledger) -> None:
-    await ledger.start(one_node())
-    for number in range(20):
-        handoff = (await ask_others(ledger, ticket=f"t{number}", context="x" * 60_000))["handoff"]
-        await withdraw(ledger, handoff)
-
-    pages: list[int] = []
-    after: str | None = None
-    while after is not None or not pages:
-        page = await ledger.database.read(partial(queries.list_handoffs, body={"after": after}))
-        pages.append(len(page["handoffs"]))
-        after = page["next"]
-
-    assert (pages[0], sum(pages)) == (5, 20)

@@ -205,6 +205,31 @@ async def test_person_withdraws_a_handoff_and_the_task_goes_on() -> None:
     assert (value["state"], value["why"]) == ("withdrawn", "keep it")
 
 
+async def test_handler_that_waits_no_more_has_its_handoff_withdrawn() -> None:
+    hasty, slow = Agent("hasty"), specialist("slow")
+
+    @hasty.capability("ticket.answer")
+    async def answer(_: dict[str, str], ctx: Context) -> str:
+        try:
+            async with asyncio.timeout(2):
+                await ctx.hand_off("ticket.billing")
+        except TimeoutError:
+            return "kept"
+        return "came back"
+
+    @slow.on_handoff
+    async def wait(_: HandoffOffer) -> bool:
+        await asyncio.sleep(5)
+        return True
+
+    async with TestFleet(agents=[hasty, slow], seed=12) as fleet:
+        handle = await fleet.client.submit("ticket.answer", {"text": "refund"}, durable=True)
+        assert await handle.result(str, timeout="5m") == "kept"
+        (row,) = [row async for row in fleet.client.handoffs.list()]
+
+    assert (row.state, row.by) == ("withdrawn", row.owner)
+
+
 async def test_handoff_is_waited_for_while_no_dispatcher_answers() -> None:
     slow = specialist("slow")
 
