@@ -244,6 +244,8 @@ class RequestServer:
                 routing_key=str(shard),
                 timeout_seconds=ANSWER_SECONDS,
             )
+        except InvalidTask as error:  # handed on again, it would be refused again
+            self.answer(delivery, error)
         except CoditectError as error:
             log.info("A request could not be handed on", extra={"shard": shard, "reason": str(error)})
             await asyncio.sleep(AGAIN_SECONDS)  # whose shard nobody has, and had, would come again at once

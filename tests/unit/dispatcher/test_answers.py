@@ -10,8 +10,9 @@ import pytest
 
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Delivery
-from coditect.errors import NotFound, Overloaded, SetupError, TooLarge
+from coditect.errors import InvalidTask, NotFound, Overloaded, SetupError, TooLarge
 from coditect.model.message import Message
+from coditect.wire import routing
 from coditect.wire.addresses.return_addresses import ReturnAddresses
 from coditect.wire.control import Verb, request
 from coditect.wire.json import MOST_LEVELS, loads
@@ -177,6 +178,28 @@ async def test_workflow_that_is_named_by_no_uuid_is_refused_at_the_door(given: s
     assert failure is not None
     assert (failure.type, failure.message) == ("InvalidTask", "The id of a workflow is a UUID")
     assert workers.taken == [Asked(Verb.START, {"workflow": ID, "name": "one"})]
+
+
+async def test_request_that_cannot_be_handed_on_is_refused_and_does_not_come_again() -> None:
+    class Elsewhere(Workers):
+        def put(self, shard: int, command: Command, settle: Settle, *, size_bytes: int) -> bool:
+            return False
+
+    class Strict(Narrow):
+        async def publish(self, message: Message, **to: Any) -> None:
+            if to["exchange"] == routing.CONTROL:
+                raise InvalidTask("AMQP cannot carry a property or header")
+            await super().publish(message, **to)
+
+    broker = Strict()
+    asked = Request(request(Verb.CANCEL, {"workflow": ID}, reply_to="reply.me", correlation_id="c"))
+    async with Supervisor() as background:
+        server_of(broker, Elsewhere(), background).arrived(cast("Delivery", asked))
+        await eventually(lambda: asked.settled)
+
+    (message,) = broker.published
+    assert read_result(message).failure is not None
+    assert asked.settled == ["ack"]
 
 
 @dataclass
