@@ -6,17 +6,22 @@ Raw HTML in a page stays text.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
+from itertools import count
 
 from markdown_it import MarkdownIt
 
+INDEX = "index.html"
+LONGEST_SLUG = 80
 _STYLE = "body{max-width:50em;margin:2em auto;padding:0 1em;font:1em/1.5 sans-serif}nav a{margin-right:1em}"
 
 
 def build_site(title: str, pages: Sequence[tuple[str, str]]) -> dict[str, str]:
     """Return the files of a site by their names, from titles and Markdown texts; the first file is `index.html`."""
-    names = {f"{_slug(name)}.html": (name, text) for name, text in pages}
+    names: dict[str, tuple[str, str]] = {}
+    for name, text in pages:
+        names[_free(_slug(name), names)] = name, text
     links = "".join(f'<a href="{file}">{escape(name)}</a>' for file, (name, _) in names.items())
     markdown = MarkdownIt("commonmark", {"html": False})
     index = "".join(f"<h2>{escape(name)}</h2><p>{escape(_first(text))}</p>" for name, text in pages)
@@ -25,7 +30,13 @@ def build_site(title: str, pages: Sequence[tuple[str, str]]) -> dict[str, str]:
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "page"
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:LONGEST_SLUG] or "page"
+
+
+def _free(slug: str, taken: Collection[str]) -> str:
+    """Return a file's name that no other page has, nor the index: a number follows where one has it."""
+    names = (f"{slug}{'' if number == 1 else f'-{number}'}.html" for number in count(1))
+    return next(name for name in names if name not in taken and name != INDEX)
 
 
 def _first(text: str) -> str:

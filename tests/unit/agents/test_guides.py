@@ -90,6 +90,16 @@ async def test_each_writer_asks_for_an_introduction_if_it_is_wanted(shop: Path, 
     assert "\n\nAbout `" in reference.markdown
 
 
+def test_pages_whose_titles_are_much_alike_are_all_there() -> None:
+    titles = ["Index", "A guide", "a-guide!", "A  Guide", "é", "ö", "long " * 40]
+    pages = [{"title": one, "markdown": f"# {one}"} for one in titles]
+    files = build(SiteRequest.model_validate({"title": "Site", "pages": pages}))
+
+    assert len({page.name for page in files}) == len(titles) + 1
+    assert [page.text.count("<h1>") for page in files] == [1] * len(files)
+    assert all(f'href="{page.name}"' in files[0].text for page in files)
+
+
 def test_a_site_has_a_page_for_each_text_and_html_in_it_stays_text() -> None:
     pages = [{"title": "Using <it>", "markdown": "# Use\n\n<script>x</script>\n", "items": 3}]
 
