@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from coditect.errors import InputError, TaskError
 from coditect.goals.agent import SLOTS, GoalMeans, goal_agent
 from coditect.goals.plan import MOST_PLANS, PlanBounds
 from coditect.goals.share import GOAL, MOST_DEPTH, GoalRequest, GoalShare
+from coditect.goals.task_runs import TaskRuns
 from coditect.integrations.goals import check_input
 from coditect.model.capability import CapabilitySpec
 from coditect.settings.settings import Settings
@@ -215,6 +217,32 @@ async def test_a_goals_workflow_outlives_an_agent_that_stops() -> None:
 
     assert state is WorkflowState.RUNNING
     assert answer["value"] == 3
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The facts of a task of the control plane, as its context has them."""
+
+    task_id: str
+    requester: str
+
+
+async def test_an_attempt_that_lost_its_task_to_another_one_cancels_nothing() -> None:
+    plans, texts = Plans(GATED), Texts()
+    async with pursuing(plans, texts=texts) as fleet:
+        handle = await fleet.client.submit(GOAL, {"goal": "count these words"}, durable=True)
+        await texts.begun.wait()
+        facts: Any = Facts(handle.task_id, f"workflow:{handle.run.id}")
+        lost = TaskRuns(fleet.client, facts, lambda plan, workflow: None)
+        run = fleet.client.run(await plan_of(fleet))
+        await lost.cancel()
+        kept = await run.state()
+        fleet.kill("goals")
+        await handle.cancel()
+        await handle.run.wait(timeout="1m")
+        await lost.cancel()
+
+        assert (kept, await run.wait(timeout="1m")) == (WorkflowState.RUNNING, WorkflowState.CANCELED)
 
 
 SPECS = {name: CapabilitySpec(name) for name in (GOAL, "text.words")}
