@@ -220,12 +220,20 @@ async def test_an_approval_is_denied_from_the_list(page: Page) -> None:
         at.gate.set()
         run = await at.start(RELEASE)
         await page.goto(f"{at.stage.url}/#/approvals")
-        await expect(page.get_by_role("row").filter(has_text="Ship it?")).to_be_visible()
+        asked = page.get_by_role("region", name="Approvals").get_by_role("row").filter(has_text="Ship it?")
+        decided = page.get_by_role("region", name="Decisions").get_by_role("row")
+        await expect(asked).to_be_visible()
+        await expect(decided.nth(1)).to_contain_text("asked")
         assert await barriers(page) == []
         await page.get_by_role("button", name="Deny").click()
+        await page.get_by_role("dialog").get_by_label("Your name").fill("ada")
         await page.get_by_role("dialog").get_by_role("button", name="Deny").click()
 
         await expect(page.get_by_text("No workflow waits for an answer.")).to_be_visible()
+        await expect(decided.nth(1)).to_contain_text("denied")
+        await expect(decided.nth(1)).to_contain_text("ada")
+        await expect(page.get_by_text("1 of 1 workflows by hand")).to_be_visible()
+        assert await barriers(page) == []
         assert (await run.wait(timeout="10s")).value == "rejected"
 
 
