@@ -36,8 +36,8 @@ all of its processes share. A line is one write to an open file: it outlives `ki
 ``given``      client       task                 `part` that the reader was given; ``restarted``: they begin again
 ``verdict``    client       work                 `value`, the result of a vote
 ``joined``     client       work                 `values`, the result of a pattern with `members`
-``restore``    client       work                 `by`, `checkpoint`, `undone` (the nodes that the plan says are
-                                                 compensated); `fail`: it was refused
+``restore``    client       work                 `by`, `checkpoint`, `named` (the nodes that the plan names), `undone`
+                                                 (those that it says are compensated); `fail`: it was refused
 ``saw``        agent        task                 `fence`, and what was in shared state: `trail`, `there`
 ``redrive``    client       node                 a rerun of an ended node was requested
 ``execute``    agent        task                 `agent`, `attempt`, `fence`, `priority`, `after` (what stood in the

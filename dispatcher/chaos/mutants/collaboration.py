@@ -118,4 +118,15 @@ MUTANTS = (
         ("restored whole",),
         seed=91,
     ),
+    Mutant(
+        "begun_again_unseen",
+        "dispatcher.ledger.nodes.claim",
+        "    forget_restore(row)\n",
+        "",
+        "the plan of a restore does not name what runs again since the restore before it",
+        (
+            "tests/unit/dispatcher/test_checkpoints.py::"
+            "test_nodes_that_run_again_after_a_restore_or_wait_for_room_after_an_attempt_are_in_the_next_plan",
+        ),
+    ),
 )

@@ -152,8 +152,8 @@ def restored(at: float) -> list[HistoryEntry]:
 
     ran("mark", 1, trail={}, there=None)
     all_ran(1)
-    asked = {"by": ASKED_BY, "checkpoint": "mark", "undone": ["left", "last"]}
-    story.note("client", Type.INVOKE, "restore", RESTORED, **asked)
+    asked = {"by": ASKED_BY, "checkpoint": "mark", "named": ["left", "join", "last"]}
+    story.note("client", Type.INVOKE, "restore", RESTORED, **asked, undone=["left", "last"])
     row = {"number": 1, "by": ASKED_BY, "checkpoint": "mark", "version": next(versions)}
     story.whole("dispatcher-1", "restored", RESTORED, **row)
     story.note("client", Type.OK, "restore", RESTORED, by=ASKED_BY)

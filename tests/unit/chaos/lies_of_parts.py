@@ -144,6 +144,10 @@ LIES_OF_PARTS: Mapping[str, tuple[str, Lie]] = MappingProxyType(
             "restored whole",
             _changed("restore", RESTORED, by=ASKED_BY, checkpoint="mark", undone=["left"]),
         ),
+        "a restore discarded what its plan had not named": (
+            "restored whole",
+            _changed("restore", RESTORED, by=ASKED_BY, checkpoint="mark", named=["left", "last"]),
+        ),
         "a restore undid in the order of the ends": (
             "restored whole",
             _changed("claim", f"{RESTORED}:last.compensate", version=13),

@@ -25,8 +25,10 @@ class CarriedOut:
     """The version of the store at which the restore was committed."""
     discards: Collection[str]
     """The nodes that come after the checkpoint."""
+    named: Collection[str]
+    """The nodes that the plan of the restore named, because their handlers may have begun."""
     undone: Collection[str]
-    """The nodes that the plan of the restore said would be compensated."""
+    """Those of them that the plan said would be compensated."""
 
 
 def restored_whole(index: HistoryIndex) -> CheckResult:
@@ -70,7 +72,9 @@ class RestoredWork:
         asked = {one.val["by"]: one.val for one in index.about("restore", work.key)}
         committed = {one.val["by"]: one.val["version"] for one in index.versioned("restored", work.key)}
         self._restores = [
-            CarriedOut(committed[by], work.val["discards"][asked[by]["checkpoint"]], asked[by]["undone"])
+            CarriedOut(
+                committed[by], work.val["discards"][asked[by]["checkpoint"]], asked[by]["named"], asked[by]["undone"]
+            )
             for by in told
             if by in asked and by in committed
         ]
@@ -82,6 +86,7 @@ class RestoredWork:
             if completed or until is not None:
                 yield from self._undone(restore, until)
             yield from self._stayed(restore, until)
+            yield from self._unseen(restore, number)
         for name in self._nodes:
             if not name.endswith(COMPENSATION):
                 yield from self._mixed(name)
@@ -142,6 +147,14 @@ class RestoredWork:
                 continue
             if any(_is_between(one, restore.version, until) for one in self._claims(name) if one.happened):
                 yield f"ran {name} again, which came before the checkpoint"
+
+    def _unseen(self, restore: CarriedOut, number: int) -> Iterator[str]:
+        """Yield each node that began before a restore discarded it, and that the plan did not name."""
+        for name in restore.discards:
+            since = max((one.version for one in self._restores[:number] if name in one.discards), default=0)
+            begun = any(one.happened and _is_between(one, since, restore.version) for one in self._claims(name))
+            if begun and name not in restore.named:
+                yield f"discarded {name}, which had begun, and the plan did not name it"
 
     def _undone(self, restore: CarriedOut, until: int | None) -> Iterator[str]:
         """Yield each difference between what a restore was to compensate and what was compensated, in which order."""

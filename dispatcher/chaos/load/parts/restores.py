@@ -127,8 +127,11 @@ async def _restored(load: WorkflowLoad, run: Run, checkpoint: str) -> bool:
             await asyncio.sleep(PAUSE_SECONDS)
             continue
         by = load.key()
-        undone = [row.node for row in plan.nodes if row.compensated]
-        load.note(Type.INVOKE, "restore", run.id, by=by, checkpoint=checkpoint, undone=undone)
+        said = {
+            "named": [row.node for row in plan.nodes],
+            "undone": [row.node for row in plan.nodes if row.compensated],
+        }
+        load.note(Type.INVOKE, "restore", run.id, by=by, checkpoint=checkpoint, **said)
         try:
             await run.restore(plan, by=by)
         except InputError:
