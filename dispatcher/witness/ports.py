@@ -96,8 +96,8 @@ class Rows:
         rows += [("restored", key, {**facts, "version": version}) for key, facts in self._restores.items()]
         rows += [("claim", key, {**number, "version": version}) for (key, _), number in self._outbox.items()]
         for key, facts in self._states.items():
-            if facts["state"] == "blocked":
-                continue
+            if facts["state"] == "blocked" and not facts["fence"]:
+                continue  # with a fence it was discarded, and what its attempts tell is late
             if facts["state"] == "published" and (key, facts["publication"]) not in self._outbox:
                 number = {name: facts[name] for name in ("publication", "fence")}
                 rows.append(

@@ -129,4 +129,22 @@ MUTANTS = (
             "test_nodes_that_run_again_after_a_restore_or_wait_for_room_after_an_attempt_are_in_the_next_plan",
         ),
     ),
+    Mutant(
+        "one_less_is_enough",
+        "coditect.workflow.join",
+        "        if self.met >= self.needed:\n",
+        "        if self.met >= max(1, self.needed - 1):\n",
+        "a quorum has one member less than it needs",
+        ("patterns join",),
+        seed=21,
+    ),
+    Mutant(
+        "discarded_attempt_writes",
+        "dispatcher.ledger.workflows.control",
+        '    if row is None or row.state.terminal or row.fence > number(by, "fence", 1):\n',
+        "    if row is None or row.state.terminal:\n",
+        "an attempt that a restore has discarded writes to shared state",
+        ("restored whole",),
+        seed=391,
+    ),
 )

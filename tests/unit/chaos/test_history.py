@@ -6,8 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from coditect.workflow.states import TaskState
 from dispatcher.chaos.checks.history_index import HistoryIndex, operations
+from dispatcher.ledger import versions
+from dispatcher.ledger.keyspace import RESTORES, STATUSES
+from dispatcher.ledger.rows import NodeRecord
 from dispatcher.witness.history import SUFFIX, UNENDED, HistoryEntry, Notebook, Scribe, Type, merged, read_histories
+from dispatcher.witness.ports import Rows
 
 CHILD = """
 import sys
@@ -97,3 +102,18 @@ def test_end_of_an_execution_belongs_to_its_fence_though_another_of_the_same_pro
 
     assert (first.val["fence"], first.ended, first.outcome) == (5, 3.0, Type.OK)
     assert (second.val["fence"], second.ended) == (6, UNENDED)
+
+
+def test_discarded_node_is_noted_with_its_fence_and_one_that_never_ran_is_not() -> None:
+    rows = Rows()
+    for name, fence in (("discarded", 3), ("new", 0)):
+        rows.written(STATUSES.pack(("w", name)), NodeRecord(TaskState.BLOCKED, fence=fence).pack())
+
+    assert [(f, key, facts["fence"]) for f, key, facts in rows.told(1)] == [("state", "w:discarded", 3)]
+
+
+def test_restore_is_noted_with_who_asked_for_it() -> None:
+    rows = Rows()
+    rows.written(RESTORES.pack(("w", 1)), versions.RESTORE.pack((1_000, "ada", "hotel")))
+
+    assert rows.told(7) == [("restored", "w", {"number": 1, "by": "ada", "checkpoint": "hotel", "version": 7})]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -89,8 +90,14 @@ def map_reduce() -> tuple[Definition, list[str], int]:
 
 
 async def join(load: WorkflowLoad) -> None:
+    """Run each pattern once, until the load is closed."""
+    for drawn in load.random.sample((race, quorum, map_reduce), 3):
+        if not load.closed.is_set():
+            await _joined(load, *drawn())
+
+
+async def _joined(load: WorkflowLoad, flow: Definition, members: Sequence[str], enough: int) -> None:
     """Run one pattern, and record its members, how many are enough, and the result that the client was told."""
-    flow, members, enough = load.random.choice((race, quorum, map_reduce))()
     work = [load.shapes.work() for _ in members]
     given: dict[str, Any] = {name: [one[name] for one in work] for name in ("milliseconds", "fails")}
     run = await load.started(
