@@ -98,8 +98,8 @@ class RestoredWork:
 
     def _version_of(self, name: str, fence: int) -> int:
         """Return the version at which the execution with a fence was claimed; 0 when no claim is known."""
-        before = [one for one in self._claims(name) if one.val["fence"] <= fence]
-        return max(before, key=lambda one: (one.val["fence"], one.val["version"])).val["version"] if before else 0
+        before = [(one.val["fence"], one.val["version"]) for one in self._claims(name) if one.val["fence"] <= fence]
+        return int(max(before)[1]) if before else 0
 
     def _generation(self, name: str, version: int) -> int:
         return sum(restore.version <= version and name in restore.discards for restore in self._restores)
@@ -178,14 +178,13 @@ class RestoredWork:
     def _completed(self, name: str, before: int) -> int:
         """Return the version at which a node had last completed before a version; 0 when that is not known."""
         known = self._index.versioned("state", f"{self._work}:{name}")
-        return max(
-            (one.val["version"] for one in known if one.val["state"] == "completed" and one.val["version"] < before),
-            default=0,
-        )
+        ends = [int(one.val["version"]) for one in known if one.val["state"] == "completed"]
+        return max((version for version in ends if version < before), default=0)
 
 
 def _is_between(one: Operation, since: int, until: int | None) -> bool:
-    return since <= one.val["version"] and (until is None or one.val["version"] < until)
+    version = int(one.val["version"])
+    return since <= version and (until is None or version < until)
 
 
 def _before(index: HistoryIndex, key: str) -> list[str]:

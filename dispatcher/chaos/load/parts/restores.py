@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from coditect import Agent, CoditectError, Context, From, Workflow
 from coditect.client.workflow_run import Run
 from coditect.errors import InputError
+from coditect.workflow.builder import TaskOptions
 from coditect.workflow.definition import Node
 from coditect.workflow.states import WorkflowState
 from dispatcher.chaos.load.generators import RETRY
@@ -92,13 +93,14 @@ def restorable(load: WorkflowLoad) -> Workflow:
     """Return a workflow of a node, two parallel ones after it, and two in a row; three of them are compensated."""
     flow = Workflow("restorable")
 
-    def step(name: str, *after: Node, compensate: str = "") -> Node:
+    def step(name: str, *after: Node, undone: bool = False) -> Node:
         given = load.shapes.work() | {"after": [From(f"results.{before.name}.made") for before in after]}
-        return flow.task(STEP, given, name=name, after=list(after), compensate=compensate, retry=RETRY)
+        options = TaskOptions(name=name, after=list(after), retry=RETRY)
+        return flow.task(STEP, given, **(options | {"compensate": TAKE_BACK} if undone else options))
 
     mark = step(MARK)
-    join = step(JOIN, step(LEFT, mark, compensate=TAKE_BACK), step(RIGHT, mark, compensate=TAKE_BACK))
-    step(LAST, join, compensate=TAKE_BACK)
+    join = step(JOIN, step(LEFT, mark, undone=True), step(RIGHT, mark, undone=True))
+    step(LAST, join, undone=True)
     return flow
 
 
