@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from httpx2 import AsyncClient
 
 from coditect import Agent, Client, Workflow
 from coditect.agent.health import health_server
@@ -37,6 +38,7 @@ from tests.observability.dashboards import ALERTS, queries
 from tests.observability.prometheus import Prometheus, running_prometheus, short_rules
 from tests.servers import ROOT
 from tests.support import eventually
+from tests.unit.api.test_webhooks import endpoint
 
 pytestmark = [pytest.mark.servers, pytest.mark.endurance, pytest.mark.timeout(3600)]
 
@@ -78,7 +80,8 @@ class Watched:
 
     async def start_api(self) -> None:
         port = self.ports.setdefault("api", free_ports(1)[0])  # it serves its metrics beside its routes
-        self.processes["api"] = await self.fleet.run("coditect", "api", "--port", str(port))
+        more = {"CODITECT_API_WEBHOOK_KEY": "k" * 32, "CODITECT_API_WEBHOOK_PRIVATE": "true", **self.tracing}
+        self.processes["api"] = await self.fleet.run("coditect", "api", "--port", str(port), **more)
         self.prometheus.scrape(self.ports)
 
     async def start_agent(self, name: str) -> None:
@@ -183,7 +186,7 @@ async def _traced(watched: Watched, collected: Collector) -> None:
 
 async def _under_load(watched: Watched, servers: PrivateServers) -> None:
     """Have the fleet work; meanwhile ask every query, with one agent whose clock and certificate are at fault."""
-    async with asyncio.TaskGroup() as tasks, _faulty_agent(watched, servers):
+    async with asyncio.TaskGroup() as tasks, _webhook(watched), _faulty_agent(watched, servers):
         ticked = Workflow("tick")
         ticked.task("load.work", 1)
         await watched.client.schedules.create("ticks", ticked, every="1s")
@@ -197,6 +200,18 @@ async def _under_load(watched: Watched, servers: PrivateServers) -> None:
         for task in load:
             task.cancel()
     await watched.clears("CoditectClockSkew", "CoditectCertificateEnds")
+
+
+@asynccontextmanager
+async def _webhook(watched: Watched) -> AsyncIterator[None]:
+    """A webhook to which the API posts the end of every workflow."""
+    url = f"http://127.0.0.1:{watched.ports['api']}/v1/webhooks/watching"
+    async with endpoint() as receiving, AsyncClient() as http:
+        order = {"url": receiving.url, "kind": ["workflow.completed"]}
+        added = await http.put(url, json=order, timeout=60)
+        assert added.status_code == 201, added.text
+        yield
+        await http.delete(url, timeout=60)
 
 
 async def _all_up(watched: Watched) -> bool:
