@@ -169,13 +169,22 @@ async def test_agent_s_failure_is_tried_again_answered_and_kept(
     assert [one["attempt"] for one in json.loads(str(letter["x-coditect-errors"]))] == [1, 2]
 
 
+GARBAGE = {"x-coditect-attempt": "many", "x-coditect-max-attempts": "some", "x-coditect-errors": "none"}
+
+
 @pytest.mark.parametrize(
-    ("headers", "reason"),
-    [({"x-coditect-deadline": 1}, "expired"), ({"x-coditect-max-attempts": 1}, "handler_error")],
-    ids=["late", "one attempt"],
+    ("headers", "reason", "attempts"),
+    [
+        ({"x-coditect-deadline": 1}, "expired", 1),
+        ({"x-coditect-start-by": "1"}, "expired", 1),
+        ({"x-coditect-claim": "coditect.claim.v1"}, "too_large", 1),
+        ({"x-coditect-max-attempts": 1}, "handler_error", 1),
+        (GARBAGE, "handler_error", 2),
+    ],
+    ids=["late", "late to start", "large", "one attempt", "headers of garbage"],
 )
 async def test_agent_gives_up_what_nobody_wants_or_may_not_be_repeated(
-    agent: Path, broker: AmqpBroker, headers: dict[str, Any], reason: str
+    agent: Path, broker: AmqpBroker, headers: dict[str, Any], reason: str, attempts: int
 ) -> None:
     await begun(agent)
     task = Message(b"no JSON", headers=headers)
@@ -183,7 +192,17 @@ async def test_agent_gives_up_what_nobody_wants_or_may_not_be_repeated(
     await broker.publish(task, exchange=routing.TASKS, routing_key=f"{REVERSE}.p0")
 
     letter = await next_letter(broker)
-    assert (letter["x-coditect-reason"], letter["x-coditect-attempt"]) == (reason, 1)
+    assert (letter["x-coditect-reason"], letter["x-coditect-attempt"]) == (reason, attempts)
+
+
+async def test_agent_writes_to_no_queue_but_those_for_answers(agent: Path, broker: AmqpBroker) -> None:
+    await begun(agent)
+    task = Message(b'{"words": "stop"}', message_id="1", reply_to=f"tasks.{REVERSE}.p2")
+
+    await broker.publish(task, exchange=routing.TASKS, routing_key=f"{REVERSE}.p0")
+
+    letter = await next_letter(broker)
+    assert letter["x-coditect-reason"] == "invalid_task"
 
 
 def test_client_is_answered_by_our_agent(language: Language, environment: dict[str, str], tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import java.util.*;
 class Agent {
     static final String CAPABILITY = "words.reverse", NAME = "reverser-" + ProcessHandle.current().pid();
     static final int SLOTS = 8, ATTEMPTS = 2, DELAY_MS = 100;
+    /** Queues that a stranger may have a result written to. The names of the system's own queues begin otherwise. */
+    static final List<String> ANSWERABLE = List.of("reply.", "answers", "amq.gen-", "amq.rabbitmq.reply-to.");
     static final Gson JSON = new Gson();
 
     record Failure(String reason, String type, String message, String traceback, boolean retryable) { }
@@ -18,8 +20,36 @@ class Agent {
         return Map.of("reversed", new StringBuilder(words.getAsString()).reverse().toString());
     }
 
+    /** A header that cannot be read counts as missing: no message may stop an agent. */
     static long number(Map<String, Object> headers, String key, long usual) {
-        return headers.containsKey(key) ? Long.parseLong(headers.get(key).toString()) : usual;
+        try {
+            return Long.parseLong(String.valueOf(headers.get(key)));
+        } catch (NumberFormatException none) {
+            return usual;
+        }
+    }
+
+    static JsonArray earlierErrors(Map<String, Object> headers) {
+        try {
+            return JsonParser.parseString(String.valueOf(headers.get("x-coditect-errors"))).getAsJsonArray();
+        } catch (JsonParseException | IllegalStateException none) {
+            return new JsonArray();
+        }
+    }
+
+    static boolean answerable(String replyTo) {
+        return replyTo != null && ANSWERABLE.stream().anyMatch(replyTo::startsWith);
+    }
+
+    /** Why a task is not begun; null when it is. */
+    static Failure refusal(String replyTo, Map<String, Object> headers, long now) {
+        if (Math.min(number(headers, "x-coditect-deadline", now), number(headers, "x-coditect-start-by", now)) < now)
+            return new Failure("expired", "TaskExpired", "The deadline has passed", "", false);
+        if (headers.containsKey("x-coditect-claim"))
+            return new Failure("too_large", "TooLarge", "This agent has no folder of large values", "", false);
+        if (replyTo != null && !answerable(replyTo))
+            return new Failure("invalid_task", "InvalidTask", "This reply_to is not written to", "", false);
+        return null;
     }
 
     final Channel channel;
@@ -36,7 +66,7 @@ class Agent {
 
     void reply(AMQP.BasicProperties task, String status, long attempt, Object value) throws Exception {
         String to = task.getReplyTo(), id = task.getMessageId();
-        if (to == null) return;
+        if (!answerable(to)) return;
         var headers = new HashMap<String, Object>(Map.of("x-coditect-status", status, "x-coditect-attempt", attempt,
             "x-coditect-capability", CAPABILITY, "x-coditect-agent", NAME));
         if (id != null) headers.put("x-coditect-task", id);
@@ -56,15 +86,16 @@ class Agent {
     void take(Delivery delivery) throws Exception {
         var task = delivery.getProperties();
         var headers = new HashMap<String, Object>(task.getHeaders() != null ? task.getHeaders() : Map.of());
-        long attempt = number(headers, "x-coditect-attempt", 1), now = System.currentTimeMillis();
+        long attempt = Math.max(1, number(headers, "x-coditect-attempt", 1));
         long most = Math.min(ATTEMPTS, number(headers, "x-coditect-max-attempts", ATTEMPTS));
         long tag = delivery.getEnvelope().getDeliveryTag();
         if (headers.containsKey("x-coditect-workflow") && task.getReplyTo() == null) {
             channel.basicReject(tag, false);
             return;
         }
-        if (number(headers, "x-coditect-deadline", now) < now) {
-            giveUp(delivery, headers, "rejected", attempt, new Failure("expired", "TaskExpired", "The deadline has passed", "", false));
+        var refused = refusal(task.getReplyTo(), headers, System.currentTimeMillis());
+        if (refused != null) {
+            giveUp(delivery, headers, "rejected", attempt, refused);
         } else {
             Object value = null;
             Failure why = null;
@@ -80,7 +111,7 @@ class Agent {
     }
 
     void fail(Delivery delivery, Map<String, Object> headers, long attempt, long most, Failure why) throws Exception {
-        var errors = JsonParser.parseString(headers.getOrDefault("x-coditect-errors", "[]").toString()).getAsJsonArray();
+        var errors = earlierErrors(headers);
         errors.add(JSON.toJsonTree(Map.of("agent", NAME, "attempt", attempt, "reason", why.reason(), "type", why.type(),
             "message", why.message(), "at_ms", System.currentTimeMillis())));
         headers.put("x-coditect-errors", errors.toString());

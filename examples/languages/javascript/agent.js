@@ -3,6 +3,8 @@
 import amqp from "amqplib";
 
 const CAPABILITY = "words.reverse", NAME = `reverser-${process.pid}`, SLOTS = 8, ATTEMPTS = 2, DELAY_MS = 100;
+// Queues that a stranger may have a result written to. The names of the system's own queues begin otherwise.
+const ANSWERABLE = ["reply.", "answers", "amq.gen-", "amq.rabbitmq.reply-to."];
 const connection = await amqp.connect(process.env.CODITECT_AMQP_URL);
 const channel = await connection.createConfirmChannel();
 await channel.prefetch(SLOTS);
@@ -12,8 +14,34 @@ function handle(input) {
   return { reversed: [...input.words].reverse().join("") };
 }
 
+// A header that cannot be read counts as missing: no message may stop an agent.
+function number(headers, key, usual) {
+  const value = Number(headers[key] ?? NaN);
+  return Number.isFinite(value) ? value : usual;
+}
+
+function earlierErrors(headers) {
+  try {
+    const errors = JSON.parse(headers["x-coditect-errors"]);
+    return Array.isArray(errors) ? errors : [];
+  } catch {
+    return [];
+  }
+}
+
+const answerable = (task) => ANSWERABLE.some((start) => task.replyTo?.startsWith(start));
+
+// Why a task is not begun: reason, type and message; null when it is.
+function refusal(task, headers) {
+  const until = Math.min(number(headers, "x-coditect-deadline", Infinity), number(headers, "x-coditect-start-by", Infinity));
+  if (until < Date.now()) return ["expired", "TaskExpired", "The deadline has passed"];
+  if (headers["x-coditect-claim"]) return ["too_large", "TooLarge", "This agent has no folder of large values"];
+  if (task.replyTo && !answerable(task)) return ["invalid_task", "InvalidTask", "This reply_to is not written to"];
+  return null;
+}
+
 function reply(task, status, attempt, value) {
-  if (!task.replyTo) return;
+  if (!answerable(task)) return;
   const exchange = task.replyTo.startsWith("reply.") ? "coditect.replies" : "";
   channel.publish(exchange, task.replyTo, Buffer.from(JSON.stringify(value)), {
     persistent: true, type: "coditect.result.v1", appId: NAME, correlationId: task.correlationId ?? task.messageId,
@@ -31,18 +59,20 @@ function giveUp(message, headers, status, attempt, failure) {
 
 async function take(message) {
   const { properties: task, fields } = message, headers = task.headers ?? {};
-  const attempt = Number(headers["x-coditect-attempt"] ?? 1);
-  const most = Math.min(ATTEMPTS, Number(headers["x-coditect-max-attempts"] ?? ATTEMPTS));
+  const attempt = Math.max(1, number(headers, "x-coditect-attempt", 1));
+  const most = Math.min(ATTEMPTS, number(headers, "x-coditect-max-attempts", ATTEMPTS));
   if (headers["x-coditect-workflow"] && !task.replyTo) return channel.nack(message, false, false);
-  const failure = { reason: "expired", type: "TaskExpired", message: "The deadline has passed", traceback: "", retryable: false };
-  if (Number(headers["x-coditect-deadline"] ?? Infinity) < Date.now()) giveUp(message, headers, "rejected", attempt, failure);
-  else try {
+  const refused = refusal(task, headers);
+  if (refused) {
+    const [reason, type, said] = refused;
+    giveUp(message, headers, "rejected", attempt, { reason, type, message: said, traceback: "", retryable: false });
+  } else try {
     reply(task, "completed", attempt, handle(JSON.parse(message.content)));
   } catch (error) {
-    Object.assign(failure, { reason: "handler_error", type: error.name, message: error.message, retryable: true });
-    const { reason, type, message: said } = failure, earlier = JSON.parse(headers["x-coditect-errors"] ?? "[]");
-    const errors = JSON.stringify([...earlier, { agent: NAME, attempt, reason, type, message: said, at_ms: Date.now() }]);
-    const kept = { ...headers, "x-coditect-errors": errors };
+    const failure = { reason: "handler_error", type: error.name, message: error.message, traceback: "", retryable: true };
+    const { reason, type, message: said } = failure;
+    const one = { agent: NAME, attempt, reason, type, message: said, at_ms: Date.now() };
+    const kept = { ...headers, "x-coditect-errors": JSON.stringify([...earlierErrors(headers), one]) };
     if (attempt >= most) giveUp(message, kept, "failed", attempt, failure);
     else channel.publish(`coditect.retry.after.${DELAY_MS}`, fields.routingKey, message.content,
       { ...task, expiration: undefined, headers: { ...kept, "x-coditect-attempt": attempt + 1 } });

@@ -27,6 +27,9 @@ const (
 
 var name = fmt.Sprintf("reverser-%d", os.Getpid())
 
+// answerable are queues that a stranger may have a result written to. The system's own queues begin otherwise.
+var answerable = []string{"reply.", "answers", "amq.gen-", "amq.rabbitmq.reply-to."}
+
 type failure struct {
 	Reason    string `json:"reason"`
 	Type      string `json:"type"`
@@ -52,6 +55,7 @@ func handle(body []byte) (any, error) {
 	return map[string]string{"reversed": string(letters)}, nil
 }
 
+// number reads a header; one that cannot be read counts as missing, since no message may stop an agent.
 func number(headers amqp.Table, key string, usual int64) int64 {
 	if value, err := strconv.ParseInt(fmt.Sprint(headers[key]), 10, 64); err == nil {
 		return value
@@ -68,8 +72,26 @@ func publish(channel *amqp.Channel, exchange, key string, message amqp.Publishin
 	}
 }
 
+func isAnswerable(replyTo string) bool {
+	return slices.ContainsFunc(answerable, func(start string) bool { return strings.HasPrefix(replyTo, start) })
+}
+
+// refusal says why a task is not begun; without a reason it is.
+func refusal(task amqp.Delivery, now int64) failure {
+	until := min(number(task.Headers, "x-coditect-deadline", now), number(task.Headers, "x-coditect-start-by", now))
+	switch {
+	case until < now:
+		return failure{"expired", "TaskExpired", "The deadline has passed", "", false}
+	case task.Headers["x-coditect-claim"] != nil:
+		return failure{"too_large", "TooLarge", "This agent has no folder of large values", "", false}
+	case task.ReplyTo != "" && !isAnswerable(task.ReplyTo):
+		return failure{"invalid_task", "InvalidTask", "This reply_to is not written to", "", false}
+	}
+	return failure{}
+}
+
 func reply(channel *amqp.Channel, task amqp.Delivery, status string, attempt int64, value any) {
-	if task.ReplyTo == "" {
+	if !isAnswerable(task.ReplyTo) {
 		return
 	}
 	exchange, correlation := "", task.CorrelationId
@@ -104,13 +126,13 @@ func take(channel *amqp.Channel, task amqp.Delivery) {
 	if headers == nil {
 		headers = amqp.Table{}
 	}
-	attempt := number(headers, "x-coditect-attempt", 1)
+	attempt := max(1, number(headers, "x-coditect-attempt", 1))
 	if headers["x-coditect-workflow"] != nil && task.ReplyTo == "" {
 		task.Reject(false)
 		return
 	}
-	if number(headers, "x-coditect-deadline", now) < now {
-		giveUp(channel, task, headers, "rejected", attempt, failure{"expired", "TaskExpired", "The deadline has passed", "", false})
+	if refused := refusal(task, now); refused.Reason != "" {
+		giveUp(channel, task, headers, "rejected", attempt, refused)
 	} else if value, err := handle(task.Body); err == nil {
 		reply(channel, task, "completed", attempt, value)
 	} else {
