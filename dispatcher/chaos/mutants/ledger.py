@@ -76,8 +76,8 @@ MUTANTS = (
     Mutant(
         "published_fence_reused",
         "dispatcher.ledger.nodes.claim",
-        "    unit.advance_fence(row)\n    before, row.publication",
-        "    row.fence = max(1, row.fence)\n    before, row.publication",
+        "    unit.advance_fence(row)\n    forget_restore(row)\n",
+        "    row.fence = max(1, row.fence)\n    forget_restore(row)\n",
         "a node is published again under the fence that it had",
         ("fences grow",),
     ),

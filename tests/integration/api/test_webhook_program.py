@@ -16,7 +16,7 @@ from standardwebhooks import Webhook
 
 from tests.servers import ROOT
 from tests.support import eventually
-from tests.unit.api.test_webhooks import Endpoint, endpoint
+from tests.unit.api.test_webhook_attempts import Endpoint, endpoint
 
 pytestmark = pytest.mark.servers
 
