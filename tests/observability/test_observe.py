@@ -38,7 +38,7 @@ from tests.observability.dashboards import ALERTS, queries
 from tests.observability.prometheus import Prometheus, running_prometheus, short_rules
 from tests.servers import ROOT
 from tests.support import eventually
-from tests.unit.api.test_webhooks import endpoint
+from tests.unit.api.test_webhook_attempts import endpoint
 
 pytestmark = [pytest.mark.servers, pytest.mark.endurance, pytest.mark.timeout(3600)]
 
