@@ -18,6 +18,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from httpx2 import AsyncClient
 
 from coditect import Client
 from coditect.local import PrivateServers
@@ -91,6 +92,8 @@ class Containers:
         self._servers = servers
         self._agents = agents
         self.mark = f"coditect-{uuid4().hex[:8]}"
+        self.ports: dict[str, int] = {}
+        """The health port of each container, which is the API's own."""
 
     @asynccontextmanager
     async def running(self, *words: str, image: str = IMAGE) -> AsyncIterator[str]:
@@ -101,12 +104,15 @@ class Containers:
             "CODITECT_REDIS_URL": self._servers.redis_url,
             "CODITECT_HEALTH_HOST": "127.0.0.1",
             "CODITECT_HEALTH_PORT": str(port),
+            "CODITECT_API_PORT": str(port),
+            "CODITECT_API_KEYS": "/var/lib/coditect/api-keys",
         }
         environment = [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
         volumes = ["--volume", f"{self.mark}:/var/lib/coditect"]
         if image == IMAGE:
             volumes += ["--volume", f"{self._agents}:/app:ro"]
         name = await asyncio.to_thread(podman, "run", "--detach", *CONFINED, *environment, *volumes, image, *words)
+        self.ports[name] = port
         try:
             yield name
             await asyncio.to_thread(podman, "stop", "--time", "30", name)
@@ -154,6 +160,20 @@ async def test_dispatcher_and_agent_in_containers_do_a_workflow(
         run = await client.start(workflow, {"names": ["Ada", "Grace"]})
 
         assert await run.result(timeout="60s") == ["Hello, Ada!", "Hello, Grace!"]
+
+
+async def test_api_wants_a_key_that_is_made_in_its_container_and_gives_tasks(containers: Containers) -> None:
+    task: Any = {"url": "/v1/tasks", "params": {"wait": "30s"}, "json": {"capability": "hello.greet", "input": "Ada"}}
+    async with containers.ready("agent", "run", "greeter.py"), containers.ready("api") as name:
+        words = ("coditect", "api", "key", "create", "me", "--role", "admin")
+        key = await asyncio.to_thread(podman, "exec", name, *words)
+        async with AsyncClient(base_url=f"http://127.0.0.1:{containers.ports[name]}") as http:
+            dashboard = await http.get("/")
+            refused = await http.post(**task)
+            done = await http.post(**task, headers={"authorization": f"Bearer {key}"})
+
+    assert (dashboard.status_code, refused.status_code, done.status_code) == (200, 401, 200)
+    assert done.json()["value"] == "Hello, Ada!"
 
 
 async def test_agent_of_the_fleet_finds_in_its_image_what_it_works_with(
