@@ -62,7 +62,7 @@ rules:
   - {name: high, of: task, workflow: guarded-high, node: act, risk: high, action: ask}
 learning: {threshold: 0.6, window: 50, recovery: 10, ceiling: medium}
 """
-FAULT_SECONDS = 0.9
+FAULT_SECONDS = 0.75
 """The pause between two faults; one that finds no victim at work is missed, and not counted."""
 ANSWER_SECONDS = 1.0
 AGAIN_SECONDS = 0.25
