@@ -8,9 +8,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
 from contextvars import copy_context
-from functools import partial
+from functools import cached_property, partial
 from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
@@ -26,6 +26,8 @@ from coditect.agent.processes.rpc import call_frame, is_awaited, result_in
 from coditect.aio.clock import SystemClock
 from coditect.aio.launch import die_with
 from coditect.aio.loop import Runner, new_runner, run_loop
+from coditect.aio.loop_thread import LoopThread
+from coditect.collaboration.blocking_locks import BlockingLock
 from coditect.collaboration.locks import Lock
 from coditect.errors import InvalidTask, SetupError
 from coditect.model.capability import Priority
@@ -103,6 +105,13 @@ class _Home:
         self._runner = runner
         self.lifespan = lifespan
 
+    @cached_property
+    def lock_thread(self) -> LoopThread:
+        """The thread, open until the process ends, on whose event loop the locks of plain handlers are renewed."""
+        thread = LoopThread(nullcontext(), name="locks")
+        thread.open()
+        return thread
+
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end: on the lifespan's loop if there is one, else on a new one."""
         if self._runner is None or threading.current_thread() is not threading.main_thread():
@@ -140,13 +149,10 @@ class _RemoteServices:
             fix="@agent.capability(breaker=...)",
         )
 
-    def hold(self, lock: Lock) -> NoReturn:
-        """Refuse: a plain handler in another process has no event loop that renews the lock."""
-        raise SetupError(
-            "A plain handler in a process of its own holds no lock",
-            lock=lock.resources[0],
-            fix="make it an `async def`, or run it in a thread (without process=True)",
-        )
+    def hold(self, lock: Lock) -> BlockingLock:
+        """Return the lock for a plain handler; a thread of this process renews it."""
+        run = self._home.lock_thread.run
+        return BlockingLock(lock, run, closing=run)
 
     def report(self, share: float, note: str) -> None:
         """Send progress for a plain handler; the agent publishes it on its loop, before the handler's result."""

@@ -104,9 +104,10 @@ def folder(_: None, ctx: Context) -> str:
 
 
 @worker.capability("proc.lock", process=True, retry=ONCE)
-def hold(_: None, ctx: PlainContext) -> None:
-    with ctx.lock("repo:x"):
-        raise AssertionError("a lock that is not renewed was entered")
+def hold(_: None, ctx: PlainContext) -> dict[str, Any]:
+    with ctx.lock("repo:x", ttl="1s") as lock:
+        time.sleep(3)
+        return {"pid": os.getpid(), "fence": lock.fence, "lost": lock.lost}
 
 
 @worker.capability("proc.ask", process=True, retry=ONCE)

@@ -1,4 +1,4 @@
-"""Locks of plain handlers: held inside of `with`, renewed by the agent's loop, and refused in a process of its own."""
+"""Locks of plain handlers: held inside of `with`, and renewed by the agent's loop."""
 
 from __future__ import annotations
 

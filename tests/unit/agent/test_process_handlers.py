@@ -250,13 +250,19 @@ async def test_result_over_the_limit_is_a_failure(scene: Scene) -> None:
     assert (await failure(scene, "proc.large")).facts["reason"] == "result_too_large"
 
 
-async def test_plain_handler_in_a_process_is_refused_a_lock_that_would_not_be_renewed(scene: Scene) -> None:
+@pytest.mark.slow
+async def test_lock_of_a_plain_handler_in_a_process_is_renewed_and_given_back(scene: Scene) -> None:
+    plane = running_dispatcher(broker=await scene.broker(), registry=scene.registry, clock=SystemClock())
+    await scene.stack.enter_async_context(plane)
     await scene.start(worker)
+    client = await scene.client()
 
-    error = await failure(scene, "proc.lock")
+    first, second = [await client.request("proc.lock", None, dict, timeout="100s") for _ in range(2)]
 
-    assert error.facts["type"] == "SetupError"
-    assert "async def" in str(error)
+    assert first["pid"] != os.getpid()
+    assert (first["lost"], second["lost"]) == ("", "")
+    assert first["fence"] < second["fence"]
+    assert [row async for row in client.locks()] == []
 
 
 @pytest.mark.parametrize("size", [10, 2_000_000], ids=["small", "over the inline limit"])
