@@ -59,7 +59,7 @@ os.read(begun, 1)
 
 The service's process notes itself before it is the service: one that runs is known, whoever dies meanwhile.
 """
-_VERSION = re.compile(r"[0-9a-f]{40,64}")
+_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +91,10 @@ class Service:
         """Return the folder of a version.
 
         Raises:
-            InputError: not retryable; the text is no hash of a commit, and may lead elsewhere.
+            InputError: not retryable; the text is no name of a version, and may lead elsewhere.
         """
         if _VERSION.fullmatch(version) is None:
-            raise InputError("this is no version of a service", given=version[:100], fix="give the hash of a commit")
+            raise InputError("this is no version of a service", given=version[:100], fix="give a commit's hash")
         return self.folder / "releases" / version
 
     def note(self, name: str, text: str) -> str:
@@ -121,11 +121,11 @@ class Service:
         """Make a version the present one by one rename, and restart the service; without one, stop it.
 
         Raises:
-            InputError: not retryable; this is no version.
+            InputError: not retryable; there is no such version; nothing was stopped.
         """
         link = self.folder / "current"
-        if version is not None:
-            self.release_folder(version)  # refuses what is no version before anything is stopped
+        if version is not None and not self.release_folder(version).is_dir():
+            raise InputError("the service has no version of this name", given=version, fix="name one in `releases`")
         self.stop()
         if version is None:
             link.unlink(missing_ok=True)
