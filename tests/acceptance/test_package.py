@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 from zipfile import ZipFile
 
 import pytest
 
+from coditect.local import down
 from tests.servers import ROOT
 
 SMALL = 1_550_000
@@ -93,6 +98,13 @@ def test_wheel_is_the_same_each_time(wheel: Path, tmp_path: Path) -> None:
     assert built(tmp_path).read_bytes() == wheel.read_bytes()
 
 
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come"
+        time.sleep(0.1)
+
+
 class Place:
     """An environment with the wheel, and nothing of this repository on its path."""
 
@@ -111,6 +123,18 @@ class Place:
 
     def python(self, *words: str, cwd: Path | None = None) -> str:
         return self.run(str(self.folder / "venv" / "bin" / "python"), *words, cwd=cwd)
+
+    @contextmanager
+    def begun(self, *words: str, cwd: Path, output: TextIO) -> Iterator[subprocess.Popen[bytes]]:
+        """A program of the environment's Python, killed with the block if it did not end."""
+        program = (str(self.folder / "venv" / "bin" / "python"), *words)
+        process = subprocess.Popen(program, cwd=cwd, env=self._environment, stdout=output, stderr=output)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            down(cwd / ".coditect")
 
     def install(self, *more: str, extras: str = "") -> None:
         wanted = f"{self._wheel}{extras}"
@@ -135,12 +159,25 @@ def test_wheel_alone_pulls_few_packages_and_works(place: Place) -> None:
 
 @pytest.mark.endurance
 @pytest.mark.timeout(600)
-def test_new_project_passes_its_test_with_the_wheel(place: Place) -> None:
-    place.install("pytest", "pytest-asyncio", extras="[dispatcher]")
+def test_new_project_beside_the_openai_agents_sdk_passes_its_test_and_answers_in_dev(place: Place) -> None:
+    place.install("openai-agents", "pytest", "pytest-asyncio", extras="[dispatcher,dev]")
+    project, log = place.folder / "my-fleet", place.folder / "dev.log"
 
+    began = time.monotonic()
     place.python("-m", "coditect", "init", "my-fleet")
+    tested = place.python("-m", "pytest", "-q", cwd=project)
+    took = time.monotonic() - began
+    with log.open("w") as output, place.begun("-m", "coditect", "dev", cwd=project, output=output) as dev:
+        until(lambda: "Ready. A change" in log.read_text() or dev.poll() is not None)
+        answer = place.python("-m", "coditect", "task", "submit", "hello.greet", '"Ada"', "--wait", "20s", cwd=project)
+        dev.send_signal(signal.SIGINT)
+        assert dev.wait(60) == 0, log.read_text()
+    (place.folder / "beside.py").write_text(BESIDE)
 
-    assert "2 passed" in place.python("-m", "pytest", "-q", cwd=place.folder / "my-fleet")
+    print(f"\ninit to its own test passed: {took:.1f} s, load {os.getloadavg()[0]:.1f}")
+    assert "2 passed" in tested
+    assert "Hello, Ada!" in answer
+    assert place.python("beside.py").strip() == "42"
 
 
 @pytest.mark.endurance
@@ -150,12 +187,3 @@ def test_strict_program_finds_the_types_of_the_wheel(place: Place) -> None:
     (place.folder / "consumer.py").write_text(CONSUMER)
 
     place.python("-m", "mypy", "--strict", "consumer.py")
-
-
-@pytest.mark.endurance
-@pytest.mark.timeout(600)
-def test_wheel_lives_beside_the_openai_agents_sdk(place: Place) -> None:
-    place.install("openai-agents", extras="[dispatcher]")
-    (place.folder / "beside.py").write_text(BESIDE)
-
-    assert place.python("beside.py").strip() == "42"
