@@ -197,6 +197,7 @@ async def test_an_answer_that_is_none_of_a2a_is_a_failed_attempt_that_says_so(ki
 async def endless() -> AsyncIterator[bytes]:
     while True:
         yield b"x" * 1_000_000
+        await asyncio.sleep(0)  # the server's writes wait for nothing once the client is gone
 
 
 HOSTILE: dict[str, tuple[Callable[[], Response], type[Exception], str]] = {
