@@ -42,8 +42,8 @@ class Symptom(StrEnum):
 
 
 EXPLAINED: Mapping[Cause, frozenset[Symptom]] = {
-    Cause.CONFIGURATION: frozenset({Symptom.REFUSED, Symptom.GONE, Symptom.FAILING}),
-    Cause.PORT: frozenset({Symptom.TAKEN, Symptom.GONE, Symptom.FAILING}),
+    Cause.CONFIGURATION: frozenset({Symptom.REFUSED, Symptom.GONE, Symptom.FAILING, Symptom.SILENT}),
+    Cause.PORT: frozenset({Symptom.TAKEN, Symptom.GONE, Symptom.FAILING, Symptom.SILENT}),
     Cause.DISK: frozenset({Symptom.FULL, Symptom.FAILING, Symptom.GONE}),
     Cause.FLOOD: frozenset({Symptom.LOUD, Symptom.FULL}),
     Cause.LEAK: frozenset({Symptom.LARGE, Symptom.SILENT}),
@@ -51,7 +51,7 @@ EXPLAINED: Mapping[Cause, frozenset[Symptom]] = {
     Cause.KILLED: frozenset({Symptom.GONE}),
     Cause.NONE: frozenset(),
 }
-"""What each cause may lead to."""
+"""What each cause may lead to; a service that cannot begin is silent before it is gone."""
 SIGN: Mapping[Cause, Symptom] = {
     Cause.CONFIGURATION: Symptom.REFUSED,
     Cause.PORT: Symptom.TAKEN,

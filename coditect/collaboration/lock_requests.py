@@ -135,6 +135,8 @@ class LockRequests:
     async def keep_lock(self, ticket: str, *, after_seconds: float, ttl_seconds: float) -> dict[str, Any]:
         """Wait for news of a ticket for a while, then renew it; return its `state`, `reason` and `valid_until`.
 
+        A ticket that is released meanwhile is `gone`.
+
         Raises:
             ControlPlaneRequired: when no dispatcher answers within the TTL.
         """
@@ -144,7 +146,10 @@ class LockRequests:
         if not pushed.done():
             sent = _now()
             state = await self._control.ask(Verb.LOCK_RENEW, {"ticket": ticket}, timeout=LONGEST_ASK_SECONDS)
-            self._sent[ticket] = sent
+            if ticket in self._sent:
+                self._sent[ticket] = sent
+        if ticket not in self._sent:
+            return {"state": "gone", "reason": "it was released", "ticket": ticket, "valid_until": 0.0}
         if pushed.done() and not pushed.cancelled() and state["state"] != "gone":  # it may have come meanwhile
             state = loads(pushed.result().body)
         return self._sure(ticket, state, ttl_seconds)

@@ -265,6 +265,21 @@ async def test_lock_that_was_lost_is_given_back_so_that_nothing_of_it_is_kept() 
     assert port.released == ["x"]
 
 
+async def test_renewal_of_a_lock_that_is_released_meanwhile_says_that_it_is_gone_and_keeps_nothing() -> None:
+    async with TestFleet() as fleet:
+        port = fleet.client._lock_port
+        terms = LockTerms(mode="exclusive", wait=True, timeout_seconds=None, ttl_seconds=60, flow="")
+        ticket = (await port.acquire_lock(["repo:x"], **terms))["ticket"]
+        renewal = asyncio.create_task(port.keep_lock(ticket, after_seconds=20, ttl_seconds=60))
+        await fleet.advance("1s")
+        await port.release_lock(ticket)
+
+        state = await renewal
+
+        assert (state["state"], state["reason"]) == ("gone", "it was released")
+        assert ticket not in port._locks._sent
+
+
 async def test_lock_that_expires_while_its_task_waits_for_a_slot_is_not_entered() -> None:
     async with TestFleet(agents=[worker]) as fleet:
         async with fleet.client.lock("repo:x"):
