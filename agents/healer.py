@@ -84,7 +84,7 @@ class Verified(BaseModel):
 
 @dataclass(slots=True)
 class _Seen:
-    """What the detector saw of one service: unwell looks in a row, and when it told of it last."""
+    """The looks of the detector at one service: unwell looks in a row, and when it told of it last."""
 
     unwell: int = 0
     told_at: float | None = None

@@ -27,7 +27,7 @@ class Cause(StrEnum):
 
 
 class Symptom(StrEnum):
-    """One thing that is not as it should be."""
+    """A sign that a service is unwell: a fact that is not as it should be."""
 
     GONE = "gone"
     SILENT = "silent"

@@ -303,7 +303,7 @@ class TaskServices:
 
     @property
     def asked_to_end(self) -> bool:
-        """Whether the attempt was canceled, or its time is over; an agent that stops asks nothing of the kind."""
+        """Tell whether the attempt was canceled, or its time is over; an agent that stops asks nothing of the kind."""
         return self.execution.asked_to_end
 
     def now_ms(self) -> int:

@@ -17,7 +17,7 @@ class PlanRun(Protocol):
 
     @property
     def id(self) -> str:
-        """The workflow's id."""
+        """The id of the workflow that carries out the plan."""
 
     async def result(self, *, timeout: Duration = ...) -> Any:
         """Wait for the workflow's end and return its value.

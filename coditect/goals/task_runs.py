@@ -30,7 +30,7 @@ class TaskRun:
 
     @property
     def id(self) -> str:
-        """The workflow's id."""
+        """The id of the workflow that carries out the plan."""
         return self.run.id
 
     async def result(self, *, timeout: Duration = "1h") -> Any:

@@ -62,7 +62,7 @@ class HealingOrder:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round of a healing: how the doctors voted, what was done, and why the service was not well after it."""
+    """A round of a healing: how the doctors voted, what was done, and why the service was not well after it."""
 
     votes: tuple[str, ...]
     cause: str
@@ -72,7 +72,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class HealingRun:
-    """One run: its fault, and what became of the service."""
+    """The result of one run: the injected fault, and what became of the service."""
 
     number: int
     kind: str

@@ -63,7 +63,7 @@ class Services(LockPort, StatePort, ThreadPort, RetryPort, Protocol):
 
     @property
     def asked_to_end(self) -> bool:
-        """Whether the attempt was canceled, or its time is over."""
+        """Tell whether the attempt was canceled, or its time is over."""
 
     @property
     def lifespan(self) -> Any:

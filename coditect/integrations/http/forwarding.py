@@ -32,7 +32,7 @@ class ForwardedAnswer(BaseModel):
 
 
 class AnswerReply(BaseModel):
-    """What the process that serves the agent says to an answer: taken, late, or the mistake in it."""
+    """The reply of the process that serves an HTTP agent to a later answer: taken, late, or the mistake in it."""
 
     taken: bool
     mistake: str = ""

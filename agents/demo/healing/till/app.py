@@ -116,7 +116,7 @@ class Till:
 
 
 async def serve(port: int) -> None:
-    """Serve until SIGTERM."""
+    """Serve the till over HTTP on a port of this machine until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with await asyncio.start_server(Till().answer, "127.0.0.1", port):

@@ -128,5 +128,5 @@ class _OneToken(CredentialService):
         self._token = token
 
     async def get_credentials(self, security_scheme_name: str, context: ClientCallContext | None) -> str | None:
-        """Return the token."""
+        """Return the token that the remote agent wants from its callers."""
         return self._token

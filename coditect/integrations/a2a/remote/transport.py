@@ -56,7 +56,7 @@ class CheckedTransport(httpx.AsyncBaseTransport):
         raise AgentRefused("The remote agent takes no connection", host=request.url.host, reason=reason) from refused
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Close all connections to the remote agent."""
         await self._inner.aclose()
 
     async def _addresses(self, url: httpx.URL) -> list[str]:

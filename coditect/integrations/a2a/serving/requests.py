@@ -65,7 +65,7 @@ class Sender(User):
 
     @property
     def user_name(self) -> str:
-        """The sender's name."""
+        """The name of the A2A client that sent the request."""
         return self.name
 
 
@@ -156,19 +156,19 @@ class FleetRequests(RequestHandler):
                 return await list_tasks(client, params)
 
     async def on_create_task_push_notification_config(self, params: Any, context: ServerCallContext) -> Any:
-        """Refuse push notifications."""
+        """Refuse to register an address for push notifications, which are not sent."""
         raise no_push()
 
     async def on_get_task_push_notification_config(self, params: Any, context: ServerCallContext) -> Any:
-        """Refuse push notifications."""
+        """Refuse to show an address for push notifications, which are not sent."""
         raise no_push()
 
     async def on_list_task_push_notification_configs(self, params: Any, context: ServerCallContext) -> Any:
-        """Refuse push notifications."""
+        """Refuse to list the addresses for push notifications, which are not sent."""
         raise no_push()
 
     async def on_delete_task_push_notification_config(self, params: Any, context: ServerCallContext) -> None:
-        """Refuse push notifications."""
+        """Refuse to remove an address for push notifications, which are not sent."""
         raise no_push()
 
     async def _taken(self, client: Client, request: a2a.SendMessageRequest, context: ServerCallContext) -> Handle:
