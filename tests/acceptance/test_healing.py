@@ -58,11 +58,11 @@ async def test_a_wrong_remedy_leads_to_another_round_a_killed_fixer_is_followed_
 
 
 async def wrong_first(fleet: HealingFleet) -> None:
-    """The first vote is wrong: its remedy changes nothing, verify says so, and the second round heals."""
+    """The first vote is wrong: its remedy changes nothing, verify says so, and a later round heals."""
     with running_till(fleet.folder / "wrong") as service, injected("bad configuration", service, Random(1)):
         run = await fleet.workflow_of(service)
         state = await run.wait(timeout="1m")
-        first, second = await fleet.rounds_of(run)
+        first, *_, last = await fleet.rounds_of(run)
         key = (await run.overview()).key
 
         assert state is WorkflowState.COMPLETED
@@ -70,7 +70,7 @@ async def wrong_first(fleet: HealingFleet) -> None:
         assert first.votes[1:] == ("disk_full", "disk_full") != first.votes[:1] * 2
         assert (first.cause, first.done) == ("disk_full", "deleted 0 files of its cache")
         assert "its configuration is refused" in first.why
-        assert (second.cause, second.done, second.why) == ("bad_configuration", "went back to version v1", "")
+        assert (last.cause, last.done, last.why) == ("bad_configuration", "went back to version v1", "")
         assert well(service)
 
 

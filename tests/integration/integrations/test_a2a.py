@@ -63,8 +63,9 @@ async def test_a_task_outlives_the_api_process_that_took_it(own_servers: Private
             ended = await client.get_task(a2a.GetTaskRequest(id=begun.id))
             listed = await client.list_tasks(a2a.ListTasksRequest(context_id="mine"))
 
-            stalling = await sent(client, at_once(message(600_000, "work.do")))
-            canceled = await client.cancel_task(a2a.CancelTaskRequest(id=stalling.id))
+            async with a2a_client(second) as asking:
+                stalling = await sent(asking, at_once(message(50_000, "work.do")))
+                canceled = await asking.cancel_task(a2a.CancelTaskRequest(id=stalling.id))
 
     assert begun.status.state in (A2aState.TASK_STATE_SUBMITTED, A2aState.TASK_STATE_WORKING)
     assert followed[0].HasField("task")
