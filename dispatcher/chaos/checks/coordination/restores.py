@@ -14,7 +14,7 @@ from itertools import pairwise
 from coditect.workflow.definition import COMPENSATION
 from dispatcher.chaos.checks.check import CheckResult
 from dispatcher.chaos.checks.history_index import HistoryIndex, Operation
-from dispatcher.chaos.load.parts.restores import JOIN, LAST, MARK
+from dispatcher.chaos.load.parts.restores import JOIN, LAST, LEFT, MARK, RIGHT
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +126,8 @@ class RestoredWork:
             version = self._version_of(name, one.val["fence"])
             yield from (f"gave {name} {told}" for told in self._former(one.val["after"], version))
         for one in self._index.about("saw", key):
+            if self._is_late(name, one):
+                continue
             version, trail = self._version_of(name, one.val["fence"]), one.val["trail"]
             yield from (f"let {name} see {told}" for told in self._former(trail.values(), version))
             there = one.val["there"]
@@ -133,6 +135,15 @@ class RestoredWork:
                 yield f"let {name} see {there} in place of what was there"
             if missing := [before for before in _before(self._index, key) if before not in trail]:
                 yield f"let {name} see nothing of {missing}"
+
+    def _is_late(self, name: str, saw: Operation) -> bool:
+        """Tell whether another attempt, or what follows the node, was claimed before an execution read shared state.
+
+        An attempt that stood still meanwhile reads what is there by then; only its writes are refused.
+        """
+        since = self._version_of(name, saw.val["fence"])
+        others = [*self._claims(name), *(self._claims(JOIN) if name in (LEFT, RIGHT) else ())]
+        return any(one.val["version"] > since and one.first < saw.first for one in others)
 
     def _former(self, values: Collection[str], version: int) -> Iterator[str]:
         for made in values:
