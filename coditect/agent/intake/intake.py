@@ -15,9 +15,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sized
 from functools import partial
 from itertools import islice
 
-from coditect.agent.execution.execution import Execution
 from coditect.agent.intake.pauses import QueuePauses
-from coditect.agent.intake.queue_consumer import QueueConsumer, Screen
+from coditect.agent.intake.queue_consumer import QueueConsumer, ReceivedTask, Screen
 from coditect.agent.intake.slots import Slots, most_in_hand
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Delivery
@@ -52,7 +51,7 @@ class Intake(QueuePauses):
         unsettled: Sized,
         *,
         screen: Screen,
-        start: Callable[[Execution], None],
+        start: Callable[[ReceivedTask], None],
         returns: Callable[[Iterable[Task]], Awaitable[None]],
     ) -> None:
         """Prepare an intake that reads each delivery with `screen`, and calls `start` with each task that has a slot.
@@ -103,23 +102,25 @@ class Intake(QueuePauses):
         if self.closed:
             consumer.give_back(delivery)
             return
-        if (execution := self._screen(delivery, consumer)) is None:
+        if (screened := self._screen(delivery)) is None:
             return
+        received = ReceivedTask(delivery, *screened, consumer, self._loop.time())
         self._lively[consumer] = None
         if consumer.reserved:
             consumer.reserved -= 1
-            self._go(consumer, execution, execution.since)
+            self._go(received)
         elif not consumer.paused and not any(self._lines) and self._slots.take_at_once(consumer.level):
-            self._go(consumer, execution, execution.since)
+            self._go(received)
         else:
-            consumer.waiting.append(execution)
+            consumer.waiting.append(received)
             self.waiting += 1
             self._reconsider(consumer)
 
-    def _go(self, consumer: QueueConsumer, execution: Execution, now: float) -> None:
-        consumer.running[execution] = now
-        consumer.open += 1
-        self._start(execution)
+    def _go(self, received: ReceivedTask) -> None:
+        received.slot = True
+        received.consumer.slots += 1
+        received.consumer.open += 1
+        self._start(received)
         self._watch()
 
     def _admit(self) -> None:
@@ -146,11 +147,11 @@ class Intake(QueuePauses):
             return False
         consumer = next(iter(candidates))
         del candidates[consumer]
-        before, execution = len(consumer.waiting), consumer.next_waiting()
+        before, received = len(consumer.waiting), consumer.next_waiting()
         self.waiting -= before - len(consumer.waiting)
-        taken = execution is not None or consumer.wants_a_slot
-        if execution is not None:
-            self._go(consumer, execution, self._loop.time())
+        taken = received is not None or consumer.wants_a_slot
+        if received is not None:
+            self._go(received)
         elif taken:
             consumer.reserved += 1
             asked[consumer] = None
@@ -209,13 +210,12 @@ class Intake(QueuePauses):
         self._admit()
         self._watch()
 
-    def finished(self, execution: Execution, ran_seconds: float | None) -> None:
+    def finished(self, received: ReceivedTask, ran_seconds: float | None) -> None:
         """Free the slot of a task whose handler ended; the delivery still has to be settled."""
-        if execution.awaiting:
-            self._suspended[execution.task.depth] -= 1
-        consumer = self._consumers[execution.delivery.queue]
-        if consumer.ended(execution, ran_seconds):
-            self._free(consumer.level)
+        if received.awaiting:
+            self._suspended[received.task.depth] -= 1
+        if received.consumer.ended(received, ran_seconds):
+            self._free(received.consumer.level)
 
     def _free(self, level: Priority) -> None:
         self._slots.give_back(level)
@@ -239,39 +239,40 @@ class Intake(QueuePauses):
         unsettled = len(self._unsettled) - self.suspended
         return self._slots.startable(level) > 0 and unsettled < most_in_hand(self._slots.total)
 
-    def may_suspend(self, execution: Execution, most: int) -> bool:
+    def may_suspend(self, received: ReceivedTask, most: int) -> bool:
         """Tell whether a task may free its slot for an await: fewer than `most` tasks of its nesting depth did so.
 
         The bound counts at each depth of nesting by itself: an awaited task can then always await others in
         its turn, and the deepest tasks, which await none, always end.
         """
-        return execution.awaiting > 0 or self._suspended[execution.task.depth] < most
+        return received.awaiting > 0 or self._suspended[received.task.depth] < most
 
-    def suspend(self, execution: Execution) -> None:
+    def suspend(self, received: ReceivedTask) -> None:
         """Free the slot of a task while it awaits another task; `resume` or `abandon` must follow."""
-        execution.awaiting += 1
-        if execution.awaiting == 1 and not execution.over:
-            self._suspended[execution.task.depth] += 1
-            consumer = self._consumers[execution.delivery.queue]
-            if consumer.running.pop(execution, None) is not None:
-                self._free(consumer.level)
+        received.awaiting += 1
+        if received.awaiting == 1 and not received.over:
+            self._suspended[received.task.depth] += 1
+            if received.consumer.stopped(received):
+                self._free(received.consumer.level)
 
-    async def resume(self, execution: Execution) -> None:
+    async def resume(self, received: ReceivedTask) -> None:
         """End one await of a suspended task; after the last, wait for a slot, ahead of the new tasks of its level.
 
         A task that still awaits others goes on without a slot: with a slot it could keep them from theirs.
         """
-        consumer, taken = self._consumers[execution.delivery.queue], False
+        level, taken = received.consumer.level, False
         try:
-            if execution.awaiting == 1 and not execution.over:
-                await self._next_slot(consumer.level)
+            if received.awaiting == 1 and not received.over:
+                await self._next_slot(level)
                 taken = True
         finally:
-            self.abandon(execution)
-        if taken and (execution.awaiting or execution.over):
-            self._free(consumer.level)
+            self.abandon(received)
+        if taken and (received.awaiting or received.over):
+            self._free(level)
         elif taken:
-            consumer.running[execution] = self._loop.time()
+            received.slot = True
+            received.consumer.slots += 1
+            received.consumer.began(received, self._loop.time())
 
     async def _next_slot(self, level: Priority) -> None:
         self._resuming[level].append(turn := self._loop.create_future())
@@ -283,11 +284,11 @@ class Intake(QueuePauses):
                 self._free(level)
             raise
 
-    def abandon(self, execution: Execution) -> None:
+    def abandon(self, received: ReceivedTask) -> None:
         """End one await of a suspended task whose result is not used: the await was canceled, or the handler ended."""
-        execution.awaiting -= 1
-        if execution.awaiting == 0 and not execution.over:
-            self._suspended[execution.task.depth] -= 1
+        received.awaiting -= 1
+        if received.awaiting == 0 and not received.over:
+            self._suspended[received.task.depth] -= 1
 
     def park(self, many: int) -> None:
         """Change by `many` the count of deliveries held without a slot, which the bound on deliveries leaves out."""
@@ -310,7 +311,7 @@ class Intake(QueuePauses):
         self._others.rotate(-some)
         consumers = dict.fromkeys([*filter(QueueConsumer.is_lively, self._lively), *islice(self._others, some)])
         self._lively = consumers
-        soon = sum(len(consumer.running) for consumer in consumers if consumer.is_quick(now, lag))
+        soon = sum(consumer.slots for consumer in consumers if consumer.slots and consumer.is_quick(now, lag))
         rivals = sum(consumer.hungry or bool(consumer.consumers and not consumer.unused) for consumer in consumers) > 1
         changes = False
         for consumer in [one for one in consumers if not (one.changing or one.paused)]:
@@ -367,14 +368,14 @@ class Intake(QueuePauses):
             consumer.changing = False
             self._reconsider(consumer)
 
-    async def _give_back_all(self, consumer: QueueConsumer, waiting: Iterable[Execution]) -> None:
+    async def _give_back_all(self, consumer: QueueConsumer, waiting: Iterable[ReceivedTask]) -> None:
         unstarted = tuple(waiting)
-        for execution in unstarted:
-            consumer.waiting.remove(execution)
+        for received in unstarted:
+            consumer.waiting.remove(received)
         self.waiting -= len(unstarted)
-        await self._returns(execution.task for execution in unstarted)
-        for execution in unstarted:
-            consumer.give_back(execution.delivery)
+        await self._returns(received.task for received in unstarted)
+        for received in unstarted:
+            consumer.give_back(received.delivery)
 
     async def _widen(self, consumer: QueueConsumer, many: int) -> None:
         await consumer.widen(self._broker, partial(self._arrived, consumer), many)

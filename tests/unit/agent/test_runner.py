@@ -11,6 +11,7 @@ import pytest
 
 from coditect.agent.execution.execution import Execution
 from coditect.agent.execution.runner import TaskRunner
+from coditect.agent.intake.queue_consumer import ReceivedTask
 from coditect.model.capability import Priority
 from coditect.model.task import Task
 from tests.support import eventually
@@ -28,7 +29,7 @@ class Bench:
         self.shifts = TaskRunner(self._perform, self.executions, asyncio.get_running_loop())
         self._handlers = handlers
 
-    async def _perform(self, execution: Execution) -> None:
+    async def _perform(self, execution: Execution, _: ReceivedTask) -> None:
         self.tasks.append(asyncio.current_task())
         execution.run()
         try:
@@ -39,10 +40,9 @@ class Bench:
     def start(self, *capabilities: str) -> list[Execution]:
         started: list[Execution] = []
         for name in capabilities:
-            none, task = cast(Any, None), Task(name, Priority.P1, b"")
-            execution = Execution(task, none, None)
-            self.shifts.start(execution)
-            started.append(execution)
+            before = set(self.executions)
+            self.shifts.start(ReceivedTask(cast(Any, None), Task(name, Priority.P1, b""), None, cast(Any, None), 0.0))
+            started += self.executions - before
         return started
 
 
