@@ -46,7 +46,6 @@ def test_one_fault_of_each_kind_is_fixed_by_the_demo() -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.endurance
 async def test_a_wrong_remedy_leads_to_another_round_a_killed_fixer_is_followed_and_a_person_is_asked_in_the_end() -> (
     None
 ):
