@@ -35,7 +35,7 @@ from agents.tester import STARTED_BY, clean_environment
 from coditect.errors import InputError, TaskFailed
 
 _STOP_WITHIN_SECONDS = 5
-_LOOK_SECONDS = 0.05
+_LOOK_SECONDS = 0.02
 _HEALTH_SECONDS = 1
 _TAIL_CHARACTERS = 1_000
 _LAUNCH = """
@@ -143,17 +143,32 @@ class Service:
             self._start(self.version)
 
     def stop(self, *, patience_seconds: float = _STOP_WITHIN_SECONDS) -> None:
-        """End the service's process, if there is one: SIGTERM, and SIGKILL when the patience is over."""
+        """End the service's process, if there is one: SIGTERM, and SIGKILL when the patience is over.
+
+        Raises:
+            TaskFailed: the process is there still, seconds after SIGKILL.
+        """
         process = self.process()
         if process is None:
             return
         with suppress(psutil.NoSuchProcess):
             process.terminate()
-            try:
-                process.wait(patience_seconds)
-            except psutil.TimeoutExpired:
+            if not self.ends_within(patience_seconds):
                 process.kill()
-                process.wait(_STOP_WITHIN_SECONDS)
+                if not self.ends_within(_STOP_WITHIN_SECONDS):
+                    raise TaskFailed("The service's process does not end", process=process.pid)
+
+    def ends_within(self, seconds: float) -> bool:
+        """Wait until the service has no process, and tell whether that came within the time.
+
+        One that has ended and waits to be buried is none: what init buries it, and when, is no matter of the service.
+        """
+        end = time.monotonic() + seconds
+        while self.process() is not None:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(_LOOK_SECONDS)
+        return True
 
     def _start(self, version: str) -> None:
         folder = self.folder.resolve()

@@ -171,6 +171,23 @@ Service(Path({str(till.folder)!r})).restart()
         assert processes_of(till) == [process.pid]
 
 
+def test_a_service_that_ended_and_is_not_buried_is_not_waited_for(till: Service) -> None:
+    till.stop()
+    program = f"""
+import ctypes
+from pathlib import Path
+from agents.deployment.service import Service
+assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER: the service's end is left to this process
+service = Service(Path({str(till.folder)!r}))
+service.restart()
+service.probe("v1", within_seconds=20)
+process = service.process()
+service.stop()
+assert process.status() == "zombie" and service.process() is None
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
+
+
 def test_a_service_belongs_to_the_fleet_and_not_to_the_agent_that_started_it(
     till: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
