@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 from a2a.types.a2a_pb2 import Part, SendMessageRequest
@@ -50,8 +49,9 @@ def check_wishes(request: SendMessageRequest, spec: CapabilitySpec) -> None:
     wishes, modes = request.configuration, output_modes(spec)
     if wishes.HasField("task_push_notification_config"):
         raise no_push()
-    accepted = list(wishes.accepted_output_modes)
-    if accepted and not any(fnmatchcase(mode, pattern) for mode in modes for pattern in accepted):
+    accepted = set(wishes.accepted_output_modes)
+    ranges = {"*/*", *modes, *(f"{mode.partition('/')[0]}/*" for mode in modes)}
+    if accepted and not accepted & ranges:
         fix = f"accept {' or '.join(modes)}"
         raise ContentTypeNotSupportedError(f"The skill answers in none of the accepted media types; {fix}")
 

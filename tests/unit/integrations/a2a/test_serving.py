@@ -234,6 +234,17 @@ async def test_a_file_is_not_taken_nor_media_types_that_the_skill_has_not_nor_pu
             await sent(one.client, pushed)
 
 
+@pytest.mark.parametrize("accepted", ["application/json", "application/*", "*/*"])
+async def test_a_range_of_media_types_is_that_of_http_and_no_pattern_of_a_shell(accepted: str) -> None:
+    fitting, pattern = message("x", "text.count", message_id="1"), message("x", "text.count", message_id="2")
+    fitting.configuration.accepted_output_modes.append(accepted)
+    pattern.configuration.accepted_output_modes.append("[a-z]*")  # as a shell's, a long one takes minutes to read
+    async with connected([Workers().agent]) as one:
+        assert value(await sent(one.client, fitting)) == 1
+        with pytest.raises(ContentTypeNotSupportedError):
+            await sent(one.client, pattern)
+
+
 async def test_a_body_that_is_too_large_names_the_setting() -> None:
     async with connected([Workers().agent], settings=ApiSettings(body_bytes=1_024)) as one:
         with pytest.raises(InvalidRequestError, match="CODITECT_API_BODY_BYTES"):
