@@ -153,11 +153,11 @@ class TaskServices:
             self.means.executors.limits.pause(self.execution, self._most_seconds())
         try:
             result = await wait
-        except asyncio.CancelledError:
-            intake.abandon(self.received)
-            raise
-        except BaseException:
-            await intake.resume(self.received)
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and (self.execution.asked_to_end or intake.closed):
+                intake.abandon(self.received)
+            else:  # a handler goes on, also one that gave up this wait alone, such as by a timeout of its own
+                await intake.resume(self.received)
             raise
         else:
             await intake.resume(self.received)

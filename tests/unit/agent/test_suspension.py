@@ -357,3 +357,39 @@ async def test_a_wait_without_a_slot_raises_what_it_awaits_and_takes_the_slot_ag
     async with TestFleet(agents=[agent]) as fleet:
         assert await fleet.request("book.write", 1) == "it is known"
         await loads_are_even(fleet)
+
+
+async def test_a_handler_that_gives_up_its_wait_goes_on_with_a_slot() -> None:
+    agent = Agent("one", slots=1)
+    begun, working, most = asyncio.Event(), 0, 0
+
+    async def work() -> None:
+        nonlocal working, most
+        working += 1
+        most = max(most, working)
+        await asyncio.sleep(1)
+        working -= 1
+
+    @agent.capability("wait.brief")
+    async def wait(_: None, ctx: Context) -> str:
+        begun.set()
+        try:
+            async with asyncio.timeout(0.2):
+                await ctx.without_slot(asyncio.sleep(60))
+        except TimeoutError:
+            await work()
+        return "late"
+
+    @agent.capability("work.do")
+    async def do(_: None) -> str:
+        await work()
+        return "done"
+
+    async with TestFleet(agents=[agent]) as fleet:
+        late = await fleet.client.submit("wait.brief", None)
+        await begun.wait()
+        done = await fleet.client.submit("work.do", None)
+        assert (await late.result(str), await done.result(str)) == ("late", "done")
+        await loads_are_even(fleet)
+
+    assert most == 1
