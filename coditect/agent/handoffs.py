@@ -63,15 +63,15 @@ class OfferedHandoffs:
                 return f"its on_handoff function failed: {type(error).__name__}"
             if decided is not None:
                 return _told(decided)
-        return self._by_default(offer)
+        return await self._by_default(offer)
 
-    def _by_default(self, offer: HandoffOffer) -> str:
+    async def _by_default(self, offer: HandoffOffer) -> str:
         runtime, capability = self._runtime, self._capabilities[offer.capability]
+        guards = runtime.guards
+        if offer.capability in guards.breakers.waiting or not await guards.rates.has_token(offer.capability):
+            return f"its tasks of {offer.capability} wait for a breaker or a rate"
         if not runtime.means.intake.is_free(routing.task_queue(offer.capability, Priority.P1)):
             return "it has no free slot, or other tasks wait for one"
-        guards = runtime.guards
-        if offer.capability in guards.breakers.waiting or offer.capability in guards.rates.waiting:
-            return f"its tasks of {offer.capability} wait for a breaker or a rate"
         if offer.whole:
             try:
                 capability.signature.input.decode(dumps(offer.input))

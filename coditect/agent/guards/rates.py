@@ -61,6 +61,14 @@ class AgentRates:
     def _told(self, tokens: LeasedTokens) -> str:
         return f"{tokens.rate}, and {tokens.trouble}" if tokens.trouble else str(tokens.rate)
 
+    async def has_token(self, capability: str) -> bool:
+        """Tell whether an execution of a capability would have a token now; of one without a rate, always."""
+        if (tokens := self._tokens.get(capability)) is None:
+            return True
+        if found := await tokens.promise():
+            tokens.withdraw()
+        return found
+
     async def take(self, capability: str) -> bool:
         """Take a token for an execution that begins now; without one the capability's queues are paused from now on."""
         tokens = self._tokens[capability]

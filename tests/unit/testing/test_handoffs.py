@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from coditect import Agent, Context, From, HandoffOffer, PlainContext, TaskFailed, Workflow
+from coditect import Agent, Breaker, Context, From, HandoffOffer, PlainContext, TaskFailed, Workflow
 from coditect.testing import TestFleet
 from tests.support import eventually
 
@@ -147,6 +147,44 @@ async def test_input_that_does_not_fit_is_declined() -> None:
 
     (reason,) = value["reasons"].values()
     assert reason.startswith("the input does not fit")
+
+
+@pytest.mark.parametrize(
+    "guard", [{"breaker": Breaker("bank", failures=1, reset="1h")}, {"rate": "1/h"}], ids=["breaker", "rate"]
+)
+async def test_agent_whose_breaker_is_open_or_whose_rate_is_used_up_declines(guard: dict[str, Any]) -> None:
+    guarded = Agent("guarded", slots=4)
+
+    @guarded.capability("ticket.billing", retry=1, **guard)
+    async def bill(ticket: dict[str, str]) -> None:
+        raise OSError(ticket["text"])
+
+    async with TestFleet(agents=[generalist(), guarded], seed=8) as fleet:
+        await fleet.client.submit("ticket.billing", {"text": "the bank is down"})
+        await asyncio.sleep(5)
+        value = await answered(fleet)
+
+    assert list(value["reasons"].values()) == ["its tasks of ticket.billing wait for a breaker or a rate"]
+
+
+async def test_agent_that_drains_is_not_asked() -> None:
+    leaving = specialist("leaving")
+
+    @leaving.capability("sleep", timeout="10m")
+    async def sleep(_: None) -> None:
+        await asyncio.sleep(30)
+
+    async with TestFleet(agents=[generalist(), leaving], seed=9) as fleet:
+        await fleet.client.submit("sleep")
+        await asyncio.sleep(2)
+        draining = asyncio.create_task(fleet.drain("leaving"))
+        await asyncio.sleep(2)
+        value = await answered(fleet)
+        assert not draining.done()
+        await draining
+
+    assert value["why"] == "no other living agent has that name or capability"
+    assert value["reasons"] == {}
 
 
 async def test_plain_handler_hands_off_and_ends() -> None:
