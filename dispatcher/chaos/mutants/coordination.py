@@ -12,6 +12,7 @@ _LEARNED = "tests/unit/dispatcher/test_learned_approval.py::"
 _UNSEEN = "tests/unit/dispatcher/test_died_unseen.py::"
 _HANDOFFS = "dispatcher.coordination.handoffs."
 _HANDED = "tests/unit/dispatcher/test_handoffs.py::"
+_OFFERED = "tests/unit/testing/test_handoffs.py::"
 _UNCOUNTED = "test_no_attempt_of_a_direct_task_counts_when_the_breaker_opens_under_its_handler"
 
 MUTANTS = (
@@ -82,6 +83,30 @@ MUTANTS = (
         "",
         "a task's locks stay with the agent that handed it off",
         (_HANDED + "test_locks_go_with_the_task_under_a_new_fence_and_wait_for_its_new_owner",),
+    ),
+    Mutant(
+        "handoff_to_who_waits_for_a_breaker",
+        "coditect.agent.handoffs",
+        "        if offer.capability in guards.breakers.waiting or not",
+        "        if not",
+        "an agent accepts a task although the breaker of its capability is open",
+        (_OFFERED + "test_agent_whose_breaker_is_open_or_whose_rate_is_used_up_declines",),
+    ),
+    Mutant(
+        "handoff_to_who_waits_for_a_rate",
+        "coditect.agent.handoffs",
+        " or not await guards.rates.has_token(offer.capability):\n",
+        ":\n",
+        "an agent accepts a task although the rate of its capability is used up",
+        (_OFFERED + "test_agent_whose_breaker_is_open_or_whose_rate_is_used_up_declines",),
+    ),
+    Mutant(
+        "handoff_to_who_drains",
+        "coditect.agent.workflow_tasks.handoffs",
+        "not in {AgentStatus.DRAINING, AgentStatus.OFFLINE}",
+        "not in {AgentStatus.OFFLINE}",
+        "a task is offered to an agent that takes nothing new",
+        (_OFFERED + "test_agent_that_drains_is_not_asked",),
     ),
     Mutant(
         "rest_of_a_race_goes_on",
