@@ -7,6 +7,7 @@
       releases/VERSION/  a version's files, with `app.py`, which is started as `python app.py PORT`
       current            a link to the present version; a rename replaces it, so it is never missing
       process.json       the process that runs, and its start, by which it is known
+      starting.lock      locked while a process is ended or started
       service.log        what it wrote since its start
       data/              what it keeps; all that it can do without is in `data/cache`
 
@@ -15,6 +16,7 @@ The process gets its version as `SERVICE_VERSION`, and answers `/health` with `{
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -22,8 +24,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -41,7 +43,7 @@ _TAIL_CHARACTERS = 1_000
 _LAUNCH = """
 import json, os, sys
 import psutil
-log, known, *command = sys.argv[1:]
+log, known, lock, *command = sys.argv[1:]
 begun, begin = os.pipe()  # the end that the child has closes as the service begins, or as the child dies
 if os.fork() == 0:
     os.setsid()
@@ -51,13 +53,15 @@ if os.fork() == 0:
     with open(f"{known}.new", "w") as draft:
         json.dump({"pid": os.getpid(), "started": psutil.Process().create_time()}, draft)
     os.replace(f"{known}.new", known)
+    os.close(int(lock))
     os.execv(command[0], command)
 os.close(begin)
 os.read(begun, 1)
 """
 """Starts the service as nobody's child: it outlives the agent, and is not the agent's to bury.
 
-The service's process notes itself before it is the service: one that runs is known, whoever dies meanwhile.
+The service's process notes itself before it is the service, and the lock of its starter, which may be killed, is held
+until then: one that runs is known, whoever dies meanwhile.
 """
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
@@ -126,21 +130,23 @@ class Service:
         link = self.folder / "current"
         if version is not None and not self.release_folder(version).is_dir():
             raise InputError("the service has no version of this name", given=version, fix="name one in `releases`")
-        self.stop()
-        if version is None:
-            link.unlink(missing_ok=True)
-            return
-        draft = self.folder / f".current-{os.getpid()}"
-        draft.unlink(missing_ok=True)
-        draft.symlink_to(Path("releases") / version)
-        draft.replace(link)
-        self._start(version)
+        with self._starting() as lock:
+            self.stop()
+            if version is None:
+                link.unlink(missing_ok=True)
+                return
+            draft = self.folder / f".current-{os.getpid()}"
+            draft.unlink(missing_ok=True)
+            draft.symlink_to(Path("releases") / version)
+            draft.replace(link)
+            self._start(version, lock)
 
     def restart(self, *, patience_seconds: float = _STOP_WITHIN_SECONDS) -> None:
         """Stop the service, and start its present version; one that never had a release stays as it is."""
-        self.stop(patience_seconds=patience_seconds)
-        if self.version is not None:
-            self._start(self.version)
+        with self._starting() as lock:
+            self.stop(patience_seconds=patience_seconds)
+            if self.version is not None:
+                self._start(self.version, lock)
 
     def stop(self, *, patience_seconds: float = _STOP_WITHIN_SECONDS) -> None:
         """End the service's process, if there is one: SIGTERM, and SIGKILL when the patience is over.
@@ -170,13 +176,22 @@ class Service:
             time.sleep(_LOOK_SECONDS)
         return True
 
-    def _start(self, version: str) -> None:
+    @contextmanager
+    def _starting(self) -> Iterator[int]:
+        """Be the only one who ends or starts a process of the service; yield the lock, which a process may inherit."""
+        with (self.folder / "starting.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield lock.fileno()
+
+    def _start(self, version: str, lock: int) -> None:
         folder = self.folder.resolve()
+        files = [str(folder / "service.log"), str(folder / "process.json")]
         app = [sys.executable, "app.py", str(self.port)]
         subprocess.run(
-            [sys.executable, "-I", "-c", _LAUNCH, str(folder / "service.log"), str(folder / "process.json"), *app],
+            [sys.executable, "-I", "-c", _LAUNCH, *files, str(lock), *app],
             cwd=self.release_folder(version),
             env=self._environment() | {"SERVICE_VERSION": version},
+            pass_fds=[lock],
             timeout=_STOP_WITHIN_SECONDS * 2,
             stdin=subprocess.DEVNULL,
             check=True,

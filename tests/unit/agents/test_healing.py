@@ -171,6 +171,26 @@ Service(Path({str(till.folder)!r})).restart()
         assert processes_of(till) == [process.pid]
 
 
+def test_a_start_that_outlives_its_starter_makes_no_second_process(till: Service) -> None:
+    till.stop()
+    program = f"""
+from pathlib import Path
+from agents.deployment import service
+service._LAUNCH = "import time; print('launching', flush=True); time.sleep(0.5)" + service._LAUNCH
+service.Service(Path({str(till.folder)!r})).restart()
+"""
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE) as starter:
+        assert starter.stdout is not None
+        starter.stdout.readline()
+        starter.kill()
+    remedy(till, Cause.KILLED)
+    till.probe("v1", within_seconds=20)
+
+    process = till.process()
+    assert process is not None
+    assert processes_of(till) == [process.pid]
+
+
 def test_a_service_that_ended_and_is_not_buried_is_not_waited_for(till: Service) -> None:
     till.stop()
     program = f"""
