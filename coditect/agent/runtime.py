@@ -34,7 +34,7 @@ from coditect.agent.guards.guards import Guards
 from coditect.agent.heartbeat import Heartbeat
 from coditect.agent.intake.instants import by_our_clock
 from coditect.agent.intake.intake import Intake
-from coditect.agent.intake.queue_consumer import QueueConsumer, ReceivedTask
+from coditect.agent.intake.queue_consumer import QueueConsumer
 from coditect.agent.intake.slots import Slots
 from coditect.agent.limits import AgentLimits
 from coditect.agent.processes.pool import Workers
@@ -98,9 +98,10 @@ class Runtime:
         self._long = frozenset(one.name for one in agent.capabilities if one.spec.long)
         self._refusing = bool(self._long) or limits.approvals is not None
         self.agent_id, self.addresses, self._clock, self._limits = agent_id, limits.addresses, clock, limits
-        self._requests, self._background, self._loop = requests, background, (loop := asyncio.get_running_loop())
+        self._requests, self._events, self._background = requests, events, background
+        self._loop = loop = asyncio.get_running_loop()
         self._slots = slots = Slots(limits.slots, reserve=limits.reserve)
-        self._offered, self._batches = bound(agent, slots, background)
+        self._offered, self._batches = bound(agent, slots.startable(Priority.P1), background)
         self._executions, self._settling = (executions := set[Execution]()), set[asyncio.Task[Any]]()
         start = TaskRunner(self._execute, executions, loop).start
         self._intake = Intake(
@@ -123,13 +124,12 @@ class Runtime:
         self._unstarted = Unstarted(self._outcomes, settler, clock, agent_id=agent_id)
         self._outcomes.tracebacks, settler.tracing = limits.tracebacks, requests.tracing
         threads = ThreadPoolExecutor(limits.slots + limits.max_suspended, thread_name_prefix=agent.name)
-        workers = Workers(background, limits.source, agent.lifespan)
-        self._executors = executors = Executors(loop, TimeLimits(loop), threads, workers)
+        executors = Executors(loop, TimeLimits(loop), threads, Workers(background, limits.source, agent.lifespan))
         self.guards = guards = Guards(agent, requests, self._intake, settler, background, registry=quarantine.registry)
         self.means = Means(
             requests, events, self._intake, reports, executors, clock, background, limits, guards, lifespan
         )
-        self.credit, self._running = self.means.credit, dict[ExecutionKey, Execution]()
+        self.credit, self._executors, self._running = self.means.credit, executors, dict[ExecutionKey, Execution]()
         self._now, self._mean_ms, self._pacing, self._canceled = loop.time, 0.0, Pacing(), CanceledIds()
 
     # -- life -------------------------------------------------------------------------------------------
@@ -224,8 +224,8 @@ class Runtime:
 
     # -- consume ----------------------------------------------------------------------------------------
 
-    def _screen(self, delivery: Delivery) -> tuple[Task, ExecutionKey | None] | None:
-        """Return a delivery's task and key if it needs a slot; settle any other one without a slot, and return None."""
+    def _screen(self, delivery: Delivery, consumer: QueueConsumer) -> Execution | None:
+        """Return a delivery's execution if it needs a slot; settle any other one without a slot, and return None."""
         try:
             task = tasks.read_task(delivery.message, delivery.routing_key)
             if task.limits is not NO_LIMITS:
@@ -250,7 +250,7 @@ class Runtime:
         elif capability.fallback and (diverting := self.guards.breakers.divert(task, delivery)) is not None:
             self._beside(diverting)
         else:
-            return task, key
+            return Execution(task, delivery, key, self._now(), consumer.own)
         return None
 
     def _held_up(self, task: Task, delivery: Delivery) -> bool:
@@ -299,38 +299,37 @@ class Runtime:
 
     # -- execute ----------------------------------------------------------------------------------------
 
-    async def _execute(self, execution: Execution, received: ReceivedTask) -> None:
+    async def _execute(self, execution: Execution) -> None:
         """Run one task's execution to its end, and settle or return its deliveries, also after any error."""
         key = execution.key
         CURRENT_TASK.set(execution.task)  # in a context of the execution's own
         try:
-            if not self._joined(received.task, key, received.delivery):
+            if not self._joined(execution.task, key, execution.delivery):
                 if key is not None:
                     self._running[key] = execution
-                if received.task.owner is not None:
-                    await self._managed.execute(execution, received, self._run)
-                elif self._quarantine is None or not self._quarantine.concerns(received.task, received.delivery):
-                    await self._run(execution, received, post=True)
+                if execution.task.owner is not None:
+                    await self._managed.execute(execution, self._run)
+                elif self._quarantine is None or not self._quarantine.concerns(execution.task, execution.delivery):
+                    await self._run(execution, post=True)
                 else:
-                    async with self._isolation.around(received) as execution.suspicion:
-                        await self._run(execution, received)
+                    async with self._isolation.around(execution) as execution.suspicion:
+                        await self._run(execution)
         except BaseException as error:  # noqa: BLE001 - told in full, or raised again
             await self._outcomes.unsettled(execution, error)
         finally:
             if execution.state not in LEFT_BEHIND:
                 if execution.state is not ExecutionState.SETTLING:  # then the slot was passed on
-                    self._intake.finished(received, None)
+                    self._intake.finished(execution, None)
                 self._end(execution)
 
-    async def _run(self, execution: Execution, received: ReceivedTask, *, post: bool = False) -> None:
+    async def _run(self, execution: Execution, *, post: bool = False) -> None:
         """Run one attempt and settle it; with `post`, the confirm of a completed reply ends the execution later."""
         began, started_ms = self._now(), self._clock.now_ms()
-        received.consumer.began(received, began)
         try:
-            ended = self._not_any_more(received.task) or (
-                received.task.claims and await fetch_input(self._requests.blobs, execution)
+            ended = self._not_any_more(execution.task) or (
+                execution.task.claims and await fetch_input(self._requests.blobs, execution)
             )
-            ended = ended or await self._handle(execution, received, started_ms)
+            ended = ended or await self._handle(execution, started_ms)
             if len(ended.body) > tasks.MAX_BODY_BYTES:
                 ended = await put_value(self._requests.blobs, ended)
             if ended.failure is not None and ended.status is Status.FAILED:
@@ -340,11 +339,11 @@ class Runtime:
             return
         ran = self._now() - began
         finished_ms = started_ms + round(ran * 1000)
-        self._outcomes.attempts.ended(received.task, ended, started_ms, ran, picked=received.consumer.own)
+        self._outcomes.attempts.ended(execution.task, ended, started_ms, ran, picked=execution.picked)
         completed, pause = ended.failure is None, 0.0
         if not completed or self._pacing.trouble:
-            pause = self._pacing.pause_seconds(received.task, ended)
-        if self._pass_on_slot(execution, received, ran, pause):
+            pause = self._pacing.pause_seconds(execution.task, ended)
+        if self._pass_on_slot(execution, ran, pause):
             await asyncio.sleep(0)  # who was let in starts first: a wave of them would wait for all these results
         if post and completed and not execution.acked_early:
             self._outcomes.post(execution, ended, started_ms, finished_ms)
@@ -361,40 +360,38 @@ class Runtime:
             self._end_of_one.set_result(None)
         execution.end()  # last: a refusal leaves nothing behind
 
-    def _handled(
-        self, execution: Execution, received: ReceivedTask, now_ms: int, *, guarded: bool = False
-    ) -> Awaitable[HandlerEnd]:
-        task, capability = execution.task, self._offered[execution.task.capability]
+    def _handled(self, execution: Execution, now_ms: int, *, guarded: bool = False) -> Awaitable[HandlerEnd]:
+        capability = self._offered[execution.task.capability]
         if capability.guarded and not guarded:
-            again = partial(self._passed, execution, received)
-            return self.guards.passed(capability, execution, partial(self.means.services, execution, received), again)
-        self._outcomes.tell("task.started", task, now_ms)
+            again = partial(self._passed, execution)
+            return self.guards.passed(capability, execution, partial(self.means.services, execution), again)
+        self._events.emit_attempt("task.started", execution.task, now_ms, self.agent_id)
         apart = execution.suspicion is not Suspicion.NONE
         if not (apart or capability.needs_context):
             return run_handler(capability, execution, None, self._executors, now_ms=now_ms)
-        context = self.means.context(execution, received, self.agent_id, blocking=capability.signature.blocking)
+        context = self.means.context(execution, self.agent_id, blocking=capability.signature.blocking)
         run = (run_apart if apart else run_handler)(capability, execution, context, self._executors, now_ms=now_ms)
         return tidied(context, run)
 
-    async def _passed(self, execution: Execution, received: ReceivedTask) -> HandlerEnd:
+    async def _passed(self, execution: Execution) -> HandlerEnd:
         """Call the handler after all guards, unless its task must not start any more: it may have waited for long."""
         ended = self._not_any_more(execution.task)
-        return ended or await self._handle(execution, received, self._clock.now_ms(), guarded=True)
+        return ended or await self._handle(execution, self._clock.now_ms(), guarded=True)
 
-    def _pass_on_slot(self, execution: Execution, received: ReceivedTask, ran: float, pause: float) -> bool:
+    def _pass_on_slot(self, execution: Execution, ran: float, pause: float) -> bool:
         """Free the slot of an ended handler; return whether to let waiting tasks start before the result is settled."""
         execution.settle()  # first: a refusal frees no slot twice
         somebody_waits = self._intake.waiting > 0 and ran > WAVE_SECONDS
         self._mean_ms += 0.05 * (ran * 1000 - self._mean_ms)
         thread = execution.thread
         if pause:
-            self._loop.call_later(pause, self._keep_no_more, received, ran)
+            self._loop.call_later(pause, self._keep_no_more, execution, ran)
         elif thread is None or thread.done():
-            self._intake.finished(received, ran)
+            self._intake.finished(execution, ran)
         else:  # it cannot be stopped: the outcome goes out now, the slot comes back when the thread ends
-            thread.add_done_callback(lambda _: self._intake.finished(received, ran))
+            thread.add_done_callback(lambda _: self._intake.finished(execution, ran))
         return somebody_waits
 
-    def _keep_no_more(self, received: ReceivedTask, ran: float) -> None:
+    def _keep_no_more(self, execution: Execution, ran: float) -> None:
         self._pacing.over()
-        self._intake.finished(received, ran)
+        self._intake.finished(execution, ran)

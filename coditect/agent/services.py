@@ -17,7 +17,6 @@ from coditect.agent.execution.parts import PartSender
 from coditect.agent.guards.guards import Guards
 from coditect.agent.handlers.context import Context, PlainContext, TaskContext
 from coditect.agent.intake.intake import Intake
-from coditect.agent.intake.queue_consumer import ReceivedTask
 from coditect.agent.limits import AgentLimits as Bounds
 from coditect.agent.workflow_tasks.handoffs import Handoffs, owner_to_hand_off
 from coditect.agent.workflow_tasks.reports import Reports
@@ -92,16 +91,15 @@ class Means:
         """The retry budgets of the process; made for the first task that uses one."""
         return RetryBudgets()
 
-    def services(self, execution: Execution, received: ReceivedTask) -> TaskServices:
+    def services(self, execution: Execution) -> TaskServices:
         """Return the services of one execution."""
-        return TaskServices(execution, received, received.task.id or self.clock.new_id(), self)
+        task = execution.task
+        return TaskServices(execution, task.id or self.clock.new_id(), task.attempt, self)
 
-    def context(
-        self, execution: Execution, received: ReceivedTask, agent_id: AgentId, *, blocking: bool
-    ) -> TaskContext:
+    def context(self, execution: Execution, agent_id: AgentId, *, blocking: bool) -> TaskContext:
         """Return the context of one execution; with `blocking` its methods wait, as a plain handler needs it."""
-        task, services = received.task, self.services(execution, received)
-        headers, kind = received.delivery.message.headers, PlainContext if blocking else Context
+        task, services = execution.task, self.services(execution)
+        headers, kind = execution.delivery.message.headers, PlainContext if blocking else Context
         return kind(task, services.task_id, agent_id, services, folder=self.bounds.workspace, headers=headers)
 
 
@@ -110,8 +108,9 @@ class TaskServices:
     """The requests, progress reports and events of one running handler: the agent's own `context.Services`."""
 
     execution: Execution
-    received: ReceivedTask
     task_id: TaskId
+    attempt: int
+    """The attempt as which the handler was called; a grant that comes while it runs may count another one."""
     means: Means
 
     async def request(
@@ -131,7 +130,7 @@ class TaskServices:
             BlobUnavailable: when a large value cannot be stored or fetched; retryable.
         """
         requests = self.means.requests
-        if self.received.task.depth >= MAX_DEPTH:
+        if self.execution.task.depth >= MAX_DEPTH:
             raise InvalidTask(
                 "Requests are nested too deep", depth=MAX_DEPTH, fix="find the agents that ask in a circle"
             )
@@ -147,23 +146,23 @@ class TaskServices:
 
     async def _suspended(self, wait: Coroutine[Any, Any, T]) -> T:
         """Await something without the task's slot, and take the slot again before its result is used."""
-        intake = self.means.intake
-        intake.suspend(self.received)
-        if self.received.task.owner is None or self.received.task.limits.timeout_ms is None:  # else the owner counts it
+        intake, task = self.means.intake, self.execution.task
+        intake.suspend(self.execution)
+        if task.owner is None or task.limits.timeout_ms is None:  # else the owner counts it
             self.means.executors.limits.pause(self.execution, self._most_seconds())
         try:
             result = await wait
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and (self.execution.asked_to_end or intake.closed):
-                intake.abandon(self.received)
+                intake.abandon(self.execution)
             else:  # a handler goes on, also one that gave up this wait alone, such as by a timeout of its own
-                await intake.resume(self.received)
+                await intake.resume(self.execution)
             raise
         else:
-            await intake.resume(self.received)
+            await intake.resume(self.execution)
             return result
         finally:
-            if not self.received.awaiting:
+            if not self.execution.awaiting:
                 self.means.executors.limits.go_on(self.execution)
 
     async def without_slot(self, wait: Coroutine[Any, Any, T]) -> T:
@@ -178,7 +177,7 @@ class TaskServices:
 
     def may_suspend(self) -> bool:
         """Tell whether the task may free its slot while it awaits something, of which the agent bounds the number."""
-        return self.means.intake.may_suspend(self.received, self.means.bounds.max_suspended)
+        return self.means.intake.may_suspend(self.execution, self.means.bounds.max_suspended)
 
     async def acquire_lock(self, resources: list[str], **terms: Unpack[LockTerms]) -> dict[str, Any]:
         """Lock resources for the task, as `LockPort.acquire_lock` says; a task that waits holds no slot.
@@ -186,7 +185,7 @@ class TaskServices:
         A task above the bound of suspended tasks goes back to its queue instead (`SentBack`).
         """
         locks = self.means.locks
-        owner, timeout_seconds = f"{self.task_id}/{self.received.task.attempt}", terms["timeout_seconds"]
+        owner, timeout_seconds = f"{self.task_id}/{self.attempt}", terms["timeout_seconds"]
         wanted = locks.want(resources, terms, owner=owner, task=self.task_id)
         state = await locks.ask(wanted, timeout_seconds=timeout_seconds)
         if state["state"] == "waiting":
@@ -243,9 +242,9 @@ class TaskServices:
 
     def _most_seconds(self) -> float:
         """Return the seconds that the task may last from now on in total, its waits included."""
-        task, most = self.received.task, LONGEST_SECONDS
+        task, most = self.execution.task, LONGEST_SECONDS
         if task.owner is None:  # its delivery stays unacknowledged
-            most = self.received.since + LONGEST_DIRECT_SECONDS - self.means.executors.loop.time()
+            most = self.execution.since + LONGEST_DIRECT_SECONDS - self.means.executors.loop.time()
         if task.limits.deadline_ms is not None:
             most = min(most, (task.limits.deadline_ms - self.means.clock.now_ms()) / 1000)
         return max(0.0, most)
@@ -277,7 +276,7 @@ class TaskServices:
         ordinal: int,
         priority: Priority,
     ) -> Task:
-        requests, parent, now = self.means.requests, self.received.task, self.means.clock.now_ms()
+        requests, parent, now = self.means.requests, self.execution.task, self.means.clock.now_ms()
         deadline, trace = now + int(timeout_seconds * 1000), self.execution.span or parent
         if parent.limits.deadline_ms is not None:
             deadline = min(deadline, parent.limits.deadline_ms)
@@ -345,7 +344,7 @@ class TaskServices:
 
     def progress(self, share: float, note: str) -> None:
         """Publish the task's progress as an event; report a workflow task's progress to its owner, too."""
-        owner = self.received.task.owner
+        owner = self.execution.task.owner
         if owner is not None:
             self.means.reports.progress(owner, share, note)
         self.means.events.emit("task.progress", subject=self.task_id, share=share, note=note)

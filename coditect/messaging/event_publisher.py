@@ -14,7 +14,9 @@ from coditect.aio.clock import Clock
 from coditect.broker.port import Broker
 from coditect.errors import CoditectError, Unroutable
 from coditect.model.event import Event
+from coditect.model.ids import AgentId
 from coditect.model.result import ENDINGS
+from coditect.model.task import Task
 from coditect.telemetry.metrics import MemoryMetrics, Metrics
 from coditect.telemetry.names import EVENTS_DROPPED
 from coditect.wire import routing
@@ -80,6 +82,12 @@ class Events:
             )
         except CoditectError as error:
             confirm.set_exception(error)
+
+    def emit_attempt(self, type_: str, task: Task, at_ms: int, agent: AgentId) -> None:
+        """Publish an event about a task's attempt as `emit` does; without a listener, nothing is put together."""
+        subject = task.id or ""
+        if type_ not in self._muted or subject in self._followed:
+            self.emit(type_, at_ms, subject=subject, capability=task.capability, agent=agent, attempt=task.attempt)
 
     def unmute(self, subjects: Iterable[str] = ()) -> None:
         """Send events again that were muted for lack of listeners: all events, or those about the given subjects."""

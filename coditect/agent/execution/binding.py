@@ -8,14 +8,15 @@ from functools import partial, update_wrapper
 from coditect.agent.declaration import Agent, Capability
 from coditect.agent.execution.batches import Batches
 from coditect.agent.handlers.middleware import chained
-from coditect.agent.intake.slots import Slots
 from coditect.aio.supervisor import Supervisor
-from coditect.model.capability import Priority
 
 
-def bound(agent: Agent, slots: Slots, background: Supervisor) -> tuple[dict[str, Capability], list[Batches]]:
-    """Return the capabilities of an agent by name, with its middleware, and the batches that some are gathered in."""
-    chain, most = chained(agent.middleware_stack), slots.startable(Priority.P1)
+def bound(agent: Agent, most: int, background: Supervisor) -> tuple[dict[str, Capability], list[Batches]]:
+    """Return the capabilities of an agent by name, with its middleware, and the batches that some are gathered in.
+
+    A batch has at most `most` tasks, as many as the slots of the process allow.
+    """
+    chain = chained(agent.middleware_stack)
     found = {one.name: replace(one, middleware=chain) for one in agent.capabilities}
     made = []
     for name, one in found.items():

@@ -107,6 +107,14 @@ class Execution:
     delivery: Delivery
     key: ExecutionKey | None
     """The key that all deliveries of the execution share (`Task.execution_key`); None for a task without an id."""
+    since: float = 0.0
+    """The event loop's time of the arrival, in seconds."""
+    picked: bool = False
+    """Whether the sender picked this agent for the task."""
+    awaiting: int = 0
+    """The number of other tasks that the task awaits now; a task that awaits others has no slot."""
+    over: bool = False
+    """Whether the task's handler has ended."""
     state: ExecutionState = _ACCEPTED
     interruption: Interruption | None = None
     """The reason why the handler was asked to end; a cancel request replaces the end of the handler's time."""

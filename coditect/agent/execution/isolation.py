@@ -10,14 +10,12 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from coditect.agent.declaration import Capability
 from coditect.agent.execution.execution import Execution
 from coditect.agent.execution.handler import Executors, HandlerEnd, SentBack, cut_short, limit_seconds, run_handler
 from coditect.agent.handlers.context import TaskContext
-from coditect.agent.intake.intake import Intake
-from coditect.agent.intake.queue_consumer import ReceivedTask
 from coditect.agent.processes.pool import PROCESS_DIED, ProcessDied, WorkerUnavailable
 from coditect.agent.quarantine import Quarantine, Suspicion
 from coditect.errors import Retryable, SetupError
@@ -29,6 +27,22 @@ RETURN_SECONDS = 1.0
 """Pause before a suspect goes back to its queue when no process can be started right now."""
 
 
+class Suspensions(Protocol):
+    """The port through which a task waits without its slot."""
+
+    def may_suspend(self, execution: Execution, most: int) -> bool:
+        """Tell whether a task may free its slot: fewer than `most` tasks of its nesting depth did so."""
+
+    def suspend(self, execution: Execution) -> None:
+        """Free the slot of a task; `resume` or `abandon` must follow."""
+
+    async def resume(self, execution: Execution) -> None:
+        """Wait for a slot again, after the task's wait."""
+
+    def abandon(self, execution: Execution) -> None:
+        """End the wait of a task that was canceled."""
+
+
 class Isolation:
     """The limit on how many suspects (tasks that may kill their process) one agent process runs at the same time.
 
@@ -36,7 +50,7 @@ class Isolation:
     suspect awaits can then always run in its turn.
     """
 
-    def __init__(self, quarantine: Quarantine, intake: Intake, *, slots: int, most_suspended: int) -> None:
+    def __init__(self, quarantine: Quarantine, intake: Suspensions, *, slots: int, most_suspended: int) -> None:
         self._quarantine = quarantine
         self._intake = intake
         self._most_suspended = most_suspended
@@ -44,25 +58,25 @@ class Isolation:
         self._places: defaultdict[int, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(places))
 
     @asynccontextmanager
-    async def around(self, received: ReceivedTask) -> AsyncIterator[Suspicion]:
+    async def around(self, execution: Execution) -> AsyncIterator[Suspicion]:
         """Record a task's start and yield the suspicion against it; delay a suspect while too many suspects run."""
-        aside = partial(self._aside, received)
-        async with self._quarantine.examined(received.task, received.delivery, aside) as suspicion:
+        aside = partial(self._aside, execution)
+        async with self._quarantine.examined(execution.task, execution.delivery, aside) as suspicion:
             if suspicion is Suspicion.NONE:
                 yield suspicion
             else:
-                async with self.place(received):
+                async with self.place(execution):
                     yield suspicion
 
     @asynccontextmanager
-    async def place(self, received: ReceivedTask) -> AsyncIterator[None]:
+    async def place(self, execution: Execution) -> AsyncIterator[None]:
         """Count a suspect as running inside the block; first wait, without its slot, while too many suspects run."""
         async with AsyncExitStack() as stack:
-            await self._take_place(received, stack)
+            await self._take_place(execution, stack)
             facts = {
-                "task_id": received.task.id,
-                "capability": received.task.capability,
-                "attempt": received.task.attempt,
+                "task_id": execution.task.id,
+                "capability": execution.task.capability,
+                "attempt": execution.task.attempt,
             }
             log.warning("A task that may have killed its process runs in one of its own", extra=facts)
             try:
@@ -71,13 +85,13 @@ class Isolation:
                 await asyncio.sleep(RETURN_SECONDS)
                 raise
 
-    async def _take_place(self, received: ReceivedTask, stack: AsyncExitStack) -> None:
+    async def _take_place(self, execution: Execution, stack: AsyncExitStack) -> None:
         """Count a suspect as running; first wait, if possible without its slot, while too many suspects run.
 
         When all places are taken and the task may not wait without its slot, the task goes on without a place: slots
         bound the number of such tasks.
         """
-        place = self._places[received.task.depth]
+        place = self._places[execution.task.depth]
 
         async def enter() -> bool:
             await stack.enter_async_context(place)
@@ -85,20 +99,20 @@ class Isolation:
 
         if not place.locked():
             await enter()
-        elif self._intake.may_suspend(received, self._most_suspended):
-            await self._aside(received, enter())
+        elif self._intake.may_suspend(execution, self._most_suspended):
+            await self._aside(execution, enter())
 
-    async def _aside(self, received: ReceivedTask, work: Coroutine[Any, Any, bool]) -> bool:
+    async def _aside(self, execution: Execution, work: Coroutine[Any, Any, bool]) -> bool:
         """Await a coroutine with the task's slot freed; keep the slot when too many other tasks have freed theirs."""
-        if not self._intake.may_suspend(received, self._most_suspended):
+        if not self._intake.may_suspend(execution, self._most_suspended):
             return await work
-        self._intake.suspend(received)
+        self._intake.suspend(execution)
         try:
             answer = await work
         except BaseException:
-            self._intake.abandon(received)
+            self._intake.abandon(execution)
             raise
-        await self._intake.resume(received)
+        await self._intake.resume(execution)
         return answer
 
 

@@ -17,10 +17,9 @@ from types import coroutine
 from typing import Any
 
 from coditect.agent.execution.execution import HANDLING, Execution
-from coditect.agent.intake.queue_consumer import ReceivedTask
 
 Work = Coroutine[Any, Any, None]
-Perform = Callable[[Execution, ReceivedTask], Work]
+Perform = Callable[[Execution], Work]
 
 
 class TaskRunner:
@@ -31,7 +30,7 @@ class TaskRunner:
         self._perform = perform
         self._executions = executions
         self._loop = loop
-        self._ready: deque[tuple[Execution, ReceivedTask]] = deque()
+        self._ready: deque[Execution] = deque()
         self._wait: set[str] = set()
         """The capabilities with a handler that has had to wait; their executions get asyncio tasks of their own."""
         self._context = copy_context()
@@ -39,18 +38,13 @@ class TaskRunner:
         self._next: asyncio.Task[None] | None = None
         """The asyncio task that will run the executions that are ready; None when there is none."""
 
-    def start(self, received: ReceivedTask) -> None:
-        """Begin the execution of a task, which runs in the next turn of the event loop."""
-        execution = Execution(received.task, received.delivery, received.key)
-        self._executions.add(execution)  # which keeps its asyncio task alive, too
-        self._enqueue(execution, received)
-
-    def _enqueue(self, execution: Execution, received: ReceivedTask) -> None:
+    def start(self, execution: Execution) -> None:
         """Run an execution in the next turn of the event loop; `execution.work` is its asyncio task from then on."""
+        self._executions.add(execution)  # which keeps its asyncio task alive, too
         if execution.task.capability in self._wait:
-            execution.work = self._loop.create_task(self._perform(execution, received), context=self._context.copy())
+            execution.work = self._loop.create_task(self._perform(execution), context=self._context.copy())
             return
-        self._ready.append((execution, received))
+        self._ready.append(execution)
         if self._next is None:
             self._next = self._loop.create_task(self._run(), context=self._context.copy())
 
@@ -64,9 +58,9 @@ class TaskRunner:
         assert shift is not None, "it was made to be run"
         try:
             while ready and not shift.cancelling():
-                execution, received = ready.popleft()
+                execution = ready.popleft()
                 execution.work = shift
-                work, context = self._perform(execution, received), copy_context()
+                work, context = self._perform(execution), copy_context()
                 try:
                     awaited = context.run(work.send, None)
                 except StopIteration:
@@ -78,9 +72,9 @@ class TaskRunner:
         finally:
             self._start_all(ready)
 
-    def _start_all(self, ready: deque[tuple[Execution, ReceivedTask]]) -> None:
+    def _start_all(self, ready: deque[Execution]) -> None:
         while ready:
-            self._enqueue(*ready.popleft())
+            self.start(ready.popleft())
 
 
 @coroutine

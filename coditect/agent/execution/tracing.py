@@ -8,7 +8,6 @@ from typing import Protocol
 from coditect.agent.declaration import Capability
 from coditect.agent.execution.execution import Execution
 from coditect.agent.execution.handler import HandlerEnd, SentBack
-from coditect.agent.intake.queue_consumer import ReceivedTask
 from coditect.model.ids import AgentId
 from coditect.model.result import Status
 from coditect.telemetry.tracing.messaging import begin_process
@@ -16,11 +15,9 @@ from coditect.telemetry.tracing.port import CURRENT, Span, Tracing
 
 
 class Handling(Protocol):
-    """A function that calls the handler of a received task at `now_ms`, after its guards unless it is `guarded`."""
+    """A function that calls the handler of a task at `now_ms`, after its guards unless it is `guarded`."""
 
-    def __call__(
-        self, execution: Execution, received: ReceivedTask, now_ms: int, *, guarded: bool = False
-    ) -> Awaitable[HandlerEnd]:
+    def __call__(self, execution: Execution, now_ms: int, *, guarded: bool = False) -> Awaitable[HandlerEnd]:
         """Call the handler, and return how the attempt ended."""
 
 
@@ -33,13 +30,11 @@ class TracedHandling:
         self._tracing, self._handle, self._agent_id = tracing, handle, agent_id
         self._capabilities = capabilities
 
-    def __call__(
-        self, execution: Execution, received: ReceivedTask, now_ms: int, *, guarded: bool = False
-    ) -> Awaitable[HandlerEnd]:
+    def __call__(self, execution: Execution, now_ms: int, *, guarded: bool = False) -> Awaitable[HandlerEnd]:
         """Call the handler inside the span of the attempt; a guarded one is called back with `guarded`."""
         if not guarded and self._capabilities[execution.task.capability].guarded:
-            return self._handle(execution, received, now_ms)
-        delivery = received.delivery
+            return self._handle(execution, now_ms)
+        delivery = execution.delivery
         span = execution.span = begin_process(
             self._tracing,
             execution.task,
@@ -49,8 +44,8 @@ class TracedHandling:
         )
         if span is None or (not span.sampled and self._tracing.alone):
             CURRENT.set(span)  # for log lines; the execution's context ends with it
-            return self._handle(execution, received, now_ms, guarded=guarded)
-        return self._traced(span, self._handle(execution, received, now_ms, guarded=guarded))
+            return self._handle(execution, now_ms, guarded=guarded)
+        return self._traced(span, self._handle(execution, now_ms, guarded=guarded))
 
     async def _traced(self, span: Span, handling: Awaitable[HandlerEnd]) -> HandlerEnd:
         try:

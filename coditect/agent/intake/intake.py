@@ -15,8 +15,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sized
 from functools import partial
 from itertools import islice
 
+from coditect.agent.execution.execution import Execution
 from coditect.agent.intake.pauses import QueuePauses
-from coditect.agent.intake.queue_consumer import QueueConsumer, ReceivedTask, Screen
+from coditect.agent.intake.queue_consumer import QueueConsumer, Screen
 from coditect.agent.intake.slots import Slots, most_in_hand
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Delivery
@@ -51,7 +52,7 @@ class Intake(QueuePauses):
         unsettled: Sized,
         *,
         screen: Screen,
-        start: Callable[[ReceivedTask], None],
+        start: Callable[[Execution], None],
         returns: Callable[[Iterable[Task]], Awaitable[None]],
     ) -> None:
         """Prepare an intake that reads each delivery with `screen`, and calls `start` with each task that has a slot.
@@ -102,25 +103,23 @@ class Intake(QueuePauses):
         if self.closed:
             consumer.give_back(delivery)
             return
-        if (screened := self._screen(delivery)) is None:
+        if (execution := self._screen(delivery, consumer)) is None:
             return
-        received = ReceivedTask(delivery, *screened, consumer, self._loop.time())
         self._lively[consumer] = None
         if consumer.reserved:
             consumer.reserved -= 1
-            self._go(received)
+            self._go(consumer, execution, execution.since)
         elif not consumer.paused and not any(self._lines) and self._slots.take_at_once(consumer.level):
-            self._go(received)
+            self._go(consumer, execution, execution.since)
         else:
-            consumer.waiting.append(received)
+            consumer.waiting.append(execution)
             self.waiting += 1
             self._reconsider(consumer)
 
-    def _go(self, received: ReceivedTask) -> None:
-        received.slot = True
-        received.consumer.slots += 1
-        received.consumer.open += 1
-        self._start(received)
+    def _go(self, consumer: QueueConsumer, execution: Execution, now: float) -> None:
+        consumer.running[execution] = now
+        consumer.open += 1
+        self._start(execution)
         self._watch()
 
     def _admit(self) -> None:
@@ -147,11 +146,11 @@ class Intake(QueuePauses):
             return False
         consumer = next(iter(candidates))
         del candidates[consumer]
-        before, received = len(consumer.waiting), consumer.next_waiting()
+        before, execution = len(consumer.waiting), consumer.next_waiting()
         self.waiting -= before - len(consumer.waiting)
-        taken = received is not None or consumer.wants_a_slot
-        if received is not None:
-            self._go(received)
+        taken = execution is not None or consumer.wants_a_slot
+        if execution is not None:
+            self._go(consumer, execution, self._loop.time())
         elif taken:
             consumer.reserved += 1
             asked[consumer] = None
@@ -210,12 +209,13 @@ class Intake(QueuePauses):
         self._admit()
         self._watch()
 
-    def finished(self, received: ReceivedTask, ran_seconds: float | None) -> None:
+    def finished(self, execution: Execution, ran_seconds: float | None) -> None:
         """Free the slot of a task whose handler ended; the delivery still has to be settled."""
-        if received.awaiting:
-            self._suspended[received.task.depth] -= 1
-        if received.consumer.ended(received, ran_seconds):
-            self._free(received.consumer.level)
+        if execution.awaiting:
+            self._suspended[execution.task.depth] -= 1
+        consumer = self._consumers[execution.delivery.queue]
+        if consumer.ended(execution, ran_seconds):
+            self._free(consumer.level)
 
     def _free(self, level: Priority) -> None:
         self._slots.give_back(level)
@@ -239,40 +239,39 @@ class Intake(QueuePauses):
         unsettled = len(self._unsettled) - self.suspended
         return self._slots.startable(level) > 0 and unsettled < most_in_hand(self._slots.total)
 
-    def may_suspend(self, received: ReceivedTask, most: int) -> bool:
+    def may_suspend(self, execution: Execution, most: int) -> bool:
         """Tell whether a task may free its slot for an await: fewer than `most` tasks of its nesting depth did so.
 
         The bound counts at each depth of nesting by itself: an awaited task can then always await others in
         its turn, and the deepest tasks, which await none, always end.
         """
-        return received.awaiting > 0 or self._suspended[received.task.depth] < most
+        return execution.awaiting > 0 or self._suspended[execution.task.depth] < most
 
-    def suspend(self, received: ReceivedTask) -> None:
+    def suspend(self, execution: Execution) -> None:
         """Free the slot of a task while it awaits another task; `resume` or `abandon` must follow."""
-        received.awaiting += 1
-        if received.awaiting == 1 and not received.over:
-            self._suspended[received.task.depth] += 1
-            if received.consumer.stopped(received):
-                self._free(received.consumer.level)
+        execution.awaiting += 1
+        if execution.awaiting == 1 and not execution.over:
+            self._suspended[execution.task.depth] += 1
+            consumer = self._consumers[execution.delivery.queue]
+            if consumer.running.pop(execution, None) is not None:
+                self._free(consumer.level)
 
-    async def resume(self, received: ReceivedTask) -> None:
+    async def resume(self, execution: Execution) -> None:
         """End one await of a suspended task; after the last, wait for a slot, ahead of the new tasks of its level.
 
         A task that still awaits others goes on without a slot: with a slot it could keep them from theirs.
         """
-        level, taken = received.consumer.level, False
+        consumer, taken = self._consumers[execution.delivery.queue], False
         try:
-            if received.awaiting == 1 and not received.over:
-                await self._next_slot(level)
+            if execution.awaiting == 1 and not execution.over:
+                await self._next_slot(consumer.level)
                 taken = True
         finally:
-            self.abandon(received)
-        if taken and (received.awaiting or received.over):
-            self._free(level)
+            self.abandon(execution)
+        if taken and (execution.awaiting or execution.over):
+            self._free(consumer.level)
         elif taken:
-            received.slot = True
-            received.consumer.slots += 1
-            received.consumer.began(received, self._loop.time())
+            consumer.running[execution] = self._loop.time()
 
     async def _next_slot(self, level: Priority) -> None:
         self._resuming[level].append(turn := self._loop.create_future())
@@ -284,11 +283,11 @@ class Intake(QueuePauses):
                 self._free(level)
             raise
 
-    def abandon(self, received: ReceivedTask) -> None:
+    def abandon(self, execution: Execution) -> None:
         """End one await of a suspended task whose result is not used: the await was canceled, or the handler ended."""
-        received.awaiting -= 1
-        if received.awaiting == 0 and not received.over:
-            self._suspended[received.task.depth] -= 1
+        execution.awaiting -= 1
+        if execution.awaiting == 0 and not execution.over:
+            self._suspended[execution.task.depth] -= 1
 
     def park(self, many: int) -> None:
         """Change by `many` the count of deliveries held without a slot, which the bound on deliveries leaves out."""
@@ -311,7 +310,7 @@ class Intake(QueuePauses):
         self._others.rotate(-some)
         consumers = dict.fromkeys([*filter(QueueConsumer.is_lively, self._lively), *islice(self._others, some)])
         self._lively = consumers
-        soon = sum(consumer.slots for consumer in consumers if consumer.slots and consumer.is_quick(now, lag))
+        soon = sum(len(consumer.running) for consumer in consumers if consumer.is_quick(now, lag))
         rivals = sum(consumer.hungry or bool(consumer.consumers and not consumer.unused) for consumer in consumers) > 1
         changes = False
         for consumer in [one for one in consumers if not (one.changing or one.paused)]:
@@ -368,14 +367,14 @@ class Intake(QueuePauses):
             consumer.changing = False
             self._reconsider(consumer)
 
-    async def _give_back_all(self, consumer: QueueConsumer, waiting: Iterable[ReceivedTask]) -> None:
+    async def _give_back_all(self, consumer: QueueConsumer, waiting: Iterable[Execution]) -> None:
         unstarted = tuple(waiting)
-        for received in unstarted:
-            consumer.waiting.remove(received)
+        for execution in unstarted:
+            consumer.waiting.remove(execution)
         self.waiting -= len(unstarted)
-        await self._returns(received.task for received in unstarted)
-        for received in unstarted:
-            consumer.give_back(received.delivery)
+        await self._returns(execution.task for execution in unstarted)
+        for execution in unstarted:
+            consumer.give_back(execution.delivery)
 
     async def _widen(self, consumer: QueueConsumer, many: int) -> None:
         await consumer.widen(self._broker, partial(self._arrived, consumer), many)

@@ -6,7 +6,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 
-from coditect.agent.intake.queue_consumer import PauseReason, QueueConsumer, ReceivedTask, Screen
+from coditect.agent.execution.execution import Execution
+from coditect.agent.intake.queue_consumer import PauseReason, QueueConsumer, Screen
 from coditect.agent.intake.slots import Slots
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Delivery
@@ -86,10 +87,10 @@ class QueuePauses:
             if self.closed:
                 consumer.give_back(delivery)
                 return False
-            if (screened := self._screen(delivery)) is not None:
+            if (execution := self._screen(delivery, consumer)) is not None:
                 if not reserved:
                     self._slots.take(consumer.level)
-                self._go(ReceivedTask(delivery, *screened, consumer, self._loop.time()))
+                self._go(consumer, execution, execution.since)
                 return True
         return False
 
@@ -125,7 +126,7 @@ class QueuePauses:
                 consumer.changing = False
         self._reconsider(consumer)
 
-    def _go(self, received: ReceivedTask) -> None:
+    def _go(self, consumer: QueueConsumer, execution: Execution, now: float) -> None:
         raise NotImplementedError
 
     async def _next_slot(self, level: Priority) -> None:
@@ -140,5 +141,5 @@ class QueuePauses:
     async def _widen(self, consumer: QueueConsumer, many: int) -> None:
         raise NotImplementedError
 
-    async def _give_back_all(self, consumer: QueueConsumer, waiting: Iterable[ReceivedTask]) -> None:
+    async def _give_back_all(self, consumer: QueueConsumer, waiting: Iterable[Execution]) -> None:
         raise NotImplementedError

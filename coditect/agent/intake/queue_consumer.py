@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum, auto
 from math import inf
 
+from coditect.agent.execution.execution import Execution
 from coditect.agent.intake.slots import most_in_hand
 from coditect.broker.port import Broker, Consumer, Delivery, OnDelivery
 from coditect.model.capability import Priority
-from coditect.model.task import ExecutionKey, Task
 
 MOST_HAND_BACKS = 3
 """The number of times that a task goes back for an idle peer; after that an agent keeps it for its next slot."""
@@ -37,8 +36,6 @@ STARVING_SECONDS = 0.01
 """The time for which the credit of a queue without unused credit must differ before it is changed."""
 ACK_SECONDS = 0.05
 """The time added to the patience while an acknowledgement is due that brings another delivery."""
-Screen = Callable[[Delivery], tuple[Task, ExecutionKey | None] | None]
-"""The function that returns a delivery's task and the task's key; None for a delivery that needs no slot."""
 
 
 class PauseReason(Enum):
@@ -48,22 +45,8 @@ class PauseReason(Enum):
     RATE = auto()
 
 
-@dataclass(eq=False, slots=True)
-class ReceivedTask:
-    """A task that the agent received: it waits, then holds a slot, may be suspended, and is settled once."""
-
-    delivery: Delivery
-    task: Task
-    key: ExecutionKey | None
-    """The key that all deliveries of the same attempt share (`Task.execution_key`); None for a task without an id."""
-    consumer: QueueConsumer
-    since: float
-    """The event loop's time of the arrival, in seconds."""
-    slot: bool = False
-    awaiting: int = 0
-    """The number of other tasks that the task awaits now; a task that awaits others has no slot."""
-    over: bool = False
-    """Whether the task's handler has ended."""
+Screen = Callable[[Delivery, "QueueConsumer"], Execution | None]
+"""The function that returns the execution of a queue's delivery; None for a delivery that needs no slot."""
 
 
 class QueueConsumer:
@@ -76,7 +59,7 @@ class QueueConsumer:
         self.group = group
         self.own = own
         self.passes_on = passes_on
-        self.waiting: deque[ReceivedTask] = deque()
+        self.waiting: deque[Execution] = deque()
         self.consumers: list[Consumer] = []
         self.hungry = False
         """Whether the queue may hold tasks that no consumer brings; a free slot then fetches one."""
@@ -91,43 +74,29 @@ class QueueConsumer:
         self.misfit_since: float | None = None
         self.reserved = 0
         """The number of slots reserved for tasks that are being fetched from the queue."""
-        self.slots = 0
-        """The number of slots that the queue's tasks hold."""
+        self.running: dict[Execution, float] = {}
+        """The tasks that hold a slot, the oldest first, each with the event loop's time since when it holds it."""
         self.open = 0
         """The number of tasks that were started and have not ended; some may wait without a slot."""
-        self._running: dict[ReceivedTask, float] = {}
         self._longest_seconds = UNKNOWN_SECONDS
 
     # -- how long its tasks take ------------------------------------------------------------------------
 
-    def began(self, received: ReceivedTask, now: float) -> None:
-        """Record that a task's handler begins, or goes on after an await of other tasks."""
-        self._running[received] = now
-
-    def stopped(self, received: ReceivedTask) -> bool:
-        """Record that a task stops running, for now or for good; return whether the task held a slot."""
-        if not received.slot:
-            return False
-        received.slot = False
-        self.slots -= 1
-        self._running.pop(received, None)
-        return True
-
-    def ended(self, received: ReceivedTask, ran_seconds: float | None) -> bool:
+    def ended(self, execution: Execution, ran_seconds: float | None) -> bool:
         """Record the end of a task, and its run time if it ran; return whether the task held a slot."""
-        received.over = True
+        execution.over = True
         self.open -= 1
         if ran_seconds is not None:
             self._longest_seconds = max(ran_seconds, FORGETTING * self._longest_seconds)
-        return self.stopped(received)
+        return self.running.pop(execution, None) is not None
 
     def is_quick(self, now: float, lag: float = 0.0) -> bool:
-        """Tell whether the queue's tasks are quick, by the longest recent run and the oldest run under way.
+        """Tell whether the queue's tasks are quick, by the longest recent run and the oldest that holds a slot.
 
         `lag` is the event loop's delay in seconds, by which all runs and round trips are longer.
         """
         bound = QUICK_SECONDS + 4 * lag
-        oldest = next(iter(self._running.values()), now)
+        oldest = next(iter(self.running.values()), now)
         return self._longest_seconds < bound and now - oldest < bound
 
     # -- credit -----------------------------------------------------------------------------------------
@@ -144,7 +113,7 @@ class QueueConsumer:
 
     def is_lively(self) -> bool:
         """Tell whether to check the queue's prefetch often: its tasks hold or await slots, or no prefetch is left."""
-        return not self.paused and bool(self.slots or self.waiting or not self.unused)
+        return not self.paused and bool(self.running or self.waiting or not self.unused)
 
     @property
     def wants_a_slot(self) -> bool:
@@ -160,7 +129,7 @@ class QueueConsumer:
         """
         unused, credit, coming = self.unused, sum(consumer.prefetch for consumer in self.consumers), False
         if free and credit and self.is_quick(now, lag):
-            self.missing = most + self.open - self.slots - credit
+            self.missing = most + self.open - len(self.running) - credit
             fits = unused > 0 or self.missing <= 0
         else:
             self.missing = free - unused
@@ -191,12 +160,12 @@ class QueueConsumer:
 
     # -- what waits -------------------------------------------------------------------------------------
 
-    def next_waiting(self) -> ReceivedTask | None:
+    def next_waiting(self) -> Execution | None:
         """Remove and return the oldest waiting task whose delivery is not lost; None without any."""
         while self.waiting:
-            received = self.waiting.popleft()
-            if not received.delivery.lost:
-                return received
+            execution = self.waiting.popleft()
+            if not execution.delivery.lost:
+                return execution
         return None
 
     def give_back(self, delivery: Delivery) -> None:
@@ -206,7 +175,7 @@ class QueueConsumer:
         else:
             delivery.requeue()
 
-    def returnable(self, overdue: float = inf) -> list[ReceivedTask]:
+    def returnable(self, overdue: float = inf) -> list[Execution]:
         """Return the tasks that have waited for a slot so long, by `overdue`, that they should go back to their queue.
 
         The broker's delivery count shows how often a task went back; `MOST_HAND_BACKS` limits it.

@@ -142,7 +142,7 @@ class Outcomes:
         if execution.key is not None:
             self._remembered.put(execution.key, outcome)
         if task.owner is None:  # a workflow task's events are its owner's
-            self.tell("task.completed", task, finished_ms)
+            self._events.emit_attempt("task.completed", task, finished_ms, self._agent_id)
         return outcome
 
     def _confirmed(self, answer: RememberedAnswer, failed: BaseException | None) -> None:
@@ -222,7 +222,7 @@ class Outcomes:
         self._count_failure()
         if ended.status in (Status.FAILED, Status.REJECTED) and ended.failure is not None:
             await self._bury(execution, ended.failure)
-        self.tell(ENDED_AS[ended.status], task, finished_ms)
+        self._events.emit_attempt(ENDED_AS[ended.status], task, finished_ms, self._agent_id)
         await self.answer(execution, outcome)
 
     def _outcome(self, task: Task, ended: HandlerEnd, started_ms: int, finished_ms: int) -> Outcome:
@@ -243,13 +243,6 @@ class Outcomes:
             ended.claims,
             binary=ended.binary,
         )
-
-    def tell(self, event: str, task: Task, at_ms: int) -> None:
-        """Publish an event about an attempt that begins or has ended, if it may have a listener."""
-        subject = task.id or ""
-        if self._events.heard(event, subject):
-            agent, attempt = self._agent_id, task.attempt
-            self._events.emit(event, at_ms, subject=subject, capability=task.capability, agent=agent, attempt=attempt)
 
     async def _report(self, execution: Execution, ended: HandlerEnd, started_ms: int, finished_ms: int) -> None:
         """Report the end of a workflow task to its owner, with the retry and delay that the retry policy wants."""

@@ -27,7 +27,6 @@ from coditect.agent.execution.execution import Execution
 from coditect.agent.execution.handler import SentBack
 from coditect.agent.execution.isolation import Isolation
 from coditect.agent.intake.intake import Intake
-from coditect.agent.intake.queue_consumer import ReceivedTask
 from coditect.agent.quarantine import Suspicion, killed_its_process
 from coditect.agent.requeue import guarded, pause_seconds
 from coditect.agent.workflow_tasks.acquire import AcquireClient, AcquireRequest, no_owner
@@ -56,7 +55,7 @@ INTERRUPTED = Failure("interrupted", "AgentStopped", "The agent was stopped befo
 class ManagedRun(Protocol):
     """A function that runs one attempt and settles it; with `post` it returns while the result is still on its way."""
 
-    def __call__(self, execution: Execution, received: ReceivedTask, *, post: bool = False) -> Awaitable[None]:
+    def __call__(self, execution: Execution, *, post: bool = False) -> Awaitable[None]:
         """Run one attempt and settle it; raise errors that are not the handler's own."""
 
 
@@ -87,33 +86,32 @@ class ManagedTasks:
 
     # -- before it runs -----------------------------------------------------------------------------------
 
-    async def execute(self, execution: Execution, received: ReceivedTask, run: ManagedRun) -> None:
+    async def execute(self, execution: Execution, run: ManagedRun) -> None:
         """Run a workflow task, after its owner's grant if one is needed; every end settles the delivery."""
         task, owner = execution.task, owner_of(execution.task)
         suspect, claimed = killed_its_process(task), False
-        if self._grants.needed(task, owner, received.delivery):
-            claim = await self._decided(execution, received, owner)
+        if self._grants.needed(task, owner, execution.delivery):
+            claim = await self._decided(execution, owner)
             if claim is None:
                 return
             _grant(execution, claim)
             if execution.lost:
-                await self._give_back(execution, received)
+                await self._give_back(execution)
                 return
             suspect = suspect or claim.suspect
             self._heartbeats.granted(execution)
             claimed = True
         self._stages[execution] = Stage.GRANTED if claimed else Stage.RUNNING
         try:
-            if received.awaiting:
-                await self._intake.resume(received)
+            if execution.awaiting:
+                await self._intake.resume(execution)
             if claimed and self._intake.closed:
                 self._stages[execution] = Stage.GIVEN_BACK
                 await self._begin_anew(execution, NOT_BEGUN)
                 return
-            received.task = execution.task
             self._stages[execution] = Stage.RUNNING
             self._heartbeats.began(execution)
-            await self._run(execution, received, run, apart=suspect)
+            await self._run(execution, run, apart=suspect)
         except asyncio.CancelledError:
             unbegun = self._stages[execution] in UNBEGUN
             if unbegun or execution.acked_early:
@@ -124,24 +122,24 @@ class ManagedTasks:
             self._heartbeats.ended(execution)
             del self._stages[execution]
 
-    async def _run(self, execution: Execution, received: ReceivedTask, run: ManagedRun, *, apart: bool) -> None:
+    async def _run(self, execution: Execution, run: ManagedRun, *, apart: bool) -> None:
         if not apart or self._isolation is None:
-            await run(execution, received, post=True)
+            await run(execution, post=True)
             return
         execution.suspicion = Suspicion.RECORDED
         self._stages[execution] = Stage.WAITING
-        async with self._isolation.place(received):
+        async with self._isolation.place(execution):
             self._stages[execution] = Stage.RUNNING
-            await run(execution, received)
+            await run(execution)
 
-    async def _decided(self, execution: Execution, received: ReceivedTask, owner: Owner) -> Claim | None:
+    async def _decided(self, execution: Execution, owner: Owner) -> Claim | None:
         """Ask the owner for a grant and return it; without a grant, settle the deliveries and return None."""
         self._stages[execution] = Stage.ASKING
         try:
             async with self._question(execution.task) as question:
                 claim = None if self._grants.silent(owner.origin) else await self._grants.ask(question)
                 if claim is None or claim.verdict is Verdict.WAIT:
-                    claim = await self._waited(received, question, claim)
+                    claim = await self._waited(execution, question, claim)
         finally:
             del self._stages[execution]
         if claim is None:
@@ -154,30 +152,30 @@ class ManagedTasks:
             claim = None
         return claim
 
-    async def _waited(self, received: ReceivedTask, question: AcquireRequest, claim: Claim | None) -> Claim | None:
+    async def _waited(self, execution: Execution, question: AcquireRequest, claim: Claim | None) -> Claim | None:
         """Wait without a slot for the owner's answer, and return it; None when the delivery must go back.
 
         Tasks that wait for one shard take a share of the places, the others are sent back. A grant brings no slot yet.
         """
         origin = question.origin
         full = self._waiting_for[origin] >= max(1, self._most_suspended // SHARE)
-        if full or not self._intake.may_suspend(received, self._most_suspended):
+        if full or not self._intake.may_suspend(execution, self._most_suspended):
             raise SentBack
-        self._intake.suspend(received)
+        self._intake.suspend(execution)
         self._waiting_for[origin] += 1
         try:
             if claim is None:
-                claim = await self._grants.insist(question, received.delivery)
+                claim = await self._grants.insist(question, execution.delivery)
             if claim is not None and claim.verdict is Verdict.WAIT:
-                await self._rest(pause_seconds(received.delivery))
+                await self._rest(pause_seconds(execution.delivery))
                 claim = None
         except BaseException:
-            self._intake.abandon(received)
+            self._intake.abandon(execution)
             raise
         finally:
             self._waiting_for[origin] -= 1
         if claim is None or claim.verdict is Verdict.STALE:
-            self._intake.abandon(received)
+            self._intake.abandon(execution)
         return claim
 
     @property
@@ -185,10 +183,10 @@ class ManagedTasks:
         """The number of tasks that wait without a slot for an answer of their owners."""
         return self._waiting_for.total()
 
-    async def _give_back(self, execution: Execution, received: ReceivedTask) -> None:
+    async def _give_back(self, execution: Execution) -> None:
         """Ask the owner to start a task again, whose grant came after this process had lost the delivery."""
-        if received.awaiting:
-            self._intake.abandon(received)
+        if execution.awaiting:
+            self._intake.abandon(execution)
         log.info("A grant that came too late is given back", extra={"task_id": execution.task.id})
         await self._begin_anew(execution, NOT_BEGUN)
 

@@ -39,7 +39,7 @@ class Work:
 
 def execution(state: ExecutionState = ExecutionState.ACCEPTED) -> tuple[Execution, Work]:
     work = Work()
-    return Execution(TASK, cast(Any, None), None, state, work=cast("asyncio.Task[None]", work)), work
+    return Execution(TASK, cast(Any, None), None, state=state, work=cast("asyncio.Task[None]", work)), work
 
 
 @pytest.mark.parametrize("name", TRANSITIONS)

@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import pytest
 
+from coditect.agent.execution.execution import Execution
 from coditect.agent.execution.isolation import Isolation
-from coditect.agent.intake.queue_consumer import QueueConsumer, ReceivedTask
 from coditect.agent.quarantine import Suspicion
 from coditect.aio.supervisor import Supervisor
 from coditect.model.capability import Priority
@@ -36,16 +36,16 @@ class Suspending:
         self.most = most
         self.waiting = 0
 
-    def may_suspend(self, received: ReceivedTask, most: int) -> bool:
+    def may_suspend(self, received: Execution, most: int) -> bool:
         return self.waiting < self.most
 
-    def suspend(self, received: ReceivedTask) -> None:
+    def suspend(self, received: Execution) -> None:
         self.waiting += 1
 
-    async def resume(self, received: ReceivedTask) -> None:
+    async def resume(self, received: Execution) -> None:
         self.abandon(received)
 
-    def abandon(self, received: ReceivedTask) -> None:
+    def abandon(self, received: Execution) -> None:
         self.waiting -= 1
 
 
@@ -64,9 +64,7 @@ class Stage:
         return self._background.start(self._stay(name, depth), name=name)
 
     async def _stay(self, name: str, depth: int) -> None:
-        received = ReceivedTask(
-            cast(Any, None), replace(TASK, depth=depth), None, QueueConsumer("q", Priority.P1, group="p1"), 0.0
-        )
+        received = Execution(replace(TASK, depth=depth), cast(Any, None), None)
         async with self.isolation.around(received):
             self.inside.append(name)
             await self._leave[name].wait()

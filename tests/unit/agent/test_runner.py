@@ -11,7 +11,6 @@ import pytest
 
 from coditect.agent.execution.execution import Execution
 from coditect.agent.execution.runner import TaskRunner
-from coditect.agent.intake.queue_consumer import ReceivedTask
 from coditect.model.capability import Priority
 from coditect.model.task import Task
 from tests.support import eventually
@@ -29,7 +28,7 @@ class Bench:
         self.shifts = TaskRunner(self._perform, self.executions, asyncio.get_running_loop())
         self._handlers = handlers
 
-    async def _perform(self, execution: Execution, _: ReceivedTask) -> None:
+    async def _perform(self, execution: Execution) -> None:
         self.tasks.append(asyncio.current_task())
         execution.run()
         try:
@@ -40,9 +39,10 @@ class Bench:
     def start(self, *capabilities: str) -> list[Execution]:
         started: list[Execution] = []
         for name in capabilities:
-            before = set(self.executions)
-            self.shifts.start(ReceivedTask(cast(Any, None), Task(name, Priority.P1, b""), None, cast(Any, None), 0.0))
-            started += self.executions - before
+            none, task = cast(Any, None), Task(name, Priority.P1, b"")
+            execution = Execution(task, none, None)
+            self.shifts.start(execution)
+            started.append(execution)
         return started
 
 

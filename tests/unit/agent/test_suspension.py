@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from coditect import Agent, Context, Retry, Workflow
+from coditect.agent.execution.execution import Execution
 from coditect.agent.intake.intake import Intake
-from coditect.agent.intake.queue_consumer import ReceivedTask
 from coditect.client.client import Client
 from coditect.client.handle import Handle
 from coditect.errors import TaskCanceled, TaskFailed
@@ -124,7 +124,7 @@ async def test_bound_on_suspended_is_kept(scene: Scene, monkeypatch: pytest.Monk
     seen: list[tuple[bool, int]] = []
     may_suspend = Intake.may_suspend
 
-    def noted(intake: Intake, received: ReceivedTask, most: int) -> bool:
+    def noted(intake: Intake, received: Execution, most: int) -> bool:
         allowed = may_suspend(intake, received, most)
         seen.append((allowed, running.runtime.load().suspended))
         return allowed
