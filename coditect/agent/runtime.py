@@ -250,7 +250,7 @@ class Runtime:
         elif capability.fallback and (diverting := self.guards.breakers.divert(task, delivery)) is not None:
             self._beside(diverting)
         else:
-            return Execution(task, delivery, key, self._now(), consumer.own)
+            return Execution(task, delivery, key, consumer.queue, self._now(), consumer.own)
         return None
 
     def _held_up(self, task: Task, delivery: Delivery) -> bool:

@@ -107,6 +107,8 @@ class Execution:
     delivery: Delivery
     key: ExecutionKey | None
     """The key that all deliveries of the execution share (`Task.execution_key`); None for a task without an id."""
+    queue: str = ""
+    """The name of the queue that the delivery came from; asked of the delivery, it costs two calls each time."""
     since: float = 0.0
     """The event loop's time of the arrival, in seconds."""
     picked: bool = False

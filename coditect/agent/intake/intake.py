@@ -213,7 +213,7 @@ class Intake(QueuePauses):
         """Free the slot of a task whose handler ended; the delivery still has to be settled."""
         if execution.awaiting:
             self._suspended[execution.task.depth] -= 1
-        consumer = self._consumers[execution.delivery.queue]
+        consumer = self._consumers[execution.queue]
         if consumer.ended(execution, ran_seconds):
             self._free(consumer.level)
 
@@ -252,7 +252,7 @@ class Intake(QueuePauses):
         execution.awaiting += 1
         if execution.awaiting == 1 and not execution.over:
             self._suspended[execution.task.depth] += 1
-            consumer = self._consumers[execution.delivery.queue]
+            consumer = self._consumers[execution.queue]
             if consumer.running.pop(execution, None) is not None:
                 self._free(consumer.level)
 
@@ -261,7 +261,7 @@ class Intake(QueuePauses):
 
         A task that still awaits others goes on without a slot: with a slot it could keep them from theirs.
         """
-        consumer, taken = self._consumers[execution.delivery.queue], False
+        consumer, taken = self._consumers[execution.queue], False
         try:
             if execution.awaiting == 1 and not execution.over:
                 await self._next_slot(consumer.level)
