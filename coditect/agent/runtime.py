@@ -325,6 +325,7 @@ class Runtime:
     async def _run(self, execution: Execution, *, post: bool = False) -> None:
         """Run one attempt and settle it; with `post`, the confirm of a completed reply ends the execution later."""
         began, started_ms = self._now(), self._clock.now_ms()
+        self._intake.began(execution, began)
         try:
             ended = self._not_any_more(execution.task) or (
                 execution.task.claims and await fetch_input(self._requests.blobs, execution)

@@ -113,6 +113,8 @@ class Execution:
     """The event loop's time of the arrival, in seconds."""
     picked: bool = False
     """Whether the sender picked this agent for the task."""
+    slot: bool = False
+    """Whether the task holds a slot."""
     awaiting: int = 0
     """The number of other tasks that the task awaits now; a task that awaits others has no slot."""
     over: bool = False

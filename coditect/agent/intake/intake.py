@@ -108,16 +108,16 @@ class Intake(QueuePauses):
         self._lively[consumer] = None
         if consumer.reserved:
             consumer.reserved -= 1
-            self._go(consumer, execution, execution.since)
+            self._go(consumer, execution)
         elif not consumer.paused and not any(self._lines) and self._slots.take_at_once(consumer.level):
-            self._go(consumer, execution, execution.since)
+            self._go(consumer, execution)
         else:
             consumer.waiting.append(execution)
             self.waiting += 1
             self._reconsider(consumer)
 
-    def _go(self, consumer: QueueConsumer, execution: Execution, now: float) -> None:
-        consumer.running[execution] = now
+    def _go(self, consumer: QueueConsumer, execution: Execution) -> None:
+        consumer.hold(execution)
         consumer.open += 1
         self._start(execution)
         self._watch()
@@ -150,7 +150,7 @@ class Intake(QueuePauses):
         self.waiting -= before - len(consumer.waiting)
         taken = execution is not None or consumer.wants_a_slot
         if execution is not None:
-            self._go(consumer, execution, self._loop.time())
+            self._go(consumer, execution)
         elif taken:
             consumer.reserved += 1
             asked[consumer] = None
@@ -209,6 +209,10 @@ class Intake(QueuePauses):
         self._admit()
         self._watch()
 
+    def began(self, execution: Execution, now: float) -> None:
+        """Note that the attempt of a task begins at an instant of the event loop's time."""
+        self._consumers[execution.queue].began(execution, now)
+
     def finished(self, execution: Execution, ran_seconds: float | None) -> None:
         """Free the slot of a task whose handler ended; the delivery still has to be settled."""
         if execution.awaiting:
@@ -253,7 +257,7 @@ class Intake(QueuePauses):
         if execution.awaiting == 1 and not execution.over:
             self._suspended[execution.task.depth] += 1
             consumer = self._consumers[execution.queue]
-            if consumer.running.pop(execution, None) is not None:
+            if consumer.stopped(execution):
                 self._free(consumer.level)
 
     async def resume(self, execution: Execution) -> None:
@@ -271,7 +275,8 @@ class Intake(QueuePauses):
         if taken and (execution.awaiting or execution.over):
             self._free(consumer.level)
         elif taken:
-            consumer.running[execution] = self._loop.time()
+            consumer.hold(execution)
+            consumer.began(execution, self._loop.time())
 
     async def _next_slot(self, level: Priority) -> None:
         self._resuming[level].append(turn := self._loop.create_future())
@@ -310,7 +315,7 @@ class Intake(QueuePauses):
         self._others.rotate(-some)
         consumers = dict.fromkeys([*filter(QueueConsumer.is_lively, self._lively), *islice(self._others, some)])
         self._lively = consumers
-        soon = sum(len(consumer.running) for consumer in consumers if consumer.is_quick(now, lag))
+        soon = sum(consumer.slots for consumer in consumers if consumer.slots and consumer.is_quick(now, lag))
         rivals = sum(consumer.hungry or bool(consumer.consumers and not consumer.unused) for consumer in consumers) > 1
         changes = False
         for consumer in [one for one in consumers if not (one.changing or one.paused)]:

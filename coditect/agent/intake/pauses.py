@@ -90,7 +90,7 @@ class QueuePauses:
             if (execution := self._screen(delivery, consumer)) is not None:
                 if not reserved:
                     self._slots.take(consumer.level)
-                self._go(consumer, execution, execution.since)
+                self._go(consumer, execution)
                 return True
         return False
 
@@ -126,7 +126,7 @@ class QueuePauses:
                 consumer.changing = False
         self._reconsider(consumer)
 
-    def _go(self, consumer: QueueConsumer, execution: Execution, now: float) -> None:
+    def _go(self, consumer: QueueConsumer, execution: Execution) -> None:
         raise NotImplementedError
 
     async def _next_slot(self, level: Priority) -> None:

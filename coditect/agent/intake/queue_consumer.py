@@ -74,13 +74,34 @@ class QueueConsumer:
         self.misfit_since: float | None = None
         self.reserved = 0
         """The number of slots reserved for tasks that are being fetched from the queue."""
-        self.running: dict[Execution, float] = {}
-        """The tasks that hold a slot, the oldest first, each with the event loop's time since when it holds it."""
+        self.slots = 0
+        """The number of slots that the queue's tasks hold."""
+        self._running: dict[Execution, float] = {}
+        """The tasks whose attempt runs on a slot, the oldest first, each with the event loop's time of its beginning.
+
+        A task whose owner is still asked holds a slot too; how long the owner takes says nothing of the queue's tasks.
+        """
         self.open = 0
         """The number of tasks that were started and have not ended; some may wait without a slot."""
         self._longest_seconds = UNKNOWN_SECONDS
 
     # -- how long its tasks take ------------------------------------------------------------------------
+
+    def began(self, execution: Execution, now: float) -> None:
+        """Record that a task's attempt begins, or goes on after an await of other tasks."""
+        self._running[execution] = now
+
+    def hold(self, execution: Execution) -> None:
+        """Record that a task has a slot from now on."""
+        execution.slot = True
+        self.slots += 1
+
+    def stopped(self, execution: Execution) -> bool:
+        """Record that a task stops running, for now or for good, and has no slot; return whether it had one."""
+        self._running.pop(execution, None)
+        held, execution.slot = execution.slot, False
+        self.slots -= held
+        return held
 
     def ended(self, execution: Execution, ran_seconds: float | None) -> bool:
         """Record the end of a task, and its run time if it ran; return whether the task held a slot."""
@@ -88,15 +109,15 @@ class QueueConsumer:
         self.open -= 1
         if ran_seconds is not None:
             self._longest_seconds = max(ran_seconds, FORGETTING * self._longest_seconds)
-        return self.running.pop(execution, None) is not None
+        return self.stopped(execution)
 
     def is_quick(self, now: float, lag: float = 0.0) -> bool:
-        """Tell whether the queue's tasks are quick, by the longest recent run and the oldest that holds a slot.
+        """Tell whether the queue's tasks are quick, by the longest recent run and the oldest run under way.
 
         `lag` is the event loop's delay in seconds, by which all runs and round trips are longer.
         """
         bound = QUICK_SECONDS + 4 * lag
-        oldest = next(iter(self.running.values()), now)
+        oldest = next(iter(self._running.values()), now)
         return self._longest_seconds < bound and now - oldest < bound
 
     # -- credit -----------------------------------------------------------------------------------------
@@ -113,7 +134,7 @@ class QueueConsumer:
 
     def is_lively(self) -> bool:
         """Tell whether to check the queue's prefetch often: its tasks hold or await slots, or no prefetch is left."""
-        return not self.paused and bool(self.running or self.waiting or not self.unused)
+        return not self.paused and bool(self.slots or self.waiting or not self.unused)
 
     @property
     def wants_a_slot(self) -> bool:
@@ -129,7 +150,7 @@ class QueueConsumer:
         """
         unused, credit, coming = self.unused, sum(consumer.prefetch for consumer in self.consumers), False
         if free and credit and self.is_quick(now, lag):
-            self.missing = most + self.open - len(self.running) - credit
+            self.missing = most + self.open - self.slots - credit
             fits = unused > 0 or self.missing <= 0
         else:
             self.missing = free - unused

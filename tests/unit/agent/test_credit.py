@@ -6,15 +6,17 @@ import asyncio
 import random
 from collections import Counter
 from math import inf
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from coditect import Agent, Context, Priority
-from coditect.agent.intake.queue_consumer import QUICK_SECONDS
+from coditect.agent.execution.execution import Execution
+from coditect.agent.intake.queue_consumer import QUICK_SECONDS, QueueConsumer
 from coditect.broker.memory import MemoryBroker
 from coditect.broker.memory.delivery import MemoryDelivery
 from coditect.broker.port import Consumer
+from coditect.model.task import Task
 from coditect.testing import TestFleet
 from coditect.wire import routing
 from tests.unit.agent.timed_tasks import GATE, MOMENT, Works
@@ -97,6 +99,28 @@ async def test_tasks_that_await_others_use_up_no_credit() -> None:
         await asyncio.gather(*awaiting)
     assert took < 1
     assert works.idle_beside_work() == []
+
+
+def test_only_tasks_that_have_begun_tell_how_long_a_queues_tasks_take() -> None:
+    consumer = QueueConsumer("tasks.a.p1", Priority.P1, group="a")
+    quick, asked, unheld = (Execution(Task("a.b", Priority.P1, b"1"), cast(Any, None), None) for _ in range(3))
+    for _ in range(30):
+        consumer.hold(quick)
+        consumer.began(quick, 0.0)
+        assert consumer.ended(quick, 0.001)
+
+    consumer.hold(asked)  # its owner takes five seconds to answer
+    assert consumer.is_quick(5.0)
+    consumer.began(asked, 5.0)
+    assert consumer.is_quick(5.0 + QUICK_SECONDS / 2)
+    assert not consumer.is_quick(5.0 + QUICK_SECONDS)
+    assert consumer.stopped(asked)
+    assert consumer.is_quick(9.0)
+
+    consumer.began(unheld, 9.0)
+    assert not consumer.ended(unheld, None)
+    assert consumer.is_quick(19.0)
+    assert consumer.slots == 0
 
 
 async def test_silent_queue_keeps_no_slot_from_another() -> None:
