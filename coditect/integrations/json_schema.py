@@ -1,17 +1,23 @@
-"""JSON Schemas of capabilities as checks of values that a stranger wrote: a task's input, or a model's arguments."""
+"""JSON Schemas of strangers as checks of values: a task's input, a model's arguments, or the answer of a tool.
+
+Patterns are matched without backtracking, in a time that grows with the text alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from itertools import islice
+from typing import Any, cast
 
-from coditect.errors import InvalidTask, SetupError, missing_extra
+from coditect.errors import InputError, InvalidTask, SetupError, missing_extra
+from coditect.model.pattern import matcher
 
 try:
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import SchemaError
-    from jsonschema.protocols import Validator
-    from jsonschema.validators import validator_for
+    import attrs
+    from jsonschema import Draft202012Validator, FormatChecker
+    from jsonschema.exceptions import SchemaError, ValidationError
+    from jsonschema.validators import extend, validator_for
     from referencing import Registry
     from referencing.exceptions import Unresolvable
 except ImportError as _missing:
@@ -19,6 +25,7 @@ except ImportError as _missing:
 
 MOST_TOLD = 5
 _LONGEST_PROBLEM = 300
+_UNBOUNDED = ("patternProperties", "unevaluatedProperties")
 
 
 class SchemaCheck:
@@ -28,14 +35,20 @@ class SchemaCheck:
         """Prepare the check of values by a JSON Schema, of draft 2020-12 unless `$schema` names another.
 
         Raises:
-            SetupError: when it is no valid JSON Schema.
+            SetupError: when it is no valid JSON Schema, or one whose patterns cannot be matched in bounded time.
         """
-        kind = validator_for(schema, default=Draft202012Validator)
+        kind: Any = validator_for(schema, default=Draft202012Validator)
+        patterns = FormatChecker(formats=())
+        patterns.checks("regex", raises=InputError)(lambda one: not isinstance(one, str) or bool(matcher(one)))
         try:
-            kind.check_schema(dict(schema))
+            kind.check_schema(dict(schema), format_checker=patterns)
         except SchemaError as error:
-            raise SetupError("This is no JSON Schema", reason=error.message[:_LONGEST_PROBLEM]) from error
-        self._validator: Validator = kind(dict(schema), registry=Registry())
+            fix = "as its draft says, and no look-around and no back-references in a pattern"
+            raise SetupError("This is no JSON Schema", reason=error.message[:_LONGEST_PROBLEM], fix=fix) from error
+        if all(repr(keyword) in str(schema) for keyword in _UNBOUNDED):
+            fix = "use additionalProperties beside patternProperties"
+            raise SetupError("A schema with patternProperties has no unevaluatedProperties here", fix=fix)
+        self._validator: Any = _bounded(kind)(dict(schema), registry=Registry())
 
     def check(self, value: Any) -> None:
         """Raise an error unless a value fits the schema.
@@ -43,12 +56,48 @@ class SchemaCheck:
         Raises:
             InvalidTask: when the value does not fit; the error has the first five problems with their places.
         """
+        errors = self._validator.iter_errors(value)
         try:
-            problems = [
-                f"{one.json_path}: {one.message}"[:_LONGEST_PROBLEM]
-                for one, _ in zip(self._validator.iter_errors(value), range(MOST_TOLD), strict=False)
-            ]
-        except (Unresolvable, RecursionError) as error:
+            problems = [f"{one.json_path}: {one.message}"[:_LONGEST_PROBLEM] for one in islice(errors, MOST_TOLD)]
+        except (Unresolvable, RecursionError, InputError) as error:
             raise InvalidTask("The schema cannot be applied", reason=str(error)[:_LONGEST_PROBLEM]) from error
         if problems:
             raise InvalidTask("The value does not fit the schema", errors=problems)
+
+
+@lru_cache(maxsize=20)
+def _bounded(kind: Any) -> Any:
+    """Return a draft's validator that matches patterns in bounded time."""
+    keywords = {"pattern": _pattern, "patternProperties": _named, "additionalProperties": _others(kind)}
+    bounded = cast("Any", extend)(kind, keywords)
+    bounded.evolve = _evolve
+    return bounded
+
+
+def _evolve(validator: Any, **changes: Any) -> Any:
+    """Return the validator of an inner schema, of the same class, whatever draft a `$schema` in it names."""
+    return attrs.evolve(validator, **changes)
+
+
+def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[ValidationError]:
+    if isinstance(value, str) and not matcher(pattern)(value):
+        yield ValidationError(f"{value!r} does not match {pattern!r}")
+
+
+def _named(validator: Any, patterns: Mapping[str, Any], value: Any, schema: Any) -> Iterator[ValidationError]:
+    for pattern, inner in patterns.items() if isinstance(value, dict) else ():
+        for name in filter(matcher(pattern), value):
+            yield from validator.descend(value[name], inner, path=name, schema_path=pattern)
+
+
+def _others(kind: Any) -> Any:
+    """Return the check of properties that no pattern names: the draft's own, which sees no pattern."""
+
+    def others(validator: Any, allowed: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
+        matchers = [matcher(pattern) for pattern in schema.get("patternProperties", ())]
+        if matchers and isinstance(value, dict):
+            value = {name: one for name, one in value.items() if not any(matches(name) for matches in matchers)}
+            schema = {key: one for key, one in schema.items() if key != "patternProperties"}
+        yield from kind.VALIDATORS["additionalProperties"](validator, allowed, value, schema)
+
+    return others

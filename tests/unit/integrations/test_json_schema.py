@@ -1,0 +1,53 @@
+"""Checks by the JSON Schemas of strangers take bounded time, and say what does not fit."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from coditect.errors import InvalidTask, SetupError
+from coditect.integrations.json_schema import SchemaCheck
+
+EVIL, LONG = "^(a+)+$", "a" * 26 + "!"
+LATEST = "https://json-schema.org/draft/2020-12/schema"
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"pattern": EVIL}, LONG),
+        ({"$schema": "http://json-schema.org/draft-07/schema#", "pattern": EVIL}, LONG),
+        ({"allOf": [{"$schema": LATEST, "pattern": EVIL}]}, LONG),
+        ({"propertyNames": {"pattern": EVIL}}, {LONG: 1}),
+        ({"patternProperties": {EVIL: True}, "additionalProperties": False}, {LONG: 1}),
+    ],
+)
+def test_pattern_that_would_backtrack_is_matched_at_once(schema: dict[str, Any], value: Any) -> None:
+    check, since = SchemaCheck(schema), time.process_time()
+
+    with pytest.raises(InvalidTask, match="does not fit"):
+        check.check(value)
+
+    assert time.process_time() - since < 0.5
+
+
+def test_properties_that_a_pattern_names_are_checked_by_its_schema() -> None:
+    check = SchemaCheck({"patternProperties": {"^n": {"type": "integer"}}, "additionalProperties": {"type": "string"}})
+
+    check.check({"n1": 1, "other": "text"})
+    for unfit in ({"n1": "text"}, {"other": 1}):
+        with pytest.raises(InvalidTask, match="does not fit"):
+            check.check(unfit)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [{"pattern": "(?=a)b"}, {"pattern": r"(a)\1"}, {"patternProperties": {EVIL: {}}, "unevaluatedProperties": False}],
+)
+def test_what_cannot_be_matched_in_bounded_time_is_refused_with_what_to_do(schema: dict[str, Any]) -> None:
+    with pytest.raises(SetupError) as refused:
+        SchemaCheck(schema)
+
+    assert refused.value.facts["fix"]
