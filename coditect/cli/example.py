@@ -7,10 +7,12 @@ no common text fits a pattern, the example holds the pattern itself, and the pla
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
+
+from coditect.errors import InputError
+from coditect.model.pattern import matcher
 
 _TEXTS = ("text", "a", "A", "0", "1.0.0", "a@example.org", "https://example.org/", "a.b", "/a", "AAA", "000", "a-0")
 _FORMATS: Mapping[str, str] = MappingProxyType(
@@ -148,6 +150,6 @@ def _fits(schema: Mapping[str, Any], number: float) -> bool:
 
 def _matches(pattern: str, text: str) -> bool:
     try:
-        return re.search(pattern, text) is not None
-    except re.error:  # another dialect than Python's
+        return matcher(pattern)(text)
+    except InputError:  # a dialect with look-around
         return False

@@ -104,10 +104,14 @@ def test_what_requires_itself_is_shown_once() -> None:
     assert example_is_taken(Tree) == {"name": "text", "parent": None, "children": []}
 
 
-@pytest.mark.parametrize("pattern", [r"^[a-f]{7}$", r"^\p{L}(?<=x)"])
+@pytest.mark.parametrize("pattern", [r"^[a-f]{7}$", r"^\p{L}(?<=x)", "^(a+)+b$"])
 def test_text_that_cannot_be_made_is_named_with_its_pattern(pattern: str) -> None:
     example = Example(
-        {"type": "object", "required": ["sku"], "properties": {"sku": {"type": "string", "pattern": pattern}}}
+        {
+            "type": "object",
+            "required": ["sku"],
+            "properties": {"sku": {"type": "string", "pattern": pattern, "minLength": 30}},
+        }
     )
 
     assert example.unsure == [f"body.sku: a text that matches {pattern}"]
