@@ -1,6 +1,7 @@
 """JSON Schemas of strangers as checks of values: a task's input, a model's arguments, or the answer of a tool.
 
-Patterns are matched without backtracking, in a time that grows with the text alone.
+The time of a check is bounded whatever the schema says: its patterns are matched without backtracking, and the steps
+that it may take grow with the value's size alone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, cast
 
 from coditect.errors import InputError, InvalidTask, SetupError, missing_extra
 from coditect.model.pattern import matcher
+from coditect.wire.json import dumps
 
 try:
     import attrs
@@ -24,6 +26,9 @@ except ImportError as _missing:
     raise missing_extra("programs") from _missing
 
 MOST_TOLD = 5
+LEAST_STEPS = 10_000
+STEPS_PER_BYTE = 10
+"""How many inner schemas may be applied for each byte of a value, beside the least steps; common schemas need one."""
 _LONGEST_PROBLEM = 300
 _UNBOUNDED = ("patternProperties", "unevaluatedProperties")
 
@@ -35,7 +40,7 @@ class SchemaCheck:
         """Prepare the check of values by a JSON Schema, of draft 2020-12 unless `$schema` names another.
 
         Raises:
-            SetupError: when it is no valid JSON Schema, or one whose patterns cannot be matched in bounded time.
+            SetupError: when it is no valid JSON Schema, or one that cannot be applied in bounded time.
         """
         kind: Any = validator_for(schema, default=Draft202012Validator)
         patterns = FormatChecker(formats=())
@@ -56,7 +61,8 @@ class SchemaCheck:
         Raises:
             InvalidTask: when the value does not fit; the error has the first five problems with their places.
         """
-        errors = self._validator.iter_errors(value)
+        steps = _Steps(LEAST_STEPS + STEPS_PER_BYTE * len(dumps(value)))
+        errors = attrs.evolve(self._validator, format_checker=steps).iter_errors(value)
         try:
             problems = [f"{one.json_path}: {one.message}"[:_LONGEST_PROBLEM] for one in islice(errors, MOST_TOLD)]
         except (Unresolvable, RecursionError, InputError) as error:
@@ -65,9 +71,22 @@ class SchemaCheck:
             raise InvalidTask("The value does not fit the schema", errors=problems)
 
 
+class _Steps(FormatChecker):
+    """The steps that a check may still take; it stands where a checker of formats would, which validators hand on."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(formats=())
+        self._left = most
+
+    def take(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise InputError("The schema takes too many steps for the value", fix="fewer $ref to schemas with $ref")
+
+
 @lru_cache(maxsize=20)
 def _bounded(kind: Any) -> Any:
-    """Return a draft's validator that matches patterns in bounded time."""
+    """Return a draft's validator whose checks take bounded time."""
     keywords = {"pattern": _pattern, "patternProperties": _named, "additionalProperties": _others(kind)}
     bounded = cast("Any", extend)(kind, keywords)
     bounded.evolve = _evolve
@@ -76,6 +95,7 @@ def _bounded(kind: Any) -> Any:
 
 def _evolve(validator: Any, **changes: Any) -> Any:
     """Return the validator of an inner schema, of the same class, whatever draft a `$schema` in it names."""
+    validator.format_checker.take()
     return attrs.evolve(validator, **changes)
 
 

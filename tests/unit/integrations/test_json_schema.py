@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from coditect.errors import InvalidTask, SetupError
-from coditect.integrations.json_schema import SchemaCheck
+from coditect.integrations.json_schema import LEAST_STEPS, SchemaCheck
 
 EVIL, LONG = "^(a+)+$", "a" * 26 + "!"
 LATEST = "https://json-schema.org/draft/2020-12/schema"
@@ -51,3 +51,26 @@ def test_what_cannot_be_matched_in_bounded_time_is_refused_with_what_to_do(schem
         SchemaCheck(schema)
 
     assert refused.value.facts["fix"]
+
+
+def doubled(levels: int) -> dict[str, Any]:
+    """Return a schema with two references to the next level at each level."""
+    twice = [{"allOf": [{"$ref": f"#/$defs/{level}"}] * 2} for level in range(levels)]
+    return {**twice[0], "$defs": {str(level): one for level, one in enumerate([*twice[1:], {}])}}
+
+
+def test_schema_whose_work_doubles_with_each_level_is_given_up() -> None:
+    SchemaCheck(doubled(5)).check("text")
+
+    with pytest.raises(InvalidTask, match="too many steps"):
+        SchemaCheck(doubled(40)).check("text")
+
+
+def test_long_value_may_take_many_steps() -> None:
+    digits = [1] * (LEAST_STEPS // 2)
+    digit = {"allOf": [{"minimum": 0}, {"maximum": 9}, {"type": "integer"}]}
+    check = SchemaCheck({"items": {"$ref": "#/$defs/digit"}, "$defs": {"digit": digit}})
+
+    check.check(digits)
+    with pytest.raises(InvalidTask, match="10 is greater"):
+        check.check([*digits, 10])
