@@ -20,7 +20,7 @@ from agents.healing.causes import Cause
 from agents.healing.evidence import Bounds, ServiceEvidence, examine, glance, trouble_of, watched_below
 from agents.healing.remedies import remedy
 from agents.tools.confined import confined
-from coditect import Agent, Context, Retry
+from coditect import Agent, Context, PlainContext, Retry
 from coditect.errors import InputError
 
 detector = Agent("detector", version="1.0.0", slots=4, tags=frozenset({"operations"}))
@@ -152,30 +152,20 @@ async def examine_service(task: ServiceRequest, ctx: Context) -> ServiceEvidence
 
 
 @healer.capability("service.fix", timeout="1m", retry=_PATIENT, description="Mends a service of a cause.")
-async def fix(task: FixRequest, ctx: Context) -> Fixed:
+def fix(task: FixRequest, ctx: PlainContext) -> Fixed:
     """Apply the remedy for a cause to a service that is not well; one that is well meanwhile is left alone.
 
-    Only one fix or release of a service goes on at once. A fix that is executed again after a fault looks again, and
-    finds what the first execution did.
+    Only one fix or release of a service goes on at once, also when a fix is canceled amid its remedy. A fix that is
+    executed again after a fault looks again, and finds what the first execution did.
 
     Raises:
         LockLost: retryable; the fix took too long.
     """
     service = Service(Path(confined(task.service)))
-    async with ctx.lock(await asyncio.to_thread(_lock_of, service)):
-        # async for its lock: after a kill -9 the handler runs in a process of its own, where a plain one can hold none
-        return await asyncio.to_thread(_fix, service, task.cause)
-
-
-def _lock_of(service: Service) -> str:
-    """Return the resource that a release of the service locks, too."""
-    return f"service:{service.folder.resolve()}"
-
-
-def _fix(service: Service, cause: Cause) -> Fixed:
-    if not trouble_of(examine(service), _BOUNDS):
-        return Fixed(cause=cause, done="nothing: it is well")
-    return Fixed(cause=cause, done=remedy(service, cause))
+    with ctx.lock(f"service:{service.folder.resolve()}"):  # as a release does
+        if not trouble_of(examine(service), _BOUNDS):
+            return Fixed(cause=task.cause, done="nothing: it is well")
+        return Fixed(cause=task.cause, done=remedy(service, task.cause))
 
 
 @healer.capability("service.verify", timeout="2m", retry=_PATIENT, description="Waits until a service is well.")

@@ -1,0 +1,44 @@
+"""The lock of a fix, which is held as long as its remedy goes on, also when the fix is canceled."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from agents import healer
+from agents.deployment.service import Service
+from coditect.errors import LockTaken, TaskCanceled
+from coditect.testing import TestFleet
+from tests.support import eventually
+
+
+async def test_a_canceled_fix_keeps_its_lock_until_its_remedy_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def remedy(*_: object) -> str:
+        begun.set()
+        assert go_on.wait(30)
+        return "done"
+
+    monkeypatch.setattr(healer, "examine", lambda _: None)
+    monkeypatch.setattr(healer, "trouble_of", lambda *_: "unwell")
+    monkeypatch.setattr(healer, "remedy", remedy)
+    resource = f"service:{Service(tmp_path).folder.resolve()}"
+    monkeypatch.setenv("CODITECT_FLEET_ROOT", str(tmp_path))
+    async with TestFleet(agents=[healer.healer]) as fleet:
+        try:
+            fixing = await fleet.client.submit("service.fix", {"service": str(tmp_path), "cause": "hung"})
+            await eventually(begun.is_set)
+            await fixing.cancel()
+            with pytest.raises(TaskCanceled):
+                await fixing.result()
+            with pytest.raises(LockTaken):
+                await fleet.client.lock(resource, timeout=0).__aenter__()
+        finally:
+            go_on.set()
+            async with fleet.client.lock(resource, timeout="30s"):
+                pass  # the remedy has ended, and with it the handler's thread
