@@ -157,7 +157,7 @@ class HttpAgents:
             raise InvalidTask(error.sentence, **error.facts) from error
         except NotFound:
             agent_id = agent_of(token)
-            if agent_id in self._bridge.serving or await self._fleet.get(agent_id) is None:
+            if agent_id in self._bridge.serving or await self.registrations.get(agent_id) is None:
                 raise
             await self._forwarding.send(broker, token, answer)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from coditect import Agent
 from coditect.broker.memory import MemoryBroker
 from coditect.errors import InvalidTask, NotFound, Overloaded, Retryable
 from coditect.integrations.http.callbacks import Callbacks
@@ -59,6 +60,13 @@ async def test_an_answer_for_an_agent_that_is_gone_is_late(stage: Stage) -> None
     async with MemoryBroker(stage.scene.server, name="api-2") as broker:
         with pytest.raises(NotFound, match="the attempt is over"):
             await agents_of(stage).answer("words-00000000.guessed", answer_to({"event_id": "x"}), broker)
+
+
+async def test_an_answer_is_passed_on_to_no_agent_that_does_not_speak_http(stage: Stage) -> None:
+    running = await stage.scene.start(Agent("native"))
+    async with MemoryBroker(stage.scene.server, name="api-2") as broker:
+        with pytest.raises(NotFound, match="the attempt is over"):
+            await agents_of(stage).answer(f"{running.agent_id}.guessed", answer_to({"event_id": "x"}), broker)
 
 
 async def test_so_many_answers_are_passed_on_at_once(stage: Stage) -> None:
