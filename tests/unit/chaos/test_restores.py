@@ -21,8 +21,22 @@ def with_a_read_behind(entries: list[HistoryEntry], node: str) -> list[HistoryEn
     return [*entries[:place], late, *entries[place:]]
 
 
+def with_another_claim(entries: list[HistoryEntry], node: str) -> list[HistoryEntry]:
+    """The history, in which a node is claimed once more at once, in the same run, for another attempt."""
+    first = next(n for n, one in enumerate(entries) if (one.f, one.key) == ("claim", f"{RESTORED}:{node}"))
+    claim, claimed = entries[first : first + 2]
+    again = replace(claim, val={**claim.val, "version": claim.val["version"] + 1, "fence": claim.val["fence"] + 1})
+    return [*entries[: first + 2], again, claimed, *entries[first + 2 :]]
+
+
 @pytest.mark.parametrize(("node", "violations"), [("left", 1), ("join", 0)])
 def test_a_read_counts_only_until_what_follows_its_node_is_claimed(node: str, violations: int) -> None:
     checked = restored_whole(HistoryIndex(with_a_read_behind(restored(0.0), node)))
 
     assert len(checked.violations) == violations
+
+
+def test_a_read_does_not_count_once_its_node_is_claimed_again() -> None:
+    entries = with_another_claim(with_a_read_behind(restored(0.0), "left"), "left")
+
+    assert restored_whole(HistoryIndex(entries)).violations == ()

@@ -1,7 +1,8 @@
 """The check that a restore discards what came after its checkpoint, undoes it as planned, and that it runs again.
 
 Every claim of a node belongs to a *generation*: the number of restores before it that discarded the node. What an
-execution of one generation made must not be met in another one, neither as a value nor in shared state.
+execution of one generation made must not be met in another one, neither as a value nor in shared state. What an
+execution reads there once its node, or what follows it, was claimed again does not count.
 """
 
 from __future__ import annotations
