@@ -108,13 +108,13 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, refusal: str) -> N
 
 def _write_line(scope: Scope, status: int) -> None:
     caller, client = scope["state"].get("caller"), scope.get("client")
-    route = scope.get("route")
+    action = scope["state"].get("call", {}).get("method") or getattr(scope.get("route"), "name", None)
     audit.info(
         "A change was asked for",
         extra={
             "caller": getattr(caller, "name", None),
             "role": getattr(caller, "role", None),
-            "action": getattr(route, "name", None),
+            "action": action,
             "method": scope["method"],
             "path": scope["path"],
             "status": status or None,

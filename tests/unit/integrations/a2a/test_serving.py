@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from pydantic import BaseModel
 
 from coditect import Agent, Context, Retry
 from coditect.api.access.bearer import BearerAccess
+from coditect.api.access.guard import AUDIT
 from coditect.api.access.keys import KeyFile
 from coditect.api.access.roles import Role
 from coditect.integrations.a2a.parts import plain
@@ -249,6 +251,16 @@ async def test_a_body_that_is_too_large_names_the_setting() -> None:
     async with connected([Workers().agent], settings=ApiSettings(body_bytes=1_024)) as one:
         with pytest.raises(InvalidRequestError, match="CODITECT_API_BODY_BYTES"):
             await sent(one.client, message("x" * 2_000, "text.count"))
+
+
+async def test_the_audit_line_of_a_request_says_its_method(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, AUDIT)
+    async with connected([Workers().agent]) as one:
+        await one.client.list_tasks(a2a.ListTasksRequest())
+        await one.http.post("/a2a", content=b"{")
+
+    lines = [vars(record) for record in caplog.records if record.name == AUDIT]
+    assert [(line["action"], line["path"]) for line in lines] == [("ListTasks", "/a2a"), (None, "/a2a")]
 
 
 async def test_a_caller_may_do_what_its_role_may_and_a_stranger_sees_no_skills(tmp_path: Path) -> None:
