@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from a2a.types.a2a_pb2 import ListTasksRequest, ListTasksResponse
+from a2a.types.a2a_pb2 import ListTasksRequest, ListTasksResponse, Task
 from a2a.types.a2a_pb2 import TaskState as A2aState
 from a2a.utils.constants import DEFAULT_LIST_TASKS_PAGE_SIZE, MAX_LIST_TASKS_PAGE_SIZE
 
@@ -12,6 +12,7 @@ from coditect.client.listings import WORKFLOWS, run_conditions
 from coditect.errors import InputError
 from coditect.integrations.a2a.serving.reading import whole_task
 from coditect.integrations.a2a.serving.tasks import CONTEXT, KIND, STATES, state_of, task_of
+from coditect.wire.tasks import MAX_BODY_BYTES
 from coditect.workflow.rows import WorkflowRow
 
 
@@ -19,7 +20,7 @@ async def list_tasks(client: Client, request: ListTasksRequest) -> ListTasksResp
     """Return a page of the tasks that A2A clients sent, the latest sent first.
 
     A page may be short, or empty, before the last one: the state is compared after a page is read. The total is that of
-    the page, since the control plane does not count.
+    the page, since the control plane does not count. Once the tasks of a page have 1 MiB, the others have no values.
 
     Raises:
         InputError: when the page's size or token is wrong.
@@ -33,10 +34,10 @@ async def list_tasks(client: Client, request: ListTasksRequest) -> ListTasksResp
         since = request.status_timestamp_after.ToMilliseconds()
     page = await client.page(WORKFLOWS, run_conditions(labels=labels), cursor=request.page_token or None, limit=size)
     rows = [row for row in page.items if _fits(row, request.status, since)]
-    tasks = [
-        await whole_task(client.task(durable_id(row.workflow)), row) if request.include_artifacts else task_of(row)
-        for row in rows
-    ]
+    tasks, room = list[Task](), MAX_BODY_BYTES if request.include_artifacts else 0
+    for row in rows:
+        tasks.append(await whole_task(client.task(durable_id(row.workflow)), row) if room > 0 else task_of(row))
+        room -= tasks[-1].ByteSize()
     return ListTasksResponse(tasks=tasks, next_page_token=page.next or "", page_size=size, total_size=len(tasks))
 
 

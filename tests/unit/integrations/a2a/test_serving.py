@@ -164,6 +164,16 @@ async def test_tasks_of_one_context_are_listed_page_by_page() -> None:
     assert not failed.tasks
 
 
+async def test_a_listing_has_values_until_they_are_large() -> None:
+    large = {"repo": "x" * 600_000, "number": 1}
+    async with connected([Workers().agent]) as one:
+        for _ in range(3):
+            await sent(one.client, message(large, "code.review"))
+        page = await one.client.list_tasks(a2a.ListTasksRequest(include_artifacts=True))
+
+    assert [len(one.artifacts) for one in page.tasks] == [1, 1, 0]
+
+
 async def test_a_stream_has_the_task_its_progress_its_value_and_its_end() -> None:
     workers = Workers()
     async with connected([workers.agent], streaming=True) as one:
