@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from coditect.api.access.roles import Caller, OpenAccess, Role
 from coditect.api.services import ApiServices, FleetA2a, check_role
+from coditect.wire.tasks import MAX_BODY_BYTES
 
 CARD = "/.well-known/agent-card.json"
 PATH = "/a2a"
@@ -43,11 +44,13 @@ def a2a_routes(services: ApiServices, load: Callable[[], FleetA2a]) -> list[Rout
     async def a2a_call(request: Request) -> Response:
         caller, agent = await _caller(services, request), await fleet()
         try:
-            await request.body()
+            body = await request.body()
         except HTTPException as error:
             if error.status_code != HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
                 raise
             return JSONResponse(agent.refusal(error.detail))
+        if len(body) > MAX_BODY_BYTES:  # reading data takes microseconds for each number, and stops all else meanwhile
+            return JSONResponse(agent.refusal(f"A request has at most {MAX_BODY_BYTES} bytes"))
         return await agent.call(request, _address(request), caller.name, partial(_check, caller))
 
     return [Route(CARD, agent_card, methods=["GET"]), Route(PATH, a2a_call, methods=["POST"])]

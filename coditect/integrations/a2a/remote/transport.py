@@ -12,19 +12,20 @@ import httpx
 
 from coditect.integrations.http.addresses import AllowedHosts
 from coditect.integrations.http.failures import AgentRefused, AnswerBroken
+from coditect.wire.tasks import MAX_BODY_BYTES
 
 CONNECT_SECONDS = 5.0
-MOST_BYTES = 16 * 1024 * 1024
-"""The largest answer, and the largest stream, of a remote agent."""
+MOST_BYTES = MAX_BODY_BYTES
+"""The largest answer, and the largest event of a stream: reading data takes microseconds for each number."""
+MOST_STREAM_BYTES = 16 * MOST_BYTES
 HEADERS = {"user-agent": "coditect", "accept-encoding": "identity"}
 
 
 class CheckedTransport(httpx.AsyncBaseTransport):
     """A transport of httpx that connects to allowed addresses only, and bounds answers."""
 
-    def __init__(self, hosts: AllowedHosts, *, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, hosts: AllowedHosts) -> None:
         self._hosts = hosts
-        self._most_bytes = most_bytes
         self._inner = httpx.AsyncHTTPTransport(trust_env=False)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -50,7 +51,8 @@ class CheckedTransport(httpx.AsyncBaseTransport):
                     "The answer is compressed, which the request does not accept", encoding=encoding[:50]
                 )
             assert isinstance(response.stream, httpx.AsyncByteStream)
-            response.stream = _Bounded(response.stream, self._most_bytes)
+            streams = response.headers.get("content-type", "").lower().startswith("text/event-stream")
+            response.stream = _Bounded(response.stream, MOST_STREAM_BYTES if streams else MOST_BYTES)
             return response
         reason = f"{type(refused).__name__}: {refused}"[:300]
         raise AgentRefused("The remote agent takes no connection", host=request.url.host, reason=reason) from refused
@@ -69,31 +71,33 @@ class CheckedTransport(httpx.AsyncBaseTransport):
 
 
 class _Bounded(httpx.AsyncByteStream):
-    """The body of an answer, which fails once it is larger than allowed."""
+    """The body of an answer, which fails once it, or one of its events, is larger than allowed."""
 
     def __init__(self, stream: httpx.AsyncByteStream, most_bytes: int) -> None:
         self._stream = stream
-        self._left = most_bytes
         self._most_bytes = most_bytes
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        whole = event = 0
         async for part in self._stream:
-            self._left -= len(part)
-            if self._left < 0:
-                raise AnswerBroken("The answer is too large", most_bytes=self._most_bytes)
+            whole += len(part)
+            end = max(part.rfind(b"\n\n"), part.rfind(b"\n\r\n"))
+            event = event + len(part) if end < 0 else len(part) - end
+            if whole > self._most_bytes or event > MOST_BYTES:
+                raise AnswerBroken("The answer is too large", most_bytes=MOST_BYTES, most_of_stream=MOST_STREAM_BYTES)
             yield part
 
     async def aclose(self) -> None:
         await self._stream.aclose()
 
 
-def checked_client(hosts: AllowedHosts, *, token: str | None = None, most_bytes: int = MOST_BYTES) -> httpx.AsyncClient:
+def checked_client(hosts: AllowedHosts, *, token: str | None = None) -> httpx.AsyncClient:
     """Return an HTTP client for a remote agent, not opened yet; each request has the token, if there is one.
 
     The caller bounds how long an answer may take.
     """
     return httpx.AsyncClient(
-        transport=CheckedTransport(hosts, most_bytes=most_bytes),
+        transport=CheckedTransport(hosts),
         timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
         headers=HEADERS | ({"authorization": f"Bearer {token}"} if token else {}),
         follow_redirects=False,

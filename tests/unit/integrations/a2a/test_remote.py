@@ -13,9 +13,11 @@ import pytest
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 
 from coditect.errors import InputError, SetupError
-from coditect.integrations.a2a.remote.agent import RemoteAgent
+from coditect.integrations.a2a.remote.agent import PRIVATE, RemoteAgent
 from coditect.integrations.a2a.remote.declaration import a2a_agent
 from coditect.integrations.a2a.remote.failures import RemoteAsks, RemoteFailed, RemoteRejected
+from coditect.integrations.a2a.remote.transport import checked_client
+from coditect.integrations.http.addresses import AllowedHosts
 from coditect.integrations.http.failures import AgentLost, AgentRefused, AnswerBroken
 from coditect.local.servers.ports import free_ports
 from coditect.settings.a2a import A2aSettings, a2a_settings
@@ -230,6 +232,32 @@ async def test_a_hostile_answer_is_bounded_and_followed_nowhere(kind: str, strea
     async with serving(make) as address, remote_of(address) as remote:
         with pytest.raises(error, match=match):
             await answer_of(remote, "count")
+
+
+@pytest.mark.parametrize(
+    ("kind", "part", "whole"),
+    [
+        ("application/json", b"x", False),
+        ("text/event-stream", b"x", False),
+        ("text/event-stream", b"\n\n", True),
+        ("text/event-stream", b"\r\n\r\n", True),
+    ],
+)
+async def test_an_answer_and_each_event_of_a_stream_is_bounded(kind: str, part: bytes, whole: bool) -> None:
+    body = (b"x" * 700_000 + part) * 2
+
+    async def answer(request: dict[str, Any]) -> Response:
+        return Response(body, media_type=kind)
+
+    async with (
+        serving(lambda address: hostile(card_of(address, streaming=False), answer)) as address,
+        checked_client(AllowedHosts(("*",), True, PRIVATE)) as http,
+    ):
+        if whole:
+            assert (await http.post(f"{address}/rpc", json={})).content == body
+        else:
+            with pytest.raises(AnswerBroken, match="too large"):
+                await http.post(f"{address}/rpc", json={})
 
 
 async def test_a_hostile_text_is_cut_and_a_half_of_a_pair_does_no_harm() -> None:

@@ -257,10 +257,14 @@ async def test_a_range_of_media_types_is_that_of_http_and_no_pattern_of_a_shell(
             await sent(one.client, pattern)
 
 
-async def test_a_body_that_is_too_large_names_the_setting() -> None:
-    async with connected([Workers().agent], settings=ApiSettings(body_bytes=1_024)) as one:
-        with pytest.raises(InvalidRequestError, match="CODITECT_API_BODY_BYTES"):
-            await sent(one.client, message("x" * 2_000, "text.count"))
+@pytest.mark.parametrize(
+    ("most", "size", "named"),
+    [(1_024, 2_000, "CODITECT_API_BODY_BYTES"), (4_000_000, 1_050_000, "at most 1048576 bytes")],
+)
+async def test_a_body_that_is_too_large_names_the_bound(most: int, size: int, named: str) -> None:
+    async with connected([Workers().agent], settings=ApiSettings(body_bytes=most)) as one:
+        with pytest.raises(InvalidRequestError, match=named):
+            await sent(one.client, message("x" * size, "text.count"))
 
 
 async def test_the_audit_line_of_a_request_says_its_method(caplog: pytest.LogCaptureFixture) -> None:
