@@ -1,7 +1,7 @@
 """The HTTP connections to a remote A2A agent: to checked addresses, without redirects, with bounded answers.
 
 The SDK asks by httpx. Its transport here resolves a host's name, connects only to an address that the settings allow,
-and counts the bytes of each answer.
+and counts the bytes of each answer. It keeps no cookies.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class CheckedTransport(httpx.AsyncBaseTransport):
                 raise AnswerBroken(
                     "The answer is compressed, which the request does not accept", encoding=encoding[:50]
                 )
+            response.headers.pop("set-cookie", None)  # httpx would keep them for all later calls, however many
             assert isinstance(response.stream, httpx.AsyncByteStream)
             streams = response.headers.get("content-type", "").lower().startswith("text/event-stream")
             response.stream = _Bounded(response.stream, MOST_STREAM_BYTES if streams else MOST_BYTES)

@@ -243,11 +243,13 @@ async def test_a_hostile_answer_is_bounded_and_followed_nowhere(kind: str, strea
         ("text/event-stream", b"\r\n\r\n", True),
     ],
 )
-async def test_an_answer_and_each_event_of_a_stream_is_bounded(kind: str, part: bytes, whole: bool) -> None:
+async def test_an_answer_and_each_event_of_a_stream_is_bounded_and_no_cookie_kept(
+    kind: str, part: bytes, whole: bool
+) -> None:
     body = (b"x" * 700_000 + part) * 2
 
     async def answer(request: dict[str, Any]) -> Response:
-        return Response(body, media_type=kind)
+        return Response(body, headers={"set-cookie": "a=b"}, media_type=kind)
 
     async with (
         serving(lambda address: hostile(card_of(address, streaming=False), answer)) as address,
@@ -255,6 +257,7 @@ async def test_an_answer_and_each_event_of_a_stream_is_bounded(kind: str, part: 
     ):
         if whole:
             assert (await http.post(f"{address}/rpc", json={})).content == body
+            assert not http.cookies
         else:
             with pytest.raises(AnswerBroken, match="too large"):
                 await http.post(f"{address}/rpc", json={})
