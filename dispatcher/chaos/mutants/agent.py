@@ -85,7 +85,7 @@ MUTANTS = (
     Mutant(
         "awaiting_uses_up_credit",
         "coditect.agent.intake.queue_consumer",
-        "            self.missing = most + self.open - len(self.running) - credit\n",
+        "            self.missing = most + self.open - self.slots - credit\n",
         "            self.missing = most - credit\n",
         "tasks that await others use up an agent's credit for good",
         ("tests/unit/agent/test_credit.py::test_tasks_that_await_others_use_up_no_credit",),
