@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -11,16 +12,19 @@ from mcp_types import CallToolResult, TextContent, Tool
 
 from coditect.agent.declaration import Agent
 from coditect.agent.handlers.context import Context
-from coditect.errors import Retryable, SetupError
+from coditect.errors import InvalidTask, Retryable, SetupError
 from coditect.integrations.described import described
+from coditect.integrations.json_schema import SchemaCheck
 from coditect.integrations.mcp.servers import ToolServer
+
+log = logging.getLogger(__name__)
 
 _UNFIT = re.compile(r"[^a-z0-9_-]+")
 DEFAULT_TIMEOUT = "5m"
 
 
 class ToolFailed(Retryable):
-    """The error of a tool that answered that it failed; another attempt may succeed."""
+    """The error of a tool that answered that it failed, or other than promised; another attempt may succeed."""
 
 
 async def mcp_agent(
@@ -75,6 +79,8 @@ def agent_of(
 
 
 def _handler(server: ToolServer, tool: Tool) -> Callable[..., Any]:
+    check = _check_of(tool)
+
     async def call(arguments: Any, ctx: Context) -> Any:
         async def progress(progress: float, total: float | None, message: str | None) -> None:
             await ctx.progress(progress / total if total else 0.0, message or "")
@@ -82,14 +88,37 @@ def _handler(server: ToolServer, tool: Tool) -> Callable[..., Any]:
         given = {} if arguments is None else arguments
         if not isinstance(given, dict):
             given = {"input": given}
-        return value_of(await server.call(tool.name, given, progress))
+        result = await server.call(tool.name, given, progress)
+        value = value_of(result)
+        if check is not None:
+            _compare(result, check)
+        return value
 
     call.__annotations__ = {
         "arguments": described(tool.input_schema),
         "ctx": Context,
-        "return": described(tool.output_schema or {}),
+        "return": described(tool.output_schema or {} if check else {}),
     }
     return call
+
+
+def _check_of(tool: Tool) -> SchemaCheck | None:
+    """Return the check of a tool's answers; None when it promises nothing, or what nobody can check."""
+    try:
+        return None if tool.output_schema is None else SchemaCheck(tool.output_schema)
+    except SetupError as error:
+        told = {"tool": tool.name, "reason": str(error)}
+        log.warning("A tool's answers are not compared with its output schema, which is not shown", extra=told)
+        return None
+
+
+def _compare(result: CallToolResult, check: SchemaCheck) -> None:
+    if "structured_content" not in result.model_fields_set:
+        raise ToolFailed("The tool has an output schema, and answered without structured content")
+    try:
+        check.check(result.structured_content)
+    except InvalidTask as error:
+        raise ToolFailed(f"The tool's answer does not fit its output schema: {error}"[:4_000]) from error
 
 
 def value_of(result: CallToolResult) -> Any:

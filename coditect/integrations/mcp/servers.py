@@ -93,6 +93,8 @@ class ToolServer:
     async def call(self, tool: str, arguments: dict[str, Any], progress: ProgressFnT) -> CallToolResult:
         """Call a tool and return its answer, also one that says that it failed; a cancel of this cancels the call.
 
+        The answer is not compared with the tool's output schema.
+
         Raises:
             ToolServerLost: when the server ended meanwhile, or does not answer; retryable.
             InputError: when the server has no such tool, or refuses the arguments.
@@ -129,6 +131,7 @@ class ToolServer:
             self._lost.clear()
             try:
                 async with Client(self._at, client_info=Implementation(name="coditect", version=__version__)) as client:
+                    client.session.validate_tool_result = _unchecked  # type: ignore[method-assign]
                     failures = 0
                     assert self._opened is not None
                     self._opened.set_result(client)
@@ -138,3 +141,7 @@ class ToolServer:
             failures += 1
             log.warning("An MCP server is opened again", extra={"server": self.target, "reason": self._trouble})
             await asyncio.sleep(PAUSES.pause(failures))
+
+
+async def _unchecked(name: str, result: CallToolResult) -> None:
+    """Stand for the check by the SDK, whose time is unbounded: a server's pattern would hold the event loop."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from coditect.errors import SetupError
-from coditect.integrations.mcp.declaration import ToolFailed, mcp_agent, value_of
+from coditect.integrations.mcp.declaration import ToolFailed, agent_of, mcp_agent, value_of
 from coditect.integrations.mcp.servers import ToolServer, ToolServerLost
 
 SERVER = Path(__file__).with_name("tool_server.py")
@@ -50,6 +51,30 @@ async def test_a_value_is_what_is_structured_or_the_only_text_and_a_failed_tool_
         assert value_of(await server.call("shout", {"text": "hello"}, nothing)) == "HELLO"
         with pytest.raises(ToolFailed, match="no letters"):
             value_of(await server.call("count", {"text": ""}, nothing))
+
+
+async def test_an_answer_that_does_not_fit_the_tools_schema_is_a_failure_at_once(tmp_path: Path) -> None:
+    server = ToolServer(command(tmp_path))
+    async with server.open():
+        tools = [one for one in await server.tools() if one.name == "only_a"]
+        (only_a,) = (one.handler for one in agent_of("letters", server, tools, prefix="letters", slots=1).capabilities)
+        assert await only_a({"text": "aa"}, None) == {"result": "aa"}
+
+        since = time.process_time()
+        with pytest.raises(ToolFailed, match="does not fit"):
+            await only_a({"text": "a" * 26 + "!"}, None)
+
+    assert time.process_time() - since < 0.5
+
+
+async def test_a_tool_whose_answers_nobody_can_check_in_bounded_time_promises_nothing(tmp_path: Path) -> None:
+    server = ToolServer(command(tmp_path))
+    async with server.open():
+        tools = [one for one in await server.tools() if one.name == "not_a"]
+        (not_a,) = agent_of("letters", server, tools, prefix="letters", slots=1).capabilities
+
+        assert not_a.spec.output_schema == {}
+        assert await not_a.handler({"text": "aa"}, None) == {"result": "aa"}
 
 
 async def test_a_server_that_is_killed_fails_what_it_had_and_is_opened_again(tmp_path: Path) -> None:

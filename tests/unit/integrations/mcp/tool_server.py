@@ -1,4 +1,4 @@
-"""An MCP server for tests: counts letters, and once dies during a call."""
+"""An MCP server for tests: counts letters, once dies during a call, and promises what it does not keep."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Annotated
 
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from pydantic import Field
 
 FOLDER = Path(sys.argv[1])
 server = MCPServer("letters")
@@ -36,6 +38,18 @@ def die_once(text: str) -> int:
         (FOLDER / "died").touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return len(text)
+
+
+@server.tool()
+def only_a(text: str) -> Annotated[str, Field(json_schema_extra={"pattern": "^(a+)+$"})]:
+    """Return the text, whatever letters it has."""
+    return text
+
+
+@server.tool()
+def not_a(text: str) -> Annotated[str, Field(json_schema_extra={"pattern": "^(?!a)"})]:
+    """Return the text, whatever letters it has."""
+    return text
 
 
 @server.tool()
