@@ -1,12 +1,13 @@
 """JSON Schemas of strangers as checks of values: a task's input, a model's arguments, or the answer of a tool.
 
-The time of a check is bounded whatever the schema says: its patterns are matched without backtracking, and the steps
-that it may take grow with the value's size alone.
+The time of a check is bounded whatever the schema says: its patterns are matched without backtracking, one that needs
+it is left out, and the steps that a check may take grow with the value's size alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
 from typing import Any, cast
@@ -44,12 +45,11 @@ class SchemaCheck:
         """
         kind: Any = validator_for(schema, default=Draft202012Validator)
         patterns = FormatChecker(formats=())
-        patterns.checks("regex", raises=InputError)(lambda one: not isinstance(one, str) or bool(matcher(one)))
+        patterns.checks("regex", raises=(re.error, RecursionError))(_is_pattern)
         try:
             kind.check_schema(dict(schema), format_checker=patterns)
         except SchemaError as error:
-            fix = "as its draft says, and no look-around and no back-references in a pattern"
-            raise SetupError("This is no JSON Schema", reason=error.message[:_LONGEST_PROBLEM], fix=fix) from error
+            raise SetupError("This is no JSON Schema", reason=error.message[:_LONGEST_PROBLEM]) from error
         if all(repr(keyword) in str(schema) for keyword in _UNBOUNDED):
             fix = "use additionalProperties beside patternProperties"
             raise SetupError("A schema with patternProperties has no unevaluatedProperties here", fix=fix)
@@ -99,24 +99,41 @@ def _evolve(validator: Any, **changes: Any) -> Any:
     return attrs.evolve(validator, **changes)
 
 
+def _matches(pattern: str) -> Callable[[str], bool] | None:
+    """Return the matcher of a pattern; None when it has look-around or back-references, which need backtracking."""
+    try:
+        return matcher(pattern)
+    except InputError:
+        return None
+
+
+def _is_pattern(given: Any) -> bool:
+    """Return True for a regular expression, and for what is no text; any other text raises an error of `re`."""
+    return not isinstance(given, str) or _matches(given) is not None or bool(re.compile(given))
+
+
 def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[ValidationError]:
-    if isinstance(value, str) and not matcher(pattern)(value):
+    if isinstance(value, str) and (matches := _matches(pattern)) is not None and not matches(value):
         yield ValidationError(f"{value!r} does not match {pattern!r}")
 
 
 def _named(validator: Any, patterns: Mapping[str, Any], value: Any, schema: Any) -> Iterator[ValidationError]:
     for pattern, inner in patterns.items() if isinstance(value, dict) else ():
-        for name in filter(matcher(pattern), value):
+        for name in filter(matches, value) if (matches := _matches(pattern)) is not None else ():
             yield from validator.descend(value[name], inner, path=name, schema_path=pattern)
 
 
 def _others(kind: Any) -> Any:
-    """Return the check of properties that no pattern names: the draft's own, which sees no pattern."""
+    """Return the check of properties that no pattern names: the draft's own, which sees no pattern.
+
+    A pattern that is left out may name any.
+    """
 
     def others(validator: Any, allowed: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
-        matchers = [matcher(pattern) for pattern in schema.get("patternProperties", ())]
+        matchers = [_matches(pattern) for pattern in schema.get("patternProperties", ())]
         if matchers and isinstance(value, dict):
-            value = {name: one for name, one in value.items() if not any(matches(name) for matches in matchers)}
+            named = {name for name in value for matches in matchers if matches is None or matches(name)}
+            value = {name: one for name, one in value.items() if name not in named}
             schema = {key: one for key, one in schema.items() if key != "patternProperties"}
         yield from kind.VALIDATORS["additionalProperties"](validator, allowed, value, schema)
 

@@ -42,13 +42,24 @@ def test_properties_that_a_pattern_names_are_checked_by_its_schema() -> None:
             check.check(unfit)
 
 
-@pytest.mark.parametrize(
-    "schema",
-    [{"pattern": "(?=a)b"}, {"pattern": r"(a)\1"}, {"patternProperties": {EVIL: {}}, "unevaluatedProperties": False}],
-)
-def test_what_cannot_be_matched_in_bounded_time_is_refused_with_what_to_do(schema: dict[str, Any]) -> None:
+@pytest.mark.parametrize("pattern", ["^(?!b)", r"^(a)\1$"])
+def test_pattern_that_needs_backtracking_is_left_out(pattern: str) -> None:
+    SchemaCheck({"type": "string", "pattern": pattern, "minLength": 1}).check("b")
+    SchemaCheck({"patternProperties": {pattern: False}, "additionalProperties": False}).check({"b": 1})
+
+    with pytest.raises(InvalidTask, match="does not fit"):
+        SchemaCheck({"type": "string", "pattern": pattern, "minLength": 2}).check("b")
+
+
+@pytest.mark.parametrize("pattern", ["(", "[", "(" * 5_000])
+def test_what_is_no_pattern_is_refused(pattern: str) -> None:
+    with pytest.raises(SetupError, match="no JSON Schema"):
+        SchemaCheck({"pattern": pattern})
+
+
+def test_what_cannot_be_bounded_is_refused_with_what_to_do() -> None:
     with pytest.raises(SetupError) as refused:
-        SchemaCheck(schema)
+        SchemaCheck({"patternProperties": {EVIL: {}}, "unevaluatedProperties": False})
 
     assert refused.value.facts["fix"]
 

@@ -67,13 +67,13 @@ async def test_an_answer_that_does_not_fit_the_tools_schema_is_a_failure_at_once
     assert time.process_time() - since < 0.5
 
 
-async def test_a_tool_whose_answers_nobody_can_check_in_bounded_time_promises_nothing(tmp_path: Path) -> None:
+async def test_a_pattern_that_needs_backtracking_is_shown_and_answers_are_not_compared_with_it(tmp_path: Path) -> None:
     server = ToolServer(command(tmp_path))
     async with server.open():
         tools = [one for one in await server.tools() if one.name == "not_a"]
         (not_a,) = agent_of("letters", server, tools, prefix="letters", slots=1).capabilities
 
-        assert not_a.spec.output_schema == {}
+        assert "(?!a)" in str(not_a.spec.output_schema)
         assert await not_a.handler({"text": "aa"}, None) == {"result": "aa"}
 
 
