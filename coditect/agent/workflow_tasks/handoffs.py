@@ -90,7 +90,7 @@ class Handoffs:
     async def wait(self, requested: dict[str, Any], execution: Execution) -> dict[str, Any]:
         """Wait until a handoff has ended and return it; after an acceptance, end the execution instead.
 
-        If the wait is canceled, the handoff is withdrawn.
+        If the wait is canceled, the handoff is withdrawn; one that is accepted already ends the execution all the same.
         """
         handoff, ticket, known = requested["handoff"], requested["ticket"], requested
         try:
@@ -98,13 +98,11 @@ class Handoffs:
                 await asyncio.wait({self._requests.expect(ticket)}, timeout=LOOK_SECONDS)
                 known = await self._look(handoff, known)
         except asyncio.CancelledError:
-            await asyncio.shield(self._withdraw(handoff))
+            _end_if_accepted(execution, await asyncio.shield(self._withdraw(handoff, known)))
             raise
         finally:
             self._requests.forget(ticket)
-        if known["state"] == HandoffState.ACCEPTED:
-            log.info("A task was handed off", extra={"task_id": execution.task.id, "to": known["by"]})
-            execution.cancel(f"handed off to {known['by']}")
+        if _end_if_accepted(execution, known):
             await asyncio.get_running_loop().create_future()  # the cancellation ends it
         return known
 
@@ -118,12 +116,13 @@ class Handoffs:
         except (Retryable, ControlPlaneRequired):  # the task is still this agent's, as far as anybody knows
             return known
 
-    async def _withdraw(self, handoff: str) -> None:
+    async def _withdraw(self, handoff: str, known: dict[str, Any]) -> dict[str, Any]:
         body = {"handoff": handoff, "by": self._requests.name, "reason": "its owner does not wait any more"}
         try:
-            await self._control.ask(Verb.HANDOFF_WITHDRAW, body, timeout=WITHDRAW_SECONDS)
+            return await self._control.ask(Verb.HANDOFF_WITHDRAW, body, timeout=WITHDRAW_SECONDS)
         except CoditectError as error:
             log.info("A handoff is left to its time", extra={"handoff": handoff, "reason": str(error)})
+            return known
 
     async def _candidates(self, to: str) -> tuple[list[str], str]:
         """Return the agents to ask, those with the most free slots first, and the capability if it is one."""
@@ -142,3 +141,12 @@ class Handoffs:
 
 def _free(record: AgentRecord) -> tuple[int, str]:
     return -record.free_slots, record.agent_id
+
+
+def _end_if_accepted(execution: Execution, known: dict[str, Any]) -> bool:
+    """End the execution of a task that is another agent's by now; return whether it is."""
+    if known["state"] != HandoffState.ACCEPTED:
+        return False
+    log.info("A task was handed off", extra={"task_id": execution.task.id, "to": known["by"]})
+    execution.cancel(f"handed off to {known['by']}")
+    return True
