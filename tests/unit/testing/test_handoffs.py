@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from coditect import Agent, Breaker, Context, From, HandoffOffer, PlainContext, TaskFailed, Workflow
-from coditect.agent.workflow_tasks.handoffs import Handoffs
 from coditect.testing import TestFleet
 from tests.support import eventually
 
@@ -267,31 +266,6 @@ async def test_handler_that_waits_no_more_has_its_handoff_withdrawn() -> None:
         (row,) = [row async for row in fleet.client.handoffs.list()]
 
     assert (row.state, row.by) == ("withdrawn", row.owner)
-
-
-async def test_handler_that_waits_no_more_ends_when_its_task_was_accepted_meanwhile(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    hasty, went_on = Agent("hasty"), list[str]()
-
-    async def unheard(self: Handoffs, handoff: str, known: dict[str, Any]) -> dict[str, Any]:
-        await asyncio.sleep(1)
-        return known
-
-    @hasty.capability("ticket.answer")
-    async def answer(_: dict[str, str], ctx: Context) -> None:
-        try:
-            async with asyncio.timeout(30):
-                await ctx.hand_off("ticket.billing")
-        except TimeoutError:
-            went_on.append(ctx.agent_id)
-
-    monkeypatch.setattr(Handoffs, "_look", unheard)
-    async with TestFleet(agents=[hasty, specialist()], seed=13) as fleet:
-        value = await answered(fleet)
-        await asyncio.sleep(60)
-
-    assert (value["by"], went_on) == ("billing", [])
 
 
 async def test_handoff_is_waited_for_while_no_dispatcher_answers() -> None:
