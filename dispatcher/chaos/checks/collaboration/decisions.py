@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from dispatcher.chaos.checks.check import CheckResult
+from dispatcher.chaos.checks.executions import GIVEN_UP
 from dispatcher.chaos.checks.history_index import HistoryIndex, Operation
 
 ENDS: Mapping[str, str] = {"granted": "completed", "denied": "rejected"}
@@ -15,7 +16,7 @@ def decided_once(index: HistoryIndex) -> CheckResult:
     """Check that each contested approval has one decision, and that all that is known of it says the same.
 
     The audit trail has the decision; the approval's state, the answers that were confirmed to people, and whether the
-    next node ran must agree with it.
+    next node ran must agree with it. An approval that failed with a node before it has none: nobody was asked.
     """
     checked, violations = 0, list[str]()
     answers: dict[str, list[Operation]] = {}
@@ -26,10 +27,26 @@ def decided_once(index: HistoryIndex) -> CheckResult:
         for name, following in (work.val.get("contested") or {}).items():
             key, runs = f"{work.key}:{name}", index.about("execute", f"{work.key}:{following}")
             checked += 1
-            violations += (f"{key} {told}" for told in _wrong(index, key, answers.get(key, []), states.get(key)))
+            judge = _answered if _failed_before(work, name, states) else _wrong
+            violations += (f"{key} {told}" for told in judge(index, key, answers.get(key, []), states.get(key)))
             if runs and states.get(key) != "completed":
                 violations.append(f"{key} is {states.get(key)}, and {following} ran")
     return CheckResult("decided once", "the first answer counts, for all", checked, tuple(violations))
+
+
+def _failed_before(work: Operation, name: str, states: Mapping[str, str]) -> bool:
+    """Tell whether an approval failed because a node before it did."""
+    before = (work.val.get("nodes") or {}).get(name, ())
+    given_up = any(states.get(f"{work.key}:{one}") in GIVEN_UP for one in before)
+    return given_up and states.get(f"{work.key}:{name}") == "failed"
+
+
+def _answered(index: HistoryIndex, key: str, answers: list[Operation], state: str | None) -> Iterator[str]:
+    if decided := [one.val["by"] for one in index.about("decision", key) if one.val["decision"] in ENDS]:
+        yield f"is {state} since a node before it failed, and was decided by {', '.join(decided)}"
+    for one in answers:
+        if one.happened:
+            yield f"is {state} since a node before it failed, and {one.val['by']} was told that the answer counts"
 
 
 def _wrong(index: HistoryIndex, key: str, answers: list[Operation], state: str | None) -> Iterator[str]:
