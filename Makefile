@@ -26,7 +26,7 @@ export PYTHONDONTWRITEBYTECODE :=
 RABBITMQ4 := .coditect/rabbitmq-4.0.5
 
 .PHONY: help setup collector-test servers lock format lint types unit test coverage test-rabbitmq4 test-fdb endure kills autonomy healing chaos simulate mutants up down
-.PHONY: demo screenshots observe dashboards bench bench-workflows profile docs package languages k8s-test topology check clean pythons image api-fuzz
+.PHONY: demo browser screenshots observe dashboards bench bench-workflows profile docs package languages k8s-test topology check clean pythons image api-fuzz
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -143,7 +143,12 @@ dashboards: $(STAMP) ## Write the Grafana dashboards, and the manifests of Kuber
 	@$(PYTHON) scripts/dashboards.py
 	@$(PYTHON) scripts/observability_manifests.py
 
-screenshots: setup ## Take the pictures of the dashboard for README and docs, of a demo that stays (needs Chromium; a minute)
+browser: setup ## Drive every page of the dashboard in a headless Chromium, which apt installs (a minute)
+	@scripts/install-chromium.sh
+	@$(PYTHON) -m pytest -n 2 tests/browser
+
+screenshots: setup ## Take the pictures of the dashboard for README and docs, of a demo that stays (a minute)
+	@scripts/install-chromium.sh
 	@$(PYTHON) -m tests.browser.pictures
 
 bench: $(BENCH_STAMP) servers ## Measure speed beside aio-pika, Celery, Taskiq and RQ; JSON, a table and plots

@@ -18,7 +18,7 @@ WIDTH, HEIGHT = 1360, 860
 async def page() -> AsyncIterator[Page]:
     """An empty page; at its end the test fails if the dashboard has complained meanwhile."""
     if CHROMIUM is None:
-        pytest.skip("Chromium is missing: apt-get install chromium, or CODITECT_CHROMIUM=/path/to/it")
+        pytest.skip("Chromium is missing: `make browser` installs it, or set CODITECT_CHROMIUM=/path/to/it")
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM)
         context = await browser.new_context(viewport={"width": WIDTH, "height": HEIGHT})
