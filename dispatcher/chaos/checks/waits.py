@@ -17,7 +17,9 @@ CALM_SECONDS = 5.0
 MOST_BEFORE_P0 = 26
 """The most starts of lower priorities that a P0 task may wait for: two rounds of an agent's slots."""
 MOST_BEFORE_P2 = 104
-"""The most starts of later tasks that a P2 task may wait for: two rounds of each of four agents."""
+"""The most starts of later tasks that the first P2 task may wait for: two rounds of each of four agents."""
+BETWEEN_P2S = 12
+"""The starts that P0 and P1 may have between two starts of P2: a round of the weights, 8 and 4."""
 CAN_BE_EXECUTED = frozenset({"ready", "published"})
 
 
@@ -45,22 +47,24 @@ def p0_soon(index: HistoryIndex) -> CheckResult:
 
 
 def p2_progress(index: HistoryIndex) -> CheckResult:
-    """I5: check that each P2 task waits for at most 104 starts of tasks that became ready after it."""
+    """I5: check that each P2 task waits for at most 104 starts of later tasks, and 12 for each P2 task before it."""
     waits = _waits(index)
     starts = [one.start for one in waits]
     judged = [one for one in waits if one.priority == "p2" and is_calm(index, one.ready_at, one.start_at)]
-    passing = {one: _overtaking(waits, starts, one) for one in judged}
-    violations = (_told(one, many) for one, many in passing.items() if many > MOST_BEFORE_P2)
+    meanwhile = {one: waits[bisect_right(starts, one.ready) : bisect_left(starts, one.start)] for one in judged}
+    passing = {one: sum(other.ready > one.ready for other in others) for one, others in meanwhile.items()}
+    violations = (_told(one, many) for one, many in passing.items() if many > _most_passing(one, meanwhile[one]))
     return CheckResult("P2 progress", "a P2 is not overtaken for ever", len(judged), tuple(violations))
+
+
+def _most_passing(one: Wait, meanwhile: Sequence[Wait]) -> int:
+    """Return how many later tasks may pass a P2 task: a round more for each P2 task before it that started first."""
+    before = sum(other.priority == "p2" and other.ready < one.ready for other in meanwhile)
+    return MOST_BEFORE_P2 + BETWEEN_P2S * before
 
 
 def _told(one: Wait, many: int) -> str:
     return f"{one.key} ({one.priority}) waited {one.start_at - one.ready_at:.1f} s, through {many} starts of others"
-
-
-def _overtaking(waits: Sequence[Wait], starts: Sequence[int], one: Wait) -> int:
-    between = waits[bisect_right(starts, one.ready) : bisect_left(starts, one.start)]
-    return sum(other.ready > one.ready for other in between)
 
 
 def _waits(index: HistoryIndex) -> list[Wait]:

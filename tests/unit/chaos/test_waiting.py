@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from dispatcher.chaos.checks.history_index import HistoryIndex
-from dispatcher.chaos.checks.waits import CALM_SECONDS, MOST_BEFORE_P0, MOST_BEFORE_P2, p0_soon, p2_progress
+from dispatcher.chaos.checks.waits import (
+    BETWEEN_P2S,
+    CALM_SECONDS,
+    MOST_BEFORE_P0,
+    MOST_BEFORE_P2,
+    p0_soon,
+    p2_progress,
+)
 from dispatcher.witness.history import HistoryEntry, Type
 
 READY_AT = 100.0
@@ -13,12 +20,11 @@ READY_AT = 100.0
 
 def backlog(many: int, *, priority: str, first_at: float) -> list[HistoryEntry]:
     """Tasks that could be executed from then on, and start one after the other once the one in question waits."""
-    accepted = [
-        HistoryEntry(first_at, "client", Type.OK, "accept", f"other{one}", {"priority": priority})
-        for one in range(many)
-    ]
+    names = [f"{priority} {one}" for one in range(many)]
+    accepted = [HistoryEntry(first_at, "client", Type.OK, "accept", name, {"priority": priority}) for name in names]
     return accepted + [
-        HistoryEntry(READY_AT + 0.001 * (one + 1), "agent-1", Type.OK, "execute", f"other{one}") for one in range(many)
+        HistoryEntry(READY_AT + 0.001 * (place + 1), "agent-1", Type.OK, "execute", name)
+        for place, name in enumerate(names)
     ]
 
 
@@ -66,6 +72,20 @@ def test_p2_is_overtaken_by_so_many_and_waits_for_those_before_it(many: int, fir
     check = p2_progress(waiting("p2", *backlog(many, priority="p1", first_at=first_at)))
 
     assert (check.checked, check.passed) == (1, passed)
+
+
+@pytest.mark.parametrize(("more", "passed"), [(0, True), (1, False)])
+def test_p2_is_overtaken_by_a_round_more_for_each_p2_before_it(more: int, passed: bool) -> None:
+    before = backlog(10, priority="p2", first_at=50.0)
+    later = backlog(MOST_BEFORE_P2 + 10 * BETWEEN_P2S + more, priority="p1", first_at=READY_AT + 0.0001)
+
+    assert p2_progress(waiting("p2", *before, *later)).passed is passed
+
+
+def test_p2_before_which_p2s_start_that_came_after_it_is_overtaken() -> None:
+    assert not p2_progress(
+        waiting("p2", *backlog(MOST_BEFORE_P2 + 1, priority="p2", first_at=READY_AT + 0.0001))
+    ).passed
 
 
 def test_node_waits_from_when_the_ledger_says_that_it_can_be_executed() -> None:
