@@ -221,11 +221,12 @@ class TaskServices:
 
         A task above the bound of suspended tasks goes back to its queue instead (`SentBack`).
         """
-        owner, asking = owner_to_hand_off(self.execution), self.means.handoffs
+        execution, asking = self.execution, self.means.handoffs
+        owner, given = owner_to_hand_off(execution), {"reason": reason, "context": context}
         if not self.may_suspend():
             raise SentBack
-        told = await asking.request(owner, to, reason=reason, context=context, timeout_seconds=timeout_seconds)
-        return await self._suspended(asking.wait(told, self.execution))
+        told = await asking.request(execution, owner, to, **given, timeout_seconds=timeout_seconds)
+        return await self._suspended(asking.wait(told, execution))
 
     async def received_handoff(self) -> dict[str, Any]:
         """Return the handoff by which the task came here, as `context.Services` says."""

@@ -54,9 +54,11 @@ class Handoffs:
         self._registry = registry
 
     async def request(
-        self, owner: Owner, to: str, *, reason: str, context: Any, timeout_seconds: float
+        self, execution: Execution, owner: Owner, to: str, *, reason: str, context: Any, timeout_seconds: float
     ) -> dict[str, Any]:
         """Ask the control plane to offer a task to others; `wait` must follow.
+
+        If it is canceled meanwhile, the handoff is withdrawn as by a canceled `wait`.
 
         Raises:
             RegistryUnavailable: when the agents to ask are not known; retryable.
@@ -81,10 +83,13 @@ class Handoffs:
             "ticket": ticket,
             "reply_to": self._requests.reply_to,
         }
+        asked = asyncio.ensure_future(self._control.ask(Verb.HANDOFF_REQUEST, body))
         try:
-            return await self._control.ask(Verb.HANDOFF_REQUEST, body) | {"ticket": ticket}
-        except BaseException:
+            return await asyncio.shield(asked) | {"ticket": ticket}
+        except BaseException as error:
             self._requests.forget(ticket)
+            if isinstance(error, asyncio.CancelledError):
+                _end_if_accepted(execution, await asyncio.shield(self._take_back(asked)))
             raise
 
     async def wait(self, requested: dict[str, Any], execution: Execution) -> dict[str, Any]:
@@ -115,6 +120,14 @@ class Handoffs:
             return await self._control.ask(Verb.HANDOFF_SHOW, {"handoff": handoff})
         except (Retryable, ControlPlaneRequired):  # the task is still this agent's, as far as anybody knows
             return known
+
+    async def _take_back(self, asked: asyncio.Future[dict[str, Any]]) -> dict[str, Any]:
+        """Withdraw a handoff as soon as its request is answered; one without an answer is left to its time."""
+        try:
+            requested = await asyncio.wait_for(asked, WITHDRAW_SECONDS)
+        except (CoditectError, TimeoutError):
+            return {"state": HandoffState.REQUESTED}
+        return await self._withdraw(requested["handoff"], requested)
 
     async def _withdraw(self, handoff: str, known: dict[str, Any]) -> dict[str, Any]:
         body = {"handoff": handoff, "by": self._requests.name, "reason": "its owner does not wait any more"}

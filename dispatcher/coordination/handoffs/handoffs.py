@@ -230,8 +230,7 @@ def _ask_next(unit: UnitOfWork, row: NodeRecord | None, handoff: HandoffRecord) 
         _close(unit, handoff, rows.EXPIRED, why="its owner lost the task, or the task ended")
         return
     if not handoff.waiting:
-        why = "all declined" if handoff.asked else "no other living agent has that name or capability"
-        _close(unit, handoff, rows.DECLINED, why=why)
+        _close(unit, handoff, rows.DECLINED, why=_why_declined(handoff))
         return
     agent = handoff.waiting.pop(0)
     handoff.asked.append([agent, unit.now_ms, ""])
@@ -241,6 +240,13 @@ def _ask_next(unit: UnitOfWork, row: NodeRecord | None, handoff: HandoffRecord) 
     rows.write(unit.tr, handoff)
     message = control_messages.message(control_messages.HANDOFF, _offer(unit, row, handoff).as_json())
     unit.effects.messages.append(OutgoingMessage(message, routing.AGENTS, routing.mailbox_key(AgentId(agent))))
+
+
+def _why_declined(handoff: HandoffRecord) -> str:
+    if not handoff.asked:
+        return "no other living agent has that name or capability"
+    silent = any(why == rows.NO_ANSWER for *_, why in handoff.asked)
+    return "all declined or did not answer in time" if silent else "all declined"
 
 
 def _offer(unit: UnitOfWork, row: NodeRecord, handoff: HandoffRecord) -> HandoffOffer:

@@ -105,6 +105,15 @@ async def test_an_agent_that_does_not_answer_is_passed_over_and_may_accept_later
     assert len(begun.published) == 2
 
 
+async def test_the_end_tells_silent_agents_from_those_that_declined(begun: Ledger) -> None:
+    for agent in OTHERS[:-1]:
+        await decline(begun, ID, agent, "busy")
+    await begun.pass_time(11)
+
+    (handoff,) = await kept(begun)
+    assert (handoff.state, handoff.why) == ("declined", "all declined or did not answer in time")
+
+
 async def test_a_handoff_ends_with_its_time(ledger: Ledger) -> None:
     await ledger.start(one_node())
     await ask_others(ledger, timeout_ms=5_000)
