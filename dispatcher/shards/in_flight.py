@@ -61,6 +61,12 @@ class Flight:
     """Whether the task went to one agent's own queue instead of the capability's task queue."""
     heartbeat_ms: int = 0
     """The longest time in milliseconds between two reports of the agent, if the node limits it; 0 for no limit."""
+    sought: int = 0
+    """The last number published to its queue when the search for it began; 0 while it is not searched for."""
+
+    def hear(self, now: float) -> None:
+        """Record the time of a report, which ends a search."""
+        self.heard, self.sought = now, 0
 
 
 class InFlight:
@@ -71,6 +77,8 @@ class InFlight:
         self._flights: dict[NodeKey, Flight] = {}
         self.started: dict[tuple[str, str], int] = {}
         """The highest publication number that is known to have started, by capability and level."""
+        self.published: dict[tuple[str, str], int] = {}
+        """The highest publication number, by capability and level."""
         self._others: dict[NodeKey, int] = {}
         self._doubtful = 0
 
@@ -107,8 +115,9 @@ class InFlight:
                 flight.capability = moved.capability
             flight.apart = flight.apart and flight.publication == row.publication
             flight.publication, flight.published_ms = row.publication, row.published_ms or 0
-            flight.fence, flight.agent, flight.heard = row.fence, row.agent, now
-            flight.heartbeat_ms = row.heartbeat_ms or 0
+            flight.fence, flight.agent, flight.heartbeat_ms = row.fence, row.agent, row.heartbeat_ms or 0
+            flight.hear(now)
+            _raise(self.published, flight)
             if row.agent:
                 self._note_start(flight)
         elif (flight := self._flights.pop(moved.node_key, None)) is not None:
@@ -123,11 +132,8 @@ class InFlight:
             flight.apart = True
 
     def _note_start(self, flight: Flight) -> None:
-        if flight.apart:
-            return
-        queue = flight.capability, flight.level
-        if flight.publication > self.started.get(queue, 0):
-            self.started[queue] = flight.publication
+        if not flight.apart:
+            _raise(self.started, flight)
 
     def agree(self, found: Sequence[Transition], now: float) -> None:
         """Replace all published tasks by the publications that the ledger has recorded as not ended."""
@@ -143,7 +149,7 @@ class InFlight:
         """Record the time of an agent's report that an attempt runs; keep other attempts' reports for `take_others`."""
         flight = self._flights.get(node_key)
         if flight is not None and flight.fence == fence:
-            flight.heard = now
+            flight.hear(now)
         else:
             self._others[node_key] = fence
 
@@ -158,7 +164,7 @@ class InFlight:
     def grant(self, now: float) -> None:
         """Count every published task as reported now, because agents' reports could not arrive until now."""
         for flight in self._flights.values():
-            flight.heard = now
+            flight.hear(now)
 
     def doubt(self, last: int) -> None:
         """Mark all published tasks with publication numbers up to `last` as perhaps missing in the broker."""
@@ -182,7 +188,7 @@ class InFlight:
         """Return a command to publish each lost task again, and count each as reported now."""
         lost = [(key, flight) for key, flight in self if self.fate(flight, now, now_ms, gone) is Fate.LOST]
         for _, flight in lost:
-            flight.heard = now
+            flight.hear(now)
         return [Lost(key, flight.publication, flight.agent) for key, flight in lost]
 
     def close(self) -> None:
@@ -190,3 +196,8 @@ class InFlight:
         for flight in self._flights.values():
             self._window.end(flight.capability)
         self._flights.clear()
+
+
+def _raise(highest: dict[tuple[str, str], int], flight: Flight) -> None:
+    queue = flight.capability, flight.level
+    highest[queue] = max(flight.publication, highest.get(queue, 0))

@@ -4,9 +4,10 @@
 
 * it is not begun, and its queue is missing or empty, or a task that was published to the queue later started over 60 s
   ago: the older messages of that queue are gone, whatever lies there now;
-* it is begun, its queue is missing or empty, and its agent denies the task or is gone: the grant went to an agent that
-  had lost the delivery, and the agent that had it by then was refused. A finding is wrong when an end waits unread in
-  the shard's own queue: that is looked at before and after.
+* it is begun, its queue is missing or empty, or a task that was published to the queue after the search began started
+  over 60 s ago, and its agent denies the task or is gone: the grant went to an agent that had lost the delivery, and
+  the agent that had it by then was refused. A finding is wrong when an end waits unread in the shard's own queue: that
+  is looked at before and after.
 
 An agent that reports an attempt which is not under way gets a cancel, if the node does not need it any more. Time in
 which no report could arrive is no silence: while this process stood still, or the broker was away, and before this
@@ -95,7 +96,7 @@ class OrphanDetector:
 
     def _lose(self, lost: Lost, flight: Flight, told: str) -> None:
         log.warning(told, extra={"task_id": lost.node_key.task_id, "agent_id": lost.agent})
-        flight.heard = self._now()  # the command may wait for longer than until the next look
+        flight.hear(self._now())  # the command may wait for longer than until the next look
         self._worker.put(lost)
 
     async def _look_for(self, begun: Sequence[tuple[Lost, Flight]], empty: dict[str, bool]) -> None:
@@ -106,7 +107,11 @@ class OrphanDetector:
         """
         if not await self._has_heard_all():
             return
-        sought = [(one, flight, flight.heard) for one, flight in begun if await self._is_empty(flight, empty)]
+        sought = [
+            (one, flight, flight.heard)
+            for one, flight in begun
+            if self._is_passed(flight) or await self._is_empty(flight, empty)
+        ]
         asked = (self._pings.ask(AgentId(one.agent), task_id=one.node_key.task_id) for one, _, _ in sought)
         answers = await asyncio.gather(*asked)
         heard_all, now = await self._has_heard_all(), self._now()
@@ -114,7 +119,7 @@ class OrphanDetector:
             if flight.heard != heard or self._worker.in_flight.get(one.node_key) is not flight:
                 continue
             if answer is PingAnswer.PONG:
-                flight.heard = now
+                flight.hear(now)
             elif heard_all and answer in (PingAnswer.WITHOUT, PingAnswer.NO_MAIL):
                 self._lose(one, flight, "No agent has a task that was begun; it is published again")
 
@@ -138,6 +143,15 @@ class OrphanDetector:
 
     def _is_overtaken(self, flight: Flight) -> bool:
         return flight.publication < self._old_marks.get((flight.capability, flight.level), 0)
+
+    def _is_passed(self, flight: Flight) -> bool:
+        """Tell whether the broker has delivered all that lay in a begun task's queue when the search for it began.
+
+        A queue of a busy fleet may never be empty. What an agent loses goes back to its queue, to either of its ends.
+        """
+        queue = flight.capability, flight.level
+        flight.sought = flight.sought or self._worker.in_flight.published.get(queue, 0)
+        return self._old_marks.get(queue, 0) > flight.sought
 
     async def _is_empty(self, flight: Flight, known: dict[str, bool]) -> bool:
         """Tell whether a published task's queue is missing or empty; `known` caches the answer for each queue."""

@@ -242,6 +242,46 @@ async def test_what_was_begun_is_lost_when_neither_its_agent_nor_the_broker_has_
         assert bool(walked.lost) is lost
 
 
+@pytest.mark.parametrize(
+    ("answers", "lost"), [(None, True), (False, True), (True, False)], ids=["gone", "no", "has it"]
+)
+@in_virtual_time
+async def test_what_was_begun_is_lost_though_its_queue_is_never_empty(answers: bool | None, lost: bool) -> None:
+    async with opened() as walked:
+        if answers is not None:
+            await walked.answer(has_it=answers)
+        await walked.fill()
+        node_key = walked.move(7, TaskState.WORKING)
+        await walked.walk(60 + LOOK_SECONDS)
+
+        walked.move(8)  # whatever lay in the queue when the search began is delivered before it
+        await walked.walk(180)
+        early = list(walked.lost)
+        walked.move(8, TaskState.COMPLETED)
+        await walked.walk(60)
+        early += walked.lost
+        await walked.walk(70)
+
+        assert early == []
+        assert walked.lost == ([Lost(node_key, 7, AGENT)] if lost else [])
+
+
+@in_virtual_time
+async def test_search_begins_again_with_a_sign_of_life() -> None:
+    async with opened() as walked:
+        await walked.fill()
+        node_key = walked.move(7, TaskState.WORKING)
+        await walked.walk(60 + LOOK_SECONDS)
+        walked.move(8)
+        walked.move(8, TaskState.COMPLETED)
+        await walked.walk(60)
+        walked.in_flight.hear(node_key, 1, asyncio.get_running_loop().time())
+
+        await walked.walk(240)
+
+        assert walked.lost == [], "it may have come back to the queue since"
+
+
 @in_virtual_time
 async def test_what_is_heard_of_while_its_agent_is_asked_is_not_lost() -> None:
     async with opened() as walked:
