@@ -16,15 +16,6 @@ from dispatcher.witness.history import Type
 from dispatcher.witness.ports import POINTS
 
 pytestmark = pytest.mark.slow
-SEEDS = (1, 2, 3, 5, 6, 8)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_no_promise_is_broken_whatever_breaks(seed: int) -> None:
-    played = play(seed, SimulationPlan(calm_seconds=8.0))
-
-    assert played.violations == ()
-    assert played.faults >= 4
 
 
 @pytest.mark.parametrize("seed", [4, *range(9, 31), *PARTS_OF])
@@ -44,9 +35,11 @@ def test_processes_are_parted_from_each_server_in_each_manner_and_no_promise_is_
     assert [each.violations for each in played] == [(), (), ()]
 
 
-def test_every_promise_has_something_that_could_break_it() -> None:
-    played = [play(seed, SimulationPlan(calm_seconds=8.0)) for seed in (3, 4, 5, 6, 7, 8, *PARTS_OF)]
+def test_no_promise_is_broken_whatever_breaks_and_each_has_something_that_could_break_it() -> None:
+    played = [play(seed, SimulationPlan(calm_seconds=8.0)) for seed in (1, 2, 3, 5, 6, 8, 4, 7, *PARTS_OF)]
 
+    assert not [each.violations for each in played if each.violations]
+    assert min(each.faults for each in played[:6]) >= 4
     idle = [{one.invariant for one in each.checks if not one.checked} for each in played]
     assert set.intersection(*idle) == set()
 
