@@ -7,8 +7,7 @@ not answer. Then, in this order:
 
 1. the leader evicts the agent: its connections are closed, so that its unsettled deliveries are redelivered now, and
    not when the broker misses its heartbeats. A killed agent's are closed already.
-2. `on_gone` is called, on every dispatcher, for the work that the broker does not hold (acknowledged early) or could
-   not be made to release.
+2. `on_gone` is called, on every dispatcher, for the work that no other agent has taken over by then.
 3. the leader publishes `agent.offline` and removes the agent's queues once they are empty.
 
 An agent that gets no answer from the broker reports that in the registry, as long as the registry answers. If the agent
@@ -25,7 +24,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -57,15 +55,6 @@ TIDY_PAUSES = (1.0, 1.0, 2.0, 5.0, 10.0)
 """The pauses between tries to delete a dead agent's queues: tasks leave an inbox within about a second."""
 
 
-@dataclass(frozen=True, slots=True)
-class AgentGone:
-    """The monitor's report that an agent has died, hangs, or is cut off from its servers."""
-
-    agent: AgentId
-    released: bool
-    """Whether the broker has returned the agent's deliveries to their queues."""
-
-
 class Monitor:
     """The monitor in one dispatcher, which watches the leases of all agents, and reports agents that are gone.
 
@@ -82,7 +71,7 @@ class Monitor:
         *,
         owner: str,
         evict: Evictor | None,
-        on_gone: Callable[[AgentGone], None],
+        on_gone: Callable[[AgentId], None],
         health: Health | None = None,
     ) -> None:
         self._fleet = fleet
@@ -132,6 +121,10 @@ class Monitor:
         One that answers lives, and one without a mailbox is no agent: nothing follows for either of them.
         """
         self._roster.suspect(names, self._now())
+
+    def is_gone(self, agent: AgentId) -> bool:
+        """Tell whether this monitor has reported an agent as gone, and the agent was not seen since."""
+        return self._roster.is_gone(agent)
 
     async def _watch(self) -> None:
         while True:
@@ -222,31 +215,31 @@ class Monitor:
 
     async def _lose(self, agent: AgentId, answer: PingAnswer) -> None:
         self._roster.strike(agent, self._now())
-        released, closed = await self._cut_off(agent)
+        closed = await self._cut_off(agent)
         self.lost += 1
         facts = {"reason": "silent" if answer is PingAnswer.SILENCE else "left", "connections": closed}
         level = logging.WARNING if answer is PingAnswer.SILENCE else logging.INFO
-        log.log(level, "An agent is gone", extra={"agent_id": agent, "released": released, **facts})
-        self._on_gone(AgentGone(agent, released))
+        log.log(level, "An agent is gone", extra={"agent_id": agent, **facts})
+        self._on_gone(agent)
         if self.leads:
             self._events.emit("agent.offline", subject=agent, **facts)
             self._background.start(self._tidy(agent), name=f"tidy {agent}")
 
-    async def _cut_off(self, agent: AgentId) -> tuple[bool, int]:
-        """Evict a dead agent, so that its tasks are requeued; return the success and the number of closed connections.
+    async def _cut_off(self, agent: AgentId) -> int:
+        """Evict a dead agent, so that its tasks are requeued, and return the number of closed connections.
 
         A connected agent has a consumer on its mailbox.
         """
         closed = 0
         for number, pause in enumerate(EVICTION_PAUSES):
             if not await self._is_connected(agent) or (number and await self._is_back(agent)):
-                return True, closed  # what is connected then is its next life, which holds nothing of the one before
+                break  # what is connected then is its next life, which holds nothing of the one before
             if self._evict is None:
-                return False, closed
+                break
             if self.leads:
                 closed += await self._close_connections(agent, self._evict)
             await asyncio.sleep(pause)
-        return not await self._is_connected(agent), closed
+        return closed
 
     async def _is_connected(self, agent: AgentId) -> bool:
         try:

@@ -91,6 +91,10 @@ class Roster:
                 lapses_at = now + SUSPECT_SECONDS
                 self._entries[agent] = RosterEntry(agent, lapses_at, SUSPECT_SECONDS, listed=False)
 
+    def is_gone(self, agent: AgentId) -> bool:
+        """Tell whether an agent counts as dead."""
+        return agent in self._gone
+
     def forget(self, agent: AgentId) -> None:
         """Remove a name that turned out to be no agent's, as far as anybody knows."""
         self._entries.pop(agent, None)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 from functools import partial
 
 from coditect.aio.supervisor import Supervisor
 from coditect.errors import Retryable
+from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord
 from coditect.registry.port import Registry
 from coditect.telemetry.names import AGENTS_LOST, CONNECTIONS_EVICTED
@@ -19,7 +19,7 @@ from dispatcher.ledger.commands import Asked
 from dispatcher.ledger.ownership import leases
 from dispatcher.liveness.eviction import Evictor, close_owner
 from dispatcher.liveness.fleet import Fleet, slots_of
-from dispatcher.liveness.monitor import AgentGone, Monitor
+from dispatcher.liveness.monitor import Monitor
 from dispatcher.liveness.queue_depths import QueueDepths
 from dispatcher.ports import Ports
 from dispatcher.shards.worker import ShardWorker
@@ -41,22 +41,22 @@ async def watching_agents(
     """Run the agent monitor within the block; publish dead agents' tasks again, and adapt capacity to agents' slots.
 
     The locks of dead agents are released by the owner of the shard of locks. Whoever becomes that has all who hold some
-    examined once: an agent that died while no dispatcher was there is in no registry, and nobody would miss it.
+    examined once: an agent that died while no dispatcher was there is in no registry, and nobody would miss it. The
+    owner of any other shard has those examined that have begun its tasks.
     """
 
-    def on_gone(gone: AgentGone) -> None:
+    def on_gone(gone: AgentId) -> None:
         if (keeper := workers.get(locks_shard)) is not None:
-            keeper.put(Asked(Verb.LOCK_RELEASE, {"agent": gone.agent, "reason": "its agent is gone"}))
-        for worker in workers.values():
-            for lost in worker.in_flight.lost(asyncio.get_running_loop().time(), ports.clock.now_ms(), gone):
-                worker.put(lost)
+            keeper.put(Asked(Verb.LOCK_RELEASE, {"agent": gone, "reason": "its agent is gone"}))
+        at_work.lose(gone)
 
     def on_look(records: Sequence[AgentRecord]) -> None:
         ports.window.set_slots(slots_of(records))
         depths.note(records)
         holders.look(workers.get(locks_shard), monitor)
+        at_work.look({record.agent_id for record in records}, monitor)
 
-    holders = LockHolders(ports)
+    holders, at_work = LockHolders(ports), AtWork(workers)
     depths = QueueDepths(ports.broker, ports.metrics, leads=lambda: monitor.leads)
     fleet = Fleet(registry, on_look=on_look, metrics=ports.metrics)
     async with Monitor(
@@ -97,6 +97,31 @@ class LockHolders:
         except Retryable as error:
             log.debug("Who holds locks is not known yet", extra={"reason": str(error)})
             self._informed = None
+
+
+class AtWork:
+    """The agents that have begun tasks of this process's shards, whose tasks are published again when they are gone."""
+
+    def __init__(self, workers: Mapping[int, ShardWorker]) -> None:
+        self._workers = workers
+        self._missed: set[AgentId] = set()
+
+    def look(self, living: Set[AgentId], monitor: Monitor) -> None:
+        """Have each agent at work examined once that the registry does not list; publish a dead agent's tasks again.
+
+        A task may be granted to an agent after its death, by its request that nobody had answered before.
+        """
+        missing = set[AgentId]().union(*(worker.in_flight.agents for worker in self._workers.values())) - living
+        missed, self._missed = self._missed, missing
+        monitor.suspect(missing - missed)
+        for agent in filter(monitor.is_gone, missing):
+            self.lose(agent)
+
+    def lose(self, gone: AgentId) -> None:
+        """Have the tasks that a dead agent had begun published again, unless another agent has taken them over."""
+        for worker in self._workers.values():
+            for lost in worker.in_flight.lost_with(gone):
+                worker.put(lost)
 
 
 class Predecessors:

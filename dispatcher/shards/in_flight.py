@@ -4,9 +4,9 @@ No agent works on a lost flight, and the broker gives it to none. The task is pu
 a wrong finding is safe, because the older publication is stale and its results are refused. The rule is drawn in
 `docs/control-plane.md`: a flight without reports is searched for, and the occasions only say how soon.
 
-A flight is *alone* when the broker would not deliver it again if its agent died: the agent may have acked it early, or
-a rebuild on demand doubts that the broker has it. What was published to a broker that lost its data is lost without a
-question, and the ledger alone goes over it (`ledger/workflows/republish.py`).
+A flight is *alone* when the broker would not deliver it again if its agent lost it: the agent may have acked it early,
+or a rebuild on demand doubts that the broker has it. What was published to a broker that lost its data is lost without
+a question, and the ledger alone goes over it (`ledger/workflows/republish.py`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from coditect.model.ids import AgentId
 from coditect.workflow.states import TaskState
 from dispatcher.capacity import Capacity
 from dispatcher.ledger.commands import Lost
 from dispatcher.ledger.effects import Effects, NodeKey, Transition
-from dispatcher.liveness.monitor import AgentGone
 
 SILENT_SECONDS = 60.0
 """The time without a report, in seconds, after which the dispatcher searches for a published task."""
@@ -170,12 +170,15 @@ class InFlight:
         """Mark all published tasks with publication numbers up to `last` as perhaps missing in the broker."""
         self._doubtful = max(self._doubtful, last)
 
-    def fate(self, flight: Flight, now: float, now_ms: int, gone: AgentGone | None = None) -> Fate:
-        """Judge whether a published task is held, to be searched for, or lost; `gone` is an agent known to be dead."""
+    @property
+    def agents(self) -> set[AgentId]:
+        """The agents that have begun the published tasks."""
+        return {AgentId(flight.agent) for flight in self._flights.values() if flight.agent}
+
+    def fate(self, flight: Flight, now: float, now_ms: int) -> Fate:
+        """Judge whether a published task is held, to be searched for, or lost."""
         doubted, silent = flight.publication <= self._doubtful, now - flight.heard
         alone = doubted or now_ms - flight.published_ms > EARLY_ACK_MS
-        if gone is not None:
-            return Fate.LOST if flight.agent == gone.agent and (alone or not gone.released) else Fate.HELD
         if flight.agent and flight.heartbeat_ms:
             return Fate.LOST if silent > flight.heartbeat_ms / 1000 else Fate.HELD
         if doubted and not flight.agent and silent >= UNTOLD_SECONDS:
@@ -184,12 +187,20 @@ class InFlight:
             return Fate.HELD
         return Fate.LOST if alone and flight.agent else Fate.SOUGHT
 
-    def lost(self, now: float, now_ms: int, gone: AgentGone | None = None) -> list[Lost]:
+    def lost(self, now: float, now_ms: int) -> list[Lost]:
         """Return a command to publish each lost task again, and count each as reported now."""
-        lost = [(key, flight) for key, flight in self if self.fate(flight, now, now_ms, gone) is Fate.LOST]
+        lost = [(key, flight) for key, flight in self if self.fate(flight, now, now_ms) is Fate.LOST]
         for _, flight in lost:
             flight.hear(now)
         return [Lost(key, flight.publication, flight.agent) for key, flight in lost]
+
+    def lost_with(self, gone: AgentId) -> list[Lost]:
+        """Return a command to publish each task again that an agent had begun which is known to be dead.
+
+        Its broker may deliver the task again, unless nothing is left to deliver: a grant may have reached the agent
+        after another had the delivery. Whoever takes it first wins, and the other publication is stale.
+        """
+        return [Lost(key, flight.publication, gone) for key, flight in self if flight.agent == gone]
 
     def close(self) -> None:
         """Forget all published tasks, because the shard has another owner."""

@@ -87,13 +87,11 @@ MUTANTS = (
     ),
     Mutant(
         "alone_with_the_gone",
-        "dispatcher.shards.in_flight",
-        "(alone or not gone.released)",
-        "not gone.released",
-        "what nothing redelivers stays with an agent that is gone",
-        (
-            "tests/unit/dispatcher/test_in_flight.py::test_what_an_agent_had_that_is_gone_is_lost_unless_the_broker_gives_it_to_others",
-        ),
+        "dispatcher.recovery.failover",
+        "        for agent in filter(monitor.is_gone, missing):\n            self.lose(agent)\n",
+        "",
+        "what is granted to an agent after its death stays with it",
+        ("tests/unit/dispatcher/test_died_unseen.py::test_task_that_is_granted_to_a_dead_agent_is_published_again",),
     ),
     Mutant(
         "doubt_at_once",

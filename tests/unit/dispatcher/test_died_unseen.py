@@ -1,4 +1,4 @@
-"""Agents that die while every dispatcher is away, and clients that hold a lock over that time."""
+"""Agents that die unseen, what is granted to them after their death, and clients that hold a lock meanwhile."""
 
 from __future__ import annotations
 
@@ -7,8 +7,18 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from coditect import Agent, Context
+import pytest
+
+from coditect import Agent, Context, Retry, Workflow
+from coditect.broker.memory import MemoryBroker
+from coditect.client.workflow_run import Run
+from coditect.model.ids import AgentId
+from coditect.model.task import Owner
 from coditect.testing import TestFleet
+from coditect.wire import routing
+from coditect.wire.claims import claim_body
+from coditect.wire.control import Verb, request
+from coditect.workflow.states import WorkflowState
 from dispatcher.program import DispatcherOptions, running_dispatcher
 from dispatcher.store.memory import Disk, MemoryDatabase
 
@@ -36,10 +46,10 @@ class LastingFleet(TestFleet):
         return {"dispatcher": dispatcher}
 
 
-def builder(started: list[str]) -> Agent:
+def builder(started: list[str], concurrency: tuple[str, int] | None = ("{input}", 1)) -> Agent:
     agent = Agent("builder", slots=2)
 
-    @agent.capability("repo.build", concurrency=("{input}", 1))
+    @agent.capability("repo.build", concurrency=concurrency)
     async def build(repo: str, ctx: Context) -> str:
         started.append(ctx.agent_id)
         await asyncio.sleep(20.0)
@@ -82,3 +92,41 @@ async def test_lock_of_a_client_and_key_of_a_living_agent_outlive_the_absence_of
         assert await handle.result(str) == started[0]
 
     assert len(started) == 1
+
+
+async def grant_late(fleet: TestFleet, run: Run, dead: str) -> None:
+    """A request of an agent that is gone by now is answered, and takes the node from whoever works on it."""
+    *_, last = [row async for row in run.attempts()]
+    owner = Owner(run.id, last.node, "0", last.fence)
+    body = claim_body(owner, publication=last.publication, agent=AgentId(dead), running=False)
+    async with MemoryBroker(fleet.server, name="late") as broker:
+        message = request(Verb.CLAIM, body, reply_to=f"reply.{dead}", correlation_id="late")
+        await broker.publish(message, exchange=routing.CONTROL, routing_key="0")
+    await fleet.advance("0.1s")
+    *_, last = [row async for row in run.attempts()]
+    assert (last.agent, last.status) == (dead, "working")
+
+
+@pytest.mark.parametrize("unseen", [False, True], ids=["before", "while no dispatcher was there"])
+async def test_task_that_is_granted_to_a_dead_agent_is_published_again(unseen: bool) -> None:
+    started: list[str] = []
+    flow = Workflow("late")
+    flow.task("repo.build", "search", name="build", retry=Retry(max_attempts=5))
+    async with LastingFleet(agents=[builder(started, None)], replicas=2) as fleet:
+        run = await fleet.client.start(flow)
+        await fleet.advance("1s")
+        (dead,) = started
+        fleet.kill(dead)
+        if not unseen:
+            await fleet.advance(f"{AWAY_SECONDS}s")
+        await grant_late(fleet, run, dead)
+        if unseen:
+            fleet.kill("dispatcher")
+            await fleet.advance(f"{AWAY_SECONDS}s")
+            await fleet.restart("dispatcher")
+
+        begun = len(started)
+        await fleet.advance(f"{SOON_SECONDS}s")
+
+        assert len(started) == begun + 1
+        assert await run.wait(timeout="2m") is WorkflowState.COMPLETED

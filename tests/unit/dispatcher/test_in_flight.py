@@ -10,7 +10,6 @@ from dispatcher.capacity import Capacity
 from dispatcher.ledger.commands import Lost
 from dispatcher.ledger.effects import NodeKey, Transition
 from dispatcher.ledger.rows import NodeRecord
-from dispatcher.liveness.monitor import AgentGone
 from dispatcher.shards.in_flight import EARLY_ACK_MS, Fate, InFlight
 
 NOW_MS = 10_000_000
@@ -64,25 +63,12 @@ def test_silence_is_judged_by_what_it_is_a_silence_of(flights: InFlight, until: 
     assert [lost.publication for lost in flights.lost(until + 0.2, NOW_MS)] == ([7] if then is Fate.LOST else [])
 
 
-@pytest.mark.parametrize("released", [True, False])
-@pytest.mark.parametrize(
-    ("flights", "given_to_others"),
-    [
-        (one(begun=True), True),
-        (one(begun=True, heartbeat_ms=20_000), True),
-        (one(begun=True, acked=True), False),
-        (one(begun=True, doubted=True), False),
-    ],
-    ids=["short", "with a heartbeat", "long", "doubted"],
-)
-def test_what_an_agent_had_that_is_gone_is_lost_unless_the_broker_gives_it_to_others(
-    flights: InFlight, given_to_others: bool, released: bool
-) -> None:
-    lost = flights.lost(0.0, NOW_MS, AgentGone(GONE, released))
-
-    assert lost == ([] if released and given_to_others else [Lost(KEY, 7, GONE)])
+@pytest.mark.parametrize("flights", [one(begun=True), one(begun=True, acked=True)], ids=["short", "long"])
+def test_what_an_agent_had_that_is_gone_is_lost(flights: InFlight) -> None:
+    assert flights.agents == {GONE}
+    assert flights.lost_with(GONE) == [Lost(KEY, 7, GONE)]
 
 
 @pytest.mark.parametrize("flights", [one(begun=False), one(begun=True, acked=True, agent="worker-2")])
 def test_agent_that_is_gone_costs_no_other_anything(flights: InFlight) -> None:
-    assert flights.lost(100.0, NOW_MS, AgentGone(GONE, released=False)) == []
+    assert flights.lost_with(GONE) == []

@@ -12,7 +12,7 @@ from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus, Load
 from coditect.registry.port import Search
 from coditect.testing import State
-from dispatcher.liveness.monitor import LOOK_SECONDS, RELIEF_SECONDS, AgentGone
+from dispatcher.liveness.monitor import LOOK_SECONDS, RELIEF_SECONDS
 from tests.unit.dispatcher.watch import Watch, open_watch
 from tests.unit.testing.workers import Sleepers
 
@@ -66,7 +66,7 @@ async def test_work_of_a_frozen_agent_is_begun_elsewhere_within_five_seconds_and
         assert await handle.result(str) == sleepers.started[1] != frozen
         await watch.fleet.advance("30s")
         assert len(sleepers.started) == 2
-        assert watch.lost["first"] == [AgentGone(AgentId(frozen), released=True)]
+        assert watch.lost["first"] == [AgentId(frozen)]
         assert watch.told("agent.offline") == [frozen]
         assert watch.queues(AgentId(frozen)) == []
 
@@ -126,7 +126,7 @@ async def test_frozen_agent_that_continues_registers_again_and_works_as_before()
         assert await after.result(str) == frozen
         assert await handle.result(str) == frozen
         assert watch.told("agent.online").count(frozen) == 2
-        assert watch.agents_lost() == [frozen, other]
+        assert watch.lost["first"] == [frozen, other]
         assert [one.agent_id for one in await watch.fleet.registry.find(Search())] == [frozen]
 
 
@@ -143,7 +143,7 @@ async def test_killed_agent_s_work_is_repeated_once_by_the_broker_alone() -> Non
         await watch.fleet.advance("30s")
 
         assert len(sleepers.started) == 2
-        assert watch.lost["first"] == [AgentGone(AgentId(killed), released=True)]
+        assert watch.lost["first"] == [AgentId(killed)]
         assert monitor.evicted == 0
         assert watch.queues(AgentId(killed)) == []
 
@@ -175,7 +175,7 @@ async def test_agent_that_ends_in_order_is_told_of_and_nothing_is_closed() -> No
         await watch.fleet.advance("10s")
 
         assert ended.state is State.ENDED
-        assert watch.agents_lost() == [ended.id]
+        assert watch.lost["first"] == [ended.id]
         assert watch.told("agent.offline") == [ended.id]
         assert monitor.evicted == 0
 
@@ -245,12 +245,12 @@ async def test_frozen_while_the_registry_hangs_is_found_after_it() -> None:
         watch.fleet.registry.failing = True
         (frozen,) = watch.fleet.pause(watch.fleet.agents[0].id)
         await watch.fleet.advance("8s")
-        assert watch.agents_lost() == []
+        assert watch.lost["first"] == []
 
         watch.fleet.registry.failing = False
         await watch.fleet.advance("5s")
 
-        assert watch.agents_lost() == [frozen.id]
+        assert watch.lost["first"] == [frozen.id]
 
 
 async def test_without_an_evictor_the_broker_s_own_patience_decides_and_the_log_says_so_once(
@@ -266,7 +266,7 @@ async def test_without_an_evictor_the_broker_s_own_patience_decides_and_the_log_
         watch.fleet.pause(frozen)
 
         await watch.fleet.advance("5s")
-        assert watch.lost["first"] == [AgentGone(AgentId(frozen), released=False)]
+        assert watch.lost["first"] == [AgentId(frozen)]
         assert len(sleepers.started) == 1
 
         assert await handle.result(str) != frozen
@@ -284,7 +284,7 @@ async def test_eviction_that_fails_is_tried_again() -> None:
 
         await watch.fleet.advance("9s")
 
-        assert watch.lost["first"] == [AgentGone(frozen.id, released=True)]
+        assert watch.lost["first"] == [frozen.id]
         assert monitor.evicted == 1
 
 
@@ -301,12 +301,12 @@ async def test_agent_that_is_cut_off_is_evicted_although_another_one_is_meanwhil
             await watch.fleet.registry.renew(cut_off, Load(AgentStatus.OFFLINE), lease_seconds=1.5)
             await watch.fleet.advance("200ms")
 
-        assert (evictor.left, monitor.evicted, watch.agents_lost()) == ([], 2, [gone])
+        assert (evictor.left, monitor.evicted, watch.lost["first"]) == ([], 2, [gone])
         (offline,) = [event for event in watch.fleet.events if event.type == "agent.offline"]
         assert offline.data["connections"] == 1
 
 
-async def test_eviction_that_never_works_is_told_as_not_released() -> None:
+async def test_agent_is_gone_though_its_eviction_never_works() -> None:
     async with open_watch([Sleepers().agent]) as watch:
         await watch.dispatcher(evict=Stubborn(watch.fleet.server, failures=1_000))
         await watch.fleet.advance("2s")
@@ -314,7 +314,7 @@ async def test_eviction_that_never_works_is_told_as_not_released() -> None:
 
         await watch.fleet.advance("9s")
 
-        assert watch.lost["first"] == [AgentGone(frozen.id, released=False)]
+        assert watch.lost["first"] == [frozen.id]
 
 
 async def test_two_dispatchers_both_notice_and_one_acts() -> None:
@@ -327,7 +327,7 @@ async def test_two_dispatchers_both_notice_and_one_acts() -> None:
 
         await watch.fleet.advance("9s")
 
-        assert watch.lost["first"] == watch.lost["second"] == [AgentGone(frozen.id, released=True)]
+        assert watch.lost["first"] == watch.lost["second"] == [frozen.id]
         assert (first.evicted, second.evicted) == (1, 0)
         assert watch.told("agent.offline") == [frozen.id]
 
@@ -345,4 +345,4 @@ async def test_when_the_one_that_acts_ends_in_the_middle_the_other_acts_in_its_p
 
         assert second.leads
         assert second.evicted == 1
-        assert watch.lost["second"] == [AgentGone(frozen.id, released=True)]
+        assert watch.lost["second"] == [frozen.id]

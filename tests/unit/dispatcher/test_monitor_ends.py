@@ -12,11 +12,12 @@ from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import base_topology
 from coditect.messaging.event_publisher import Events
+from coditect.model.ids import AgentId
 from coditect.registry.memory import MemoryRegistry
 from dispatcher.ledger.ownership import leases
 from dispatcher.liveness import monitor, ping
 from dispatcher.liveness.fleet import Fleet
-from dispatcher.liveness.monitor import LEASE, AgentGone, Monitor
+from dispatcher.liveness.monitor import LEASE, Monitor
 from dispatcher.store.memory import MemoryDatabase
 from tests.support import eventually
 from tests.unit.registry.samples import IDLE, make_registration
@@ -40,7 +41,7 @@ class Watched:
     def __init__(self, broker: MemoryBroker, database: MemoryDatabase) -> None:
         self.broker = broker
         self.database = database
-        self.lost: list[AgentGone] = []
+        self.lost: list[AgentId] = []
 
     async def watch(self, lease_seconds: float = 0.001) -> None:
         registry = MemoryRegistry()

@@ -17,7 +17,7 @@ from coditect.testing import TestFleet
 from dispatcher.ledger.ownership import leases
 from dispatcher.liveness.eviction import Evictor
 from dispatcher.liveness.fleet import Fleet
-from dispatcher.liveness.monitor import AgentGone, Monitor
+from dispatcher.liveness.monitor import Monitor
 from dispatcher.store.memory import MemoryDatabase
 
 BEAT_SECONDS = 0.4
@@ -31,7 +31,7 @@ class Watch:
     database: MemoryDatabase
     stack: AsyncExitStack
     dispatchers: dict[str, AsyncExitStack] = field(default_factory=dict)
-    lost: dict[str, list[AgentGone]] = field(default_factory=dict)
+    lost: dict[str, list[AgentId]] = field(default_factory=dict)
     """By the monitor's owner."""
 
     async def dispatcher(self, owner: str = "first", *, evict: Evictor | None) -> Monitor:
@@ -65,9 +65,6 @@ class Watch:
 
     async def _beat(self, owner: str, beat: int) -> None:
         await self.database.run(lambda tr: leases.renew(tr, owner, beat))
-
-    def agents_lost(self, owner: str = "first") -> list[AgentId]:
-        return [one.agent for one in self.lost[owner]]
 
     def told(self, kind: str) -> list[str]:
         """Whom the events of this kind were about."""
