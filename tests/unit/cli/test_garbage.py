@@ -20,7 +20,7 @@ from tests.unit.cli.scene import Terminal
 
 STARTS_PROGRAMS = {
     ("up",), ("dev",), ("down",), ("doctor",), ("chaos",), ("load",), ("dispatcher", "run"), ("agent", "run"),
-    ("api", "run"), ("top",),
+    ("api", "run"), ("mcp", "serve"), ("top",),
 }  # fmt: skip
 GARBAGE = (
     "", " ", "-", "--", "-1", "0", "1e999", "nan", "{", "[1", "null", "{}", "[" * 2_000, "9" * 400 + "d", "p9", "P0",
