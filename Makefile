@@ -110,7 +110,7 @@ test-fdb: setup ## Contract, workflows, chaos and benchmarks on a real Foundatio
 kills: setup ## Kill an agent, the broker and Redis amid 2,000 tasks, by twenty seeds (seven minutes)
 	@$(PYTHON) -m pytest -m endurance -s -p no:randomly tests/acceptance/test_kills.py
 
-autonomy: setup ## Measure how many of 1,000 mixed workflows need no person, with one fault a second (a quarter of an hour)
+autonomy: setup ## Measure how many of 1,000 mixed workflows need no person, with one fault a second (half an hour)
 	@$(PYTHON) -m dispatcher.chaos.autonomy --workflows $(or $(WORKFLOWS),1000) --seed $(SEED)
 
 healing: setup ## Break services a hundred times and have a fleet heal them: fixed and time to repair by fault (five minutes; RUNS=100)
