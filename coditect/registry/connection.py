@@ -30,6 +30,9 @@ VENDOR_ERRORS = (RedisError, RedisClusterException, ChildDeadlockedError, OSErro
 OSError includes the TimeoutError of the time limit; redis-py raises ValueError when the server speaks another protocol.
 """
 
+CLOSED = "the handler is closed"
+"""The end of the RuntimeError that uvloop raises for a write to a connection that was closed a moment ago."""
+
 CONNECTIONS = 8
 SENTINELS = ("redis+sentinel://", "rediss+sentinel://")
 SENTINEL_PORT = 26_379
@@ -61,7 +64,9 @@ class RedisConnection:
             with heeded():
                 async with asyncio.timeout(self._timeout_seconds):
                     return await call
-        except VENDOR_ERRORS as error:
+        except (*VENDOR_ERRORS, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not str(error).endswith(CLOSED):
+                raise
             raise self._unavailable(step, f"{type(error).__name__}: {error}"[:200]) from error
 
     async def version(self) -> str:

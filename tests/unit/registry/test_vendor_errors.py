@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import asyncio
 import inspect
+from collections.abc import Awaitable, Callable
 
+import pytest
 import redis.exceptions
+import uvloop
 
-from coditect.registry.connection import VENDOR_ERRORS
+from coditect.errors import RegistryUnavailable
+from coditect.registry.connection import VENDOR_ERRORS, RedisConnection
 
 NEVER_RAISED_TO_US = {"IncorrectPolicyType"}
 """Raised by the cluster client's command router alone."""
@@ -21,3 +26,33 @@ def test_every_exception_of_the_vendor_is_mapped() -> None:
 
 def test_our_own_time_limit_is_mapped() -> None:
     assert issubclass(TimeoutError, VENDOR_ERRORS)
+
+
+async def write_to_a_closed_connection() -> None:
+    async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0) as server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        await reader.read()
+        writer.transport.abort()
+        await asyncio.sleep(0)
+        writer.writelines([b"PING"])
+
+
+async def fail() -> None:
+    raise RuntimeError("a mistake of ours")
+
+
+@pytest.mark.parametrize(
+    ("call", "becomes"), [(write_to_a_closed_connection, RegistryUnavailable), (fail, RuntimeError)]
+)
+def test_connection_that_closes_amid_a_call_is_no_answer_and_a_mistake_is_a_mistake(
+    call: Callable[[], Awaitable[None]], becomes: type[Exception]
+) -> None:
+    def unavailable(step: str, reason: str) -> RegistryUnavailable:
+        return RegistryUnavailable(reason, step=step)
+
+    async def ask() -> None:
+        connection = RedisConnection("redis://127.0.0.1:1/0", timeout_seconds=1.0, unavailable=unavailable)
+        await connection.bounded("now", call())
+
+    with pytest.raises(becomes):
+        uvloop.run(ask())
