@@ -40,6 +40,7 @@ ELECT = (
 RabbitMQ forgets a quorum queue that was declared half a second before the crash, starts it again without a leader, and
 never elects one (docs/operations.md).
 """
+KEEP_SECONDS = 0.5
 OTHER: Mapping[str, str] = MappingProxyType({"agent": "dispatcher", "dispatcher": "agent"})
 
 
@@ -73,9 +74,21 @@ class Nemesis:
         loop = asyncio.get_running_loop()
         start = loop.time()
         async with asyncio.TaskGroup() as group:
-            for fault in faults:
-                await asyncio.sleep(max(0.0, start + fault.at_seconds - loop.time()))
-                group.create_task(self._do(fault))
+            keeper = group.create_task(self._keep())
+            async with asyncio.TaskGroup() as hits:
+                for fault in faults:
+                    await asyncio.sleep(max(0.0, start + fault.at_seconds - loop.time()))
+                    hits.create_task(self._do(fault))
+            keeper.cancel()
+
+    async def _keep(self) -> None:
+        """Start each process again that ended by itself, as who runs it would: it waits for no server for ever."""
+        while True:
+            await asyncio.sleep(KEEP_SECONDS)
+            for post in (post for role in OTHER for post in self._testbed.of(role)):
+                if not post.alive and not post.busy:
+                    self._note(Type.INFO, "trouble", post.name, reason=post.log[-500:])
+                    post.start()
 
     async def _do(self, fault: Fault) -> None:
         match fault.role:

@@ -65,7 +65,12 @@ class FakePost:
     name: str
     settled: bool = True
     busy: bool = False
+    alive: bool = True
+    log: str = "The broker cannot be reached"
     paths: dict[str, NetworkPath] = field(default_factory=lambda: {"broker": NetworkPath(), "redis": NetworkPath()})
+
+    def start(self) -> None:
+        self.alive = True
 
 
 class FakeStage:
@@ -103,6 +108,22 @@ async def test_every_process_is_parted_from_each_server_in_each_manner_and_heale
     names = [post.name for post in stage.posts]
     assert sorted(seen) == sorted((name, kind, manner, True) for name in names for kind in kinds for manner in MANNERS)
     assert all(path.is_open for post in stage.posts for path in post.paths.values())
+
+
+@in_virtual_time
+async def test_process_that_ends_by_itself_is_noted_and_started_again_unless_a_fault_acts_on_it() -> None:
+    stage, troubled = FakeStage(), list[str]()
+    ended, hit = stage.posts
+    ended.alive = hit.alive = False
+    hit.busy, hit.settled = True, False
+
+    def note(type_: Type, f: str, key: str, **_: Any) -> None:
+        if type_ is Type.INFO:
+            troubled.append(key)
+
+    await Nemesis(cast(Any, stage), note, cast(Any, None)).run([Fault(2.0, BROKER_PART, 0.0, 1.0)])
+
+    assert (ended.alive, hit.alive, troubled) == (True, False, [ended.name])
 
 
 class SlowServers:
