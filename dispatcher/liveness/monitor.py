@@ -51,7 +51,7 @@ RELIEF_SECONDS = 0.5
 """The time in which an agent that reports to be cut off from the broker must answer a ping."""
 EVICTION_PAUSES = (0.05, 0.2, 0.5, 1.0, 1.0, 1.0, 1.5)
 """The pauses between tries to evict an agent, since the broker's management API lists a new connection late."""
-TIDY_PAUSES = (1.0, 1.0, 2.0, 5.0, 10.0)
+TIDY_PAUSES = (0.0, 1.0, 1.0, 2.0, 5.0, 10.0)
 """The pauses between tries to delete a dead agent's queues: tasks leave an inbox within about a second."""
 
 
@@ -272,7 +272,7 @@ class Monitor:
         """Delete a dead agent's queues once empty, unless the agent is back; the broker expires those that remain."""
         mailbox, following = routing.mailbox_queue(agent), routing.next_queue(agent)
         queues = [mailbox, routing.inbox_queue(agent), following, f"reply.{agent}"]
-        for pause in TIDY_PAUSES:
+        for pause in TIDY_PAUSES:  # the first at once: who leads may be gone soon, and nobody else does it
             await asyncio.sleep(pause)
             if await self._is_back(agent):  # it may not consume its queues: all its slots are taken
                 return
