@@ -79,15 +79,13 @@ UNTRACED := tests/docs tests/contract/graph tests/contract/store \
 	tests/unit/agents tests/unit/benchmarks tests/unit/chaos tests/unit/dispatcher tests/unit/graph tests/unit/layers \
 	tests/unit/store
 
-# Tests wait now and then, those with servers most of the time: each process has a broker and a Redis of its own.
+# Tests with servers wait most of the time, the others hardly ever: mixed, they leave no processor idle. Each process has
+# a broker and a Redis of its own.
 SERVERS ?= private
-THREE := -n 3 --dist worksteal
-WITH_SERVERS := $(THREE) -m "servers and not endurance" --ignore=tests/unit
+SIDE_BY_SIDE := -n 4 --dist worksteal
 
 test: setup ## Every test, on RabbitMQs and Redises that the run starts itself (about 18 minutes; SERVERS=containers: in Docker)
-	@echo "Two parts: without servers, then with RabbitMQ and Redis (some 7 and 11 minutes on two cores)"
-	@$(PYTHON) -m pytest $(THREE) -m "not servers and not endurance"
-	@CODITECT_TEST_SERVERS=$(SERVERS) $(PYTHON) -m pytest $(WITH_SERVERS)
+	@CODITECT_TEST_SERVERS=$(SERVERS) $(PYTHON) -m pytest $(SIDE_BY_SIDE) -m "not endurance"
 	@if [ "$(SERVERS)" = containers ]; then scripts/test-fdb.sh $(PYTHON); fi
 
 coverage: setup ## The library's tests without servers again, by branch coverage: at least 90 % (eight minutes)
@@ -96,7 +94,7 @@ coverage: setup ## The library's tests without servers again, by branch coverage
 
 test-rabbitmq4: setup ## Every test that needs servers, on RabbitMQ 4.0.5 unpacked from Debian's packages
 	@sbin="$$(scripts/unpack-rabbitmq.sh 4.0.5 trixie $(RABBITMQ4))"; \
-	env -u CODITECT_TEST_AMQP_URL -u CODITECT_TEST_SERVERS CODITECT_RABBITMQ_SBIN="$$sbin" $(PYTHON) -m pytest $(WITH_SERVERS)
+	env -u CODITECT_TEST_AMQP_URL -u CODITECT_TEST_SERVERS CODITECT_RABBITMQ_SBIN="$$sbin" $(PYTHON) -m pytest $(SIDE_BY_SIDE) -m "servers and not endurance" --ignore=tests/unit
 
 api-fuzz: setup ## Ask the HTTP API strange things by its schema, on a private fleet (FUZZ_SECONDS=90)
 	@scripts/api-fuzz.sh $(VENV)/bin $(FUZZ_SECONDS)

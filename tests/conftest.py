@@ -71,8 +71,20 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Result, Result
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What may take longest begins first, so that no worker is left with it alone when the others have ended."""
+    """What may take longest begins first, and each worker begins with its share of that.
+
+    So no worker is left with it alone when the others have ended. Workers take equal parts of the list.
+    """
     items.sort(key=lambda one: -(marker.args[0] if (marker := one.get_closest_marker("timeout")) else 0))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    first = sum(one.get_closest_marker("timeout") is not None for one in items)
+    long, short, size = items[:first], items[first:], len(items) // workers
+    items.clear()
+    for worker in range(workers):
+        share = long[worker::workers]
+        items += share + short[: size - len(share)]
+        del short[: size - len(share)]
+    items += short
 
 
 @pytest.fixture
