@@ -44,6 +44,11 @@ KEEP_SECONDS = 0.5
 OTHER: Mapping[str, str] = MappingProxyType({"agent": "dispatcher", "dispatcher": "agent"})
 
 
+def gives_reason(log: str) -> bool:
+    """Tell whether a process that ended by itself said why, in a record of its log, and not with a traceback."""
+    return not log or log.splitlines()[-1].startswith("  | {")
+
+
 class Nemesis:
     """The injector of a run's faults into real processes; a victim has only one fault at a time.
 
@@ -87,7 +92,9 @@ class Nemesis:
             await asyncio.sleep(KEEP_SECONDS)
             for post in (post for role in OTHER for post in self._testbed.of(role)):
                 if not post.alive and not post.busy:
-                    self._note(Type.INFO, "trouble", post.name, reason=post.log[-500:])
+                    self._note(
+                        Type.INFO, "trouble" if gives_reason(post.log) else "crash", post.name, reason=post.log[-500:]
+                    )
                     post.start()
 
     async def _do(self, fault: Fault) -> None:

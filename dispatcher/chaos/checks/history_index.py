@@ -87,7 +87,10 @@ class HistoryIndex:
         self._by_f: dict[str, list[Operation]] = defaultdict(list)
         self._by_key: dict[str, dict[str, list[Operation]]] = defaultdict(lambda: defaultdict(list))
         self._redrives: dict[str, list[int]] = defaultdict(list)
+        self.processes: set[str] = set()
+        """The names of the processes that did something."""
         for one in operations(entries):
+            self.processes.add(one.proc)
             self._by_f[one.f].append(one)
             self._by_key[one.f][one.key].append(one)
             if one.f in _RUN_AGAIN and one.possible:

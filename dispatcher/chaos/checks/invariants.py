@@ -27,6 +27,7 @@ from dispatcher.chaos.checks.coordination.streams import parts_in_order
 from dispatcher.chaos.checks.coordination.sub_workflows import child_ends_first
 from dispatcher.chaos.checks.coordination.triggers import one_run_an_event
 from dispatcher.chaos.checks.coordination.waiting import signals_once, timers_fire
+from dispatcher.chaos.checks.crashes import no_crash
 from dispatcher.chaos.checks.executions import as_meant, dag_order, executions
 from dispatcher.chaos.checks.history_index import TERMINAL, HistoryIndex, Operation
 from dispatcher.chaos.checks.live_set import live_set
@@ -332,4 +333,5 @@ CHECKS: tuple[Callable[[HistoryIndex], CheckResult], ...] = (
     publications,
     outbox_kept,
     recorded_before_acked,
+    no_crash,
 )

@@ -288,6 +288,10 @@ LIES: dict[str, tuple[str, Lie]] = {
     "a P0 waits for a backlog": ("P0 soon", _starved("p0", "p2")),
     "a P2 is never its turn": ("P2 progress", _starved("p2", "p1")),
     "a slot stays free": ("no idle slot", lambda all_, node, work: [*all_, *idle(all_[-1].t + 100.0, 0.2)]),
+    "a process met what nobody had expected": (
+        "no crash",
+        lambda all_, node, work: added(all_, proc="nemesis", f="crash", key="agent-1", reason="  | KeyError: 'lost'"),
+    ),
     "a dead agent stays listed": (
         "registry true",
         lambda all_, node, work: changed(all_, f="look", key="registry", listed=[STEADY, DYING]),
