@@ -8,11 +8,13 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from coditect.aio.supervisor import Supervisor
-from coditect.errors import Retryable
+from coditect.broker.port import Broker
+from coditect.errors import CoditectError, Retryable
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord
 from coditect.registry.port import Registry
 from coditect.telemetry.names import AGENTS_LOST, CONNECTIONS_EVICTED
+from coditect.wire import routing
 from coditect.wire.control import Verb
 from dispatcher.coordination import lock_rows
 from dispatcher.ledger.commands import Asked
@@ -48,7 +50,7 @@ async def watching_agents(
     def on_gone(gone: AgentId) -> None:
         if (keeper := workers.get(locks_shard)) is not None:
             keeper.put(Asked(Verb.LOCK_RELEASE, {"agent": gone, "reason": "its agent is gone"}))
-        at_work.lose(gone)
+        ports.background.start(at_work.lose(gone), name=f"repeat the work of {gone}")
 
     def on_look(records: Sequence[AgentRecord]) -> None:
         ports.window.set_slots(slots_of(records))
@@ -56,7 +58,7 @@ async def watching_agents(
         holders.look(workers.get(locks_shard), monitor)
         at_work.look({record.agent_id for record in records}, monitor)
 
-    holders, at_work = LockHolders(ports), AtWork(workers)
+    holders, at_work = LockHolders(ports), AtWork(ports.broker, ports.background, workers)
     depths = QueueDepths(ports.broker, ports.metrics, leads=lambda: monitor.leads)
     fleet = Fleet(registry, on_look=on_look, metrics=ports.metrics)
     async with Monitor(
@@ -102,7 +104,9 @@ class LockHolders:
 class AtWork:
     """The agents that have begun tasks of this process's shards, whose tasks are published again when they are gone."""
 
-    def __init__(self, workers: Mapping[int, ShardWorker]) -> None:
+    def __init__(self, broker: Broker, background: Supervisor, workers: Mapping[int, ShardWorker]) -> None:
+        self._broker = broker
+        self._background = background
         self._workers = workers
         self._missed: set[AgentId] = set()
 
@@ -115,13 +119,24 @@ class AtWork:
         missed, self._missed = self._missed, missing
         monitor.suspect(missing - missed)
         for agent in filter(monitor.is_gone, missing):
-            self.lose(agent)
+            self._background.start(self.lose(agent), name=f"repeat the work of {agent}")
 
-    def lose(self, gone: AgentId) -> None:
-        """Have the tasks that a dead agent had begun published again, unless another agent has taken them over."""
-        for worker in self._workers.values():
-            for lost in worker.in_flight.lost_with(gone):
-                worker.put(lost)
+    async def lose(self, gone: AgentId) -> None:
+        """Have the tasks that a dead agent had begun published again, unless another agent has taken them over.
+
+        A shard whose results queue is not empty waits for the next look: the agent's last results may be in it.
+        """
+        for worker in tuple(self._workers.values()):
+            if worker.in_flight.lost_with(gone) and await self._has_heard_all(worker):
+                for lost in worker.in_flight.lost_with(gone):
+                    worker.put(lost)
+
+    async def _has_heard_all(self, worker: ShardWorker) -> bool:
+        try:
+            results = await self._broker.stats(routing.results_queue(worker.shard))
+        except CoditectError:
+            return False
+        return results is not None and not results.messages and not worker.closed
 
 
 class Predecessors:

@@ -1,0 +1,79 @@
+"""A dead agent's tasks are published again, but not while its last results may wait unread."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import cast
+
+from coditect.aio.supervisor import Supervisor
+from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.broker.topology import base_topology, shard_queues
+from coditect.model.ids import AgentId
+from coditect.model.message import Message
+from coditect.wire import routing
+from coditect.workflow.states import TaskState
+from dispatcher.capacity import Capacity
+from dispatcher.ledger.commands import Command, Lost
+from dispatcher.ledger.effects import NodeKey, Transition
+from dispatcher.ledger.rows import NodeRecord
+from dispatcher.recovery.failover import AtWork
+from dispatcher.shards.in_flight import InFlight
+from dispatcher.shards.worker import ShardWorker
+from tests.unit.broker.virtual_time import in_virtual_time
+
+DEAD = AgentId("worker-1")
+NODE = NodeKey("w", "n1")
+
+
+@dataclass
+class BegunWork:
+    """The worker of a shard with one node, which the agent that died had begun."""
+
+    shard: int = 0
+    closed: bool = False
+    in_flight: InFlight = field(default_factory=lambda: InFlight(Capacity(lambda: 0.0)))
+    lost: list[Command] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        row = NodeRecord(TaskState.WORKING, publication=7, fence=1, agent=DEAD)
+        self.in_flight.follow(Transition(NODE, TaskState.WORKING, "work", "p1", row), now=0.0)
+
+    def put(self, command: Command) -> None:
+        self.lost.append(command)
+
+
+@in_virtual_time
+async def test_dead_agent_s_task_is_published_again_when_all_reports_have_been_read() -> None:
+    worker = BegunWork()
+    async with MemoryBroker(MemoryServer(), name="dispatcher") as broker, Supervisor() as background:
+        await broker.declare(base_topology() + shard_queues(0))
+        at_work = AtWork(broker, background, {0: cast(ShardWorker, worker)})
+        await broker.publish(Message(body=b"1"), exchange=routing.RESULTS, routing_key="0")
+
+        await at_work.lose(DEAD)
+        assert worker.lost == []
+
+        reading = await broker.consume(routing.results_queue(0), lambda told: told.ack(), prefetch=10)
+        await asyncio.sleep(1)
+        await at_work.lose(AgentId("worker-2"))
+        assert worker.lost == []
+
+        await at_work.lose(DEAD)
+        await reading.cancel()
+        assert worker.lost == [Lost(NODE, 7, DEAD)]
+
+
+@in_virtual_time
+async def test_dead_agent_s_task_waits_while_the_broker_does_not_say_what_is_unread() -> None:
+    worker = BegunWork()
+    server = MemoryServer()
+    async with MemoryBroker(server, name="dispatcher") as broker, Supervisor() as background:
+        at_work = AtWork(broker, background, {0: cast(ShardWorker, worker)})
+
+        await at_work.lose(DEAD)  # the queue is not there
+        server.stop()
+        await at_work.lose(DEAD)
+        server.start()
+
+    assert worker.lost == []
