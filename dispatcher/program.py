@@ -27,6 +27,7 @@ from coditect.messaging.event_publisher import Events
 from coditect.registry.port import Registry
 from coditect.registry.redis import RedisRegistry
 from coditect.registry.reference_clock import following
+from coditect.settings.addresses import vhost_of
 from coditect.settings.settings import Settings, read_settings
 from coditect.telemetry.logs import configure_logs
 from coditect.telemetry.metrics import MemoryMetrics
@@ -247,7 +248,7 @@ async def serve(settings: Settings) -> None:
                 clock=SystemClock(),
                 database=watch.database(database),
                 graph=watch.graph(graph),
-                evict=evictor(settings.management_url),
+                evict=evictor(settings.management_url, vhost_of(settings.amqp_url)),
                 options=options,
             )
         )

@@ -92,6 +92,15 @@ class Management:
             if isinstance(row, dict) and row.get("destination_type") == "queue"
         )
 
+    async def queues(self, vhost: str) -> frozenset[str]:
+        """Return the names of all queues in a virtual host.
+
+        Raises:
+            ManagementUnavailable: when the API does not answer or refuses.
+        """
+        rows = await self._queues(vhost, "name")
+        return frozenset(str(row["name"]) for row in rows)
+
     async def queue_rates(self, vhost: str) -> Mapping[str, QueueRates]:
         """Return the rates of every queue in a virtual host, by name.
 
@@ -100,10 +109,7 @@ class Management:
         """
         rates = (f"message_stats.{name}_details.rate" for name in ("publish", "deliver_get"))
         columns = ",".join(("name", "head_message_timestamp", *rates))
-        rows = await self._ask("GET", f"queues/{quote(vhost, safe='')}?columns={columns}")
-        if not isinstance(rows, list):
-            raise ManagementUnavailable("The management API lists no queues", answer=str(rows)[:200])
-        return {str(row["name"]): _rates(row) for row in rows if isinstance(row, dict) and "name" in row}
+        return {str(row["name"]): _rates(row) for row in await self._queues(vhost, columns)}
 
     async def close(self, connection: Connection, *, reason: str) -> bool:
         """Close a client's connection, whose deliveries return to their queues; return False when it is already gone.
@@ -130,6 +136,12 @@ class Management:
             fix = "unset management_agent.disable_metrics_collector"
             raise ManagementUnavailable("The broker does not list its connections", fix=fix)
         return str(overview.get("rabbitmq_version", "unknown"))
+
+    async def _queues(self, vhost: str, columns: str) -> list[dict[str, Any]]:
+        rows = await self._ask("GET", f"queues/{quote(vhost, safe='')}?columns={columns}")
+        if not isinstance(rows, list):
+            raise ManagementUnavailable("The management API lists no queues", answer=str(rows)[:200])
+        return [row for row in rows if isinstance(row, dict) and "name" in row]
 
     async def _ask(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, may_lack: bool = False

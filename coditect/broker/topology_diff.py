@@ -14,8 +14,7 @@ from typing import Protocol
 
 from coditect.broker.port import Broker
 from coditect.broker.topology import Binding, Exchange, Queue, Topology, agent_queues, reply_queue
-from coditect.model.ids import AgentId
-from coditect.wire.routing import UNROUTED_QUEUE
+from coditect.wire import routing
 
 BINDINGS_NOTE = (
     "AMQP cannot read bindings: set CODITECT_MANAGEMENT_URL to compare them. Apply declares all of them again, which "
@@ -135,8 +134,8 @@ def _unbound(topology: Topology, bound: frozenset[Binding]) -> tuple[Binding, ..
     for queue in sorted(queues):
         if queue.startswith("reply."):
             wanted += reply_queue(queue).bindings
-        elif queue.startswith("agent.") and queue.endswith(".mail"):
-            wanted += agent_queues(AgentId(queue.removeprefix("agent.").removesuffix(".mail")), slots=1).bindings
+        elif (agent := routing.owner_of(queue)) and queue == routing.mailbox_queue(agent):
+            wanted += agent_queues(agent, slots=1).bindings
     return tuple(one for one in dict.fromkeys(wanted) if one.queue in queues and one not in bound)
 
 
@@ -250,7 +249,7 @@ def _fix(entity: Exchange | Queue, difference: TopologyDifference) -> str:
 
 
 def _emptied(queue: str) -> str:
-    if queue == UNROUTED_QUEUE or queue.startswith("dead."):
+    if queue == routing.UNROUTED_QUEUE or queue.startswith("dead."):
         return "`coditect dead redrive` or `discard` what is in it"
     return "let its consumers empty it"
 

@@ -138,6 +138,12 @@ def mailbox_queue(agent_id: AgentId) -> str:
     return f"agent.{agent_id}.mail"
 
 
+def owner_of(queue: str) -> AgentId | None:
+    """Return the agent whose inbox, queue of follow-up tasks or mailbox has this name; None for any other queue."""
+    name, _, kind = queue.removeprefix("agent.").rpartition(".")
+    return AgentId(name) if queue.startswith("agent.") and name and kind in ("tasks", "next", "mail") else None
+
+
 def mailbox_key(agent_id: AgentId) -> str:
     """Return the routing key, on `coditect.agents`, of an agent's mailbox."""
     return f"mail.{agent_id}"

@@ -22,6 +22,7 @@ from coditect.broker.memory import MemoryBroker
 from coditect.broker.memory.queue import MemoryQueue
 from coditect.errors import RegistryUnavailable
 from coditect.model.capability import Priority
+from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus
 from coditect.registry.port import Registry
 from coditect.testing import TestFleet
@@ -152,6 +153,9 @@ class _WitnessedEvictor:
     async def evict(self, process: str) -> int:
         self._note(Type.OK, "evict", process)
         return await self._evict.evict(process)
+
+    async def agents(self) -> frozenset[AgentId]:
+        return await self._evict.agents()
 
 
 class Scene:

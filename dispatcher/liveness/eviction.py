@@ -1,4 +1,4 @@
-"""The eviction of a dead, frozen or cut-off process, by closing its connections at the broker.
+"""The eviction of a dead, frozen or cut-off process, by closing its connections at the broker; what agents leave there.
 
 A broker redelivers a consumer's unsettled deliveries when the connection ends. A killed process's connection ends at
 once; a frozen one's ends when the broker misses its heartbeats, after 10 to 15 s. Eviction closes it now.
@@ -17,6 +17,8 @@ from typing import Protocol
 from coditect.broker.management import Connection, Management, ManagementUnavailable
 from coditect.broker.port import connection_names
 from coditect.errors import CoditectError
+from coditect.model.ids import AgentId
+from coditect.wire import routing
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ LISTED_SECONDS = 5.5
 
 
 class Evictor(Protocol):
-    """The port that closes the connections of a process at the broker."""
+    """The port that closes the connections of a process at the broker, and lists the agents that have queues there."""
 
     async def evict(self, process: str) -> int:
         """Close a process's connections at the broker, and return how many were closed; idempotent.
@@ -38,21 +40,31 @@ class Evictor(Protocol):
             Retryable: when the connections cannot be closed now.
         """
 
+    async def agents(self) -> frozenset[AgentId]:
+        """Return the agents that have queues of their own at the broker, dead ones included.
 
-def evictor(management_url: str | None) -> Evictor | None:
+        Raises:
+            Retryable: when the queues cannot be listed now.
+        """
+
+
+def evictor(management_url: str | None, vhost: str) -> Evictor | None:
     """Return an evictor through the management API at `CODITECT_MANAGEMENT_URL`; None without that setting.
+
+    The agents' queues are in `vhost`.
 
     Raises:
         SetupError: when the setting is no URL.
     """
-    return None if management_url is None else ManagementEvictor(Management(management_url))
+    return None if management_url is None else ManagementEvictor(Management(management_url), vhost)
 
 
 class ManagementEvictor:
     """An evictor through RabbitMQ's management API; concurrent calls share one list of connections."""
 
-    def __init__(self, management: Management) -> None:
+    def __init__(self, management: Management, vhost: str) -> None:
         self._management = management
+        self._vhost = vhost
         self._turn = asyncio.Lock()
         self._begun = -1.0
         self._connections: tuple[Connection, ...] = ()
@@ -73,6 +85,14 @@ class ManagementEvictor:
             raise
         self._note_success()
         return sum(closed)
+
+    async def agents(self) -> frozenset[AgentId]:
+        """Return the agents that have queues of their own, as the management API lists them.
+
+        Raises:
+            ManagementUnavailable: when the management API does not answer; retryable.
+        """
+        return frozenset(filter(None, map(routing.owner_of, await self._management.queues(self._vhost))))
 
     async def _listed(self) -> tuple[Connection, ...]:
         """Return the broker's connections, from a request made after this call began; concurrent calls share it."""

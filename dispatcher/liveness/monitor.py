@@ -10,6 +10,9 @@ not answer. Then, in this order:
 2. `on_gone` is called, on every dispatcher, for the work that no other agent has taken over by then.
 3. the leader publishes `agent.offline` and removes the agent's queues once they are empty.
 
+A leader may die amid that, and an agent may die while nobody leads: every minute the leader also examines the agents
+that have queues at the broker, but are not in the registry.
+
 An agent that gets no answer from the broker reports that in the registry, as long as the registry answers. If the agent
 does not answer a ping either, while the broker answers the dispatcher, its connections are closed at once and its
 deliveries go to others. Whether the agent is gone follows from its lease, as always.
@@ -29,7 +32,7 @@ from typing import Self
 
 from coditect.aio.supervisor import Health, Supervisor
 from coditect.broker.port import Broker
-from coditect.errors import CoditectError, RegistryUnavailable
+from coditect.errors import CoditectError, RegistryUnavailable, Retryable
 from coditect.messaging.event_publisher import Events
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus
@@ -51,8 +54,12 @@ RELIEF_SECONDS = 0.5
 """The time in which an agent that reports to be cut off from the broker must answer a ping."""
 EVICTION_PAUSES = (0.05, 0.2, 0.5, 1.0, 1.0, 1.0, 1.5)
 """The pauses between tries to evict an agent, since the broker's management API lists a new connection late."""
-TIDY_PAUSES = (0.0, 1.0, 1.0, 2.0, 5.0, 10.0)
+TIDY_PAUSES = (0.0, 1.0, 1.0, 2.0)
 """The pauses between tries to delete a dead agent's queues: tasks leave an inbox within about a second."""
+SWEEP_SECONDS = 60.0
+"""The time between two looks of the leader for queues that dead agents have left at the broker."""
+AGAIN_SECONDS = 5.0
+"""The time after which the leader tries again to look for such queues."""
 
 
 class Monitor:
@@ -85,6 +92,7 @@ class Monitor:
         self._pings = Pings(broker, name=f"monitor-{owner}")
         self._background = Supervisor(health)
         self._lease: Lease | None = None
+        self._sweep_at = self._now()
         self._offline: set[AgentId] = set()
         """The agents that report in the registry that the broker does not answer them."""
         self.lost = 0
@@ -130,6 +138,9 @@ class Monitor:
         while True:
             await self._campaign()
             await self._look()
+            if self._evict is not None and self.leads and self._now() >= self._sweep_at:
+                self._sweep_at = self._now() + SWEEP_SECONDS
+                self._background.start(self._sweep(self._evict), name="sweep")
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _look(self) -> None:
@@ -148,6 +159,18 @@ class Monitor:
         for entry in self._roster.overdue(now):
             entry.examined = True
             self._background.start(self._examine(entry), name=f"examine {entry.agent}")
+
+    async def _sweep(self, evict: Evictor) -> None:
+        """Examine the agents that have queues at the broker, but are not known, and tidy up after the dead ones."""
+        try:
+            found = await evict.agents()
+        except Retryable as error:
+            self._sweep_at = self._now() + AGAIN_SECONDS
+            log.debug("The agents' queues could not be listed", extra={"reason": str(error)})
+            return
+        for agent in filter(self.is_gone, found):
+            self._background.start(self._tidy(agent), name=f"tidy {agent}")
+        self._roster.suspect(found, self._now(), with_queues=True)
 
     def _greet(self, agent: AgentId) -> None:
         log.info("An agent that was taken for dead is back", extra={"agent_id": agent})
@@ -200,11 +223,11 @@ class Monitor:
     def _is_proof(self, answer: PingAnswer, entry: RosterEntry) -> bool:
         """Tell whether a ping's answer proves that an agent ended; a missing mailbox proves it only when seen twice.
 
-        Of a name that the registry never listed it proves nothing: a client has no mailbox either.
+        Of a name that may not be an agent's it proves nothing: a client has no mailbox either.
         """
         if answer is PingAnswer.SILENCE or entry.draining or entry.without_mail:
             return True
-        if not entry.listed:
+        if not entry.listed and not entry.has_queues:
             self._roster.forget(entry.agent)
             return False
         entry.without_mail = True

@@ -19,6 +19,8 @@ EARLY_SECONDS = 1.5
 """The time before the end of an agent's lease at which the monitor pings an agent that has not renewed it."""
 SUSPECT_SECONDS = 3.0
 """The lease that is granted to an agent that may have died while no dispatcher watched."""
+STARTING_SECONDS = 10.0
+"""The lease that is granted to an agent that has queues: it may be starting, and be about to register."""
 GONE_SECONDS = 3_600.0
 """The time for which a dead agent's id is kept, so that the agent's return is noticed."""
 MOST_GONE = 10_000
@@ -39,7 +41,9 @@ class RosterEntry:
     without_mail: bool = False
     """Whether the agent's mailbox queue has been found missing once."""
     listed: bool = True
-    """Whether the registry has listed the agent since this dispatcher began; else it may be no agent at all."""
+    """Whether the registry has listed the agent since this dispatcher began."""
+    has_queues: bool = False
+    """Whether it has an agent's queues; what neither is listed nor has some may be no agent at all."""
 
     @property
     def overdue_at(self) -> float:
@@ -77,19 +81,21 @@ class Roster:
         if record.lease_ms <= 0:
             return False
         left = record.lease_ms / 1_000
-        entry = self._entries.setdefault(record.agent_id, RosterEntry(record.agent_id, now + left, left))
+        entry = self._entries.get(record.agent_id)
+        if entry is None or not entry.listed:
+            entry = self._entries[record.agent_id] = RosterEntry(record.agent_id, now + left, left)
         entry.lapses_at = max(entry.lapses_at, now + left)
         entry.lease_seconds = max(entry.lease_seconds, left)
         entry.draining = record.load.status is AgentStatus.DRAINING
-        entry.without_mail, entry.listed = False, True
+        entry.without_mail = False
         return self._gone.pop(record.agent_id, None) is not None
 
-    def suspect(self, names: Iterable[str], now: float) -> None:
+    def suspect(self, names: Iterable[str], now: float, *, with_queues: bool = False) -> None:
         """Add those who are not known, but left something behind, with a short lease: they may have died unseen."""
+        seconds = STARTING_SECONDS if with_queues else SUSPECT_SECONDS
         for agent in map(AgentId, names):
             if agent not in self._entries and agent not in self._gone:
-                lapses_at = now + SUSPECT_SECONDS
-                self._entries[agent] = RosterEntry(agent, lapses_at, SUSPECT_SECONDS, listed=False)
+                self._entries[agent] = RosterEntry(agent, now + seconds, seconds, listed=False, has_queues=with_queues)
 
     def is_gone(self, agent: AgentId) -> bool:
         """Tell whether an agent counts as dead."""

@@ -64,6 +64,24 @@ MUTANTS = (
         ("tests/unit/dispatcher/test_unknown_commits.py::test_workflow_of_an_unknown_commit_is_shown_in_rq",),
     ),
     Mutant(
+        "queues_left_for_ever",
+        "dispatcher.liveness.monitor",
+        "        self._roster.suspect(found, self._now(), with_queues=True)\n",
+        "",
+        "the queues of agents that died unseen stay, and each start of the broker takes longer",
+        ("tests/unit/dispatcher/test_left_queues.py::test_queues_of_an_agent_that_died_unseen_are_removed",),
+    ),
+    Mutant(
+        "last_words_unheard",
+        "dispatcher.recovery.failover",
+        "        return results is not None and not results.messages and not worker.closed\n",
+        "        return True\n",
+        "a dead agent's task is done again although its result is on the way",
+        (
+            "tests/unit/dispatcher/test_last_words.py::test_dead_agent_s_task_is_published_again_when_all_reports_have_been_read",
+        ),
+    ),
+    Mutant(
         "unsettled_for_ever",
         "coditect.agent.requeue",
         "    elif returns >= MOST_RETURNS:\n",

@@ -11,7 +11,10 @@ from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import Queue, Topology
 from coditect.local import PrivateServers
+from coditect.model.ids import AgentId
 from coditect.model.message import Message
+from coditect.settings.addresses import vhost_of
+from coditect.wire import routing
 from dispatcher.liveness.eviction import Evictor, ManagementEvictor, close_owner
 from tests.support import eventually
 
@@ -28,7 +31,7 @@ def name() -> str:
 
 @pytest.fixture
 def evictor(managed: PrivateServers) -> Evictor:
-    return ManagementEvictor(Management(managed.management_url))
+    return ManagementEvictor(Management(managed.management_url), vhost_of(managed.amqp_url))
 
 
 async def listed(managed: PrivateServers, name: str) -> int:
@@ -80,6 +83,17 @@ async def test_nobody_of_the_name_means_nothing_to_close(evictor: Evictor) -> No
     assert await evictor.evict("nobody") == 0
 
 
+async def test_agents_are_known_by_their_queues(managed: PrivateServers, evictor: Evictor, name: str) -> None:
+    before = await evictor.agents()
+    async with AmqpBroker(managed.amqp_url, name=name) as broker:
+        await broker.declare(Topology(queues=(Queue(f"reply.{name}"), Queue(routing.mailbox_queue(AgentId(name))))))
+
+        assert await evictor.agents() - before == {name}
+
+        await broker.delete_queue(routing.mailbox_queue(AgentId(name)))
+        await broker.delete_queue(f"reply.{name}")
+
+
 @pytest.mark.parametrize(
     ("address", "reason"),
     [("http://coditect:wrong@127.0.0.1:{port}", "password"), ("http://127.0.0.1:1", "Connect")],
@@ -88,7 +102,7 @@ async def test_api_that_refuses_or_is_not_there_is_told(managed: PrivateServers,
     management = Management(address.format(port=managed.management_url.rpartition(":")[2]))
 
     with pytest.raises(ManagementUnavailable, match=reason):
-        await ManagementEvictor(management).evict("anybody")
+        await ManagementEvictor(management, "/").evict("anybody")
     with pytest.raises(ManagementUnavailable, match=reason):
         await management.closing_version()
 

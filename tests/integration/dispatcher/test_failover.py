@@ -14,7 +14,9 @@ import pytest
 
 from coditect.aio.clock import SystemClock
 from coditect.aio.network import BOTH, Way
+from coditect.broker.management import Management
 from coditect.broker.rabbitmq import AmqpBroker
+from coditect.broker.topology import agent_queues
 from coditect.client.client import Client
 from coditect.client.handle import Handle
 from coditect.local import PrivateServers
@@ -22,9 +24,10 @@ from coditect.messaging.event_publisher import Events
 from coditect.model.ids import AgentId
 from coditect.registry.port import Search
 from coditect.registry.redis import RedisRegistry
+from coditect.settings.addresses import vhost_of
 from dispatcher.chaos.faults.proxy import fault_proxy
 from dispatcher.ledger.ownership import leases
-from dispatcher.liveness.eviction import evictor
+from dispatcher.liveness.eviction import ManagementEvictor, evictor
 from dispatcher.liveness.fleet import Fleet as LivingAgents
 from dispatcher.liveness.monitor import Monitor
 from dispatcher.store.memory import MemoryDatabase
@@ -40,8 +43,12 @@ TASKS = 8
 
 @pytest.fixture
 async def alone(managed: PrivateServers) -> PrivateServers:
-    """The servers, when the agents of an earlier test have lapsed."""
+    """The servers, when the agents of an earlier test have lapsed, and what they left at the broker is removed."""
     await eventually(lambda: _knows(managed, 0))
+    left = await ManagementEvictor(Management(managed.management_url), vhost_of(managed.amqp_url)).agents()
+    async with AmqpBroker(managed.amqp_url, name="before") as broker:
+        for queue in (one.name for agent in left for one in agent_queues(agent, slots=1).queues):
+            await broker.delete_queue(queue)
     return managed
 
 
@@ -61,7 +68,7 @@ async def watching(servers: PrivateServers, lost: list[AgentId]) -> AsyncIterato
             events,
             database,
             owner=owner,
-            evict=evictor(servers.management_url),
+            evict=evictor(servers.management_url, vhost_of(servers.amqp_url)),
             on_gone=lost.append,
         ) as monitor:
             yield monitor

@@ -10,6 +10,7 @@ from coditect.broker.management import Connection, Management, ManagementUnavail
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import connection_names
 from coditect.errors import SetupError
+from coditect.model.ids import AgentId
 from dispatcher.liveness.eviction import ManagementEvictor, close_owner, evictor
 from tests.unit.broker.virtual_time import in_virtual_time
 
@@ -45,7 +46,7 @@ def connections_of(*processes: str) -> list[Connection]:
 async def test_only_the_process_of_exactly_this_name_is_closed() -> None:
     api = Listing(*connections_of("worker-1", "worker-11", "my worker-1"), Connection("x", ""))
 
-    assert await ManagementEvictor(api).evict("worker-1") == 2
+    assert await ManagementEvictor(api, "/").evict("worker-1") == 2
 
     assert api.open_connections == [*connections_of("worker-11", "my worker-1"), Connection("x", "")]
 
@@ -54,7 +55,7 @@ async def test_only_the_process_of_exactly_this_name_is_closed() -> None:
 async def test_many_at_once_share_listings_that_began_after_they_asked() -> None:
     names = [f"worker-{number}" for number in range(50)]
     api = Listing(*connections_of(*names))
-    evict = ManagementEvictor(api)
+    evict = ManagementEvictor(api, "/")
 
     closed = await asyncio.gather(*(evict.evict(name) for name in names))
 
@@ -66,7 +67,7 @@ async def test_many_at_once_share_listings_that_began_after_they_asked() -> None
 @in_virtual_time
 async def test_failure_is_told_once_and_its_end_once(caplog: pytest.LogCaptureFixture) -> None:
     api = Listing()
-    evict = ManagementEvictor(api)
+    evict = ManagementEvictor(api, "/")
     with caplog.at_level(logging.INFO, "dispatcher.liveness.eviction"):
         for api.down in (True, True, True, False, False):
             with suppress(ManagementUnavailable):
@@ -79,7 +80,7 @@ async def test_failure_is_told_once_and_its_end_once(caplog: pytest.LogCaptureFi
 @in_virtual_time
 async def test_former_owner_is_looked_for_twice_because_the_list_is_late() -> None:
     api = Listing()
-    closing = asyncio.create_task(close_owner(ManagementEvictor(api), "ada"))
+    closing = asyncio.create_task(close_owner(ManagementEvictor(api, "/"), "ada"))
     await asyncio.sleep(1)
     api.open_connections += connections_of("ada")
 
@@ -91,6 +92,9 @@ class Hanging:
         await asyncio.sleep(1_000)
         return 2
 
+    async def agents(self) -> frozenset[AgentId]:
+        return frozenset()
+
 
 @in_virtual_time
 async def test_taking_over_never_fails_and_never_waits_for_ever() -> None:
@@ -99,8 +103,8 @@ async def test_taking_over_never_fails_and_never_waits_for_ever() -> None:
     down.down = True
 
     assert await close_owner(None, "ada") == 0
-    assert await close_owner(ManagementEvictor(down), "ada") == 0
-    assert await close_owner(ManagementEvictor(down), "") == 0
+    assert await close_owner(ManagementEvictor(down, "/"), "ada") == 0
+    assert await close_owner(ManagementEvictor(down, "/"), "") == 0
     assert await close_owner(Hanging(), "ada") == 0
 
     assert asyncio.get_running_loop().time() - began < 20
@@ -118,6 +122,6 @@ async def test_the_memory_broker_is_its_own_evictor() -> None:
 
 
 def test_without_the_setting_there_is_no_evictor_and_a_wrong_one_is_refused() -> None:
-    assert evictor(None) is None
+    assert evictor(None, "/") is None
     with pytest.raises(SetupError):
-        evictor("localhost")
+        evictor("localhost", "/")

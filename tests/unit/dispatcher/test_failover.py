@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from coditect.aio.supervisor import Supervisor
+from coditect.model.ids import AgentId
 from dispatcher.ledger.ownership import leases
 from dispatcher.recovery.failover import Predecessors
 from dispatcher.store.memory import MemoryDatabase
@@ -20,6 +21,9 @@ class Counting:
         self.asked.append(process)
         await asyncio.sleep(1)
         return self._closes
+
+    async def agents(self) -> frozenset[AgentId]:
+        return frozenset()
 
 
 @in_virtual_time

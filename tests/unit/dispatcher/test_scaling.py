@@ -11,6 +11,7 @@ import pytest
 from coditect import Agent, Context, Workflow
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.client.workflow_run import Run
+from coditect.model.ids import AgentId
 from coditect.testing import TestFleet
 from coditect.workflow.states import WorkflowState
 from dispatcher.program import Dispatcher, DispatcherOptions, running_dispatcher
@@ -32,6 +33,9 @@ class Evictions:
     async def evict(self, process: str) -> int:
         self.asked.append(process)
         return await self._server.evict(process)
+
+    async def agents(self) -> frozenset[AgentId]:
+        return await self._server.agents()
 
 
 def layered() -> Workflow:

@@ -1,0 +1,151 @@
+"""The queues that dead agents leave at the broker, and the leader's looks for them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from coditect.broker.management import ManagementUnavailable
+from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.broker.topology import agent_queues
+from coditect.model.ids import AgentId
+from coditect.wire import routing
+from dispatcher.liveness import monitor
+from dispatcher.liveness.monitor import AGAIN_SECONDS, SWEEP_SECONDS
+from dispatcher.liveness.roster import STARTING_SECONDS
+from tests.unit.dispatcher.watch import Watch, open_watch
+from tests.unit.registry.samples import IDLE, make_registration
+from tests.unit.testing.workers import Sleepers
+
+LEASE_SECONDS = 3.0
+FOUND_SECONDS = 2 * STARTING_SECONDS + 5.0
+"""So long after a dispatcher's start a dead agent's queues are gone, even those of one without a mailbox."""
+
+
+class Unlisted:
+    """An evictor that cannot list queues at first."""
+
+    def __init__(self, server: MemoryServer, failures: int) -> None:
+        self._server = server
+        self.failures = failures
+
+    async def evict(self, process: str) -> int:
+        return await self._server.evict(process)
+
+    async def agents(self) -> frozenset[AgentId]:
+        if self.failures:
+            self.failures -= 1
+            raise ManagementUnavailable("The broker's management API does not answer")
+        return await self._server.agents()
+
+
+async def die_unseen(watch: Watch) -> AgentId:
+    """An agent dies, and the registry has forgotten it when a dispatcher begins to watch."""
+    dead = watch.fleet.agents[0].id
+    watch.fleet.kill(dead)
+    await watch.fleet.advance(f"{LEASE_SECONDS + 1}s")
+    assert len(watch.queues(dead)) == 4
+    return dead
+
+
+@pytest.mark.parametrize("mail", [True, False], ids=["all", "without a mailbox"])
+async def test_queues_of_an_agent_that_died_unseen_are_removed(mail: bool) -> None:
+    async with open_watch([Sleepers().agent]) as watch:
+        dead = await die_unseen(watch)
+        if not mail:
+            async with MemoryBroker(watch.fleet.server, name="before") as broker:
+                await broker.delete_queue(routing.mailbox_queue(dead))
+
+        await watch.dispatcher(evict=watch.fleet.server)
+        await watch.fleet.advance(f"{FOUND_SECONDS}s")
+
+        assert watch.queues(dead) == []
+        assert watch.told("agent.offline") == watch.lost["first"] == [dead]
+        assert [len(watch.queues(living.id)) for living in watch.fleet.agents] == [4]
+
+
+async def test_queues_are_looked_for_again_when_they_could_not_be_listed() -> None:
+    async with open_watch([Sleepers().agent]) as watch:
+        dead = await die_unseen(watch)
+        await watch.dispatcher(evict=Unlisted(watch.fleet.server, failures=2))
+
+        await watch.fleet.advance(f"{FOUND_SECONDS + 2 * AGAIN_SECONDS}s")
+
+        assert watch.queues(dead) == []
+
+
+async def test_queues_of_an_agent_that_dies_later_and_unseen_are_found_within_the_minute() -> None:
+    async with open_watch([Sleepers().agent]) as watch:
+        await watch.dispatcher(evict=watch.fleet.server)
+        await watch.fleet.advance("5s")
+        async with MemoryBroker(watch.fleet.server, name="short-lived") as broker:
+            await broker.declare(agent_queues(AgentId("short-lived"), slots=1))
+
+        await watch.fleet.advance(f"{SWEEP_SECONDS + FOUND_SECONDS}s")
+
+        assert watch.queues(AgentId("short-lived")) == []
+
+
+async def test_next_leader_removes_the_queues_that_a_leader_did_not_live_to_remove(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with open_watch([Sleepers().agent]) as watch:
+        monkeypatch.setattr(monitor, "TIDY_PAUSES", (1_000.0,))
+        await watch.dispatcher("first", evict=watch.fleet.server)
+        await watch.dispatcher("second", evict=watch.fleet.server)
+        await watch.fleet.advance("1s")
+        dead = watch.fleet.agents[0].id
+        watch.fleet.kill(dead)
+        await watch.fleet.advance(f"{LEASE_SECONDS + 3}s")
+        assert (watch.lost["second"], len(watch.queues(dead))) == ([dead], 4)
+
+        monkeypatch.setattr(monitor, "TIDY_PAUSES", (0.0,))
+        await watch.end("first")
+        await watch.fleet.advance("2s")
+
+        assert watch.queues(dead) == []
+
+
+async def test_dead_agent_s_queues_are_removed_without_a_pause_when_they_are_empty(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(monitor, "TIDY_PAUSES", (monitor.TIDY_PAUSES[0], 1_000.0))
+    async with open_watch([Sleepers().agent]) as watch:
+        await watch.dispatcher(evict=watch.fleet.server)
+        await watch.fleet.advance("2s")
+        dead = watch.fleet.agents[0].id
+        watch.fleet.kill(dead)
+        while not watch.lost["first"]:
+            await asyncio.sleep(0.05)
+        await watch.fleet.advance("100ms")
+
+        assert watch.queues(dead) == []
+
+
+async def test_agent_that_takes_long_to_start_keeps_its_queues() -> None:
+    async with open_watch([Sleepers().agent]) as watch:
+        registration = make_registration()
+        starting = registration.agent_id
+        async with MemoryBroker(watch.fleet.server, name=starting) as broker:
+            await broker.declare(agent_queues(starting, slots=1))
+            await watch.dispatcher(evict=watch.fleet.server)
+            await watch.fleet.advance(f"{STARTING_SECONDS - 1}s")
+            for _ in range(40):
+                await watch.fleet.registry.register(registration, IDLE, lease_seconds=LEASE_SECONDS)
+                await watch.fleet.advance("500ms")
+
+        assert len(watch.queues(starting)) == 3
+        assert watch.lost["first"] == []
+
+
+async def test_living_agent_that_the_registry_does_not_list_keeps_its_queues() -> None:
+    async with open_watch([Sleepers().agent], replicas=1) as watch:
+        await watch.dispatcher(evict=watch.fleet.server)
+        (living,) = (one.id for one in watch.fleet.agents)
+        for _ in range(200):
+            await watch.fleet.registry.deregister(living)
+            await watch.fleet.advance("100ms")
+
+        assert len(watch.queues(living)) == 4
+        assert watch.lost["first"] == []
