@@ -203,7 +203,9 @@ class Monitor:
             answer = await self._pings.ask(entry.agent)
             if answer is PingAnswer.PONG:
                 entry.grant(self._now())
-            elif answer is not PingAnswer.UNKNOWN and await self._has_lapsed(entry) and self._is_proof(answer, entry):
+            elif answer is PingAnswer.UNKNOWN or not await self._has_lapsed(entry):
+                return
+            elif await self._is_proof(answer, entry):
                 await self._lose(entry.agent, answer)
         finally:
             entry.examined = False
@@ -220,11 +222,15 @@ class Monitor:
             self._roster.note_one(record, self._now())
         return entry.lapses_at == lapses_at and (record is None or record.lease_ms <= 0)
 
-    def _is_proof(self, answer: PingAnswer, entry: RosterEntry) -> bool:
+    async def _is_proof(self, answer: PingAnswer, entry: RosterEntry) -> bool:
         """Tell whether a ping's answer proves that an agent ended; a missing mailbox proves it only when seen twice.
 
-        Of a name that may not be an agent's it proves nothing: a client has no mailbox either.
+        Of a name that may not be an agent's it proves nothing: a client has no mailbox either. Nor does it of one that
+        consumes a mailbox and was never listed: a program in another language that does not register may be mute.
         """
+        if not entry.listed and entry.has_queues and await self._is_connected(entry.agent):
+            entry.grant(self._now())
+            return False
         if answer is PingAnswer.SILENCE or entry.draining or entry.without_mail:
             return True
         if not entry.listed and not entry.has_queues:

@@ -139,6 +139,19 @@ async def test_agent_that_takes_long_to_start_keeps_its_queues() -> None:
         assert watch.lost["first"] == []
 
 
+async def test_program_that_consumes_an_agent_s_queues_and_neither_registers_nor_answers_keeps_them() -> None:
+    mute = AgentId("mute")
+    async with open_watch([Sleepers().agent]) as watch, MemoryBroker(watch.fleet.server, name=mute) as broker:
+        await broker.declare(agent_queues(mute, slots=1))
+        await broker.consume(routing.mailbox_queue(mute), lambda mail: mail.ack(), prefetch=10)
+        monitor = await watch.dispatcher(evict=watch.fleet.server)
+
+        await watch.fleet.advance(f"{2 * FOUND_SECONDS}s")
+
+        assert len(watch.queues(mute)) == 3
+        assert (monitor.evicted, watch.lost["first"]) == (0, [])
+
+
 async def test_living_agent_that_the_registry_does_not_list_keeps_its_queues() -> None:
     async with open_watch([Sleepers().agent], replicas=1) as watch:
         await watch.dispatcher(evict=watch.fleet.server)
