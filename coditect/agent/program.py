@@ -69,8 +69,8 @@ def new_agent_id(agent: Agent) -> AgentId:
     return AgentId(f"{agent.name}-{token_hex(4)}")
 
 
-def topology(agent: Agent, agent_id: AgentId, *, slots: int) -> Iterator[Topology]:
-    """Yield the exchanges and queues that an agent process declares, in parts that each fit a declaration's time limit.
+def topology(agent: Agent) -> Iterator[Topology]:
+    """Yield the exchanges and queues that all processes of an agent share, in parts that each fit the time limit.
 
     A declaration has a time limit, and many capabilities need more time than that.
     """
@@ -80,7 +80,7 @@ def topology(agent: Agent, agent_id: AgentId, *, slots: int) -> Iterator[Topolog
         if number % CAPABILITIES_AT_ONCE == 0:
             yield needed
             needed = Topology()
-    yield needed + agent_queues(agent_id, slots=slots)  # last: unused, they expire
+    yield needed
 
 
 def registration(
@@ -143,7 +143,7 @@ async def running_agent(
         background = await stack.enter_async_context(Supervisor(host.health))
         value = await stack.enter_async_context(lived(agent.lifespan, agent))
         reference = await following(clock, registry, background)
-        for step in topology(agent, agent_id, slots=slots):
+        for step in topology(agent):
             await broker.declare(step)
         stack.push_async_callback(_remove_queues, broker, agent_id)
         requests = await stack.enter_async_context(_requests(broker, settings, agent_id, host))
@@ -164,6 +164,7 @@ async def running_agent(
         load = _completed(runtime.load, host.sample or load_sampler(), broker)
         described = registration(agent, agent_id, reference, slots=slots, metadata=host.metadata)
         heartbeat = await stack.enter_async_context(_heartbeat(registry, described, load, settings, host.health))
+        await broker.declare(agent_queues(agent_id, slots=slots))  # unregistered, they would count as a dead agent's
         observe_process(host.metrics, reference, lambda: broker.server.certificate_end, host.health.deaths.total)
         runtime.observed(host.metrics, heartbeat)
         mailbox = Mailbox(agent, runtime, broker, events, background, drain=drain.set)

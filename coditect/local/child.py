@@ -47,11 +47,13 @@ class Child:
 class RunningChild:
     """The process of a child, which leads a session of its own and dies with the thread that spawned it."""
 
-    __slots__ = ("_popen", "_prefix", "child", "log", "process")
+    __slots__ = ("_popen", "_prefix", "child", "log", "logged", "process")
 
-    def __init__(self, child: Child, popen: subprocess.Popen[bytes], *, prefix: str, log: Path) -> None:
+    def __init__(self, child: Child, popen: subprocess.Popen[bytes], *, prefix: str, log: Path, logged: int) -> None:
         self.child = child
         self.log = log
+        self.logged = logged
+        """The size of the log in bytes when the process was started: what comes after it is the process's own."""
         self.process = identify(popen.pid) or ProcessId(popen.pid, "")
         self._popen = popen
         self._prefix = prefix
@@ -97,6 +99,7 @@ def spawn(child: Child, *, marker: str, log_folder: Path) -> RunningChild:
         child.ready_file.unlink(missing_ok=True)
     prefix = f"{marker}:{child.name}:"
     with log.open("ab") as output:
+        logged = output.tell()
         popen = subprocess.Popen(
             [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), *child.argv],
             env={**child.env, MARKER: prefix},
@@ -106,15 +109,15 @@ def spawn(child: Child, *, marker: str, log_folder: Path) -> RunningChild:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return RunningChild(child, popen, prefix=prefix, log=log)
+    return RunningChild(child, popen, prefix=prefix, log=log, logged=logged)
 
 
-def last_lines(log: Path, count: int = 15) -> str:
-    """Return the last lines of a log file, indented for a message; an empty text if there is no log."""
+def last_lines(log: Path, count: int = 15, *, since: int = 0) -> str:
+    """Return the last lines of a log file, after `since` bytes, indented for a message; an empty text without a log."""
     if not log.exists():
         return ""
     with log.open("rb") as lines:
-        lines.seek(max(0, log.stat().st_size - 16_384))
+        lines.seek(max(since, log.stat().st_size - 16_384))
         tail = lines.read().decode(errors="replace").splitlines()[-count:]
     return "\n".join(f"  | {line}" for line in tail)
 

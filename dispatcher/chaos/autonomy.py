@@ -171,7 +171,8 @@ async def measure(order: AutonomyOrder) -> AutonomyResult:
 
 async def _break(testbed: ChaosTestbed, nemesis: Nemesis, planned: Iterator[Fault]) -> None:
     """Inject the faults, and start again what they left down."""
-    await nemesis.run(planned)
+    async with nemesis.keeping():
+        await nemesis.run(planned)
     await testbed.start()
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from random import Random
 from types import MappingProxyType
@@ -44,11 +44,6 @@ KEEP_SECONDS = 0.5
 OTHER: Mapping[str, str] = MappingProxyType({"agent": "dispatcher", "dispatcher": "agent"})
 
 
-def gives_reason(log: str) -> bool:
-    """Tell whether a process that ended by itself said why, in a record of its log, and not with a traceback."""
-    return not log or log.splitlines()[-1].startswith("  | {")
-
-
 class Nemesis:
     """The injector of a run's faults into real processes; a victim has only one fault at a time.
 
@@ -78,23 +73,28 @@ class Nemesis:
         """Inject the faults at their times; return when all are over and their victims were started again."""
         loop = asyncio.get_running_loop()
         start = loop.time()
+        async with asyncio.TaskGroup() as hits:
+            for fault in faults:
+                await asyncio.sleep(max(0.0, start + fault.at_seconds - loop.time()))
+                hits.create_task(self._do(fault))
+
+    @asynccontextmanager
+    async def keeping(self) -> AsyncIterator[None]:
+        """Within the block, start each process again that ended by itself, as who runs it would, and note its end.
+
+        A process waits for no server for ever, and says so when it ends: anything else is a crash.
+        """
         async with asyncio.TaskGroup() as group:
             keeper = group.create_task(self._keep())
-            async with asyncio.TaskGroup() as hits:
-                for fault in faults:
-                    await asyncio.sleep(max(0.0, start + fault.at_seconds - loop.time()))
-                    hits.create_task(self._do(fault))
+            yield
             keeper.cancel()
 
     async def _keep(self) -> None:
-        """Start each process again that ended by itself, as who runs it would: it waits for no server for ever."""
         while True:
             await asyncio.sleep(KEEP_SECONDS)
             for post in (post for role in OTHER for post in self._testbed.of(role)):
                 if not post.alive and not post.busy:
-                    self._note(
-                        Type.INFO, "trouble" if gives_reason(post.log) else "crash", post.name, reason=post.log[-500:]
-                    )
+                    self._note(Type.INFO, "crash" if post.crashed else "trouble", post.name, reason=post.log[-500:])
                     post.start()
 
     async def _do(self, fault: Fault) -> None:

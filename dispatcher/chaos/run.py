@@ -214,6 +214,7 @@ async def _play(order: RunOrder, testbed: ChaosTestbed, store: ChaosStore, scrib
         telling = asyncio.create_task(_tell(load, say))
         strangers = Strangers(broker, scribe.note, Random(f"{order.seed}/strangers"))  # noqa: S311 - it is to be foreseen
         breaking = Nemesis(testbed, scribe.note, strangers, store.cluster)
+        await stack.enter_async_context(breaking.keeping())
         await breaking.run(faults.schedule(order.seed, order.seconds, order.kinds))
         await testbed.start()
         await asyncio.sleep(APART_SECONDS)

@@ -32,6 +32,8 @@ from dispatcher.chaos.looking import RegistryLook
 from dispatcher.witness.history import HISTORY_VARIABLE, NAME_VARIABLE
 
 START_SECONDS = 60.0
+CRASHES = ("| Traceback (most recent call last)", "| Fatal Python error", "A loop that the process needs died")
+"""What a log shows of a crash; the records of errors that were expected are each in one line, as JSON."""
 SETTLED_SECONDS = 1.0
 STORE_PROCESSES = 3
 """The fewest processes of a cluster that goes on without one of them."""
@@ -116,8 +118,14 @@ class Post:
 
     @property
     def log(self) -> str:
-        """The last lines of the process's log, as text."""
-        return "" if self._running is None else last_lines(self._running.log)
+        """The last lines of the process's log since its start, as text."""
+        return "" if self._running is None else last_lines(self._running.log, since=self._running.logged)
+
+    @property
+    def crashed(self) -> bool:
+        """Tell whether the process ended by an error that nobody had expected."""
+        dumped = self._running is not None and self._running.exit_code == -signal.SIGSEGV
+        return dumped or any(sign in self.log for sign in CRASHES)
 
 
 class ChaosTestbed:

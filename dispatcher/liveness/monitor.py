@@ -54,12 +54,16 @@ RELIEF_SECONDS = 0.5
 """The time in which an agent that reports to be cut off from the broker must answer a ping."""
 EVICTION_PAUSES = (0.05, 0.2, 0.5, 1.0, 1.0, 1.0, 1.5)
 """The pauses between tries to evict an agent, since the broker's management API lists a new connection late."""
-TIDY_PAUSES = (0.0, 1.0, 1.0, 2.0)
+TIDY_PAUSES = (0.0, 1.0, 1.0, 2.0, 5.0, 10.0)
 """The pauses between tries to delete a dead agent's queues: tasks leave an inbox within about a second."""
 SWEEP_SECONDS = 60.0
 """The time between two looks of the leader for queues that dead agents have left at the broker."""
 AGAIN_SECONDS = 5.0
 """The time after which the leader tries again to look for such queues."""
+
+
+def _queues(agent: AgentId) -> tuple[str, ...]:
+    return routing.mailbox_queue(agent), routing.inbox_queue(agent), routing.next_queue(agent)
 
 
 class Monitor:
@@ -205,7 +209,7 @@ class Monitor:
                 entry.grant(self._now())
             elif answer is PingAnswer.UNKNOWN or not await self._has_lapsed(entry):
                 return
-            elif await self._is_proof(answer, entry):
+            elif await self._is_proof(answer, entry) and self._roster.knows(entry):
                 await self._lose(entry.agent, answer)
         finally:
             entry.examined = False
@@ -226,15 +230,16 @@ class Monitor:
         """Tell whether a ping's answer proves that an agent ended; a missing mailbox proves it only when seen twice.
 
         Of a name that may not be an agent's it proves nothing: a client has no mailbox either. Nor does it of one that
-        consumes a mailbox and was never listed: a program in another language that does not register may be mute.
+        consumes an agent's queue and was never listed: a program in another language may neither register nor answer.
         """
-        if not entry.listed and entry.has_queues and await self._is_connected(entry.agent):
+        if not entry.listed and entry.has_queues and await self._is_served(entry.agent):
             entry.grant(self._now())
             return False
         if answer is PingAnswer.SILENCE or entry.draining or entry.without_mail:
             return True
         if not entry.listed and not entry.has_queues:
-            self._roster.forget(entry.agent)
+            if self._roster.knows(entry):
+                self._roster.forget(entry.agent)
             return False
         entry.without_mail = True
         entry.grant(self._now())
@@ -277,6 +282,14 @@ class Monitor:
             return True  # for all we know
         return mailbox is not None and mailbox.consumers > 0
 
+    async def _is_served(self, agent: AgentId) -> bool:
+        """Tell whether one of an agent's queues has a consumer, or may have."""
+        try:
+            found = [await self._broker.stats(queue) for queue in _queues(agent)]
+        except CoditectError:
+            return True
+        return any(one is not None and one.consumers for one in found)
+
     async def _is_back(self, agent: AgentId) -> bool:
         try:
             record = await self._fleet.get(agent)
@@ -300,12 +313,15 @@ class Monitor:
     async def _tidy(self, agent: AgentId) -> None:
         """Delete a dead agent's queues once empty, unless the agent is back; the broker expires those that remain."""
         mailbox, following = routing.mailbox_queue(agent), routing.next_queue(agent)
-        queues = [mailbox, routing.inbox_queue(agent), following, f"reply.{agent}"]
+        queues = [*_queues(agent), f"reply.{agent}"]
         for pause in TIDY_PAUSES:  # the first at once: who leads may be gone soon, and nobody else does it
             await asyncio.sleep(pause)
             if await self._is_back(agent):  # it may not consume its queues: all its slots are taken
                 return
             try:
+                mail = await self._broker.stats(mailbox)
+                if mail is not None and mail.consumers:  # it is back, and the registry does not answer it
+                    return
                 for queue in tuple(queues):
                     if await self._is_removed(queue, if_empty=queue != mailbox, classic=queue == following):
                         queues.remove(queue)
@@ -338,6 +354,7 @@ class Monitor:
             self._lease = None
             log.debug("Who watches over the agents is not known", extra={"reason": str(error)})
         if self.leads is not led:
+            self._sweep_at = self._now()
             log.info("Acts for agents that are gone" if self.leads else "Another acts for agents that are gone")
 
     async def _resign(self) -> None:

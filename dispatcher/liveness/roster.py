@@ -19,8 +19,6 @@ EARLY_SECONDS = 1.5
 """The time before the end of an agent's lease at which the monitor pings an agent that has not renewed it."""
 SUSPECT_SECONDS = 3.0
 """The lease that is granted to an agent that may have died while no dispatcher watched."""
-STARTING_SECONDS = 10.0
-"""The lease that is granted to an agent that has queues: it may be starting, and be about to register."""
 GONE_SECONDS = 3_600.0
 """The time for which a dead agent's id is kept, so that the agent's return is noticed."""
 MOST_GONE = 10_000
@@ -43,7 +41,7 @@ class RosterEntry:
     listed: bool = True
     """Whether the registry has listed the agent since this dispatcher began."""
     has_queues: bool = False
-    """Whether it has an agent's queues; what neither is listed nor has some may be no agent at all."""
+    """Whether the broker has been found to have queues of it; what is not listed and has none may be no agent."""
 
     @property
     def overdue_at(self) -> float:
@@ -92,14 +90,21 @@ class Roster:
 
     def suspect(self, names: Iterable[str], now: float, *, with_queues: bool = False) -> None:
         """Add those who are not known, but left something behind, with a short lease: they may have died unseen."""
-        seconds = STARTING_SECONDS if with_queues else SUSPECT_SECONDS
         for agent in map(AgentId, names):
-            if agent not in self._entries and agent not in self._gone:
-                self._entries[agent] = RosterEntry(agent, now + seconds, seconds, listed=False, has_queues=with_queues)
+            if agent in self._gone:
+                continue
+            entry = self._entries.get(agent)
+            if entry is None:
+                entry = self._entries[agent] = RosterEntry(agent, now + SUSPECT_SECONDS, SUSPECT_SECONDS, listed=False)
+            entry.has_queues = entry.has_queues or with_queues
 
     def is_gone(self, agent: AgentId) -> bool:
         """Tell whether an agent counts as dead."""
         return agent in self._gone
+
+    def knows(self, entry: RosterEntry) -> bool:
+        """Tell whether an entry is still in the list, and was not replaced since by one with another lease."""
+        return self._entries.get(entry.agent) is entry
 
     def forget(self, agent: AgentId) -> None:
         """Remove a name that turned out to be no agent's, as far as anybody knows."""

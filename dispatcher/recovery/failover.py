@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
@@ -24,6 +25,7 @@ from dispatcher.liveness.fleet import Fleet, slots_of
 from dispatcher.liveness.monitor import Monitor
 from dispatcher.liveness.queue_depths import QueueDepths
 from dispatcher.ports import Ports
+from dispatcher.shards.in_flight import SILENT_SECONDS
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.port import Database
 
@@ -50,7 +52,6 @@ async def watching_agents(
     def on_gone(gone: AgentId) -> None:
         if (keeper := workers.get(locks_shard)) is not None:
             keeper.put(Asked(Verb.LOCK_RELEASE, {"agent": gone, "reason": "its agent is gone"}))
-        ports.background.start(at_work.lose(gone), name=f"repeat the work of {gone}")
 
     def on_look(records: Sequence[AgentRecord]) -> None:
         ports.window.set_slots(slots_of(records))
@@ -109,6 +110,7 @@ class AtWork:
         self._background = background
         self._workers = workers
         self._missed: set[AgentId] = set()
+        self._losing: set[AgentId] = set()
 
     def look(self, living: Set[AgentId], monitor: Monitor) -> None:
         """Have each agent at work examined once that the registry does not list; publish a dead agent's tasks again.
@@ -118,25 +120,31 @@ class AtWork:
         missing = set[AgentId]().union(*(worker.in_flight.agents for worker in self._workers.values())) - living
         missed, self._missed = self._missed, missing
         monitor.suspect(missing - missed)
-        for agent in filter(monitor.is_gone, missing):
-            self._background.start(self.lose(agent), name=f"repeat the work of {agent}")
+        for agent in filter(monitor.is_gone, missing - self._losing):
+            self._losing.add(agent)
+            self._background.start(self._lose(agent, monitor), name=f"repeat the work of {agent}")
 
-    async def lose(self, gone: AgentId) -> None:
+    async def _lose(self, gone: AgentId, monitor: Monitor) -> None:
         """Have the tasks that a dead agent had begun published again, unless another agent has taken them over.
 
-        A shard whose results queue is not empty waits for the next look: the agent's last results may be in it.
+        While a shard's results queue is not empty, the agent's last results may be in it: that is waited for, but not
+        for longer than any silent task is.
         """
-        for worker in tuple(self._workers.values()):
-            if worker.in_flight.lost_with(gone) and await self._has_heard_all(worker):
-                for lost in worker.in_flight.lost_with(gone):
-                    worker.put(lost)
+        try:
+            for worker in [one for one in self._workers.values() if gone in one.in_flight.agents]:
+                silent_seconds = 0.0 if await self._has_heard_all(worker) else SILENT_SECONDS
+                if monitor.is_gone(gone):
+                    for lost in worker.in_flight.lost_with(gone, asyncio.get_running_loop().time() - silent_seconds):
+                        worker.put(lost)
+        finally:
+            self._losing.discard(gone)
 
     async def _has_heard_all(self, worker: ShardWorker) -> bool:
         try:
             results = await self._broker.stats(routing.results_queue(worker.shard))
         except CoditectError:
             return False
-        return results is not None and not results.messages and not worker.closed
+        return results is not None and not results.messages
 
 
 class Predecessors:

@@ -194,13 +194,14 @@ class InFlight:
             flight.hear(now)
         return [Lost(key, flight.publication, flight.agent) for key, flight in lost]
 
-    def lost_with(self, gone: AgentId) -> list[Lost]:
-        """Return a command to publish each task again that an agent had begun which is known to be dead.
+    def lost_with(self, gone: AgentId, heard_until: float) -> list[Lost]:
+        """Return a command to publish each task again that a dead agent had begun and last reported by `heard_until`.
 
         Its broker may deliver the task again, unless nothing is left to deliver: a grant may have reached the agent
         after another had the delivery. Whoever takes it first wins, and the other publication is stale.
         """
-        return [Lost(key, flight.publication, gone) for key, flight in self if flight.agent == gone]
+        found = ((key, flight) for key, flight in self if flight.agent == gone and flight.heard <= heard_until)
+        return [Lost(key, flight.publication, gone) for key, flight in found]
 
     def close(self) -> None:
         """Forget all published tasks, because the shard has another owner."""

@@ -88,8 +88,8 @@ MUTANTS = (
     Mutant(
         "alone_with_the_gone",
         "dispatcher.recovery.failover",
-        "        for agent in filter(monitor.is_gone, missing):\n",
-        "        for agent in filter(monitor.is_gone, ()):\n",
+        "filter(monitor.is_gone, missing - self._losing)",
+        "filter(monitor.is_gone, ())",
         "what is granted to an agent after its death stays with it",
         ("tests/unit/dispatcher/test_died_unseen.py::test_task_that_is_granted_to_a_dead_agent_is_published_again",),
     ),

@@ -4,7 +4,7 @@ import pytest
 
 from coditect import Agent
 from coditect.agent.program import CAPABILITIES_AT_ONCE, publish_window, topology
-from coditect.broker.topology import Topology, agent_queues, base_topology, capability_queues
+from coditect.broker.topology import Topology, base_topology, capability_queues
 from coditect.model.ids import AgentId
 from coditect.settings.settings import Settings
 
@@ -25,17 +25,15 @@ def agent(capabilities: int) -> Agent:
 @pytest.mark.parametrize(
     "capabilities", [1, CAPABILITIES_AT_ONCE - 1, CAPABILITIES_AT_ONCE, 2 * CAPABILITIES_AT_ONCE + 1]
 )
-def test_agent_declares_everything_in_steps_of_a_bounded_size(capabilities: int) -> None:
-    steps = list(topology(agent(capabilities), AGENT_ID, slots=8))
+def test_agent_declares_what_it_shares_in_steps_of_a_bounded_size(capabilities: int) -> None:
+    steps = list(topology(agent(capabilities)))
 
     whole = base_topology()
     for number in range(capabilities):
         whole += capability_queues(f"work.n{number}")
-    own = agent_queues(AGENT_ID, slots=8)
-    most = CAPABILITIES_AT_ONCE * len(capability_queues("any").queues) + len((base_topology() + own).queues)
-    assert sum(steps, Topology()) == whole + own
+    most = CAPABILITIES_AT_ONCE * len(capability_queues("any").queues) + len(base_topology().queues)
+    assert sum(steps, Topology()) == whole
     assert all(len(step.queues) <= most for step in steps)
-    assert steps[-1].queues[-len(own.queues) :] == own.queues
 
 
 @pytest.mark.parametrize(

@@ -1,31 +1,45 @@
-"""How a process ended, as the nemesis reads it from the log."""
+"""Processes that end by themselves: who tells why has not crashed."""
 
 from __future__ import annotations
 
+import asyncio
+import os
+import sys
+import uuid
 from pathlib import Path
 
 import pytest
 
-from coditect.local.child import last_lines
-from dispatcher.chaos.nemesis import gives_reason
+from coditect.local.child import Child
+from dispatcher.chaos.testbed import Post
+from tests.support import eventually
 
-RECORD = '{"level": "error", "message": "The agent cannot run", "reason": "| no broker"}'
+RECORD = 'print(\'{"event": "The agent cannot run", "traceback": "Traceback (most recent call last)"}\')'
+PLAIN = "print('Error: The broker cannot be reached')"
+ERROR = "{}['lost']"
 
 
 @pytest.mark.parametrize(
-    ("lines", "reason"),
+    ("lives", "crashed"),
     [
-        ([RECORD], True),
-        (["Traceback (most recent call last):", '  File "x.py", line 1', "RuntimeError: the handler is closed"], False),
-        ([RECORD, "Fatal Python error: Segmentation fault"], False),
-        ([], True),
+        ([RECORD], False),
+        ([PLAIN], False),
+        ([ERROR], True),
+        ([ERROR, PLAIN], False),
+        ([PLAIN, "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"], True),
+        (['print(\'{"reason": "A loop that the process needs died again and again"}\')'], True),
     ],
-    ids=["a record", "a traceback", "the interpreter", "silent"],
+    ids=["a record", "a sentence", "a traceback", "an earlier life", "the interpreter", "a loop"],
 )
-def test_process_that_ends_by_itself_gives_its_reason_in_a_record(
-    tmp_path: Path, lines: list[str], reason: bool
+async def test_process_has_crashed_when_it_met_what_nobody_expected(
+    tmp_path: Path, lives: list[str], crashed: bool
 ) -> None:
-    log = tmp_path / "agent.log"
-    log.write_text("".join(f"{line}\n" for line in lines))
+    file = tmp_path / "life.py"
+    child = Child("agent-1", (sys.executable, str(file)), dict(os.environ), tmp_path, ready=None)
+    post = Post(child, marker=uuid.uuid4().hex, log_folder=tmp_path, paths={})
+    for life in lives:
+        await asyncio.to_thread(file.write_text, life)
+        post.start()
+        await eventually(lambda: not post.alive)
 
-    assert gives_reason(last_lines(log)) is reason
+    assert post.crashed is crashed

@@ -67,6 +67,7 @@ class FakePost:
     busy: bool = False
     alive: bool = True
     log: str = "The broker cannot be reached"
+    crashed: bool = False
     paths: dict[str, NetworkPath] = field(default_factory=lambda: {"broker": NetworkPath(), "redis": NetworkPath()})
 
     def start(self) -> None:
@@ -121,7 +122,9 @@ async def test_process_that_ends_by_itself_is_noted_and_started_again_unless_a_f
         if type_ is Type.INFO:
             troubled.append(key)
 
-    await Nemesis(cast(Any, stage), note, cast(Any, None)).run([Fault(2.0, BROKER_PART, 0.0, 1.0)])
+    nemesis = Nemesis(cast(Any, stage), note, cast(Any, None))
+    async with nemesis.keeping():
+        await nemesis.run([Fault(2.0, BROKER_PART, 0.0, 1.0)])
 
     assert (ended.alive, hit.alive, troubled) == (True, False, [ended.name])
 

@@ -66,9 +66,9 @@ def test_silence_is_judged_by_what_it_is_a_silence_of(flights: InFlight, until: 
 @pytest.mark.parametrize("flights", [one(begun=True), one(begun=True, acked=True)], ids=["short", "long"])
 def test_what_an_agent_had_that_is_gone_is_lost(flights: InFlight) -> None:
     assert flights.agents == {GONE}
-    assert flights.lost_with(GONE) == [Lost(KEY, 7, GONE)]
+    assert flights.lost_with(GONE, 0.0) == [Lost(KEY, 7, GONE)]
 
 
 @pytest.mark.parametrize("flights", [one(begun=False), one(begun=True, acked=True, agent="worker-2")])
 def test_agent_that_is_gone_costs_no_other_anything(flights: InFlight) -> None:
-    assert flights.lost_with(GONE) == []
+    assert flights.lost_with(GONE, 0.0) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -17,8 +18,9 @@ from dispatcher.capacity import Capacity
 from dispatcher.ledger.commands import Command, Lost
 from dispatcher.ledger.effects import NodeKey, Transition
 from dispatcher.ledger.rows import NodeRecord
+from dispatcher.liveness.monitor import Monitor
 from dispatcher.recovery.failover import AtWork
-from dispatcher.shards.in_flight import InFlight
+from dispatcher.shards.in_flight import SILENT_SECONDS, InFlight
 from dispatcher.shards.worker import ShardWorker
 from tests.unit.broker.virtual_time import in_virtual_time
 
@@ -37,10 +39,27 @@ class BegunWork:
 
     def __post_init__(self) -> None:
         row = NodeRecord(TaskState.WORKING, publication=7, fence=1, agent=DEAD)
-        self.in_flight.follow(Transition(NODE, TaskState.WORKING, "work", "p1", row), now=0.0)
+        now = asyncio.get_running_loop().time()
+        self.in_flight.follow(Transition(NODE, TaskState.WORKING, "work", "p1", row), now)
 
     def put(self, command: Command) -> None:
         self.lost.append(command)
+
+
+class OneDead:
+    """A monitor that has found one agent dead."""
+
+    def is_gone(self, agent: AgentId) -> bool:
+        return agent == DEAD
+
+    def suspect(self, names: Iterable[str]) -> None:
+        assert set(names) <= {DEAD}
+
+
+async def look(at_work: AtWork) -> None:
+    """The dispatcher looks at the registry, where nobody is, and has half a second until the next look."""
+    at_work.look(frozenset(), cast(Monitor, OneDead()))
+    await asyncio.sleep(0.5)
 
 
 @in_virtual_time
@@ -51,16 +70,31 @@ async def test_dead_agent_s_task_is_published_again_when_all_reports_have_been_r
         at_work = AtWork(broker, background, {0: cast(ShardWorker, worker)})
         await broker.publish(Message(body=b"1"), exchange=routing.RESULTS, routing_key="0")
 
-        await at_work.lose(DEAD)
+        await look(at_work)
         assert worker.lost == []
 
         reading = await broker.consume(routing.results_queue(0), lambda told: told.ack(), prefetch=10)
         await asyncio.sleep(1)
-        await at_work.lose(AgentId("worker-2"))
-        assert worker.lost == []
-
-        await at_work.lose(DEAD)
+        at_work.look(frozenset(), cast(Monitor, OneDead()))  # which is under way at the next look
+        await look(at_work)
         await reading.cancel()
+        assert worker.lost == [Lost(NODE, 7, DEAD)]
+
+
+@in_virtual_time
+async def test_dead_agent_s_task_waits_no_longer_than_a_silent_one_for_reports_that_never_end() -> None:
+    worker = BegunWork()
+    async with MemoryBroker(MemoryServer(), name="dispatcher") as broker, Supervisor() as background:
+        await broker.declare(base_topology() + shard_queues(0))
+        at_work = AtWork(broker, background, {0: cast(ShardWorker, worker)})
+        await broker.publish(Message(body=b"1"), exchange=routing.RESULTS, routing_key="0")
+
+        await asyncio.sleep(SILENT_SECONDS - 1)
+        await look(at_work)
+        assert worker.lost == []
+        await asyncio.sleep(1)
+        await look(at_work)
+
         assert worker.lost == [Lost(NODE, 7, DEAD)]
 
 
@@ -71,9 +105,9 @@ async def test_dead_agent_s_task_waits_while_the_broker_does_not_say_what_is_unr
     async with MemoryBroker(server, name="dispatcher") as broker, Supervisor() as background:
         at_work = AtWork(broker, background, {0: cast(ShardWorker, worker)})
 
-        await at_work.lose(DEAD)  # the queue is not there
+        await look(at_work)  # the queue is not there
         server.stop()
-        await at_work.lose(DEAD)
+        await look(at_work)
         server.start()
 
     assert worker.lost == []

@@ -8,18 +8,20 @@ import pytest
 
 from coditect.broker.management import ManagementUnavailable
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.broker.topology import agent_queues
+from coditect.broker.topology import Topology, agent_queues
 from coditect.model.ids import AgentId
+from coditect.model.registration import Load, Registration
+from coditect.registry.memory import MemoryRegistry
 from coditect.wire import routing
 from dispatcher.liveness import monitor
 from dispatcher.liveness.monitor import AGAIN_SECONDS, SWEEP_SECONDS
-from dispatcher.liveness.roster import STARTING_SECONDS
+from dispatcher.liveness.roster import SUSPECT_SECONDS
 from tests.unit.dispatcher.watch import Watch, open_watch
 from tests.unit.registry.samples import IDLE, make_registration
 from tests.unit.testing.workers import Sleepers
 
 LEASE_SECONDS = 3.0
-FOUND_SECONDS = 2 * STARTING_SECONDS + 5.0
+FOUND_SECONDS = 2 * SUSPECT_SECONDS + 5.0
 """So long after a dispatcher's start a dead agent's queues are gone, even those of one without a mailbox."""
 
 
@@ -123,14 +125,36 @@ async def test_dead_agent_s_queues_are_removed_without_a_pause_when_they_are_emp
         assert watch.queues(dead) == []
 
 
-async def test_agent_that_takes_long_to_start_keeps_its_queues() -> None:
+async def test_agent_registers_before_it_has_queues(monkeypatch: pytest.MonkeyPatch) -> None:
+    registered, declared = set[AgentId](), dict[AgentId, bool]()
+    register, declare = MemoryRegistry.register, MemoryServer.declare
+
+    async def noted(registry: MemoryRegistry, registration: Registration, load: Load, *, lease_seconds: float) -> None:
+        await register(registry, registration, load, lease_seconds=lease_seconds)
+        registered.add(registration.agent_id)
+
+    def looked(server: MemoryServer, topology: Topology) -> None:
+        for agent in filter(None, map(routing.owner_of, (one.name for one in topology.queues))):
+            declared.setdefault(agent, agent in registered)
+        declare(server, topology)
+
+    monkeypatch.setattr(MemoryRegistry, "register", noted)
+    monkeypatch.setattr(MemoryServer, "declare", looked)
+    async with open_watch([Sleepers().agent], replicas=2):
+        pass
+
+    assert len(declared) == 2
+    assert all(declared.values())
+
+
+async def test_agent_that_registers_soon_after_it_was_suspected_keeps_its_queues() -> None:
     async with open_watch([Sleepers().agent]) as watch:
         registration = make_registration()
         starting = registration.agent_id
         async with MemoryBroker(watch.fleet.server, name=starting) as broker:
             await broker.declare(agent_queues(starting, slots=1))
             await watch.dispatcher(evict=watch.fleet.server)
-            await watch.fleet.advance(f"{STARTING_SECONDS - 1}s")
+            await watch.fleet.advance(f"{SUSPECT_SECONDS - 1}s")
             for _ in range(40):
                 await watch.fleet.registry.register(registration, IDLE, lease_seconds=LEASE_SECONDS)
                 await watch.fleet.advance("500ms")
