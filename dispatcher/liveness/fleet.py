@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import replace
 
 from coditect.model.ids import AgentId
@@ -49,6 +49,14 @@ class Fleet:
         records = await self._lookups.measured(self._read())
         self._on_look(records)
         return records
+
+    async def living(self) -> Set[AgentId]:
+        """Read the ids of all living agents from the registry.
+
+        Raises:
+            RegistryUnavailable: when the registry does not answer; retryable.
+        """
+        return (await self._registry.leases()).keys()
 
     async def get(self, agent: AgentId) -> AgentRecord | None:
         """Read one agent's record from the registry; None when the agent is not alive.

@@ -10,8 +10,8 @@ not answer. Then, in this order:
 2. `on_gone` is called, on every dispatcher, for the work that no other agent has taken over by then.
 3. the leader publishes `agent.offline` and removes the agent's queues once they are empty.
 
-A leader may die amid that, and an agent may die while nobody leads: every minute the leader also examines the agents
-that have queues at the broker, but are not in the registry.
+A leader may die amid that, and an agent may die while nobody leads: every minute the leader also removes the queues of
+agents that are not in the registry and consume nothing.
 
 An agent that gets no answer from the broker reports that in the registry, as long as the registry answers. If the agent
 does not answer a ping either, while the broker answers the dispatcher, its connections are closed at once and its
@@ -60,10 +60,8 @@ SWEEP_SECONDS = 60.0
 """The time between two looks of the leader for queues that dead agents have left at the broker."""
 AGAIN_SECONDS = 5.0
 """The time after which the leader tries again to look for such queues."""
-
-
-def _queues(agent: AgentId) -> tuple[str, ...]:
-    return routing.mailbox_queue(agent), routing.inbox_queue(agent), routing.next_queue(agent)
+REGISTER_SECONDS = 1.5
+"""The time in which a living agent registers again after the registry was wiped: a beat, and some slack."""
 
 
 class Monitor:
@@ -165,16 +163,21 @@ class Monitor:
             self._background.start(self._examine(entry), name=f"examine {entry.agent}")
 
     async def _sweep(self, evict: Evictor) -> None:
-        """Examine the agents that have queues at the broker, but are not known, and tidy up after the dead ones."""
+        """Tidy up after the agents that have queues at the broker, and are not in the registry, also a beat later.
+
+        The mailbox stays for its minute, unless all know that the agent is gone: its silence proves that to the others.
+        """
         try:
-            found = await evict.agents()
+            left = await evict.agents() - await self._fleet.living()
+            if left:
+                await asyncio.sleep(REGISTER_SECONDS)
+                left -= await self._fleet.living()
         except Retryable as error:
             self._sweep_at = self._now() + AGAIN_SECONDS
-            log.debug("The agents' queues could not be listed", extra={"reason": str(error)})
+            log.debug("The queues of dead agents could not be found", extra={"reason": str(error)})
             return
-        for agent in filter(self.is_gone, found):
-            self._background.start(self._tidy(agent), name=f"tidy {agent}")
-        self._roster.suspect(found, self._now(), with_queues=True)
+        for agent in left:
+            self._background.start(self._tidy(agent, with_mailbox=self.is_gone(agent)), name=f"tidy {agent}")
 
     def _greet(self, agent: AgentId) -> None:
         log.info("An agent that was taken for dead is back", extra={"agent_id": agent})
@@ -207,9 +210,7 @@ class Monitor:
             answer = await self._pings.ask(entry.agent)
             if answer is PingAnswer.PONG:
                 entry.grant(self._now())
-            elif answer is PingAnswer.UNKNOWN or not await self._has_lapsed(entry):
-                return
-            elif await self._is_proof(answer, entry) and self._roster.knows(entry):
+            elif answer is not PingAnswer.UNKNOWN and await self._has_lapsed(entry) and self._is_proof(answer, entry):
                 await self._lose(entry.agent, answer)
         finally:
             entry.examined = False
@@ -226,20 +227,15 @@ class Monitor:
             self._roster.note_one(record, self._now())
         return entry.lapses_at == lapses_at and (record is None or record.lease_ms <= 0)
 
-    async def _is_proof(self, answer: PingAnswer, entry: RosterEntry) -> bool:
+    def _is_proof(self, answer: PingAnswer, entry: RosterEntry) -> bool:
         """Tell whether a ping's answer proves that an agent ended; a missing mailbox proves it only when seen twice.
 
-        Of a name that may not be an agent's it proves nothing: a client has no mailbox either. Nor does it of one that
-        consumes an agent's queue and was never listed: a program in another language may neither register nor answer.
+        Of a name that the registry never listed it proves nothing: a client has no mailbox either.
         """
-        if not entry.listed and entry.has_queues and await self._is_served(entry.agent):
-            entry.grant(self._now())
-            return False
         if answer is PingAnswer.SILENCE or entry.draining or entry.without_mail:
             return True
-        if not entry.listed and not entry.has_queues:
-            if self._roster.knows(entry):
-                self._roster.forget(entry.agent)
+        if not entry.listed:
+            self._roster.forget(entry.agent)
             return False
         entry.without_mail = True
         entry.grant(self._now())
@@ -282,14 +278,6 @@ class Monitor:
             return True  # for all we know
         return mailbox is not None and mailbox.consumers > 0
 
-    async def _is_served(self, agent: AgentId) -> bool:
-        """Tell whether one of an agent's queues has a consumer, or may have."""
-        try:
-            found = [await self._broker.stats(queue) for queue in _queues(agent)]
-        except CoditectError:
-            return True
-        return any(one is not None and one.consumers for one in found)
-
     async def _is_back(self, agent: AgentId) -> bool:
         try:
             record = await self._fleet.get(agent)
@@ -310,10 +298,10 @@ class Monitor:
         self.evicted += closed
         return closed
 
-    async def _tidy(self, agent: AgentId) -> None:
+    async def _tidy(self, agent: AgentId, *, with_mailbox: bool = True) -> None:
         """Delete a dead agent's queues once empty, unless the agent is back; the broker expires those that remain."""
         mailbox, following = routing.mailbox_queue(agent), routing.next_queue(agent)
-        queues = [*_queues(agent), f"reply.{agent}"]
+        queues = [routing.inbox_queue(agent), following, f"reply.{agent}", *((mailbox,) if with_mailbox else ())]
         for pause in TIDY_PAUSES:  # the first at once: who leads may be gone soon, and nobody else does it
             await asyncio.sleep(pause)
             if await self._is_back(agent):  # it may not consume its queues: all its slots are taken

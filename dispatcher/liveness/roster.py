@@ -39,9 +39,7 @@ class RosterEntry:
     without_mail: bool = False
     """Whether the agent's mailbox queue has been found missing once."""
     listed: bool = True
-    """Whether the registry has listed the agent since this dispatcher began."""
-    has_queues: bool = False
-    """Whether the broker has been found to have queues of it; what is not listed and has none may be no agent."""
+    """Whether the registry has listed the agent since this dispatcher began; else it may be no agent at all."""
 
     @property
     def overdue_at(self) -> float:
@@ -79,32 +77,23 @@ class Roster:
         if record.lease_ms <= 0:
             return False
         left = record.lease_ms / 1_000
-        entry = self._entries.get(record.agent_id)
-        if entry is None or not entry.listed:
-            entry = self._entries[record.agent_id] = RosterEntry(record.agent_id, now + left, left)
+        entry = self._entries.setdefault(record.agent_id, RosterEntry(record.agent_id, now + left, left))
         entry.lapses_at = max(entry.lapses_at, now + left)
         entry.lease_seconds = max(entry.lease_seconds, left)
         entry.draining = record.load.status is AgentStatus.DRAINING
-        entry.without_mail = False
+        entry.without_mail, entry.listed = False, True
         return self._gone.pop(record.agent_id, None) is not None
 
-    def suspect(self, names: Iterable[str], now: float, *, with_queues: bool = False) -> None:
+    def suspect(self, names: Iterable[str], now: float) -> None:
         """Add those who are not known, but left something behind, with a short lease: they may have died unseen."""
         for agent in map(AgentId, names):
-            if agent in self._gone:
-                continue
-            entry = self._entries.get(agent)
-            if entry is None:
-                entry = self._entries[agent] = RosterEntry(agent, now + SUSPECT_SECONDS, SUSPECT_SECONDS, listed=False)
-            entry.has_queues = entry.has_queues or with_queues
+            if agent not in self._entries and agent not in self._gone:
+                lapses_at = now + SUSPECT_SECONDS
+                self._entries[agent] = RosterEntry(agent, lapses_at, SUSPECT_SECONDS, listed=False)
 
     def is_gone(self, agent: AgentId) -> bool:
         """Tell whether an agent counts as dead."""
         return agent in self._gone
-
-    def knows(self, entry: RosterEntry) -> bool:
-        """Tell whether an entry is still in the list, and was not replaced since by one with another lease."""
-        return self._entries.get(entry.agent) is entry
 
     def forget(self, agent: AgentId) -> None:
         """Remove a name that turned out to be no agent's, as far as anybody knows."""

@@ -66,8 +66,8 @@ MUTANTS = (
     Mutant(
         "queues_left_for_ever",
         "dispatcher.liveness.monitor",
-        "        self._roster.suspect(found, self._now(), with_queues=True)\n",
-        "",
+        "        for agent in left:\n",
+        "        for agent in ():\n",
         "the queues of agents that died unseen stay, and each start of the broker takes longer",
         ("tests/unit/dispatcher/test_left_queues.py::test_queues_of_an_agent_that_died_unseen_are_removed",),
     ),
