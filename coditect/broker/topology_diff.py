@@ -14,6 +14,7 @@ from typing import Protocol
 
 from coditect.broker.port import Broker
 from coditect.broker.topology import Binding, Exchange, Queue, Topology, agent_queues, reply_queue
+from coditect.model.ids import AgentId
 from coditect.wire import routing
 
 BINDINGS_NOTE = (
@@ -134,7 +135,7 @@ def _unbound(topology: Topology, bound: frozenset[Binding]) -> tuple[Binding, ..
     for queue in sorted(queues):
         if queue.startswith("reply."):
             wanted += reply_queue(queue).bindings
-        elif (agent := routing.owner_of(queue)) and queue == routing.mailbox_queue(agent):
+        elif queue == routing.mailbox_queue(agent := AgentId(routing.owner_of(queue))):
             wanted += agent_queues(agent, slots=1).bindings
     return tuple(one for one in dict.fromkeys(wanted) if one.queue in queues and one not in bound)
 

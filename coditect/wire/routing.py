@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -44,6 +45,9 @@ CONTROL_QUEUE = "control"
 _SYSTEM_PREFIXES = (
     "tasks.", "agent.", "results.", "retry.", "dead.", "control.", "trigger.", "unrouted.", "coditect.",
 )  # fmt: skip
+_OWN = re.compile(
+    r"agent\.(?P<agent>.+)\.(?:tasks|next|mail)|(?:reply\.(?:monitor|pings)-|events\.)(?P<dispatcher>dispatcher-.+)"
+)
 _SYSTEM_NAMES = frozenset({CONTROL_QUEUE, UNROUTED_QUEUE})
 
 
@@ -138,10 +142,18 @@ def mailbox_queue(agent_id: AgentId) -> str:
     return f"agent.{agent_id}.mail"
 
 
-def owner_of(queue: str) -> AgentId | None:
-    """Return the agent whose inbox, queue of follow-up tasks or mailbox has this name; None for any other queue."""
-    name, _, kind = queue.removeprefix("agent.").rpartition(".")
-    return AgentId(name) if queue.startswith("agent.") and name and kind in ("tasks", "next", "mail") else None
+def own_queues(agent_id: AgentId) -> tuple[str, ...]:
+    """Return the names of an agent's inbox, its queue of follow-up tasks, and its mailbox."""
+    return inbox_queue(agent_id), next_queue(agent_id), mailbox_queue(agent_id)
+
+
+def owner_of(queue: str) -> str:
+    """Return the agent or dispatcher process whose own queue has this name; empty for any other queue.
+
+    An agent's are its inbox, its queue of follow-up tasks and its mailbox.
+    """
+    found = _OWN.fullmatch(queue)
+    return found["agent"] or found["dispatcher"] if found else ""
 
 
 def mailbox_key(agent_id: AgentId) -> str:

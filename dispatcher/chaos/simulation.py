@@ -22,7 +22,6 @@ from coditect.broker.memory import MemoryBroker
 from coditect.broker.memory.queue import MemoryQueue
 from coditect.errors import RegistryUnavailable
 from coditect.model.capability import Priority
-from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus
 from coditect.registry.port import Registry
 from coditect.testing import TestFleet
@@ -154,8 +153,8 @@ class _WitnessedEvictor:
         self._note(Type.OK, "evict", process)
         return await self._evict.evict(process)
 
-    async def agents(self) -> frozenset[AgentId]:
-        return await self._evict.agents()
+    async def queues(self) -> frozenset[str]:
+        return await self._evict.queues()
 
 
 class Scene:

@@ -1,4 +1,4 @@
-"""The eviction of a dead, frozen or cut-off process, by closing its connections at the broker; what agents leave there.
+"""The eviction of a dead, frozen or cut-off process, by closing its connections at the broker.
 
 A broker redelivers a consumer's unsettled deliveries when the connection ends. A killed process's connection ends at
 once; a frozen one's ends when the broker misses its heartbeats, after 10 to 15 s. Eviction closes it now.
@@ -17,8 +17,6 @@ from typing import Protocol
 from coditect.broker.management import Connection, Management, ManagementUnavailable
 from coditect.broker.port import connection_names
 from coditect.errors import CoditectError
-from coditect.model.ids import AgentId
-from coditect.wire import routing
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +27,7 @@ LISTED_SECONDS = 5.5
 
 
 class Evictor(Protocol):
-    """The port that closes the connections of a process at the broker, and lists the agents that have queues there."""
+    """The port that closes the connections of a process at the broker, and lists the queues there."""
 
     async def evict(self, process: str) -> int:
         """Close a process's connections at the broker, and return how many were closed; idempotent.
@@ -40,8 +38,8 @@ class Evictor(Protocol):
             Retryable: when the connections cannot be closed now.
         """
 
-    async def agents(self) -> frozenset[AgentId]:
-        """Return the agents that have queues of their own at the broker, dead ones included.
+    async def queues(self) -> frozenset[str]:
+        """Return the names of all queues at the broker.
 
         Raises:
             Retryable: when the queues cannot be listed now.
@@ -51,7 +49,7 @@ class Evictor(Protocol):
 def evictor(management_url: str | None, vhost: str) -> Evictor | None:
     """Return an evictor through the management API at `CODITECT_MANAGEMENT_URL`; None without that setting.
 
-    The agents' queues are in `vhost`.
+    The queues that it lists are those in `vhost`.
 
     Raises:
         SetupError: when the setting is no URL.
@@ -86,13 +84,13 @@ class ManagementEvictor:
         self._note_success()
         return sum(closed)
 
-    async def agents(self) -> frozenset[AgentId]:
-        """Return the agents that have queues of their own, as the management API lists them.
+    async def queues(self) -> frozenset[str]:
+        """Return the names of all queues, as the management API lists them.
 
         Raises:
             ManagementUnavailable: when the management API does not answer; retryable.
         """
-        return frozenset(filter(None, map(routing.owner_of, await self._management.queues(self._vhost))))
+        return await self._management.queues(self._vhost)
 
     async def _listed(self) -> tuple[Connection, ...]:
         """Return the broker's connections, from a request made after this call began; concurrent calls share it."""

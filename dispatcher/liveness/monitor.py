@@ -10,8 +10,8 @@ not answer. Then, in this order:
 2. `on_gone` is called, on every dispatcher, for the work that no other agent has taken over by then.
 3. the leader publishes `agent.offline` and removes the agent's queues once they are empty.
 
-A leader may die amid that, and an agent may die while nobody leads: every minute the leader also removes the queues of
-agents that are not in the registry and consume nothing.
+A leader may die amid that, and an agent may die while nobody leads: every minute the leader also examines the agents
+that have queues and are not in the registry. What such agents, and dispatchers without a beat, left is removed.
 
 An agent that gets no answer from the broker reports that in the registry, as long as the registry answers. If the agent
 does not answer a ping either, while the broker answers the dispatcher, its connections are closed at once and its
@@ -41,6 +41,7 @@ from dispatcher.ledger.ownership import leases
 from dispatcher.ledger.ownership.leases import Lease
 from dispatcher.liveness.eviction import Evictor
 from dispatcher.liveness.fleet import Fleet
+from dispatcher.liveness.left_queues import LeftQueues
 from dispatcher.liveness.ping import PingAnswer, Pings
 from dispatcher.liveness.roster import Roster, RosterEntry
 from dispatcher.store.port import Database
@@ -54,10 +55,8 @@ RELIEF_SECONDS = 0.5
 """The time in which an agent that reports to be cut off from the broker must answer a ping."""
 EVICTION_PAUSES = (0.05, 0.2, 0.5, 1.0, 1.0, 1.0, 1.5)
 """The pauses between tries to evict an agent, since the broker's management API lists a new connection late."""
-TIDY_PAUSES = (0.0, 1.0, 1.0, 2.0, 5.0, 10.0)
-"""The pauses between tries to delete a dead agent's queues: tasks leave an inbox within about a second."""
 SWEEP_SECONDS = 60.0
-"""The time between two looks of the leader for queues that dead agents have left at the broker."""
+"""The time between two looks of the leader for queues that dead processes have left at the broker."""
 AGAIN_SECONDS = 5.0
 """The time after which the leader tries again to look for such queues."""
 REGISTER_SECONDS = 1.5
@@ -90,6 +89,7 @@ class Monitor:
         self._owner = owner
         self._evict = evict
         self._on_gone = on_gone
+        self._left = LeftQueues(broker, fleet, database)
         self._roster = Roster()
         self._pings = Pings(broker, name=f"monitor-{owner}")
         self._background = Supervisor(health)
@@ -163,21 +163,26 @@ class Monitor:
             self._background.start(self._examine(entry), name=f"examine {entry.agent}")
 
     async def _sweep(self, evict: Evictor) -> None:
-        """Tidy up after the agents that have queues at the broker, and are not in the registry, also a beat later.
+        """Remove the queues of processes that are neither in the registry nor in the store, also a beat later.
 
-        The mailbox stays for its minute, unless all know that the agent is gone: its silence proves that to the others.
+        The agents among them are examined. Their mailboxes stay until they count as gone: the silence there proves it.
         """
         try:
-            left = await evict.agents() - await self._fleet.living()
-            if left:
-                await asyncio.sleep(REGISTER_SECONDS)
-                left -= await self._fleet.living()
+            names = await evict.queues()
+            found = await self._left.find(names)
+            suspects = {owner for owner in found if not await self._is_connected(AgentId(owner))}
+            if not suspects:
+                return
+            self._roster.suspect(suspects, self._now())
+            await asyncio.sleep(REGISTER_SECONDS)
+            left = await self._left.find(names)
         except Retryable as error:
             self._sweep_at = self._now() + AGAIN_SECONDS
-            log.debug("The queues of dead agents could not be found", extra={"reason": str(error)})
+            log.debug("The queues of dead processes could not be found", extra={"reason": str(error)})
             return
-        for agent in left:
-            self._background.start(self._tidy(agent, with_mailbox=self.is_gone(agent)), name=f"tidy {agent}")
+        for owner in suspects & left.keys():
+            kept = set() if self.is_gone(AgentId(owner)) else {routing.mailbox_queue(AgentId(owner))}
+            self._background.start(self._left.remove(owner, left[owner] - kept), name=f"tidy {owner}")
 
     def _greet(self, agent: AgentId) -> None:
         log.info("An agent that was taken for dead is back", extra={"agent_id": agent})
@@ -253,7 +258,7 @@ class Monitor:
         self._on_gone(agent)
         if self.leads:
             self._events.emit("agent.offline", subject=agent, **facts)
-            self._background.start(self._tidy(agent), name=f"tidy {agent}")
+            self._background.start(self._left.remove(agent, routing.own_queues(agent)), name=f"tidy {agent}")
 
     async def _cut_off(self, agent: AgentId) -> int:
         """Evict a dead agent, so that its tasks are requeued, and return the number of closed connections.
@@ -297,36 +302,6 @@ class Monitor:
             return 0
         self.evicted += closed
         return closed
-
-    async def _tidy(self, agent: AgentId, *, with_mailbox: bool = True) -> None:
-        """Delete a dead agent's queues once empty, unless the agent is back; the broker expires those that remain."""
-        mailbox, following = routing.mailbox_queue(agent), routing.next_queue(agent)
-        queues = [routing.inbox_queue(agent), following, f"reply.{agent}", *((mailbox,) if with_mailbox else ())]
-        for pause in TIDY_PAUSES:  # the first at once: who leads may be gone soon, and nobody else does it
-            await asyncio.sleep(pause)
-            if await self._is_back(agent):  # it may not consume its queues: all its slots are taken
-                return
-            try:
-                mail = await self._broker.stats(mailbox)
-                if mail is not None and mail.consumers:  # it is back, and the registry does not answer it
-                    return
-                for queue in tuple(queues):
-                    if await self._is_removed(queue, if_empty=queue != mailbox, classic=queue == following):
-                        queues.remove(queue)
-            except CoditectError as error:
-                log.debug("A dead agent's queues could not be seen", extra={"agent_id": agent, "reason": str(error)})
-            if not queues:
-                return
-
-    async def _is_removed(self, queue: str, *, if_empty: bool, classic: bool) -> bool:
-        """Delete an agent's queue that has no consumers; return False, to try again, if the queue must empty first."""
-        found = await self._broker.stats(queue)
-        if found is None or found.consumers:
-            return True
-        if if_empty and found.messages:
-            return False
-        await self._broker.delete_queue(queue, if_empty=if_empty, classic=classic)
-        return True
 
     # -- who acts? --------------------------------------------------------------------------------------
 

@@ -79,7 +79,7 @@ class Roster:
         left = record.lease_ms / 1_000
         entry = self._entries.setdefault(record.agent_id, RosterEntry(record.agent_id, now + left, left))
         entry.lapses_at = max(entry.lapses_at, now + left)
-        entry.lease_seconds = max(entry.lease_seconds, left)
+        entry.lease_seconds = max(entry.lease_seconds, left) if entry.listed else left
         entry.draining = record.load.status is AgentStatus.DRAINING
         entry.without_mail, entry.listed = False, True
         return self._gone.pop(record.agent_id, None) is not None

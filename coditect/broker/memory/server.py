@@ -19,9 +19,7 @@ from coditect.broker.memory.table import carried, carried_text
 from coditect.broker.port import ServerInfo
 from coditect.broker.topology import Binding, Queue, Topology
 from coditect.errors import CoditectError, NotFound, SetupError, TopologyMismatch
-from coditect.model.ids import AgentId
 from coditect.model.message import Message
-from coditect.wire import routing
 
 log = logging.getLogger(__name__)
 
@@ -200,9 +198,9 @@ class MemoryServer:
             session.closed()
         return len(found)
 
-    async def agents(self) -> frozenset[AgentId]:
-        """Return the agents that have queues of their own, as the management API would tell."""
-        return frozenset(filter(None, map(routing.owner_of, self._queues)))
+    async def queues(self) -> frozenset[str]:
+        """Return the names of all queues, as the management API would tell."""
+        return frozenset(self._queues)
 
     def when_up(self, arrived: Callable[[], None]) -> None:
         """Call a function once the broker accepts connections: at once, or at the next start."""

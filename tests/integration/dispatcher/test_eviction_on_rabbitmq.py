@@ -83,15 +83,16 @@ async def test_nobody_of_the_name_means_nothing_to_close(evictor: Evictor) -> No
     assert await evictor.evict("nobody") == 0
 
 
-async def test_agents_are_known_by_their_queues(managed: PrivateServers, evictor: Evictor, name: str) -> None:
-    before = await evictor.agents()
+async def test_queues_are_listed(managed: PrivateServers, evictor: Evictor, name: str) -> None:
+    before = await evictor.queues()
+    queues = {f"reply.{name}", routing.mailbox_queue(AgentId(name))}
     async with AmqpBroker(managed.amqp_url, name=name) as broker:
-        await broker.declare(Topology(queues=(Queue(f"reply.{name}"), Queue(routing.mailbox_queue(AgentId(name))))))
+        await broker.declare(Topology(queues=tuple(map(Queue, queues))))
 
-        assert await evictor.agents() - before == {name}
+        assert await evictor.queues() - before == queues
 
-        await broker.delete_queue(routing.mailbox_queue(AgentId(name)))
-        await broker.delete_queue(f"reply.{name}")
+        for queue in queues:
+            await broker.delete_queue(queue)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from coditect.aio.clock import SystemClock
 from coditect.aio.network import BOTH, Way
 from coditect.broker.management import Management
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.topology import agent_queues
 from coditect.client.client import Client
 from coditect.client.handle import Handle
 from coditect.local import PrivateServers
@@ -25,6 +24,7 @@ from coditect.model.ids import AgentId
 from coditect.registry.port import Search
 from coditect.registry.redis import RedisRegistry
 from coditect.settings.addresses import vhost_of
+from coditect.wire import routing
 from dispatcher.chaos.faults.proxy import fault_proxy
 from dispatcher.ledger.ownership import leases
 from dispatcher.liveness.eviction import ManagementEvictor, evictor
@@ -45,9 +45,9 @@ TASKS = 8
 async def alone(managed: PrivateServers) -> PrivateServers:
     """The servers, when the agents of an earlier test have lapsed, and what they left at the broker is removed."""
     await eventually(lambda: _knows(managed, 0))
-    left = await ManagementEvictor(Management(managed.management_url), vhost_of(managed.amqp_url)).agents()
+    left = await ManagementEvictor(Management(managed.management_url), vhost_of(managed.amqp_url)).queues()
     async with AmqpBroker(managed.amqp_url, name="before") as broker:
-        for queue in (one.name for agent in left for one in agent_queues(agent, slots=1).queues):
+        for queue in filter(routing.owner_of, left):
             await broker.delete_queue(queue)
     return managed
 

@@ -10,7 +10,6 @@ from coditect.broker.management import Connection, Management, ManagementUnavail
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import connection_names
 from coditect.errors import SetupError
-from coditect.model.ids import AgentId
 from dispatcher.liveness.eviction import ManagementEvictor, close_owner, evictor
 from tests.unit.broker.virtual_time import in_virtual_time
 
@@ -92,7 +91,7 @@ class Hanging:
         await asyncio.sleep(1_000)
         return 2
 
-    async def agents(self) -> frozenset[AgentId]:
+    async def queues(self) -> frozenset[str]:
         return frozenset()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 from coditect.aio.supervisor import Supervisor
-from coditect.model.ids import AgentId
 from dispatcher.ledger.ownership import leases
 from dispatcher.recovery.failover import Predecessors
 from dispatcher.store.memory import MemoryDatabase
@@ -22,7 +21,7 @@ class Counting:
         await asyncio.sleep(1)
         return self._closes
 
-    async def agents(self) -> frozenset[AgentId]:
+    async def queues(self) -> frozenset[str]:
         return frozenset()
 
 

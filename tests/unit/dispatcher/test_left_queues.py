@@ -8,13 +8,16 @@ import pytest
 
 from coditect.broker.management import ManagementUnavailable
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.broker.topology import Topology, agent_queues
+from coditect.broker.topology import Queue, QueueType, Topology, agent_queues
 from coditect.model.ids import AgentId
+from coditect.model.message import Message
 from coditect.model.registration import Load, Registration
 from coditect.registry.memory import MemoryRegistry
 from coditect.wire import routing
-from dispatcher.liveness import monitor
+from dispatcher.ledger.ownership import leases
+from dispatcher.liveness import left_queues
 from dispatcher.liveness.monitor import AGAIN_SECONDS, REGISTER_SECONDS, SWEEP_SECONDS
+from dispatcher.liveness.roster import SUSPECT_SECONDS
 from tests.unit.dispatcher.watch import Watch, open_watch
 from tests.unit.registry.samples import IDLE, make_registration
 from tests.unit.testing.workers import Sleepers
@@ -34,11 +37,11 @@ class Unlisted:
     async def evict(self, process: str) -> int:
         return await self._server.evict(process)
 
-    async def agents(self) -> frozenset[AgentId]:
+    async def queues(self) -> frozenset[str]:
         if self.failures:
             self.failures -= 1
             raise ManagementUnavailable("The broker's management API does not answer")
-        return await self._server.agents()
+        return await self._server.queues()
 
 
 async def die_unseen(watch: Watch) -> AgentId:
@@ -51,7 +54,7 @@ async def die_unseen(watch: Watch) -> AgentId:
 
 
 def left_of(watch: Watch, agent: AgentId) -> list[str]:
-    """What is left of the agent's queues, but for its mailbox, which expires within a minute."""
+    """What is left of the agent's queues, but for its mailbox, which stays until the agent counts as gone."""
     return [queue for queue in watch.queues(agent) if queue != routing.mailbox_queue(agent)]
 
 
@@ -65,9 +68,38 @@ async def test_queues_of_an_agent_that_died_unseen_are_removed(mail: bool) -> No
 
         await watch.dispatcher(evict=watch.fleet.server)
         await watch.fleet.advance(f"{FOUND_SECONDS}s")
+        soon = left_of(watch, dead)
+        await watch.fleet.advance(f"{SUSPECT_SECONDS}s")
+
+        assert (soon, watch.queues(dead)) == ([], [])
+        assert watch.told("agent.offline") == watch.lost["first"] == ([dead] if mail else [])
+        assert [len(watch.queues(living.id)) for living in watch.fleet.agents] == [4]
+
+
+async def test_answers_that_nobody_will_read_go_with_a_dead_agent() -> None:
+    async with open_watch([Sleepers().agent]) as watch:
+        dead = await die_unseen(watch)
+        async with MemoryBroker(watch.fleet.server, name="late") as broker:
+            await broker.publish(Message(body=b"1"), exchange=routing.REPLIES, routing_key=f"reply.{dead}")
+
+        await watch.dispatcher(evict=watch.fleet.server)
+        await watch.fleet.advance(f"{FOUND_SECONDS}s")
 
         assert left_of(watch, dead) == []
-        assert [len(watch.queues(living.id)) for living in watch.fleet.agents] == [4]
+
+
+async def test_queues_of_dead_dispatchers_are_removed_and_those_of_the_living_and_of_clients_stay() -> None:
+    owners = ("dispatcher-1-dead", "dispatcher-2-living", "dispatcher-of-a-client")
+    queues = [f"{kind}{owner}" for owner in owners for kind in ("reply.monitor-", "reply.pings-", "events.")]
+    queues = [*queues[:6], f"reply.{owners[2]}"]
+    async with open_watch([Sleepers().agent]) as watch, MemoryBroker(watch.fleet.server, name="old") as broker:
+        await broker.declare(Topology(queues=tuple(Queue(name, QueueType.CLASSIC) for name in queues)))
+        await watch.database.run(lambda tr: leases.renew(tr, owners[1], 1))
+
+        await watch.dispatcher(evict=watch.fleet.server)
+        await watch.fleet.advance(f"{FOUND_SECONDS}s")
+
+        assert [name for name in queues if watch.fleet.server.find(name)] == queues[3:]
 
 
 async def test_queues_are_looked_for_again_when_they_could_not_be_listed() -> None:
@@ -96,7 +128,7 @@ async def test_next_leader_removes_the_queues_that_a_leader_did_not_live_to_remo
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with open_watch([Sleepers().agent]) as watch:
-        monkeypatch.setattr(monitor, "TIDY_PAUSES", (1_000.0,))
+        monkeypatch.setattr(left_queues, "TIDY_PAUSES", (1_000.0,))
         await watch.dispatcher("first", evict=watch.fleet.server)
         await watch.dispatcher("second", evict=watch.fleet.server)
         await watch.fleet.advance("1s")
@@ -105,7 +137,7 @@ async def test_next_leader_removes_the_queues_that_a_leader_did_not_live_to_remo
         await watch.fleet.advance(f"{LEASE_SECONDS + 3}s")
         assert (watch.lost["second"], len(watch.queues(dead))) == ([dead], 4)
 
-        monkeypatch.setattr(monitor, "TIDY_PAUSES", (0.0,))
+        monkeypatch.setattr(left_queues, "TIDY_PAUSES", (0.0,))
         await watch.end("first")
         await watch.fleet.advance("2s")
 
@@ -115,7 +147,7 @@ async def test_next_leader_removes_the_queues_that_a_leader_did_not_live_to_remo
 async def test_dead_agent_s_queues_are_removed_without_a_pause_when_they_are_empty(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(monitor, "TIDY_PAUSES", (monitor.TIDY_PAUSES[0], 1_000.0))
+    monkeypatch.setattr(left_queues, "TIDY_PAUSES", (left_queues.TIDY_PAUSES[0], 1_000.0))
     async with open_watch([Sleepers().agent]) as watch:
         await watch.dispatcher(evict=watch.fleet.server)
         await watch.fleet.advance("2s")
@@ -137,8 +169,8 @@ async def test_agent_registers_before_it_has_queues(monkeypatch: pytest.MonkeyPa
         registered.add(registration.agent_id)
 
     def looked(server: MemoryServer, topology: Topology) -> None:
-        for agent in filter(None, map(routing.owner_of, (one.name for one in topology.queues))):
-            declared.setdefault(agent, agent in registered)
+        for owner in (routing.owner_of(one.name) for one in topology.queues if one.name.startswith("agent.")):
+            declared.setdefault(AgentId(owner), owner in registered)
         declare(server, topology)
 
     monkeypatch.setattr(MemoryRegistry, "register", noted)

@@ -33,8 +33,8 @@ class Stubborn:
             raise ManagementUnavailable("The broker's management API does not answer")
         return await self._server.evict(process)
 
-    async def agents(self) -> frozenset[AgentId]:
-        return await self._server.agents()
+    async def queues(self) -> frozenset[str]:
+        return await self._server.queues()
 
 
 class InTurn:
@@ -51,8 +51,8 @@ class InTurn:
         self.left.pop(0)
         return await self._server.evict(process)
 
-    async def agents(self) -> frozenset[AgentId]:
-        return await self._server.agents()
+    async def queues(self) -> frozenset[str]:
+        return await self._server.queues()
 
 
 async def test_work_of_a_frozen_agent_is_begun_elsewhere_within_five_seconds_and_once() -> None:

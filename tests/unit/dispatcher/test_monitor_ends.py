@@ -15,7 +15,7 @@ from coditect.messaging.event_publisher import Events
 from coditect.model.ids import AgentId
 from coditect.registry.memory import MemoryRegistry
 from dispatcher.ledger.ownership import leases
-from dispatcher.liveness import monitor, ping
+from dispatcher.liveness import left_queues, monitor, ping
 from dispatcher.liveness.fleet import Fleet
 from dispatcher.liveness.monitor import LEASE, Monitor
 from dispatcher.store.memory import MemoryDatabase
@@ -31,7 +31,7 @@ def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the monitor waits for is over in a step of the event loop."""
     monkeypatch.setattr(monitor, "LOOK_SECONDS", 0)
     monkeypatch.setattr(monitor, "EVICTION_PAUSES", (0, 0))
-    monkeypatch.setattr(monitor, "TIDY_PAUSES", (0, 0))
+    monkeypatch.setattr(left_queues, "TIDY_PAUSES", (0, 0))
     monkeypatch.setattr(ping, "ANSWER_SECONDS", 0)
 
 

@@ -11,7 +11,6 @@ import pytest
 from coditect import Agent, Context, Workflow
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.client.workflow_run import Run
-from coditect.model.ids import AgentId
 from coditect.testing import TestFleet
 from coditect.workflow.states import WorkflowState
 from dispatcher.program import Dispatcher, DispatcherOptions, running_dispatcher
@@ -34,8 +33,8 @@ class Evictions:
         self.asked.append(process)
         return await self._server.evict(process)
 
-    async def agents(self) -> frozenset[AgentId]:
-        return await self._server.agents()
+    async def queues(self) -> frozenset[str]:
+        return await self._server.queues()
 
 
 def layered() -> Workflow:
