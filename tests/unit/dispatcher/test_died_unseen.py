@@ -29,7 +29,10 @@ SOON_SECONDS = 15.0
 
 
 class LastingFleet(TestFleet):
-    """A fleet whose dispatcher finds its store again when it comes back."""
+    """A fleet whose dispatcher finds its store again when it comes back, and has no management API.
+
+    With one, it would find the dead by their queues as well.
+    """
 
     def _control_planes(self) -> Mapping[str, Callable[..., AbstractAsyncContextManager[Any]]]:
         disk = Disk()
@@ -39,7 +42,7 @@ class LastingFleet(TestFleet):
             options = DispatcherOptions(shards=1, owner=owner)
             async with (
                 MemoryDatabase(disk) as database,
-                running_dispatcher(database=database, options=options, **ports) as running,
+                running_dispatcher(database=database, options=options, **ports | {"evict": None}) as running,
             ):
                 yield running
 
