@@ -52,10 +52,10 @@ def _over(index: HistoryIndex, node: str, place: int, *, waits: bool) -> bool:
 def executions(index: HistoryIndex) -> CheckResult:
     """I6: check that a task runs once, plus at most once for each failed execution, fault, handoff, and restore.
 
-    A fault touches a task when it lasted, or ended a moment before, at some time between the beginnings of the first
-    and the last execution; the fault of an agent only if the task ever ran there. A take-over of its shard counts as a
-    fault, a hand-over in order does not. Attempts never exceed those that the work permits. A foreign message
-    is executed a few times at most. A living process is not evicted: its work would run again.
+    A fault touches a task when it lasted, or ended a moment before, at some time between the grant of the first and the
+    beginning of the last execution; the fault of an agent only if the task ever ran there. A take-over of its shard
+    counts as a fault, a hand-over in order does not. Attempts never exceed those that the work permits. A foreign
+    message is executed a few times at most. A living process is not evicted: its work would run again.
     """
     most, nodes = _most_attempts(index), index.nodes
     checked, violations = 0, []
@@ -83,9 +83,14 @@ def executions(index: HistoryIndex) -> CheckResult:
 
 
 def _in_hand(index: HistoryIndex, key: str, first: Operation) -> float:
-    """Return the instant from which an agent may have had a task: it waits for a key before its execution begins."""
-    accepted = index.about("accept", key) if first.val.get("alone") else ()
-    return accepted[0].begun if accepted else first.begun
+    """Return the instant from which an agent may have had a task.
+
+    A task waits for a key, and its start is granted, before its execution begins: a process may have to start for it.
+    """
+    accepted = index.about("accept", key)[:1] if first.val.get("alone") else ()
+    states = (one for one in index.about("state", key) if one.possible and one.val["state"] == "working")
+    granted = (one for one in states if one.val["fence"] == first.val.get("fence"))
+    return min(one.begun for one in (first, *accepted, *granted))
 
 
 def _evicted_alive(index: HistoryIndex) -> Iterator[str]:
