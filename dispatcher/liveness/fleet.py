@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import replace
 
+from coditect.errors import RegistryUnavailable
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord
 from coditect.registry.lookups import Lookups
@@ -65,6 +66,14 @@ class Fleet:
             RegistryUnavailable: when the registry does not answer; retryable.
         """
         return await self._registry.get(agent)
+
+    async def has(self, agent: AgentId) -> bool:
+        """Tell whether an agent is alive by the registry; False while the registry does not answer."""
+        try:
+            record = await self.get(agent)
+        except RegistryUnavailable:
+            return False
+        return record is not None and record.lease_ms > 0
 
     async def _read(self) -> tuple[AgentRecord, ...]:
         leases = await self._registry.leases()

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from coditect.broker.port import Broker
-from coditect.errors import CoditectError, RegistryUnavailable
+from coditect.errors import CoditectError
 from coditect.model.ids import AgentId
 from coditect.wire import routing
 from dispatcher.ledger.ownership import leases
@@ -69,11 +69,7 @@ class LeftQueues:
         mail = await self._broker.stats(routing.mailbox_queue(agent))
         if mail is not None and mail.consumers:
             return True
-        try:
-            record = await self._fleet.get(agent)
-        except RegistryUnavailable:
-            return False
-        return record is not None and record.lease_ms > 0
+        return await self._fleet.has(agent)
 
     async def _is_removed(self, queue: str, *, classic: bool) -> bool:
         """Delete a queue that has no consumers; return False, to try again, if the queue must empty first."""

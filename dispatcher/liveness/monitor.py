@@ -267,7 +267,7 @@ class Monitor:
         """
         closed = 0
         for number, pause in enumerate(EVICTION_PAUSES):
-            if not await self._is_connected(agent) or (number and await self._is_back(agent)):
+            if not await self._is_connected(agent) or (number and await self._fleet.has(agent)):
                 break  # what is connected then is its next life, which holds nothing of the one before
             if self._evict is None:
                 break
@@ -282,13 +282,6 @@ class Monitor:
         except CoditectError:
             return True  # for all we know
         return mailbox is not None and mailbox.consumers > 0
-
-    async def _is_back(self, agent: AgentId) -> bool:
-        try:
-            record = await self._fleet.get(agent)
-        except RegistryUnavailable:
-            return False
-        return record is not None and record.lease_ms > 0
 
     async def _close_connections(self, agent: AgentId, evict: Evictor) -> int:
         """Close an agent's connections at the broker by the evictor, and return how many were closed.
