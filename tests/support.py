@@ -8,7 +8,10 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 WIRES = ("plain", "direct")
 """The wire paths to RabbitMQ; what is promised of a broker holds on both."""
@@ -34,6 +37,16 @@ async def eventually(condition: Callable[[], object | Awaitable[object]], *, sec
             return
         assert clock() < began + seconds, f"not true within {seconds} s"
         await asyncio.sleep(max(0.01, (clock() - began) / 100))
+
+
+def children_with(word: str) -> set[int]:
+    """The living processes below this one whose command line has the word; one may end while it is looked at."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if word in " ".join(process.cmdline()):
+                found.add(process.pid)
+    return found
 
 
 def patient(seconds: float) -> float:

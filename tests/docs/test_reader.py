@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.docs.pages import Block, Mark
 from tests.docs.reader import Reader, matches
 from tests.servers import ROOT, Servers
+from tests.support import children_with
 
 PAGE = ROOT / "README.md"
 
@@ -73,15 +73,11 @@ def test_a_background_command_that_fails_is_a_failure(reader: Reader) -> None:
 
 def test_a_background_command_ends_with_the_page(reader: Reader) -> None:
     reader.follow(_block("bash", "exec sleep 1000.25\n", Mark.BACKGROUND))
-    started = _sleepers()
+    started = children_with("1000.25")
 
     reader.leave()
 
-    assert started and not _sleepers()
-
-
-def _sleepers() -> list[psutil.Process]:
-    return [one for one in psutil.Process().children(recursive=True) if "1000.25" in " ".join(one.cmdline())]
+    assert started and not children_with("1000.25")
 
 
 @pytest.mark.parametrize(

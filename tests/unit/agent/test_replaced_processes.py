@@ -14,7 +14,7 @@ import pytest
 from coditect import Agent
 from coditect.agent.processes import pool
 from coditect.errors import SetupError, TaskFailed
-from tests.support import eventually
+from tests.support import children_with, eventually
 from tests.unit.agent.replaced_agent import FOLDER, MANY_BYTES, replaced
 from tests.unit.agent.scene import Scene
 
@@ -27,8 +27,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def workers() -> set[int]:
     """The processes of handlers."""
-    found = psutil.Process().children()
-    return {one.pid for one in found if one.is_running() and "coditect.agent.processes.worker" in one.cmdline()}
+    return children_with("coditect.agent.processes.worker")
 
 
 async def test_process_ends_after_its_tasks_and_closes_its_lifespan(scene: Scene, folder: Path) -> None:
