@@ -22,7 +22,7 @@ done
     --output "$work/audit.json" 2>"$work/audit.log" || { cat "$work/audit.log" "$work/audit.json" >&2; exit 1; }
 if grep -q skip_reason "$work/audit.json"; then
     echo "Audit: NOT DONE. The advisories of some packages could not be asked for:" >&2
-    grep -o '"skip_reason": "[^"]*"' "$work/audit.json" | head -n 3 >&2
+    grep -o '"skip_reason": "[^"]*"' "$work/audit.json" | sed -n 1,3p >&2
     if [ "${AUDIT:-}" = required ]; then exit 1; fi
 else
     echo "Audit: no known vulnerability in requirements.lock"
