@@ -54,7 +54,7 @@ SHOWN_FAILED_MS = 3_600_000
 KEY_AHEAD_MS = 24 * 3_600_000
 """The remaining time at which the idempotency key of a live workflow is extended."""
 MOST_ENDED = 100
-"""The most ended workflows of one shard that one round removes."""
+"""The most ended workflows of one shard that are removed before those of the next shard."""
 DAY_MS = 24 * 3_600_000
 
 Value = TypeVar("Value")
@@ -99,8 +99,10 @@ class Retention:
         await self._keys(lease, now_ms)
         await self._forget_jobs(lease, now_ms - SHOWN_MS, failed=False)
         await self._forget_jobs(lease, now_ms - SHOWN_FAILED_MS, failed=True)
-        await self._condemn(lease, now_ms)
-        await self._uploads(lease, now_ms - UPLOAD_MS)
+        more = True
+        while more:
+            more = await self._condemn(lease, now_ms)
+            await self._uploads(lease, now_ms - UPLOAD_MS)
         for layer in (trail, autonomy):
             while await self._run(lease, partial(layer.sweep, before_ms=now_ms - self._keep_audit_ms)):
                 pass
@@ -132,21 +134,26 @@ class Retention:
             await graph.remove(workflow, nodes)
             after = nodes[-1]
 
-    async def _condemn(self, lease: Lease, now_ms: int) -> None:
-        """Hide the workflows whose time is over, by the dispatcher's setting or by their own retention."""
-        read, before_ms = self._ports.database.read, now_ms - self._keep_ms
+    async def _condemn(self, lease: Lease, now_ms: int) -> bool:
+        """Hide a page of each shard's workflows whose time is over, by the dispatcher's setting or by their retention.
+
+        Return whether there may be more of them.
+        """
+        read, before_ms, more = self._ports.database.read, now_ms - self._keep_ms, False
 
         async def hide(workflow: str, before_ms: int) -> bool:
             return await self._run(lease, partial(remove.condemn, workflow=workflow, before_ms=before_ms))
 
         for shard in range(await read(shards.fixed_count)):
-            for workflow in await read(partial(remove.expired, shard=shard, now_ms=now_ms, limit=MOST_ENDED)):
-                await hide(workflow, now_ms)
+            found = await read(partial(remove.expired, shard=shard, now_ms=now_ms, limit=MOST_ENDED))
+            expired = [await hide(workflow, now_ms) for workflow in found]
             page = await read(partial(remove.ended, shard=shard, before_ms=before_ms, limit=MOST_ENDED))
             hidden = [await hide(workflow, before_ms) for workflow in page.workflows]
             # those that keep themselves longer are not looked at again; clocks may differ by less than an hour
             if page.cursor is not None and not all(hidden) and page.cursor[0] < now_ms - SHOWN_FAILED_MS:
                 await self._run(lease, partial(remove.note_kept, shard=shard, cursor=page.cursor))
+            more = more or any(any(one) and len(one) == MOST_ENDED for one in (expired, hidden))
+        return more
 
     async def _uploads(self, lease: Lease, before_ms: int) -> None:
         after = ""

@@ -323,6 +323,19 @@ async def test_a_workflow_is_kept_as_long_as_it_says_itself(broom: Broom) -> Non
     assert await broom.left() <= KEPT
 
 
+async def test_all_are_removed_at_once_however_many_ended(broom: Broom, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dispatcher.retention.MOST_ENDED", 3)
+    for number in range(10):
+        await broom.ledger.start(keeping("1h"), workflow=f"own{number}")
+    await broom.ledger.play(lambda _: completed(1))
+    for number in range(10):
+        await ended(broom, f"usual{number}", width=1)
+
+    await broom.sweep(after_ms=7 * DAY_MS + 1)
+
+    assert await kept_of(broom) == []
+
+
 async def test_those_that_are_kept_longer_hold_up_no_other(broom: Broom, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dispatcher.retention.MOST_ENDED", 3)
     for number in range(7):
