@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker
@@ -25,6 +26,7 @@ from dispatcher.liveness.fleet import Fleet, slots_of
 from dispatcher.liveness.monitor import Monitor
 from dispatcher.liveness.queue_depths import QueueDepths
 from dispatcher.ports import Ports
+from dispatcher.shards.completions import CommandAnswer
 from dispatcher.shards.in_flight import SILENT_SECONDS
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.port import Database
@@ -50,20 +52,18 @@ async def watching_agents(
     """
 
     def on_gone(gone: AgentId) -> None:
-        if (keeper := workers.get(locks_shard)) is not None:
-            keeper.put(Asked(Verb.LOCK_RELEASE, {"agent": gone, "reason": "its agent is gone"}))
+        holders.release(workers.get(locks_shard), gone)
 
     def on_look(records: Sequence[AgentRecord]) -> None:
         ports.window.set_slots(slots_of(records))
         depths.note(records)
-        holders.look(workers.get(locks_shard), monitor)
-        at_work.look({record.agent_id for record in records}, monitor)
+        living = {record.agent_id for record in records}
+        holders.look(workers.get(locks_shard), monitor, living)
+        at_work.look(living, monitor)
 
     holders, at_work = LockHolders(ports), AtWork(ports.broker, ports.background, workers)
-    depths = QueueDepths(ports.broker, ports.metrics, leads=lambda: monitor.leads)
-    fleet = Fleet(registry, on_look=on_look, metrics=ports.metrics)
-    async with Monitor(
-        fleet,
+    monitor = Monitor(
+        Fleet(registry, on_look=on_look, metrics=ports.metrics),
         ports.broker,
         ports.events,
         ports.database,
@@ -71,7 +71,9 @@ async def watching_agents(
         evict=evict,
         on_gone=on_gone,
         health=ports.background.health,
-    ) as monitor:
+    )
+    depths = QueueDepths(ports.broker, ports.metrics, leads=lambda: monitor.leads)
+    async with monitor:
         ports.metrics.observe(AGENTS_LOST, lambda: monitor.lost)
         ports.metrics.observe(CONNECTIONS_EVICTED, lambda: monitor.evicted)
         depths.open(ports.background)
@@ -79,17 +81,35 @@ async def watching_agents(
 
 
 class LockHolders:
-    """Has the agents that hold locks examined once, by each process that becomes the owner of the shard of locks."""
+    """The agents that hold locks, which lose them when they are gone.
+
+    Each process that becomes the owner of the shard of locks has all of them examined once.
+    """
 
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
         self._informed: ShardWorker | None = None
+        self._unreleased: set[AgentId] = set()
 
-    def look(self, keeper: ShardWorker | None, monitor: Monitor) -> None:
+    def look(self, keeper: ShardWorker | None, monitor: Monitor, living: Set[AgentId]) -> None:
         """Take note of this process's worker of the shard of locks; None: the shard is another process's."""
-        if keeper not in (None, self._informed):
+        left = {one for one in self._unreleased - living if monitor.is_gone(one)}
+        self._unreleased = left.copy()
+        if keeper is None:
+            return
+        for gone in left:
+            self.release(keeper, gone)
+        if keeper is not self._informed:
             self._informed = keeper  # at once: the next look comes before all are read
             self._ports.background.start(self._suspect_all(monitor), name="who holds locks")
+
+    def release(self, keeper: ShardWorker | None, gone: AgentId) -> None:
+        """Start to release the locks of an agent that is dead and cut off; without a keeper, once there is one here."""
+        if keeper is None:
+            self._unreleased.add(gone)
+        else:
+            self._unreleased.discard(gone)
+            self._ports.background.start(self._release(keeper, gone), name=f"locks of {gone}")
 
     async def _suspect_all(self, monitor: Monitor) -> None:
         try:
@@ -100,6 +120,19 @@ class LockHolders:
         except Retryable as error:
             log.debug("Who holds locks is not known yet", extra={"reason": str(error)})
             self._informed = None
+
+    async def _release(self, keeper: ShardWorker, gone: AgentId) -> None:
+        """Release a dead agent's locks, some at a time, until the shard moves."""
+        more = True
+        while more:
+            answer = CommandAnswer[Mapping[str, Any]]()
+            keeper.put(Asked(Verb.LOCK_RELEASE, {"agent": gone, "reason": "its agent is gone"}), answer)
+            try:
+                more = (await answer.future)["more"]
+            except Retryable as error:
+                log.debug("A dead agent's locks are left to their shard's next owner", extra={"reason": str(error)})
+                self._unreleased.add(gone)
+                return
 
 
 class AtWork:
@@ -127,15 +160,20 @@ class AtWork:
     async def _lose(self, gone: AgentId, monitor: Monitor) -> None:
         """Have the tasks that a dead agent had begun published again, unless another agent has taken them over.
 
-        While a shard's results queue is not empty, the agent's last results may be in it: that is waited for, but not
-        for longer than any silent task is.
+        While a shard's results queue is not empty, or its former owner still consumes it, the agent's last results may
+        wait unread: that is waited for, but not for longer than any silent task is.
         """
         try:
             for worker in [one for one in self._workers.values() if gone in one.in_flight.agents]:
                 silent_seconds = 0.0 if await self._has_heard_all(worker) else SILENT_SECONDS
-                if monitor.is_gone(gone):
-                    for lost in worker.in_flight.lost_with(gone, asyncio.get_running_loop().time() - silent_seconds):
-                        worker.put(lost)
+                if not monitor.is_gone(gone):
+                    return
+                answers = list[asyncio.Future[Any]]()
+                for lost in worker.in_flight.lost_with(gone, asyncio.get_running_loop().time() - silent_seconds):
+                    answer = CommandAnswer[Any]()
+                    worker.put(lost, answer)
+                    answers.append(answer.future)
+                await asyncio.gather(*answers, return_exceptions=True)  # until then no look repeats them
         finally:
             self._losing.discard(gone)
 
@@ -144,7 +182,7 @@ class AtWork:
             results = await self._broker.stats(routing.results_queue(worker.shard))
         except CoditectError:
             return False
-        return results is not None and not results.messages
+        return results is not None and not results.messages and results.consumers <= 1
 
 
 class Predecessors:

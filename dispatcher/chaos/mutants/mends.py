@@ -74,7 +74,7 @@ MUTANTS = (
     Mutant(
         "last_words_unheard",
         "dispatcher.recovery.failover",
-        "        return results is not None and not results.messages\n",
+        "        return results is not None and not results.messages and results.consumers <= 1\n",
         "        return True\n",
         "a dead agent's task is done again although its result is on the way",
         (

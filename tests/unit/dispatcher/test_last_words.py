@@ -20,6 +20,7 @@ from dispatcher.ledger.effects import NodeKey, Transition
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.liveness.monitor import Monitor
 from dispatcher.recovery.failover import AtWork
+from dispatcher.shards.completions import Settle
 from dispatcher.shards.in_flight import SILENT_SECONDS, InFlight
 from dispatcher.shards.worker import ShardWorker
 from tests.unit.broker.virtual_time import in_virtual_time
@@ -34,6 +35,8 @@ class BegunWork:
 
     shard: int = 0
     closed: bool = False
+    stalls: bool = False
+    """The store applies nothing."""
     in_flight: InFlight = field(default_factory=lambda: InFlight(Capacity(lambda: 0.0)))
     lost: list[Command] = field(default_factory=list)
 
@@ -42,8 +45,10 @@ class BegunWork:
         now = asyncio.get_running_loop().time()
         self.in_flight.follow(Transition(NODE, TaskState.WORKING, "work", "p1", row), now)
 
-    def put(self, command: Command) -> None:
+    def put(self, command: Command, settle: Settle) -> None:
         self.lost.append(command)
+        if not self.stalls:
+            settle.done(None)
 
 
 class OneDead:
@@ -79,6 +84,36 @@ async def test_dead_agent_s_task_is_published_again_when_all_reports_have_been_r
         await look(at_work)
         await reading.cancel()
         assert worker.lost == [Lost(NODE, 7, DEAD)]
+
+
+@in_virtual_time
+async def test_dead_agent_s_task_waits_while_a_former_owner_may_hold_reports() -> None:
+    worker = BegunWork()
+    async with MemoryBroker(MemoryServer(), name="dispatcher") as broker, Supervisor() as background:
+        await broker.declare(base_topology() + shard_queues(0))
+        at_work = AtWork(broker, background, {0: cast(ShardWorker, worker)})
+        former, _ = [
+            await broker.consume(routing.results_queue(0), lambda told: told.ack(), prefetch=10) for _ in range(2)
+        ]
+
+        await look(at_work)
+        assert worker.lost == []
+        await former.cancel()
+        await look(at_work)
+
+    assert worker.lost == [Lost(NODE, 7, DEAD)]
+
+
+@in_virtual_time
+async def test_what_the_store_has_not_applied_yet_is_not_asked_for_again() -> None:
+    worker = BegunWork(stalls=True)
+    async with MemoryBroker(MemoryServer(), name="dispatcher") as broker, Supervisor() as background:
+        await broker.declare(base_topology() + shard_queues(0))
+        at_work = AtWork(broker, background, {0: cast(ShardWorker, worker)})
+        for _ in range(20):
+            await look(at_work)
+
+    assert worker.lost == [Lost(NODE, 7, DEAD)]
 
 
 @in_virtual_time
