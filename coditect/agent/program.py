@@ -35,7 +35,7 @@ from coditect.aio.supervisor import Health, Supervisor, run_until
 from coditect.blobs import open_blobs
 from coditect.broker.port import Broker
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.topology import Topology, agent_queues, base_topology, capability_queues
+from coditect.broker.topology import Topology, agent_queues, base_topology, capability_queues, inbox_binding
 from coditect.errors import CoditectError
 from coditect.messaging.event_publisher import Events
 from coditect.messaging.rpc import Requests
@@ -248,11 +248,14 @@ def _completed(load: Callable[[], Load], sample: Callable[[], Usage], broker: Br
 
 
 async def _remove_queues(broker: Broker, agent_id: AgentId) -> None:
-    """Delete the agent's own queues; an inbox that holds tasks stays, and dead-letters them to the task queues."""
+    """Delete the agent's own queues but its inbox, which gets no more tasks and hands those that it has on.
+
+    A dispatcher deletes it when the last one has gone; here nobody can tell.
+    """
     try:
         await broker.delete_queue(routing.mailbox_queue(agent_id))
         await broker.delete_queue(f"reply.{agent_id}")
-        await broker.delete_queue(routing.inbox_queue(agent_id), if_empty=True)
+        await broker.unbind(inbox_binding(agent_id))
         await broker.delete_queue(routing.next_queue(agent_id), if_empty=True, classic=True)
     except CoditectError as error:
         log.warning("The agent's queues could not be removed", extra={"agent_id": agent_id, "reason": str(error)})

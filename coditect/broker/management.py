@@ -98,8 +98,21 @@ class Management:
         Raises:
             ManagementUnavailable: when the API does not answer or refuses.
         """
-        rows = await self._queues(vhost, "name")
+        rows = await self._queues(vhost, "name", more="&disable_stats=true")
         return frozenset(str(row["name"]) for row in rows)
+
+    async def messages(self, vhost: str, queue: str) -> int | None:
+        """Return the number of all messages in a queue, up to 10 s old, with those that wait to be dead-lettered.
+
+        None when there is no such queue, or when its number is not known yet.
+
+        Raises:
+            ManagementUnavailable: when the API does not answer or refuses.
+        """
+        path = f"queues/{quote(vhost, safe='')}/{quote(queue, safe='')}?columns=messages"
+        found = await self._ask("GET", path, may_lack=True)
+        number = found.get("messages") if isinstance(found, dict) else None
+        return number if isinstance(number, int) else None
 
     async def queue_rates(self, vhost: str) -> Mapping[str, QueueRates]:
         """Return the rates of every queue in a virtual host, by name.
@@ -137,8 +150,8 @@ class Management:
             raise ManagementUnavailable("The broker does not list its connections", fix=fix)
         return str(overview.get("rabbitmq_version", "unknown"))
 
-    async def _queues(self, vhost: str, columns: str) -> list[dict[str, Any]]:
-        rows = await self._ask("GET", f"queues/{quote(vhost, safe='')}?columns={columns}")
+    async def _queues(self, vhost: str, columns: str, *, more: str = "") -> list[dict[str, Any]]:
+        rows = await self._ask("GET", f"queues/{quote(vhost, safe='')}?columns={columns}{more}")
         if not isinstance(rows, list):
             raise ManagementUnavailable("The management API lists no queues", answer=str(rows)[:200])
         return [row for row in rows if isinstance(row, dict) and "name" in row]

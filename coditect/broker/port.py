@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from coditect.broker.topology import Topology
+from coditect.broker.topology import Binding, Topology
 from coditect.model.message import Message
 
 
@@ -240,8 +240,16 @@ class Broker(Protocol):
             BrokerUnavailable: when the broker does not answer; retryable.
         """
 
+    async def unbind(self, binding: Binding) -> None:
+        """Remove a binding, and do not declare it again: its exchange sends nothing more to the queue; idempotent.
+
+        Raises:
+            BrokerUnavailable: when the broker does not answer; retryable.
+        """
+
     async def delete_queue(self, queue: str, *, if_empty: bool = False, classic: bool = False) -> None:
         """Delete a queue with its messages; idempotent. With `if_empty`, keep a queue that has messages.
 
-        `if_empty` is certain only for a `classic` queue: a message that reaches another queue at that moment is lost.
+        `if_empty` is certain only for a `classic` queue: what reaches another queue at that moment is lost, and so is
+        what waits in it to be dead-lettered.
         """

@@ -174,6 +174,10 @@ class Topology:
             tuple(one for one in self.bindings if one.queue == name),
         )
 
+    def without_binding(self, binding: Binding) -> Topology:
+        """Return the topology without one binding."""
+        return replace(self, bindings=tuple(one for one in self.bindings if one != binding))
+
     def without_queue(self, name: str) -> Topology:
         """Return the topology without one queue and its bindings."""
         return Topology(
@@ -272,12 +276,17 @@ def agent_queues(agent_id: AgentId, *, slots: int) -> Topology:
         (),
         (inbox, following, mailbox),
         (
-            Binding(routing.AGENTS, inbox.name, agent_id),
+            inbox_binding(agent_id),
             Binding(routing.AGENTS, following.name, routing.next_key(agent_id)),
             Binding(routing.AGENTS, mailbox.name, routing.mailbox_key(agent_id)),
             Binding(routing.BROADCAST, mailbox.name),
         ),
     )
+
+
+def inbox_binding(agent_id: AgentId) -> Binding:
+    """Return the binding by which an agent's inbox gets the tasks that are pinned to the agent."""
+    return Binding(routing.AGENTS, routing.inbox_queue(agent_id), agent_id)
 
 
 def reply_queue(name: str, *, quorum: bool = False) -> Topology:

@@ -46,7 +46,7 @@ _SYSTEM_PREFIXES = (
     "tasks.", "agent.", "results.", "retry.", "dead.", "control.", "trigger.", "unrouted.", "coditect.",
 )  # fmt: skip
 _OWN = re.compile(
-    r"agent\.(?P<agent>.+)\.(?:tasks|next|mail)|(?:reply\.(?:monitor|pings)-|events\.)(?P<dispatcher>dispatcher-.+)"
+    r"agent\.(?P<agent>.+)\.(?:tasks|next|mail)|(?:reply\.(?:monitor|pings)-|events\.)(?P<dispatcher>dispatcher-\d+-[0-9a-f]{8})"
 )
 _SYSTEM_NAMES = frozenset({CONTROL_QUEUE, UNROUTED_QUEUE})
 

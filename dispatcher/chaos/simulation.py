@@ -156,6 +156,9 @@ class _WitnessedEvictor:
     async def queues(self) -> frozenset[str]:
         return await self._evict.queues()
 
+    async def messages(self, queue: str) -> int | None:
+        return await self._evict.messages(queue)
+
 
 class Scene:
     """The simulated fleet of one seed, with its load and its faults."""

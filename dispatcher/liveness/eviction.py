@@ -27,7 +27,7 @@ LISTED_SECONDS = 5.5
 
 
 class Evictor(Protocol):
-    """The port that closes the connections of a process at the broker, and lists the queues there."""
+    """The port that closes the connections of a process at the broker, lists the queues there, and counts messages."""
 
     async def evict(self, process: str) -> int:
         """Close a process's connections at the broker, and return how many were closed; idempotent.
@@ -43,6 +43,15 @@ class Evictor(Protocol):
 
         Raises:
             Retryable: when the queues cannot be listed now.
+        """
+
+    async def messages(self, queue: str) -> int | None:
+        """Return the number of all messages in a queue, up to 10 s old, with those that wait to be dead-lettered.
+
+        None when there is no such queue, or when its number is not known yet.
+
+        Raises:
+            Retryable: when the number cannot be read now.
         """
 
 
@@ -90,7 +99,19 @@ class ManagementEvictor:
         Raises:
             ManagementUnavailable: when the management API does not answer; retryable.
         """
-        return await self._management.queues(self._vhost)
+        try:
+            return await self._management.queues(self._vhost)
+        except ManagementUnavailable as error:
+            self._note_failure(error)
+            raise
+
+    async def messages(self, queue: str) -> int | None:
+        """Return the number of all messages in a queue, as the management API tells.
+
+        Raises:
+            ManagementUnavailable: when the management API does not answer; retryable.
+        """
+        return await self._management.messages(self._vhost, queue)
 
     async def _listed(self) -> tuple[Connection, ...]:
         """Return the broker's connections, from a request made after this call began; concurrent calls share it."""

@@ -89,7 +89,7 @@ class Monitor:
         self._owner = owner
         self._evict = evict
         self._on_gone = on_gone
-        self._left = LeftQueues(broker, fleet, database)
+        self._left = LeftQueues(broker, fleet, database, evict)
         self._roster = Roster()
         self._pings = Pings(broker, name=f"monitor-{owner}")
         self._background = Supervisor(health)
@@ -251,6 +251,8 @@ class Monitor:
     async def _lose(self, agent: AgentId, answer: PingAnswer) -> None:
         self._roster.strike(agent, self._now())
         closed = await self._cut_off(agent)
+        if await self._fleet.has(agent):
+            return  # it registered meanwhile, and holds what it has acquired since
         self.lost += 1
         facts = {"reason": "silent" if answer is PingAnswer.SILENCE else "left", "connections": closed}
         level = logging.WARNING if answer is PingAnswer.SILENCE else logging.INFO

@@ -17,7 +17,7 @@ from coditect.broker.memory.consumer import MemoryConsumer
 from coditect.broker.memory.delivery import Hand
 from coditect.broker.memory.server import MemoryServer, RoutedMessage, RouteVerdict
 from coditect.broker.port import Consumer, Delivery, OnDelivery, Promise, QueueStats, ServerInfo
-from coditect.broker.topology import Topology
+from coditect.broker.topology import Binding, Topology
 from coditect.errors import BrokerUnavailable, CoditectError, NotFound, Overloaded, PublishUnconfirmed, Unroutable
 from coditect.model.message import Message
 from coditect.wire import routing
@@ -319,6 +319,12 @@ class MemoryBroker:
         found.used()
         return found.stats
 
+    async def unbind(self, binding: Binding) -> None:
+        """Remove a binding; idempotent."""
+        await self._answered()
+        self._topology = self._topology.without_binding(binding)
+        self._server.unbind(binding)
+
     async def delete_queue(self, queue: str, *, if_empty: bool = False, classic: bool = False) -> None:
         """Delete a queue with its messages and bindings; idempotent."""
         await self._answered()
@@ -326,11 +332,7 @@ class MemoryBroker:
         if found is None or (if_empty and found.stats.messages):
             return
         self._server.delete_queue(queue)
-        self._topology = replace(
-            self._topology,
-            queues=tuple(one for one in self._topology.queues if one.name != queue),
-            bindings=tuple(one for one in self._topology.bindings if one.queue != queue),
-        )
+        self._topology = self._topology.without_queue(queue)
 
 
 def _tell(promise: Promise, publishing: asyncio.Task[None]) -> None:

@@ -99,6 +99,11 @@ class MemoryQueue:
         return len(self._in_hand)
 
     @property
+    def retained(self) -> int:
+        """The number of the queue's messages that wait to be dead-lettered."""
+        return len(self._retained)
+
+    @property
     def full(self) -> bool:
         """Tell whether the queue refuses the next message; RabbitMQ lets a burst go a little over the limit."""
         if self.declared.drops_oldest or not self.declared.bounded:

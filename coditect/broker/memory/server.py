@@ -202,6 +202,11 @@ class MemoryServer:
         """Return the names of all queues, as the management API would tell."""
         return frozenset(self._queues)
 
+    async def messages(self, queue: str) -> int | None:
+        """Return the number of all messages in a queue, as the management API would tell; None without the queue."""
+        found = self.find(queue)
+        return None if found is None else found.stats.messages + found.in_hand + found.retained
+
     def when_up(self, arrived: Callable[[], None]) -> None:
         """Call a function once the broker accepts connections: at once, or at the next start."""
         if self._running:

@@ -35,7 +35,7 @@ from coditect.broker.rabbitmq.errors import LOST, canceled_by_us, unreachable
 from coditect.broker.rabbitmq.frames.path import DirectPath, is_tested
 from coditect.broker.rabbitmq.plain import PlainPath
 from coditect.broker.rabbitmq.publishing.publisher import Publisher
-from coditect.broker.topology import Exchange, Queue, Topology
+from coditect.broker.topology import Binding, Exchange, Queue, Topology
 from coditect.broker.topology_diff import Probe
 from coditect.model.message import Message
 from coditect.wire import routing
@@ -245,6 +245,11 @@ class AmqpBroker:
     async def probe(self, entity: Exchange | Queue) -> Probe:
         """Compare a wanted exchange or queue with the broker's, and change nothing."""
         return await self._rarely(lambda connection: rare.probe(connection, entity))
+
+    async def unbind(self, binding: Binding) -> None:
+        """Remove a binding, and do not declare it again, as `Broker.unbind`."""
+        self._entities.forget_binding(binding)
+        await self._rarely(lambda connection: rare.unbind(connection, binding))
 
     async def delete_queue(self, queue: str, *, if_empty: bool = False, classic: bool = False) -> None:
         """Delete a queue, and do not declare it again, as `Broker.delete_queue`."""

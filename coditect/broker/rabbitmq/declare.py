@@ -205,6 +205,17 @@ class Looks:
             await close_quietly(channel)
 
 
+async def unbind(connection: AbstractConnection, binding: Binding) -> None:
+    """Remove a binding; idempotent, also when its queue or exchange does not exist."""
+    channel = await open_channel(connection)
+    try:
+        await channel.queue_unbind(binding.queue, binding.exchange, binding.key, timeout=CALL_SECONDS)
+    except ChannelNotFoundEntity:
+        return
+    finally:
+        await close_quietly(channel)
+
+
 async def delete_queue(connection: AbstractConnection, queue: str, *, if_empty: bool, classic: bool) -> None:
     """Delete a queue if it exists; with `if_empty`, only when it has no messages.
 

@@ -17,7 +17,7 @@ from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
 
 from coditect.broker.rabbitmq import declare as rare
-from coditect.broker.topology import Topology
+from coditect.broker.topology import Binding, Topology
 from coditect.errors import NotFound
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,11 @@ class Entities:
         """Remove a deleted queue and its bindings from the entities, so that a reconnect does not restore them."""
         self._own = self._own.without_queue(queue)
         self._common = self._common.without_queue(queue)
+
+    def forget_binding(self, binding: Binding) -> None:
+        """Remove a binding from the entities, so that a reconnect does not restore it."""
+        self._own = self._own.without_binding(binding)
+        self._common = self._common.without_binding(binding)
 
     async def restore(self, connection: AbstractConnection) -> None:
         """Declare the entities again on a new connection; `lazily` declared ones wait until one is found missing."""

@@ -7,6 +7,7 @@ import pytest
 from coditect.broker.port import Delivery, QueueStats
 from coditect.broker.topology import Binding, ExchangeType, QueueType
 from coditect.errors import NotFound, TopologyMismatch, Unroutable
+from coditect.model.message import Message
 from tests.contract.broker.scene import FaultyBroker, Scene, bodies, empty, put, ready, topology
 from tests.support import eventually
 
@@ -122,6 +123,22 @@ async def test_deleted_queue_is_gone_with_its_bindings(scene: Scene, broker: Fau
     await broker.delete_queue(queue)
 
     assert await broker.stats(queue) is None
+
+
+async def test_queue_gets_nothing_more_by_a_binding_that_is_removed(scene: Scene, broker: FaultyBroker) -> None:
+    exchange, queue = scene.exchange("exchange"), scene.queue("queue")
+    removed, kept = Binding(exchange.name, queue.name, "removed"), Binding(exchange.name, queue.name, "kept")
+    await broker.declare(topology(exchange, queue, removed, kept))
+    await broker.publish(Message(body=b"before"), exchange=exchange.name, routing_key="removed")
+
+    for _ in range(2):
+        await broker.unbind(removed)
+    await broker.unbind(Binding(exchange.name, scene.name("missing"), "removed"))
+
+    with pytest.raises(Unroutable):
+        await broker.publish(Message(body=b"after"), exchange=exchange.name, routing_key="removed")
+    await broker.publish(Message(body=b"kept"), exchange=exchange.name, routing_key="kept")
+    assert await empty(broker, queue.name) == [b"before", b"kept"]
 
 
 @pytest.mark.parametrize("kind", QueueType)

@@ -9,7 +9,7 @@ import pytest
 from coditect.broker.management import Management, ManagementUnavailable
 from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.topology import Queue, Topology
+from coditect.broker.topology import Binding, Exchange, ExchangeType, Queue, Topology
 from coditect.local import PrivateServers
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
@@ -93,6 +93,29 @@ async def test_queues_are_listed(managed: PrivateServers, evictor: Evictor, name
 
         for queue in queues:
             await broker.delete_queue(queue)
+
+
+async def test_messages_that_a_full_queue_refuses_are_counted_where_they_wait(
+    managed: PrivateServers, evictor: Evictor, name: str
+) -> None:
+    full = Queue(f"{name}.full", max_length=1)
+    inbox = Queue(f"{name}.inbox", dead_letter_exchange=f"{name}.on", message_ttl_ms=10)
+    exchange = Exchange(f"{name}.on", ExchangeType.DIRECT)
+    async with AmqpBroker(managed.amqp_url, name=name) as broker:
+        await broker.declare(Topology((exchange,), (full, inbox), (Binding(exchange.name, full.name, inbox.name),)))
+        for body in [b"x"] * 20:
+            await broker.publish(Message(body=body), exchange="", routing_key=inbox.name)
+
+        await eventually(lambda: counted(evictor, inbox.name))
+
+        assert await evictor.messages(f"{name}.missing") is None
+        for queue in (full, inbox):
+            await broker.delete_queue(queue.name)
+
+
+async def counted(evictor: Evictor, inbox: str) -> bool:
+    """Whether the management API tells of messages, though AMQP tells of none."""
+    return bool(await evictor.messages(inbox))
 
 
 @pytest.mark.parametrize(

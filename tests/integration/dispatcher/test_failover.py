@@ -54,7 +54,7 @@ async def alone(managed: PrivateServers) -> PrivateServers:
 
 @asynccontextmanager
 async def watching(servers: PrivateServers, lost: list[AgentId]) -> AsyncIterator[Monitor]:
-    owner = f"dispatcher-{uuid4().hex[:8]}"
+    owner = f"dispatcher-1-{uuid4().hex[:8]}"
     async with (
         AmqpBroker(servers.amqp_url, name=owner) as broker,
         RedisRegistry(servers.redis_url) as registry,

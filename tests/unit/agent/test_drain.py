@@ -6,7 +6,10 @@ import threading
 import pytest
 
 from coditect import Agent, Context
+from coditect.broker.memory import MemoryBroker
+from coditect.errors import Unroutable
 from coditect.model.ids import AgentId
+from coditect.model.message import Message
 from coditect.model.registration import AgentStatus
 from coditect.registry.port import Search
 from coditect.settings.settings import Settings
@@ -46,7 +49,7 @@ async def test_drain_finishes_what_runs_and_returns_the_rest(scene: Scene) -> No
     assert scene.ready_tasks("gate.pass") == 2
 
 
-async def test_drained_agent_is_deregistered_and_its_queues_are_gone(scene: Scene) -> None:
+async def test_drained_agent_is_deregistered_its_queues_are_gone_and_its_inbox_gets_nothing_more(scene: Scene) -> None:
     agent = await scene.start(gated(asyncio.Event(), []))
     agent_id = AgentId(agent.agent_id)
     assert await scene.registry.get(agent_id) is not None
@@ -54,9 +57,11 @@ async def test_drained_agent_is_deregistered_and_its_queues_are_gone(scene: Scen
     await agent.stop()
 
     assert await scene.registry.find(Search()) == ()
-    own = (routing.inbox_queue(agent_id), routing.next_queue(agent_id), routing.mailbox_queue(agent_id))
-    for queue in (*own, f"reply.{agent_id}"):
+    for queue in (routing.next_queue(agent_id), routing.mailbox_queue(agent_id), f"reply.{agent_id}"):
         assert scene.server.find(queue) is None
+    async with MemoryBroker(scene.server, name="any") as broker:
+        with pytest.raises(Unroutable):
+            await broker.publish(Message(body=b"{}"), exchange=routing.AGENTS, routing_key=agent_id)
 
 
 async def test_drain_goes_in_order(scene: Scene) -> None:

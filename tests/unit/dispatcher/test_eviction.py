@@ -94,6 +94,9 @@ class Hanging:
     async def queues(self) -> frozenset[str]:
         return frozenset()
 
+    async def messages(self, queue: str) -> int | None:
+        return None
+
 
 @in_virtual_time
 async def test_taking_over_never_fails_and_never_waits_for_ever() -> None:

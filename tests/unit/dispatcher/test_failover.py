@@ -24,6 +24,9 @@ class Counting:
     async def queues(self) -> frozenset[str]:
         return frozenset()
 
+    async def messages(self, queue: str) -> int | None:
+        return None
+
 
 @in_virtual_time
 async def test_former_owner_of_many_shards_is_evicted_once_and_nobody_waits_for_it() -> None:

@@ -8,7 +8,9 @@ import pytest
 
 from coditect.broker.management import ManagementUnavailable
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.broker.topology import Queue, QueueType, Topology, agent_queues
+from coditect.broker.memory.queue import DEAD_LETTER_RETRY_SECONDS
+from coditect.broker.topology import Binding, Queue, QueueType, Topology, agent_queues
+from coditect.errors import Unroutable
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
 from coditect.model.registration import Load, Registration
@@ -23,7 +25,7 @@ from tests.unit.registry.samples import IDLE, make_registration
 from tests.unit.testing.workers import Sleepers
 
 LEASE_SECONDS = 3.0
-FOUND_SECONDS = REGISTER_SECONDS + 1.0
+FOUND_SECONDS = REGISTER_SECONDS + sum(left_queues.TIDY_PAUSES) + 1.0
 """So long after a dispatcher's start a dead agent's queues are gone."""
 
 
@@ -42,6 +44,9 @@ class Unlisted:
             self.failures -= 1
             raise ManagementUnavailable("The broker's management API does not answer")
         return await self._server.queues()
+
+    async def messages(self, queue: str) -> int | None:
+        return await self._server.messages(queue)
 
 
 async def die_unseen(watch: Watch) -> AgentId:
@@ -89,9 +94,9 @@ async def test_answers_that_nobody_will_read_go_with_a_dead_agent() -> None:
 
 
 async def test_queues_of_dead_dispatchers_are_removed_and_those_of_the_living_and_of_clients_stay() -> None:
-    owners = ("dispatcher-1-dead", "dispatcher-2-living", "dispatcher-of-a-client")
+    owners = ("dispatcher-1-0123abcd", "dispatcher-2-0123abcd", "dispatcher-of-a-client.1")
     queues = [f"{kind}{owner}" for owner in owners for kind in ("reply.monitor-", "reply.pings-", "events.")]
-    queues = [*queues[:6], f"reply.{owners[2]}"]
+    queues = [*queues[:6], f"reply.{owners[2]}", f"events.{owners[2]}"]
     async with open_watch([Sleepers().agent]) as watch, MemoryBroker(watch.fleet.server, name="old") as broker:
         await broker.declare(Topology(queues=tuple(Queue(name, QueueType.CLASSIC) for name in queues)))
         await watch.database.run(lambda tr: leases.renew(tr, owners[1], 1))
@@ -137,14 +142,14 @@ async def test_next_leader_removes_the_queues_that_a_leader_did_not_live_to_remo
         await watch.fleet.advance(f"{LEASE_SECONDS + 3}s")
         assert (watch.lost["second"], len(watch.queues(dead))) == ([dead], 4)
 
-        monkeypatch.setattr(left_queues, "TIDY_PAUSES", (0.0,))
+        monkeypatch.setattr(left_queues, "TIDY_PAUSES", (0.0, left_queues.KNOWN_SECONDS))
         await watch.end("first")
-        await watch.fleet.advance("2s")
+        await watch.fleet.advance(f"{left_queues.KNOWN_SECONDS + 2}s")
 
         assert watch.queues(dead) == []
 
 
-async def test_dead_agent_s_queues_are_removed_without_a_pause_when_they_are_empty(
+async def test_dead_agent_s_queues_but_its_inbox_are_removed_without_a_pause_when_they_are_empty(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(left_queues, "TIDY_PAUSES", (left_queues.TIDY_PAUSES[0], 1_000.0))
@@ -157,7 +162,37 @@ async def test_dead_agent_s_queues_are_removed_without_a_pause_when_they_are_emp
             await asyncio.sleep(0.05)
         await watch.fleet.advance("100ms")
 
-        assert watch.queues(dead) == []
+        assert watch.queues(dead) == [routing.inbox_queue(dead)]
+
+
+async def test_tasks_of_a_dead_agent_s_inbox_that_a_full_queue_refuses_wait_there_until_it_has_room() -> None:
+    dead, full = AgentId("dead"), Queue("full", max_length=1)
+    bounded = Topology(queues=(full,), bindings=(Binding(routing.TASKS, full.name, dead),))
+    async with open_watch([Sleepers().agent]) as watch, MemoryBroker(watch.fleet.server, name="any") as broker:
+        async with MemoryBroker(watch.fleet.server, name=dead) as its_own:
+            await its_own.declare(agent_queues(dead, slots=4) + bounded)
+        for body in (b"first", b"second"):
+            await broker.publish(Message(body=body), exchange=routing.AGENTS, routing_key=dead)
+        await watch.dispatcher(evict=watch.fleet.server)
+        await watch.fleet.advance(f"{FOUND_SECONDS + SWEEP_SECONDS}s")
+        waiting = left_of(watch, dead)
+        with pytest.raises(Unroutable):
+            await broker.publish(Message(body=b"late"), exchange=routing.AGENTS, routing_key=dead)
+        found = [await taken(broker, full)]
+        await watch.fleet.advance(f"{DEAD_LETTER_RETRY_SECONDS}s")
+        found.append(await taken(broker, full))
+        await watch.fleet.advance(f"{SWEEP_SECONDS + FOUND_SECONDS}s")
+
+        assert waiting == [routing.inbox_queue(dead)]
+        assert found == [b"first", b"second"]
+        assert left_of(watch, dead) == []
+
+
+async def taken(broker: MemoryBroker, queue: Queue) -> bytes:
+    message = await broker.get(queue.name)
+    assert message is not None
+    message.ack()
+    return message.message.body
 
 
 async def test_agent_registers_before_it_has_queues(monkeypatch: pytest.MonkeyPatch) -> None:

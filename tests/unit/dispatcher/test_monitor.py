@@ -36,6 +36,9 @@ class Stubborn:
     async def queues(self) -> frozenset[str]:
         return await self._server.queues()
 
+    async def messages(self, queue: str) -> int | None:
+        return await self._server.messages(queue)
+
 
 class InTurn:
     """An evictor that closes the agents' connections in this order only, and takes a second to refuse."""
@@ -53,6 +56,9 @@ class InTurn:
 
     async def queues(self) -> frozenset[str]:
         return await self._server.queues()
+
+    async def messages(self, queue: str) -> int | None:
+        return await self._server.messages(queue)
 
 
 async def test_work_of_a_frozen_agent_is_begun_elsewhere_within_five_seconds_and_once() -> None:
@@ -134,6 +140,22 @@ async def test_frozen_agent_that_continues_registers_again_and_works_as_before()
         assert watch.told("agent.online").count(frozen) == 2
         assert watch.lost["first"] == [frozen, other]
         assert [one.agent_id for one in await watch.fleet.registry.find(Search())] == [frozen]
+
+
+async def test_agent_that_registers_again_amid_its_eviction_keeps_what_it_has_acquired_since() -> None:
+    async with open_watch([Sleepers().agent]) as watch:
+        monitor = await watch.dispatcher(evict=Stubborn(watch.fleet.server, failures=100))
+        await watch.fleet.advance("1s")
+        frozen = watch.fleet.agents[0].id
+        watch.fleet.pause(frozen)
+        while not monitor.is_gone(frozen):
+            await asyncio.sleep(0.05)
+
+        watch.fleet.resume(frozen)
+        await watch.fleet.advance("20s")
+
+        assert not monitor.is_gone(frozen)
+        assert watch.lost["first"] == watch.told("agent.offline") == []
 
 
 async def test_killed_agent_s_work_is_repeated_once_by_the_broker_alone() -> None:

@@ -36,6 +36,9 @@ class Evictions:
     async def queues(self) -> frozenset[str]:
         return await self._server.queues()
 
+    async def messages(self, queue: str) -> int | None:
+        return await self._server.messages(queue)
+
 
 def layered() -> Workflow:
     flow = Workflow("layered")
