@@ -291,3 +291,14 @@ async def test_a_handler_sees_the_same_time(fleet: TestFleet) -> None:
 
     start_ms = datetime(2026, 1, 1, tzinfo=UTC).timestamp() * 1000
     assert seen == [(3600, start_ms + 3_660_000)]
+
+
+async def test_who_waits_in_a_loop_for_the_end_of_a_span_gets_there_however_little_is_left() -> None:
+    async with TestFleet():
+        clock = asyncio.get_running_loop().time
+        until, waits = clock() + 1.0 + 4e-10, 0
+        while (left := until - clock()) > 0 and waits < 100:
+            await asyncio.sleep(min(1.0, left))
+            waits += 1
+
+    assert waits <= 2
