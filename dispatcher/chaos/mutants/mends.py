@@ -82,6 +82,39 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "inbox_deleted_unseen",
+        "dispatcher.liveness.left_queues",
+        "        return await self._evict.messages(inbox) == 0\n",
+        "        return True\n",
+        "tasks that a full queue refused are lost with a dead agent's inbox",
+        (
+            "tests/unit/dispatcher/test_left_queues.py::"
+            "test_tasks_of_a_dead_agent_s_inbox_that_a_full_queue_refuses_wait_there_until_it_has_room",
+        ),
+    ),
+    Mutant(
+        "locks_of_the_dead_left",
+        "dispatcher.recovery.failover",
+        "        if keeper is None:\n            self._unreleased.add(gone)\n",
+        "        if keeper is None:\n            pass\n",
+        "a dead agent's locks stay when the shard of locks moves at its death",
+        (
+            "tests/unit/dispatcher/test_lock_holders.py::"
+            "test_new_owner_has_all_examined_once_and_releases_what_a_dead_agent_held_before",
+        ),
+    ),
+    Mutant(
+        "locks_lost_before_the_cut",
+        "dispatcher.liveness.monitor",
+        "        if await self._fleet.has(agent):\n            return  # it registered",
+        "        if False:\n            return  # it registered",
+        "an agent that registers again amid its eviction loses the locks that it has acquired since",
+        (
+            "tests/unit/dispatcher/test_monitor.py::"
+            "test_agent_that_registers_again_amid_its_eviction_keeps_what_it_has_acquired_since",
+        ),
+    ),
+    Mutant(
         "unsettled_for_ever",
         "coditect.agent.requeue",
         "    elif returns >= MOST_RETURNS:\n",
