@@ -37,6 +37,7 @@ class Gated:
 
     async def end(self, scene: Scene, owner: ScriptedOwner, wanted: Sequence[Any]) -> None:
         """What they were given, all at once."""
+        owner.decide = granting(fence=1)  # an agent that is held up by a busy machine asks before it begins
         await scene.start(self.agent)
         for number, one in enumerate(wanted):
             await owner.publish("work.do", one, node=f"n{number}")
