@@ -71,7 +71,8 @@ class Api:
 
     async def is_idle(self, agent_id: str) -> bool:
         """Whether an agent says by its heartbeat that it has nothing to do, which it says soon after its last task."""
-        return (await self.curl(f"/agents/{agent_id}/heartbeat", method="POST")).get("status") == "idle"
+        beat = await self.curl(f"/agents/{agent_id}/heartbeat", method="POST")
+        return bool(beat["status"] == "idle")
 
     async def register(self, url: str) -> str:
         """The id of an HTTP agent that counts words, when it takes tasks."""
