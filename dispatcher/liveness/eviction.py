@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from coditect.broker.management import Connection, Management, ManagementUnavailable
@@ -84,13 +85,9 @@ class ManagementEvictor:
             ManagementUnavailable: when the management API does not answer; retryable.
         """
         names = connection_names(process)
-        try:
+        with self._noted():
             found = [one for one in await self._listed() if one.given_name in names]
             closed = await asyncio.gather(*(self._management.close(one, reason=REASON) for one in found))
-        except ManagementUnavailable as error:
-            self._note_failure(error)
-            raise
-        self._note_success()
         return sum(closed)
 
     async def queues(self) -> frozenset[str]:
@@ -99,11 +96,8 @@ class ManagementEvictor:
         Raises:
             ManagementUnavailable: when the management API does not answer; retryable.
         """
-        try:
+        with self._noted():
             return await self._management.queues(self._vhost)
-        except ManagementUnavailable as error:
-            self._note_failure(error)
-            raise
 
     async def messages(self, queue: str) -> int | None:
         """Return the number of all messages in a queue, as the management API tells.
@@ -123,12 +117,19 @@ class ManagementEvictor:
                 self._begun = begun
             return self._connections
 
-    def _note_failure(self, error: ManagementUnavailable) -> None:
-        if not self._failing:
-            log.warning("No agent can be evicted now: frozen processes hold their work", extra={"reason": str(error)})
-        self._failing = True
-
-    def _note_success(self) -> None:
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        """Log the first failure of the management API in the block, and the first success after it."""
+        try:
+            yield
+        except ManagementUnavailable as error:
+            if not self._failing:
+                log.warning(
+                    "No agent can be evicted now: frozen processes hold their work, and dead ones leave queues",
+                    extra={"reason": str(error)},
+                )
+            self._failing = True
+            raise
         if self._failing:
             log.info("Eviction works again")
         self._failing = False

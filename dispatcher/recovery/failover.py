@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -61,7 +61,6 @@ async def watching_agents(
         holders.look(workers.get(locks_shard), monitor, living)
         at_work.look(living, monitor)
 
-    holders, at_work = LockHolders(ports), AtWork(ports.broker, ports.background, workers)
     monitor = Monitor(
         Fleet(registry, on_look=on_look, metrics=ports.metrics),
         ports.broker,
@@ -72,6 +71,8 @@ async def watching_agents(
         on_gone=on_gone,
         health=ports.background.health,
     )
+    holders = LockHolders(ports, is_gone=monitor.is_gone)
+    at_work = AtWork(ports.broker, ports.background, workers)
     depths = QueueDepths(ports.broker, ports.metrics, leads=lambda: monitor.leads)
     async with monitor:
         ports.metrics.observe(AGENTS_LOST, lambda: monitor.lost)
@@ -86,14 +87,15 @@ class LockHolders:
     Each process that becomes the owner of the shard of locks has all of them examined once.
     """
 
-    def __init__(self, ports: Ports) -> None:
+    def __init__(self, ports: Ports, *, is_gone: Callable[[AgentId], bool]) -> None:
         self._ports = ports
+        self._is_gone = is_gone
         self._informed: ShardWorker | None = None
         self._unreleased: set[AgentId] = set()
 
     def look(self, keeper: ShardWorker | None, monitor: Monitor, living: Set[AgentId]) -> None:
         """Take note of this process's worker of the shard of locks; None: the shard is another process's."""
-        left = {one for one in self._unreleased - living if monitor.is_gone(one)}
+        left = set(filter(self._is_gone, self._unreleased - living))
         self._unreleased = left.copy()
         if keeper is None:
             return
@@ -122,9 +124,9 @@ class LockHolders:
             self._informed = None
 
     async def _release(self, keeper: ShardWorker, gone: AgentId) -> None:
-        """Release a dead agent's locks, some at a time, until the shard moves."""
+        """Release a dead agent's locks, some at a time, until the shard moves or the agent is back."""
         more = True
-        while more:
+        while more and self._is_gone(gone):  # what an agent that is back has acquired since is its own
             answer = CommandAnswer[Mapping[str, Any]]()
             keeper.put(Asked(Verb.LOCK_RELEASE, {"agent": gone, "reason": "its agent is gone"}), answer)
             try:

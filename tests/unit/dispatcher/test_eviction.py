@@ -30,6 +30,11 @@ class Listing(Management):
             raise ManagementUnavailable("The broker's management API does not answer")
         return tuple(self.open_connections)
 
+    async def queues(self, vhost: str) -> frozenset[str]:
+        if self.down:
+            raise ManagementUnavailable("The broker's management API does not answer")
+        return frozenset()
+
     async def close(self, connection: Connection, *, reason: str) -> bool:
         if connection not in self.open_connections:
             return False
@@ -63,14 +68,19 @@ async def test_many_at_once_share_listings_that_began_after_they_asked() -> None
     assert api.open_connections == []
 
 
+@pytest.mark.parametrize("asks_last", ["connections", "queues"])
 @in_virtual_time
-async def test_failure_is_told_once_and_its_end_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_failure_is_told_once_and_its_end_once(asks_last: str, caplog: pytest.LogCaptureFixture) -> None:
     api = Listing()
     evict = ManagementEvictor(api, "/")
     with caplog.at_level(logging.INFO, "dispatcher.liveness.eviction"):
-        for api.down in (True, True, True, False, False):
-            with suppress(ManagementUnavailable):
-                await evict.evict("worker-1")
+        for api.down in (True, True, True):
+            for asked in (evict.evict("worker-1"), evict.queues()):
+                with suppress(ManagementUnavailable):
+                    await asked
+        api.down = False
+        for _ in range(2):
+            await (evict.queues() if asks_last == "queues" else evict.evict("worker-1"))
 
     told = [one.levelno for one in caplog.records if one.name == "dispatcher.liveness.eviction"]
     assert told == [logging.WARNING, logging.INFO]

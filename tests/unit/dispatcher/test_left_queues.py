@@ -256,3 +256,24 @@ async def test_living_agent_that_the_registry_does_not_list_keeps_its_queues() -
 
         assert len(watch.queues(living)) == 4
         assert watch.lost["first"] == []
+
+
+async def test_agent_that_is_back_and_binds_its_inbox_again_amid_the_removal_keeps_it() -> None:
+    registration = make_registration()
+    back, queues = registration.agent_id, agent_queues(registration.agent_id, slots=1)
+    async with open_watch([Sleepers().agent]) as watch, MemoryBroker(watch.fleet.server, name="any") as broker:
+        async with MemoryBroker(watch.fleet.server, name=back) as before:
+            await before.declare(queues)
+        await watch.dispatcher(evict=watch.fleet.server)
+        await watch.fleet.advance(f"{REGISTER_SECONDS + 1}s")
+        with pytest.raises(Unroutable):
+            await broker.publish(Message(body=b"early"), exchange=routing.AGENTS, routing_key=back)
+
+        async with MemoryBroker(watch.fleet.server, name=back) as again:
+            await again.declare(queues)
+            for _ in range(2 * int(FOUND_SECONDS)):
+                await watch.fleet.registry.register(registration, IDLE, lease_seconds=LEASE_SECONDS)
+                await watch.fleet.advance("500ms")
+        await broker.publish(Message(body=b"late"), exchange=routing.AGENTS, routing_key=back)
+
+        assert routing.inbox_queue(back) in watch.queues(back)

@@ -60,8 +60,9 @@ class Pages:
         return next(self._pages, [])
 
 
-def holders(background: Supervisor, *pages: list[str]) -> LockHolders:
-    return LockHolders(cast(Ports, SimpleNamespace(background=background, database=Pages(*pages))))
+def holders(background: Supervisor, *pages: list[str], is_gone: Callable[[AgentId], bool] | None = None) -> LockHolders:
+    ports = cast(Ports, SimpleNamespace(background=background, database=Pages(*pages)))
+    return LockHolders(ports, is_gone=is_gone or Seen().is_gone)
 
 
 def released(keeper: Keeper) -> list[str]:
@@ -104,6 +105,17 @@ async def test_all_locks_of_a_dead_agent_are_released_however_many_they_are() ->
         await eventually(lambda: len(background) == 0)
 
     assert released(keeper) == [GONE] * 3
+
+
+@in_virtual_time
+async def test_agent_that_is_back_keeps_what_it_acquired_since() -> None:
+    keeper = Keeper(answers=3)
+    async with Supervisor() as background:
+        found = holders(background, is_gone=lambda _: len(keeper.asked) < 2)
+        found.release(cast(ShardWorker, keeper), GONE)
+        await eventually(lambda: len(background) == 0)
+
+    assert released(keeper) == [GONE] * 2
 
 
 @in_virtual_time
