@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 
 from coditect.broker.port import Broker
 from coditect.broker.topology import inbox_binding
@@ -23,14 +23,15 @@ TIDY_PAUSES = (0.0, 1.0, 1.0, 2.0, 5.0, 10.0)
 """The pauses between tries to delete a dead agent's queues: follow-up tasks leave theirs within about a second."""
 KNOWN_SECONDS = 12.0
 """The time after which the management API knows how many messages an inbox had at the beginning of that time."""
+COUNT_PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0)
+"""The pauses between tries to count an inbox's messages: a broker that has just started tells no numbers yet."""
 
 
 class LeftQueues:
     """The finder and remover of dead processes' queues; all that it does is idempotent."""
 
-    def __init__(self, broker: Broker, fleet: Fleet, database: Database, evict: Evictor | None) -> None:
+    def __init__(self, broker: Broker, fleet: Fleet, database: Database) -> None:
         self._broker = broker
-        self._evict = evict
         self._fleet = fleet
         self._database = database
 
@@ -50,25 +51,53 @@ class LeftQueues:
     async def remove(self, owner: str, queues: Iterable[str]) -> None:
         """Delete a dead process's queues and its queue of replies, unless the process is back; never raises.
 
-        Queues of tasks are deleted once they are empty, an inbox only when the management API says so. What remains
-        expires by itself.
+        The queue of follow-up tasks is deleted once it is empty. An inbox is unbound, and stays: see `remove_inboxes`.
+        What remains expires by itself.
         """
-        agent, left, begun = AgentId(owner), [*queues, f"reply.{owner}"], None
+        agent, left = AgentId(owner), {*queues, f"reply.{owner}"}
         for pause in TIDY_PAUSES:  # the first at once: who leads may be gone soon, and nobody else does it
             await asyncio.sleep(pause)
-            try:
-                if await self._is_back(agent):
-                    return
-                if routing.inbox_queue(agent) in left:
-                    await self._broker.unbind(inbox_binding(agent))
-                begun = begun or asyncio.get_running_loop().time()
-                for queue in tuple(left):
-                    if await self._is_removed(queue, agent, begun):
-                        left.remove(queue)
-            except CoditectError as error:
-                log.debug("A dead process's queues could not be seen", extra={"owner": owner, "reason": str(error)})
+            if await _is_done(owner, self._are_removed(left, agent)):
+                return
+
+    async def remove_inboxes(self, owners: Iterable[str], evict: Evictor) -> None:
+        """Unbind dead agents' inboxes, and delete those without a message, unless the agent is back; never raises.
+
+        Takes half a minute at most. Tasks that a full queue refused wait in an inbox, where AMQP does not count them,
+        as the management API does, late.
+        """
+        left = [agent for agent in map(AgentId, owners) if await _is_done(agent, self._is_unbound(agent))]
+        await asyncio.sleep(KNOWN_SECONDS)
+        for pause in COUNT_PAUSES:
             if not left:
                 return
+            await asyncio.sleep(pause)
+            left = [agent for agent in left if not await _is_done(agent, self._is_without_inbox(agent, evict))]
+
+    async def _is_unbound(self, agent: AgentId) -> bool:
+        if await self._is_back(agent):
+            return False
+        await self._broker.unbind(inbox_binding(agent))
+        return True
+
+    async def _is_without_inbox(self, agent: AgentId, evict: Evictor) -> bool:
+        """Delete an unbound inbox that has no message; return False, to try again, if it must empty first."""
+        inbox = routing.inbox_queue(agent)
+        if await self._is_back(agent):
+            return True
+        if await evict.messages(inbox) != 0:
+            return False
+        await self._broker.delete_queue(inbox)
+        return True
+
+    async def _are_removed(self, left: set[str], agent: AgentId) -> bool:
+        """Delete what can be of the queues that are `left`, unless the agent is back; return False to try again."""
+        if await self._is_back(agent):
+            return True
+        for queue in tuple(left):
+            if await self._is_removed(queue, agent):
+                left.remove(queue)
+        return not left
 
     async def _is_back(self, agent: AgentId) -> bool:
         """Tell whether an agent is in the registry again, or reads its mailbox while the registry does not answer it.
@@ -80,24 +109,25 @@ class LeftQueues:
             return True
         return await self._fleet.has(agent)
 
-    async def _is_removed(self, queue: str, agent: AgentId, unbound_at: float) -> bool:
+    async def _is_removed(self, queue: str, agent: AgentId) -> bool:
         """Delete a queue that has no consumers; return False, to try again, if the queue must empty first."""
+        if queue == routing.inbox_queue(agent):
+            await self._broker.unbind(inbox_binding(agent))
+            return True
         found = await self._broker.stats(queue)
         if found is None or found.consumers:
             return True
-        if queue == routing.inbox_queue(agent) and not await self._is_handed_on(queue, unbound_at):
-            return False
         is_next = queue == routing.next_queue(agent)
         if is_next and found.messages:
             return False
         await self._broker.delete_queue(queue, if_empty=is_next, classic=is_next)
         return True
 
-    async def _is_handed_on(self, inbox: str, unbound_at: float) -> bool:
-        """Tell whether all tasks of an unbound inbox have reached another queue.
 
-        Those that a full queue refused wait in the inbox, where AMQP does not count them, as the management API does.
-        """
-        if self._evict is None or asyncio.get_running_loop().time() < unbound_at + KNOWN_SECONDS:
-            return False
-        return await self._evict.messages(inbox) == 0
+async def _is_done(owner: str, step: Awaitable[bool]) -> bool:
+    """Return what a step returns; False, to try it again, when broker or management API do not answer."""
+    try:
+        return await step
+    except CoditectError as error:
+        log.debug("A dead process's queues could not be seen", extra={"owner": owner, "reason": str(error)})
+        return False

@@ -89,7 +89,7 @@ class Monitor:
         self._owner = owner
         self._evict = evict
         self._on_gone = on_gone
-        self._left = LeftQueues(broker, fleet, database, evict)
+        self._left = LeftQueues(broker, fleet, database)
         self._roster = Roster()
         self._pings = Pings(broker, name=f"monitor-{owner}")
         self._background = Supervisor(health)
@@ -180,9 +180,13 @@ class Monitor:
             self._sweep_at = self._now() + AGAIN_SECONDS
             log.debug("The queues of dead processes could not be found", extra={"reason": str(error)})
             return
+        inboxes = {owner for owner in suspects if routing.inbox_queue(AgentId(owner)) in left.get(owner, ())}
         for owner in suspects & left.keys():
-            kept = set() if self.is_gone(AgentId(owner)) else {routing.mailbox_queue(AgentId(owner))}
+            kept = {routing.inbox_queue(AgentId(owner))}
+            if not self.is_gone(AgentId(owner)):
+                kept.add(routing.mailbox_queue(AgentId(owner)))
             self._background.start(self._left.remove(owner, left[owner] - kept), name=f"tidy {owner}")
+        await self._left.remove_inboxes(inboxes, evict)
 
     def _greet(self, agent: AgentId) -> None:
         log.info("An agent that was taken for dead is back", extra={"agent_id": agent})

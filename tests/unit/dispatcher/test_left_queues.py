@@ -25,16 +25,22 @@ from tests.unit.registry.samples import IDLE, make_registration
 from tests.unit.testing.workers import Sleepers
 
 LEASE_SECONDS = 3.0
-FOUND_SECONDS = REGISTER_SECONDS + sum(left_queues.TIDY_PAUSES) + 1.0
+FOUND_SECONDS = (
+    REGISTER_SECONDS
+    + left_queues.KNOWN_SECONDS
+    + max(sum(left_queues.TIDY_PAUSES), sum(left_queues.COUNT_PAUSES))
+    + 1.0
+)
 """So long after a dispatcher's start a dead agent's queues are gone."""
 
 
 class Unlisted:
-    """An evictor that cannot list queues at first."""
+    """An evictor that cannot list queues at first, or that cannot count messages at first."""
 
-    def __init__(self, server: MemoryServer, failures: int) -> None:
+    def __init__(self, server: MemoryServer, failures: int = 0, *, uncounted: int = 0) -> None:
         self._server = server
         self.failures = failures
+        self.uncounted = uncounted
 
     async def evict(self, process: str) -> int:
         return await self._server.evict(process)
@@ -46,6 +52,11 @@ class Unlisted:
         return await self._server.queues()
 
     async def messages(self, queue: str) -> int | None:
+        if self.uncounted:
+            self.uncounted -= 1
+            if self.uncounted % 2:
+                raise ManagementUnavailable("The broker's management API does not answer")
+            return None
         return await self._server.messages(queue)
 
 
@@ -113,6 +124,16 @@ async def test_queues_are_looked_for_again_when_they_could_not_be_listed() -> No
         await watch.dispatcher(evict=Unlisted(watch.fleet.server, failures=2))
 
         await watch.fleet.advance(f"{FOUND_SECONDS + 2 * AGAIN_SECONDS}s")
+
+        assert left_of(watch, dead) == []
+
+
+async def test_inbox_is_removed_when_its_messages_could_not_be_counted_at_first() -> None:
+    async with open_watch([Sleepers().agent]) as watch:
+        dead = await die_unseen(watch)
+        await watch.dispatcher(evict=Unlisted(watch.fleet.server, uncounted=len(left_queues.COUNT_PAUSES) - 1))
+
+        await watch.fleet.advance(f"{FOUND_SECONDS}s")
 
         assert left_of(watch, dead) == []
 

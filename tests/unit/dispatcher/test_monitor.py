@@ -12,7 +12,8 @@ from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus, Load
 from coditect.registry.port import Search
 from coditect.testing import State
-from dispatcher.liveness.monitor import LOOK_SECONDS, RELIEF_SECONDS
+from dispatcher.liveness.left_queues import KNOWN_SECONDS
+from dispatcher.liveness.monitor import LOOK_SECONDS, RELIEF_SECONDS, SWEEP_SECONDS
 from tests.unit.dispatcher.watch import Watch, open_watch
 from tests.unit.testing.workers import Sleepers
 
@@ -76,7 +77,7 @@ async def test_work_of_a_frozen_agent_is_begun_elsewhere_within_five_seconds_and
 
         assert watch.fleet.elapsed_seconds - frozen_at < PATIENCE_SECONDS
         assert await handle.result(str) == sleepers.started[1] != frozen
-        await watch.fleet.advance("30s")
+        await watch.fleet.advance(f"{SWEEP_SECONDS + KNOWN_SECONDS + 1}s")
         assert len(sleepers.started) == 2
         assert watch.lost["first"] == [AgentId(frozen)]
         assert watch.told("agent.offline") == [frozen]
@@ -168,7 +169,7 @@ async def test_killed_agent_s_work_is_repeated_once_by_the_broker_alone() -> Non
         watch.fleet.kill(killed)
 
         assert await handle.result(str) != killed
-        await watch.fleet.advance("30s")
+        await watch.fleet.advance(f"{SWEEP_SECONDS + KNOWN_SECONDS + 1}s")
 
         assert len(sleepers.started) == 2
         assert watch.lost["first"] == [AgentId(killed)]
