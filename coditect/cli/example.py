@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from coditect.errors import InputError
-from coditect.model.pattern import matcher
+from coditect.integrations.pattern import matcher
 
 _TEXTS = ("text", "a", "A", "0", "1.0.0", "a@example.org", "https://example.org/", "a.b", "/a", "AAA", "000", "a-0")
 _FORMATS: Mapping[str, str] = MappingProxyType(

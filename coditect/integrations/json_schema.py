@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, cast
 
 from coditect.errors import InputError, InvalidTask, SetupError, missing_extra
-from coditect.model.pattern import matcher
+from coditect.integrations.pattern import matcher
 from coditect.wire.json import dumps
 
 try:

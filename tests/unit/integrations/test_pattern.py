@@ -7,7 +7,7 @@ import time
 import pytest
 
 from coditect.errors import InputError
-from coditect.model.pattern import matcher
+from coditect.integrations.pattern import matcher
 
 
 @pytest.mark.parametrize(
