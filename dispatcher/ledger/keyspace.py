@@ -15,6 +15,8 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     ├── "lease"       (*name)                                             → owner or "", epoch, owner before
     │                 ("shard", shard) and ("leader", role) are names
     ├── "marker"      (shard)                                             → marker queue of its broker, occasion, last
+    ├── "unbound"     (agent)                                             → instant since when a dead agent's inbox gets
+    │                                                                       no tasks, by Redis; until that is deleted
     │
     │   workflows and their nodes (a row is a JSON list, see ledger/rows.py)
     ├── "workflow"    (workflow)                                          → its row; never changes
@@ -119,6 +121,7 @@ STORE = ROOT["store"]
 BEATS = ROOT["beat"]
 LEASES = ROOT["lease"]
 MARKERS = ROOT["marker"]
+UNBOUND = ROOT["unbound"]
 
 WORKFLOWS = ROOT["workflow"]
 RUNS = ROOT["run"]

@@ -67,6 +67,14 @@ class Fleet:
         """
         return await self._registry.get(agent)
 
+    async def now_ms(self) -> int:
+        """Return the instant by the registry's clock, which is the same for all dispatchers.
+
+        Raises:
+            RegistryUnavailable: when the registry does not answer; retryable.
+        """
+        return await self._registry.now_ms()
+
     async def has(self, agent: AgentId) -> bool:
         """Tell whether an agent is alive by the registry; False while the registry does not answer."""
         try:

@@ -5,24 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping, Set
+from functools import partial
 
 from coditect.broker.port import Broker
 from coditect.broker.topology import inbox_binding
 from coditect.errors import CoditectError
 from coditect.model.ids import AgentId
 from coditect.wire import routing
+from dispatcher.ledger.keyspace import UNBOUND
 from dispatcher.ledger.ownership import leases
 from dispatcher.liveness.eviction import Evictor
 from dispatcher.liveness.fleet import Fleet
 from dispatcher.store.port import Database
+from dispatcher.store.transaction import Reads, Transaction, read_counter, write_counter
 
 log = logging.getLogger(__name__)
 
 TIDY_PAUSES = (0.0, 1.0, 1.0, 2.0, 5.0, 10.0)
 """The pauses between tries to delete a dead agent's queues: follow-up tasks leave theirs within about a second."""
 KNOWN_SECONDS = 12.0
-"""The time after which the management API knows how many messages an inbox had at the beginning of that time."""
+"""The time after which the management API knows how many messages an unbound inbox has: it tells old numbers."""
 COUNT_PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0)
 """The pauses between tries to count an inbox's messages: a broker that has just started tells no numbers yet."""
 
@@ -60,24 +63,35 @@ class LeftQueues:
             if await _is_done(owner, self._are_removed(left, agent)):
                 return
 
-    async def remove_inboxes(self, owners: Iterable[str], evict: Evictor) -> None:
-        """Unbind dead agents' inboxes, and delete those without a message, unless the agent is back; never raises.
+    async def remove_inboxes(self, owners: Set[AgentId], evict: Evictor) -> bool:
+        """Delete dead agents' inboxes without a message, unless the agent is back; unbind those that are still bound.
 
-        Takes half a minute at most. Tasks that a full queue refused wait in an inbox, where AMQP does not count them,
-        as the management API does, late.
+        Tasks that a full queue refused wait in an inbox, where AMQP does not count them, as the management API does,
+        late. Since when an inbox is unbound lies in the store, because a dispatcher may not live long enough to wait.
+        Return True when some are unbound for less than `KNOWN_SECONDS`, to be called again then.
+
+        Raises:
+            Retryable: when the registry or the store does not answer.
         """
-        left = [agent for agent in map(AgentId, owners) if await _is_done(agent, self._is_unbound(agent))]
-        await asyncio.sleep(KNOWN_SECONDS)
+        since = await self._database.read(_unbound)
+        now_ms = await self._fleet.now_ms()
+        for agent in owners - since.keys():
+            await _is_done(agent, self._is_unbound(agent))
+        known = {agent for agent, unbound_ms in since.items() if now_ms - unbound_ms >= KNOWN_SECONDS * 1000}
+        await self._database.run(partial(_forget, agents=known - owners))  # they are back, or without an inbox
+        left = known & owners
         for pause in COUNT_PAUSES:
             if not left:
-                return
+                break
             await asyncio.sleep(pause)
-            left = [agent for agent in left if not await _is_done(agent, self._is_without_inbox(agent, evict))]
+            left = {agent for agent in left if not await _is_done(agent, self._is_without_inbox(agent, evict))}
+        return not owners <= known
 
     async def _is_unbound(self, agent: AgentId) -> bool:
-        if await self._is_back(agent):
-            return False
+        """Unbind an agent's inbox, and note the instant in the store; return True."""
         await self._broker.unbind(inbox_binding(agent))
+        now_ms = await self._fleet.now_ms()
+        await self._database.run(lambda tr: tr.set(UNBOUND.pack((agent,)), write_counter(now_ms)))
         return True
 
     async def _is_without_inbox(self, agent: AgentId, evict: Evictor) -> bool:
@@ -112,8 +126,7 @@ class LeftQueues:
     async def _is_removed(self, queue: str, agent: AgentId) -> bool:
         """Delete a queue that has no consumers; return False, to try again, if the queue must empty first."""
         if queue == routing.inbox_queue(agent):
-            await self._broker.unbind(inbox_binding(agent))
-            return True
+            return await self._is_unbound(agent)
         found = await self._broker.stats(queue)
         if found is None or found.consumers:
             return True
@@ -122,6 +135,15 @@ class LeftQueues:
             return False
         await self._broker.delete_queue(queue, if_empty=is_next, classic=is_next)
         return True
+
+
+def _unbound(tr: Reads) -> Mapping[AgentId, int]:
+    return {AgentId(UNBOUND.unpack(key)[0]): read_counter(value) for key, value in tr.get_range(*UNBOUND.range())}
+
+
+def _forget(tr: Transaction, *, agents: Iterable[AgentId]) -> None:
+    for agent in agents:
+        tr.clear(UNBOUND.pack((agent,)))
 
 
 async def _is_done(owner: str, step: Awaitable[bool]) -> bool:

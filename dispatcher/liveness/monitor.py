@@ -41,7 +41,7 @@ from dispatcher.ledger.ownership import leases
 from dispatcher.ledger.ownership.leases import Lease
 from dispatcher.liveness.eviction import Evictor
 from dispatcher.liveness.fleet import Fleet
-from dispatcher.liveness.left_queues import LeftQueues
+from dispatcher.liveness.left_queues import KNOWN_SECONDS, LeftQueues
 from dispatcher.liveness.ping import PingAnswer, Pings
 from dispatcher.liveness.roster import Roster, RosterEntry
 from dispatcher.store.port import Database
@@ -171,22 +171,22 @@ class Monitor:
             names = await evict.queues()
             found = await self._left.find(names)
             suspects = {owner for owner in found if not await self._is_connected(AgentId(owner))}
-            if not suspects:
-                return
             self._roster.suspect(suspects, self._now())
             await asyncio.sleep(REGISTER_SECONDS)
             left = await self._left.find(names)
+            for owner in suspects & left.keys():
+                kept = {routing.inbox_queue(AgentId(owner))}
+                if not self.is_gone(AgentId(owner)):
+                    kept.add(routing.mailbox_queue(AgentId(owner)))
+                self._background.start(self._left.remove(owner, left[owner] - kept), name=f"tidy {owner}")
+            inboxes = {
+                agent for agent in map(AgentId, suspects & left.keys()) if routing.inbox_queue(agent) in left[agent]
+            }
+            if await self._left.remove_inboxes(inboxes, evict):
+                self._sweep_at = min(self._sweep_at, self._now() + KNOWN_SECONDS)
         except Retryable as error:
             self._sweep_at = self._now() + AGAIN_SECONDS
-            log.debug("The queues of dead processes could not be found", extra={"reason": str(error)})
-            return
-        inboxes = {owner for owner in suspects if routing.inbox_queue(AgentId(owner)) in left.get(owner, ())}
-        for owner in suspects & left.keys():
-            kept = {routing.inbox_queue(AgentId(owner))}
-            if not self.is_gone(AgentId(owner)):
-                kept.add(routing.mailbox_queue(AgentId(owner)))
-            self._background.start(self._left.remove(owner, left[owner] - kept), name=f"tidy {owner}")
-        await self._left.remove_inboxes(inboxes, evict)
+            log.debug("The queues of dead processes could not be removed", extra={"reason": str(error)})
 
     def _greet(self, agent: AgentId) -> None:
         log.info("An agent that was taken for dead is back", extra={"agent_id": agent})

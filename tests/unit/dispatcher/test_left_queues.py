@@ -25,13 +25,12 @@ from tests.unit.registry.samples import IDLE, make_registration
 from tests.unit.testing.workers import Sleepers
 
 LEASE_SECONDS = 3.0
-FOUND_SECONDS = (
-    REGISTER_SECONDS
-    + left_queues.KNOWN_SECONDS
-    + max(sum(left_queues.TIDY_PAUSES), sum(left_queues.COUNT_PAUSES))
-    + 1.0
-)
+FOUND_SECONDS = 2 * REGISTER_SECONDS + left_queues.KNOWN_SECONDS + sum(left_queues.COUNT_PAUSES) + 2.0
 """So long after a dispatcher's start a dead agent's queues are gone."""
+
+
+LIFE_SECONDS = 4.0
+"""The life of a dispatcher amid many faults."""
 
 
 class Unlisted:
@@ -163,11 +162,26 @@ async def test_next_leader_removes_the_queues_that_a_leader_did_not_live_to_remo
         await watch.fleet.advance(f"{LEASE_SECONDS + 3}s")
         assert (watch.lost["second"], len(watch.queues(dead))) == ([dead], 4)
 
-        monkeypatch.setattr(left_queues, "TIDY_PAUSES", (0.0, left_queues.KNOWN_SECONDS))
+        monkeypatch.setattr(left_queues, "TIDY_PAUSES", (0.0,))
         await watch.end("first")
-        await watch.fleet.advance(f"{left_queues.KNOWN_SECONDS + 2}s")
+        await watch.fleet.advance(f"{FOUND_SECONDS}s")
 
         assert watch.queues(dead) == []
+
+
+async def test_leaders_that_live_for_seconds_remove_an_inbox_together() -> None:
+    async with open_watch([Sleepers().agent]) as watch:
+        dead = await die_unseen(watch)
+        lives = round(left_queues.KNOWN_SECONDS / LIFE_SECONDS) + 2
+        left = list[list[str]]()
+        for owner in map(str, range(lives)):
+            await watch.dispatcher(owner, evict=watch.fleet.server)
+            await watch.fleet.advance(f"{LIFE_SECONDS}s")
+            await watch.end(owner)
+            left.append(left_of(watch, dead))
+
+        assert left[0] == [routing.inbox_queue(dead)]
+        assert left[-1] == []
 
 
 async def test_dead_agent_s_queues_but_its_inbox_are_removed_without_a_pause_when_they_are_empty(

@@ -43,8 +43,8 @@ COORDINATION = {
     "learned",
 }
 """What the tests of the kept things see written."""
-LATER = {"marker"}
-"""Nothing writes these yet."""
+LIVENESS = {"marker", "unbound"}
+"""What the tests of brokers that lost their data, and of dead agents, see written."""
 
 
 def drawn() -> dict[str, set[int]]:
@@ -97,7 +97,7 @@ def test_keys_have_the_elements_that_the_table_draws(store: Store) -> None:
         written.setdefault(name, set()).add(len(elements))
 
     shapes = drawn()
-    assert written.keys() == shapes.keys() - LATER - LEDGER - COORDINATION
+    assert written.keys() == shapes.keys() - LIVENESS - LEDGER - COORDINATION
     assert {name: found for name, found in written.items() if shapes[name] not in ({-1}, found)} == {}
 
 
