@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -175,10 +175,8 @@ class Monitor:
             await asyncio.sleep(REGISTER_SECONDS)
             left = await self._left.find(names)
             for owner in suspects & left.keys():
-                kept = {routing.inbox_queue(AgentId(owner))}
-                if not self.is_gone(AgentId(owner)):
-                    kept.add(routing.mailbox_queue(AgentId(owner)))
-                self._background.start(self._left.remove(owner, left[owner] - kept), name=f"tidy {owner}")
+                if queues := left[owner] - self._kept(AgentId(owner)):
+                    self._background.start(self._left.remove(owner, queues), name=f"tidy {owner}")
             inboxes = {
                 agent for agent in map(AgentId, suspects & left.keys()) if routing.inbox_queue(agent) in left[agent]
             }
@@ -187,6 +185,11 @@ class Monitor:
         except Retryable as error:
             self._sweep_at = self._now() + AGAIN_SECONDS
             log.debug("The queues of dead processes could not be removed", extra={"reason": str(error)})
+
+    def _kept(self, agent: AgentId) -> Set[str]:
+        """Return the queues of an agent that a look does not remove: its inbox, and its mailbox until it is gone."""
+        inbox = routing.inbox_queue(agent)
+        return {inbox} if self.is_gone(agent) else {inbox, routing.mailbox_queue(agent)}
 
     def _greet(self, agent: AgentId) -> None:
         log.info("An agent that was taken for dead is back", extra={"agent_id": agent})
