@@ -71,6 +71,12 @@ class _Transaction(_Reads):
     def clear_range(self, begin: bytes, end: bytes) -> None:
         self._inner.clear_range(self._prefix + begin, self._prefix + end)
 
+    def add_read_conflict_key(self, key: bytes) -> None:
+        self._inner.add_read_conflict_key(self._prefix + key)
+
+    def add_read_conflict_range(self, begin: bytes, end: bytes) -> None:
+        self._inner.add_read_conflict_range(self._prefix + begin, self._prefix + end)
+
 
 class _Database:
     def __init__(self, database: Any, prefix: bytes) -> None:

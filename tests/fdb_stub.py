@@ -111,6 +111,12 @@ class Transaction(_TransactionRead):
     def add(self, key: bytes, param: bytes) -> None:
         self.view().add(key, param)
 
+    def add_read_conflict_key(self, key: bytes) -> None:
+        self.add_read_conflict_range(key, key + b"\0")
+
+    def add_read_conflict_range(self, begin: bytes, end: bytes) -> None:
+        self.view().reads.append((begin, end))
+
     def commit(self) -> Future:
         return Future(self._commit)
 

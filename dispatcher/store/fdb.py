@@ -31,6 +31,8 @@ API_VERSION = 730
 """The version of FoundationDB's client API; a process can choose only one."""
 OPEN_SECONDS = 10.0
 TOO_OLD = 1007
+MOST_RANGES = 2
+"""The most ranges that a transaction keeps of what it read ahead; of more ranges FoundationDB's client answers."""
 
 _SET_UP = (1511, 1513, 1515, 1516, 2006, 2007, 2009, 2022, 2100, 2104, 2105, 2106, 2107, 2108, 2200, 2201, 2202, 2203)
 _MEANINGS: tuple[tuple[frozenset[int], type[CoditectError], str], ...] = (
@@ -198,23 +200,36 @@ class FdbDatabase:
 
 
 class _Bound:
-    """A transaction's reads and writes (a `Backing`) through one transaction of FoundationDB's binding."""
+    """A transaction's reads and writes (a `Backing`) through one transaction of FoundationDB's binding.
+
+    What was read ahead is kept here until it is written. FoundationDB's client keeps it, too, and lays the
+    transaction's own writes over it, but every question to the client takes two switches of threads.
+    """
 
     def __init__(self, transaction: Any, binding: Any) -> None:
         self._transaction = transaction
         self._all = binding.StreamingMode.want_all
-        self.set = transaction.set
-        self.clear = transaction.clear
-        self.clear_range = transaction.clear_range
-        self.add = transaction.add
+        self._values: dict[bytes, bytes | None] = {}
+        self._ranges: list[_Range] = []
+        """The ranges that were read ahead last, when they were few."""
 
     def get(self, key: bytes, snapshot: bool) -> bytes | None:
-        value: bytes | None = self._reads(snapshot).get(key).value
-        return value
+        if key not in self._values:
+            value: bytes | None = self._reads(snapshot).get(key).value
+            return value
+        if not snapshot:
+            self._transaction.add_read_conflict_key(key)
+        return self._values[key]
 
     def get_range(self, begin: bytes, end: bytes, limit: int, reverse: bool, snapshot: bool) -> list[KeyValue]:
-        pairs = self._reads(snapshot).get_range(begin, end, limit, reverse, self._all)
-        return [(pair.key, pair.value) for pair in pairs]
+        kept = next((one for one in self._ranges if one.answers(begin, end, limit, reverse)), None)
+        if kept is None:
+            return _pairs(self._reads(snapshot).get_range(begin, end, limit, reverse, self._all))
+        found = kept.pairs[: limit or None]
+        if not snapshot:
+            is_cut = found and len(found) == limit
+            self._transaction.add_read_conflict_range(begin, found[-1][0] + b"\0" if is_cut else end)
+        return found
 
     def get_many(self, keys: Sequence[bytes], snapshot: bool) -> list[bytes | None]:
         reads = self._reads(snapshot)
@@ -224,21 +239,33 @@ class _Bound:
     def get_ranges(self, ranges: Sequence[KeyRange], limit: int, snapshot: bool) -> list[list[KeyValue]]:
         reads = self._reads(snapshot)
         found = [reads.get_range(begin, end, limit, False, self._all) for begin, end in ranges]
-        return [[(pair.key, pair.value) for pair in pairs] for pairs in found]
+        return [_pairs(pairs) for pairs in found]
 
     def read_ahead(self, keys: Iterable[bytes], ranges: Iterable[KeyRange], limit: int) -> None:
-        """Have FoundationDB's client read all of it into the transaction's cache, and wait until it is there.
-
-        The client keeps what a transaction has read, and lays the transaction's own writes over it. So later reads are
-        answered here, with writes that come in between. Reads by snapshot cannot conflict; the later ones can.
-        """
+        """Read all of it at once, by snapshot, which cannot conflict; the later reads can."""
         reads = self._transaction.snapshot
-        values = [reads.get(key) for key in keys]
-        found = [reads.get_range(begin, end, limit, False, self._all) for begin, end in ranges]
-        for value in values:
-            value.wait()
-        for pairs in found:
-            list(pairs)
+        values = [(key, reads.get(key)) for key in keys]
+        begun = [(begin, end, reads.get_range(begin, end, limit, False, self._all)) for begin, end in ranges]
+        self._values |= [(key, value.value) for key, value in values]
+        found = [_Range(begin, end, limit, _pairs(pairs)) for begin, end, pairs in begun]
+        self._ranges = found if len(found) <= MOST_RANGES else []
+
+    def set(self, key: bytes, value: bytes) -> None:
+        self._forget(key)
+        self._transaction.set(key, value)
+
+    def clear(self, key: bytes) -> None:
+        self._forget(key)
+        self._transaction.clear(key)
+
+    def clear_range(self, begin: bytes, end: bytes) -> None:
+        self._values = {key: value for key, value in self._values.items() if not begin <= key < end}
+        self._ranges = []
+        self._transaction.clear_range(begin, end)
+
+    def add(self, key: bytes, amount: bytes) -> None:
+        self._forget(key)
+        self._transaction.add(key, amount)
 
     def get_read_version(self) -> int:
         version: int = self._transaction.get_read_version().wait()
@@ -246,6 +273,29 @@ class _Bound:
 
     def _reads(self, snapshot: bool) -> Any:
         return self._transaction.snapshot if snapshot else self._transaction
+
+    def _forget(self, key: bytes) -> None:
+        self._values.pop(key, None)
+        self._ranges = [one for one in self._ranges if not one.begin <= key < one.end]
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """The first `limit` pairs of a range, or all of them for limit 0."""
+
+    begin: bytes
+    end: bytes
+    limit: int
+    pairs: list[KeyValue]
+
+    def answers(self, begin: bytes, end: bytes, limit: int, reverse: bool) -> bool:
+        """Tell whether the pairs answer a read of a range with a limit."""
+        is_whole = not self.limit or len(self.pairs) < self.limit
+        return (begin, end, reverse) == (self.begin, self.end, False) and (is_whole or 0 < limit <= self.limit)
+
+
+def _pairs(found: Iterable[Any]) -> list[KeyValue]:
+    return [(pair.key, pair.value) for pair in found]
 
 
 def translated(error: Any) -> CoditectError:

@@ -132,6 +132,22 @@ async def test_what_was_read_ahead_is_read_with_what_was_written_since(
     assert dict(found) == {key: value for key, value in zip((*keys, missing), values, strict=True) if value is not None}
 
 
+@pytest.mark.parametrize("ahead", [0, 2, 6, 7])
+async def test_range_that_was_read_ahead_has_what_any_read_of_it_has(
+    database: Database, space: Space, ahead: int
+) -> None:
+    pairs = await fill(database, space, 6)
+    asked = [(limit, reverse) for limit in (0, 1, 2, 3, 6, 9) for reverse in (False, True)]
+
+    def body(tr: Transaction) -> list[list[KeyValue]]:
+        tr.read_ahead((), [space.range()], limit=ahead)
+        return [tr.get_range(*space.range(), limit=limit, reverse=reverse) for limit, reverse in asked]
+
+    found = await database.run(body)
+
+    assert found == [(pairs[::-1] if reverse else pairs)[: limit or None] for limit, reverse in asked]
+
+
 async def test_clearing_a_range_leaves_its_end(database: Database, space: Space) -> None:
     pairs = await fill(database, space, 5)
 

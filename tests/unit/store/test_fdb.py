@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -205,21 +206,63 @@ async def test_what_is_read_at_once_is_under_way_before_the_first_answer_is_wait
     assert order == ["asked"] * 3 + ["awaited"] * 3
 
 
-@pytest.mark.parametrize(("reads", "tries"), [(False, 1), (True, 2)])
-async def test_what_is_read_ahead_conflicts_only_once_it_is_read(reads: bool, tries: int) -> None:
+AFTER = KEY + b"\1"
+
+
+@pytest.mark.parametrize(
+    ("written", "read", "tries"),
+    [
+        (KEY, None, 1),
+        (KEY, lambda tr: tr.get(KEY), 2),
+        (KEY, lambda tr: tr.get(KEY, snapshot=True), 1),
+        (AFTER, lambda tr: tr.get(KEY), 1),
+        (AFTER, lambda tr: tr.get_range(KEY, KEY + b"\xff"), 2),
+        (AFTER, lambda tr: tr.get_range(KEY, KEY + b"\xff", limit=1), 1),
+        (AFTER, lambda tr: tr.get_range(KEY, KEY + b"\xff", snapshot=True), 1),
+    ],
+)
+async def test_what_is_read_ahead_conflicts_only_once_it_is_read(
+    written: bytes, read: Callable[[Transaction], object] | None, tries: int
+) -> None:
     async with FdbDatabase(binding=FdbStub()) as database:
+        await database.run(lambda tr: tr.set(KEY, b"0"))
         loop, begun = asyncio.get_running_loop(), list[int]()
 
         def body(tr: Transaction) -> None:
             tr.read_ahead([KEY], [(KEY, KEY + b"\xff")])
             begun.append(1)
             if len(begun) == 1:
-                change = database.run(lambda other: other.set(KEY, b"1"))
+                change = database.run(lambda other: other.set(written, b"1"))
                 asyncio.run_coroutine_threadsafe(change, loop).result()
-            if reads:
-                tr.get(KEY)
+            if read is not None:
+                read(tr)
             tr.set(b"other", b"1")
 
         await database.run(body)
 
     assert len(begun) == tries
+
+
+async def test_client_is_not_asked_again_for_what_was_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, get, get_range = list[bytes](), fdb_stub._TransactionRead.get, fdb_stub._TransactionRead.get_range
+
+    def noted_get(reads: fdb_stub._TransactionRead, key: bytes) -> fdb_stub.Future:
+        asked.append(key)
+        return get(reads, key)
+
+    def noted_range(reads: fdb_stub._TransactionRead, begin: bytes, end: bytes, *how: Any) -> list[fdb_stub.KeyValue]:
+        asked.append(begin)
+        return get_range(reads, begin, end, *how)
+
+    def body(tr: Transaction) -> None:
+        tr.read_ahead([KEY], [(AFTER, AFTER + b"\xff")])
+        for _ in range(2):
+            tr.get(KEY)
+            tr.get_range(AFTER, AFTER + b"\xff")
+
+    monkeypatch.setattr(fdb_stub._TransactionRead, "get", noted_get)
+    monkeypatch.setattr(fdb_stub._TransactionRead, "get_range", noted_range)
+    async with FdbDatabase(binding=FdbStub()) as database:
+        await database.run(body)
+
+    assert asked == [KEY, AFTER]
