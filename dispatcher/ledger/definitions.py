@@ -99,6 +99,8 @@ class Definitions:
         self._bytes = 0
         self._rows: OrderedDict[NodeKey, bytes] = OrderedDict()
         self._read: OrderedDict[NodeKey, tuple[Node, int]] = OrderedDict()
+        self._followers: dict[NodeKey, NodeKey] = {}
+        """Of a node, the last parsed one of those whose only predecessor it is."""
         self._read_bytes = 0
 
     def __len__(self) -> int:
@@ -108,6 +110,10 @@ class Definitions:
         """Return the parsed definition of a node; None when the cache does not have it."""
         read = self._read.get(node_key)
         return None if read is None else read[0]
+
+    def follower(self, node_key: NodeKey) -> NodeKey | None:
+        """Return a node whose only predecessor is the given one, as in a chain; None when the cache knows none."""
+        return self._followers.get(node_key)
 
     def row(self, node_key: NodeKey) -> bytes | None:
         """Return the stored bytes of a node's definition; None when the cache does not have them."""
@@ -123,8 +129,7 @@ class Definitions:
             _, old = self._rows.popitem(last=False)
             self._bytes -= len(old) + OVERHEAD_BYTES
         while self._read_bytes > MOST_READ_BYTES:
-            _, (_, size) = self._read.popitem(last=False)
-            self._read_bytes -= size
+            self._forget_read(next(iter(self._read)))
 
     def _keep(self, node_key: NodeKey, row: bytes, node: Node | None) -> None:
         self._rows[node_key] = row
@@ -132,13 +137,21 @@ class Definitions:
         if node is not None:
             self._read[node_key] = node, len(row)
             self._read_bytes += len(row)
+            if len(node.after) == 1:
+                self._followers[NodeKey(node_key.workflow, node.after[0].node)] = node_key
 
     def _forget(self, node_key: NodeKey) -> None:
-        _, size = self._read.pop(node_key, (None, 0))
-        self._read_bytes -= size
+        if node_key in self._read:
+            self._forget_read(node_key)
         row = self._rows.pop(node_key, None)
         if row is not None:
             self._bytes -= len(row) + OVERHEAD_BYTES
+
+    def _forget_read(self, node_key: NodeKey) -> None:
+        node, size = self._read.pop(node_key)
+        self._read_bytes -= size
+        if len(node.after) == 1:
+            self._followers.pop(NodeKey(node_key.workflow, node.after[0].node), None)
 
 
 @dataclass(frozen=True, slots=True)

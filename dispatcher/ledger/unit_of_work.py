@@ -58,6 +58,7 @@ class UnitOfWork:
         """Whether a node that becomes ready now may go straight to the agent that ended its predecessor."""
         self.apart = False  # what follows from a command is left to later transactions
         self._free: tuple[str, str] | None = None
+        self.announced: NodeKey | None = None  # whose release was announced to the store before its turn
         self.granted: set[NodeKey] = set()
         """The nodes that this transaction let an agent run; the agents have not got the answers yet."""
         self._workflows: dict[str, WorkflowRecord] = {}
@@ -321,8 +322,7 @@ class UnitOfWork:
     def leave(self, node_key: NodeKey, kind: str, cursor: str = "") -> None:
         """Have later transactions go on with a node's release, map or other long work, from the cursor on."""
         key = TODO.pack((self.shard, node_key.workflow, node_key.node, kind))
-        # a walk that is begun again while it is left over is one piece of work
-        self._of(node_key).todo += self.tr.get(key) is None
+        self._of(node_key).todo += self.tr.get(key) is None  # a walk that is left over and begun again is one piece
         self.tr.set(key, cursor.encode())
         self.effects.unfinished = True
 

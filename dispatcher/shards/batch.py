@@ -124,10 +124,10 @@ def run_once(tr: Transaction, batch: Batch) -> BatchResult:
         Exception: any error of the store, and any error of a command that is not a refusal of a request.
     """
     node_keys, ending = _named(batch.commands)
-    ahead.of_batch(tr, batch.lease, batch.terms.shard, node_keys, ending)
+    unit = UnitOfWork(tr, batch.terms, batch.caches, now_ms=batch.now_ms, chance=batch.chance, room=batch.room)
+    ahead.of_batch(unit, batch.lease, node_keys, ending)
     leases.check(tr, batch.lease)
     outbox.clear(tr, batch.terms.shard, batch.confirmed)
-    unit = UnitOfWork(tr, batch.terms, batch.caches, now_ms=batch.now_ms, chance=batch.chance, room=batch.room)
     unit.doubt = batch.doubt
     unit.follows_on = batch.terms.follow_on and len(batch.commands) == 1  # where there is more, the broker balances it
     unit.apart = batch.apart

@@ -1,7 +1,8 @@
 """What a batch's transaction is about to read, announced to the store at once (`Transaction.read_ahead`).
 
-On FoundationDB each read alone is a round trip, and the report of one node's end makes seven. Two waves bring them:
-what the batch names, and, once the edges say which one it is, what releases a dependent.
+On FoundationDB each read alone is a round trip, and the report of one node's end makes seven. One wave brings them:
+what the batch names, and what releases the node that follows. Of a node that the cache of definitions does not know,
+the edges say first which one that is, and a second wave brings the rest.
 """
 
 from __future__ import annotations
@@ -13,25 +14,38 @@ from dispatcher.ledger.keyspace import EDGES, LEASES, NODES, PUBLISHED, READY, R
 from dispatcher.ledger.nodes.inputs import INPUT, RESULT, before, has_expressions
 from dispatcher.ledger.ownership.leases import Lease
 from dispatcher.ledger.unit_of_work import MOST_AHEAD, UnitOfWork
-from dispatcher.store.transaction import KeyRange, Transaction
+from dispatcher.store.transaction import KeyRange
 
 
-def of_batch(
-    tr: Transaction, lease: Lease, shard: int, node_keys: Sequence[NodeKey], ending: Sequence[NodeKey]
-) -> None:
-    """Announce the rows of a batch's nodes, their workflows and the shard, and the edges of the `ending` nodes."""
-    if node_keys:
-        edges = (EDGES.range((node_key.workflow, node_key.node)) for node_key in ending if not node_key.is_derived)
-        tr.read_ahead(_of_nodes(lease, shard, node_keys), edges, limit=MOST_AHEAD + 1)
+def of_batch(unit: UnitOfWork, lease: Lease, node_keys: Sequence[NodeKey], ending: Sequence[NodeKey]) -> None:
+    """Announce the rows of a batch's nodes, their workflows and the shard, and the edges of the `ending` nodes.
+
+    Where a single node ends, announce also what releases the node that is known to follow it.
+    """
+    if not node_keys:
+        return
+    if len(ending) == 1 and not ending[0].is_derived:
+        unit.announced = unit.caches.definitions.follower(ending[0])
+    unit.tr.read_ahead(_of_nodes(unit, lease, node_keys), _edges(unit, ending), limit=MOST_AHEAD + 1)
 
 
-def _of_nodes(lease: Lease, shard: int, node_keys: Sequence[NodeKey]) -> Iterator[bytes]:
+def _of_nodes(unit: UnitOfWork, lease: Lease, node_keys: Sequence[NodeKey]) -> Iterator[bytes]:
     yield LEASES.pack(lease.name)
-    yield PUBLISHED.pack((shard,))
+    yield PUBLISHED.pack((unit.shard,))
     for workflow in {node_key.workflow for node_key in node_keys}:
         yield RUNS.pack((workflow,))
     for node_key in node_keys:
         yield STATUSES.pack((node_key.workflow, node_key.node))
+    if unit.announced is not None:
+        yield from _of_dependent(unit, unit.announced)
+
+
+def _edges(unit: UnitOfWork, ending: Sequence[NodeKey]) -> Iterator[KeyRange]:
+    for node_key in ending:
+        if not node_key.is_derived:
+            yield EDGES.range((node_key.workflow, node_key.node))
+    if unit.announced is not None:
+        yield from _backlog(unit, unit.announced)
 
 
 def of_dependents(unit: UnitOfWork, node_keys: Collection[NodeKey]) -> None:
@@ -40,7 +54,7 @@ def of_dependents(unit: UnitOfWork, node_keys: Collection[NodeKey]) -> None:
         unit.expect_all(node_keys)
         return
     [node_key] = node_keys
-    if not unit.has_read(node_key):
+    if node_key != unit.announced and not unit.has_read(node_key):
         unit.tr.read_ahead(_of_dependent(unit, node_key), _backlog(unit, node_key), limit=1)
 
 

@@ -124,6 +124,28 @@ def test_of_the_nodes_that_were_read_the_first_are_let_go_by_the_bytes_of_their_
     assert definitions.node(too_large) is None
 
 
+def test_follower_of_a_node_is_known_as_long_as_its_definition_is() -> None:
+    definitions, first, second = Definitions(), NodeKey("w", "first"), NodeKey("w", "second")
+    follows = Node("second", Call("one"), (After("first"),))
+    joins = Node("second", Call("one"), (After("first"), After("other")))
+
+    found = []
+    for told in ((b"row", follows), (b"row", None), (b"row", joins), (b"row", follows), None):
+        definitions.note({second: told})
+        found.append(definitions.follower(first))
+
+    assert found == [second, None, None, second, None]
+
+
+def test_follower_is_forgotten_with_the_definitions_that_are_let_go() -> None:
+    definitions, follows = Definitions(), Node("second", Call("one"), (After("first"),))
+    definitions.note({NodeKey("w", "second"): (b"row", follows)})
+
+    definitions.note({NodeKey("w", "large"): (bytes(MOST_READ_BYTES), Node("large", Call("one")))})
+
+    assert definitions.follower(NodeKey("w", "first")) is None
+
+
 async def test_what_is_remembered_of_a_node_is_not_read_again(ledger: Ledger) -> None:
     flow = Workflow("two")
     flow.task("work", {"x": "y" * 1_000}, after=[flow.task("work", name="first")], name="second")
