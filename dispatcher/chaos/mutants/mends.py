@@ -93,6 +93,17 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "inbox_counted_early",
+        "dispatcher.liveness.left_queues",
+        "if now_ms - unbound_ms >= KNOWN_SECONDS * 1000}",
+        "}",
+        "tasks that a full queue refused are lost with a dead agent's inbox: its number of messages was old",
+        (
+            "tests/unit/dispatcher/test_left_queues.py::"
+            "test_inbox_is_kept_until_the_number_of_its_messages_is_younger_than_its_last_one",
+        ),
+    ),
+    Mutant(
         "locks_of_the_dead_left",
         "dispatcher.recovery.failover",
         "        if keeper is None:\n            self._unreleased.add(gone)\n",

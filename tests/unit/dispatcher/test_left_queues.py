@@ -200,27 +200,60 @@ async def test_dead_agent_s_queues_but_its_inbox_are_removed_without_a_pause_whe
         assert watch.queues(dead) == [routing.inbox_queue(dead)]
 
 
+DEAD, FULL = AgentId("dead"), Queue("full", max_length=1)
+
+
+async def die_with_two_tasks(watch: Watch, broker: MemoryBroker) -> None:
+    """An agent dies whose inbox has two tasks, of which the queue that gets them has room for one."""
+    bounded = Topology(queues=(FULL,), bindings=(Binding(routing.TASKS, FULL.name, DEAD),))
+    async with MemoryBroker(watch.fleet.server, name=DEAD) as its_own:
+        await its_own.declare(agent_queues(DEAD, slots=4) + bounded)
+    for body in (b"first", b"second"):
+        await broker.publish(Message(body=body), exchange=routing.AGENTS, routing_key=DEAD)
+
+
 async def test_tasks_of_a_dead_agent_s_inbox_that_a_full_queue_refuses_wait_there_until_it_has_room() -> None:
-    dead, full = AgentId("dead"), Queue("full", max_length=1)
-    bounded = Topology(queues=(full,), bindings=(Binding(routing.TASKS, full.name, dead),))
     async with open_watch([Sleepers().agent]) as watch, MemoryBroker(watch.fleet.server, name="any") as broker:
-        async with MemoryBroker(watch.fleet.server, name=dead) as its_own:
-            await its_own.declare(agent_queues(dead, slots=4) + bounded)
-        for body in (b"first", b"second"):
-            await broker.publish(Message(body=body), exchange=routing.AGENTS, routing_key=dead)
+        await die_with_two_tasks(watch, broker)
         await watch.dispatcher(evict=watch.fleet.server)
         await watch.fleet.advance(f"{FOUND_SECONDS + SWEEP_SECONDS}s")
-        waiting = left_of(watch, dead)
+        waiting = left_of(watch, DEAD)
         with pytest.raises(Unroutable):
-            await broker.publish(Message(body=b"late"), exchange=routing.AGENTS, routing_key=dead)
-        found = [await taken(broker, full)]
+            await broker.publish(Message(body=b"late"), exchange=routing.AGENTS, routing_key=DEAD)
+        found = [await taken(broker, FULL)]
         await watch.fleet.advance(f"{DEAD_LETTER_RETRY_SECONDS}s")
-        found.append(await taken(broker, full))
+        found.append(await taken(broker, FULL))
         await watch.fleet.advance(f"{SWEEP_SECONDS + FOUND_SECONDS}s")
 
-        assert waiting == [routing.inbox_queue(dead)]
+        assert waiting == [routing.inbox_queue(DEAD)]
         assert found == [b"first", b"second"]
-        assert left_of(watch, dead) == []
+        assert left_of(watch, DEAD) == []
+
+
+class Late(Unlisted):
+    """An evictor whose numbers of messages are ten seconds old: of what was published at the start it knows later."""
+
+    def __init__(self, server: MemoryServer) -> None:
+        super().__init__(server)
+        self._began = asyncio.get_running_loop().time()
+
+    async def messages(self, queue: str) -> int | None:
+        is_old = asyncio.get_running_loop().time() < self._began + 10.0
+        return 0 if is_old else await super().messages(queue)
+
+
+async def test_inbox_is_kept_until_the_number_of_its_messages_is_younger_than_its_last_one() -> None:
+    async with open_watch([Sleepers().agent]) as watch, MemoryBroker(watch.fleet.server, name="any") as broker:
+        await die_with_two_tasks(watch, broker)
+        late = Late(watch.fleet.server)
+        for owner in ("first", "second", "third"):
+            await watch.dispatcher(owner, evict=late)
+            await watch.fleet.advance(f"{LIFE_SECONDS}s")
+            await watch.end(owner)
+        await watch.dispatcher("last", evict=late)
+        await watch.fleet.advance(f"{FOUND_SECONDS}s")
+
+        assert left_of(watch, DEAD) == [routing.inbox_queue(DEAD)]
 
 
 async def taken(broker: MemoryBroker, queue: Queue) -> bytes:
