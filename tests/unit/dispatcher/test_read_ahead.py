@@ -14,6 +14,7 @@ from coditect.workflow.documents.document import node_document
 from coditect.workflow.reference import From
 from coditect.workflow.states import WorkflowState
 from dispatcher.ledger.commands import Asked, Look, Proposed
+from dispatcher.ledger.definitions import Definitions
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.unit_of_work import MOST_AHEAD
 from dispatcher.store.memory import View
@@ -88,9 +89,9 @@ async def test_more_commands_take_no_more_reads(ledger: Ledger, monkeypatch: pyt
     assert few["get"]
 
 
-@pytest.mark.parametrize("expressions", [False, True])
-async def test_an_end_that_releases_one_node_takes_two_round_trips(
-    monkeypatch: pytest.MonkeyPatch, expressions: bool
+@pytest.mark.parametrize(("expressions", "remembers", "waves"), [(False, True, 1), (True, True, 1), (False, False, 4)])
+async def test_an_end_that_releases_one_node_takes_one_round_trip_when_that_node_is_remembered(
+    monkeypatch: pytest.MonkeyPatch, expressions: bool, remembers: bool, waves: int
 ) -> None:
     delays: list[float] = []
     async with SlowStore((0.001, 0.001)) as database:
@@ -101,12 +102,14 @@ async def test_an_end_that_releases_one_node_takes_two_round_trips(
             inputs = {"before": From(f"results.n{number - 1}")} if expressions else {}
             last = flow.task("work", inputs, name=f"n{number}", after=[last])
         await ledger.start(flow.definition())
+        if not remembers:
+            ledger.definitions = Definitions()
         monkeypatch.setattr(database, "_sleep", _noted(delays))
 
         await all_at_once(ledger)
 
     assert [publication.node_key.node for publication in ledger.published] == ["n1"]
-    assert sum(delays) == pytest.approx(0.002)
+    assert sum(delays) == pytest.approx(0.001 * waves)
 
 
 def _noted(delays: list[float]) -> Callable[[float], Awaitable[None]]:

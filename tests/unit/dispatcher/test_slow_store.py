@@ -16,14 +16,12 @@ from coditect.workflow.definition import MOST_ELEMENTS, Definition
 from coditect.workflow.reference import From
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import values, versions
-from dispatcher.ledger.definitions import Definitions
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.handlers.requests import VERBS, Query
 from dispatcher.ledger.keyspace import VALUES
 from dispatcher.ledger.nodes.inputs import FAILURE, INPUT, RESULT, body_at, value_of
 from dispatcher.ledger.workflows import recover
 from dispatcher.ledger.workflows.status import status
-from dispatcher.store.memory import View
 from tests.unit.dispatcher.ledger import Ledger, SlowStore, completed
 
 SLOW_SECONDS = (0.002, 0.002)
@@ -159,23 +157,3 @@ async def test_what_follows_is_left_to_others_where_one_transaction_was_too_smal
     assert recorded is TaskState.WORKING
     assert await ledger.state() is WorkflowState.COMPLETED
     assert replace(await ledger.run(), lasts={}).todo == 0
-
-
-@pytest.mark.once  # the reads of a second try would count, too
-@pytest.mark.parametrize(("knows", "waves"), [(True, 1), (False, 4)])
-async def test_end_of_a_chain_s_node_reads_in_one_wave_when_the_next_node_is_known(
-    ledger: Ledger, knows: bool, waves: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flow = Workflow("chain")
-    flow.task("work", name="second", after=[flow.task("work", name="first")])
-    await ledger.start(flow.definition())
-    if not knows:
-        ledger.definitions = Definitions()
-    [first] = ledger.published
-    read = list[str]()
-    monkeypatch.setattr(View, "_wait", lambda _: read.append("a wave"))
-
-    await ledger.batch(ledger.finished(first, completed(1)))
-
-    assert [one.node_key.node for one in ledger.published[1:]] == ["second"]
-    assert len(read) == waves
