@@ -31,10 +31,14 @@ COUNT_PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0)
 
 
 class LeftQueues:
-    """The finder and remover of dead processes' queues; all that it does is idempotent."""
+    """The finder and remover of dead processes' queues; all that it does is idempotent.
 
-    def __init__(self, broker: Broker, fleet: Fleet, database: Database) -> None:
+    Without an evictor nobody can tell whether an inbox is empty: it stays until it expires.
+    """
+
+    def __init__(self, broker: Broker, fleet: Fleet, database: Database, evict: Evictor | None) -> None:
         self._broker = broker
+        self._evict = evict
         self._fleet = fleet
         self._database = database
 
@@ -63,7 +67,7 @@ class LeftQueues:
             if await _is_done(owner, self._are_removed(left, agent)):
                 return
 
-    async def remove_inboxes(self, owners: Set[AgentId], evict: Evictor) -> bool:
+    async def remove_inboxes(self, owners: Set[AgentId]) -> bool:
         """Delete dead agents' inboxes without a message, unless the agent is back; unbind those that are still bound.
 
         Tasks that a full queue refused wait in an inbox, where AMQP does not count them, as the management API does,
@@ -84,22 +88,23 @@ class LeftQueues:
             if not left:
                 break
             await asyncio.sleep(pause)
-            left = {agent for agent in left if not await _is_done(agent, self._is_without_inbox(agent, evict))}
+            left = {agent for agent in left if not await _is_done(agent, self._is_without_inbox(agent))}
         return not owners <= known
 
     async def _is_unbound(self, agent: AgentId) -> bool:
-        """Unbind an agent's inbox, and note the instant in the store; return True."""
+        """Unbind an agent's inbox, and note the instant for `remove_inboxes`; return True."""
         await self._broker.unbind(inbox_binding(agent))
-        now_ms = await self._fleet.now_ms()
-        await self._database.run(lambda tr: tr.set(UNBOUND.pack((agent,)), write_counter(now_ms)))
+        if self._evict is not None:
+            now_ms = await self._fleet.now_ms()
+            await self._database.run(lambda tr: tr.set(UNBOUND.pack((agent,)), write_counter(now_ms)))
         return True
 
-    async def _is_without_inbox(self, agent: AgentId, evict: Evictor) -> bool:
+    async def _is_without_inbox(self, agent: AgentId) -> bool:
         """Delete an unbound inbox that has no message; return False, to try again, if it must empty first."""
         inbox = routing.inbox_queue(agent)
         if await self._is_back(agent):
             return True
-        if await evict.messages(inbox) != 0:
+        if self._evict is None or await self._evict.messages(inbox) != 0:
             return False
         await self._broker.delete_queue(inbox)
         return True

@@ -89,7 +89,7 @@ class Monitor:
         self._owner = owner
         self._evict = evict
         self._on_gone = on_gone
-        self._left = LeftQueues(broker, fleet, database)
+        self._left = LeftQueues(broker, fleet, database, evict)
         self._roster = Roster()
         self._pings = Pings(broker, name=f"monitor-{owner}")
         self._background = Supervisor(health)
@@ -180,7 +180,7 @@ class Monitor:
             inboxes = {
                 agent for agent in map(AgentId, suspects & left.keys()) if routing.inbox_queue(agent) in left[agent]
             }
-            if await self._left.remove_inboxes(inboxes, evict):
+            if await self._left.remove_inboxes(inboxes):
                 self._sweep_at = min(self._sweep_at, self._now() + KNOWN_SECONDS)
         except Retryable as error:
             self._sweep_at = self._now() + AGAIN_SECONDS

@@ -84,7 +84,7 @@ MUTANTS = (
     Mutant(
         "inbox_deleted_unseen",
         "dispatcher.liveness.left_queues",
-        "        if await evict.messages(inbox) != 0:\n",
+        "        if self._evict is None or await self._evict.messages(inbox) != 0:\n",
         "        if False:\n",
         "tasks that a full queue refused are lost with a dead agent's inbox",
         (

@@ -16,6 +16,7 @@ from coditect.model.message import Message
 from coditect.model.registration import Load, Registration
 from coditect.registry.memory import MemoryRegistry
 from coditect.wire import routing
+from dispatcher.ledger.keyspace import UNBOUND
 from dispatcher.ledger.ownership import leases
 from dispatcher.liveness import left_queues
 from dispatcher.liveness.monitor import AGAIN_SECONDS, REGISTER_SECONDS, SWEEP_SECONDS
@@ -261,6 +262,21 @@ async def taken(broker: MemoryBroker, queue: Queue) -> bytes:
     assert message is not None
     message.ack()
     return message.message.body
+
+
+@pytest.mark.parametrize("evicts", [True, False])
+async def test_store_keeps_nothing_of_an_inbox_that_is_deleted_or_that_nobody_can_count(evicts: bool) -> None:
+    async with open_watch([Sleepers().agent]) as watch:
+        await watch.dispatcher(evict=watch.fleet.server if evicts else None)
+        await watch.fleet.advance("2s")
+        dead = watch.fleet.agents[0].id
+        watch.fleet.kill(dead)
+        while not watch.lost["first"]:
+            await watch.fleet.advance("100ms")
+        await watch.fleet.advance(f"{2 * SWEEP_SECONDS + FOUND_SECONDS}s")
+
+        assert left_of(watch, dead) == ([] if evicts else [routing.inbox_queue(dead)])
+        assert await watch.database.read(lambda tr: tr.get_range(*UNBOUND.range())) == []
 
 
 async def test_agent_registers_before_it_has_queues(monkeypatch: pytest.MonkeyPatch) -> None:
