@@ -250,12 +250,13 @@ def _completed(load: Callable[[], Load], sample: Callable[[], Usage], broker: Br
 async def _remove_queues(broker: Broker, agent_id: AgentId) -> None:
     """Delete the agent's own queues but its inbox, which gets no more tasks and hands those that it has on.
 
-    A dispatcher deletes it when the last one has gone; here nobody can tell.
+    A dispatcher deletes it when the last one has gone; here nobody can tell. The mailbox goes after the inbox is
+    unbound: a dispatcher concludes the one from the other.
     """
     try:
+        await broker.unbind(inbox_binding(agent_id))
         await broker.delete_queue(routing.mailbox_queue(agent_id))
         await broker.delete_queue(f"reply.{agent_id}")
-        await broker.unbind(inbox_binding(agent_id))
         await broker.delete_queue(routing.next_queue(agent_id), if_empty=True, classic=True)
     except CoditectError as error:
         log.warning("The agent's queues could not be removed", extra={"agent_id": agent_id, "reason": str(error)})

@@ -26,8 +26,8 @@ TIDY_PAUSES = (0.0, 1.0, 1.0, 2.0, 5.0, 10.0)
 """The pauses between tries to delete a dead agent's queues: follow-up tasks leave theirs within about a second."""
 KNOWN_SECONDS = 12.0
 """The time after which the management API knows how many messages an unbound inbox has: it tells old numbers."""
-COUNT_PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0)
-"""The pauses between tries to count an inbox's messages: a broker that has just started tells no numbers yet."""
+COUNT_PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0, 2.0, 4.0, 4.0)
+"""The pauses between tries to count an inbox's messages, till its mailbox is gone and its number of messages known."""
 
 
 class LeftQueues:
@@ -67,29 +67,26 @@ class LeftQueues:
             if await _is_done(owner, self._are_removed(left, agent)):
                 return
 
-    async def remove_inboxes(self, owners: Set[AgentId]) -> bool:
+    async def remove_inboxes(self, owners: Set[AgentId]) -> None:
         """Delete dead agents' inboxes without a message, unless the agent is back; unbind those that are still bound.
 
         Tasks that a full queue refused wait in an inbox, where AMQP does not count them, as the management API does,
         late. Since when an inbox is unbound lies in the store, because a dispatcher may not live long enough to wait.
-        Return True when some are unbound for less than `KNOWN_SECONDS`, to be called again then.
 
         Raises:
             Retryable: when the registry or the store does not answer.
         """
         since = await self._database.read(_unbound)
         now_ms = await self._fleet.now_ms()
-        for agent in owners - since.keys():
-            await _is_done(agent, self._is_unbound(agent))
-        known = {agent for agent, unbound_ms in since.items() if now_ms - unbound_ms >= KNOWN_SECONDS * 1000}
+        await asyncio.gather(*(_is_done(agent, self._is_unbound(agent)) for agent in owners - since.keys()))
+        known = {agent for agent, unbound_ms in since.items() if _is_known(unbound_ms, now_ms)}
         await self._database.run(partial(_forget, agents=known - owners))  # they are back, or without an inbox
-        left = known & owners
+        left = set(owners)
         for pause in COUNT_PAUSES:
-            if not left:
-                break
             await asyncio.sleep(pause)
             left = {agent for agent in left if not await _is_done(agent, self._is_without_inbox(agent))}
-        return not owners <= known
+            if not left:
+                break
 
     async def _is_unbound(self, agent: AgentId) -> bool:
         """Unbind an agent's inbox, and note the instant for `remove_inboxes`; return True."""
@@ -100,10 +97,18 @@ class LeftQueues:
         return True
 
     async def _is_without_inbox(self, agent: AgentId) -> bool:
-        """Delete an unbound inbox that has no message; return False, to try again, if it must empty first."""
+        """Delete an inbox that is unbound and has no message; return False, to try again, while that is not known.
+
+        An agent that has a mailbox may have bound its inbox again since the instant that is noted.
+        """
         inbox = routing.inbox_queue(agent)
-        if await self._is_back(agent):
+        if await self._fleet.has(agent):
             return True
+        if await self._broker.stats(routing.mailbox_queue(agent)) is not None:
+            return False
+        unbound_ms = (await self._database.read(_unbound)).get(agent)
+        if unbound_ms is None or not _is_known(unbound_ms, await self._fleet.now_ms()):
+            return False
         if self._evict is None or await self._evict.messages(inbox) != 0:
             return False
         await self._broker.delete_queue(inbox)
@@ -135,6 +140,8 @@ class LeftQueues:
         found = await self._broker.stats(queue)
         if found is None or found.consumers:
             return True
+        if queue == routing.mailbox_queue(agent):
+            await self._is_unbound(agent)  # before: an agent without a mailbox has no bound inbox
         is_next = queue == routing.next_queue(agent)
         if is_next and found.messages:
             return False
@@ -144,6 +151,10 @@ class LeftQueues:
 
 def _unbound(tr: Reads) -> Mapping[AgentId, int]:
     return {AgentId(UNBOUND.unpack(key)[0]): read_counter(value) for key, value in tr.get_range(*UNBOUND.range())}
+
+
+def _is_known(unbound_ms: int, now_ms: int) -> bool:
+    return now_ms - unbound_ms >= KNOWN_SECONDS * 1000
 
 
 def _forget(tr: Transaction, *, agents: Iterable[AgentId]) -> None:

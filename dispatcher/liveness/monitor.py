@@ -41,7 +41,7 @@ from dispatcher.ledger.ownership import leases
 from dispatcher.ledger.ownership.leases import Lease
 from dispatcher.liveness.eviction import Evictor
 from dispatcher.liveness.fleet import Fleet
-from dispatcher.liveness.left_queues import KNOWN_SECONDS, LeftQueues
+from dispatcher.liveness.left_queues import LeftQueues
 from dispatcher.liveness.ping import PingAnswer, Pings
 from dispatcher.liveness.roster import Roster, RosterEntry
 from dispatcher.store.port import Database
@@ -180,8 +180,7 @@ class Monitor:
             inboxes = {
                 agent for agent in map(AgentId, suspects & left.keys()) if routing.inbox_queue(agent) in left[agent]
             }
-            if await self._left.remove_inboxes(inboxes):
-                self._sweep_at = min(self._sweep_at, self._now() + KNOWN_SECONDS)
+            await self._left.remove_inboxes(inboxes)
         except Retryable as error:
             self._sweep_at = self._now() + AGAIN_SECONDS
             log.debug("The queues of dead processes could not be removed", extra={"reason": str(error)})

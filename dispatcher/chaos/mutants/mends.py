@@ -95,8 +95,8 @@ MUTANTS = (
     Mutant(
         "inbox_counted_early",
         "dispatcher.liveness.left_queues",
-        "if now_ms - unbound_ms >= KNOWN_SECONDS * 1000}",
-        "}",
+        "return now_ms - unbound_ms >= KNOWN_SECONDS * 1000",
+        "return True",
         "tasks that a full queue refused are lost with a dead agent's inbox: its number of messages was old",
         (
             "tests/unit/dispatcher/test_left_queues.py::"

@@ -10,6 +10,7 @@ from coditect.broker.management import Management, ManagementUnavailable
 from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import Binding, Exchange, ExchangeType, Queue, Topology
+from coditect.errors import Overloaded
 from coditect.local import PrivateServers
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
@@ -103,8 +104,10 @@ async def test_messages_that_a_full_queue_refuses_are_counted_where_they_wait(
     exchange = Exchange(f"{name}.on", ExchangeType.DIRECT)
     async with AmqpBroker(managed.amqp_url, name=name) as broker:
         await broker.declare(Topology((exchange,), (full, inbox), (Binding(exchange.name, full.name, inbox.name),)))
-        for body in [b"x"] * 20:
-            await broker.publish(Message(body=body), exchange="", routing_key=inbox.name)
+        with pytest.raises(Overloaded):  # of messages that come at once, a queue takes more than it has room for
+            for _ in range(20):
+                await broker.publish(Message(b"x"), exchange="", routing_key=full.name, wait_when_full=False)
+        await broker.publish(Message(b"refused"), exchange="", routing_key=inbox.name)
 
         await eventually(lambda: counted(evictor, inbox.name))
 

@@ -21,12 +21,13 @@ from dispatcher.ledger.ownership import leases
 from dispatcher.liveness import left_queues
 from dispatcher.liveness.monitor import AGAIN_SECONDS, REGISTER_SECONDS, SWEEP_SECONDS
 from dispatcher.liveness.roster import SUSPECT_SECONDS
+from dispatcher.store.transaction import write_counter
 from tests.unit.dispatcher.watch import Watch, open_watch
 from tests.unit.registry.samples import IDLE, make_registration
 from tests.unit.testing.workers import Sleepers
 
 LEASE_SECONDS = 3.0
-FOUND_SECONDS = 2 * REGISTER_SECONDS + left_queues.KNOWN_SECONDS + sum(left_queues.COUNT_PAUSES) + 2.0
+FOUND_SECONDS = 2 * REGISTER_SECONDS + sum(left_queues.COUNT_PAUSES) + 2.0
 """So long after a dispatcher's start a dead agent's queues are gone."""
 
 
@@ -131,7 +132,7 @@ async def test_queues_are_looked_for_again_when_they_could_not_be_listed() -> No
 async def test_inbox_is_removed_when_its_messages_could_not_be_counted_at_first() -> None:
     async with open_watch([Sleepers().agent]) as watch:
         dead = await die_unseen(watch)
-        await watch.dispatcher(evict=Unlisted(watch.fleet.server, uncounted=len(left_queues.COUNT_PAUSES) - 1))
+        await watch.dispatcher(evict=Unlisted(watch.fleet.server, uncounted=3))
 
         await watch.fleet.advance(f"{FOUND_SECONDS}s")
 
@@ -255,6 +256,42 @@ async def test_inbox_is_kept_until_the_number_of_its_messages_is_younger_than_it
         await watch.fleet.advance(f"{FOUND_SECONDS}s")
 
         assert left_of(watch, DEAD) == [routing.inbox_queue(DEAD)]
+
+
+async def test_inbox_that_is_bound_again_after_its_noted_instant_is_kept() -> None:
+    async with open_watch([Sleepers().agent]) as watch, MemoryBroker(watch.fleet.server, name="any") as broker:
+        long_ago = await watch.fleet.registry.now_ms() - 60_000
+        await watch.database.run(lambda tr: tr.set(UNBOUND.pack((DEAD,)), write_counter(long_ago)))
+        await die_with_two_tasks(watch, broker)
+        await watch.dispatcher(evict=Late(watch.fleet.server))
+        await watch.fleet.advance(f"{FOUND_SECONDS}s")
+
+        assert left_of(watch, DEAD) == [routing.inbox_queue(DEAD)]
+
+
+@pytest.mark.parametrize("killed", [True, False])
+async def test_inbox_is_unbound_before_the_mailbox_is_deleted(killed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps, unbind, delete = list[tuple[str, str]](), MemoryServer.unbind, MemoryServer.delete_queue
+
+    def unbound(server: MemoryServer, binding: Binding) -> None:
+        steps.append(("unbind", binding.queue))
+        unbind(server, binding)
+
+    def deleted(server: MemoryServer, queue: str) -> None:
+        steps.append(("delete", queue))
+        delete(server, queue)
+
+    monkeypatch.setattr(MemoryServer, "unbind", unbound)
+    monkeypatch.setattr(MemoryServer, "delete_queue", deleted)
+    async with open_watch([Sleepers().agent]) as watch:
+        await watch.dispatcher(evict=watch.fleet.server)
+        await watch.fleet.advance("2s")
+        one = watch.fleet.agents[0].id
+        watch.fleet.kill(one) if killed else await watch.fleet.drain(one)
+        await watch.fleet.advance(f"{FOUND_SECONDS + SUSPECT_SECONDS}s")
+
+    first, second = ("unbind", routing.inbox_queue(one)), ("delete", routing.mailbox_queue(one))
+    assert steps.index(first) < steps.index(second)
 
 
 async def taken(broker: MemoryBroker, queue: Queue) -> bytes:
