@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from coditect.errors import Retryable
+
 WIRES = ("plain", "direct")
 """The wire paths to RabbitMQ; what is promised of a broker holds on both."""
 
@@ -24,15 +26,19 @@ SAMPLE_SECONDS = 0.02
 async def eventually(condition: Callable[[], object | Awaitable[object]], *, seconds: float = 30.0) -> None:
     """Returns when the condition (a function, or a coroutine function) is true; fails after the time.
 
+    A condition that raises a retryable error is not true yet: a server of a busy machine may not answer in time.
     The time is for machines that are busy with something else: it says nothing of how fast the code is. Who waits long
     looks less often, each hundredth of the time: in virtual time a look is most of the work.
     """
     clock = asyncio.get_running_loop().time
     began = clock()
     while True:
-        answer = condition()
-        if inspect.isawaitable(answer):
-            answer = await answer
+        try:
+            answer = condition()
+            if inspect.isawaitable(answer):
+                answer = await answer
+        except Retryable:
+            answer = False
         if answer:
             return
         assert clock() < began + seconds, f"not true within {seconds} s"

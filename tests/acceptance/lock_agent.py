@@ -7,7 +7,7 @@ import asyncio
 from coditect import Agent, Context, Retry
 
 crosser = Agent("crosser", slots=1)
-HOLD_SECONDS = 1.0
+HOLD_SECONDS = 3.0
 """How long the first lock is held before the second one is asked for: the other task has its first one by then."""
 
 

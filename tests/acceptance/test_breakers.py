@@ -16,7 +16,7 @@ from coditect import Workflow
 from coditect.local import PrivateServers
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 from tests.servers import ROOT
-from tests.support import eventually, whole_lines
+from tests.support import eventually, patient, whole_lines
 
 pytestmark = pytest.mark.servers
 
@@ -89,9 +89,9 @@ async def test_an_outage_opens_all_breakers_in_a_second_has_one_probe_an_interva
         first_after = next(one.at for one in calls(tmp_path) if not one.down)
         made = calls(tmp_path)
 
-    assert instants[-1] - instants[0] <= 1.0
+    assert instants[-1] - instants[0] <= patient(1.0)
     assert 2 <= len(probes) <= 5
     assert all(later.at - earlier.at >= RESET_SECONDS - 0.2 for earlier, later in pairwise(probes))
-    assert first_after - mended <= RESET_SECONDS + 1
+    assert first_after - mended <= patient(RESET_SECONDS + 1)
     assert burnt(made) <= (FAILURES - 1) * AGENTS, "each agent may fail so often before its breaker opens"
     assert burnt([one for one in made if one.at > instants[-1] + 1]) == 0

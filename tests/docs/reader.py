@@ -26,6 +26,8 @@ SETTLED_SECONDS = 1.0
 """How long a background command that cannot say that it is ready is given."""
 
 _SAY_WHEN_READY = ("coditect agent run", "coditect dispatcher run", "coditect api")
+_COUNTS = "--count"
+"""The option of a command that ends when it has seen so much."""
 _API_PORT = f":{API_DEFAULTS.port}"
 """As the pages write it: each reader has an API of their own, at another port."""
 _SHELL = ("bash", "-euo", "pipefail", "-c")
@@ -36,6 +38,7 @@ class _Terminal:
     """A command left running."""
 
     block: Block
+    command: str
     process: subprocess.Popen[bytes]
     log: Path
 
@@ -142,7 +145,7 @@ class Reader:
                 stderr=output,
                 start_new_session=True,
             )
-        terminal = _Terminal(block, process, log)
+        terminal = _Terminal(block, command, process, log)
         self._terminals.append(terminal)
         says_when_ready = any(words in command for words in _SAY_WHEN_READY)
         deadline = time.monotonic() + (READY_SECONDS if says_when_ready else SETTLED_SECONDS)
@@ -152,7 +155,15 @@ class Reader:
         assert ready.exists() or not says_when_ready, _complaint(terminal)
 
     def leave(self) -> None:
-        """Closes every terminal, and what was brought up; fails when a command in it had failed."""
+        """Closes every terminal, and what was brought up; fails when a command in it had failed.
+
+        A command that ends by itself must have ended.
+        """
+        for terminal in self._terminals:
+            if _COUNTS in terminal.command:
+                with suppress(subprocess.TimeoutExpired):
+                    terminal.process.wait(END_SECONDS)
+                assert terminal.process.poll() is not None, _complaint(terminal)
         failed = [_complaint(one) for one in self._terminals if one.process.poll() not in (None, 0)]
         for terminal in self._terminals:
             _signal(terminal.process.pid, signal.SIGTERM)

@@ -106,6 +106,7 @@ async def test_publishes_under_way_arrive_whatever_cuts_the_connection(
     await asyncio.gather(*(publish(broker, queue, f"m-{number}") for number in range(100)))
 
     assert set(await names(observer, queue)) >= {f"m-{number}" for number in range(100)}
+    await eventually(lambda: pipe not in proxy.pipes())
 
 
 @every_cut

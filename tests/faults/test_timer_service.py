@@ -73,8 +73,9 @@ async def test_connection_that_dies_while_it_is_blocked_publishes_on_the_next_on
     async with AmqpBroker(node.url, name="blocked", wire=wire) as broker:
         async with node.alarmed():
             first = publish(broker, queue, "first")
+            await eventually(lambda: is_refused(broker, queue))
             second = publish(broker, queue, "second")
-            await asyncio.wait({first}, timeout=0.5)
+            await eventually(lambda: broker.blocked)
             broker.drop()
             await eventually(lambda: broker.connected)
 

@@ -159,8 +159,8 @@ async def test_queue_that_holds_messages_stays_when_only_an_empty_one_may_go(
 
 @pytest.mark.parametrize("kind", list(QueueType))
 async def test_unused_queue_expires_with_its_messages(scene: Scene, broker: FaultyBroker, kind: QueueType) -> None:
-    queue = await scene.declared_queue(broker, kind=kind, expires_ms=1_000)
-    used = await scene.declared_queue(broker, "used", kind=kind, expires_ms=1_000)
+    queue = await scene.declared_queue(broker, kind=kind, expires_ms=2_000)
+    used = await scene.declared_queue(broker, "used", kind=kind, expires_ms=2_000)
     held: list[Delivery] = []
     await broker.consume(used, held.append, prefetch=1)
     await put(broker, queue, b"x")

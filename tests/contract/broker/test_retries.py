@@ -39,6 +39,8 @@ async def test_retries_of_a_capability_whose_queue_is_full_hold_up_no_other(scen
 
     await eventually(lambda: seen)
     assert (seen[0].message.body, seen[0].routing_key) == (b"mine", routing.task_key(other, Priority.P1))
+    held = await broker.stats(routing.task_queue(full, Priority.P1))
+    assert held is not None and held.messages < MANY, "it was never full"
 
 
 async def test_retry_comes_back_once_and_in_no_history_of_the_queue_it_goes_to(

@@ -116,11 +116,12 @@ async def test_frozen_broker_is_waited_for(fleet: Fleet) -> None:
 
 
 async def test_sigterm_finishes_what_runs_and_returns_the_rest(fleet: Fleet) -> None:
-    leaving = await fleet.start()
+    leaving, _ = await fleet.start(), await fleet.start()
     async with client_of(fleet.servers) as client:
-        handles = await submitted(client, 200)
+        handles = await submitted(client, 400)
         await eventually(lambda: len(fleet.noted("end")) > 30)
-        await fleet.start()
+        begun = {task for what, task, process in fleet.effects() if (what, process) == ("start", str(leaving.pid))}
+        assert begun - set(fleet.noted("end")), "it proves nothing"
 
         leaving.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(leaving.wait, 20) == 0

@@ -13,7 +13,7 @@ from coditect.broker.rabbitmq.consuming.consumer import Subscription
 from coditect.broker.topology import Queue, QueueType, Topology
 from coditect.model.message import Message
 from tests.integration.broker.conftest import Scene
-from tests.support import eventually
+from tests.support import eventually, patient
 
 pytestmark = pytest.mark.servers
 LOOK_SECONDS = 0.3
@@ -36,7 +36,7 @@ async def test_consumer_that_the_broker_does_not_know_is_subscribed_again_within
     await make_deaf(broker, consumer)
     await broker.publish(Message(b"x"), exchange="", routing_key=queue)
 
-    await eventually(lambda: len(seen) == 1, seconds=2 * LOOK_SECONDS + 1)
+    await eventually(lambda: len(seen) == 1, seconds=patient(2 * LOOK_SECONDS + 1))
 
     await eventually(lambda: consumer.active)  # a delivery may come before the broker's word that it consumes
     assert broker.connected
@@ -55,7 +55,7 @@ async def test_deaf_consumer_is_found_though_another_process_consumes_the_queue(
     for _ in range(3):
         await broker.publish(Message(b"x"), exchange="", routing_key=queue)
 
-    await eventually(lambda: len(seen) == 2, seconds=3 * LOOK_SECONDS + 1)
+    await eventually(lambda: len(seen) == 2, seconds=patient(3 * LOOK_SECONDS + 1))
     assert len(hoarded) == 1
 
 

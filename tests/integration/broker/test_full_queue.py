@@ -6,13 +6,15 @@ import asyncio
 
 import pytest
 
+from coditect.aio.network import Way
 from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import Topology, capability_queues
-from coditect.errors import CoditectError, Overloaded, PublishUnconfirmed
+from coditect.errors import Overloaded, PublishUnconfirmed
 from coditect.model.capability import Priority
 from coditect.model.message import Message
 from coditect.wire.routing import task_queue
+from dispatcher.chaos.faults.proxy import fault_proxy
 from tests.integration.broker.conftest import Scene
 from tests.support import eventually, patient
 
@@ -53,11 +55,17 @@ async def test_full_queue_is_overload_at_the_deadline_and_took_nothing(scene: Sc
     await fill(broker, queue)
     before = await scene.ready(queue)
 
-    with pytest.raises(Overloaded) as caught:
-        await broker.publish(Message(b"x"), exchange="", routing_key=queue, timeout_seconds=0.5)
+    await eventually(lambda: is_overloaded(broker, queue))
 
-    assert caught.value.retryable
     assert await scene.ready(queue) == before
+
+
+async def is_overloaded(broker: AmqpBroker, queue: str) -> bool:
+    """Whether a publish is refused; on a busy machine its last try may be under way as its time ends."""
+    with pytest.raises((Overloaded, PublishUnconfirmed)) as ended:
+        await broker.publish(Message(b"x"), exchange="", routing_key=queue, timeout_seconds=0.5)
+    assert ended.value.retryable
+    return ended.type is Overloaded
 
 
 async def test_urgent_queue_admits_while_the_bulk_queue_of_its_capability_is_full(
@@ -90,20 +98,17 @@ async def test_urgent_queue_admits_while_the_bulk_queue_of_its_capability_is_ful
     assert await scene.ready(task_queue(capability, Priority.P0)) == 1
 
 
-async def test_refusal_after_a_lost_confirm_is_unconfirmed_not_overload(scene: Scene, broker: AmqpBroker) -> None:
+async def test_refusal_after_a_lost_confirm_is_unconfirmed_not_overload(scene: Scene, wire: str) -> None:
     queue = await scene.declare(max_length=1)
-    publishes = [
-        asyncio.ensure_future(
-            broker.publish(Message(b"x" * 1_000), exchange="", routing_key=queue, wait_when_full=False)
-        )
-        for _ in range(200)
-    ]
-    await asyncio.wait(publishes, return_when=asyncio.FIRST_COMPLETED)
+    lost = Message(b"x", message_id="lost")
+    async with fault_proxy(scene.url) as proxy, AmqpBroker(proxy.url, wire=wire) as broker:
+        await fill(broker, queue)
+        [pipe] = proxy.pipes(b"publishes")
+        pipe.swallow(Way.TO_CLIENT)
+        publishing = asyncio.ensure_future(broker.publish(lost, exchange="", routing_key=queue, wait_when_full=False))
+        await eventually(lambda: pipe.is_for(b"lost"))
+        assert not publishing.done()
+        pipe.cut()
 
-    broker.drop()
-    ended = await asyncio.gather(*publishes, return_exceptions=True)
-
-    taken = sum(one is None for one in ended)
-    unknown = sum(isinstance(one, PublishUnconfirmed) for one in ended)
-    assert all(one is None or isinstance(one, CoditectError) for one in ended)
-    assert taken <= await scene.ready(queue) <= taken + unknown
+        with pytest.raises(PublishUnconfirmed):
+            await publishing

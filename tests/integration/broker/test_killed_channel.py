@@ -131,8 +131,11 @@ async def test_missing_queue_does_not_keep_a_new_connection_from_its_other_consu
     await eventually(lambda: lonely.active and broker.connected)
 
 
-async def test_rare_call_on_a_queue_that_vanishes_is_a_typed_error(scene: Scene, broker: AmqpBroker) -> None:
-    with pytest.raises(CoditectError):
-        await broker.consume(f"{scene.prefix}.nowhere", lambda _: None, prefetch=1, group="g")
+async def test_rare_call_on_a_queue_that_vanished_is_a_typed_error(scene: Scene, broker: AmqpBroker) -> None:
+    queue = await scene.declare()
+    await scene.observer.delete_queue(queue)
+
+    with pytest.raises(CoditectError, match=queue):
+        await broker.consume(queue, lambda _: None, prefetch=1, group="g")
 
     assert broker.connected

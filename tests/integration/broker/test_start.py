@@ -23,7 +23,7 @@ from coditect.local.servers.probe import broker_version
 from coditect.model.message import Message
 from tests.faults.node import Node, private_node
 from tests.integration.broker.conftest import Scene
-from tests.support import eventually
+from tests.support import eventually, patient
 from tests.unit.cli.scene import Terminal
 
 pytestmark = pytest.mark.servers
@@ -69,7 +69,7 @@ async def test_port_that_never_answers_is_unavailable_within_the_connect_time(am
 
 async def test_unknown_vhost_is_unavailable_and_named(amqp_url: str) -> None:
     with pytest.raises(BrokerUnavailable, match="virtual host") as caught:
-        async with AmqpBroker(str(URL(amqp_url).with_path("/nowhere")), connect_seconds=1.0):
+        async with AmqpBroker(str(URL(amqp_url).with_path("/nowhere")), connect_seconds=patient(2.0)):
             pass
 
     assert "nowhere" in str(caught.value)

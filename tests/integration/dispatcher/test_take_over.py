@@ -32,7 +32,7 @@ SECONDS = 90.0
 TAKEN_SECONDS = 4.0
 """Within so long all shards are another's when their dispatcher was killed, or was asked to end."""
 STOPPED_SECONDS = 4.0
-STANDS_BY = "The dispatcher stands by"
+STANDS_BY, IS_READY = "The dispatcher stands by", "The dispatcher is ready"
 
 
 @asynccontextmanager
@@ -113,6 +113,7 @@ async def test_standby_leaves_a_stopped_owner_alone_and_takes_over_when_its_supe
         owner.send_signal(signal.SIGSTOP)
         await asyncio.sleep(STOPPED_SECONDS)  # longer than any lease: nothing is to happen meanwhile
         assert owner.poll() is None
+        assert IS_READY not in fleet.log(standby)
         owner.kill()
 
         assert await moved(client, standby) < patient(TAKEN_SECONDS)

@@ -29,7 +29,8 @@ async def frail(tmp_path: Path) -> AsyncIterator[tuple[PrivateRedis, Scene]]:
 
 async def test_frozen_redis_holds_up_neither_the_call_nor_the_loop(frail: tuple[PrivateRedis, Scene]) -> None:
     server, scene = frail
-    await scene.create(scene.job("a"))
+    async with RedisTaskGraph(server.url, worker="dispatcher-1", timeout_seconds=30) as unhurried:
+        await unhurried.create([scene.job("a")])
     ticks = 0
 
     async def tick() -> None:

@@ -53,8 +53,10 @@ async def keep_looking(count: Callable[[], Awaitable[Mapping[str, int]]], looks:
         await asyncio.sleep(0.02)
 
 
-def assert_within(look: Look, ledger: list[Look], lag_seconds: float) -> None:
+def assert_within(look: Look, ledger: list[Look], lag_seconds: float) -> bool:
     """It is neither behind what the ledger had a second before nor before what it had a second later.
+
+    Returns whether there was anything to compare it with.
 
     RQ's tools count one place after the other, in the order in which a node goes through them: one that goes on
     meanwhile is counted twice, so of what they have too many only the ended say something.
@@ -65,10 +67,12 @@ def assert_within(look: Look, ledger: list[Look], lag_seconds: float) -> None:
         assert all(has >= had for has, had in zip(look.reached, least, strict=True)), (look, least)
     for most in after:
         assert look.reached.ended <= most.ended, (look, most)
+    return bool(before and after)
 
 
 async def test_rq_is_within_a_second_of_the_ledger_all_through_a_run(hall: Plane, rq: Rq) -> None:
     ledger, classes, info = list[Look](), list[Look](), list[Look]()
+    lag_seconds = patient(LAG_SECONDS)
 
     async def by_ledger() -> Mapping[str, int]:
         states = await hall.ledger(run)
@@ -83,13 +87,12 @@ async def test_rq_is_within_a_second_of_the_ledger_all_through_a_run(hall: Plane
             # `rq info` is a process: it may take its time
             if len(hall.executed) < NODES // 2 or any(look.reached.ended for look in info):
                 hall.permit(12)
-            await asyncio.sleep(0.03)  # so that it lasts some seconds
+            await asyncio.sleep(0.03 * lag_seconds)  # so that it lasts some seconds
         assert await run.wait(timeout="60s") == "completed"
 
-    lag_seconds = patient(LAG_SECONDS)
-    for look in classes + info:
-        assert_within(look, ledger, lag_seconds)
+    compared = [assert_within(look, ledger, lag_seconds) for look in classes + info]
+    assert any(compared), "it proves nothing"
     for looks, number in ((ledger, 10), (classes, 10), (info, 1)):
         amid = [one for one in looks if 0 < one.reached.ended < NODES]
         assert len(amid) >= number
-    assert ledger[-1].begun - ledger[0].begun > 2 * LAG_SECONDS
+    assert ledger[-1].begun - ledger[0].begun > 2 * lag_seconds

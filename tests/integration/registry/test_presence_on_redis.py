@@ -52,7 +52,7 @@ async def test_slow_redis_does_not_block_and_the_registration_is_back_after_it(
     registry: RedisRegistry, client: Redis
 ) -> None:
     async with Heartbeat(registry, make_registration(), lambda: IDLE) as presence:
-        await client.client_pause(4_000)
+        await client.client_pause(6_000)
         stall = await longest_stall(3)
         assert not presence.known
 

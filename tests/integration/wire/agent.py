@@ -39,7 +39,7 @@ class Echo:
     def agent(self) -> Agent:
         agent = Agent("echo", slots=self.slots)
 
-        @agent.capability(self.capability, timeout="5s", retry=Retry(max_attempts=2, first="100ms", cap="100ms"))
+        @agent.capability(self.capability, timeout="1m", retry=Retry(max_attempts=2, first="100ms", cap="100ms"))
         async def say(work: Work, ctx: Context) -> Said:
             self.started.append(work.say)
             if work.wait:
