@@ -13,6 +13,7 @@ import time
 import pytest
 
 from coditect.aio.loop_watchdog import STALLED_EXIT_CODE, LoopWatchdog
+from tests.support import eventually, patient
 
 LIFE = """
 import asyncio, logging, re, sys, time
@@ -69,9 +70,10 @@ async def test_loop_that_stands_still_is_named_and_ended(caplog: pytest.LogCaptu
 
 async def test_loop_that_turns_is_left_alone_however_busy(caplog: pytest.LogCaptureFixture) -> None:
     ended: list[int] = []
-    watchdog = LoopWatchdog(asyncio.get_running_loop(), 2.0, end=ended.append, last_resort=False)
+    bound = patient(2.0)
+    watchdog = LoopWatchdog(asyncio.get_running_loop(), bound, end=ended.append, last_resort=False)
     watchdog.start()
-    until = time.monotonic() + 3.0
+    until = time.monotonic() + 1.5 * bound
     while time.monotonic() < until:
         blocked(0.02)
         await asyncio.sleep(0)
@@ -129,11 +131,10 @@ async def test_lateness_of_the_loop_is_told() -> None:
     ended: list[int] = []
     watchdog = LoopWatchdog(asyncio.get_running_loop(), 2.0, end=ended.append, last_resort=False, lag=late.append)
     watchdog.start()
-    await asyncio.sleep(0.15)
+    await eventually(lambda: late)
     blocked(0.4)
-    await asyncio.sleep(0.15)
+    await eventually(lambda: max(late) > 0.25)
     watchdog.stop()
 
-    assert max(late) > 0.25
     assert min(late) >= 0
     assert not ended

@@ -88,6 +88,6 @@ async def test_a_task_that_forges_a_fresh_owner_does_not_lead_past_the_policy(se
 
 
 async def test_an_agent_without_its_policy_s_file_does_not_start(tmp_path: Path) -> None:
-    with pytest.raises((NotFound, ExceptionGroup)):
+    with pytest.raises(NotFound, match="no such policy"):
         async with TestFleet(agents=[works([])], settings=Settings(approval_policy=str(tmp_path / "none.yaml"))):
             pass

@@ -243,7 +243,7 @@ async def test_thread_that_goes_on_keeps_its_slot(scene: Scene, how: str) -> Non
     if how == "cancel":
         await handle.cancel()
 
-    with pytest.raises((TaskFailed, TaskCanceled)):
+    with pytest.raises(TaskFailed if how == "timeout" else TaskCanceled):
         await handle.result(timeout="100s")
 
     assert agent.runtime.load().running == 1
@@ -359,7 +359,6 @@ async def test_broadcast_reaches_all_but_the_excluded(scene: Scene) -> None:
 async def test_ping_is_answered_and_strange_control_messages_are_ignored(scene: Scene) -> None:
     agent = await scene.start(Unlucky().agent)
     broker = await scene.broker()
-    client = await scene.client()
     key = routing.mailbox_key(AgentId(agent.agent_id))
     await broker.declare(reply_queue("reply.pings"))
     arrived = await replies(broker, "reply.pings")
@@ -375,7 +374,6 @@ async def test_ping_is_answered_and_strange_control_messages_are_ignored(scene: 
 
     await eventually(lambda: arrived)
     assert loads(arrived[0].message.body) == {"agent_id": agent.agent_id, "status": "idle", "running": 0}
-    assert client is not None
 
 
 @pytest.mark.parametrize("tracebacks", [True, False])

@@ -180,7 +180,8 @@ async def test_control_message_asks_for_the_drain(scene: Scene) -> None:
     )
 
     await eventually(agent.drain.is_set)
-    assert scene.ready(routing.mailbox_queue(AgentId(agent.agent_id))) == 0
+    mailbox = scene.server.queue(routing.mailbox_queue(AgentId(agent.agent_id)))
+    await eventually(lambda: mailbox.stats.messages + mailbox.in_hand == 0)
 
 
 async def test_drain_message_to_everybody_ends_nobody(scene: Scene) -> None:

@@ -69,7 +69,8 @@ async def test_the_handler_ends_if_its_task_was_accepted_and_goes_on_otherwise(
     with pytest.raises(TimeoutError):
         if while_asked:
             await asyncio.wait_for(handoffs.request(execution, Owner("w", "n", "1", 1), "billing", **GIVEN), 0.01)
-        await asyncio.wait_for(handoffs.wait(REQUESTED, execution), 0.01)
+        else:
+            await asyncio.wait_for(handoffs.wait(REQUESTED, execution), 0.01)
 
     assert asked.withdrawn == 1
     assert execution.interruption == interruption

@@ -123,7 +123,7 @@ async def test_lost_confirm_of_a_reply_is_repeated_and_answered_once(scene: Scen
 
     assert await handle.result(str, timeout="100s") == "one"
     assert gated.started == ["one"]
-    await eventually(lambda: scene.ready_tasks("gate.pass") == 0)
+    await scene.acked("gate.pass")
 
 
 async def test_task_is_acked_only_after_its_reply_is_confirmed(scene: Scene) -> None:

@@ -203,7 +203,7 @@ async def test_shard_that_lost_its_queues_blocks_nobody_and_loses_nothing(
     assert [wanted for wanted, _, _ in works.runs].count("early") == 1, "its value was remembered"
     assert nobody.results[0].owner.fence == 2
     await eventually(lambda: agent.runtime.load().suspended == 0)
-    assert scene.ready_tasks("work.do") == 0
+    await scene.acked("work.do")
 
 
 async def answered(scene: Scene, owner: ScriptedOwner, agent: Running, claim: Claim) -> None:

@@ -58,7 +58,7 @@ async def test_values_of_one_moment_travel_together(scene: Scene, owner: Scripte
     bodies = {one.owner.node: one.outcome.body for one in owner.results}
     assert bodies == {"n0": b"1", "n1": b'"two"', "n2": b"null", "n3": b"[3]"}
     assert {one.owner.origin for one in owner.results} == {str(owner.shard)}
-    await eventually(lambda: scene.ready_tasks("work.do") == 0)
+    await scene.acked("work.do")
 
 
 async def test_a_lone_one_and_what_is_long_or_failed_has_a_message_of_its_own(

@@ -62,7 +62,7 @@ async def test_the_dashboard_is_served_beside_the_api(tmp_path: Path) -> None:
     assert asked.json()["detail"] == "Specified method is invalid for this resource."
 
 
-async def test_agents_are_listed_with_what_they_offer() -> None:
+async def test_a_fleet_without_agents_lists_none() -> None:
     async with TestFleet() as fleet, api_of(fleet) as http:
         assert (await http.get("/v1/agents")).json() == []
         assert (await http.get("/v1/agents/nobody")).status_code == 404

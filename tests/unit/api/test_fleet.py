@@ -5,6 +5,7 @@ from __future__ import annotations
 from httpx2 import AsyncClient
 
 from coditect.testing import TestFleet
+from coditect.wire import routing
 
 
 async def test_capabilities_have_their_schemas(api: AsyncClient) -> None:
@@ -17,14 +18,24 @@ async def test_capabilities_have_their_schemas(api: AsyncClient) -> None:
     assert (await api.get("/v1/capabilities/no.such")).status_code == 404
 
 
+async def test_agents_are_listed_with_what_they_offer(api: AsyncClient) -> None:
+    (agent,) = (await api.get("/v1/agents")).json()
+    shown = (await api.get("/v1/agents/counter-1")).json()
+
+    assert (agent["agent_id"], [one["name"] for one in agent["capabilities"]]) == ("counter-1", ["text.count"])
+    assert shown["agent_id"] == "counter-1"
+
+
 async def test_queues_are_listed_by_capability_and_level(fleet: TestFleet, api: AsyncClient) -> None:
     fleet.pause("counter")
-    await fleet.submit("text.count", "a", priority="p2")
+    for _ in range(20):  # the agent has taken some
+        await fleet.submit("text.count", "a", priority="p2")
     (queues,) = (await api.get("/v1/queues")).json()
     fleet.resume("counter")
 
     assert queues["capability"] == "text.count"
     assert [one["priority"] for one in queues["levels"]] == ["p0", "p1", "p2"]
+    assert [one["messages"] > 0 for one in queues["levels"]] == [False, False, True]
     assert queues["dead"] == 0
 
 
@@ -58,7 +69,7 @@ async def test_the_overview_has_agents_queues_and_dispatchers(api: AsyncClient) 
 
     capabilities = {queue["capability"] for queue in overview["queues"]}
     assert "text.count" in capabilities
-    assert all(agent["tasks"] == [] for agent in overview["agents"])
+    assert [agent["tasks"] for agent in overview["agents"]] == [[]]
     assert len(overview["cluster"]["dispatchers"]) == 1
     assert overview["notes"] == []
 
@@ -151,8 +162,11 @@ async def test_the_topology_is_compared_and_created(api: AsyncClient) -> None:
     assert document["queues"]
 
 
-async def test_what_was_lost_is_made_again(api: AsyncClient) -> None:
-    rebuilt = (await api.post("/v1/rebuild")).json()
+async def test_what_was_lost_is_made_again(fleet: TestFleet, api: AsyncClient) -> None:
+    await fleet.client._broker.delete_queue(routing.DEAD_NOTICES)
 
-    assert rebuilt["shards"] == 1
-    assert set(rebuilt["counts"].values()) == {0}
+    rebuilt = (await api.post("/v1/rebuild")).json()
+    again = (await api.post("/v1/rebuild")).json()
+
+    assert (rebuilt["shards"], rebuilt["counts"]["queues"]) == (1, 1)
+    assert set(again["counts"].values()) == {0}

@@ -121,9 +121,13 @@ async def test_a_task_is_canceled(fleet: TestFleet, api: AsyncClient) -> None:
 
 
 async def test_it_is_said_why_no_agent_takes_a_task(fleet: TestFleet, api: AsyncClient) -> None:
-    told = await api.get("/v1/capabilities/text.count/why-not")
+    before = (await api.get("/v1/capabilities/text.count/why-not")).json()["verdict"]
+    await fleet.drain("counter")
+    verdict = (await api.get("/v1/capabilities/text.count/why-not")).json()["verdict"]
 
-    assert told.json()["verdict"]["takes"] is True
+    assert (before["takes"], verdict["takes"]) == (True, False)
+    assert "No agent offers text.count" in verdict["sentence"]
+    assert verdict["fix"]
 
 
 async def test_bytes_are_submitted_in_base64(fleet: TestFleet, api: AsyncClient) -> None:

@@ -134,14 +134,15 @@ async def test_a_workflow_is_restored_as_planned(api: AsyncClient) -> None:
 
 
 async def test_a_signal_is_sent_once(api: AsyncClient) -> None:
-    flow = {"name": "waits", "nodes": {"paid": {"await_signal": "paid"}}}
-    run = await start(api, flow)
+    second = {"await_signal": "paid", "after": ["first"]}
+    run = await start(api, {"name": "waits", "nodes": {"first": {"await_signal": "paid"}, "second": second}})
 
-    sent = await api.post(f"/v1/workflows/{run}/signals/paid", json={"value": 7, "id": "one"})
+    for value, name in ((7, "one"), (8, "one"), (9, "two")):
+        sent = await api.post(f"/v1/workflows/{run}/signals/paid", json={"value": value, "id": name})
+        assert sent.status_code == 200
     ended = await api.get(f"/v1/workflows/{run}/result", params={"wait": "60s"})
 
-    assert sent.status_code == 200
-    assert ended.json() == 7
+    assert ended.json() == 9
 
 
 async def test_a_failed_node_is_run_again(api: AsyncClient) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,6 +15,7 @@ from coditect.registry.memory import MemoryRegistry
 from dispatcher.chaos.looking import RegistryLook, keep_looking
 from dispatcher.chaos.testbed import ChaosTestbed
 from dispatcher.witness.history import Notebook, Type
+from tests.support import eventually
 
 
 def post(name: str, pid: int | None, *, stopped: bool = False, ready: bool = True) -> Any:
@@ -54,8 +54,9 @@ async def test_look_says_who_was_there_and_who_was_listed_or_that_nobody_answere
         await registry.register(registered(1), Load(), lease_seconds=3.0)
         registry.failing = failing
         looking = keep_looking(registry, lambda: agents, notebook.of("chaos"), name_of=lambda record: record.agent_id)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(looking, 0.1)
+        task = asyncio.create_task(looking)
+        await eventually(lambda: len(notebook.entries) == 2)
+        task.cancel()
 
     begun, end = notebook.entries
     assert (begun.type, begun.val) == (Type.INVOKE, {"running": ["worker-1", "worker-2"], "at_work": ["worker-1"]})

@@ -12,6 +12,7 @@ from coditect.collaboration.locks import Lock, LockTerms
 from coditect.errors import ControlPlaneRequired, Deadlock, InputError, LockLost, LockTaken, SetupError
 from coditect.testing import TestFleet
 from dispatcher.shards.publishing import publisher
+from tests.unit.dispatcher.test_died_unseen import LastingFleet
 
 worker = Agent("worker", slots=1)
 held: dict[str, asyncio.Event] = {}
@@ -158,7 +159,10 @@ async def test_readers_share_a_lock_and_asyncio_tasks_of_one_client_are_flows_of
 
 
 async def test_a_lock_is_kept_over_a_restart_of_the_dispatcher_and_over_many_ttls() -> None:
-    async with TestFleet(agents=[worker]) as fleet, fleet.client.lock("x", ttl="3s") as lock:
+    async with LastingFleet(agents=[worker]) as fleet, fleet.client.lock("x", ttl="20s") as lock:
+        await fleet.advance("1m")
+        fleet.kill("dispatcher")
+        await fleet.restart("dispatcher")
         await fleet.advance("1m")
         rows = [row.fence async for row in fleet.client.locks("x")]
 

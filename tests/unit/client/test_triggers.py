@@ -183,11 +183,10 @@ async def test_events_of_strangers_are_settled_one_by_one_and_the_next_one_start
             await publish(fleet, Message(body, headers={**headers, "ce-id": f"body-{number}"}))
         await publish(fleet, pushed("last", n="last"))
         await fleet.advance("60s")
-        left = await fleet.client._broker.stats(routing.trigger_queue("pushed"))
+        left = fleet.server.queue(routing.trigger_queue("pushed"))
         (row,) = [one async for one in fleet.client.triggers.list()]
+        assert (left.stats.messages, left.in_hand) == (0, 0)
 
-    assert left is not None
-    assert left.messages == 0
     assert any(one["id"] == "last" for one in seen)
     assert (row.runs, row.failed) == (len(seen), 1)  # what is nested too deep for an input
     assert len(seen) == len(odd) - 1 - 2 + 5 + 1  # without a trigger's own event, and two that are the first again
@@ -275,9 +274,11 @@ async def test_a_signal_that_cannot_be_sent_leaves_its_event_as_a_dead_letter_an
         await run.result(timeout="10s")
         await fleet.advance("10s")
         (row,) = [one async for one in fleet.client.triggers.list()]
-        left = await fleet.client._broker.stats(routing.trigger_queue("paid"))
+        left = fleet.server.queue(routing.trigger_queue("paid"))
+        dead = await fleet.client._broker.stats(routing.UNROUTED_QUEUE)
 
-    assert (left is not None and left.messages, row.runs) == (0, 2)
+        assert (left.stats.messages, left.in_hand, row.runs) == (0, 0, 2)
+    assert dead is not None and dead.messages == 1
 
 
 async def test_a_trigger_whose_queue_cannot_be_opened_holds_up_no_other() -> None:

@@ -66,6 +66,11 @@ class Scene:
         found = self.server.find(queue)
         return 0 if found is None else found.stats.messages
 
+    def left(self, queue: str) -> int:
+        """How many messages lie in a queue, or are taken from it and not settled."""
+        found = self.server.find(queue)
+        return 0 if found is None else found.stats.messages + found.in_hand
+
 
 @asynccontextmanager
 async def open_scene() -> AsyncIterator[Scene]:

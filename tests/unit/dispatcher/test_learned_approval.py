@@ -117,7 +117,13 @@ def test_a_bad_outcome_never_leaves_an_action_approved(recent: list[bool], thres
     found = Evidence.of([*recent, False], learning, Risk.LOW)
 
     assert found.reasons_against
-    assert found.bound <= Evidence.of(recent, learning, Risk.LOW).bound or found.outcomes < window or not all(recent)
+
+
+@pytest.mark.parametrize("window", [10, 50, 200])
+def test_a_bad_outcome_in_a_full_window_lowers_the_bound(window: int) -> None:
+    good, learning = [True] * window, Learning(0.9, window)
+
+    assert Evidence.of([*good, False], learning, Risk.LOW).bound < Evidence.of(good, learning, Risk.LOW).bound
 
 
 @given(st.integers(1, 400), st.data())

@@ -188,10 +188,10 @@ async def test_queue_of_a_dead_agent_goes_only_when_it_is_empty() -> None:
             pinned.append(await watch.fleet.submit("sleep.well", 0.01, options=Options(pin=gone)))
             await watch.fleet.advance("100ms")
 
-        done = [await handle.result(str, timeout="1m") for handle in pinned]
+        for handle in pinned:
+            await handle.result(str, timeout="1m")
         await watch.fleet.advance("70s")
 
-        assert len(done) == 100
         assert watch.queues(gone) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
@@ -100,6 +101,9 @@ async def _looked_older(scene: Scene) -> bool:
 
 
 async def test_nothing_is_asked_while_nobody_reads_or_another_leads(scene: Scene) -> None:
+    await asyncio.sleep(0.05)  # it leads, and nobody reads: nothing is to happen
+    assert scene.broker.times == 0
+
     scene.leads = False
     assert scene.read("coditect_queue_depth") == {}
     await eventually(lambda: not scene.depths._asked.is_set())

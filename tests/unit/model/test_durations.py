@@ -58,7 +58,7 @@ def test_negative_time_span_is_refused() -> None:
         seconds(timedelta(seconds=-1))
 
 
-@given(st.text(max_size=20))
+@given(st.text(max_size=20) | st.from_regex(r"[0-9]{1,4}(\.[0-9]{1,3})?(ms|s|m|h|d|x)?", fullmatch=True))
 def test_any_text_is_a_duration_or_refused(text: str) -> None:
     try:
         value = seconds(text)

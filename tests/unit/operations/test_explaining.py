@@ -122,7 +122,7 @@ def test_verdict_is_one_sentence_with_the_way_out(
     assert sentence in verdict.sentence
     assert fix in verdict.fix
     assert "\n" not in verdict.sentence
-    assert verdict.takes or verdict.fix
+    assert bool(verdict.fix) is bool(fix)
 
 
 def test_unknown_capability_names_the_nearest() -> None:

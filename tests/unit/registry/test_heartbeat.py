@@ -73,7 +73,18 @@ async def test_each_beat_renews_the_lease_with_a_fresh_load() -> None:
     assert record.lease_ms > 300
 
 
-async def test_status_is_told_at_once_and_kept_over_later_beats() -> None:
+async def test_status_is_kept_over_later_beats() -> None:
+    registry, load = MemoryRegistry(), CountingLoad()
+
+    async with make_presence(registry, load) as presence:
+        presence.set_status(AgentStatus.DRAINING)
+        told = load.beats
+        await eventually(lambda: load.beats > told + 5)
+
+        assert [one.load.status for one in await registry.find(Search())] == [AgentStatus.DRAINING]
+
+
+async def test_status_is_told_at_once() -> None:
     registry = MemoryRegistry()
 
     async with make_presence(registry, beat_seconds=600) as presence:
@@ -126,17 +137,7 @@ async def test_failing_registry_is_told_of_once_when_it_starts_and_once_when_it_
     assert levels(caplog) == ["WARNING", "INFO"]
 
 
-async def test_registry_that_is_away_at_the_start_gets_the_agent_when_it_comes() -> None:
-    registry = MemoryRegistry()
-    registry.failing = True
-
-    async with make_presence(registry):
-        registry.failing = False
-
-        await eventually(lambda: known(registry))
-
-
-async def test_failing_registry_is_asked_again_soon_however_long_the_beat() -> None:
+async def test_registry_that_is_away_at_the_start_is_asked_again_soon_however_long_the_beat() -> None:
     registry = MemoryRegistry()
     registry.failing = True
 

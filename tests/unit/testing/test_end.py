@@ -74,9 +74,9 @@ async def test_expected_crash_can_be_forgiven() -> None:
 
 async def test_failing_handler_is_no_crash() -> None:
     async with TestFleet(agents=[Sleepers().agent]) as fleet:
-        handle = await fleet.submit("sleep.well", "not a number")
-        await handle.outcome()
+        outcome = await (await fleet.submit("sleep.well", -1)).outcome()
 
+        assert outcome.failure is not None and outcome.failure.reason == "handler_error"
         assert fleet.crashes == ()
 
 

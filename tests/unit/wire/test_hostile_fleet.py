@@ -112,7 +112,8 @@ async def _run(hostile: list[Hostile]) -> None:
         await fleet.advance("5m")
 
         assert fleet.elapsed_seconds < 900
-        left = {name: found.stats.messages for name in _queues() if (found := fleet.server.find(name)) is not None}
+        queues = {name: found for name in _queues() if (found := fleet.server.find(name)) is not None}
+        left = {name: queue.stats.messages + queue.in_hand for name, queue in queues.items()}
         assert set(left.values()) == {0}, "nothing goes round for ever"
         for agent in fleet.agents:
             assert agent.load.running == agent.load.suspended == 0, "nothing stays in hand"

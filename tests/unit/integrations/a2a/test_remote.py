@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response, Stream
 
 from coditect.errors import InputError, SetupError
 from coditect.integrations.a2a.remote.agent import PRIVATE, RemoteAgent
+from coditect.integrations.a2a.remote.calling import RemoteCall
 from coditect.integrations.a2a.remote.declaration import a2a_agent
 from coditect.integrations.a2a.remote.failures import RemoteAsks, RemoteFailed, RemoteRejected
 from coditect.integrations.a2a.remote.transport import checked_client
@@ -97,11 +98,20 @@ async def test_the_progress_of_the_remote_task_is_the_tasks(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("streaming", [True, False])
-async def test_a_canceled_call_cancels_the_remote_task(tmp_path: Path, streaming: bool) -> None:
+async def test_a_canceled_call_cancels_the_remote_task(
+    tmp_path: Path, streaming: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, run = list[RemoteCall](), RemoteCall.run
+
+    async def noted(call: RemoteCall, request: Any) -> Any:
+        calls.append(call)
+        return await run(call, request)
+
+    monkeypatch.setattr(RemoteCall, "run", noted)
     async with good(tmp_path, streaming=streaming) as remote:
         calling = asyncio.create_task(remote.call("stall", "hello", "m", nothing))
         await eventually((tmp_path / "ran").exists)
-        await asyncio.sleep(0.2)  # the answer with the task's id is on its way
+        await eventually(lambda: calls[0]._task_id)
         calling.cancel()
         with pytest.raises(asyncio.CancelledError):
             await calling

@@ -114,6 +114,7 @@ async def test_an_error_of_a_task_or_of_its_input_is_an_answer_that_a_model_can_
 async def test_only_capabilities_of_the_patterns_are_offered_or_may_be_submitted() -> None:
     async with connected(Workers(), "text.*") as client:
         names = {tool.name for tool in (await client.list_tools()).tools}
+        assert "text_count" in names
         assert not any(name.startswith(("code", "site")) for name in names)
         for name, arguments in (("site_build", {}), ("coditect_submit", {"capability": "site.build"})):
             with pytest.raises(MCPError, match="No living agent offers"):
