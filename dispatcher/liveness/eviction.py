@@ -75,7 +75,7 @@ class ManagementEvictor:
         self._vhost = vhost
         self._turn = asyncio.Lock()
         self._begun = -1.0
-        self._connections: tuple[Connection, ...] = ()
+        self._connections: tuple[Connection, ...] | ManagementUnavailable = ()
         self._failing = False
 
     async def evict(self, process: str) -> int:
@@ -108,13 +108,24 @@ class ManagementEvictor:
         return await self._management.messages(self._vhost, queue)
 
     async def _listed(self) -> tuple[Connection, ...]:
-        """Return the broker's connections, from a request made after this call began; concurrent calls share it."""
+        """Return the broker's connections, from a request made after this call began.
+
+        Concurrent calls share the request, and its failure: the last of many agents is evicted while it counts as dead.
+
+        Raises:
+            ManagementUnavailable: when the management API does not answer; retryable.
+        """
         asked = self._now()
         async with self._turn:
             if self._begun < asked:
                 begun = self._now()
-                self._connections = await self._management.connections()
+                try:
+                    self._connections = await self._management.connections()
+                except ManagementUnavailable as error:
+                    self._connections = error
                 self._begun = begun
+            if isinstance(self._connections, ManagementUnavailable):
+                raise self._connections.with_traceback(None)
             return self._connections
 
     @contextmanager

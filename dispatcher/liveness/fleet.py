@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from coditect.errors import RegistryUnavailable
 from coditect.model.ids import AgentId
-from coditect.model.registration import AgentRecord
+from coditect.model.registration import AgentRecord, AgentStatus
 from coditect.registry.lookups import Lookups
 from coditect.registry.port import Registry, Search
 from coditect.telemetry.metrics import MemoryMetrics, Metrics
@@ -83,9 +83,14 @@ class Fleet:
             return False
         return record is not None and record.lease_ms > 0
 
+    def _is_well(self, agent: AgentId) -> bool:
+        """Tell whether the copy has an agent, and the agent did not report there that it is cut off from the broker."""
+        record = self._records.get(agent)
+        return record is not None and record.load.status is not AgentStatus.OFFLINE
+
     async def _read(self) -> tuple[AgentRecord, ...]:
         leases = await self._registry.leases()
-        wanted = [one for one, left_ms in leases.items() if one not in self._records or left_ms < LATE_MS]
+        wanted = [one for one, left_ms in leases.items() if left_ms < LATE_MS or not self._is_well(one)]
         now = asyncio.get_running_loop().time()
         if self._whole_at is None or len(wanted) > FEW or now - self._whole_at > WHOLE_SECONDS:
             self._records = {record.agent_id: record for record in await self._registry.find(Search())}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Iterable, Mapping, Set
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Set
 from functools import partial
 
 from coditect.broker.port import Broker
-from coditect.broker.topology import inbox_binding
+from coditect.broker.topology import MAILBOX_EXPIRES_MS, inbox_binding
 from coditect.errors import CoditectError
 from coditect.model.ids import AgentId
 from coditect.wire import routing
@@ -28,6 +28,11 @@ KNOWN_SECONDS = 12.0
 """The time after which the management API knows how many messages an unbound inbox has: it tells old numbers."""
 COUNT_PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0, 2.0, 4.0, 4.0)
 """The pauses between tries to count an inbox's messages, till its mailbox is gone and its number of messages known."""
+TRUSTED_SECONDS = MAILBOX_EXPIRES_MS / 1000 - sum(COUNT_PAUSES)
+"""How old the instant of an unbound inbox may be when the tries begin: an agent that bound its inbox after the instant
+has a mailbox till their end, because a mailbox that nobody reads expires later."""
+FEW = 50
+"""The number of agents whose queues are looked at together: each look opens a channel, and the broker has 2,047."""
 
 
 class LeftQueues:
@@ -41,6 +46,7 @@ class LeftQueues:
         self._evict = evict
         self._fleet = fleet
         self._database = database
+        self._few = asyncio.Semaphore(FEW)
 
     async def find(self, names: Iterable[str]) -> Mapping[str, frozenset[str]]:
         """Return the queues of agents that are not in the registry, and of dispatchers without a beat, by owner.
@@ -64,7 +70,7 @@ class LeftQueues:
         agent, left = AgentId(owner), {*queues, f"reply.{owner}"}
         for pause in TIDY_PAUSES:  # the first at once: who leads may be gone soon, and nobody else does it
             await asyncio.sleep(pause)
-            if await _is_done(owner, self._are_removed(left, agent)):
+            if await self._is_done(owner, self._are_removed(left, agent)):
                 return
 
     async def remove_inboxes(self, owners: Set[AgentId]) -> None:
@@ -76,17 +82,25 @@ class LeftQueues:
         Raises:
             Retryable: when the registry or the store does not answer.
         """
-        since = await self._database.read(_unbound)
+        since, living = await self._database.read(_unbound), await self._fleet.living()
         now_ms = await self._fleet.now_ms()
-        await asyncio.gather(*(_is_done(agent, self._is_unbound(agent)) for agent in owners - since.keys()))
-        known = {agent for agent, unbound_ms in since.items() if _is_known(unbound_ms, now_ms)}
-        await self._database.run(partial(_forget, agents=known - owners))  # they are back, or without an inbox
+        old = {agent for agent, unbound_ms in since.items() if now_ms - unbound_ms >= TRUSTED_SECONDS * 1000}
+        await self._database.run(partial(_forget, agents=(old - owners) | (living & since.keys())))
+        await self._done(self._is_unbound, owners - (since.keys() - old))
         left = set(owners)
         for pause in COUNT_PAUSES:
             await asyncio.sleep(pause)
-            left = {agent for agent in left if not await _is_done(agent, self._is_without_inbox(agent))}
+            left -= await self._done(self._is_without_inbox, left)
             if not left:
                 break
+
+    async def forget(self, agent: AgentId) -> None:
+        """Forget since when the inbox of an agent that is back was unbound; never raises."""
+        await self._is_done(agent, self._is_forgotten(agent))
+
+    async def _is_forgotten(self, agent: AgentId) -> bool:
+        await self._database.run(partial(_forget, agents=[agent]))
+        return True
 
     async def _is_unbound(self, agent: AgentId) -> bool:
         """Unbind an agent's inbox, and note the instant for `remove_inboxes`; return True."""
@@ -106,8 +120,8 @@ class LeftQueues:
             return True
         if await self._broker.stats(routing.mailbox_queue(agent)) is not None:
             return False
-        unbound_ms = (await self._database.read(_unbound)).get(agent)
-        if unbound_ms is None or not _is_known(unbound_ms, await self._fleet.now_ms()):
+        unbound = await self._database.read(lambda tr: tr.get(UNBOUND.pack((agent,))))
+        if unbound is None or not _is_known(read_counter(unbound), await self._fleet.now_ms()):
             return False
         if self._evict is None or await self._evict.messages(inbox) != 0:
             return False
@@ -148,24 +162,30 @@ class LeftQueues:
         await self._broker.delete_queue(queue, if_empty=is_next, classic=is_next)
         return True
 
+    async def _done(self, step: Callable[[AgentId], Awaitable[bool]], agents: Iterable[AgentId]) -> Set[AgentId]:
+        """Take a step for many agents, a few at a time, and return those for which it need not be tried again."""
+        among = tuple(agents)
+        done = await asyncio.gather(*(self._is_done(agent, step(agent)) for agent in among))
+        return {agent for agent, is_done in zip(among, done, strict=True) if is_done}
+
+    async def _is_done(self, owner: str, step: Awaitable[bool]) -> bool:
+        """Return what a step returns; False, to try it again, when broker, store or management API do not answer."""
+        try:
+            async with self._few:
+                return await step
+        except CoditectError as error:
+            log.debug("A dead process's queues could not be seen", extra={"owner": owner, "reason": str(error)})
+            return False
+
 
 def _unbound(tr: Reads) -> Mapping[AgentId, int]:
     return {AgentId(UNBOUND.unpack(key)[0]): read_counter(value) for key, value in tr.get_range(*UNBOUND.range())}
 
 
 def _is_known(unbound_ms: int, now_ms: int) -> bool:
-    return now_ms - unbound_ms >= KNOWN_SECONDS * 1000
+    return KNOWN_SECONDS * 1000 <= now_ms - unbound_ms < MAILBOX_EXPIRES_MS
 
 
 def _forget(tr: Transaction, *, agents: Iterable[AgentId]) -> None:
     for agent in agents:
         tr.clear(UNBOUND.pack((agent,)))
-
-
-async def _is_done(owner: str, step: Awaitable[bool]) -> bool:
-    """Return what a step returns; False, to try it again, when broker or management API do not answer."""
-    try:
-        return await step
-    except CoditectError as error:
-        log.debug("A dead process's queues could not be seen", extra={"owner": owner, "reason": str(error)})
-        return False

@@ -27,6 +27,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Set
 from contextlib import AsyncExitStack
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -115,6 +116,9 @@ class Monitor:
             )
         await self._pings.__aenter__()
         self._background.keep(self._watch, name="watch agents", critical=True, idle=True)
+        self._background.keep(self._stand, name="stand for the lead", critical=True, idle=True)
+        if self._evict is not None:
+            self._background.keep(partial(self._tidy, self._evict), name="tidy", critical=False, idle=True)
         return self
 
     async def __aexit__(
@@ -138,11 +142,21 @@ class Monitor:
 
     async def _watch(self) -> None:
         while True:
-            await self._campaign()
             await self._look()
-            if self._evict is not None and self.leads and self._now() >= self._sweep_at:
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _stand(self) -> None:
+        """Stand for the lead again and again; apart from the looks, which a slow store must not delay."""
+        while True:
+            await self._campaign()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _tidy(self, evict: Evictor) -> None:
+        """Remove the queues of dead processes when it is time, while this monitor leads; one sweep at a time."""
+        while True:
+            if self.leads and self._now() >= self._sweep_at:
                 self._sweep_at = self._now() + SWEEP_SECONDS
-                self._background.start(self._sweep(self._evict), name="sweep")
+                await self._sweep(evict)
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _look(self) -> None:
@@ -194,6 +208,7 @@ class Monitor:
         log.info("An agent that was taken for dead is back", extra={"agent_id": agent})
         if self.leads:
             self._events.emit("agent.online", subject=agent, back=True)
+        self._background.start(self._left.forget(agent), name=f"forget {agent}")
 
     async def _relieve(self, agent: AgentId) -> None:
         """Evict an agent that reports to be cut off from the broker, so that other agents get its tasks.

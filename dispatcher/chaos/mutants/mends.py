@@ -88,18 +88,18 @@ MUTANTS = (
         "        if False:\n",
         "tasks that a full queue refused are lost with a dead agent's inbox",
         (
-            "tests/unit/dispatcher/test_left_queues.py::"
+            "tests/unit/dispatcher/test_unbound_inboxes.py::"
             "test_tasks_of_a_dead_agent_s_inbox_that_a_full_queue_refuses_wait_there_until_it_has_room",
         ),
     ),
     Mutant(
         "inbox_counted_early",
         "dispatcher.liveness.left_queues",
-        "return now_ms - unbound_ms >= KNOWN_SECONDS * 1000",
+        "return KNOWN_SECONDS * 1000 <= now_ms - unbound_ms < MAILBOX_EXPIRES_MS",
         "return True",
         "tasks that a full queue refused are lost with a dead agent's inbox: its number of messages was old",
         (
-            "tests/unit/dispatcher/test_left_queues.py::"
+            "tests/unit/dispatcher/test_unbound_inboxes.py::"
             "test_inbox_is_kept_until_the_number_of_its_messages_is_younger_than_its_last_one",
         ),
     ),

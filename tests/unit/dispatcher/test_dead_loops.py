@@ -31,6 +31,7 @@ CRITICAL = (
     "leases",
     "orphan detector 0",
     "shard worker 0",
+    "stand for the lead",
     "timers of shard 0",
     "watch agents",
 )
@@ -44,6 +45,7 @@ OPTIONAL = (
     "projector 0",
     "requests in RQ",
     "retention",
+    "tidy",
 )
 NODES = 30
 HEALED_SECONDS = 2.0

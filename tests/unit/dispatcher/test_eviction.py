@@ -68,6 +68,20 @@ async def test_many_at_once_share_listings_that_began_after_they_asked() -> None
     assert api.open_connections == []
 
 
+@in_virtual_time
+async def test_many_at_once_share_the_failure_of_a_listing() -> None:
+    api = Listing()
+    api.down = True
+    evict = ManagementEvictor(api, "/")
+
+    failed = await asyncio.gather(*(evict.evict(f"worker-{number}") for number in range(50)), return_exceptions=True)
+    api.down = False
+
+    assert [type(one) for one in failed] == [ManagementUnavailable] * 50
+    assert api.listed <= 2
+    assert await evict.evict("worker-1") == 0
+
+
 @pytest.mark.parametrize("asks_last", ["connections", "queues"])
 @in_virtual_time
 async def test_failure_is_told_once_and_its_end_once(asks_last: str, caplog: pytest.LogCaptureFixture) -> None:

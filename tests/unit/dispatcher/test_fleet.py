@@ -70,6 +70,20 @@ async def test_a_fleet_that_beats_is_read_once_and_then_by_what_changes(size: in
     assert registry.records == 1
 
 
+async def test_one_that_was_cut_off_is_read_anew_until_it_is_not() -> None:
+    registry = Counting()
+    fleet = Fleet(registry)
+    await registry.join(1)
+    await registry.beat(1, Load(AgentStatus.OFFLINE))
+    told = [one.load.status for one in await fleet.look()]
+    for load in (Load(AgentStatus.OFFLINE), IDLE, IDLE):
+        await registry.beat(1, load)
+        told += [one.load.status for one in await fleet.look()]
+
+    assert told == [AgentStatus.OFFLINE] * 2 + [AgentStatus.IDLE] * 2
+    assert registry.records == 3
+
+
 async def test_one_that_beats_late_is_read_anew_and_seen_to_drain() -> None:
     registry = Counting()
     fleet = Fleet(registry)

@@ -8,20 +8,18 @@ import pytest
 
 from coditect.broker.management import ManagementUnavailable
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.broker.memory.queue import DEAD_LETTER_RETRY_SECONDS
-from coditect.broker.topology import Binding, Queue, QueueType, Topology, agent_queues
+from coditect.broker.topology import Queue, QueueType, Topology, agent_queues
 from coditect.errors import Unroutable
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
 from coditect.model.registration import Load, Registration
 from coditect.registry.memory import MemoryRegistry
 from coditect.wire import routing
-from dispatcher.ledger.keyspace import UNBOUND
 from dispatcher.ledger.ownership import leases
 from dispatcher.liveness import left_queues
-from dispatcher.liveness.monitor import AGAIN_SECONDS, REGISTER_SECONDS, SWEEP_SECONDS
+from dispatcher.liveness.eviction import Evictor
+from dispatcher.liveness.monitor import AGAIN_SECONDS, REGISTER_SECONDS, SWEEP_SECONDS, Monitor
 from dispatcher.liveness.roster import SUSPECT_SECONDS
-from dispatcher.store.transaction import write_counter
 from tests.unit.dispatcher.watch import Watch, open_watch
 from tests.unit.registry.samples import IDLE, make_registration
 from tests.unit.testing.workers import Sleepers
@@ -202,118 +200,30 @@ async def test_dead_agent_s_queues_but_its_inbox_are_removed_without_a_pause_whe
         assert watch.queues(dead) == [routing.inbox_queue(dead)]
 
 
-DEAD, FULL = AgentId("dead"), Queue("full", max_length=1)
+async def test_sweeps_never_overlap_however_often_the_lead_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    campaign, sweep, under_way = Monitor._campaign, Monitor._sweep, list[int]()
+    running = 0
 
+    async def lost_and_won(monitor: Monitor) -> None:
+        monitor._lease = None
+        await campaign(monitor)
 
-async def die_with_two_tasks(watch: Watch, broker: MemoryBroker) -> None:
-    """An agent dies whose inbox has two tasks, of which the queue that gets them has room for one."""
-    bounded = Topology(queues=(FULL,), bindings=(Binding(routing.TASKS, FULL.name, DEAD),))
-    async with MemoryBroker(watch.fleet.server, name=DEAD) as its_own:
-        await its_own.declare(agent_queues(DEAD, slots=4) + bounded)
-    for body in (b"first", b"second"):
-        await broker.publish(Message(body=body), exchange=routing.AGENTS, routing_key=DEAD)
+    async def counted(monitor: Monitor, evict: Evictor) -> None:
+        nonlocal running
+        running += 1
+        under_way.append(running)
+        await sweep(monitor, evict)
+        running -= 1
 
-
-async def test_tasks_of_a_dead_agent_s_inbox_that_a_full_queue_refuses_wait_there_until_it_has_room() -> None:
-    async with open_watch([Sleepers().agent]) as watch, MemoryBroker(watch.fleet.server, name="any") as broker:
-        await die_with_two_tasks(watch, broker)
-        await watch.dispatcher(evict=watch.fleet.server)
-        await watch.fleet.advance(f"{FOUND_SECONDS + SWEEP_SECONDS}s")
-        waiting = left_of(watch, DEAD)
-        with pytest.raises(Unroutable):
-            await broker.publish(Message(body=b"late"), exchange=routing.AGENTS, routing_key=DEAD)
-        found = [await taken(broker, FULL)]
-        await watch.fleet.advance(f"{DEAD_LETTER_RETRY_SECONDS}s")
-        found.append(await taken(broker, FULL))
-        await watch.fleet.advance(f"{SWEEP_SECONDS + FOUND_SECONDS}s")
-
-        assert waiting == [routing.inbox_queue(DEAD)]
-        assert found == [b"first", b"second"]
-        assert left_of(watch, DEAD) == []
-
-
-class Late(Unlisted):
-    """An evictor whose numbers of messages are ten seconds old: of what was published at the start it knows later."""
-
-    def __init__(self, server: MemoryServer) -> None:
-        super().__init__(server)
-        self._began = asyncio.get_running_loop().time()
-
-    async def messages(self, queue: str) -> int | None:
-        is_old = asyncio.get_running_loop().time() < self._began + 10.0
-        return 0 if is_old else await super().messages(queue)
-
-
-async def test_inbox_is_kept_until_the_number_of_its_messages_is_younger_than_its_last_one() -> None:
-    async with open_watch([Sleepers().agent]) as watch, MemoryBroker(watch.fleet.server, name="any") as broker:
-        await die_with_two_tasks(watch, broker)
-        late = Late(watch.fleet.server)
-        for owner in ("first", "second", "third"):
-            await watch.dispatcher(owner, evict=late)
-            await watch.fleet.advance(f"{LIFE_SECONDS}s")
-            await watch.end(owner)
-        await watch.dispatcher("last", evict=late)
-        await watch.fleet.advance(f"{FOUND_SECONDS}s")
-
-        assert left_of(watch, DEAD) == [routing.inbox_queue(DEAD)]
-
-
-async def test_inbox_that_is_bound_again_after_its_noted_instant_is_kept() -> None:
-    async with open_watch([Sleepers().agent]) as watch, MemoryBroker(watch.fleet.server, name="any") as broker:
-        long_ago = await watch.fleet.registry.now_ms() - 60_000
-        await watch.database.run(lambda tr: tr.set(UNBOUND.pack((DEAD,)), write_counter(long_ago)))
-        await die_with_two_tasks(watch, broker)
-        await watch.dispatcher(evict=Late(watch.fleet.server))
-        await watch.fleet.advance(f"{FOUND_SECONDS}s")
-
-        assert left_of(watch, DEAD) == [routing.inbox_queue(DEAD)]
-
-
-@pytest.mark.parametrize("killed", [True, False])
-async def test_inbox_is_unbound_before_the_mailbox_is_deleted(killed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps, unbind, delete = list[tuple[str, str]](), MemoryServer.unbind, MemoryServer.delete_queue
-
-    def unbound(server: MemoryServer, binding: Binding) -> None:
-        steps.append(("unbind", binding.queue))
-        unbind(server, binding)
-
-    def deleted(server: MemoryServer, queue: str) -> None:
-        steps.append(("delete", queue))
-        delete(server, queue)
-
-    monkeypatch.setattr(MemoryServer, "unbind", unbound)
-    monkeypatch.setattr(MemoryServer, "delete_queue", deleted)
+    monkeypatch.setattr(Monitor, "_campaign", lost_and_won)
+    monkeypatch.setattr(Monitor, "_sweep", counted)
     async with open_watch([Sleepers().agent]) as watch:
+        await die_unseen(watch)
         await watch.dispatcher(evict=watch.fleet.server)
-        await watch.fleet.advance("2s")
-        one = watch.fleet.agents[0].id
-        watch.fleet.kill(one) if killed else await watch.fleet.drain(one)
-        await watch.fleet.advance(f"{FOUND_SECONDS + SUSPECT_SECONDS}s")
+        await watch.fleet.advance(f"{2 * FOUND_SECONDS}s")
 
-    first, second = ("unbind", routing.inbox_queue(one)), ("delete", routing.mailbox_queue(one))
-    assert steps.index(first) < steps.index(second)
-
-
-async def taken(broker: MemoryBroker, queue: Queue) -> bytes:
-    message = await broker.get(queue.name)
-    assert message is not None
-    message.ack()
-    return message.message.body
-
-
-@pytest.mark.parametrize("evicts", [True, False])
-async def test_store_keeps_nothing_of_an_inbox_that_is_deleted_or_that_nobody_can_count(evicts: bool) -> None:
-    async with open_watch([Sleepers().agent]) as watch:
-        await watch.dispatcher(evict=watch.fleet.server if evicts else None)
-        await watch.fleet.advance("2s")
-        dead = watch.fleet.agents[0].id
-        watch.fleet.kill(dead)
-        while not watch.lost["first"]:
-            await watch.fleet.advance("100ms")
-        await watch.fleet.advance(f"{2 * SWEEP_SECONDS + FOUND_SECONDS}s")
-
-        assert left_of(watch, dead) == ([] if evicts else [routing.inbox_queue(dead)])
-        assert await watch.database.read(lambda tr: tr.get_range(*UNBOUND.range())) == []
+    assert len(under_way) > 1
+    assert set(under_way) == {1}
 
 
 async def test_agent_registers_before_it_has_queues(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 import pytest
 
@@ -14,6 +15,8 @@ from coditect.registry.port import Search
 from coditect.testing import State
 from dispatcher.liveness.left_queues import KNOWN_SECONDS
 from dispatcher.liveness.monitor import LOOK_SECONDS, RELIEF_SECONDS, SWEEP_SECONDS
+from dispatcher.store.memory import MemoryDatabase
+from dispatcher.store.transaction import Transaction
 from tests.unit.dispatcher.watch import Watch, open_watch
 from tests.unit.testing.workers import Sleepers
 
@@ -342,6 +345,25 @@ async def test_agent_is_gone_though_its_eviction_never_works() -> None:
         (frozen,) = watch.fleet.pause(watch.fleet.agents[0].id)
 
         await watch.fleet.advance("9s")
+
+        assert watch.lost["first"] == [frozen.id]
+
+
+async def test_agent_is_found_dead_although_each_transaction_of_the_store_takes_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = MemoryDatabase.run
+
+    async def slow(database: MemoryDatabase, body: Callable[[Transaction], object]) -> object:
+        await asyncio.sleep(2.0)
+        return await run(database, body)
+
+    async with open_watch([Sleepers().agent]) as watch:
+        await watch.dispatcher(evict=watch.fleet.server)
+        monkeypatch.setattr(MemoryDatabase, "run", slow)
+        await watch.fleet.advance("10s")
+        (frozen,) = watch.fleet.pause(watch.fleet.agents[0].id)
+        await watch.fleet.advance("20s")
 
         assert watch.lost["first"] == [frozen.id]
 
