@@ -30,6 +30,8 @@ Result = TypeVar("Result")
 API_VERSION = 730
 """The version of FoundationDB's client API; a process can choose only one."""
 OPEN_SECONDS = 10.0
+DECIDED_SECONDS = 1.0
+"""The longest wait of a canceled caller for the end of its transaction, which takes longer when no cluster answers."""
 TOO_OLD = 1007
 MOST_RANGES = 2
 """The most ranges that a transaction keeps of what it read ahead; of more ranges FoundationDB's client answers."""
@@ -142,7 +144,15 @@ class FdbDatabase:
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         if self._pool is None:
             raise errors.StoreUnavailable("The store is not open")
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        begun = self._pool.submit(work)
+        ending = asyncio.wrap_future(begun)
+        try:
+            return await asyncio.shield(ending)
+        except asyncio.CancelledError:
+            if not begun.cancel():  # its commit must not come after what the caller does next
+                ending.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+                await asyncio.wait([ending], timeout=DECIDED_SECONDS)
+            raise
 
     def _open(self) -> Any:
         settings = self._settings

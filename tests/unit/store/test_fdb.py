@@ -167,6 +167,37 @@ async def test_the_loop_is_free_while_a_transaction_waits() -> None:
         assert await database.read(lambda tr: tr.get(b"a")) == b"1"
 
 
+async def test_canceled_caller_goes_on_when_its_commit_is_decided() -> None:
+    stub = FdbStub()
+    async with FdbDatabase(binding=stub) as database:
+        with stub.lock:
+            running = asyncio.create_task(database.run(lambda tr: tr.set(b"a", b"1")))
+            await asyncio.wait({running}, timeout=0.1)
+            running.cancel()
+            await asyncio.wait({running}, timeout=0.1)
+            undecided = not running.done()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+        assert undecided
+        assert await database.read(lambda tr: tr.get(b"a")) == b"1"
+
+
+async def test_transaction_that_is_canceled_before_a_thread_has_it_is_not_run() -> None:
+    stub, begun = FdbStub(), list[str]()
+    async with FdbDatabase(FdbSettings(threads=1), binding=stub) as database:
+        with stub.lock:
+            first = asyncio.create_task(database.run(lambda tr: tr.set(b"a", b"1")))
+            second = asyncio.create_task(database.run(lambda tr: begun.append("second")))
+            await asyncio.wait({first, second}, timeout=0.1)
+            second.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await second
+        await first
+
+    assert begun == []
+
+
 def test_every_code_has_a_meaning() -> None:
     meant = [translated(FDBError(code)) for code in range(1, 5000)]
 
