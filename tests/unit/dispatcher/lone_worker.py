@@ -20,7 +20,8 @@ from coditect.registry.reference_clock import ReferenceClock
 from coditect.telemetry.names import COMMITS_REFUSED, RESULTS_REFUSED
 from coditect.wire import routing
 from coditect.wire.control import Verb
-from coditect.workflow.documents.document import node_document
+from coditect.workflow.documents.document import child_document, node_document
+from coditect.workflow.sub_workflows import children_of
 from dispatcher.capacity import Capacity
 from dispatcher.ledger import outbox
 from dispatcher.ledger.commands import Asked
@@ -78,7 +79,9 @@ def start_of(workflow: str, flow: Workflow | None = None) -> Asked:
         flow.task(CAPABILITY, name="only")
     definition = flow.definition()
     nodes = {node.name: node_document(node) for node in definition.nodes}
-    head = {"workflow": workflow, "name": definition.name, "input": None}
+    head: dict[str, Any] = {"workflow": workflow, "name": definition.name, "input": None}
+    if children := {child.name: child_document(child) for child in children_of(definition)}:
+        head["workflows"] = children
     return Asked(Verb.START, {**head, "chunk": 1, "chunks": 1, "count": len(nodes), "nodes": nodes})
 
 

@@ -317,3 +317,17 @@ async def test_what_cannot_be_done_keeps_nothing_else_of_the_shard_waiting(
     assert not ledger.seen[-1].unfinished
     assert (refused.value.facts["workflow"], refused.value.facts["kind"]) == ("w", EXPAND)
     assert (refused.value.retryable, refused.value.overdue) == (True, False)
+
+
+async def test_many_pieces_that_are_set_aside_keep_nothing_else_of_the_shard_waiting(ledger: Ledger) -> None:
+    pieces = {TODO.pack((0, "a", f"each{number}", EXPAND)) for number in range(8)}
+    for piece in pieces:
+        await ledger.database.run(lambda tr, piece=piece: tr.set(piece, b"0"))  # type: ignore[misc]
+    ledger.set_aside |= pieces
+    flow = Workflow("map")
+    flow.map("work", [1, 2], name="each")
+
+    await ledger.start(flow.definition())
+    await ledger.play(lambda _: completed(1))
+
+    assert await ledger.state() is WorkflowState.COMPLETED

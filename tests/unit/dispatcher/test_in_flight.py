@@ -72,3 +72,28 @@ def test_what_an_agent_had_that_is_gone_is_lost(flights: InFlight) -> None:
 @pytest.mark.parametrize("flights", [one(begun=False), one(begun=True, acked=True, agent="worker-2")])
 def test_agent_that_is_gone_costs_no_other_anything(flights: InFlight) -> None:
     assert flights.lost_with(GONE, 0.0) == []
+
+
+def test_tasks_of_a_shard_that_is_another_s_take_no_room() -> None:
+    window = Capacity(lambda: 0.0)
+    flights = InFlight(window)
+    flights.follow(published("work.do"), 0.0)
+    assert window.under_way("work.do") == 1
+
+    flights.close()
+
+    assert (window.under_way("work.do"), len(flights)) == (0, 0)
+
+
+def test_task_that_another_capability_has_taken_over_takes_room_of_that_one_alone() -> None:
+    window = Capacity(lambda: 0.0)
+    flights = InFlight(window)
+    flights.follow(published("work.do"), 0.0)
+
+    flights.follow(published("work.other"), 0.0)
+
+    assert (window.under_way("work.do"), window.under_way("work.other")) == (0, 1)
+
+
+def published(capability: str) -> Transition:
+    return Transition(KEY, TaskState.PUBLISHED, capability, "p1", NodeRecord(TaskState.PUBLISHED, publication=7))

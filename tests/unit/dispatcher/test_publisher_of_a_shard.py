@@ -8,10 +8,12 @@ from typing import Any, cast
 import pytest
 
 from coditect.broker.port import Broker
+from coditect.errors import CoditectError
 from coditect.model.capability import Priority
 from coditect.model.ids import TaskId
 from coditect.model.task import Task
 from dispatcher.ledger.effects import NodeKey, Publication
+from dispatcher.ledger.workflows import republish
 from dispatcher.shards.completions import CommandAnswer
 from dispatcher.shards.publishing.publisher import ShardPublisher
 from tests.support import eventually
@@ -132,3 +134,20 @@ async def test_rebuild_that_is_asked_for_twice_publishes_once_what_the_first_one
         await eventually(lambda: lone.published() == 2)
         assert lone.flight.publication == last + 1
         assert lone.window.under_way(CAPABILITY) == 1
+
+
+async def test_shard_publishes_again_though_its_rebuild_was_refused_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> int:
+        raise ValueError("The fault that was asked for")
+
+    async with open_worker() as lone:
+        noted: CommandAnswer[int] = CommandAnswer()
+        with monkeypatch.context() as patched:
+            patched.setattr(republish, "begin", refuse)
+            lone.worker.rebuild("marker", "a person", noted)
+            with pytest.raises(CoditectError, match="failed on this"):
+                await noted.future
+
+        await lone.start()
+
+        await eventually(lambda: lone.published() == 1)

@@ -16,11 +16,15 @@ from coditect import Agent, Workflow
 from coditect.broker.memory import MemoryBroker
 from coditect.testing import TestFleet
 from coditect.workflow.states import WorkflowState
-from dispatcher.ledger import outbox
+from dispatcher.ledger import outbox, versions
+from dispatcher.ledger.keyspace import MARKERS
 from dispatcher.ledger.ownership import incarnation
+from dispatcher.ledger.ownership.incarnation import HOUR_MS, HOURS_FROM_MS, NUMBERS
 from dispatcher.program import Dispatcher, DispatcherOptions, running_dispatcher
 from dispatcher.store.memory import Disk, MemoryDatabase
 from dispatcher.taskgraph.memory import MemoryTaskGraph
+from tests.unit.dispatcher.ledger import Ledger
+from tests.unit.dispatcher.test_batch import one_node
 from tests.unit.layers.scene import Store
 
 SLOW_SECONDS = 10.0
@@ -82,6 +86,46 @@ async def test_result_of_an_abandoned_run_is_refused_after_the_store_was_copied_
 
             assert (executions, await run.result(int, node="slow")) == (2, 2)
             assert restored.ownership.figures()["late"] >= 1
+
+
+@pytest.mark.parametrize(("known", "forgotten"), [(0, False), (1, True)])
+def test_shards_of_a_store_that_redis_knows_to_be_older_forget_their_brokers(known: int, forgotten: bool) -> None:
+    store = Store()
+    store.run(lambda tr: incarnation.begin(tr, "store", known=0))
+    store.run(lambda tr: tr.set(MARKERS.pack((0,)), versions.MARKER.pack(("marker", "occasion", 3))))
+
+    begun = store.run(lambda tr: incarnation.begin(tr, "other", known=known))
+
+    assert (begun.store, begun.number, begun.is_restored) == ("store", known + 1, forgotten)
+    assert (store.run(lambda tr: tr.get_range(*MARKERS.range())) == []) is forgotten
+
+
+def test_incarnation_of_a_copy_is_above_what_any_life_since_2026_began_where_redis_was_wiped() -> None:
+    store = Store()
+    store.run(lambda tr: incarnation.begin(tr, "store", known=0))
+
+    store.run(lambda tr: incarnation.restore(tr, HOURS_FROM_MS + 7_000 * HOUR_MS))
+
+    assert store.run(lambda tr: incarnation.begin(tr, "other", known=0)).number == 7_001
+
+
+def test_dispatchers_that_start_at_once_begin_no_incarnation_together() -> None:
+    store = Store()
+    one, other = store.begin(), store.begin()
+    for opened, name in ((one, "a"), (other, "b")):
+        incarnation.begin(opened.tr, name, known=0)
+
+    assert [one.commits(), other.commits()] == [True, False]
+
+
+async def test_numbers_and_fences_are_above_the_floor_of_the_incarnation() -> None:
+    async with MemoryDatabase() as database:
+        ledger = await Ledger.open(database, floor=3 * NUMBERS)
+        await ledger.start(one_node())
+
+    (publication,) = ledger.published
+    assert publication.task.owner is not None
+    assert (publication.number, publication.task.owner.fence) == (3 * NUMBERS + 1, 3 * NUMBERS + 1)
 
 
 class Restored(RuleBasedStateMachine):

@@ -26,6 +26,14 @@ def test_an_expired_key_is_free_before_it_is_swept(store: Store, end: End) -> No
     assert store.run(lambda tr: idempotency.read(tr, "release-42", now_ms=2_000)) is None
 
 
+def test_a_key_that_is_claimed_again_outlives_what_it_was_before(store: Store, end: End) -> None:
+    claim(store, "release-42", "w1", 0)
+    claim(store, "release-42", "w2", 1_000, end)
+
+    assert store.run(lambda tr: idempotency.sweep(tr, now_ms=1_999)) == 0
+    assert claim(store, "release-42", "w3", 1_999) == "w2"
+
+
 def test_two_that_come_at_once_get_one_workflow(store: Store) -> None:
     one, other = store.begin(), store.begin()
     for opened, workflow in ((one, "w1"), (other, "w2")):

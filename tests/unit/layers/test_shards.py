@@ -35,6 +35,14 @@ def test_the_first_caller_decides_how_many_shards_there_are(store: Store, end: E
     assert store.run(lambda tr: shards.fix_count(tr, 32)) == 8
 
 
+def test_callers_that_decide_at_once_have_one_number_of_shards(store: Store) -> None:
+    one, other = store.begin(), store.begin()
+    assert [shards.fix_count(one.tr, 8), shards.fix_count(other.tr, 32)] == [8, 32]
+
+    assert [one.commits(), other.commits()] == [True, False]
+    assert store.run(lambda tr: shards.fix_count(tr, 32)) == 8
+
+
 def test_there_is_at_least_one_shard(store: Store) -> None:
     with pytest.raises(ValueError, match="at least one"):
         store.run(lambda tr: shards.fix_count(tr, 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -85,6 +86,21 @@ async def test_restore_takes_the_copy_keeps_what_was_there_and_begins_a_new_inca
     assert isinstance(found, Incarnation)
     assert (found.store, found.number > 0, markers) == ("me", True, [])
     assert (begun.store, begun.floor) == ("me", (found.number + 1) * NUMBERS)
+
+
+async def test_log_that_a_killed_owner_left_stays_with_its_store_and_not_with_the_copy(tmp_path: Path) -> None:
+    path, copy, killed = (tmp_path / name for name in ("store.db", "copy.db", "killed.db"))
+    async with SqliteDatabase(path) as database:
+        await database.run(lambda tr: write(tr, 1))
+        await asyncio.to_thread(backup, settings(path), copy)
+        await database.run(lambda tr: write(tr, 2))
+        for end in ("", "-wal"):  # as they lie there when the owner is killed now
+            shutil.copy(f"{path}{end}", f"{killed}{end}")
+
+    kept = await asyncio.to_thread(restore, settings(killed), copy)
+
+    assert kept is not None
+    assert (await rows_of(killed), await rows_of(kept)) == ((PARTS, 1), (2 * PARTS, 2))
 
 
 async def test_nothing_is_restored_over_a_store_that_is_in_use(tmp_path: Path) -> None:
