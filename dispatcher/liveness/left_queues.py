@@ -28,9 +28,6 @@ KNOWN_SECONDS = 12.0
 """The time after which the management API knows how many messages an unbound inbox has: it tells old numbers."""
 COUNT_PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0, 2.0, 4.0, 4.0)
 """The pauses between tries to count an inbox's messages, till its mailbox is gone and its number of messages known."""
-TRUSTED_SECONDS = MAILBOX_EXPIRES_MS / 1000 - sum(COUNT_PAUSES)
-"""How old the instant of an unbound inbox may be when the tries begin: an agent that bound its inbox after the instant
-has a mailbox till their end, because a mailbox that nobody reads expires later."""
 FEW = 50
 """The number of agents whose queues are looked at together: each look opens a channel, and the broker has 2,047."""
 
@@ -84,7 +81,7 @@ class LeftQueues:
         """
         since, living = await self._database.read(_unbound), await self._fleet.living()
         now_ms = await self._fleet.now_ms()
-        old = {agent for agent, unbound_ms in since.items() if now_ms - unbound_ms >= TRUSTED_SECONDS * 1000}
+        old = {agent for agent, unbound_ms in since.items() if now_ms - unbound_ms >= MAILBOX_EXPIRES_MS}
         await self._database.run(partial(_forget, agents=(old - owners) | (living & since.keys())))
         await self._done(self._is_unbound, owners - (since.keys() - old))
         left = set(owners)
@@ -113,7 +110,8 @@ class LeftQueues:
     async def _is_without_inbox(self, agent: AgentId) -> bool:
         """Delete an inbox that is unbound and has no message; return False, to try again, while that is not known.
 
-        An agent that has a mailbox may have bound its inbox again since the instant that is noted.
+        An agent that has a mailbox may have bound its inbox again since the instant that is noted. So may one that has
+        none, when the instant is older than a mailbox that nobody reads.
         """
         inbox = routing.inbox_queue(agent)
         if await self._fleet.has(agent):

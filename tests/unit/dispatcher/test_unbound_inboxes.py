@@ -9,13 +9,12 @@ import pytest
 
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.memory.queue import DEAD_LETTER_RETRY_SECONDS
-from coditect.broker.topology import Binding, Queue, Topology, agent_queues, inbox_binding
+from coditect.broker.topology import MAILBOX_EXPIRES_MS, Binding, Queue, Topology, agent_queues, inbox_binding
 from coditect.errors import Unroutable
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
 from coditect.wire import routing
 from dispatcher.ledger.keyspace import UNBOUND
-from dispatcher.liveness.left_queues import TRUSTED_SECONDS
 from dispatcher.liveness.monitor import SWEEP_SECONDS
 from dispatcher.liveness.roster import SUSPECT_SECONDS
 from dispatcher.store.transaction import read_counter, write_counter
@@ -126,7 +125,7 @@ async def test_inbox_of_an_agent_that_was_back_and_drains_just_before_the_next_l
 async def test_instant_of_an_agent_that_is_back_and_an_old_one_are_forgotten_or_noted_again(back: bool) -> None:
     async with open_watch([Sleepers().agent]) as watch:
         agent = watch.fleet.agents[0].id
-        old_ms = await watch.fleet.registry.now_ms() - (0 if back else round(TRUSTED_SECONDS * 1000))
+        old_ms = await watch.fleet.registry.now_ms() - (0 if back else MAILBOX_EXPIRES_MS)
         await watch.database.run(lambda tr: tr.set(UNBOUND.pack((agent,)), write_counter(old_ms)))
         if not back:
             watch.fleet.kill(agent)
