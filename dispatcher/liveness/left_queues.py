@@ -67,7 +67,7 @@ class LeftQueues:
         agent, left = AgentId(owner), {*queues, f"reply.{owner}"}
         for pause in TIDY_PAUSES:  # the first at once: who leads may be gone soon, and nobody else does it
             await asyncio.sleep(pause)
-            if await self._is_done(owner, self._are_removed(left, agent)):
+            if await self._is_done(owner, partial(self._are_removed, left, agent)):
                 return
 
     async def remove_inboxes(self, owners: Set[AgentId]) -> None:
@@ -93,7 +93,7 @@ class LeftQueues:
 
     async def forget(self, agent: AgentId) -> None:
         """Forget since when the inbox of an agent that is back was unbound; never raises."""
-        await self._is_done(agent, self._is_forgotten(agent))
+        await self._is_done(agent, partial(self._is_forgotten, agent))
 
     async def _is_forgotten(self, agent: AgentId) -> bool:
         await self._database.run(partial(_forget, agents=[agent]))
@@ -163,14 +163,14 @@ class LeftQueues:
     async def _done(self, step: Callable[[AgentId], Awaitable[bool]], agents: Iterable[AgentId]) -> Set[AgentId]:
         """Take a step for many agents, a few at a time, and return those for which it need not be tried again."""
         among = tuple(agents)
-        done = await asyncio.gather(*(self._is_done(agent, step(agent)) for agent in among))
+        done = await asyncio.gather(*(self._is_done(agent, partial(step, agent)) for agent in among))
         return {agent for agent, is_done in zip(among, done, strict=True) if is_done}
 
-    async def _is_done(self, owner: str, step: Awaitable[bool]) -> bool:
+    async def _is_done(self, owner: str, step: Callable[[], Awaitable[bool]]) -> bool:
         """Return what a step returns; False, to try it again, when broker, store or management API do not answer."""
         try:
             async with self._few:
-                return await step
+                return await step()
         except CoditectError as error:
             log.debug("A dead process's queues could not be seen", extra={"owner": owner, "reason": str(error)})
             return False
