@@ -33,7 +33,8 @@ def task_node(
     `reads` is the key of the state that is the task's input, or a function that makes the input of the state.
     The task is durable, and its idempotency key is made of the thread and the checkpoint from which the node runs: a
     graph that goes on after a crash, in any process, waits for the task that it has submitted before. A task that had
-    failed by then is done again.
+    failed by then is done again, and so is one whose checkpoint was not committed: run the graph with
+    `durability="sync"` to commit it first.
 
     With `direct`, the task is a direct one, without a control plane: done again when the node runs again, and canceled
     when the node is. `timeout` is how long the node waits; a durable task goes on.

@@ -41,14 +41,14 @@ def main() -> None:
     config = {"configurable": {"thread_id": thread}}
     if kind == "blocking":
         with Client.sync() as client:
-            say(graph_of(client).invoke(value, config))
+            say(graph_of(client).invoke(value, config, durability="sync"))
     else:
         asyncio.run(run(value, config))
 
 
 async def run(value: Any, config: Any) -> None:
     async with Client.from_env() as client:
-        say(await graph_of(client).ainvoke(value, config))
+        say(await graph_of(client).ainvoke(value, config, durability="sync"))
 
 
 def say(result: dict[str, Any]) -> None:
