@@ -136,7 +136,7 @@ class AcquireClient:
         the next one may be sent, so that no dispatcher finds a request of an agent that is gone.
 
         Raises:
-            NoOwner: when the shard never had a queue, as far as this process knows.
+            NoOwner: when the shard never had a queue, as far as this process knows, or refuses the request as invalid.
         """
         if self.closed:
             return None
@@ -150,7 +150,6 @@ class AcquireClient:
                     timeout_seconds=ANSWER_SECONDS,
                 )
                 await asyncio.wait([question.reply])
-                return self._read(question)
         except TimeoutError:
             self._unanswered(question, "no answer in time")
         except Unroutable as error:
@@ -158,6 +157,8 @@ class AcquireClient:
             self._unanswered(question, str(error))
         except CoditectError as error:
             self._unanswered(question, str(error))
+        else:
+            return self._read(question)
         return None
 
     async def insist(self, question: AcquireRequest, delivery: Delivery) -> Claim | None:
@@ -166,7 +167,7 @@ class AcquireClient:
         None means that the delivery was lost meanwhile, or that no answer came within `GIVE_UP_SECONDS`.
 
         Raises:
-            NoOwner: when the shard never had a queue, as far as this process knows.
+            NoOwner: as `ask` does.
         """
         loop = asyncio.get_running_loop()
         give_up = loop.time() + GIVE_UP_SECONDS
@@ -177,29 +178,31 @@ class AcquireClient:
             if claim is not None:
                 return claim
             await asyncio.wait([question.reply], timeout=pause)
-            if question.reply.done() and (claim := self._answered(question)) is not None:
+            if question.reply.done() and (claim := self._read(question)) is not None:
                 return claim
         return None
 
-    def _answered(self, question: AcquireRequest) -> Claim | None:
-        """Return the shard's answer that came between two sends; None when it is unreadable or an error."""
+    def _read(self, question: AcquireRequest) -> Claim | None:
+        """Return the shard's answer, and prepare to receive the reply to the next send.
+
+        None when the reply is unreadable or an error of the shard.
+
+        Raises:
+            NoOwner: when the shard refuses the request as invalid: it would refuse it each time.
+        """
+        reply, question.reply = question.reply, self._requests.expect(question.id)
         try:
-            return self._read(question)
+            outcome = reply.result()
+            failure = outcome.failure
+            claim = Claim.read(loads(outcome.body)) if failure is None else None
         except CoditectError as error:
             self._unanswered(question, str(error))
             return None
-
-    def _read(self, question: AcquireRequest) -> Claim:
-        """Return the shard's answer from a request's reply, and prepare to receive the reply to the next send.
-
-        Raises:
-            CoditectError: when the reply is unreadable or an error.
-        """
-        reply, question.reply = question.reply, self._requests.expect(question.id)
-        outcome = reply.result()
-        if outcome.failure is not None:
-            raise CoditectError("The claim was refused", reason=outcome.failure.reason, message=outcome.failure.message)
-        claim = Claim.read(loads(outcome.body))
+        if failure is not None and failure.type == InvalidTask.__name__:
+            raise no_owner("The task names no node that its shard could have", reason=failure.message)
+        if failure is not None:
+            self._unanswered(question, f"{failure.reason}: {failure.message}")
+            return None
         self._heard.add(question.origin)
         self._silent.discard(question.origin)
         return claim

@@ -34,7 +34,7 @@ def _works(ran: list[Any]) -> Agent:
 
 
 async def forge(broker: MemoryBroker, number: int, headers: Mapping[str, Any]) -> None:
-    named = {PREFIX + name: value for name, value in {"node": f"n{number}", "fence": 1, **headers}.items()}
+    named = {PREFIX + name: value for name, value in {"node": f"n{number}", "fence": 1, **headers}.items() if value}
     message = Message(b'"forged"', named, message_id=f"forged-{number}")
     await broker.publish(message, exchange=routing.TASKS, routing_key=f"work.do.p{number % 3}")
 
@@ -46,8 +46,10 @@ async def forge(broker: MemoryBroker, number: int, headers: Mapping[str, Any]) -
         {"workflow": "none", "origin": "12345"},
         {"workflow": "none"},
         {"workflow": "none", "origin": "0", "publication": 7},
+        {"workflow": "none", "origin": "0", "publication": 7, "node": ""},
+        {"workflow": "none", "origin": "0"},
     ],
-    ids=["no number", "no such shard", "none", "a real shard, no such workflow"],
+    ids=["no number", "no such shard", "none", "a real shard, no such workflow", "no node", "no publication"],
 )
 @pytest.mark.parametrize("fresh", [True, False])
 async def test_forged_owner_costs_nobody_a_place(headers: dict[str, Any], fresh: bool) -> None:
