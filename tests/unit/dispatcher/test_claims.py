@@ -94,6 +94,29 @@ async def test_started_notice_makes_the_next_claim_another_attempt(ledger: Ledge
     assert (claim.attempt, claim.fence, claim.suspect) == (2, 2, True)
 
 
+async def test_late_start_of_an_older_attempt_is_not_the_newer_ones(ledger: Ledger) -> None:
+    await ledger.start(one_node())
+    (publication,) = ledger.published
+    older = await claim_of(ledger, publication, "a-1")
+    newer = await claim_of(ledger, publication, "b-2")
+
+    await ledger.batch(Began(Started("w", "one", older.fence, publication.number, "a-1", older.attempt, 5)))
+
+    assert (await ledger.node("one")).agent == "b-2"
+    assert await claim_of(ledger, publication, "b-2") == newer
+
+
+async def test_late_start_of_an_older_publication_does_not_begin_the_newer_one(ledger: Ledger) -> None:
+    await ledger.start(one_node())
+    (publication,) = ledger.published
+    await ledger.batch(Lost(publication.node_key, publication.number))
+
+    await ledger.batch(Began(Started("w", "one", 1, publication.number, AGENT, 1, 5)))
+
+    claim = await claim_of(ledger, ledger.published[-1])
+    assert (claim.verdict, claim.attempt, claim.suspect) == (Verdict.RUN, 1, False)
+
+
 async def test_older_publication_is_stale(ledger: Ledger) -> None:
     await ledger.start(one_node())
     (publication,) = ledger.published

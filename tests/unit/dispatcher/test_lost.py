@@ -14,11 +14,11 @@ from dispatcher.ledger.nodes import advance
 from tests.unit.dispatcher.ledger import AGENT, Ledger, failed
 
 
-async def published(ledger: Ledger, *names: str) -> list[Publication]:
-    """Nodes that have one attempt each, all of them published."""
+async def published(ledger: Ledger, *names: str, attempts: int = 1) -> list[Publication]:
+    """Nodes that have so many attempts each, all of them published."""
     flow = Workflow("wide")
     for name in names:
-        flow.task("work", name=name, retry=Retry(max_attempts=1))
+        flow.task("work", name=name, retry=Retry(max_attempts=attempts))
     await ledger.start(flow.definition())
     return sorted(ledger.published, key=lambda one: one.node_key)
 
@@ -49,6 +49,20 @@ async def test_agent_that_is_gone_costs_an_attempt_if_it_is_the_one(
     await ledger.batch(Lost(publication.node_key, publication.number, agent))
 
     assert await ledger.states() == {"one": state}
+
+
+async def test_next_publication_of_a_dead_agent_s_task_is_nobody_s_and_may_be_lost_itself(ledger: Ledger) -> None:
+    (first,) = await published(ledger, "one", attempts=2)
+    node_key = first.node_key
+    await ledger.batch(Claimed(node_key, first.number, AGENT))
+    await ledger.batch(Lost(node_key, first.number, AGENT))
+    again = await ledger.node("one")
+
+    await ledger.batch(Lost(node_key, again.publication))
+
+    row = await ledger.node("one")
+    assert (again.state, again.attempt, again.agent) == (TaskState.PUBLISHED, 2, "")
+    assert (row.state, row.attempt, row.publication) == (TaskState.PUBLISHED, 2, again.publication + 1)
 
 
 async def test_lost_publication_leaves_no_row_behind(ledger: Ledger) -> None:

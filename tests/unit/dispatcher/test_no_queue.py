@@ -14,11 +14,15 @@ from coditect.model.capability import Priority
 from coditect.model.message import Message
 from coditect.testing import TestFleet
 from coditect.wire import routing
-from coditect.workflow.states import WorkflowState
+from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.capacity import LEAST, PAUSES, Capacity
+from dispatcher.ledger import outbox
+from dispatcher.ledger.commands import Lost, NoQueue
 from dispatcher.program import DispatcherOptions, running_dispatcher
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.taskgraph.memory import MemoryTaskGraph
+from tests.unit.dispatcher.ledger import Ledger
+from tests.unit.dispatcher.test_batch import one_node
 
 NODES = 600
 MOST_PROBES = 10
@@ -128,3 +132,16 @@ def test_paused_capability_is_open_again_when_a_queue_took_one_and_probed_when_a
 
     assert window.room_for("work") == LEAST
     assert not window.note_queue("work")
+
+
+async def test_late_return_of_an_older_publication_leaves_the_newer_one_alone(ledger: Ledger) -> None:
+    await ledger.start(one_node())
+    (older,) = ledger.published
+    await ledger.batch(Lost(older.node_key, older.number))
+    newer = ledger.published[-1]
+
+    await ledger.batch(NoQueue(older.node_key, older.number))
+
+    row, rows = await ledger.node("one"), await ledger.database.read(lambda tr: outbox.waiting(tr, 0))
+    assert (row.state, row.publication, row.reason) == (TaskState.PUBLISHED, newer.number, "")
+    assert [one.publication for one in rows] == [newer.number]

@@ -5,17 +5,19 @@ from __future__ import annotations
 import pytest
 
 from coditect import Retry, Workflow
-from coditect.wire.control import Started
+from coditect.wire.control import Started, Verb
 from coditect.workflow.reference import From
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import unit_of_work
-from dispatcher.ledger.commands import Began, GoOn, Lost, Rebuild
-from dispatcher.ledger.effects import Publication
+from dispatcher.ledger.commands import Asked, Began, Claimed, Command, GoOn, Lost, NoQueue, Rebuild
+from dispatcher.ledger.effects import NodeKey, Publication
 from dispatcher.ledger.keyspace import ATTEMPTS, TODO
 from dispatcher.ledger.rows import AttemptRecord
 from dispatcher.ledger.workflows import republish
 from dispatcher.ledger.workflows.status import status
 from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed
+
+ONE = NodeKey("w", "one")
 
 
 def fan(width: int) -> Workflow:
@@ -185,3 +187,39 @@ async def test_status_says_who_works_on_what(ledger: Ledger) -> None:
 
     row = {"shard": 0, "owner": "me", "epoch": 1, "marker": "marker-1", "workflows": 1, "under_way": 3}
     assert told == {"shards": [row], "dispatchers": ["me"]}
+
+
+@pytest.mark.parametrize(
+    ("after", "commands", "state"),
+    [
+        (10, [Claimed(ONE, 1, AGENT)], TaskState.FAILED),
+        (0, [Claimed(ONE, 1, AGENT), Claimed(ONE, 1, "worker-2")], TaskState.DEAD),
+        (0, [Claimed(ONE, 1, AGENT), Lost(ONE, 1, AGENT)], TaskState.DEAD),
+        (0, [NoQueue(ONE, 1)], TaskState.RETRY_WAIT),
+        (11, [], TaskState.FAILED),
+        (0, [Asked(Verb.CANCEL, {"workflow": "w"})], TaskState.CANCELED),
+    ],
+    ids=[
+        "claimed too late",
+        "claimed after its last death",
+        "lost with its agent",
+        "no queue",
+        "unstarted",
+        "canceled",
+    ],
+)
+async def test_nothing_that_has_ended_or_waits_is_told_as_under_way(
+    ledger: Ledger, after: float, commands: list[Command], state: TaskState
+) -> None:
+    flow = Workflow("one")
+    flow.task("work", name="one", start_within="10s", retry=Retry(max_attempts=1))
+    await ledger.start(flow.definition())
+    before = await ledger.database.read(status)
+
+    await ledger.pass_time(after)
+    for command in commands:
+        await ledger.batch(command)
+
+    told = await ledger.database.read(status)
+    assert [one["shards"][0]["under_way"] for one in (before, told)] == [1, 0]
+    assert await ledger.states() == {"one": state}

@@ -20,7 +20,7 @@ from dispatcher.ledger.effects import Publication
 from dispatcher.ledger.nodes.advance import MOST_STEPS
 from dispatcher.ledger.nodes.inputs import FAILURE, RESULT, value_of
 from dispatcher.ledger.values import LARGEST_BYTES
-from dispatcher.ledger.workflows import queries
+from dispatcher.ledger.workflows import queries, status
 from tests.unit.dispatcher.ledger import Ledger, NodeKey, completed, failed
 
 
@@ -108,6 +108,24 @@ async def test_redrive_counts_a_predecessor_once_whose_end_is_left_over(ledger: 
 
     assert (meanwhile.state, meanwhile.tally) == (TaskState.BLOCKED, Tally(2, 1, 1))
     assert (await ledger.node("z")).state is TaskState.PUBLISHED
+
+
+@pytest.mark.parametrize("order", [Verb.REDRIVE, Verb.RESUME])
+async def test_workflow_that_runs_again_is_live_until_it_ends_again(ledger: Ledger, order: Verb) -> None:
+    async def live() -> list[str]:
+        return await ledger.database.read(lambda tr: status.live(tr, 0))
+
+    flow = Workflow("one")
+    flow.task("work", name="one")
+    await ledger.start(flow.definition())
+    await ledger.play(lambda _: failed())
+    ended = await live()
+
+    await ledger.ask(order, {"workflow": "w", "node": "one"})
+    meanwhile = await live()
+    await ledger.play(lambda _: completed(1))
+
+    assert (ended, meanwhile, await live()) == ([], ["w"], [])
 
 
 async def test_redrive_leaves_a_paused_workflow_paused(ledger: Ledger) -> None:

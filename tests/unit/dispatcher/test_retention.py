@@ -261,6 +261,22 @@ async def test_what_rq_has_forgotten_is_shown_again_when_it_is_run_again(broom: 
     assert broom.ledger.seen[-1].unshown == ["w"]
 
 
+async def test_rq_keeps_what_runs_again_however_long_ago_it_ended(broom: Broom) -> None:
+    await broom.ledger.start(keeping("1h"))
+    await broom.ledger.play(lambda _: failed())
+    await broom.graph.create([Job("w", "only", 0, Priority.P1, "work", (), JobState.STARTED)])
+    await broom.ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "only"})
+
+    await broom.sweep(after_ms=8 * DAY_MS)
+    shown = broom.graph.state("w", "only")
+    await broom.ledger.pass_time(8 * 86_400)
+    await broom.ledger.play(lambda _: completed(1))
+    await broom.sweep(after_ms=8 * DAY_MS)
+
+    assert shown is JobState.STARTED
+    assert await broom.left() <= KEPT | {"audit", "audit_of"}
+
+
 @settings(max_examples=20, deadline=None)
 @given(ends=st.lists(st.tuples(st.booleans(), st.integers(0, 90_000)), min_size=1, max_size=60))
 async def test_whenever_workflows_end_each_is_forgotten_by_rq_in_its_time(ends: list[tuple[bool, int]]) -> None:

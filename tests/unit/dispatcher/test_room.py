@@ -41,6 +41,7 @@ from dispatcher.taskgraph.port import JobState, Proposal, RequestKind, ToolReque
 from tests.contract.graph.scene import counted
 from tests.support import eventually
 from tests.unit.dispatcher.ledger import Ledger
+from tests.unit.dispatcher.lone_worker import start_of
 
 BY_RQ = ClaimPaths(on_record=False, from_rq=True, from_index=False)
 BY_INDEX = ClaimPaths(on_record=False, from_rq=False, from_index=True)
@@ -207,6 +208,20 @@ async def test_ready_index_is_claimed_from_no_further_than_there_is_room(ledger:
 
     assert (some, none, rest) == ((True,), (True,), (False,))
     assert [one.node_key.node for one in ledger.published] == ["p1n0", "p1n1", "p1n2"]
+
+
+async def test_nothing_overtakes_what_began_to_wait_in_the_same_transaction(prompt_ledger: Ledger) -> None:
+    prompt_ledger.room = {"work": 1}
+    first, last = start_of("a", fan("work", 2, Priority.P1)), start_of("b", fan("work", 1, Priority.P1))
+    begun, waits = NodeKey("a", "p1n0"), NodeKey("a", "p1n1")
+
+    await prompt_ledger.batch(first, Proposed((begun,), "work"), last)
+    at_once = [one.node_key for one in prompt_ledger.published]
+    prompt_ledger.room = {"work": 0}
+    await prompt_ledger.fill("work", 1)
+
+    assert at_once == [begun]
+    assert [one.node_key for one in prompt_ledger.published] == [begun, waits]
 
 
 class Workers:
