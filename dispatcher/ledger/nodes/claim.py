@@ -56,11 +56,6 @@ def offer(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     _wait(unit, node_key, row, call)
 
 
-def queue(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Add a ready node to the capability's backlog, where it waits until the dispatcher may publish one more task."""
-    _wait(unit, node_key, row, _call(unit, node_key))
-
-
 def _wait(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> None:
     unit.move(node_key, row, TaskState.READY)
     unit.tr.set(_ready_key(unit, node_key, row, call), b"")
