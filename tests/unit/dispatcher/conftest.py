@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from dispatcher.store.memory import MemoryDatabase
+from tests.unit.dispatcher.broom import Broom, open_broom
 from tests.unit.dispatcher.ledger import Ledger, SlowStore
 from tests.unit.dispatcher.scene import Scene, open_scene
 
@@ -27,3 +28,9 @@ async def prompt_ledger() -> AsyncIterator[Ledger]:
     """The same on a store whose reads take no time: for what is to happen in one transaction."""
     async with MemoryDatabase() as database:
         yield await Ledger.open(database)
+
+
+@pytest.fixture
+async def broom() -> AsyncIterator[Broom]:
+    async with open_broom() as opened:
+        yield opened

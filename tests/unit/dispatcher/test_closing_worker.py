@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -19,7 +20,7 @@ from dispatcher.shards import worker as worker_module
 from dispatcher.shards.results import ResultsConsumer
 from dispatcher.shards.worker import ShardWorker
 from tests.support import eventually
-from tests.unit.dispatcher.lone_worker import CAPABILITY, ONLY, LoneWorker, open_worker
+from tests.unit.dispatcher.lone_worker import CAPABILITY, ONLY, LoneWorker, open_worker, start_of
 
 QUEUE = routing.results_queue(0)
 
@@ -92,3 +93,24 @@ async def test_what_no_queue_took_keeps_its_row_until_the_ledger_knows(lone: Lon
     await lone.worker.close()
 
     assert await lone.rows() == before != []
+
+
+async def test_what_the_broker_has_confirmed_leaves_no_row(lone: LoneWorker) -> None:
+    before = await lone.rows()
+
+    await lone.worker.close()
+
+    assert (len(before), await lone.rows()) == (1, [])
+
+
+async def test_what_the_broker_confirms_while_the_worker_closes_leaves_no_row(lone: LoneWorker) -> None:
+    lone.server.block()
+    await lone.say(start_of("later"))
+
+    closing = asyncio.ensure_future(lone.worker.close())
+    await eventually(lambda: lone.worker.closed)
+    lone.server.unblock()
+    await closing
+
+    assert await lone.rows() == []
+    assert lone.published() == 2, "the next owner publishes none of them"

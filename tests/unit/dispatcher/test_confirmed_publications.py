@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,8 @@ from dispatcher.ledger.commands import GoOn
 from dispatcher.shards.batch import Batch, BatchResult
 from dispatcher.shards.completions import CommandAnswer
 from dispatcher.shards.publishing.confirmed import ConfirmedPublications
+from dispatcher.store.errors import StoreUnavailable
+from tests.support import eventually
 from tests.unit.dispatcher.lone_worker import open_worker
 
 
@@ -64,3 +67,24 @@ async def test_a_confirm_that_comes_during_a_commit_causes_no_commit_of_its_own(
 
     assert [len(one.commands) for one in committed] == [1, 1], "none for the confirmed row alone"
     assert [list(one.confirmed) for one in committed] == [[], [999]]
+
+
+async def test_rows_of_a_commit_that_failed_are_cleared_with_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_worker() as lone:
+        monkeypatch.setattr(worker_module, "IDLE_SECONDS", 3_600.0)
+        await lone.start()
+        await eventually(lambda: len(lone.worker._confirmed))
+        run, refused = lone.database.run, list[Any]()
+
+        async def refuse_once(body: Any) -> Any:
+            if not refused:
+                refused.append(body)
+                raise StoreUnavailable("The fault that was asked for")
+            return await run(body)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(lone.database, "run", refuse_once)
+            await lone.say(GoOn())
+
+        assert len(refused) == 1
+        assert await lone.rows() == [], "the next owner would publish the task again"

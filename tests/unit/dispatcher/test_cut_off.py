@@ -162,6 +162,30 @@ async def test_cut_that_is_shorter_than_a_lease_moves_nothing_and_repeats_nothin
         assert set(one.executed.values()) == {1}
 
 
+async def test_dispatchers_of_a_machine_that_stood_still_keep_their_shards() -> None:
+    async with scene() as one:
+        before = [dict(post.dispatcher.ownership.workers) for post in one.posts]
+
+        one.fleet._virtual_clock.now += PARTED_SECONDS
+        await one.fleet.advance(3)
+
+        assert [dict(post.dispatcher.ownership.workers) for post in one.posts] == before
+
+
+async def test_dispatcher_without_a_broker_takes_no_shard_until_it_has_one_again() -> None:
+    async with scene() as one:
+        ada, bob = one.posts
+        ada.part("broker")
+        await eventually(lambda: bob.shards == set(range(SHARDS)))
+
+        seen = set[int]()
+        for _ in range(round(PARTED_SECONDS / 0.5)):
+            await one.fleet.advance(0.5)
+            seen.add(len(bob.shards))
+
+        assert seen == {SHARDS}, "a shard that it took would have nobody who listens"
+
+
 async def test_dispatcher_that_came_back_keeps_its_connections() -> None:
     async with scene() as one:
         ada, bob = one.posts

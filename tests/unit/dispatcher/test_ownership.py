@@ -117,9 +117,11 @@ class Deaf(MemoryBroker):
 
 
 @asynccontextmanager
-async def one_shard(kind: type[MemoryBroker] = MemoryBroker) -> AsyncIterator[tuple[Any, ShardOwnership]]:
+async def one_shard(
+    kind: type[MemoryBroker] = MemoryBroker, store: MemoryDatabase | None = None
+) -> AsyncIterator[tuple[Any, ShardOwnership]]:
     """Yield a dispatcher's broker and its ownership of the only shard."""
-    async with MemoryDatabase() as database, kind(MemoryServer(), name="dispatcher") as own:
+    async with store or MemoryDatabase() as database, kind(MemoryServer(), name="dispatcher") as own:
         plane = running_dispatcher(
             broker=own,
             registry=MemoryRegistry(),
@@ -146,6 +148,22 @@ async def test_shard_whose_queues_could_not_be_consumed_is_opened_again(
         await eventually(lambda: not own.deaf)
         await eventually(heard)
         await eventually(lambda: 0 in ownership.workers)
+
+
+class OfOneProcess(MemoryDatabase):
+    """Says that no other process can have it open, as a store in a file does."""
+
+    exclusive = True
+
+
+async def test_shard_of_a_process_that_died_is_taken_at_once_where_no_other_can_be_alive() -> None:
+    store = OfOneProcess()
+    async with store:
+        await store.run(lambda tr: shards.fix_count(tr, 1))
+        assert (await store.run(lambda tr: shards.step(tr, "dead", 1, count=1))).owned
+
+    async with one_shard(store=store) as (_, ownership):
+        assert set(ownership.workers) == {0}
 
 
 async def consumers_of_results(broker: MemoryBroker) -> int:

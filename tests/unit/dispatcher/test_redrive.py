@@ -17,10 +17,11 @@ from coditect.workflow.reference import From
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger.commands import Asked
 from dispatcher.ledger.effects import Publication
-from dispatcher.ledger.nodes.advance import MOST_STEPS
+from dispatcher.ledger.keyspace import TODO
+from dispatcher.ledger.nodes.advance import AGAIN, MOST_STEPS, ROOT
 from dispatcher.ledger.nodes.inputs import FAILURE, RESULT, value_of
 from dispatcher.ledger.values import LARGEST_BYTES
-from dispatcher.ledger.workflows import queries, status
+from dispatcher.ledger.workflows import again, queries, status
 from tests.unit.dispatcher.ledger import Ledger, NodeKey, completed, failed
 
 
@@ -126,6 +127,50 @@ async def test_workflow_that_runs_again_is_live_until_it_ends_again(ledger: Ledg
     await ledger.play(lambda _: completed(1))
 
     assert (ended, meanwhile, await live()) == ([], ["w"], [])
+
+
+async def half_redriven(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> dict[str, Publication]:
+    """The node `a` runs again; that `y` waits for it again, and for `b`, is left over. Gives what was published."""
+    monkeypatch.setattr(again, "MOST_STEPS", 1)
+    flow = Workflow("two")
+    a, b = flow.task("work", name="a"), flow.task("work", name="b")
+    flow.task("work", after=[After(a.name, OnFailure.ALLOW)], name="x")
+    flow.task("work", after=[After(a.name, OnFailure.ALLOW), b], name="y")
+    flow.task("work", after=[b], name="z")
+    await ledger.start(flow.definition())
+    first = await take(ledger)
+    await ledger.batch(ledger.finished(first["a"], failed()))
+    await take(ledger)
+    ledger.goes_on = False
+    await redrive(ledger, "a")
+    return first | await take(ledger)
+
+
+async def test_end_during_a_redrive_that_is_left_over_is_counted_once(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = await half_redriven(ledger, monkeypatch)
+
+    await ledger.batch(ledger.finished(published["a"], completed(1)))
+    early = await take(ledger)
+    ledger.goes_on = True
+    await ledger.go_on()
+    waiting = await take(ledger)
+    await ledger.batch(ledger.finished(published["b"], completed(1)))
+
+    assert (early, waiting) == ({}, {})
+    assert list(await take(ledger)) == ["y", "z"]
+
+
+async def test_redrive_that_is_set_aside_holds_up_no_other_node(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = await half_redriven(ledger, monkeypatch)
+    ledger.set_aside.add(TODO.pack((0, "w", ROOT, AGAIN)))
+
+    await ledger.batch(ledger.finished(published["b"], completed(1)))
+
+    assert "z" in await take(ledger)
 
 
 async def test_redrive_leaves_a_paused_workflow_paused(ledger: Ledger) -> None:

@@ -2,100 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from coditect import Workflow
-from coditect.aio.supervisor import Supervisor
-from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.errors import InputError
-from coditect.messaging.event_publisher import Events
 from coditect.model.capability import Priority
-from coditect.model.ids import TaskId
-from coditect.registry.reference_clock import ReferenceClock
 from coditect.wire.control import Verb
-from coditect.workflow.definition import Definition
 from coditect.workflow.documents.document import node_document
 from coditect.workflow.states import WorkflowState
-from dispatcher.capacity import Capacity
 from dispatcher.ledger import answers, idempotency
 from dispatcher.ledger.commands import Asked
-from dispatcher.ledger.keyspace import ANSWERS, ROOT, RUNS, UPLOADS
+from dispatcher.ledger.errors import LostLease
+from dispatcher.ledger.keyspace import ANSWERS, ROOT, UPLOADS
 from dispatcher.ledger.ownership import leases
 from dispatcher.ledger.workflows import queries, remove
-from dispatcher.ports import Ports
-from dispatcher.retention import DAY_MS, SHOWN_FAILED_MS, SHOWN_MS, UPLOAD_MS, Retention
-from dispatcher.store.memory import MemoryDatabase
-from dispatcher.taskgraph.memory import MemoryTaskGraph
+from dispatcher.retention import DAY_MS, NAME, UPLOAD_MS, Retention
 from dispatcher.taskgraph.port import Job, JobState
 from tests.contract.graph.scene import counted
-from tests.unit.dispatcher.ledger import Ledger, completed, failed
+from tests.unit.dispatcher.broom import KEPT, Broom, ended, fan, keeping, kept_of
+from tests.unit.dispatcher.ledger import completed, failed
 from tests.unit.dispatcher.pressing import children, shop
-
-KEPT = {"shards", "beat", "lease", "published", "key", "key_expiry", "indexed", "shown", "autonomy"}
-"""What is there without any workflow."""
-
-
-class At:
-    """A clock that stands where the test puts it."""
-
-    def __init__(self) -> None:
-        self.ms = 0
-
-    def now_ms(self) -> int:
-        return self.ms
-
-    def new_id(self) -> TaskId:
-        return TaskId("id")
-
-    def chance(self) -> float:
-        return 0.5
-
-
-@dataclass
-class Broom:
-    """A ledger and whoever sweeps it."""
-
-    ledger: Ledger
-    graph: MemoryTaskGraph
-    clock: At
-    retention: Retention
-
-    async def sweep(self, *, after_ms: int = 0) -> bool:
-        self.clock.ms = self.ledger.now_ms + after_ms
-        return await self.retention.sweep()
-
-    async def left(self) -> set[str]:
-        """What there are keys of."""
-        rows = await self.ledger.database.read(lambda tr: tr.get_range(*ROOT.range()))
-        return {str(ROOT.unpack(key)[0]) for key, _ in rows}
-
-
-@pytest.fixture
-async def broom() -> AsyncIterator[Broom]:
-    server, clock, graph = MemoryServer(), At(), MemoryTaskGraph()
-    async with MemoryDatabase() as database, Supervisor() as background, MemoryBroker(server) as broker:
-        events = Events(broker, clock, source="/dispatcher")
-        ports = Ports(broker, database, events, ReferenceClock(clock), background, Capacity(lambda: 0.0))
-        ledger = await Ledger.open(database)
-        yield Broom(ledger, graph, clock, Retention(ports, owner="me", graph=graph, keep_days=7))
-
-
-def fan(width: int) -> Definition:
-    flow = Workflow("fan")
-    nodes = [flow.task("work", {"n": number}, name=f"n{number:04}") for number in range(width)]
-    flow.task("sum", name="sum", after=nodes)
-    return flow.definition()
-
-
-async def ended(broom: Broom, workflow: str = "w", width: int = 3) -> None:
-    await broom.ledger.start(fan(width), {"x": 1}, workflow=workflow)
-    await broom.ledger.play(lambda _: completed("y" * 70_000))
-    assert await broom.ledger.state(workflow) is WorkflowState.COMPLETED
 
 
 async def test_workflow_is_taken_away_with_everything_after_its_time_and_not_before(broom: Broom) -> None:
@@ -222,105 +147,19 @@ async def test_another_dispatcher_sweeps_only_when_the_first_is_dead(broom: Broo
     assert not await broom.sweep()
 
 
-async def test_rq_keeps_what_lives_and_for_an_hour_what_failed(broom: Broom) -> None:
-    flow = Workflow("two")
-    flow.task("work", name="first")
-    flow.task("work", name="second")
-    definition = flow.definition()
-    for workflow, outcome in (("done", completed(1)), ("failed", failed()), ("lives", None)):
-        await broom.ledger.start(definition, workflow=workflow)
-        names = ("first", "second")
-        ended = JobState.FINISHED if outcome is not None else JobState.STARTED
-        await broom.graph.create([Job(workflow, node, 0, Priority.P1, "work", (), ended) for node in names])
-        if outcome is not None:
-            await broom.ledger.play(lambda _, outcome=outcome: outcome)  # type: ignore[misc]
-        broom.ledger.published.clear()
+async def test_who_loses_the_lease_removes_nothing_more(broom: Broom, monkeypatch: pytest.MonkeyPatch) -> None:
+    await ended(broom)
 
-    def shown() -> set[str]:
-        return {one for one in ("done", "failed", "lives") if broom.graph.state(one, "second") is not None}
+    async def lose(*_: object) -> None:
+        await broom.ledger.database.run(lambda tr: leases.leave(tr, "me"))
+        await broom.ledger.database.run(lambda tr: leases.renew(tr, "other", 1))
+        assert await broom.ledger.database.run(lambda tr: leases.acquire(tr, NAME, "other"))
 
-    await broom.sweep(after_ms=SHOWN_MS)
-    at_once = shown()
-    await broom.sweep(after_ms=SHOWN_MS + 1)
-    soon = shown()
-    await broom.sweep(after_ms=SHOWN_FAILED_MS + 1)
+    monkeypatch.setattr(broom.graph, "remove", lose)
+    with pytest.raises(LostLease):
+        await broom.sweep(after_ms=7 * DAY_MS + 1)
 
-    assert at_once == {"done", "failed", "lives"}
-    assert soon == {"failed", "lives"}
-    assert shown() == {"lives"}
-
-
-async def test_what_rq_has_forgotten_is_shown_again_when_it_is_run_again(broom: Broom) -> None:
-    flow = Workflow("one")
-    flow.task("work", name="only")
-    await broom.ledger.start(flow.definition())
-    await broom.ledger.play(lambda _: failed())
-
-    await broom.ledger.ask(Verb.RESUME, {"workflow": "w"})
-
-    assert broom.ledger.seen[-1].unshown == ["w"]
-
-
-async def test_rq_keeps_what_runs_again_however_long_ago_it_ended(broom: Broom) -> None:
-    await broom.ledger.start(keeping("1h"))
-    await broom.ledger.play(lambda _: failed())
-    await broom.graph.create([Job("w", "only", 0, Priority.P1, "work", (), JobState.STARTED)])
-    await broom.ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "only"})
-
-    await broom.sweep(after_ms=8 * DAY_MS)
-    shown = broom.graph.state("w", "only")
-    await broom.ledger.pass_time(8 * 86_400)
-    await broom.ledger.play(lambda _: completed(1))
-    await broom.sweep(after_ms=8 * DAY_MS)
-
-    assert shown is JobState.STARTED
-    assert await broom.left() <= KEPT | {"audit", "audit_of"}
-
-
-@settings(max_examples=20, deadline=None)
-@given(ends=st.lists(st.tuples(st.booleans(), st.integers(0, 90_000)), min_size=1, max_size=60))
-async def test_whenever_workflows_end_each_is_forgotten_by_rq_in_its_time(ends: list[tuple[bool, int]]) -> None:
-    async with MemoryDatabase() as database:
-        ledger = await Ledger.open(database)
-        flow = Workflow("one")
-        flow.task("work", name="only")
-        forgotten: set[str] = set()
-        ended: dict[str, tuple[bool, int]] = {}
-        for number, (fails, pause_ms) in enumerate(ends):
-            workflow = f"w{number:02}"
-            ledger.now_ms += pause_ms
-            await ledger.start(flow.definition(), workflow=workflow)
-            await ledger.play(lambda _, fails=fails: failed() if fails else completed(1))  # type: ignore[misc]
-            ended[workflow] = fails, ledger.now_ms
-            for failing, age_ms in ((False, SHOWN_MS), (True, SHOWN_FAILED_MS)):
-                forgotten |= await forgotten_by_now(ledger, ledger.now_ms - age_ms, failed=failing)
-
-            due = {
-                one for one, (its, at) in ended.items() if at < ledger.now_ms - (SHOWN_FAILED_MS if its else SHOWN_MS)
-            }
-            assert forgotten == due
-
-
-async def forgotten_by_now(ledger: Ledger, before_ms: int, *, failed: bool) -> set[str]:
-    forgotten: set[str] = set()
-    while True:
-        found = await ledger.database.read(lambda tr: remove.shown(tr, 0, before_ms, failed=failed, limit=3))
-        if found.cursor is None:
-            return forgotten
-        forgotten |= set(found.workflows)
-        cursor = found.cursor
-        await ledger.database.run(lambda tr, cursor=cursor: remove.note_shown(tr, 0, cursor, failed=failed))  # type: ignore[misc]
-
-
-def keeping(retention: str) -> Definition:
-    flow = Workflow("keeping", retention=retention)
-    flow.task("work", name="only")
-    return flow.definition()
-
-
-async def kept_of(broom: Broom) -> list[str]:
-    rows = await broom.ledger.database.read(lambda tr: tr.get_range(*RUNS.range()))
-    return [str(RUNS.unpack(key)[0]) for key, _ in rows]
+    assert await kept_of(broom) == ["w"]
 
 
 async def test_a_workflow_is_kept_as_long_as_it_says_itself(broom: Broom) -> None:

@@ -8,12 +8,14 @@ from contextlib import asynccontextmanager
 import pytest
 
 from coditect import Workflow
+from dispatcher.ledger import outbox
+from dispatcher.ledger.commands import Claimed, Finished
 from dispatcher.ledger.ownership.policy import Policy
 from dispatcher.shards import worker as worker_module
 from dispatcher.shards.worker import ShardWorker
 from tests.support import eventually
-from tests.unit.dispatcher.ledger import Ledger
-from tests.unit.dispatcher.lone_worker import CAPABILITY, LoneWorker, open_worker
+from tests.unit.dispatcher.ledger import Ledger, completed
+from tests.unit.dispatcher.lone_worker import CAPABILITY, ONLY, LoneWorker, open_worker
 
 ROOM = 64
 """The tasks of a capability without slots that may be under way."""
@@ -65,3 +67,24 @@ async def test_who_takes_a_shard_over_publishes_anew_all_that_may_not_have_been_
 
         async with successor_of(lone):
             await eventually(lambda: lone.published() == 2 * many)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_who_takes_a_shard_over_clears_the_rows_of_tasks_that_agents_have(ended: bool) -> None:
+    async with open_worker() as lone:
+        await lone.start()
+        number = lone.flight.publication
+
+        async def cleared() -> bool:
+            return await lone.rows() == []
+
+        await eventually(cleared)
+        claim = await lone.say(Claimed(ONLY, number, "worker-1"))
+        if ended:
+            await lone.say(Finished(ONLY, claim.fence, number, completed()))
+        row = outbox.Row(number, *ONLY, claim.fence)
+        await lone.database.run(lambda tr: outbox.put(tr, lone.worker.shard, row))  # as if it had not been cleared
+
+        async with successor_of(lone):
+            await eventually(cleared)
+        assert lone.published() == 1

@@ -35,7 +35,7 @@ from dispatcher.ledger.workflows import continuations
 from dispatcher.ports import Ports
 from dispatcher.shards import batch, left_over
 from dispatcher.shards.worker import ShardWorker
-from dispatcher.store.errors import StoreFailed
+from dispatcher.store.errors import StoreFailed, StoreUnavailable
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
 from tests.support import eventually
@@ -110,6 +110,33 @@ async def test_command_that_cannot_be_done_is_refused_alone_and_the_others_are_d
 
     assert settled.told == [("first", "done"), ("strange", "refused"), ("last", "done")]
     assert lost == []
+
+
+async def test_commands_of_a_batch_that_the_store_refused_keep_their_order() -> None:
+    settled = Settled()
+    async with new_worker([]) as (worker, database):
+        await worker.open()
+        database.batches, database.refusal = 0, StoreUnavailable("The fault that was asked for")
+        for name in ("first", "second", "third"):
+            worker.put(GoOn(), settled.of(name))
+        await eventually(lambda: database.batches < 0)
+        database.batches = 1_000_000
+        await eventually(lambda: len(settled.told) == 3)
+
+    assert [name for name, _ in settled.told] == ["first", "second", "third"]
+
+
+async def test_commands_that_a_batch_left_over_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Transaction, "is_aging", True)  # each does one command
+    settled = Settled()
+    async with new_worker([]) as (worker, _):
+        for name in ("first", "second", "third", "fourth"):
+            worker.put(GoOn(), settled.of(name))
+
+        await worker.open()
+        await eventually(lambda: len(settled.told) == 4)
+
+    assert [name for name, _ in settled.told] == ["first", "second", "third", "fourth"]
 
 
 class Slow(GoOn):
