@@ -34,6 +34,13 @@ AVAILABLE_SECONDS = 60.0
 COMMAND_SECONDS = 10
 COUNTED_SECONDS = 30.0
 POLL_SECONDS = 0.2
+KNOBS = ("knob_commit_transaction_batch_interval_from_idle=0",)
+"""The server's settings that differ from its defaults, as the manifests of Kubernetes have them, too.
+
+An idle FoundationDB lets a commit wait half a millisecond for others. A dispatcher has its changes in one transaction
+already, and the next task of a chain waits for its end.
+"""
+_MEMORY = ("--memory", "2GiB", "--cache-memory", "200MiB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +172,10 @@ def _child(
         one.mkdir(parents=True, exist_ok=True)
     place = ("--locality-zoneid", name, "--locality-machineid", name)  # copies of a key lie in different places
     files = ("-d", str(data), "-L", str(logs), "-C", str(cluster_file))
+    knobs = (f"--{knob}" for knob in KNOBS)
     return Child(
         name=name,
-        argv=(str(server), "-p", f"127.0.0.1:{port}", *files, *place, "--memory", "2GiB", "--cache-memory", "200MiB"),
+        argv=(str(server), "-p", f"127.0.0.1:{port}", *files, *place, *_MEMORY, *knobs),
         env=dict(environ),
         folder=folder,
         ready=_listens(port),

@@ -256,8 +256,9 @@ class _Bound:
         reads = self._transaction.snapshot
         values = [(key, reads.get(key)) for key in keys]
         begun = [(begin, end, reads.get_range(begin, end, limit, False, self._all)) for begin, end in ranges]
-        self._values |= [(key, value.value) for key, value in values]
-        found = [_Range(begin, end, limit, _pairs(pairs)) for begin, end, pairs in begun]
+        # The last is waited for first: when it is there, so are the others, and nothing is waited for once more.
+        found = [_Range(begin, end, limit, _pairs(pairs)) for begin, end, pairs in reversed(begun)]
+        self._values |= [(key, value.value) for key, value in reversed(values)]
         self._ranges = found if len(found) <= MOST_RANGES else []
 
     def set(self, key: bytes, value: bytes) -> None:

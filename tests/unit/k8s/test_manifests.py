@@ -15,6 +15,7 @@ import yaml
 from coditect import Agent, __version__
 from coditect.broker.topology import Topology, base_topology, capability_queues
 from coditect.broker.topology_manifests import export_manifests
+from coditect.local.foundationdb import KNOBS
 from coditect.settings.api import ApiSettings
 from coditect.settings.settings import Settings
 from tests.servers import ROOT
@@ -55,6 +56,12 @@ def test_topology_is_that_of_the_code() -> None:
     made = export_manifests(whole, cluster="rabbitmq")
 
     assert by_name(written) == by_name(made), "write it anew: make topology"
+
+
+def test_foundationdb_is_set_as_the_private_one_that_is_measured() -> None:
+    (cluster,) = (one for file, one in DOCUMENTS if file == "components/foundationdb/cluster.yaml")
+
+    assert cluster["spec"]["processes"]["general"]["customParameters"] == list(KNOBS)
 
 
 def by_name(manifests: Any) -> dict[tuple[str, str], Any]:

@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from coditect.local import foundationdb
@@ -88,6 +89,7 @@ async def test_cluster_is_configured_once_and_its_processes_are_killed_and_start
         assert set(cluster.processes) == set(cluster.names) and len(cluster.names) == processes
 
         before = cluster.processes[cluster.coordinator]
+        assert "--knob_commit_transaction_batch_interval_from_idle=0" in psutil.Process(before.pid).cmdline()
         await cluster.kill(cluster.coordinator)
         assert cluster.coordinator not in cluster.processes
         await cluster.start_one(cluster.coordinator)
