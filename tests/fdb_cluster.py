@@ -21,7 +21,6 @@ import pytest
 
 from dispatcher.store import memory
 from dispatcher.store.binding import load_binding
-from dispatcher.store.errors import StoreUnavailable
 from dispatcher.store.fdb import API_VERSION, FdbDatabase, FdbSettings
 from dispatcher.store.limits import RUN_SECONDS
 from dispatcher.store.memory import NO_FAULTS, Disk, Faults
@@ -143,8 +142,6 @@ class ClusterDatabase(FdbDatabase):
         if not _in_virtual_time():
             return await super()._in_thread(work)
         await asyncio.sleep(0)
-        if self._pool is None:
-            raise StoreUnavailable("The store is not open")
         return work()
 
     def __getattr__(self, name: str) -> Any:

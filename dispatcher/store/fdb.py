@@ -109,7 +109,7 @@ class FdbDatabase:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        pool, self._pool = self._pool, None
+        pool, self._pool, self._database = self._pool, None, None
         if pool is not None:
             await asyncio.to_thread(pool.shutdown)
 
@@ -135,15 +135,20 @@ class FdbDatabase:
         return await never
 
     async def _attempt(self, body: Callable[[Transaction], Result], earlier: EarlierTries) -> Result:
+        if self._database is None:
+            raise errors.StoreUnavailable("The store is not open")
         codes: list[int] = []
+        transaction = self._database.create_transaction()
+        transaction.options.set_timeout(max(1, int(self._settings.run_seconds * 1000)))
+        version = transaction.get_read_version()  # it comes while a thread gets ready, which then waits for it less
         try:
-            return await self._in_thread(lambda: self._commit(body, earlier, codes))
+            return await self._in_thread(lambda: self._commit(transaction, body, earlier, codes))
         finally:
+            del version
             self.repeats.update(codes)
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
-        if self._pool is None:
-            raise errors.StoreUnavailable("The store is not open")
+        assert self._pool is not None, "the store is open"
         begun = self._pool.submit(work)
         ending = asyncio.wrap_future(begun)
         try:
@@ -186,13 +191,13 @@ class FdbDatabase:
             raise meant from error
         return database
 
-    def _commit(self, body: Callable[[Transaction], Result], earlier: EarlierTries, codes: list[int]) -> Result:
+    def _commit(
+        self, transaction: Any, body: Callable[[Transaction], Result], earlier: EarlierTries, codes: list[int]
+    ) -> Result:
         """Run a transaction function in FoundationDB's retry loop until its commit succeeds or may not be repeated.
 
         Each repeated code is added to `codes`. The timeout bounds the whole loop, since it survives the resets.
         """
-        transaction = self._database.create_transaction()
-        transaction.options.set_timeout(max(1, int(self._settings.run_seconds * 1000)))
         while True:
             try:
                 try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import re
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -237,6 +238,23 @@ async def test_what_is_read_at_once_is_under_way_before_the_first_answer_is_wait
         await database.run(lambda tr: read(tr, [b"a", b"b", b"c"]))
 
     assert order == ["asked"] * 3 + awaited
+
+
+async def test_read_version_is_under_way_before_the_function_has_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    order, asked = list[tuple[str, bool]](), fdb_stub.Transaction.get_read_version
+
+    def note(what: str) -> None:
+        order.append((what, threading.current_thread() is threading.main_thread()))
+
+    def get_read_version(transaction: fdb_stub.Transaction) -> fdb_stub.Future:
+        note("asked")
+        return asked(transaction)
+
+    async with FdbDatabase(binding=FdbStub()) as database:
+        monkeypatch.setattr(fdb_stub.Transaction, "get_read_version", get_read_version)
+        await database.run(lambda _: note("runs"))
+
+    assert order == [("asked", True), ("runs", False)]
 
 
 AFTER = KEY + b"\1"
