@@ -5,6 +5,7 @@ Every fixture here is plain (not a coroutine), so that an async fixture can ask 
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Generator
@@ -21,7 +22,7 @@ from coditect.settings.settings import Settings
 from coditect.testing import servers as servers_plugin
 from tests.fdb_cluster import STORE_VARIABLE, clear_subspaces, put_in_place
 from tests.rerun import ROOMS, Impure, every_function_runs_twice
-from tests.servers import Servers, own_servers, servers
+from tests.servers import Servers, breakable, own_servers, servers
 from tests.support import WIRES
 
 if store := os.environ.get(STORE_VARIABLE):  # at once: the conftest files of folders import the store before any hook
@@ -29,7 +30,7 @@ if store := os.environ.get(STORE_VARIABLE):  # at once: the conftest files of fo
 
 Result = TypeVar("Result")
 IMPURE = pytest.StashKey[list[Impure]]()
-__all__ = ["amqp_url", "capability", "own_servers", "redis_url", "servers", "settings", "wire"]
+__all__ = ["amqp_url", "breakable", "capability", "own_servers", "redis_url", "servers", "settings", "wire"]
 
 # How long an example takes says something about the machine, not about the code. Each run draws others.
 for name, examples in (("whole", 50), ("quick", 10)):
@@ -85,6 +86,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items += share + short[: size - len(share)]
         del short[: size - len(share)]
     items += short
+
+
+def pytest_collection_finish() -> None:
+    """Ten thousand tests and their modules stay until the end: the garbage collector need not look at them again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import uuid4
 
@@ -9,14 +9,14 @@ import pytest
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import Queue, QueueType, Topology
 from dispatcher.chaos.faults.proxy import FaultProxy, fault_proxy
-from tests.faults.node import Node, private_node
+from tests.faults.node import Node
+from tests.servers import Broker
 
 
 @pytest.fixture(scope="session")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+def node(breakable: Broker) -> Node:
     """The broker that these tests hurt; each of them leaves it whole."""
-    with private_node(tmp_path_factory.mktemp("node")) as running:
-        yield running
+    return Node(breakable.servers, breakable.folder.parent)
 
 
 @pytest.fixture

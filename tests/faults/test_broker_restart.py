@@ -27,7 +27,7 @@ PROMISED_SECONDS = 1.0
 @pytest.fixture
 async def old_queue(node: Node, queue: str) -> str:
     """A queue that outlives a kill."""
-    await node.write_queues_to_disk()
+    await node.write_to_disk()
     return queue
 
 
@@ -105,7 +105,7 @@ async def test_reply_that_was_confirmed_arrives_after_a_restart_from_a_classic_r
     node: Node, broker: AmqpBroker, observer: AmqpBroker
 ) -> None:
     async with declared(observer, QueueType.CLASSIC) as replies:
-        await node.write_queues_to_disk()
+        await node.write_to_disk()
         for number in range(50):
             message = Message(b"", message_id=f"reply-{number}")
             await broker.publish(message, exchange="", routing_key=replies)

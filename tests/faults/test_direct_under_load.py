@@ -93,7 +93,7 @@ async def stage(node: Node, proxy: FaultProxy) -> AsyncIterator[Stage]:
 
 async def endure(stage: Stage, queue: str, faults: list[Callable[[], Awaitable[None]]]) -> Load:
     """Every fault hits a load that has gone on since the last one, and nothing that was confirmed is lost."""
-    await stage.node.write_queues_to_disk()
+    await stage.node.write_to_disk()
     load = Load(stage.broker, queue, timeout_seconds=90.0, sizes=SIZES)
     await stage.broker.consume(queue, load.take, prefetch=200)
 

@@ -28,7 +28,7 @@ async def test_killed_broker_is_a_gap_and_events_are_heard_again(node: Node, wir
         AmqpBroker(node.url, name="publisher", wire=wire) as other,
     ):
         await broker.declare(base_topology())
-        await node.write_queues_to_disk()
+        await node.write_to_disk()
         events = Events(other, SystemClock(), source="/agents/a-1")
         async with (
             LiveFeed(broker, name=uuid4().hex[:8], settle_seconds=600) as feed,

@@ -63,7 +63,7 @@ async def test_history_that_is_no_list_of_tables_stops_dead_lettering_on_the_nod
 @pytest.mark.endurance
 async def test_quorum_queue_that_was_declared_just_before_a_kill_never_answers(own_node: Node, wire: Wire) -> None:
     old = await wire.queue("old", delivery_limit=10)
-    await own_node.write_queues_to_disk()
+    await own_node.write_to_disk()
     new = await wire.queue("new", delivery_limit=10)
     await wire.put(new)
 

@@ -18,7 +18,7 @@ from dispatcher.witness.ports import POINTS
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("seed", [4, *range(9, 31), *PARTS_OF])
+@pytest.mark.parametrize("seed", [4, *range(9, 20), *PARTS_OF])
 def test_no_promise_is_broken_by_another_seed(seed: int) -> None:
     assert play(seed).violations == ()
 
