@@ -48,7 +48,8 @@ async def measure(stage: Stage, size: Size) -> Found:
     """
     found = Found()
     for graph in graphs(size):
-        order = GraphOrder(DRIVERS[Side.DIRECT], WARM_UPS[graph.name], graph, size.graph_runs)
+        runs = size.graph_runs * max(1, size.graph_width // graph.nodes)  # each graph is measured for about as long
+        order = GraphOrder(DRIVERS[Side.DIRECT], WARM_UPS[graph.name], graph, runs)
         seconds = found.seconds.setdefault(graph.name, {})
         for _ in range(size.graph_rounds):
             for store in Store:
