@@ -139,8 +139,8 @@ class FdbDatabase:
             raise errors.StoreUnavailable("The store is not open")
         codes: list[int] = []
         transaction = self._database.create_transaction()
-        transaction.options.set_timeout(max(1, int(self._settings.run_seconds * 1000)))
         version = transaction.get_read_version()  # it comes while a thread gets ready, which then waits for it less
+        transaction.options.set_timeout(max(1, int(self._settings.run_seconds * 1000)))
         try:
             return await self._in_thread(lambda: self._commit(transaction, body, earlier, codes))
         finally:
