@@ -13,10 +13,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from coditect.agent.health import health_server
+from coditect.agent.health import Readiness, seen_from_outside
 from coditect.aio.clock import Clock, SystemClock
 from coditect.aio.loop import collect_rarely, run_loop
-from coditect.aio.loop_watchdog import watched_loop
 from coditect.aio.ready import tell_ready
 from coditect.aio.supervisor import Health, Supervisor, run_until
 from coditect.broker.port import Broker
@@ -31,7 +30,7 @@ from coditect.settings.addresses import vhost_of
 from coditect.settings.settings import Settings, read_settings
 from coditect.telemetry.logs import configure_logs
 from coditect.telemetry.metrics import MemoryMetrics
-from coditect.telemetry.names import JOBS_MENDED, LOOP_LAG
+from coditect.telemetry.names import JOBS_MENDED
 from coditect.telemetry.process import observe_process
 from coditect.telemetry.tracing.choose import open_tracing
 from coditect.telemetry.tracing.port import NO_TRACING, Tracing
@@ -233,7 +232,7 @@ async def serve(settings: Settings) -> None:
     )
     readiness = Readiness()
     async with AsyncExitStack() as stack:
-        await _seen_from_outside(stack, settings, readiness, metrics)
+        await stack.enter_async_context(seen_from_outside(settings, readiness, metrics))
         await stack.enter_async_context(options.tracing)
         database = await _owned_store(stack, settings, stop, readiness)
         if database is None:
@@ -252,33 +251,11 @@ async def serve(settings: Settings) -> None:
                 options=options,
             )
         )
-        readiness.check = lambda: unready(broker, running) or broker.health.why_not()
+        readiness.check = lambda: "it ends" if stop.is_set() else unready(broker, running) or broker.health.why_not()
         collect_rarely()
         tell_ready()
         log.info("The dispatcher is ready")
         await run_until(stop, database.failure(), broker.health.failure(), running.health.failure())
-
-
-@dataclass(slots=True)
-class Readiness:
-    """The reason why the dispatcher takes no work at present, as the HTTP path `/readyz` shows it."""
-
-    check: Callable[[], str] = lambda: "the dispatcher is starting"
-
-    def why_not(self) -> str:
-        """Return why the dispatcher takes no work, in a few words; empty when it takes work."""
-        return self.check()
-
-
-async def _seen_from_outside(
-    stack: AsyncExitStack, settings: Settings, readiness: Readiness, metrics: MemoryMetrics
-) -> None:
-    """Watch the event loop, and serve probes and metrics if the settings name a port, until the stack is left."""
-    stack.enter_context(watched_loop(settings.stall_seconds, lag=metrics.histogram(LOOP_LAG).record))
-    if settings.health_port is not None:
-        server = health_server(readiness.why_not, host=settings.health_host, port=settings.health_port, metrics=metrics)
-        port = await stack.enter_async_context(server)
-        log.info("Health is served", extra={"host": settings.health_host, "port": port})
 
 
 async def _owned_store(

@@ -93,3 +93,12 @@ def whole_lines(path: Path) -> list[str]:
     """
     whole, _, _ = (path.read_bytes() if path.exists() else b"").rpartition(b"\n")
     return whole.decode().splitlines()
+
+
+async def probed(port: int, path: str) -> tuple[int, str]:
+    """The status and the body of a health server's answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\n\r\n".encode())
+    head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
+    writer.close()
+    return int(head.split()[1]), body.strip()

@@ -8,15 +8,22 @@ loop.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 from coditect.aio.loop_thread import LoopThread
+from coditect.aio.loop_watchdog import watched_loop
 from coditect.errors import SetupError
+from coditect.settings.settings import Settings
 from coditect.telemetry.exporter import exposition
 from coditect.telemetry.metrics import MemoryMetrics
+from coditect.telemetry.names import LOOP_LAG
+
+log = logging.getLogger(__name__)
 
 READ_SECONDS = 2.0
 MOST_REQUEST_BYTES = 8_192
@@ -27,6 +34,38 @@ STANDS_STILL = "the event loop stands still; the log names the line that blocks 
 Answer = TypeVar("Answer")
 Check = Callable[[], str]
 """A check that returns what is wrong, in a few words, or an empty text; called on the program's event loop."""
+
+
+@dataclass(slots=True)
+class Readiness:
+    """The check of what a program lacks to take work, which the program replaces when that changes."""
+
+    check: Check = lambda: "it is starting"
+
+    def why_not(self) -> str:
+        """Return why the program takes no work, in a few words; empty when it takes work."""
+        return self.check()
+
+
+@asynccontextmanager
+async def seen_from_outside(
+    settings: Settings, readiness: Readiness, metrics: MemoryMetrics, *, restarts: Callable[[], int] = lambda: 0
+) -> AsyncIterator[None]:
+    """Watch the event loop in the block, and serve probes and metrics if the settings name a port.
+
+    It is the outermost block of a program, so that the probes are answered also while the program starts and drains.
+
+    Raises:
+        SetupError: when the port cannot be opened.
+    """
+    with watched_loop(settings.stall_seconds, lag=metrics.histogram(LOOP_LAG).record):
+        if (port := settings.health_port) is None:
+            yield
+            return
+        host = settings.health_host
+        async with health_server(readiness.why_not, host=host, port=port, restarts=restarts, metrics=metrics) as bound:
+            log.info("Health is served", extra={"host": host, "port": bound})
+            yield
 
 
 @asynccontextmanager

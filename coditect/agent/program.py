@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 from coditect.agent.declaration import Agent
 from coditect.agent.handlers.lifespan import lived
-from coditect.agent.health import health_server
+from coditect.agent.health import Readiness, seen_from_outside
 from coditect.agent.heartbeat import Heartbeat, Usage, load_sampler
 from coditect.agent.intake.slots import most_in_hand
 from coditect.agent.limits import AgentLimits, TaskApprovals
@@ -29,7 +29,6 @@ from coditect.agent.runtime import Runtime
 from coditect.aio.clock import Clock, SystemClock
 from coditect.aio.launch import die_with
 from coditect.aio.loop import collect_rarely, run_loop
-from coditect.aio.loop_watchdog import watched_loop
 from coditect.aio.ready import tell_ready
 from coditect.aio.supervisor import Health, Supervisor, run_until
 from coditect.blobs import open_blobs
@@ -49,7 +48,6 @@ from coditect.settings.settings import Settings
 from coditect.telemetry.log_context import CURRENT_AGENT
 from coditect.telemetry.logs import configure_logs
 from coditect.telemetry.metrics import MemoryMetrics, Metrics
-from coditect.telemetry.names import LOOP_LAG
 from coditect.telemetry.process import observe_process
 from coditect.telemetry.tracing.choose import open_tracing
 from coditect.telemetry.tracing.port import NO_TRACING, Tracing
@@ -285,31 +283,24 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
     )
     health, metrics = broker.health, MemoryMetrics()
     tracing = open_tracing(settings, service="coditect-agent", instance=agent_id)
-    async with tracing, broker, RedisRegistry(settings.redis_url) as registry, AsyncExitStack() as stack:
-        stack.enter_context(watched_loop(settings.stall_seconds, lag=metrics.histogram(LOOP_LAG).record))
-        runtime = await stack.enter_async_context(
-            running_agent(
-                agent,
-                broker=broker,
-                registry=registry,
-                settings=settings,
-                clock=SystemClock(),
-                drain=stop,
-                agent_id=agent_id,
-                host=Host(source=source, health=health, metrics=metrics, tracing=tracing),
-            )
-        )
-        if settings.health_port is not None:
-            port = await stack.enter_async_context(
-                health_server(
-                    lambda: unready(broker, health),
-                    host=settings.health_host,
-                    port=settings.health_port,
-                    restarts=health.deaths.total,
-                    metrics=metrics,
-                )
-            )
-            log.info("Health is served", extra={"host": settings.health_host, "port": port})
+    readiness = Readiness()
+    async with (
+        seen_from_outside(settings, readiness, metrics, restarts=health.deaths.total),
+        tracing,
+        broker,
+        RedisRegistry(settings.redis_url) as registry,
+        running_agent(
+            agent,
+            broker=broker,
+            registry=registry,
+            settings=settings,
+            clock=SystemClock(),
+            drain=stop,
+            agent_id=agent_id,
+            host=Host(source=source, health=health, metrics=metrics, tracing=tracing),
+        ) as runtime,
+    ):
+        readiness.check = lambda: "it drains" if stop.is_set() else unready(broker, health)
         _on_signal(stop.set)
         collect_rarely()
         tell_ready(BEGAN)

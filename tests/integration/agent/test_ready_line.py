@@ -1,4 +1,4 @@
-"""What an agent process says of itself when it is at work."""
+"""What an agent process says of itself when it is at work, and while it drains."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.integration.agent.fleet import Fleet
-from tests.support import eventually
+from coditect.local.servers.ports import free_ports
+from tests.integration.agent.fleet import Fleet, client_of
+from tests.support import eventually, probed
 
 pytestmark = pytest.mark.servers
 READY = "The agent is ready"
@@ -44,3 +45,21 @@ async def test_agent_without_capabilities_warns(fleet: Fleet, tmp_path: Path) ->
 
     assert lines[WITHOUT]["level"] == "warning"
     assert lines[WITHOUT]["agent_id"].startswith("idle-")
+
+
+async def test_probes_are_answered_while_an_agent_drains(fleet: Fleet) -> None:
+    (port,) = free_ports(1)
+    process = await fleet.start(CODITECT_HEALTH_PORT=str(port))
+
+    async def drains() -> bool:
+        return await probed(port, "/readyz") == (503, "it drains")
+
+    async with client_of(fleet.servers) as client:
+        handle = await client.submit("work.do", 3_000)
+        await eventually(lambda: fleet.in_flight() == 1)
+        assert await probed(port, "/readyz") == (200, "ready")
+        process.terminate()
+        await eventually(drains)
+        assert await probed(port, "/livez") == (200, "alive")
+        assert await handle.result(int, timeout=30) == 3_000
+    assert process.wait(30) == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import pytest
 from coditect.local.servers.ports import free_ports
 from dispatcher.chaos.faults.proxy import fault_proxy
 from tests.servers import Servers
-from tests.support import eventually
+from tests.support import eventually, probed
 
 pytestmark = pytest.mark.servers
 
@@ -45,19 +44,10 @@ async def dispatcher(servers: Servers, folder: Path, *, amqp_url: str, store: st
         process.wait(20)
 
 
-async def _asked(port: int, path: str) -> tuple[int, str]:
-    """The status and the body of the answer."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {path} HTTP/1.1\r\n\r\n".encode())
-    head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
-    writer.close()
-    return int(head.split()[1]), body.strip()
-
-
 async def test_program_says_over_http_that_it_is_ready(servers: Servers, tmp_path: Path) -> None:
     store = f"sqlite:{tmp_path / 'ledger.db'}"
     async with dispatcher(servers, tmp_path, amqp_url=servers.amqp_url, store=store) as port:
-        assert await _asked(port, "/readyz") == (200, "ready")
+        assert await probed(port, "/readyz") == (200, "ready")
 
 
 @pytest.mark.timeout(120)
@@ -72,15 +62,15 @@ async def test_program_that_is_cut_off_from_the_broker_alone_is_alive_and_not_re
         given_up = (503, "the dispatcher is cut off from the broker and gave its shards up")
 
         async def has_given_up() -> bool:
-            return await _asked(port, "/readyz") == given_up
+            return await probed(port, "/readyz") == given_up
 
         async def is_ready() -> bool:
-            return await _asked(port, "/readyz") == (200, "ready")
+            return await probed(port, "/readyz") == (200, "ready")
 
         proxy.path.cut_off()
         await eventually(has_given_up)
-        assert await _asked(port, "/livez") == (200, "alive")
+        assert await probed(port, "/livez") == (200, "alive")
 
         proxy.path.heal()
         await eventually(is_ready)
-        assert await _asked(port, "/livez") == (200, "alive")
+        assert await probed(port, "/livez") == (200, "alive")
