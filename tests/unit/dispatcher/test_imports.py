@@ -14,6 +14,7 @@ NOT_FOR_ALL = {
     "typer": "the command line's",
     "fdb": "only a dispatcher on FoundationDB needs it",
     "yaml": "a workflow file's",
+    "dispatcher.chaos": "it breaks fleets on purpose, and is not in the wheel",
     "coditect.client": "a user's",
     "coditect.codec": "a client's and an agent's",
     "cronsim": "only a schedule needs it",
