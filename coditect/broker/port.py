@@ -153,7 +153,7 @@ class Broker(Protocol):
             BrokerUnavailable: when the broker does not answer; retryable.
         """
 
-    def on_return(self, check: Callable[[], Awaitable[None]]) -> None:
+    def on_reconnect(self, check: Callable[[], Awaitable[None]]) -> None:
         """Set a function that runs after each reconnect, before anything is published on the new connection.
 
         Publishing waits for the function; a CoditectError from it counts as a loss of the connection.

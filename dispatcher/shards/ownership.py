@@ -110,7 +110,7 @@ class ShardOwnership:
         ports.metrics.observe(WORKFLOWS_ACTIVE, self._active)
 
     async def __aenter__(self) -> Self:
-        self._ports.broker.on_return(self.returned)
+        self._ports.broker.on_reconnect(self.returned)
         self.count = await self._ports.database.run(self._begin)
         await self._step()
         keep = partial(self._ports.background.keep, critical=True, idle=True, until=self._ending.is_set)

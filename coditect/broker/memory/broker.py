@@ -166,7 +166,7 @@ class MemoryBroker:
         self._server.declare(topology)
         self._topology += topology.lasting
 
-    def on_return(self, check: Callable[[], Awaitable[None]]) -> None:
+    def on_reconnect(self, check: Callable[[], Awaitable[None]]) -> None:
         """Set a function that runs after each reconnect, and again after an error of the function."""
         self._check = check
 

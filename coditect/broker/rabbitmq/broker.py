@@ -129,7 +129,7 @@ class AmqpBroker:
         return self._publisher.blocked
 
     async def _restore_outgoing(self, connection: AbstractConnection) -> None:
-        """Declare the topology on a new publishing connection, and run the `on_return` function, before any publish."""
+        """Declare the topology on a new publishing connection, run `on_reconnect`, before any publish."""
         await self._entities.restore(connection)
         if self._check is not None:
             await self._check()
@@ -143,8 +143,8 @@ class AmqpBroker:
         """Declare exchanges, queues and bindings on a channel of their own, as `Broker.declare`."""
         await self._rarely(lambda connection: self._entities.declare(connection, topology, lazily=lazily))
 
-    def on_return(self, check: Callable[[], Awaitable[None]]) -> None:
-        """Set the function that runs after each reconnect, as `Broker.on_return`."""
+    def on_reconnect(self, check: Callable[[], Awaitable[None]]) -> None:
+        """Set the function that runs after each reconnect, as `Broker.on_reconnect`."""
         self._check = check
 
     async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:

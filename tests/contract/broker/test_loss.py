@@ -252,7 +252,7 @@ async def test_return_of_a_connection_is_looked_at_before_anything_is_published(
         await go.wait()
         seen.append(await ready(broker, queue))
 
-    broker.on_return(check)
+    broker.on_reconnect(check)
     await put(broker, queue, b"before")
     assert seen == []
     broker.drop()

@@ -199,7 +199,7 @@ async def test_dispatcher_that_came_back_keeps_its_connections() -> None:
             nonlocal losses
             losses += 1
 
-        ada.broker.on_return(lost)
+        ada.broker.on_reconnect(lost)
         await one.fleet.advance(15)  # longer than a former owner is looked for
 
         assert (losses, len(ada.shards)) == (0, 2)
