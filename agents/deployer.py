@@ -23,7 +23,7 @@ deployer = Agent("deployer", version="1.0.0", slots=8, tags=frozenset({"release"
 
 _COMMIT = Field(pattern=r"^[0-9a-f]{40,64}$", description="the hash of a commit")
 _SECURITY = "S"
-"""The rules of ruff that are about security begin so; they are those of bandit."""
+"""The first letter of ruff's rules about security, which come from bandit."""
 _TWICE = Retry(max_attempts=2, first="1s", cap="1m")
 _PROBE_SECONDS = 10.0
 
@@ -72,7 +72,7 @@ class DeployRequest(_Request):
 
 
 class Deployed(BaseModel):
-    """A version that is switched to, and the one before it."""
+    """The result of a release or a rollback: the service's version now, and the one before."""
 
     version: str
     previous: str | None

@@ -29,7 +29,7 @@ class DiagnoseRequest(BaseModel):
 
 
 class Vote(BaseModel):
-    """A cause, and nothing beside it, so that equal votes are equal."""
+    """An agent's vote: the cause and nothing else, so that two votes for the same cause are equal."""
 
     cause: Cause
 

@@ -1,4 +1,4 @@
-"""Two agents that write guides in Markdown from Python source: one for users, one for who deploys.
+"""Two agents that write guides in Markdown from Python source: one for users, one for operators.
 
 Both read and run nothing. `agents/documenter.py` writes the API reference; `examples/parallel_docs.yaml` has all three
 at work at once.
@@ -144,7 +144,7 @@ def _deployment_guide(root: Path, sources: Sequence[SourceFile]) -> Guide:
 
 
 def _variables(sources: Sequence[SourceFile]) -> dict[str, list[str]]:
-    """Return the environment variables that the code names, with the modules that do, in alphabetical order."""
+    """Return the environment variables that the code names, each with the modules that name it, alphabetically."""
     found: dict[str, set[str]] = defaultdict(set)
     for source in sources:
         for text in _texts(source):
@@ -154,7 +154,7 @@ def _variables(sources: Sequence[SourceFile]) -> dict[str, list[str]]:
 
 
 def _texts(source: SourceFile) -> Iterator[str]:
-    """Yield what the code looks up by a text: arguments of calls such as `getenv`, and keys such as of `environ`."""
+    """Yield each text that the code passes to a call, such as `getenv`, or uses as a key, such as of `environ`."""
     try:
         tree = ast.parse(read_source(source))
     except (SyntaxError, ValueError) as error:

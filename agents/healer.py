@@ -57,7 +57,7 @@ class ServiceRequest(_Request):
 
 
 class FixRequest(ServiceRequest):
-    """A request to mend a service of one cause."""
+    """A request to apply the remedy for one cause to a service."""
 
     cause: Cause
 
@@ -84,7 +84,7 @@ class Verified(BaseModel):
 
 @dataclass(slots=True)
 class _Seen:
-    """The looks of the detector at one service: unwell looks in a row, and when it told of it last."""
+    """What the detector has seen of one service: how often in a row it was unwell, and when that was last told."""
 
     unwell: int = 0
     told_at: float | None = None
@@ -116,7 +116,7 @@ async def _ticks(most_seconds: float) -> AsyncIterator[None]:
 
 
 def _trouble(service: Service) -> str | None:
-    """Return the trouble that a glance shows; None for a service that was taken away meanwhile."""
+    """Return what is wrong with a service, empty if nothing is; None for a service that was removed meanwhile."""
     try:
         return trouble_of(glance(service), _BOUNDS)
     except (InputError, FileNotFoundError):

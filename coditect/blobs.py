@@ -233,7 +233,7 @@ async def fetched(blobs: Blobs, outcome: Outcome) -> Outcome:
 
 
 def _write_in_place(path: Path, body: bytes) -> None:
-    """Write a file that appears complete in its folder, and is synced to disk on return."""
+    """Write a file so that it appears in its folder only when it is complete, and is synced to disk on return."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{token_hex(4)}")
     try:

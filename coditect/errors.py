@@ -119,7 +119,7 @@ class LockLost(Retryable):
 
 
 class StreamRestarted(Retryable):
-    """The error of a streamed result whose task is executed again: its parts begin again, and may be others.
+    """The error of a streamed result whose task is executed again: its parts start over, and may differ.
 
     `Handle.stream` called again yields them from the first one. Facts: `attempt`, `agent`, `read` (how many parts were
     read of the former execution), `fix`.
@@ -223,7 +223,7 @@ def missing_extra(extra: str) -> SetupError:
 
 
 class TopologyMismatch(SetupError):
-    """The error of an exchange or queue that exists on the broker with other arguments."""
+    """The error of an exchange or queue that exists on the broker with other arguments than Coditect declares."""
 
 
 class UnsupportedBroker(SetupError):

@@ -1,4 +1,4 @@
-"""The approval policy of a dispatcher: read once at its start, and informed of what agents register meanwhile."""
+"""The approval policy of a dispatcher, read at its start, and the tags and costs that agents register meanwhile."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST_CAPABILITIES = 10_000
 
 
 def read_approvals(path: str | None, key: str | None) -> ApprovalPolicy | None:
-    """Read the approval policy that the settings name, with the key of answers; None when they name neither.
+    """Read the approval policy that the settings name, with the key that signs answers; None when they name neither.
 
     Raises:
         SetupError: when the key is too short.
@@ -42,7 +42,7 @@ def read_approvals(path: str | None, key: str | None) -> ApprovalPolicy | None:
 
 
 async def informed(policy: ApprovalPolicy | None, registry: Registry, background: Supervisor) -> ApprovalPolicy | None:
-    """Return the policy with a look at the registry, refreshed in the background if a rule wants tags or cost."""
+    """Return the policy; if a rule needs tags or costs, add those that agents register, refreshed in the background."""
     if policy is None or not any(rule.tags or rule.cost_above is not None for rule in policy.rules):
         return policy
     registered = RegisteredFacts(registry)
@@ -59,7 +59,7 @@ class RegisteredFacts:
         self.facts: Mapping[str, CapabilityFacts] = MappingProxyType({})
 
     def of(self, capability: str) -> CapabilityFacts | None:
-        """Return what is known of a capability; None when no agent ever offered it."""
+        """Return a capability's known tags and cost; None when no agent is known to have offered the capability."""
         return self.facts.get(capability)
 
     async def run(self) -> None:
@@ -69,7 +69,7 @@ class RegisteredFacts:
             await self.look()
 
     async def look(self) -> None:
-        """Read the registry once; what is known stays when the registry does not answer."""
+        """Read the registry once; keep the known tags and costs when the registry does not answer."""
         try:
             records = await self._registry.find(Search())
         except RegistryUnavailable as error:

@@ -1,4 +1,4 @@
-"""The bundle of ports and settings that all parts of one dispatcher share."""
+"""The ports (interfaces to broker, store, clock and others) and settings that all parts of one dispatcher share."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Ports:
     window: Capacity
     ways: ClaimPaths = field(default_factory=ClaimPaths)
     floor: int = 0
-    """The number below this dispatcher's fences and publication numbers: see `ledger/ownership/incarnation.py`."""
+    """The number above which this dispatcher's fences and publications begin: see `ledger/ownership/incarnation.py`."""
     quorum: bool = False
     """Whether the queues of results and requests are quorum queues, as they should be in a cluster."""
     metrics: Metrics = field(default_factory=MemoryMetrics)

@@ -92,7 +92,7 @@ async def run_demo(root: Path, console: Console, *, keep: bool = False) -> Total
 
 
 async def _canceled() -> None:
-    """Wait until this task is canceled; it then goes on as if it had not been."""
+    """Wait until this asyncio task is canceled, and undo the cancellation, so that the demo ends in the normal way."""
     with suppress(asyncio.CancelledError):
         await asyncio.Event().wait()
     me = asyncio.current_task()
@@ -111,7 +111,7 @@ def _log_to(file: Path) -> None:
 async def _work(
     client: Client, jobs: Sequence[DemoTask], console: Console, *, kill: Callable[[Board], Coroutine[Any, Any, None]]
 ) -> tuple[list[Settled], float]:
-    """Submit the demo's tasks and kill an agent meanwhile; return the tasks' ends and the seconds that all took."""
+    """Submit the demo's tasks and kill an agent meanwhile; return how each task ended, and the seconds in all."""
     board = Board()
     async with client.events("task.*") as events, asyncio.TaskGroup() as group:
         listener = group.create_task(_listen(events, board))
@@ -129,7 +129,7 @@ async def _listen(events: EventStream, board: Board) -> None:
 
 
 async def submit_all(client: Client, jobs: Sequence[DemoTask], board: Board) -> list[Settled]:
-    """Submit all tasks at the same time, wait until each has ended, and return the ends in the order of submission."""
+    """Submit all tasks at the same time, and return how each ended, in the order of submission."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_do(client, job, board)) for job in jobs]
     return [task.result() for task in tasks]
@@ -158,7 +158,7 @@ async def _do(client: Client, job: DemoTask, board: Board) -> Settled:
 
 
 def write_docs(settled: Sequence[Settled], folder: Path) -> None:
-    """Write each page that the documenter agent returned to the folder, over those of an earlier run."""
+    """Write into a folder each page that the documenter agent returned, and overwrite pages of an earlier run."""
     folder.mkdir(parents=True, exist_ok=True)
     for one in settled:
         if isinstance(one.value, Docs):

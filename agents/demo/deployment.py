@@ -42,7 +42,7 @@ class Deployment:
     """Why it was rolled back; empty when it was released."""
     before: str | None
     after: str | None
-    """The version that the service answered as before, and answers as after it."""
+    """The version of the service before the deployment (`before`) and after it (`after`)."""
 
     @property
     def released(self) -> bool:
@@ -56,7 +56,7 @@ class Deployment:
 
 
 async def deploy(client: Client, root: Path, given: Mapping[str, str]) -> Deployment:
-    """Run the workflow for one branch to its end, and probe the service then.
+    """Run the deployment workflow for one branch to its end, and then check that the service is healthy.
 
     Raises:
         TaskFailed: the service is not well afterwards.
@@ -78,7 +78,7 @@ async def deploy(client: Client, root: Path, given: Mapping[str, str]) -> Deploy
 
 
 async def run_deployments(root: Path, *, say: Callable[[str], None]) -> bool:
-    """Deploy the good and the broken branch of the sample; return whether one is released and one rolled back.
+    """Deploy the sample's good and broken branch; return whether the good one is released, the broken one rolled back.
 
     Raises:
         CoditectError: a server or an agent could not be started.
@@ -108,7 +108,7 @@ def _told(branch: str, of: Deployment) -> str:
 
 
 def main() -> int:
-    """Deploy both branches, and return the exit code: 0 when they ended as they should."""
+    """Deploy both branches; return exit code 0 if the good one is released and the broken one rolled back, else 1."""
     try:
         return 0 if run_loop(run_deployments(Path(__file__).resolve().parents[2], say=print)) else 1
     except* CoditectError as errors:

@@ -1,4 +1,4 @@
-"""``python -m agents.demo.docs``: three agents write documents of a package at once, which become a site.
+"""``python -m agents.demo.docs``: three agents document a package at the same time, and a site is made of it.
 
 It starts private servers and a fleet, among it a markdown agent whose language model a stand-in is, and runs
 `examples/parallel_docs.yaml`. The exit code is 0 only when the site is there.
@@ -33,14 +33,14 @@ _WITHIN = "3m"
 
 
 def introduce(messages: Sequence[Mapping[str, Any]]) -> StubAnswer:
-    """Answer as a model would that introduces a page: with its title, and its first words."""
+    """Answer in place of a language model that is asked to introduce a page: give its title and its first words."""
     given = json.loads(messages[1]["content"])
     words = [line for line in given["text"].splitlines() if line and line[0].isalpha()]
     return StubAnswer(f"This page is about {given['title']}. It begins: {(words or ['with a list'])[0]}")
 
 
 async def write_site(root: Path, *, say: Callable[[str], None]) -> Path:
-    """Have the documents of a package written and merged; return the folder of the site.
+    """Run the workflow in which agents document a package and merge the pages; return the folder of the site.
 
     Raises:
         CoditectError: a server or an agent could not be started, or the workflow did not complete.

@@ -61,7 +61,7 @@ class RunningFleet:
 
 @contextmanager
 def demo_folder(root: Path) -> Iterator[Path]:
-    """Lock ``.coditect/demo`` below `root`, or ``demo-2`` and so on beside other demos, while the block runs.
+    """While the block runs, lock ``.coditect/demo`` below `root`, or, if other demos run, ``demo-2`` and so on.
 
     Remains of an earlier demo (it may have been killed) on its broker and in its ledger are removed.
 

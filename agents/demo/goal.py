@@ -32,7 +32,7 @@ _SENTENCES = 3
 
 @dataclass(frozen=True, slots=True)
 class GoalReached:
-    """The end of the demo's goal: its plan's nodes and what was written, or why there is nothing."""
+    """The result of the demo's goal: the plan's nodes and the text that was written, or why there is none."""
 
     nodes: Sequence[NodeRow] = ()
     value: str = ""
@@ -58,12 +58,12 @@ def goal_model() -> AbstractAsyncContextManager[str]:
 
 
 def goal_settings(root: Path, model_url: str) -> dict[str, str]:
-    """Return the variables that the goal's agents read: the repository of `git log`, and the stand-in's address."""
+    """Return the environment variables of the goal's agents: the repository for `git log`, the model stand-in's URL."""
     return {"GIT_DIR": str(root / ".git"), "CODITECT_CHAT_URL": model_url, "CODITECT_CHAT_MODEL": "stand-in"}
 
 
 def write_notes(messages: Sequence[Mapping[str, Any]]) -> StubAnswer:
-    """Answer as a model would that writes release notes: first ask for a summary of the changes, then write."""
+    """Answer in place of a language model that writes release notes: first ask for a summary of the changes."""
     given, last = json.loads(messages[1]["content"]), messages[-1]
     if last["role"] != "tool":
         return StubAnswer(tool="text_summarize", arguments={"text": given["changes"], "sentences": _SENTENCES})
@@ -73,12 +73,12 @@ def write_notes(messages: Sequence[Mapping[str, Any]]) -> StubAnswer:
 
 
 def kind_of(node: NodeRow) -> str:
-    """Return the kind of the agent that did a node."""
+    """Return the kind of the agent that ran a node of the goal's plan, such as `an MCP server`."""
     return KINDS.get((node.agent or "").rpartition("-")[0], PYTHON)
 
 
 async def pursue_goal(client: Client, environ: Mapping[str, str], root: Path, *, say: Callable[[str], None]) -> str:
-    """Have the goal pursued and the autonomy rate printed, by the command line; return what was missed, if anything."""
+    """Run `coditect goal` and `coditect autonomy` and print their output; return what was missed, empty if nothing."""
     reached = await _reached(client, environ, root, say)
     for line in describe_goal(reached):
         say(line)
@@ -88,7 +88,7 @@ async def pursue_goal(client: Client, environ: Mapping[str, str], root: Path, *,
 
 
 def describe_goal(reached: GoalReached) -> Iterator[str]:
-    """Yield the lines that show who did which part of the goal, and what came of it."""
+    """Yield lines that show which agent ran each node of the goal's plan, and then the release notes."""
     cells = [(one.name, one.capability, one.agent or "", kind_of(one)) for one in reached.nodes]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     yield from ("  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)

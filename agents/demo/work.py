@@ -1,4 +1,4 @@
-"""The demo's tasks: reviews, tests, references and summaries of the repository's own files."""
+"""The demo's tasks: reviews, test runs, API references and summaries of the repository's own files."""
 
 from __future__ import annotations
 

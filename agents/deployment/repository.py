@@ -11,7 +11,7 @@ from pathlib import Path
 from coditect.errors import InputError, SetupError
 
 _QUIET = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
-"""A checkout runs nothing of the repository's."""
+"""Options with which git runs no hook and no file system monitor of the repository."""
 _WITHIN_SECONDS = 60
 MOST_DIFF_BYTES = 500_000
 _EVERYTHING = ("--no-ext-diff", "--no-textconv", "--text", "--no-color")
@@ -72,7 +72,7 @@ def worktree(repository: Path, commit: str, name: str) -> Iterator[Path]:
 
 @contextmanager
 def _alone(trees: Path) -> Iterator[None]:
-    """Keep other worktrees of the repository from being made or removed: git removes what another git is making."""
+    """Let only one process make or remove worktrees of the repository: git removes what another git is making."""
     with (trees / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -84,7 +84,7 @@ def _remove(repository: Path, tree: Path) -> None:
 
 
 def _run(repository: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """Run git in a repository; its exit code is for the caller to read.
+    """Run git in a repository, and return its exit code, which the caller must check, and its output.
 
     Raises:
         SetupError: not retryable; git is not installed.

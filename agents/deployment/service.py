@@ -58,17 +58,17 @@ if os.fork() == 0:
 os.close(begin)
 os.read(begun, 1)
 """
-"""Starts the service as nobody's child: it outlives the agent, and is not the agent's to bury.
+"""Starts the service so that it is no child of the agent: it outlives the agent, which need not reap it.
 
-The service's process notes itself before it is the service, and the lock of its starter, which may be killed, is held
-until then: one that runs is known, whoever dies meanwhile.
+The new process writes its pid into `process.json` before it becomes the service, and keeps the starter's lock until
+then: the pid of a running service is known even when its starter was killed meanwhile.
 """
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The folder of one service."""
+    """A service on this machine, known by its folder: its versions, and its process."""
 
     folder: Path
 
@@ -102,7 +102,7 @@ class Service:
         return self.folder / "releases" / version
 
     def note(self, name: str, text: str) -> str:
-        """Keep a text under a name, whole or not at all, unless there is one already; return what is kept."""
+        """Write a text atomically as a note of this name, unless the note exists; return the text of the note."""
         place = self.folder / f".{name}"
         if not place.exists():
             draft = place.with_name(f"{place.name}-{os.getpid()}")
@@ -167,7 +167,7 @@ class Service:
     def ends_within(self, seconds: float) -> bool:
         """Wait until the service has no process, and tell whether that came within the time.
 
-        One that has ended and waits to be buried is none: what init buries it, and when, is no matter of the service.
+        A zombie counts as ended: when init reaps it is no matter of the service.
         """
         end = time.monotonic() + seconds
         while self.process() is not None:
@@ -178,7 +178,7 @@ class Service:
 
     @contextmanager
     def _starting(self) -> Iterator[int]:
-        """Be the only one who ends or starts a process of the service; yield the lock, which a process may inherit."""
+        """Hold the lock for stopping and starting the service; yield its file descriptor, which a child may inherit."""
         with (self.folder / "starting.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield lock.fileno()
@@ -198,9 +198,9 @@ class Service:
         )
 
     def _environment(self) -> dict[str, str]:
-        """Return the environment of the service, which is of the fleet, and not of the agent that starts it.
+        """Return the service's environment variables, with the mark of the fleet, not of the agent that starts it.
 
-        A supervisor ends what carries the mark of an agent that died.
+        A supervisor ends the processes that carry the mark of an agent that died.
         """
         environment = clean_environment(os.environ, self.folder)
         fleet, marked, _ = environment.get(STARTED_BY, "").partition(":")
@@ -218,7 +218,7 @@ class Service:
             return None  # none was started, or it is gone; or the file is damaged, and names none
 
     def probe(self, version: str, *, within_seconds: float) -> Mapping[str, Any]:
-        """Return what the service says of its health, once it says so for this version.
+        """Wait until the service answers its health check as this version, and return that answer.
 
         Raises:
             TaskFailed: it does not within the time, or its process has ended; with the end of its log.
@@ -239,7 +239,7 @@ class Service:
         raise TaskFailed("The service is not well", version=version, why=last, log=self.tail())
 
     def health(self) -> dict[str, Any]:
-        """Return what the service answers at once when it is asked for its health.
+        """Request the service's health check once, and return the answer.
 
         Raises:
             OSError, HTTPException, ValueError: it does not answer within a second, or not as one that is well.
@@ -259,7 +259,7 @@ class Service:
         return told
 
     def tail(self) -> str:
-        """Return the end of what the service wrote, at most 1,000 characters."""
+        """Return the end of the service's log, at most 1,000 characters."""
         try:
             with (self.folder / "service.log").open("rb") as log:
                 log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_CHARACTERS))

@@ -33,9 +33,9 @@ class Symptom(StrEnum):
     SILENT = "silent"
     FAILING = "failing"
     REFUSED = "refused"
-    """Its configuration is."""
+    """Its configuration is refused."""
     TAKEN = "taken"
-    """Its port is."""
+    """Another process listens at its port."""
     FULL = "full"
     LARGE = "large"
     LOUD = "loud"
@@ -51,7 +51,7 @@ EXPLAINED: Mapping[Cause, frozenset[Symptom]] = {
     Cause.KILLED: frozenset({Symptom.GONE}),
     Cause.NONE: frozenset(),
 }
-"""What each cause may lead to; a service that cannot begin is silent before it is gone."""
+"""The symptoms that each cause may lead to; a service that cannot begin is silent before it is gone."""
 SIGN: Mapping[Cause, Symptom] = {
     Cause.CONFIGURATION: Symptom.REFUSED,
     Cause.PORT: Symptom.TAKEN,
@@ -61,14 +61,14 @@ SIGN: Mapping[Cause, Symptom] = {
     Cause.HUNG: Symptom.SILENT,
     Cause.KILLED: Symptom.GONE,
 }
-"""What a cause cannot be without."""
+"""The sign of each cause: the symptom that always comes with it."""
 _WEIGHTS = {Symptom.GONE: 1.0, Symptom.SILENT: 1.0, Symptom.FAILING: 0.5}
 _HEAVY = 3.0
 """The weight of a symptom that few causes have."""
 
 
 def symptoms(evidence: ServiceEvidence, bounds: Bounds) -> frozenset[Symptom]:
-    """Return what is not as it should be."""
+    """Return the symptoms that the evidence shows, measured by the bounds."""
     held = {
         Symptom.GONE: not evidence.running,
         Symptom.SILENT: evidence.running and not evidence.answers,
@@ -83,12 +83,12 @@ def symptoms(evidence: ServiceEvidence, bounds: Bounds) -> frozenset[Symptom]:
 
 
 def by_rules(found: frozenset[Symptom]) -> Cause:
-    """Return the first cause whose sign is there, in the order in which an operator would look."""
+    """Return the first cause whose sign is among the symptoms, in the order in which an operator would look."""
     return next((cause for cause, sign in SIGN.items() if sign in found), Cause.NONE)
 
 
 def by_scores(found: frozenset[Symptom]) -> Cause:
-    """Return the cause that explains most of the symptoms by weight, less what it would lead to and is not there."""
+    """Return the cause whose explained symptoms weigh most; a cause whose sign is missing loses weight."""
 
     def score(cause: Cause) -> float:
         explained = EXPLAINED[cause]
@@ -99,6 +99,6 @@ def by_scores(found: frozenset[Symptom]) -> Cause:
 
 
 def by_exclusion(found: frozenset[Symptom]) -> Cause:
-    """Strike each cause whose sign is missing, then each that leaves more unexplained than another one."""
+    """Return, of the causes whose sign is there, the one that leaves the fewest symptoms unexplained."""
     left = [cause for cause, sign in SIGN.items() if sign in found]
     return min(left, key=lambda cause: (len(found - EXPLAINED[cause]), len(EXPLAINED[cause])), default=Cause.NONE)

@@ -67,7 +67,7 @@ class ServiceEvidence(BaseModel):
 
 
 def glance(service: Service) -> ServiceEvidence:
-    """Return what is seen at once: without the configuration's check, and without the growth of the log."""
+    """Return the evidence that needs no waiting: all but the configuration's check and the growth of the log."""
     process = service.process()
     answers, health = _health(service)
     return ServiceEvidence(
@@ -95,7 +95,7 @@ def examine(service: Service) -> ServiceEvidence:
 
 
 def trouble_of(evidence: ServiceEvidence, bounds: Bounds) -> str:
-    """Return what is not as it should be, in one sentence; empty when the service is well."""
+    """Return what is wrong with a service, in one sentence; empty when the service is well."""
     found = [
         "" if evidence.running else f"its process is gone: {evidence.log or 'it left no word'}",
         "" if evidence.port_owner != "other" else "another process listens at its port",

@@ -1,4 +1,4 @@
-"""The remedies: for each cause one change of the service, which does no harm when it is done twice.
+"""The remedies for an unwell service: one change for each cause, which does no harm when it is made twice.
 
 Each one says what it did in one sentence. A remedy never ends a process that is not the service's own, and deletes
 nothing but the cache.
@@ -19,7 +19,7 @@ _IMPATIENT_SECONDS = 1.0
 
 
 def remedy(service: Service, cause: Cause) -> str:
-    """Change the service as its trouble's cause asks for; return what was done."""
+    """Apply the remedy for a cause to a service, and return in words what was done."""
     return _REMEDIES[cause](service)
 
 
@@ -31,13 +31,13 @@ def _start(service: Service) -> str:
 
 
 def _restart(service: Service) -> str:
-    """Restart it, which also empties its log."""
+    """Restart the service, which also empties its log."""
     service.restart(patience_seconds=_IMPATIENT_SECONDS)
     return "restarted it"
 
 
 def _go_back(service: Service) -> str:
-    """Switch to the latest other version whose configuration is sound."""
+    """Switch to the latest other version with a sound configuration; if the present one's is sound, only start it."""
     present = service.version
     if present is not None and not configuration_problem(service, present):
         return _start(service)
@@ -51,7 +51,7 @@ def _go_back(service: Service) -> str:
 
 
 def _move(service: Service) -> str:
-    """Let the service listen elsewhere: the other process is not ours to end."""
+    """Move the service to a free port, since the process that has taken its port must not be ended."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

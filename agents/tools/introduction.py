@@ -1,4 +1,4 @@
-"""The introduction of a page, asked of a markdown agent: `writers.introduction` and its language model."""
+"""The introduction of a page, which the capability `writers.introduction` writes, by a language model."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def _slug(name: str) -> str:
 
 
 def _free(slug: str, taken: Collection[str]) -> str:
-    """Return a file's name that no other page has, nor the index: a number follows where one has it."""
+    """Return a file name for a slug that neither another page nor the index has; a taken name gets a number."""
     names = (f"{slug}{'' if number == 1 else f'-{number}'}.html" for number in count(1))
     return next(name for name in names if name not in taken and name != INDEX)
 

@@ -59,7 +59,7 @@ class Capability:
     """Whether input or value are bytes, so that the capability takes no tasks of a workflow."""
     batch: BatchPolicy | None = None
     batch_handler: Callable[..., Any] | None = None
-    """The handler of lists, where `batch` says how its tasks are gathered; `handler` calls it with one task."""
+    """The handler that takes lists, of a capability with `batch`; `handler` calls it with a single task."""
     process_limits: ProcessLimits | None = None
     """The limits after which a process of the handler is replaced; None: it runs as long as the agent."""
     middleware: CallNext | None = None
@@ -67,7 +67,7 @@ class Capability:
     concurrency: ConcurrencyLimit | None = None
     """The bound on the tasks with the same key that run at once in the whole fleet; None: no bound."""
     guarded: bool = field(init=False)
-    """True when an execution needs a guard's leave to begin."""
+    """True when an execution must pass a guard (breaker, rate or concurrency limit) before it begins."""
     needs_context: bool = field(init=False)
     """True when a run needs the task's context: for the handler, for middleware, or to reach a process."""
 
@@ -151,7 +151,7 @@ class Agent:
         return dict(self._breakers)
 
     def _declare_breaker(self, given: Breaker | str) -> Breaker:
-        """Keep a breaker's declaration, and return it; a name alone means the one that is declared already.
+        """Keep and return a breaker's declaration; a name that is declared already returns that declaration.
 
         Raises:
             InputError: when the name is declared with other values.
@@ -183,7 +183,7 @@ class Agent:
         return tuple(self._middleware)
 
     def middleware(self, layer: Handler) -> Handler:
-        """Declare a function around each call of a handler, inside those that are declared already.
+        """Declare a function that runs around each call of a handler, inside the middleware that was declared before.
 
         `async def layer(ctx, call_next)` gets a `MiddlewareContext`, sets `ctx.input` if it wants another one, and
         returns the value of `await call_next(ctx)` or another one. Its errors are those of the attempt; the time limit
@@ -289,7 +289,7 @@ class Agent:
         return declare
 
     def provider(self, provide: Handler) -> Handler:
-        """Declare that a function makes the values of the type that it returns, for handlers declared below it.
+        """Declare a function as the provider of its return type, for parameters of that type in later handlers.
 
         A handler's parameter with that annotation gets such a value; see `Depends`.
 
@@ -329,7 +329,7 @@ class Agent:
         return declare
 
     def on_handoff(self, decide: Handler) -> Handler:
-        """Declare the function that decides about a task that another agent offers, instead of the default.
+        """Declare the function that decides, in place of the default, whether to accept a task that an agent offers.
 
         `decide(offer)` gets a `HandoffOffer`, is async or runs in a thread, and has 8 s. True accepts, False or a text
         (the reason) declines, and None leaves it to the default: accept with a free slot, and an input that fits.
@@ -354,7 +354,7 @@ def _written_at() -> str:
 
 
 def _called(handler: Callable[..., Any], shape: Signature) -> Callable[..., Any]:
-    """Return what the runtime calls for a handler: a function of task and context, if need be, with one value."""
+    """Return the function that the runtime calls: the handler itself, wrapped if it yields or has dependencies."""
     called, context_name = handler, shape.context_name
     if shape.parts is not None:
         called, context_name = in_parts(handler, shape.parts, context_name), CONTEXT
@@ -385,7 +385,7 @@ def _described(spec: CapabilitySpec, handler: Callable[..., Any], shape: Signatu
 
 
 def _batched(one: Capability, policy: BatchPolicy | None) -> Capability:
-    """Return a capability whose handler takes lists as one of single tasks, with the policy of its batches."""
+    """Add a batch policy to a capability, and a handler of one task around its list handler; no policy, no change."""
     if policy is None:
         return one
     try:

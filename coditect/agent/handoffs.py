@@ -81,7 +81,7 @@ class OfferedHandoffs:
 
 
 async def _called(decide: Callable[..., Any], offer: HandoffOffer) -> Any:
-    """Call an `on_handoff` function: a plain one, which may wait, in a thread."""
+    """Call an `on_handoff` function and return its decision; a plain function, which may block, runs in a thread."""
     if inspect.iscoroutinefunction(decide):
         return await decide(offer)
     decided = await asyncio.to_thread(decide, offer)
@@ -89,7 +89,7 @@ async def _called(decide: Callable[..., Any], offer: HandoffOffer) -> Any:
 
 
 def _told(decided: Any) -> str:
-    """Return the reason in what an `on_handoff` function returned: True, False, or why it declines."""
+    """Return why an `on_handoff` function declines, from its result (True, False or a reason); empty if it accepts."""
     if decided is True:
         return ""
     return decided if isinstance(decided, str) and decided else "its on_handoff function declined"

@@ -77,7 +77,7 @@ async def health_server(
     restarts: Callable[[], int] = lambda: 0,
     metrics: MemoryMetrics | None = None,
 ) -> AsyncIterator[int]:
-    """Serve the three paths until the context is left; yield the port that the server listens on (0 picks one).
+    """Serve `/livez`, `/readyz` and `/metrics` inside the block; yield the server's port, any free one for `port=0`.
 
     `restarts` returns how many loops died and were started again, a number that `/readyz` shows beside its answer.
     `metrics` are those of the program, which `/metrics` shows.
@@ -154,7 +154,7 @@ class _Probes:
         return _text("404 Not Found", "try /livez, /readyz or /metrics")
 
     async def _exposition(self) -> bytes:
-        """Return the program's metrics: read on its event loop, and written down on this thread."""
+        """Return the HTTP response with the program's metrics: read on its event loop, formatted on this thread."""
         samples = await self._asked(self._metrics.samples)
         if samples is None:
             return _text("503 Service Unavailable", STANDS_STILL)

@@ -84,7 +84,7 @@ def topology(agent: Agent) -> Iterator[Topology]:
 def registration(
     agent: Agent, agent_id: AgentId, clock: Clock, *, slots: int, metadata: Mapping[str, str] = MappingProxyType({})
 ) -> Registration:
-    """Return the description of an agent process with which it registers."""
+    """Return the description under which an agent process registers itself in the registry."""
     return Registration(
         agent_id=agent_id,
         name=agent.name,
@@ -246,7 +246,7 @@ def _completed(load: Callable[[], Load], sample: Callable[[], Usage], broker: Br
 
 
 async def _remove_queues(broker: Broker, agent_id: AgentId) -> None:
-    """Delete the agent's own queues but its inbox, which gets no more tasks and hands those that it has on.
+    """Delete the agent's own queues except its inbox, which gets no new tasks and passes on those that it has.
 
     A dispatcher deletes it when the last one has gone; here nobody can tell. The mailbox goes after the inbox is
     unbound: a dispatcher concludes the one from the other.
@@ -350,7 +350,7 @@ def run(target: str, settings: Settings, *, processes: int = 1) -> int:
 
 
 def run_agent(agent: Agent, settings: Settings, *, source: str | None = None) -> int:
-    """Run an agent, declared in the given file or module if in any, in this process, and return the exit code."""
+    """Run an agent in this process, and return the exit code; `source`: the file or module that declares it, if any."""
     configure_logs(settings)
     run_loop(_serve_and_end(agent, settings, source=source))
     return 0

@@ -254,13 +254,13 @@ class Runtime:
         return None
 
     def _held_up(self, task: Task, delivery: Delivery) -> bool:
-        """Tell whether a task of this agent's own queues must wait for a guard, and so in its capability's queue."""
+        """Tell whether a task of this agent's own queues must wait for a guard, and so go to its capability's queue."""
         name, guards = task.capability, self.guards
         held = name in guards.breakers.waiting or name in guards.rates.waiting
         return held and routing.queue_key(delivery.queue) is None
 
     def _joined(self, task: Task, key: ExecutionKey | None, delivery: Delivery) -> bool:
-        """Tell whether this process runs or ran a redelivered task; then attach or answer the delivery."""
+        """Tell whether this process runs or ran a redelivered task; if so, attach the delivery to the run, or reply."""
         if key is None:
             return False
         running = self._running.get(key)

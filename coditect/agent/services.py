@@ -73,17 +73,17 @@ class Means:
 
     @cached_property
     def locks(self) -> LockRequests:
-        """The requests about locks; made for the first task that takes one."""
+        """The sender of requests about locks; made for the first task that takes a lock."""
         return LockRequests(self.control, self.requests, self.background)
 
     @cached_property
     def threads(self) -> ThreadRequests:
-        """The requests about threads; made for the first task that uses one."""
+        """The sender of requests about conversation threads; made for the first task that uses a thread."""
         return ThreadRequests(self.control, self.requests)
 
     @cached_property
     def handoffs(self) -> Handoffs:
-        """The requests to hand tasks off; made for the first task that does."""
+        """The sender of requests about handoffs of tasks to other agents; made when a task first needs it."""
         return Handoffs(self.control, self.requests, self.guards.registry)
 
     @cached_property
@@ -110,7 +110,7 @@ class TaskServices:
     execution: Execution
     task_id: TaskId
     attempt: int
-    """The attempt as which the handler was called; a grant that comes while it runs may count another one."""
+    """The attempt number under which the handler was called; a grant while it runs may give the task another one."""
     means: Means
 
     async def request(
@@ -176,7 +176,7 @@ class TaskServices:
         return await self._suspended(wait)
 
     def may_suspend(self) -> bool:
-        """Tell whether the task may free its slot while it awaits something, of which the agent bounds the number."""
+        """Tell whether the task may free its slot while it awaits something; the agent bounds how many tasks may."""
         return self.means.intake.may_suspend(self.execution, self.means.bounds.max_suspended)
 
     async def acquire_lock(self, resources: list[str], **terms: Unpack[LockTerms]) -> dict[str, Any]:
@@ -199,7 +199,7 @@ class TaskServices:
         return state
 
     def hold(self, lock: Lock) -> BlockingLock:
-        """Return the lock for a plain handler, held inside of `with`; it is released even if the handler is to end."""
+        """Return a blocking form of a lock for a plain handler's `with`; a handler that must end still releases it."""
         return BlockingLock(lock, self.run, closing=partial(self.run, closing=True))
 
     async def ask_state(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -229,16 +229,16 @@ class TaskServices:
         return await self._suspended(asking.wait(told, execution))
 
     async def received_handoff(self) -> dict[str, Any]:
-        """Return the handoff by which the task came here, as `context.Services` says."""
+        """Return the handoff that brought the task to this agent, as `context.Services` says."""
         owner = self.execution.task.owner
         return {"handoff": None} if owner is None else await self.means.handoffs.of_task(owner)
 
     async def keep_lock(self, ticket: str, *, after_seconds: float, ttl_seconds: float) -> dict[str, Any]:
-        """Wait for news of a ticket, then renew it, as `LockPort.keep_lock` says."""
+        """Wait for news of a lock's ticket, then renew the ticket, as `LockPort.keep_lock` says."""
         return await self.means.locks.keep_lock(ticket, after_seconds=after_seconds, ttl_seconds=ttl_seconds)
 
     async def release_lock(self, ticket: str) -> None:
-        """Release a ticket of the task."""
+        """Release the lock that the task took under this ticket."""
         await self.means.locks.release_lock(ticket)
 
     def _most_seconds(self) -> float:
@@ -304,7 +304,7 @@ class TaskServices:
 
     @property
     def asked_to_end(self) -> bool:
-        """Tell whether the attempt was canceled, or its time is over; an agent that stops asks nothing of the kind."""
+        """Tell whether the attempt was canceled, or its time is over; a drain of the agent alone does not count."""
         return self.execution.asked_to_end
 
     def now_ms(self) -> int:
@@ -340,7 +340,7 @@ class TaskServices:
         return execution.parts
 
     def breaker(self, name: str) -> AbstractAsyncContextManager[object]:
-        """Return a call of the breaker of a dependency, as `Context.breaker` says."""
+        """Return a context manager around one call of a dependency, as `Context.breaker` says."""
         return self.means.guards.breakers.get(name).call()
 
     def progress(self, share: float, note: str) -> None:

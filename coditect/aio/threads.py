@@ -1,4 +1,4 @@
-"""Calls from a thread into an event loop, and which jobs in threads wait for one."""
+"""Calls from threads into an event loop, and a record of the jobs in threads that wait for such a call."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WAITING: WeakSet[asyncio.Future[Any]] = WeakSet()
 
 
 async def awaited_by(job: asyncio.Future[Any] | None, work: Awaitable[T]) -> T:
-    """Await on the loop what a job in a thread waits for; meanwhile `waits_for_loop` is true of the job."""
+    """Await, on the event loop, the work that a job in a thread waits for; meanwhile `waits_for_loop(job)` is True."""
     if job is None:
         return await work
     _WAITING.add(job)

@@ -1,4 +1,4 @@
-"""The application: makes the HTTP API from what it is given, and has no state of its own."""
+"""The FastAPI application of the HTTP API, made from the services that it is given; it has no state of its own."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ ROUTERS: tuple[APIRouter, ...] = (
     webhooks.router,
     webhooks.steered,
 )
-"""The routers below `/v1`, those that are asked most first: a request is compared with one after the other."""
+"""The routers below `/v1`, the most used ones first, since a request is compared with one after the other."""
 DESCRIPTION = "Submit and steer the work of a fleet of agents, and see what it does."
 
 
 class DocumentedApi(FastAPI):
-    """An application whose schema has the problem documents, which FastAPI itself knows only as `application/json`."""
+    """An application whose OpenAPI document has the schemas of problem documents, which FastAPI would not add."""
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document of the application."""

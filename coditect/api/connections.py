@@ -13,7 +13,7 @@ from coditect.registry.port import Registry
 
 
 class SharedConnections:
-    """An open registry and client, which use cases share and do not close, and a connection of its own for the others.
+    """An open registry and client, which all use cases share, and a new broker connection for each that needs one.
 
     What looks through queues (dead letters, where a task is) needs a broker's connection for itself alone.
     """

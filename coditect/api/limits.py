@@ -18,7 +18,7 @@ MOST_CALLERS = 10_000
 
 
 class BodyLimit:
-    """A middleware that refuses a body over a number of bytes, before it is read where its length is announced.
+    """A middleware that refuses a body over a number of bytes, before reading it if the header Content-Length says so.
 
     Starlette's own answers with plain text in place of a problem document.
     """
@@ -54,10 +54,10 @@ class BodyLimit:
 
 
 class RequestRates:
-    """A token bucket for each caller; those of one API process, which other processes do not see."""
+    """The rate limits of one API process: a token bucket for each caller, which other processes do not see."""
 
     def __init__(self, rate: Rate | None, now: Callable[[], float]) -> None:
-        """Limit every caller to the rate, or none when it is None; `now` is a clock in seconds."""
+        """Limit every caller to `rate`; with None nobody is limited. `now` is a clock in seconds."""
         self._rate = rate
         self._now = now
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()

@@ -179,7 +179,7 @@ def add_problem_handlers(app: FastAPI) -> None:
 
 
 def _answering(handler: Callable[[HTTPConnection, Exception], Awaitable[Response]]) -> Callable[..., Any]:
-    """Return a handler whose answer a WebSocket gets in place of its handshake, for which Starlette sends none."""
+    """Return the error handler, which also sends its answer in place of a WebSocket's handshake, unlike Starlette."""
 
     async def answering(connection: HTTPConnection, error: Exception) -> Response:
         response = await handler(connection, error)
@@ -214,7 +214,7 @@ def problem_of_status(
 
 
 def _methods_of(app: FastAPI, path: str) -> list[str]:
-    """Return the methods that the API has at a path: a router knows only those of one of its routes.
+    """Return all HTTP methods that the API has at a path, where a router knows only those of one of its routes.
 
     A path without parameters has its own methods only, although a template such as `/{name}` may fit it as well.
     """
@@ -235,7 +235,7 @@ def _sentence(error: Mapping[str, Any]) -> str:
 
 
 def _fix(error: Mapping[str, Any]) -> str:
-    """Return what to do about a mistake: a body without its content type is taken for a text."""
+    """Return how to correct a mistake in a duration, or a body that was not sent as JSON; empty for any other."""
     if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == DURATION:
         return "write a number and its unit: 500ms, 30s, 5m, 2h or 1d"
     no_object = error["loc"] == ("body",) and error["type"] == "model_attributes_type"

@@ -145,7 +145,7 @@ class AnnouncedServer(uvicorn.Server):
             self._announce()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop: HTTP agents may still answer what they have, then streams are ended, for which uvicorn would wait."""
+        """Stop: let HTTP agents answer their running tasks, then end event streams, for which uvicorn would wait."""
         if self._drain is not None:
             await self._drain()
         self._ending("the server stops")
@@ -253,7 +253,7 @@ def access_of(api: ApiSettings) -> Access:
 
 
 def check_exposure(api: ApiSettings) -> None:
-    """Refuse an address that other machines reach, if there are no keys: the API then does what every caller says.
+    """Refuse to listen where other machines reach the API, unless callers need a key or token.
 
     Raises:
         SetupError: for any address but a loopback one.

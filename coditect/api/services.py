@@ -1,4 +1,4 @@
-"""What the routes are given, and the dependencies by which they ask for it.
+"""The services that the routes are given, and the FastAPI dependencies by which a route asks for them.
 
 The application is made with one `ApiServices`; a route takes it as a parameter of the type `Services`.
 """
@@ -32,13 +32,13 @@ class FleetA2a(Protocol):
     """The port to the fleet as an A2A agent, which checks no caller; `address` is where its JSON-RPC is reached."""
 
     async def card(self, request: Request, address: str, *, whole: bool) -> Response:
-        """Answer with the agent card; unless `whole`, without the skills."""
+        """Answer with the agent card, which names `address` as the agent's URL; unless `whole`, without the skills."""
 
     async def call(self, request: Request, address: str, name: str, check: Callable[[str], None]) -> Response:
-        """Answer a JSON-RPC request by the named caller; `check` raises unless the caller has a role."""
+        """Answer a JSON-RPC request to `address` from `name`; `check` raises unless the caller has a role."""
 
     def refusal(self, sentence: str) -> dict[str, Any]:
-        """Return the JSON-RPC answer to a request that was not read."""
+        """Return the JSON-RPC error for a request that is refused unread, such as one that is too large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class ApiServices:
 
 
 def services_of(connection: HTTPConnection) -> ApiServices:
-    """Return what the application of a request was given."""
+    """Return the services that the application of a request was made with."""
     return cast(ApiServices, connection.app.state.services)
 
 
@@ -92,7 +92,7 @@ HttpBridging = Annotated[HttpAgents, Depends(_http_agents)]
 
 
 def check_role(caller: Caller, role: Role) -> None:
-    """Check that a caller may do what needs a role.
+    """Check that a caller has a role, or a more powerful one.
 
     Raises:
         RequestRefused: 403, when the caller's role may not.
@@ -104,7 +104,7 @@ def check_role(caller: Caller, role: Role) -> None:
 
 
 def needs(role: Role) -> Any:
-    """Return the dependency of a route, or of a router, whose callers need a role.
+    """Return the FastAPI dependency that admits only callers with a role to a route, or to a router.
 
     The caller is in `connection.state.caller` from then on.
     """

@@ -1,1 +1,1 @@
-"""The connection to RabbitMQ: the port, the topology, the AMQP adapter and its in-memory twin."""
+"""The connection to RabbitMQ: the interface `Broker`, the topology, the AMQP adapter and its in-memory twin."""

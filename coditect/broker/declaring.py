@@ -1,4 +1,4 @@
-"""The declaration of a topology, with a count of the queues that did not exist before."""
+"""The declaration of exchanges, queues and bindings, with a count of the queues that did not exist before."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from coditect.broker.topology import Topology
 
 
 async def declare_missing(broker: Broker, topology: Topology) -> int:
-    """Declare a topology, and return how many of its queues did not exist before.
+    """Declare a topology (exchanges, queues, bindings), and return how many of its queues did not exist before.
 
     Raises:
         CoditectError: any error of `Broker.declare`.

@@ -1,4 +1,4 @@
-"""A client of RabbitMQ's management API: list connections and bindings, close a connection.
+"""A client of RabbitMQ's management API: it lists connections, queues and bindings, and closes connections.
 
 The listed connections are up to 5 s old: the broker gathers them at intervals. A closed connection may stay listed
 until its client lets go of it, which a stopped client does not; its deliveries are back in their queues all the same.
@@ -27,7 +27,7 @@ _REFUSALS = {401: "its user or password is wrong, or it may not do this", 404: "
 
 
 class ManagementUnavailable(Retryable):
-    """The error when the management API does not answer or refuses; the requested action may be done all the same."""
+    """The error when the management API does not answer or refuses; the request may have taken effect all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,12 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class QueueRates:
-    """The rates of one queue as the broker samples them, up to 5 s old."""
+    """The publish and delivery rates of one queue, as the broker samples them; up to 5 s old."""
 
     published_per_second: float
     delivered_per_second: float
     oldest_ms: int | None
-    """When the oldest waiting message was published, in milliseconds since the epoch; None where it is not told."""
+    """When the oldest waiting message was published, in ms since the Unix epoch; None when the broker does not tell."""
 
 
 class Management:
@@ -66,7 +66,7 @@ class Management:
         self._timeout_seconds = timeout_seconds
 
     async def connections(self) -> tuple[Connection, ...]:
-        """Return all open connections that the management API lists, up to 5 s old.
+        """Return all open connections that the management API lists; the list is up to 5 s old.
 
         Raises:
             ManagementUnavailable: when the API does not answer or refuses.
@@ -102,7 +102,7 @@ class Management:
         return frozenset(str(row["name"]) for row in rows)
 
     async def messages(self, vhost: str, queue: str) -> int | None:
-        """Return the number of all messages in a queue, up to 10 s old, with those that wait to be dead-lettered.
+        """Return a queue's number of messages as of at most 10 s ago, with those that wait to be dead-lettered.
 
         None when there is no such queue, or when its number is not known yet.
 
@@ -115,7 +115,7 @@ class Management:
         return number if isinstance(number, int) else None
 
     async def queue_rates(self, vhost: str) -> Mapping[str, QueueRates]:
-        """Return the rates of every queue in a virtual host, by name.
+        """Return the publish and delivery rates of every queue in a virtual host, by the queue's name.
 
         Raises:
             ManagementUnavailable: when the API does not answer or refuses.

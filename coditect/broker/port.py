@@ -1,4 +1,4 @@
-"""The port of the message broker, with two adapters: `rabbitmq` and `memory` (its in-memory twin).
+"""The interface of the message broker (its port), with two adapters: `rabbitmq` and its in-memory twin `memory`.
 
 A publish is done when the broker has confirmed it. A delivery is settled exactly once: `ack`, `requeue` or `reject`;
 settling never blocks and never raises. When the connection is lost, unsettled deliveries become `lost`: the broker
@@ -50,7 +50,7 @@ class Delivery(Protocol):
         """Ack the delivery as done; several acks of one turn of the event loop may leave in one frame."""
 
     def requeue(self) -> None:
-        """Return the message to its queue unstarted, for any consumer."""
+        """Put the message back into its queue unprocessed, for any consumer."""
 
     def reject(self) -> None:
         """Reject the message, which goes to the queue's dead-letter exchange."""
@@ -98,7 +98,7 @@ class Consumer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """The number of a queue's ready messages and of its consumers."""
+    """A queue's number of ready messages and number of consumers."""
 
     messages: int
     """The number of ready messages, without those that are delivered and unsettled."""
@@ -113,7 +113,7 @@ class ServerInfo:
     version: tuple[int, ...]
     """The version of the broker as numbers, for example (3, 10, 8)."""
     certificate_end: float | None = None
-    """The end of the broker's TLS certificate, as a Unix time; None without TLS."""
+    """When the broker's TLS certificate expires, as a Unix time; None without TLS."""
 
 
 def connection_names(process: str) -> tuple[str, str]:
@@ -122,7 +122,7 @@ def connection_names(process: str) -> tuple[str, str]:
 
 
 class Broker(Protocol):
-    """The port of a process's connection to the broker, an async context manager that reconnects by itself."""
+    """The interface of a process's connection to the broker, an async context manager that reconnects by itself."""
 
     @property
     def server(self) -> ServerInfo:
@@ -134,7 +134,7 @@ class Broker(Protocol):
 
     @property
     def answering(self) -> bool:
-        """False while the consuming connection is open, but the broker has not answered on it for two seconds."""
+        """Tell whether the broker answers; False when it has not answered for 2 s on the open consuming connection."""
 
     @property
     def blocked(self) -> bool:
@@ -168,7 +168,7 @@ class Broker(Protocol):
         timeout_seconds: float = 30.0,
         wait_when_full: bool = True,
     ) -> Awaitable[None]:
-        """Publish a message at least once; done when the broker has confirmed it.
+        """Publish a message at least once; the awaitable ends when the broker has confirmed the message.
 
         A repetition has the same `message_id`, and carries `wire.SENT_AGAIN` when the broker may have the message.
         Waits, within the time, for a lost connection, an alarm, a full queue (unless `wait_when_full` is False), the
@@ -221,7 +221,7 @@ class Broker(Protocol):
         """
 
     async def get(self, queue: str) -> Delivery | None:
-        """Fetch one message of a queue to look at; return None when the queue is empty.
+        """Fetch one message of a queue for inspection; return None when the queue is empty.
 
         `release` returns the message to its queue unless it was settled.
 
@@ -231,10 +231,10 @@ class Broker(Protocol):
         """
 
     async def release(self) -> None:
-        """Return all unsettled messages that `get` fetched to their queues."""
+        """Put all unsettled messages that `get` fetched back into their queues."""
 
     async def stats(self, queue: str) -> QueueStats | None:
-        """Return the number of a queue's ready messages and consumers; None when the queue does not exist.
+        """Return a queue's number of ready messages and number of consumers; None when the queue does not exist.
 
         Raises:
             BrokerUnavailable: when the broker does not answer; retryable.

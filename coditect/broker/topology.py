@@ -44,7 +44,7 @@ INBOX_TTL_MS = 1_000
 INBOX_EXPIRES_MS = 3_600_000
 """The time after which the broker deletes an unused inbox of an agent, with the messages in it."""
 INBOX_LOOK_SECONDS = INBOX_EXPIRES_MS / 4_000
-"""The interval at which a client that pins tasks to an agent uses the agent's inbox, so that it stays."""
+"""How often a client that pins tasks to an agent looks at the agent's inbox, which keeps it from expiring."""
 BACK_TTL_MS = 1
 NOTICES_MS = 3_600_000
 """The time for which a notice waits for a dispatcher, and a queue of notices without a consumer exists."""
@@ -167,7 +167,7 @@ class Topology:
         return replace(self, queues=tuple(one for one in self.queues if not one.once))
 
     def only_queue(self, name: str) -> Topology:
-        """Return a topology of one of the queues and its bindings."""
+        """Return the topology of only the named queue and its bindings."""
         return Topology(
             (),
             tuple(one for one in self.queues if one.name == name),
@@ -361,7 +361,7 @@ def notices() -> Topology:
 
 
 def control_plane(*, quorum: bool = False) -> Topology:
-    """Return the queue of requests that any dispatcher may answer."""
+    """Return the control plane's shared queue, of requests that any dispatcher may answer."""
     return _requests_queue(routing.CONTROL_QUEUE, "any", quorum)
 
 

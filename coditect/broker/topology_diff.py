@@ -33,7 +33,7 @@ class ProbeVerdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """The broker's answer about one exchange or queue, with its text when the arguments differ."""
+    """The broker's answer about one exchange or queue, with the broker's error text when the arguments differ."""
 
     verdict: ProbeVerdict
     text: str = ""
@@ -60,7 +60,7 @@ class TopologyProbe(Protocol):
 
 
 class PlannedBroker(Broker, TopologyProbe, Protocol):
-    """The port of a broker that `apply_topology` needs: one that declares and compares entities."""
+    """The interface of the broker that `apply_topology` needs: it declares and compares exchanges and queues."""
 
 
 class DifferenceKind(StrEnum):
@@ -72,7 +72,7 @@ class DifferenceKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TopologyDifference:
-    """An argument in which the broker's entity differs; the broker names only the first such argument."""
+    """An argument in which the broker's exchange or queue differs; the broker names only the first such argument."""
 
     argument: str
     """The argument's name, for example ``x-message-ttl``; empty when the broker's text could not be read."""
@@ -104,7 +104,7 @@ class TopologyPlan:
     bindings: int
     """The number of bindings that applying the plan declares again."""
     unbound: tuple[Binding, ...] | None = None
-    """The bindings that the broker lacks, for living agents and clients too; None when they cannot be listed."""
+    """The bindings that the broker lacks, also for existing queues of agents and clients; None when not listable."""
 
     def of(self, verdict: ProbeVerdict) -> tuple[TopologyStep, ...]:
         """Return the plan's steps with the given verdict."""
@@ -206,7 +206,7 @@ _VALUE = re.compile(r"(?:the value )?'(?P<value>.*?)'(?: of type |$)", re.DOTALL
 
 
 def parse_difference(text: str) -> TopologyDifference:
-    """Read from RabbitMQ's 406 text which argument differs, and both of its values.
+    """Read from the text of RabbitMQ's error 406 which argument differs, and both of its values.
 
     An example: ``inequivalent arg 'x-message-ttl' for queue 'retry.after.100' in vhost '/': received the value '100' of
     type 'signedint' but current is none``.

@@ -16,7 +16,7 @@ from coditect.chat.failures import ChatBroken, ChatUnavailable
 from coditect.chat.port import ChatAnswer, ToolCall
 
 MOST_CALLS = 64
-"""The largest number of calls in one answer."""
+"""The largest number of tool calls in one answer."""
 _Text = Annotated[str, BeforeValidator(lambda given: "" if given is None else given)]
 _LONGEST_REASON = 300
 
@@ -81,7 +81,7 @@ class AnswerParts:
 
     @property
     def usage(self) -> TokenUsage:
-        """The tokens as the endpoint counted them, or an estimate; never fewer than the text can have."""
+        """The tokens of request and answer: the endpoint's count, but at least what the bytes imply, or an estimate."""
         asked, answered = self.request_bytes, self._answer_bytes
         if self._told is None:
             return TokenUsage(asked // BYTES_PER_TOKEN, answered // BYTES_PER_TOKEN)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from coditect.chat.failures import BudgetSpent
 
 BYTES_PER_TOKEN = 4
-"""The usual size of a token: the estimate for what an endpoint does not count."""
+"""The usual number of bytes of a token, by which tokens are estimated that an endpoint does not count."""
 MOST_BYTES_PER_TOKEN = 16
-"""More bytes than this are taken as more than one token, whatever the endpoint says."""
+"""The most bytes that one token may have: a smaller count by the endpoint is not believed."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """The tokens of one answer or several."""
+    """The numbers of input and output tokens of one answer or several."""
 
     input: int = 0
     output: int = 0
@@ -36,12 +36,12 @@ class Prices:
     output: float = 0.0
 
     def cost(self, usage: TokenUsage) -> float:
-        """Return the cost of tokens."""
+        """Return the cost of a number of input and output tokens."""
         return (usage.input * self.input + usage.output * self.output) / 1_000_000
 
 
 class ChatBudget:
-    """The account of one conversation; each request is checked before it is sent, and counted after its answer.
+    """The token and cost budget of one conversation: each request is checked before it is sent, and counted afterwards.
 
     A request begins only when its estimated input fits, and its answer is limited to what is left. Not for use by
     several requests at once.
@@ -73,12 +73,12 @@ class ChatBudget:
         return left
 
     def count(self, usage: TokenUsage, prices: Prices) -> None:
-        """Add the tokens of an answer, whole or broken."""
+        """Add the tokens and the cost of an answer, complete or broken off, to what is used."""
         self.used += usage
         self.cost += prices.cost(usage)
 
     def spent(self) -> BudgetSpent:
-        """Return the error that says what was used, and of how much."""
+        """Return the error of a budget that is used up, with the tokens and cost so far and their limits."""
         return BudgetSpent(
             "The conversation has used up its budget",
             tokens=self.used.total,

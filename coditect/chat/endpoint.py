@@ -118,7 +118,7 @@ async def open_chat(settings: ChatSettings) -> AsyncIterator[ChatModel]:
 
 
 def _checked(settings: ChatSettings) -> tuple[str, str]:
-    """Return the URL of completions and the model."""
+    """Check the chat settings, and return the URL for completions and the name of the model."""
     if settings.url is None or settings.model is None:
         missing = "CODITECT_CHAT_URL" if settings.url is None else "CODITECT_CHAT_MODEL"
         raise SetupError("No chat endpoint is set", missing=missing, fix=f"set {missing}")
@@ -133,7 +133,7 @@ def _checked(settings: ChatSettings) -> tuple[str, str]:
 
 
 async def _refuse(response: httpx2.Response) -> None:
-    """Raise the error for an answer that is none."""
+    """Raise the error for an HTTP status other than 200: ChatUnavailable if it may pass, else ChatRefused."""
     body = bytearray()
     async for part in response.aiter_raw():
         body += part

@@ -1,4 +1,4 @@
-"""The errors of calls to a language model, by the remedy of the caller."""
+"""The errors of calls to a language model, a class for each way in which the caller can deal with them."""
 
 from __future__ import annotations
 

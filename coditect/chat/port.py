@@ -11,7 +11,7 @@ from coditect.chat.budget import ChatBudget, TokenUsage
 
 
 class ChatRole(Enum):
-    """The author of a message."""
+    """The role of a message's author in a conversation."""
 
     SYSTEM = "system"
     USER = "user"
@@ -21,12 +21,12 @@ class ChatRole(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A model's wish to call a tool: text of a stranger, neither parsed nor checked."""
+    """A model's request to call a tool: untrusted text, neither parsed nor checked."""
 
     id: str
     name: str
     arguments: str
-    """JSON as the model wrote it, or what is none."""
+    """The arguments as the model wrote them: JSON, or text that is no valid JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class ChatAnswer:
 
 
 def discard(_text: str) -> None:
-    """Take a piece of an answer, and do nothing."""
+    """Ignore a piece of an answer's text: the default for `on_text`."""
 
 
 class ChatModel(Protocol):

@@ -99,7 +99,7 @@ def run_agent(
 
 
 def _pass_on(**given: int | None) -> None:
-    """Set variables that were given as options: further processes inherit nothing but the environment."""
+    """Set environment variables from options, since child processes learn options only by the environment."""
     os.environ.update({name: str(value) for name, value in given.items() if value is not None})
 
 
@@ -119,7 +119,7 @@ def _check_target(targets: list[str | None], capability: str | None, processes: 
 
 
 def is_commands(target: str | None) -> bool:
-    """Tell whether a target is a file of command agents."""
+    """Tell whether the target of `agent run` is a YAML file of command agents."""
     return (target or "").endswith((".yaml", ".yml"))
 
 
@@ -134,7 +134,7 @@ def _run_commands(file: str | None, command: str | None, capability: str, enviro
 
 
 def _run_tools(name: str, target: str) -> int:
-    """Run the agent of an MCP server's tools, and return the exit code."""
+    """Run the agent that offers an MCP server's tools as capabilities, and return the exit code."""
     from coditect.agent import program
 
     try:
@@ -146,7 +146,7 @@ def _run_tools(name: str, target: str) -> int:
 
 
 def _run_remote(name: str, url: str) -> int:
-    """Run the agent of a remote A2A agent's skills, and return the exit code."""
+    """Run the agent that offers a remote A2A agent's skills as capabilities, and return the exit code."""
     from coditect.agent import program
 
     try:
@@ -158,7 +158,7 @@ def _run_remote(name: str, url: str) -> int:
 
 
 def _run_markdown(name: str, folder: Path) -> int:
-    """Run the agent of a folder of markdown agents, and return the exit code."""
+    """Run the agent that offers a folder's markdown agents as capabilities, and return the exit code."""
     from coditect.agent import program
     from coditect.cli.compose import RealConnections
     from coditect.integrations.markdown.declaration import markdown_agent

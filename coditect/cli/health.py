@@ -14,7 +14,7 @@ from coditect.settings.settings import read_settings
 TIMEOUT_SECONDS = 3.0
 """More than a program takes to say that its event loop stands still."""
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - nothing listens here
-"""Addresses that a program may listen on and that are no place to connect to, with one that is."""
+"""The addresses that mean all interfaces, on which a program listens, each with the loopback address to connect to."""
 
 app = typer.Typer()
 

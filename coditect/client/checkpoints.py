@@ -25,7 +25,7 @@ class RestorePlan:
 
     @property
     def lasting(self) -> tuple[str, ...]:
-        """The nodes whose effects stay: no compensation is declared, or the node has not completed."""
+        """The discarded nodes whose effects would stay: no compensation is declared, or the node has not completed."""
         return tuple(row.node for row in self.nodes if not row.compensated)
 
 
@@ -50,7 +50,7 @@ class Restorable:
         )
 
     async def checkpoints(self) -> list[CheckpointRow]:
-        """Return the checkpoints of the workflow, the earliest first: completed nodes, and those on request."""
+        """Return the checkpoints of the workflow, the earliest first: completed nodes, and positions with a name."""
         rows = pages(self._control, Verb.CHECKPOINTS, "checkpoints", {"workflow": self.id})
         found = [CheckpointRow.read(row) async for row in rows]
         return sorted(found, key=lambda row: (row.at_ms, row.node == "", row.publication))
@@ -81,7 +81,7 @@ class Restorable:
         return RestorePlan(checkpoint, tuple(nodes), token)
 
     async def restore(self, checkpoint: str | RestorePlan, *, by: str) -> None:
-        """Bring the workflow back to a checkpoint: what came later is undone where declared, and runs again.
+        """Bring the workflow back to a checkpoint: later nodes are compensated where declared, and run again.
 
         Running nodes are canceled, and results of discarded attempts are refused. The call returns when the restore is
         committed; the workflow goes on by itself. A plan is carried out as it is; with the name of a checkpoint nothing

@@ -30,7 +30,7 @@ IDLE_SECONDS = 5.0
 
 
 class Completions:
-    """The notifier of one client's waits for workflow ends, by `workflow.*` events."""
+    """The listener to `workflow.*` events that wakes one client's waits for the ends of workflows."""
 
     def __init__(self, event_stream: EventStreams, background: Supervisor) -> None:
         self._event_stream = event_stream

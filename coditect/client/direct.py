@@ -115,7 +115,7 @@ class DirectLane:
         return (await self._requests.blobs.put(body)).document
 
     async def _first(self, under_way: deque[tuple[_Sending, asyncio.Future[None]]], patience_seconds: float) -> Handle:
-        """Await the confirm of the oldest task; one that was refused is sent again while no other is sent."""
+        """Await the broker's confirm of the oldest task; a refused task is sent again before any other is sent."""
         sending, confirm = under_way.popleft()
         if not confirm.done() or confirm.cancelled() or confirm.exception() is not None:
             await self._taken(sending, confirm, patience_seconds)

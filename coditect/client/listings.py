@@ -76,7 +76,7 @@ def _after(cursor: str) -> object:
 
 
 class ClientListings:
-    """The listings of a `Client`."""
+    """The methods of `Client` that list agents, workflows, approvals, the audit trail and dead nodes."""
 
     _control: ControlPlane
     _registry: Registry | None
@@ -132,7 +132,7 @@ class ClientListings:
             yield ApprovalRow.read(row)
 
     async def decision(self, workflow: str, node: str) -> ApprovalDecision:
-        """Return what was asked and decided about a node, with the node's history in the audit trail.
+        """Return the last approval decision about a node, with the node's history in the audit trail.
 
         Raises:
             NotFound: when nothing was ever asked or decided about the node.
@@ -151,7 +151,7 @@ class ClientListings:
             yield AuditRow.read(row)
 
     async def autonomy(self, *, since_ms: int, until_ms: int) -> AutonomyReport:
-        """Return how much of what finished in a period needed no person; its first and last hour count whole."""
+        """Report how much work that finished in a period needed no person; the first and last hour count whole."""
         answer = await self._control.ask(Verb.AUTONOMY, {"since": since_ms, "until": until_ms})
         return AutonomyReport.read(answer, since_ms=since_ms, until_ms=until_ms)
 

@@ -24,7 +24,7 @@ LONGEST_DELAY_SECONDS = 10 * 366 * 86_400
 
 @dataclass(frozen=True, slots=True)
 class RequestKey:
-    """An idempotency key with the fingerprint of its request: the control plane refuses the key of another request."""
+    """An idempotency key with its request's fingerprint: the control plane refuses the key for another request."""
 
     key: str
     fingerprint: str
@@ -139,7 +139,7 @@ def deadline_at(deadline: Duration | datetime, now_ms: int) -> int:
 
 
 def delay_of(options: Options, now_ms: int) -> tuple[int | str | None, int]:
-    """Return what a task waits for, a number of milliseconds or an instant as text, and when that is over.
+    """Return a task's delay as it was given (milliseconds, or an instant as text), and the instant at which it ends.
 
     Raises:
         InputError: when the instant has passed, or is more than ten years away.

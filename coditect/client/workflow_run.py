@@ -197,7 +197,7 @@ class Run(Restorable):
         return await self._ending(node, ASK_SECONDS)
 
     async def input(self, node: str) -> NodeInput:
-        """Return what a node's task was given, as far as that is known yet; large values in it stay references."""
+        """Return the input of a node's task, as far as it is known yet; large values in it stay blob references."""
         return NodeInput.read(await self._control.ask(Verb.NODE_INPUT, {"workflow": self.id, "node": node}))
 
     async def ending(self, node: str, *, timeout: Duration = DEFAULT_TIMEOUT, alone: bool = False) -> Ending:
@@ -348,7 +348,7 @@ class Run(Restorable):
         return await self._control.ask(Verb.REDRIVE, asked)
 
     async def answer(self, node: str, *, granted: bool, by: str, comment: str = "", key: str | None = None) -> None:
-        """Answer an approval, signed by a `key`; the first answer counts; `by`, who answers, is recorded with it.
+        """Answer an approval; the person `by` is recorded, a `key` signs the answer, and only the first answer counts.
 
         Raises:
             InvalidTask: when `by` is empty.

@@ -10,7 +10,7 @@ from coditect.wire.control import Verb
 
 
 class Asks(Protocol):
-    """The port of the control plane: a request, repeated until it is answered."""
+    """The port through which requests go to the control plane, each repeated until it is answered."""
 
     blobs: Blobs
     name: str

@@ -23,7 +23,7 @@ class BlockingLock:
     """
 
     def __init__(self, lock: Lock, run: Run, *, closing: Run) -> None:
-        """Take the lock, and how its coroutines are run: at the begin of the block, and `closing` at its end."""
+        """Wrap an asynchronous lock; `run` runs its coroutine when the block begins, `closing` when the block ends."""
         self._lock, self._run, self._closing = lock, run, closing
         self._over = asyncio.Event()
         self._holder: asyncio.Task[None] | None = None
@@ -58,7 +58,7 @@ class BlockingLock:
                 raise
 
     async def _begin(self) -> None:
-        """Acquire the lock in a task of its own, which holds it until the block ends."""
+        """Acquire the lock in an asyncio task of its own, which holds it until the block ends."""
         held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._holder = asyncio.create_task(self._hold(held), name=f"holder of {self.resources[0]}")
         try:

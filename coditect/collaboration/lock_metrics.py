@@ -16,7 +16,7 @@ from coditect.telemetry.names import (
 
 
 class LockMetrics:
-    """The locks that one process holds or waits for, by ticket."""
+    """The metrics of the locks that one process holds or waits for, counted by ticket."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._waits: dict[str, float] = {}
@@ -34,7 +34,7 @@ class LockMetrics:
         return 0.0 if began is None else _now() - began
 
     def answered(self, ticket: str, state: str) -> None:
-        """Note the answer to a request for a lock: it is held, others have it and the request waits, or it is taken."""
+        """Record the answer to a lock request: the lock is held, the request waits for it, or others have it."""
         if state == "held":
             self.granted(ticket)
             return
@@ -51,17 +51,17 @@ class LockMetrics:
         self._held.add(ticket)
 
     def again(self, ticket: str, instead_of: str) -> None:
-        """Note that a wait goes on under another ticket."""
+        """Record that a wait for a lock goes on under another ticket."""
         began = self._waits.pop(instead_of, None)
         if began is not None:
             self._waits = {ticket: began} | self._waits
 
     def timed_out(self) -> None:
-        """Count a wait that was over before the lock was free."""
+        """Count a wait for a lock that timed out."""
         self._timeouts.value += 1
 
     def ended(self, ticket: str) -> None:
-        """Note that a ticket is given back; idempotent."""
+        """Record that a lock's ticket is released; idempotent."""
         self._waits.pop(ticket, None)
         self._held.discard(ticket)
 

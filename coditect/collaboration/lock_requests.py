@@ -36,7 +36,7 @@ class WantedLock:
 
 
 class LockRequests:
-    """The locks of one process: each ticket is a correlation id of the process's reply queue."""
+    """The lock requests of one process; a lock's ticket is a correlation id in the process's reply queue."""
 
     def __init__(self, control: Asks, requests: Requests, background: Supervisor) -> None:
         self._control = control
@@ -95,7 +95,7 @@ class LockRequests:
     async def wait_for(
         self, wanted: WantedLock, state: dict[str, Any], timeout_seconds: float | None
     ) -> dict[str, Any]:
-        """Wait until a ticket is granted, and return its state; the message of a grant that is lost costs one renewal.
+        """Wait until a lock is granted, and return its state; the next renewal makes up for a lost grant message.
 
         Raises:
             LockTaken: when the lock was not granted within `timeout_seconds`; its ticket is released.
@@ -121,7 +121,7 @@ class LockRequests:
         return state
 
     def _anew(self, wanted: WantedLock) -> WantedLock:
-        """Return the same request under another ticket: a late message about the former one must not count for it."""
+        """Return the same request under a new ticket: a late message about the old ticket must not count for it."""
         ticket = self._requests.new_token()
         self._metrics.again(ticket, wanted.ticket)
         return replace(wanted, ticket=ticket, body=wanted.body | {"ticket": ticket})
@@ -133,7 +133,7 @@ class LockRequests:
             return {"state": "waiting"}
 
     async def keep_lock(self, ticket: str, *, after_seconds: float, ttl_seconds: float) -> dict[str, Any]:
-        """Wait for news of a ticket for a while, then renew it; return its `state`, `reason` and `valid_until`.
+        """Wait a while for news of a lock's ticket, then renew it; return its `state`, `reason` and `valid_until`.
 
         A ticket that is released meanwhile is `gone`.
 
@@ -179,12 +179,12 @@ class LockRequests:
         self._sent.pop(ticket, None)
 
     def _sure(self, ticket: str, state: dict[str, Any], ttl_seconds: float) -> dict[str, Any]:
-        """Add the ticket, and for how many seconds it is sure to be kept."""
+        """Add to a lock's state its ticket, and until which time of the event loop the lock is sure to be kept."""
         return state | {"ticket": ticket, "valid_until": self._sent[ticket] + ttl_seconds}
 
 
 def _taken(wanted: WantedLock, *, waited_seconds: float) -> LockTaken:
-    """Return the error of a lock that others have."""
+    """Build the error that reports that others have the lock."""
     return LockTaken(
         "Others have the lock",
         resources=wanted.body["resources"],

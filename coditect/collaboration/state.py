@@ -125,7 +125,7 @@ class SharedState:
         return await self._write(key, if_version, patch=loads(encode_any(patch)))
 
     async def delete(self, key: str, *, if_version: int | None = None) -> None:
-        """Remove the value of a key; the numbers of its versions go on."""
+        """Remove the value of a key; the next value continues the key's version numbers."""
         await self._write(key, if_version, delete=True)
 
     async def update(self, key: str, change: Callable[[Any], Any]) -> Any:

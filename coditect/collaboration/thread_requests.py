@@ -1,4 +1,4 @@
-"""The requests of one process about threads, and its wait for the news of one."""
+"""The requests of one process about discussion threads, and its wait for news in a thread."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ class ThreadRequests:
         return await self.control.ask(Verb(verb), {"writer": self.control.name} | body)
 
     async def hear(self, ticket: str, after_seconds: float) -> None:
-        """Wait for news under a ticket, as `ThreadPort.hear` says; what they are the next request tells."""
+        """Wait for news in a thread, as `ThreadPort.hear` says; the next request fetches the news itself."""
         await asyncio.wait({self._news[ticket]}, timeout=after_seconds)

@@ -34,7 +34,7 @@ NewId = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True)
 class ThreadMessage:
-    """A message of a thread."""
+    """A message in a discussion thread."""
 
     number: int
     """Its place in the thread, from 1."""
@@ -66,7 +66,7 @@ class ThreadMessage:
 
 @dataclass(frozen=True, slots=True)
 class ThreadRow:
-    """A thread: who takes part, what it is bound to, and how far it is."""
+    """A discussion thread: its participants, the task or workflow it is bound to, and its last message."""
 
     thread: str
     """The id of the thread."""
@@ -117,7 +117,7 @@ class ThreadPort(Protocol):
         """Send a request about threads, with its writer and its reply address, and return the answer."""
 
     async def hear(self, ticket: str, after_seconds: float) -> None:
-        """Wait for news under a ticket of this process, for a while; return at once when they came meanwhile."""
+        """Wait a while for news of a thread under a ticket of this process; return at once if there is news already."""
 
 
 class Thread:
@@ -136,7 +136,7 @@ class Thread:
         """The id of the thread."""
 
     async def open(self, participants: Iterable[str], *, keep: Duration, **bound: str) -> Thread:
-        """Open the thread under its id, for its participant and for others, and return it.
+        """Open the thread under its id, for this participant and the given others, and return it.
 
         Raises:
             InputError: when there are more than 50 participants, or a parameter is wrong.
@@ -176,7 +176,7 @@ class Thread:
         return int(answer["number"]), message
 
     async def history(self, *, after: int = 0, everything: bool = False) -> AsyncGenerator[ThreadMessage, None]:
-        """Yield the messages that there are for this participant, in their order, behind number `after`.
+        """Yield the messages for this participant in their order, beginning after message number `after`.
 
         With `everything`, also those that are for others only.
         """
@@ -224,7 +224,7 @@ class Thread:
             await self._leave(ticket, seen)
 
     async def ask(self, question: Any, *, to: str | Iterable[str] = (), timeout: Duration = "5m") -> Any:
-        """Say a question, wait for the first answer to it, and return the answer's value.
+        """Ask a question in the thread, wait for the first answer to it, and return the answer's value.
 
         Raises:
             ResultTimeout: when there was no answer in time; the question stays in the thread.
@@ -245,7 +245,7 @@ class Thread:
         return await self.say(value, type=ANSWER, to=question.sender, metadata={ANSWERS: question.message})
 
     async def show(self) -> ThreadRow:
-        """Return who takes part in the thread, and who has read how far."""
+        """Return the thread's facts: its participants, and up to which message each of them has read."""
         return ThreadRow.of(await self._ask(Verb.THREAD_SHOW, {}))
 
     async def read(self, number: int) -> None:

@@ -22,7 +22,7 @@ from coditect.workflow.definition import Definition
 
 TIMEOUT = "1d"
 SLOTS = 100
-"""The goals that are planned at once; those whose plans are done hold none."""
+"""The number of goals that are planned at once; a goal holds no slot while its plan is carried out."""
 
 PlannerOf = Callable[[int], Planner]
 """Returns a planner that may use so many tokens of a model."""

@@ -54,7 +54,7 @@ class PlanBounds:
         return self.accept(parse_document(content, is_json=True))
 
     def accept(self, document: object) -> Definition:
-        """Return the workflow of a plan's document; see `read`."""
+        """Check a plan that is parsed already, and return its workflow; see `read`."""
         if not isinstance(document, dict) or set(document) != {"nodes"} or not isinstance(document["nodes"], dict):
             raise InputError("A plan is an object with `nodes` and nothing else", fix='answer {"nodes": {...}}')
         nodes = document["nodes"]
@@ -103,7 +103,7 @@ def _attempts(node: Node) -> int:
 
 
 def _runs(node: Node) -> int:
-    """Return how often a node's task may be done, each time with all its attempts: elements of a map, and repeats."""
+    """Return how often a node's task may run, retries not counted: the elements of a map, times the repeats."""
     call = node.call
     assert call is not None
     elements = node.work.limit if isinstance(node.work, Each) else 1

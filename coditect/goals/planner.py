@@ -9,7 +9,7 @@ from coditect.workflow.definition import Definition
 
 
 class Planner(Protocol):
-    """The port of a planner."""
+    """The port of a planner, which makes a checked workflow from a goal in words."""
 
     async def plan(self, goal: str, bounds: PlanBounds, failures: tuple[str, ...] = ()) -> Definition:
         """Return a workflow for a goal, checked by the bounds; `failures` tells why earlier plans failed.

@@ -20,7 +20,7 @@ class ClientRuns:
     """The workflows of one goal. With a key each plan is started once, however often the goal is pursued."""
 
     def __init__(self, client: Client, key: str | None, planned: Planned) -> None:
-        """Start plans by a client; see `Planned`.
+        """Take the client that starts plans, the goal's key, and a function that is called with each started plan.
 
         Raises:
             InputError: when the key is empty or too long.

@@ -1,4 +1,4 @@
-"""What one goal may use. A goal within a goal gets a part of it, so that a plan widens nothing and always ends."""
+"""The bounds of a goal; a goal within its plan gets a part of them, so that a plan widens nothing and always ends."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class GoalShare(BaseModel):
     """How many tokens of a model its own plans may use, in and out; goals in its plans share as many again."""
 
     def allows(self, capability: str) -> bool:
-        """Tell whether a plan may use a capability; a goal only where the depth allows one more."""
+        """Tell whether a plan may use a capability; `goal.pursue` only while goals may be nested one level deeper."""
         if capability == GOAL and self.depth >= MOST_DEPTH:
             return False
         return all(any(fnmatchcase(capability, one) for one in patterns) for patterns in self.patterns)
 
     def divided(self, plan: Definition, *, ordered: int, runs_of: Callable[[Node], int], most_plans: int) -> Definition:
-        """Return a plan in which each goal has its part of what is left of this share, whatever the plan says of it.
+        """Return the plan with bounds for its nested goals: each gets an equal part of what this share has left.
 
         `ordered` attempts are those of all tasks of the plan. A goal's attempts are no runs: each goes on with the same
         workflows.
@@ -88,7 +88,7 @@ class GoalRequest(BaseModel):
     """The bounds; a goal in a plan gets them from the goal around it."""
 
     def share(self, allowed: tuple[str, ...], tokens: int) -> GoalShare:
-        """Return the bounds of the goal: those of the request, and those of the agent that pursues it.
+        """Return the goal's bounds: those of the request, narrowed by the agent's capability patterns and tokens.
 
         Raises:
             InputError: when the request names more bounds than a goal around it could have.

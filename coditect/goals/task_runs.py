@@ -65,7 +65,7 @@ class TaskRuns:
         return TaskRun(await self._runs.start(number, plan, goal), self._ctx)
 
     async def cancel(self) -> None:
-        """Cancel the workflows that go on, if the task is over; not if another attempt goes on with them."""
+        """Cancel the goal's workflows if its task is over; else another attempt at the task goes on with them."""
         try:
             if await self._is_over():
                 for number in range(MOST_PLANS):

@@ -61,7 +61,7 @@ def read_templates(content: bytes, *, name: str = "") -> tuple[GoalTemplate, ...
 
 
 class TemplatePlanner:
-    """A planner that takes the most particular template whose words a goal has, and after a failure the next one."""
+    """A planner that takes the template with the most words among those that fit, and after a failure the next one."""
 
     def __init__(self, templates: Sequence[GoalTemplate]) -> None:
         self._templates = sorted(templates, key=lambda one: -len(one.when))

@@ -1,4 +1,4 @@
-"""Bridges to agents and protocols of others, one package for each; each has an extra of its own and is loaded by use.
+"""Bridges to foreign agents and protocols: one package for each, with a pip extra of its own, imported when it is used.
 
 The programs that offer a bridge (`coditect api`) import it; nothing below does.
 """

@@ -1,4 +1,4 @@
-"""Types that stand for a JSON Schema, so that a handler declares what was written elsewhere."""
+"""Types that stand for a JSON Schema, so that a handler can declare a schema that was written elsewhere."""
 
 from __future__ import annotations
 

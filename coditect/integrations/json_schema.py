@@ -1,4 +1,4 @@
-"""JSON Schemas of strangers as checks of values: a task's input, a model's arguments, or the answer of a tool.
+"""Checks of values by JSON Schemas that are not trusted: of a task's input, a model's arguments, a tool's answer.
 
 The time of a check is bounded whatever the schema says: its patterns are matched without backtracking, one that needs
 it is left out, and the steps that a check may take grow with the value's size alone.
@@ -72,7 +72,7 @@ class SchemaCheck:
 
 
 class _Steps(FormatChecker):
-    """The steps that a check may still take; it stands where a checker of formats would, which validators hand on."""
+    """The budget of steps of one check, in the place of the format checker, which validators hand on to inner ones."""
 
     def __init__(self, most: int) -> None:
         super().__init__(formats=())
@@ -86,7 +86,7 @@ class _Steps(FormatChecker):
 
 @lru_cache(maxsize=20)
 def _bounded(kind: Any) -> Any:
-    """Return a draft's validator whose checks take bounded time."""
+    """Return the validator class of a JSON Schema draft, changed so that its checks take bounded time."""
     keywords = {"pattern": _pattern, "patternProperties": _named, "additionalProperties": _others(kind)}
     bounded = cast("Any", extend)(kind, keywords)
     bounded.evolve = _evolve
@@ -94,7 +94,7 @@ def _bounded(kind: Any) -> Any:
 
 
 def _evolve(validator: Any, **changes: Any) -> Any:
-    """Return the validator of an inner schema, of the same class, whatever draft a `$schema` in it names."""
+    """Count one step, and return the validator of an inner schema, of the same class whatever `$schema` it names."""
     validator.format_checker.take()
     return attrs.evolve(validator, **changes)
 
@@ -124,7 +124,7 @@ def _named(validator: Any, patterns: Mapping[str, Any], value: Any, schema: Any)
 
 
 def _others(kind: Any) -> Any:
-    """Return the check of properties that no pattern names: the draft's own, which sees no pattern.
+    """Return the check of `additionalProperties`: the draft's own, given only the properties that no pattern names.
 
     A pattern that is left out may name any.
     """

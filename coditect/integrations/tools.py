@@ -22,7 +22,7 @@ class OfferedCapabilities:
     """The capabilities that living agents offer, read from the registry when asked for, at most once a second."""
 
     def __init__(self, find: Callable[[Search], Awaitable[tuple[AgentRecord, ...]]]) -> None:
-        """Read the registry by `find`, which `Registry.find` is."""
+        """Take the function that searches the registry, such as `Registry.find`."""
         self._find = find
         self._looking = asyncio.Lock()
         self._known: Mapping[str, CapabilitySpec] = {}
@@ -50,7 +50,7 @@ def input_of(spec: CapabilitySpec, arguments: Mapping[str, Any]) -> Any:
 
 
 def as_object(schema: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return the schema of an object: the schema itself, or one with the value as the field `name`."""
+    """Return a schema of objects: the given one, or, if it is of another type, one that has it as the field `name`."""
     if is_object(schema):
         return dict(schema)
     inner = {key: value for key, value in schema.items() if key not in ("$defs", "$schema")}
@@ -62,5 +62,5 @@ def as_object(schema: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def is_object(schema: Mapping[str, object]) -> bool:
-    """Tell whether a JSON Schema is one of objects."""
+    """Tell whether a JSON Schema describes objects."""
     return schema.get("type") == "object"

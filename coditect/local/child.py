@@ -70,7 +70,7 @@ class RunningChild:
         return self._popen.wait()
 
     async def stop(self) -> None:
-        """Ask the process to end, wait as long as the child allows, then kill it and everything that it started."""
+        """Ask the process to end, wait `child.stop_within_seconds` at most, then kill it and all that it started."""
         try:
             if self._popen.poll() is None:
                 self._popen.send_signal(self.child.stop_signal)

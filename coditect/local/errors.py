@@ -48,4 +48,4 @@ class StartFailed(LocalError):
 
 
 class AlreadyUp(LocalError):
-    """The error of a folder that another `up`, or another set of servers, holds."""
+    """The error of a folder that another `up`, or another set of private servers, has locked."""

@@ -1,4 +1,4 @@
-"""A private FoundationDB cluster that runs as long as a block lasts, for chaos, the tests and the benchmarks.
+"""A private FoundationDB cluster that runs while an `async with` block lasts, for chaos runs, tests and benchmarks.
 
 Its programs are not in the package registries: they come with FoundationDB's server package, or from its source. The
 first process is the coordinator, and the cluster is not available while that process is away.
@@ -45,7 +45,7 @@ _MEMORY = ("--memory", "2GiB", "--cache-memory", "200MiB")
 
 @dataclass(frozen=True, slots=True)
 class FoundationDBPrograms:
-    """The paths of FoundationDB's server and of its command line."""
+    """The paths of FoundationDB's programs: the server `fdbserver`, and the command line `fdbcli`."""
 
     server: Path
     cli: Path
@@ -79,7 +79,7 @@ class PrivateFoundationDB(PrivateProcesses):
         return tuple(self._children)
 
     async def create(self) -> None:
-        """Start every process of a new cluster, create its database, and return when that is available.
+        """Start every process of a new cluster, create its database, and return when the database is available.
 
         Three processes or more keep each key twice.
 

@@ -1,4 +1,4 @@
-"""Private servers that run as long as a block lasts, for the demo, the tests and the benchmarks.
+"""Private servers that run while an `async with` block lasts, for the demo, the tests and the benchmarks.
 
 No supervisor: a server that dies stays dead until a caller starts it again, as a fault test wants. The servers
 end with the block, with the thread that started them, and with the process, also when that is killed.
@@ -138,7 +138,7 @@ class PrivateServers(PrivateProcesses):
         await self.start_one(REDIS)
 
     async def wipe_broker(self) -> None:
-        """Kill the broker with SIGKILL and remove its data: queues, messages, users; it starts again empty."""
+        """Kill the broker with SIGKILL and remove its data (queues, messages, users); it is empty at its next start."""
         await self.kill(BROKER)
         await asyncio.to_thread(shutil.rmtree, self._folder / BROKER / "data", ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""The filter of who follows events: kinds, tasks, workflows, capabilities and agents."""
+"""The filter of the events that a listener gets: by kinds, tasks, workflows, capabilities and agents."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Self
 from coditect.model.event import Event
 
 AGENTS = "/agents/"
-"""How the source of an event begins that an agent published."""
+"""The prefix of the source of an event that an agent published."""
 
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """A filter of events: each field that is not empty must fit, by any of its values."""
+    """A filter of events: an event passes if it matches some value of each field that is not empty."""
 
     kinds: frozenset[str] = frozenset()
     """Types of events, or their first words: `task.completed`, or `task` for all events of tasks."""
@@ -35,7 +35,7 @@ class EventFilter:
         capability: Iterable[str] = (),
         agent: Iterable[str] = (),
     ) -> Self:
-        """Return the filter of the values that a request gives; a kind may end in `.*`."""
+        """Return the filter for the values that a request gives; a kind may end in `.*`."""
         kinds = frozenset(one.removesuffix(".*").removesuffix(".#") for one in kind) - {"*", "#"}
         return cls(kinds, frozenset(task), frozenset(workflow), frozenset(capability), frozenset(agent))
 

@@ -84,13 +84,13 @@ class Events:
             confirm.set_exception(error)
 
     def emit_attempt(self, type_: str, task: Task, at_ms: int, agent: AgentId) -> None:
-        """Publish an event about a task's attempt as `emit` does; without a listener, nothing is put together."""
+        """Publish an event about a task's attempt as `emit` does; without a listener, do not even gather its data."""
         subject = task.id or ""
         if type_ not in self._muted or subject in self._followed:
             self.emit(type_, at_ms, subject=subject, capability=task.capability, agent=agent, attempt=task.attempt)
 
     def unmute(self, subjects: Iterable[str] = ()) -> None:
-        """Send events again that were muted for lack of listeners: all events, or those about the given subjects."""
+        """Resume sending events that are muted for lack of listeners: all events, or those about the given subjects."""
         if not subjects:
             for type_ in tuple(self._muted):
                 self._end_mute(type_)

@@ -25,11 +25,11 @@ AHEAD = 64
 """How many parts an agent may send ahead of the reader."""
 CREDIT_SECONDS = 10.0
 LATE_SECONDS = 10.0
-"""How long parts may come after the task's outcome, which the agent sends after them."""
+"""How long parts may still arrive after the task's outcome, which the agent sends last."""
 
 
 class PartReader:
-    """The reader of the parts of one streamed task, which puts what arrives in order and drops what comes twice.
+    """The reader of the parts of one streamed task, which orders the parts that arrive and drops repeated ones.
 
     Another execution of the task, after a failure or the loss of an agent, begins its parts again from the first one.
     """
@@ -72,7 +72,7 @@ class PartReader:
         self._wake()
 
     def _is_read(self, part: Part) -> bool:
-        """Tell whether a part belongs to the execution that is read; a newer execution is read from then on."""
+        """Tell whether a part is of the execution that is read; switch to a newer execution when its part comes."""
         first = self._first
         if first is not None and first.execution == part.execution:
             return True

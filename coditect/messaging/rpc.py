@@ -116,7 +116,7 @@ class Requests:
         return future
 
     def expect_parts(self, task: Task) -> PartReader:
-        """Return the reader of the parts of a streamed task, which has them for as long as it is referenced."""
+        """Return the reader of a streamed task's parts, which gets parts for as long as the reader is referenced."""
         reader = PartReader(self.broker, self.blobs, task.id or TaskId(""))
         self._streams[task.correlation_id or ""] = reader
         return reader

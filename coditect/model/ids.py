@@ -19,7 +19,7 @@ _CHILDREN = uuid5(NAMESPACE_OID, "coditect.child")
 
 
 def child_task_id(parent: TaskId, capability: str, body: bytes, ordinal: int) -> TaskId:
-    """Derive the id of a task that another task's handler requests; the same whenever the parent runs again.
+    """Derive the id of a child task, which a task's handler requests, so that it is the same if the handler runs again.
 
     `ordinal` counts the parent's requests with equal capability and body.
     """

@@ -1,4 +1,4 @@
-"""The recent outcomes of an agent's attempts, by capability and kind of input, which agents tell the registry."""
+"""The recent outcomes of an agent's attempts, by capability and size of input, which agents report to the registry."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TaskKind:
 
 @dataclass(frozen=True, slots=True)
 class RecentOutcomes:
-    """How the recent attempts of one agent at one kind of task went; with attempts and time the older count less."""
+    """How an agent's recent attempts at one kind of task went; older attempts count less, and ever less with time."""
 
     kind: TaskKind
     attempts: float
@@ -34,11 +34,11 @@ class RecentOutcomes:
     """The share of the attempts that completed, in [0, 1]."""
 
     def faded(self, passed_seconds: float) -> RecentOutcomes:
-        """Return the outcomes with attempts that count less, since so many seconds have passed."""
+        """Return the outcomes as they count after so many more seconds: the number of attempts halves every 10 s."""
         return replace(self, attempts=self.attempts * 0.5 ** (passed_seconds / HALF_LIFE_SECONDS))
 
     def after(self, ran_ms: float, *, completed: bool) -> RecentOutcomes:
-        """Return the outcomes with one more attempt, beside which the older ones count a little less."""
+        """Return the outcomes with one more attempt included; the older attempts then count a little less."""
         before = self.attempts * FADING
         attempts = before + 1
         mean_ms = (before * self.mean_ms + ran_ms) / attempts

@@ -98,7 +98,7 @@ def retry_of(given: Retry | int | None) -> Retry:
 def retry_delay_ms(delay_seconds: float, chance: float) -> int:
     """Choose the retry-delay queue for a wanted delay in seconds, and return the queue's delay in milliseconds.
 
-    The choice falls on one of the two neighbours, drawn with `chance` so that the mean delay is kept.
+    The choice falls on one of the two neighbors, drawn with `chance` so that the mean delay is kept.
     """
     wanted = delay_seconds * 1000
     if wanted <= RETRY_DELAYS_MS[0]:

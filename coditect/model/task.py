@@ -60,7 +60,7 @@ class Task:
     priority: Priority
     body: bytes
     id: TaskId | None = None
-    """The task's id; None for a foreign publisher that gave no `message_id`, and then no duplicate is recognised."""
+    """The task's id; None for a foreign publisher that gave no `message_id`, and then no duplicate is recognized."""
     correlation_id: str | None = None
     reply_to: str | None = None
     limits: Limits = NO_LIMITS

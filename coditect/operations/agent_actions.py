@@ -1,4 +1,4 @@
-"""Two doors for who thinks of agents: ask one agent for an action, or each that offers it. They submit direct tasks."""
+"""Functions that ask one agent, or every agent that offers it, for an action; they submit direct tasks."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _level(priority: Priority | str) -> Priority:
 def _named(
     target: str, action: str, offering: tuple[AgentRecord, ...], living: tuple[AgentRecord, ...]
 ) -> list[AgentRecord]:
-    """Return the processes of an agent that offer an action, those first that take tasks.
+    """Return an agent's processes that offer an action: those that take tasks, or all when none does.
 
     Raises:
         NotFound: when there are none; the error names similar agents, or what the agent offers.

@@ -1,4 +1,4 @@
-"""The protocol of the connections that use cases ask for; each program, and each test, makes its own."""
+"""The protocol by which use cases open connections to servers; each program, and each test, implements it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Connections(Protocol):
         """Return the registry as an async context manager that connects on entry."""
 
     def http_agents(self) -> AbstractAsyncContextManager[Registry]:
-        """Return the registry of HTTP agents, those included that take no tasks yet, as `registry`."""
+        """Return the registry of HTTP agents, even those that take no tasks yet; it connects on entry, too."""
 
     def client(self) -> AbstractAsyncContextManager[Client]:
         """Return a client for direct tasks and events, as an async context manager that connects on entry.

@@ -59,7 +59,7 @@ async def get_agent(opened: Connections, agent_id: AgentId) -> AgentRecord:
 
 
 async def drain_agent(opened: Connections, agent_id: AgentId, *, wait_seconds: float | None = None) -> None:
-    """Send an agent the order to drain, and optionally wait until it has left the registry.
+    """Order an agent to drain (take nothing new, and end), and optionally wait until it has left the registry.
 
     Idempotent. With `wait_seconds=None` the call returns once the broker has the request.
 

@@ -18,7 +18,7 @@ from coditect.registry.port import Search
 
 @dataclass(frozen=True, slots=True)
 class GoalOrder:
-    """A goal in words, and its bounds."""
+    """A goal in words, with the limits of its pursuit: capabilities, time, number of plans, and tokens."""
 
     goal: str
     patterns: Sequence[str] = ("*",)
@@ -40,7 +40,7 @@ async def pursue_goal(
     *,
     planned: Planned,
 ) -> GoalResult:
-    """Pursue a goal to its value; `planned` is called with each plan, and the id of the workflow that it became.
+    """Plan and run workflows until one yields the goal's value; call `planned` with each plan and its workflow's id.
 
     Raises:
         NotFound: when no living agent offers a capability that the goal may use.

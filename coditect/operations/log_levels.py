@@ -15,7 +15,7 @@ SEND_SECONDS = 10.0
 
 
 def is_module(logger: str) -> bool:
-    """Tell whether a module has a logger's name, with or without the leading `coditect.`, as far as this process sees.
+    """Tell whether a module of a logger's name is installed here, with or without the leading `coditect.`.
 
     The loggers of an agent's own modules may have other names, and agents elsewhere other modules.
     """

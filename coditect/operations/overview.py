@@ -222,7 +222,7 @@ def _activity(record: AgentRecord, answer: PingReply | None) -> AgentActivity:
 
 
 def _tasks(told: object) -> tuple[RunningTask, ...] | None:
-    """Return the running tasks of an answer; None from an agent that is too old to name them."""
+    """Parse the running tasks in an agent's answer; None from an agent that is too old to name them."""
     if not isinstance(told, list):
         return None
     found = []

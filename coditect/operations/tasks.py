@@ -171,7 +171,7 @@ def is_durable(task_id: str) -> bool:
 
 
 async def _read(handle: Handle, wait: str, part: ShownPart) -> None:
-    """Pass on each part of a streamed result; a failure of the task is left to its outcome."""
+    """Call `part` with each part of a streamed result; do not raise the task's failure, which its outcome reports."""
     try:
         async for one in handle.stream(timeout=wait):
             part(one)

@@ -52,7 +52,7 @@ async def create_topology(opened: Connections, named: Iterable[str], *, note: No
 async def export_topology(
     opened: Connections, named: Iterable[str], *, form: ExportForm, vhost: str, cluster: str, note: Note
 ) -> dict[str, object]:
-    """Return the topology as a document of the given form.
+    """Return the needed exchanges, queues and bindings in the given form, for RabbitMQ or for Kubernetes.
 
     Args:
         cluster: the name of the RabbitmqCluster object that Kubernetes objects refer to.
@@ -73,7 +73,7 @@ async def _wanted(opened: Connections, named: Iterable[str], note: Note) -> Topo
 
 
 async def _bounds(opened: Connections) -> dict[str, int | None]:
-    """Return `max_queued` of the capabilities that living agents offer; empty without a registry."""
+    """Return the queue limit (`max_queued`) of each capability that living agents offer; empty without a registry."""
     try:
         return {one.spec.name: one.spec.max_queued for one in await find_offers(opened, Search())}
     except RegistryUnavailable:

@@ -96,7 +96,7 @@ async def _attempts(run: Run, node: str) -> Mapping[str, Sequence[AttemptRow]]:
 
 
 def workflow_hop(row: WorkflowRow, below: tuple[Hop, ...]) -> Hop:
-    """Return the step of a workflow, from what the control plane tells of it."""
+    """Convert the control plane's report of a workflow to a step of a task's path, with the steps below it."""
     return Hop(
         "workflow",
         f"{row.name} {row.workflow}",
@@ -110,7 +110,7 @@ def workflow_hop(row: WorkflowRow, below: tuple[Hop, ...]) -> Hop:
 
 
 def node_hop(row: NodeRow, attempts: Sequence[AttemptRow], children: Mapping[str, Hop]) -> Hop:
-    """Return the step of a node with its attempts in order of publication, and the workflows that it ran.
+    """Convert the report of a node to a step of a task's path, with its attempts in order and its child workflows.
 
     An attempt with the number of the one before it is a redrive, or was handed to another agent before it began.
     """
@@ -162,7 +162,7 @@ async def _direct_path(opened: Connections, task_id: str, capability: str | None
 
 
 def direct_hop(task_id: str, seen: Sighting) -> Hop:
-    """Return the path of a direct task from where it was found: its failed attempts, and where it is."""
+    """Return the path of a direct task that was found at a place: its failed attempts, and the place."""
     told = seen.story
     attempts = tuple(_failed_hop(one) for one in told.errors)
     redrives = (Hop("redrive", str(told.redrives)),) if told.redrives else ()
@@ -180,7 +180,7 @@ def direct_hop(task_id: str, seen: Sighting) -> Hop:
 
 
 def _failed_hop(attempt: Mapping[str, Any]) -> Hop:
-    """Return the step of a failed attempt, from the history that travels with the task."""
+    """Convert a failed attempt, as the task's message records it, to a step of the task's path."""
     return Hop(
         "attempt",
         str(attempt.get("attempt", "")),

@@ -1,1 +1,1 @@
-"""The registry of agents and their capabilities: port, Redis adapter, in-memory twin, and the selection of an agent."""
+"""The registry of agents and their capabilities: interface, Redis adapter, in-memory twin, and selection of agents."""

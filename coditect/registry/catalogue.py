@@ -16,7 +16,7 @@ from coditect.wire import routing
 log = logging.getLogger(__name__)
 
 KNOWN_SECONDS = 60.0
-"""How long a client remembers that a capability is none of bytes; the agent refuses a task that gets through."""
+"""How long a client remembers that a capability takes and returns JSON; the agent refuses a task that gets through."""
 MOST_KNOWN = 10_000
 
 
@@ -50,7 +50,7 @@ class CapabilityCatalogue:
         ])  # fmt: skip
 
     async def refuse_bytes(self, capabilities: Iterable[str]) -> None:
-        """Refuse capabilities of bytes for a workflow, by at most one read of the registry a minute for each name.
+        """Refuse a workflow's capabilities that take or return bytes; read the registry at most once a minute per name.
 
         Raises:
             InputError: when a living agent declares that one takes or returns bytes.

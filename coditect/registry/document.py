@@ -120,7 +120,7 @@ def _recent_values(outcomes: RecentOutcomes) -> list[object]:
 
 
 def _recent(rows: Any) -> Iterator[RecentOutcomes]:
-    """Yield the outcomes that can be; what is none, or not known here, hides no agent and no other outcomes."""
+    """Yield the recent outcomes that can be decoded, and skip the others, so that the agent stays readable."""
     for row in rows if isinstance(rows, list) else ():
         try:
             name, size, *told = row

@@ -140,7 +140,7 @@ class MemoryRegistry:
         return turn
 
     async def lease_tokens(self, capability: str, rate: Rate, wanted: int) -> TokenLease:
-        """Take up to `wanted` tokens of a capability's rate from the bucket that the whole fleet shares."""
+        """Take up to `wanted` tokens of a capability's rate limit from the token bucket that the fleet shares."""
         self._refuse_when_failing()
         bucket = self._buckets.setdefault(capability, TokenBucket())
         leased = bucket.lease(rate, wanted, round(self._now() * 1e6))
@@ -166,14 +166,14 @@ class MemoryRegistry:
         return None if free else holder
 
     async def clear_start(self, task: str, agent_id: AgentId) -> None:
-        """Remove an agent's start mark of a task, and the count of the task's returns without a start; idempotent."""
+        """Remove an agent's start mark of a task, and the count of the task's unstarted returns; idempotent."""
         self._refuse_when_failing()
         self._unmark(task, agent_id)
         self._handed_back.pop(task, None)
         await self._answer()
 
     async def hand_back(self, tasks: Collection[str], agent_id: AgentId, *, keep_seconds: float) -> None:
-        """Count that an agent returned each task without a start, and remove the agent's start marks of the tasks."""
+        """For each task that an agent returned unstarted, count the return, and remove the agent's start mark."""
         self._refuse_when_failing()
         for task in tasks:
             self._unmark(task, agent_id)

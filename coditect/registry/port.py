@@ -1,4 +1,4 @@
-"""The port of the agent registry, with two adapters: `redis` and `memory`.
+"""The interface of the agent registry (its port), with two adapters: `redis` and `memory`.
 
 A registration is a lease: it lives `lease_seconds` from its last heartbeat. Losing the registry loses nothing else:
 execution goes on, and every agent's next heartbeat registers the agent again.
@@ -53,7 +53,7 @@ def texts_of(agent: Registration) -> Iterator[str]:
 
 
 class Registry(Protocol):
-    """The port of the fleet's directory of agents; an async context manager that opens even while its server is down.
+    """The interface of the fleet's directory of agents; an async context manager that opens even if its server is down.
 
     Every call ends within 1 s.
 
@@ -89,7 +89,7 @@ class Registry(Protocol):
         """Increment the named counter, which all clients share for round robin, and return its new value."""
 
     async def lease_tokens(self, capability: str, rate: Rate, wanted: int) -> TokenLease:
-        """Take up to `wanted` tokens of a capability's rate from the bucket that the whole fleet shares.
+        """Take up to `wanted` tokens of a capability's rate limit from the token bucket that the fleet shares.
 
         Agents that ask by different rates all get the slowest that any asked by within the last minute. A bucket that
         the registry does not know, or lost, is full.
@@ -111,13 +111,13 @@ class Registry(Protocol):
         """
 
     async def clear_start(self, task: str, agent_id: AgentId) -> None:
-        """Remove an agent's start mark of a task, and the count of the task's returns without a start; idempotent.
+        """Remove an agent's start mark of a task, and the count of the task's unstarted returns; idempotent.
 
         Another agent's mark stays.
         """
 
     async def hand_back(self, tasks: Collection[str], agent_id: AgentId, *, keep_seconds: float) -> None:
-        """Count that an agent returned each task without a start, and remove the agent's start marks of the tasks.
+        """For each task that an agent returned unstarted, count the return, and remove the agent's start mark.
 
         A count lives `keep_seconds` from the last hand-back.
         """

@@ -128,7 +128,7 @@ class RedisRegistry:
         return int(await self._bounded("next_turn", self._redis.hincrby(self._turns_key, name, 1)))
 
     async def lease_tokens(self, capability: str, rate: Rate, wanted: int) -> TokenLease:
-        """Take up to `wanted` tokens of a capability's rate from the bucket that the whole fleet shares."""
+        """Take up to `wanted` tokens of a capability's rate limit from the token bucket that the fleet shares."""
         interval_us = 1e6 / rate.per_second
         arguments = (wanted, interval_us, rate.capacity * interval_us, _milliseconds(rate.hold_seconds))
         call = self._scripts["lease_tokens"](
@@ -153,11 +153,11 @@ class RedisRegistry:
         return None if holder is None else AgentId(holder.decode(errors="surrogateescape"))
 
     async def clear_start(self, task: str, agent_id: AgentId) -> None:
-        """Remove an agent's start mark of a task, and the count of the task's returns without a start; idempotent."""
+        """Remove an agent's start mark of a task, and the count of the task's unstarted returns; idempotent."""
         await self._run_on_marks("clear_start", [task], agent_id)
 
     async def hand_back(self, tasks: Collection[str], agent_id: AgentId, *, keep_seconds: float) -> None:
-        """Count that an agent returned each task without a start, and remove the agent's start marks of the tasks."""
+        """For each task that an agent returned unstarted, count the return, and remove the agent's start mark."""
         await self._run_on_marks("hand_back", tasks, agent_id, _milliseconds(keep_seconds))
 
     async def _run(self, step: str, *arguments: str | bytes | int) -> Any:

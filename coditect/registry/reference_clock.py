@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 COMPARE_SECONDS = 30.0
 TOLERATED_MS = 100
-"""The clock difference up to which nothing is corrected; half of the registry's answer time, when longer."""
+"""The clock difference up to which nothing is corrected; half of the registry's answer time, if that is longer."""
 TOLD_MS = 1_000
 MOST_CORRECTED_MS = 86_400_000
 _FIX = "synchronize the machines' clocks (NTP)"

@@ -1,4 +1,4 @@
-"""Living agents that take no tasks yet: HTTP agents that have registered, and that no bridge serves.
+"""The look-up of living agents, with those that take no tasks yet: registered HTTP agents that no bridge serves.
 
 A bridge keeps its HTTP agents in a registry of their own, beside that of the fleet, which has an agent as soon as it
 takes tasks. Who looks for agents looks into both.
@@ -16,7 +16,7 @@ NOT_SERVED = Load(status=AgentStatus.STARTING, trouble="no bridge serves it yet:
 
 
 async def find_living(fleet: Registry, http_agents: Registry, search: Search) -> tuple[AgentRecord, ...]:
-    """Return the living agents that match a search, sorted by agent id, those included that take no tasks yet."""
+    """Return the living agents that match a search, sorted by agent id, with the HTTP agents that take no tasks yet."""
     found = {one.agent_id: one for one in await fleet.find(search)}
     for record in await http_agents.find(replace(search, status=None)):
         waiting = replace(record, load=NOT_SERVED)
@@ -26,7 +26,7 @@ async def find_living(fleet: Registry, http_agents: Registry, search: Search) ->
 
 
 async def get_living(fleet: Registry, http_agents: Registry, agent_id: AgentId) -> AgentRecord | None:
-    """Return the record of a living agent, also of one that takes no tasks yet; None when no agent has the id."""
+    """Return the record of a living agent, even one that takes no tasks yet; None when no living agent has the id."""
     record = await fleet.get(agent_id)
     if record is None and (waiting := await http_agents.get(agent_id)) is not None:
         return replace(waiting, load=NOT_SERVED)

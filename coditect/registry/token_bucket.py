@@ -1,4 +1,4 @@
-"""Token buckets of rate limits: what agents ask of the registry, and the rule by which both adapters answer.
+"""The token buckets of rate limits in the registry, and the rule by which both of its adapters give out tokens.
 
 A bucket is one instant: `due_us`, at which the tokens given so far are earned (the generic cell rate algorithm, as ATM
 and many HTTP servers limit rates). Nothing runs while a bucket is not asked. `lua/lease_tokens.lua` is the same rule.
@@ -12,12 +12,12 @@ from math import ceil
 from coditect.model.limits.rate import Rate
 
 SLOWEST_SECONDS = 60.0
-"""How long the slowest rate that agents asked by stays the rate of all, after the last agent that asked by it."""
+"""How long the slowest rate that an agent requested stays the rate of all agents, after the last such request."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLease:
-    """The tokens that an agent leased; each lets one execution begin within `hold_seconds` from the question on."""
+    """The tokens that an agent leased; each lets one execution begin within `hold_seconds` of the request."""
 
     tokens: int
     hold_seconds: float
@@ -27,14 +27,14 @@ class TokenLease:
 
 @dataclass(slots=True)
 class TokenBucket:
-    """The bucket of one capability; a new one is full."""
+    """The token bucket of one capability's rate limit; a new bucket is full."""
 
     due_us: int = 0
     slowest: Rate | None = None
     slowest_until_us: int = 0
 
     def lease(self, rate: Rate, wanted: int, now_us: int) -> TokenLease:
-        """Take up to `wanted` tokens by a rate, or by the slowest of the last `SLOWEST_SECONDS`."""
+        """Take up to `wanted` tokens at a rate, or at the slowest rate requested in the last `SLOWEST_SECONDS`."""
         slowest = self.slowest
         if slowest is None or self.slowest_until_us <= now_us or rate.per_second <= slowest.per_second:
             self.slowest = slowest = rate

@@ -1,4 +1,4 @@
-"""The circuit breaker of one dependency in one process: pybreaker's state machine, made right for asyncio.
+"""The circuit breaker of one dependency in one process: pybreaker's state machine, adapted to asyncio.
 
 pybreaker holds a lock while it calls, counts a cancellation as a failure, and lets any number of calls through when it
 is half-open. So pybreaker never makes a call here: a call is made outside of it, and what the call came to is recorded
@@ -36,20 +36,20 @@ from coditect.model.limits.breaker import Breaker, BreakerState, CallVerdict
 log = logging.getLogger(__name__)
 
 BUCKETS = 10
-"""The number of parts of a window: a failure leaves the rate when the window has passed, and a tenth of it at most."""
+"""The number of parts of a window; parts leave it as a whole, so a failure counts for 0.9 to 1.0 times its length."""
 LEAST_SECONDS = 0.001
 """The shortest wait: a clock may not tell a shorter one from none, and a loop over the rest of a wait would spin."""
 FIX = "wait until it closes by itself, see why it opened: `coditect breaker show NAME`, or close it: `... reset NAME`"
 
 
 class BreakerKeeper(Protocol):
-    """The port through which a breaker of the scope `fleet` reaches the control plane; None: it does not answer."""
+    """The port through which a breaker of the scope `fleet` asks the control plane; None means that no answer came."""
 
     async def trip(self, declared: Breaker, reason: str) -> BreakerState | None:
-        """Tell that the breaker opened here, and return its state in the fleet."""
+        """Report that the breaker opened in this process, and return its state in the fleet."""
 
     async def permit(self, declared: Breaker) -> BreakerState | None:
-        """Ask for the permit of the next probe, and return the state with or without one."""
+        """Ask for the permit of the next probe, and return the breaker's state, with the permit if it is granted."""
 
     async def decide(self, declared: Breaker, permit: int, *, succeeded: bool) -> BreakerState | None:
         """Tell how the permitted probe ended, and return the state after it."""
@@ -78,7 +78,7 @@ def _succeed() -> None:
 
 
 class _Window:
-    """The calls and failures of the last seconds, in parts."""
+    """The counts of successes and failures within a window of the last seconds, which has `BUCKETS` parts."""
 
     __slots__ = ("_parts", "_width", "part", "until")
 
@@ -90,7 +90,7 @@ class _Window:
         self.until = -inf
 
     def roll(self, now: float) -> None:
-        """Begin the part of an instant, and drop the parts that the window has passed."""
+        """Begin the part of the window that holds the instant `now`, and drop the parts older than the window."""
         number = int(now / self._width)
         self.until = (number + 1) * self._width
         while self._parts and self._parts[0][0] <= number - BUCKETS:
@@ -116,7 +116,7 @@ class GuardedCall:
     def __init__(self, breaker: CircuitBreaker) -> None:
         self._breaker = breaker
         self.permit: int | None = None
-        """The number of the probe that the call is, 0 of a probe without the control plane; None: it is no probe."""
+        """The permit's number if the call is a probe, 0 for a probe without the control plane; None for no probe."""
 
     async def __aenter__(self) -> Self:
         breaker = self._breaker
@@ -168,7 +168,7 @@ class CircuitBreaker:
         self._keeper = keeper
         self._changed = changed
         self._due = -inf
-        """From when on a probe may be made."""
+        """The time, as by `now`, from which on a probe may be made."""
         self._probing = False
         self._version = -1
         self._is_told = False
@@ -191,13 +191,13 @@ class CircuitBreaker:
 
     @property
     def refuses(self) -> bool:
-        """True when a call would be refused now, without a look at the fleet."""
+        """True when this process would refuse a call now, without a question to the control plane."""
         return not self.is_closed and self._reserved is None and (self._probing or self.wait_seconds > 0)
 
     # -- calls ------------------------------------------------------------------------------------------
 
     def succeeded(self, now: float) -> None:
-        """Record a success of the present turn."""
+        """Record a successful call that began after the breaker's last change between closed and open."""
         window = self._window
         if now >= window.until:
             window.roll(now)
@@ -206,7 +206,7 @@ class CircuitBreaker:
             self._machine.call(_succeed)
 
     def record(self, verdict: CallVerdict, now: float, *, turn: int, permit: int | None) -> None:
-        """Record how a call ended that began in a turn, as a probe with a permit or as an ordinary call."""
+        """Record the end of a call: a probe if it has a `permit`, else an ordinary one; an earlier turn is ignored."""
         if turn != self.turn:
             return
         if permit is not None:
@@ -358,7 +358,7 @@ class CircuitBreaker:
         self._changed(self)
 
     async def next_change(self, within_seconds: float) -> None:
-        """Wait for the next change of the state or of the next probe, at most so many seconds, or `LEAST_SECONDS`."""
+        """Wait until the state or the next probe changes, at most `within_seconds` (but at least `LEAST_SECONDS`)."""
         with suppress(TimeoutError):
             async with asyncio.timeout(None if within_seconds == inf else max(LEAST_SECONDS, within_seconds)):
                 await self._news.wait()

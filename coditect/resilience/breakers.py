@@ -75,7 +75,7 @@ class Breakers:
         return made
 
     def states(self) -> dict[tuple[str, ...], float]:
-        """Return 1 or 0 for the name and each state of every breaker that is declared or was used."""
+        """Return, for each breaker declared or used and each state, 1 if the breaker is in that state, else 0."""
         shown = islice(dict.fromkeys((*self._declared, *self._breakers)), MOST_SHOWN)
         closed = {name: name not in self._breakers or self._breakers[name].is_closed for name in shown}
         return {
@@ -85,7 +85,7 @@ class Breakers:
         }
 
     def heard(self, state: BreakerState) -> None:
-        """Take over news of a breaker of the fleet."""
+        """Take over the state of a breaker of the fleet, which the control plane has sent."""
         breaker = self._breakers.get(state.name)
         if breaker is None and state.name in self._declared:
             breaker = self.get(state.name)

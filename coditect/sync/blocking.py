@@ -115,7 +115,7 @@ class SyncContext(Blocking[C]):
         self._thread.close()
 
     def inside(self) -> tuple[C, LoopThread]:
-        """Return the asynchronous object and its thread, for a bridge to a library that blocks and awaits."""
+        """Return the asynchronous object and its thread, for a library that makes blocking and asynchronous calls."""
         return self._inner, self._thread
 
     def __enter__(self) -> Self:

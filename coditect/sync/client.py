@@ -49,7 +49,7 @@ class SyncClient(SyncContext[Client]):
 
     @property
     def threads(self) -> SyncThreads:
-        """The threads that the control plane keeps: `client.threads.open(...)`, `get(id)`, `list()`."""
+        """The discussion threads that the control plane keeps: `client.threads.open(...)`, `get(id)`, `list()`."""
         return SyncThreads(self._inner.threads, self._thread)
 
     @property

@@ -28,7 +28,7 @@ class SyncThread(Blocking[Thread]):
 
 
 class SyncThreads(Blocking[Threads]):
-    """The threads that the control plane keeps, for code without an event loop; see `SyncClient.threads`."""
+    """The discussion threads that the control plane keeps, for code without an event loop; see `SyncClient.threads`."""
 
     open = making(Threads.open, SyncThread)
     get = naming(Threads.get, SyncThread)

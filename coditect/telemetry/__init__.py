@@ -1,1 +1,1 @@
-"""Telemetry of all programs: log formats, and the metrics of a process."""
+"""Telemetry of all programs: logs, metrics and tracing."""

@@ -1,4 +1,4 @@
-"""The ids that each line of a log carries: of the task and workflow that are worked on, of the agent, of the trace.
+"""The ids in each log line: of the task and workflow that the code works on, of the agent, and of the trace.
 
 They are kept in context variables, which handlers, threads and processes of a task inherit. Only a line that is written
 reads them, so that a task that logs nothing pays for one assignment.
@@ -27,7 +27,7 @@ class ContextFields(logging.Filter):
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Add the ids that are known; always true."""
+        """Add the known ids to a log record; always return True, so that the record is logged."""
         for name, value in _context():
             if name not in vars(record):
                 setattr(record, name, value)

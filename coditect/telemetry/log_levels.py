@@ -13,14 +13,14 @@ OURS = "coditect."
 
 
 class LogLevels:
-    """The logger levels of this process, which orders change; to be used on the process's event loop."""
+    """The logger levels of this process, which control messages change; use it on the process's event loop."""
 
     def __init__(self) -> None:
         self._ends: dict[str, asyncio.TimerHandle] = {}
         self._usual = logging.getLogger().level
 
     def carry_out(self, order: LogLevelOrder) -> None:
-        """Set a logger's level as ordered, in place of an earlier order for it; after its time the usual level is back.
+        """Set a logger's level as ordered, in place of an earlier order; restore the usual one after the order's time.
 
         A name is a logger's, with or without the leading `coditect.`; an empty name is every logger without a level of
         its own.

@@ -30,7 +30,7 @@ def _extra(record: logging.LogRecord) -> dict[str, object]:
 
 
 class _Redacting(logging.Formatter):
-    """A log formatter whose lines have neither the passwords of URLs nor the secrets that it is given."""
+    """A log formatter that hides the passwords in URLs, and the secrets that it is given."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from coditect.telemetry.names import BUILD_INFO, CERTIFICATE_END, CLOCK_SKEW, LO
 
 
 class ComparedClock(Protocol):
-    """A clock that was compared with the registry's."""
+    """A clock that knows by how many milliseconds the machine's clock is ahead of the registry's; negative: behind."""
 
     ahead_ms: int
 
@@ -23,7 +23,7 @@ def observe_process(
     certificate_end: Callable[[], float | None],
     restarts: Callable[[], int],
 ) -> None:
-    """Register the metrics of a process: `clock` follows the registry's, `certificate_end` tells the broker's.
+    """Register a process's metrics; `clock` has its skew, `certificate_end` returns when the broker's certificate ends.
 
     `restarts` counts the loops that died and were started again.
     """

@@ -1,4 +1,4 @@
-"""RabbitMQ, Redis and FoundationDB in containers, by the library testcontainers: the extra `containers`."""
+"""RabbitMQ, Redis and FoundationDB in containers, by the library testcontainers of the extra `containers`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from coditect.local.errors import StartFailed
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """The images that containers are made of."""
+    """The container images of RabbitMQ, Redis and FoundationDB."""
 
     rabbitmq: str = "rabbitmq:4"
     redis: str = "redis:7"

@@ -21,7 +21,7 @@ def warnings_muted() -> Iterator[None]:
 
 
 class Crashes(logging.Handler):
-    """The collector of exceptions that the given packages log as errors, or that reach the event loop."""
+    """The collector of exceptions that the given packages log as errors, or that the event loop reports."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, packages: Iterable[str]) -> None:
         super().__init__(logging.ERROR)

@@ -275,7 +275,7 @@ class TestFleet:
 
     @property
     def elapsed_seconds(self) -> float:
-        """Virtual time since the fleet was entered."""
+        """The virtual seconds since the fleet's block was entered."""
         return self._virtual_clock.now
 
     async def advance(self, span: Duration) -> None:
@@ -286,7 +286,7 @@ class TestFleet:
         await self.settled()
 
     async def settled(self) -> None:
-        """Wait until no process has anything to do before virtual time goes on; no virtual time passes."""
+        """Wait until no process has anything left to do at the present virtual time, which does not pass meanwhile."""
         await self._virtual_clock.settled()
 
     # -- work -------------------------------------------------------------------------------------------

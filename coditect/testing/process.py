@@ -122,7 +122,7 @@ class InProcess(Agent):
 
     @property
     def capabilities(self) -> tuple[Capability, ...]:
-        """The agent's capabilities; a handler for a process of its own runs in this one, in a thread or on the loop."""
+        """The agent's capabilities, changed so that `process=True` handlers run in a thread or on the loop."""
         return tuple(_here(one) for one in self._agent.capabilities)
 
     @property

@@ -23,7 +23,7 @@ _OWNER: ContextVar[Actor | None] = ContextVar("coditect_testing_owner", default=
 
 
 class Actor:
-    """A simulated process for the scheduler: its asyncio tasks, its ready callbacks, and whether it is stopped."""
+    """The scheduler's record of a simulated process: its asyncio tasks, ready callbacks, and whether it is stopped."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -116,7 +116,7 @@ class Schedule:
         return timer
 
     def _is_idle(self, actor: Actor | None, when: float, callback: Callable[..., Any]) -> bool:
-        """Tell whether virtual time may skip a timer: one of an idle loop, or of an agent's regular consumer check."""
+        """Tell whether virtual time may skip a timer, because an idle loop or an agent's consumer check has set it."""
         if actor is None:
             return False
         if isinstance(getattr(callback, "__self__", None), Intake):

@@ -65,7 +65,7 @@ class VirtualClock:
         skipped: Callable[[float], None],
         stuck: Callable[[str], None],
     ) -> None:
-        """Drive the time of `loop`: `skipped` gets the skipped seconds, `stuck` the reason of a vain wait."""
+        """Create a clock for `loop`; it calls `skipped` with skipped seconds, `stuck` with why a test waits in vain."""
         self.now = 0.0
         """The virtual seconds since the clock was opened."""
         self.heard = 0.0
@@ -129,7 +129,7 @@ class VirtualClock:
         self._idle[id(timer)] = timer
 
     async def settled(self) -> None:
-        """Wait until no callback is left to run before virtual time goes on; no virtual time passes meanwhile."""
+        """Wait until no callback is left to run at the present virtual time, which does not pass meanwhile."""
         settled: asyncio.Future[None] = self._loop.create_future()
         self._settling.append(settled)
         await settled

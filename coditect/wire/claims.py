@@ -37,7 +37,7 @@ class Claim:
     """Whether the node exists; the delivery of an unknown node is stale, and comes from a foreign publisher."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the control plane's answer to an acquire request as the JSON object of its message body."""
+        """Return the answer to an agent that asks to run a workflow task, as the JSON object of the message body."""
         return {
             "verdict": self.verdict.value,
             "fence": self.fence,
@@ -48,7 +48,7 @@ class Claim:
 
     @classmethod
     def read(cls, value: Any) -> Self:
-        """Parse the control plane's answer to an agent's acquire request.
+        """Parse the control plane's answer to an agent that asks to run a workflow task.
 
         Raises:
             InvalidTask: when the value is no such answer.

@@ -1,4 +1,4 @@
-"""Messages to and from the control plane: requests, agents' acquire requests, and reports of running tasks.
+"""Messages to and from the control plane: requests, agents' requests to run a task, and reports of running tasks.
 
 Every message has a JSON body. A *request* goes to `coditect.control`; the answer goes to the request's `reply_to`, in
 the form of a task's result: status `completed` and a value, or `rejected` and a failure.
@@ -197,7 +197,7 @@ class Verb(StrEnum):
     the ticket → the handoff, as of `handoff.show`. May be repeated.
     """
     HANDOFF_ACCEPT = "handoff.accept"
-    """Take a task over: `handoff`, `agent` → the handoff; it is the agent's when `state` is accepted and `by` is it."""
+    """Take a task over: `handoff`, `agent` → the handoff; done if `state` is accepted and `by` is the agent."""
     HANDOFF_DECLINE = "handoff.decline"
     """Decline an offered task: `handoff`, `agent`, `reason` → the handoff."""
     HANDOFF_WITHDRAW = "handoff.withdraw"
@@ -258,7 +258,7 @@ class Verb(StrEnum):
     TRIGGER_FIRE = "trigger.fire"
     """Give a trigger an event: `trigger`, `event` → `workflow`, the `signal` to send, or a `reason`."""
     BREAKER_TRIP = "breaker.trip"
-    """Report that a breaker of the fleet opened here: `name`, `reset_ms`, `reason`, `by` → its `BreakerState`."""
+    """Report that a process opened a breaker of the fleet: `name`, `reset_ms`, `reason`, `by` → its `BreakerState`."""
     BREAKER_PERMIT = "breaker.permit"
     """Ask for the permit of the next probe: `name`, `by` → the `BreakerState`, with `permit` above 0 if granted."""
     BREAKER_DECIDE = "breaker.decide"
@@ -275,7 +275,7 @@ class Verb(StrEnum):
     CLAIM = "node.claim"
     """Ask to run a workflow task: `workflow`, `node`, `fence`, `publication`, `agent`, `running` → `Claim`."""
     STATUS = "control.status"
-    """Get the status of the control plane: its shards, its dispatchers, and the counts of the one that answers.
+    """Get the status of the control plane: its shards, its dispatchers, and counts of the dispatcher that answers.
 
     → `{"shards": [{"shard", "owner", "epoch", "marker", "workflows", "under_way"}], "dispatchers": [...],
     "answered_by": {"owner", "shards", "under_way", "refused", "late", "strange", "unrecorded", "newer"}}`. The counts

@@ -14,7 +14,7 @@ from coditect.wire.json import dumps
 CANCEL = "coditect.cancel.v1"
 """Order to cancel a task; the content is a `Cancel`."""
 PING = "coditect.ping.v1"
-"""Question whether the agent is alive; the answer has its id and load.
+"""Question whether an agent is alive; the answer has the agent's id and load.
 
 With `{"task_id": ...}` also that task, and with `{"tasks": true}` the tasks that it runs, the first `MOST_TASKS`.
 """
@@ -23,18 +23,18 @@ PONG = "coditect.pong.v1"
 DRAIN = "coditect.drain.v1"
 """Order to finish the running tasks, return all others, and end the process; never sent by broadcast."""
 LISTEN = "coditect.listen.v1"
-"""News that events have a listener: publish them again, or with `{"subjects": [...]}` those about these subjects."""
+"""News of a listener: agents resume publishing all events, or with `{"subjects": [...]}` those about these subjects."""
 BROADCAST = "coditect.broadcast.v1"
 """Data for every agent: the topic in `x-coditect-topic`, the excluded agents in `x-coditect-except`."""
 HEARD = "coditect.heard.v1"
-"""What an agent's listener says to a broadcast with a `reply_to`; the content is any JSON but null."""
+"""Answer of an agent's listener to a broadcast with a `reply_to`; the content is any JSON but null."""
 LOG_LEVEL = "coditect.log-level.v1"
 """Order to log more or less, for agents and dispatchers; the content is a `LogLevelOrder`."""
 HANDOFF = "coditect.handoff.v1"
 """Offer of a running task to one agent; the content is a `HandoffOffer`, the answer is a request to the control plane.
 """
 BREAKER = "coditect.breaker.v1"
-"""News of a fleet's breaker, which the control plane broadcasts; the content is a `BreakerState`."""
+"""State of a circuit breaker of the fleet, which the control plane broadcasts; the content is a `BreakerState`."""
 
 _LONGEST_REASON = 500
 MOST_TASKS = 100
@@ -54,7 +54,7 @@ class Cancel:
     publication: int | None = None
     """The last publication to cancel; later publications of the task, with the same id, go on."""
     correlation_id: str | None = None
-    """The one request of a child task to cancel; the task may be requested again under the same id."""
+    """The correlation id of the one request to cancel; the child task may be requested again under the same task id."""
 
     def means(self, task: Task) -> bool:
         """Tell whether the order to cancel applies to the given task."""
@@ -99,7 +99,7 @@ class LogLevelOrder:
 
     @classmethod
     def read(cls, content: Any) -> Self:
-        """Parse the content of a message.
+        """Parse the content of a log-level message.
 
         Raises:
             InvalidTask: when the content is no such order.
@@ -148,7 +148,7 @@ def listened(content: Any) -> tuple[str, ...]:
 def ping(
     *, reply_to: str, task_id: str | None = None, tasks: bool = False, correlation_id: str | None = None
 ) -> Message:
-    """Build a control message that asks an agent whether it is alive, runs a certain task, or which `tasks` it runs."""
+    """Build a control message that asks whether an agent is alive, whether it runs a task, or which `tasks` it runs."""
     asked = {"task_id": task_id} if task_id is not None else {}
     content = asked | {"tasks": True} if tasks else asked or None
     return replace(message(PING, content), reply_to=reply_to, correlation_id=correlation_id or task_id)

@@ -1,4 +1,4 @@
-"""Events as CloudEvents 1.0 in AMQP's binary mode: attributes in `ce-` headers, data in the body, and their keys."""
+"""Events as CloudEvents 1.0 in AMQP's binary mode (attributes in `ce-` headers, data in the body), and their keys."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def subject_key(type_: str, subject: str) -> str | None:
 
 
 def read_event(message: Message, arrived_ms: int) -> Event:
-    """Parse the event in a message; one without a time, which CloudEvents allows, is taken as of its arrival.
+    """Parse the event in a message; an event without a time, which CloudEvents allows, gets the time of its arrival.
 
     Raises:
         InvalidTask: when the message is no CloudEvent.

@@ -1,4 +1,4 @@
-"""The offer of a running task to an agent, as it travels to the agent's mailbox."""
+"""The offer to hand a running task over to another agent, as a message to that agent's mailbox."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class HandoffOffer:
     context: Any
     """What the owner passes on: any JSON value."""
     hop: int
-    """How often the task would have changed hands, from 1."""
+    """How often the task will have changed hands when this offer is accepted, from 1."""
     input: Any = None
     """The input of the task; None when `whole` is False."""
     whole: bool = True
@@ -35,7 +35,7 @@ class HandoffOffer:
 
     @classmethod
     def read(cls, content: Any) -> Self:
-        """Parse the content of a control message.
+        """Parse an offer from the content of a control message.
 
         Raises:
             InvalidTask: when the content is no such offer.

@@ -37,7 +37,7 @@ _LONGEST_ID = 255
 
 @value
 class Part:
-    """A part of a streamed result; without a body the word of its sender that it waits, or that all parts are sent."""
+    """A part of a streamed result; without a body, a notice that its sender waits for credit, or has sent all parts."""
 
     execution: str
     """The random id of the execution that the part belongs to."""
@@ -55,7 +55,7 @@ class Part:
 
 @value
 class Credit:
-    """The permission of a requester to send the parts of an execution below a number."""
+    """A requester's permission to send the parts of an execution that have numbers below `until`."""
 
     execution: str
     until: int

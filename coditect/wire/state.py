@@ -1,4 +1,4 @@
-"""The spaces of shared state, as requests name them: one for each workflow, and any number of named ones."""
+"""The names, in requests, of the spaces of shared state: one space for each workflow, and any number of others."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ _NAMED = "space:"
 
 
 def workflow_space(workflow: str) -> str:
-    """Return the space of a workflow's own state, which goes when the workflow is removed."""
+    """Return the name of a workflow's own space of shared state, which is removed with the workflow."""
     return _WORKFLOW + workflow
 
 
 def named_space(name: str) -> str:
-    """Return a space that any agent or client may use by its name."""
+    """Return the name, with prefix, of a space of shared state that any agent or client may use."""
     return _NAMED + name
 
 

@@ -58,7 +58,7 @@ RETRY_MS = PREFIX + "retry-ms"
 FREE = PREFIX + "free"
 STREAM = PREFIX + "stream"
 SENT_AGAIN = PREFIX + "sent-again"
-"""The mark that the broker adapter puts on a message that it sends again, so that two copies may exist."""
+"""The header that the broker adapter adds to a message that it sends again, since two copies may exist then."""
 REDRIVE = PREFIX + "redrive"
 DEPTH = PREFIX + "depth"
 ERRORS = HEADER
@@ -75,7 +75,7 @@ STARTED_AT = PREFIX + "started-at"
 FINISHED_AT = PREFIX + "finished-at"
 REASON, ERROR, DEAD_AT = PREFIX + "reason", PREFIX + "error", PREFIX + "dead-at"
 UNDECODABLE = PREFIX + "undecodable"
-"""The mark that the broker adapter puts on a message with an undecodable part: which part, and why."""
+"""The header that the broker adapter adds to a message with an undecodable part: which part, and why."""
 
 _LIMITS = frozenset((DEADLINE, START_BY, TIMEOUT_MS, MAX_ATTEMPTS))
 _STORY = frozenset((ATTEMPT, PUBLICATION, REDRIVE, DEPTH, ERRORS, WORKFLOW, CLAIM, STREAM))
@@ -85,7 +85,7 @@ _MAX_EXPIRATION_MS = 2**32 - 1
 
 
 def task_message(task: Task, *, first: bool = False, trace: TraceContext | None = None) -> Message:
-    """Build the message of a task, in its own trace context or another; fields with their default value are left out.
+    """Build the message of a task, in its own or the given trace context; fields with their default value are left out.
 
     The `first` message of a direct task expires in its queue when the task was not started in time.
     """
@@ -108,7 +108,7 @@ def task_message(task: Task, *, first: bool = False, trace: TraceContext | None 
 
 
 def sent_again(message: Message) -> Message:
-    """Return a copy of a message with the mark that the broker may have taken the message before."""
+    """Return a copy of a message with a header that says that the broker may have taken the message before."""
     return replace(message, headers={**message.headers, SENT_AGAIN: True})
 
 

@@ -196,7 +196,7 @@ class Workflow:
         return self._add(work, name, _Place(**placing), used)
 
     def _take_in(self, child: Workflow | Definition) -> str:
-        """Add a child's definition, and those of its own children, to the workflows of this one; return its name."""
+        """Add the definitions of a child workflow and of its own children to this one; return the child's name."""
         made = child.definition() if isinstance(child, Workflow) else child
         for one in (*made.workflows, replace(made, workflows=())):
             if self._children.setdefault(one.name, one) != one or one.name == self._name:

@@ -68,7 +68,7 @@ class OnFailure(StrEnum):
 
 
 class Rest(StrEnum):
-    """The choice whether predecessors that have not ended go on, or are canceled, when a node may run."""
+    """The policy for a node's predecessors that have not ended when the node may run: keep or cancel them."""
 
     KEEP = "keep"
     """They go on."""
@@ -92,7 +92,7 @@ class After:
 
 @value
 class Repeat:
-    """The loop of a task: the task is done again until an expression over its result holds, and at most so often."""
+    """The loop of a task: the task is done again until an expression over its result holds, at most `most` times."""
 
     until: str
     """The expression over `result`; the loop ends when its result is not null, false or empty."""
@@ -147,7 +147,7 @@ class Each:
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """The work of an approval node: a question that a person answers from outside; holds no slot and no message."""
+    """The work of an approval node: a question to a person; it holds no agent's slot and no message while it waits."""
 
     question: str
     timeout_ms: int | None = None
@@ -230,19 +230,19 @@ class Node:
 
     @property
     def input(self) -> Any:
-        """The template of the input of the node's task, of each element's task, or of its child; None for none."""
+        """The input template of the node's task, of a map's tasks, or of its child workflow; None without an input."""
         work = self.call or self.work
         return work.input if isinstance(work, Call | SubWorkflow) else None
 
     @property
     def compensate(self) -> str | None:
-        """The capability that undoes the node's completed work; None for none."""
+        """The capability that undoes the node's completed work; None when the node names none."""
         work = self.call or self.work
         return work.compensate if isinstance(work, Call | SubWorkflow) else None
 
     @property
     def title(self) -> str:
-        """The capability that the node calls; of a node that calls none its kind: approval, wait, signal, workflow."""
+        """The capability that the node calls, or else the node's kind: approval, wait, signal or workflow."""
         match self.work:
             case SubWorkflow():
                 return "workflow"

@@ -73,7 +73,7 @@ class Scope:
 
 
 class Account:
-    """A counter of the evaluation steps of one node, shared by all of the node's expressions.
+    """An account of evaluation steps: the budget that all expressions of one node share.
 
     With a lower bound than `MOST_STEPS`, an `overdrawn` account only shows that the expressions take more steps than
     that.
@@ -99,7 +99,7 @@ class Account:
             raise InputError("It takes too many steps", most_steps=self._most_steps)
 
     def weigh(self, value: Any) -> None:
-        """Charge one step for each value nested inside a value; a shared part counts as often as it occurs.
+        """Charge steps for the size of a value; a part that occurs several times counts each time.
 
         Raises:
             InputError: when the bound is exceeded.
@@ -229,7 +229,7 @@ def check_roots(text: str, roots: Set[str]) -> None:
 
 
 def evaluate(text: str, document: Mapping[str, Any], account: Account) -> Any:
-    """Evaluate an expression over a document that is no workflow's, and return the result; None if nothing is found.
+    """Evaluate an expression over any document, not only a node's scope; return the result, None if it finds nothing.
 
     Raises:
         InvalidWorkflow: when the expression fails or takes too many steps.

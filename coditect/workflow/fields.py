@@ -100,7 +100,7 @@ def instant_ms(value: object) -> int:
 
 
 def instant(value: object) -> Any:
-    """Check an instant, or a template of one expression that finds an instant, and return it as a document has it."""
+    """Check an instant, or an expression that finds one, and return it in the form of a workflow document."""
     if isinstance(value, From | Mapping):
         plain = template(value)
         if list(plain) != [FROM]:
@@ -112,7 +112,7 @@ def instant(value: object) -> Any:
 
 
 def task_delay(value: object) -> int | str:
-    """Convert what a task's first attempt waits for: a duration to milliseconds, an instant to its text."""
+    """Convert the delay of a task's first attempt: a duration to milliseconds, an instant to text."""
     if isinstance(value, datetime) or (isinstance(value, str) and "-" in value):  # no duration has a hyphen
         return str(instant(value))
     return duration_ms(value)
@@ -135,7 +135,7 @@ def labels(value: object) -> dict[str, str]:
 
 
 def artifacts(value: object) -> dict[str, str]:
-    """Check the artifacts that a gate requires, at most 50 expressions by names, and return a new copy."""
+    """Check the artifacts that an approval requires, at most 50 expressions by names, and return a new copy."""
     if not isinstance(value, Mapping):
         raise InputError(
             "Artifacts are an object of expressions", given=_shown(value), fix='write {"tests": "results.t"}'
@@ -151,7 +151,7 @@ def signal(value: object) -> str:
 
 
 def checkpoint(value: object) -> str:
-    """Check the name of a checkpoint on request, and return the name."""
+    """Check the name that a client or an agent gives to a checkpoint, and return the name."""
     return check_checkpoint_name(text(value))
 
 
@@ -261,7 +261,7 @@ def _retry_fields(value: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def over(value: object, met: Met = lambda _: None) -> str | list[Any]:
-    """Check what a map goes over, an expression or a list of values, and return it as plain JSON."""
+    """Check the list that a map iterates over, or the expression that finds it, and return it as plain JSON."""
     if isinstance(value, From):
         met(value)
     if isinstance(value, str | From):

@@ -1,4 +1,4 @@
-"""The values that a workflow's author names before they exist: what an expression finds when the workflow runs."""
+"""Placeholders for values that exist only when a workflow runs: the results of nodes and of expressions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class From:
     expression: str
 
     def __getitem__(self, key: str | int) -> Self:
-        """Return the placeholder of a field or an element of the value."""
+        """Return a placeholder for a field or an element of the value that this one stands for."""
         if isinstance(key, bool) or not isinstance(key, str | int):
             raise InputError("A part of a later value is named by a text or a number", given=repr(key)[:80])
         whole = self.expression if _PATH.fullmatch(self.expression) else f"({self.expression})"
@@ -39,7 +39,7 @@ class From:
 
 @dataclass(frozen=True, slots=True)
 class NodeResult(From):
-    """The result of a node, as a value in the input of a later node, which then comes after that node."""
+    """A placeholder for a node's result; a later node whose input holds it comes after that node."""
 
     node: Any
     """The node whose result it is."""

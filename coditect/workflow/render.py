@@ -151,7 +151,7 @@ def _join_text(node: Node) -> str:
 
 
 def _elements(states: States) -> dict[str, str]:
-    """Return, for each map, a text with the number of its elements in each state, and the same of compensations."""
+    """Return, by node, a text that counts the states of its map elements and of its compensations."""
     elements: dict[str, Counter[TaskState]] = {}
     compensations: dict[str, Counter[TaskState]] = {}
     for name, state in states.items():

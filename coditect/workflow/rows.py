@@ -176,7 +176,7 @@ class AttemptRow:
 
 @dataclass(frozen=True, slots=True)
 class NodeInput:
-    """The report of what a node's task was given."""
+    """The report of the input that a node's task was given."""
 
     value: Any
     """The input; None as long as it is not evaluated."""
@@ -187,7 +187,7 @@ class NodeInput:
 
     @classmethod
     def read(cls, row: object) -> Self:
-        """Parse an answer of the control plane.
+        """Parse a node's input from an answer of the control plane.
 
         Raises:
             InvalidTask: when the answer has another form.
@@ -320,7 +320,7 @@ class DiscardedRow:
 
 
 def read_row(row: object, make: Callable[[Mapping[str, Any]], T]) -> T:
-    """Return what `make` makes of a row in an answer of the control plane.
+    """Convert a row in an answer of the control plane by `make`; a malformed row raises InvalidTask.
 
     Raises:
         InvalidTask: when the row is no object, or lacks a field, or has one of another type.

@@ -32,14 +32,14 @@ def children_of(definition: Definition) -> tuple[Definition, ...]:
 
 
 def every_node(definition: Definition) -> Iterator[Node]:
-    """Yield the nodes of a definition and of the workflows that it has for its children."""
+    """Yield the nodes of a definition and of all its sub-workflows."""
     yield from definition.nodes
     for child in definition.workflows:
         yield from child.nodes
 
 
 def child_problems(definition: Definition, *, capabilities: Collection[str] | None = None) -> tuple[Problem, ...]:
-    """Return the problems of a definition's sub-workflows and of the nodes that run them, without their expressions.
+    """Return the problems of a definition's sub-workflows and of the nodes that run them, except in expressions.
 
     With `capabilities`, any other capability in a sub-workflow is a problem.
     """

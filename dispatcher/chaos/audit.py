@@ -141,13 +141,13 @@ def _in(nodes: dict[Name, NodeRecord], state: TaskState) -> set[Name]:
 
 
 def _places(tr: Reads, space: Space, at: int) -> set[Name]:
-    """Return the nodes in an index, whose workflow and name are the elements `at` and `at` + 1 of each key."""
+    """Return the nodes that an index lists; each key has the workflow's id at position `at`, then the node's name."""
     found = [space.unpack(key) for key, _ in tr.get_range(*space.range())]
     return {(str(key[at]), str(key[at + 1])) for key in found}
 
 
 def _timers(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
-    """Yield each timer not listed exactly once in the index of due times, and each of an ended node, with the error."""
+    """Yield each timer that disagrees with the index of due times, and each timer of an ended node, with the error."""
     set_ = {(*TIMERS.unpack(key), versions.TIMER.unpack(row)[1]) for key, row in tr.get_range(*TIMERS.range())}
     due = Counter((*key[2:], key[1]) for key in (DUE.unpack(key) for key, _ in tr.get_range(*DUE.range())))
     for workflow, node, kind, _ in sorted(set_ ^ due.keys()):

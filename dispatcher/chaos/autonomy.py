@@ -69,12 +69,12 @@ AGAIN_SECONDS = 0.25
 WAIT_SECONDS = 1_800.0
 LONGEST_SECONDS = 7_200.0
 TOLD_EVERY = 50
-"""After how many ended workflows the progress is told."""
+"""The number of ended workflows after which the progress is printed again."""
 
 
 @dataclass(frozen=True, slots=True)
 class AutonomyOrder:
-    """The parameters of a measurement: seed, size, folder and store."""
+    """The parameters of an autonomy measurement: seed, number of workflows, folder and store."""
 
     seed: int
     workflows: int
@@ -85,7 +85,7 @@ class AutonomyOrder:
 
 @dataclass(frozen=True, slots=True)
 class AutonomyResult:
-    """The figures of a measurement, as the control plane's counters and its audit trail tell them."""
+    """The figures of an autonomy measurement, from the control plane's counters and its audit trail."""
 
     order: AutonomyOrder
     ended: Counter[str]
@@ -95,7 +95,7 @@ class AutonomyResult:
     seconds: float
 
     def lines(self) -> list[str]:
-        """Return the figures as lines for a person, the automatic grants among them."""
+        """Return the figures, and the decisions in the audit trail, as lines for a person."""
         told = [
             f"{self.order.workflows} workflows, {self.order.at_once} at once, {self.seconds:.0f} s, "
             f"{self.faults} faults",
@@ -111,7 +111,7 @@ class AutonomyResult:
         ]
 
     def rates(self) -> list[tuple[str, float, float]]:
-        """Return each figure with its name and the least that it must be."""
+        """Return each figure with its name, its value, and the minimum that it must reach."""
         guarded = {row.workflow for row in self.trail}
         risky = {row.workflow for row in self.trail if row.risk in ("medium", "high")}
         started = self.order.workflows
@@ -125,7 +125,7 @@ class AutonomyResult:
 
     @property
     def passed(self) -> bool:
-        """Tell whether every figure is what it must be, and every workflow that ended was counted."""
+        """Tell whether every figure reaches its minimum, and the control plane counted all workflows as finished."""
         whole = self.counted.finished == self.ended.total() == self.order.workflows
         return whole and all(value >= least for _, value, least in self.rates())
 
@@ -170,14 +170,14 @@ async def measure(order: AutonomyOrder) -> AutonomyResult:
 
 
 async def _break(testbed: ChaosTestbed, nemesis: Nemesis, planned: Iterator[Fault]) -> None:
-    """Inject the faults, and start again what they left down."""
+    """Inject the planned faults, and then start or continue each process that they left dead or stopped."""
     async with nemesis.keeping():
         await nemesis.run(planned)
     await testbed.start()
 
 
 class MixedLoad:
-    """The workflows of a measurement, and the person who answers what they ask."""
+    """The load of a measurement: workflows, and a simulated person who grants the approvals that they ask for."""
 
     def __init__(self, client: Client, order: AutonomyOrder) -> None:
         self._client = client
@@ -204,7 +204,7 @@ class MixedLoad:
         return ended
 
     def counted(self, order: AutonomyOrder) -> Iterator[Fault]:
-        """Yield the faults of the seed, one after the other, until all workflows were started."""
+        """Yield the seed's faults until all workflows were started, and count in `faults` how many were yielded."""
         for number, fault in enumerate(faults.schedule(order.seed, LONGEST_SECONDS, KINDS)):
             if self._done.is_set():
                 return
@@ -246,7 +246,7 @@ class MixedLoad:
 
 
 def _patient(definition: Definition) -> Definition:
-    """Return a definition whose tasks are tried and missed as a fleet under faults needs."""
+    """Return a definition whose tasks have many attempts and the shortest heartbeat, to survive many faults."""
 
     def patient(work: Work) -> Work:
         match work:
@@ -279,7 +279,7 @@ def _now_ms() -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure the autonomy, print the figures, and return 0 if they are what they must be, else 1."""
+    """Measure the autonomy, print the figures, and return 0 if the measurement passed, else 1."""
     parser = argparse.ArgumentParser(prog="python -m dispatcher.chaos.autonomy", description=__doc__)
     parser.add_argument("--workflows", type=int, default=1_000)
     parser.add_argument("--at-once", type=int, default=24)

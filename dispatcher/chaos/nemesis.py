@@ -80,7 +80,7 @@ class Nemesis:
 
     @asynccontextmanager
     async def keeping(self) -> AsyncIterator[None]:
-        """Within the block, start each process again that ended by itself, as who runs it would, and note its end.
+        """Within the block, restart each process that ended by itself, as a supervisor does, and record its end.
 
         A process waits for no server for ever, and says so when it ends: anything else is a crash.
         """

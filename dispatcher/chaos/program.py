@@ -25,7 +25,7 @@ FEWEST_SIDE_BY_SIDE = 8
 
 @dataclass(frozen=True, slots=True)
 class Hunted:
-    """The outcome of a simulated seed with a mutant in the product."""
+    """The outcome of the simulated run of one seed, with a mutant (a planted mistake) in the product."""
 
     mutant: Mutant
     seed: int

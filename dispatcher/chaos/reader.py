@@ -51,7 +51,7 @@ def _decisions(tr: Reads) -> list[tuple[tuple[Any, ...], AuditEntry]]:
 
 
 def _threads(tr: Reads) -> list[tuple[str, str, dict[str, object]]]:
-    """Return every message of a thread, and the number up to which each participant has read."""
+    """Return every message of every thread, and the number of the last message that each participant has read."""
     told: list[tuple[str, str, dict[str, object]]] = []
     for key, row in tr.get_range(*THREAD_MESSAGES.range()):
         thread, number = THREAD_MESSAGES.unpack(key)
@@ -71,7 +71,7 @@ def _audited(tr: Reads) -> tuple[Ledger, list[str]]:
 
 
 def _restores(tr: Reads) -> list[tuple[str, str, dict[str, object]]]:
-    """Return the restores of every restored workflow, in their order, by who asked for each."""
+    """Return, for each restored workflow, who requested each of its restores, in the order of the restores."""
     told: dict[str, list[str]] = {}
     for key, row in tr.get_range(*RESTORES.range()):
         told.setdefault(str(RESTORES.unpack(key)[0]), []).append(str(versions.RESTORE.unpack(row)[1]))

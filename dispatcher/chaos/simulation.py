@@ -1,4 +1,4 @@
-"""A simulated run in one event loop: real dispatchers, agents and client over in-memory twins, in virtual time.
+"""A simulated run in one event loop: real dispatchers, agents and client, with servers in memory and virtual time.
 
 The seed decides everything: the order of tasks, the faults of the store's transactions, the place where a process dies,
 the absence of Redis and the broker. So a seed that broke a promise breaks it again, at the same step.
@@ -56,7 +56,7 @@ CHILDREN = "children"
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """The result of playing one seed: the checks, the history, and the number of faults."""
+    """The result of the simulated run of one seed: the checks, the history, and the number of faults."""
 
     seed: int
     checks: tuple[CheckResult, ...]
@@ -105,7 +105,7 @@ class Played:
 
 
 def play(seed: int, plan: SimulationPlan | None = None) -> Played:
-    """Play one seed on an event loop of its own; deterministic except for code that reads the real clock."""
+    """Simulate one seed's run on an event loop of its own; deterministic except for code that reads the real clock."""
     with plain_runner() as runner:
         return runner.run(_play(seed, plan or SimulationPlan()))
 
@@ -139,7 +139,7 @@ class SimulatedFleet(TestFleet):
         return cast(Registry, RemotePort(self.registry, path, RegistryUnavailable))
 
     def _look_for_lost_errors(self) -> None:
-        """Ignore errors that no task awaits, since killed processes leave some."""
+        """Skip the test fleet's search for errors that nobody awaited, since killed processes leave some."""
 
 
 class _WitnessedEvictor:

@@ -1,4 +1,4 @@
-"""The plan of a simulated run: what a seed draws, chosen by its number, and the lengths and rates of all that."""
+"""The plan of a simulated run: the kinds of work and faults that a seed's number selects, and their rates."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ PARTS_OF = MappingProxyType(
         91: {"restores": 3},
     }
 )
-"""What seeds by their last two digits draw of the further parts of a load, and how many of it at once."""
+"""By the last two digits of a seed: the optional parts of its load, and how many of each run at once."""
 POLICED_SECONDS = 20.0
 POLICED = 8
 """The last digit of the seeds whose workflows ask for approvals by a policy."""

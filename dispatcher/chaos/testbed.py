@@ -84,7 +84,7 @@ class Post:
 
     @property
     def life(self) -> str:
-        """The name of the running process in the history: the post's name and the process id."""
+        """The name of the running process in the history: the name that restarts keep, and the process id."""
         return f"{self.name}#{self.pid}"
 
     @property
@@ -129,7 +129,7 @@ class Post:
 
 
 class ChaosTestbed:
-    """The private servers of one run, with the posts of its dispatcher and agent processes."""
+    """The private servers of one chaos run, with its dispatcher and agent processes, on which faults act."""
 
     def __init__(self, folder: Path, servers: PrivateServers, posts: Mapping[str, Post]) -> None:
         self.folder = folder
@@ -138,7 +138,7 @@ class ChaosTestbed:
         self._lives: dict[int, str] = {}
 
     def of(self, role: str) -> list[Post]:
-        """Return the posts of all dispatchers or of all agents."""
+        """Return the processes of one role: all dispatchers, or all agents."""
         return [post for name, post in self.posts.items() if name.startswith(f"{role}-")]
 
     def agents_now(self) -> RegistryLook:
@@ -255,7 +255,7 @@ def _child(folder: Path, name: str, argv: Sequence[str], environ: Mapping[str, s
 
 
 class StoreKind(StrEnum):
-    """The kind of a run's store."""
+    """The kind of database that a chaos run has as its store."""
 
     SQLITE = "sqlite"
     FOUNDATIONDB = "fdb"
@@ -263,7 +263,7 @@ class StoreKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChaosStore:
-    """The open private store of a run."""
+    """The store that one chaos run has for itself: its URL, and its FoundationDB cluster, if any."""
 
     url: str
     """The value of `CODITECT_STORE_URL` that names the store."""
@@ -273,7 +273,7 @@ class ChaosStore:
 
 @asynccontextmanager
 async def private_store(kind: StoreKind, folder: Path, *, environ: Mapping[str, str]) -> AsyncIterator[ChaosStore]:
-    """Open a new store with its files below `folder` during the block.
+    """Provide a new store for one run during the block, with its files below `folder`.
 
     Raises:
         MissingServer, StartFailed, AlreadyUp: when FoundationDB cannot be started.

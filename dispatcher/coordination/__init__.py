@@ -1,4 +1,4 @@
-"""What agents coordinate with, kept in the store: functions of a transaction, above the ledger's own.
+"""The means by which agents coordinate, such as locks and handoffs, kept in the store and changed in transactions.
 
 A module has one kept thing, such as locks. It exports `VERBS`, the requests about the thing, and `TIMERS`, the handlers
 of its timers, which belong to a shard and to no workflow. `shards/verbs.py` puts the tables of all modules together.

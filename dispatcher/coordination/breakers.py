@@ -1,4 +1,4 @@
-"""The breakers of a fleet: a trip that one process reports opens the breaker of all, and one probe at a time decides.
+"""The breakers of a fleet: a trip that one process reports opens the breaker of all; one probe at a time may close it.
 
 A breaker has a row from its first trip on, which stays when it closes, so that its versions only grow. While it is
 open, each probe interval has one permit: to grant it moves the next one a whole interval away. So a process that dies
@@ -58,7 +58,7 @@ class BreakerRow:
         return cls() if row is None else cls(*versions.BREAKER.unpack(row))
 
     def state(self, name: str, now_ms: int) -> BreakerState:
-        """Return the state as the wire has it, without a permit."""
+        """Return the breaker's state as messages carry it, without a permit."""
         wait = None if self.due_ms is None else max(0, self.due_ms - now_ms)
         return BreakerState(name, self.open, self.version, wait, self.reason, self.by, self.since_ms)
 
@@ -74,7 +74,7 @@ def trip(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def permit(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Permit the asking process one probe of an open breaker if the interval is over, and return the state with it."""
+    """Permit the asking process one probe of an open breaker if the interval is over; return state and permit."""
     name, row = _read(unit, body)
     state = row.state(name, unit.now_ms).as_json()
     if not row.open or row.due_ms is None or row.due_ms > unit.now_ms:
@@ -110,7 +110,7 @@ def hold(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def reset(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Close a breaker by an operator's order; the agents that opened theirs alone close them, too."""
+    """Close a breaker by an operator's order, also at agents that opened theirs without the control plane."""
     name, row = _read(unit, body)
     _close(unit, row, body)
     _write(unit, name, row)
@@ -152,7 +152,7 @@ def _close(unit: UnitOfWork, row: BreakerRow, body: Body) -> None:
 
 
 def _advance(unit: UnitOfWork, row: BreakerRow) -> int:
-    """Give the row the next version; it follows the time, so that a restored store goes on above what agents know."""
+    """Give the row the next version, at least the present time: above what agents know even after a store's restore."""
     row.version = max(row.version + 1, unit.now_ms)
     return row.version
 

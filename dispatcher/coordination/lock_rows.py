@@ -14,11 +14,11 @@ from dispatcher.store.transaction import KeyValue, Reads
 SHARED = "shared"
 EXCLUSIVE = "exclusive"
 AT_MOST = "at_most:"
-"""The mode of a ticket that waits until fewer than so many places are before its own: `at_most:3`."""
+"""The beginning of the mode `at_most:3`, by which a ticket waits until fewer than 3 places are before its own."""
 MOST_TOGETHER = 1_000
 FIRST_READ = 2
 MOST_READ = 100
-"""The numbers of places that are read at first, and then at once: of most queues the first places say enough."""
+"""The number of places that each read after the first returns; most queues need only the `FIRST_READ` first places."""
 MOST_HOLDERS = 200
 """How many holders one transaction reads at most: each is a round trip, and a transaction has five seconds."""
 
@@ -76,11 +76,11 @@ class Place:
 
     @property
     def flow(self) -> tuple[str, str]:
-        """The flow of execution that asked, by agent and owner."""
+        """The flow of execution that asked for the lock, as agent and owner."""
         return self.agent, self.owner
 
     def bars(self, mode: str) -> bool:
-        """Tell whether a later ticket of the given mode has to wait for this one."""
+        """Tell whether a later ticket of the given mode has to wait for the ticket of this place."""
         return EXCLUSIVE in (self.mode, mode)
 
 
@@ -154,7 +154,7 @@ def places(tr: Reads, resource: str, *, before: int | None = None) -> Iterator[P
 
 
 def next_number(unit: UnitOfWork) -> int:
-    """Return a number above all that were given before, in any incarnation of the store, as a place or as a fence."""
+    """Return the next number for a place or a fence, above all numbers given before in any incarnation of the store."""
     row = unit.tr.get(LOCK_COUNT.pack())
     last = 0 if row is None else int(versions.LOCK_COUNT.unpack(row)[0])
     number = max(last, unit.terms.floor) + 1
@@ -169,7 +169,7 @@ def tickets_of(tr: Reads, agent: str, owner: str | None = None, *, limit: int = 
 
 
 def holders(tr: Reads, after: str = "", most: int = MOST_HOLDERS) -> list[str]:
-    """Return the first agents and clients behind a name that have tickets, each once; reads one row for each."""
+    """Return the next agents and clients with tickets, by name after `after`, each once; read one row for each."""
     found, (begin, end) = list[str](), LOCK_OWNERS.range(())
     if after:
         begin = LOCK_OWNERS.range((after,))[1]
@@ -180,13 +180,13 @@ def holders(tr: Reads, after: str = "", most: int = MOST_HOLDERS) -> list[str]:
 
 
 def tickets_of_task(tr: Reads, agent: str, task: str) -> Sequence[str]:
-    """Return the ids of the tickets that the flows of one task of an agent have."""
+    """Return the ids of the tickets of all flows of execution of one task of an agent."""
     begin, end = LOCK_OWNERS.pack((agent, of_task(task))), LOCK_OWNERS.pack((agent, f"{task}0"))
     return [LOCK_OWNERS.unpack(key)[2] for key, _ in tr.get_range(begin, end)]
 
 
 def of_task(task: str) -> str:
-    """Return the owner of tickets that were handed over to a task; those of its flows of execution begin with it."""
+    """Return the owner name of tickets handed over to a task, with which the names of the task's own flows begin."""
     return f"{task}/"
 
 

@@ -36,7 +36,7 @@ MOST_RESOURCES = 32
 LONGEST_NAME_BYTES = 500
 LONGEST_REASON = 500
 KEPT_MS = 60_000
-"""How long a lock that went with its task is kept at least until the task locks its resources again."""
+"""How long a lock handed over with its task is kept at least, so that the task can lock its resources again."""
 MOST_AT_ONCE = 200
 """The number of tickets that one request releases at most."""
 TTL_MS = (1_000, 3_600_000)
@@ -67,7 +67,7 @@ def acquire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def _release_named(unit: UnitOfWork, agent: str, body: Body) -> None:
-    """Release tickets that the same agent or client has released already, by a request that comes later than this."""
+    """Release the tickets that the request names as released, since their own release requests may come later."""
     named = body.get("released")
     for one in named[:MOST_AT_ONCE] if isinstance(named, list) else ():
         ticket = rows.read(unit.tr, str(one))
@@ -77,7 +77,7 @@ def _release_named(unit: UnitOfWork, agent: str, body: Body) -> None:
 
 
 def hand_over(unit: UnitOfWork, task: str, before: str, agent: str) -> None:
-    """Give the locks that a task holds to the agent that has taken the task over, each in its place.
+    """Give the locks that a task holds to the agent that has taken the task over, at the same places in the queues.
 
     Each gets a new fence and a new id, so its former holder can neither renew nor release it. It is kept for `KEPT_MS`,
     in which the task locks the same resources again and has them at once. A key is its execution's, and stays.
@@ -96,7 +96,7 @@ def hand_over(unit: UnitOfWork, task: str, before: str, agent: str) -> None:
 
 
 def _takes_over(unit: UnitOfWork, ticket: Ticket) -> bool:
-    """Tell whether what bars a ticket was handed over to its task, and grant the ticket with its place.
+    """Grant a ticket if nothing bars it but locks that were handed over to its task; tell whether it is granted.
 
     What was handed over and is not exactly what is asked for is released.
     """
@@ -116,7 +116,7 @@ def _takes_over(unit: UnitOfWork, ticket: Ticket) -> bool:
 
 
 def renew(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Keep a ticket for another full time, and return its present state: held, waiting, or gone."""
+    """Extend a ticket to its whole time to live from now, and return its present state: held, waiting, or gone."""
     ticket = rows.read(unit.tr, text(body, "ticket"))
     if ticket is None:
         return {"state": "gone"}
@@ -170,7 +170,7 @@ def expired(unit: UnitOfWork, timer: Timer) -> None:
 
 
 def _grant_next(unit: UnitOfWork, resources: Iterable[str]) -> None:
-    """Grant what nothing bars any more at resources from which a ticket has gone, in order of arrival."""
+    """Grant the waiting tickets that nothing bars any more at resources that a ticket has left, by arrival."""
     for resource in resources:
         for place in rows.places(unit.tr, resource):
             ticket = rows.read(unit.tr, place.ticket)
@@ -215,7 +215,7 @@ def _is_name(one: object) -> bool:
 
 
 def _timer_name(ticket: Ticket) -> str:
-    """Return the name of a ticket's timer: of those that are due at one instant the first to arrive is the first."""
+    """Return the name of a ticket's timer, which sorts timers due at one instant by the arrival of their tickets."""
     return f"{ticket.number:016d}/{ticket.id}"
 
 
@@ -225,7 +225,7 @@ def _set_timer(unit: UnitOfWork, ticket: Ticket, due_ms: int) -> None:
 
 
 def _drop(unit: UnitOfWork, ticket: Ticket, *, reason: str = "") -> None:
-    """Remove a ticket; if there is a reason, its owner has not asked for it and is told."""
+    """Remove a ticket; with a `reason`, also tell its owner, who did not ask for the removal."""
     timers.cancel(unit.tr, "", _timer_name(ticket), LOCK_EXPIRY)
     rows.remove(unit, ticket)
     if reason:

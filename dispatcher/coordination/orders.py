@@ -1,4 +1,4 @@
-"""The workflows that schedules and triggers keep: checked when they are made, and started later as often as need be."""
+"""The workflows that schedules and triggers start: checked and stored once, and started later any number of times."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dispatcher.store.transaction import Reads, Transaction
 
 
 def read_order(document: object, by: str) -> dict[str, Any]:
-    """Return the request that starts a kept workflow, but for its id and input, after checking all of it.
+    """Check a workflow's document, and return the request that starts the workflow, without its id and input.
 
     `by` is the kind of thing that keeps it, for the texts of errors.
 

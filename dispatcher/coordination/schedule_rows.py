@@ -57,7 +57,7 @@ class ScheduleRecord:
     """Why the last tick started no workflow; empty when it did."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the schedule as an answer to a request has it."""
+        """Return the schedule as JSON values for answers to requests."""
         ticks = self.ticks
         return {
             "schedule": self.name,

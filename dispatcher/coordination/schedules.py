@@ -1,4 +1,4 @@
-"""The schedules: each starts a workflow at its ticks, one for each tick, also over a restart.
+"""The schedules: each starts one workflow at each of its ticks, also when dispatchers restart.
 
 A schedule has one timer, for its next tick. The transaction that carries the tick out also starts the workflow, counts
 the tick as done, and sets the timer of the next one: none of the three is ever there without the others. For that the
@@ -83,7 +83,7 @@ def _read(unit: UnitOfWork, name: str, body: Body) -> tuple[ScheduleRecord, dict
 
 
 def _order(body: Body) -> dict[str, Any]:
-    """Return the request that starts the schedule's workflow, but for its id, after checking all of it."""
+    """Check a schedule's workflow and input, and return the request that starts the workflow, without its id."""
     order = orders.read_order(body.get("workflow"), rows.BY)
     template = fields.template(body.get("input"))
     for _, expression in template_expressions(template):
@@ -93,7 +93,7 @@ def _order(body: Body) -> dict[str, Any]:
 
 
 def pause(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Let a schedule start nothing until it is resumed; workflows that run go on."""
+    """Pause a schedule: it starts nothing at its ticks until it is resumed; workflows that run go on."""
     record = rows.find(unit.tr, body)
     record.paused = True
     _set(unit, record, None)
@@ -101,7 +101,7 @@ def pause(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def resume(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Let a paused schedule go on, with its first tick after now: the ticks meanwhile are not made up for."""
+    """Resume a paused schedule with its first tick after now; the ticks during the pause are not made up for."""
     record = rows.find(unit.tr, body)
     if record.paused:
         record.paused = False
@@ -110,7 +110,7 @@ def resume(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def run(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Start a schedule's workflow now, also while the schedule is paused, and return the id; its ticks stay."""
+    """Start a schedule's workflow now, also while the schedule is paused; return the id. The ticks do not change."""
     record = rows.find(unit.tr, body)
     workflow = _start(unit, record, unit.now_ms, occasion="run")
     rows.write(unit.tr, record)

@@ -40,7 +40,7 @@ def get(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def put(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Write the next version of a key: a `value`, a JSON merge `patch` of the present one, or none of it (`delete`).
+    """Write the next version of a key: a `value`, a JSON merge `patch` of the present value, or a deletion (`delete`).
 
     Raises:
         VersionConflict: when the present version is not `if_version`; 0 stands for a missing key.
@@ -62,7 +62,7 @@ def put(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def list_keys(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return a page of the keys of a space that have a value, in order or the last first, without the values."""
+    """Return a page of a space's keys that have a value, in ascending or descending order, without the values."""
     space, backwards = _space(body), bool(body.get("reverse"))
     prefix = text(body, "prefix", longest=LONGEST_NAME_BYTES) if body.get("prefix") else ""
     begin = SPACES.pack((space, prefix))[:-1]  # without the end of the text, so that longer keys are in the range
@@ -97,7 +97,7 @@ def _space(body: Body) -> str:
 
 
 def _check_space(unit: UnitOfWork, space: str, *, by_node: bool) -> int:
-    """Return the instant of a write to a space, unless the space is of a workflow that has ended or is being restored.
+    """Return the instant for a write to a space; refuse the write if its workflow has ended or is being restored.
 
     Of a workflow that is being restored only compensations still write; a client's write would be taken back unseen.
     """

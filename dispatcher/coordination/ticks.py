@@ -32,7 +32,7 @@ class CatchUp(StrEnum):
     LATEST = "latest"
     """Only the latest missed tick starts a workflow."""
     ALL = "all"
-    """Every missed tick starts one, the oldest first; of too many only the latest ones."""
+    """Every missed tick starts a workflow, the oldest first; of too many missed ticks only the latest ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Ticks:
     every_ms: int = 0
     """The period in milliseconds; 0 for a cron expression."""
     jitter_ms: int = 0
-    """The longest delay after a tick; how much of it a tick gets is the same at each look."""
+    """The longest delay after a tick; the delay of one tick is some part of it, and always the same."""
 
     def after(self, at_ms: int) -> int | None:
         """Return the first tick after an instant; None when none comes in 50 years."""
@@ -71,7 +71,7 @@ class Ticks:
         return tick_ms + drawn % (self.jitter_ms + 1)
 
     def next_to_run(self, first_ms: int, now_ms: int, catch_up: CatchUp, most: int) -> int | None:
-        """Return the first tick from `first_ms` on that is to be carried out, when the missed ones are treated so.
+        """Return the first tick from `first_ms` on that is to be carried out, treating missed ticks as `catch_up` says.
 
         `most` is the largest number of missed ticks that `ALL` carries out. None when no tick is left in 50 years.
         """

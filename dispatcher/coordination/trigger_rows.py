@@ -43,10 +43,10 @@ class TriggerRecord:
     last_run: str = ""
     """The id of the workflow that was started, or sent a signal, last."""
     reason: str = ""
-    """Why the last event that failed did; empty when a later one did not."""
+    """Why the last event failed; empty when a later event started or sent something."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the trigger as an answer to a request has it."""
+        """Return the trigger as JSON values for answers to requests."""
         return {
             "trigger": self.name,
             "event": self.event,

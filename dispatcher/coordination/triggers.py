@@ -1,4 +1,4 @@
-"""The triggers: each event that fits one starts a workflow or sends a signal, once, also over a restart.
+"""The triggers: each event that matches one starts a workflow or sends a signal, once, also when dispatchers restart.
 
 A trigger has a durable queue of its own for its events (`dispatcher/requests/triggers.py`). An event is acknowledged
 after the transaction that started its workflow, so none is lost and one may come again. The workflow's idempotency key
@@ -105,12 +105,12 @@ def _read(unit: UnitOfWork, name: str, body: Body) -> tuple[TriggerRecord, dict[
 
 
 def pause(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Let events pass a trigger by until it is resumed; workflows that run go on."""
+    """Pause a trigger: events start nothing until it is resumed; workflows that run go on."""
     return _steer(unit, body, paused=True)
 
 
 def resume(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Let a paused trigger go on with the events from now on."""
+    """Resume a paused trigger for the events that come from now on."""
     return _steer(unit, body, paused=False)
 
 

@@ -134,7 +134,7 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Show:
-    """The order to send nodes to RQ as the ledger has them, because RQ's copy of the workflow is missing or wrong.
+    """The order to send nodes' states in the ledger to RQ, because RQ's copy of the workflow is missing or wrong.
 
     The answer names the nodes that are left for another `Show`.
     """
@@ -174,7 +174,7 @@ class GoOn:
 
 @dataclass(frozen=True, slots=True)
 class Rebuild:
-    """The order to rebuild a shard after a loss of messages: publish all again, unless the broker's data was `kept`.
+    """The order to rebuild a shard after a loss of messages: publish its tasks again, unless the broker `kept` them.
 
     The answer is the last publication number before the rebuild.
     """

@@ -70,7 +70,7 @@ def find_all(tr: Reads, node_keys: Sequence[NodeKey]) -> Iterator[bytes | None]:
 
 
 def pack(document: Mapping[str, Any]) -> bytes:
-    """Encode a node's document as it is stored; earlier dispatchers refuse what they would carry out otherwise.
+    """Encode a node's document as a row that dispatchers too old to carry the node out correctly refuse to read.
 
     That is a node that runs a workflow or has a delay, a gate, which they would take for a plain approval, and a join
     that cancels the rest, or begins with fewer.
@@ -100,7 +100,7 @@ class Definitions:
         self._rows: OrderedDict[NodeKey, bytes] = OrderedDict()
         self._read: OrderedDict[NodeKey, tuple[Node, int]] = OrderedDict()
         self._followers: dict[NodeKey, NodeKey] = {}
-        """Of a node, the last parsed one of those whose only predecessor it is."""
+        """For each node, the node that was parsed last among those whose only predecessor it is."""
         self._read_bytes = 0
 
     def __len__(self) -> int:

@@ -15,7 +15,7 @@ from dispatcher.ledger.rows import RunRecord
 
 _FAIL = OnFailure.FAIL
 Defined: TypeAlias = tuple[bytes, Node | None]
-"""A node's definition as stored bytes, and the parsed node; None in its place when it was not parsed."""
+"""A node's definition as stored bytes, and the parsed node, or None when it was not parsed."""
 
 
 class NodeKey(NamedTuple):
@@ -31,7 +31,7 @@ class NodeKey(NamedTuple):
 
     @property
     def defined(self) -> NodeKey:
-        """The key of the node in the workflow's definition: of a map's element the map, of a compensation its node."""
+        """The key of the node that defines this one: of a map's element the map, of a compensation the node to undo."""
         return NodeKey(self.workflow, defined_name(self.node))
 
     def element(self, number: int) -> NodeKey:
@@ -69,7 +69,7 @@ class Publication:
     agent: str = ""
     """The free agent that has just ended a predecessor of the node, and gets the task; empty for any agent."""
     before: int = 0
-    """The number of the publication of the node's attempt before; 0 for none."""
+    """The number of the node's previous publication; 0 when there was none."""
 
 
 @value
@@ -125,9 +125,9 @@ class WorkflowEnd(NamedTuple):
 
     state: WorkflowState
     took_ms: int
-    """The milliseconds since its acceptance."""
+    """The milliseconds from the workflow's acceptance to its end."""
     by_hand: bool = False
-    """Whether a person had a hand in it."""
+    """Whether a person acted on the workflow, such as by an answer or a redrive."""
     is_child: bool = False
 
 
@@ -155,7 +155,7 @@ class Effects:
     adopted: set[NodeKey] = field(default_factory=set)
     """The nodes that RQ proposed and the transaction claimed: RQ has their jobs as started already."""
     proposed: list[NodeKey] = field(default_factory=list)
-    """The nodes that RQ proposed and that the transaction left for another one to examine."""
+    """The nodes that RQ proposed and that the transaction left for a later transaction to examine."""
     accepted: list[str] = field(default_factory=list)
     """The ids of the workflows that the transaction accepted, and that run from now on."""
     unshown: list[str] = field(default_factory=list)
@@ -175,7 +175,7 @@ class Effects:
     strange: int = 0
     """The number of results that were dropped, because the ledger has no such node."""
     evaluations: list[tuple[NodeKey, str]] = field(default_factory=list)
-    """Nodes whose expressions are to be evaluated outside, with the token to give to `advance.evaluated`."""
+    """Nodes whose expressions are to be evaluated outside of a transaction, with the token for `advance.evaluated`."""
     definitions: dict[NodeKey, Defined | None] = field(default_factory=dict)
     """Definitions that the transaction read or wrote, for the cache; None for the nodes that ended in it."""
     unfinished: bool = False

@@ -37,4 +37,4 @@ class UnfitKey(InputError):
 
 
 class KeyReused(InputError):
-    """The error of a request whose idempotency key came with another request before, as their fingerprints tell."""
+    """The error of a request whose idempotency key was used by another request before, as their fingerprints show."""

@@ -56,16 +56,16 @@ class WorkflowRecord:
     keep_ms: int | None = None
     """How long the workflow is kept after its end; None means as long as the dispatcher's setting says."""
     parent: ParentNode | None = None
-    """The node of another workflow that runs this one as its child; None for a workflow that was started."""
+    """The node of another workflow that runs this one as its child; None for a workflow that is no child."""
 
     def note_end(self, tr: Transaction, workflow: str, finished_ms: int) -> None:
-        """Add the workflow to the ended ones, and to those with a retention of their own if it has one."""
+        """Add the workflow to the index of ended workflows and, if it has its own retention, to that of expiries."""
         tr.set(ENDED.pack((self.shard, finished_ms, workflow)), b"")
         if self.keep_ms is not None:
             tr.set(EXPIRIES.pack((self.shard, finished_ms + self.keep_ms, workflow)), b"")
 
     def forget_end(self, tr: Transaction, workflow: str, finished_ms: int) -> None:
-        """Remove what `note_end` added, because the workflow goes on or is removed."""
+        """Remove the index entries that `note_end` added, because the workflow goes on or is removed."""
         tr.clear(ENDED.pack((self.shard, finished_ms, workflow)))
         if self.keep_ms is not None:
             tr.clear(EXPIRIES.pack((self.shard, finished_ms + self.keep_ms, workflow)))
@@ -118,7 +118,7 @@ class RunRecord:
     restoring: list[Any] | None = None
     """The restore under way: the fields of its position, its author, and whether the workflow was paused."""
     children: int = 0
-    """The number of children that were begun for a started workflow, children of its children included."""
+    """The number of children that were begun below a root workflow, children of its children included."""
     trace: dict[str, Any] = field(default_factory=dict)
     """The trace headers of the request that started the workflow, which the tasks of its nodes carry on.
 

@@ -15,7 +15,7 @@ from dispatcher.ledger.keyspace import DUE, TIMERS
 from dispatcher.store.transaction import KeyValue, Reads, Transaction
 
 LOCK_EXPIRY = "lock.expiry"
-"""The kind of the timer of a lock's ticket, which ends it as a silent attempt is ended."""
+"""The kind of the timer that ends a lock's ticket which is not renewed in time; held back like timers of attempts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ class UnitOfWork:
         self.ended: deque[NodeKey] = deque()
         """The nodes that ended in the transaction and whose dependents have not been looked at."""
         self.unfit: deque[tuple[NodeKey, Failure]] = deque()
-        """The nodes whose stored inputs are damaged, with the failure by which they are about to end."""
+        """The nodes with a damaged input or a refused approval, and the failure by which they are about to end."""
         self.steps = 0
         """The computing steps spent so far on expressions, definitions and inputs."""
         self.follows_on = False
@@ -195,7 +195,7 @@ class UnitOfWork:
         run.counts[row.state.value] = run.counts.get(row.state.value, 0) + 1
 
     def definition(self, node_key: NodeKey) -> Node:
-        """Return a node's parsed definition; of a map's element or a compensation, the one that follows from it."""
+        """Return a node's parsed definition; for a map's element or a compensation, one derived from another node's."""
         node = self._definitions.get(node_key)
         if node is None:
             node = self._derived(node_key) if node_key.is_derived else self._read(node_key)
@@ -224,7 +224,7 @@ class UnitOfWork:
         return Node(node_key.node, work.undo if node_key.is_compensation else work)
 
     def call(self, node_key: NodeKey) -> Call | None:
-        """Return the call in a node's definition, of the capability that its task has by now; None for an approval."""
+        """Return the call in a node's definition, with the capability after any handoffs; None if it has no call."""
         call, known = self.definition(node_key).call, self._nodes.get(node_key)
         taken = known[1].capability if known is not None else ""
         return replace(call, capability=taken) if taken and call is not None else call
@@ -270,7 +270,7 @@ class UnitOfWork:
         return self._last_number
 
     def next_number(self, capability: str) -> int:
-        """Return the number of a capability's next publication, never given again, and count it against the room."""
+        """Return a publication number that is never given again, and reduce `room` for the capability by one."""
         self.add_room(capability, -1)
         self.last_number()
         self._last_number += 1
@@ -281,7 +281,7 @@ class UnitOfWork:
         row.fence = max(row.fence, self.terms.floor) + 1
 
     def may_publish(self, capability: str) -> bool:
-        """Tell whether a node that becomes ready may be published now: there is room, and no other waits for it."""
+        """Tell whether a node that becomes ready may be published now: there is capacity, and no other node waits."""
         if not self.terms.claim_on_record or not self.has_room(capability):
             return False
         known = self._backlog.get(capability)

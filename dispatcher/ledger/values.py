@@ -15,7 +15,7 @@ PIECE_BYTES = 90_000
 SMALL_BYTES = 60_000
 """The largest value in bytes that is stored in one key, beside its hash."""
 PAGE = 256
-"""The number of values that one read of several asks for; small ones, they have 15 MB at most."""
+"""The number of values that one read of several values asks for; as many small values have 15 MB at most."""
 LARGEST_BYTES = 1024 * 1024
 """The largest value in bytes, as on the wire: a tenth of what one transaction may write."""
 

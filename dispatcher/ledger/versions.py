@@ -50,11 +50,11 @@ class RowFormat:
         return len(self.steps) + 1
 
     def pack_as(self, version: int, fields: Any) -> bytes:
-        """Pack the fields as a row of a version above 1, which should be the lowest version that has all set fields."""
+        """Encode the fields as a row of `version`, above 1: the caller gives the lowest one that has all set fields."""
         return b"%d%b" % (version, self.pack(fields))
 
     def pack_checked(self, fields: Any) -> bytes:
-        """Encode fields of which a stranger gave some, after a check that the row can be decoded again.
+        """Encode fields that come in part from outside, and check that the row can be decoded again.
 
         Raises:
             InvalidTask: when a value is nested too deep.
@@ -112,7 +112,7 @@ def _tuple(kind: str, *steps: Step) -> RowFormat:
 
 
 def _with_defaults(fields: Any) -> Any:
-    """Return the fields as they are: what reads them has defaults for those that a version added."""
+    """Return a row's fields unchanged: a step to a version that only adds fields, for which readers have defaults."""
     return fields
 
 

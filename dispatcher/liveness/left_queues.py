@@ -46,7 +46,7 @@ class LeftQueues:
         self._few = asyncio.Semaphore(FEW)
 
     async def find(self, names: Iterable[str]) -> Mapping[str, frozenset[str]]:
-        """Return the queues of agents that are not in the registry, and of dispatchers without a beat, by owner.
+        """Return the queues of agents that the registry lacks, and of dispatchers without a heartbeat, by owner.
 
         Raises:
             Retryable: when the registry or the store does not answer.
@@ -71,7 +71,7 @@ class LeftQueues:
                 return
 
     async def remove_inboxes(self, owners: Set[AgentId]) -> None:
-        """Delete dead agents' inboxes without a message, unless the agent is back; unbind those that are still bound.
+        """Delete the empty inboxes of dead agents, unless the agent is back; unbind inboxes that are still bound.
 
         Tasks that a full queue refused wait in an inbox, where AMQP does not count them, as the management API does,
         late. Since when an inbox is unbound lies in the store, because a dispatcher may not live long enough to wait.
@@ -92,7 +92,7 @@ class LeftQueues:
                 break
 
     async def forget(self, agent: AgentId) -> None:
-        """Forget since when the inbox of an agent that is back was unbound; never raises."""
+        """Delete the stored instant at which the inbox of an agent that is back was unbound; never raises."""
         await self._is_done(agent, partial(self._is_forgotten, agent))
 
     async def _is_forgotten(self, agent: AgentId) -> bool:
@@ -100,7 +100,7 @@ class LeftQueues:
         return True
 
     async def _is_unbound(self, agent: AgentId) -> bool:
-        """Unbind an agent's inbox, and note the instant for `remove_inboxes`; return True."""
+        """Unbind an agent's inbox, and store the instant for `remove_inboxes`; return True."""
         await self._broker.unbind(inbox_binding(agent))
         if self._evict is not None:
             now_ms = await self._fleet.now_ms()
@@ -127,7 +127,7 @@ class LeftQueues:
         return True
 
     async def _are_removed(self, left: set[str], agent: AgentId) -> bool:
-        """Delete what can be of the queues that are `left`, unless the agent is back; return False to try again."""
+        """Delete those of the queues `left` that may go now, unless the agent is back; return False to try again."""
         if await self._is_back(agent):
             return True
         for queue in tuple(left):
@@ -136,9 +136,9 @@ class LeftQueues:
         return not left
 
     async def _is_back(self, agent: AgentId) -> bool:
-        """Tell whether an agent is in the registry again, or reads its mailbox while the registry does not answer it.
+        """Tell whether an agent is alive again: it consumes its mailbox, or it is in the registry.
 
-        It may not consume its other queues: all its slots are taken.
+        Its other queues may have no consumer, because all its slots are taken; the registry may not answer it.
         """
         mail = await self._broker.stats(routing.mailbox_queue(agent))
         if mail is not None and mail.consumers:
@@ -161,13 +161,13 @@ class LeftQueues:
         return True
 
     async def _done(self, step: Callable[[AgentId], Awaitable[bool]], agents: Iterable[AgentId]) -> Set[AgentId]:
-        """Take a step for many agents, a few at a time, and return those for which it need not be tried again."""
+        """Run a step for many agents, a few at a time, and return the agents for which the step is done."""
         among = tuple(agents)
         done = await asyncio.gather(*(self._is_done(agent, partial(step, agent)) for agent in among))
         return {agent for agent, is_done in zip(among, done, strict=True) if is_done}
 
     async def _is_done(self, owner: str, step: Callable[[], Awaitable[bool]]) -> bool:
-        """Return what a step returns; False, to try it again, when broker, store or management API do not answer."""
+        """Run a step and return its result; False, to try again, if broker, store or management API do not answer."""
         try:
             async with self._few:
                 return await step()

@@ -146,7 +146,7 @@ class Monitor:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _stand(self) -> None:
-        """Stand for the lead again and again; apart from the looks, which a slow store must not delay."""
+        """Try to become or stay the leader, in a loop of its own, so that a slow store delays no registry read."""
         while True:
             await self._campaign()
             await asyncio.sleep(LOOK_SECONDS)
@@ -177,7 +177,7 @@ class Monitor:
             self._background.start(self._examine(entry), name=f"examine {entry.agent}")
 
     async def _sweep(self, evict: Evictor) -> None:
-        """Remove the queues of processes that are neither in the registry nor in the store, also a beat later.
+        """Remove the queues of processes that are in neither the registry nor the store, at two looks 1.5 s apart.
 
         The agents among them are examined. Their mailboxes stay until they count as gone: the silence there proves it.
         """
@@ -200,7 +200,7 @@ class Monitor:
             log.debug("The queues of dead processes could not be removed", extra={"reason": str(error)})
 
     def _kept(self, agent: AgentId) -> Set[str]:
-        """Return the queues of an agent that a look does not remove: its inbox, and its mailbox until it is gone."""
+        """Return the queues of an agent that a sweep keeps: its inbox, and its mailbox until the agent is gone."""
         inbox = routing.inbox_queue(agent)
         return {inbox} if self.is_gone(agent) else {inbox, routing.mailbox_queue(agent)}
 

@@ -45,7 +45,7 @@ class Depths:
 
 
 class QueueDepths:
-    """The looks of one dispatcher at the fleet's queues; while it does not lead it shows nothing."""
+    """The metrics of the fleet's queue depths in one dispatcher, which reports none while another dispatcher leads."""
 
     def __init__(self, broker: Broker, metrics: Metrics, *, leads: Callable[[], bool]) -> None:
         self._broker = broker
@@ -97,7 +97,7 @@ class QueueDepths:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:
-        """Ask the broker for every queue's depth and consumers; what it does not answer keeps its last figures."""
+        """Ask the broker for every queue's depth and consumers; if it does not answer, keep the last figures."""
         seen, now = Depths(), asyncio.get_running_loop().time()
         try:
             for name in self._watched():

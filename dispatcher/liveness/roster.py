@@ -85,7 +85,7 @@ class Roster:
         return self._gone.pop(record.agent_id, None) is not None
 
     def suspect(self, names: Iterable[str], now: float) -> None:
-        """Add those who are not known, but left something behind, with a short lease: they may have died unseen."""
+        """Add unknown agents that left queues, locks or tasks behind, with a short lease: they may have died unseen."""
         for agent in map(AgentId, names):
             if agent not in self._entries and agent not in self._gone:
                 lapses_at = now + SUSPECT_SECONDS
@@ -96,7 +96,7 @@ class Roster:
         return agent in self._gone
 
     def forget(self, agent: AgentId) -> None:
-        """Remove a name that turned out to be no agent's, as far as anybody knows."""
+        """Remove a name that seems to belong to no agent."""
         self._entries.pop(agent, None)
 
     def overdue(self, now: float) -> list[RosterEntry]:

@@ -46,9 +46,9 @@ async def watching_agents(
 ) -> AsyncIterator[Monitor]:
     """Run the agent monitor within the block; publish dead agents' tasks again, and adapt capacity to agents' slots.
 
-    The locks of dead agents are released by the owner of the shard of locks. Whoever becomes that has all who hold some
-    examined once: an agent that died while no dispatcher was there is in no registry, and nobody would miss it. The
-    owner of any other shard has those examined that have begun its tasks.
+    The owner of the shard of locks releases the locks of dead agents. A new owner of that shard has every holder of
+    locks examined once: an agent that died while no dispatcher was there is in no registry, and nobody would miss it.
+    The owner of any other shard has those agents examined that have begun its tasks.
     """
 
     def on_gone(gone: AgentId) -> None:
@@ -82,7 +82,7 @@ async def watching_agents(
 
 
 class LockHolders:
-    """The agents that hold locks, which lose them when they are gone.
+    """The agents that hold locks; when such an agent is gone, its locks are released.
 
     Each process that becomes the owner of the shard of locks has all of them examined once.
     """
@@ -94,7 +94,7 @@ class LockHolders:
         self._unreleased: set[AgentId] = set()
 
     def look(self, keeper: ShardWorker | None, monitor: Monitor, living: Set[AgentId]) -> None:
-        """Take note of this process's worker of the shard of locks; None: the shard is another process's."""
+        """Release gone agents' remaining locks by `keeper`; None means that another process owns the shard of locks."""
         left = set(filter(self._is_gone, self._unreleased - living))
         self._unreleased = left.copy()
         if keeper is None:
@@ -106,7 +106,7 @@ class LockHolders:
             self._ports.background.start(self._suspect_all(monitor), name="who holds locks")
 
     def release(self, keeper: ShardWorker | None, gone: AgentId) -> None:
-        """Start to release the locks of an agent that is dead and cut off; without a keeper, once there is one here."""
+        """Start to release a dead and evicted agent's locks; without a `keeper`, wait until this process has one."""
         if keeper is None:
             self._unreleased.add(gone)
         else:
@@ -148,7 +148,7 @@ class AtWork:
         self._losing: set[AgentId] = set()
 
     def look(self, living: Set[AgentId], monitor: Monitor) -> None:
-        """Have each agent at work examined once that the registry does not list; publish a dead agent's tasks again.
+        """Have each agent that has tasks but is not in the registry examined once; publish a dead agent's tasks again.
 
         A task may be granted to an agent after its death, by its request that nobody had answered before.
         """

@@ -1,4 +1,4 @@
-"""The consumer of what all processes are told: event listeners are there again, and logs are to say more or less."""
+"""The consumer of broadcasts to all processes: announcements of event listeners, and orders to change log levels."""
 
 from __future__ import annotations
 

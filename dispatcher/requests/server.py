@@ -75,7 +75,7 @@ Rebuild = Callable[[int, str], Coroutine[Any, Any, dict[str, Any] | None]]
 
 Work = Callable[[], Awaitable[dict[str, Any] | None]]
 Then = Callable[[], Awaitable[None]]
-"""What follows the commit of a request, before the answer."""
+"""A function that is awaited after the commit of a request and before its answer, such as one that makes a queue."""
 
 
 class RequestServer:
@@ -108,7 +108,7 @@ class RequestServer:
         }
         """The handlers of verbs that need more than the ledger; `verbs.handling` finds all others."""
         self.on_change: Mapping[str, Callable[[Body], Awaitable[None]]] = {}
-        """What follows the commit of a verb, such as a queue to be made, before the request is answered."""
+        """The functions of verbs that are awaited between commit and answer, such as one that makes a queue."""
         self.tracing: Tracing = NO_TRACING
         """The tracing of the dispatcher's process."""
         self._rebuilds: dict[tuple[int, str], asyncio.Task[dict[str, Any] | None]] = {}
@@ -260,7 +260,7 @@ class RequestServer:
         self._background.start(self._send(delivery, answer), name="answer")
 
     def follow(self, delivery: Delivery, answer: Any, then: Then) -> None:
-        """Answer a request in the background once what follows from its commit is done, or with the error of that."""
+        """Answer a request in the background after its follow-up `then`, or with the error if the follow-up failed."""
         self._background.start(self._followed(delivery, answer, then), name="what follows a request")
 
     async def _followed(self, delivery: Delivery, answer: Any, then: Then) -> None:
@@ -343,7 +343,7 @@ class _Answering:
     span: Span | None = None
 
     def done(self, answer: Any) -> None:
-        """Answer the sender with the result of the request's command, after its commit and what follows from it."""
+        """Answer the sender with the result of the request's command, after the commit and its follow-up, if any."""
         if self.span is not None:
             self.span.end(type(answer).__name__ if isinstance(answer, CoditectError) else "")
         if self.then is None or isinstance(answer, CoditectError):

@@ -30,7 +30,7 @@ PUBLISH_SECONDS = 30.0
 PAUSE_SECONDS = 1.0
 """The pause before an event goes back to its queue, and before a queue that could not be opened is tried again."""
 OWN_EVENTS = "trigger."
-"""The beginning of the types of events about triggers, which no trigger waits for: it would wait for its failures."""
+"""The prefix of the types of events about triggers; no trigger reacts to them, since some report its failures."""
 
 
 class TriggerQueues:
@@ -143,7 +143,7 @@ class TriggerQueues:
         delivery.reject()
 
     def give_back(self, delivery: Delivery) -> None:
-        """Return an event to its queue after a pause, in the background, for the shard's owner then."""
+        """Return an event to its queue after a pause, in the background; the shard's owner by then reads it again."""
         self._background.start(self._give_back(delivery), name="event goes back")
 
     async def _give_back(self, delivery: Delivery) -> None:
@@ -153,7 +153,7 @@ class TriggerQueues:
             delivery.requeue()
 
     def send(self, delivery: Delivery, signal: dict[str, Any]) -> None:
-        """Send the signal that came of an event to its workflow's shard in the background, and ack the event."""
+        """Send the signal that an event triggers to its workflow's shard in the background, and then ack the event."""
         self._background.start(self._send(delivery, signal), name="signal by event")
 
     async def _send(self, delivery: Delivery, signal: dict[str, Any]) -> None:
@@ -174,7 +174,7 @@ class TriggerQueues:
 
 
 def _document(event: Event) -> dict[str, Any]:
-    """Return an event as a trigger's expressions see it."""
+    """Return an event as the JSON object that a trigger's expressions read."""
     return {
         "type": event.type,
         "source": event.source,

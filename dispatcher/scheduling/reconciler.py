@@ -146,7 +146,7 @@ class Reconciler:
 async def drift(
     database: Database, worker: ShardWorker, projector: Projector, graph: TaskGraph, workflows: Sequence[str]
 ) -> AsyncIterator[set[Job]]:
-    """Yield, by the page, the workflows' jobs that differ from RQ in two comparisons; correct nothing.
+    """Yield, page by page, the jobs of workflows that differ from RQ in two comparisons; correct nothing.
 
     While a page waits for its second comparison the next ones get their first.
 

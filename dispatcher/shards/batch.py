@@ -117,7 +117,7 @@ def run(tr: Transaction, batch: Batch) -> BatchResult:
 
 
 def run_once(tr: Transaction, batch: Batch) -> BatchResult:
-    """Apply a batch's commands in order in one transaction, and continue work that earlier transactions left.
+    """Apply a batch's commands in order in one transaction; release ended nodes' dependents in it or in later ones.
 
     Raises:
         LostLease: when the shard has another owner.
@@ -149,7 +149,7 @@ def run_once(tr: Transaction, batch: Batch) -> BatchResult:
 
 
 def _named(commands: Sequence[Command]) -> tuple[list[NodeKey], list[NodeKey]]:
-    """Return the nodes that a batch's commands work on, and those of them that end, so that they are read at once."""
+    """Return the keys of all nodes that a batch's commands name, and of those that complete, to read all at once."""
     node_keys: list[NodeKey] = []
     ending: list[NodeKey] = []
     for command in commands:
@@ -207,7 +207,7 @@ def show(unit: UnitOfWork, command: Show) -> tuple[str, ...]:
 
 
 def look(unit: UnitOfWork, command: Look) -> list[NodeSnapshot]:
-    """Return the current snapshots of the given nodes that exist, in order, until the transaction is full."""
+    """Return snapshots of the given nodes, in order, as many as fit one transaction; missing nodes are left out."""
     found: list[NodeSnapshot] = []
     for node_key in command.node_keys:
         if found and unit.is_full:

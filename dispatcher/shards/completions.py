@@ -92,7 +92,7 @@ class CommandRefused:
     refusal: CoditectError
 
     def done(self, answer: Any) -> None:
-        """Settle the refused result's message with its refusal, whether the ledger has recorded the failure or not."""
+        """Pass the refusal to the refused result's callbacks, whether the failed attempt could be recorded or not."""
         self.settle.done(self.refusal)
 
     def undone(self) -> None:

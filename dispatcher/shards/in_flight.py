@@ -62,7 +62,7 @@ class Flight:
     heartbeat_ms: int = 0
     """The longest time in milliseconds between two reports of the agent, if the node limits it; 0 for no limit."""
     sought: int = 0
-    """The last number published to its queue when the search for it began; 0 while it is not searched for."""
+    """The last publication number of the task's queue when the search for the task began; 0 without a search."""
 
     def hear(self, now: float) -> None:
         """Record the time of a report, which ends a search."""
@@ -93,7 +93,7 @@ class InFlight:
         return self._flights.get(node_key)
 
     def follow_all(self, effects: Effects, now: float) -> None:
-        """Follow the transitions of a committed batch, and note which tasks went to one agent's own queue."""
+        """Update the published tasks after a committed batch, and note which tasks went to one agent's own queue."""
         for moved in effects.moved:
             self.follow(moved, now)
         for publication in effects.publications:
@@ -136,7 +136,7 @@ class InFlight:
             _raise(self.started, flight)
 
     def agree(self, found: Sequence[Transition], now: float) -> None:
-        """Replace all published tasks by the publications that the ledger has recorded as not ended."""
+        """Make the published tasks agree with the ledger: add or update the tasks that it has, and remove others."""
         for node_key in self._flights.keys() - {moved.node_key for moved in found}:
             self._window.end(self._flights.pop(node_key).capability)
         for moved in found:
@@ -146,7 +146,7 @@ class InFlight:
                 self.follow(moved, now)
 
     def hear(self, node_key: NodeKey, fence: int, now: float) -> None:
-        """Record the time of an agent's report that an attempt runs; keep other attempts' reports for `take_others`."""
+        """Record the time of a report on the current attempt; keep reports on other attempts for `take_others`."""
         flight = self._flights.get(node_key)
         if flight is not None and flight.fence == fence:
             flight.hear(now)
@@ -162,7 +162,7 @@ class InFlight:
         return others
 
     def grant(self, now: float) -> None:
-        """Count every published task as reported now, because agents' reports could not arrive until now."""
+        """Grant each published task the full time without a report again, because no report could arrive until now."""
         for flight in self._flights.values():
             flight.hear(now)
 
@@ -188,14 +188,14 @@ class InFlight:
         return Fate.LOST if alone and flight.agent else Fate.SOUGHT
 
     def lost(self, now: float, now_ms: int) -> list[Lost]:
-        """Return a command to publish each lost task again, and count each as reported now."""
+        """Return commands that publish the lost tasks again, one for each, and count these tasks as reported now."""
         lost = [(key, flight) for key, flight in self if self.fate(flight, now, now_ms) is Fate.LOST]
         for _, flight in lost:
             flight.hear(now)
         return [Lost(key, flight.publication, flight.agent) for key, flight in lost]
 
     def lost_with(self, gone: AgentId, heard_until: float) -> list[Lost]:
-        """Return a command to publish each task again that a dead agent had begun and last reported by `heard_until`.
+        """Return commands that publish again the tasks that a dead agent began and did not report after `heard_until`.
 
         Its broker may deliver the task again, unless nothing is left to deliver: a grant may have reached the agent
         after another had the delivery. Whoever takes it first wins, and the other publication is stale.

@@ -56,7 +56,7 @@ class Evaluations:
         aside: set[bytes],
         put: Callable[[Evaluated, Settle], None],
     ) -> None:
-        """Create the evaluator: `put` gets commands with values, `aside` the keys of running evaluations, to skip."""
+        """Create the evaluator; `put` takes the values, `aside` the keys of running evaluations, which batches skip."""
         self._shard = shard
         self._database = database
         self._background = background
@@ -143,18 +143,18 @@ def _seen(tr: Reads, node_key: NodeKey) -> tuple[Node, Scope, bool, Account]:
 
 @dataclass(frozen=True, slots=True)
 class Waited:
-    """The last pause before a piece of work was tried again, in seconds, with its end on the loop's clock."""
+    """The last pause before a retry of a piece of work: its length in seconds, and its end on the loop's clock."""
 
     seconds: float
     until: float
 
     def counts(self, now: float) -> bool:
-        """Tell whether a pause that begins at `now` follows closely enough on this one to be twice as long."""
+        """Tell whether this pause makes one that begins at `now` longer: it ended at most `MOST_SECONDS` before."""
         return now <= self.until + MOST_SECONDS
 
 
 class ContinuationBackoff:
-    """The pieces of one shard's unfinished work that are skipped, until a retry or until the worker closes."""
+    """The backoff for one shard's unfinished work: failed pieces are skipped until a retry, or the worker's end."""
 
     def __init__(self, go_on: Callable[[], None]) -> None:
         self.aside: set[bytes] = set()

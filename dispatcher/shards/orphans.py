@@ -145,7 +145,7 @@ class OrphanDetector:
         return flight.publication < self._old_marks.get((flight.capability, flight.level), 0)
 
     def _is_passed(self, flight: Flight) -> bool:
-        """Tell whether the broker has delivered all that lay in a begun task's queue when the search for it began.
+        """Tell whether the broker has delivered all messages that a begun task's queue held when the search began.
 
         A queue of a busy fleet may never be empty. What an agent loses goes back to its queue, to either of its ends.
         """

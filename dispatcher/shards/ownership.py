@@ -93,7 +93,7 @@ class ShardOwnership:
         """The callback for a node that waits for capacity, or for new capacity; set before entering."""
         self.on_open: Callable[[int], None] = lambda _: None
         self.on_close: Callable[[int], None] = lambda _: None
-        """The callbacks for a shard that is worked for here from now on, and for one that is not any more."""
+        """The callbacks that get a shard's number when this dispatcher begins to serve the shard, and when it stops."""
         self.markers = BrokerEpoch(ports.broker, ports.database, ports.clock)
         self._returns = 0
         self._consumers: dict[int, list[Consumer]] = {}
@@ -200,7 +200,7 @@ class ShardOwnership:
                 log.debug("The leases will lapse", extra={"reason": repr(unsaid)})
 
     def _begin(self, tr: Transaction) -> int:
-        """Fix the store's number of shards, and expire all other owners if no other process can have the store open."""
+        """Set a new store's number of shards for good; expire all other owners if only one process can open it."""
         if self._ports.database.exclusive:
             leases.expire_others(tr, self.owner)
         return shards.fix_count(tr, self.count)

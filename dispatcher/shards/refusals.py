@@ -18,12 +18,12 @@ log = logging.getLogger(__name__)
 MOST_TRIES = 5
 """The number of tries to record the end of an attempt, with growing pauses: six seconds in all."""
 PAUSES_OF_KEPT = 25
-"""The pause before a retry of a report about a newer dispatcher's row, in first pauses: five seconds."""
+"""The pause before a retry of a report on a newer dispatcher's row, as a multiple of the first pause: five seconds."""
 
 
 @value
 class QueuedCommand:
-    """A command in a shard worker's queue, with its completion and its number of tries."""
+    """A command in a shard worker's queue, with its callbacks, its size, and how many tries were refused."""
 
     command: Command
     settle: Settle
@@ -42,7 +42,7 @@ class Refusals:
         self._has_met_newer = False
 
     def refuse(self, entry: QueuedCommand, error: Exception) -> None:
-        """Refuse a command that failed in a batch of its own; retry a result, then record it as a failed attempt."""
+        """Refuse a command that failed in a batch of its own; retry a result first, then record a failed attempt."""
         if isinstance(error, NewerVersion):
             self._leave_alone(entry, error)
             return
@@ -57,7 +57,7 @@ class Refusals:
             self._put(entry.command.unrecorded(error), CommandRefused(entry.settle, refusal))
 
     def _leave_alone(self, entry: QueuedCommand, error: NewerVersion) -> None:
-        """Retry a report later, or refuse a request, whose row a newer dispatcher wrote and this one cannot read."""
+        """Retry a report later, or refuse a request, because only a newer dispatcher can read the row it needs."""
         if not self._has_met_newer:
             self._has_met_newer = True
             facts = {"shard": self._shard, "command": type(entry.command).__name__, **error.facts}

@@ -62,7 +62,7 @@ class ResultsConsumer:
             self._worker.put(finished(told), settle, size_bytes=len(told.outcome.body))
 
     def _refuse(self, delivery: Delivery, error: InputError) -> None:
-        """Record the attempts that an unreadable message names as failed, and make the message a dead letter."""
+        """Record a failure of each attempt that an unreadable message names, and make the message a dead letter."""
         owners = [owned for owned in self._owners(delivery.message) if owned[0].fence]
         if not owners:
             delivery.reject()

@@ -164,7 +164,7 @@ class TimerService:
         self._paused_until = _now() + AGAIN_MS / 1000
 
     def _again(self, error: Retryable) -> None:
-        """After a failed read look for due timers later; fire no time limits until delayed reports are recorded."""
+        """Plan another read of the timers after a failed one, and fire no time limits for `GRACE_SECONDS`."""
         self.hold()
         log.info("The timers could not be read", extra={"shard": self._shard, "reason": str(error)})
         self.set(self._ports.clock.now_ms() + AGAIN_MS)
@@ -182,7 +182,7 @@ class _Fired:
     look: Callable[[], None] | None
 
     def done(self, answer: Any) -> None:
-        """Pause after a timer that could not be carried out: it is due still, and would be tried without end."""
+        """Pause after a timer that could not be carried out, since it is still due and would be tried again at once."""
         if isinstance(answer, CoditectError):
             self.pause()
         if self.look is not None:

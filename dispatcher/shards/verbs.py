@@ -1,4 +1,4 @@
-"""The one place that finds the handler of a request's verb or of a shard's timer, of the ledger and of coordination.
+"""The lookup of the handler of a request's verb or of a shard's timer, in the packages `ledger` and `coordination`.
 
 The modules of coordination are loaded with their first request or timer: a dispatcher whose fleet uses none of them
 starts without them. A new kept thing adds a line to `COORDINATION`; `batch` and the request server use nothing else.
@@ -36,9 +36,9 @@ COORDINATION: Mapping[str, str] = MappingProxyType(
         )
     }
 )
-"""The module of each kept thing, by the noun with which its verbs and kinds of timers begin, as in `lock.acquire`."""
+"""The module of coordination for each noun with which verbs and kinds of timers begin, as `lock` in `lock.acquire`."""
 HELD: Final = limits.TIMERS | {LOCK_EXPIRY}
-"""The kinds of timers that end what is silent, and so are held back while no sign of life can arrive."""
+"""The kinds of timers that end an overdue node or lock, and so are held back while no sign of life can arrive."""
 
 
 def handling(verb: str) -> Query | ShardChange | None:
@@ -51,13 +51,13 @@ def handling(verb: str) -> Query | ShardChange | None:
 
 
 def _kept(table: str, name: str) -> Any:
-    """Return the entry of a verb or kind of timer in the table of its module of coordination; None without one."""
+    """Return the handler of a verb or kind of timer from a `table` of its module of coordination; None without one."""
     module = COORDINATION.get(name.partition(".")[0])
     return None if module is None else getattr(import_module(module), table, {}).get(name)
 
 
 def ask(unit: UnitOfWork, asked: Asked) -> dict[str, Any]:
-    """Carry out a request that changes a shard, as `requests.ask` does.
+    """Carry out a request that changes a shard, with the handler of the request's verb, and return the answer.
 
     Raises:
         InputError: when the request is refused, now or the first time.

@@ -98,7 +98,7 @@ class ShardWorker:
         self.backlog: dict[str, None] = {}
         """The capabilities of which the shard may have ready nodes in the backlog."""
         self.marker = marker
-        """The name of the broker's marker queue on which the shard was built, or is about to be."""
+        """The name of the marker queue of the broker to which the shard's tasks were published, or are about to be."""
         self.closed = False
         self._refusals = Refusals(self.shard, ports.metrics, self.put, pause_seconds=RETRY_SECONDS)
         self._refused_commits = ports.metrics.counter(COMMITS_REFUSED)

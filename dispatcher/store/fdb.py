@@ -34,7 +34,7 @@ DECIDED_SECONDS = 1.0
 """The longest wait of a canceled caller for the end of its transaction, which takes longer when no cluster answers."""
 TOO_OLD = 1007
 MOST_RANGES = 2
-"""The most ranges that a transaction keeps of what it read ahead; of more ranges FoundationDB's client answers."""
+"""The most ranges read ahead that a transaction keeps itself; if there are more, FoundationDB's client answers."""
 
 _SET_UP = (1511, 1513, 1515, 1516, 2006, 2007, 2009, 2022, 2100, 2104, 2105, 2106, 2107, 2108, 2200, 2201, 2202, 2203)
 _MEANINGS: tuple[tuple[frozenset[int], type[CoditectError], str], ...] = (
@@ -257,7 +257,7 @@ class _Bound:
         return [_pairs(pairs) for pairs in found]
 
     def read_ahead(self, keys: Iterable[bytes], ranges: Iterable[KeyRange], limit: int) -> None:
-        """Read all of it at once, by snapshot, which cannot conflict; the later reads can."""
+        """Read all given keys and ranges at once, by snapshot reads, which cannot conflict; the later reads can."""
         reads = self._transaction.snapshot
         values = [(key, reads.get(key)) for key in keys]
         begun = [(begin, end, reads.get_range(begin, end, limit, False, self._all)) for begin, end in ranges]
@@ -297,7 +297,7 @@ class _Bound:
 
 @dataclass(frozen=True, slots=True)
 class _Range:
-    """The first `limit` pairs of a range, or all of them for limit 0."""
+    """A range that was read ahead, with its first `limit` pairs, or all of them for limit 0."""
 
     begin: bytes
     end: bytes
@@ -305,7 +305,7 @@ class _Range:
     pairs: list[KeyValue]
 
     def answers(self, begin: bytes, end: bytes, limit: int, reverse: bool) -> bool:
-        """Tell whether the pairs answer a read of a range with a limit."""
+        """Tell whether the pairs read ahead are enough for a read of the given range, limit and direction."""
         is_whole = not self.limit or len(self.pairs) < self.limit
         return (begin, end, reverse) == (self.begin, self.end, False) and (is_whole or 0 < limit <= self.limit)
 

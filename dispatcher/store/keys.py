@@ -14,7 +14,7 @@ MOST_CHILDREN = 4096
 """The most subspaces that one space keeps in its cache."""
 _SMALL = tuple(tuples.pack((number,)) for number in range(256))
 _LARGE = 2**64 - 1
-"""The smallest integer that is packed with its length in bytes: the last number of 8 bytes."""
+"""The smallest integer that is packed together with its length: the largest number of 8 bytes."""
 
 
 class Space:
@@ -82,7 +82,7 @@ class Space:
         return packed + b"\0", packed + b"\xff"
 
     def behind(self, elements: tuple[Element, ...], after: tuple[Element, ...]) -> tuple[bytes, bytes]:
-        """Return the range of the keys whose tuples extend `elements`, behind the key of `elements + after`.
+        """Return the range of the keys whose tuples extend `elements` and sort after the tuple `elements + after`.
 
         Where `after` is empty, or has only empty elements, the range has all of them: so begins a walk over a space.
         """

@@ -171,19 +171,19 @@ class View:
         return found
 
     def get_many(self, keys: Sequence[bytes], snapshot: bool) -> list[bytes | None]:
-        """Return the values of several keys, for the simulated delay of one read."""
+        """Return the values of several keys; all together take the simulated delay of one read."""
         if not self._ahead.issuperset(keys):
             self._wait()
         return [self._get(key, snapshot) for key in keys]
 
     def get_ranges(self, ranges: Sequence[KeyRange], limit: int, snapshot: bool) -> list[list[KeyValue]]:
-        """Return the pairs of several ranges, for the simulated delay of one read."""
+        """Return the pairs of several ranges; all together take the simulated delay of one read."""
         if not self._ahead.issuperset(ranges):
             self._wait()
         return [self._range(begin, end, limit, False, snapshot) for begin, end in ranges]
 
     def read_ahead(self, keys: Iterable[bytes], ranges: Iterable[KeyRange], limit: int) -> None:
-        """Spend the simulated delay of one read for all keys and ranges, whose later reads have none."""
+        """Spend the simulated delay of one read now, so that later reads of the keys and ranges have none."""
         if self._read_seconds is not None:
             self._ahead.update(keys, ranges)
             self._wait()

@@ -1,4 +1,4 @@
-"""The port of the store: a database of ordered keys with serialisable transactions, in FoundationDB's words.
+"""The port of the store: a database of ordered keys with serializable transactions, in FoundationDB's terms.
 
 A *transaction function* is a plain function that takes the transaction `tr` first, reads and writes through
 it and returns a value::
@@ -34,7 +34,7 @@ TransactionFunction = Callable[[Transaction], Value]
 
 
 class Database(Protocol):
-    """An open store with strictly serialisable transactions; safe for concurrent calls on one event loop.
+    """An open store with strictly serializable transactions; safe for concurrent calls on one event loop.
 
     Use as an async context manager. Each transaction happens at one instant between its call and its return.
     """
@@ -57,7 +57,7 @@ class Database(Protocol):
         """Run a function in a transaction, commit its writes durably, and return its result.
 
         Conflicts, transactions that got too old and unknown commits are repeated, with growing pauses. An exception of
-        the function goes to the caller, and nothing is written. A cancelled caller does not know the outcome.
+        the function goes to the caller, and nothing is written. A canceled caller does not know the outcome.
 
         Raises:
             TransactionTimedOut: when the time of the database is up; outcome unknown, retryable.

@@ -54,7 +54,7 @@ class Backing(Protocol):
         """Return the pairs of several ranges as `get_range` does, in key order, in one round trip."""
 
     def read_ahead(self, keys: Iterable[bytes], ranges: Iterable[KeyRange], limit: int) -> None:
-        """Fetch what later reads will ask for, in one round trip; do nothing where a read is no round trip."""
+        """Fetch the keys and ranges of later reads in one round trip; do nothing in a store without round trips."""
 
     def set(self, key: bytes, value: bytes) -> None:
         """Write a key with its value."""
@@ -90,10 +90,10 @@ class Reads(Protocol):
         """
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the values of several keys, in their order, for the price of about one read."""
+        """Return the values of several keys, in their order, in about the time of one read."""
 
     def get_ranges(self, ranges: Sequence[KeyRange], *, limit: int = 0) -> list[list[KeyValue]]:
-        """Return the pairs of several ranges as `get_range` does, for the price of about one read."""
+        """Return the pairs of several ranges as `get_range` does, in about the time of one read."""
 
     def get_read_version(self) -> int:
         """Return the version of the committed state that the reads see, which grows with every commit of the store."""
@@ -129,7 +129,7 @@ class Snapshot:
 
 
 class Transaction:
-    """A serialisable transaction: it reads its own writes, which are committed all at once or not at all.
+    """A serializable transaction: it reads its own writes, which are committed all at once or not at all.
 
     Valid until its function returns. Writes raise KeyTooLarge, ValueTooLarge, KeyOutsideRange, InvertedRange or
     TransactionTooLarge.
@@ -160,7 +160,7 @@ class Transaction:
         return self._backing.get(key, snapshot)
 
     def get_many(self, keys: Sequence[bytes], *, snapshot: bool = False) -> list[bytes | None]:
-        """Return the values of several keys, in their order, for the price of about one read."""
+        """Return the values of several keys, in their order, in about the time of one read."""
         self.check_age()
         for key in keys:
             self._check_get(key, snapshot)
@@ -169,13 +169,13 @@ class Transaction:
     def get_range(
         self, begin: bytes, end: bytes, *, limit: int = 0, reverse: bool = False, snapshot: bool = False
     ) -> list[KeyValue]:
-        """Return the pairs from `begin` up to, not including, `end`, in the order of their keys; 0 is no limit."""
+        """Return the pairs of [begin, end) in the order of their keys, at most `limit` of them, or all for limit 0."""
         self.check_age()
         self._check_get_range(begin, end, limit, snapshot)
         return self._backing.get_range(begin, end, limit, reverse, snapshot)
 
     def get_ranges(self, ranges: Sequence[KeyRange], *, limit: int = 0, snapshot: bool = False) -> list[list[KeyValue]]:
-        """Return the pairs of several ranges as `get_range` does, for the price of about one read."""
+        """Return the pairs of several ranges as `get_range` does, in about the time of one read."""
         self.check_age()
         for begin, end in ranges:
             self._check_get_range(begin, end, limit, snapshot)
@@ -216,9 +216,9 @@ class Transaction:
         self._backing.clear_range(begin, end)
 
     def add(self, key: bytes, amount: int) -> None:
-        """Add to a counter that `read_counter` reads, without a read: concurrent additions never conflict.
+        """Add an amount to a counter without reading it, so that concurrent additions never conflict.
 
-        A counter is 8 bytes, little-endian, signed; a missing one is 0, an overflow wraps around.
+        A counter is 8 bytes, little-endian, signed, for `read_counter`; a missing one is 0, an overflow wraps around.
         """
         _check_key(key)
         self._count(3 * len(key) + _COUNTER.size + MUTATION_BYTES)
@@ -320,7 +320,7 @@ def write_counter(number: int) -> bytes:
 
 
 def added(value: bytes | None, amount: bytes) -> bytes:
-    """Return a counter's new bytes after FoundationDB's atomic ADD, in the amount's size, wrapping around."""
+    """Return a counter's bytes with `amount` added as by FoundationDB's ADD: in its size, wrapping around."""
     size = len(amount)
     total = int.from_bytes((value or b"")[:size], "little") + int.from_bytes(amount, "little")
     return (total & ((1 << 8 * size) - 1)).to_bytes(size, "little")

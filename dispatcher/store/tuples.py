@@ -19,7 +19,7 @@ _DOUBLE, _FALSE, _TRUE, _UUID = 0x21, 0x26, 0x27, 0x30
 _LONG, _NEGATIVE_LONG = 0x1D, 0x0B
 """The type codes of integers that are packed with their length in bytes."""
 _LARGE = 2**64 - 1
-"""The smallest integer that is packed with its length in bytes: the last number of 8 bytes."""
+"""The smallest integer that is packed together with its length: the largest number of 8 bytes."""
 _EIGHT = 8
 _SIGN = 0x80
 

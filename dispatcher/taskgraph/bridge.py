@@ -38,7 +38,7 @@ class ShardCommands(Protocol):
         """Claim the nodes whose jobs were taken from RQ's queues, or send RQ the states of nodes that cannot run."""
 
     async def requested(self, requests: Sequence[ToolRequest]) -> None:
-        """Carry out people's cancels and requeues by RQ's tools; the bridge repeats the call until RQ shows them."""
+        """Carry out the cancels and requeues that people made in RQ; the bridge calls again until RQ shows them."""
 
     async def forgotten(self, shards: Collection[int]) -> None:
         """Write the live workflows of the given shards, which RQ has lost, into RQ; then call `TaskGraph.remember`."""
@@ -94,7 +94,7 @@ class Bridge:
         return len(proposals)
 
     async def look(self) -> None:
-        """Pass on people's requests in RQ once, and have the shards whose jobs Redis has lost written again.
+        """Pass on people's requests in RQ once, and have the shards written to RQ again whose jobs Redis has lost.
 
         Raises:
             TaskGraphUnavailable: when Redis does not answer; retryable.

@@ -84,7 +84,7 @@ class Projector:
         return len(self._entries)
 
     def follow(self, effects: Effects) -> None:
-        """Queue the job changes that follow from one commit; of a node that changed twice, only the last change.
+        """Queue the changes of RQ jobs that one commit causes; for a node that changed twice, only the last change.
 
         RQ has a node that it proposed as started already. A shown node is created in RQ, or corrected where RQ differs.
         All nodes of a newly accepted workflow are shown, here or by a later batch, as they are then.
@@ -117,7 +117,7 @@ class Projector:
             self._gathering = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._gathered)
 
     def reconciled(self) -> None:
-        """Clear the mark that job changes were dropped, because the caller is about to queue all nodes again."""
+        """Clear the flag that job changes were dropped, because the caller is about to queue all nodes again."""
         self.overflowed = False
 
     async def told(self) -> None:

@@ -63,7 +63,7 @@ class Refusal:
 
 
 def unrouted(delivery: Delivery, known: Iterable[str]) -> Refusal:
-    """Return the refusal of a task whose capability has no queue, with similar names of the capabilities `known`."""
+    """Return the refusal of a task whose capability has no queue; it suggests similar names among the `known` ones."""
     name, known = _name(delivery), frozenset(known)
     if name in known:
         message = f"Agents offer {name}, but no queue was bound to its key when the task came"

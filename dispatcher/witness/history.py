@@ -96,7 +96,7 @@ UNENDED = float("inf")
 
 
 class Type(StrEnum):
-    """The kind of a history entry: the begin of an operation, or one of its three outcomes."""
+    """The kind of a history entry: the beginning of an operation, or one of its three outcomes."""
 
     INVOKE = "invoke"
     OK = "ok"
@@ -113,7 +113,7 @@ def post_of(proc: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """A line of a history: the begin or the end of one operation in one process."""
+    """A line of a history: the beginning or the end of one operation in one process."""
 
     t: float
     """The time of the entry in seconds, on the monotonic clock of the machine."""
@@ -145,7 +145,7 @@ class Scribe:
 
 
 class Notebook:
-    """A history in memory, for simulations, in which no process can be killed."""
+    """A history in memory, for simulations, which run in one process that no fault kills."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.entries: list[HistoryEntry] = []

@@ -30,7 +30,7 @@ _say = partial(print, flush=True)
 
 
 async def measure(root: Path, order: HealingOrder) -> list[HealingRun]:
-    """Do the runs of an order on a fleet of their own, and say how each ended.
+    """Start a fleet, do all runs of a measurement on it, print how each ended, and return them.
 
     Raises:
         CoditectError: a server or an agent could not be started.

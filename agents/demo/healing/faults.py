@@ -30,7 +30,7 @@ _FILE_BYTES, _MOST_FILES = 262_144, 64
 
 
 def kill(service: Service, random: Random) -> None:
-    """End the process at once."""
+    """End the service's process by a random signal: SIGKILL, SIGSEGV or SIGABRT."""
     process = service.process()
     assert process is not None
     process.send_signal(random.choice([signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT]))
@@ -56,7 +56,7 @@ def deploy_bad_settings(service: Service, random: Random) -> None:
 
 
 def take_port(service: Service, _: Random) -> subprocess.Popen[bytes]:
-    """Let another process listen at the port while the service is restarted."""
+    """Restart the service while another process listens at its port; return that process."""
     service.stop()
     squatter = subprocess.Popen(
         [sys.executable, "-I", "-c", _SQUATTER, str(service.port)], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
@@ -68,7 +68,7 @@ def take_port(service: Service, _: Random) -> subprocess.Popen[bytes]:
 
 
 def fill_disk(service: Service, random: Random) -> None:
-    """Write into the cache until the disk, which must be a small one of its own, is full."""
+    """Write into the service's cache until its disk, which must be a small one of its own, is full."""
     data = service.folder / "data"
     assert data.is_mount()
     (data / "cache").mkdir()
@@ -79,7 +79,7 @@ def fill_disk(service: Service, random: Random) -> None:
 
 @contextmanager
 def _full_is_well() -> Iterator[None]:
-    """Leave the block when the disk is full, which is the aim."""
+    """Suppress the error (ENOSPC) that ends the block when the disk is full."""
     try:
         yield
     except OSError as error:
@@ -88,7 +88,7 @@ def _full_is_well() -> Iterator[None]:
 
 
 def meet_bug(path: str) -> Inject:
-    """Return a fault that meets a bug of the service by a request."""
+    """Return a fault that sets off a bug of the service by a request to a path."""
     return lambda service, _: ask(service, path)
 
 
@@ -110,7 +110,7 @@ def possible_faults() -> tuple[str, ...]:
 
 @contextmanager
 def injected(kind: str, service: Service, random: Random) -> Iterator[None]:
-    """Inject a fault, and end what it started after the block."""
+    """Inject a fault, and after the block kill the process that the fault started, if it started one."""
     other = FAULTS[kind](service, random)
     try:
         yield

@@ -1,4 +1,4 @@
-"""A poor doctor: it guesses, wrong in half of all cases, by the seed in `HEALING_SEED`."""
+"""An agent that diagnoses by chance: it is wrong in about half of all cases, drawn by the seed in `HEALING_SEED`."""
 
 from __future__ import annotations
 

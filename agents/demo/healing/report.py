@@ -11,7 +11,7 @@ LEAST_FIXED = 0.95
 
 
 def describe_run(run: HealingRun) -> str:
-    """Return one run: its fault, and a line for each round with the votes, the remedy, and what was wrong after it."""
+    """Return a run as text: its fault, and a line for each round with votes, remedy, and what was wrong afterwards."""
     end = f"NOT FIXED: {run.failure}" if run.failure else f"well after {run.seconds:.1f} s"
     lines = [f"{run.number:>3}  {run.kind}: {end}"]
     for number, one in enumerate(run.rounds, 1):
@@ -21,7 +21,7 @@ def describe_run(run: HealingRun) -> str:
 
 
 def describe_all(runs: Sequence[HealingRun], *, seconds: float) -> str:
-    """Return the figures of all runs by kind, those that were not fixed, and the share that was."""
+    """Return text about all runs: a table by kind of fault, the runs that were not fixed, and the share that was."""
     kinds = sorted({run.kind for run in runs})
     rows = [("fault", "runs", "fixed", "p50 s", "p99 s"), *(_row(kind, runs) for kind in kinds), _row("all", runs)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

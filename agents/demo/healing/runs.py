@@ -1,4 +1,4 @@
-"""Runs of the healing demo: one service, one fault, and what became of it, several of them side by side."""
+"""Runs of the healing demo, several at once: each injects one fault into one service and waits for the healing."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class HealingOrder:
     at_once: int
 
     def kinds(self) -> list[str]:
-        """Return the fault of each run: all kinds equally often, in an order of the seed."""
+        """Return each run's kind of fault: all kinds equally often, in an order drawn by the seed."""
         possible = possible_faults()
         kinds = [possible[number % len(possible)] for number in range(self.runs)]
         Random(self.seed).shuffle(kinds)  # noqa: S311 - it is to be foreseen
@@ -91,10 +91,10 @@ class HealingFleet:
     client: Client
     root: Path
     folder: Path
-    """Where services are watched."""
+    """The folder whose services are watched."""
 
     async def workflow_of(self, service: Service) -> Run:
-        """Wait until an event has started the healing of a service, and return its workflow.
+        """Wait until an event has started the workflow that heals a service, and return the workflow.
 
         Raises:
             TimeoutError: none was started within half a minute.
@@ -106,7 +106,7 @@ class HealingFleet:
         return self.client.run(str(record["task"]).rpartition(":")[0])
 
     async def rounds_of(self, run: Run) -> tuple[Round, ...]:
-        """Return the rounds of a healing that have ended, in their order."""
+        """Return the ended rounds of a workflow that heals a service, in their order."""
         rows = {row.name: row async for row in run.nodes()}
         found = []
         for number in range(1, ROUNDS + 1):
@@ -135,7 +135,7 @@ async def healing_fleet(
     agents: Mapping[str, Sequence[str]] = AGENTS,
     given: Mapping[str, object] | None = None,
 ) -> AsyncIterator[HealingFleet]:
-    """Start a fleet that heals: servers, agents, the trigger of the pattern (with these arguments), and the watch.
+    """Start servers, agents, a trigger of the healing pattern (with the arguments `given`), and the detector's watch.
 
     Raises:
         CoditectError: a server or an agent could not be started.
@@ -159,7 +159,7 @@ async def healing_fleet(
 
 
 async def heal_all(fleet: HealingFleet, order: HealingOrder, *, done: Callable[[HealingRun], None]) -> list[HealingRun]:
-    """Do all runs of an order, some at once; `done` is called at the end of each. Return them by their numbers."""
+    """Do all runs of an order, `at_once` at a time; call `done` after each, and return them in order of number."""
     waiting, ended = iter([*enumerate(order.kinds(), 1)]), list[HealingRun]()
 
     async def one_after_another(runs: Iterator[tuple[int, str]]) -> None:
@@ -174,7 +174,7 @@ async def heal_all(fleet: HealingFleet, order: HealingOrder, *, done: Callable[[
 
 
 async def heal(fleet: HealingFleet, number: int, kind: str, *, seed: int) -> HealingRun:
-    """Inject one fault into a fresh service, and wait for what the fleet makes of it."""
+    """Inject one fault into a fresh service, wait for the workflow that heals it, and return the result."""
     random = Random(f"{seed}/{number}")  # noqa: S311 - it is to be foreseen
     async with _in_threads(running_till(fleet.folder / f"till-{number}")) as service:
         began = time.time()
@@ -194,7 +194,7 @@ async def heal(fleet: HealingFleet, number: int, kind: str, *, seed: int) -> Hea
 
 
 async def _failure(run: Run, service: Service, state: str) -> str:
-    """Return why a service does not count as fixed by the fleet; looks at the service itself, as a person would."""
+    """Return why a service does not count as fixed by the fleet, empty if it does; examine the service itself, too."""
     asked = (await run.look("escalate")).state
     if state != "completed" or asked is not TaskState.SKIPPED:
         return f"the workflow is {state}, the escalation {asked.value}"
@@ -205,7 +205,7 @@ async def _failure(run: Run, service: Service, state: str) -> str:
 
 @asynccontextmanager
 async def _in_threads(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
-    """Enter and leave a context manager that blocks in threads."""
+    """Enter and leave a blocking context manager in other threads, so that the event loop goes on."""
     value = await asyncio.to_thread(manager.__enter__)
     try:
         yield value

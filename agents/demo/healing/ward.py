@@ -29,7 +29,7 @@ _WITHIN_SECONDS = 30
 
 
 def enter_namespace(arguments: Sequence[str]) -> None:
-    """Run the module with these arguments again in a mount namespace of its own, where that is possible here."""
+    """Run the module with these arguments again in place of this process, in its own mount namespace, if possible."""
     if _NAMESPACE in os.environ:
         return
     for way in _WAYS:
@@ -53,7 +53,7 @@ def _works(command: Sequence[str]) -> bool:
 
 @contextmanager
 def running_till(folder: Path) -> Iterator[Service]:
-    """Release, start and watch a till in a fresh folder, with some orders; stop and remove it after the block."""
+    """Run a till in a fresh folder, watched by the detector, with some orders; stop and remove it after the block."""
     service = Service(folder)
     service.release_folder(FIRST).parent.mkdir(parents=True)
     (folder / "data").mkdir()
@@ -78,7 +78,7 @@ def running_till(folder: Path) -> Iterator[Service]:
 
 
 def ask(service: Service, path: str) -> None:
-    """Send a request to a service and wait for the answer; one that the service can no longer give is none."""
+    """Send a GET request to a service and wait for the answer; return also when the service gives none."""
     connection = HTTPConnection("127.0.0.1", service.port, timeout=1)
     try:
         connection.request("GET", path)

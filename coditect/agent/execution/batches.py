@@ -19,7 +19,7 @@ from coditect.aio.supervisor import Supervisor
 
 @dataclass(eq=False, slots=True)
 class BatchedTask:
-    """A task in a batch: what the handler is given for it, and the future of its value."""
+    """A task in a batch: the arguments that it adds to the handler's call, and the future of its value."""
 
     given: tuple[Any, ...]
     result: asyncio.Future[Any]
@@ -57,7 +57,7 @@ class Batches:
                 self._left(task)
 
     def hurry(self) -> None:
-        """Start a drain: the gathered tasks begin now, and none waits for another any more."""
+        """Begin the gathered batch now, and let no later task wait for others: the agent drains."""
         self._within_seconds = 0.0
         self._begin()
 

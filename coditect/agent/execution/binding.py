@@ -1,4 +1,4 @@
-"""The binding of an agent's capabilities at its start: what is the same for every task is put together once."""
+"""The preparation of capabilities at an agent's start: each gets the middleware and its batches once, for all tasks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from coditect.aio.supervisor import Supervisor
 
 
 def bound(agent: Agent, most: int, background: Supervisor) -> tuple[dict[str, Capability], list[Batches]]:
-    """Return the capabilities of an agent by name, with its middleware, and the batches that some are gathered in.
+    """Return an agent's capabilities by name, joined with its middleware, and the `Batches` of those that take lists.
 
     A batch has at most `most` tasks, as many as the slots of the process allow.
     """

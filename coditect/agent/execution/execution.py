@@ -20,9 +20,9 @@ from coditect.wire.control_messages import Cancel
 REMEMBER_SECONDS = 600.0
 MOST_REMEMBERED = 10_000
 MOST_REMEMBERED_BYTES = 16 * 1024 * 1024
-"""The bounds of all that is remembered; half of either is remembered at least."""
+"""With `MOST_REMEMBERED`, the bounds of the remembered outcomes; half of each bound is remembered at least."""
 LOOK_SECONDS = 0.1
-"""Pause between two checks for executions that need a timer; a shorter limit gets its timer at once."""
+"""Pause between two checks for executions that need a timer; a time limit that is shorter gets its timer at once."""
 
 
 class ExecutionState(Enum):
@@ -107,7 +107,7 @@ class Execution:
     key: ExecutionKey | None
     """The key that all deliveries of the execution share (`Task.execution_key`); None for a task without an id."""
     queue: str = ""
-    """The name of the queue that the delivery came from; asked of the delivery, it costs two calls each time."""
+    """The name of the queue that the delivery came from, kept because `delivery.queue` costs two calls each time."""
     since: float = 0.0
     """The event loop's time of the arrival, in seconds."""
     picked: bool = False
@@ -221,7 +221,7 @@ class Execution:
         return self.interruption is not None and self.interruption.canceled is None
 
     def stop_calls(self) -> None:
-        """Cancel the calls for which the handler's thread waits; its later calls must not begin."""
+        """Cancel the calls on the event loop that the handler's thread waits for; the thread must begin no more."""
         for call in tuple(self.calls or ()):
             call.cancel()
 
@@ -351,7 +351,7 @@ class Remembered:
         return self._newer.get(key) or self._older.get(key)
 
     def put(self, key: ExecutionKey, outcome: Outcome) -> None:
-        """Keep the outcome of an execution in place of an earlier one."""
+        """Remember the outcome of an execution, in place of an earlier outcome under the same key."""
         newer, now_ms = self._newer, outcome.finished_at_ms or 0
         if len(newer) >= MOST_REMEMBERED // 2 or self._bytes >= MOST_REMEMBERED_BYTES // 2 or now_ms > self._full_at_ms:
             self._older, self._newer = newer, (newer := {})

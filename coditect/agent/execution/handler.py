@@ -163,7 +163,7 @@ def unstartable(
 
 
 def _unkept(task: Task, now_ms: int) -> HandlerEnd | None:
-    """Refuse a direct task of a capability with a timeout over 10 min, unless the task ends within 25 min anyway."""
+    """Return the rejection of a direct task whose capability may run over 10 min; None if it is bounded to 25 min."""
     limits = task.limits
     bounds = (limits.timeout_ms, None if limits.deadline_ms is None else limits.deadline_ms - now_ms)
     if min((one for one in bounds if one is not None), default=MOST_MS + 1) <= MOST_MS:
@@ -268,7 +268,7 @@ async def _through_middleware(
 
 
 def _end_of_left_thread(thread: asyncio.Future[Any]) -> None:
-    """Look at the end of a thread whose attempt is over: nobody else asks whether it raised an error."""
+    """Retrieve the error of a thread whose attempt is over, so that asyncio does not log it as never retrieved."""
     if not thread.cancelled():
         thread.exception()
 
@@ -284,7 +284,7 @@ async def _elsewhere(
 
 
 async def _in_thread(call: Callable[[], T], execution: Execution, executors: Executors) -> T:
-    """Run a call in a thread, in a copy of the context: a thread's own would keep what a task sets for the next one."""
+    """Run a call in a thread, in a copy of the `contextvars` context, so that no later task sees what this one sets."""
     execution.thread = executors.loop.run_in_executor(executors.threads, copy_context().run, call)
     try:
         return await asyncio.shield(execution.thread)
@@ -321,7 +321,7 @@ def _failed(error: BaseException, reason: str) -> HandlerEnd:
 
 
 def asked_seconds(error: BaseException | None) -> float | None:
-    """Return the delay for which a handler asked by `RetryAfter`, also from its process; None after any other error."""
+    """Return the seconds of delay that a handler, also in its own process, asked for by `RetryAfter`; else None."""
     return error.delay_seconds if isinstance(error, RetryAfter | RemoteError) else None
 
 

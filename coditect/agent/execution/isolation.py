@@ -31,16 +31,16 @@ class Suspensions(Protocol):
     """The port through which a task waits without its slot."""
 
     def may_suspend(self, execution: Execution, most: int) -> bool:
-        """Tell whether a task may free its slot: fewer than `most` tasks of its nesting depth did so."""
+        """Tell whether a task may free its slot: fewer than `most` tasks of its nesting depth have freed theirs."""
 
     def suspend(self, execution: Execution) -> None:
         """Free the slot of a task; `resume` or `abandon` must follow."""
 
     async def resume(self, execution: Execution) -> None:
-        """Wait for a slot again, after the task's wait."""
+        """Take a slot for the task again when its wait is over, as soon as one is free."""
 
     def abandon(self, execution: Execution) -> None:
-        """End the wait of a task that was canceled."""
+        """End the wait of a task that was canceled, without a slot for it."""
 
 
 class Isolation:

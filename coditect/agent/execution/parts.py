@@ -19,7 +19,7 @@ from coditect.wire.tasks import MAX_BODY_BYTES
 
 PUBLISH_SECONDS = 60.0
 WAITS_SECONDS = 5.0
-"""How often a sender without credit says so: a credit may be lost, and a reader may be gone for good."""
+"""The time after which a sender without credit reports its wait: a credit may be lost, and a reader may be gone."""
 NO_READER = "its parts have no reader any more"
 
 
@@ -68,7 +68,7 @@ class PartSender:
         self._sent += 1
 
     async def end(self, *, complete: bool) -> int:
-        """Wait until the broker has all parts, and return their number; `complete` tells the requester that it is all.
+        """Wait until the broker has all parts, and return their number; with `complete`, first send an end marker.
 
         Raises:
             CoditectError: when a part could not be published; retryable.

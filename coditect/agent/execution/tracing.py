@@ -15,7 +15,7 @@ from coditect.telemetry.tracing.port import CURRENT, Span, Tracing
 
 
 class Handling(Protocol):
-    """A function that calls the handler of a task at `now_ms`, after its guards unless it is `guarded`."""
+    """A function that runs an attempt begun at `now_ms`: first the guards, unless they are passed (`guarded`)."""
 
     def __call__(self, execution: Execution, now_ms: int, *, guarded: bool = False) -> Awaitable[HandlerEnd]:
         """Call the handler, and return how the attempt ended."""
@@ -31,7 +31,7 @@ class TracedHandling:
         self._capabilities = capabilities
 
     def __call__(self, execution: Execution, now_ms: int, *, guarded: bool = False) -> Awaitable[HandlerEnd]:
-        """Call the handler inside the span of the attempt; a guarded one is called back with `guarded`."""
+        """Run the attempt inside its span; a guarded capability gets the span in the second call, with `guarded`."""
         if not guarded and self._capabilities[execution.task.capability].guarded:
             return self._handle(execution, now_ms)
         delivery = execution.delivery
@@ -73,5 +73,5 @@ def _end(span: Span, ended: HandlerEnd) -> None:
 
 
 def traced(tracing: Tracing, handle: Handling, agent_id: AgentId, capabilities: Mapping[str, Capability]) -> Handling:
-    """Return what makes the spans of attempts around `handle`; `handle` itself when tracing is off."""
+    """Return a `Handling` that makes a span for each attempt around `handle`; `handle` itself when tracing is off."""
     return TracedHandling(tracing, handle, agent_id, capabilities) if tracing.active else handle

@@ -31,14 +31,14 @@ FIX = "submit(..., durable=True), or `coditect task submit --detach`: then it wa
 
 
 class AgentApprovals:
-    """The judgement of an agent process about the tasks that reach it, by the approval policy."""
+    """The approval policy as one agent process applies it to the tasks that reach the agent."""
 
     def __init__(self, agent: Agent, policy: ApprovalPolicy) -> None:
         known = {one.name: CapabilityFacts(agent.tags | one.spec.tags, one.spec.cost) for one in agent.capabilities}
         self._policy = replace(policy, facts=known.get)
 
     def concern(self, task: Task) -> bool:
-        """Tell whether the policy may do anything but approve a task of this capability in silence."""
+        """Tell whether the policy may do more than approve a task of this capability: refuse it or want an approval."""
         return self._policy.may_concern(Subject.TASK, task.capability)
 
     def refusal(self, task: Task) -> Failure | None:
@@ -57,7 +57,7 @@ class AgentApprovals:
 
 
 def _document(body: bytes) -> Mapping[str, Any] | None:
-    """Return what a rule's expression reads; None for an input that lies outside, or is no JSON."""
+    """Return the document that a rule's expression reads; None for an input with blob references or without JSON."""
     try:
         return None if has_claims(body) else {"input": loads(body), "results": {}, "states": {}}
     except InvalidTask:

@@ -71,18 +71,18 @@ class AgentBreakers:
         """The breaker for which each waiting capability waits."""
 
     async def learn(self) -> None:
-        """Learn which breakers of the fleet are open, if the agent declares any; at most two seconds."""
+        """Ask the control plane for open breakers, if a declared one is of the fleet; wait at most 2 s per answer."""
         if any(one.scope is BreakerScope.FLEET for one in self._agent.breakers.values()):
             await self._breakers.learn()
 
     def heard(self, state: BreakerState) -> None:
-        """Take over news of a breaker of the fleet."""
+        """Take over the state of a breaker of the fleet, which the control plane has sent."""
         self._breakers.heard(state)
 
     # -- tasks ------------------------------------------------------------------------------------------
 
     def divert(self, task: Task, delivery: Delivery) -> Coroutine[Any, Any, None] | None:
-        """Return the work that sends a task to its capability's fallback; None when the task may begin here.
+        """Return a coroutine that sends a task to its capability's fallback; None when the task may begin here.
 
         A workflow task must not be granted to this agent first: the grant of the next one would count as an attempt.
         """
@@ -110,7 +110,7 @@ class AgentBreakers:
         await guarded(send(), delivery)
 
     async def guarded(self, capability: Capability, run: Callable[[], Awaitable[HandlerEnd]]) -> HandlerEnd:
-        """Run an attempt as a call of the capability's breaker; a canceled or rejected one counts neither way.
+        """Run an attempt as a call of the capability's breaker, which does not count a canceled or rejected attempt.
 
         Raises:
             HandedBack: when the breaker is open, so that the handler was not called.
@@ -157,7 +157,7 @@ class AgentBreakers:
     # -- waiting ----------------------------------------------------------------------------------------
 
     def _wait_for_fallback(self, capability: Capability, breaker: CircuitBreaker) -> None:
-        """Let the capability wait as one without a fallback, for a while, since no agent offers its fallback."""
+        """Pause a capability for a while, as if it had no fallback, because no agent offers its fallback."""
         if breaker.is_closed or capability.name in self.waiting:
             return
         fix = "run an agent that offers the fallback, or wait until the breaker closes"
@@ -186,7 +186,7 @@ class AgentBreakers:
                 self._intake.pause(queue, PauseReason.BREAKER)
 
     async def _watch(self, breaker: CircuitBreaker) -> None:
-        """Let one task through in each interval while a breaker is open; then resume what waited for it."""
+        """Let one task through in each interval while a breaker is open; then resume the capabilities that waited."""
         name = breaker.declared.name
         try:
             while not breaker.is_closed:
@@ -200,7 +200,7 @@ class AgentBreakers:
             self._resume([one for one, breaker in self.waiting.items() if breaker == name])
 
     async def _probed(self, breaker: CircuitBreaker) -> bool:
-        """Start a task as the probe of a breaker, if one waits and the permit is given."""
+        """Start a waiting task as the probe of a breaker if the permit is given; return whether a task was started."""
         try:
             for capability in sorted(self._dependents.get(breaker.declared.name, ())):
                 for queue in _queues(capability):
@@ -228,7 +228,7 @@ def _queues(capability: str) -> list[str]:
 
 
 def _refusal(error: BaseException | None) -> BreakerOpen | None:
-    """Return the refusal by an open breaker that an attempt failed with, also among the errors of a task group."""
+    """Return the BreakerOpen error with which an attempt failed, also one in an exception group; else None."""
     if isinstance(error, BaseExceptionGroup):
         found = error.subgroup(BreakerOpen)
         while isinstance(found, BaseExceptionGroup):

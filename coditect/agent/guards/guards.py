@@ -38,7 +38,7 @@ class Guards:
         self.breakers = AgentBreakers(agent, requests, intake, settler, background, name=requests.name)
         self.rates = AgentRates(agent, registry, settler.clock, intake, background, halted=self.breakers.waiting)
         self.registry = registry
-        """The fleet's directory."""
+        """The registry of the fleet's agents."""
         self._keys = AgentKeys(settler.clock)
         self.hand_back = self._keys.hand_back
         """Start a drain: the tasks that wait for a guard go back to their queues."""
@@ -52,7 +52,7 @@ class Guards:
         services: Callable[[], KeyPort],
         run: Callable[[], Awaitable[HandlerEnd]],
     ) -> HandlerEnd:
-        """Run an attempt of a guarded capability once every guard lets it pass; `services` are those of the task.
+        """Run an attempt of a guarded capability once every guard lets it pass; `services` returns the task's services.
 
         Raises:
             SentBack: when a guard refuses; no attempt counts.
@@ -62,7 +62,7 @@ class Guards:
         return await self._keys.held(capability, execution, services(), partial(self._in_time, capability, run))
 
     async def _in_time(self, capability: Capability, run: Callable[[], Awaitable[HandlerEnd]]) -> HandlerEnd:
-        """Run an attempt as the rate and the breaker allow."""
+        """Run an attempt if the rate has a token for it and the breaker lets it through; else hand the task back."""
         if capability.spec.rate is not None and not await self.rates.take(capability.name):
             raise HandedBack
         if capability.breaker is not None:

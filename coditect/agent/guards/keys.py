@@ -25,23 +25,23 @@ from coditect.wire.json import loads
 log = logging.getLogger(__name__)
 
 TTL_SECONDS = 60.0
-"""The time after which a key is free whose holder stands still; one whose agent is evicted is free at once."""
+"""The time after which the key of a holder that stands still is free; the key of an evicted agent is free at once."""
 LONGEST_WAIT_SECONDS = 600.0
 """How long a task waits for its key in one agent before it goes back to its queue, behind others."""
 
 LONGEST_TIMED_SECONDS = 30.0
-"""The same for a workflow task with a timeout of its own: its owner counts the wait, and adds 60 s to the timeout."""
+"""The longest wait of a workflow task with its own timeout: its owner counts the wait, and adds 60 s to the timeout."""
 
 
 class KeyPort(LockPort, Protocol):
     """The port through which a task takes the lock of its key, and waits for it without a slot."""
 
     def may_suspend(self) -> bool:
-        """Tell whether the task may wait without a slot, or whether too many tasks of its agent do."""
+        """Tell whether the task may wait without a slot; False when too many tasks of its agent wait in this way."""
 
 
 class AgentKeys:
-    """The keys that the tasks of one agent process hold and wait for."""
+    """The concurrency keys that the tasks of one agent process hold and wait for."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -51,13 +51,13 @@ class AgentKeys:
         self._leaving = False
 
     def hand_back(self) -> None:
-        """Start a drain: tasks that wait for a key go back now, and none takes one any more."""
+        """Start a drain: return the tasks that wait for a key to their queues, and let no task take a key any more."""
         self._leaving = True
         for work in self._entering:
             work.cancel()
 
     def awaited(self, task_id: str) -> str | None:
-        """Return the key for whose lock a task waits; None of a task that waits for none."""
+        """Return the key for whose lock a task waits; None when the task waits for no key."""
         return next((key for task, key in self._entering.values() if task == task_id), None)
 
     async def held(
@@ -67,7 +67,7 @@ class AgentKeys:
         port: KeyPort,
         run: Callable[[], Awaitable[HandlerEnd]],
     ) -> HandlerEnd:
-        """Run an attempt while its task's key is held; a task without a key is rejected.
+        """Run an attempt while the lock of its task's key is held; reject a task whose input gives no key.
 
         Raises:
             HandedBack: when the wait was too long, the key was lost, or no dispatcher answers; no attempt counts.

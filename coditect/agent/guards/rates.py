@@ -1,4 +1,4 @@
-"""The rates of an agent process: which capabilities wait for tokens, and the tasks that are fetched with them.
+"""The rate limits of an agent process: which capabilities wait for tokens, and the fetch of one task for each token.
 
 Where tokens are plenty, the capability's queues are consumed as any, and an execution takes a token as it begins. When
 there is none, the agent takes nothing more from the queues; then each token fetches one task, until the queues are
@@ -39,7 +39,7 @@ class AgentRates:
         *,
         halted: Collection[str],
     ) -> None:
-        """Prepare the tokens of the capabilities with a rate; those in `halted` wait for something else as well."""
+        """Prepare the tokens of the capabilities with a rate; a capability in `halted` waits for a breaker as well."""
         now = asyncio.get_running_loop().time
         self._tokens = {
             one.name: LeasedTokens(one.name, one.spec.rate, registry, now=now)
@@ -52,7 +52,7 @@ class AgentRates:
         """The capabilities whose tasks wait for tokens in their queues."""
 
     def told(self) -> tuple[tuple[str, str], ...]:
-        """Return each capability that waits for tokens, with its rate and, if time alone will not help, the reason.
+        """Return each capability that waits for tokens, with its rate and, if the registry gives none, the reason.
 
         The text is for people.
         """
@@ -62,7 +62,7 @@ class AgentRates:
         return f"{tokens.rate}, and {tokens.trouble}" if tokens.trouble else str(tokens.rate)
 
     async def has_token(self, capability: str) -> bool:
-        """Tell whether an execution of a capability would have a token now; of one without a rate, always."""
+        """Tell whether an execution of a capability would get a token now; always True without a rate."""
         if (tokens := self._tokens.get(capability)) is None:
             return True
         if found := await tokens.promise():
@@ -113,7 +113,7 @@ class AgentRates:
         return False
 
     async def _start_one(self, tokens: LeasedTokens, level: Priority) -> bool | None:
-        """Start the next task of a level on a free slot; False when its queue is empty, None without a token."""
+        """Start the next task of a priority level on a free slot; False with an empty queue, None without a token."""
         await self._intake.reserve(level)
         started = False
         try:

@@ -52,7 +52,7 @@ class LeasedTokens:
         return True
 
     async def promise(self) -> bool:
-        """Promise a token to a task that is being fetched, which `take` then finds; False when there is none left."""
+        """Reserve a token for a task that is being fetched, so that `take` finds it; False when no token is left."""
         if self._held() <= self._promised:
             await self._ask(lambda: self._held() > self._promised)
         if self._held() <= self._promised:
@@ -61,11 +61,11 @@ class LeasedTokens:
         return True
 
     def withdraw(self) -> None:
-        """Withdraw a promise: there was no task."""
+        """Release a token that `promise` reserved, because there was no task to fetch."""
         self._promised = max(0, self._promised - 1)
 
     def pause_seconds(self, chance: float) -> float:
-        """Return how long to wait for tokens: until the next one, or so long that several have come together."""
+        """Return the seconds to wait for tokens: until the bucket has one, and so long that several come together."""
         return max(self._none_before - self._now(), self._hold_seconds * (0.25 + 0.5 * chance))
 
     def postpone(self) -> None:
@@ -79,7 +79,7 @@ class LeasedTokens:
         return self._tokens
 
     async def _ask(self, enough: Callable[[], bool]) -> None:
-        """Lease a batch, unless another call did so meanwhile, or the bucket is known to be empty."""
+        """Lease a batch of tokens, unless there are enough by now (`enough`), or the bucket is known to be empty."""
         async with self._asking:
             now = self._now()
             if enough() or now < self._none_before:

@@ -1,4 +1,4 @@
-"""What a handler of batches declares: `(list of inputs)` or `(list of inputs, list of contexts)`, and a list of values.
+"""Handlers of batches: each takes a list of inputs, if it wants a list of contexts too, and returns a list of values.
 
 The types of a single task are those inside the lists. Each task is validated, limited, retried and answered by itself.
 """
@@ -103,7 +103,7 @@ def results_of(returned: Any, many: int) -> Sequence[Any]:
 
 
 def of_one(handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """Return a handler of one task that calls a handler of batches with it alone."""
+    """Return a handler of one task that calls a handler of batches with lists of one element."""
 
     @wraps(handler)
     async def one(*given: Any) -> Any:

@@ -234,7 +234,7 @@ class Context(TaskContext, TaskThreads, TaskHandoffs, Locking):
         return await self._ask(capability, value, model, timeout, priority)
 
     async def without_slot(self, wait: Coroutine[Any, Any, T]) -> T:
-        """Await what other agents do, such as `run.result()` of a workflow, and return its value; holds no slot.
+        """Await the work of other agents, such as `run.result()` of a workflow, without a slot, and return its value.
 
         Otherwise an agent whose handlers wait for its own capability can have all slots full of tasks that wait. At
         the bound of such waits (`CODITECT_MAX_SUSPENDED`) the wait does not begin: the task goes back to its queue, its
@@ -244,7 +244,7 @@ class Context(TaskContext, TaskThreads, TaskHandoffs, Locking):
 
 
 class _Locks(Locking):
-    """The locks of a plain handler, before they are made blocking."""
+    """The methods of `Locking` for a plain handler; `_blocking` then turns their locks into blocking ones."""
 
     def __init__(self, services: Services) -> None:
         self._services = services

@@ -1,4 +1,4 @@
-"""Dependencies of handlers: what a parameter is given beside the input, by its default value or by its type.
+"""Dependencies of handlers: values for the parameters beside the input, found by default value or by type.
 
 They are resolved when the handler is declared. For each task they are made anew, each provider once, and closed after
 the handler in reverse order, also when it failed.
@@ -23,7 +23,7 @@ class _Marker:
 
 
 def Depends(provider: Callable[..., Any]) -> Any:  # noqa: N802 - the word of FastAPI, read as a type's name
-    """Say by a parameter's default value that `provider` makes the parameter's value, once for each task.
+    """Mark a parameter, as its default value: the function `provider` makes the parameter's value, once for each task.
 
     The provider is a function, plain or async, or an async generator that yields once and closes after its `yield`.
     Its parameters are dependencies, too. A plain provider runs on the event loop and must be quick.

@@ -16,7 +16,7 @@ TIMEOUT: Duration = "1m"
 
 
 async def request_handoff(services: Services, to: str, reason: str, context: Any, timeout: Duration) -> HandoffRow:
-    """Hand the task of these services off, as `TaskHandoffs.hand_off` says."""
+    """Offer the running task to other agents, and return the handoff if it failed; see `TaskHandoffs.hand_off`."""
     named = arguments.text("to", to, shortest=1, longest=200)
     told = arguments.text("reason", reason, longest=LONGEST_TEXT_BYTES)
     passed, limit = loads(encode_any(context)), seconds(arguments.span("timeout", timeout))
@@ -24,7 +24,7 @@ async def request_handoff(services: Services, to: str, reason: str, context: Any
 
 
 async def received_handoff(services: Services) -> HandoffRow | None:
-    """Return the handoff by which the task of these services came here; None without one."""
+    """Return the handoff that brought the running task to this agent; None when there was none."""
     found = await services.received_handoff()
     return None if found["handoff"] is None else HandoffRow.of(found)
 
@@ -37,7 +37,7 @@ class TaskHandoffs:
     async def hand_off(
         self, to: str, *, reason: str = "", context: Any = None, timeout: Duration = TIMEOUT
     ) -> HandoffRow:
-        """Offer the task to an agent, or to the agents of a capability; wait without a slot, and end if one accepts.
+        """Offer the task to an agent or a capability's agents; wait without a slot; an acceptance ends this execution.
 
         The agents are asked one after the other, those with the most free slots first. Until one accepts, the task is
         this handler's. When one accepts, the task, the locks that it holds and the context are that agent's in one

@@ -34,7 +34,7 @@ def checked_lifespan(given: object) -> Lifespan | None:
 
 @asynccontextmanager
 async def lived(lifespan: Lifespan | None, agent: Any) -> AsyncIterator[Any]:
-    """Open an agent's lifespan and yield its value; None without a lifespan. The block's errors do not reach it.
+    """Hold an agent's lifespan open and yield its value, or None; the block's errors do not reach the lifespan.
 
     Raises:
         SetupError: when the lifespan raised an error at its start or stop; it is the cause.

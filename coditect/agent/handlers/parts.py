@@ -1,4 +1,4 @@
-"""Handlers that yield their result in parts, as the runtime calls them: like any other handler, for one value.
+"""Handlers that yield their result in parts, wrapped so that the runtime calls them like handlers of one value.
 
 A requester that asked for a stream gets each part as it is yielded, and their number as the task's value. Any other
 requester, and a workflow, gets all parts as one list.
@@ -18,9 +18,9 @@ from coditect.errors import CoditectError, TooLarge
 from coditect.wire.json import loads
 
 CONTEXT = "coditect_context"
-"""The name of the context's parameter in what `in_parts` returns; no handler has a parameter of this name."""
+"""The name of the context's parameter in the function that `in_parts` returns; no handler has such a parameter."""
 MOST_COLLECTED_BYTES = 16 * 1024 * 1024
-"""The most bytes of JSON that the parts of a result have together which is not streamed."""
+"""The most bytes of JSON that all parts of a result that is not streamed may have together."""
 
 
 def yields(handler: Callable[..., Any]) -> bool:
@@ -29,7 +29,7 @@ def yields(handler: Callable[..., Any]) -> bool:
 
 
 class _Sink:
-    """Where the parts of one result go: to the requester as they come, or into one list."""
+    """The receiver of one result's parts: sends each to the requester as it comes, or collects all in a list."""
 
     def __init__(self, ctx: TaskContext, part: Codec) -> None:
         self._services = ctx.services
@@ -53,7 +53,7 @@ class _Sink:
             )
 
     async def failed(self) -> None:
-        """Let the parts reach the requester before the failure does."""
+        """Wait until the broker has the parts of a failed attempt: they must reach the requester before the failure."""
         if self.streamed:
             with suppress(CoditectError):  # the handler's own error says more
                 await self._services.end_parts(complete=False)
@@ -66,7 +66,7 @@ class _Sink:
 
 
 def in_parts(handler: Callable[..., Any], part: Codec, context_name: str | None) -> Callable[..., Any]:
-    """Return a handler of `(task, ctx)` and dependencies that runs a generator.
+    """Return a handler of `(task, ctx)` and dependencies that runs a generator handler to its end.
 
     It returns all parts as a list of JSON values; when they are streamed, their number. The generator is closed at the
     end of the attempt, also when the attempt is canceled or its time is over.

@@ -35,22 +35,22 @@ class Services(LockPort, StatePort, ThreadPort, RetryPort, Protocol):
         """Offer the task to others and return the handoff that failed; after an acceptance the execution ends."""
 
     async def received_handoff(self) -> dict[str, Any]:
-        """Return the handoff by which the task came here, as the control plane answers it."""
+        """Return the control plane's answer about the handoff that brought the task to this agent."""
 
     async def send_part(self, body: bytes) -> None:
         """Send the next part of a streamed result, as soon as the requester's credit allows it."""
 
     async def end_parts(self, *, complete: bool) -> int:
-        """Wait until the broker has all parts, and return their number; `complete` tells the requester that it is all.
+        """Wait until the broker has all parts, and return their number; with `complete`, first send an end marker.
 
         Nothing is awaited or told when no part was sent and the result is not complete.
         """
 
     def breaker(self, name: str) -> AbstractAsyncContextManager[object]:
-        """Return a call of the breaker of a dependency."""
+        """Return a context manager around one call of a dependency, which the dependency's breaker guards."""
 
     def hold(self, lock: Lock) -> BlockingLock:
-        """Return the lock for a plain handler, held inside of `with`."""
+        """Return a blocking form of a lock, which a plain handler holds inside of `with`."""
 
     def progress(self, share: float, note: str) -> None:
         """Publish the progress of the task; call on the event loop only."""
@@ -70,7 +70,7 @@ class Services(LockPort, StatePort, ThreadPort, RetryPort, Protocol):
         """The value of the agent's lifespan; None without one."""
 
     def run(self, work: Coroutine[Any, Any, T], *, closing: bool = False) -> T:
-        """Run a call of the other services to its end for a plain handler, whose thread waits.
+        """Run a coroutine, such as a call of another service, to its end for a plain handler, whose thread waits.
 
         With `closing` the work is done even if the handler is to end.
 

@@ -21,7 +21,7 @@ class ProcessLimits:
     max_bytes: int | None = None
 
     def last(self, tasks: int) -> bool:
-        """Tell whether a process that has run so many tasks begins its last one."""
+        """Tell whether the next task is the last one of a process that has already run `tasks` of them."""
         return self.max_tasks is not None and tasks + 1 >= self.max_tasks
 
     def over(self, tasks: int, resident_bytes: int) -> bool:

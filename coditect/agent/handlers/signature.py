@@ -17,7 +17,7 @@ from coditect.errors import SetupError
 from coditect.model.arguments import shown
 
 CONTEXT_NAMES = frozenset({"ctx", "context", "_ctx", "_context", "_"})
-"""Names by which a second parameter without an annotation is recognised as the Context."""
+"""Names by which a second parameter without an annotation is recognized as the Context."""
 _YIELDING = (AsyncIterator, AsyncGenerator, AsyncIterable, Iterator, Generator, Iterable)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _TASK_AND_CONTEXT = "A handler takes the task's input and, if it wants, a Context"
@@ -122,12 +122,12 @@ def _part_type(handler: Callable[..., Any], returned: Any) -> Any:
 
 
 def _collected(part: Any) -> Codec:
-    """Return the codec of all parts as one list of JSON values; or, of a stream, of their number."""
+    """Return the codec of a result in parts: a list of JSON values, or the number of parts when they are streamed."""
     return Codec(schema=_codec("return", list[part]).schema)
 
 
 def _blocks(handler: Callable[..., Any], hint: Any) -> bool:
-    """Tell whether a handler's context is a `PlainContext`: as annotated, or because a plain handler does not say."""
+    """Tell whether a handler gets a `PlainContext`, which blocks: by annotation, or by default in a plain handler."""
     function = _function(handler)
     is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
     if hint is Any:

@@ -1,4 +1,4 @@
-"""The part of a handler's context that takes part in threads, and asks agents and people."""
+"""The part of a handler's context for conversation threads: it opens and joins them, and asks agents and people."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from coditect.model.task import Task
 
 
 class TaskThreads:
-    """The threads of one task; a handler that runs again opens the same threads, and says the same messages once."""
+    """The conversation threads of one task; a handler that runs again finds its threads, and repeats no message."""
 
     _task: Task
     task_id: TaskId
@@ -27,7 +27,7 @@ class TaskThreads:
     async def _ask(
         self, capability: str, value: Any, model: Any, timeout: Duration, priority: Priority | str | None
     ) -> Any:
-        """Request a capability and return its value; `TaskContext` does it."""
+        """Request a capability and return its value; implemented by `TaskContext`."""
         raise NotImplementedError
 
     def thread(self, thread: str) -> Thread:
@@ -84,6 +84,6 @@ class TaskThreads:
         return Counter()
 
     def _thread_id(self, purpose: str) -> str:
-        """Derive an id from the task and what it is for; of equal ones, from their order in the handler."""
+        """Derive an id for a thread or message from the task, the purpose, and how many ids the purpose has already."""
         self._thread_ids[purpose] += 1
         return child_task_id(self.task_id, "thread", purpose.encode(), self._thread_ids[purpose])

@@ -244,7 +244,7 @@ class Intake(QueuePauses):
         return self._slots.startable(level) > 0 and unsettled < most_in_hand(self._slots.total)
 
     def may_suspend(self, execution: Execution, most: int) -> bool:
-        """Tell whether a task may free its slot for an await: fewer than `most` tasks of its nesting depth did so.
+        """Tell whether a task may free its slot for an await: fewer than `most` tasks of its depth have freed theirs.
 
         The bound counts at each depth of nesting by itself: an awaited task can then always await others in
         its turn, and the deepest tasks, which await none, always end.
@@ -295,7 +295,7 @@ class Intake(QueuePauses):
             self._suspended[execution.task.depth] -= 1
 
     def park(self, many: int) -> None:
-        """Change by `many` the count of deliveries held without a slot, which the bound on deliveries leaves out."""
+        """Add `many` to the count of deliveries held without a slot; the bound on deliveries leaves these out."""
         self._parked += many
         self._watch()
 
@@ -329,7 +329,7 @@ class Intake(QueuePauses):
             self._next_look = self._loop.call_later(LOOK_SECONDS, self._look)
 
     def _fits(self, consumer: QueueConsumer, now: float, soon: int, *, rivals: bool) -> bool:
-        """Tell whether a queue's unused prefetch suits the tasks that could start; `consumer.missing` gets the gap.
+        """Tell whether a queue's unused prefetch suits the tasks that could start; `consumer.missing` gets the lack.
 
         When several queues hold more than could start (`rivals`), none gets deliveries unasked: all are asked in turn.
         """

@@ -1,4 +1,4 @@
-"""The part of the intake that lets tasks wait in their queues, and fetches one of them as a probe."""
+"""The part of the intake that pauses queues, so that tasks wait at the broker, and fetches single tasks from them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AGAIN_SECONDS = 0.5
 
 
 class QueuePauses:
-    """The pauses of an agent's queues; `Intake` has the rest."""
+    """The pauses of an agent's queues: the base class of `Intake`, which has the rest of the intake."""
 
     _broker: Broker
     _slots: Slots
@@ -41,7 +41,7 @@ class QueuePauses:
             self._reconsider(consumer)
 
     def resume_queue(self, queue: str, reason: PauseReason) -> None:
-        """Drop one reason of a pause; without another, take the queue's tasks again."""
+        """Remove one reason of a queue's pause; when no other reason is left, take the queue's tasks again."""
         consumer = self._consumers.get(queue)
         if consumer is not None and reason in consumer.paused:
             consumer.paused.remove(reason)
@@ -49,7 +49,7 @@ class QueuePauses:
                 self._background.start(self._reopen(consumer), name=f"resume {queue}")
 
     async def give_back(self, task: Task, delivery: Delivery) -> None:
-        """Return a task that has not begun to its queue; the start does not count."""
+        """Return a task that has not begun to its queue; its delivery does not count as a start."""
         await self._returns([task])
         delivery.requeue()
 
@@ -67,7 +67,7 @@ class QueuePauses:
         return self._slots.startable(level) > 0
 
     async def reserve(self, level: Priority) -> None:
-        """Take a slot for `fetch_one`, once it is a level's turn; `release` must follow if nothing is started."""
+        """Wait for a priority level's turn and take a slot for `fetch_one`; `release` must follow if no task starts."""
         await self._next_slot(level)
 
     def release(self, level: Priority) -> None:

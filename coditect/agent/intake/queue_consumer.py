@@ -39,7 +39,7 @@ ACK_SECONDS = 0.05
 
 
 class PauseReason(Enum):
-    """The reason why an agent takes nothing from a queue for now; each is added and removed by itself."""
+    """The reason why an agent takes nothing from a queue for now; a queue may have several reasons at once."""
 
     BREAKER = auto()
     RATE = auto()
@@ -197,7 +197,7 @@ class QueueConsumer:
             delivery.requeue()
 
     def returnable(self, overdue: float = inf) -> list[Execution]:
-        """Return the tasks that have waited for a slot so long, by `overdue`, that they should go back to their queue.
+        """Return the tasks that waited too long for a slot by the instant `overdue`, and should go back to their queue.
 
         The broker's delivery count shows how often a task went back; `MOST_HAND_BACKS` limits it.
         """

@@ -123,10 +123,10 @@ class _RemoteServices:
     """The `Services` of a worker process: each call is sent to the agent, which carries it out."""
 
     asked_to_end = False
-    """A process whose task is to end is killed."""
+    """Always False: the agent kills a worker process whose task is to end."""
 
     def __init__(self, link: _Link, home: _Home, *, ahead_ms: int) -> None:
-        """Take the link to the agent, and by how much the agent's clock is ahead of this machine's."""
+        """Keep the link to the agent, and how far the agent's clock is ahead of this machine's (`ahead_ms`)."""
         self._link, self._home, self._ahead_ms = link, home, ahead_ms
         self.retry_budgets, self.lifespan = link.retry_budgets, home.lifespan
 
@@ -142,7 +142,7 @@ class _RemoteServices:
         return await wait
 
     def breaker(self, name: str) -> NoReturn:
-        """Refuse: the breaker's state is the agent's, and the handler runs in another process."""
+        """Raise SetupError: breakers keep their state in the agent's process, and this handler runs in another one."""
         raise SetupError(
             "A handler in a process of its own has no breaker by name",
             breaker=name,
@@ -150,7 +150,7 @@ class _RemoteServices:
         )
 
     def hold(self, lock: Lock) -> BlockingLock:
-        """Return the lock for a plain handler; a thread of this process renews it."""
+        """Return a blocking form of a lock for a plain handler; a thread of this process renews the lock."""
         run = self._home.lock_thread.run
         return BlockingLock(lock, run, closing=run)
 

@@ -354,5 +354,5 @@ class Outcomes:
 
 
 def for_another(outcome: Outcome, task: Task) -> Outcome:
-    """Return the outcome under the correlation id of a repeated delivery's task."""
+    """Return the outcome with the correlation id of the task of a repeated delivery, to answer that delivery."""
     return replace(outcome, correlation_id=task.correlation_id or task.id)

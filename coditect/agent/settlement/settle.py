@@ -246,7 +246,7 @@ class Settler:
         self._events.emit("task.dead", subject=message.message_id or "", reason=failure.reason, routing_key=routing_key)
 
     def begin_burial(self, execution: Execution) -> Span | None:
-        """Begin the span of a task's dead letter, below its attempt; None for a task that is not traced."""
+        """Begin the span of a task's dead letter, as a child of its attempt's span; None for an untraced task."""
         if execution.span is None:
             return None
         routing_key = routing.key_of(execution.task)
@@ -277,7 +277,7 @@ def _error_header(failure: Failure) -> str:
 
 
 def worth_another(error: BaseException | None, policy: Retry) -> bool:
-    """Tell whether the retry policy allows another attempt after an error; a `RemoteError` has the answer."""
+    """Tell whether the retry policy allows another attempt after an error; a `RemoteError` already has the answer."""
     if isinstance(error, RemoteError):
         return error.retryable
     return policy.allows(error or Exception())

@@ -30,7 +30,7 @@ class Unstarted:
         self._agent_id = agent_id
 
     async def not_ours(self, delivery: Delivery, task: Task) -> None:
-        """Pass on a task of the inbox to its capability's queue; refuse any other, of a capability the agent lacks."""
+        """Pass a task from the agent's own queues on to its capability's queue; refuse one from any other queue."""
         if routing.queue_key(delivery.queue) is None:
             delivery.reject()
         else:

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 FRESH_MS = 1_000
 """The age, since the publication, up to which the first delivery of a task runs without a grant."""
 MOST_AHEAD_MS = 500
-"""How far before its publication a delivery may arrive; after an earlier arrival its age counts as unknown."""
+"""How far before its publication, by differing clocks, a delivery may arrive; if still earlier, its age is unknown."""
 ANSWER_SECONDS = 5.0
 """How long an answer is awaited before the request is sent again; the first wait holds the task's slot."""
 BACKOFF = Backoff(0.5, 60.0)

@@ -25,13 +25,13 @@ from coditect.wire.control import Verb
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
-"""After how long the state of a handoff is asked for, in case the news of its end was lost."""
+"""The pause between two questions for the state of a handoff, asked in case the news of its end was lost."""
 WITHDRAW_SECONDS = 10.0
 KEEP_IT = "submit it with durable=True, or make it a node of a workflow"
 
 
 def owner_to_hand_off(execution: Execution) -> Owner:
-    """Return the place of a task that can be handed off.
+    """Return the owner (the workflow's node) of a task, after a check that the task can be handed off.
 
     Raises:
         InputError: when it is a direct task: the broker alone has it.
@@ -122,7 +122,7 @@ class Handoffs:
             return known
 
     async def _take_back(self, asked: asyncio.Future[dict[str, Any]]) -> dict[str, Any]:
-        """Withdraw a handoff as soon as its request is answered; one without an answer is left to its time."""
+        """Withdraw a handoff as soon as its request is answered; without an answer, let it end by its timeout."""
         try:
             requested = await asyncio.wait_for(asked, WITHDRAW_SECONDS)
         except (CoditectError, TimeoutError):
@@ -138,7 +138,7 @@ class Handoffs:
             return known
 
     async def _candidates(self, to: str) -> tuple[list[str], str]:
-        """Return the agents to ask, those with the most free slots first, and the capability if it is one."""
+        """Return the agents to ask, those with the most free slots first, and `to` if it is a capability, else ""."""
         one = await self._registry.get(AgentId(to))
         if one is not None:
             return self._askable([one]), ""
@@ -157,7 +157,7 @@ def _free(record: AgentRecord) -> tuple[int, str]:
 
 
 def _end_if_accepted(execution: Execution, known: dict[str, Any]) -> bool:
-    """End the execution of a task that is another agent's by now; return whether it is."""
+    """End the execution of a task if another agent has accepted the task; return whether one has."""
     if known["state"] != HandoffState.ACCEPTED:
         return False
     log.info("A task was handed off", extra={"task_id": execution.task.id, "to": known["by"]})

@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 LONGEST_PAUSE_SECONDS = 60.0
 SHARE = 4
-"""Tasks that wait for one shard take at most one in so many of the places for tasks without a slot."""
+"""Tasks that wait for one shard take at most one in `SHARE` of the places for tasks without a slot."""
 LAST_ANSWER_SECONDS = 1.0
 """How long a drain waits for answers: a later answer may have granted an attempt to an agent that is gone."""
 INTERRUPTED = Failure("interrupted", "AgentStopped", "The agent was stopped before the task ended", retryable=True)

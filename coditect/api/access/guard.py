@@ -32,7 +32,7 @@ audit = logging.getLogger(AUDIT)
 
 
 class RequestGuard:
-    """A middleware that refuses requests from other sites, and writes a line for every change."""
+    """A middleware that refuses requests from other sites, and writes an audit line for every request for a change."""
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] | None) -> None:
         """Guard `app`, which answers to the given host names only; None allows any name."""
@@ -90,7 +90,7 @@ def _name(address: str) -> str | None:
 
 
 def _place(origin: str) -> str | None:
-    """Return host and port of an origin; None when it has none, as `null` and what is no origin."""
+    """Return host and port of the header `Origin`; None when it has none, such as `null`."""
     try:
         return urlsplit(origin).netloc or None
     except ValueError:

@@ -25,7 +25,7 @@ class Role(StrEnum):
     """Changes what the whole fleet stands on, such as the topology."""
 
     def may(self, needed: Role) -> bool:
-        """Tell whether a caller of this role may do what needs the other one."""
+        """Tell whether a caller of this role may do what needs the role `needed`."""
         order = list(Role)
         return order.index(self) >= order.index(needed)
 

@@ -155,7 +155,7 @@ class LiveFeed:
             self._background.start(self._recover(self._subscription), name="live events: recover")
 
     async def _recover(self, subscription: EventSubscription) -> None:
-        """Put a gap into the window once the lost subscription is back, and one when all publishers know of it."""
+        """Put a gap into the window once a lost subscription is back, and a second once all publishers know of it."""
         pauses = LOOKS.pauses()
         while subscription is self._subscription:
             try:
@@ -169,7 +169,7 @@ class LiveFeed:
             await asyncio.sleep(next(pauses))
 
     def _found(self) -> None:
-        """Put a gap in front of the first event after a loss."""
+        """After a loss of the subscription, put a gap into the window, in front of the next event."""
         if self._is_lost:
             self._is_lost = False
             self._continuity.reset()
@@ -195,7 +195,7 @@ class LiveFeed:
             stream.wake()
 
     def _later(self, name: str, seconds: float, act: Callable[[], None]) -> None:
-        """Act after some seconds; a timer of the same name is replaced."""
+        """Call `act` after some seconds, in place of a pending timer of the same name."""
 
         def due() -> None:
             del self._timers[name]

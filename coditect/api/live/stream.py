@@ -20,7 +20,7 @@ TOO_SLOW = "the reader was too slow: events that it had not read are no longer k
 
 
 class LiveStream:
-    """The frames for one reader in batches, from `last_id` on or from now on."""
+    """The stream of frames to one reader: those after the frame `last_id`, or from now on if it is empty."""
 
     def __init__(
         self, window: LiveWindow, selection: EventFilter, last_id: str = "", *, ping_seconds: float = PING_SECONDS
@@ -42,7 +42,7 @@ class LiveStream:
         self._news.set()
 
     async def batches(self) -> AsyncIterator[list[LiveFrame]]:
-        """Yield frames in order: first the position, then events and gaps as they come, at last why it ended."""
+        """Yield frames: a ping with the position, then events and gaps as they come, last an `end` with its reason."""
         yield [self._at(PING)]
         if self._missing:
             yield [notice(self._window.id_of(self._position), GAP, self._missing, advice=READ_AGAIN)]
@@ -77,6 +77,6 @@ class LiveStream:
         return True
 
     def _at(self, name: str, reason: str = "") -> LiveFrame:
-        """Return a frame of the server with the position, from which a reader can go on."""
+        """Return a `ping` or `end` frame whose id is the stream's position, from which a reader can resume."""
         identity = self._window.id_of(self._position)
         return notice(identity, name, reason) if reason else LiveFrame(identity, name, b"{}")

@@ -28,14 +28,14 @@ class LiveFrame:
 
     id: str
     name: str
-    """Empty for an event, else `gap` or `end`."""
+    """Empty for an event, else `gap`, `end` or `ping`."""
     body: bytes
     """The CloudEvent, or the reason, as JSON in one line."""
     event: Event | None = None
 
 
 def notice(identity: str, name: str, reason: str, **facts: Any) -> LiveFrame:
-    """Return a frame that is no event, with its reason."""
+    """Return a frame with a notice of the server in place of an event, such as `gap`, and its reason."""
     return LiveFrame(identity, name, dumps({"reason": reason, **facts}))
 
 
@@ -77,11 +77,11 @@ class LiveWindow:
         return self._oldest <= number + 1 <= self.newest + 1
 
     def after(self, number: int, most: int) -> list[LiveFrame]:
-        """Return the frames after a number, in order, at most so many; the window must hold them."""
+        """Return the frames after a number, in order, at most `most` of them; the window must hold them."""
         return [self._frames[one] for one in range(number + 1, min(self.newest, number + most) + 1)]
 
     def resume(self, last_id: str) -> tuple[int, str]:
-        """Return the number after which a stream goes on, and why frames before it are missing ("": none is).
+        """Return the number of the frame after which a stream resumes, and why it misses frames; empty: it misses none.
 
         `last_id` is the id of the last frame that the reader has; empty for a reader that has none.
         """

@@ -1,4 +1,4 @@
-"""The routes of agents: list the living ones, show one."""
+"""The routes of agents: list the living ones, show one, and drain one."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ LastId = Annotated[
 
 
 def _known(connection: HTTPConnection) -> None:
-    """Refuse a parameter that is none: a filter that is written wrongly would take every event."""
+    """Refuse an unknown query parameter: a filter with a misspelled name would let every event pass."""
     if unknown := sorted(set(connection.query_params) - PARAMETERS):
         fix = f"choose by {', '.join(sorted(PARAMETERS))}"
         raise InputError("A stream of events has no such parameter", given=[one[:80] for one in unknown[:5]], fix=fix)
@@ -70,7 +70,7 @@ class EventsResponse(StreamingResponse):
         super().__init__(content, status_code, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
 
     async def stream_response(self, send: Send) -> None:
-        """Send the stream, each part within its time."""
+        """Send the stream, and cut it when the reader takes longer than 30 s for a part."""
 
         async def in_time(message: Message) -> None:
             async with asyncio.timeout(SEND_SECONDS):

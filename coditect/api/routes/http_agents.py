@@ -1,4 +1,4 @@
-"""The routes of agents that speak only HTTP, at the root: register, beat, be found, answer.
+"""The routes, at the root, of agents that speak only HTTP: register, send heartbeats, be found, answer.
 
 The lists have the whole fleet, for users of other platforms; `/v1` has the same with more to choose by.
 """

@@ -23,7 +23,7 @@ LONGEST_WAIT_SECONDS = 300.0
 
 
 def _bounded(wait: str | None) -> str | None:
-    """Refuse to hold a connection for longer than proxies and people have patience."""
+    """Refuse a `wait` of more than five minutes, for which neither proxies nor people have patience."""
     if wait is not None and seconds(wait) > LONGEST_WAIT_SECONDS:
         raise ValueError("a wait is at most 5m; ask again after it")
     return wait
@@ -78,7 +78,7 @@ def own_key(caller: Caller, key: str | None) -> str | None:
 
 
 def request_key(caller: Caller, key: str | None, request: BaseModel, *, of: str = "") -> RequestKey | None:
-    """Return an idempotency key with the fingerprint of its request, by which another request with it is refused.
+    """Return an idempotency key with its request's fingerprint, by which the key is refused for any other request.
 
     The fingerprint depends on the kind of the request, on what it is about, and on its fields, not on their order.
     """

@@ -16,11 +16,11 @@ from coditect.collaboration.state import SharedState, StateEntry
 from coditect.errors import InputError, NotFound
 
 OWN = "coditect."
-"""How the spaces begin in which Coditect keeps what it is set to do, such as the webhooks."""
+"""The prefix of the names of spaces in which Coditect keeps its own configuration, such as the webhooks."""
 
 
 async def _not_own(connection: HTTPConnection) -> None:
-    """Refuse Coditect's own spaces: an operator could set there what only an admin may, past every check."""
+    """Refuse access to Coditect's own spaces, where an operator could change, unchecked, what only an admin may."""
     if str(connection.path_params.get("space", "")).startswith(OWN):
         fix = "use the routes of what is kept there, such as /v1/webhooks, or choose another name"
         raise RequestRefused(HTTPStatus.FORBIDDEN, f"Spaces that begin with {OWN} are Coditect's own", fix=fix)

@@ -50,7 +50,7 @@ class WebhookRetries:
     """The mean pauses are 1, 2, 4, ... 256 s, so that the last attempt is eight and a half minutes after the first."""
 
     def pause_seconds(self, attempts: int, chance: float) -> float:
-        """Return how long to wait after so many attempts: half of the pause to one and a half."""
+        """Return the seconds to wait after some attempts: the mean pause times 0.5 to 1.5, as `chance` is 0 to 1."""
         return Backoff(self.first_seconds, self.longest_seconds).pause(attempts) * (0.5 + chance)
 
 
@@ -104,7 +104,7 @@ class WebhookDelivery:
         await self._background.__aexit__(kind, error, trace)
 
     def status(self, webhook: Webhook) -> OpenWebhook | None:
-        """Return what this process did for a webhook; None when it does not send its events."""
+        """Return how this process serves a webhook, with its counts; None when it does not send the events."""
         return self._webhooks.get(webhook.queue)
 
     async def _reload_always(self) -> None:
@@ -166,7 +166,7 @@ class WebhookDelivery:
             delivery.ack()
 
     async def _deliver(self, known: OpenWebhook, delivery: Delivery, event: Event) -> None:
-        """Try an event until it is taken; give it back when the webhook is closed, and the process ends."""
+        """Send an event until it is taken or given up; requeue it if the webhook is disabled, or the process ends."""
         settle: Callable[[], None] = delivery.requeue
         try:
             taken_before = known.taken
@@ -186,7 +186,7 @@ class WebhookDelivery:
             settle()
 
     async def _attempts(self, known: OpenWebhook, delivery: Delivery, event: Event) -> WebhookAttempt | None:
-        """Return what came of the last attempt; None when the webhook was closed, or the delivery lost."""
+        """Send an event, with retries; return the last attempt; None if the webhook closes, or the delivery is lost."""
         attempt = None
         for number in range(1, self._retries.most_attempts + 1):
             attempt = await self._sender.send(known.webhook, event)
@@ -242,7 +242,7 @@ async def _closed_within(known: OpenWebhook, seconds: float) -> bool:
 
 
 async def _announce(broker: Broker) -> None:
-    """Let the agents send the events that they mute without listeners."""
+    """Tell the agents that somebody listens, so that they send the events that they would else not publish."""
     try:
         await broker.publish(
             control_messages.listen(), exchange=routing.BROADCAST, routing_key="", timeout_seconds=ANNOUNCE_SECONDS

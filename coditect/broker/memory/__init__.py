@@ -1,4 +1,4 @@
-"""The broker's in-memory twin: the behaviour of RabbitMQ 3.10 that Coditect relies on, in one event loop.
+"""An in-memory twin of the broker: the behavior of RabbitMQ 3.10 that Coditect relies on, in one event loop.
 
 `MemoryServer` is the broker, `MemoryBroker` one process's connection to it. Time is the event loop's, so a loop with a
 virtual clock drives time-outs, delays and expiry. Both adapters pass `tests/contract/broker`.

@@ -1,4 +1,4 @@
-"""The in-memory adapter of the broker port: one process's connection to a `MemoryServer`."""
+"""The in-memory implementation of the interface `Broker`: one process's connection to a `MemoryServer`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 CALL_SECONDS = 15.0
 PAUSE_SECONDS = 0.01
 ASTRAY_SECONDS = 15.0
-"""The longest time for which a publish waits until the owner of a missing binding binds again."""
+"""The longest time that a publish waits for the process that owns a missing binding to declare it again."""
 ASTRAY_PAUSE_SECONDS = 0.25
 
 
@@ -58,7 +58,7 @@ class _Attempt:
 
 
 class MemoryBroker:
-    """The in-memory implementation of the port `Broker`, for one process."""
+    """The in-memory implementation of the interface `Broker`, for one process."""
 
     def __init__(self, server: MemoryServer, *, name: str = "coditect") -> None:
         self.name = name
@@ -167,7 +167,7 @@ class MemoryBroker:
         self._topology += topology.lasting
 
     def on_reconnect(self, check: Callable[[], Awaitable[None]]) -> None:
-        """Set a function that runs after each reconnect, and again after an error of the function."""
+        """Set the function that runs after each reconnect; when it raises a CoditectError, it runs again."""
         self._check = check
 
     async def publish(
@@ -295,7 +295,7 @@ class MemoryBroker:
         return consumer
 
     async def get(self, queue: str) -> Delivery | None:
-        """Fetch one message of a queue to look at, as `basic.get`; None when the queue is empty."""
+        """Fetch one message of a queue for inspection, as `basic.get`; None when the queue is empty."""
         await self._answered()
         give_up = asyncio.get_running_loop().time() + CALL_SECONDS
         while self._server.is_silent(queue):
@@ -307,11 +307,11 @@ class MemoryBroker:
         return None if stored is None else self._browsed.take(stored, source, None)
 
     async def release(self) -> None:
-        """Return all unsettled messages that `get` fetched to their queues."""
+        """Put all unsettled messages that `get` fetched back into their queues."""
         self._browsed.lose()
 
     async def stats(self, queue: str) -> QueueStats | None:
-        """Return the number of a queue's ready messages and consumers; None when the queue does not exist."""
+        """Return a queue's number of ready messages and number of consumers; None when the queue does not exist."""
         await self._answered()
         found = self._server.find(queue)
         if found is None:

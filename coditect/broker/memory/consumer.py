@@ -22,7 +22,7 @@ CANCEL_SECONDS = 15.0
 
 
 class MemoryConsumer:
-    """The in-memory implementation of the port `Consumer`."""
+    """The in-memory implementation of the interface `Consumer`."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class MemoryConsumer:
         queue.subscribe(subscription)
 
     def resubscribe(self) -> None:
-        """Start to consume again unless active; retry later when the queue is missing or exclusive."""
+        """Start to consume again unless active; retry later when the queue is missing or refuses the consumer."""
         if self._ended or self.active:
             return
         try:
@@ -139,7 +139,7 @@ class MemoryConsumer:
         self._unsubscribe()
 
     def lose(self, *, tell: bool) -> None:
-        """Return all unsettled deliveries to the queue; with `tell`, call `on_lost` unless the consumer is canceled."""
+        """Put unsettled deliveries back into the queue; with `tell`, call `on_lost` unless the consumer is canceled."""
         self._hand.lose()
         if tell:
             self._tell()

@@ -51,7 +51,7 @@ class Hand:
             tell()
 
     def lose(self) -> None:
-        """Return all deliveries whose settlement the broker does not know to their queues, after a lost connection."""
+        """Put deliveries whose settlement did not reach the broker back into their queues, after a lost connection."""
         held, self._held, self._settled = {**self._held, **self._settled}, {}, {}
         for delivery in held:
             delivery.lost = True
@@ -60,7 +60,7 @@ class Hand:
 
 
 class MemoryDelivery:
-    """The in-memory implementation of the port `Delivery`."""
+    """The in-memory implementation of the interface `Delivery`."""
 
     __slots__ = ("_hand", "_queue", "_returns", "_stored", "_subscription", "lost", "message")
 
@@ -103,7 +103,7 @@ class MemoryDelivery:
         self._hand.settle(self, lambda: self._queue.ack(self._stored, self._subscription))
 
     def requeue(self) -> None:
-        """Return the message to its queue; without effect when the delivery is settled already."""
+        """Put the message back into its queue; without effect when the delivery is settled already."""
         self._hand.settle(self, lambda: self._queue.requeue(self._stored, self._subscription))
 
     def reject(self) -> None:
@@ -111,7 +111,7 @@ class MemoryDelivery:
         self._hand.settle(self, lambda: self._queue.reject(self._stored, self._subscription))
 
     def give_back(self) -> None:
-        """Return the message to its queue, because the connection was lost."""
+        """Put the message back into its queue, because the connection was lost."""
         self._queue.requeue(self._stored, self._subscription)
 
 

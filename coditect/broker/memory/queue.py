@@ -144,7 +144,7 @@ class MemoryQueue:
     # Consumers
 
     def admits(self, *, exclusive: bool) -> bool:
-        """Tell whether another consumer may be added, which asks for exclusive use of the queue or not."""
+        """Tell whether one more consumer may be added, with or without `exclusive` use of the queue."""
         return not any(exclusive or one.exclusive for one in self._subscriptions)
 
     def subscribe(self, subscription: QueueSubscription) -> None:
@@ -167,7 +167,7 @@ class MemoryQueue:
             subscription.canceled()
 
     def take(self) -> Stored | None:
-        """Remove the first ready message as unsettled, and return it; None when there is none."""
+        """Mark the first ready message as delivered and unsettled, and return it; None when there is none."""
         self.used()
         self._expire_heads()
         if not self._ready:
@@ -179,13 +179,13 @@ class MemoryQueue:
     # Settling
 
     def ack(self, stored: Stored, subscription: QueueSubscription | None) -> None:
-        """Remove an unsettled message as done."""
+        """Remove an unsettled message from the queue for good, since it is done."""
         if self._let_go(stored, subscription):
             stored.gone = True
             self._turn()
 
     def requeue(self, stored: Stored, subscription: QueueSubscription | None) -> None:
-        """Return an unsettled message to the queue; dead-letter a message over the delivery limit."""
+        """Put an unsettled message back into the queue; dead-letter a message over the delivery limit."""
         if not self._let_go(stored, subscription):
             return
         stored.returns += 1
@@ -222,7 +222,7 @@ class MemoryQueue:
     # What happens by itself
 
     def used(self) -> None:
-        """Restart the timer of `x-expires`, which runs while the queue has no consumer."""
+        """Note that the queue was used: restart its `x-expires` timer, which runs while the queue has no consumer."""
         self._set_timer("expires", None)
         if self.declared.expires_ms is not None and not self._subscriptions and not self._paused:
             due = asyncio.get_running_loop().time() + self.declared.expires_ms / 1000

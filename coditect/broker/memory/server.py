@@ -1,4 +1,4 @@
-"""The in-memory broker itself: entities, routing, dead-lettering, and faults for tests to inject."""
+"""The in-memory broker itself: exchanges, queues, routing, dead-lettering, and faults for tests to inject."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Session:
 
 
 class MemoryServer:
-    """RabbitMQ 3.10 in memory, for one event loop; all entities and messages survive `stop` and `start`."""
+    """An in-memory RabbitMQ 3.10 for one event loop; exchanges, queues and messages survive `stop` and `start`."""
 
     def __init__(self, *, clock: Clock | None = None, seeded: random.Random | None = None) -> None:
         """Make an empty broker; `seeded` picks the next consumer at random, and without it consumers take turns."""
@@ -99,7 +99,7 @@ class MemoryServer:
             session.closed()
 
     def start(self, *, lose_messages: bool = False) -> None:
-        """Start the stopped broker; with `lose_messages`, without its entities and messages, as with wiped disks."""
+        """Start the stopped broker; with `lose_messages`, its exchanges, queues and messages are gone."""
         if self._running:
             return
         if lose_messages:
@@ -125,7 +125,7 @@ class MemoryServer:
         self._take_held()
 
     def silence(self, queue: str) -> None:
-        """Make a queue's leader hang until `end_silence`: its publishes get no confirm, its deliveries stop."""
+        """Make a queue's leader hang until `end_silence`: publishes to the queue get no confirm, deliveries stop."""
         self.queue(queue).pause()
         self._silent.add(queue)
 
@@ -154,7 +154,7 @@ class MemoryServer:
                 _answer(answer, RouteVerdict.LOST)
 
     def _holds(self, publication: RoutedMessage) -> bool:
-        """Tell whether an alarm or a hanging queue leader holds a publish now."""
+        """Tell whether an alarm or a hanging queue leader holds up a publish now."""
         return self._alarm or any(name in self._silent for name in self._led_to(publication))
 
     def _led_to(self, publication: RoutedMessage) -> tuple[str, ...]:
@@ -182,7 +182,7 @@ class MemoryServer:
         return self._running
 
     def disconnect(self, session: Session) -> None:
-        """Remove a connection, and answer its publishes that an alarm or a hanging leader holds up as LOST."""
+        """Remove a connection; its publishes that an alarm or a hanging queue leader holds up get the answer LOST."""
         if session in self._sessions:
             self._sessions.remove(session)
         session.open.set()
@@ -208,7 +208,7 @@ class MemoryServer:
         return None if found is None else found.stats.messages + found.in_hand + found.retained
 
     def when_up(self, arrived: Callable[[], None]) -> None:
-        """Call a function once the broker accepts connections: at once, or at the next start."""
+        """Call a function as soon as the broker accepts connections: at once, or at the next start."""
         if self._running:
             arrived()
         else:

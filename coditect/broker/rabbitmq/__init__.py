@@ -1,4 +1,4 @@
-"""The RabbitMQ adapter of the broker port, through the library aiormq.
+"""The RabbitMQ implementation of the interface `Broker`, through the library aiormq.
 
 `connection` keeps a connection open, `publisher` publishes with confirms, `consumer` consumes, `settlements` gathers
 acknowledgements, `declare` makes the topology, `errors` turns the library's errors into Coditect's.

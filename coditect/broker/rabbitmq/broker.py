@@ -1,4 +1,4 @@
-"""The RabbitMQ adapter of the broker port, with one connection that publishes and one that consumes.
+"""The RabbitMQ implementation of the interface `Broker`, with one connection to publish and one to consume.
 
 A connection that the broker blocks (an alarm) stalls its consumers, too; hence two connections.
 """
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 
 class AmqpBroker:
-    """The RabbitMQ implementation of the port `Broker`, for RabbitMQ 3.10 or newer.
+    """The RabbitMQ implementation of the interface `Broker`, for RabbitMQ 3.10 or newer.
 
     `url` may name several hosts, separated by commas. `name` is the process's name in the broker's connection list,
     by which the process is evicted: an agent's id, a dispatcher's owner name.
@@ -114,7 +114,7 @@ class AmqpBroker:
 
     @property
     def connected(self) -> bool:
-        """Tell whether both connections are open and answered, and every consumer is active."""
+        """Tell whether both connections are open, the broker answers on them, and every consumer is active."""
         both = self._incoming.up and self._outgoing.up
         return both and all(one.active for group in self._groups.values() for one in group.subscriptions)
 
@@ -148,7 +148,7 @@ class AmqpBroker:
         self._check = check
 
     async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
-        """Declare an exchange or binding that a publish lacked again if this process made it; tell whether to retry."""
+        """Declare a missing exchange or binding again if this process owns it; tell whether to publish again."""
         if not exists:
             ours = self._entities.has_exchange(exchange)
         elif not (ours := self._entities.binds(exchange, routing_key)):
@@ -223,15 +223,15 @@ class AmqpBroker:
         return subscription
 
     async def get(self, queue: str) -> Delivery | None:
-        """Fetch one message of a queue to look at, as `Broker.get`; None when the queue is empty."""
+        """Fetch one message of a queue for inspection, as `Broker.get`; None when the queue is empty."""
         return await self._rarely(lambda connection: self._browsing.get(connection, queue))
 
     async def release(self) -> None:
-        """Return all unsettled messages that `get` fetched to their queues."""
+        """Put all unsettled messages that `get` fetched back into their queues."""
         await self._browsing.release()
 
     async def stats(self, queue: str) -> QueueStats | None:
-        """Return the number of a queue's ready messages and consumers; None when the queue does not exist."""
+        """Return a queue's number of ready messages and number of consumers; None when the queue does not exist."""
         return await self._rarely(lambda connection: rare.stats(connection, queue))
 
     async def _look_at(self, queue: str) -> QueueStats | None:
@@ -263,7 +263,7 @@ class AmqpBroker:
         self._outgoing.abort()
 
     async def _rarely(self, call: Callable[[AbstractConnection], Awaitable[T]]) -> T:
-        """Run a call on the consuming connection, and again when the connection is lost, for `CALL_SECONDS` in all.
+        """Run a rare call on the consuming connection, and again after a lost connection, for `CALL_SECONDS` in all.
 
         Raises:
             BrokerUnavailable: when the call did not succeed within `CALL_SECONDS`; retryable.

@@ -1,4 +1,4 @@
-"""The fetching of single messages to look at; a queue that does not answer delays only its own fetches."""
+"""The fetching of single messages for inspection; a queue that does not answer delays only its own fetches."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Browsing:
             raise
 
     def _answered(self, asked: asyncio.Task[Delivery | None]) -> None:
-        """Return a fetched message to its queue when the caller that fetched it has given up."""
+        """Put a message back into its queue when its fetch is answered after the caller has given up."""
         if self._given_up.pop(asked, None) is None or asked.cancelled():
             return
         if (error := asked.exception()) is not None:
@@ -81,7 +81,7 @@ class Browsing:
         return consumer_channel
 
     async def release(self) -> None:
-        """Return all messages that were fetched and not settled to their queues."""
+        """Put all messages that were fetched and not settled back into their queues."""
         inlets, self._inlets = self._inlets, []
         for consumer_channel in inlets:
             try:
@@ -100,7 +100,7 @@ async def _lose_with(consumer_channel: PlainConsumerChannel) -> None:
 
 
 class _Browsed:
-    """The stand-in for the consumer that a delivery needs and a single fetched message lacks."""
+    """The source of a singly fetched message's delivery, in place of the consumer that other deliveries have."""
 
     def __init__(self, queue: str) -> None:
         self.queue = queue

@@ -22,7 +22,7 @@ class Source(Protocol):
 
 @dataclass(slots=True, eq=False)
 class AmqpDelivery:
-    """The RabbitMQ implementation of the port's `Delivery`."""
+    """The RabbitMQ implementation of the interface `Delivery`."""
 
     tag: int
     redelivered: bool
@@ -68,7 +68,7 @@ class AmqpDelivery:
         self._settle(ACK)
 
     def requeue(self) -> None:
-        """Return the message to its queue, so that the broker delivers it again."""
+        """Put the message back into its queue, so that the broker delivers it again."""
         self._settle(Settlement.REQUEUE)
 
     def reject(self) -> None:

@@ -23,12 +23,12 @@ from coditect.errors import NotFound
 log = logging.getLogger(__name__)
 
 MEND_SECONDS = 0.5
-"""The shortest time between two repeated declarations for publishes that found no queue."""
+"""The shortest time between two repeated declarations of all entities, made after publishes that found no queue."""
 SHARED_ROUNDS = 4
 """The average number of rounds between a process's declarations of a binding whose queue it only feeds."""
 
 Rarely = Callable[[Callable[[AbstractConnection], Awaitable[None]]], Awaitable[None]]
-"""A function that makes a call on the open connection, and repeats it after a loss."""
+"""A function that makes a call on the open connection, and repeats the call after a loss of the connection."""
 
 
 class Entities:
@@ -113,7 +113,7 @@ class Entities:
     async def bind(
         self, connection: AbstractConnection, consumers: Mapping[str, int], channel: Channel | None = None
     ) -> None:
-        """Declare the process's bindings again; those of shared queues by chance, since other processes do so, too.
+        """Declare the process's bindings again; those of shared queues only at random, as other processes do it, too.
 
         A repeated binding costs the broker about 0.25 ms, so processes that share a queue take turns, by chance:
         each binding is made about twice a round, however many processes share it. A given `channel` is closed.

@@ -1,4 +1,4 @@
-"""The port of the two wire paths: `plain` uses aiormq's own methods, `direct` writes and reads frames itself."""
+"""The interface of the two wire paths: `plain` uses aiormq's own methods, `direct` writes and reads frames itself."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ class WirePath(Protocol):
     """A factory of publisher and consumer channels; its methods raise `errors.LOST` on a lost connection."""
 
     def tap(self, writer: asyncio.StreamWriter) -> Feed:
-        """Route a new connection's bytes, before any has arrived, and return the function that takes incoming bytes."""
+        """Attach to a new connection before any bytes arrive, and return the function that takes its incoming bytes."""
 
     async def publisher_channel(self, connection: AbstractConnection) -> PublisherChannel:
         """Open a channel on which messages are published with confirms."""

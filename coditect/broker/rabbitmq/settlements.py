@@ -1,7 +1,7 @@
 """The settlements of one channel's deliveries, in as few frames as possible.
 
 Finished deliveries at the head of the channel leave as one `multiple` ack; deliveries behind an unsettled one are
-acked singly, so a slow task never holds back its neighbours.
+acked singly, so a slow task never holds back its neighbors.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The commands on what agents and people decide together: the approval policy and the audit trail."""
+"""The commands about threads, handoffs, the approval policy, the audit trail and the autonomy rate."""

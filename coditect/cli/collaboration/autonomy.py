@@ -1,4 +1,4 @@
-"""`coditect autonomy`: how much of what finished needed no person, and what needed one."""
+"""`coditect autonomy`: the share of workflows and tasks that finished without a person, and what needed one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def show_autonomy(
 
 
 def document(found: AutonomyReport) -> dict[str, object]:
-    """Return a report as JSON values, with the rates."""
+    """Return an autonomy report as JSON values, with the rates of workflows and of each capability."""
     told = asdict(found)
     told["workflows"]["autonomy"] = found.workflows.autonomy
     for name, counts in found.capabilities.items():
@@ -52,7 +52,7 @@ def document(found: AutonomyReport) -> dict[str, object]:
 
 
 def tables(found: AutonomyReport) -> tuple[TableView, TableView]:
-    """Return a report as two tables: the rates, and what needed a person."""
+    """Return an autonomy report as two tables: the rates, and what needed a person."""
     rows = [(ALL, found.workflows), *found.capabilities.items()]
     return _rates(rows), _needed(found.needed)
 

@@ -1,1 +1,1 @@
-"""The commands about goals."""
+"""The command `coditect goal`, which makes a plan for a sentence and runs it."""

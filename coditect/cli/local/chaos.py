@@ -19,7 +19,7 @@ FOLDER = Path(".coditect") / "chaos"
 
 
 class Store(StrEnum):
-    """The store of a run's dispatchers."""
+    """The kind of store that the dispatchers of a chaos run use."""
 
     SQLITE = "sqlite"
     FDB = "fdb"

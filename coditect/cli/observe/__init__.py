@@ -1,1 +1,1 @@
-"""Commands that look at a living fleet as a whole, and what the shell completes from it."""
+"""Commands about a running fleet as a whole (`top`, `log`, `mcp`), and the shell completion of its names."""

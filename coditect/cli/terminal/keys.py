@@ -14,7 +14,7 @@ QUIT = b"q"
 
 @contextmanager
 def quit_key() -> Iterator[None]:
-    """Take the key `q` for Ctrl-C inside the block; without a terminal do nothing."""
+    """Make the key `q` work as Ctrl-C does inside the block; without a terminal do nothing."""
     if not sys.stdin.isatty():
         yield
         return

@@ -1,7 +1,7 @@
 """The output of commands: an answer goes to stdout, and all other text to stderr.
 
 `render` writes an answer: a JSON or YAML document for a program, or tables and fields, one below the other, for a
-person. Colours are for a terminal only, and not with NO_COLOR set.
+person. Colors are for a terminal only, and not with NO_COLOR set.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table for 
 
 @dataclass(frozen=True, slots=True)
 class TableView:
-    """A table of a command's answer: drawn on a terminal, aligned plain text without colour in a pipe."""
+    """A table of a command's answer: drawn on a terminal, aligned plain text without color in a pipe."""
 
     columns: Sequence[str]
     rows: Iterable[Sequence[object]]

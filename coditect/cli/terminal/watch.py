@@ -42,11 +42,11 @@ class ShownAnswer:
 Look = Callable[[], Coroutine[Any, Any, ShownAnswer]]
 """A function that reads what a command shows; called once, or for each refresh."""
 Shown = Callable[[ShownAnswer, str], None]
-"""A function that shows an answer and the trouble since it, which is empty while there is none."""
+"""A function that shows an answer, and as a sentence the error of a later read, empty without an error."""
 
 
 def present(look: Look, output: Output, *, watch: bool, every_seconds: float = EVERY_SECONDS) -> None:
-    """Write the answer of one look, or with `watch` one every `every_seconds` until Ctrl-C, which is no error.
+    """Read and write a command's answer once, or with `watch` every `every_seconds` until Ctrl-C, which is no error.
 
     Raises:
         CoditectError: of the first look; a later look that fails is reported on stderr and repeated.

@@ -1,1 +1,1 @@
-"""The commands on work: tasks, workflows, their approvals, and dead letters."""
+"""The commands about tasks, workflows, schedules, triggers, webhooks, approvals, locks, breakers and dead letters."""

@@ -107,7 +107,7 @@ def run_pattern(
 
 
 def _parameters(given: list[str] | None) -> dict[str, object]:
-    """Return parameters by their names; what is no JSON is a text."""
+    """Return the parameters of the options `--with NAME=VALUE` by name; a value that is no JSON is a text."""
     found: dict[str, object] = {}
     for one in given or ():
         name, equals, text = one.partition("=")

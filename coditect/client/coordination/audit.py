@@ -14,7 +14,7 @@ from coditect.workflow.rows import read_row
 
 
 async def signed(control: ControlPlane, answer: dict[str, Any], key: str) -> dict[str, Any]:
-    """Return an answer to an approval with its signature, for which the question's instant is asked first.
+    """Return a signed answer to an approval; ask first when the question was asked, which is signed as well.
 
     Raises:
         NotFound: when nothing was asked about the node.
@@ -70,7 +70,7 @@ class AuditRow:
 
 @dataclass(frozen=True, slots=True)
 class FinishedCounts:
-    """The numbers of what finished in a period: all of it, that with a value, and that in which a person had a hand."""
+    """The numbers of workflows or tasks that finished in a period: all, completed ones, and those a person acted on."""
 
     finished: int
     completed: int
@@ -78,13 +78,13 @@ class FinishedCounts:
 
     @property
     def autonomy(self) -> float | None:
-        """The share of what finished in which no person had a hand, 0 to 1; None when nothing finished."""
+        """The share of the finished workflows or tasks that no person acted on, 0 to 1; None when nothing finished."""
         return None if not self.finished else 1 - self.by_hand / self.finished
 
 
 @dataclass(frozen=True, slots=True)
 class NeededPerson:
-    """Work of one kind that asked for a person, or that a person ordered, with the latest case."""
+    """A kind of work that needed a person's answer or order: how often, and the latest case."""
 
     decision: str
     """`asked`, `granted`, `denied`, `redriven`, `resumed` or `restored`."""
@@ -100,7 +100,7 @@ class NeededPerson:
 
 @dataclass(frozen=True, slots=True)
 class AutonomyReport:
-    """The report of a period's autonomy: counts of workflows, of tasks by capability, and of what needed a person."""
+    """The report of how much work of a period needed no person: workflows, tasks by capability, and the exceptions."""
 
     since_ms: int
     until_ms: int
@@ -114,7 +114,7 @@ class AutonomyReport:
 
     @classmethod
     def read(cls, answer: Mapping[str, Any], *, since_ms: int, until_ms: int) -> Self:
-        """Parse the answer of the control plane.
+        """Parse the report from an answer of the control plane.
 
         Raises:
             InvalidTask: when the answer has another form.

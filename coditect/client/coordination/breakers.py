@@ -1,4 +1,4 @@
-"""The part of a client that calls dependencies through breakers, lists those of the fleet, and opens or closes them."""
+"""The part of a client that calls dependencies through circuit breakers, and lists, opens and closes the fleet's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NEWS = ("breaker.opened", "breaker.closed")
 
 @dataclass(frozen=True, slots=True)
 class BreakerListing:
-    """A breaker of the fleet as the control plane keeps it, from its first trip on."""
+    """A breaker of the fleet as the control plane records it, from the first time that it opened."""
 
     state: BreakerState
     due_ms: int | None
@@ -34,7 +34,7 @@ class BreakerListing:
 
 
 class ClientBreakers:
-    """The breakers of a `Client`."""
+    """The methods of `Client` for circuit breakers: use, list, open and close them."""
 
     name: str
     _control: ControlPlane
@@ -51,7 +51,7 @@ class ClientBreakers:
         return made
 
     async def _follow(self, breakers: Breakers) -> None:
-        """Learn which breakers of the fleet are open, and follow the news of them until the client closes."""
+        """Ask which breakers of the fleet are open, and follow the events about breakers until the client closes."""
         async with self._event_stream.stream(*NEWS) as stream:
             await breakers.learn()
             async for event in stream:
@@ -73,7 +73,7 @@ class ClientBreakers:
         return self._breakers.get(given).call()
 
     async def breakers(self, name: str | None = None) -> AsyncIterator[BreakerListing]:
-        """Yield the breakers of the fleet that ever opened, or the one of a name, by name."""
+        """Yield the breakers of the fleet that ever opened, sorted by name, or only the one with the given name."""
         async for row in pages(self._control, Verb.BREAKER_LIST, "breakers", {"name": name}):
             yield BreakerListing(BreakerState.read(row), row["due_ms"], row["reset_ms"])
 

@@ -50,7 +50,7 @@ class KeptHandoffs:
         return HandoffRow.of(await self._control.ask(Verb.HANDOFF_SHOW, {"handoff": named}))
 
     async def withdraw(self, handoff: str, *, by: str | None = None, reason: str = "") -> HandoffRow:
-        """End an open handoff, so that the task stays with its owner; return it as it is by now. Idempotent.
+        """Withdraw an open handoff, so that the task stays with its owner; return its present state. Idempotent.
 
         Raises:
             NotFound: when it is unknown, or its workflow is not kept any more.
@@ -62,7 +62,7 @@ class KeptHandoffs:
 
 
 class ClientHandoffs:
-    """The handoffs of a `Client`."""
+    """The mixin that gives `Client` its attribute `handoffs`, for the handoffs of running tasks."""
 
     _control: ControlPlane
 

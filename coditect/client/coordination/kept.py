@@ -1,4 +1,4 @@
-"""Everything that a client does with what the control plane keeps beside tasks: a noun each."""
+"""All that a client does with breakers, handoffs, locks, schedules, threads and triggers, in one mixin."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ from coditect.client.coordination.triggers import ClientTriggers
 
 
 class ClientCoordination(ClientBreakers, ClientHandoffs, ClientLocks, ClientSchedules, ClientThreads, ClientTriggers):
-    """The breakers, handoffs, locks, schedules, threads and triggers of a `Client`."""
+    """The mixin that gives `Client` its breakers, handoffs, locks, schedules, threads and triggers."""

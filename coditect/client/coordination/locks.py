@@ -17,7 +17,7 @@ from coditect.wire.control import Verb
 
 @dataclass(frozen=True, slots=True)
 class LockRow:
-    """A ticket at one resource: who holds it, or waits for it."""
+    """A lock request (ticket) at one resource: who holds the lock, or waits for it."""
 
     resource: str
     state: str
@@ -36,7 +36,7 @@ class LockRow:
 
 
 class _ClientLocks:
-    """The port of a client's locks."""
+    """The port through which a client's locks reach the control plane."""
 
     def __init__(self, locks: LockRequests, name: str) -> None:
         self._locks = locks
@@ -53,7 +53,7 @@ class _ClientLocks:
 
 
 class ClientLocks(Locking):
-    """The locks of a `Client`."""
+    """The methods of `Client` that take locks, list them, and release them by force."""
 
     _requests: Requests
     _control: ControlPlane
@@ -75,7 +75,7 @@ class ClientLocks(Locking):
     async def release_locks(
         self, resource: str | None = None, *, agent: str | None = None, task: str | None = None, reason: str
     ) -> int:
-        """Release by force the holders of a resource, or all that an agent (or one of its tasks) has; return how many.
+        """Release by force the locks on a resource, or all of an agent or one of its tasks; return their number.
 
         The holders get `LockLost` with the reason. They may write all the same until they hear of it: only a resource
         that checks the fence refuses that.

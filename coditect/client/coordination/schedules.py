@@ -60,7 +60,7 @@ class ScheduleRow:
 
 
 class ScheduleOptions(TypedDict, total=False):
-    """The options of a schedule: its ticks, either `cron` or `every`, and what happens to those that cannot run."""
+    """The options of a schedule: its ticks, by `cron` or `every`, and what happens at overlaps and missed ticks."""
 
     cron: str
     """Five fields (minute hour day month weekday), or six with the seconds before them."""
@@ -122,15 +122,15 @@ class Schedules:
         return await self._control.ask(Verb.SCHEDULE_SHOW, {"schedule": name})
 
     async def pause(self, name: str) -> ScheduleRow:
-        """Let a schedule start nothing until it is resumed; its workflows that run go on."""
+        """Pause a schedule: it starts nothing until it is resumed, and its running workflows go on."""
         return ScheduleRow.read(await self._control.ask(Verb.SCHEDULE_PAUSE, {"schedule": name}))
 
     async def resume(self, name: str) -> ScheduleRow:
-        """Let a paused schedule go on with its next tick; the ticks meanwhile are not made up for."""
+        """Resume a paused schedule with its next tick; ticks during the pause are not made up for."""
         return ScheduleRow.read(await self._control.ask(Verb.SCHEDULE_RESUME, {"schedule": name}))
 
     async def run(self, name: str) -> str | None:
-        """Start a schedule's workflow now, also while it is paused; return its id, or None when overlap forbids it."""
+        """Start a schedule's workflow now, even if paused; return the workflow's id, or None if overlap forbids it."""
         answer = await self._control.ask(Verb.SCHEDULE_RUN, {"schedule": name})
         return answer.get("workflow")
 
@@ -144,7 +144,7 @@ class Schedules:
 
 
 class ClientSchedules:
-    """The schedules of a `Client`."""
+    """The mixin that gives `Client` its attribute `schedules`."""
 
     _control: ControlPlane
 

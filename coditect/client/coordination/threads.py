@@ -1,4 +1,4 @@
-"""The part of a client that opens threads, takes part in them, and lists them."""
+"""The part of a client that opens discussion threads, takes part in them, and lists them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONGEST_NAME_BYTES = 200
 
 
 class Threads:
-    """The threads that the control plane keeps."""
+    """The discussion threads that the control plane keeps."""
 
     def __init__(self, control: ControlPlane, requests: Requests) -> None:
         self._control = control
@@ -69,12 +69,12 @@ class Threads:
 
 
 class ClientThreads:
-    """The threads of a `Client`."""
+    """The mixin that gives `Client` its attribute `threads`, for discussion threads."""
 
     _control: ControlPlane
     _requests: Requests
 
     @cached_property
     def threads(self) -> Threads:
-        """The threads that the control plane keeps: `client.threads.open(...)`, `get(id)`, `list()`."""
+        """The discussion threads that the control plane keeps: `client.threads.open(...)`, `get(id)`, `list()`."""
         return Threads(self._control, self._requests)

@@ -110,11 +110,11 @@ class Triggers:
             yield TriggerRow.read(row)
 
     async def pause(self, name: str) -> TriggerRow:
-        """Let events pass a trigger by until it is resumed, those that wait in its queue as well."""
+        """Pause a trigger: until it is resumed it ignores events, also those that wait in its queue."""
         return TriggerRow.read(await self._control.ask(Verb.TRIGGER_PAUSE, {"trigger": name}))
 
     async def resume(self, name: str) -> TriggerRow:
-        """Let a paused trigger go on with the events from now on."""
+        """Resume a paused trigger, for the events from now on."""
         return TriggerRow.read(await self._control.ask(Verb.TRIGGER_RESUME, {"trigger": name}))
 
     async def delete(self, name: str) -> None:
@@ -130,7 +130,7 @@ class Triggers:
 
 
 class ClientTriggers:
-    """The triggers of a `Client`."""
+    """The mixin that gives `Client` its attribute `triggers`."""
 
     _control: ControlPlane
 

@@ -1,4 +1,4 @@
-"""The content of A2A messages and artifacts: parts, and the values of tasks that they carry.
+"""The conversion between the values of tasks and the parts of which A2A messages and artifacts consist.
 
 A text is a text part, any other value a data part. Numbers in data parts are of 64 bits with a fraction, so that whole
 numbers beyond 2^53 lose digits; a value that a data part cannot hold is a text part of JSON.
@@ -32,7 +32,7 @@ def parts_of(value: Any) -> list[Part]:
 
 
 def value_of(parts: Sequence[Part]) -> Any:
-    """Return the value that parts carry: that of the only data part, the texts by lines, or a list of both kinds.
+    """Return the value of parts: one part's own value, several texts joined by newlines, or else a list of the values.
 
     Raises:
         InputError: when a part is a file or a link, there are no parts, or a number is none of JSON.
@@ -46,7 +46,7 @@ def value_of(parts: Sequence[Part]) -> Any:
 
 
 def answer_of(parts: Sequence[Part]) -> Any:
-    """Return the value that the parts of an answer carry; a file or link is an object as A2A writes it, none is None.
+    """Return the value of an answer's parts; a file or link becomes its A2A object in JSON, and no parts become None.
 
     Raises:
         InputError: when a number is none of JSON.
@@ -61,17 +61,17 @@ def answer_of(parts: Sequence[Part]) -> Any:
 
 
 def text_of(parts: Sequence[Part]) -> str:
-    """Return the texts of parts, by lines; empty when there are none."""
+    """Return the texts of parts, joined by newlines; empty when there are none."""
     return "\n".join(one.text for one in parts if one.HasField("text"))
 
 
 def printable(text: str) -> str:
-    """Return a text that UTF-8 can encode, as protobuf wants it."""
+    """Return a text that UTF-8 can encode, as protobuf demands: halves of surrogate pairs are escaped."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def plain(message: Any) -> Any:
-    """Return a protobuf value or struct as JSON, with whole numbers as such.
+    """Return a protobuf message as a JSON value, in which whole numbers up to 2^53 are integers.
 
     Raises:
         InputError: when a number in it is infinite, or none.

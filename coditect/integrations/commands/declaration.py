@@ -45,7 +45,7 @@ class CommandRoom:
 
 
 def command_agent(file: CommandFile, *, folder: str | None = None) -> Agent:
-    """Return the agent that runs the commands of a file; their workspaces lie below `folder`, or the temporary one.
+    """Return the agent that runs a file's commands; workspaces lie below `folder`, or the system's temporary folder.
 
     Raises:
         SetupError: when a name or a schema is none.
@@ -128,7 +128,7 @@ class _Command:
         return found.value
 
     def _run(self, given: Any, room: CommandRoom, attempt: _Attempt) -> CommandValue:
-        """Run the command from its workspace's beginning to its end; in a thread."""
+        """Make the workspace, run the command in it, judge its end, and remove the workspace; blocks its thread."""
         arguments = filled_arguments(self._arguments, given)
         body = dumps(given) + b"\n" if self._fields.input is InputBy.STDIN else b""
         with room.workspaces.one(self._checkout(given)) as folder:
@@ -168,7 +168,7 @@ class _Attempt:
         return self._run.run(body, self._heard)
 
     def _heard(self, line: bytes) -> None:
-        """Take a line of output: progress where it says so, and a candidate of the result or its cost."""
+        """Read a line of output: report it if it tells progress, else keep it: it may hold the result or the cost."""
         try:
             said = loads(line)
         except InvalidTask:

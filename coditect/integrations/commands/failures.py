@@ -6,7 +6,7 @@ from coditect.errors import CoditectError, InputError, Retryable, SetupError
 
 
 class CommandFailed(CoditectError):
-    """The error of a command that says by its exit code, or its result, that it failed for good; no further attempt."""
+    """The error of a command that failed for good: by its exit code, or a forbidden output; no further attempt."""
 
 
 class CommandTroubled(Retryable):

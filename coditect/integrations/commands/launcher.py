@@ -118,7 +118,7 @@ def _start(request: dict[str, object], streams: list[int]) -> tuple[int, int]:
 
 
 def _reap(command: int) -> int | None:
-    """Reap what has ended; return the exit code of the command when it is among it, negative for a signal."""
+    """Reap all ended child processes; return the command's exit code if it is one of them, negative for a signal."""
     code = None
     while True:
         try:
@@ -132,7 +132,7 @@ def _reap(command: int) -> int | None:
 
 
 def _signal_all(command: int, number: int) -> None:
-    """Send a signal to the command and all that came from it."""
+    """Send a signal to the command and all processes that descend from it."""
     _kill(_below(os.getpid()), number)
     try:
         os.killpg(command, number)
@@ -141,7 +141,7 @@ def _signal_all(command: int, number: int) -> None:
 
 
 def _end_all(command: int) -> None:
-    """Kill the command and all that came from it, until nothing is left."""
+    """Kill the command and all processes that descend from it, until none is left."""
     while True:
         _signal_all(command, signal.SIGKILL)
         _reap(command)
@@ -151,7 +151,7 @@ def _end_all(command: int) -> None:
 
 
 def _watch(control: socket.socket, command: int, wake: int, grace_seconds: float) -> int:
-    """Wait until the command has ended, or the agent wants it to; return its exit code."""
+    """Wait until the command has ended, by itself or at the agent's request; return its exit code."""
     kill_at: float | None = None
     while True:
         left = None if kill_at is None else max(0.0, kill_at - time.monotonic())
@@ -173,7 +173,7 @@ def _watch(control: socket.socket, command: int, wake: int, grace_seconds: float
 
 
 def _guard(control: socket.socket, streams: list[int]) -> None:
-    """Run one command, in a process of its own, until nothing is left of it."""
+    """Be the guard process of one command: run it, kill what it leaves behind, and tell the agent how it ended."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     wake, waking = os.pipe()
@@ -212,7 +212,7 @@ def _launch(door: socket.socket, fds: list[int], guards: set[int]) -> None:
 
 
 def _tidy(guards: set[int]) -> None:
-    """Reap guards that have ended, and kill what they left: orphans of a guard that was killed."""
+    """Reap guard processes that have ended, and kill the orphans of a guard that was killed."""
     while True:
         try:
             pid, _ = os.waitpid(-1, os.WNOHANG)
@@ -226,7 +226,7 @@ def _tidy(guards: set[int]) -> None:
 
 
 def main(door: socket.socket) -> None:
-    """Serve an agent until its end of the socket closes, and then until the last guard has ended."""
+    """Start a guard for each request of the agent, until the agent has closed its socket and all guards have ended."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

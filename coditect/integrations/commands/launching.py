@@ -47,7 +47,7 @@ class StartedCommand:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """A command as it is to be run: whole, without a shell."""
+    """A command to run without a shell: its arguments, folder, environment and limits."""
 
     argv: tuple[str, ...]
     folder: Path

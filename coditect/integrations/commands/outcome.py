@@ -33,14 +33,14 @@ class CommandValue:
 
 
 def hidden(text: str, secrets: Iterable[str]) -> str:
-    """Return a text without the secrets that the command was given."""
+    """Return a text with `[hidden]` in place of each secret that the command was given."""
     for secret in secrets:
         text = text.replace(secret, HIDDEN)
     return text
 
 
 def at_keys(value: Any, keys: str) -> Any:
-    """Return the field at keys with dots between; None when there is none."""
+    """Return the field of a JSON value at a dotted path, such as `usage.cost`; None when there is none."""
     for name in keys.split("."):
         value = value.get(name) if isinstance(value, dict) else None
     return value
@@ -139,7 +139,7 @@ def _last_object(text: bytes, lines: list[Any]) -> Any:
 
 
 def _cost(objects: list[Any], keys: str) -> float | None:
-    """Return the cost of the last object that has one; what is no cost does not count."""
+    """Return the cost from the last object that has a valid one at the dotted path; None when none has."""
     for one in reversed(objects):
         cost = at_keys(one, keys)
         if isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost < 1e12:

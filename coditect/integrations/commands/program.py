@@ -1,4 +1,4 @@
-"""`coditect agent run` of command agents: a file of them, or one command with its capability."""
+"""What `coditect agent run` does for command agents: run the agent of a file, or one command as a capability."""
 
 from __future__ import annotations
 

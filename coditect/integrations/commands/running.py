@@ -17,7 +17,7 @@ PIECE_BYTES = 65_536
 TAIL_BYTES = 2_000
 LONGEST_LINE_BYTES = 65_536
 DRAIN_SECONDS = 1.0
-"""How long the rest of the output is read after the command's end, should somebody out of reach hold it open."""
+"""How long the rest of the output is read after the command's end, if a process that no kill reaches holds it open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class _Streams:
             started.stdin.close()
 
     def close(self) -> None:
-        """Wait until no process of the command is left."""
+        """Kill what is left of the command, and wait until none of its processes is left."""
         self._selector.close()
         self._started.kill()
         self._started.control.setblocking(True)
@@ -131,7 +131,7 @@ class _Streams:
             continue
 
     def end(self) -> CommandEnd:
-        """Serve the streams until the guard says how the command ended."""
+        """Write the input and read the outputs until the guard reports the command's end; return that end."""
         ended_at: float | None = None
         open_outputs = set(self._outputs)
         while ended_at is None or (open_outputs and time.monotonic() < ended_at + DRAIN_SECONDS):
@@ -146,7 +146,7 @@ class _Streams:
         return self._end()
 
     def _hear(self) -> bool:
-        """Read from the guard; return whether it has said all."""
+        """Read from the guard process; tell whether its answer is complete, or the guard is gone."""
         piece = self._started.control.recv(PIECE_BYTES)
         self._answer += piece
         if piece and not self._answer.endswith(b"\n"):

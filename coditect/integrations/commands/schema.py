@@ -22,7 +22,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?")
 
 
 def _words(given: Any) -> Any:
-    """Cut a command that is one text into its arguments, by the quotes of a shell and nothing else of it."""
+    """Split a command that is given as one text into its arguments, by a shell's rules of quoting alone."""
     return shlex.split(given) if isinstance(given, str) else given
 
 

@@ -1,4 +1,4 @@
-"""The arguments of a command: a list with fields of the task's input, which no value can turn into something else.
+"""The arguments of a command, filled with fields of the task's input so that no value can inject anything else.
 
 `{input}` and `{input.repo}` stand for the input or a field of it. Each element of the list stays one argument, whatever
 is in the value: there is no shell. An argument that begins with a field must not begin with `-` when it is filled,
@@ -23,7 +23,7 @@ _END_OF_OPTIONS = "--"
 
 @dataclass(frozen=True, slots=True)
 class InputTemplate:
-    """A text with gaps, such as `{input.file}`, which fields of a task's input fill.
+    """A text with placeholders, such as `{input.file}`, for fields of a task's input.
 
     Raises:
         InputError: when it has a NUL.
@@ -46,7 +46,7 @@ class InputTemplate:
         return _PIECE.search(self.text) is not None
 
     def fill(self, given: Any) -> str:
-        """Return the text with the fields of an input: text as it is, everything else as JSON.
+        """Return the text with the input's fields in place of placeholders: texts as they are, other values as JSON.
 
         Raises:
             InvalidTask: when a field is missing or has a NUL, or the text is longer than an argument may be.

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 GIT_SECONDS = 120.0
 _LOCK = "lock"
 _QUIET = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
-"""A checkout runs nothing of the repository's."""
+"""Options of git by which a checkout runs no hook, and no other program, of the repository."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +35,18 @@ class Checkout:
 
     repository: Path
     revision: str
-    """A branch, tag or commit; what the input said is a text of a stranger."""
+    """A branch, tag or commit; it is not trusted, since it may come from a task's input."""
 
 
 class Workspaces:
-    """The folders in which the commands of one agent process work, one for each task."""
+    """The folders in which the commands of one agent process work, one for each attempt."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     @contextmanager
     def one(self, checkout: Checkout | None) -> Iterator[Path]:
-        """Make a folder, or a worktree with a detached head, and remove it when the block ends. Blocks; for threads.
+        """Make a folder, or a worktree with a detached head, and remove it when the block ends. Blocks its thread.
 
         Raises:
             InputError: when the repository has no such revision.
@@ -66,7 +66,7 @@ class Workspaces:
 
 @contextmanager
 def open_workspaces(root: Path, repositories: tuple[Path, ...]) -> Iterator[Workspaces]:
-    """Open the folders of an agent process below a root, after a removal of what ended processes left there.
+    """Make an agent process's folder below a root; first remove the folders that ended processes left there.
 
     Raises:
         SetupError: when the root cannot be used.
@@ -116,7 +116,7 @@ def _sweep(root: Path) -> int:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder, also one whose owner took its own rights away; what stays is told, and swept later."""
+    """Remove a folder, even if its permissions forbid it; what cannot be removed is logged, and swept later."""
 
     def again(_call: Callable[..., Any], path: str, _error: Any) -> None:
         try:

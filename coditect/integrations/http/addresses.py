@@ -1,4 +1,4 @@
-"""The hosts to which requests may be sent: those that the settings name, and private networks only if they allow them.
+"""The hosts to which requests may be sent: those that the settings name, and private addresses only if allowed.
 
 The name is resolved here and the request sent to a checked address, so that a name cannot mean one host when it is
 checked and another when it is used.
@@ -21,9 +21,9 @@ LONGEST_URL = 2_000
 HOSTS_SETTING = "CODITECT_HTTP_HOSTS"
 PRIVATE_SETTING = "CODITECT_HTTP_PRIVATE"
 CARRIERS = (IPv6Network("64:ff9b::/96"), IPv6Network("::/96"), IPv6Network("::ffff:0:0:0/96"))
-"""The networks whose addresses end in an IPv4 address that a gateway, or the machine itself, may take out of them."""
+"""IPv6 networks whose addresses end in an IPv4 address, to which a gateway, or the machine itself, may connect."""
 LOCAL_CARRIERS = (IPv6Network("64:ff9b:1::/48"),)
-"""The networks of a site's own gateways: where the IPv4 address is in theirs, only the site knows."""
+"""IPv6 networks of a site's own gateways, whose addresses embed an IPv4 address where only the site knows."""
 _HOST = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9_][a-z0-9_-]{0,62}\.)*[a-z0-9_][a-z0-9_-]{0,62}\.?", re.IGNORECASE)
 
 
@@ -34,7 +34,7 @@ class AllowedHosts:
     patterns: tuple[str, ...] = ()
     """Names, or patterns such as `*.agents.example.com`; an address in a URL must be named, too."""
     private: bool = False
-    """Whether loopback and private addresses are allowed; others that are not public never are."""
+    """Whether loopback and private addresses are allowed; all others that are not public are always refused."""
     setting: str = PRIVATE_SETTING
     """The setting that allows private addresses, for the error."""
 
@@ -95,7 +95,7 @@ class AllowedHosts:
 
 
 def _meant(address: IPv4Address | IPv6Address) -> tuple[IPv4Address | IPv6Address, ...]:
-    """Return the addresses that an address leads to: an IPv6 one may have an IPv4 one inside, for a gateway."""
+    """Return the addresses to which an address may lead, among them IPv4 addresses that are embedded in an IPv6 one."""
     if isinstance(address, IPv4Address):
         return (address,)
     if address.ipv4_mapped is not None:
@@ -107,7 +107,7 @@ def _meant(address: IPv4Address | IPv6Address) -> tuple[IPv4Address | IPv6Addres
 
 
 def _is_host(text: str, netloc: str) -> bool:
-    """Tell whether a host is a name or an address that resolvers and HTTP clients take; others than ASCII are not."""
+    """Tell whether a host is a name or an address that resolvers and HTTP clients take; non-ASCII ones are refused."""
     if "[" not in netloc:
         return _HOST.fullmatch(text) is not None
     try:

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 AGAIN_SECONDS = 10.0
-"""The pause before an agent is tried again that the broker did not take."""
+"""The pause before the bridge tries again to serve an agent that could not be served."""
 CLAIM_SECONDS = 5.0
 """How long a bridge's claim of an agent outlives the bridge."""
 ALIVE = Load(status=AgentStatus.IDLE)
@@ -52,7 +52,7 @@ class _Served:
     """When the agent's lease ends, on the event loop's clock, as far as this bridge knows."""
     work: asyncio.Task[None] | None = None
     ended_here: bool = False
-    """Whether the bridge ends it; otherwise it was asked to drain."""
+    """Whether the bridge stops the agent; one that ends otherwise was asked to drain."""
     doubted: bool = False
     """Whether a call met a URL that took no connection, or lost one."""
     trouble: str = ""
@@ -100,7 +100,7 @@ class HttpBridge:
         return "" if served is None else served.trouble
 
     def hurry(self) -> None:
-        """Look at the registrations at once."""
+        """Let `run` look at the registrations at once, without the rest of its pause."""
         self._hurry.set()
 
     async def run(self) -> None:
@@ -116,7 +116,7 @@ class HttpBridge:
                 self._hurry.clear()
 
     async def close(self) -> None:
-        """Drain all agents, leave them to another bridge, and serve no more; callbacks count meanwhile. Idempotent."""
+        """Drain all agents while their callbacks are taken, leave them to another bridge, serve no more. Idempotent."""
         self._closed = True
         works = [served.work for served in self._served.values() if served.work is not None]
         for served in self._served.values():
@@ -133,7 +133,7 @@ class HttpBridge:
     # -- looking ----------------------------------------------------------------------------------------
 
     async def _look(self) -> None:
-        """Compare what is registered with what is served, and start and stop what differs."""
+        """Compare the registered agents with the served ones; start the missing, and stop those that are gone."""
         now = asyncio.get_running_loop().time()
         if self._closed:
             return
@@ -155,7 +155,7 @@ class HttpBridge:
             self._silent = False
 
     async def _missed(self, agent_id: AgentId, now: float) -> None:
-        """Stop an agent whose lease has ended; register it again when the registry only forgot it."""
+        """Treat a served agent that the registry lacks: stop it if its lease has ended, else register it again."""
         served = self._served[agent_id]
         left = served.ends_at - now
         if left <= LOOK_SECONDS / 2:
@@ -256,7 +256,7 @@ class HttpBridge:
 
 
 def _declared(registration: Registration) -> Registration:
-    """Return a registration without what changes when it is registered again."""
+    """Return a registration without its start time, which alone changes when an agent registers the same again."""
     return replace(registration, started_at_ms=0)
 
 

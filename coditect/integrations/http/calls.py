@@ -29,7 +29,7 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """The answer of an HTTP agent, not judged yet."""
+    """The HTTP answer of an agent as it came: its status, its body, and the header Retry-After."""
 
     status: int
     body: bytes
@@ -37,7 +37,7 @@ class HttpAnswer:
 
 
 class AgentCalls:
-    """The HTTP client of a bridge; the time limit of each call is its caller's, that of a connection 5 s."""
+    """The HTTP client of a bridge; it bounds each connect by 5 s, and leaves the time limit of a call to its caller."""
 
     def __init__(self, client: httpx2.AsyncClient, hosts: AllowedHosts, *, most_bytes: int) -> None:
         self._client = client
@@ -45,7 +45,7 @@ class AgentCalls:
         self._most_bytes = most_bytes
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str] = NO_HEADERS) -> HttpAnswer:
-        """Post a JSON body and return the answer, whatever its status; the headers replace those that are usual.
+        """Post a JSON body and return the answer, whatever its status; `headers` override the default ones.
 
         Raises:
             AgentRefused: when no connection could be made, so that nothing was sent.
@@ -148,7 +148,7 @@ def _port(url: httpx2.URL) -> int:
 
 
 def _kept(url: httpx2.URL) -> Mapping[str, str]:
-    """Return the headers that decide about the connection.
+    """Return the header that closes a TLS connection after its request; none for plain HTTP.
 
     The client keeps connections by address, and one with TLS was checked for one name: another name must not get it.
     """

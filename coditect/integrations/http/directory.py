@@ -1,4 +1,4 @@
-"""The use cases of HTTP agents, which the API's routes call: register, beat, find, look after, answer."""
+"""The use cases of HTTP agents, which the API's routes call: register, send heartbeats, be found, answer."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class AgentHealth:
 
 
 class HttpAgents:
-    """The HTTP agents and the fleet as one list, with what an HTTP agent may ask of the bridge."""
+    """The use cases of HTTP agents: register, heartbeat, answer, and one list of them and the fleet's other agents."""
 
     def __init__(
         self,

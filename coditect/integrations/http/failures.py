@@ -17,7 +17,7 @@ class AgentLost(Retryable):
 
 
 class AnswerBroken(Retryable):
-    """The error of an answer that is none: a wrong status, a wrong id, too large, no JSON, or a redirect."""
+    """The error of an invalid answer: a wrong status, a wrong id, too large, no JSON, or a redirect."""
 
 
 class ActionFailed(Retryable):

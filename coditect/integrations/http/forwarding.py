@@ -1,4 +1,4 @@
-"""Later answers that arrive at an API process which did not post the request: asked of the process that did.
+"""The passing on of answers by callback, from the API process that got one to the one that posted the request.
 
 Several API processes may stand behind one address. The process that serves an HTTP agent consumes the agent's mailbox:
 a broadcast to it alone carries the answer, and the listener says whether an attempt took it.
@@ -25,14 +25,14 @@ MOST_FORWARDED = 100
 
 
 class ForwardedAnswer(BaseModel):
-    """A later answer on its way to the process that waits for it."""
+    """An answer by callback, on its way to the API process that waits for it."""
 
     token: str
     answer: AgentResponseEvent
 
 
 class AnswerReply(BaseModel):
-    """The reply of the process that serves an HTTP agent to a later answer: taken, late, or the mistake in it."""
+    """The reply to a forwarded answer, from the process that serves the agent: taken, late, or the mistake in it."""
 
     taken: bool
     mistake: str = ""
@@ -53,7 +53,7 @@ def heard(callbacks: Callbacks, content: Any) -> dict[str, Any]:
 
 
 class AnswerForwarding:
-    """The passing on of answers by one API process, so many at once."""
+    """The sender by which one API process passes answers on to others, with a bound on how many at once."""
 
     def __init__(self, *, most: int = MOST_FORWARDED) -> None:
         self._left = most

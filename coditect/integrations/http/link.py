@@ -64,7 +64,7 @@ class AgentLink:
                 answer.set_exception(AgentLost("The agent went away before it answered", reason=reason))
 
     def answered(self, content: Any) -> dict[str, Any]:
-        """Take a later answer that another API process got, and tell that process whether it counts."""
+        """Take an answer by callback that another API process got, and return the reply to that process."""
         return heard(self._callbacks, content)
 
     async def act(self, value: Any, ctx: Context, *, timeout_seconds: float) -> Any:
@@ -115,7 +115,7 @@ class AgentLink:
         )
 
     async def _answer(self, event: bytes, expected: Expected, trace: Mapping[str, str]) -> AgentResponseEvent:
-        """Return the first answer: that to the request, or the one by callback, which may be there before."""
+        """Post the event and return the first answer: the HTTP response, or the callback, which may come before it."""
         call = self._calls.post(self._url, event, trace)
         posting = self._background.start(call, name="agent request", awaited=True)
         try:
@@ -136,7 +136,7 @@ class AgentLink:
 
 
 def _judged(answer: HttpAnswer, event_id: str) -> AgentResponseEvent | None:
-    """Return the answer to a request, or None when it is to come by callback.
+    """Return the answer that an HTTP response carries, or None when it is to come by callback (status 202).
 
     Raises:
         CoditectError: the errors of `AgentLink.act`.

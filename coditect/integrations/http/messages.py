@@ -93,7 +93,7 @@ def read_answer(body: bytes, event_id: str) -> AgentResponseEvent:
 
 
 def check_answer(answer: AgentResponseEvent, event_id: str) -> AgentResponseEvent:
-    """Return an answer that is one to the request with the id.
+    """Check that an answer belongs to the request with this id, and return it.
 
     Raises:
         AnswerBroken: when it is the answer to another request.

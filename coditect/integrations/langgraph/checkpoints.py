@@ -58,7 +58,7 @@ class CheckpointPlace:
         return f"checkpoint/{_part(self.namespace)}/{_part(self.checkpoint)}"
 
     def writes(self, task: str = "") -> str:
-        """Return the key of a task's writes; without a task, what the keys of all of them begin with."""
+        """Return the key of a task's writes; without a task, the prefix of the keys of all tasks' writes."""
         return f"writes/{_part(self.namespace)}/{_part(self.checkpoint)}/{_part(task)}"
 
     def named_by(self, key: str) -> CheckpointPlace:
@@ -73,7 +73,7 @@ def _part(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class KeptCheckpoint:
-    """A checkpoint as it is kept."""
+    """A checkpoint as it is stored: its parent's id, and the checkpoint and its metadata as bytes."""
 
     parent: str | None
     checkpoint: Packed
@@ -149,7 +149,7 @@ class Checkpoints:
         await self._space(place.thread).put(place.key, row)
 
     async def put_writes(self, place: CheckpointPlace, task: str, writes: Sequence[KeptWrite]) -> None:
-        """Keep the writes of a task; of two with one index the first counts, but of special channels the last.
+        """Store a task's writes; of two with one index the first counts, but on LangGraph's special channels the last.
 
         Raises:
             VersionConflict: when other writers of the same task were faster each time.

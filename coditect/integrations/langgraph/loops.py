@@ -1,4 +1,4 @@
-"""Where a client's coroutines run, for a library that calls from the client's event loop and from plain threads."""
+"""The running of coroutines on a client's event loop, for a library that calls from that loop or from threads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ClientLoop(Protocol):
 
 
 class RunningLoop:
-    """The loop in which a `Client` was opened: the one that runs now."""
+    """The event loop of an async `Client`: the one that runs when this object is made."""
 
     def __init__(self) -> None:
         try:
@@ -71,7 +71,7 @@ def _running() -> asyncio.AbstractEventLoop | None:
 
 
 def within(client: Client | SyncClient) -> tuple[Client, ClientLoop]:
-    """Return the async client of either kind, and the loop in which it lives.
+    """Return the async client of a `Client` or `SyncClient`, and the event loop on which it runs.
 
     Raises:
         SetupError: when an async client is given, and no event loop runs.

@@ -39,7 +39,7 @@ class CoditectSaver(BaseCheckpointSaver[int]):
     """
 
     def __init__(self, client: Client | SyncClient, *, serde: SerializerProtocol | None = None) -> None:
-        """Take an open client; `serde` writes the values, LangGraph's own way by default."""
+        """Take an open client; `serde` serializes the values, by default LangGraph's own serializer."""
         super().__init__(serde=serde)
         inner, self._loop = within(client)
         self._kept = Checkpoints(inner)
@@ -76,7 +76,7 @@ class CoditectSaver(BaseCheckpointSaver[int]):
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
-        """Keep what a task has written for the next checkpoint; done twice it is kept once."""
+        """Store what a task has written for the next checkpoint; idempotent."""
         await self._loop.call(self._put_writes(config, writes, task_id, task_path))
 
     async def adelete_thread(self, thread_id: str) -> None:

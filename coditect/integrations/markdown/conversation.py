@@ -1,4 +1,4 @@
-"""The conversation of one task with a language model: asked, its tools called, asked again, until it answers."""
+"""The conversation about one task with a language model: ask it and call the tools it wants, until it answers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class FleetTool:
 
     @property
     def described(self) -> ChatTool:
-        """The tool as the model is told of it."""
+        """The tool as a model sees it: its name, its description, and the schema of its arguments."""
         return ChatTool(self.name, self.spec.description[:1_000], as_object(self.spec.input_schema, INPUT))
 
     def input_of(self, arguments: str) -> Any:
@@ -63,7 +63,7 @@ class Conversation:
         *,
         most_rounds: int = MOST_ROUNDS,
     ) -> None:
-        """Talk to a model that may call the tools, by their names, through `request`."""
+        """Take a model, its budget and the tools that it may call, by name; `request` runs a tool's capability."""
         self._model, self._budget, self._tools, self._request = model, budget, tools, request
         self._most_rounds = most_rounds
         self._called = 0
@@ -89,7 +89,7 @@ class Conversation:
         raise InputError("The model did not come to an answer", rounds=self._most_rounds, fix="narrow the task")
 
     async def _call(self, call: ToolCall) -> str:
-        """Return what a tool answered, or why it was not called: the model reads both."""
+        """Call a tool, and return the text that the model reads: the tool's answer, or why it was refused or failed."""
         self._called += 1
         tool = self._tools.get(call.name)
         if tool is None:

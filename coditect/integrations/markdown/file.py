@@ -21,7 +21,7 @@ def tool_name(capability: str) -> str:
 
 
 class MarkdownAgent(BaseModel):
-    """The front matter and the text of one file; fields that other assistants read are left alone."""
+    """The front matter and the text of one file; fields that only other assistants know are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, use_attribute_docstrings=True)
 
@@ -44,7 +44,7 @@ class MarkdownAgent(BaseModel):
     @field_validator("tools")
     @classmethod
     def _each_by_its_name(cls, tools: tuple[str, ...]) -> tuple[str, ...]:
-        """Refuse two tools that a model could not tell apart: it would call one and get the other."""
+        """Refuse two tools that have the same name for a model, which would call one of them and get the other."""
         for name, count in Counter(map(tool_name, dict.fromkeys(tools))).items():
             if count > 1:
                 raise ValueError(f"{count} of them have the name {name} for a model; leave all but one out")

@@ -24,7 +24,7 @@ DEFAULT_TIMEOUT = "5m"
 
 
 class ToolFailed(Retryable):
-    """The error of a tool that answered that it failed, or other than promised; another attempt may succeed."""
+    """The error of an MCP tool that reports a failure, or breaks its output schema; another attempt may succeed."""
 
 
 async def mcp_agent(
@@ -54,7 +54,7 @@ async def mcp_agent(
 def agent_of(
     name: str, server: ToolServer, tools: Sequence[Tool], *, prefix: str, slots: int, timeout: str = DEFAULT_TIMEOUT
 ) -> Agent:
-    """Return the agent of a server whose tools are known.
+    """Return the agent whose capabilities are the given tools of an MCP server.
 
     Raises:
         SetupError: when two tools would be one capability, or a tool cannot be declared.
@@ -103,7 +103,7 @@ def _handler(server: ToolServer, tool: Tool) -> Callable[..., Any]:
 
 
 def _check_of(tool: Tool) -> SchemaCheck | None:
-    """Return the check of a tool's answers; None when it promises nothing, or what nobody can check."""
+    """Return the check of a tool's answers by its output schema; None without a schema, or with an unusable one."""
     try:
         return None if tool.output_schema is None else SchemaCheck(tool.output_schema)
     except SetupError as error:
@@ -122,7 +122,7 @@ def _compare(result: CallToolResult, check: SchemaCheck) -> None:
 
 
 def value_of(result: CallToolResult) -> Any:
-    """Return the value of an answer: what is structured, else its only text, else its parts.
+    """Return the value of a tool's answer: its structured content, else its only text, else its parts as JSON.
 
     Raises:
         ToolFailed: when the answer says so.

@@ -24,7 +24,7 @@ async def serve_stdio(opened: Connections, patterns: Sequence[str]) -> None:
 
 @asynccontextmanager
 async def open_http(opened: Connections, *, most_bytes: int) -> AsyncIterator[StreamableHTTPSessionManager]:
-    """Serve MCP clients over streamable HTTP inside of the block; the caller passes their requests on.
+    """Serve MCP clients over streamable HTTP inside of the block; the caller passes their requests to what it yields.
 
     The caller has checked who asks, and from which host: nothing of that is checked here.
     """

@@ -98,4 +98,4 @@ class FleetResources:
 
 
 def _unseen(note: str) -> None:
-    """Leave out what could not be seen: the document has what was."""
+    """Drop a note about what could not be read: the document has only what could."""

@@ -91,7 +91,7 @@ class ToolServer:
         return tools
 
     async def call(self, tool: str, arguments: dict[str, Any], progress: ProgressFnT) -> CallToolResult:
-        """Call a tool and return its answer, also one that says that it failed; a cancel of this cancels the call.
+        """Call a tool and return its answer, also one that reports a failure; a cancel reaches the server, too.
 
         The answer is not compared with the tool's output schema.
 
@@ -106,7 +106,7 @@ class ToolServer:
             raise self._judged(error, client) from error
 
     def _judged(self, error: MCPError, client: Client) -> Exception:
-        """Return the error for the caller; have a lost server opened again, unless that was done already."""
+        """Return Coditect's error for an MCP error; let a lost server be opened again, unless that has begun."""
         if error.code == CONNECTION_CLOSED:
             if self._opened is not None and self._opened.done() and self._opened.result() is client:
                 self._opened = asyncio.get_running_loop().create_future()
@@ -125,7 +125,7 @@ class ToolServer:
             raise ToolServerLost("The MCP server cannot be reached", server=self.target, reason=reason) from error
 
     async def _keep(self) -> None:
-        """Open the server again and again, in one task: what it opens must be closed where it was opened."""
+        """Keep the server open, again after each loss, in one asyncio task, as only that can close its connection."""
         failures = 0
         while True:
             self._lost.clear()
@@ -144,4 +144,4 @@ class ToolServer:
 
 
 async def _unchecked(name: str, result: CallToolResult) -> None:
-    """Stand for the check by the SDK, whose time is unbounded: a server's pattern would hold the event loop."""
+    """Accept every answer, in place of the SDK's check, in which a server's pattern could block the event loop."""

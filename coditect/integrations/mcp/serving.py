@@ -92,7 +92,7 @@ _DURABLE_TOOLS = (
 
 
 class FleetTools:
-    """The tools of a fleet: what its living agents offer, and durable tasks."""
+    """The MCP tools of a fleet: one for each capability of living agents, and three for durable tasks."""
 
     def __init__(self, opened: Connections, patterns: Sequence[str] = ("*",)) -> None:
         """Serve the fleet's capabilities that match the given patterns, such as `code.*`, as tools."""
@@ -109,7 +109,7 @@ class FleetTools:
         return [*(tool.described for tool in (await self._offered()).values()), *_DURABLE_TOOLS]
 
     async def call(self, name: str, arguments: Mapping[str, Any], progress: Progress) -> CallToolResult:
-        """Do the work of a tool, and return its answer; an error of the fleet or the task is an answer, too.
+        """Call a tool by its name, and return its answer; an error of the fleet or the task is an answer, too.
 
         Raises:
             MCPError: when there is no such tool.
@@ -188,7 +188,7 @@ class FleetTools:
 
 @asynccontextmanager
 async def _told(client: Client, task_id: TaskId, progress: Progress) -> AsyncIterator[None]:
-    """Pass a task's progress on inside of the block."""
+    """Call `progress` with a task's progress, as it is reported, inside of the block."""
     async with client.events("task.progress", of=task_id) as events:
         telling = asyncio.create_task(_tell(events, progress))
         try:

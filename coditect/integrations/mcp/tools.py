@@ -33,7 +33,7 @@ TASK_SCHEMA: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class CapabilityTool:
-    """A capability under the name of its tool."""
+    """A capability as an MCP tool: the tool's name, and the capability's specification."""
 
     name: str
     spec: CapabilitySpec

@@ -1,1 +1,1 @@
-"""Private servers: the search for installed programs, ports and secrets, the start, and probes of an address."""
+"""Private servers: the search for installed programs, the choice of ports and secrets, the start, and probes."""

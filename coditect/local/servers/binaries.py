@@ -48,7 +48,7 @@ class Binaries:
 
 
 def find_binaries(environ: Mapping[str, str], *, root: Path = Path("/")) -> Binaries:
-    """Find RabbitMQ (the named one, else the newest), its port mapper and Redis, in their usual places and PATH."""
+    """Find RabbitMQ (named by `environ`, else the newest), its port mapper and Redis, in PATH and the usual places."""
     folders = [*environ.get("PATH", "").split(os.pathsep), *MORE_FOLDERS]
     sbin = environ.get(RABBITMQ_SBIN) or None
     return Binaries(
@@ -88,7 +88,7 @@ def require_redis(found: Binaries) -> Path:
 
 
 def versions(found: Binaries) -> tuple[str, str]:
-    """Return the names and versions of RabbitMQ and Redis, for a person; the broker's is read from its folder."""
+    """Return the names and versions of RabbitMQ and Redis as text; the broker's version is in its folder's name."""
     return (
         _named("RabbitMQ", found.rabbitmq, lambda path: str(path.resolve().parent.parent.name)),
         _named("Redis", found.redis, lambda path: subprocess.check_output([path, "--version"], text=True)),

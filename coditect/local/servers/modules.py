@@ -48,14 +48,14 @@ def link_modules(server: Path, path: str, *, plugins: Iterable[str], folder: Pat
 
 
 def _libraries(path: str) -> dict[str, Path]:
-    """Return by name the libraries of the Erlang on PATH, on which a packaged RabbitMQ runs; empty without Erlang."""
+    """Return the library folders, by name, of the Erlang on PATH, for a packaged RabbitMQ; empty without Erlang."""
     erl = shutil.which("erl", path=path)
     found = (_applications(parent / "lib") for parent in Path(erl).resolve().parents) if erl else iter(())
     return next((libraries for libraries in found if "kernel" in libraries), {})
 
 
 def _applications(folder: Path) -> dict[str, Path]:
-    """Return Erlang's applications in a folder by name, e.g. ``ssl`` in ``ssl-10.8.7``."""
+    """Return the folders of the Erlang applications below a folder, by application: ``ssl`` for ``ssl-10.8.7``."""
     return {file.stem: file.parent.parent for file in sorted(folder.glob("*-[0-9]*/ebin/*.app"))}
 
 

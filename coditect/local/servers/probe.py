@@ -1,4 +1,4 @@
-"""Probes that tell whether a broker or a Redis really answers at an address, by the first words of its protocol.
+"""Probes that tell whether a broker or Redis really answers at an address, by an AMQP handshake or Redis commands.
 
 A port that accepts a connection proves little: a broker that is still recovering its queues may do that. So the probe
 speaks the first words of each protocol (AMQP 0-9-1 section 4.2.2, Redis' inline commands) over plain asyncio.

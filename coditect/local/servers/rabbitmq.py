@@ -1,4 +1,4 @@
-"""A private RabbitMQ: Erlang's port mapper and the broker, which share nothing with the machine's own.
+"""A private RabbitMQ: Erlang's port mapper and the broker, which share nothing with the machine's own RabbitMQ.
 
 Node name, ports, cookie, home, plug-ins (none, or the management API), data and configuration are its own, below one
 folder; every listener is on the loopback interface. The port mapper runs in the foreground as a child of the

@@ -1,1 +1,1 @@
-"""What a capability declares to protect a dependency or a key: breaker, rate, concurrency."""
+"""The limits that a capability may declare: circuit breakers, a rate, and how many tasks with one key run at once."""

@@ -15,7 +15,7 @@ LONGEST_RESET_SECONDS = 24 * 3600.0
 
 
 class BreakerScope(StrEnum):
-    """The processes that share one breaker: all of the fleet, or each process has its own."""
+    """Which processes share one breaker: all of the fleet, or none, so that each has its own."""
 
     FLEET = "fleet"
     LOCAL = "local"
@@ -75,7 +75,7 @@ class Breaker:
         return seconds(self.reset)
 
     def judge(self, error: BaseException | None, took_seconds: float = 0.0) -> CallVerdict:
-        """Return what a call that ended with an error, or with None, after so many seconds means for the breaker."""
+        """Return how the breaker counts an ended call, by its error (None without one) and the seconds that it took."""
         if isinstance(error, BreakerOpen):
             return CallVerdict.NEUTRAL
         if error is not None and isinstance(error, self.on) and not isinstance(error, self.ignore):
@@ -108,12 +108,12 @@ def breaker_of(given: Breaker | str) -> Breaker:
 
 @dataclass(frozen=True, slots=True)
 class BreakerState:
-    """The state of a fleet's breaker, as the control plane answers and broadcasts it."""
+    """The state of a fleet's breaker, as the control plane sends it in answers and broadcasts."""
 
     name: str
     open: bool
     version: int
-    """A number that grows with every change: older news is ignored."""
+    """A number that grows with every change; a state with a smaller number is ignored."""
     retry_ms: int | None = None
     """Milliseconds until the next probe may be permitted; None while an operator holds the breaker open."""
     reason: str = ""

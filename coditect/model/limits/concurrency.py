@@ -12,7 +12,7 @@ from coditect.errors import InvalidTask
 from coditect.model import arguments
 
 KEY_LOCKS = "concurrency:"
-"""The beginning of the names of the locks that stand for keys; each belongs to one execution."""
+"""The prefix of the names of the locks that limit the tasks with one key; each grant belongs to one execution."""
 MOST_TOGETHER = 1_000
 LONGEST_TEMPLATE_BYTES = 500
 LONGEST_KEY_BYTES = 300
@@ -39,7 +39,7 @@ class ConcurrencyLimit:
         arguments.whole("concurrency", self.most, 1, MOST_TOGETHER)
 
     def key(self, given: Any) -> str:
-        """Return the key of a task with an input; of a long key, a text that begins with its hash.
+        """Return the key of a task with this input; a long key is replaced by its hash and its first 40 characters.
 
         Raises:
             InvalidTask: when the input lacks a field of the template, or the field is no text, number or truth value.
@@ -75,7 +75,7 @@ def _text(given: Any, path: list[str]) -> str:
 
 
 def concurrency_of(given: tuple[str, int] | None) -> ConcurrencyLimit | None:
-    """Return the limit that a declaration means; None stays None.
+    """Return the concurrency limit of a declared pair (template of the key, most tasks at once); None stays None.
 
     Raises:
         InputError: when the value is no pair of a template and a whole number.

@@ -60,7 +60,7 @@ class Rate:
 
     @property
     def capacity(self) -> int:
-        """The tokens of a full bucket: the burst without what the rate adds while leased tokens are held."""
+        """The tokens of a full bucket: the burst minus those that the rate adds while an agent holds leased tokens."""
         return max(1, self.most_at_once - int(self.per_second * self.hold_seconds))
 
     def __str__(self) -> str:

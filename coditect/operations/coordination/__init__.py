@@ -1,1 +1,1 @@
-"""What an operator reads and changes of breakers, locks and schedules; the command line calls it."""
+"""An operator's use cases for approvals, breakers, handoffs, locks, schedules, threads, triggers and webhooks."""

@@ -30,7 +30,7 @@ class AuditFilter:
     risk: str | None = None
 
     def asked(self) -> dict[str, object]:
-        """Return the conditions as a request has them."""
+        """Return the conditions that are set, as fields of a request to the control plane."""
         told = {name: getattr(self, name) for name in self.__slots__ if getattr(self, name) is not None}
         return {name.removesuffix("_ms"): value for name, value in told.items()}
 
@@ -46,7 +46,7 @@ def check_policy(path: Path) -> ApprovalPolicy:
 
 
 async def show_decision(opened: Connections, workflow: str, node: str) -> ApprovalDecision:
-    """Return what was asked and decided about a node, with its history.
+    """Return the last approval decision about a node, with every question and answer before it.
 
     Raises:
         NotFound: when nothing was ever asked or decided about the node.
@@ -56,7 +56,7 @@ async def show_decision(opened: Connections, workflow: str, node: str) -> Approv
 
 
 async def report_autonomy(opened: Connections, *, since_ms: int, until_ms: int) -> AutonomyReport:
-    """Return how much of what finished in a period needed no person; its first and last hour count whole."""
+    """Report how much work that finished in a period needed no person; the first and last hour count whole."""
     async with opened.fleet() as client:
         return await client.autonomy(since_ms=since_ms, until_ms=until_ms)
 

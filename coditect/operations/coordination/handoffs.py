@@ -1,4 +1,4 @@
-"""Use cases for handoffs: list them, show one, and withdraw one."""
+"""Use cases for handoffs of running tasks between agents: list them, show one, and withdraw one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def show_handoff(opened: Connections, handoff: str) -> HandoffRow:
 
 
 async def withdraw_handoff(opened: Connections, handoff: str, *, by: str, reason: str) -> HandoffRow:
-    """End an open handoff, so that the task stays with its owner, and return it as it is by now.
+    """Withdraw an open handoff, so that the task stays with its owner, and return the handoff's present state.
 
     Raises:
         NotFound: when it is unknown, or its workflow is not kept any more.

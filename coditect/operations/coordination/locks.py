@@ -8,7 +8,7 @@ from coditect.operations.connections import Connections
 
 
 async def list_locks(opened: Connections, *, resource: str | None = None, most: int) -> list[LockRow]:
-    """Return at most `most` holders and waiters, of all resources or of one, in order of arrival at each."""
+    """Return at most `most` lock holders and waiters, of all resources or of one, in order of arrival at each."""
     async with opened.fleet() as client:
         return [row async for row in client.locks(resource, most=most)]
 
@@ -30,7 +30,7 @@ async def show_lock(opened: Connections, resource: str, *, most: int) -> list[Lo
 async def release_locks(
     opened: Connections, resource: str | None, *, agent: str | None, task: str | None, reason: str
 ) -> int:
-    """Release by force the holders of a resource, or all locks of an agent or of its task; return how many.
+    """Release by force the locks on a resource, or all locks of an agent or of its task; return their number.
 
     Raises:
         InputError: when it is not said which locks are meant.

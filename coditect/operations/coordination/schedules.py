@@ -20,7 +20,7 @@ class ScheduleSteer(StrEnum):
 async def create_schedule(
     opened: Connections, name: str, definition: Definition, value: Any, options: ScheduleOptions
 ) -> ScheduleRow:
-    """Make a schedule that starts a workflow at each tick, or replace it when the options say so."""
+    """Make a schedule that starts a workflow at each of its instants (ticks), or replace it if the options say so."""
     async with opened.fleet() as client:
         return await client.schedules.create(name, definition, value, **options)
 
@@ -48,7 +48,7 @@ async def steer_schedule(opened: Connections, name: str, what: ScheduleSteer) ->
 
 
 async def run_schedule(opened: Connections, name: str) -> str | None:
-    """Start a schedule's workflow now, and return its id; None when its overlap policy forbids it."""
+    """Start a schedule's workflow now, and return the workflow's id; None when the overlap policy forbids a start."""
     async with opened.fleet() as client:
         return await client.schedules.run(name)
 

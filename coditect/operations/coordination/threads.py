@@ -1,4 +1,4 @@
-"""Use cases for threads: list them, show one with its messages, say something, and close one."""
+"""Use cases for discussion threads: list, show, open and close them, and add a message to one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from coditect.operations.connections import Connections
 
 @dataclass(frozen=True, slots=True)
 class ShownThread:
-    """A thread with its messages."""
+    """A discussion thread with its messages."""
 
     thread: ThreadRow
     messages: list[ThreadMessage]
@@ -46,7 +46,7 @@ async def list_threads(
 
 
 async def show_thread(opened: Connections, thread: str, *, after: int = 0, most: int) -> ShownThread:
-    """Return a thread with at most `most` of its messages, from the one behind number `after` on.
+    """Return a thread with at most `most` of its messages, beginning after message number `after`.
 
     Raises:
         NotFound: when the thread is unknown, or not kept any more.
@@ -96,7 +96,7 @@ async def say(
     to: list[str],
     answers: int | None = None,
 ) -> SaidMessage:
-    """Say something in a thread as one of its participants; with `answers`, as the answer to that message.
+    """Add a message of participant `by` to a thread; with `answers`, as the answer to the message of that number.
 
     Raises:
         NotFound: when the thread is unknown, or has no message of the number to answer.

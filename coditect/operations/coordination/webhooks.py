@@ -68,12 +68,12 @@ class Webhook:
 
     @property
     def active(self) -> bool:
-        """Tell whether events are sent."""
+        """Tell whether the webhook is enabled, so that its events are sent."""
         return self.state == "active"
 
     @property
     def queue(self) -> str:
-        """The name of the queue of the webhook's events; another webhook of the name has another one."""
+        """The name of the webhook's event queue; a later webhook of the same name has another queue."""
         return routing.webhook_queue(f"{self.name}.{self.salt[:8]}")
 
     def selection(self) -> EventFilter:
@@ -86,13 +86,13 @@ class Webhook:
         return tuple(f"{kind}.#" for kind in sorted(kinds)) or ("#",)
 
     def secret(self, key: str) -> str:
-        """Return the secret by which the receiver checks what it gets, as Standard Webhooks writes it: `whsec_...`."""
+        """Return the secret by which the receiver verifies events, in the form of Standard Webhooks: `whsec_...`."""
         drawn = hmac.digest(key.encode(), f"{self.name}\0{self.salt}".encode(), hashlib.sha256)
         return f"whsec_{base64.b64encode(drawn).decode()}"
 
 
 def check_key(key: str) -> str:
-    """Return the key from which the secrets of the webhooks are made.
+    """Check that the key from which webhooks' secrets are derived is long enough, and return the key.
 
     Raises:
         SetupError: when there is none, or it is too short.
@@ -106,7 +106,7 @@ def check_key(key: str) -> str:
 async def add_webhook(
     opened: Connections, name: str, url: str, chosen: Mapping[str, Collection[str]], *, now_ms: int
 ) -> Webhook:
-    """Add a webhook and its queue; the events from the return of the call on are sent.
+    """Add a webhook and its queue; events that occur after the call returns are sent.
 
     Raises:
         InputError: when there is a webhook of the name, or a value is wrong.
@@ -151,7 +151,7 @@ async def get_webhook(opened: Connections, name: str) -> Webhook:
 
 
 async def steer_webhook(opened: Connections, name: str, *, active: bool, reason: str = "") -> Webhook:
-    """Enable or disable a webhook with a reason, and return it; the events of a disabled one wait, the latest 10,000.
+    """Enable a webhook, or disable it with a reason; return it. While disabled, its latest 10,000 events wait.
 
     Raises:
         NotFound: when there is none of the name.
@@ -187,7 +187,7 @@ async def remove_webhook(opened: Connections, name: str) -> None:
 
 
 def check_url(url: str) -> str:
-    """Return a URL to which events may be posted; its addresses are checked whenever something is sent.
+    """Check the form of a webhook's URL, and return the URL; its IP addresses are checked at each send.
 
     Raises:
         InputError: when it is no URL of the scheme https (or http), or has a user or fragment.
@@ -204,7 +204,7 @@ def check_url(url: str) -> str:
 
 
 def check_filter(chosen: Mapping[str, Collection[str]]) -> dict[str, list[str]]:
-    """Return the fields of a filter that have values.
+    """Check the event filter of a webhook, and return its fields that have values.
 
     Raises:
         InputError: when a field is unknown, or a kind of events is none.

@@ -149,7 +149,7 @@ class DeadLetters:
     async def browse(
         self, queues: Iterable[str], selection: Selection, *, most: int
     ) -> AsyncGenerator[DeadLetter, None]:
-        """Yield at most `most` selected dead letters, oldest first in each queue, and return all of them at the end.
+        """Yield at most `most` selected dead letters, oldest first in each queue; put them back at the end.
 
         A caller that stops early closes the generator (`contextlib.aclosing`), so that the letters go back at once.
 

@@ -40,7 +40,7 @@ class DeadListing:
 async def list_dead(
     opened: Connections, selection: Selection, *, most: int, each: Callable[[DeadLetter], None], note: Note
 ) -> DeadListing:
-    """Call `each` with selected dead letters, and return dead workflow nodes, together at most `most`.
+    """Call `each` with each selected dead letter, and return the workflow nodes given up; at most `most` in all.
 
     Letters come oldest first in each queue, and stay there; none is kept, since their bodies are large. Letters of a
     capability that no agent offers now are found when the selection names it, or by the broker's management API.

@@ -216,7 +216,7 @@ def _free(record: AgentRecord) -> str:
 
 
 def _recently(record: AgentRecord, capability: str) -> str:
-    """Return what the strategy `adaptive` expects the agent by, for each size of input; empty when it knows nothing."""
+    """Describe the agent's recent run times and successes by input size, for the strategy `adaptive`; may be empty."""
     known = sorted(
         (one for one in record.load.recent if one.kind.capability == capability), key=lambda one: one.kind.size
     )

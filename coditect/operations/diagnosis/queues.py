@@ -1,4 +1,4 @@
-"""The use case that lists the queues of the fleet, by capability and level."""
+"""The use case that lists the queues of the fleet, by capability and priority level."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class CapabilityQueues:
 async def list_queues(
     broker: Broker, capabilities: tuple[str, ...], rates: Mapping[str, QueueRates] = NO_RATES
 ) -> list[CapabilityQueues]:
-    """Return the queues of some capabilities, by name, with the rates that are known of them; read-only.
+    """Return the queues of some capabilities, sorted by name, with their message rates where known; read-only.
 
     Raises:
         BrokerUnavailable: when the broker does not answer; retryable.

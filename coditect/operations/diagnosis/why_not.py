@@ -67,7 +67,7 @@ async def why_not_task(opened: Connections, task_id: str, given: TaskQuestion | 
 
 
 async def find_task(opened: Connections, task_id: str, *, capability: str | None = None) -> Found:
-    """Search for a direct task at the agents, and in the queues of what they offer and of a named capability.
+    """Search for a direct task at the agents, and in the queues of their capabilities and of a named capability.
 
     Looks a second time after LOOK_AGAIN_SECONDS: a task on its way to a slot is nowhere for a moment.
     """

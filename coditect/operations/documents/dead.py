@@ -31,7 +31,7 @@ class LetterDocument:
 
     @classmethod
     def of(cls, letter: DeadLetter) -> LetterDocument:
-        """Return the document of a dead letter."""
+        """Convert a dead letter to a row for answers of the command line and the HTTP API."""
         error = letter.error
         return cls(
             letter.id,
@@ -62,7 +62,7 @@ class WholeLetter:
 
     @classmethod
     def of(cls, letter: DeadLetter) -> WholeLetter:
-        """Return the document of a dead letter in full."""
+        """Convert a dead letter, in full, to a document for answers of the command line and the HTTP API."""
         failure = letter.error.as_json() if letter.error else None
         errors = tuple(dict(one) for one in letter.errors)
         return cls(LetterDocument.of(letter), failure, errors, letter.body.decode(errors="replace"))
@@ -84,7 +84,7 @@ class DeadNodeDocument:
 
     @classmethod
     def of(cls, row: DeadRow) -> DeadNodeDocument:
-        """Return the document of a dead node."""
+        """Convert a workflow node that was given up to a row for answers of the command line and the HTTP API."""
         node = row.node
         dead_at = None if node.finished_at_ms is None else instant_text(node.finished_at_ms)
         told = node.message[:LONGEST_ERROR] or None

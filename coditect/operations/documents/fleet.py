@@ -130,7 +130,7 @@ class AgentDocument:
 
 
 def instant_text(ms: int) -> str:
-    """Return milliseconds since the epoch as ISO 8601 text in UTC, or as digits for an instant of no calendar."""
+    """Return milliseconds since the epoch as ISO 8601 text in UTC, or as digits when the calendar has no such date."""
     try:
         return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
     except (OverflowError, ValueError, OSError):

@@ -1,1 +1,1 @@
-"""A load test: the generator of tasks, the watch on the slots, and the report on tasks, answers and effects."""
+"""A load test: it generates tasks, watches the agents' slots, and reports on answers and executions."""

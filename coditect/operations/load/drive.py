@@ -35,7 +35,7 @@ class LoadPlan:
     """How long an answer may take before the task counts as hung."""
 
     def milliseconds(self, number: int) -> int:
-        """Return the run time of the n-th task: spread evenly over the range, equal in every run."""
+        """Return how long the n-th task is to run: spread evenly over the plan's range, and equal in every test."""
         return self.min_ms + int((number * _GOLDEN) % 1.0 * (self.max_ms - self.min_ms + 1))
 
 

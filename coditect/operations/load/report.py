@@ -1,4 +1,4 @@
-"""The report of a load test, which compares submitted tasks with their answers and real effects."""
+"""The report of a load test, which compares submitted tasks with their answers and their logged executions."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ STALE_LOOKS = 1
 
 @dataclass(slots=True)
 class Utilisation:
-    """The slots in use and all slots, summed over the looks at which work was queued."""
+    """The fleet's used slots and all its slots, each summed over the observations in which work was queued."""
 
     busy: int = 0
     slots: int = 0
@@ -31,7 +31,7 @@ class Utilisation:
         return self.busy / self.slots if self.slots else None
 
     async def watch(self, registry: Registry, capability: str, in_flight: Callable[[], int]) -> None:
-        """Look once a second at the agents that offer a capability, until canceled.
+        """Observe the agents that offer a capability once a second, until canceled.
 
         A registry that does not answer costs its looks.
         """
@@ -43,7 +43,7 @@ class Utilisation:
                 self.look((), 0)
 
     def look(self, agents: Iterable[AgentRecord], in_flight: int) -> None:
-        """Add a look at the agents, if more tasks are in flight than they have slots, and were at the look before."""
+        """Add an observation of the agents, if it and the one before had more tasks in flight than slots."""
         living = [one for one in agents if one.load.status is not AgentStatus.DRAINING]
         slots = sum(one.registration.slots for one in living)
         self._queued = self._queued + 1 if in_flight > slots else 0

@@ -1,1 +1,1 @@
-"""What is asked of workflows: runs and their control, their history, and their checkpoints."""
+"""An operator's use cases for workflows: run and control them, their history, checkpoints, and patterns."""

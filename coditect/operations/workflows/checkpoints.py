@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # it is heavy, and `coditect workflow` is to begin quickly
 
 
 async def make_checkpoint(opened: Connections, workflow: str, name: str) -> None:
-    """Give the present position of a workflow a name."""
+    """Make a checkpoint: give a name to the present position of a workflow, to which it can be restored."""
     async with opened.fleet() as client:
         await client.run(workflow).checkpoint(name)
 

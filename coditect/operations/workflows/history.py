@@ -101,7 +101,7 @@ _BEGINNINGS = ("node.ready", "attempt.published", "attempt.started")
 
 
 def _rank(event: WorkflowEvent) -> int:
-    """Return the place of an event among those of one node in one instant: an attempt begins, ends, the node ends."""
+    """Return an event's rank among a node's events of one instant: ready, published, started, attempt end, node end."""
     if event.event in _BEGINNINGS:
         return _BEGINNINGS.index(event.event)
     return len(_BEGINNINGS) + event.event.startswith("node.")

@@ -260,7 +260,7 @@ async def answer_approval(
 
 
 async def signal_workflow(opened: Connections, workflow: str, name: str, value: Any, *, identity: str | None) -> str:
-    """Send a signal to a workflow, and return the node that had waited for it; empty when it is kept or known."""
+    """Send a signal to a workflow, and return the node that got it; empty if it is kept for later or known already."""
     async with opened.fleet() as client:
         return await client.run(workflow).signal(name, value, id=identity)
 
@@ -291,7 +291,7 @@ def likely_mistakes(definition: Definition) -> list[str]:
 
 
 def in_order(rows: Sequence[NodeRow]) -> list[NodeRow]:
-    """Return nodes sorted by their longest distance from a root, elements and compensations directly after theirs."""
+    """Return nodes sorted by their longest distance from a root; map elements and compensations follow their node."""
     after = {row.name: row.after for row in rows}
     depths: dict[str, int] = {}
     to_see = list(after)

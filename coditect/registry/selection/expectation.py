@@ -23,7 +23,7 @@ from coditect.model.recent import RecentOutcomes, TaskKind, unknown
 from coditect.model.registration import AgentRecord
 
 EXPLORE_EVERY = 20
-"""One choice of so many tries an agent by turns: at most 5 % of the tasks pay for what is learned."""
+"""One of this many choices tries out the agents in turn, so that at most 5 % of the tasks pay for what is learned."""
 RETRY_MS = 1000.0
 """The milliseconds that a failed attempt costs beside its run: the longest first delay of the default retry policy."""
 
@@ -41,23 +41,23 @@ class ExpectedRun:
 
     @property
     def alone_ms(self) -> float:
-        """The expected milliseconds until the task is done, of which a failed attempt costs a retry elsewhere."""
+        """The expected milliseconds until the task is done by the idle agent, with retries elsewhere after failures."""
         return self.ran_ms + (1 - self.success) * (RETRY_MS + self.usual_ms)
 
     def among_others_ms(self, record: AgentRecord) -> float:
-        """Return the expected milliseconds beside the tasks that the agent runs."""
+        """Return the expected milliseconds until the task is done beside the tasks that the agent already runs."""
         return self.alone_ms * (1 + record.load.running / max(1, record.registration.slots))
 
 
 def expectations(fleet: Sequence[AgentRecord], kind: TaskKind) -> list[ExpectedRun]:
-    """Return what is expected of each agent for a task of the kind, in the agents' order."""
+    """Return the expected run of a task of the given kind at each agent, in the agents' order."""
     recent = [_recent(record, kind) for record in fleet]
     usual_ms = min((one.mean_ms for one in recent if one.attempts), default=0.0)
     return [_expected(one, usual_ms) for one in recent]
 
 
 def explored(fleet: Sequence[AgentRecord], turn: int) -> AgentRecord | None:
-    """Return the agent to try at this turn, whatever is expected of it; None at most turns."""
+    """Return the agent to try out at this turn, whatever is expected of it; None at turns without a trial."""
     number, rest = divmod(turn, EXPLORE_EVERY)
     return fleet[number % len(fleet)] if fleet and not rest else None
 

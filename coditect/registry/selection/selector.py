@@ -244,11 +244,11 @@ class SelectionBatch:
         self._pinned = pinned
         self._known: Known | None = None
         self._kind: TaskKind | None = None
-        """The kind of task that the picks are for: agents differ by kind, and inputs by size."""
+        """The kind of task that the picked agents are for; a task of another kind needs new picks."""
         self._picks: deque[AgentId | None] = deque()
 
     async def next(self, body_bytes: int | None) -> Pick | None:
-        """Return the agent for the next task, with an input of so many bytes; None leaves the task to the broker."""
+        """Return the agent for the next task, whose input has `body_bytes`; None leaves the task to the broker."""
         if self._pinned is not None:
             return self._pinned
         if not self._picks or (self._known is not None and self._outdated(self._known, body_bytes)):

@@ -88,7 +88,7 @@ def best_match(
 
 
 def adaptive(records: Iterable[AgentRecord], kind: TaskKind, *, turn: int, chance: float) -> AgentRecord | None:
-    """Choose the agent that is expected to complete the task first (`expectation`), or at some turns one to try."""
+    """Choose the agent that is expected to complete the task first (`expectation`); at some turns, try the next one."""
     fleet = candidates(records)
     if not fleet:
         return None

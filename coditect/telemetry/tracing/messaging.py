@@ -1,4 +1,4 @@
-"""The names and attributes of our spans, by OpenTelemetry's semantic conventions for messaging and for RabbitMQ.
+"""The names and attributes of Coditect's spans, by OpenTelemetry's semantic conventions for messaging and RabbitMQ.
 
 ========================================  ========  ==========================================================
 span                                      kind      of
@@ -87,7 +87,7 @@ def begin_publish(
     parent: TraceContext | None = None,
     publication: tuple[int, int] | None = None,
 ) -> Span | None:
-    """Begin the span of a task's publish, below the task's place in a trace, or else below the current span.
+    """Begin the span of a task's publish, as a child of `parent`, of the task's trace context, or of the current span.
 
     `publication` has the numbers of the node's publication and of the one before, 0 for none. The span links to the
     attempt before, as the publication or the task's history names it.
@@ -113,7 +113,7 @@ def begin_publish(
 def begin_process(
     tracing: Tracing, task: Task, *, agent: str, origin: tuple[str, str, str], redelivered: bool
 ) -> Span | None:
-    """Begin the span of an attempt in an agent, below the task's place in a trace; `origin`: exchange, key and queue.
+    """Begin the span of an attempt in an agent, a child of the task's trace context; `origin`: exchange, key and queue.
 
     Every attempt has its own span; that of a retry or a redrive links to the attempt before. A task of a client of ours
     that comes without a trace is in none, for the client has decided so.
@@ -132,7 +132,7 @@ def begin_process(
 
 
 def begin_request(tracing: Tracing, workflow: str, name: str) -> Span | None:
-    """Begin the span of a request that starts a workflow, below the current span."""
+    """Begin the span of a request that starts a workflow, as a child of the current span."""
     span_name, attributes = _sent_to(routing.CONTROL, "")
     span = tracing.begin(span_name, PRODUCER)
     if span is not None and span.sampled:
@@ -143,7 +143,7 @@ def begin_request(tracing: Tracing, workflow: str, name: str) -> Span | None:
 def begin_record(
     tracing: Tracing, exchange: str, parent: TraceContext, attributes: Attributes, *, start_ns: int | None = None
 ) -> Span | None:
-    """Begin the span of what a dispatcher records in the ledger."""
+    """Begin the span of a dispatcher's processing of a message from `exchange`, which it records in the ledger."""
     name, common = _processed_from(exchange, "", "")
     span = tracing.begin(name, CONSUMER, parent, start_ns=start_ns)
     if span is not None and span.sampled:

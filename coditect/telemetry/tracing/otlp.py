@@ -94,7 +94,7 @@ def open_otlp(service: str, instance: str, *, new_per_second: float) -> Tracing:
 
 
 def _described(service: str, instance: str) -> dict[str, str]:
-    """Return what describes the process to a collector; a service name in the environment has precedence."""
+    """Return the attributes that describe the process to a collector; a service name in the environment wins."""
     described = {"service.instance.id": instance, "service.version": version("coditect")}
     named = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     return described if named else {"service.name": service} | described
@@ -113,7 +113,7 @@ def _exporter() -> SpanExporter:
 
 
 class Quiet(logging.Filter):
-    """The filter of OpenTelemetry's exporters: a collector that does not answer is one log line a minute."""
+    """The log filter of OpenTelemetry's exporters: at most one line a minute for a collector that does not answer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class OtlpTracing:
     def __init__(
         self, processor: SpanProcessor, *, sampler: Sampler, resource: Resource, new: NewTraces | None = None
     ) -> None:
-        """Pass ended spans to the processor; `new`, if given, decides about new traces in the sampler's place."""
+        """Create the tracing; `processor` gets ended spans; `new`, if given, samples new traces, and not `sampler`."""
         self._processor, self._sampler, self._resource = processor, sampler, resource
         self._new = new
         self.alone = not _others_trace()
@@ -152,7 +152,7 @@ class OtlpTracing:
         span_id: int | None = None,
         start_ns: int | None = None,
     ) -> Span | None:
-        """Begin a span below its parent, or else below the current span of OpenTelemetry in this context."""
+        """Begin a span as a child of `parent`, or else of the current span, first OpenTelemetry's, then Coditect's."""
         place = tracestate = None
         if self._inherits and parent is not None and is_unsampled(parent.traceparent):
             return UnsampledSpan(parent.traceparent or "", parent.tracestate, parent.baggage)
@@ -186,7 +186,7 @@ class OtlpTracing:
         )
 
     def _root(self, name: str, kind: SpanKind, span_id: int | None, start_ns: int | None) -> Span:
-        """Begin a new trace; without a rate the sampler decides whether it is kept."""
+        """Begin a new trace; return `SKIPPED` if no rate (`new`) is set, and the sampler does not keep the trace."""
         trace_id, tracestate, kept = random.getrandbits(128) or 1, None, True
         if self._new is None:
             kept, tracestate = self._drawn(name, kind, trace_id, None, None)
@@ -243,7 +243,7 @@ class OtlpTracing:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Send the spans that are left; a collector that does not answer holds the process up for two seconds."""
+        """Send the remaining spans; a collector that does not answer delays the process's end by two seconds."""
         closing = Thread(target=self._processor.shutdown, name="close tracing", daemon=True)
         closing.start()
         await asyncio.to_thread(closing.join, CLOSE_SECONDS)
@@ -276,7 +276,7 @@ def _others_trace() -> bool:
 
 
 def _current() -> tuple[SpanPlace | None, str | None]:
-    """Return the place of OpenTelemetry's current span, or else of ours, and its tracestate; None without one."""
+    """Return the ids and the tracestate of OpenTelemetry's current span, or else of ours; None for both without one."""
     context = trace.get_current_span().get_span_context()
     if not context.is_valid:
         ours = CURRENT.get()

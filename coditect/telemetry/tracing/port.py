@@ -29,7 +29,7 @@ _SAMPLED = 1
 
 
 class SpanKind(Enum):
-    """The kind of a span, as OpenTelemetry has it: the publisher's, the consumer's or another side of an exchange."""
+    """The kind of a span, as in OpenTelemetry: the publish of a message, its processing, or other work."""
 
     INTERNAL = auto()
     PRODUCER = auto()
@@ -48,7 +48,7 @@ class SpanPlace:
 
 
 def read_traceparent(text: str | None) -> SpanPlace | None:
-    """Parse a `traceparent`; None for one that is missing or, as W3C Trace Context wants it, invalid."""
+    """Parse a `traceparent`; return None for a missing one, and for one that W3C Trace Context calls invalid."""
     if text is None or (match := _TRACEPARENT.fullmatch(text)) is None:
         return None
     trace_id, span_id = int(match[1], 16), int(match[2], 16)
@@ -65,7 +65,7 @@ def sampled_trace(traceparent: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TraceHeaders:
-    """The trace headers of a message as they came, as a `TraceContext`."""
+    """The trace headers of a message, unchanged, for use as a `TraceContext`."""
 
     traceparent: str | None = None
     tracestate: str | None = None
@@ -76,7 +76,7 @@ Ended: TypeAlias = "Callable[[Span], None]"
 
 
 class Span:
-    """A span that has begun, and as a `TraceContext` the parent of what comes from it, in any process.
+    """A span that has begun; as a `TraceContext` it is the parent of further spans, in any process.
 
     A sampled span is recorded when it has ended. One that is not sampled may be an `UnsampledSpan`.
     """
@@ -100,7 +100,7 @@ class Span:
         tracestate: str | None = None,
         start_ns: int = 0,
     ) -> None:
-        """Begin a span at its own place; a sampled one is given to `ended` when it has ended."""
+        """Begin a span with the ids of `place`; when a sampled span ends, `ended` is called with it."""
         self.name, self.kind = name, kind
         self.trace_id, self.span_id, self.sampled = place.trace_id, place.span_id, place.sampled
         self.parent_id, self.tracestate = parent_id, tracestate
@@ -114,7 +114,7 @@ class Span:
         return f"00-{self.trace_id:032x}-{self.span_id:016x}-{'01' if self.sampled else '00'}"
 
     def link(self, traceparent: str | None) -> None:
-        """Link the span to another one, if the text names one; the other may be of another trace."""
+        """Link the span to the one that `traceparent` names, if any, which may belong to another trace."""
         if (place := read_traceparent(traceparent)) is not None:
             self.links = (*self.links, place)
 
@@ -125,19 +125,19 @@ class Span:
             self._ended(self)
 
     def end_with(self, work: asyncio.Future[None]) -> None:
-        """End the span as a future has ended, of which this may be a callback."""
+        """End the span with the outcome of a finished future; usable as the future's done callback."""
         error = asyncio.CancelledError() if work.cancelled() else work.exception()
         self.end("" if error is None else type(error).__name__, "" if error is None else str(error))
 
     def headers(self) -> dict[str, Any]:
-        """Return the trace headers of what comes from the span."""
+        """Return the trace headers for a message whose parent is the span."""
         found: dict[str, Any] = {}
         put_trace(found, self)
         return found
 
 
 class UnsampledSpan(Span):
-    """A span that is not recorded: its place in a trace as text, and what travels with it.
+    """A span that is not recorded: its trace context as text, which is only passed on.
 
     Made for most tasks under load, so it holds nothing else; a trace goes on through it under its parent's span id.
     """
@@ -145,7 +145,7 @@ class UnsampledSpan(Span):
     name, kind, sampled, parent_id = "", SpanKind.INTERNAL, False, None
 
     def __init__(self, traceparent: str, tracestate: str | None = None, baggage: str | None = None) -> None:
-        """Take the trace context as it is passed on, whose flag says that it is not sampled."""
+        """Create the span of a trace context that is passed on, whose flag says that it is not sampled."""
         self._traceparent, self.tracestate, self.baggage = traceparent, tracestate, baggage
 
     @property
@@ -160,30 +160,30 @@ class UnsampledSpan(Span):
 
     @property
     def span_id(self) -> int:  # type: ignore[override]
-        """The id of the span that came last."""
+        """The id of the parent span, since this one has no id of its own."""
         return int(self.traceparent[36:52], 16)
 
 
 class SkippedSpan(UnsampledSpan):
-    """The span of a task that begins a trace which is not kept: one for all such tasks, for none says more of it.
+    """The span of every task that begins a trace which is not kept; one object stands for all of them.
 
     The task itself travels without a trace context. What is sent on from it is told by an unsampled one, so that
     nothing below begins a trace; each time it is asked it is another one.
     """
 
     def __init__(self) -> None:
-        """Take nothing, for there is nothing to tell."""
+        """Create the span without a trace context, since it stands for many traces."""
 
     @property
     def traceparent(self) -> str:
-        """The `traceparent` of a trace of its own that is not sampled."""
+        """The `traceparent` of a trace that is not sampled, with new random ids at each call."""
         return f"00-{random.getrandbits(128) or 1:032x}-{random.getrandbits(64) or 1:016x}-00"
 
     tracestate = baggage = None
 
 
 SKIPPED = SkippedSpan()
-"""The span of every task whose trace is not kept from its beginning."""
+"""The one `SkippedSpan`, for every task that begins a trace which is not kept."""
 
 
 def is_unsampled(traceparent: str | None) -> bool:
@@ -192,7 +192,7 @@ def is_unsampled(traceparent: str | None) -> bool:
 
 
 async def ended_with(span: Span, work: Awaitable[T]) -> T:
-    """Await something and end the span with it, as failed if it raises."""
+    """Await `work` and return its result; end the span afterward, as failed if `work` raises."""
     try:
         done = await work
     except BaseException as error:
@@ -203,7 +203,7 @@ async def ended_with(span: Span, work: Awaitable[T]) -> T:
 
 
 class Tracing(Protocol):
-    """The port by which the parts of a process begin spans; nothing of it blocks or raises."""
+    """The port by which the parts of a process begin spans; no method of it blocks or raises."""
 
     @property
     def active(self) -> bool:
@@ -218,7 +218,7 @@ class Tracing(Protocol):
         span_id: int | None = None,
         start_ns: int | None = None,
     ) -> Span | None:
-        """Begin a span below its parent, or else below the current span; without either it begins a trace.
+        """Begin a span as a child of `parent`, or else of the current span; without either begin a new trace.
 
         `span_id` gives the span a known id, `start_ns` an earlier beginning. None when tracing is off, `SKIPPED` for a
         trace that begins and is not kept.
@@ -229,19 +229,19 @@ class Tracing(Protocol):
         """True when only this library makes spans in the process, so that no other code needs an unsampled span."""
 
     def current(self, span: Span) -> AbstractContextManager[object]:
-        """Make a span the current one inside the block, for what the block calls, logs and begins."""
+        """Make a span the current one inside the block: for its calls, its log lines and the spans that begin there."""
 
     async def __aenter__(self) -> Self:
-        """Return the tracing; what it needs it has opened."""
+        """Return the tracing, with everything that it needs opened."""
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Send the spans that are left, within a bound of time."""
+        """Send the remaining spans, within a limited time."""
 
 
 class NoTracing:
-    """The tracing of a process in which it is off: there are no spans, and contexts are passed on as they came."""
+    """The adapter of the tracing port for no tracing: there are no spans, and trace contexts pass on unchanged."""
 
     active, alone = False, True
 

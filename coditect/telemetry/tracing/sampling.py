@@ -1,4 +1,4 @@
-"""The default sampler of new traces: every trace is kept, up to so many a second."""
+"""The default sampler of new traces: every trace is kept, up to a number per second."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class NewTraces:
         self._left, self._at = self._most, now()
 
     def keeps(self) -> bool:
-        """Keep a new trace if fewer than the bound began in the last second."""
+        """Take a token for a new trace; return False when none is left, so that the trace is not kept."""
         now = self._now()
         self._left = min(self._most, self._left + (now - self._at) * self._per_second)
         self._at = now

@@ -9,7 +9,7 @@ from coditect.model import arguments
 from coditect.model.message import HeaderTable
 
 PREFIX = "x-coditect-"
-"""The beginning of the names of all headers that are not foreign."""
+"""The prefix of the names of all of Coditect's own headers."""
 MOST_HEADERS = 64
 MOST_OWN_BYTES = 8 * 1024
 """The most bytes that the headers given to one submit have together on the wire."""
@@ -45,7 +45,7 @@ def checked_headers(parameter: str, given: object) -> HeaderTable:
 
 
 def is_of_the_broker(name: str) -> bool:
-    """Tell whether a header is one that brokers write or act on, such as `x-death`: no publisher has it to give."""
+    """Tell whether a header is one that brokers write or act on, such as `x-death`, and that no publisher may set."""
     return name in _OF_THE_BROKER or name.startswith(_DEATHS)
 
 

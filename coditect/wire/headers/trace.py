@@ -16,7 +16,7 @@ _NAMES = frozenset(LONGEST)
 
 
 class TraceContext(Protocol):
-    """A place in a trace that a message carries on: a task, or a span of this process."""
+    """The trace context that a message passes on: that of a task, or of a span of this process."""
 
     @property
     def traceparent(self) -> str | None:
@@ -28,11 +28,11 @@ class TraceContext(Protocol):
 
     @property
     def baggage(self) -> str | None:
-        """The values that the beginner of the trace gives to all its members, as W3C Baggage; passed on unchanged."""
+        """The values that whoever began the trace gives to all parts of it, as W3C Baggage; passed on unchanged."""
 
 
 def put_trace(headers: dict[str, Any], place: TraceContext) -> None:
-    """Add a place in a trace to a message's headers."""
+    """Add a trace context to a message's headers."""
     if place.traceparent is not None:
         headers[TRACEPARENT] = place.traceparent
     if place.tracestate is not None:

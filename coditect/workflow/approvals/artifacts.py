@@ -1,4 +1,4 @@
-"""The artifacts that a gate requires: named expressions, each of which must find something."""
+"""The artifacts that an approval requires before anybody is asked: expressions that must each find something."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MOST_SHOWN = 200
 
 
 def artifacts_of(required: Mapping[str, str], scope: Scope, account: Account) -> dict[str, Any]:
-    """Return what each artifact's expression finds.
+    """Evaluate the expression of each required artifact, and return the results by the artifacts' names.
 
     Raises:
         InvalidWorkflow: when an expression fails or takes too many steps.

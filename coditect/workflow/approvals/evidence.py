@@ -1,4 +1,4 @@
-"""The evidence of learned approval: recent outcomes of one kind of action, and the arithmetic over them.
+"""The evidence for automatic approval of an action: its recent outcomes, and the statistics that judge them.
 
 A kind of action is a capability under a rule. Its success is known no better than its outcomes allow, so the lower
 bound of Wilson's score interval decides, not the share: ten successes of ten prove less than a hundred of a hundred.
@@ -34,7 +34,7 @@ class Evidence:
 
     @classmethod
     def of(cls, recent: Sequence[bool], learning: Learning, risk: Risk) -> Evidence:
-        """Return the evidence of outcomes, the earliest first, of which the last `learning.window` count."""
+        """Build the evidence from outcomes in order of time, of which only the last `learning.window` count."""
         counted = recent[-learning.window :]
         streak = next((back for back, good in enumerate(reversed(counted)) if not good), len(counted))
         return cls(len(counted), sum(counted), streak, wilson(sum(counted), len(counted)), learning, risk)
@@ -73,7 +73,7 @@ class Evidence:
 
 
 def wilson(good: int, outcomes: int) -> float:
-    """Return the lower bound of the 95 % score interval of a success rate; 0 without outcomes."""
+    """Return the lower bound of the 95 % Wilson score interval of a success rate; 0 without outcomes."""
     if not outcomes:
         return 0.0
     p, square = good / outcomes, Z * Z

@@ -162,11 +162,11 @@ class ApprovalPolicy:
         return known
 
     def learns(self, rule: str) -> bool:
-        """Tell whether the rule of a name learns from outcomes."""
+        """Tell whether the named rule learns: good outcomes may then approve what it would ask a person about."""
         return self.learning is not None and any(one.learn for one in self.rules if one.name == rule)
 
     def judge(self, case: ApprovalCase, account: Account) -> Judgement:
-        """Return the decision of the first rule that matches, or else the default; the account bounds expressions."""
+        """Return the decision of the first rule that matches, else the default; `account` limits evaluation steps."""
         unknown: list[str] = []
         seen = _Seen(case, self.facts, account)
         for rule in self.rules:
@@ -181,7 +181,7 @@ class ApprovalPolicy:
 
 
 class _Seen:
-    """The facts of one case for the rules of a policy; the case's document is built at most once."""
+    """A case with its facts, as a policy's rules read them; the document for expressions is built at most once."""
 
     def __init__(self, case: ApprovalCase, facts: Callable[[str], CapabilityFacts | None], account: Account) -> None:
         self.case, self.account = case, account
@@ -198,7 +198,7 @@ class _Seen:
 
 
 def _matches(rule: ApprovalRule, seen: _Seen, unknown: list[str]) -> bool:
-    """Tell whether no condition of a rule is known to fail; note in `unknown` what could not be found out."""
+    """Tell whether a rule matches: no condition is known to fail; add to `unknown` what could not be found out."""
     case = seen.case
     named = _fits(rule.capability, case.capability) and fnmatchcase(case.workflow, rule.workflow)
     return (

@@ -16,12 +16,12 @@ MOST_RULES = 200
 
 
 def _listed(given: object) -> object:
-    """Return a single text as a list of one."""
+    """Wrap a single text in a list, and return anything else unchanged."""
     return [given] if isinstance(given, str) else given
 
 
 def _period_ms(given: object) -> object:
-    """Return the milliseconds of a period such as `2d`, and leave what is none to the next check."""
+    """Convert a period such as `2d` to milliseconds, and keep None; a wrong one raises ValueError, for pydantic."""
     try:
         return None if given is None else fields.duration_ms(given)
     except InputError as error:
@@ -29,7 +29,7 @@ def _period_ms(given: object) -> object:
 
 
 def _expression(given: str | None) -> str | None:
-    """Return an expression that reads only what a rule may read."""
+    """Check that a rule's expression reads only the names that rules may read, and return the expression."""
     if given is None:
         return None
     try:
@@ -76,7 +76,7 @@ class RuleFields(_PolicyPart):
 
 
 class DefaultFields(_PolicyPart):
-    """The decisions about what no rule matches."""
+    """The decisions about tasks and approvals that no rule matches."""
 
     task: Ruling = Field(Ruling.APPROVE, description="A task that no rule matches.")
     approval: Ruling = Field(Ruling.ASK, description="An approval node that no rule matches.")
@@ -118,7 +118,7 @@ class PolicyFields(_PolicyPart):
         return self
 
     def policy(self, digest: str) -> ApprovalPolicy:
-        """Return the policy as values, under the digest of its file."""
+        """Convert the checked fields to a frozen policy, which records the digest of its file."""
         return ApprovalPolicy(
             tuple(_rule(rule) for rule in self.rules),
             self.default.task,

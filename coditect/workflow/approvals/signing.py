@@ -15,12 +15,12 @@ _SIGNED = ("workflow", "node", "granted", "by", "comment")
 
 
 def signature(key: str, answer: Mapping[str, Any], *, asked_ms: int) -> str:
-    """Return the HMAC-SHA256 of an answer to the question of an instant, so that it answers no later question."""
+    """Return the HMAC-SHA256 of an answer and of when its question was asked, so that it fits no later question."""
     told = [answer.get(name) for name in _SIGNED]
     return hmac.new(key.encode(), dumps([*told, asked_ms]), hashlib.sha256).hexdigest()
 
 
 def is_signed(key: str, answer: Mapping[str, Any], *, asked_ms: int) -> bool:
-    """Tell whether an answer has the signature of the key; the comparison takes equally long for each wrong one."""
+    """Tell whether an answer is signed with the key; the signatures are compared in constant time."""
     given = str(answer.get("signature") or "")
     return hmac.compare_digest(given.encode(), signature(key, answer, asked_ms=asked_ms).encode())

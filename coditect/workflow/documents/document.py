@@ -117,13 +117,13 @@ def to_document(definition: Definition) -> dict[str, Any]:
 
 
 def child_document(definition: Definition) -> dict[str, Any]:
-    """Convert the definition of a sub-workflow to a document, which stands below its name."""
+    """Convert a sub-workflow's definition to a document without its name, which is its key in the parent's."""
     described = {"description": definition.description} if definition.description else {}
     return described | {"nodes": {node.name: node_document(node) for node in definition.nodes}}
 
 
 def head_document(definition: Definition) -> dict[str, Any]:
-    """Return the fields of a workflow as a whole, which a document has beside its nodes."""
+    """Return a workflow document's fields beside its nodes: name, description, labels and retention."""
     document: dict[str, Any] = {"name": definition.name}
     if definition.description:
         document["description"] = definition.description

@@ -90,7 +90,7 @@ def read_workflow(content: bytes, *, is_json: bool = False, capabilities: Collec
 
 
 def parse_document(content: bytes, *, is_json: bool = False) -> Any:
-    """Return the value of a YAML or JSON document that is no workflow, read with the same bounds.
+    """Return the value of a YAML or JSON document other than a workflow, read with a workflow file's limits.
 
     Raises:
         InvalidWorkflow: with the line of the first problem.
@@ -108,7 +108,7 @@ def _text_of(content: bytes) -> str:
 
 
 def read_values(text: str) -> Any:
-    """Read the values of a YAML document that is no workflow, such as a file of agents, by the same rules.
+    """Read a YAML document other than a workflow, such as a file of agents, by the rules of workflow files.
 
     Raises:
         InvalidWorkflow: when it is no such YAML; with the line.

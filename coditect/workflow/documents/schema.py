@@ -84,7 +84,7 @@ class RetryFields(_Fields):
 
 
 class RepeatFields(_Fields):
-    """The fields of a loop: how long a task is done again, how often at most, and how soon."""
+    """The fields of a task's loop: until when the task is repeated, how often at most, and with what pause."""
 
     until: _Expression = Field(description="An expression over `result`; the loop ends where it finds something.")
     most: _Attempts = Field(description="Iterations in all; the node fails after them. 1 to 1,000.")
@@ -204,7 +204,7 @@ def kinds_of(document: Mapping[str, Any]) -> list[str]:
 
 
 def _kind(document: object) -> str | None:
-    """Return a node document's kind, such as task or map; None unless it is exactly one."""
+    """Return a node document's kind, such as task or map; None when its fields name no kind, or several."""
     kinds = kinds_of(document) if isinstance(document, dict) else []
     return kinds[0] if len(kinds) == 1 else None
 
@@ -221,7 +221,7 @@ Nodes: TypeAlias = dict[_NodeName, Annotated[_Work, Discriminator(_kind)]]
 
 
 class ChildFields(_Fields):
-    """The fields of a workflow that nodes run as a child; its name is the field in which it stands."""
+    """The fields of a sub-workflow, which nodes run as a child; its name is its key in `workflows`."""
 
     description: _Text = Field("", description="What the workflow is for.")
     nodes: Nodes = Field(description="The nodes by their names; at most 1,000.")

@@ -1,4 +1,4 @@
-"""Merging of the results of several tasks into one value, by a rule that has one answer for every list of results.
+"""Merging of the results of several tasks into one value, by a deterministic rule.
 
 A result that is missing is null and never counts. Two results are equal when their JSON is: the order of an object's
 fields does not matter, `1` equals `1.0`, and `true` is not `1`. Where several equal results differ in writing, the one
@@ -92,7 +92,7 @@ def identity(value: Any) -> Any:
 
 
 def _weighed(rule: MergeRule, values: Sequence[Any], weights: Sequence[float]) -> list[Fraction]:
-    """Return the weight of each value, 1 but for the rule `weighted`; 0.1 and 0.2 weigh exactly as much as 0.3."""
+    """Return the weight of each value as an exact fraction; every weight is 1 unless the rule is `weighted`."""
     if rule is not MergeRule.WEIGHTED:
         if weights:
             raise _refused("Only a weighted vote has weights", "leave `weights` out, or use the rule `weighted`")

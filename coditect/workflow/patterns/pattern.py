@@ -1,4 +1,4 @@
-"""A pattern as a frozen value: a workflow document with gaps, and the parameters that fill the gaps."""
+"""A pattern as a frozen value: a workflow document with placeholders, and the parameters that fill them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MOST_TOLD = 10
 
 
 class ParameterType(StrEnum):
-    """The type of a parameter, which decides what it takes and where its value may stand."""
+    """The type of a pattern's parameter, which decides which values it takes and where they may be inserted."""
 
     CAPABILITY = "capability"
     CAPABILITIES = "capabilities"
@@ -103,7 +103,7 @@ class PatternParameter(_PatternPart):
         return "default" not in self.model_fields_set
 
     def read(self, given: object) -> Any:
-        """Return a checked value as plain JSON.
+        """Check a value against the parameter's type, and return it as plain JSON.
 
         Raises:
             ValidationError: when the value is not of the parameter's type.
@@ -113,7 +113,7 @@ class PatternParameter(_PatternPart):
 
 
 class WorkflowPattern(_PatternPart):
-    """A named workflow with parameters, as its file has it; `rendering` makes a workflow of it."""
+    """A named workflow with parameters, as read from its file; `rendering.py` makes an ordinary workflow of it."""
 
     pattern: _Word
     """The pattern's name."""
@@ -123,7 +123,7 @@ class WorkflowPattern(_PatternPart):
     """The nodes by their names, as in a workflow's file, with gaps."""
 
     def arguments(self, given: Mapping[str, object]) -> dict[str, Any]:
-        """Return the value of every parameter: what is given, checked, and defaults for the rest.
+        """Return the value of every parameter: the given value, or else the default; both are checked.
 
         Raises:
             InputError: with every unknown, missing or wrong parameter; not retryable.
@@ -147,7 +147,7 @@ class WorkflowPattern(_PatternPart):
 
 
 def problems_of(error: ValidationError) -> list[str]:
-    """Return the problems of a value as sentences, each with its place; at most ten."""
+    """Return the problems in a validation error as sentences, each with its place in the value; at most ten."""
     return [
         ": ".join(filter(None, (".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, "))))
         for one in error.errors(include_url=False, include_input=False)[:MOST_TOLD]

@@ -45,7 +45,7 @@ _IN_TEXT = frozenset({ParameterType.COUNT, ParameterType.SHARE, ParameterType.EX
 
 
 def render_pattern(patterns: Catalogue, name: str, given: Mapping[str, object], *, as_name: str = "") -> Definition:
-    """Render a pattern of the catalogue to a checked workflow; `as_name` names it, by default by the pattern.
+    """Render a pattern of the catalogue to a checked workflow; `as_name` is its name, by default the pattern's.
 
     Raises:
         NotFound: when there is no such pattern.
@@ -96,7 +96,7 @@ class _Rendering:
             raise InputError("A pattern has too many nodes", pattern=pattern.pattern, most=MOST_RENDERED, fix=fix)
 
     def _place(self, node: dict[str, Any], depth: int) -> dict[str, Any]:
-        """Return a node's document; one that uses a pattern becomes a sub-workflow."""
+        """Return a node's document; a node that uses another pattern becomes one that runs a sub-workflow."""
         if "pattern" not in node:
             return node
         used, given = node.pop("pattern"), node.pop("with", {})
@@ -130,7 +130,7 @@ def _elements(
 
 @dataclass(frozen=True, slots=True)
 class _Gaps:
-    """The values of the gaps in one node of a pattern."""
+    """The values of the placeholders (gaps) in one node of a pattern."""
 
     pattern: WorkflowPattern
     arguments: Mapping[str, Any]
@@ -139,7 +139,7 @@ class _Gaps:
     element: Any
 
     def node(self, template: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a node's document with its gaps filled."""
+        """Return the node's document with its placeholders filled."""
         own = {key: value for key, value in template.items() if key not in ("for", "after", "when_after")}
         node: dict[str, Any] = self.fill(own)
         if after := [*self._after(template.get("after") or [])]:
@@ -149,7 +149,7 @@ class _Gaps:
         return node
 
     def fill(self, template: Any) -> Any:
-        """Return a copy of a part of a node with its gaps filled."""
+        """Return a copy of a part of the node with its placeholders filled."""
         match template:
             case {"$param": name, **others} if not others:
                 return self._argument(name)

@@ -24,7 +24,7 @@ WITHOUT_A_VALUE = TERMINAL - {"completed"}
 
 
 def dag_order(index: HistoryIndex) -> CheckResult:
-    """I3: check that a node runs only after its needed predecessors were executed, approved, or ended without value.
+    """Invariant I3: check that nodes run only after needed predecessors ran, were approved, or ended without value.
 
     The existence of a value is read from the agents' records, not from the dispatcher's.
     """
@@ -50,7 +50,7 @@ def _over(index: HistoryIndex, node: str, place: int, *, waits: bool) -> bool:
 
 
 def executions(index: HistoryIndex) -> CheckResult:
-    """I6: check that a task runs once, plus at most once for each failed execution, fault, handoff, and restore.
+    """Invariant I6: check that a task runs once, plus at most once per failed execution, fault, handoff, and restore.
 
     A fault touches a task when it lasted, or ended a moment before, at some time between the grant of the first and the
     beginning of the last execution; the fault of an agent only if the task ever ran there. A take-over of its shard
@@ -121,7 +121,7 @@ def _most_attempts(index: HistoryIndex) -> dict[str, int]:
 
 
 def as_meant(index: HistoryIndex) -> CheckResult:
-    """I1: check that work ends in one of its intended states, unless faults used up the attempts of a task."""
+    """Invariant I1: check that work ends in an intended state, unless faults used up the attempts of a task."""
     checked, violations = 0, []
     for work in index.accepted:
         end = next((one for one in index.about("end", work.key) if one.happened), None)
@@ -168,7 +168,7 @@ def _tries(index: HistoryIndex, key: str) -> list[Operation]:
 
 
 def touches(index: HistoryIndex, key: str, runs: Sequence[Operation], *, since: float, until: float) -> int:
-    """Return how many faults, and take-overs of the task's shard, a task met from `since` to `until`."""
+    """Return how many faults, and take-overs of the task's shard, may have hit a task from `since` to `until`."""
     posts = {post_of(one.proc) for one in runs}
     faults = [one for one in index.faults if not one.key.startswith("agent") or _holds(posts, one.key)]
     shards = {f"shard-{one.val['shard']}" for one in index.about("claim", key)}

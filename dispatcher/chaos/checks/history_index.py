@@ -74,7 +74,7 @@ def operations(entries: Iterable[HistoryEntry]) -> list[Operation]:
 
 
 def _newest(found: Sequence[Operation], alike: Sequence[int], entry: HistoryEntry) -> int:
-    """Return the place in `alike` of the newest open operation that an entry ends."""
+    """Return the index in `alike` of the operation that an entry ends: the newest, or the newest with its fence."""
     fence = entry.val.get("fence") if entry.f == "execute" else None
     fenced = (place for place in reversed(range(len(alike))) if found[alike[place]].val.get("fence") == fence)
     return -1 if fence is None else next(fenced, -1)
@@ -105,7 +105,7 @@ class HistoryIndex:
         return self._by_key[f].get(key, ()) if f in self._by_f else ()
 
     def by_key(self, f: str) -> Iterator[tuple[str, Sequence[Operation]]]:
-        """Yield the operations with the given name, key by key."""
+        """Yield each key with its operations of the given name."""
         yield from self._by_key[f].items() if f in self._by_f else ()
 
     @property
@@ -136,7 +136,7 @@ class HistoryIndex:
         }
 
     def redrives(self, node: str) -> Sequence[int]:
-        """Return the places in the history where redrives and restores of the node's workflow began."""
+        """Return the indexes in the history at which redrives and restores of the node's workflow began."""
         return self._redrives.get(_work_of(node), ())
 
     def restores(self, node: str) -> int:

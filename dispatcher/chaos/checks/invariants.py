@@ -50,7 +50,7 @@ def judge(entries: Iterable[HistoryEntry]) -> list[CheckResult]:
 
 
 def nothing_lost(index: HistoryIndex) -> CheckResult:
-    """I1: check that accepted work ends; only a wipe of the broker's disk may lose a direct task."""
+    """Invariant I1: check that accepted work ends; only a wipe of the broker's disk may lose a direct task."""
     ended = {one.key for one in index.of("end") if one.happened}
     wiped = [one for one in index.faults if one.val.get("kind") in GONE_WITH_THE_BROKER]
     violations = [
@@ -79,7 +79,7 @@ def _is_calm(index: HistoryIndex, since: float, until: float) -> bool:
 
 
 def one_end_each(index: HistoryIndex) -> CheckResult:
-    """I2: check that a node becomes terminal at most once, unless a redrive was requested in between."""
+    """Invariant I2: check that a node becomes terminal at most once, unless a redrive was requested in between."""
     nodes = dict(index.by_key("state"))
     violations = [told for key in nodes for told in _second_ends(index, key)]
     return CheckResult("one end each", "a node becomes terminal once", len(nodes), tuple(violations))
@@ -100,7 +100,7 @@ def _second_ends(index: HistoryIndex, key: str) -> Iterator[str]:
 
 
 def effects_once(index: HistoryIndex) -> CheckResult:
-    """I2: check that a task's effect, keyed by the task's id, exists once, and that the result names it."""
+    """Invariant I2: check that a task's effect, keyed by the task's id, exists once, and that the result names it."""
     effects = {key: list(found) for key, found in index.by_key("effect")}
     results = {one.key: one for one in index.of("result") if one.val.get("state") == "completed"}
     violations = [f"{key} has {len(found)} effects" for key, found in effects.items() if len(found) > 1]
@@ -114,7 +114,7 @@ def effects_once(index: HistoryIndex) -> CheckResult:
 
 
 def one_completion(index: HistoryIndex) -> CheckResult:
-    """I2: check that the ledger has one completed attempt for each completed node, and one more for each restore."""
+    """Invariant I2: check that a completed node has one completed attempt, and at most one more for each restore."""
     done = [one for one in index.of("result") if one.val.get("state") == "completed" and "completed" in one.val]
     violations = [
         f"{one.key} has {one.val['completed']} completed attempts"
@@ -125,7 +125,7 @@ def one_completion(index: HistoryIndex) -> CheckResult:
 
 
 def fences(index: HistoryIndex) -> CheckResult:
-    """I4: check that the fence and the publication number of a node grow with each of its publications.
+    """Invariant I4: check that the fence and the publication number of a node grow with each of its publications.
 
     Each execution of a node has a fence of its own, and the epoch of a shard grows with each owner.
     """
@@ -160,7 +160,7 @@ def _epochs(index: HistoryIndex) -> tuple[int, list[str]]:
 
 
 def stale_writes(index: HistoryIndex) -> CheckResult:
-    """I4: check that a node's recorded result is that of its newest fence.
+    """Invariant I4: check that a node's recorded result comes from the execution under its newest fence.
 
     A value of an older fence is permitted from the very agent to which the newest was granted: that agent had the
     task already, and went on.
@@ -245,7 +245,7 @@ def _moved_on(state: Operation, ack: Operation) -> bool:
 
 
 def conservation(index: HistoryIndex) -> CheckResult:
-    """I8: check that at the end each submitted workflow and task has a known state, and that no other work exists."""
+    """Invariant I8: check that at the end each submitted workflow and task has a known state, and no other exists."""
     census = {one.key: one.val.get("state") for one in index.of("census")}
     sure = {one.key for one in index.accepted}
     maybe = {one.key for one in index.of("accept") if one.possible}
@@ -275,7 +275,7 @@ def nothing_left(index: HistoryIndex) -> CheckResult:
 
 
 def durable_acceptance(index: HistoryIndex) -> CheckResult:
-    """I9: check that the ledger still knows each workflow whose acceptance was confirmed to a client."""
+    """Invariant I9: check that the ledger still knows each workflow whose acceptance was confirmed to a client."""
     accepted = [work for work in index.accepted if not _is_direct(work)]
     census = {one.key: one.val.get("state") for one in index.of("census")}
     violations = [

@@ -17,7 +17,7 @@ GAP_SECONDS = 2.0
 
 
 def live_set(index: HistoryIndex) -> CheckResult:
-    """I7: check that 3 s after any change an available registry lists exactly the living agents.
+    """Invariant I7: check that 3 s after any change an available registry lists exactly the living agents.
 
     Times in which the broker was silent are not judged: an agent that gets no answer lets its lease lapse.
 

@@ -36,7 +36,7 @@ class Wait:
 
 
 def p0_soon(index: HistoryIndex) -> CheckResult:
-    """I5: check that each P0 task waits for at most 26 starts or resumptions of P1 and P2 tasks."""
+    """Invariant I5: check that each P0 task waits for at most 26 starts or resumptions of P1 and P2 tasks."""
     waits = _waits(index)
     going_on = [one.first for one in index.of("go on") if one.val["priority"] != "p0"]
     lower = sorted([*going_on, *(one.start for one in waits if one.priority != "p0")])
@@ -47,7 +47,7 @@ def p0_soon(index: HistoryIndex) -> CheckResult:
 
 
 def p2_progress(index: HistoryIndex) -> CheckResult:
-    """I5: check that each P2 task waits for at most 104 starts of later tasks, and 12 for each P2 task before it."""
+    """Invariant I5: check that each P2 task waits for at most 104 later tasks' starts, and 12 per P2 task before it."""
     waits = _waits(index)
     starts = [one.start for one in waits]
     judged = [one for one in waits if one.priority == "p2" and is_calm(index, one.ready_at, one.start_at)]
@@ -58,7 +58,7 @@ def p2_progress(index: HistoryIndex) -> CheckResult:
 
 
 def _most_passing(one: Wait, meanwhile: Sequence[Wait]) -> int:
-    """Return how many later tasks may pass a P2 task: a round more for each P2 task before it that started first."""
+    """Return how many later tasks may start before a P2 task: 12 more for each older P2 task that started meanwhile."""
     before = sum(other.priority == "p2" and other.ready < one.ready for other in meanwhile)
     return MOST_BEFORE_P2 + BETWEEN_P2S * before
 

@@ -121,7 +121,7 @@ class Fault:
 
 
 def kinds_with(*, foundationdb: bool) -> Mapping[str, str]:
-    """Return the kinds of faults of a run, with those of its store on FoundationDB."""
+    """Return the kinds of faults of a run; on FoundationDB also those of the store."""
     return {**KINDS, **STORE_KINDS} if foundationdb else KINDS
 
 

@@ -92,7 +92,7 @@ DRAWN: Mapping[str, Callable[[Random], Letter]] = MappingProxyType(
 
 
 class Strangers:
-    """The sender of foreign messages, over a broker connection of its own."""
+    """The sender of malformed and forged messages, over a broker connection of its own."""
 
     def __init__(self, broker: Broker, note: Note, random: Random) -> None:
         self._broker = broker

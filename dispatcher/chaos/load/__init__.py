@@ -1,1 +1,1 @@
-"""The load of a chaos run: what is drawn, how clients start and steer it, and the agents that execute it."""
+"""The load of a chaos run: its random work, the clients that start and control it, and the agents that execute it."""

@@ -21,7 +21,7 @@ def offer_calls(agent: Agent, note: Note) -> None:
 
     @agent.capability(CALL, timeout="10m", retry=retry, description="Calls a dependency that is down most of the time.")
     async def call(milliseconds: int, ctx: Context) -> None:
-        """Call the dependency, and record the call with the permit of the probe that it is, if it is one."""
+        """Call the dependency, and record the call; if it probes the open breaker, with the permit of the probe."""
         async with ctx.breaker(DEPENDENCY.name) as guarded:
             assert isinstance(guarded, GuardedCall)
             said = {"proc": ctx.agent_id, "task": ctx.task_id, "permit": guarded.permit}

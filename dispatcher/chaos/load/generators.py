@@ -108,7 +108,7 @@ class Generators:
         return {"milliseconds": self._milliseconds(), "fails": int(flaky)}
 
     def direct_work(self) -> dict[str, Any]:
-        """Return a random input for a direct task, which may be longer than those of nodes."""
+        """Return a random input for a direct task, which may work longer than a workflow's node."""
         work = self.work()
         if self._pace.long and self._random.random() < self._pace.long:
             return {"milliseconds": self._random.randint(self._pace.milliseconds[1], LONGEST_MILLISECONDS), "fails": 0}
@@ -248,7 +248,7 @@ class Generators:
         return flow
 
     def policed(self) -> Workflow:
-        """Return a workflow under the run's policy: nodes that it allows, asks about, learns to allow, and forbids."""
+        """Return a workflow whose nodes the run's approval policy allows, asks about, learns to allow, and forbids."""
         flow = Workflow(POLICED)
         first = self._node(flow, [])
         gates = [
@@ -264,7 +264,7 @@ class Generators:
         return flow
 
     def ticking(self, name: str) -> Workflow:
-        """Return the workflow of a schedule: one node, which is given the tick, and is done before the next one."""
+        """Return a schedule's workflow: one node, which gets the tick as input, and works for one period at most."""
         flow, work = Workflow(name), self.work()
         work["milliseconds"] = min(work["milliseconds"], EVERY_SECONDS * 1000)
         flow.task(CAPABILITY, work | {"after": [From("input")]}, name=TICKED, retry=RETRY)
@@ -309,7 +309,7 @@ class Generators:
         }
 
     def _timers(self, definition: Definition) -> dict[str, list[Any]]:
-        """Return each node that waits for a time: how many milliseconds, after which node, and before which one."""
+        """Return, for each node that waits for a time, its milliseconds, its predecessor and its successor."""
         after = {edge.node: node.name for node in definition.nodes for edge in node.after}
         return {
             node.name: [node.work.period_ms, node.after[0].node, after[node.name]]
@@ -332,7 +332,7 @@ class Generators:
         return inputs
 
     def _executed(self, node: Node) -> list[str]:
-        """Return the names of the tasks that a node is executed as: its own, or those of a map's elements."""
+        """Return the names of a node's tasks: the node's own name, or the names of a map's elements."""
         if not isinstance(node.work, Each):
             return [node.name]
         return [f"{node.name}[{number}]" for number in range(node.work.limit)]

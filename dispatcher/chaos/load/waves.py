@@ -1,4 +1,4 @@
-"""The tasks that a chaos run submits in waves: their inputs, and how many there are of what they share."""
+"""The tasks that a chaos run submits in waves: their inputs, and the numbers of locks and keys that they share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ PARENT = {"milliseconds": 200, "child": 2_000}
 RESOURCES = 3
 """The number of different locks that the tasks of a wave take, and of different keys that they have."""
 KEY_SECONDS = 90.0
-"""How much longer a task with a key may take: a holder's key is free a minute after nobody could evict the dead."""
+"""How much longer a task with a key may take: the key of a dead holder that is not evicted is free after a minute."""
 UNDER_LOCK = {"milliseconds": 150}
 """The input of a task that works under a lock."""
 URGENT = 8

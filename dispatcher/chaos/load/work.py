@@ -96,7 +96,7 @@ class WorkEffects(Protocol):
 
 
 class EffectFolder:
-    """The effects of tasks as files, of which concurrent or killed processes make only one for each key."""
+    """The effects of tasks as files, one for each key even when processes make it at the same time or are killed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -191,7 +191,7 @@ async def _execute(task: Work, ctx: Context, note: Note, effects: WorkEffects) -
 
 
 async def _hand_off(ctx: Context, note: Note, said: dict[str, Any]) -> None:
-    """Offer a task that did not come by a handoff to the others, and record it unless the task is sure to stay."""
+    """Offer a task to other agents, unless it came by a handoff itself, and record the offer with its outcome."""
     try:
         if await ctx.handoff() is not None:
             return

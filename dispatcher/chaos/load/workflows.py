@@ -1,4 +1,4 @@
-"""The part of a load that runs workflows, steers them on their way, and records how each ends."""
+"""The part of a load that runs workflows, pauses, cancels, signals and redrives some, and records how each ends."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MOST_REDRIVES = 20
 
 
 class WorkflowLoad:
-    """The client of a load, which starts workflows, insists on answers, and records what it did."""
+    """The client of a load, which starts workflows, repeats requests until answered, and records what it did."""
 
     def __init__(self, client: Client, note: Note, random: Random, pace: Pace) -> None:
         self.client = client

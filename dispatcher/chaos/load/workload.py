@@ -47,7 +47,7 @@ class ChaosLoad(WorkflowLoad):
             answering.cancel()
 
     def _parts(self) -> Sequence[tuple[Callable[[], Awaitable[None]], int]]:
-        """Return the parts of the load, each with the number of them that are under way at once."""
+        """Return the functions that run one piece of each kind of load, each with the number of calls at once."""
         pace = self.pace
         return (
             (self.workflow, pace.workflows),
@@ -191,7 +191,7 @@ class ChaosLoad(WorkflowLoad):
             await self.end_of(self.client.run(run))
 
     async def _made(self, schedule: str, flow: Workflow) -> None:
-        """Make a schedule, unless an earlier request did so without an answer."""
+        """Create a schedule, unless an earlier request that got no answer has created it already."""
         with suppress(InputError):
             await self.client.schedules.create(
                 schedule, flow, From("tick"), every=f"{EVERY_SECONDS}s", catch_up="all", most_missed=1_000

@@ -1,4 +1,4 @@
-"""The mutants in what agents and people do together, in what starts workflows for them, and in what restores these."""
+"""The mutants in threads, votes, patterns, triggers, sub-workflows, rates, streams, and restores of workflows."""
 
 from __future__ import annotations
 

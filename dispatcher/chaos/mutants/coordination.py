@@ -1,4 +1,4 @@
-"""The mutants in what agents coordinate with: locks and breakers."""
+"""The mutants in what agents coordinate with: approvals, handoffs, locks, breakers, rates and concurrency keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hunt for a mutant: the seeds of the simulation, or the tests, that must fail with the mutant."""
+"""The hunt for a mutant: play the simulation's seeds, or run the tests, that must fail with it in the product."""
 
 from __future__ import annotations
 

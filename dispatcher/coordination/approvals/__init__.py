@@ -1,1 +1,1 @@
-"""The requests that only read about approvals: one decision with its reasons, the audit trail, and the autonomy."""
+"""The read-only requests about approvals: a node's decision, the audit trail, and how much work needed no person."""

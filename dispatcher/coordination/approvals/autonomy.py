@@ -1,4 +1,4 @@
-"""The request for the autonomy: how much of what finished needed no person, and what needed one, and why."""
+"""The request for the autonomy report: how much finished work needed no person, and what needed one, and why."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_ENTRIES = 5_000
 
 
 def report(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return the counts of a period, `since` to `until`, by workflows and capabilities, and what needed a person."""
+    """Return how many workflows and tasks finished from `since` to `until`, by capability, and what needed a person."""
     since_ms, until_ms = number(body, "since", 0), number(body, "until", 0)
     counts = autonomy.read(tr, since_ms=since_ms, until_ms=until_ms)
     tasks = {name: _told(found) for (kind, name), found in sorted(counts.items()) if kind == TASK}
@@ -37,7 +37,7 @@ def _told(found: Counter[str]) -> dict[str, int]:
 
 
 def _needed(tr: Reads, since_ms: int, until_ms: int) -> tuple[list[dict[str, Any]], bool]:
-    """Return what asked for a person, or was ordered by one, in groups with the latest of each, the most first.
+    """Return what persons decided or were asked, in groups, the largest first; tell whether all entries were read.
 
     A question that a person answered is counted with its answer, and not as a question too.
     """

@@ -56,16 +56,16 @@ TIMEOUT_MS = (1_000, 24 * 3_600_000)
 MOST_HOPS = 8
 """How often one task changes hands at most."""
 MOST_REQUESTS = 40
-"""How many handoffs of one task are kept, and so may be asked for."""
+"""How many handoffs of one task may be requested at most, since all of them are kept."""
 MOST_CANDIDATES = 20
 LONGEST_NAME_BYTES = 200
 """How long the name of an agent is at most: its queues' names are longer, and AMQP's are bounded."""
 LONGEST_TEXT_BYTES = 1_000
 LONGEST_ANSWER_BYTES = 500
-"""How much is kept of why an agent declined: of all that are asked, it fits into one row beside the context."""
+"""The most bytes kept of an agent's reason to decline: the reasons of all agents fit into one row with the context."""
 MOST_CONTEXT_BYTES = 64_000
 MOST_INPUT_BYTES = 256_000
-"""The largest input that an offer has in it, in bytes."""
+"""The largest input in bytes that an offer carries; a larger one is left out."""
 
 
 _name = partial(text, longest=LONGEST_TEXT_BYTES)
@@ -287,7 +287,7 @@ def _say(unit: UnitOfWork, handoff: HandoffRecord, what: str, **facts: Any) -> N
 
 
 def _line(body: Body, longest: int) -> str:
-    """Return the reason that a request gives as one printable line, at most so many bytes of it."""
+    """Return the reason that a request gives as one printable line, cut to at most `longest` bytes."""
     text = "".join(one for one in " ".join(str(body.get("reason") or "").split()) if one.isprintable())
     return text.encode()[:longest].decode(errors="ignore")
 

@@ -18,7 +18,7 @@ MOST_AT_ONCE = 500
 
 
 def show(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return a handoff, or the last one by which a task was taken over since it began; without one, its id is null.
+    """Return a handoff, or the last one by which a task was taken over since the task began; `handoff` is null if none.
 
     Raises:
         NotFound: when the handoff is unknown, or its workflow is not kept any more.
@@ -37,7 +37,7 @@ def show(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def list_handoffs(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return a page of the handoffs without their contexts, those of the workflow that was accepted first first.
+    """Return a page of the handoffs without their contexts, in the order in which their workflows were accepted.
 
     Of a `task`, a `workflow`, or an `agent` that hands off, is asked or accepted; or only open ones.
     """

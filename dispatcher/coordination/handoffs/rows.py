@@ -62,11 +62,11 @@ class HandoffRecord:
         return self.state == REQUESTED
 
     def entry_of(self, agent: str) -> list[Any] | None:
-        """Return what is known of an agent that was asked; None when it was not."""
+        """Return the entry of an agent in `asked`; None when the agent was not asked to take the task over."""
         return next((one for one in self.asked if one[0] == agent), None)
 
     def as_json(self, *, whole: bool = True) -> dict[str, Any]:
-        """Return the handoff as the control plane answers it, with its context if it is to be whole."""
+        """Return the handoff as JSON values for answers to requests, with its context only if `whole`."""
         asked = [{"agent": agent, "at_ms": at_ms, "declined": why} for agent, at_ms, why in self.asked]
         plain = ("state", "to", "capability", "owner", "fence", "reason", "begun_ms", "until_ms", "ended_ms")
         told = {name: getattr(self, name) for name in (*plain, "by", "why", "waiting")}

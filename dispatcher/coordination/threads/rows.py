@@ -39,14 +39,14 @@ class ThreadRecord:
     """Why it was closed."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the thread as the control plane answers it."""
+        """Return the thread as JSON values for answers to requests."""
         told = {name: getattr(self, name) for name in self.__slots__ if name != "id"}
         return {"thread": self.id, **told}
 
 
 @dataclass(frozen=True, slots=True)
 class KeptMessage:
-    """A message of a thread, as it was said."""
+    """A message of a thread, as it was sent and as the store keeps it."""
 
     id: str
     sender: str
@@ -62,12 +62,12 @@ class KeptMessage:
     at_ms: int
 
     def as_json(self, number: int) -> dict[str, Any]:
-        """Return the message as the control plane answers it, with its number."""
+        """Return the message as JSON values for answers to requests, with its number."""
         told = {name: getattr(self, name) for name in self.__slots__ if name != "id"}
         return {"message": self.id, "number": number, **told}
 
     def is_for(self, names: list[str]) -> bool:
-        """Tell whether a participant of one of these names may take the message as said to it, or said it."""
+        """Tell whether one of these participants sent the message, or the message is for one of them or for all."""
         return not self.to or self.sender in names or not set(self.to).isdisjoint(names)
 
 
@@ -82,7 +82,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """A process that wants to be told of messages, for one participant."""
+    """A process that wants to be informed of a thread's new messages, for one participant."""
 
     ticket: str
     participant: str
@@ -146,13 +146,13 @@ def add(tr: Transaction, thread: ThreadRecord, number: int, kept: KeptMessage) -
 
 
 def member(tr: Reads, thread: str, participant: str) -> Member:
-    """Return what a participant has done in a thread."""
+    """Return a participant's progress in a thread: the last message read, and the number of messages said."""
     row = tr.get(THREAD_MEMBERS.pack((thread, participant)))
     return Member() if row is None else Member(*versions.THREAD_MEMBER.unpack(row))
 
 
 def write_member(tr: Transaction, thread: str, participant: str, done: Member) -> None:
-    """Write what a participant has done in a thread."""
+    """Write a participant's progress in a thread: the last message read, and the number of messages said."""
     tr.set(THREAD_MEMBERS.pack((thread, participant)), versions.THREAD_MEMBER.pack((done.read, done.said)))
 
 

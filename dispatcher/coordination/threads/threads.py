@@ -36,7 +36,7 @@ MOST_MESSAGE_BYTES = 64_000
 """The largest size in bytes of a message, all its fields together."""
 MOST_MESSAGES = 10_000
 MOST_SAID = 2_000
-"""The number of messages that one participant says in a thread at most: so none fills it for the others alone."""
+"""The number of messages that one participant says in a thread at most, so that no participant fills it alone."""
 KEEP_MS = 7 * 24 * 3_600_000
 KEPT_MS = (60_000, 365 * 24 * 3_600_000)
 """The shortest and the longest retention, in milliseconds."""
@@ -142,7 +142,7 @@ def close(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def expired(unit: UnitOfWork, timer: Timer) -> None:
-    """Remove a thread whose retention is over, or wait until it is: each message begins it again."""
+    """Remove a thread whose retention is over, or set the timer again, because each message restarts the retention."""
     thread = rows.find(unit.tr, timer.node)
     if thread is None:
         return
@@ -197,7 +197,7 @@ def _listen(unit: UnitOfWork, thread: ThreadRecord, participant: str, body: Body
 
 
 def _participant(thread: ThreadRecord, body: Body) -> str:
-    """Return the participant that a request is from: one of the names of its sender."""
+    """Return the participant that sent a request: the first of the sender's names that is in the thread."""
     names = _names(body, "names", least=1)
     found = next((one for one in names if one in thread.participants), None)
     if found is None:
@@ -219,7 +219,7 @@ def _names(body: Body, field: str, *, least: int = 0) -> list[str]:
 
 
 def _name(body: Body, field: str, default: str | None = None, *, longest: int = LONGEST_NAME_BYTES) -> str:
-    """Return a text of a request within its limit; the default when it is missing or empty, if there is one."""
+    """Return a text field of a request, at most `longest` bytes; the default, if any, when it is missing or empty."""
     value = body.get(field)
     if not value and default is not None:
         return default
@@ -229,7 +229,7 @@ def _name(body: Body, field: str, default: str | None = None, *, longest: int = 
 
 
 def _push(unit: UnitOfWork, one: Listening, told: dict[str, Any]) -> None:
-    """Tell a process that listens, after the commit; if the message is lost, the process reads it a little later."""
+    """Send news of a thread to a listening process after the commit; if lost, the process reads it a little later."""
     address = reply_address(one.reply_to)
     if address is not None and address.exchange:
         message = result_message(Outcome(Status.COMPLETED, dumps(told), None, one.ticket), capability="control")

@@ -30,11 +30,11 @@ _OUTCOMES = {
     TaskState.REJECTED: FAILED,
 }
 _DECIDED = frozenset({"refused_by_policy", "approval_timeout"})
-"""The reasons of tasks that ended without a publication because something was decided about them."""
+"""The reasons of tasks that an approval decision ended, so that they count although they were never published."""
 
 
 def count(tr: Transaction, effects: Effects, now_ms: int) -> None:
-    """Add what ended in a transaction to the counters of the present hour."""
+    """Add the tasks and workflows that ended in a transaction to the counters of the present hour."""
     found: Counter[tuple[str, str, str]] = Counter()
     for moved in effects.moved:
         if (outcome := _OUTCOMES.get(moved.state)) is not None and moved.capability and _counts(moved.row):
@@ -63,7 +63,7 @@ def take_back_workflow(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
 
 
 def note_hand(unit: UnitOfWork, workflow: str) -> None:
-    """Count a person's action on a workflow, and for a child workflow also on the outermost workflow around it."""
+    """Count one action of a person ("by hand") for a workflow and, if it is a child, also for its root workflow."""
     head = unit.workflow(workflow)
     root = workflow if head is None or head.parent is None else head.parent.root
     for of in {workflow, root}:
@@ -72,7 +72,7 @@ def note_hand(unit: UnitOfWork, workflow: str) -> None:
 
 
 def read(tr: Reads, *, since_ms: int, until_ms: int) -> dict[tuple[str, str], Counter[str]]:
-    """Return the counts of the hours of a period, by kind and name; the first and last hour count whole."""
+    """Return a period's counters, summed by kind, name and outcome; its first and last hour count whole."""
     found: dict[tuple[str, str], Counter[str]] = {}
     begin, end = AUTONOMY.pack((since_ms // HOUR_MS,)), AUTONOMY.pack((until_ms // HOUR_MS + 1,))
     for key, value in tr.get_range(begin, end):
@@ -82,7 +82,7 @@ def read(tr: Reads, *, since_ms: int, until_ms: int) -> dict[tuple[str, str], Co
 
 
 def sweep(tr: Transaction, *, before_ms: int, limit: int = MOST_REMOVED) -> int:
-    """Remove at most `limit` counters of hours before an instant; return how many there were."""
+    """Remove at most `limit` counters of hours before an instant; return how many were removed."""
     rows = tr.snapshot.get_range(AUTONOMY.range()[0], AUTONOMY.pack((before_ms // HOUR_MS,)), limit=limit)
     for key, _ in rows:
         tr.clear(key)

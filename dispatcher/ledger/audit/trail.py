@@ -26,7 +26,7 @@ class AuditEntry:
     decision: str
     """`asked`, `granted`, `denied` or `refused`, or a person's order: `redriven`, `resumed`, `canceled`, `restored`."""
     by: str
-    """The person; or `policy`, `learned` or `timeout`, where nobody was asked."""
+    """The person; or `policy`, `learned`, `gate` or `timeout` for an automatic decision; empty for a question."""
     automatic: bool
     why: str = ""
     capability: str = ""
@@ -35,7 +35,7 @@ class AuditEntry:
     policy: str = ""
     """The digest of the policy that decided; empty without one."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """What else belongs to the decision, such as the artifacts of a gate, or the arithmetic of a learned approval."""
+    """Further facts of the decision, such as the artifacts of a gate, or the arithmetic of a learned approval."""
 
     def pack(self) -> bytes:
         """Encode the entry as its row in the store."""
@@ -49,7 +49,7 @@ class AuditEntry:
 
 
 def append(unit: UnitOfWork, node_key: NodeKey, entry: AuditEntry) -> None:
-    """Add an entry about a node, or about a whole workflow with the node "", to the trail."""
+    """Add an entry to the trail, about a node, or with the node "" about a whole workflow."""
     workflow, node = node_key
     last = unit.tr.get_range(*AUDIT_OF.range((workflow, unit.now_ms)), limit=1, reverse=True)
     number = 1 + (int(AUDIT_OF.unpack(last[0][0])[2]) if last else 0)
@@ -68,7 +68,7 @@ def page(
 
 
 def of_workflow(tr: Reads, workflow: str, node: str = "") -> list[tuple[tuple[Any, ...], AuditEntry]]:
-    """Return the last entries about a workflow, or about one of its nodes, the earliest first, with their keys."""
+    """Return a workflow's latest entries, or those of them about one node, the earliest first, with their keys."""
     rows = tr.get_range(*AUDIT_OF.range((workflow,)), limit=MOST_AT_ONCE, reverse=True)
     places = [AUDIT_OF.unpack(key) for key, _ in reversed(rows)]
     keys = [(at_ms, workflow, number, of) for _, at_ms, number, of in places if not node or of == node]
@@ -77,7 +77,7 @@ def of_workflow(tr: Reads, workflow: str, node: str = "") -> list[tuple[tuple[An
 
 
 def sweep(tr: Transaction, *, before_ms: int, limit: int = MOST_REMOVED) -> int:
-    """Remove at most `limit` entries that are older than an instant, the oldest first; return how many there were."""
+    """Remove at most `limit` entries that are older than an instant, the oldest first; return how many were removed."""
     rows = tr.snapshot.get_range(AUDIT.range()[0], AUDIT.pack((before_ms,)), limit=limit)
     for key, _ in rows:
         at_ms, workflow, number, node = AUDIT.unpack(key)

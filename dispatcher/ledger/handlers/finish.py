@@ -94,7 +94,7 @@ def _failed(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, command: Finis
 
 
 def _retry_ms(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, command: Finished) -> int | None:
-    """Return the delay in milliseconds before the next attempt after a failed one; None without another attempt.
+    """Return the delay in milliseconds between a failed attempt and the next one; None when no other attempt follows.
 
     The node's own policy decides, or else the capability's, whose delay the agent reports. A failure that no agent
     reported, because the broker or the dispatcher gave the message up, goes by the default policy.
@@ -197,7 +197,7 @@ def claimed(unit: UnitOfWork, command: Claimed) -> Claim:
 
 
 def _has_another(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> bool:
-    """Record an attempt whose agent died, and go to the next one; after the last set the node to dead, return False."""
+    """Record the attempt whose agent died; tell whether another one follows, and set the node to dead if none does."""
     write_attempt(unit, node_key, row, "lost", DIED)
     if row.attempt >= _policy(unit, node_key).max_attempts:
         _leave_flight(unit, node_key)

@@ -1,4 +1,4 @@
-"""The query that lists workflows, page by page, by the index that leaves the fewest to look through.
+"""The query that lists workflows page by page, from the index by which the fewest workflows have to be read.
 
 ==================  ======================================================  =======================================
 asked for           looks through                                           of which it shows
@@ -58,7 +58,7 @@ def list_workflows(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def _index(tr: Reads, state: WorkflowState | None, labels: dict[str, str]) -> tuple[Space, bool]:
-    """Return the index to look through, and whether it alone decides about labels and state."""
+    """Return the index to look through, and whether all workflows in it have the wanted labels and state."""
     if labels:
         label, value = min(labels.items())
         return LABELED[label][value], len(labels) == 1 and state is None
@@ -70,7 +70,7 @@ def _index(tr: Reads, state: WorkflowState | None, labels: dict[str, str]) -> tu
 
 
 def _between(space: Space, body: Body) -> KeyRange:
-    """Return the keys of the workflows whose ids begin with an instant from `since` on and before `until`."""
+    """Return the range of an index whose workflow ids begin with an instant from `since` on and before `until`."""
     begin, end = space.range()
     if body.get("since") is not None:
         begin = space.pack((str(UUID(int=number(body, "since", 1) << 80)),))

@@ -114,7 +114,7 @@ _KINDS: Mapping[str, Callable[[UnitOfWork, NodeKey, NodeRecord, Timer], None]] =
 
 
 def no_queue(unit: UnitOfWork, command: NoQueue) -> None:
-    """Have a node whose task no queue takes wait for `NO_QUEUE_MS` before it is ready again, and record the reason."""
+    """Record that no queue takes a node's task, and have the node wait for `NO_QUEUE_MS` before it is ready again."""
     node_key = command.node_key
     outbox.clear(unit.tr, unit.shard, [command.publication])
     row = unit.node(node_key)

@@ -47,7 +47,7 @@ from dispatcher.ledger.values import LARGEST_BYTES
 MOST_STEPS = 1_000
 """The largest number of dependents that one transaction releases."""
 MOST_STEPS_HERE = 50_000
-"""The most evaluation steps of a node's expressions in a transaction, about 50 ms; longer ones run outside."""
+"""The most evaluation steps of a node's expressions in a transaction, about 50 ms; beyond it they run outside."""
 MOST_SHOWN = 500
 AHEAD = 100
 """The number of nodes whose rows are read ahead by one read."""
@@ -84,7 +84,7 @@ def fail(
 
 
 def follow(unit: UnitOfWork, *, most: int | None = None) -> None:
-    """Release the dependents of all ended nodes; leave dependents beyond this transaction's limits to later ones.
+    """Release the dependents of all ended nodes; leave those beyond this transaction's limits to later transactions.
 
     With `most` 0 all dependents are left to later transactions.
     """

@@ -1,4 +1,4 @@
-"""What a batch's transaction is about to read, announced to the store at once (`Transaction.read_ahead`).
+"""The announcement to the store of the rows that a batch's transaction is about to read (`Transaction.read_ahead`).
 
 On FoundationDB each read alone is a round trip, and the report of one node's end makes seven. One wave brings them:
 what the batch names, and what releases the node that follows. Of a node that the cache of definitions does not know,
@@ -49,7 +49,7 @@ def _edges(unit: UnitOfWork, ending: Sequence[NodeKey]) -> Iterator[KeyRange]:
 
 
 def of_dependents(unit: UnitOfWork, node_keys: Collection[NodeKey]) -> None:
-    """Read the rows of dependents that are about to be released; of a single one announce all that may be read."""
+    """Read the rows of dependents about to be released; for a single one, announce all that its release may read."""
     if len(node_keys) > 1:
         unit.expect_all(node_keys)
         return

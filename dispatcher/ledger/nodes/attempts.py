@@ -43,7 +43,7 @@ def write_attempt(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, status: 
 
 
 def forget_restore(row: NodeRecord) -> None:
-    """Note that a node begins which a restore may have discarded: from now on it may have effects again."""
+    """Remove the reason `restored` from the row of a node that begins, since the node may have effects from now on."""
     if row.reason == RESTORED:
         row.reason = ""
 

@@ -31,7 +31,7 @@ START, CANCEL = "child_start", "child_cancel"
 
 
 def begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Begin a node's next child under a new fence: a later transaction starts it."""
+    """Begin a node's next child workflow under a new fence; a later transaction starts the child."""
     unit.advance_fence(row)
     forget_restore(row)
     row.ready_ms = row.started_ms = unit.now_ms
@@ -48,7 +48,7 @@ def run_again(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def cancel(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> bool:
-    """Have a node's running child canceled, whose end ends the node; return False when the node runs none."""
+    """Have a node's child workflow canceled, so that its end ends the node; return False if the node runs no child."""
     if row.state is not TaskState.WORKING or row.publication:
         return False
     if not isinstance(unit.definition(node_key).work, SubWorkflow):

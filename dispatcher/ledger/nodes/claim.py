@@ -85,7 +85,7 @@ def backlog(unit: UnitOfWork, capability: str, most: int) -> Iterator[NodeKey]:
 
 
 def is_readable(unit: UnitOfWork, node_key: NodeKey) -> bool:
-    """Tell whether this dispatcher can read the node's row, and no newer version of the dispatcher wrote the row."""
+    """Tell whether this dispatcher can read the node's row; it cannot if a newer version of the dispatcher wrote it."""
     try:
         unit.node(node_key)
     except NewerVersion:

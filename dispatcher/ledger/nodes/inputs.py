@@ -34,7 +34,7 @@ INPUT = "input"
 RESULT = "result"
 FAILURE = "failure"
 ITERATIONS = "iterations"
-"""The kind of the number of ended iterations of a node with a loop."""
+"""The kind of stored value that holds the number of ended iterations of a node with a loop."""
 MOST_SEEN_BYTES = 8 * 1024 * 1024
 """The largest size in bytes of all values that one node's expressions read, since they are in memory at once."""
 _MESSAGE_CHARACTERS = 2_000
@@ -54,7 +54,7 @@ NO_EXPRESSIONS = Inputs(True)
 
 
 def inputs_of(node: Node, scope: Scope, account: Account, *, has_elements: bool = False) -> Inputs:
-    """Evaluate a node's condition and input expressions; with `has_elements` skip the list of a map that is expanded.
+    """Evaluate a node's condition and input expressions, but not the list of a map that `has_elements` already.
 
     Raises:
         InputError: when an expression has no value.
@@ -141,7 +141,7 @@ def value_of(tr: Reads, node_key: NodeKey, kind: str) -> Any:
 
 
 def gathered(bodies: Iterable[bytes]) -> list[bytes]:
-    """Return the elements of a list, each encoded in JSON; raise an error once they exceed one stored value's size.
+    """Collect a list's elements, each as JSON bytes; raise an error once the list is larger than one value may be.
 
     Raises:
         ValueBeyondBound: when the list is too large.
@@ -158,7 +158,7 @@ def gathered(bodies: Iterable[bytes]) -> list[bytes]:
 
 
 def list_of(bodies: Iterable[bytes]) -> bytes:
-    """Join values that are JSON bytes already to the bytes of one JSON list."""
+    """Join values that are already encoded as JSON into the bytes of one JSON list."""
     return b"[" + b",".join(bodies) + b"]"
 
 
@@ -174,7 +174,7 @@ def write(unit: UnitOfWork, node_key: NodeKey, kind: str, body: bytes, *, first:
 
 
 def has_expressions(node: Node) -> bool:
-    """Tell whether a node's condition or input is given by an expression, or the node is a map, which has a list."""
+    """Tell whether a node has expressions to evaluate: for its condition, for its input, or for the list of a map."""
     return isinstance(node.work, Each) or next(iter(node_expressions(node)), None) is not None
 
 

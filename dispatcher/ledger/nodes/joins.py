@@ -15,7 +15,7 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 
 
 def decision(unit: UnitOfWork, node_key: NodeKey, tally: Tally) -> TaskState | None:
-    """Return the next state of a blocked node, as `Tally.decision` does, with what its definition says of fewer ends.
+    """Return a blocked node's next state by its predecessors' ends, also where its `least` says that fewer are enough.
 
     A node for which fewer edges are enough waits until all predecessors have ended, and runs with what there is. Only
     a node whose join cannot be met any more has its definition read.
@@ -30,7 +30,7 @@ def decision(unit: UnitOfWork, node_key: NodeKey, tally: Tally) -> TaskState | N
 
 
 def rest(unit: UnitOfWork, node_key: NodeKey) -> Iterator[tuple[NodeKey, NodeRecord]]:
-    """Yield the predecessors that have not ended, if a node that may run by now does not want them any more."""
+    """Yield the unfinished predecessors of a node that may run now, if its definition says to cancel the rest."""
     node = unit.definition(node_key)
     for one in before(node, node_key.workflow) if node.rest is Rest.CANCEL else ():
         row = unit.node(one)
@@ -39,7 +39,7 @@ def rest(unit: UnitOfWork, node_key: NodeKey) -> Iterator[tuple[NodeKey, NodeRec
 
 
 def say(unit: UnitOfWork, node_key: NodeKey, earlier: Tally, tally: Tally, decided: TaskState | None) -> None:
-    """Add the events of a node that joins some of its predecessors: that it waits for more, and that it has enough."""
+    """Add the events of a node that needs only some of its predecessors: that it waits for more, or has enough."""
     if decided is TaskState.READY:
         say_of(unit, node_key, "sync.ready", met=tally.met, needed=tally.needed, open=tally.open)
         say_of(unit, node_key, "join.created", met=tally.met)

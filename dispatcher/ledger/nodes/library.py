@@ -50,7 +50,7 @@ def _stored(child: Definition) -> dict[str, Any]:
 
 
 def check_names(unit: UnitOfWork, workflow: str, nodes: Iterator[Node], known: Mapping[str, Any]) -> None:
-    """Refuse nodes that run a workflow which did not come with their own: `known`, or what the store has by now.
+    """Refuse nodes that run a child workflow whose definition is neither in `known` nor, if `known` is empty, stored.
 
     Raises:
         InvalidWorkflow: when there is such a node.

@@ -120,7 +120,7 @@ def close(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def receive(unit: UnitOfWork, workflow: str, name: str, identity: str, body: bytes) -> NodeKey | None:
-    """Give a new signal to the node that has waited for it longest, and return the node; keep the signal if none does.
+    """Give a new signal to the node that has waited for it longest, and return the node; keep the signal if none waits.
 
     The caller completes the node.
 

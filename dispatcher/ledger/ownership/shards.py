@@ -55,7 +55,7 @@ class ShareStep:
 
 
 def fix_count(tr: Transaction, wanted: int = DEFAULT_SHARDS) -> int:
-    """Store `wanted` as the number of shards of a new store for ever; return the number that the store has."""
+    """Store `wanted` as the number of shards for good if the store has none yet; return the store's number."""
     if count := fixed_count(tr):
         return count
     if wanted < 1:
@@ -65,7 +65,7 @@ def fix_count(tr: Transaction, wanted: int = DEFAULT_SHARDS) -> int:
 
 
 def fixed_count(tr: Reads) -> int:
-    """Return the store's number of shards; 0 in a store whose number is not fixed yet."""
+    """Return the store's number of shards; 0 in a new store that has no number yet."""
     value = tr.get(SHARDS.pack())
     return 0 if value is None else int(versions.SHARDS.unpack(value)[0])
 
@@ -76,9 +76,9 @@ def shard_of(workflow: str, count: int) -> int:
 
 
 def drawn_id(seed: str, at_ms: int, shard: int, count: int) -> str:
-    """Return the id of a workflow that another one of the shard starts: of one seed always the same UUIDv7.
+    """Return a workflow id, a UUIDv7, that hashes to the given shard; the same arguments always give the same id.
 
-    It is drawn until it hashes to the shard, so that one transaction can change both workflows.
+    It is drawn until it hashes to the shard, so that one transaction can change the workflow and what starts it.
     """
     for number in itertools.count():
         drawn = hashlib.sha256(f"{seed} {number}".encode()).digest()

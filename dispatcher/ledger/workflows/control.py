@@ -51,7 +51,7 @@ def node_of(unit: UnitOfWork, node_key: NodeKey) -> NodeRecord:
 
 
 def check_present(unit: UnitOfWork, body: Mapping[str, Any]) -> None:
-    """Refuse a request of a node's former attempt, which does not know that another one has followed it.
+    """Refuse a request that an attempt of a node makes after the node has ended or another attempt has followed.
 
     Raises:
         InputError: when the attempt that the field `by` names is not the present one of its node.
@@ -166,7 +166,7 @@ def _check_signature(unit: UnitOfWork, node_key: NodeKey, body: Mapping[str, Any
 
 
 def settle(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, decision: str, *, by: str, comment: str = "") -> None:
-    """Carry out the answer to a node's question, of a person or at its timeout: the node goes on, or ends rejected."""
+    """Carry out the answer to a node's question, by a person or by its timeout: the node goes on, or ends rejected."""
     granted = decision == GRANTED
     asked = decisions.read(unit.tr, node_key) or DecisionRecord(decision, unit.now_ms)
     questions.close(unit, node_key, row)

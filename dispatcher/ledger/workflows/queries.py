@@ -282,7 +282,7 @@ def _last_values(tr: Reads, workflow: str, after: str) -> tuple[dict[str, Any], 
 
 
 def node_input(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return what a node's task was given, as recorded or as its definition says, and the trace of its workflow."""
+    """Return the input of a node's task, as recorded or as its definition gives it, and the trace of its workflow."""
     node_key = NodeKey(text(body, "workflow"), text(body, "node"))
     _, run = rows_of(tr, node_key.workflow)
     _row_of(tr, node_key)

@@ -141,13 +141,13 @@ def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ordered(order: str, body: Mapping[str, Any], before: str, capability: str = "") -> AuditEntry:
-    """Return the entry of the audit trail for a person's order, with what the work had ended by."""
+    """Return the audit trail's entry for a person's redrive or resume, with the reason or state of the end before."""
     by = str(body.get("by") or "")[: control.MOST_NAME]
     return AuditEntry(order, by, automatic=False, why=f"it had ended: {before}", capability=capability)
 
 
 def check_parent(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
-    """Refuse to go on with a child that has ended: its parent's node has taken the end for its own."""
+    """Refuse to run an ended child again, because its parent's node has already acted on the child's end."""
     head = unit.workflow(workflow)
     if not run.state.terminal or run.ended is not None or head is None or (parent := head.parent) is None:
         return

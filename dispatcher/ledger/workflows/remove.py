@@ -85,7 +85,7 @@ class EndedPage:
 
     workflows: tuple[str, ...]
     cursor: tuple[int, str] | None
-    """The end and id of the last workflow that the page examined; None for an empty page."""
+    """The end time and the id of the last workflow that the page examined; None for an empty page."""
 
 
 def ended(tr: Reads, shard: int, before_ms: int, limit: int) -> EndedPage:

@@ -18,7 +18,7 @@ from dispatcher.ledger.workflows.submit import text
 
 
 def signal(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a signal to the node that waits for it, or keep it until one does; a signal's id counts once.
+    """Give a signal to the node that waits for it, or keep it until a node does; a repeated signal id changes nothing.
 
     Raises:
         InputError: when the workflow has ended or keeps too many signals, or (NotFound) there is none.

@@ -141,7 +141,7 @@ def fingerprint(body: Mapping[str, Any]) -> str:
 
 
 def number(body: Mapping[str, Any], name: str, default: int) -> int:
-    """Return a whole number from 1 in a field of a request's body, or the default when the field is missing.
+    """Return a field of a request's body that must be a whole number of at least 1, or the default when it is missing.
 
     Raises:
         InvalidTask: when the field is no such number.

@@ -1,1 +1,1 @@
-"""The publish of a shard's tasks, with the trace that each one continues."""
+"""The publishing of a shard's tasks to the broker, and the tracing spans of the publications."""

@@ -37,7 +37,7 @@ class ConfirmedPublications:
         return numbers
 
     def close(self) -> None:
-        """Call `on_overdue` no more; numbers are still added and taken."""
+        """Stop the timer, so that `on_overdue` is not called any more; `add` and `take` still work."""
         self._closed = True
         self._stop()
 

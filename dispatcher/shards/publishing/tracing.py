@@ -1,4 +1,4 @@
-"""The spans of a shard: each publication of a traced workflow's node, and each recorded end of an attempt."""
+"""The spans that a shard makes: one for each publication of a traced node, and each recorded end of an attempt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ENDS = frozenset((*_FAILED, TaskState.COMPLETED, TaskState.CANCELED, TaskState.
 
 
 def publish_span(tracing: Tracing, publication: Publication) -> Span | None:
-    """Begin the span of a node's publication, from its claim on; None for a workflow that is not traced."""
+    """Begin the span of a node's publication, which starts at its claim; None for a workflow that is not traced."""
     task = publication.task
     if task.traceparent is None:
         return None
@@ -25,7 +25,7 @@ def publish_span(tracing: Tracing, publication: Publication) -> Span | None:
 
 
 def record_spans(tracing: Tracing, effects: Effects) -> None:
-    """Make the spans of the ends of attempts that a committed transaction recorded, below their publications.
+    """Make a span for each end of an attempt in a committed transaction, as a child of its publication's span.
 
     The span tells of a failure also where the agent died, whose own span died with it.
     """

@@ -1,4 +1,4 @@
-"""The SQLite implementation of `Database`: one thread writes, others read for the program and for users."""
+"""The SQLite implementation of `Database`: one thread writes, two read for the program, and two for users."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ class SqliteDatabase:
         return lock
 
     def _open(self) -> tuple[sqlite3.Connection, bool]:
-        """Open the file; return the connection, and whether the last owner closed the file (left no log)."""
+        """Open the file; return the connection, and whether the last owner closed the file in order, leaving no log."""
         log_file = self._path.with_name(self._path.name + "-wal")
         whole = not (log_file.exists() and log_file.stat().st_size)
         try:

@@ -67,7 +67,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def tune(connection: sqlite3.Connection) -> None:
-    """Set full synchronisation and the cache size on a SQLite connection to a store."""
+    """Set full synchronization (each commit is synced to disk) and the cache size on a SQLite connection."""
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA cache_size = -{CACHE_KILOBYTES}")
 

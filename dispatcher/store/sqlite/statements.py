@@ -66,7 +66,7 @@ class Statements:
         return self._overlay.over(self._rows(statement, (begin, end, most)), own, limit=limit, reverse=reverse)
 
     def get_many(self, keys: Sequence[bytes], snapshot: bool) -> list[bytes | None]:
-        """Return the values of several keys, which few SQL statements read."""
+        """Return the values of several keys, read by few SQL statements."""
         own, below = self._overlay.values, {}
         for piece in _pieces([key for key in dict.fromkeys(keys) if key not in own], MOST_ROWS):
             for number, value in self._row(_get_many(len(piece)), piece):
@@ -74,7 +74,7 @@ class Statements:
         return [own[key] if key in own else below.get(key) for key in keys]
 
     def get_ranges(self, ranges: Sequence[KeyRange], limit: int, snapshot: bool) -> list[list[KeyValue]]:
-        """Return the pairs of several ranges, which few SQL statements read."""
+        """Return the pairs of several ranges, read by few SQL statements."""
         below: dict[KeyRange, list[KeyValue]] = {}
         untouched = [each for each in dict.fromkeys(ranges) if not self._overlay.between(*each)]
         for piece in _pieces(untouched, MOST_RANGES):
@@ -87,7 +87,7 @@ class Statements:
         ]
 
     def read_ahead(self, keys: Iterable[bytes], ranges: Iterable[KeyRange], limit: int) -> None:
-        """Do nothing: a statement that reads one key waits for no network."""
+        """Do nothing, since reads of a local file need no network round trip that reading ahead could save."""
 
     def set(self, key: bytes, value: bytes) -> None:
         """Buffer a key and its value in the overlay."""
@@ -139,7 +139,7 @@ def write(connection: sqlite3.Connection, overlay: Overlay) -> None:
 
 
 def _pieces(items: Sequence[Item], most: int) -> Iterator[Sequence[Item]]:
-    """Yield the items in pieces of `most` or a power of 2, since SQLite prepares a statement for each piece size."""
+    """Yield the items in pieces of `most` or a smaller power of 2, so that SQLite prepares few different statements."""
     at = 0
     while at < len(items):
         size = min(most, 1 << ((len(items) - at).bit_length() - 1))

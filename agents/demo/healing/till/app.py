@@ -1,4 +1,4 @@
-"""A till that answers over HTTP on one event loop: the service of the healing demo, and the bugs that it has.
+"""A till (cash register) that answers over HTTP on one event loop: the healing demo's service, with its bugs.
 
 `python app.py PORT` serves, `python app.py --check` reads the settings and says what is wrong with them. The paths
 below `/bugs` are its bugs, which a request meets: a call that blocks the loop, a list that only grows, and a log in
@@ -31,7 +31,7 @@ def read_settings() -> tuple[Any, dict[str, Any]]:
 
 
 def check() -> None:
-    """Raise an error that says what is wrong with the settings."""
+    """Raise an error that says what is wrong with the settings, if anything is."""
     currency, prices = read_settings()
     if not isinstance(currency, str) or not all(isinstance(price, int) for price in prices.values()):
         raise ValueError("a currency is a text, and a price a number")
@@ -53,7 +53,7 @@ class Till:
         }
 
     def health(self) -> dict[str, Any]:
-        """Return the version, when the till can reckon and write."""
+        """Return the version and the sum of the prices; raise an error when the sum or a write to the disk fails."""
         total = sum(self.prices.values())
         probe = DATA / "probe"
         probe.write_bytes(b"." * 16_384)
@@ -61,18 +61,18 @@ class Till:
         return {"version": os.environ["SERVICE_VERSION"], "total": f"{total / 100:.2f} {self.currency}"}
 
     def order(self) -> dict[str, Any]:
-        """Keep an order, and return how many there are."""
+        """Append an order to the file of orders, and return how many the file has."""
         with (DATA / "orders").open("a") as orders:
             orders.write(json.dumps(self.prices) + "\n")
         return {"orders": len((DATA / "orders").read_text().splitlines())}
 
     def hang(self) -> dict[str, Any]:
-        """Block the event loop, as a synchronous call of a partner that never answers does."""
+        """Block the event loop for an hour, as a synchronous call to a server that never answers would."""
         asyncio.get_running_loop().call_soon(time.sleep, 3_600)
         return {}
 
     def leak(self) -> dict[str, Any]:
-        """Begin to keep what should be forgotten."""
+        """Begin to leak memory, up to 160 MB."""
         self.bugs.add(asyncio.ensure_future(self._leak()))
         return {}
 
@@ -82,7 +82,7 @@ class Till:
             await asyncio.sleep(0.005)
 
     def flood(self) -> dict[str, Any]:
-        """Begin to log everything."""
+        """Begin to flood the log, with up to 64 MB of debug lines."""
         self.bugs.add(asyncio.ensure_future(self._flood()))
         return {}
 
@@ -106,7 +106,7 @@ class Till:
             writer.close()
 
     def reply(self, path: str) -> tuple[str, bytes]:
-        """Return status and body for a path."""
+        """Return the HTTP status and the JSON body of the answer for a path."""
         if path not in self.paths:
             return "404 Not Found", b"{}"
         try:

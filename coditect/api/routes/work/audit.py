@@ -1,4 +1,4 @@
-"""The routes of what people and policies decided: one decision, the audit trail, and the autonomy."""
+"""The routes of decisions by people and policies: one decision, the audit trail, and how much needed no person."""
 
 from __future__ import annotations
 

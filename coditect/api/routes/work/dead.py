@@ -105,4 +105,4 @@ async def discard_letters(order: LetterSelection, services: Services) -> Settled
 
 
 def _ignored(note: str) -> None:
-    """Leave out what could not be seen: the answer names the letters that were."""
+    """Drop a note about queues that could not be read: the answer has only the letters that could."""

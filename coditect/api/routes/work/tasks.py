@@ -180,7 +180,7 @@ async def _parts(handle: Handle, wait: str) -> AsyncIterator[bytes]:
 
 
 async def _whole(handle: Handle, wait: str) -> AsyncIterator[Any]:
-    """Yield the parts of a task, and a StreamRestarted where they begin again; a failure is left to the outcome."""
+    """Yield the parts of a task's result, and a StreamRestarted where they begin again; end silently if it fails."""
     while True:
         try:
             async for part in handle.stream(timeout=wait):

@@ -31,15 +31,15 @@ log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 5
 LOOK_SECONDS = 0.25
 QUIET_SECONDS = 0.8
-"""The silence of a connection after which the broker is asked for an answer."""
+"""How long a connection is silent before the process asks the broker for an answer."""
 LOST_SECONDS = 2.0
-"""The silence of a connection without an answer after which the connection may be replaced."""
+"""How long a connection is silent, without an answer either, before it may be replaced by a new one."""
 ANSWER_SECONDS = 1.0
 CONNECT_SECONDS = 5.0
 CLOSE_SECONDS = 2.0
 RESTORE_SECONDS = 30.0
 CLOSED = Backoff(0.1, 1.0)
-"""The pauses between attempts to connect while the port is closed: at most 1 s."""
+"""The pauses between attempts to connect while the broker cannot be reached: at most 1 s."""
 REFUSED = Backoff(0.1, 5.0)
 """The pauses between attempts to connect while a broker refuses the connection: at most 5 s."""
 OLDEST = (3, 10)
@@ -102,7 +102,7 @@ class RabbitConnection:
 
     @property
     def _facts(self) -> dict[str, str]:
-        """The keyword facts of each log line about the connection: its name and URL."""
+        """The fields of each log record about the connection: its name and URL."""
         return {"connection": self.name, "url": self.address}
 
     @property

@@ -57,7 +57,7 @@ class Transport(TransportFactory):
 
     @property
     def certificate_end(self) -> float | None:
-        """The end of the certificate that the broker showed, as a Unix time; None without TLS, or unverified."""
+        """When the broker's TLS certificate expires, as a Unix time; None without TLS, or when it was not verified."""
         shown = None if self._writer is None else self._writer.get_extra_info("peercert")
         return float(ssl.cert_time_to_seconds(shown["notAfter"])) if shown else None
 

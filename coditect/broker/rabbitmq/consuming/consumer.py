@@ -33,7 +33,7 @@ DeclareAgain = Callable[[AbstractConnection, str], Awaitable[None]]
 
 
 class Subscription:
-    """The RabbitMQ implementation of the port's `Consumer`, restored after reconnects until it is canceled."""
+    """The RabbitMQ implementation of the interface `Consumer`, restored after reconnects until it is canceled."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class Subscription:
         self.deafen()
 
     def deafen(self) -> None:
-        """Mark the consumer as canceled at the broker, and call `on_lost`; its deliveries can still be settled."""
+        """Mark the consumer as gone from the broker, and call `on_lost`; its deliveries can still be settled."""
         self.tag = None
         if self._on_lost is not None and not self.canceled:
             self._on_lost()
@@ -180,7 +180,7 @@ class Group:
             await self._start(subscription)
 
     async def close(self) -> None:
-        """Send the acks, requeues and rejects still buffered, and close the channel, which returns other deliveries."""
+        """Write the buffered settlements, and close the channel; unsettled deliveries return to their queues."""
         self._connection = None
         consumer_channel = self._consumer_channel
         if consumer_channel is None or not self.opened:

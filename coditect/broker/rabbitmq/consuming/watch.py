@@ -29,7 +29,7 @@ EndRound = Callable[[], Awaitable[None]]
 
 
 async def watch_consumers(groups: Mapping[str, Group], stats: Stats, end_round: EndRound, *, seconds: float) -> None:
-    """Compare the broker's consumers with the process's own in rounds, and start those again that differ.
+    """Check the process's consumers in rounds, and restart each one that the broker does not have or does not serve.
 
     A consumer is deaf when the broker has none on its queue, or when messages are ready, the consumer has credit, and
     nothing came since the last round. Ready messages are counted twice, so that a message on its way is no proof.

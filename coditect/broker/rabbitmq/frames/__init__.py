@@ -1,4 +1,4 @@
-"""The direct wire path: publishes, confirms, deliveries and acks as frames of Coditect's own, not aiormq's.
+"""The direct wire path: Coditect itself, not aiormq, writes and reads the frames of publishes, deliveries and acks.
 
 ::
 

@@ -115,7 +115,7 @@ class FramingError(Exception):
 
 
 class Taken(Protocol):
-    """The port of a receiver of one channel's frames, to which the parser offers each frame before aiormq gets it."""
+    """The interface of a receiver of one channel's frames, to which the parser offers each frame before aiormq."""
 
     def take(self, kind: int, payload: bytes) -> bool:
         """Consume a frame and return True, or return False to pass the frame on to aiormq.
@@ -136,7 +136,7 @@ _MALFORMED = (ValueError, IndexError, struct.error)
 
 
 class FrameParser:
-    """The parser of incoming bytes into AMQP frames, which may be split anywhere.
+    """The parser of incoming bytes, which may arrive in pieces split anywhere, into AMQP frames.
 
     The frames of `channels` are offered to these; all other frames are passed on whole.
     """

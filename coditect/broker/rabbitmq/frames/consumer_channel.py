@@ -27,7 +27,7 @@ lone task's ack would hold up the next one, and a hop of a chain would take long
 has a few more tasks repeated.
 """
 SPARE_SHARE = 4
-"""The divisor of the prefetch: up to this share of unsettled deliveries, acks may wait for others."""
+"""The divisor of the prefetch: while at most this share of it is unsettled, acks may wait for other acks."""
 
 
 class DirectConsumerChannel:

@@ -1,4 +1,4 @@
-"""The direct wire path, which opens its channels, and the check that the installed aiormq was tested with it."""
+"""The factory of the direct wire path's channels, and the check that the installed aiormq was tested with it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from coditect.broker.rabbitmq.frames.question import StreamPath
 log = logging.getLogger(__name__)
 
 TESTED = frozenset({"7.2.4"})
-"""The versions of aiormq with which direct frames were tested."""
+"""The versions of aiormq with which the direct wire path was tested."""
 
 
 def is_tested() -> bool:
-    """Tell whether direct frames were tested with the installed aiormq; log a warning if not."""
+    """Tell whether the direct wire path was tested with the installed aiormq; log a warning if not."""
     found = version("aiormq")
     if found not in TESTED:
         log.warning(

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class ChannelQuestion:
-    """The implementation of the port's `Question`, by a `channel.flow` frame on a channel of its own."""
+    """The implementation of the interface `Question`, by a `channel.flow` frame on a channel of its own."""
 
     def __init__(self, connection: AbstractConnection, stream: Stream) -> None:
         self._connection = connection

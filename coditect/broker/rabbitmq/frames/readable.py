@@ -30,7 +30,7 @@ _FLAGS = struct.Struct(">H")
 
 
 class Readable:
-    """The translator of one connection's frames for aiormq."""
+    """The translator of one connection's frames into frames that aiormq's decoder pamqp accepts."""
 
     def __init__(self) -> None:
         self._returning: set[int] = set()
@@ -69,7 +69,7 @@ class Readable:
 
 
 def pack(payload: bytes) -> bytes:
-    """Return a content header's payload that aiormq can always decode, with the original payload as a property."""
+    """Return a content header's payload that aiormq can always decode: its only value is the original payload."""
     size = len(payload)
     table = _TABLE.size - _FLAGS.size - 4 + size
     return payload[:_CONTENT_BYTES] + _TABLE.pack(HEADERS, table, _NAME_AND_KIND, size) + payload
@@ -82,7 +82,7 @@ def packed(header: ContentHeader) -> bytes:
 
 
 def _decodable(payload: bytes, before: tuple[int, ...]) -> bytes:
-    """Return a method's payload with texts that are not UTF-8 escaped; the same payload when all texts are UTF-8."""
+    """Return a method's payload in which texts that are not UTF-8 are escaped; unchanged when all texts are UTF-8."""
     pieces: list[bytes] = []
     at, wrong = 0, False
     try:

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 HEARTBEAT_SECONDS = 1.0
 CONGESTED_BYTES = 4 * 1024 * 1024
-"""The number of unsent bytes from which publishes wait."""
+"""The number of unsent bytes above which publishes wait."""
 _CONNECTION = 10
 _BLOCKED, _UNBLOCKED = struct.pack(">HH", _CONNECTION, 60), struct.pack(">HH", _CONNECTION, 61)
 
@@ -113,7 +113,7 @@ class Stream:
 
     @property
     def congested(self) -> bool:
-        """Tell whether more unsent bytes wait than `CONGESTED_BYTES`."""
+        """Tell whether more than `CONGESTED_BYTES` bytes wait to be sent."""
         return self._gathered + self._writer.transport.get_write_buffer_size() > CONGESTED_BYTES
 
     async def unblocked(self) -> None:

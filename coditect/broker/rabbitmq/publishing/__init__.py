@@ -1,1 +1,1 @@
-"""Publishing with confirms: a limit of unconfirmed messages, retries, and a channel for each key without confirms."""
+"""Publishing with confirms: a limit of unconfirmed messages, retries, own channels for keys that get no confirms."""

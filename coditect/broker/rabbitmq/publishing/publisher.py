@@ -31,12 +31,12 @@ log = logging.getLogger(__name__)
 _FAILED: tuple[type[BaseException], ...] = (PublishRefused, PublishReturned, *LOST)
 BACKOFF = Backoff(0.01, 0.5)
 ASTRAY_SECONDS = 15.0
-"""The longest time for which a publish waits until the owner of a missing binding binds again."""
+"""The longest time that a publish waits for the process that owns a missing binding to declare it again."""
 ASTRAY_PAUSE_SECONDS = 0.25
 
 
 class Routes(Protocol):
-    """The port that declares the process's missing exchanges and bindings again, for publishes that found no queue."""
+    """The interface that restores the process's missing exchanges and bindings, for publishes that found no queue."""
 
     async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
         """Declare a missing exchange or binding again if this process owns it; tell whether to publish again.
@@ -111,7 +111,7 @@ class _Attempt:
         return BrokerUnavailable("The broker could not be reached in time", url=self.publisher.address, **facts)
 
     def unroutable(self) -> Unroutable:
-        """Return the error for a message that the broker returned."""
+        """Return the error for a message that the broker returned as unroutable."""
         return Unroutable(
             "No queue is bound to this key; nothing was taken", exchange=self.exchange, routing_key=self.routing_key
         )
@@ -244,7 +244,7 @@ class Publisher:
         attempt.astray_until = min(attempt.astray_until, self._now() + ASTRAY_SECONDS)
 
     async def _find_way(self, attempt: _Attempt, why: CoditectError) -> None:
-        """Declare a missing exchange or binding, and return for a retry; raise the given error if none can help."""
+        """Declare a missing exchange or binding again, and return to retry; raise the given error if none can help."""
         exists = not isinstance(why, NotFound)
         try:
             worth = await self._ways.leads(attempt.exchange, attempt.routing_key, exists=exists)

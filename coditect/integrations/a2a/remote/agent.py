@@ -66,7 +66,7 @@ class RemoteAgent:
 
     @asynccontextmanager
     async def open(self, card: a2a.AgentCard) -> AsyncIterator[None]:
-        """Keep connections to the agent of a checked card inside of the block; also on another event loop, later."""
+        """Keep the agent of a checked card open for calls inside of the block; reusable, also on another event loop."""
         self._streaming = card.capabilities.streaming
         async with checked_client(self._hosts, token=self._token) as http:
             factory = ClientFactory(ClientConfig(httpx_client=http, polling=not self._streaming))
@@ -77,7 +77,7 @@ class RemoteAgent:
                 self._client = None
 
     async def call(self, skill: str, value: Any, message_id: str, progress: Progress) -> Any:
-        """Send a value to a skill, follow the task to its end, and return its value; a cancel of this cancels the task.
+        """Send a value to a skill, follow its task to the end, and return the result; a canceled call cancels the task.
 
         Raises:
             RemoteFailed: when the task failed; retryable.
@@ -106,7 +106,7 @@ class RemoteAgent:
             raise
 
     def _check(self, card: a2a.AgentCard) -> None:
-        """Check that the agent of a card is called by JSON-RPC, and at no other place than the token may go to."""
+        """Check that a card offers JSON-RPC at valid URLs, and, if a token is sent, only at the agent's own address."""
         places = [one.url for one in card.supported_interfaces if one.protocol_binding == TransportProtocol.JSONRPC]
         if not places:
             bindings = sorted({one.protocol_binding[:50] for one in card.supported_interfaces})
@@ -122,7 +122,7 @@ class RemoteAgent:
 
 
 class _OneToken(CredentialService):
-    """The token of a remote agent, for the scheme that its card names."""
+    """The credentials for calls to a remote agent: one token, whichever security scheme the agent's card names."""
 
     def __init__(self, token: str | None) -> None:
         self._token = token

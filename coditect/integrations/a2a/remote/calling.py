@@ -49,10 +49,10 @@ _ASKS = frozenset({A2aState.TASK_STATE_INPUT_REQUIRED, A2aState.TASK_STATE_AUTH_
 
 
 class RemoteCall:
-    """A message that was sent to a remote agent, and what is known of its task."""
+    """One message to a remote agent: it is sent, and the task that it starts is followed to its end."""
 
     def __init__(self, client: Client, url: str, progress: Progress, *, streaming: bool) -> None:
-        """Call by an open client; `progress` hears of the task's updates."""
+        """Take an open A2A client; `progress` is called at each status update of the task while it works."""
         self._client = client
         self._url = url
         self._progress = progress
@@ -88,7 +88,7 @@ class RemoteCall:
             log.info("A remote task was not canceled", extra={"task": self._task_id, "reason": str(error)[:300]})
 
     async def _sent(self, request: a2a.SendMessageRequest) -> a2a.Task | a2a.Message | None:
-        """Send the message once the agent takes a connection; one that is started again takes none for a while."""
+        """Send the message, again for up to 30 s while the agent takes no connection, such as during a restart."""
         now, pauses = asyncio.get_running_loop().time, PAUSES.pauses()
         until = now() + CONNECT_SECONDS
         while True:
@@ -102,7 +102,7 @@ class RemoteCall:
             await asyncio.sleep(pause)
 
     async def _send(self, request: a2a.SendMessageRequest) -> a2a.Task | a2a.Message | None:
-        """Send the message, and read the answers; return the last task or message that was whole."""
+        """Send the message and read the answers; return the last if it is a whole task or message, None otherwise."""
         whole: a2a.Task | a2a.Message | None = None
         items = 0
         async for answer in self._client.send_message(request, context=self._sending):
@@ -130,7 +130,7 @@ class RemoteCall:
         await self._progress(float(share) if known else 0.0, text_of(update.status.message.parts)[:LONGEST_TEXT])
 
     async def _ended(self) -> a2a.Task:
-        """Ask for the task until it has ended or asks for something; an agent may be away for some questions.
+        """Poll the task until it has ended or waits for its caller; up to four polls in a row may find the agent away.
 
         Raises:
             AgentLost: when the agent stays away, or does not know the task any more.

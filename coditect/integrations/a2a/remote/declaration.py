@@ -82,7 +82,7 @@ def _skills(card: AgentCard, url: str, prefix: str) -> dict[str, AgentSkill]:
 
 
 def _schemas(card: AgentCard) -> Mapping[str, Any]:
-    """Return the JSON Schemas of skills by their ids, where the card of another fleet has them."""
+    """Return the JSON Schemas of skills by skill id; empty unless the card has Coditect's extension with them."""
     found = next((one for one in card.capabilities.extensions if one.uri == SCHEMAS), None)
     try:
         return {} if found is None else plain(found.params)

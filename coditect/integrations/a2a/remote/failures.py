@@ -42,7 +42,7 @@ class RemoteAsks(InputError):
 
 @contextmanager
 def judged(url: str) -> Iterator[None]:
-    """Raise what the SDK raises in the block as an error of the fleet.
+    """Translate errors that the A2A SDK raises in the block into errors of Coditect.
 
     Raises:
         RemoteRejected: when the agent refuses the request, or the token.
@@ -67,7 +67,7 @@ def judged(url: str) -> Iterator[None]:
 
 
 def _of_connection(url: str, error: a2a.A2AError) -> CoditectError:
-    """Return the error for one of the SDK's that is no refusal: by what lies below it, if anything."""
+    """Return Coditect's error for an error of the SDK that is no refusal, by the HTTP error that caused it, if any."""
     match error.__cause__:
         case httpx.HTTPStatusError(response=response) if response.status_code in (401, 403):
             fix = f"set {TOKEN} to a token or key that may use the agent"

@@ -31,24 +31,24 @@ class A2aEndpoints:
         self._dispatcher = JsonRpcDispatcher(self._requests, _SenderContexts())
 
     async def card(self, request: Any, address: str, *, whole: bool) -> Any:
-        """Answer with the card of the agent at an address; unless `whole`, without the skills."""
+        """Answer with the agent card, which names `address` as the agent's URL; unless `whole`, without the skills."""
         skills = await self._requests.skills() if whole else {}
         card = fleet_card(skills, self._settings, url=address)
         (route,) = create_agent_card_routes(card, cache_control=CACHED)
         return await route.endpoint(request)
 
     async def call(self, request: Any, address: str, name: str, check: Callable[[str], None]) -> Any:
-        """Answer a JSON-RPC request to an address by a sender, whose roles `check` checks; see `Sender`."""
+        """Answer a JSON-RPC request to `address` from `name`; `check` raises unless the sender has a role."""
         request.state.a2a = (address, Sender(name, check))
         return await self._dispatcher.handle_requests(request)
 
     def refusal(self, sentence: str) -> dict[str, Any]:
-        """Return the JSON-RPC answer to a request that was not read."""
+        """Return the JSON-RPC error for a request that is refused unread, such as one that is too large."""
         return build_error_response(None, InvalidRequestError(sentence))
 
 
 class _SenderContexts(DefaultServerCallContextBuilder):
-    """The contexts of calls, with the sender that the API has let in."""
+    """The builder of the SDK's call contexts, which adds the sender that the API has let in."""
 
     def build(self, request: Any) -> ServerCallContext:
         """Return the context of a request."""

@@ -1,4 +1,4 @@
-"""What an A2A message orders: a skill of the fleet, and the input of its task."""
+"""The reading of A2A messages: which skill of the fleet a message asks for, and the input of its task."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def skill_of(request: SendMessageRequest, skills: Mapping[str, CapabilitySpec]) 
 
 
 def check_wishes(request: SendMessageRequest, spec: CapabilitySpec) -> None:
-    """Check that the fleet can answer a message in the way that its sender wants.
+    """Check that the fleet can answer in a media type that the sender takes, and without push notifications.
 
     Raises:
         ContentTypeNotSupportedError: when the sender takes none of the skill's media types.
@@ -78,7 +78,7 @@ def input_of(parts: Sequence[Part], spec: CapabilitySpec) -> Any:
 
 
 def refuse_continuation(task_id: str) -> UnsupportedOperationError:
-    """Return the error for a message to a task that waits for none."""
+    """Return the error for a message to a task that takes no more messages."""
     fix = "send a message without taskId, in the same context, for a new task"
     return UnsupportedOperationError(f"The task {task_id[:200]} takes no more messages; {fix}", data={"fix": fix})
 

@@ -18,7 +18,7 @@ LONGEST = 4_000
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Raise what the block raises as an A2A error.
+    """Translate every error that the block raises into an A2A error.
 
     Raises:
         TaskNotFoundError: for a task that the fleet does not have.

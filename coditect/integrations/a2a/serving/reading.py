@@ -41,12 +41,12 @@ def handle_of(client: Client, task_id: str) -> Handle:
 
 
 async def read_task(handle: Handle) -> Task:
-    """Return a task as it is, with its value or failure once it has ended."""
+    """Return the A2A task of a handle as it is now, with its value or failure once it has ended."""
     return await whole_task(handle, await handle.run.overview())
 
 
 async def whole_task(handle: Handle, row: WorkflowRow) -> Task:
-    """Return the task of a workflow's row, with what the row does not have.
+    """Return the A2A task of a workflow's row, with the value, failure or approval question that the row lacks.
 
     Raises:
         TaskNotFoundError: when the workflow has other nodes than a task.
@@ -74,7 +74,7 @@ async def settled(handle: Handle, *, timeout: Duration) -> Task:
 
 
 async def follow(client: Client, handle: Handle) -> AsyncGenerator[A2aEvent]:
-    """Yield a task, its start and progress, its value, and its end or that it waits for an approval."""
+    """Yield a task as it is, then its start and progress, then its value and its end, or its wait for an approval."""
     async with client.events("task.*", of=handle.task_id) as events:
         task = await read_task(handle)
         yield task

@@ -56,7 +56,7 @@ class Sender(User):
 
     name: str
     check: Callable[[str], None]
-    """Raises what the server answers, unless the sender has the role: viewer, operator or approver."""
+    """Raises the error to answer unless the sender has the given role: viewer, operator or approver."""
 
     @property
     def is_authenticated(self) -> bool:
@@ -172,7 +172,7 @@ class FleetRequests(RequestHandler):
         raise no_push()
 
     async def _taken(self, client: Client, request: a2a.SendMessageRequest, context: ServerCallContext) -> Handle:
-        """Submit the task of a message, and return its handle; a message that came before gives the same task."""
+        """Submit a message's task once, or answer the approval of the task that it names; return the task's handle."""
         message, sender = request.message, _sender(context)
         if message.task_id:
             return await self._answered(client, message, sender)

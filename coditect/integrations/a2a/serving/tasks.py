@@ -52,7 +52,7 @@ def state_of(row: WorkflowRow) -> TaskState:
 
 
 def task_of(row: WorkflowRow, *, outcome: Outcome | None = None, asked: str = "") -> Task:
-    """Return the A2A task of a durable task's workflow; `asked` is what its approval waits for."""
+    """Return the A2A task of a durable task's workflow; `asked` is the question of the approval that it waits for."""
     task_id, context = durable_id(row.workflow), row.labels.get(CONTEXT, row.workflow)
     status = TaskStatus(state=STATES[state_of(row)])
     at_ms = row.finished_at_ms or row.accepted_at_ms
@@ -68,7 +68,7 @@ def task_of(row: WorkflowRow, *, outcome: Outcome | None = None, asked: str = ""
 
 
 def agent_message(text: str, *, task_id: str, context: str, part: str) -> Message:
-    """Return a message of the fleet about a task; `part` makes its id, the same for the same message."""
+    """Return the fleet's message about a task; its id is the task's id with `part`, the same at a repetition."""
     return Message(
         message_id=f"{task_id}/{part}",
         task_id=task_id,
@@ -79,7 +79,7 @@ def agent_message(text: str, *, task_id: str, context: str, part: str) -> Messag
 
 
 def _failure(outcome: Outcome) -> str:
-    """Return why a task has no value, and what to do; empty for a value."""
+    """Return why a task failed, and what to do about it; empty for a task with a value."""
     failure = outcome.failure
     if failure is None:
         return ""

@@ -1,4 +1,4 @@
-"""The check that an approval is decided once, whoever answers it at the same time."""
+"""The check that an approval is decided once, even when several people answer it at the same time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ENDS: Mapping[str, str] = {"granted": "completed", "denied": "rejected"}
 
 
 def decided_once(index: HistoryIndex) -> CheckResult:
-    """Check that each contested approval has one decision, and that all that is known of it says the same.
+    """Check that each approval that several people answered has one decision, and that all records of it agree.
 
     The audit trail has the decision; the approval's state, the answers that were confirmed to people, and whether the
     next node ran must agree with it. An approval that failed with a node before it has none: nobody was asked.
@@ -35,7 +35,7 @@ def decided_once(index: HistoryIndex) -> CheckResult:
 
 
 def _failed_before(work: Operation, name: str, states: Mapping[str, str]) -> bool:
-    """Tell whether an approval failed because a node before it did."""
+    """Tell whether an approval failed because one of its predecessors failed."""
     before = (work.val.get("nodes") or {}).get(name, ())
     given_up = any(states.get(f"{work.key}:{one}") in GIVEN_UP for one in before)
     return given_up and states.get(f"{work.key}:{name}") == "failed"

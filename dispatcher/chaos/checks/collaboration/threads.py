@@ -1,4 +1,4 @@
-"""The check that a thread keeps each message once, in one order, and that a listener is told of all of them."""
+"""The check that a message thread keeps each message once, in one order, and that a listener gets all of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dispatcher.chaos.checks.history_index import HistoryIndex, Operation
 
 
 def threads_kept(index: HistoryIndex) -> CheckResult:
-    """Check the messages that the ledger has of each thread against those who said them, and those who heard them.
+    """Check the messages of each thread in the ledger against what was said and what the listener heard.
 
     The numbers of a thread's messages have no gap; a message whose sender was answered is there once, behind all that
     were answered before it was said. A loop of a listener skips none, and what it has noted as read it has been given.
@@ -59,7 +59,7 @@ def _unkept(kept: Mapping[int, str], said: Sequence[Operation]) -> Iterator[str]
 
 
 def _disordered(kept: Mapping[int, str], said: Sequence[Operation]) -> Iterator[str]:
-    """Yield each message that was said after another one was answered, and stands before it."""
+    """Yield an error where a message stands before one that was already confirmed when the former was said."""
     first, answered = dict[str, int](), dict[str, float]()
     for one in said:
         first.setdefault(one.val["text"], one.first)

@@ -1,4 +1,4 @@
-"""The check that the result of a vote is what more than half of those who answered said."""
+"""The check that a vote results in the ballot of more than half of the voters who answered."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RESULT = "result"
 
 
 def majority_counts(index: HistoryIndex) -> CheckResult:
-    """Check each vote's end, and the result that its client was told, against what the voters were to say.
+    """Check each vote's final state, and the result that its client got, against the ballots given to the voters.
 
     Only voters whose nodes completed have answered. Without a majority among them the vote must fail.
     """

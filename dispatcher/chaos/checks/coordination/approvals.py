@@ -1,4 +1,4 @@
-"""The check that what needs an approval runs after a grant only, and that each decision is in the audit trail once."""
+"""The check that a node that needs an approval runs only after a grant, and each decision is audited once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXPECTED = {
     "learning": {("granted", "chaos"), ("granted", "learned")},
     "routine": {("granted", "policy")},
 }
-"""The decisions, and their authors, of which exactly one must stand in the trail of a node that ran, by its rule."""
+"""By rule: the decisions with their authors, of which the trail of a node that ran must have exactly one."""
 _PERSON = "chaos"
 
 

@@ -1,4 +1,4 @@
-"""The check that tasks of one key run one at a time, as their capability's limit on concurrency says."""
+"""The check that tasks with the same concurrency key run one at a time, as their capability's limit demands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dispatcher.chaos.checks.history_index import HistoryIndex, Operation
 
 
 def keys_exclude(index: HistoryIndex) -> CheckResult:
-    """Check that no execution begins while another one of the same key goes on, unless a fault met that one.
+    """Check that no execution begins while another with the same key runs, unless a fault hit the running one.
 
     An agent that a fault kept from its heartbeats is taken for dead, and its keys are free; it may hear of that late.
     """

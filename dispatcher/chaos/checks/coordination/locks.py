@@ -11,7 +11,7 @@ from dispatcher.chaos.checks.history_index import HistoryIndex, Operation
 
 
 def locks_exclude(index: HistoryIndex) -> CheckResult:
-    """I4: check that no lock has two holders at once, and that its fence grows from each holder to the next.
+    """Invariant I4: check that no lock has two holders at once, and that its fence grows from each holder to the next.
 
     A holder counts from its grant to its end if it was not told that the lock was lost. A holder that was killed, or
     that lost its lock, proves nothing about the time behind its grant.

@@ -1,4 +1,4 @@
-"""The check that a breaker of the fleet has one probe at a time, by the permits of the probes that were made."""
+"""The check that a fleet-wide circuit breaker has one probe at a time, by the permits of the recorded probes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLOCKS_MS = 200
 
 
 def one_probe(index: HistoryIndex) -> CheckResult:
-    """Check that each interval of an open breaker has at most one permit, and each permit at most one call.
+    """Check that an open breaker gives at most one permit per reset interval, and that no permit has two calls.
 
     The number of a permit is the instant at which the control plane gave it, in milliseconds. Probes that processes
     made by themselves, because no dispatcher answered, have no permit.

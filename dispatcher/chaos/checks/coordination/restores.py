@@ -1,4 +1,4 @@
-"""The check that a restore discards what came after its checkpoint, undoes it as planned, and that it runs again.
+"""The check that a restore discards the nodes after its checkpoint, compensates them as planned, and reruns them.
 
 Every claim of a node belongs to a *generation*: the number of restores before it that discarded the node. What an
 execution of one generation made must not be met in another one, neither as a value nor in shared state. What an
@@ -20,7 +20,7 @@ from dispatcher.chaos.load.parts.restores import JOIN, LAST, LEFT, MARK, RIGHT
 
 @dataclass(frozen=True, slots=True)
 class CarriedOut:
-    """A restore that the ledger has carried out."""
+    """A committed restore: its version in the store, and the nodes that it discards and compensates."""
 
     version: int
     """The version of the store at which the restore was committed."""
@@ -33,7 +33,7 @@ class CarriedOut:
 
 
 def restored_whole(index: HistoryIndex) -> CheckResult:
-    """Check each restore: it was asked for once, its nodes ran again, and nothing of the former run counts.
+    """Check each restore: one request made it, the discarded nodes ran again, and none of their old results counts.
 
     What the plan called compensated is undone, the last completed first, before a discarded node runs. Shared state is
     what it was. Nodes before the checkpoint stay as they are.
@@ -52,7 +52,7 @@ def restored_whole(index: HistoryIndex) -> CheckResult:
 
 
 def _unasked(index: HistoryIndex, work: Operation, told: Sequence[str]) -> Iterator[str]:
-    """Yield each request that was carried out otherwise than its sender was told."""
+    """Yield each restore that was not requested or was made twice, and each confirmed request without a restore."""
     asked = {one.val["by"]: one for one in index.about("restore", work.key)}
     for by, many in Counter(told).items():
         if by not in asked or not asked[by].possible:
@@ -66,7 +66,7 @@ class RestoredWork:
     """A workflow of a history with its restores, and the generations of its nodes."""
 
     def __init__(self, index: HistoryIndex, work: Operation, told: Sequence[str]) -> None:
-        """Read the restores in the order in which the ledger has them, as `told` by the names of their requests."""
+        """Find the workflow's restores in the history; `told` has their requests' names, in the ledger's order."""
         self._index = index
         self._work = work.key
         self._nodes: Collection[str] = work.val["nodes"]
@@ -81,7 +81,7 @@ class RestoredWork:
         ]
 
     def wrong(self, *, completed: bool) -> Iterator[str]:
-        """Yield each error in the workflow; one that has not completed may have undone more than its restores did."""
+        """Yield each error; unless the workflow has `completed`, skip results and the last restore's compensations."""
         for number, restore in enumerate(self._restores):
             until = self._restores[number + 1].version if number + 1 < len(self._restores) else None
             if completed or until is not None:
@@ -98,7 +98,7 @@ class RestoredWork:
         return self._index.versioned("claim", f"{self._work}:{name}")
 
     def _version_of(self, name: str, fence: int) -> int:
-        """Return the version at which the execution with a fence was claimed; 0 when no claim is known."""
+        """Return the store's version at which a node's execution with a fence was claimed; 0 when no claim is known."""
         before = [(one.val["fence"], one.val["version"]) for one in self._claims(name) if one.val["fence"] <= fence]
         return int(max(before)[1]) if before else 0
 
@@ -106,13 +106,13 @@ class RestoredWork:
         return sum(restore.version <= version and name in restore.discards for restore in self._restores)
 
     def _made_in(self, made: str) -> tuple[str, int]:
-        """Return the node and the generation of the execution that a value names."""
+        """Return the node and the generation of an execution, which `made` names as `<task id>@<fence>`."""
         key, _, fence = made.rpartition("@")
         name = key.rpartition(":")[2]
         return name, self._generation(name, self._version_of(name, int(fence)))
 
     def _counted(self, name: str) -> Iterator[str]:
-        """Yield the error of a node whose result is of an execution before the last restore that discarded it."""
+        """Yield an error if a node's recorded result is from before the last restore that discarded the node."""
         generations = sum(name in restore.discards for restore in self._restores)
         for one in self._index.about("result", f"{self._work}:{name}"):
             if one.val.get("by") is not None:
@@ -121,7 +121,7 @@ class RestoredWork:
                     yield f"has a result of {name} of run {given}, and it was discarded {generations} times"
 
     def _mixed(self, name: str) -> Iterator[str]:
-        """Yield each value of another generation that an execution was given, or saw in shared state."""
+        """Yield each value of another generation that an execution of a node got as input, or saw in shared state."""
         key = f"{self._work}:{name}"
         for one in self._index.about("execute", key):
             version = self._version_of(name, one.val["fence"])
@@ -138,7 +138,7 @@ class RestoredWork:
                 yield f"let {name} see nothing of {missing}"
 
     def _is_late(self, name: str, saw: Operation) -> bool:
-        """Tell whether another attempt, or what follows the node, was claimed before an execution read shared state.
+        """Tell whether another attempt or a successor of the node was claimed before an execution read shared state.
 
         An attempt that stood still meanwhile reads what is there by then; only its writes are refused.
         """
@@ -153,7 +153,7 @@ class RestoredWork:
                 yield f"{made} of its run {given}, in run {wanted}"
 
     def _stayed(self, restore: CarriedOut, until: int | None) -> Iterator[str]:
-        """Yield each node before a checkpoint that was claimed after the restore to it."""
+        """Yield an error for each node before the checkpoint that was claimed again after the restore."""
         for name in self._nodes:
             if name.endswith(COMPENSATION) or name in restore.discards:
                 continue
@@ -161,7 +161,7 @@ class RestoredWork:
                 yield f"ran {name} again, which came before the checkpoint"
 
     def _unseen(self, restore: CarriedOut, number: int) -> Iterator[str]:
-        """Yield each node that began before a restore discarded it, and that the plan did not name."""
+        """Yield an error for each discarded node that began before the restore and is missing in its plan."""
         for name in restore.discards:
             since = max((one.version for one in self._restores[:number] if name in one.discards), default=0)
             begun = any(one.happened and _is_between(one, since, restore.version) for one in self._claims(name))
@@ -169,7 +169,7 @@ class RestoredWork:
                 yield f"discarded {name}, which had begun, and the plan did not name it"
 
     def _undone(self, restore: CarriedOut, until: int | None) -> Iterator[str]:
-        """Yield each difference between what a restore was to compensate and what was compensated, in which order."""
+        """Yield each difference between a restore's planned compensations and those that ran, and each wrong order."""
         undone: dict[str, int] = {}
         for name in self._nodes:
             if name.endswith(COMPENSATION):
@@ -188,7 +188,7 @@ class RestoredWork:
             yield "ran a discarded node before all were undone"
 
     def _completed(self, name: str, before: int) -> int:
-        """Return the version at which a node had last completed before a version; 0 when that is not known."""
+        """Return the store's version of a node's last completion before version `before`; 0 when none is known."""
         known = self._index.versioned("state", f"{self._work}:{name}")
         ends = [int(one.val["version"]) for one in known if one.val["state"] == "completed"]
         return max((version for version in ends if version < before), default=0)

@@ -13,7 +13,7 @@ from dispatcher.chaos.load.generators import EVERY_SECONDS, TICKED
 
 
 def one_run_a_tick(index: HistoryIndex) -> CheckResult:
-    """Check that no tick of a schedule has two runs, that none between two others has no run, and that ticks go on.
+    """Check that no tick of a schedule has two runs, that no tick between others lacks a run, and that ticks go on.
 
     The tick of a run is the input of its node, which is read from the agents' records.
     """

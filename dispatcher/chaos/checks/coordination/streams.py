@@ -9,9 +9,9 @@ from dispatcher.chaos.checks.history_index import HistoryIndex, Operation
 
 
 def parts_in_order(index: HistoryIndex) -> CheckResult:
-    """Check that each part follows the one before it, of the same execution, and that a stream which ended is whole.
+    """Check that a reader gets an execution's parts in order, without gaps, and that a stream that ended is complete.
 
-    After the reader was told so, the first part of another execution follows.
+    After the reader was told that the stream restarted, the first part of another execution follows.
     """
     checked, violations = 0, list[str]()
     for stream in index.of("stream"):

@@ -35,6 +35,6 @@ def one_run_an_event(index: HistoryIndex) -> CheckResult:
 
 
 def _wiped(index: HistoryIndex, trigger: Operation) -> bool:
-    """Tell whether the broker lost its data while the trigger was there, or shortly before."""
+    """Tell whether the broker lost its data while the trigger existed, or shortly before."""
     wipes = (one for one in index.faults if one.val.get("kind") == "broker.wipe")
     return any(one.begun <= trigger.ended and one.ended + BACK_SECONDS >= trigger.begun for one in wipes)

@@ -1,1 +1,1 @@
-"""The further parts of a chaos run's load, a module each: what its agents offer, and what its client does."""
+"""The optional parts of a chaos run's load, one module each: capabilities of the agents, and actions of the client."""

@@ -1,4 +1,4 @@
-"""The part of a load in which two people answer an approval at once, one grants and one denies, before its timeout."""
+"""The part of a load in which one person grants an approval while another denies it, sometimes near its timeout."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def contested(load: WorkflowLoad) -> Workflow:
 
 
 async def contest(load: WorkflowLoad) -> None:
-    """Run a workflow whose approval is answered by two people as soon as it asks, and record their answers."""
+    """Run a workflow, let two people answer its approval as soon as it awaits an answer, and record their answers."""
     run = await load.started(contested(load), ends=("completed", "rejected"), contested={GATE: NEXT}, approved=[GATE])
     if run is None:
         return
@@ -47,7 +47,7 @@ async def contest(load: WorkflowLoad) -> None:
 
 
 async def _asked(load: WorkflowLoad, run: Run) -> None:
-    """Wait until the workflow's approval asks, or has ended."""
+    """Wait until the workflow's approval awaits an answer, or has ended."""
     while True:
         ending = await load.answered(lambda: run.look(GATE))
         if ending.state is TaskState.AWAITING_APPROVAL or ending.state.terminal:

@@ -1,4 +1,4 @@
-"""The part of a load as a value, and the record of an execution in the handlers that parts offer."""
+"""The class of a load's optional parts, and the context manager with which their handlers record executions."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ PART_RETRY = Retry(max_attempts=MOST_ATTEMPTS, first="100ms", cap="1s")
 
 
 def _nothing(agent: Agent, note: Note) -> None:
-    """Declare no capability: the part needs none of its own."""
+    """Declare no capability on the agent; the default `offer` of a part that needs no capability of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadPart:
-    """A part of a load beside its workflows and tasks, which a run draws when `Pace.parts` has its name."""
+    """An optional part of a load beside its workflows and tasks, which a run has when `Pace.parts` has its name."""
 
     name: str
     play: Callable[[WorkflowLoad], Awaitable[None]]
-    """What the client does, again and again until the load is closed; it records all of it."""
+    """The function that the client calls again and again until the load is closed; it records what it does."""
     offer: Callable[[Agent, Note], None] = _nothing
-    """What an agent offers for that, and records."""
+    """The function that declares the part's capabilities on an agent, with handlers that record their executions."""
 
 
 @asynccontextmanager
 async def executed(ctx: Context, note: Note, **facts: Any) -> AsyncIterator[None]:
-    """Record the execution of a task around what its handler does; an error in that is recorded as its failure."""
+    """Record a task's execution, whose work is done in the block; an error in the block is recorded as a failure."""
     said = {"proc": ctx.agent_id, "agent": ctx.agent_id, "attempt": ctx.attempt, "fence": ctx.fence, **facts}
     note(Type.INVOKE, "execute", ctx.task_id, **said)
     try:

@@ -38,7 +38,7 @@ class Members(BaseModel):
 
 
 class Results(BaseModel):
-    """The input of the task that is given the results."""
+    """The input of the task that joins the results of the parallel tasks."""
 
     rule: MergeRule = MergeRule.COMBINE
     values: list[Any]
@@ -49,7 +49,7 @@ def offer(agent: Agent, note: Note) -> None:
 
     @agent.capability(MEMBER, timeout="10m", retry=PART_RETRY, description="Waits, and returns its id.")
     async def member(given: Members, ctx: Context) -> str:
-        """Wait or fail as the number in the name of the task's node says."""
+        """Wait or fail as the input says for the member whose number is in the task's id."""
         found = _NUMBER.search(ctx.task_id)
         assert found is not None
         place = int(found[1]) - (not ctx.task_id.endswith("]"))
@@ -61,7 +61,7 @@ def offer(agent: Agent, note: Note) -> None:
 
     @agent.capability(JOINED, timeout="10m", retry=PART_RETRY, description="Joins results.")
     async def joined(given: Results, ctx: Context) -> Any:
-        """Return the first result, or all of them."""
+        """Return the first result or all results, as the input's merge rule says."""
         async with executed(ctx, note):
             return merge(given.rule, given.values)
 
@@ -90,7 +90,7 @@ def map_reduce() -> tuple[Definition, list[str], int]:
 
 
 async def join(load: WorkflowLoad) -> None:
-    """Run each pattern once, until the load is closed."""
+    """Run each of the three patterns once, in random order; start none after the load is closed."""
     for drawn in load.random.sample((race, quorum, map_reduce), 3):
         if not load.closed.is_set():
             await _joined(load, *drawn())

@@ -1,4 +1,4 @@
-"""The part of a load whose tasks have a rate in the whole fleet, and come in waves that exceed it."""
+"""The part of a load whose tasks have a fleet-wide rate limit, and come in waves that exceed the limit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WAVE = 12
 
 
 def offer(agent: Agent, note: Note) -> None:
-    """Let an agent offer the capability with the rate, and record when each execution begins."""
+    """Let an agent offer the capability with the rate limit, and record when each execution begins."""
 
     @agent.capability(
         RATED,
@@ -27,7 +27,7 @@ def offer(agent: Agent, note: Note) -> None:
         description="Begins as often as its rate allows.",
     )
     async def begin(_: None, ctx: Context) -> None:
-        """Record the beginning, and end."""
+        """Record that the execution began, and end at once."""
         note(Type.OK, "begin", RATED, proc=ctx.agent_id, task=ctx.task_id, per_second=PER_SECOND, burst=BURST)
         async with executed(ctx, note):
             return

@@ -62,7 +62,7 @@ def offer(agent: Agent, note: Note) -> None:
 
     @agent.capability(STEP, timeout="10m", retry=PART_RETRY, description="Writes to shared state, and waits.")
     async def step(given: Step, ctx: Context) -> StepDone:
-        """Record what was given and what shared state has; then work, and add to shared state what was made."""
+        """Record the input and the shared state; then work, and add this execution's name to the shared state."""
         node, made = ctx.task_id.rpartition(":")[2], f"{ctx.task_id}@{ctx.fence}"
         async with executed(ctx, note, after=given.after):
             if node == JOIN:
@@ -83,14 +83,14 @@ def offer(agent: Agent, note: Note) -> None:
 
     @agent.capability(TAKE_BACK, timeout="10m", retry=few, description="Takes back.")
     async def take_back(done: TakeBack, ctx: Context) -> StepDone:
-        """Record which execution is taken back."""
+        """Compensate a node: record which execution is undone, and wait as long as that execution was to work."""
         async with executed(ctx, note, after=[done.result.made]):
             await asyncio.sleep(done.input.milliseconds / 1000)
         return StepDone(fence=ctx.fence, agent=ctx.agent_id, made=f"{ctx.task_id}@{ctx.fence}")
 
 
 def restorable(load: WorkflowLoad) -> Workflow:
-    """Return a workflow of a node, two parallel ones after it, and two in a row; three of them are compensated."""
+    """Return a workflow of a node, two parallel ones after it, and two in a row; three of them have compensations."""
     flow = Workflow("restorable")
 
     def step(name: str, *after: Node, undone: bool = False) -> Node:
@@ -105,7 +105,7 @@ def restorable(load: WorkflowLoad) -> Workflow:
 
 
 async def restore(load: WorkflowLoad) -> None:
-    """Run a workflow, and restore it to one of its checkpoints once or twice on its way, or after its end."""
+    """Run a workflow, and restore it to one of its checkpoints once or twice, while it runs or after its end."""
     discards = {name: [*nodes] for name, nodes in DISCARDS.items()}
     run = await load.started(restorable(load), discards=discards, priorities={}, inputs={}, undo=[])
     if run is None:
@@ -118,7 +118,7 @@ async def restore(load: WorkflowLoad) -> None:
 
 
 async def _restored(load: WorkflowLoad, run: Run, checkpoint: str) -> bool:
-    """Restore a workflow, as planned each time, until it is; return whether it was, or else has ended otherwise."""
+    """Plan and request a restore until one is made; return False if the workflow ended without completing."""
     while True:
         try:
             plan = await run.plan_restore(checkpoint)

@@ -19,7 +19,7 @@ EACH_SECONDS = 0.15
 
 
 def offer(agent: Agent, note: Note) -> None:
-    """Let an agent yield parts, each of which names the execution and its own number."""
+    """Let an agent yield a result in parts, each of which has the name of its execution and its number."""
 
     @agent.capability(STREAM, timeout="10m", retry=PART_RETRY, description="Yields parts.")
     async def yield_parts(parts: int, ctx: Context) -> AsyncIterator[str]:

@@ -1,4 +1,4 @@
-"""The part of a load in which workflows run others as their children, and some are canceled with them."""
+"""The part of a load in which workflows run child workflows, and some are canceled with their children."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of the further parts of a load, by name."""
+"""The table of a load's optional parts, by name."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Saying(BaseModel):
 
 
 def offer(agent: Agent, note: Note) -> None:
-    """Let an agent say messages, one after the other; an attempt that follows another one says the same again."""
+    """Let an agent say messages in a thread, one after the other; a later attempt says the same messages again."""
 
     @agent.capability(SAY, timeout="10m", retry=PART_RETRY, description="Says messages in a thread.")
     async def say(saying: Saying, ctx: Context) -> int:
@@ -83,7 +83,7 @@ async def _said(note: Note, thread: Thread, text: str, proc: str) -> None:
 
 
 async def _listen(load: WorkflowLoad, thread: str) -> None:
-    """Listen until the thread is closed, by a new loop after each error, and after some messages."""
+    """Listen until the thread is closed; begin to listen anew after each error, and after some random messages."""
     loops = 0
     while True:
         loops += 1

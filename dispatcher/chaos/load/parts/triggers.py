@@ -50,13 +50,13 @@ async def trigger(load: WorkflowLoad) -> None:
 
 
 async def _made(load: WorkflowLoad, name: str, flow: Workflow) -> None:
-    """Make the trigger, unless an earlier request did so without an answer."""
+    """Create the trigger, unless an earlier request that got no answer has created it already."""
     with suppress(InputError):
         await load.client.triggers.create(name, f"happened.{name}", flow, From("event.id"))
 
 
 async def _all_ran(load: WorkflowLoad, name: str) -> None:
-    """Return when each event has started a workflow; else ask to be called again."""
+    """Return if every event has started a workflow; else raise a retryable error, so that the caller asks again."""
     if len(await _runs_of(load, name)) < EVENTS:
         raise ResultTimeout("Not every event has started a workflow yet")
 

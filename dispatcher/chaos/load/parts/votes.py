@@ -38,7 +38,7 @@ class Ballots(BaseModel):
 
 
 def offer(agent: Agent, note: Note) -> None:
-    """Let an agent vote as its node's number says, and count votes as `results.merge` does."""
+    """Let an agent give the vote that the input has for a node's number, and count votes as `results.merge` does."""
 
     @agent.capability(VOTE, timeout="10m", retry=PART_RETRY, description="Votes as it is told.")
     async def vote(given: Ballots, ctx: Context) -> str:
@@ -53,7 +53,7 @@ def offer(agent: Agent, note: Note) -> None:
 
     @agent.capability(MERGE, timeout="10m", retry=PART_RETRY, description="Counts votes.")
     async def count(request: MergeRequest, ctx: Context) -> Any:
-        """Return the value for which more than half of the votes are."""
+        """Return the value that has more than half of the votes."""
         async with executed(ctx, note):
             return await merge_results(request)
 

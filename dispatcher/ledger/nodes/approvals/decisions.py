@@ -1,4 +1,4 @@
-"""The last decision about a node, which says what was asked, by which rule, and how it was answered.
+"""The last approval decision about a node: what was asked, by which rule, and how it was answered.
 
 A grant is for the input that was judged: a retry of the task needs no other, and a redrive with another input does.
 """
@@ -26,7 +26,7 @@ AUTOMATIC = frozenset({POLICY, TIMEOUT, LEARNED, GATE})
 
 @dataclass(frozen=True, slots=True)
 class DecisionRecord:
-    """The row of the last decision about a node."""
+    """The row of the last approval decision about a node; a question that is still open counts as one."""
 
     decision: str
     """`asked`, `granted`, `denied` or `refused`."""
@@ -55,7 +55,7 @@ class DecisionRecord:
         return cls(*versions.DECISION.unpack(row))
 
     def judged(self, judgement: Judgement, policy: str) -> DecisionRecord:
-        """Return the record with the rule, risk and reason of a judgement."""
+        """Return a copy of the record with a judgement's rule, risk and reason, and the digest of its policy."""
         return replace(self, rule=judgement.rule, risk=judgement.risk.value, policy=policy, why=judgement.why)
 
 
@@ -66,14 +66,14 @@ def read(tr: Reads, node_key: NodeKey) -> DecisionRecord | None:
 
 
 def about(row: bytes | None) -> dict[str, Any]:
-    """Return what a list of open questions says of a node's decision, from its row."""
+    """Return the fields of a node's decision that a list of open questions shows, from the decision's row."""
     found = DecisionRecord("", 0) if row is None else DecisionRecord.unpack(row)
     names = ("capability", "rule", "risk", "due_ms", "on_timeout")
     return {name: getattr(found, name) for name in names}
 
 
 def record(unit: UnitOfWork, node_key: NodeKey, decision: DecisionRecord) -> None:
-    """Keep a node's decision, add it to the audit trail, and tell it by an event."""
+    """Store a node's decision, add it to the audit trail, and have it published as an event after the commit."""
     unit.tr.set(DECISIONS.pack(node_key), decision.pack())
     automatic = decision.decision == ASKED or decision.by in AUTOMATIC
     told = {"rule": decision.rule, "risk": decision.risk, "policy": decision.policy, "capability": decision.capability}

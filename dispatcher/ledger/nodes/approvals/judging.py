@@ -94,7 +94,7 @@ def _decide(unit: UnitOfWork, node_key: NodeKey, record: DecisionRecord, judgeme
 def _is_learned(
     unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, record: DecisionRecord, judgement: Judgement
 ) -> bool:
-    """Grant a task that is to be asked about if the outcomes of its kind allow it; otherwise ask a person."""
+    """Tell whether a task is granted without a question, by the recent outcomes of its kind; if not, ask a person."""
     rule, policy = judgement.matched, unit.terms.approvals
     if rule is None or policy is None:
         found = None

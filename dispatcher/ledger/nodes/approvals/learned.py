@@ -1,4 +1,4 @@
-"""The recent outcomes of the kinds of action from which approval is learned: a capability under a rule.
+"""The recent outcomes of tasks, by capability and approval rule, from which rules learn to approve without a question.
 
 Each shard keeps its own outcomes of a kind, so shards never wait for each other; a decision reads those of all. What
 completed is good. What failed, died, was rejected, was denied by a person, or was compensated afterwards is bad. What
@@ -40,7 +40,7 @@ def note(tr: Transaction, shard: int, policy: ApprovalPolicy, effects: Effects, 
 
 
 def evidence(tr: Reads, policy: ApprovalPolicy, capability: str, rule: ApprovalRule) -> Evidence | None:
-    """Return the evidence of an action's recent outcomes; None where nothing is learned."""
+    """Return the evidence of the recent outcomes of a capability under a rule; None when the rule does not learn."""
     if policy.learning is None or not rule.learn:
         return None
     rows = tr.get_range(*LEARNED.range((capability, rule.name)), limit=MOST_SHARDS)

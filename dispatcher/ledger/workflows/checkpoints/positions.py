@@ -1,4 +1,4 @@
-"""The positions in a workflow's history: what had ended by then stays, everything else is discarded by a restore.
+"""The positions in a workflow's history that a restore goes back to: nodes that had ended stay, others are discarded.
 
 A checkpoint costs nothing while a workflow runs. The rows of the nodes say when each of them ended, which is a log
 already, so the checkpoint after a node is the instant of the node's end. A checkpoint on request has a row of its own
@@ -44,7 +44,7 @@ class Position:
         return row.finished_ms <= self.at_ms and defined_name(name) not in self.later
 
     def had_written(self, at_ms: int, node: str) -> bool:
-        """Tell whether a version of shared state was there, by its instant and the node that wrote it ("" for none)."""
+        """Tell whether a version of shared state written at `at_ms` by `node` ("" for none) existed at the position."""
         return at_ms < self.at_ms or (at_ms == self.at_ms and node not in self.later)
 
 
@@ -67,7 +67,7 @@ def find(tr: Reads, seen: Seen, workflow: str, name: str) -> Position:
 
 
 def read(stored: list[Any]) -> Position:
-    """Return the position that a run's row has while the workflow is being restored."""
+    """Decode the position to which a workflow is being restored, from the field `restoring` of its run's row."""
     return Position(stored[0], tuple(stored[1]))
 
 

@@ -27,13 +27,13 @@ from dispatcher.ledger.workflows.submit import text
 from dispatcher.store.transaction import KeyValue, Reads
 
 MOST_NAMED = 100
-"""The largest number of checkpoints on request, and of restores that are told, of one workflow."""
+"""The largest number of named checkpoints of one workflow, and of its restores that a list shows."""
 _NOT_BEGUN = frozenset({TaskState.BLOCKED, TaskState.READY, TaskState.SKIPPED})
 _UNDER_WAY = frozenset({TaskState.PUBLISHED, TaskState.WORKING})
 
 
 def make(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Give a name to the present position of a workflow; a name that was given before is given to this position.
+    """Make a named checkpoint at a workflow's present position; a checkpoint that has the name already moves there.
 
     Raises:
         InputError: when the workflow has ended, the name is a node's, or the attempt that asks is not the present one.
@@ -165,7 +165,7 @@ def _page(tr: Reads, workflow: str, body: Body) -> tuple[list[tuple[NodeKey, Nod
 
 
 def _has_effects(node_key: NodeKey, row: NodeRecord, position: Position) -> bool:
-    """Tell whether a restore discards a node whose task or child may have begun; of a map its elements have tasks."""
+    """Tell whether a restore discards a node whose task or child may have begun; a map itself has neither."""
     if not row.fence or node_key.is_compensation or row.reason == RESTORED:
         return False
     return not position.keeps(node_key.node, row)

@@ -95,7 +95,7 @@ def _note(unit: UnitOfWork, workflow: str, name: str, by: str, position: Positio
 
 
 def next_compensation(unit: UnitOfWork, run: RunRecord, workflow: str) -> NodeKey | None:
-    """Return the compensation that comes next: of the last node to undo, during a restore the last discarded one."""
+    """Return the next compensation: of the node to undo that completed last; in a restore, among discarded nodes."""
     if run.restoring is None:
         return compensations.last(unit, workflow)
     position = positions.read(run.restoring)
@@ -122,7 +122,7 @@ def stop(unit: UnitOfWork, root: NodeKey, after: str, most: int) -> int:
 
 
 def discard(unit: UnitOfWork, root: NodeKey, most: int) -> int:
-    """Bring a workflow's shared state back, and have every discarded node wait again: nothing is left to be undone."""
+    """After all compensations, restore a workflow's shared state, and have every discarded node wait again."""
     run = unit.run(root.workflow)
     assert run is not None and run.restoring is not None
     run.again, run.ended, run.reason = True, None, ""
@@ -131,7 +131,7 @@ def discard(unit: UnitOfWork, root: NodeKey, most: int) -> int:
 
 
 def go_on_with_state(unit: UnitOfWork, root: NodeKey, after: str, most: int) -> int:
-    """Bring back the keys of a workflow's shared state behind a key, then discard nodes."""
+    """Restore the values of a workflow's shared state whose keys follow `after`, then discard nodes."""
     run = unit.run(root.workflow)
     if run is None or run.restoring is None or _is_given_up(unit, root.workflow, run):
         return 1
@@ -164,7 +164,7 @@ def _is_given_up(unit: UnitOfWork, workflow: str, run: RunRecord) -> bool:
 
 
 def _walk(unit: UnitOfWork, root: NodeKey, kind: str, after: str, most: int, *, ended: bool) -> tuple[int, bool]:
-    """Stop a workflow's nodes after `after`, and with `ended` discard them; return how many were seen, and if all."""
+    """Stop a workflow's nodes after `after`, with `ended` discard them; return how many were seen, and if all were."""
     advance.follow(unit)  # what has ended in this transaction is left over, and dropped with its node
     run = unit.run(root.workflow)
     assert run is not None and run.restoring is not None
@@ -192,7 +192,7 @@ def _walk(unit: UnitOfWork, root: NodeKey, kind: str, after: str, most: int, *, 
 
 
 def _stop(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """End a node that has not ended, without a word to its dependents; an agent that has the task gets a cancel."""
+    """End a node that has not ended, without releasing its dependents; an agent that has the task gets a cancel."""
     if row.state in UNDER_WAY and row.publication:
         write_attempt(unit, node_key, row, TaskState.CANCELED.value, _DISCARDED)
     children.cancel(unit, node_key, row)

@@ -1,4 +1,4 @@
-"""The rows of shared state: the present and the kept versions of the keys of a space, and their return at a restore."""
+"""The rows of shared state: the present and former versions of a space's keys, and how a restore brings them back."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST_CHANGED = 1_000
 
 @dataclass(frozen=True, slots=True)
 class StateVersion:
-    """A version of a key, without its value."""
+    """A version of a key of shared state, without its value."""
 
     number: int
     writer: str
@@ -38,7 +38,7 @@ class StateVersion:
         return (self.number, self.writer, self.task, self.at_ms, int(self.deleted))
 
     def as_json(self) -> dict[str, Any]:
-        """Return the version as requests answer it."""
+        """Return the version as JSON values for answers to requests."""
         return {
             "version": self.number,
             "writer": self.writer,
@@ -53,13 +53,13 @@ NONE = StateVersion(0, "", "", 0, deleted=True)
 
 
 def latest(tr: Reads, space: str, key: str) -> StateVersion:
-    """Return the present version of a key."""
+    """Return the present version of a key of shared state."""
     row = tr.get(SPACES.pack((space, key)))
     return NONE if row is None else unpack(row)
 
 
 def write(unit: UnitOfWork, space: str, key: str, after: StateVersion, value: bytes | None) -> None:
-    """Write the next version of a key, with its value unless it is a deletion, and drop the one too many.
+    """Write the next version of a key, with its value unless it is a deletion, and drop the version beyond `KEPT`.
 
     Raises:
         ValueBeyondBound: when the value is too large.
@@ -76,7 +76,7 @@ def write(unit: UnitOfWork, space: str, key: str, after: StateVersion, value: by
 
 
 def value_key(space: str, key: str, version: int) -> ValueKey:
-    """Return the key of the value of a version."""
+    """Return the key under which the value of one version of a key of shared state is stored."""
     return ValueKey(space, key, f"v{version}")
 
 
@@ -108,7 +108,7 @@ def check(tr: Reads, workflow: str, position: Position) -> None:
 
 
 def bring_back(unit: UnitOfWork, workflow: str, position: Position, after: str, writer: str) -> str | None:
-    """Write the keys of a workflow that changed since a position as they were then, as new versions.
+    """Write a new version of each key of shared state that changed since a position, with the value that it had then.
 
     Return the last key that was written when the transaction is full, and None when all are done.
     """

@@ -1,4 +1,4 @@
-"""The start of a child by its parent's node, and its cancel by the parent's."""
+"""The start of a child workflow by a node of its parent, and the cancel of the child."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows import control, submit
 
 LIMIT = "sub_workflow_limit"
-"""The reason of a node that would run a child too deep, or one child too many."""
+"""The reason of a node that failed because its child would be nested too deep, or be one child too many."""
 
 
 def start(unit: UnitOfWork, node_key: NodeKey, _: str, most: int) -> int:
@@ -76,7 +76,7 @@ def _id(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> str:
 
 
 def cancel(unit: UnitOfWork, node_key: NodeKey, child: str, most: int) -> int:
-    """Cancel a child that a node runs, or ran before a restore, for the reason of the parent's cancel if it has one."""
+    """Cancel a child that a node runs, or ran before a restore, with the reason of the parent's cancel, if any."""
     run = unit.run(node_key.workflow)
     if run is None or unit.run(child) is None:
         return 1

@@ -1,4 +1,4 @@
-"""The end of a child, which its parent's node takes for its own."""
+"""The end of a child workflow, which ends the node of its parent, or has the node run another child."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _end_compensation(unit: UnitOfWork, node_key: NodeKey, child: str, run: RunR
 
 
 def _retry_ms(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, run: RunRecord) -> int | None:
-    """Return the delay before the node's next child, by the node's own policy; None when none follows.
+    """Return the delay in milliseconds before the node's next child, by the node's policy; None if no child follows.
 
     A child that could not undo what it did is followed by none: a person has to look.
     """
@@ -103,7 +103,7 @@ def _names(unit: UnitOfWork, child: str) -> list[str]:
 
 
 def _result(unit: UnitOfWork, child: str) -> bytes:
-    """Return the result of a completed child: of its only last node, or an object of several by their names.
+    """Return the result of a completed child: that of its only last node, or an object of several results by node.
 
     Raises:
         ValueBeyondBound: when it is larger than one value may be.
