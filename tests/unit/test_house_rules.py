@@ -15,6 +15,7 @@ PACKAGES = ("coditect", "dispatcher")
 ROOMS = (*PACKAGES, "agents", "benchmarks", "examples", "tests")
 MOST_LINES_OF_A_FILE = 400
 MOST_LINES_OF_A_FUNCTION = 50
+MOST_MODULES_OF_A_PACKAGE = 13
 
 
 def _functions(tree: ast.AST) -> Iterator[tuple[str, int]]:
@@ -39,6 +40,14 @@ def test_files_and_their_functions_are_short(room: str) -> None:
 
     assert texts, "the room was not found"
     assert (long_files, long_functions) == ([], [])
+
+
+@pytest.mark.parametrize("room", PACKAGES)
+def test_a_package_has_about_a_dozen_modules_at_most(room: str) -> None:
+    modules = Counter(path.parent for path in (ROOT / room).rglob("*.py") if path.name != "__init__.py")
+
+    assert len(modules) > 20
+    assert [str(package) for package, many in modules.items() if many > MOST_MODULES_OF_A_PACKAGE] == []
 
 
 def test_no_two_classes_of_the_product_share_a_name() -> None:

@@ -129,7 +129,7 @@ class AmqpBroker:
         return self._publisher.blocked
 
     async def _restore_outgoing(self, connection: AbstractConnection) -> None:
-        """Declare the topology on a new publishing connection, run `on_reconnect`, before any publish."""
+        """Declare the topology on a new publishing connection, and run the `on_reconnect` check; before any publish."""
         await self._entities.restore(connection)
         if self._check is not None:
             await self._check()
