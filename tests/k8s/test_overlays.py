@@ -104,6 +104,18 @@ def _evict(cluster: Cluster, pod: str) -> None:
     cluster.kubectl("create", "--raw", f"/api/v1/namespaces/coditect/pods/{pod}/eviction", "-f", "-", given=eviction)
 
 
+@pytest.mark.parametrize(("overlay", "age"), {"staging": [], "production": ["prometheus"]}.items())
+def test_agents_are_scaled_by_depth_and_where_prometheus_is_by_oldest_age(
+    fleet: Cluster, overlay: str, age: list[str]
+) -> None:
+    scaled = [one["spec"] for one in fleet.get("scaledobjects", "-n", NAMESPACES[overlay])]
+
+    assert {one["scaleTargetRef"]["name"] for one in scaled} == {"greeter-agent", "counter-agent"}
+    for one in scaled:
+        triggers = [trigger["metadata"].get("mode", trigger["type"]) for trigger in one["triggers"]]
+        assert triggers == ["QueueLength", "ExpectedQueueConsumptionTime", *age]
+
+
 def test_waiting_tasks_bring_more_pods(fleet: Cluster, tmp_path: Path) -> None:
     """KEDA makes such a HorizontalPodAutoscaler of a ScaledObject, and answers for its metric."""
     scaled = fleet.get("scaledobject", "greeter", "-n", "coditect")["spec"]

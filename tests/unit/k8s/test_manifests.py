@@ -18,6 +18,7 @@ from coditect.broker.topology_manifests import export_manifests
 from coditect.local.foundationdb import KNOBS
 from coditect.settings.api import ApiSettings
 from coditect.settings.settings import Settings
+from coditect.telemetry.names import QUEUE_OLDEST
 from tests.servers import ROOT
 
 K8S = ROOT / "k8s"
@@ -68,17 +69,19 @@ def by_name(manifests: Any) -> dict[tuple[str, str], Any]:
     return {(one["kind"], one["metadata"]["name"]): one for one in manifests["items"]}
 
 
-def test_every_agent_is_scaled_by_the_queues_of_its_capabilities() -> None:
-    scaled = [
-        trigger["metadata"]["queueName"]
-        for _, document in DOCUMENTS
-        if document.get("kind") == "ScaledObject"
-        for trigger in document["spec"]["triggers"]
-    ]
+def test_every_agent_is_scaled_by_depth_and_oldest_age_of_the_queues_of_its_capabilities() -> None:
+    scaled = [document["spec"]["triggers"] for _, document in DOCUMENTS if document.get("kind") == "ScaledObject"]
+    triggers = [(trigger["type"], trigger["metadata"]) for one in scaled for trigger in one]
+    depths = [of["queueName"] for kind, of in triggers if kind == "rabbitmq" and of["mode"] == "QueueLength"]
+    ages = [of for kind, of in triggers if kind == "prometheus"]
 
+    assert "capability" in QUEUE_OLDEST.labels
     for name in capabilities():
         queues = [f"tasks.{name}.p{level}" for level in range(3)]
-        assert any(all(re.search(pattern, queue) for queue in queues) for pattern in scaled), name
+        assert any(all(re.search(pattern, queue) for queue in queues) for pattern in depths), name
+        query = f'max({QUEUE_OLDEST.name}{{namespace="coditect", capability="{name}"}})'
+        assert query in [of["query"] for of in ages], name
+    assert [of.keys() for of in ages] == [{"serverAddress", "query", "threshold"}] * len(ages), "KEDA takes any other"
 
 
 def test_no_secret_is_written_down() -> None:
