@@ -68,6 +68,33 @@ def test_pod_that_is_not_restricted_is_refused(fleet: Cluster) -> None:
         fleet.create(pod)
 
 
+def test_dispatchers_of_production_are_on_different_nodes_and_rabbitmq_has_three(fleet: Cluster) -> None:
+    words = ("pods", "-n", "coditect", "-l", "app.kubernetes.io/component=dispatcher")
+    nodes = [node["metadata"]["name"] for node in fleet.get("nodes")]
+    closed = nodes[2:]
+
+    def placed() -> list[str]:
+        return [pod["spec"]["nodeName"] for pod in fleet.get(*words) if "nodeName" in pod["spec"]]
+
+    def reasons() -> set[str]:
+        conditions = [one for pod in fleet.get(*words) for one in pod["status"].get("conditions", ())]
+        return {one.get("message", "") for one in conditions if one["type"] == "PodScheduled"} - {""}
+
+    fleet.ready("coditect")
+    fleet.kubectl("cordon", *closed)  # two nodes are left, which three dispatchers must not share
+    try:
+        fleet.kubectl("delete", *words)
+        until(lambda: len(placed()) == 2 and reasons(), "two dispatchers have a node, and the third has none")
+        (reason,) = reasons()
+        assert "topology spread constraints" in reason
+    finally:
+        fleet.kubectl("uncordon", *closed)
+    fleet.ready("coditect")
+
+    assert len(placed()) == len(set(placed())) == 3
+    assert fleet.get("rabbitmqcluster", "rabbitmq", "-n", "coditect")["spec"]["replicas"] == 3
+
+
 def test_rolling_update_replaces_every_pod(fleet: Cluster) -> None:
     def images() -> set[str]:
         pods = fleet.get("pods", "-n", "coditect", "-l", "app.kubernetes.io/component=dispatcher")

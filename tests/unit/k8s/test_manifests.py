@@ -65,6 +65,17 @@ def test_foundationdb_is_set_as_the_private_one_that_is_measured() -> None:
     assert cluster["spec"]["processes"]["general"]["customParameters"] == list(KNOBS)
 
 
+def test_production_has_dispatchers_on_different_nodes_and_three_nodes_of_rabbitmq() -> None:
+    (dispatcher,) = (one["spec"] for file, one in DOCUMENTS if file == "overlays/production/dispatcher.yaml")
+    (rabbitmq,) = (one["spec"] for _, one in DOCUMENTS if one.get("kind") == "RabbitmqCluster")
+    (spread,) = dispatcher["template"]["spec"]["topologySpreadConstraints"]
+
+    assert dispatcher["replicas"] >= 2
+    assert (spread["topologyKey"], spread["maxSkew"]) == ("kubernetes.io/hostname", 1)
+    assert spread["whenUnsatisfiable"] == "DoNotSchedule"
+    assert rabbitmq["replicas"] == 3
+
+
 def by_name(manifests: Any) -> dict[tuple[str, str], Any]:
     return {(one["kind"], one["metadata"]["name"]): one for one in manifests["items"]}
 
