@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import re
 import runpy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from coditect import Agent, __version__
+from coditect.agent.declaration import Capability
+from coditect.agent.runtime import RETURN_SECONDS
 from coditect.broker.topology import Topology, base_topology, capability_queues
 from coditect.broker.topology_manifests import export_manifests
+from coditect.cli.local import init
 from coditect.local.foundationdb import KNOBS
 from coditect.settings.api import ApiSettings
 from coditect.settings.settings import Settings
@@ -41,11 +45,16 @@ PODS = {
     or (document.get("kind") in ("Deployment", "StatefulSet") and "selector" in document["spec"])
 }
 """The workloads, without the patches of workloads."""
+Fleet = tuple[list[tuple[dict[str, Any], dict[str, str]]], list[Path]]
+
+
+def declared(files: Iterable[Path]) -> list[Capability]:
+    agents = [one for file in files for one in runpy.run_path(str(file)).values() if isinstance(one, Agent)]
+    return [capability for agent in agents for capability in agent.capabilities]
 
 
 def capabilities() -> list[str]:
-    agents = [one for file in AGENTS for one in runpy.run_path(str(file)).values() if isinstance(one, Agent)]
-    return sorted(capability.name for agent in agents for capability in agent.capabilities)
+    return sorted(capability.name for capability in declared(AGENTS))
 
 
 def test_topology_is_that_of_the_code() -> None:
@@ -127,12 +136,35 @@ def test_pod_that_serves_is_probed(name: str) -> None:
     assert "startupProbe" in container or container["name"] == "redis"
 
 
-def test_agent_has_longer_to_end_than_a_drain_takes() -> None:
-    settings = yaml.safe_load((K8S / "base" / "kustomization.yaml").read_text())["configMapGenerator"][0]["literals"]
-    (drain,) = (int(one.partition("=")[2]) for one in settings if one.startswith("CODITECT_DRAIN_SECONDS="))
-    (agent,) = (one for name, one in PODS.items() if name.startswith("agent/agent.yaml"))
+def settings_of(pod: dict[str, Any]) -> dict[str, str]:
+    (container,) = pod["containers"]
+    return {one["name"]: one["value"] for one in container["env"] if "value" in one}
 
-    assert agent["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > drain
+
+def in_overlays() -> Fleet:
+    """The pods that run tasks, their settings, and the files of their agents."""
+    base = yaml.safe_load((K8S / "base" / "kustomization.yaml").read_text())["configMapGenerator"][0]["literals"]
+    places = ("agent/agent.yaml", "components/api/api.yaml")
+    pods = [one["spec"]["template"]["spec"] for name, one in PODS.items() if name.startswith(places)]
+    assert len(pods) == len(places)
+    return [(pod, dict(one.split("=", 1) for one in base) | settings_of(pod)) for pod in pods], AGENTS
+
+
+def in_starter() -> Fleet:
+    starter = Path(init.__file__).parent / "starter"
+    pod = yaml.safe_load((starter / "k8s" / "greeter.yaml").read_text())["spec"]["template"]["spec"]
+    return [(pod, settings_of(pod))], [starter / "greeter.py"]
+
+
+@pytest.mark.parametrize("fleet", [in_overlays, in_starter])
+def test_pod_has_longer_to_end_than_a_drain_takes_and_a_drain_than_a_task(fleet: Callable[[], Fleet]) -> None:
+    pods, files = fleet()
+    longest = max(capability.spec.timeout_seconds for capability in declared(files))
+
+    for pod, settings in pods:
+        drain = float(settings.get("CODITECT_DRAIN_SECONDS", Settings().drain_seconds))
+        assert pod["terminationGracePeriodSeconds"] > drain + RETURN_SECONDS
+        assert drain >= longest
 
 
 def test_every_overlay_runs_the_version_of_this_project() -> None:
