@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
+import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -223,3 +225,12 @@ def test_every_file_of_a_component_is_a_resource_of_it() -> None:
 
         assert {name for name in named if name.endswith(".yaml")} <= there, file
     assert {"alerts.yaml", "fleet.yaml"} <= {one.name for one in (K8S / "components" / "monitoring").iterdir()}
+
+
+def test_kubernetes_is_built_once_for_every_clone(tmp_path: Path) -> None:
+    words = ["make", "--dry-run", "k8s-test"]
+    told = subprocess.run(
+        words, cwd=ROOT, env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)}, capture_output=True, text=True, check=True
+    ).stdout
+
+    assert f"scripts/kubernetes-servers.sh {tmp_path}/coditect/kubernetes" in told
