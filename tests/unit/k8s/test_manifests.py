@@ -9,6 +9,7 @@ import runpy
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from coditect.local.foundationdb import KNOBS
 from coditect.settings.api import ApiSettings
 from coditect.settings.settings import Settings
 from coditect.telemetry.names import QUEUE_OLDEST
+from tests.k8s import conftest
 from tests.servers import ROOT
 
 K8S = ROOT / "k8s"
@@ -234,3 +236,17 @@ def test_kubernetes_is_built_once_for_every_clone(tmp_path: Path) -> None:
     ).stdout
 
     assert f"scripts/kubernetes-servers.sh {tmp_path}/coditect/kubernetes" in told
+
+
+def test_run_and_doc_say_what_a_cluster_has_and_the_run_had_not(
+    monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
+) -> None:
+    monkeypatch.setattr(conftest, "PROGRAMS", "somewhere")
+    told = StringIO()
+
+    conftest.pytest_terminal_summary(pytest.TerminalReporter(pytestconfig, told))
+
+    doc = " ".join((ROOT / "docs" / "kubernetes.md").read_text().partition("Not proven by it,")[2].split())
+    for what in conftest.ABSENT:
+        assert f"\n{what}: " in told.getvalue()
+        assert what in doc
