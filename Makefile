@@ -158,13 +158,14 @@ bench-workflows: $(BENCH_STAMP) servers ## The parts of `make bench` about workf
 profile: $(BENCH_STAMP) servers ## Show where client and agent spend their time, by py-spy
 	@$(BENCH_VENV)/bin/python -m benchmarks --profile
 
-KUBERNETES := .coditect/kubernetes
+# What takes long to build, for every clone.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/coditect
+KUBERNETES := $(CACHE)/kubernetes
+COLLECTOR := $(CACHE)/otelcol
 
-k8s-test: setup ## Apply the manifests to a real Kubernetes API server, and run their pods as processes (two minutes)
+k8s-test: setup ## Apply the manifests to a real Kubernetes API server, which it builds once by Go (45 minutes), and run their pods as processes (three minutes)
 	@programs="$$(scripts/kubernetes-servers.sh $(KUBERNETES))"; \
 	CODITECT_KUBERNETES="$$programs" $(PYTHON) -m pytest -p no:randomly tests/k8s
-
-COLLECTOR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/coditect/otelcol
 
 collector-test: setup ## A workflow's trace in a real OpenTelemetry Collector, which it builds once by Go (some minutes)
 	@program="$$(scripts/otel-collector.sh $(COLLECTOR))"; \

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 Manifest = dict[str, Any]
+Port = int | str
+"""A port of TCP, or another protocol's with its name: `53/UDP`."""
 Labels = Mapping[str, str]
 
 
@@ -23,13 +25,13 @@ class Peer:
     namespace: str | None = None
 
 
-def reaches(policies: Iterable[Manifest], source: Peer, target: Peer, port: int) -> bool:
+def reaches(policies: Iterable[Manifest], source: Peer, target: Peer, port: Port) -> bool:
     """Whether the policies let the source open a connection to the target's port."""
     known = list(policies)
     return _open(known, "Egress", source, target, port) and _open(known, "Ingress", target, source, port)
 
 
-def _open(policies: list[Manifest], direction: str, pod: Peer, peer: Peer, port: int) -> bool:
+def _open(policies: list[Manifest], direction: str, pod: Peer, peer: Peer, port: Port) -> bool:
     """Whether one direction of a pod is open for a peer; a pod of another namespace has no policies here."""
     if pod.namespace is not None:
         return True
@@ -39,10 +41,16 @@ def _open(policies: list[Manifest], direction: str, pod: Peer, peer: Peer, port:
     return not selecting or any(_allows(rule, direction, peer, port) for rule in rules)
 
 
-def _allows(rule: Manifest, direction: str, peer: Peer, port: int) -> bool:
+def _allows(rule: Manifest, direction: str, peer: Peer, port: Port) -> bool:
     peers = rule.get("to" if direction == "Egress" else "from")
     ports = rule.get("ports")
-    return (not peers or any(_is(one, peer) for one in peers)) and (not ports or port in [one["port"] for one in ports])
+    return (not peers or any(_is(one, peer) for one in peers)) and (not ports or port in [_port(one) for one in ports])
+
+
+def _port(one: Manifest) -> Port:
+    number: int = one["port"]
+    protocol = one.get("protocol", "TCP")
+    return number if protocol == "TCP" else f"{number}/{protocol}"
 
 
 def _is(selector: Manifest, peer: Peer) -> bool:

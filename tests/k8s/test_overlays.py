@@ -68,6 +68,33 @@ def test_pod_that_is_not_restricted_is_refused(fleet: Cluster) -> None:
         fleet.create(pod)
 
 
+def test_dispatchers_of_production_are_on_different_nodes_and_rabbitmq_has_three(fleet: Cluster) -> None:
+    words = ("pods", "-n", "coditect", "-l", "app.kubernetes.io/component=dispatcher")
+    nodes = [node["metadata"]["name"] for node in fleet.get("nodes")]
+    closed = nodes[2:]
+
+    def placed() -> list[str]:
+        return [pod["spec"]["nodeName"] for pod in fleet.get(*words) if "nodeName" in pod["spec"]]
+
+    def reasons() -> set[str]:
+        conditions = [one for pod in fleet.get(*words) for one in pod["status"].get("conditions", ())]
+        return {one.get("message", "") for one in conditions if one["type"] == "PodScheduled"} - {""}
+
+    fleet.ready("coditect")
+    fleet.kubectl("cordon", *closed)  # two nodes are left, which three dispatchers must not share
+    try:
+        fleet.kubectl("delete", *words)
+        until(lambda: len(placed()) == 2 and reasons(), "two dispatchers have a node, and the third has none")
+        (reason,) = reasons()
+        assert "topology spread constraints" in reason
+    finally:
+        fleet.kubectl("uncordon", *closed)
+    fleet.ready("coditect")
+
+    assert len(placed()) == len(set(placed())) == 3
+    assert fleet.get("rabbitmqcluster", "rabbitmq", "-n", "coditect")["spec"]["replicas"] == 3
+
+
 def test_rolling_update_replaces_every_pod(fleet: Cluster) -> None:
     def images() -> set[str]:
         pods = fleet.get("pods", "-n", "coditect", "-l", "app.kubernetes.io/component=dispatcher")
@@ -102,6 +129,18 @@ def test_disruption_budget_refuses_a_second_eviction(fleet: Cluster) -> None:
 def _evict(cluster: Cluster, pod: str) -> None:
     eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": "coditect"}}
     cluster.kubectl("create", "--raw", f"/api/v1/namespaces/coditect/pods/{pod}/eviction", "-f", "-", given=eviction)
+
+
+@pytest.mark.parametrize(("overlay", "age"), {"staging": [], "production": ["prometheus"]}.items())
+def test_agents_are_scaled_by_depth_and_where_prometheus_is_by_oldest_age(
+    fleet: Cluster, overlay: str, age: list[str]
+) -> None:
+    scaled = [one["spec"] for one in fleet.get("scaledobjects", "-n", NAMESPACES[overlay])]
+
+    assert {one["scaleTargetRef"]["name"] for one in scaled} == {"greeter-agent", "counter-agent"}
+    for one in scaled:
+        triggers = [trigger["metadata"].get("mode", trigger["type"]) for trigger in one["triggers"]]
+        assert triggers == ["QueueLength", "ExpectedQueueConsumptionTime", *age]
 
 
 def test_waiting_tasks_bring_more_pods(fleet: Cluster, tmp_path: Path) -> None:
@@ -165,9 +204,8 @@ def play(
                 pods.append(local)
         flow = folder / "flow.json"
         flow.write_text(json.dumps(FLOW))
-        urls = {"CODITECT_AMQP_URL": servers.amqp_url, "CODITECT_REDIS_URL": servers.redis_url}
         command = [sys.executable, "-m", "coditect", "workflow", "run", str(flow), "--wait", "60s", "--output", "json"]
-        done = subprocess.run(command, env=os.environ | urls, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=_environment(servers), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         apis = [pod for pod in pods if pod.container["name"] == "api"]
         assert len(apis) == 2
@@ -176,6 +214,10 @@ def play(
         look(pods)
     assert [pod.exit_code for pod in pods] == [[0]] * len(pods)
     return json.loads(done.stdout)
+
+
+def _environment(servers: PrivateServers) -> dict[str, str]:
+    return os.environ | {"CODITECT_AMQP_URL": servers.amqp_url, "CODITECT_REDIS_URL": servers.redis_url}
 
 
 def _ask(cluster: Cluster, api: LocalPod) -> None:
@@ -229,15 +271,39 @@ def test_approval_policy_reaches_dispatchers_and_agents_and_the_key_of_answers_n
 
     def look(pods: list[LocalPod]) -> None:
         nonlocal refused, keys
-        urls = {"CODITECT_AMQP_URL": servers.amqp_url, "CODITECT_REDIS_URL": servers.redis_url}
         command = [sys.executable, "-m", "coditect", "task", "submit", "text.count", '"never"', "--wait", "30s"]
-        refused = subprocess.run(command, env=os.environ | urls, capture_output=True, text=True, check=False).stderr
+        refused = subprocess.run(command, env=_environment(servers), capture_output=True, text=True, check=False).stderr
         keys = {pod.container["name"]: pod.environment.get("CODITECT_APPROVAL_KEY") for pod in pods}
 
     play(cluster, overlay, "approvals", servers, tmp_path / "pods", look)
 
     assert "refused_by_policy" in refused
     assert keys == {"dispatcher": "k" * 32, "api": "k" * 32, "agent": None}
+
+
+def test_task_that_runs_when_its_pod_is_asked_to_end_is_finished(
+    cluster: Cluster, servers: PrivateServers, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(K8S, tmp_path / "k8s")
+    agent = copy / "agents" / "counter" / "agent.py"
+    slow = "print(text, flush=True)\n    await asyncio.sleep(5 if text == 'dawdle' else 0)\n    return"
+    agent.write_text("import asyncio\n" + agent.read_text().replace("return", slow))
+    kustomization = copy / "overlays" / "dev" / "kustomization.yaml"
+    kustomization.write_text(kustomization.read_text().replace("coditect-dev", "drained"))
+    answers = []
+
+    def look(pods: list[LocalPod]) -> None:
+        (counter,) = (pod for pod in pods if pod.folder.name.startswith("counter"))
+        command = [sys.executable, "-m", "coditect", "task", "submit", "text.count", '"dawdle"', "--wait", "30s"]
+        with subprocess.Popen(command, env=_environment(servers), stdout=subprocess.PIPE, text=True) as waits:
+            until(lambda: "dawdle" in (counter.folder / "log").read_text(), "the task runs")
+            counter.terminate()
+            assert counter.started[0].wait(counter.pod["spec"]["terminationGracePeriodSeconds"]) == 0
+            answers.append(waits.communicate(timeout=60)[0])
+
+    play(cluster, kustomization.parent, "drained", servers, tmp_path / "pods", look)
+
+    assert answers == ["1\n"]
 
 
 BREAKAGES = {

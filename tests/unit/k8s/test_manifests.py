@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
+from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from coditect import Agent, __version__
+from coditect.agent.declaration import Capability
+from coditect.agent.runtime import RETURN_SECONDS
 from coditect.broker.topology import Topology, base_topology, capability_queues
 from coditect.broker.topology_manifests import export_manifests
+from coditect.cli.local import init
 from coditect.local.foundationdb import KNOBS
 from coditect.settings.api import ApiSettings
 from coditect.settings.settings import Settings
+from coditect.telemetry.names import QUEUE_OLDEST
+from tests.k8s import conftest
 from tests.servers import ROOT
 
 K8S = ROOT / "k8s"
@@ -40,11 +49,16 @@ PODS = {
     or (document.get("kind") in ("Deployment", "StatefulSet") and "selector" in document["spec"])
 }
 """The workloads, without the patches of workloads."""
+Fleet = tuple[list[tuple[dict[str, Any], dict[str, str]]], list[Path]]
+
+
+def declared(files: Iterable[Path]) -> list[Capability]:
+    agents = [one for file in files for one in runpy.run_path(str(file)).values() if isinstance(one, Agent)]
+    return [capability for agent in agents for capability in agent.capabilities]
 
 
 def capabilities() -> list[str]:
-    agents = [one for file in AGENTS for one in runpy.run_path(str(file)).values() if isinstance(one, Agent)]
-    return sorted(capability.name for agent in agents for capability in agent.capabilities)
+    return sorted(capability.name for capability in declared(AGENTS))
 
 
 def test_topology_is_that_of_the_code() -> None:
@@ -64,21 +78,34 @@ def test_foundationdb_is_set_as_the_private_one_that_is_measured() -> None:
     assert cluster["spec"]["processes"]["general"]["customParameters"] == list(KNOBS)
 
 
+def test_production_has_dispatchers_on_different_nodes_and_three_nodes_of_rabbitmq() -> None:
+    (dispatcher,) = (one["spec"] for file, one in DOCUMENTS if file == "overlays/production/dispatcher.yaml")
+    (rabbitmq,) = (one["spec"] for _, one in DOCUMENTS if one.get("kind") == "RabbitmqCluster")
+    (spread,) = dispatcher["template"]["spec"]["topologySpreadConstraints"]
+
+    assert dispatcher["replicas"] >= 2
+    assert (spread["topologyKey"], spread["maxSkew"]) == ("kubernetes.io/hostname", 1)
+    assert spread["whenUnsatisfiable"] == "DoNotSchedule"
+    assert rabbitmq["replicas"] == 3
+
+
 def by_name(manifests: Any) -> dict[tuple[str, str], Any]:
     return {(one["kind"], one["metadata"]["name"]): one for one in manifests["items"]}
 
 
-def test_every_agent_is_scaled_by_the_queues_of_its_capabilities() -> None:
-    scaled = [
-        trigger["metadata"]["queueName"]
-        for _, document in DOCUMENTS
-        if document.get("kind") == "ScaledObject"
-        for trigger in document["spec"]["triggers"]
-    ]
+def test_every_agent_is_scaled_by_depth_and_oldest_age_of_the_queues_of_its_capabilities() -> None:
+    scaled = [document["spec"]["triggers"] for _, document in DOCUMENTS if document.get("kind") == "ScaledObject"]
+    triggers = [(trigger["type"], trigger["metadata"]) for one in scaled for trigger in one]
+    depths = [of["queueName"] for kind, of in triggers if kind == "rabbitmq" and of["mode"] == "QueueLength"]
+    ages = [of for kind, of in triggers if kind == "prometheus"]
 
+    assert "capability" in QUEUE_OLDEST.labels
     for name in capabilities():
         queues = [f"tasks.{name}.p{level}" for level in range(3)]
-        assert any(all(re.search(pattern, queue) for queue in queues) for pattern in scaled), name
+        assert any(all(re.search(pattern, queue) for queue in queues) for pattern in depths), name
+        query = f'max({QUEUE_OLDEST.name}{{namespace="coditect", capability="{name}"}})'
+        assert query in [of["query"] for of in ages], name
+    assert [of.keys() for of in ages] == [{"serverAddress", "query", "threshold"}] * len(ages), "KEDA takes any other"
 
 
 def test_no_secret_is_written_down() -> None:
@@ -113,12 +140,35 @@ def test_pod_that_serves_is_probed(name: str) -> None:
     assert "startupProbe" in container or container["name"] == "redis"
 
 
-def test_agent_has_longer_to_end_than_a_drain_takes() -> None:
-    settings = yaml.safe_load((K8S / "base" / "kustomization.yaml").read_text())["configMapGenerator"][0]["literals"]
-    (drain,) = (int(one.partition("=")[2]) for one in settings if one.startswith("CODITECT_DRAIN_SECONDS="))
-    (agent,) = (one for name, one in PODS.items() if name.startswith("agent/agent.yaml"))
+def settings_of(pod: dict[str, Any]) -> dict[str, str]:
+    (container,) = pod["containers"]
+    return {one["name"]: one["value"] for one in container["env"] if "value" in one}
 
-    assert agent["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > drain
+
+def in_overlays() -> Fleet:
+    """The pods that run tasks, their settings, and the files of their agents."""
+    base = yaml.safe_load((K8S / "base" / "kustomization.yaml").read_text())["configMapGenerator"][0]["literals"]
+    places = ("agent/agent.yaml", "components/api/api.yaml")
+    pods = [one["spec"]["template"]["spec"] for name, one in PODS.items() if name.startswith(places)]
+    assert len(pods) == len(places)
+    return [(pod, dict(one.split("=", 1) for one in base) | settings_of(pod)) for pod in pods], AGENTS
+
+
+def in_starter() -> Fleet:
+    starter = Path(init.__file__).parent / "starter"
+    pod = yaml.safe_load((starter / "k8s" / "greeter.yaml").read_text())["spec"]["template"]["spec"]
+    return [(pod, settings_of(pod))], [starter / "greeter.py"]
+
+
+@pytest.mark.parametrize("fleet", [in_overlays, in_starter])
+def test_pod_has_longer_to_end_than_a_drain_takes_and_a_drain_than_a_task(fleet: Callable[[], Fleet]) -> None:
+    pods, files = fleet()
+    longest = max(capability.spec.timeout_seconds for capability in declared(files))
+
+    for pod, settings in pods:
+        drain = float(settings.get("CODITECT_DRAIN_SECONDS", Settings().drain_seconds))
+        assert pod["terminationGracePeriodSeconds"] > drain + RETURN_SECONDS
+        assert drain >= longest
 
 
 def test_every_overlay_runs_the_version_of_this_project() -> None:
@@ -177,3 +227,26 @@ def test_every_file_of_a_component_is_a_resource_of_it() -> None:
 
         assert {name for name in named if name.endswith(".yaml")} <= there, file
     assert {"alerts.yaml", "fleet.yaml"} <= {one.name for one in (K8S / "components" / "monitoring").iterdir()}
+
+
+def test_kubernetes_is_built_once_for_every_clone(tmp_path: Path) -> None:
+    words = ["make", "--dry-run", "k8s-test"]
+    told = subprocess.run(
+        words, cwd=ROOT, env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)}, capture_output=True, text=True, check=True
+    ).stdout
+
+    assert f"scripts/kubernetes-servers.sh {tmp_path}/coditect/kubernetes" in told
+
+
+def test_run_and_doc_say_what_a_cluster_has_and_the_run_had_not(
+    monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
+) -> None:
+    monkeypatch.setattr(conftest, "PROGRAMS", "somewhere")
+    told = StringIO()
+
+    conftest.pytest_terminal_summary(pytest.TerminalReporter(pytestconfig, told))
+
+    doc = " ".join((ROOT / "docs" / "kubernetes.md").read_text().partition("Not proven by it,")[2].split())
+    for what in conftest.ABSENT:
+        assert f"\n{what}: " in told.getvalue()
+        assert what in doc
