@@ -36,7 +36,7 @@ class Blobs(Protocol):
     """The port of the store for large values, which are over the inline limit of a message."""
 
     def check(self, size_bytes: int) -> None:
-        """Raise TooLarge for the size of a value that may not be read into memory.
+        """Raise TooLarge if a large value of the given size may not be read into memory.
 
         Raises:
             TooLarge: when the value is over the limit for large values.
@@ -120,7 +120,7 @@ class FolderBlobs:
         return await self._transferred(lambda: self._read(claim))
 
     def check(self, size_bytes: int) -> None:
-        """Raise TooLarge for a size of a large value that is over `most_bytes`.
+        """Raise TooLarge if the size of a large value is over `most_bytes`.
 
         Raises:
             TooLarge: when the value is larger.

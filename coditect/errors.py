@@ -149,7 +149,7 @@ class ClaimBroken(InvalidTask):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem in a document: its place, a sentence, and how to correct it."""
+    """A problem in a document: where it is, a sentence that says what is wrong, and how to correct it."""
 
     path: tuple[str | int, ...]
     """The path from the document's root: `("nodes", "build", "after", 0)`."""

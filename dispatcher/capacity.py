@@ -32,7 +32,7 @@ class _Pause:
 
 
 class Capacity:
-    """The count and limit of one dispatcher's publications under way, by capability; `now` is a monotonic clock."""
+    """The count and limit of one dispatcher's published, unended tasks by capability; `now` is a monotonic clock."""
 
     def __init__(self, now: Callable[[], float], *, least: int = LEAST) -> None:
         self._now = now

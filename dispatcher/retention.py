@@ -135,7 +135,7 @@ class Retention:
             after = nodes[-1]
 
     async def _condemn(self, lease: Lease, now_ms: int) -> bool:
-        """Hide a page of each shard's ended workflows whose retention, their own or the dispatcher's, is over.
+        """Hide from queries a page of each shard's ended workflows whose own or default retention is over.
 
         Return whether there may be more of them.
         """

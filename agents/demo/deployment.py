@@ -35,7 +35,7 @@ _WITHIN = "3m"
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """The end of one branch's deployment, and what the service answers afterwards."""
+    """The result of deploying one branch: the ended workflow, and the service's versions before and after it."""
 
     flow: Flow
     why: str
@@ -46,12 +46,12 @@ class Deployment:
 
     @property
     def released(self) -> bool:
-        """True when the branch was released, and the service is well in its version."""
+        """True when the workflow released the branch, and the service now has another version than before."""
         return self.flow.state is WorkflowState.COMPLETED and self.after not in (None, self.before)
 
     @property
     def rolled_back(self) -> bool:
-        """True when the branch was rolled back, and the service is well in the version before it."""
+        """True when the workflow rolled the branch back, and the service has the same version as before."""
         return self.flow.state is WorkflowState.COMPENSATED and bool(self.why) and self.after == self.before
 
 

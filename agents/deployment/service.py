@@ -102,7 +102,7 @@ class Service:
         return self.folder / "releases" / version
 
     def note(self, name: str, text: str) -> str:
-        """Write a text atomically as a note of this name, unless the note exists; return the text of the note."""
+        """Write a text atomically into a hidden file of the service, unless the file exists; return the file's text."""
         place = self.folder / f".{name}"
         if not place.exists():
             draft = place.with_name(f"{place.name}-{os.getpid()}")
@@ -122,7 +122,7 @@ class Service:
         draft.rename(place)
 
     def switch(self, version: str | None) -> None:
-        """Make a version the present one by one rename, and restart the service; without one, stop it.
+        """Switch to a version by an atomic rename, and restart the service; for None, stop it and unset its version.
 
         Raises:
             InputError: not retryable; there is no such version; nothing was stopped.
@@ -142,14 +142,14 @@ class Service:
             self._start(version, lock)
 
     def restart(self, *, patience_seconds: float = _STOP_WITHIN_SECONDS) -> None:
-        """Stop the service, and start its present version; one that never had a release stays as it is."""
+        """Stop the service, and start its present version again; a service without a release is only stopped."""
         with self._starting() as lock:
             self.stop(patience_seconds=patience_seconds)
             if self.version is not None:
                 self._start(self.version, lock)
 
     def stop(self, *, patience_seconds: float = _STOP_WITHIN_SECONDS) -> None:
-        """End the service's process, if there is one: SIGTERM, and SIGKILL when the patience is over.
+        """End the service's process, if there is one, by SIGTERM, and after `patience_seconds` by SIGKILL.
 
         Raises:
             TaskFailed: the process is there still, seconds after SIGKILL.
@@ -198,7 +198,7 @@ class Service:
         )
 
     def _environment(self) -> dict[str, str]:
-        """Return the service's environment variables, with the mark of the fleet, not of the agent that starts it.
+        """Return the service's environment variables; `STARTED_BY` names the fleet, not the agent that starts it.
 
         A supervisor ends the processes that carry the mark of an agent that died.
         """

@@ -8,7 +8,7 @@ _READ_CHARACTERS = 4_000
 
 
 async def introduced(markdown: str, ctx: Context) -> str:
-    """Return a page with an introduction below its title; the asking task holds no slot meanwhile.
+    """Return a page with an introduction below its title; the calling task holds no slot while it waits for the text.
 
     Raises:
         TaskFailed: when the markdown agent gave none.

@@ -151,7 +151,7 @@ class Agent:
         return dict(self._breakers)
 
     def _declare_breaker(self, given: Breaker | str) -> Breaker:
-        """Keep and return a breaker's declaration; a name that is declared already returns that declaration.
+        """Keep and return a breaker's declaration; given only a declared breaker's name, return its declaration.
 
         Raises:
             InputError: when the name is declared with other values.
@@ -166,7 +166,7 @@ class Agent:
     def _guard(
         self, name: str, breaker: Breaker | str | None, fallback: str | None
     ) -> tuple[Breaker | None, str | None]:
-        """Return the checked breaker and fallback of the capability `name`.
+        """Check the breaker and the fallback that the capability `name` declares, and return both.
 
         Raises:
             InputError: when one of them is wrong, or the fallback has no breaker that could open.
@@ -385,7 +385,7 @@ def _described(spec: CapabilitySpec, handler: Callable[..., Any], shape: Signatu
 
 
 def _batched(one: Capability, policy: BatchPolicy | None) -> Capability:
-    """Add a batch policy to a capability, and a handler of one task around its list handler; no policy, no change."""
+    """Return a batching capability: `batch_handler` takes lists, and `handler` one task; unchanged without a policy."""
     if policy is None:
         return one
     try:

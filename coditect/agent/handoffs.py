@@ -38,7 +38,7 @@ class OfferedHandoffs:
         self._capabilities = {one.name: one for one in agent.capabilities}
 
     async def answer(self, offer: HandoffOffer) -> None:
-        """Decide about an offered task, and tell the control plane; an answer that is lost counts as none."""
+        """Decide about an offered task, and tell the control plane; a decision that gets lost counts as no answer."""
         why = await self._refusal(offer)
         verb = Verb.HANDOFF_DECLINE if why else Verb.HANDOFF_ACCEPT
         body = {"handoff": offer.handoff, "agent": self._runtime.agent_id, "reason": why}

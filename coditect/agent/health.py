@@ -38,7 +38,7 @@ Check = Callable[[], str]
 
 @dataclass(slots=True)
 class Readiness:
-    """The check of what a program lacks to take work, which the program replaces when that changes."""
+    """A program's readiness check, which returns why it takes no work; the program replaces it once it has started."""
 
     check: Check = lambda: "it is starting"
 
@@ -115,7 +115,7 @@ async def _serving(probes: _Probes, host: str, port: int, bound: Future[int]) ->
 
 
 class _Probes:
-    """The answers to a program's probes, checked on the program's event loop, and its metrics, read there."""
+    """The answers to HTTP probes and metrics requests; both run a function on the program's own event loop."""
 
     def __init__(
         self,

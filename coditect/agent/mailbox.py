@@ -1,4 +1,4 @@
-"""The reader of an agent's mailbox: control messages to cancel, ping, drain, listen, log levels, and broadcasts.
+"""The reader of an agent's mailbox, its queue of control messages: cancel, ping, drain, broadcast and others.
 
 Each message is acted on at most once, and never holds up a task. A drain counts only when it is addressed to one agent:
 a drain that is sent to all agents is ignored.

@@ -68,7 +68,7 @@ def new_agent_id(agent: Agent) -> AgentId:
 
 
 def topology(agent: Agent) -> Iterator[Topology]:
-    """Yield the exchanges and queues that all processes of an agent share, in parts that each fit the time limit.
+    """Yield the exchanges and queues that all processes of an agent share, in parts small enough to declare in time.
 
     A declaration has a time limit, and many capabilities need more time than that.
     """
@@ -101,7 +101,7 @@ def registration(
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The facts of the process in which an agent runs: source file, use of CPU and memory, health, metrics."""
+    """What an agent gets from the process that it runs in: source file, CPU and memory use, health, metrics."""
 
     source: str | None = None
     """The file or module that declares the agent, for handlers in other processes; None means each handler's own file.

@@ -215,17 +215,17 @@ class Runtime:
                 execution.cancel(cancel.reason)
 
     def task(self, task_id: str) -> Task | None:
-        """Return the task with the id if the process runs it, else None."""
+        """Return the task with the id if its execution in this process has started and not ended, else None."""
         return next((one.task for one in self._executions if one.task.id == task_id), None)
 
     def tasks(self) -> Iterator[Task]:
-        """Yield the tasks that the process runs."""
+        """Yield the tasks whose executions in this process have started and not ended, waiting ones included."""
         return (one.task for one in self._executions)
 
     # -- consume ----------------------------------------------------------------------------------------
 
     def _screen(self, delivery: Delivery, consumer: QueueConsumer) -> Execution | None:
-        """Return a delivery's execution if it needs a slot; settle any other one without a slot, and return None."""
+        """Return a delivery's execution if its task needs a slot; else deal with the delivery, and return None."""
         try:
             task = tasks.read_task(delivery.message, delivery.routing_key)
             if task.limits is not NO_LIMITS:
@@ -323,7 +323,7 @@ class Runtime:
                 self._end(execution)
 
     async def _run(self, execution: Execution, *, post: bool = False) -> None:
-        """Run one attempt and settle it; with `post`, the confirm of a completed reply ends the execution later."""
+        """Run one attempt and settle it; with `post`, do not wait for the confirm of a completed task's reply."""
         began, started_ms = self._now(), self._clock.now_ms()
         self._intake.began(execution, began)
         try:
@@ -352,7 +352,7 @@ class Runtime:
             await self._outcomes.settle(execution, ended, started_ms, finished_ms)
 
     def _end(self, execution: Execution) -> None:
-        """Remove an execution from this process."""
+        """Remove an ended execution from this process's records, and let it enter its final state."""
         self._executions.discard(execution)
         key = execution.key
         if key is not None and self._running.get(key) is execution:

@@ -1,4 +1,4 @@
-"""A launcher that becomes a program which dies with its parent: ``launch.py <parent pid> <program> <argument>...``.
+"""A launcher that execs a program which dies with its parent: ``launch.py <parent pid> <program> <argument>...``.
 
 Linux kills a process that asked for it (``PR_SET_PDEATHSIG``) when the thread that forked it ends; the request survives
 exec. A request here, in a process of its own, is safe where a hook between fork and exec is not. The launcher is run by

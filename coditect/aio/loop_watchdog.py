@@ -105,7 +105,7 @@ class LoopWatchdog:
         self._next_turn = self._loop.call_later(self._pause_seconds, self._turn)
 
     def _watch(self) -> None:
-        """Check at intervals that the event loop turns; warn, and later end the process, when it stands still.
+        """Check at intervals that the event loop runs callbacks; warn, and later end the process, when it is blocked.
 
         Each look counts once, however long ago the last look was: a process that did not run saw nothing.
         """

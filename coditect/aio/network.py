@@ -35,7 +35,7 @@ class NetworkPath:
     """The simulated network between one process and one server; open until a fault cuts or slows it."""
 
     def __init__(self, *, context: Context | None = None, changed: Callable[[], None] = _nothing) -> None:
-        """Make an open path; delayed messages arrive in `context`, and `changed` is called after each cut or heal."""
+        """Make an open path; calls for delayed messages run in `context`; each cut or heal calls `changed`."""
         self._context = context
         self._changed = changed
         self._latency_seconds: Callable[[], float] | None = None

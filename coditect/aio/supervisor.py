@@ -119,7 +119,7 @@ class Supervisor:
     """
 
     def __init__(self, health: Health | None = None, *, limits: RestartLimits | None = None) -> None:
-        """Report to the `Health` that all supervisors of a process share; None makes a new one."""
+        """Create a supervisor that reports to `health`, which a process's supervisors share; None makes a new one."""
         self.health = Health() if health is None else health
         self._limits = limits or RestartLimits()
         self._tasks: set[asyncio.Task[Any]] = set()

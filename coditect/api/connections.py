@@ -47,7 +47,7 @@ class SharedConnections:
         return self._broker()
 
     async def bindings(self) -> frozenset[Binding] | None:
-        """Return the broker's bindings from its management API; None without one.
+        """Return the broker's bindings from its management API; None when no such API is set.
 
         Raises:
             ManagementUnavailable: when the management API does not answer.
@@ -55,7 +55,7 @@ class SharedConnections:
         return None if self._management is None else await self._management.bindings(self._vhost)
 
     async def queue_rates(self) -> Mapping[str, QueueRates] | None:
-        """Return the rates of the broker's queues by name from its management API; None without one.
+        """Return the rates of the broker's queues by name from its management API; None when no such API is set.
 
         Raises:
             ManagementUnavailable: when the management API does not answer.

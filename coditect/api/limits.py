@@ -1,4 +1,4 @@
-"""The bounds of requests: the size of a body, and how many a caller may send in a time."""
+"""The bounds of requests: the size of a body, and the rate at which one caller may send requests."""
 
 from __future__ import annotations
 

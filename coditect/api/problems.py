@@ -1,4 +1,4 @@
-"""Answers for errors: RFC 9457 problem documents, made from the tree of `coditect.errors`.
+"""Answers for errors: RFC 9457 problem documents, made from the errors that `coditect.errors` defines.
 
 One table says which error becomes which status. An answer has the error's sentence, its facts and its fix, and never
 the text of an exception that is not a CoditectError, nor the input.
@@ -179,7 +179,7 @@ def add_problem_handlers(app: FastAPI) -> None:
 
 
 def _answering(handler: Callable[[HTTPConnection, Exception], Awaitable[Response]]) -> Callable[..., Any]:
-    """Return the error handler, which also sends its answer in place of a WebSocket's handshake, unlike Starlette."""
+    """Wrap an error handler so that its answer also takes the place of a WebSocket's handshake, unlike in Starlette."""
 
     async def answering(connection: HTTPConnection, error: Exception) -> Response:
         response = await handler(connection, error)
@@ -243,7 +243,7 @@ def _fix(error: Mapping[str, Any]) -> str:
 
 
 def _plain(value: object) -> object:
-    """Return a fact as JSON can express it, without the password of a URL."""
+    """Return one detail of an error as a JSON value, without the passwords of URLs."""
     match value:
         case None | bool() | int() | float():
             return value

@@ -119,7 +119,7 @@ class AnnouncedServer(uvicorn.Server):
         ending: Callable[[str], None],
         drain: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """Call `announce` when the server listens and `ending` at its stop; `drain` is awaited before answers end."""
+        """Call `announce` once the server listens; at its stop, await `drain`, then call `ending` with a reason."""
         super().__init__(config)
         self._announce = announce
         self._ending = ending
@@ -167,7 +167,7 @@ def server_config(services: ApiServices, settings: ApiSettings) -> uvicorn.Confi
 
 @asynccontextmanager
 async def open_services(settings: Settings, api: ApiSettings, http_agents: HttpAgents) -> AsyncIterator[ApiServices]:
-    """Open what the routes are given: broker, registry and client of the servers that the settings name.
+    """Open the services of the routes, over broker, registry and client of the servers that the settings name.
 
     Raises:
         BrokerUnavailable: when the broker does not answer.
@@ -224,7 +224,7 @@ async def _open_mcp(opened: Connections, api: ApiSettings) -> AsyncIterator[ASGI
 
 
 def _fleet_a2a(opened: Connections, api: ApiSettings) -> Callable[[], FleetA2a] | None:
-    """Return what loads the fleet as an A2A agent; None where the extra `a2a` is not installed."""
+    """Return a function that loads the fleet as an A2A agent; None where the extra `a2a` is not installed."""
     if find_spec("a2a") is None:
         return None
 

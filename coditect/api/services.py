@@ -35,7 +35,7 @@ class FleetA2a(Protocol):
         """Answer with the agent card, which names `address` as the agent's URL; unless `whole`, without the skills."""
 
     async def call(self, request: Request, address: str, name: str, check: Callable[[str], None]) -> Response:
-        """Answer a JSON-RPC request to `address` from `name`; `check` raises unless the caller has a role."""
+        """Answer a JSON-RPC request of the caller `name` to `address`; `check` raises if the caller lacks a role."""
 
     def refusal(self, sentence: str) -> dict[str, Any]:
         """Return the JSON-RPC error for a request that is refused unread, such as one that is too large."""

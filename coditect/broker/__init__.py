@@ -1,1 +1,1 @@
-"""The connection to RabbitMQ: the interface `Broker`, the topology, the AMQP adapter and its in-memory twin."""
+"""The message broker: the interface, its RabbitMQ and in-memory adapters, and the topology of exchanges and queues."""

@@ -102,7 +102,7 @@ class Management:
         return frozenset(str(row["name"]) for row in rows)
 
     async def messages(self, vhost: str, queue: str) -> int | None:
-        """Return a queue's number of messages as of at most 10 s ago, with those that wait to be dead-lettered.
+        """Return a queue's number of messages as of at most 10 s ago, including those that wait to be dead-lettered.
 
         None when there is no such queue, or when its number is not known yet.
 

@@ -47,7 +47,7 @@ class Delivery(Protocol):
         """Tell whether the delivery's channel is gone, so that the process can no longer settle the delivery."""
 
     def ack(self) -> None:
-        """Ack the delivery as done; several acks of one turn of the event loop may leave in one frame."""
+        """Ack the delivery as done; acks made in one turn of the event loop may be sent in one frame."""
 
     def requeue(self) -> None:
         """Put the message back into its queue unprocessed, for any consumer."""
@@ -86,7 +86,7 @@ class Consumer(Protocol):
 
     @property
     def active(self) -> bool:
-        """Tell whether the broker has the consumer right now."""
+        """Tell whether the consumer is registered at the broker right now."""
 
     @property
     def unsettled(self) -> int:
@@ -117,7 +117,7 @@ class ServerInfo:
 
 
 def connection_names(process: str) -> tuple[str, str]:
-    """Return the names of a process's two connections at the broker, by which the process is evicted."""
+    """Return the names of a process's two connections at the broker; an eviction closes the connections so named."""
     return f"{process} publishes", f"{process} consumes"
 
 

@@ -86,7 +86,7 @@ class TopologyDifference:
 
 @dataclass(frozen=True, slots=True)
 class TopologyStep:
-    """An exchange or queue of a topology plan: the verdict, the difference, and the fix."""
+    """An exchange or queue of a topology plan: whether it is as wanted, what differs, and how a person fixes that."""
 
     kind: DifferenceKind
     name: str
@@ -107,7 +107,7 @@ class TopologyPlan:
     """The bindings that the broker lacks, also for existing queues of agents and clients; None when not listable."""
 
     def of(self, verdict: ProbeVerdict) -> tuple[TopologyStep, ...]:
-        """Return the plan's steps with the given verdict."""
+        """Return the plan's steps (exchanges and queues) with the given verdict: same, missing or different."""
         return tuple(step for step in self.steps if step.verdict is verdict)
 
     @property
@@ -119,7 +119,7 @@ class TopologyPlan:
 async def make_plan(
     broker: TopologyProbe, topology: Topology, *, bound: frozenset[Binding] | None = None
 ) -> TopologyPlan:
-    """Compare a topology with the broker's exchanges, queues and bindings (`bound`, if known); change nothing."""
+    """Compare a topology with the broker's exchanges, queues and, where given in `bound`, bindings; change nothing."""
     entities: tuple[Exchange | Queue, ...] = (*topology.exchanges, *topology.queues)
     steps = []
     for entity in entities:

@@ -67,7 +67,7 @@ class _Call:
 
 @dataclass(slots=True)
 class AnswerParts:
-    """The parts of one answer that have come so far."""
+    """The parts of one streamed answer that have arrived so far."""
 
     request_bytes: int
     began: bool = False
@@ -81,7 +81,7 @@ class AnswerParts:
 
     @property
     def usage(self) -> TokenUsage:
-        """The tokens of request and answer: the endpoint's count, but at least what the bytes imply, or an estimate."""
+        """The tokens of request and answer: the endpoint's count, or a minimum by bytes if larger; else an estimate."""
         asked, answered = self.request_bytes, self._answer_bytes
         if self._told is None:
             return TokenUsage(asked // BYTES_PER_TOKEN, answered // BYTES_PER_TOKEN)
@@ -90,7 +90,7 @@ class AnswerParts:
 
     @property
     def least_tokens(self) -> int:
-        """The number of tokens that the answer has at least, whatever the endpoint counts."""
+        """The least number of tokens that the answer's bytes can make, whatever the endpoint counts."""
         return self._answer_bytes // MOST_BYTES_PER_TOKEN
 
     def add(self, data: str) -> str:

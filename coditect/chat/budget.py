@@ -1,4 +1,4 @@
-"""The budget of a conversation with a language model: counted by this side, since an endpoint may not count."""
+"""The budget of a conversation with a language model, counted by the caller, since an endpoint may not count."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ChatBudget:
     """
 
     def __init__(self, most_tokens: int, *, most_cost: float | None = None) -> None:
-        """Allow a number of tokens of input and output together, and a cost where the endpoint's prices are known."""
+        """Limit the tokens of input and output together and, where the endpoint's prices are known, the cost."""
         self.most_tokens = most_tokens
         self.most_cost = most_cost
         self.used = TokenUsage()

@@ -133,7 +133,7 @@ def _checked(settings: ChatSettings) -> tuple[str, str]:
 
 
 async def _refuse(response: httpx2.Response) -> None:
-    """Raise the error for an HTTP status other than 200: ChatUnavailable if it may pass, else ChatRefused."""
+    """Raise the error for an HTTP status other than 200: ChatUnavailable for a temporary fault, else ChatRefused."""
     body = bytearray()
     async for part in response.aiter_raw():
         body += part

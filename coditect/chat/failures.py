@@ -13,7 +13,7 @@ class ChatUnavailable(Retryable):
 
 
 class ChatBroken(Retryable):
-    """The error of an answer that does not follow the protocol, is too large, or was cut off; another one may do."""
+    """The error of an answer that is too large, cut off, or against the protocol; a new request may succeed."""
 
 
 class ChatRefused(SetupError):

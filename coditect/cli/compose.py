@@ -96,6 +96,6 @@ class RealConnections:
         return Client.from_env()
 
     def _say_guesses(self, *variables: str) -> None:
-        """Print once for each unset address variable that localhost is tried instead."""
+        """Print once, for each unset variable with a server's address, that localhost is tried instead."""
         say_guesses(*(one for one in variables if one not in self._said))
         self._said.update(variables)

@@ -34,7 +34,7 @@ class ControlPlaneProgram(Protocol):
         """Copy the ledger's store into a new file while dispatchers use the store."""
 
     def restore(self, settings: Settings, source: Path) -> Path | None:
-        """Put a backup in the store's place and return the path of the replaced file, None without one."""
+        """Put a backup in the store's place, and return the path of the replaced file; None when there was no file."""
 
 
 @app.command("run")

@@ -15,7 +15,7 @@ MOST_NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class RestorePlan:
-    """The plan of a restore: the nodes that it would discard, whose handlers have begun since the checkpoint."""
+    """The plan of a restore to a checkpoint: the nodes to discard whose handlers have begun since the checkpoint."""
 
     checkpoint: str
     nodes: tuple[DiscardedRow, ...]
@@ -38,7 +38,7 @@ class Restorable:
     _control: ControlPlane
 
     async def checkpoint(self, name: str) -> None:
-        """Give the present position of the workflow a name, to which it can be restored.
+        """Give the workflow's present position a name, by which the workflow can be restored to that position.
 
         A name that was given before is given to this position. Every completed node is a checkpoint by itself.
 

@@ -62,7 +62,7 @@ class ControlPlane:
         """Whether the control plane ever answered this process; if so, its silence is an outage and not its absence."""
 
     def new_id(self) -> str:
-        """Return a new id for a thing that a request makes, so that a repeated request makes it once."""
+        """Return a new id for something that a request creates, so that a repeated request creates it only once."""
         return self._clock.new_id()
 
     async def ask(
@@ -204,7 +204,7 @@ async def asking(broker: Broker, clock: Clock, *, name: str) -> AsyncIterator[Co
 
 
 def refusal(outcome: Outcome) -> CoditectError:
-    """Return the error that the control plane's refusal names, with its facts; a CoditectError for an unknown name."""
+    """Return the error that a refusal by the control plane names, with its details; CoditectError for unknown names."""
     failure = outcome.failure
     assert failure is not None
     found = getattr(errors, failure.type, None)

@@ -133,7 +133,7 @@ class Handle:
     @overload
     async def result(self, model: type[T], *, timeout: Duration = ...) -> T: ...
     async def result(self, model: Any = Any, *, timeout: Duration = DEFAULT_TIMEOUT) -> Any:
-        """Wait for the end of the task and return its value, validated as `model`; `bytes` gives its body as it came.
+        """Wait for the end of the task and return its value, validated as `model`; with `bytes`, return the raw body.
 
         Without a model the value is plain JSON, or bytes where the handler returns those.
 

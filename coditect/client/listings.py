@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Listing(Generic[T]):
-    """A listing of the control plane: its request, the field of the rows, and how a row is read."""
+    """A kind of listing by the control plane: its request, the answer's field with the rows, and a row's parser."""
 
     verb: Verb
     field: str
@@ -82,7 +82,7 @@ class ClientListings:
     _registry: Registry | None
 
     async def agents(self, capability: str | None = None) -> tuple[AgentRecord, ...]:
-        """Return the living agents, or those that offer a capability, by their ids.
+        """Return the living agents, or those of them that offer a capability, sorted by id.
 
         Raises:
             SetupError: for a client without a registry.

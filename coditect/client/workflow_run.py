@@ -250,7 +250,7 @@ class Run(Restorable):
         *,
         by_event: bool,
     ) -> R:
-        """Repeat a request until `enough` accepts the answer; keep asking if the control plane falls silent later.
+        """Repeat a request until `enough` accepts the answer, even while a control plane that once answered is silent.
 
         With `by_event` only the end of the workflow is enough, so that a request only makes up for a lost event.
         """

@@ -23,7 +23,7 @@ class BlockingLock:
     """
 
     def __init__(self, lock: Lock, run: Run, *, closing: Run) -> None:
-        """Wrap an asynchronous lock; `run` runs its coroutine when the block begins, `closing` when the block ends."""
+        """Wrap an asynchronous lock; `run` runs the coroutine that acquires it, `closing` the one that releases it."""
         self._lock, self._run, self._closing = lock, run, closing
         self._over = asyncio.Event()
         self._holder: asyncio.Task[None] | None = None

@@ -36,7 +36,7 @@ class AskedAgent:
 
 @dataclass(frozen=True, slots=True)
 class HandoffRow:
-    """A handoff: which agent offers which task to whom, and how that ended."""
+    """A handoff: which agent offers which of its running tasks to whom, and how the offer ended."""
 
     handoff: str
     """The id of the handoff."""
@@ -68,7 +68,7 @@ class HandoffRow:
 
     @property
     def reasons(self) -> Mapping[str, str]:
-        """Why each agent that was asked declined, by agent."""
+        """The reasons of the asked agents that declined, by agent."""
         return {one.agent: one.declined for one in self.asked if one.declined}
 
     @classmethod

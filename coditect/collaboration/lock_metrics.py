@@ -16,7 +16,7 @@ from coditect.telemetry.names import (
 
 
 class LockMetrics:
-    """The metrics of the locks that one process holds or waits for, counted by ticket."""
+    """The metrics of the locks that one process holds or waits for; a ticket stands for one lock request."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._waits: dict[str, float] = {}

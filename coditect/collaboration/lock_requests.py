@@ -179,7 +179,7 @@ class LockRequests:
         self._sent.pop(ticket, None)
 
     def _sure(self, ticket: str, state: dict[str, Any], ttl_seconds: float) -> dict[str, Any]:
-        """Add to a lock's state its ticket, and until which time of the event loop the lock is sure to be kept."""
+        """Return a lock's state with its ticket, and with the event loop's time until which the lock surely holds."""
         return state | {"ticket": ticket, "valid_until": self._sent[ticket] + ttl_seconds}
 
 

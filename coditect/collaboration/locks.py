@@ -37,7 +37,7 @@ class Mode(StrEnum):
 
 
 class LockTerms(TypedDict):
-    """The terms on which a `Lock` asks for its resources; JSON values."""
+    """The parameters of a lock request, such as mode, longest wait and TTL, as JSON values."""
 
     mode: str
     wait: bool

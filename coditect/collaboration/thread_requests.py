@@ -14,7 +14,7 @@ from coditect.wire.control import Verb
 
 @dataclass(frozen=True, slots=True)
 class ThreadRequests:
-    """The requests of one process about threads; each ticket is a correlation id of the process's reply queue."""
+    """The requests of one process about threads; a wait for news has a ticket, a correlation id in the reply queue."""
 
     control: Asks
     requests: Requests

@@ -117,7 +117,7 @@ class ThreadPort(Protocol):
         """Send a request about threads, with its writer and its reply address, and return the answer."""
 
     async def hear(self, ticket: str, after_seconds: float) -> None:
-        """Wait a while for news of a thread under a ticket of this process; return at once if there is news already."""
+        """Wait a while for news of a thread, sent under the given ticket; return at once if there is news already."""
 
 
 class Thread:
@@ -245,7 +245,7 @@ class Thread:
         return await self.say(value, type=ANSWER, to=question.sender, metadata={ANSWERS: question.message})
 
     async def show(self) -> ThreadRow:
-        """Return the thread's facts: its participants, and up to which message each of them has read."""
+        """Return the thread's row: its participants, and up to which message each of them has read."""
         return ThreadRow.of(await self._ask(Verb.THREAD_SHOW, {}))
 
     async def read(self, number: int) -> None:

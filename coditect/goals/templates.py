@@ -33,7 +33,7 @@ class GoalTemplate(BaseModel):
         return {word.casefold() for word in self.when} <= set(_WORD.findall(goal.casefold()))
 
     def document(self, offers: Mapping[str, object]) -> dict[str, Any]:
-        """Return the plan with one capability for each task: the first that is offered, else the first named."""
+        """Return the plan with one capability for each task: the first in its list that is offered, else the first."""
         return {"nodes": {name: _chosen(node, offers) for name, node in self.nodes.items()}}
 
 

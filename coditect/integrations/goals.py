@@ -21,7 +21,7 @@ from coditect.settings.settings import read_variables
 
 
 def check_input(spec: CapabilitySpec, value: Any) -> None:
-    """Check an input by a capability's JSON Schema; a plan may come from anybody.
+    """Check a planned task's input by its capability's JSON Schema, since a plan may come from anybody.
 
     Raises:
         InvalidTask: when it does not fit, or its agent's schema is none.
@@ -39,7 +39,7 @@ def check_input(spec: CapabilitySpec, value: Any) -> None:
 
 
 def read_goals(path: Path) -> TemplatePlanner:
-    """Return the planner of a file of templates.
+    """Return a planner that uses the goal templates in a file.
 
     Raises:
         NotFound: when there is no such file.

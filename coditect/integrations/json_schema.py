@@ -72,7 +72,7 @@ class SchemaCheck:
 
 
 class _Steps(FormatChecker):
-    """The budget of steps of one check, in the place of the format checker, which validators hand on to inner ones."""
+    """The budget of steps of one check, passed as the format checker, which validators hand to inner validators."""
 
     def __init__(self, most: int) -> None:
         super().__init__(formats=())
@@ -94,7 +94,7 @@ def _bounded(kind: Any) -> Any:
 
 
 def _evolve(validator: Any, **changes: Any) -> Any:
-    """Count one step, and return the validator of an inner schema, of the same class whatever `$schema` it names."""
+    """Count one step, and return an inner schema's validator, of the outer one's class, whatever `$schema` it names."""
     validator.format_checker.take()
     return attrs.evolve(validator, **changes)
 
@@ -124,7 +124,7 @@ def _named(validator: Any, patterns: Mapping[str, Any], value: Any, schema: Any)
 
 
 def _others(kind: Any) -> Any:
-    """Return the check of `additionalProperties`: the draft's own, given only the properties that no pattern names.
+    """Return a draft's check of `additionalProperties`, given only properties that no pattern of the schema names.
 
     A pattern that is left out may name any.
     """

@@ -12,7 +12,7 @@ from coditect.errors import InputError
 
 @lru_cache(maxsize=100)  # a compiled pattern may take ten megabytes
 def matcher(pattern: str) -> Callable[[str], bool]:
-    """Return the function that tells whether a text has a place that matches a pattern.
+    """Return a function that tells whether any part of a text matches a pattern.
 
     Raises:
         InputError: when the pattern is no regular expression, or needs backtracking.

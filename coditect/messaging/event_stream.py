@@ -28,7 +28,7 @@ CLOCK = SystemClock()
 
 
 class EventSubscription:
-    """A subscription to the events that match topic patterns, or some subjects only, inside `async with`.
+    """A subscription to events by topic patterns, and optionally by subjects; lasts for an `async with` block.
 
     Each event goes to `on_event`, on the event loop; the callback must not block and must not raise. `on_lost` is
     called when the broker has lost the subscription, which comes back by itself: events may be missing from then on.
@@ -57,7 +57,7 @@ class EventSubscription:
 
     @property
     def active(self) -> bool:
-        """Tell whether the broker has the subscription right now."""
+        """Tell whether the subscription's consumer is registered at the broker right now."""
         return self._consumer is not None and self._consumer.active
 
     async def __aenter__(self) -> Self:

@@ -55,7 +55,7 @@ class PartReader:
         self._turn: asyncio.Future[None] | None = None
 
     def arrived(self, message: Message) -> None:
-        """Take a message of the stream from the reply queue.
+        """Handle a message of the stream that arrived: a part, the stream's end, or a notice that the agent waits.
 
         Raises:
             InvalidTask: when the message is no part.

@@ -225,7 +225,7 @@ class Requests:
         return True
 
     async def _has_inbox(self, pin: AgentId) -> bool:
-        """Tell whether an agent's inbox exists; a yes is reused for INBOX_LOOK_SECONDS, as the inbox lives longer."""
+        """Tell whether an agent's inbox exists; cache a yes for INBOX_LOOK_SECONDS, as the inbox lives longer."""
         now = asyncio.get_running_loop().time()
         if now - self._looked_at.get(pin, -INBOX_LOOK_SECONDS) < INBOX_LOOK_SECONDS:
             return True

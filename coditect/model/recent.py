@@ -34,7 +34,7 @@ class RecentOutcomes:
     """The share of the attempts that completed, in [0, 1]."""
 
     def faded(self, passed_seconds: float) -> RecentOutcomes:
-        """Return the outcomes as they count after so many more seconds: the number of attempts halves every 10 s."""
+        """Return the outcomes as they count `passed_seconds` later: the number of attempts halves every 10 s."""
         return replace(self, attempts=self.attempts * 0.5 ** (passed_seconds / HALF_LIFE_SECONDS))
 
     def after(self, ran_ms: float, *, completed: bool) -> RecentOutcomes:
@@ -46,7 +46,7 @@ class RecentOutcomes:
 
 
 def task_kind(capability: str, body_bytes: int | None) -> TaskKind:
-    """Return the kind of a task by its input's size; None: the body is a reference to a blob.
+    """Return the kind of a task, by capability and input size; a size of None stands for an input in a blob.
 
     Inputs of one kind differ in size by less than four times, but for those in blobs, which are all of one kind.
     """
@@ -54,7 +54,7 @@ def task_kind(capability: str, body_bytes: int | None) -> TaskKind:
 
 
 def size_class(body_bytes: int) -> int:
-    """Return the class of an input's size: 0 for nothing, and one more with each factor of four in bytes."""
+    """Return the class of an input's size: 0 for an empty input, and one more with each factor of four in bytes."""
     return (body_bytes.bit_length() + 1) // 2
 
 

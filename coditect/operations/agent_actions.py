@@ -1,4 +1,4 @@
-"""Functions that ask one agent, or every agent that offers it, for an action; they submit direct tasks."""
+"""Functions that ask one agent for an action, or all agents that offer the action; they submit direct tasks."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _level(priority: Priority | str) -> Priority:
 def _named(
     target: str, action: str, offering: tuple[AgentRecord, ...], living: tuple[AgentRecord, ...]
 ) -> list[AgentRecord]:
-    """Return an agent's processes that offer an action: those that take tasks, or all when none does.
+    """Return the processes of an agent that offer an action; leave out draining and offline ones, unless all are.
 
     Raises:
         NotFound: when there are none; the error names similar agents, or what the agent offers.

@@ -47,7 +47,7 @@ class Connections(Protocol):
         """Return the registry as an async context manager that connects on entry."""
 
     def http_agents(self) -> AbstractAsyncContextManager[Registry]:
-        """Return the registry of HTTP agents, even those that take no tasks yet; it connects on entry, too."""
+        """Return the registry of all HTTP agents, served or not, as an async context manager that connects on entry."""
 
     def client(self) -> AbstractAsyncContextManager[Client]:
         """Return a client for direct tasks and events, as an async context manager that connects on entry.

@@ -38,13 +38,13 @@ class CapabilityOffer:
 
 
 async def find_agents(opened: Connections, search: Search) -> tuple[AgentRecord, ...]:
-    """Return the records of the living agents that match a search; HTTP agents may be `starting`."""
+    """Return the records of the living agents that match a search; HTTP agents not served yet are `starting`."""
     async with opened.registry() as registry, opened.http_agents() as http_agents:
         return await find_living(registry, http_agents, search)
 
 
 async def get_agent(opened: Connections, agent_id: AgentId) -> AgentRecord:
-    """Return the record of a living agent by its id; an HTTP agent may be `starting`.
+    """Return the record of a living agent by its id; an HTTP agent that is not served yet is `starting`.
 
     Raises:
         NotFound: when no living agent has the id; its fact `nearest` holds similar ids.

@@ -15,7 +15,7 @@ SEND_SECONDS = 10.0
 
 
 def is_module(logger: str) -> bool:
-    """Tell whether a module of a logger's name is installed here, with or without the leading `coditect.`.
+    """Tell whether a logger is named after a module that is installed here, with or without the leading `coditect.`.
 
     The loggers of an agent's own modules may have other names, and agents elsewhere other modules.
     """

@@ -102,7 +102,7 @@ class FleetOverview:
 
 
 async def take_overview(opened: Connections, *, most_workflows: int = MOST_WORKFLOWS) -> FleetOverview:
-    """Look at the whole fleet once; read-only, one question to every agent.
+    """Return an overview of the whole fleet at this moment; read-only, with one question to every agent.
 
     Raises:
         BrokerUnavailable: when the broker does not answer; retryable.

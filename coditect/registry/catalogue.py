@@ -50,7 +50,7 @@ class CapabilityCatalogue:
         ])  # fmt: skip
 
     async def refuse_bytes(self, capabilities: Iterable[str]) -> None:
-        """Refuse a workflow's capabilities that take or return bytes; read the registry at most once a minute per name.
+        """Raise InputError if a capability of a workflow takes or returns bytes; cache a negative answer for 60 s.
 
         Raises:
             InputError: when a living agent declares that one takes or returns bytes.

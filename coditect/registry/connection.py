@@ -1,4 +1,4 @@
-"""A pooled Redis connection whose every call ends within a time limit, for the registry and the task graph.
+"""A pool of Redis connections with a time limit on every call, for the registry and the dispatchers' task graph.
 
 Redis may be killed, wiped, slow or full at any time: a call then raises, within its limit, the error that its user
 chose, and the next call connects again.

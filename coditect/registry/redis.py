@@ -124,7 +124,7 @@ class RedisRegistry:
         return int(seconds) * 1_000 + int(microseconds) // 1_000
 
     async def next_turn(self, name: str) -> int:
-        """Increment and return a round-robin counter of all clients; a retry after a lost reply may skip a number."""
+        """Increment and return the clients' shared round-robin counter; a retry after a lost reply may skip one."""
         return int(await self._bounded("next_turn", self._redis.hincrby(self._turns_key, name, 1)))
 
     async def lease_tokens(self, capability: str, rate: Rate, wanted: int) -> TokenLease:

@@ -52,7 +52,7 @@ class BreakerKeeper(Protocol):
         """Ask for the permit of the next probe, and return the breaker's state, with the permit if it is granted."""
 
     async def decide(self, declared: Breaker, permit: int, *, succeeded: bool) -> BreakerState | None:
-        """Tell how the permitted probe ended, and return the state after it."""
+        """Tell the control plane whether the permitted probe succeeded, and return the breaker's state after that."""
 
     def background(self, breaker: CircuitBreaker, news: NewsOf) -> None:
         """Send a request to the control plane in the background, and let the breaker adopt the state in the answer."""
@@ -206,7 +206,7 @@ class CircuitBreaker:
             self._machine.call(_succeed)
 
     def record(self, verdict: CallVerdict, now: float, *, turn: int, permit: int | None) -> None:
-        """Record the end of a call: a probe if it has a `permit`, else an ordinary one; an earlier turn is ignored."""
+        """Record the end of a call, or of a probe (`permit`), unless the breaker opened or closed since its start."""
         if turn != self.turn:
             return
         if permit is not None:
@@ -244,7 +244,7 @@ class CircuitBreaker:
     # -- probes -----------------------------------------------------------------------------------------
 
     async def take_permit(self) -> int | None:
-        """Return the permit of a probe, to be used by the caller; None when the breaker has closed meanwhile.
+        """Take and return the permit that makes the caller's call the probe; None if the breaker has closed meanwhile.
 
         Raises:
             BreakerOpen: when the interval is not over, or another call is the probe, in this process or in the fleet.
@@ -282,7 +282,7 @@ class CircuitBreaker:
         return state.permit
 
     async def reserve(self) -> bool:
-        """Take the permit of a probe for the next call; return whether there was one, or the breaker has closed.
+        """Take a probe's permit, and keep it for the next call; return False when the breaker refuses calls.
 
         A permit that no call has used by the next interval lapses.
         """
@@ -320,7 +320,7 @@ class CircuitBreaker:
     # -- news -------------------------------------------------------------------------------------------
 
     def adopt(self, state: BreakerState) -> None:
-        """Take over the breaker's state in the fleet; news that is older than known news is ignored."""
+        """Adopt the breaker's state in the fleet, unless a newer state is known already."""
         if state.version < self._version:
             return
         self._version = state.version

@@ -44,7 +44,7 @@ class Breakers:
         now: Callable[[], float],
         changed: Callable[[CircuitBreaker], None] = lambda _: None,
     ) -> None:
-        """Prepare the breakers of the process `name`; one that is not `declared` has the defaults."""
+        """Prepare the breakers of the process `name`; a breaker that is not in `declared` has the default settings."""
         self._declared = declared
         self._control = control
         self._background = background
@@ -85,7 +85,7 @@ class Breakers:
         }
 
     def heard(self, state: BreakerState) -> None:
-        """Take over the state of a breaker of the fleet, which the control plane has sent."""
+        """Adopt the state, as the control plane sent it, of a breaker that the whole fleet shares."""
         breaker = self._breakers.get(state.name)
         if breaker is None and state.name in self._declared:
             breaker = self.get(state.name)

@@ -28,7 +28,7 @@ class RetryBudget:
         self._changing = threading.Lock()
 
     def called(self) -> None:
-        """Count a first try: pay back the tokens that were lent at the start, later put a tenth of a token in."""
+        """Count a first try: it earns a tenth of a token, which at first pays back what a new budget has lent."""
         with self._changing:
             if self._lent > 0:
                 self._lent -= SHARE

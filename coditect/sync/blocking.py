@@ -176,7 +176,7 @@ class SyncSharedState(Blocking[SharedState]):
 
     @property
     def name(self) -> str:
-        """The name of the space as requests have it: `workflow:` and an id, or `space:` and a name."""
+        """The name of the space in requests: `workflow:` and an id, or `space:` and a name."""
         return self._inner.name
 
     get = waiting(SharedState.get)

@@ -23,7 +23,7 @@ def observe_process(
     certificate_end: Callable[[], float | None],
     restarts: Callable[[], int],
 ) -> None:
-    """Register a process's metrics; `clock` has its skew, `certificate_end` returns when the broker's certificate ends.
+    """Register a process's metrics: `clock` gives the skew, `certificate_end` the end of the broker's certificate.
 
     `restarts` counts the loops that died and were started again.
     """

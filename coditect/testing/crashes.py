@@ -1,4 +1,4 @@
-"""The collector of errors that no test awaits: crashed background tasks, and errors of the loop's callbacks."""
+"""The collector of errors that would escape a test: crashed background tasks, and errors of the loop's callbacks."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Actor:
         self._most_tasks = 64
 
     def context(self) -> Context:
-        """Return a fresh context; code that runs in it, and all that the code starts, belongs to the process."""
+        """Return a fresh `contextvars` context; code run in it, and all that it starts, belongs to the process."""
         context = copy_context()
         context.run(_OWNER.set, self)
         return context
@@ -116,7 +116,7 @@ class Schedule:
         return timer
 
     def _is_idle(self, actor: Actor | None, when: float, callback: Callable[..., Any]) -> bool:
-        """Tell whether virtual time may skip a timer, because an idle loop or an agent's consumer check has set it."""
+        """Tell whether virtual time may skip a timer, since it serves routine work or an agent's prefetch check."""
         if actor is None:
             return False
         if isinstance(getattr(callback, "__self__", None), Intake):

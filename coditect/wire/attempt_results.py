@@ -69,7 +69,7 @@ def read_results(message: Message, origin: str) -> list[AttemptResult]:
 
 
 def read_owners(message: Message, origin: str) -> list[tuple[Owner, int]]:
-    """Return the nodes and publications named in a result batch, even if other parts of it are unreadable."""
+    """Return the nodes and publication numbers named in a result batch, even if other parts of it are unreadable."""
     try:
         rows = loads(message.body)
     except InvalidTask:

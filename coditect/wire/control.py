@@ -306,7 +306,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A report of a workflow task's progress, which also shows that a task acknowledged early still runs."""
+    """A report of a workflow task's progress; shows that the task still runs, even if its delivery is acknowledged."""
 
     workflow: str
     node: str
@@ -325,7 +325,7 @@ def request(
     correlation_id: str,
     trace: Mapping[str, str] = NO_HEADERS,
 ) -> Message:
-    """Build the message of a request to the control plane; its `correlation_id` is its message id, too."""
+    """Build the message of a request to the control plane; the correlation id is also the message id."""
     return Message(
         body=dumps(body),
         headers={VERB: str(verb), **trace},

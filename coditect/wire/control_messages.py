@@ -47,7 +47,7 @@ EXCEPT = "x-coditect-except"
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """An order to cancel a whole task, its publications up to a number, or one request for it, with a reason."""
+    """An order to cancel a task: all, only its publications up to a number, or only one request; with a reason."""
 
     task_id: str
     reason: str = ""
@@ -140,7 +140,7 @@ def listen(subjects: tuple[str, ...] = ()) -> Message:
 
 
 def listened(content: Any) -> tuple[str, ...]:
-    """Return the subjects of a `LISTEN` message, empty when the message is about all events."""
+    """Return the subjects about which the sender of a `LISTEN` message wants events; empty when it wants all events."""
     subjects = content.get("subjects") if isinstance(content, dict) else None
     return tuple(one for one in subjects[:MOST_SUBJECTS] if isinstance(one, str)) if isinstance(subjects, list) else ()
 

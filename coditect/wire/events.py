@@ -1,4 +1,4 @@
-"""Events as CloudEvents 1.0 in AMQP's binary mode (attributes in `ce-` headers, data in the body), and their keys."""
+"""Events as CloudEvents 1.0 in AMQP's binary mode (`ce-` headers, data in the body), and their routing keys."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LATEST_MS = 253_402_300_799_000
 
 
 def event_message(event: Event) -> Message:
-    """Build the message of an event: type ``dev.coditect.<type>.v1``, the event's subject as a second routing key."""
+    """Build the message of an event, with type ``dev.coditect.<type>.v1`` and a second routing key for the subject."""
     headers: dict[str, Any] = {
         "ce-specversion": "1.0",
         "ce-id": event.id,
@@ -34,7 +34,7 @@ def event_message(event: Event) -> Message:
 
 
 def as_document(event: Event) -> dict[str, Any]:
-    """Return an event as a CloudEvent in JSON's structured mode, with the type as agents name it: `task.completed`."""
+    """Return an event as a CloudEvent in JSON's structured mode, with its short type, such as `task.completed`."""
     subject = {"subject": event.subject} if event.subject else {}
     return {
         "specversion": "1.0",

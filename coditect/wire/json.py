@@ -131,7 +131,7 @@ def _finite(text: str) -> float:
 
 
 def _plain(value: Any, otherwise: Callable[[Any], Any], levels: int) -> Any:
-    """Convert a value to None, bool, int, float, str, list and dict all the way down."""
+    """Convert a value, with all values inside it, to None, bool, int, float, str, list and dict."""
     if levels < 0:
         raise ValueError(f"nested more than {MOST_LEVELS} levels deep")
     if type(value) in _PLAIN:

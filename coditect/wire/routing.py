@@ -94,7 +94,7 @@ def queue_key(queue: str) -> str | None:
 
 
 def queue_for(exchange: str, key: str) -> str | None:
-    """Return the queue that a publish to an exchange with a routing key reaches; None when bindings decide.
+    """Return the queue that a publish to an exchange with a routing key reaches; None when the names do not tell.
 
     None where the queue depends on bindings by listeners, or where the exchange is a fanout.
     """
@@ -201,7 +201,7 @@ def retry_back_queue(capability: str) -> str:
 
 @lru_cache(maxsize=4096)
 def reply_address(reply_to: str | None) -> Address | None:
-    """Return the exchange and routing key that a `reply_to` names; None without one, and for Coditect's work queues.
+    """Return the exchange and routing key for a `reply_to`; None when there is none, or it may get no replies.
 
     `reply.*` goes through `coditect.replies`, any other name through the default exchange.
     """

@@ -1,4 +1,4 @@
-"""The names, in requests, of the spaces of shared state: one space for each workflow, and any number of others."""
+"""How a request names a space of shared state: `workflow:` and an id, or `space:` and a name."""
 
 from __future__ import annotations
 

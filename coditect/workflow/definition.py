@@ -257,7 +257,7 @@ class Node:
 
     @property
     def needed(self) -> int:
-        """The number of the node's edges that must be met before the node runs."""
+        """The number of predecessors that must have ended as their edges require before the node runs."""
         match self.join:
             case "all":
                 return len(self.after)

@@ -24,7 +24,7 @@ class From:
     expression: str
 
     def __getitem__(self, key: str | int) -> Self:
-        """Return a placeholder for a field or an element of the value that this one stands for."""
+        """Return a placeholder for a field or an element of this placeholder's value."""
         if isinstance(key, bool) or not isinstance(key, str | int):
             raise InputError("A part of a later value is named by a text or a number", given=repr(key)[:80])
         whole = self.expression if _PATH.fullmatch(self.expression) else f"({self.expression})"

@@ -34,7 +34,7 @@ def _note(type_: Type, f: str, key: str = "", **val: Any) -> None:
 
 
 class _Effects:
-    """The effects of tasks as files in the run's folder, whose path is read from the environment at each use."""
+    """The side effects of tasks as files in the run's folder, whose path each call reads from the environment."""
 
     def make(self, key: str) -> str:
         return EffectFolder(_folder() / EFFECTS).make(key)

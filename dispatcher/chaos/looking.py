@@ -18,7 +18,7 @@ SLOTS_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class RegistryLook:
-    """The agent processes that run, and those that take work, at one instant, by name."""
+    """The agents to compare the registry's list with: the names of those that run, and of those that take work."""
 
     running: frozenset[str]
     """The agents that run, ready for work or still starting."""

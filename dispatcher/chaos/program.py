@@ -59,7 +59,7 @@ def rehearse(
     store: str,
     say: Callable[[str], None],
 ) -> Iterator[RunVerdict | Played | Hunted]:
-    """Play the seeds with real processes or in simulation, and yield the verdict on each.
+    """Do the chaos run of each seed, with real processes or simulated, and yield the verdict on each run.
 
     Raises:
         InputError: when there is no such kind of fault on this store, or the simulation is asked for another store.

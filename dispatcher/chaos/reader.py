@@ -1,4 +1,4 @@
-"""The reader that adds the final state of the ledger and of the effects to a run's history."""
+"""The reader that adds the final state of the ledger and the tasks' side effects to a run's history."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dispatcher.witness.history import HistoryEntry, Note, Type
 
 
 async def read_end(database: Database, entries: Iterable[HistoryEntry], effects: WorkEffects, note: Note) -> None:
-    """Record the final state of all work, the ledger's audit, each node's result, and each effect in the history."""
+    """Record in the history the end state of all work, the ledger's audit, all nodes' results, and all side effects."""
     work = {one.key: one.val for one in entries if one.f == "accept" and one.type is Type.INVOKE}
     ended = {one.key: one.val.get("state") for one in entries if one.f == "end" and one.type is Type.OK}
     ledger, wrong = await database.read(_audited)
@@ -51,7 +51,7 @@ def _decisions(tr: Reads) -> list[tuple[tuple[Any, ...], AuditEntry]]:
 
 
 def _threads(tr: Reads) -> list[tuple[str, str, dict[str, object]]]:
-    """Return every message of every thread, and the number of the last message that each participant has read."""
+    """Return all messages of all message threads, and the number of the last message that each participant has read."""
     told: list[tuple[str, str, dict[str, object]]] = []
     for key, row in tr.get_range(*THREAD_MESSAGES.range()):
         thread, number = THREAD_MESSAGES.unpack(key)

@@ -1,4 +1,4 @@
-"""The breakers of a fleet: a trip that one process reports opens the breaker of all; one probe at a time may close it.
+"""The fleet's circuit breakers: one process's report opens a breaker for all; one probe at a time may close it.
 
 A breaker has a row from its first trip on, which stays when it closes, so that its versions only grow. While it is
 open, each probe interval has one permit: to grant it moves the next one a whole interval away. So a process that dies
@@ -37,7 +37,7 @@ class BreakerRow:
     open: bool = False
     version: int = 0
     opened: int = 0
-    """The version with which the breaker opened: a probe that was permitted before it decides nothing."""
+    """The version with which the breaker opened: a probe that was permitted under an older version decides nothing."""
     permit: int = 0
     """The version with which the last probe was permitted."""
     due_ms: int | None = None
@@ -86,7 +86,7 @@ def permit(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def decide(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Close a breaker after a permitted probe succeeded, or wait for another interval after the last one failed."""
+    """Close a breaker after a permitted probe succeeded; if the last permitted probe failed, wait another interval."""
     name, row = _read(unit, body)
     permitted, succeeded = number(body, "permit", 0), body.get("succeeded") is True
     if not row.open or row.due_ms is None or permitted <= row.opened:
@@ -110,7 +110,7 @@ def hold(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def reset(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Close a breaker by an operator's order, also at agents that opened theirs without the control plane."""
+    """Close a breaker by an operator's order, also in agents that opened it themselves without the control plane."""
     name, row = _read(unit, body)
     _close(unit, row, body)
     _write(unit, name, row)
@@ -118,7 +118,7 @@ def reset(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def list_breakers(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return a page of the breakers that ever opened, or the one with a `name`, or with `open` only the open ones."""
+    """Return a page of the breakers that ever opened; `name` selects one of them, and `open` only the open ones."""
     if body.get("name"):
         key = BREAKERS.pack((text(body, "name"),))
         row, following = tr.get(key), None
@@ -152,7 +152,7 @@ def _close(unit: UnitOfWork, row: BreakerRow, body: Body) -> None:
 
 
 def _advance(unit: UnitOfWork, row: BreakerRow) -> int:
-    """Give the row the next version, at least the present time: above what agents know even after a store's restore."""
+    """Raise the row's version, at least to the present time: above what agents know, even after a store's restore."""
     row.version = max(row.version + 1, unit.now_ms)
     return row.version
 

@@ -1,4 +1,4 @@
-"""The search for a deadlock on the wait-for graph of locks, at the moment at which a ticket begins to wait.
+"""The search for a deadlock in the wait-for graph of locks, made when a request for locks (a ticket) begins to wait.
 
 A flow of execution waits for every flow that has a place before its ticket's own and bars it. Only a ticket that begins
 to wait adds edges that leave its flow, so a cycle is always closed by the youngest waiter: that one is the victim.
@@ -15,13 +15,13 @@ from dispatcher.coordination.lock_rows import Place, Ticket
 from dispatcher.store.transaction import Transaction
 
 Flow: TypeAlias = tuple[str, str]
-"""A flow of execution, by the names of its agent and of itself."""
+"""A flow of execution, such as one asyncio task: the name of its agent, and its own name."""
 MOST_FLOWS = 1_000
 """The number of flows after which the search ends; a longer cycle is left to the time limits of its waits."""
 
 
 def cycle(tr: Transaction, ticket: Ticket) -> list[dict[str, str]]:
-    """Return the cycle that a ticket closes if it waits now, as its flows and what each waits for; empty without one.
+    """Return the deadlock that a waiting ticket would cause: each flow and the resource it waits for; empty if none.
 
     The first flow is the ticket's own; each waits for the next, and the last one for the first.
     """

@@ -1,4 +1,4 @@
-"""The rows of locks: one for each ticket, one for its place in the queue of each of its resources, and the counter."""
+"""The rows of locks: one for each ticket, one for its place in each resource's queue, and the counter of numbers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Ticket:
     """The fencing token of the grant; 0 while the ticket waits."""
     begun_ms: int
     expires_ms: int
-    """The instant from which the ticket is gone, unless its owner renews it; at a new owner of the shard, later."""
+    """The instant at which the ticket expires unless its owner renews it; later if the shard changes its owner."""
 
     def pack(self) -> bytes:
         """Encode the ticket as its row in the store, without its id."""
@@ -140,7 +140,7 @@ def remove(unit: UnitOfWork, ticket: Ticket) -> None:
 
 
 def places(tr: Reads, resource: str, *, before: int | None = None) -> Iterator[Place]:
-    """Yield the places in a resource's queue in order, or those before a number; reads no more than is asked for."""
+    """Yield the places in a resource's queue in order, or those before number `before`; read rows only as needed."""
     begin, end = LOCK_QUEUES.range((resource,))
     if before is not None:
         end = LOCK_QUEUES.pack((resource, before))
@@ -163,13 +163,13 @@ def next_number(unit: UnitOfWork) -> int:
 
 
 def tickets_of(tr: Reads, agent: str, owner: str | None = None, *, limit: int = 0) -> Sequence[str]:
-    """Return the ids of an agent's tickets, or of one of its flows of execution."""
+    """Return the ids of the tickets of an agent or, with `owner`, of one flow of execution of the agent."""
     of = (agent,) if owner is None else (agent, owner)
     return [LOCK_OWNERS.unpack(key)[2] for key, _ in tr.get_range(*LOCK_OWNERS.range(of), limit=limit)]
 
 
 def holders(tr: Reads, after: str = "", most: int = MOST_HOLDERS) -> list[str]:
-    """Return the next agents and clients with tickets, by name after `after`, each once; read one row for each."""
+    """Return the names of agents and clients with tickets, from the first name after `after`; read one row for each."""
     found, (begin, end) = list[str](), LOCK_OWNERS.range(())
     if after:
         begin = LOCK_OWNERS.range((after,))[1]
@@ -186,7 +186,7 @@ def tickets_of_task(tr: Reads, agent: str, task: str) -> Sequence[str]:
 
 
 def of_task(task: str) -> str:
-    """Return the owner name of tickets handed over to a task, with which the names of the task's own flows begin."""
+    """Return the owner name of tickets handed over to a task; the names of the task's own flows begin with it."""
     return f"{task}/"
 
 

@@ -170,7 +170,7 @@ def expired(unit: UnitOfWork, timer: Timer) -> None:
 
 
 def _grant_next(unit: UnitOfWork, resources: Iterable[str]) -> None:
-    """Grant the waiting tickets that nothing bars any more at resources that a ticket has left, by arrival."""
+    """Grant, in the order of arrival, the waiting tickets that nothing bars any more at resources that became free."""
     for resource in resources:
         for place in rows.places(unit.tr, resource):
             ticket = rows.read(unit.tr, place.ticket)

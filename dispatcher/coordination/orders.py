@@ -42,7 +42,7 @@ def read_order(document: object, by: str) -> dict[str, Any]:
 
 
 def write(tr: Transaction, name: str, by: str, order: Mapping[str, Any]) -> None:
-    """Store what a schedule or a trigger of the given name starts.
+    """Store the request that starts the workflow of a schedule or a trigger; `by` says which of the two it is.
 
     Raises:
         ValueBeyondBound: when it is larger than one value may be.
@@ -51,7 +51,7 @@ def write(tr: Transaction, name: str, by: str, order: Mapping[str, Any]) -> None
 
 
 def read(tr: Reads, name: str, by: str) -> dict[str, Any]:
-    """Return what a schedule or a trigger of the given name starts, as `write` stored it.
+    """Return the request that starts the workflow of a schedule or a trigger, as `write` stored it.
 
     Raises:
         DamagedValue: when the value is not what was written.
@@ -60,5 +60,5 @@ def read(tr: Reads, name: str, by: str) -> dict[str, Any]:
 
 
 def clear(tr: Transaction, name: str, by: str) -> None:
-    """Remove what a schedule or a trigger of the given name starts."""
+    """Remove the stored request that starts the workflow of a schedule or a trigger."""
     values.clear(tr, ValueKey("", name, by))

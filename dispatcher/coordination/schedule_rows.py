@@ -16,7 +16,7 @@ from dispatcher.ledger.workflows.submit import text
 from dispatcher.store.transaction import Reads, Transaction
 
 BY = "schedule"
-"""The kind under which a schedule's workflow is kept."""
+"""The kind of the stored value that holds the request to start a schedule's workflow."""
 UPCOMING = 5
 """The number of a schedule's next ticks that `show_schedule` tells."""
 
@@ -32,7 +32,7 @@ class Overlap(StrEnum):
 
 @dataclass(slots=True)
 class ScheduleRecord:
-    """The row of a schedule: how it was declared, its next tick, and what came of the last one."""
+    """The row of a schedule: how it was declared, its next tick, and the outcome of its last tick."""
 
     name: str
     ticks: Ticks

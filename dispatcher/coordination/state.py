@@ -97,7 +97,7 @@ def _space(body: Body) -> str:
 
 
 def _check_space(unit: UnitOfWork, space: str, *, by_node: bool) -> int:
-    """Return the instant for a write to a space; refuse the write if its workflow has ended or is being restored.
+    """Return the time to record for a write to a space; refuse the write if the workflow has ended or is restored now.
 
     Of a workflow that is being restored only compensations still write; a client's write would be taken back unseen.
     """

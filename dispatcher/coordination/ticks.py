@@ -1,4 +1,4 @@
-"""The ticks of a schedule: the instants at which it starts a workflow, as pure functions of how it is declared.
+"""The ticks of a schedule: the instants at which it starts a workflow, computed from its declaration alone.
 
 A cron expression is read by cronsim, in an IANA time zone. An hour that daylight saving skips or repeats is as Debian's
 cron has it: `30 2 * * *` fires once on each day of the year, and `*/30 * * * *` every half hour. The ticks of a period
@@ -95,7 +95,7 @@ class Ticks:
 
 
 def read_ticks(cron: object, zone: object, every_ms: int | None, jitter_ms: int, *, now_ms: int) -> Ticks:
-    """Return the ticks that a request declares.
+    """Check the cron expression or period that a request gives for a schedule, and return the schedule's ticks.
 
     Raises:
         InvalidTask: when it declares none, or two kinds, or they are wrong.

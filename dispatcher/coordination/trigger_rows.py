@@ -12,14 +12,14 @@ from dispatcher.ledger.workflows.queries import Body, page_of
 from dispatcher.store.transaction import KeyValue, Reads, Transaction
 
 BY = "trigger"
-"""The kind under which what a trigger starts is kept."""
+"""The kind of the stored value that holds the request to start a trigger's workflow, or its signal's value."""
 CHANGES: frozenset[str] = frozenset({Verb.TRIGGER_ADD, Verb.TRIGGER_PAUSE, Verb.TRIGGER_RESUME, Verb.TRIGGER_REMOVE})
 """The verbs after which a trigger's queue is to be made or deleted."""
 
 
 @dataclass(slots=True)
 class TriggerRecord:
-    """The row of a trigger: how it was declared, and what came of the events."""
+    """The row of a trigger: how it was declared, and how many of its events started something or failed."""
 
     name: str
     event: str
@@ -41,7 +41,7 @@ class TriggerRecord:
     last_ms: int | None = None
     """The instant of the last event that started or sent something."""
     last_run: str = ""
-    """The id of the workflow that was started, or sent a signal, last."""
+    """The id of the last workflow that was started or that got a signal."""
     reason: str = ""
     """Why the last event failed; empty when a later event started or sent something."""
 

@@ -130,7 +130,7 @@ def remove(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def fire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Start the workflow of a trigger for an event, or return the signal to send; an event counts once.
+    """Start the workflow of a trigger for an event, or return the signal to send; a repeated event starts nothing.
 
     An event for which nothing can be started is counted, and the trigger says why.
 
@@ -183,7 +183,7 @@ def _count(unit: UnitOfWork, record: TriggerRecord, workflow: str) -> None:
 
 
 def _identity(name: str, source: str, identity: str) -> str:
-    """Return the idempotency key of a trigger and an event; a hash in place of what is too long or no valid text."""
+    """Return the idempotency key of a trigger and an event, with a hash in place of texts too long or unprintable."""
     key = f"trigger:{name}:{source}:{identity}"
     drawn = key.encode(errors="surrogatepass")
     if len(drawn) <= LONGEST_KEY_BYTES and key.isprintable():

@@ -21,7 +21,7 @@ from dispatcher.ledger.timers import Timer
 
 @value
 class Finished:
-    """An agent's report that an attempt ended, or the report that the broker gave up a task's message.
+    """An agent's report that an attempt ended, or the report that the broker dead-lettered a task's message.
 
     Counts once per fence.
     """

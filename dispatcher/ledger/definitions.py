@@ -70,7 +70,7 @@ def find_all(tr: Reads, node_keys: Sequence[NodeKey]) -> Iterator[bytes | None]:
 
 
 def pack(document: Mapping[str, Any]) -> bytes:
-    """Encode a node's document as a row that dispatchers too old to carry the node out correctly refuse to read.
+    """Encode a node's definition as a row that a dispatcher without support for the node's features refuses to read.
 
     That is a node that runs a workflow or has a delay, a gate, which they would take for a plain approval, and a join
     that cancels the rest, or begins with fewer.
@@ -84,7 +84,7 @@ def pack(document: Mapping[str, Any]) -> bytes:
 
 
 def known(node_key: NodeKey, row: bytes) -> Node:
-    """Parse the stored definition of a node and return the node."""
+    """Decode the stored definition of a node, and return the `Node` that it defines."""
     return known_node(node_key.node, versions.NODE.unpack(row))
 
 

@@ -1,4 +1,4 @@
-"""The errors of the ledger, ordered by what the caller can do; errors of the store itself are not translated.
+"""The errors of the ledger, ordered by what the caller can do; errors of the store itself are raised as they are.
 
 ::
 

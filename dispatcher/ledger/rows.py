@@ -59,7 +59,7 @@ class WorkflowRecord:
     """The node of another workflow that runs this one as its child; None for a workflow that is no child."""
 
     def note_end(self, tr: Transaction, workflow: str, finished_ms: int) -> None:
-        """Add the workflow to the index of ended workflows and, if it has its own retention, to that of expiries."""
+        """Add the workflow to the index of ended workflows, and to that of expiry times if it has its own retention."""
         tr.set(ENDED.pack((self.shard, finished_ms, workflow)), b"")
         if self.keep_ms is not None:
             tr.set(EXPIRIES.pack((self.shard, finished_ms + self.keep_ms, workflow)), b"")
@@ -91,7 +91,7 @@ class WorkflowRecord:
 
 @dataclass(slots=True)
 class RunRecord:
-    """The row of a workflow's progress: its state, the counts of its nodes by state, and how it ends."""
+    """The row of a workflow's progress: its state, the counts of its nodes by state, and its unfinished work."""
 
     state: WorkflowState = WorkflowState.ACCEPTED
     counts: dict[str, int] = field(default_factory=dict)
@@ -114,7 +114,7 @@ class RunRecord:
     keeps: bool = False
     """Whether a cancel asked to leave completed nodes as they are, without a compensation."""
     checkpoint_ms: int = 0
-    """The instant of the last checkpoint on request; every later end of a node has a later instant."""
+    """The instant of the last named checkpoint; every node that ends after the checkpoint ends at a later instant."""
     restoring: list[Any] | None = None
     """The restore under way: the fields of its position, its author, and whether the workflow was paused."""
     children: int = 0

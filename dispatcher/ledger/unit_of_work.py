@@ -118,7 +118,7 @@ class UnitOfWork:
         return known[1]
 
     def has_read(self, node_key: NodeKey) -> bool:
-        """Tell whether the transaction has read or made the node's progress row."""
+        """Tell whether the transaction has read or created the row of the node's progress."""
         return node_key in self._nodes
 
     def met(self, node_key: NodeKey, stored: bytes) -> NodeRecord:
@@ -320,7 +320,7 @@ class UnitOfWork:
         return run
 
     def leave(self, node_key: NodeKey, kind: str, cursor: str = "") -> None:
-        """Have later transactions go on with a node's release, map or other long work, from the cursor on."""
+        """Store a cursor from which later transactions continue a node's long work, such as releasing dependents."""
         key = TODO.pack((self.shard, node_key.workflow, node_key.node, kind))
         self._of(node_key).todo += self.tr.get(key) is None  # a walk that is left over and begun again is one piece
         self.tr.set(key, cursor.encode())

@@ -50,11 +50,11 @@ class RowFormat:
         return len(self.steps) + 1
 
     def pack_as(self, version: int, fields: Any) -> bytes:
-        """Encode the fields as a row of `version`, above 1: the caller gives the lowest one that has all set fields."""
+        """Encode the fields as a row of `version`, 2 or more; callers give the lowest one that has all fields set."""
         return b"%d%b" % (version, self.pack(fields))
 
     def pack_checked(self, fields: Any) -> bytes:
-        """Encode fields that come in part from outside, and check that the row can be decoded again.
+        """Encode fields that agents or clients have given in part, and check that the row can be decoded again.
 
         Raises:
             InvalidTask: when a value is nested too deep.

@@ -130,7 +130,7 @@ class ManagementEvictor:
 
     @contextmanager
     def _noted(self) -> Iterator[None]:
-        """Log the first failure of the management API in the block, and the first success after it."""
+        """Log when the block's calls of the management API begin to fail, and when they succeed again."""
         try:
             yield
         except ManagementUnavailable as error:

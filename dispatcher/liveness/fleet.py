@@ -68,7 +68,7 @@ class Fleet:
         return await self._registry.get(agent)
 
     async def now_ms(self) -> int:
-        """Return the instant by the registry's clock, which is the same for all dispatchers.
+        """Return the present time in milliseconds by the registry's clock, which all dispatchers share.
 
         Raises:
             RegistryUnavailable: when the registry does not answer; retryable.

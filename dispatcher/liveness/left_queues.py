@@ -127,7 +127,7 @@ class LeftQueues:
         return True
 
     async def _are_removed(self, left: set[str], agent: AgentId) -> bool:
-        """Delete those of the queues `left` that may go now, unless the agent is back; return False to try again."""
+        """Delete the queues in `left` that may be deleted now, unless the agent is back; return False to try again."""
         if await self._is_back(agent):
             return True
         for queue in tuple(left):
@@ -161,13 +161,13 @@ class LeftQueues:
         return True
 
     async def _done(self, step: Callable[[AgentId], Awaitable[bool]], agents: Iterable[AgentId]) -> Set[AgentId]:
-        """Run a step for many agents, a few at a time, and return the agents for which the step is done."""
+        """Run a step of the removal for many agents, a few at a time, and return the agents for which it is done."""
         among = tuple(agents)
         done = await asyncio.gather(*(self._is_done(agent, partial(step, agent)) for agent in among))
         return {agent for agent, is_done in zip(among, done, strict=True) if is_done}
 
     async def _is_done(self, owner: str, step: Callable[[], Awaitable[bool]]) -> bool:
-        """Run a step and return its result; False, to try again, if broker, store or management API do not answer."""
+        """Run a step of the removal and return its result; return False, to try again, after a `CoditectError`."""
         try:
             async with self._few:
                 return await step()

@@ -152,7 +152,7 @@ class Monitor:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _tidy(self, evict: Evictor) -> None:
-        """Remove the queues of dead processes when it is time, while this monitor leads; one sweep at a time."""
+        """Remove the queues of dead processes every minute while this monitor leads, one removal at a time."""
         while True:
             if self.leads and self._now() >= self._sweep_at:
                 self._sweep_at = self._now() + SWEEP_SECONDS
@@ -177,7 +177,7 @@ class Monitor:
             self._background.start(self._examine(entry), name=f"examine {entry.agent}")
 
     async def _sweep(self, evict: Evictor) -> None:
-        """Remove the queues of processes that are in neither the registry nor the store, at two looks 1.5 s apart.
+        """Remove the queues of processes that are missing in registry and store, now and again 1.5 s later.
 
         The agents among them are examined. Their mailboxes stay until they count as gone: the silence there proves it.
         """

@@ -36,7 +36,7 @@ MOST_CAPABILITIES = 500
 
 @dataclass(slots=True)
 class Depths:
-    """The numbers of one look at the queues: waiting tasks, oldest age, consumers and dead letters, by metric label."""
+    """The queues' figures at one instant, by metric labels: waiting tasks, oldest age, consumers and dead letters."""
 
     waiting: dict[tuple[str, ...], float] = field(default_factory=dict)
     oldest: dict[tuple[str, ...], float] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Depths:
 
 
 class QueueDepths:
-    """The metrics of the fleet's queue depths in one dispatcher, which reports none while another dispatcher leads."""
+    """The metrics of the fleet's queue depths, reported only by the dispatcher that leads the monitoring of agents."""
 
     def __init__(self, broker: Broker, metrics: Metrics, *, leads: Callable[[], bool]) -> None:
         self._broker = broker

@@ -100,7 +100,7 @@ class Roster:
         self._entries.pop(agent, None)
 
     def overdue(self, now: float) -> list[RosterEntry]:
-        """Return the agents that should have renewed their leases and are not being pinged for that yet."""
+        """Return the agents that should have renewed their leases by now and are not being pinged yet."""
         return [entry for entry in self._entries.values() if entry.overdue_at <= now and not entry.examined]
 
     def strike(self, agent: AgentId, now: float) -> None:

@@ -94,7 +94,7 @@ class LockHolders:
         self._unreleased: set[AgentId] = set()
 
     def look(self, keeper: ShardWorker | None, monitor: Monitor, living: Set[AgentId]) -> None:
-        """Release gone agents' remaining locks by `keeper`; None means that another process owns the shard of locks."""
+        """Release gone agents' remaining locks by `keeper`, the worker of the locks' shard, if this process has it."""
         left = set(filter(self._is_gone, self._unreleased - living))
         self._unreleased = left.copy()
         if keeper is None:
@@ -106,7 +106,7 @@ class LockHolders:
             self._ports.background.start(self._suspect_all(monitor), name="who holds locks")
 
     def release(self, keeper: ShardWorker | None, gone: AgentId) -> None:
-        """Start to release a dead and evicted agent's locks; without a `keeper`, wait until this process has one."""
+        """Start to release a dead and evicted agent's locks by the worker `keeper`; if None, wait for a worker."""
         if keeper is None:
             self._unreleased.add(gone)
         else:
@@ -124,7 +124,7 @@ class LockHolders:
             self._informed = None
 
     async def _release(self, keeper: ShardWorker, gone: AgentId) -> None:
-        """Release a dead agent's locks, some at a time, until the shard moves or the agent is back."""
+        """Release a dead agent's locks, some at a time; stop if the shard gets another owner, or the agent is back."""
         more = True
         while more and self._is_gone(gone):  # what an agent that is back has acquired since is its own
             answer = CommandAnswer[Mapping[str, Any]]()
@@ -138,7 +138,7 @@ class LockHolders:
 
 
 class AtWork:
-    """The agents that have begun tasks of this process's shards, whose tasks are published again when they are gone."""
+    """The agents that have begun tasks of this process's shards; when one is gone, its tasks are published again."""
 
     def __init__(self, broker: Broker, background: Supervisor, workers: Mapping[int, ShardWorker]) -> None:
         self._broker = broker

@@ -1,4 +1,4 @@
-"""The start of a store's incarnation by a dispatcher, above the highest one that Redis remembers."""
+"""The start of a store's incarnation by a dispatcher, numbered above the highest one that Redis remembers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AGAIN_SECONDS = 5.0
 
 
 async def begin(database: Database, graph: TaskGraph | None, clock: Clock, background: Supervisor) -> Incarnation:
-    """Begin an incarnation of the store, above the one that Redis remembers, and write it to Redis in the background.
+    """Begin a store's incarnation, numbered above the one in Redis, and write the number to Redis in the background.
 
     Raises:
         CoditectError: any error of `Database.run`.

@@ -18,7 +18,7 @@ PREFETCH = 100
 
 @asynccontextmanager
 async def hearing_listeners(broker: Broker, events: Events, *, owner: str) -> AsyncIterator[None]:
-    """Consume announcements of event listeners while the block runs, and stop dropping the events that they want.
+    """Consume announcements of event listeners while the block runs, and have the events that they want published.
 
     Orders for the log levels of this process come the same way.
     """

@@ -193,7 +193,7 @@ class _Fired:
     delivery: Delivery
 
     def done(self, answer: Any) -> None:
-        """Settle the event after its commit, or return it when the command can be carried out later."""
+        """Settle the event after the commit, or return it to its queue if its command can be carried out later."""
         if isinstance(answer, Retryable):
             self.queues.give_back(self.delivery)
             return

@@ -146,7 +146,7 @@ class Reconciler:
 async def drift(
     database: Database, worker: ShardWorker, projector: Projector, graph: TaskGraph, workflows: Sequence[str]
 ) -> AsyncIterator[set[Job]]:
-    """Yield, page by page, the jobs of workflows that differ from RQ in two comparisons; correct nothing.
+    """Yield, page by page, the jobs that RQ lacks or has in a wrong state in two comparisons; correct nothing.
 
     While a page waits for its second comparison the next ones get their first.
 
@@ -201,7 +201,7 @@ async def _rest(began: float) -> None:
 
 
 async def _still(worker: ShardWorker, projector: Projector, graph: TaskGraph, first: Collection[Job]) -> set[Job]:
-    """Compare jobs that differed from RQ again; return those that still differ, if their nodes have not changed."""
+    """Compare jobs with RQ a second time; return the jobs that still differ and whose nodes have not changed."""
     second = await _differing(worker, projector, graph, [NodeKey(job.workflow, job.node) for job in first])
     return second.intersection(first)
 

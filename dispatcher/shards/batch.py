@@ -68,7 +68,7 @@ class Batch:
     now_ms: int
     chance: float
     apart: bool = False
-    """Whether later transactions release the dependents of ended nodes, because one was too short for all work."""
+    """Whether to leave dependents of ended nodes to later transactions, because the commands failed once before."""
     doubt: str = ""
     """Why `now_ms` may be wrong, to be logged beside it, as `ReferenceClock.doubt` says; empty without a doubt."""
 
@@ -95,7 +95,7 @@ class BatchTooLong(CoditectError):
 
 
 def run(tr: Transaction, batch: Batch) -> BatchResult:
-    """Run a batch in transactions until one commits, and limit the tries of a batch that takes too long.
+    """Run a batch in one try of its transaction; refuse the batch when several of its tries have taken too long.
 
     Raises:
         BatchTooLong: when the batch takes too long.
@@ -149,7 +149,7 @@ def run_once(tr: Transaction, batch: Batch) -> BatchResult:
 
 
 def _named(commands: Sequence[Command]) -> tuple[list[NodeKey], list[NodeKey]]:
-    """Return the keys of all nodes that a batch's commands name, and of those that complete, to read all at once."""
+    """Return the keys of the nodes that a batch's commands name, and of the nodes that they report as completed."""
     node_keys: list[NodeKey] = []
     ending: list[NodeKey] = []
     for command in commands:

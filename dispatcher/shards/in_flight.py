@@ -65,7 +65,7 @@ class Flight:
     """The last publication number of the task's queue when the search for the task began; 0 without a search."""
 
     def hear(self, now: float) -> None:
-        """Record the time of a report, which ends a search."""
+        """Record the time of an agent's report on the task, and end the search for the task, if any."""
         self.heard, self.sought = now, 0
 
 
@@ -162,7 +162,7 @@ class InFlight:
         return others
 
     def grant(self, now: float) -> None:
-        """Grant each published task the full time without a report again, because no report could arrive until now."""
+        """Count each published task as reported now, because agents' reports could not arrive until now."""
         for flight in self._flights.values():
             flight.hear(now)
 

@@ -56,7 +56,7 @@ class Evaluations:
         aside: set[bytes],
         put: Callable[[Evaluated, Settle], None],
     ) -> None:
-        """Create the evaluator; `put` takes the values, `aside` the keys of running evaluations, which batches skip."""
+        """Create the evaluator; `put` gets the values, and `aside` the keys of evaluations, for batches to skip."""
         self._shard = shard
         self._database = database
         self._background = background
@@ -149,7 +149,7 @@ class Waited:
     until: float
 
     def counts(self, now: float) -> bool:
-        """Tell whether this pause makes one that begins at `now` longer: it ended at most `MOST_SECONDS` before."""
+        """Tell whether a pause that begins at `now` must be longer, as this one ended at most `MOST_SECONDS` before."""
         return now <= self.until + MOST_SECONDS
 
 

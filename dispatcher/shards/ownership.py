@@ -90,7 +90,7 @@ class ShardOwnership:
         self._graph = graph
         self._evict = evict
         self.on_room: Callable[[], None] = lambda: None
-        """The callback for a node that waits for capacity, or for new capacity; set before entering."""
+        """The callback that is called when a node becomes ready or capacity becomes free; set before entering."""
         self.on_open: Callable[[int], None] = lambda _: None
         self.on_close: Callable[[int], None] = lambda _: None
         """The callbacks that get a shard's number when this dispatcher begins to serve the shard, and when it stops."""

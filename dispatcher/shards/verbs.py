@@ -42,7 +42,7 @@ HELD: Final = limits.TIMERS | {LOCK_EXPIRY}
 
 
 def handling(verb: str) -> Query | ShardChange | None:
-    """Return the handler of a request's verb that needs only the store; None for any other verb.
+    """Return the handler of a request's verb, if the verb needs nothing but the store; None for any other verb.
 
     `RequestServer` itself serves the verbs that need more: the dispatcher's memory, the broker, or an agent's answer.
     """
@@ -51,7 +51,7 @@ def handling(verb: str) -> Query | ShardChange | None:
 
 
 def _kept(table: str, name: str) -> Any:
-    """Return the handler of a verb or kind of timer from a `table` of its module of coordination; None without one."""
+    """Return the handler of a verb or kind of timer from the `table` of its module in `coordination`; None if none."""
     module = COORDINATION.get(name.partition(".")[0])
     return None if module is None else getattr(import_module(module), table, {}).get(name)
 

@@ -257,7 +257,7 @@ class _Bound:
         return [_pairs(pairs) for pairs in found]
 
     def read_ahead(self, keys: Iterable[bytes], ranges: Iterable[KeyRange], limit: int) -> None:
-        """Read all given keys and ranges at once, by snapshot reads, which cannot conflict; the later reads can."""
+        """Read all given keys and ranges at once, by snapshot reads; only the later reads can cause a conflict."""
         reads = self._transaction.snapshot
         values = [(key, reads.get(key)) for key in keys]
         begun = [(begin, end, reads.get_range(begin, end, limit, False, self._all)) for begin, end in ranges]

@@ -320,7 +320,7 @@ def write_counter(number: int) -> bytes:
 
 
 def added(value: bytes | None, amount: bytes) -> bytes:
-    """Return a counter's bytes with `amount` added as by FoundationDB's ADD: in its size, wrapping around."""
+    """Return a counter's bytes plus `amount`, as FoundationDB's ADD: as many bytes as `amount` has, wrapping around."""
     size = len(amount)
     total = int.from_bytes((value or b"")[:size], "little") + int.from_bytes(amount, "little")
     return (total & ((1 << 8 * size) - 1)).to_bytes(size, "little")

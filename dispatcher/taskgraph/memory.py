@@ -137,7 +137,7 @@ class MemoryTaskGraph:
             yield from rest[first : first + PIECE]
 
     def _fits(self, key: Key, left: dict[str, int]) -> bool:
-        """Tell whether `adopt` takes a queued job: `left` permits a job of its capability, or a person requeued it."""
+        """Tell whether `adopt` takes a queued job: a person requeued it, or `left` has room, which the job uses up."""
         entry = self._jobs[key]
         if entry.told is JobState.FAILED:
             return True

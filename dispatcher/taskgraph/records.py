@@ -81,7 +81,7 @@ def refusal_row(job: str, queue: str, error: str) -> list[Any]:
 
 
 def change_to(job: Job) -> Change:
-    """Return the change that gives a job its state in the ledger, whatever state RQ has it in."""
+    """Return the change that sets an RQ job to its node's state in the ledger, whatever state the job has in RQ."""
     return Change(job.workflow, job.node, job.shard, job.level, job.state, anew=True)
 
 

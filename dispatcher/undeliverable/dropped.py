@@ -1,4 +1,4 @@
-"""The count of undeliverable tasks that get no answer, because the broker dropped their copies during a flood.
+"""The count of undeliverable tasks that get no answer, because too many came and the broker dropped their copies.
 
 ``unrouted`` has every such task once. So the tasks that came to it, less the copies handed out of ``unrouted.notices``
 and those waiting in it, were dropped. That holds while one dispatcher reads the copies, and no originals are removed:

@@ -1,4 +1,4 @@
-"""The history and the faults that environment variables order for a dispatcher: none by default.
+"""The environment variables that make a dispatcher record a history or inject faults; by default it does neither.
 
 =====================  ==========================================================================
 variable               meaning
@@ -30,7 +30,7 @@ from dispatcher.witness.ports import POINTS, WitnessedBroker, WitnessedDatabase,
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """The history function and the failpoint function of one dispatcher, both idle by default."""
+    """The functions that a dispatcher calls to record history and at each failpoint; by default both do nothing."""
 
     note: Note = silent
     reached: Callable[[str], None] = nowhere

@@ -1,4 +1,4 @@
-"""The faults of the healing demo: what really goes wrong with a service, each drawn by a seed.
+"""The faults that the healing demo really causes in a service, with random details that a seed decides.
 
 A fault is done to the process, the port, the disk or the files, from outside; no agent is told which one it was.
 """

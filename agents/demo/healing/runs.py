@@ -62,7 +62,7 @@ class HealingOrder:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A round of a healing: how the doctors voted, what was done, and why the service was not well after it."""
+    """One try to heal a service: the causes that agents voted for, what was done, and what was wrong after it."""
 
     votes: tuple[str, ...]
     cause: str
@@ -86,7 +86,7 @@ class HealingRun:
 
 @dataclass(frozen=True, slots=True)
 class HealingFleet:
-    """A running fleet whose detector watches the services in a folder."""
+    """A running fleet whose detector agent watches the services in a folder."""
 
     client: Client
     root: Path

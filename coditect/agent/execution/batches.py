@@ -19,7 +19,7 @@ from coditect.aio.supervisor import Supervisor
 
 @dataclass(eq=False, slots=True)
 class BatchedTask:
-    """A task in a batch: the arguments that it adds to the handler's call, and the future of its value."""
+    """A task in a batch: the arguments that it adds to the shared call of the handler, and the future of its value."""
 
     given: tuple[Any, ...]
     result: asyncio.Future[Any]
@@ -57,7 +57,7 @@ class Batches:
                 self._left(task)
 
     def hurry(self) -> None:
-        """Begin the gathered batch now, and let no later task wait for others: the agent drains."""
+        """At a drain, call the handler with the tasks gathered so far, and let no later task wait for others."""
         self._within_seconds = 0.0
         self._begin()
 

@@ -221,14 +221,14 @@ class Execution:
         return self.interruption is not None and self.interruption.canceled is None
 
     def stop_calls(self) -> None:
-        """Cancel the calls on the event loop that the handler's thread waits for; the thread must begin no more."""
+        """Cancel the calls on the event loop that the handler's thread waits for; it must begin no further calls."""
         for call in tuple(self.calls or ()):
             call.cancel()
 
     # -- deliveries -------------------------------------------------------------------------------------------
 
     def wanted_by(self, cancel: Cancel) -> bool:
-        """Tell whether a cancel message applies to the task and to all its attached redeliveries."""
+        """Tell whether a cancel message should end this execution: it means the task and all attached redeliveries."""
         return cancel.means(self.task) and all(cancel.means(task) for task, _ in self.attached or ())
 
     def attach(self, task: Task, delivery: Delivery) -> None:
@@ -332,7 +332,7 @@ class TimeLimits:
 
 
 class Remembered:
-    """The outcomes of ended executions, for repeated deliveries: kept ten minutes or more, within bounds.
+    """The outcomes of ended executions, for repeated deliveries: kept ten minutes or more, unless they are too many.
 
     The older half is forgotten at once, when the newer half is full or ten minutes old: to find and free the oldest
     outcome at each new one costs as much as a tenth of a small task.

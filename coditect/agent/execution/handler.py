@@ -48,12 +48,12 @@ class SentBack(BaseException):
 
 
 class HandedBack(SentBack):
-    """The signal that a task goes back because a breaker is open; its attempt does not count."""
+    """The signal that a task goes back because a guard (breaker, rate or key) refused it; no attempt counts."""
 
 
 @value
 class HandlerEnd:
-    """The end of one attempt, with its value or failure, before the choice of result, retry or dead letter."""
+    """How one attempt ended: its value or its failure, before the choice of result, retry or dead letter."""
 
     status: Status
     body: bytes = b""
@@ -163,7 +163,7 @@ def unstartable(
 
 
 def _unkept(task: Task, now_ms: int) -> HandlerEnd | None:
-    """Return the rejection of a direct task whose capability may run over 10 min; None if it is bounded to 25 min."""
+    """Reject a direct task of a capability of over 10 min, unless the task's timeout or deadline is within 25 min."""
     limits = task.limits
     bounds = (limits.timeout_ms, None if limits.deadline_ms is None else limits.deadline_ms - now_ms)
     if min((one for one in bounds if one is not None), default=MOST_MS + 1) <= MOST_MS:
@@ -173,7 +173,7 @@ def _unkept(task: Task, now_ms: int) -> HandlerEnd | None:
 
 
 def cut_short(execution: Execution, error: asyncio.CancelledError, limit_seconds: float) -> HandlerEnd:
-    """Return the end of an attempt after a CancelledError: canceled, timed out, or failed by the handler itself.
+    """Return how an attempt ended after a CancelledError: canceled, timed out, or failed by the handler itself.
 
     Raises:
         CancelledError: the given error, when the process itself is to end.

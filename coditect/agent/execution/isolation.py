@@ -40,7 +40,7 @@ class Suspensions(Protocol):
         """Take a slot for the task again when its wait is over, as soon as one is free."""
 
     def abandon(self, execution: Execution) -> None:
-        """End the wait of a task that was canceled, without a slot for it."""
+        """End the wait of a task that was canceled; the task gets no slot again."""
 
 
 class Isolation:

@@ -24,7 +24,7 @@ async def fetch_input(blobs: Blobs, execution: Execution) -> HandlerEnd | None:
 
 
 async def put_value(blobs: Blobs, ended: HandlerEnd) -> HandlerEnd:
-    """Store a handler's large value as a blob; return the attempt's end with the blob reference, or as failed."""
+    """Store a handler's large value as a blob; return the attempt's end with the blob reference, or a failed end."""
     try:
         claim = await blobs.put(ended.body)
     except TooLarge as error:

@@ -51,7 +51,7 @@ class PartSender:
         self._wake()
 
     async def send(self, body: bytes) -> None:
-        """Send the next part as soon as the requester's credit allows it; a part over the inline limit as a blob.
+        """Send the next part once the requester's credit allows it; a part over the inline limit travels as a blob.
 
         Raises:
             TooLarge: when the part is over the inline limit and the blob store does not take it.

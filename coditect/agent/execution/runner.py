@@ -23,7 +23,7 @@ Perform = Callable[[Execution], Work]
 
 
 class TaskRunner:
-    """A runner that starts executions in the order of their arrival, in the next turn of the event loop."""
+    """A runner that starts executions in the order of their arrival, in the next iteration of the event loop."""
 
     def __init__(self, perform: Perform, executions: set[Execution], loop: asyncio.AbstractEventLoop) -> None:
         """Run executions by the function `perform`; each new one is added to the set `executions`."""
@@ -39,7 +39,7 @@ class TaskRunner:
         """The asyncio task that will run the executions that are ready; None when there is none."""
 
     def start(self, execution: Execution) -> None:
-        """Run an execution in the next turn of the event loop; `execution.work` is its asyncio task from then on."""
+        """Run an execution in the event loop's next iteration; `execution.work` is its asyncio task from then on."""
         self._executions.add(execution)  # which keeps its asyncio task alive, too
         if execution.task.capability in self._wait:
             execution.work = self._loop.create_task(self._perform(execution), context=self._context.copy())
@@ -49,7 +49,7 @@ class TaskRunner:
             self._next = self._loop.create_task(self._run(), context=self._context.copy())
 
     async def _run(self) -> None:
-        """Run, in one asyncio task, the executions that are ready when it starts; later ones get another task.
+        """Run, in one asyncio task, the executions that are ready when it starts; another one runs those ready later.
 
         Executions that become ready meanwhile are for the next shift, so that the event loop has its turn.
         """

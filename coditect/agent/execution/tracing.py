@@ -15,7 +15,7 @@ from coditect.telemetry.tracing.port import CURRENT, Span, Tracing
 
 
 class Handling(Protocol):
-    """A function that runs an attempt begun at `now_ms`: first the guards, unless they are passed (`guarded`)."""
+    """A function that runs an attempt begun at `now_ms`; `guarded` tells it that the guards let the attempt pass."""
 
     def __call__(self, execution: Execution, now_ms: int, *, guarded: bool = False) -> Awaitable[HandlerEnd]:
         """Call the handler, and return how the attempt ended."""
@@ -31,7 +31,7 @@ class TracedHandling:
         self._capabilities = capabilities
 
     def __call__(self, execution: Execution, now_ms: int, *, guarded: bool = False) -> Awaitable[HandlerEnd]:
-        """Run the attempt inside its span; a guarded capability gets the span in the second call, with `guarded`."""
+        """Run the attempt inside its span; a guarded attempt gets its span only when the guards let it pass."""
         if not guarded and self._capabilities[execution.task.capability].guarded:
             return self._handle(execution, now_ms)
         delivery = execution.delivery

@@ -38,7 +38,7 @@ class AgentApprovals:
         self._policy = replace(policy, facts=known.get)
 
     def concern(self, task: Task) -> bool:
-        """Tell whether the policy may do more than approve a task of this capability: refuse it or want an approval."""
+        """Tell whether the policy may refuse a task of this capability, or want an approval before it runs."""
         return self._policy.may_concern(Subject.TASK, task.capability)
 
     def refusal(self, task: Task) -> Failure | None:
@@ -57,7 +57,7 @@ class AgentApprovals:
 
 
 def _document(body: bytes) -> Mapping[str, Any] | None:
-    """Return the document that a rule's expression reads; None for an input with blob references or without JSON."""
+    """Return the JSON that an approval rule's expression reads; None for an input with blob references or no JSON."""
     try:
         return None if has_claims(body) else {"input": loads(body), "results": {}, "states": {}}
     except InvalidTask:

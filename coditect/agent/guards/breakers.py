@@ -71,12 +71,12 @@ class AgentBreakers:
         """The breaker for which each waiting capability waits."""
 
     async def learn(self) -> None:
-        """Ask the control plane for open breakers, if a declared one is of the fleet; wait at most 2 s per answer."""
+        """Ask the control plane for open breakers, if one of scope `fleet` is declared; wait at most 2 s per answer."""
         if any(one.scope is BreakerScope.FLEET for one in self._agent.breakers.values()):
             await self._breakers.learn()
 
     def heard(self, state: BreakerState) -> None:
-        """Take over the state of a breaker of the fleet, which the control plane has sent."""
+        """Adopt the state, as the control plane sent it, of a breaker that the whole fleet shares."""
         self._breakers.heard(state)
 
     # -- tasks ------------------------------------------------------------------------------------------

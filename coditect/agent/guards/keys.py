@@ -97,7 +97,7 @@ class AgentKeys:
             raise HandedBack from lost
 
     async def _entered(self, lock: Lock, stack: AsyncExitStack, execution: Execution) -> HandlerEnd | None:
-        """Take the lock until the stack is left; return the end of the task if it was canceled meanwhile, else None."""
+        """Take the lock until `stack` is closed; return None, or how the attempt ended if it was canceled meanwhile."""
         (resource,), work = lock.resources, asyncio.current_task()
         assert work is not None
         self._waiting[resource] += 1

@@ -82,7 +82,7 @@ class AgentRates:
         return False
 
     async def _feed(self, tokens: LeasedTokens) -> None:
-        """Start a task for each token until the queues are empty; then consume them again."""
+        """Start one task for each token until the capability's queues are empty; then consume these as usual."""
         name = tokens.capability
         try:
             while not self._intake.closed:
@@ -96,7 +96,7 @@ class AgentRates:
                     self._intake.resume_queue(routing.task_queue(name, level), PauseReason.RATE)
 
     async def _any_left(self, tokens: LeasedTokens) -> bool:
-        """Start tasks while there are tokens; tell whether the queues may hold more, or whether all are empty."""
+        """Start tasks while there are tokens; return False if all queues are empty, True if they may hold tasks."""
         levels = list(Priority)
         try:
             while levels:

@@ -38,7 +38,7 @@ class LeasedTokens:
         """Why the registry gives no tokens; empty while it answers."""
 
     async def take(self) -> bool:
-        """Take a token for an execution that begins now; False when there is none, or no answer of the registry."""
+        """Take a token for an execution that begins now; False when there is none, or the registry does not answer."""
         self._wanting += 1
         try:
             if self._held() <= 0:
@@ -65,7 +65,7 @@ class LeasedTokens:
         self._promised = max(0, self._promised - 1)
 
     def pause_seconds(self, chance: float) -> float:
-        """Return the seconds to wait for tokens: until the bucket has one, and so long that several come together."""
+        """Return the seconds to wait for tokens: until the bucket has one, or longer, so that it then has several."""
         return max(self._none_before - self._now(), self._hold_seconds * (0.25 + 0.5 * chance))
 
     def postpone(self) -> None:

@@ -1,4 +1,4 @@
-"""Handlers of batches: each takes a list of inputs, if it wants a list of contexts too, and returns a list of values.
+"""Handlers of batches: each takes a list of inputs, optionally also one of contexts, and returns a list of values.
 
 The types of a single task are those inside the lists. Each task is validated, limited, retried and answered by itself.
 """
@@ -62,7 +62,7 @@ def checked_batch_handler(handler: Callable[..., Any], *, process: bool) -> None
 
 
 def hints_of_one(hints: Mapping[str, Any], parameters: Sequence[str]) -> dict[str, Any]:
-    """Return the annotations of a handler of batches as those of a handler of one task: what is inside the lists.
+    """Return the annotations of a handler of batches as those of a handler of one task: the types inside the lists.
 
     Raises:
         SetupError: when an annotation is no list.
@@ -80,7 +80,7 @@ def hints_of_one(hints: Mapping[str, Any], parameters: Sequence[str]) -> dict[st
 
 
 def _without_errors(hint: Any) -> Any:
-    """Return the annotation of a value without the exceptions that may stand in its place."""
+    """Return the annotation of a batch's values without the exceptions that may be returned in place of a value."""
     members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     values = [one for one in members if not (isinstance(one, type) and issubclass(one, BaseException))]
     return reduce(or_, values) if values else None

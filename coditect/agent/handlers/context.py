@@ -1,4 +1,4 @@
-"""The context that a handler may take as its second parameter: the task's facts, and the services to call."""
+"""The context that a handler may take as its second parameter: the task's data, and services that it may call."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ DEFAULT_REQUEST_TIMEOUT: Duration = "5m"
 
 
 class TaskContext(TaskFacts):
-    """The base of `Context` and `PlainContext`: the task's facts, a workspace, and progress from a thread."""
+    """The base of `Context` and `PlainContext`: the task's data, a workspace, and progress from a thread."""
 
     def __init__(
         self,
@@ -244,7 +244,7 @@ class Context(TaskContext, TaskThreads, TaskHandoffs, Locking):
 
 
 class _Locks(Locking):
-    """The methods of `Locking` for a plain handler; `_blocking` then turns their locks into blocking ones."""
+    """The lock methods of `Locking` on a plain handler's services; `_blocking` turns their locks into blocking ones."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -286,7 +286,7 @@ class PlainContext(TaskContext, PlainHandoffs):
         self.services.run(self._emit(type_, subject, data))
 
     def checkpoint(self, name: str) -> None:
-        """Give the present position of the task's workflow a name, to which the workflow can be restored; wait for it.
+        """Name the present position of the task's workflow, so that it can be restored to it; block until that is done.
 
         The node of this task has not ended by then, so a restore runs it again, from its beginning.
 

@@ -23,7 +23,7 @@ class _Marker:
 
 
 def Depends(provider: Callable[..., Any]) -> Any:  # noqa: N802 - the word of FastAPI, read as a type's name
-    """Mark a parameter, as its default value: the function `provider` makes the parameter's value, once for each task.
+    """Return a parameter's default value which says that `provider` makes the parameter's value, once for each task.
 
     The provider is a function, plain or async, or an async generator that yields once and closes after its `yield`.
     Its parameters are dependencies, too. A plain provider runs on the event loop and must be quick.
@@ -38,7 +38,7 @@ def Depends(provider: Callable[..., Any]) -> Any:  # noqa: N802 - the word of Fa
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """A resolved dependency: the provider with its own dependencies; without a provider the lifespan's value."""
+    """A resolved dependency: a provider with its own dependencies, or (without a provider) the lifespan's value."""
 
     provider: Callable[..., Any] | None = None
     needs: tuple[tuple[str, Dependency], ...] = ()
@@ -137,7 +137,7 @@ async def _closed(stack: AsyncExitStack, error: BaseException | None) -> None:
 async def _opened(
     needs: tuple[tuple[str, Dependency], ...], lifespan: Any, stack: AsyncExitStack, made: dict[Any, Any] | None = None
 ) -> Mapping[str, Any]:
-    """Make the values of dependencies, each provider's once; the stack closes them."""
+    """Create the values of a handler's dependencies, calling each provider only once; closing `stack` closes them."""
     made = {} if made is None else made
     values: dict[str, Any] = {}
     for name, one in needs:

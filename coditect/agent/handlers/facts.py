@@ -1,4 +1,4 @@
-"""The facts of the task that a handler runs, as its context shows them."""
+"""The data of the running task that a handler's context shows, such as attempt, deadline and requester."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from coditect.wire.headers.foreign import foreign_headers
 
 
 class TaskFacts:
-    """The read-only facts of a handler's context: the task, the present attempt at it, and their limits."""
+    """The read-only part of a handler's context, which describes the task, the present attempt and their limits."""
 
     _task: Task
     _headers: HeaderTable

@@ -62,12 +62,12 @@ class TaskHandoffs:
 
 
 class PlainHandoffs:
-    """The handoffs of one task, for a plain handler: the methods wait."""
+    """The handoffs of one task, for a plain handler: each method blocks until it has an answer."""
 
     services: Services
 
     def hand_off(self, to: str, *, reason: str = "", context: Any = None, timeout: Duration = TIMEOUT) -> HandoffRow:
-        """Offer the task to an agent, or to the agents of a capability, as `Context.hand_off` does; wait for the end.
+        """Offer the task to an agent, or a capability's agents, as `Context.hand_off` does; wait for the handoff's end.
 
         Raises:
             TaskCanceled: when an agent has accepted: the handler should return.

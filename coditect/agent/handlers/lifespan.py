@@ -16,7 +16,7 @@ _SHAPE = "@asynccontextmanager above `async def lifespan(agent): ...; yield what
 
 
 def checked_lifespan(given: object) -> Lifespan | None:
-    """Return the lifespan given to an agent, after a check of its shape; nothing is opened.
+    """Check that an agent's lifespan, if any, is a function of the agent, and return it; nothing is opened.
 
     Raises:
         InputError: when it is no function of one parameter, or yields without `@asynccontextmanager`.
@@ -34,7 +34,7 @@ def checked_lifespan(given: object) -> Lifespan | None:
 
 @asynccontextmanager
 async def lived(lifespan: Lifespan | None, agent: Any) -> AsyncIterator[Any]:
-    """Hold an agent's lifespan open and yield its value, or None; the block's errors do not reach the lifespan.
+    """Hold an agent's lifespan, if any, open in the block and yield its value; the block's errors bypass the lifespan.
 
     Raises:
         SetupError: when the lifespan raised an error at its start or stop; it is the cause.

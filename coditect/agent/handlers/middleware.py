@@ -20,7 +20,7 @@ class MiddlewareContext(Context):
     """The execution of a task as middleware sees it: the context of an async handler, and the input."""
 
     def __init__(self, inside: TaskContext, given: Any, handle: Callable[[Any], Awaitable[Any]]) -> None:
-        """Describe one call: the context that the handler gets, the decoded input, and the handler's own call."""
+        """Describe one call: the handler's context, the decoded input, and the function that calls the handler."""
         super().__init__(inside._task, inside.task_id, inside.agent_id, inside.services, headers=inside._headers)
         self._inside, self._asked, self._handle = inside, inside._asked, handle
         self.input = given
@@ -43,7 +43,7 @@ _SHAPE = "async def middleware(ctx: MiddlewareContext, call_next: CallNext): ret
 
 
 def checked_middleware(given: object) -> Middleware:
-    """Return a middleware after a check of its shape.
+    """Check that middleware is an async function of a context and the next call, and return it.
 
     Raises:
         SetupError: when it is not async, or takes other parameters.

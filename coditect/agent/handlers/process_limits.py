@@ -15,7 +15,7 @@ _UNIT_BYTES = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20
 
 @dataclass(frozen=True, slots=True)
 class ProcessLimits:
-    """The tasks that a handler's process may run, and the memory that it may hold after one; None: no limit."""
+    """The limits of a handler's process: how many tasks it runs, and its memory in bytes after each; None: no limit."""
 
     max_tasks: int | None = None
     max_bytes: int | None = None
@@ -32,7 +32,7 @@ class ProcessLimits:
 
 
 def process_limits(max_tasks: int | None, max_memory: str | int | None, *, process: bool) -> ProcessLimits | None:
-    """Return the checked limits of a capability's processes; None without any. A memory is a text or a number of bytes.
+    """Return the checked limits of a capability's processes; None without any. `max_memory`: bytes, or as "512MB".
 
     Raises:
         InputError: when a value is outside its range, or the handler does not run in a process of its own.

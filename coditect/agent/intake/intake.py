@@ -198,7 +198,7 @@ class Intake(QueuePauses):
         self._reconsider(consumer)
 
     def _reconsider(self, consumer: QueueConsumer) -> None:
-        """Decide again whether a queue is a candidate for free slots, after the state of the queue changed."""
+        """Decide again, after a change of a queue's state, whether the queue is a candidate for free slots."""
         if consumer.paused and not consumer.changing:
             self._shut(consumer)
         self._lively[consumer] = None
@@ -210,7 +210,7 @@ class Intake(QueuePauses):
         self._watch()
 
     def began(self, execution: Execution, now: float) -> None:
-        """Note that the attempt of a task begins at an instant of the event loop's time."""
+        """Record that the attempt of a task began at `now`, in seconds of the event loop's clock."""
         self._consumers[execution.queue].began(execution, now)
 
     def finished(self, execution: Execution, ran_seconds: float | None) -> None:
@@ -329,7 +329,7 @@ class Intake(QueuePauses):
             self._next_look = self._loop.call_later(LOOK_SECONDS, self._look)
 
     def _fits(self, consumer: QueueConsumer, now: float, soon: int, *, rivals: bool) -> bool:
-        """Tell whether a queue's unused prefetch suits the tasks that could start; `consumer.missing` gets the lack.
+        """Tell whether a queue's unused prefetch suits the tasks that could start; `consumer.missing` is what it lacks.
 
         When several queues hold more than could start (`rivals`), none gets deliveries unasked: all are asked in turn.
         """

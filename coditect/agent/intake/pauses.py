@@ -67,7 +67,7 @@ class QueuePauses:
         return self._slots.startable(level) > 0
 
     async def reserve(self, level: Priority) -> None:
-        """Wait for a priority level's turn and take a slot for `fetch_one`; `release` must follow if no task starts."""
+        """Wait until a priority level gets a slot, for `fetch_one` to use; `release` must follow if no task starts."""
         await self._next_slot(level)
 
     def release(self, level: Priority) -> None:
@@ -95,7 +95,7 @@ class QueuePauses:
         return False
 
     def _shut(self, consumer: QueueConsumer) -> None:
-        """Close the consumers of a paused queue in the background, if it has any, or holds tasks that wait."""
+        """Close a paused queue's consumers, if any, and return its waiting tasks, if any, in the background."""
         if consumer.consumers or consumer.waiting:
             consumer.changing = True
             self._background.start(self._close_paused(consumer), name=f"pause {consumer.queue}")

@@ -53,7 +53,7 @@ class QueueConsumer:
     """The consumers of one queue, and its deliveries that wait for a slot."""
 
     def __init__(self, queue: str, level: Priority, *, group: str, own: bool = False, passes_on: bool = False) -> None:
-        """Prepare to consume a queue; `own`: no other agent does; `passes_on`: returned tasks go to other agents."""
+        """Prepare to consume a queue; `own`: only this agent does; `passes_on`: tasks it returns go to other agents."""
         self.queue = queue
         self.level = level
         self.group = group
@@ -123,7 +123,7 @@ class QueueConsumer:
     # -- credit -----------------------------------------------------------------------------------------
 
     def most_in_hand(self, slots: int) -> int:
-        """Return how many quick tasks the agent may hold: one per slot, and as many as end while one is fetched."""
+        """Return how many quick tasks the agent may hold: one per slot, plus as many as end during one fetch."""
         ending = slots * FETCH_SECONDS / max(self._longest_seconds, 0.001)
         return min(most_in_hand(slots), slots + int(ending))
 

@@ -28,7 +28,7 @@ class RestartPolicy:
     stopped_seconds: float = 10.0
 
     def deaths_in_a_row(self, before: int, *, worked_seconds: float) -> int:
-        """Return the number of deaths in a row after one more: 1 when the process worked for `healthy_seconds`."""
+        """Return the deaths in a row, counting a new one: 1 when the process had worked for `healthy_seconds`."""
         return 1 if worked_seconds >= self.healthy_seconds else before + 1
 
     def delay(self, deaths_in_a_row: int) -> float:

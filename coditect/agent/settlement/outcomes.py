@@ -106,12 +106,12 @@ class Outcomes:
         self._all_failed = metrics.counter(ATTEMPTS, outcome="failed")
 
     async def send_back(self, execution: Execution, *, within_seconds: float = SENT_BACK_SECONDS) -> None:
-        """Return a task that may not free its slot now, unchanged, through a retry-delay queue; ack its deliveries."""
+        """Send an unfinished task unchanged through a retry-delay queue, for another start, and ack its deliveries."""
         await self._settler.send_back(execution.task, execution.delivery.message.headers, within_seconds)
         execution.ack()
 
     async def hand_back(self, execution: Execution, back: SentBack) -> None:
-        """Put a task back into its queue unchanged; give a workflow task that a guard refused to the control plane.
+        """Send a task back unchanged; if a guard refused a workflow task, ask its owner to publish it again.
 
         The owner publishes the task again under the same attempt, after as long a delay.
         """

@@ -194,7 +194,7 @@ class Settler:
         return delay_ms
 
     async def send_back(self, task: Task, headers: Mapping[str, Any], within_seconds: float) -> None:
-        """Send a task that may not free its slot now through a retry-delay queue, unchanged.
+        """Send an unfinished task unchanged through a retry-delay queue, for another start.
 
         `within_seconds` is the mean delay.
         """

@@ -49,7 +49,7 @@ class TaskHeartbeats:
         self._beat_at: asyncio.TimerHandle | None = None
 
     def granted(self, execution: Execution) -> None:
-        """Note that the owner granted the task to the agent; `began` may follow much later."""
+        """Record that the owner granted the task to the agent; its run (`began`) may start much later."""
         self._follow(execution, self._loop.time())
 
     def began(self, execution: Execution) -> None:

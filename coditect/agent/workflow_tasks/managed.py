@@ -87,7 +87,7 @@ class ManagedTasks:
     # -- before it runs -----------------------------------------------------------------------------------
 
     async def execute(self, execution: Execution, run: ManagedRun) -> None:
-        """Run a workflow task, after its owner's grant if one is needed; every end settles the delivery."""
+        """Run a workflow task and settle or return its delivery; first wait for its owner's grant, if one is needed."""
         task, owner = execution.task, owner_of(execution.task)
         suspect, claimed = killed_its_process(task), False
         if self._grants.needed(task, owner, execution.delivery):
@@ -211,7 +211,7 @@ class ManagedTasks:
         asyncio.get_running_loop().call_later(LAST_ANSWER_SECONDS, self._give_up)
 
     def _give_up(self) -> None:
-        """Cancel the asyncio tasks that wait for a dispatcher's answer, or for a process to run a granted task in."""
+        """Cancel the asyncio tasks that still wait for a dispatcher's answer, a slot, or the end of other suspects."""
         for one in self._asking | self._waiting():
             one.cancel()
 
@@ -224,7 +224,7 @@ class ManagedTasks:
     async def rejoin(
         self, task: Task, delivery: Delivery, execution: Execution | None, known: Callable[[], Outcome | None]
     ) -> None:
-        """Handle a repeated delivery of a task that runs here (`execution`) or ended here (`known` returns the end)."""
+        """Handle another delivery of a task that runs here (`execution`) or ended here (`known`: its outcome)."""
         if execution is not None and self._stages.get(execution) is Stage.ASKING:
             execution.attach(task, delivery)
             return
@@ -359,7 +359,7 @@ class ManagedTasks:
         await self._begin_anew(execution, NOT_BEGUN, delay_ms)
 
     async def _begin_anew(self, execution: Execution, failure: Failure, delay_ms: int | None = None) -> None:
-        """Ask the owner to start the task again, and ack the delivery, which as a redelivery would cost an attempt."""
+        """Ask the owner to start the task again, then ack the delivery, because a redelivery would cost an attempt."""
         task, owner = execution.task, owner_of(execution.task)
         body = dumps(failure.as_json())
         outcome = Outcome(

@@ -93,7 +93,7 @@ class Reports:
         await self.tell(self._message(result), result.owner.origin)
 
     def post(self, result: AttemptResult, promise: Promise) -> None:
-        """Post a result without waiting; small results for one shard in one turn of the loop share a message.
+        """Post a result without waiting; small results for one shard in one event-loop iteration share a message.
 
         The promise is resolved by the confirm, or fails with the error of the publish.
         """

@@ -16,7 +16,7 @@ class TokenCheck(Protocol):
     """The check of one kind of bearer token, such as API keys."""
 
     async def caller_of(self, token: str) -> Caller | None:
-        """Return the caller whose token it is; None for a token of another kind, or a wrong one."""
+        """Return the caller to whom a token belongs; None for a token of another kind, or a wrong one."""
 
 
 class BearerAccess:

@@ -1,4 +1,4 @@
-"""What stands before every request: checks of `Host` and `Origin`, the audit line of a change, and safe headers.
+"""The middleware before every route: checks of `Host` and `Origin`, the audit line of a change, and safe headers.
 
 A page of another site that a user opens could otherwise reach an API on the user's machine: by a name that resolves to
 it (DNS rebinding), or by a form (cross-site request forgery). Answers are never shared with other origins: there is no
@@ -82,7 +82,7 @@ class RequestGuard:
 
 
 def _name(address: str) -> str | None:
-    """Return the host's name in an address; None without one, or when it is no address."""
+    """Return the host name in an address; None when the address has none, or cannot be parsed."""
     try:
         return urlsplit(address).hostname
     except ValueError:

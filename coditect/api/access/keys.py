@@ -62,7 +62,7 @@ class KeyFile:
         return self._keys
 
     async def caller_of(self, token: str) -> Caller | None:
-        """Return the caller whose key it is; None for anything else."""
+        """Return the caller to whom an API key belongs; None for any other token."""
         if not token.startswith(PREFIX):
             return None
         key = self.keys().get(_hash(token))

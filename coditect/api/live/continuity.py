@@ -25,7 +25,7 @@ class Continuity:
         self._last.clear()
 
     def follows(self, identity: str) -> bool:
-        """Tell whether an event with this id comes after the publisher's last one, with none between; note the event.
+        """Tell whether no event is missing between the publisher's last one and the one with this id; note the id.
 
         The first event of a publisher always follows, and so does one whose id has no number.
         """

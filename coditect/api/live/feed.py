@@ -42,7 +42,7 @@ LOOKS = Backoff(0.1, 1.0)
 
 
 class LiveFeed:
-    """The live events of one process, inside `async with`, for any number of streams.
+    """The fleet's live events as one process gets them, inside `async with`, for any number of streams.
 
     `name` is the process's, for its queue of events.
     """
@@ -89,7 +89,7 @@ class LiveFeed:
         await self._background.__aexit__(kind, error, trace)
 
     def end(self, reason: str) -> None:
-        """End every stream with a reason, and take no more; a server calls it before it waits for its connections."""
+        """End every stream with a reason, and open no more; a server calls it before it waits for open connections."""
         self._ended = reason
         for stream in self._streams:
             stream.end(reason)
@@ -155,7 +155,7 @@ class LiveFeed:
             self._background.start(self._recover(self._subscription), name="live events: recover")
 
     async def _recover(self, subscription: EventSubscription) -> None:
-        """Put a gap into the window once a lost subscription is back, and a second once all publishers know of it."""
+        """Once a lost subscription is back, add a gap notice to the window, and one more when all publishers know."""
         pauses = LOOKS.pauses()
         while subscription is self._subscription:
             try:
@@ -169,7 +169,7 @@ class LiveFeed:
             await asyncio.sleep(next(pauses))
 
     def _found(self) -> None:
-        """After a loss of the subscription, put a gap into the window, in front of the next event."""
+        """Once a lost subscription is found again, add a gap notice to the window, in front of the next event."""
         if self._is_lost:
             self._is_lost = False
             self._continuity.reset()

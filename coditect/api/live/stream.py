@@ -37,7 +37,7 @@ class LiveStream:
         self._news.set()
 
     def end(self, reason: str) -> None:
-        """End the stream: the reader gets what is in the window, and the reason."""
+        """End the stream: the reader still gets the frames in the window, and then the reason."""
         self._reason = self._reason or reason
         self._news.set()
 

@@ -81,7 +81,7 @@ class LiveWindow:
         return [self._frames[one] for one in range(number + 1, min(self.newest, number + most) + 1)]
 
     def resume(self, last_id: str) -> tuple[int, str]:
-        """Return the number of the frame after which a stream resumes, and why it misses frames; empty: it misses none.
+        """Return the number of the frame after which a stream resumes, and why it misses frames (empty if none).
 
         `last_id` is the id of the last frame that the reader has; empty for a reader that has none.
         """

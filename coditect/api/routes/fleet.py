@@ -168,4 +168,4 @@ def _state(plan: TopologyPlan, notes: list[str]) -> TopologyState:
 
 
 def _ignored(note: str) -> None:
-    """Drop a note about what could not be read: the answer has only what could."""
+    """Ignore a note about what could not be read; the answer has only what could be read."""

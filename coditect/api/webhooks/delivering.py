@@ -69,7 +69,7 @@ class OpenWebhook:
 
 
 class WebhookDelivery:
-    """The webhooks of one API process, inside `async with`: opens the queues of the active ones, and sends."""
+    """The delivery to webhooks by one API process, inside `async with`: it consumes their queues and posts events."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class WebhookDelivery:
         await self._background.__aexit__(kind, error, trace)
 
     def status(self, webhook: Webhook) -> OpenWebhook | None:
-        """Return how this process serves a webhook, with its counts; None when it does not send the events."""
+        """Return this process's state and counts of a webhook; None when the process does not deliver to it."""
         return self._webhooks.get(webhook.queue)
 
     async def _reload_always(self) -> None:
@@ -199,7 +199,7 @@ class WebhookDelivery:
         return attempt
 
     async def _disable(self, known: OpenWebhook, attempt: WebhookAttempt) -> None:
-        """Disable a webhook that takes no events any more; those that wait are kept."""
+        """Disable a webhook whose receiver takes no events any more; events that wait are kept."""
         if known.closed.is_set():
             return
         await self._close(known)

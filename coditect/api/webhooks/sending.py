@@ -46,7 +46,7 @@ class WebhookAttempt:
 
     @property
     def taken(self) -> bool:
-        """Tell whether the receiver has the event."""
+        """Tell whether the receiver accepted the event."""
         return not self.reason
 
 

@@ -74,7 +74,7 @@ class MemoryConsumer:
 
     @property
     def finished(self) -> bool:
-        """Tell whether the consumer is canceled and its deliveries are settled, both known to the broker."""
+        """Tell whether the consumer is canceled and its deliveries are settled, and the broker knows of both."""
         return self._ended and not self.active and self._hand.empty
 
     def subscribe(self) -> None:

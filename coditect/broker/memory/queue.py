@@ -73,7 +73,7 @@ class MemoryQueue:
         seeded: random.Random | None = None,
         context: Context | None = None,
     ) -> None:
-        """Create the declared queue, empty; `seeded` picks the consumers at random, and timers run in `context`."""
+        """Create the declared queue, empty; the random source `seeded` picks consumers, and timers run in `context`."""
         self.declared = declared
         self._give_up = give_up
         self._expire = expire

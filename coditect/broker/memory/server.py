@@ -65,7 +65,7 @@ class MemoryServer:
     """An in-memory RabbitMQ 3.10 for one event loop; exchanges, queues and messages survive `stop` and `start`."""
 
     def __init__(self, *, clock: Clock | None = None, seeded: random.Random | None = None) -> None:
-        """Make an empty broker; `seeded` picks the next consumer at random, and without it consumers take turns."""
+        """Make an empty broker; the random source `seeded` picks the next consumer, without it consumers take turns."""
         self.info = ServerInfo("Memory", (3, 10, 8))
         self._clock = clock or SystemClock()
         self._seeded = seeded
@@ -231,7 +231,7 @@ class MemoryServer:
             self._bind(binding)
 
     def restore_all(self) -> None:
-        """Make all connected processes declare their entities again, as they regularly do with RabbitMQ."""
+        """Make all connected processes declare their exchanges, queues and bindings again, as with RabbitMQ."""
         for session in tuple(self._sessions):
             try:
                 session.declare()

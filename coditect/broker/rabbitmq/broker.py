@@ -129,7 +129,7 @@ class AmqpBroker:
         return self._publisher.blocked
 
     async def _restore_outgoing(self, connection: AbstractConnection) -> None:
-        """Declare the topology on a new publishing connection, and run the `on_reconnect` check; before any publish."""
+        """Before any publish on a new connection, declare the topology and call the `on_reconnect` function."""
         await self._entities.restore(connection)
         if self._check is not None:
             await self._check()
@@ -148,7 +148,7 @@ class AmqpBroker:
         self._check = check
 
     async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
-        """Declare a missing exchange or binding again if this process owns it; tell whether to publish again."""
+        """Tell whether to retry a publish whose exchange or binding is gone; restore it if this process owns it."""
         if not exists:
             ours = self._entities.has_exchange(exchange)
         elif not (ours := self._entities.binds(exchange, routing_key)):
@@ -238,7 +238,7 @@ class AmqpBroker:
         return await self._rarely(lambda connection: self._looks.stats(connection, queue))
 
     async def _end_round(self) -> None:
-        """End one round of reads of queue counts, and declare the process's bindings again, in case some are lost."""
+        """End a round of the consumer watch, and declare the process's bindings again, in case the broker lost some."""
         channel, consumers = self._looks.end()
         await self._rarely(lambda connection: self._entities.bind(connection, consumers, channel))
 
@@ -263,7 +263,7 @@ class AmqpBroker:
         self._outgoing.abort()
 
     async def _rarely(self, call: Callable[[AbstractConnection], Awaitable[T]]) -> T:
-        """Run a rare call on the consuming connection, and again after a lost connection, for `CALL_SECONDS` in all.
+        """Make a rare call on the consuming connection; repeat it after a lost connection, for `CALL_SECONDS` in all.
 
         Raises:
             BrokerUnavailable: when the call did not succeed within `CALL_SECONDS`; retryable.

@@ -158,7 +158,7 @@ async def stats(connection: AbstractConnection, queue: str) -> QueueStats | None
 
 
 class Looks:
-    """A reader of the message and consumer counts of many queues, over one channel that all reads of a round share.
+    """A reader of the message and consumer counts of many queues, which uses one channel for each round of reads.
 
     Only one read at a time is possible, since a missing queue costs the channel; the channel is closed at the end of a
     round.

@@ -57,17 +57,17 @@ class Entities:
         self._own += topology.lasting
 
     def forget_queue(self, queue: str) -> None:
-        """Remove a deleted queue and its bindings from the entities, so that a reconnect does not restore them."""
+        """Forget a deleted queue and its bindings, so that a reconnect does not declare them again."""
         self._own = self._own.without_queue(queue)
         self._common = self._common.without_queue(queue)
 
     def forget_binding(self, binding: Binding) -> None:
-        """Remove a binding from the entities, so that a reconnect does not restore it."""
+        """Forget a removed binding, so that a reconnect does not declare it again."""
         self._own = self._own.without_binding(binding)
         self._common = self._common.without_binding(binding)
 
     async def restore(self, connection: AbstractConnection) -> None:
-        """Declare the entities again on a new connection; `lazily` declared ones wait until one is found missing."""
+        """Declare the entities again on a new connection; those declared `lazily` only once one is found missing."""
         if self._own.exchanges or self._own.queues:
             await self._make(connection, self._own)
 
@@ -113,7 +113,7 @@ class Entities:
     async def bind(
         self, connection: AbstractConnection, consumers: Mapping[str, int], channel: Channel | None = None
     ) -> None:
-        """Declare the process's bindings again; those of shared queues only at random, as other processes do it, too.
+        """Declare the process's bindings again; those of shared queues only by chance, as other processes do so, too.
 
         A repeated binding costs the broker about 0.25 ms, so processes that share a queue take turns, by chance:
         each binding is made about twice a round, however many processes share it. A given `channel` is closed.

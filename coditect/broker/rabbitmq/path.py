@@ -78,7 +78,7 @@ class PublisherChannel(Protocol):
 
     @property
     def ready(self) -> bool:
-        """Tell whether `begin` may be called now."""
+        """Tell whether a publish can be written at once, by `begin`."""
 
     @property
     def held_up(self) -> bool:
@@ -133,7 +133,7 @@ class ConsumerChannel(Protocol):
 
     @property
     def channel(self) -> Channel:
-        """The underlying aiormq channel, on which to close the channel or to register callbacks."""
+        """The underlying aiormq channel, which callers use to close the channel and to register callbacks."""
 
     @property
     def settlements(self) -> Settlements:

@@ -155,7 +155,7 @@ def _named(url: str, default: str) -> str | None:
 
 
 def _up_folder(start: Path) -> Path:
-    """Return the nearest `.coditect` folder with the files of an `up`, from `start` upwards; else that of `start`."""
+    """Return the nearest `.coditect` folder with files of `coditect up`, from `start` upwards; else that of `start`."""
     places = (place / FOLDER for place in (start, *start.parents))
     return next((place for place in places if is_own(place / "up.json")), start / FOLDER)
 

@@ -31,7 +31,7 @@ Offer: TypeAlias = tuple[str, str]
 
 
 def complete_capability(context: typer.Context, incomplete: str) -> list[Offer]:
-    """Return the capabilities of living agents that begin with the text."""
+    """Return the capabilities of living agents that begin with the typed text."""
 
     async def look(opened: Connections) -> Iterable[Offer]:
         from coditect.operations.fleet import find_offers
@@ -43,7 +43,7 @@ def complete_capability(context: typer.Context, incomplete: str) -> list[Offer]:
 
 
 def complete_agent(context: typer.Context, incomplete: str) -> list[Offer]:
-    """Return the ids of living agents that begin with the text."""
+    """Return the ids of living agents that begin with the typed text."""
 
     async def look(opened: Connections) -> Iterable[Offer]:
         from coditect.operations.fleet import find_agents
@@ -55,7 +55,7 @@ def complete_agent(context: typer.Context, incomplete: str) -> list[Offer]:
 
 
 def complete_workflow(context: typer.Context, incomplete: str) -> list[Offer]:
-    """Return the ids of the latest workflows that begin with the text."""
+    """Return the ids of the latest workflows that begin with the typed text."""
 
     async def look(opened: Connections) -> Iterable[Offer]:
         return [(row.workflow, _about(row)) for row in await _workflows(opened)]
@@ -64,7 +64,7 @@ def complete_workflow(context: typer.Context, incomplete: str) -> list[Offer]:
 
 
 def complete_task(context: typer.Context, incomplete: str) -> list[Offer]:
-    """Return the ids of the latest durable tasks that begin with the text."""
+    """Return the ids of the latest durable tasks that begin with the typed text."""
 
     async def look(opened: Connections) -> Iterable[Offer]:
         from coditect.client.durable import NODE

@@ -58,7 +58,7 @@ def describe(error: CoditectError) -> str:
 
 
 def say_guesses(*variables: str) -> None:
-    """Print for each unset address variable that localhost is tried, and how to set it."""
+    """Print, for each unset variable with a server's address, that localhost is tried, and how to set the variable."""
     from coditect.settings.settings import DEFAULTS
 
     guesses = {AMQP: DEFAULTS.amqp_url, REDIS: DEFAULTS.redis_url}
@@ -68,7 +68,7 @@ def say_guesses(*variables: str) -> None:
 
 
 def _source(variable: str) -> str | None:
-    """Return the place that sets an address variable (environment or env file); None when neither does."""
+    """Return where a variable with a server's address is set (environment or env file); None when it is not set."""
     from coditect.settings.settings import find_env_file
 
     if os.environ.get(variable):

@@ -59,7 +59,7 @@ class TableView:
             typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
     def picture(self) -> RenderableType:
-        """Return the table as drawn on a terminal, or its text for no rows."""
+        """Return the table as drawn on a terminal, or, if it has no rows, the text that stands for an empty table."""
         cells = self._cells()
         return _drawn(self.columns, cells) if cells else self.empty
 

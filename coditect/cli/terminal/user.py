@@ -1,4 +1,4 @@
-"""The name of the person who runs a command, kept with what the command decides."""
+"""The name of the person who runs a command, recorded with the decisions that the command makes."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ Shown = Callable[[ShownAnswer, str], None]
 
 
 def present(look: Look, output: Output, *, watch: bool, every_seconds: float = EVERY_SECONDS) -> None:
-    """Read and write a command's answer once, or with `watch` every `every_seconds` until Ctrl-C, which is no error.
+    """Fetch and print a command's answer once, or with `watch` every `every_seconds` until Ctrl-C, which is no error.
 
     Raises:
         CoditectError: of the first look; a later look that fails is reported on stderr and repeated.

@@ -1,4 +1,4 @@
-"""The rows of the audit trail and of decisions about nodes, as the control plane answers them."""
+"""The entries of the audit trail and the decisions about nodes, parsed from answers of the control plane."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from coditect.workflow.rows import read_row
 
 
 async def signed(control: ControlPlane, answer: dict[str, Any], key: str) -> dict[str, Any]:
-    """Return a signed answer to an approval; ask first when the question was asked, which is signed as well.
+    """Return an approval's answer with a signature, which also covers the question's time; fetch that time first.
 
     Raises:
         NotFound: when nothing was asked about the node.
@@ -100,7 +100,7 @@ class NeededPerson:
 
 @dataclass(frozen=True, slots=True)
 class AutonomyReport:
-    """The report of how much work of a period needed no person: workflows, tasks by capability, and the exceptions."""
+    """How much work of a period needed no person: workflows, tasks by capability, and the cases that did need one."""
 
     since_ms: int
     until_ms: int

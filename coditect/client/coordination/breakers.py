@@ -1,4 +1,4 @@
-"""The part of a client that calls dependencies through circuit breakers, and lists, opens and closes the fleet's."""
+"""The part of a client that guards calls by circuit breakers, and lists, opens and closes the fleet's breakers."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class ClientBreakers:
             yield BreakerListing(BreakerState.read(row), row["due_ms"], row["reset_ms"])
 
     async def open_breaker(self, name: str, *, reason: str) -> BreakerState:
-        """Open a breaker in the whole fleet, without probes until it is reset, and return its state."""
+        """Open a breaker in the whole fleet until `reset_breaker`, without probe calls, and return its state."""
         body = {"name": name, "reason": reason, "by": self.name}
         return BreakerState.read(await self._control.ask(Verb.BREAKER_HOLD, body))
 

@@ -40,7 +40,7 @@ class KeptHandoffs:
             yield HandoffRow.of(row)
 
     async def show(self, handoff: str) -> HandoffRow:
-        """Return a handoff with its context.
+        """Return a handoff, with the context that the task's owner passes on.
 
         Raises:
             NotFound: when it is unknown, or its workflow is not kept any more.
@@ -50,7 +50,7 @@ class KeptHandoffs:
         return HandoffRow.of(await self._control.ask(Verb.HANDOFF_SHOW, {"handoff": named}))
 
     async def withdraw(self, handoff: str, *, by: str | None = None, reason: str = "") -> HandoffRow:
-        """Withdraw an open handoff, so that the task stays with its owner; return its present state. Idempotent.
+        """Withdraw an open handoff, so that the task stays with its owner; return the handoff as it is now. Idempotent.
 
         Raises:
             NotFound: when it is unknown, or its workflow is not kept any more.

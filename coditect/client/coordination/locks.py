@@ -68,14 +68,14 @@ class ClientLocks(Locking):
             await self._lock_port.close()
 
     async def locks(self, resource: str | None = None, *, most: int | None = None) -> AsyncIterator[LockRow]:
-        """Yield the holders and the waiters of all resources, or of one, by resource in order of arrival."""
+        """Yield who holds or awaits locks on all resources, or on one; by resource, and then in order of arrival."""
         async for row in pages(self._control, Verb.LOCK_LIST, "locks", {"resource": resource}, most=most):
             yield LockRow(**row)
 
     async def release_locks(
         self, resource: str | None = None, *, agent: str | None = None, task: str | None = None, reason: str
     ) -> int:
-        """Release by force the locks on a resource, or all of an agent or one of its tasks; return their number.
+        """Release by force the locks on a resource, or all locks of an agent or one of its tasks; return how many.
 
         The holders get `LockLost` with the reason. They may write all the same until they hear of it: only a resource
         that checks the fence refuses that.

@@ -1,4 +1,4 @@
-"""The part of a client that makes schedules, which start a workflow at their ticks, and lists and steers them."""
+"""The part of a client that makes and manages schedules, each of which starts a workflow at its ticks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from coditect.workflow.rows import read_row
 
 @dataclass(frozen=True, slots=True)
 class ScheduleRow:
-    """The report of one schedule: how it was declared, its next tick, and what came of the last one."""
+    """The report of one schedule: its declaration, its next tick, and which workflow its last tick started, if any."""
 
     schedule: str
     """The schedule's name."""
@@ -109,12 +109,12 @@ class Schedules:
         return ScheduleRow.read(await self._control.ask(Verb.SCHEDULE_CREATE, body))
 
     async def list(self, *, most: int | None = None) -> AsyncIterator[ScheduleRow]:
-        """Yield the schedules by name."""
+        """Yield the schedules, sorted by name."""
         async for row in pages(self._control, Verb.SCHEDULE_LIST, "schedules", {}, most=most):
             yield ScheduleRow.read(row)
 
     async def show(self, name: str) -> dict[str, Any]:
-        """Return a schedule's facts, with its `definition`, its `input` and the next five ticks as `upcoming`.
+        """Return the report of a schedule, with its `definition`, its `input` and the next five ticks as `upcoming`.
 
         Raises:
             NotFound: when there is no such schedule.

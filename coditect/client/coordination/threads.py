@@ -46,7 +46,7 @@ class Threads:
         return await thread.open(participants, keep=keep, type=type, title=title, task=task, workflow=workflow)
 
     def get(self, thread: str, *, by: str | None = None) -> Thread:
-        """Return a thread by its id, for a person or agent named `by`; nothing is asked yet."""
+        """Return a thread by its id, to be used in the name of `by` (a person or agent); sends no request yet."""
         name = arguments.text("thread", thread, shortest=1, longest=LONGEST_NAME_BYTES)
         return Thread(self._port, name, [by or self._name], self._new_id)
 

@@ -1,4 +1,4 @@
-"""The part of a client that makes triggers, which start a workflow or send a signal at each event, and steers them."""
+"""The part of a client that makes and manages triggers, which start a workflow or send a signal at each event."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from coditect.workflow.rows import read_row
 
 @dataclass(frozen=True, slots=True)
 class TriggerRow:
-    """The report of one trigger: how it was declared, and what came of the events."""
+    """The report of one trigger: its declaration, and how many workflows or signals its events led to."""
 
     trigger: str
     """The trigger's name."""
@@ -105,7 +105,7 @@ class Triggers:
         return TriggerRow.read(await self._control.ask(Verb.TRIGGER_ADD, body))
 
     async def list(self, *, most: int | None = None) -> AsyncIterator[TriggerRow]:
-        """Yield the triggers by name."""
+        """Yield the triggers, sorted by name."""
         async for row in pages(self._control, Verb.TRIGGER_LIST, "triggers", {}, most=most):
             yield TriggerRow.read(row)
 

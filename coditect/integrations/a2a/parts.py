@@ -22,7 +22,7 @@ MOST_EXACT = 2**53
 
 
 def parts_of(value: Any) -> list[Part]:
-    """Return the parts that carry a value."""
+    """Return the A2A parts that carry a value: one part, of text for a text, and of JSON for any other value."""
     if isinstance(value, str):
         return [Part(text=printable(value), media_type=TEXT)]
     try:

@@ -1,4 +1,4 @@
-"""Command agents: the `Agent` whose capabilities run commands, from a file or from values."""
+"""Command agents: the `Agent` whose capabilities run the commands that a `CommandFile` declares."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ class _Attempt:
         return self._run.run(body, self._heard)
 
     def _heard(self, line: bytes) -> None:
-        """Read a line of output: report it if it tells progress, else keep it: it may hold the result or the cost."""
+        """Handle a JSON line of output: report the progress that it tells, or else keep it for result and cost."""
         try:
             said = loads(line)
         except InvalidTask:

@@ -1,4 +1,4 @@
-"""The errors of commands, by which an attempt at a task fails, is tried again, or is refused."""
+"""The errors of commands; each says whether the failed attempt at a task may be followed by another."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class StartedCommand:
             return  # the guard has ended already
 
     def ask_to_end(self) -> None:
-        """Ask the guard to end the command: SIGTERM to all its processes, SIGKILL after the grace. From any thread."""
+        """Ask the guard to end the command: SIGTERM to its processes, SIGKILL after a grace period. From any thread."""
         try:
             self.control.send(b"T")
         except OSError:

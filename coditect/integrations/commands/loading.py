@@ -38,7 +38,7 @@ def load_commands(path: Path | str, *, folder: str | None = None) -> Agent:
 
 
 def checked_commands(given: Any, **facts: object) -> CommandFile:
-    """Return the values of a file of commands after a check of every field.
+    """Check the parsed content of a command file, and return it as a `CommandFile`.
 
     Raises:
         SetupError: when a field is wrong; the error has the first five of them, and the facts.

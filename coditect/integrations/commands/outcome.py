@@ -26,7 +26,7 @@ SHORTEST_SECRET = 6
 
 @dataclass(frozen=True, slots=True)
 class CommandValue:
-    """The value of a command, and what it cost where it says so."""
+    """The value that a command returned, and its cost if the command reported one."""
 
     value: Any
     cost: float | None
@@ -47,7 +47,7 @@ def at_keys(value: Any, keys: str) -> Any:
 
 
 class Judge:
-    """The rules by which the ends of one capability's commands are judged."""
+    """The rules that turn the end of one capability's command into a value or an error."""
 
     def __init__(self, fields: CommandFields) -> None:
         self._fields = fields

@@ -43,7 +43,7 @@ class CommandRun:
         self._unwanted = False
 
     def ask_to_end(self) -> None:
-        """Ask the command to end: SIGTERM, and SIGKILL after its grace. Idempotent, and may come before its start."""
+        """Ask the command to end: SIGTERM, and SIGKILL after a grace period. Idempotent, also before its start."""
         self._unwanted = True
         if self._started is not None:
             self._started.ask_to_end()
@@ -166,7 +166,7 @@ class _Streams:
             self._started.stdin.close()
 
     def _take(self, stream: FileIO) -> bool:
-        """Read a piece of output; return False at its end."""
+        """Read a piece of a stream of output; return False at the end of the stream."""
         piece = stream.read(PIECE_BYTES)
         if piece is None:
             return True

@@ -111,7 +111,7 @@ class ResultFields(_Part):
 
 
 class ExitFields(_Part):
-    """The meaning of exit codes; any other code, and a signal, is one attempt that may be followed by another."""
+    """The meaning of a command's exit codes; after any other code, or a signal, the task may be tried again."""
 
     failed: list[ExitCode] = []
     """Codes after which there is no further attempt."""

@@ -1,4 +1,4 @@
-"""The environment of a command: what its author allows, and the facts of its task."""
+"""The environment variables of a command: those that are allowed by name, and some that describe its task."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class AllowedHosts:
         return url.rstrip("/")
 
     async def addresses(self, host: str, port: int) -> Sequence[str]:
-        """Resolve a name and return its addresses, in the order of preference.
+        """Resolve a host name and return its IP addresses, in the resolver's order of preference.
 
         Raises:
             InputError: when one of them is not allowed.

@@ -116,7 +116,7 @@ class HttpBridge:
                 self._hurry.clear()
 
     async def close(self) -> None:
-        """Drain all agents while their callbacks are taken, leave them to another bridge, serve no more. Idempotent."""
+        """Drain all agents, whose callbacks are still taken, leave them to other bridges, serve no more. Idempotent."""
         self._closed = True
         works = [served.work for served in self._served.values() if served.work is not None]
         for served in self._served.values():
@@ -155,7 +155,7 @@ class HttpBridge:
             self._silent = False
 
     async def _missed(self, agent_id: AgentId, now: float) -> None:
-        """Treat a served agent that the registry lacks: stop it if its lease has ended, else register it again."""
+        """Handle a served agent that the registry lacks: stop it if its lease has ended, else register it again."""
         served = self._served[agent_id]
         left = served.ends_at - now
         if left <= LOOK_SECONDS / 2:
@@ -216,7 +216,7 @@ class HttpBridge:
     # -- serving ----------------------------------------------------------------------------------------
 
     def _doubt(self, agent_id: AgentId) -> None:
-        """Look at once whether an agent's URL takes connections."""
+        """Let `run` check at once whether an agent's URL takes connections, since a call lost or got no connection."""
         served = self._served.get(agent_id)
         if served is not None:
             served.doubted = True
@@ -256,7 +256,7 @@ class HttpBridge:
 
 
 def _declared(registration: Registration) -> Registration:
-    """Return a registration without its start time, which alone changes when an agent registers the same again."""
+    """Return a registration without its start time, to tell whether an agent has registered something else."""
     return replace(registration, started_at_ms=0)
 
 

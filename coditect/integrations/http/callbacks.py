@@ -38,7 +38,7 @@ class Callbacks:
 
     @contextmanager
     def expect(self, event_id: str, agent_id: AgentId) -> Iterator[Expected]:
-        """Expect an agent's answer to a request inside of the block."""
+        """Accept an agent's answer to a request by callback inside of the block; yield the expected answer."""
         answer: asyncio.Future[AgentResponseEvent] = asyncio.get_running_loop().create_future()
         expected = Expected(event_id, f"{agent_id}.{token_urlsafe(32)}", answer)
         self._expected[expected.token] = expected

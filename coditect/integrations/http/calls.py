@@ -125,7 +125,7 @@ class AgentCalls:
 
 @asynccontextmanager
 async def agent_calls(hosts: AllowedHosts, *, most_bytes: int) -> AsyncIterator[AgentCalls]:
-    """Open the HTTP client of a bridge; proxies and other settings of the environment do not count."""
+    """Open the HTTP client of a bridge; it ignores proxies and other settings of the environment."""
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=KEEP_ALIVE_SECONDS)
     async with httpx2.AsyncClient(
         trust_env=False,
@@ -148,7 +148,7 @@ def _port(url: httpx2.URL) -> int:
 
 
 def _kept(url: httpx2.URL) -> Mapping[str, str]:
-    """Return the header that closes a TLS connection after its request; none for plain HTTP.
+    """Return the header that keeps a TLS connection from being reused; none for plain HTTP, whose connections are kept.
 
     The client keeps connections by address, and one with TLS was checked for one name: another name must not get it.
     """

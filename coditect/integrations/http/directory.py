@@ -75,7 +75,7 @@ class HttpAgents:
         self._forwarding = AnswerForwarding()
 
     async def drain(self) -> None:
-        """Take no more tasks for HTTP agents, and wait for the answers to what they have, within the drain's time."""
+        """Take no more tasks for HTTP agents; wait up to CODITECT_DRAIN_SECONDS for the answers to running ones."""
         await self._bridge.close()
 
     async def register(self, given: HttpRegistration) -> Registered:

@@ -1,4 +1,4 @@
-"""The passing on of answers by callback, from the API process that got one to the one that posted the request.
+"""The passing on of callback answers, from the API process that got one to the process that posted the request.
 
 Several API processes may stand behind one address. The process that serves an HTTP agent consumes the agent's mailbox:
 a broadcast to it alone carries the answer, and the listener says whether an attempt took it.

@@ -31,7 +31,7 @@ MOST_SHOWN = 500
 
 
 class AgentLink:
-    """The calls of a bridge to one HTTP agent, from its start until it is gone."""
+    """The calls of a bridge to one HTTP agent, from the agent's start until the agent is gone."""
 
     def __init__(
         self,

@@ -111,7 +111,7 @@ def _spec(given: HttpCapability) -> CapabilitySpec:
 
 
 def http_agent(registration: Registration, link: AgentLink | None) -> Agent:
-    """Return the `Agent` that posts its tasks to an HTTP agent; one without a link serves only to check a declaration.
+    """Return the `Agent` that posts its tasks to an HTTP agent; without a link, it only serves to check a registration.
 
     The agent's breaker opens when its URL fails: its tasks wait for it then, or for another agent, and no attempt
     counts. An action that the agent answers with an error is no failure of the URL.

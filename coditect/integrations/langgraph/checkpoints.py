@@ -110,13 +110,13 @@ class Checkpoints:
         return [one.key async for one in self._client.space(THREADS).entries()]
 
     async def places(self, within: CheckpointPlace, *, every_namespace: bool = False) -> list[CheckpointPlace]:
-        """Return the checkpoints of a namespace, or of the whole thread, the latest first."""
+        """Return the places of the checkpoints of a namespace, or of the whole thread, the latest first."""
         prefix = "checkpoint/" if every_namespace else replace(within, checkpoint="").key
         found = [within.named_by(one.key) async for one in self._space(within.thread).entries(prefix)]
         return sorted(found, key=lambda place: place.checkpoint, reverse=True)
 
     async def latest(self, within: CheckpointPlace) -> CheckpointPlace | None:
-        """Return the latest checkpoint of a namespace; None when it has none."""
+        """Return the place of the latest checkpoint of a namespace; None when the namespace has no checkpoint."""
         prefix = replace(within, checkpoint="").key
         async for entry in self._space(within.thread).entries(prefix, reverse=True, most=1):
             return within.named_by(entry.key)

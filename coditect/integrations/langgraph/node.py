@@ -1,4 +1,4 @@
-"""Nodes of LangGraph graphs that an agent of the fleet does."""
+"""Nodes of LangGraph graphs, each of which submits a task to the fleet and waits for its result."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def _done_directly(client: Client, capability: str, value: Any, timeout: D
 
 
 def key_of(config: Mapping[str, Any]) -> str:
-    """Return the idempotency key of the node that runs with a configuration.
+    """Return the idempotency key for the task of the node that runs with a LangGraph configuration.
 
     The node's namespace ends in the id of its LangGraph task, which is made of the checkpoint and the node's name.
 

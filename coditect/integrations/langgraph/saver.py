@@ -161,7 +161,7 @@ class CoditectSaver(BaseCheckpointSaver[int]):
                 yield one
 
     async def _places(self, config: RunnableConfig | None) -> Sequence[CheckpointPlace]:
-        """Return the checkpoints of all threads, or of those that a configuration names."""
+        """Return the places of all threads' checkpoints, or of those that a configuration names, the latest first."""
         if config is None:
             threads = await self._kept.threads()
             found = [await self._kept.places(CheckpointPlace(one), every_namespace=True) for one in threads]

@@ -52,7 +52,7 @@ class FleetTool:
 
 
 class Conversation:
-    """The conversation with a language model about one task, ended by its token budget or after a number of rounds."""
+    """The conversation with a language model about one task, bounded by tokens and by how often the model is called."""
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ def markdown_agent(
     most_tokens: int = MOST_TOKENS,
     slots: int = 8,
 ) -> Agent:
-    """Return the agent whose capabilities are markdown agents: `NAME.reviewer` for the file of the reviewer.
+    """Return the agent whose capabilities are markdown agents, such as `NAME.reviewer` for the agent `reviewer`.
 
     `model` opens the language model when the agent starts, `registry` the registry that says which tools there are;
     `most_tokens` is the budget of each attempt at a task. A model that does not answer opens the breaker `chat`, and

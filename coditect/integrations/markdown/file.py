@@ -44,7 +44,7 @@ class MarkdownAgent(BaseModel):
     @field_validator("tools")
     @classmethod
     def _each_by_its_name(cls, tools: tuple[str, ...]) -> tuple[str, ...]:
-        """Refuse two tools that have the same name for a model, which would call one of them and get the other."""
+        """Refuse tools that would have the same name for a model, since a call could reach only one of them."""
         for name, count in Counter(map(tool_name, dict.fromkeys(tools))).items():
             if count > 1:
                 raise ValueError(f"{count} of them have the name {name} for a model; leave all but one out")

@@ -24,7 +24,7 @@ async def serve_stdio(opened: Connections, patterns: Sequence[str]) -> None:
 
 @asynccontextmanager
 async def open_http(opened: Connections, *, most_bytes: int) -> AsyncIterator[StreamableHTTPSessionManager]:
-    """Serve MCP clients over streamable HTTP inside of the block; the caller passes their requests to what it yields.
+    """Yield a manager that serves MCP clients over streamable HTTP inside of the block; the caller passes it requests.
 
     The caller has checked who asks, and from which host: nothing of that is checked here.
     """

@@ -98,4 +98,4 @@ class FleetResources:
 
 
 def _unseen(note: str) -> None:
-    """Drop a note about what could not be read: the document has only what could."""
+    """Ignore a note about dead letters or nodes that could not be read; the resource has only the others."""

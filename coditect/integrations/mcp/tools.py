@@ -78,7 +78,7 @@ def capability_tools(specs: Iterable[CapabilitySpec]) -> dict[str, CapabilityToo
 
 
 def answer(structured: Mapping[str, Any], *, text: str | None = None) -> CallToolResult:
-    """Return a call's answer: structured, and as text for clients that read only that."""
+    """Return the answer of a call as structured content, and as text for clients that read only text."""
     content = dumps(structured).decode() if text is None else text
     return CallToolResult(content=[TextContent(text=content)], structured_content=dict(structured))
 

@@ -71,7 +71,7 @@ class Breaker:
 
     @property
     def reset_seconds(self) -> float:
-        """The probe interval in seconds."""
+        """The probe interval in seconds: an open breaker lets one call through in each interval."""
         return seconds(self.reset)
 
     def judge(self, error: BaseException | None, took_seconds: float = 0.0) -> CallVerdict:

@@ -32,7 +32,7 @@ async def list_schedules(opened: Connections, *, most: int) -> list[ScheduleRow]
 
 
 async def show_schedule(opened: Connections, name: str) -> dict[str, Any]:
-    """Return one schedule's facts, with its workflow and its next ticks."""
+    """Return the fields of one schedule, with its workflow, its input and its next ticks."""
     async with opened.fleet() as client:
         return await client.schedules.show(name)
 

@@ -296,7 +296,7 @@ class _Redrive:
         self._routable: dict[str, bool] = {}
 
     def died_again(self, letter: DeadLetter) -> bool:
-        """Tell whether a redriven letter died again after this run began, and so must stay in its queue."""
+        """Tell whether a redriven letter died again after this redrive began, and so must stay in its queue."""
         return letter.redrives > 0 and letter.dead_at_ms is not None and letter.dead_at_ms >= self._now_ms
 
     async def settle(self, window: Sequence[_Held]) -> Sequence[CoditectError | None]:

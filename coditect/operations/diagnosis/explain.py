@@ -59,7 +59,7 @@ _DOES_NOT_OFFER = (Obstacle.NOT_OFFERED, Obstacle.OTHER_VERSION)
 
 @dataclass(frozen=True, slots=True)
 class TaskQuestion:
-    """The facts of the task that an operator asks about: capability, priority and wanted tags."""
+    """The task that an operator asks about, as far as it matters: its capability, its priority and the wanted tags."""
 
     capability: str
     priority: Priority = Priority.P1

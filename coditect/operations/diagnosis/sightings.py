@@ -89,7 +89,7 @@ def unseen(found: Found, *, named: bool) -> tuple[str, ...]:
 
 
 def task_verdict(task_id: str, found: Found, explanation: Explanation | None, *, named: bool) -> TakeVerdict:
-    """Return the verdict about one task, with a fix: where it is, and else that it was not found."""
+    """Return a sentence that says where one task is, or that it was not found, together with a fix."""
     seen = found.best
     if seen is None:
         fix = "see where it can be; ask who submitted it" if named else "name its capability with --capability"

@@ -260,7 +260,7 @@ async def answer_approval(
 
 
 async def signal_workflow(opened: Connections, workflow: str, name: str, value: Any, *, identity: str | None) -> str:
-    """Send a signal to a workflow, and return the node that got it; empty if it is kept for later or known already."""
+    """Send a signal to a workflow; return the node that got it; empty if the signal waits for a node or is known."""
     async with opened.fleet() as client:
         return await client.run(workflow).signal(name, value, id=identity)
 
@@ -282,7 +282,7 @@ def first_cause(rows: Sequence[NodeRow]) -> str:
 
 
 def likely_mistakes(definition: Definition) -> list[str]:
-    """Return warnings about maps whose tasks get no list element."""
+    """Return a warning for each map node without an input, whose tasks do not get the elements of the list."""
     return [
         f"{node.name} gives {{}} to each task; `input: {{$from: item}}` gives the element of its list."
         for node in definition.nodes

@@ -46,7 +46,7 @@ def choose(
 
 
 def round_robin(records: Iterable[AgentRecord], *, turn: int) -> AgentRecord | None:
-    """Choose the agent at position `turn`, modulo their number, among the agents in order of their ids."""
+    """Choose the agent at index `turn`, modulo the number of agents, in the order of their ids."""
     fleet = candidates(records)
     return fleet[turn % len(fleet)] if fleet else None
 
@@ -88,7 +88,7 @@ def best_match(
 
 
 def adaptive(records: Iterable[AgentRecord], kind: TaskKind, *, turn: int, chance: float) -> AgentRecord | None:
-    """Choose the agent that is expected to complete the task first (`expectation`); at some turns, try the next one."""
+    """Choose the agent that is expected to complete the task first; at one choice in 20, try the agents in turn."""
     fleet = candidates(records)
     if not fleet:
         return None

@@ -135,7 +135,7 @@ class OtlpTracing:
     def __init__(
         self, processor: SpanProcessor, *, sampler: Sampler, resource: Resource, new: NewTraces | None = None
     ) -> None:
-        """Create the tracing; `processor` gets ended spans; `new`, if given, samples new traces, and not `sampler`."""
+        """Create the tracing; `processor` gets ended spans; `new`, if given, samples new traces, not `sampler`."""
         self._processor, self._sampler, self._resource = processor, sampler, resource
         self._new = new
         self.alone = not _others_trace()

@@ -165,7 +165,7 @@ class UnsampledSpan(Span):
 
 
 class SkippedSpan(UnsampledSpan):
-    """The span of every task that begins a trace which is not kept; one object stands for all of them.
+    """The span of a task that begins a trace which is not sampled; a single object stands for all such spans.
 
     The task itself travels without a trace context. What is sent on from it is told by an unsampled one, so that
     nothing below begins a trace; each time it is asked it is another one.

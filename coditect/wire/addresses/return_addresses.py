@@ -52,7 +52,7 @@ class ReturnAddresses:
             )
 
     def reachable(self, address: Address) -> bool:
-        """Tell whether a result may be sent to the address; False for a while after the broker refused a queue."""
+        """Tell whether results may go to the address; False for all foreign queues while a refusal is remembered."""
         return bool(address.exchange) or asyncio.get_running_loop().time() >= self._closed_until
 
     def refused(self, address: Address, error: CoditectError) -> bool:

@@ -151,7 +151,7 @@ class ApprovalPolicy:
         return self.default_task if subject is Subject.TASK else self.default_approval
 
     def may_concern(self, subject: Subject, capability: str) -> bool:
-        """Tell whether the policy could do more than silently approve a capability's nodes; the answer is kept."""
+        """Tell whether the policy could do more than silently approve a capability's nodes; the answer is cached."""
         known = self.concerned.get((subject, capability))
         if known is None:
             if len(self.concerned) >= MOST_CONCERNED:
@@ -181,7 +181,7 @@ class ApprovalPolicy:
 
 
 class _Seen:
-    """A case with its facts, as a policy's rules read them; the document for expressions is built at most once."""
+    """A case as rules read it, with its capability's tags and cost; what expressions read is built at most once."""
 
     def __init__(self, case: ApprovalCase, facts: Callable[[str], CapabilityFacts | None], account: Account) -> None:
         self.case, self.account = case, account
@@ -198,7 +198,7 @@ class _Seen:
 
 
 def _matches(rule: ApprovalRule, seen: _Seen, unknown: list[str]) -> bool:
-    """Tell whether a rule matches: no condition is known to fail; add to `unknown` what could not be found out."""
+    """Tell whether no condition of a rule is known to fail; say in `unknown` why conditions could not be checked."""
     case = seen.case
     named = _fits(rule.capability, case.capability) and fnmatchcase(case.workflow, rule.workflow)
     return (

@@ -136,7 +136,7 @@ def write_json(definition: Definition) -> str:
 
 
 class _Open:
-    """The type of `_END`, the marker among parser events for the end of an object or list."""
+    """The type of `_END`, the value of a parser event that ends the object or list that is open."""
 
 
 _END = _Open()
@@ -161,7 +161,7 @@ class _Builder:
     lines: dict[Place, int] = field(default_factory=dict)
 
     def line(self, place: Place) -> int | None:
-        """Return the line of a path in the document, or of its nearest existing parent; None without any."""
+        """Return the line of a path in the document, or of its nearest parent with a known line; None if none has."""
         return next((self.lines[place[:end]] for end in range(len(place), -1, -1) if place[:end] in self.lines), None)
 
     def build(self, events: Iterator[_Event]) -> Any:

@@ -1,4 +1,4 @@
-"""The promises about executions: tasks run after their predecessors, and run again only where a fault was."""
+"""The promises about executions: tasks run after their predecessors, and again only if a fault may have hit them."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _given_up(index: HistoryIndex, work: Operation) -> Iterator[str]:
 
 
 def used_up(index: HistoryIndex, work: Operation, key: str, *, until: float = UNENDED) -> bool:
-    """Tell whether a task's failed executions and its faults are at least as many as its permitted attempts.
+    """Tell whether a task's failed executions and the faults that hit it reach its number of permitted attempts.
 
     An attempt begins with the grant of its start: the agent that got the grant may die before it executes anything.
     """
@@ -161,7 +161,7 @@ def used_up(index: HistoryIndex, work: Operation, key: str, *, until: float = UN
 
 
 def _tries(index: HistoryIndex, key: str) -> list[Operation]:
-    """Return a task's executions and its grants in order of time; a grant counts as its agent's operation."""
+    """Return a task's executions, and the grants to start it as operations of their agents, in order of time."""
     granted = (one for one in index.versioned("state", key) if one.val["state"] == "working")
     begun = (replace(one, proc=one.val["agent"]) for one in granted)
     return sorted([*index.about("execute", key), *begun], key=lambda one: one.begun)

@@ -74,7 +74,7 @@ def operations(entries: Iterable[HistoryEntry]) -> list[Operation]:
 
 
 def _newest(found: Sequence[Operation], alike: Sequence[int], entry: HistoryEntry) -> int:
-    """Return the index in `alike` of the operation that an entry ends: the newest, or the newest with its fence."""
+    """Return the index in `alike` of the operation that an entry ends: the newest, if possible with the same fence."""
     fence = entry.val.get("fence") if entry.f == "execute" else None
     fenced = (place for place in reversed(range(len(alike))) if found[alike[place]].val.get("fence") == fence)
     return -1 if fence is None else next(fenced, -1)
@@ -140,7 +140,7 @@ class HistoryIndex:
         return self._redrives.get(_work_of(node), ())
 
     def restores(self, node: str) -> int:
-        """Return how often the node's workflow may have been restored, after each of which the node may run again."""
+        """Return how many restores of the node's workflow may have been made; after each one the node may run again."""
         return sum(one.possible for one in self.about("restore", _work_of(node)))
 
     @property

@@ -100,7 +100,7 @@ def _second_ends(index: HistoryIndex, key: str) -> Iterator[str]:
 
 
 def effects_once(index: HistoryIndex) -> CheckResult:
-    """Invariant I2: check that a task's effect, keyed by the task's id, exists once, and that the result names it."""
+    """Invariant I2: check that a task made its side effect once, under the task's id, and that its result names it."""
     effects = {key: list(found) for key, found in index.by_key("effect")}
     results = {one.key: one for one in index.of("result") if one.val.get("state") == "completed"}
     violations = [f"{key} has {len(found)} effects" for key, found in effects.items() if len(found) > 1]
@@ -181,7 +181,7 @@ def _went_on(index: HistoryIndex, result: Operation) -> bool:
 
 
 def publications(index: HistoryIndex) -> CheckResult:
-    """Check that each publication number of a shard is claimed before the publish, for one node and fence."""
+    """Check that each publication number of a shard is for one node and fence, and is claimed before the publish."""
     owners: dict[tuple[int, int], set[tuple[str, int]]] = defaultdict(set)
     violations = []
     for one in (*index.of("claim"), *index.of("publish")):

@@ -52,7 +52,7 @@ def held(index: HistoryIndex) -> CheckResult:
 
 
 def nodes_as_meant(index: HistoryIndex) -> CheckResult:
-    """Check that each node with an intended end, such as skipped or failed, has that end.
+    """Check that each node with an intended final state, such as skipped or failed, ends in that state.
 
     A node that is to be skipped never runs. Only faults that used all attempts up excuse another end.
     """

@@ -25,7 +25,7 @@ CAN_BE_EXECUTED = frozenset({"ready", "published"})
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """A task's wait from when it could be executed until its first start, as times and as places in the history."""
+    """A task's wait from when it could be executed until its first start, as times and as indexes in the history."""
 
     key: str
     priority: str
@@ -47,7 +47,7 @@ def p0_soon(index: HistoryIndex) -> CheckResult:
 
 
 def p2_progress(index: HistoryIndex) -> CheckResult:
-    """Invariant I5: check that each P2 task waits for at most 104 later tasks' starts, and 12 per P2 task before it."""
+    """Invariant I5: check that at most 104 later tasks start before a P2 task, plus 12 for each older P2 task."""
     waits = _waits(index)
     starts = [one.start for one in waits]
     judged = [one for one in waits if one.priority == "p2" and is_calm(index, one.ready_at, one.start_at)]

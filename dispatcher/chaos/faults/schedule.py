@@ -121,7 +121,7 @@ class Fault:
 
 
 def kinds_with(*, foundationdb: bool) -> Mapping[str, str]:
-    """Return the kinds of faults of a run; on FoundationDB also those of the store."""
+    """Return the kinds of faults of a run, with descriptions; on FoundationDB also the faults of its processes."""
     return {**KINDS, **STORE_KINDS} if foundationdb else KINDS
 
 

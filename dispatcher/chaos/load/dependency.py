@@ -1,4 +1,4 @@
-"""The dependency of a chaos run, which is down most of the time, and the capability that calls it through a breaker."""
+"""A stand-in for an external service that is mostly down, and the capability that calls it through a breaker."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PERIOD_SECONDS, DOWN_SECONDS = 10.0, 6.0
 
 
 def offer_calls(agent: Agent, note: Note) -> None:
-    """Let an agent that declares `DEPENDENCY` offer the capability that calls it, and record each call."""
+    """Let an agent that declares the breaker `DEPENDENCY` offer the capability that uses it, and record each call."""
     retry = Retry(max_attempts=CALL_ATTEMPTS, first="100ms", cap="1s")
 
     @agent.capability(CALL, timeout="10m", retry=retry, description="Calls a dependency that is down most of the time.")

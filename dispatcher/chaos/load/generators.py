@@ -1,4 +1,4 @@
-"""The generators of random workflows and tasks for a chaos run, with the facts that the history needs."""
+"""The generators of random workflows and tasks for a chaos run, and of what checks must know about each workflow."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class Generators:
         return flow
 
     def chain(self) -> Workflow:
-        """Return a workflow of nodes in a row, each with its predecessor's token as input."""
+        """Return a workflow of nodes in a row, each with the token from its predecessor's result as input."""
         flow = Workflow(CHAIN)
         last = self._node(flow, [])
         for _ in range(2 * self._pace.width):
@@ -165,7 +165,7 @@ class Generators:
         return flow
 
     def spread(self) -> Workflow:
-        """Return a workflow with a map over a list, each element of its own length, and a node after the map."""
+        """Return a workflow with a map over a list, each element with its own duration, and a node after the map."""
         flow = Workflow("spread")
         first = self._node(flow, [])
         lengths = [self._milliseconds() for _ in range(self._pace.width)]
@@ -234,7 +234,7 @@ class Generators:
         return flow
 
     def waits(self) -> Workflow:
-        """Return a workflow in which a node waits for a time, and two for a signal, whose values a last node gets."""
+        """Return a workflow in which a node waits for a time, two wait for signals, and a last one gets the signals."""
         flow = Workflow("waits")
         first = self._node(flow, [])
         pause = flow.wait(f"{self._random.randint(*self._pace.wait_milliseconds)}ms", after=[first], name=PAUSE)
@@ -278,7 +278,7 @@ class Generators:
         return flow.task(CAPABILITY, work, **options)
 
     def told(self, definition: Definition) -> dict[str, Any]:
-        """Return a workflow's facts for checks of the history: predecessors, priorities, joins, inputs and ends."""
+        """Return what checks must know of a workflow: predecessors, priorities, joins, expected inputs and states."""
         names = {node.name: self._executed(node) for node in definition.nodes}
         nodes: dict[str, list[str]] = {}
         priorities: dict[str, str] = {}
@@ -318,7 +318,7 @@ class Generators:
         }
 
     def _inputs(self, definition: Definition) -> dict[str, list[str]]:
-        """Return by node name the expected inputs: a map element's item, a chained node's predecessors, else none."""
+        """Return the expected input by node name: a map element's item, in a chain the predecessor, else nothing."""
         inputs: dict[str, list[str]] = {}
         for node in definition.nodes:
             if isinstance(node.work, Each):

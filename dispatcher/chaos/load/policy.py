@@ -1,4 +1,4 @@
-"""The approval policy of a chaos run, and the nodes by whose names its rules decide."""
+"""The approval policy of a chaos run, and the names of the nodes that its rules decide about."""
 
 from __future__ import annotations
 

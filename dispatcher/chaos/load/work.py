@@ -1,4 +1,4 @@
-"""The tasks of a chaos run, the agents that execute them, and the effects that each task makes exactly once."""
+"""The tasks of a chaos run, the agents that execute them, and the side effect that each task makes exactly once."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Work(BaseModel):
 
 
 class WorkDone(BaseModel):
-    """The result of a run's task: fence, agent, and the token of the task's effect."""
+    """The result of a run's task: fence, agent, and the token that identifies the task's side effect."""
 
     fence: int
     """The fence under which the execution that returned the result began."""
@@ -86,17 +86,17 @@ class Broken(Exception):
 
 
 class WorkEffects(Protocol):
-    """The port to the effects of tasks, which exist at most once for each key."""
+    """The port that stores the side effects of tasks, at most one for each key, so that checks can count them."""
 
     def make(self, key: str) -> str:
         """Make the effect of a key unless it exists, and return its token, the same every time."""
 
     def all(self) -> Iterator[tuple[str, str]]:
-        """Yield the key and token of every effect."""
+        """Yield the key and token of every stored side effect."""
 
 
 class EffectFolder:
-    """The effects of tasks as files, one for each key even when processes make it at the same time or are killed."""
+    """The side effects of tasks as files: one per key, even if several processes make it at once or are killed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -119,7 +119,7 @@ class EffectFolder:
 
 
 class EffectTable:
-    """The effects of simulated tasks, in memory, at most one for each key."""
+    """The side effects of simulated tasks, in memory, at most one for each key."""
 
     def __init__(self) -> None:
         self._tokens: dict[str, str] = {}

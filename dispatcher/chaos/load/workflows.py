@@ -45,13 +45,13 @@ class WorkflowLoad:
         self.begun = self.ended = 0
 
     def accepted(self, key: str, **facts: object) -> None:
-        """Record that work was accepted, with the facts that the checks of its history need."""
+        """Record that a workflow or task was accepted, with the `facts` that the checks of the history need."""
         self.note(Type.INVOKE, "accept", key, **facts)
         self.note(Type.OK, "accept", key)
         self.begun += 1
 
     def over(self, key: str, state: str | None) -> None:
-        """Record the state in which work ended for the client; None when its end is unknown."""
+        """Record the final state of a workflow or task that the client was told; None when no answer came in time."""
         if state is None:
             self.note(Type.INFO, "end", key)
             return
@@ -90,7 +90,7 @@ class WorkflowLoad:
         await self.end_of(run, redriven=broken)
 
     async def started(self, flow: Workflow | Definition, value: object = None, **facts: object) -> Run | None:
-        """Start a workflow and record that it was accepted, with more `facts`; None when the load is closed first."""
+        """Start a workflow and record its acceptance, with `facts` for the checks; None if the load is closed first."""
         definition = flow.definition() if isinstance(flow, Workflow) else flow
         run = await self._started(definition, value)
         if run is not None:
@@ -108,7 +108,7 @@ class WorkflowLoad:
         return state
 
     async def soon(self) -> None:
-        """Wait for a random time, as long as `Pace.soon_milliseconds` says."""
+        """Wait for a random time between the two limits of `Pace.soon_milliseconds`."""
         await asyncio.sleep(self.random.randint(*self.pace.soon_milliseconds) / 1000)
 
     async def insist(self, ask: Callable[[], Awaitable[T]]) -> T | None:

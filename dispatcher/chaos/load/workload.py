@@ -47,7 +47,7 @@ class ChaosLoad(WorkflowLoad):
             answering.cancel()
 
     def _parts(self) -> Sequence[tuple[Callable[[], Awaitable[None]], int]]:
-        """Return the functions that run one piece of each kind of load, each with the number of calls at once."""
+        """Return for each kind of work the function that runs it once, and how many of its calls go on side by side."""
         pace = self.pace
         return (
             (self.workflow, pace.workflows),
@@ -87,7 +87,7 @@ class ChaosLoad(WorkflowLoad):
         await self._ends_of(wave)
 
     async def taking_turns(self, by: str) -> None:
-        """Run a wave of tasks that each take one of a few locks, or have one of a few keys; return at their end."""
+        """Run a wave of tasks that each take one of a few locks or concurrency keys; return at their end."""
         many, capability = (self.pace.keyed, KEYED) if by == "key" else (self.pace.locks, CAPABILITY)
         given = [UNDER_LOCK | {by: f"chaos:{number % RESOURCES}"} for number in range(many)]
         await self._ends_of([await self._submit(one, Options(), capability=capability) for one in given])
@@ -137,7 +137,7 @@ class ChaosLoad(WorkflowLoad):
         return self._end_of(key, handle, longest)
 
     async def _begin_durable(self, priority: Priority, given: dict[str, Any] | None = None) -> Ending:
-        """Submit a durable task, of random work unless it is given, under one idempotency key until it is accepted."""
+        """Submit a durable task of given or random work; repeat under one idempotency key until it is accepted."""
         key, work = self.key(), given or self.shapes.work()
         options = Options(priority=priority, max_attempts=TASK_ATTEMPTS)  # the ledger does not know the capability's
         handle = await self.keyed(

@@ -1,4 +1,4 @@
-"""The mutant as a value, and the import hook that puts a mutant into a process."""
+"""The class of a mutant, a mistake planted in a module, and the import hook that puts it into a process."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def show(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def list_audit(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return a page of the audit trail, the latest entry first; of one workflow the whole, the earliest first."""
+    """Return a page of the audit trail, the latest first; of one workflow, its latest entries, the earliest first."""
     wanted = {name: text(body, name) for name in _CONDITIONS if body.get(name)}
     automatic = body.get("automatic")
     if body.get("workflow"):

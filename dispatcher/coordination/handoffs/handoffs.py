@@ -1,4 +1,4 @@
-"""The changes of handoffs: request, accept, decline, withdraw, and the end of their time.
+"""The changes of a handoff: it is requested, accepted, declined or withdrawn, or its time is over.
 
 A handoff belongs to the shard of the task's workflow, so the acceptance, the task's fence, its locks and its context
 change in one transaction. Until then the owner keeps the task: whatever else happens, it goes on under its fence. The
@@ -59,7 +59,7 @@ MOST_REQUESTS = 40
 """How many handoffs of one task may be requested at most, since all of them are kept."""
 MOST_CANDIDATES = 20
 LONGEST_NAME_BYTES = 200
-"""How long the name of an agent is at most: its queues' names are longer, and AMQP's are bounded."""
+"""The most bytes of an agent's name: the names of its queues are longer, and AMQP limits their length."""
 LONGEST_TEXT_BYTES = 1_000
 LONGEST_ANSWER_BYTES = 500
 """The most bytes kept of an agent's reason to decline: the reasons of all agents fit into one row with the context."""

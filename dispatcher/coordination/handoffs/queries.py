@@ -1,4 +1,4 @@
-"""The requests that only read handoffs: one of them, the last one by which a task was taken over, and the list."""
+"""The read-only requests about handoffs: show one, show the last one by which a task was taken over, or list them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_AT_ONCE = 500
 
 
 def show(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return a handoff, or the last one by which a task was taken over since the task began; `handoff` is null if none.
+    """Return a handoff by its id, or a task's last accepted handoff since the task began; `handoff` is null if none.
 
     Raises:
         NotFound: when the handoff is unknown, or its workflow is not kept any more.

@@ -47,9 +47,9 @@ class HandoffRecord:
     """The agents that were asked: agent, when, and why it declined; an empty reason while it has not answered."""
     ended_ms: int = 0
     by: str = ""
-    """The agent that accepted, or the person that withdrew it."""
+    """The agent that accepted the handoff, or the one that withdrew it."""
     why: str = ""
-    """Why it ended without a new owner."""
+    """Why the handoff ended without a new owner."""
 
     @property
     def id(self) -> str:

@@ -1,4 +1,4 @@
-"""The requests that only read threads: one thread, its messages in order, and the list of all."""
+"""The read-only requests about threads: show one thread, list its messages in order, and list all threads."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def write(tr: Transaction, thread: ThreadRecord) -> None:
 
 
 def said(tr: Reads, thread: str, message: str) -> int | None:
-    """Return the number of a message by its id; None when it was not said yet."""
+    """Return the number of a message by its id; None when the thread has no such message."""
     row = tr.get(THREAD_SENT.pack((thread, message)))
     return None if row is None else int(versions.THREAD_SENT.unpack(row)[0])
 

@@ -30,7 +30,7 @@ _OUTCOMES = {
     TaskState.REJECTED: FAILED,
 }
 _DECIDED = frozenset({"refused_by_policy", "approval_timeout"})
-"""The reasons of tasks that an approval decision ended, so that they count although they were never published."""
+"""The reasons with which an approval decision ends a task; such a task counts although it was never published."""
 
 
 def count(tr: Transaction, effects: Effects, now_ms: int) -> None:
@@ -55,7 +55,7 @@ def take_back_task(unit: UnitOfWork, capability: str, row: NodeRecord) -> None:
 
 
 def take_back_workflow(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
-    """Take a workflow's end out of the counters, because the workflow goes on."""
+    """Take a workflow's end out of the counters, because the ended workflow was reopened."""
     head = unit.workflow(workflow)
     if run.finished_ms is not None and run.state is not WorkflowState.CANCELED and head and head.parent is None:
         outcome = _of_workflow(run.state, run.by_hand > 0)
@@ -72,7 +72,7 @@ def note_hand(unit: UnitOfWork, workflow: str) -> None:
 
 
 def read(tr: Reads, *, since_ms: int, until_ms: int) -> dict[tuple[str, str], Counter[str]]:
-    """Return a period's counters, summed by kind, name and outcome; its first and last hour count whole."""
+    """Return a period's counters, summed by kind, name and outcome, with all of the period's first and last hour."""
     found: dict[tuple[str, str], Counter[str]] = {}
     begin, end = AUTONOMY.pack((since_ms // HOUR_MS,)), AUTONOMY.pack((until_ms // HOUR_MS + 1,))
     for key, value in tr.get_range(begin, end):

@@ -49,7 +49,7 @@ class AuditEntry:
 
 
 def append(unit: UnitOfWork, node_key: NodeKey, entry: AuditEntry) -> None:
-    """Add an entry to the trail, about a node, or with the node "" about a whole workflow."""
+    """Add an entry to the trail: about a node, or about a whole workflow if the key names the node ""."""
     workflow, node = node_key
     last = unit.tr.get_range(*AUDIT_OF.range((workflow, unit.now_ms)), limit=1, reverse=True)
     number = 1 + (int(AUDIT_OF.unpack(last[0][0])[2]) if last else 0)
@@ -68,7 +68,7 @@ def page(
 
 
 def of_workflow(tr: Reads, workflow: str, node: str = "") -> list[tuple[tuple[Any, ...], AuditEntry]]:
-    """Return a workflow's latest entries, or those of them about one node, the earliest first, with their keys."""
+    """Return a workflow's latest entries with their keys, earliest first; with `node`, only those about the node."""
     rows = tr.get_range(*AUDIT_OF.range((workflow,)), limit=MOST_AT_ONCE, reverse=True)
     places = [AUDIT_OF.unpack(key) for key, _ in reversed(rows)]
     keys = [(at_ms, workflow, number, of) for _, at_ms, number, of in places if not node or of == node]

@@ -63,7 +63,7 @@ def _is_current(row: NodeRecord, command: Finished) -> bool:
 
 
 def _take_in(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, outcome: Outcome) -> None:
-    """Write an ended attempt's agent and start into the node's row, and remove the node from the published nodes."""
+    """Write an ended attempt's agent and start time to the node's row, and remove the node from the published nodes."""
     row.agent = outcome.agent_id or row.agent
     if outcome.started_at_ms is not None:
         row.started_ms = outcome.started_at_ms
@@ -197,7 +197,7 @@ def claimed(unit: UnitOfWork, command: Claimed) -> Claim:
 
 
 def _has_another(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> bool:
-    """Record the attempt whose agent died; tell whether another one follows, and set the node to dead if none does."""
+    """Record that an attempt's agent died; tell whether another attempt follows, and if not set the node to dead."""
     write_attempt(unit, node_key, row, "lost", DIED)
     if row.attempt >= _policy(unit, node_key).max_attempts:
         _leave_flight(unit, node_key)

@@ -70,7 +70,7 @@ def _index(tr: Reads, state: WorkflowState | None, labels: dict[str, str]) -> tu
 
 
 def _between(space: Space, body: Body) -> KeyRange:
-    """Return the range of an index whose workflow ids begin with an instant from `since` on and before `until`."""
+    """Return the part of an index with workflow ids (UUIDv7) whose timestamps are from `since` to before `until`."""
     begin, end = space.range()
     if body.get("since") is not None:
         begin = space.pack((str(UUID(int=number(body, "since", 1) << 80)),))

@@ -131,7 +131,7 @@ def begin(unit: UnitOfWork, workflow: str) -> None:
 
 
 def release(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
-    """Pass a node's end on to at most `most` dependents with names after `after`; return the steps taken, 1 or more."""
+    """Pass a node's end on to at most `most` dependents with names after `after`; return their number, at least 1."""
     if node_key.is_derived:
         (_element_ended if node_key.is_element else compensations.settle)(unit, node_key)
         return 1
@@ -305,7 +305,7 @@ def expand(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, count: int) -> 
 
 
 def continue_expansion(unit: UnitOfWork, node_key: NodeKey, cursor: str, most: int) -> int:
-    """Make the nodes of at most `most` elements of a map from number `cursor` on; return the steps taken, 1 or more."""
+    """Make the nodes of at most `most` elements of a map from number `cursor` on; return their number, at least 1."""
     first = number = int(cursor)
     row = unit.node(node_key)
     if row is None or row.state is not TaskState.WORKING:

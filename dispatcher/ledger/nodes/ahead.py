@@ -18,7 +18,7 @@ from dispatcher.store.transaction import KeyRange
 
 
 def of_batch(unit: UnitOfWork, lease: Lease, node_keys: Sequence[NodeKey], ending: Sequence[NodeKey]) -> None:
-    """Announce the rows of a batch's nodes, their workflows and the shard, and the edges of the `ending` nodes.
+    """Announce the rows of a batch's nodes, workflows and shard, and the edges from `ending` nodes to their dependents.
 
     Where a single node ends, announce also what releases the node that is known to follow it.
     """

@@ -72,7 +72,7 @@ def current(unit: UnitOfWork, node_key: NodeKey) -> str | None:
 
 
 def live(unit: UnitOfWork, workflow: str) -> Iterator[tuple[str, RunRecord]]:
-    """Yield each direct child of a workflow, as its id and its run, unless the child has ended."""
+    """Yield the id and the run record of each direct child of a workflow that has not ended."""
     for _, child in unit.tr.get_range(*CHILDREN.range((workflow,))):
         run = unit.run(child.decode())
         if run is not None and not run.state.terminal:

@@ -61,7 +61,7 @@ def listed(unit: UnitOfWork, workflow: str) -> Iterator[KeyValue]:
 
 
 def settle(unit: UnitOfWork, node_key: NodeKey) -> None:
-    """If a compensation has completed, remove its node from the list, and have the next compensation begin."""
+    """If a compensation has completed, remove the undone node from the list, and have the next compensation begin."""
     run, row, node = unit.run(node_key.workflow), unit.node(node_key), node_key.compensated.node.encode()
     assert run is not None and row is not None
     found = next((key for key, listed_node in listed(unit, node_key.workflow) if listed_node == node), None)

@@ -54,7 +54,7 @@ NO_EXPRESSIONS = Inputs(True)
 
 
 def inputs_of(node: Node, scope: Scope, account: Account, *, has_elements: bool = False) -> Inputs:
-    """Evaluate a node's condition and input expressions, but not the list of a map that `has_elements` already.
+    """Evaluate a node's condition and input expressions; skip the list of a map whose elements have nodes already.
 
     Raises:
         InputError: when an expression has no value.
@@ -80,7 +80,7 @@ def before(node: Node, workflow: str) -> list[NodeKey]:
 
 
 def scope_of(tr: Reads, node_key: NodeKey, node: Node, rows: Sequence[NodeRecord | None], account: Account) -> Scope:
-    """Return the values that a node's expressions see: the workflow's input, and the predecessors' results.
+    """Return the values that a node's expressions read: the workflow's input, and the predecessors' results and states.
 
     Reading costs evaluation steps of the account, too.
 

@@ -15,7 +15,7 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 
 
 def decision(unit: UnitOfWork, node_key: NodeKey, tally: Tally) -> TaskState | None:
-    """Return a blocked node's next state by its predecessors' ends, also where its `least` says that fewer are enough.
+    """Return a blocked node's next state by its predecessors' ends and its minimum `least`; None if it has to wait.
 
     A node for which fewer edges are enough waits until all predecessors have ended, and runs with what there is. Only
     a node whose join cannot be met any more has its definition read.
@@ -30,7 +30,7 @@ def decision(unit: UnitOfWork, node_key: NodeKey, tally: Tally) -> TaskState | N
 
 
 def rest(unit: UnitOfWork, node_key: NodeKey) -> Iterator[tuple[NodeKey, NodeRecord]]:
-    """Yield the unfinished predecessors of a node that may run now, if its definition says to cancel the rest."""
+    """Yield the unfinished predecessors of a node that may run now, if its definition says to cancel them."""
     node = unit.definition(node_key)
     for one in before(node, node_key.workflow) if node.rest is Rest.CANCEL else ():
         row = unit.node(one)
@@ -48,5 +48,5 @@ def say(unit: UnitOfWork, node_key: NodeKey, earlier: Tally, tally: Tally, decid
 
 
 def say_of(unit: UnitOfWork, node_key: NodeKey, what: str, **facts: Any) -> None:
-    """Add an event about how a node's parts are split, joined or merged, to be published after the commit."""
+    """Add an event `coordination.<what>` about a split, join or merge at a node, to be published after the commit."""
     unit.effects.say(f"coordination.{what}", node_key.workflow, node=node_key.node, **facts)

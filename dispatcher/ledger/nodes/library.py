@@ -50,7 +50,7 @@ def _stored(child: Definition) -> dict[str, Any]:
 
 
 def check_names(unit: UnitOfWork, workflow: str, nodes: Iterator[Node], known: Mapping[str, Any]) -> None:
-    """Refuse nodes that run a child workflow whose definition is neither in `known` nor, if `known` is empty, stored.
+    """Refuse nodes whose child workflow has no definition in `known` or, if `known` is empty, in the store.
 
     Raises:
         InvalidWorkflow: when there is such a node.
@@ -75,7 +75,7 @@ def put(unit: UnitOfWork, workflow: str, documents: Mapping[str, Any]) -> None:
 
 
 def find(unit: UnitOfWork, root: str) -> Mapping[str, Any]:
-    """Return the documents of the children that workflows in the root's tree may run, by name.
+    """Return the definitions of the children that a root workflow and its descendants may run, by name, as documents.
 
     Raises:
         DamagedValue: when they are not what was written.

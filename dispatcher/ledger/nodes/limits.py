@@ -38,7 +38,7 @@ START_TIMEOUT = Failure(
     "start_timeout", "TaskExpired", "No agent started it within its start_within", fix="add agents, or give it longer"
 )
 DEADLINE = Failure("deadline", "TaskExpired", "It had not ended by its deadline")
-"""The failure at a deadline; the function `deadline` completes its message, as `start_timeout` does START_TIMEOUT's."""
+"""The failure of a node whose deadline passed; `deadline` completes its message, as `start_timeout` START_TIMEOUT's."""
 TIMEOUT = Failure("timeout", "TimeoutError", "No report of the attempt's end came within its timeout", retryable=True)
 _BY_TIME = ("expired", "timeout")
 """The failure reasons by which an agent reports that a time limit ended an attempt or prevented its start."""

@@ -1,1 +1,1 @@
-"""The owners of a ledger's parts: named leases, the shards that dispatchers share, and a store's incarnations."""
+"""The ownership of parts of the ledger: named leases, shards shared among dispatchers, and incarnations of a store."""

@@ -33,7 +33,7 @@ FIND = "find"
 REDRIVABLE = frozenset({TaskState.FAILED, TaskState.DEAD, TaskState.REJECTED, TaskState.CANCELED})
 _TELL, COUNT = 0, 1
 _FIRST = b"first"
-"""The mark in a COUNT row of a node that failed by itself, and may have a recorded input."""
+"""The value in the COUNT row of a node that failed by itself, and may have a recorded input."""
 _PAGE = 100
 
 
@@ -64,7 +64,7 @@ def ended_by_itself(row: NodeRecord) -> bool:
 
 
 def find(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
-    """Find and reset a workflow's nodes after `after` that failed by themselves; return how many were examined."""
+    """Reset a workflow's nodes with names after `after` that failed by themselves; return how many were examined."""
     if _is_given_up(unit, node_key.workflow):
         return 1
     found = unit.tr.get_range(*STATUSES.behind((node_key.workflow,), (after,)), limit=most + 1)
@@ -144,7 +144,7 @@ def _count_later(unit: UnitOfWork, node_key: NodeKey, *, first: bool = False) ->
 
 
 def _tell(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
-    """Reset dependents that ended because of a reset node, from name `after` on; return how many were looked at."""
+    """Reset dependents that ended because of a reset node, with names after `after`; return how many were examined."""
     edges = unit.tr.get_range(*EDGES.behind(node_key, (after,)), limit=max(1, most) + 1)
     dependents = [NodeKey(node_key.workflow, EDGES.unpack(key)[2]) for key, _ in edges[: max(1, most)]]
     told = 0
@@ -183,7 +183,7 @@ def _count(unit: UnitOfWork, node_key: NodeKey, *, first: bool) -> int:
 
 
 def tally_of(unit: UnitOfWork, node_key: NodeKey, node: Node) -> Tally:
-    """Return the tally of a node's predecessors, with only those ends that were passed on to the node already."""
+    """Return the counts of a node's predecessors, with only those ends that were passed on to the node already."""
     tally = Tally.of(node)
     rows = unit.seen([NodeKey(node_key.workflow, edge.node) for edge in node.after])
     ended = [(edge, row.state) for edge, row in zip(node.after, rows, strict=True) if row and row.state.terminal]

@@ -122,7 +122,7 @@ def _nodes(tr: Reads, found: Sequence[tuple[NodeKey, NodeRecord]]) -> list[dict[
 
 
 def _runs(row: NodeRecord) -> bool:
-    """Tell whether a node may have run workflows as its children: it has a fence, and nothing of it was published."""
+    """Tell whether a node may have run child workflows: it has a fence, although no task of it was ever published."""
     return row.fence > 0 and not row.publication
 
 
@@ -231,7 +231,7 @@ def _attempt(node: str, one: AttemptRecord) -> dict[str, Any]:
 
 
 def result(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return the result of a node, or of a workflow: the value of its only last node, or an object of values by node.
+    """Return the result of a node, or of a workflow: that of its only node without dependents, or several in an object.
 
     A single last node gives its value, several an object by name. Many results come in pages, each an object also with
     one or no result: `next` is the node to ask for as `after` in the next query. Only all pages together show
@@ -355,7 +355,7 @@ def dead(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def rows_within(tr: Reads, begin: bytes, end: bytes, *, limit: int) -> tuple[list[KeyValue], bool]:
-    """Return the first rows of a range whose rows may be large, and whether there may be more.
+    """Return the first rows of a range, as many as a page may have in number and bytes, and whether there may be more.
 
     They are at most `limit`, and end with the one by which they have `PAGE_BYTES` together.
     """

@@ -141,7 +141,7 @@ def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ordered(order: str, body: Mapping[str, Any], before: str, capability: str = "") -> AuditEntry:
-    """Return the audit trail's entry for a person's redrive or resume, with the reason or state of the end before."""
+    """Return the audit entry for a person's redrive or resume; `before` says how the node or workflow had ended."""
     by = str(body.get("by") or "")[: control.MOST_NAME]
     return AuditEntry(order, by, automatic=False, why=f"it had ended: {before}", capability=capability)
 
@@ -172,7 +172,7 @@ def reopen(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
 
 
 def _begun(moved: list[Transition], run: RunRecord) -> dict[str, Any]:
-    """Return the nodes that a redrive has reset so far, in this transaction."""
+    """Return the nodes that a redrive has reset in this transaction, and whether later ones may reset more."""
     return _named({one.node_key.node for one in moved if one.state is TaskState.BLOCKED}, more=run.again)
 
 

@@ -76,12 +76,12 @@ STATE_PARTS: tuple[tuple[Space, int], ...] = (
     (SPACE_VERSIONS, MOST_ROWS),
     (VALUES, MOST_VALUES),
 )
-"""The rows of a workflow's shared state, which have its space in place of its id."""
+"""The kinds of rows of a workflow's shared state, whose keys have the name of its space in place of its id."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndedPage:
-    """A page of a shard's ended workflows of which something is to be removed: their jobs in RQ, or all."""
+    """A page of a shard's ended workflows that are to be removed, or whose jobs in RQ are to be removed."""
 
     workflows: tuple[str, ...]
     cursor: tuple[int, str] | None

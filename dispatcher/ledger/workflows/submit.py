@@ -86,7 +86,7 @@ def start_known(
     *,
     trace: dict[str, Any] | None = None,
 ) -> RunRecord:
-    """Accept a workflow of nodes that were checked before, and return its run; `body` is the workflow's input."""
+    """Accept a workflow of nodes that were checked before, and return its run record; `body` is its input."""
     nodes = [(known_node(name, document), definitions.pack(document)) for name, document in documents.items()]
     write(unit, NodeKey(workflow, ""), INPUT, body, first=True)
     _write_nodes(unit, workflow, nodes)
@@ -129,7 +129,7 @@ def identity(body: Mapping[str, Any]) -> str:
 
 
 def fingerprint(body: Mapping[str, Any]) -> str:
-    """Return the fingerprint of the request that a workflow's idempotency key came with; empty without one.
+    """Return the fingerprint that a request gives beside its idempotency key; empty when it gives none.
 
     Raises:
         InvalidTask: when it is no text of at most 100 characters.

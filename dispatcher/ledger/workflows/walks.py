@@ -25,7 +25,7 @@ def begin_show(unit: UnitOfWork, workflow: str) -> None:
 
 
 def cancel_elements(unit: UnitOfWork, node_key: NodeKey, cursor: str, most: int) -> int:
-    """Cancel at most `most` elements of a canceled map from number `cursor` on; return the steps taken, 1 or more."""
+    """Cancel at most `most` elements of a canceled map from number `cursor` on; return their number, at least 1."""
     first = number = int(cursor)
     row = unit.node(node_key)
     if row is None or row.state is not TaskState.CANCELED:  # it was begun again meanwhile
@@ -45,7 +45,7 @@ def cancel_elements(unit: UnitOfWork, node_key: NodeKey, cursor: str, most: int)
 
 
 def walk(unit: UnitOfWork, node_key: NodeKey, kind: str, after: str, most: int) -> int:
-    """Apply the walk's action to at most `most` of a workflow's nodes after the cursor, and return how many."""
+    """Cancel, offer or show (`kind`) at most `most` nodes of a workflow with names after `after`; return how many."""
     found = unit.tr.get_range(*STATUSES.behind((node_key.workflow,), (after,)), limit=most + 1)
     met = 0
     for key, stored in found[:most]:

@@ -1,4 +1,4 @@
-"""The spans that a shard makes: one for each publication of a traced node, and each recorded end of an attempt."""
+"""The tracing spans that a shard makes: one for each publication of a node, and one for each end of an attempt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The SQLite file of a store: opening, schema, checks, and the meaning of SQLite's errors.
+"""The SQLite file of a store: opening, schema, checks, and the store's errors in place of SQLite's.
 
 ::
 

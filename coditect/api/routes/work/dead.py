@@ -105,4 +105,4 @@ async def discard_letters(order: LetterSelection, services: Services) -> Settled
 
 
 def _ignored(note: str) -> None:
-    """Drop a note about queues that could not be read: the answer has only the letters that could."""
+    """Ignore a note about queues that could not be read; the answer has only the letters of the other queues."""

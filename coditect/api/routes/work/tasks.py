@@ -59,7 +59,7 @@ class TaskRequest(ApiRequest):
     at: datetime | None = Field(default=None, description="The instant at which the task starts; durable.")
 
     def value(self) -> Any:
-        """Return the input: a value, or bytes that are sent as they are.
+        """Return the task's input: the JSON value, or the bytes that `input_base64` encodes.
 
         Raises:
             InputError: when the input is given twice, or is no Base64.
@@ -74,7 +74,7 @@ class TaskRequest(ApiRequest):
             raise InputError("input_base64 is no Base64", fix="encode the bytes by RFC 4648, with padding") from error
 
     def options(self, key: RequestKey | None) -> Options:
-        """Return the options of the task, durable with an idempotency key.
+        """Return the options of the task; an idempotency key makes the task durable.
 
         Raises:
             InputError: when one is wrong, or two contradict each other.
@@ -180,7 +180,7 @@ async def _parts(handle: Handle, wait: str) -> AsyncIterator[bytes]:
 
 
 async def _whole(handle: Handle, wait: str) -> AsyncIterator[Any]:
-    """Yield the parts of a task's result, and a StreamRestarted where they begin again; end silently if it fails."""
+    """Yield the parts of a task's result, and a StreamRestarted where they begin again; just end if the task fails."""
     while True:
         try:
             async for part in handle.stream(timeout=wait):

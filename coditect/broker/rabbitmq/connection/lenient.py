@@ -1,4 +1,4 @@
-"""A lenient decoder of AMQP properties and headers, which marks undecodable values instead of failing.
+"""A lenient decoder of AMQP properties and headers, which replaces undecodable values instead of failing.
 
 pamqp refuses a property that is not UTF-8, a time after the year 9999 and a table nested deeper than the interpreter's
 stack; aiormq then drops the connection, the broker delivers the message again, and one foreign message stops a fleet.
@@ -31,10 +31,10 @@ class Undecodable(str):
 
 
 class LenientProperties(Basic.Properties):
-    """AMQP properties whose decoding marks the values that pamqp would refuse."""
+    """AMQP properties whose decoder replaces the values that the library pamqp would refuse to decode."""
 
     def unmarshal(self, flags: int, data: bytes) -> None:
-        """Decode the properties that the flags name, as pamqp does, but mark undecodable values."""
+        """Decode the properties that the flags name, as pamqp does, but replace undecodable values."""
         for name in self.__slots__:
             if flags & self.flags[name]:
                 size, value = _PROPERTIES[self.amqp_type(name)](data)

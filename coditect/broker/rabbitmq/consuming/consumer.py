@@ -68,7 +68,7 @@ class Subscription:
 
     @property
     def active(self) -> bool:
-        """Tell whether the broker has the consumer right now."""
+        """Tell whether the consumer is registered at the broker right now."""
         return self.tag is not None
 
     async def cancel(self) -> None:

@@ -112,7 +112,7 @@ class PublishChannels:
             self._join()
 
     def _stuck(self, windowed: WindowedChannel) -> Key | None:
-        """Return the route of a channel's oldest publish if it has been unconfirmed for 3 s, else None."""
+        """Return the exchange and key of a channel's oldest publish if it has been unconfirmed for 3 s, else None."""
         first = windowed.first
         now = asyncio.get_running_loop().time()
         channel = windowed.publisher_channel

@@ -1,4 +1,4 @@
-"""The publisher: confirms, `mandatory`, a limit of unconfirmed publishes, and retries within a time limit.
+"""The publisher: publishes as `mandatory` and with confirms, limits unconfirmed publishes, and retries for a time.
 
 A publish is sent at once where nothing holds it up (`PublisherChannel.begin`). A publish that is held up, or fails at
 first, is repeated by a coroutine until its outcome is known or its time is over.
@@ -39,7 +39,7 @@ class Routes(Protocol):
     """The interface that restores the process's missing exchanges and bindings, for publishes that found no queue."""
 
     async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
-        """Declare a missing exchange or binding again if this process owns it; tell whether to publish again.
+        """Tell whether to retry a publish whose exchange or binding is gone; restore it if this process owns it.
 
         Raises:
             CoditectError: when the declaration cannot be made now.
@@ -244,7 +244,7 @@ class Publisher:
         attempt.astray_until = min(attempt.astray_until, self._now() + ASTRAY_SECONDS)
 
     async def _find_way(self, attempt: _Attempt, why: CoditectError) -> None:
-        """Declare a missing exchange or binding again, and return to retry; raise the given error if none can help."""
+        """Declare a missing exchange or binding again, and wait before the retry; raise `why` if a retry is useless."""
         exists = not isinstance(why, NotFound)
         try:
             worth = await self._ways.leads(attempt.exchange, attempt.routing_key, exists=exists)

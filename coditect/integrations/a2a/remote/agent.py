@@ -66,7 +66,7 @@ class RemoteAgent:
 
     @asynccontextmanager
     async def open(self, card: a2a.AgentCard) -> AsyncIterator[None]:
-        """Keep the agent of a checked card open for calls inside of the block; reusable, also on another event loop."""
+        """Allow calls to the agent of a checked card inside of the block; reusable, also on another event loop."""
         self._streaming = card.capabilities.streaming
         async with checked_client(self._hosts, token=self._token) as http:
             factory = ClientFactory(ClientConfig(httpx_client=http, polling=not self._streaming))

@@ -102,7 +102,7 @@ class RemoteCall:
             await asyncio.sleep(pause)
 
     async def _send(self, request: a2a.SendMessageRequest) -> a2a.Task | a2a.Message | None:
-        """Send the message and read the answers; return the last if it is a whole task or message, None otherwise."""
+        """Send the message and read the answers; return the last answer if it is a whole task or message, else None."""
         whole: a2a.Task | a2a.Message | None = None
         items = 0
         async for answer in self._client.send_message(request, context=self._sending):
@@ -130,7 +130,7 @@ class RemoteCall:
         await self._progress(float(share) if known else 0.0, text_of(update.status.message.parts)[:LONGEST_TEXT])
 
     async def _ended(self) -> a2a.Task:
-        """Poll the task until it has ended or waits for its caller; up to four polls in a row may find the agent away.
+        """Poll the task until it has ended or waits for its caller; up to four polls in a row may not reach the agent.
 
         Raises:
             AgentLost: when the agent stays away, or does not know the task any more.

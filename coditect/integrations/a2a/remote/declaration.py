@@ -68,7 +68,7 @@ async def a2a_agent(
 
 
 def _skills(card: AgentCard, url: str, prefix: str) -> dict[str, AgentSkill]:
-    """Return the skills of a card by the names of their capabilities."""
+    """Return the skills of a card, each under the name of the capability that it becomes."""
     if not 0 < len(card.skills) <= MOST_SKILLS:
         fix = "the agent may show them to callers with a token only: CODITECT_A2A_TOKEN"
         raise SetupError("A remote agent has 1 to 200 skills", url=url, skills=len(card.skills), fix=fix)

@@ -1,4 +1,4 @@
-"""The errors of calls to a remote A2A agent, by which an attempt fails, is retried, or is the last."""
+"""The errors of calls to a remote A2A agent; each says whether the failed attempt may be followed by another."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def judged(url: str) -> Iterator[None]:
 
 
 def _of_connection(url: str, error: a2a.A2AError) -> CoditectError:
-    """Return Coditect's error for an error of the SDK that is no refusal, by the HTTP error that caused it, if any."""
+    """Return Coditect's error for an SDK error that is no refusal, chosen by the HTTP error that caused it, if any."""
     match error.__cause__:
         case httpx.HTTPStatusError(response=response) if response.status_code in (401, 403):
             fix = f"set {TOKEN} to a token or key that may use the agent"

@@ -42,7 +42,7 @@ def skilled(specs: Iterable[CapabilitySpec]) -> dict[str, CapabilitySpec]:
 
 
 def fleet_card(skills: Mapping[str, CapabilitySpec], settings: ApiSettings, *, url: str) -> AgentCard:
-    """Return the card of a fleet whose JSON-RPC is reached at a URL."""
+    """Return the agent card of a fleet, with the given skills and the URL of its JSON-RPC endpoint."""
     card = AgentCard(
         name="Coditect",
         description=DESCRIPTION,

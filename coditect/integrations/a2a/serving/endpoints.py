@@ -38,7 +38,7 @@ class A2aEndpoints:
         return await route.endpoint(request)
 
     async def call(self, request: Any, address: str, name: str, check: Callable[[str], None]) -> Any:
-        """Answer a JSON-RPC request to `address` from `name`; `check` raises unless the sender has a role."""
+        """Answer a JSON-RPC request of the sender `name` to `address`; `check` raises if the sender lacks a role."""
         request.state.a2a = (address, Sender(name, check))
         return await self._dispatcher.handle_requests(request)
 
@@ -51,13 +51,13 @@ class _SenderContexts(DefaultServerCallContextBuilder):
     """The builder of the SDK's call contexts, which adds the sender that the API has let in."""
 
     def build(self, request: Any) -> ServerCallContext:
-        """Return the context of a request."""
+        """Return the SDK's call context of a request, with the address at which the sender reached the agent."""
         context = super().build(request)
         context.state[ADDRESS] = request.state.a2a[0]
         request.state.call = context.state  # where the dispatcher notes the method, which the audit line says
         return context
 
     def build_user(self, request: Any) -> User:
-        """Return the sender of a request."""
+        """Return the sender of a request, whom the API has let in before."""
         sender: Sender = request.state.a2a[1]
         return sender

@@ -61,7 +61,7 @@ async def whole_task(handle: Handle, row: WorkflowRow) -> Task:
 
 
 async def settled(handle: Handle, *, timeout: Duration) -> Task:
-    """Wait until a task has ended or waits for an approval, at most for the timeout, and return it as it is then.
+    """Wait, at most for the timeout, until a task has ended or waits for an approval; return the task as it is then.
 
     Whether a task needs an approval is known when it is accepted.
     """
@@ -74,7 +74,7 @@ async def settled(handle: Handle, *, timeout: Duration) -> Task:
 
 
 async def follow(client: Client, handle: Handle) -> AsyncGenerator[A2aEvent]:
-    """Yield a task as it is, then its start and progress, then its value and its end, or its wait for an approval."""
+    """Yield a task's A2A events: the task as it is now, its start and progress, then its end or open approval."""
     async with client.events("task.*", of=handle.task_id) as events:
         task = await read_task(handle)
         yield task
@@ -93,7 +93,7 @@ async def follow(client: Client, handle: Handle) -> AsyncGenerator[A2aEvent]:
 
 
 def is_settled(task: Task) -> bool:
-    """Tell whether nothing happens to a task by itself: it has ended, or waits for an approval."""
+    """Tell whether a task has ended or waits for an approval, so that nothing more happens to it by itself."""
     return task.status.state in ENDED or task.status.state == ASKING
 
 

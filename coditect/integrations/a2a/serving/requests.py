@@ -1,4 +1,4 @@
-"""The fleet as an A2A agent: a message is a durable task, which any API process knows by its id.
+"""The fleet as an A2A agent: each message becomes a durable task, which any API process finds by its id.
 
 The control plane keeps the tasks, so nothing is lost with the process that took a message, and none of the SDK's stores
 of tasks is needed. A task's context is a label of its workflow; a message that is sent again is the same task.
@@ -52,7 +52,7 @@ ANSWERS: Mapping[str, bool] = MappingProxyType({"grant": True, "deny": False})
 
 @dataclass(frozen=True)
 class Sender(User):
-    """The sender of an A2A request, as the server knows it."""
+    """The sender of an A2A request: a name, and a check of the roles that the sender has."""
 
     name: str
     check: Callable[[str], None]
@@ -60,7 +60,7 @@ class Sender(User):
 
     @property
     def is_authenticated(self) -> bool:
-        """Tell that the server has let the sender in."""
+        """Always true, since the API has let the sender in before."""
         return True
 
     @property
@@ -172,7 +172,7 @@ class FleetRequests(RequestHandler):
         raise no_push()
 
     async def _taken(self, client: Client, request: a2a.SendMessageRequest, context: ServerCallContext) -> Handle:
-        """Submit a message's task once, or answer the approval of the task that it names; return the task's handle."""
+        """Submit a message's task once, or answer the approval of the task that the message names; return a handle."""
         message, sender = request.message, _sender(context)
         if message.task_id:
             return await self._answered(client, message, sender)

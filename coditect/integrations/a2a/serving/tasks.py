@@ -68,7 +68,7 @@ def task_of(row: WorkflowRow, *, outcome: Outcome | None = None, asked: str = ""
 
 
 def agent_message(text: str, *, task_id: str, context: str, part: str) -> Message:
-    """Return the fleet's message about a task; its id is the task's id with `part`, the same at a repetition."""
+    """Return the fleet's message about a task; its id joins the task's id and `part`, also at a repetition."""
     return Message(
         message_id=f"{task_id}/{part}",
         task_id=task_id,

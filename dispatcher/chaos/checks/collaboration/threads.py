@@ -59,7 +59,7 @@ def _unkept(kept: Mapping[int, str], said: Sequence[Operation]) -> Iterator[str]
 
 
 def _disordered(kept: Mapping[int, str], said: Sequence[Operation]) -> Iterator[str]:
-    """Yield an error where a message stands before one that was already confirmed when the former was said."""
+    """Yield an error where message A stands before message B, although B was confirmed before anybody said A."""
     first, answered = dict[str, int](), dict[str, float]()
     for one in said:
         first.setdefault(one.val["text"], one.first)

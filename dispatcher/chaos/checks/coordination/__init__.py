@@ -1,1 +1,1 @@
-"""The promises about what agents coordinate with: locks, breakers, schedules, timers and signals."""
+"""The checks of how work is coordinated: locks, breakers, approvals, schedules, timers, signals and others."""

@@ -19,7 +19,7 @@ _PERSON = "chaos"
 
 
 def approved_first(index: HistoryIndex) -> CheckResult:
-    """Check that no node ran before its grant, and that the trail has each decision about a node exactly once."""
+    """Check that no node ran before its approval was granted, and that the audit trail has each decision once."""
     checked, violations = 0, list[str]()
     for work in index.accepted:
         for node, rule in (work.val.get("policed") or {}).items():

@@ -1,4 +1,4 @@
-"""The check that locks exclude each other, by the times and the fences of their holders."""
+"""The check that a lock has only one holder at a time, by the times and the fences of its holders."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ CLOCKS_MS = 200
 
 
 def one_probe(index: HistoryIndex) -> CheckResult:
-    """Check that an open breaker gives at most one permit per reset interval, and that no permit has two calls.
+    """Check that an open breaker permits at most one probe per reset interval, and that no permit serves two calls.
 
     The number of a permit is the instant at which the control plane gave it, in milliseconds. Probes that processes
     made by themselves, because no dispatcher answered, have no permit.

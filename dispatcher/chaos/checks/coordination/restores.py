@@ -63,10 +63,10 @@ def _unasked(index: HistoryIndex, work: Operation, told: Sequence[str]) -> Itera
 
 
 class RestoredWork:
-    """A workflow of a history with its restores, and the generations of its nodes."""
+    """A workflow of a history with its restores, and the number of them that discarded each node (its generation)."""
 
     def __init__(self, index: HistoryIndex, work: Operation, told: Sequence[str]) -> None:
-        """Find the workflow's restores in the history; `told` has their requests' names, in the ledger's order."""
+        """Find the workflow's restores in the history; `told` says who requested each one, in the ledger's order."""
         self._index = index
         self._work = work.key
         self._nodes: Collection[str] = work.val["nodes"]
@@ -81,7 +81,7 @@ class RestoredWork:
         ]
 
     def wrong(self, *, completed: bool) -> Iterator[str]:
-        """Yield each error; unless the workflow has `completed`, skip results and the last restore's compensations."""
+        """Yield each violation; check results and the last restore's compensations only if the workflow `completed`."""
         for number, restore in enumerate(self._restores):
             until = self._restores[number + 1].version if number + 1 < len(self._restores) else None
             if completed or until is not None:
@@ -161,7 +161,7 @@ class RestoredWork:
                 yield f"ran {name} again, which came before the checkpoint"
 
     def _unseen(self, restore: CarriedOut, number: int) -> Iterator[str]:
-        """Yield an error for each discarded node that began before the restore and is missing in its plan."""
+        """Yield an error for each discarded node that began before the restore but is missing in the restore's plan."""
         for name in restore.discards:
             since = max((one.version for one in self._restores[:number] if name in one.discards), default=0)
             begun = any(one.happened and _is_between(one, since, restore.version) for one in self._claims(name))

@@ -10,7 +10,7 @@ from dispatcher.chaos.checks.history_index import TERMINAL, HistoryIndex, Operat
 
 
 def child_ends_first(index: HistoryIndex) -> CheckResult:
-    """Check that a node has at most one child workflow, ends after all of its nodes, and has the child's result.
+    """Check that a node has at most one child workflow, ends after all nodes of the child, and has the child's result.
 
     The result that the next node was given is compared with the effect of a last node of the child.
     """

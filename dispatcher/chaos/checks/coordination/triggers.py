@@ -1,4 +1,4 @@
-"""The check that an event starts one workflow, however often it is published, and whatever dies meanwhile."""
+"""The check that an event starts one workflow, however often it is published, even if processes or servers die."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ MOST_RESTORES = 2
 
 
 class Step(BaseModel):
-    """The input of a node: how long to work, how many of its first attempts fail, and what its predecessors made."""
+    """The input of a node: how long to work, how many of its first attempts fail, and its predecessors' executions."""
 
     milliseconds: int
     fails: int

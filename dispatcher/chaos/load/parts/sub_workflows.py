@@ -19,7 +19,7 @@ CANCELS = 0.4
 
 
 async def parent(load: WorkflowLoad) -> None:
-    """Run one workflow with a child to its end, and record the child as work, too; some parents are canceled."""
+    """Run one workflow that has a child workflow, cancel it in two of five cases, and record how both end."""
     child = Workflow("child")
     first = child.task(CAPABILITY, load.shapes.work(), name="first", retry=RETRY)
     for name in (MADE, "also"):

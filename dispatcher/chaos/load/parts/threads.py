@@ -1,4 +1,4 @@
-"""The part of a load in which agents and a person talk in a thread, and another person listens, goes and comes back."""
+"""The part of a load in which agents and a person write to a message thread, and another person reads, with breaks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LEAVES = 0.2
 
 
 class Saying(BaseModel):
-    """The input of a task that says messages in a thread."""
+    """The input of a task that says messages in a message thread: the thread's id, and how many messages."""
 
     thread: str
     messages: int

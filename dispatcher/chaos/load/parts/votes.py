@@ -38,7 +38,7 @@ class Ballots(BaseModel):
 
 
 def offer(agent: Agent, note: Note) -> None:
-    """Let an agent give the vote that the input has for a node's number, and count votes as `results.merge` does."""
+    """Let an agent give the vote that the input has for its node, and count votes with the code of `results.merge`."""
 
     @agent.capability(VOTE, timeout="10m", retry=PART_RETRY, description="Votes as it is told.")
     async def vote(given: Ballots, ctx: Context) -> str:

@@ -1,1 +1,1 @@
-"""The approvals of nodes: what the policy says of a node, the question to a person, and what was decided."""
+"""The approvals of nodes: the policy's judgement of a node, the question to a person, and the recorded decision."""

@@ -1,4 +1,4 @@
-"""The judgement of a node by the approval policy: it goes on, it asks a person, or it ends refused.
+"""The judgement of a node by the approval policy: the node goes on, a person is asked, or the node ends as refused.
 
 An approval node is judged when it begins, and a task whenever it is to be made ready: at first, for a retry, by a
 redrive, as the element of a map, or as a compensation. So no way of writing a workflow leads past the policy.

@@ -33,7 +33,7 @@ class Position:
     """A position in the history of a workflow, which every end of a node either precedes or follows."""
 
     at_ms: int
-    """The instant of the position: of a node's end, or of a checkpoint on request."""
+    """The instant of the position: when a node ended, or when a named checkpoint was made."""
     later: tuple[str, ...] = ()
     """The nodes that ended in the same millisecond, but after the node of the checkpoint."""
 
@@ -49,7 +49,7 @@ class Position:
 
 
 def find(tr: Reads, seen: Seen, workflow: str, name: str) -> Position:
-    """Return the position of a checkpoint: one on request, or the end of the completed node of that name.
+    """Return the position of a checkpoint: of a named one, or of the end of the completed node that has the name.
 
     Raises:
         NotFound: when the workflow has no such checkpoint.

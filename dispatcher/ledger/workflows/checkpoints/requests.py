@@ -61,7 +61,7 @@ def make(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def listing(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return one page of a workflow's checkpoints; the first page has those with a name, and the restores, too."""
+    """Return one page of a workflow's checkpoints; the first page also has the named checkpoints and the restores."""
     workflow = text(body, "workflow")
     rows_of(tr, workflow)
     rows, following = _page(tr, workflow, body)
@@ -86,7 +86,7 @@ def listing(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def plan(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return one page of the nodes that a restore would discard and that may have had effects, with a token.
+    """Return a page of nodes that a restore would discard and that may have had effects, with the restore's token.
 
     Of each is told whether it is `compensated`; what is not cannot be undone. The token stands for this position of the
     workflow's history: a restore with it does what was told, or nothing.
@@ -114,7 +114,7 @@ def plan(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def check(workflow: str, run: RunRecord) -> None:
-    """Refuse the restore of a workflow that was canceled or compensated, or has other work under way.
+    """Refuse to restore a workflow that was canceled or compensated, or while a restore, redrive or cancel goes on.
 
     Raises:
         InputError: when the workflow cannot be restored.

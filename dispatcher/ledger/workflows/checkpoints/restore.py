@@ -1,4 +1,4 @@
-"""The restore of a workflow to a checkpoint: what came later is stopped, undone where declared, and run again.
+"""The restore of a workflow to a checkpoint: later nodes are stopped, compensated if they declare it, and run again.
 
 A restore begins in the transaction of its request and goes on from stored cursors, so whoever owns the shard ends it::
 
@@ -85,7 +85,7 @@ def _check_ends_taken(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
 
 
 def _note(unit: UnitOfWork, workflow: str, name: str, by: str, position: Position) -> None:
-    """Record a restore, and forget the checkpoints on request that come after its position."""
+    """Record a restore, and delete the workflow's named checkpoints that come after the restored position."""
     row = versions.RESTORE.pack((unit.now_ms, by, name))
     unit.tr.set(RESTORES.pack((workflow, requests.restores(unit.tr, workflow) + 1)), row)
     for key, stored in unit.tr.get_range(*CHECKPOINTS.range((workflow,))):
@@ -95,7 +95,7 @@ def _note(unit: UnitOfWork, workflow: str, name: str, by: str, position: Positio
 
 
 def next_compensation(unit: UnitOfWork, run: RunRecord, workflow: str) -> NodeKey | None:
-    """Return the next compensation: of the node to undo that completed last; in a restore, among discarded nodes."""
+    """Return the compensation to run next, of the last completed node to undo; in a restore only of discarded nodes."""
     if run.restoring is None:
         return compensations.last(unit, workflow)
     position = positions.read(run.restoring)
@@ -110,7 +110,7 @@ def next_compensation(unit: UnitOfWork, run: RunRecord, workflow: str) -> NodeKe
 
 
 def stop(unit: UnitOfWork, root: NodeKey, after: str, most: int) -> int:
-    """End a workflow's nodes after `after` that have not ended, then have the compensations begin."""
+    """End the nodes that have not ended and whose names follow `after`, then have the compensations begin."""
     run = unit.run(root.workflow)
     if run is None or run.restoring is None or run.canceling:
         return 1
@@ -143,7 +143,7 @@ def go_on_with_state(unit: UnitOfWork, root: NodeKey, after: str, most: int) -> 
 
 
 def go_on(unit: UnitOfWork, root: NodeKey, after: str, most: int) -> int:
-    """Discard a workflow's nodes after `after`, then have the discarded nodes count their predecessors."""
+    """Discard nodes whose names follow `after`, then have the discarded nodes count their ended predecessors."""
     run = unit.run(root.workflow)
     if run is None or run.restoring is None or _is_given_up(unit, root.workflow, run):
         return 1
@@ -164,7 +164,7 @@ def _is_given_up(unit: UnitOfWork, workflow: str, run: RunRecord) -> bool:
 
 
 def _walk(unit: UnitOfWork, root: NodeKey, kind: str, after: str, most: int, *, ended: bool) -> tuple[int, bool]:
-    """Stop a workflow's nodes after `after`, with `ended` discard them; return how many were seen, and if all were."""
+    """Stop nodes with names after `after`, and if `ended` discard them; return the number examined, and if all were."""
     advance.follow(unit)  # what has ended in this transaction is left over, and dropped with its node
     run = unit.run(root.workflow)
     assert run is not None and run.restoring is not None
@@ -231,7 +231,7 @@ def _discard(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def _forget_end(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Take back what a node's end has caused: the rest of its release, and its part in the workflow's end."""
+    """Undo what a node's end caused: the unfinished release of its dependents, and its part in the workflow's end."""
     is_left = advance.drop(unit, node_key, advance.RELEASE)
     if node_key.is_derived or is_left:
         return

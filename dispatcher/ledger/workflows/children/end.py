@@ -28,7 +28,7 @@ _NO_FAILURE = frozenset({TaskState.COMPLETED, TaskState.SKIPPED})
 
 
 def ended(unit: UnitOfWork, node_key: NodeKey, _: str, __: int) -> int:
-    """End the node whose present child has ended, or begin its next child; an earlier child changes nothing.
+    """End the node whose present child has ended, or begin its next child; the end of an earlier child changes nothing.
 
     Several children of a node may have ended since, by one piece of unfinished work: the present one is looked at.
     """
@@ -103,7 +103,7 @@ def _names(unit: UnitOfWork, child: str) -> list[str]:
 
 
 def _result(unit: UnitOfWork, child: str) -> bytes:
-    """Return the result of a completed child: that of its only last node, or an object of several results by node.
+    """Return a completed child's result: that of its only node without dependents, or an object of several by name.
 
     Raises:
         ValueBeyondBound: when it is larger than one value may be.
