@@ -43,6 +43,7 @@ for part in "${parts[@]}"; do
         on_cluster "$python" -m pytest -n 2 -p no:randomly -rs -m "not slow and not endurance" \
             --hypothesis-profile=quick --timeout 600 \
             tests/unit/{agent,api,client,dispatcher,goals,integrations,layers,operations,resilience,sync,testing,workflow} \
+            tests/unit/agents/test_{demo_flow,fix_lock}.py tests/unit/examples tests/unit/telemetry/test_tracing.py \
             tests/contract/graph tests/integration/client/test_workflows.py
         unset CODITECT_TEST_STORE
         ;;
