@@ -86,7 +86,7 @@ SIDE_BY_SIDE := -n 4 --dist worksteal
 
 test: setup ## Every test, on RabbitMQs and Redises that the run starts itself (about 18 minutes; SERVERS=containers: in Docker)
 	@CODITECT_TEST_SERVERS=$(SERVERS) $(PYTHON) -m pytest $(SIDE_BY_SIDE) -m "not endurance"
-	@if [ "$(SERVERS)" = containers ]; then scripts/test-fdb.sh $(PYTHON); fi
+	@if [ "$(SERVERS)" = containers ]; then CODITECT_TEST_SERVERS=containers scripts/test-fdb.sh $(PYTHON); fi
 
 coverage: setup ## The library's tests without servers again, by branch coverage: at least 90 % (eight minutes)
 	@$(PYTHON) -m pytest -n 2 -m "not servers and not endurance" --cov --cov-report=term:skip-covered \
@@ -103,7 +103,7 @@ endure: setup ## The long proofs: fifty kills of the broker, wiped servers under
 	@$(PYTHON) -m pytest -m endurance -s tests
 
 test-fdb: setup ## Contract, workflows, chaos and benchmarks on a real FoundationDB (PARTS=contract for one)
-	@scripts/test-fdb.sh $(PYTHON) $(PARTS)
+	@CODITECT_TEST_SERVERS=$(SERVERS) scripts/test-fdb.sh $(PYTHON) $(PARTS)
 
 kills: setup ## Kill an agent, the broker and Redis amid 2,000 tasks, by twenty seeds (seven minutes)
 	@$(PYTHON) -m pytest -m endurance -s -p no:randomly tests/acceptance/test_kills.py

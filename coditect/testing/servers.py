@@ -17,21 +17,25 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeVar
 
 import pytest
 
 from coditect.aio.loop import plain_runner
 from coditect.errors import SetupError
+from coditect.local.foundationdb import private_foundationdb
 from coditect.local.private import PrivateServers, private_servers
 from coditect.local.servers.binaries import find_binaries, versions
 from coditect.local.servers.ports import free_ports
 from coditect.testing import containers
 from coditect.testing.containers import Images, docker_answers
+
+Opened = TypeVar("Opened")
 
 WANTED = "CODITECT_TEST_SERVERS"
 AMQP = "CODITECT_TEST_AMQP_URL"
@@ -99,8 +103,7 @@ def running_servers(
     """Start servers, or use those that the environment names, while the block lasts, and yield the servers' addresses.
 
     The files of private servers lie in `folder`, by default a temporary one. `environ` is the process's own by default.
-    FoundationDB runs only in a container, or is the cluster that `FDB_CLUSTER_FILE` names; its client library must be
-    installed.
+    FoundationDB is that of `running_foundationdb`; its client library must be installed.
 
     Raises:
         SetupError: a server can be had neither way; the error names the fix.
@@ -118,8 +121,39 @@ def running_servers(
             wanted = private(place, own, rabbitmq=not amqp_url, redis=not redis_url)
             servers = stack.enter_context(wanted)
             found = ServerUrls(amqp_url or servers.amqp_url, redis_url or servers.redis_url)
-        store_url = _cluster(stack, place, own, images or Images()) if foundationdb else None
-        yield ServerUrls(found.amqp_url, found.redis_url, store_url)
+        if foundationdb:
+            file = stack.enter_context(running_foundationdb(place, own, images=images))
+            found = replace(found, store_url=f"fdb:{file}")
+        yield found
+
+
+@contextmanager
+def running_foundationdb(
+    folder: Path, environ: Mapping[str, str], *, images: Images | None = None, processes: int = 1
+) -> Iterator[Path]:
+    """Yield the cluster file of the FoundationDB that the environment names, else of one that runs with the block.
+
+    That is a container where containers are wanted and Docker answers, else private processes with their files in
+    `folder`. A container is a cluster of one process.
+
+    Raises:
+        SetupError: FoundationDB can be had in none of these ways; the error names the fix.
+        StartFailed: a process died or was not ready in time; nothing is left running.
+    """
+    named = environ.get("FDB_CLUSTER_FILE")
+    if named:
+        yield Path(named)
+    elif select(environ) is Kind.PRIVATE:
+        own = folder / "foundationdb"
+        with _running(private_foundationdb(own, environ=environ, processes=processes)) as cluster:
+            yield cluster.cluster_file
+    else:
+        server = containers.foundationdb((images or Images()).foundationdb, free_ports(1)[0])
+        with containers.container(server) as address:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = folder / "fdb.cluster"
+            file.write_text(f"docker:docker@{address}\n")
+            yield file
 
 
 @contextmanager
@@ -133,12 +167,8 @@ def private(
 ) -> Iterator[PrivateServers]:
     """Run `coditect.local.private_servers` for a block of synchronous code, and yield the private servers."""
     context = private_servers(folder, environ=environ, rabbitmq=rabbitmq, redis=redis, management=management)
-    with plain_runner() as runner:
-        stack = AsyncExitStack()
-        try:
-            yield runner.run(stack.enter_async_context(context))
-        finally:
-            runner.run(stack.aclose())
+    with _running(context) as servers:
+        yield servers
 
 
 @pytest.fixture(scope="session")
@@ -167,15 +197,11 @@ def _in_containers(stack: ExitStack, images: Images, amqp_url: str | None, redis
     return ServerUrls(amqp_url, redis_url)
 
 
-def _cluster(stack: ExitStack, folder: Path, environ: Mapping[str, str], images: Images) -> str:
-    cluster_file = environ.get("FDB_CLUSTER_FILE")
-    if cluster_file:
-        return f"fdb:{cluster_file}"
-    if select(environ) is Kind.PRIVATE:
-        fix = f"start Docker and set {WANTED}=containers, or have FDB_CLUSTER_FILE name a cluster"
-        raise SetupError("FoundationDB is started only in a container", fix=fix)
-    address = stack.enter_context(containers.container(containers.foundationdb(images.foundationdb, free_ports(1)[0])))
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "fdb.cluster"
-    file.write_text(f"docker:docker@{address}\n")
-    return f"fdb:{file}"
+@contextmanager
+def _running(context: AbstractAsyncContextManager[Opened]) -> Iterator[Opened]:
+    with plain_runner() as runner:
+        stack = AsyncExitStack()
+        try:
+            yield runner.run(stack.enter_async_context(context))
+        finally:
+            runner.run(stack.aclose())

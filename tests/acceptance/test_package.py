@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from zipfile import ZipFile
 import pytest
 
 from coditect.local import down
-from tests.servers import ROOT
+from tests.docs.pages import section
+from tests.servers import ROOT, Servers
 
 SMALL = 1_550_000
 """The aim was 1 MB; children, checkpoints and triggers passed it, and API, dashboard and telemetry came on top."""
@@ -40,6 +42,23 @@ async def ask(client: Client) -> int:
 
 flow = Workflow("typed")
 flow.task("typed.add", [1, 2])
+"""
+
+GREETER = """
+from coditect import Agent
+
+greeter = Agent("bare", version="1.0.0")
+
+@greeter.capability("bare.greet")
+async def greet(name: str) -> str:
+    return f"Hello, {name}!"
+"""
+
+ASKS = """
+from coditect import Client
+
+with Client.sync() as client:
+    print(client.submit("bare.greet", "Ada").result(str, timeout="20s"))
 """
 
 BESIDE = """
@@ -111,24 +130,25 @@ class Place:
     def __init__(self, folder: Path, wheel: Path) -> None:
         self.folder = folder
         self._wheel = wheel
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith(CLEAN)}
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith(CLEAN)}
         self.run(sys.executable, "-m", "venv", str(folder / "venv"))
 
-    def run(self, *words: str, cwd: Path | None = None) -> str:
+    def run(self, *words: str, cwd: Path | None = None, code: int = 0) -> str:
+        """What the command printed, which ends with the exit code: where that is not 0, what it said is the error."""
         done = subprocess.run(
-            words, cwd=cwd or self.folder, env=self._environment, capture_output=True, text=True, check=False
+            words, cwd=cwd or self.folder, env=self.environment, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stderr if code else done.stdout
 
-    def python(self, *words: str, cwd: Path | None = None) -> str:
-        return self.run(str(self.folder / "venv" / "bin" / "python"), *words, cwd=cwd)
+    def python(self, *words: str, cwd: Path | None = None, code: int = 0) -> str:
+        return self.run(str(self.folder / "venv" / "bin" / "python"), *words, cwd=cwd, code=code)
 
     @contextmanager
     def begun(self, *words: str, cwd: Path, output: TextIO) -> Iterator[subprocess.Popen[bytes]]:
         """A program of the environment's Python, killed with the block if it did not end."""
         program = (str(self.folder / "venv" / "bin" / "python"), *words)
-        process = subprocess.Popen(program, cwd=cwd, env=self._environment, stdout=output, stderr=output)
+        process = subprocess.Popen(program, cwd=cwd, env=self.environment, stdout=output, stderr=output)
         try:
             yield process
         finally:
@@ -146,15 +166,30 @@ def place(wheel: Path, tmp_path: Path) -> Iterator[Place]:
     yield Place(tmp_path, wheel)
 
 
+@pytest.mark.servers
 @pytest.mark.endurance
 @pytest.mark.timeout(600)
-def test_wheel_alone_pulls_few_packages_and_works(place: Place) -> None:
+def test_wheel_alone_pulls_few_packages_and_has_agents_and_clients_work(place: Place, servers: Servers) -> None:
     place.install()
+    place.environment |= servers.environment
+    (place.folder / "greeter.py").write_text(GREETER)
+    (place.folder / "asks.py").write_text(ASKS)
+    log = place.folder / "agent.log"
 
     found = {one["name"] for one in json.loads(place.python("-m", "pip", "list", "--format", "json"))}
-    assert len(found - {"pip", "setuptools", "wheel", "coditect"}) <= MOST_PACKAGES, found
+    brought = {name.lower().replace("_", "-") for name in found} - {"pip", "setuptools", "wheel", "coditect"}
+    refused = place.python("-m", "coditect", "dispatcher", "run", code=1)
+    agent = ("-m", "coditect", "agent", "run", "greeter.py")
+    with log.open("w") as output, place.begun(*agent, cwd=place.folder, output=output) as running:
+        until(lambda: "The agent is ready" in log.read_text() or running.poll() is not None)
+        answer = place.python("asks.py")
+
+    assert len(brought) <= MOST_PACKAGES, brought
+    assert brought <= set(re.findall(r"[a-z-]+", section(ROOT / "docs" / "operations.md", "Extras")))
     assert place.python("-m", "coditect", "--version").strip()
     place.python("-c", "import importlib.util as u; assert u.find_spec('agents') is None; import coditect.testing")
+    assert answer == "Hello, Ada!\n"
+    assert "pip install 'coditect[dispatcher]'" in refused
 
 
 @pytest.mark.endurance

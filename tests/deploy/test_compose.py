@@ -16,6 +16,7 @@ import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ import yaml
 from coditect import Client, Workflow
 from coditect.local import PrivateServers
 from coditect.local.servers.ports import free_ports
+from coditect.settings.settings import Settings
+from coditect.testing.containers import Images
 from tests.servers import ROOT
 from tests.support import eventually
 
@@ -95,10 +98,28 @@ def test_what_a_service_names_is_there() -> None:
 @pytest.mark.parametrize("name", OURS)
 def test_program_is_confined_and_waits_for_its_servers(name: str) -> None:
     service = OURS[name]
+    stated = service["environment"]
+    ledger = {"foundationdb"} if stated.get("CODITECT_STORE_URL", "").startswith("fdb:") else set()
+    drain = float(stated.get("CODITECT_DRAIN_SECONDS", Settings().drain_seconds))
 
     assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
-    assert {"rabbitmq", "redis"} <= set(service["depends_on"])
+    assert set(service["depends_on"]) == {"rabbitmq", "redis"} | ledger
+    assert float(service["stop_grace_period"].removesuffix("s")) > drain
     assert service["build"]["target"] in re.findall(r"^FROM \S+ AS (\S+)$", IMAGE, re.MULTILINE)
+
+
+def test_servers_are_of_the_versions_that_tests_take_and_keep_their_data() -> None:
+    taken = asdict(Images())
+    kept = {name: SERVICES[name]["volumes"] for name in (*taken, "dispatcher-on-sqlite")}
+
+    assert {name: SERVICES[name]["image"] for name in taken} == taken
+    assert taken["rabbitmq"] == "rabbitmq:4"
+    assert kept == {
+        "rabbitmq": ["rabbitmq:/var/lib/rabbitmq"],
+        "redis": ["redis:/data"],
+        "foundationdb": ["foundationdb:/var/fdb/data", "cluster:/var/fdb/cluster"],
+        "dispatcher-on-sqlite": ["ledger:/var/lib/coditect"],
+    }
 
 
 def test_the_fleet_is_that_of_this_repository_without_the_agent_of_load_tests() -> None:

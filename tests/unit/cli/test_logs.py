@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from io import StringIO
 from pathlib import Path
 
@@ -36,6 +37,17 @@ def test_each_line_has_the_name_of_its_program_and_older_ones_are_left_out(tmp_p
     logs.show()
 
     assert written.getvalue() == "greeter    | one\ngreeter    | two\ndispatcher | three\n"
+
+
+def test_each_program_has_a_color_of_its_own(tmp_path: Path, written: StringIO) -> None:
+    logs = Logs(tmp_path, Console(file=written, force_terminal=True, color_system="standard", no_color=False))
+    logs.follow(["greeter", "dispatcher"])
+
+    say(tmp_path, "greeter", "one\n")
+    say(tmp_path, "dispatcher", "two\n")
+    logs.show()
+
+    assert re.findall(r"\x1b\[(\d+)m(\w+)", written.getvalue()) == [("36", "greeter"), ("32", "dispatcher")]
 
 
 def test_line_is_shown_once_it_has_its_end_and_never_broken(tmp_path: Path, written: StringIO) -> None:

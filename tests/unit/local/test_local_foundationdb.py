@@ -9,7 +9,8 @@ import pytest
 
 from coditect.local import foundationdb
 from coditect.local.errors import MissingServer
-from coditect.local.foundationdb import FoundationDBPrograms, find_foundationdb, private_foundationdb
+from coditect.local.foundationdb import FDBSERVER, FoundationDBPrograms, find_foundationdb, private_foundationdb
+from coditect.testing.servers import AMQP, REDIS, WANTED, running_servers
 
 SERVER = f"""#!{sys.executable}
 import socket, sys, time
@@ -74,15 +75,28 @@ async def test_missing_programs_are_named_with_the_fix(tmp_path: Path) -> None:
         await private_foundationdb(tmp_path, environ={"PATH": str(tmp_path)}).__aenter__()
 
 
-@pytest.mark.parametrize(("processes", "copies"), [(1, "single"), (3, "double")])
-async def test_cluster_is_configured_once_and_its_processes_are_killed_and_started_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int, copies: str
-) -> None:
+@pytest.fixture
+def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """One with both programs on PATH."""
     a_program(tmp_path / "bin/fdbserver", SERVER)
     a_program(tmp_path / "bin/fdbcli", CLI)
     monkeypatch.chdir(tmp_path)  # where the stand-in of the command line notes what it was told
-    environ = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    kept = {name: value for name, value in os.environ.items() if name not in ("FDB_CLUSTER_FILE", FDBSERVER)}
+    return {**kept, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
 
+
+def test_fixture_of_tests_takes_a_private_cluster_where_no_docker_is(tmp_path: Path, environ: dict[str, str]) -> None:
+    named = {**environ, AMQP: "amqp://a:1", REDIS: "redis://b:2/0", WANTED: "private"}
+
+    with running_servers(foundationdb=True, environ=named, folder=tmp_path / "run") as servers:
+        assert servers.store_url == f"fdb:{tmp_path}/run/foundationdb/fdb.cluster"
+        assert (tmp_path / "run/foundationdb/fdb.cluster").read_text().startswith("private:")
+
+
+@pytest.mark.parametrize(("processes", "copies"), [(1, "single"), (3, "double")])
+async def test_cluster_is_configured_once_and_its_processes_are_killed_and_started_again(
+    tmp_path: Path, environ: dict[str, str], processes: int, copies: str
+) -> None:
     async with private_foundationdb(tmp_path / "cluster", environ=environ, processes=processes) as cluster:
         assert (tmp_path / "configured").read_text().split() == ["configure", "new", copies, "ssd"]
         assert cluster.cluster_file.read_text().startswith("private:")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from coditect.errors import SetupError
-from coditect.testing import containers
+from coditect.testing import containers, servers
 from coditect.testing.servers import AMQP, REDIS, WANTED, Kind, ServerUrls, describe, running_servers, select
+from tests import foundationdb
+from tests.servers import ROOT
 
 NAMED = {AMQP: "amqp://a:1", REDIS: "redis://b:2/0"}
 NOBODY = "unix:///nowhere/docker.sock"
@@ -65,11 +70,33 @@ def test_named_cluster_is_the_store() -> None:
         assert found.environment["CODITECT_STORE_URL"] == "fdb:/etc/fdb.cluster"
 
 
-def test_foundationdb_without_docker_and_cluster_is_refused_and_the_fix_named(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match="FoundationDB") as refused, running_servers(foundationdb=True, environ=NAMED):
-        pass
+def test_command_on_a_store_in_a_container_is_told_the_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def container(server: containers.Server) -> Iterator[str]:
+        yield f"{server.image}:{server.port}"
 
-    assert "FDB_CLUSTER_FILE" in str(refused.value.facts["fix"])
+    monkeypatch.delenv("FDB_CLUSTER_FILE", raising=False)
+    monkeypatch.setattr(containers, "container", container)
+    for module in (servers, foundationdb):
+        monkeypatch.setattr(module, "select", lambda environ: Kind.CONTAINERS)
+    command = ["sh", "-c", f"cat $FDB_CLUSTER_FILE > {tmp_path}/told; exit 3"]
+
+    assert foundationdb.main(["--there"]) == 0
+    assert foundationdb.main(["--processes", "3", "--", *command]) == 3
+    assert (tmp_path / "told").read_text().startswith("docker:docker@foundationdb/foundationdb:7.3.79:")
+
+
+def test_make_test_of_containers_tests_the_store_on_one_too(tmp_path: Path) -> None:
+    python, calls = tmp_path / "python", tmp_path / "calls"
+    python.write_text(f'#!/bin/sh\necho "$CODITECT_TEST_SERVERS: $*" >> {calls}\n[ "$3" != --private ]\n')
+    python.chmod(0o755)
+
+    subprocess.run(["make", "-o", "setup", "test", "SERVERS=containers", f"PYTHON={python}"], cwd=ROOT, check=True)
+
+    told = calls.read_text()
+    assert f"\ncontainers: -m tests.foundationdb --processes 3 -- {python} -m pytest " in told
+    assert "benchmarks.store" in told
+    assert "chaos" not in told  # it kills processes of a private one
 
 
 def test_containers_ask_for_a_password_and_say_themselves_when_they_serve() -> None:
