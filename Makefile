@@ -177,7 +177,7 @@ topology: $(STAMP) ## Write the topology of the agents in k8s/agents as Kubernet
 
 package: $(PACKAGE_STAMP) $(STAMP) ## Build sdist and wheel with SBOM and audit; try the wheel where nothing else is (two minutes)
 	@scripts/package.sh $(PACKAGE_VENV)/bin dist
-	@$(PYTHON) -m pytest -m "endurance or not endurance" -p no:randomly tests/acceptance/test_package.py
+	@$(PYTHON) -m pytest -s -m "endurance or not endurance" -p no:randomly tests/acceptance/test_package.py
 
 image: setup ## Build deploy/Dockerfile over Debian packages; a fleet works in containers of it (root; some minutes)
 	@scripts/image.sh .coditect/image
