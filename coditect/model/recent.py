@@ -59,7 +59,7 @@ def size_class(body_bytes: int) -> int:
 
 
 def input_sizes(kind: TaskKind) -> str:
-    """Return the sizes of a kind's inputs as text for people, such as `64 to 255 bytes`."""
+    """Return the range of input sizes of a kind of task as text, such as `64 to 255 bytes`."""
     if kind.size == LARGE:
         return "inputs in blobs"
     return f"{4**kind.size // 4} to {4**kind.size - 1} bytes"

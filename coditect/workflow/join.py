@@ -47,7 +47,7 @@ class Tally:
 
     @classmethod
     def of(cls, node: Node) -> Self:
-        """Return the edge counts of a node none of whose predecessors has ended."""
+        """Return a node's first counts of incoming edges by state: none of its predecessors has ended."""
         return cls(node.needed, len(node.after))
 
     def with_end(self, policy: OnFailure, state: TaskState) -> Tally:

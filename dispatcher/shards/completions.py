@@ -72,7 +72,7 @@ class RebuildAnswer:
     settle: Settle
 
     def done(self, answer: Any) -> None:
-        """Let the shard resume publishing; after a refusal, repeat the rebuild until it succeeds."""
+        """Let the rebuilt shard publish again; if the rebuild was refused, repeat it until it succeeds."""
         if isinstance(answer, CoditectError):
             asyncio.get_running_loop().call_later(AGAIN_SECONDS, self.again)
         else:

@@ -96,7 +96,7 @@ class Evaluations:
             self._aside.discard(key)
 
     def close(self) -> None:
-        """Stop all evaluations, because the shard has another owner."""
+        """Drop all evaluations of expressions that are under way, because the shard has another owner."""
         self._tokens.clear()
 
 

@@ -52,7 +52,7 @@ class AgentRates:
         """The capabilities whose tasks wait for tokens in their queues."""
 
     def told(self) -> tuple[tuple[str, str], ...]:
-        """Return each capability that waits for tokens, with its rate and, if the registry gives none, the reason.
+        """Return each capability whose tasks wait for its rate, with the rate and why there are no tokens, if known.
 
         The text is for people.
         """
@@ -96,7 +96,7 @@ class AgentRates:
                     self._intake.resume_queue(routing.task_queue(name, level), PauseReason.RATE)
 
     async def _any_left(self, tokens: LeasedTokens) -> bool:
-        """Start tasks while there are tokens; return False if all queues are empty, True if they may hold tasks."""
+        """Start waiting tasks while the rate allows; tell whether the agent's queues may still hold tasks."""
         levels = list(Priority)
         try:
             while levels:

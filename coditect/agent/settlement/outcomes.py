@@ -51,7 +51,7 @@ class RememberedAnswer:
     over: bool = False
 
     def done(self) -> bool:
-        """Return whether the reply's publish was confirmed or has failed (see `Promise`)."""
+        """Tell whether the reply's publish is over, by a confirm or a failure (see `Promise`)."""
         return self.over
 
     def set_result(self, _: None) -> None:
@@ -80,7 +80,7 @@ class Outcomes:
         capabilities: Mapping[str, Capability],
         managed: ManagedTasks,
     ) -> None:
-        """Post the outcomes of one agent process; `end` is called with each execution whose posted reply is settled."""
+        """Send the results of an agent's tasks; call `end` with each execution whose reply was confirmed or failed."""
         self.tracebacks = True
         """Whether results carry tracebacks."""
         self._managed, self._end = managed, end

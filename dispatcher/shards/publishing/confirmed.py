@@ -31,7 +31,7 @@ class ConfirmedPublications:
             self._timer = asyncio.get_running_loop().call_later(within_seconds, self._ring)
 
     def take(self) -> list[int]:
-        """Remove and return all numbers, for a batch that clears their rows; add them again when it fails."""
+        """Remove and return confirmed publications' numbers, whose rows a batch deletes; if it fails, add them."""
         self._stop()
         numbers, self._numbers, self.are_overdue = self._numbers, [], False
         return numbers
