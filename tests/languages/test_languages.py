@@ -131,8 +131,8 @@ async def broker(servers: Servers) -> AsyncIterator[AmqpBroker]:
         yield opened
 
 
-async def next_letter(broker: AmqpBroker) -> dict[str, Any]:
-    """The headers of the next dead letter, which is taken."""
+async def next_letter(broker: AmqpBroker) -> Message:
+    """The next dead letter, which is taken."""
     found: list[Delivery] = []
 
     async def looked() -> bool:
@@ -142,7 +142,7 @@ async def next_letter(broker: AmqpBroker) -> dict[str, Any]:
 
     await eventually(looked, seconds=20.0)
     found[0].ack()
-    return dict(found[0].message.headers)
+    return found[0].message
 
 
 async def test_agent_does_what_our_client_asks(agent: Path, servers: Servers) -> None:
@@ -165,8 +165,8 @@ async def test_agent_s_failure_is_tried_again_answered_and_kept(
 
     letter = await next_letter(broker)
     assert caught.value.facts["attempt"] == 2
-    assert letter["x-coditect-reason"] == "handler_error"
-    assert [one["attempt"] for one in json.loads(str(letter["x-coditect-errors"]))] == [1, 2]
+    assert letter.headers["x-coditect-reason"] == "handler_error"
+    assert [one["attempt"] for one in json.loads(str(letter.headers["x-coditect-errors"]))] == [1, 2]
 
 
 GARBAGE = {"x-coditect-attempt": "many", "x-coditect-max-attempts": "some", "x-coditect-errors": "none"}
@@ -187,12 +187,13 @@ async def test_agent_gives_up_what_nobody_wants_or_may_not_be_repeated(
     agent: Path, broker: AmqpBroker, headers: dict[str, Any], reason: str, attempts: int
 ) -> None:
     await begun(agent)
-    task = Message(b"no JSON", headers=headers)
+    task = Message(b"no JSON", headers=headers, expiration_ms=60_000)
 
     await broker.publish(task, exchange=routing.TASKS, routing_key=f"{REVERSE}.p0")
 
     letter = await next_letter(broker)
-    assert (letter["x-coditect-reason"], letter["x-coditect-attempt"]) == (reason, attempts)
+    assert (letter.headers["x-coditect-reason"], letter.headers["x-coditect-attempt"]) == (reason, attempts)
+    assert letter.expiration_ms is None, "the letter would expire"
 
 
 async def test_agent_writes_to_no_queue_but_those_for_answers(agent: Path, broker: AmqpBroker) -> None:
@@ -202,7 +203,7 @@ async def test_agent_writes_to_no_queue_but_those_for_answers(agent: Path, broke
     await broker.publish(task, exchange=routing.TASKS, routing_key=f"{REVERSE}.p0")
 
     letter = await next_letter(broker)
-    assert letter["x-coditect-reason"] == "invalid_task"
+    assert letter.headers["x-coditect-reason"] == "invalid_task"
 
 
 def test_client_is_answered_by_our_agent(language: Language, environment: dict[str, str], tmp_path: Path) -> None:

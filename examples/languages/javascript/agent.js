@@ -50,11 +50,11 @@ function reply(task, status, attempt, value) {
   });
 }
 
-function giveUp(message, headers, status, attempt, failure) {
-  channel.publish("coditect.dead", message.fields.routingKey, message.content, { ...message.properties, headers: {
+function giveUp({ fields, properties, content }, headers, status, attempt, failure) {
+  channel.publish("coditect.dead", fields.routingKey, content, { ...properties, expiration: undefined, headers: {
     ...headers, "x-coditect-reason": failure.reason, "x-coditect-agent": NAME, "x-coditect-attempt": attempt,
     "x-coditect-error": JSON.stringify(failure), "x-coditect-dead-at": Date.now() } });
-  reply(message.properties, status, attempt, failure);
+  reply(properties, status, attempt, failure);
 }
 
 async function take(message) {
