@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import pytest
 from coditect import Client, TaskFailed
 from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq import AmqpBroker
+from coditect.broker.topology import Binding, Queue, QueueType, Topology, base_topology
 from coditect.model.message import Message
 from coditect.settings.settings import Settings
 from coditect.wire import routing
@@ -206,6 +209,14 @@ async def test_agent_writes_to_no_queue_but_those_for_answers(agent: Path, broke
     assert letter.headers["x-coditect-reason"] == "invalid_task"
 
 
+def asked(language: Language, environment: dict[str, str], capability: str) -> subprocess.CompletedProcess[str]:
+    """The language's client, at its end."""
+    command = [*language.client, capability, '"hello"']
+    return subprocess.run(
+        command, cwd=language.folder, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
 def test_client_is_answered_by_our_agent(language: Language, environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "shouter.py").write_text(SHOUTER)
     ready = tmp_path / "ready"
@@ -213,12 +224,31 @@ def test_client_is_answered_by_our_agent(language: Language, environment: dict[s
     own = {**environment, "CODITECT_READY_FILE": str(ready)}
     with running(words, own, tmp_path, tmp_path / "shouter.log"):
         subprocess.run(["timeout", "60", "sh", "-c", f"until [ -e {ready} ]; do sleep 0.1; done"], check=True)
-        command = [*language.client, SHOUT, '"hello"']
-        done = subprocess.run(
-            command, cwd=language.folder, env=environment, capture_output=True, text=True, timeout=60, check=False
-        )
+        done = asked(language, environment, SHOUT)
 
     assert done.stdout.strip() == 'completed "HELLO"', done.stderr
+
+
+async def test_client_says_that_the_broker_refused_its_task(
+    language: Language, environment: dict[str, str], broker: AmqpBroker
+) -> None:
+    full = Queue("full", QueueType.CLASSIC, max_length=0)
+    await broker.declare(base_topology() + Topology((), (full,), (Binding(routing.TASKS, full.name, full.name),)))
+
+    done = await asyncio.to_thread(asked, language, environment, full.name)
+
+    assert done.returncode != 0
+    assert re.search("nack|refused", done.stderr), done.stderr
+
+
+async def test_client_that_nobody_answers_ends(
+    language: Language, environment: dict[str, str], broker: AmqpBroker
+) -> None:
+    await broker.declare(base_topology())
+
+    done = await asyncio.to_thread(asked, language, environment, "words.unheard")
+
+    assert (done.returncode != 0, done.stdout) == (True, "")
 
 
 def test_client_is_short(language: Language) -> None:
