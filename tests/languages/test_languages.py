@@ -134,18 +134,29 @@ async def broker(servers: Servers) -> AsyncIterator[AmqpBroker]:
         yield opened
 
 
-async def next_letter(broker: AmqpBroker) -> Message:
-    """The next dead letter, which is taken."""
+async def declared(broker: AmqpBroker, queue: str) -> str:
+    """A queue that is no part of the topology."""
+    await broker.declare(Topology(queues=(Queue(queue, QueueType.CLASSIC),)))
+    return queue
+
+
+async def next_message(broker: AmqpBroker, queue: str) -> Message:
+    """The next message of a queue, which is taken."""
     found: list[Delivery] = []
 
     async def looked() -> bool:
-        if (delivery := await broker.get(f"dead.{REVERSE}")) is not None:
+        if (delivery := await broker.get(queue)) is not None:
             found.append(delivery)
         return bool(found)
 
     await eventually(looked, seconds=20.0)
     found[0].ack()
     return found[0].message
+
+
+async def next_letter(broker: AmqpBroker) -> Message:
+    """The next dead letter, which is taken."""
+    return await next_message(broker, f"dead.{REVERSE}")
 
 
 async def test_agent_does_what_our_client_asks(agent: Path, servers: Servers) -> None:
@@ -207,6 +218,29 @@ async def test_agent_writes_to_no_queue_but_those_for_answers(agent: Path, broke
 
     letter = await next_letter(broker)
     assert letter.headers["x-coditect-reason"] == "invalid_task"
+
+
+async def test_agent_answers_to_a_plain_queue(agent: Path, broker: AmqpBroker) -> None:
+    await begun(agent)
+    answers = await declared(broker, "answers.plain")
+    task = Message(b'{"words": "stop"}', message_id="1", reply_to=answers)
+
+    await broker.publish(task, exchange=routing.TASKS, routing_key=f"{REVERSE}.p0")
+
+    answer = await next_message(broker, answers)
+    assert (answer.headers["x-coditect-status"], json.loads(answer.body)) == ("completed", {"reversed": "pots"})
+    assert answer.correlation_id == "1"
+
+
+async def test_agent_rejects_a_workflow_s_task(agent: Path, broker: AmqpBroker) -> None:
+    await begun(agent)
+    task = Message(b'{"words": "stop"}', message_id="1", headers={"x-coditect-workflow": "1"})
+
+    await broker.publish(task, exchange=routing.TASKS, routing_key=f"{REVERSE}.p0")
+
+    letter = await next_letter(broker)
+    assert letter.headers["x-first-death-reason"] == "rejected"
+    assert "x-coditect-reason" not in letter.headers, "the agent itself gave it up, and no dispatcher tells the owner"
 
 
 def asked(language: Language, environment: dict[str, str], capability: str) -> subprocess.CompletedProcess[str]:
