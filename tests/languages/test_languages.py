@@ -20,10 +20,11 @@ import pytest
 from coditect import Client, TaskFailed
 from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.topology import Binding, Queue, QueueType, Topology, base_topology
+from coditect.broker.topology import Binding, Queue, QueueType, Topology, base_topology, capability_queues
 from coditect.model.message import Message
 from coditect.settings.settings import Settings
 from coditect.wire import routing
+from dispatcher.chaos.faults.proxy import fault_proxy
 from tests.servers import ROOT, Servers
 from tests.support import eventually
 
@@ -31,6 +32,8 @@ pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
 EXAMPLES = ROOT / "examples" / "languages"
 REVERSE, SHOUT = "words.reverse", "words.shout"
 MOST_LINES = 20
+TASKS = 3_000
+"""More than an agent does until it is told to end."""
 JARS = ("com.rabbitmq:amqp-client:5.22.0", "com.google.code.gson:gson:2.11.0", "org.slf4j:slf4j-api:1.7.36")
 
 SHOUTER = """
@@ -97,12 +100,14 @@ def environment(servers: Servers) -> dict[str, str]:
 
 
 @contextmanager
-def running(words: tuple[str, ...], environment: dict[str, str], cwd: Path, log: Path) -> Iterator[None]:
+def running(
+    words: tuple[str, ...], environment: dict[str, str], cwd: Path, log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
     """A program that says `ready` when it is at work, stopped with the block."""
     with log.open("wb") as said:
         process = subprocess.Popen(words, env=environment, cwd=cwd, stdout=said, stderr=said)
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         try:
@@ -112,10 +117,34 @@ def running(words: tuple[str, ...], environment: dict[str, str], cwd: Path, log:
 
 
 @pytest.fixture
-def agent(language: Language, environment: dict[str, str], tmp_path: Path) -> Iterator[Path]:
+async def broker(servers: Servers) -> AsyncIterator[AmqpBroker]:
+    async with AmqpBroker(servers.amqp_url, name="stranger") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def queues(environment: dict[str, str], broker: AmqpBroker) -> AsyncIterator[None]:
+    """The queues of the agents' capability, which go with what is left in them."""
+    words = (sys.executable, "-m", "coditect", "topology", "apply", "--capability", REVERSE)
+    subprocess.run(words, env=environment, check=True)
+    yield
+    for queue in capability_queues(REVERSE).queues:
+        await broker.delete_queue(queue.name)
+
+
+@pytest.fixture
+async def answers(broker: AmqpBroker) -> AsyncIterator[str]:
+    """A plain queue for answers."""
+    queue = Queue("answers.plain", QueueType.CLASSIC)
+    await broker.declare(Topology(queues=(queue,)))
+    yield queue.name
+    await broker.delete_queue(queue.name)
+
+
+@pytest.fixture
+def agent(language: Language, environment: dict[str, str], queues: None, tmp_path: Path) -> Iterator[Path]:
     """An agent in that language at work; its log."""
-    log, coditect = tmp_path / "agent.log", (sys.executable, "-m", "coditect")
-    subprocess.run([*coditect, "topology", "apply", "--capability", REVERSE], env=environment, check=True)
+    log = tmp_path / "agent.log"
     with running(language.agent, environment, language.folder, log):
         yield log
 
@@ -128,16 +157,9 @@ def settings_of(servers: Servers) -> Settings:
     return Settings(amqp_url=servers.amqp_url, redis_url=servers.redis_url)
 
 
-@pytest.fixture
-async def broker(servers: Servers) -> AsyncIterator[AmqpBroker]:
-    async with AmqpBroker(servers.amqp_url, name="stranger") as opened:
-        yield opened
-
-
-async def declared(broker: AmqpBroker, queue: str) -> str:
-    """A queue that is no part of the topology."""
-    await broker.declare(Topology(queues=(Queue(queue, QueueType.CLASSIC),)))
-    return queue
+async def length(broker: AmqpBroker, queue: str) -> int:
+    stats = await broker.stats(queue)
+    return stats.messages if stats else 0
 
 
 async def next_message(broker: AmqpBroker, queue: str) -> Message:
@@ -183,6 +205,39 @@ async def test_agent_s_failure_is_tried_again_answered_and_kept(
     assert [one["attempt"] for one in json.loads(str(letter.headers["x-coditect-errors"]))] == [1, 2]
 
 
+async def test_agent_that_is_to_end_finishes_what_runs(
+    language: Language, environment: dict[str, str], queues: None, broker: AmqpBroker, answers: str, tmp_path: Path
+) -> None:
+    task, log = Message(b'{"words": "stop"}', reply_to=answers), tmp_path / "agent.log"
+    keys = [f"{REVERSE}.p{n % 3}" for n in range(TASKS)]
+    await asyncio.gather(*(broker.publish(task, exchange=routing.TASKS, routing_key=key) for key in keys))
+
+    with running(language.agent, environment, language.folder, log):
+        await begun(log)
+        await eventually(lambda: length(broker, answers), seconds=60.0)
+
+    async def answered_or_waiting() -> bool:
+        places = (answers, *(f"tasks.{REVERSE}.p{n}" for n in range(3)))
+        return sum([await length(broker, place) for place in places]) == TASKS
+
+    await eventually(answered_or_waiting, seconds=20.0)
+
+
+async def test_agent_whose_connection_is_lost_connects_again_or_ends(
+    language: Language, environment: dict[str, str], queues: None, servers: Servers, tmp_path: Path
+) -> None:
+    log = tmp_path / "agent.log"
+    async with fault_proxy(servers.amqp_url) as proxy:
+        own = {**environment, "CODITECT_AMQP_URL": proxy.url}
+        with running(language.agent, own, language.folder, log) as process:
+            await begun(log)
+
+            proxy.pipes()[0].cut()
+
+            await eventually(lambda: process.poll() is not None or len(proxy.ever) > 1)
+            process.kill()
+
+
 GARBAGE = {"x-coditect-attempt": "many", "x-coditect-max-attempts": "some", "x-coditect-errors": "none"}
 
 
@@ -220,9 +275,8 @@ async def test_agent_writes_to_no_queue_but_those_for_answers(agent: Path, broke
     assert letter.headers["x-coditect-reason"] == "invalid_task"
 
 
-async def test_agent_answers_to_a_plain_queue(agent: Path, broker: AmqpBroker) -> None:
+async def test_agent_answers_to_a_plain_queue(agent: Path, broker: AmqpBroker, answers: str) -> None:
     await begun(agent)
-    answers = await declared(broker, "answers.plain")
     task = Message(b'{"words": "stop"}', message_id="1", reply_to=answers)
 
     await broker.publish(task, exchange=routing.TASKS, routing_key=f"{REVERSE}.p0")
