@@ -26,7 +26,7 @@ export PYTHONDONTWRITEBYTECODE :=
 RABBITMQ4 := .coditect/rabbitmq-4.0.5
 
 .PHONY: help setup collector-test servers lock format lint types unit test coverage test-rabbitmq4 test-fdb endure kills autonomy healing chaos simulate mutants up down
-.PHONY: demo browser screenshots observe dashboards bench bench-workflows profile docs package languages k8s-test topology check clean pythons image api-fuzz
+.PHONY: demo browser screenshots observe dashboards bench bench-workflows profile docs package languages k8s-test topology check clean pythons image api-fuzz slow
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -183,7 +183,7 @@ image: setup ## Build deploy/Dockerfile over Debian packages; a fleet works in c
 	@scripts/image.sh .coditect/image
 	@CODITECT_IMAGE=1 $(PYTHON) -m pytest -s -p no:randomly tests/deploy/test_image.py
 
-languages: setup ## The clients and agents in JavaScript, Go and Java beside ours (needs npm, go, mvn; a minute)
+languages: setup ## The clients and agents in JavaScript, Go and Java beside ours (needs npm, go, mvn; two minutes)
 	@CODITECT_LANGUAGES=1 $(PYTHON) -m pytest -p no:randomly tests/languages
 
 docs: setup ## Check the documentation: links, snippets, schemas
@@ -191,6 +191,11 @@ docs: setup ## Check the documentation: links, snippets, schemas
 
 QUICK ?= unit
 check: lint types $(QUICK) ## Lint, types, unit
+
+SLOW ?= package languages image k8s-test test-fdb
+slow: ## Every longer proof that this machine can run, one after the other; each says what it lacks
+	@failed=; for one in $(SLOW); do echo "== make $$one"; $(MAKE) "$$one" || failed+=" $$one"; done; \
+	if [ -n "$$failed" ]; then echo "Failed, or not possible here:$$failed" >&2; exit 1; fi
 
 clean: ## Remove the environment and every cache (stops what `coditect up` started)
 	@if [ -x $(VENV)/bin/coditect ]; then $(VENV)/bin/coditect down || true; fi

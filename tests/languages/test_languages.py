@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,9 +20,11 @@ import pytest
 from coditect import Client, TaskFailed
 from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq import AmqpBroker
+from coditect.broker.topology import Binding, Queue, QueueType, Topology, base_topology, capability_queues
 from coditect.model.message import Message
 from coditect.settings.settings import Settings
 from coditect.wire import routing
+from dispatcher.chaos.faults.proxy import fault_proxy
 from tests.servers import ROOT, Servers
 from tests.support import eventually
 
@@ -28,6 +32,8 @@ pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
 EXAMPLES = ROOT / "examples" / "languages"
 REVERSE, SHOUT = "words.reverse", "words.shout"
 MOST_LINES = 20
+TASKS = 3_000
+"""More than an agent does until it is told to end."""
 JARS = ("com.rabbitmq:amqp-client:5.22.0", "com.google.code.gson:gson:2.11.0", "org.slf4j:slf4j-api:1.7.36")
 
 SHOUTER = """
@@ -94,12 +100,14 @@ def environment(servers: Servers) -> dict[str, str]:
 
 
 @contextmanager
-def running(words: tuple[str, ...], environment: dict[str, str], cwd: Path, log: Path) -> Iterator[None]:
+def running(
+    words: tuple[str, ...], environment: dict[str, str], cwd: Path, log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
     """A program that says `ready` when it is at work, stopped with the block."""
     with log.open("wb") as said:
         process = subprocess.Popen(words, env=environment, cwd=cwd, stdout=said, stderr=said)
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         try:
@@ -109,10 +117,34 @@ def running(words: tuple[str, ...], environment: dict[str, str], cwd: Path, log:
 
 
 @pytest.fixture
-def agent(language: Language, environment: dict[str, str], tmp_path: Path) -> Iterator[Path]:
+async def broker(servers: Servers) -> AsyncIterator[AmqpBroker]:
+    async with AmqpBroker(servers.amqp_url, name="stranger") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def queues(environment: dict[str, str], broker: AmqpBroker) -> AsyncIterator[None]:
+    """The queues of the agents' capability, which go with what is left in them."""
+    words = (sys.executable, "-m", "coditect", "topology", "apply", "--capability", REVERSE)
+    subprocess.run(words, env=environment, check=True)
+    yield
+    for queue in capability_queues(REVERSE).queues:
+        await broker.delete_queue(queue.name)
+
+
+@pytest.fixture
+async def answers(broker: AmqpBroker) -> AsyncIterator[str]:
+    """A plain queue for answers."""
+    queue = Queue("answers.plain", QueueType.CLASSIC)
+    await broker.declare(Topology(queues=(queue,)))
+    yield queue.name
+    await broker.delete_queue(queue.name)
+
+
+@pytest.fixture
+def agent(language: Language, environment: dict[str, str], queues: None, tmp_path: Path) -> Iterator[Path]:
     """An agent in that language at work; its log."""
-    log, coditect = tmp_path / "agent.log", (sys.executable, "-m", "coditect")
-    subprocess.run([*coditect, "topology", "apply", "--capability", REVERSE], env=environment, check=True)
+    log = tmp_path / "agent.log"
     with running(language.agent, environment, language.folder, log):
         yield log
 
@@ -125,24 +157,28 @@ def settings_of(servers: Servers) -> Settings:
     return Settings(amqp_url=servers.amqp_url, redis_url=servers.redis_url)
 
 
-@pytest.fixture
-async def broker(servers: Servers) -> AsyncIterator[AmqpBroker]:
-    async with AmqpBroker(servers.amqp_url, name="stranger") as opened:
-        yield opened
+async def length(broker: AmqpBroker, queue: str) -> int:
+    stats = await broker.stats(queue)
+    return stats.messages if stats else 0
 
 
-async def next_letter(broker: AmqpBroker) -> dict[str, Any]:
-    """The headers of the next dead letter, which is taken."""
+async def next_message(broker: AmqpBroker, queue: str) -> Message:
+    """The next message of a queue, which is taken."""
     found: list[Delivery] = []
 
     async def looked() -> bool:
-        if (delivery := await broker.get(f"dead.{REVERSE}")) is not None:
+        if (delivery := await broker.get(queue)) is not None:
             found.append(delivery)
         return bool(found)
 
     await eventually(looked, seconds=20.0)
     found[0].ack()
-    return dict(found[0].message.headers)
+    return found[0].message
+
+
+async def next_letter(broker: AmqpBroker) -> Message:
+    """The next dead letter, which is taken."""
+    return await next_message(broker, f"dead.{REVERSE}")
 
 
 async def test_agent_does_what_our_client_asks(agent: Path, servers: Servers) -> None:
@@ -165,8 +201,41 @@ async def test_agent_s_failure_is_tried_again_answered_and_kept(
 
     letter = await next_letter(broker)
     assert caught.value.facts["attempt"] == 2
-    assert letter["x-coditect-reason"] == "handler_error"
-    assert [one["attempt"] for one in json.loads(str(letter["x-coditect-errors"]))] == [1, 2]
+    assert letter.headers["x-coditect-reason"] == "handler_error"
+    assert [one["attempt"] for one in json.loads(str(letter.headers["x-coditect-errors"]))] == [1, 2]
+
+
+async def test_agent_that_is_to_end_finishes_what_runs(
+    language: Language, environment: dict[str, str], queues: None, broker: AmqpBroker, answers: str, tmp_path: Path
+) -> None:
+    task, log = Message(b'{"words": "stop"}', reply_to=answers), tmp_path / "agent.log"
+    keys = [f"{REVERSE}.p{n % 3}" for n in range(TASKS)]
+    await asyncio.gather(*(broker.publish(task, exchange=routing.TASKS, routing_key=key) for key in keys))
+
+    with running(language.agent, environment, language.folder, log):
+        await begun(log)
+        await eventually(lambda: length(broker, answers), seconds=60.0)
+
+    async def answered_or_waiting() -> bool:
+        places = (answers, *(f"tasks.{REVERSE}.p{n}" for n in range(3)))
+        return sum([await length(broker, place) for place in places]) == TASKS
+
+    await eventually(answered_or_waiting, seconds=20.0)
+
+
+async def test_agent_whose_connection_is_lost_connects_again_or_ends(
+    language: Language, environment: dict[str, str], queues: None, servers: Servers, tmp_path: Path
+) -> None:
+    log = tmp_path / "agent.log"
+    async with fault_proxy(servers.amqp_url) as proxy:
+        own = {**environment, "CODITECT_AMQP_URL": proxy.url}
+        with running(language.agent, own, language.folder, log) as process:
+            await begun(log)
+
+            proxy.pipes()[0].cut()
+
+            await eventually(lambda: process.poll() is not None or len(proxy.ever) > 1)
+            process.kill()
 
 
 GARBAGE = {"x-coditect-attempt": "many", "x-coditect-max-attempts": "some", "x-coditect-errors": "none"}
@@ -187,12 +256,13 @@ async def test_agent_gives_up_what_nobody_wants_or_may_not_be_repeated(
     agent: Path, broker: AmqpBroker, headers: dict[str, Any], reason: str, attempts: int
 ) -> None:
     await begun(agent)
-    task = Message(b"no JSON", headers=headers)
+    task = Message(b"no JSON", headers=headers, expiration_ms=60_000)
 
     await broker.publish(task, exchange=routing.TASKS, routing_key=f"{REVERSE}.p0")
 
     letter = await next_letter(broker)
-    assert (letter["x-coditect-reason"], letter["x-coditect-attempt"]) == (reason, attempts)
+    assert (letter.headers["x-coditect-reason"], letter.headers["x-coditect-attempt"]) == (reason, attempts)
+    assert letter.expiration_ms is None, "the letter would expire"
 
 
 async def test_agent_writes_to_no_queue_but_those_for_answers(agent: Path, broker: AmqpBroker) -> None:
@@ -202,7 +272,37 @@ async def test_agent_writes_to_no_queue_but_those_for_answers(agent: Path, broke
     await broker.publish(task, exchange=routing.TASKS, routing_key=f"{REVERSE}.p0")
 
     letter = await next_letter(broker)
-    assert letter["x-coditect-reason"] == "invalid_task"
+    assert letter.headers["x-coditect-reason"] == "invalid_task"
+
+
+async def test_agent_answers_to_a_plain_queue(agent: Path, broker: AmqpBroker, answers: str) -> None:
+    await begun(agent)
+    task = Message(b'{"words": "stop"}', message_id="1", reply_to=answers)
+
+    await broker.publish(task, exchange=routing.TASKS, routing_key=f"{REVERSE}.p0")
+
+    answer = await next_message(broker, answers)
+    assert (answer.headers["x-coditect-status"], json.loads(answer.body)) == ("completed", {"reversed": "pots"})
+    assert answer.correlation_id == "1"
+
+
+async def test_agent_rejects_a_workflow_s_task(agent: Path, broker: AmqpBroker) -> None:
+    await begun(agent)
+    task = Message(b'{"words": "stop"}', message_id="1", headers={"x-coditect-workflow": "1"})
+
+    await broker.publish(task, exchange=routing.TASKS, routing_key=f"{REVERSE}.p0")
+
+    letter = await next_letter(broker)
+    assert letter.headers["x-first-death-reason"] == "rejected"
+    assert "x-coditect-reason" not in letter.headers, "the agent itself gave it up, and no dispatcher tells the owner"
+
+
+def asked(language: Language, environment: dict[str, str], capability: str) -> subprocess.CompletedProcess[str]:
+    """The language's client, at its end."""
+    command = [*language.client, capability, '"hello"']
+    return subprocess.run(
+        command, cwd=language.folder, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 def test_client_is_answered_by_our_agent(language: Language, environment: dict[str, str], tmp_path: Path) -> None:
@@ -212,12 +312,31 @@ def test_client_is_answered_by_our_agent(language: Language, environment: dict[s
     own = {**environment, "CODITECT_READY_FILE": str(ready)}
     with running(words, own, tmp_path, tmp_path / "shouter.log"):
         subprocess.run(["timeout", "60", "sh", "-c", f"until [ -e {ready} ]; do sleep 0.1; done"], check=True)
-        command = [*language.client, SHOUT, '"hello"']
-        done = subprocess.run(
-            command, cwd=language.folder, env=environment, capture_output=True, text=True, timeout=60, check=False
-        )
+        done = asked(language, environment, SHOUT)
 
     assert done.stdout.strip() == 'completed "HELLO"', done.stderr
+
+
+async def test_client_says_that_the_broker_refused_its_task(
+    language: Language, environment: dict[str, str], broker: AmqpBroker
+) -> None:
+    full = Queue("full", QueueType.CLASSIC, max_length=0)
+    await broker.declare(base_topology() + Topology((), (full,), (Binding(routing.TASKS, full.name, full.name),)))
+
+    done = await asyncio.to_thread(asked, language, environment, full.name)
+
+    assert done.returncode != 0
+    assert re.search("nack|refused", done.stderr), done.stderr
+
+
+async def test_client_that_nobody_answers_ends(
+    language: Language, environment: dict[str, str], broker: AmqpBroker
+) -> None:
+    await broker.declare(base_topology())
+
+    done = await asyncio.to_thread(asked, language, environment, "words.unheard")
+
+    assert (done.returncode != 0, done.stdout) == (True, "")
 
 
 def test_client_is_short(language: Language) -> None:

@@ -4,12 +4,14 @@ import com.google.gson.*;
 import com.rabbitmq.client.*;
 import java.nio.charset.StandardCharsets;
 import java.util.*;
+import java.util.concurrent.Semaphore;
 
 class Agent {
     static final String CAPABILITY = "words.reverse", NAME = "reverser-" + ProcessHandle.current().pid();
     static final int SLOTS = 8, ATTEMPTS = 2, DELAY_MS = 100;
     /** Queues that a stranger may have a result written to. The names of the system's own queues begin otherwise. */
     static final List<String> ANSWERABLE = List.of("reply.", "answers", "amq.gen-", "amq.rabbitmq.reply-to.");
+    static final List<String> LEVELS = List.of("p0", "p1", "p2");
     static final Gson JSON = new Gson();
 
     record Failure(String reason, String type, String message, String traceback, boolean retryable) { }
@@ -51,6 +53,9 @@ class Agent {
             return new Failure("invalid_task", "InvalidTask", "This reply_to is not written to", "", false);
         return null;
     }
+
+    /** A permit for the task that runs on each level's channel: while one has them all, nothing runs. */
+    static final Semaphore RUNNING = new Semaphore(LEVELS.size(), true);
 
     final Channel channel;
 
@@ -128,16 +133,23 @@ class Agent {
         var factory = new ConnectionFactory();
         factory.setUri(System.getenv("CODITECT_AMQP_URL"));
         var connection = factory.newConnection();
-        for (String level : List.of("p0", "p1", "p2")) {
+        Runtime.getRuntime().addShutdownHook(new Thread(() -> {
+            RUNNING.acquireUninterruptibly(LEVELS.size()); // what runs is finished, and nothing begins
+            connection.abort(10_000);
+        }));
+        for (String level : LEVELS) {
             var channel = connection.createChannel();
             channel.confirmSelect();
             channel.basicQos(SLOTS);
             var agent = new Agent(channel);
             channel.basicConsume("tasks." + CAPABILITY + "." + level, false, (tag, delivery) -> {
+                RUNNING.acquireUninterruptibly();
                 try {
                     agent.take(delivery);
+                    RUNNING.release();
                 } catch (Exception error) { // unsettled, the task comes again, to another process or to this one again
                     error.printStackTrace();
+                    RUNNING.release();
                     System.exit(1);
                 }
             }, tag -> { });

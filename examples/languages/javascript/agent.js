@@ -50,11 +50,11 @@ function reply(task, status, attempt, value) {
   });
 }
 
-function giveUp(message, headers, status, attempt, failure) {
-  channel.publish("coditect.dead", message.fields.routingKey, message.content, { ...message.properties, headers: {
+function giveUp({ fields, properties, content }, headers, status, attempt, failure) {
+  channel.publish("coditect.dead", fields.routingKey, content, { ...properties, expiration: undefined, headers: {
     ...headers, "x-coditect-reason": failure.reason, "x-coditect-agent": NAME, "x-coditect-attempt": attempt,
     "x-coditect-error": JSON.stringify(failure), "x-coditect-dead-at": Date.now() } });
-  reply(message.properties, status, attempt, failure);
+  reply(properties, status, attempt, failure);
 }
 
 async function take(message) {
@@ -81,6 +81,16 @@ async function take(message) {
   channel.ack(message);
 }
 
-for (const level of ["p0", "p1", "p2"]) await channel.consume(`tasks.${CAPABILITY}.${level}`, take);
-process.on("SIGTERM", () => connection.close());
+const consumers = [], running = new Set();
+function begin(message) {
+  const task = take(message).finally(() => running.delete(task));
+  running.add(task);
+}
+for (const level of ["p0", "p1", "p2"]) consumers.push(await channel.consume(`tasks.${CAPABILITY}.${level}`, begin));
+process.on("SIGTERM", async () => {
+  for (const { consumerTag } of consumers) await channel.cancel(consumerTag);
+  await Promise.all(running); // what runs is finished
+  await channel.close(); // goes out behind the last ack, which the end of the connection could overtake
+  await connection.close();
+});
 console.log("ready");

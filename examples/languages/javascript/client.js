@@ -3,6 +3,7 @@ import { randomUUID } from "node:crypto";
 import amqp from "amqplib";
 
 const [capability, body] = process.argv.slice(2);
+const timeout = setTimeout(() => { throw new Error("no answer within ten seconds"); }, 10_000);
 const connection = await amqp.connect(process.env.CODITECT_AMQP_URL);
 const channel = await connection.createConfirmChannel();
 const answers = (await channel.assertQueue("", { exclusive: true })).queue;
@@ -10,6 +11,7 @@ const id = randomUUID();
 await channel.consume(answers, async (message) => {
   if (message.properties.correlationId !== id) return; // an answer to somebody else
   console.log(message.properties.headers["x-coditect-status"], message.content.toString());
+  clearTimeout(timeout);
   await connection.close();
 }, { noAck: true });
 channel.publish("coditect.tasks", capability, Buffer.from(body), {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -154,19 +156,29 @@ func take(channel *amqp.Channel, task amqp.Delivery) {
 func main() {
 	connection := must(amqp.Dial(os.Getenv("CODITECT_AMQP_URL")))
 	defer connection.Close()
+	ended, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	var running sync.WaitGroup // of the tasks, and of the loops that begin them
 	for _, level := range []string{"p0", "p1", "p2"} {
 		channel := must(connection.Channel())
 		must(0, channel.Confirm(false))
 		must(0, channel.Qos(slots, 0, false))
-		tasks := must(channel.Consume("tasks."+capability+"."+level, "", false, false, false, false, nil))
+		tasks := must(channel.ConsumeWithContext(ended, "tasks."+capability+"."+level, "", false, false, false, false, nil))
+		running.Add(1)
 		go func() {
+			defer running.Done()
 			for task := range tasks {
-				go take(channel, task)
+				running.Add(1)
+				go func() {
+					defer running.Done()
+					take(channel, task)
+				}()
 			}
 		}()
 	}
 	fmt.Println("ready")
-	stop := make(chan os.Signal, 1)
-	signal.Notify(stop, syscall.SIGTERM, os.Interrupt)
-	<-stop
+	running.Wait() // a loop ends when its consumer is canceled, or the connection is lost
+	if ended.Err() == nil {
+		panic("the connection is lost")
+	}
 }
