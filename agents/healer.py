@@ -116,7 +116,7 @@ async def _ticks(most_seconds: float) -> AsyncIterator[None]:
 
 
 def _trouble(service: Service) -> str | None:
-    """Return what is wrong with a service, empty if nothing is; None for a service that was removed meanwhile."""
+    """Return what `glance` shows to be wrong with a service, empty if nothing; None when the service is removed."""
     try:
         return trouble_of(glance(service), _BOUNDS)
     except (InputError, FileNotFoundError):

@@ -63,7 +63,7 @@ def goal_settings(root: Path, model_url: str) -> dict[str, str]:
 
 
 def write_notes(messages: Sequence[Mapping[str, Any]]) -> StubAnswer:
-    """Answer in place of a language model that writes release notes: first ask for a summary of the changes."""
+    """Answer in place of a model that writes release notes: first ask for a summary of the changes, then write them."""
     given, last = json.loads(messages[1]["content"]), messages[-1]
     if last["role"] != "tool":
         return StubAnswer(tool="text_summarize", arguments={"text": given["changes"], "sentences": _SENTENCES})

@@ -83,7 +83,7 @@ def symptoms(evidence: ServiceEvidence, bounds: Bounds) -> frozenset[Symptom]:
 
 
 def by_rules(found: frozenset[Symptom]) -> Cause:
-    """Return the first cause whose sure sign is among the symptoms, in the order in which an operator would look."""
+    """Return the first cause whose sign is among the symptoms, in the order in which one would look; else NONE."""
     return next((cause for cause, sign in SIGN.items() if sign in found), Cause.NONE)
 
 
@@ -99,6 +99,6 @@ def by_scores(found: frozenset[Symptom]) -> Cause:
 
 
 def by_exclusion(found: frozenset[Symptom]) -> Cause:
-    """Return, of the causes whose sure sign was found, the one that leaves the fewest symptoms unexplained."""
+    """Return, of the causes whose sign was found, the one that leaves the fewest symptoms unexplained; else NONE."""
     left = [cause for cause, sign in SIGN.items() if sign in found]
     return min(left, key=lambda cause: (len(found - EXPLAINED[cause]), len(EXPLAINED[cause])), default=Cause.NONE)

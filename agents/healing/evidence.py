@@ -67,7 +67,7 @@ class ServiceEvidence(BaseModel):
 
 
 def glance(service: Service) -> ServiceEvidence:
-    """Return the evidence that needs no waiting: all but the configuration's check and the growth of the log."""
+    """Return the evidence that one look gives: all but the configuration's check and the growth of the log."""
     process = service.process()
     answers, health = _health(service)
     return ServiceEvidence(

@@ -109,7 +109,7 @@ class Mailbox:
             self._background.start(self._heard(message, listener, content), name="broadcast listener")
 
     async def _heard(self, message: Message, listener: Listener, content: Any) -> None:
-        """Call a listener with a broadcast's data, and send its result to the sender, if the sender wants results."""
+        """Call a listener with a broadcast's data; send its result, unless it is None, to a sender that wants one."""
         told = listener(content)
         if inspect.isawaitable(told):
             told = await told

@@ -246,7 +246,7 @@ def _completed(load: Callable[[], Load], sample: Callable[[], Usage], broker: Br
 
 
 async def _remove_queues(broker: Broker, agent_id: AgentId) -> None:
-    """Delete the agent's own queues except its inbox, which gets no new tasks and passes on those that it has.
+    """Delete the agent's own queues (`next` if empty) except its inbox, which gets no new tasks and hands its own on.
 
     A dispatcher deletes it when the last one has gone; here nobody can tell. The mailbox goes after the inbox is
     unbound: a dispatcher concludes the one from the other.

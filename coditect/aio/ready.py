@@ -10,7 +10,7 @@ READY_FILE = "CODITECT_READY_FILE"
 
 
 def tell_ready(*more: str, address: str = "") -> None:
-    """Create the ready file, and a file at the path in each environment variable named in `more`, if it is set.
+    """For `CODITECT_READY_FILE` and each environment variable in `more`, if it is set, create the file at its path.
 
     The files have the address at which the program listens, if it has one.
     """

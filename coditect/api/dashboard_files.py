@@ -39,7 +39,7 @@ class DashboardFiles(StaticFiles):
     def file_response(
         self, full_path: str | PathLike[str], stat_result: stat_result, scope: Scope, status_code: int = 200
     ) -> Response:
-        """Return a file, or 304 when the browser has it, with security headers."""
+        """Return a file, or 304 when the browser has it, with the headers for security and caching."""
         response = super().file_response(full_path, stat_result, scope, status_code)
         response.headers.update(dict(HEADERS))
         return response

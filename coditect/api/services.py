@@ -104,7 +104,7 @@ def check_role(caller: Caller, role: Role) -> None:
 
 
 def needs(role: Role) -> Any:
-    """Return the FastAPI dependency that admits only callers with a role to a route, or to a router.
+    """Return the FastAPI dependency of a route or router that admits only callers with a role, or a more powerful one.
 
     The caller is in `connection.state.caller` from then on.
     """

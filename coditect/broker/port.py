@@ -134,7 +134,7 @@ class Broker(Protocol):
 
     @property
     def answering(self) -> bool:
-        """Tell whether the broker answers; False when it has not answered for 2 s on the open consuming connection."""
+        """Tell whether the broker answers: False only while an open consuming connection has had no answer for 2 s."""
 
     @property
     def blocked(self) -> bool:

@@ -132,7 +132,7 @@ class ClientListings:
             yield ApprovalRow.read(row)
 
     async def decision(self, workflow: str, node: str) -> ApprovalDecision:
-        """Return the last approval decision about a node, with the node's history in the audit trail.
+        """Return what was last asked or decided about a node, with the node's history in the audit trail.
 
         Raises:
             NotFound: when nothing was ever asked or decided about the node.

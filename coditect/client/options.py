@@ -139,7 +139,7 @@ def deadline_at(deadline: Duration | datetime, now_ms: int) -> int:
 
 
 def delay_of(options: Options, now_ms: int) -> tuple[int | str | None, int]:
-    """Return a task's delay as it was given (milliseconds, or an instant as text), and the instant at which it ends.
+    """Return a task's delay (milliseconds, an instant as text, or None without one), and its end in ms since the epoch.
 
     Raises:
         InputError: when the instant has passed, or is more than ten years away.

@@ -133,7 +133,7 @@ class LockRequests:
             return {"state": "waiting"}
 
     async def keep_lock(self, ticket: str, *, after_seconds: float, ttl_seconds: float) -> dict[str, Any]:
-        """Wait a while for news of a lock's ticket, then renew it; return its `state`, `reason` and `valid_until`.
+        """Wait a while for news of a lock ticket, or else renew it; return its `state`, `reason` and `valid_until`.
 
         A ticket that is released meanwhile is `gone`.
 
@@ -179,7 +179,7 @@ class LockRequests:
         self._sent.pop(ticket, None)
 
     def _sure(self, ticket: str, state: dict[str, Any], ttl_seconds: float) -> dict[str, Any]:
-        """Return a lock's state with its ticket, and with the event loop's time until which the lock surely holds."""
+        """Return a lock's state with its ticket, and with the event loop's time until which the ticket surely lasts."""
         return state | {"ticket": ticket, "valid_until": self._sent[ticket] + ttl_seconds}
 
 

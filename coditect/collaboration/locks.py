@@ -52,7 +52,7 @@ class LockPort(Protocol):
     """The port through which a `Lock` reaches the control plane; all arguments and results are JSON values."""
 
     async def acquire_lock(self, resources: list[str], **terms: Unpack[LockTerms]) -> dict[str, Any]:
-        """Lock resources in one step; return `ticket`, `fence`, and `valid_until` (until when it holds, monotonic).
+        """Lock resources in one step; return `ticket`, `fence`, and `valid_until` (monotonic; it surely holds so long).
 
         Raises:
             LockTaken: when the lock is not free, or not within `timeout_seconds`.
@@ -61,7 +61,7 @@ class LockPort(Protocol):
         """
 
     async def keep_lock(self, ticket: str, *, after_seconds: float, ttl_seconds: float) -> dict[str, Any]:
-        """Wait a while for news of a lock's ticket, then renew it; return its `state`, `reason` and `valid_until`."""
+        """Wait a while for news of a lock ticket, or else renew it; return its `state`, `reason` and `valid_until`."""
 
     async def release_lock(self, ticket: str) -> None:
         """Release a ticket; a lock whose release is lost ends with its TTL."""

@@ -1,4 +1,4 @@
-"""The bounds of a goal; each goal in its plan gets a part of them, so that plans cannot exceed them and always end."""
+"""The bounds of a goal; each goal in its plan gets a part of them, so that a plan widens nothing and always ends."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class GoalShare(BaseModel):
         return all(any(fnmatchcase(capability, one) for one in patterns) for patterns in self.patterns)
 
     def divided(self, plan: Definition, *, ordered: int, runs_of: Callable[[Node], int], most_plans: int) -> Definition:
-        """Return the plan with bounds for its nested goals: each gets an equal part of attempts and tokens.
+        """Return the plan with bounds for its goals: a run gets an equal part of the attempts left and of the tokens.
 
         `ordered` attempts are those of all tasks of the plan. A goal's attempts are no runs: each goes on with the same
         workflows.

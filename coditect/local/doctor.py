@@ -96,7 +96,7 @@ def check_disk(folder: Path) -> Check:
 
 
 def check_up(files: UpFolder, state: UpState | None) -> Check:
-    """Check whether the state file of `up` is up to date: its supervisor lives, and every program is ready."""
+    """Check that `up` left no stale files behind, and, while it runs, that every program is ready."""
     if state is None:
         stale = files.env.exists()
         fix = f"Remove {files.env}, or run `coditect up`" if stale else ""

@@ -16,7 +16,7 @@ from coditect.wire import routing
 log = logging.getLogger(__name__)
 
 KNOWN_SECONDS = 60.0
-"""How long a client remembers that a capability takes and returns JSON; the agent refuses a task that gets through."""
+"""How long a client counts a capability as one without bytes after a look; the agent refuses what gets through."""
 MOST_KNOWN = 10_000
 
 
@@ -50,7 +50,7 @@ class CapabilityCatalogue:
         ])  # fmt: skip
 
     async def refuse_bytes(self, capabilities: Iterable[str]) -> None:
-        """Raise InputError if a capability of a workflow takes or returns bytes; cache a negative answer for 60 s.
+        """Raise InputError if a capability of a workflow takes or returns bytes; cache any other answer, or none, 60 s.
 
         Raises:
             InputError: when a living agent declares that one takes or returns bytes.

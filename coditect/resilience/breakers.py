@@ -44,7 +44,7 @@ class Breakers:
         now: Callable[[], float],
         changed: Callable[[CircuitBreaker], None] = lambda _: None,
     ) -> None:
-        """Prepare the breakers of the process `name`; a breaker that is not in `declared` has the default settings."""
+        """Prepare the breakers of the process `name`; one that is used by a name not in `declared` has the defaults."""
         self._declared = declared
         self._control = control
         self._background = background
@@ -75,7 +75,7 @@ class Breakers:
         return made
 
     def states(self) -> dict[tuple[str, ...], float]:
-        """Return, for each breaker declared or used and each state, 1 if the breaker is in that state, else 0."""
+        """Return 1 or 0 for the name and each state of the breakers declared or used, at most `MOST_SHOWN` of them."""
         shown = islice(dict.fromkeys((*self._declared, *self._breakers)), MOST_SHOWN)
         closed = {name: name not in self._breakers or self._breakers[name].is_closed for name in shown}
         return {

@@ -18,7 +18,7 @@ def without_passwords(text: str) -> str:
 
 
 def secrets_in(settings: object) -> frozenset[str]:
-    """Return the secret texts of frozen settings: passwords in URLs, as written and decoded, and password fields."""
+    """Return settings' secrets, from 6 characters on: passwords in URLs (as written, decoded), and password fields."""
     found: set[str] = set()
     for field in fields(settings):  # type: ignore[arg-type]  # a dataclass, of which typing has no name
         text = getattr(settings, field.name)

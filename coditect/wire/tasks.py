@@ -246,7 +246,7 @@ def _read_owner(headers: HeaderTable) -> Owner | None:
 
 
 def owner_of(message: Message) -> tuple[Owner, int] | None:
-    """Return the node and publication number in an unreadable task message; None when the node is unreadable, too."""
+    """Return the node and publication number in an unreadable task message; None when they cannot be read."""
     try:
         owner = None if message.reply_to else _read_owner(message.headers)
         return None if owner is None else (owner, _number(message.headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0)

@@ -257,7 +257,7 @@ class Node:
 
     @property
     def needed(self) -> int:
-        """The number of predecessors that must have ended as their edges require before the node runs."""
+        """The number of predecessors that must have ended as their edges require so that the node's join is met."""
         match self.join:
             case "all":
                 return len(self.after)

@@ -74,7 +74,7 @@ TOLD_EVERY = 50
 
 @dataclass(frozen=True, slots=True)
 class AutonomyOrder:
-    """The parameters of an autonomy measurement: seed, number of workflows, folder and store."""
+    """The parameters of an autonomy measurement: seed, number of workflows in all and at once, folder and store."""
 
     seed: int
     workflows: int

@@ -74,7 +74,7 @@ def trip(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def permit(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Permit the asking process one probe of an open breaker if the interval is over; return state and permit."""
+    """Permit the asking process one probe of an open breaker if the interval is over; return state and any permit."""
     name, row = _read(unit, body)
     state = row.state(name, unit.now_ms).as_json()
     if not row.open or row.due_ms is None or row.due_ms > unit.now_ms:

@@ -18,7 +18,7 @@ AT_MOST = "at_most:"
 MOST_TOGETHER = 1_000
 FIRST_READ = 2
 MOST_READ = 100
-"""The number of places that each read after the first returns; most queues need only the `FIRST_READ` first places."""
+"""The most places that each read after the first returns; most queues need only the `FIRST_READ` first places."""
 MOST_HOLDERS = 200
 """How many holders one transaction reads at most: each is a round trip, and a transaction has five seconds."""
 
@@ -169,7 +169,7 @@ def tickets_of(tr: Reads, agent: str, owner: str | None = None, *, limit: int = 
 
 
 def holders(tr: Reads, after: str = "", most: int = MOST_HOLDERS) -> list[str]:
-    """Return the names of agents and clients with tickets, from the first name after `after`; read one row for each."""
+    """Return at most `most` names of agents and clients with tickets, the first after `after`; read a row for each."""
     found, (begin, end) = list[str](), LOCK_OWNERS.range(())
     if after:
         begin = LOCK_OWNERS.range((after,))[1]

@@ -67,7 +67,7 @@ def acquire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def _release_named(unit: UnitOfWork, agent: str, body: Body) -> None:
-    """Release the tickets that the request names as released, since their own release requests may come later."""
+    """Release the agent's tickets that the request names as released, since their release requests may come later."""
     named = body.get("released")
     for one in named[:MOST_AT_ONCE] if isinstance(named, list) else ():
         ticket = rows.read(unit.tr, str(one))
@@ -170,7 +170,7 @@ def expired(unit: UnitOfWork, timer: Timer) -> None:
 
 
 def _grant_next(unit: UnitOfWork, resources: Iterable[str]) -> None:
-    """Grant, in the order of arrival, the waiting tickets that nothing bars any more at resources that became free."""
+    """Grant, in order of arrival, waiting tickets that nothing bars any more at resources that a ticket has left."""
     for resource in resources:
         for place in rows.places(unit.tr, resource):
             ticket = rows.read(unit.tr, place.ticket)

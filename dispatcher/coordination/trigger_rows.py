@@ -41,7 +41,7 @@ class TriggerRecord:
     last_ms: int | None = None
     """The instant of the last event that started or sent something."""
     last_run: str = ""
-    """The id of the last workflow that was started or that got a signal."""
+    """The id of the workflow that was last started, or to which a signal was last sent."""
     reason: str = ""
     """Why the last event failed; empty when a later event started or sent something."""
 

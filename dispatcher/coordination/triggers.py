@@ -105,7 +105,7 @@ def _read(unit: UnitOfWork, name: str, body: Body) -> tuple[TriggerRecord, dict[
 
 
 def pause(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Pause a trigger: events start nothing until it is resumed; workflows that run go on."""
+    """Pause a trigger: it misses the events that come until it is resumed; workflows that run go on."""
     return _steer(unit, body, paused=True)
 
 

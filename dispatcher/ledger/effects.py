@@ -31,7 +31,7 @@ class NodeKey(NamedTuple):
 
     @property
     def defined(self) -> NodeKey:
-        """The key of the node that defines this one: the map for an element, the node to undo for a compensation."""
+        """The key of the node that defines this one: of `ship`, `ship[3]` and `ship.compensate` it is `ship`."""
         return NodeKey(self.workflow, defined_name(self.node))
 
     def element(self, number: int) -> NodeKey:

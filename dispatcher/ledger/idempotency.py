@@ -32,7 +32,7 @@ def claim(
 
 
 def known(tr: Reads, key: str, fingerprint: str, *, now_ms: int) -> str | None:
-    """Return the id of the workflow that has the idempotency key; raise an error if the key came with another request.
+    """Return the id of the workflow that has the key, or None as `read` does; refuse the key of another request.
 
     Requests are compared when both had a fingerprint.
 

@@ -50,7 +50,7 @@ class RowFormat:
         return len(self.steps) + 1
 
     def pack_as(self, version: int, fields: Any) -> bytes:
-        """Encode the fields as a row of `version`, 2 or more; callers give the lowest one that has all fields set."""
+        """Encode the fields as a row of `version`, 2 or more: callers give the lowest one that knows all set fields."""
         return b"%d%b" % (version, self.pack(fields))
 
     def pack_checked(self, fields: Any) -> bytes:

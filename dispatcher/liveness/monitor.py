@@ -152,7 +152,7 @@ class Monitor:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _tidy(self, evict: Evictor) -> None:
-        """Remove the queues of dead processes every minute while this monitor leads, one removal at a time."""
+        """Have the queues of dead processes removed every minute while this monitor leads, one sweep at a time."""
         while True:
             if self.leads and self._now() >= self._sweep_at:
                 self._sweep_at = self._now() + SWEEP_SECONDS

@@ -21,7 +21,7 @@ AGAIN_SECONDS = 5.0
 
 
 async def begin(database: Database, graph: TaskGraph | None, clock: Clock, background: Supervisor) -> Incarnation:
-    """Begin a store's incarnation, numbered above the one in Redis, and write the number to Redis in the background.
+    """Begin a store's incarnation, above its last and, if Redis answers, Redis's; write it to Redis in the background.
 
     Raises:
         CoditectError: any error of `Database.run`.

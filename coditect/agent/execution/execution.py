@@ -20,7 +20,7 @@ from coditect.wire.control_messages import Cancel
 REMEMBER_SECONDS = 600.0
 MOST_REMEMBERED = 10_000
 MOST_REMEMBERED_BYTES = 16 * 1024 * 1024
-"""With `MOST_REMEMBERED`, the bounds of the remembered outcomes; half of each bound is remembered at least."""
+"""With `MOST_REMEMBERED`, the bounds of the outcomes; the older half goes when the newer is at half of either."""
 LOOK_SECONDS = 0.1
 """Pause between two checks for executions that need a timer; a time limit that is shorter gets its timer at once."""
 
@@ -332,7 +332,7 @@ class TimeLimits:
 
 
 class Remembered:
-    """The outcomes of ended executions, for repeated deliveries: kept ten minutes or more, unless they are too many.
+    """The outcomes of ended executions, for repeated deliveries: kept ten minutes or more, unless too many or large.
 
     The older half is forgotten at once, when the newer half is full or ten minutes old: to find and free the oldest
     outcome at each new one costs as much as a tenth of a small task.

@@ -19,7 +19,7 @@ from coditect.wire.tasks import MAX_BODY_BYTES
 
 PUBLISH_SECONDS = 60.0
 WAITS_SECONDS = 5.0
-"""The time after which a sender without credit reports its wait: a credit may be lost, and a reader may be gone."""
+"""The pause after which, each time, a sender without credit reports its wait: a credit may be lost, a reader gone."""
 NO_READER = "its parts have no reader any more"
 
 

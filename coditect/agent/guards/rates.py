@@ -96,7 +96,7 @@ class AgentRates:
                     self._intake.resume_queue(routing.task_queue(name, level), PauseReason.RATE)
 
     async def _any_left(self, tokens: LeasedTokens) -> bool:
-        """Start waiting tasks while the rate allows; tell whether the agent's queues may still hold tasks."""
+        """Start waiting tasks while the rate allows; tell whether the capability's queues may still hold tasks."""
         levels = list(Priority)
         try:
             while levels:

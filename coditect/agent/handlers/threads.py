@@ -1,4 +1,4 @@
-"""The part of a handler's context for conversation threads: it opens and joins them, and asks agents and people."""
+"""The part of a handler's context that opens conversation threads, takes part in them, and asks agents and people."""
 
 from __future__ import annotations
 

@@ -34,6 +34,6 @@ def by_our_clock(task: Task, message: Message, clock: Clock) -> Task:
 
 
 def _refuted(limits: Limits, published_ms: int, expiration_ms: int | None, now_ms: int) -> bool:
-    """Tell whether the clocks must differ: by the agent's clock a task is too late, but the broker delivered it."""
+    """Tell whether clocks must differ: by the agent's clock a task is too late, but the broker has not expired it."""
     over = [one for one in (limits.deadline_ms, limits.start_by_ms) if one is not None and one <= now_ms]
     return expiration_ms is not None and any(expiration_ms <= one - published_ms for one in over)

@@ -329,7 +329,7 @@ class Intake(QueuePauses):
             self._next_look = self._loop.call_later(LOOK_SECONDS, self._look)
 
     def _fits(self, consumer: QueueConsumer, now: float, soon: int, *, rivals: bool) -> bool:
-        """Tell whether a queue's unused prefetch suits the tasks that could start; `consumer.missing` is what it lacks.
+        """Tell whether a queue's unused prefetch suits the tasks that could start; set `consumer.missing` to the gap.
 
         When several queues hold more than could start (`rivals`), none gets deliveries unasked: all are asked in turn.
         """

@@ -155,7 +155,7 @@ class LiveFeed:
             self._background.start(self._recover(self._subscription), name="live events: recover")
 
     async def _recover(self, subscription: EventSubscription) -> None:
-        """Once a lost subscription is back, add a gap notice to the window, and one more when all publishers know."""
+        """Once a lost subscription is back, add a gap notice to the window, and one when all publishers know of it."""
         pauses = LOOKS.pauses()
         while subscription is self._subscription:
             try:

@@ -42,7 +42,7 @@ class LiveStream:
         self._news.set()
 
     async def batches(self) -> AsyncIterator[list[LiveFrame]]:
-        """Yield frames: a ping with the position, then events and gaps as they come, last an `end` with its reason."""
+        """Yield frames: a ping with the position, events and gaps (pings while none come), an `end` with its reason."""
         yield [self._at(PING)]
         if self._missing:
             yield [notice(self._window.id_of(self._position), GAP, self._missing, advice=READ_AGAIN)]

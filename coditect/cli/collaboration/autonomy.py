@@ -1,4 +1,4 @@
-"""`coditect autonomy`: the share of workflows and tasks that finished without a person, and what needed one."""
+"""`coditect autonomy`: the share of finished workflows and tasks that needed no person, and what needed one."""
 
 from __future__ import annotations
 

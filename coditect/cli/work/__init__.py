@@ -1,1 +1,1 @@
-"""The commands about tasks, workflows, schedules, triggers, webhooks, approvals, locks, breakers and dead letters."""
+"""The commands about tasks, workflows and what concerns them, such as patterns, schedules, locks and dead letters."""

@@ -75,7 +75,7 @@ class ClientLocks(Locking):
     async def release_locks(
         self, resource: str | None = None, *, agent: str | None = None, task: str | None = None, reason: str
     ) -> int:
-        """Release by force the locks on a resource, or all locks of an agent or one of its tasks; return how many.
+        """Release by force a resource's locks, or all that an agent or one of its tasks has or awaits; return how many.
 
         The holders get `LockLost` with the reason. They may write all the same until they hear of it: only a resource
         that checks the fence refuses that.

@@ -20,7 +20,7 @@ from coditect.workflow.rows import read_row
 
 @dataclass(frozen=True, slots=True)
 class ScheduleRow:
-    """The report of one schedule: its declaration, its next tick, and which workflow its last tick started, if any."""
+    """The report of one schedule: its declaration, its next and last tick, and the workflow that it started last."""
 
     schedule: str
     """The schedule's name."""
@@ -122,7 +122,7 @@ class Schedules:
         return await self._control.ask(Verb.SCHEDULE_SHOW, {"schedule": name})
 
     async def pause(self, name: str) -> ScheduleRow:
-        """Pause a schedule: it starts nothing until it is resumed, and its running workflows go on."""
+        """Pause a schedule: its ticks start nothing until it is resumed, and its running workflows go on."""
         return ScheduleRow.read(await self._control.ask(Verb.SCHEDULE_PAUSE, {"schedule": name}))
 
     async def resume(self, name: str) -> ScheduleRow:
@@ -130,7 +130,7 @@ class Schedules:
         return ScheduleRow.read(await self._control.ask(Verb.SCHEDULE_RESUME, {"schedule": name}))
 
     async def run(self, name: str) -> str | None:
-        """Start a schedule's workflow now, even if paused; return the workflow's id, or None if overlap forbids it."""
+        """Start a schedule's workflow now, even if paused; return its id, or None if overlap or an error forbids it."""
         answer = await self._control.ask(Verb.SCHEDULE_RUN, {"schedule": name})
         return answer.get("workflow")
 

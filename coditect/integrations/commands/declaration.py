@@ -168,7 +168,7 @@ class _Attempt:
         return self._run.run(body, self._heard)
 
     def _heard(self, line: bytes) -> None:
-        """Handle a JSON line of output: report the progress that it tells, or else keep it for result and cost."""
+        """Report the progress that a JSON line tells; else, in the format `lines`, keep it for result and cost."""
         try:
             said = loads(line)
         except InvalidTask:

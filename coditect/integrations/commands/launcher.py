@@ -151,7 +151,7 @@ def _end_all(command: int) -> None:
 
 
 def _watch(control: socket.socket, command: int, wake: int, grace_seconds: float) -> int:
-    """Wait until the command has ended, by itself or at the agent's request; return its exit code."""
+    """Wait until the command has ended; return its exit code; once the agent is gone, kill all and end this process."""
     kill_at: float | None = None
     while True:
         left = None if kill_at is None else max(0.0, kill_at - time.monotonic())

@@ -29,6 +29,6 @@ def command_environment(environment: Mapping[str, str], allowed: Iterable[str], 
 
 
 def secrets_in(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the values of variables whose names suggest a secret, such as `API_KEY`, the longest first."""
+    """Return the values of 6 characters or more of variables that are secrets by name (`API_KEY`), longest first."""
     found = {text for name, text in environment.items() if _SECRET.search(name) and len(text) >= SHORTEST_SECRET}
     return tuple(sorted(found, key=len, reverse=True))

@@ -1,4 +1,4 @@
-"""The arguments of a command, filled with fields of the task's input so that no value can inject anything else.
+"""The arguments of a command, filled with fields of the task's input; no value can add an argument or start an option.
 
 `{input}` and `{input.repo}` stand for the input or a field of it. Each element of the list stays one argument, whatever
 is in the value: there is no shell. An argument that begins with a field must not begin with `-` when it is filled,

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 GIT_SECONDS = 120.0
 _LOCK = "lock"
 _QUIET = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
-"""Options of git by which a checkout runs no hook, and no other program, of the repository."""
+"""Options of git by which a checkout runs no hook and no file system monitor of the repository."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,7 @@ class HttpBridge:
     # -- looking ----------------------------------------------------------------------------------------
 
     async def _look(self) -> None:
-        """Compare the registered agents with the served ones; start the missing, and stop those that are gone."""
+        """Compare the registered agents with the served ones; start missing ones, and stop those gone or changed."""
         now = asyncio.get_running_loop().time()
         if self._closed:
             return
@@ -155,7 +155,7 @@ class HttpBridge:
             self._silent = False
 
     async def _missed(self, agent_id: AgentId, now: float) -> None:
-        """Handle a served agent that the registry lacks: stop it if its lease has ended, else register it again."""
+        """Handle a served agent that the registry lacks: stop it after its lease, else, if it is ours, register it."""
         served = self._served[agent_id]
         left = served.ends_at - now
         if left <= LOOK_SECONDS / 2:

@@ -37,7 +37,7 @@ class HttpAnswer:
 
 
 class AgentCalls:
-    """The HTTP client of a bridge; it bounds each connect by 5 s, and leaves the time limit of a call to its caller."""
+    """The HTTP client of a bridge; `post` bounds each connect by 5 s, and leaves the time limit to its caller."""
 
     def __init__(self, client: httpx2.AsyncClient, hosts: AllowedHosts, *, most_bytes: int) -> None:
         self._client = client

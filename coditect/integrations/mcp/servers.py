@@ -125,7 +125,7 @@ class ToolServer:
             raise ToolServerLost("The MCP server cannot be reached", server=self.target, reason=reason) from error
 
     async def _keep(self) -> None:
-        """Open the server, and again after each loss, in one asyncio task, as only that task can close it."""
+        """Open the server, and again after a failure or loss, in one asyncio task, as only that task can close it."""
         failures = 0
         while True:
             self._lost.clear()

@@ -92,7 +92,7 @@ _DURABLE_TOOLS = (
 
 
 class FleetTools:
-    """The MCP tools of a fleet: one for each capability of living agents, and three for durable tasks."""
+    """The MCP tools of a fleet: living agents' JSON capabilities that fit the patterns, and three for durable tasks."""
 
     def __init__(self, opened: Connections, patterns: Sequence[str] = ("*",)) -> None:
         """Serve the fleet's capabilities that match the given patterns, such as `code.*`, as tools."""

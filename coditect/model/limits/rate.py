@@ -49,7 +49,7 @@ class Rate:
 
     @property
     def most_at_once(self) -> int:
-        """The executions that may begin at once: the declared burst, or else what the limit gives in one second."""
+        """The executions that may begin at once: the declared burst, or else those of one second, rounded up."""
         return self.burst or max(1, ceil(self.per_second))
 
     @property

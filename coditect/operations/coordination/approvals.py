@@ -46,7 +46,7 @@ def check_policy(path: Path) -> ApprovalPolicy:
 
 
 async def show_decision(opened: Connections, workflow: str, node: str) -> ApprovalDecision:
-    """Return the last approval decision about a node, with every question and answer before it.
+    """Return what was last asked or decided about a node's approval, with the node's history in the audit trail.
 
     Raises:
         NotFound: when nothing was ever asked or decided about the node.

@@ -18,7 +18,7 @@ STALE_LOOKS = 1
 
 @dataclass(slots=True)
 class Utilisation:
-    """The fleet's used slots and all its slots, each summed over the observations in which work was queued."""
+    """The fleet's used slots and all its slots, each summed over the observations of queued work that `look` adds."""
 
     busy: int = 0
     slots: int = 0

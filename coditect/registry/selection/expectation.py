@@ -41,7 +41,7 @@ class ExpectedRun:
 
     @property
     def alone_ms(self) -> float:
-        """The expected milliseconds until the task is done by the idle agent, with retries elsewhere after failures."""
+        """The expected milliseconds until the idle agent's task is done; a failed attempt costs a retry elsewhere."""
         return self.ran_ms + (1 - self.success) * (RETRY_MS + self.usual_ms)
 
     def among_others_ms(self, record: AgentRecord) -> float:

@@ -108,7 +108,7 @@ def _text_of(content: bytes) -> str:
 
 
 def read_values(text: str) -> Any:
-    """Read a YAML document other than a workflow, such as a file of agents, by the rules of workflow files.
+    """Read a YAML document that is no workflow, such as a file of agents, by a workflow file's rules, but of any size.
 
     Raises:
         InvalidWorkflow: when it is no such YAML; with the line.

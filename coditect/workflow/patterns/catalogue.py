@@ -48,7 +48,7 @@ def find_pattern(patterns: Catalogue, name: str) -> WorkflowPattern:
 
 
 def read_pattern(content: bytes, *, name: str = "") -> WorkflowPattern:
-    """Read and check the pattern in the bytes of a YAML document; errors name the document by `name`.
+    """Read and check the pattern in the bytes of a YAML document; errors about its size or fields name it by `name`.
 
     Raises:
         InputError: with place and remedy of every problem; not retryable.

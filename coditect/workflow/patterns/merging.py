@@ -92,7 +92,7 @@ def identity(value: Any) -> Any:
 
 
 def _weighed(rule: MergeRule, values: Sequence[Any], weights: Sequence[float]) -> list[Fraction]:
-    """Return the weight of each value as an exact fraction; every weight is 1 unless the rule is `weighted`."""
+    """Return each value's weight as an exact fraction (0.1 + 0.2 = 0.3); it is 1 unless the rule is `weighted`."""
     if rule is not MergeRule.WEIGHTED:
         if weights:
             raise _refused("Only a weighted vote has weights", "leave `weights` out, or use the rule `weighted`")

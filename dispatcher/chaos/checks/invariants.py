@@ -79,7 +79,7 @@ def _is_calm(index: HistoryIndex, since: float, until: float) -> bool:
 
 
 def one_end_each(index: HistoryIndex) -> CheckResult:
-    """Invariant I2: check that a node becomes terminal at most once, unless a redrive was requested in between."""
+    """Invariant I2: check that a node becomes terminal at most once, unless a redrive or restore was requested."""
     nodes = dict(index.by_key("state"))
     violations = [told for key in nodes for told in _second_ends(index, key)]
     return CheckResult("one end each", "a node becomes terminal once", len(nodes), tuple(violations))

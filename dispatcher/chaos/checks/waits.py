@@ -47,7 +47,7 @@ def p0_soon(index: HistoryIndex) -> CheckResult:
 
 
 def p2_progress(index: HistoryIndex) -> CheckResult:
-    """Invariant I5: check that at most 104 later tasks start before a P2 task, plus 12 for each older P2 task."""
+    """Invariant I5: check that at most 104 later tasks start before a P2 task, plus 12 per older P2 begun meanwhile."""
     waits = _waits(index)
     starts = [one.start for one in waits]
     judged = [one for one in waits if one.priority == "p2" and is_calm(index, one.ready_at, one.start_at)]
@@ -58,7 +58,7 @@ def p2_progress(index: HistoryIndex) -> CheckResult:
 
 
 def _most_passing(one: Wait, meanwhile: Sequence[Wait]) -> int:
-    """Return how many later tasks may start before a P2 task: 12 more for each older P2 task that started meanwhile."""
+    """Return how many later tasks may start before a P2 task: 104, plus 12 per older P2 task that started meanwhile."""
     before = sum(other.priority == "p2" and other.ready < one.ready for other in meanwhile)
     return MOST_BEFORE_P2 + BETWEEN_P2S * before
 

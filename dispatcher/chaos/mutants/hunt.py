@@ -43,7 +43,7 @@ class Catch:
 async def play_seeds(
     mutant: str, first: int, last: int, invariants: Sequence[str]
 ) -> AsyncGenerator[dict[str, object], None]:
-    """Simulate seeds with the mutant, and yield each outcome; stop after one that violates any of `invariants`."""
+    """Simulate seeds with the mutant, yield each outcome, and stop when one of `invariants` breaks (any, if empty)."""
     arguments = command(mutant, (seeds.MODULE, str(first), str(last), *invariants))
     process = await asyncio.create_subprocess_exec(
         *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env=_environment()

@@ -37,7 +37,7 @@ def _told(found: Counter[str]) -> dict[str, int]:
 
 
 def _needed(tr: Reads, since_ms: int, until_ms: int) -> tuple[list[dict[str, Any]], bool]:
-    """Count a period's decisions of persons and open questions to them, most first; tell whether all entries were read.
+    """Group what persons decided or were asked, with counts and the latest of each, most first; tell if all was read.
 
     A question that a person answered is counted with its answer, and not as a question too.
     """

@@ -37,7 +37,7 @@ def show(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def list_handoffs(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return a page of the handoffs without their contexts, in the order in which their workflows were accepted.
+    """Return a page of the handoffs without their contexts, ordered by their workflows' ids, so as a rule by time.
 
     Of a `task`, a `workflow`, or an `agent` that hands off, is asked or accepted; or only open ones.
     """

@@ -30,7 +30,7 @@ _OUTCOMES = {
     TaskState.REJECTED: FAILED,
 }
 _DECIDED = frozenset({"refused_by_policy", "approval_timeout"})
-"""The reasons with which an approval decision ends a task; such a task counts although it was never published."""
+"""The reasons with which an approval decision by no person ends a task; the task counts, even if never published."""
 
 
 def count(tr: Transaction, effects: Effects, now_ms: int) -> None:

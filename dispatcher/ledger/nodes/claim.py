@@ -85,7 +85,7 @@ def backlog(unit: UnitOfWork, capability: str, most: int) -> Iterator[NodeKey]:
 
 
 def is_readable(unit: UnitOfWork, node_key: NodeKey) -> bool:
-    """Tell whether this dispatcher can read the node's row; it cannot if a newer version of the dispatcher wrote it."""
+    """Tell whether this dispatcher can read the node's row, or only a newer one knows the version of the row."""
     try:
         unit.node(node_key)
     except NewerVersion:

@@ -1,4 +1,4 @@
-"""The tracing spans that a shard makes: one for each publication of a node, and one for each end of an attempt."""
+"""The tracing spans of a shard, for traced workflows: one per publication of a node, and one per end of an attempt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The byte stream below a connection: measures how long the broker has sent nothing, and tests new connections."""
+"""The byte stream below a connection: measures how long nothing but heartbeats has come, and tests new connections."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Tap = Callable[[asyncio.StreamWriter], Callable[[bytes], bytes]]
 
 
 class Transport(TransportFactory):
-    """The factory of a connection's byte streams, which measures how long the newest stream has brought nothing."""
+    """The factory of a connection's byte streams, which measures how long nothing but heartbeats has come."""
 
     def __init__(self, *, tap: Tap) -> None:
         self._tap = tap

@@ -244,7 +244,7 @@ class Publisher:
         attempt.astray_until = min(attempt.astray_until, self._now() + ASTRAY_SECONDS)
 
     async def _find_way(self, attempt: _Attempt, why: CoditectError) -> None:
-        """Declare a missing exchange or binding again, and wait before the retry; raise `why` if a retry is useless."""
+        """Restore a missing exchange or binding of ours, and wait for the retry; raise `why` if useless or too late."""
         exists = not isinstance(why, NotFound)
         try:
             worth = await self._ways.leads(attempt.exchange, attempt.routing_key, exists=exists)

@@ -107,7 +107,7 @@ def checked_client(hosts: AllowedHosts, *, token: str | None = None) -> httpx.As
 
 
 def _to(address: str, request: httpx.Request) -> httpx.Request:
-    """Return a copy of a request, sent to one IP address of its host; a TLS connection serves no other request."""
+    """Return a copy of a request for one IP address of its host; a TLS connection serves no other request."""
     headers = httpx.Headers(request.headers)
     if request.url.scheme == "https":
         headers["connection"] = "close"

@@ -78,7 +78,7 @@ def input_of(parts: Sequence[Part], spec: CapabilitySpec) -> Any:
 
 
 def refuse_continuation(task_id: str) -> UnsupportedOperationError:
-    """Return the error for a message to a task that takes no more messages."""
+    """Return the error for a message that answers no approval: its task waits for none, or its text is no answer."""
     fix = "send a message without taskId, in the same context, for a new task"
     return UnsupportedOperationError(f"The task {task_id[:200]} takes no more messages; {fix}", data={"fix": fix})
 

@@ -74,7 +74,7 @@ async def settled(handle: Handle, *, timeout: Duration) -> Task:
 
 
 async def follow(client: Client, handle: Handle) -> AsyncGenerator[A2aEvent]:
-    """Yield a task's A2A events: the task as it is now, its start and progress, then its end or open approval."""
+    """Yield a task's A2A events: the task now, its start and progress, then its value and end, or its open approval."""
     async with client.events("task.*", of=handle.task_id) as events:
         task = await read_task(handle)
         yield task

@@ -1,4 +1,4 @@
-"""The fleet as an A2A agent: each message becomes a durable task, which any API process finds by its id.
+"""The fleet as an A2A agent: a message without a task's id starts a durable task, which any API process finds by id.
 
 The control plane keeps the tasks, so nothing is lost with the process that took a message, and none of the SDK's stores
 of tasks is needed. A task's context is a label of its workflow; a message that is sent again is the same task.

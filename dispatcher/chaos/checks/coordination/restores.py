@@ -52,7 +52,7 @@ def restored_whole(index: HistoryIndex) -> CheckResult:
 
 
 def _unasked(index: HistoryIndex, work: Operation, told: Sequence[str]) -> Iterator[str]:
-    """Yield each restore that was not requested or was made twice, and each confirmed request without a restore."""
+    """Yield each restore that was refused, not requested, or made twice, and each confirmed request without one."""
     asked = {one.val["by"]: one for one in index.about("restore", work.key)}
     for by, many in Counter(told).items():
         if by not in asked or not asked[by].possible:
@@ -121,7 +121,7 @@ class RestoredWork:
                     yield f"has a result of {name} of run {given}, and it was discarded {generations} times"
 
     def _mixed(self, name: str) -> Iterator[str]:
-        """Yield each value of another generation that an execution of a node got as input, or saw in shared state."""
+        """Yield an error where an execution of a node got input of another generation, or saw wrong shared state."""
         key = f"{self._work}:{name}"
         for one in self._index.about("execute", key):
             version = self._version_of(name, one.val["fence"])

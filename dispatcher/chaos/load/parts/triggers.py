@@ -56,7 +56,7 @@ async def _made(load: WorkflowLoad, name: str, flow: Workflow) -> None:
 
 
 async def _all_ran(load: WorkflowLoad, name: str) -> None:
-    """Return if every event has started a workflow; else raise a retryable error, so that the caller asks again."""
+    """Return if every event has started a workflow; else raise ResultTimeout, so that the caller asks again."""
     if len(await _runs_of(load, name)) < EVENTS:
         raise ResultTimeout("Not every event has started a workflow yet")
 

@@ -94,7 +94,7 @@ def _decide(unit: UnitOfWork, node_key: NodeKey, record: DecisionRecord, judgeme
 def _is_learned(
     unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, record: DecisionRecord, judgement: Judgement
 ) -> bool:
-    """Tell whether a task is granted without a question, by the recent outcomes of its kind; if not, ask a person."""
+    """Grant a task and return True if its kind's recent outcomes allow it; otherwise ask a person and return False."""
     rule, policy = judgement.matched, unit.terms.approvals
     if rule is None or policy is None:
         found = None

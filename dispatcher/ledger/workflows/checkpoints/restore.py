@@ -164,7 +164,7 @@ def _is_given_up(unit: UnitOfWork, workflow: str, run: RunRecord) -> bool:
 
 
 def _walk(unit: UnitOfWork, root: NodeKey, kind: str, after: str, most: int, *, ended: bool) -> tuple[int, bool]:
-    """Stop nodes with names after `after`, and if `ended` discard them; return the number examined, and if all were."""
+    """Stop, and if `ended` discard, nodes after `after` that a restore drops; return how many were seen, and if all."""
     advance.follow(unit)  # what has ended in this transaction is left over, and dropped with its node
     run = unit.run(root.workflow)
     assert run is not None and run.restoring is not None
