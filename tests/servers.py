@@ -77,8 +77,15 @@ class Broker:
         """Of the broker itself."""
         return self.servers.processes["rabbitmq"].pid
 
+    @property
+    def was_killed(self) -> bool:
+        """Whether the broker does not run."""
+        return "rabbitmq" not in self.servers.processes
+
     async def as_new(self) -> None:
         """Both run, and nothing is in them. A start takes two seconds of a processor, this a tenth."""
+        if self.was_killed:  # a queue that was new then cannot be declared again by its name, also when it was deleted
+            await self.servers.wipe_broker()
         await self.servers.start_broker()
         await self.servers.start_redis()
         await self.evaluate(EMPTIED)

@@ -16,6 +16,7 @@ from coditect.agent.execution.handler import Executors, SentBack
 from coditect.agent.execution.parts import PartSender
 from coditect.agent.guards.guards import Guards
 from coditect.agent.handlers.context import Context, PlainContext, TaskContext
+from coditect.agent.handlers.port import BreakerCall
 from coditect.agent.intake.intake import Intake
 from coditect.agent.limits import AgentLimits as Bounds
 from coditect.agent.workflow_tasks.handoffs import Handoffs, owner_to_hand_off
@@ -339,7 +340,7 @@ class TaskServices:
             means.streams[execution.parts.execution_id] = execution.parts
         return execution.parts
 
-    def breaker(self, name: str) -> AbstractAsyncContextManager[object]:
+    def breaker(self, name: str) -> AbstractAsyncContextManager[BreakerCall]:
         """Return a context manager around one call of a dependency, as `Context.breaker` says."""
         return self.means.guards.breakers.get(name).call()
 

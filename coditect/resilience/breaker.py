@@ -139,7 +139,11 @@ class GuardedCall:
             if self._turn == breaker.turn:
                 breaker.succeeded(now)
             return
-        breaker.record(breaker.declared.judge(error, now - self._since), now, turn=self._turn, permit=self.permit)
+        self.record(breaker.declared.judge(error, now - self._since))
+
+    def record(self, verdict: CallVerdict) -> None:
+        """Record the end of the call, which the caller has judged."""
+        self._breaker.record(verdict, self._breaker.now(), turn=self._turn, permit=self.permit)
 
 
 class CircuitBreaker:
@@ -358,7 +362,7 @@ class CircuitBreaker:
         self._changed(self)
 
     async def next_change(self, within_seconds: float) -> None:
-        """Wait until the state or the next probe changes, at most `within_seconds` (but at least `LEAST_SECONDS`)."""
+        """Wait until the state or the next probe changes, at most `within_seconds` or, if longer, `LEAST_SECONDS`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(None if within_seconds == inf else max(LEAST_SECONDS, within_seconds)):
                 await self._news.wait()

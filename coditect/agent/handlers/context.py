@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
 from coditect.agent.handlers.facts import TaskFacts
 from coditect.agent.handlers.handoffs import PlainHandoffs, TaskHandoffs
-from coditect.agent.handlers.port import Services
+from coditect.agent.handlers.port import BreakerCall, Services
 from coditect.agent.handlers.threads import TaskThreads
 from coditect.codec import encode_any, value_of
 from coditect.collaboration.blocking_locks import BlockingLock
@@ -143,7 +143,7 @@ class TaskContext(TaskFacts):
 class Context(TaskContext, TaskThreads, TaskHandoffs, Locking):
     """The execution of a task as an async handler sees it; only the handler may call the methods."""
 
-    def breaker(self, name: str) -> AbstractAsyncContextManager[object]:
+    def breaker(self, name: str) -> AbstractAsyncContextManager[BreakerCall]:
         """Return a context manager around one call of a dependency: `async with ctx.breaker("github"): ...`.
 
         Nothing is held during the call. While the breaker is open, the block raises BreakerOpen before it begins; a
@@ -152,7 +152,6 @@ class Context(TaskContext, TaskThreads, TaskHandoffs, Locking):
 
         Raises:
             BreakerOpen: at the beginning of the block, when the dependency has failed too often.
-            SetupError: in a handler that runs in a process of its own; declare the capability's `breaker` there.
         """
         return self.services.breaker(arguments.text("name", name, shortest=1))
 
@@ -286,7 +285,7 @@ class PlainContext(TaskContext, PlainHandoffs):
         self.services.run(self._emit(type_, subject, data))
 
     def checkpoint(self, name: str) -> None:
-        """Name the present position of the task's workflow, so that it can be restored to it; block until that is done.
+        """Name the present position of the task's workflow, for a later restore to it; block until it has the name.
 
         The node of this task has not ended by then, so a restore runs it again, from its beginning.
 

@@ -17,6 +17,14 @@ from coditect.resilience.retry_budget import RetryPort
 T = TypeVar("T")
 
 
+class BreakerCall(Protocol):
+    """A call of a dependency that a breaker has let through."""
+
+    @property
+    def permit(self) -> int | None:
+        """The permit's number if the call is a probe, 0 for a probe without the control plane; None for no probe."""
+
+
 class Services(LockPort, StatePort, ThreadPort, RetryPort, Protocol):
     """The port through which a `Context` reaches the runtime: requests, locks, state, threads, retries and events.
 
@@ -46,7 +54,7 @@ class Services(LockPort, StatePort, ThreadPort, RetryPort, Protocol):
         Nothing is awaited or told when no part was sent and the result is not complete.
         """
 
-    def breaker(self, name: str) -> AbstractAsyncContextManager[object]:
+    def breaker(self, name: str) -> AbstractAsyncContextManager[BreakerCall]:
         """Return a context manager around one call of a dependency, which the dependency's breaker guards."""
 
     def hold(self, lock: Lock) -> BlockingLock:

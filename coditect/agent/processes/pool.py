@@ -18,7 +18,7 @@ import psutil
 from coditect.agent.declaration import Capability
 from coditect.agent.handlers.context import TaskContext
 from coditect.agent.processes.protocol import Frame, FrameKind, receive
-from coditect.agent.processes.rpc import WorkerRpc
+from coditect.agent.processes.rpc import WorkerRpc, error_in
 from coditect.aio.supervisor import Supervisor
 from coditect.errors import CoditectError, InvalidTask, Retryable, SetupError
 from coditect.model.task import Task
@@ -118,8 +118,10 @@ class Worker:
         self.tasks += 1
         async with asyncio.TaskGroup() as group:
             worker_rpc = WorkerRpc(context.services, group, self._send)
-            ended = await self._converse(task, context, worker_rpc)
-            worker_rpc.cancel()
+            try:
+                ended = await self._converse(task, context, worker_rpc)
+            finally:
+                worker_rpc.cancel()
         if isinstance(ended, Exception):
             raise ended
         return ended
@@ -172,7 +174,7 @@ def _died(code: int) -> ProcessDied:
 def _remote(facts: dict[str, Any]) -> Exception:
     if facts.get("invalid_input"):
         return InvalidTask(str(facts.get("message", "")))
-    return RemoteError(facts)
+    return error_in(facts["refusal"]) if facts.get("refusal") else RemoteError(facts)
 
 
 class Workers:

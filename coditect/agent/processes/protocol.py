@@ -10,6 +10,7 @@
                       FAILURE   head: the exception's facts
                       CALL      head: number, service and arguments       body: the argument that is bytes
                       ABANDON   head: number of a call whose answer is not awaited any more
+                      LEAVE     head: number of a call of `breaker`, and the verdict of its end
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class FrameKind(IntEnum):
     FAILURE = auto()
     CALL = auto()
     ABANDON = auto()
+    LEAVE = auto()
 
 
 @dataclass(frozen=True, slots=True)

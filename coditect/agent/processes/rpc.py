@@ -1,7 +1,8 @@
 """The remote calls by which a handler in a worker process uses its agent's `Services`, method by method.
 
 A service is a method of `Services` and its implementation. It takes JSON values and at most one argument of bytes; the
-result of an awaited service is a JSON value or an `Outcome`.
+result of an awaited service is a JSON value or an `Outcome`. `breaker` is a context manager: a call enters it,
+and a LEAVE frame leaves it with the verdict of the worker, which has the exception.
 """
 
 from __future__ import annotations
@@ -10,15 +11,21 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from coditect import errors
 from coditect.agent.handlers.port import Services
 from coditect.agent.processes.protocol import Frame, FrameKind
 from coditect.errors import CoditectError
+from coditect.model.limits.breaker import CallVerdict
 from coditect.model.message import Message
 from coditect.model.result import Outcome
 from coditect.wire.tasks import read_result, result_message
+
+if TYPE_CHECKING:
+    from coditect.resilience.breaker import GuardedCall
+
+BREAKER = "breaker"
 
 
 def is_awaited(service: str) -> bool:
@@ -29,7 +36,7 @@ def is_awaited(service: str) -> bool:
     """
     if service.startswith("_"):
         raise AttributeError(service)
-    return inspect.iscoroutinefunction(getattr(Services, service))
+    return service == BREAKER or inspect.iscoroutinefunction(getattr(Services, service))
 
 
 def call_frame(number: int, service: str, arguments: Sequence[Any], options: Mapping[str, Any]) -> Frame:
@@ -48,9 +55,11 @@ class WorkerRpc:
         self._group = group
         self._send = send
         self._awaited: dict[int, asyncio.Task[None]] = {}
+        self._guarded: dict[int, GuardedCall] = {}
+        """The calls of dependencies that breakers guard, while they go on."""
 
     def run(self, frame: Frame) -> None:
-        """Carry out a worker's CALL or ABANDON frame; an awaited call runs in the background.
+        """Carry out a worker's CALL, ABANDON or LEAVE frame; an awaited call runs in the background.
 
         Raises:
             ValueError: when the frame is of a kind that a worker does not send.
@@ -62,6 +71,9 @@ class WorkerRpc:
             case FrameKind.ABANDON:
                 if frame.head in self._awaited:
                     self._awaited[frame.head].cancel()
+                self._leave(frame.head, CallVerdict.NEUTRAL)
+            case FrameKind.LEAVE:
+                self._leave(frame.head["number"], CallVerdict(frame.head["verdict"]))
             case _:
                 raise ValueError(f"a worker does not say {frame.kind.name}")
 
@@ -69,13 +81,26 @@ class WorkerRpc:
         """Cancel the calls that still run, because the worker does not await their answers any more."""
         for call in self._awaited.values():
             call.cancel()
+        for number in tuple(self._guarded):
+            self._leave(number, CallVerdict.NEUTRAL)
+
+    def _leave(self, number: int, verdict: CallVerdict) -> None:
+        if (call := self._guarded.pop(number, None)) is not None:
+            call.record(verdict)
+
+    async def _enter(self, number: int, breaker: str) -> int | None:
+        call = cast("GuardedCall", self._services.breaker(breaker))
+        await call.__aenter__()
+        self._guarded[number] = call
+        return call.permit
 
     def _call(self, frame: Frame) -> None:
         number, service, arguments = frame.head["number"], frame.head["service"], frame.head["arguments"]
         awaited = is_awaited(service)
         if frame.head["bytes"] is not None:
             arguments[frame.head["bytes"]] = frame.body
-        call = partial(getattr(self._services, service), *arguments, **frame.head["options"])
+        called = partial(self._enter, number) if service == BREAKER else getattr(self._services, service)
+        call = partial(called, *arguments, **frame.head["options"])
         if not awaited:
             call()
             return
@@ -86,7 +111,7 @@ class WorkerRpc:
         try:
             frame = _answer(number, await call())
         except CoditectError as error:
-            frame = Frame(FrameKind.ANSWER, {"number": number, "error": _described(error)})
+            frame = Frame(FrameKind.ANSWER, {"number": number, "error": described(error)})
         self._send(frame)
 
 
@@ -100,9 +125,17 @@ def _answer(number: int, result: Any) -> Frame:
     return Frame(FrameKind.ANSWER, head, message.body)
 
 
-def _described(error: CoditectError) -> dict[str, Any]:
+def described(error: CoditectError) -> dict[str, Any]:
+    """Return an error as JSON values, of which `error_in` makes it again."""
     facts = {name: value if isinstance(value, int | float) else str(value) for name, value in error.facts.items()}
     return {"type": type(error).__name__, "sentence": error.sentence, "facts": facts}
+
+
+def error_in(told: Mapping[str, Any]) -> CoditectError:
+    """Return the error that `described` told, of the same type."""
+    kind = getattr(errors, told["type"], CoditectError)
+    failure: CoditectError = kind(told["sentence"], **told["facts"])
+    return failure
 
 
 def result_in(frame: Frame) -> Any:
@@ -112,10 +145,8 @@ def result_in(frame: Frame) -> Any:
         CoditectError: the error with which the service ended, of the same type.
     """
     head = frame.head
-    if (described := head.get("error")) is not None:
-        kind = getattr(errors, described["type"], CoditectError)
-        failure: CoditectError = kind(described["sentence"], **described["facts"])
-        raise failure
+    if (told := head.get("error")) is not None:
+        raise error_in(told)
     if "value" in head:
         return head["value"]
     return read_result(Message(frame.body, **head["message"]))

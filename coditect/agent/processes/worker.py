@@ -14,7 +14,9 @@ from functools import cached_property, partial
 from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, BinaryIO, NoReturn, TypeVar, cast
+from time import monotonic
+from types import TracebackType
+from typing import Any, BinaryIO, Self, TypeVar, cast
 
 from coditect.agent.declaration import Agent, Capability
 from coditect.agent.handlers.context import Context, PlainContext, TaskContext
@@ -22,16 +24,17 @@ from coditect.agent.handlers.lifespan import lived
 from coditect.agent.handlers.port import Services
 from coditect.agent.loading import load_agents
 from coditect.agent.processes.protocol import Frame, FrameKind, read
-from coditect.agent.processes.rpc import call_frame, is_awaited, result_in
+from coditect.agent.processes.rpc import BREAKER, call_frame, described, is_awaited, result_in
 from coditect.aio.clock import SystemClock
 from coditect.aio.launch import die_with
 from coditect.aio.loop import Runner, new_runner, run_loop
 from coditect.aio.loop_thread import LoopThread
 from coditect.collaboration.blocking_locks import BlockingLock
 from coditect.collaboration.locks import Lock
-from coditect.errors import InvalidTask, SetupError
+from coditect.errors import BreakerOpen, InvalidTask, SetupError
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId, TaskId
+from coditect.model.limits.breaker import Breaker, breaker_of
 from coditect.model.message import Message
 from coditect.model.retry import RetryAfter
 from coditect.model.task import Task
@@ -76,7 +79,14 @@ class _Link:
 
         A cancellation sends the agent an ABANDON frame: the answer is not awaited any more.
         """
-        number = next(self._numbers)
+        return await self.ask_as(self.new_number(), service, *arguments, **options)
+
+    def new_number(self) -> int:
+        """Return the number of a new call."""
+        return next(self._numbers)
+
+    async def ask_as(self, number: int, service: str, /, *arguments: Any, **options: Any) -> Any:
+        """Call a service as `ask` does, under a number of `new_number`."""
         answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         try:
@@ -101,7 +111,8 @@ def _bring(waiting: asyncio.Future[Frame], frame: Frame) -> None:
 class _Home:
     """The state that all tasks of a worker process share: the lifespan's value, and the loop on which it was opened."""
 
-    def __init__(self, runner: Runner | None = None, lifespan: Any = None) -> None:
+    def __init__(self, agent: Agent, runner: Runner | None = None, lifespan: Any = None) -> None:
+        self.agent = agent
         self._runner = runner
         self.lifespan = lifespan
 
@@ -117,6 +128,26 @@ class _Home:
         if self._runner is None or threading.current_thread() is not threading.main_thread():
             return run_loop(work)
         return self._runner.run(work, context=copy_context())
+
+
+class _RemoteCall:
+    """A call of a dependency under the agent's breaker; how it ended is judged here, where its exception is."""
+
+    def __init__(self, link: _Link, breaker: Breaker) -> None:
+        self._link, self._breaker, self._number = link, breaker, link.new_number()
+        self.permit: int | None = None
+        """The permit's number if the call is a probe, as that of `GuardedCall`."""
+
+    async def __aenter__(self) -> Self:
+        self.permit = await self._link.ask_as(self._number, BREAKER, self._breaker.name)
+        self._since = monotonic()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        verdict = self._breaker.judge(error, monotonic() - self._since)
+        self._link.send(Frame(FrameKind.LEAVE, {"number": self._number, "verdict": verdict.value}))
 
 
 class _RemoteServices:
@@ -141,13 +172,9 @@ class _RemoteServices:
         """Await something in this process, which serves one task at a time: the task keeps its slot."""
         return await wait
 
-    def breaker(self, name: str) -> NoReturn:
-        """Raise SetupError: breakers keep their state in the agent's process, and this handler runs in another one."""
-        raise SetupError(
-            "A handler in a process of its own has no breaker by name",
-            breaker=name,
-            fix="@agent.capability(breaker=...)",
-        )
+    def breaker(self, name: str) -> _RemoteCall:
+        """Return a context manager around one call of a dependency, which the agent's breaker guards."""
+        return _RemoteCall(self._link, self._home.agent.breakers.get(name) or breaker_of(name))
 
     def hold(self, lock: Lock) -> BlockingLock:
         """Return a blocking form of a lock for a plain handler; a thread of this process renews the lock."""
@@ -212,6 +239,7 @@ def _failure(capability: Capability, error: Exception, *, invalid_input: bool = 
         "retryable": capability.retry.allows(error),
         "invalid_input": invalid_input,
         "retry_after": error.delay_seconds if isinstance(error, RetryAfter) else None,
+        "refusal": described(error) if isinstance(error, BreakerOpen) else None,
     }
     return Frame(FrameKind.FAILURE, facts)
 
@@ -252,11 +280,11 @@ def main(target: str, capability_name: str, agent_pid: int) -> None:
 def _lifespan(agent: Agent, *, shared_loop: bool) -> Iterator[_Home]:
     """Open the agent's lifespan in this process, on a loop on which its tasks run as well; close it at the end."""
     if agent.lifespan is None and not shared_loop:
-        yield _Home()
+        yield _Home(agent)
         return
     with new_runner() as runner:
         opened = lived(agent.lifespan, agent)
-        home = _Home(runner, runner.run(_entered(opened)))
+        home = _Home(agent, runner, runner.run(_entered(opened)))
         try:
             yield home
         finally:

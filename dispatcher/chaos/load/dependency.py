@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 from coditect import Agent, Breaker, Context, Retry
-from coditect.resilience.breaker import GuardedCall
 from dispatcher.witness.history import Note, Type
 
 CALL = "chaos.call"
@@ -23,7 +22,6 @@ def offer_calls(agent: Agent, note: Note) -> None:
     async def call(milliseconds: int, ctx: Context) -> None:
         """Call the dependency, and record the call; if it probes the open breaker, with the permit of the probe."""
         async with ctx.breaker(DEPENDENCY.name) as guarded:
-            assert isinstance(guarded, GuardedCall)
             said = {"proc": ctx.agent_id, "task": ctx.task_id, "permit": guarded.permit}
             note(Type.INVOKE, "call", DEPENDENCY.name, **said)
             await asyncio.sleep(milliseconds / 1000)

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coditect import Agent, Context, PlainContext, Retry, RetryAfter
+from coditect import Agent, Breaker, Context, PlainContext, Retry, RetryAfter
 from coditect.agent.handlers.port import Services
 from coditect.agent.services import TaskServices
 from coditect.errors import CoditectError, InputError, InvalidTask, NotFound, VersionConflict
 
-worker = Agent("process-worker", slots=2)
+DEPENDENCY = Breaker("dependency", failures=2, reset="100ms", on=(OSError,))
+worker = Agent("process-worker", slots=2, breakers=[DEPENDENCY])
 ONCE = Retry(max_attempts=1)
 
 
@@ -51,6 +52,19 @@ def parts(most: int) -> Iterator[int]:
 async def parts_async(most: int) -> AsyncIterator[int]:
     for number in range(most):
         yield number
+
+
+@worker.capability("proc.call", process=True, retry=ONCE)
+async def call(what: str, ctx: Context) -> bool:
+    """Call a dependency, which is down, ends the process, or answers; return whether the call was a probe."""
+    async with ctx.breaker(DEPENDENCY.name) as made:
+        if what == "down":
+            raise OSError("the dependency is down")
+        if what == "dies":
+            os._exit(9)
+        if what == "unknown":
+            raise KeyError("this is an answer")
+    return made.permit is not None
 
 
 @worker.capability("proc.pid", process=True)

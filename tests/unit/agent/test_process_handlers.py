@@ -12,6 +12,7 @@ from coditect.agent.handlers.port import Services
 from coditect.agent.services import TaskServices
 from coditect.aio.clock import SystemClock
 from coditect.errors import TaskFailed, TaskRejected
+from coditect.model.limits.breaker import BreakerState
 from coditect.model.task import Limits
 from dispatcher.program import running_dispatcher
 from tests.owner import ScriptedOwner
@@ -45,6 +46,33 @@ async def test_handler_in_a_process_yields_its_result_in_parts(scene: Scene, cap
 
     assert [part async for part in handle.stream()] == list(range(100))
     assert await client.request(capability, 3) == [0, 1, 2]
+
+
+async def test_call_in_a_process_is_guarded_by_the_agent_s_breaker(scene: Scene) -> None:
+    breaker = (await scene.start(worker)).runtime.guards.breakers.get("dependency")
+    client = await scene.client()
+
+    assert await client.request("proc.call", "up") is False
+    for what in ("down", "unknown", "down", "down"):
+        assert breaker.is_closed
+        await failure(scene, "proc.call", what)
+    assert not breaker.is_closed
+
+    assert (await failure(scene, "proc.call", "dies")).facts["reason"] == "process_died"  # it was the probe
+    assert await client.request("proc.call", "up") is True
+    assert breaker.is_closed
+
+
+async def test_task_that_meets_an_open_breaker_in_a_process_goes_back(scene: Scene) -> None:
+    breakers = (await scene.start(worker)).runtime.guards.breakers
+    breakers.get("dependency").adopt(BreakerState("dependency", open=True, version=1))
+    client = await scene.client()
+
+    handle = await client.submit("proc.call", "up")
+    await eventually(lambda: breakers.waiting == {"proc.call": "dependency"})
+    breakers.get("dependency").adopt(BreakerState("dependency", open=False, version=2))
+
+    assert await handle.result(bool, timeout="60s") is False
 
 
 async def test_process_is_used_again(scene: Scene) -> None:
