@@ -30,6 +30,8 @@ from coditect.wire import routing
 
 LOOK_SECONDS = 1.0
 """The least time between two looks."""
+UNSEEN_SECONDS = 60.0
+"""The time without a look after which a queue may have been empty meanwhile: its age begins again."""
 MOST_CAPABILITIES = 500
 """The number of capabilities whose queues are looked at; there are four queues for each."""
 
@@ -55,6 +57,7 @@ class QueueDepths:
         self._known: dict[str, None] = {}
         """The capabilities that agents offered while this dispatcher ran, and whose queues may hold tasks still."""
         self._filled: dict[tuple[str, ...], float] = {}
+        self._looked_at = 0.0
         """The time of the last look at which a queue was empty, by capability and priority."""
         self._shown = Depths()
         self._asked = asyncio.Event()
@@ -99,6 +102,9 @@ class QueueDepths:
     async def look(self) -> None:
         """Ask the broker for every queue's depth and consumers; if it does not answer, keep the last figures."""
         seen, now = Depths(), asyncio.get_running_loop().time()
+        if now - self._looked_at > UNSEEN_SECONDS:
+            self._filled.clear()
+        self._looked_at = now
         try:
             for name in self._watched():
                 await self._look_at(name, seen, now)

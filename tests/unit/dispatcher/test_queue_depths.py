@@ -16,6 +16,7 @@ from coditect.model.message import Message
 from coditect.model.registration import AgentRecord
 from coditect.telemetry.metrics import Histogram, MemoryMetrics, Series, Value
 from coditect.wire import routing
+from dispatcher.liveness import queue_depths
 from dispatcher.liveness.queue_depths import QueueDepths
 from tests.support import eventually
 from tests.unit.registry.samples import IDLE, make_registration
@@ -109,3 +110,16 @@ async def test_nothing_is_asked_while_nobody_reads_or_another_leads(scene: Scene
     await eventually(lambda: not scene.depths._asked.is_set())
 
     assert scene.broker.times == 0
+
+
+@pytest.mark.parametrize(("unseen", "begins_again"), [(60.0, False), (0.05, True)])
+async def test_age_begins_again_when_nobody_has_looked_for_long(
+    scene: Scene, unseen: float, begins_again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_depths, "UNSEEN_SECONDS", unseen)
+    await scene.broker.publish(Message(b"1"), exchange=routing.SUBMIT, routing_key=f"{scene.capability}.p1")
+    await scene.depths.look()
+    await asyncio.sleep(0.1)  # nobody reads the metrics meanwhile
+    await scene.depths.look()
+
+    assert (scene.ages()["p1"] == 0) is begins_again
