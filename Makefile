@@ -81,7 +81,7 @@ UNTRACED := tests/docs tests/contract/graph tests/contract/store \
 
 # Tests with servers wait most of the time, the others hardly ever: mixed, they leave no processor idle. Each process has
 # a broker and a Redis of its own.
-SERVERS ?= private
+SERVERS ?= $(or $(CODITECT_TEST_SERVERS),private)
 SIDE_BY_SIDE := -n 4 --dist worksteal
 
 test: setup ## Every test, on RabbitMQs and Redises that the run starts itself (about 18 minutes; SERVERS=containers: in Docker)

@@ -54,7 +54,7 @@ def _ask(host: str, port: int) -> tuple[bool, str]:
         return answer.status == 200, answer.read().decode(errors="replace").strip()
     except (OSError, HTTPException) as error:
         reason = str(error) or type(error).__name__
-        fix = "start the program with --health-port or CODITECT_HEALTH_PORT; it answers once it has started"
+        fix = "start the program with --health-port or CODITECT_HEALTH_PORT"
         raise SetupError("Nothing answers at the health port", host=host, port=port, reason=reason, fix=fix) from error
     finally:
         connection.close()

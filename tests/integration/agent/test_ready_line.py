@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from coditect.local.servers.ports import free_ports
-from tests.integration.agent.fleet import Fleet, client_of
+from tests.integration.agent.fleet import AGENT, READY_SECONDS, Fleet, client_of
 from tests.support import eventually, probed
 
 pytestmark = pytest.mark.servers
 READY = "The agent is ready"
+SERVED = "Health is served"
 WITHOUT = "The agent has no capability: nothing is sent to it"
 
 
@@ -47,6 +48,18 @@ async def test_agent_without_capabilities_warns(fleet: Fleet, tmp_path: Path) ->
     assert lines[WITHOUT]["agent_id"].startswith("idle-")
 
 
+async def test_probes_are_answered_while_an_agent_looks_for_its_broker(fleet: Fleet) -> None:
+    port, nobody = free_ports(2)
+    health = {"CODITECT_HEALTH_PORT": str(port), "CODITECT_AMQP_URL": f"amqp://127.0.0.1:{nobody}/"}
+    process = fleet.begin("coditect", "agent", "run", str(AGENT), **health)
+    await eventually(lambda: SERVED in fleet.log(process), seconds=READY_SECONDS)
+
+    assert await probed(port, "/livez") == (200, "alive")
+    assert await probed(port, "/readyz") == (503, "it is starting")
+    process.terminate()
+    assert process.wait(30) == 0
+
+
 async def test_probes_are_answered_while_an_agent_drains(fleet: Fleet) -> None:
     (port,) = free_ports(1)
     process = await fleet.start(CODITECT_HEALTH_PORT=str(port))
@@ -55,11 +68,11 @@ async def test_probes_are_answered_while_an_agent_drains(fleet: Fleet) -> None:
         return await probed(port, "/readyz") == (503, "it drains")
 
     async with client_of(fleet.servers) as client:
-        handle = await client.submit("work.do", 3_000)
+        handle = await client.submit("work.do", 10_000)
         await eventually(lambda: fleet.in_flight() == 1)
         assert await probed(port, "/readyz") == (200, "ready")
         process.terminate()
         await eventually(drains)
         assert await probed(port, "/livez") == (200, "alive")
-        assert await handle.result(int, timeout=30) == 3_000
+        assert await handle.result(int, timeout=60) == 10_000
     assert process.wait(30) == 0
