@@ -113,7 +113,7 @@ class ServerInfo:
     version: tuple[int, ...]
     """The version of the broker as numbers, for example (3, 10, 8)."""
     certificate_end: float | None = None
-    """When the broker's TLS certificate expires, as a Unix time; None without TLS."""
+    """When the broker's TLS certificate expires, as a Unix time; None without TLS, or when it was not verified."""
 
 
 def connection_names(process: str) -> tuple[str, str]:

@@ -117,7 +117,7 @@ class ThreadPort(Protocol):
         """Send a request about threads, with its writer and its reply address, and return the answer."""
 
     async def hear(self, ticket: str, after_seconds: float) -> None:
-        """Wait a while for news of a thread, sent under the given ticket; return at once if there is news already."""
+        """Wait a while for news of a thread under a ticket of this process; return at once if there is news already."""
 
 
 class Thread:

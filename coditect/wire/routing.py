@@ -201,7 +201,7 @@ def retry_back_queue(capability: str) -> str:
 
 @lru_cache(maxsize=4096)
 def reply_address(reply_to: str | None) -> Address | None:
-    """Return the exchange and routing key for a `reply_to`; None when there is none, or it may get no replies.
+    """Return where a `reply_to` leads; None without one, over 255 bytes, and for queues and keys of Coditect's own.
 
     `reply.*` goes through `coditect.replies`, any other name through the default exchange.
     """

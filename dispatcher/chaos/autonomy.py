@@ -85,7 +85,7 @@ class AutonomyOrder:
 
 @dataclass(frozen=True, slots=True)
 class AutonomyResult:
-    """The figures of an autonomy measurement, from the control plane's counters and its audit trail."""
+    """The figures of an autonomy measurement: its load's counts, and the control plane's counters and audit trail."""
 
     order: AutonomyOrder
     ended: Counter[str]

@@ -110,7 +110,7 @@ def resume(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def run(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Start a schedule's workflow now, also while the schedule is paused; return the id. The ticks do not change."""
+    """Start a schedule's workflow now, also while paused, and return the id; None when none began. Its ticks stay."""
     record = rows.find(unit.tr, body)
     workflow = _start(unit, record, unit.now_ms, occasion="run")
     rows.write(unit.tr, record)

@@ -177,7 +177,7 @@ class Monitor:
             self._background.start(self._examine(entry), name=f"examine {entry.agent}")
 
     async def _sweep(self, evict: Evictor) -> None:
-        """Remove the queues of processes that are missing in registry and store, now and again 1.5 s later.
+        """Remove the queues of processes that the registry and the store lack both now and 1.5 s later.
 
         The agents among them are examined. Their mailboxes stay until they count as gone: the silence there proves it.
         """
@@ -200,7 +200,7 @@ class Monitor:
             log.debug("The queues of dead processes could not be removed", extra={"reason": str(error)})
 
     def _kept(self, agent: AgentId) -> Set[str]:
-        """Return the queues of an agent that a sweep keeps: its inbox, and its mailbox until the agent is gone."""
+        """Return the queues of an agent that `remove` spares: its inbox, and its mailbox until the agent is gone."""
         inbox = routing.inbox_queue(agent)
         return {inbox} if self.is_gone(agent) else {inbox, routing.mailbox_queue(agent)}
 

@@ -48,7 +48,7 @@ class SentBack(BaseException):
 
 
 class HandedBack(SentBack):
-    """The signal that a task goes back because a guard (breaker, rate or key) refused it; no attempt counts."""
+    """The signal that a task goes back, and no attempt counts, as a guard or a missing HTTP connection bars it."""
 
 
 @value

@@ -40,7 +40,7 @@ class Suspensions(Protocol):
         """Take a slot for the task again when its wait is over, as soon as one is free."""
 
     def abandon(self, execution: Execution) -> None:
-        """End the wait of a task that was canceled; the task gets no slot again."""
+        """End the wait of a task that does not go on, such as a canceled one; the task gets no slot again."""
 
 
 class Isolation:

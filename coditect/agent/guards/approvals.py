@@ -38,7 +38,7 @@ class AgentApprovals:
         self._policy = replace(policy, facts=known.get)
 
     def concern(self, task: Task) -> bool:
-        """Tell whether the policy may refuse a task of this capability, or want an approval before it runs."""
+        """Tell whether the policy could do more than silently approve a task of this capability."""
         return self._policy.may_concern(Subject.TASK, task.capability)
 
     def refusal(self, task: Task) -> Failure | None:

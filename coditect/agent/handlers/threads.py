@@ -84,6 +84,6 @@ class TaskThreads:
         return Counter()
 
     def _thread_id(self, purpose: str) -> str:
-        """Derive an id for a thread or message from the task's id, the purpose, and a count of the purpose's ids."""
+        """Derive an id for a thread, message or ticket from the task's id, the purpose, and the purpose's count."""
         self._thread_ids[purpose] += 1
         return child_task_id(self.task_id, "thread", purpose.encode(), self._thread_ids[purpose])

@@ -231,7 +231,7 @@ class MemoryServer:
             self._bind(binding)
 
     def restore_all(self) -> None:
-        """Make all connected processes declare their exchanges, queues and bindings again, as with RabbitMQ."""
+        """Make all connected processes declare their entities again, as each does at intervals with RabbitMQ."""
         for session in tuple(self._sessions):
             try:
                 session.declare()

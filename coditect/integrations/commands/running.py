@@ -43,7 +43,7 @@ class CommandRun:
         self._unwanted = False
 
     def ask_to_end(self) -> None:
-        """Ask the command to end: SIGTERM, and SIGKILL after a grace period. Idempotent, also before its start."""
+        """Ask the command to end: SIGTERM, then SIGKILL; asked before its start, kill it as it starts. Idempotent."""
         self._unwanted = True
         if self._started is not None:
             self._started.ask_to_end()

@@ -66,7 +66,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def foreign_headers(headers: Mapping[str, Any], *, keep_ours: bool = False) -> dict[str, Any]:
-    """Return a task's headers to pass on, as to the handler or a retry: plain values, not the broker's, up to 16 KiB.
+    """Return headers to pass on: plain values, none of the broker's, Coditect's only with `keep_ours`, up to 16 KiB.
 
     All headers of a message travel in one frame, and the headers that Coditect adds must fit in, too. A copied
     `x-death` makes RabbitMQ 3.10 drop the message once it names the target queue.

@@ -51,7 +51,7 @@ class WorkflowLoad:
         self.begun += 1
 
     def over(self, key: str, state: str | None) -> None:
-        """Record the final state of a workflow or task that the client was told; None when no answer came in time."""
+        """Record the final state that the client was told of a workflow or task; None when it was not told any."""
         if state is None:
             self.note(Type.INFO, "end", key)
             return

@@ -1,4 +1,4 @@
-"""The query that lists workflows page by page, from the index by which the fewest workflows have to be read.
+"""The query that lists workflows page by page, from one index: of a label, of a state, or of all workflows.
 
 ==================  ======================================================  =======================================
 asked for           looks through                                           of which it shows

@@ -174,7 +174,7 @@ def write(unit: UnitOfWork, node_key: NodeKey, kind: str, body: bytes, *, first:
 
 
 def has_expressions(node: Node) -> bool:
-    """Tell whether a node has expressions to evaluate: for its condition, for its input, or for the list of a map."""
+    """Tell whether a node is a map, or has an expression: condition, input, approval artifacts or wait instant."""
     return isinstance(node.work, Each) or next(iter(node_expressions(node)), None) is not None
 
 

@@ -105,4 +105,4 @@ async def discard_letters(order: LetterSelection, services: Services) -> Settled
 
 
 def _ignored(note: str) -> None:
-    """Ignore a note about queues that could not be read; the answer has only the letters of the other queues."""
+    """Ignore a note about queues that were not found; the answer has only the letters of the queues that were."""

@@ -66,7 +66,7 @@ class RestoredWork:
     """A workflow of a history with its restores, and the number of them that discarded each node (its generation)."""
 
     def __init__(self, index: HistoryIndex, work: Operation, told: Sequence[str]) -> None:
-        """Find the workflow's restores in the history; `told` says who requested each one, in the ledger's order."""
+        """Find the workflow's restores in the history; `told` names the request of each one, in the ledger's order."""
         self._index = index
         self._work = work.key
         self._nodes: Collection[str] = work.val["nodes"]

@@ -108,7 +108,7 @@ def check(tr: Reads, workflow: str, position: Position) -> None:
 
 
 def bring_back(unit: UnitOfWork, workflow: str, position: Position, after: str, writer: str) -> str | None:
-    """Write a new version of each key of shared state that changed since a position, with the value that it had then.
+    """Write a new version of each key of the workflow's space that changed since a position, with the value of then.
 
     Return the last key that was written when the transaction is full, and None when all are done.
     """
