@@ -265,6 +265,19 @@ async def test_agent_gives_up_what_nobody_wants_or_may_not_be_repeated(
     assert letter.expiration_ms is None, "the letter would expire"
 
 
+async def test_agent_gives_up_what_is_nested_deep_and_works_on(agent: Path, broker: AmqpBroker, answers: str) -> None:
+    await begun(agent)
+    deep = "[" * 20_000 + "]" * 20_000
+    task = Message(deep.encode(), headers={"x-coditect-errors": deep})
+
+    await broker.publish(task, exchange=routing.TASKS, routing_key=f"{REVERSE}.p0")
+
+    assert (await next_letter(broker)).headers["x-coditect-reason"] == "handler_error"
+    sound = Message(b'{"words": "stop"}', reply_to=answers)
+    await broker.publish(sound, exchange=routing.TASKS, routing_key=f"{REVERSE}.p0")
+    assert json.loads((await next_message(broker, answers)).body) == {"reversed": "pots"}
+
+
 async def test_agent_writes_to_no_queue_but_those_for_answers(agent: Path, broker: AmqpBroker) -> None:
     await begun(agent)
     task = Message(b'{"words": "stop"}', message_id="1", reply_to=f"tasks.{REVERSE}.p2")
