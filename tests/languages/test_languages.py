@@ -235,17 +235,10 @@ async def test_agent_that_is_to_end_finishes_what_runs(
 
 
 async def test_agent_whose_connection_is_lost_works_on_or_ends(
-    language: Language,
-    environment: dict[str, str],
-    queues: None,
-    servers: Servers,
-    broker: AmqpBroker,
-    answers: str,
-    tmp_path: Path,
+    language: Language, environment: dict[str, str], queues: None, broker: AmqpBroker, answers: str, tmp_path: Path
 ) -> None:
-    task = Message(b'{"words": "stop"}', reply_to=answers)
-    log = tmp_path / "agent.log"
-    async with fault_proxy(servers.amqp_url) as proxy:
+    task, log = Message(b'{"words": "stop"}', reply_to=answers), tmp_path / "agent.log"
+    async with fault_proxy(environment["CODITECT_AMQP_URL"]) as proxy:
         own = {**environment, "CODITECT_AMQP_URL": proxy.url}
         with running(language.agent, own, language.folder, log) as process:
             await begun(log)
@@ -257,6 +250,32 @@ async def test_agent_whose_connection_is_lost_works_on_or_ends(
                 return bool(process.poll() or await length(broker, answers))
 
             await eventually(ended_or_answered)
+
+
+async def test_agent_that_loses_one_of_its_queues_ends_with_an_error(
+    language: Language, environment: dict[str, str], queues: None, broker: AmqpBroker, tmp_path: Path
+) -> None:
+    log = tmp_path / "agent.log"
+    with running(language.agent, environment, language.folder, log) as process:
+        await begun(log)
+
+        await broker.delete_queue(f"tasks.{REVERSE}.p1")
+
+        await eventually(lambda: process.poll() is not None)
+    assert process.returncode in {1, 2}, log.read_text()
+
+
+async def test_agent_ends_in_order_at_an_interrupt(
+    language: Language, environment: dict[str, str], queues: None, tmp_path: Path
+) -> None:
+    log = tmp_path / "agent.log"
+    with running(language.agent, environment, language.folder, log) as process:
+        await begun(log)
+
+        process.send_signal(signal.SIGINT)
+
+        await eventually(lambda: process.poll() is not None)
+    assert process.returncode in {0, 128 + signal.SIGINT}, log.read_text()
 
 
 GARBAGE = {"x-coditect-attempt": "many", "x-coditect-max-attempts": "some", "x-coditect-errors": "none"}

@@ -156,7 +156,7 @@ class Agent {
                     RUNNING.release();
                     System.exit(1);
                 }
-            }, tag -> { });
+            }, tag -> System.exit(1)); // the queue is gone
         }
         System.out.println("ready");
     }

@@ -88,10 +88,16 @@ function begin(message) {
   running.add(task);
 }
 for (const level of ["p0", "p1", "p2"]) consumers.push(await channel.consume(`tasks.${CAPABILITY}.${level}`, begin));
-process.on("SIGTERM", async () => {
+
+let ending = false;
+connection.on("close", () => { if (!ending) process.exit(1); }); // a broker that ends in order makes no error of it
+async function end() {
+  if (ending) return;
+  ending = true;
   for (const { consumerTag } of consumers) await channel.cancel(consumerTag);
   await Promise.all(running); // what runs is finished
   await channel.close(); // goes out behind the last ack, which the end of the connection could overtake
   await connection.close();
-});
+}
+for (const signal of ["SIGTERM", "SIGINT"]) process.once(signal, end);
 console.log("ready");
