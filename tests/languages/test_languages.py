@@ -7,8 +7,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,8 +34,13 @@ pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
 EXAMPLES = ROOT / "examples" / "languages"
 REVERSE, SHOUT = "words.reverse", "words.shout"
 MOST_LINES = 20
+REFUSED = "message nacked|the broker refused the task|nacks received"
+UNANSWERED = "no answer within ten seconds|TimeoutException"
+"""What the clients say in JavaScript, Go and Java."""
 TASKS = 3_000
 """More than an agent does until it is told to end."""
+ENDED = 0, 128 + signal.SIGTERM
+"""How a process ends that was told to and did what it had to: the JVM's code names the signal."""
 JARS = ("com.rabbitmq:amqp-client:5.22.0", "com.google.code.gson:gson:2.11.0", "org.slf4j:slf4j-api:1.7.36")
 
 SHOUTER = """
@@ -114,6 +121,7 @@ def running(
             process.wait(20)
         except subprocess.TimeoutExpired:
             process.kill()
+            raise
 
 
 @pytest.fixture
@@ -212,9 +220,12 @@ async def test_agent_that_is_to_end_finishes_what_runs(
     keys = [f"{REVERSE}.p{n % 3}" for n in range(TASKS)]
     await asyncio.gather(*(broker.publish(task, exchange=routing.TASKS, routing_key=key) for key in keys))
 
-    with running(language.agent, environment, language.folder, log):
+    with running(language.agent, environment, language.folder, log) as process:
         await begun(log)
         await eventually(lambda: length(broker, answers), seconds=60.0)
+
+    assert process.returncode in ENDED, log.read_text()
+    assert await length(broker, answers) < TASKS, "the agent did all before it ended"
 
     async def answered_or_waiting() -> bool:
         places = (answers, *(f"tasks.{REVERSE}.p{n}" for n in range(3)))
@@ -223,19 +234,48 @@ async def test_agent_that_is_to_end_finishes_what_runs(
     await eventually(answered_or_waiting, seconds=20.0)
 
 
-async def test_agent_whose_connection_is_lost_connects_again_or_ends(
-    language: Language, environment: dict[str, str], queues: None, servers: Servers, tmp_path: Path
+async def test_agent_whose_connection_is_lost_works_on_or_ends(
+    language: Language, environment: dict[str, str], queues: None, broker: AmqpBroker, answers: str, tmp_path: Path
 ) -> None:
-    log = tmp_path / "agent.log"
-    async with fault_proxy(servers.amqp_url) as proxy:
+    task, log = Message(b'{"words": "stop"}', reply_to=answers), tmp_path / "agent.log"
+    async with fault_proxy(environment["CODITECT_AMQP_URL"]) as proxy:
         own = {**environment, "CODITECT_AMQP_URL": proxy.url}
         with running(language.agent, own, language.folder, log) as process:
             await begun(log)
 
             proxy.pipes()[0].cut()
+            await broker.publish(task, exchange=routing.TASKS, routing_key=f"{REVERSE}.p0")
 
-            await eventually(lambda: process.poll() is not None or len(proxy.ever) > 1)
-            process.kill()
+            async def ended_or_answered() -> bool:
+                return bool(process.poll() or await length(broker, answers))
+
+            await eventually(ended_or_answered)
+
+
+async def test_agent_that_loses_one_of_its_queues_ends_with_an_error(
+    language: Language, environment: dict[str, str], queues: None, broker: AmqpBroker, tmp_path: Path
+) -> None:
+    log = tmp_path / "agent.log"
+    with running(language.agent, environment, language.folder, log) as process:
+        await begun(log)
+
+        await broker.delete_queue(f"tasks.{REVERSE}.p1")
+
+        await eventually(lambda: process.poll() is not None)
+    assert process.returncode in {1, 2}, log.read_text()
+
+
+async def test_agent_ends_in_order_at_an_interrupt(
+    language: Language, environment: dict[str, str], queues: None, tmp_path: Path
+) -> None:
+    log = tmp_path / "agent.log"
+    with running(language.agent, environment, language.folder, log) as process:
+        await begun(log)
+
+        process.send_signal(signal.SIGINT)
+
+        await eventually(lambda: process.poll() is not None)
+    assert process.returncode in {0, 128 + signal.SIGINT}, log.read_text()
 
 
 GARBAGE = {"x-coditect-attempt": "many", "x-coditect-max-attempts": "some", "x-coditect-errors": "none"}
@@ -263,6 +303,19 @@ async def test_agent_gives_up_what_nobody_wants_or_may_not_be_repeated(
     letter = await next_letter(broker)
     assert (letter.headers["x-coditect-reason"], letter.headers["x-coditect-attempt"]) == (reason, attempts)
     assert letter.expiration_ms is None, "the letter would expire"
+
+
+async def test_agent_gives_up_what_is_nested_deep_and_works_on(agent: Path, broker: AmqpBroker, answers: str) -> None:
+    await begun(agent)
+    deep = "[" * 20_000 + "]" * 20_000
+    task = Message(deep.encode(), headers={"x-coditect-errors": deep})
+
+    await broker.publish(task, exchange=routing.TASKS, routing_key=f"{REVERSE}.p0")
+
+    assert (await next_letter(broker)).headers["x-coditect-reason"] == "handler_error"
+    sound = Message(b'{"words": "stop"}', reply_to=answers)
+    await broker.publish(sound, exchange=routing.TASKS, routing_key=f"{REVERSE}.p0")
+    assert json.loads((await next_message(broker, answers)).body) == {"reversed": "pots"}
 
 
 async def test_agent_writes_to_no_queue_but_those_for_answers(agent: Path, broker: AmqpBroker) -> None:
@@ -324,19 +377,23 @@ async def test_client_says_that_the_broker_refused_its_task(
     await broker.declare(base_topology() + Topology((), (full,), (Binding(routing.TASKS, full.name, full.name),)))
 
     done = await asyncio.to_thread(asked, language, environment, full.name)
+    await broker.delete_queue(full.name)
 
     assert done.returncode != 0
-    assert re.search("nack|refused", done.stderr), done.stderr
+    assert re.search(REFUSED, done.stderr), done.stderr
 
 
 async def test_client_that_nobody_answers_ends(
     language: Language, environment: dict[str, str], broker: AmqpBroker
 ) -> None:
     await broker.declare(base_topology())
+    began = time.monotonic()
 
     done = await asyncio.to_thread(asked, language, environment, "words.unheard")
 
     assert (done.returncode != 0, done.stdout) == (True, "")
+    assert re.search(UNANSWERED, done.stderr), done.stderr
+    assert time.monotonic() - began > 9
 
 
 def test_client_is_short(language: Language) -> None:

@@ -17,8 +17,9 @@ class Agent {
     record Failure(String reason, String type, String message, String traceback, boolean retryable) { }
 
     static Object handle(String body) {
-        var words = JsonParser.parseString(body).getAsJsonObject().getAsJsonPrimitive("words");
-        if (words == null || !words.isString()) throw new IllegalArgumentException("words are to be text");
+        if (!(JsonParser.parseString(body) instanceof JsonObject input)
+            || !(input.get("words") instanceof JsonPrimitive words) || !words.isString())
+            throw new IllegalArgumentException("words are to be text");
         return Map.of("reversed", new StringBuilder(words.getAsString()).reverse().toString());
     }
 
@@ -31,11 +32,15 @@ class Agent {
         }
     }
 
-    static JsonArray earlierErrors(Map<String, Object> headers) {
+    /** The history of the attempts with one more; what cannot be read of it, or is nested too deep to write, is lost. */
+    static String history(Map<String, Object> headers, Map<String, Object> one) {
+        var latest = JSON.toJsonTree(one);
         try {
-            return JsonParser.parseString(String.valueOf(headers.get("x-coditect-errors"))).getAsJsonArray();
-        } catch (JsonParseException | IllegalStateException none) {
-            return new JsonArray();
+            var errors = JsonParser.parseString(String.valueOf(headers.get("x-coditect-errors"))).getAsJsonArray();
+            errors.add(latest);
+            return errors.toString();
+        } catch (RuntimeException | StackOverflowError none) {
+            return "[" + latest + "]";
         }
     }
 
@@ -106,8 +111,9 @@ class Agent {
             Failure why = null;
             try {
                 value = handle(new String(delivery.getBody(), StandardCharsets.UTF_8));
-            } catch (RuntimeException error) {
-                why = new Failure("handler_error", error.getClass().getSimpleName(), String.valueOf(error.getMessage()), "", true);
+            } catch (RuntimeException | StackOverflowError error) {
+                var said = "%.1000s".formatted(error.getMessage()); // it goes into a header, which is to fit into a frame
+                why = new Failure("handler_error", error.getClass().getSimpleName(), said, "", true);
             }
             if (why == null) reply(task, "completed", attempt, value);
             else fail(delivery, headers, attempt, most, why);
@@ -116,10 +122,8 @@ class Agent {
     }
 
     void fail(Delivery delivery, Map<String, Object> headers, long attempt, long most, Failure why) throws Exception {
-        var errors = earlierErrors(headers);
-        errors.add(JSON.toJsonTree(Map.of("agent", NAME, "attempt", attempt, "reason", why.reason(), "type", why.type(),
-            "message", why.message(), "at_ms", System.currentTimeMillis())));
-        headers.put("x-coditect-errors", errors.toString());
+        headers.put("x-coditect-errors", history(headers, Map.of("agent", NAME, "attempt", attempt, "reason", why.reason(),
+            "type", why.type(), "message", why.message(), "at_ms", System.currentTimeMillis())));
         if (attempt >= most) {
             giveUp(delivery, headers, "failed", attempt, why);
             return;
@@ -147,12 +151,12 @@ class Agent {
                 try {
                     agent.take(delivery);
                     RUNNING.release();
-                } catch (Exception error) { // unsettled, the task comes again, to another process or to this one again
+                } catch (Throwable error) { // unsettled, the task comes again, to another process or to this one again
                     error.printStackTrace();
                     RUNNING.release();
                     System.exit(1);
                 }
-            }, tag -> { });
+            }, tag -> System.exit(1)); // the queue is gone
         }
         System.out.println("ready");
     }

@@ -20,12 +20,13 @@ function number(headers, key, usual) {
   return Number.isFinite(value) ? value : usual;
 }
 
-function earlierErrors(headers) {
+// The history of the attempts with one more; what cannot be read of it, or is nested too deep to write, is lost.
+function history(headers, one) {
   try {
     const errors = JSON.parse(headers["x-coditect-errors"]);
-    return Array.isArray(errors) ? errors : [];
+    return JSON.stringify(Array.isArray(errors) ? [...errors, one] : [one]);
   } catch {
-    return [];
+    return JSON.stringify([one]);
   }
 }
 
@@ -72,7 +73,7 @@ async function take(message) {
     const failure = { reason: "handler_error", type: error.name, message: error.message, traceback: "", retryable: true };
     const { reason, type, message: said } = failure;
     const one = { agent: NAME, attempt, reason, type, message: said, at_ms: Date.now() };
-    const kept = { ...headers, "x-coditect-errors": JSON.stringify([...earlierErrors(headers), one]) };
+    const kept = { ...headers, "x-coditect-errors": history(headers, one) };
     if (attempt >= most) giveUp(message, kept, "failed", attempt, failure);
     else channel.publish(`coditect.retry.after.${DELAY_MS}`, fields.routingKey, message.content,
       { ...task, expiration: undefined, headers: { ...kept, "x-coditect-attempt": attempt + 1 } });
@@ -87,10 +88,16 @@ function begin(message) {
   running.add(task);
 }
 for (const level of ["p0", "p1", "p2"]) consumers.push(await channel.consume(`tasks.${CAPABILITY}.${level}`, begin));
-process.on("SIGTERM", async () => {
+
+let ending = false;
+connection.on("close", () => { if (!ending) process.exit(1); }); // a broker that ends in order makes no error of it
+async function end() {
+  if (ending) return;
+  ending = true;
   for (const { consumerTag } of consumers) await channel.cancel(consumerTag);
   await Promise.all(running); // what runs is finished
   await channel.close(); // goes out behind the last ack, which the end of the connection could overtake
   await connection.close();
-});
+}
+for (const signal of ["SIGTERM", "SIGINT"]) process.once(signal, end);
 console.log("ready");

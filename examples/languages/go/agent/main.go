@@ -69,7 +69,9 @@ func number(headers amqp.Table, key string, usual int64) int64 {
 func publish(channel *amqp.Channel, exchange, key string, message amqp.Publishing) {
 	message.DeliveryMode = amqp.Persistent
 	confirmed := must(channel.PublishWithDeferredConfirm(exchange, key, false, false, message))
-	if !confirmed.Wait() {
+	limit, done := context.WithTimeout(context.Background(), 30*time.Second)
+	defer done()
+	if !must(confirmed.WaitContext(limit)) {
 		panic("the broker refused a message")
 	}
 }
@@ -157,7 +159,7 @@ func main() {
 	connection := must(amqp.Dial(os.Getenv("CODITECT_AMQP_URL")))
 	defer connection.Close()
 	ended, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	defer stop()
+	context.AfterFunc(ended, stop) // a second signal ends it at once
 	var running sync.WaitGroup // of the tasks, and of the loops that begin them
 	for _, level := range []string{"p0", "p1", "p2"} {
 		channel := must(connection.Channel())
@@ -174,11 +176,11 @@ func main() {
 					take(channel, task)
 				}()
 			}
+			if ended.Err() == nil {
+				panic("a consumer is canceled, or the connection is lost")
+			}
 		}()
 	}
 	fmt.Println("ready")
-	running.Wait() // a loop ends when its consumer is canceled, or the connection is lost
-	if ended.Err() == nil {
-		panic("the connection is lost")
-	}
+	running.Wait() // a loop ends when its consumer is canceled
 }
