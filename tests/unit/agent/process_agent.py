@@ -17,7 +17,7 @@ from coditect.agent.handlers.port import Services
 from coditect.agent.services import TaskServices
 from coditect.errors import CoditectError, InputError, InvalidTask, NotFound, VersionConflict
 
-DEPENDENCY = Breaker("dependency", failures=2, reset="100ms", on=(OSError,))
+DEPENDENCY = Breaker("dependency", failures=2, reset="100ms", on=(OSError,), scope="local")
 worker = Agent("process-worker", slots=2, breakers=[DEPENDENCY])
 ONCE = Retry(max_attempts=1)
 
