@@ -21,7 +21,7 @@ from hypothesis import settings as hypothesis_settings
 from coditect.settings.settings import Settings
 from coditect.testing import servers as servers_plugin
 from tests.fdb_cluster import STORE_VARIABLE, clear_subspaces, put_in_place
-from tests.rerun import ROOMS, Impure, every_function_runs_twice
+from tests.rerun import Impure, every_function_runs_twice, runs_twice
 from tests.servers import Servers, breakable, own_servers, servers
 from tests.support import WIRES
 
@@ -54,7 +54,7 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Result, Result]:
     """See `tests/rerun.py`."""
-    twice = item.path.parent.as_posix().endswith(ROOMS) and item.get_closest_marker("once") is None
+    twice = runs_twice(item.path) and item.get_closest_marker("once") is None
     running: AbstractContextManager[list[Impure]] = every_function_runs_twice() if twice else nullcontext([])
     with running as found:
         item.stash[IMPURE] = found

@@ -25,6 +25,7 @@ from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, zip_longest
+from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any, TypeVar
 
@@ -39,7 +40,7 @@ Result = TypeVar("Result")
 Body = Callable[[Transaction], Result]
 
 ROOMS = ("contract/store", "unit/dispatcher", "unit/layers", "unit/store", "unit/testing")
-"""Folders of tests whose transaction functions run twice."""
+"""Folders of tests whose transaction functions run twice, with all that is below them."""
 MOST_LOOKED_AT = 100
 """Values that the function can reach, the nearest first."""
 FIRST_FEW = 8
@@ -49,6 +50,11 @@ FIRST_RUNS, THEN_EVERY = 20, 10
 PRODUCT = ("dispatcher.", "coditect.model.")
 RECORDER = ("dispatcher.witness.", "dispatcher.store.")
 """A history of what was committed has every try in it; the store counts its own."""
+
+
+def runs_twice(file: Path) -> bool:
+    """Whether the transaction functions of the tests in `file` run twice."""
+    return any(folder.as_posix().endswith(ROOMS) for folder in file.parents)
 
 
 class Impure(AssertionError):

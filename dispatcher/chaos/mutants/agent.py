@@ -11,7 +11,9 @@ MUTANTS = (
         "        if earlier_deliveries(delivery) or published is None or",
         "        if published is None or",
         "a task that came back runs without a claim",
-        ("tests/unit/agent/test_workflow_task_claims.py::test_task_that_came_back_runs_as_it_was_granted",),
+        (
+            "tests/unit/agent/workflow_tasks/test_workflow_task_claims.py::test_task_that_came_back_runs_as_it_was_granted",
+        ),
     ),
     Mutant(
         "sent_again_unasked",
@@ -20,7 +22,7 @@ MUTANTS = (
         "",
         "a task that was sent twice for want of a confirm runs twice under one fence",
         (
-            "tests/unit/agent/test_workflow_task_claims.py::test_task_that_was_sent_again_is_claimed_and_the_copy_before_it_is_not",
+            "tests/unit/agent/workflow_tasks/test_workflow_task_claims.py::test_task_that_was_sent_again_is_claimed_and_the_copy_before_it_is_not",
         ),
     ),
     Mutant(
@@ -29,7 +31,7 @@ MUTANTS = (
         '        elif claim.verdict is Verdict.STALE:\n            log.info("A stale delivery is dropped"',
         '        elif claim.verdict is Verdict.WAIT:\n            log.info("A stale delivery is dropped"',
         "a task runs although its claim was refused",
-        ("tests/unit/agent/test_workflow_task_claims.py::test_stale_delivery_is_dropped",),
+        ("tests/unit/agent/workflow_tasks/test_workflow_task_claims.py::test_stale_delivery_is_dropped",),
     ),
     Mutant(
         "granted_fence_unused",
@@ -37,7 +39,9 @@ MUTANTS = (
         "    task, owner = execution.task, replace(owner_of(execution.task), fence=claim.fence)\n",
         "    task, owner = execution.task, owner_of(execution.task)\n",
         "a result is told under the fence of the publication, not of the grant",
-        ("tests/unit/agent/test_workflow_task_claims.py::test_task_that_came_back_runs_as_it_was_granted",),
+        (
+            "tests/unit/agent/workflow_tasks/test_workflow_task_claims.py::test_task_that_came_back_runs_as_it_was_granted",
+        ),
     ),
     Mutant(
         "late_grant_runs",
@@ -46,7 +50,7 @@ MUTANTS = (
         "            if execution.acked_early:\n",
         "a task runs although its delivery has gone to another agent",
         (
-            "tests/unit/agent/test_workflow_task_claims.py::test_what_is_granted_when_its_delivery_is_with_another_is_given_back",
+            "tests/unit/agent/workflow_tasks/test_workflow_task_claims.py::test_what_is_granted_when_its_delivery_is_with_another_is_given_back",
         ),
     ),
     Mutant(
@@ -55,7 +59,7 @@ MUTANTS = (
         "        await self._settler.reply(execution.task, outcome, failed)\n        execution.delivery.ack()\n",
         "        execution.delivery.ack()\n        await self._settler.reply(execution.task, outcome, failed)\n",
         "a direct task is acknowledged before its answer is confirmed",
-        ("tests/unit/agent/test_redelivery.py::test_alarm_that_outlasts_the_patience_drops_no_reply",),
+        ("tests/unit/agent/settlement/test_redelivery.py::test_alarm_that_outlasts_the_patience_drops_no_reply",),
     ),
     Mutant(
         "acked_unconfirmed",
@@ -64,7 +68,7 @@ MUTANTS = (
         "                execution.delivery.ack()\n"
         "                self._settler.post_reply(execution.task, outcome, answer)\n",
         "a direct task is acknowledged when its answer was sent, not when it was confirmed",
-        ("tests/unit/agent/test_redelivery.py::test_task_is_acked_only_after_its_reply_is_confirmed",),
+        ("tests/unit/agent/settlement/test_redelivery.py::test_task_is_acked_only_after_its_reply_is_confirmed",),
     ),
     Mutant(
         "direct_attempt_too_many",
@@ -72,7 +76,7 @@ MUTANTS = (
         "            or task.attempt >= attempts\n",
         "            or task.attempt > attempts\n",
         "a direct task is tried once more than it may be",
-        ("tests/unit/agent/test_attempts.py::test_used_up_attempts_end_in_a_dead_letter_with_the_history",),
+        ("tests/unit/agent/settlement/test_attempts.py::test_used_up_attempts_end_in_a_dead_letter_with_the_history",),
     ),
     Mutant(
         "direct_retry_uncounted",
@@ -80,7 +84,7 @@ MUTANTS = (
         "replace(task, attempt=task.attempt + 1, errors",
         "replace(task, attempt=task.attempt, errors",
         "a retry of a direct task is not counted as an attempt",
-        ("tests/unit/agent/test_attempts.py::test_failed_attempt_is_tried_again",),
+        ("tests/unit/agent/settlement/test_attempts.py::test_failed_attempt_is_tried_again",),
     ),
     Mutant(
         "awaiting_uses_up_credit",
@@ -88,7 +92,7 @@ MUTANTS = (
         "            self.missing = most + self.open - self.slots - credit\n",
         "            self.missing = most - credit\n",
         "tasks that await others use up an agent's credit for good",
-        ("tests/unit/agent/test_credit.py::test_tasks_that_await_others_use_up_no_credit",),
+        ("tests/unit/agent/intake/test_credit.py::test_tasks_that_await_others_use_up_no_credit",),
     ),
     Mutant(
         "bulk_starves",
@@ -96,6 +100,6 @@ MUTANTS = (
         "        best = max(eligible, key=lambda level: (self._turn[level], WEIGHTS[level]))\n",
         "        best = max(eligible, key=lambda level: WEIGHTS[level])\n",
         "a P2 starts only when nothing else waits",
-        ("tests/unit/agent/test_slots.py::test_one_slot_serves_all_levels_by_weight",),
+        ("tests/unit/agent/intake/test_slots.py::test_one_slot_serves_all_levels_by_weight",),
     ),
 )

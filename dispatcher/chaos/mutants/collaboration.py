@@ -125,7 +125,7 @@ MUTANTS = (
         "",
         "the plan of a restore does not name what runs again since the restore before it",
         (
-            "tests/unit/dispatcher/test_checkpoints.py::"
+            "tests/unit/dispatcher/ledger/workflows/test_checkpoints.py::"
             "test_nodes_that_run_again_after_a_restore_or_wait_for_room_after_an_attempt_are_in_the_next_plan",
         ),
     ),

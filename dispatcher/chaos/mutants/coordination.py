@@ -5,13 +5,13 @@ from __future__ import annotations
 from dispatcher.chaos.mutants.mutant import Mutant
 
 _LOCKS = "dispatcher.coordination.locks"
-_TESTS = "tests/unit/dispatcher/test_locks.py::"
-_BREAKERS = "tests/unit/dispatcher/test_breakers.py::"
-_APPROVALS = "tests/unit/dispatcher/test_approval_policy.py::"
-_LEARNED = "tests/unit/dispatcher/test_learned_approval.py::"
+_TESTS = "tests/unit/dispatcher/coordination/test_locks.py::"
+_BREAKERS = "tests/unit/dispatcher/coordination/test_breakers.py::"
+_APPROVALS = "tests/unit/dispatcher/ledger/nodes/test_approval_policy.py::"
+_LEARNED = "tests/unit/dispatcher/ledger/nodes/test_learned_approval.py::"
 _UNSEEN = "tests/unit/dispatcher/test_died_unseen.py::"
 _HANDOFFS = "dispatcher.coordination.handoffs."
-_HANDED = "tests/unit/dispatcher/test_handoffs.py::"
+_HANDED = "tests/unit/dispatcher/coordination/test_handoffs.py::"
 _OFFERED = "tests/unit/testing/test_handoffs.py::"
 _UNCOUNTED = "test_no_attempt_of_a_direct_task_counts_when_the_breaker_opens_under_its_handler"
 
@@ -114,7 +114,7 @@ MUTANTS = (
         "            cancel_node(unit, one, of)\n",
         "            pass\n",
         "who has lost a race is not canceled",
-        ("tests/unit/dispatcher/test_joins.py::test_enough_of_several_cancel_the_rest",),
+        ("tests/unit/dispatcher/ledger/nodes/test_joins.py::test_enough_of_several_cancel_the_rest",),
     ),
     Mutant(
         "lock_fence_reused",
@@ -197,7 +197,7 @@ MUTANTS = (
         "            if not breaker.is_closed and ",
         "            if breaker.is_closed and ",
         "an attempt counts although its breaker is open",
-        ("tests/unit/agent/test_breakers.py::" + _UNCOUNTED,),
+        ("tests/unit/agent/guards/test_breakers.py::" + _UNCOUNTED,),
     ),
     Mutant(
         "tokens_kept",

@@ -20,7 +20,9 @@ MUTANTS = (
         "    unit.advance_fence(row)\n    row.agent, row.started_ms = command.agent",
         "    row.agent, row.started_ms = command.agent",
         "a claim is granted under the fence that somebody else has",
-        ("tests/unit/dispatcher/test_claims.py::test_started_notice_makes_the_next_claim_another_attempt",),
+        (
+            "tests/unit/dispatcher/ledger/nodes/test_claims.py::test_started_notice_makes_the_next_claim_another_attempt",
+        ),
     ),
     Mutant(
         "lost_attempt_uncounted",
@@ -28,7 +30,7 @@ MUTANTS = (
         "    row.attempt += 1\n    row.suspect = True\n    return True",
         "    return True",
         "an attempt that was lost with its agent is not counted",
-        ("tests/unit/dispatcher/test_claims.py::test_claim_that_is_asked_twice_is_granted_alike",),
+        ("tests/unit/dispatcher/ledger/nodes/test_claims.py::test_claim_that_is_asked_twice_is_granted_alike",),
     ),
     Mutant(
         "one_attempt_too_many",
@@ -36,7 +38,7 @@ MUTANTS = (
         "if row.attempt < policy.max_attempts else None",
         "if row.attempt <= policy.max_attempts else None",
         "a node is tried once more than it may be",
-        ("tests/unit/dispatcher/test_retries.py::test_node_s_own_policy_goes_before_the_capability_s",),
+        ("tests/unit/dispatcher/ledger/nodes/test_retries.py::test_node_s_own_policy_goes_before_the_capability_s",),
     ),
     Mutant(
         "retry_uncounted",
@@ -44,7 +46,9 @@ MUTANTS = (
         "    row.attempt += 1\n    row.start_by_ms = None\n",
         "    row.start_by_ms = None\n",
         "a retry is not counted as an attempt",
-        ("tests/unit/dispatcher/test_batch.py::test_failed_attempt_is_retried_after_its_delay_then_the_node_fails",),
+        (
+            "tests/unit/dispatcher/ledger/test_batch.py::test_failed_attempt_is_retried_after_its_delay_then_the_node_fails",
+        ),
     ),
     Mutant(
         "lost_whoever_has_it",
@@ -53,7 +57,7 @@ MUTANTS = (
         "",
         "a node is published again although somebody has begun it meanwhile",
         (
-            "tests/unit/dispatcher/test_lost.py::test_publication_that_an_agent_took_while_it_was_looked_for_is_not_lost",
+            "tests/unit/dispatcher/ledger/test_lost.py::test_publication_that_an_agent_took_while_it_was_looked_for_is_not_lost",
         ),
     ),
     Mutant(
@@ -95,7 +99,7 @@ MUTANTS = (
         "    if run is not None and run.state is WorkflowState.PAUSED:\n",
         "    if run is not None and run.state is WorkflowState.ACCEPTED:\n",
         "what becomes ready in a paused workflow is published",
-        ("tests/unit/dispatcher/test_batch.py::test_paused_workflow_publishes_nothing_until_it_is_resumed",),
+        ("tests/unit/dispatcher/ledger/test_batch.py::test_paused_workflow_publishes_nothing_until_it_is_resumed",),
     ),
     Mutant(
         "pause_ignored_in_backlog",
@@ -160,7 +164,7 @@ MUTANTS = (
         "        unit.advance_fence(row)  # what its agent may still tell is late\n",
         "",
         "what is told of a node that was called off counts",
-        ("tests/unit/dispatcher/test_batch.py::test_cancel_ends_everything_and_tells_the_agents",),
+        ("tests/unit/dispatcher/ledger/test_batch.py::test_cancel_ends_everything_and_tells_the_agents",),
     ),
     Mutant(
         "rest_counted_twice",
@@ -169,7 +173,7 @@ MUTANTS = (
         ".todo += 1",
         "what is left over twice keeps its workflow from ending",
         (
-            "tests/unit/dispatcher/test_continuations.py::test_workflow_that_is_shown_again_while_it_is_shown_ends_all_the_same",
+            "tests/unit/dispatcher/ledger/workflows/test_continuations.py::test_workflow_that_is_shown_again_while_it_is_shown_ends_all_the_same",
         ),
     ),
     Mutant(
@@ -235,7 +239,7 @@ MUTANTS = (
         "        walks.begin_cancel(unit, workflow)\n",
         "",
         "a canceled workflow runs to its end",
-        ("tests/unit/dispatcher/test_batch.py::test_cancel_ends_everything_and_tells_the_agents",),
+        ("tests/unit/dispatcher/ledger/test_batch.py::test_cancel_ends_everything_and_tells_the_agents",),
     ),
     Mutant(
         "key_unread",
@@ -261,7 +265,7 @@ MUTANTS = (
         "",
         "a request that comes again is done again",
         (
-            "tests/unit/dispatcher/test_request_dedup.py::test_request_that_comes_again_is_told_the_same_and_changes_nothing",
+            "tests/unit/dispatcher/ledger/test_request_dedup.py::test_request_that_comes_again_is_told_the_same_and_changes_nothing",
         ),
     ),
     Mutant(
@@ -271,7 +275,7 @@ MUTANTS = (
         "row.publication >= last:",
         "the last publication before a wiped broker is not published again",
         (
-            "tests/unit/dispatcher/test_rebuild.py::test_all_that_was_published_is_published_anew_in_pages_and_the_older_is_late",
+            "tests/unit/dispatcher/ledger/workflows/test_rebuild.py::test_all_that_was_published_is_published_anew_in_pages_and_the_older_is_late",
         ),
     ),
     Mutant(
@@ -280,7 +284,9 @@ MUTANTS = (
         "row.state not in UNDER_WAY or",
         "row.state is not TaskState.PUBLISHED or",
         "what agents had begun is not published again to another broker",
-        ("tests/unit/dispatcher/test_rebuild.py::test_no_attempt_is_counted_and_one_that_had_begun_is_closed_as_lost",),
+        (
+            "tests/unit/dispatcher/ledger/workflows/test_rebuild.py::test_no_attempt_is_counted_and_one_that_had_begun_is_closed_as_lost",
+        ),
     ),
     Mutant(
         "overtaken_published",
@@ -288,7 +294,9 @@ MUTANTS = (
         "and row.publication == publication.number:\n",
         "and row.publication >= publication.number:\n",
         "what was published again in the same transaction is published twice",
-        ("tests/unit/dispatcher/test_batch.py::test_what_is_claimed_twice_in_one_batch_is_published_as_the_last",),
+        (
+            "tests/unit/dispatcher/ledger/test_batch.py::test_what_is_claimed_twice_in_one_batch_is_published_as_the_last",
+        ),
     ),
     Mutant(
         "reuse_publication",

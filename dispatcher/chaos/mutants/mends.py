@@ -27,7 +27,7 @@ MUTANTS = (
         "        return self._longest_seconds < bound and now - oldest < bound\n",
         "        return self._longest_seconds < bound or now - oldest > bound\n",
         "an agent guesses that what runs for long ends soon, and holds tasks that it cannot start",
-        ("tests/unit/agent/test_credit.py::test_two_minute_tasks_on_a_full_fleet_stay_where_they_are",),
+        ("tests/unit/agent/intake/test_credit.py::test_two_minute_tasks_on_a_full_fleet_stay_where_they_are",),
     ),
     Mutant(
         "resumes_first",
@@ -53,7 +53,9 @@ MUTANTS = (
         "            if worker.closed or self._consumers.get(shard) is not consumers:\n",
         "            if self._consumers.get(shard) is not consumers:\n",
         "a shard that is lost while it is opened leaves a consumer that returns each result for ever",
-        ("tests/unit/dispatcher/test_ownership.py::test_shard_that_is_lost_while_it_is_opened_leaves_no_consumer",),
+        (
+            "tests/unit/dispatcher/shards/test_ownership.py::test_shard_that_is_lost_while_it_is_opened_leaves_no_consumer",
+        ),
     ),
     Mutant(
         "doubted_and_not_shown",
@@ -61,7 +63,7 @@ MUTANTS = (
         "        unit.effects.unshown.append(workflow)  # RQ was",
         "        pass  # RQ was",
         "RQ is not told of a workflow whose acceptance was in doubt, and proposes none of its nodes",
-        ("tests/unit/dispatcher/test_unknown_commits.py::test_workflow_of_an_unknown_commit_is_shown_in_rq",),
+        ("tests/unit/dispatcher/shards/test_unknown_commits.py::test_workflow_of_an_unknown_commit_is_shown_in_rq",),
     ),
     Mutant(
         "queues_left_for_ever",
@@ -69,7 +71,7 @@ MUTANTS = (
         "        for owner in suspects & left.keys():\n",
         "        for owner in ():\n",
         "the queues of agents that died unseen stay, and each start of the broker takes longer",
-        ("tests/unit/dispatcher/test_left_queues.py::test_queues_of_an_agent_that_died_unseen_are_removed",),
+        ("tests/unit/dispatcher/liveness/test_left_queues.py::test_queues_of_an_agent_that_died_unseen_are_removed",),
     ),
     Mutant(
         "last_words_unheard",
@@ -78,7 +80,7 @@ MUTANTS = (
         "        return True\n",
         "a dead agent's task is done again although its result is on the way",
         (
-            "tests/unit/dispatcher/test_last_words.py::test_dead_agent_s_task_is_published_again_when_all_reports_have_been_read",
+            "tests/unit/dispatcher/recovery/test_last_words.py::test_dead_agent_s_task_is_published_again_when_all_reports_have_been_read",
         ),
     ),
     Mutant(
@@ -88,7 +90,7 @@ MUTANTS = (
         "        if False:\n",
         "tasks that a full queue refused are lost with a dead agent's inbox",
         (
-            "tests/unit/dispatcher/test_unbound_inboxes.py::"
+            "tests/unit/dispatcher/liveness/test_unbound_inboxes.py::"
             "test_tasks_of_a_dead_agent_s_inbox_that_a_full_queue_refuses_wait_there_until_it_has_room",
         ),
     ),
@@ -99,7 +101,7 @@ MUTANTS = (
         "return True",
         "tasks that a full queue refused are lost with a dead agent's inbox: its number of messages was old",
         (
-            "tests/unit/dispatcher/test_unbound_inboxes.py::"
+            "tests/unit/dispatcher/liveness/test_unbound_inboxes.py::"
             "test_inbox_is_kept_until_the_number_of_its_messages_is_younger_than_its_last_one",
         ),
     ),
@@ -110,7 +112,7 @@ MUTANTS = (
         "        if keeper is None:\n            pass\n",
         "a dead agent's locks stay when the shard of locks moves at its death",
         (
-            "tests/unit/dispatcher/test_lock_holders.py::"
+            "tests/unit/dispatcher/recovery/test_lock_holders.py::"
             "test_new_owner_has_all_examined_once_and_releases_what_a_dead_agent_held_before",
         ),
     ),
@@ -121,7 +123,7 @@ MUTANTS = (
         "        if False:\n            return  # it registered",
         "an agent that registers again amid its eviction loses the locks that it has acquired since",
         (
-            "tests/unit/dispatcher/test_monitor.py::"
+            "tests/unit/dispatcher/liveness/test_monitor.py::"
             "test_agent_that_registers_again_amid_its_eviction_keeps_what_it_has_acquired_since",
         ),
     ),
@@ -132,7 +134,7 @@ MUTANTS = (
         "    elif returns < 0:\n",
         "what can never be settled goes back again and again",
         (
-            "tests/unit/agent/test_unsettled.py::test_trouble_with_our_own_exchanges_is_waited_for_and_ends_as_a_dead_letter",
+            "tests/unit/agent/settlement/test_unsettled.py::test_trouble_with_our_own_exchanges_is_waited_for_and_ends_as_a_dead_letter",
         ),
     ),
     Mutant(
@@ -142,7 +144,7 @@ MUTANTS = (
         "                pass\n        await self._managed",
         "an agent forgets a failure whose report was lost, and runs the attempt again under its fence",
         (
-            "tests/unit/agent/test_workflow_task_claims.py::test_failure_whose_publish_failed_is_told_again_and_runs_no_second_time",
+            "tests/unit/agent/workflow_tasks/test_workflow_task_claims.py::test_failure_whose_publish_failed_is_told_again_and_runs_no_second_time",
         ),
     ),
     Mutant(

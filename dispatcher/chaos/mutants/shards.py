@@ -11,7 +11,7 @@ MUTANTS = (
         "    leases.check(tr, batch.lease)\n",
         "    leases.read(tr, batch.lease.name)\n",
         "who has lost a shard goes on committing",
-        ("tests/unit/dispatcher/test_ownership.py::test_late_commit_is_refused_counted_and_said",),
+        ("tests/unit/dispatcher/shards/test_ownership.py::test_late_commit_is_refused_counted_and_said",),
     ),
     Mutant(
         "epoch_unchecked",
@@ -44,7 +44,7 @@ MUTANTS = (
         '            log.debug("It may be there", extra={"publication": lost.publication})\n',
         "a publish whose confirm is unknown is forgotten",
         (
-            "tests/unit/dispatcher/test_unknown_publishes.py::test_publish_whose_confirm_is_unknown_is_repeated_under_another_number",
+            "tests/unit/dispatcher/shards/test_unknown_publishes.py::test_publish_whose_confirm_is_unknown_is_repeated_under_another_number",
         ),
     ),
     Mutant(
@@ -53,7 +53,9 @@ MUTANTS = (
         "        if error is None:\n            self._note_confirmed([publication.number])\n",
         "        self._note_confirmed([publication.number])\n        if error is None:\n",
         "the outbox forgets what the broker did not confirm",
-        ("tests/unit/dispatcher/test_closing_worker.py::test_what_no_queue_took_keeps_its_row_until_the_ledger_knows",),
+        (
+            "tests/unit/dispatcher/shards/test_closing_worker.py::test_what_no_queue_took_keeps_its_row_until_the_ledger_knows",
+        ),
     ),
     Mutant(
         "unheard_commit_forgotten",
@@ -62,7 +64,7 @@ MUTANTS = (
         "            raise\n",
         "what a transaction did that was committed unheard is not looked up",
         (
-            "tests/unit/dispatcher/test_unknown_commits.py::test_what_an_unknown_commit_claimed_is_published_and_leaves_no_row",
+            "tests/unit/dispatcher/shards/test_unknown_commits.py::test_what_an_unknown_commit_claimed_is_published_and_leaves_no_row",
         ),
     ),
     Mutant(
@@ -72,7 +74,7 @@ MUTANTS = (
         "            if not unsent.publication:\n                self.put",
         "who takes a shard over does not publish what its predecessor left in the outbox",
         (
-            "tests/unit/dispatcher/test_unknown_publishes.py::test_who_takes_a_shard_over_publishes_anew_what_may_not_have_been_sent",
+            "tests/unit/dispatcher/shards/test_unknown_publishes.py::test_who_takes_a_shard_over_publishes_anew_what_may_not_have_been_sent",
         ),
     ),
     Mutant(
@@ -82,7 +84,7 @@ MUTANTS = (
         "        else:\n",
         "what is to be published again is sent as well",
         (
-            "tests/unit/dispatcher/test_publisher_of_a_shard.py::test_what_was_published_before_is_dropped_and_what_comes_after_is_sent",
+            "tests/unit/dispatcher/shards/test_publisher_of_a_shard.py::test_what_was_published_before_is_dropped_and_what_comes_after_is_sent",
         ),
     ),
     Mutant(
@@ -99,7 +101,7 @@ MUTANTS = (
         "doubted and not flight.agent and silent >= UNTOLD_SECONDS:",
         "doubted and not flight.agent:",
         "what may have been begun is published again by a rebuild",
-        ("tests/unit/dispatcher/test_in_flight.py::test_silence_is_judged_by_what_it_is_a_silence_of",),
+        ("tests/unit/dispatcher/shards/test_in_flight.py::test_silence_is_judged_by_what_it_is_a_silence_of",),
     ),
     Mutant(
         "ack_before_commit",
@@ -115,7 +117,7 @@ MUTANTS = (
         "        if self._undone:\n            self._delivery.requeue()\n        elif",
         "        if",
         "a result that could not be recorded is acknowledged with its shard's end",
-        ("tests/unit/dispatcher/test_results_together.py::test_what_is_not_recorded_goes_back",),
+        ("tests/unit/dispatcher/shards/test_results_together.py::test_what_is_not_recorded_goes_back",),
     ),
     Mutant(
         "first_of_many_acks",
@@ -124,7 +126,7 @@ MUTANTS = (
         "        self._left -= 1\n",
         "a message of several results is acknowledged with the first of them",
         (
-            "tests/unit/dispatcher/test_results_together.py::test_one_that_cannot_be_recorded_takes_no_other_with_it_and_is_a_dead_letter",
+            "tests/unit/dispatcher/shards/test_results_together.py::test_one_that_cannot_be_recorded_takes_no_other_with_it_and_is_a_dead_letter",
         ),
     ),
     Mutant(

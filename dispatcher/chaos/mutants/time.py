@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dispatcher.chaos.mutants.mutant import Mutant
 
-_SCHEDULES = "tests/unit/dispatcher/test_schedules.py::"
+_SCHEDULES = "tests/unit/dispatcher/coordination/test_schedules.py::"
 MUTANTS = (
     Mutant(
         "signal_lost",

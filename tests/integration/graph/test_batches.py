@@ -19,7 +19,7 @@ from dispatcher.taskgraph.keys import queue_name
 from dispatcher.taskgraph.redis import RedisTaskGraph
 from tests.integration.registry.private_redis import PrivateRedis
 from tests.support import eventually
-from tests.unit.dispatcher.ledger import completed
+from tests.unit.dispatcher.lone_ledger import completed
 from tests.unit.dispatcher.lone_worker import CAPABILITY, LoneWorker, open_worker
 
 pytestmark = pytest.mark.servers

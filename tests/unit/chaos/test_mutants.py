@@ -17,7 +17,7 @@ from dispatcher.chaos.mutants.mutant import Mutant
 from dispatcher.chaos.mutants.table import ALL, MUTANTS, read_mutant
 from dispatcher.chaos.testbed import command
 
-A_TEST = "tests/unit/dispatcher/test_batch.py::test_late_result_of_an_older_fence_is_refused_and_counted"
+A_TEST = "tests/unit/dispatcher/ledger/test_batch.py::test_late_result_of_an_older_fence_is_refused_and_counted"
 
 
 def source_of(module: str) -> str:

@@ -20,7 +20,7 @@ from dispatcher.ports import Ports
 from dispatcher.retention import Retention
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.taskgraph.memory import MemoryTaskGraph
-from tests.unit.dispatcher.ledger import Ledger, completed
+from tests.unit.dispatcher.lone_ledger import Ledger, completed
 
 KEPT = {"shards", "beat", "lease", "published", "key", "key_expiry", "indexed", "shown", "autonomy"}
 """What is there without any workflow."""

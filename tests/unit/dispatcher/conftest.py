@@ -6,7 +6,7 @@ import pytest
 
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.broom import Broom, open_broom
-from tests.unit.dispatcher.ledger import Ledger, SlowStore
+from tests.unit.dispatcher.lone_ledger import Ledger, SlowStore
 from tests.unit.dispatcher.scene import Scene, open_scene
 
 

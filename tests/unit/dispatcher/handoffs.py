@@ -13,7 +13,7 @@ from coditect.wire.json import loads
 from dispatcher.coordination.handoffs import rows
 from dispatcher.ledger.effects import Effects, NodeKey
 from dispatcher.ledger.keyspace import HANDOFFS
-from tests.unit.dispatcher.ledger import Ledger, completed
+from tests.unit.dispatcher.lone_ledger import Ledger, completed
 
 OWNER = "owner-00000001"
 OTHERS = ("able-00000002", "bold-00000003", "calm-00000004")

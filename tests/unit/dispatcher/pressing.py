@@ -9,7 +9,7 @@ from coditect.workflow.builder import Workflow
 from coditect.workflow.definition import Definition
 from dispatcher.ledger.effects import Publication
 from dispatcher.ledger.keyspace import CHILDREN
-from tests.unit.dispatcher.ledger import Ledger, completed, failed
+from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed
 
 
 def press() -> Workflow:

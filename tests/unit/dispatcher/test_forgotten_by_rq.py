@@ -13,7 +13,7 @@ from dispatcher.retention import DAY_MS, SHOWN_FAILED_MS, SHOWN_MS
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.taskgraph.port import Job, JobState
 from tests.unit.dispatcher.broom import Broom, keeping, kept_of
-from tests.unit.dispatcher.ledger import Ledger, completed, failed
+from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed
 
 
 async def test_rq_keeps_what_lives_and_for_an_hour_what_failed(broom: Broom) -> None:

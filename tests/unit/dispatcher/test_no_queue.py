@@ -21,8 +21,8 @@ from dispatcher.ledger.commands import Lost, NoQueue
 from dispatcher.program import DispatcherOptions, running_dispatcher
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.taskgraph.memory import MemoryTaskGraph
-from tests.unit.dispatcher.ledger import Ledger
-from tests.unit.dispatcher.test_batch import one_node
+from tests.unit.dispatcher.ledger.test_batch import one_node
+from tests.unit.dispatcher.lone_ledger import Ledger
 
 NODES = 600
 MOST_PROBES = 10

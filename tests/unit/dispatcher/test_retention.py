@@ -19,7 +19,7 @@ from dispatcher.retention import DAY_MS, NAME, UPLOAD_MS, Retention
 from dispatcher.taskgraph.port import Job, JobState
 from tests.contract.graph.scene import counted
 from tests.unit.dispatcher.broom import KEPT, Broom, ended, fan, keeping, kept_of
-from tests.unit.dispatcher.ledger import completed, failed
+from tests.unit.dispatcher.lone_ledger import completed, failed
 from tests.unit.dispatcher.pressing import children, shop
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,7 @@ from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction, read_counter
 from dispatcher.witness.history import Notebook
 from dispatcher.witness.ports import WitnessedDatabase
-from tests.rerun import FIRST_RUNS, THEN_EVERY, Impure, every_function_runs_twice
+from tests.rerun import FIRST_RUNS, THEN_EVERY, Impure, every_function_runs_twice, runs_twice
 
 pytestmark = pytest.mark.once
 
@@ -89,3 +90,16 @@ async def test_what_a_test_runs_again_and_again_is_run_twice_at_first_and_now_an
             await database.run(lambda tr, number=number: runs.append(number))  # type: ignore[misc]
 
     assert len(runs) == 2 * FIRST_RUNS + 2 * (THEN_EVERY + 1)
+
+
+@pytest.mark.parametrize(
+    ("folder", "twice"),
+    [
+        ("tests/unit/dispatcher", True),
+        ("tests/unit/dispatcher/ledger/nodes", True),
+        ("tests/unit/agent/execution", False),
+        ("tests/integration/dispatcher", False),
+    ],
+)
+def test_functions_of_a_room_run_twice_however_deep_their_test_lies(folder: str, twice: bool) -> None:
+    assert runs_twice(Path(folder) / "test_something.py") is twice

@@ -17,7 +17,7 @@ from tests.integration.wire.schemas import complaints, schema
 from tests.owner import ScriptedOwner, granting
 from tests.support import eventually
 from tests.unit.agent.scene import Scene, open_scene
-from tests.unit.agent.works import Works
+from tests.unit.agent.workflow_tasks.works import Works
 
 KINDS = {
     "coditect.result.v1": "result",

@@ -1,0 +1,310 @@
+"""What happens to a suspect."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coditect import Agent, Context, Options, Retry
+from coditect.agent.quarantine import MANY_DELIVERIES, mark_of
+from coditect.broker.memory import MemoryBroker
+from coditect.client.client import Client
+from coditect.client.handle import Handle
+from coditect.errors import TaskCanceled, TaskFailed
+from coditect.model.capability import Priority
+from coditect.model.ids import AgentId
+from coditect.wire import routing
+from coditect.wire.json import loads
+from coditect.wire.tasks import read_task
+from tests.support import eventually
+from tests.unit.agent.poison_agent import HOME, poison
+from tests.unit.agent.processes.test_process_handlers import _alive
+from tests.unit.agent.scene import Running, Scene, open_scene
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv(HOME, str(os.getpid()))
+    monkeypatch.setenv("POISON_FOLDER", str(tmp_path))
+    return tmp_path
+
+
+async def handed_back(scene: Scene, capability: str, times: int = 1) -> None:
+    """Somebody takes what waits and gives it back, again and again."""
+    broker = await scene.broker()
+    for _ in range(times):
+        delivery = await broker.get(routing.task_queue(capability, Priority.P1))
+        assert delivery is not None
+        delivery.requeue()
+
+
+async def suspected(scene: Scene, client: Client, capability: str, value: object) -> Handle:
+    """A task whose start is recorded for an agent that is gone."""
+    handle = await client.submit(capability, value)
+    async with MemoryBroker(scene.server, name="taker") as broker:  # what it holds at its end goes back
+        while (delivery := await broker.get(routing.task_queue(capability, Priority.P1))) is not None:
+            task = read_task(delivery.message, delivery.routing_key)
+            if task.id == handle.task_id:
+                await scene.registry.mark_start(mark_of(task), AgentId("gone-1"), keep_seconds=60)
+                return handle
+    raise AssertionError("it is not in its queue")
+
+
+async def declared(scene: Scene, agent: Agent = poison) -> Client:
+    """The agent's queues are there, and nobody consumes them."""
+    await (await scene.start(agent)).stop()
+    return await scene.client()
+
+
+async def die(scene: Scene, agent: Running) -> None:
+    """As a process that is killed: its connection breaks, and its lease is renewed no more."""
+    await agent.vanish()
+    await scene.registry.deregister(AgentId(agent.agent_id))
+
+
+async def start_to_die(scene: Scene) -> Running:
+    return await scene.start(poison, beat_seconds=50.0, lease_seconds=60.0)
+
+
+async def test_task_that_kills_its_agents_ends_dead_after_its_attempts(scene: Scene, home: Path) -> None:
+    for_deaths, started = 2, home / "started"
+    client = await declared(scene)
+    handle = await client.submit("poison.do", "stay and die")
+    for _ in range(for_deaths):
+        agent = await start_to_die(scene)
+        await eventually(started.exists)
+        started.unlink()
+        await die(scene, agent)
+
+    await scene.start(poison)
+    with pytest.raises(TaskFailed) as caught:
+        await handle.result(timeout="100s")
+
+    assert not started.exists(), "it did not run in an agent a third time"
+    assert (caught.value.facts["reason"], caught.value.facts["attempt"]) == ("process_died", 3)
+    letter = await scene.dead_letter("poison.do")
+    errors = loads(str(letter.headers["x-coditect-errors"]).encode())
+    assert [(one["attempt"], one["reason"]) for one in errors] == [(n, "process_died") for n in (1, 2, 3)]
+    assert "exit_code=3" in errors[0]["message"]
+
+
+async def test_neighbour_of_the_killer_is_done_with_its_first_attempt(scene: Scene, home: Path) -> None:
+    client = await declared(scene)
+    handle = await client.submit("poison.do", "stay")
+    for _ in range(2):
+        agent = await start_to_die(scene)
+        await eventually((home / "started").exists)
+        (home / "started").unlink()
+        await die(scene, agent)
+
+    await scene.start(poison)
+
+    assert await handle.result(str, timeout="100s") == "apart 1"
+    assert scene.dead("poison.do") == 0
+
+
+async def test_hand_backs_alone_make_no_suspect(scene: Scene) -> None:
+    client = await declared(scene)
+    handle = await client.submit("poison.do", "go")
+    await handed_back(scene, "poison.do", 3 * MANY_DELIVERIES)
+
+    await scene.start(poison)
+
+    assert await handle.result(str, timeout="100s") == "home 1"
+
+
+@pytest.mark.parametrize(("times", "where"), [(MANY_DELIVERIES - 1, "home 1"), (MANY_DELIVERIES, "apart 1")])
+async def test_without_a_registry_many_deliveries_make_a_suspect(scene: Scene, times: int, where: str) -> None:
+    client = await declared(scene)
+    handle = await client.submit("poison.do", "go")
+    await handed_back(scene, "poison.do", times)
+    scene.registry.failing = True
+
+    await scene.start(poison)
+
+    assert await handle.result(str, timeout="100s") == where
+
+
+async def test_task_given_back_by_a_drain_is_no_suspect(scene: Scene, home: Path) -> None:
+    client = await declared(scene)
+    handle = await client.submit("poison.do", "stay")
+    await handed_back(scene, "poison.do")
+    agent = await scene.start(poison)
+    await eventually((home / "started").exists)
+
+    await agent.stop()
+    (home / "started").unlink()
+    await scene.start(poison)
+
+    await eventually((home / "started").exists)
+    await handle.cancel()
+
+
+async def test_task_of_an_agent_that_only_lost_its_connection_is_no_suspect(scene: Scene, home: Path) -> None:
+    client = await declared(scene)
+    await client.submit("poison.do", "stay")
+    await handed_back(scene, "poison.do")
+    deaf = await scene.start(poison, beat_seconds=0.1, lease_seconds=10.0)
+    await eventually((home / "started").exists)
+    (home / "started").unlink()
+
+    await deaf.vanish()
+    await scene.start(poison)
+
+    await eventually((home / "started").exists)
+
+
+async def test_suspect_has_its_whole_context(scene: Scene, home: Path) -> None:
+    client = await declared(scene)
+    handle = await suspected(scene, client, "poison.ask", "go")
+
+    async with client.events("task.progress") as events:
+        await scene.start(poison, workspace=str(home))
+        assert await handle.result(list[str], timeout="100s") == ["go", "home 1", "apart"]
+        event = await anext(events)
+
+    assert (event.subject, event.data["note"]) == (handle.task_id, "asks")
+    assert list(home.iterdir()) == [], "the workspace is gone"
+
+
+async def test_plain_handler_of_a_suspect_runs_apart_too(scene: Scene) -> None:
+    client = await declared(scene)
+    handle = await suspected(scene, client, "poison.plain", "go")
+
+    await scene.start(poison)
+
+    assert await handle.result(str, timeout="100s") == "go apart"
+
+
+async def test_timeout_kills_a_suspect(scene: Scene, home: Path) -> None:
+    client = await declared(scene)
+    handle = await suspected(scene, client, "poison.hang", str(home / "pid"))
+
+    await scene.start(poison)
+
+    with pytest.raises(TaskFailed) as caught:
+        await handle.result(timeout="100s")
+    assert caught.value.facts["reason"] == "process_died", "or its next attempt would run in an agent, and block it"
+    assert "did not end within its time" in str(caught.value)
+    await eventually(lambda: not _alive(int((home / "pid").read_text())))
+
+
+async def test_suspects_share_few_processes_and_hold_no_slots_meanwhile(
+    scene: Scene, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    client = await declared(scene)
+    handles = [await suspected(scene, client, "poison.span", str(home / "log")) for _ in range(3)]
+
+    agent = await scene.start(poison, slots=3)
+    await eventually(lambda: agent.runtime.load().suspended == 2)
+    assert await client.request("poison.do", "go", str) == "home 1"
+    for handle in handles:
+        await handle.result(timeout="100s")
+
+    assert (home / "log").read_text().split() == ["begin", "end"] * 3
+    await eventually(lambda: (agent.runtime.load().running, agent.runtime.load().suspended) == (0, 0))
+
+
+async def test_suspect_can_be_canceled(scene: Scene, home: Path) -> None:
+    client = await declared(scene)
+    handle = await suspected(scene, client, "poison.hang.on", str(home / "pid"))
+    agent = await scene.start(poison)
+    await eventually((home / "pid").exists)
+
+    await handle.cancel()
+
+    with pytest.raises(TaskCanceled):
+        await handle.result(timeout="100s")
+    await eventually(lambda: not _alive(int((home / "pid").read_text())))
+    await eventually(lambda: agent.runtime.load().running == 0)
+
+
+async def test_pinned_task_that_its_agent_s_inbox_hands_on_kills_two_agents_at_most(scene: Scene, home: Path) -> None:
+    agent = await start_to_die(scene)
+    client = await scene.client()
+    pinned = Options(pin=AgentId(agent.agent_id))
+    handle = await client.submit("poison.do", "stay and die", options=pinned)
+    for last in (False, True):
+        await eventually((home / "started").exists)
+        (home / "started").unlink()
+        await die(scene, agent)
+        if not last:
+            agent = await start_to_die(scene)
+
+    await scene.start(poison)
+
+    with pytest.raises(TaskFailed):
+        await handle.result(timeout="100s")
+    assert not (home / "started").exists(), "it did not run in an agent a third time"
+
+
+def nested() -> Agent:
+    """An agent that no other process can find."""
+    agent = Agent("nested", slots=2)
+
+    @agent.capability("nested.do", retry=Retry(max_attempts=3, first="100ms"))
+    async def do(value: str, ctx: Context) -> str:
+        return value
+
+    return agent
+
+
+async def test_suspect_that_no_other_process_can_load_is_given_up_with_the_way_out(scene: Scene) -> None:
+    agent = nested()
+    client = await declared(scene, agent)
+    handle = await suspected(scene, client, "nested.do", "go")
+
+    await scene.start(agent)
+
+    with pytest.raises(TaskFailed) as caught:
+        await handle.result(timeout="100s")
+    assert (caught.value.facts["reason"], caught.value.facts["attempt"]) == ("process_died", 1)
+    assert "declare agent and handler" in str(caught.value.facts["fix"])
+
+
+async def test_what_only_the_count_suspects_runs_where_it_can(scene: Scene) -> None:
+    agent = nested()
+    client = await declared(scene, agent)
+    handle = await client.submit("nested.do", "go")
+    await handed_back(scene, "nested.do", MANY_DELIVERIES)
+    scene.registry.failing = True
+
+    await scene.start(agent)
+
+    assert await handle.result(str, timeout="100s") == "go"
+
+
+async def test_suspect_for_which_there_is_no_process_goes_back(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coditect.agent.execution.isolation.RETURN_SECONDS", 0.01)
+    client = await declared(scene)
+    handle = await suspected(scene, client, "poison.plain", "go")
+    spawn, refused = asyncio.create_subprocess_exec, [BlockingIOError("no process left")] * 3
+
+    async def sometimes(*words: Any, **options: Any) -> Any:
+        if refused:
+            raise refused.pop()
+        return await spawn(*words, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", sometimes)
+    await scene.start(poison)
+
+    assert await handle.result(str, timeout="100s") == "go apart"
+    assert scene.dead("poison.plain") == 0
+
+
+async def test_suspect_that_may_not_be_suspended_goes_back_as_a_suspect() -> None:
+    async with open_scene() as scene:
+        client = await declared(scene)
+        handle = await suspected(scene, client, "poison.ask", "go")
+        agent = await scene.start(poison, max_suspended=0)
+        await eventually(lambda: agent.runtime.load().running == 1)
+        await agent.stop()
+
+        await scene.start(poison)
+
+        assert (await handle.result(list[str], timeout="100s"))[2] == "apart"

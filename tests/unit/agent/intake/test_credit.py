@@ -1,0 +1,293 @@
+"""Tasks of very different lengths in the same queues, in virtual time: who gets them, and how often they go back."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from math import inf
+from typing import Any, cast
+
+import pytest
+
+from coditect import Agent, Context, Priority
+from coditect.agent.execution.execution import Execution
+from coditect.agent.intake.queue_consumer import QUICK_SECONDS, QueueConsumer
+from coditect.broker.memory import MemoryBroker
+from coditect.broker.memory.delivery import MemoryDelivery
+from coditect.broker.port import Consumer
+from coditect.model.task import Task
+from coditect.testing import TestFleet
+from coditect.wire import routing
+from tests.unit.agent.intake.timed_tasks import GATE, MOMENT, Works
+
+MINUTES, HALF_AN_HOUR = 2.6, 3.26
+"""The longest that is drawn, in powers of ten of seconds."""
+
+
+@pytest.fixture
+def hand_backs(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each task was handed back to its queue."""
+    counted: Counter[str] = Counter()
+    requeue = MemoryDelivery.requeue
+
+    def count(self: MemoryDelivery) -> None:
+        if self.queue.startswith("tasks.") and not self.lost:
+            counted[str(self.message.message_id)] += 1
+        requeue(self)
+
+    monkeypatch.setattr(MemoryDelivery, "requeue", count)
+    return counted
+
+
+async def test_task_behind_a_long_one_is_not_worn_out_by_hand_backs(hand_backs: Counter[str]) -> None:
+    """One slot: 60 s, then 175 s, which is within three times the mean; the third waits for both."""
+    works = Works()
+    async with TestFleet() as fleet:
+        await works.add(fleet, works.agent("one", ["long.work"], slots=1))
+        results = [await works.submit(fleet, "long.work", seconds) for seconds in (60, 175, 1)]
+
+        await asyncio.gather(*results)
+
+        assert fleet.elapsed_seconds == pytest.approx(236, abs=1)
+    assert max(hand_backs.values(), default=0) <= 3
+    assert works.idle_beside_work() == []
+
+
+async def test_two_minute_tasks_on_a_full_fleet_stay_where_they_are(hand_backs: Counter[str]) -> None:
+    works, seeded = Works(), random.Random(1)
+    async with TestFleet(seed=1) as fleet:
+        for _ in range(10):
+            await works.add(fleet, works.agent("ten", ["long.work"], slots=4))
+        results = [await works.submit(fleet, "long.work", seeded.uniform(60, 180)) for _ in range(190)]
+
+        await asyncio.gather(*results)
+
+    assert max(hand_backs.values(), default=0) <= 3
+    assert works.idle_beside_work() == []
+
+
+async def test_urgent_and_bulk_work_share_the_slots_by_weight_however_long_it_takes(hand_backs: Counter[str]) -> None:
+    works = Works()
+    async with TestFleet() as fleet:
+        await works.add(fleet, works.agent("one", ["long.work"], slots=8))
+        for level in (Priority.P2, Priority.P0):
+            for _ in range(150):
+                await works.submit(fleet, "long.work", 0.3, level)
+        await fleet.advance("6s")
+
+    heartbeats = Counter(run.level for run in works.runs)
+    assert heartbeats.total() >= 8 * 6 / 0.3 - 16
+    assert heartbeats[Priority.P0] >= 8 / 13 * heartbeats.total()
+    assert heartbeats[Priority.P2] >= 1 / 13 * heartbeats.total() - 2
+    assert max(hand_backs.values(), default=0) <= 3
+
+
+async def test_tasks_that_await_others_use_up_no_credit() -> None:
+    """Quick tasks have credit before their slots are free; two hundred that await must not use up all of it."""
+    works = Works()
+    async with TestFleet(agents=[works.keeper()]) as fleet:
+        await works.add(fleet, works.agent("mixed", ["mixed.work"], slots=8))
+        await asyncio.gather(*[await works.submit(fleet, "mixed.work", 0.001) for _ in range(100)])
+        awaiting = [await works.submit(fleet, "mixed.work", 0, awaits=GATE) for _ in range(200)]
+
+        before = fleet.elapsed_seconds
+        await asyncio.gather(*[await works.submit(fleet, "mixed.work", 0.001) for _ in range(100)])
+        took = fleet.elapsed_seconds - before
+
+        works.gate.set()
+        await asyncio.gather(*awaiting)
+    assert took < 1
+    assert works.idle_beside_work() == []
+
+
+def test_only_tasks_that_have_begun_tell_how_long_a_queues_tasks_take() -> None:
+    consumer = QueueConsumer("tasks.a.p1", Priority.P1, group="a")
+    quick, asked, unheld = (Execution(Task("a.b", Priority.P1, b"1"), cast(Any, None), None) for _ in range(3))
+    for _ in range(30):
+        consumer.hold(quick)
+        consumer.began(quick, 0.0)
+        assert consumer.ended(quick, 0.001)
+
+    consumer.hold(asked)  # its owner takes five seconds to answer
+    assert consumer.is_quick(5.0)
+    consumer.began(asked, 5.0)
+    assert consumer.is_quick(5.0 + QUICK_SECONDS / 2)
+    assert not consumer.is_quick(5.0 + QUICK_SECONDS)
+    assert consumer.stopped(asked)
+    assert consumer.is_quick(9.0)
+
+    consumer.began(unheld, 9.0)
+    assert not consumer.ended(unheld, None)
+    assert consumer.is_quick(19.0)
+    assert consumer.slots == 0
+
+
+async def test_silent_queue_keeps_no_slot_from_another() -> None:
+    """The only slot is busy, so both queues are closed; when it frees, the one that is asked first does not answer."""
+    works = Works()
+    async with TestFleet() as fleet:
+        await works.add(fleet, works.agent("one", ["silent.work", "other.work"], slots=1))
+        first = await works.submit(fleet, "other.work", 10)
+        await fleet.advance("1s")
+        received = await works.submit(fleet, "silent.work", 1)
+        waiting = await works.submit(fleet, "other.work", 1)
+        fleet.server.silence(routing.task_queue("silent.work", Priority.P1))
+
+        await asyncio.gather(first, waiting)
+
+        assert fleet.elapsed_seconds == pytest.approx(11, abs=1)
+        fleet.server.end_silence(routing.task_queue("silent.work", Priority.P1))
+        await received
+
+
+def draw_seconds(seeded: random.Random, *, most: float = MINUTES) -> float:
+    """From a millisecond up, each order of magnitude as often."""
+    return round(10 ** seeded.uniform(-3, most), 3)
+
+
+SHORT_SEEDS = (0, 1, 2, 4, 5, 7, 8)
+"""The seeds that `make test` plays; seed 7 has tasks of half an hour."""
+
+
+MOST_KILLS = 2
+"""One fewer than the attempts of a task, each of which an agent's death may end."""
+
+
+def kept(seconds: float) -> dict[str, Any]:
+    """How a task of so many seconds is submitted to a capability that may run for an hour."""
+    return {"durable": True} if seconds > 500 else {"timeout": "10m"}
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [pytest.param(seed, marks=[] if seed in SHORT_SEEDS else pytest.mark.endurance) for seed in range(100)],
+)
+async def test_whatever_arrives_no_slot_is_idle_beside_it_and_nothing_is_worn_out(
+    seed: int, hand_backs: Counter[str]
+) -> None:
+    """Every fourth seed has tasks of half an hour, which costs it several times the time."""
+    works, seeded = Works(), random.Random(seed)
+    most, timeout = (HALF_AN_HOUR, "1h") if seed % 4 == 3 else (MINUTES, "10m")
+    names = [f"mixed.c{number}" for number in range(seeded.choice([1, 1, 2, 5]))]
+    async with TestFleet(agents=[works.keeper()], seed=seed) as fleet:
+        for _ in range(seeded.choice([1, 2, 3, 5, 20])):
+            offered = names if seeded.random() < 0.7 else [names[0]]
+            await works.add(fleet, works.agent("mixed", offered, slots=seeded.choice([1, 2, 4, 8]), timeout=timeout))
+        last = await works.add(fleet, works.agent("mixed", names, slots=seeded.choice([1, 2, 4]), timeout=timeout))
+        parents = seeded.choice([0, 0.1, 0.5])
+        results, kills = [], 0
+        for _ in range(seeded.choice([40, 120])):
+            level = seeded.choice(list(Priority))
+            awaits = draw_seconds(seeded) if seeded.random() < parents else 0
+            seconds = draw_seconds(seeded) / 10 if awaits else draw_seconds(seeded, most=most)
+            name = seeded.choice(names)
+            results.append(await works.submit(fleet, name, seconds, level, awaits=awaits, **kept(seconds)))
+            if seeded.random() < 0.3:
+                await fleet.advance(seeded.choice([0.001, 0.03, 0.3, 3, 30]))
+            alive = [one for one, staff in works.staff.items() if staff.until == inf and one != last]
+            if alive and seeded.random() < 0.02 and (victim := seeded.choice(alive)) and kills < MOST_KILLS:
+                kills += 1
+                works.kill(fleet, victim)
+
+        await asyncio.gather(*results)
+        dead = [letter for name in names for letter in await fleet.dead_letters(name)]
+
+    assert dead == []
+    assert max(hand_backs.values(), default=0) <= 3
+    assert works.idle_beside_work() == []
+    assert works.late_urgent() == []
+
+
+async def test_urgent_task_does_not_wait_behind_parents_that_go_on() -> None:
+    """Four slots, a dozen parents of P1 whose children all end at once, and each then needs a slot for ten seconds."""
+    began: list[float] = []
+    agent = Agent("parents", slots=4)
+    children = Agent("children", slots=20)
+
+    @agent.capability("parent.run", timeout="10m")
+    async def parent(_: None, ctx: Context) -> None:
+        await ctx.request("child.run", priority=Priority.P1)
+        await asyncio.sleep(10)
+
+    @agent.capability("urgent.run")
+    async def urgent(_: None) -> None:
+        began.append(asyncio.get_running_loop().time())
+
+    @children.capability("child.run")
+    async def child(_: None) -> None:
+        await asyncio.sleep(5)
+
+    async with TestFleet(agents=[agent, children]) as fleet:
+        parents = [await fleet.submit("parent.run") for _ in range(12)]
+        await fleet.advance("6s")
+        submitted = fleet.elapsed_seconds
+        await (await fleet.submit("urgent.run", priority=Priority.P0)).result()
+
+        await asyncio.gather(*(one.result() for one in parents))
+
+    assert began[0] - submitted < MOMENT
+
+
+@pytest.mark.parametrize(("shortest", "longest"), [(0.1, 0.1), (0.05, 0.12), (0.1, 0.25)])
+@pytest.mark.parametrize("seed", range(2))
+async def test_what_is_asked_for_ahead_of_a_slot_waits_for_one_quick_run_at_most(
+    seed: int, shortest: float, longest: float, hand_backs: Counter[str]
+) -> None:
+    """Short tasks come in bursts, to agents that are full and to idle ones."""
+    works, seeded = Works(), random.Random(seed)
+    async with TestFleet(seed=seed) as fleet:
+        for _ in range(3):
+            await works.add(fleet, works.agent("even", ["even.work"], slots=4))
+        results = []
+        for _ in range(40):
+            for _ in range(seeded.choice([1, 4, 8, 13, 20, 40])):
+                results.append(await works.submit(fleet, "even.work", seeded.uniform(shortest, longest), Priority.P0))
+            await fleet.advance(seeded.uniform(0, 0.5))
+
+        await asyncio.gather(*results)
+
+    assert works.idle_beside_work(QUICK_SECONDS) == []
+    assert max(hand_backs.values(), default=0) <= 3
+
+
+async def test_slots_are_busy_although_the_broker_is_far_away() -> None:
+    """A thousand tasks of 100 ms that end by the hundred: a confirm, an acknowledgement and a delivery take 16 ms."""
+    works = Works()
+    async with TestFleet() as fleet:
+        [process] = await fleet.add(works.agent("far", ["far.work"], slots=100))
+        process.broker.path.slow(lambda: 0.004)
+        await asyncio.gather(*[await works.submit(fleet, "far.work", 0.1, Priority.P0) for _ in range(100)])
+        since = fleet.elapsed_seconds
+
+        await asyncio.gather(*[await works.submit(fleet, "far.work", 0.1, Priority.P0) for _ in range(1_000)])
+
+        assert 1 / (fleet.elapsed_seconds - since) > 0.95
+
+
+async def test_agent_that_starts_beside_a_backlog_keeps_no_slot_for_a_queue_that_it_opens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first queue brings its tasks while the others are being opened: none of them is asked meanwhile."""
+    consume, opening, twice = MemoryBroker.consume, set[str](), list[str]()
+
+    async def slowly(self: MemoryBroker, queue: str, *arguments: Any, **options: Any) -> Consumer:
+        twice.extend({queue} & opening)
+        opening.add(queue)
+        consumer = await consume(self, queue, *arguments, **options)
+        await asyncio.sleep(0.08)
+        opening.discard(queue)
+        return consumer
+
+    works = Works()
+    async with TestFleet() as fleet:
+        await works.add(fleet, works.agent("former", ["some.work"], slots=1))
+        results = [await works.submit(fleet, "some.work", 5)]
+        await fleet.advance("1s")
+        results += [await works.submit(fleet, "some.work", 0.001) for _ in range(1_000)]
+        monkeypatch.setattr(MemoryBroker, "consume", slowly)
+        await works.add(fleet, works.agent("new", ["some.work"], slots=500))
+
+        await asyncio.gather(*results)
+
+    assert twice == []

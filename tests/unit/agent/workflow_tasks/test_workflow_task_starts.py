@@ -1,0 +1,399 @@
+"""What the owner of a task hears while it runs: its start, its progress, that it is alive. In virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
+
+import pytest
+
+from coditect.agent.workflow_tasks.heartbeats import LONG_SECONDS
+from coditect.broker.memory import MemoryBroker
+from coditect.model.message import Message
+from coditect.model.result import Status
+from coditect.model.task import Limits
+from coditect.testing import TestFleet
+from coditect.testing.fleet import START
+from coditect.testing.seeded import SeededClock
+from coditect.wire.claims import Claim, Verdict
+from coditect.wire.json import loads
+from tests.owner import ScriptedOwner, granting, saying
+from tests.support import eventually
+from tests.unit.agent.workflow_tasks.works import Works
+
+QUEUE = "tasks.work.do.p1"
+SHARD = 9_000
+"""One that the fleet's own dispatcher did not have."""
+
+
+@asynccontextmanager
+async def managed_fleet(works: Works) -> AsyncIterator[tuple[TestFleet, ScriptedOwner]]:
+    """One agent in virtual time, and the owner of its tasks instead of a dispatcher."""
+    async with TestFleet(agents=[works.agent]) as fleet, MemoryBroker(fleet.server, name="owner") as broker:
+        fleet.kill("dispatcher")
+        epoch_ms = round(START.timestamp() * 1000)
+        clock = SeededClock(epoch_ms, lambda: fleet.elapsed_seconds, Random(1))
+        owner = ScriptedOwner(broker, shard=SHARD, clock=clock)
+        await owner.open()
+        yield fleet, owner
+
+
+def in_hand(fleet: TestFleet) -> int:
+    """How many tasks somebody holds unacknowledged."""
+    queue = fleet.server.find(QUEUE)
+    assert queue is not None
+    return queue.in_hand
+
+
+async def test_start_is_told_of_what_runs_longer_than_a_moment() -> None:
+    works = Works(timeout="1h")
+    async with managed_fleet(works) as (fleet, owner):
+        began_ms = owner.clock.now_ms()
+        await owner.publish("work.do", "quick", node="quick")
+        await owner.publish("work.do", "wait", node="slow", publication=2, fence=3, attempt=2)
+        await owner.publish("work.do", "wait", node="slower", publication=4)
+        await fleet.settled()
+        assert owner.started == []
+
+        await fleet.advance("1s")
+
+        first, second = owner.started
+        agent = fleet.agents[0].id
+        assert (first.node, first.fence, first.publication, first.agent, first.attempt) == ("slow", 3, 2, agent, 2)
+        assert (second.node, owner.reports) == ("slower", 1)
+        assert first.at_ms - began_ms < 10
+        works.gate.set()
+        await fleet.advance("1s")
+        assert (len(owner.results), len(owner.started)) == (3, 2)
+
+
+async def test_claimed_start_is_not_told_again() -> None:
+    works = Works(timeout="1h")
+    async with managed_fleet(works) as (fleet, owner):
+        owner.decide = granting()
+        await owner.publish("work.do", "wait", age_ms=2_000)
+
+        await fleet.advance("10s")
+
+        assert (len(owner.claims), len(works.runs), owner.started) == (1, 1, [])
+
+
+@asynccontextmanager
+async def granted_late(works: Works, *nodes: str) -> AsyncIterator[tuple[TestFleet, ScriptedOwner]]:
+    """The owner was away for a while, and lets all of them run now; so they wait for one slot."""
+    async with managed_fleet(works) as (fleet, owner):
+        for node in nodes:
+            await owner.publish("work.do", "wait", node=node, age_ms=5_000, limits=Limits(timeout_ms=3_600_000))
+        await fleet.advance("20s")
+        owner.decide = granting()
+        await fleet.advance("2m")
+        assert (len(owner.claims) > len(nodes), len(works.runs)) == (True, 1)
+        yield fleet, owner
+
+
+async def test_claimed_start_is_told_when_its_time_counts_and_it_runs() -> None:
+    works = Works(slots=1, timeout="1h")
+    async with granted_late(works, "one", "other") as (fleet, owner):
+        (first,) = owner.started
+
+        works.gate.set()
+        works.gate.clear()
+        await fleet.advance("1s")
+
+        second = owner.started[-1]
+        assert {first.node, second.node} == {"one", "other"}
+        assert (first.fence, second.fence, len(owner.started), len(owner.results)) == (7, 7, 2, 1)
+        assert second.at_ms - first.at_ms > 60_000
+
+
+async def test_task_that_waits_for_a_slot_since_it_was_granted_is_kept_alive() -> None:
+    works = Works(slots=1, timeout="1h")
+    async with granted_late(works, "one", "other") as (fleet, owner):
+        owner.progress.clear()
+
+        await fleet.advance("1m")
+
+        assert sorted(one.node for one in owner.progress) == ["one"] * 3 + ["other"] * 3
+        assert {one.fence for one in owner.progress} == {7}
+
+
+async def test_task_that_waits_for_a_slot_for_ten_minutes_is_acknowledged_and_reported_by_a_drain() -> None:
+    works = Works(slots=1, timeout="1h")
+    async with granted_late(works, "one", "other") as (fleet, owner):
+        await fleet.advance("11m")
+        (running,) = {one.node for one in owner.started}
+        (waiting,) = {"one", "other"} - {running}
+        assert (running in ("one", "other"), in_hand(fleet), len(works.runs)) == (True, 0, 1)
+
+        await fleet.drain("works")
+
+        told = {one.owner.node: one.outcome.failure for one in owner.results}
+        assert {node: failure and failure.reason for node, failure in told.items()} == {
+            running: "interrupted",
+            waiting: "not_begun",
+        }
+
+
+async def test_task_that_waits_for_a_slot_since_it_was_granted_is_given_back_by_a_drain() -> None:
+    works = Works(slots=1, timeout="1h")
+    async with granted_late(works, "one", "other") as (fleet, owner):
+        (running,) = {one.node for one in owner.started}
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fleet.drain("works"))
+            await eventually(lambda: owner.results)
+            (back,) = owner.results
+            works.gate.set()
+
+        assert back.outcome.failure is not None
+        assert (back.owner.node != running, back.owner.fence, back.outcome.failure.reason) == (True, 7, "not_begun")
+        assert (len(works.runs), [one.owner.node for one in owner.results[1:]]) == (1, [running])
+        queue = fleet.server.find(QUEUE)
+        assert (queue and queue.stats.messages, in_hand(fleet)) == (0, 0), "its owner publishes it anew"
+
+
+@asynccontextmanager
+async def drained_while_it_asks(works: Works, asked_for: float) -> AsyncIterator[tuple[TestFleet, ScriptedOwner]]:
+    """Its claim has had no answer for so many seconds when the agent begins to drain."""
+    async with managed_fleet(works) as (fleet, owner):
+        await owner.publish("work.do", 1, age_ms=2_000)
+        await fleet.advance(asked_for)
+        (agent,) = fleet.agents
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fleet.drain("works"))
+            await fleet.advance("500ms")
+            assert (in_hand(fleet), agent.lives) == (1, True)
+            yield fleet, owner
+
+
+@pytest.mark.parametrize("asked_for", [0.1, 4.8, 10.2], ids=["with its slot", "time is over", "between two askings"])
+async def test_what_is_granted_just_after_the_drain_began_is_given_back(asked_for: float) -> None:
+    works = Works()
+    async with drained_while_it_asks(works, asked_for) as (fleet, owner):
+        asked = Message(b"", correlation_id=owner.claim_ids[0], reply_to=f"reply.{fleet.agents[0].id}")
+        await owner.answer(asked, Claim(Verdict.RUN, 7, 1))
+
+    (back,) = owner.results
+    assert back.outcome.failure is not None
+    assert (back.owner.fence, back.outcome.failure.reason, works.runs) == (7, "not_begun", [])
+    queue = fleet.server.find(QUEUE)
+    assert (queue and queue.stats.messages, in_hand(fleet)) == (0, 0), "its owner publishes it anew"
+
+
+@pytest.mark.parametrize("verdict", [Verdict.WAIT, None])
+async def test_what_is_not_granted_just_after_the_drain_began_goes_back(verdict: Verdict | None) -> None:
+    works = Works()
+    async with drained_while_it_asks(works, 0.1) as (fleet, owner):
+        if verdict is not None:
+            asked = Message(b"", correlation_id=owner.claim_ids[0], reply_to=f"reply.{fleet.agents[0].id}")
+            await owner.answer(asked, Claim(verdict))
+            await fleet.settled()
+        else:
+            await fleet.advance("501ms")
+        queue = fleet.server.find(QUEUE)
+        assert (queue and queue.stats.messages, in_hand(fleet)) == (1, 0)
+
+    assert (works.runs, owner.results, len(owner.claims)) == ([], [], 1)
+
+
+async def test_start_is_told_again_of_what_was_granted_anew_when_its_time_counts() -> None:
+    works = Works(timeout="1h")
+    async with managed_fleet(works) as (fleet, owner):
+        owner.decide = granting(fence=9)
+        await owner.publish("work.do", "wait", fence=4, limits=Limits(timeout_ms=3_600_000))
+        await fleet.advance("1s")
+
+        await owner.publish("work.do", "wait", fence=4, limits=Limits(timeout_ms=3_600_000))
+        await fleet.advance("1s")
+
+        assert ([one.fence for one in owner.started], len(works.runs)) == ([4, 9], 1)
+
+
+async def test_start_that_could_not_be_told_is_told_later() -> None:
+    works = Works(timeout="1h")
+    async with managed_fleet(works) as (fleet, owner):
+        await owner.leave()
+        await owner.publish("work.do", "wait")
+        await fleet.advance("1s")
+        assert owner.started == []
+
+        await owner.open()
+        await fleet.advance("10s")
+
+        assert [one.node for one in owner.started] == ["work"]
+
+
+async def test_task_that_runs_for_ten_minutes_is_told_acknowledged_and_kept_alive() -> None:
+    works = Works(timeout="1h")
+    async with managed_fleet(works) as (fleet, owner):
+        await owner.publish("work.do", "wait", publication=8, fence=4)
+        await fleet.advance(LONG_SECONDS - 1)
+        assert (len(owner.started), in_hand(fleet)) == (1, 1)
+
+        await fleet.advance("2s")
+
+        first, second = owner.started
+        assert second.at_ms - first.at_ms == pytest.approx(LONG_SECONDS * 1000, abs=100)
+        assert (second.node, second.fence, second.publication) == ("work", 4, 8)
+        assert in_hand(fleet) == 0
+        await fleet.advance("10m")
+        assert len(owner.progress) == pytest.approx(60, abs=1)
+        assert {(one.node, one.fence, one.share) for one in owner.progress} == {("work", 4, 0.0)}
+        works.gate.set()
+        await fleet.advance("1s")
+        assert [one.outcome.status for one in owner.results] == [Status.COMPLETED]
+        many = len(owner.progress)
+        await fleet.advance("5m")
+        assert len(owner.progress) == many, "nobody runs any more"
+
+
+async def test_long_task_keeps_its_delivery_until_that_is_confirmed() -> None:
+    works = Works(timeout="1h")
+    async with managed_fleet(works) as (fleet, owner):
+        await owner.publish("work.do", "wait")
+        await fleet.advance("1m")
+        await owner.leave()
+
+        await fleet.advance("10m")
+        assert in_hand(fleet) == 1
+
+        await owner.open()
+        await fleet.advance("2m")
+        assert in_hand(fleet) == 0
+
+
+async def test_result_of_a_long_task_is_offered_until_somebody_takes_it() -> None:
+    works = Works(timeout="1h")
+    async with managed_fleet(works) as (fleet, owner):
+        await owner.publish("work.do", "wait")
+        await fleet.advance("11m")
+        await owner.leave()
+        works.gate.set()
+        await fleet.advance("5m")
+
+        await owner.open()
+        await fleet.advance("2m")
+
+        assert (owner.values, len(works.runs), fleet.agents[0].load.running) == (["wait"], 1, 0)
+
+
+async def test_long_task_of_an_agent_that_is_stopped_is_reported() -> None:
+    works = Works(timeout="1h")
+    async with managed_fleet(works) as (fleet, owner):
+        await owner.publish("work.do", "wait", fence=6)
+        await fleet.advance("11m")
+
+        await fleet.drain("works")
+
+        (result,) = owner.results
+        assert result.outcome.failure is not None
+        assert (result.owner.fence, result.outcome.failure.reason) == (6, "interrupted")
+        assert result.outcome.failure.retryable
+
+
+async def test_task_of_a_killed_agent_is_claimed_by_its_peer() -> None:
+    works = Works(timeout="1h")
+    async with managed_fleet(works) as (fleet, owner):
+        owner.decide = granting(fence=5, attempt=2)
+        await owner.publish("work.do", "wait", fence=4)
+        await fleet.advance("1s")
+        fleet.kill("works")
+        works.gate.set()
+
+        await fleet.restart("works")
+        await fleet.advance("1s")
+
+        assert works.runs == [("wait", 4, 1), ("wait", 5, 2)]
+        assert [(one.owner.fence, one.outcome.attempt) for one in owner.results] == [(5, 2)]
+
+
+async def test_late_result_of_a_frozen_agent_carries_its_own_fence() -> None:
+    works = Works(timeout="1h")
+    async with managed_fleet(works) as (fleet, owner):
+        owner.decide = granting(fence=5, attempt=2)
+        await owner.publish("work.do", "wait", fence=4)
+        await fleet.advance("1s")
+        (frozen,) = fleet.pause("works")
+        await fleet.add(works.agent)
+        await fleet.advance("20s")
+        works.gate.set()
+        await fleet.advance("1s")
+        assert [one.owner.fence for one in owner.results] == [5]
+
+        fleet.resume(frozen.id)
+        owner.decide = saying(Verdict.STALE)
+        await fleet.advance("5s")
+
+        assert [one.owner.fence for one in owner.results] == [5, 4], "which its owner refuses"
+
+
+async def test_claim_that_nobody_answers_goes_back_before_the_broker_takes_it() -> None:
+    works = Works(timeout="1h")
+    async with managed_fleet(works) as (fleet, owner):
+        await owner.publish("work.do", 1, age_ms=5_000)
+        await fleet.advance("9m")
+        asked = set(owner.claim_ids)
+        assert (len(asked), in_hand(fleet), fleet.agents[0].load.suspended) == (1, 1, 1)
+
+        await fleet.advance("6m")
+        assert len(set(owner.claim_ids)) == 2, "it came again"
+
+        owner.decide = granting()
+        await fleet.advance("2m")
+        assert (len(works.runs), in_hand(fleet)) == (1, 0)
+
+
+async def test_progress_is_told_to_the_owner_the_last_of_a_second_only() -> None:
+    works = Works(timeout="1h")
+    async with managed_fleet(works) as (fleet, owner):
+        await owner.publish("work.do", "tell", fence=3)
+
+        await fleet.advance("1s")
+
+        assert [(one.node, one.fence, one.share, one.message) for one in owner.progress] == [("work", 3, 1.0, "nearly")]
+        told = [one.data["share"] for one in fleet.events if one.type == "task.progress"]
+        assert told[-1] == 1.0, "and listeners hear of each"
+
+
+async def test_heartbeat_repeats_what_was_said_last() -> None:
+    works = Works(timeout="1h")
+    async with managed_fleet(works) as (fleet, owner):
+        await owner.publish("work.do", "tell")
+
+        await fleet.advance("11m")
+
+        assert len(owner.progress) > 1
+        assert {(one.share, one.message) for one in owner.progress} == {(1.0, "nearly")}
+
+
+async def test_progress_that_cannot_be_told_is_dropped() -> None:
+    works = Works(timeout="1h")
+    async with managed_fleet(works) as (fleet, owner):
+        await owner.leave()
+        await owner.publish("work.do", "tell")
+        await fleet.advance("10s")
+
+        await owner.open()
+        works.gate.set()
+        await fleet.advance("2m")
+
+        assert (owner.progress, [loads(one.outcome.body) for one in owner.results]) == ([], ["tell"])
+
+
+async def test_long_task_that_comes_again_is_told_and_let_go_again() -> None:
+    works = Works(timeout="1h")
+    async with managed_fleet(works) as (fleet, owner):
+        owner.decide = granting(fence=9)
+        await owner.publish("work.do", "wait", fence=4)
+        await fleet.advance("11m")
+
+        await owner.publish("work.do", "wait", fence=4)
+        await fleet.advance("30s")
+
+        assert [one["running"] for one in owner.claims] == [True]
+        assert [one.fence for one in owner.started] == [4, 4, 9]
+        assert (in_hand(fleet), len(works.runs), owner.progress[-1].fence) == (0, 1, 9)
+        works.gate.set()
+        await fleet.advance("1s")
+        assert [one.owner.fence for one in owner.results] == [9]

@@ -1,0 +1,323 @@
+"""Locks of one shard, asked for request by request: the test plays the owners and time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+
+from coditect.errors import InvalidTask
+from coditect.wire.control import Verb
+from coditect.wire.json import loads
+from dispatcher.coordination.lock_queries import list_locks
+from dispatcher.coordination.lock_rows import holders
+from dispatcher.ledger.keyspace import DUE, LOCK_OWNERS, LOCK_QUEUES, LOCKS, TIMERS
+from tests.unit.dispatcher.lone_ledger import Ledger
+
+TTL_MS = 10_000
+
+
+async def acquire(ledger: Ledger, ticket: str, *resources: str, mode: str = "exclusive", **more: Any) -> dict[str, Any]:
+    owner = {"agent": "a", "task": ticket, "owner": ticket, "reply_to": "reply.a"}
+    body = {"ticket": ticket, "resources": [*(resources or ("repo:x",))], "mode": mode, "ttl_ms": TTL_MS}
+    answer: dict[str, Any] = await ledger.ask(Verb.LOCK_ACQUIRE, body | owner | more)
+    return answer
+
+
+async def release(ledger: Ledger, ticket: str) -> bool:
+    return bool((await ledger.ask(Verb.LOCK_RELEASE, {"ticket": ticket}))["released"])
+
+
+async def renew(ledger: Ledger, ticket: str) -> dict[str, Any]:
+    answer: dict[str, Any] = await ledger.ask(Verb.LOCK_RENEW, {"ticket": ticket})
+    return answer
+
+
+async def states(ledger: Ledger, *tickets: str) -> dict[str, str]:
+    return {ticket: (await renew(ledger, ticket))["state"] for ticket in tickets}
+
+
+def told(ledger: Ledger) -> dict[str, str]:
+    """The state that was last pushed to the owner of each ticket."""
+    messages = [out for effects in ledger.seen for out in effects.messages]
+    assert {(out.exchange, out.routing_key) for out in messages} <= {("coditect.replies", "reply.a")}
+    return {out.message.correlation_id or "": loads(out.message.body)["state"] for out in messages}
+
+
+async def test_a_taken_lock_is_refused_until_it_is_released_and_each_grant_has_a_higher_fence(ledger: Ledger) -> None:
+    first = await acquire(ledger, "1")
+    taken = await acquire(ledger, "2", wait=False)
+
+    assert await release(ledger, "1")
+    second = await acquire(ledger, "3")
+
+    assert (first["state"], taken["state"], second["state"]) == ("held", "taken", "held")
+    assert second["fence"] > first["fence"] > 0
+    assert not await release(ledger, "1")
+
+
+async def test_a_repeated_request_gets_the_same_grant(ledger: Ledger) -> None:
+    assert await acquire(ledger, "1") == await acquire(ledger, "1")
+
+
+async def test_a_lock_that_is_not_renewed_is_gone_after_its_time(ledger: Ledger) -> None:
+    await acquire(ledger, "1")
+
+    await ledger.pass_time(TTL_MS / 1000)
+
+    assert (await acquire(ledger, "2"))["state"] == "held"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"resources": []},
+        {"resources": "x"},
+        {"mode": "odd"},
+        {"mode": "at_most:0"},
+        {"mode": "at_most:" + "9" * 5_000},
+        {"owner": ""},
+    ],
+)
+async def test_a_request_that_is_no_lock_is_refused(ledger: Ledger, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidTask):
+        await acquire(ledger, "1", **wrong)
+
+
+async def test_waiters_are_granted_in_order_of_arrival_and_told(ledger: Ledger) -> None:
+    fences = [(await acquire(ledger, "1"))["fence"]]
+    waiting = [(await acquire(ledger, ticket))["state"] for ticket in ("2", "3")]
+
+    for held, ticket in (("1", "2"), ("2", "3")):
+        await release(ledger, held)
+        assert told(ledger)[ticket] == "held"
+        fences.append((await renew(ledger, ticket))["fence"])
+
+    assert waiting == ["waiting", "waiting"]
+    assert fences == sorted(set(fences))
+
+
+async def test_readers_share_and_a_writer_among_them_is_not_starved(ledger: Ledger) -> None:
+    for ticket in ("r1", "r2"):
+        await acquire(ledger, ticket, mode="shared")
+    await acquire(ledger, "w")
+    await acquire(ledger, "r3", mode="shared")
+    await acquire(ledger, "r4", mode="shared")
+    first = await states(ledger, "r1", "r2", "w", "r3", "r4")
+
+    await release(ledger, "r1")
+    await release(ledger, "r2")
+    second = await states(ledger, "w", "r3", "r4")
+    await release(ledger, "w")
+
+    assert first == {"r1": "held", "r2": "held", "w": "waiting", "r3": "waiting", "r4": "waiting"}
+    assert second == {"w": "held", "r3": "waiting", "r4": "waiting"}
+    assert await states(ledger, "r3", "r4") == {"r3": "held", "r4": "held"}
+
+
+async def test_several_resources_are_granted_in_one_step(ledger: Ledger) -> None:
+    await acquire(ledger, "1", "x")
+    await acquire(ledger, "2", "y")
+    await acquire(ledger, "both", "x", "y")
+
+    await release(ledger, "1")
+    half = await states(ledger, "both")
+    await release(ledger, "2")
+
+    assert (half, await states(ledger, "both")) == ({"both": "waiting"}, {"both": "held"})
+
+
+async def test_a_reader_behind_one_that_waits_elsewhere_is_granted(ledger: Ledger) -> None:
+    await acquire(ledger, "w", "x", "y")
+    await acquire(ledger, "y", "y")
+    await acquire(ledger, "both", "x", "y", mode="shared")
+    await acquire(ledger, "r", "x", mode="shared")
+
+    await release(ledger, "w")
+
+    assert await states(ledger, "y", "both", "r") == {"y": "held", "both": "waiting", "r": "held"}
+
+
+async def test_the_waiter_that_closes_a_cycle_is_refused_with_the_cycle(ledger: Ledger) -> None:
+    for number, resource in enumerate(("x", "y", "z")):
+        await acquire(ledger, f"{number}", resource, owner=f"owner {number}")
+    await acquire(ledger, "0y", "y", owner="owner 0")
+    await acquire(ledger, "1z", "z", owner="owner 1")
+
+    refused = await acquire(ledger, "2x", "x", owner="owner 2")
+
+    assert refused["state"] == "deadlock"
+    cycle = [(link["owner"], link["waits_for"]) for link in refused["cycle"]]
+    assert cycle == [("owner 2", "x"), ("owner 0", "y"), ("owner 1", "z")]
+    assert await states(ledger, "2x", "2") == {"2x": "gone", "2": "held"}
+    await release(ledger, "2")
+    assert await states(ledger, "1z") == {"1z": "held"}
+
+
+async def test_a_flow_that_would_wait_for_itself_is_refused(ledger: Ledger) -> None:
+    await acquire(ledger, "1", owner="me")
+
+    refused = await acquire(ledger, "2", owner="me")
+
+    assert (refused["state"], len(refused["cycle"])) == ("deadlock", 1)
+
+
+async def test_a_ticket_lives_as_long_as_it_is_renewed_and_no_longer(ledger: Ledger) -> None:
+    await acquire(ledger, "1")
+    await acquire(ledger, "2")
+    for _ in range(5):
+        await ledger.pass_time(TTL_MS / 1000 / 2)
+        assert await states(ledger, "1", "2") == {"1": "held", "2": "waiting"}
+
+    await ledger.pass_time(TTL_MS / 1000 - 1)
+    await renew(ledger, "2")
+    await ledger.pass_time(1)
+
+    assert told(ledger) == {"1": "gone", "2": "held"}
+
+
+async def test_a_new_owner_of_the_shard_gives_each_lock_one_full_time(ledger: Ledger) -> None:
+    await acquire(ledger, "1")
+    ledger.terms = replace(ledger.terms, since_ms=ledger.now_ms + TTL_MS)
+
+    await ledger.pass_time(TTL_MS / 1000 * 1.9)
+    first = told(ledger)
+    await ledger.pass_time(TTL_MS / 1000 * 0.1)
+
+    assert (first, told(ledger)) == ({}, {"1": "gone"})
+
+
+async def test_a_forced_release_is_told_with_its_reason_and_the_next_fence_is_higher(ledger: Ledger) -> None:
+    fence = (await acquire(ledger, "1"))["fence"]
+    await acquire(ledger, "2")
+
+    answer = await ledger.ask(Verb.LOCK_RELEASE, {"resource": "repo:x", "reason": "it hangs"})
+
+    assert answer == {"released": 1, "more": False}
+    assert told(ledger) == {"1": "gone", "2": "held"}
+    assert (await renew(ledger, "2"))["fence"] > fence
+    assert [notice.facts["reason"] for effects in ledger.seen for notice in effects.notices] == ["it hangs"]
+
+
+async def test_what_an_agent_or_one_of_its_tasks_has_is_released_together(ledger: Ledger) -> None:
+    await acquire(ledger, "1", "x", task="t1")
+    await acquire(ledger, "2", "y", task="t2")
+    await acquire(ledger, "3", "x", "y", agent="b")
+
+    of_task = await ledger.ask(Verb.LOCK_RELEASE, {"agent": "a", "task": "t1", "reason": "it ended"})
+    first = await states(ledger, "1", "2", "3")
+    of_agent = await ledger.ask(Verb.LOCK_RELEASE, {"agent": "a", "reason": "it died"})
+
+    assert (of_task["released"], of_agent["released"]) == (1, 1)
+    assert first == {"1": "gone", "2": "held", "3": "waiting"}
+    assert await states(ledger, "3") == {"3": "held"}
+
+
+async def test_fences_grow_over_a_restore_of_an_older_copy(ledger: Ledger) -> None:
+    before = (await acquire(ledger, "1"))["fence"]
+    await release(ledger, "1")
+    ledger.terms = replace(ledger.terms, floor=5_000_000_000)
+
+    assert (await acquire(ledger, "2"))["fence"] > 5_000_000_000 > before
+
+
+async def test_locks_are_listed_in_order_of_resource_and_arrival_by_the_page(ledger: Ledger) -> None:
+    await acquire(ledger, "1", "x", "y")
+    await acquire(ledger, "2", "x", mode="shared")
+
+    pages: list[list[tuple[str, str, str]]] = []
+    after = None
+    while not pages or after:
+        page = await ledger.database.read(lambda tr: list_locks(tr, {"limit": 2, "after": after}))  # noqa: B023
+        pages.append([(one["resource"], one["ticket"], one["state"]) for one in page["locks"]])
+        after = page["next"]
+    of_one = await ledger.database.read(lambda tr: list_locks(tr, {"resource": "y"}))
+
+    assert pages == [[("x", "1", "held"), ("x", "2", "waiting")], [("y", "1", "held")]]
+    assert [one["ticket"] for one in of_one["locks"]] == ["1"]
+
+
+async def test_nothing_is_left_of_locks_that_are_gone(ledger: Ledger) -> None:
+    await acquire(ledger, "1", "x", "y")
+    await acquire(ledger, "2", "y")
+    await release(ledger, "1")
+    await release(ledger, "2")
+
+    left = await ledger.database.read(
+        lambda tr: [tr.get_range(*of.range()) for of in (LOCKS, LOCK_QUEUES, LOCK_OWNERS, TIMERS, DUE)]
+    )
+
+    assert left == [[]] * 5
+
+
+async def test_a_lock_is_free_for_the_next_request_of_its_agent_although_its_release_comes_later(
+    ledger: Ledger,
+) -> None:
+    await acquire(ledger, "1", owner="me")
+    stranger = await acquire(ledger, "2", owner="me", agent="b", released=["1"], wait=False)
+
+    again = await acquire(ledger, "3", owner="me", released=["1", "unknown"])
+
+    assert (stranger["state"], again["state"]) == ("taken", "held")
+    assert not await release(ledger, "1")
+
+
+async def test_at_most_so_many_hold_a_counted_lock_and_the_others_follow_in_order_of_arrival(ledger: Ledger) -> None:
+    first = [(await acquire(ledger, str(number), mode="at_most:2"))["state"] for number in range(5)]
+
+    await release(ledger, "1")
+    after_one = await states(ledger, "0", "2", "3", "4")
+    await release(ledger, "0")
+    await release(ledger, "2")
+
+    assert first == ["held", "held", "waiting", "waiting", "waiting"]
+    assert after_one == {"0": "held", "2": "held", "3": "waiting", "4": "waiting"}
+    assert await states(ledger, "3", "4") == {"3": "held", "4": "held"}
+    assert told(ledger) == {"2": "held", "3": "held", "4": "held"}
+
+
+async def test_a_waiter_of_a_counted_lock_that_goes_makes_room_for_nobody(ledger: Ledger) -> None:
+    for number in range(4):
+        await acquire(ledger, str(number), mode="at_most:2")
+
+    await release(ledger, "2")
+
+    assert await states(ledger, "0", "1", "3") == {"0": "held", "1": "held", "3": "waiting"}
+
+
+async def test_a_counted_lock_whose_holder_is_gone_is_granted_to_the_next(ledger: Ledger) -> None:
+    for number in range(3):
+        await acquire(ledger, str(number), mode="at_most:2")
+    await ledger.pass_time(TTL_MS / 2000)
+    await states(ledger, "0", "2")
+
+    await ledger.pass_time(TTL_MS / 1500)
+
+    assert (await renew(ledger, "2"))["state"] == "held"
+
+
+async def test_an_exclusive_lock_and_a_counted_one_bar_each_other(ledger: Ledger) -> None:
+    await acquire(ledger, "1", mode="at_most:3")
+    exclusive = await acquire(ledger, "2")
+    counted = await acquire(ledger, "3", mode="at_most:3")
+
+    assert (exclusive["state"], counted["state"]) == ("waiting", "waiting")
+    await release(ledger, "1")
+    assert await states(ledger, "2", "3") == {"2": "held", "3": "waiting"}
+    await release(ledger, "2")
+    assert await states(ledger, "3") == {"3": "held"}
+
+
+async def test_holders_are_named_once_each_and_a_few_at_once(ledger: Ledger) -> None:
+    for agent in ("b", "a", "c", "a-1", "a"):
+        await acquire(ledger, f"{agent}-{ledger.now_ms}", mode="shared", agent=agent)
+        ledger.now_ms += 1
+
+    pages, after = list[list[str]](), ""
+    while found := await ledger.database.read(partial(holders, after=after, most=2)):
+        pages.append(found)
+        after = found[-1]
+
+    assert pages == [["a", "a-1"], ["b", "c"]]

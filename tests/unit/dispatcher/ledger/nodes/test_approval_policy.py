@@ -1,0 +1,328 @@
+"""Tasks and approvals under a policy, in the ledger: what goes on, what asks, what is refused, and the trail."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+
+from coditect.errors import InputError, NotFound
+from coditect.wire.control import Verb
+from coditect.workflow.approvals.file import read_policy
+from coditect.workflow.approvals.policy import CapabilityFacts
+from coditect.workflow.approvals.signing import signature
+from coditect.workflow.builder import Workflow
+from coditect.workflow.reference import From
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.coordination.approvals.queries import list_audit, show
+from dispatcher.ledger.workflows.queries import approvals
+from tests.unit.dispatcher.lone_ledger import Ledger, SlowStore, completed, failed
+
+POLICY = b"""
+rules:
+  - {name: small, of: task, capability: deploy.*, when: "input.share <= `10`", risk: low, action: approve}
+  - {name: never, of: task, capability: deploy.*, when: "input.share > `90`", risk: high, action: refuse}
+  - {name: large, of: task, capability: deploy.*, risk: high, action: ask, timeout: 1h}
+  - {name: dear, of: task, cost_above: 5, risk: medium, action: ask, timeout: 1h, on_timeout: grant}
+  - {name: routine, of: approval, workflow: "routine*", risk: low, action: approve}
+"""
+
+
+@asynccontextmanager
+async def opened(content: bytes = POLICY, **facts: CapabilityFacts) -> AsyncIterator[Ledger]:
+    known = {"work": CapabilityFacts(frozenset(), 1.0), "deploy.release": CapabilityFacts(frozenset(), 1.0)} | facts
+    policy = replace(read_policy(content), facts=known.get)
+    async with SlowStore() as database:
+        yield await Ledger.open(database, approvals=policy)
+
+
+async def trail(ledger: Ledger, **conditions: Any) -> list[tuple[str, str, str, str]]:
+    told = await ledger.database.read(lambda tr: list_audit(tr, {"workflow": "w", **conditions}))
+    return [(one["node"], one["decision"], one["by"], one["rule"]) for one in told["entries"]]
+
+
+async def questions(ledger: Ledger) -> list[str]:
+    told = await ledger.database.read(lambda tr: approvals(tr, {}))
+    return [one["node"] for one in told["approvals"]]
+
+
+async def answer(ledger: Ledger, node: str, *, granted: bool = True, by: str = "ada") -> Any:
+    body = {"workflow": "w", "node": node, "granted": granted, "by": by, "comment": "looked at it"}
+    return await ledger.ask(Verb.ANSWER, body)
+
+
+def deploying(share: int, *, capability: str = "deploy.release") -> Any:
+    flow = Workflow("ship")
+    flow.task(capability, {"share": share}, name="ship")
+    return flow.definition()
+
+
+async def test_an_approval_that_the_policy_approves_goes_on_by_itself_and_is_in_the_trail() -> None:
+    async with opened() as ledger:
+        flow = Workflow("routine")
+        flow.task("work", after=[flow.approval("Now?", name="gate")], name="then")
+        await ledger.start(flow.definition())
+        await ledger.play(lambda _: completed())
+
+        assert await ledger.state() is WorkflowState.COMPLETED
+        assert await trail(ledger) == [("gate", "granted", "policy", "routine")]
+        assert await questions(ledger) == []
+
+
+async def test_an_approval_that_no_rule_matches_asks_and_its_answer_is_in_the_trail() -> None:
+    async with opened() as ledger:
+        flow = Workflow("other")
+        flow.approval("Now?", name="gate")
+        await ledger.start(flow.definition())
+        asked = await questions(ledger)
+        await answer(ledger, "gate")
+
+        assert asked == ["gate"]
+        assert await ledger.state() is WorkflowState.COMPLETED
+        assert await trail(ledger) == [("gate", "asked", "", "default"), ("gate", "granted", "ada", "default")]
+
+
+async def test_a_task_of_low_risk_is_published_at_once() -> None:
+    async with opened() as ledger:
+        await ledger.start(deploying(5))
+
+        assert [one.node_key.node for one in ledger.published] == ["ship"]
+        assert await trail(ledger) == [("ship", "granted", "policy", "small")]
+
+
+async def test_a_task_that_is_asked_about_is_published_after_its_grant_only() -> None:
+    async with opened() as ledger:
+        await ledger.start(deploying(50))
+        before, asked = list(ledger.published), await ledger.states()
+        await answer(ledger, "ship")
+        await ledger.play(lambda _: completed())
+
+        assert (before, asked) == ([], {"ship": TaskState.AWAITING_APPROVAL})
+        assert await ledger.state() is WorkflowState.COMPLETED
+        assert await trail(ledger) == [("ship", "asked", "", "large"), ("ship", "granted", "ada", "large")]
+
+
+async def test_a_denied_task_ends_rejected_and_never_runs() -> None:
+    async with opened() as ledger:
+        await ledger.start(deploying(50))
+        await answer(ledger, "ship", granted=False)
+
+        assert (ledger.published, await ledger.state()) == ([], WorkflowState.REJECTED)
+        assert (await ledger.node("ship")).reason == "denied"
+
+
+async def test_a_refused_task_ends_rejected_with_its_rule() -> None:
+    async with opened() as ledger:
+        await ledger.start(deploying(95))
+
+        assert (ledger.published, await ledger.state()) == ([], WorkflowState.REJECTED)
+        assert (await ledger.node("ship")).reason == "refused_by_policy"
+        assert await trail(ledger) == [("ship", "refused", "policy", "never")]
+
+
+async def test_a_retry_needs_no_other_grant() -> None:
+    async with opened() as ledger:
+        await ledger.start(deploying(50))
+        await answer(ledger, "ship")
+        await ledger.batch(ledger.finished(ledger.published.pop(), replace(failed(retryable=True), retry_ms=1_000)))
+        await ledger.pass_time(2)
+        await ledger.play(lambda _: completed())
+
+        assert await ledger.state() is WorkflowState.COMPLETED
+        assert [one[1] for one in await trail(ledger)] == ["asked", "granted"]
+
+
+async def test_a_redrive_with_another_input_is_asked_about_anew() -> None:
+    async with opened() as ledger:
+        await ledger.start(deploying(50))
+        await answer(ledger, "ship")
+        await ledger.batch(ledger.finished(ledger.published.pop(), failed()))
+        await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "ship", "input": {"share": 60}})
+
+        assert (ledger.published, await ledger.states()) == ([], {"ship": TaskState.AWAITING_APPROVAL})
+
+
+async def test_a_redrive_with_the_granted_input_runs() -> None:
+    async with opened() as ledger:
+        await ledger.start(deploying(50))
+        await answer(ledger, "ship")
+        await ledger.batch(ledger.finished(ledger.published.pop(), failed()))
+        await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "ship"})
+
+        assert [one.node_key.node for one in ledger.published] == ["ship"]
+
+
+async def test_a_compensation_does_not_lead_past_the_policy() -> None:
+    async with opened() as ledger:
+        flow = Workflow("sly")
+        first = flow.task("work", {"share": 50}, name="first", compensate="deploy.release")
+        flow.task("work", after=[first], name="second")
+        await ledger.start(flow.definition())
+        await ledger.batch(ledger.finished(ledger.published.pop(), completed()))
+        await ledger.batch(ledger.finished(ledger.published.pop(), failed()))
+
+        assert await questions(ledger) == ["first.compensate"]
+        assert ledger.published == []
+
+
+async def test_each_element_of_a_map_is_judged_by_its_own_input() -> None:
+    async with opened() as ledger:
+        flow = Workflow("many")
+        flow.map("deploy.release", [5, 50], {"share": {"$from": "item"}}, limit=5, name="ship")
+        await ledger.start(flow.definition())
+
+        assert [one.node_key.node for one in ledger.published] == ["ship[0]"]
+        assert await questions(ledger) == ["ship[1]"]
+
+
+async def test_the_timeout_of_a_question_gives_the_answer_of_its_rule() -> None:
+    async with opened(dear=CapabilityFacts(frozenset(), 9.0)) as ledger:
+        flow = Workflow("two")
+        flow.task("deploy.release", {"share": 50}, name="ship")
+        flow.task("dear", name="think")
+        await ledger.start(flow.definition())
+        await ledger.pass_time(3_600)
+
+        assert [one.node_key.node for one in ledger.published] == ["think"]
+        assert (await ledger.node("ship")).reason == "approval_timeout"
+        assert {one for one in await trail(ledger) if one[2] == "timeout"} == {
+            ("ship", "denied", "timeout", "large"),
+            ("think", "granted", "timeout", "dear"),
+        }
+
+
+async def test_what_cannot_be_found_out_counts_against_the_task() -> None:
+    async with opened() as ledger:
+        await ledger.start(deploying(0, capability="unregistered"))
+
+        assert await questions(ledger) == ["ship"], "its cost is unknown, so it is asked about"
+        assert await trail(ledger) == [("ship", "asked", "", "dear")]
+
+
+async def test_an_expression_that_fails_refuses_and_does_not_approve() -> None:
+    rules = b"""
+rules:
+  - {name: first, capability: work, when: "join(`1`, input.words)", risk: low, action: approve}
+  - {name: second, capability: work, when: "abs(input.words) > `1`", risk: low, action: refuse}
+"""
+    async with opened(rules) as ledger:
+        flow = Workflow("fails")
+        flow.task("work", {"words": "none"}, name="one")
+        await ledger.start(flow.definition())
+
+        assert await trail(ledger) == [("one", "refused", "policy", "second")]
+
+
+async def test_no_person_answers_under_the_name_of_an_automatic_decision() -> None:
+    async with opened() as ledger:
+        await ledger.start(deploying(50))
+
+        with pytest.raises(InputError, match="a name of their own"):
+            await answer(ledger, "ship", by="policy")
+
+
+async def test_show_tells_the_rule_and_the_history() -> None:
+    async with opened() as ledger:
+        await ledger.start(deploying(50))
+        told = await ledger.database.read(lambda tr: show(tr, {"workflow": "w", "node": "ship"}))
+
+        assert (told["decision"]["rule"], told["decision"]["risk"], told["decision"]["decision"]) == (
+            "large", "high", "asked",
+        )  # fmt: skip
+        assert [one["decision"] for one in told["history"]] == ["asked"]
+        with pytest.raises(NotFound):
+            await ledger.database.read(lambda tr: show(tr, {"workflow": "w", "node": "other"}))
+
+
+async def test_the_trail_is_read_in_pages_and_by_its_conditions() -> None:
+    async with opened() as ledger:
+        for number in range(5):
+            ledger.now_ms += 1_000
+            await ledger.start(deploying(5 if number % 2 else 95), workflow=f"w{number}")
+
+        found, after = list[str](), None
+        while True:
+            asked = {"limit": 2, "after": after, "decision": "refused"}
+            told = await ledger.database.read(partial(list_audit, body=asked))
+            found += [one["workflow"] for one in told["entries"]]
+            if (after := told["next"]) is None:
+                break
+
+    assert found == ["w4", "w2", "w0"]
+
+
+def gated(**placing: Any) -> Any:
+    flow = Workflow("gated")
+    tests = flow.task("work", name="tests")
+    artifacts: dict[str, str | From] = {"passed": tests.result["passed"], "coverage": "results.tests.coverage >= `80`"}
+    flow.task("work", after=[flow.approval("Ship?", artifacts=artifacts, name="gate", **placing)], name="then")
+    return flow.definition()
+
+
+async def test_a_gate_asks_only_when_every_artifact_is_there() -> None:
+    async with opened() as ledger:
+        await ledger.start(gated())
+        await ledger.batch(ledger.finished(ledger.published.pop(), completed({"passed": True, "coverage": 90})))
+        asked = await questions(ledger)
+        await answer(ledger, "gate")
+        await ledger.play(lambda _: completed())
+
+        assert (asked, await ledger.state()) == (["gate"], WorkflowState.COMPLETED)
+        assert [one[1:3] for one in await trail(ledger)] == [("checked", "gate"), ("asked", ""), ("granted", "ada")]
+
+
+async def test_a_gate_without_an_artifact_is_rejected_and_nobody_is_asked() -> None:
+    async with opened() as ledger:
+        await ledger.start(gated())
+        await ledger.batch(ledger.finished(ledger.published.pop(), completed({"passed": True, "coverage": 70})))
+
+        told = await ledger.database.read(lambda tr: show(tr, {"workflow": "w", "node": "gate"}))
+        assert (await questions(ledger), await ledger.state()) == ([], WorkflowState.REJECTED)
+        assert (await ledger.node("gate")).reason == "artifact_missing"
+        assert told["decision"]["why"] == "the gate lacks coverage"
+        assert told["history"][0]["facts"]["artifacts"] == {"passed": "true", "coverage": "false"}
+
+
+async def test_a_gate_is_checked_again_by_a_redrive_and_its_history_is_kept() -> None:
+    async with opened() as ledger:
+        await ledger.start(gated())
+        await ledger.batch(ledger.finished(ledger.published.pop(), completed({"coverage": 90})))
+        await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "gate"})
+
+        assert [one[1:3] for one in await trail(ledger)] == [("refused", "gate"), ("redriven", ""), ("refused", "gate")]
+
+
+async def test_a_gate_that_the_policy_would_approve_is_checked_all_the_same() -> None:
+    rules = b"rules: [{name: all, of: approval, risk: low, action: approve}]"
+    async with opened(rules) as ledger:
+        await ledger.start(gated())
+        await ledger.batch(ledger.finished(ledger.published.pop(), completed({"passed": False, "coverage": 90})))
+
+        assert (await ledger.node("gate")).state is TaskState.REJECTED
+
+
+async def test_with_a_key_only_a_signed_answer_to_this_very_question_counts() -> None:
+    key = "k" * 32
+    async with opened() as ledger:
+        assert ledger.terms.approvals is not None
+        ledger.terms = replace(ledger.terms, approvals=replace(ledger.terms.approvals, answer_key=key))
+        await ledger.start(deploying(50))
+        told = {"workflow": "w", "node": "ship", "granted": True, "by": "ada", "comment": ""}
+        right = told | {"signature": signature(key, told, asked_ms=ledger.now_ms)}
+        wrong = {
+            "none": told,
+            "of another key": told | {"signature": signature("x" * 32, told, asked_ms=ledger.now_ms)},
+            "of an earlier question": told | {"signature": signature(key, told, asked_ms=ledger.now_ms - 1)},
+            "of another answer": right | {"by": "eve"},
+        }
+        for body in wrong.values():
+            with pytest.raises(InputError, match="not signed"):
+                await ledger.ask(Verb.ANSWER, body)
+        before = list(ledger.published)
+        await ledger.ask(Verb.ANSWER, right)
+
+        assert (before, [one.node_key.node for one in ledger.published]) == ([], ["ship"])

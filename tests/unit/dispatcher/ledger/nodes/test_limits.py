@@ -1,0 +1,392 @@
+"""Limits of time that the ledger keeps: until when a node may be started, how long it may run, until when it counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from coditect import From, Retry, Workflow
+from coditect.model.ids import AgentId
+from coditect.model.result import Failure, Outcome, Status
+from coditect.wire.claims import Claim, Verdict
+from coditect.wire.control import Started, Verb
+from coditect.wire.json import dumps
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.ledger import timers
+from dispatcher.ledger.commands import Began, Command, Due, Lost, NoQueue
+from dispatcher.ledger.effects import NodeKey, Publication
+from dispatcher.ledger.keyspace import TIMERS
+from dispatcher.ledger.nodes.inputs import FAILURE, value_of
+from dispatcher.ledger.timers import Timer
+from tests.unit.dispatcher.ledger.test_batch import claim_of
+from tests.unit.dispatcher.lone_ledger import AGENT, Ledger, completed, failed
+
+PLACE = NodeKey("w", "one")
+
+
+async def start(ledger: Ledger, **settings: Any) -> Publication:
+    flow = Workflow("one")
+    flow.task("work", name="one", **settings)
+    await ledger.start(flow.definition())
+    return ledger.published[-1]
+
+
+def expired(*, by_agent: bool = True) -> Outcome:
+    """What an agent, or the broker, says of a task that came too late."""
+    failure = Failure("expired", "TaskExpired", "too late")
+    body = dumps(failure.as_json())
+    return Outcome(Status.REJECTED, body, None, None, AGENT if by_agent else None, started_at_ms=7, failure=failure)
+
+
+def began(ledger: Ledger, publication: Publication, claim: Claim | None = None) -> Began:
+    """Under the fence of the publication, or of the claim that was granted since."""
+    owner = publication.task.owner
+    assert owner is not None
+    fence = owner.fence if claim is None else claim.fence
+    return Began(Started("w", "one", fence, publication.number, AGENT, publication.task.attempt, ledger.now_ms))
+
+
+async def waiting(ledger: Ledger) -> dict[str, Timer]:
+    found = await ledger.database.read(lambda tr: timers.due(tr, 0, ledger.now_ms + 10**9))
+    return {timer.kind: timer for timer in found}
+
+
+async def ended(ledger: Ledger) -> tuple[TaskState, str]:
+    """How the node ended; nothing of it waits any more."""
+    row = await ledger.node("one")
+    assert await ledger.database.read(lambda tr: tr.get_range(*TIMERS.range(("w",)))) == []
+    return row.state, row.reason
+
+
+# -- start_within ---------------------------------------------------------------------------------------------
+
+
+async def test_node_that_nobody_starts_ends_and_is_not_tried_again(ledger: Ledger) -> None:
+    publication = await start(ledger, start_within="10s", retry=Retry(max_attempts=5))
+    await ledger.pass_time(9)
+    early = await ledger.node("one")
+
+    await ledger.pass_time(2)
+
+    assert (early.state, publication.task.limits.start_by_ms) == (TaskState.PUBLISHED, 1_010_000)
+    assert await ended(ledger) == (TaskState.FAILED, "start_timeout")
+    assert (await ledger.state(), ledger.seen[-1].cancels) == (WorkflowState.FAILED, [(PLACE, publication.number)])
+    assert (await ledger.database.read(lambda tr: value_of(tr, PLACE, FAILURE)))["type"] == "TaskExpired"
+
+
+async def test_node_that_waits_for_room_ends_too(ledger: Ledger) -> None:
+    ledger.room = {"": 0}
+    flow = Workflow("one")
+    flow.task("work", name="one", start_within="10s")
+    await ledger.start(flow.definition())
+    await ledger.pass_time(11)
+    ledger.room = {"": 9}
+
+    await ledger.fill("work", 9)
+
+    assert (await ended(ledger), ledger.published) == ((TaskState.FAILED, "start_timeout"), [])
+
+
+async def test_node_without_a_queue_waits_no_longer_for_being_offered_again_and_again(ledger: Ledger) -> None:
+    await start(ledger, start_within="3s")
+    for _ in range(4):
+        await ledger.batch(NoQueue(PLACE, ledger.published[-1].number))
+        await ledger.pass_time(1)
+
+    assert len({publication.task.limits.start_by_ms for publication in ledger.published}) == 1
+    assert await ended(ledger) == (TaskState.FAILED, "start_timeout")
+
+
+async def test_node_that_was_started_in_time_may_take_longer(ledger: Ledger) -> None:
+    publication = await start(ledger, start_within="10s")
+    await ledger.pass_time(9)
+    await ledger.batch(began(ledger, publication))
+    await ledger.pass_time(60)
+
+    await ledger.batch(ledger.finished(publication, completed(1)))
+
+    assert await ended(ledger) == (TaskState.COMPLETED, "")
+
+
+async def test_every_attempt_waits_its_own_time(ledger: Ledger) -> None:
+    publication = await start(ledger, start_within="10s", retry=Retry(max_attempts=3, first="30s", cap="30s"))
+    await ledger.batch(ledger.finished(publication, failed(retryable=True)))
+    await ledger.pass_time(12)
+    resting = (await ledger.node("one")).state
+    await ledger.pass_time(4)
+    second = ledger.published[-1]
+    await ledger.batch(began(ledger, second))
+    await ledger.pass_time(300)
+    await ledger.batch(Lost(PLACE, second.number, AGENT))
+    third = ledger.published[-1]
+    await ledger.pass_time(11)
+
+    bounds = [publication.task.limits.start_by_ms for publication in (second, third)]
+    assert (resting, bounds) == (TaskState.RETRY_WAIT, [1_026_000, 1_326_000])
+    assert await ended(ledger) == (TaskState.FAILED, "start_timeout")
+
+
+@pytest.mark.parametrize("by_agent", [True, False], ids=["agent", "broker"])
+async def test_who_refuses_what_came_too_late_ends_it_so(ledger: Ledger, by_agent: bool) -> None:
+    publication = await start(ledger, start_within="10s", deadline="1h")
+    ledger.now_ms += 10_000
+
+    command = ledger.finished(publication, expired(by_agent=by_agent))
+    await ledger.batch(command if by_agent else replace(command, fence=0))
+
+    assert await ended(ledger) == (TaskState.FAILED, "start_timeout")
+    assert (await ledger.node("one")).started_ms is None
+
+
+async def test_claim_that_comes_too_late_is_stale_and_ends_the_node(ledger: Ledger) -> None:
+    publication = await start(ledger, start_within="10s")
+    ledger.now_ms += 10_000
+
+    claim = await claim_of(ledger, publication)
+
+    assert (claim.verdict, await ended(ledger)) == (Verdict.STALE, (TaskState.FAILED, "start_timeout"))
+
+
+async def test_paused_workflow_begins_the_time_anew_when_it_goes_on(ledger: Ledger) -> None:
+    ledger.room = {"": 0}
+    flow = Workflow("one")
+    flow.task("work", name="one", start_within="10s")
+    await ledger.start(flow.definition())
+    await ledger.ask(Verb.PAUSE, {"workflow": "w"})
+    await ledger.pass_time(60)
+    paused = (await ledger.node("one")).state
+    ledger.room = {"": 9}
+
+    await ledger.ask(Verb.RESUME, {"workflow": "w"})
+    (publication,) = ledger.published
+    await ledger.pass_time(11)
+
+    assert (paused, publication.task.limits.start_by_ms) == (TaskState.READY, 1_070_000)
+    assert await ended(ledger) == (TaskState.FAILED, "start_timeout")
+
+
+# -- deadline -------------------------------------------------------------------------------------------------
+
+
+async def test_deadline_ends_what_runs_and_its_agent_is_told(ledger: Ledger) -> None:
+    publication = await start(ledger, deadline="10s")
+    await ledger.batch(began(ledger, publication))
+    await ledger.pass_time(10)
+    told = ledger.seen[-1].cancels
+
+    await ledger.batch(ledger.finished(publication, completed("late")))
+
+    assert (publication.task.limits.deadline_ms, told) == (1_010_000, [(PLACE, publication.number)])
+    assert (await ended(ledger), ledger.seen[-1].late) == ((TaskState.FAILED, "deadline"), 1)
+
+
+async def test_deadline_is_over_all_attempts(ledger: Ledger) -> None:
+    publication = await start(ledger, deadline="60s", retry=Retry(max_attempts=9, first="40s", cap="40s"))
+    await ledger.batch(ledger.finished(publication, failed(retryable=True)))
+    await ledger.pass_time(50)
+    second = ledger.published[-1]
+    await ledger.batch(ledger.finished(second, failed(retryable=True)))
+    await ledger.pass_time(10)
+
+    assert (second.task.attempt, second.task.limits.deadline_ms) == (2, 1_060_000)
+    assert await ended(ledger) == (TaskState.FAILED, "deadline")
+
+
+@pytest.mark.parametrize("reason", ["expired", "timeout"])
+async def test_attempt_that_its_agent_cut_short_at_the_deadline_ends_the_node_so(ledger: Ledger, reason: str) -> None:
+    publication = await start(ledger, deadline="10s", retry=Retry(max_attempts=9))
+    ledger.now_ms += 10_001
+    failure = Failure(reason, "", "", retryable=reason == "timeout")
+    outcome = Outcome(Status.FAILED, dumps(failure.as_json()), None, None, AGENT, failure=failure)
+
+    await ledger.batch(ledger.finished(publication, outcome))
+
+    assert await ended(ledger) == (TaskState.FAILED, "deadline")
+
+
+async def test_agent_whose_clock_is_ahead_ends_it_by_the_deadline_too(ledger: Ledger) -> None:
+    publication = await start(ledger, deadline="10s")
+
+    await ledger.batch(ledger.finished(publication, expired()))
+
+    assert await ended(ledger) == (TaskState.FAILED, "deadline")
+
+
+async def test_redrive_begins_the_limits_anew(ledger: Ledger) -> None:
+    await start(ledger, deadline="10s", start_within="5s")
+    await ledger.pass_time(10)
+
+    await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "one"})
+    limits = ledger.published[-1].task.limits
+    await ledger.batch(began(ledger, ledger.published[-1]))
+    await ledger.pass_time(10)
+
+    assert (limits.start_by_ms, limits.deadline_ms) == (1_015_000, 1_020_000)
+    assert await ended(ledger) == (TaskState.FAILED, "deadline")
+
+
+async def test_canceled_node_leaves_no_timer(ledger: Ledger) -> None:
+    publication = await start(ledger, deadline="1h", start_within="10s", timeout="1m")
+    await ledger.batch(began(ledger, publication))
+    before = await waiting(ledger)
+
+    await ledger.ask(Verb.CANCEL, {"workflow": "w"})
+
+    assert set(before) == {"deadline", "start", "timeout"}
+    assert await ended(ledger) == (TaskState.CANCELED, "canceled")
+
+
+# -- timeout --------------------------------------------------------------------------------------------------
+
+
+async def test_attempt_whose_end_nobody_tells_is_tried_again_and_its_result_refused(ledger: Ledger) -> None:
+    publication = await start(ledger, timeout="10s", retry=Retry(max_attempts=2, first="1s", cap="1s"))
+    await ledger.batch(began(ledger, publication))
+    await ledger.pass_time(60)
+    early = (await ledger.node("one")).state
+    await ledger.pass_time(10)
+    told = ledger.seen[-1].cancels
+    await ledger.pass_time(2)
+    second = ledger.published[-1]
+
+    await ledger.batch(ledger.finished(publication, completed("late")))
+    late = ledger.seen[-1].late
+    await ledger.batch(began(ledger, second))
+    await ledger.pass_time(70)
+
+    assert (early, second.task.attempt, late) == (TaskState.WORKING, 2, 1)
+    assert told == [(PLACE, publication.number)]
+    assert await ended(ledger) == (TaskState.FAILED, "timeout")
+
+
+async def test_timeout_of_an_attempt_that_another_followed_does_nothing(ledger: Ledger) -> None:
+    """Not to a suspect either, which waits for a process of its own before it runs."""
+    publication = await start(ledger, timeout="10s")
+    await ledger.batch(began(ledger, publication))
+    await claim_of(ledger, publication, AgentId("other-2"))
+
+    await ledger.pass_time(300)
+
+    row = await ledger.node("one")
+    assert (row.state, row.agent, row.attempt) == (TaskState.WORKING, "other-2", 2)
+
+
+async def test_attempt_that_was_claimed_is_to_end_in_time_too(ledger: Ledger) -> None:
+    publication = await start(ledger, timeout="10s", retry=Retry(max_attempts=1))
+    await ledger.pass_time(30)
+    claim = await claim_of(ledger, publication, AGENT)
+    await ledger.batch(began(ledger, publication, claim))
+
+    await ledger.pass_time(71)
+
+    assert await ended(ledger) == (TaskState.FAILED, "timeout")
+
+
+async def test_attempt_that_waits_for_a_slot_since_it_was_granted_has_all_its_time(ledger: Ledger) -> None:
+    publication = await start(ledger, timeout="10s", retry=Retry(max_attempts=1))
+    claim = await claim_of(ledger, publication, AGENT)
+    await ledger.pass_time(300)
+    await ledger.batch(began(ledger, publication, claim))
+    await ledger.pass_time(60)
+
+    await ledger.batch(replace(ledger.finished(publication, completed(1)), fence=claim.fence))
+
+    assert await ended(ledger) == (TaskState.COMPLETED, "")
+
+
+async def test_start_that_is_told_again_gives_no_more_time(ledger: Ledger) -> None:
+    publication = await start(ledger, timeout="10s", retry=Retry(max_attempts=1))
+    await ledger.batch(began(ledger, publication))
+    await ledger.pass_time(50)
+    await ledger.batch(began(ledger, publication))
+
+    await ledger.pass_time(21)
+
+    assert await ended(ledger) == (TaskState.FAILED, "timeout")
+
+
+async def test_every_attempt_runs_its_own_time(ledger: Ledger) -> None:
+    publication = await start(ledger, timeout="10s", retry=Retry(max_attempts=2, first="1s", cap="1s"))
+    await ledger.batch(began(ledger, publication))
+    await ledger.pass_time(50)
+    await ledger.batch(ledger.finished(publication, failed(retryable=True)))
+    await ledger.pass_time(2)
+    await ledger.batch(began(ledger, ledger.published[-1]))
+    await ledger.pass_time(60)
+    late = (await ledger.node("one")).state
+
+    await ledger.pass_time(11)
+
+    assert (late, await ended(ledger)) == (TaskState.WORKING, (TaskState.FAILED, "timeout"))
+
+
+@pytest.mark.parametrize("how", ["failed", "lost"])
+@pytest.mark.parametrize("then", ["canceled", "completed unasked"])
+async def test_timer_of_an_attempt_does_not_outlive_it(ledger: Ledger, how: str, then: str) -> None:
+    """What follows may end without a word that it began: its start was lost, or it is canceled before."""
+    publication = await start(ledger, timeout="10s", retry=Retry(max_attempts=2, first="1s", cap="1s"))
+    await ledger.batch(began(ledger, publication))
+    if how == "failed":
+        await ledger.batch(ledger.finished(publication, failed(retryable=True)))
+    else:
+        await ledger.batch(Lost(PLACE, publication.number, AGENT))
+
+    if then == "canceled":
+        await ledger.ask(Verb.CANCEL, {"workflow": "w"})
+    await ledger.pass_time(2)
+    if then != "canceled":
+        await ledger.batch(ledger.finished(ledger.published[-1], completed(1)))
+
+    left = await ledger.database.read(lambda tr: tr.get_range(*TIMERS.range(("w",))))
+    assert left == []
+
+
+async def test_elements_of_a_map_have_the_limits_each(ledger: Ledger) -> None:
+    flow = Workflow("many")
+    flow.map("work", "input", From("item"), limit=3, name="many", deadline="10s")
+    await ledger.start(flow.definition(), [1, 2])
+    await ledger.batch(ledger.finished(ledger.published[0], completed(1)))
+
+    await ledger.pass_time(10)
+
+    assert await ledger.states() == {
+        "many": TaskState.FAILED,
+        "many[0]": TaskState.COMPLETED,
+        "many[1]": TaskState.FAILED,
+    }
+
+
+@pytest.mark.parametrize("first", ["result", "timer"])
+@pytest.mark.parametrize(
+    ("kind", "limit", "reason"),
+    [
+        ("start", "start_within", "start_timeout"),
+        ("timeout", "timeout", "timeout"),
+        ("deadline", "deadline", "deadline"),
+    ],
+)
+async def test_of_result_and_timer_the_first_counts(
+    ledger: Ledger, kind: str, limit: str, reason: str, first: str
+) -> None:
+    publication = await start(ledger, retry=Retry(max_attempts=1), **{limit: "10s"})
+    if kind == "timeout":
+        await ledger.batch(began(ledger, publication))
+    timer = (await waiting(ledger))[kind]
+    ledger.now_ms = timer.due_ms
+    commands: list[Command] = [ledger.finished(publication, completed(1)), Due(timer)]
+
+    await ledger.batch(*(commands if first == "result" else commands[::-1]), *commands)
+
+    late = sum(effects.late for effects in ledger.seen)
+    expected = (TaskState.COMPLETED, "", 0) if first == "result" else (TaskState.FAILED, reason, 2)
+    assert (*(await ended(ledger)), late) == expected
+
+
+async def test_default_timeout_sets_no_timer(ledger: Ledger) -> None:
+    publication = await start(ledger)
+
+    await ledger.batch(began(ledger, publication))
+
+    assert await waiting(ledger) == {}

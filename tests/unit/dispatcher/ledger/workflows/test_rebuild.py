@@ -1,0 +1,225 @@
+"""The broker lost its data: what was published is published again, once, and nothing else changes."""
+
+from __future__ import annotations
+
+import pytest
+
+from coditect import Retry, Workflow
+from coditect.wire.control import Started, Verb
+from coditect.workflow.reference import From
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.ledger import unit_of_work
+from dispatcher.ledger.commands import Asked, Began, Claimed, Command, GoOn, Lost, NoQueue, Rebuild
+from dispatcher.ledger.effects import NodeKey, Publication
+from dispatcher.ledger.keyspace import ATTEMPTS, TODO
+from dispatcher.ledger.rows import AttemptRecord
+from dispatcher.ledger.workflows import republish
+from dispatcher.ledger.workflows.status import status
+from tests.unit.dispatcher.lone_ledger import AGENT, Ledger, completed, failed
+
+ONE = NodeKey("w", "one")
+
+
+def fan(width: int) -> Workflow:
+    flow = Workflow("fan")
+    nodes = [flow.task("work", {"n": number}, name=f"n{number:04}") for number in range(width)]
+    flow.task("sum", name="sum", after=nodes)
+    return flow
+
+
+def began(publication: Publication, now_ms: int) -> Began:
+    owner = publication.task.owner
+    assert owner is not None
+    node_key = publication.node_key
+    return Began(Started(node_key.workflow, node_key.node, owner.fence, publication.number, AGENT, 1, now_ms))
+
+
+async def test_all_that_was_published_is_published_anew_in_pages_and_the_older_is_late(ledger: Ledger) -> None:
+    width = 2 * republish.MOST_NODES + 7
+    await ledger.start(fan(width).definition())
+    old, ledger.published = ledger.published, []
+    assert len(old) == width
+
+    (last,) = await ledger.batch(Rebuild("marker-1", "marker-1"))
+
+    assert last == max(publication.number for publication in old)
+    assert sorted(one.node_key.node for one in ledger.published) == sorted(one.node_key.node for one in old)
+    assert min(one.number for one in ledger.published) > last
+    await ledger.batch(ledger.finished(old[0], completed()))
+    assert (await ledger.node(old[0].node_key.node)).state is TaskState.PUBLISHED
+    assert ledger.seen[-1].late == 1
+    await ledger.play(lambda _: completed())
+    assert await ledger.state() is WorkflowState.COMPLETED
+
+
+async def test_large_inputs_are_published_anew_in_several_transactions(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = Workflow("large")
+    for number in range(9):
+        flow.task("work", From("input"), name=f"n{number}")
+    await ledger.start(flow.definition(), "x" * 600_000)
+    ledger.published, ledger.seen = [], []
+    monkeypatch.setattr(unit_of_work, "MOST_STEPS", 1_500_000 // unit_of_work.BYTES_PER_STEP)
+
+    await ledger.batch(Rebuild("marker-1", "marker-1"))
+
+    assert [len(effects.publications) for effects in ledger.seen] == [0, 3, 3, 3]
+    assert sorted(one.node_key.node for one in ledger.published) == [f"n{number}" for number in range(9)]
+
+
+async def test_same_occasion_again_does_nothing_and_another_does_it_again(ledger: Ledger) -> None:
+    await ledger.start(fan(3).definition())
+    ledger.published.clear()
+    first = await ledger.batch(Rebuild("marker-1", "marker-1"))
+    published = len(ledger.published)
+
+    assert await ledger.batch(Rebuild("marker-1", "marker-1")) == first
+    assert len(ledger.published) == published == 3
+
+    await ledger.batch(Rebuild("marker-1", "a person"))
+    assert len(ledger.published) == 6
+    assert await ledger.database.read(lambda tr: republish.built(tr, 0)) == republish.Built(
+        "marker-1", "a person", 6, 3
+    )
+
+
+async def test_no_attempt_is_counted_and_one_that_had_begun_is_closed_as_lost(ledger: Ledger) -> None:
+    flow = Workflow("one")
+    flow.task("work", name="only", retry=Retry(max_attempts=2))
+    await ledger.start(flow.definition())
+    (publication,) = ledger.published
+    await ledger.batch(began(publication, ledger.now_ms))
+    ledger.published.clear()
+
+    for number in range(5):
+        await ledger.batch(Rebuild(f"marker-{number}", f"marker-{number}"))
+        await ledger.batch(began(ledger.published[-1], ledger.now_ms))
+
+    row = await ledger.node("only")
+    assert (row.attempt, row.state) == (1, TaskState.WORKING)
+    rows = await ledger.database.read(lambda tr: tr.get_range(*ATTEMPTS.range(("w", "only"))))
+    attempts = [AttemptRecord.unpack(value) for _, value in rows]
+    assert [(one.attempt, one.status, one.reason) for one in attempts] == [(1, "lost", "broker_lost")] * 5
+    await ledger.batch(ledger.finished(ledger.published[-1], completed()))
+    assert await ledger.state() is WorkflowState.COMPLETED
+
+
+async def test_what_is_published_while_the_walk_goes_on_is_left_alone(ledger: Ledger) -> None:
+    await ledger.start(fan(republish.MOST_NODES + 50).definition())
+    ledger.published.clear()
+    room, ledger.room = ledger.room, {"": 0}
+
+    await ledger.batch(Rebuild("marker-1", "marker-1"))
+
+    assert len({one.node_key for one in ledger.published}) == len(ledger.published)
+    ledger.room = room
+    await ledger.batch(GoOn())
+    assert len(ledger.published) == republish.MOST_NODES + 50
+
+
+async def test_when_the_broker_was_kept_nothing_is_published_and_what_is_lost_of_it_later_is_counted(
+    ledger: Ledger,
+) -> None:
+    await ledger.start(fan(4).definition())
+    first, second, *_ = ledger.published
+    await ledger.batch(began(first, ledger.now_ms))
+    ledger.published.clear()
+
+    (last,) = await ledger.batch(Rebuild("marker-1", "a person", kept=True))
+    assert (last, ledger.published) == (4, [])
+
+    await ledger.batch(Lost(first.node_key, first.number, AGENT), Lost(second.node_key, second.number))
+    await ledger.batch(*[Lost(one.node_key, one.number) for one in ledger.published])
+
+    assert await ledger.database.read(lambda tr: republish.built(tr, 0)) == republish.Built(
+        "marker-1", "a person", last, 1, 1
+    )
+
+
+async def test_walk_over_a_known_broker_that_an_earlier_release_began_is_left_to_memory(ledger: Ledger) -> None:
+    await ledger.start(fan(2).definition())
+    ledger.published.clear()
+    await ledger.database.run(lambda tr: tr.set(TODO.pack((0, "", "", republish.REBUILD)), b'[2,true,"",""]'))
+
+    await ledger.go_on()
+
+    assert ledger.published == []
+    assert await ledger.database.read(lambda tr: republish.left_over(tr, 0)) is None
+
+
+async def test_walk_for_another_broker_is_not_cut_short_by_a_person(ledger: Ledger) -> None:
+    await ledger.start(fan(2).definition())
+    await ledger.batch(began(ledger.published[0], ledger.now_ms))
+    ledger.published.clear()
+
+    await ledger.batch(Rebuild("marker-2", "marker-2"), Rebuild("marker-2", "a person", kept=True))
+
+    assert [one.node_key.node for one in ledger.published] == ["n0000", "n0001"]
+
+
+async def test_what_waits_or_has_ended_is_not_published(ledger: Ledger) -> None:
+    flow = Workflow("mixed")
+    done = flow.task("work", name="done")
+    flow.task("work", name="retried", retry=Retry(max_attempts=3))
+    flow.approval("Go on?", name="asked", after=[done])
+    flow.task("work", name="later", after=["asked"])
+    await ledger.start(flow.definition())
+    ends = {"done": completed(), "retried": failed(retryable=True)}
+    await ledger.play(lambda publication: ends[publication.node_key.node])
+
+    await ledger.batch(Rebuild("marker-1", "marker-1"))
+
+    assert ledger.published == []
+    assert await ledger.states() == {
+        "done": TaskState.COMPLETED,
+        "retried": TaskState.RETRY_WAIT,
+        "asked": TaskState.AWAITING_APPROVAL,
+        "later": TaskState.BLOCKED,
+    }
+
+
+async def test_status_says_who_works_on_what(ledger: Ledger) -> None:
+    await ledger.start(fan(3).definition())
+    await ledger.batch(Rebuild("marker-1", "marker-1"))
+
+    told = await ledger.database.read(status)
+
+    row = {"shard": 0, "owner": "me", "epoch": 1, "marker": "marker-1", "workflows": 1, "under_way": 3}
+    assert told == {"shards": [row], "dispatchers": ["me"]}
+
+
+@pytest.mark.parametrize(
+    ("after", "commands", "state"),
+    [
+        (10, [Claimed(ONE, 1, AGENT)], TaskState.FAILED),
+        (0, [Claimed(ONE, 1, AGENT), Claimed(ONE, 1, "worker-2")], TaskState.DEAD),
+        (0, [Claimed(ONE, 1, AGENT), Lost(ONE, 1, AGENT)], TaskState.DEAD),
+        (0, [NoQueue(ONE, 1)], TaskState.RETRY_WAIT),
+        (11, [], TaskState.FAILED),
+        (0, [Asked(Verb.CANCEL, {"workflow": "w"})], TaskState.CANCELED),
+    ],
+    ids=[
+        "claimed too late",
+        "claimed after its last death",
+        "lost with its agent",
+        "no queue",
+        "unstarted",
+        "canceled",
+    ],
+)
+async def test_nothing_that_has_ended_or_waits_is_told_as_under_way(
+    ledger: Ledger, after: float, commands: list[Command], state: TaskState
+) -> None:
+    flow = Workflow("one")
+    flow.task("work", name="one", start_within="10s", retry=Retry(max_attempts=1))
+    await ledger.start(flow.definition())
+    before = await ledger.database.read(status)
+
+    await ledger.pass_time(after)
+    for command in commands:
+        await ledger.batch(command)
+
+    told = await ledger.database.read(status)
+    assert [one["shards"][0]["under_way"] for one in (before, told)] == [1, 0]
+    assert await ledger.states() == {"one": state}

@@ -1,0 +1,168 @@
+"""A commit whose outcome is unknown was written, or it was not: memory learns from the ledger which."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from coditect.wire.control import Verb
+from coditect.workflow.states import TaskState
+from dispatcher.capacity import Capacity
+from dispatcher.ledger.commands import Asked, Claimed, Fill, Finished, GoOn
+from dispatcher.ledger.effects import NodeKey, Transition
+from dispatcher.ledger.rows import NodeRecord
+from dispatcher.ledger.workflows.queries import rows_of
+from dispatcher.shards.in_flight import InFlight
+from dispatcher.taskgraph.memory import MemoryTaskGraph
+from dispatcher.taskgraph.port import JobState
+from tests.support import eventually
+from tests.unit.dispatcher.lone_ledger import completed, failed
+from tests.unit.dispatcher.lone_worker import CAPABILITY, ONLY, LoneWorker, open_worker
+
+
+@pytest.fixture
+async def lone() -> AsyncIterator[LoneWorker]:
+    async with open_worker() as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("doubt", ["timed out", "repeated"])
+async def test_what_an_unknown_commit_claimed_is_published_and_leaves_no_row(lone: LoneWorker, doubt: str) -> None:
+    lone.database.doubt = doubt
+
+    await lone.start()
+
+    await eventually(lone.published)
+    assert lone.published() == 1
+    assert lone.window.under_way(CAPABILITY) == 1
+
+    async def cleared() -> bool:
+        return await lone.rows() == []
+
+    await eventually(cleared)
+
+
+@pytest.mark.parametrize("doubt", ["timed out", "repeated"])
+async def test_what_an_unknown_commit_ended_is_not_under_way_and_not_running_any_more(
+    lone: LoneWorker, doubt: str
+) -> None:
+    await lone.start()
+    head, _ = await lone.database.read(lambda tr: rows_of(tr, "w"))
+    lone.worker.status_cache.follow("w", head)
+    claim = await lone.say(Claimed(ONLY, lone.flight.publication, "worker-1"))
+    assert lone.worker.status_cache.get("w") is not None
+
+    lone.database.doubt = doubt
+    await lone.say(Finished(ONLY, claim.fence, lone.flight.publication, completed()))
+
+    assert lone.worker.status_cache.get("w") is None
+    await eventually(lambda: not len(lone.worker.in_flight))
+    assert lone.window.under_way(CAPABILITY) == 0
+    _, run = await lone.database.read(lambda tr: rows_of(tr, "w"))
+    assert run.state.terminal
+
+
+@pytest.mark.parametrize("doubt", ["timed out", "repeated"])
+@pytest.mark.parametrize("verb", [Verb.REDRIVE, Verb.RESUME, Verb.ANSWER, Verb.CANCEL])
+async def test_request_of_an_unknown_commit_is_told_that_it_was_done_and_was_done_once(
+    lone: LoneWorker, verb: Verb, doubt: str
+) -> None:
+    await lone.start(gated=verb is Verb.ANSWER)
+    body: dict[str, Any] = {"workflow": "w"}
+    if verb in (Verb.REDRIVE, Verb.RESUME):
+        await lone.say(Finished(ONLY, lone.flight.fence, lone.flight.publication, failed()))
+        body |= {"node": "only"}
+    elif verb is Verb.ANSWER:
+        body |= {"node": "gate", "granted": True, "by": "ada"}
+    await eventually(lambda: lone.published() == (verb is not Verb.ANSWER))
+    more = 0 if verb is Verb.CANCEL else 1
+
+    lone.database.doubt = doubt
+    told = await lone.say(Asked(verb, body, "i"))
+
+    assert told["workflow"] == "w"
+    await eventually(lambda: len(lone.worker.in_flight) == more)
+    assert await lone.say(Asked(verb, body, "i")) == told
+    await eventually(lambda: lone.published() == (verb is not Verb.ANSWER) + more)
+
+
+@pytest.mark.parametrize("doubt", ["timed out", "repeated"])
+async def test_workflow_of_an_unknown_commit_is_shown_in_rq(doubt: str) -> None:
+    """RQ would propose none of its nodes before the next comparison, so that each waits a second for its claim."""
+    graph = MemoryTaskGraph()
+    async with open_worker(graph) as lone:
+        lone.database.doubt = doubt
+
+        await lone.start(gated=True)
+
+        await eventually(lambda: graph.state("w", "only") is JobState.DEFERRED)
+
+
+async def test_claim_of_an_unknown_commit_is_known_to_the_orphan_detector(lone: LoneWorker) -> None:
+    await lone.start()
+
+    lone.database.doubt = "repeated"
+    claim = await lone.say(Claimed(ONLY, lone.flight.publication, "worker-1"))
+
+    await eventually(lambda: lone.flight.fence == claim.fence)
+    assert lone.flight.agent == "worker-1"
+
+
+@pytest.mark.parametrize("doubt", ["timed out", "repeated"])
+async def test_batch_is_settled_once_when_the_ledger_does_not_tell_at_first(lone: LoneWorker, doubt: str) -> None:
+    await lone.start()
+    publication = lone.flight.publication
+    lone.window.keep(CAPABILITY, 5)
+    lone.worker.backlog[CAPABILITY] = None
+    free = lone.window.room_for(CAPABILITY)
+    told: list[Any] = []
+
+    class Counted:
+        def done(self, answer: Any) -> None:
+            told.append(answer)
+
+        def undone(self) -> None:
+            told.append("undone")
+
+    lone.database.doubt, lone.database.silent = doubt, 3
+    lone.worker.put(Finished(ONLY, lone.flight.fence, publication, completed()), Counted())
+    lone.worker.put(Fill(CAPABILITY, 5), Counted())
+    lone.worker.fill(CAPABILITY, 7)
+
+    await eventually(lambda: not len(lone.worker.in_flight))
+    assert lone.database.silent == 0
+    assert len(told) == 2
+    assert lone.window.room_for(CAPABILITY) == free + 1, "the room of the flight, and all that was kept meanwhile"
+
+
+async def test_worker_that_is_in_doubt_looks_without_being_asked(lone: LoneWorker) -> None:
+    await lone.start()
+    lone.database.doubt, lone.database.silent = "repeated", 5
+    await lone.say(GoOn())
+
+    await eventually(lambda: lone.database.silent == 0)
+
+
+def test_flights_are_what_the_ledger_has() -> None:
+    window = Capacity(lambda: 0.0)
+    in_flight = InFlight(window)
+    rows = {name: _published(number) for number, name in enumerate("abc", 1)}
+    in_flight.agree([_found(name, row) for name, row in rows.items()], 5.0)
+    rows["b"].publication, rows["b"].fence = 4, 2
+    rows["c"].state, rows["c"].agent = TaskState.WORKING, "worker-1"
+
+    in_flight.agree([_found(name, rows[name]) for name in "bc"], 6.0)
+
+    found = {node_key.node: (flight.publication, flight.fence, flight.agent) for node_key, flight in in_flight}
+    assert found == {"b": (4, 2, ""), "c": (3, 1, "worker-1")}
+    assert window.under_way("work") == 2
+
+
+def _published(number: int) -> NodeRecord:
+    return NodeRecord(TaskState.PUBLISHED, publication=number, fence=1, published_ms=1_000)
+
+
+def _found(name: str, row: NodeRecord) -> Transition:
+    return Transition(NodeKey("w", name), row.state, "work", "p1", row)
