@@ -28,11 +28,11 @@ _TWICE = Retry(max_attempts=2, first="1s", cap="1m")
 _PROBE_SECONDS = 10.0
 
 
-class _Request(BaseModel):
+class _DeployerRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class ChangeRequest(_Request):
+class ChangeRequest(_DeployerRequest):
     """A request to read what a branch changes."""
 
     repository: str = Field(min_length=1, description="a git repository on the agent's machine")
@@ -49,7 +49,7 @@ class BranchChange(BaseModel):
     """The number of lines that are added or removed."""
 
 
-class CommitRequest(_Request):
+class CommitRequest(_DeployerRequest):
     """A request to check one commit."""
 
     repository: str = Field(min_length=1, description="a git repository on the agent's machine")
@@ -63,7 +63,7 @@ class Scan(BaseModel):
     findings: list[Finding]
 
 
-class DeployRequest(_Request):
+class DeployRequest(_DeployerRequest):
     """A request to release a commit as a version of a service."""
 
     repository: str = Field(min_length=1, description="a git repository on the agent's machine")
@@ -85,7 +85,7 @@ class Rollback(BaseModel):
     result: Deployed
 
 
-class ProbeRequest(_Request):
+class ProbeRequest(_DeployerRequest):
     """A request to wait until a service is well in a version."""
 
     service: str = Field(min_length=1, description="the folder of a service on the agent's machine")

@@ -38,18 +38,18 @@ _AGAIN_SECONDS = 10.0
 _PATIENT = Retry(max_attempts=5, first="200ms", cap="5s")
 
 
-class _Request(BaseModel):
+class _HealerRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class WatchRequest(_Request):
+class WatchRequest(_HealerRequest):
     """A request to watch the services below a folder for a time."""
 
     folder: str = Field(min_length=1, description="a folder of services on the agent's machine")
     hours: float = Field(24, gt=0, le=160, description="how long")
 
 
-class ServiceRequest(_Request):
+class ServiceRequest(_HealerRequest):
     """A request about one service, in one round of its healing."""
 
     service: str = Field(min_length=1, description="the folder of a service on the agent's machine")
@@ -83,7 +83,7 @@ class Verified(BaseModel):
 
 
 @dataclass(slots=True)
-class _Seen:
+class _SeenService:
     """What the detector has seen of one service: how often in a row it was unwell, and when it last emitted that."""
 
     unwell: int = 0
@@ -99,7 +99,7 @@ async def watch(task: WatchRequest, ctx: Context) -> None:
 
     The event is emitted again every ten seconds until a workflow has taken the service up, and not while one does.
     """
-    folder, seen = Path(confined(task.folder)), dict[str, _Seen]()
+    folder, seen = Path(confined(task.folder)), dict[str, _SeenService]()
     async for _ in _ticks(task.hours * 3_600):
         services = await asyncio.to_thread(watched_below, folder)
         troubles = await asyncio.gather(*(asyncio.to_thread(_trouble, service) for service in services))
@@ -123,12 +123,12 @@ def _trouble(service: Service) -> str | None:
         return None
 
 
-async def _tell(ctx: Context, service: str, trouble: str, seen: dict[str, _Seen]) -> None:
-    one = seen.setdefault(service, _Seen())
+async def _tell(ctx: Context, service: str, trouble: str, seen: dict[str, _SeenService]) -> None:
+    one = seen.setdefault(service, _SeenService())
     if not trouble:
         if not one.closed and await _taken(ctx, service):
             await ctx.space(SPACE).merge(service, {"open": False})  # a person mended it
-        seen[service] = _Seen(closed=True)
+        seen[service] = _SeenService(closed=True)
         return
     one.unwell, one.closed = one.unwell + 1, False
     due = one.told_at is None or time.monotonic() - one.told_at >= _AGAIN_SECONDS

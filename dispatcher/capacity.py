@@ -24,7 +24,7 @@ PROBE_SECONDS = 2.0
 
 
 @dataclass(slots=True)
-class _Pause:
+class _PublishingPause:
     """The pause of publishing for a capability without a queue, until one publication probes for the queue."""
 
     misses: int
@@ -41,7 +41,7 @@ class Capacity:
         self._kept: Counter[str] = Counter()
         self._ended: dict[str, deque[float]] = {}
         self._slots: Mapping[str, int] = {}
-        self._pauses: dict[str, _Pause] = {}
+        self._pauses: dict[str, _PublishingPause] = {}
 
     def begin(self, capability: str) -> None:
         """Count one more publication of a capability under way."""
@@ -68,7 +68,7 @@ class Capacity:
 
     def note_no_queue(self, capability: str) -> None:
         """Pause publishing for a capability, because no queue took one of its publications."""
-        self._pauses.setdefault(capability, _Pause(1, self._now() + PAUSES.first))
+        self._pauses.setdefault(capability, _PublishingPause(1, self._now() + PAUSES.first))
 
     def note_queue(self, capability: str) -> bool:
         """End a capability's pause, because a queue took a publication; tell whether the capability was paused."""

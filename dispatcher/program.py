@@ -92,6 +92,8 @@ class DispatcherOptions:
     """The reply addresses to which the dispatcher may send answers."""
     metrics: MemoryMetrics | None = field(default=None, repr=False, compare=False)
     """The metrics of the process; None for metrics of the dispatcher's own."""
+    health: Health | None = field(default=None, repr=False, compare=False)
+    """The health of the process; None for a health of the dispatcher's own."""
     tracing: Tracing = NO_TRACING
     """The tracing of the process; opened and closed by its program."""
 
@@ -129,7 +131,7 @@ async def running_dispatcher(
     options = replace(options, owner=owner or options.owner)
     async with AsyncExitStack() as stack:
         store = database if database is not None else await stack.enter_async_context(MemoryDatabase())
-        background = await stack.enter_async_context(Supervisor())
+        background = await stack.enter_async_context(Supervisor(options.health))
         reference = await following(clock, registry, background)
         metrics = options.metrics or MemoryMetrics()
         observe_process(metrics, reference, lambda: broker.server.certificate_end, background.health.deaths.total)
@@ -220,7 +222,7 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     watch = read_watch(os.environ)
     metrics = MemoryMetrics()
-    options = replace(options_of(settings), metrics=metrics)
+    options = options_of(settings)
     broker = AmqpBroker(
         settings.amqp_url,
         name=options.owner,
@@ -230,9 +232,11 @@ async def serve(settings: Settings) -> None:
         heartbeat_seconds=settings.heartbeat_seconds,
         connect_seconds=CONNECT_SECONDS,
     )
-    readiness = Readiness()
+    readiness, health = Readiness(), broker.health
+    options = replace(options, metrics=metrics, health=health)
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(seen_from_outside(settings, readiness, metrics))
+        seen = seen_from_outside(settings, readiness, metrics, restarts=health.deaths.total)
+        await stack.enter_async_context(seen)
         await stack.enter_async_context(options.tracing)
         database = await _owned_store(stack, settings, stop, readiness)
         if database is None:
@@ -251,11 +255,11 @@ async def serve(settings: Settings) -> None:
                 options=options,
             )
         )
-        readiness.check = lambda: "it ends" if stop.is_set() else unready(broker, running) or broker.health.why_not()
+        readiness.check = lambda: "it ends" if stop.is_set() else unready(broker, running)
         collect_rarely()
         tell_ready()
         log.info("The dispatcher is ready")
-        await run_until(stop, database.failure(), broker.health.failure(), running.health.failure())
+        await run_until(stop, database.failure(), health.failure())
 
 
 async def _owned_store(

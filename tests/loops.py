@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any, Self
 
-from coditect.aio.supervisor import Health
+from coditect.aio.supervisor import Health, RestartLimits, Supervisor
+from coditect.broker.memory import MemoryBroker, MemoryServer
+
+WATCH = "watch publishes"
 
 
 class Struck(Exception):
@@ -37,3 +41,25 @@ async def strike_for_ever(health: Health, name: str) -> None:
     while True:
         await strike_once(health, name)
         await asyncio.sleep(0.01)
+
+
+class LoopingBroker(MemoryBroker):
+    """A broker's twin with a loop that it needs, as the connection to RabbitMQ has some."""
+
+    def __init__(self, server: MemoryServer, name: str, limits: RestartLimits | None = None) -> None:
+        super().__init__(server, name=name)
+        self._loops = Supervisor(self.health, limits=limits)
+        self.dying = asyncio.Event()
+        """Set, the loop dies for ever."""
+
+    async def __aenter__(self) -> Self:
+        self._loops.keep(self._watch, name=WATCH, critical=True)
+        return await super().__aenter__()
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._loops.close()
+        await super().__aexit__(*error)
+
+    async def _watch(self) -> None:
+        await self.dying.wait()
+        raise RuntimeError("the fault that was asked for")

@@ -39,7 +39,15 @@ from dispatcher.witness.ports import WitnessedDatabase
 Result = TypeVar("Result")
 Body = Callable[[Transaction], Result]
 
-ROOMS = ("contract/store", "unit/dispatcher", "unit/layers", "unit/store", "unit/testing")
+ROOMS = (
+    "contract/store",
+    "unit/client",
+    "unit/dispatcher",
+    "unit/layers",
+    "unit/store",
+    "unit/testing",
+    "workflow/patterns",
+)
 """Folders of tests whose transaction functions run twice, with all that is below them."""
 MOST_LOOKED_AT = 100
 """Values that the function can reach, the nearest first."""

@@ -56,7 +56,7 @@ class RestartLimits:
 
 
 @dataclass(slots=True, eq=False)
-class _Kept:
+class _KeptLoop:
     """An endless loop that a supervisor keeps alive, with its count of deaths."""
 
     name: str
@@ -81,7 +81,7 @@ class Health:
     def __init__(self) -> None:
         self.deaths: Counter[str] = Counter()
         """How often each loop has died, by name."""
-        self._kept: set[_Kept] = set()
+        self._kept: set[_KeptLoop] = set()
         self._failure: LoopDied | None = None
         self._failed = asyncio.Event()
 
@@ -99,7 +99,7 @@ class Health:
         assert self._failure is not None
         return self._failure
 
-    def _note(self, kept: _Kept, error: Exception) -> None:
+    def _note(self, kept: _KeptLoop, error: Exception) -> None:
         self.deaths[kept.name] += 1
         if kept.critical and kept.deaths_in_a_row >= kept.limits.most_deaths and self._failure is None:
             self._failure = LoopDied(
@@ -146,7 +146,7 @@ class Supervisor:
         return is a death, too, unless `until` says that the loop is over. Canceling the task ends the loop for good.
         `idle` marks routine work: while nothing else happens, a fleet under test may skip rounds of the loop.
         """
-        kept = _Kept(name, work, critical, until, self._limits)
+        kept = _KeptLoop(name, work, critical, until, self._limits)
         self.health._kept.add(kept)
         kept.task = task = self.start(self._keep(kept), name=name)
         if idle:
@@ -154,7 +154,7 @@ class Supervisor:
         task.add_done_callback(lambda _: self.health._kept.discard(kept))
         return task
 
-    async def _keep(self, kept: _Kept) -> None:
+    async def _keep(self, kept: _KeptLoop) -> None:
         now = asyncio.get_running_loop().time
         while True:
             kept.began = now()
@@ -210,7 +210,7 @@ def is_idle(task: asyncio.Task[Any]) -> bool:
     return task in _IDLE
 
 
-async def _life(kept: _Kept) -> Exception | None:
+async def _life(kept: _KeptLoop) -> Exception | None:
     """Run a supervised loop once; return the error that ended the loop, or None when its owner had ended it."""
     try:
         await kept.work()
@@ -229,7 +229,7 @@ async def _life(kept: _Kept) -> Exception | None:
     return LoopDied("A loop that has no end returned", loop=kept.name)
 
 
-async def _paused(kept: _Kept, seconds: float) -> bool:
+async def _paused(kept: _KeptLoop, seconds: float) -> bool:
     """Wait for a loop's restart pause; return True to restart the loop, False at once when its owner has ended it."""
     steps = math.ceil(seconds / STEP_SECONDS)
     for _ in range(steps):

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from errno import EADDRINUSE
@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -23,6 +24,7 @@ from starlette.types import ASGIApp
 from coditect.agent.program import CONNECT_SECONDS
 from coditect.aio.loop import collect_rarely, run_loop
 from coditect.aio.ready import tell_ready
+from coditect.aio.supervisor import LoopDied
 from coditect.api.access.bearer import BearerAccess, TokenCheck
 from coditect.api.access.guard import AUDIT
 from coditect.api.access.keys import KeyFile
@@ -78,6 +80,7 @@ class ApiProgram:
         Raises:
             SetupError: when the address cannot be listened at, or others could reach it without a key.
             BrokerUnavailable: when the broker does not answer.
+            LoopDied: when a loop that the process needs has died again and again.
         """
         configure_logs(self.settings)
         logging.getLogger(AUDIT).setLevel(logging.INFO)
@@ -105,7 +108,9 @@ class ApiProgram:
                     ending=services.feed.end,
                     drain=bridge.drain,
                 )
-                await server.serve(sockets=[own])
+                died = await serve_until(server, own, services.health.failure())
+            if died is not None:  # raised only here, since the MCP server's task group would wrap it
+                raise died
 
 
 class AnnouncedServer(uvicorn.Server):
@@ -150,6 +155,23 @@ class AnnouncedServer(uvicorn.Server):
             await self._drain()
         self._ending("the server stops")
         await super().shutdown(sockets)
+
+
+async def serve_until(
+    server: AnnouncedServer, own: socket.socket, failure: Coroutine[Any, Any, LoopDied]
+) -> LoopDied | None:
+    """Serve until SIGTERM or SIGINT and return None, or until `failure` returns an error, and return that."""
+
+    def stop(_: object) -> None:
+        server.should_exit = True
+
+    failing = asyncio.ensure_future(failure)
+    failing.add_done_callback(stop)
+    try:
+        await server.serve(sockets=[own])
+        return failing.result() if failing.done() else None
+    finally:
+        failing.cancel()
 
 
 def server_config(services: ApiServices, settings: ApiSettings) -> uvicorn.Config:
@@ -203,6 +225,7 @@ async def open_services(settings: Settings, api: ApiSettings, http_agents: HttpA
                 direct_tasks=DirectTasks(),
                 feed=feed,
                 webhooks=webhooks,
+                health=broker.health,
                 http_agents=http_agents,
                 mcp=mcp,
                 trace_url=api.trace_url,

@@ -15,6 +15,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from coditect.aio.supervisor import Health
 from coditect.api.access.roles import Access, Caller, Role
 from coditect.api.direct_tasks import DirectTasks
 from coditect.api.limits import RequestRates
@@ -55,6 +56,8 @@ class ApiServices:
     feed: LiveFeed
     """The live events, open as long as the application serves."""
     webhooks: WebhookSender
+    health: Health = field(default_factory=Health)
+    """The health of the loops without which the process cannot work."""
     http_agents: HttpAgents | None = None
     """The bridge to HTTP agents, if this application has one."""
     mcp: ASGIApp | None = None

@@ -52,7 +52,7 @@ class _Usage(BaseModel):
     completion_tokens: int = Field(0, ge=0, le=10**9)
 
 
-class _Part(BaseModel):
+class _AnswerPart(BaseModel):
     choices: Annotated[list[_Choice], BeforeValidator(_listed)] = []
     usage: _Usage | None = None
     error: Any = None
@@ -101,7 +101,7 @@ class AnswerParts:
             ChatUnavailable: when it is the endpoint's report of an error.
         """
         try:
-            part = _Part.model_validate_json(data)
+            part = _AnswerPart.model_validate_json(data)
         except ValidationError as error:
             reason = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:3])
             raise ChatBroken("A part of the answer does not follow the protocol", reason=reason) from error

@@ -23,7 +23,7 @@ CALL_SECONDS = 0.9
 
 
 @dataclass(slots=True)
-class _Entry:
+class _RegistryEntry:
     registration: bytes
     load: bytes
     ends: float
@@ -46,7 +46,7 @@ class MemoryRegistry:
         self.failing = False
         self.slow_seconds = 0.0
         self._now = now
-        self._entries: dict[AgentId, _Entry] = {}
+        self._entries: dict[AgentId, _RegistryEntry] = {}
         self._turns: dict[str, int] = {}
         self._starts: dict[str, tuple[AgentId, float]] = {}
         self._handed_back: dict[str, tuple[int, float]] = {}
@@ -76,7 +76,7 @@ class MemoryRegistry:
 
     async def register(self, registration: Registration, load: Load, *, lease_seconds: float) -> None:
         """Write an agent's registration and load, in place of an earlier registration."""
-        entry = _Entry(encode_registration(registration), encode_load(load), 0)
+        entry = _RegistryEntry(encode_registration(registration), encode_load(load), 0)
         self._refuse_when_failing()
         entry.ends = self._now() + lease_seconds
         self._entries[registration.agent_id] = entry
@@ -197,11 +197,11 @@ class MemoryRegistry:
         if self.slow_seconds > CALL_SECONDS:
             raise RegistryUnavailable("The registry did not answer", reason="slow")
 
-    def _living(self) -> dict[AgentId, _Entry]:
+    def _living(self) -> dict[AgentId, _RegistryEntry]:
         now = self._now()
         self._entries = {agent_id: entry for agent_id, entry in self._entries.items() if entry.ends > now}
         return self._entries
 
-    def _record(self, entry: _Entry) -> AgentRecord:
+    def _record(self, entry: _RegistryEntry) -> AgentRecord:
         left = round((entry.ends - self._now()) * 1000)
         return AgentRecord(decode_registration(entry.registration), decode_load(entry.load), left)

@@ -133,7 +133,7 @@ class TriggerQueues:
             delivery.ack()
             return
         command = Asked(Verb.TRIGGER_FIRE, {"trigger": name, "event": _document(event)})
-        settle = _Fired(self, delivery)
+        settle = _FiredEvent(self, delivery)
         if not self._shards.put(self._shard(name), command, settle, size_bytes=len(delivery.message.body)):
             self.give_back(delivery)
 
@@ -186,7 +186,7 @@ def _document(event: Event) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fired:
+class _FiredEvent:
     """The callbacks of an event's command: ack the event after the commit, or after the signal that it sends."""
 
     queues: TriggerQueues

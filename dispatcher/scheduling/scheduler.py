@@ -100,7 +100,7 @@ class Scheduler:
         settle: Settle = NOTHING
         if capability:
             self._ports.window.keep(capability, len(node_keys))
-            settle = _Kept(self, capability, len(node_keys))
+            settle = _KeptCapacity(self, capability, len(node_keys))
         self._put(shard, Proposed(node_keys, capability), settle, size_bytes=CLAIM_BYTES * len(node_keys))
 
     def settled(self, capability: str, number: int, *, claimed: bool) -> None:
@@ -170,7 +170,7 @@ class Scheduler:
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _KeptCapacity:
     """The callbacks of a command to claim nodes that RQ proposed, which free the capacity reserved for the nodes."""
 
     scheduler: Scheduler

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from coditect.broker.port import Delivery
-from coditect.errors import CoditectError, InputError
+from coditect.errors import CoditectError, InputError, InvalidTask
 from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import Owner
@@ -46,8 +46,7 @@ class ResultsConsumer:
             elif message.type == RESULTS_TYPE:
                 self._take_results(delivery)
             else:
-                log.debug("A message of another kind is let go", extra={"type": message.type})
-                delivery.ack()
+                raise InvalidTask("The dispatcher knows no report of this type", type=str(message.type)[:120])
         except InputError as error:
             log.error("A result cannot be read; it is a dead letter", extra={"reason": str(error)})
             self._refuse(delivery, error)

@@ -155,7 +155,7 @@ class TimerService:
             self._again(error)
             return
         for timer in due:
-            self._put(Due(timer), _Fired(self._pause, self.look_again if timer is due[-1] else None))
+            self._put(Due(timer), _FiredTimer(self._pause, self.look_again if timer is due[-1] else None))
         if not due:
             self._seen_ms = now_ms
             await self._look()
@@ -175,7 +175,7 @@ def _now() -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fired:
+class _FiredTimer:
     """The callbacks of a due timer's command; after the last one of a series the service looks for the next timer."""
 
     pause: Callable[[], None]

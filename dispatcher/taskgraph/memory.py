@@ -32,7 +32,7 @@ _ENDS = (JobState.FINISHED, JobState.FAILED, JobState.CANCELED)
 
 
 @dataclass(slots=True)
-class _Entry:
+class _JobEntry:
     job: Job
     state: JobState
     told: JobState
@@ -50,7 +50,7 @@ class MemoryTaskGraph:
 
     def __init__(self) -> None:
         self.failing = False
-        self._jobs: dict[Key, _Entry] = {}
+        self._jobs: dict[Key, _JobEntry] = {}
         self._dependents = defaultdict[Key, dict[Key, None]](dict)
         self._queues = defaultdict[str, list[Key]](list)
         self._known: set[int] = set()
@@ -75,7 +75,7 @@ class MemoryTaskGraph:
                 there.append(job)
                 continue
             after = job.after if len(job.after) <= MOST_DEPENDENCIES else ()
-            entry = _Entry(job, job.state, job.state, tuple(Key(job.workflow, node) for node in after))
+            entry = _JobEntry(job, job.state, job.state, tuple(Key(job.workflow, node) for node in after))
             self._jobs[key] = entry
             if job.state is JobState.QUEUED:
                 self._queues[_queue(job)].append(key)
@@ -244,7 +244,7 @@ class MemoryTaskGraph:
         if state is JobState.QUEUED:
             self._queues[_queue(entry.job)].append(key)
 
-    def _change(self, key: Key, entry: _Entry, change: Change) -> None:
+    def _change(self, key: Key, entry: _JobEntry, change: Change) -> None:
         if entry.state == entry.told == change.state and not change.anew:
             if change.entry:
                 _note(entry, change)
@@ -255,23 +255,23 @@ class MemoryTaskGraph:
             self._depend(key, entry)
         _note(entry, change)
 
-    def _unqueue(self, key: Key, entry: _Entry) -> None:
+    def _unqueue(self, key: Key, entry: _JobEntry) -> None:
         if entry.state is JobState.QUEUED and key in (queue := self._queues[_queue(entry.job)]):
             queue.remove(key)
 
-    def _start(self, entry: _Entry) -> bool:
+    def _start(self, entry: _JobEntry) -> bool:
         """Set a job to started; return False for a failed job that a person requeued, since `requests` reports it."""
         if entry.told is JobState.QUEUED:
             entry.told = JobState.STARTED
         entry.state = JobState.STARTED
         return entry.told is not JobState.FAILED
 
-    def _is_as(self, entry: _Entry, job: Job) -> bool:
+    def _is_as(self, entry: _JobEntry, job: Job) -> bool:
         key = Key(job.workflow, job.node)
         waits = (key in self._dependents.get(parent, {}) for parent in entry.after)
         return entry.state == entry.told == job.state and (job.state is not JobState.DEFERRED or all(waits))
 
-    def _depend(self, key: Key, entry: _Entry) -> None:
+    def _depend(self, key: Key, entry: _JobEntry) -> None:
         for parent in entry.after:
             self._dependents[parent][key] = None
 
@@ -287,16 +287,16 @@ class MemoryTaskGraph:
                 del dependents[key]
                 self._enqueue(key, entry)
 
-    def _met(self, entry: _Entry) -> bool:
+    def _met(self, entry: _JobEntry) -> bool:
         parents = [self._jobs.get(parent) for parent in entry.after]
         return bool(parents) and all(one is not None and one.state is JobState.FINISHED for one in parents)
 
-    def _enqueue(self, key: Key, entry: _Entry) -> None:
+    def _enqueue(self, key: Key, entry: _JobEntry) -> None:
         self._move(key, JobState.QUEUED)
         entry.told = JobState.QUEUED
 
 
-def _note(entry: _Entry, change: Change) -> None:
+def _note(entry: _JobEntry, change: Change) -> None:
     if change.anew and entry.results:
         return
     number = change.entry or str(len(entry.results))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,14 @@ from hatchling.builders.wheel import WheelBuilder
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = ("coditect", "dispatcher")
 ROOMS = (*PACKAGES, "agents", "benchmarks", "examples", "tests")
+CALLERS = (*PACKAGES, "agents", "benchmarks", "docs", "examples")
+CALLED_BY_US = {"ABC", "AssertionError", "Exception", "Generic", "NamedTuple", "Protocol", "StrEnum", "str"}
+"""Bases of other libraries that call no method of a class."""
+PLAIN_DECORATORS = {
+    "abstractmethod", "asynccontextmanager", "cached_property", "classmethod", "contextmanager", "overload",
+    "property", "staticmethod",
+}  # fmt: skip
+"""Decorators that register nothing."""
 MOST_LINES_OF_A_FILE = 400
 MOST_LINES_OF_A_FUNCTION = 50
 MOST_MODULES_OF_A_PACKAGE = 13
@@ -24,6 +33,19 @@ def _functions(tree: ast.AST) -> Iterator[tuple[str, int]]:
             docstring = ast.get_docstring(node, clean=False)
             lines = (node.end_lineno or node.lineno) - node.lineno
             yield node.name, lines - (docstring.count("\n") + 1 if docstring else 0)
+
+
+def _defined(body: list[ast.stmt], ours: Collection[str]) -> Iterator[str]:
+    """Names of classes and functions that no decorator registers and no other library calls."""
+    for node in body:
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+            if {ast.unparse(base).partition("[")[0] for base in node.bases} <= {*ours}:
+                yield from _defined(node.body, ours)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            decorators = {ast.unparse(one).partition("(")[0] for one in node.decorator_list}
+            if decorators <= PLAIN_DECORATORS and not node.name.startswith(("__", "pytest_")):
+                yield node.name
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -55,12 +77,33 @@ def test_no_two_classes_of_the_product_share_a_name() -> None:
         node.name
         for room in ("coditect", "dispatcher", "agents")
         for path in (ROOT / room).rglob("*.py")
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
     )
 
-    assert len(names) > 500
+    assert len(names) > 1_000
     assert [name for name, times in names.items() if times > 1] == []
+
+
+def test_nothing_that_ships_is_kept_by_tests_alone() -> None:
+    trees = {path: ast.parse(path.read_text("utf-8")) for room in PACKAGES for path in (ROOT / room).rglob("*.py")}
+    own = {node.name for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    shipped = [tree for path, tree in trees.items() if "chaos" not in path.parts and "starter" not in path.parts]
+    names = Counter(name for tree in shipped for name in _defined(tree.body, own | CALLED_BY_US))
+    files = [path for room in CALLERS for path in (ROOT / room).rglob("*") if path.suffix in (".py", ".md")]
+    texts = [path.read_text("utf-8") for path in (*files, ROOT / "README.md", ROOT / "pyproject.toml")]
+    words = Counter(word for text in texts for word in re.findall(r"\w+", text))
+
+    assert len(names) > 3_000
+    assert [name for name, times in names.items() if words[name] == times] == []
+
+
+@pytest.mark.parametrize("word", ["__get__", "__set__", "__set_name__", "redis.call"])
+def test_no_python_file_of_the_product_has_descriptors_or_lua(word: str) -> None:
+    texts = {path: path.read_text(encoding="utf-8") for room in PACKAGES for path in (ROOT / room).rglob("*.py")}
+
+    assert texts, "the rooms were not found"
+    assert [str(path) for path, text in texts.items() if word in text] == []
 
 
 def test_wheel_has_every_lua_script() -> None:

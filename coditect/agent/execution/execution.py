@@ -267,7 +267,7 @@ class Execution:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pause:
+class _TimeLimitPause:
     left: float
     bound: asyncio.TimerHandle
     """The timer of the task's total time, in which its waits count."""
@@ -285,7 +285,7 @@ class TimeLimits:
         self._now = loop.time
         self._fresh: dict[Execution, float] = {}
         self._timers: dict[Execution, asyncio.TimerHandle] = {}
-        self._paused: dict[Execution, _Pause] = {}
+        self._paused: dict[Execution, _TimeLimitPause] = {}
         self._look: asyncio.TimerHandle | None = None
 
     def start(self, execution: Execution, seconds: float) -> None:
@@ -315,7 +315,9 @@ class TimeLimits:
             due = timer.when()
             self.stop(execution)
         now = self._now()
-        self._paused[execution] = _Pause(due - now, self._loop.call_at(now + most_seconds, execution.expire_by_clock))
+        self._paused[execution] = _TimeLimitPause(
+            due - now, self._loop.call_at(now + most_seconds, execution.expire_by_clock)
+        )
 
     def go_on(self, execution: Execution) -> None:
         """Resume the paused time limit of an execution; without effect when it is not paused."""

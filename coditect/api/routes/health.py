@@ -1,4 +1,4 @@
-"""The health of the API process: whether it lives, whether its broker answers, and its metrics."""
+"""The health of the API process: whether it lives, whether it can work, and its metrics."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ async def live() -> dict[str, str]:
 
 @router.get("/readyz")
 async def ready(services: Services) -> dict[str, str]:
-    """Tell whether the broker answers; 503 when it does not."""
+    """Tell whether the broker answers and every loop that the process needs runs; 503 when not."""
+    if reason := services.health.why_not():
+        raise BrokerUnavailable("A loop of the broker's connection is down", reason=reason)
     try:
         async with asyncio.timeout(READY_WITHIN_SECONDS):
             await services.broker.stats(routing.CONTROL_QUEUE)

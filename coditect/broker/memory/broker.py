@@ -33,7 +33,7 @@ ASTRAY_PAUSE_SECONDS = 0.25
 
 
 @dataclass(slots=True)
-class _Attempt:
+class _RoutedPublish:
     """The state of one publish, from its first try to its outcome."""
 
     publication: RoutedMessage
@@ -180,7 +180,7 @@ class MemoryBroker:
         wait_when_full: bool = True,
     ) -> None:
         """Publish a message and wait for the confirm, with retries until the timeout."""
-        attempt = _Attempt(RoutedMessage(message, exchange, routing_key), wait_when_full)
+        attempt = _RoutedPublish(RoutedMessage(message, exchange, routing_key), wait_when_full)
         try:
             async with asyncio.timeout(timeout_seconds):
                 while not await self._taken(attempt):
@@ -218,7 +218,7 @@ class MemoryBroker:
             await asyncio.wait((self._checking,))
             await self._connection.ready()
 
-    async def _taken(self, attempt: _Attempt) -> bool:
+    async def _taken(self, attempt: _RoutedPublish) -> bool:
         """Try a publish once; return True when the broker took the message, False when to try again."""
         attempt.held_back = attempt.held_back or self.blocked
         await self._ready()
@@ -251,7 +251,7 @@ class MemoryBroker:
             case _:
                 assert_never(verdict)
 
-    async def _found_way(self, attempt: _Attempt, why: CoditectError) -> bool:
+    async def _found_way(self, attempt: _RoutedPublish, why: CoditectError) -> bool:
         """Make all processes declare a missing exchange or binding again; return False, to repeat the publish.
 
         Raises:

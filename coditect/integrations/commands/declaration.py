@@ -113,7 +113,7 @@ class _Command:
         """Run the command for a task in a thread, and return its value; when canceled, end the command first."""
         room: CommandRoom = ctx.lifespan
         loop = asyncio.get_running_loop()
-        attempt = _Attempt(self._fields, ctx, command_environment(os.environ, self._fields.environment, ctx))
+        attempt = _CommandRun(self._fields, ctx, command_environment(os.environ, self._fields.environment, ctx))
         job = loop.run_in_executor(room.threads, self._run, given, room, attempt)
         try:
             found = await asyncio.shield(job)
@@ -127,7 +127,7 @@ class _Command:
             await ctx.emit(COST_EVENT, capability=ctx.capability, cost=found.cost)
         return found.value
 
-    def _run(self, given: Any, room: CommandRoom, attempt: _Attempt) -> CommandValue:
+    def _run(self, given: Any, room: CommandRoom, attempt: _CommandRun) -> CommandValue:
         """Make the workspace, run the command in it, judge its end, and remove the workspace; blocks its thread."""
         arguments = filled_arguments(self._arguments, given)
         body = dumps(given) + b"\n" if self._fields.input is InputBy.STDIN else b""
@@ -140,7 +140,7 @@ class _Command:
         return None if repository is None else Checkout(Path(repository), self._revision.fill(given))
 
 
-class _Attempt:
+class _CommandRun:
     """A run of a command, shared by the event loop, which may end it, and the thread that waits for it."""
 
     def __init__(self, fields: CommandFields, ctx: Context, environment: Mapping[str, str]) -> None:

@@ -67,7 +67,7 @@ Keys = Annotated[str, Field(pattern=r"^[^.\s]+(\.[^.\s]+)*$", max_length=200)]
 """Keys of JSON objects, with dots: `usage.cost`."""
 
 
-class _Part(BaseModel):
+class _CommandPart(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
@@ -86,7 +86,7 @@ class ResultFormat(StrEnum):
     TEXT = "text"
 
 
-class WorkspaceFields(_Part):
+class WorkspaceFields(_CommandPart):
     """The folder in which a command works: empty, or a worktree of a git repository."""
 
     repository: str | None = None
@@ -95,7 +95,7 @@ class WorkspaceFields(_Part):
     """The branch, tag or commit to check out, such as `main` or `{input.branch}`."""
 
 
-class ResultFields(_Part):
+class ResultFields(_CommandPart):
     """The result of a command: where it is, and what in it is the value, the failure and the cost."""
 
     format: ResultFormat = ResultFormat.JSON
@@ -110,7 +110,7 @@ class ResultFields(_Part):
     """The keys of a number in the result, or in the last line that has it: the cost, such as `total_cost_usd`."""
 
 
-class ExitFields(_Part):
+class ExitFields(_CommandPart):
     """The meaning of a command's exit codes; after any other code, or a signal, the task may be tried again."""
 
     failed: list[ExitCode] = []
@@ -128,7 +128,7 @@ class ExitFields(_Part):
         return self
 
 
-class LimitFields(_Part):
+class LimitFields(_CommandPart):
     """The limits of one run of a command."""
 
     time: Seconds = Field(default=300.0, gt=0, le=LONGEST_SECONDS)
@@ -141,7 +141,7 @@ class LimitFields(_Part):
     """What it may write to stdout and stderr together, or to its result's file, such as `1MB`."""
 
 
-class CommandFields(_Part):
+class CommandFields(_CommandPart):
     """A capability in a command file, with the command that does the capability's tasks."""
 
     command: Annotated[list[Template], BeforeValidator(_words), Field(min_length=1, max_length=1_000)]
@@ -180,7 +180,7 @@ class CommandFields(_Part):
         return self
 
 
-class CommandFile(_Part):
+class CommandFile(_CommandPart):
     """A command agent: its name, and its capabilities."""
 
     name: str = "commands"

@@ -168,7 +168,7 @@ class ApprovalPolicy:
     def judge(self, case: ApprovalCase, account: Account) -> Judgement:
         """Return the decision of the first rule that matches, else the default; `account` limits evaluation steps."""
         unknown: list[str] = []
-        seen = _Seen(case, self.facts, account)
+        seen = _SeenCase(case, self.facts, account)
         for rule in self.rules:
             unknown.clear()
             if rule.of not in (None, case.subject) or not _matches(rule, seen, unknown):
@@ -180,7 +180,7 @@ class ApprovalPolicy:
         return Judgement(self.default(case.subject), Risk.MEDIUM, DEFAULT, "no rule matches")
 
 
-class _Seen:
+class _SeenCase:
     """A case as rules read it, with its capability's tags and cost; what expressions read is built at most once."""
 
     def __init__(self, case: ApprovalCase, facts: Callable[[str], CapabilityFacts | None], account: Account) -> None:
@@ -197,7 +197,7 @@ class _Seen:
         return self._document[0]
 
 
-def _matches(rule: ApprovalRule, seen: _Seen, unknown: list[str]) -> bool:
+def _matches(rule: ApprovalRule, seen: _SeenCase, unknown: list[str]) -> bool:
     """Tell whether no condition of a rule is known to fail; say in `unknown` why conditions could not be checked."""
     case = seen.case
     named = _fits(rule.capability, case.capability) and fnmatchcase(case.workflow, rule.workflow)
@@ -209,7 +209,7 @@ def _matches(rule: ApprovalRule, seen: _Seen, unknown: list[str]) -> bool:
     )
 
 
-def _registered(rule: ApprovalRule, seen: _Seen, unknown: list[str]) -> bool:
+def _registered(rule: ApprovalRule, seen: _SeenCase, unknown: list[str]) -> bool:
     if not rule.tags and rule.cost_above is None:
         return True
     facts = seen.facts()
@@ -219,7 +219,7 @@ def _registered(rule: ApprovalRule, seen: _Seen, unknown: list[str]) -> bool:
     return rule.tags <= facts.tags and (rule.cost_above is None or facts.cost > rule.cost_above)
 
 
-def _expression_holds(rule: ApprovalRule, seen: _Seen, unknown: list[str]) -> bool:
+def _expression_holds(rule: ApprovalRule, seen: _SeenCase, unknown: list[str]) -> bool:
     if rule.when is None:
         return True
     document = seen.document()

@@ -15,6 +15,7 @@ from coditect.api.webhooks.sending import WebhookAttempt, WebhookSender
 from coditect.broker.topology import Queue, Topology
 from coditect.errors import NotFound
 from coditect.model.event import Event
+from coditect.operations.connections import Connections
 from coditect.operations.coordination import webhooks
 from coditect.operations.coordination.webhooks import Webhook
 from coditect.telemetry.metrics import Counter
@@ -188,6 +189,26 @@ async def test_webhook_whose_queue_cannot_be_opened_holds_up_no_other() -> None:
             assert delivery.status(first) is None
             assert delivery.status(second) is not None
     assert sender.sent == ["one"]
+
+
+async def test_loop_that_reads_the_webhooks_and_dies_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    list_webhooks, faults = webhooks.list_webhooks, [RuntimeError("the fault that was asked for")]
+
+    async def list_or_fail(opened: Connections) -> list[Webhook]:
+        if faults:
+            raise faults.pop()
+        return await list_webhooks(opened)
+
+    sender = Scripted()
+    async with TestFleet() as fleet:
+        await added(fleet)
+        monkeypatch.setattr(webhooks, "list_webhooks", list_or_fail)
+        async with delivering(fleet, sender):
+            await fleet.client.emit("repo.pushed", subject="one")
+            await fleet.advance("6s")
+        fleet.forgive_crashes()
+
+    assert (faults, sender.sent) == ([], ["one"])
 
 
 async def test_removed_webhook_leaves_no_queue() -> None:

@@ -16,6 +16,8 @@ from coditect import Agent, Context, Workflow
 from coditect.aio.supervisor import LoopDied, RestartLimits, run_until
 from coditect.broker.memory import MemoryBroker
 from coditect.testing import TestFleet
+from coditect.wire import routing
+from coditect.workflow.approvals.file import read_policy
 from coditect.workflow.states import WorkflowState
 from dispatcher.ledger.commands import GoOn
 from dispatcher.program import Dispatcher, DispatcherOptions, running_dispatcher, unready
@@ -39,6 +41,7 @@ OPTIONAL = (
     "adopt from RQ",
     "clock",
     "queue depths",
+    "registered capabilities",
     "compare RQ with the ledger",
     "compare what ended with RQ",
     "dropped copies",
@@ -47,6 +50,8 @@ OPTIONAL = (
     "retention",
     "tidy",
 )
+POLICY = read_policy(b"rules: [{name: dear, cost_above: 1000, risk: low, action: refuse}]")
+"""To know what the tasks cost, the dispatcher follows what agents register."""
 NODES = 30
 HEALED_SECONDS = 2.0
 ENDED_SECONDS = 15.0
@@ -95,7 +100,7 @@ async def scene(seed: int = 0) -> AsyncIterator[Scene]:
             database=store,
             graph=MemoryTaskGraph(),
             evict=fleet.server,
-            options=DispatcherOptions(shards=1, owner="ada"),
+            options=DispatcherOptions(shards=1, owner="ada", approvals=POLICY),
         )
         async with running as dispatcher:
             yield Scene(fleet, broker, dispatcher, executed)
@@ -139,6 +144,25 @@ async def test_loop_that_dies_is_healed_and_nothing_is_lost(name: str, caplog: p
     (said,) = [record for record in caplog.records if record.message == "A loop died; it is started again"]
     assert (vars(said)["loop"], vars(said)["critical"]) == (name, name in CRITICAL)
     assert "Struck" in vars(said)["error"]
+
+
+async def test_loop_that_waits_for_a_shard_s_lost_consumers_and_dies_is_healed() -> None:
+    name = "consumers of shard 0"
+    async with scene() as one:
+        run = await one.fleet.start(chain())
+        await one.fleet.advance(0.5)
+        one.fleet.server.cancel_consumers(routing.results_queue(0))
+        await eventually(lambda: name in loops(one.dispatcher.health, critical=True))
+
+        await strike_once(one.dispatcher.health, name)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+        assert repr(name) in one.dispatcher.health.why_not()
+        assert await one.healed() < HEALED_SECONDS
+        assert name not in loops(one.dispatcher.health, critical=True), "it is over, since reports arrive again"
+        assert await run.wait(timeout="60s") is WorkflowState.COMPLETED
+        assert Counter(one.executed.values()) == {1: NODES}
 
 
 @pytest.mark.parametrize("name", CRITICAL)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 from dispatcher.shards import verbs
+from tests.servers import ROOT
 
 NOT_FOR_ALL = {
     "pydantic": "only a submission needs it, and a submission's transaction runs beside the event loop",
@@ -22,12 +25,39 @@ NOT_FOR_ALL = {
     **dict.fromkeys(verbs.COORDINATION.values(), "only a fleet that uses it needs it"),
 }
 
+READ_THE_ENVIRONMENT = {
+    "coditect/aio/ready.py": "where to say that the program is ready",
+    "coditect/settings/settings.py": "the settings, which are documented",
+    "dispatcher/program.py": "whether `dispatcher.witness` records a history or strikes at a failpoint",
+}
+ALONE = "import sys; sys.modules['opentelemetry'] = None; import dispatcher"
+"""redis-py loads OpenTelemetry wherever that is installed, and OpenTelemetry loads psutil."""
+
+
+def names(file: Path) -> set[str]:
+    """All names and attributes in a module."""
+    nodes = [*ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+    imported = {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+    attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    return imported | attributes | {node.id for node in nodes if isinstance(node, ast.Name)}
+
 
 def test_start_of_a_dispatcher_loads_nothing_that_only_some_work_needs() -> None:
-    # redis-py loads OpenTelemetry wherever that is installed, and OpenTelemetry loads psutil
-    alone = "import sys; sys.modules['opentelemetry'] = None; import dispatcher"
-    script = f"{alone}; print(*sorted(set({sorted(NOT_FOR_ALL)}) & set(sys.modules)))"
+    script = f"{ALONE}; print(*sorted(set({sorted(NOT_FOR_ALL)}) & set(sys.modules)))"
 
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
 
     assert (done.stderr, {name: NOT_FOR_ALL[name] for name in done.stdout.split()}) == ("", {})
+
+
+def test_no_module_of_a_dispatcher_but_three_reads_the_environment_which_so_switches_no_promise_off() -> None:
+    script = f"{ALONE}; print(*(getattr(one, '__file__', None) or '' for one in sys.modules.values()), sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = {Path(line) for line in done.stdout.splitlines() if line.endswith(".py")}
+
+    later = {path for path in (ROOT / "dispatcher").rglob("*.py") if "chaos" not in path.parts}
+    own = {path for path in loaded | later if path.is_relative_to(ROOT) and ".venv" not in path.parts}
+    reading = {str(path.relative_to(ROOT)) for path in own if names(path) & {"environ", "environb", "getenv"}}
+
+    assert len(own) > 200
+    assert reading == READ_THE_ENVIRONMENT.keys()

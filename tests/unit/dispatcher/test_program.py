@@ -11,12 +11,15 @@ from typing import Any, TypeVar
 
 import pytest
 
+from coditect.agent.health import Readiness
 from coditect.aio.supervisor import RestartLimits, Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.errors import SetupError
 from coditect.model.ids import AgentId
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings.settings import Settings, read_settings
+from coditect.telemetry.metrics import MemoryMetrics
+from coditect.telemetry.names import LOOP_RESTARTS
 from dispatcher import program
 from dispatcher.liveness import monitor
 from dispatcher.program import open_store
@@ -27,6 +30,7 @@ from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.store.transaction import Transaction
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from tests.fdb_stub import FdbStub
+from tests.loops import WATCH, LoopingBroker
 
 Value = TypeVar("Value")
 
@@ -180,3 +184,30 @@ def test_critical_loop_that_dies_for_ever_ends_the_program_which_names_it(
     assert code == 1
     assert "watch agents" in vars(said)["reason"]
     assert "the fault that was asked for" in vars(said)["reason"]
+
+
+@pytest.mark.usefixtures("adapters")
+def test_loop_of_the_broker_that_dies_for_ever_is_counted_and_ends_the_program(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = LoopingBroker(MemoryServer(), "ada", RestartLimits(first_pause_seconds=0.001))
+    broker.dying.set()
+    counts: list[Callable[[], object]] = []
+
+    @asynccontextmanager
+    async def seen(
+        _: Settings, __: Readiness, metrics: MemoryMetrics, **told: Callable[[], int]
+    ) -> AsyncIterator[None]:
+        counts.append(lambda: metrics.samples()[LOOP_RESTARTS.name, ()])
+        counts.extend(told.values())
+        yield
+
+    monkeypatch.setattr(program, "AmqpBroker", lambda url, **_: broker)
+    monkeypatch.setattr(program, "seen_from_outside", seen)
+    monkeypatch.setattr(program, "open_store", lambda settings, on_wait: MemoryDatabase())
+
+    code = program.main(Settings(shards=1))
+
+    (said,) = [record for record in caplog.records if record.message == "The dispatcher cannot run"]
+    assert (code, WATCH in vars(said)["reason"]) == (1, True)
+    assert [count() for count in counts] == [broker.health.deaths[WATCH]] * 2

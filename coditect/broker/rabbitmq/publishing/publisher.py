@@ -47,7 +47,7 @@ class Routes(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class _Attempt:
+class _PublishState:
     """The state of a publish, from its first try to its outcome."""
 
     publisher: Publisher
@@ -155,7 +155,9 @@ class Publisher:
     ) -> Awaitable[None]:
         """Publish a message and return an awaitable of its confirm, as `Broker.publish`."""
         future = self._loop.create_future()
-        attempt = _Attempt(self, message, exchange, routing_key, wait_when_full, self._now() + timeout_seconds, future)
+        attempt = _PublishState(
+            self, message, exchange, routing_key, wait_when_full, self._now() + timeout_seconds, future
+        )
         return future if self._begun(attempt) else self._repeat(attempt, pause_first=False)
 
     def post(
@@ -169,13 +171,15 @@ class Publisher:
         wait_when_full: bool,
     ) -> None:
         """Publish a message, and report the confirm or the error to the caller's promise; see `Broker.post`."""
-        attempt = _Attempt(self, message, exchange, routing_key, wait_when_full, self._now() + timeout_seconds, promise)
+        attempt = _PublishState(
+            self, message, exchange, routing_key, wait_when_full, self._now() + timeout_seconds, promise
+        )
         if not self._begun(attempt):
             self._go_on(attempt, self._repeat(attempt, pause_first=False))
 
     # -- at once ----------------------------------------------------------------------------------------
 
-    def _begun(self, attempt: _Attempt) -> bool:
+    def _begun(self, attempt: _PublishState) -> bool:
         """Send a publish at once if its channel and window allow that, and tell whether it was sent."""
         windowed = self._channels.of(attempt.exchange, attempt.routing_key)
         publisher_channel = windowed.publisher_channel
@@ -192,7 +196,7 @@ class Publisher:
             raise
         return True
 
-    def rescue(self, attempt: _Attempt, error: BaseException) -> None:
+    def rescue(self, attempt: _PublishState, error: BaseException) -> None:
         """Set a publish's outcome after a failed first try, or repeat the publish in the background."""
         attempt.leave()
         if attempt.promise.done():
@@ -206,13 +210,13 @@ class Publisher:
         else:
             self._go_on(attempt, self._repeat(attempt))
 
-    def _go_on(self, attempt: _Attempt, work: Coroutine[Any, Any, None]) -> None:
+    def _go_on(self, attempt: _PublishState, work: Coroutine[Any, Any, None]) -> None:
         going_on = self._background.start(work, name="publish", awaited=True)
         going_on.add_done_callback(lambda _: _pass_on(going_on, attempt))
         if isinstance(attempt.promise, asyncio.Future):  # whoever waits for it may be canceled
             attempt.promise.add_done_callback(lambda _: going_on.cancel())
 
-    def _judge(self, attempt: _Attempt, error: BaseException) -> None:
+    def _judge(self, attempt: _PublishState, error: BaseException) -> None:
         """Record the error of a try; return when the publish is worth a retry, else raise the final error."""
         if isinstance(error, Late):
             raise attempt.verdict() from error
@@ -238,12 +242,12 @@ class Publisher:
             raise about_us from error
         attempt.lose()
 
-    def _go_astray(self, attempt: _Attempt, why: CoditectError) -> None:
+    def _go_astray(self, attempt: _PublishState, why: CoditectError) -> None:
         """Record the error of a publish that finds no exchange or binding, and until when to retry the publish."""
         attempt.astray = why
         attempt.astray_until = min(attempt.astray_until, self._now() + ASTRAY_SECONDS)
 
-    async def _find_way(self, attempt: _Attempt, why: CoditectError) -> None:
+    async def _find_way(self, attempt: _PublishState, why: CoditectError) -> None:
         """Restore a missing exchange or binding of ours, and wait for the retry; raise `why` if useless or too late."""
         exists = not isinstance(why, NotFound)
         try:
@@ -257,7 +261,7 @@ class Publisher:
 
     # -- with patience ----------------------------------------------------------------------------------
 
-    async def _repeat(self, attempt: _Attempt, *, pause_first: bool = True) -> None:
+    async def _repeat(self, attempt: _PublishState, *, pause_first: bool = True) -> None:
         try:
             async with asyncio.timeout_at(attempt.until):
                 if pause_first:
@@ -270,7 +274,7 @@ class Publisher:
             raise attempt.verdict() from error
         raise attempt.verdict()
 
-    async def _taken(self, attempt: _Attempt) -> bool:
+    async def _taken(self, attempt: _PublishState) -> bool:
         """Try a publish once, within the limit of unconfirmed publishes; return False when a retry is worthwhile."""
         windowed = self._channels.of(attempt.exchange, attempt.routing_key)
         await windowed.window.enter()
@@ -287,7 +291,7 @@ class Publisher:
             attempt.leave()
         return False
 
-    async def _tried(self, attempt: _Attempt, windowed: WindowedChannel) -> bool:
+    async def _tried(self, attempt: _PublishState, windowed: WindowedChannel) -> bool:
         publisher_channel = windowed.publisher_channel
         if publisher_channel is None or publisher_channel.closed or not self._connection.up:
             publisher_channel = await windowed.opened(self._connection)
@@ -307,14 +311,14 @@ class Publisher:
         finally:
             self._gated -= 1
 
-    async def _pause(self, attempt: _Attempt) -> None:
+    async def _pause(self, attempt: _PublishState) -> None:
         if attempt.astray is not None:
             await self._find_way(attempt, attempt.astray)
         else:
             await asyncio.sleep(BACKOFF.pause(attempt.refusals + 1))
 
 
-def _pass_on(again: asyncio.Task[None], attempt: _Attempt) -> None:
+def _pass_on(again: asyncio.Task[None], attempt: _PublishState) -> None:
     """Give the outcome of the repeated publish to the caller's promise."""
     attempt.leave()
     error = attempt.verdict() if again.cancelled() else again.exception()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pytest
@@ -93,6 +93,28 @@ async def test_answer_that_no_message_can_carry_is_a_refusal_and_its_request_doe
     assert failure is not None
     assert (failure.type, failure.retryable) == ("InvalidTask", False)
     assert request.settled == ["ack"]
+
+
+async def test_request_of_a_newer_version_is_refused() -> None:
+    newer = replace(request(Verb.STATUS, {}, reply_to="reply.me", correlation_id="c"), type="coditect.control.v2")
+    broker, request_ = Narrow(), Request(newer)
+    async with Supervisor() as background:
+        control = RequestServer(
+            cast("Broker", broker),
+            cast("Any", None),
+            cast("Any", None),
+            background,
+            addresses=ReturnAddresses(),
+            rebuild=cast("Any", None),
+        )
+        control.arrived(cast("Delivery", request_))
+        await eventually(lambda: request_.settled)
+
+    (message,) = broker.published
+    failure = read_result(message).failure
+    assert failure is not None
+    assert (failure.type, failure.retryable, request_.settled) == ("InvalidTask", False, ["ack"])
+    assert failure.message == "This is no request to the control plane"
 
 
 async def test_request_on_which_its_handler_breaks_is_answered_and_leaves_the_queue() -> None:

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from functools import partial
+
+import pytest
 
 from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import base_topology
 from coditect.messaging.event_publisher import Events
 from coditect.messaging.event_stream import EventStreams
+from coditect.model.message import Message
 from coditect.wire import control_messages, routing
 from coditect.wire.control_messages import LogLevelOrder
 from dispatcher.requests.interest import hearing_listeners
@@ -32,7 +36,12 @@ async def test_what_was_muted_is_told_to_whoever_begins_to_listen() -> None:
     assert event.subject == "w"
 
 
-async def test_control_messages_to_agents_are_let_go() -> None:
+@pytest.mark.parametrize(
+    "message",
+    [control_messages.cancel("t"), replace(control_messages.listen(), type="coditect.listen.v2")],
+    ids=["to agents", "of a newer version"],
+)
+async def test_other_control_messages_are_let_go(message: Message) -> None:
     server = MemoryServer()
     async with MemoryBroker(server) as broker:
         await broker.declare(base_topology())
@@ -40,7 +49,7 @@ async def test_control_messages_to_agents_are_let_go() -> None:
         async with hearing_listeners(broker, events, owner="d"):
             events.emit("node.started")
             await eventually(lambda: not events.heard("node.started"))
-            await broker.publish(control_messages.cancel("t"), exchange=routing.BROADCAST, routing_key="")
+            await broker.publish(message, exchange=routing.BROADCAST, routing_key="")
             await eventually(lambda: server.queue("events.d").stats.messages + server.queue("events.d").in_hand == 0)
 
             assert not events.heard("node.started")

@@ -13,7 +13,9 @@ from coditect.broker.topology import shard_queues
 from coditect.model.message import Message
 from coditect.wire import routing
 from coditect.wire.attempt_results import RESULTS_TYPE
+from coditect.wire.control import PROGRESS_TYPE, STARTED_TYPE
 from coditect.wire.json import dumps
+from coditect.wire.tasks import RESULT_TYPE
 from coditect.workflow.states import TaskState
 from dispatcher.ledger.commands import Finished, GoOn
 from dispatcher.ledger.keyspace import STATUSES
@@ -48,9 +50,9 @@ def rows(lone: LoneWorker) -> list[Row]:
     ]
 
 
-async def brought(lone: LoneWorker, body: bytes) -> Delivery:
+async def brought(lone: LoneWorker, body: bytes, kind: str = RESULTS_TYPE) -> Delivery:
     broker = lone.ports.broker
-    message = Message(body, type=RESULTS_TYPE, app_id="worker-1")
+    message = Message(body, type=kind, app_id="worker-1")
     await broker.publish(message, exchange=routing.RESULTS, routing_key="0")
     delivery = await broker.get(QUEUE)
     assert delivery is not None
@@ -147,6 +149,14 @@ async def test_what_does_not_say_whose_it_is_is_a_dead_letter(lone: LoneWorker) 
     (first, _) = rows(lone)
     first[2] = 0  # of no attempt
     ResultsConsumer(lone.worker).take(await brought(lone, dumps([["w"], first[:-1]])))
+
+    assert await left(lone) == (0, 1)
+    assert await states(lone) == [TaskState.PUBLISHED] * 2
+
+
+@pytest.mark.parametrize("kind", [RESULT_TYPE, RESULTS_TYPE, STARTED_TYPE, PROGRESS_TYPE])
+async def test_report_of_a_newer_version_is_a_dead_letter(lone: LoneWorker, kind: str) -> None:
+    ResultsConsumer(lone.worker).take(await brought(lone, dumps(rows(lone)), kind.removesuffix("v1") + "v2"))
 
     assert await left(lone) == (0, 1)
     assert await states(lone) == [TaskState.PUBLISHED] * 2
