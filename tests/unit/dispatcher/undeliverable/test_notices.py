@@ -364,6 +364,7 @@ async def test_every_task_of_a_flood_is_answered_or_counted(
     monkeypatch.setattr("coditect.broker.topology.MOST_NOTICES", 5)
     monkeypatch.setattr(dropped, "LOOK_SECONDS", 0.01)
     notices = await scene.dispatcher()
+    await eventually(lambda: notices._dropped._base is not None)  # what is dropped before the first look is not known
     published = 0
 
     async def flood(size: int) -> None:
