@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from itertools import pairwise
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 from aiormq.abc import AbstractConnection
+from aiormq.exceptions import ConnectionInternalError
 
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.rabbitmq.connection import recovery
@@ -16,6 +17,7 @@ from coditect.broker.rabbitmq.connection.recovery import (
     ANSWER_SECONDS,
     CLOSED,
     CONNECT_SECONDS,
+    LASTED_SECONDS,
     LOOK_SECONDS,
     QUIET_SECONDS,
     RabbitConnection,
@@ -147,3 +149,45 @@ async def test_connection_that_was_silent_is_looked_at_often_until_it_speaks() -
     assert link.answering
     silent.closing.set_result(None)
     await watching
+
+
+class Ended(Greeted):
+    """A connection that the broker ends some seconds after it was opened."""
+
+    is_closed = False
+    lasts = 0.0
+    opened = 0
+
+    async def connect(self) -> None:
+        type(self).opened += 1
+        loop = asyncio.get_running_loop()
+        self.closing = loop.create_future()
+        loop.call_later(self.lasts, self.closing.set_exception, ConnectionInternalError(541, "INTERNAL_ERROR"))
+
+    async def ready(self) -> None:
+        """Return: there is no alarm."""
+
+
+class AnsweringPath(PlainPath):
+    async def question(self, connection: AbstractConnection) -> ChannelQuestion:
+        answered: Any = asyncio.get_running_loop().create_future()
+        answered.set_result(True)
+        return Mock(ask=lambda: answered)
+
+
+@pytest.mark.parametrize(("lasts", "at_least", "at_most"), [(0.05, 10, 60), (LASTED_SECONDS + 0.5, 39, 41)])
+@in_virtual_time
+async def test_connection_that_ends_at_once_is_opened_again_with_pauses_and_its_end_is_said(
+    lasts: float, at_least: int, at_most: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    link = RabbitConnection("amqp://localhost", name="a", path=AnsweringPath(), restore=nothing)
+    ended: Any = type("Ended", (Ended,), {"lasts": lasts})
+
+    with patch.object(recovery, "_Connection", ended):
+        running = asyncio.create_task(link.run())
+        await asyncio.sleep(60)
+        running.cancel()
+        await asyncio.wait({running})
+
+    assert at_least <= ended.opened <= at_most
+    assert "INTERNAL_ERROR" in vars(next(one for one in caplog.records if "was lost" in one.getMessage()))["reason"]

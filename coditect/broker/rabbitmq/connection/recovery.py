@@ -42,6 +42,8 @@ CLOSED = Backoff(0.1, 1.0)
 """The pauses between attempts to connect while the broker cannot be reached: at most 1 s."""
 REFUSED = Backoff(0.1, 5.0)
 """The pauses between attempts to connect while a broker refuses the connection: at most 5 s."""
+LASTED_SECONDS = 1.0
+"""How long a connection stands before its end is a loss, after which a new one is opened at once."""
 OLDEST = (3, 10)
 
 _NOT_OPENED: tuple[type[BaseException], ...] = (*LOST, CoditectError)
@@ -153,28 +155,38 @@ class RabbitConnection:
             raise unreachable(self.address, self.last_error) from self.last_error
 
     async def run(self) -> None:
-        """Open and restore the connection after each loss, with growing pauses, until canceled."""
+        """Open and restore the connection after each loss, with pauses that grow while none lasts, until canceled."""
         self._up.clear()  # set by a run before this one that died, to say that there is no connection
         self._over = False
         failures = 0
         try:
             while not canceled_by_us():
-                connection = await self._open()
-                if connection is None:
+                if await self._stood():
+                    failures = 0
+                else:
                     await asyncio.sleep(self._pause_seconds(failures))
                     failures += 1
-                else:
-                    failures = 0
-                    await self._until_lost(connection)
-                    self._up.clear()
-                    self._away = True
-                    log.warning("The broker's connection was lost", extra=self._facts)
                 self._hosts.rotate(-1)
         finally:
             self._up.clear()
             await self._close()
             self._over = True
             self._up.set()
+
+    async def _stood(self) -> bool:
+        """Open a connection and wait until it is lost; tell whether it lasted.
+
+        One that ends as soon as it is used, such as by a declaration that crashes the broker's side, has failed.
+        """
+        connection = await self._open()
+        if connection is None:
+            return False
+        began = asyncio.get_running_loop().time()
+        await self._until_lost(connection)
+        self._up.clear()
+        self._away = True
+        log.warning("The broker's connection was lost", extra={**self._facts, "reason": _end_of(connection)})
+        return asyncio.get_running_loop().time() - began >= LASTED_SECONDS
 
     def _pause_seconds(self, failures: int) -> float:
         """Return the pause before the next attempt to connect, which doubles with every failure in a row.
@@ -285,6 +297,11 @@ def hosts_of(url: str) -> tuple[URL, ...]:
 
 def _like(first: URL, other: URL) -> URL:
     return first.with_host(other.host or "localhost").with_port(other.explicit_port)
+
+
+def _end_of(connection: AbstractConnection) -> str:
+    closing = connection.closing
+    return repr(closing.exception()) if closing.done() and not closing.cancelled() else "canceled"
 
 
 async def _quietly_close(connection: AbstractConnection) -> None:
