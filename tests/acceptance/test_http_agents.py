@@ -20,6 +20,7 @@ from coditect import Client, Status, Workflow
 from coditect.local import PrivateServers
 from coditect.local.servers.ports import free_ports
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
+from tests.programs import Program
 from tests.servers import ROOT
 from tests.support import eventually
 
@@ -55,7 +56,7 @@ class Api:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    async def start(self, *, drain_seconds: int = 1) -> subprocess.Popen[bytes]:
+    async def start(self, *, drain_seconds: int = 1) -> Program:
         more = {"CODITECT_HTTP_HOSTS": "127.0.0.1", "CODITECT_HTTP_PRIVATE": "true"}
         more["CODITECT_DRAIN_SECONDS"] = str(drain_seconds)
         more["CODITECT_HTTP_LEASE_SECONDS"] = "120"  # the agents send no heartbeats, and a busy machine is slow

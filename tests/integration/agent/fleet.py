@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,6 +16,7 @@ from coditect.client.handle import Handle
 from coditect.errors import ResultTimeout
 from coditect.local import PrivateServers
 from coditect.settings.settings import Settings
+from tests.programs import Program, begin
 from tests.support import eventually, whole_lines
 
 AGENT = Path(__file__).with_name("fleet_agent.py")
@@ -31,7 +30,7 @@ class Fleet:
 
     servers: PrivateServers
     folder: Path
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    processes: list[Program] = field(default_factory=list)
 
     @property
     def effect_log(self) -> Path:
@@ -46,35 +45,30 @@ class Fleet:
             **more,
         }
 
-    async def start(self, *arguments: str, target: str = str(AGENT), **more: str) -> subprocess.Popen[bytes]:
+    async def start(self, *arguments: str, target: str = str(AGENT), **more: str) -> Program:
         """Another agent process, at work when this returns."""
         return await self.run("coditect", "agent", "run", target, *arguments, **more)
 
-    async def run(self, *module_and_arguments: str, **more: str) -> subprocess.Popen[bytes]:
+    async def run(self, *module_and_arguments: str, **more: str) -> Program:
         """Another process, at work when this returns."""
         return await self.ready(self.begin(*module_and_arguments, **more))
 
-    async def ready(self, process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+    async def ready(self, process: Program) -> Program:
         """The process, at work when this returns."""
         ready = self.folder / f"ready-{self.processes.index(process) + 1}"
         await eventually(lambda: ready.exists() or process.poll() is not None, seconds=READY_SECONDS)
         assert ready.exists(), "it ended before it was ready"
         return process
 
-    def begin(self, *module_and_arguments: str, **more: str) -> subprocess.Popen[bytes]:
+    def begin(self, module: str, *arguments: str, **more: str) -> Program:
         """Another process, just begun: it may end before it is at work."""
         number = len(self.processes) + 1
-        with (self.folder / f"agent-{number}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", *module_and_arguments],
-                env=self.environment(CODITECT_READY_FILE=str(self.folder / f"ready-{number}"), **more),
-                stdin=subprocess.DEVNULL,
-                stderr=log,
-            )
+        environment = self.environment(CODITECT_READY_FILE=str(self.folder / f"ready-{number}"), **more)
+        process = begin(module, *arguments, environment=environment, errors=self.folder / f"agent-{number}.log")
         self.processes.append(process)
         return process
 
-    def log(self, process: subprocess.Popen[bytes]) -> str:
+    def log(self, process: Program) -> str:
         """What the process logged."""
         return "\n".join(whole_lines(self.folder / f"agent-{self.processes.index(process) + 1}.log"))
 

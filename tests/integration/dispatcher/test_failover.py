@@ -7,7 +7,6 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from subprocess import Popen
 from uuid import uuid4
 
 import pytest
@@ -32,6 +31,7 @@ from dispatcher.liveness.fleet import Fleet as LivingAgents
 from dispatcher.liveness.monitor import Monitor
 from dispatcher.store.memory import MemoryDatabase
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
+from tests.programs import Program
 from tests.support import eventually, patient
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
@@ -131,7 +131,7 @@ async def test_tasks_of_an_agent_that_is_cut_off_from_the_broker_alone_are_begun
         assert [await one.result(int, timeout=30) for one in handles] == [8_000] * TASKS
 
 
-async def _both_begin(fleet: Fleet, client: Client, one: Popen[bytes]) -> tuple[list[Handle], set[str]]:
+async def _both_begin(fleet: Fleet, client: Client, one: Program) -> tuple[list[Handle], set[str]]:
     """Tasks of eight seconds, begun by two agents that are at work, and those of them that the one has begun.
 
     Agents that start late, on a busy machine, would find the tasks at their end.
@@ -143,7 +143,7 @@ async def _both_begin(fleet: Fleet, client: Client, one: Popen[bytes]) -> tuple[
     return handles, begun
 
 
-def _begun(fleet: Fleet, process: Popen[bytes]) -> set[str]:
+def _begun(fleet: Fleet, process: Program) -> set[str]:
     return {task for what, task, pid in fleet.effects() if (what, pid) == ("start", str(process.pid))}
 
 

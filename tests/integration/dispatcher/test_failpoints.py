@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from random import Random
-from subprocess import Popen
 from types import MappingProxyType
 from typing import Any
 
@@ -35,6 +34,7 @@ from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.witness.ports import POINTS
 from tests.integration.agent.fleet import Fleet, open_fleet
 from tests.integration.dispatcher.keyed import AGENT, assert_each_once_and_in_order, layered
+from tests.programs import Program
 from tests.support import eventually
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(240)]
@@ -49,7 +49,6 @@ ROUND_SECONDS = 8.0
 """After so long there is more work, for those to die in that still live."""
 SECONDS = 90.0
 
-Process = Popen[bytes]
 
 AT: Mapping[str, int] = MappingProxyType({"commit": 4, "publish": 20, "ack": 5, "answer": 1, "tell": 2, "adopt": 1})
 """Which time it is that kills: amid the work on a workflow, or in taking it over from who died before."""
@@ -93,7 +92,7 @@ class Plant:
     def ledger(self) -> Path:
         return self.fleet.folder / "ledger.db"
 
-    def begin(self, **more: str) -> Process:
+    def begin(self, **more: str) -> Program:
         """A dispatcher, which may die before it is at work."""
         return self.fleet.begin(
             "dispatcher", CODITECT_STORE_URL=f"sqlite:{self.ledger}", CODITECT_SHARDS=str(SHARDS), **more
@@ -133,7 +132,7 @@ class Plant:
         (struck,) = self._struck(process)
         assert f"{struck['point']}:{struck['act']}@{struck['at']}" == order
 
-    def _struck(self, process: Process) -> list[dict[str, Any]]:
+    def _struck(self, process: Program) -> list[dict[str, Any]]:
         return logged(self.fleet.log(process), "A failpoint is reached")
 
     async def waiting(self, *queues: str) -> dict[str, int]:
@@ -197,7 +196,7 @@ async def assert_workflows_end_once(servers: PrivateServers, folder: Path, order
         await assert_nothing_is_left(one, last, unrouted)
 
 
-async def assert_nothing_is_left(one: Plant, last: Process, unrouted: dict[str, int]) -> None:
+async def assert_nothing_is_left(one: Plant, last: Program, unrouted: dict[str, int]) -> None:
     """Of messages in the broker, and of rows in the outbox, once the last dispatcher has ended in order."""
     tasks = [routing.task_queue("keyed.work", level) for level in Priority]
     await eventually(lambda: _are_empty(one, tasks), seconds=SECONDS)
@@ -214,7 +213,7 @@ async def assert_nothing_is_left(one: Plant, last: Process, unrouted: dict[str, 
     assert rows == [[]] * SHARDS
 
 
-async def _ends_in_order(process: Process) -> None:
+async def _ends_in_order(process: Program) -> None:
     process.terminate()
     assert await asyncio.to_thread(process.wait, SECONDS) == 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import subprocess
 from pathlib import Path
 
 import psutil
@@ -15,6 +14,7 @@ from coditect.local import PrivateServers
 from coditect.operations.status import cluster_status
 from coditect.workflow.states import WorkflowState
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
+from tests.programs import Program
 
 pytestmark = pytest.mark.servers
 
@@ -23,7 +23,7 @@ LEDGER = "ledger.db"
 END_SECONDS = 20.0
 
 
-async def run(fleet: Fleet) -> subprocess.Popen[bytes]:
+async def run(fleet: Fleet) -> Program:
     store = f"sqlite:{fleet.folder / LEDGER}"
     return await fleet.run("coditect", "dispatcher", "run", "--store", store, "--shards", str(SHARDS))
 

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import Popen
 from typing import Any
 
 import pytest
@@ -24,6 +23,7 @@ from dispatcher.ledger.keyspace import ANSWERS
 from dispatcher.store.sqlite import SqliteDatabase
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 from tests.integration.dispatcher.keyed import AGENT
+from tests.programs import Program
 from tests.support import eventually
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(240)]
@@ -51,7 +51,7 @@ class Plant:
     def ledger(self) -> Path:
         return self.fleet.folder / "ledger.db"
 
-    def begin(self, **more: str) -> Popen[bytes]:
+    def begin(self, **more: str) -> Program:
         return self.fleet.begin("dispatcher", CODITECT_STORE_URL=f"sqlite:{self.ledger}", CODITECT_SHARDS="1", **more)
 
     @asynccontextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from coditect.workflow.states import WorkflowState
 from dispatcher.ledger.ownership.shards import shard_of
 from dispatcher.shards.ownership import NAME
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
+from tests.programs import Program
 from tests.support import eventually, patient
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(240)]
@@ -43,12 +43,12 @@ async def plant(servers: PrivateServers, folder: Path) -> AsyncIterator[tuple[Fl
         yield fleet, client
 
 
-async def dispatcher(fleet: Fleet) -> subprocess.Popen[bytes]:
+async def dispatcher(fleet: Fleet) -> Program:
     store = f"sqlite:{fleet.folder / LEDGER}"
     return await fleet.ready(fleet.begin("dispatcher", CODITECT_STORE_URL=store, CODITECT_SHARDS=str(SHARDS)))
 
 
-async def moved(client: Client, process: subprocess.Popen[bytes]) -> float:
+async def moved(client: Client, process: Program) -> float:
     """Returns when exactly this process owns all shards; how long it took, in seconds."""
     began = asyncio.get_running_loop().time()
 

@@ -1,0 +1,89 @@
+"""Programs of the project in processes of their own, each forked from one that has imported it already.
+
+A start by the interpreter costs half a second or more of imports, and the tests start a thousand programs.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+IMPORTED = [
+    "coditect.cli.main",
+    "coditect.cli.agent",
+    "coditect.cli.dispatcher",
+    "coditect.agent.program",
+    "dispatcher.program",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A running or ended program, with the methods of `subprocess.Popen` that tests call."""
+
+    process: ForkServerProcess
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self.poll()
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        return self.process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code of the program, once it has ended.
+
+        Raises:
+            TimeoutExpired: when it has not ended after so many seconds.
+        """
+        self.process.join(timeout)
+        if (code := self.poll()) is None:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.process.terminate()
+
+    def kill(self) -> None:
+        self.process.kill()
+
+
+def begin(module: str, *arguments: str, environment: Mapping[str, str], errors: Path) -> Program:
+    """Start `python -m MODULE ARGUMENTS` with this environment, no input, and its errors in the file."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    process = context.Process(target=_run, args=([module, *arguments], dict(environment), errors))
+    process.start()
+    return Program(process)
+
+
+def _run(words: Sequence[str], environment: Mapping[str, str], errors: Path) -> None:
+    for descriptor, path, flags in (0, os.devnull, os.O_RDONLY), (2, errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC):
+        opened = os.open(path, flags, 0o666)
+        os.dup2(opened, descriptor)
+        os.close(opened)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = list(words)
+    try:
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()
