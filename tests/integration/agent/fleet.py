@@ -57,7 +57,7 @@ class Fleet:
         """The process, at work when this returns."""
         ready = self.folder / f"ready-{self.processes.index(process) + 1}"
         await eventually(lambda: ready.exists() or process.poll() is not None, seconds=READY_SECONDS)
-        assert ready.exists(), "it ended before it was ready"
+        assert ready.exists(), f"it ended with {process.returncode} before it was ready: {self.log(process)}"
         return process
 
     def begin(self, module: str, *arguments: str, **more: str) -> Program:
