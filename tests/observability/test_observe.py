@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -36,6 +35,7 @@ from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 from tests.integration.telemetry.test_collector import COLLECTOR, Collector, collector, label
 from tests.observability.dashboards import ALERTS, queries
 from tests.observability.prometheus import Prometheus, running_prometheus, short_rules
+from tests.programs import Program
 from tests.servers import ROOT
 from tests.support import eventually
 from tests.unit.api.test_webhook_attempts import endpoint
@@ -60,7 +60,7 @@ class Watched:
     client: Client
     prometheus: Prometheus
     ports: dict[str, int] = field(default_factory=dict)
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    processes: dict[str, Program] = field(default_factory=dict)
     tracing: dict[str, str] = field(default_factory=dict)
     """The variables by which the processes send their spans to the collector, if there is one."""
     checks: list[tuple[bool, str]] = field(default_factory=list)
