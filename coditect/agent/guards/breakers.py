@@ -26,7 +26,7 @@ from coditect.client.control_plane import ControlPlane
 from coditect.errors import BreakerOpen, CoditectError, Unroutable
 from coditect.messaging.rpc import Requests
 from coditect.model.capability import Priority
-from coditect.model.limits.breaker import BreakerScope, BreakerState, CallVerdict
+from coditect.model.limits.breaker import BreakerScope, BreakerState, CallVerdict, refusal_in
 from coditect.model.result import Status
 from coditect.model.task import Task
 from coditect.resilience.breakers import Breakers
@@ -138,7 +138,7 @@ class AgentBreakers:
         Raises:
             HandedBack: when the attempt is not to count.
         """
-        refused = _refusal(ended.error)
+        refused = refusal_in(ended.error)
         if refused is not None:
             self._depends(capability, self.get(str(refused.facts["breaker"])))
             raise HandedBack
@@ -225,13 +225,3 @@ class AgentBreakers:
 
 def _queues(capability: str) -> list[str]:
     return [routing.task_queue(capability, level) for level in Priority]
-
-
-def _refusal(error: BaseException | None) -> BreakerOpen | None:
-    """Return the BreakerOpen error with which an attempt failed, also one in an exception group; else None."""
-    if isinstance(error, BaseExceptionGroup):
-        found = error.subgroup(BreakerOpen)
-        while isinstance(found, BaseExceptionGroup):
-            found = found.exceptions[0]  # type: ignore[assignment]
-        error = found
-    return error if isinstance(error, BreakerOpen) else None

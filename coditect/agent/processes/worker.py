@@ -31,10 +31,10 @@ from coditect.aio.loop import Runner, new_runner, run_loop
 from coditect.aio.loop_thread import LoopThread
 from coditect.collaboration.blocking_locks import BlockingLock
 from coditect.collaboration.locks import Lock
-from coditect.errors import BreakerOpen, InvalidTask, SetupError
+from coditect.errors import InvalidTask, SetupError
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId, TaskId
-from coditect.model.limits.breaker import Breaker, breaker_of
+from coditect.model.limits.breaker import Breaker, breaker_of, refusal_in
 from coditect.model.message import Message
 from coditect.model.retry import RetryAfter
 from coditect.model.task import Task
@@ -232,6 +232,7 @@ def _answer(capability: Capability, frame: Frame, link: _Link, home: _Home) -> F
 
 
 def _failure(capability: Capability, error: Exception, *, invalid_input: bool = False) -> Frame:
+    refusal = refusal_in(error)
     facts = {
         "type": type(error).__name__,
         "message": str(error)[:2_000],
@@ -239,7 +240,7 @@ def _failure(capability: Capability, error: Exception, *, invalid_input: bool = 
         "retryable": capability.retry.allows(error),
         "invalid_input": invalid_input,
         "retry_after": error.delay_seconds if isinstance(error, RetryAfter) else None,
-        "refusal": described(error) if isinstance(error, BreakerOpen) else None,
+        "refusal": described(refusal) if refusal is not None else None,
     }
     return Frame(FrameKind.FAILURE, facts)
 

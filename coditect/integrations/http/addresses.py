@@ -24,7 +24,7 @@ CARRIERS = (IPv6Network("64:ff9b::/96"), IPv6Network("::/96"), IPv6Network("::ff
 """IPv6 networks whose addresses end in an IPv4 address, to which a gateway, or the machine itself, may connect."""
 LOCAL_CARRIERS = (IPv6Network("64:ff9b:1::/48"),)
 """IPv6 networks of a site's own gateways, whose addresses embed an IPv4 address where only the site knows."""
-_HOST = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9_][a-z0-9_-]{0,62}\.)*[a-z0-9_][a-z0-9_-]{0,62}\.?", re.IGNORECASE)
+_HOST = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9_][a-z0-9_-]{0,62}\.)*[a-z0-9_][a-z0-9_-]{0,62}\.?", re.I | re.A)
 
 
 @dataclass(frozen=True, slots=True)

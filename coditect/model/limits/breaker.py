@@ -87,6 +87,16 @@ class Breaker:
         return CallVerdict.SUCCESS
 
 
+def refusal_in(error: BaseException | None) -> BreakerOpen | None:
+    """Return the BreakerOpen error with which an attempt failed, also one in an exception group; else None."""
+    if isinstance(error, BaseExceptionGroup):
+        found = error.subgroup(BreakerOpen)
+        while isinstance(found, BaseExceptionGroup):
+            found = found.exceptions[0]  # type: ignore[assignment]
+        error = found
+    return error if isinstance(error, BreakerOpen) else None
+
+
 def _kinds(parameter: str, given: Any) -> tuple[type[BaseException], ...]:
     kinds = given if isinstance(given, tuple) else (given,)
     for kind in kinds:

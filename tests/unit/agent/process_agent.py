@@ -67,6 +67,14 @@ async def call(what: str, ctx: Context) -> bool:
     return made.permit is not None
 
 
+@worker.capability("proc.calls", process=True, retry=ONCE)
+async def calls(_: None, ctx: Context) -> list[bool]:
+    """Call the dependency twice at once."""
+    async with asyncio.TaskGroup() as group:
+        made = [group.create_task(call("up", ctx)) for _ in range(2)]
+    return [one.result() for one in made]
+
+
 @worker.capability("proc.pid", process=True)
 async def pid(_: None) -> int:
     return os.getpid()

@@ -63,16 +63,21 @@ async def test_call_in_a_process_is_guarded_by_the_agent_s_breaker(scene: Scene)
     assert breaker.is_closed
 
 
-async def test_task_that_meets_an_open_breaker_in_a_process_goes_back(scene: Scene) -> None:
+@pytest.mark.parametrize(
+    ("capability", "value", "result"), [("proc.call", "up", False), ("proc.calls", None, [False] * 2)]
+)
+async def test_task_that_meets_an_open_breaker_in_a_process_goes_back(
+    scene: Scene, capability: str, value: object, result: object
+) -> None:
     breakers = (await scene.start(worker)).runtime.guards.breakers
     breakers.get("dependency").adopt(BreakerState("dependency", open=True, version=1))
     client = await scene.client()
 
-    handle = await client.submit("proc.call", "up")
-    await eventually(lambda: breakers.waiting == {"proc.call": "dependency"})
+    handle = await client.submit(capability, value)
+    await eventually(lambda: breakers.waiting == {capability: "dependency"})
     breakers.get("dependency").adopt(BreakerState("dependency", open=False, version=2))
 
-    assert await handle.result(bool, timeout="60s") is False
+    assert await handle.result(object, timeout="60s") == result
 
 
 async def test_process_is_used_again(scene: Scene) -> None:

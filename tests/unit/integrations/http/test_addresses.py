@@ -64,7 +64,17 @@ def test_any_other_url_is_refused_with_what_to_write(url: str) -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["", "a..b", "x" * 64 + ".example", "evil.com\\.ok.example", "\u2603.net", "[v1.x]", "[::1%25eth0]", "[fe80::1%1]"],
+    [
+        "",
+        "a..b",
+        "x" * 64 + ".example",
+        "evil.com\\.ok.example",
+        "\u2603.net",
+        "\u017f.net",
+        "[v1.x]",
+        "[::1%25eth0]",
+        "[fe80::1%1]",
+    ],
 )
 def test_a_host_that_no_resolver_or_client_takes_is_no_url_of_an_agent(host: str) -> None:
     with pytest.raises(InputError, match="no URL"):
