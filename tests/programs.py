@@ -12,6 +12,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -57,7 +58,8 @@ class Program:
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):  # it has ended since, and is reaped by the process that forked it
+                os.kill(self.pid, number)
 
     def terminate(self) -> None:
         self.process.terminate()
@@ -70,7 +72,7 @@ def begin(module: str, *arguments: str, environment: Mapping[str, str], errors: 
     """Start `python -m MODULE ARGUMENTS` with this environment, no input, and its errors in the file."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)
-    process = context.Process(target=_run, args=([module, *arguments], dict(environment), errors))
+    process = context.Process(target=_run, args=([module, *arguments], dict(environment), errors), daemon=True)
     process.start()
     return Program(process)
 

@@ -107,6 +107,7 @@ class Health:
                 loop=kept.name,
                 deaths=kept.deaths_in_a_row,
                 reason=repr(error),
+                fix="start the process again; the log has the loop's errors",
             )
             self._failed.set()
 

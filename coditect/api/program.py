@@ -162,14 +162,18 @@ async def serve_until(
 ) -> LoopDied | None:
     """Serve until SIGTERM or SIGINT and return None, or until `failure` returns an error, and return that."""
 
+    failed = False
+
     def stop(_: object) -> None:
+        nonlocal failed
+        failed = not server.should_exit  # while it drains, nothing more is lost by a loop
         server.should_exit = True
 
     failing = asyncio.ensure_future(failure)
     failing.add_done_callback(stop)
     try:
         await server.serve(sockets=[own])
-        return failing.result() if failing.done() else None
+        return failing.result() if failed else None
     finally:
         failing.cancel()
 

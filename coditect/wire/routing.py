@@ -166,6 +166,11 @@ def results_queue(shard: int) -> str:
     return f"results.{shard}"
 
 
+def is_results_queue(name: str) -> bool:
+    """Tell whether a queue is a shard's queue of results and reports from agents."""
+    return re.fullmatch(r"results\.\d+", name) is not None
+
+
 def control_queue(shard: int) -> str:
     """Return the name of the queue of requests about one shard's workflows; the routing key is the shard's number."""
     return f"control.{shard}"

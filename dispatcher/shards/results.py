@@ -23,6 +23,10 @@ from dispatcher.shards.worker import ShardWorker
 log = logging.getLogger(__name__)
 
 MOST_REASON = 2_000
+FIX = "upgrade the dispatchers before the agents"
+_HINTS = tuple(kind.removesuffix("v1") for kind in (STARTED_TYPE, PROGRESS_TYPE))
+"""The types of reports, without their versions, that only say how far work is."""
+_ONE_RESULT = RESULT_TYPE.removesuffix("v1")
 
 
 class ResultsConsumer:
@@ -41,14 +45,17 @@ class ResultsConsumer:
                 for progress in read_progress(message):
                     self._worker.hear(progress)
                 delivery.ack()  # the next one says more
+            elif message.type is not None and message.type.startswith(_HINTS):
+                log.debug("A report of a newer release is not used", extra={"type": message.type})
+                delivery.ack()
             elif message.type == RESULT_TYPE:
                 self._worker.put(read_finished(message), Acked(delivery), size_bytes=len(message.body))
             elif message.type == RESULTS_TYPE:
                 self._take_results(delivery)
             else:
-                raise InvalidTask("The dispatcher knows no report of this type", type=str(message.type)[:120])
+                raise InvalidTask("The dispatcher knows no report of this type", type=str(message.type)[:120], fix=FIX)
         except InputError as error:
-            log.error("A result cannot be read; it is a dead letter", extra={"reason": str(error)})
+            log.error("A report cannot be read; it is a dead letter", extra={"reason": str(error)})
             self._refuse(delivery, error)
 
     def _take_results(self, delivery: Delivery) -> None:
@@ -72,7 +79,7 @@ class ResultsConsumer:
     def _owners(self, message: Message) -> list[tuple[Owner, int]]:
         if message.type == RESULTS_TYPE:
             return read_owners(message, str(self._worker.shard))
-        owned = owner_of(message) if message.type == RESULT_TYPE else None
+        owned = owner_of(message) if str(message.type).startswith(_ONE_RESULT) else None
         return [] if owned is None else [owned]
 
     def _take_starts(self, delivery: Delivery) -> None:

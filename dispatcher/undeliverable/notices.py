@@ -142,6 +142,8 @@ class Notices:
     async def _refusal(self, delivery: Delivery) -> Refusal | None:
         if delivery.queue == routing.DEAD_NOTICES:
             return given_up(delivery)
+        if routing.is_results_queue(delivery.routing_key):
+            return None  # an agent's report that its dispatcher could not read: no task
         return unrouted(delivery, await self._capabilities())
 
     def _answer_to(self, delivery: Delivery, refusal: Refusal) -> tuple[Message, Address] | None:

@@ -14,6 +14,7 @@ from coditect.wire import routing
 router = APIRouter(tags=["health"])
 
 READY_WITHIN_SECONDS = 2.0
+FIX = "wait: it is started again by itself; the log says why it ended"
 
 
 @router.get("/livez")
@@ -26,7 +27,7 @@ async def live() -> dict[str, str]:
 async def ready(services: Services) -> dict[str, str]:
     """Tell whether the broker answers and every loop that the process needs runs; 503 when not."""
     if reason := services.health.why_not():
-        raise BrokerUnavailable("A loop of the broker's connection is down", reason=reason)
+        raise BrokerUnavailable("A loop of the broker's connection is down", reason=reason, fix=FIX)
     try:
         async with asyncio.timeout(READY_WITHIN_SECONDS):
             await services.broker.stats(routing.CONTROL_QUEUE)

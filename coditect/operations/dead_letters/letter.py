@@ -140,7 +140,7 @@ def _reason(delivery: Delivery, death: Mapping[str, object]) -> str:
     if written is not None:
         return written
     if delivery.queue == routing.UNROUTED_QUEUE:
-        return "unrouted"
+        return "unreadable_report" if routing.is_results_queue(str(death.get("queue"))) else "unrouted"
     return _text(death.get("reason")) or "unknown"
 
 

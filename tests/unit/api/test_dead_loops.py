@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from unittest.mock import create_autospec
@@ -13,7 +14,7 @@ from httpx2 import ASGITransport, AsyncClient
 from coditect.aio.supervisor import LoopDied, RestartLimits
 from coditect.api import program
 from coditect.api.application import create_app
-from coditect.api.program import ApiProgram, open_services
+from coditect.api.program import AnnouncedServer, ApiProgram, open_services, serve_until
 from coditect.broker.memory import MemoryServer
 from coditect.integrations.http.directory import HttpAgents
 from coditect.registry.memory import MemoryRegistry
@@ -64,3 +65,21 @@ def test_api_ends_with_the_loop_that_died_for_ever(monkeypatch: pytest.MonkeyPat
         ApiProgram(Settings(), ApiSettings(port=0)).run(lambda _: broker.dying.set())
 
     assert ended.value.facts["loop"] == WATCH
+
+
+async def test_loop_that_dies_while_the_api_drains_does_not_make_its_stop_a_failure() -> None:
+    dying = asyncio.Event()
+
+    async def failure() -> LoopDied:
+        await dying.wait()
+        return LoopDied("too late")
+
+    async def serve(sockets: list[socket.socket]) -> None:
+        server.should_exit = True
+        dying.set()
+        await asyncio.sleep(0.01)
+
+    server = create_autospec(AnnouncedServer, instance=True, should_exit=False)
+    server.serve.side_effect = serve
+    with socket.socket() as own:
+        assert await serve_until(server, own, failure()) is None

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from coditect.broker.topology import shard_queues
 from coditect.errors import NotFound
 from coditect.model.capability import Priority
 from coditect.model.message import Message
@@ -67,6 +68,18 @@ async def test_reason_is_that_of_the_task_queue_and_not_of_an_earlier_retry(scen
 
     assert read.reason == "delivery_limit"
     assert read.dead_at_ms == int(died.timestamp() * 1000)
+
+
+async def test_report_that_a_dispatcher_refused_says_so(scene: Scene) -> None:
+    await scene.broker.declare(shard_queues(0))
+    await scene.broker.publish(Message(b"1"), exchange=routing.RESULTS, routing_key="0")
+    delivery = await scene.broker.get(routing.results_queue(0))
+    assert delivery is not None
+    delivery.reject()
+
+    (read,) = await browse(scene)
+
+    assert (read.reason, read.queue) == ("unreadable_report", "unrouted")
 
 
 async def test_letter_without_a_queue_is_unrouted(scene: Scene) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from coditect.model.message import Message
 from coditect.model.result import Status
 from coditect.wire import routing, tasks
 from coditect.wire.addresses import target
-from dispatcher.undeliverable import dropped, notices
+from dispatcher.undeliverable import notices
 from tests.support import eventually
 from tests.unit.dispatcher.scene import CAPABILITY, Scene
 
@@ -81,6 +80,16 @@ async def test_undecodable_message_of_an_agent_was_answered_by_the_agent(scene: 
 
     await eventually(lambda: dispatcher.ignored.value == 1)
     assert scene.answers == []
+
+
+async def test_report_that_the_dispatcher_does_not_know_is_no_task_without_an_agent(scene: Scene) -> None:
+    dispatcher = await scene.dispatcher()
+
+    await scene.publish("0", exchange=routing.RESULTS, type="coditect.strange.v1")
+
+    await eventually(lambda: dispatcher.ignored.value == 1)
+    assert scene.answers == []
+    assert scene.ready(routing.UNROUTED_QUEUE) == 1
 
 
 async def test_original_of_an_unrouted_task_stays_where_it_was(scene: Scene) -> None:
@@ -355,39 +364,3 @@ async def test_undecodable_message_of_the_broker_is_answered_as_invalid(scene: S
     outcome = await scene.answer()
     assert outcome.failure is not None
     assert outcome.failure.reason == "invalid_task"
-
-
-@pytest.mark.parametrize("bursts", [(60,), (40, 3, 70), (2, 2)])
-async def test_every_task_of_a_flood_is_answered_or_counted(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, bursts: tuple[int, ...]
-) -> None:
-    monkeypatch.setattr("coditect.broker.topology.MOST_NOTICES", 5)
-    monkeypatch.setattr(dropped, "LOOK_SECONDS", 0.01)
-    notices = await scene.dispatcher()
-    await eventually(lambda: notices._dropped._base is not None)  # what is dropped before the first look is not known
-    published = 0
-
-    async def flood(size: int) -> None:
-        async with asyncio.TaskGroup() as group:
-            for number in range(size):
-                group.create_task(scene.publish("no.body.p1", message_id=f"task-{number}"))
-
-    async def accounted(total: int) -> None:
-        await eventually(lambda: len(scene.answers) + notices.dropped.value == total)
-
-    async def seen(kept: int) -> None:
-        await eventually(lambda: notices._dropped._kept == kept)
-
-    for taken_before, size in enumerate(bursts):
-        published += size
-        await flood(size)
-        await accounted(published)
-        await seen(published - taken_before)
-        async with MemoryBroker(scene.server, name="person") as person:  # what a person takes away was not dropped
-            original = await person.get(routing.UNROUTED_QUEUE)
-            assert original is not None
-            original.ack()
-        await seen(published - taken_before - 1)
-
-    assert len(scene.answers) + notices.dropped.value == published
-    assert (notices.dropped.value > 0) == (max(bursts) > 20)

@@ -89,8 +89,10 @@ async def test_dead_letter_of_an_agent_that_names_an_owner_is_ignored() -> None:
         assert (await node(run)).state is TaskState.WORKING
 
 
-@pytest.mark.parametrize("body", BODIES)
-async def test_result_that_nobody_can_read_is_a_failed_attempt_and_a_dead_letter(body: bytes) -> None:
+@pytest.mark.parametrize(
+    ("body", "kind"), [*((body, tasks.RESULT_TYPE) for body in BODIES), (b"null", "coditect.result.v2")]
+)
+async def test_result_that_nobody_can_read_is_a_failed_attempt_and_a_dead_letter(body: bytes, kind: str) -> None:
     sleeper = Sleeper()
     async with TestFleet(agents=[sleeper.agent]) as fleet:
         run = await fleet.client.start(one())
@@ -101,7 +103,7 @@ async def test_result_that_nobody_can_read_is_a_failed_attempt_and_a_dead_letter
         message = Message(
             body,
             {**owner, tasks.PUBLICATION: 1, tasks.STATUS: "completed"},
-            type=tasks.RESULT_TYPE,
+            type=kind,
             message_id="broken",
         )
         async with MemoryBroker(fleet.server, name="agent") as broker:
