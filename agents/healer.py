@@ -84,7 +84,7 @@ class Verified(BaseModel):
 
 @dataclass(slots=True)
 class _SeenService:
-    """What the detector has seen of one service: how often in a row it was unwell, and when it last emitted that."""
+    """The detector's record of one service: how often in a row it was unwell, and when it last emitted that."""
 
     unwell: int = 0
     told_at: float | None = None

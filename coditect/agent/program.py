@@ -101,7 +101,7 @@ def registration(
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What an agent gets from the process that it runs in: source file, CPU and memory use, health, metrics."""
+    """The facts and parts of its process that an agent gets: source file, CPU and memory use, health, metrics."""
 
     source: str | None = None
     """The file or module that declares the agent, for handlers in other processes; None means each handler's own file.

@@ -35,7 +35,7 @@ MOST_TRIES = 100
 
 @dataclass(frozen=True, slots=True)
 class StateEntry:
-    """One version of the value of a key in shared state, with its writer and time."""
+    """A version of the value of a key in shared state, with its writer and time."""
 
     key: str
     version: int

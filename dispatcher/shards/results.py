@@ -45,13 +45,13 @@ class ResultsConsumer:
                 for progress in read_progress(message):
                     self._worker.hear(progress)
                 delivery.ack()  # the next one says more
-            elif message.type is not None and message.type.startswith(_HINTS):
-                log.debug("A report of a newer release is not used", extra={"type": message.type})
-                delivery.ack()
             elif message.type == RESULT_TYPE:
                 self._worker.put(read_finished(message), Acked(delivery), size_bytes=len(message.body))
             elif message.type == RESULTS_TYPE:
                 self._take_results(delivery)
+            elif message.type is not None and message.type.startswith(_HINTS):
+                log.debug("A report of a newer release is not used", extra={"type": message.type})
+                delivery.ack()
             else:
                 raise InvalidTask("The dispatcher knows no report of this type", type=str(message.type)[:120], fix=FIX)
         except InputError as error:

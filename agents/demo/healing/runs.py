@@ -62,7 +62,7 @@ class HealingOrder:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One try to heal a service: the causes that agents voted for, what was done, and what was wrong after it."""
+    """A single try to heal a service: the causes that agents voted for, what was done, and what was wrong after it."""
 
     votes: tuple[str, ...]
     cause: str
