@@ -58,6 +58,10 @@ def executed(begun: float, ended: float) -> list[HistoryEntry]:
     ]
 
 
+def given_up(t: float) -> HistoryEntry:
+    return HistoryEntry(t, "client", Type.INFO, "end", "task")
+
+
 @pytest.mark.parametrize(
     ("what", "excused"),
     [
@@ -69,6 +73,9 @@ def executed(begun: float, ended: float) -> list[HistoryEntry]:
         ([*executed(1.2, 1.5), *wipe(20.0, 21.0)], False),
         ([*executed(1.2, 15.5), *wipe(20.0, 21.0)], True),
         ([*wipe(2.0, 3.0), *executed(4.0, 5.0)], False),
+        ([*executed(4.0, 5.0), given_up(61.0)], False),
+        ([given_up(61.0), *executed(62.0, 63.0)], True),
+        ([given_up(61.0), *executed(62.0, 63.0)[:1]], False),
     ],
     ids=[
         "no wipe",
@@ -79,9 +86,12 @@ def executed(begun: float, ended: float) -> list[HistoryEntry]:
         "answered long before",
         "its answer on its way, late",
         "it was there afterwards",
+        "its answer never came",
+        "executed when nobody waited any more",
+        "begun when nobody waited any more",
     ],
 )
-def test_direct_task_may_be_lost_with_the_broker_s_only_disk_while_it_is_there(
+def test_direct_task_may_be_lost_with_the_broker_s_only_disk_while_it_is_there_and_may_be_late(
     what: list[HistoryEntry], excused: bool
 ) -> None:
     accepted = [
