@@ -365,7 +365,7 @@ class TaskServices:
         return self.means.lifespan
 
     def run(self, work: Coroutine[Any, Any, T], *, closing: bool = False) -> T:
-        """Run a call of these services on the event loop, and wait for it in the handler's thread.
+        """Run a coroutine of the agent on its event loop, and wait for it in the handler's thread.
 
         With `closing` it is run even if the handler is to end.
 

@@ -1,4 +1,4 @@
-"""The direct tasks that an API process submitted: their results come to this process, and nowhere else."""
+"""The tasks that an API process sent to agents by the broker alone: their results come to this process only."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ class LockRequests:
         return state
 
     def _anew(self, wanted: WantedLock) -> WantedLock:
-        """Return the same request under a new ticket: a late message about the old ticket must not count for it."""
+        """Return the same request for a lock under a new id: a late message about the old id must not count for it."""
         ticket = self._requests.new_token()
         self._metrics.again(ticket, wanted.ticket)
         return replace(wanted, ticket=ticket, body=wanted.body | {"ticket": ticket})

@@ -117,7 +117,7 @@ class VirtualClock:
     # -- what others tell -------------------------------------------------------------------------------
 
     def set(self, timer: asyncio.TimerHandle, *, idle: bool) -> None:
-        """Register a new timer of the loop; an `idle` timer, which only repeats a check, does not count as activity."""
+        """Register a new timer of the loop; an `idle` one only repeats a check, so virtual time may skip past it."""
         if self.now < timer.when() <= self.now + RESOLUTION_SECONDS:
             self.now = timer.when()  # due already, to asyncio: who waits for a rest in a loop would do so for ever
         if not idle:

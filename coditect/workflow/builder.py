@@ -104,7 +104,7 @@ class Workflow:
         labels: Mapping[str, str] | None = None,
         retention: Duration | None = None,
     ) -> None:
-        """Begin a workflow; `labels` are those of each run, and `retention` is how long it is kept after its end."""
+        """Begin to define a workflow; its runs get the `labels`, and are kept for the `retention` after their end."""
         self._name = check_workflow_name(name)
         self._description = fields.text(description)
         self._labels = fields.labels(labels or {})

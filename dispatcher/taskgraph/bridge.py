@@ -26,7 +26,7 @@ LOOK_SECONDS = 1.0
 
 
 class ShardCommands(Protocol):
-    """The port through which the bridge passes queued jobs and people's requests from RQ to a dispatcher's shards."""
+    """The port that passes RQ's queued jobs, and what people cancel or requeue in RQ, to a dispatcher's shards."""
 
     def shards(self) -> Collection[int]:
         """Return the numbers of the shards that the dispatcher owns."""

@@ -131,7 +131,7 @@ class _Home:
 
 
 class _RemoteCall:
-    """A call of a dependency under the agent's breaker; how it ended is judged here, where its exception is."""
+    """A call of a dependency by a worker process, which tells the agent's breaker how the call ended."""
 
     def __init__(self, link: _Link, breaker: Breaker) -> None:
         self._link, self._breaker, self._number = link, breaker, link.new_number()

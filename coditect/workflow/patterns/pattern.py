@@ -44,7 +44,7 @@ class ParameterType(StrEnum):
 
 
 class _PatternPart(BaseModel):
-    """The base of all objects in a pattern's file, which refuses unknown fields."""
+    """The base of all objects in the file of a workflow pattern; it refuses unknown fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -62,7 +62,7 @@ def offer(agent: Agent, note: Note) -> None:
 
     @agent.capability(STEP, timeout="10m", retry=PART_RETRY, description="Writes to shared state, and waits.")
     async def step(given: Step, ctx: Context) -> StepDone:
-        """Record the input and the shared state; then work, and add this execution's name to the shared state."""
+        """Note what this node was given and saw in shared state; wait, then add its name to shared state."""
         node, made = ctx.task_id.rpartition(":")[2], f"{ctx.task_id}@{ctx.fence}"
         async with executed(ctx, note, after=given.after):
             if node == JOIN:

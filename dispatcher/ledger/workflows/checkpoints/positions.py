@@ -38,13 +38,13 @@ class Position:
     """The nodes that ended in the same millisecond, but after the node of the checkpoint."""
 
     def keeps(self, name: str, row: NodeRecord) -> bool:
-        """Tell whether a node had ended by the position, so that a restore leaves the node as it is."""
+        """Tell whether a node had ended by this point of the history; a restore to it leaves such a node alone."""
         if row.finished_ms is None or not row.state.terminal or row.reason == RESTORED:
             return False
         return row.finished_ms <= self.at_ms and defined_name(name) not in self.later
 
     def had_written(self, at_ms: int, node: str) -> bool:
-        """Tell whether a version of shared state written at `at_ms` by `node` ("" for none) existed at the position."""
+        """Tell whether what `node` ("" for none) wrote to shared state at `at_ms` came before this point."""
         return at_ms < self.at_ms or (at_ms == self.at_ms and node not in self.later)
 
 
