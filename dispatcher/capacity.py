@@ -44,7 +44,7 @@ class Capacity:
         self._pauses: dict[str, _PublishingPause] = {}
 
     def begin(self, capability: str) -> None:
-        """Count one more publication of a capability under way."""
+        """Count one more task of a capability as published and not ended."""
         self._under_way[capability] += 1
         pause = self._pauses.get(capability)
         if pause is not None and self._now() >= pause.until:
@@ -52,7 +52,7 @@ class Capacity:
             pause.until = self._now() + PAUSES.pause(pause.misses)
 
     def end(self, capability: str, *, completed: bool = False) -> None:
-        """Count one publication of a capability as ended; with `completed`, count it as a recent completion, too."""
+        """Count a capability's published task as ended; with `completed`, count it as a recent completion, too."""
         self._under_way[capability] -= 1
         if completed:
             recent = self._ended.setdefault(capability, deque())
@@ -85,7 +85,7 @@ class Capacity:
                 pause.until = min(pause.until, self._now() + PROBE_SECONDS * bool(before.get(capability)))
 
     def under_way(self, capability: str) -> int:
-        """Return the number of a capability's publications under way."""
+        """Return the number of a capability's tasks that are published and not ended."""
         return self._under_way[capability]
 
     def room(self) -> dict[str, int]:

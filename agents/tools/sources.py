@@ -1,4 +1,4 @@
-"""The bounded search for the Python source files that a request names."""
+"""The search for the Python source files whose paths a request lists, with bounds on their number and size."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Readiness:
 async def seen_from_outside(
     settings: Settings, readiness: Readiness, metrics: MemoryMetrics, *, restarts: Callable[[], int] = lambda: 0
 ) -> AsyncIterator[None]:
-    """Watch the event loop in the block, and serve probes and metrics if the settings name a port.
+    """Watch for a blocked event loop inside the block, and serve probes and metrics if the settings name a port.
 
     It is the outermost block of a program, so that the probes are answered also while the program starts and drains.
 

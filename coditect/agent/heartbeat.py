@@ -98,7 +98,7 @@ class Heartbeat:
         return max(0.0, self._now() - self._accepted_at - self._beat_seconds)
 
     def set_status(self, status: AgentStatus | None) -> None:
-        """Publish a status of the agent at once and in later heartbeats; None goes back to the status of `load`."""
+        """Publish a status of the agent at once and in later heartbeats; None restores what `load` reports."""
         self._status = status
         self._hurry.set()
 

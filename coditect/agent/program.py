@@ -101,7 +101,7 @@ def registration(
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The facts and parts of its process that an agent gets: source file, CPU and memory use, health, metrics."""
+    """The facts and parts of the process that an agent receives: source file, CPU and memory use, health, metrics."""
 
     source: str | None = None
     """The file or module that declares the agent, for handlers in other processes; None means each handler's own file.
@@ -246,10 +246,10 @@ def _completed(load: Callable[[], Load], sample: Callable[[], Usage], broker: Br
 
 
 async def _remove_queues(broker: Broker, agent_id: AgentId) -> None:
-    """Delete the agent's own queues (`next` if empty) except its inbox, which gets no new tasks and hands its own on.
+    """Unbind an agent's inbox, and delete its mailbox, its reply queue and, if empty, its queue of follow-up tasks.
 
-    A dispatcher deletes it when the last one has gone; here nobody can tell. The mailbox goes after the inbox is
-    unbound: a dispatcher concludes the one from the other.
+    The inbox gets no new tasks and hands its own on. A dispatcher deletes the inbox when the last task has gone, which
+    the agent cannot tell. The mailbox goes after the inbox is unbound: a dispatcher concludes the one from the other.
     """
     try:
         await broker.unbind(inbox_binding(agent_id))

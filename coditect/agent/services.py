@@ -98,7 +98,7 @@ class Means:
         return TaskServices(execution, task.id or self.clock.new_id(), task.attempt, self)
 
     def context(self, execution: Execution, agent_id: AgentId, *, blocking: bool) -> TaskContext:
-        """Return the context of one execution; with `blocking` its methods wait, as a plain handler needs it."""
+        """Return the context of one execution: a `PlainContext` if `blocking`, else a `Context` for async handlers."""
         task, services = execution.task, self.services(execution)
         headers, kind = execution.delivery.message.headers, PlainContext if blocking else Context
         return kind(task, services.task_id, agent_id, services, folder=self.bounds.workspace, headers=headers)
@@ -106,7 +106,7 @@ class Means:
 
 @dataclass(frozen=True, slots=True)
 class TaskServices:
-    """The requests, progress reports and events of one running handler: the agent's own `context.Services`."""
+    """The `Services` of one running handler in the agent process: requests, locks, progress, events and others."""
 
     execution: Execution
     task_id: TaskId
@@ -235,11 +235,11 @@ class TaskServices:
         return {"handoff": None} if owner is None else await self.means.handoffs.of_task(owner)
 
     async def keep_lock(self, ticket: str, *, after_seconds: float, ttl_seconds: float) -> dict[str, Any]:
-        """Wait for news of a lock's ticket, then renew the ticket, as `LockPort.keep_lock` says."""
+        """Await news of the lock with the id `ticket`; without news, renew it, as `LockPort.keep_lock` says."""
         return await self.means.locks.keep_lock(ticket, after_seconds=after_seconds, ttl_seconds=ttl_seconds)
 
     async def release_lock(self, ticket: str) -> None:
-        """Release the lock that the task took under this ticket."""
+        """Release the task's lock with the id `ticket`, or give up the wait for it."""
         await self.means.locks.release_lock(ticket)
 
     def _most_seconds(self) -> float:

@@ -35,7 +35,7 @@ class NetworkPath:
     """The simulated network between one process and one server; open until a fault cuts or slows it."""
 
     def __init__(self, *, context: Context | None = None, changed: Callable[[], None] = _nothing) -> None:
-        """Make an open path; calls for delayed messages run in `context`; each cut or heal calls `changed`."""
+        """Make an open path; delayed messages arrive in the contextvars `context`; each cut or heal calls `changed`."""
         self._context = context
         self._changed = changed
         self._latency_seconds: Callable[[], float] | None = None
@@ -67,7 +67,7 @@ class NetworkPath:
                 held.popleft()()
 
     def carry(self, way: Way, arrive: Callable[[], object]) -> None:
-        """Send a message in a direction: call `arrive` when the message is there, at once on an open path."""
+        """Send a message in a direction: call `arrive` at once on an open path, else when the message arrives."""
         if way in self.cut or self._held[way]:
             self._held[way].append(arrive)
             return

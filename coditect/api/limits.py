@@ -63,7 +63,7 @@ class RequestRates:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, caller: str) -> None:
-        """Count one request of a caller.
+        """Count one request of a caller, and refuse it when the caller is over the rate limit.
 
         Raises:
             HTTPException: 429 with `Retry-After`, when the caller sends more than the rate.

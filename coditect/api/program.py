@@ -143,7 +143,7 @@ class AnnouncedServer(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to answer requests, and say so."""
+        """Begin to answer requests, and call `announce` if the server has started."""
         await super().startup(sockets)
         if self.started:
             collect_rarely()

@@ -117,7 +117,7 @@ class ServerInfo:
 
 
 def connection_names(process: str) -> tuple[str, str]:
-    """Return the names of a process's two connections at the broker; an eviction closes the connections so named."""
+    """Return the names of a process's two connections to the broker; evicting the process closes those connections."""
     return f"{process} publishes", f"{process} consumes"
 
 
@@ -241,7 +241,7 @@ class Broker(Protocol):
         """
 
     async def unbind(self, binding: Binding) -> None:
-        """Remove a binding, and do not declare it again: its exchange sends nothing more to the queue; idempotent.
+        """Remove a binding of a queue to an exchange, and do not declare it again after a reconnect; idempotent.
 
         Raises:
             BrokerUnavailable: when the broker does not answer; retryable.

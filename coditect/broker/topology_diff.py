@@ -40,7 +40,7 @@ class Probe:
 
     @classmethod
     def differs(cls, text: str) -> Probe:
-        """Return the probe of an entity whose wanted arguments the broker refused with the given text."""
+        """Return the `Probe` of an exchange or queue whose wanted arguments the broker refused with the given text."""
         return cls(ProbeVerdict.DIFFERS, text)
 
 
@@ -129,7 +129,7 @@ async def make_plan(
 
 
 def _unbound(topology: Topology, bound: frozenset[Binding]) -> tuple[Binding, ...]:
-    """Return the missing bindings: those of the topology, and those of existing queues of agents and clients."""
+    """Return the bindings that existing queues lack, both of the topology and of agents' and clients' queues."""
     queues = {one.queue for one in bound if not one.exchange}
     wanted = list(topology.bindings)
     for queue in sorted(queues):

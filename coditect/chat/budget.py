@@ -55,7 +55,7 @@ class ChatBudget:
         self.cost = 0.0
 
     def answer_tokens(self, request_bytes: int, prices: Prices) -> int:
-        """Return how many tokens the answer to a request of that size may have: one or more.
+        """Return how many tokens the budget leaves for the answer to a request of `request_bytes`: one or more.
 
         Raises:
             BudgetSpent: when the budget has no room for the request and an answer.

@@ -104,7 +104,10 @@ class Example:
         return pattern
 
     def _number(self, schema: Mapping[str, Any], at: str, nth: int) -> int | float:
-        """Return a number within the schema's bounds: 1 where 1 fits, else a number near a bound."""
+        """Return a small number, or one near a bound, that the schema allows; if none is found, note that in `unsure`.
+
+        Another `nth` gives another number where several fit.
+        """
         low = max(schema.get("minimum", -math.inf), schema.get("exclusiveMinimum", -math.inf))
         high = min(schema.get("maximum", math.inf), schema.get("exclusiveMaximum", math.inf))
         bounds = [bound for bound in (low, high) if math.isfinite(bound)]

@@ -1,4 +1,4 @@
-"""The checkpoints of a started workflow, and its restore: planned first, so that nothing is discarded unseen."""
+"""The checkpoints of a started workflow, and the plan and the execution of its restore to one of them."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Restorable:
     _control: ControlPlane
 
     async def checkpoint(self, name: str) -> None:
-        """Give the workflow's present position a name, by which the workflow can be restored to that position.
+        """Name the workflow's present state as a checkpoint, so that the workflow can be restored to that state.
 
-        A name that was given before is given to this position. Every completed node is a checkpoint by itself.
+        A name that was given before now means this checkpoint. Every completed node is a checkpoint by itself.
 
         Raises:
             InputError: when the workflow has ended, or the name is that of a node, or no name.
@@ -50,7 +50,7 @@ class Restorable:
         )
 
     async def checkpoints(self) -> list[CheckpointRow]:
-        """Return the checkpoints of the workflow, the earliest first: completed nodes, and positions with a name."""
+        """Return the checkpoints of the workflow, the earliest first: completed nodes, and states with a name."""
         rows = pages(self._control, Verb.CHECKPOINTS, "checkpoints", {"workflow": self.id})
         found = [CheckpointRow.read(row) async for row in rows]
         return sorted(found, key=lambda row: (row.at_ms, row.node == "", row.publication))
@@ -61,7 +61,7 @@ class Restorable:
         return [RestoreRow.read(row) for row in rows_of(answer, "restores")]
 
     async def plan_restore(self, checkpoint: str) -> RestorePlan:
-        """Return what a restore to a checkpoint would discard; nothing is changed.
+        """Return the plan of a restore to a checkpoint, with the nodes whose work it would discard; change nothing.
 
         Raises:
             NotFound: when the workflow has no such checkpoint.

@@ -183,7 +183,7 @@ class DirectLane:
     def _task(
         self, capability: str, body: bytes, options: Options, claims: bytes | None
     ) -> tuple[Task, asyncio.Future[Outcome] | None]:
-        """Return a new task, and the future of its reply if the task's result comes back."""
+        """Return a new task, and the future of its reply; None in its place when the options want no results."""
         if options.timeout is not None and seconds(options.timeout) > LONGEST_DIRECT_TIMEOUT_SECONDS:
             raise ControlPlaneRequired(
                 "A direct task runs at most 25 minutes",

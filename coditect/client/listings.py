@@ -54,7 +54,7 @@ class ListingPage(Generic[T]):
 async def read_page(
     control: ControlPlane, listing: Listing[T], asked: Mapping[str, Any], *, cursor: str | None, limit: int
 ) -> ListingPage[T]:
-    """Ask for one page of a listing; without a cursor, for the first one.
+    """Ask the control plane for one page of a listing, and return the page; without a cursor, the first one.
 
     Raises:
         InputError: when the cursor is none of this listing.
@@ -119,7 +119,7 @@ class ClientListings:
     async def page(
         self, listing: Listing[T], asked: Mapping[str, Any], *, cursor: str | None = None, limit: int = 100
     ) -> ListingPage[T]:
-        """Return one page of a listing, such as WORKFLOWS; `asked` are the conditions of the request.
+        """Return one page of a listing, such as WORKFLOWS; `asked` holds the filters, as fields of the request.
 
         Raises:
             InputError: when the cursor is none of this listing.
@@ -172,7 +172,7 @@ def run_conditions(
     until: str | datetime | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Return the conditions of a listing of workflows as a request has them; see `ClientListings.runs`.
+    """Return the filters of `ClientListings.runs` as the fields of a request to the control plane.
 
     Raises:
         InputError: when `since` or `until` is no instant with its offset from UTC, or a label is wrong.

@@ -85,7 +85,7 @@ def cut(definition: Definition, value: Any, *, workflow: str, key: str | Request
 
 
 def _in_expressions(definition: Definition) -> tuple[Problem, ...]:
-    """Return the problems in a definition's expressions; none without JMESPath, as the control plane checks, too."""
+    """Return the problems in a definition's expressions; none if JMESPath is missing: the control plane checks, too."""
     if not any(True for node in every_node(definition) for _ in node_expressions(node)):
         return ()
     try:

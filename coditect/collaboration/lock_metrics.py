@@ -51,7 +51,7 @@ class LockMetrics:
         self._held.add(ticket)
 
     def again(self, ticket: str, instead_of: str) -> None:
-        """Record that a wait for a lock goes on under another ticket."""
+        """Record that a lock request waits on under a new id (ticket); its wait still counts from the beginning."""
         began = self._waits.pop(instead_of, None)
         if began is not None:
             self._waits = {ticket: began} | self._waits
@@ -61,7 +61,7 @@ class LockMetrics:
         self._timeouts.value += 1
 
     def ended(self, ticket: str) -> None:
-        """Record that a lock's ticket is released; idempotent."""
+        """Record that a lock request neither holds its lock nor waits for it any more; idempotent."""
         self._waits.pop(ticket, None)
         self._held.discard(ticket)
 

@@ -28,7 +28,7 @@ SHORTEST_WAIT_SECONDS = 0.001
 
 @dataclass(frozen=True, slots=True)
 class WantedLock:
-    """The request for one lock, which may be repeated: the ticket stays the same."""
+    """The request for one lock, under an id (ticket) that stays the same when the request is sent again."""
 
     ticket: str
     body: dict[str, Any]
@@ -36,7 +36,7 @@ class WantedLock:
 
 
 class LockRequests:
-    """The lock requests of one process; a lock's ticket is a correlation id in the process's reply queue."""
+    """The lock requests of one process, each with an id (ticket): the correlation id of its news in the reply queue."""
 
     def __init__(self, control: Asks, requests: Requests, background: Supervisor) -> None:
         self._control = control
@@ -50,7 +50,7 @@ class LockRequests:
         """When the last answered request that keeps a ticket was sent: from then on its time runs, or from later."""
 
     def want(self, resources: list[str], terms: LockTerms, *, owner: str, task: str = "") -> WantedLock:
-        """Create the request for a lock; `wait_for` or `release_lock` must follow its `ask`."""
+        """Create the request for a lock, which `ask` sends; then the caller must call `wait_for` or `release_lock`."""
         ticket = self._requests.new_token()
         body = {
             "ticket": ticket,
@@ -133,9 +133,9 @@ class LockRequests:
             return {"state": "waiting"}
 
     async def keep_lock(self, ticket: str, *, after_seconds: float, ttl_seconds: float) -> dict[str, Any]:
-        """Wait a while for news of a lock ticket, or else renew it; return its `state`, `reason` and `valid_until`.
+        """Await news of a lock request for `after_seconds`, else renew it; return `state`, `reason`, `valid_until`.
 
-        A ticket that is released meanwhile is `gone`.
+        A request that is released meanwhile is `gone`.
 
         Raises:
             ControlPlaneRequired: when no dispatcher answers within the TTL.
@@ -155,7 +155,10 @@ class LockRequests:
         return self._sure(ticket, state, ttl_seconds)
 
     async def release_lock(self, ticket: str) -> None:
-        """Release a ticket, without waiting for the answer; a ticket whose release is lost ends with its TTL."""
+        """Release a lock, or give up the wait for it; if the request for that is lost, the lock ends with its TTL.
+
+        The answer is not awaited.
+        """
         self._forget(ticket)
         self._metrics.ended(ticket)
         if ticket in self._releases:
@@ -179,7 +182,7 @@ class LockRequests:
         self._sent.pop(ticket, None)
 
     def _sure(self, ticket: str, state: dict[str, Any], ttl_seconds: float) -> dict[str, Any]:
-        """Return a lock's state with its ticket, and with the event loop's time until which the ticket surely lasts."""
+        """Return the state of a lock request, its id, and the event loop's time until which it surely stays valid."""
         return state | {"ticket": ticket, "valid_until": self._sent[ticket] + ttl_seconds}
 
 

@@ -52,7 +52,9 @@ class LockPort(Protocol):
     """The port through which a `Lock` reaches the control plane; all arguments and results are JSON values."""
 
     async def acquire_lock(self, resources: list[str], **terms: Unpack[LockTerms]) -> dict[str, Any]:
-        """Lock resources in one step; return `ticket`, `fence`, and `valid_until` (monotonic; it surely holds so long).
+        """Lock resources in one step; return the lock's `ticket` (its id), `fence` and `valid_until`.
+
+        Until that time, which is monotonic, the lock surely holds.
 
         Raises:
             LockTaken: when the lock is not free, or not within `timeout_seconds`.
@@ -61,10 +63,10 @@ class LockPort(Protocol):
         """
 
     async def keep_lock(self, ticket: str, *, after_seconds: float, ttl_seconds: float) -> dict[str, Any]:
-        """Wait a while for news of a lock ticket, or else renew it; return its `state`, `reason` and `valid_until`."""
+        """Await news of a lock request for `after_seconds`, else renew it; return `state`, `reason`, `valid_until`."""
 
     async def release_lock(self, ticket: str) -> None:
-        """Release a ticket; a lock whose release is lost ends with its TTL."""
+        """Release a lock, or give up the wait for it; if the request for that is lost, the lock ends with its TTL."""
 
 
 class Lock:

@@ -76,7 +76,7 @@ class StateRequests:
 
 
 class SharedState:
-    """The shared state of one workflow, or of one named space.
+    """The versioned values by key that are shared in one workflow, or by all agents and clients under one name.
 
     Raises:
         ControlPlaneRequired: by every method, when no dispatcher answers.

@@ -14,7 +14,7 @@ from coditect.wire.control import Verb
 
 @dataclass(frozen=True, slots=True)
 class ThreadRequests:
-    """The requests of one process about threads; a wait for news has a ticket, a correlation id in the reply queue."""
+    """The requests of one process about threads; each wait for news has an id (ticket), the notice's correlation id."""
 
     control: Asks
     requests: Requests
@@ -33,5 +33,5 @@ class ThreadRequests:
         return await self.control.ask(Verb(verb), {"writer": self.control.name} | body)
 
     async def hear(self, ticket: str, after_seconds: float) -> None:
-        """Wait for news in a thread, as `ThreadPort.hear` says; the next request fetches the news itself."""
+        """Wait until news of a thread is announced, as `ThreadPort.hear` says; the next request fetches the news."""
         await asyncio.wait({self._news[ticket]}, timeout=after_seconds)

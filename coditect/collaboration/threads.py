@@ -117,7 +117,10 @@ class ThreadPort(Protocol):
         """Send a request about threads, with its writer and its reply address, and return the answer."""
 
     async def hear(self, ticket: str, after_seconds: float) -> None:
-        """Wait a while for news of a thread under a ticket of this process; return at once if there is news already."""
+        """Wait at most `after_seconds` for news of the thread whose request named this `ticket`, the id of a wait.
+
+        The call returns at once if there is news already.
+        """
 
 
 class Thread:

@@ -1,4 +1,4 @@
-"""The bounds of a goal; each goal in its plan gets a part of them, so that a plan widens nothing and always ends."""
+"""The bounds of a goal; a goal nested in its plan gets only a part of them, so that nested goals always end."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class GoalShare(BaseModel):
         return all(any(fnmatchcase(capability, one) for one in patterns) for patterns in self.patterns)
 
     def divided(self, plan: Definition, *, ordered: int, runs_of: Callable[[Node], int], most_plans: int) -> Definition:
-        """Return the plan with bounds for its goals: a run gets an equal part of the attempts left and of the tokens.
+        """Return the plan with bounds for the goals in it: each run of one gets an equal part of attempts and tokens.
 
-        `ordered` attempts are those of all tasks of the plan. A goal's attempts are no runs: each goes on with the same
-        workflows.
+        The attempts are those left after the `ordered` ones, of all tasks of the plan. A nested goal's attempts are no
+        runs: each goes on with the same workflows.
 
         Raises:
             InputError: when a goal in the plan has other fields than `goal`, undoes a node, or has no part left.

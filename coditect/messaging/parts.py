@@ -117,7 +117,7 @@ class PartReader:
         return body
 
     def _ready(self) -> Part | None:
-        """Return the next part if it has arrived.
+        """Return the next part if it has arrived, else None.
 
         Raises:
             StreamRestarted: when it is the part of another execution than the one before.

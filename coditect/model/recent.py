@@ -23,7 +23,7 @@ class TaskKind:
 
 @dataclass(frozen=True, slots=True)
 class RecentOutcomes:
-    """How an agent's recent attempts at one kind of task went; older attempts count less, and ever less with time."""
+    """The results of an agent's recent attempts at one kind of task; an attempt counts ever less as it gets older."""
 
     kind: TaskKind
     attempts: float

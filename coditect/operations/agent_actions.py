@@ -63,7 +63,7 @@ async def broadcast(
     priority: Priority | str = "medium",
     client: Client | None = None,
 ) -> dict[str, Any]:
-    """Ask each living agent process that offers an action, and return the results by the agents' ids.
+    """Run an action on each living agent process that offers it; return the results or errors by agent id.
 
     An agent that failed has its error in place of a result. `exclude` names agents, by id or name, that are not asked.
     See `request_agent_action`; `Client.broadcast` sends data that is not answered.

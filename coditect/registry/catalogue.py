@@ -50,7 +50,9 @@ class CapabilityCatalogue:
         ])  # fmt: skip
 
     async def refuse_bytes(self, capabilities: Iterable[str]) -> None:
-        """Raise InputError if a capability of a workflow takes or returns bytes; cache any other answer, or none, 60 s.
+        """Raise InputError if a capability of a workflow takes or returns bytes, since workflows pass only JSON on.
+
+        A capability that passes is not looked up again for 60 s; it also passes when the registry does not answer.
 
         Raises:
             InputError: when a living agent declares that one takes or returns bytes.

@@ -162,7 +162,7 @@ def _capability(values: Mapping[str, Any]) -> CapabilitySpec:
 
 
 def _rate(value: object) -> Rate | None:
-    """Decode a rate; return None for one in a form that this version does not know."""
+    """Decode a capability's rate limit; return None for a form that this version does not know."""
     if not isinstance(value, dict):
         return None
     try:

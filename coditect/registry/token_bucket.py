@@ -34,7 +34,10 @@ class TokenBucket:
     slowest_until_us: int = 0
 
     def lease(self, rate: Rate, wanted: int, now_us: int) -> TokenLease:
-        """Take up to `wanted` tokens at `rate`, or at a slower one that an agent requested within `SLOWEST_SECONDS`."""
+        """Take up to `wanted` tokens from the bucket, which refills at the slowest rate that agents requested lately.
+
+        A slower rate that an agent requested replaces the given `rate` for `SLOWEST_SECONDS`.
+        """
         slowest = self.slowest
         if slowest is None or self.slowest_until_us <= now_us or rate.per_second <= slowest.per_second:
             self.slowest = slowest = rate

@@ -43,7 +43,7 @@ FIX = "wait until it closes by itself, see why it opened: `coditect breaker show
 
 
 class BreakerKeeper(Protocol):
-    """The port through which a breaker of the scope `fleet` asks the control plane; None means that no answer came."""
+    """The port through which a breaker of the scope `fleet` asks the control plane; without an answer it gives None."""
 
     async def trip(self, declared: Breaker, reason: str) -> BreakerState | None:
         """Report that the breaker opened in this process, and return its state in the fleet."""
@@ -62,7 +62,7 @@ class NewsOf(Protocol):
     """A function that makes a request to the control plane about a breaker."""
 
     async def __call__(self) -> BreakerState | None:
-        """Make the request, and return the breaker's state in the fleet."""
+        """Make the request, and return the breaker's state in the fleet; None when no answer came."""
 
 
 class _Recorded(Exception):
@@ -132,7 +132,7 @@ class GuardedCall:
         self.end(error)
 
     def end(self, error: BaseException | None) -> None:
-        """Record how the call ended, with an error or with None."""
+        """Record how the call ended: with the exception `error`, or without one (None)."""
         breaker = self._breaker
         now = breaker.now()
         if error is None and self.permit is None and now - self._since <= breaker.slow_seconds:
@@ -142,7 +142,7 @@ class GuardedCall:
         self.record(breaker.declared.judge(error, now - self._since))
 
     def record(self, verdict: CallVerdict) -> None:
-        """Record the end of the call, which the caller has judged."""
+        """Record the end of the call by the verdict of the caller: a success, a failure, or neither."""
         self._breaker.record(verdict, self._breaker.now(), turn=self._turn, permit=self.permit)
 
 

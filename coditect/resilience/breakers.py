@@ -75,7 +75,10 @@ class Breakers:
         return made
 
     def states(self) -> dict[tuple[str, ...], float]:
-        """Return 1 or 0 for the name and each state of the breakers declared or used, at most `MOST_SHOWN` of them."""
+        """Return, by breaker and state (closed, open), 1 for the breaker's present state and 0 for the other.
+
+        These are the breakers declared or used, at most `MOST_SHOWN` of them.
+        """
         shown = islice(dict.fromkeys((*self._declared, *self._breakers)), MOST_SHOWN)
         closed = {name: name not in self._breakers or self._breakers[name].is_closed for name in shown}
         return {

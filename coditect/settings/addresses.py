@@ -18,7 +18,10 @@ def without_passwords(text: str) -> str:
 
 
 def secrets_in(settings: object) -> frozenset[str]:
-    """Return settings' secrets, from 6 characters on: passwords in URLs (as written, decoded), and password fields."""
+    """Return the secrets in settings, such as the passwords in URLs, that have at least 6 characters.
+
+    Secrets are the passwords in URLs, both as written and percent-decoded, and fields with `password` in the name.
+    """
     found: set[str] = set()
     for field in fields(settings):  # type: ignore[arg-type]  # a dataclass, of which typing has no name
         text = getattr(settings, field.name)

@@ -52,7 +52,7 @@ class ApiSettings:
 
     @property
     def secured(self) -> bool:
-        """Tell whether a caller needs a key or a token."""
+        """Tell whether the API demands a key or a token from its callers."""
         return self.keys is not None or self.oidc_issuer is not None
 
 

@@ -22,7 +22,7 @@ CALLBACK_FIX = "CODITECT_HTTP_CALLBACK_URL=https://api.example.com"
 
 @dataclass(frozen=True, slots=True)
 class HttpAgentSettings:
-    """The checked settings of the bridge; a field's variable is `CODITECT_HTTP_` and the field's name."""
+    """The checked settings of the HTTP agents' bridge; a field's variable is `CODITECT_HTTP_` and the field's name."""
 
     hosts: str = ""
     private: bool = False
@@ -34,7 +34,7 @@ HTTP_DEFAULTS = HttpAgentSettings()
 
 
 def http_agent_settings(values: Mapping[str, str]) -> HttpAgentSettings:
-    """Read the bridge's settings from the variables of a program.
+    """Read the settings of the bridge to HTTP agents from the variables of a program.
 
     Raises:
         SetupError: for a value outside its range; the error names the variable.

@@ -1,4 +1,4 @@
-"""The values of settings, read from a program's variables and checked.
+"""The functions that read one setting each from a program's variables, check the value, and convert it.
 
 Each function raises SetupError for a value that is wrong; the error names the variable.
 """
@@ -14,7 +14,7 @@ from coditect.errors import SetupError
 
 
 def flag(values: Mapping[str, str], name: str, *, default: bool) -> bool:
-    """Return a setting that is true or false."""
+    """Read a true-or-false setting as a bool; return the default when the setting is missing."""
     text = values.get(name)
     if text is None:
         return default
@@ -24,7 +24,7 @@ def flag(values: Mapping[str, str], name: str, *, default: bool) -> bool:
 
 
 def number(values: Mapping[str, str], name: str, default: float, low: float, high: float) -> float:
-    """Return a setting that is a number within its bounds."""
+    """Read a setting as a float, and check that it is from `low` to `high`; return the default when it is missing."""
     text = values.get(name)
     if text is None:
         return default
@@ -39,7 +39,7 @@ def number(values: Mapping[str, str], name: str, default: float, low: float, hig
 
 
 def whole(values: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
-    """Return a setting that is a whole number within its bounds."""
+    """Read a setting as a whole number, and check that it is from `low` to `high`; return the default when missing."""
     found = number(values, name, default, low, high)
     if found != int(found):
         raise SetupError("A setting is a whole number", variable=name, given=found, fix=f"{name}={found:.0f}")
@@ -47,12 +47,12 @@ def whole(values: Mapping[str, str], name: str, default: int, low: int, high: in
 
 
 def optional(values: Mapping[str, str], name: str, low: int, high: int) -> int | None:
-    """Return a setting that is a whole number within its bounds; None when it is not set."""
+    """Read a setting as a whole number, and check that it is from `low` to `high`; return None when it is missing."""
     return whole(values, name, 0, low, high) if name in values else None
 
 
 def choice(values: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
-    """Return a setting that is one of a few words, the first by default."""
+    """Read a setting that must be one of the allowed words, in any case; return the first word when missing."""
     text = values.get(name, allowed[0])
     for word in allowed:
         if text.lower() == word.lower():
@@ -62,7 +62,7 @@ def choice(values: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> st
 
 
 def host_names(values: Mapping[str, str], name: str) -> str | None:
-    """Return a setting of host names or patterns such as `*.example.com`, separated by commas; None without any."""
+    """Read a comma-separated list of host names or patterns such as `*.example.com`, and return its text, or None."""
     text = values.get(name, "")
     for host in filter(None, map(str.strip, text.split(","))):
         if not _is_host(host):
@@ -72,7 +72,7 @@ def host_names(values: Mapping[str, str], name: str) -> str | None:
 
 
 def http_url(values: Mapping[str, str], name: str, *, fix: str) -> str | None:
-    """Return a setting that is an http or https URL; None when it is not set."""
+    """Read a setting that must be an http or https URL, and return its text; None when missing or empty."""
     text = values.get(name)
     if not text:
         return None

@@ -50,7 +50,7 @@ class Blocking(Generic[A_co]):
 
 
 def _giving(method: T, kind: str) -> T:
-    """Return a blocking method with `kind` as its shown return type, and without the word `async` in its docstring."""
+    """Let a blocking method show the return type `kind`, drop `async` from its docstring, and return the method."""
     shown: Any = method
     shown.__signature__ = inspect.signature(shown).replace(return_annotation=kind)
     shown.__doc__ = (shown.__doc__ or "").replace("async ", "")
@@ -60,7 +60,7 @@ def _giving(method: T, kind: str) -> T:
 def waiting(
     method: Callable[Concatenate[A_co, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Blocking[A_co], P], T]:
-    """Return a method that runs a coroutine method, or a subclass's override of it, and waits for the result."""
+    """Return the blocking counterpart of a coroutine method: it runs the method (or its override) and waits."""
 
     @wraps(method)
     def wait(self: Blocking[A_co], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -176,7 +176,7 @@ class SyncSharedState(Blocking[SharedState]):
 
     @property
     def name(self) -> str:
-        """The name of the space in requests: `workflow:` and an id, or `space:` and a name."""
+        """The name by which requests call the shared state: `workflow:` and an id, or `space:` and a name."""
         return self._inner.name
 
     get = waiting(SharedState.get)

@@ -1,4 +1,4 @@
-"""The metrics that every process has: its build, the lag of its event loop, its clock."""
+"""The metrics of every process: its build, event loop, loop restarts and clock skew, and the broker's certificate."""
 
 from __future__ import annotations
 

@@ -213,7 +213,7 @@ class TestFleet:
     # -- what it is made of -----------------------------------------------------------------------------
 
     def _control_planes(self) -> Mapping[str, Callable[..., AbstractAsyncContextManager[Any]]]:
-        """Return the function that runs a dispatcher, by the name of each control plane installed as an entry point."""
+        """Return the functions that run a dispatcher, by the names of the control planes installed as entry points."""
         return {one.name: one.load().running_dispatcher for one in entry_points(group=CONTROL_PLANES)}
 
     def _random(self, purpose: str) -> Random:

@@ -82,7 +82,7 @@ class Schedule:
             del vars(self._loop)[name]
 
     def stop(self, actor: Actor) -> None:
-        """Stop a process: none of its callbacks runs any more."""
+        """Stop a process: none of its callbacks runs until `go_on`."""
         actor.stopped = True
         if actor in self._runnable:
             self._runnable.remove(actor)

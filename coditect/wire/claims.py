@@ -11,7 +11,7 @@ from coditect.model.task import Owner
 
 
 class Verdict(StrEnum):
-    """The decision of the control plane about a delivery that an agent wants to run."""
+    """The control plane's decision on an agent's request to run a workflow task: run it, drop it, or wait."""
 
     RUN = "run"
     """Run the delivery's task, as the attempt and with the fence of the answer."""

@@ -47,7 +47,10 @@ EXCEPT = "x-coditect-except"
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """An order to cancel a task: all, only its publications up to a number, or only one request; with a reason."""
+    """An order to cancel a task, or only its publications up to a number, or only one of its requests.
+
+    The order carries a reason.
+    """
 
     task_id: str
     reason: str = ""

@@ -10,7 +10,7 @@ from coditect.errors import InvalidTask
 
 @dataclass(frozen=True, slots=True)
 class HandoffOffer:
-    """A running task that its owner offers to this agent, as the agent's `on_handoff` function sees it."""
+    """A running task that its agent offers to another agent, as that agent's `on_handoff` function sees it."""
 
     handoff: str
     """The id of the handoff."""

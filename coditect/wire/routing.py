@@ -148,7 +148,7 @@ def own_queues(agent_id: AgentId) -> tuple[str, ...]:
 
 
 def owner_of(queue: str) -> str:
-    """Return the agent or dispatcher process whose own queue has this name; empty for any other queue.
+    """Return the id in the name of an agent's or dispatcher's own queue, such as an agent's inbox; empty for others.
 
     An agent's are its inbox, its queue of follow-up tasks and its mailbox.
     """
@@ -206,7 +206,9 @@ def retry_back_queue(capability: str) -> str:
 
 @lru_cache(maxsize=4096)
 def reply_address(reply_to: str | None) -> Address | None:
-    """Return where a `reply_to` leads; None without one, over 255 bytes, and for queues and keys of Coditect's own.
+    """Return the exchange and key for replies to a `reply_to`; None if it is missing, too long or a Coditect name.
+
+    Too long is over 255 bytes. Coditect names are those of its own queues and keys, except its reply queues.
 
     `reply.*` goes through `coditect.replies`, any other name through the default exchange.
     """

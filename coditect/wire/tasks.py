@@ -354,7 +354,7 @@ def _read_failure(body: bytes) -> Failure:
 
 @dataclass(frozen=True, slots=True)
 class AttemptResult:
-    """The result of one attempt of a workflow task, as the shard's owner receives it."""
+    """The result of one attempt of a workflow task, as the owner of the workflow's shard receives it."""
 
     owner: Owner
     """The workflow node of the attempt, with the fence of its publication, or of a later grant."""
@@ -366,7 +366,7 @@ class AttemptResult:
 
 
 def attempt_result_message(result: AttemptResult, *, message_id: str) -> Message:
-    """Build the message of a workflow task's result for its owner, correlated by the task's id."""
+    """Build the message of a workflow task's result for the owner of the shard, correlated by the task's id."""
     message = result_message(result.outcome, capability=result.capability)
     headers = {**message.headers, **_owner_headers(result.owner), PUBLICATION: result.publication}
     if result.outcome.retry_ms is not None:

@@ -86,7 +86,7 @@ class TaskOptions(Placing, total=False):
 
 
 class Workflow:
-    """A builder of a workflow; `definition` returns the frozen definition, and nothing runs here.
+    """A builder of a workflow, which `definition` returns as a frozen value; building executes nothing.
 
     Every method raises InputError for invalid arguments.
     """
@@ -153,7 +153,7 @@ class Workflow:
         artifacts: Mapping[str, str | From] | None = None,
         **placing: Unpack[Placing],
     ) -> Node:
-        """Add a node that waits until a person grants or denies the question, or its timeout ends.
+        """Add a node that waits until a person grants or denies an approval, or until its timeout ends.
 
         With `artifacts`, expressions by names such as `{"tests": tests.result["passed"]}`, the node is a gate: where
         one of them finds nothing, it is rejected, and nobody is asked.

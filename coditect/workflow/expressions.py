@@ -73,7 +73,7 @@ class Scope:
 
 
 class Account:
-    """An account of evaluation steps: the budget that all expressions of one node share.
+    """The count of evaluation steps and its limit, which all expressions of one node share.
 
     With a lower bound than `MOST_STEPS`, an `overdrawn` account only shows that the expressions take more steps than
     that.

@@ -180,7 +180,7 @@ least = count(MOST_PREDECESSORS)
 
 
 def join(value: object) -> Join:
-    """Check a join value (all, any, or a number), and return the value; the graph checks the number."""
+    """Check that a join value is all, any or a whole number, and return it; the number's range is checked later."""
     match value:
         case "all":
             return "all"

@@ -103,7 +103,7 @@ def edge_problems(node: Node, names: Collection[str] | None = None) -> Iterator[
 
 
 def _rest_problems(node: Node) -> Iterator[Problem]:
-    """Yield the problems of a node's `rest`, for predecessors that have not ended, and `least`, how many suffice."""
+    """Yield the problems of a node's `rest` (the fate of unended predecessors) and `least` (how many suffice)."""
     if node.rest is Rest.CANCEL and len(node.after) > MOST_CANCELED:
         sentence = f"{node.name!r} cancels the rest of {len(node.after):,} predecessors"
         fix = f"name at most {MOST_CANCELED} predecessors, or leave `rest` out"

@@ -254,7 +254,7 @@ class ApprovalRow:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointRow:
-    """The report of one checkpoint of a workflow: a completed node, or a position that was given a name."""
+    """The report of one checkpoint of a workflow: a completed node, or a state that an agent or client gave a name."""
 
     name: str
     """The checkpoint's name; that of a completed node is the node's."""

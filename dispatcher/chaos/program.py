@@ -1,4 +1,4 @@
-"""The functions behind `coditect chaos`, which play seeds with real processes or in simulation."""
+"""The functions behind `coditect chaos`, which do the chaos run of each seed, with real processes or simulated."""
 
 from __future__ import annotations
 

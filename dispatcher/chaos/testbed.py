@@ -149,7 +149,7 @@ class ChaosTestbed:
         return RegistryLook(frozenset(running), frozenset(life for life, ready in running.items() if ready))
 
     def life_of(self, record: AgentRecord) -> str:
-        """Return the name that the history has for the process in an agent's record; the process id if it has none."""
+        """Return the history's name for the process whose id is in an agent's record; if unknown, the id as text."""
         pid = record.registration.pid
         return self._lives.get(pid, str(pid))
 

@@ -32,7 +32,7 @@ DEFAULT_RESET_MS = 30_000
 
 @dataclass(slots=True)
 class BreakerRow:
-    """The row of a fleet's breaker; its name is in the key."""
+    """The row of a fleet-wide circuit breaker in the store; the row's key has the breaker's name."""
 
     open: bool = False
     version: int = 0

@@ -1,4 +1,4 @@
-"""The rows of locks: one for each ticket, one for its place in each resource's queue, and the counter of numbers."""
+"""The rows of locks: tickets (requests for locks), their places in the queues of resources, and the number counter."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def tickets_of_task(tr: Reads, agent: str, task: str) -> Sequence[str]:
 
 
 def of_task(task: str) -> str:
-    """Return the owner name of tickets handed over to a task; the names of the task's own flows begin with it."""
+    """Return the owner name of locks that a handoff gave to a task; the task's own owner names begin with this name."""
     return f"{task}/"
 
 

@@ -44,9 +44,10 @@ TTL_MS = (1_000, 3_600_000)
 
 
 def acquire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Lock resources under a ticket that the client names; a repeated request gets the ticket's present state.
+    """Lock resources, or wait for them, under a ticket id that the client chose, and return the ticket's state.
 
-    A ticket that would wait for ever is not taken: the answer names the cycle.
+    A repeated request gets the ticket's present state. A ticket that would wait for ever is not taken: the answer names
+    the cycle.
     """
     known = rows.read(unit.tr, text(body, "ticket"))
     if known is not None:
@@ -170,7 +171,7 @@ def expired(unit: UnitOfWork, timer: Timer) -> None:
 
 
 def _grant_next(unit: UnitOfWork, resources: Iterable[str]) -> None:
-    """Grant, in order of arrival, waiting tickets that nothing bars any more at resources that a ticket has left."""
+    """Grant, in order of arrival, the waiting tickets for the given resources that no earlier ticket bars any more."""
     for resource in resources:
         for place in rows.places(unit.tr, resource):
             ticket = rows.read(unit.tr, place.ticket)

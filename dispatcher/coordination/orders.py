@@ -42,7 +42,7 @@ def read_order(document: object, by: str) -> dict[str, Any]:
 
 
 def write(tr: Transaction, name: str, by: str, order: Mapping[str, Any]) -> None:
-    """Store a workflow to start, or a trigger's signal value; `by` says whether a schedule's or a trigger's.
+    """Store the request that starts a schedule's or trigger's workflow (`by` tells which), or a trigger's signal value.
 
     Raises:
         ValueBeyondBound: when it is larger than one value may be.
@@ -51,7 +51,7 @@ def write(tr: Transaction, name: str, by: str, order: Mapping[str, Any]) -> None
 
 
 def read(tr: Reads, name: str, by: str) -> dict[str, Any]:
-    """Return what `write` stored: the request for a schedule's or trigger's workflow, or only a signal's `input`.
+    """Return the stored request that starts a schedule's or trigger's workflow; for a signal only its `input`.
 
     Raises:
         DamagedValue: when the value is not what was written.

@@ -114,7 +114,7 @@ def write(tr: Transaction, one: ScheduleRecord) -> None:
 
 
 def remove(tr: Transaction, name: str) -> None:
-    """Remove a schedule's row and its workflow."""
+    """Remove a schedule's row, and the stored request that starts its workflow."""
     tr.clear(SCHEDULES.pack((name,)))
     orders.clear(tr, name, BY)
 
@@ -127,7 +127,7 @@ def list_schedules(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def show_schedule(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return one schedule, with its workflow, the workflow's input, and its next ticks.
+    """Return one schedule, with the definition and the input of its workflow, and its next ticks.
 
     Raises:
         NotFound: when there is no such schedule.

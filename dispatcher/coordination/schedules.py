@@ -110,7 +110,7 @@ def resume(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def run(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Start a schedule's workflow now, also while paused, and return the id; None when none began. Its ticks stay."""
+    """Start a schedule's workflow now, even while paused; return its id, or None if none began. The next tick stays."""
     record = rows.find(unit.tr, body)
     workflow = _start(unit, record, unit.now_ms, occasion="run")
     rows.write(unit.tr, record)

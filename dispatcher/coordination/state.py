@@ -97,9 +97,10 @@ def _space(body: Body) -> str:
 
 
 def _check_space(unit: UnitOfWork, space: str, *, by_node: bool) -> int:
-    """Return the time to record for a write to a space; refuse the write if the workflow has ended or is restored now.
+    """Return a write's time to record; refuse a write to the space of a workflow that has ended or is being restored.
 
-    Of a workflow that is being restored only compensations still write; a client's write would be taken back unseen.
+    Of a workflow that is being restored only nodes (compensations) still write; a client's write would be taken back
+    unseen.
     """
     workflow = workflow_of(space)
     if workflow is None:

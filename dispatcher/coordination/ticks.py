@@ -64,7 +64,7 @@ class Ticks:
                 yield tick_ms
 
     def due_ms(self, name: str, tick_ms: int) -> int:
-        """Return when a tick is to be carried out: at its instant, or later by a part of the jitter."""
+        """Return when a tick is to be carried out: its instant plus a delay up to the jitter, the same at each call."""
         if not self.jitter_ms:
             return tick_ms
         drawn = int.from_bytes(hashlib.sha256(f"{name} {tick_ms}".encode()).digest()[:8])

@@ -121,7 +121,7 @@ class OutgoingMessage:
 
 
 class WorkflowEnd(NamedTuple):
-    """The end of a workflow in a transaction."""
+    """The report of a workflow's end in a transaction: final state, duration, and whether a person acted on it."""
 
     state: WorkflowState
     took_ms: int

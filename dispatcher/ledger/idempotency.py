@@ -32,7 +32,7 @@ def claim(
 
 
 def known(tr: Reads, key: str, fingerprint: str, *, now_ms: int) -> str | None:
-    """Return the id of the workflow that has the key, or None as `read` does; refuse the key of another request.
+    """Return the id of the workflow that has the unexpired key, or None; raise KeyReused if another request used it.
 
     Requests are compared when both had a fingerprint.
 

@@ -54,7 +54,7 @@ class RowFormat:
         return b"%d%b" % (version, self.pack(fields))
 
     def pack_checked(self, fields: Any) -> bytes:
-        """Encode fields that agents or clients have given in part, and check that the row can be decoded again.
+        """Encode fields that contain values from agents or clients, and check that the row can be decoded again.
 
         Raises:
             InvalidTask: when a value is nested too deep.

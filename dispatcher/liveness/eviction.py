@@ -47,7 +47,7 @@ class Evictor(Protocol):
         """
 
     async def messages(self, queue: str) -> int | None:
-        """Return the number of all messages in a queue, up to 10 s old, with those that wait to be dead-lettered.
+        """Return the number of all messages in a queue, read up to 10 s ago, including those that await dead-lettering.
 
         None when there is no such queue, or when its number is not known yet.
 

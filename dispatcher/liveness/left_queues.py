@@ -46,7 +46,7 @@ class LeftQueues:
         self._few = asyncio.Semaphore(FEW)
 
     async def find(self, names: Iterable[str]) -> Mapping[str, frozenset[str]]:
-        """Return the queues of agents that the registry lacks, and of dispatchers without a heartbeat, by owner.
+        """Return, by owner, the named queues of agents that the registry lacks and of dispatchers without a heartbeat.
 
         Raises:
             Retryable: when the registry or the store does not answer.

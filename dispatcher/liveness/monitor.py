@@ -200,7 +200,7 @@ class Monitor:
             log.debug("The queues of dead processes could not be removed", extra={"reason": str(error)})
 
     def _kept(self, agent: AgentId) -> Set[str]:
-        """Return the queues of an agent that `remove` spares: its inbox, and its mailbox until the agent is gone."""
+        """Return the queues that a sweep does not just delete: an agent's inbox, and a living agent's mailbox."""
         inbox = routing.inbox_queue(agent)
         return {inbox} if self.is_gone(agent) else {inbox, routing.mailbox_queue(agent)}
 

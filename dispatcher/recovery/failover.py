@@ -94,7 +94,7 @@ class LockHolders:
         self._unreleased: set[AgentId] = set()
 
     def look(self, keeper: ShardWorker | None, monitor: Monitor, living: Set[AgentId]) -> None:
-        """Release gone agents' remaining locks by `keeper`, the worker of the locks' shard, if this process has it."""
+        """Release the locks of gone agents by `keeper`, the worker of the locks' shard; without it, do so later."""
         left = set(filter(self._is_gone, self._unreleased - living))
         self._unreleased = left.copy()
         if keeper is None:

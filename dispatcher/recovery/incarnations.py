@@ -21,7 +21,9 @@ AGAIN_SECONDS = 5.0
 
 
 async def begin(database: Database, graph: TaskGraph | None, clock: Clock, background: Supervisor) -> Incarnation:
-    """Begin a store's incarnation, above its last and, if Redis answers, Redis's; write it to Redis in the background.
+    """Begin a store's incarnation, numbered above its last one and, if Redis answers, above the number in Redis.
+
+    The new number is written to Redis in the background.
 
     Raises:
         CoditectError: any error of `Database.run`.

@@ -143,7 +143,7 @@ class RequestServer:
                 raise InvalidTask("The control plane does not know this verb", given=verb[:80], known=known)
 
     def _traced(self, message: Message, body: Body) -> tuple[Body, Span | None]:
-        """Return a submission's body with the trace headers for the tasks of the nodes, and the last chunk's span."""
+        """Return a submission's body with trace headers for its nodes' tasks, and the span of a traced last chunk."""
         trace = read_trace(message.headers)
         if not self.tracing.active or number(body, "chunk", 1) < number(body, "chunks", 1):
             return {**body, "trace": trace} if trace or "trace" in body else body, None

@@ -154,7 +154,7 @@ class InFlight:
             self._others[node_key] = fence
 
     def take_others(self) -> dict[NodeKey, int]:
-        """Return and forget the nodes, with fences, whose agents reported another attempt than the current one.
+        """Return, by node, the fences of attempts that agents reported and that are not current; forget these reports.
 
         The orphan detector has such attempts canceled.
         """

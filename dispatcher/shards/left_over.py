@@ -56,7 +56,10 @@ class Evaluations:
         aside: set[bytes],
         put: Callable[[Evaluated, Settle], None],
     ) -> None:
-        """Create the evaluator; `put` gets the values, and `aside` the keys of evaluations, for batches to skip."""
+        """Create the evaluator, which passes values to `put`, and keeps the keys of evaluations under way in `aside`.
+
+        Batches skip the work whose keys are in `aside`.
+        """
         self._shard = shard
         self._database = database
         self._background = background
@@ -149,7 +152,7 @@ class Waited:
     until: float
 
     def counts(self, now: float) -> bool:
-        """Tell whether a pause that begins at `now` must be longer, as this one ended at most `MOST_SECONDS` before."""
+        """Tell whether this pause lengthens one that begins at `now`: it ended at most `MOST_SECONDS` before."""
         return now <= self.until + MOST_SECONDS
 
 

@@ -200,7 +200,7 @@ class ShardOwnership:
                 log.debug("The leases will lapse", extra={"reason": repr(unsaid)})
 
     def _begin(self, tr: Transaction) -> int:
-        """Set a new store's number of shards for good; expire all other owners if only one process can open it."""
+        """Return the store's number of shards, set once; in a one-process store also declare all other owners dead."""
         if self._ports.database.exclusive:
             leases.expire_others(tr, self.owner)
         return shards.fix_count(tr, self.count)

@@ -71,7 +71,7 @@ class Disk:
         return self.keys[bisect_left(self.keys, begin) : bisect_left(self.keys, end)]
 
     def check(self, reads: list[KeyRange], read_version: int) -> None:
-        """Check that no commit after the read version wrote into the ranges that a transaction read.
+        """Raise TransactionConflict if a commit after the read version wrote into the ranges that a transaction read.
 
         Raises:
             TransactionConflict: when a commit did.

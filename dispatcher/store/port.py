@@ -87,4 +87,4 @@ class Database(Protocol):
 
     @property
     def exclusive(self) -> bool:
-        """Tell whether only one process can have the store open, so that all owners from earlier processes are dead."""
+        """Tell whether only one process can open the store, so that lease owners from earlier processes are dead."""

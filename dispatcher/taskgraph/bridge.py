@@ -38,7 +38,7 @@ class ShardCommands(Protocol):
         """Claim the nodes whose jobs were taken from RQ's queues, or send RQ the states of nodes that cannot run."""
 
     async def requested(self, requests: Sequence[ToolRequest]) -> None:
-        """Carry out the cancels and requeues that people made in RQ; the bridge calls again until RQ shows them."""
+        """Carry out people's cancels and requeues in RQ; the bridge passes each again until its job's state is set."""
 
     async def forgotten(self, shards: Collection[int]) -> None:
         """Write the live workflows of the given shards, which RQ has lost, into RQ; then call `TaskGraph.remember`."""

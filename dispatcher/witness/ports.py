@@ -54,7 +54,7 @@ RESULTS = routing.results_queue(0).removesuffix("0")
 
 
 def nowhere(point: str) -> None:
-    """Do nothing where a fault may be injected (a failpoint); the default for a dispatcher without ordered faults."""
+    """Do nothing where a fault may be injected (a failpoint); the default for a dispatcher with no failpoint set."""
 
 
 class Rows:

@@ -40,22 +40,22 @@ class Watch:
         return self.note is silent and self.reached is nowhere
 
     def broker(self, broker: Broker) -> Broker:
-        """Return the broker, wrapped in a `WitnessedBroker` if a history or a fault is ordered."""
+        """Return the broker, wrapped in a `WitnessedBroker` if a history is recorded or a failpoint is set."""
         if self._off:
             return broker
         return cast(Broker, WitnessedBroker(broker, self.note, reached=self.reached))
 
     def database(self, database: Database) -> Database:
-        """Return the store, wrapped in a `WitnessedDatabase` if a history or a fault is ordered."""
+        """Return the store, wrapped in a `WitnessedDatabase` if a history is recorded or a failpoint is set."""
         return database if self._off else WitnessedDatabase(database, self.note, reached=self.reached)
 
     def graph(self, graph: TaskGraph) -> TaskGraph:
-        """Return the task graph, wrapped in a `WitnessedGraph` if a history or a fault is ordered."""
+        """Return the task graph, wrapped in a `WitnessedGraph` if a history is recorded or a failpoint is set."""
         return graph if self._off else cast(TaskGraph, WitnessedGraph(graph, reached=self.reached))
 
 
 def read_watch(environment: Mapping[str, str]) -> Watch:
-    """Read from the environment which history and faults are ordered, and open the history file.
+    """Return a `Watch` with the history and failpoints that the environment asks for, and open any history file.
 
     Raises:
         SetupError: when there is no such failpoint.

@@ -31,7 +31,7 @@ class Batches:
     """The batches of one capability in one agent process; several may run at the same time."""
 
     def __init__(self, handler: Callable[..., Awaitable[Any]], policy: BatchPolicy, background: Supervisor) -> None:
-        """Gather tasks for a handler that takes lists."""
+        """Prepare to gather tasks, in batches as `policy` declares, for calls of a `handler` that takes lists."""
         self._handler, self._policy, self._background = handler, policy, background
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()

@@ -221,14 +221,14 @@ class Execution:
         return self.interruption is not None and self.interruption.canceled is None
 
     def stop_calls(self) -> None:
-        """Cancel the calls on the event loop that the handler's thread waits for; it must begin no further calls."""
+        """Cancel the event-loop calls that the handler's thread waits for; the thread must begin no further calls."""
         for call in tuple(self.calls or ()):
             call.cancel()
 
     # -- deliveries -------------------------------------------------------------------------------------------
 
     def wanted_by(self, cancel: Cancel) -> bool:
-        """Tell whether a cancel message should end this execution: it means the task and all attached redeliveries."""
+        """Tell whether to end the execution: the cancel message applies to its task and all attached redeliveries."""
         return cancel.means(self.task) and all(cancel.means(task) for task, _ in self.attached or ())
 
     def attach(self, task: Task, delivery: Delivery) -> None:

@@ -48,12 +48,12 @@ class SentBack(BaseException):
 
 
 class HandedBack(SentBack):
-    """The signal that a task goes back, and no attempt counts, as a guard or a missing HTTP connection bars it."""
+    """The signal that a guard or a missing HTTP connection bars an attempt: the task goes back, no attempt counts."""
 
 
 @value
 class HandlerEnd:
-    """How one attempt ended: its value or its failure, before the choice of result, retry or dead letter."""
+    """The end of one attempt, a value or a failure, before the choice of result, retry or dead letter."""
 
     status: Status
     body: bytes = b""
@@ -163,7 +163,10 @@ def unstartable(
 
 
 def _unkept(task: Task, now_ms: int) -> HandlerEnd | None:
-    """Reject a direct task of a capability of over 10 min, unless the task's timeout or deadline is within 25 min."""
+    """Return the rejection of a direct task of a `long` capability; None if its own limits end it within 25 min.
+
+    An attempt of a long capability may take over 10 minutes. The limits are the task's timeout and deadline.
+    """
     limits = task.limits
     bounds = (limits.timeout_ms, None if limits.deadline_ms is None else limits.deadline_ms - now_ms)
     if min((one for one in bounds if one is not None), default=MOST_MS + 1) <= MOST_MS:
@@ -321,12 +324,12 @@ def _failed(error: BaseException, reason: str) -> HandlerEnd:
 
 
 def asked_seconds(error: BaseException | None) -> float | None:
-    """Return the seconds of delay that a handler, also in its own process, asked for by `RetryAfter`; else None."""
+    """Return the delay in seconds that a handler, also in a worker process, asked for by `RetryAfter`; else None."""
     return error.delay_seconds if isinstance(error, RetryAfter | RemoteError) else None
 
 
 def said(error: BaseException) -> str:
-    """Return the message of an exception, cut to a bound, or a substitute for a message that cannot be printed."""
+    """Return an exception's message, at most 2,000 characters, or a substitute if the message cannot be printed."""
     try:
         return str(error)[:_LONGEST_MESSAGE]
     except Exception:  # noqa: BLE001 - a handler's own class may do anything

@@ -46,7 +46,7 @@ class PartSender:
         self._turn: asyncio.Future[None] | None = None
 
     def credit(self, credit: Credit) -> None:
-        """Allow more parts; a credit that came late or twice changes nothing."""
+        """Let the handler send parts up to the number in the credit; an older or repeated credit changes nothing."""
         self._until = max(self._until, credit.until)
         self._wake()
 

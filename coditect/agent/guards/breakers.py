@@ -82,7 +82,7 @@ class AgentBreakers:
     # -- tasks ------------------------------------------------------------------------------------------
 
     def divert(self, task: Task, delivery: Delivery) -> Coroutine[Any, Any, None] | None:
-        """Return a coroutine that sends a task to its capability's fallback; None when the task may begin here.
+        """Return a coroutine that sends a task to its capability's fallback; None when this agent may begin the task.
 
         A workflow task must not be granted to this agent first: the grant of the next one would count as an attempt.
         """

@@ -65,11 +65,14 @@ class LeasedTokens:
         self._promised = max(0, self._promised - 1)
 
     def pause_seconds(self, chance: float) -> float:
-        """Return the seconds to wait for tokens: until the bucket has one, or longer, so that it then has several."""
+        """Return the seconds to wait before the next request for tokens: until the bucket has one, or longer.
+
+        The longer wait, a part of the tokens' holding time that `chance` (0 to 1) varies, lets the bucket get several.
+        """
         return max(self._none_before - self._now(), self._hold_seconds * (0.25 + 0.5 * chance))
 
     def postpone(self) -> None:
-        """Ask for no tokens for `AGAIN_SECONDS`."""
+        """Ask the registry for no tokens of this capability in the next 0.5 s (`AGAIN_SECONDS`)."""
         self._none_before = self._now() + AGAIN_SECONDS
 
     def _held(self) -> int:
@@ -79,7 +82,7 @@ class LeasedTokens:
         return self._tokens
 
     async def _ask(self, enough: Callable[[], bool]) -> None:
-        """Lease a batch of tokens, unless there are enough by now (`enough`), or the bucket is known to be empty."""
+        """Lease a batch of tokens from the registry, unless `enough()` is true or the bucket is known to be empty."""
         async with self._asking:
             now = self._now()
             if enough() or now < self._none_before:

@@ -133,7 +133,7 @@ class TaskContext(TaskFacts):
         return value_of(outcome, model)
 
     async def _checkpoint(self, name: str) -> None:
-        """Give the workflow's present position a name; see `Context.checkpoint`."""
+        """Make a named checkpoint of the task's workflow; see `Context.checkpoint`."""
         if self._task.owner is None:
             raise InputError("This task belongs to no workflow", fix="call it in a workflow's node")
         asked = {"workflow": self._task.owner.workflow, "checkpoint": name}
@@ -179,13 +179,13 @@ class Context(TaskContext, TaskThreads, TaskHandoffs, Locking):
         return SharedState(self.services, workflow_space(self._task.owner.workflow))
 
     def space(self, name: str) -> SharedState:
-        """Return the shared state of a named space, which all agents and clients read and write."""
+        """Return the shared state (values by key) of the given name, which all agents and clients read and write."""
         return SharedState(
             self.services, named_space(arguments.text("name", name, shortest=1, longest=LONGEST_NAME_BYTES))
         )
 
     async def checkpoint(self, name: str) -> None:
-        """Give the present position of the task's workflow a name, to which the workflow can be restored.
+        """Make a named checkpoint of how far the task's workflow has come, to which the workflow can be restored.
 
         The node of this task has not ended by then, so a restore runs it again, from its beginning.
 
@@ -256,7 +256,7 @@ class _Locks(Locking):
 def _blocking(
     method: Callable[Concatenate[Locking, P], Lock],
 ) -> Callable[Concatenate[PlainContext, P], BlockingLock]:
-    """Return the counterpart of a method of `Locking` for plain handlers: its lock is held inside of `with`."""
+    """Wrap a lock method of `Locking` as one of `PlainContext`, whose lock a plain handler holds inside of `with`."""
 
     @wraps(method)
     def lock(self: PlainContext, /, *args: P.args, **kwargs: P.kwargs) -> BlockingLock:
@@ -267,7 +267,7 @@ def _blocking(
 
 
 class PlainContext(TaskContext, PlainHandoffs):
-    """The execution of a task as a plain handler sees it, in a thread or a process: its methods wait for the answer.
+    """The execution of a task as a plain handler sees it, in a thread or a process: its methods block, none is async.
 
     Only the handler may call the methods. A call that is under way when the attempt is canceled, or its time is over,
     raises `TaskCanceled`, and so does every later one: the handler should end then.
@@ -285,7 +285,7 @@ class PlainContext(TaskContext, PlainHandoffs):
         self.services.run(self._emit(type_, subject, data))
 
     def checkpoint(self, name: str) -> None:
-        """Name the present position of the task's workflow, for a later restore to it; block until it has the name.
+        """Make a named checkpoint of the task's workflow, for a later restore; block until the checkpoint is kept.
 
         The node of this task has not ended by then, so a restore runs it again, from its beginning.
 

@@ -34,7 +34,7 @@ def checked_lifespan(given: object) -> Lifespan | None:
 
 @asynccontextmanager
 async def lived(lifespan: Lifespan | None, agent: Any) -> AsyncIterator[Any]:
-    """Hold an agent's lifespan, if any, open in the block and yield its value; the block's errors bypass the lifespan.
+    """Open an agent's lifespan, if any, for the block and yield its value; the lifespan sees no error of the block.
 
     Raises:
         SetupError: when the lifespan raised an error at its start or stop; it is the cause.

@@ -84,6 +84,6 @@ class TaskThreads:
         return Counter()
 
     def _thread_id(self, purpose: str) -> str:
-        """Derive an id for a thread, message or ticket from the task's id, the purpose, and the purpose's count."""
+        """Derive the id of a thread, a message or a wait for news from the task's id, the purpose and its count."""
         self._thread_ids[purpose] += 1
         return child_task_id(self.task_id, "thread", purpose.encode(), self._thread_ids[purpose])

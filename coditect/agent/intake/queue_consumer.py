@@ -53,7 +53,7 @@ class QueueConsumer:
     """The consumers of one queue, and its deliveries that wait for a slot."""
 
     def __init__(self, queue: str, level: Priority, *, group: str, own: bool = False, passes_on: bool = False) -> None:
-        """Prepare to consume a queue; `own`: only this agent does; `passes_on`: tasks it returns go to other agents."""
+        """Prepare to consume a queue; `own`: no other agent may; `passes_on`: returned tasks go to other agents."""
         self.queue = queue
         self.level = level
         self.group = group

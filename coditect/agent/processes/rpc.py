@@ -29,7 +29,7 @@ BREAKER = "breaker"
 
 
 def is_awaited(service: str) -> bool:
-    """Tell whether the named method of `Services` is a coroutine, so that a handler awaits its result.
+    """Tell whether a handler awaits the named method of `Services`: a coroutine function, or `breaker`.
 
     Raises:
         AttributeError: when `Services` has no such service.
@@ -126,13 +126,13 @@ def _answer(number: int, result: Any) -> Frame:
 
 
 def described(error: CoditectError) -> dict[str, Any]:
-    """Return an error as JSON values, of which `error_in` makes it again."""
+    """Return an error as JSON values, from which `error_in` rebuilds the error."""
     facts = {name: value if isinstance(value, int | float) else str(value) for name, value in error.facts.items()}
     return {"type": type(error).__name__, "sentence": error.sentence, "facts": facts}
 
 
 def error_in(told: Mapping[str, Any]) -> CoditectError:
-    """Return the error that `described` told, of the same type."""
+    """Rebuild an error, of the same type, from the JSON values that `described` made of it."""
     kind = getattr(errors, told["type"], CoditectError)
     failure: CoditectError = kind(told["sentence"], **told["facts"])
     return failure

@@ -186,7 +186,7 @@ class _RemoteServices:
         self._link.tell("progress", share, note)
 
     def run(self, work: Coroutine[Any, Any, T], *, closing: bool = False) -> T:
-        """Run a call of these services for a plain handler, on an event loop of its own; a kill ends the wait."""
+        """Run a coroutine, such as a call of the agent, to its end for a plain handler; only a kill stops it."""
         return self._home.run(work)
 
 

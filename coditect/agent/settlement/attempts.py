@@ -1,4 +1,4 @@
-"""The metrics of an agent's attempts by capability, and the recent outcomes of tasks for which senders picked it."""
+"""The metrics of an agent's attempts by capability, and recent outcomes of tasks for which senders picked the agent."""
 
 from __future__ import annotations
 

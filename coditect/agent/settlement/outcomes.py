@@ -80,7 +80,7 @@ class Outcomes:
         capabilities: Mapping[str, Capability],
         managed: ManagedTasks,
     ) -> None:
-        """Send the results of an agent's tasks; call `end` with each execution whose posted reply is settled."""
+        """Prepare to settle an agent's executions; call `end` with each execution whose posted reply is settled."""
         self.tracebacks = True
         """Whether results carry tracebacks."""
         self._managed, self._end = managed, end

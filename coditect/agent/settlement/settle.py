@@ -156,9 +156,10 @@ class Settler:
         return None
 
     def _may_wait(self, address: routing.Address) -> bool:
-        """Tell whether to wait until a reply queue has space: FULL_REPLIES_SECONDS at most, for all replies together.
+        """Tell whether a reply may wait for space in its queue: in the first 2 s after the queue was found full.
 
-        The deliveries that wait for the queue take places that all tasks need.
+        The time is FULL_REPLIES_SECONDS, for all replies to the queue together. The deliveries that wait for the
+        queue take places that all tasks need.
         """
         now = asyncio.get_running_loop().time()
         since = self.full_since.setdefault(address, now)

@@ -30,7 +30,11 @@ class Unstarted:
         self._agent_id = agent_id
 
     async def not_ours(self, delivery: Delivery, task: Task) -> None:
-        """Pass a task from the agent's own queues on to its capability's queue; refuse one from any other queue."""
+        """Settle a task that the agent cannot take: move it from the agent's own queue to its capability's, or refuse.
+
+        The agent does not offer the capability, or a guard holds up a task of the own queue. A task from any other
+        queue is refused.
+        """
         if routing.queue_key(delivery.queue) is None:
             delivery.reject()
         else:

@@ -1,4 +1,4 @@
-"""Acquire requests: questions to the control plane whether a workflow task may run here, before it runs.
+"""Acquire requests, by which an agent asks the control plane whether it may run a workflow task, before it does.
 
 A delivery that came back, or that is not fresh any more, may have run elsewhere meanwhile, or may not be wanted any
 more: its shard decides, and grants the fence under which it runs. A request keeps its id, however often it is sent;

@@ -112,7 +112,7 @@ class Handoffs:
         return known
 
     async def of_task(self, owner: Owner) -> dict[str, Any]:
-        """Return the last handoff by which a task was taken over; its id is None when there was none."""
+        """Return the last accepted handoff of a task as JSON values; `handoff`, its id, is None when there was none."""
         return await self._control.ask(Verb.HANDOFF_SHOW, {"task": f"{owner.workflow}:{owner.node}"})
 
     async def _look(self, handoff: str, known: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class Handoffs:
             return known
 
     async def _take_back(self, asked: asyncio.Future[dict[str, Any]]) -> dict[str, Any]:
-        """Withdraw a handoff as soon as its request is answered; without an answer, let it end by its timeout."""
+        """Await the answer to a handoff request, then withdraw the handoff; without an answer, let it time out."""
         try:
             requested = await asyncio.wait_for(asked, WITHDRAW_SECONDS)
         except (CoditectError, TimeoutError):
@@ -138,7 +138,7 @@ class Handoffs:
             return known
 
     async def _candidates(self, to: str) -> tuple[list[str], str]:
-        """Return the agents to ask, those with the most free slots first, and `to` if it is a capability, else ""."""
+        """Return the agents to offer a task to, most free slots first, and `to` if that is a capability, else ""."""
         one = await self._registry.get(AgentId(to))
         if one is not None:
             return self._askable([one]), ""

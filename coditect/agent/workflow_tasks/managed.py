@@ -224,7 +224,7 @@ class ManagedTasks:
     async def rejoin(
         self, task: Task, delivery: Delivery, execution: Execution | None, known: Callable[[], Outcome | None]
     ) -> None:
-        """Handle another delivery of a task that runs here (`execution`) or ended here (`known`: its outcome)."""
+        """Handle another delivery of a task that this process runs (`execution`) or ran (`known`: its outcome)."""
         if execution is not None and self._stages.get(execution) is Stage.ASKING:
             execution.attach(task, delivery)
             return

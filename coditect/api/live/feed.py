@@ -155,7 +155,10 @@ class LiveFeed:
             self._background.start(self._recover(self._subscription), name="live events: recover")
 
     async def _recover(self, subscription: EventSubscription) -> None:
-        """Once a lost subscription is back, add a gap notice to the window, and one when all publishers know of it."""
+        """Wait until a lost subscription is back, announce it to the publishers, and add gap notices to the window.
+
+        One notice comes at once, and one when all publishers have had the time to notice the subscription.
+        """
         pauses = LOOKS.pauses()
         while subscription is self._subscription:
             try:
@@ -169,7 +172,7 @@ class LiveFeed:
             await asyncio.sleep(next(pauses))
 
     def _found(self) -> None:
-        """Once a lost subscription is found again, add a gap notice to the window, in front of the next event."""
+        """If the subscription was lost, note that it is back, and add a gap notice before the next event."""
         if self._is_lost:
             self._is_lost = False
             self._continuity.reset()
@@ -195,7 +198,7 @@ class LiveFeed:
             stream.wake()
 
     def _later(self, name: str, seconds: float, act: Callable[[], None]) -> None:
-        """Call `act` after some seconds, in place of a pending timer of the same name."""
+        """Start a named timer that calls `act` after some seconds; it replaces a pending timer of the same name."""
 
         def due() -> None:
             del self._timers[name]

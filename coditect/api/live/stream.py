@@ -1,4 +1,4 @@
-"""One stream of frames: a position in the window and a filter, without a buffer of its own.
+"""A stream of live events to one reader: an event filter, and the number of the last frame read from the window.
 
 A slow stream holds nothing but its position, so it costs the others nothing. When the window has moved past the
 position, the stream ends and says so.
@@ -33,7 +33,7 @@ class LiveStream:
         self._reason = ""
 
     def wake(self) -> None:
-        """Let the stream look at the window again."""
+        """Tell the stream that the window may have new frames."""
         self._news.set()
 
     def end(self, reason: str) -> None:
@@ -42,7 +42,7 @@ class LiveStream:
         self._news.set()
 
     async def batches(self) -> AsyncIterator[list[LiveFrame]]:
-        """Yield frames: a ping with the position, events and gaps (pings while none come), an `end` with its reason."""
+        """Yield lists of frames: a `ping`; events and gaps, or pings while none come; an `end` with its reason."""
         yield [self._at(PING)]
         if self._missing:
             yield [notice(self._window.id_of(self._position), GAP, self._missing, advice=READ_AGAIN)]
@@ -77,6 +77,6 @@ class LiveStream:
         return True
 
     def _at(self, name: str, reason: str = "") -> LiveFrame:
-        """Return a `ping` or `end` frame whose id is the stream's position, from which a reader can resume."""
+        """Return a `ping` or `end` frame; its id names the last frame read, after which a reader can resume."""
         identity = self._window.id_of(self._position)
         return notice(identity, name, reason) if reason else LiveFrame(identity, name, b"{}")

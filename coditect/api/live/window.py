@@ -69,15 +69,15 @@ class LiveWindow:
             self._oldest += 1
 
     def id_of(self, number: int) -> str:
-        """Return the id of the frame of a number."""
+        """Return the id of the frame with a number: the process's epoch and the number."""
         return f"{self.epoch}-{number}"
 
     def holds_after(self, number: int) -> bool:
-        """Tell whether every frame after a number is still in the window."""
+        """Tell whether the window still holds every frame numbered above `number`; False if `number` is yet to come."""
         return self._oldest <= number + 1 <= self.newest + 1
 
     def after(self, number: int, most: int) -> list[LiveFrame]:
-        """Return the frames after a number, in order, at most `most` of them; the window must hold them."""
+        """Return in order up to `most` frames that follow the frame with a number; the window must hold them."""
         return [self._frames[one] for one in range(number + 1, min(self.newest, number + most) + 1)]
 
     def resume(self, last_id: str) -> tuple[int, str]:

@@ -42,7 +42,7 @@ ANNOUNCE_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class WebhookRetries:
-    """The policy for events that a receiver does not take."""
+    """The retry policy for events that a webhook's receiver does not accept: number of attempts, and pauses."""
 
     most_attempts: int = 10
     first_seconds: float = 1.0
@@ -50,7 +50,7 @@ class WebhookRetries:
     """The mean pauses are 1, 2, 4, ... 256 s, so that the last attempt is eight and a half minutes after the first."""
 
     def pause_seconds(self, attempts: int, chance: float) -> float:
-        """Return the seconds to wait after some attempts: the mean pause times 0.5 to 1.5, as `chance` is 0 to 1."""
+        """Return the seconds to wait after failed attempts: the mean pause times 0.5 + `chance`, which is 0 to 1."""
         return Backoff(self.first_seconds, self.longest_seconds).pause(attempts) * (0.5 + chance)
 
 
@@ -242,7 +242,7 @@ async def _closed_within(known: OpenWebhook, seconds: float) -> bool:
 
 
 async def _announce(broker: Broker) -> None:
-    """Tell the agents that somebody listens, so that they send the events that they would else not publish."""
+    """Tell the agents that somebody listens to events, because without a listener they publish none."""
     try:
         await broker.publish(
             control_messages.listen(), exchange=routing.BROADCAST, routing_key="", timeout_seconds=ANNOUNCE_SECONDS

@@ -62,7 +62,7 @@ class WebhookSender:
         """The webhooks that were disabled because they took nothing; counted by who disables them."""
 
     def check_key(self) -> None:
-        """Check that webhooks can be signed.
+        """Raise an error unless the settings have a key, long enough, from which webhooks' signing secrets are made.
 
         Raises:
             SetupError: when the settings have no key, or a short one.
@@ -70,7 +70,7 @@ class WebhookSender:
         check_key(self._key)
 
     def secret(self, webhook: Webhook) -> str:
-        """Return the secret of a webhook."""
+        """Return the secret by which a webhook's events are signed."""
         return webhook.secret(check_key(self._key))
 
     async def send_test(self, webhook: Webhook, clock: Clock) -> WebhookAttempt:

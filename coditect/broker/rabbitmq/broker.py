@@ -148,7 +148,7 @@ class AmqpBroker:
         self._check = check
 
     async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
-        """Tell whether to retry a publish whose exchange or binding is gone; restore it if this process owns it."""
+        """Tell whether to retry a publish that found no exchange or binding; restore what this process declared."""
         if not exists:
             ours = self._entities.has_exchange(exchange)
         elif not (ours := self._entities.binds(exchange, routing_key)):
@@ -206,7 +206,7 @@ class AmqpBroker:
         on_lost: Callable[[], None] | None = None,
         exclusive: bool = False,
     ) -> Consumer:
-        """Consume a queue on the channel that its group shares, as `Broker.consume`."""
+        """Consume a queue on the channel that all consumers of the same `group` share, as `Broker.consume`."""
         shared = self._groups.get(group)
         if shared is None:
             shared = self._groups[group] = Group(
@@ -252,7 +252,7 @@ class AmqpBroker:
         await self._rarely(lambda connection: rare.unbind(connection, binding))
 
     async def delete_queue(self, queue: str, *, if_empty: bool = False, classic: bool = False) -> None:
-        """Delete a queue, and do not declare it again, as `Broker.delete_queue`."""
+        """Delete a queue, as `Broker.delete_queue`; without `if_empty`, reconnects no longer declare the queue."""
         await self._rarely(lambda connection: rare.delete_queue(connection, queue, if_empty=if_empty, classic=classic))
         if not if_empty:
             self._entities.forget_queue(queue)

@@ -32,7 +32,7 @@ _PRIVATE = re.compile(
 
 
 def is_private(queue: str) -> bool:
-    """Tell whether a queue is consumed by one process only, or by dispatchers only, which declare it themselves."""
+    """Tell whether a queue is private: its only consumers, one process or the dispatchers, declare it themselves."""
     return _PRIVATE.match(queue) is not None
 
 

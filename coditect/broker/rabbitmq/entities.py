@@ -35,7 +35,7 @@ class Entities:
     """The exchanges, queues and bindings that one process declared at its broker."""
 
     def __init__(self, *, only_check: bool) -> None:
-        """Start without entities; with `only_check`, the methods declare only the process's private queues."""
+        """Start empty; with `only_check`, the methods declare only private queues, and check that all others exist."""
         self._only_check = only_check
         self._own = Topology()
         self._common = Topology()

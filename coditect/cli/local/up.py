@@ -218,7 +218,7 @@ def control_plane() -> list[Program]:
 
 
 def http_api(environ: Mapping[str, str]) -> list[Program]:
-    """Return the program of the HTTP API, if it is installed.
+    """Return the HTTP API as a command that `coditect up` starts; an empty list when the API is not installed.
 
     Without a port in the environment it listens at the default one, or at another when that is taken.
     """

@@ -57,7 +57,7 @@ class Lines:
         self._told = ""
 
     def show(self, row: WorkflowRow | None) -> None:
-        """Print the workflow's state as a line when it changed and a second has passed since the last line."""
+        """Print the workflow's state if it changed, at most once a second; a final state is printed at once."""
         now = self._clock()
         text = SILENCE if row is None else counted(row)
         over = row is not None and row.state.terminal

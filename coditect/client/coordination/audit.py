@@ -14,7 +14,9 @@ from coditect.workflow.rows import read_row
 
 
 async def signed(control: ControlPlane, answer: dict[str, Any], key: str) -> dict[str, Any]:
-    """Return an approval's answer with a signature, which also covers the question's time; fetch that time first.
+    """Return a person's answer to an approval with its signature, which also covers when the question was asked.
+
+    The control plane is asked for that time first.
 
     Raises:
         NotFound: when nothing was asked about the node.

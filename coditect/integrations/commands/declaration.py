@@ -168,7 +168,10 @@ class _CommandRun:
         return self._run.run(body, self._heard)
 
     def _heard(self, line: bytes) -> None:
-        """Report the progress that a JSON line tells; else, in the format `lines`, keep it for result and cost."""
+        """Report the progress that a JSON line of the command states; without any, keep the line in the format `lines`.
+
+        Result and cost are read from the kept lines. A line that is no JSON is ignored.
+        """
         try:
             said = loads(line)
         except InvalidTask:

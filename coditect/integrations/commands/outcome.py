@@ -129,7 +129,7 @@ class Judge:
 
 
 def _last_object(text: bytes, lines: list[Any]) -> Any:
-    """Return the last line that is a JSON object."""
+    """Return the last JSON object that a command wrote: of the parsed lines, else of the output's text."""
     if lines:
         return lines[-1]
     for line in reversed(text.splitlines()):

@@ -76,7 +76,7 @@ class HttpBridge:
         callback_url: str,
         lease_seconds: float,
     ) -> None:
-        """Take the registry of HTTP agents, the parts of the process, its name, and where its callbacks arrive."""
+        """Take the registry of HTTP agents, the process's shared parts and name, and the URL for callbacks."""
         self._registrations = registrations
         self._serve = serve
         self._calls = calls
@@ -116,7 +116,10 @@ class HttpBridge:
                 self._hurry.clear()
 
     async def close(self) -> None:
-        """Drain all agents, whose callbacks are still taken, leave them to other bridges, serve no more. Idempotent."""
+        """Drain all HTTP agents, give up the claims on them so that other bridges can serve them, and serve no more.
+
+        Callbacks are still taken meanwhile. Idempotent.
+        """
         self._closed = True
         works = [served.work for served in self._served.values() if served.work is not None]
         for served in self._served.values():
@@ -155,7 +158,7 @@ class HttpBridge:
             self._silent = False
 
     async def _missed(self, agent_id: AgentId, now: float) -> None:
-        """Handle a served agent that the registry lacks: stop it after its lease, else, if it is ours, register it."""
+        """Stop a served agent that the registry lacks if its lease is over; else, with the claim, register it again."""
         served = self._served[agent_id]
         left = served.ends_at - now
         if left <= LOOK_SECONDS / 2:

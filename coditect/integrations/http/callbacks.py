@@ -38,7 +38,7 @@ class Callbacks:
 
     @contextmanager
     def expect(self, event_id: str, agent_id: AgentId) -> Iterator[Expected]:
-        """Accept an agent's answer to a request by callback inside of the block; yield the expected answer."""
+        """Accept an agent's callback for one request while the block runs; yield its token and pending answer."""
         answer: asyncio.Future[AgentResponseEvent] = asyncio.get_running_loop().create_future()
         expected = Expected(event_id, f"{agent_id}.{token_urlsafe(32)}", answer)
         self._expected[expected.token] = expected
@@ -50,7 +50,7 @@ class Callbacks:
                 answer.exception()  # an attempt that ended otherwise does not ask for it
 
     def take(self, token: str, answer: AgentResponseEvent) -> None:
-        """Take an answer; the first one counts, and a second one has no effect.
+        """Give a callback's answer to the attempt that expects it under the token; a second answer has no effect.
 
         Raises:
             NotFound: when no attempt of this process expects an answer under the token, or none any more.

@@ -1,4 +1,4 @@
-"""Checkpoints of LangGraph in shared state: a space for each thread, a key for each checkpoint and each task's writes.
+"""LangGraph's checkpoints in shared state: a space (key namespace) per thread, a key per checkpoint and task's writes.
 
 ::
 
@@ -54,7 +54,7 @@ class CheckpointPlace:
 
     @property
     def key(self) -> str:
-        """The key of the checkpoint in the space of its thread."""
+        """The key under which the shared state of the thread holds the checkpoint."""
         return f"checkpoint/{_part(self.namespace)}/{_part(self.checkpoint)}"
 
     def writes(self, task: str = "") -> str:
@@ -123,14 +123,14 @@ class Checkpoints:
         return None
 
     async def read(self, place: CheckpointPlace) -> KeptCheckpoint | None:
-        """Return a checkpoint; None when there is none."""
+        """Return the checkpoint at a place; None when the place has none."""
         found = await self._space(place.thread).get(place.key)
         if found is None:
             return None
         return KeptCheckpoint(found["parent"], _unpacked(found["checkpoint"]), _unpacked(found["metadata"]))
 
     async def writes(self, place: CheckpointPlace) -> list[KeptWrite]:
-        """Return the writes that wait for the checkpoint after this one, in the order in which they are applied."""
+        """Return the writes of tasks that ran from a checkpoint, in the order in which the next one applies them."""
         space, prefix = self._space(place.thread), place.writes()
         keys = [one.key async for one in space.entries(prefix)]
         values = await asyncio.gather(*(space.get(key) for key in keys))
@@ -142,7 +142,7 @@ class Checkpoints:
         return sorted(found, key=lambda write: write.order)
 
     async def put(self, place: CheckpointPlace, kept: KeptCheckpoint) -> None:
-        """Keep a checkpoint, in place of the one with the same id."""
+        """Store a checkpoint at a place, and replace an earlier one there."""
         if kept.parent is None:
             await self._put_if_new(self._client.space(THREADS), place.thread, {})
         row = {"parent": kept.parent, "checkpoint": _packed(kept.checkpoint), "metadata": _packed(kept.metadata)}
@@ -171,7 +171,7 @@ class Checkpoints:
 
     @staticmethod
     async def _put_if_new(space: SharedState, key: str, value: Any) -> bool:
-        """Write a key that has no value, and tell whether it had none."""
+        """Store a value under a key unless the key has a value already; tell whether the value was stored."""
         try:
             await space.put(key, value, if_version=0)
         except VersionConflict:

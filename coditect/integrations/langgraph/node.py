@@ -28,7 +28,7 @@ def task_node(
     direct: bool = False,
     timeout: Duration = "1h",
 ) -> Runnable[Any, dict[str, Any]]:
-    """Return a node that submits a task, waits for its result, and writes it to the channel `writes`.
+    """Return a LangGraph node that submits a task, waits, and writes the result to the channel that `writes` names.
 
     `reads` is the key of the state that is the task's input, or a function that makes the input of the state.
     The task is durable, and its idempotency key is made of the thread and the checkpoint from which the node runs: a

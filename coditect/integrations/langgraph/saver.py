@@ -25,7 +25,7 @@ from coditect.sync.client import SyncClient
 
 
 class CoditectSaver(BaseCheckpointSaver[int]):
-    """A checkpointer for `graph.compile(checkpointer=...)` whose checkpoints any process of the fleet can go on from.
+    """A checkpointer for `graph.compile(checkpointer=...)`: any process of the fleet can resume from its checkpoints.
 
     A checkpoint is committed by the control plane when `put` returns. Threads and event loops may share a saver. It
     works with blocking and with async graphs where it has a `SyncClient`; with a `Client`, blocking graphs must run in

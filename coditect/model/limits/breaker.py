@@ -15,7 +15,7 @@ LONGEST_RESET_SECONDS = 24 * 3600.0
 
 
 class BreakerScope(StrEnum):
-    """Which processes share one breaker: all of the fleet, or none, so that each has its own."""
+    """The set of processes that share one breaker: the whole fleet, or only one process."""
 
     FLEET = "fleet"
     LOCAL = "local"

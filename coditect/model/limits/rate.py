@@ -54,7 +54,7 @@ class Rate:
 
     @property
     def hold_seconds(self) -> float:
-        """The seconds for which an agent may hold a leased token until it is lost: half a burst's time, at most 1 s."""
+        """The seconds until an unused leased token is lost: the time in which half a burst is added, at most 1 s."""
         half_a_burst, one = (self.most_at_once - 1) / (2 * self.per_second), 1 / self.per_second
         return max(min(SHORTEST_HOLD_SECONDS, one), min(LONGEST_HOLD_SECONDS, half_a_burst))
 

@@ -149,7 +149,7 @@ class DeadLetters:
     async def browse(
         self, queues: Iterable[str], selection: Selection, *, most: int
     ) -> AsyncGenerator[DeadLetter, None]:
-        """Yield at most `most` selected dead letters, oldest first in each queue; put them back at the end.
+        """Yield at most `most` selected dead letters, oldest first in each queue; all return to their queues.
 
         A caller that stops early closes the generator (`contextlib.aclosing`), so that the letters go back at once.
 
@@ -286,7 +286,7 @@ def _discard(held: _Held, *, dry_run: bool) -> CoditectError | None:
 
 
 class _Redrive:
-    """A redrive under way, which publishes a window of dead letters and acks each after its confirm."""
+    """A redrive under way: it publishes dead letters in batches (windows), and acks each once it is confirmed."""
 
     def __init__(self, *, broker: Broker, tracing: Tracing, now_ms: int, dry_run: bool, keep_limits: bool) -> None:
         self._broker, self._tracing = broker, tracing
@@ -300,7 +300,7 @@ class _Redrive:
         return letter.redrives > 0 and letter.dead_at_ms is not None and letter.dead_at_ms >= self._now_ms
 
     async def settle(self, window: Sequence[_Held]) -> Sequence[CoditectError | None]:
-        """Redrive a window of dead letters; return for each letter None, or the error that keeps it in its queue."""
+        """Redrive a batch of dead letters; return for each letter None, or the error that keeps it in its queue."""
         revived = [self._revive(held) for held in window]
         for task in revived:
             if isinstance(task, Task):

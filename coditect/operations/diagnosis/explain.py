@@ -216,7 +216,10 @@ def _free(record: AgentRecord) -> str:
 
 
 def _recently(record: AgentRecord, capability: str) -> str:
-    """Describe the agent's recent run times and successes by input size, for the strategy `adaptive`; may be empty."""
+    """Return a phrase with an agent's recent mean run time and success rate by input size; empty if none is known.
+
+    The routing strategy `adaptive` picks agents by these figures.
+    """
     known = sorted(
         (one for one in record.load.recent if one.kind.capability == capability), key=lambda one: one.kind.size
     )

@@ -18,7 +18,7 @@ STALE_LOOKS = 1
 
 @dataclass(slots=True)
 class Utilisation:
-    """The fleet's used slots and all its slots, each summed over the observations of queued work that `look` adds."""
+    """The sums of busy slots and of all slots, over the observations at which tasks outnumbered the fleet's slots."""
 
     busy: int = 0
     slots: int = 0
@@ -43,7 +43,7 @@ class Utilisation:
                 self.look((), 0)
 
     def look(self, agents: Iterable[AgentRecord], in_flight: int) -> None:
-        """Add an observation of the agents, if it and the one before had more tasks in flight than slots."""
+        """Add the agents' busy and total slots to the sums, if tasks outnumber slots now and did at the last call."""
         living = [one for one in agents if one.load.status is not AgentStatus.DRAINING]
         slots = sum(one.registration.slots for one in living)
         self._queued = self._queued + 1 if in_flight > slots else 0

@@ -260,7 +260,11 @@ async def answer_approval(
 
 
 async def signal_workflow(opened: Connections, workflow: str, name: str, value: Any, *, identity: str | None) -> str:
-    """Send a signal to a workflow; return the node that got it; empty if the signal waits for a node or is known."""
+    """Send a signal to a workflow; return the node that awaited it, or an empty text when no node awaits it yet.
+
+    A signal without a waiting node is kept for one. A signal whose `identity` came before changes nothing, and the
+    text is empty.
+    """
     async with opened.fleet() as client:
         return await client.run(workflow).signal(name, value, id=identity)
 

@@ -57,7 +57,7 @@ def expectations(fleet: Sequence[AgentRecord], kind: TaskKind) -> list[ExpectedR
 
 
 def explored(fleet: Sequence[AgentRecord], turn: int) -> AgentRecord | None:
-    """Return the agent to try out at choice number `turn`, whatever is expected of it; None for most numbers."""
+    """Return the agent that choice number `turn` tries out: every 20th choice tries the next agent; else None."""
     number, rest = divmod(turn, EXPLORE_EVERY)
     return fleet[number % len(fleet)] if fleet and not rest else None
 

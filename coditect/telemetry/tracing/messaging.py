@@ -71,7 +71,7 @@ def _of_task(task: Task) -> Attributes:
 
 
 def publish_id(task_id: str, publication: int) -> int:
-    """Return the span id of a publication of a workflow's node.
+    """Return the span id of a workflow node's publication, computed from the task id and the publication number.
 
     It follows from what the ledger knows, so that the next attempt can be linked to this one, by any dispatcher.
     """
@@ -143,7 +143,7 @@ def begin_request(tracing: Tracing, workflow: str, name: str) -> Span | None:
 def begin_record(
     tracing: Tracing, exchange: str, parent: TraceContext, attributes: Attributes, *, start_ns: int | None = None
 ) -> Span | None:
-    """Begin the span of a dispatcher's processing of a message from `exchange`, which it records in the ledger."""
+    """Begin the span of a dispatcher that takes a message from `exchange` and records it in the ledger."""
     name, common = _processed_from(exchange, "", "")
     span = tracing.begin(name, CONSUMER, parent, start_ns=start_ns)
     if span is not None and span.sampled:

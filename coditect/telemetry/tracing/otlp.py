@@ -186,7 +186,7 @@ class OtlpTracing:
         )
 
     def _root(self, name: str, kind: SpanKind, span_id: int | None, start_ns: int | None) -> Span:
-        """Begin a new trace; return `SKIPPED` if no rate (`new`) is set, and the sampler does not keep the trace."""
+        """Begin the first span of a new trace; without a rate limit (`new`), return `SKIPPED` unless it is sampled."""
         trace_id, tracestate, kept = random.getrandbits(128) or 1, None, True
         if self._new is None:
             kept, tracestate = self._drawn(name, kind, trace_id, None, None)
@@ -276,7 +276,7 @@ def _others_trace() -> bool:
 
 
 def _current() -> tuple[SpanPlace | None, str | None]:
-    """Return the ids and the tracestate of OpenTelemetry's current span, or else of ours; None for both without one."""
+    """Return ids and tracestate of OpenTelemetry's current span, else of Coditect's; (None, None) if there is none."""
     context = trace.get_current_span().get_span_context()
     if not context.is_valid:
         ours = CURRENT.get()

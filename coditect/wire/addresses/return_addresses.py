@@ -52,7 +52,10 @@ class ReturnAddresses:
             )
 
     def reachable(self, address: Address) -> bool:
-        """Tell whether results may go to the address; False for all foreign queues while a refusal is remembered."""
+        """Tell whether results may go to an address; False for 60 s after the broker refused a queue not of Coditect.
+
+        Coditect's own reply queues stay reachable; all other queues are unreachable for these `REFUSED_SECONDS`.
+        """
         return bool(address.exchange) or asyncio.get_running_loop().time() >= self._closed_until
 
     def refused(self, address: Address, error: CoditectError) -> bool:

@@ -66,7 +66,9 @@ def _is_utf8(text: str) -> bool:
 
 
 def foreign_headers(headers: Mapping[str, Any], *, keep_ours: bool = False) -> dict[str, Any]:
-    """Return headers to pass on: plain values, none of the broker's, Coditect's only with `keep_ours`, up to 16 KiB.
+    """Return a copy of a message's headers, without those of the broker and of Coditect: plain values, up to 16 KiB.
+
+    Headers of Coditect are copied only with `keep_ours`, and then before the others.
 
     All headers of a message travel in one frame, and the headers that Coditect adds must fit in, too. A copied
     `x-death` makes RabbitMQ 3.10 drop the message once it names the target queue.

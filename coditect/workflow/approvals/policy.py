@@ -181,7 +181,10 @@ class ApprovalPolicy:
 
 
 class _SeenCase:
-    """A case as rules read it, with its capability's tags and cost; what expressions read is built at most once."""
+    """The task or approval under judgement, with its capability's tags and cost, and the values that rules may read.
+
+    The values that expressions read are built at most once.
+    """
 
     def __init__(self, case: ApprovalCase, facts: Callable[[str], CapabilityFacts | None], account: Account) -> None:
         self.case, self.account = case, account

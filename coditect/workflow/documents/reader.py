@@ -127,7 +127,7 @@ def _no_object(path: Path, what: str, given: object) -> Problem:
 
 
 def _no_kind(path: Path, given: object) -> Iterator[Problem]:
-    """Yield the problems of a node whose kind, such as task or map, is unknown, and of its place in the graph."""
+    """Yield the problems of a node that has no kind (task, map, ...) or several, and of its place in the graph."""
     if not isinstance(given, dict):
         yield _no_object(path, "A node is", given)
         return

@@ -113,7 +113,7 @@ class _Rendering:
 def _elements(
     pattern: WorkflowPattern, name: str, node: Mapping[str, Any], arguments: Mapping[str, Any]
 ) -> list[Any] | None:
-    """Return the elements for each of which a node is copied; None for a node that is not repeated."""
+    """Return the elements, or the numbers up to a count, for which a node is copied; None if it is not repeated."""
     if "for" not in node:
         return None
     match arguments.get(str(node["for"])):

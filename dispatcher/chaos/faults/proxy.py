@@ -127,7 +127,7 @@ class FaultProxy:
         return str(self._target.with_host("127.0.0.1").with_port(self.port))
 
     def pipes(self, word: bytes = b"") -> list[Pipe]:
-        """Return the proxy's open connections whose client sent the word in its first bytes."""
+        """Return the proxy's open connections whose client sent `word` in its first bytes; by default all of them."""
         return [pipe for pipe in self._pipes if pipe.is_for(word)]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

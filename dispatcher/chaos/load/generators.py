@@ -318,7 +318,7 @@ class Generators:
         }
 
     def _inputs(self, definition: Definition) -> dict[str, list[str]]:
-        """Return the inputs to check, by node: an element's item, in a chain the predecessor, for most others none."""
+        """Return, by node, the inputs to check: a map element's item, in a chain the predecessor, else mostly none."""
         inputs: dict[str, list[str]] = {}
         for node in definition.nodes:
             if isinstance(node.work, Each):

@@ -51,7 +51,7 @@ class WorkflowLoad:
         self.begun += 1
 
     def over(self, key: str, state: str | None) -> None:
-        """Record the final state that the client was told of a workflow or task; None when it was not told any."""
+        """Record the final state of a workflow or task that the client was told; None means that it was told none."""
         if state is None:
             self.note(Type.INFO, "end", key)
             return
@@ -112,7 +112,7 @@ class WorkflowLoad:
         await asyncio.sleep(self.random.randint(*self.pace.soon_milliseconds) / 1000)
 
     async def insist(self, ask: Callable[[], Awaitable[T]]) -> T | None:
-        """Repeat a request until it is answered; return None when it cannot succeed and the load is closed."""
+        """Repeat a request until it succeeds; once the load is closed, return None after a non-retryable error."""
         while True:
             try:
                 return await ask()
@@ -189,7 +189,7 @@ class WorkflowLoad:
             await asyncio.sleep(4 * PAUSE_SECONDS)
 
     async def _end_of_run(self, run: Run, *, redriven: bool) -> WorkflowState | None:
-        """Return the workflow's final state, redriving its broken node; None when it does not end in time.
+        """Return the workflow's final state, if `redriven` after redriving its broken node; None after any error.
 
         A compensation that failed is done again.
         """

@@ -96,7 +96,7 @@ def find(tr: Reads, thread: str) -> ThreadRecord | None:
 
 
 def read(tr: Reads, thread: str) -> ThreadRecord:
-    """Return the record of a thread, which must be there.
+    """Return the record of a thread; raise an error when there is none.
 
     Raises:
         NotFound: when the thread is unknown, or its retention is over.

@@ -72,7 +72,7 @@ def note_hand(unit: UnitOfWork, workflow: str) -> None:
 
 
 def read(tr: Reads, *, since_ms: int, until_ms: int) -> dict[tuple[str, str], Counter[str]]:
-    """Return a period's counters, summed by kind, name and outcome, with all of the period's first and last hour."""
+    """Return the sums of a period's counters by kind, name and outcome; its first and last hours count as a whole."""
     found: dict[tuple[str, str], Counter[str]] = {}
     begin, end = AUTONOMY.pack((since_ms // HOUR_MS,)), AUTONOMY.pack((until_ms // HOUR_MS + 1,))
     for key, value in tr.get_range(begin, end):

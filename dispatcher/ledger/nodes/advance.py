@@ -84,9 +84,9 @@ def fail(
 
 
 def follow(unit: UnitOfWork, *, most: int | None = None) -> None:
-    """Release the dependents of all ended nodes; leave those beyond this transaction's limits to later transactions.
+    """Pass the ends of all nodes that ended in the transaction on to their dependents, which then may run, end or wait.
 
-    With `most` 0 all dependents are left to later transactions.
+    What is beyond the transaction's limits is left to later transactions; with `most` 0 all is.
     """
     left, done = MOST_STEPS if most is None else most, 0
     while unit.ended or unit.unfit:

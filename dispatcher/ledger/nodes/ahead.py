@@ -18,9 +18,10 @@ from dispatcher.store.transaction import KeyRange
 
 
 def of_batch(unit: UnitOfWork, lease: Lease, node_keys: Sequence[NodeKey], ending: Sequence[NodeKey]) -> None:
-    """Announce the rows of a batch's nodes, workflows and shard, and the edges from `ending` nodes to their dependents.
+    """Have the store fetch ahead the rows that a batch of commands reads, and the edges from `ending` nodes.
 
-    Where a single node ends, announce also what releases the node that is known to follow it.
+    The rows are those of the batch's nodes, workflows and shard; the edges lead to dependents. Where a single node
+    ends, announce also what releases the node that is known to follow it.
     """
     if not node_keys:
         return
@@ -49,7 +50,7 @@ def _edges(unit: UnitOfWork, ending: Sequence[NodeKey]) -> Iterator[KeyRange]:
 
 
 def of_dependents(unit: UnitOfWork, node_keys: Collection[NodeKey]) -> None:
-    """Read the rows of dependents about to be released; for a single one, announce all that its release may read."""
+    """Read the rows of dependents to release; for a single one, have the store fetch what its release may read."""
     if len(node_keys) > 1:
         unit.expect_all(node_keys)
         return

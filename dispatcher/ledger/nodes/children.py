@@ -65,14 +65,14 @@ def note(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, child: str) -> No
 
 
 def current(unit: UnitOfWork, node_key: NodeKey) -> str | None:
-    """Return the id of a node's latest child; None when the child was not started, or the node runs none."""
+    """Return the id of a node's latest child workflow; None when it was not started yet, or the node runs none."""
     row = unit.node(node_key)
     child = None if row is None else unit.tr.get(CHILDREN.pack((*node_key, row.fence)))
     return None if child is None else child.decode()
 
 
 def live(unit: UnitOfWork, workflow: str) -> Iterator[tuple[str, RunRecord]]:
-    """Yield the id and the run record of each direct child of a workflow that has not ended."""
+    """Yield the id and the run record of each unfinished child workflow that the given workflow's nodes run."""
     for _, child in unit.tr.get_range(*CHILDREN.range((workflow,))):
         run = unit.run(child.decode())
         if run is not None and not run.state.terminal:
@@ -80,6 +80,6 @@ def live(unit: UnitOfWork, workflow: str) -> Iterator[tuple[str, RunRecord]]:
 
 
 def told(tr: Reads, node_keys: Sequence[NodeKey]) -> dict[NodeKey, list[str]]:
-    """Return the ids of the children of each given node, the latest last, by one read for all."""
+    """Return the ids of all child workflows of each given node, the latest last, by one read for all nodes."""
     found = tr.get_ranges([CHILDREN.range(node_key) for node_key in node_keys]) if node_keys else []
     return {of: [child.decode() for _, child in rows] for of, rows in zip(node_keys, found, strict=True)}

@@ -85,7 +85,7 @@ def backlog(unit: UnitOfWork, capability: str, most: int) -> Iterator[NodeKey]:
 
 
 def is_readable(unit: UnitOfWork, node_key: NodeKey) -> bool:
-    """Tell whether this dispatcher can read the node's row, or only a newer one knows the version of the row."""
+    """Tell whether this dispatcher can read the node's row; False if a newer dispatcher wrote it in a newer version."""
     try:
         unit.node(node_key)
     except NewerVersion:
@@ -137,7 +137,7 @@ def _task(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call, body
 
 
 def _died(row: NodeRecord) -> tuple[Any, ...]:
-    """Return the error history for the next attempt of a task whose earlier attempts killed their agents."""
+    """Return the error history of a task that lost an agent in an earlier attempt: one entry, for the last attempt."""
     error = "An agent was gone before the attempt ended"
     return ({"agent": None, "attempt": row.attempt - 1, "type": "AgentLost", "message": error, "reason": DIED.reason},)
 

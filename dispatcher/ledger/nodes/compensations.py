@@ -48,7 +48,7 @@ def last(unit: UnitOfWork, workflow: str) -> NodeKey | None:
 
 
 def of(node_key: NodeKey) -> NodeKey:
-    """Return the key of a node's compensation."""
+    """Return the key of the node that compensates the given node: `ship.compensate` for `ship`."""
     return NodeKey(node_key.workflow, node_key.node + COMPENSATION)
 
 

@@ -1,4 +1,4 @@
-"""The definitions of the workflows that a workflow's nodes run as children, as they were submitted with it.
+"""The definitions of the child workflows that a workflow's nodes run, submitted and stored with the workflow.
 
 They are one value of the workflow that was started, its root: an object of documents by name, each with its nodes in
 topological order. All children in the root's tree begin by it, also when another version of the same name is submitted
@@ -25,7 +25,7 @@ KIND = "workflows"
 
 
 def read(given: object) -> dict[str, Any]:
-    """Check the children's definitions that come with a workflow, and return them as they are stored.
+    """Check the definitions of child workflows in a submission, and return them by name as documents to store.
 
     Raises:
         InvalidWorkflow: with every problem that was found.
@@ -66,7 +66,7 @@ def check_names(unit: UnitOfWork, workflow: str, nodes: Iterator[Node], known: M
 
 
 def put(unit: UnitOfWork, workflow: str, documents: Mapping[str, Any]) -> None:
-    """Store the children's definitions with a new workflow.
+    """Store the definitions of the child workflows that a new workflow may run.
 
     Raises:
         ValueBeyondBound: when they are larger than one value may be.
@@ -75,7 +75,7 @@ def put(unit: UnitOfWork, workflow: str, documents: Mapping[str, Any]) -> None:
 
 
 def find(unit: UnitOfWork, root: str) -> Mapping[str, Any]:
-    """Return the definitions of the children that a root workflow and its descendants may run, by name, as documents.
+    """Return the definitions of all child workflows that a root workflow and its descendants may run, by name.
 
     Raises:
         DamagedValue: when they are not what was written.

@@ -91,7 +91,7 @@ def _approved(
 
 
 def delay(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> bool:
-    """Have a task that was never published wait for its delay, and tell whether the task waits.
+    """Have a task wait for its `delay` before its first publication; return False when there is nothing to wait for.
 
     Until then the row's `ready_ms` is the instant at which the task will be ready.
     """
@@ -107,7 +107,7 @@ def delay(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> b
 
 
 def close(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Withdraw a node that waits: cancel its timer, and let it take no signal any more."""
+    """End a node's wait: cancel its timer, and remove its open question or its registration for a signal."""
     if row.state is TaskState.AWAITING_APPROVAL:
         questions.close(unit, node_key, row)
         return

@@ -88,7 +88,7 @@ def _check_predecessors(unit: UnitOfWork, node_key: NodeKey, *, has_input: bool)
 
 
 def _check_input(unit: UnitOfWork, node_key: NodeKey, given: object) -> None:
-    """Refuse a map's new input that is no list, or that comes after elements of the map were made."""
+    """Refuse a new input for a map that has nodes for its elements already, or one that is no list or too long."""
     work = unit.definition(node_key).work
     if not isinstance(work, Each):
         return

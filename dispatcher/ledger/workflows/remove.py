@@ -114,7 +114,7 @@ def note_kept(tr: Transaction, shard: int, cursor: tuple[int, str]) -> None:
 
 
 def shown(tr: Reads, shard: int, before_ms: int, *, failed: bool, limit: int = MOST_VALUES) -> EndedPage:
-    """Return the next page of a shard's ended workflows that may still have jobs in RQ."""
+    """Return the next page of a shard's ended workflows, failed ones or all others, that may still have jobs in RQ."""
     ended = _ended(tr, shard, before_ms, _which(failed), limit)
     runs = tr.get_many([RUNS.pack((workflow,)) for _, workflow in ended])
     wanted = [
@@ -161,7 +161,7 @@ def condemn(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
 
 
 def index(tr: Transaction, *, limit: int = MOST_ROWS) -> bool:
-    """Add the next page of an old store's workflows to the index by state; return whether more pages follow."""
+    """Add the next page of workflows to the index by state, in a store older than the index; return if more follow."""
     cursor = tr.get(INDEXED.pack())
     if cursor == b"":
         return False

@@ -86,7 +86,7 @@ def start_known(
     *,
     trace: dict[str, Any] | None = None,
 ) -> RunRecord:
-    """Accept a workflow of nodes that were checked before, and return its run record; `body` is its input."""
+    """Store and accept a workflow whose nodes were checked before; return its run record. `body` is the input."""
     nodes = [(known_node(name, document), definitions.pack(document)) for name, document in documents.items()]
     write(unit, NodeKey(workflow, ""), INPUT, body, first=True)
     _write_nodes(unit, workflow, nodes)

@@ -45,7 +45,7 @@ def cancel_elements(unit: UnitOfWork, node_key: NodeKey, cursor: str, most: int)
 
 
 def walk(unit: UnitOfWork, node_key: NodeKey, kind: str, after: str, most: int) -> int:
-    """Examine at most `most` nodes with names after `after`, to cancel, offer or show (`kind`); return how many."""
+    """Examine at most `most` nodes after name `after`, to cancel, offer or send to RQ, by `kind`; return how many."""
     found = unit.tr.get_range(*STATUSES.behind((node_key.workflow,), (after,)), limit=most + 1)
     met = 0
     for key, stored in found[:most]:

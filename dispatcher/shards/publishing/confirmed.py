@@ -31,7 +31,7 @@ class ConfirmedPublications:
             self._timer = asyncio.get_running_loop().call_later(within_seconds, self._ring)
 
     def take(self) -> list[int]:
-        """Remove and return confirmed publications' numbers, whose rows a batch deletes; if it fails, add them."""
+        """Remove and return the confirmed publications' numbers for a batch; `add` them again if the batch fails."""
         self._stop()
         numbers, self._numbers, self.are_overdue = self._numbers, [], False
         return numbers

@@ -112,7 +112,7 @@ class Statements:
         return self._version
 
     def _row(self, statement: str, parameters: Sequence[Any]) -> Iterator[list[str]]:
-        """Yield a SQL statement's rows, each a list of strings; the statement returns all rows joined into one text."""
+        """Run a SQL statement that returns its rows joined into one text, and yield each row as a list of strings."""
         ((text,),) = self._rows(statement, parameters)
         return (found.split(" ") for found in text.split(",")) if text else iter(())
 

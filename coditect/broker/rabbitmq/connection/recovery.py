@@ -174,7 +174,7 @@ class RabbitConnection:
             self._up.set()
 
     async def _stood(self) -> bool:
-        """Open a connection and wait until it is lost; tell whether it lasted.
+        """Open a connection and wait until it is lost; return True if it was open for at least 1 s.
 
         One that ends as soon as it is used, such as by a declaration that crashes the broker's side, has failed.
         """
@@ -285,7 +285,7 @@ class RabbitConnection:
 
 
 def hosts_of(url: str) -> tuple[URL, ...]:
-    """Return the URLs of all hosts in a setting that may name several, separated by commas.
+    """Return the broker URL of each host in a setting that lists several URLs or host names, separated by commas.
 
     Scheme, user, virtual host and query default to those of the first address.
     """

@@ -39,7 +39,7 @@ class Routes(Protocol):
     """The interface that restores the process's missing exchanges and bindings, for publishes that found no queue."""
 
     async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
-        """Tell whether to retry a publish whose exchange or binding is gone; restore it if this process owns it.
+        """Tell whether to retry a publish that found no exchange or binding; restore what this process declared.
 
         Raises:
             CoditectError: when the declaration cannot be made now.
@@ -217,7 +217,7 @@ class Publisher:
             attempt.promise.add_done_callback(lambda _: going_on.cancel())
 
     def _judge(self, attempt: _PublishState, error: BaseException) -> None:
-        """Record the error of a try; return when the publish is worth a retry, else raise the final error."""
+        """Record the error of one try of a publish; return if a retry is worthwhile, else raise the final error."""
         if isinstance(error, Late):
             raise attempt.verdict() from error
         attempt.astray = None
@@ -248,7 +248,10 @@ class Publisher:
         attempt.astray_until = min(attempt.astray_until, self._now() + ASTRAY_SECONDS)
 
     async def _find_way(self, attempt: _PublishState, why: CoditectError) -> None:
-        """Restore a missing exchange or binding of ours, and wait for the retry; raise `why` if useless or too late."""
+        """Restore a missing exchange or binding if possible, and pause before the retry; raise `why` if it is useless.
+
+        A retry is useless when no process is known to declare the route, or after `ASTRAY_SECONDS`.
+        """
         exists = not isinstance(why, NotFound)
         try:
             worth = await self._ways.leads(attempt.exchange, attempt.routing_key, exists=exists)

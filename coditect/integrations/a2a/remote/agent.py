@@ -32,7 +32,7 @@ PRIVATE = "CODITECT_A2A_PRIVATE"
 
 
 class RemoteAgent:
-    """The address of a remote A2A agent, and the calls to it while it is open."""
+    """A remote A2A agent, known by its URL, which can be called inside of the block of `open`."""
 
     def __init__(self, url: str, *, settings: A2aSettings = A2A_DEFAULTS) -> None:
         """Take the URL below which the agent card is found.
@@ -66,7 +66,10 @@ class RemoteAgent:
 
     @asynccontextmanager
     async def open(self, card: a2a.AgentCard) -> AsyncIterator[None]:
-        """Allow calls to the agent of a checked card inside of the block; reusable, also on another event loop."""
+        """Open an HTTP client for calls to the agent that a checked card describes, and close it after the block.
+
+        The agent can be opened again afterwards, also on another event loop.
+        """
         self._streaming = card.capabilities.streaming
         async with checked_client(self._hosts, token=self._token) as http:
             factory = ClientFactory(ClientConfig(httpx_client=http, polling=not self._streaming))

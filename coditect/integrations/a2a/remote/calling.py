@@ -49,7 +49,7 @@ _ASKS = frozenset({A2aState.TASK_STATE_INPUT_REQUIRED, A2aState.TASK_STATE_AUTH_
 
 
 class RemoteCall:
-    """A message to a remote agent, which is sent, and the task that it starts, which is followed to its end."""
+    """A call of a remote A2A agent: one message that is sent, and the task that it starts, followed to its end."""
 
     def __init__(self, client: Client, url: str, progress: Progress, *, streaming: bool) -> None:
         """Take an open A2A client; `progress` is called at each status update of the task while it works."""

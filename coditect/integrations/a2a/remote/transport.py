@@ -22,7 +22,7 @@ HEADERS = {"user-agent": "coditect", "accept-encoding": "identity"}
 
 
 class CheckedTransport(httpx.AsyncBaseTransport):
-    """A transport of httpx that connects to allowed addresses only, and bounds answers."""
+    """An httpx transport that connects to allowed IP addresses only, and limits the size of answers."""
 
     def __init__(self, hosts: AllowedHosts) -> None:
         self._hosts = hosts

@@ -80,7 +80,7 @@ class FleetRequests(RequestHandler):
     async def on_get_extended_agent_card(
         self, params: a2a.GetExtendedAgentCardRequest, context: ServerCallContext
     ) -> a2a.AgentCard:
-        """Return the card with all skills."""
+        """Return the fleet's agent card with all skills."""
         with told():
             return fleet_card(await self.skills(), self._settings, url=context.state[ADDRESS])
 
@@ -94,7 +94,10 @@ class FleetRequests(RequestHandler):
 
     @validate_request_params
     async def on_message_send(self, params: a2a.SendMessageRequest, context: ServerCallContext) -> a2a.Task:
-        """Take a message as a durable task; wait for its end unless the sender wants no wait."""
+        """Start a durable task by a message, or answer a task's approval, and return the task.
+
+        Unless the sender wants the answer at once, wait first until the task has ended or waits for an approval.
+        """
         _check_role(params, context)
         with told():
             async with self._opened.fleet() as client:
@@ -107,7 +110,10 @@ class FleetRequests(RequestHandler):
     async def on_message_send_stream(
         self, params: a2a.SendMessageRequest, context: ServerCallContext
     ) -> AsyncGenerator[A2aEvent]:
-        """Take a message as a durable task, and yield the task, its progress, its value and its end."""
+        """Start a durable task by a message, or answer a task's approval; yield the task, its progress and its end.
+
+        The value comes before the end. A task that waits for an approval ends the stream, too.
+        """
         _check_role(params, context)
         with told():
             async with self._opened.fleet() as client:
@@ -120,7 +126,7 @@ class FleetRequests(RequestHandler):
     async def on_subscribe_to_task(
         self, params: a2a.SubscribeToTaskRequest, context: ServerCallContext
     ) -> AsyncGenerator[A2aEvent]:
-        """Yield a task, and what happens to it from now on."""
+        """Yield a task that has not ended, then its progress, value and end; stop early if it waits for an approval."""
         with told():
             async with self._opened.fleet() as client:
                 handle = handle_of(client, params.id)
@@ -132,7 +138,7 @@ class FleetRequests(RequestHandler):
 
     @validate_request_params
     async def on_get_task(self, params: a2a.GetTaskRequest, context: ServerCallContext) -> a2a.Task:
-        """Return a task as it is."""
+        """Return the A2A task of an id in its present state, with its value or failure once it has ended."""
         with told():
             async with self._opened.fleet() as client:
                 return await read_task(handle_of(client, params.id))

@@ -68,7 +68,7 @@ def task_of(row: WorkflowRow, *, outcome: Outcome | None = None, asked: str = ""
 
 
 def agent_message(text: str, *, task_id: str, context: str, part: str) -> Message:
-    """Return the fleet's message about a task; its id joins the task's id and `part`, also at a repetition."""
+    """Return a message from the fleet about a task; the same task id and `part` always give the same message id."""
     return Message(
         message_id=f"{task_id}/{part}",
         task_id=task_id,

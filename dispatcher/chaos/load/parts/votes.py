@@ -38,7 +38,7 @@ class Ballots(BaseModel):
 
 
 def offer(agent: Agent, note: Note) -> None:
-    """Let an agent give the vote that the input has for its node, and count votes with the code of `results.merge`."""
+    """Let an agent cast the ballots in the tasks' input, and count ballots with the code of `results.merge`."""
 
     @agent.capability(VOTE, timeout="10m", retry=PART_RETRY, description="Votes as it is told.")
     async def vote(given: Ballots, ctx: Context) -> str:

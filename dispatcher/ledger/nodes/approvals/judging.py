@@ -31,9 +31,9 @@ REFUSAL = "refused_by_policy"
 
 
 def begin_approval(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, approval: Approval) -> DecisionRecord | None:
-    """Judge an approval node that begins, and ask a person where the policy does not decide.
+    """Return the policy's decision about an approval node; ask a person and return None if the policy does not decide.
 
-    Returns the decision of the policy, which the caller carries out; None when a person is asked.
+    The caller carries out the decision.
     """
     record = DecisionRecord(ASKED, unit.now_ms, on_timeout=approval.on_timeout.value, question=approval.question)
     if (policy := unit.terms.approvals) is not None:

@@ -38,18 +38,18 @@ class Position:
     """The nodes that ended in the same millisecond, but after the node of the checkpoint."""
 
     def keeps(self, name: str, row: NodeRecord) -> bool:
-        """Tell whether a node had ended by this point of the history; a restore to it leaves such a node alone."""
+        """Tell whether a node had ended by this position; a restore to the position leaves such a node as it is."""
         if row.finished_ms is None or not row.state.terminal or row.reason == RESTORED:
             return False
         return row.finished_ms <= self.at_ms and defined_name(name) not in self.later
 
     def had_written(self, at_ms: int, node: str) -> bool:
-        """Tell whether what `node` ("" for none) wrote to shared state at `at_ms` came before this point."""
+        """Tell whether a write to shared state at `at_ms`, by `node` ("" for none), came before this position."""
         return at_ms < self.at_ms or (at_ms == self.at_ms and node not in self.later)
 
 
 def find(tr: Reads, seen: Seen, workflow: str, name: str) -> Position:
-    """Return the position of a checkpoint: of a named one, or of the end of the completed node that has the name.
+    """Return the position of the checkpoint `name`: of the named checkpoint, or else of the end of the completed node.
 
     Raises:
         NotFound: when the workflow has no such checkpoint.

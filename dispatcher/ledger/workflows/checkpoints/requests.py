@@ -33,7 +33,7 @@ _UNDER_WAY = frozenset({TaskState.PUBLISHED, TaskState.WORKING})
 
 
 def make(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Make a named checkpoint at a workflow's present position; a checkpoint that has the name already moves there.
+    """Make a named checkpoint at the present position in a workflow's history, or move the one of that name there.
 
     Raises:
         InputError: when the workflow has ended, the name is a node's, or the attempt that asks is not the present one.
@@ -86,7 +86,7 @@ def listing(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def plan(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return a page of nodes that a restore would discard and that may have had effects, with the restore's token.
+    """Return a page of nodes that a restore would discard though they may have effects, and the token that it requires.
 
     Of each is told whether it is `compensated`; what is not cannot be undone. The token stands for this position of the
     workflow's history: a restore with it does what was told, or nothing.
@@ -165,7 +165,7 @@ def _page(tr: Reads, workflow: str, body: Body) -> tuple[list[tuple[NodeKey, Nod
 
 
 def _has_effects(node_key: NodeKey, row: NodeRecord, position: Position) -> bool:
-    """Tell whether a restore discards a node whose task or child may have begun; a map itself has neither."""
+    """Tell whether a restore to `position` discards the node, and the node's task or child workflow may have begun."""
     if not row.fence or node_key.is_compensation or row.reason == RESTORED:
         return False
     return not position.keeps(node_key.node, row)

@@ -43,7 +43,7 @@ _DISCARDED = Failure(RESTORED, "Restored", "The workflow was restored to a check
 
 
 def restore(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Begin the restore of a workflow to a checkpoint, if nothing has begun or completed since it was planned.
+    """Begin to restore a workflow to a checkpoint, unless nodes have begun or completed since the plan of the restore.
 
     Raises:
         VersionConflict: when the workflow went on since the plan with the given token.
@@ -78,7 +78,10 @@ def restore(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def _check_ends_taken(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
-    """Refuse a restore while a child has ended and its node has not: the restore would not undo the child."""
+    """Refuse a restore while the end of a child workflow has not yet been passed on to the node that ran the child.
+
+    The restore would not undo the child.
+    """
     left = unit.tr.get_range(*TODO.range((unit.shard, workflow)), limit=advance.MOST_STEPS) if run.todo else ()
     if any(TODO.unpack(key)[3] == CHILD_END for key, _ in left):
         raise Retryable("A sub-workflow has just ended", workflow=workflow, fix="try again in a moment")
@@ -95,7 +98,7 @@ def _note(unit: UnitOfWork, workflow: str, name: str, by: str, position: Positio
 
 
 def next_compensation(unit: UnitOfWork, run: RunRecord, workflow: str) -> NodeKey | None:
-    """Return the compensation to run next, of the last completed node to undo; in a restore only of discarded nodes."""
+    """Return the compensation of the last completed node to undo, in a restore only of discarded ones; None if none."""
     if run.restoring is None:
         return compensations.last(unit, workflow)
     position = positions.read(run.restoring)
@@ -110,7 +113,7 @@ def next_compensation(unit: UnitOfWork, run: RunRecord, workflow: str) -> NodeKe
 
 
 def stop(unit: UnitOfWork, root: NodeKey, after: str, most: int) -> int:
-    """End the nodes that have not ended and whose names follow `after`, then have the compensations begin."""
+    """Cancel, for a restore, unfinished nodes with names after `after`; when none is left, have compensations begin."""
     run = unit.run(root.workflow)
     if run is None or run.restoring is None or run.canceling:
         return 1
@@ -164,7 +167,10 @@ def _is_given_up(unit: UnitOfWork, workflow: str, run: RunRecord) -> bool:
 
 
 def _walk(unit: UnitOfWork, root: NodeKey, kind: str, after: str, most: int, *, ended: bool) -> tuple[int, bool]:
-    """Stop, and if `ended` discard, nodes after `after` that a restore drops; return how many were seen, and if all."""
+    """Cancel, or if `ended` reset, nodes that a restore discards; return how many nodes were examined, and if all were.
+
+    At most `most` nodes with names after `after` are examined.
+    """
     advance.follow(unit)  # what has ended in this transaction is left over, and dropped with its node
     run = unit.run(root.workflow)
     assert run is not None and run.restoring is not None

@@ -1,4 +1,4 @@
-"""The rows of shared state: the present and former versions of a space's keys, and how a restore brings them back."""
+"""The stored keys of shared state: the present and former versions of each key, and how a restore brings them back."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def latest(tr: Reads, space: str, key: str) -> StateVersion:
 
 
 def write(unit: UnitOfWork, space: str, key: str, after: StateVersion, value: bytes | None) -> None:
-    """Write the next version of a key, with its value unless it is a deletion, and drop the version beyond `KEPT`.
+    """Write a key's next version, with its value unless it deletes the key, and drop the version beyond `KEPT`.
 
     Raises:
         ValueBeyondBound: when the value is too large.
@@ -90,7 +90,7 @@ def unpack(row: bytes) -> StateVersion:
 
 
 def check(tr: Reads, workflow: str, position: Position) -> None:
-    """Refuse a restore that cannot bring back a workflow's shared state.
+    """Refuse a restore to a position at which the values of a workflow's shared state cannot be brought back.
 
     Raises:
         InputError: when a key was written too often since, or too many keys were.
@@ -108,7 +108,7 @@ def check(tr: Reads, workflow: str, position: Position) -> None:
 
 
 def bring_back(unit: UnitOfWork, workflow: str, position: Position, after: str, writer: str) -> str | None:
-    """Write a new version of each key of the workflow's space that changed since a position, with the value of then.
+    """Restore each key of a workflow's shared state changed since a position: write its value then as a new version.
 
     Return the last key that was written when the transaction is full, and None when all are done.
     """

@@ -21,7 +21,7 @@ LIMIT = "sub_workflow_limit"
 
 
 def start(unit: UnitOfWork, node_key: NodeKey, _: str, most: int) -> int:
-    """Start the child of a node that has begun, and return the number of its nodes, 1 or more."""
+    """Start the child workflow of a node that has begun; return how many nodes the child has, or 1 if none starts."""
     row, run = unit.node(node_key), unit.run(node_key.workflow)
     if row is None or run is None or row.state is not TaskState.WORKING:
         return 1
@@ -76,7 +76,7 @@ def _id(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> str:
 
 
 def cancel(unit: UnitOfWork, node_key: NodeKey, child: str, most: int) -> int:
-    """Cancel a child that a node runs, or ran before a restore, with the reason of the parent's cancel, if any."""
+    """Cancel a child workflow that a node runs, or ran before a restore; the reason is that of the parent's cancel."""
     run = unit.run(node_key.workflow)
     if run is None or unit.run(child) is None:
         return 1

@@ -28,7 +28,7 @@ _NO_FAILURE = frozenset({TaskState.COMPLETED, TaskState.SKIPPED})
 
 
 def ended(unit: UnitOfWork, node_key: NodeKey, _: str, __: int) -> int:
-    """End the node whose present child has ended, or begin its next child; the end of an earlier child changes nothing.
+    """End a node whose present child workflow has ended, or retry with another child; ignore an earlier child's end.
 
     Several children of a node may have ended since, by one piece of unfinished work: the present one is looked at.
     """
