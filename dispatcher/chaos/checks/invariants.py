@@ -66,7 +66,7 @@ def _is_excused(index: HistoryIndex, work: Operation, wiped: Iterable[Operation]
 
 
 def _is_late(index: HistoryIndex, work: Operation) -> bool:
-    """Tell whether a direct task was executed to its end only when the load no longer waited for it, so was not lost.
+    """Tell whether a direct task was executed to its end when the load no longer waited for it, so was not lost.
 
     On a busy machine the faults take longer than the load waits; what is late is judged by `recovered in time`.
     """
