@@ -71,20 +71,24 @@ def _is_late(index: HistoryIndex, work: Operation) -> bool:
     On a busy machine the faults take longer than the load waits; what is late is judged by `recovered in time`.
     """
     runs = [one for one in index.about("execute", work.key) if one.happened]
-    return any(run.ended > wait.ended - ANSWERED_SECONDS for wait in index.about("end", work.key) for run in runs)
+    late = [one.ended - ANSWERED_SECONDS for one in index.about("end", work.key)]
+    return any(run.ended > since and not _is_answered(index, work, since) for since in late for run in runs)
 
 
 def _was_there(index: HistoryIndex, work: Operation, wipe: Operation) -> bool:
     """Tell whether a direct task or its answer may have been in the broker when its data was wiped.
 
-    The task was published before the broker was back, it was not executed to its end in calm times long before, and no
-    agent got it afterwards.
+    The task was published before the broker was back, it was not answered before, and no agent got it afterwards.
     """
-    runs = index.about("execute", work.key)
-    done = (one.ended for one in runs if one.happened and one.ended < wipe.begun - ANSWERED_SECONDS)
-    answered = any(_is_calm(index, instant, instant + ANSWERED_SECONDS) for instant in done)
-    survived = any(one.happened and one.begun > wipe.ended for one in runs)
+    answered = _is_answered(index, work, wipe.begun - ANSWERED_SECONDS)
+    survived = any(one.happened and one.begun > wipe.ended for one in index.about("execute", work.key))
     return work.begun <= wipe.ended and not answered and not survived
+
+
+def _is_answered(index: HistoryIndex, work: Operation, before: float) -> bool:
+    """Tell whether a direct task was executed to its end before an instant, in times so calm that it was answered."""
+    done = (one.ended for one in index.about("execute", work.key) if one.happened and one.ended < before)
+    return any(_is_calm(index, instant, instant + ANSWERED_SECONDS) for instant in done)
 
 
 def _is_calm(index: HistoryIndex, since: float, until: float) -> bool:

@@ -76,6 +76,7 @@ def given_up(t: float) -> HistoryEntry:
         ([*executed(4.0, 5.0), given_up(61.0)], False),
         ([given_up(61.0), *executed(62.0, 63.0)], True),
         ([given_up(61.0), *executed(62.0, 63.0)[:1]], False),
+        ([*executed(4.0, 5.0), given_up(61.0), *executed(62.0, 63.0)], False),
     ],
     ids=[
         "no wipe",
@@ -89,6 +90,7 @@ def given_up(t: float) -> HistoryEntry:
         "its answer never came",
         "executed when nobody waited any more",
         "begun when nobody waited any more",
+        "executed again when nobody waited any more",
     ],
 )
 def test_direct_task_may_be_lost_with_the_broker_s_only_disk_while_it_is_there_and_may_be_late(
