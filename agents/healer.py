@@ -84,7 +84,7 @@ class Verified(BaseModel):
 
 @dataclass(slots=True)
 class _SeenService:
-    """The detector's record of one service: how often in a row it was unwell, and when it last emitted that."""
+    """The detector's record of a service: how often in a row it was unwell, and when the event was last emitted."""
 
     unwell: int = 0
     told_at: float | None = None
@@ -116,7 +116,7 @@ async def _ticks(most_seconds: float) -> AsyncIterator[None]:
 
 
 def _trouble(service: Service) -> str | None:
-    """Return what `glance` shows to be wrong with a service, empty if nothing; None when the service is removed."""
+    """Return what one look shows to be wrong with a service, empty if nothing; None when the service is removed."""
     try:
         return trouble_of(glance(service), _BOUNDS)
     except (InputError, FileNotFoundError):

@@ -120,7 +120,7 @@ class FolderBlobs:
         return await self._transferred(lambda: self._read(claim))
 
     def check(self, size_bytes: int) -> None:
-        """Raise TooLarge if the size of a large value is over `most_bytes`.
+        """Raise TooLarge if a large value is over the store's limit (`CODITECT_BLOB_MAX_BYTES`).
 
         Raises:
             TooLarge: when the value is larger.
@@ -175,7 +175,7 @@ class FolderBlobs:
 
 
 def open_blobs(url: str | None, *, most_bytes: int) -> Blobs:
-    """Return the store for large values at a URL, without any I/O yet; no URL gives `NO_BLOBS`.
+    """Return the store for large values at a URL, without any I/O yet; without a URL, one that refuses every value.
 
     Raises:
         SetupError: when fsspec, or what it needs for this URL, is not installed.

@@ -68,22 +68,22 @@ class Retryable(CoditectError):
 
 
 class BrokerUnavailable(Retryable):
-    """The error of a broker that could not be reached within the deadline; nothing was sent."""
+    """The error of a broker that cannot be reached, or whose virtual host is refused; a failed publish was not sent."""
 
 
 class PublishUnconfirmed(Retryable):
-    """The error of a publish without a confirm within the deadline; the message may still be delivered."""
+    """The error of a publish whose confirm did not come; the message may still be delivered."""
 
 
 class Overloaded(Retryable):
-    """The error of a broker that refuses a message until the deadline, because of a full queue or an alarm.
+    """The error of a broker or API process that takes no more for now: a full queue, an alarm, or too many at once.
 
     Nothing was taken, unless the process of a classic queue died behind a delivery.
     """
 
 
 class RegistryUnavailable(Retryable):
-    """The error of a registry (Redis) that did not answer in time."""
+    """The error of a registry (Redis) that did not answer in time, could not be reached, or refused the request."""
 
 
 class BlobUnavailable(Retryable):
@@ -112,7 +112,7 @@ class Deadlock(Retryable):
 
 
 class LockLost(Retryable):
-    """The error of a lock that was lost while it was held: renewed too late, or released by force.
+    """The error of a lock that was lost while it was held, such as one renewed too late, or released by force.
 
     Others may have the lock since. Facts: `resources`, `fence`, `reason`, `fix`.
     """
@@ -133,13 +133,13 @@ class InputError(CoditectError):
 
 
 class InvalidTask(InputError):
-    """The error of a body, header or limit that the wire format does not allow."""
+    """The error of a body, header, limit or answer that the wire format, or the declared type, does not allow."""
 
 
 class TooLarge(InvalidTask):
-    """The error of a body over the wire's inline limit (`wire.tasks.MAX_BODY_BYTES`), or over the broker's limit.
+    """The error of a value over its limit, such as that of a message (1 MiB), of the blob store, or of the broker.
 
-    With `CODITECT_BLOB_URL` set the limit is `CODITECT_BLOB_MAX_BYTES`.
+    A message's limit is `wire.tasks.MAX_BODY_BYTES`; with `CODITECT_BLOB_URL` set, a value's `CODITECT_BLOB_MAX_BYTES`.
     """
 
 
@@ -149,7 +149,7 @@ class ClaimBroken(InvalidTask):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem in a document: where it is, a sentence that says what is wrong, and how to correct it."""
+    """A problem in a document: where it is, a sentence that says what is wrong, and, if known, how to correct it."""
 
     path: tuple[str | int, ...]
     """The path from the document's root: `("nodes", "build", "after", 0)`."""
@@ -231,9 +231,9 @@ class UnsupportedBroker(SetupError):
 
 
 class ControlPlaneRequired(SetupError):
-    """The error of a request that only a dispatcher can serve, when no dispatcher answers.
+    """The error of work that needs a dispatcher: none answers, or it was submitted as a direct task.
 
-    Retryable: one may be starting. An attempt that fails with it is tried again.
+    Retryable: a dispatcher may be starting. An attempt that fails with it is tried again.
     """
 
     retryable = True
@@ -265,12 +265,12 @@ class TaskCanceled(TaskError):
 
 
 class TaskExpired(TaskError):
-    """The error of a task whose deadline passed before its end."""
+    """The error of a task whose deadline passed before its end, or that no agent started in time."""
 
     exit_code = 3
 
 
 class ResultTimeout(TaskError):
-    """The error of a wait for a result that took longer than the caller allows; the task goes on."""
+    """The error of a result that did not come in the caller's time (the task goes on), or whose parts were lost."""
 
     exit_code = 3

@@ -63,7 +63,7 @@ class RegisteredFacts:
         return self.facts.get(capability)
 
     async def run(self) -> None:
-        """Look at the registry every `LOOK_SECONDS`, until canceled."""
+        """Read the tags and costs from the registry every 5 seconds, until canceled."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             await self.look()

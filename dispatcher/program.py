@@ -175,7 +175,7 @@ def compose(
     pings: Pings,
     evict: Callable[[str], Awaitable[object]],
 ) -> tuple[ShardOwnership, RequestServer]:
-    """Create a dispatcher's shard ownership and request server, which need each other, and return them."""
+    """Create a dispatcher's shard ownership and request server and return them; start its scheduler and reconciler."""
     ownership = ShardOwnership(ports, owner=options.owner, pings=pings, graph=graph, evict=evict, wanted=options.shards)
     rebuilt = partial(rebuild_shard, ports, ownership.workers, ownership.markers, graph=graph)
     control = RequestServer(

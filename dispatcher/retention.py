@@ -1,4 +1,4 @@
-"""The removal of old workflows, idempotency keys, recorded answers and unfinished uploads, by one dispatcher.
+"""The removal of old data by one dispatcher: workflows, RQ jobs, keys, answers, unfinished uploads and audit entries.
 
 ==========================================  ==============================================================
 what                                        when
@@ -73,7 +73,7 @@ class Retention:
         self._keep_audit_ms = round(keep_audit_days * DAY_MS)
 
     async def run(self) -> None:
-        """Remove old data every `SWEEP_SECONDS` until canceled, unless another dispatcher holds the lease."""
+        """Remove old data every minute until canceled, unless another dispatcher holds the retention lease."""
         while True:
             try:
                 await self.sweep()
@@ -116,7 +116,10 @@ class Retention:
                 expired = await self._run(lease, partial(layer.sweep, now_ms=now_ms))
 
     async def _forget_jobs(self, lease: Lease, before_ms: int, *, failed: bool) -> None:
-        """Remove the jobs of ended workflows from RQ, since the job of an ended node takes 3 kB of Redis."""
+        """Remove from RQ the jobs of workflows that ended before `before_ms`: failed and rejected ones, or the others.
+
+        The job of an ended node takes 3 kB of Redis.
+        """
         if self._graph is None:
             return
         read = self._ports.database.read

@@ -156,7 +156,7 @@ def _plan(agents: Mapping[str, Sequence[str]], plan: UpPlan, environ: Mapping[st
 
 @asynccontextmanager
 async def _supervised(supervisor: ProcessSupervisor, marker: str, ready: asyncio.Event) -> AsyncIterator[None]:
-    """Run the agents while the block runs, set `ready` when they are ready, and drain them at the end."""
+    """Run the fleet's processes while the block runs, set `ready` when all are ready, and stop them at the end."""
     stop = asyncio.Event()
     with guarded(marker):
         async with asyncio.TaskGroup() as group:

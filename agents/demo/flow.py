@@ -24,7 +24,7 @@ _LOOK_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A workflow of the demo after its end, with a `NodeRow` for each of its nodes and for each element of its maps."""
+    """A workflow of the demo after its end, with a report on each of its nodes and on each element of its maps."""
 
     definition: Definition
     state: WorkflowState
@@ -66,7 +66,7 @@ async def run_flow(
 
 
 async def look_at(run: Run) -> list[NodeRow]:
-    """Return the present state of each node of a workflow as a `NodeRow`; an empty list while the broker is away."""
+    """Return the present report on each node of a workflow; an empty list while the broker is away."""
     try:
         return [row async for row in run.nodes()]
     except Retryable:

@@ -41,7 +41,7 @@ class DemoTask:
 
 
 def plan_work(root: Path) -> list[DemoTask]:
-    """Return the demo's tasks for a repository, over 100 of them, in the order of their submission.
+    """Return the demo's tasks for a repository, in the order of their submission; over 100 for Coditect's own.
 
     Tasks that a person waits for are urgent (P0): the tests and the reviews of the modules at a package's top. Other
     reviews are normal (P1), documents and summaries are bulk (P2). Paths are relative to `root`, where the agents run.

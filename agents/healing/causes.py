@@ -83,7 +83,7 @@ def symptoms(evidence: ServiceEvidence, bounds: Bounds) -> frozenset[Symptom]:
 
 
 def by_rules(found: frozenset[Symptom]) -> Cause:
-    """Return the first cause, in the order of `SIGN`, whose typical symptom (sign) was found; else NONE."""
+    """Return the first cause, in a fixed order of causes, whose typical symptom (sign) was found; else NONE."""
     return next((cause for cause, sign in SIGN.items() if sign in found), Cause.NONE)
 
 

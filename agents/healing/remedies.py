@@ -1,4 +1,4 @@
-"""The remedies for an unwell service: one change for each cause, which does no harm when it is made twice.
+"""The remedies for an unwell service: at most one change for a cause, which does no harm when it is made twice.
 
 Each one says what it did in one sentence. A remedy never ends a process that is not the service's own, and deletes
 nothing but the cache.

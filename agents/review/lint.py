@@ -59,7 +59,7 @@ _DIAGNOSTICS = TypeAdapter(list[_Diagnostic])
 
 
 async def lint(sources: Sequence[SourceFile], workspace: Path) -> list[Finding]:
-    """Run ruff over the sources, and return its findings on the lines that the request asks about.
+    """Run ruff over the sources, and return its findings on the lines to review: all, or those that a diff adds.
 
     The run reads no configuration of the project, so the same code gets the same findings everywhere.
 

@@ -29,7 +29,7 @@ _BRANCHES = (
 
 
 def find_smells(source: SourceFile) -> list[Finding] | None:
-    """Return a file's code smells, on the lines that the request asks about; None when the file does not parse."""
+    """Return a file's code smells on the lines to review: all, or those that a diff adds; None if it does not parse."""
     try:
         tree = ast.parse(read_source(source))
     except (SyntaxError, ValueError, RecursionError):  # ValueError: null bytes

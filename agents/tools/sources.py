@@ -1,4 +1,4 @@
-"""The search for the Python source files whose paths a request lists, with bounds on their number and size."""
+"""The search for Python source files and packages at given paths, with bounds on the files' number and size."""
 
 from __future__ import annotations
 

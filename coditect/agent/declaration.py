@@ -151,7 +151,7 @@ class Agent:
         return dict(self._breakers)
 
     def _declare_breaker(self, given: Breaker | str) -> Breaker:
-        """Keep and return a breaker's declaration; given only a declared breaker's name, return its declaration.
+        """Return the given breaker, the declared one of a name, or a new one with defaults; keep it as declared.
 
         Raises:
             InputError: when the name is declared with other values.
@@ -226,7 +226,7 @@ class Agent:
         max_tasks_per_process: int | None = None,
         max_memory: str | int | None = None,
     ) -> Callable[[Handler], Handler]:
-        """Declare a capability; the handler is called at least once per task, with the validated input.
+        """Declare a capability by decorating its handler, which gets validated input and may run again for a task.
 
         An async handler runs on the event loop, a plain one in a thread; with `process=True` either runs in a process
         of its own that a timeout really kills. Annotated types are validated and published as JSON Schema. An exception

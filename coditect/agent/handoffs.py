@@ -1,4 +1,4 @@
-"""The answers of an agent to tasks that are offered to it: what its `on_handoff` function says, or the default.
+"""The answers of an agent when others offer it a running task: as its `on_handoff` function says, or by default.
 
 By default an agent accepts a task that it could begin at once: it offers the capability, has a free slot, waits for no
 breaker or rate of the capability, and the input fits. An agent never accepts a capability that it does not offer.

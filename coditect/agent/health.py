@@ -130,7 +130,7 @@ class _Probes:
         self._loop = loop
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer the single HTTP request of a connection, and close the connection."""
+        """Answer the only HTTP request of a connection, if that is complete within 2 s, and close the connection."""
         try:
             async with asyncio.timeout(READ_SECONDS):
                 request = await reader.readuntil(b"\r\n\r\n")
@@ -154,7 +154,7 @@ class _Probes:
         return _text("404 Not Found", "try /livez, /readyz or /metrics")
 
     async def _exposition(self) -> bytes:
-        """Return the HTTP response with the program's metrics: read on its event loop, formatted on this thread."""
+        """Return the HTTP response with the program's metrics, read on its event loop; status 503 if it is blocked."""
         samples = await self._asked(self._metrics.samples)
         if samples is None:
             return _text("503 Service Unavailable", STANDS_STILL)
@@ -165,12 +165,12 @@ class _Probes:
         return _answer("200 OK", body, kind)
 
     async def _wrong(self, check: Check) -> str:
-        """Run a check on the program's event loop; return the fault that it reports, or that the loop is blocked."""
+        """Run a check on the program's event loop; return the fault it finds, or that the loop is blocked, else ""."""
         told = await self._asked(check)
         return STANDS_STILL if told is None else told
 
     async def _asked(self, read: Callable[[], Answer]) -> Answer | None:
-        """Call a function on the program's event loop, and return its result; None when the loop is blocked."""
+        """Return what a function returns on the program's event loop; None if that is closed, or blocked for 0.8 s."""
         told: Future[Answer] = Future()
 
         def tell() -> None:

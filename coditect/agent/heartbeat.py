@@ -40,7 +40,7 @@ class Usage:
 
 
 def load_sampler() -> Callable[[], Usage]:
-    """Return a function that samples the CPU and memory use of this process, not of its children, within 1 ms."""
+    """Return a function that samples this process's CPU and memory use, not its children's; 0 if it may not look."""
     process = psutil.Process()
     process.cpu_percent()
 
@@ -54,7 +54,7 @@ def load_sampler() -> Callable[[], Usage]:
 
 
 class Heartbeat:
-    """An agent's presence in the registry: registers on entry, renews the lease until exit, then deregisters.
+    """An agent's presence in the registry: registers, renews the lease except while offline, deregisters at the end.
 
     Entry waits for the first attempt and exit for the last one, each at most as long as the registry's own limit (1 s);
     neither fails when the registry does. `load` is called for each heartbeat, on the event loop. The next heartbeat

@@ -130,7 +130,7 @@ class Mailbox:
         await self._reply(message, told, control_messages.PONG)
 
     async def _reply(self, message: Message, told: Any, kind: str) -> None:
-        """Answer a control message at its `reply_to`, unless agents may not write to that address."""
+        """Answer a control message at its `reply_to`, if agents may write to such an address; only log a failure."""
         address = self._runtime.addresses.find(message.reply_to)
         if address is None:
             return

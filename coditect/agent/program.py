@@ -198,7 +198,7 @@ def _limits(settings: Settings, host: Host, agent: Agent, *, slots: int) -> Agen
 
 
 def _approvals(settings: Settings, agent: Agent) -> TaskApprovals | None:
-    """Return the approval policy of the settings in this process; None without one, and nothing is imported for it.
+    """Return the approval policy that the settings name; None, without an import of its modules, if they name none.
 
     Raises:
         NotFound: when there is no such file.
@@ -213,7 +213,7 @@ def _approvals(settings: Settings, agent: Agent) -> TaskApprovals | None:
 
 
 def _patience_seconds(settings: Settings) -> float:
-    """Return how long an agent's lease may go without renewal until the agent counts as gone: at most 3 heartbeats."""
+    """Return the seconds without a renewed lease after which another agent is gone: 3 heartbeats, at most a lease."""
     return min(settings.lease_seconds, 3 * settings.beat_seconds)
 
 
@@ -231,7 +231,7 @@ def _heartbeat(
 
 
 def _completed(load: Callable[[], Load], sample: Callable[[], Usage], broker: Broker) -> Callable[[], Load]:
-    """Return a function that adds the process's use of CPU and memory to the runtime's load.
+    """Return a function for the agent's load with its CPU and memory use; offline while the broker does not answer.
 
     An agent whose broker does not answer is offline and stops renewing its lease, so that the control plane may give
     its tasks to other agents.
@@ -350,7 +350,10 @@ def run(target: str, settings: Settings, *, processes: int = 1) -> int:
 
 
 def run_agent(agent: Agent, settings: Settings, *, source: str | None = None) -> int:
-    """Run an agent in this process, and return the exit code; `source`: the file or module that declares it, if any."""
+    """Run an agent in this process until it has drained, and return 0; `source`: the file or module that declares it.
+
+    Errors of the start or of a critical loop pass through.
+    """
     configure_logs(settings)
     run_loop(_serve_and_end(agent, settings, source=source))
     return 0
@@ -362,7 +365,7 @@ async def _keep_agents(target: str, settings: Settings, processes: int) -> int:
 
 
 async def _serve_and_end(agent: Agent, settings: Settings, *, source: str | None) -> None:
-    """Serve the agent, and end the process `EXIT_SECONDS` later even if a handler's thread never ends.
+    """Serve the agent, and after that end the process within 2 s, even if a handler's thread never ends.
 
     Python itself waits for every thread before a process ends.
     """

@@ -55,7 +55,7 @@ NOTE_SECONDS = 0.05
 
 
 class Recorded(Enum):
-    """The registry's knowledge of an earlier start of a task: by which agent, and whether that agent still lives."""
+    """The registry's knowledge of a task's start at another agent: unknown, none, at a living or at a gone one."""
 
     UNKNOWN = auto()
     """The registry does not answer, so that no earlier start is known."""
@@ -66,7 +66,7 @@ class Recorded(Enum):
 
 
 class Suspicion(Enum):
-    """The evidence that a task kills the process that runs it."""
+    """The evidence that a task kills its process: none, many deliveries, or a process that ended while running it."""
 
     NONE = auto()
     COUNTED = auto()
@@ -145,7 +145,7 @@ class Quarantine:
 
     @asynccontextmanager
     async def examined(self, task: Task, delivery: Delivery, aside: Aside) -> AsyncIterator[Suspicion]:
-        """Record a task's start in the registry during the block, and yield the suspicion against the task.
+        """Record a redelivered task's start in the registry during the block, and yield the suspicion against the task.
 
         `aside` awaits long checks without a slot. A suspect that is not settled keeps its mark for the next agent.
         """

@@ -254,13 +254,13 @@ class Runtime:
         return None
 
     def _held_up(self, task: Task, delivery: Delivery) -> bool:
-        """Tell whether a task of this agent's own queues must wait for a guard, and so go to its capability's queue."""
+        """Tell whether a task of the agent's own queues must wait for a breaker or rate, and go to the common queue."""
         name, guards = task.capability, self.guards
         held = name in guards.breakers.waiting or name in guards.rates.waiting
         return held and routing.queue_key(delivery.queue) is None
 
     def _joined(self, task: Task, key: ExecutionKey | None, delivery: Delivery) -> bool:
-        """Tell whether this process runs or ran a redelivered task; if so, attach the delivery to the run, or reply."""
+        """Tell whether this process runs or ran a repeated task; if so, attach the delivery, reply or ask its owner."""
         if key is None:
             return False
         running = self._running.get(key)
@@ -292,7 +292,7 @@ class Runtime:
         return unstartable(task, self._clock, long=task.capability in self._long, canceled=canceled)
 
     def _beside(self, work: Any) -> None:
-        """Settle a delivery in the background without a slot; a drain waits for the end."""
+        """Run a coroutine that settles a delivery, in the background and without a slot; a drain waits for its end."""
         task = self._background.start(work, name="settle")
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
@@ -375,12 +375,12 @@ class Runtime:
         return tidied(context, run)
 
     async def _passed(self, execution: Execution) -> HandlerEnd:
-        """Call the handler after all guards, unless its task must not start any more: it may have waited for long."""
+        """Call the handler after the wait for key, rate and breaker, unless its task must not start any longer."""
         ended = self._not_any_more(execution.task)
         return ended or await self._handle(execution, self._clock.now_ms(), guarded=True)
 
     def _pass_on_slot(self, execution: Execution, ran: float, pause: float) -> bool:
-        """Free the slot of an ended handler; return whether to let waiting tasks start before the result is settled."""
+        """Free an ended handler's slot now, after `pause` or its thread; tell whether waiting tasks should go first."""
         execution.settle()  # first: a refusal frees no slot twice
         somebody_waits = self._intake.waiting > 0 and ran > WAVE_SECONDS
         self._mean_ms += 0.05 * (ran * 1000 - self._mean_ms)

@@ -93,7 +93,7 @@ class Means:
         return RetryBudgets()
 
     def services(self, execution: Execution) -> TaskServices:
-        """Return the services of one execution."""
+        """Return what the handler of one execution may call: requests, locks, progress and other services."""
         task = execution.task
         return TaskServices(execution, task.id or self.clock.new_id(), task.attempt, self)
 
@@ -204,21 +204,21 @@ class TaskServices:
         return BlockingLock(lock, self.run, closing=partial(self.run, closing=True))
 
     async def ask_state(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Send a request about shared state, as `StatePort.ask_state` says, with the task and its attempt."""
+        """Send a request about shared state (see `StatePort.ask_state`), with the task's id and any node and fence."""
         owner = self.execution.task.owner
         by = {} if owner is None else {"by": {"workflow": owner.workflow, "node": owner.node, "fence": owner.fence}}
         return await StateRequests(self.means.control).ask_state(verb, body | {"task": self.task_id} | by)
 
     async def ask_thread(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Send a request about threads, as `ThreadPort.ask_thread` says, with the task."""
+        """Send a request about conversation threads, as `ThreadPort.ask_thread` says, with the task's id."""
         return await self.means.threads.ask_thread(verb, {"task": self.task_id} | body)
 
     async def hear(self, ticket: str, after_seconds: float) -> None:
-        """Wait for news of a thread, as `ThreadPort.hear` says; the task holds no slot meanwhile."""
+        """Wait for news of a conversation thread, as `ThreadPort.hear` says; the task holds no slot meanwhile."""
         await self.without_slot(self.means.threads.hear(ticket, after_seconds))
 
     async def hand_off(self, to: str, *, reason: str, context: Any, timeout_seconds: float) -> dict[str, Any]:
-        """Offer the task to others, as `context.Services` says; the task holds no slot while it waits.
+        """Offer the task to others, without a slot; return the handoff if it failed; an acceptance ends the execution.
 
         A task above the bound of suspended tasks goes back to its queue instead (`SentBack`).
         """
@@ -230,7 +230,7 @@ class TaskServices:
         return await self._suspended(asking.wait(told, execution))
 
     async def received_handoff(self) -> dict[str, Any]:
-        """Return the handoff that brought the task to this agent, as `context.Services` says."""
+        """Return the handoff that brought the task to this agent, as JSON; `handoff`, its id, is None without one."""
         owner = self.execution.task.owner
         return {"handoff": None} if owner is None else await self.means.handoffs.of_task(owner)
 
@@ -322,7 +322,7 @@ class TaskServices:
         await self._part_sender().send(body)
 
     async def end_parts(self, *, complete: bool) -> int:
-        """Wait until the broker has all parts of a streamed result, as `context.Services` says."""
+        """Wait until the broker has all parts of a streamed result, as `context.Services` says; return their number."""
         if not complete and self.execution.parts is None:
             return 0
         return await self._part_sender().end(complete=complete)

@@ -1,4 +1,4 @@
-"""A guard for calls into libraries that swallow a cancellation.
+"""The check that no cancellation of an asyncio task is lost when a called library swallows it.
 
 Python 3.11's `wait_for`, which aiormq and redis-py use, drops a cancellation that arrives together with the awaited
 result. An endless loop over such calls would then never end, and the code that canceled the loop would wait for ever.

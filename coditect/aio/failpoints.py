@@ -87,7 +87,7 @@ class Failpoints:
         return bool(self._orders)
 
     def reached(self, point: str) -> None:
-        """Count a visit of the named point, and carry out the orders for that visit; safe from any thread.
+        """Count a visit of the named point, and carry out the orders for just that visit; callable from any thread.
 
         Raises:
             FailpointReached: when an order for that visit is to raise.

@@ -118,7 +118,7 @@ class LoopThread:
             raise
 
     def start(self, work: Coroutine[Any, Any, object]) -> None:
-        """Start a coroutine on the thread's loop without waiting; close the coroutine unrun when the loop is gone."""
+        """Start a coroutine on the thread's loop without waiting; close it unrun unless the `LoopThread` is open."""
         if self._usable:
             self._hand_over(work)
         else:
@@ -137,7 +137,7 @@ class LoopThread:
         return future
 
     def _hand_over(self, work: Coroutine[Any, Any, T]) -> Future[T] | None:
-        """Schedule a coroutine on the thread's loop; return None when the loop has ended meanwhile."""
+        """Schedule a coroutine on the thread's loop; when the loop has ended, close the coroutine and return None."""
         try:
             return asyncio.run_coroutine_threadsafe(work, self._life.loop)
         except RuntimeError:
@@ -208,7 +208,7 @@ class _Life:
             loop.call_soon_threadsafe(leave.set if self.opened.done() else cancel)
 
     def leave_at_exit(self) -> None:
-        """Leave the context at the end of the interpreter, and wait at most `EXIT_SECONDS` for the thread's end."""
+        """Leave the context at the end of the interpreter, and wait at most 5 s for the thread's end."""
         self.leave()
         if self.ours:
             wait((self.ended,), timeout=EXIT_SECONDS)

@@ -57,10 +57,10 @@ def watched_loop(bound_seconds: float, *, lag: Callable[[float], object] = lambd
 
 
 class LoopWatchdog:
-    """A thread that watches the event loop of the thread that constructs the watchdog.
+    """A thread that watches an event loop, and logs and ends the process when the loop is blocked for too long.
 
-    `end` is called with the exit code, from the watching thread. `last_resort` arms `faulthandler`, of which a process
-    has one.
+    It is constructed in the loop's thread. `end` is called with the exit code, from the watching thread. `last_resort`
+    arms `faulthandler`, of which a process has one.
     """
 
     def __init__(

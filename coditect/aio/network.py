@@ -50,12 +50,12 @@ class NetworkPath:
         return not self.cut and self._latency_seconds is None
 
     def cut_off(self, *ways: Way) -> None:
-        """Hold back all messages in the given directions, by default in both, until `heal`."""
+        """Hold back the messages sent from now on in the given directions, by default in both, until `heal`."""
         self.cut = frozenset(ways or BOTH)
         self._changed()
 
     def slow(self, latency_seconds: Callable[[], float]) -> None:
-        """Delay each message, in both directions, by the seconds that the function returns, until `heal`."""
+        """Delay each message sent from now on, both ways, by the seconds that the function returns, until `heal`."""
         self._latency_seconds = latency_seconds
 
     def heal(self) -> None:

@@ -71,7 +71,7 @@ class _KeptLoop:
     error: str = ""
 
     def is_down(self, now: float) -> bool:
-        """Tell whether the loop waits for its restart, or has run for less than `proven_seconds` since a restart."""
+        """Tell whether the loop waits for its restart, or was restarted less than `proven_seconds` (1 s) ago."""
         return self.paused or (self.deaths_in_a_row > 0 and now - self.began < self.limits.proven_seconds)
 
 
@@ -141,10 +141,10 @@ class Supervisor:
         idle: bool = False,
         until: Callable[[], bool] = lambda: False,
     ) -> asyncio.Task[None]:
-        """Run an endless loop in the background, and start the loop again after each death.
+        """Run an endless loop in the background; after an error, a return or a stray cancellation, start it again.
 
         `work` is called for each life of the loop, and continues from the state that the previous life left behind. A
-        return is a death, too, unless `until` says that the loop is over. Canceling the task ends the loop for good.
+        return is no death if `until` says that the loop is over. Canceling the task ends the loop for good.
         `idle` marks routine work: while nothing else happens, a fleet under test may skip rounds of the loop.
         """
         kept = _KeptLoop(name, work, critical, until, self._limits)
@@ -231,7 +231,7 @@ async def _life(kept: _KeptLoop) -> Exception | None:
 
 
 async def _paused(kept: _KeptLoop, seconds: float) -> bool:
-    """Wait for a loop's restart pause; return True to restart the loop, False at once when its owner has ended it."""
+    """Wait for a loop's restart pause; return True to restart the loop, or early False once its owner has ended it."""
     steps = math.ceil(seconds / STEP_SECONDS)
     for _ in range(steps):
         if kept.is_over():

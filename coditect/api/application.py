@@ -1,4 +1,4 @@
-"""The FastAPI application of the HTTP API, made from the services that it is given; it has no state of its own."""
+"""The FastAPI application of the HTTP API, made from open connections and services; it has no state of its own."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class DocumentedApi(FastAPI):
 
 
 def create_app(services: ApiServices, settings: ApiSettings, *, dashboard: Path = DASHBOARD) -> FastAPI:
-    """Return the application that serves the API with the given services, and the dashboard if its folder has one."""
+    """Return the API's application over open connections and services, with the dashboard if its folder has one."""
     app = DocumentedApi(
         title="Coditect",
         version=__version__,
@@ -116,7 +116,7 @@ def create_app(services: ApiServices, settings: ApiSettings, *, dashboard: Path 
 
 
 def allowed_hosts(settings: ApiSettings) -> frozenset[str] | None:
-    """Return the names by which the API may be reached; None for any, which only an API with keys allows."""
+    """Return the host names by which the API may be reached; None for any: callers need keys and no names are set."""
     named = frozenset(name.strip().lower() for name in (settings.hosts or "").split(",") if name.strip())
     if settings.secured and not named:
         return None

@@ -63,17 +63,17 @@ class SharedConnections:
         return None if self._management is None else await self._management.queue_rates(self._vhost)
 
     def registry(self) -> AbstractAsyncContextManager[Registry]:
-        """Return the registry, which stays open."""
+        """Return a context manager that yields the registry, and leaves it open."""
         return nullcontext(self._registry)
 
     def http_agents(self) -> AbstractAsyncContextManager[Registry]:
-        """Return the registry of HTTP agents, which stays open."""
+        """Return a context manager that yields the registry of HTTP agents, and leaves it open."""
         return nullcontext(self._http_agents)
 
     def client(self) -> AbstractAsyncContextManager[Client]:
-        """Return the client, which stays open."""
+        """Return a context manager that yields the client, and leaves it open."""
         return nullcontext(self._client)
 
     def fleet(self) -> AbstractAsyncContextManager[Client]:
-        """Return the client, which stays open."""
+        """Return a context manager that yields the client, and leaves it open."""
         return nullcontext(self._client)

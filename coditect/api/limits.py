@@ -28,7 +28,7 @@ class BodyLimit:
         self._most_bytes = most_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and count what is read of its body."""
+        """Pass a request on; reading its body fails with status 413 when it is, or is announced as, over the limit."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -179,7 +179,7 @@ async def serve_until(
 
 
 def server_config(services: ApiServices, settings: ApiSettings) -> uvicorn.Config:
-    """Return the configuration of the server for an application with the given services."""
+    """Return uvicorn's configuration for the API's application, made with the given connections and services."""
     return uvicorn.Config(
         create_app(services, settings),
         lifespan="off",
@@ -193,7 +193,7 @@ def server_config(services: ApiServices, settings: ApiSettings) -> uvicorn.Confi
 
 @asynccontextmanager
 async def open_services(settings: Settings, api: ApiSettings, http_agents: HttpAgents) -> AsyncIterator[ApiServices]:
-    """Open the services of the routes, over broker, registry and client of the servers that the settings name.
+    """Open what the API's routes work with (broker, registry, client, live events, webhooks, MCP) while the block runs.
 
     Raises:
         BrokerUnavailable: when the broker does not answer.

@@ -1,4 +1,4 @@
-"""The services that the routes are given, and the FastAPI dependencies by which a route asks for them.
+"""The connections and other objects that the API's routes work with, and the FastAPI dependencies that provide them.
 
 The application is made with one `ApiServices`; a route takes it as a parameter of the type `Services`.
 """
@@ -30,7 +30,7 @@ from coditect.telemetry.metrics import MemoryMetrics
 
 
 class FleetA2a(Protocol):
-    """The port to the fleet as an A2A agent, which checks no caller; `address` is where its JSON-RPC is reached."""
+    """The port to the fleet as an A2A agent, which authenticates nobody; `address` is where its JSON-RPC is reached."""
 
     async def card(self, request: Request, address: str, *, whole: bool) -> Response:
         """Answer with the agent card, which names `address` as the agent's URL; unless `whole`, without the skills."""
@@ -71,7 +71,7 @@ class ApiServices:
 
 
 def services_of(connection: HTTPConnection) -> ApiServices:
-    """Return the services that the application of a request was made with."""
+    """Return the open connections and services of the API's application that a request came to."""
     return cast(ApiServices, connection.app.state.services)
 
 

@@ -27,7 +27,7 @@ _REFUSALS = {401: "its user or password is wrong, or it may not do this", 404: "
 
 
 class ManagementUnavailable(Retryable):
-    """The error when the management API does not answer or refuses; the request may have taken effect all the same."""
+    """The retryable error when the management API does not answer, or refuses; the request may have taken effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class QueueRates:
-    """The publish and delivery rates of one queue, as the broker samples them; up to 5 s old."""
+    """One queue's publish and delivery rates, up to 5 s old, and when its oldest waiting message was published."""
 
     published_per_second: float
     delivered_per_second: float
@@ -66,7 +66,7 @@ class Management:
         self._timeout_seconds = timeout_seconds
 
     async def connections(self) -> tuple[Connection, ...]:
-        """Return all open connections that the management API lists; the list is up to 5 s old.
+        """Return the connections to the broker as listed at most 5 s ago; some of them may be closed by now.
 
         Raises:
             ManagementUnavailable: when the API does not answer or refuses.
@@ -102,7 +102,7 @@ class Management:
         return frozenset(str(row["name"]) for row in rows)
 
     async def messages(self, vhost: str, queue: str) -> int | None:
-        """Return a queue's number of messages as of at most 10 s ago, including those that wait to be dead-lettered.
+        """Return a queue's number of messages as of at most 10 s ago, with those to be dead-lettered; None if unknown.
 
         None when there is no such queue, or when its number is not known yet.
 
@@ -115,7 +115,7 @@ class Management:
         return number if isinstance(number, int) else None
 
     async def queue_rates(self, vhost: str) -> Mapping[str, QueueRates]:
-        """Return the publish and delivery rates of every queue in a virtual host, by the queue's name.
+        """Return each queue's publish and delivery rates and oldest message's time in a virtual host, by queue name.
 
         Raises:
             ManagementUnavailable: when the API does not answer or refuses.
@@ -159,7 +159,7 @@ class Management:
     async def _ask(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, may_lack: bool = False
     ) -> Any:
-        """Call the management API and return its JSON answer; None for a missing resource, if `may_lack`."""
+        """Call the management API and return its decoded JSON answer, {} if empty; None for a 404 if `may_lack`."""
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 status, body = await asyncio.to_thread(self._exchange, method, path, headers or {})

@@ -53,11 +53,11 @@ class Delivery(Protocol):
         """Put the message back into its queue unprocessed, for any consumer."""
 
     def reject(self) -> None:
-        """Reject the message, which goes to the queue's dead-letter exchange."""
+        """Reject the message: it goes to the queue's dead-letter exchange, or is dropped if the queue has none."""
 
 
 class Promise(Protocol):
-    """The receiver of the outcome of one publish, such as a future."""
+    """The interface of an object on which one publish's outcome is set, success or error, such as a future."""
 
     def done(self) -> bool:
         """Tell whether the publish's outcome is set already, or no longer wanted."""
@@ -107,7 +107,7 @@ class QueueStats:
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """The product and version of the broker."""
+    """The product and version of the broker, and when its TLS certificate expires."""
 
     product: str
     version: tuple[int, ...]
@@ -130,20 +130,20 @@ class Broker(Protocol):
 
     @property
     def connected(self) -> bool:
-        """Tell whether both connections are open and every consumer is active."""
+        """Tell whether both connections are open, the broker answers on them, and every consumer is active."""
 
     @property
     def answering(self) -> bool:
-        """Tell whether the broker answers: False only while an open consuming connection has had no answer for 2 s."""
+        """Tell whether the broker answers; False while an open consuming connection has had no answer for about 2 s."""
 
     @property
     def blocked(self) -> bool:
-        """Tell whether an alarm of the broker stops the process's publishes."""
+        """Tell whether the broker holds up this process's publishes, as by an alarm; False until one is tried."""
 
     async def declare(self, topology: Topology, *, lazily: bool = False) -> None:
-        """Declare exchanges, queues and bindings; idempotent.
+        """Declare exchanges, queues and bindings now, and again when the broker has lost them; idempotent.
 
-        The entities are declared again after a broker lost them, bindings every few seconds. A queue that is `once` is
+        The entities are declared again after each reconnect, bindings every few seconds. A queue that is `once` is
         not declared again: its absence shows the loss. With `lazily`, entities are declared only when one of them turns
         out to be missing: for entities that other processes declared long ago.
 
@@ -194,7 +194,7 @@ class Broker(Protocol):
         timeout_seconds: float = 30.0,
         wait_when_full: bool = True,
     ) -> None:
-        """Publish a message at least once without a coroutine; `promise` gets the outcome.
+        """Publish a message at least once without a coroutine; `promise`, such as a future, gets success or error.
 
         The outcome is set on the event loop, and perhaps before the return.
         """
@@ -248,7 +248,7 @@ class Broker(Protocol):
         """
 
     async def delete_queue(self, queue: str, *, if_empty: bool = False, classic: bool = False) -> None:
-        """Delete a queue with its messages; idempotent. With `if_empty`, keep a queue that has messages.
+        """Delete a queue with its messages; idempotent. With `if_empty`, keep a queue that has ready messages.
 
         `if_empty` is certain only for a `classic` queue: what reaches another queue at that moment is lost, and so is
         what waits in it to be dead-lettered.

@@ -84,7 +84,7 @@ class Exchange:
 
     @property
     def arguments(self) -> dict[str, Argument]:
-        """The arguments of the exchange's AMQP declaration, such as its alternate exchange."""
+        """The arguments of the exchange's AMQP declaration: its alternate exchange, if it has one."""
         return {"alternate-exchange": self.alternate} if self.alternate else {}
 
 
@@ -188,7 +188,7 @@ class Topology:
 
 
 def base_topology() -> Topology:
-    """Return the exchanges and shared queues that every process declares."""
+    """Return the exchanges, shared queues and bindings that every process needs."""
     exchanges = (
         Exchange(routing.UNROUTED, ExchangeType.FANOUT),
         Exchange(routing.DEAD, ExchangeType.TOPIC),

@@ -52,7 +52,7 @@ class TopologyProbe(Protocol):
     """A broker that can compare a wanted exchange or queue with its own."""
 
     async def probe(self, entity: Exchange | Queue) -> Probe:
-        """Compare a wanted exchange or queue with the broker's, and change nothing.
+        """Return whether the broker's exchange or queue is as wanted, missing or different; change nothing.
 
         Raises:
             BrokerUnavailable: when the broker does not answer; retryable.
@@ -141,7 +141,7 @@ def _unbound(topology: Topology, bound: frozenset[Binding]) -> tuple[Binding, ..
 
 
 async def apply_topology(broker: PlannedBroker, topology: Topology) -> TopologyPlan:
-    """Declare missing entities and all bindings, leave differing entities as they are, and return the plan.
+    """Declare what is missing and all bindings, leave what differs as it is, and return the plan made before.
 
     Idempotent. The plan's differing steps remain for a person.
     """
@@ -206,7 +206,7 @@ _VALUE = re.compile(r"(?:the value )?'(?P<value>.*?)'(?: of type |$)", re.DOTALL
 
 
 def parse_difference(text: str) -> TopologyDifference:
-    """Read from the text of RabbitMQ's error 406 which argument differs, and both of its values.
+    """Return the argument and both values that RabbitMQ's error 406 names; "" and None if its text is unknown.
 
     An example: ``inequivalent arg 'x-message-ttl' for queue 'retry.after.100' in vhost '/': received the value '100' of
     type 'signedint' but current is none``.

@@ -81,7 +81,7 @@ class AnswerParts:
 
     @property
     def usage(self) -> TokenUsage:
-        """The tokens of request and answer: the endpoint's count, or a minimum by bytes if larger; else an estimate."""
+        """The input and output tokens: the endpoint's counts, or minima by bytes if larger; estimates without them."""
         asked, answered = self.request_bytes, self._answer_bytes
         if self._told is None:
             return TokenUsage(asked // BYTES_PER_TOKEN, answered // BYTES_PER_TOKEN)
@@ -90,11 +90,11 @@ class AnswerParts:
 
     @property
     def least_tokens(self) -> int:
-        """The least number of tokens that the answer's bytes can make, whatever the endpoint counts."""
+        """The least number of tokens that the answer so far can have: one for every whole 16 bytes."""
         return self._answer_bytes // MOST_BYTES_PER_TOKEN
 
     def add(self, data: str) -> str:
-        """Add a part of the stream, and return its text.
+        """Add a part of the stream, given as JSON, and return its piece of the answer's text, which may be empty.
 
         Raises:
             ChatBroken: when it is no part of an answer.

@@ -41,21 +41,21 @@ class Prices:
 
 
 class ChatBudget:
-    """The token and cost budget of one conversation: each request is checked before it is sent, and counted afterwards.
+    """The token and cost budget of one conversation: checked before each request, charged for each answer that began.
 
     A request begins only when its estimated input fits, and its answer is limited to what is left. Not for use by
     several requests at once.
     """
 
     def __init__(self, most_tokens: int, *, most_cost: float | None = None) -> None:
-        """Limit the tokens of input and output together and, where the endpoint's prices are known, the cost."""
+        """Limit the tokens of input and output together and, if a limit is given, the cost; unknown prices are 0."""
         self.most_tokens = most_tokens
         self.most_cost = most_cost
         self.used = TokenUsage()
         self.cost = 0.0
 
     def answer_tokens(self, request_bytes: int, prices: Prices) -> int:
-        """Return how many tokens the budget leaves for the answer to a request of `request_bytes`: one or more.
+        """Return how many tokens, at least 1, the budget leaves for the answer to a request of so many bytes; or raise.
 
         Raises:
             BudgetSpent: when the budget has no room for the request and an answer.
@@ -78,7 +78,7 @@ class ChatBudget:
         self.cost += prices.cost(usage)
 
     def spent(self) -> BudgetSpent:
-        """Return the error of a budget that is used up, with the tokens and cost so far and their limits."""
+        """Return the error of a request or answer that exceeds the budget, with what is used so far and the limits."""
         return BudgetSpent(
             "The conversation has used up its budget",
             tokens=self.used.total,

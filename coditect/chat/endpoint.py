@@ -103,7 +103,7 @@ class ChatEndpoint:
 
 @asynccontextmanager
 async def open_chat(settings: ChatSettings) -> AsyncIterator[ChatModel]:
-    """Open the chat endpoint of the settings; nothing is sent yet.
+    """Yield the model behind the chat endpoint of the settings for the block; opening it sends nothing.
 
     Raises:
         SetupError: when the settings name no endpoint or no model, or the URL is none.

@@ -31,7 +31,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """A message of a conversation."""
+    """A message of a conversation with a model: its author's role, its text, its tool calls or the call it answers."""
 
     role: ChatRole
     text: str
@@ -78,7 +78,7 @@ def discard(_text: str) -> None:
 
 
 class ChatModel(Protocol):
-    """The port of a language model."""
+    """The interface of a language model: it answers one request at a time, within a budget."""
 
     async def ask(
         self, request: ChatRequest, budget: ChatBudget, *, on_text: Callable[[str], None] = discard

@@ -104,7 +104,7 @@ def _pass_on(**given: int | None) -> None:
 
 
 def _check_target(targets: list[str | None], capability: str | None, processes: int) -> None:
-    """Refuse a call of `run` that names none of file, MCP server, A2A agent and command, or more than one of them."""
+    """Refuse a call of `agent run` that names no agent or several, or options that do not fit the kind of agent."""
     file, mcp, a2a, command, markdown = targets
     if targets.count(None) != len(targets) - 1:
         raise typer.BadParameter(
@@ -119,7 +119,7 @@ def _check_target(targets: list[str | None], capability: str | None, processes: 
 
 
 def is_commands(target: str | None) -> bool:
-    """Tell whether the target of `agent run` is a YAML file of command agents."""
+    """Tell whether the target of `agent run` is named as a YAML file, which declares command agents."""
     return (target or "").endswith((".yaml", ".yml"))
 
 

@@ -31,10 +31,10 @@ class ControlPlaneProgram(Protocol):
         """Run the control plane until SIGTERM or SIGINT, and return the exit code."""
 
     def backup(self, settings: Settings, target: Path) -> None:
-        """Copy the ledger's store into a new file while dispatchers use the store."""
+        """Copy the ledger's SQLite store into a new file; dispatchers may use the store meanwhile."""
 
     def restore(self, settings: Settings, source: Path) -> Path | None:
-        """Put a backup in the store's place, and return the path of the replaced file; None when there was no file."""
+        """Put a backup in the SQLite store's place; return the path of the former file, kept beside it, or None."""
 
 
 @app.command("run")

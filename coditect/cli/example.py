@@ -44,7 +44,7 @@ class Example:
         self.body = self._value(schema, "body", (), 0)
 
     def _value(self, schema: Any, at: str, within: tuple[str, ...], nth: int) -> Any:
-        """Return an example value for a schema; another `nth` gives another value where the schema allows several.
+        """Return an example value for a schema; a different number `nth` may give a different value.
 
         `within` are the definitions around the value.
         """

@@ -46,7 +46,11 @@ def health_command(
 
 
 def _ask(host: str, port: int) -> tuple[bool, str]:
-    """Return whether the program is ready, and the text of its answer."""
+    """Ask a program's health port; return whether it is ready, and the text of its answer.
+
+    Raises:
+        SetupError: when nothing answers.
+    """
     connection = HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
     try:
         connection.request("GET", "/readyz")

@@ -1,4 +1,4 @@
-"""The command tree of the program `coditect`, and the one place where an error becomes an exit code.
+"""The command tree of the program `coditect`, which turns an error that a command raises into an exit code.
 
 0 ok, 1 failed, 2 usage, 3 timeout, 4 not found. An error prints its sentence, its facts and the way out; with
 CODITECT_DEBUG set the traceback appears instead. A command's module is imported only for that command, so that
@@ -77,7 +77,7 @@ BRANCHES: Mapping[str, Branch] = MappingProxyType(
 
 
 class CommandTree(TyperGroup):
-    """The root command `coditect`, which imports a subcommand's module only when the subcommand runs."""
+    """The root command `coditect`, which imports a subcommand's module only when that subcommand is called for."""
 
     def __init__(self, **attrs: Any) -> None:
         super().__init__(**attrs)

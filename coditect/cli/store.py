@@ -1,4 +1,4 @@
-"""`coditect store`: copies the control plane's ledger into a file, and restores it from one."""
+"""`coditect store`: copies a control plane's ledger on SQLite into a file, and restores it from one."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ class Client(ClientCoordination, ClientListings):
     async def submit(
         self, capability: str, value: Any = None, *, options: Options | None = None, **fields: Unpack[OptionFields]
     ) -> Handle:
-        """Publish one task and return its handle.
+        """Submit one task; return its handle once the broker has the task, or the control plane keeps a durable one.
 
         The broker has confirmed the task by then, so that it is not lost.
 
@@ -310,9 +310,9 @@ class Client(ClientCoordination, ClientListings):
             handle.forget()
 
     async def cancel(self, task_id: str, *, reason: str = "") -> None:
-        """Ask the agents to cancel a task; best effort, remembered by the agents for ten minutes.
+        """Ask the agents, or for a durable task the control plane, to cancel a task; for a direct one at best effort.
 
-        The control plane cancels a durable task, and remembers that without a limit of time.
+        Agents remember the cancel for ten minutes, the control plane without a limit of time.
         """
         if workflow_of(task_id) is not None:
             await self.task(task_id).cancel(reason=reason)

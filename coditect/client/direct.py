@@ -69,7 +69,7 @@ class DirectLane:
         self._event_stream = event_stream
 
     async def submit(self, capability: str, body: bytes, options: Options) -> Handle:
-        """Publish one task and return its handle; see `Client.submit`."""
+        """Publish one direct task, again for up to 2 s while its queue is full; return its handle after the confirm."""
         claims = None if len(body) <= MAX_BODY_BYTES else await self._put(body)
         size = len(body) if claims is None else None
         pick = await self._selector.pick(capability, options.strategy, options.wanted, body_bytes=size, pin=options.pin)
@@ -80,7 +80,7 @@ class DirectLane:
     async def submit_many(
         self, capability: str, values: Iterable[Any], options: Options, *, concurrency: int
     ) -> AsyncGenerator[Handle, None]:
-        """Publish a task for each value and yield the handles; see `Client.submit_many`."""
+        """Publish a direct task for each value; yield the handles in order, each once the broker confirmed its task."""
         picks = self._selector.batch(capability, options.strategy, options.wanted, pin=options.pin, many=concurrency)
         source = iter(values)
         under_way: deque[tuple[_Sending, asyncio.Future[None]]] = deque()
@@ -115,7 +115,10 @@ class DirectLane:
         return (await self._requests.blobs.put(body)).document
 
     async def _first(self, under_way: deque[tuple[_Sending, asyncio.Future[None]]], patience_seconds: float) -> Handle:
-        """Await the broker's confirm of the oldest task; a refused task is sent again before any other is sent."""
+        """Await the confirm of the oldest task under way, sent again if it is refused, and return the task's handle.
+
+        No further task is sent meanwhile.
+        """
         sending, confirm = under_way.popleft()
         if not confirm.done() or confirm.cancelled() or confirm.exception() is not None:
             await self._taken(sending, confirm, patience_seconds)
@@ -140,7 +143,7 @@ class DirectLane:
         return _Sending(handle, task, sent, timeout_seconds)
 
     async def _taken(self, sending: _Sending, confirm: Awaitable[None], patience_seconds: float) -> None:
-        """Await the confirm of a task; if its queue is full, send it again for a while.
+        """Await the confirm of a task; if its queue is full, send it again until `patience_seconds` are over.
 
         Raises:
             Overloaded: when the queue was full all the time; the error says when to submit again.

@@ -228,7 +228,7 @@ class Handle:
 
 
 async def _next_event(stream: EventStream, reply: asyncio.Future[Outcome]) -> Event | None:
-    """Return the next event; None when the task has its outcome and no event follows within LAST_EVENT_SECONDS."""
+    """Return the next event; None when the task has its outcome and no event follows within a second."""
     waiting = asyncio.ensure_future(anext(stream))
     either: set[asyncio.Future[Any]] = {waiting, reply}
     try:

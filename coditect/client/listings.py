@@ -104,7 +104,7 @@ class ClientListings:
         labels: Mapping[str, str] | None = None,
         most: int | None = None,
     ) -> AsyncIterator[WorkflowRow]:
-        """Yield the workflows that the control plane has, the latest first, or those of one state and one name.
+        """Yield the workflows that the control plane has, the latest first; only those that fit all given conditions.
 
         `labels` are those that a workflow must have, all of them: `{"team": "x"}`.
         `since` and `until` are instants with their offset from UTC: of the start, or of the tick of a schedule.

@@ -59,7 +59,7 @@ _UNENDED = frozenset(state.value for state in WorkflowState if not state.termina
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The end of a node or a workflow: its state, with a value or a failure."""
+    """The state of a node or a workflow, with its value or failure once it has ended."""
 
     state: TaskState
     value: Any
@@ -154,9 +154,9 @@ class Run(Restorable):
     @overload
     async def result(self, model: type[T], *, node: str | None = ..., timeout: Duration = ...) -> T: ...
     async def result(self, model: Any = Any, *, node: str | None = None, timeout: Duration = DEFAULT_TIMEOUT) -> Any:
-        """Wait for the workflow's end and return its last node's value, or a named node's, validated as `model`.
+        """Wait for the workflow's end; return its last node's value, of several an object by name; or a named node's.
 
-        With `node` the call waits for that node alone. A skipped node gives None.
+        With `node` the call waits for that node alone. A skipped node gives None. The value is validated as `model`.
 
         Raises:
             TaskFailed: when there is no value; this and the next three carry the failure's facts.
@@ -321,7 +321,7 @@ class Run(Restorable):
     # -- what may be done about it ----------------------------------------------------------------------
 
     async def cancel(self, *, reason: str = "", compensate: bool = True) -> None:
-        """Cancel the workflow: no node starts any more, and running nodes are asked to stop.
+        """Cancel the workflow: running nodes are asked to stop, and only compensations of completed nodes still start.
 
         A cancel survives restarts and is done once. The cancel and the workflow's own completion race to exactly one
         end, which `wait` returns. Completed nodes that declare a compensation are compensated unless `compensate` is

@@ -1,4 +1,4 @@
-"""The port through which locks and shared state reach the control plane."""
+"""The port through which locks, shared state and threads reach the control plane."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from coditect.wire.control import Verb
 
 
 class Asks(Protocol):
-    """The port through which requests go to the control plane, each repeated until it is answered."""
+    """The port through which requests go to the control plane, each repeated until an answer comes or time is over."""
 
     blobs: Blobs
     name: str

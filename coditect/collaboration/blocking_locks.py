@@ -35,7 +35,7 @@ class BlockingLock:
 
     @property
     def fence(self) -> int:
-        """The fencing token of the lock, as `Lock.fence` has it."""
+        """The fencing token of the lock, higher than that of every earlier holder."""
         return self._lock.fence
 
     @property

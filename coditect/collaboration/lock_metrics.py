@@ -43,7 +43,7 @@ class LockMetrics:
             self._waits.setdefault(ticket, _now())
 
     def granted(self, ticket: str) -> None:
-        """Note that a lock is held from now on; idempotent."""
+        """Record that a lock is held from now on, and how long the request for it waited; idempotent."""
         if ticket in self._held:
             return
         began = self._waits.pop(ticket, None)

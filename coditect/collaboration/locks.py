@@ -52,7 +52,7 @@ class LockPort(Protocol):
     """The port through which a `Lock` reaches the control plane; all arguments and results are JSON values."""
 
     async def acquire_lock(self, resources: list[str], **terms: Unpack[LockTerms]) -> dict[str, Any]:
-        """Lock resources in one step; return the lock's `ticket` (its id), `fence` and `valid_until`.
+        """Lock resources in one step, waiting if told to; return `ticket` (the lock's id), `fence` and `valid_until`.
 
         Until that time, which is monotonic, the lock surely holds.
 
@@ -158,7 +158,7 @@ class Lock:
             raise self._loss()
 
     async def _keep(self, guard: asyncio.Timeout) -> None:
-        """Renew the lock until it is lost."""
+        """Renew the lock three times within its TTL; when it is lost, cancel the block that holds it."""
         loop = asyncio.get_running_loop()
         pause = self._ttl_seconds / RENEWALS
         while True:

@@ -1,4 +1,4 @@
-"""Shared state for agents and clients: values by key, in the space of a workflow or in a named one.
+"""Shared state for agents and clients: versioned values by key, shared in a workflow or under a name.
 
 `await ctx.shared.put("plan", plan)` in one node, `await ctx.shared.get("plan", Plan)` in another. Every write is a new
 version of its key, with its writer; a write that names the version it has read replaces that one or nothing.
@@ -66,7 +66,7 @@ class StateRequests:
     control: Asks
 
     async def ask_state(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Send a request about shared state, as `StatePort.ask_state` says."""
+        """Send a request about shared state and return the answer; large values go through the blob store."""
         if "value" in body and len(encoded := dumps(body["value"])) > MOST_INLINE_BYTES:
             body = body | {"value": loads((await self.control.blobs.put(encoded)).document)}
         answer = await self.control.ask(Verb(verb), {"writer": self.control.name} | body)

@@ -22,7 +22,7 @@ class ThreadRequests:
     """The news that the process waits for, by ticket."""
 
     async def ask_thread(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Send a request about threads, as `ThreadPort.ask_thread` says."""
+        """Send a request about threads, with the reply queue if it asks for news of a thread; return the answer."""
         if body.get("reply_to"):
             body = body | {"reply_to": self.requests.reply_to}
             ticket = str(body["ticket"])
@@ -33,5 +33,5 @@ class ThreadRequests:
         return await self.control.ask(Verb(verb), {"writer": self.control.name} | body)
 
     async def hear(self, ticket: str, after_seconds: float) -> None:
-        """Wait until news of a thread is announced, as `ThreadPort.hear` says; the next request fetches the news."""
+        """Wait at most `after_seconds` until news of a thread is announced; the next request fetches the news."""
         await asyncio.wait({self._news[ticket]}, timeout=after_seconds)

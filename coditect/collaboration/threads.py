@@ -1,4 +1,4 @@
-"""Threads for agents, clients and people: conversations whose messages are kept, in order, until they expire.
+"""Threads for agents, clients and people: conversations kept, in order, until some time after the last message.
 
 `thread = await ctx.open_thread("writer", "ada")`, `await thread.say("Is this right?")`, and in another process
 `async for message in thread.listen()`. A message that was said while a participant was away waits for it.
@@ -117,7 +117,7 @@ class ThreadPort(Protocol):
         """Send a request about threads, with its writer and its reply address, and return the answer."""
 
     async def hear(self, ticket: str, after_seconds: float) -> None:
-        """Wait at most `after_seconds` for news of the thread whose request named this `ticket`, the id of a wait.
+        """Wait at most `after_seconds` for news of the thread for which an earlier request announced the wait `ticket`.
 
         The call returns at once if there is news already.
         """
@@ -204,7 +204,7 @@ class Thread:
         raise NotFound("The thread has no such message", thread=self.id, number=number, fix="coditect thread show")
 
     async def listen(self, *, after: int | None = None) -> AsyncGenerator[ThreadMessage, None]:
-        """Yield the messages of others as they come, until the thread is closed, and note them as read.
+        """Yield the others' unread messages, and new ones as they come, until the thread is closed; note them as read.
 
         Begins behind number `after`; by default behind the last message that this participant has read, so nothing
         that was said while it was away is missed.

@@ -30,7 +30,7 @@ PlannerOf = Callable[[int], Planner]
 
 @dataclass(frozen=True, slots=True)
 class GoalMeans:
-    """The means that the tasks of the agent share: a client to start plans with, and the planners."""
+    """The means that the tasks of the agent share: a client that starts plans, and a function that makes planners."""
 
     client: Client
     planner_of: PlannerOf

@@ -37,7 +37,7 @@ class ClientRuns:
         return None
 
     async def start(self, number: int, plan: Definition, goal: str) -> Run:
-        """Start the workflow of a plan; see `Client.start`."""
+        """Start the workflow of a plan; with a key, return the one that was started for the plan before, if any."""
         given = {"goal": goal}
         if self._key is None:
             run = await self._client.start(plan, given)

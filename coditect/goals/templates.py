@@ -67,7 +67,7 @@ class TemplatePlanner:
         self._templates = sorted(templates, key=lambda one: -len(one.when))
 
     async def plan(self, goal: str, bounds: PlanBounds, failures: tuple[str, ...] = ()) -> Definition:
-        """Return the plan of a template that fits the goal and the bounds.
+        """Return the plan of a template that fits the goal and the bounds, after skipping one for each earlier failure.
 
         Raises:
             InputError: when none does, or each that does has failed; with the reasons of those that were refused.

@@ -56,7 +56,7 @@ class SchemaCheck:
         self._validator: Any = _bounded(kind)(dict(schema), registry=Registry())
 
     def check(self, value: Any) -> None:
-        """Raise an error unless a value fits the schema.
+        """Raise an error unless a value fits the schema; patterns that need backtracking are not checked.
 
         Raises:
             InvalidTask: when the value does not fit; the error has the first five problems with their places.

@@ -45,7 +45,7 @@ class OfferedCapabilities:
 
 
 def input_of(spec: CapabilitySpec, arguments: Mapping[str, Any]) -> Any:
-    """Return the input of a capability's task from the arguments of a tool call."""
+    """Return a task's input from a tool call's arguments: all of them if it is an object, else the argument `input`."""
     return dict(arguments) if is_object(spec.input_schema) else arguments.get(INPUT)
 
 
@@ -62,5 +62,5 @@ def as_object(schema: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def is_object(schema: Mapping[str, object]) -> bool:
-    """Tell whether a JSON Schema describes objects."""
+    """Tell whether a JSON Schema states the type `object`."""
     return schema.get("type") == "object"

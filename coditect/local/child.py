@@ -45,7 +45,7 @@ class Child:
 
 
 class RunningChild:
-    """The process of a child, which leads a session of its own and dies with the thread that spawned it."""
+    """The process of a child, which leads a session of its own and, on Linux, dies with the thread that spawned it."""
 
     __slots__ = ("_popen", "_prefix", "child", "log", "logged", "process")
 

@@ -1,4 +1,4 @@
-"""The checks of `coditect doctor`: what is missing, unreachable or stale on the machine, and the remedy of each."""
+"""The checks of `coditect doctor`: what is missing, unreachable or stale on the machine, and what to do about it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SignIn = Callable[[str], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The result of one check by `coditect doctor`; `fix` is the remedy when the check is not `ok`."""
+    """The result of one check by `coditect doctor`; `fix` is the remedy when it is not `ok`, or empty if unknown."""
 
     name: str
     ok: bool
@@ -113,7 +113,7 @@ def check_up(files: UpFolder, state: UpState | None) -> Check:
 async def check_server(
     name: str, url: str | None, version_of: VersionOf, at_least: tuple[int, ...], *, sign_in: SignIn | None = None
 ) -> Check:
-    """Check whether a supported server answers at the given address, and accepts the sign-in."""
+    """Check whether a server of version `at_least` or newer answers at the URL and, if given, `sign_in` succeeds."""
     if url is None:
         return Check(name, False, "no address", "Run `coditect up`, or set CODITECT_AMQP_URL and CODITECT_REDIS_URL")
     try:

@@ -1,11 +1,11 @@
-"""The errors of private servers and of `up`, each with the remedy.
+"""The errors of private servers and of `up`; their text ends with a log excerpt and the remedy, where these are known.
 
 ::
 
     SetupError
     ├── MissingServer      a program is not installed; `fix` says how to install it
-    ├── ServerUnreachable  nothing that speaks the protocol answers at this address
-    ├── StartFailed        a program died or was not ready in time; `log` holds its last lines
+    ├── ServerUnreachable  no server of the expected kind answers at this address, or it answers with an error
+    ├── StartFailed        a program could not be started; `log` may hold its last lines
     └── AlreadyUp          another `up` holds this folder
 """
 
@@ -24,7 +24,7 @@ INSTALL_SERVERS = """\
 
 
 class LocalError(SetupError):
-    """The base of the errors of private servers, whose text ends with a log excerpt and the remedy."""
+    """The base of the errors of private servers, whose text ends with a log excerpt and the remedy, if any."""
 
     def __init__(self, sentence: str, *, fix: str = "", log: str = "", **facts: object) -> None:
         super().__init__(sentence, **facts)
@@ -36,15 +36,15 @@ class LocalError(SetupError):
 
 
 class MissingServer(LocalError):
-    """The error of a program that `up` needs and that is not installed."""
+    """The error of a server's program that must be started and is not installed, or not in the named folder."""
 
 
 class ServerUnreachable(LocalError):
-    """The error of an address at which nothing that speaks the protocol answers."""
+    """The error of an address at which no server of the expected kind answers in time, or one answers with an error."""
 
 
 class StartFailed(LocalError):
-    """The error of a program that died, or was not ready in time."""
+    """The error of servers or programs that could not be started, such as one that died or was not ready in time."""
 
 
 class AlreadyUp(LocalError):

@@ -121,7 +121,7 @@ class WantedServers:
 def server_children(
     binaries: Binaries, addresses: Addresses, wanted: WantedServers, *, folder: Path, environ: Mapping[str, str]
 ) -> list[Child]:
-    """Return the wanted private servers as programs to supervise, with their files below `folder`."""
+    """Write the wanted private servers' files below `folder`, and return the servers as programs to supervise."""
     children: list[Child] = []
     if wanted.redis:
         children.append(redis_child(binaries, addresses, folder=folder / "redis", environ=environ))

@@ -105,7 +105,7 @@ class PrivateServers(PrivateProcesses):
 
     @property
     def management_url(self) -> str:
-        """The address of the broker's management API, if the API was wanted."""
+        """The address at which the broker's management API answers, if the API was wanted."""
         return self._addresses.management_url
 
     @property

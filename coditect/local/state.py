@@ -135,7 +135,10 @@ def write_state(folder: UpFolder, state: UpState) -> None:
 
 
 def read_state(folder: UpFolder) -> UpState | None:
-    """Return the state that the user's last `up` wrote, also after its end; None without a readable state file."""
+    """Return the state of the user's `up` that runs, or that was killed; None without a readable state file of it.
+
+    An `up` that ends by itself removes the file.
+    """
     text = read_own(folder.state)
     try:
         return None if text is None else TypeAdapter(UpState).validate_json(text)

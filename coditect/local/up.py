@@ -98,7 +98,7 @@ def up_detached(plan: UpPlan, *, environ: Mapping[str, str], say: Say) -> UpStat
 
 
 def down(folder: Path, *, within_seconds: float = DOWN_WITHIN_SECONDS) -> StopReport:
-    """Stop what `up` started in the folder, and only that; agents finish their work first. Idempotent.
+    """Stop what `up` started in the folder, and only that; agents have time to finish their work. Idempotent.
 
     A supervisor that does not end in time is killed, and everything that it started with it.
     """
@@ -127,7 +127,7 @@ def _stop_supervisor(state: UpState, within_seconds: float) -> None:
 
 
 def _reap_remains(folder: UpFolder) -> None:
-    """Stop the programs that a killed supervisor left behind; its watchdog may still be stopping them."""
+    """Kill the programs that a killed supervisor left behind, and remove its state; its watchdog may do the same."""
     state = read_state(folder)
     if state is None:
         return

@@ -39,7 +39,9 @@ def marked(prefix: str) -> list[psutil.Process]:
 
 
 def kill_marked(prefix: str, *, within_seconds: float = 10.0) -> int:
-    """Kill every process whose marker starts with `prefix` until none is left; return how many were killed.
+    """Kill every process whose marker starts with `prefix` until none is left, for 10 s at most; return their number.
+
+    `within_seconds` changes the limit.
 
     No process is reaped: the exit codes stay with the parents that wait for them.
     """
@@ -59,7 +61,7 @@ def kill_marked(prefix: str, *, within_seconds: float = 10.0) -> int:
 
 
 def main(marker: str, parent: int) -> None:
-    """Wait for the end of the process `parent`, then kill every process that carries `marker`."""
+    """Wait until the process `parent` ends or stdin closes, then kill every process that carries `marker`."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     while os.getppid() == parent:

@@ -101,7 +101,7 @@ class Events:
                 self._followed.popitem(last=False)
 
     def _sent(self, event: Event, confirm: asyncio.Future[None]) -> None:
-        """Note whether the event had a listener, by the broker's confirm or by the error of the publish."""
+        """Mute the event's type if the broker found no listener, or unmute it if it found one; count a failed send."""
         self._under_way -= 1
         error = confirm.exception()
         if isinstance(error, Unroutable):

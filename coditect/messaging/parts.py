@@ -88,7 +88,7 @@ class PartReader:
         return True
 
     async def next(self, reply: asyncio.Future[Outcome], *, timeout_seconds: float) -> bytes | None:
-        """Wait for the next part and return its JSON; None when all parts were read, or the task has failed.
+        """Wait for the next part and return its JSON; None when all were read, or the task ended without a value.
 
         Raises:
             StreamRestarted: when another execution has begun the parts again; the next call returns its first part.

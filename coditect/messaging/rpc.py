@@ -55,7 +55,7 @@ def tokens() -> Iterator[str]:
 
 
 class Requests:
-    """The requests of one process and their replies; `async with` declares and consumes the reply queue."""
+    """The tasks that a process sends with a return address, and their replies; `async with` opens the reply queue."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class Requests:
     def send(
         self, task: Task, *, timeout_seconds: float, pin: AgentId | None = None, wait_when_full: bool = True
     ) -> Awaitable[None]:
-        """Publish a task for any agent or a pinned agent; the awaitable ends when the broker has confirmed the task.
+        """Publish a task for any agent, or if possible for a pinned one; the awaitable ends with the broker's confirm.
 
         A pinned task goes to that agent's inbox, and at once to the capability's queue when the inbox is gone or full.
         With `wait_when_full=False` a full queue of the capability is an error at once, else when the time is over.
@@ -225,7 +225,7 @@ class Requests:
         return True
 
     async def _has_inbox(self, pin: AgentId) -> bool:
-        """Tell whether an agent's inbox exists; cache a yes for INBOX_LOOK_SECONDS, as the inbox lives longer."""
+        """Tell whether an agent's inbox exists; a yes is remembered for a time, shorter than an unused inbox lives."""
         now = asyncio.get_running_loop().time()
         if now - self._looked_at.get(pin, -INBOX_LOOK_SECONDS) < INBOX_LOOK_SECONDS:
             return True

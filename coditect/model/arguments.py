@@ -1,4 +1,4 @@
-"""Checks of a caller's arguments: each returns the checked value, or raises an `InputError` that names the parameter.
+"""Checks of a caller's arguments, which return the checked value or raise an `InputError` that names the parameter.
 
 Each function takes the parameter's name first. No value is guessed: `True` is not a number, and a text is not a set of
 letters. Natural spellings are accepted: a text for an enum member, one text for a set of texts.

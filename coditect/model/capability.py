@@ -53,7 +53,7 @@ def _checked(name: str) -> str:
 
 
 def nearest_names(name: str, known: Iterable[str], *, most: int = 3) -> tuple[str, ...]:
-    """Return the known names that are most similar to the given name, best first."""
+    """Return the known names that resemble the given one, at most `most`, the most similar first."""
     return tuple(difflib.get_close_matches(name, sorted(set(known)), n=most, cutoff=0.5))
 
 

@@ -52,7 +52,7 @@ def _parse(text: str) -> float:
 
 
 def milliseconds(duration: Duration) -> int:
-    """Convert a duration to whole milliseconds, at least one.
+    """Convert a duration to whole milliseconds, rounded; refuse one that would be 0.
 
     Raises:
         InputError: when `seconds` raises it, and for less than one millisecond.

@@ -66,5 +66,5 @@ def input_sizes(kind: TaskKind) -> str:
 
 
 def unknown(kind: TaskKind) -> RecentOutcomes:
-    """Return the outcomes of an agent that has not yet attempted a task of the kind."""
+    """Return the outcomes of an agent that has not attempted a task of the kind: no attempts, a success share of 1."""
     return RecentOutcomes(kind, 0.0, 0.0, 1.0)

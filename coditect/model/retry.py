@@ -57,7 +57,7 @@ class Retry:
         return self.ceiling_seconds(attempt) * chance
 
     def allows(self, error: BaseException) -> bool:
-        """Tell whether the policy allows another attempt after an error of the given type."""
+        """Tell whether the policy tries again after such an error, whatever the number of attempts so far."""
         return isinstance(error, RetryAfter) or (
             isinstance(error, self.on) and getattr(error, "retryable", True) is not False
         )
@@ -110,5 +110,5 @@ def retry_delay_ms(delay_seconds: float, chance: float) -> int:
 
 
 def delay_not_before_ms(delay_seconds: float) -> int:
-    """Return the delay of the first retry-delay queue that is not shorter than the wanted delay, in milliseconds."""
+    """Return the delay, in ms, of the first retry-delay queue that is not shorter than wanted; at most 1 h."""
     return next((one for one in RETRY_DELAYS_MS if one >= delay_seconds * 1000), RETRY_DELAYS_MS[-1])

@@ -40,7 +40,7 @@ async def pursue_goal(
     *,
     planned: Planned,
 ) -> GoalResult:
-    """Plan and run workflows until one yields the goal's value; call `planned` with each plan and its workflow's id.
+    """Plan and run workflows, up to a number, until one has a value; call `planned` with each plan and workflow id.
 
     Raises:
         NotFound: when no living agent offers a capability that the goal may use.

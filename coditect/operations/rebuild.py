@@ -38,7 +38,7 @@ class Rebuilt:
 
 
 async def rebuild(broker: Broker, *, clock: Clock | None = None) -> Rebuilt:
-    """Declare missing queues, and let the dispatchers rebuild every shard, one after the other.
+    """Declare missing queues, and have dispatchers restore, shard by shard, what the broker or RQ lost; return counts.
 
     A task that was begun is executed again only where the broker is not the one that the shard knew.
 

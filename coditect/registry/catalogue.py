@@ -30,7 +30,7 @@ class CapabilityCatalogue:
         """The event loop's time until which a capability is known to take and return JSON, by name."""
 
     async def registered(self) -> frozenset[str]:
-        """Return the capabilities that living agents offer; an empty set when the registry does not answer."""
+        """Return the capabilities that living agents offer; an empty set without a registry, or without its answer."""
         if self._registry is not None:
             try:
                 return await self._registry.capabilities()
@@ -39,7 +39,7 @@ class CapabilityCatalogue:
         return frozenset()
 
     async def missing(self, capabilities: Iterable[str]) -> frozenset[str]:
-        """Return those of the given capabilities that have no queue, so that no agent has ever declared them.
+        """Return those of the given capabilities that have no task queue: never declared by an agent, or lost.
 
         Raises:
             BrokerUnavailable: when the broker does not answer.

@@ -84,7 +84,7 @@ class RedisConnection:
 
 
 def read_scripts(package: str, *names: str, shared: str = "") -> dict[str, str]:
-    """Return a package's Lua scripts `lua/<name>.lua` by name, each preceded by the text of the `shared` script."""
+    """Return a package's Lua scripts `lua/<name>.lua` by name, each after the script named by `shared`, if any."""
 
     def read(name: str) -> str:
         return files(package).joinpath("lua", f"{name}.lua").read_text("utf-8")

@@ -87,7 +87,7 @@ def encode_load(load: Load) -> bytes:
 
 
 def decode_load(text: bytes) -> Load:
-    """Decode an agent's load from the registry's JSON document.
+    """Decode an agent's load from the load's own JSON in the registry.
 
     Raises:
         InvalidTask: when the JSON is no load.

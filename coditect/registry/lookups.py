@@ -22,7 +22,7 @@ class Lookups:
         self._seconds = metrics.histogram(LOOKUP_SECONDS)
 
     async def measured(self, lookup: Awaitable[Found]) -> Found:
-        """Await a look-up, and count it; its errors are raised as they are.
+        """Await a look-up and return its result; count it as answered, with its duration, or as failed.
 
         Raises:
             RegistryUnavailable: when the registry does not answer; retryable.

@@ -61,7 +61,7 @@ class MemoryRegistry:
         return None
 
     def wipe(self) -> None:
-        """Remove all agents, counters and start marks, as happens in a Redis that restarts empty."""
+        """Remove everything, such as agents, counters and start marks, as happens in a Redis that restarts empty."""
         self._entries.clear()
         self._turns.clear()
         self._starts.clear()
@@ -156,7 +156,7 @@ class MemoryRegistry:
         instead_of: AgentId | None = None,
         deliveries: int | None = None,
     ) -> AgentId | None:
-        """Mark a task as started by an agent, or return the other agent whose start mark the task already has."""
+        """Return the other agent that marked a task as started, if any; else mark it for `agent_id`, return None."""
         self._refuse_when_failing()
         holder, ends = self._starts.get(task, (agent_id, math.inf))
         free = holder in (agent_id, instead_of) or ends <= self._now()

@@ -104,7 +104,7 @@ class Registry(Protocol):
         instead_of: AgentId | None = None,
         deliveries: int | None = None,
     ) -> AgentId | None:
-        """Mark a task as started by an agent, or return the other agent whose start mark the task already has.
+        """Return the other agent that marked a task as started, if any; else mark it for `agent_id`, return None.
 
         Another agent's mark stays, unless that agent is `instead_of`. A mark lives `keep_seconds`. No mark is written
         for a task that was handed back as often as it had `deliveries`.

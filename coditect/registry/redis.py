@@ -94,7 +94,7 @@ class RedisRegistry:
         await self._run("deregister", agent_id)
 
     async def find(self, search: Search) -> tuple[AgentRecord, ...]:
-        """Return the living agents that match a search, sorted by agent id, in one round trip."""
+        """Return the living agents that match a search, sorted by id, in one round trip; skip unreadable entries."""
         term = ANY_AGENT
         if search.capability is not None:
             term = capability_term(search.capability)
@@ -110,7 +110,7 @@ class RedisRegistry:
         return {AgentId(agent.decode(errors="surrogateescape")): round(float(ends)) - now for agent, ends in pairs}
 
     async def get(self, agent_id: AgentId) -> AgentRecord | None:
-        """Return the record of a living agent; None when no living agent has the id."""
+        """Return the record of a living agent; None when no living agent has the id, or its record is unreadable."""
         return next(self._records(await self._run("get", agent_id)), None)
 
     async def capabilities(self) -> frozenset[str]:
@@ -146,7 +146,7 @@ class RedisRegistry:
         instead_of: AgentId | None = None,
         deliveries: int | None = None,
     ) -> AgentId | None:
-        """Mark a task as started by an agent, or return the other agent whose start mark the task already has."""
+        """Return the other agent that marked a task as started, if any; else mark it for `agent_id`, return None."""
         delivered = "" if deliveries is None else deliveries
         arguments = (agent_id, _milliseconds(keep_seconds), instead_of or "", delivered)
         holder = await self._run_on_marks("mark_start", [task], *arguments)

@@ -37,7 +37,7 @@ async def following(clock: Clock, registry: Registry, background: Supervisor) ->
 
 
 class ReferenceClock:
-    """A clock that corrects the machine's wall time by its difference from the registry's time."""
+    """A clock that corrects the machine's wall time to the registry's if they differ clearly, but at most by a day."""
 
     def __init__(self, own: Clock) -> None:
         self._own = own

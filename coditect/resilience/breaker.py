@@ -78,7 +78,7 @@ def _succeed() -> None:
 
 
 class _Window:
-    """The counts of successes and failures within a window of the last seconds, which has `BUCKETS` parts."""
+    """The counts of successes and failures within a window of the last seconds, kept in ten parts of equal length."""
 
     __slots__ = ("_parts", "_width", "part", "until")
 
@@ -181,7 +181,7 @@ class CircuitBreaker:
         self._news = asyncio.Event()
 
     def call(self) -> GuardedCall:
-        """Return a context manager around one call of the dependency; it raises BreakerOpen while the breaker is open.
+        """Return a context manager around one call of the dependency; its entry raises BreakerOpen for a refused call.
 
         Nothing is held during the call. An exception of `Breaker.on` counts as a failure, as does a slow call; a
         cancellation does not count at all.
@@ -274,7 +274,13 @@ class CircuitBreaker:
         return permit
 
     async def _ask(self) -> int:
-        """Return the number of the control plane's permit for a probe; 0 when this process decides by itself."""
+        """Return the number of the control plane's permit for a probe; 0 when this process decides by itself.
+
+        Also 0 when the answer has closed the breaker.
+
+        Raises:
+            BreakerOpen: when the control plane grants no permit.
+        """
         if self._keeper is None or not self._is_told:
             return 0
         state = await self._keeper.permit(self.declared)
@@ -362,7 +368,7 @@ class CircuitBreaker:
         self._changed(self)
 
     async def next_change(self, within_seconds: float) -> None:
-        """Wait until the state or the next probe changes, at most `within_seconds` or, if longer, `LEAST_SECONDS`."""
+        """Wait until the state, or the time of the next probe, changes; at most `within_seconds`, or 1 ms if longer."""
         with suppress(TimeoutError):
             async with asyncio.timeout(None if within_seconds == inf else max(LEAST_SECONDS, within_seconds)):
                 await self._news.wait()

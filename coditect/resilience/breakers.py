@@ -25,7 +25,7 @@ ASK_SECONDS = 2.0
 
 
 class AsksControl(Protocol):
-    """The port of the control plane: a request, repeated until it is answered."""
+    """The port through which breakers ask the control plane; a request is repeated until its answer or its timeout."""
 
     async def ask(self, verb: Verb, body: dict[str, Any], *, timeout: Duration = ...) -> dict[str, Any]:
         """Send a request, and return the control plane's answer."""
@@ -101,7 +101,7 @@ class Breakers:
             self._news.pop(state.name, None)
 
     async def learn(self) -> None:
-        """Ask the control plane for the open breakers of the fleet; without an answer all count as closed."""
+        """Ask the control plane which breakers of the fleet are open; without an answer, keep what is known so far."""
         after = None
         try:
             while True:
@@ -116,16 +116,16 @@ class Breakers:
     # -- the keeper of each breaker ---------------------------------------------------------------------
 
     async def trip(self, declared: Breaker, reason: str) -> BreakerState | None:
-        """Report a trip to the control plane, as `BreakerKeeper.trip` says."""
+        """Report that a breaker opened in this process; return its state in the fleet, None without an answer."""
         reset_ms = max(1, round(1000 * declared.reset_seconds))
         return await self._ask(Verb.BREAKER_TRIP, declared, reset_ms=reset_ms, reason=reason)
 
     async def permit(self, declared: Breaker) -> BreakerState | None:
-        """Ask the control plane for the permit of a probe, as `BreakerKeeper.permit` says."""
+        """Ask for the permit of a breaker's next probe; return the breaker's state, with the permit if granted."""
         return await self._ask(Verb.BREAKER_PERMIT, declared)
 
     async def decide(self, declared: Breaker, permit: int, *, succeeded: bool) -> BreakerState | None:
-        """Report the end of a probe to the control plane, as `BreakerKeeper.decide` says."""
+        """Tell the control plane whether a probe succeeded; return the breaker's state then, None without an answer."""
         reason = "a probe succeeded" if succeeded else "a probe failed"
         return await self._ask(Verb.BREAKER_DECIDE, declared, permit=permit, succeeded=succeeded, reason=reason)
 

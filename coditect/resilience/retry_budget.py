@@ -18,7 +18,7 @@ MOST_TOKENS = 10.0
 
 
 class RetryBudget:
-    """The retry budget of one dependency in one process; threads may share it.
+    """The bound on a process's retries of calls to one dependency: 10 at first, then a tenth of the calls; thread-safe.
 
     After n calls there have been at most max(10, n / 10) retries.
     """

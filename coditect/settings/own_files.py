@@ -33,5 +33,5 @@ def is_own(path: Path, *, or_roots: bool = False) -> bool:
 
 
 def read_own(path: Path) -> str | None:
-    """Return the text of a file that `is_own` accepts, and None for any other file."""
+    """Return the text of a file that the user owns and alone can write; None for any other file."""
     return path.read_text() if is_own(path) else None

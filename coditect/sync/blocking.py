@@ -242,10 +242,10 @@ class SyncRun(Blocking[Run]):
     @overload
     def result(self, model: type[T], *, node: str | None = ..., timeout: Duration = ...) -> T: ...
     def result(self, model: Any = Any, *, node: str | None = None, timeout: Duration = RUN_TIMEOUT) -> Any:
-        """Return the value of the workflow's last node, or of the named node, validated as `model`.
+        """Wait for the workflow's end; return its last node's value, of several an object by name; or a named node's.
 
-        Waits for the end of the workflow, or of the named node alone; a skipped node gives None. Ctrl-C ends only the
-        wait.
+        With `node` the call waits for that node alone. A skipped node gives None. The value is validated as `model`.
+        Ctrl-C ends only the wait.
 
         Raises:
             TaskError: when the workflow or node ended without a value: TaskFailed, TaskRejected, TaskCanceled or

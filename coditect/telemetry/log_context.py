@@ -21,7 +21,7 @@ CURRENT_AGENT: ContextVar[AgentId | None] = ContextVar("coditect_agent", default
 
 
 class ContextFields(logging.Filter):
-    """A filter of a log handler that adds the ids of the present context to a record, and lets every record pass.
+    """A filter of a log handler that adds the present task's, workflow's, agent's and trace's ids to every record.
 
     What the record itself names stays as it is.
     """

@@ -1,4 +1,4 @@
-"""Log formats: one JSON object a line for programs, plain text for people; never passwords.
+"""Log formats: one JSON object a line for programs, plain text for people; known passwords are hidden.
 
 A line of JSON has the keys `timestamp`, `level`, `event`, `logger`; where they are known `trace_id`, `span_id`,
 `task_id`, `workflow_id`, `agent_id`; then what the event itself names.

@@ -85,7 +85,7 @@ class Metrics(Protocol):
         """Return the histogram of a metric with these labels; all callers in the process share it."""
 
     def observe(self, metric: Metric, read: Callable[[], float], **labels: str) -> None:
-        """Register a function that returns the metric's present value, in place of an earlier function."""
+        """Register the function that returns the value of a metric with these labels, in place of an earlier function."""
 
     def observe_all(self, metric: Metric, read: Callable[[], Mapping[tuple[str, ...], float]]) -> None:
         """Register a function that returns the metric's present values, by tuples of label values in declared order."""
@@ -115,7 +115,7 @@ class MemoryMetrics:
         return found
 
     def observe(self, metric: Metric, read: Callable[[], float], **labels: str) -> None:
-        """Register a function that returns the metric's present value, in place of an earlier function."""
+        """Register the function that returns the value of a metric with these labels, in place of an earlier function."""
         self._observed[self._series(metric, labels)] = read
 
     def observe_all(self, metric: Metric, read: Callable[[], Mapping[tuple[str, ...], float]]) -> None:

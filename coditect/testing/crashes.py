@@ -11,7 +11,7 @@ from typing import Any
 
 @contextmanager
 def warnings_muted() -> Iterator[None]:
-    """Mute log warnings inside the block, for processes that end after their servers and warn of lost connections."""
+    """Mute log records up to warnings inside the block, for processes that end after their servers and miss these."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.WARNING))
     try:

@@ -6,8 +6,8 @@ from coditect.errors import CoditectError
 
 
 class FleetStuck(CoditectError):
-    """The error of a test that waits in vain, because nothing in the fleet can bring about what it awaits."""
+    """The error of a test that waits in vain: nothing in the fleet can end the wait, or the wait lasts too long."""
 
 
 class FleetCrashed(ExceptionGroup[Exception]):
-    """The group of all exceptions that the fleet's background work raised during the test."""
+    """The group of the exceptions that the fleet's background work raised and that the test did not forgive."""

@@ -254,7 +254,7 @@ class TestFleet:
         return plane
 
     async def _observe(self) -> None:
-        """Record every event of the fleet until the fleet ends."""
+        """Begin to record every event of the fleet, which goes on until the fleet ends."""
         broker = await MemoryBroker(self.server, name="observer").__aenter__()
         await broker.declare(base_topology() + event_queue("events.test", ("#",)))
         await broker.consume("events.test", self._heard, prefetch=1_000)
@@ -335,7 +335,7 @@ class TestFleet:
         return self._processes.resume(target)
 
     async def restart(self, target: str) -> tuple[VirtualProcess, ...]:
-        """Start a process, or every process of an agent, again under a fresh id; kill the living ones first."""
+        """Start a process, or each of an agent's, again under a fresh id, but only once; kill the living ones first."""
         return await self._processes.restart(target)
 
     async def drain(self, target: str) -> tuple[VirtualProcess, ...]:
@@ -375,7 +375,7 @@ class TestFleet:
 
     @property
     def crashes(self) -> tuple[Exception, ...]:
-        """The errors of background work so far; leaving the block raises them."""
+        """The errors of background work so far; leaving the block raises them, or notes them on the test's error."""
         return tuple(self._crashes.found)
 
     def forgive_crashes(self) -> tuple[Exception, ...]:
@@ -385,7 +385,7 @@ class TestFleet:
         return forgiven
 
     async def dead_letters(self, capability: str | None = None) -> tuple[DeadLetter, ...]:
-        """Return, without removing them, the dead letters of one capability; by default all, and the unrouted tasks."""
+        """Return, without removing them, one capability's dead letters, or all agents' ones and the unrouted tasks."""
         declared = {one.name for agent in self._added for one in agent.capabilities}
         names = declared if capability is None else {capability}
         queues = [routing.dead_queue(name) for name in sorted(names)]

@@ -57,7 +57,7 @@ def _owner(context: Context | None) -> Actor | None:
 
 
 class Schedule:
-    """The seeded order of callbacks, which replaces the event loop's own order between `open` and `close`."""
+    """The seeded order between simulated processes' callbacks, in place of the loop's, between `open` and `close`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, virtual_clock: VirtualClock, random: Random) -> None:
         self._loop = loop
@@ -71,7 +71,7 @@ class Schedule:
         self._turning = False
 
     def open(self) -> None:
-        """Route every callback of the loop through the schedule."""
+        """Replace the loop's methods, so that the callbacks of simulated processes run in the seeded order."""
         vars(self._loop).update(
             call_soon=self._soon, call_at=self._at, create_task=self._create, run_in_executor=self._execute
         )

@@ -10,7 +10,7 @@ from coditect.model.ids import TaskId
 
 
 class SeededClock:
-    """A `coditect.aio.clock.Clock` whose random numbers and ids are the same for the same seed."""
+    """A `coditect.aio.clock.Clock` whose random numbers and ids are the same for the same seed and virtual times."""
 
     def __init__(self, epoch_ms: int, elapsed: Callable[[], float], random: Random) -> None:
         """Make a clock that begins at `epoch_ms`; `elapsed` returns the virtual seconds since then."""

@@ -37,17 +37,17 @@ _MOST_IDLE = 1_000
 
 
 class Jobs:
-    """The fleet's jobs in threads, each with its real start time, for which virtual time has to wait."""
+    """The calls that run in threads, each with its real start time, for which virtual time may have to wait."""
 
     def __init__(self) -> None:
         self._since: dict[asyncio.Future[Any], tuple[float, Callable[[], bool]]] = {}
 
     def add(self, job: asyncio.Future[Any], counts: Callable[[], bool]) -> None:
-        """Add a job that has started; `counts` tells whether virtual time still has to wait for the job."""
+        """Add a call that was given to a thread; `counts` tells whether virtual time still has to wait for it."""
         self._since[job] = (time.monotonic(), counts)
 
     def last_start(self) -> float | None:
-        """Return the latest start (monotonic clock) of the running jobs that hold virtual time up; None without any."""
+        """Return the latest start (monotonic clock) of the calls that still hold virtual time up; None without any."""
         self._since = {job: since for job, since in self._since.items() if not job.done()}
         return max((since for since, counts in self._since.values() if counts()), default=None)
 
@@ -117,7 +117,7 @@ class VirtualClock:
     # -- what others tell -------------------------------------------------------------------------------
 
     def set(self, timer: asyncio.TimerHandle, *, idle: bool) -> None:
-        """Register a new timer of the loop; an `idle` one only repeats a check, so virtual time may skip past it."""
+        """Register a new timer of the loop; an `idle` one only repeats a check: skips of virtual time move it along."""
         if self.now < timer.when() <= self.now + RESOLUTION_SECONDS:
             self.now = timer.when()  # due already, to asyncio: who waits for a rest in a loop would do so for ever
         if not idle:
@@ -137,7 +137,7 @@ class VirtualClock:
     # -- the passing of time ----------------------------------------------------------------------------
 
     def _select(self, timeout: float | None = None) -> list[Any]:
-        """Return the ready I/O events, in place of the selector's `select`; without any, move virtual time ahead."""
+        """Return the ready I/O events, in place of `select`; without any, end waits of `settled` or move time ahead."""
         events: list[Any] = self._real_select(0)
         if events or timeout == 0:
             return events

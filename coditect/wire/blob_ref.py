@@ -77,7 +77,7 @@ def claims_in(value: object) -> Iterator[ClaimCheck]:
 
 
 def redeemed(value: Any, values: Mapping[ClaimCheck, Any]) -> Any:
-    """Return a copy of a JSON value with each blob reference replaced by the value it refers to."""
+    """Return a copy of a JSON value with each blob reference replaced by its value in `values`."""
     claim = as_claim(value)
     if claim is not None:
         return values[claim]

@@ -1,4 +1,4 @@
-"""Control messages to an agent's mailbox: cancel, ping, drain, listen and broadcast."""
+"""Control messages to agents: cancel, ping, drain, listen, broadcast, log level, handoff offer, breaker state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON encoding and decoding for all messages: a written value is read back as an equal value, or it is refused.
+"""JSON encoding and decoding for all messages, the same with and without orjson; what JSON cannot express is refused.
 
 orjson does the work when it is installed, else the standard library. Both give equal results: the functions below
 define JSON for this project, and orjson is used only where it agrees with the definition.

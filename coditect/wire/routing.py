@@ -138,7 +138,7 @@ def hands_on(queue: str) -> bool:
 
 
 def mailbox_queue(agent_id: AgentId) -> str:
-    """Return the name of an agent's mailbox queue, for cancels, pings and broadcasts."""
+    """Return the name of an agent's mailbox, the queue of control messages to this agent process."""
     return f"agent.{agent_id}.mail"
 
 

@@ -199,7 +199,7 @@ def read_task(message: Message, routing_key: str) -> Task:
 
 
 def _read_story(message: Message) -> dict[str, Any]:
-    """Parse a task's optional headers: attempt, publication, redrives, depth, errors, owner and blob references."""
+    """Parse the headers that few tasks have: counters, depth, errors, owner, blob references, parts to send ahead."""
     headers, owner = message.headers, _read_owner(message.headers)
     return {
         "attempt": _number(headers, ATTEMPT, 1, 1, 10_000) or 1,

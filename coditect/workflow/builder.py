@@ -1,4 +1,4 @@
-"""The builder of workflows in Python: each call adds a node and returns it, as a predecessor for later nodes."""
+"""The builder of workflows in Python: a call such as `task` adds a node and returns it for later nodes to follow."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Placing(TypedDict, total=False):
 
 
 class TaskOptions(Placing, total=False):
-    """The options of a task node: its place in the graph, and how the task is executed."""
+    """The options of a node that runs a task, or a map's tasks: its place in the graph, and how a task is executed."""
 
     priority: Priority | str
     timeout: Duration

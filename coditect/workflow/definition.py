@@ -92,7 +92,7 @@ class After:
 
 @value
 class Repeat:
-    """The loop of a task: the task is done again until an expression over its result holds, at most `most` times."""
+    """The loop of a task: it is done until an expression over its result holds; after `most` times the node fails."""
 
     until: str
     """The expression over `result`; the loop ends when its result is not null, false or empty."""
@@ -196,7 +196,7 @@ class SubWorkflow:
 
     @property
     def undo(self) -> Call | SubWorkflow:
-        """The work that compensates the completed child: a task, or else the child itself."""
+        """The work that undoes the completed child: the named capability's task, or else undoing the child's nodes."""
         return self if self.compensate is None else Call(self.compensate)
 
 
@@ -269,7 +269,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """A workflow as a frozen value: a name, a description, and the nodes with their edges."""
+    """A workflow as a frozen value: name, description, labels, retention, nodes with their edges, and sub-workflows."""
 
     name: str
     nodes: tuple[Node, ...]

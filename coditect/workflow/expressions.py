@@ -119,7 +119,7 @@ class Account:
 
 
 def condition_holds(node: Node, scope: Scope, account: Account | None = None) -> bool:
-    """Evaluate a node's `when`, and tell whether the result is neither null nor false nor empty.
+    """Tell whether a node has no `when`, or its `when` finds anything but null, false and what is empty.
 
     0 holds. A node without `when` holds.
 

@@ -58,7 +58,7 @@ def text(value: object) -> str:
 
 
 def some_text(value: object) -> str:
-    """Check that a text is not empty, and return the text."""
+    """Check that a value is a text of up to 2,000 characters, not only white space, and return the text."""
     if not text(value).strip():
         raise InputError("The text is empty", fix="say something")
     return text(value)
@@ -221,7 +221,7 @@ def longest_delay(value: object) -> str:
 
 
 def retry(value: object) -> Retry:
-    """Convert a retry policy, or an object of its fields, to a policy whose delays are texts, as a file has them."""
+    """Convert a retry policy, or its fields, to a policy with delays as texts; refuse one that names exceptions."""
     policy = value if isinstance(value, Retry) else Retry(**_retry_fields(retry_object(value)))
     if policy.on != (Exception,):
         raise InputError("A workflow's retry says nothing of exceptions", fix="say `on` where the handler is")

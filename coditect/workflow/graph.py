@@ -82,7 +82,7 @@ def _edges(definition: Definition) -> list[Problem]:
 
 
 def edge_problems(node: Node, names: Collection[str] | None = None) -> Iterator[Problem]:
-    """Yield the problems of the edges into a node; with `names`, also each predecessor that is not among the names."""
+    """Yield the problems of a node's `after`, `join`, `rest`, `least`; with `names`, also predecessors not in them."""
     if len(node.after) > MOST_PREDECESSORS:
         sentence = f"A node comes after at most {MOST_PREDECESSORS:,} others, {node.name!r} after {len(node.after):,}"
         yield Problem(("nodes", node.name, "after"), sentence, "gather them in several nodes, or use a map")

@@ -36,7 +36,7 @@ _WORST_FIRST = (TaskState.FAILED, TaskState.REJECTED, TaskState.CANCELED, TaskSt
 
 @value
 class Tally:
-    """The counts of a node's edges by state, enough to decide whether the node runs, waits or ends."""
+    """The counts of a node's incoming edges (met, undecided), which decide whether the node runs, waits or ends."""
 
     needed: int
     open: int
@@ -47,7 +47,7 @@ class Tally:
 
     @classmethod
     def of(cls, node: Node) -> Self:
-        """Return a node's first counts of incoming edges by state: none of its predecessors has ended."""
+        """Return the edge counts of a node as long as none of its predecessors has ended."""
         return cls(node.needed, len(node.after))
 
     def with_end(self, policy: OnFailure, state: TaskState) -> Tally:

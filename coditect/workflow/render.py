@@ -52,7 +52,7 @@ States = Mapping[str, TaskState]
 
 
 def draw_text(definition: Definition, states: States | None = None) -> str:
-    """Draw a workflow as lines of text: each node below its predecessors' layer, with its work and its predecessors.
+    """Draw a workflow as lines of text: one for each node, by layers, with the state if given, work and predecessors.
 
     Raises:
         InvalidWorkflow: when the nodes do not form a valid graph.
@@ -71,7 +71,7 @@ def draw_text(definition: Definition, states: States | None = None) -> str:
 
 
 def draw_mermaid(definition: Definition, states: States | None = None) -> str:
-    """Draw a workflow as a Mermaid flowchart.
+    """Draw a workflow as a Mermaid flowchart, with nodes colored by their states, if any are given.
 
     Raises:
         InvalidWorkflow: when the nodes do not form a valid graph.

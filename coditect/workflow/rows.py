@@ -176,7 +176,7 @@ class AttemptRow:
 
 @dataclass(frozen=True, slots=True)
 class NodeInput:
-    """The report of the input that a node's task was given."""
+    """The report of a node's input, unknown until its expressions are evaluated, and of the workflow's trace."""
 
     value: Any
     """The input; None as long as it is not evaluated."""
@@ -199,7 +199,7 @@ class NodeInput:
 
 @dataclass(frozen=True, slots=True)
 class DeadRow:
-    """The report of a node that was given up after its agents died until no attempt was left."""
+    """The report of a node that was given up: an agent died in its last attempt, or its result cannot be recorded."""
 
     workflow: str
     node: NodeRow

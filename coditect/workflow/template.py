@@ -92,7 +92,7 @@ def _marked(template: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, str
 
 
 def node_expressions(node: Node) -> Iterator[tuple[Path, str]]:
-    """Yield every expression of a node (input, condition, list, artifacts, instant), each with its path in the node."""
+    """Yield a node's expressions and their paths: input, condition, list, artifacts, instant; not the end of a loop."""
     if node.when is not None:
         yield ("when",), node.when
     if isinstance(node.work, Each):

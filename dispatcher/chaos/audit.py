@@ -67,7 +67,7 @@ def read_ledger(tr: Reads) -> Ledger:
 
 
 def audit(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
-    """Check all rows of the ledger against each other, and yield each contradiction: workflow or node, and error."""
+    """Yield each contradiction of workflows, nodes, timers, keys, indexes and outbox: workflow or node, and error."""
     yield from _runs(tr, ledger)
     yield from _indexes(tr, ledger)
     yield from _timers(tr, ledger)
@@ -107,7 +107,7 @@ def _runs(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
 
 
 def _end_of(run: RunRecord, lasts: Counter[str]) -> WorkflowState:
-    """Return the final state that a workflow should have, by the states of its nodes without successors."""
+    """Return the final state that a workflow should have, by its compensations, or else its cancel or last nodes."""
     if run.ended is not None:
         return WorkflowState.COMPENSATION_FAILED if run.to_compensate else WorkflowState.COMPENSATED
     if run.canceling:

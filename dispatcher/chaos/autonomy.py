@@ -125,7 +125,7 @@ class AutonomyResult:
 
     @property
     def passed(self) -> bool:
-        """Tell whether every figure reaches its minimum, and the control plane counted all workflows as finished."""
+        """Tell whether every figure reaches its minimum, and client and control plane saw all workflows end."""
         whole = self.counted.finished == self.ended.total() == self.order.workflows
         return whole and all(value >= least for _, value, least in self.rates())
 
@@ -193,7 +193,7 @@ class MixedLoad:
         self.faults = 0
 
     async def run(self) -> Counter[str]:
-        """Run all workflows, `at_once` of them side by side, and return how many ended in which state."""
+        """Run all workflows, the ordered number of them side by side, and return how many ended in which state."""
         flows = iter([_patient(self._drawn().definition()) for _ in range(self._order.workflows)])
         ended: Counter[str] = Counter()
         person = asyncio.create_task(self._answer())
@@ -246,7 +246,7 @@ class MixedLoad:
 
 
 def _patient(definition: Definition) -> Definition:
-    """Return a definition whose tasks have many attempts and the shortest heartbeat, to survive many faults."""
+    """Return a copy of a workflow's definition that gives its tasks many attempts and the shortest heartbeat."""
 
     def patient(work: Work) -> Work:
         match work:

@@ -1,4 +1,4 @@
-"""The regular checks of a run: of the registry once a second, and of free slots and queues 20 times a second."""
+"""The watchers that record running and listed agents once a second, and in simulations when a slot is idle."""
 
 from __future__ import annotations
 

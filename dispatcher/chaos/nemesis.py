@@ -70,7 +70,7 @@ class Nemesis:
         """The number of faults that found no possible victim."""
 
     async def run(self, faults: Iterable[Fault]) -> None:
-        """Inject the faults at their times; return when all are over and their victims were started again."""
+        """Inject the faults, if they find victims, at their times; return when all are over and victims start again."""
         loop = asyncio.get_running_loop()
         start = loop.time()
         async with asyncio.TaskGroup() as hits:
@@ -129,7 +129,7 @@ class Nemesis:
             await (self._stop(post, fault) if fault.act == "stop" else self._kill(post, fault))
 
     async def _part(self, fault: Fault) -> None:
-        """Cut off or slow one process's connections to one server, by the proxy between them."""
+        """Cut off or slow one process's connections to one server for the fault's time, by the proxy between them."""
         places = [(post, manner) for role in OTHER for post in self._at_work(role) for manner in MANNERS]
         if not places:
             self.missed += 1

@@ -59,7 +59,7 @@ def rehearse(
     store: str,
     say: Callable[[str], None],
 ) -> Iterator[RunVerdict | Played | Hunted]:
-    """Do the chaos run of each seed, with real processes or simulated, and yield the verdict on each run.
+    """Do each seed's chaos run, real or simulated, and yield its verdict; with a simulated mutant until it is caught.
 
     Raises:
         InputError: when there is no such kind of fault on this store, or the simulation is asked for another store.

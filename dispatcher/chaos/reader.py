@@ -21,7 +21,7 @@ from dispatcher.witness.history import HistoryEntry, Note, Type
 
 
 async def read_end(database: Database, entries: Iterable[HistoryEntry], effects: WorkEffects, note: Note) -> None:
-    """Record in the history the end state of all work, the ledger's audit, all nodes' results, and all side effects."""
+    """Record in the history a run's end: states of work, an audit, decisions, threads, restores, results, effects."""
     work = {one.key: one.val for one in entries if one.f == "accept" and one.type is Type.INVOKE}
     ended = {one.key: one.val.get("state") for one in entries if one.f == "end" and one.type is Type.OK}
     ledger, wrong = await database.read(_audited)

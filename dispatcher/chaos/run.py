@@ -115,7 +115,7 @@ class RunVerdict:
 
     @property
     def passed(self) -> bool:
-        """Tell whether every promise was kept, and the run had enough faults and cases to prove something."""
+        """Tell whether every promise was kept, and nothing, such as too few faults, makes the run prove too little."""
         return self.kept and not self.objections
 
     @property
@@ -202,7 +202,7 @@ async def run(order: RunOrder, *, environ: Mapping[str, str] | None = None, say:
 
 
 async def _play(order: RunOrder, testbed: ChaosTestbed, store: ChaosStore, scribe: Scribe, say: Say) -> None:
-    """Run the load and inject the faults, and wait until all begun work has ended."""
+    """Run the load and inject the faults; then wait up to 120 s for begun work, and record what the queues hold."""
     settings = Settings(amqp_url=testbed.servers.amqp_url, redis_url=testbed.servers.redis_url)
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(Client.connecting(settings))

@@ -99,7 +99,7 @@ class Played:
 
     @property
     def violations(self) -> tuple[str, ...]:
-        """The promises that the run broke, and the crashes of background work, as text."""
+        """Each broken promise's violations, and each crash of background work, as a line of text."""
         broken = [f"{one.invariant}: {told}" for one in self.checks for told in one.violations]
         return (*(f"crashed: {one}" for one in self.crashes), *broken)
 
@@ -197,7 +197,7 @@ class Scene:
         return self._breaking.faults
 
     def _seeded_of(self, part: str) -> Random:
-        """Return a random generator for one part of the scene, seeded by the run's seed and the part's name."""
+        """Return a new random generator, seeded by the run's seed and a name: the same name gives the same draws."""
         return Random(f"{self._seed}/{part}")  # noqa: S311 - it is to be foreseen
 
     def _note_of_agent(self, type_: Type, f: str, key: str = "", *, proc: str, **val: Any) -> None:
@@ -263,7 +263,7 @@ class Scene:
         return ""
 
     async def run(self) -> None:
-        """Run the load with faults; then end the faults, wait for the end of begun work, and record the final state."""
+        """Run the load with faults; then end these, wait a limited time for begun work, and record the final state."""
         load = ChaosLoad(self.fleet.client, self.notebook.of("client"), self._seeded_of("load"), self._plan.pace)
         working = asyncio.ensure_future(load.keep_coming())
         note = self.notebook.of("chaos")

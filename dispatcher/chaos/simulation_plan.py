@@ -102,7 +102,7 @@ MUTATED = SimulationPlan(settle_seconds=400.0)
 
 
 def planned(seed: int, plan: SimulationPlan) -> SimulationPlan:
-    """Return a seed's plan, chosen by its number: long tasks, rare faults, children, locks, breakers, or long maps."""
+    """Return the given plan, changed by the seed's number: longer tasks, rarer faults, or other work such as locks."""
     if seed % LONG_EVERY == 0:
         pace = replace(plan.pace, milliseconds=(1, LONGEST_MILLISECONDS), task_seconds=LONGEST_TASK_SECONDS)
         plan = replace(plan, pace=pace)

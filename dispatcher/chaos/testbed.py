@@ -123,7 +123,7 @@ class Post:
 
     @property
     def crashed(self) -> bool:
-        """Tell whether the process ended by an error that nobody had expected."""
+        """Tell whether the process shows a crash: a segmentation fault, or a sign such as a traceback in its log."""
         dumped = self._running is not None and self._running.exit_code == -signal.SIGSEGV
         return dumped or any(sign in self.log for sign in CRASHES)
 
@@ -142,7 +142,7 @@ class ChaosTestbed:
         return [post for name, post in self.posts.items() if name.startswith(f"{role}-")]
 
     def agents_now(self) -> RegistryLook:
-        """Return the names of the agent processes that run, and of those that are ready."""
+        """Return the names of the agents that run, without those stopped by SIGSTOP, and of those that are ready."""
         posts = {post.pid: post for post in self.of("agent") if post.pid is not None}
         self._lives |= {pid: post.life for pid, post in posts.items()}
         running = {post.life: post.ready for post in posts.values() if not post.stopped}
@@ -207,11 +207,12 @@ async def private_testbed(
     settings: Mapping[str, str],
     mutant: str = "",
 ) -> AsyncIterator[ChaosTestbed]:
-    """Open a testbed with private servers and all files below `folder`, and kill its processes at the end.
+    """Provide a testbed whose servers run and whose other processes are not started yet; kill them all at the end.
 
-    `processes` is the number of processes by role of `PROGRAMS`; `settings` are environment variables of them all. Each
-    process reaches the broker and Redis by a proxy of its own. The broker has its management API, so that stopped
-    processes are evicted. A `mutant` is in every process.
+    Its files lie below `folder`, the histories in `history`. `processes` is the number of processes by role of
+    `PROGRAMS`; `settings` are environment variables of them all. Each process reaches the broker and Redis by a proxy
+    of its own. The broker has its management API, so that stopped processes are evicted. A `mutant` is in every
+    process.
 
     Raises:
         StartFailed, MissingServer, AlreadyUp: when the servers or processes cannot start.

@@ -58,7 +58,7 @@ class BreakerRow:
         return cls() if row is None else cls(*versions.BREAKER.unpack(row))
 
     def state(self, name: str, now_ms: int) -> BreakerState:
-        """Return the breaker's state as messages carry it, without a permit."""
+        """Return the breaker's state as messages carry it, without a permit for a probe."""
         wait = None if self.due_ms is None else max(0, self.due_ms - now_ms)
         return BreakerState(name, self.open, self.version, wait, self.reason, self.by, self.since_ms)
 
@@ -74,7 +74,7 @@ def trip(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def permit(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Permit the asking process one probe of an open breaker if the interval is over; return state and any permit."""
+    """Permit the asking process a probe of an open breaker, one an interval at most; return state and any permit."""
     name, row = _read(unit, body)
     state = row.state(name, unit.now_ms).as_json()
     if not row.open or row.due_ms is None or row.due_ms > unit.now_ms:
@@ -118,7 +118,7 @@ def reset(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def list_breakers(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return a page of the breakers that ever opened; `name` selects one of them, and `open` only the open ones."""
+    """Return a page of the breakers ever opened or reset; `name` selects one of them, and `open` only the open ones."""
     if body.get("name"):
         key = BREAKERS.pack((text(body, "name"),))
         row, following = tr.get(key), None

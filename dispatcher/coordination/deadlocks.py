@@ -21,10 +21,10 @@ MOST_FLOWS = 1_000
 
 
 def cycle(tr: Transaction, ticket: Ticket) -> list[dict[str, str]]:
-    """Return the deadlock that a waiting request for locks would cause: who waits for which resource; empty if none.
+    """Return the deadlock that a waiting request for locks would cause: who waits for what; empty if none is found.
 
     Each entry is a flow of execution and its resource. The first flow is the ticket's own; each waits for the next, and
-    the last one for the first.
+    the last one for the first. The search ends after `MOST_FLOWS`.
     """
     me = (ticket.agent, ticket.owner)
     if not rows.tickets_of(tr, *me, limit=1):  # nobody can wait for a flow that has no place

@@ -1,4 +1,4 @@
-"""The list of locks: every ticket at every resource, in order of the resources and of arrival."""
+"""The list of locks: all lock requests, held and waiting, by resource and in order of arrival."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_AT_ONCE = 500
 
 
 def list_locks(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return a page of the tickets of all resources, or of one `resource`; a waiting ticket has the fence 0."""
+    """Return a page of the lock requests, held or waiting (these with fence 0), at all resources or one `resource`."""
     of = (text(body, "resource"),) if body.get("resource") else ()
     begin, end = LOCK_QUEUES.range(of)
     if body.get("after"):

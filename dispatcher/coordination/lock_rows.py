@@ -25,7 +25,7 @@ MOST_HOLDERS = 200
 
 @dataclass(slots=True)
 class Ticket:
-    """An owner's claim to lock some resources together, which waits until it is granted, or holds them."""
+    """A request to lock some resources together for one flow of execution, which waits, or holds them once granted."""
 
     id: str
     agent: str
@@ -46,7 +46,7 @@ class Ticket:
     """The instant at which the ticket expires unless its owner renews it; later if the shard changes its owner."""
 
     def pack(self) -> bytes:
-        """Encode the ticket as its row in the store, without its id."""
+        """Encode the lock request (ticket) as its row in the store, without its id."""
         return versions.LOCK.pack(
             [
                 self.agent,
@@ -66,7 +66,7 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A ticket's place in the queue of one resource."""
+    """The place of a lock request (ticket) in one resource's queue, which it keeps while it holds the resource."""
 
     number: int
     ticket: str
@@ -76,16 +76,16 @@ class Place:
 
     @property
     def flow(self) -> tuple[str, str]:
-        """The flow of execution that asked for the lock, as agent and owner."""
+        """The flow of execution, such as an asyncio task, that asked for the lock: its agent's name and its own."""
         return self.agent, self.owner
 
     def bars(self, mode: str) -> bool:
-        """Tell whether a later ticket of the given mode has to wait for the ticket of this place."""
+        """Tell whether this place makes a later lock request of the given mode wait, since one of them is exclusive."""
         return EXCLUSIVE in (self.mode, mode)
 
 
 def most_together(mode: str) -> int | None:
-    """Return how many tickets may hold a resource together by a mode `at_most:N`; None for any other mode."""
+    """Return how many lock requests may hold a resource together by a mode `at_most:N`; None for any other mode."""
     prefix, _, count = mode.partition(AT_MOST)
     if prefix or not (count.isascii() and count.isdigit() and len(count) <= len(str(MOST_TOGETHER))):
         return None
@@ -93,7 +93,7 @@ def most_together(mode: str) -> int | None:
 
 
 def is_barred(tr: Reads, ticket: Ticket) -> bool:
-    """Tell whether a ticket has to wait for others that came before it."""
+    """Tell whether a lock request has to wait for earlier ones, which hold one of its resources or wait for it, too."""
     most = most_together(ticket.mode)
     for resource in ticket.resources:
         before = places(tr, resource, before=ticket.number)
@@ -107,23 +107,23 @@ def is_barred(tr: Reads, ticket: Ticket) -> bool:
 
 
 def read(tr: Reads, ticket: str) -> Ticket | None:
-    """Return a ticket; None when it is unknown, released or expired."""
+    """Return a lock request (ticket) by its id; None when it is unknown, released or expired."""
     row = tr.get(LOCKS.pack((ticket,)))
     return None if row is None else unpack(ticket, row)
 
 
 def unpack(ticket: str, row: bytes) -> Ticket:
-    """Decode a ticket's row in the store."""
+    """Decode a lock request (ticket) from its row in the store."""
     return Ticket(ticket, *versions.LOCK.unpack(row))
 
 
 def write(unit: UnitOfWork, ticket: Ticket) -> None:
-    """Write a ticket's own row."""
+    """Write the row of a lock request (ticket), without its places in queues."""
     unit.tr.set(LOCKS.pack((ticket.id,)), ticket.pack())
 
 
 def add(unit: UnitOfWork, ticket: Ticket) -> None:
-    """Write a new ticket and its places, at the end of the queues of its resources."""
+    """Write a lock request (ticket) and its places, which its number decides, in the queues of its resources."""
     write(unit, ticket)
     packed = versions.LOCK_QUEUE.pack((ticket.id, ticket.mode, ticket.agent, ticket.owner))
     for resource in ticket.resources:
@@ -132,7 +132,7 @@ def add(unit: UnitOfWork, ticket: Ticket) -> None:
 
 
 def remove(unit: UnitOfWork, ticket: Ticket) -> None:
-    """Remove a ticket and its places."""
+    """Remove a lock request (ticket) and its places in the queues of its resources."""
     unit.tr.clear(LOCKS.pack((ticket.id,)))
     for resource in ticket.resources:
         unit.tr.clear(LOCK_QUEUES.pack((resource, ticket.number)))
@@ -140,7 +140,10 @@ def remove(unit: UnitOfWork, ticket: Ticket) -> None:
 
 
 def places(tr: Reads, resource: str, *, before: int | None = None) -> Iterator[Place]:
-    """Yield the places in a resource's queue in order, or those before number `before`; read rows only as needed."""
+    """Yield the places of lock requests, holding or waiting, at a resource in order, or those before number `before`.
+
+    Rows are read only as needed.
+    """
     begin, end = LOCK_QUEUES.range((resource,))
     if before is not None:
         end = LOCK_QUEUES.pack((resource, before))
@@ -154,7 +157,7 @@ def places(tr: Reads, resource: str, *, before: int | None = None) -> Iterator[P
 
 
 def next_number(unit: UnitOfWork) -> int:
-    """Return the next number for a place or a fence, above all numbers given before in any incarnation of the store."""
+    """Return a number for a lock request's place or fence, above all given before in any incarnation of the store."""
     row = unit.tr.get(LOCK_COUNT.pack())
     last = 0 if row is None else int(versions.LOCK_COUNT.unpack(row)[0])
     number = max(last, unit.terms.floor) + 1
@@ -163,13 +166,16 @@ def next_number(unit: UnitOfWork) -> int:
 
 
 def tickets_of(tr: Reads, agent: str, owner: str | None = None, *, limit: int = 0) -> Sequence[str]:
-    """Return the ids of the tickets of an agent or, with `owner`, of one flow of execution of the agent."""
+    """Return the ids of the lock requests, held and waiting, of an agent or, with `owner`, of one of its flows."""
     of = (agent,) if owner is None else (agent, owner)
     return [LOCK_OWNERS.unpack(key)[2] for key, _ in tr.get_range(*LOCK_OWNERS.range(of), limit=limit)]
 
 
 def holders(tr: Reads, after: str = "", most: int = MOST_HOLDERS) -> list[str]:
-    """Return at most `most` names of agents and clients with tickets, the first after `after`; read a row for each."""
+    """Return at most `most` names of agents and clients that hold or await locks, sorted, those after `after`.
+
+    Each costs one read.
+    """
     found, (begin, end) = list[str](), LOCK_OWNERS.range(())
     if after:
         begin = LOCK_OWNERS.range((after,))[1]
@@ -180,7 +186,7 @@ def holders(tr: Reads, after: str = "", most: int = MOST_HOLDERS) -> list[str]:
 
 
 def tickets_of_task(tr: Reads, agent: str, task: str) -> Sequence[str]:
-    """Return the ids of the tickets of all flows of execution of one task of an agent."""
+    """Return the ids of the lock requests, held and waiting, of all flows of execution of one task of an agent."""
     begin, end = LOCK_OWNERS.pack((agent, of_task(task))), LOCK_OWNERS.pack((agent, f"{task}0"))
     return [LOCK_OWNERS.unpack(key)[2] for key, _ in tr.get_range(begin, end)]
 
@@ -191,6 +197,6 @@ def of_task(task: str) -> str:
 
 
 def place(row: KeyValue) -> Place:
-    """Decode a ticket's place in a queue from its key and value."""
+    """Decode a lock request's place in a resource's queue from the row's key and value."""
     key, value = row
     return Place(LOCK_QUEUES.unpack(key)[1], *versions.LOCK_QUEUE.unpack(value))

@@ -44,10 +44,10 @@ TTL_MS = (1_000, 3_600_000)
 
 
 def acquire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Lock resources, or wait for them, under a ticket id that the client chose, and return the ticket's state.
+    """Lock resources, or queue for them, under an id that the client chose; return held, waiting, taken or deadlock.
 
-    A repeated request gets the ticket's present state. A ticket that would wait for ever is not taken: the answer names
-    the cycle.
+    A repeated request gets the ticket's present state. With `wait` false the answer is "taken" instead of waiting. A
+    ticket that would wait for ever is not taken: the answer names the cycle.
     """
     known = rows.read(unit.tr, text(body, "ticket"))
     if known is not None:
@@ -68,7 +68,7 @@ def acquire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def _release_named(unit: UnitOfWork, agent: str, body: Body) -> None:
-    """Release the agent's tickets that the request names as released, since their release requests may come later."""
+    """Release the agent's locks that a new lock request names as released, since their own requests may come later."""
     named = body.get("released")
     for one in named[:MOST_AT_ONCE] if isinstance(named, list) else ():
         ticket = rows.read(unit.tr, str(one))
@@ -78,7 +78,7 @@ def _release_named(unit: UnitOfWork, agent: str, body: Body) -> None:
 
 
 def hand_over(unit: UnitOfWork, task: str, before: str, agent: str) -> None:
-    """Give the locks that a task holds to the agent that has taken the task over, at the same places in the queues.
+    """Give a task's held locks, except of concurrency keys, to the agent that took it over, at the same queue places.
 
     Each gets a new fence and a new id, so its former holder can neither renew nor release it. It is kept for `KEPT_MS`,
     in which the task locks the same resources again and has them at once. A key is its execution's, and stays.
@@ -97,7 +97,7 @@ def hand_over(unit: UnitOfWork, task: str, before: str, agent: str) -> None:
 
 
 def _takes_over(unit: UnitOfWork, ticket: Ticket) -> bool:
-    """Grant a ticket if nothing bars it but locks that were handed over to its task; tell whether it is granted.
+    """Grant a lock request if only locks that were handed over to its task bar it; tell whether it is granted.
 
     What was handed over and is not exactly what is asked for is released.
     """
@@ -117,7 +117,7 @@ def _takes_over(unit: UnitOfWork, ticket: Ticket) -> bool:
 
 
 def renew(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Extend a ticket to its whole time to live from now, and return its present state: held, waiting, or gone."""
+    """Extend a lock request, held or waiting, to its whole time to live from now; return held, waiting, or gone."""
     ticket = rows.read(unit.tr, text(body, "ticket"))
     if ticket is None:
         return {"state": "gone"}
@@ -127,10 +127,10 @@ def renew(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def release(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Release one `ticket`, the tickets of an `agent` or of its `task`, or, by force, all holders of a `resource`.
+    """Release one lock request (`ticket`), those of an `agent` or its `task`, or, by force, holders of a `resource`.
 
-    An unknown ticket is released already. The answer has the number of the released tickets, and tells whether there
-    are more.
+    At most 200 are released at once. An unknown ticket is released already. The answer has the number of the released
+    tickets, and tells whether there are more.
     """
     if body.get("ticket") is not None:
         found = [text(body, "ticket")]
@@ -155,7 +155,7 @@ def _is_meant(ticket: Ticket, body: Body) -> bool:
 
 
 def expired(unit: UnitOfWork, timer: Timer) -> None:
-    """Remove a ticket that its owner has not renewed in time, or wait for the time to which it was renewed.
+    """Remove a lock, or a request for one, that was not renewed in time, or wait for the time to which it was renewed.
 
     A new owner of the shard gives each ticket one full time, in which the ticket's owner can reach it.
     """
@@ -171,7 +171,7 @@ def expired(unit: UnitOfWork, timer: Timer) -> None:
 
 
 def _grant_next(unit: UnitOfWork, resources: Iterable[str]) -> None:
-    """Grant, in order of arrival, the waiting tickets for the given resources that no earlier ticket bars any more."""
+    """Grant, in order of arrival, waiting lock requests at the given resources that no earlier one bars any more."""
     for resource in resources:
         for place in rows.places(unit.tr, resource):
             ticket = rows.read(unit.tr, place.ticket)
@@ -216,7 +216,7 @@ def _is_name(one: object) -> bool:
 
 
 def _timer_name(ticket: Ticket) -> str:
-    """Return the name of a ticket's timer, which sorts timers due at one instant by the arrival of their tickets."""
+    """Return the name of a lock request's timer, which sorts timers due at one instant by their requests' arrival."""
     return f"{ticket.number:016d}/{ticket.id}"
 
 
@@ -226,7 +226,7 @@ def _set_timer(unit: UnitOfWork, ticket: Ticket, due_ms: int) -> None:
 
 
 def _drop(unit: UnitOfWork, ticket: Ticket, *, reason: str = "") -> None:
-    """Remove a ticket; with a `reason`, also tell its owner, who did not ask for the removal."""
+    """Remove a lock request, held or waiting; with a `reason`, also tell its owner, who did not ask for the removal."""
     timers.cancel(unit.tr, "", _timer_name(ticket), LOCK_EXPIRY)
     rows.remove(unit, ticket)
     if reason:
@@ -236,7 +236,7 @@ def _drop(unit: UnitOfWork, ticket: Ticket, *, reason: str = "") -> None:
 
 
 def _push(unit: UnitOfWork, ticket: Ticket, state: dict[str, Any]) -> None:
-    """Tell a ticket's owner its state after the commit; if the message is lost, the next renewal tells it."""
+    """Tell a lock request's owner its state after the commit; if the message is lost, the next renewal tells it."""
     outcome = Outcome(Status.COMPLETED, dumps(state), None, ticket.id)
     address = reply_address(ticket.reply_to)
     if address is not None and address.exchange:

@@ -1,4 +1,4 @@
-"""The schedules: each starts one workflow at each of its ticks, also when dispatchers restart.
+"""The schedules, which start workflows at their ticks, at most one for each tick, also when dispatchers restart.
 
 A schedule has one timer, for its next tick. The transaction that carries the tick out also starts the workflow, counts
 the tick as done, and sets the timer of the next one: none of the three is ever there without the others. For that the
@@ -126,7 +126,7 @@ def delete(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def tick(unit: UnitOfWork, timer: Timer) -> None:
-    """Carry out a schedule's due tick, and set the timer of the next one."""
+    """Carry out a schedule's due tick, or a missed one as its catch-up policy says, and set the timer of the next."""
     record = rows.read(unit.tr, timer.node)
     if record is None or record.paused or record.next_ms is None:
         return

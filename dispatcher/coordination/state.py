@@ -97,7 +97,7 @@ def _space(body: Body) -> str:
 
 
 def _check_space(unit: UnitOfWork, space: str, *, by_node: bool) -> int:
-    """Return a write's time to record; refuse a write to the space of a workflow that has ended or is being restored.
+    """Return a write's time to record; refuse writes to an ended workflow, and clients' writes to one being restored.
 
     Of a workflow that is being restored only nodes (compensations) still write; a client's write would be taken back
     unseen.

@@ -87,7 +87,7 @@ def remove(tr: Transaction, name: str) -> None:
 
 
 def every(tr: Reads) -> list[TriggerRecord]:
-    """Return all triggers, of which there are at most `MOST_TRIGGERS`, by name."""
+    """Return all triggers, paused ones too, of which there are at most 1,000, by name."""
     return [_unpack(pair) for pair in tr.get_range(*TRIGGERS.range())]
 
 

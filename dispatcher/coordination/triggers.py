@@ -130,9 +130,10 @@ def remove(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def fire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Start the workflow of a trigger for an event, or return the signal to send; a repeated event starts nothing.
+    """Start a trigger's workflow for an event that meets its condition, or return its signal; a repeat starts nothing.
 
-    An event for which nothing can be started is counted, and the trigger says why.
+    A paused trigger does nothing. A repeat returns the same signal, by the same id. An event for which nothing can be
+    started is counted, and the trigger says why.
 
     Raises:
         InputError: when there is no such trigger, or (InvalidTask) the event is none.

@@ -25,7 +25,7 @@ def put(tr: Transaction, shard: int, identity: str, answer: bytes, *, now_ms: in
 
 
 def sweep(tr: Transaction, *, now_ms: int, limit: int = 1_000) -> int:
-    """Remove at most `limit` recorded answers to clients' requests older than `KEEP_MS`; return how many.
+    """Remove at most `limit` answers that are more than a day old; return how many were removed.
 
     Call again until the number is below the limit.
     """

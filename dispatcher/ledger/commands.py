@@ -1,6 +1,7 @@
-"""The commands to a shard as values: every change of a shard's workflows begins with one of them.
+"""The commands to a shard as values, such as an agent's report, a client's request, or a due timer.
 
-Each command is idempotent by a natural key, since a transaction may be repeated and a message may come twice.
+Every change of a shard's workflows but their removal begins with one of them. Each command is idempotent by a natural
+key, since a transaction may be repeated and a message may come twice.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Heard:
 
 @value
 class Claimed:
-    """An agent's question whether it may run a task that was redelivered or waited long, answered by a `Claim`."""
+    """An agent's question whether it may run a task that was redelivered or waited long; the answer: run or drop it."""
 
     node_key: NodeKey
     publication: int
@@ -73,7 +74,7 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A client's request about a workflow of the shard, such as cancel or pause; the answer is a JSON object."""
+    """A request to change the shard, such as a workflow's cancel or a lock's release; the answer is a JSON object."""
 
     verb: str
     body: Mapping[str, Any]
@@ -134,7 +135,7 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Show:
-    """The order to send nodes' states in the ledger to RQ, because RQ's copy of the workflow is missing or wrong.
+    """The order to send nodes' states in the ledger to RQ, because RQ's copy of the workflow may be missing or wrong.
 
     The answer names the nodes that are left for another `Show`.
     """

@@ -59,7 +59,7 @@ def find(tr: Reads, node_key: NodeKey) -> bytes | None:
 
 
 def find_all(tr: Reads, node_keys: Sequence[NodeKey]) -> Iterator[bytes | None]:
-    """Yield the stored definitions of several nodes in order, by one read and one more for each large definition.
+    """Yield several nodes' stored definitions in order, None for an unknown node, by one read and one per large one.
 
     Raises:
         DamagedValue: at a large definition that is not what was written.
@@ -156,7 +156,7 @@ class Definitions:
 
 @dataclass(frozen=True, slots=True)
 class Caches:
-    """The caches that a shard's worker keeps between transactions; a transaction only reads them."""
+    """The caches of a shard's worker between transactions: node definitions, and the keys of work that is set aside."""
 
     definitions: Definitions = field(default_factory=Definitions)
     """The cache of the shard's node definitions, filled from `Effects.definitions` after each commit."""

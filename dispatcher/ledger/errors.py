@@ -29,11 +29,11 @@ class DamagedValue(CoditectError):
 
 
 class ValueBeyondBound(InputError):
-    """The error of a value that is larger than `values.LARGEST_BYTES` and therefore was not written."""
+    """The error of a value that is too large to store, or of values too large for a node's expressions to read."""
 
 
 class UnfitKey(InputError):
-    """The error of an idempotency key that is not 1 to `idempotency.LONGEST_KEY_BYTES` bytes of UTF-8."""
+    """The error of an idempotency key that is empty, longer than 1,000 bytes of UTF-8, or no valid Unicode."""
 
 
 class KeyReused(InputError):

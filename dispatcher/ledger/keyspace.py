@@ -1,4 +1,4 @@
-"""The keys of everything that the control plane keeps in the store, drawn as one tree; no other module makes keys.
+"""The keys of everything that the control plane keeps in the store, drawn as one tree; all modules take them from here.
 
 Keys and values are FoundationDB's tuples. The elements of a key stand in parentheses, its value stands behind the
 arrow. A *place* is (workflow, node, kind), with the node "" for what belongs to the workflow itself. Instants are

@@ -55,7 +55,7 @@ def waiting(tr: Reads, shard: int, *, after: int = 0, limit: int = 100) -> list[
 
 
 def clear(tr: Transaction, shard: int, publications: Iterable[int]) -> None:
-    """Remove the outbox rows of confirmed publications; a row that is missing is ignored."""
+    """Remove the outbox rows of the given publications; a row that is missing is ignored."""
     for publication in publications:
         tr.clear(OUTBOX.pack((shard, publication)))
 

@@ -133,7 +133,7 @@ class RunRecord:
 
     @property
     def end(self) -> WorkflowState:
-        """The final state of a workflow whose nodes have all ended, from the states of the nodes without dependents.
+        """The state in which a workflow ends: by its compensation or cancel, or else by its nodes without dependents.
 
         Once its compensation has begun, the state tells how the compensation ended.
         """
@@ -250,7 +250,7 @@ class NodeRecord:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
-    """The row of an attempt that another attempt followed; a node's last attempt is in the node's own row."""
+    """The row of an attempt in a node's history; a node's latest attempt is in the node's own row."""
 
     attempt: int
     fence: int

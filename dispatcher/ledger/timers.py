@@ -1,4 +1,4 @@
-"""The timers of workflows and nodes in the store, which each shard can read in the order of their instants.
+"""The timers of nodes, locks, threads, handoffs and schedules, which each shard reads in the order of their instants.
 
 A timer is named by its place (workflow, node, kind): setting it again replaces it. `due` only reads; a caller that acts
 on a timer calls `finish` in the transaction that acts, so a timer that was cancelled, replaced or already acted on has
@@ -20,7 +20,7 @@ LOCK_EXPIRY = "lock.expiry"
 
 @dataclass(frozen=True, slots=True)
 class Timer:
-    """An instant at which a node or a workflow needs work, such as a timeout or the end of a retry delay."""
+    """An instant at which a node, lock, thread, handoff or schedule needs work, such as the end of a retry delay."""
 
     workflow: str
     node: str
@@ -33,7 +33,7 @@ class Timer:
 
 
 def put(tr: Transaction, shard: int, timer: Timer) -> None:
-    """Store a timer of a node or workflow, in place of an earlier one of the same kind; `shard` is the workflow's."""
+    """Store a timer for a shard, in place of an earlier one with the same workflow, node and kind."""
     key = TIMERS.pack((timer.workflow, timer.node, timer.kind))
     row = versions.TIMER.pack((shard, timer.due_ms, timer.fence))
     before = tr.get(key)
@@ -46,7 +46,7 @@ def put(tr: Transaction, shard: int, timer: Timer) -> None:
 
 
 def cancel(tr: Transaction, workflow: str, node: str, kind: str) -> bool:
-    """Remove the timer of one kind of a node or workflow; return False when there is none."""
+    """Remove the timer with the given workflow, node and kind; return False when there is none."""
     key = TIMERS.pack((workflow, node, kind))
     row = tr.get(key)
     if row is None:
@@ -77,7 +77,7 @@ def finish(tr: Transaction, timer: Timer) -> bool:
 
 
 def read(tr: Reads, workflow: str, node: str, kind: str) -> Timer | None:
-    """Return the timer of one kind of a node or workflow; None when there is none."""
+    """Return the timer with the given workflow, node and kind; None when there is none."""
     row = tr.get(TIMERS.pack((workflow, node, kind)))
     if row is None:
         return None

@@ -92,7 +92,7 @@ class UnitOfWork:
         return known
 
     def run(self, workflow: str) -> RunRecord | None:
-        """Return the row of a workflow's progress; None when the workflow was never accepted."""
+        """Return the row of a workflow's progress; None when the workflow is not accepted yet, or was removed."""
         if workflow not in self._runs:
             row = self.tr.get(RUNS.pack((workflow,)))
             run = None if row is None else RunRecord.unpack(row)
@@ -139,7 +139,7 @@ class UnitOfWork:
                     self._nodes[node_key] = (row, NodeRecord.unpack(row))
 
     def expect_all(self, node_keys: Collection[NodeKey]) -> None:
-        """Read the progress rows and the definitions of several nodes at once, for later calls of `node`."""
+        """Read progress rows and definitions of several nodes at once, for later calls of `node` and `definition`."""
         if len(node_keys) > 1:  # one is as soon read when it is asked for
             self.expect(node_keys)
             self.expect_definitions(node_keys)
@@ -168,7 +168,7 @@ class UnitOfWork:
         return [self._nodes[node_key][1] if node_key in self._nodes else read.get(node_key) for node_key in node_keys]
 
     def expect_ends(self, node_keys: Iterable[NodeKey]) -> None:
-        """Read ahead the edges and the dependents of ended nodes, before `follow` releases these dependents."""
+        """Read ahead the edges and dependents of those ended nodes that have at most 16 dependents, for `follow`."""
         ending = [node_key for node_key in node_keys if not node_key.is_derived and node_key not in self._dependents]
         if not ending:
             return
@@ -232,7 +232,7 @@ class UnitOfWork:
     # -- changes ----------------------------------------------------------------------------------------
 
     def move(self, node_key: NodeKey, row: NodeRecord, state: TaskState) -> RunRecord:
-        """Change a node's state and the workflow's counts, record the `Transition`, and return the workflow's row."""
+        """Change a node's state and the workflow's counts, note this in the effects, and return the workflow's row."""
         run = self._of(node_key)
         run.counts[row.state.value] -= 1
         run.counts[state.value] = run.counts.get(state.value, 0) + 1
@@ -263,7 +263,7 @@ class UnitOfWork:
         self._to_show.append(node_key)
 
     def last_number(self) -> int:
-        """Return the last publication number that the shard has given; 0 when it never gave one."""
+        """Return the shard's last publication number, or if higher the one below all of the store's incarnation."""
         if not self._last_number:
             self._first_number = outbox.last_number(self.tr, self.shard)
             self._last_number = max(self._first_number, self.terms.floor)

@@ -69,7 +69,7 @@ def get(tr: Reads, place: ValueKey) -> bytes | None:
 
 
 def read_all(tr: Reads, places: Sequence[ValueKey]) -> Iterator[bytes | None]:
-    """Yield the values of several keys in order; one read brings `PAGE` small values, a large value takes one more.
+    """Yield the values of several keys in order, None if missing; 256 take one read, and each large one another.
 
     Raises:
         DamagedValue: at a value that is not what was written.

@@ -27,7 +27,7 @@ PREFIX = "coditect.epoch."
 
 
 class BrokerEpoch:
-    """The check and creation of marker queues at the broker, for one dispatcher."""
+    """The check and creation of marker queues, whose loss shows that the broker lost its data, for one dispatcher."""
 
     def __init__(self, broker: Broker, database: Database, clock: Clock) -> None:
         self._clock = clock

@@ -23,9 +23,10 @@ WHOLE_SECONDS = 30.0
 
 
 class Fleet:
-    """A copy of the registry's agents; an update reads all leases, but only the records of new or late agents.
+    """A copy of the registry's agents; an update reads all leases, but as a rule only few agents' records.
 
-    `on_look` is called with the living agents after every look.
+    Those are new, late or cut-off agents; every 30 s, or when there are many, all records are read. `on_look` is called
+    with the living agents after every look.
     """
 
     def __init__(

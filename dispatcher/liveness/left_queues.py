@@ -59,7 +59,7 @@ class LeftQueues:
         return {owner: frozenset(queues) for owner, queues in found.items()}
 
     async def remove(self, owner: str, queues: Iterable[str]) -> None:
-        """Delete a dead process's queues and its queue of replies, unless the process is back; never raises.
+        """Delete the given queues of a dead process, and its queue of replies, unless it is back; never raises.
 
         The queue of follow-up tasks is deleted once it is empty. An inbox is unbound, and stays: see `remove_inboxes`.
         What remains expires by itself.
@@ -108,10 +108,10 @@ class LeftQueues:
         return True
 
     async def _is_without_inbox(self, agent: AgentId) -> bool:
-        """Delete an inbox that is unbound and has no message; return False, to try again, while that is not known.
+        """Delete a dead agent's inbox if it is surely unbound and empty; return False, to try again, while it is not.
 
-        An agent that has a mailbox may have bound its inbox again since the instant that is noted. So may one that has
-        none, when the instant is older than a mailbox that nobody reads.
+        True also for an agent that is back. One that has a mailbox may have bound its inbox again since the instant
+        that is noted. So may one that has none, when the instant is older than a mailbox that nobody reads.
         """
         inbox = routing.inbox_queue(agent)
         if await self._fleet.has(agent):
@@ -146,7 +146,7 @@ class LeftQueues:
         return await self._fleet.has(agent)
 
     async def _is_removed(self, queue: str, agent: AgentId) -> bool:
-        """Delete a queue that has no consumers; return False, to try again, if the queue must empty first."""
+        """Delete a queue without consumers, or unbind an inbox; return False, to try again, if it must empty first."""
         if queue == routing.inbox_queue(agent):
             return await self._is_unbound(agent)
         found = await self._broker.stats(queue)

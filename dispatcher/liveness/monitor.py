@@ -137,7 +137,7 @@ class Monitor:
         self._roster.suspect(names, self._now())
 
     def is_gone(self, agent: AgentId) -> bool:
-        """Tell whether this monitor has reported an agent as gone, and the agent was not seen since."""
+        """Tell whether an agent counts as dead: its lease ended, it answered no ping, and it was not seen since."""
         return self._roster.is_gone(agent)
 
     async def _watch(self) -> None:
@@ -177,7 +177,7 @@ class Monitor:
             self._background.start(self._examine(entry), name=f"examine {entry.agent}")
 
     async def _sweep(self, evict: Evictor) -> None:
-        """Remove the queues of processes that the registry and the store lack both now and 1.5 s later.
+        """Remove queues of unconnected processes that the registry and the store lack both now and 1.5 s later.
 
         The agents among them are examined. Their mailboxes stay until they count as gone: the silence there proves it.
         """
@@ -200,7 +200,7 @@ class Monitor:
             log.debug("The queues of dead processes could not be removed", extra={"reason": str(error)})
 
     def _kept(self, agent: AgentId) -> Set[str]:
-        """Return the queues that a sweep does not just delete: an agent's inbox, and a living agent's mailbox."""
+        """Return the queues that a sweep keeps for now: an agent's inbox, and its mailbox unless it counts as dead."""
         inbox = routing.inbox_queue(agent)
         return {inbox} if self.is_gone(agent) else {inbox, routing.mailbox_queue(agent)}
 
@@ -211,7 +211,7 @@ class Monitor:
         self._background.start(self._left.forget(agent), name=f"forget {agent}")
 
     async def _relieve(self, agent: AgentId) -> None:
-        """Evict an agent that reports to be cut off from the broker, so that other agents get its tasks.
+        """Evict an agent that reports to be cut off from the broker and answers no ping, so that others get its tasks.
 
         The agent does not count as dead; without a connection at the broker nothing is closed.
         """
@@ -254,7 +254,7 @@ class Monitor:
         return entry.lapses_at == lapses_at and (record is None or record.lease_ms <= 0)
 
     def _is_proof(self, answer: PingAnswer, entry: RosterEntry) -> bool:
-        """Tell whether a ping's answer proves that an agent ended; a missing mailbox proves it only when seen twice.
+        """Tell whether an agent has ended: it is silent, or lacks its mailbox for the second time or while it drains.
 
         Of a name that the registry never listed it proves nothing: a client has no mailbox either.
         """
@@ -284,9 +284,9 @@ class Monitor:
             self._background.start(self._left.remove(agent, routing.own_queues(agent)), name=f"tidy {agent}")
 
     async def _cut_off(self, agent: AgentId) -> int:
-        """Evict a dead agent, so that its tasks are requeued, and return the number of closed connections.
+        """Evict a dead agent, or wait until the leader did; return how many connections this monitor closed.
 
-        A connected agent has a consumer on its mailbox.
+        The broker then requeues the agent's tasks. A connected agent has a consumer on its mailbox.
         """
         closed = 0
         for number, pause in enumerate(EVICTION_PAUSES):

@@ -100,7 +100,7 @@ class QueueDepths:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:
-        """Ask the broker for every queue's depth and consumers; if it does not answer, keep the last figures."""
+        """Ask the broker for depths and consumers of the known queues; if it does not answer, keep the last figures."""
         seen, now = Depths(), asyncio.get_running_loop().time()
         if now - self._looked_at > UNSEEN_SECONDS:
             self._filled.clear()

@@ -92,7 +92,7 @@ class Roster:
                 self._entries[agent] = RosterEntry(agent, lapses_at, SUSPECT_SECONDS, listed=False)
 
     def is_gone(self, agent: AgentId) -> bool:
-        """Tell whether an agent counts as dead."""
+        """Tell whether an agent counts as dead, which it does for an hour unless it comes back."""
         return agent in self._gone
 
     def forget(self, agent: AgentId) -> None:
@@ -100,7 +100,7 @@ class Roster:
         self._entries.pop(agent, None)
 
     def overdue(self, now: float) -> list[RosterEntry]:
-        """Return the agents that should have renewed their leases by now and are not being pinged yet."""
+        """Return the entries of agents that should have renewed their leases by now and are not being pinged yet."""
         return [entry for entry in self._entries.values() if entry.overdue_at <= now and not entry.examined]
 
     def strike(self, agent: AgentId, now: float) -> None:

@@ -254,7 +254,7 @@ class RequestServer:
             delivery.ack()
 
     def answer(self, delivery: Delivery, answer: Any) -> None:
-        """Send a request's answer (a value, or the error that refuses it) in the background, and ack the request."""
+        """Send a request's answer, a value or an error, in the background; then ack the request, or requeue it."""
         if isinstance(answer, Retryable):
             log.info("A request is returned", extra={"reason": str(answer)})
         self._background.start(self._send(delivery, answer), name="answer")
@@ -300,7 +300,7 @@ class RequestServer:
 
 
 def identity_of(request: Message) -> str:
-    """Return an id for a request that its repetitions share and no other request has."""
+    """Return an id that a request shares only with its repetitions; empty without a message or correlation id."""
     given = request.message_id or request.correlation_id
     if not given:
         return ""

@@ -70,7 +70,7 @@ class TriggerQueues:
                 await asyncio.sleep(PAUSE_SECONDS)
 
     async def _try_all(self, shard: int) -> None:
-        """Open the queue of each of the shard's triggers; one that cannot be opened holds up no other."""
+        """Open the queues of the shard's active triggers; an error holds up no other, and is raised at the end."""
         missed: CoditectError | None = None
         for record in await self._database.read(rows.every):
             if not record.paused and self._shard(record.name) == shard:
@@ -87,7 +87,7 @@ class TriggerQueues:
                 await self._consumers.pop(name).cancel()
 
     async def changed(self, name: str) -> None:
-        """Make or delete the queue of a trigger that was added, paused, resumed or removed; idempotent.
+        """Make an empty queue for an added or resumed trigger, or delete that of a paused or removed one; idempotent.
 
         Raises:
             CoditectError: any error of the broker or the store.

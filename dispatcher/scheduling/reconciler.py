@@ -168,7 +168,7 @@ async def drift(
 
 
 async def _pages(database: Database, workflows: Sequence[str]) -> AsyncIterator[list[NodeKey]]:
-    """Yield the keys of all nodes of the workflows, in pages of `BATCH`."""
+    """Yield the keys of all nodes of the workflows in pages of one size, which may span workflows."""
     page: list[NodeKey] = []
     async for node_keys in _reads(database, workflows):
         page += node_keys
@@ -196,7 +196,7 @@ def _now() -> float:
 
 
 async def _rest(began: float) -> None:
-    """Pause after a comparison that began at `began`, so that comparing takes at most `SHARE` of the time."""
+    """Pause after a comparison that began at `began`: 49 times as long as it took, but at most 30 seconds."""
     await asyncio.sleep(min((_now() - began) * (1 / SHARE - 1), LONGEST_PAUSE_SECONDS))
 
 

@@ -121,7 +121,10 @@ class Scheduler:
             settle.undone()
 
     async def requested(self, requests: Sequence[ToolRequest]) -> None:
-        """Turn cancels and requeues that people made with RQ's tools into commands to the shard workers."""
+        """Turn a person's cancel of a job in RQ into a cancel of its workflow, and a requeue into a node's redrive.
+
+        A job that a stock RQ worker took by mistake is claimed or gets the ledger's state.
+        """
         for request in requests:
             node_key = NodeKey(request.workflow, request.node)
             body = {"workflow": request.workflow, "node": request.node, "reason": "canceled in RQ"}
@@ -189,7 +192,7 @@ class _KeptCapacity:
 
 @dataclass(frozen=True, slots=True)
 class _Answered:
-    """The callbacks of a person's cancel or requeue in RQ; afterwards RQ's job gets the ledger's state."""
+    """The callbacks of a person's cancel or requeue in RQ: RQ's job gets the stored state, unless RQ asks again."""
 
     scheduler: Scheduler
     node_key: NodeKey

@@ -95,7 +95,7 @@ class BatchTooLong(CoditectError):
 
 
 def run(tr: Transaction, batch: Batch) -> BatchResult:
-    """Run a batch in one try of its transaction; refuse the batch when several of its tries have taken too long.
+    """Apply a batch of commands in one try of a transaction; refuse it once three tries have been too slow.
 
     Raises:
         BatchTooLong: when the batch takes too long.
@@ -192,7 +192,7 @@ def _apply(unit: UnitOfWork, command: Command) -> Any:
 
 
 def show(unit: UnitOfWork, command: Show) -> tuple[str, ...]:
-    """Send the states of a workflow's nodes to RQ after the commit; return the nodes left for another transaction."""
+    """Have the states of a workflow's named or all nodes written to RQ after the commit; return the named ones left."""
     run = unit.run(command.workflow)
     if run is None:
         return ()

@@ -17,10 +17,10 @@ AGAIN_SECONDS = 0.2
 
 
 class Settle(Protocol):
-    """The callbacks of a command to a shard worker; exactly one is called: `done` after the commit, or `undone`."""
+    """The callbacks of a command: `done` once it is committed or refused, or `undone` if it was not applied."""
 
     def done(self, answer: Any) -> None:
-        """Complete a command that is committed; the answer may be a CoditectError that refused it."""
+        """Complete a command that was committed or, if the answer is a CoditectError, refused for good."""
 
     def undone(self) -> None:
         """Give back a command that was not applied; the command may come again, at this dispatcher or another."""
@@ -65,14 +65,14 @@ NOTHING = Nothing()
 
 @dataclass(frozen=True, slots=True)
 class RebuildAnswer:
-    """The callbacks of a `Rebuild` command: the shard resumes publishing once the ledger has recorded the rebuild."""
+    """The callbacks of a `Rebuild`, by which a shard publishes all again: once it is recorded, new tasks may go out."""
 
     go_on: Callable[[int], None]
     again: Callable[[], None]
     settle: Settle
 
     def done(self, answer: Any) -> None:
-        """Let the rebuilt shard publish again; if the rebuild was refused, repeat it until it succeeds."""
+        """Let the shard publish new tasks again; if the rebuild was refused, ask for it again until it succeeds."""
         if isinstance(answer, CoditectError):
             asyncio.get_running_loop().call_later(AGAIN_SECONDS, self.again)
         else:

@@ -152,12 +152,12 @@ class Waited:
     until: float
 
     def counts(self, now: float) -> bool:
-        """Tell whether this pause lengthens one that begins at `now`: it ended at most `MOST_SECONDS` before."""
+        """Tell whether this pause makes one that begins at `now` longer: it ended at most an hour before."""
         return now <= self.until + MOST_SECONDS
 
 
 class ContinuationBackoff:
-    """The backoff for one shard's unfinished work: failed pieces are skipped until a retry, or the worker's end."""
+    """The backoff for one shard's unfinished work: work that failed is skipped until its retry, or the worker's end."""
 
     def __init__(self, go_on: Callable[[], None]) -> None:
         self.aside: set[bytes] = set()
@@ -167,7 +167,7 @@ class ContinuationBackoff:
         self._waiting: dict[bytes, asyncio.TimerHandle] = {}
 
     def set_aside(self, error: SetAside) -> None:
-        """Skip a piece of work that failed, and plan a retry if it only took too long."""
+        """Skip a piece of work that failed: until a retry if it only took too long, else until the worker ends."""
         log.error("What was left over cannot be done; it is set aside", exc_info=error.__cause__, extra=error.facts)
         self.aside.add(error.piece)
         if error.overdue:
@@ -188,7 +188,7 @@ class ContinuationBackoff:
         self._go_on()
 
     def close(self) -> None:
-        """Cancel the retries of all pieces that are set aside."""
+        """Cancel the planned retries of all work that is skipped."""
         for handle in self._waiting.values():
             handle.cancel()
         self._waiting.clear()

@@ -57,7 +57,7 @@ class OrphanDetector:
         """The value of `InFlight.started` as it was more than `SILENT_SECONDS` ago."""
 
     async def run(self) -> None:
-        """Search for lost tasks every `LOOK_SECONDS` until the worker is closed; errors of the broker are logged."""
+        """Search for lost tasks every 5 s until the shard's worker is closed; errors of the broker are only logged."""
         while not self._worker.closed:
             await asyncio.sleep(LOOK_SECONDS)
             try:
@@ -124,7 +124,7 @@ class OrphanDetector:
                 self._lose(one, flight, "No agent has a task that was begun; it is published again")
 
     async def _has_heard_all(self) -> bool:
-        """Tell whether the shard's results queue is empty, so that all agents' reports have been read."""
+        """Tell whether all agents' reports are read: they could arrive, and the shard's results queue is empty."""
         stats = await self._broker.stats(routing.results_queue(self._worker.shard))
         return self._step() and stats is not None and stats.messages == 0
 

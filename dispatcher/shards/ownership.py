@@ -355,7 +355,7 @@ class ShardOwnership:
         return None if worker is None or worker.closed else worker.status_cache
 
     def _active(self) -> int:
-        """Return the number of workflows with a task that is published or runs."""
+        """Return the number of workflows, in this dispatcher's shards, with a task that is published or runs."""
         return sum(len({node.workflow for node, _ in worker.in_flight}) for worker in self.workers.values())
 
     def figures(self) -> dict[str, Any]:

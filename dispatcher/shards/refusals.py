@@ -57,7 +57,7 @@ class Refusals:
             self._put(entry.command.unrecorded(error), CommandRefused(entry.settle, refusal))
 
     def _leave_alone(self, entry: QueuedCommand, error: NewerVersion) -> None:
-        """Retry a report later, or refuse a request, because only a newer dispatcher can read the row it needs."""
+        """Retry a result or a start later, or refuse another command, as only a newer dispatcher can read its row."""
         if not self._has_met_newer:
             self._has_met_newer = True
             facts = {"shard": self._shard, "command": type(entry.command).__name__, **error.facts}

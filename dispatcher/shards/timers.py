@@ -108,7 +108,7 @@ class TimerService:
         self._deaf = False
 
     def hold(self) -> None:
-        """Fire no time limits for `GRACE_SECONDS`, because agents' reports could not arrive until now."""
+        """Fire no time limits for 3 s (`GRACE_SECONDS`), because agents' reports could not arrive until now."""
         self._held_until = max(self._held_until, _now() + GRACE_SECONDS)
 
     def close(self) -> None:
@@ -164,7 +164,7 @@ class TimerService:
         self._paused_until = _now() + AGAIN_MS / 1000
 
     def _again(self, error: Retryable) -> None:
-        """Plan another read of the timers after a failed one, and fire no time limits for `GRACE_SECONDS`."""
+        """Plan another read of the timers 1 s after a failed one, and fire no time limits for 3 s (`GRACE_SECONDS`)."""
         self.hold()
         log.info("The timers could not be read", extra={"shard": self._shard, "reason": str(error)})
         self.set(self._ports.clock.now_ms() + AGAIN_MS)
@@ -182,7 +182,7 @@ class _FiredTimer:
     look: Callable[[], None] | None
 
     def done(self, answer: Any) -> None:
-        """Pause after a timer that could not be carried out, since it is still due and would be tried again at once."""
+        """Look for the next timer after the last due one; pause before that if this one failed, as it is still due."""
         if isinstance(answer, CoditectError):
             self.pause()
         if self.look is not None:

@@ -179,7 +179,7 @@ class ShardWorker:
         self.in_flight.close()
 
     def rebuild(self, marker: str, occasion: str, settle: Settle = NOTHING, *, kept: bool = False) -> None:
-        """Publish all earlier publications of the shard again, because the broker may have lost them.
+        """Have published tasks published again, as the broker may have lost them; if `kept`, only doubt the broker.
 
         When the broker was `kept`, they only count as doubtful, and those on their way go on. `settle` gets the last
         publication number before the rebuild. A second call for the same occasion does nothing.
@@ -202,7 +202,7 @@ class ShardWorker:
         self._note_confirmed(self._publisher.go_on(last))
 
     def put(self, command: Command, settle: Settle = NOTHING, *, size_bytes: int = 0, tries: int = 0) -> None:
-        """Queue a command for the worker's next batch; `settle` is called once the command is applied or given back."""
+        """Queue a command for a later batch; `settle.done` follows commit or refusal, else `settle.undone`."""
         if self.closed:
             settle.undone()
             return
@@ -375,7 +375,7 @@ class ShardWorker:
         self._nudge()
 
     def fill(self, capability: str, room: int) -> None:
-        """Queue a command that claims up to `room` ready nodes of a capability, and reserve capacity for them."""
+        """Queue a command to claim up to `room`, at most 500, ready nodes of a capability, if any; reserve capacity."""
         room = min(room, MOST_FILL)
         if room > 0 and capability in self.backlog:
             del self.backlog[capability]

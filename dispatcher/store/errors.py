@@ -1,4 +1,4 @@
-r"""The errors of the store, ordered by what the caller can do; their numbers are FoundationDB's error codes.
+r"""The errors of the store, ordered by what the caller can do, with FoundationDB's error code where there is one.
 
 ::
 
@@ -37,7 +37,7 @@ class TransactionConflict(RetriedByRun):
 
 
 class TransactionTooOld(RetriedByRun):
-    """The error of a transaction open for longer than `limits.TRANSACTION_SECONDS`; nothing was written."""
+    """The error of a transaction that was open for too long, as a rule over 5 s; nothing was written."""
 
 
 class CommitUnknown(RetriedByRun):
@@ -52,7 +52,10 @@ class TransactionTimedOut(Retryable):
 
 
 class StoreUnavailable(Retryable):
-    """The error of a store that does not answer or is closed; running transactions were written whole or not at all."""
+    """The error of a store that cannot be used now or is closed; running transactions were written whole or not at all.
+
+    An error of FoundationDB that has no error of its own here becomes this one.
+    """
 
 
 class StoreLocked(StoreUnavailable):
@@ -70,15 +73,18 @@ class BeyondLimit(InputError):
 
 
 class TransactionTooLarge(BeyondLimit):
-    """The error of a transaction over `limits.TRANSACTION_BYTES` of keys and values: use several transactions."""
+    """The error of a transaction over 10 MB, which counts written keys and values, and read keys: use several ones.
+
+    The reads of a snapshot do not count; see `limits.TRANSACTION_BYTES`.
+    """
 
 
 class KeyTooLarge(BeyondLimit):
-    """The error of a key that is longer than `limits.KEY_BYTES`."""
+    """The error of a key that is longer than 10 kB (`limits.KEY_BYTES`)."""
 
 
 class ValueTooLarge(BeyondLimit):
-    """The error of a value that is larger than `limits.VALUE_BYTES`: divide the value among several keys."""
+    """The error of a value that is larger than 100 kB (`limits.VALUE_BYTES`): divide the value among several keys."""
 
 
 class KeyOutsideRange(BeyondLimit):
@@ -94,7 +100,7 @@ class StoreMisconfigured(SetupError):
 
 
 class StoreFailed(CoditectError):
-    """The error of a store that has stopped for good: disk full, I/O error, or a damaged file.
+    """The error of a store that has stopped for good, such as by a full disk, an I/O error or a damaged file.
 
     Acknowledged transactions are written. The outcome of transactions in flight is unknown. The process must end: a
     process that went on would promise what it cannot keep.

@@ -114,7 +114,7 @@ class FdbDatabase:
             await asyncio.to_thread(pool.shutdown)
 
     async def run(self, body: Callable[[Transaction], Result]) -> Result:
-        """Run a transaction function in a thread and commit; return the function's result."""
+        """Run a transaction function in a thread and commit, again after a conflict; return the function's result."""
 
         async def attempt(earlier: EarlierTries) -> Result:
             return await self._attempt(body, earlier)
@@ -122,7 +122,7 @@ class FdbDatabase:
         return await repeated(attempt, seconds=self._settings.run_seconds, chance=self._chance)
 
     async def read(self, body: Callable[[Reads], Result]) -> Result:
-        """Run a read-only function in a thread, on a snapshot of the database."""
+        """Run a read-only function in a thread, on a snapshot of the database, and return its result."""
         return await self.run(lambda tr: body(tr.snapshot))
 
     async def ask(self, body: Callable[[Reads], Result]) -> Result:
@@ -194,7 +194,7 @@ class FdbDatabase:
     def _commit(
         self, transaction: Any, body: Callable[[Transaction], Result], earlier: EarlierTries, codes: list[int]
     ) -> Result:
-        """Run a transaction function in FoundationDB's retry loop until its commit succeeds or may not be repeated.
+        """Run a transaction function and commit, again and again while FoundationDB permits a retry; return its result.
 
         Each repeated code is added to `codes`. The timeout bounds the whole loop, since it survives the resets.
         """
@@ -315,7 +315,7 @@ def _pairs(found: Iterable[Any]) -> list[KeyValue]:
 
 
 def translated(error: Any) -> CoditectError:
-    """Return the store's error that corresponds to an error of FoundationDB's binding."""
+    """Return the store's error for an error of FoundationDB's binding: StoreUnavailable for an unknown code."""
     code: int = error.code
     for codes, kind, sentence in _MEANINGS:
         if code in codes:

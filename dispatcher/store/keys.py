@@ -77,7 +77,7 @@ class Space:
         return tuples.unpack(key, len(self.prefix))
 
     def range(self, elements: tuple[Element, ...] = ()) -> tuple[bytes, bytes]:
-        """Return the begin and end of the range of all keys in the space whose tuples extend the given tuple."""
+        """Return begin and end of the range of the space's keys whose tuples are the given one with more elements."""
         packed = self.pack(elements)
         return packed + b"\0", packed + b"\xff"
 

@@ -276,7 +276,7 @@ class MemoryDatabase:
         return await asyncio.shield(self._failure)
 
     async def run(self, body: Callable[[Transaction], Result]) -> Result:
-        """Run a transaction function, commit its writes, and return its result."""
+        """Run a transaction function, commit its writes, again after a conflict, and return the function's result."""
 
         async def attempt(earlier: EarlierTries) -> Result:
             self.repeated += earlier.count > 0

@@ -23,7 +23,7 @@ class Overlay:
 
     @property
     def changed(self) -> bool:
-        """Tell whether the overlay was written to since the last `keep`."""
+        """Tell whether the overlay was written to since the last `keep` or `undo`."""
         return bool(self._before)
 
     def put(self, key: bytes, value: bytes | None) -> None:

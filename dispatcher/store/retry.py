@@ -1,4 +1,4 @@
-"""The retry loop of `Database.run` for backends without a retry loop of their own."""
+"""The retry loop of `Database.run`, which runs a transaction function again after a conflict or a lost answer."""
 
 from __future__ import annotations
 

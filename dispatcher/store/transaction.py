@@ -84,9 +84,9 @@ class Reads(Protocol):
         """Return the value of a key; None for a missing key."""
 
     def get_range(self, begin: bytes, end: bytes, *, limit: int = 0, reverse: bool = False) -> list[KeyValue]:
-        """Return the pairs from `begin` up to, not including, `end`, in the order of their keys.
+        """Return at most `limit` pairs (0: all) of [begin, end) in ascending or, with `reverse`, descending key order.
 
-        At most `limit` pairs, 0 for all; `reverse` begins at the end. All are held in memory.
+        All are held in memory.
         """
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -96,7 +96,7 @@ class Reads(Protocol):
         """Return the pairs of several ranges as `get_range` does, in about the time of one read."""
 
     def get_read_version(self) -> int:
-        """Return the version of the committed state that the reads see, which grows with every commit of the store."""
+        """Return the version of the committed state that the reads see, which grows with every commit that writes."""
 
 
 class Snapshot:
@@ -169,7 +169,7 @@ class Transaction:
     def get_range(
         self, begin: bytes, end: bytes, *, limit: int = 0, reverse: bool = False, snapshot: bool = False
     ) -> list[KeyValue]:
-        """Return the pairs of [begin, end) in the order of their keys, at most `limit` of them, or all for limit 0."""
+        """Return at most `limit` pairs (0: all) of [begin, end) in ascending or, if `reverse`, descending key order."""
         self.check_age()
         self._check_get_range(begin, end, limit, snapshot)
         return self._backing.get_range(begin, end, limit, reverse, snapshot)
@@ -226,11 +226,11 @@ class Transaction:
 
     @property
     def is_aging(self) -> bool:
-        """Tell whether half of `limits.TRANSACTION_SECONDS` is over, so that more work needs another transaction."""
+        """Tell whether half of the 5 s that a transaction may take is over, so that more work needs another one."""
         return self._now() > self._until - TRANSACTION_SECONDS / 2
 
     def check_age(self) -> None:
-        """Raise TransactionTooOld when the transaction is open for longer than `limits.TRANSACTION_SECONDS`."""
+        """Raise TransactionTooOld when the transaction is open for longer than 5 s (`limits.TRANSACTION_SECONDS`)."""
         if self._now() > self._until:
             raise TransactionTooOld(
                 "The transaction was open for too long; do less in one", limit_seconds=TRANSACTION_SECONDS
@@ -253,7 +253,7 @@ class Transaction:
         self.check_size()
 
     def check_size(self) -> None:
-        """Raise TransactionTooLarge when the transaction is larger than `limits.TRANSACTION_BYTES`."""
+        """Raise TransactionTooLarge when the transaction is larger than 10 MB (`limits.TRANSACTION_BYTES`)."""
         if self.size_bytes > TRANSACTION_BYTES:
             raise TransactionTooLarge(
                 "The transaction is too large; do it in several",
@@ -266,7 +266,7 @@ class Transaction:
         self._backing = cast(Backing, _Watched(self._backing, written))
 
     def close(self) -> None:
-        """Make every further use of the transaction raise RuntimeError, because its function has ended."""
+        """Make every further read or write of the transaction raise RuntimeError, because its function has ended."""
         self._backing = _ENDED
 
 
@@ -288,7 +288,7 @@ class _Watched:
 
 
 def call(body: Callable[[Transaction], Result], transaction: Transaction) -> Result:
-    """Run a transaction function, and check the transaction's age, size and result, on behalf of a backend.
+    """Run a transaction function, refuse a too old or large transaction, and return the result; the caller commits.
 
     Raises:
         TransactionTooOld: also when the function swallowed it; likewise TransactionTooLarge.

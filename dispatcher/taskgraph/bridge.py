@@ -77,7 +77,7 @@ class Bridge:
         supervisor.keep(self._looking, name="requests in RQ", critical=False)
 
     async def adopt(self) -> int:
-        """Take jobs from RQ's queues once, propose their nodes to the shard workers, and return the number of jobs.
+        """Take jobs from RQ's queues once, propose their nodes to the shard workers, and return how many were proposed.
 
         Raises:
             TaskGraphUnavailable: when Redis does not answer; retryable.

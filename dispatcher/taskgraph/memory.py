@@ -156,7 +156,7 @@ class MemoryTaskGraph:
                 self._unqueue(key, entry)
 
     async def requests(self, shards: Collection[int]) -> list[ToolRequest]:
-        """Return at most `BATCH` changes of the shards' jobs: cancels and requeues by people, runs by stock workers."""
+        """Return at most 500 changes of the shards' jobs: cancels and requeues by people, runs by stock workers."""
         self._check("requests")
         found = [
             ToolRequest(*key, kind)
@@ -194,7 +194,7 @@ class MemoryTaskGraph:
         return before
 
     async def known(self, shards: Collection[int]) -> Collection[int]:
-        """Return the shards that `remember` recorded since the last wipe."""
+        """Return those of the given shards that `remember` recorded since the last wipe."""
         self._check("known")
         return self._known.intersection(shards)
 

@@ -208,10 +208,10 @@ class TaskGraph(Protocol):
         """Remove the jobs of the given nodes of a workflow from RQ, with their results and executions."""
 
     async def requests(self, shards: Collection[int]) -> list[ToolRequest]:
-        """Return at most `BATCH` changes that people or stock workers made to jobs since `tell` set their states."""
+        """Return at most 500 changes that people or stock workers made to jobs since `tell` set their states."""
 
     async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> GraphDifference:
-        """Compare the jobs that the ledger expects with RQ's keys, and return the jobs that are missing or differ.
+        """Compare the jobs that the ledger expects with RQ; return those that RQ lacks, and changes that mend others.
 
         `queued` are those that were just seen in their queues. Only so many of the other jobs are looked for in queues,
         and of the predecessors of each job, as cost Redis a few milliseconds: the rest is not compared.

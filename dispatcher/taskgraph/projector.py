@@ -101,7 +101,7 @@ class Projector:
         self.append(entries)
 
     def append(self, entries: Sequence[Entry]) -> None:
-        """Queue the given new jobs and job changes for RQ; a new job must come before changes of the same job."""
+        """Queue new jobs, each before its changes, and job changes for RQ; when too many wait, drop all of them."""
         if self._closed or not entries:
             return
         if self.waiting + len(entries) > self._most_waiting:

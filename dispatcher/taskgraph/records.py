@@ -92,7 +92,7 @@ def stamp(now_ms: int, worker: str, nonce: str) -> list[str]:
 
 
 def batches(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
-    """Yield the jobs in order, in batches of at most `BATCH` jobs and `MOST_EDGES` predecessor edges."""
+    """Yield the jobs in order, in batches of at most 500, with at most 5,000 predecessors unless one job has more."""
     begin, edges = 0, 0
     for end, job in enumerate(jobs):
         if end > begin and (end - begin == BATCH or edges + len(job.after) > MOST_EDGES):

@@ -97,7 +97,7 @@ class RedisTaskGraph:
         return there
 
     async def tell(self, changes: Sequence[Change]) -> None:
-        """Set states of jobs in RQ, `BATCH` in a round trip, and queue dependents of finished jobs."""
+        """Set states of jobs in RQ, up to 500 in a round trip, and queue jobs whose predecessors are then finished."""
         for batch in _pages_of_one_each(changes):
             await self._tell_rows([change_row(one) for one in batch])
 
@@ -123,13 +123,13 @@ class RedisTaskGraph:
         return proposals
 
     async def remove(self, workflow: str, nodes: Sequence[str]) -> None:
-        """Remove the jobs of the given nodes of a workflow from RQ, `BATCH` in a round trip."""
+        """Remove the jobs of the given nodes of a workflow from RQ, up to 500 (`BATCH`) in a round trip."""
         for page in _pages(nodes):
             ids = json.dumps([job_id(workflow, node) for node in page])
             await self._run("remove", self._stamp(), ids)
 
     async def requests(self, shards: Collection[int]) -> list[ToolRequest]:
-        """Return at most `BATCH` changes that people or stock workers made to the shards' jobs, in one round trip."""
+        """Return at most 500 changes that people or stock workers made to the shards' jobs, in one round trip."""
         queues = [queue_name(level, shard) for shard in shards for level in Priority]
         found = await self._run("requests", json.dumps(queues), BATCH)
         kinds = zip(found[::2], found[1::2], strict=True)
@@ -137,7 +137,7 @@ class RedisTaskGraph:
         return [ToolRequest(*job, kind) for kind, job in asked if job is not None]
 
     async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> GraphDifference:
-        """Compare the expected jobs with RQ, `BATCH` in a round trip, and return missing and different jobs."""
+        """Compare the expected jobs with RQ, 500 in a round trip; return those missing, and changes for others."""
         missing: list[Job] = []
         changes: list[Change] = []
         for page in _pages(expected):
@@ -156,7 +156,7 @@ class RedisTaskGraph:
         return GraphDifference(tuple(missing), tuple(changes))
 
     async def unfinished(self, shard: int) -> Unfinished:
-        """Return the shard's unended workflows and queued jobs in RQ, reading `LOOKED_AT` jobs in a round trip."""
+        """Return the shard's unended workflows and queued jobs in RQ, reading 200 jobs of a queue in a round trip."""
         queues, first = [queue_name(level, shard) for level in Priority], 0
         workflows: set[str] = set()
         queued: set[Key] = set()

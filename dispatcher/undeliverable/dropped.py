@@ -34,7 +34,7 @@ class Dropped:
         self._balance: int | None = None
 
     async def run(self) -> None:
-        """Count the undeliverable tasks' copies that the broker dropped, every `LOOK_SECONDS`, until canceled."""
+        """Count the undeliverable tasks' copies that the broker dropped, every 15 s, until canceled."""
         while True:
             try:
                 await self._look()

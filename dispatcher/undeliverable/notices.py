@@ -1,4 +1,4 @@
-"""The answers for tasks that no agent ran, because the capability has no queue or the broker gave the task up.
+"""The answers for tasks that no agent finished, since the capability has no queue or the broker gave the task up.
 
 The publisher of a task is answered; for a workflow task its shard is. The answers are made from copies
 (`broker.topology.notices`); the originals lie in ``unrouted`` and ``dead.<capability>`` whether a dispatcher runs or
@@ -44,7 +44,7 @@ MOST_REMEMBERED = 10_000
 
 
 class Notices:
-    """The consumer in one dispatcher that answers the publishers of tasks that no agent ran.
+    """The consumer in one dispatcher that answers the publishers of tasks that no queue took or the broker gave up.
 
     `async with` declares and consumes the queues of copies. At least once: an answer is confirmed before its copy is
     acked. A copy that comes again because the connection broke in between is recognised and not answered twice by the
@@ -104,7 +104,7 @@ class Notices:
         work.add_done_callback(self._under_way.discard)
 
     async def _guarded(self, delivery: Delivery) -> None:
-        """Handle the copy of a task that no agent ran; after an error requeue the copy if retryable, else drop it."""
+        """Handle an undeliverable task's copy; after an error drop it, or up to 20 times requeue it if retryable."""
         try:
             await self._deal_with(delivery)
         except asyncio.CancelledError:
@@ -147,7 +147,7 @@ class Notices:
         return unrouted(delivery, await self._capabilities())
 
     def _answer_to(self, delivery: Delivery, refusal: Refusal) -> tuple[Message, Address] | None:
-        """Return the answer for a refused task, with the address of its shard or publisher; None without a receiver.
+        """Return the answer for a refused task, and its shard's or publisher's address; None if nobody is to get one.
 
         A workflow task without a queue is published again by its shard's orphan detector; it is no failure of the task.
         """

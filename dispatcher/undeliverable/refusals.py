@@ -1,4 +1,4 @@
-"""The reasons why no agent ran a task, read from the copy that the broker made of the task.
+"""The reasons why no agent finished a task, read from the copy that the broker made of the task.
 
 A copy in ``unrouted.notices`` had no queue: unknown capability. One in ``dead.notices`` was given up, either by an
 agent, which answered its publisher itself, or by the broker (expired, delivery limit, overflow, rejected), which sends
@@ -31,7 +31,7 @@ _MOST_ATTEMPTS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The failed result of a task that no agent ran, with the reason."""
+    """The result, rejected or failed, of a task that no queue took or the broker gave up, with the reason."""
 
     capability: str
     """The capability in the task's routing key, which may be no valid name."""
@@ -83,7 +83,7 @@ def unrouted(delivery: Delivery, known: Iterable[str]) -> Refusal:
 
 
 def given_up(delivery: Delivery) -> Refusal | None:
-    """Return the refusal of a task that the broker gave up; None for a dead letter that an agent itself published."""
+    """Return the refusal of a task that the broker gave up or that is unreadable; None if an agent gave it up."""
     reason, headers = broker_reason(delivery.message), delivery.message.headers
     if reason is None and (tasks.UNDECODABLE not in headers or tasks.REASON in headers):
         return None

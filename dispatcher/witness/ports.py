@@ -108,7 +108,7 @@ class Rows:
 
 
 class WitnessedDatabase:
-    """A wrapper of a `Database` that records each commit in the history."""
+    """A wrapper of a `Database` that records commits of nodes, leases and restores, and has failpoints around them."""
 
     def __init__(self, database: Database, note: Note, *, reached: Reached = nowhere) -> None:
         self._database = database
@@ -126,7 +126,7 @@ class WitnessedDatabase:
         await self._database.__aexit__(kind, error, trace)
 
     async def run(self, body: Callable[[Transaction], Result]) -> Result:
-        """Run a function in a transaction as `Database.run` does, and record the commit in the history."""
+        """Run a function in a transaction as `Database.run` does; record a commit of nodes, leases or restores."""
         tries: list[str] = []
         wrote = False
 
@@ -269,7 +269,7 @@ class _Witnessed:
         self._reached = reached
 
     def ack(self) -> None:
-        """Ack the delivery as `Delivery.ack` does, and record the ack in the history."""
+        """Record the ack of each result in the delivery, unless that is lost; then ack it as `Delivery.ack` does."""
         told = list(_results(self._delivery))
         if not told:
             self._delivery.ack()

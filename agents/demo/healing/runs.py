@@ -53,7 +53,7 @@ class HealingOrder:
     at_once: int
 
     def kinds(self) -> list[str]:
-        """Return each run's kind of fault: all kinds equally often, in an order drawn by the seed."""
+        """Return each run's kind of fault: all as equally often as the number allows, in an order drawn by the seed."""
         possible = possible_faults()
         kinds = [possible[number % len(possible)] for number in range(self.runs)]
         Random(self.seed).shuffle(kinds)  # noqa: S311 - it is to be foreseen

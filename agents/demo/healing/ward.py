@@ -1,4 +1,4 @@
-"""The services of the healing demo: each has a folder of its own, its first version released, and a small disk.
+"""The services of the healing demo: each has a folder, its first version released and, if possible, a small disk.
 
 A disk is a tmpfs of four megabytes, in a mount namespace of the program: the kernel takes it away with the program's
 last process, whatever ends that.

@@ -1,4 +1,4 @@
-"""The gathering of tasks into batches: each task is an execution of its own that awaits its part of a shared call.
+"""The gathering of tasks into batches: each task stays an execution of its own, and awaits its value of a shared call.
 
 A batch begins when it is full, or when its first task has waited long enough. So slots, time limits, cancellation,
 retries and settlement are those of single tasks. A task that is canceled leaves its batch; the call goes on for the

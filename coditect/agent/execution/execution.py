@@ -59,7 +59,7 @@ class ForbiddenTransition(AssertionError):
 
 @dataclass(frozen=True, slots=True)
 class Interruption:
-    """The reason why a handler was asked to end."""
+    """The reason why a handler was asked to end: a cancellation, or the end of its time."""
 
     canceled: str | None = None
     """The reason of the cancel request; None when the time of the handler is over."""
@@ -172,13 +172,13 @@ class Execution:
         self.state = _POSTED
 
     def end(self) -> None:
-        """Enter the final state ENDED, after all deliveries of the execution are settled."""
+        """Enter the final state ENDED: the deliveries were settled, given back or joined to another execution."""
         if self.state in HANDLING or self.state is _ENDED:
             raise self._forbidden("end")
         self.state = _ENDED
 
     def load(self) -> None:
-        """Enter the state LOADING, in which a process of its own loads the handler; `leave` must follow."""
+        """Enter the state LOADING: a new process loads the handler, or the task awaits its key; `leave` must follow."""
         if self.state is not _ACCEPTED:
             raise self._forbidden("load")
         self.state = _LOADING
@@ -193,12 +193,12 @@ class Execution:
         return ForbiddenTransition(f"An execution that is {self.state.name} cannot {transition}")
 
     def cancel(self, reason: str) -> None:
-        """Cancel the running handler for a reason; without effect when no handler runs or it was canceled before."""
+        """Cancel the running or loading handler for a reason; without effect in other states, or if canceled before."""
         if self.interruption is None or self.interruption.canceled is None:
             self._interrupt(Interruption(canceled=reason))
 
     def expire(self) -> None:
-        """Cancel the running handler because its time limit is over; without effect when no handler runs."""
+        """Cancel the running or loading handler because its time limit is over; without effect in other states."""
         self._interrupt(self.interruption or TIME_OVER)
 
     def expire_by_clock(self) -> None:
@@ -274,7 +274,7 @@ class _TimeLimitPause:
 
 
 class TimeLimits:
-    """The time limits of the running executions; each execution expires exactly when its time is over.
+    """The time limits of the running executions, each of whose handlers is canceled as soon as its time is over.
 
     A timer costs more than the whole work of many handlers. So an execution gets a timer only when it still runs at the
     next check. While an execution awaits other tasks, or a slot to go on with, its time stands still.
@@ -298,7 +298,7 @@ class TimeLimits:
             self._look = self._loop.call_later(LOOK_SECONDS, self._give_timers)
 
     def stop(self, execution: Execution) -> None:
-        """End the time limit of an execution."""
+        """Drop the time limit of an execution, running or paused, so that it cancels no handler."""
         if self._fresh.pop(execution, None) is None:
             timer = self._timers.pop(execution, None)
             if timer is not None:

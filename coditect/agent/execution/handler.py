@@ -41,14 +41,14 @@ SUBMIT_IT = "submit it as a direct task, and pass on a reference to where the by
 
 
 class SentBack(BaseException):
-    """The signal that a task goes back to its queue unfinished, under the same attempt number.
+    """The signal that a task goes back to its queue, its attempt not begun or broken off, under the same number.
 
     The signal is no `Exception`, so that handlers let it pass.
     """
 
 
 class HandedBack(SentBack):
-    """The signal that a guard or a missing HTTP connection bars an attempt: the task goes back, no attempt counts."""
+    """The signal that a breaker, rate, key or missing HTTP connection bars an attempt: its task goes back uncounted."""
 
 
 @value
@@ -163,7 +163,7 @@ def unstartable(
 
 
 def _unkept(task: Task, now_ms: int) -> HandlerEnd | None:
-    """Return the rejection of a direct task of a `long` capability; None if its own limits end it within 25 min.
+    """Return the rejection of a direct task whose own limits let a long capability run for over 25 min; else None.
 
     An attempt of a long capability may take over 10 minutes. The limits are the task's timeout and deadline.
     """

@@ -70,7 +70,7 @@ class Isolation:
 
     @asynccontextmanager
     async def place(self, execution: Execution) -> AsyncIterator[None]:
-        """Count a suspect as running inside the block; first wait, without its slot, while too many suspects run."""
+        """Count a suspect as running inside the block; while too many run, wait without its slot or go on uncounted."""
         async with AsyncExitStack() as stack:
             await self._take_place(execution, stack)
             facts = {
@@ -86,7 +86,7 @@ class Isolation:
                 raise
 
     async def _take_place(self, execution: Execution, stack: AsyncExitStack) -> None:
-        """Count a suspect as running; first wait, if possible without its slot, while too many suspects run.
+        """Count a suspect as running; while too many run, wait without its slot, or go on uncounted if it may not.
 
         When all places are taken and the task may not wait without its slot, the task goes on without a place: slots
         bound the number of such tasks.
@@ -124,7 +124,7 @@ async def run_apart(
     *,
     now_ms: int,
 ) -> HandlerEnd:
-    """Run one attempt of a suspect's handler in a process of its own, and return how the attempt ended.
+    """Run one attempt of a suspect's handler in a process of its own, if one can load it; return how it ended.
 
     A handler that no other process can load runs in this process when only the number of deliveries speaks against its
     task; otherwise the handler does not run any more. When an agent ended while it ran the task, and the handler then

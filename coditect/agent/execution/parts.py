@@ -29,7 +29,7 @@ class PartSender:
     def __init__(
         self, task: Task, agent_id: AgentId, requests: Requests, address: Address, *, cancel: Callable[[str], None]
     ) -> None:
-        """Send the parts of a task to `address`; `cancel` ends the handler when no queue takes its parts any more."""
+        """Prepare to send a task's parts to `address`; `cancel` ends a handler whose parts no queue takes any more."""
         self.execution_id = requests.new_token()
         """The random id by which the parts and their credit name the execution."""
         self._task = task

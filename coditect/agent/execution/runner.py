@@ -26,7 +26,7 @@ class TaskRunner:
     """A runner that starts executions in the order of their arrival, in the next iteration of the event loop."""
 
     def __init__(self, perform: Perform, executions: set[Execution], loop: asyncio.AbstractEventLoop) -> None:
-        """Run executions by the function `perform`; each new one is added to the set `executions`."""
+        """Prepare to run executions by the function `perform`; each new one is added to the set `executions`."""
         self._perform = perform
         self._executions = executions
         self._loop = loop
@@ -49,7 +49,7 @@ class TaskRunner:
             self._next = self._loop.create_task(self._run(), context=self._context.copy())
 
     async def _run(self) -> None:
-        """Run, in one asyncio task, the executions that are ready when it starts; another one runs those ready later.
+        """Run the executions that are ready now in turn; once one has to wait, leave the rest to other asyncio tasks.
 
         Executions that become ready meanwhile are for the next shift, so that the event loop has its turn.
         """

@@ -15,14 +15,14 @@ from coditect.telemetry.tracing.port import CURRENT, Span, Tracing
 
 
 class Handling(Protocol):
-    """A function that runs an attempt begun at `now_ms`; `guarded` tells it that the guards let the attempt pass."""
+    """A function that runs an attempt begun at `now_ms`; `guarded`: breaker, rate and key let it pass already."""
 
     def __call__(self, execution: Execution, now_ms: int, *, guarded: bool = False) -> Awaitable[HandlerEnd]:
         """Call the handler, and return how the attempt ended."""
 
 
 class TracedHandling:
-    """A `Handling` that makes the span of each attempt, from the moment at which its handler may run."""
+    """The runner of attempts that makes a tracing span for each one, from the moment at which its handler may run."""
 
     def __init__(
         self, tracing: Tracing, handle: Handling, agent_id: AgentId, capabilities: Mapping[str, Capability]
@@ -31,7 +31,7 @@ class TracedHandling:
         self._capabilities = capabilities
 
     def __call__(self, execution: Execution, now_ms: int, *, guarded: bool = False) -> Awaitable[HandlerEnd]:
-        """Run the attempt inside its span; a guarded attempt gets its span only when the guards let it pass."""
+        """Run the attempt inside a span, which begins only once breaker, rate and key have let the attempt pass."""
         if not guarded and self._capabilities[execution.task.capability].guarded:
             return self._handle(execution, now_ms)
         delivery = execution.delivery
@@ -73,5 +73,5 @@ def _end(span: Span, ended: HandlerEnd) -> None:
 
 
 def traced(tracing: Tracing, handle: Handling, agent_id: AgentId, capabilities: Mapping[str, Capability]) -> Handling:
-    """Return a `Handling` that makes a span for each attempt around `handle`; `handle` itself when tracing is off."""
+    """Return a function that runs each attempt by `handle` inside a span; `handle` itself when tracing is off."""
     return TracedHandling(tracing, handle, agent_id, capabilities) if tracing.active else handle

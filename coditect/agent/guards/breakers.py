@@ -82,7 +82,7 @@ class AgentBreakers:
     # -- tasks ------------------------------------------------------------------------------------------
 
     def divert(self, task: Task, delivery: Delivery) -> Coroutine[Any, Any, None] | None:
-        """Return a coroutine that sends a task to its capability's fallback; None when this agent may begin the task.
+        """Return a coroutine that sends a task to its capability's fallback if the breaker refuses calls; else None.
 
         A workflow task must not be granted to this agent first: the grant of the next one would count as an attempt.
         """
@@ -110,7 +110,7 @@ class AgentBreakers:
         await guarded(send(), delivery)
 
     async def guarded(self, capability: Capability, run: Callable[[], Awaitable[HandlerEnd]]) -> HandlerEnd:
-        """Run an attempt as a call of the capability's breaker, which does not count a canceled or rejected attempt.
+        """Run an attempt as a call of the capability's breaker; a canceled or rejected one counts only if slow.
 
         Raises:
             HandedBack: when the breaker is open, so that the handler was not called.
@@ -131,7 +131,7 @@ class AgentBreakers:
         return ended
 
     def check(self, capability: Capability, ended: HandlerEnd) -> None:
-        """Hand back the task of a failed attempt, which then does not count, if an open breaker explains the failure.
+        """Raise HandedBack for a failed attempt that a breaker explains: its task goes back, and no attempt counts.
 
         The capability then waits for that breaker, too.
 

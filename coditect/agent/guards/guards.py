@@ -1,4 +1,4 @@
-"""The guards of one agent process: what an execution must pass before its handler is called.
+"""The guards of one agent process (key, rate and breaker), which an execution must pass before its handler is called.
 
 A guard that refuses hands the task back without burning an attempt. The key comes first, as it may take long; the rate
 comes before the breaker, so that a permit to probe is not given for a task that may not begin.
@@ -23,7 +23,7 @@ from coditect.registry.port import Registry
 
 
 class Guards:
-    """The breakers, rates and keys of one agent process."""
+    """The breakers, rates and concurrency keys of one agent process."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Guards:
         services: Callable[[], KeyPort],
         run: Callable[[], Awaitable[HandlerEnd]],
     ) -> HandlerEnd:
-        """Run an attempt of a guarded capability once every guard lets it pass; `services` returns the task's services.
+        """Run an attempt once its capability's key, rate and breaker let it pass; `services` gives the task's services.
 
         Raises:
             SentBack: when a guard refuses; no attempt counts.

@@ -34,7 +34,7 @@ LONGEST_TIMED_SECONDS = 30.0
 
 
 class KeyPort(LockPort, Protocol):
-    """The port through which a task takes the lock of its key, and waits for it without a slot."""
+    """The port through which a task takes the lock of its concurrency key, and waits for the lock without a slot."""
 
     def may_suspend(self) -> bool:
         """Tell whether the task may wait without a slot; False when too many tasks of its agent wait in this way."""
@@ -51,7 +51,7 @@ class AgentKeys:
         self._leaving = False
 
     def hand_back(self) -> None:
-        """Start a drain: return the tasks that wait for a key to their queues, and let no task take a key any more."""
+        """Start a drain: give back the tasks that wait for a concurrency key, and let no task take a key any more."""
         self._leaving = True
         for work in self._entering:
             work.cancel()

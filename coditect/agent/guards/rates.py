@@ -70,7 +70,7 @@ class AgentRates:
         return found
 
     async def take(self, capability: str) -> bool:
-        """Take a token for an execution that begins now; without one the capability's queues are paused from now on."""
+        """Take a token for an execution that begins now; if none, return False and pause the capability's queues."""
         tokens = self._tokens[capability]
         if await tokens.take():
             return True

@@ -218,7 +218,7 @@ class Context(TaskContext, TaskThreads, TaskHandoffs, Locking):
         timeout: Duration = DEFAULT_REQUEST_TIMEOUT,
         priority: Priority | str | None = None,
     ) -> Any:
-        """Submit a task to another agent and return its value; the asking task holds no slot while it waits.
+        """Submit a task to any agent with a capability, and return its value; the asker holds no slot while it waits.
 
         The child's id follows from the request, so a task that runs again finds its children, in any order of the
         requests; two equal requests are two children. The child's priority is this task's own unless one is given, also
@@ -321,7 +321,7 @@ class PlainContext(TaskContext, PlainHandoffs):
         timeout: Duration = DEFAULT_REQUEST_TIMEOUT,
         priority: Priority | str | None = None,
     ) -> Any:
-        """Submit a task to another agent, wait, and return its value; the task holds no slot meanwhile, but a thread.
+        """Submit a task to any agent with a capability, and wait for its value; meanwhile hold no slot, but a thread.
 
         The child's id follows from the request, so a task that runs again finds its children, in any order of the
         requests; two equal requests are two children. The child's priority is this task's own unless one is given, also

@@ -43,7 +43,7 @@ class Services(LockPort, StatePort, ThreadPort, RetryPort, Protocol):
         """Offer the task to others and return the handoff that failed; after an acceptance the execution ends."""
 
     async def received_handoff(self) -> dict[str, Any]:
-        """Return the control plane's answer about the handoff that brought the task to this agent."""
+        """Return as JSON the handoff that brought the task to this agent; `handoff`, its id, is None without one."""
 
     async def send_part(self, body: bytes) -> None:
         """Send the next part of a streamed result, as soon as the requester's credit allows it."""

@@ -25,7 +25,7 @@ class ProcessLimits:
         return self.max_tasks is not None and tasks + 1 >= self.max_tasks
 
     def over(self, tasks: int, resident_bytes: int) -> bool:
-        """Tell whether a process has run all its tasks, or holds more memory than it may."""
+        """Tell whether a process has run as many tasks as it may, or holds more memory than it may."""
         return (self.max_tasks is not None and tasks >= self.max_tasks) or (
             self.max_bytes is not None and resident_bytes > self.max_bytes
         )

@@ -179,7 +179,7 @@ class Intake(QueuePauses):
             self._release(consumer)
 
     async def _get(self, consumer: QueueConsumer) -> Delivery | None:
-        """Fetch a queue's next message, if any; without an answer in RETRY_SECONDS, free the queue's reserved slots."""
+        """Fetch a queue's next message, if any; free the queue's reserved slots if no answer comes in 0.5 s."""
         silent = self._loop.call_later(RETRY_SECONDS, self._release, consumer)
         try:
             return await self._broker.get(consumer.queue)
@@ -198,7 +198,7 @@ class Intake(QueuePauses):
         self._reconsider(consumer)
 
     def _reconsider(self, consumer: QueueConsumer) -> None:
-        """Decide again, after a change of a queue's state, whether the queue is a candidate for free slots."""
+        """Decide again, after a queue's state has changed, whether it may get free slots; then give out free slots."""
         if consumer.paused and not consumer.changing:
             self._shut(consumer)
         self._lively[consumer] = None
@@ -214,7 +214,7 @@ class Intake(QueuePauses):
         self._consumers[execution.queue].began(execution, now)
 
     def finished(self, execution: Execution, ran_seconds: float | None) -> None:
-        """Free the slot of a task whose handler ended; the delivery still has to be settled."""
+        """Free the slot, if any, of a task that runs here no more; its delivery may still have to be settled."""
         if execution.awaiting:
             self._suspended[execution.task.depth] -= 1
         consumer = self._consumers[execution.queue]

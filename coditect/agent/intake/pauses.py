@@ -75,7 +75,7 @@ class QueuePauses:
         self._free(level)
 
     async def fetch_one(self, queue: str, *, reserved: bool = False) -> bool:
-        """Start the next task of a paused queue; False when the queue is empty.
+        """Start the next task of a paused queue; return False if the queue is empty or the agent drains.
 
         The task starts on the caller's `reserved` slot, else on a slot more than there are if none is free.
 

@@ -39,7 +39,7 @@ ACK_SECONDS = 0.05
 
 
 class PauseReason(Enum):
-    """The reason why an agent takes nothing from a queue for now; a queue may have several reasons at once."""
+    """The reason why an agent takes nothing from a queue for now: an open breaker or a used-up rate; both may apply."""
 
     BREAKER = auto()
     RATE = auto()
@@ -123,7 +123,7 @@ class QueueConsumer:
     # -- credit -----------------------------------------------------------------------------------------
 
     def most_in_hand(self, slots: int) -> int:
-        """Return how many quick tasks the agent may hold: one per slot, plus as many as end during one fetch."""
+        """Return how many quick tasks the agent may hold: one per slot, plus those that end during a fetch, capped."""
         ending = slots * FETCH_SECONDS / max(self._longest_seconds, 0.001)
         return min(most_in_hand(slots), slots + int(ending))
 
@@ -133,7 +133,7 @@ class QueueConsumer:
         return sum(max(0, consumer.prefetch - consumer.unsettled) for consumer in self.consumers)
 
     def is_lively(self) -> bool:
-        """Tell whether to check the queue's prefetch often: its tasks hold or await slots, or no prefetch is left."""
+        """Tell whether to check an unpaused queue's prefetch often: tasks have or want slots, or it is used up."""
         return not self.paused and bool(self.slots or self.waiting or not self.unused)
 
     @property
@@ -142,7 +142,9 @@ class QueueConsumer:
         return not self.paused and (bool(self.waiting) or (self.hungry and not self.changing))
 
     def misfits(self, free: int, most: int, now: float, lag: float) -> bool:
-        """Tell whether the unused prefetch was for a while over twice or under half the tasks that could start.
+        """Tell whether the unused prefetch has been too large or too small for a while, for the tasks that could start.
+
+        That is, mostly, over twice or under half of them.
 
         The method sets `missing`. Quick tasks may arrive before their slots are free, up to `most`. When a task has
         ended, its acknowledgement is probably on the way and brings another delivery; the patience with it is limited,
@@ -163,7 +165,7 @@ class QueueConsumer:
         return over
 
     async def widen(self, broker: Broker, arrived: OnDelivery, many: int) -> None:
-        """Open another consumer of the queue with a prefetch of `many`; at `MOST_CONSUMERS`, close the others first.
+        """Open another consumer of the queue with a prefetch of `many`; if eight are open, close these first.
 
         Raises:
             NotFound: when there is no such queue.

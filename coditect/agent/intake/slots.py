@@ -17,18 +17,22 @@ WEIGHTS = {Priority.P0: 8, Priority.P1: 4, Priority.P2: 1}
 
 
 def most_in_hand(slots: int) -> int:
-    """Return how many deliveries of one queue an agent may hold unsettled, apart from those of suspended tasks."""
+    """Return the most unsettled deliveries for an agent with so many slots, apart from those of suspended tasks."""
     return 2 * slots + 16
 
 
 class Turns:
-    """The weighted round robin of the priority levels; the balance of a level is reset when none of its tasks waits."""
+    """The weighted round robin of the priority levels: 8 turns for P0, 4 for P1, 1 for P2 while all have tasks."""
 
     def __init__(self) -> None:
         self._turn = dict.fromkeys(Priority, 0)
 
     def choose(self, waiting: Collection[Priority], eligible: Sequence[Priority]) -> Priority:
-        """Add each waiting level's weight to its balance, and choose the eligible level with the largest balance."""
+        """Return which eligible priority level gets the next turn, by the weights and past turns of those that wait.
+
+        Each waiting level's weight is added to its balance, and the largest balance wins; a level that waits alone just
+        wins. A choice among several levels resets the balance of a level that does not wait.
+        """
         if len(waiting) == 1:
             return eligible[0]
         for level in waiting:

@@ -34,7 +34,7 @@ POLICY = RestartPolicy(start_attempts=5)
 
 
 class Processes:
-    """The parent of `count` processes of one command, which starts each again after a death."""
+    """The parent of `count` processes of one command: restarts one that dies, and ends all if one keeps dying."""
 
     def __init__(
         self, command: Sequence[str], count: int, *, stall_seconds: float = 0.0, policy: RestartPolicy = POLICY
@@ -47,7 +47,7 @@ class Processes:
         self._stop = asyncio.Event()
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Send a signal to every process, which then drains and ends; may be repeated."""
+        """Send a signal to every process, which then drains and ends, and restart none any more; may be repeated."""
         self._stop.set()
         for process in self._running:
             with suppress(ProcessLookupError):

@@ -45,7 +45,10 @@ class ProcessDied(CoditectError):
 
 
 class WorkerUnavailable(Retryable):
-    """The error of a handler's process that could not be started; the handler did not run."""
+    """The error of a handler whose process could not be started, or was ended as too many tasks wait without a slot.
+
+    In the first case the handler did not run.
+    """
 
 
 class RemoteError(Exception):
@@ -149,7 +152,7 @@ class Worker:
         self._stdin.write(frame.packed())
 
     async def stop(self, seconds: float) -> None:
-        """Let the idle worker process close its lifespan and end, within the given number of seconds."""
+        """Let the idle worker process close its lifespan and end; wait at most so many seconds, and kill nothing."""
         self._stdin.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -295,7 +298,7 @@ class Workers:
         self._idle.setdefault(capability.name, []).append(worker)
 
     async def close(self) -> None:
-        """Kill every worker process of the agent."""
+        """End every worker process of the agent: idle ones may close a lifespan first, the rest are killed."""
         self._closed = True
         workers = [*self._busy, *(one for idle in self._idle.values() for one in idle)]
         self._idle.clear()

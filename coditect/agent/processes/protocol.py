@@ -27,7 +27,10 @@ _SIZES = struct.Struct(">BII")
 
 
 class FrameKind(IntEnum):
-    """The kind of a frame; the module's table shows direction, head and body of each kind."""
+    """The kind of a message between agent and worker process, such as a task, its value, or a call of a service.
+
+    The module's table shows direction, head and body of each kind.
+    """
 
     TASK = auto()
     ANSWER = auto()

@@ -1,4 +1,4 @@
-"""The remote calls by which a handler in a worker process uses its agent's `Services`, method by method.
+"""The remote calls by which a handler in a worker process uses its agent's services, such as requests and locks.
 
 A service is a method of `Services` and its implementation. It takes JSON values and at most one argument of bytes; the
 result of an awaited service is a JSON value or an `Outcome`. `breaker` is a context manager: a call enters it,
@@ -40,7 +40,7 @@ def is_awaited(service: str) -> bool:
 
 
 def call_frame(number: int, service: str, arguments: Sequence[Any], options: Mapping[str, Any]) -> Frame:
-    """Return the CALL frame of a service; one positional argument may be bytes, all others are JSON values."""
+    """Return the message that calls a service of the agent; one positional argument may be bytes, the rest are JSON."""
     place = next((place for place, one in enumerate(arguments) if isinstance(one, bytes)), None)
     told = [None if at == place else one for at, one in enumerate(arguments)]
     head = {"number": number, "service": service, "arguments": told, "options": options, "bytes": place}
@@ -59,7 +59,9 @@ class WorkerRpc:
         """The calls of dependencies that breakers guard, while they go on."""
 
     def run(self, frame: Frame) -> None:
-        """Carry out a worker's CALL, ABANDON or LEAVE frame; an awaited call runs in the background.
+        """Carry out a worker's message: begin a call of a service, cancel a call, or end a call that a breaker guards.
+
+        An awaited call runs in the background.
 
         Raises:
             ValueError: when the frame is of a kind that a worker does not send.
@@ -116,7 +118,7 @@ class WorkerRpc:
 
 
 def _answer(number: int, result: Any) -> Frame:
-    """Return the ANSWER frame with the result of a service: an `Outcome`, or a JSON value."""
+    """Return the message that answers a call of a service with its result: an `Outcome`, or a JSON value."""
     if not isinstance(result, Outcome):
         return Frame(FrameKind.ANSWER, {"number": number, "value": result})
     message = result_message(result, capability="")
@@ -132,14 +134,14 @@ def described(error: CoditectError) -> dict[str, Any]:
 
 
 def error_in(told: Mapping[str, Any]) -> CoditectError:
-    """Rebuild an error, of the same type, from the JSON values that `described` made of it."""
+    """Rebuild an error from the JSON values that `described` made: of the same type if `coditect.errors` has that."""
     kind = getattr(errors, told["type"], CoditectError)
     failure: CoditectError = kind(told["sentence"], **told["facts"])
     return failure
 
 
 def result_in(frame: Frame) -> Any:
-    """Return the result of a service call from an ANSWER frame, or raise the service's error.
+    """Return the result of a service call from the agent's answer, or raise the service's error.
 
     Raises:
         CoditectError: the error with which the service ended, of the same type.

@@ -82,11 +82,11 @@ class _Link:
         return await self.ask_as(self.new_number(), service, *arguments, **options)
 
     def new_number(self) -> int:
-        """Return the number of a new call."""
+        """Return a number for a new call, which no other call of this process has."""
         return next(self._numbers)
 
     async def ask_as(self, number: int, service: str, /, *arguments: Any, **options: Any) -> Any:
-        """Call a service as `ask` does, under a number of `new_number`."""
+        """Call a service as `ask` does, under a number that `new_number` gave."""
         answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         try:
@@ -124,7 +124,7 @@ class _Home:
         return thread
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine to its end: on the lifespan's loop if there is one, else on a new one."""
+        """Run a coroutine to its end: in the main thread on the lifespan's loop if there is one, else on a new one."""
         if self._runner is None or threading.current_thread() is not threading.main_thread():
             return run_loop(work)
         return self._runner.run(work, context=copy_context())
@@ -151,7 +151,7 @@ class _RemoteCall:
 
 
 class _RemoteServices:
-    """The `Services` of a worker process: each call is sent to the agent, which carries it out."""
+    """The `Services` of a worker process: it has the agent carry out most calls, and does some by itself."""
 
     asked_to_end = False
     """Always False: the agent kills a worker process whose task is to end."""
@@ -220,7 +220,7 @@ def _run(capability: Capability, frame: Frame, value: Any, link: _Link, home: _H
 
 
 def _answer(capability: Capability, frame: Frame, link: _Link, home: _Home) -> Frame:
-    """Run the task in a TASK frame, and return the VALUE or FAILURE frame of its result."""
+    """Run the task that a message of the agent brings, and return the message with its value or failure."""
     try:
         value = capability.signature.input.decode(frame.body)
     except InvalidTask as error:
@@ -279,7 +279,7 @@ def main(target: str, capability_name: str, agent_pid: int) -> None:
 
 @contextmanager
 def _lifespan(agent: Agent, *, shared_loop: bool) -> Iterator[_Home]:
-    """Open the agent's lifespan in this process, on a loop on which its tasks run as well; close it at the end."""
+    """Open the agent's lifespan, if any, on a loop on which tasks run as well; yield what tasks share, and close it."""
     if agent.lifespan is None and not shared_loop:
         yield _Home(agent)
         return

@@ -42,7 +42,7 @@ MOST_SHOWN = 500
 
 @dataclass(eq=False, slots=True)
 class RememberedAnswer:
-    """The `Promise` of a completed execution's posted reply: it passes the broker's confirm or error to a callback."""
+    """The receiver of the confirm or error of a completed task's posted reply, which it passes on to a callback."""
 
     execution: Execution
     outcome: Outcome
@@ -51,16 +51,16 @@ class RememberedAnswer:
     over: bool = False
 
     def done(self) -> bool:
-        """Tell whether the reply's publish is over, by a confirm or a failure (see `Promise`)."""
+        """Tell whether the reply's publish is over, by a confirm or a failure."""
         return self.over
 
     def set_result(self, _: None) -> None:
-        """Note that the broker confirmed the reply, and call the callback `told` without an error (see `Promise`)."""
+        """Note that the broker confirmed the reply, and call the callback, with None in place of an error."""
         self.over = True
         self.told(self, None)
 
     def set_exception(self, exception: BaseException) -> None:
-        """Note that the publish of the reply failed, and call the callback `told` with the error (see `Promise`)."""
+        """Note that the publish of the reply failed, and call the callback with the error."""
         self.over = True
         self.told(self, exception)
 
@@ -106,12 +106,15 @@ class Outcomes:
         self._all_failed = metrics.counter(ATTEMPTS, outcome="failed")
 
     async def send_back(self, execution: Execution, *, within_seconds: float = SENT_BACK_SECONDS) -> None:
-        """Send an unfinished task unchanged through a retry-delay queue, for another start, and ack its deliveries."""
+        """Send a task back unchanged, even after a broken-off attempt, by a retry-delay queue; ack its deliveries."""
         await self._settler.send_back(execution.task, execution.delivery.message.headers, within_seconds)
         execution.ack()
 
     async def hand_back(self, execution: Execution, back: SentBack) -> None:
-        """Send a task back unchanged; if a guard refused a workflow task, ask its owner to publish it again.
+        """Send a task back whose attempt was refused or broken off: through a retry-delay queue, or by its owner.
+
+        A workflow task that a breaker, a rate, a key or a missing HTTP connection refused goes by its owner, any other
+        task through the queue.
 
         The owner publishes the task again under the same attempt, after as long a delay.
         """
@@ -324,7 +327,7 @@ class Outcomes:
             raise
 
     async def _settle_failed(self, execution: Execution, error: BaseException) -> None:
-        """Settle an execution on which the runtime itself failed, as a failed attempt, so that it counts.
+        """Settle an execution after an error outside its handler: as failed for a bug, else by return or dead letter.
 
         Trouble of the broker or the set-up is no fault of the task: its deliveries go back unchanged.
         """

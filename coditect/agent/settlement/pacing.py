@@ -44,7 +44,10 @@ class Pacing:
         return task.id in self._failed and delivery.delivery_count < MOST_RETURNS
 
     def pause_seconds(self, task: Task, ended: HandlerEnd) -> float:
-        """Return the seconds that an ended attempt keeps its slot, to slow the agent; after them, call `over`."""
+        """Return the seconds an ended attempt keeps its slot: 0 unless it failed for want of memory, disk or files.
+
+        The pause slows the agent down; after it, call `over`.
+        """
         if ended.status is Status.FAILED and task.id is not None:
             self._failed[task.id] = None
             if len(self._failed) > MOST_FAILED:

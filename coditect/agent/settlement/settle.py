@@ -69,7 +69,7 @@ class Settler:
         """The receivers whose reply queue is full, each with the event loop's time at which that was first seen."""
 
     def post_reply(self, task: Task, outcome: Outcome, promise: Promise) -> None:
-        """Post a reply to the task's return address, if any; the confirm or an error resolves the promise.
+        """Post a reply to the task's return address, if any, without waiting; `promise` gets the confirm or error.
 
         `reply` must handle an error of the post.
         """
@@ -92,7 +92,7 @@ class Settler:
             self.full_since.pop(address, None)
 
     async def reply(self, task: Task, outcome: Outcome, failed: BaseException | None = None) -> None:
-        """Reply to the task's return address, if it has one, and await the confirm.
+        """Send a reply to the task's return address, if any, and await the confirm; drop one that has no receiver.
 
         The outcome must carry the task's own correlation id. A reply that no queue takes, or that the broker's
         permissions forbid, has no receiver: it is counted, published as an event, and dropped. A reply whose exchange
@@ -128,7 +128,7 @@ class Settler:
             return
 
     def _may_try_again(self, task: Task, address: routing.Address, error: CoditectError) -> bool:
-        """Tell whether a reply that failed is worth another try; drop the reply if it is not.
+        """Tell whether to try a failed reply again; else drop it, or raise the error if it is the broker's trouble.
 
         Raises:
             CoditectError: the given error, when the trouble is the broker's and not the receiver's.
@@ -195,7 +195,7 @@ class Settler:
         return delay_ms
 
     async def send_back(self, task: Task, headers: Mapping[str, Any], within_seconds: float) -> None:
-        """Send an unfinished task unchanged through a retry-delay queue, for another start.
+        """Send a task back unchanged, also after a broken-off attempt, through a retry-delay queue.
 
         `within_seconds` is the mean delay.
         """
@@ -222,7 +222,7 @@ class Settler:
         )
 
     async def bury(self, message: Message, routing_key: str, failure: Failure, *, attempt: int, errors: Any) -> None:
-        """Publish a message unchanged as a dead letter, with the failure in its headers.
+        """Publish a message as a dead letter: the same body, and the failure in its headers.
 
         Raises:
             Unroutable: when the capability has no dead-letter queue.

@@ -56,7 +56,10 @@ class Unstarted:
         await guarded(tell(), delivery)
 
     async def refuse(self, delivery: Delivery, error: InputError) -> None:
-        """Refuse a message that is no valid task: publish a dead letter, reply if possible, and acknowledge it."""
+        """Refuse a message that is no valid task: by a dead letter and a reply, or by a report to the workflow's owner.
+
+        From a queue of the agent's own it goes to the capability's queue instead, where it is refused.
+        """
         reason = "too_large" if isinstance(error, TooLarge) else "invalid_task"
         failure = Failure(
             reason,

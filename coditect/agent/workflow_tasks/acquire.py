@@ -130,7 +130,7 @@ class AcquireClient:
         self._requests.forget(question.id)
 
     async def ask(self, question: AcquireRequest, *, pause_seconds: float = 0.0) -> Claim | None:
-        """Send a request once and return the shard's answer; None without an answer within `ANSWER_SECONDS`.
+        """Send a request once and return the shard's answer; None without a readable answer within 5 s.
 
         None also means that no dispatcher is there now. The message expires after `ANSWER_SECONDS` and the pause, when
         the next one may be sent, so that no dispatcher finds a request of an agent that is gone.
@@ -162,7 +162,7 @@ class AcquireClient:
         return None
 
     async def insist(self, question: AcquireRequest, delivery: Delivery) -> Claim | None:
-        """Send a request with growing pauses until it is answered, and return the answer.
+        """Send a request again and again until it is answered, for about ten minutes; return the answer, else None.
 
         None means that the delivery was lost meanwhile, or that no answer came within `GIVE_UP_SECONDS`.
 

@@ -56,7 +56,7 @@ class Handoffs:
     async def request(
         self, execution: Execution, owner: Owner, to: str, *, reason: str, context: Any, timeout_seconds: float
     ) -> dict[str, Any]:
-        """Ask the control plane to offer a task to others; `wait` must follow.
+        """Ask the control plane to offer a task to others, and return the handoff as JSON values; `wait` must follow.
 
         If it is canceled meanwhile, the handoff is withdrawn as by a canceled `wait`.
 

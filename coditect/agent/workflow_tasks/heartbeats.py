@@ -49,11 +49,11 @@ class TaskHeartbeats:
         self._beat_at: asyncio.TimerHandle | None = None
 
     def granted(self, execution: Execution) -> None:
-        """Record that the owner granted the task to the agent; its run (`began`) may start much later."""
+        """Start the heartbeats of a task that its owner has granted; its run (`began`) may start much later."""
         self._follow(execution, self._loop.time())
 
     def began(self, execution: Execution) -> None:
-        """Note that a workflow task starts to run, and report the start to its owner after 100 ms.
+        """Note that a workflow task starts to run; after 100 ms report that, if it still runs and its owner needs it.
 
         An owner that granted the task gets no report, unless it counts the task's run time.
         """
@@ -64,7 +64,7 @@ class TaskHeartbeats:
             self._look_at = self._loop.call_at(now + TELL_SECONDS, self._look)
 
     def granted_anew(self, execution: Execution) -> None:
-        """Note that the owner granted a running task again, under another fence; report its start again."""
+        """Note a new grant, under another fence, of a running task; report its start again if it has a timeout."""
         if self._runs(execution):
             self.began(execution)
 

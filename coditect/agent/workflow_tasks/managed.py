@@ -133,7 +133,7 @@ class ManagedTasks:
             await run(execution)
 
     async def _decided(self, execution: Execution, owner: Owner) -> Claim | None:
-        """Ask the owner for a grant and return it; without a grant, settle the deliveries and return None."""
+        """Ask the owner for a grant and return it; without a grant, ack or return the deliveries, and return None."""
         self._stages[execution] = Stage.ASKING
         try:
             async with self._question(execution.task) as question:
@@ -354,7 +354,7 @@ class ManagedTasks:
         )
 
     async def begin_again(self, execution: Execution, *, delay_ms: int) -> None:
-        """Ask the owner to publish the task again after a delay, under the same attempt, because a guard refused it."""
+        """Ask the owner to publish a task again after a delay, as the same attempt, because this one must not count."""
         self._heartbeats.ended(execution)
         await self._begin_anew(execution, NOT_BEGUN, delay_ms)
 
@@ -381,7 +381,7 @@ def owner_of(task: Task) -> Owner:
 
 
 def _grant(execution: Execution, claim: Claim) -> Task:
-    """Set the granted fence and attempt on the execution's task, and return the task."""
+    """Give the execution's task the granted fence and attempt, and no start-by instant any more; return the task."""
     task, owner = execution.task, replace(owner_of(execution.task), fence=claim.fence)
     limits = task.limits
     if limits.start_by_ms is not None:  # the grant is the start: whether it is one in time, its owner has said

@@ -30,7 +30,7 @@ MOST_NOTE = 500
 
 
 class ResultBatch:
-    """Several results that travel in one message, and the `Promise` of that message."""
+    """Several results that travel in one message; its confirm or error goes to the future of each result."""
 
     def __init__(self) -> None:
         self.results: list[AttemptResult] = []
@@ -43,22 +43,22 @@ class ResultBatch:
         return len(self.results) >= MOST_TOGETHER or self._bytes > MOST_BYTES - LONGEST_BYTES
 
     def add(self, result: AttemptResult, promise: Promise) -> None:
-        """Add one result, small enough to share a message (see `may_share`), and its promise."""
+        """Add one small result (see `may_share`), and the future that gets the message's confirm or error."""
         self.results.append(result)
         self.promises.append(promise)
         self._bytes += len(result.outcome.body)
 
     def done(self) -> bool:
-        """Return whether every promise of the batch is done (see `Promise`)."""
+        """Tell whether the futures of all results in the batch are done."""
         return all(one.done() for one in self.promises)
 
     def set_result(self, result: None) -> None:
-        """Resolve every open promise of the batch (see `Promise`)."""
+        """Tell the future of each result, unless it is done already, that the broker confirmed the message."""
         for one in self._waiting():
             one.set_result(result)
 
     def set_exception(self, exception: BaseException) -> None:
-        """Fail every open promise of the batch (see `Promise`)."""
+        """Tell the future of each result, unless it is done already, with which error the publish failed."""
         for one in self._waiting():
             one.set_exception(exception)
 
@@ -70,7 +70,7 @@ class Reports:
     """The publisher of results and progress of one agent process to the owners of its workflow tasks."""
 
     def __init__(self, broker: Broker, background: Supervisor, clock: Clock, *, heard: Callable[[str], None]) -> None:
-        """Create the publisher; `heard` is called with each shard that took a message, and thus exists."""
+        """Create the publisher; `heard` is called with the shard after each confirmed message, except by `post`."""
         self._heard = heard
         self._broker = broker
         self._background = background
@@ -152,7 +152,7 @@ class Reports:
         self._say(owner, share, note)
 
     def alive(self, owners: Iterable[Owner]) -> None:
-        """Report that the tasks of these owners still run, by a repetition of the last progress of each."""
+        """Report that the workflow tasks of some owners still run, by a repetition of each task's last progress."""
         for owner in owners:
             self._say(owner, *self._last_said.get((owner.workflow, owner.node), (0.0, "")))
 

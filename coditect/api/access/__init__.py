@@ -1,1 +1,1 @@
-"""Who may use the HTTP API, and for what: the callers, their roles, and the addresses that may be served."""
+"""Who may use the HTTP API, and for what: the callers, their credentials and roles, and the checks of each request."""

@@ -26,7 +26,7 @@ class BearerAccess:
         self._checks = checks
 
     async def caller(self, connection: HTTPConnection) -> Caller:
-        """Return who sent a request.
+        """Return the caller to whom a request's bearer token belongs; refuse a request without a valid one.
 
         Raises:
             RequestRefused: 401, when the request has no token, or a wrong one.

@@ -40,7 +40,7 @@ class RequestGuard:
         self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check a request and pass it on."""
+        """Refuse a request with 403, or pass it on; over HTTP, add safe headers to the answer and log changes."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return

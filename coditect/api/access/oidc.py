@@ -58,7 +58,7 @@ class OidcTokens:
         self._away_until = float("-inf")
 
     async def caller_of(self, token: str) -> Caller | None:
-        """Return the caller that a token names; None for a token that is none of the issuer's, or not valid now.
+        """Return the caller that a token names; None if it is not the issuer's, not valid now, or names no known role.
 
         Raises:
             Retryable: when the issuer's keys cannot be fetched.

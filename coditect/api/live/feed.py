@@ -96,7 +96,7 @@ class LiveFeed:
 
     @asynccontextmanager
     async def stream(self, selection: EventFilter, last_id: str = "") -> AsyncIterator[LiveStream]:
-        """Open a stream of the events that pass the filter, after the frame `last_id` or from now on.
+        """Open a stream of the events that pass the filter, after the last message that its reader has, or from now on.
 
         Raises:
             Overloaded: when there are too many streams, or the server stops; retryable.

@@ -20,7 +20,7 @@ TOO_SLOW = "the reader was too slow: events that it had not read are no longer k
 
 
 class LiveStream:
-    """The stream of frames to one reader: those after the frame `last_id`, or from now on if it is empty."""
+    """The stream of live events and notices to one reader, after the last message that it has, or from now on."""
 
     def __init__(
         self, window: LiveWindow, selection: EventFilter, last_id: str = "", *, ping_seconds: float = PING_SECONDS

@@ -24,7 +24,7 @@ READ_AGAIN = "events may be missing here: read the state again"
 
 @dataclass(frozen=True, slots=True)
 class LiveFrame:
-    """A message of the live stream: an event, or a notice of the server (`gap`: events are missing; `end`)."""
+    """A message of the live stream: an event, or a notice: `gap` (events may be missing), `ping` or `end`."""
 
     id: str
     name: str

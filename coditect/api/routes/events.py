@@ -142,7 +142,7 @@ async def follow_events(
 
 
 async def _write(socket: WebSocket, stream: LiveStream) -> None:
-    """Send every frame, and close the socket behind the last one."""
+    """Send the messages of a live stream over a WebSocket, each within 30 s, and close it after the last one."""
     async for frames in stream.batches():
         for frame in frames:
             text = f'{{"id":"{frame.id}","{frame.name or "event"}":{frame.body.decode()}}}'

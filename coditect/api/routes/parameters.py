@@ -69,7 +69,7 @@ Who = Annotated[Caller, Depends(_who)]
 
 
 def own_key(caller: Caller, key: str | None) -> str | None:
-    """Return an idempotency key as the control plane keeps it: each caller has keys of their own.
+    """Return an idempotency key with the caller's name before it, as the control plane keeps it; None without a key.
 
     A slash in the caller's name is written otherwise, so that `a/b` with the key `c` is not `a` with the key `b/c`.
     """
@@ -78,7 +78,7 @@ def own_key(caller: Caller, key: str | None) -> str | None:
 
 
 def request_key(caller: Caller, key: str | None, request: BaseModel, *, of: str = "") -> RequestKey | None:
-    """Return an idempotency key with its request's fingerprint, by which the key is refused for any other request.
+    """Return a caller's idempotency key with a fingerprint that shows its use for another request; None without a key.
 
     The fingerprint depends on the kind of the request, on what it is about, and on its fields, not on their order.
     """

@@ -1,4 +1,4 @@
-"""The delivery of events to webhooks: each event is tried until it is taken, and a webhook that takes none is disabled.
+"""The delivery of events to webhooks: each is tried until taken or given up; a webhook that takes none is disabled.
 
 An event is acknowledged at the broker after its receiver took it, so it outlives an API process, and may be sent twice:
 the `webhook-id` is the same. While one event is tried again, others go on; their order is not kept.
@@ -116,7 +116,7 @@ class WebhookDelivery:
             await asyncio.sleep(self._reload_seconds)
 
     async def reload(self) -> None:
-        """Read the webhooks; open the active ones, and close the others.
+        """Read the webhooks: deliver to the active ones, to no others, and delete the queue of one that was removed.
 
         Raises:
             CoditectError: any error of the control plane or the broker.

@@ -107,7 +107,7 @@ class MemoryBroker:
 
     @property
     def blocked(self) -> bool:
-        """Tell whether an alarm of the broker stops the process's publishes."""
+        """Tell whether the broker's alarm holds up this process's publishes; False until the process tries one."""
         return self._connection.up and not self._connection.session.open.is_set()
 
     @property
@@ -120,7 +120,7 @@ class MemoryBroker:
         self._connection.drop()
 
     def vanish(self) -> None:
-        """Close the connection without any callback, as if the process was killed, for tests."""
+        """Close the connection for good without calling `on_lost`; unsettled messages return to their queues."""
         self._connection.close()
         self._let_go(tell=False)
 
@@ -161,7 +161,7 @@ class MemoryBroker:
             raise BrokerUnavailable("The broker cannot be reached", name=self.name) from error
 
     async def declare(self, topology: Topology, *, lazily: bool = False) -> None:
-        """Declare a topology, as `Broker.declare`, and again after each reconnect."""
+        """Declare a topology now, as `Broker.declare`, and again after each reconnect; `lazily` has no effect."""
         await self._answered()
         self._server.declare(topology)
         self._topology += topology.lasting
@@ -179,7 +179,7 @@ class MemoryBroker:
         timeout_seconds: float = 30.0,
         wait_when_full: bool = True,
     ) -> None:
-        """Publish a message and wait for the confirm, with retries until the timeout."""
+        """Publish a message and wait for the confirm, as `Broker.publish`; retry until the timeout if that can help."""
         attempt = _RoutedPublish(RoutedMessage(message, exchange, routing_key), wait_when_full)
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -198,7 +198,7 @@ class MemoryBroker:
         timeout_seconds: float = 30.0,
         wait_when_full: bool = True,
     ) -> None:
-        """Publish a message in the background; the promise gets the confirm or the error."""
+        """Publish a message in the background; `promise`, such as a future, gets the success or the error."""
         publishing = self.publish(
             message,
             exchange=exchange,
@@ -219,7 +219,7 @@ class MemoryBroker:
             await self._connection.ready()
 
     async def _taken(self, attempt: _RoutedPublish) -> bool:
-        """Try a publish once; return True when the broker took the message, False when to try again."""
+        """Try a publish once; return True when the broker took it, False to try again; raise if no retry can help."""
         attempt.held_back = attempt.held_back or self.blocked
         await self._ready()
         attempt.astray = None
@@ -252,7 +252,7 @@ class MemoryBroker:
                 assert_never(verdict)
 
     async def _found_way(self, attempt: _RoutedPublish, why: CoditectError) -> bool:
-        """Make all processes declare a missing exchange or binding again; return False, to repeat the publish.
+        """Make all processes redeclare a missing exchange or binding, and return False to retry; raise if none has it.
 
         Raises:
             CoditectError: the given error, when no process owns the route, or the time is over.
@@ -326,7 +326,7 @@ class MemoryBroker:
         self._server.unbind(binding)
 
     async def delete_queue(self, queue: str, *, if_empty: bool = False, classic: bool = False) -> None:
-        """Delete a queue with its messages and bindings; idempotent."""
+        """Delete a queue with its messages and bindings; idempotent. With `if_empty`, keep one with ready messages."""
         await self._answered()
         found = self._server.find(queue)
         if found is None or (if_empty and found.stats.messages):

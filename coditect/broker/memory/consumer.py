@@ -59,7 +59,7 @@ class MemoryConsumer:
 
     @property
     def active(self) -> bool:
-        """Tell whether the broker delivers to the consumer right now."""
+        """Tell whether the consumer is registered at the broker right now."""
         return self._subscription is not None
 
     @property
@@ -98,7 +98,7 @@ class MemoryConsumer:
         queue.subscribe(subscription)
 
     def resubscribe(self) -> None:
-        """Start to consume again unless active; retry later when the queue is missing or refuses the consumer."""
+        """Start to consume again unless active or canceled; retry when the queue is missing or refuses the consumer."""
         if self._ended or self.active:
             return
         try:

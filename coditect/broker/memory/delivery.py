@@ -51,7 +51,7 @@ class Hand:
             tell()
 
     def lose(self) -> None:
-        """Put deliveries whose settlement did not reach the broker back into their queues, after a lost connection."""
+        """Mark each delivery whose settlement has not reached the broker as lost, and requeue its message."""
         held, self._held, self._settled = {**self._held, **self._settled}, {}, {}
         for delivery in held:
             delivery.lost = True
@@ -85,7 +85,7 @@ class MemoryDelivery:
 
     @property
     def routing_key(self) -> str:
-        """The routing key with which the message was last published."""
+        """The routing key with which the message was last published or dead-lettered."""
         return self._stored.routing_key
 
     @property
@@ -107,11 +107,11 @@ class MemoryDelivery:
         self._hand.settle(self, lambda: self._queue.requeue(self._stored, self._subscription))
 
     def reject(self) -> None:
-        """Send the message to the queue's dead-letter exchange; without effect when settled already."""
+        """Send the message to the queue's dead-letter exchange, or drop it without one; no effect when settled."""
         self._hand.settle(self, lambda: self._queue.reject(self._stored, self._subscription))
 
     def give_back(self) -> None:
-        """Put the message back into its queue, because the connection was lost."""
+        """Put the message back into its queue, because the connection was lost or the process released it."""
         self._queue.requeue(self._stored, self._subscription)
 
 

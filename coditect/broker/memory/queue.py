@@ -122,7 +122,7 @@ class MemoryQueue:
         return inf if self.declared.max_length_bytes is None else self.declared.max_length_bytes
 
     def put(self, message: Message, *, exchange: str, routing_key: str) -> bool:
-        """Add a message at the end of the queue; return False when the queue is full."""
+        """Add a message at the end of the queue; a full queue drops its oldest messages, or refuses: return False."""
         if self.full:
             return False
         stored = Stored(next(self._places), message, exchange, routing_key, self._expiry(message))
@@ -207,7 +207,7 @@ class MemoryQueue:
         heapq.heappush(self._ready, stored)
 
     def reject(self, stored: Stored, subscription: QueueSubscription | None) -> None:
-        """Send an unsettled message to the queue's dead-letter exchange."""
+        """Send an unsettled message to the queue's dead-letter exchange, or drop it if the queue has none."""
         if self._let_go(stored, subscription):
             self._dead_letter(stored, Reason.REJECTED)
             self._turn()

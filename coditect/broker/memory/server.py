@@ -162,11 +162,11 @@ class MemoryServer:
         return self._exchanges.route(publication.exchange, keys, self._queues)
 
     def lose_next_confirms(self, count: int) -> None:
-        """Take the next `count` messages, but break the publisher's connection before each confirm."""
+        """Take the next `count` messages, but answer each publish with LOST, as if the connection had broken."""
         self._confirms_to_lose += count
 
     def forbid(self, exchange: str) -> None:
-        """Refuse all publishes to an exchange, as missing permissions would."""
+        """Refuse all publishes to an exchange with a SetupError, as missing permissions would."""
         self._forbidden.add(exchange)
 
     def cancel_consumers(self, queue: str) -> None:

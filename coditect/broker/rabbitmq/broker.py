@@ -125,7 +125,7 @@ class AmqpBroker:
 
     @property
     def blocked(self) -> bool:
-        """Tell whether publishes wait for the end of the broker's alarm."""
+        """Tell whether a publish waits now because of the broker's alarm, or because the broker reads slowly."""
         return self._publisher.blocked
 
     async def _restore_outgoing(self, connection: AbstractConnection) -> None:
@@ -148,7 +148,7 @@ class AmqpBroker:
         self._check = check
 
     async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
-        """Tell whether to retry a publish that found no exchange or binding; restore what this process declared."""
+        """Tell whether to retry a publish that found no exchange or binding; redeclare one that this process made."""
         if not exists:
             ours = self._entities.has_exchange(exchange)
         elif not (ours := self._entities.binds(exchange, routing_key)):
@@ -186,7 +186,7 @@ class AmqpBroker:
         timeout_seconds: float = 30.0,
         wait_when_full: bool = True,
     ) -> None:
-        """Publish a message and give the outcome to a promise, as `Broker.post`."""
+        """Publish a message, and set the outcome on `promise`, such as a future, as `Broker.post`."""
         self._publisher.post(
             message,
             promise,
@@ -238,12 +238,12 @@ class AmqpBroker:
         return await self._rarely(lambda connection: self._looks.stats(connection, queue))
 
     async def _end_round(self) -> None:
-        """End a round of the consumer watch, and declare the process's bindings again, in case the broker lost some."""
+        """End a round of the consumer watch, and redeclare the process's bindings, those of shared queues by chance."""
         channel, consumers = self._looks.end()
         await self._rarely(lambda connection: self._entities.bind(connection, consumers, channel))
 
     async def probe(self, entity: Exchange | Queue) -> Probe:
-        """Compare a wanted exchange or queue with the broker's, and change nothing."""
+        """Return whether the broker's exchange or queue is as wanted, missing or different; change nothing."""
         return await self._rarely(lambda connection: rare.probe(connection, entity))
 
     async def unbind(self, binding: Binding) -> None:
@@ -263,7 +263,7 @@ class AmqpBroker:
         self._outgoing.abort()
 
     async def _rarely(self, call: Callable[[AbstractConnection], Awaitable[T]]) -> T:
-        """Make a rare call on the consuming connection; repeat it after a lost connection, for `CALL_SECONDS` in all.
+        """Make a rare call on the consuming connection; repeat it after a lost connection, for 15 s in all.
 
         Raises:
             BrokerUnavailable: when the call did not succeed within `CALL_SECONDS`; retryable.

@@ -32,7 +32,7 @@ _PRIVATE = re.compile(
 
 
 def is_private(queue: str) -> bool:
-    """Tell whether a queue is private: its only consumers, one process or the dispatchers, declare it themselves."""
+    """Tell by its name whether a queue is private: declared by its consumer itself, one process or the dispatchers."""
     return _PRIVATE.match(queue) is not None
 
 
@@ -62,7 +62,7 @@ async def declare(
 
 
 def _in_order(topology: Topology, *, only_check: bool) -> Iterator[tuple[Exchange | Queue | Binding, bool]]:
-    """Yield exchanges, then queues, then bindings, each with True when the entity is only checked, not declared."""
+    """Yield exchanges, queues, bindings, with True if only to be checked; skip bindings that are not to be declared."""
     for exchange in topology.exchanges:
         yield exchange, only_check
     for queue in topology.queues:
@@ -73,7 +73,7 @@ def _in_order(topology: Topology, *, only_check: bool) -> Iterator[tuple[Exchang
 
 
 def _frame(entity: Exchange | Queue | Binding, *, passive: bool) -> Frame:
-    """Return the AMQP frame that declares an exchange, queue or binding with `nowait`."""
+    """Return the `nowait` frame that declares an exchange, queue or binding; if `passive`, that only checks one."""
     if isinstance(entity, Binding):
         return commands.Queue.Bind(queue=entity.queue, exchange=entity.exchange, routing_key=entity.key, nowait=True)
     arguments: dict[str, Any] = dict(entity.arguments)
@@ -128,9 +128,9 @@ def _ended_by(channel: Channel, error: BaseException) -> BaseException:
 
 
 async def probe(connection: AbstractConnection, entity: Exchange | Queue) -> Probe:
-    """Compare an exchange or queue with the broker's: first whether it exists, then its arguments.
+    """Return whether the broker's exchange or queue is as given, missing or different in its arguments.
 
-    A declaration with equal arguments changes nothing.
+    First its existence is checked, then it is declared: a declaration with equal arguments changes nothing.
     """
     for passive in (True, False):
         channel = await open_channel(connection)
@@ -193,7 +193,7 @@ class Looks:
         return self._channel
 
     def end(self) -> tuple[Channel | None, Mapping[str, int]]:
-        """End a round of reads; return the still open channel, and the number of consumers of each queue read."""
+        """End a round of reads; return its channel, if any, and the number of consumers of each queue that was read."""
         ended = self._channel, self.consumers
         self._channel, self.consumers = None, {}
         return ended
@@ -217,7 +217,7 @@ async def unbind(connection: AbstractConnection, binding: Binding) -> None:
 
 
 async def delete_queue(connection: AbstractConnection, queue: str, *, if_empty: bool, classic: bool) -> None:
-    """Delete a queue if it exists; with `if_empty`, only when it has no messages.
+    """Delete a queue if it exists; with `if_empty`, only when it has no ready messages.
 
     Quorum queues know no conditional delete, so the number of messages is read first.
     """

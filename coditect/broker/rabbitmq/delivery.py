@@ -72,7 +72,7 @@ class AmqpDelivery:
         self._settle(Settlement.REQUEUE)
 
     def reject(self) -> None:
-        """Reject the message, which goes to the queue's dead-letter exchange."""
+        """Reject the message: it goes to the queue's dead-letter exchange, or is dropped if the queue has none."""
         self._settle(Settlement.REJECT)
 
     def _settle(self, verdict: Settlement) -> None:

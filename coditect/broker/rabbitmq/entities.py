@@ -45,11 +45,11 @@ class Entities:
 
     @property
     def topology(self) -> Topology:
-        """All exchanges, queues and bindings that must exist for the process."""
+        """The exchanges, queues and bindings that the process declared, also `lazily`, and redeclares when missing."""
         return self._common + self._own
 
     async def declare(self, connection: AbstractConnection, topology: Topology, *, lazily: bool) -> None:
-        """Declare a topology and remember it for reconnects, as `Broker.declare`."""
+        """Declare a topology and remember it for reconnects, as `Broker.declare`; with `lazily`, only remember it."""
         if lazily:
             self._common += topology
             return
@@ -92,11 +92,11 @@ class Entities:
         return any(one.name == exchange for one in (*self._common.exchanges, *self._own.exchanges))
 
     def binds(self, exchange: str, key: str) -> bool:
-        """Tell whether the process has declared a binding of the exchange for the routing key."""
+        """Tell whether the process has declared, not `lazily`, a binding of the exchange with this or an empty key."""
         return any(one.exchange == exchange and one.key in ("", key) for one in self._own.bindings)
 
     async def mend(self, rarely: Rarely) -> None:
-        """Declare all of the process's entities again after one turned out to be missing, at most once per 0.5 s.
+        """Declare anew what this process declared, after an exchange or binding is found missing; at most every 0.5 s.
 
         Raises:
             Exception: any error of `declare`.

@@ -25,7 +25,7 @@ _OVERSIZE = re.compile(r"message size (\d+) .*?larger than .*?(\d+)")
 
 
 def canceled_by_us() -> bool:
-    """Tell whether a CancelledError really cancels the current task, and does not come from aiormq.
+    """Tell whether somebody canceled the current asyncio task, so that a CancelledError is not aiormq's own.
 
     aiormq ends pending calls of a stuck connection with a CancelledError that no caller requested; taking it for a real
     cancellation would end a publisher silently. And Python 3.11's `wait_for`, which aiormq uses, swallows a
@@ -35,12 +35,15 @@ def canceled_by_us() -> bool:
 
 
 def shown(url: str) -> str:
-    """Return the broker's URL for people: without user, password and query."""
+    """Return the broker's URL without user, password and query, for people; "the broker" for an empty URL."""
     return str(URL(url).with_password(None).with_user(None).with_query(None)) if url else "the broker"
 
 
 def unreachable(url: str, error: BaseException | None) -> CoditectError:
-    """Return the error for a failed connection to the broker's URL, with the fix."""
+    """Return the error for a failed connection: a SetupError for a wrong user or certificate, else BrokerUnavailable.
+
+    A SetupError that is given is returned as it is.
+    """
     address = shown(url)
     if isinstance(error, SetupError):
         return error

@@ -46,13 +46,13 @@ class Publish(Protocol):
 
     @property
     def promise(self) -> Promise:
-        """The caller's promise, which gets the outcome of the publish."""
+        """The caller's object, such as a future, on which the outcome of the publish is set."""
 
     def taken(self) -> None:
         """Set the publish's outcome to success: the broker has the message."""
 
     def failed(self, error: BaseException) -> None:
-        """Set the outcome to an error; after the error `Late` the broker's answer may still set another outcome."""
+        """Take the error of one try: the publish fails or is repeated; an answer may still follow the error `Late`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class Receiver(Protocol):
         """The name of the consumed queue."""
 
     def deliver(self, delivery: AmqpDelivery) -> None:
-        """Pass a delivery to the consumer's callback, in the call that reads it from the connection."""
+        """Pass a delivery to the consumer's callback, which runs before this call returns."""
 
 
 class ConsumerChannel(Protocol):
@@ -137,7 +137,7 @@ class ConsumerChannel(Protocol):
 
     @property
     def settlements(self) -> Settlements:
-        """The channel's unsettled deliveries and the decided settlements."""
+        """The channel's unsettled deliveries, and the decided settlements that are not written yet."""
 
     def start(self, background: Supervisor) -> None:
         """Start writing settlements, until the channel is lost."""

@@ -64,7 +64,7 @@ def _without_wrong_texts(message: Message) -> Message:
 
 
 def sendable(value: Any) -> Any:
-    """Convert a header value of a type that pamqp reads but cannot write: bytes to a byte array, tuples to lists.
+    """Return a header value in types that pamqp can write: bytes as a byte array, tuples as lists, the rest as is.
 
     Raises:
         Exception: any of `UNSPEAKABLE`, for a value that AMQP cannot carry.

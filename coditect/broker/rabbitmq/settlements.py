@@ -26,7 +26,7 @@ ACK = Settlement.ACK
 
 @dataclass(frozen=True, slots=True)
 class SettledRange:
-    """The content of one settlement frame: a delivery tag, or with `multiple` all tags up to it."""
+    """An ack, requeue or reject to send: for one delivery tag, or with `multiple` for all unsettled ones up to it."""
 
     tag: int
     verdict: Settlement

@@ -150,7 +150,7 @@ def _rebuild(context: typer.Context, output: Output) -> None:
 
 
 def _named(url: str, default: str) -> str | None:
-    """Return a server's URL if a setting names the server; None if the URL is only the default."""
+    """Return a server's URL; None if it equals the default URL, as it does when no setting names the server."""
     return None if url == default else url
 
 
@@ -161,7 +161,7 @@ def _up_folder(start: Path) -> Path:
 
 
 def fleet(named: Sequence[str], folder: Path) -> dict[str, int]:
-    """Return the agent files or modules to run, each with its number of processes."""
+    """Return the agent files or modules that are named, or else those of pyproject.toml, with numbers of processes."""
     if named:
         return dict(_agent_count(text) for text in named)
     project = folder / "pyproject.toml"
@@ -201,7 +201,7 @@ def plan_of(programs: tuple[Program, ...], folder: Path, environ: Mapping[str, s
 
 
 def control_plane() -> list[Program]:
-    """Return the programs of the installed control planes as commands that `coditect up` starts."""
+    """Return the commands by which `coditect up` starts the installed control planes; none if RQ is not installed."""
     from importlib.metadata import entry_points
     from importlib.util import find_spec
 

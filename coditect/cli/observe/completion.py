@@ -55,7 +55,7 @@ def complete_agent(context: typer.Context, incomplete: str) -> list[Offer]:
 
 
 def complete_workflow(context: typer.Context, incomplete: str) -> list[Offer]:
-    """Return the ids of the latest workflows that begin with the typed text."""
+    """Return those ids of the latest 100 workflows that begin with the typed text."""
 
     async def look(opened: Connections) -> Iterable[Offer]:
         return [(row.workflow, _about(row)) for row in await _workflows(opened)]
@@ -64,7 +64,7 @@ def complete_workflow(context: typer.Context, incomplete: str) -> list[Offer]:
 
 
 def complete_task(context: typer.Context, incomplete: str) -> list[Offer]:
-    """Return the ids of the latest durable tasks that begin with the typed text."""
+    """Return ids of durable tasks that begin with the typed text: of the latest 100 workflows, those of one node."""
 
     async def look(opened: Connections) -> Iterable[Offer]:
         from coditect.client.durable import NODE

@@ -130,7 +130,7 @@ def _workflow(row: WorkflowRow, now_ms: int) -> tuple[object, ...]:
 
 
 def _span(begun_ms: int | None, now_ms: int) -> str | None:
-    """Return the time since an instant as text: seconds, minutes or hours."""
+    """Return the time since an instant as text, in seconds, minutes or hours; None without an instant."""
     if begun_ms is None:
         return None
     passed = max(0.0, (now_ms - begun_ms) / 1000)

@@ -86,7 +86,7 @@ def _unset(variable: str) -> str:
 
 
 def raised_at(traceback: str) -> str:
-    """Return file, line and function of the traceback's last frame outside of libraries."""
+    """Return file, line and function of a traceback's last frame, outside of libraries if it has one; may be empty."""
     places = _PLACE.findall(traceback)
     own = [one for one in places if "site-packages" not in one[0] and "/lib/python" not in one[0]]
     return next((f"{file}:{line} in {name}" for file, line, name in (own or places)[-1:]), "")

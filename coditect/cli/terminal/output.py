@@ -43,7 +43,7 @@ class TableView:
     """The text that stderr shows instead of a table without rows."""
 
     def write(self) -> None:
-        """Write the table to stdout."""
+        """Write the table to stdout; a table without rows writes its text for that case to stderr instead."""
         columns, cells = self.columns, self._cells()
         if not cells:
             if self.empty:
@@ -201,7 +201,7 @@ def _drawn(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Renderable
 
 
 def readable(value: object) -> str:
-    """Return a value as text for a table cell, without control characters."""
+    """Return a value as text for a table cell: `-` for None, yes or no for a bool, a list's elements sorted, ..."""
     match value:
         case None:
             return "-"
@@ -218,7 +218,7 @@ def readable(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """Replace control characters by `?`, so that text from agents cannot move the terminal's cursor."""
+    """Replace control characters except line ends by `?`, so that text of agents cannot move the terminal's cursor."""
     return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
 
 
@@ -238,7 +238,7 @@ class Moment(str):
 
 
 def instant(ms: int | None) -> str | None:
-    """Return milliseconds since the Unix epoch as a Moment, or as digits when no calendar date can express them."""
+    """Return milliseconds since the epoch as ISO 8601 text, or digits if no date can express them; None for None."""
     if ms is None:
         return None
     try:

@@ -59,7 +59,7 @@ def history_table(events: Sequence[WorkflowEvent]) -> TableView:
 
 
 def attempts_table(rows: Sequence[AttemptRow], *, most: int = MOST_ROWS) -> list[View]:
-    """Return a table of a workflow's attempts with agent, times and error, in order of publication."""
+    """Return a table of attempts (agent, times, error) in order of publication; of too many, the first and a note."""
     columns = ("node", "attempt", "fence", "agent", "status", "published", "started", "took", "error")
     by_time = sorted(rows, key=lambda row: (row.published_at_ms or 0, row.fence))
     table = TableView(columns, [_attempt(row) for row in by_time[:most]], "No attempts yet.")

@@ -340,7 +340,7 @@ class _Watcher:
             say(f"{nodes} of {of} nodes sent")
 
     def accepted(self, accepted: AcceptedWorkflow) -> None:
-        """Print the accepted workflow's id, and show its progress from then on unless detached."""
+        """Print the accepted workflow's id and show its progress; if detached, print the id only if it is not new."""
         run, followed, definition = accepted.id, self._order.wait is not None, self._order.definition
         if not accepted.new:
             where = f"ended: {accepted.state}" if accepted.state.terminal else f"still {accepted.state}"

@@ -1,1 +1,1 @@
-"""The client's side of breakers, locks and schedules: requests to the control plane, and their answers as values."""
+"""The client's side of breakers, handoffs, locks, schedules, threads, triggers and the audit trail."""

@@ -102,7 +102,7 @@ class NeededPerson:
 
 @dataclass(frozen=True, slots=True)
 class AutonomyReport:
-    """How much work of a period needed no person: workflows, tasks by capability, and the cases that did need one."""
+    """Finished work of a period: workflows and tasks, how many a person acted on, and what needed a person."""
 
     since_ms: int
     until_ms: int

@@ -46,7 +46,7 @@ class _ClientLocks:
         self.close = locks.close
 
     async def acquire_lock(self, resources: list[str], **terms: Unpack[LockTerms]) -> dict[str, Any]:
-        """Lock resources for the client, as `LockPort.acquire_lock` says."""
+        """Lock resources for the client, waiting if told to; return `ticket` (its id), `fence` and `valid_until`."""
         wanted = self._locks.want(resources, terms, owner=self._name)
         state = await self._locks.ask(wanted, timeout_seconds=terms["timeout_seconds"])
         return await self._locks.wait_for(wanted, state, terms["timeout_seconds"])

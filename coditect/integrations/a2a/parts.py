@@ -46,7 +46,7 @@ def value_of(parts: Sequence[Part]) -> Any:
 
 
 def answer_of(parts: Sequence[Part]) -> Any:
-    """Return the value of an answer's parts; a file or link becomes its A2A object in JSON, and no parts become None.
+    """Return the value of an answer's parts as `value_of` does, but None for no parts, and JSON objects for files.
 
     Raises:
         InputError: when a number is none of JSON.
@@ -61,7 +61,7 @@ def answer_of(parts: Sequence[Part]) -> Any:
 
 
 def text_of(parts: Sequence[Part]) -> str:
-    """Return the texts of parts, joined by newlines; empty when there are none."""
+    """Return the texts among A2A parts, joined by newlines, without parts of other kinds; empty if none is a text."""
     return "\n".join(one.text for one in parts if one.HasField("text"))
 
 

@@ -6,11 +6,11 @@ from coditect.errors import CoditectError, InputError, Retryable, SetupError
 
 
 class CommandFailed(CoditectError):
-    """The error of a command that failed for good: by its exit code, or a forbidden output; no further attempt."""
+    """The permanent failure of a command: by its exit code, or by an output too large or outside its workspace."""
 
 
 class CommandTroubled(Retryable):
-    """The error of a command that may succeed when it is run again: it says so, was killed, or gave no result."""
+    """The error of a command that failed by its exit code or a signal, or gave no result; another run may succeed."""
 
 
 class InputRefusedByCommand(InputError):

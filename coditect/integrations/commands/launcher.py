@@ -141,7 +141,7 @@ def _signal_all(command: int, number: int) -> None:
 
 
 def _end_all(command: int) -> None:
-    """Kill the command and all processes that descend from it, until none is left."""
+    """Kill the command and all that descends from it until none is left; beyond Linux, only its process group, once."""
     while True:
         _signal_all(command, signal.SIGKILL)
         _reap(command)
@@ -151,7 +151,10 @@ def _end_all(command: int) -> None:
 
 
 def _watch(control: socket.socket, command: int, wake: int, grace_seconds: float) -> int:
-    """Wait until the command has ended; return its exit code; once the agent is gone, kill all and end this process."""
+    """Return the command's exit code when it has ended, by itself or as the agent asks; exit if the agent is gone.
+
+    Once the agent is gone, kill the command with all its descendants, and end this process.
+    """
     kill_at: float | None = None
     while True:
         left = None if kill_at is None else max(0.0, kill_at - time.monotonic())
@@ -212,7 +215,7 @@ def _launch(door: socket.socket, fds: list[int], guards: set[int]) -> None:
 
 
 def _tidy(guards: set[int]) -> None:
-    """Reap guard processes that have ended, and kill the orphans of a guard that was killed."""
+    """Reap guard processes that have ended, and kill processes that the launcher inherited, as from a killed guard."""
     while True:
         try:
             pid, _ = os.waitpid(-1, os.WNOHANG)
@@ -226,7 +229,7 @@ def _tidy(guards: set[int]) -> None:
 
 
 def main(door: socket.socket) -> None:
-    """Start a guard for each request of the agent, until the agent has closed its socket and all guards have ended."""
+    """Start a guard process for each command of the agent, until the agent closes its socket and no guard is left."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -31,14 +31,17 @@ class StartedCommand:
     stderr: FileIO
 
     def kill(self) -> None:
-        """Let the guard kill the command with all its processes; the control socket closes when that is done."""
+        """Tell the command's guard process to kill the command with all its processes; do not wait for that.
+
+        The control socket closes when that is done.
+        """
         try:
             self.control.shutdown(socket.SHUT_WR)
         except OSError:
             return  # the guard has ended already
 
     def ask_to_end(self) -> None:
-        """Ask the guard to end the command: SIGTERM to its processes, SIGKILL after a grace period. From any thread."""
+        """Ask the guard process to end the command: SIGTERM, then SIGKILL after a grace period. From any thread."""
         try:
             self.control.send(b"T")
         except OSError:

@@ -131,7 +131,7 @@ class _Streams:
             continue
 
     def end(self) -> CommandEnd:
-        """Write the input and read the outputs until the guard reports the command's end; return that end."""
+        """Write the input and read the outputs until the command's end, the outputs up to 1 s more; return the end."""
         ended_at: float | None = None
         open_outputs = set(self._outputs)
         while ended_at is None or (open_outputs and time.monotonic() < ended_at + DRAIN_SECONDS):
@@ -166,7 +166,7 @@ class _Streams:
             self._started.stdin.close()
 
     def _take(self, stream: FileIO) -> bool:
-        """Read a piece of a stream of output; return False at the end of the stream."""
+        """Read a piece of stdout or stderr; return False at the stream's end; raise once both together are too long."""
         piece = stream.read(PIECE_BYTES)
         if piece is None:
             return True

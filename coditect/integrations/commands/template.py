@@ -78,7 +78,7 @@ def _field(given: Any, path: str) -> str:
 
 
 def filled_arguments(templates: tuple[InputTemplate, ...], given: Any) -> tuple[str, ...]:
-    """Return the arguments of a command for an input.
+    """Return the arguments of a command, filled from an input; refuse a value that would be read as an option.
 
     Raises:
         InvalidTask: when the input does not fit, or a value would be read as an option.

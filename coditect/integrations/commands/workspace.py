@@ -66,7 +66,7 @@ class Workspaces:
 
 @contextmanager
 def open_workspaces(root: Path, repositories: tuple[Path, ...]) -> Iterator[Workspaces]:
-    """Make an agent process's folder below a root; first remove the folders that ended processes left there.
+    """Make an agent process's folder below a root, for the block; first remove what ended processes left there.
 
     Raises:
         SetupError: when the root cannot be used.
@@ -116,7 +116,7 @@ def _sweep(root: Path) -> int:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder, even if its permissions forbid it; what cannot be removed is logged, and swept later."""
+    """Remove a folder, even if its permissions forbid it; what cannot be removed is logged, and stays."""
 
     def again(_call: Callable[..., Any], path: str, _error: Any) -> None:
         try:

@@ -40,7 +40,7 @@ class AllowedHosts:
 
     @classmethod
     def read(cls, patterns: str, *, private: bool) -> AllowedHosts:
-        """Return the hosts that a setting names, separated by commas."""
+        """Return the allowed hosts of a setting's text: host names or patterns of them, separated by commas."""
         return cls(tuple(one.strip().lower() for one in patterns.split(",") if one.strip()), private)
 
     def check(self, url: str) -> str:

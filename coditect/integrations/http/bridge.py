@@ -76,7 +76,7 @@ class HttpBridge:
         callback_url: str,
         lease_seconds: float,
     ) -> None:
-        """Take the registry of HTTP agents, the process's shared parts and name, and the URL for callbacks."""
+        """Take the registry of HTTP agents, what runs and calls them, the bridge's name, and the URL for callbacks."""
         self._registrations = registrations
         self._serve = serve
         self._calls = calls
@@ -158,7 +158,7 @@ class HttpBridge:
             self._silent = False
 
     async def _missed(self, agent_id: AgentId, now: float) -> None:
-        """Stop a served agent that the registry lacks if its lease is over; else, with the claim, register it again."""
+        """Stop a served agent that the registry lacks if its lease is nearly over; else, if claimed, register it."""
         served = self._served[agent_id]
         left = served.ends_at - now
         if left <= LOOK_SECONDS / 2:
@@ -168,7 +168,10 @@ class HttpBridge:
             await self._registrations.register(served.registration, ALIVE, lease_seconds=left)
 
     async def _keep(self, registration: Registration, ends_at: float) -> None:
-        """Serve a registered agent, if this bridge has the claim and its URL takes connections."""
+        """Serve a registered agent while this bridge can claim it and its URL takes connections; else stop it.
+
+        One that has registered something else is stopped first. A URL that does not answer in time changes nothing.
+        """
         agent_id = registration.agent_id
         served = self._served.get(agent_id)
         if not await self._is_mine(agent_id):
@@ -251,7 +254,7 @@ class HttpBridge:
         served.stop.set()
 
     def _leave(self, served: _Served, reason: str) -> bool:
-        """Stop an agent, and forget it when it has stopped; return whether it has."""
+        """Begin to stop an agent, and forget it if it does not run any more; return whether it was forgotten."""
         self._stop(served, reason)
         if served.work is None:
             del self._served[served.registration.agent_id]

@@ -56,7 +56,7 @@ class AgentCalls:
             return HttpAnswer(response.status_code, await self._body(response), response.headers.get("retry-after"))
 
     async def connect(self, url: str) -> None:
-        """Connect to a URL's host and send nothing.
+        """Check that a URL's host takes a connection; send nothing.
 
         Raises:
             AgentRefused: when the host takes no connection.

@@ -95,7 +95,7 @@ class HttpAgents:
         return self._registered(found.agent_id, await self._fleet.get(found.agent_id))
 
     async def beat(self, agent_id: AgentId) -> Registered:
-        """Extend the lease of an HTTP agent.
+        """Extend the lease of an HTTP agent at its heartbeat, and return its status and lease.
 
         Raises:
             NotFound: when no HTTP agent has the id, such as after a longer silence: it registers again.
@@ -106,7 +106,7 @@ class HttpAgents:
         return self._registered(agent_id, await self._fleet.get(agent_id))
 
     async def find(self, search: Search) -> tuple[AgentRecord, ...]:
-        """Return the living agents that match a search, those included that no bridge serves yet."""
+        """Return the living agents that match a search, among them HTTP agents that no bridge serves yet."""
         return tuple(map(self._explained, await find_living(self._fleet, self.registrations, search)))
 
     async def get(self, agent_id: AgentId) -> AgentRecord:
@@ -131,7 +131,9 @@ class HttpAgents:
         return [found[name] for name in sorted(found)]
 
     async def health(self, agent_id: AgentId) -> AgentHealth:
-        """Return the health of a living agent; an HTTP agent is unwell while no bridge reaches its URL.
+        """Return a living agent's health: bad while it is starting or offline, reports trouble, or waits for a breaker.
+
+        An HTTP agent is starting while no bridge reaches its URL.
 
         Raises:
             NotFound: when no living agent has the id.
@@ -144,7 +146,7 @@ class HttpAgents:
         return AgentHealth(agent_id, load.status not in UNWELL and not reason, load.status.value, reason, lease_ms)
 
     async def answer(self, token: str, answer: AgentResponseEvent, broker: Broker) -> None:
-        """Take the answer that an HTTP agent posts to the callback of one attempt, here or in another API process.
+        """Give the answer that an HTTP agent posted to a callback to its attempt, in this API process or another.
 
         Raises:
             NotFound: when no attempt waits for it, or none any more.

@@ -6,18 +6,18 @@ from coditect.errors import InputError, Retryable
 
 
 class AgentRefused(Retryable):
-    """The error of a URL that takes no connection, so that the request was not sent."""
+    """The error of a URL to which no connection could be made, so that the request was not sent."""
 
 
 class AgentLost(Retryable):
-    """The error of an HTTP agent that went away after it had the request: its connection broke, or its lease ended.
+    """The error of an agent that may have the request and went away, such as by a broken connection or an ended lease.
 
     The attempt counts, since the agent may have done the work, or the work may have ended the agent.
     """
 
 
 class AnswerBroken(Retryable):
-    """The error of an invalid answer: a wrong status, a wrong id, too large, no JSON, or a redirect."""
+    """The error of an invalid answer, such as one with a wrong status or id, a redirect, too much data, or no JSON."""
 
 
 class ActionFailed(Retryable):

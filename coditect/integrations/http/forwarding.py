@@ -40,7 +40,7 @@ class AnswerReply(BaseModel):
 
 
 def heard(callbacks: Callbacks, content: Any) -> dict[str, Any]:
-    """Take an answer that another process passed on, and return what to tell that process."""
+    """Give a callback's answer from another API process to its attempt; return the reply: taken, late, or mistaken."""
     try:
         given = ForwardedAnswer.model_validate(content)
         callbacks.take(given.token, given.answer)

@@ -43,7 +43,7 @@ class AgentLink:
         callback_url: str,
         doubt: Callable[[], None],
     ) -> None:
-        """Take the parts of the bridge; `doubt` is called when a connection is refused or lost."""
+        """Take the agent's URL, HTTP client and callbacks; `doubt` is called when a connection is refused or lost."""
         self._url = base_url + REQUEST_PATH
         self._calls = calls
         self._callbacks = callbacks

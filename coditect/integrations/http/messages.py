@@ -78,7 +78,7 @@ FIX = 'answer {"request_id": <event_id>, "status": "success", "result": ...}'
 
 
 def read_answer(body: bytes, event_id: str) -> AgentResponseEvent:
-    """Parse the answer to a request.
+    """Parse the body of an HTTP agent's answer, and check that it answers the request with this id.
 
     Raises:
         AnswerBroken: when the body is no answer, or the answer to another request.

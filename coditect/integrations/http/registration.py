@@ -68,7 +68,7 @@ class HttpRegistration(BaseModel):
     metadata: dict[Text, Text] = Field(default={}, max_length=64)
 
     def checked(self, hosts: AllowedHosts, *, now_ms: int) -> Registration:
-        """Return the registration as the registry keeps it, after all checks.
+        """Return the registration as the registry keeps it, after checks of its URL, its size and its capabilities.
 
         The id follows from name and URL, so that registering again changes the registration and keeps the agent.
 
@@ -111,7 +111,7 @@ def _spec(given: HttpCapability) -> CapabilitySpec:
 
 
 def http_agent(registration: Registration, link: AgentLink | None) -> Agent:
-    """Return the `Agent` that posts its tasks to an HTTP agent; without a link, it only serves to check a registration.
+    """Return the `Agent` that posts its tasks to an HTTP agent; without `link`, it only serves to check a declaration.
 
     The agent's breaker opens when its URL fails: its tasks wait for it then, or for another agent, and no attempt
     counts. An action that the agent answers with an error is no failure of the URL.

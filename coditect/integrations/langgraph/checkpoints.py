@@ -33,7 +33,7 @@ Packed = tuple[str, bytes]
 
 @dataclass(frozen=True, slots=True)
 class CheckpointPlace:
-    """A checkpoint's place: its thread, the namespace of its graph within the thread, and its id."""
+    """The identity of a LangGraph checkpoint: its thread, the namespace of its graph within the thread, and its id."""
 
     thread: str
     namespace: str = ""
@@ -41,7 +41,7 @@ class CheckpointPlace:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> CheckpointPlace:
-        """Return the place that a graph's configuration names.
+        """Return the thread, namespace and checkpoint id that a graph's configuration names; the last two may be empty.
 
         Raises:
             InputError: when it names no thread.
@@ -58,11 +58,11 @@ class CheckpointPlace:
         return f"checkpoint/{_part(self.namespace)}/{_part(self.checkpoint)}"
 
     def writes(self, task: str = "") -> str:
-        """Return the key of a task's writes; without a task, the prefix of the keys of all tasks' writes."""
+        """Return the key of a LangGraph task's writes; without a task, the prefix of the keys of all tasks' writes."""
         return f"writes/{_part(self.namespace)}/{_part(self.checkpoint)}/{_part(task)}"
 
     def named_by(self, key: str) -> CheckpointPlace:
-        """Return the place in the same thread that a checkpoint's key names."""
+        """Return the thread, namespace and id of the checkpoint, in the same thread, that is stored under a key."""
         _, namespace, checkpoint = key.split("/")
         return replace(self, namespace=unquote(namespace), checkpoint=unquote(checkpoint))
 
@@ -82,7 +82,7 @@ class KeptCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class KeptWrite:
-    """A write of a task to a channel, which waits for the next checkpoint; sorted as LangGraph applies them."""
+    """A LangGraph task's write to a channel, for the next checkpoint; `order` sorts writes as they are applied."""
 
     path: str
     task: str
@@ -97,7 +97,7 @@ class KeptWrite:
 
 
 class Checkpoints:
-    """The checkpoints of all threads, over a client; every method raises the errors of `SharedState`."""
+    """The checkpoints of all LangGraph threads, in a client's shared state; methods raise `SharedState`'s errors."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -106,31 +106,31 @@ class Checkpoints:
         return self._client.space(f"{THREADS}:{thread}")
 
     async def threads(self) -> list[str]:
-        """Return all threads that have a checkpoint."""
+        """Return the ids of the threads in which a checkpoint without a parent was stored."""
         return [one.key async for one in self._client.space(THREADS).entries()]
 
     async def places(self, within: CheckpointPlace, *, every_namespace: bool = False) -> list[CheckpointPlace]:
-        """Return the places of the checkpoints of a namespace, or of the whole thread, the latest first."""
+        """Return thread, namespace and id of the checkpoints of a namespace, or of the whole thread, latest first."""
         prefix = "checkpoint/" if every_namespace else replace(within, checkpoint="").key
         found = [within.named_by(one.key) async for one in self._space(within.thread).entries(prefix)]
         return sorted(found, key=lambda place: place.checkpoint, reverse=True)
 
     async def latest(self, within: CheckpointPlace) -> CheckpointPlace | None:
-        """Return the place of the latest checkpoint of a namespace; None when the namespace has no checkpoint."""
+        """Return thread, namespace and id of the latest checkpoint of a namespace; None when it has no checkpoint."""
         prefix = replace(within, checkpoint="").key
         async for entry in self._space(within.thread).entries(prefix, reverse=True, most=1):
             return within.named_by(entry.key)
         return None
 
     async def read(self, place: CheckpointPlace) -> KeptCheckpoint | None:
-        """Return the checkpoint at a place; None when the place has none."""
+        """Return the stored checkpoint with a thread, namespace and id; None when there is none."""
         found = await self._space(place.thread).get(place.key)
         if found is None:
             return None
         return KeptCheckpoint(found["parent"], _unpacked(found["checkpoint"]), _unpacked(found["metadata"]))
 
     async def writes(self, place: CheckpointPlace) -> list[KeptWrite]:
-        """Return the writes of tasks that ran from a checkpoint, in the order in which the next one applies them."""
+        """Return what LangGraph tasks wrote after a checkpoint, in the order in which the next one applies it."""
         space, prefix = self._space(place.thread), place.writes()
         keys = [one.key async for one in space.entries(prefix)]
         values = await asyncio.gather(*(space.get(key) for key in keys))
@@ -142,7 +142,7 @@ class Checkpoints:
         return sorted(found, key=lambda write: write.order)
 
     async def put(self, place: CheckpointPlace, kept: KeptCheckpoint) -> None:
-        """Store a checkpoint at a place, and replace an earlier one there."""
+        """Store a checkpoint under its thread, namespace and id, and replace an earlier one there."""
         if kept.parent is None:
             await self._put_if_new(self._client.space(THREADS), place.thread, {})
         row = {"parent": kept.parent, "checkpoint": _packed(kept.checkpoint), "metadata": _packed(kept.metadata)}

@@ -47,7 +47,7 @@ class CoditectSaver(BaseCheckpointSaver[int]):
     # -- async ------------------------------------------------------------------------------------------
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """Return the checkpoint that the configuration names, or the latest of its thread and namespace."""
+        """Return the checkpoint that the configuration names, or the latest of its thread and namespace, or None."""
         return await self._loop.call(self._get(config))
 
     async def alist(
@@ -130,7 +130,7 @@ class CoditectSaver(BaseCheckpointSaver[int]):
         return None if found is None else await self._whole(found)
 
     async def _whole(self, place: CheckpointPlace) -> CheckpointTuple | None:
-        """Read a checkpoint with its writes."""
+        """Return a checkpoint with what its tasks wrote for the next one; None when it is not stored."""
         kept, writes = await asyncio.gather(self._kept.read(place), self._kept.writes(place))
         if kept is None:
             return None
@@ -161,7 +161,7 @@ class CoditectSaver(BaseCheckpointSaver[int]):
                 yield one
 
     async def _places(self, config: RunnableConfig | None) -> Sequence[CheckpointPlace]:
-        """Return the places of all threads' checkpoints, or of those that a configuration names, the latest first."""
+        """Return thread, namespace and id of all threads' checkpoints, or of those in a configuration, latest first."""
         if config is None:
             threads = await self._kept.threads()
             found = [await self._kept.places(CheckpointPlace(one), every_namespace=True) for one in threads]

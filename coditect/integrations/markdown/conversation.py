@@ -69,7 +69,7 @@ class Conversation:
         self._called = 0
 
     async def answer(self, instructions: str, given: Any, *, model: str | None = None) -> str:
-        """Return the model's answer to an input.
+        """Give the model an input, call the tools that it asks for, and return its first answer that asks for none.
 
         Raises:
             InputError: when the model calls tools without end.

@@ -16,7 +16,7 @@ _FENCE = "---"
 
 
 def tool_name(capability: str) -> str:
-    """Return the name by which a model knows a capability: models allow no dots."""
+    """Return the name by which a model knows a capability: with underscores for dots, and at most 64 characters."""
     return capability.replace(".", "_")[:64]
 
 
@@ -57,7 +57,7 @@ class MarkdownAgent(BaseModel):
 
 
 def read_folder(folder: Path) -> list[MarkdownAgent]:
-    """Read the markdown agents of a folder's `*.md` files, in order of their names.
+    """Read the markdown agents of a folder's `*.md` files, in order of the files' names.
 
     Raises:
         SetupError: when the folder has none or too many, a file is none, or two have one name; it names the file.

@@ -54,7 +54,7 @@ class FleetResources:
         ]
 
     async def read(self, uri: str) -> ReadResourceResult:
-        """Return a resource as JSON.
+        """Return the MCP resource at an address as JSON: a list, or one workflow or dead letter.
 
         Raises:
             MCPError: when there is no such resource, or the fleet does not answer; the message says what to do.

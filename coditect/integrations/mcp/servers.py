@@ -32,7 +32,7 @@ class ToolServerLost(Retryable):
 
 
 class ToolServer:
-    """The address of an MCP server: the command that starts it, or its URL."""
+    """An MCP server that this process can open and call: one that a command starts, or one at a URL."""
 
     def __init__(self, target: str, *, env: Mapping[str, str] | None = None) -> None:
         """Take a command line, such as `mcp-server-git --repository .`, or a URL that begins with http.
@@ -61,7 +61,10 @@ class ToolServer:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Keep the server open inside of the block; it can be opened again, also on another event loop."""
+        """Open the server in the background, and again when it is lost, while the block lasts; do not wait for it.
+
+        Calls wait for it. Afterwards it can be opened again, also on another event loop.
+        """
         self._opened, self._lost = asyncio.get_running_loop().create_future(), asyncio.Event()
         keeping = asyncio.create_task(self._keep(), name=f"keep {self.target}")
         try:

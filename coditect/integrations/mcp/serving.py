@@ -109,7 +109,7 @@ class FleetTools:
         return [*(tool.described for tool in (await self._offered()).values()), *_DURABLE_TOOLS]
 
     async def call(self, name: str, arguments: Mapping[str, Any], progress: Progress) -> CallToolResult:
-        """Call a tool by its name, and return its answer; an error of the fleet or the task is an answer, too.
+        """Call a tool by its name; answer with its value, an error, or, where tasks may take long, a durable task's id.
 
         Raises:
             MCPError: when there is no such tool.
@@ -211,7 +211,7 @@ def _text(arguments: Mapping[str, Any], name: str) -> str:
 
 
 def fleet_server(opened: Connections, patterns: Sequence[str] = ("*",)) -> Server[Any]:
-    """Return the MCP server of a fleet, with the capabilities whose names match one of the patterns."""
+    """Return the MCP server of a fleet: its capabilities whose names match a pattern as tools, and its resources."""
     tools, resources = FleetTools(opened, patterns), FleetResources(opened)
 
     async def list_tools(_: ServerRequestContext[Any], __: PaginatedRequestParams | None) -> ListToolsResult:

@@ -56,7 +56,7 @@ class CapabilityTool:
         return input_of(self.spec, arguments)
 
     def answer(self, value: Any) -> CallToolResult:
-        """Return a task's value as the answer of a call."""
+        """Return a task's value as an MCP call's answer; one that is no object by its schema is the field `result`."""
         structured = value if is_object(self.spec.output_schema) else {RESULT: value}
         return answer(structured, text=value if isinstance(value, str) else None)
 
@@ -84,7 +84,7 @@ def answer(structured: Mapping[str, Any], *, text: str | None = None) -> CallToo
 
 
 def refusal(error: CoditectError) -> CallToolResult:
-    """Return the answer of a call that failed, with what to do about it; a model can read it and try again."""
+    """Return the answer of a failed call: the error's sentence and facts, such as what to do, for a model to read."""
     facts = "".join(f"; {name}: {value}" for name, value in error.facts.items() if name != "traceback")
     return CallToolResult(content=[TextContent(text=f"{error.sentence}{facts}"[:4_000])], is_error=True)
 

@@ -48,7 +48,10 @@ class Binaries:
 
 
 def find_binaries(environ: Mapping[str, str], *, root: Path = Path("/")) -> Binaries:
-    """Find RabbitMQ (named by `environ`, else the newest), its port mapper and Redis, in PATH and the usual places."""
+    """Find RabbitMQ (only in the folder that `environ` names, if any), its port mapper and Redis, in the usual places.
+
+    The usual places are those in which packages install RabbitMQ (the newest in the first such place counts), and PATH.
+    """
     folders = [*environ.get("PATH", "").split(os.pathsep), *MORE_FOLDERS]
     sbin = environ.get(RABBITMQ_SBIN) or None
     return Binaries(

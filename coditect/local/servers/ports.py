@@ -46,7 +46,7 @@ class Addresses:
 
     @property
     def management_url(self) -> str:
-        """The address of the broker's management API, if the broker is started with one."""
+        """The address at which the broker's management API answers, if the broker is started with the API."""
         return f"http://coditect:{self.password}@127.0.0.1:{self.ports.management}"
 
     @property

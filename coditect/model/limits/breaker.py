@@ -22,7 +22,7 @@ class BreakerScope(StrEnum):
 
 
 class CallVerdict(Enum):
-    """The meaning of one ended call for the breaker of its dependency."""
+    """How a breaker counts an ended call of its dependency: as a success, as a failure, or not at all."""
 
     SUCCESS = "success"
     FAILURE = "failure"

@@ -43,7 +43,7 @@ class Rate:
 
     @property
     def per_second(self) -> float:
-        """The mean number of executions per second."""
+        """The mean number of executions per second that the rate allows."""
         count, _, unit = self.limit.partition("/")
         return int(count) / _UNIT_SECONDS[unit]
 
@@ -54,13 +54,16 @@ class Rate:
 
     @property
     def hold_seconds(self) -> float:
-        """The seconds until an unused leased token is lost: the time in which half a burst is added, at most 1 s."""
+        """The seconds after which a token that an agent leased but did not use is lost; at most 1.
+
+        It is the time in which the rate adds half a burst, but not under that for one token, or 0.1 s if that is less.
+        """
         half_a_burst, one = (self.most_at_once - 1) / (2 * self.per_second), 1 / self.per_second
         return max(min(SHORTEST_HOLD_SECONDS, one), min(LONGEST_HOLD_SECONDS, half_a_burst))
 
     @property
     def capacity(self) -> int:
-        """The tokens of a full bucket: the burst minus those that the rate adds while an agent holds leased tokens."""
+        """The tokens of a full bucket: the burst minus those added while an agent may hold leased ones; at least 1."""
         return max(1, self.most_at_once - int(self.per_second * self.hold_seconds))
 
     def __str__(self) -> str:

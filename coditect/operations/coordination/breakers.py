@@ -15,7 +15,7 @@ async def list_breakers(opened: Connections) -> list[BreakerListing]:
 
 
 async def show_breaker(opened: Connections, name: str) -> BreakerListing:
-    """Return one breaker of the fleet.
+    """Return the breaker of a name, if it ever opened in the fleet, with its state and next probe.
 
     Raises:
         NotFound: when no breaker of the name ever opened.
@@ -27,12 +27,12 @@ async def show_breaker(opened: Connections, name: str) -> BreakerListing:
 
 
 async def open_breaker(opened: Connections, name: str, *, reason: str) -> BreakerState:
-    """Open a breaker in the whole fleet until it is reset."""
+    """Open a breaker in the whole fleet, without probes, until it is reset; return its state."""
     async with opened.fleet() as client:
         return await client.open_breaker(name, reason=reason)
 
 
 async def reset_breaker(opened: Connections, name: str, *, reason: str) -> BreakerState:
-    """Close a breaker in the whole fleet."""
+    """Close a breaker in the whole fleet, and return its state."""
     async with opened.fleet() as client:
         return await client.reset_breaker(name, reason=reason)

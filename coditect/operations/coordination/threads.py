@@ -110,7 +110,7 @@ async def say(
 
 
 async def close_thread(opened: Connections, thread: str, *, reason: str) -> ThreadRow:
-    """Close a thread, so that it takes no more messages.
+    """Close a thread, so that it takes no more messages, and return it.
 
     Raises:
         NotFound: when the thread is unknown, or not kept any more.

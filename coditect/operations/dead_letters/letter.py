@@ -153,7 +153,7 @@ def broker_reason(message: Message) -> str | None:
 
 
 def _death(message: Message) -> Mapping[str, object]:
-    """Return the `x-death` header's entry for the task queue that dropped the message."""
+    """Return the `x-death` header's entry of the task queue that dropped the message; else the first, or {}."""
     deaths = message.headers.get("x-death")
     if not isinstance(deaths, list):
         return {}

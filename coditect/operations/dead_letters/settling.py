@@ -69,7 +69,7 @@ async def show_letter(opened: Connections, letter_id: str, *, capability: str | 
 async def redrive_letters(
     opened: Connections, selection: Selection, *, dry_run: bool, keep_limits: bool, note: Note
 ) -> SettledLetter:
-    """Publish the selected dead letters as fresh tasks, with the guarantees of `DeadLetters.redrive`."""
+    """Publish the selected dead letters as fresh tasks; remove each only after the broker has confirmed its task."""
     settings = read_settings(opened.environ)
     async with (
         open_tracing(settings, service="coditect-client", instance=f"redrive-{token_hex(4)}") as tracing,

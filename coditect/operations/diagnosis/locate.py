@@ -55,7 +55,7 @@ class TaskLocator:
         return Found(tuple(sightings), tuple(looked), tuple(cut), asked)
 
     async def _look(self, queue: str, task_id: str, most: int) -> tuple[list[Sighting], bool]:
-        """Search a queue for the task; return at most one sighting, and whether the whole queue was searched."""
+        """Search a queue's first `most` messages for the task; return its place, or else whether these were all."""
         size = 0
         try:
             for before in range(most):

@@ -50,7 +50,7 @@ async def why_not_capability(opened: Connections, question: TaskQuestion) -> Why
 
 
 async def why_not_task(opened: Connections, task_id: str, given: TaskQuestion | None, *, most: int) -> WhyNot:
-    """Say where a direct task is, and for each agent whether it would take the task.
+    """Say where a direct task is and, if its capability is known, for each agent whether it would take the task.
 
     The search is that of `TaskLocator.find`: it fetches at most `most` messages of each queue and gives them back. With
     `given` the task queues of its capability are searched, too.

@@ -83,7 +83,7 @@ class LoadReport:
 
     @property
     def ok(self) -> bool:
-        """Tell whether every task was accepted, executed and answered with a value."""
+        """Tell whether every task was accepted, answered with a value and, where the effect log was found, executed."""
         unhappy = self.endings[LoadEnding.FAILED] + self.endings[LoadEnding.HUNG] + self.endings[LoadEnding.REFUSED]
         return not (unhappy or self.lost or self.submitted_twice)
 
@@ -99,7 +99,7 @@ def parse_effects(lines: Iterable[str], task_ids: frozenset[str]) -> dict[str, l
 
 
 def read_effects(log: Path, answers: Iterable[LoadAnswer]) -> dict[str, list[Effect]] | None:
-    """Read the executions of the answered tasks from the effect log; None when the file does not exist."""
+    """Read the executions of a load test's tasks from the effect log; None when the file does not exist."""
     if not log.is_file():
         return None
     ids = frozenset(answer.task_id for answer in answers if answer.task_id is not None)

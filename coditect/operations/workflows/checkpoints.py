@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # it is heavy, and `coditect workflow` is to begin quickly
 
 
 async def make_checkpoint(opened: Connections, workflow: str, name: str) -> None:
-    """Make a checkpoint: give a name to the present position of a workflow, to which it can be restored."""
+    """Make a checkpoint: give a name to the present state of a workflow, which can be restored to it later."""
     async with opened.fleet() as client:
         await client.run(workflow).checkpoint(name)
 

@@ -113,7 +113,7 @@ class WorkflowWatcher(Protocol):
     """The callbacks by which `run_workflow` reports a workflow's progress to its caller."""
 
     def uploaded(self, nodes: int, of: int) -> None:
-        """Receive how many nodes of a large workflow were sent to the control plane."""
+        """Receive, after each chunk of a workflow, how many of its nodes were sent to the control plane."""
 
     def accepted(self, accepted: AcceptedWorkflow) -> None:
         """Receive, once, that the control plane accepted the workflow."""
@@ -270,7 +270,7 @@ async def signal_workflow(opened: Connections, workflow: str, name: str, value: 
 
 
 def first_cause(rows: Sequence[NodeRow]) -> str:
-    """Describe a workflow's first failure and what followed: `fetch[12] failed: no such file; 4 nodes did not run`."""
+    """Describe a workflow's first failure and what followed: `fetch[12] failed: no such file`; empty without one."""
     failed = [row for row in rows if row.state in _ENDED and row.reason not in _CONSEQUENCES]
     if not failed:
         return ""

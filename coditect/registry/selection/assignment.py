@@ -64,7 +64,7 @@ def assign(
 
 
 def room(record: AgentRecord) -> int:
-    """Return how many more tasks an agent can take, in its slots and in its inbox together."""
+    """Return how many more tasks an agent may get: twice its slots, less its running and suspended tasks."""
     return max(0, INBOX_SLOTS * record.registration.slots - record.load.running - record.load.suspended)
 
 

@@ -68,7 +68,7 @@ class Pick:
     """The cached registry entries from which the agent was chosen; None when the caller named the agent."""
 
     def over(self, _: object) -> None:
-        """Stop counting the task as running at the agent; called back when the task's reply arrives."""
+        """Stop counting the task as running at the agent; the callback for the end of the task's reply future."""
         if self.known is not None:
             self.known.records[self.agent_id] = with_more(self.known.records[self.agent_id], -1)
 
@@ -110,9 +110,10 @@ class Selector:
         body_bytes: int | None,
         pin: AgentId | None = None,
     ) -> Pick | None:
-        """Select the agent for one task, with at most one registry read per second; None lets the broker choose.
+        """Select the agent for one task, by registry entries that are at most 5 s old; None lets the broker choose.
 
-        `body_bytes` is the size of the task's input; None when its body is a reference to a blob.
+        With a strategy or criteria the entries are at most 1 s old, and read if need be. `body_bytes` is the size of
+        the task's input; None when its body is a reference to a blob. An agent given as `pin` is returned as it is.
         """
         if pin is not None:
             return Pick(pin)
@@ -127,7 +128,7 @@ class Selector:
         return self._choose(known, strategy, task_kind(capability, body_bytes), turn, wanted)
 
     def follow(self, kind: TaskKind, wanted: Wanted = ANYTHING) -> Pick | None:
-        """Select the agent for one task by the capability's declared strategy, without waiting for the registry."""
+        """Select an agent for a task by its capability's strategy and the cached entries; None: the broker chooses."""
         known = self._remembered(kind.capability)
         if known is None or known.asked is None:
             return None

@@ -143,7 +143,7 @@ def begin_request(tracing: Tracing, workflow: str, name: str) -> Span | None:
 def begin_record(
     tracing: Tracing, exchange: str, parent: TraceContext, attributes: Attributes, *, start_ns: int | None = None
 ) -> Span | None:
-    """Begin the span of a dispatcher that takes a message from `exchange` and records it in the ledger."""
+    """Begin the span in which a dispatcher records a message from `exchange` in the ledger, as a child of `parent`."""
     name, common = _processed_from(exchange, "", "")
     span = tracing.begin(name, CONSUMER, parent, start_ns=start_ns)
     if span is not None and span.sampled:

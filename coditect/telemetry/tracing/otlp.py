@@ -120,7 +120,7 @@ class Quiet(logging.Filter):
         self._next = 0.0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let a record pass when none has passed for `QUIET_SECONDS`."""
+        """Let a record pass when none has passed for a minute."""
         if (now := time.monotonic()) < self._next:
             return False
         self._next = now + QUIET_SECONDS
@@ -152,7 +152,7 @@ class OtlpTracing:
         span_id: int | None = None,
         start_ns: int | None = None,
     ) -> Span | None:
-        """Begin a span as a child of `parent`, or else of the current span, first OpenTelemetry's, then Coditect's."""
+        """Begin a child span of `parent`, else of OpenTelemetry's or Coditect's current span; else begin a trace."""
         place = tracestate = None
         if self._inherits and parent is not None and is_unsampled(parent.traceparent):
             return UnsampledSpan(parent.traceparent or "", parent.tracestate, parent.baggage)

@@ -52,7 +52,7 @@ class ReturnAddresses:
             )
 
     def reachable(self, address: Address) -> bool:
-        """Tell whether results may go to an address; False for 60 s after the broker refused a queue not of Coditect.
+        """Tell whether results may go to an address; for 60 s after a refusal by the broker, only Coditect's own may.
 
         Coditect's own reply queues stay reachable; all other queues are unreachable for these `REFUSED_SECONDS`.
         """

@@ -34,7 +34,7 @@ class Evidence:
 
     @classmethod
     def of(cls, recent: Sequence[bool], learning: Learning, risk: Risk) -> Evidence:
-        """Build the evidence from outcomes in order of time, of which only the last `learning.window` count."""
+        """Build the evidence from outcomes, oldest first; only the last ones count, at most the learning window."""
         counted = recent[-learning.window :]
         streak = next((back for back, good in enumerate(reversed(counted)) if not good), len(counted))
         return cls(len(counted), sum(counted), streak, wilson(sum(counted), len(counted)), learning, risk)

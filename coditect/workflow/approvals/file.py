@@ -21,7 +21,7 @@ def load_policy(path: Path | str) -> ApprovalPolicy:
 
     Raises:
         NotFound: when the file cannot be read.
-        InputError: with place and remedy of every problem; not retryable.
+        InputError: with the places of up to ten problems; not retryable.
     """
     path = Path(path)
     try:
@@ -37,7 +37,7 @@ def read_policy(content: bytes, *, is_json: bool = False, name: str = "") -> App
     """Read and check an approval policy in the bytes of a YAML or JSON document.
 
     Raises:
-        InputError: with place and remedy of every problem; not retryable.
+        InputError: with the places of up to ten problems; not retryable.
     """
     if len(content) > MOST_BYTES:
         raise InputError("A policy is at most so large", path=name, most_bytes=MOST_BYTES, fix="write fewer rules")

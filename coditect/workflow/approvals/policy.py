@@ -51,7 +51,7 @@ class Subject(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CapabilityFacts:
-    """The tags and the cost estimate with which living agents register a capability."""
+    """The tags that living agents register for a capability and for themselves, and their highest cost estimate."""
 
     tags: frozenset[str]
     """The tags of the capability, and of all agents that offer it."""
@@ -90,7 +90,7 @@ class ApprovalRule:
 
 @dataclass(frozen=True, slots=True)
 class Learning:
-    """The bounds of learned approval: how certain success must be, over how many outcomes, and up to which risk."""
+    """The bounds within which past outcomes approve an action: certainty of success, how many count, highest risk."""
 
     threshold: float = 0.9
     """The lower confidence bound of success (Wilson, 95 %) from which an action is approved, 0.5 to 0.999."""
@@ -151,7 +151,10 @@ class ApprovalPolicy:
         return self.default_task if subject is Subject.TASK else self.default_approval
 
     def may_concern(self, subject: Subject, capability: str) -> bool:
-        """Tell whether the policy could do more than silently approve a capability's nodes; the answer is cached."""
+        """Tell whether a rule of any decision may match a capability's nodes, or their default is not to approve.
+
+        The rules' other conditions are not checked. The answer is cached.
+        """
         known = self.concerned.get((subject, capability))
         if known is None:
             if len(self.concerned) >= MOST_CONCERNED:
@@ -166,7 +169,11 @@ class ApprovalPolicy:
         return self.learning is not None and any(one.learn for one in self.rules if one.name == rule)
 
     def judge(self, case: ApprovalCase, account: Account) -> Judgement:
-        """Return the decision of the first rule that matches, else the default; `account` limits evaluation steps."""
+        """Return the first matching rule's decision, else the default; a rule that approves must match without doubt.
+
+        A condition that cannot be checked counts as met for a rule that asks or refuses. `account` limits evaluation
+        steps.
+        """
         unknown: list[str] = []
         seen = _SeenCase(case, self.facts, account)
         for rule in self.rules:

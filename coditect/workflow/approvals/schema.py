@@ -29,7 +29,7 @@ def _period_ms(given: object) -> object:
 
 
 def _expression(given: str | None) -> str | None:
-    """Check that a rule's expression reads only the names that rules may read, and return the expression."""
+    """Check that a rule's expression, if any, can be parsed and reads only what rules may read, and return it."""
     if given is None:
         return None
     try:

@@ -97,7 +97,7 @@ def _repeat(given: RepeatFields | Mapping[str, Any] | None) -> Repeat | None:
 
 
 def _period_ms(period: str | int | None) -> int | None:
-    """Return a node's period in milliseconds: a number as given, and a text such as `5m` converted."""
+    """Return a node's period in milliseconds: a number or None as given, and a text such as `5m` converted."""
     return fields.duration_ms(period) if isinstance(period, str) else period
 
 
@@ -117,13 +117,13 @@ def to_document(definition: Definition) -> dict[str, Any]:
 
 
 def child_document(definition: Definition) -> dict[str, Any]:
-    """Convert a sub-workflow's definition to a document without its name, which is its key in the parent's."""
+    """Convert a sub-workflow's definition to a document of description and nodes; its name is its key in the parent."""
     described = {"description": definition.description} if definition.description else {}
     return described | {"nodes": {node.name: node_document(node) for node in definition.nodes}}
 
 
 def head_document(definition: Definition) -> dict[str, Any]:
-    """Return a workflow document's fields beside its nodes: name, description, labels and retention."""
+    """Return the name of a workflow document and, as far as given, its description, labels and retention."""
     document: dict[str, Any] = {"name": definition.name}
     if definition.description:
         document["description"] = definition.description

@@ -136,7 +136,7 @@ def write_json(definition: Definition) -> str:
 
 
 class _Open:
-    """The type of `_END`, the value of a parser event that ends the object or list that is open."""
+    """The type of the mark in a parser event that ends the object or list which was begun last."""
 
 
 _END = _Open()
@@ -155,7 +155,7 @@ class _Event:
 
 @dataclass(slots=True)
 class _Builder:
-    """A builder of a document's value from parser events, which keeps the line numbers of the value's fields."""
+    """A builder of a document's value from parser events, which also notes the line numbers of the wanted paths."""
 
     wanted: frozenset[Place] = frozenset()
     lines: dict[Place, int] = field(default_factory=dict)
@@ -242,7 +242,10 @@ def _refuse_references(event: Any, line: int) -> None:
 
 
 def _plain(word: str, line: int) -> Any:
-    """Return the value of an unquoted word by YAML 1.2's core schema, without octal and hexadecimal numbers."""
+    """Return the value of an unquoted word: null, a boolean, a decimal number, or else the word itself as text.
+
+    So does YAML 1.2's core schema, which also has octal, hexadecimal, infinite and undefined numbers.
+    """
     if word in _WORDS:
         return _WORDS[word]
     if _FRACTION.fullmatch(word) is None:

@@ -91,7 +91,7 @@ def _problems(error: ValidationError, above: tuple[str | int, ...] = ()) -> Iter
 
 
 def _problem(error: ErrorDetails, location: tuple[str | int, ...]) -> Iterator[Problem]:
-    """Convert a pydantic validation error to problems for a person, each with its path in the document and a fix."""
+    """Yield the problems that a validation error of pydantic means for a person, each with its path; some mean none."""
     path, given, facts = _path(location), error["input"], error.get("ctx", {})
     match error["type"]:
         case schema.REFUSED if location[-1] == "[key]":
@@ -127,7 +127,7 @@ def _no_object(path: Path, what: str, given: object) -> Problem:
 
 
 def _no_kind(path: Path, given: object) -> Iterator[Problem]:
-    """Yield the problems of a node that has no kind (task, map, ...) or several, and of its place in the graph."""
+    """Yield the problems of a node with no kind (task, map, ...) or several, and of its fields that every kind has."""
     if not isinstance(given, dict):
         yield _no_object(path, "A node is", given)
         return

@@ -51,7 +51,7 @@ def read_pattern(content: bytes, *, name: str = "") -> WorkflowPattern:
     """Read and check the pattern in the bytes of a YAML document; errors about its size or fields name it by `name`.
 
     Raises:
-        InputError: with place and remedy of every problem; not retryable.
+        InputError: with the places of up to ten problems; not retryable.
         InvalidWorkflow: when the bytes are no YAML, with the line.
     """
     if len(content) > MOST_BYTES:

@@ -71,7 +71,7 @@ class _Rendering:
     made: int = 0
 
     def nodes(self, pattern: WorkflowPattern, given: Mapping[str, object], depth: int) -> dict[str, Any]:
-        """Return the documents of a pattern's nodes by their names."""
+        """Return the documents of the nodes that a pattern becomes by the given parameters, with copies, by name."""
         if depth > MOST_NESTED:
             fix = "let no pattern use itself"
             raise InputError("Patterns use each other too deep", pattern=pattern.pattern, most=MOST_NESTED, fix=fix)

@@ -13,7 +13,7 @@ UNDONE = frozenset({"compensated", "compensation_failed"})
 
 
 def undone_in_reverse(index: HistoryIndex) -> CheckResult:
-    """Check that a workflow that did not complete undid its completed nodes one by one, in reverse order.
+    """Check that a compensated workflow undid its completed nodes one by one in reverse order, and any other one none.
 
     After a compensation that failed nothing more is undone. Who executed what is read from the agents' records.
     """

@@ -83,7 +83,7 @@ def executions(index: HistoryIndex) -> CheckResult:
 
 
 def _in_hand(index: HistoryIndex, key: str, first: Operation) -> float:
-    """Return the instant from which an agent may have had a task.
+    """Return when an agent may first have had a task: when it started, was granted, or, with a key, was accepted.
 
     A task waits for a key, and its start is granted, before its execution begins: a process may have to start for it.
     """

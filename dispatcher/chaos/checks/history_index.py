@@ -124,9 +124,9 @@ class HistoryIndex:
 
     @property
     def waiting(self) -> set[str]:
-        """Every node of the accepted workflows that waits for a time or a signal, or that a policy approves.
+        """The accepted workflows' nodes with neither an execution nor a grant: waits, some approvals, sub-workflows.
 
-        Nobody executes it, and no client answers it.
+        The approvals are those that a policy or the people of a contest decide.
         """
         return {
             f"{work.key}:{name}"
@@ -154,7 +154,7 @@ class HistoryIndex:
 
     @property
     def priorities(self) -> dict[str, str]:
-        """The priority of every accepted task that agents execute, direct tasks and nodes, by task id."""
+        """The priority of accepted tasks that agents execute and nothing holds up on purpose, by task id."""
         found: dict[str, str] = {}
         for work in self.accepted:
             if "priority" in work.val:
@@ -168,7 +168,7 @@ class HistoryIndex:
         return sorted((one for f in FAULTS for one in self.of(f)), key=lambda one: one.begun)
 
     def versioned(self, f: str, key: str) -> list[Operation]:
-        """Return the possibly committed transactions about one key, in the order of the store's versions."""
+        """Return the operations of one name and key that may be committed, in the order of the store's versions."""
         possible = (one for one in self.about(f, key) if one.possible)
         return sorted(possible, key=lambda one: (one.val["version"], one.first))
 

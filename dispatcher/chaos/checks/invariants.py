@@ -262,7 +262,7 @@ def _moved_on(state: Operation, ack: Operation) -> bool:
 
 
 def conservation(index: HistoryIndex) -> CheckResult:
-    """Invariant I8: check that at the end each submitted workflow and task has a known state, and no other exists."""
+    """Invariant I8: check that at the end the ledger knows each accepted workflow, and none that was not submitted."""
     census = {one.key: one.val.get("state") for one in index.of("census")}
     sure = {one.key for one in index.accepted}
     maybe = {one.key for one in index.of("accept") if one.possible}
@@ -285,7 +285,7 @@ def balance(index: HistoryIndex) -> CheckResult:
 
 
 def nothing_left(index: HistoryIndex) -> CheckResult:
-    """Check that at the end the task queues have no messages, neither waiting nor unacknowledged."""
+    """Check that at the end no message waits in the task queues; in simulations none is unacknowledged, either."""
     looks = index.of("left")
     violations = tuple(f"{one.key} has {one.val['messages']} messages" for one in looks if one.val["messages"])
     return CheckResult("nothing left over", "in the end the queues are empty", len(looks), violations)

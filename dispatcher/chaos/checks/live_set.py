@@ -42,7 +42,7 @@ def live_set(index: HistoryIndex) -> CheckResult:
 
 
 def _window(looks: Sequence[Operation], place: int) -> Sequence[Operation]:
-    """Return the registry reads of the 4 s up to the one at `place`; none if they cover less, or a gap is over 2 s."""
+    """Return the registry reads of the 4 s up to a given one; none if they cover less, or a gap is over 2 s."""
     since = looks[place].begun - PROMISED_SECONDS - ALLOWED_SECONDS
     first = place
     while first and looks[first].begun > since:

@@ -134,7 +134,7 @@ def _executed(index: HistoryIndex, key: str, ready: Sequence[tuple[float, float]
 
 
 def _recorded(index: HistoryIndex, work: Operation, name: str) -> Iterator[HeldUp]:
-    """Yield the wait from the end of a node's last predecessor until the ledger records the node as ready."""
+    """Yield the wait from the end of a node's last predecessor to the record of its readiness, if each ran once."""
     done = [
         [one.ended for one in index.about("execute", f"{work.key}:{before}") if one.happened]
         for before in work.val["nodes"][name]

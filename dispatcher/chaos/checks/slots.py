@@ -10,7 +10,7 @@ MOST_IDLE_SECONDS = 0.1
 
 
 def no_idle_slot(index: HistoryIndex) -> CheckResult:
-    """Invariant I6: check that no slot stays free for over 100 ms while a task that it may start waits in the queue."""
+    """Invariant I6: check that in calm times no slot is free for over 100 ms while a task that it may start waits."""
     judged = [one for one in index.of("idle") if is_calm(index, one.begun, one.ended)]
     violations = [
         f"{one.key}, and took none from {one.begun:.2f} for {one.ended - one.begun:.2f} s"

@@ -36,7 +36,7 @@ class Wait:
 
 
 def p0_soon(index: HistoryIndex) -> CheckResult:
-    """Invariant I5: check that each P0 task waits for at most 26 starts or resumptions of P1 and P2 tasks."""
+    """Invariant I5: check that in calm times a P0 task waits for at most 26 starts or resumptions of P1 or P2 tasks."""
     waits = _waits(index)
     going_on = [one.first for one in index.of("go on") if one.val["priority"] != "p0"]
     lower = sorted([*going_on, *(one.start for one in waits if one.priority != "p0")])
@@ -47,7 +47,7 @@ def p0_soon(index: HistoryIndex) -> CheckResult:
 
 
 def p2_progress(index: HistoryIndex) -> CheckResult:
-    """Invariant I5: check that at most 104 later tasks start before a P2 task, plus 12 per older P2 begun meanwhile."""
+    """Invariant I5: check that in calm times at most 104 later tasks, plus 12 per older P2 begun since, pass a P2."""
     waits = _waits(index)
     starts = [one.start for one in waits]
     judged = [one for one in waits if one.priority == "p2" and is_calm(index, one.ready_at, one.start_at)]

@@ -1,4 +1,4 @@
-"""The schedule of a run's faults, which the seed alone decides.
+"""The schedule of a run's faults, whose random draws depend on the seed alone.
 
 The faults come in rounds, each with every kind as often as its weight says: a short run has all kinds.
 """
@@ -126,7 +126,7 @@ def kinds_with(*, foundationdb: bool) -> Mapping[str, str]:
 
 
 def schedule(seed: int, seconds: float, kinds: Sequence[str]) -> list[Fault]:
-    """Return the faults of a run of the given length, in order of time; the same seed gives the same faults."""
+    """Return the faults of the given kinds for a run's length, in order of time; equal arguments give equal faults."""
     random = Random(f"{seed}/faults")  # noqa: S311 - it is to be foreseen
     quick = [kind for kind in WEIGHTS if kind in kinds]
     slow = [kind for kind in (BROKER_KILL, BROKER_WIPE, BROKER_STOP, QUEUE_STOP) if kind in kinds]

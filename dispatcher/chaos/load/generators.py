@@ -99,11 +99,11 @@ class Generators:
         return self._bag.pop()()
 
     def priority(self) -> Priority:
-        """Return a random priority, with the frequencies of `PRIORITIES`."""
+        """Return a random priority, with the relative frequencies 2 for P0, 4 for P1 and 3 for P2."""
         return self._random.choices(list(PRIORITIES), list(PRIORITIES.values()))[0]
 
     def work(self) -> dict[str, Any]:
-        """Return a random input for a node of a workflow."""
+        """Return a random input for a node of a workflow: how long it works, and whether its first attempt fails."""
         flaky = self._random.random() < self._pace.flaky
         return {"milliseconds": self._milliseconds(), "fails": int(flaky)}
 
@@ -148,7 +148,7 @@ class Generators:
         return flow
 
     def gate(self) -> Workflow:
-        """Return a workflow with an approval between tasks, and a join that needs one of its predecessors."""
+        """Return a workflow of two tasks, an approval, parallel tasks, and a last task that needs only one of them."""
         flow = Workflow("gate")
         first = [self._node(flow, []) for _ in range(2)]
         gate = flow.approval("go on?", after=first, name="gate", timeout="1h")
@@ -318,7 +318,10 @@ class Generators:
         }
 
     def _inputs(self, definition: Definition) -> dict[str, list[str]]:
-        """Return, by node, the inputs to check: a map element's item, in a chain the predecessor, else mostly none."""
+        """Return, by node, what its input must name: a map element's item, a chain's predecessor, or else nothing.
+
+        Nodes that are given signals or ticks are left out.
+        """
         inputs: dict[str, list[str]] = {}
         for node in definition.nodes:
             if isinstance(node.work, Each):

@@ -207,7 +207,7 @@ async def _hand_off(ctx: Context, note: Note, said: dict[str, Any]) -> None:
 
 
 async def _work_under_lock(task: Work, ctx: Context, note: Note, said: dict[str, Any]) -> None:
-    """Work under a lock, and record when it was held, under which fence; a lost lock ends the work."""
+    """Work under a lock, and record when and under which fence it was held; without it or once lost, just return."""
     held = {"proc": said["proc"], "task": ctx.task_id, "fence": 0}
     try:
         async with ctx.lock(task.lock, ttl=LOCK_TTL) as lock:

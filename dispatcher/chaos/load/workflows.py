@@ -64,7 +64,10 @@ class WorkflowLoad:
         return f"chaos-{self._number}-{self.random.getrandbits(32):x}"
 
     async def workflow(self, drawn: Workflow | None = None, value: object = None) -> None:
-        """Run one workflow to its end, submitted under one idempotency key until it is accepted."""
+        """Run one workflow to its end: cancel or pause it by chance, signal its waiting nodes, redrive its broken node.
+
+        It is submitted under one idempotency key until it is accepted.
+        """
         flow = drawn or self.shapes.drawn()
         definition = flow.definition()
         run = await self._started(definition, value)
@@ -90,7 +93,10 @@ class WorkflowLoad:
         await self.end_of(run, redriven=broken)
 
     async def started(self, flow: Workflow | Definition, value: object = None, **facts: object) -> Run | None:
-        """Start a workflow and record its acceptance, with `facts` for the checks; None if the load is closed first."""
+        """Start a workflow and record its acceptance; None after a non-retryable error once the load is closed.
+
+        The `facts` are what the checks of the history need beside the workflow's definition.
+        """
         definition = flow.definition() if isinstance(flow, Workflow) else flow
         run = await self._started(definition, value)
         if run is not None:
@@ -102,13 +108,13 @@ class WorkflowLoad:
         return await self.keyed(key, lambda: self.client.start(definition, value, key=key), lambda run: run.id)
 
     async def end_of(self, run: Run, *, redriven: bool = False) -> WorkflowState | None:
-        """Wait for the end of a workflow, and record and return its state; None when it does not end in time."""
+        """Wait for the end of a workflow, and record and return its state; None after any error, such as a timeout."""
         state = await self._end_of_run(run, redriven=redriven)
         self.over(run.id, None if state is None else state.value)
         return state
 
     async def soon(self) -> None:
-        """Wait for a random time between the two limits of `Pace.soon_milliseconds`."""
+        """Wait for a random time, as before a cancel: 5 ms to 1.5 s unless `Pace.soon_milliseconds` differs."""
         await asyncio.sleep(self.random.randint(*self.pace.soon_milliseconds) / 1000)
 
     async def insist(self, ask: Callable[[], Awaitable[T]]) -> T | None:
@@ -136,7 +142,7 @@ class WorkflowLoad:
         return found
 
     async def noted(self, f: str, key: str, ask: Callable[[], Awaitable[object]]) -> None:
-        """Send a request once, and record its outcome, which is unknown when no answer came."""
+        """Send a request once, and record its outcome, which counts as unknown after any error, even a refusal."""
         self.note(Type.INVOKE, f, key)
         try:
             await ask()

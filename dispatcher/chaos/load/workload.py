@@ -37,7 +37,7 @@ class ChaosLoad(WorkflowLoad):
     """The load of a run, which starts random workflows and tasks and records how each ends."""
 
     async def keep_coming(self) -> None:
-        """Start new work whenever some ends, until the load is closed; return when all work has ended."""
+        """Start new work whenever some ends until the load is closed, grant approvals, and return at the last end."""
         async with asyncio.TaskGroup() as group:
             answering = group.create_task(self._answer_approvals())
             async with self._work as work:
@@ -70,7 +70,7 @@ class ChaosLoad(WorkflowLoad):
     # -- tasks ------------------------------------------------------------------------------------------
 
     async def task(self) -> None:
-        """Run one direct or durable task; return at its end, or after `patience_seconds`, as a task may be lost."""
+        """Run one direct or durable task; return at its end, or 10 s after its acceptance, since it may be lost."""
         priority = self.shapes.priority()
         durable = self.random.random() < self.pace.durable
         ending = await (self._begin_durable(priority) if durable else self._begin_direct(priority))
@@ -87,23 +87,23 @@ class ChaosLoad(WorkflowLoad):
         await self._ends_of(wave)
 
     async def taking_turns(self, by: str) -> None:
-        """Run a wave of tasks that each take one of a few locks or concurrency keys; return at their end."""
+        """Run a wave of tasks that each take one of a few locks or concurrency keys; return at their end or in 10 s."""
         many, capability = (self.pace.keyed, KEYED) if by == "key" else (self.pace.locks, CAPABILITY)
         given = [UNDER_LOCK | {by: f"chaos:{number % RESOURCES}"} for number in range(many)]
         await self._ends_of([await self._submit(one, Options(), capability=capability) for one in given])
 
     async def handing_off(self) -> None:
-        """Run a wave of durable tasks that are each offered to other agents while they run; return at their end."""
+        """Run a wave of durable tasks, each offered to other agents as it runs; return at their end or after 10 s."""
         await self._ends_of([await self._begin_durable(Priority.P1, HANDED) for _ in range(self.pace.handed)])
 
     async def calls(self) -> None:
-        """Run a wave of tasks that each call the dependency, which is down most of the time; return at their end."""
+        """Run a wave of tasks that each call a mostly failing dependency; return at their end or after 10 s."""
         options = Options(max_attempts=CALL_ATTEMPTS)
         await self._ends_of([await self._submit(_CALL, options, capability=CALL) for _ in range(self.pace.calls)])
         await self.soon()
 
     async def _ends_of(self, wave: Sequence[Ending]) -> None:
-        """Wait for the ends of a wave of tasks, but not longer than `patience_seconds`."""
+        """Wait for the ends of a wave of tasks, but not longer than 10 s (`Pace.patience_seconds`)."""
         ends = [self._work.create_task(one) for one in wave if one is not None]
         if ends:
             await asyncio.wait(ends, timeout=self.pace.patience_seconds)
@@ -137,7 +137,10 @@ class ChaosLoad(WorkflowLoad):
         return self._end_of(key, handle, longest)
 
     async def _begin_durable(self, priority: Priority, given: dict[str, Any] | None = None) -> Ending:
-        """Submit a durable task of given or random work; repeat under one idempotency key until it is accepted."""
+        """Submit a durable task until it is accepted, and return a coroutine that awaits its end and records the state.
+
+        All requests have one idempotency key. None after a non-retryable error once the load is closed.
+        """
         key, work = self.key(), given or self.shapes.work()
         options = Options(priority=priority, max_attempts=TASK_ATTEMPTS)  # the ledger does not know the capability's
         handle = await self.keyed(

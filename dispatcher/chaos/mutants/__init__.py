@@ -7,7 +7,7 @@ imported: the product does not know of mutants, and no setting of the product ca
 ``ledger``   the mutants of the ledger and of the recording of results
 ``shards``   the mutants of shards, leases, the shard worker, and the sources of its commands
 ``time``     the mutants of timers, signals and schedules
-``agent``    the mutants of agents, clients and the wire
+``agent``    the mutants of agents: of their intake, their start of tasks, and their settlement
 ``mends``    the mutants that undo repairs of failures in real use
 ``table``    all mutants by name
 ``mutated``  ``python -m dispatcher.chaos.mutants.mutated NAME MODULE ...``: runs a module with a mutant in it

@@ -71,7 +71,7 @@ async def hunt(mutant: Mutant, *, most_seeds: int = SEEDS) -> Catch:
 
 
 async def _in_simulation(mutant: Mutant, most_seeds: int) -> Catch:
-    """Play the seed that is known to catch the mutant, then the others, until an invariant is violated."""
+    """Play the mutant's own seed, then the seeds from 1, until an invariant that the mutant should break breaks."""
     played, others = 0, set[str]()
     for first, last in ((mutant.seed, mutant.seed), (1, most_seeds)):
         async with aclosing(play_seeds(mutant.name, first, last, sorted(mutant.invariants))) as found:

@@ -21,7 +21,7 @@ MOST_ENTRIES = 5_000
 
 
 def report(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return how many workflows and tasks finished from `since` to `until`, by capability, and what needed a person."""
+    """Return how many workflows, and tasks by capability, finished from `since` to `until`, and what needed people."""
     since_ms, until_ms = number(body, "since", 0), number(body, "until", 0)
     counts = autonomy.read(tr, since_ms=since_ms, until_ms=until_ms)
     tasks = {name: _told(found) for (kind, name), found in sorted(counts.items()) if kind == TASK}

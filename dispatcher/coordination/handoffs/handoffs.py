@@ -72,7 +72,7 @@ _name = partial(text, longest=LONGEST_TEXT_BYTES)
 
 
 def request(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Offer a running task to the first of the candidates; a repeated request gets the handoff as it is by now.
+    """Offer a running task to the first agent that the request names; a repeat only returns the handoff as it is now.
 
     Raises:
         NotFound: when there is no such task.
@@ -110,7 +110,7 @@ def _check(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, body: Body) -> 
 
 
 def _note_start(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, agent: str) -> None:
-    """Note that the agent runs the task, if the report of its start has not come yet."""
+    """Note that the agent that requests a handoff runs the task, if the report of its start has not come yet."""
     if row.state is TaskState.PUBLISHED:
         now_ms, publication = unit.now_ms, row.publication
         started = Started(node_key.workflow, node_key.node, row.fence, publication, agent, row.attempt, now_ms)
@@ -150,9 +150,9 @@ def _candidates(body: Body) -> list[str]:
 
 
 def accept(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Move the task to an agent that was asked, if the handoff is open and its owner still has the task.
+    """Move the task to an agent that was asked, if the handoff is open and in time, and its owner still has the task.
 
-    A repeated or late acceptance changes nothing: the answer tells whose the task is.
+    A repeated or late acceptance moves nothing: the answer tells whose the task is.
 
     Raises:
         NotFound: when the handoff is unknown.

@@ -17,10 +17,10 @@ HANDED_OFF = "handed_off"
 
 
 def move(unit: UnitOfWork, row: NodeRecord, handoff: HandoffRecord, agent: str) -> None:
-    """End the owner's attempt, and publish the task to the agent that accepted it, under a new fence.
+    """End the owner's attempt, and publish the task to the agent that accepted it, if the approval policy lets it go.
 
-    The number of the attempt stays, since none has failed. Held locks go with the task. A task that is handed to
-    another capability is judged by the approval policy as if it were new.
+    It gets a new fence; the number of the attempt stays, since none has failed. Held locks go with the task. A task
+    that is handed to another capability is judged by the approval policy as if it were new.
     """
     node_key = handoff.node_key
     message = f"to {agent}" + (f": {handoff.reason}" if handoff.reason else "")

@@ -58,11 +58,11 @@ class HandoffRecord:
 
     @property
     def is_open(self) -> bool:
-        """True while an agent may accept."""
+        """True until the handoff is accepted, declined by all, expired or withdrawn."""
         return self.state == REQUESTED
 
     def entry_of(self, agent: str) -> list[Any] | None:
-        """Return the entry of an agent in `asked`; None when the agent was not asked to take the task over."""
+        """Return an agent's entry `[agent, when it was asked, why it declined]`; None when the agent was not asked."""
         return next((one for one in self.asked if one[0] == agent), None)
 
     def as_json(self, *, whole: bool = True) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class HandoffRecord:
 
 
 def node_of(handoff: str) -> tuple[NodeKey, int]:
-    """Return the node and the number in the id of a handoff.
+    """Return the key of the task's node, and the number, that the id of a handoff names.
 
     Raises:
         NotFound: when the text is no such id.
@@ -100,7 +100,11 @@ def read(tr: Reads, handoff: str) -> HandoffRecord:
 
 
 def find(tr: Reads, handoff: str) -> HandoffRecord | None:
-    """Return a handoff; None when it is unknown, or its workflow is not kept any more."""
+    """Return a handoff by its id; None when it is unknown, or its workflow is not kept any more.
+
+    Raises:
+        NotFound: when the text is no id of a handoff.
+    """
     node_key, number = node_of(handoff)
     row = tr.get(HANDOFFS.pack((*node_key, number)))
     return None if row is None else unpack(node_key, number, row)

@@ -48,7 +48,7 @@ def list_messages(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def list_threads(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return a page of the threads, the earliest first: of a `participant`, `task` or `workflow`, or only open ones."""
+    """Return a page of the threads, sorted by id: all, those of a `participant`, `task` or `workflow`, or open ones."""
     found, following = page_of(tr, THREADS, (), body, most=MOST_AT_ONCE)
     threads = [rows.unpack(str(THREADS.unpack(key)[0]), row) for key, row in found]
     return {"threads": [one.as_json() for one in threads if _fits(one, body)], "next": following}

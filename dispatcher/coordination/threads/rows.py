@@ -96,7 +96,7 @@ def find(tr: Reads, thread: str) -> ThreadRecord | None:
 
 
 def read(tr: Reads, thread: str) -> ThreadRecord:
-    """Return the record of a thread; raise an error when there is none.
+    """Return the record of a thread; raise NotFound when it is unknown, or its retention is over.
 
     Raises:
         NotFound: when the thread is unknown, or its retention is over.
@@ -114,7 +114,7 @@ def unpack(thread: str, row: bytes) -> ThreadRecord:
 
 
 def write(tr: Transaction, thread: ThreadRecord) -> None:
-    """Write a thread's own row."""
+    """Write the row of a thread, without its messages, participants and listeners."""
     tr.set(THREADS.pack((thread.id,)), versions.THREAD.pack(astuple(thread)[1:]))
 
 

@@ -75,7 +75,7 @@ def open_thread(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def say(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Add a message to a thread and push it to its listeners; a message that was added before is not added again.
+    """Add a message to a thread, and push it to the listeners that it is for; a repeated message is not added again.
 
     Raises:
         NotFound: when the thread is unknown, or its retention is over.

@@ -34,7 +34,10 @@ _DECIDED = frozenset({"refused_by_policy", "approval_timeout"})
 
 
 def count(tr: Transaction, effects: Effects, now_ms: int) -> None:
-    """Add the tasks and workflows that ended in a transaction to the counters of the present hour."""
+    """Add a transaction's completed and failed tasks and root workflows to the counters of the present hour.
+
+    Not counted are canceled and skipped ones, and tasks that were never published or decided about.
+    """
     found: Counter[tuple[str, str, str]] = Counter()
     for moved in effects.moved:
         if (outcome := _OUTCOMES.get(moved.state)) is not None and moved.capability and _counts(moved.row):
@@ -55,7 +58,7 @@ def take_back_task(unit: UnitOfWork, capability: str, row: NodeRecord) -> None:
 
 
 def take_back_workflow(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
-    """Take a workflow's end out of the counters, because the ended workflow was reopened."""
+    """Take the end of a reopened workflow out of the counters; nothing happens if it was canceled, or is a child."""
     head = unit.workflow(workflow)
     if run.finished_ms is not None and run.state is not WorkflowState.CANCELED and head and head.parent is None:
         outcome = _of_workflow(run.state, run.by_hand > 0)
@@ -72,7 +75,7 @@ def note_hand(unit: UnitOfWork, workflow: str) -> None:
 
 
 def read(tr: Reads, *, since_ms: int, until_ms: int) -> dict[tuple[str, str], Counter[str]]:
-    """Return the sums of a period's counters by kind, name and outcome; its first and last hours count as a whole."""
+    """Return a period's counts by kind (task or workflow), capability and outcome; both end hours count as a whole."""
     found: dict[tuple[str, str], Counter[str]] = {}
     begin, end = AUTONOMY.pack((since_ms // HOUR_MS,)), AUTONOMY.pack((until_ms // HOUR_MS + 1,))
     for key, value in tr.get_range(begin, end):

@@ -21,7 +21,7 @@ MOST_REMOVED = 1_000
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """An entry of the audit trail: what was decided about a node, by whom, and why."""
+    """An entry of the audit trail: what was asked, decided or ordered about a node or workflow, by whom, and why."""
 
     decision: str
     """`asked`, `granted`, `denied` or `refused`, or a person's order: `redriven`, `resumed`, `canceled`, `restored`."""
@@ -60,7 +60,7 @@ def append(unit: UnitOfWork, node_key: NodeKey, entry: AuditEntry) -> None:
 def page(
     tr: Reads, *, since_ms: int, until_ms: int, after: tuple[Any, ...] | None, limit: int
 ) -> tuple[list[tuple[tuple[Any, ...], AuditEntry]], tuple[Any, ...] | None]:
-    """Return the next entries of a period, the latest first, with their keys, and the cursor of the next page."""
+    """Return a page of a period's entries, the latest first, with their keys, and the next page's cursor if any."""
     begin, end = AUDIT.pack((since_ms,)), AUDIT.pack((until_ms,)) if after is None else AUDIT.pack(after)
     rows = tr.get_range(begin, end, limit=limit, reverse=True) if begin < end else []
     found = [(tuple(AUDIT.unpack(key)), AuditEntry.unpack(row)) for key, row in rows]
@@ -68,7 +68,7 @@ def page(
 
 
 def of_workflow(tr: Reads, workflow: str, node: str = "") -> list[tuple[tuple[Any, ...], AuditEntry]]:
-    """Return a workflow's latest entries with their keys, earliest first; with `node`, only those about the node."""
+    """Return a workflow's latest 500 entries with keys, earliest first; with `node`, those of them about it."""
     rows = tr.get_range(*AUDIT_OF.range((workflow,)), limit=MOST_AT_ONCE, reverse=True)
     places = [AUDIT_OF.unpack(key) for key, _ in reversed(rows)]
     keys = [(at_ms, workflow, number, of) for _, at_ms, number, of in places if not node or of == node]

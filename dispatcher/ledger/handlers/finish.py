@@ -26,7 +26,7 @@ from dispatcher.ledger.workflows import republish
 
 
 def finished(unit: UnitOfWork, command: Finished) -> None:
-    """Record an agent's report that an attempt ended, and retry or end the node; ignore a repeated or stale report."""
+    """Record the report that an attempt ended: the node ends, retries or repeats; ignore a repeated or stale report."""
     node_key, outcome = command.node_key, command.outcome
     row = unit.node(node_key)
     if row is None:
@@ -134,7 +134,7 @@ def _ready_later(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, delay_ms:
 
 
 def began(unit: UnitOfWork, command: Began) -> None:
-    """Record in the node's row that an agent runs the attempt, if the report's fence is the node's current fence."""
+    """Record that an agent runs a node's current attempt; for an outdated one, do as `heard`, which may cancel it."""
     started = command.started
     node_key = NodeKey(started.workflow, started.node)
     row = unit.node(node_key)
@@ -209,7 +209,7 @@ def _has_another(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> bool:
 
 
 def lost(unit: UnitOfWork, command: Lost) -> None:
-    """Publish a node's task again, because the task's message or the agent that ran it is gone.
+    """Publish a node's lost task again unless it moved on; end the node if its workflow is over or no attempt is left.
 
     Nothing is lost when another agent has the task by now: it may have begun during the search.
     """

@@ -1,4 +1,4 @@
-"""The table of the verbs of clients' requests, and the handler of requests that change a shard.
+"""The table of clients' request verbs about workflows, and the handler of requests that change a shard.
 
 A change is carried out once, and its answer is repeated to a repeated request.
 
@@ -74,7 +74,7 @@ VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
 
 
 def ask(unit: UnitOfWork, asked: Asked, change: ShardChange) -> dict[str, Any]:
-    """Carry out a client's request that changes a shard, once; a repeated request gets the recorded answer.
+    """Carry out a client's request that changes a shard; a request repeated under its id gets the recorded answer.
 
     Raises:
         InputError: when the request is refused, now or the first time.

@@ -24,7 +24,7 @@ NO_QUEUE_MS = 1_000
 
 
 def due(unit: UnitOfWork, command: Due) -> None:
-    """Carry out a node's due timer, if it is still set: retry the node, fail an attempt, or end the node."""
+    """Carry out a due timer of a node that has not ended, if it is still set: for example retry the node, or end it."""
     timer = command.timer
     if not timers.finish(unit.tr, timer):
         return
@@ -114,7 +114,7 @@ _KINDS: Mapping[str, Callable[[UnitOfWork, NodeKey, NodeRecord, Timer], None]] =
 
 
 def no_queue(unit: UnitOfWork, command: NoQueue) -> None:
-    """Record that no queue takes a node's task, and have the node wait for `NO_QUEUE_MS` before it is ready again."""
+    """Have a node whose task no queue takes wait for a second before it is ready again; ignore an outdated notice."""
     node_key = command.node_key
     outbox.clear(unit.tr, unit.shard, [command.publication])
     row = unit.node(node_key)

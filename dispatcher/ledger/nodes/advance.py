@@ -104,7 +104,7 @@ def follow(unit: UnitOfWork, *, most: int | None = None) -> None:
 
 
 def _give_up(unit: UnitOfWork, node_key: NodeKey, failure: Failure) -> None:
-    """End a node whose task cannot be published: its input is damaged, or the approval policy refuses it."""
+    """End a node that cannot go on: its input is damaged, or the approval policy or a gate refuses it."""
     row, state = unit.node(node_key), TaskState.REJECTED if failure.reason in REFUSALS else TaskState.FAILED
     if row is not None and not row.state.terminal:
         withdrawals.call_off(unit, node_key, row)
@@ -193,7 +193,7 @@ def _tell(unit: UnitOfWork, node_key: NodeKey, before: NodeKey, policy: OnFailur
 
 
 def may_run(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Begin a node whose predecessors permit it: offer its task, ask a person, expand a map, or skip the node."""
+    """Begin a node whose predecessors permit it, such as by offering its task; skip it if its condition is false."""
     if is_over(unit.run(node_key.workflow)):
         end(unit, node_key, row, TaskState.CANCELED, reason="canceled")
         return
@@ -226,7 +226,7 @@ def evaluate_later(unit: UnitOfWork, node_key: NodeKey, cursor: str = "", most: 
 
 
 def evaluated(unit: UnitOfWork, node_key: NodeKey, token: str, told: Inputs | Failure) -> None:
-    """Begin a node with its expressions' values, unless `token` shows that an older evaluation computed them."""
+    """Begin a node with its expressions' values, or fail it with their failure; ignore an outdated evaluation."""
     if unit.tr.get(evaluation_key(unit.shard, node_key)) != token.encode():
         return
     drop(unit, node_key, EVALUATE)
@@ -288,12 +288,12 @@ def _begin_work(
 
 
 def has_elements(unit: UnitOfWork, node_key: NodeKey) -> bool:
-    """Tell whether a map has begun to make nodes for its elements: whether it has a node of element 0."""
+    """Tell whether a map has begun to make nodes for its elements; nodes that a restore discarded do not count."""
     return (first := unit.node(node_key.element(0))) is not None and first.reason != RESTORED
 
 
 def expand(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, count: int) -> None:
-    """Begin a map: have later transactions make one node for each element, and run failed element nodes again."""
+    """Begin a map: later transactions make a node for each element or rerun failed ones; an empty map ends at once."""
     row.tally = Tally(count, count)
     joins.say_of(unit, node_key, "split.created", parts=count)
     row.ready_ms = unit.now_ms
@@ -305,7 +305,7 @@ def expand(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, count: int) -> 
 
 
 def continue_expansion(unit: UnitOfWork, node_key: NodeKey, cursor: str, most: int) -> int:
-    """Make the nodes of at most `most` elements of a map from number `cursor` on; return their number, at least 1."""
+    """Make or rerun the nodes of up to `most` elements of a map from number `cursor` on; return how many, or 1."""
     first = number = int(cursor)
     row = unit.node(node_key)
     if row is None or row.state is not TaskState.WORKING:
@@ -352,7 +352,7 @@ def _element_ended(unit: UnitOfWork, element: NodeKey) -> None:
 
 
 def _end_map(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """End a map whose elements have all ended, as completed with the list of their results or as failed."""
+    """End a map whose elements have all ended: as completed with the list of results, or as its worst element ended."""
     tally = row.tally
     if tally.worst is not None:
         end(unit, node_key, row, tally.worst, reason="element")
@@ -376,7 +376,7 @@ def _end_map(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def cancel_node(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """End a node as canceled from any state, and send a cancel to the agent that may run its task.
+    """End a node as canceled, with a cancel to the agent that may have its task; one that runs a child ends later.
 
     A node that runs a child ends later: when the child has ended. The elements of a map follow in later transactions.
     """
@@ -389,5 +389,5 @@ def cancel_node(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def is_over(run: RunRecord | None) -> bool:
-    """Tell whether a workflow takes no new work: it has no run record, has ended, or is being canceled."""
+    """Tell whether a workflow takes no new work: it is unknown, has ended, or is being canceled."""
     return run is None or run.state.terminal or run.canceling

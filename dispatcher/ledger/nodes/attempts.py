@@ -26,7 +26,7 @@ BROKER_LOST = Failure("broker_lost", "BrokerLost", "The broker lost its data whi
 
 
 def write_attempt(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, status: str, failure: Failure | None) -> None:
-    """Add an ended attempt of a node to the node's attempt history, because another attempt follows."""
+    """Add a node's present attempt, which ended or lost its agent, to the history of the node's attempts."""
     attempt = AttemptRecord(
         row.attempt,
         row.fence,
@@ -49,7 +49,7 @@ def forget_restore(row: NodeRecord) -> None:
 
 
 def begin_anew(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Reset an ended node's row to attempt 1, after moving the last attempt to the node's history."""
+    """Set an ended node's attempt back to 1; note its last attempt in the history, remove its result and failure."""
     if (call := unit.call(node_key)) is not None:
         autonomy.take_back_task(unit, call.capability, row)
     if row.state is TaskState.DEAD:

@@ -72,7 +72,7 @@ def current(unit: UnitOfWork, node_key: NodeKey) -> str | None:
 
 
 def live(unit: UnitOfWork, workflow: str) -> Iterator[tuple[str, RunRecord]]:
-    """Yield the id and the run record of each unfinished child workflow that the given workflow's nodes run."""
+    """Yield the id and the progress record of each unfinished child workflow that the given workflow's nodes run."""
     for _, child in unit.tr.get_range(*CHILDREN.range((workflow,))):
         run = unit.run(child.decode())
         if run is not None and not run.state.terminal:

@@ -36,7 +36,7 @@ DEFAULT_RETRY = Retry()
 
 
 def offer(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Make a node ready; publish its task if the capability has free capacity and no backlog, else queue the node.
+    """Make a node ready if approvals permit; publish its task if capacity is free and no other waits, else queue it.
 
     A node of a paused workflow becomes ready outside of the backlog. A task that the approval policy asks about, or
     refuses, does not become ready.

@@ -1,4 +1,4 @@
-"""The list of a workflow's completed nodes that declare a compensation, in the order in which they completed.
+"""The list of a workflow's completed nodes that can be undone, in the order in which they completed.
 
 A node's place in the list is a number above that of every node before it. A node without a compensation has no row.
 """
@@ -18,7 +18,7 @@ from dispatcher.store.transaction import KeyValue
 
 
 def note(unit: UnitOfWork, node_key: NodeKey) -> None:
-    """Add a completed node to the workflow's list of nodes to compensate, if the node declares a compensation."""
+    """Add a completed node to its workflow's list of nodes to undo, if it or its child workflow can be compensated."""
     if not _can_be_undone(unit, node_key):
         return
     run, before = unit.run(node_key.workflow), next(listed(unit, node_key.workflow), None)

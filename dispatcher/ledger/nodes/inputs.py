@@ -122,7 +122,7 @@ def failure_of(error: CoditectError) -> Failure:
 
 
 def body_at(tr: Reads, node_key: NodeKey, kind: str) -> bytes | None:
-    """Return a node's stored value of one kind as JSON bytes; None when there is none.
+    """Return a node's stored value of one kind, such as its input or result, as JSON bytes; None when there is none.
 
     Raises:
         DamagedValue: when the value is not what was written.
@@ -131,7 +131,7 @@ def body_at(tr: Reads, node_key: NodeKey, kind: str) -> bytes | None:
 
 
 def value_of(tr: Reads, node_key: NodeKey, kind: str) -> Any:
-    """Return a node's stored value of one kind, decoded from JSON; None when there is none.
+    """Return a node's stored value of one kind, such as its result, decoded from JSON; None when there is none.
 
     Raises:
         DamagedValue: when the value is not what was written.
@@ -163,7 +163,7 @@ def list_of(bodies: Iterable[bytes]) -> bytes:
 
 
 def write(unit: UnitOfWork, node_key: NodeKey, kind: str, body: bytes, *, first: bool = False) -> None:
-    """Store a node's value of one kind; `first` says that the node never had a value of the kind.
+    """Store a node's value of one kind, such as its result; `first` says that the node never had a value of the kind.
 
     Raises:
         ValueBeyondBound: when the value is larger than one value may be.

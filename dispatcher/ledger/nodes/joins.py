@@ -15,7 +15,7 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 
 
 def decision(unit: UnitOfWork, node_key: NodeKey, tally: Tally) -> TaskState | None:
-    """Return a blocked node's next state by its predecessors' ends and its minimum `least`; None if it has to wait.
+    """Return a blocked node's next state by how its predecessors ended: ready or an end; None if it has to wait.
 
     A node for which fewer edges are enough waits until all predecessors have ended, and runs with what there is. Only
     a node whose join cannot be met any more has its definition read.

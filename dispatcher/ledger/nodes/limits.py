@@ -45,7 +45,10 @@ _BY_TIME = ("expired", "timeout")
 
 
 def wait(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> None:
-    """Set the timers of a waiting node's deadline and latest start, unless they are set already."""
+    """Set the timers of the deadline and latest start of a node that waits to start, if its definition has them.
+
+    A deadline that is set is kept; a latest start is set anew when an attempt was begun.
+    """
     row.heartbeat_ms = call.heartbeat_ms
     if call.deadline_ms is not None and row.deadline_ms is None:
         row.deadline_ms = unit.now_ms + call.deadline_ms
@@ -56,7 +59,9 @@ def wait(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> No
 
 
 def began(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Set the timer of a begun attempt's timeout by the dispatcher's clock, since the agent's clock may differ.
+    """Set a timer that fails a begun attempt a minute after its timeout, if it has one, by the dispatcher's clock.
+
+    The agent's clock may differ.
 
     A repeated report gives no more time, unless the attempt was granted again meanwhile. A suspect gets no timer here:
     it first waits for a process of its own, for an unknown time, and its agent kills that process in time.
@@ -76,7 +81,7 @@ def _put(unit: UnitOfWork, timer: Timer) -> None:
 
 
 def clear(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Cancel all timers of a node that is about to end."""
+    """Cancel the timers of a node's time limits, because the node is about to end."""
     if row.start_by_ms is not None:
         timers.cancel(unit.tr, node_key.workflow, node_key.node, START_TIMER)
     if row.deadline_ms is not None:
@@ -119,7 +124,7 @@ def _as_told(limit: Failure, failure: Failure) -> Failure:
 
 
 def judged(unit: UnitOfWork, row: NodeRecord, outcome: Outcome) -> Outcome:
-    """Return an attempt's reported outcome, with `deadline` or `start_timeout` as the reason if that limit passed."""
+    """Return an attempt's reported outcome; if a time limit ended it, name the passed limit as the failure's reason."""
     if outcome.failure is None or outcome.failure.reason not in _BY_TIME:
         return outcome
     expired = outcome.failure.reason == "expired"

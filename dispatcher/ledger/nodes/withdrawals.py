@@ -20,7 +20,7 @@ def call_off(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def withdraw(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Remove a node from the store's list for its state: the backlog, published nodes, questions or retry timers."""
+    """Remove a node from the store's list for its state, such as the backlog, published nodes, questions or timers."""
     match row.state:
         case TaskState.READY:
             claim.leave_backlog(unit, node_key, row)

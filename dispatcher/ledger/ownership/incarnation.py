@@ -60,7 +60,7 @@ def begin(tr: Transaction, new_id: str, *, known: int) -> Incarnation:
 
 
 def restore(tr: Transaction, now_ms: int) -> None:
-    """Mark a store as a restored copy, so that its next start begins an incarnation that the original never had."""
+    """Raise a restored store's incarnation number beyond its original's, and have all its tasks published again."""
     before = current(tr)
     if before is not None:
         hours = (now_ms - HOURS_FROM_MS) // HOUR_MS

@@ -35,7 +35,7 @@ Name = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A lease as its owner holds it: name, owner, epoch and former owner."""
+    """A lease as stored: name, owner, epoch, and the former owner if the lease was taken from a dead one."""
 
     name: Name
     owner: str
@@ -90,7 +90,7 @@ def renew(tr: Transaction, owner: str, beat: int) -> None:
 
 
 def expire(tr: Transaction, pulse: Pulse) -> bool:
-    """Declare an owner dead, which frees its leases, unless its heartbeat counter has grown since the observation.
+    """Declare an owner dead, which frees its leases; return False if its heartbeat counter has grown since last seen.
 
     Return whether the owner is dead after the call, also when another observer expired it. A living owner that was
     taken for dead may renew again, and keeps the leases that no other owner took meanwhile. The caller checks whether

@@ -9,7 +9,7 @@ from coditect.workflow.approvals.policy import ApprovalPolicy
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The settings of a shard's transactions: how nodes are claimed, and above which number fences begin."""
+    """The settings of a shard's transactions, such as how nodes are claimed, and what needs an approval."""
 
     shard: int
     claim_on_record: bool = True

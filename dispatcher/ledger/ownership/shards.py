@@ -1,4 +1,4 @@
-"""The assignment of shards to dispatchers by leases, so that all living dispatchers own equally many.
+"""The assignment of shards to dispatchers by leases, so that the living ones' numbers of shards differ by one at most.
 
 A workflow belongs to one of N shards for ever, a shard to one dispatcher by the lease `("shard", number)`. Every
 `STEP_MS` each dispatcher runs `step`: it renews itself, takes owners for dead whose beat stood still, gives away the

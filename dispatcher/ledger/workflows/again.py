@@ -47,7 +47,7 @@ def begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def begin_all(unit: UnitOfWork, workflow: str) -> None:
-    """Reset every node of an ended workflow that failed by itself, and run these nodes again."""
+    """Reset every node of an ended workflow that by itself failed, died, was rejected or canceled; run these again."""
     _hold(unit, workflow)
     find(unit, NodeKey(workflow, ROOT), "", MOST_STEPS)
 
@@ -59,12 +59,12 @@ def _hold(unit: UnitOfWork, workflow: str) -> None:
 
 
 def ended_by_itself(row: NodeRecord) -> bool:
-    """Tell whether the node ended without a result by itself, and not because of a predecessor."""
+    """Tell whether the node failed, died, or was rejected or canceled, and not because of a predecessor."""
     return row.state in REDRIVABLE and row.reason != BY_OTHERS
 
 
 def find(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
-    """Reset a workflow's nodes with names after `after` that failed by themselves; return how many were examined."""
+    """Reset a page of nodes that failed, died, were rejected or canceled by themselves; return the number examined."""
     if _is_given_up(unit, node_key.workflow):
         return 1
     found = unit.tr.get_range(*STATUSES.behind((node_key.workflow,), (after,)), limit=most + 1)

@@ -27,7 +27,7 @@ MOST_COMMENT = 2_000
 
 
 def run_of(unit: UnitOfWork, workflow: str) -> RunRecord:
-    """Return the run record of the workflow that a request names.
+    """Return the record of the progress of the workflow that a request names.
 
     Raises:
         NotFound: when there is no such workflow.
@@ -73,10 +73,11 @@ def check_present(unit: UnitOfWork, body: Mapping[str, Any]) -> None:
 
 
 def cancel(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Cancel all nodes of the workflow that have not ended; a repeated cancel changes nothing.
+    """Cancel a workflow's unfinished nodes; completed ones are then compensated where declared, unless told otherwise.
 
     Completed nodes are compensated where they declare it, unless `compensate` is false. A compensation under way is
-    ended only by such a cancel; one that a restore has begun goes on with all other completed nodes.
+    ended only by such a cancel; one that a restore has begun goes on with all other completed nodes. While a cancel
+    is under way, another one changes nothing.
 
     Raises:
         NotFound: when there is no such workflow.

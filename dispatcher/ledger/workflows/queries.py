@@ -50,7 +50,7 @@ Body = Mapping[str, Any]
 
 
 def rows_of(tr: Reads, workflow: str) -> tuple[WorkflowRecord, RunRecord]:
-    """Return the fixed record and the run record of the workflow that a query names.
+    """Return the unchanging record and the progress record of the workflow that a query names.
 
     Raises:
         NotFound: when there is no such workflow.
@@ -231,11 +231,11 @@ def _attempt(node: str, one: AttemptRecord) -> dict[str, Any]:
 
 
 def result(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return the result of a node, or of a workflow: that of its only node without dependents, or several in an object.
+    """Return a node's or workflow's state with its result or failure; a workflow's result is that of its last nodes.
 
-    A single last node gives its value, several an object by name. Many results come in pages, each an object also with
-    one or no result: `next` is the node to ask for as `after` in the next query. Only all pages together show
-    whether there is a single last node.
+    The last nodes are those without dependents: a single one gives its value, several an object by name. Many results
+    come in pages, each an object also with one or no result: `next` is the node to ask for as `after` in the next
+    query. Only all pages together show whether there is a single last node.
     """
     workflow = text(body, "workflow")
     _, run = rows_of(tr, workflow)
@@ -282,7 +282,7 @@ def _last_values(tr: Reads, workflow: str, after: str) -> tuple[dict[str, Any], 
 
 
 def node_input(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return the input of a node's task, as recorded or as its definition gives it, and the trace of its workflow."""
+    """Return a node's input, as recorded or defined, or None before it is evaluated, and its workflow's trace."""
     node_key = NodeKey(text(body, "workflow"), text(body, "node"))
     _, run = rows_of(tr, node_key.workflow)
     _row_of(tr, node_key)
@@ -337,7 +337,10 @@ def approvals(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def dead(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return one page of the nodes in state `dead`, whose agents died too often, by workflow and name."""
+    """Return one page of the nodes in state `dead`, by workflow and name.
+
+    Such a node's agents died too often, or the ledger could not record how its attempts ended.
+    """
     rows, following = page_of(tr, DEAD, (), body)
     node_keys = [NodeKey(*DEAD.unpack(key)) for key, _ in rows]
     rows_of_them = tr.get_many([STATUSES.pack(node_key) for node_key in node_keys])

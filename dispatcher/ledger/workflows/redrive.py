@@ -31,7 +31,7 @@ MOST_NAMED = 500
 
 
 def redrive(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a node that ended without a result again; with `dry_run` only return which nodes would run again.
+    """Run a failed, dead, rejected or canceled node again; with `dry_run` only return which nodes would run again.
 
     The answer names at most `MOST_NAMED` nodes, and says whether there are `more`.
 
@@ -88,7 +88,7 @@ def _check_predecessors(unit: UnitOfWork, node_key: NodeKey, *, has_input: bool)
 
 
 def _check_input(unit: UnitOfWork, node_key: NodeKey, given: object) -> None:
-    """Refuse a new input for a map that has nodes for its elements already, or one that is no list or too long."""
+    """Refuse a new input for a map if nodes of its elements exist already, or if the input is no list or too long."""
     work = unit.definition(node_key).work
     if not isinstance(work, Each):
         return
@@ -114,7 +114,7 @@ def _check_done_with(node_key: NodeKey, run: RunRecord) -> None:
 
 
 def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Resume a paused workflow, or run an ended workflow again from the nodes that failed by themselves.
+    """Resume a paused workflow, or run an ended one again from its failed nodes, or from its failed compensation.
 
     Raises:
         InputError: when the workflow has completed or has no failed node, or (NotFound) there is none.
@@ -156,7 +156,7 @@ def check_parent(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
 
 
 def reopen(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
-    """Have an ended workflow run again, or go on with its compensation, by a person's order."""
+    """Have an ended workflow run again, or go on with its compensation; this counts as one action of a person."""
     autonomy.take_back_workflow(unit, workflow, run)
     autonomy.note_hand(unit, workflow)
     if run.finished_ms is not None:

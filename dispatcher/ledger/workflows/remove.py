@@ -1,4 +1,4 @@
-"""The removal of old workflows and unfinished uploads from the store, in pages that each fit a transaction.
+"""The removal of old workflows and unfinished submissions (uploads) from the store, in pages of one transaction.
 
 A workflow to remove is first turned into an upload that will never be finished: from then on no query shows it, and
 nothing can bring it back. Unfinished uploads, these among them, are then removed page by page; the upload's own row
@@ -135,9 +135,9 @@ def _which(failed: bool) -> str:
 
 
 def condemn(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
-    """Hide an ended workflow from queries before its removal; return False unless it ended before `before_ms`.
+    """Hide an ended workflow from queries, to be removed; return False if it is too young, or its parent is kept.
 
-    A workflow with a retention of its own must have ended by so much earlier.
+    The workflow must have ended before `before_ms`, or, with a retention of its own, by so much earlier.
     """
     head, found = tr.get(WORKFLOWS.pack((workflow,))), tr.get(RUNS.pack((workflow,)))
     if head is None or found is None:
@@ -175,22 +175,25 @@ def index(tr: Transaction, *, limit: int = MOST_ROWS) -> bool:
 
 
 def unfinished(tr: Reads, before_ms: int, *, after: str = "", limit: int = MOST_ROWS) -> tuple[list[str], str]:
-    """Return a page of unfinished uploads that began before `before_ms`, and the cursor of the next page."""
+    """Return a page of unfinished submissions and hidden workflows that began before `before_ms`, and the next cursor.
+
+    A hidden workflow counts as old. The cursor is empty on the last page.
+    """
     rows = tr.get_range(*UPLOADS.behind((), (after,)), limit=limit)
     found = [str(UPLOADS.unpack(key)[0]) for key, row in rows if int(versions.UPLOAD.unpack(row)[1]) < before_ms]
     return found, str(UPLOADS.unpack(rows[-1][0])[0]) if len(rows) == limit else ""
 
 
 def nodes_of(tr: Reads, workflow: str, *, after: str = "", limit: int = MOST_NODES) -> list[str]:
-    """Return the names of the next nodes of a workflow that is being removed, in order."""
+    """Return the first `limit` names of a workflow's nodes that follow `after`, in order."""
     rows = tr.get_range(*STATUSES.behind((workflow,), (after,)), limit=limit)
     return [str(STATUSES.unpack(key)[1]) for key, _ in rows]
 
 
 def take_apart(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
-    """Remove one page of the rows of an abandoned upload; return False when there are none left.
+    """Remove a page of the rows of an unfinished submission or hidden workflow; return False when none are left.
 
-    An upload that was accepted meanwhile, or is younger, stays as it is.
+    An upload that was accepted meanwhile, or is younger, stays as it is. The rows that `forget` removes stay, too.
     """
     if not _is_going(tr, workflow, before_ms):
         return False
@@ -208,7 +211,7 @@ def take_apart(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
 
 
 def forget(tr: Transaction, workflow: str, nodes: Sequence[str], *, before_ms: int) -> None:
-    """Remove the status rows of the given nodes of an abandoned upload; without nodes, remove the upload itself."""
+    """Remove given nodes' status rows of an unfinished submission or hidden workflow; without nodes, its own rows."""
     if not _is_going(tr, workflow, before_ms):
         return
     for node in nodes:

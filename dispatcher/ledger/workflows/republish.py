@@ -31,7 +31,7 @@ MOST_NODES = 200
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """The record of a shard's last rebuild: the broker's marker queue, the cause, and the nodes published again."""
+    """The record of a shard's last rebuild: the broker's marker queue, the cause, and counts of republished nodes."""
 
     marker: str = ""
     """The name of the marker queue at the broker; empty when the shard has not been built on any broker."""
@@ -57,7 +57,7 @@ def left_over(tr: Reads, shard: int) -> bytes | None:
 
 
 def begin(unit: UnitOfWork, marker: str, occasion: str, *, kept: bool = False) -> int:
-    """Record the broker's marker queue for a rebuild, and return the last publication number before the rebuild.
+    """Begin a shard's rebuild, unless its last one is repeated; return the last publication number before the rebuild.
 
     Unless the broker was `kept`, later transactions publish all earlier publications again; an unfinished rebuild for
     another broker goes on in any case.

@@ -86,7 +86,7 @@ def start_known(
     *,
     trace: dict[str, Any] | None = None,
 ) -> RunRecord:
-    """Store and accept a workflow whose nodes were checked before; return its run record. `body` is the input."""
+    """Store and accept a workflow with input `body` whose nodes were checked before; return its progress record."""
     nodes = [(known_node(name, document), definitions.pack(document)) for name, document in documents.items()]
     write(unit, NodeKey(workflow, ""), INPUT, body, first=True)
     _write_nodes(unit, workflow, nodes)
@@ -227,7 +227,7 @@ def _stored(unit: UnitOfWork, workflow: str, nodes: Sequence[Node]) -> set[str]:
 
 
 def _check_place(workflow: str, node: Node, stored: Set[str], seen: Set[str]) -> None:
-    """Check that a node's predecessors are stored already, or come before the node in the same chunk."""
+    """Check that a node's name is new, and that its predecessors are stored or come before it in the same chunk."""
     if node.name in stored:
         raise InvalidWorkflow("Two nodes have one name", workflow=workflow, node=node.name)
     if problems := tuple(edge_problems(node)):
@@ -261,7 +261,7 @@ def _write_nodes(unit: UnitOfWork, workflow: str, nodes: list[tuple[Node, bytes]
 def _accept(
     unit: UnitOfWork, workflow: str, head: WorkflowRecord, added: Sequence[Node], *, trace: dict[str, Any]
 ) -> dict[str, Any]:
-    """Accept a submitted workflow: create its run record, begin its first nodes, and have its nodes sent to RQ."""
+    """Accept a submitted workflow: create its progress record, begin its first nodes, and have its nodes sent to RQ."""
     unit.tr.clear(UPLOADS.pack((workflow,)))
     unit.tr.set(LIVE.pack((unit.shard, workflow)), b"")
     unit.tr.set(WORKFLOWS.pack((workflow,)), replace(head, accepted_ms=unit.now_ms).pack())

@@ -20,7 +20,7 @@ def begin_resume(unit: UnitOfWork, workflow: str) -> None:
 
 
 def begin_show(unit: UnitOfWork, workflow: str) -> None:
-    """Begin to send the states of all nodes of a workflow to RQ, which lost the workflow, in several transactions."""
+    """Begin to send the states of all nodes of a workflow to RQ; a large workflow takes several transactions."""
     walk(unit, NodeKey(workflow, advance.ROOT), advance.SHOW, "", advance.MOST_SHOWN)
 
 

@@ -38,7 +38,7 @@ Sent = Callable[[Publication, BaseException | None], None]
 
 
 class ShardPublisher:
-    """The publisher of one shard's tasks; the callback `sent` gets the outcome of each publish."""
+    """The publisher of one shard's tasks; `sent` gets each publish's error or None, if not recalled or repeated."""
 
     def __init__(self, broker: Broker, sent: Sent, tracing: Tracing = NO_TRACING) -> None:
         self._broker, self._tracing = broker, tracing
@@ -155,7 +155,7 @@ async def send_message(broker: Broker, out: OutgoingMessage) -> None:
 
 
 def tell(ports: Ports, effects: Effects) -> None:
-    """Publish the events, the cancels and the messages that a committed transaction caused."""
+    """Publish the events, cancels and messages that a committed transaction caused, in the background."""
     for notice in effects.notices:
         ports.events.emit(notice.type, subject=notice.workflow, **notice.facts)
     for moved in effects.moved:

@@ -25,7 +25,7 @@ def publish_span(tracing: Tracing, publication: Publication) -> Span | None:
 
 
 def record_spans(tracing: Tracing, effects: Effects) -> None:
-    """Make a span for each end of an attempt in a committed transaction, as a child of its publication's span.
+    """Make a span for each end of a traced workflow's attempt in a transaction, as a child of its publication's span.
 
     The span tells of a failure also where the agent died, whose own span died with it.
     """

@@ -68,7 +68,7 @@ def replacing(store: Path, aside: Callable[[Path], Path]) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a store's file, its write-ahead log and its lock file; missing files are no error."""
+    """Remove a store's file and the files beside it, such as log and lock file; missing files are no error."""
     for end in ("", *BESIDE):
         path.with_name(path.name + end).unlink(missing_ok=True)
 

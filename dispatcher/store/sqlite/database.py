@@ -128,7 +128,7 @@ class SqliteDatabase:
             raise
 
     async def failure(self) -> StoreFailed:
-        """Wait until a failure of the disk or the file has stopped the store for good, and return the error."""
+        """Wait until a failure, such as of the disk, has stopped the store for good, and return the error."""
         return await asyncio.shield(self._now_open.failed)
 
     @property
@@ -143,7 +143,7 @@ class SqliteDatabase:
         return self._opened
 
     async def _owned(self) -> FileLock:
-        """Acquire the lock that makes this process the owner of the store's file, and return the lock.
+        """Wait for the lock that makes this process the owner of the store's file, take the lock and return it.
 
         Raises:
             StoreLocked: when another process keeps the lock for `wait_seconds`.

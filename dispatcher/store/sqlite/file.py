@@ -47,7 +47,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Set a connection to durable commits, and create the store's schema in a new file.
+    """Set a connection to durable commits, refuse a file that is no store, and create the schema in a new file.
 
     The calling process must own the file.
 
@@ -102,7 +102,7 @@ def _create(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
-    """Refuse a SQLite file that is not a Coditect store, or has a newer schema.
+    """Refuse a SQLite file that is neither empty nor a Coditect store, or that has a newer schema.
 
     Raises:
         StoreMisconfigured: for a file that is no store, or a store of a newer version.
@@ -121,7 +121,7 @@ def refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def check_whole(connection: sqlite3.Connection, path: Path) -> None:
-    """Check every page of a store's file for damage, which takes seconds for each GB.
+    """Check every page of a store's file, and raise StoreFailed for damage; this takes seconds for each GB.
 
     SQLite's full check would only compare indexes in addition, and a store has none.
 

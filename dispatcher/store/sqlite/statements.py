@@ -108,7 +108,7 @@ class Statements:
         self.set(key, added(self.get(key, snapshot=True), amount))
 
     def get_read_version(self) -> int:
-        """Return the version of the committed state that the transaction reads."""
+        """Return the version of the state that the transaction reads, with the earlier transactions of its group."""
         return self._version
 
     def _row(self, statement: str, parameters: Sequence[Any]) -> Iterator[list[str]]:

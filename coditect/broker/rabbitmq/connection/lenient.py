@@ -70,7 +70,7 @@ def _table(value: bytes) -> tuple[int, Any]:
 
 
 def embedded_value(value: bytes) -> tuple[int, Any]:
-    """Decode one typed header value leniently, and return the bytes it takes and the value.
+    """Decode one typed header value leniently; return how many bytes it takes, and the value; (0, None) if empty.
 
     Raises:
         ValueError, ArithmeticError, IndexError, RecursionError, struct.error: for bytes that cannot be decoded.

@@ -53,12 +53,15 @@ Restore = Callable[[AbstractConnection], Awaitable[None]]
 
 
 class _Connection(aiormq.Connection):
-    """aiormq's connection with a write queue that holds as many publishes as may wait for their confirms."""
+    """aiormq's connection with a write queue of 2048 entries, whose pending calls end with a typed error."""
 
     FRAME_BUFFER_SIZE = 2048
 
     async def close(self, exc: ExceptionType | None = asyncio.CancelledError, timeout: TimeoutType = None) -> None:
-        """Close the connection, and end pending calls with a typed error instead of aiormq's bare `Exception`."""
+        """Close the connection, and end pending calls with `exc`, or with ConnectionClosed where `exc` is None.
+
+        aiormq would raise a bare `Exception` then.
+        """
         await super().close(exc or ConnectionClosed(0, "The broker closed the connection"), timeout)
 
 
@@ -119,7 +122,7 @@ class RabbitConnection:
 
     @property
     def server(self) -> ServerInfo:
-        """The product and version of the broker that answered last."""
+        """The broker's product, version as numbers, and TLS certificate's expiry, as of the last AMQP handshake."""
         properties = getattr(self._connection, "server_properties", None) or {}
         version = _version(_text(properties.get("version")))
         return ServerInfo(_text(properties.get("product")), version, self._transport.certificate_end)
@@ -139,7 +142,7 @@ class RabbitConnection:
             await asyncio.sleep(0)
 
     async def first(self, seconds: float) -> None:
-        """Wait at most the given number of seconds until the first connection is open.
+        """Wait until the first connection is open; raise after the given seconds, or at once when the set-up is wrong.
 
         Raises:
             BrokerUnavailable: when there is none in time, with the reason; retryable.
@@ -189,9 +192,9 @@ class RabbitConnection:
         return asyncio.get_running_loop().time() - began >= LASTED_SECONDS
 
     def _pause_seconds(self, failures: int) -> float:
-        """Return the pause before the next attempt to connect, which doubles with every failure in a row.
+        """Return the seconds before the next attempt to connect, doubled by each failure in a row up to 1 s or 5 s.
 
-        Half of the pause is random, so that clients return apart.
+        The bound is 5 s where a broker refuses. Half of the pause is random, so that clients return apart.
         """
         away = isinstance(self.last_error, OSError) and not self._hopeless.is_set()
         return (CLOSED if away else REFUSED).pause(failures + 1) * self._random.uniform(0.5, 1.0)

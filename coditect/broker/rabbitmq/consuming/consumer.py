@@ -92,7 +92,7 @@ class Subscription:
             delivery.reject()
 
     def lose(self) -> None:
-        """Mark the consumer as inactive and its deliveries as lost with the channel."""
+        """Mark the consumer as gone with its channel, forget its unsettled deliveries, and call `on_lost`."""
         self.unsettled = 0
         self.deafen()
 
@@ -170,7 +170,7 @@ class Group:
                 log.debug("A consumer ended with its channel", extra={"reason": repr(error)})
 
     async def renew(self, subscription: Subscription) -> None:
-        """Cancel a consumer that receives nothing, and start it again on the same channel."""
+        """Start a consumer again on the same channel, after canceling it there if it is still registered."""
         async with self._lock:
             if subscription.canceled or self._consumer_channel is None or not self.opened:
                 return
@@ -282,7 +282,11 @@ class Group:
             self._background.keep(work, name=f"resubscribe {subscription.queue}", critical=True, until=is_over)
 
     async def _resubscribe(self, subscription: Subscription, channel: Channel) -> None:
-        """Start a consumer again, once its queue exists, after the broker deleted the queue."""
+        """Try every 0.3 s, until it succeeds, to redeclare a consumer's lost queue and to start the consumer again.
+
+        Only a queue that the process declared before is declared again. The work ends, too, when the consumer is
+        canceled or its channel is replaced.
+        """
         while not subscription.canceled and subscription.tag is None and not canceled_by_us():
             await asyncio.sleep(RETRY_SECONDS)
             if channel is not self._channel:

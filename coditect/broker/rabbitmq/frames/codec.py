@@ -56,7 +56,7 @@ _LONGEST = 255
 
 
 def publish_frames(channel: int, message: Message, exchange: str, routing_key: str, *, frame_max: int) -> list[bytes]:
-    """Return the frames of one `mandatory` publish, to be written in order without other frames between.
+    """Return the frames of one `mandatory` publish in pieces, to be written in order with nothing between them.
 
     Raises:
         Exception: any of `UNSPEAKABLE`, for a message that AMQP cannot carry.

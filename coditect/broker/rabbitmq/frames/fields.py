@@ -290,7 +290,7 @@ def _items(headers: HeaderTable) -> bytes:
 
 @lru_cache(maxsize=4096)
 def _item(name: str, value: str) -> bytes:
-    """Encode a header whose value many messages share, such as a status or an agent's id."""
+    """Encode a header with a short text as value (at most 32 characters), with a cache of the encoded bytes."""
     raw = value.encode()
     return _text_head(name, len(raw)) + raw
 

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class ChannelQuestion:
-    """The implementation of the interface `Question`, by a `channel.flow` frame on a channel of its own."""
+    """The test (`Question`) whether the broker answers, by a `channel.flow` frame on a channel of its own."""
 
     def __init__(self, connection: AbstractConnection, stream: Stream) -> None:
         self._connection = connection
@@ -79,7 +79,7 @@ class ChannelQuestion:
 
 
 class StreamPath:
-    """The base of both wire paths: the byte stream of the present connection, and a factory of `ChannelQuestion`s."""
+    """The base of the two `WirePath` classes: holds the connection's byte stream, and opens `ChannelQuestion`s."""
 
     def __init__(self) -> None:
         self._stream: Stream | None = None

@@ -113,7 +113,7 @@ class Stream:
 
     @property
     def congested(self) -> bool:
-        """Tell whether more than `CONGESTED_BYTES` bytes wait to be sent."""
+        """Tell whether more than 4 MiB (`CONGESTED_BYTES`) wait to be sent."""
         return self._gathered + self._writer.transport.get_write_buffer_size() > CONGESTED_BYTES
 
     async def unblocked(self) -> None:

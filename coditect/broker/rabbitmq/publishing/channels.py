@@ -37,7 +37,7 @@ Key = tuple[str, str]
 
 @dataclass(slots=True, eq=False)
 class WindowedChannel:
-    """A channel for publishes, opened on first use, with its window of unconfirmed publishes."""
+    """A channel for publishes, opened on first use, with a limit of unconfirmed publishes."""
 
     window: ConfirmWindow
     publisher_channel: PublisherChannel | None = None
@@ -112,7 +112,7 @@ class PublishChannels:
             self._join()
 
     def _stuck(self, windowed: WindowedChannel) -> Key | None:
-        """Return the exchange and key of a channel's oldest publish if it has been unconfirmed for 3 s, else None."""
+        """Return exchange and key of a channel's oldest publish if unconfirmed for 3 s without an alarm, else None."""
         first = windowed.first
         now = asyncio.get_running_loop().time()
         channel = windowed.publisher_channel

@@ -7,21 +7,21 @@ from collections import deque
 
 
 class ConfirmWindow:
-    """A window of `size` places for unconfirmed publishes; waiting callers get free places in order."""
+    """A limit of `size` unconfirmed publishes at once: a semaphore that serves its waiting callers in order."""
 
     def __init__(self, size: int) -> None:
         self._free = size
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     def enter_at_once(self) -> bool:
-        """Take a place in the window if one is free and no other caller waits; return whether a place was taken."""
+        """Count one more unconfirmed publish if the limit allows that and no caller waits; return whether counted."""
         if self._free <= 0 or self._waiting:
             return False
         self._free -= 1
         return True
 
     async def enter(self) -> None:
-        """Wait for a free place in the window, and take it."""
+        """Wait until the limit allows one more unconfirmed publish, and count it."""
         if self.enter_at_once():
             return
         turn = asyncio.get_running_loop().create_future()
@@ -34,7 +34,7 @@ class ConfirmWindow:
             raise
 
     def leave(self) -> None:
-        """Free a place of the window, or give it to the caller that has waited longest."""
+        """Count one unconfirmed publish less, or admit the caller that has waited longest in its stead."""
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():

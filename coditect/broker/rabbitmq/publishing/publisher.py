@@ -39,7 +39,7 @@ class Routes(Protocol):
     """The interface that restores the process's missing exchanges and bindings, for publishes that found no queue."""
 
     async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
-        """Tell whether to retry a publish that found no exchange or binding; restore what this process declared.
+        """Tell whether to retry a publish that found no exchange or binding; redeclare one that this process made.
 
         Raises:
             CoditectError: when the declaration cannot be made now.
@@ -81,7 +81,7 @@ class _PublishState:
         self.publisher.rescue(self, error)
 
     def leave(self) -> None:
-        """Free the publish's place in the window of unconfirmed ones; idempotent."""
+        """Count the publish no longer as unconfirmed, so that another may be sent; idempotent."""
         if self.placed is not None:
             window, self.placed = self.placed, None
             window.leave()
@@ -95,12 +95,12 @@ class _PublishState:
         return self.unknown or self.refusals > 0
 
     def lose(self) -> None:
-        """Mark the outcome of a sent message as unknown, because the connection was lost."""
+        """Mark the outcome of a message as unknown if it was sent, because its channel or connection was lost."""
         self.unknown = self.unknown or self.in_flight
         self.in_flight = False
 
     def verdict(self) -> CoditectError:
-        """Return the error for a publish that ran out of time: unconfirmed, unroutable, refused, or never sent."""
+        """Return the error of a publish that is given up now: unconfirmed, unroutable, refused, or never sent."""
         facts = {"exchange": self.exchange, "routing_key": self.routing_key}
         if self.in_flight or self.unknown:
             return PublishUnconfirmed("No confirm in time; the message may still be delivered", **facts)
@@ -118,7 +118,7 @@ class _PublishState:
 
 
 class Publisher:
-    """The publisher of one connection, with at most `window` unconfirmed publishes per channel, and retries."""
+    """The publisher of one connection: it retries publishes, and limits the unconfirmed ones of each channel."""
 
     def __init__(self, connection: RabbitConnection, background: Supervisor, *, window: int, ways: Routes) -> None:
         self._ways = ways
@@ -147,7 +147,7 @@ class Publisher:
 
     @property
     def blocked(self) -> bool:
-        """Tell whether publishes wait for the end of the broker's alarm."""
+        """Tell whether a publish waits now because of the broker's alarm, or because the broker reads slowly."""
         return self._gated > 0 and self._connection.up
 
     def publish(
@@ -170,7 +170,7 @@ class Publisher:
         timeout_seconds: float,
         wait_when_full: bool,
     ) -> None:
-        """Publish a message, and report the confirm or the error to the caller's promise; see `Broker.post`."""
+        """Publish a message, and set success or error on `promise`, such as a future; see `Broker.post`."""
         attempt = _PublishState(
             self, message, exchange, routing_key, wait_when_full, self._now() + timeout_seconds, promise
         )
@@ -180,7 +180,7 @@ class Publisher:
     # -- at once ----------------------------------------------------------------------------------------
 
     def _begun(self, attempt: _PublishState) -> bool:
-        """Send a publish at once if its channel and window allow that, and tell whether it was sent."""
+        """Send a publish at once, or fail one that AMQP cannot carry; return False if channel or limit make it wait."""
         windowed = self._channels.of(attempt.exchange, attempt.routing_key)
         publisher_channel = windowed.publisher_channel
         if publisher_channel is None or not publisher_channel.ready or not windowed.window.enter_at_once():
@@ -322,7 +322,7 @@ class Publisher:
 
 
 def _pass_on(again: asyncio.Task[None], attempt: _PublishState) -> None:
-    """Give the outcome of the repeated publish to the caller's promise."""
+    """Set the outcome of a repeated publish on the caller's future, or similar object, unless it has one."""
     attempt.leave()
     error = attempt.verdict() if again.cancelled() else again.exception()
     if attempt.promise.done():

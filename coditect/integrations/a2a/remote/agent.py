@@ -47,7 +47,7 @@ class RemoteAgent:
         self._streaming = False
 
     async def card(self) -> a2a.AgentCard:
-        """Ask the remote agent for its card, and check that the agent can be called.
+        """Ask the remote agent for its card, and return it after a check that the agent can be called.
 
         Raises:
             AgentRefused: when the agent takes no connection; retryable.
@@ -131,5 +131,5 @@ class _OneToken(CredentialService):
         self._token = token
 
     async def get_credentials(self, security_scheme_name: str, context: ClientCallContext | None) -> str | None:
-        """Return the token that the remote agent wants from its callers."""
+        """Return the token of the settings, whichever security scheme is asked for; None when they have none."""
         return self._token

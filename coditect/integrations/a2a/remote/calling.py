@@ -60,7 +60,7 @@ class RemoteCall:
         self._task_id = ""
 
     async def run(self, request: a2a.SendMessageRequest) -> Any:
-        """Send the message, follow its task to the end, and return its value.
+        """Send the message, and return the value of the answer: of a message at once, of a task when it has ended.
 
         Raises:
             CoditectError: the errors of `RemoteAgent.call`.
@@ -77,7 +77,7 @@ class RemoteCall:
         return _end(answer if answer is not None and _settled(answer) else await self._ended(), self._url)
 
     async def cancel(self) -> None:
-        """Cancel the task at the remote agent, at best effort, within five seconds."""
+        """Ask the remote agent to cancel the task if its id is known, for up to five seconds; only log a failure."""
         if not self._task_id:
             return
         try:
@@ -161,7 +161,7 @@ def _settled(task: a2a.Task) -> bool:
 
 
 def _end(task: a2a.Task, url: str) -> Any:
-    """Return the value of a task that has ended.
+    """Return the value of a completed task; raise for one that ended otherwise, or waits for its caller.
 
     Raises:
         RemoteFailed: when the task failed, or was canceled there.

@@ -42,7 +42,7 @@ class RemoteAsks(InputError):
 
 @contextmanager
 def judged(url: str) -> Iterator[None]:
-    """Translate errors that the A2A SDK raises in the block into errors of Coditect.
+    """Translate the A2A SDK's errors, HTTP connection errors and timeouts in the block into errors of Coditect.
 
     Raises:
         RemoteRejected: when the agent refuses the request, or the token.
@@ -67,7 +67,7 @@ def judged(url: str) -> Iterator[None]:
 
 
 def _of_connection(url: str, error: a2a.A2AError) -> CoditectError:
-    """Return Coditect's error for an SDK error that is no refusal, chosen by the HTTP error that caused it, if any."""
+    """Return Coditect's error for an SDK error, by the HTTP status or connection error that caused it, if any did."""
     match error.__cause__:
         case httpx.HTTPStatusError(response=response) if response.status_code in (401, 403):
             fix = f"set {TOKEN} to a token or key that may use the agent"

@@ -29,7 +29,7 @@ class CheckedTransport(httpx.AsyncBaseTransport):
         self._inner = httpx.AsyncHTTPTransport(trust_env=False)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request to the first address of its host that takes a connection.
+        """Send a request to the first IP address of its host that takes a connection, and return the response.
 
         Raises:
             AgentRefused: when the host has no address, or takes no connection; nothing was sent.

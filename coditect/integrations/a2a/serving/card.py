@@ -66,7 +66,7 @@ def fleet_card(skills: Mapping[str, CapabilitySpec], settings: ApiSettings, *, u
 
 
 def output_modes(spec: CapabilitySpec) -> tuple[str, ...]:
-    """Return the media types in which a capability's value comes."""
+    """Return the media types in which a capability's value may come: text, JSON, or both if its schema has no type."""
     return _modes(spec.output_schema)
 
 

@@ -17,7 +17,7 @@ from coditect.workflow.rows import WorkflowRow
 
 
 async def list_tasks(client: Client, request: ListTasksRequest) -> ListTasksResponse:
-    """Return a page of the tasks that A2A clients sent, the latest sent first.
+    """Return a page of the tasks that A2A clients sent and that fit the request's conditions, the latest sent first.
 
     A page may be short, or empty, before the last one: the state is compared after a page is read. The total is that of
     the page, since the control plane does not count. Once the tasks of a page have 1 MiB, the others have no values.

@@ -21,7 +21,7 @@ MOST_NAMED = 10
 
 
 def skill_of(request: SendMessageRequest, skills: Mapping[str, CapabilitySpec]) -> CapabilitySpec:
-    """Return the capability that a message wants: the one that its metadata name, or the fleet's only one.
+    """Return the capability that a message's metadata name, or, if they name none, the fleet's only one.
 
     Raises:
         InputError: when no skill is named and there are several, or no living agent offers the named one.
@@ -57,7 +57,7 @@ def check_wishes(request: SendMessageRequest, spec: CapabilitySpec) -> None:
 
 
 def input_of(parts: Sequence[Part], spec: CapabilitySpec) -> Any:
-    """Return a task's input from the parts of a message.
+    """Return a task's input from a message's parts; a text may be read as JSON, or be an object's one required field.
 
     A text for a capability that wants something else is read as JSON, or is the only required field of an object.
 

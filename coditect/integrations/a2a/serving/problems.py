@@ -1,4 +1,4 @@
-"""The errors of the fleet as A2A errors: each says what happened, and what to do."""
+"""The errors of the fleet as A2A errors, which say what happened and, where it is known, what to do."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def told() -> Iterator[None]:
 
 
 def as_a2a(error: CoditectError) -> A2AError:
-    """Return the A2A error for an error of the fleet; its data say what to do, and whether a repetition may help."""
+    """Return the A2A error for an error of the fleet; its data say if a repetition may help and, if known, a remedy."""
     kinds = ((NotFound, TaskNotFoundError), (InputError, InvalidParamsError))
     kind = next((a2a for ours, a2a in kinds if isinstance(error, ours)), InternalError)
     facts = {name: without_passwords(str(fact)) for name, fact in error.facts.items() if name != "traceback"}

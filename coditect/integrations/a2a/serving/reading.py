@@ -61,7 +61,7 @@ async def whole_task(handle: Handle, row: WorkflowRow) -> Task:
 
 
 async def settled(handle: Handle, *, timeout: Duration) -> Task:
-    """Wait, at most for the timeout, until a task has ended or waits for an approval; return the task as it is then.
+    """Return a task at once if it waits for an approval, else when it has ended, or as it is after the timeout.
 
     Whether a task needs an approval is known when it is accepted.
     """
@@ -93,7 +93,7 @@ async def follow(client: Client, handle: Handle) -> AsyncGenerator[A2aEvent]:
 
 
 def is_settled(task: Task) -> bool:
-    """Tell whether a task has ended or waits for an approval, so that nothing more happens to it by itself."""
+    """Tell whether an A2A task has ended or waits for an approval."""
     return task.status.state in ENDED or task.status.state == ASKING
 
 

@@ -85,7 +85,7 @@ class FleetRequests(RequestHandler):
             return fleet_card(await self.skills(), self._settings, url=context.state[ADDRESS])
 
     async def skills(self) -> dict[str, CapabilitySpec]:
-        """Return the capabilities that are skills, as the registry had them at most a second ago.
+        """Return the A2A skills, which are living agents' capabilities, by name, as registered at most a second ago.
 
         Raises:
             RegistryUnavailable: when the registry does not answer; retryable.
@@ -94,9 +94,10 @@ class FleetRequests(RequestHandler):
 
     @validate_request_params
     async def on_message_send(self, params: a2a.SendMessageRequest, context: ServerCallContext) -> a2a.Task:
-        """Start a durable task by a message, or answer a task's approval, and return the task.
+        """Start a durable task by a message, or answer a task's approval; return the task, by default at its end.
 
-        Unless the sender wants the answer at once, wait first until the task has ended or waits for an approval.
+        Unless the sender wants the answer at once, wait first until the task has ended or waits for an approval, or
+        for ten minutes.
         """
         _check_role(params, context)
         with told():
@@ -195,7 +196,7 @@ class FleetRequests(RequestHandler):
         return client.task(durable_id(run.id))
 
     async def _answered(self, client: Client, message: a2a.Message, sender: Sender) -> Handle:
-        """Answer the approval for which a task waits, and return the task's handle."""
+        """Grant or deny, as the message's text says, the approval for which a task waits; return the task's handle."""
         handle = handle_of(client, message.task_id)
         word = text_of(message.parts).strip().lower()
         if (await read_task(handle)).status.state != ASKING or word not in ANSWERS:
@@ -206,7 +207,7 @@ class FleetRequests(RequestHandler):
 
 
 def _check_role(request: a2a.SendMessageRequest, context: ServerCallContext) -> None:
-    """Check that the sender may send a message: for a new task, or for one that waits for an approval."""
+    """Check that the sender may send a message: an operator for a new task, an approver for one that names a task."""
     _sender(context).check("approver" if request.message.task_id else "operator")
 
 

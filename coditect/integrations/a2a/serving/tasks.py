@@ -79,7 +79,7 @@ def agent_message(text: str, *, task_id: str, context: str, part: str) -> Messag
 
 
 def _failure(outcome: Outcome) -> str:
-    """Return why a task ended without a value, and what to do about it; empty for a task with a value."""
+    """Return why a task ended without a value and, if known, what to do about it; empty for a task with a value."""
     failure = outcome.failure
     if failure is None:
         return ""

@@ -19,7 +19,7 @@ _PERSON = "chaos"
 
 
 def approved_first(index: HistoryIndex) -> CheckResult:
-    """Check that no node ran before its approval was granted, and that the audit trail has each decision once."""
+    """Check that a node under an approval policy ran only with one grant, and that each decision is audited once."""
     checked, violations = 0, list[str]()
     for work in index.accepted:
         for node, rule in (work.val.get("policed") or {}).items():

@@ -10,7 +10,7 @@ SLACK_SECONDS = 0.05
 
 
 def rate_kept(index: HistoryIndex) -> CheckResult:
-    """Check that in any time span at most burst + rate * span executions begin; a wiped Redis allows a new burst."""
+    """Check that in any time span at most 1 + burst + rate * span executions begin; a Redis wipe adds a burst."""
     begun = index.of("begin")
     wipes = [one for one in index.faults if one.val.get("kind") == "redis.wipe"]
     violations = list[str]()

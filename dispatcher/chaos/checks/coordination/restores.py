@@ -52,7 +52,7 @@ def restored_whole(index: HistoryIndex) -> CheckResult:
 
 
 def _unasked(index: HistoryIndex, work: Operation, told: Sequence[str]) -> Iterator[str]:
-    """Yield each restore that was refused, not requested, or made twice, and each confirmed request without one."""
+    """Yield an error for each restore that was refused, unrequested or made twice, and each confirmed one not made."""
     asked = {one.val["by"]: one for one in index.about("restore", work.key)}
     for by, many in Counter(told).items():
         if by not in asked or not asked[by].possible:
@@ -106,7 +106,7 @@ class RestoredWork:
         return sum(restore.version <= version and name in restore.discards for restore in self._restores)
 
     def _made_in(self, made: str) -> tuple[str, int]:
-        """Return the node and the generation of an execution, which `made` names as `<task id>@<fence>`."""
+        """Return the node of the execution `<task id>@<fence>`, and how many earlier restores had discarded it."""
         key, _, fence = made.rpartition("@")
         name = key.rpartition(":")[2]
         return name, self._generation(name, self._version_of(name, int(fence)))
@@ -121,7 +121,7 @@ class RestoredWork:
                     yield f"has a result of {name} of run {given}, and it was discarded {generations} times"
 
     def _mixed(self, name: str) -> Iterator[str]:
-        """Yield an error where an execution of a node got input of another generation, or saw wrong shared state."""
+        """Yield an error where a node's execution got a result that a restore had discarded, or wrong shared state."""
         key = f"{self._work}:{name}"
         for one in self._index.about("execute", key):
             version = self._version_of(name, one.val["fence"])

@@ -22,7 +22,7 @@ def _nothing(agent: Agent, note: Note) -> None:
 
 @dataclass(frozen=True, slots=True)
 class LoadPart:
-    """An optional part of a load beside its workflows and tasks, which a run has when `Pace.parts` has its name."""
+    """An optional kind of work in a load, such as votes or triggers: what the client does, and what agents offer."""
 
     name: str
     play: Callable[[WorkflowLoad], Awaitable[None]]
@@ -33,7 +33,7 @@ class LoadPart:
 
 @asynccontextmanager
 async def executed(ctx: Context, note: Note, **facts: Any) -> AsyncIterator[None]:
-    """Record a task's execution, whose work is done in the block; an error in the block is recorded as a failure."""
+    """Record a task's execution, whose work is done in the block: as failed on an error, as unknown on a cancel."""
     said = {"proc": ctx.agent_id, "agent": ctx.agent_id, "attempt": ctx.attempt, "fence": ctx.fence, **facts}
     note(Type.INVOKE, "execute", ctx.task_id, **said)
     try:

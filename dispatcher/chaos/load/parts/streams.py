@@ -32,7 +32,7 @@ def offer(agent: Agent, note: Note) -> None:
 
 
 async def read(load: WorkflowLoad) -> None:
-    """Submit one task, and read its parts to the end, or until none comes any more; record each part."""
+    """Submit one task, and read and record its parts to the end or an error; when they begin again, read on."""
     try:
         handle = await load.client.submit(STREAM, PARTS, stream=True)
     except CoditectError:
@@ -55,7 +55,7 @@ async def read(load: WorkflowLoad) -> None:
 
 
 async def _state(load: WorkflowLoad, handle: Handle) -> str | None:
-    """Return the state in which the task has ended; None when it does not end in time."""
+    """Return the state in which the task has ended; None after any error, such as a timeout."""
     try:
         return (await handle.outcome(timeout=load.pace.task_seconds)).status.value
     except CoditectError:

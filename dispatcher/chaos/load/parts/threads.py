@@ -46,7 +46,7 @@ def offer(agent: Agent, note: Note) -> None:
 
 
 async def talk(load: WorkflowLoad) -> None:
-    """Open a thread, have tasks and a person say messages in it while another one listens, and close it."""
+    """Open a thread, have tasks and a person say messages in it while another person listens, and close it."""
     thread = await load.answered(lambda: load.client.threads.open(BOB, SAY, by=ADA))
     flow = Workflow("talk")
     for number in range(SAYING):

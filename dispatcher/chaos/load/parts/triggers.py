@@ -28,7 +28,7 @@ RUN_SECONDS = 60.0
 
 
 async def trigger(load: WorkflowLoad) -> None:
-    """Make a trigger, publish its events until each is confirmed, and wait for the ends of the runs."""
+    """Make a trigger, publish events until confirmed, wait up to 60 s for runs, remove it, and await the runs' ends."""
     name = load.key()
     flow = Workflow(name)
     flow.task(CAPABILITY, load.shapes.work() | {"after": [From("input")]}, name=TRIGGERED, retry=RETRY)

@@ -94,7 +94,7 @@ def _decide(unit: UnitOfWork, node_key: NodeKey, record: DecisionRecord, judgeme
 def _is_learned(
     unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, record: DecisionRecord, judgement: Judgement
 ) -> bool:
-    """Grant a task and return True if its kind's recent outcomes allow it; otherwise ask a person and return False."""
+    """Grant a task and return True if recent outcomes of its capability under its rule allow it; else ask a person."""
     rule, policy = judgement.matched, unit.terms.approvals
     if rule is None or policy is None:
         found = None

@@ -23,7 +23,10 @@ _GOOD = {TaskState.COMPLETED: True, TaskState.FAILED: False, TaskState.DEAD: Fal
 
 
 def note(tr: Transaction, shard: int, policy: ApprovalPolicy, effects: Effects, now_ms: int) -> None:
-    """Add the outcomes of a transaction's ended tasks to the evidence from which approval rules learn."""
+    """Add the outcomes of a transaction's ended tasks to the evidence of those approval rules that learn.
+
+    A compensation that has ended counts as a bad outcome of the task that it was to undo.
+    """
     if policy.learning is None:
         return
     for moved in effects.moved:

@@ -61,7 +61,7 @@ def make(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def listing(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return one page of a workflow's checkpoints; the first page also has the named checkpoints and the restores."""
+    """Return a page of a workflow's completed nodes as checkpoints; the first page has named ones and restores, too."""
     workflow = text(body, "workflow")
     rows_of(tr, workflow)
     rows, following = _page(tr, workflow, body)
@@ -86,7 +86,7 @@ def listing(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def plan(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return a page of nodes that a restore would discard though they may have effects, and the token that it requires.
+    """Return a page of nodes that a restore would discard though they may have effects, and the token for the restore.
 
     Of each is told whether it is `compensated`; what is not cannot be undone. The token stands for this position of the
     workflow's history: a restore with it does what was told, or nothing.

@@ -53,13 +53,13 @@ NONE = StateVersion(0, "", "", 0, deleted=True)
 
 
 def latest(tr: Reads, space: str, key: str) -> StateVersion:
-    """Return the present version of a key of shared state."""
+    """Return the present version of a key of shared state; for a key never written, version 0, marked as deleted."""
     row = tr.get(SPACES.pack((space, key)))
     return NONE if row is None else unpack(row)
 
 
 def write(unit: UnitOfWork, space: str, key: str, after: StateVersion, value: bytes | None) -> None:
-    """Write a key's next version, with its value unless it deletes the key, and drop the version beyond `KEPT`.
+    """Write a key's next version, with its value unless it deletes the key; only the last 20 versions are kept.
 
     Raises:
         ValueBeyondBound: when the value is too large.
@@ -138,7 +138,7 @@ def _changed(tr: Reads, workflow: str, position: Position, after: str) -> Iterat
 
 
 def _former(tr: Reads, workflow: str, key: str, position: Position) -> StateVersion | None:
-    """Return the version that a key had at a position; None when it is not kept any more."""
+    """Return the version that a key had at a position, version 0 before its first write; None if not kept any more."""
     space = workflow_space(workflow)
     kept = [unpack(row) for _, row in tr.get_range(*SPACE_VERSIONS.range((space, key)), limit=KEPT, reverse=True)]
     former = next((one for one in kept if _is_of(workflow, one, position)), None)
