@@ -70,7 +70,7 @@ def _is_late(index: HistoryIndex, work: Operation) -> bool:
 
     On a busy machine the faults take longer than the load waits; what is late is judged by `recovered in time`.
     """
-    runs = [one for one in index.about("execute", work.key) if one.happened]
+    runs = _runs(index, work)
     late = [one.ended - ANSWERED_SECONDS for one in index.about("end", work.key)]
     return any(run.ended > since and not _is_answered(index, work, since) for since in late for run in runs)
 
@@ -81,14 +81,20 @@ def _was_there(index: HistoryIndex, work: Operation, wipe: Operation) -> bool:
     The task was published before the broker was back, it was not answered before, and no agent got it afterwards.
     """
     answered = _is_answered(index, work, wipe.begun - ANSWERED_SECONDS)
-    survived = any(one.happened and one.begun > wipe.ended for one in index.about("execute", work.key))
+    survived = any(one.begun > wipe.ended for one in _runs(index, work))
     return work.begun <= wipe.ended and not answered and not survived
 
 
 def _is_answered(index: HistoryIndex, work: Operation, before: float) -> bool:
     """Tell whether a direct task was executed to its end before an instant, in times so calm that it was answered."""
-    done = (one.ended for one in index.about("execute", work.key) if one.happened and one.ended < before)
+    done = (one.ended for one in _runs(index, work) if one.ended < before)
     return any(_is_calm(index, instant, instant + ANSWERED_SECONDS) for instant in done)
+
+
+def _runs(index: HistoryIndex, work: Operation) -> list[Operation]:
+    """Return the executions of a direct task that came to their end, or whose call of a dependency succeeded."""
+    calls = [one for one in index.of("call") if one.val.get("task") == work.key]
+    return [one for one in (*index.about("execute", work.key), *calls) if one.happened]
 
 
 def _is_calm(index: HistoryIndex, since: float, until: float) -> bool:
@@ -142,7 +148,7 @@ def one_completion(index: HistoryIndex) -> CheckResult:
 
 
 def fences(index: HistoryIndex) -> CheckResult:
-    """Invariant I4: check that the fence and the publication number of a node grow with each of its publications.
+    """Invariant I4: check that a node's fences and publication numbers grow, and so do the epochs of shards' leases.
 
     Each execution of a node has a fence of its own, and the epoch of a shard grows with each owner.
     """

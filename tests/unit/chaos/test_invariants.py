@@ -58,6 +58,13 @@ def executed(begun: float, ended: float) -> list[HistoryEntry]:
     ]
 
 
+def called(begun: float, ended: float, outcome: Type = Type.OK) -> list[HistoryEntry]:
+    return [
+        HistoryEntry(begun, "agent-1", Type.INVOKE, "call", "chaos", {"task": "task"}),
+        HistoryEntry(ended, "agent-1", outcome, "call", "chaos", {"task": "task"}),
+    ]
+
+
 def given_up(t: float) -> HistoryEntry:
     return HistoryEntry(t, "client", Type.INFO, "end", "task")
 
@@ -77,6 +84,8 @@ def given_up(t: float) -> HistoryEntry:
         ([given_up(61.0), *executed(62.0, 63.0)], True),
         ([given_up(61.0), *executed(62.0, 63.0)[:1]], False),
         ([*executed(4.0, 5.0), given_up(61.0), *executed(62.0, 63.0)], False),
+        ([*called(4.0, 5.0, Type.FAIL), given_up(61.0), *called(62.0, 63.0)], True),
+        ([given_up(61.0), *called(62.0, 63.0, Type.FAIL)], False),
     ],
     ids=[
         "no wipe",
@@ -91,6 +100,8 @@ def given_up(t: float) -> HistoryEntry:
         "executed when nobody waited any more",
         "begun when nobody waited any more",
         "executed again when nobody waited any more",
+        "called a dependency when nobody waited any more",
+        "called a dependency in vain when nobody waited any more",
     ],
 )
 def test_direct_task_may_be_lost_with_the_broker_s_only_disk_while_it_is_there_and_may_be_late(
