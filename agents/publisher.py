@@ -140,7 +140,7 @@ def _put(place: Path, task: ReleaseRequest, release: Release) -> None:
 
 
 def _made_by(task_id: str, place: Path) -> Release:
-    """Return the release in a folder, if this task published it, in this attempt or an earlier one.
+    """Return the release in a folder if this task published it, in this attempt or an earlier one; else raise an error.
 
     Raises:
         InputError: not retryable; another task made it.

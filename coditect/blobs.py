@@ -159,7 +159,10 @@ class FolderBlobs:
         return f"{self.folder}/{claim.name}"
 
     async def _transferred(self, transfer: Callable[[], T]) -> T:
-        """Run a transfer in a thread within the time limit and return its result; a hanging thread is left behind."""
+        """Run a transfer in a thread and return its result; raise BlobUnavailable when it fails or takes too long.
+
+        ClaimBroken is raised as it is. A hanging thread is left behind.
+        """
         try:
             async with asyncio.timeout(self.transfer_seconds):
                 return await asyncio.get_running_loop().run_in_executor(self.threads, transfer)

@@ -144,7 +144,7 @@ class TooLarge(InvalidTask):
 
 
 class ClaimBroken(InvalidTask):
-    """The error of a blob reference whose large value is missing, or does not match the reference's hash."""
+    """The error of a blob reference whose large value is missing, or does not match the reference's hash and size."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ class Capacity:
         self._pauses: dict[str, _PublishingPause] = {}
 
     def begin(self, capability: str) -> None:
-        """Count one more task of a capability as published and not ended."""
+        """Count one more published task of a capability; if the capability's pause was over, pause it anew, longer."""
         self._under_way[capability] += 1
         pause = self._pauses.get(capability)
         if pause is not None and self._now() >= pause.until:
@@ -67,7 +67,7 @@ class Capacity:
         self._kept[capability] -= number
 
     def note_no_queue(self, capability: str) -> None:
-        """Pause publishing for a capability, because no queue took one of its publications."""
+        """Pause publishing for a capability, unless it is paused, because no queue took one of its publications."""
         self._pauses.setdefault(capability, _PublishingPause(1, self._now() + PAUSES.first))
 
     def note_queue(self, capability: str) -> bool:

@@ -121,7 +121,7 @@ async def running_dispatcher(
     owner: str | None = None,
     evict: Evictor | None = None,
 ) -> AsyncIterator[Dispatcher]:
-    """Run a dispatcher on the given ports while the block runs; at its end finish the commands already received.
+    """Run a dispatcher on the given ports while the block runs; at its end finish the batches under way, no others.
 
     Without a database the ledger is kept in memory: for tests, where it ends with the process. Without a graph there is
     no RQ, and all nodes are dispatched from the ledger alone. `owner`, or else the options' name, names this life of

@@ -43,7 +43,7 @@ _STOPPED = 130
 
 
 async def run_demo(root: Path, console: Console, *, keep: bool = False) -> Totals:
-    """Start the demo's fleet, run its tasks and its workflow on a live display, and stop the fleet, also when canceled.
+    """Start the demo's fleet, run its tasks, workflow and goal, stop the fleet, also when canceled; return the totals.
 
     With `keep` the fleet stays up after its work, until the demo is canceled.
 

@@ -56,7 +56,7 @@ class Board:
             self._started.add(event.subject)
 
     def settled(self, task_id: str, one: Settled) -> None:
-        """Count a task as done or failed, and keep its result as the latest one for the display."""
+        """Count a task as done or failed, note which agent answered, and keep any result as the latest to show."""
         self._jobs.setdefault(task_id, one.job)
         self._settled[task_id] = one.value is not None
         self._agents.add((one.job.capability, one.agent_id))

@@ -56,7 +56,7 @@ class Deployment:
 
 
 async def deploy(client: Client, root: Path, given: Mapping[str, str]) -> Deployment:
-    """Run the deployment workflow for one branch to its end, and then check that the service is healthy.
+    """Run the deployment workflow for one branch to its end, check that the service is healthy, and return the result.
 
     Raises:
         TaskFailed: the service is not well afterwards.
@@ -78,7 +78,7 @@ async def deploy(client: Client, root: Path, given: Mapping[str, str]) -> Deploy
 
 
 async def run_deployments(root: Path, *, say: Callable[[str], None]) -> bool:
-    """Deploy the sample's good and broken branch; return whether the good one is released, the broken one rolled back.
+    """Start a fleet, deploy a good and a broken branch; return whether the first is released, the second rolled back.
 
     Raises:
         CoditectError: a server or an agent could not be started.

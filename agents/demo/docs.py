@@ -40,7 +40,7 @@ def introduce(messages: Sequence[Mapping[str, Any]]) -> StubAnswer:
 
 
 async def write_site(root: Path, *, say: Callable[[str], None]) -> Path:
-    """Run the workflow in which agents document a package and merge the pages; return the folder of the site.
+    """Start a fleet, run the workflow in which it documents a package and makes a site, and return the site's folder.
 
     Raises:
         CoditectError: a server or an agent could not be started, or the workflow did not complete.

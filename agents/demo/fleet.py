@@ -61,9 +61,9 @@ class RunningFleet:
 
 @contextmanager
 def demo_folder(root: Path) -> Iterator[Path]:
-    """While the block runs, lock ``.coditect/demo`` below `root`, or, if other demos run, ``demo-2`` and so on.
+    """Lock ``.coditect/demo``, or ``demo-2`` and so on, for the block; delete an earlier demo's data; yield the path.
 
-    Remains of an earlier demo (it may have been killed) on its broker and in its ledger are removed.
+    The data is that of its broker, Redis and ledger: the earlier demo may have been killed.
 
     Raises:
         AlreadyUp: 20 demos run already.
@@ -94,7 +94,7 @@ def _hold_first(below: Path, stack: ExitStack) -> Path:
 async def running_fleet(
     root: Path, folder: Path, *, settings: Mapping[str, str], say: Say, agents: Mapping[str, Sequence[str]] = FLEET
 ) -> AsyncIterator[RunningFleet]:
-    """Start the demo's servers and agents, ready when the block begins, and stop them at its end.
+    """Start the demo's servers, dispatcher, API and agents, ready when the block begins, and stop them at its end.
 
     `settings` are variables for all programs, beside those of this process that are not Coditect's.
 

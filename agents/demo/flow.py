@@ -66,7 +66,7 @@ async def run_flow(
 
 
 async def look_at(run: Run) -> list[NodeRow]:
-    """Return the present report on each node of a workflow; an empty list while the broker is away."""
+    """Return the present report on each node of a workflow; an empty list when a request fails, but is retryable."""
     try:
         return [row async for row in run.nodes()]
     except Retryable:
@@ -79,7 +79,7 @@ async def _beside(run: Run, meanwhile: Callable[[Run], Awaitable[None]] | None) 
 
 
 async def _grant(run: Run, say: Callable[[str], None]) -> None:
-    """Grant each approval of a workflow, since the demo has no person to ask."""
+    """Grant each approval of a workflow as it comes, until canceled, since the demo has no person to ask."""
     while True:
         for row in (row for row in await look_at(run) if row.state is TaskState.AWAITING_APPROVAL):
             say(f"  {row.name} asks: {row.question}  Granted by the demo, for a person.")

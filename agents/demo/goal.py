@@ -45,7 +45,7 @@ class GoalReached:
 
     @property
     def shortfall(self) -> str:
-        """The sentence that says what the goal missed; empty when it was reached."""
+        """The sentence that says why the goal was not reached, or that too few kinds of agents did it; else empty."""
         if self.trouble:
             return f"the goal was not reached: {self.trouble}"
         few = len(self.kinds) < MIN_KINDS
@@ -109,7 +109,7 @@ async def _reached(client: Client, environ: Mapping[str, str], root: Path, say: 
 async def _command(
     arguments: Sequence[str], environ: Mapping[str, str], root: Path, say: Callable[[str], None]
 ) -> tuple[str, str, bool]:
-    """Run a command of `coditect`; return its stdout, its stderr, and whether it failed."""
+    """Run a `coditect` command for at most two minutes; return its stdout, its stderr, and whether it failed."""
     say(f"\n$ {join(['coditect', *arguments])}")
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "coditect", *arguments, cwd=root, env=dict(environ), stdout=PIPE, stderr=PIPE

@@ -24,7 +24,7 @@ Say = Callable[[str], None]
 
 
 async def kill_agent(fleet: RunningFleet, board: Board, *, say: Say) -> None:
-    """Kill one agent process with -9 while it runs tasks; the supervisor starts a new process.
+    """Kill one reviewer process with -9, once 20 reviews are done, some by each reviewer; the supervisor restarts it.
 
     The kill waits until every reviewer has answered something, also on a machine that gave one of them no time at
     first.
@@ -42,7 +42,7 @@ def _amid_reviews(board: Board) -> bool:
 
 
 async def kill_broker(fleet: RunningFleet, run: Run, *, say: Say) -> None:
-    """Kill the demo's RabbitMQ with -9 amid a workflow, and start it again; leave a user's own broker alone."""
+    """Kill RabbitMQ with -9 after three nodes of a workflow, and start it again; leave a user's own broker alone."""
     if fleet.servers is None:
         say("RabbitMQ is a server of yours (CODITECT_AMQP_URL): the demo does not kill it")
         return

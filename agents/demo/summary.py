@@ -118,7 +118,7 @@ def describe(settled: Sequence[Settled], totals: Totals) -> str:
 
 
 def latest(value: BaseModel | None) -> str:
-    """Return one line of text about a task's result, for the running display."""
+    """Return one line of text about a task's result, for the running display; empty when there is nothing to show."""
     match value:
         case Review():
             return f"reviewed {value.files} files, {sum(value.counts.values())} remarks"

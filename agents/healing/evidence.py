@@ -86,7 +86,7 @@ def glance(service: Service) -> ServiceEvidence:
 
 
 def examine(service: Service) -> ServiceEvidence:
-    """Return all the evidence about a service; takes 0.2 s, or as long as its configuration's check if that is more."""
+    """Return all the evidence about a service; takes at least 0.2 s, in which the growth of its log is measured."""
     began, before = time.monotonic(), _log_bytes(service)
     problem = configuration_problem(service, service.version) if service.version is not None else ""
     time.sleep(max(0.0, _GROWTH_SECONDS - (time.monotonic() - began)))

@@ -91,7 +91,7 @@ def _parameters(function: _Function) -> int:
 
 
 def _own_nodes(function: _Function) -> Iterator[ast.AST]:
-    """Yield the syntax nodes of a function, without those of functions and classes nested in it."""
+    """Yield the syntax nodes of a function's body, without what is inside of nested functions, lambdas and classes."""
     pending: list[ast.AST] = list(function.body)
     while pending:
         node = pending.pop()

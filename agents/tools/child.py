@@ -39,7 +39,7 @@ async def run_child(
     timeout_seconds: float,
     environment: Mapping[str, str] | None = None,
 ) -> Exit:
-    """Run a program in its own process group to its end; the whole group is dead on return.
+    """Run a program in its own process group until it ends or its time is over; the whole group is dead on return.
 
     A timeout kills the group and sets `Exit.timed_out`; a cancellation kills the group and goes on. A process that left
     the group (`setsid`) is out of reach.

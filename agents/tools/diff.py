@@ -72,7 +72,7 @@ def _hunks(text: str) -> Iterator[Hunk]:
 
 
 def write_hunks(hunks: list[Hunk], workspace: Path) -> list[SourceFile]:
-    """Write each hunk that adds lines of Python to a file in the workspace; return the files as sources to review.
+    """Write each hunk with added Python lines into a file of its own in the workspace; return the files for review.
 
     Raises:
         InputError: not retryable; there are too many hunks.

@@ -25,7 +25,7 @@ def render_module(module: griffe.Module) -> Iterator[str]:
 
 
 def public_objects(module: griffe.Module) -> Iterator[griffe.Object]:
-    """Yield a module, its public classes and functions, and the public members of its classes."""
+    """Yield a module and its public classes and functions, also those nested in its classes, but no values."""
     yield module
     pending: list[griffe.Object] = [module]
     while pending:

@@ -40,7 +40,7 @@ def _free(slug: str, taken: Collection[str]) -> str:
 
 
 def _first(text: str) -> str:
-    """Return the first paragraph of a Markdown text that is no heading."""
+    """Return the first paragraph of a Markdown text that is no heading, cut to 300 characters; empty without one."""
     parts = [" ".join(part.split()) for part in text.split("\n\n")]
     return next((part for part in parts if part and not part.startswith("#")), "")[:300]
 

@@ -35,7 +35,7 @@ _STOP = frozenset(_STOP_WORDS.split())
 
 
 def split_sentences(text: str) -> list[str]:
-    """Return the sentences of plain text or Markdown in order, without code blocks, headings and markup."""
+    """Return the sentences of plain text or Markdown in order, without fenced code, headings, and marks of lists."""
     prose = _MARK.sub("\n\n", _HEADING.sub("\n\n", _FENCE.sub("\n\n", text)))
     sentences: list[str] = []
     for part in _END.split(prose):
@@ -63,7 +63,7 @@ def top_sentences(sentences: Sequence[str], limit: int) -> list[str]:
 
 
 def top_words(sentences: Sequence[str], limit: int) -> list[str]:
-    """Return the most frequent words; the alphabetical order decides a tie."""
+    """Return the `limit` most frequent words, without stop words; the alphabetical order decides a tie."""
     counts = Counter(word for sentence in sentences for word in words_of(sentence))
     return [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit]]
 

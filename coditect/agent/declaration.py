@@ -166,7 +166,7 @@ class Agent:
     def _guard(
         self, name: str, breaker: Breaker | str | None, fallback: str | None
     ) -> tuple[Breaker | None, str | None]:
-        """Check the breaker and the fallback that the capability `name` declares, and return both.
+        """Check a capability's breaker and fallback, keep the breaker as declared by the agent, and return both.
 
         Raises:
             InputError: when one of them is wrong, or the fallback has no breaker that could open.
@@ -310,7 +310,7 @@ class Agent:
         return provide
 
     def on_broadcast(self, topic: str) -> Callable[[Handler], Handler]:
-        """Declare a listener of a broadcast topic; the listener gets the data of each broadcast at most once.
+        """Declare a topic's listener, in place of an earlier one; it gets the data of each broadcast at most once.
 
         Raises:
             SetupError: when the topic is no text, or the listener cannot be called.

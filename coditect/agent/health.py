@@ -154,7 +154,7 @@ class _Probes:
         return _text("404 Not Found", "try /livez, /readyz or /metrics")
 
     async def _exposition(self) -> bytes:
-        """Return the HTTP response with the program's metrics, read on its event loop; status 503 if it is blocked."""
+        """Return the HTTP response with the program's metrics; 503 if its loop is blocked, 501 without the library."""
         samples = await self._asked(self._metrics.samples)
         if samples is None:
             return _text("503 Service Unavailable", STANDS_STILL)

@@ -54,7 +54,7 @@ def load_sampler() -> Callable[[], Usage]:
 
 
 class Heartbeat:
-    """An agent's presence in the registry: registers, renews the lease except while offline, deregisters at the end.
+    """An agent's presence in the registry: registers, renews the lease (offline: lets it end), deregisters at the end.
 
     Entry waits for the first attempt and exit for the last one, each at most as long as the registry's own limit (1 s);
     neither fails when the registry does. `load` is called for each heartbeat, on the event loop. The next heartbeat

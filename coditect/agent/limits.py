@@ -14,7 +14,7 @@ class TaskApprovals(Protocol):
     """The port through which the runtime asks whether a task needs an approval."""
 
     def concern(self, task: Task) -> bool:
-        """Tell whether a task of this capability may need an approval, so that its owner has to grant its start."""
+        """Tell whether the policy could hold or refuse a task of this task's capability, so that a grant is needed."""
 
     def refusal(self, task: Task) -> Failure | None:
         """Return the failure of a direct task that may not run without an approval; None for any other task."""

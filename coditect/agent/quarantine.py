@@ -90,14 +90,14 @@ def killed_its_process(task: Task) -> bool:
 
 
 def earlier_deliveries(delivery: Delivery) -> int:
-    """Return how often agents may have started a task: its redeliveries, plus one if an agent's inbox passed it on."""
+    """Return how often agents may have started a task: its redeliveries, plus one if an agent's queue passed it on."""
     first = delivery.message.headers.get(_FIRST_DEATH)
     handed_on = isinstance(first, str) and routing.hands_on(first)
     return max(delivery.delivery_count, delivery.redelivered) + handed_on
 
 
 def mark_of(task: Task) -> str:
-    """Return the name of the registry's start mark for one execution of a task.
+    """Return the name of the registry's start mark for one attempt of a task, the same for all its deliveries.
 
     For a task without an id the name is made of its key, correlation id, return address, attempt and body.
     """

@@ -41,8 +41,9 @@ async def guarded(work: Coroutine[Any, Any, None], delivery: Delivery, in_hand: 
 
 
 async def not_settled(error: Exception, delivery: Delivery, in_hand: InHand | None = None) -> None:
-    """Settle a delivery after an error: return it after a pause that doubles, or make a dead letter of it at last.
+    """Settle a delivery after an error: return it, mostly after a growing pause, or make a dead letter of it.
 
+    The pause doubles with each return; the first return after trouble of the broker has none.
     Trouble of the broker as a whole makes no dead letters; an error of the message itself makes one at once.
     """
     in_hand, returns = in_hand or delivery, delivery.delivery_count

@@ -179,7 +179,7 @@ class Runtime:
                     await asyncio.wait(self._settling)
 
     def load(self) -> Load:
-        """Return the present load of the agent process: status, counts of tasks, latency, and the resource it lacks."""
+        """Return the agent process's present load, such as status, counts of tasks, latency and what holds tasks up."""
         draining = AgentStatus.DRAINING if self._intake.closed else AgentStatus.IDLE
         return Load(
             status=AgentStatus.BUSY if self._slots.in_use and not self._intake.closed else draining,

@@ -59,7 +59,7 @@ class LoopThread:
             raise
 
     def close(self) -> None:
-        """Leave the asynchronous context and end the thread; may be repeated.
+        """Leave the asynchronous context, and wait for the thread's end unless called on that thread; may be repeated.
 
         A `run` that still waits raises SetupError.
 

@@ -50,7 +50,7 @@ class NetworkPath:
         return not self.cut and self._latency_seconds is None
 
     def cut_off(self, *ways: Way) -> None:
-        """Hold back the messages sent from now on in the given directions, by default in both, until `heal`."""
+        """Hold back messages sent from now on in just the given directions, by default in both, until `heal`."""
         self.cut = frozenset(ways or BOTH)
         self._changed()
 

@@ -10,9 +10,9 @@ READY_FILE = "CODITECT_READY_FILE"
 
 
 def tell_ready(*more: str, address: str = "") -> None:
-    """For `CODITECT_READY_FILE` and each environment variable in `more`, if it is set, create the file at its path.
+    """Write `address` to the file that `CODITECT_READY_FILE` names, and to that of each variable in `more` that is set.
 
-    The files have the address at which the program listens, if it has one.
+    A variable that is not set has no file; without an address the files are empty.
     """
     for variable in (READY_FILE, *more):
         if path := os.environ.get(variable):

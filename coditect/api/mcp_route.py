@@ -20,7 +20,7 @@ class GuardedMcp:
         self._server = server
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on if its caller may submit work.
+        """Pass a request on if its caller may submit work, and is within the rate limit.
 
         Raises:
             RequestRefused: when the caller may not, or sends too many requests.

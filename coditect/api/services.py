@@ -107,7 +107,7 @@ def check_role(caller: Caller, role: Role) -> None:
 
 
 def needs(role: Role) -> Any:
-    """Return the FastAPI dependency of a route or router that admits only callers with a role, or a more powerful one.
+    """Return the FastAPI dependency that admits only callers of a role, or a more powerful one, within the rate limit.
 
     The caller is in `connection.state.caller` from then on.
     """

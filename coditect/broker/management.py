@@ -42,7 +42,7 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class QueueRates:
-    """One queue's publish and delivery rates, up to 5 s old, and when its oldest waiting message was published."""
+    """One queue's publish and delivery rates, up to 5 s old, and its oldest ready message's publish time, if known."""
 
     published_per_second: float
     delivered_per_second: float
@@ -102,7 +102,9 @@ class Management:
         return frozenset(str(row["name"]) for row in rows)
 
     async def messages(self, vhost: str, queue: str) -> int | None:
-        """Return a queue's number of messages as of at most 10 s ago, with those to be dead-lettered; None if unknown.
+        """Return how many messages, ready or not, a queue held at most 10 s ago; None if that is not known.
+
+        Unsettled messages count, and those that wait to be dead-lettered.
 
         None when there is no such queue, or when its number is not known yet.
 

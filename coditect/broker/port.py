@@ -126,7 +126,7 @@ class Broker(Protocol):
 
     @property
     def server(self) -> ServerInfo:
-        """The product and version of the broker that answered last."""
+        """The product, version and TLS certificate's expiry of the broker that answered last."""
 
     @property
     def connected(self) -> bool:
@@ -141,11 +141,10 @@ class Broker(Protocol):
         """Tell whether the broker holds up this process's publishes, as by an alarm; False until one is tried."""
 
     async def declare(self, topology: Topology, *, lazily: bool = False) -> None:
-        """Declare exchanges, queues and bindings now, and again when the broker has lost them; idempotent.
+        """Declare a topology now and after each reconnect, or with `lazily` only once part of it is found missing.
 
-        The entities are declared again after each reconnect, bindings every few seconds. A queue that is `once` is
-        not declared again: its absence shows the loss. With `lazily`, entities are declared only when one of them turns
-        out to be missing: for entities that other processes declared long ago.
+        Idempotent. Bindings are declared again every few seconds, too. A queue that is `once` is not declared again:
+        its absence shows the loss. `lazily` is for entities that other processes declared long ago.
 
         Raises:
             TopologyMismatch: when an entity exists with other arguments.
@@ -154,7 +153,7 @@ class Broker(Protocol):
         """
 
     def on_reconnect(self, check: Callable[[], Awaitable[None]]) -> None:
-        """Set a function that runs after each reconnect, before anything is published on the new connection.
+        """Set the function, in place of an earlier one, that runs on each new connection before publishes go over it.
 
         Publishing waits for the function; a CoditectError from it counts as a loss of the connection.
         """
@@ -221,9 +220,7 @@ class Broker(Protocol):
         """
 
     async def get(self, queue: str) -> Delivery | None:
-        """Fetch one message of a queue for inspection; return None when the queue is empty.
-
-        `release` returns the message to its queue unless it was settled.
+        """Take one message from a queue, until it is settled or `release` puts it back; return None for an empty queue.
 
         Raises:
             NotFound: when there is no such queue.

@@ -175,11 +175,11 @@ class Topology:
         )
 
     def without_binding(self, binding: Binding) -> Topology:
-        """Return the topology without one binding."""
+        """Return a new topology, which lacks the given binding."""
         return replace(self, bindings=tuple(one for one in self.bindings if one != binding))
 
     def without_queue(self, name: str) -> Topology:
-        """Return the topology without one queue and its bindings."""
+        """Return a new topology, which lacks the named queue and its bindings."""
         return Topology(
             self.exchanges,
             tuple(one for one in self.queues if one.name != name),

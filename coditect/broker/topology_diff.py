@@ -119,7 +119,10 @@ class TopologyPlan:
 async def make_plan(
     broker: TopologyProbe, topology: Topology, *, bound: frozenset[Binding] | None = None
 ) -> TopologyPlan:
-    """Compare a topology with the broker's exchanges, queues and, where given in `bound`, bindings; change nothing."""
+    """Return how a topology differs from the broker's exchanges, queues and, if `bound` lists them, bindings.
+
+    Nothing is changed.
+    """
     entities: tuple[Exchange | Queue, ...] = (*topology.exchanges, *topology.queues)
     steps = []
     for entity in entities:
@@ -158,7 +161,7 @@ async def apply_topology(broker: PlannedBroker, topology: Topology) -> TopologyP
 
 
 def export_definitions(topology: Topology, *, vhost: str = "/") -> dict[str, object]:
-    """Return the topology as a RabbitMQ definitions document, for ``rabbitmqctl import_definitions``."""
+    """Return exchanges, queues and bindings as a JSON-ready document for ``rabbitmqctl import_definitions``."""
     return {
         "vhosts": [{"name": vhost}],
         "exchanges": [

@@ -127,7 +127,7 @@ class AnswerParts:
         self._answer_bytes += len(piece.function.arguments.encode(errors="replace"))
 
     def whole(self) -> ChatAnswer:
-        """Return the answer that the parts of the stream make together: text, calls of tools, and tokens.
+        """Return the answer of all parts together, or raise ChatBroken if it is cut off, withheld, refused or empty.
 
         Raises:
             ChatBroken: when the stream ended too early, at the limit of tokens, or by a filter, or says nothing.

@@ -54,7 +54,7 @@ class ChatTool:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A request to a language model: the conversation so far, and the tools that the model may call."""
+    """A request to a language model: the conversation, callable tools, a wished answer schema, and the model."""
 
     messages: tuple[ChatMessage, ...]
     tools: tuple[ChatTool, ...] = ()
@@ -66,7 +66,7 @@ class ChatRequest:
 
 @dataclass(frozen=True, slots=True)
 class ChatAnswer:
-    """A complete answer of a model: text, calls of tools, or both."""
+    """A complete answer of a model: text, calls of tools, or both, and the number of tokens used."""
 
     text: str
     tool_calls: tuple[ToolCall, ...]
@@ -78,7 +78,7 @@ def discard(_text: str) -> None:
 
 
 class ChatModel(Protocol):
-    """The interface of a language model: it answers one request at a time, within a budget."""
+    """The interface of a language model, which answers a request within a token and cost budget."""
 
     async def ask(
         self, request: ChatRequest, budget: ChatBudget, *, on_text: Callable[[str], None] = discard

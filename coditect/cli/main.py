@@ -104,7 +104,7 @@ class CommandTree(TyperGroup):
             formatter.write_dl([(name, branch.help) for name, branch in BRANCHES.items()])
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the command line; print a CoditectError on stderr and exit with the error's exit code."""
+        """Run the command line; print a CoditectError to stderr and exit by its code; with CODITECT_DEBUG raise it."""
         try:
             return super().main(*args, **kwargs)
         except CoditectError as error:

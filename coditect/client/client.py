@@ -281,7 +281,7 @@ class Client(ClientCoordination, ClientListings):
         timeout: Duration = "5m",
         options: Options | None = None,
     ) -> Any:
-        """Submit a task, wait for its result, and return the value.
+        """Submit a task, wait at most `timeout` for its result, and return the value, validated as `model`.
 
         After `timeout` the result is worthless: a direct task without a deadline gets it as its deadline, and a durable
         task is canceled.

@@ -73,7 +73,7 @@ class ControlPlane:
         timeout: Duration = ASK_SECONDS,
         trace: Mapping[str, str] = NO_HEADERS,
     ) -> dict[str, Any]:
-        """Send a request, repeat it until the control plane answers or the time is over, and return the answer.
+        """Send a request, again after silence or a retryable error until the time is over, and return the answer.
 
         Raises:
             ControlPlaneRequired: when no dispatcher answered; the request may have been carried out all the same, or
@@ -140,7 +140,7 @@ class ControlPlane:
         return reply.result() if reply.done() else None
 
     async def _silence(self, verb: Verb) -> CoditectError:
-        """Return the error for a missing answer; raise ControlPlaneRequired when no control plane is there at all.
+        """Return the error for a missing answer; raise it at once if none ever came and no dispatcher takes requests.
 
         Raises:
             ControlPlaneRequired: when there is no control plane that could answer later.

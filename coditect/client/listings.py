@@ -156,7 +156,7 @@ class ClientListings:
         return AutonomyReport.read(answer, since_ms=since_ms, until_ms=until_ms)
 
     async def dead_nodes(self, *, most: int | None = None) -> AsyncIterator[DeadRow]:
-        """Yield the workflow nodes whose agents died until no attempt was left.
+        """Yield the workflow nodes given up because the last attempt's agent died, or its end could not be recorded.
 
         `run(row.workflow).redrive(row.node.name)` runs a node again.
         """

@@ -334,11 +334,11 @@ class Run(Restorable):
         await self._control.ask(Verb.PAUSE, {"workflow": self.id})
 
     async def resume(self) -> None:
-        """Continue a paused workflow; a failed workflow runs again from its first failed nodes."""
+        """Continue a paused workflow; one that failed or was canceled runs again from its failed nodes."""
         await self._control.ask(Verb.RESUME, {"workflow": self.id})
 
     async def redrive(self, node: str, value: Any = None, *, dry_run: bool = False) -> dict[str, Any]:
-        """Run a node that ended without a value again, from its recorded input or the given one.
+        """Run a node that ended without a value again, on its old input or `value`; with `dry_run` only describe that.
 
         Dependents of the node follow it. With `dry_run` nothing is done, and the answer describes the redrive.
         """
@@ -358,7 +358,7 @@ class Run(Restorable):
         await self._control.ask(Verb.ANSWER, asked if key is None else await signed(self._control, asked, key))
 
     async def signal(self, name: str, value: Any = None, *, id: str | None = None) -> str:  # noqa: A002
-        """Send a signal, and return the name of the node that had waited for it, or "" when none has yet.
+        """Send a signal; return the name of the node that had waited for it, or "" if none had, or its `id` is known.
 
         A signal that comes before a node waits is kept for the next node that awaits the name. A signal whose `id` came
         before changes nothing, so a repetition after an error is harmless with an id of your own.

@@ -158,7 +158,7 @@ class Lock:
             raise self._loss()
 
     async def _keep(self, guard: asyncio.Timeout) -> None:
-        """Renew the lock three times within its TTL; when it is lost, cancel the block that holds it."""
+        """Renew the lock every third of its TTL until it is lost, and then cancel the block that holds it."""
         loop = asyncio.get_running_loop()
         pause = self._ttl_seconds / RENEWALS
         while True:

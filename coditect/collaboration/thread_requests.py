@@ -22,7 +22,7 @@ class ThreadRequests:
     """The news that the process waits for, by ticket."""
 
     async def ask_thread(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Send a request about threads, with the reply queue if it asks for news of a thread; return the answer."""
+        """Send a request about threads, which may begin or end a wait for news of a thread; return the answer."""
         if body.get("reply_to"):
             body = body | {"reply_to": self.requests.reply_to}
             ticket = str(body["ticket"])

@@ -192,7 +192,7 @@ class Thread:
             place = page["next"]
 
     async def message(self, number: int) -> ThreadMessage:
-        """Return one message by its number.
+        """Return a message by its number, if it is for this participant; else raise an error.
 
         Raises:
             NotFound: when the thread has no such message.

@@ -57,7 +57,7 @@ async def pursue(
     wait: Duration = "1h",
     most_plans: int = MOST_PLANS,
 ) -> GoalResult:
-    """Plan a goal, run the plan, and return its value; a plan that was started before is waited for, not made again.
+    """Plan a goal and run the plan, up to `most_plans` times until one has a value; wait for plans started before.
 
     A run that ends without a value leads to the next plan. Every other error goes to the caller, also that the time of
     a plan (`wait`) is up: the workflow goes on then, and a second plan would do its work twice.

@@ -88,7 +88,7 @@ def check_speed(parts: Mapping[str, Any]) -> Check:
 
 
 def check_disk(folder: Path) -> Check:
-    """Check whether the disk has 1 GB free, because a broker without disk space takes no messages."""
+    """Check whether the disk of `folder` has 1 GB free, because a broker without disk space takes no messages."""
     place = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(place).free
     fix = "" if free >= FREE_BYTES_AT_LEAST else f"Free some space on the disk of {place}: 1 GB is needed"
@@ -130,9 +130,9 @@ async def check_server(
 
 
 async def check_eviction(url: str | None) -> Check:
-    """Check whether the management API allows dispatchers to close the connections of frozen processes.
+    """Check whether the management API lets dispatchers close frozen processes' connections; passes without a URL.
 
-    Otherwise the tasks of these return later.
+    Where they cannot, the tasks of these return later.
     """
     if url is None:
         return Check("eviction", True, "not possible without CODITECT_MANAGEMENT_URL: frozen agents hold tasks 15 s")

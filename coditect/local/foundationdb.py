@@ -135,7 +135,7 @@ class PrivateFoundationDB(PrivateProcesses):
 async def private_foundationdb(
     folder: Path, *, environ: Mapping[str, str], processes: int = 1
 ) -> AsyncIterator[PrivateFoundationDB]:
-    """Start a new cluster with all its files below `folder`, and stop it at the end of the block.
+    """Start a new FoundationDB cluster with all files below `folder`, and kill it at the end of the block.
 
     Raises:
         MissingServer: FoundationDB's programs are not installed.

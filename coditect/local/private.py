@@ -53,7 +53,7 @@ class PrivateProcesses:
             await self.start_one(child.name)
 
     async def stop(self, *, gently: bool = False) -> None:
-        """Stop every private server: at once, or `gently`, with time for each to close its files."""
+        """Stop every private server: by SIGKILL, or `gently`, with time for each to close its files."""
         for name, running in reversed(self._running.items()):
             if gently:
                 await running.stop()
@@ -160,7 +160,7 @@ async def private_servers(
     redis: bool = True,
     management: bool = False,
 ) -> AsyncIterator[PrivateServers]:
-    """Start private servers with all their files below `folder`, and stop them at the end of the block.
+    """Start private servers with all their files below `folder`, and kill them at the end of the block.
 
     The data stays in the folder; the same folder again gives the same ports, queues and keys. With `management` the
     broker serves its management API.

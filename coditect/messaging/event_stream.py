@@ -72,8 +72,7 @@ class EventSubscription:
         return self
 
     async def announce(self) -> None:
-        """Announce this listener to all agents, so that they send the events that they mute without listeners.
-
+        """Announce this listener to all agents and dispatchers, so that they send the events that they had muted.
         Raises:
             BrokerUnavailable: when the broker does not answer within 5 s; retryable.
         """

@@ -18,8 +18,7 @@ _PATTERN = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 
 
 def seconds(duration: Duration) -> float:
-    """Convert a duration, as text or number, to seconds.
-
+    """Convert a duration, a text, number of seconds or timedelta, to seconds.
     Raises:
         InputError: for a negative span, a text without a unit, and a value that is no duration.
     """

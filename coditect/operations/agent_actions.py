@@ -33,7 +33,7 @@ async def request_agent_action(
     *,
     client: Client | None = None,
 ) -> Any:
-    """Ask an agent for an action, wait for the result, and return it.
+    """Ask an agent, or another one if it does not take the task within a second, for an action; return the result.
 
     `target` is an agent's id or name, of which the process with the most free slots is asked, or `*` for any agent that
     offers the action. A named agent is a preference: if it does not take the task within a second, another agent that

@@ -33,7 +33,7 @@ class ShardStatus:
 
 @dataclass(frozen=True, slots=True)
 class RefusalCounts:
-    """A dispatcher's counts of refused work since its start, and its present number of running nodes."""
+    """A dispatcher's counts of refused or lost work and restarted loops since its start, and of its nodes under way."""
 
     under_way: int
     """The number of nodes of its shards that are published or running now."""

@@ -27,7 +27,7 @@ class ExportForm(StrEnum):
 
 
 async def plan_topology(opened: Connections, named: Iterable[str], *, note: Note) -> TopologyPlan:
-    """Compare the exchanges and queues of the broker with those of the code; read-only.
+    """Compare the broker's exchanges, queues and, if the management API is known, bindings with the code's; read-only.
 
     Raises:
         BrokerUnavailable: when the broker does not answer; retryable.

@@ -162,7 +162,7 @@ async def _direct_path(opened: Connections, task_id: str, capability: str | None
 
 
 def direct_hop(task_id: str, seen: Sighting) -> Hop:
-    """Return the path of a direct task that a search found: its failed attempts, and the agent or queue that has it."""
+    """Return the path of a direct task that was found: failed attempts, redrives, and the agent or queue it is in."""
     told = seen.story
     attempts = tuple(_failed_hop(one) for one in told.errors)
     redrives = (Hop("redrive", str(told.redrives)),) if told.redrives else ()

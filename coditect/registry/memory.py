@@ -156,7 +156,7 @@ class MemoryRegistry:
         instead_of: AgentId | None = None,
         deliveries: int | None = None,
     ) -> AgentId | None:
-        """Return the other agent that marked a task as started, if any; else mark it for `agent_id`, return None."""
+        """Mark a task started, unless another agent's mark stays (return that agent) or every delivery was returned."""
         self._refuse_when_failing()
         holder, ends = self._starts.get(task, (agent_id, math.inf))
         free = holder in (agent_id, instead_of) or ends <= self._now()

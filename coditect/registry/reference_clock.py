@@ -37,7 +37,7 @@ async def following(clock: Clock, registry: Registry, background: Supervisor) ->
 
 
 class ReferenceClock:
-    """A clock that corrects the machine's wall time to the registry's if they differ clearly, but at most by a day."""
+    """A clock that corrects the machine's wall time to the registry's, if they differ clearly but by a day at most."""
 
     def __init__(self, own: Clock) -> None:
         self._own = own

@@ -17,7 +17,10 @@ SLOWEST_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class TokenLease:
-    """The tokens that an agent leased; each lets one execution begin within `hold_seconds` of the request."""
+    """The number of tokens that an agent leased, how long each serves for one start, and the wait for the next token.
+
+    The time begins with the request.
+    """
 
     tokens: int
     hold_seconds: float

@@ -88,7 +88,7 @@ class Breakers:
         }
 
     def heard(self, state: BreakerState) -> None:
-        """Adopt the state, as the control plane sent it, of a breaker that the whole fleet shares."""
+        """Apply a fleet-wide breaker's state from the control plane; keep it for later if open and not in use here."""
         breaker = self._breakers.get(state.name)
         if breaker is None and state.name in self._declared:
             breaker = self.get(state.name)
@@ -121,7 +121,7 @@ class Breakers:
         return await self._ask(Verb.BREAKER_TRIP, declared, reset_ms=reset_ms, reason=reason)
 
     async def permit(self, declared: Breaker) -> BreakerState | None:
-        """Ask for the permit of a breaker's next probe; return the breaker's state, with the permit if granted."""
+        """Ask the control plane to permit a breaker's next probe; return its state and any permit; None unanswered."""
         return await self._ask(Verb.BREAKER_PERMIT, declared)
 
     async def decide(self, declared: Breaker, permit: int, *, succeeded: bool) -> BreakerState | None:

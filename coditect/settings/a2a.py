@@ -29,7 +29,7 @@ A2A_DEFAULTS = A2aSettings()
 
 
 def a2a_settings(values: Mapping[str, str]) -> A2aSettings:
-    """Read the settings for a remote A2A agent from the variables of a program.
+    """Read the settings for a remote A2A agent from environment variables, given as a mapping.
 
     Raises:
         SetupError: for a value that is wrong; the error names the variable, and never the token.

@@ -130,9 +130,9 @@ class SyncContext(Blocking[C]):
 def making(
     method: Callable[Concatenate[A_co, P], Coroutine[Any, Any, B]], kind: Callable[[B, LoopThread], K]
 ) -> Callable[Concatenate[Blocking[A_co], P], K]:
-    """Return the blocking counterpart of a coroutine method that makes an asynchronous object.
+    """Return the blocking counterpart of a coroutine method, which wraps the method's result in the class `kind`.
 
-    The blocking method returns the object's blocking counterpart, of the class `kind`.
+    The class `kind` is the blocking counterpart of the class of that result.
     """
 
     @wraps(method)
@@ -145,9 +145,9 @@ def making(
 def naming(
     method: Callable[Concatenate[A_co, P], B], kind: Callable[[B, LoopThread], K]
 ) -> Callable[Concatenate[Blocking[A_co], P], K]:
-    """Return the blocking counterpart of a plain method that makes an asynchronous object.
+    """Return the blocking counterpart of a plain method, which wraps the method's result in the class `kind`.
 
-    The blocking method returns the object's blocking counterpart, of the class `kind`.
+    The class `kind` is the blocking counterpart of the class of that result.
     """
 
     @wraps(method)
@@ -207,7 +207,7 @@ class SyncRun(Blocking[Run]):
 
     @property
     def new(self) -> bool:
-        """True when the call that made the handle started the workflow; False when its idempotency key was known."""
+        """True when the call that made the handle started the workflow; False for a known key, or a handle by id."""
         return self._inner.new
 
     @property
@@ -265,12 +265,12 @@ class SyncHandle(Blocking[Handle]):
 
     @property
     def capability(self) -> str:
-        """The name of the requested capability."""
+        """The capability that the task asks for; empty for a handle that `SyncClient.task` made."""
         return self._inner.capability
 
     @property
     def done(self) -> bool:
-        """True when the outcome of the task has arrived."""
+        """True when the outcome has arrived; for a durable task, when `outcome` or `result` has fetched it."""
         return self._inner.done
 
     @property
@@ -332,7 +332,7 @@ def handing_many(
 
 
 async def _taken(handles: AsyncIterator[Handle]) -> tuple[list[Handle], CoditectError | None]:
-    """Return the handles of the submitted values, and the error that ended the submission, if any."""
+    """Collect the handles of an iterator to its end; return them, and the CoditectError that ended it early, if any."""
     taken: list[Handle] = []
     try:
         async for handle in handles:

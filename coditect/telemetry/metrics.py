@@ -85,10 +85,13 @@ class Metrics(Protocol):
         """Return the histogram of a metric with these labels; all callers in the process share it."""
 
     def observe(self, metric: Metric, read: Callable[[], float], **labels: str) -> None:
-        """Register the function that returns the value of a metric with these labels, in place of an earlier function."""
+        """Register the function that returns the value of a metric with these labels, in place of an earlier one."""
 
     def observe_all(self, metric: Metric, read: Callable[[], Mapping[tuple[str, ...], float]]) -> None:
-        """Register a function that returns the metric's present values, by tuples of label values in declared order."""
+        """Register the function that returns all of a metric's values by label values, in place of an earlier function.
+
+        The keys are tuples of label values in the order in which the metric declares the labels.
+        """
 
 
 class MemoryMetrics:
@@ -115,11 +118,14 @@ class MemoryMetrics:
         return found
 
     def observe(self, metric: Metric, read: Callable[[], float], **labels: str) -> None:
-        """Register the function that returns the value of a metric with these labels, in place of an earlier function."""
+        """Register the function that returns the value of a metric with these labels, in place of an earlier one."""
         self._observed[self._series(metric, labels)] = read
 
     def observe_all(self, metric: Metric, read: Callable[[], Mapping[tuple[str, ...], float]]) -> None:
-        """Register a function that returns the metric's present values, by tuples of label values in declared order."""
+        """Register the function that returns all of a metric's values by label values, in place of an earlier function.
+
+        The keys are tuples of label values in the order in which the metric declares the labels.
+        """
         self.declared[metric.name] = metric
         self._tables[metric.name] = read
 

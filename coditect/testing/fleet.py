@@ -300,7 +300,7 @@ class TestFleet:
         return await self.client.start(workflow, value, **how)
 
     async def request(self, capability: str, value: Any = None, model: Any = Any, **how: Any) -> Any:
-        """Submit a task and return its value; see `Client.request`."""
+        """Submit a task, wait for its end, and return the result's value; see `Client.request`."""
         return await self.client.request(capability, value, model, **how)
 
     # -- processes --------------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ class TestFleet:
         return tuple([await start() for _ in range(replicas)])
 
     def kill(self, target: str) -> tuple[VirtualProcess, ...]:
-        """Kill a simulated process by id, or all of an agent's by name: none of its code runs again.
+        """Kill a simulated process by id, or all of an agent's by name: none of its code runs before the fleet ends.
 
         No code of the process runs any more, not even a `finally` before the fleet ends. Unacknowledged deliveries go
         back to the queues now; its lease lapses with time. A thread that runs is not ended.
@@ -345,7 +345,7 @@ class TestFleet:
     # -- other faults -----------------------------------------------------------------------------------
 
     def drop_connections(self, target: str | None = None) -> None:
-        """Cut the broker connections of a process or an agent; without a target cut all, also the client's."""
+        """Cut the broker connections of a process or an agent; without a target, of all processes and of the client."""
         for process in self._processes.living(target):
             process.broker.drop()
         if target is None:

@@ -91,7 +91,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 @dataclass(frozen=True, slots=True)
 class LogLevelOrder:
-    """An order to set the level of one logger, and of the loggers below it, in the processes that get the order."""
+    """An order to set the level of a logger and those below it, for a time or for good, in processes that get it."""
 
     logger: str
     """The logger's name, such as `coditect.agent.runtime`; empty for every logger without a level of its own."""

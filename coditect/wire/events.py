@@ -18,7 +18,7 @@ LATEST_MS = 253_402_300_799_000
 
 
 def event_message(event: Event) -> Message:
-    """Build the message of an event, with type ``dev.coditect.<type>.v1`` and a second routing key for the subject."""
+    """Build an event's message, with type ``dev.coditect.<type>.v1`` and, for a subject, a second routing key."""
     headers: dict[str, Any] = {
         "ce-specversion": "1.0",
         "ce-id": event.id,

@@ -103,7 +103,7 @@ def _agrees(value: Any) -> bool:
 
 
 def _compact(written: bytes) -> bytes:
-    """Return a copy of orjson's output that takes no more memory than its length.
+    """Return orjson's output in no more memory than its length: a copy if it is below 4 KiB, else itself.
 
     orjson shortens a buffer of 4 KiB in place. The rest of a buffer of which a few bytes are kept is of no use to the
     next buffer: ten thousand remembered results of `null` held 40 MB.

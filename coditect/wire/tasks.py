@@ -308,7 +308,7 @@ def result_message(outcome: Outcome, *, capability: str) -> Message:
 
 @lru_cache(maxsize=4096)
 def _shared_by_results(status: str, attempt: int, capability: str, agent_id: AgentId | None) -> SharedHeaders:
-    """Return the headers that all results of one agent for one capability have in common."""
+    """Return the headers that results of the same status, attempt, capability and agent share; cached by these four."""
     shared = SharedHeaders({STATUS: status, ATTEMPT: attempt, CAPABILITY: capability})
     if agent_id is not None:
         shared[AGENT] = agent_id

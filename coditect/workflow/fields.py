@@ -165,7 +165,7 @@ def heartbeat_ms(value: object) -> int:
 
 
 def count(most: int) -> Callable[[object], int]:
-    """Return a function that checks that a value is a whole number from 1 to `most`."""
+    """Return a function that checks that a value is a whole number from 1 to `most`, and returns the value."""
 
     def read(value: object) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:

@@ -216,7 +216,7 @@ class DeadRow:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalRow:
-    """The report of an approval that waits for an answer."""
+    """The report of an approval node, or of a task that the approval policy asks about, that waits for an answer."""
 
     workflow: str
     node: str

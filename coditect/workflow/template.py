@@ -39,7 +39,7 @@ class Literal:
 
 
 def fill(template: Any, find: Callable[[str], Any]) -> Any:
-    """Return a node's input: a copy of a template with each expression replaced by the result of `find`."""
+    """Return a copy of a template with each expression replaced by the result of `find`, and each literal unwrapped."""
     match template:
         case {"$from": expression}:
             return find(expression)
@@ -54,10 +54,10 @@ def fill(template: Any, find: Callable[[str], Any]) -> Any:
 
 
 def check_template(template: Any) -> None:
-    """Check that the `$from` and `$literal` objects of a template have the right form.
+    """Check the form of a template's `$from` and `$literal` objects, and that it is at most 100 levels deep.
 
     Raises:
-        InputError: where `$from` or `$literal` is not alone in its object, or holds no expression.
+        InputError: where it is too deep, or `$from` or `$literal` is not alone in its object, or holds no expression.
     """
     for _ in template_expressions(template):
         pass

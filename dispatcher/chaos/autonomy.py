@@ -136,7 +136,7 @@ def _line(name: str, value: float, least: float) -> str:
 
 
 async def measure(order: AutonomyOrder) -> AutonomyResult:
-    """Run the workflows on a private fleet under faults, and return the figures.
+    """Empty the order's folder, run the workflows on a private fleet under faults, and return the figures.
 
     Raises:
         MissingServer, StartFailed, AlreadyUp: when the servers or processes cannot start.

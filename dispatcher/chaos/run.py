@@ -76,7 +76,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class RunOrder:
-    """The parameters of a run: seed, length, folder, processes, kinds of faults, and the mutant."""
+    """The parameters of a run: seed, length, folder, processes, kinds of faults, mutant, store and load."""
 
     seed: int
     seconds: float

@@ -56,7 +56,7 @@ CHILDREN = "children"
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """The result of the simulated run of one seed: the checks, the history, and the number of faults."""
+    """The result of the simulated run of one seed: the checks, the history, the number of faults, and any crashes."""
 
     seed: int
     checks: tuple[CheckResult, ...]
@@ -295,7 +295,7 @@ class Scene:
         self.entries = merged(self.notebook.entries)
 
     async def _look_at_what_is_left(self, note: Note) -> None:
-        """Wait until the task queues are empty, 200 s at most, and record how many messages are left in them."""
+        """Wait up to 200 s for empty task queues; record how many messages each has, with the unacknowledged ones."""
         queues = [self.fleet.server.queue(routing.task_queue(CAPABILITY, level)) for level in Priority]
         for _ in range(LEFT_SECONDS):
             if not any(_left(queue) for queue in queues):

@@ -60,5 +60,5 @@ def read(tr: Reads, name: str, by: str) -> dict[str, Any]:
 
 
 def clear(tr: Transaction, name: str, by: str) -> None:
-    """Remove the stored request that starts the workflow of a schedule or a trigger."""
+    """Remove the stored request that starts a schedule's or trigger's workflow, or a trigger's signal value."""
     values.clear(tr, ValueKey("", name, by))

@@ -180,7 +180,7 @@ def _start(unit: UnitOfWork, record: ScheduleRecord, at_ms: int, *, occasion: st
 
 
 def run_id(name: str, at_ms: int, shard: int, shard_count: int, *, occasion: str = "tick") -> str:
-    """Return the id of the workflow of a schedule's tick: always the same UUIDv7, which hashes to the given shard."""
+    """Return a UUIDv7, of the given shard, for a workflow that a schedule or trigger starts; equal inputs, equal id."""
     return shards.drawn_id(f"{occasion} {name} {at_ms}", at_ms, shard, shard_count)
 
 

@@ -31,7 +31,7 @@ MOST_AT_ONCE = 500
 
 
 def get(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return the value of a key, or one of its former versions; a missing key has the version 0 and no value."""
+    """Return a key's present or a former version with its value; version 0 without a value if it was never written."""
     space, key = _place(body)
     wanted = body.get("version")
     found = latest(tr, space, key) if wanted is None else _past(tr, space, key, number(body, "version", 1))

@@ -19,7 +19,7 @@ def read(tr: Reads, shard: int, identity: str) -> bytes | None:
 
 
 def put(tr: Transaction, shard: int, identity: str, answer: bytes, *, now_ms: int) -> None:
-    """Record the answer to a client's request, so that a repetition of the request gets the same answer."""
+    """Record the answer to a client's request for a day, so that a repetition of the request gets the same answer."""
     tr.set(ANSWERS.pack((shard, identity)), answer)
     tr.set(ANSWER_EXPIRIES.pack((now_ms + KEEP_MS, shard, identity)), b"")
 

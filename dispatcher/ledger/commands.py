@@ -22,7 +22,7 @@ from dispatcher.ledger.timers import Timer
 
 @value
 class Finished:
-    """An agent's report that an attempt ended, or the report that the broker dead-lettered a task's message.
+    """The report that an attempt ended: the agent's, or the dispatcher's own, as after a timeout or a dead letter.
 
     Counts once per fence.
     """

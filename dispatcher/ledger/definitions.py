@@ -49,7 +49,7 @@ def write(tr: Transaction, node_key: NodeKey, definition: bytes) -> None:
 
 
 def find(tr: Reads, node_key: NodeKey) -> bytes | None:
-    """Read a node's stored definition and return it; None when there is no such node.
+    """Return the stored bytes of a node's definition, also of one kept in pieces; None when there is no such node.
 
     Raises:
         DamagedValue: when a large definition is not what was written.
@@ -59,7 +59,7 @@ def find(tr: Reads, node_key: NodeKey) -> bytes | None:
 
 
 def find_all(tr: Reads, node_keys: Sequence[NodeKey]) -> Iterator[bytes | None]:
-    """Yield several nodes' stored definitions in order, None for an unknown node, by one read and one per large one.
+    """Yield the bytes of several nodes' definitions in order, None if unknown, by one read and one per large one.
 
     Raises:
         DamagedValue: at a large definition that is not what was written.
@@ -156,7 +156,7 @@ class Definitions:
 
 @dataclass(frozen=True, slots=True)
 class Caches:
-    """The caches of a shard's worker between transactions: node definitions, and the keys of work that is set aside."""
+    """The caches of a shard's worker between transactions: node definitions, and keys of failed work to skip."""
 
     definitions: Definitions = field(default_factory=Definitions)
     """The cache of the shard's node definitions, filled from `Effects.definitions` after each commit."""

@@ -121,7 +121,7 @@ class OutgoingMessage:
 
 
 class WorkflowEnd(NamedTuple):
-    """The report of a workflow's end in a transaction: final state, duration, and whether a person acted on it."""
+    """The report of a workflow's end: final state, duration, whether a person acted on it, whether it is a child."""
 
     state: WorkflowState
     took_ms: int

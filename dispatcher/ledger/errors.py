@@ -17,7 +17,7 @@ from coditect.errors import CoditectError, InputError
 
 
 class LostLease(CoditectError):
-    """The error of a dispatcher that works under a lease which it has released or lost to another owner.
+    """The error of a dispatcher that lost or released the lease it works under, or acquires one while taken for dead.
 
     Nothing is written, unless an earlier commit of the same call, while the lease was still held, lost its answer.
     Never retryable: acquire the lease again. Facts: `lease`, `owner`, `epoch`, `owner_now`, `epoch_now`.

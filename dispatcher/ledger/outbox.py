@@ -49,7 +49,7 @@ def count(tr: Transaction, shard: int, last: int) -> None:
 
 
 def waiting(tr: Reads, shard: int, *, after: int = 0, limit: int = 100) -> list[Row]:
-    """Return the shard's first outbox rows above number `after`, in the order of their publication numbers."""
+    """Return the shard's first `limit` outbox rows above number `after`, in the order of their publication numbers."""
     begin, end = OUTBOX.pack((shard, after + 1)), OUTBOX.range((shard,))[1]
     return [_row(pair) for pair in tr.get_range(begin, end, limit=limit)]
 

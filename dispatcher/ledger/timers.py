@@ -86,7 +86,7 @@ def read(tr: Reads, workflow: str, node: str, kind: str) -> Timer | None:
 
 
 def due(tr: Reads, shard: int, now_ms: int, *, limit: int = 100, but: Collection[str] = frozenset()) -> list[Timer]:
-    """Return the shard's first timers that are due at `now_ms` or before, ordered by due time.
+    """Return the shard's first `limit` timers due at `now_ms` or before, by due time, without the kinds in `but`.
 
     Timers of the kinds in `but` are left out, however many they are. Read by snapshot, or a timer that is set at the
     same time is a conflict; `finish` guards the action.

@@ -161,7 +161,7 @@ class UnitOfWork:
                 self._rows[node_key] = row
 
     def seen(self, node_keys: Sequence[NodeKey]) -> list[NodeRecord | None]:
-        """Return the progress records of any number of nodes by one read; callers must not change the records."""
+        """Return nodes' progress records in order, None if missing, by one read; callers must not change them."""
         unread = [node_key for node_key in node_keys if node_key not in self._nodes]
         rows = self.tr.snapshot.get_many([STATUSES.pack((node_key.workflow, node_key.node)) for node_key in unread])
         read = {node_key: NodeRecord.unpack(row) for node_key, row in zip(unread, rows, strict=True) if row is not None}
@@ -263,7 +263,7 @@ class UnitOfWork:
         self._to_show.append(node_key)
 
     def last_number(self) -> int:
-        """Return the shard's last publication number, or if higher the one below all of the store's incarnation."""
+        """Return the shard's last publication number, or, if higher, the one just below those of this incarnation."""
         if not self._last_number:
             self._first_number = outbox.last_number(self.tr, self.shard)
             self._last_number = max(self._first_number, self.terms.floor)
@@ -303,7 +303,7 @@ class UnitOfWork:
         self.room[capability] = self.room.get(capability, self.room.get("", 0)) + number
 
     def note_free(self, agent: str, capability: str) -> None:
-        """Record that an agent has a free slot, and would start one more node of a capability at once."""
+        """Record an agent with a free slot for a capability's next node, or none if nodes may not go straight to it."""
         self._free = (agent, capability) if self.follows_on else None
 
     def take_free(self, capability: str) -> str:
@@ -329,7 +329,7 @@ class UnitOfWork:
     # -- the end ----------------------------------------------------------------------------------------
 
     def close(self) -> Effects:
-        """Write the changed rows to the transaction; return its effects, such as tasks to publish after the commit."""
+        """End workflows without work left, write the changed rows, and return the effects to apply after the commit."""
         self._drop_overtaken()
         for workflow, (_, run) in tuple(self._runs.items()):  # the end of a child brings its parent's run
             if run is not None:

@@ -100,7 +100,7 @@ class ManagementEvictor:
             return await self._management.queues(self._vhost)
 
     async def messages(self, queue: str) -> int | None:
-        """Return the number of all messages in a queue, as the management API tells.
+        """Return the number of all messages in a queue, as the management API tells; None if it knows no number.
 
         Raises:
             ManagementUnavailable: when the management API does not answer; retryable.

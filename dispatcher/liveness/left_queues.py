@@ -100,7 +100,7 @@ class LeftQueues:
         return True
 
     async def _is_unbound(self, agent: AgentId) -> bool:
-        """Unbind an agent's inbox, and store the instant for `remove_inboxes`; return True."""
+        """Unbind an agent's inbox and, with an evictor, store the instant for `remove_inboxes`; return True."""
         await self._broker.unbind(inbox_binding(agent))
         if self._evict is not None:
             now_ms = await self._fleet.now_ms()

@@ -211,9 +211,10 @@ class Monitor:
         self._background.start(self._left.forget(agent), name=f"forget {agent}")
 
     async def _relieve(self, agent: AgentId) -> None:
-        """Evict an agent that reports to be cut off from the broker and answers no ping, so that others get its tasks.
+        """As the leader, evict an agent that reports to be cut off from the broker and answers no ping.
 
-        The agent does not count as dead; without a connection at the broker nothing is closed.
+        Others then get its tasks. The agent does not count as dead; without a connection at the broker nothing is
+        closed.
         """
         closed = 0
         for pause in EVICTION_PAUSES:
@@ -242,7 +243,7 @@ class Monitor:
             entry.examined = False
 
     async def _has_lapsed(self, entry: RosterEntry) -> bool:
-        """Wait for the end of an agent's lease, and tell whether the agent failed to renew the lease."""
+        """Wait for an agent's lease to end, and tell if it was not renewed; False if the registry does not answer."""
         lapses_at = entry.lapses_at
         await asyncio.sleep(lapses_at - self._now())
         try:

@@ -76,7 +76,7 @@ class QueueDepths:
         background.keep(self._run, name="queue depths", critical=False, idle=True)
 
     def note(self, records: Sequence[AgentRecord]) -> None:
-        """Note which capabilities the living agents offer."""
+        """Note how many agents live, and how many of them offer each capability."""
         self._size = len(records)
         self._agents = Counter(offer.name for record in records for offer in record.registration.capabilities)
         self._known |= dict.fromkeys(self._agents)

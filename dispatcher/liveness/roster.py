@@ -63,7 +63,7 @@ class Roster:
         return len(self._entries)
 
     def note(self, records: Iterable[AgentRecord], now: float) -> list[AgentId]:
-        """Record the agents that the registry lists now, and return the ids of dead agents that are back."""
+        """Record the registry's agents, after a pause grant all a full lease, and return ids of dead ones now back."""
         back = [record.agent_id for record in records if self.note_one(record, now)]
         if self._looked_at is None or now - self._looked_at > PAUSE_SECONDS:
             for entry in self._entries.values():

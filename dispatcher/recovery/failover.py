@@ -44,7 +44,7 @@ async def watching_agents(
     evict: Evictor | None,
     locks_shard: int,
 ) -> AsyncIterator[Monitor]:
-    """Run the agent monitor within the block; publish dead agents' tasks again, and adapt capacity to agents' slots.
+    """Run the agent monitor in the block: republish dead agents' tasks, free their locks, adapt capacity to the slots.
 
     The owner of the shard of locks releases the locks of dead agents. A new owner of that shard has every holder of
     locks examined once: an agent that died while no dispatcher was there is in no registry, and nobody would miss it.
@@ -82,7 +82,7 @@ async def watching_agents(
 
 
 class LockHolders:
-    """The agents that hold locks; when such an agent is gone, its locks are released.
+    """The releaser of the locks of agents that are gone, as soon as this process owns the shard of locks.
 
     Each process that becomes the owner of the shard of locks has all of them examined once.
     """
@@ -94,7 +94,10 @@ class LockHolders:
         self._unreleased: set[AgentId] = set()
 
     def look(self, keeper: ShardWorker | None, monitor: Monitor, living: Set[AgentId]) -> None:
-        """Release the locks of gone agents by `keeper`, the worker of the locks' shard; without it, do so later."""
+        """Start to release gone agents' locks, if this process owns their shard; a new owner has all holders examined.
+
+        `keeper` is the worker of that shard, or None; then the locks are released later.
+        """
         left = set(filter(self._is_gone, self._unreleased - living))
         self._unreleased = left.copy()
         if keeper is None:
@@ -197,7 +200,7 @@ class Predecessors:
         self._closing: set[str] = set()
 
     async def evict(self, previous: str) -> None:
-        """Start to close a former owner's connections at the broker in the background."""
+        """Start to close a former shard owner's broker connections in the background, unless that is under way."""
         if previous not in self._closing:
             self._closing.add(previous)
             self._background.start(self._close(previous), name=f"evict {previous}")

@@ -21,9 +21,10 @@ AGAIN_SECONDS = 5.0
 
 
 async def begin(database: Database, graph: TaskGraph | None, clock: Clock, background: Supervisor) -> Incarnation:
-    """Begin a store's incarnation, numbered above its last one and, if Redis answers, above the number in Redis.
+    """Begin a store's next incarnation; if Redis knows a higher number, treat the store as restored: republish all.
 
-    The new number is written to Redis in the background.
+    Its number is above the store's last one and, if Redis answers, above the number in Redis. The new number is written
+    to Redis in the background.
 
     Raises:
         CoditectError: any error of `Database.run`.

@@ -18,10 +18,7 @@ PREFETCH = 100
 
 @asynccontextmanager
 async def hearing_listeners(broker: Broker, events: Events, *, owner: str) -> AsyncIterator[None]:
-    """Consume announcements of event listeners while the block runs, and have the events that they want published.
-
-    Orders for the log levels of this process come the same way.
-    """
+    """Obey broadcasts while the block runs: publish the events that announced listeners want, and set log levels."""
     queue, levels = f"events.{owner}", LogLevels()
 
     def arrived(delivery: Delivery) -> None:

@@ -236,7 +236,10 @@ class RequestServer:
             self.answer(delivery, answer)
 
     async def _forward(self, delivery: Delivery, shard: int) -> None:
-        """Publish a request to the control queue of its shard, which the shard's owner reads."""
+        """Publish a request to its shard's control queue, for the shard's owner, and ack it; requeue it if that fails.
+
+        A request that the broker refuses for good is answered with the error.
+        """
         try:
             await self._broker.publish(
                 delivery.message,
@@ -254,7 +257,7 @@ class RequestServer:
             delivery.ack()
 
     def answer(self, delivery: Delivery, answer: Any) -> None:
-        """Send a request's answer, a value or an error, in the background; then ack the request, or requeue it."""
+        """Send a request's answer or error in the background; ack the request, or requeue it if a retry may help."""
         if isinstance(answer, Retryable):
             log.info("A request is returned", extra={"reason": str(answer)})
         self._background.start(self._send(delivery, answer), name="answer")

@@ -121,7 +121,7 @@ class TriggerQueues:
         return shard_of(rows.shard_key(name), self._shards.count)
 
     def _arrived(self, name: str, delivery: Delivery) -> None:
-        """Give an event to the worker of its trigger's shard; an unreadable one becomes a dead letter."""
+        """Give an event to the worker of its trigger's shard; ack events about triggers, reject unreadable ones."""
         try:
             if len(delivery.message.body) > MAX_BODY_BYTES:
                 raise TooLarge("An event is over the limit", bytes=len(delivery.message.body), limit=MAX_BODY_BYTES)
@@ -153,7 +153,10 @@ class TriggerQueues:
             delivery.requeue()
 
     def send(self, delivery: Delivery, signal: dict[str, Any]) -> None:
-        """Send the signal that an event triggers to its workflow's shard in the background, and then ack the event."""
+        """Send an event's signal to its workflow's shard in the background; ack the event, or give it back on failure.
+
+        An event whose signal can never be sent becomes a dead letter.
+        """
         self._background.start(self._send(delivery, signal), name="signal by event")
 
     async def _send(self, delivery: Delivery, signal: dict[str, Any]) -> None:
@@ -193,7 +196,7 @@ class _FiredEvent:
     delivery: Delivery
 
     def done(self, answer: Any) -> None:
-        """Settle the event after the commit, or return it to its queue if its command can be carried out later."""
+        """Ack the event, after sending the signal that it triggers, if any; after a retryable error give it back."""
         if isinstance(answer, Retryable):
             self.queues.give_back(self.delivery)
             return

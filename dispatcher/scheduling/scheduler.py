@@ -59,7 +59,7 @@ class Scheduler:
             self.bridge.open(self._ports.background)
 
     def nudge(self) -> None:
-        """Look for ready nodes to claim at once, because a node became ready or publishing capacity became free."""
+        """Look for ready nodes to claim now: wake the bridge to RQ, or claim from the ledger if RQ is unavailable."""
         if not any(worker.backlog for worker in self._ownership.workers.values()):
             return
         if self.bridge is not None:
@@ -82,7 +82,7 @@ class Scheduler:
         return {capability: room for capability, room in found.items() if room > 0}
 
     async def proposed(self, proposals: Sequence[Proposal]) -> None:
-        """Have the shard workers claim the nodes that RQ proposes; nodes beyond the free capacity go back to RQ."""
+        """Have the shard workers claim nodes that RQ proposes, as capacity permits; RQ gets the others' states."""
         shards = {workflow: self._shard_of(workflow) for workflow in {proposal.workflow for proposal in proposals}}
         room = {one: self._ports.window.room_for(one) for one in {proposal.capability for proposal in proposals} if one}
         groups: dict[tuple[int, str], list[NodeKey]] = {}
@@ -104,7 +104,7 @@ class Scheduler:
         self._put(shard, Proposed(node_keys, capability), settle, size_bytes=CLAIM_BYTES * len(node_keys))
 
     def settled(self, capability: str, number: int, *, claimed: bool) -> None:
-        """Free the publishing capacity reserved for proposed nodes, after the ledger claimed or refused them."""
+        """Free the publishing capacity kept for nodes that RQ proposed; if `claimed`, note when RQ last brought any."""
         self._ports.window.free(capability, number)
         if claimed:
             self._brought[capability] = asyncio.get_running_loop().time()
@@ -121,9 +121,10 @@ class Scheduler:
             settle.undone()
 
     async def requested(self, requests: Sequence[ToolRequest]) -> None:
-        """Turn a person's cancel of a job in RQ into a cancel of its workflow, and a requeue into a node's redrive.
+        """Carry out what people or stock workers did to RQ's jobs: cancel a workflow, redrive a node, or correct a job.
 
-        A job that a stock RQ worker took by mistake is claimed or gets the ledger's state.
+        A person's cancel of a job cancels its workflow, and a requeue redrives its node. A job that a stock RQ worker
+        took by mistake is claimed or gets the ledger's state.
         """
         for request in requests:
             node_key = NodeKey(request.workflow, request.node)
@@ -181,7 +182,7 @@ class _KeptCapacity:
     number: int
 
     def done(self, answer: Any) -> None:
-        """Free the reserved capacity, because the ledger has claimed or refused the nodes."""
+        """Free the reserved capacity, because the ledger has claimed or refused the nodes, or the command failed."""
         claimed = not isinstance(answer, CoditectError) and answer > 0
         self.scheduler.settled(self.capability, self.number, claimed=claimed)
 
@@ -192,13 +193,16 @@ class _KeptCapacity:
 
 @dataclass(frozen=True, slots=True)
 class _Answered:
-    """The callbacks of a person's cancel or requeue in RQ: RQ's job gets the stored state, unless RQ asks again."""
+    """The callbacks of a cancel or requeue in RQ: then claim the node or tell RQ its state, unless RQ asks again."""
 
     scheduler: Scheduler
     node_key: NodeKey
 
     def done(self, answer: Any) -> None:
-        """Send the job's state to RQ; after a retryable error do nothing, since RQ then reports the request again."""
+        """Have the node claimed if ready, or else its state sent to RQ; do nothing after a retryable error.
+
+        RQ then reports the request again.
+        """
         if not isinstance(answer, Retryable):
             self.scheduler.tell(self.node_key)
 

@@ -117,8 +117,9 @@ def run(tr: Transaction, batch: Batch) -> BatchResult:
 
 
 def run_once(tr: Transaction, batch: Batch) -> BatchResult:
-    """Apply a batch's commands in order in one transaction; release ended nodes' dependents in it or in later ones.
+    """Apply a batch's commands in order, as many as fit one transaction, and return its effects and their answers.
 
+    Dependents of ended nodes are released in it or in later ones.
     Raises:
         LostLease: when the shard has another owner.
         Exception: any error of the store, and any error of a command that is not a refusal of a request.
@@ -192,7 +193,10 @@ def _apply(unit: UnitOfWork, command: Command) -> Any:
 
 
 def show(unit: UnitOfWork, command: Show) -> tuple[str, ...]:
-    """Have the states of a workflow's named or all nodes written to RQ after the commit; return the named ones left."""
+    """Have the states of a live workflow's nodes, or of named nodes, written to RQ; return named ones left over.
+
+    The named ones are written after the commit, as many as fit the transaction; all nodes are written piece by piece.
+    """
     run = unit.run(command.workflow)
     if run is None:
         return ()

@@ -72,7 +72,7 @@ class RebuildAnswer:
     settle: Settle
 
     def done(self, answer: Any) -> None:
-        """Let the shard publish new tasks again; if the rebuild was refused, ask for it again until it succeeds."""
+        """Let the shard publish again, or ask again 0.2 s after a refusal; pass the answer to `settle` either way."""
         if isinstance(answer, CoditectError):
             asyncio.get_running_loop().call_later(AGAIN_SECONDS, self.again)
         else:
@@ -107,7 +107,7 @@ class Filled:
     free: Callable[[bool], None]
 
     def done(self, answer: Any) -> None:
-        """Free the reserved capacity, because the nodes are claimed, and report whether more nodes may be ready."""
+        """Free the reserved capacity after the claim or its refusal, and report whether the claim left ready nodes."""
         self.free(answer is True)
 
     def undone(self) -> None:

@@ -69,8 +69,7 @@ class Evaluations:
         self._turn = asyncio.Lock()
 
     def begin(self, node_key: NodeKey, token: str) -> None:
-        """Begin to evaluate a node's expressions in the background, unless an evaluation with the same `token` runs.
-
+        """Begin to evaluate a node's expressions in the background, unless it is being done for the same `token`.
         The token stands for the state of the node in which its expressions are evaluated.
         """
         key = evaluation_key(self._shard, node_key)
@@ -112,7 +111,7 @@ class _Taken:
     token: str
 
     def done(self, answer: Any) -> None:
-        """Forget the evaluation, because the ledger has its values."""
+        """Forget the evaluation, because the ledger has recorded or refused its values."""
         self.evaluations.taken(self.key, self.token)
 
     def undone(self) -> None:

@@ -42,7 +42,7 @@ MOST_ASKED = 200
 
 
 class OrphanDetector:
-    """The orphan detector of one shard worker, which looks for lost tasks until it is canceled."""
+    """The orphan detector of one shard worker, which looks for lost tasks until the worker is closed."""
 
     def __init__(self, worker: ShardWorker, broker: Broker, clock: Clock, pings: Pings) -> None:
         self._worker = worker
@@ -67,8 +67,9 @@ class OrphanDetector:
                 log.info("The orphan detector could not look", extra=facts)
 
     async def look(self) -> None:
-        """Examine all published tasks of the shard once, and publish again those that neither broker nor agents have.
+        """Examine the shard's published tasks once: publish lost ones again, and have agents' stale attempts canceled.
 
+        It does nothing when agents' reports could not arrive since the last look.
         Raises:
             BrokerUnavailable: when the broker does not answer; retryable.
         """
@@ -145,7 +146,7 @@ class OrphanDetector:
         return flight.publication < self._old_marks.get((flight.capability, flight.level), 0)
 
     def _is_passed(self, flight: Flight) -> bool:
-        """Tell whether the broker has delivered all messages that a begun task's queue held when the search began.
+        """Tell whether all that a begun task's queue held when the search for that task began is known to be gone.
 
         A queue of a busy fleet may never be empty. What an agent loses goes back to its queue, to either of its ends.
         """

@@ -234,7 +234,7 @@ class ShardOwnership:
             await self._step()
 
     async def _try_to_open(self, shard: int, lease: Lease) -> None:
-        """Open the worker of a shard whose lease the dispatcher took; after a setup error, a later call tries again."""
+        """Open the worker of a shard that was taken; only log an InputError or SetupError: a later call tries again."""
         try:
             await self._open(shard, lease)
         except (InputError, SetupError) as error:
@@ -301,8 +301,7 @@ class ShardOwnership:
         return True
 
     async def returned(self) -> None:
-        """Check after a reconnect whether the broker kept its data, and publish again what the broker lost.
-
+        """Check after a reconnect whether the broker kept its data; if it did not, publish all published tasks again.
         Raises:
             BrokerUnavailable: when the broker does not answer; retryable.
             CoditectError: any error of `Database.read`.

@@ -42,7 +42,10 @@ class Refusals:
         self._has_met_newer = False
 
     def refuse(self, entry: QueuedCommand, error: Exception) -> None:
-        """Refuse a command that failed in a batch of its own; retry a result first, then record a failed attempt."""
+        """Refuse a command that failed in a batch of its own; retry a result first, then record a failed attempt.
+
+        After NewerVersion a result or a start is retried without end.
+        """
         if isinstance(error, NewerVersion):
             self._leave_alone(entry, error)
             return

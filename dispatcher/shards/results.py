@@ -36,7 +36,10 @@ class ResultsConsumer:
         self._worker = worker
 
     def take(self, delivery: Delivery) -> None:
-        """Handle an agent's message with results, starts or heartbeats; an unreadable message becomes a dead letter."""
+        """Handle an agent's message of results, starts or heartbeats; an unreadable one becomes a dead letter.
+
+        The attempts whose results an unreadable message brings are recorded as failed.
+        """
         message = delivery.message
         try:
             if message.type == STARTED_TYPE:
@@ -83,7 +86,7 @@ class ResultsConsumer:
         return [] if owned is None else [owned]
 
     def _take_starts(self, delivery: Delivery) -> None:
-        """Give an agent's start reports to the shard worker in order."""
+        """Give an agent's start reports to the shard worker in order; the delivery is settled after the last one."""
         began = [Began(started) for started in read_started(delivery.message)]
         if not began:
             delivery.ack()

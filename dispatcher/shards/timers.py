@@ -87,14 +87,14 @@ class TimerService:
         self._wake.set()
 
     def listen(self, consumers: Collection[Consumer]) -> None:
-        """Watch the consumers of agents' reports, since time limits count only while reports can arrive."""
+        """Watch the given consumers of agents' reports: no time limit fires for 3 s, nor while one of them is lost."""
         self._consumers = consumers
         self._held_until = _now() + GRACE_SECONDS
         if not self._hears():
             self.deafened()
 
     def deafened(self) -> None:
-        """Fire no time limits until the shard's lost consumer of agents' reports is active again."""
+        """Fire no time limits until about 3 s after all consumers of agents' reports to the shard are active again."""
         if not self._deaf:
             self._deaf = True
             name = f"consumers of shard {self._shard}"

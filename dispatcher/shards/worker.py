@@ -179,8 +179,7 @@ class ShardWorker:
         self.in_flight.close()
 
     def rebuild(self, marker: str, occasion: str, settle: Settle = NOTHING, *, kept: bool = False) -> None:
-        """Have published tasks published again, as the broker may have lost them; if `kept`, only doubt the broker.
-
+        """Have all published tasks published again; if the broker is `kept`, only mark them as perhaps missing there.
         When the broker was `kept`, they only count as doubtful, and those on their way go on. `settle` gets the last
         publication number before the rebuild. A second call for the same occasion does nothing.
         """

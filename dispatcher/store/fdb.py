@@ -62,7 +62,7 @@ New codes appear with new versions, and no code proves damage.
 
 @dataclass(frozen=True, slots=True)
 class FdbSettings:
-    """The settings of a FoundationDB store: cluster file, time limit, threads and TLS files."""
+    """The settings of a FoundationDB store: cluster file, time limit, number of threads, and TLS."""
 
     cluster_file: str | None = None
     """The path of the cluster file; None for ``FDB_CLUSTER_FILE``, or else FoundationDB's default path."""
@@ -114,7 +114,7 @@ class FdbDatabase:
             await asyncio.to_thread(pool.shutdown)
 
     async def run(self, body: Callable[[Transaction], Result]) -> Result:
-        """Run a transaction function in a thread and commit, again after a conflict; return the function's result."""
+        """Run a transaction function in a thread and commit, again after errors that permit it; return its result."""
 
         async def attempt(earlier: EarlierTries) -> Result:
             return await self._attempt(body, earlier)

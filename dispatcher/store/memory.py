@@ -276,7 +276,7 @@ class MemoryDatabase:
         return await asyncio.shield(self._failure)
 
     async def run(self, body: Callable[[Transaction], Result]) -> Result:
-        """Run a transaction function, commit its writes, again after a conflict, and return the function's result."""
+        """Run a transaction function and commit its writes, again after errors that permit it; return its result."""
 
         async def attempt(earlier: EarlierTries) -> Result:
             self.repeated += earlier.count > 0
@@ -332,7 +332,7 @@ class MemoryDatabase:
         return low + (high - low) * self._chance.random()
 
     async def _travel(self, *ways: Way) -> None:
-        """Wait for the simulated network delay of each given direction; raise an error if the database stops."""
+        """Wait for a random delay and for the network in each given direction; raise if the store closed or failed."""
         low, high = self.faults.latency_seconds
         await asyncio.sleep(low + (high - low) * self._chance.random() if high else 0)
         for way in ways:
@@ -344,7 +344,7 @@ class MemoryDatabase:
 
 
 def _range_read(begin: bytes, end: bytes, found: list[KeyValue], *, limit: int, reverse: bool) -> KeyRange:
-    """Return the range that a read depends on: with a limit, only up to the last pair found."""
+    """Return the range that a read depends on: only as far as the last pair found, if the limit was reached."""
     if not limit or len(found) < limit:
         return begin, end
     return (found[-1][0], end) if reverse else (begin, found[-1][0] + b"\0")

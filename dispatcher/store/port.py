@@ -76,7 +76,7 @@ class Database(Protocol):
         """
 
     async def ask(self, body: Callable[[Reads], Value]) -> Value:
-        """Run a read-only function for a user's question, without delaying the program's own reads.
+        """Run a read-only function for a user's question; on SQLite in other threads than the program's own reads.
 
         Raises:
             CoditectError: any error of `run`.

@@ -1,4 +1,4 @@
-"""The retry loop of `Database.run`, which runs a transaction function again after a conflict or a lost answer."""
+"""The retry loop of `Database.run`, which tries again after a conflict, a lost answer or too old a transaction."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BACKOFF = Backoff(0.01, 1.0)
 
 @dataclass(slots=True)
 class EarlierTries:
-    """The count of finished tries of one `Database.run` call, which its transaction function may read."""
+    """The counts of finished tries and of slow ones in one `Database.run` call, which its function may read."""
 
     count: int = 0
     slow: int = 0

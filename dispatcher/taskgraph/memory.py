@@ -182,12 +182,12 @@ class MemoryTaskGraph:
         return Unfinished({one.job.workflow for one in entries if _asked(one.state, one.told) is None}, queued)
 
     async def remember(self, shard: int) -> None:
-        """Record, until the next wipe, that the jobs of a shard are complete."""
+        """Record, until the next wipe, that the jobs of all live nodes of a shard are here."""
         self._check("remember")
         self._known.add(shard)
 
     async def incarnation(self, store: str, begun: int = 0) -> int:
-        """Raise the incarnation number kept for a store to `begun`, and return the number before, 0 for none."""
+        """Raise a store's incarnation number to `begun` if it is lower; return the number before, 0 for none."""
         self._check("incarnation")
         before = self._incarnations.get(store, 0)
         self._incarnations[store] = max(before, begun)

@@ -30,7 +30,7 @@ class TaskGraphUnavailable(Retryable):
 
 
 def looks(room: int) -> int:
-    """Return how many queued jobs of one priority level `adopt` examines in order to take up to `room` jobs."""
+    """Return the most jobs at the head of one priority level's queues that `adopt` examines to take `room` jobs."""
     return min(2 * BATCH, PIECE + 4 * room)
 
 
@@ -196,8 +196,7 @@ class TaskGraph(Protocol):
         """
 
     async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
-        """Take up to `room` queued jobs of each capability out of RQ's queues, and mark them as started.
-
+        """Take up to `room` queued jobs of each capability out of RQ's queues, mark them as started, and return them.
         The urgent come first, at most `BATCH` at once, shared fairly among the shards. A job whose capability has no
         room stays where it is and holds up no other: so many `looks` at each level pass it, and jobs behind more than
         those are found by one of the next calls, each of which looks at another `PIECE` further behind. A failed job
@@ -218,14 +217,13 @@ class TaskGraph(Protocol):
         """
 
     async def unfinished(self, shard: int) -> Unfinished:
-        """Return the unended workflows and queued jobs of a shard in RQ, by one pass in small steps."""
+        """Return the workflows with unended jobs, and the queued jobs, of a shard in RQ, by one pass in small steps."""
 
     async def remember(self, shard: int) -> None:
         """Note in Redis that RQ has all live nodes of the shard, after this dispatcher wrote them."""
 
     async def incarnation(self, store: str, begun: int = 0) -> int:
-        """Raise a store's incarnation number in Redis to `begun`, and return the number before, 0 for none.
-
+        """Raise a store's incarnation number in Redis to `begun` if it is lower; return the number before, 0 for none.
         See `dispatcher.ledger.ownership.incarnation`. The number in Redis never falls, except by a wipe.
         """
 

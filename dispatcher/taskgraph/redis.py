@@ -102,7 +102,10 @@ class RedisTaskGraph:
             await self._tell_rows([change_row(one) for one in batch])
 
     async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
-        """Take up to `room` queued jobs of each capability from RQ's queues, urgent first, and mark them as started."""
+        """Take up to `room` queued jobs of each capability from RQ, mark them as started, return them, urgent first.
+
+        A job that belongs to no node is failed: another program enqueued it.
+        """
         room = {capability: number for capability, number in room.items() if number > 0}
         if not shards or not room:
             return []
@@ -156,7 +159,7 @@ class RedisTaskGraph:
         return GraphDifference(tuple(missing), tuple(changes))
 
     async def unfinished(self, shard: int) -> Unfinished:
-        """Return the shard's unended workflows and queued jobs in RQ, reading 200 jobs of a queue in a round trip."""
+        """Return the shard's workflows with unended jobs and its queued jobs, reading 200 jobs of a queue at once."""
         queues, first = [queue_name(level, shard) for level in Priority], 0
         workflows: set[str] = set()
         queued: set[Key] = set()
@@ -173,7 +176,7 @@ class RedisTaskGraph:
         await self._connection.bounded("remember", self._redis.set(_epoch_key(shard), self._worker))
 
     async def incarnation(self, store: str, begun: int = 0) -> int:
-        """Raise a store's incarnation number in a Redis sorted set to `begun`, and return the number before."""
+        """Raise a store's incarnation number in Redis to `begun` if it is lower, and return the number before."""
         async with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.zscore(_STORES_KEY, store)
             pipeline.zadd(_STORES_KEY, {store: begun}, gt=True)
@@ -233,7 +236,7 @@ def _pages(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
 
 
 def _pages_of_one_each(changes: Sequence[Change]) -> Iterator[Sequence[Change]]:
-    """Yield changes in order, in pages without two changes of one job, as the Lua script needs."""
+    """Yield changes in order, in pages of at most 500 without two changes of one job, as the Lua script needs."""
     begin, seen = 0, set[tuple[str, str]]()
     for end, change in enumerate(changes):
         key = (change.workflow, change.node)

@@ -169,7 +169,7 @@ def silent(type_: Type, f: str, key: str = "", **val: Any) -> None:
 
 
 def read_histories(folder: Path) -> list[HistoryEntry]:
-    """Return the history entries of all processes in a folder, in order of time, without truncated lines."""
+    """Return a folder's history entries by time, transactions split into rows; malformed lines are left out."""
     files = sorted(folder.glob(f"*{SUFFIX}"))
     return merged(entry for file in files for entry in _entries(file))
 

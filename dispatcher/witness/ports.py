@@ -91,7 +91,10 @@ class Rows:
             self._restores[workflow] = {"number": number, "by": by, "checkpoint": checkpoint}
 
     def told(self, version: int) -> list[Row]:
-        """Return the collected writes as history rows, each with the read version of the transaction."""
+        """Return history rows of the collected writes: leases, restores, claims and node states, each with `version`.
+
+        A blocked node that was never claimed gives no row. `version` is the transaction's read version.
+        """
         rows: list[Row] = [("lease", key, {**facts, "version": version}) for key, facts in self._leases.items()]
         rows += [("restored", key, {**facts, "version": version}) for key, facts in self._restores.items()]
         rows += [("claim", key, {**number, "version": version}) for (key, _), number in self._outbox.items()]
@@ -126,7 +129,7 @@ class WitnessedDatabase:
         await self._database.__aexit__(kind, error, trace)
 
     async def run(self, body: Callable[[Transaction], Result]) -> Result:
-        """Run a function in a transaction as `Database.run` does; record a commit of nodes, leases or restores."""
+        """Run a function as `Database.run` does; record tries that write nodes, leases or restores, with outcomes."""
         tries: list[str] = []
         wrote = False
 
@@ -175,7 +178,7 @@ class WitnessedDatabase:
 
 
 class WitnessedBroker:
-    """A wrapper of a `Broker` that records publishes of workflow tasks and acks of their results in the history."""
+    """A wrapper of a `Broker` that records publishes of workflow tasks and acks of their results; with failpoints."""
 
     def __init__(self, broker: Broker, note: Note, *, reached: Reached = nowhere) -> None:
         self._broker = broker
@@ -183,7 +186,7 @@ class WitnessedBroker:
         self._reached = reached
 
     def publish(self, message: Message, *, exchange: str, routing_key: str, **how: Any) -> Awaitable[None]:
-        """Publish a message as `Broker.publish` does, and record the publish of a workflow task in the history."""
+        """Publish as `Broker.publish` does; record workflow tasks; with failpoints around these and answers."""
         if exchange == routing.REPLIES:
             return self._answered(message, exchange, routing_key, how)
         if exchange != routing.SUBMIT or tasks.WORKFLOW not in message.headers:
@@ -211,7 +214,7 @@ class WitnessedBroker:
         self._note(Type.OK, "publish", key)
 
     async def consume(self, queue: str, on_delivery: OnDelivery, **how: Any) -> Consumer:
-        """Consume a queue as `Broker.consume` does, and record the acks of results in the history."""
+        """Consume a queue as `Broker.consume` does; for a results queue, record the acks, with failpoints."""
         if queue.startswith(RESULTS):
             given = on_delivery
 
@@ -245,7 +248,7 @@ class WitnessedGraph:
         self._reached("tell.after")
 
     async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
-        """Take ready jobs from RQ as `TaskGraph.adopt` does, with a failpoint before, and after if any was taken."""
+        """Take ready jobs from RQ as `TaskGraph.adopt` does; failpoints: before if there is room, after if any came."""
         if not shards or not any(number > 0 for number in room.values()):
             return await self._graph.adopt(shards, room)
         self._reached("adopt.before")
@@ -269,7 +272,7 @@ class _Witnessed:
         self._reached = reached
 
     def ack(self) -> None:
-        """Record the ack of each result in the delivery, unless that is lost; then ack it as `Delivery.ack` does."""
+        """Record the ack of each result in the delivery, unless the delivery is lost; then ack; with failpoints."""
         told = list(_results(self._delivery))
         if not told:
             self._delivery.ack()

@@ -194,7 +194,7 @@ async def heal(fleet: HealingFleet, number: int, kind: str, *, seed: int) -> Hea
 
 
 async def _failure(run: Run, service: Service, state: str) -> str:
-    """Return why a service does not count as fixed by the fleet, empty if it does; examine the service itself, too."""
+    """Return why a service does not count as fixed, by its workflow, evidence and kept orders; empty if it does."""
     asked = (await run.look("escalate")).state
     if state != "completed" or asked is not TaskState.SKIPPED:
         return f"the workflow is {state}, the escalation {asked.value}"

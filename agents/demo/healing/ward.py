@@ -78,7 +78,7 @@ def running_till(folder: Path) -> Iterator[Service]:
 
 
 def ask(service: Service, path: str) -> None:
-    """Send a GET request to a service and wait for the answer; return also when the service gives none."""
+    """Send a GET request to a service, and wait for the answer, which is ignored; return also when none comes."""
     connection = HTTPConnection("127.0.0.1", service.port, timeout=1)
     try:
         connection.request("GET", path)

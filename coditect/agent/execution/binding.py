@@ -1,4 +1,4 @@
-"""The preparation of capabilities at an agent's start: each gets the middleware and its batches once, for all tasks."""
+"""The preparation of capabilities at an agent's start: middleware, and batches of tasks for list handlers."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ class Execution:
         self.state = _ENDED
 
     def load(self) -> None:
-        """Enter the state LOADING: a new process loads the handler, or the task awaits its key; `leave` must follow."""
+        """Enter LOADING: a new process loads the handler, or the task awaits its concurrency key; then call `leave`."""
         if self.state is not _ACCEPTED:
             raise self._forbidden("load")
         self.state = _LOADING
@@ -202,7 +202,7 @@ class Execution:
         self._interrupt(self.interruption or TIME_OVER)
 
     def expire_by_clock(self) -> None:
-        """Cancel the running handler because its limit of total time, waits included, is over; see `expire`."""
+        """Cancel the running or loading handler, as the deadline or the longest total time is over; see `expire`."""
         self._interrupt(self.interruption or OVER_BY_CLOCK)
 
     def _interrupt(self, why: Interruption) -> None:
@@ -363,7 +363,7 @@ class Remembered:
 
 
 class CanceledIds:
-    """The task ids of the cancel messages of the last ten minutes; deliveries of such tasks do not start.
+    """The cancel messages of the last ten minutes, by task id; deliveries to which one of them applies do not start.
 
     A workflow task may be published again under the same id, so only publications up to a number count as canceled.
     """
@@ -382,7 +382,7 @@ class CanceledIds:
             self.reasons.popitem(last=False)
 
     def reason(self, task: Task, now: float) -> str | None:
-        """Return the reason for which a task was canceled in the last ten minutes; None when it was not."""
+        """Return the reason of a cancel message, up to ten minutes old, that bars a task's start; None without one."""
         found = self.reasons.get(task.id or "")
         if found is None or now - found[0] > REMEMBER_SECONDS:
             return None

@@ -209,7 +209,7 @@ class _BadInput(Exception):
 
 
 def _input(capability: Capability, execution: Execution) -> Any:
-    """Return the task's decoded input.
+    """Return the task's decoded input, after a check that no workflow task is given to a capability with bytes.
 
     Raises:
         _BadInput: when the input does not fit the handler's type.
@@ -337,7 +337,7 @@ def said(error: BaseException) -> str:
 
 
 def _shown(error: BaseException) -> str:
-    """Return an exception's traceback from the handler on, without the runtime's frames above the handler."""
+    """Return the last 8,000 characters of an exception's traceback, without the runtime's frames above the handler."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next

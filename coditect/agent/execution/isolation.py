@@ -31,16 +31,16 @@ class Suspensions(Protocol):
     """The port through which a task waits without its slot."""
 
     def may_suspend(self, execution: Execution, most: int) -> bool:
-        """Tell whether a task may free its slot: fewer than `most` tasks of its nesting depth have freed theirs."""
+        """Tell whether a task may free its slot: it has already, or fewer than `most` tasks of its depth have."""
 
     def suspend(self, execution: Execution) -> None:
         """Free the slot of a task; `resume` or `abandon` must follow."""
 
     async def resume(self, execution: Execution) -> None:
-        """Take a slot for the task again when its wait is over, as soon as one is free."""
+        """End one wait of a task; after its last wait, take a slot for it again as soon as one is free."""
 
     def abandon(self, execution: Execution) -> None:
-        """End the wait of a task that does not go on, such as a canceled one; the task gets no slot again."""
+        """End one wait of a task that does not go on with it, such as a canceled one, without taking a slot again."""
 
 
 class Isolation:
@@ -59,7 +59,7 @@ class Isolation:
 
     @asynccontextmanager
     async def around(self, execution: Execution) -> AsyncIterator[Suspicion]:
-        """Record a task's start and yield the suspicion against it; delay a suspect while too many suspects run."""
+        """Record a redelivered task's start, and yield the suspicion against it; a suspect waits as `place` says."""
         aside = partial(self._aside, execution)
         async with self._quarantine.examined(execution.task, execution.delivery, aside) as suspicion:
             if suspicion is Suspicion.NONE:
@@ -124,7 +124,7 @@ async def run_apart(
     *,
     now_ms: int,
 ) -> HandlerEnd:
-    """Run one attempt of a suspect's handler in a process of its own, if one can load it; return how it ended.
+    """Run one attempt of a suspect's handler in its own process; if none can load it, run it here or fail the attempt.
 
     A handler that no other process can load runs in this process when only the number of deliveries speaks against its
     task; otherwise the handler does not run any more. When an agent ended while it ran the task, and the handler then

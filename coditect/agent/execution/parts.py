@@ -24,7 +24,7 @@ NO_READER = "its parts have no reader any more"
 
 
 class PartSender:
-    """The sender of the parts of one execution; `send` waits while the requester gives no credit."""
+    """The sender of one execution's parts; `send` waits while there is no credit, or too many parts lack a confirm."""
 
     def __init__(
         self, task: Task, agent_id: AgentId, requests: Requests, address: Address, *, cancel: Callable[[str], None]
@@ -51,7 +51,9 @@ class PartSender:
         self._wake()
 
     async def send(self, body: bytes) -> None:
-        """Send the next part once the requester's credit allows it; a part over the inline limit travels as a blob.
+        """Post the next part, a large one as a blob, once credit allows it and few enough parts await their confirm.
+
+        A part over the inline limit is large. The confirm of this part is not awaited; `end` awaits all of them.
 
         Raises:
             TooLarge: when the part is over the inline limit and the blob store does not take it.
@@ -108,7 +110,7 @@ class PartSender:
             self._turn.set_result(None)
 
     async def _woken_within(self, seconds: float) -> bool:
-        """Wait for a credit or a confirm, some seconds at most; return whether one came."""
+        """Wait for a credit, or a publish's confirm or error, some seconds at most; return whether one came."""
         self._turn = asyncio.get_running_loop().create_future()
         await asyncio.wait({self._turn}, timeout=seconds)
         return self._turn.done()

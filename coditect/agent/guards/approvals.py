@@ -38,7 +38,7 @@ class AgentApprovals:
         self._policy = replace(policy, facts=known.get)
 
     def concern(self, task: Task) -> bool:
-        """Tell whether the policy could refuse, or hold for an approval, some task of this task's capability."""
+        """Tell whether a rule may match this task's capability, or the policy does not approve tasks by default."""
         return self._policy.may_concern(Subject.TASK, task.capability)
 
     def refusal(self, task: Task) -> Failure | None:

@@ -157,7 +157,7 @@ class AgentBreakers:
     # -- waiting ----------------------------------------------------------------------------------------
 
     def _wait_for_fallback(self, capability: Capability, breaker: CircuitBreaker) -> None:
-        """Pause a capability for a while, as if it had no fallback, because no agent offers its fallback."""
+        """Pause a capability for 10 s since no agent offers its fallback; not if it waits, or its breaker is closed."""
         if breaker.is_closed or capability.name in self.waiting:
             return
         fix = "run an agent that offers the fallback, or wait until the breaker closes"
@@ -186,7 +186,10 @@ class AgentBreakers:
                 self._intake.pause(queue, PauseReason.BREAKER)
 
     async def _watch(self, breaker: CircuitBreaker) -> None:
-        """Let one task through in each interval while a breaker is open; then resume the capabilities that waited."""
+        """Start a waiting task as the probe whenever one is due, until a breaker closes; then resume its capabilities.
+
+        A capability that also waits for another open breaker stays paused.
+        """
         name = breaker.declared.name
         try:
             while not breaker.is_closed:

@@ -113,7 +113,7 @@ class AgentRates:
         return False
 
     async def _start_one(self, tokens: LeasedTokens, level: Priority) -> bool | None:
-        """Start the next task of a priority level on a free slot; False with an empty queue, None without a token."""
+        """Await a slot, and start a level's next task on it; False: empty queue, None: no token, or a drain."""
         await self._intake.reserve(level)
         started = False
         try:

@@ -233,7 +233,7 @@ class Context(TaskContext, TaskThreads, TaskHandoffs, Locking):
         return await self._ask(capability, value, model, timeout, priority)
 
     async def without_slot(self, wait: Coroutine[Any, Any, T]) -> T:
-        """Await the work of other agents, such as `run.result()` of a workflow, without a slot, and return its value.
+        """Await other agents' work without a slot (a worker process keeps its own), and return the work's value.
 
         Otherwise an agent whose handlers wait for its own capability can have all slots full of tasks that wait. At
         the bound of such waits (`CODITECT_MAX_SUSPENDED`) the wait does not begin: the task goes back to its queue, its

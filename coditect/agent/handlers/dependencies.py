@@ -100,7 +100,7 @@ def yielded_type(function: Callable[..., Any]) -> Any:
 def with_dependencies(
     handler: Callable[..., Any], needs: tuple[tuple[str, Dependency], ...], context_name: str | None
 ) -> Callable[..., Any]:
-    """Return a handler of `(task, ctx)` that calls the given handler with its dependencies as further arguments."""
+    """Return a handler of `(task, ctx)` that makes a handler's dependencies, calls it with them, and closes them."""
 
     def named(ctx: Any) -> dict[str, Any]:
         return {} if context_name is None else {context_name: ctx}

@@ -66,8 +66,9 @@ class _Sink:
 
 
 def in_parts(handler: Callable[..., Any], part: Codec, context_name: str | None) -> Callable[..., Any]:
-    """Return a handler of `(task, ctx)` and dependencies that runs a generator handler to its end.
+    """Return a handler that runs a generator handler, and returns all parts as a list, or the number it streamed.
 
+    It takes the task, a context and dependencies.
     It returns all parts as a list of JSON values; when they are streamed, their number. The generator is closed at the
     end of the attempt, also when the attempt is canceled or its time is over.
     """

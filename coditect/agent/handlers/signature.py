@@ -122,7 +122,7 @@ def _part_type(handler: Callable[..., Any], returned: Any) -> Any:
 
 
 def _collected(part: Any) -> Codec:
-    """Return the codec of a result in parts: a list of JSON values, or the number of parts when they are streamed."""
+    """Return the codec of a result in parts (a list, or the number of streamed parts), with the list's schema."""
     return Codec(schema=_codec("return", list[part]).schema)
 
 

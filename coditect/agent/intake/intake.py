@@ -140,7 +140,7 @@ class Intake(QueuePauses):
             self._background.start(self._ask(consumer), name=f"ask {consumer.queue}")
 
     def _serve(self, level: Priority, asked: dict[QueueConsumer, None]) -> bool:
-        """Start a waiting task of a level, or reserve the free slot and fetch a task; tell whether the slot is used."""
+        """Start a waiting task of a level, or reserve the slot for a later fetch; tell whether the slot is used."""
         candidates = self._candidates[level]
         if self.closed or not candidates:
             return False
@@ -159,7 +159,7 @@ class Intake(QueuePauses):
         return taken
 
     async def _ask(self, consumer: QueueConsumer) -> None:
-        """Fetch a task from a queue for each slot that is reserved for the queue, as far as the queue holds tasks."""
+        """Fetch and start a queue's tasks on the slots reserved for it; free the slots for which there is no task."""
         try:
             if consumer.reserved >= MANY:
                 consumer.hungry = False
@@ -244,7 +244,7 @@ class Intake(QueuePauses):
         return self._slots.startable(level) > 0 and unsettled < most_in_hand(self._slots.total)
 
     def may_suspend(self, execution: Execution, most: int) -> bool:
-        """Tell whether a task may free its slot for an await: fewer than `most` tasks of its depth have freed theirs.
+        """Tell whether a task may free its slot: it has already, or fewer than `most` tasks of its depth have.
 
         The bound counts at each depth of nesting by itself: an awaited task can then always await others in
         its turn, and the deepest tasks, which await none, always end.
@@ -349,7 +349,7 @@ class Intake(QueuePauses):
         return True
 
     async def _fit(self, consumer: QueueConsumer, *, returns: bool) -> None:
-        """Raise a queue's total prefetch by another consumer, or replace all its consumers by one with less prefetch.
+        """Change a queue's prefetch: add a consumer, or replace all by a smaller one; `returns`: return its tasks.
 
         With `returns` the queue has no credit for now, so that waiting tasks can go back without coming again.
         """

@@ -199,7 +199,7 @@ class QueueConsumer:
             delivery.requeue()
 
     def returnable(self, overdue: float = inf) -> list[Execution]:
-        """Return the tasks that waited too long for a slot by the instant `overdue`, and should go back to their queue.
+        """List the tasks that by the instant `overdue` waited too long for a slot, but for those gone back three times.
 
         The broker's delivery count shows how often a task went back; `MOST_HAND_BACKS` limits it.
         """

@@ -25,7 +25,7 @@ class _Measured:
 
 
 class AttemptMetrics:
-    """The counters and histograms of the capabilities of one agent process."""
+    """The metrics of an agent's attempts, by capability, and recent outcomes of tasks that senders picked it for."""
 
     def __init__(self, metrics: Metrics, capabilities: Iterable[str]) -> None:
         self._measured = {
@@ -47,8 +47,9 @@ class AttemptMetrics:
         return tuple(outcomes.faded(max(0, now_ms - last_ms) / 1000) for outcomes, last_ms in self._recent.values())
 
     def ended(self, task: Task, ended: HandlerEnd, started_ms: int, ran_seconds: float, *, picked: bool) -> None:
-        """Count one attempt that began at `started_ms`, and ran for so many seconds.
+        """Record one ended attempt in the metrics: its run time, its failure, and at attempt 1 its wait in the queue.
 
+        The attempt began at `started_ms`, and ran for `ran_seconds`.
         `picked`: the sender picked this agent for the task, whose end then counts among the recent outcomes.
         """
         if picked:

@@ -125,7 +125,7 @@ class Outcomes:
             await self.send_back(execution)
 
     def post(self, execution: Execution, ended: HandlerEnd, started_ms: int, finished_ms: int) -> None:
-        """Record that a task has completed, and post its reply without waiting; the confirm ends the execution."""
+        """Record that a task completed, and post its reply without waiting; its confirm or error is handled later."""
         outcome = self._completed(execution, ended, started_ms, finished_ms)
         answer = RememberedAnswer(execution, outcome, self._confirmed)
         execution.post()  # before the post, which may know its outcome at once
@@ -149,7 +149,10 @@ class Outcomes:
         return outcome
 
     def _confirmed(self, answer: RememberedAnswer, failed: BaseException | None) -> None:
-        """Handle the confirm or error of a posted reply: end the execution, or continue it in an asyncio task."""
+        """After a posted reply's confirm, ack and end; after its error, or with redeliveries, go on in the background.
+
+        The confirm or error is that of a posted reply; what goes on does so in an asyncio task.
+        """
         execution = answer.execution
         if failed is None:
             task = execution.task
@@ -177,7 +180,7 @@ class Outcomes:
             self._end(execution)
 
     async def answer(self, execution: Execution, outcome: Outcome, failed: BaseException | None = None) -> None:
-        """Send a task's reply, await the confirm, then acknowledge its deliveries; `failed`: a posted reply's error.
+        """Send a task's reply, or report to its owner, then acknowledge its deliveries; `failed`: a first try's error.
 
         Raises:
             CoditectError: any error of `Broker.publish`; the deliveries are not settled then.
@@ -206,7 +209,7 @@ class Outcomes:
             answered += 1
 
     async def settle(self, execution: Execution, ended: HandlerEnd, started_ms: int, finished_ms: int) -> None:
-        """Publish the result, retry or dead letter of an ended attempt, then acknowledge its deliveries.
+        """Publish an attempt's retry, or its reply and any dead letter, or a report to its owner; then ack the task.
 
         Raises:
             CoditectError: any error of `Broker.publish`; the deliveries are not settled then.
@@ -291,7 +294,7 @@ class Outcomes:
         self._all_failed.value += 1
 
     def _log_failure(self, task: Task, ended: HandlerEnd, **retry: int) -> None:
-        """Log one line for each failed attempt; a capability's tracebacks appear at most once a second."""
+        """Log a failed attempt in one line, with the traceback at most once a second for each capability."""
         failure = ended.failure
         if failure is None or ended.error is None or ended.status is not Status.FAILED:
             return

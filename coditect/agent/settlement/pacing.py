@@ -44,7 +44,7 @@ class Pacing:
         return task.id in self._failed and delivery.delivery_count < MOST_RETURNS
 
     def pause_seconds(self, task: Task, ended: HandlerEnd) -> float:
-        """Return the seconds an ended attempt keeps its slot: 0 unless it failed for want of memory, disk or files.
+        """Record an attempt's end, and return the seconds it keeps its slot: 0 unless memory, disk or files ran out.
 
         The pause slows the agent down; after it, call `over`.
         """

@@ -69,7 +69,7 @@ class Settler:
         """The receivers whose reply queue is full, each with the event loop's time at which that was first seen."""
 
     def post_reply(self, task: Task, outcome: Outcome, promise: Promise) -> None:
-        """Post a reply to the task's return address, if any, without waiting; `promise` gets the confirm or error.
+        """Post a task's reply without waiting; its error or confirm (at once without an address) goes to `promise`.
 
         `reply` must handle an error of the post.
         """

@@ -56,7 +56,7 @@ class Unstarted:
         await guarded(tell(), delivery)
 
     async def refuse(self, delivery: Delivery, error: InputError) -> None:
-        """Refuse a message that is no valid task: by a dead letter and a reply, or by a report to the workflow's owner.
+        """Refuse an invalid task by dead letter and reply, or report to its owner; pass one from an own queue on.
 
         From a queue of the agent's own it goes to the capability's queue instead, where it is refused.
         """

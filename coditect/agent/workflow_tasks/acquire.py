@@ -109,7 +109,9 @@ class AcquireClient:
         self._heard.add(origin)
 
     def missed(self, origin: str, error: Unroutable) -> None:
-        """Note that a shard's queue is missing: until the shard answers, its tasks need a grant before they run.
+        """Note that a shard's queue is missing, so its tasks need a grant; raise NoOwner if it was never heard of.
+
+        The tasks need a grant before they run until the shard answers.
 
         Raises:
             NoOwner: when the shard never had a queue, as far as this process knows.

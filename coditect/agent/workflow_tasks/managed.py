@@ -153,7 +153,7 @@ class ManagedTasks:
         return claim
 
     async def _waited(self, execution: Execution, question: AcquireRequest, claim: Claim | None) -> Claim | None:
-        """Wait without a slot for the owner's answer, and return it; None when the delivery must go back.
+        """Wait without a slot for the owner's answer, and return it; None, or raise SentBack, if the task must go back.
 
         Tasks that wait for one shard take a share of the places, the others are sent back. A grant brings no slot yet.
         """
@@ -224,7 +224,10 @@ class ManagedTasks:
     async def rejoin(
         self, task: Task, delivery: Delivery, execution: Execution | None, known: Callable[[], Outcome | None]
     ) -> None:
-        """Handle another delivery of a task that this process runs (`execution`) or ran (`known`: its outcome)."""
+        """Ask the owner about another delivery of a task that runs or ran here; if already asking, just attach it.
+
+        The task runs as `execution`, or `known` returns the outcome of its run.
+        """
         if execution is not None and self._stages.get(execution) is Stage.ASKING:
             execution.attach(task, delivery)
             return
@@ -285,8 +288,9 @@ class ManagedTasks:
         *,
         failed: BaseException | None = None,
     ) -> None:
-        """Report the end of a task to its owner, then acknowledge the deliveries; an error leaves them unsettled.
+        """Report a task's end to its owner and ack its deliveries; requeue them if the shard's queue is missing.
 
+        Any other error leaves them unsettled.
         Without a queue of the shard the task goes back after a pause; the result of a task that was acked early is
         offered until it is taken. `failed` is the error of a first try.
 

@@ -32,7 +32,7 @@ audit = logging.getLogger(AUDIT)
 
 
 class RequestGuard:
-    """A middleware that refuses requests from other sites, and audits each request for a change that it passes on."""
+    """A middleware that refuses unknown host names, other sites' changes and WebSockets, and audits passed changes."""
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] | None) -> None:
         """Guard `app`, which answers to the given host names only; None allows any name."""

@@ -181,7 +181,7 @@ class LiveFeed:
     # -- events -----------------------------------------------------------------------------------------
 
     def take(self, event: Event) -> None:
-        """Put an event into the window, and let the streams know within 20 ms."""
+        """Put an event into the window, after a gap notice if earlier ones are missing, and wake streams in 20 ms."""
         self._found()
         if not self._continuity.follows(event.id):
             self.window.add_gap(SKIPPED)

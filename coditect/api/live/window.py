@@ -40,7 +40,7 @@ def notice(identity: str, name: str, reason: str, **facts: Any) -> LiveFrame:
 
 
 class LiveWindow:
-    """The latest frames, bounded by number and bytes; the oldest go first."""
+    """The latest events and gap notices as numbered frames, bounded by number and bytes; the oldest are dropped."""
 
     def __init__(self, epoch: str, *, most_frames: int = MOST_FRAMES, most_bytes: int = MOST_BYTES) -> None:
         self.epoch = epoch

@@ -56,7 +56,7 @@ class WebhookRetries:
 
 @dataclass(slots=True)
 class OpenWebhook:
-    """A webhook whose queue this process consumes."""
+    """A webhook whose queue this process consumes, with its event filter and the counts of its events."""
 
     webhook: Webhook
     selection: EventFilter
@@ -116,7 +116,7 @@ class WebhookDelivery:
             await asyncio.sleep(self._reload_seconds)
 
     async def reload(self) -> None:
-        """Read the webhooks: deliver to the active ones, to no others, and delete the queue of one that was removed.
+        """Read the webhooks: deliver to the active ones alone, and delete the queue of a served one that was removed.
 
         Raises:
             CoditectError: any error of the control plane or the broker.
@@ -166,7 +166,11 @@ class WebhookDelivery:
             delivery.ack()
 
     async def _deliver(self, known: OpenWebhook, delivery: Delivery, event: Event) -> None:
-        """Send an event until it is taken or given up; requeue it if the webhook is disabled, or the process ends."""
+        """Send an event until it is taken; if all attempts fail, give it up, or disable a webhook that took nothing.
+
+        A webhook that wants no more events (410) is disabled at once. The event is requeued if the webhook is
+        disabled, or the process ends.
+        """
         settle: Callable[[], None] = delivery.requeue
         try:
             taken_before = known.taken

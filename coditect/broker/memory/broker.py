@@ -92,7 +92,7 @@ class MemoryBroker:
 
     @property
     def server(self) -> ServerInfo:
-        """The product and version of the in-memory broker."""
+        """The in-memory broker's product and version, "Memory" and (3, 10, 8); it has no certificate."""
         return self._server.info
 
     @property
@@ -161,13 +161,13 @@ class MemoryBroker:
             raise BrokerUnavailable("The broker cannot be reached", name=self.name) from error
 
     async def declare(self, topology: Topology, *, lazily: bool = False) -> None:
-        """Declare a topology now, as `Broker.declare`, and again after each reconnect; `lazily` has no effect."""
+        """Declare a topology now and, except its `once` queues, after each reconnect; `lazily` has no effect."""
         await self._answered()
         self._server.declare(topology)
         self._topology += topology.lasting
 
     def on_reconnect(self, check: Callable[[], Awaitable[None]]) -> None:
-        """Set the function that runs after each reconnect; when it raises a CoditectError, it runs again."""
+        """Set the function that runs on each new connection, and again after a CoditectError; publishes wait for it."""
         self._check = check
 
     async def publish(
@@ -252,7 +252,7 @@ class MemoryBroker:
                 assert_never(verdict)
 
     async def _found_way(self, attempt: _RoutedPublish, why: CoditectError) -> bool:
-        """Make all processes redeclare a missing exchange or binding, and return False to retry; raise if none has it.
+        """Make all processes redeclare their entities, and return False to retry; raise `why` if vain, or after 15 s.
 
         Raises:
             CoditectError: the given error, when no process owns the route, or the time is over.
@@ -320,7 +320,7 @@ class MemoryBroker:
         return found.stats
 
     async def unbind(self, binding: Binding) -> None:
-        """Remove a binding; idempotent."""
+        """Remove a binding, and do not declare it again after a reconnect; idempotent."""
         await self._answered()
         self._topology = self._topology.without_binding(binding)
         self._server.unbind(binding)

@@ -62,7 +62,7 @@ GiveUp = Callable[[Queue, Stored, Reason], bool]
 
 
 class MemoryQueue:
-    """An in-memory queue that delivers messages in order to its consumers in turn, each up to its prefetch."""
+    """An in-memory queue that delivers messages in order to consumers, in turn or at random, up to their prefetch."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class MemoryQueue:
         return inf if self.declared.max_length_bytes is None else self.declared.max_length_bytes
 
     def put(self, message: Message, *, exchange: str, routing_key: str) -> bool:
-        """Add a message at the end of the queue; a full queue drops its oldest messages, or refuses: return False."""
+        """Add a message, and return True; a full queue gives up its oldest ones for it, or refuses it: return False."""
         if self.full:
             return False
         stored = Stored(next(self._places), message, exchange, routing_key, self._expiry(message))
@@ -185,7 +185,7 @@ class MemoryQueue:
             self._turn()
 
     def requeue(self, stored: Stored, subscription: QueueSubscription | None) -> None:
-        """Put an unsettled message back into the queue; dead-letter a message over the delivery limit."""
+        """Put an unsettled message back into the queue, or dead-letter it when over a quorum queue's delivery limit."""
         if not self._let_go(stored, subscription):
             return
         stored.returns += 1
@@ -197,7 +197,7 @@ class MemoryQueue:
         self._turn()
 
     def _come_back(self, stored: Stored, *, in_front: bool) -> None:
-        """Insert a returned message: at its old place in a classic queue, near the front in a quorum queue.
+        """Insert a returned message: in a classic queue at its old place, in a quorum queue near the front or last.
 
         In a quorum queue the place is behind earlier returns and before all other messages; without a delivery limit,
         it is the end (3.10).

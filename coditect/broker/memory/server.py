@@ -99,7 +99,7 @@ class MemoryServer:
             session.closed()
 
     def start(self, *, lose_messages: bool = False) -> None:
-        """Start the stopped broker; with `lose_messages`, its exchanges, queues and messages are gone."""
+        """Start the stopped broker, without an alarm; with `lose_messages`, exchanges, queues and messages are gone."""
         if self._running:
             return
         if lose_messages:

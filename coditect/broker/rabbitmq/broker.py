@@ -109,7 +109,7 @@ class AmqpBroker:
 
     @property
     def server(self) -> ServerInfo:
-        """The product and version of the broker that answered last."""
+        """The product, version and TLS certificate's expiry of the broker that answered last."""
         return self._incoming.server
 
     @property
@@ -129,7 +129,7 @@ class AmqpBroker:
         return self._publisher.blocked
 
     async def _restore_outgoing(self, connection: AbstractConnection) -> None:
-        """Before any publish on a new connection, declare the topology and call the `on_reconnect` function."""
+        """Redeclare, on a new connection, what was not declared `lazily`; then call the `on_reconnect` function."""
         await self._entities.restore(connection)
         if self._check is not None:
             await self._check()
@@ -140,15 +140,21 @@ class AmqpBroker:
             await group.restore(connection)
 
     async def declare(self, topology: Topology, *, lazily: bool = False) -> None:
-        """Declare exchanges, queues and bindings on a channel of their own, as `Broker.declare`."""
+        """Declare exchanges, queues and bindings, or with `lazily` only remember them for later, as `Broker.declare`.
+
+        A broker that was made with `declare=False` declares only private queues, and checks that all else exists.
+        """
         await self._rarely(lambda connection: self._entities.declare(connection, topology, lazily=lazily))
 
     def on_reconnect(self, check: Callable[[], Awaitable[None]]) -> None:
-        """Set the function that runs after each reconnect, as `Broker.on_reconnect`."""
+        """Set the one function that runs on each new connection before any publish, as `Broker.on_reconnect`."""
         self._check = check
 
     async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
-        """Tell whether to retry a publish that found no exchange or binding; redeclare one that this process made."""
+        """Redeclare all that this process declared if a publish missed a part of it; tell whether to retry the publish.
+
+        True, too, for the missing binding of a queue that exists, which its owner declares again.
+        """
         if not exists:
             ours = self._entities.has_exchange(exchange)
         elif not (ours := self._entities.binds(exchange, routing_key)):
@@ -263,7 +269,7 @@ class AmqpBroker:
         self._outgoing.abort()
 
     async def _rarely(self, call: Callable[[AbstractConnection], Awaitable[T]]) -> T:
-        """Make a rare call on the consuming connection; repeat it after a lost connection, for 15 s in all.
+        """Make a call, such as a declaration, on the consuming connection; repeat it after a loss, for 15 s in all.
 
         Raises:
             BrokerUnavailable: when the call did not succeed within `CALL_SECONDS`; retryable.

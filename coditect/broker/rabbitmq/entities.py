@@ -72,7 +72,7 @@ class Entities:
             await self._make(connection, self._own)
 
     async def restore_queue(self, connection: AbstractConnection, queue: str) -> None:
-        """Declare a queue and its bindings again, if the process declared it before."""
+        """Declare a queue and its bindings again if the process declared it, neither `lazily` nor as a `once` queue."""
         lost = self._own.only_queue(queue)
         if lost.queues:
             await self._make(connection, lost)

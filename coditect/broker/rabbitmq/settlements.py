@@ -79,11 +79,11 @@ class Settlements:
         self._wake()
 
     async def flushed(self) -> None:
-        """Wait until all settlements decided so far are written."""
+        """Wait until no decided settlement is left to write, or the channel is lost."""
         await self._idle.wait()
 
     def decided(self) -> list[SettledRange]:
-        """Return the decided settlements in the order in which to write them, each only once."""
+        """Return the decided settlements to write, in order, and forget them; all acks at the head become one range."""
         decided, self._decided, self.pressing = self._decided, [], False
         head = self._acked_head()
         settled = [SettledRange(head, ACK, multiple=True)] if head else []

@@ -31,7 +31,7 @@ Offer: TypeAlias = tuple[str, str]
 
 
 def complete_capability(context: typer.Context, incomplete: str) -> list[Offer]:
-    """Return the capabilities of living agents that begin with the typed text."""
+    """Return living agents' capabilities that begin with the typed text, with descriptions; empty without an answer."""
 
     async def look(opened: Connections) -> Iterable[Offer]:
         from coditect.operations.fleet import find_offers
@@ -43,7 +43,7 @@ def complete_capability(context: typer.Context, incomplete: str) -> list[Offer]:
 
 
 def complete_agent(context: typer.Context, incomplete: str) -> list[Offer]:
-    """Return the ids of living agents that begin with the typed text."""
+    """Return the ids of living agents that begin with the typed text, with their status; empty without an answer."""
 
     async def look(opened: Connections) -> Iterable[Offer]:
         from coditect.operations.fleet import find_agents
@@ -55,7 +55,7 @@ def complete_agent(context: typer.Context, incomplete: str) -> list[Offer]:
 
 
 def complete_workflow(context: typer.Context, incomplete: str) -> list[Offer]:
-    """Return those ids of the latest 100 workflows that begin with the typed text."""
+    """Return those ids of the latest 100 workflows that begin with the typed text, each with its name and state."""
 
     async def look(opened: Connections) -> Iterable[Offer]:
         return [(row.workflow, _about(row)) for row in await _workflows(opened)]

@@ -13,7 +13,7 @@ from coditect.wire.tasks import MAX_BODY_BYTES
 
 
 def read_body(argument: str, *, binary: bool = False) -> bytes:
-    """Return the bytes of JSON that an argument gives: itself, the content of the file for `@file`, or stdin for `-`.
+    """Return the bytes, of JSON unless `binary`, that an argument gives: itself, a file for `@file`, or stdin for `-`.
 
     `binary` takes bytes of any kind.
 

@@ -78,7 +78,7 @@ async def _keep_looking(look: Look, shown: Shown, every_seconds: float, *, keys:
 
 @contextmanager
 def _written(output: Output) -> Iterator[Shown]:
-    """Yield a function that writes each answer as a block to stdout."""
+    """Yield a function that writes each answer as a block to stdout, and new notes and errors to stderr."""
     begun = False
     said: set[str] = set()
 

@@ -37,7 +37,7 @@ def workflow_fields(row: WorkflowRow) -> FieldsView:
 
 
 def nodes_table(rows: Sequence[NodeRow], *, most: int = MOST_ROWS) -> list[View]:
-    """Return a table of a workflow's nodes in graph order; of too many nodes, only the `most` worst, failed first."""
+    """Return a table of a workflow's nodes in graph order; of too many, the `most` worst, failed first, and a note."""
     shown: Sequence[NodeRow] = in_order(rows)
     if len(rows) > most:
         rank = {state: number for number, state in enumerate(WORST_FIRST)}
@@ -49,7 +49,7 @@ def nodes_table(rows: Sequence[NodeRow], *, most: int = MOST_ROWS) -> list[View]
 
 
 def history_table(events: Sequence[WorkflowEvent]) -> TableView:
-    """Return a table of a workflow's recorded events, in order of time."""
+    """Return a table of a workflow's recorded events, in the given order."""
     columns = ("at", "event", "node", "attempt", "agent", "why")
     cells = [
         (instant(one.at_ms), one.event, one.node, one.attempt or None, one.agent, _why(one.reason, one.message))

@@ -28,7 +28,7 @@ async def signed(control: ControlPlane, answer: dict[str, Any], key: str) -> dic
 
 @dataclass(frozen=True, slots=True)
 class AuditRow:
-    """An entry of the audit trail: what was decided about a node, when, by whom, and why."""
+    """An entry of the audit trail: what was asked, decided or ordered about a node or workflow, when, by whom, why."""
 
     at_ms: int
     workflow: str
@@ -131,7 +131,7 @@ class AutonomyReport:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalDecision:
-    """The last decision about a node that needed an approval, with every question and answer before it."""
+    """The last question or decision about a node that needed approval, with the node's entries in the audit trail."""
 
     workflow: str
     node: str

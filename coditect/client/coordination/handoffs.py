@@ -28,9 +28,9 @@ class KeptHandoffs:
         open_only: bool = False,
         most: int | None = None,
     ) -> AsyncIterator[HandoffRow]:
-        """Yield the handoffs without their contexts, those of the earliest workflow first.
+        """Yield the handoffs, all or some, without their contexts, those of the earliest workflow first.
 
-        Of a task, a workflow, or an agent that hands off, was asked or accepted; or only those that are open.
+        Some are those of a task, a workflow, or an agent that hands off, was asked or accepted; or those that are open.
 
         Raises:
             ControlPlaneRequired: when no dispatcher answers.

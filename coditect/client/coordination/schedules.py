@@ -90,7 +90,7 @@ class Schedules:
     async def create(
         self, name: str, workflow: Workflow | Definition, value: Any = None, **options: Unpack[ScheduleOptions]
     ) -> ScheduleRow:
-        """Make a schedule that starts a workflow at each tick, with the input `value`.
+        """Make a schedule that starts a workflow with the input `value` at each tick, or with `replace` change it.
 
         `From("tick")` in the input is the tick as text, in the schedule's time zone. The control plane keeps the
         definition: what is changed in the caller's code later changes nothing until the schedule is replaced.

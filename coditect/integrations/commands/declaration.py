@@ -110,7 +110,10 @@ class _Command:
         self._revision = InputTemplate(fields.workspace.revision)
 
     async def run(self, given: Any, ctx: Context) -> Any:
-        """Run the command for a task in a thread, and return its value; when canceled, end the command first."""
+        """Run the command for a task in a thread, emit its cost if it has one, return its value; if canceled, end it.
+
+        A cancel ends the command and waits for its end, before CancelledError goes on.
+        """
         room: CommandRoom = ctx.lifespan
         loop = asyncio.get_running_loop()
         attempt = _CommandRun(self._fields, ctx, command_environment(os.environ, self._fields.environment, ctx))

@@ -10,7 +10,10 @@ class CommandFailed(CoditectError):
 
 
 class CommandTroubled(Retryable):
-    """The error of a command that failed by its exit code or a signal, or gave no result; another run may succeed."""
+    """The error of a command run that may succeed when repeated, such as after a signal, an exit code or no result.
+
+    It is also raised when the result says that it failed or lacks a field, the launcher or guard is gone, or git fails.
+    """
 
 
 class InputRefusedByCommand(InputError):

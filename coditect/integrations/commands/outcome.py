@@ -54,7 +54,7 @@ class Judge:
         self._program = fields.command[0]
 
     def value(self, end: CommandEnd, folder: Path, lines: Iterable[Any], secrets: tuple[str, ...]) -> CommandValue:
-        """Return the value of a command; `lines` are the JSON objects that it wrote line by line, the newest last.
+        """Return a command's value and any cost; `lines` are the JSON objects that it wrote by line, the newest last.
 
         Raises:
             CommandMissing: when it could not be started.

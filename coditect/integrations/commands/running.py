@@ -22,7 +22,7 @@ DRAIN_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class CommandEnd:
-    """The end of a command: its exit code (negative for a signal), its output, and the last part of its stderr."""
+    """The end of a command: exit code (negative: a signal), stdout, the end of stderr, and any error of its start."""
 
     code: int
     stdout: bytes
@@ -49,7 +49,7 @@ class CommandRun:
             self._started.ask_to_end()
 
     def run(self, given: bytes, on_line: Callable[[bytes], None]) -> CommandEnd:
-        """Run the command to its end, and return when none of its processes is left.
+        """Run the command to its end, wait until none of its processes is left, and return its exit code and output.
 
         `on_line` gets each line of stdout and stderr that begins with a brace.
 

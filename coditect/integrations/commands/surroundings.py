@@ -14,7 +14,10 @@ _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH", re.IGNORECASE)
 
 
 def command_environment(environment: Mapping[str, str], allowed: Iterable[str], ctx: Context) -> dict[str, str]:
-    """Return the variables of a command: those that are allowed by name, and the task's id, attempt and trace."""
+    """Return a command's variables: PATH, LANG, LC_*, TZ, those allowed by name, and its task's id, attempt and trace.
+
+    The task's capability and fence are among them, too.
+    """
     patterns = (*ALWAYS, *allowed)
     found = {
         name: text for name, text in environment.items() if any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -133,7 +133,7 @@ def _remove(folder: Path) -> None:
 
 @contextmanager
 def _worktree(checkout: Checkout, tree: Path) -> Iterator[Path]:
-    """Check a revision out into a worktree; `git worktree add` gets a hash and never the text of the input."""
+    """Check a revision out into a worktree, removed after the block; `git worktree add` gets a hash, not the input."""
     found = _git(
         checkout.repository, "rev-parse", "--verify", "--quiet", "--end-of-options", _commit(checkout.revision)
     )

@@ -65,7 +65,7 @@ class AllowedHosts:
         return url.rstrip("/")
 
     async def addresses(self, host: str, port: int) -> Sequence[str]:
-        """Resolve a host name and return its IP addresses, in the resolver's order of preference.
+        """Resolve a host name and return its IP addresses in the resolver's order; refuse it if one is not allowed.
 
         Raises:
             InputError: when one of them is not allowed.

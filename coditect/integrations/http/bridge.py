@@ -168,9 +168,10 @@ class HttpBridge:
             await self._registrations.register(served.registration, ALIVE, lease_seconds=left)
 
     async def _keep(self, registration: Registration, ends_at: float) -> None:
-        """Serve a registered agent while this bridge can claim it and its URL takes connections; else stop it.
+        """Serve a registered agent while this bridge can claim it and its URL refuses no connection; else stop it.
 
         One that has registered something else is stopped first. A URL that does not answer in time changes nothing.
+        The URL is checked before the start, after a call that it refused or lost, and while callbacks are awaited.
         """
         agent_id = registration.agent_id
         served = self._served.get(agent_id)
@@ -189,7 +190,10 @@ class HttpBridge:
             await self._probe(served)
 
     async def _probe(self, served: _Served) -> None:
-        """Start an agent whose URL takes connections, and stop one whose URL takes none."""
+        """Start an agent whose URL takes connections, stop one whose URL refuses them; a slow answer changes nothing.
+
+        One that could not be served is not started again before its pause is over.
+        """
         try:
             await self._calls.connect(served.registration.metadata[BASE_URL])
         except AgentRefused as error:
@@ -245,7 +249,7 @@ class HttpBridge:
             self.hurry()
 
     def _stop(self, served: _Served, reason: str) -> None:
-        """Begin to stop an agent that is gone: its attempts fail, and it drains without anything to wait for."""
+        """Begin to stop serving an agent, for any reason: its attempts fail, and it drains with nothing to wait for."""
         if served.work is None or served.ended_here:
             return
         log.warning("An HTTP agent is stopped", extra={"agent_id": served.registration.agent_id, "reason": reason})

@@ -58,7 +58,7 @@ class CoditectSaver(BaseCheckpointSaver[int]):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
-        """Yield checkpoints, the latest first: those of a thread, or of all threads, whose metadata fits the filter."""
+        """Yield the checkpoints that fit configuration, metadata filter, `before` and `limit`, the latest first."""
         found = self._found(config, filter or {}, before, limit)
         while (one := await self._loop.call(_next(found))) is not None:
             yield one

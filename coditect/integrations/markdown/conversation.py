@@ -41,7 +41,7 @@ class FleetTool:
         return ChatTool(self.name, self.spec.description[:1_000], as_object(self.spec.input_schema, INPUT))
 
     def input_of(self, arguments: str) -> Any:
-        """Return the input of a task from the arguments that a model wrote.
+        """Parse the arguments that a model wrote, check them by the tool's schema, and return the task's input.
 
         Raises:
             InvalidTask: when they are no JSON, or do not fit the schema.

@@ -27,7 +27,7 @@ TIMEOUT = "10m"
 
 @dataclass(frozen=True, slots=True)
 class ModelRoom:
-    """The resources that all tasks of a markdown agent share: its model, and the capabilities that the fleet offers."""
+    """The model, the capabilities that the fleet offers and an attempt's token budget, for a markdown agent's tasks."""
 
     model: ChatModel
     offers: OfferedCapabilities

@@ -33,7 +33,7 @@ class ServerPorts:
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """The ports and secrets of one folder's servers; data on disk depends on the secrets, so these never change."""
+    """The ports and secrets of one folder's servers; new ports leave the secrets, on which data on disk depends."""
 
     ports: ServerPorts
     password: str
@@ -59,7 +59,7 @@ class Addresses:
 
 
 def keep_addresses(file: Path) -> Addresses:
-    """Return the addresses kept in `file`; choose and keep new ports when there is no file, or a port is taken.
+    """Return the ports and secrets kept in `file`; save new ports if one is taken, both anew without a usable file.
 
     Raises:
         StartFailed: there are no free ports.

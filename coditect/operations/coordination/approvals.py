@@ -1,4 +1,4 @@
-"""Use cases for approvals by policy: check a policy's file, show a decision, list the audit trail.
+"""Use cases for approvals by policy: check a policy's file, show a decision, list the audit trail, report autonomy.
 
 A call to the control plane raises ControlPlaneRequired when no dispatcher answers.
 """
@@ -36,7 +36,7 @@ class AuditFilter:
 
 
 def check_policy(path: Path) -> ApprovalPolicy:
-    """Read and check an approval policy, as a dispatcher would.
+    """Read the file of an approval policy, check it as a dispatcher would, and return the policy.
 
     Raises:
         NotFound: when the file cannot be read.

@@ -9,7 +9,7 @@ from coditect.operations.connections import Connections
 
 
 async def list_breakers(opened: Connections) -> list[BreakerListing]:
-    """Return the breakers of the fleet that ever opened, by name."""
+    """Return the fleet's breakers that ever opened or were reset, sorted by name."""
     async with opened.fleet() as client:
         return [row async for row in client.breakers()]
 

@@ -14,7 +14,7 @@ async def list_locks(opened: Connections, *, resource: str | None = None, most: 
 
 
 async def show_lock(opened: Connections, resource: str, *, most: int) -> list[LockRow]:
-    """Return the holders of a resource and those that wait for it.
+    """Return at most `most` rows: those that hold the lock on a resource, and those that wait for it.
 
     Raises:
         NotFound: when no agent or client has a lock on the resource, or waits for one.
@@ -30,7 +30,7 @@ async def show_lock(opened: Connections, resource: str, *, most: int) -> list[Lo
 async def release_locks(
     opened: Connections, resource: str | None, *, agent: str | None, task: str | None, reason: str
 ) -> int:
-    """Release by force the locks on a resource, or all locks of an agent or of its task; return their number.
+    """Release by force a resource's locks, or all that an agent or one of its tasks has or awaits; return how many.
 
     Raises:
         InputError: when it is not said which locks are meant.

@@ -96,7 +96,7 @@ async def say(
     to: list[str],
     answers: int | None = None,
 ) -> SaidMessage:
-    """Add a message of participant `by` to a thread; with `answers`, as the answer to the message of that number.
+    """Add a message of `by` to a thread; with `answers`, an answer to the message of that number, for its sender only.
 
     Raises:
         NotFound: when the thread is unknown, or has no message of the number to answer.

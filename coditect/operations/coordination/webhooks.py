@@ -81,7 +81,7 @@ class Webhook:
         return EventFilter.of(**{name: tuple(values) for name, values in self.filter.items()})
 
     def patterns(self) -> tuple[str, ...]:
-        """Return the topic patterns by which the broker finds the webhook's events."""
+        """Return the topic patterns that bind the webhook's queue: `KIND.#` for each kind in its filter, else `#`."""
         kinds = self.selection().kinds
         return tuple(f"{kind}.#" for kind in sorted(kinds)) or ("#",)
 

@@ -145,9 +145,9 @@ def _reason(delivery: Delivery, death: Mapping[str, object]) -> str:
 
 
 def broker_reason(message: Message) -> str | None:
-    """Return the reason why the broker dropped a task: expired, delivery_limit, rejected or maxlen.
+    """Return why the broker dropped a task (expired, delivery_limit, rejected, maxlen); None if an agent gave it up.
 
-    None for a dead letter of an agent: such a letter has `x-coditect-reason` and no `x-death`.
+    A dead letter of an agent has `x-coditect-reason` and no `x-death`.
     """
     return _text(_death(message).get("reason"))
 

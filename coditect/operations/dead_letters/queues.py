@@ -50,7 +50,7 @@ class Selection:
         return self.keyword.casefold() in f"{error}\n{letter.body.decode(errors='replace')}".casefold()
 
     def fits(self, *, capability: str | None, reason: str | None, agent_id: str | None) -> bool:
-        """Tell whether the criteria, except the ids, match a capability, reason and agent."""
+        """Tell whether a capability, reason and agent match the criteria; ids and keyword do not count here."""
         return (
             self.capability in (None, capability)
             and self.reason in (None, reason)
@@ -202,7 +202,7 @@ class DeadLetters:
         return await self._settle(queues, selection, run.settle, dry_run=dry_run, skip=run.died_again)
 
     async def discard(self, queues: Iterable[str], selection: Selection, *, dry_run: bool = False) -> SettledLetter:
-        """Delete the selected dead letters for good; a lost connection stops the run and is reported in the result."""
+        """Delete the selected dead letters for good; a dry run only counts them. A lost connection ends the run."""
 
         async def settle(window: Sequence[_Held]) -> Sequence[CoditectError | None]:
             return [_discard(held, dry_run=dry_run) for held in window]

@@ -69,7 +69,7 @@ async def show_letter(opened: Connections, letter_id: str, *, capability: str | 
 async def redrive_letters(
     opened: Connections, selection: Selection, *, dry_run: bool, keep_limits: bool, note: Note
 ) -> SettledLetter:
-    """Publish the selected dead letters as fresh tasks; remove each only after the broker has confirmed its task."""
+    """Publish the selected dead letters as fresh tasks, and remove each after its confirm; a dry run only reports."""
     settings = read_settings(opened.environ)
     async with (
         open_tracing(settings, service="coditect-client", instance=f"redrive-{token_hex(4)}") as tracing,
@@ -79,7 +79,7 @@ async def redrive_letters(
 
 
 async def discard_letters(opened: Connections, selection: Selection, *, dry_run: bool, note: Note) -> SettledLetter:
-    """Delete the selected dead letters for good."""
+    """Delete the selected dead letters for good; with `dry_run` only report which these are."""
     async with _letters(opened, selection.capability, note) as (letters, queues):
         return await letters.discard(queues, selection, dry_run=dry_run)
 
@@ -87,7 +87,7 @@ async def discard_letters(opened: Connections, selection: Selection, *, dry_run:
 async def redrive_node(
     opened: Connections, workflow: str, node: str, value: bytes | None, *, dry_run: bool
 ) -> dict[str, Any]:
-    """Run again a workflow node that ended without a value, on its recorded input or on `value`.
+    """Run again a workflow node that ended without a value, on its old input or `value`; a dry run only describes it.
 
     Returns the control plane's answer: `again` names nodes that begin again, or would with `dry_run`; `more` is true
     when there are others.
@@ -135,7 +135,7 @@ async def _had_letters(opened: Connections, note: Note) -> list[str]:
 async def _dead_nodes(
     opened: Connections, broker: Broker, selection: Selection, most: int, note: Note
 ) -> list[DeadRow]:
-    """Return at most `most` selected workflow nodes that were given up; none without a control plane."""
+    """Return at most `most` given-up nodes that fit the capability, reason and agent; none without a control plane."""
     found: list[DeadRow] = []
     if most <= 0:
         return found

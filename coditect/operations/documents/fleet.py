@@ -109,7 +109,7 @@ class AgentDocument:
 
     @classmethod
     def of(cls, record: AgentRecord) -> AgentDocument:
-        """Return the document of an agent's record."""
+        """Convert an agent's registry record to the plain form that the API and the command line print as JSON."""
         agent = record.registration
         return cls(
             record.agent_id,

@@ -27,11 +27,11 @@ class Utilisation:
 
     @property
     def share(self) -> float | None:
-        """The share of the slots that were in use, 0 to 1; None when no work was queued for two seconds."""
+        """The share of slots in use while tasks outnumbered slots, 0 to 1; None if no two looks in a row saw that."""
         return self.busy / self.slots if self.slots else None
 
     async def watch(self, registry: Registry, capability: str, in_flight: Callable[[], int]) -> None:
-        """Observe the agents that offer a capability once a second, until canceled.
+        """Once a second, until canceled, pass the agents that offer a capability, and the tasks in flight, to `look`.
 
         A registry that does not answer costs its looks.
         """

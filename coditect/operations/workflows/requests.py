@@ -253,14 +253,14 @@ async def list_approvals(opened: Connections, *, most: int) -> list[ApprovalRow]
 async def answer_approval(
     opened: Connections, workflow: str, node: str, *, granted: bool, by: str, comment: str
 ) -> None:
-    """Grant or deny an approval; only the first answer to an approval counts."""
+    """Grant or deny an approval, signed if CODITECT_APPROVAL_KEY is set; only an approval's first answer counts."""
     async with opened.fleet() as client:
         key = opened.environ.get("CODITECT_APPROVAL_KEY") or None
         await client.run(workflow).answer(node, granted=granted, by=by, comment=comment, key=key)
 
 
 async def signal_workflow(opened: Connections, workflow: str, name: str, value: Any, *, identity: str | None) -> str:
-    """Send a signal to a workflow; return the node that awaited it, or an empty text when no node awaits it yet.
+    """Send a signal to a workflow; return the node that awaited it, or "" if none did, or the `identity` is known.
 
     A signal without a waiting node is kept for one. A signal whose `identity` came before changes nothing, and the
     text is empty.

@@ -78,8 +78,7 @@ _SCOPE = InstrumentationScope("coditect", version("coditect"))
 
 
 def open_otlp(service: str, instance: str, *, new_per_second: float) -> Tracing:
-    """Return the tracing of a process that sends its spans to the collector that the `OTEL_*` variables name.
-
+    """Return the tracing that sends spans to the collector of the `OTEL_*` variables; NO_TRACING if they disable it.
     Without `OTEL_TRACES_SAMPLER` every trace is kept, up to so many new ones a second. Connects to nothing yet.
     """
     if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":

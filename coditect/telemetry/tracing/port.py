@@ -119,7 +119,7 @@ class Span:
             self.links = (*self.links, place)
 
     def end(self, error: str = "", message: str = "") -> None:
-        """End the span now, with the class and the message of its failure, if it failed."""
+        """End and record a sampled span, with the class and message of its failure, if it failed; ignore any other."""
         if self.sampled:
             self.error, self.message, self.end_ns = error, message, time.time_ns()
             self._ended(self)
@@ -218,10 +218,10 @@ class Tracing(Protocol):
         span_id: int | None = None,
         start_ns: int | None = None,
     ) -> Span | None:
-        """Begin a span as a child of `parent`, or else of the current span; without either begin a new trace.
+        """Begin a span below `parent`, else below the current span, else in a new trace; return None if tracing is off.
 
-        `span_id` gives the span a known id, `start_ns` an earlier beginning. None when tracing is off, `SKIPPED` for a
-        trace that begins and is not kept.
+        Without a parent it begins a new trace, and is `SKIPPED` if that is not kept. `span_id` gives the span a known
+        id, `start_ns` an earlier beginning.
         """
 
     @property
@@ -276,9 +276,9 @@ CURRENT: ContextVar[Span | None] = ContextVar("coditect_span", default=None)
 
 
 def current_trace_ids() -> dict[str, str]:
-    """Return `trace_id` and `span_id` of the current span, in hexadecimal digits, for a log line.
+    """Return `trace_id` and `span_id` of the current span, in hexadecimal digits, for a log line; empty without one.
 
-    Empty without one, and in a task whose trace is not kept from its beginning: its id tells its lines.
+    Empty also in a task whose trace is not kept from its beginning: its id tells its lines.
     """
     span = CURRENT.get()
     if span is None or span is SKIPPED:

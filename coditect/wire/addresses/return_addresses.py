@@ -27,7 +27,10 @@ class ReturnAddresses:
     """The reply queues that a process may send results to, by name patterns and by the broker's permissions."""
 
     def __init__(self, patterns: str = ANSWER_QUEUES) -> None:
-        """Permit the queue names that match one of the comma-separated patterns; `*` stands for any text."""
+        """Permit Coditect's reply queues, queues named by the broker, and names that match a comma-separated pattern.
+
+        In a pattern, `*` stands for any text.
+        """
         self._patterns = tuple(one.strip() for one in patterns.split(","))
         self.find = lru_cache(maxsize=4096)(self._find)
         """The cached lookup of a `reply_to`'s address; None when no result is wanted, or the queue is not permitted."""

@@ -51,7 +51,7 @@ class Subject(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CapabilityFacts:
-    """The tags that living agents register for a capability and for themselves, and their highest cost estimate."""
+    """The tags that agents register for a capability and for themselves, and their highest cost estimate."""
 
     tags: frozenset[str]
     """The tags of the capability, and of all agents that offer it."""
@@ -208,7 +208,7 @@ class _SeenCase:
 
 
 def _matches(rule: ApprovalRule, seen: _SeenCase, unknown: list[str]) -> bool:
-    """Tell whether no condition of a rule is known to fail; say in `unknown` why conditions could not be checked."""
+    """Tell whether no condition of a rule, except `of`, is known to fail; add the unchecked ones to `unknown`."""
     case = seen.case
     named = _fits(rule.capability, case.capability) and fnmatchcase(case.workflow, rule.workflow)
     return (

@@ -126,7 +126,7 @@ class WorkflowPattern(_PatternPart):
         """Return the value of every parameter: the given value, or else the default; both are checked.
 
         Raises:
-            InputError: with every unknown, missing or wrong parameter; not retryable.
+            InputError: with up to ten of the unknown, missing or wrong parameters; not retryable.
         """
         problems = [f"{name}: no such parameter" for name in given if name not in self.parameters]
         values: dict[str, Any] = {}

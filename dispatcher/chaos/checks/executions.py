@@ -83,7 +83,7 @@ def executions(index: HistoryIndex) -> CheckResult:
 
 
 def _in_hand(index: HistoryIndex, key: str, first: Operation) -> float:
-    """Return when an agent may first have had a task: when it started, was granted, or, with a key, was accepted.
+    """Return when an agent may first have had a task: at its start, its grant, or, with a concurrency key, acceptance.
 
     A task waits for a key, and its start is granted, before its execution begins: a process may have to start for it.
     """
@@ -94,7 +94,7 @@ def _in_hand(index: HistoryIndex, key: str, first: Operation) -> float:
 
 
 def _evicted_alive(index: HistoryIndex) -> Iterator[str]:
-    """Yield the evictions of living processes for which neither the process nor a server had a fault."""
+    """Yield an error for each eviction of a process that no fault had hit, with no server fault in the 10 s before."""
     for one in index.of("evict"):
         near = (fault for fault in index.faults if fault.begun <= one.begun)
         own = any(_holds((one.key,), fault.key) for fault in near)
@@ -104,7 +104,7 @@ def _evicted_alive(index: HistoryIndex) -> Iterator[str]:
 
 
 def _killed(index: HistoryIndex, runs: Sequence[Operation]) -> bool:
-    """Tell whether an agent that executed the task was killed; a direct task may then have more attempts."""
+    """Tell whether an agent that ran the task was killed at any time; a direct task may then have more attempts."""
     posts = {post_of(one.proc) for one in runs}
     return any(one.key.startswith("agent") and _holds(posts, one.key) for one in index.of("kill"))
 

@@ -62,7 +62,7 @@ class Pipe:
         self._swallowed.update(ways)
 
     def half_open(self) -> None:
-        """Reset the connection to the server (RST) and drop the bytes to the client, which notices nothing."""
+        """Reset the connection to the server (RST) and drop all bytes from then on; the client notices nothing."""
         self.swallow(*BOTH)
         _reset(self._writers[Way.TO_SERVER])
 

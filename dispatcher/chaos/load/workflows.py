@@ -128,7 +128,10 @@ class WorkflowLoad:
                 await asyncio.sleep(PAUSE_SECONDS)
 
     async def keyed(self, key: str, ask: Callable[[], Awaitable[T]], named: Callable[[T], str]) -> T | None:
-        """Send a request under an idempotency key until answered, sometimes repeat it, and record all answers."""
+        """Repeat a request under one idempotency key until answered, maybe again; record all answers, return the first.
+
+        Return None after a non-retryable error once the load is closed.
+        """
         self.note(Type.INVOKE, "submit", key)
         found = await self.insist(ask)
         if found is None:

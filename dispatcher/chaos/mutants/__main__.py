@@ -53,7 +53,7 @@ class HuntProgress:
 
 
 async def hunt_all(mutants: Sequence[Mutant], progress: HuntProgress) -> list[Catch]:
-    """Hunt the given mutants side by side, and print for each whether a test or seed caught it."""
+    """Hunt the given mutants side by side; print and return the outcomes; record caught ones in `progress`."""
     places, done = asyncio.Semaphore(os.cpu_count() or 1), 0
 
     async def one(mutant: Mutant) -> Catch:

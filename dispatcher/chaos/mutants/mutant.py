@@ -103,7 +103,7 @@ class Hook(MetaPathFinder):
 
 
 def put_in(mutant: Mutant) -> Hook:
-    """Install a mutant's import hook in this process, and unload the product's modules, to import them mutated."""
+    """Install and return a mutant's import hook, and unload the product's modules, so that they are imported anew."""
     hook = Hook(mutant)
     sys.meta_path.insert(0, hook)
     for name in [name for name in sys.modules if name.partition(".")[0] in PACKAGES]:

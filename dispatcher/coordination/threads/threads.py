@@ -104,7 +104,7 @@ def say(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def read(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Note how far a participant has read, and whether its process listens; return the number of the last message.
+    """Note how far a participant has read, and if it listens; return the number of messages, and if it is closed.
 
     Raises:
         NotFound: when the thread is unknown, or its retention is over.

@@ -34,7 +34,7 @@ _DECIDED = frozenset({"refused_by_policy", "approval_timeout"})
 
 
 def count(tr: Transaction, effects: Effects, now_ms: int) -> None:
-    """Add a transaction's completed and failed tasks and root workflows to the counters of the present hour.
+    """Add a transaction's completed and failed tasks and root workflows to this hour's counters, "by hand" ones apart.
 
     Not counted are canceled and skipped ones, and tasks that were never published or decided about.
     """

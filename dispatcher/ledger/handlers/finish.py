@@ -165,7 +165,9 @@ def heard(unit: UnitOfWork, command: Heard) -> None:
 
 
 def claimed(unit: UnitOfWork, command: Claimed) -> Claim:
-    """Decide whether an agent may run a redelivered workflow task, and as which attempt.
+    """Grant an agent's claim of a workflow task, as a rule under a new fence, or answer that its delivery is stale.
+
+    A task that is too late, or has no attempt left, ends.
 
     A newer publication or the node's end makes the delivery stale. Otherwise it runs with a new fence, so that reports
     of the agent that had it before are refused; if that agent may have started, this is another attempt. An agent that

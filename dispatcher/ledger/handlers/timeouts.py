@@ -114,7 +114,7 @@ _KINDS: Mapping[str, Callable[[UnitOfWork, NodeKey, NodeRecord, Timer], None]] =
 
 
 def no_queue(unit: UnitOfWork, command: NoQueue) -> None:
-    """Have a node whose task no queue takes wait for a second before it is ready again; ignore an outdated notice."""
+    """Let a node whose task no queue takes be ready again after 1 s; an outdated notice only clears the outbox."""
     node_key = command.node_key
     outbox.clear(unit.tr, unit.shard, [command.publication])
     row = unit.node(node_key)

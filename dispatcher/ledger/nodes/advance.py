@@ -84,7 +84,7 @@ def fail(
 
 
 def follow(unit: UnitOfWork, *, most: int | None = None) -> None:
-    """Pass the ends of all nodes that ended in the transaction on to their dependents, which then may run, end or wait.
+    """End nodes found unfit to run, and pass all ends in the transaction on to dependents, which run, end or wait.
 
     What is beyond the transaction's limits is left to later transactions; with `most` 0 all is.
     """
@@ -131,7 +131,11 @@ def begin(unit: UnitOfWork, workflow: str) -> None:
 
 
 def release(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
-    """Pass a node's end on to at most `most` dependents with names after `after`; return their number, at least 1."""
+    """Pass a node's end to at most `most` dependents with names after `after`, or to its map; return how many, or 1.
+
+    An element's end goes to its map, a compensation's to the list of nodes to undo. While a redrive or restore resets
+    nodes, the end is left to a later transaction.
+    """
     if node_key.is_derived:
         (_element_ended if node_key.is_element else compensations.settle)(unit, node_key)
         return 1
@@ -156,7 +160,7 @@ def release(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
 
 
 def _is_held(unit: UnitOfWork, workflow: str) -> bool:
-    """Tell whether ends must not be passed on to dependents yet, because a redrive of the workflow resets nodes."""
+    """Tell whether ends must not be passed on to dependents yet, because a redrive or restore resets nodes."""
     run = unit.run(workflow)
     if run is None or not run.again or run.canceling:
         return False
@@ -193,7 +197,7 @@ def _tell(unit: UnitOfWork, node_key: NodeKey, before: NodeKey, policy: OnFailur
 
 
 def may_run(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Begin a node whose predecessors permit it, such as by offering its task; skip it if its condition is false."""
+    """Begin a node that its predecessors permit to run, skip it if its condition is false, or cancel or fail it."""
     if is_over(unit.run(node_key.workflow)):
         end(unit, node_key, row, TaskState.CANCELED, reason="canceled")
         return
@@ -218,7 +222,7 @@ def may_run(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def evaluate_later(unit: UnitOfWork, node_key: NodeKey, cursor: str = "", most: int = 1) -> int:
-    """Have a node's expressions evaluated outside of transactions, because they take too long inside."""
+    """Have a node's expressions evaluated outside of transactions, since they take too long inside; return `most`."""
     token = cursor or f"{unit.now_ms} {unit.chance}"
     unit.leave(node_key, EVALUATE, token)
     unit.effects.evaluations.append((node_key, token))
@@ -305,7 +309,7 @@ def expand(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, count: int) -> 
 
 
 def continue_expansion(unit: UnitOfWork, node_key: NodeKey, cursor: str, most: int) -> int:
-    """Make or rerun the nodes of up to `most` elements of a map from number `cursor` on; return how many, or 1."""
+    """Make or rerun up to `most` elements of a map from number `cursor` on, unless completed; return how many, or 1."""
     first = number = int(cursor)
     row = unit.node(node_key)
     if row is None or row.state is not TaskState.WORKING:

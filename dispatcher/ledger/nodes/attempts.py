@@ -49,7 +49,11 @@ def forget_restore(row: NodeRecord) -> None:
 
 
 def begin_anew(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Set an ended node's attempt back to 1; note its last attempt in the history, remove its result and failure."""
+    """Set an ended node's attempt to 1, take its end off the counters and, if it ran, note its last attempt as history.
+
+    Its result, failure and loop count are removed, unless it was canceled, restored, or ended by a predecessor. State
+    and fence stay.
+    """
     if (call := unit.call(node_key)) is not None:
         autonomy.take_back_task(unit, call.capability, row)
     if row.state is TaskState.DEAD:
@@ -63,7 +67,7 @@ def begin_anew(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def _forget_values(unit: UnitOfWork, node_key: NodeKey) -> Failure | None:
-    """Remove a redriven node's stored failure and result, and return the failure."""
+    """Remove a reset node's stored failure, result and loop count; return the failure, None when there was none."""
     known = value_of(unit.tr, node_key, FAILURE)
     for kind in (FAILURE, RESULT, ITERATIONS):
         values.clear(unit.tr, values.ValueKey(node_key.workflow, node_key.node, kind))

@@ -40,7 +40,7 @@ def begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def run_again(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Begin another attempt of a node from its recorded input: offer its task, or begin its next child."""
+    """Begin the next attempt of a node from its recorded or defined input: offer its task, or begin its next child."""
     if unit.call(node_key) is not None:
         claim.offer(unit, node_key, row)
     else:

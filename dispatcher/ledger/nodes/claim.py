@@ -63,7 +63,10 @@ def _wait(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> N
 
 
 def claim(unit: UnitOfWork, node_key: NodeKey) -> bool:
-    """Publish a ready node; return False when the node is not ready, or its workflow is paused, canceled or ended."""
+    """Take a ready node off its backlog, and publish it unless its workflow is paused or canceled; return False if not.
+
+    Return False, and change nothing, when the node is not ready, or its workflow has ended.
+    """
     row, run = unit.node(node_key), unit.run(node_key.workflow)
     if row is None or run is None or row.state is not TaskState.READY or run.state.terminal:
         return False

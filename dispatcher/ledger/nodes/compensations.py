@@ -42,7 +42,7 @@ def _can_be_undone(unit: UnitOfWork, node_key: NodeKey) -> bool:
 
 
 def last(unit: UnitOfWork, workflow: str) -> NodeKey | None:
-    """Return the compensation of the node that completed last and is not compensated; None when there is none."""
+    """Return the key of the compensation of the node that completed last and is not compensated; None without one."""
     found = next(listed(unit, workflow), None)
     return None if found is None else of(NodeKey(workflow, found[1].decode()))
 

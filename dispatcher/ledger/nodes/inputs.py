@@ -54,7 +54,7 @@ NO_EXPRESSIONS = Inputs(True)
 
 
 def inputs_of(node: Node, scope: Scope, account: Account, *, has_elements: bool = False) -> Inputs:
-    """Evaluate a node's condition and input expressions; skip the list of a map whose elements have nodes already.
+    """Evaluate a node's condition and, if it holds, its inputs, but not the list of a map that has element nodes.
 
     Raises:
         InputError: when an expression has no value.

@@ -24,7 +24,7 @@ _MOST_REACHED = "The loop's condition did not hold after {} iterations"
 
 
 def goes_on(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, repeat: Repeat, body: bytes) -> bool:
-    """Begin a node's next iteration, or fail the node; return False when its loop has ended with the given result."""
+    """Begin a node's next iteration, or fail or cancel the node; return False if its loop has ended with the result."""
     account = Account(advance.MOST_STEPS_HERE)
     try:
         ends = repeat_ends(repeat, loads(body), account)

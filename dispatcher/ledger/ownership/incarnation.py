@@ -45,7 +45,7 @@ def current(tr: Reads) -> Incarnation | None:
 
 
 def begin(tr: Transaction, new_id: str, *, known: int) -> Incarnation:
-    """Begin a store's next incarnation, numbered above the store's last one and above `known`, the last that Redis has.
+    """Begin a store's next incarnation, numbered above its last one and `known`, Redis's last; a new store gets 0.
 
     The publications of a restored store may be with no broker: its shards forget their broker's markers, so that all of
     them are published again. A repeated call, when the answer to the commit was lost, skips a number.

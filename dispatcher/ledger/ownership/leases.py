@@ -114,7 +114,7 @@ def expire_others(tr: Transaction, owner: str) -> None:
 
 
 def acquire(tr: Transaction, name: Name, owner: str) -> Lease | None:
-    """Acquire a lease for an owner if it is free or its holder is dead, and return it; None when another has it.
+    """Acquire and return a lease for an owner if it is free, its own, or of a dead holder; None if a living one has it.
 
     Raises:
         LostLease: when this owner itself is taken for dead: it must `renew` first.

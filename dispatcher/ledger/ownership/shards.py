@@ -44,7 +44,7 @@ class SharePlan:
 
 @dataclass(frozen=True, slots=True)
 class ShareStep:
-    """The result of one `step`: the shards that a dispatcher owns now and those to close and give away."""
+    """The result of one `step`: shards that a dispatcher owns or must close and give away, and living owners' beats."""
 
     owned: tuple[Lease, ...]
     """The dispatcher's leases in the order of shards; a new lease's `previous` owner may still work on the shard."""

@@ -64,7 +64,10 @@ def ended_by_itself(row: NodeRecord) -> bool:
 
 
 def find(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
-    """Reset a page of nodes that failed, died, were rejected or canceled by themselves; return the number examined."""
+    """Reset a page of nodes that by themselves failed, died, were rejected or canceled; after the last, redrive them.
+
+    Return the number of nodes examined and edges handled.
+    """
     if _is_given_up(unit, node_key.workflow):
         return 1
     found = unit.tr.get_range(*STATUSES.behind((node_key.workflow,), (after,)), limit=most + 1)
@@ -144,7 +147,10 @@ def _count_later(unit: UnitOfWork, node_key: NodeKey, *, first: bool = False) ->
 
 
 def _tell(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
-    """Reset dependents that ended because of a reset node, with names after `after`; return how many were examined."""
+    """Reset dependents that ended because of a reset node, and have blocked ones recount; return the number examined.
+
+    At most `most` are examined, whose names follow `after`.
+    """
     edges = unit.tr.get_range(*EDGES.behind(node_key, (after,)), limit=max(1, most) + 1)
     dependents = [NodeKey(node_key.workflow, EDGES.unpack(key)[2]) for key, _ in edges[: max(1, most)]]
     told = 0

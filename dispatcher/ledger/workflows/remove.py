@@ -95,7 +95,7 @@ def ended(tr: Reads, shard: int, before_ms: int, limit: int) -> EndedPage:
 
 
 def expired(tr: Reads, shard: int, now_ms: int, limit: int) -> list[str]:
-    """Return the shard's workflows whose own retention is over, the oldest first."""
+    """Return the ids of the shard's first `limit` workflows whose own retention is over, the first to expire first."""
     rows = tr.get_range(EXPIRIES.range((shard,))[0], EXPIRIES.pack((shard, now_ms)), limit=limit)
     return [str(EXPIRIES.unpack(key)[2]) for key, _ in rows]
 
@@ -135,7 +135,7 @@ def _which(failed: bool) -> str:
 
 
 def condemn(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
-    """Hide an ended workflow from queries, to be removed; return False if it is too young, or its parent is kept.
+    """Hide an ended workflow and its children from queries, for removal; False if too young, or its parent is kept.
 
     The workflow must have ended before `before_ms`, or, with a retention of its own, by so much earlier.
     """

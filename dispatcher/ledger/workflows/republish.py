@@ -57,7 +57,7 @@ def left_over(tr: Reads, shard: int) -> bytes | None:
 
 
 def begin(unit: UnitOfWork, marker: str, occasion: str, *, kept: bool = False) -> int:
-    """Begin a shard's rebuild, unless its last one is repeated; return the last publication number before the rebuild.
+    """Begin a shard's rebuild unless the last had this marker and cause; return the last publication number before it.
 
     Unless the broker was `kept`, later transactions publish all earlier publications again; an unfinished rebuild for
     another broker goes on in any case.

@@ -14,7 +14,7 @@ from dispatcher.store.transaction import Reads
 
 
 def status(tr: Reads) -> dict[str, Any]:
-    """Return each shard's owner and its numbers of live workflows and published nodes, and the living dispatchers."""
+    """Return live dispatchers and, by shard, owner, epoch, marker and counts of live workflows and published nodes."""
     count = shards.fixed_count(tr)
     beats = leases.beats(tr)
     return {"shards": [_shard(tr, shard, beats) for shard in range(count)], "dispatchers": sorted(beats)}

@@ -38,7 +38,9 @@ MOST_FINGERPRINT = 100
 
 
 def start(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Store one chunk of a submitted workflow, and accept the workflow with the last chunk.
+    """Store a chunk of a submitted workflow, and accept it with the last; of one accepted before only return the state.
+
+    A workflow was accepted before if its id or its unexpired idempotency key is known.
 
     Raises:
         InvalidTask: when a field is wrong or a chunk is missing; nothing of the chunk is stored.

@@ -85,8 +85,7 @@ class ShardPublisher:
             self._held += self._recall(tuple(self._under_way))
 
     def go_on(self, last: int) -> list[int]:
-        """Send the held publications with numbers above `last`, drop all others, and return the dropped numbers.
-
+        """Send the held publications numbered above `last`, drop those up to it, and return the dropped numbers.
         Both held publications and those on their way up to `last` are dropped. A second call with the same number drops
         nothing more.
         """
@@ -155,7 +154,7 @@ async def send_message(broker: Broker, out: OutgoingMessage) -> None:
 
 
 def tell(ports: Ports, effects: Effects) -> None:
-    """Publish the events, cancels and messages that a committed transaction caused, in the background."""
+    """Publish a committed transaction's events, cancels and messages in the background; record its tracing spans."""
     for notice in effects.notices:
         ports.events.emit(notice.type, subject=notice.workflow, **notice.facts)
     for moved in effects.moved:

@@ -49,7 +49,7 @@ class Statements:
         """The error of the last SQL statement that failed, even if the transaction function caught the error."""
 
     def get(self, key: bytes, snapshot: bool) -> bytes | None:
-        """Return the value of a key, the transaction's own writes included; None for a missing key."""
+        """Return a key's value, with the buffered writes of the transaction and its group commit; None if missing."""
         own = self._overlay.values
         if key in own:
             return own[key]
@@ -57,7 +57,7 @@ class Statements:
         return found[0][0] if found else None
 
     def get_range(self, begin: bytes, end: bytes, limit: int, reverse: bool, snapshot: bool) -> list[KeyValue]:
-        """Return at most `limit` pairs of [begin, end), the transaction's own writes included; limit 0 returns all."""
+        """Return at most `limit` pairs (0: all) of [begin, end), with the writes of the transaction's group commit."""
         statement = _BACKWARD if reverse else _FORWARD
         own = self._overlay.between(begin, end)
         if not own:

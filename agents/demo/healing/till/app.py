@@ -106,7 +106,7 @@ class Till:
             writer.close()
 
     def reply(self, path: str) -> tuple[str, bytes]:
-        """Return the HTTP status and the JSON body of the answer for a path."""
+        """Carry out the request for a path, and return the HTTP status and the JSON body of the answer."""
         if path not in self.paths:
             return "404 Not Found", b"{}"
         try:
@@ -116,7 +116,7 @@ class Till:
 
 
 async def serve(port: int) -> None:
-    """Serve the till over HTTP on a port of this machine until SIGTERM."""
+    """Serve the till over HTTP on a port of this machine until SIGTERM, and then end the process at once."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with await asyncio.start_server(Till().answer, "127.0.0.1", port):

@@ -37,7 +37,7 @@ class AuditConditions(BaseModel):
     limit: int = Field(100, ge=1, le=500)
 
     def filter(self) -> AuditFilter:
-        """Return the conditions as the use case takes them."""
+        """Return the conditions as an `AuditFilter`, without the cursor and the limit of the page."""
         return AuditFilter(**self.model_dump(exclude={"cursor", "limit"}))
 
 

@@ -40,7 +40,7 @@ class LetterSelection(ApiRequest):
     dry_run: bool = Field(default=False, description="Only say what would be done.")
 
     def selection(self) -> Selection:
-        """Return the criteria of the selection.
+        """Return the criteria that choose dead letters; refuse a request that gives none and not `all`, or both.
 
         Raises:
             InputError: when it is not said which letters are meant.

@@ -38,7 +38,7 @@ class ScheduleRequest(ApiRequest):
     replace: bool = Field(default=False, description="Whether a schedule of the name may be changed.")
 
     def options(self) -> ScheduleOptions:
-        """Return the options of the schedule."""
+        """Return the schedule's options: the request's fields but the workflow, the input and those that are None."""
         return cast(ScheduleOptions, self.model_dump(exclude={"workflow", "input"}, exclude_none=True))
 
 
@@ -54,7 +54,7 @@ class TriggerRequest(ApiRequest):
     paused: bool = False
 
     def options(self) -> TriggerOptions:
-        """Return the options of the trigger."""
+        """Return those of the fields `when`, `signal`, `to` and `paused` that are not None, as trigger options."""
         return cast(TriggerOptions, self.model_dump(include={"when", "signal", "to", "paused"}, exclude_none=True))
 
 

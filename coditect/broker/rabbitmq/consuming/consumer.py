@@ -92,12 +92,12 @@ class Subscription:
             delivery.reject()
 
     def lose(self) -> None:
-        """Mark the consumer as gone with its channel, forget its unsettled deliveries, and call `on_lost`."""
+        """Mark the consumer as gone with its channel and unsettled deliveries; call `on_lost` unless it is canceled."""
         self.unsettled = 0
         self.deafen()
 
     def deafen(self) -> None:
-        """Mark the consumer as gone from the broker, and call `on_lost`; its deliveries can still be settled."""
+        """Mark the consumer, but not its deliveries, as gone at the broker; call `on_lost` unless it is canceled."""
         self.tag = None
         if self._on_lost is not None and not self.canceled:
             self._on_lost()
@@ -274,7 +274,7 @@ class Group:
         channel = self._channel
 
         def is_over() -> bool:
-            """Tell whether the consumer is active or canceled, or a new channel has taken over the consumer."""
+            """Tell whether the consumer is active or canceled, or its channel is closed or replaced by another."""
             return subscription.canceled or subscription.tag is not None or channel is not self._channel
 
         if channel is not None:

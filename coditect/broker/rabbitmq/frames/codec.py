@@ -98,7 +98,7 @@ def flow_frame(channel: int) -> bytes:
 
 
 def settle_frame(channel: int, settled: SettledRange) -> bytes:
-    """Return the frame of an ack, or of a nack that requeues or rejects."""
+    """Encode, for sending, the frame of an ack, or of a nack that requeues or rejects."""
     if settled.verdict is Settlement.ACK:
         payload = _ACK + _BIT.pack(settled.tag, _MULTIPLE if settled.multiple else 0)
     else:
@@ -233,7 +233,7 @@ def read_return(method: bytes) -> ReturnFrame:
 
 
 class ContentAssembler:
-    """The assembler of one channel's deliveries and returned messages from their frames."""
+    """The reader of one channel's incoming frames: it calls back for delivery, returned message, confirm and close."""
 
     def __init__(
         self,

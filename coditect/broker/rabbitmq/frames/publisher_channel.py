@@ -123,7 +123,7 @@ class DirectPublisherChannel:
         return publish.promise
 
     def begin(self, publish: Publish) -> None:
-        """Write the frames of a publish, whose outcome is set when the confirm arrives."""
+        """Write a publish's frames; its outcome is set by the confirm, the end of its time, or the channel's loss."""
         message = publish.message
         try:
             frames = publish_frames(

@@ -55,7 +55,7 @@ class ChannelQuestion:
         return True
 
     def take(self, kind: int, payload: bytes) -> bool:
-        """Consume the broker's `channel.flow-ok`, which answers the question; pass all other frames on."""
+        """Consume the answer, `channel.flow-ok`; pass other frames on, and cancel the question at `channel.close`."""
         if kind == METHOD and self._channel is not None and payload.startswith(CLOSING):
             self._lose(self._channel)
         if kind != METHOD or not payload.startswith(FLOW_OK):

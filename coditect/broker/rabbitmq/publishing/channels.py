@@ -102,7 +102,7 @@ class PublishChannels:
     # -- looking after them ---------------------------------------------------------------------------------
 
     async def watch(self, answers: Callable[[], Awaitable[bool]]) -> None:
-        """Give each routing key that gets no confirms a channel of its own; check every 0.5 s, until canceled."""
+        """Give an exchange and key without confirms a channel of its own, until idle; check every 0.5 s for ever."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             for windowed in tuple(self._kinds.values()):

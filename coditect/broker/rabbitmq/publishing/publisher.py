@@ -39,7 +39,9 @@ class Routes(Protocol):
     """The interface that restores the process's missing exchanges and bindings, for publishes that found no queue."""
 
     async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
-        """Tell whether to retry a publish that found no exchange or binding; redeclare one that this process made.
+        """Redeclare all that this process declared if a publish missed a part of it; tell whether to retry the publish.
+
+        True, too, for the missing binding of a queue that exists, which its owner declares again.
 
         Raises:
             CoditectError: when the declaration cannot be made now.

@@ -80,7 +80,9 @@ class RemoteAgent:
                 self._client = None
 
     async def call(self, skill: str, value: Any, message_id: str, progress: Progress) -> Any:
-        """Send a value to a skill, follow its task to the end, and return the result; a canceled call cancels the task.
+        """Send a value to a skill and return the result of its task; cancel the task if it asks back, or if canceled.
+
+        A task that asks back wants more input, or an authorization. An answer that is none of A2A cancels it, too.
 
         Raises:
             RemoteFailed: when the task failed; retryable.

@@ -29,7 +29,7 @@ _BROKEN = (ProtobufError, ValueError, LookupError, TypeError, AttributeError, Re
 
 
 class RemoteFailed(Retryable):
-    """The error of a task that failed, or was canceled, at the remote agent; another attempt may succeed."""
+    """The error of a task that failed or was canceled at the remote agent, or of the agent's own failure; retryable."""
 
 
 class RemoteRejected(InputError):
@@ -42,7 +42,7 @@ class RemoteAsks(InputError):
 
 @contextmanager
 def judged(url: str) -> Iterator[None]:
-    """Translate the A2A SDK's errors, HTTP connection errors and timeouts in the block into errors of Coditect.
+    """Translate errors of the A2A SDK, HTTP and parsing, and timeouts, that the block raises into errors of Coditect.
 
     Raises:
         RemoteRejected: when the agent refuses the request, or the token.

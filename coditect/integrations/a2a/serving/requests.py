@@ -146,7 +146,7 @@ class FleetRequests(RequestHandler):
 
     @validate_request_params
     async def on_cancel_task(self, params: a2a.CancelTaskRequest, context: ServerCallContext) -> a2a.Task:
-        """Cancel a task, and return it once it has ended, or after five seconds."""
+        """Cancel a task that has not ended yet, and return it once it has ended, or after five seconds."""
         _sender(context).check("operator")
         with told():
             async with self._opened.fleet() as client:

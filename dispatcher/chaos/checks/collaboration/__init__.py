@@ -1,1 +1,1 @@
-"""The checks of what agents and people do together: decisions, threads, votes."""
+"""The checks of what agents and people do together: decisions, patterns, threads, votes."""

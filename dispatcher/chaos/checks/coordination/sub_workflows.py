@@ -36,7 +36,7 @@ def child_ends_first(index: HistoryIndex) -> CheckResult:
 
 
 def _outlived(index: HistoryIndex, node: str, child: Operation) -> Iterator[str]:
-    """Yield each node of the child that changed its state after the parent's node had ended."""
+    """Yield an error for each node of the child that changed its state after the parent's node had ended."""
     ends = [one.last for one in index.about("state", node) if one.happened and one.val["state"] in TERMINAL]
     if not ends:
         return

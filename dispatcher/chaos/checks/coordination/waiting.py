@@ -14,7 +14,7 @@ EARLY_SECONDS = 0.5
 
 
 def timers_fire(index: HistoryIndex) -> CheckResult:
-    """Check that the timer of a waiting node fires, once, and not before its time.
+    """Check that a waiting node's timer fires at most once, not too early, and at all if its workflow completed.
 
     The wait is measured from the end of the node before it to the start of the node after it, by the agents' records.
     """
@@ -38,7 +38,7 @@ def timers_fire(index: HistoryIndex) -> CheckResult:
 
 
 def signals_once(index: HistoryIndex) -> CheckResult:
-    """Check that each signal whose sender was answered reaches one node, also when it was sent several times.
+    """Check that a node gets only signals that were sent, none twice, and that a workflow with all its signals ends.
 
     What a node was given is read from the execution of its successor.
     """

@@ -14,7 +14,7 @@ TIMER = "approval"
 
 
 def ask(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, question: str, timeout_ms: int | None) -> None:
-    """Add a node's question to the list of open questions, and set the timer of its timeout, if it has one."""
+    """Have a node await approval: list its question as open, and set the timer of its timeout, if it has one."""
     row.ready_ms = unit.now_ms
     unit.move(node_key, row, TaskState.AWAITING_APPROVAL)
     unit.tr.set(APPROVALS.pack((unit.now_ms, node_key.workflow, node_key.node)), question.encode())

@@ -98,7 +98,7 @@ def _note(unit: UnitOfWork, workflow: str, name: str, by: str, position: Positio
 
 
 def next_compensation(unit: UnitOfWork, run: RunRecord, workflow: str) -> NodeKey | None:
-    """Return the compensation of the last completed node to undo, in a restore one that it discards; or None."""
+    """Return the key of the last completed node's compensation, in a restore only of discarded nodes; None if none."""
     if run.restoring is None:
         return compensations.last(unit, workflow)
     position = positions.read(run.restoring)

@@ -28,7 +28,7 @@ _NO_FAILURE = frozenset({TaskState.COMPLETED, TaskState.SKIPPED})
 
 
 def ended(unit: UnitOfWork, node_key: NodeKey, _: str, __: int) -> int:
-    """End a node whose present child workflow has ended, or retry with another child; ignore an earlier child's end.
+    """End a node, or its compensation, whose latest child ended, or retry with another; ignore an earlier child's end.
 
     Several children of a node may have ended since, by one piece of unfinished work: the present one is looked at.
     """
