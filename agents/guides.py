@@ -144,7 +144,7 @@ def _deployment_guide(root: Path, sources: Sequence[SourceFile]) -> Guide:
 
 
 def _variables(sources: Sequence[SourceFile]) -> dict[str, list[str]]:
-    """Return the environment variables that the code names, each with the modules that name it, alphabetically."""
+    """Return the texts in the code that look like environment variables, sorted, each with the modules that have it."""
     found: dict[str, set[str]] = defaultdict(set)
     for source in sources:
         for text in _texts(source):

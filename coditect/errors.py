@@ -91,7 +91,9 @@ class BlobUnavailable(Retryable):
 
 
 class BreakerOpen(Retryable):
-    """The error of a call that an open circuit breaker refused: its dependency failed, and the call was not made.
+    """The error of a call that an open circuit breaker refused: the dependency failed, or a person opened the breaker.
+
+    The call was not made.
 
     Facts: `breaker`, `retry_after_seconds` (None while an operator holds the breaker open), `reason`, `fix`.
     """
@@ -257,7 +259,7 @@ class TaskFailed(TaskError):
 
 
 class TaskRejected(TaskError):
-    """The error of a task that an agent or dispatcher refused before it ran."""
+    """The error of a task that was refused before it ran, as for invalid input, a full queue or a denied approval."""
 
 
 class TaskCanceled(TaskError):

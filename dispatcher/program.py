@@ -100,7 +100,7 @@ class DispatcherOptions:
 
 @dataclass(frozen=True, slots=True)
 class Dispatcher:
-    """A running dispatcher, with those of its parts that tests and other programs use."""
+    """A running dispatcher as tests and programs see it: answers to undeliverable tasks, shards, health and metrics."""
 
     notices: Notices
     ownership: ShardOwnership

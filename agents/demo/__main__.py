@@ -199,7 +199,7 @@ def main() -> int:
 
 @contextmanager
 def _told(console: Console) -> Iterator[None]:
-    """Print each Coditect error that the block raises, with its fix and without a traceback."""
+    """Print each Coditect error of the block in place of raising it, with its fix and without a traceback."""
     try:
         yield
     except* CoditectError as errors:

@@ -63,7 +63,7 @@ async def write_site(root: Path, *, say: Callable[[str], None]) -> Path:
 
 
 def main() -> int:
-    """Write the site, print where it is, and return the exit code."""
+    """Write the site, print where it is, and return the exit code: 0 if its `index.html` is there, else 1."""
     root, site = FLOW.parents[1], None
     try:
         site = run_loop(write_site(root, say=print))

@@ -42,7 +42,7 @@ def _amid_reviews(board: Board) -> bool:
 
 
 async def kill_broker(fleet: RunningFleet, run: Run, *, say: Say) -> None:
-    """Kill RabbitMQ with -9 after three nodes of a workflow, and start it again; leave a user's own broker alone."""
+    """Kill RabbitMQ with -9 when three nodes of a workflow completed, and start it again; spare a user's own broker."""
     if fleet.servers is None:
         say("RabbitMQ is a server of yours (CODITECT_AMQP_URL): the demo does not kill it")
         return

@@ -139,7 +139,7 @@ def _about_agents(settled: Sequence[Settled]) -> Iterator[str]:
 
 
 def _example(settled: Sequence[Settled]) -> Iterator[str]:
-    """Yield lines that show one task of the demo with its input and its output."""
+    """Yield lines that show the demo's task about README.md with its input and output, if it ended with a value."""
     for one in settled:
         if one.job.subject == _EXAMPLE and one.value is not None:
             yield f"One of them, {one.job.capability} of {one.job.subject}:"

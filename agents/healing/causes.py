@@ -68,7 +68,7 @@ _HEAVY = 3.0
 
 
 def symptoms(evidence: ServiceEvidence, bounds: Bounds) -> frozenset[Symptom]:
-    """Return the symptoms that the evidence shows, measured by the bounds."""
+    """Return the symptoms that the evidence shows, by the bounds within which a service is well."""
     held = {
         Symptom.GONE: not evidence.running,
         Symptom.SILENT: evidence.running and not evidence.answers,

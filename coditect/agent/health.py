@@ -130,7 +130,7 @@ class _Probes:
         self._loop = loop
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer the only HTTP request of a connection, if that is complete within 2 s, and close the connection."""
+        """Answer the one HTTP request of a connection, if request and answer take at most 2 s; close the connection."""
         try:
             async with asyncio.timeout(READ_SECONDS):
                 request = await reader.readuntil(b"\r\n\r\n")
@@ -154,7 +154,7 @@ class _Probes:
         return _text("404 Not Found", "try /livez, /readyz or /metrics")
 
     async def _exposition(self) -> bytes:
-        """Return the HTTP response with the program's metrics; 503 if its loop is blocked, 501 without the library."""
+        """Return the program's metrics as HTTP response: 503 if its loop is blocked, 501 without prometheus-client."""
         samples = await self._asked(self._metrics.samples)
         if samples is None:
             return _text("503 Service Unavailable", STANDS_STILL)

@@ -14,7 +14,10 @@ class TaskApprovals(Protocol):
     """The port through which the runtime asks whether a task needs an approval."""
 
     def concern(self, task: Task) -> bool:
-        """Tell whether the policy could hold or refuse a task of this task's capability, so that a grant is needed."""
+        """Tell whether a rule may match this task's capability, or the policy does not approve tasks by default.
+
+        A workflow task then needs a grant before it runs.
+        """
 
     def refusal(self, task: Task) -> Failure | None:
         """Return the failure of a direct task that may not run without an approval; None for any other task."""

@@ -84,7 +84,7 @@ def topology(agent: Agent) -> Iterator[Topology]:
 def registration(
     agent: Agent, agent_id: AgentId, clock: Clock, *, slots: int, metadata: Mapping[str, str] = MappingProxyType({})
 ) -> Registration:
-    """Return the description under which an agent process registers itself in the registry."""
+    """Return what an agent process registers of itself in the registry, such as id, name, slots and capabilities."""
     return Registration(
         agent_id=agent_id,
         name=agent.name,

@@ -23,10 +23,10 @@ class InHand(Protocol):
     """The deliveries that wait for the outcome of one execution, usually a single one."""
 
     def requeue(self) -> None:
-        """Return the delivery to its queue, for any agent."""
+        """Return the deliveries to their queues, for any agent."""
 
     def reject(self) -> None:
-        """Reject the delivery, so that the broker makes a dead letter of it."""
+        """Reject the deliveries, so that the broker makes dead letters of them."""
 
 
 async def guarded(work: Coroutine[Any, Any, None], delivery: Delivery, in_hand: InHand | None = None) -> None:

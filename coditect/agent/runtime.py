@@ -254,7 +254,7 @@ class Runtime:
         return None
 
     def _held_up(self, task: Task, delivery: Delivery) -> bool:
-        """Tell whether a task of the agent's own queues must wait for a breaker or rate, and go to the common queue."""
+        """Tell whether a task of the agent's own queue must go to its capability's: a breaker or rate bars it."""
         name, guards = task.capability, self.guards
         held = name in guards.breakers.waiting or name in guards.rates.waiting
         return held and routing.queue_key(delivery.queue) is None
@@ -375,7 +375,7 @@ class Runtime:
         return tidied(context, run)
 
     async def _passed(self, execution: Execution) -> HandlerEnd:
-        """Call the handler after the wait for key, rate and breaker, unless its task must not start any longer."""
+        """Call the handler once concurrency key, rate and breaker allow it, unless its task must not start any more."""
         ended = self._not_any_more(execution.task)
         return ended or await self._handle(execution, self._clock.now_ms(), guarded=True)
 

@@ -204,7 +204,7 @@ class TaskServices:
         return BlockingLock(lock, self.run, closing=partial(self.run, closing=True))
 
     async def ask_state(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Send a request about shared state (see `StatePort.ask_state`), with the task's id and any node and fence."""
+        """Send a request about shared state with the task's id and any workflow, node and fence; see `StatePort`."""
         owner = self.execution.task.owner
         by = {} if owner is None else {"by": {"workflow": owner.workflow, "node": owner.node, "fence": owner.fence}}
         return await StateRequests(self.means.control).ask_state(verb, body | {"task": self.task_id} | by)
@@ -313,7 +313,7 @@ class TaskServices:
         return self.means.clock.now_ms()
 
     async def send_part(self, body: bytes) -> None:
-        """Send the next part of a streamed result, as `context.Services` says.
+        """Send the next part of a streamed result, once the requester's credit allows it.
 
         Raises:
             InvalidTask: when the task has no reply address.
@@ -322,7 +322,7 @@ class TaskServices:
         await self._part_sender().send(body)
 
     async def end_parts(self, *, complete: bool) -> int:
-        """Wait until the broker has all parts of a streamed result, as `context.Services` says; return their number."""
+        """Wait until the broker has all parts of a streamed result; return their number; see `Services.end_parts`."""
         if not complete and self.execution.parts is None:
             return 0
         return await self._part_sender().end(complete=complete)

@@ -116,7 +116,7 @@ def create_app(services: ApiServices, settings: ApiSettings, *, dashboard: Path 
 
 
 def allowed_hosts(settings: ApiSettings) -> frozenset[str] | None:
-    """Return the host names by which the API may be reached; None for any: callers need keys and no names are set."""
+    """Return the host names by which the API may be reached; None (any) if callers need keys and no names are set."""
     named = frozenset(name.strip().lower() for name in (settings.hosts or "").split(",") if name.strip())
     if settings.secured and not named:
         return None

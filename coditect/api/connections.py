@@ -55,7 +55,7 @@ class SharedConnections:
         return None if self._management is None else await self._management.bindings(self._vhost)
 
     async def queue_rates(self) -> Mapping[str, QueueRates] | None:
-        """Return the rates of the broker's queues by name from its management API; None when no such API is set.
+        """Return the message rates of queues, keyed by queue name; None when no management API is set.
 
         Raises:
             ManagementUnavailable: when the management API does not answer.

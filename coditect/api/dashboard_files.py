@@ -31,7 +31,7 @@ HEADERS = (
 
 
 class DashboardFiles(StaticFiles):
-    """The files of a folder, `index.html` for the folder itself."""
+    """The web application that serves a folder's files, with security headers; for the folder itself `index.html`."""
 
     def __init__(self, directory: PathLike[str]) -> None:
         super().__init__(directory=directory, html=True)

@@ -13,7 +13,7 @@ PATH = "/mcp"
 
 
 class GuardedMcp:
-    """An MCP server behind the access of the API: its callers need the role operator."""
+    """An MCP server behind the API's access check: its callers need the role operator, or a more powerful one."""
 
     def __init__(self, services: ApiServices, server: ASGIApp) -> None:
         self._services = services
@@ -33,5 +33,5 @@ class GuardedMcp:
 
 
 def mcp_route(services: ApiServices, server: ASGIApp) -> Route:
-    """Return the route of an MCP server."""
+    """Return the route `/mcp` to an MCP server, for callers with the role operator, or a more powerful one."""
     return Route(PATH, GuardedMcp(services, server), include_in_schema=False)

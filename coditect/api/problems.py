@@ -200,7 +200,7 @@ def error_answer(error: CoditectError) -> Response:
 def problem_of_status(
     status: HTTPStatus, detail: str = "", mistakes: list[Mistake] | None = None, *, fix: str | None = None
 ) -> ProblemDocument:
-    """Return the problem document of an HTTP status that no error of Coditect stands for."""
+    """Return the problem document of a failure that is no CoditectError, from its HTTP status and a sentence."""
     words = detail or f"{status.description or status.phrase}."
     return ProblemDocument(
         type="about:blank",

@@ -68,7 +68,7 @@ class RealConnections:
         return await Management(self._settings.management_url).bindings(vhost_of(self._settings.amqp_url))
 
     async def queue_rates(self) -> Mapping[str, QueueRates] | None:
-        """Return the rates of the broker's queues from its management API; None when the settings name no such API.
+        """Return the message rates of queues, keyed by queue name; None when the settings name no management API.
 
         Raises:
             ManagementUnavailable: when the management API does not answer.
@@ -87,11 +87,11 @@ class RealConnections:
         return RedisRegistry(self._settings.redis_url, prefix=HTTP_PREFIX)
 
     def client(self) -> AbstractAsyncContextManager[Client]:
-        """Return the public client, not opened yet, typed by the few methods that most commands need."""
+        """Return a new public client, not opened yet; the same as `fleet` returns."""
         return self.fleet()
 
     def fleet(self) -> AbstractAsyncContextManager[Client]:
-        """Return the public client, not opened yet, typed with all its methods."""
+        """Return a new public client, not opened yet, with settings from the environment."""
         self._say_guesses(AMQP, REDIS)
         return Client.from_env()
 

@@ -115,7 +115,7 @@ class DirectLane:
         return (await self._requests.blobs.put(body)).document
 
     async def _first(self, under_way: deque[tuple[_Sending, asyncio.Future[None]]], patience_seconds: float) -> Handle:
-        """Await the confirm of the oldest task under way, sent again if it is refused, and return the task's handle.
+        """Await the confirm of the oldest sent task; if its queue is full, send it again for a time; return its handle.
 
         No further task is sent meanwhile.
         """

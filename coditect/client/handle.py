@@ -223,7 +223,7 @@ class Handle:
             return  # no agent is there: nothing runs
 
     def forget(self) -> None:
-        """Stop waiting for the task's result, and free the memory for it; the task goes on."""
+        """Stop waiting for a direct task's result, and free its memory; the task goes on; does nothing if durable."""
         self._requests.forget(self._task.correlation_id or "")
 
 

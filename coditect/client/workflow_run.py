@@ -106,7 +106,7 @@ class Run(Restorable):
         return await self._look(ASK_SECONDS)
 
     async def nodes(self) -> AsyncIterator[NodeRow]:
-        """Yield the nodes with state, agent and times, by name; among them the elements of maps, such as `review[3]`.
+        """Yield the nodes, sorted by name, with state, agent and times; also the elements of maps, such as `review[3]`.
 
         The nodes are read page by page: each page is of one instant, the whole is not.
         """
@@ -154,7 +154,7 @@ class Run(Restorable):
     @overload
     async def result(self, model: type[T], *, node: str | None = ..., timeout: Duration = ...) -> T: ...
     async def result(self, model: Any = Any, *, node: str | None = None, timeout: Duration = DEFAULT_TIMEOUT) -> Any:
-        """Wait for the workflow's end; return its last node's value, of several an object by name; or a named node's.
+        """Wait for the end; return the last node's value (of several, an object by name), or with `node` that node's.
 
         With `node` the call waits for that node alone. A skipped node gives None. The value is validated as `model`.
 
@@ -334,7 +334,7 @@ class Run(Restorable):
         await self._control.ask(Verb.PAUSE, {"workflow": self.id})
 
     async def resume(self) -> None:
-        """Continue a paused workflow; one that failed or was canceled runs again from its failed nodes."""
+        """Continue a paused workflow, or redo an ended one's failed or canceled nodes, or its failed compensation."""
         await self._control.ask(Verb.RESUME, {"workflow": self.id})
 
     async def redrive(self, node: str, value: Any = None, *, dry_run: bool = False) -> dict[str, Any]:

@@ -114,7 +114,7 @@ class ThreadPort(Protocol):
     """The port through which a `Thread` asks the control plane; all arguments and results are JSON values."""
 
     async def ask_thread(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Send a request about threads, with its writer and its reply address, and return the answer."""
+        """Send a request about threads; add the sender's name, and for a wait its reply queue; return the answer."""
 
     async def hear(self, ticket: str, after_seconds: float) -> None:
         """Wait at most `after_seconds` for news of the thread for which an earlier request announced the wait `ticket`.

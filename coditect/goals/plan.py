@@ -43,7 +43,7 @@ class PlanBounds:
     """The goal's bounds; `attempts` counts elements of maps, repeats and retries."""
 
     def read(self, text: str) -> Definition:
-        """Return the workflow of a plan in JSON, checked like one that a person wrote; nothing is executed.
+        """Parse a plan in JSON, check it as a workflow and by the goal's bounds, and return the workflow; run nothing.
 
         Raises:
             InputError: with every reason why it is refused; not retryable, but a planner may be told and asked again.

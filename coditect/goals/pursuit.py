@@ -32,7 +32,7 @@ class PlanRuns(Protocol):
     """The port to the workflows of a goal's plans, by the number of the plan."""
 
     async def find(self, number: int) -> PlanRun | None:
-        """Return the workflow of a plan that was started before, or None."""
+        """Return the workflow that was started before for the plan of this number; None if there is none."""
 
     async def start(self, number: int, plan: Definition, goal: str) -> PlanRun:
         """Start the workflow of a plan, or return the one that was started before under the same number."""

@@ -66,7 +66,7 @@ class ProcessPlan:
 
 
 def process_plan(plan: UpPlan, *, environ: Mapping[str, str]) -> ProcessPlan:
-    """Find the binaries, choose the ports, write the servers' configuration, and return the concrete plan.
+    """Return the concrete plan of an `up`; for servers to start, find binaries, choose ports, write configurations.
 
     Raises:
         MissingServer: a server must be started and is not installed.

@@ -204,7 +204,7 @@ async def happened(event: asyncio.Event, within_seconds: float) -> bool:
 
 @contextmanager
 def guarded(marker: str) -> Iterator[ProcessId]:
-    """Run a watchdog, and yield its process id; it kills all processes marked `marker` when block or process ends."""
+    """Run a watchdog and yield its id; it kills all processes marked `marker` when the block or this process ends."""
     popen = subprocess.Popen(
         [sys.executable, "-I", watchdog.__file__, marker, str(os.getpid())],
         stdin=subprocess.PIPE,

@@ -25,7 +25,7 @@ LOOK_AGAIN_SECONDS = 0.02
 
 
 def marked(prefix: str) -> list[psutil.Process]:
-    """Return the user's other running processes whose marker in the environment starts with `prefix`."""
+    """Return the user's other running processes whose variable CODITECT_STARTED_BY starts with `prefix`."""
     found = []
     for process in psutil.process_iter():
         try:

@@ -101,7 +101,11 @@ class Events:
                 self._followed.popitem(last=False)
 
     def _sent(self, event: Event, confirm: asyncio.Future[None]) -> None:
-        """Mute the event's type if the broker found no listener, or unmute it if it found one; count a failed send."""
+        """Mute the event's type if the broker found no listener, or unmute it if it found one; count a failed send.
+
+        A confirm unmutes no type when a listener follows the event's subject, which may be the only one that it has. An
+        error that is no CoditectError is logged, and not counted.
+        """
         self._under_way -= 1
         error = confirm.exception()
         if isinstance(error, Unroutable):

@@ -109,7 +109,7 @@ class Requests:
         return correlation_id, self.expect(correlation_id)
 
     def expect(self, correlation_id: str) -> asyncio.Future[Outcome]:
-        """Return the future of the reply with a correlation id; all callers for one id share the future."""
+        """Return the future of the reply with a correlation id, the same for all callers until the reply comes."""
         future = self._waiting.get(correlation_id)
         if future is None:
             future = self._waiting[correlation_id] = asyncio.get_running_loop().create_future()

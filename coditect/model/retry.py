@@ -96,9 +96,10 @@ def retry_of(given: Retry | int | None) -> Retry:
 
 
 def retry_delay_ms(delay_seconds: float, chance: float) -> int:
-    """Choose the retry-delay queue for a wanted delay in seconds, and return the queue's delay in milliseconds.
+    """Return the delay, in ms, of one of the two retry-delay queues around a wanted delay, by a random number.
 
-    The choice falls on one of the two neighbors, drawn with `chance` so that the mean delay is kept.
+    The wanted delay is in seconds. The number, `chance` in [0, 1), keeps the mean delay. Outside of the range of the
+    queues' delays there is one nearest queue, and no draw.
     """
     wanted = delay_seconds * 1000
     if wanted <= RETRY_DELAYS_MS[0]:

@@ -63,7 +63,7 @@ async def broadcast(
     priority: Priority | str = "medium",
     client: Client | None = None,
 ) -> dict[str, Any]:
-    """Send each living agent that offers an action a task, which it may lose to another; return results by agent id.
+    """Send each living agent that offers an action a task (another may take it); return results or errors by agent id.
 
     An agent that does not take its task within a second loses it to another one that offers the action. An agent that
     failed has its error in place of a result. `exclude` names agents, by id or name, that are not asked.

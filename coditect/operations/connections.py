@@ -37,7 +37,7 @@ class Connections(Protocol):
         """
 
     async def queue_rates(self) -> Mapping[str, QueueRates] | None:
-        """Return the rates of the broker's queues by name; None when no address of the management API is known.
+        """Return the message rates of queues, keyed by queue name; None when no management API's address is known.
 
         Raises:
             ManagementUnavailable: when the management API does not answer.

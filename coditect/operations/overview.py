@@ -138,7 +138,7 @@ async def _agents(opened: Connections, notes: list[str]) -> tuple[AgentRecord, .
 
 
 async def _running(broker: Broker, agents: set[str], notes: list[str]) -> Mapping[str, PingReply]:
-    """Ask the agents what they run; return their answers by agent id."""
+    """Ask every agent what it runs; return the answers that come in time, keyed by agent id."""
     if not agents:
         return {}
     ping = control_messages.ping(reply_to="", tasks=True)

@@ -19,7 +19,7 @@ OWN_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class ShardStatus:
-    """The status of one shard according to the ledger: owner, epoch, workflows and running nodes."""
+    """The status of one shard by the ledger: owner, epoch, and counts of its unended workflows and nodes under way."""
 
     shard: int
     owner: str | None

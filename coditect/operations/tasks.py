@@ -171,7 +171,7 @@ def is_durable(task_id: str) -> bool:
 
 
 async def _read(handle: Handle, wait: str, part: ShownPart) -> None:
-    """Call `part` with each part of a streamed result; do not raise the task's failure, which its outcome reports."""
+    """Call `part` with each part of a streamed result; cancel a task that begins it again; raise no task's failure."""
     try:
         async for one in handle.stream(timeout=wait):
             part(one)

@@ -48,7 +48,7 @@ class Hop:
 
 
 async def task_path(opened: Connections, target: str, *, capability: str | None = None) -> Hop:
-    """Return the path of a workflow, a node of one (`<workflow>:<node>`), a durable task or a direct task.
+    """Return what happened to a workflow, a node of one (`<workflow>:<node>`) or a task, as a tree of steps.
 
     `capability` names that of a direct task that no agent offers any more.
 

@@ -87,7 +87,7 @@ def encode_load(load: Load) -> bytes:
 
 
 def decode_load(text: bytes) -> Load:
-    """Decode an agent's load from the load's own JSON in the registry.
+    """Decode an agent's load from the JSON document that the registry stores for it.
 
     Raises:
         InvalidTask: when the JSON is no load.
@@ -120,7 +120,7 @@ def _recent_values(outcomes: RecentOutcomes) -> list[object]:
 
 
 def _recent(rows: Any) -> Iterator[RecentOutcomes]:
-    """Yield the recent outcomes that can be decoded, and skip the others, so that the agent stays readable."""
+    """Yield an agent's recent results by kind of task; skip any that cannot be decoded, so the load stays readable."""
     for row in rows if isinstance(rows, list) else ():
         try:
             name, size, *told = row

@@ -156,7 +156,7 @@ class MemoryRegistry:
         instead_of: AgentId | None = None,
         deliveries: int | None = None,
     ) -> AgentId | None:
-        """Mark a task started, unless another agent's mark stays (return that agent) or every delivery was returned."""
+        """Set an agent's start mark unless another's stays (return that agent) or each delivery came back unstarted."""
         self._refuse_when_failing()
         holder, ends = self._starts.get(task, (agent_id, math.inf))
         free = holder in (agent_id, instead_of) or ends <= self._now()

@@ -104,7 +104,7 @@ class Registry(Protocol):
         instead_of: AgentId | None = None,
         deliveries: int | None = None,
     ) -> AgentId | None:
-        """Mark a task started, unless another agent's mark stays (return that agent) or every delivery was returned.
+        """Set an agent's start mark unless another's stays (return that agent) or each delivery came back unstarted.
 
         Another agent's mark stays, unless that agent is `instead_of`. A mark lives `keep_seconds`. No mark is written
         for a task that was handed back as often as it had `deliveries`.

@@ -85,7 +85,7 @@ class RedisRegistry:
         )
 
     async def renew(self, agent_id: AgentId, load: Load, *, lease_seconds: float) -> bool:
-        """Extend an agent's lease and write its load; return False when its lease or registration is gone."""
+        """Extend an agent's lease and write its load; return False when any part of its registry entry is gone."""
         written = encode_load(load)
         return bool(await self._run("renew", agent_id, written, _milliseconds(lease_seconds)))
 
@@ -146,7 +146,7 @@ class RedisRegistry:
         instead_of: AgentId | None = None,
         deliveries: int | None = None,
     ) -> AgentId | None:
-        """Mark a task started, unless another agent's mark stays (return that agent) or every delivery was returned."""
+        """Set an agent's start mark unless another's stays (return that agent) or each delivery came back unstarted."""
         delivered = "" if deliveries is None else deliveries
         arguments = (agent_id, _milliseconds(keep_seconds), instead_of or "", delivered)
         holder = await self._run_on_marks("mark_start", [task], *arguments)

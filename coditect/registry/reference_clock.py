@@ -37,7 +37,7 @@ async def following(clock: Clock, registry: Registry, background: Supervisor) ->
 
 
 class ReferenceClock:
-    """A clock that corrects the machine's wall time to the registry's, if they differ clearly but by a day at most."""
+    """A wall clock corrected by the registry's, unless both differ by very little or by more than a day."""
 
     def __init__(self, own: Clock) -> None:
         self._own = own

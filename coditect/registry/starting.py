@@ -1,4 +1,4 @@
-"""The look-up of living agents, with those that take no tasks yet: registered HTTP agents that no bridge serves.
+"""The look-up of living agents, with HTTP agents that are registered but get no tasks yet from any bridge process.
 
 A bridge keeps its HTTP agents in a registry of their own, beside that of the fleet, which has an agent as soon as it
 takes tasks. Who looks for agents looks into both.

@@ -17,9 +17,9 @@ SLOWEST_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class TokenLease:
-    """The number of tokens that an agent leased, how long each serves for one start, and the wait for the next token.
+    """The tokens that an agent leased, each for one task's start; when they lapse; and the wait for the next token.
 
-    The time begins with the request.
+    `hold_seconds` counts from the request.
     """
 
     tokens: int

@@ -307,7 +307,7 @@ class CircuitBreaker:
         return True
 
     def _decided(self, verdict: CallVerdict, permit: int) -> None:
-        """Close or open the breaker after its probe; a canceled probe leaves it open until the next interval."""
+        """Close or open the breaker after its probe; after one that was canceled or not made it stays open."""
         self._probing = False
         if verdict is CallVerdict.NEUTRAL:
             self._machine.open()

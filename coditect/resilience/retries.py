@@ -63,12 +63,12 @@ class Retries:
         return left is not None and state.upcoming_sleep >= left and _noted(state, NO_TIME)
 
     def _out_of_budget(self, state: RetryCallState) -> bool:
-        """Take a token for the retry that all other rules allow; tell whether there was none."""
+        """Tell whether the retry budget forbids another try; if not, spend one token of the budget on that try."""
         return not self._budget.take() and _noted(state, NO_BUDGET)
 
 
 def worth_a_retry(policy: Retry, error: BaseException) -> bool:
-    """Tell whether a call is tried again after an error: one that the policy names, and none of Coditect's own.
+    """Tell whether an error lets a call be tried again: the retry policy allows it, and it is no CoditectError.
 
     Another layer has retried those already, or will do so: `RetryAfter`, for example, asks for another attempt.
     """

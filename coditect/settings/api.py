@@ -60,7 +60,7 @@ API_DEFAULTS = ApiSettings()
 
 
 def api_settings(values: Mapping[str, str]) -> ApiSettings:
-    """Read the API's settings from the variables of a program.
+    """Read the API's settings from environment variables, given as a mapping.
 
     Raises:
         SetupError: for a value that is wrong; the error names the variable, and what to write.

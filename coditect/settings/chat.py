@@ -40,7 +40,7 @@ CHAT_DEFAULTS = ChatSettings()
 
 
 def chat_settings(values: Mapping[str, str]) -> ChatSettings:
-    """Read the settings of the chat endpoint from the variables of a program.
+    """Read the settings of the chat endpoint from environment variables, given as a mapping.
 
     Raises:
         SetupError: for a value outside its range; the error names the variable.

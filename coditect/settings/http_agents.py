@@ -34,7 +34,7 @@ HTTP_DEFAULTS = HttpAgentSettings()
 
 
 def http_agent_settings(values: Mapping[str, str]) -> HttpAgentSettings:
-    """Read the settings of the bridge to HTTP agents from the variables of a program.
+    """Read the settings of the bridge to HTTP agents from environment variables, given as a mapping.
 
     Raises:
         SetupError: for a value outside its range; the error names the variable.

@@ -13,7 +13,7 @@ _WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def is_own(path: Path, *, or_roots: bool = False) -> bool:
-    """Tell whether the user owns an existing file and alone can write it; otherwise log a warning.
+    """Tell whether the user owns a file and alone may write it; log a warning if others own it or may write it.
 
     A missing file, and a path that is no regular file, give False without a warning. With `or_roots` the file may be
     root's, who can write every file anyway: so are files that an administrator or Kubernetes hands to a program.

@@ -156,7 +156,7 @@ def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path 
 
 
 def read_variables(environment: Mapping[str, str] | None = None, *, folder: Path | None = None) -> dict[str, str]:
-    """Return the variables of the process: its environment, and what is missing there from the nearest env file."""
+    """Return the environment variables, and those `CODITECT_` ones missing there from the nearest `.coditect/env`."""
     own = os.environ if environment is None else environment
     return {**_env_file(folder or Path.cwd()), **own}
 

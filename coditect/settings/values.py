@@ -1,4 +1,4 @@
-"""The functions that read one setting each from a program's variables, check the value, and convert it.
+"""The functions that read one setting each from a mapping of environment variables, check it, and convert it.
 
 Each function raises SetupError for a value that is wrong; the error names the variable.
 """
@@ -62,7 +62,7 @@ def choice(values: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> st
 
 
 def host_names(values: Mapping[str, str], name: str) -> str | None:
-    """Read a comma-separated list of host names or patterns such as `*.example.com`, and return its text, or None."""
+    """Check a setting that lists host names or patterns with commas, and return its text; None if missing or empty."""
     text = values.get(name, "")
     for host in filter(None, map(str.strip, text.split(","))):
         if not _is_host(host):

@@ -50,7 +50,7 @@ class Blocking(Generic[A_co]):
 
 
 def _giving(method: T, kind: str) -> T:
-    """Let a blocking method show the return type `kind`, drop `async` from its docstring, and return the method."""
+    """Set the return type in a blocking method's signature, drop `async` from its docstring, and return the method."""
     shown: Any = method
     shown.__signature__ = inspect.signature(shown).replace(return_annotation=kind)
     shown.__doc__ = (shown.__doc__ or "").replace("async ", "")
@@ -305,7 +305,7 @@ class SyncHandle(Blocking[Handle]):
         return self._thread.run(self._inner.result(model, timeout=timeout))
 
     def forget(self) -> None:
-        """Stop waiting for the task's result, and free the memory for it; the task goes on."""
+        """Stop waiting for a direct task's result, and free its memory; the task goes on; does nothing if durable."""
         self._thread.run(_called(self._inner.forget))
 
 

@@ -20,9 +20,9 @@ class LogLevels:
         self._usual = logging.getLogger().level
 
     def carry_out(self, order: LogLevelOrder) -> None:
-        """Set a logger's level as ordered, in place of an earlier order; undo that when the order's time, if any, ends.
+        """Set a logger's level as ordered, in place of an earlier order; reset it when the order's time, if any, ends.
 
-        To undo is to set the root logger's level of the start, or no level of its own for a named logger. An order
+        To reset is to set the root logger's level of the start, or no level of its own for a named logger. An order
         without a level does that at once.
         A name is a logger's, with or without the leading `coditect.`; an empty name is every logger without a level of
         its own.

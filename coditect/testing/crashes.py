@@ -44,7 +44,7 @@ class Crashes(logging.Handler):
         super().close()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Collect the exception of a logged error."""
+        """Collect the exception of a logged error, if the log record has one."""
         if record.exc_info and isinstance(record.exc_info[1], Exception):
             self.add(record.exc_info[1], record.getMessage())
 

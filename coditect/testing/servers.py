@@ -173,7 +173,7 @@ def private(
 
 @pytest.fixture(scope="session")
 def coditect_servers() -> Iterator[ServerUrls]:
-    """A RabbitMQ and a Redis for the whole run, started when the first test asks for them."""
+    """The addresses of a RabbitMQ and a Redis for the whole run: those that the environment names, or started ones."""
     with running_servers() as found:
         yield found
 

@@ -156,7 +156,7 @@ class VirtualClock:
         return []
 
     def _outside(self) -> list[Any]:
-        """Wait in real time for running threads, or briefly for open sockets, and return the I/O events that arrive."""
+        """Wait in real time, within limits, for running threads or open sockets, and return I/O events that arrive."""
         events: list[Any] = []
         if (since := self.jobs.last_start()) is not None:
             left = since + self._stuck_after_seconds - time.monotonic()

@@ -26,7 +26,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The control plane's answer to an agent that asks to run a workflow task: verdict, fence, attempt, suspicion."""
+    """The answer to an agent's request to run a workflow task: verdict, fence, attempt, whether it may kill agents."""
 
     verdict: Verdict
     fence: int = 0

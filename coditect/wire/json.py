@@ -66,7 +66,7 @@ def loads(body: bytes) -> Any:
 
 
 def dumps(value: Any, *, otherwise: Callable[[Any], Any] = _refuse) -> bytes:
-    """Write a value as a JSON document without spaces; `otherwise` converts values that JSON cannot express.
+    """Return a value as the bytes of a compact JSON document; `otherwise` converts values of unsupported types.
 
     Raises:
         InvalidTask: when JSON cannot express the value.

@@ -113,7 +113,7 @@ def sent_again(message: Message) -> Message:
 
 
 def _expires_ms(task: Task) -> int | None:
-    """Return the milliseconds after which the broker drops a task that was not started; None for no limit."""
+    """Return the milliseconds after which a task's message expires in its queue, by its limits; None for never."""
     ends = [one for one in (task.limits.deadline_ms, task.limits.start_by_ms) if one is not None]
     if not ends or task.published_at_ms is None:
         return None
@@ -246,7 +246,7 @@ def _read_owner(headers: HeaderTable) -> Owner | None:
 
 
 def owner_of(message: Message) -> tuple[Owner, int] | None:
-    """Return the node and publication number in an unreadable task message; None when they cannot be read."""
+    """Return the node and publication number in an unreadable message; None if unreadable too, or of a direct task."""
     try:
         owner = None if message.reply_to else _read_owner(message.headers)
         return None if owner is None else (owner, _number(message.headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0)

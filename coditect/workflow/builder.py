@@ -153,7 +153,7 @@ class Workflow:
         artifacts: Mapping[str, str | From] | None = None,
         **placing: Unpack[Placing],
     ) -> Node:
-        """Add a node that waits until a person grants or denies an approval, or until its timeout ends.
+        """Add a node that waits until a person grants or denies an approval, a policy decides it, or its timeout ends.
 
         With `artifacts`, expressions by names such as `{"tests": tests.result["passed"]}`, the node is a gate: where
         one of them finds nothing, it is rejected, and nobody is asked.

@@ -138,7 +138,7 @@ def holds(found: Any) -> bool:
 
 
 def node_input(node: Node, scope: Scope, account: Account | None = None) -> Any:
-    """Evaluate the expressions in a node's input, and return the input of the node's task.
+    """Evaluate a node's input template, and return the input of its task or child workflow; {} without a template.
 
     Raises:
         InvalidWorkflow: when an expression fails, as in `condition_holds`.

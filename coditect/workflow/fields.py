@@ -78,7 +78,7 @@ def capability(value: object) -> str:
 
 
 def duration_ms(value: object) -> int:
-    """Convert a duration of 1 ms to ten years to milliseconds."""
+    """Convert a duration, such as `30s`, to milliseconds; refuse one below 1 ms or above ten years."""
     if isinstance(value, bool) or value is None or isinstance(value, list | dict):
         raise InputError("A duration needs a number and a unit: 250ms, 30s, 5m, 2h or 2d", given=_shown(value))
     whole: int = _milliseconds(value)

@@ -47,11 +47,11 @@ class Tally:
 
     @classmethod
     def of(cls, node: Node) -> Self:
-        """Return the edge counts of a node as long as none of its predecessors has ended."""
+        """Return the counts with which a node starts: all its incoming edges are undecided, and none is met."""
         return cls(node.needed, len(node.after))
 
     def with_end(self, policy: OnFailure, state: TaskState) -> Tally:
-        """Return the edge counts after one more predecessor ended, by the edge's policy and the predecessor's state."""
+        """Return the counts of met and undecided edges once a predecessor ended, by its state and the edge's policy."""
         if state is TaskState.COMPLETED or policy is OnFailure.ALLOW:
             return Tally(self.needed, self.open - 1, self.met + 1, self.worst)
         lost = TaskState.SKIPPED if policy is OnFailure.SKIP else _PASSED_ON[state]

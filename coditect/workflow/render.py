@@ -53,6 +53,7 @@ States = Mapping[str, TaskState]
 
 def draw_text(definition: Definition, states: States | None = None) -> str:
     """Draw a workflow as text: a title, then a line for each node, by layers: state if given, work and predecessors.
+
     Raises:
         InvalidWorkflow: when the nodes do not form a valid graph.
     """

@@ -206,7 +206,7 @@ class DeadRow:
 
     @classmethod
     def read(cls, row: object) -> Self:
-        """Parse a dead node's row from an answer of the control plane.
+        """Parse, from an answer of the control plane, the report of a node that was given up (state `dead`).
 
         Raises:
             InvalidTask: when the row has another form.

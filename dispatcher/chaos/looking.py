@@ -1,4 +1,4 @@
-"""The watchers that record running and listed agents once a second, and in simulations when a slot is idle."""
+"""The watchers that record which agents run and which the registry lists, and in simulations when a slot is idle."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def post_of_process(process: VirtualProcess) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The parts of a simulated fleet that faults act on."""
+    """The targets of a simulation's faults: the fleet, the stand-in for RQ, the dispatchers, and the network paths."""
 
     fleet: TestFleet
     graph: MemoryTaskGraph

@@ -1,4 +1,4 @@
-"""The fleet's circuit breakers: one process's report opens a breaker for all; one probe at a time may close it.
+"""The fleet's circuit breakers: one process's report opens a breaker for all; one probe an interval may close it.
 
 A breaker has a row from its first trip on, which stays when it closes, so that its versions only grow. While it is
 open, each probe interval has one permit: to grant it moves the next one a whole interval away. So a process that dies

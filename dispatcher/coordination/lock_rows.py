@@ -1,4 +1,4 @@
-"""The rows of locks: tickets (requests for locks), their places in the queues of resources, and the number counter."""
+"""The rows of locks: lock requests (tickets), their places in resources' queues, and the counter of their numbers."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def tickets_of_task(tr: Reads, agent: str, task: str) -> Sequence[str]:
 
 
 def of_task(task: str) -> str:
-    """Return the owner name of locks that a handoff gave to a task; the task's own owner names begin with this name."""
+    """Return `<task>/`, the owner name of locks that a handoff gave a task; names of the task's own flows begin so."""
     return f"{task}/"
 
 

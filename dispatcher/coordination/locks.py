@@ -1,4 +1,4 @@
-"""The locks of agents and clients: who holds which resource, under which fencing token, until when.
+"""Locks on named resources for agents and clients: exclusive, shared or for at most N, queued in order.
 
 All locks are in one shard, so its batches serialise them. A ticket has one place in the queue of each of its resources.
 It is granted when no place before it bars it, so tickets are granted in order of arrival, and several resources in one
@@ -44,7 +44,7 @@ TTL_MS = (1_000, 3_600_000)
 
 
 def acquire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Lock resources, or queue for them, under an id that the client chose; return held, waiting, taken or deadlock.
+    """Lock resources, or queue if permitted, under the client's chosen id; return held, waiting, taken or deadlock.
 
     A repeated request gets the ticket's present state. With `wait` false the answer is "taken" instead of waiting. A
     ticket that would wait for ever is not taken: the answer names the cycle.

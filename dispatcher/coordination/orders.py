@@ -18,7 +18,7 @@ from dispatcher.store.transaction import Reads, Transaction
 
 
 def read_order(document: object, by: str) -> dict[str, Any]:
-    """Check a workflow's document, and return the request that starts the workflow, without its id and input.
+    """Check the definition of a schedule's or trigger's workflow; return its start request, without id and input.
 
     `by` is the kind of thing that keeps it, for the texts of errors.
 

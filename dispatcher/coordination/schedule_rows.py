@@ -120,7 +120,7 @@ def remove(tr: Transaction, name: str) -> None:
 
 
 def list_schedules(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return one page of the schedules, by name."""
+    """Return one page of the schedules, sorted by name."""
     found, following = page_of(tr, SCHEDULES, (), body)
     schedules = [unpack(str(SCHEDULES.unpack(key)[0]), row) for key, row in found]
     return {"schedules": [one.as_json() for one in schedules], "next": following}

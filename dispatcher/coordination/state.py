@@ -31,7 +31,11 @@ MOST_AT_ONCE = 500
 
 
 def get(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return a key's present or a former version with its value; version 0 without a value if it was never written."""
+    """Return a key's present or a former version with its value; version 0 without a value if it was never written.
+
+    Raises:
+        NotFound: when the wanted version was never written, or is not kept any more.
+    """
     space, key = _place(body)
     wanted = body.get("version")
     found = latest(tr, space, key) if wanted is None else _past(tr, space, key, number(body, "version", 1))

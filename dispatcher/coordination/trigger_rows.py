@@ -87,12 +87,12 @@ def remove(tr: Transaction, name: str) -> None:
 
 
 def every(tr: Reads) -> list[TriggerRecord]:
-    """Return all triggers, paused ones too, of which there are at most 1,000, by name."""
+    """Return all triggers, paused ones too, of which there are at most 1,000, sorted by name."""
     return [_unpack(pair) for pair in tr.get_range(*TRIGGERS.range())]
 
 
 def list_triggers(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return one page of the triggers, by name."""
+    """Return one page of the triggers, sorted by name."""
     found, following = page_of(tr, TRIGGERS, (), body)
     return {"triggers": [_unpack(pair).as_json() for pair in found], "next": following}
 

@@ -130,7 +130,7 @@ def remove(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def fire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Start a trigger's workflow for an event that meets its condition, or return its signal; a repeat starts nothing.
+    """Start a trigger's workflow once for an event that meets its condition, or return the signal to send.
 
     A paused trigger does nothing. A repeat returns the same signal, by the same id. An event for which nothing can be
     started is counted, and the trigger says why.

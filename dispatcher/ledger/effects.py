@@ -74,7 +74,7 @@ class Publication:
 
 @value
 class Transition:
-    """A change of a node's state in a transaction, with the node's row after the change."""
+    """A change of a node's state in a transaction, with the node's row as the transaction leaves it."""
 
     node_key: NodeKey
     state: TaskState
@@ -133,7 +133,7 @@ class WorkflowEnd(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """An event about a workflow, to be published to listeners."""
+    """An event about a workflow, or another subject such as a lock or a breaker, to be published to listeners."""
 
     type: str
     workflow: str
@@ -184,5 +184,5 @@ class Effects:
     """Whether a timer was set that may be due before the one for which the timer service waits."""
 
     def say(self, type_: str, workflow: str, **facts: Any) -> None:
-        """Add an event about a workflow, to be published after the commit."""
+        """Add an event about a workflow, or another subject such as a breaker, to be published after the commit."""
         self.notices.append(Notice(type_, workflow, facts))

@@ -32,7 +32,7 @@ def claim(
 
 
 def known(tr: Reads, key: str, fingerprint: str, *, now_ms: int) -> str | None:
-    """Return the id of the workflow that has the unexpired key, or None; raise KeyReused if another request used it.
+    """Return the id of the workflow that has the unexpired key, or None; raise KeyReused if the fingerprints differ.
 
     Requests are compared when both had a fingerprint.
 

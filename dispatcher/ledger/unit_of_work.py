@@ -224,7 +224,7 @@ class UnitOfWork:
         return Node(node_key.node, work.undo if node_key.is_compensation else work)
 
     def call(self, node_key: NodeKey) -> Call | None:
-        """Return the call in a node's definition, with the capability after any handoffs; None if it has no call."""
+        """Return a node's call of a capability (a map's: per element), after any handoffs; None if it calls none."""
         call, known = self.definition(node_key).call, self._nodes.get(node_key)
         taken = known[1].capability if known is not None else ""
         return replace(call, capability=taken) if taken and call is not None else call
@@ -281,7 +281,7 @@ class UnitOfWork:
         row.fence = max(row.fence, self.terms.floor) + 1
 
     def may_publish(self, capability: str) -> bool:
-        """Tell whether a node that becomes ready may be published now: there is capacity, and no other node waits."""
+        """Tell whether a ready node may be published now: settings permit it, there is capacity, and no node waits."""
         if not self.terms.claim_on_record or not self.has_room(capability):
             return False
         known = self._backlog.get(capability)

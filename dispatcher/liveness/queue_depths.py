@@ -38,7 +38,7 @@ MOST_CAPABILITIES = 500
 
 @dataclass(slots=True)
 class Depths:
-    """The queues' figures of one look, by metric labels: waiting tasks, oldest age, consumers and dead letters."""
+    """The measurements of all known queues, by metric labels: waiting tasks, oldest age, consumers and dead letters."""
 
     waiting: dict[tuple[str, ...], float] = field(default_factory=dict)
     oldest: dict[tuple[str, ...], float] = field(default_factory=dict)

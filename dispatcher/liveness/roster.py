@@ -63,7 +63,10 @@ class Roster:
         return len(self._entries)
 
     def note(self, records: Iterable[AgentRecord], now: float) -> list[AgentId]:
-        """Record the registry's agents, after a pause grant all a full lease, and return ids of dead ones now back."""
+        """Record the agents that the registry lists, and return the ids of dead ones that are back.
+
+        At the first call, and after a pause in the calls, all known agents count as living for a full lease.
+        """
         back = [record.agent_id for record in records if self.note_one(record, now)]
         if self._looked_at is None or now - self._looked_at > PAUSE_SECONDS:
             for entry in self._entries.values():

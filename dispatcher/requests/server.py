@@ -176,7 +176,7 @@ class RequestServer:
         return overview(workflow, head, run)
 
     def _status(self, delivery: Delivery, body: Body) -> None:
-        """Answer with the status of all shards, or, if the request names a shard, with the figures of its owner."""
+        """Answer with the status of all shards, or, if the request names one, of the dispatcher that owns it."""
         if body.get("shard") is None:
             self._reply(delivery, Verb.STATUS, self._status_of_all)
             return
@@ -257,7 +257,7 @@ class RequestServer:
             delivery.ack()
 
     def answer(self, delivery: Delivery, answer: Any) -> None:
-        """Send a request's answer or error in the background; ack the request, or requeue it if a retry may help."""
+        """Send a request's answer or error in the background, then ack the request; requeue it if the send failed."""
         if isinstance(answer, Retryable):
             log.info("A request is returned", extra={"reason": str(answer)})
         self._background.start(self._send(delivery, answer), name="answer")

@@ -187,13 +187,16 @@ class _KeptCapacity:
         self.scheduler.settled(self.capability, self.number, claimed=claimed)
 
     def undone(self) -> None:
-        """Free the reserved capacity, because another dispatcher owns the shard."""
+        """Free the reserved capacity, because this dispatcher does not, or no longer, own the shard."""
         self.scheduler.settled(self.capability, self.number, claimed=False)
 
 
 @dataclass(frozen=True, slots=True)
 class _Answered:
-    """The callbacks of a cancel or requeue in RQ: then claim the node or tell RQ its state, unless RQ asks again."""
+    """The callbacks of a person's cancel or requeue of a job in RQ: then claim the node, or send its state to RQ.
+
+    Not after a retryable error: RQ then reports the request again.
+    """
 
     scheduler: Scheduler
     node_key: NodeKey

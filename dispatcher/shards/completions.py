@@ -56,7 +56,7 @@ class CommandAnswer(Generic[Value]):
             self.future.set_result(answer)
 
     def undone(self) -> None:
-        """Raise a retryable error in the waiting caller, because the shard has another owner."""
+        """Raise a retryable error in the waiting caller, because this dispatcher no longer works on the shard."""
         self.done(StoreUnavailable("The shard went to another dispatcher; ask again"))
 
 
@@ -65,7 +65,10 @@ NOTHING = Nothing()
 
 @dataclass(frozen=True, slots=True)
 class RebuildAnswer:
-    """The callbacks of a `Rebuild`, by which a shard publishes all again: once it is recorded, new tasks may go out."""
+    """The callbacks of a shard's `Rebuild` command: `go_on` is called after its commit, `again` 0.2 s after a refusal.
+
+    By the command a shard publishes its tasks again, or, if the broker has its data, marks them as perhaps missing.
+    """
 
     go_on: Callable[[int], None]
     again: Callable[[], None]
@@ -80,7 +83,7 @@ class RebuildAnswer:
         self.settle.done(answer)
 
     def undone(self) -> None:
-        """Give back the message or request that asked for the rebuild, because the shard has another owner."""
+        """Call `settle.undone`, because this dispatcher left the shard before the rebuild could be recorded."""
         self.settle.undone()
 
 
@@ -111,5 +114,5 @@ class Filled:
         self.free(answer is True)
 
     def undone(self) -> None:
-        """Free the reserved capacity, because the shard has another owner."""
+        """Free the reserved capacity, because this dispatcher no longer works on the shard."""
         self.free(False)

@@ -204,7 +204,7 @@ class InFlight:
         return [Lost(key, flight.publication, gone) for key, flight in found]
 
     def close(self) -> None:
-        """Forget all published tasks, because the shard has another owner."""
+        """Forget all published tasks, because this dispatcher no longer works on the shard."""
         for flight in self._flights.values():
             self._window.end(flight.capability)
         self._flights.clear()

@@ -98,7 +98,7 @@ class Evaluations:
             self._aside.discard(key)
 
     def close(self) -> None:
-        """Drop all evaluations of expressions that are under way, because the shard has another owner."""
+        """Drop all evaluations of expressions that are under way, because this dispatcher leaves the shard."""
         self._tokens.clear()
 
 

@@ -358,7 +358,7 @@ class ShardOwnership:
         return sum(len({node.workflow for node, _ in worker.in_flight}) for worker in self.workers.values())
 
     def figures(self) -> dict[str, Any]:
-        """Return the figures of this dispatcher that `coditect dispatcher status` shows."""
+        """Return this dispatcher's name, shards, and counts of work, refusals and restarts, for `dispatcher status`."""
         counter = self._ports.metrics.counter
         return {
             "owner": self.owner,

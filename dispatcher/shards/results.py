@@ -95,7 +95,7 @@ class ResultsConsumer:
 
 
 def read_finished(message: Message) -> Finished:
-    """Return the `Finished` command for an agent's message with one result.
+    """Parse an agent's message with one result, and return the command that records the result in the ledger.
 
     Raises:
         InvalidTask: when the message cannot be read.
@@ -106,13 +106,13 @@ def read_finished(message: Message) -> Finished:
 
 
 def finished(told: AttemptResult) -> Finished:
-    """Return the `Finished` command for an agent's result."""
+    """Return the command to the shard worker that records an agent's result of an attempt in the ledger."""
     node_key = NodeKey(told.owner.workflow, told.owner.node)
     return Finished(node_key, told.owner.fence, told.publication, told.outcome, told.free)
 
 
 def _unread(owner: Owner, publication: int, error: InputError) -> Finished:
-    """Return the `Finished` command that fails an attempt whose result cannot be read."""
+    """Return the command that records an attempt as failed (retryable), because its result cannot be read."""
     fix = "look at the message in the queue `unrouted`"
     failure = Failure("unreadable_result", type(error).__name__, str(error)[:MOST_REASON], retryable=True, fix=fix)
     outcome = Outcome(Status.FAILED, dumps(failure.as_json()), None, None, failure=failure)

@@ -45,6 +45,6 @@ class StatusCache:
                 self._runs[workflow] = run
 
     def clear(self) -> None:
-        """Empty the cache, because a commit with an unknown outcome may have changed the rows."""
+        """Empty the cache, because it is full, or a commit with an unknown outcome may have changed the rows."""
         self._heads.clear()
         self._runs.clear()

@@ -80,7 +80,7 @@ class FdbSettings:
 
 
 class FdbDatabase:
-    """A database on a FoundationDB cluster; the network thread starts with the first database of a process.
+    """A database on a FoundationDB cluster; the client's network thread starts with the first database of a process.
 
     The network thread ends with the process.
     """

@@ -86,7 +86,7 @@ class MemoryTaskGraph:
         return there
 
     async def tell(self, changes: Sequence[Change]) -> None:
-        """Set the given states of jobs, then queue the deferred jobs whose last predecessor is finished."""
+        """Set the given states of jobs, then queue the deferred jobs whose predecessors are thereby all finished."""
         self._check("tell")
         for page in (changes[at : at + BATCH] for at in range(0, len(changes), BATCH)):
             ids = [(Key(one.workflow, one.node), one) for one in page]
@@ -137,7 +137,7 @@ class MemoryTaskGraph:
             yield from rest[first : first + PIECE]
 
     def _fits(self, key: Key, left: dict[str, int]) -> bool:
-        """Tell whether `adopt` takes a queued job: a person requeued it, or `left` has room, which the job uses up."""
+        """Tell whether `adopt` takes a queued job: requeued after a failure, or `left` has room, which it uses up."""
         entry = self._jobs[key]
         if entry.told is JobState.FAILED:
             return True

@@ -183,9 +183,9 @@ class TaskGraph(Protocol):
     """
 
     async def create(self, jobs: Sequence[Job]) -> Sequence[Job]:
-        """Create the jobs that RQ lacks, predecessors first; return those that RQ has already, which stay unchanged.
+        """Create the jobs that RQ lacks, in the given order; return those that RQ has already, which stay unchanged.
 
-        A deferred job whose predecessors are all finished is queued at once.
+        The caller gives predecessors first. A deferred job whose predecessors are all finished is queued at once.
         """
 
     async def tell(self, changes: Sequence[Change]) -> None:

@@ -84,7 +84,7 @@ class Projector:
         return len(self._entries)
 
     def follow(self, effects: Effects) -> None:
-        """Queue for RQ the jobs that a commit shows, and its changes of jobs: of each node only the last change.
+        """Queue a commit's effects for RQ: jobs to create or correct, and of each changed node only the last change.
         RQ has a node that it proposed as started already. A shown node is created in RQ, or corrected where RQ differs.
         All nodes of a newly accepted workflow are shown, here or by a later batch, as they are then.
         """

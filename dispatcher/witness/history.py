@@ -107,7 +107,7 @@ class Type(StrEnum):
 
 
 def post_of(proc: str) -> str:
-    """Return a process's name without the number of its restart: `agent-2` for `agent-2#3`."""
+    """Return the part of a process's name that restarts keep, which ends before any `#`: `agent-2` for `agent-2#3`."""
     return proc.partition("#")[0]
 
 

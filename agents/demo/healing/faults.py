@@ -88,7 +88,7 @@ def _full_is_well() -> Iterator[None]:
 
 
 def meet_bug(path: str) -> Inject:
-    """Return a fault that sets off a bug of the service by a request to a path."""
+    """Return a function that injects a fault: it sets off a bug of the service by a request to a path."""
     return lambda service, _: ask(service, path)
 
 

@@ -212,12 +212,12 @@ class Execution:
 
     @property
     def asked_to_end(self) -> bool:
-        """True when `cancel` or `expire` canceled the handler."""
+        """True when a cancel request, or the end of its time, canceled the running or loading handler."""
         return self.interruption is not None
 
     @property
     def overdue(self) -> bool:
-        """True when the handler was asked to end only because its time limit was over."""
+        """True when the handler was asked to end because its time was over, and by no cancel request."""
         return self.interruption is not None and self.interruption.canceled is None
 
     def stop_calls(self) -> None:

@@ -41,14 +41,17 @@ SUBMIT_IT = "submit it as a direct task, and pass on a reference to where the by
 
 
 class SentBack(BaseException):
-    """The signal that a task goes back to its queue, its attempt not begun or broken off, under the same number.
+    """The signal that a task goes back to its queue as the same attempt, which has not begun or was broken off.
 
     The signal is no `Exception`, so that handlers let it pass.
     """
 
 
 class HandedBack(SentBack):
-    """The signal that a breaker, rate, key or missing HTTP connection bars an attempt: its task goes back uncounted."""
+    """The signal that a task goes back and its attempt does not count, such as when a breaker is open.
+
+    A used-up rate, a taken concurrency key or a missing HTTP connection has the same effect.
+    """
 
 
 @value
@@ -163,9 +166,9 @@ def unstartable(
 
 
 def _unkept(task: Task, now_ms: int) -> HandlerEnd | None:
-    """Return the rejection of a direct task whose own limits let a long capability run for over 25 min; else None.
+    """Return the rejection of a direct task to a long capability; None if its timeout or deadline is within 25 min.
 
-    An attempt of a long capability may take over 10 minutes. The limits are the task's timeout and deadline.
+    An attempt of a long capability may take over 10 minutes.
     """
     limits = task.limits
     bounds = (limits.timeout_ms, None if limits.deadline_ms is None else limits.deadline_ms - now_ms)

@@ -31,7 +31,7 @@ class Suspensions(Protocol):
     """The port through which a task waits without its slot."""
 
     def may_suspend(self, execution: Execution, most: int) -> bool:
-        """Tell whether a task may free its slot: it has already, or fewer than `most` tasks of its depth have."""
+        """Tell whether a task may free its slot: it has, or fewer than `most` tasks at its depth of requests have."""
 
     def suspend(self, execution: Execution) -> None:
         """Free the slot of a task; `resume` or `abandon` must follow."""
@@ -59,7 +59,7 @@ class Isolation:
 
     @asynccontextmanager
     async def around(self, execution: Execution) -> AsyncIterator[Suspicion]:
-        """Record a redelivered task's start, and yield the suspicion against it; a suspect waits as `place` says."""
+        """Record a redelivered task's start; yield whether it may kill its process; first it may have to wait."""
         aside = partial(self._aside, execution)
         async with self._quarantine.examined(execution.task, execution.delivery, aside) as suspicion:
             if suspicion is Suspicion.NONE:
@@ -70,7 +70,7 @@ class Isolation:
 
     @asynccontextmanager
     async def place(self, execution: Execution) -> AsyncIterator[None]:
-        """Count a suspect as running inside the block; while too many run, wait without its slot or go on uncounted."""
+        """For the block, count a task that may kill its process; at the limit, wait without a slot or run uncounted."""
         async with AsyncExitStack() as stack:
             await self._take_place(execution, stack)
             facts = {
@@ -86,7 +86,7 @@ class Isolation:
                 raise
 
     async def _take_place(self, execution: Execution, stack: AsyncExitStack) -> None:
-        """Count a suspect as running; while too many run, wait without its slot, or go on uncounted if it may not.
+        """Count a task that may kill its process; at the limit, wait without a slot, or run uncounted if it may not.
 
         When all places are taken and the task may not wait without its slot, the task goes on without a place: slots
         bound the number of such tasks.
@@ -124,7 +124,7 @@ async def run_apart(
     *,
     now_ms: int,
 ) -> HandlerEnd:
-    """Run one attempt of a suspect's handler in its own process; if none can load it, run it here or fail the attempt.
+    """Run one attempt of a task that may kill its process in a new one; if none can load it, run it here or fail it.
 
     A handler that no other process can load runs in this process when only the number of deliveries speaks against its
     task; otherwise the handler does not run any more. When an agent ended while it ran the task, and the handler then

@@ -15,7 +15,7 @@ from coditect.telemetry.tracing.port import CURRENT, Span, Tracing
 
 
 class Handling(Protocol):
-    """A function that runs an attempt begun at `now_ms`; `guarded`: breaker, rate and key let it pass already."""
+    """A function that runs an attempt begun at `now_ms`; `guarded`: breaker, rate and concurrency key let it pass."""
 
     def __call__(self, execution: Execution, now_ms: int, *, guarded: bool = False) -> Awaitable[HandlerEnd]:
         """Call the handler, and return how the attempt ended."""
@@ -31,7 +31,7 @@ class TracedHandling:
         self._capabilities = capabilities
 
     def __call__(self, execution: Execution, now_ms: int, *, guarded: bool = False) -> Awaitable[HandlerEnd]:
-        """Run the attempt inside a span, which begins only once breaker, rate and key have let the attempt pass."""
+        """Run the attempt inside a span, which begins once breaker, rate and concurrency key let the attempt pass."""
         if not guarded and self._capabilities[execution.task.capability].guarded:
             return self._handle(execution, now_ms)
         delivery = execution.delivery

@@ -131,9 +131,9 @@ class AgentBreakers:
         return ended
 
     def check(self, capability: Capability, ended: HandlerEnd) -> None:
-        """Raise HandedBack for a failed attempt that a breaker explains: its task goes back, and no attempt counts.
+        """Raise HandedBack if a breaker refused a call in an attempt, or its own is not closed and counts it as failed.
 
-        The capability then waits for that breaker, too.
+        The task goes back, and no attempt counts. After a refused call the capability then waits for that breaker, too.
 
         Raises:
             HandedBack: when the attempt is not to count.

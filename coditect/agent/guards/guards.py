@@ -1,4 +1,4 @@
-"""The guards of one agent process (key, rate and breaker), which an execution must pass before its handler is called.
+"""The concurrency keys, rates and breakers of one agent process, which must let an execution pass before it begins.
 
 A guard that refuses hands the task back without burning an attempt. The key comes first, as it may take long; the rate
 comes before the breaker, so that a permit to probe is not given for a task that may not begin.
@@ -52,7 +52,9 @@ class Guards:
         services: Callable[[], KeyPort],
         run: Callable[[], Awaitable[HandlerEnd]],
     ) -> HandlerEnd:
-        """Run an attempt once its capability's key, rate and breaker let it pass; `services` gives the task's services.
+        """Run an attempt once it holds its concurrency key, if any, and if rate and breaker let it pass.
+
+        `services` returns the task's services. A task whose input gives no key is rejected.
 
         Raises:
             SentBack: when a guard refuses; no attempt counts.

@@ -67,7 +67,7 @@ class AgentKeys:
         port: KeyPort,
         run: Callable[[], Awaitable[HandlerEnd]],
     ) -> HandlerEnd:
-        """Run an attempt while the lock of its task's key is held; reject a task whose input gives no key.
+        """Run an attempt while the lock of its task's concurrency key is held; reject a task whose input gives no key.
 
         Raises:
             HandedBack: when the wait was too long, the key was lost, or no dispatcher answers; no attempt counts.

@@ -32,7 +32,7 @@ class MiddlewareContext(Context):
         return self._inside.workspace
 
     def handled(self) -> Awaitable[Any]:
-        """Call the handler with the present input; the innermost step of the chain."""
+        """Call the handler, inside all middleware, with the present input, which middleware may have replaced."""
         return self._handle(self.input)
 
 

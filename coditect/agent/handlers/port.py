@@ -46,7 +46,7 @@ class Services(LockPort, StatePort, ThreadPort, RetryPort, Protocol):
         """Return as JSON the handoff that brought the task to this agent; `handoff`, its id, is None without one."""
 
     async def send_part(self, body: bytes) -> None:
-        """Send the next part of a streamed result, as soon as the requester's credit allows it."""
+        """Send the next part of a streamed result, once the requester's credit allows it."""
 
     async def end_parts(self, *, complete: bool) -> int:
         """Wait until the broker has all parts, and return their number; with `complete`, first send an end marker.

@@ -31,7 +31,7 @@ class TaskThreads:
         raise NotImplementedError
 
     def thread(self, thread: str) -> Thread:
-        """Return a thread by its id, in which this agent takes part by its name or by the task's capability."""
+        """Return an object for a thread's id, unchecked; this agent takes part by its name or the task's capability."""
         name = arguments.text("thread", thread, shortest=1, longest=200)
         return Thread(self.services, name, self._thread_names, self._thread_id)
 

@@ -244,7 +244,7 @@ class Intake(QueuePauses):
         return self._slots.startable(level) > 0 and unsettled < most_in_hand(self._slots.total)
 
     def may_suspend(self, execution: Execution, most: int) -> bool:
-        """Tell whether a task may free its slot: it has already, or fewer than `most` tasks of its depth have.
+        """Tell whether a task may free its slot: it has, or fewer than `most` tasks at its depth of requests have.
 
         The bound counts at each depth of nesting by itself: an awaited task can then always await others in
         its turn, and the deepest tasks, which await none, always end.

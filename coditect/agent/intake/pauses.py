@@ -21,7 +21,7 @@ AGAIN_SECONDS = 0.5
 
 
 class QueuePauses:
-    """The pauses of an agent's queues: the base class of `Intake`, which has the rest of the intake."""
+    """The base class of `Intake` that pauses and resumes queues, and fetches single tasks from paused ones."""
 
     _broker: Broker
     _slots: Slots

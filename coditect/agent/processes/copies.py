@@ -100,7 +100,7 @@ class Processes:
 
 
 async def keep_processes(command: Sequence[str], count: int, *, stall_seconds: float) -> int:
-    """Run `count` processes of a command until SIGTERM or SIGINT has drained them; return the exit code."""
+    """Run `count` processes of a command until all have ended; SIGTERM or SIGINT drains them; return the exit code."""
     processes = Processes(command, count, stall_seconds=stall_seconds)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -124,7 +124,7 @@ class _Home:
         return thread
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine to its end: in the main thread on the lifespan's loop if there is one, else on a new one."""
+        """Run a coroutine to its end: on the lifespan's loop, if any, in the main thread, else on a new loop."""
         if self._runner is None or threading.current_thread() is not threading.main_thread():
             return run_loop(work)
         return self._runner.run(work, context=copy_context())

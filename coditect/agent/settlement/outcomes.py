@@ -106,7 +106,7 @@ class Outcomes:
         self._all_failed = metrics.counter(ATTEMPTS, outcome="failed")
 
     async def send_back(self, execution: Execution, *, within_seconds: float = SENT_BACK_SECONDS) -> None:
-        """Send a task back unchanged, even after a broken-off attempt, by a retry-delay queue; ack its deliveries."""
+        """Send a task back unchanged, even if its attempt was broken off, after a random delay; ack its deliveries."""
         await self._settler.send_back(execution.task, execution.delivery.message.headers, within_seconds)
         execution.ack()
 
@@ -149,7 +149,7 @@ class Outcomes:
         return outcome
 
     def _confirmed(self, answer: RememberedAnswer, failed: BaseException | None) -> None:
-        """After a posted reply's confirm, ack and end; after its error, or with redeliveries, go on in the background.
+        """Ack a task after its posted reply's confirm; repeat a failed reply or answer redeliveries in the background.
 
         The confirm or error is that of a posted reply; what goes on does so in an asyncio task.
         """

@@ -256,7 +256,7 @@ class Settler:
         )
 
     def history(self, execution: Execution, failure: Failure) -> dict[str, Any]:
-        """Return the record of one failed attempt that travels with the task."""
+        """Return the record of one failed attempt, with agent, error and time, that travels with the task."""
         record = {
             "agent": self._agent_id,
             "attempt": execution.task.attempt,
@@ -278,7 +278,7 @@ def _error_header(failure: Failure) -> str:
 
 
 def worth_another(error: BaseException | None, policy: Retry) -> bool:
-    """Tell whether the retry policy allows another attempt after an error; a `RemoteError` already has the answer."""
+    """Tell whether the retry policy retries an error of this kind, attempts aside; a `RemoteError` has the answer."""
     if isinstance(error, RemoteError):
         return error.retryable
     return policy.allows(error or Exception())

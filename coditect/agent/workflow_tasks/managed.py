@@ -72,7 +72,7 @@ class ManagedTasks:
         isolation: Isolation | None,
         most_suspended: int,
     ) -> None:
-        """Create the manager from the runtime's parts; `isolation` runs suspects, None without worker processes."""
+        """Create the manager; with `isolation` None, a task that may kill its process runs as any other does."""
         self._grants, self._heartbeats, self._reports = grants, heartbeats, reports
         self._intake = intake
         self._isolation = isolation
@@ -211,12 +211,12 @@ class ManagedTasks:
         asyncio.get_running_loop().call_later(LAST_ANSWER_SECONDS, self._give_up)
 
     def _give_up(self) -> None:
-        """Cancel the asyncio tasks that still wait for a dispatcher's answer, a slot, or the end of other suspects."""
+        """Cancel the asyncio tasks that still wait for a dispatcher's answer, a slot, or a process of their own."""
         for one in self._asking | self._waiting():
             one.cancel()
 
     def _waiting(self) -> set[asyncio.Task[None]]:
-        """Return the asyncio tasks of the workflow tasks that wait for a slot, or for the end of other suspects."""
+        """Return the asyncio tasks of the workflow tasks that wait for a slot, or for a process of their own."""
         return {one.work for one, stage in self._stages.items() if stage in UNBEGUN and one.work is not None}
 
     # -- another delivery of it -----------------------------------------------------------------------------
@@ -267,7 +267,7 @@ class ManagedTasks:
     # -- after it ran ---------------------------------------------------------------------------------------
 
     def post(self, execution: Execution, outcome: Outcome, promise: Promise) -> None:
-        """Post a completed task's result to its owner without waiting; `report` must follow an error of the publish.
+        """Post a successful task's result to its owner without waiting; if the publish fails, call `report`.
 
         A delivery that comes meanwhile asks for a grant, and has the value reported again under the granted fence.
         """

@@ -8,7 +8,7 @@ from coditect.agent.execution.execution import Execution
 
 
 class Stage(Enum):
-    """The stage of a workflow task in an agent: asking its owner, granted, waiting as a suspect, running, given back.
+    """The stage of a workflow task in an agent: asking its owner, granted, waiting for a process, running, given back.
 
     ::
 

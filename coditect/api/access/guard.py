@@ -32,7 +32,7 @@ audit = logging.getLogger(AUDIT)
 
 
 class RequestGuard:
-    """A middleware that refuses unknown host names, other sites' changes and WebSockets, and audits passed changes."""
+    """A middleware that refuses unknown hosts, and changes and WebSockets of other sites, and logs passed changes."""
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] | None) -> None:
         """Guard `app`, which answers to the given host names only; None allows any name."""

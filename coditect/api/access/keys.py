@@ -27,7 +27,7 @@ PREFIX = "coditect_"
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """An API key as the file keeps it: whose it is, and the hash of its secret."""
+    """An API key as the file keeps it: its caller's name and role, the hash of its secret, and when it was made."""
 
     name: str
     role: Role

@@ -42,7 +42,7 @@ class Access(Protocol):
     """The port that finds out who sends a request, by its credentials."""
 
     async def caller(self, connection: HTTPConnection) -> Caller:
-        """Return who sent a request.
+        """Return the name and role of a request's sender; an API with keys refuses missing or wrong credentials.
 
         Raises:
             HTTPException: 401, when the request has no credentials, or wrong ones.

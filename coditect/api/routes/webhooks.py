@@ -49,7 +49,7 @@ class WebhookDocument(BaseModel):
 
     @classmethod
     def of(cls, webhook: Webhook, **more: Any) -> Self:
-        """Return the document of a webhook, with the fields `more`, such as the secret, added."""
+        """Convert a webhook to the API's answer, without the secret unless it is in the added fields `more`."""
         return cls.model_validate(asdict(webhook) | more)
 
 

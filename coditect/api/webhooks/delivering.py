@@ -166,7 +166,7 @@ class WebhookDelivery:
             delivery.ack()
 
     async def _deliver(self, known: OpenWebhook, delivery: Delivery, event: Event) -> None:
-        """Send an event until it is taken; if all attempts fail, give it up, or disable a webhook that took nothing.
+        """Send an event until taken; if all attempts fail, give it up, or disable a webhook that took none meanwhile.
 
         A webhook that wants no more events (410) is disabled at once. The event is requeued if the webhook is
         disabled, or the process ends.

@@ -46,7 +46,7 @@ class _RoutedPublish:
     astray_until: float = math.inf
 
     def error(self) -> CoditectError:
-        """Return the error for a publish whose time is over."""
+        """Return a timed-out publish's error: outcome unknown, no exchange or binding, refused, or no connection."""
         facts = {"exchange": self.publication.exchange, "routing_key": self.publication.routing_key}
         if self.unknown:
             return PublishUnconfirmed("No confirm in time; the message may still be delivered", **facts)
@@ -252,7 +252,7 @@ class MemoryBroker:
                 assert_never(verdict)
 
     async def _found_way(self, attempt: _RoutedPublish, why: CoditectError) -> bool:
-        """Make all processes redeclare their entities, and return False to retry; raise `why` if vain, or after 15 s.
+        """Make all processes redeclare their entities; return False to retry, or raise `why` if useless or after 15 s.
 
         Raises:
             CoditectError: the given error, when no process owns the route, or the time is over.

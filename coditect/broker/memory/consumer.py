@@ -134,7 +134,7 @@ class MemoryConsumer:
             queue.unsubscribe(subscription)
 
     def detach(self) -> None:
-        """Stop deliveries, because the connection was lost."""
+        """Stop deliveries, and attempts to subscribe again, because the connection was lost or closed."""
         self._connected = False
         self._unsubscribe()
 
@@ -149,9 +149,9 @@ class MemoryConsumer:
             self._on_lost()
 
     async def cancel(self) -> None:
-        """Cancel the consumer; deliveries that the broker has already sent arrive before the return.
+        """Cancel the consumer; deliveries already sent arrive before the return, unless the network stays cut for 15 s.
 
-        On a network that is cut the call gives up after CANCEL_SECONDS, as with RabbitMQ.
+        On a network that is cut or slow the call gives up after CANCEL_SECONDS, as with RabbitMQ.
         """
         self._ended = True
         path = self._hand.path

@@ -122,7 +122,7 @@ class MemoryQueue:
         return inf if self.declared.max_length_bytes is None else self.declared.max_length_bytes
 
     def put(self, message: Message, *, exchange: str, routing_key: str) -> bool:
-        """Add a message, and return True; a full queue gives up its oldest ones for it, or refuses it: return False."""
+        """Add a message; return False if a full queue refuses it; `drops_oldest` queues dead-letter their oldest."""
         if self.full:
             return False
         stored = Stored(next(self._places), message, exchange, routing_key, self._expiry(message))

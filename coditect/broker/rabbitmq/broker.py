@@ -151,9 +151,10 @@ class AmqpBroker:
         self._check = check
 
     async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
-        """Redeclare all that this process declared if a publish missed a part of it; tell whether to retry the publish.
+        """Redeclare a publish's missing exchange or binding if this process declared it; return whether to retry.
 
-        True, too, for the missing binding of a queue that exists, which its owner declares again.
+        All else that the process declared is redeclared, too. True also for the missing binding of a queue that exists,
+        which its owner declares again.
         """
         if not exists:
             ours = self._entities.has_exchange(exchange)

@@ -67,7 +67,7 @@ class Entities:
         self._common = self._common.without_binding(binding)
 
     async def restore(self, connection: AbstractConnection) -> None:
-        """Declare the entities again on a new connection; those declared `lazily` only once one is found missing."""
+        """Redeclare, on a new connection, all but `once` queues; what was declared `lazily`, only if any is missing."""
         if self._own.exchanges or self._own.queues:
             await self._make(connection, self._own)
 
@@ -88,7 +88,7 @@ class Entities:
     # -- for publishes that came back -----------------------------------------------------------------------
 
     def has_exchange(self, exchange: str) -> bool:
-        """Tell whether the process has declared the exchange."""
+        """Tell whether the process has declared the exchange, perhaps only `lazily`."""
         return any(one.name == exchange for one in (*self._common.exchanges, *self._own.exchanges))
 
     def binds(self, exchange: str, key: str) -> bool:

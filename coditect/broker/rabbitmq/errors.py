@@ -40,9 +40,9 @@ def shown(url: str) -> str:
 
 
 def unreachable(url: str, error: BaseException | None) -> CoditectError:
-    """Return the error for a failed connection: a SetupError for a wrong user or certificate, else BrokerUnavailable.
+    """Return a failed connection's error: a SetupError, as for a wrong user or certificate, or else BrokerUnavailable.
 
-    A SetupError that is given is returned as it is.
+    A SetupError that is given is returned as it is. A refused virtual host is a BrokerUnavailable.
     """
     address = shown(url)
     if isinstance(error, SetupError):

@@ -149,7 +149,7 @@ class ConsumerChannel(Protocol):
         """Cancel a consumer, which still gets deliveries that are under way; raises as `consume` does."""
 
     def forget(self, tag: str) -> None:
-        """Drop the receiver of a consumer that the broker has canceled."""
+        """Pass no more deliveries to a consumer that the broker has canceled."""
 
     def lose(self) -> None:
         """Mark the channel as gone: its deliveries can no longer be settled; idempotent."""

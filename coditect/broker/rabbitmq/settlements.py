@@ -37,7 +37,7 @@ class Settlements:
     """The unsettled deliveries of one channel, in order, with the decided settlements that are not written yet."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        """Start without deliveries; `wake` is called when there are new settlements, or urgent ones, to write."""
+        """Start without deliveries; `wake` is called for new or urgent settlements, and when the channel is lost."""
         self._wake = wake
         self._outstanding: dict[int, Settlement | None] = {}
         self._decided: list[int] = []

@@ -1,1 +1,1 @@
-"""Commands about a running fleet as a whole (`top`, `log`, `mcp`), and the shell completion of its names."""
+"""Commands for a running fleet: watch it, set log levels, offer it as MCP tools; and shell completion."""

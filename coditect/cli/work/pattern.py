@@ -107,7 +107,7 @@ def run_pattern(
 
 
 def _parameters(given: list[str] | None) -> dict[str, object]:
-    """Return the parameters of the options `--with NAME=VALUE` by name; a value that is no JSON is a text."""
+    """Return the options `--with NAME=VALUE` as a dict of parameters; a value that is no JSON is taken as a string."""
     found: dict[str, object] = {}
     for one in given or ():
         name, equals, text = one.partition("=")

@@ -24,7 +24,7 @@ NEWS = ("breaker.opened", "breaker.closed")
 
 @dataclass(frozen=True, slots=True)
 class BreakerListing:
-    """A breaker of the fleet as the control plane records it, from the first time that it opened."""
+    """A breaker of the fleet as the control plane records it, once it was first opened or reset."""
 
     state: BreakerState
     due_ms: int | None
@@ -73,7 +73,7 @@ class ClientBreakers:
         return self._breakers.get(given).call()
 
     async def breakers(self, name: str | None = None) -> AsyncIterator[BreakerListing]:
-        """Yield the breakers of the fleet that ever opened, sorted by name, or only the one with the given name."""
+        """Yield the fleet's breakers that ever opened or were reset, sorted by name, or only the one named `name`."""
         async for row in pages(self._control, Verb.BREAKER_LIST, "breakers", {"name": name}):
             yield BreakerListing(BreakerState.read(row), row["due_ms"], row["reset_ms"])
 

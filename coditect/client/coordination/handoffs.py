@@ -28,9 +28,9 @@ class KeptHandoffs:
         open_only: bool = False,
         most: int | None = None,
     ) -> AsyncIterator[HandoffRow]:
-        """Yield the handoffs, all or some, without their contexts, those of the earliest workflow first.
+        """Yield the handoffs that fit all given conditions, without their contexts; the earliest workflow's come first.
 
-        Some are those of a task, a workflow, or an agent that hands off, was asked or accepted; or those that are open.
+        The conditions: a task, a workflow, an agent that hands off, was asked or accepted, and whether they are open.
 
         Raises:
             ControlPlaneRequired: when no dispatcher answers.

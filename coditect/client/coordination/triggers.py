@@ -84,7 +84,7 @@ class Triggers:
         value: Any = None,
         **options: Unpack[TriggerOptions],
     ) -> TriggerRow:
-        """Make a trigger that starts a workflow with the input `value`, or sends a signal, at each event of a type.
+        """Make a trigger that starts a workflow with the input `value`, or sends a signal, at each event that fits it.
 
         `event` is a topic pattern, such as `repo.pushed` or `repo.*`. `From("event.data.repo")` in the input is a part
         of the event; without an input, it is the event. The control plane keeps the definition, and waits for the

@@ -101,7 +101,7 @@ def _handler(fields: CommandFields) -> Callable[..., Any]:
 
 
 class _Command:
-    """The command of one capability."""
+    """The command of one capability: it is run for each attempt at a task, and its end is judged."""
 
     def __init__(self, fields: CommandFields) -> None:
         self._fields = fields

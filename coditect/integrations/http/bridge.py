@@ -104,7 +104,7 @@ class HttpBridge:
         self._hurry.set()
 
     async def run(self) -> None:
-        """Serve HTTP agents until canceled."""
+        """Start and stop serving HTTP agents as their registrations change, with a look each second, until canceled."""
         while True:
             await self._look()
             try:
@@ -158,7 +158,7 @@ class HttpBridge:
             self._silent = False
 
     async def _missed(self, agent_id: AgentId, now: float) -> None:
-        """Stop a served agent that the registry lacks if its lease is nearly over; else, if claimed, register it."""
+        """Stop an agent that the registry lacks if its lease is nearly over; else register it again if claimed here."""
         served = self._served[agent_id]
         left = served.ends_at - now
         if left <= LOOK_SECONDS / 2:
@@ -249,7 +249,7 @@ class HttpBridge:
             self.hurry()
 
     def _stop(self, served: _Served, reason: str) -> None:
-        """Begin to stop serving an agent, for any reason: its attempts fail, and it drains with nothing to wait for."""
+        """Begin to stop an agent, if it is served: its attempts fail with the reason, so that its drain is short."""
         if served.work is None or served.ended_here:
             return
         log.warning("An HTTP agent is stopped", extra={"agent_id": served.registration.agent_id, "reason": reason})

@@ -110,7 +110,7 @@ class HttpAgents:
         return tuple(map(self._explained, await find_living(self._fleet, self.registrations, search)))
 
     async def get(self, agent_id: AgentId) -> AgentRecord:
-        """Return the record of a living agent.
+        """Return the registry's record of a living agent by its id, also of an HTTP agent that no bridge serves yet.
 
         Raises:
             NotFound: when no living agent has the id; its fact `nearest` holds similar ids.
@@ -164,7 +164,7 @@ class HttpAgents:
             await self._forwarding.send(broker, token, answer)
 
     def _explained(self, record: AgentRecord) -> AgentRecord:
-        """Return a record that says why the agent takes no tasks, if this process's bridge knows it."""
+        """Return a record; for an agent that no bridge serves, add the reason if this process's bridge knows it."""
         trouble = self._bridge.trouble(record.agent_id) if record.load == NOT_SERVED else ""
         return replace(record, load=replace(record.load, trouble=trouble)) if trouble else record
 

@@ -14,7 +14,7 @@ async def list_locks(opened: Connections, *, resource: str | None = None, most: 
 
 
 async def show_lock(opened: Connections, resource: str, *, most: int) -> list[LockRow]:
-    """Return at most `most` rows: those that hold the lock on a resource, and those that wait for it.
+    """Return the holders of the lock on a resource, and those that wait for it, at most `most` in all.
 
     Raises:
         NotFound: when no agent or client has a lock on the resource, or waits for one.

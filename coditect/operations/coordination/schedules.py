@@ -26,7 +26,7 @@ async def create_schedule(
 
 
 async def list_schedules(opened: Connections, *, most: int) -> list[ScheduleRow]:
-    """Return at most `most` schedules, by name."""
+    """Return at most `most` schedules, sorted by name."""
     async with opened.fleet() as client:
         return [row async for row in client.schedules.list(most=most)]
 
@@ -38,7 +38,7 @@ async def show_schedule(opened: Connections, name: str) -> dict[str, Any]:
 
 
 async def steer_schedule(opened: Connections, name: str, what: ScheduleSteer) -> ScheduleRow:
-    """Pause or resume a schedule, and return its row afterwards."""
+    """Pause or resume a schedule, and return the control plane's report of it afterwards."""
     async with opened.fleet() as client:
         match what:
             case ScheduleSteer.PAUSE:

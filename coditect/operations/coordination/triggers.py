@@ -18,13 +18,13 @@ async def create_trigger(
 
 
 async def list_triggers(opened: Connections, *, most: int) -> list[TriggerRow]:
-    """Return at most `most` triggers, by name."""
+    """Return at most `most` triggers, sorted by name."""
     async with opened.fleet() as client:
         return [row async for row in client.triggers.list(most=most)]
 
 
 async def steer_trigger(opened: Connections, name: str, *, paused: bool) -> TriggerRow:
-    """Pause or resume a trigger, and return its row afterwards."""
+    """Pause or resume a trigger, and return the control plane's report of it afterwards."""
     async with opened.fleet() as client:
         return await (client.triggers.pause(name) if paused else client.triggers.resume(name))
 

@@ -106,7 +106,7 @@ def check_key(key: str) -> str:
 async def add_webhook(
     opened: Connections, name: str, url: str, chosen: Mapping[str, Collection[str]], *, now_ms: int
 ) -> Webhook:
-    """Add a webhook and its queue; events that occur after the call returns are sent.
+    """Add a webhook and its queue of events, and return the webhook; earlier events are not sent to it.
 
     Raises:
         InputError: when there is a webhook of the name, or a value is wrong.
@@ -133,7 +133,7 @@ async def add_webhook(
 
 
 async def list_webhooks(opened: Connections) -> list[Webhook]:
-    """Return the webhooks by name."""
+    """Return all webhooks, enabled or disabled, sorted by name."""
     async with opened.fleet() as client:
         kept = await client.space(SPACE).get(KEY)
     return [Webhook.read(row) for _, row in sorted((kept or {}).items())]

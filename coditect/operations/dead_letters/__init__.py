@@ -1,1 +1,1 @@
-"""The dead letters of direct tasks: the value, its queues, and how they are listed, redriven and discarded."""
+"""The dead letters of direct tasks: how they are read from their queues, listed, redriven and discarded."""

@@ -145,9 +145,10 @@ def _reason(delivery: Delivery, death: Mapping[str, object]) -> str:
 
 
 def broker_reason(message: Message) -> str | None:
-    """Return why the broker dropped a task (expired, delivery_limit, rejected, maxlen); None if an agent gave it up.
+    """Return why the broker dropped a task, such as expired or delivery_limit; None if the message has no `x-death`.
 
-    A dead letter of an agent has `x-coditect-reason` and no `x-death`.
+    The reasons are expired, delivery_limit, rejected and maxlen. A dead letter of an agent has `x-coditect-reason` and
+    no `x-death`.
     """
     return _text(_death(message).get("reason"))
 

@@ -133,7 +133,7 @@ class DeadLetters:
         self._clock = clock
 
     async def queues(self, capabilities: Iterable[str]) -> tuple[DeadQueue, ...]:
-        """Return the existing queues of dead letters of the given capabilities, and the queue `unrouted`.
+        """Return those dead-letter queues of the given capabilities that exist, and `unrouted` if it does.
 
         Raises:
             BrokerUnavailable: when the broker does not answer; retryable.

@@ -29,7 +29,7 @@ from coditect.workflow.rows import DeadRow
 
 @dataclass(frozen=True, slots=True)
 class DeadListing:
-    """The result of listing dead letters: the queues, and the workflow nodes that were given up."""
+    """The result of listing dead letters, without the letters: the queues searched, and the workflow nodes given up."""
 
     queues: tuple[DeadQueue, ...]
     """The queues of dead letters that were searched."""

@@ -77,7 +77,10 @@ class Found:
 
     @property
     def best(self) -> Sighting | None:
-        """The most telling place where the task was found; there may be two after a redrive or an agent's death."""
+        """The most telling place where the task was found, an agent before a queue; None if it was not found.
+
+        There may be two places after a redrive or an agent's death.
+        """
         order = list(SightingPlace)
         return min(self.sightings, key=lambda one: order.index(one.place), default=None)
 

@@ -123,7 +123,7 @@ class SettledDocument:
 
     @classmethod
     def of(cls, settled: SettledLetter) -> SettledDocument:
-        """Return the document of the result of a redrive or discard."""
+        """Convert the result of a redrive or discard to plain values for the command line and the HTTP API."""
         kept = tuple(KeptDocument(one.id, one.queue, one.error.sentence) for one in settled.kept)
         stopped = None if settled.stopped is None else settled.stopped.sentence
         return cls(settled.count, settled.ids, kept, stopped, settled.dry_run)

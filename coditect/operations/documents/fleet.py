@@ -29,7 +29,7 @@ class SpecDocument:
 
     @classmethod
     def of(cls, spec: CapabilitySpec) -> SpecDocument:
-        """Return the document of a capability's declaration."""
+        """Convert a capability's declaration to plain values for answers in JSON, such as its rate to text."""
         return cls(
             spec.name,
             spec.description,
@@ -52,7 +52,7 @@ class OfferDocument:
 
     @classmethod
     def of(cls, offer: CapabilityOffer) -> OfferDocument:
-        """Return the document of an offered capability."""
+        """Convert an offered capability, with its agents' ids and versions, to plain values for answers in JSON."""
         return cls(SpecDocument.of(offer.spec), offer.agents, offer.versions)
 
 
@@ -72,7 +72,7 @@ class LoadDocument:
 
     @classmethod
     def of(cls, load: Load) -> LoadDocument:
-        """Return the document of an agent's load."""
+        """Convert an agent process's load, as of its last heartbeat, to plain values for answers in JSON."""
         return cls(
             load.running,
             load.suspended,

@@ -38,7 +38,7 @@ class TaskDocument:
 
     @classmethod
     def of(cls, task_id: str, outcome: Outcome, attempts: tuple[AttemptRow, ...] = ()) -> TaskDocument:
-        """Return the document of a task that has ended."""
+        """Convert an ended task's outcome, and any attempts given, to plain values for answers in JSON."""
         completed, binary = outcome.status is Status.COMPLETED, outcome.binary
         return cls(
             task_id,
@@ -55,7 +55,7 @@ class TaskDocument:
 
     @classmethod
     def of_durable(cls, task_id: str, task: DurableTask) -> TaskDocument:
-        """Return the document of a durable task as the control plane has it."""
+        """Convert a durable task, ended or not, to plain values for answers in JSON, with all its attempts."""
         attempts, row = tuple(task.attempts), task.row
         if task.outcome is not None:
             return cls.of(task_id, task.outcome, attempts)

@@ -113,7 +113,7 @@ def summarize(
     *,
     utilisation: float | None = None,
 ) -> LoadReport:
-    """Build the report of a load test from answers and effects; effects are None when no log was found."""
+    """Build the report of a load test from the answers to its tasks and the executions in its effect log, if any."""
     endings = Counter(answer.ending for answer in answers)
     elapsed = max((answer.finished_at_seconds for answer in answers), default=0.0)
     completed = [answer for answer in answers if answer.ending is LoadEnding.COMPLETED]

@@ -21,7 +21,7 @@ async def make_checkpoint(opened: Connections, workflow: str, name: str) -> None
 
 
 async def list_checkpoints(opened: Connections, workflow: str) -> list[CheckpointRow]:
-    """Return the checkpoints of a workflow, the earliest first."""
+    """Return the checkpoints of a workflow, the earliest first: completed nodes, and those made by request."""
     async with opened.fleet() as client:
         return await client.run(workflow).checkpoints()
 

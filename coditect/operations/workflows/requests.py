@@ -169,7 +169,7 @@ class _Questions:
         self._told: set[str] = set()
 
     def look(self, row: WorkflowRow | None) -> None:
-        """Pass a workflow's row to the watcher; wake `tell` when an approval waits and the node counts have changed."""
+        """Pass a workflow's report to the watcher; wake `tell` if an approval waits and node counts have changed."""
         self._watcher.seen(row)
         if row is not None and row.counts.get(TaskState.AWAITING_APPROVAL) and row.counts != self._counts:
             self._counts = row.counts
@@ -209,7 +209,7 @@ async def list_workflows(opened: Connections, wanted: WorkflowFilter, *, most: i
 
 
 async def show_nodes(opened: Connections, workflow: str) -> tuple[str, list[NodeRow]]:
-    """Return a workflow's name and the rows of its nodes."""
+    """Return a workflow's name, and the control plane's reports of its nodes."""
     async with opened.fleet() as client:
         run = client.run(workflow)
         return (await run.overview()).name, [row async for row in run.nodes()]

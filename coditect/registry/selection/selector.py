@@ -54,7 +54,7 @@ class Known:
         return asyncio.get_running_loop().time() - self.read_at
 
     def give(self, agent_id: AgentId) -> Pick:
-        """Count one more running task at the agent in the cache, and return the agent as a `Pick`."""
+        """Count one more running task at the agent in the cache; return the choice, whose `over` undoes the count."""
         self.records[agent_id] = with_more(self.records[agent_id], 1)
         return Pick(agent_id, self)
 

@@ -113,10 +113,11 @@ def begin_publish(
 def begin_process(
     tracing: Tracing, task: Task, *, agent: str, origin: tuple[str, str, str], redelivered: bool
 ) -> Span | None:
-    """Begin the span of an attempt in an agent, a child of the task's trace context; `origin`: exchange, key and queue.
+    """Begin the span of an attempt in an agent, below the task's trace context; SKIPPED for a client's untraced task.
 
-    Every attempt has its own span; that of a retry or a redrive links to the attempt before. A task of a client of ours
-    that comes without a trace is in none, for the client has decided so.
+    `origin` is the exchange, the routing key and the queue. Every attempt has its own span; that of a retry or a
+    redrive links to the attempt before. A task of a client of ours that comes without a trace is in none, for the
+    client has decided so.
     """
     if task.traceparent is None and task.published_at_ms is not None and task.owner is None:
         return SKIPPED

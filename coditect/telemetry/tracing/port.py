@@ -100,7 +100,7 @@ class Span:
         tracestate: str | None = None,
         start_ns: int = 0,
     ) -> None:
-        """Begin a span with the ids of `place`; when a sampled span ends, `ended` is called with it."""
+        """Begin a span with the trace and span ids in `place`; when a sampled span ends, `ended` is called with it."""
         self.name, self.kind = name, kind
         self.trace_id, self.span_id, self.sampled = place.trace_id, place.span_id, place.sampled
         self.parent_id, self.tracestate = parent_id, tracestate

@@ -104,7 +104,7 @@ class Learning:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalCase:
-    """A task or an approval that is to be judged."""
+    """A task or an approval node that the approval policy is to judge, with what its rules look at."""
 
     subject: Subject
     capability: str
@@ -208,7 +208,7 @@ class _SeenCase:
 
 
 def _matches(rule: ApprovalRule, seen: _SeenCase, unknown: list[str]) -> bool:
-    """Tell whether no condition of a rule, except `of`, is known to fail; add the unchecked ones to `unknown`."""
+    """Tell whether each condition of a rule but `of` holds or cannot be checked; add to `unknown` why any cannot be."""
     case = seen.case
     named = _fits(rule.capability, case.capability) and fnmatchcase(case.workflow, rule.workflow)
     return (

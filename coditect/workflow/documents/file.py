@@ -90,7 +90,7 @@ def read_workflow(content: bytes, *, is_json: bool = False, capabilities: Collec
 
 
 def parse_document(content: bytes, *, is_json: bool = False) -> Any:
-    """Return the value of a YAML or JSON document other than a workflow, read with a workflow file's limits.
+    """Return the value of a YAML or JSON document other than a workflow; size and depth are limited as a workflow's.
 
     Raises:
         InvalidWorkflow: with the line of the first problem.
@@ -108,7 +108,7 @@ def _text_of(content: bytes) -> str:
 
 
 def read_values(text: str) -> Any:
-    """Read a YAML document that is no workflow, such as a file of agents, by a workflow file's rules, but of any size.
+    """Read a YAML document of any size that is no workflow, such as a file of agents; aliases and tags are refused.
 
     Raises:
         InvalidWorkflow: when it is no such YAML; with the line.
@@ -136,7 +136,7 @@ def write_json(definition: Definition) -> str:
 
 
 class _Open:
-    """The type of the mark in a parser event that ends the object or list which was begun last."""
+    """The type of `_END`, the value of a parser event that ends the innermost open object or list."""
 
 
 _END = _Open()

@@ -155,7 +155,7 @@ def _path(location: tuple[str | int, ...]) -> Path:
 
 
 def _names(location: tuple[str | int, ...]) -> tuple[str, ...]:
-    """Return all field names of the object that holds a field, given pydantic's location of the field."""
+    """Return the names of all fields allowed in an object, given pydantic's location of one field in the object."""
     match location:
         case ("workflows", _, *rest):
             return _names(tuple(rest)) if len(rest) > 1 else tuple(ChildFields.model_fields)

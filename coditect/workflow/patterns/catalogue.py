@@ -37,7 +37,7 @@ def load_patterns(folders: Iterable[Path] = ()) -> Catalogue:
 
 
 def find_pattern(patterns: Catalogue, name: str) -> WorkflowPattern:
-    """Return the pattern of a name.
+    """Return the pattern of a name from a catalogue; for an unknown name, raise NotFound with the known names.
 
     Raises:
         NotFound: when no pattern has the name; tells the names there are.

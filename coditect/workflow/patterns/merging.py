@@ -44,6 +44,7 @@ class MergeRule(StrEnum):
 
 def merge(rule: MergeRule, values: Sequence[Any], *, weights: Sequence[float] = (), least: int = 1) -> Any:
     """Merge the values that are not None into one by a rule; `weights`, one for each value, is only for `weighted`.
+
     Raises:
         InputError: when fewer than `least` results are there, when results or weights do not fit the rule, or when a
             vote has no winner; not retryable, since equal results merge equally.

@@ -27,7 +27,7 @@ class FaultCoverage:
 
 @dataclass(frozen=True, slots=True)
 class Toll:
-    """The coverage of every kind of fault in a chaos run."""
+    """The counts of a chaos run's faults, and of those that hit work under way, by kind, with the run's length."""
 
     kinds: tuple[FaultCoverage, ...]
     seconds: float

@@ -183,7 +183,7 @@ def _epochs(index: HistoryIndex) -> tuple[int, list[str]]:
 
 
 def stale_writes(index: HistoryIndex) -> CheckResult:
-    """Invariant I4: check that a node's recorded result comes from the execution under its newest fence.
+    """Invariant I4: check that a node's recorded result has the newest fence, or is by the agent that was granted it.
 
     A value of an older fence is permitted from the very agent to which the newest was granted: that agent had the
     task already, and went on.

@@ -174,7 +174,7 @@ class WorkflowLoad:
             repeated = False
 
     async def answered(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Repeat a request until it succeeds."""
+        """Repeat a request until it succeeds, also after non-retryable errors and once the load is closed."""
         while True:
             with suppress(CoditectError):
                 return await ask()

@@ -176,7 +176,7 @@ class ChaosLoad(WorkflowLoad):
     # -- schedules --------------------------------------------------------------------------------------
 
     async def schedule(self) -> None:
-        """Let a schedule tick for some seconds and once more, pause it, and wait for the ends of its runs."""
+        """Create a schedule, let it tick for some seconds and once more, pause it, and wait until its runs ended."""
         name = self.key()
         flow, schedules = self.shapes.ticking(name), self.client.schedules
         self.note(Type.INVOKE, "schedule", name)

@@ -24,7 +24,7 @@ SUFFIXES = (".lua", ".py")
 
 
 def fingerprint(root: Path) -> str:
-    """Return a hash of all product and test code, whose change makes the record of caught mutants invalid."""
+    """Return a hash of the code in coditect, dispatcher and tests, which the record of caught mutants is valid for."""
     digest = sha256()
     for file in sorted(one for folder in CODE for one in (root / folder).rglob("*") if one.suffix in SUFFIXES):
         digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())

@@ -53,7 +53,7 @@ class HandoffRecord:
 
     @property
     def id(self) -> str:
-        """The id of the handoff: the task's id, a dot and the number."""
+        """The id of the handoff: the task's id, a dot, and the handoff's number among those of the task."""
         return f"{self.node_key.task_id}.{self.number}"
 
     @property
@@ -75,7 +75,7 @@ class HandoffRecord:
 
 
 def node_of(handoff: str) -> tuple[NodeKey, int]:
-    """Return the key of the task's node, and the number, that the id of a handoff names.
+    """Split a handoff's id; return the key of the task's node, and the handoff's number among those of the task.
 
     Raises:
         NotFound: when the text is no such id.

@@ -140,7 +140,7 @@ def packed(kept: KeptMessage) -> bytes:
 
 
 def add(tr: Transaction, thread: ThreadRecord, number: int, kept: KeptMessage) -> None:
-    """Write a message under its number and its id."""
+    """Write a thread's message under its number, and the number under the message's id."""
     tr.set(THREAD_MESSAGES.pack((thread.id, number)), packed(kept))
     tr.set(THREAD_SENT.pack((thread.id, kept.id)), versions.THREAD_SENT.pack((number,)))
 

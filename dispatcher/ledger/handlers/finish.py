@@ -134,7 +134,7 @@ def _ready_later(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, delay_ms:
 
 
 def began(unit: UnitOfWork, command: Began) -> None:
-    """Record that an agent runs a node's current attempt; for an outdated one, do as `heard`, which may cancel it."""
+    """Record that an agent runs a node's current attempt; an outdated or ended attempt may get a second cancel."""
     started = command.started
     node_key = NodeKey(started.workflow, started.node)
     row = unit.node(node_key)

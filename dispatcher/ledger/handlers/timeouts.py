@@ -73,7 +73,7 @@ def _not_signaled(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, _: Timer
 
 
 def _not_started(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, timer: Timer) -> None:
-    """End a node that no agent started by its latest start time, unless the node is ready and its workflow paused."""
+    """Fail a node not started by its latest start, unless it is ready in a paused workflow, or is being canceled."""
     run = unit.run(node_key.workflow)
     paused = run is not None and run.state is WorkflowState.PAUSED and row.state is TaskState.READY
     waits = row.start_by_ms is not None and row.start_by_ms + limits.START_GRACE_MS == timer.due_ms

@@ -84,9 +84,9 @@ def fail(
 
 
 def follow(unit: UnitOfWork, *, most: int | None = None) -> None:
-    """End nodes found unfit to run, and pass all ends in the transaction on to dependents, which run, end or wait.
+    """End nodes found unfit to run, and pass the transaction's ends on to dependents, as far as its limits permit.
 
-    What is beyond the transaction's limits is left to later transactions; with `most` 0 all is.
+    The dependents run, end or wait. What is beyond the limits is left to later transactions; with `most` 0 all is.
     """
     left, done = MOST_STEPS if most is None else most, 0
     while unit.ended or unit.unfit:
@@ -356,7 +356,10 @@ def _element_ended(unit: UnitOfWork, element: NodeKey) -> None:
 
 
 def _end_map(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """End a map whose elements have all ended: as completed with the list of results, or as its worst element ended."""
+    """End a map whose elements have all ended: as the worst of them, or with the list of results if it can be kept.
+
+    A list that is too large, or a damaged result, fails the map.
+    """
     tally = row.tally
     if tally.worst is not None:
         end(unit, node_key, row, tally.worst, reason="element")

@@ -78,7 +78,10 @@ def claim(unit: UnitOfWork, node_key: NodeKey) -> bool:
 
 
 def backlog(unit: UnitOfWork, capability: str, most: int) -> Iterator[NodeKey]:
-    """Yield a capability's ready nodes, urgent ones first, then the oldest, in reads of at most `most` + 1 nodes."""
+    """Yield the ready nodes in a capability's backlog, urgent ones first, then the oldest, `most` + 1 by each read.
+
+    A node that becomes ready while its workflow is paused is not in the backlog.
+    """
     begin, end = READY.range((unit.shard, capability))
     while found := unit.tr.get_range(begin, end, limit=most + 1):
         yield from (NodeKey(*READY.unpack(key)[4:6]) for key, _ in found)

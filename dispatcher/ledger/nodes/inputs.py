@@ -42,7 +42,7 @@ _MESSAGE_CHARACTERS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The values of one node's evaluated expressions: the condition, and the input of each task."""
+    """The values of a node's evaluated expressions: the condition, and task inputs, a wait's instant, or artifacts."""
 
     holds: bool
     """Whether the node's condition is true, so that the node runs; True without a condition."""
@@ -54,7 +54,7 @@ NO_EXPRESSIONS = Inputs(True)
 
 
 def inputs_of(node: Node, scope: Scope, account: Account, *, has_elements: bool = False) -> Inputs:
-    """Evaluate a node's condition and, if it holds, its inputs, but not the list of a map that has element nodes.
+    """Evaluate a node's condition and, if it holds, its other expressions, but not the list of a map that has elements.
 
     Raises:
         InputError: when an expression has no value.

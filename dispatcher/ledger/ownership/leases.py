@@ -80,7 +80,7 @@ def _look(before: Pulse | None, owner: str, beat: int, now_ms: int, ttl_ms: int)
 
 
 def beats(tr: Reads) -> dict[str, int]:
-    """Read the current heartbeat counter of every owner that does not count as dead, for `look`."""
+    """Return the current heartbeat counter of every owner that has neither left nor been declared dead."""
     return {BEATS.unpack(key)[0]: versions.BEAT.unpack(value)[0] for key, value in tr.get_range(*BEATS.range())}
 
 

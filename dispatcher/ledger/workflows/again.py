@@ -171,7 +171,7 @@ def _tell(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
 
 
 def _count(unit: UnitOfWork, node_key: NodeKey, *, first: bool) -> int:
-    """Count a reset node's ended predecessors to begin or end the node; return the cost, 1 for each predecessor."""
+    """Count a blocked node's ended predecessors again; begin or end it if they decide; return how many it has."""
     row, node = unit.node(node_key), unit.definition(node_key)
     if row is None or row.state is not TaskState.BLOCKED:
         return 1

@@ -337,7 +337,7 @@ def approvals(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def dead(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return one page of the nodes in state `dead`, by workflow and name.
+    """Return one page of the nodes in state `dead`, sorted by workflow and name.
 
     Such a node's agents died too often, or the ledger could not record how its attempts ended.
     """

@@ -14,7 +14,7 @@ from dispatcher.store.transaction import Reads
 
 
 def status(tr: Reads) -> dict[str, Any]:
-    """Return live dispatchers and, by shard, owner, epoch, marker and counts of live workflows and published nodes."""
+    """Return live dispatchers; by shard: owner, epoch, marker queue, counts of live workflows and published nodes."""
     count = shards.fixed_count(tr)
     beats = leases.beats(tr)
     return {"shards": [_shard(tr, shard, beats) for shard in range(count)], "dispatchers": sorted(beats)}

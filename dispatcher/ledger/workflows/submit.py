@@ -145,6 +145,8 @@ def fingerprint(body: Mapping[str, Any]) -> str:
 def number(body: Mapping[str, Any], name: str, default: int) -> int:
     """Return a field of a request's body that must be a whole number of at least 1, or the default when it is missing.
 
+    With a default below 1 the field is required.
+
     Raises:
         InvalidTask: when the field is no such number.
     """

@@ -1,4 +1,4 @@
-"""The walks over nodes in pages: to cancel those of a workflow or map, to claim ready ones, or to send them to RQ."""
+"""The walks over nodes in pages: to cancel those of a workflow or map, offer ready ones again, or send them to RQ."""
 
 from __future__ import annotations
 

@@ -226,7 +226,7 @@ async def why_not_task_runs(
 
 
 async def _end_of(handle: Handle, wait: str) -> TaskDocument | None:
-    """Wait for the end of a task and return its document; None when it did not end in time."""
+    """Wait for the end of a task; return its status with its value or failure; None when it did not end in time."""
     try:
         return TaskDocument.of(handle.task_id, await handle.outcome(timeout=wait))
     except ResultTimeout:

@@ -105,7 +105,7 @@ async def start_workflow(
 
 
 async def accepted(run: Run, response: Response) -> AcceptedWorkflow:
-    """Return the document of a workflow that the control plane has, and set status and location of the answer."""
+    """Return a started workflow's id and state; set the answer's location, and its status: 201 if new, else 200."""
     state = WorkflowState.ACCEPTED if run.new else await run.state()
     response.headers["location"] = f"/v1/workflows/{run.id}"
     response.status_code = HTTPStatus.CREATED if run.new else HTTPStatus.OK

@@ -111,7 +111,7 @@ def settle_frame(channel: int, settled: SettledRange) -> bytes:
 
 
 class FramingError(Exception):
-    """The error of a byte stream that is not a sequence of AMQP frames."""
+    """The error of incoming bytes that are no AMQP frames, or whose frames break the order or size of a message."""
 
 
 class Taken(Protocol):

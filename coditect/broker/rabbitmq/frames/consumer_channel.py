@@ -62,12 +62,12 @@ class DirectConsumerChannel:
         self._spare = spare if self._spare is None else min(self._spare, spare)
 
     async def cancel(self, tag: str) -> None:
-        """Cancel a consumer at the broker, and drop its receiver."""
+        """Cancel a consumer at the broker; deliveries that come before the broker's answer still reach the consumer."""
         await self.channel.basic_cancel(tag, timeout=CALL_SECONDS)
         self.forget(tag)
 
     def forget(self, tag: str) -> None:
-        """Drop the receiver of a consumer that the broker has canceled."""
+        """Pass no more deliveries to a consumer that the broker has canceled; requeue any that still come."""
         self._receivers.pop(tag.encode(), None)
 
     def lose(self) -> None:

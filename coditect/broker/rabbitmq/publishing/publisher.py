@@ -39,9 +39,10 @@ class Routes(Protocol):
     """The interface that restores the process's missing exchanges and bindings, for publishes that found no queue."""
 
     async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
-        """Redeclare all that this process declared if a publish missed a part of it; tell whether to retry the publish.
+        """Redeclare a publish's missing exchange or binding if this process declared it; return whether to retry.
 
-        True, too, for the missing binding of a queue that exists, which its owner declares again.
+        All else that the process declared is redeclared, too. True also for the missing binding of a queue that exists,
+        which its owner declares again.
 
         Raises:
             CoditectError: when the declaration cannot be made now.

@@ -70,7 +70,7 @@ class Sender(User):
 
 
 class FleetRequests(RequestHandler):
-    """The requests of A2A clients, answered by the control plane and the registry."""
+    """The handler of A2A clients' requests, which asks the control plane and the registry for the answers."""
 
     def __init__(self, opened: Connections, settings: ApiSettings) -> None:
         self._opened = opened

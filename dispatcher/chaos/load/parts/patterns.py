@@ -31,7 +31,7 @@ _NUMBER = re.compile(r"(\d+)\]?$")
 
 
 class Members(BaseModel):
-    """The input of each parallel task: how long each of them works, and how many of its first attempts fail."""
+    """The input of each parallel task of a pattern: how long each works, and how many of its first attempts fail."""
 
     milliseconds: list[int]
     fails: list[int]
@@ -45,7 +45,7 @@ class Results(BaseModel):
 
 
 def offer(agent: Agent, note: Note) -> None:
-    """Let an agent execute the parallel tasks, each of which returns its own id and fence, and join their results."""
+    """Let an agent execute a pattern's parallel tasks, each of which returns its id and fence, and join the results."""
 
     @agent.capability(MEMBER, timeout="10m", retry=PART_RETRY, description="Waits, and returns its id.")
     async def member(given: Members, ctx: Context) -> str:
@@ -72,19 +72,19 @@ def _patterns() -> Catalogue:
 
 
 def race() -> tuple[Definition, list[str], int]:
-    """Return a race with the names of the racers, and the number of results that are enough."""
+    """Return the workflow of a race, the names of its racers, and the number of results that are enough: 1."""
     flow = render_pattern(_patterns(), "race", {"racers": [MEMBER] * MEMBERS, "merge": JOINED})
     return flow, [f"racer_{number}" for number in range(1, MEMBERS + 1)], 1
 
 
 def quorum() -> tuple[Definition, list[str], int]:
-    """Return a quorum with the names of its members, and the number of results that are enough."""
+    """Return the workflow of a quorum, the names of its members, and the number of results that are enough."""
     flow = render_pattern(_patterns(), "quorum", {"members": [MEMBER] * MEMBERS, "enough": ENOUGH, "merge": JOINED})
     return flow, [f"member_{number}" for number in range(1, MEMBERS + 1)], ENOUGH
 
 
 def map_reduce() -> tuple[Definition, list[str], int]:
-    """Return a map with the names of its elements, all of which are needed."""
+    """Return the workflow of a map-reduce, the names of the map's elements, and their number, since all are needed."""
     flow = render_pattern(_patterns(), "map_reduce", {"map": MEMBER, "reduce": JOINED, "limit": MEMBERS})
     return flow, [f"each[{number}]" for number in range(MEMBERS)], MEMBERS
 

@@ -17,7 +17,7 @@ WAVE = 12
 
 
 def offer(agent: Agent, note: Note) -> None:
-    """Let an agent offer the capability with the rate limit, and record when each execution begins."""
+    """Let an agent offer a capability with a fleet-wide rate limit, and record when each execution begins."""
 
     @agent.capability(
         RATED,

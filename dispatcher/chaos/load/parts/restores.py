@@ -58,7 +58,7 @@ class TakeBack(BaseModel):
 
 
 def offer(agent: Agent, note: Note) -> None:
-    """Let an agent execute the nodes, which write to shared state, and their compensations."""
+    """Let an agent execute the restorable workflow's nodes, which write to shared state, and their compensations."""
 
     @agent.capability(STEP, timeout="10m", retry=PART_RETRY, description="Writes to shared state, and waits.")
     async def step(given: Step, ctx: Context) -> StepDone:

@@ -46,7 +46,7 @@ def begin_approval(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, approva
 
 
 def may_go(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> bool:
-    """Tell whether the policy lets a task become ready; if not, ask a person about the task, or end it as refused."""
+    """Tell whether the policy or an earlier grant lets a task become ready; if not, ask a person, or have it end."""
     policy = unit.terms.approvals
     if policy is None or not policy.may_concern(Subject.TASK, call.capability):
         return True

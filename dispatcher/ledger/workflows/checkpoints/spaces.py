@@ -81,7 +81,7 @@ def value_key(space: str, key: str, version: int) -> ValueKey:
 
 
 def unpack(row: bytes) -> StateVersion:
-    """Decode a row of the store to a version."""
+    """Decode a row of the store to a version of a key of shared state."""
     version, writer, task, at_ms, deleted = versions.SPACE.unpack(row)
     return StateVersion(version, writer, task, at_ms, bool(deleted))
 
