@@ -76,7 +76,7 @@ class Mistake(BaseModel):
 
 
 class ProblemDocument(BaseModel):
-    """An error as RFC 9457 describes it, with the facts of the error and what to do about it."""
+    """The JSON answer for an error, as RFC 9457 describes it, with the facts of the error and what to do about it."""
 
     model_config = ConfigDict(frozen=True)
 

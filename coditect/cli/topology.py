@@ -74,7 +74,7 @@ def export_topology(
         str, typer.Option("--cluster", help="The RabbitmqCluster that the objects of k8s refer to.")
     ] = "rabbitmq",
 ) -> None:
-    """Write the topology for RabbitMQ or Kubernetes; needs no broker when capabilities are named.
+    """Write the needed exchanges, queues and bindings for RabbitMQ or Kubernetes; needs no broker with --capability.
 
     \b
     Example: coditect topology export -c code.review > topology.json

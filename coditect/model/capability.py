@@ -25,7 +25,7 @@ LONGEST_SECONDS = 7 * 24 * 3600.0
 
 
 class Priority(StrEnum):
-    """The priority of a task: one queue per level, consumed 8:4:1; one slot of an agent is kept for P0."""
+    """The priority of a task: agents take P0, P1 and P2 8:4:1; by default one of two or more slots is kept for P0."""
 
     P0 = "p0"
     P1 = "p1"

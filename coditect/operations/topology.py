@@ -52,7 +52,7 @@ async def create_topology(opened: Connections, named: Iterable[str], *, note: No
 async def export_topology(
     opened: Connections, named: Iterable[str], *, form: ExportForm, vhost: str, cluster: str, note: Note
 ) -> dict[str, object]:
-    """Return the needed exchanges, queues and bindings in the given form, for RabbitMQ or for Kubernetes.
+    """Return the needed exchanges, queues and bindings, as RabbitMQ definitions or Kubernetes objects; create nothing.
 
     Args:
         cluster: the name of the RabbitmqCluster object that Kubernetes objects refer to.

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class WorkflowRow:
-    """The report of one workflow as a whole: name, state, counts of nodes, and times."""
+    """What the control plane tells of one workflow: id, name, state, number of nodes in each state, and times."""
 
     workflow: str
     name: str
@@ -75,7 +75,7 @@ class WorkflowRow:
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """The report of one node of a workflow, or of one element of a map: `review[3]`."""
+    """What the control plane tells of a node, or of a map's element `review[3]`: state, agent, times; not its value."""
 
     name: str
     state: TaskState
@@ -137,7 +137,7 @@ class NodeRow:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRow:
-    """The report of one attempt: one publication of a node to an agent, with its outcome."""
+    """What the control plane tells of one attempt to run a node: its agent, times, and state or outcome; no value."""
 
     node: str
     attempt: int
@@ -216,7 +216,7 @@ class DeadRow:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalRow:
-    """The report of an approval node, or of a task that the approval policy asks about, that waits for an answer."""
+    """A question that waits for a person's answer: of an approval node, or of the approval policy about a task."""
 
     workflow: str
     node: str

@@ -110,7 +110,10 @@ def resume(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def run(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Start a schedule's workflow now, even while paused; return its id, or None if none began. The next tick stays."""
+    """Start a schedule's workflow now, even while paused; return a dict with its id, or None and why not.
+
+    The schedule's next tick stays as it was.
+    """
     record = rows.find(unit.tr, body)
     workflow = _start(unit, record, unit.now_ms, occasion="run")
     rows.write(unit.tr, record)

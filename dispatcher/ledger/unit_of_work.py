@@ -224,7 +224,7 @@ class UnitOfWork:
         return Node(node_key.node, work.undo if node_key.is_compensation else work)
 
     def call(self, node_key: NodeKey) -> Call | None:
-        """Return a node's call of a capability (a map's: per element), after any handoffs; None if it calls none."""
+        """Return a node's (or map element's) capability call, or None; handoffs count only if its row was read."""
         call, known = self.definition(node_key).call, self._nodes.get(node_key)
         taken = known[1].capability if known is not None else ""
         return replace(call, capability=taken) if taken and call is not None else call

@@ -76,7 +76,7 @@ async def rebuild_shard(
 
 
 async def _walked(ports: Ports, worker: ShardWorker) -> Built:
-    """Wait until the shard worker has gone through all nodes of a rebuild; return the counts of republished nodes."""
+    """Finish publishing a shard's tasks again from the ledger; return the rebuild's record with their counts."""
     before: bytes | None = b""
     while True:
         has_gone_on, gone_on = False, CommandAnswer[bool]()

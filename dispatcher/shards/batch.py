@@ -75,7 +75,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """The result of a committed batch: its effects outside of the store, and the answers to its commands."""
+    """The result of a committed batch: its effects outside the store, and answers to the commands that fitted."""
 
     effects: Effects
     answers: tuple[Any, ...]

@@ -30,13 +30,13 @@ async def list_agents(
     keyword: Annotated[str | None, Query(description="A word in a name, description or tag.")] = None,
     status: AgentStatus | None = None,
 ) -> list[AgentDocument]:
-    """List the living agents with their state, load and capabilities."""
+    """List the living agents that fit every given condition, each with its status, load and capabilities."""
     found = await fleet.find_agents(services.opened, Search(capability, tag, keyword, status))
     return [AgentDocument.of(record) for record in found]
 
 
 class Drain(ApiRequest):
-    """A request to drain an agent."""
+    """A request to drain an agent, and how long to wait for its end."""
 
     wait: Span | None = Field(default=None, description="How long to wait until it is gone.")
 

@@ -18,7 +18,7 @@ steered = APIRouter(tags=["locks and breakers"], dependencies=[needs(Role.OPERAT
 
 
 class LockRelease(ApiRequest):
-    """A request to release the locks of a resource, of an agent or of its task by force, with the reason."""
+    """The locks to release by force, with the reason: those of a resource, or of an agent, or of one of its tasks."""
 
     resource: str | None = Field(default=None, max_length=500)
     agent: str | None = Field(default=None, max_length=100)
@@ -28,13 +28,13 @@ class LockRelease(ApiRequest):
 
 @router.get("/locks")
 async def list_locks(services: Services, resource: str | None = None, limit: Limit = 100) -> list[LockRow]:
-    """List who holds and who waits for which lock, in order of arrival at each."""
+    """List those that hold locks and those that wait, for all resources or one, in order of arrival at each."""
     return await locks.list_locks(services.opened, resource=resource, most=limit)
 
 
 @steered.post("/locks/release")
 async def release_locks(order: LockRelease, services: Services) -> dict[str, int]:
-    """Release locks by force, and tell their holders why; `released` is how many."""
+    """Release by force a resource's locks, or all that an agent or its task holds or awaits; return how many."""
     released = await locks.release_locks(
         services.opened, order.resource, agent=order.agent, task=order.task, reason=order.reason
     )
@@ -43,23 +43,23 @@ async def release_locks(order: LockRelease, services: Services) -> dict[str, int
 
 @router.get("/breakers")
 async def list_breakers(services: Services) -> list[BreakerListing]:
-    """List the breakers of the fleet that ever opened."""
+    """List the fleet's breakers that were ever opened or reset, each with its present state."""
     return await breakers.list_breakers(services.opened)
 
 
 @router.get("/breakers/{name}")
 async def show_breaker(name: str, services: Services) -> BreakerListing:
-    """Show one breaker of the fleet."""
+    """Show a breaker's state in the whole fleet, and when its next probe may be permitted."""
     return await breakers.show_breaker(services.opened, name)
 
 
 @steered.post("/breakers/{name}/open")
 async def open_breaker(name: str, order: ChangeReason, services: Services) -> BreakerState:
-    """Open a breaker in the whole fleet until it is reset."""
+    """Open a breaker in the whole fleet, without probes, until it is reset; return its state."""
     return await breakers.open_breaker(services.opened, name, reason=order.reason)
 
 
 @steered.post("/breakers/{name}/reset")
 async def reset_breaker(name: str, order: ChangeReason, services: Services) -> BreakerState:
-    """Close a breaker in the whole fleet."""
+    """Close a breaker in the whole fleet, and return its state."""
     return await breakers.reset_breaker(services.opened, name, reason=order.reason)

@@ -125,7 +125,7 @@ def _sse(frame: LiveFrame) -> bytes:
 async def follow_events(
     socket: WebSocket, services: Services, selection: Selection, last_event_id: LastId = ""
 ) -> None:
-    """Follow the same events over a WebSocket; a message is an object with `id` and `event`, `gap`, `ping` or `end`."""
+    """Follow the fleet's events over a WebSocket; each message has an `id`, and `event`, `gap`, `ping` or `end`."""
     async with AsyncExitStack() as opening:
         try:
             stream = await opening.enter_async_context(services.feed.stream(selection, last_event_id))

@@ -37,7 +37,7 @@ Named = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class TopologyState:
-    """The differences between the exchanges and queues of the broker and those that the code declares."""
+    """The needed exchanges and queues that the broker lacks or has otherwise, and the number of missing bindings."""
 
     clean: bool
     missing: list[str]
@@ -68,14 +68,14 @@ async def why_not_done(
     priority: Priority = Priority.P1,
     tag: Annotated[list[str] | None, Query(description="Wanted of the agent; can be repeated.")] = None,
 ) -> WhyNot:
-    """Say for each agent whether it would take such a task now, and else why not."""
+    """Say for each agent whether it would take a task of this capability, priority and tags now, and if not, why."""
     question = TaskQuestion(check_capability_name(name), priority, frozenset(tag or ()))
     return await why_not_capability(services.opened, question)
 
 
 @router.get("/queues")
 async def show_queues(services: Services, capability: Named) -> list[CapabilityQueues]:
-    """List the queues by capability and level: waiting tasks, consumers, and rates where the management API is set."""
+    """List each capability's task queues by priority: waiting tasks, consumers, and message rates where known."""
     names = await fleet.known_capabilities(services.opened, capability, note=_ignored)
     try:
         rates = await services.opened.queue_rates() or {}
@@ -86,7 +86,7 @@ async def show_queues(services: Services, capability: Named) -> list[CapabilityQ
 
 @router.get("/topology")
 async def plan_topology(services: Services, capability: Named) -> TopologyState:
-    """Compare the broker's exchanges and queues with the code's."""
+    """Tell which needed exchanges, queues and bindings the broker lacks or has otherwise; change nothing."""
     notes: list[str] = []
     plan = await topology.plan_topology(services.opened, capability, note=notes.append)
     return _state(plan, notes)
@@ -94,7 +94,7 @@ async def plan_topology(services: Services, capability: Named) -> TopologyState:
 
 @router.post("/topology", dependencies=[needs(Role.ADMIN)])
 async def apply_topology(services: Services, capability: Named) -> TopologyState:
-    """Create missing exchanges, queues and bindings; those that differ are left alone."""
+    """Create the exchanges, queues and bindings that the broker lacks; leave those that differ as they are."""
     notes: list[str] = []
     plan = await topology.create_topology(services.opened, capability, note=notes.append)
     return _state(plan, notes)
@@ -108,7 +108,7 @@ async def export_topology(
     vhost: str = "/",
     cluster: str = "rabbitmq",
 ) -> dict[str, Any]:
-    """Return the topology for RabbitMQ or Kubernetes."""
+    """Return the needed exchanges, queues and bindings as RabbitMQ definitions or Kubernetes objects; read-only."""
     return await topology.export_topology(
         services.opened, capability, form=form, vhost=vhost, cluster=cluster, note=_ignored
     )
@@ -134,13 +134,13 @@ async def show_status(services: Services) -> ClusterStatus:
 
 @router.post("/rebuild", dependencies=[needs(Role.ADMIN)])
 async def rebuild_fleet(services: Services) -> Rebuilt:
-    """Make again from the ledger what the broker or Redis lost, and count it."""
+    """Restore queues, tasks and jobs that the broker or Redis lost, from the ledger; return how many of each kind."""
     async with services.opened.broker() as broker:
         return await rebuild(broker)
 
 
 class LogLevelRequest(ApiRequest):
-    """A request to log more or less, for one agent, or for every agent and dispatcher."""
+    """A log level to set, for a while or until the process ends: in one agent, or in every agent and dispatcher."""
 
     logger: str = Field(default="", max_length=200, description="Such as `agent.runtime`; empty for all.")
     level: Literal["debug", "info", "warning", "error"] | None = Field(

@@ -25,7 +25,7 @@ async def list_handoffs(
     open_only: Annotated[bool, Query(alias="open")] = False,
     limit: Limit = 100,
 ) -> list[HandoffRow]:
-    """List handoffs without their contexts, those of the earliest workflow first."""
+    """List handoffs without contexts: all, or of a task, workflow or agent; those of the earliest workflow first."""
     wanted = {"task": task, "workflow": workflow, "agent": agent}
     return await handoffs.list_handoffs(services.opened, **wanted, open_only=open_only, most=limit)
 

@@ -32,7 +32,7 @@ calls = APIRouter()
 
 @calls.post("{$request.body#/base_url}/agent-request", responses={202: {"description": "The answer comes later."}})
 async def ask_http_agent(event: AgentRequestEvent) -> AgentResponseEvent:  # type: ignore[empty-body]
-    """Do a task; an answer that comes later is posted to the event's `callback_url`."""
+    """Run a task: the request that Coditect posts to an HTTP agent; the agent may post its answer later (202)."""
 
 
 @router.post("/register", status_code=HTTPStatus.CREATED, dependencies=CHANGES, callbacks=calls.routes)
@@ -43,7 +43,7 @@ async def register_agent(agents: HttpBridging, registration: HttpRegistration) -
 
 @router.post("/agents/{agent_id}/heartbeat", dependencies=CHANGES)
 async def beat(agents: HttpBridging, agent_id: Id) -> Registered:
-    """Say that an HTTP agent lives; 404 when it has to register again."""
+    """Record an HTTP agent's sign of life; answer 404 when it has to register again."""
     return await agents.beat(AgentId(agent_id))
 
 

@@ -56,7 +56,7 @@ async def get_value(space: Space, key: Key, services: Services, response: Respon
 async def put_value(
     space: Space, key: Key, value: NewValue, services: Services, response: Response, if_match: IfMatch = None
 ) -> dict[str, int]:
-    """Write a value; with If-Match only in place of that version, else 412."""
+    """Write a key's value, and return its new version; with If-Match only in place of the version in it, else 412."""
     return await _write(services, key, value, response, if_match, space=space)
 
 
@@ -68,7 +68,7 @@ async def delete_value(space: Space, key: Key, services: Services, if_match: IfM
 
 @router.get(SPACES + "/{key}/history")
 async def list_versions(space: Space, key: Key, services: Services) -> list[StateEntry]:
-    """List the kept versions of a key with their writers, the latest first, without the values."""
+    """List a key's last 20 versions at most with their writers, the latest first, without the values."""
     async with services.opened.fleet() as client:
         return await client.space(space).history(key)
 
@@ -89,7 +89,7 @@ async def get_workflow_value(workflow: str, key: Key, services: Services, respon
 async def put_workflow_value(
     workflow: str, key: Key, value: NewValue, services: Services, response: Response, if_match: IfMatch = None
 ) -> dict[str, int]:
-    """Write a value of a workflow's shared state; with If-Match only in place of that version, else 412."""
+    """Write a value of a workflow's shared state, return its version; with If-Match replace only that one, else 412."""
     return await _write(services, key, value, response, if_match, workflow=workflow)
 
 

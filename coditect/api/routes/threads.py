@@ -20,7 +20,7 @@ steered = APIRouter(prefix="/threads", tags=["threads"], dependencies=[needs(Rol
 
 
 class NewThread(ApiRequest):
-    """A thread to open."""
+    """A conversation to open (a thread): its participants, type, title, and the task or workflow that it is about."""
 
     participants: list[str] = Field(max_length=50, description="Agents, capabilities and people, by name.")
     type: str = Field(default="discussion", max_length=200)
@@ -31,7 +31,7 @@ class NewThread(ApiRequest):
 
 
 class NewMessage(ApiRequest):
-    """A message to say in a thread."""
+    """A message to add to a conversation (a thread): a JSON value, its type, and to whom; by default to all."""
 
     value: Any
     type: str = Field(default="text", max_length=200)
@@ -49,7 +49,7 @@ async def list_threads(
     open_only: Annotated[bool, Query(alias="open")] = False,
     limit: Limit = 100,
 ) -> list[ThreadRow]:
-    """List threads, the earliest first: all, or those of a participant, a task or a workflow."""
+    """List conversations (threads), the earliest first: all, or those of a participant, a task or a workflow."""
     wanted = {"participant": participant, "task": task, "workflow": workflow}
     return await threads.list_threads(services.opened, **wanted, open_only=open_only, most=limit)
 
@@ -58,13 +58,13 @@ async def list_threads(
 async def show_thread(
     thread: str, services: Services, after: Annotated[int, Query(ge=0)] = 0, limit: Limit = 100
 ) -> ShownThread:
-    """Show a thread with its messages, from the one behind number `after` on."""
+    """Show a conversation (a thread) with at most `limit` of its messages, those with numbers above `after`."""
     return await threads.show_thread(services.opened, thread, after=after, most=limit)
 
 
 @steered.post("", status_code=HTTPStatus.CREATED)
 async def open_thread(order: NewThread, services: Services, who: Who) -> ThreadRow:
-    """Open a thread for the caller and for others."""
+    """Open a conversation (a thread) between the caller and the named participants, and return it."""
     by, bound = _by(order.by, who), {"task": order.task, "workflow": order.workflow}
     return await threads.open_thread(
         services.opened, order.participants, by=by, type_=order.type, title=order.title, **bound
@@ -73,7 +73,7 @@ async def open_thread(order: NewThread, services: Services, who: Who) -> ThreadR
 
 @steered.post("/{thread}/messages", status_code=HTTPStatus.CREATED)
 async def say_in_thread(thread: str, order: NewMessage, services: Services, who: Who) -> SaidMessage:
-    """Say something in a thread, as one of its participants."""
+    """Add a message of the caller to a conversation (a thread); return the message's number in it."""
     by = _by(order.by, who)
     return await threads.say(
         services.opened, thread, order.value, by=by, type_=order.type, to=order.to, answers=order.answers

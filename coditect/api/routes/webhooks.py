@@ -36,7 +36,7 @@ class WebhookRequest(ApiRequest):
 
 
 class WebhookDocument(BaseModel):
-    """A webhook without its secret."""
+    """A webhook as answers show it, without its secret: URL, event filter, and whether it is active or why disabled."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -61,13 +61,13 @@ class NewWebhook(WebhookDocument):
 
 @router.get("/webhooks")
 async def list_webhooks(services: Services) -> list[WebhookDocument]:
-    """List the webhooks with their state."""
+    """List the webhooks with their event filters, and whether each is active, or why it is disabled."""
     return [WebhookDocument.of(one) for one in await webhooks.list_webhooks(services.opened)]
 
 
 @steered.put("/webhooks/{name}", status_code=HTTPStatus.CREATED)
 async def add_webhook(name: str, order: WebhookRequest, services: Services) -> NewWebhook:
-    """Add a webhook; the events from now on are posted to its URL, signed, until they are taken."""
+    """Add a webhook, and show its secret this once; later events that fit its filter are posted, signed, to its URL."""
     services.webhooks.check_key()
     chosen = {field: getattr(order, field) for field in webhooks.FIELDS}
     now_ms = SystemClock().now_ms()
@@ -77,20 +77,20 @@ async def add_webhook(name: str, order: WebhookRequest, services: Services) -> N
 
 @steered.post("/webhooks/{name}/test")
 async def test_webhook(name: str, services: Services) -> WebhookAttempt:
-    """Post an event `webhook.test` once, and show what came of it."""
+    """Post an event `webhook.test` to a webhook's URL once, and return how its receiver answered."""
     webhook = await webhooks.get_webhook(services.opened, name)
     return await services.webhooks.send_test(webhook, SystemClock())
 
 
 @steered.post("/webhooks/{name}/enable")
 async def enable_webhook(name: str, services: Services) -> WebhookDocument:
-    """Send the events of a disabled webhook again, beginning with those that waited."""
+    """Make a disabled webhook active again: events are posted to it, those first that waited."""
     return WebhookDocument.of(await webhooks.steer_webhook(services.opened, name, active=True))
 
 
 @steered.post("/webhooks/{name}/disable")
 async def disable_webhook(name: str, services: Services) -> WebhookDocument:
-    """Send no more events to a webhook; those that happen wait, the latest 10,000."""
+    """Disable a webhook: nothing is posted to it until it is enabled; of later events the latest 10,000 wait."""
     disabled = await webhooks.steer_webhook(services.opened, name, active=False, reason="disabled by a person")
     return WebhookDocument.of(disabled)
 

@@ -48,7 +48,7 @@ def list_audit(
     output: OutputOption = Output.TABLE,
     watch: WatchOption = False,
 ) -> None:
-    """List the audit trail, the latest entry first; of one workflow, the earliest first.
+    """List the audit trail, the latest entry first; of one workflow at most its latest 500, the earliest first.
 
     \b
     Example: coditect audit list --only people --since 2026-01-01T00:00:00Z

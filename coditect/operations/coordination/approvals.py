@@ -62,6 +62,6 @@ async def report_autonomy(opened: Connections, *, since_ms: int, until_ms: int) 
 
 
 async def list_audit(opened: Connections, conditions: AuditFilter, *, most: int) -> list[AuditRow]:
-    """Return at most `most` audit entries, the latest first, or, if limited to one workflow, the earliest first."""
+    """Return at most `most` audit entries, latest first; of one workflow, from its latest 500 only, earliest first."""
     async with opened.fleet() as client:
         return [row async for row in client.audit(most=most, **conditions.asked())]

@@ -37,7 +37,7 @@ async def list_threads(
     open_only: bool = False,
     most: int,
 ) -> list[ThreadRow]:
-    """Return at most `most` threads, the earliest first: all, or those of a participant, a task or a workflow."""
+    """Return up to `most` discussion threads, earliest first: all, or of one participant, task or workflow."""
     async with opened.fleet() as client:
         found = client.threads.list(
             participant=participant, task=task, workflow=workflow, open_only=open_only, most=most

@@ -17,7 +17,7 @@ NO_RATES: Mapping[str, QueueRates] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class LevelQueue:
-    """The task queue of one priority level of a capability: its length, consumers, and message rates where known."""
+    """The queue of a capability's tasks of one priority: its length, its consumers, and message rates where known."""
 
     priority: Priority
     queue: str
@@ -34,7 +34,7 @@ class LevelQueue:
 
 @dataclass(frozen=True, slots=True)
 class CapabilityQueues:
-    """The existing task queues of one capability, one for each priority level, and the number of its dead letters."""
+    """The existing task queues of one capability, at most one for each priority, and the number of its dead letters."""
 
     capability: str
     levels: tuple[LevelQueue, ...]

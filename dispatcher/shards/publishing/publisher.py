@@ -38,7 +38,7 @@ Sent = Callable[[Publication, BaseException | None], None]
 
 
 class ShardPublisher:
-    """The publisher of one shard's tasks; `sent` gets each publish's error or None, if not recalled or repeated."""
+    """The publisher of a shard's tasks; tells `sent` the error, or None, of each try not canceled or rerouted."""
 
     def __init__(self, broker: Broker, sent: Sent, tracing: Tracing = NO_TRACING) -> None:
         self._broker, self._tracing = broker, tracing

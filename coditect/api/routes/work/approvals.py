@@ -18,7 +18,7 @@ router = APIRouter(prefix="/approvals", tags=["approvals"])
 
 
 class ApprovalAnswer(ApiRequest):
-    """The answer to an approval."""
+    """A person's answer to an approval: granted or denied, with a comment."""
 
     granted: bool
     comment: str = Field(default="", max_length=2_000)
@@ -27,14 +27,14 @@ class ApprovalAnswer(ApiRequest):
 
 @router.get("")
 async def list_approvals(services: Services, cursor: Cursor = None, limit: Limit = 100) -> ListingPage[ApprovalRow]:
-    """List the approvals that wait for an answer."""
+    """List the questions that wait for a person's answer: of approval nodes, and of the approval policy about tasks."""
     async with services.opened.fleet() as client:
         return await client.page(APPROVALS, {}, cursor=cursor, limit=limit)
 
 
 @router.post("/{workflow}/{node}", status_code=HTTPStatus.NO_CONTENT, dependencies=[needs(Role.APPROVER)])
 async def answer_approval(workflow: str, node: str, order: ApprovalAnswer, services: Services, who: Who) -> None:
-    """Grant or deny an approval; only the first answer counts."""
+    """Grant or deny the approval of a workflow's node; only the first answer counts."""
     by = order.by or who.name if who is LOCAL else who.name
     await workflows.answer_approval(
         services.opened, workflow, node, granted=order.granted, by=by, comment=order.comment

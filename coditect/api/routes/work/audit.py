@@ -21,7 +21,7 @@ Hours = Annotated[int, Query(ge=1, le=24 * 366, description="How many hours back
 
 
 class AuditConditions(BaseModel):
-    """The conditions of a listing of the audit trail; every one that is given must hold."""
+    """What to list of the audit trail: entries that meet every given condition, in pages of `limit`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -43,7 +43,7 @@ class AuditConditions(BaseModel):
 
 @router.get("/approvals/{workflow}/{node}")
 async def show_decision(workflow: str, node: str, services: Services) -> ApprovalDecision:
-    """Show what was asked and decided about a node, by which rule and why, with its history."""
+    """Show what was last asked or decided about a node's approval, with the node's entries in the audit trail."""
     return await approvals.show_decision(services.opened, workflow, node)
 
 
@@ -52,13 +52,13 @@ async def list_audit(
     services: Services,
     conditions: Annotated[AuditConditions, Query()],
 ) -> ListingPage[AuditRow]:
-    """List the audit trail, the latest decision first; of one workflow all of it, the earliest first."""
+    """List the audit trail, the latest entry first; of one workflow at most its latest 500, the earliest first."""
     async with services.opened.fleet() as client:
         return await client.page(AUDIT, conditions.filter().asked(), cursor=conditions.cursor, limit=conditions.limit)
 
 
 @router.get("/autonomy")
 async def report_autonomy(services: Services, hours: Hours = 24) -> AutonomyReport:
-    """Count what finished with no action of a person, and what needed one; whole hours up to now."""
+    """Count the workflows and tasks that finished in the last `hours`, and how many of them a person acted on."""
     now_ms = time.time_ns() // 1_000_000
     return await approvals.report_autonomy(services.opened, since_ms=now_ms - hours * HOUR_MS, until_ms=now_ms)

@@ -18,14 +18,14 @@ router = APIRouter(prefix="/workflows/{workflow}", tags=["workflows"])
 
 
 class Restore(ApiRequest):
-    """A restore to carry out, as it was planned."""
+    """A restore to carry out, named by the token of its plan."""
 
     token: str = Field(description="The `token` of the plan: the restore is refused when the workflow has gone on.")
 
 
 @router.get("/checkpoints")
 async def list_checkpoints(workflow: str, services: Services) -> list[CheckpointRow]:
-    """List the checkpoints of a workflow, the earliest first: completed nodes, and those on request."""
+    """List a workflow's checkpoints, the earliest first: one for each completed node, and those made on request."""
     return await checkpoints.list_checkpoints(services.opened, workflow)
 
 
@@ -43,5 +43,5 @@ async def plan_restore(workflow: str, name: str, services: Services) -> RestoreP
 
 @router.post("/checkpoints/{name}/restore", status_code=HTTPStatus.NO_CONTENT, dependencies=[needs(Role.OPERATOR)])
 async def restore_workflow(workflow: str, name: str, order: Restore, services: Services, who: Who) -> None:
-    """Restore a workflow as planned; 412 when it has gone on since the plan."""
+    """Restore a workflow to a checkpoint, as planned; answer 412 when it has gone on since the plan."""
     await checkpoints.restore_workflow(services.opened, workflow, RestorePlan(name, (), order.token), by=who.name)

@@ -20,7 +20,7 @@ router = APIRouter(prefix="/dead", tags=["dead letters"])
 
 @dataclass(frozen=True, slots=True)
 class DeadDocument:
-    """The dead letters that fit, the workflow nodes that were given up, and what could not be seen."""
+    """The dead letters that fit a listing, the workflow nodes that were given up, and what could not be read."""
 
     letters: list[LetterDocument]
     nodes: list[DeadNodeDocument]
@@ -54,7 +54,7 @@ class LetterSelection(ApiRequest):
 
 
 class Redrive(LetterSelection):
-    """A request to make the chosen dead letters tasks again."""
+    """The choice of dead letters to publish again as fresh tasks, and whether to keep deadlines that have passed."""
 
     keep_limits: bool = Field(default=False, description="Keep a deadline that has passed.")
 
@@ -99,7 +99,7 @@ async def redrive_letters(order: Redrive, services: Services) -> SettledDocument
 
 @router.post("/discard", dependencies=[needs(Role.OPERATOR)])
 async def discard_letters(order: LetterSelection, services: Services) -> SettledDocument:
-    """Delete dead letters for good."""
+    """Delete the chosen dead letters for good; with `dry_run` only tell which."""
     settled = await dead.discard_letters(services.opened, order.selection(), dry_run=order.dry_run, note=_ignored)
     return SettledDocument.of(settled)
 

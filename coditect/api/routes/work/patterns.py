@@ -40,13 +40,13 @@ class PatternSummary(BaseModel):
 
 
 class PatternArguments(ApiRequest):
-    """The values of a pattern's parameters."""
+    """The values from which a pattern makes a workflow, by the names of its parameters."""
 
     parameters: dict[str, Any] = Field(default_factory=dict, description="Values by the names of parameters.")
 
 
 class PatternOrder(PatternArguments):
-    """A workflow to start that a pattern becomes, and its input."""
+    """What `run` starts from a pattern: the values of its parameters, and the workflow's input and labels."""
 
     input: Any = Field(default=None, description="The workflow's input.")
     labels: dict[str, str] = Field(default_factory=dict, max_length=16)
@@ -54,7 +54,7 @@ class PatternOrder(PatternArguments):
 
 @router.get("")
 def list_patterns(services: Services) -> list[PatternSummary]:
-    """List the patterns: the packaged ones, and those in the folders of CODITECT_PATTERNS."""
+    """List the patterns (workflows with parameters): packaged ones, and those in the folders of CODITECT_PATTERNS."""
     found = patterns.list_patterns(_folders(services.opened.environ))
     return [
         PatternSummary(pattern=one.pattern, description=one.description, parameters=list(one.parameters))
@@ -64,13 +64,13 @@ def list_patterns(services: Services) -> list[PatternSummary]:
 
 @router.get("/{name}")
 def show_pattern(name: str, services: Services) -> WorkflowPattern:
-    """Show a pattern with its parameters."""
+    """Show one pattern: its parameters, and the workflow into which their values are put."""
     return patterns.show_pattern(name, _folders(services.opened.environ))
 
 
 @router.post("/{name}/render")
 def render_pattern(name: str, order: PatternArguments, services: Services) -> dict[str, Any]:
-    """Return the workflow that a pattern becomes, without starting it; all wrong parameters are in the answer 422."""
+    """Return the workflow that a pattern and values for its parameters make; start nothing; 422 lists wrong values."""
     return to_document(patterns.make_workflow(name, order.parameters, _folders(services.opened.environ)))
 
 
@@ -78,7 +78,7 @@ def render_pattern(name: str, order: PatternArguments, services: Services) -> di
 async def run_pattern(
     name: str, order: PatternOrder, services: Services, who: Who, response: Response, key: IdempotencyKey = None
 ) -> AcceptedWorkflow:
-    """Start the workflow that a pattern becomes; a repeated Idempotency-Key gives the workflow that has it (200)."""
+    """Start the workflow that a pattern and values make; a repeated Idempotency-Key gives the one that has it (200)."""
     folders = _folders(services.opened.environ)
     made = await asyncio.to_thread(patterns.make_workflow, name, order.parameters, folders)
     kept_key = request_key(who, key, order, of=name)

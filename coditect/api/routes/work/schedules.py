@@ -23,7 +23,7 @@ steered = APIRouter(tags=["schedules and triggers"], dependencies=[needs(Role.OP
 
 
 class ScheduleRequest(ApiRequest):
-    """A schedule: a workflow, its input, and its ticks by `cron` or `every`."""
+    """A schedule to make: a workflow, its input, and when it starts again and again, by `cron` or `every`."""
 
     workflow: WorkflowDefinition
     input: Any = None
@@ -43,7 +43,7 @@ class ScheduleRequest(ApiRequest):
 
 
 class TriggerRequest(ApiRequest):
-    """A trigger: a pattern of events, and the workflow or signal that each of them starts or sends."""
+    """A trigger to make: which events fit, and the workflow to start or the signal to send at each of them."""
 
     event: str = Field(examples=["repo.pushed"], max_length=200)
     workflow: WorkflowDefinition | None = None
@@ -60,20 +60,20 @@ class TriggerRequest(ApiRequest):
 
 @router.get("/schedules")
 async def list_schedules(services: Services, cursor: Cursor = None, limit: Limit = 100) -> ListingPage[ScheduleRow]:
-    """List the schedules with their next ticks."""
+    """List the schedules, each with its state and the time of its next start."""
     async with services.opened.fleet() as client:
         return await client.page(SCHEDULES, {}, cursor=cursor, limit=limit)
 
 
 @router.get("/schedules/{name}")
 async def show_schedule(name: str, services: Services) -> dict[str, Any]:
-    """Show a schedule, with its workflow, its last run and its next five ticks."""
+    """Show a schedule with its workflow, the last workflow that it started, and the times of its next five starts."""
     return await schedules.show_schedule(services.opened, name)
 
 
 @steered.put("/schedules/{name}")
 async def create_schedule(name: str, order: ScheduleRequest, services: Services) -> ScheduleRow:
-    """Make a schedule, or change the one of the name with `replace`."""
+    """Make a schedule under a new name; with `replace`, also change the one that has the name."""
     definition = definition_of(order.workflow)
     return await schedules.create_schedule(services.opened, name, definition, order.input, order.options())
 
@@ -86,13 +86,13 @@ async def pause_schedule(name: str, services: Services) -> ScheduleRow:
 
 @steered.post("/schedules/{name}/resume")
 async def resume_schedule(name: str, services: Services) -> ScheduleRow:
-    """Resume a schedule with its next tick."""
+    """Resume a paused schedule at its first time after now; starts missed in the pause are not made up."""
     return await schedules.steer_schedule(services.opened, name, ScheduleSteer.RESUME)
 
 
 @steered.post("/schedules/{name}/run")
 async def run_schedule(name: str, services: Services) -> dict[str, str | None]:
-    """Start a schedule's workflow now; `workflow` is null when an earlier run forbids it."""
+    """Start a schedule's workflow now, and return its id; null when `overlap` or an error prevents the start."""
     return {"workflow": await schedules.run_schedule(services.opened, name)}
 
 
@@ -104,7 +104,7 @@ async def delete_schedule(name: str, services: Services) -> None:
 
 @router.get("/triggers")
 async def list_triggers(services: Services, cursor: Cursor = None, limit: Limit = 100) -> ListingPage[TriggerRow]:
-    """List the triggers with what came of their events."""
+    """List the triggers, each with the counts of its events and what came of them."""
     async with services.opened.fleet() as client:
         return await client.page(TRIGGERS, {}, cursor=cursor, limit=limit)
 
@@ -120,7 +120,7 @@ async def create_trigger(name: str, order: TriggerRequest, services: Services) -
 
 @steered.post("/triggers/{name}/pause")
 async def pause_trigger(name: str, services: Services) -> TriggerRow:
-    """Pause a trigger: events pass it by until it is resumed."""
+    """Pause a trigger: events until it is resumed, and those that wait for it now, start nothing."""
     return await triggers.steer_trigger(services.opened, name, paused=True)
 
 

@@ -40,7 +40,7 @@ router = APIRouter(prefix="/tasks", tags=["tasks"])
 
 
 class TaskRequest(ApiRequest):
-    """A task to submit: what to do, with which input, and how."""
+    """A task to submit: its capability, its input, and options such as priority, time limits and durability."""
 
     capability: str = Field(description="What to do.", examples=["code.review"], max_length=100)
     input: Any = Field(default=None, description="The input, as the capability's input schema describes it.")
@@ -99,7 +99,7 @@ class TaskRequest(ApiRequest):
 
 
 class CancelDocument(BaseModel):
-    """A cancel that was sent."""
+    """The answer to a cancel: whether the control plane has it, or every agent was told."""
 
     durable: bool = Field(description="Whether the control plane has it; False when it went to every agent.")
 
@@ -117,7 +117,7 @@ async def submit_task(
     wait: Wait = None,
     key: IdempotencyKey = None,
 ) -> TaskDocument:
-    """Submit a task; with `wait`, answer with its value or failure if it ends in time.
+    """Submit a task, and return its id (202); with `wait`, its value or failure if it ends in time (200).
 
     A direct task's result is kept by this API process alone, with those of the last 1,000. The control plane keeps the
     result of a task that is `durable`, or has an Idempotency-Key, and any API process has it.
@@ -196,7 +196,7 @@ async def _whole(handle: Handle, wait: str) -> AsyncIterator[Any]:
 
 @router.get("/{task_id}")
 async def get_task(task_id: str, services: Services, wait: Wait = None) -> TaskDocument:
-    """Show a task's status, and its value or failure once it has ended; with `wait`, wait for the end."""
+    """Show a task's status, and its value or failure if it has ended; wait for its end at most as long as `wait`."""
     if tasks.is_durable(task_id):
         if wait is not None:
             async with services.opened.fleet() as client:

@@ -43,7 +43,7 @@ WorkflowDefinition = Annotated[
 
 
 class WorkflowRequest(ApiRequest):
-    """A workflow to start: its definition and its input."""
+    """A workflow to start or check: its definition, its input, and its labels."""
 
     workflow: WorkflowDefinition
     input: Any = Field(default=None, description="The workflow's input.")
@@ -51,14 +51,14 @@ class WorkflowRequest(ApiRequest):
 
 
 class Cancellation(ApiRequest):
-    """A request to cancel a workflow."""
+    """A request to cancel a workflow: the reason, and whether completed nodes are undone where they say how."""
 
     reason: str = Field(default="", max_length=1_000)
     compensate: bool = Field(default=True, description="Whether completed nodes are undone where they say how.")
 
 
 class Signal(ApiRequest):
-    """A signal to send to a workflow."""
+    """A signal to send to a workflow: a JSON value, and an id by which a repetition counts once."""
 
     value: Any = None
     id: str | None = Field(
@@ -67,7 +67,7 @@ class Signal(ApiRequest):
 
 
 class NodeRedrive(ApiRequest):
-    """A request to run a node again that ended without a value."""
+    """A request to run again a node that ended without a value: a new input if wanted, or only a preview."""
 
     input: Any = Field(default=None, description="In place of the recorded input.")
     dry_run: bool = Field(default=False, description="Only say which nodes would begin again.")
@@ -94,7 +94,7 @@ class NodeDocument:
 async def start_workflow(
     order: WorkflowRequest, services: Services, who: Who, response: Response, key: IdempotencyKey = None
 ) -> AcceptedWorkflow:
-    """Start a workflow; the control plane keeps it when this answers.
+    """Start a workflow, and return its id and state; the control plane keeps it when this answers.
 
     A repeated Idempotency-Key gives the workflow that has it, with the status 200.
     """
@@ -114,14 +114,14 @@ async def accepted(run: Run, response: Response) -> AcceptedWorkflow:
 
 @dataclass(frozen=True, slots=True)
 class NotEnded:
-    """The answer for a workflow that has no value yet."""
+    """The answer 202 to the question for a workflow's value, as long as the workflow has not ended."""
 
     workflow: str
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedWorkflow:
-    """A definition without mistakes, and how large it is."""
+    """The answer to the check of a definition without mistakes: name, size and warnings; not the definition."""
 
     workflow: str
     """The workflow's name."""
@@ -133,7 +133,7 @@ class CheckedWorkflow:
 
 @router.post("/check")
 async def check_workflow(order: WorkflowRequest) -> CheckedWorkflow:
-    """Check a definition without starting it: fields, graph and expressions; all its mistakes are in the answer 422."""
+    """Check a definition and start nothing; return its size and warnings; the answer 422 lists all its mistakes."""
     definition = definition_of(order.workflow)
     graph = graph_of(definition)
     return CheckedWorkflow(definition.name, len(graph.nodes), len(graph.layers), workflows.likely_mistakes(definition))
@@ -158,7 +158,7 @@ async def list_workflows(
 
 @router.get("/{workflow}")
 async def show_workflow(workflow: str, services: Services, wait: Wait = None) -> WorkflowRow:
-    """Show a workflow's state, its counts of nodes and its times; with `wait`, wait for its end."""
+    """Show a workflow's state, counts of nodes and times, not its value; wait for its end at most as long as `wait`."""
     async with services.opened.fleet() as client:
         run = client.run(workflow)
         if wait is not None:
@@ -185,7 +185,7 @@ async def get_result(workflow: str, services: Services, response: Response, wait
 async def list_nodes(
     workflow: str, services: Services, cursor: Cursor = None, limit: Limit = 1_000
 ) -> ListingPage[NodeRow]:
-    """List the nodes with their states, agents and times, by name."""
+    """List a workflow's nodes by name, with their states, agents and times, without inputs and values."""
     async with services.opened.fleet() as client:
         return await client.page(NODES, {"workflow": workflow}, cursor=cursor, limit=limit)
 
@@ -194,7 +194,7 @@ async def list_nodes(
 async def list_attempts(
     workflow: str, services: Services, cursor: Cursor = None, limit: Limit = 1_000
 ) -> ListingPage[AttemptRow]:
-    """List every attempt of every node."""
+    """List the attempts of a workflow's nodes: by which agent, when, and with what outcome."""
     async with services.opened.fleet() as client:
         return await client.page(ATTEMPTS, {"workflow": workflow}, cursor=cursor, limit=limit)
 
@@ -233,7 +233,7 @@ async def cancel_workflow(workflow: str, order: Cancellation, services: Services
 
 @steered.post("/{workflow}/pause")
 async def pause_workflow(workflow: str, services: Services) -> WorkflowRow:
-    """Pause a workflow: no further node of it is published."""
+    """Pause a workflow: no further node of it is sent to agents until it is resumed."""
     return await _steer(services, workflow, Steer.PAUSE)
 
 
@@ -245,7 +245,7 @@ async def resume_workflow(workflow: str, services: Services) -> WorkflowRow:
 
 @steered.post("/{workflow}/nodes/{node}/redrive")
 async def redrive(workflow: str, node: str, order: NodeRedrive, services: Services) -> dict[str, Any]:
-    """Run a node again that ended without a value; `again` names the nodes that begin again, or would."""
+    """Run again a node that ended without a value; `again` names the nodes that begin again (with `dry_run`: would)."""
     value = None if order.input is None else dumps(order.input)
     return await redrive_node(services.opened, workflow, node, value, dry_run=order.dry_run)
 
@@ -254,7 +254,7 @@ async def redrive(workflow: str, node: str, order: NodeRedrive, services: Servic
 async def send_signal(
     workflow: str, name: str, order: Signal, services: Services, who: Who, key: IdempotencyKey = None
 ) -> dict[str, str]:
-    """Send a signal; `node` is the node that had waited for it, or empty when it is kept until one does."""
+    """Send a signal to a workflow; return the `node` that waited for it, empty if the signal is kept until one does."""
     identity = order.id or own_key(who, key)
     node = await workflows.signal_workflow(services.opened, workflow, name, order.value, identity=identity)
     return {"node": node}
