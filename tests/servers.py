@@ -27,12 +27,6 @@ EMPTIED = """\
 rabbit_auth_backend_internal:set_permissions(<<"coditect">>, Host, All, All, All, Who).
 """
 """Removes the broker's virtual host with all that is in it, and makes it anew."""
-ONE_LOG = "[{ra, [{wal_max_size_bytes, 1000000000}]}].\n"
-"""Keeps the log that all quorum queues share in one file of a gigabyte.
-
-RabbitMQ 3.10 moves the entries of a full file into files of each queue. Where a queue is deleted meanwhile, as tests
-do with their own, the process that moves them may die, and no quorum queue can be declared until the broker restarts.
-"""
 __all__ = ["ROOT", "Servers", "breakable", "own_servers", "private_servers_of_run", "servers"]
 
 
@@ -44,7 +38,7 @@ def private_servers_of_run(
 
     A test that kills servers takes these rather than the run's own, which others share.
     """
-    with _prepared(folder), private(folder, environ, redis=redis, management=management) as servers:
+    with _removed(folder), private(folder, environ, redis=redis, management=management) as servers:
         yield servers
 
 
@@ -52,7 +46,7 @@ def private_servers_of_run(
 def servers() -> Iterator[Servers]:
     """The servers of this run, started when the first test asks for them."""
     folder = ROOT / ".coditect" / f"test-{os.getpid()}"
-    with _prepared(folder), running_servers(folder=folder) as found:
+    with _removed(folder), running_servers(folder=folder) as found:
         yield found
 
 
@@ -143,15 +137,12 @@ class Broker:
 
 
 @contextmanager
-def _prepared(folder: Path) -> Iterator[None]:
-    """Make the folder with the broker's `ONE_LOG`; remove it after the block, and before it those of killed runs."""
+def _removed(folder: Path) -> Iterator[None]:
+    """Remove the folder after the block, and before it those of runs that were killed."""
     for other in folder.parent.glob("test-*"):
         pid = other.name.removeprefix("test-")
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(other, ignore_errors=True)
-    broker = folder / "rabbitmq"
-    broker.mkdir(parents=True, exist_ok=True)
-    (broker / "advanced.config").write_text(ONE_LOG, encoding="utf-8")
     try:
         yield
     finally:
