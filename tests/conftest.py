@@ -22,7 +22,7 @@ from coditect.settings.settings import Settings
 from coditect.testing import servers as servers_plugin
 from tests.fdb_cluster import STORE_VARIABLE, clear_subspaces, put_in_place
 from tests.rerun import Impure, every_function_runs_twice, runs_twice
-from tests.servers import Servers, breakable, own_servers, servers
+from tests.servers import Servers, breakable, broker_troubles, own_servers, servers
 from tests.support import WIRES
 
 if store := os.environ.get(STORE_VARIABLE):  # at once: the conftest files of folders import the store before any hook
@@ -69,6 +69,15 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Result, Result
     for impure in item.stash[IMPURE]:
         raise impure
     return done
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A broker may be out of order since an earlier test: what it logged goes with each failure."""
+    report = yield
+    if report.failed and "servers" in getattr(item, "fixturenames", ()) and (troubles := broker_troubles()):
+        report.sections.append(("What the run's broker logged", troubles))
+    return report
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +28,9 @@ EMPTIED = """\
 rabbit_auth_backend_internal:set_permissions(<<"coditect">>, Host, All, All, All, Who).
 """
 """Removes the broker's virtual host with all that is in it, and makes it anew."""
-__all__ = ["ROOT", "Servers", "breakable", "own_servers", "private_servers_of_run", "servers"]
+ROUTINE = re.compile(r"closing AMQP|on (AMQP )?connection|caused a channel exception|client unexpectedly closed")
+"""What the broker logs of tests that provoke it on purpose."""
+__all__ = ["ROOT", "Servers", "breakable", "broker_troubles", "own_servers", "private_servers_of_run", "servers"]
 
 
 @contextmanager
@@ -45,9 +48,25 @@ def private_servers_of_run(
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
     """The servers of this run, started when the first test asks for them."""
-    folder = ROOT / ".coditect" / f"test-{os.getpid()}"
+    folder = _own_folder()
     with _removed(folder), running_servers(folder=folder) as found:
         yield found
+
+
+def broker_troubles(most: int = 40) -> str:
+    """The last lines that the run's own broker logged as errors or warnings, each once; empty without such a broker."""
+    log = _own_folder() / "log" / "rabbitmq.log"
+    if not log.exists():
+        return ""
+    with log.open("rb") as lines:
+        lines.seek(max(0, log.stat().st_size - 1_000_000))
+        text = lines.read().decode(errors="replace")
+    told = re.findall(r"\[(?:error|warning)\] <[\d.]+> +(.*\w.*)", text)
+    return "\n".join(list(dict.fromkeys(line for line in told if not ROUTINE.search(line)))[-most:])
+
+
+def _own_folder() -> Path:
+    return ROOT / ".coditect" / f"test-{os.getpid()}"
 
 
 @pytest.fixture(scope="session")
