@@ -42,7 +42,7 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class QueueRates:
-    """One queue's publish and delivery rates, up to 5 s old, and its oldest ready message's publish time, if known."""
+    """The publish and delivery rates of one queue, up to 5 s old, and when its oldest ready message was published."""
 
     published_per_second: float
     delivered_per_second: float

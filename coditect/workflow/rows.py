@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class WorkflowRow:
-    """What the control plane tells of one workflow: id, name, state, number of nodes in each state, and times."""
+    """The control plane's report of one workflow: id, name, state, number of nodes in each state, and times."""
 
     workflow: str
     name: str
@@ -75,7 +75,7 @@ class WorkflowRow:
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """What the control plane tells of a node, or of a map's element `review[3]`: state, agent, times; not its value."""
+    """The report of a node, or of a map's element such as `review[3]`: state, agent and times, without the value."""
 
     name: str
     state: TaskState
@@ -137,7 +137,7 @@ class NodeRow:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRow:
-    """What the control plane tells of one attempt to run a node: its agent, times, and state or outcome; no value."""
+    """The report of one attempt to run a node: its agent, its times, and its state or outcome, without the value."""
 
     node: str
     attempt: int

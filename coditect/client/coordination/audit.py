@@ -131,7 +131,7 @@ class AutonomyReport:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalDecision:
-    """What was last asked or decided about one node's approval, with the node's entries in the audit trail."""
+    """The last question or decision about a node that needed approval, with the node's entries in the audit trail."""
 
     workflow: str
     node: str

@@ -21,7 +21,7 @@ Hours = Annotated[int, Query(ge=1, le=24 * 366, description="How many hours back
 
 
 class AuditConditions(BaseModel):
-    """What to list of the audit trail: entries that meet every given condition, in pages of `limit`."""
+    """The conditions for a list of audit entries, which must meet all that are given, and the size of a page."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -46,7 +46,7 @@ class PatternArguments(ApiRequest):
 
 
 class PatternOrder(PatternArguments):
-    """What `run` starts from a pattern: the values of its parameters, and the workflow's input and labels."""
+    """The request to start a workflow from a pattern: the parameters' values, and the workflow's input and labels."""
 
     input: Any = Field(default=None, description="The workflow's input.")
     labels: dict[str, str] = Field(default_factory=dict, max_length=16)
