@@ -54,7 +54,7 @@ def servers() -> Iterator[Servers]:
 
 
 def broker_troubles(most: int = 40) -> str:
-    """The last lines that the run's own broker logged as errors or warnings, each once; empty without such a broker."""
+    """The kinds of errors and warnings that the run's own broker logged last; empty without such a broker."""
     log = _own_folder() / "log" / "rabbitmq.log"
     if not log.exists():
         return ""
@@ -62,7 +62,8 @@ def broker_troubles(most: int = 40) -> str:
         lines.seek(max(0, log.stat().st_size - 1_000_000))
         text = lines.read().decode(errors="replace")
     told = re.findall(r"\[(?:error|warning)\] <[\d.]+> +(.*\w.*)", text)
-    return "\n".join(list(dict.fromkeys(line for line in told if not ROUTINE.search(line)))[-most:])
+    kinds = {re.sub(r"\d+", "", line): line for line in told if not ROUTINE.search(line)}
+    return "\n".join(list(kinds.values())[-most:])
 
 
 def _own_folder() -> Path:
