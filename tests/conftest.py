@@ -80,10 +80,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What may take longest begins first, and each worker begins with its share of that.
 
-    So no worker is left with it alone when the others have ended. Workers take equal parts of the list.
+    So no worker is left with it alone when the others have ended. Workers take equal parts of the list, of what is
+    left when a run's `-m` has taken its part away: hence last.
     """
     items.sort(key=lambda one: -(marker.args[0] if (marker := one.get_closest_marker("timeout")) else 0))
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
