@@ -38,7 +38,7 @@ from coditect.errors import CoditectError, ResultTimeout, Retryable
 from coditect.messaging.event_stream import EventStream
 from coditect.telemetry.logs import JsonLines
 
-_RESULT_WITHIN = "2m"
+_RESULT_WITHIN = "10m"
 _STOPPED = 130
 
 

@@ -146,7 +146,6 @@ def _plan(agents: Mapping[str, Sequence[str]], plan: UpPlan, environ: Mapping[st
             (sys.executable, *arguments),
             env={"CODITECT_DRAIN_SECONDS": str(_DRAIN_SECONDS)},
             announces_ready=True,
-            ready_within_seconds=120.0,
             stop_within_seconds=_DRAIN_SECONDS + 2,
         )
         for name, arguments in {**others, **runs}.items()

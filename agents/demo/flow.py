@@ -18,7 +18,7 @@ from coditect.workflow.rows import NodeRow
 from coditect.workflow.states import TaskState, WorkflowState
 
 FLOW = Path("examples") / "repository.yaml"
-_ENDS_WITHIN = "2m"
+_ENDS_WITHIN = "10m"
 _LOOK_SECONDS = 0.1
 
 
@@ -51,7 +51,7 @@ async def run_flow(
     """Run a workflow and grant its approvals while `meanwhile` runs; return the workflow once it and `meanwhile` ended.
 
     Raises:
-        ResultTimeout: the workflow did not end within two minutes.
+        ResultTimeout: the workflow did not end within ten minutes.
         CoditectError: the workflow could not be started.
     """
     run = await client.start(definition, given)

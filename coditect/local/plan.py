@@ -30,7 +30,7 @@ class Program:
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     announces_ready: bool = False
-    ready_within_seconds: float = 30.0
+    ready_within_seconds: float = 120.0
     stop_within_seconds: float = 35.0
 
 

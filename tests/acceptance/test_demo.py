@@ -60,7 +60,7 @@ def numbers(pattern: str, text: str) -> list[int]:
     return [int(number) for number in found.groups()]
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1_200)
 def test_demo_is_killed_amid_its_work_loses_nothing_and_stops_everything() -> None:
     mark = uuid.uuid4().hex
 
