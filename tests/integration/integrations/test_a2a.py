@@ -53,15 +53,15 @@ async def test_a_task_outlives_the_api_process_that_took_it(own_servers: Private
     async with open_fleet(own_servers, tmp_path) as fleet:
         await fleet.run("coditect", "dispatcher", "run", "--store", f"sqlite:{tmp_path / 'ledger.db'}")
         await fleet.start()
-        async with served(urls, tmp_path) as first, a2a_client(first) as client:
-            begun = await sent(client, at_once(message(20_000, "work.do", context_id="mine")))
+        async with served(urls, tmp_path) as first, served(urls, tmp_path) as second:
+            async with a2a_client(first) as client:
+                begun = await sent(client, at_once(message(10_000, "work.do", context_id="mine")))
             first.process.kill()
             await first.process.wait()
-
-        async with served(urls, tmp_path) as second, a2a_client(second, streaming=True) as client:
-            followed = [one async for one in client.subscribe(a2a.SubscribeToTaskRequest(id=begun.id))]
-            ended = await client.get_task(a2a.GetTaskRequest(id=begun.id))
-            listed = await client.list_tasks(a2a.ListTasksRequest(context_id="mine"))
+            async with a2a_client(second, streaming=True) as client:
+                followed = [one async for one in client.subscribe(a2a.SubscribeToTaskRequest(id=begun.id))]
+                ended = await client.get_task(a2a.GetTaskRequest(id=begun.id))
+                listed = await client.list_tasks(a2a.ListTasksRequest(context_id="mine"))
 
             async with a2a_client(second) as asking:
                 stalling = await sent(asking, at_once(message(50_000, "work.do")))
@@ -70,7 +70,7 @@ async def test_a_task_outlives_the_api_process_that_took_it(own_servers: Private
     assert begun.status.state in (A2aState.TASK_STATE_SUBMITTED, A2aState.TASK_STATE_WORKING)
     assert followed[0].HasField("task")
     assert followed[-1].status_update.status.state == A2aState.TASK_STATE_COMPLETED
-    assert (ended.status.state, value(ended)) == (A2aState.TASK_STATE_COMPLETED, 20_000)
+    assert (ended.status.state, value(ended)) == (A2aState.TASK_STATE_COMPLETED, 10_000)
     assert [one.id for one in listed.tasks] == [begun.id]
     assert canceled.status.state == A2aState.TASK_STATE_CANCELED
 
