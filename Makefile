@@ -84,7 +84,7 @@ UNTRACED := tests/docs tests/contract/graph tests/contract/store \
 SERVERS ?= $(or $(CODITECT_TEST_SERVERS),private)
 SIDE_BY_SIDE := -n 4 --dist worksteal
 
-test: setup ## Every test, on RabbitMQs and Redises that the run starts itself (about 18 minutes; SERVERS=containers: in Docker)
+test: setup ## Every test, on RabbitMQs and Redises that the run starts itself (20 to 40 minutes on two cores; SERVERS=containers: in Docker)
 	@CODITECT_TEST_SERVERS=$(SERVERS) $(PYTHON) -m pytest $(SIDE_BY_SIDE) -m "not endurance"
 	@if [ "$(SERVERS)" = containers ]; then CODITECT_TEST_SERVERS=containers scripts/test-fdb.sh $(PYTHON); fi
 
