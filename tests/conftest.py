@@ -20,9 +20,10 @@ from hypothesis import settings as hypothesis_settings
 
 from coditect.settings.settings import Settings
 from coditect.testing import servers as servers_plugin
+from tests.broken_broker import look_at_brokers, run
 from tests.fdb_cluster import STORE_VARIABLE, clear_subspaces, put_in_place
 from tests.rerun import Impure, every_function_runs_twice, runs_twice
-from tests.servers import Servers, breakable, broker_troubles, own_servers, servers
+from tests.servers import Servers, breakable, own_servers, servers
 from tests.support import WIRES
 
 if store := os.environ.get(STORE_VARIABLE):  # at once: the conftest files of folders import the store before any hook
@@ -73,11 +74,18 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Result, Result
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A broker may be out of order since an earlier test: what it logged goes with each failure."""
+    """See `tests/broken_broker.py`."""
     report = yield
-    if report.failed and "servers" in getattr(item, "fixturenames", ()) and (troubles := broker_troubles()):
-        report.sections.append(("What the run's broker logged", troubles))
+    if report.failed:
+        look_at_brokers(item, report)
     return report
+
+
+@pytest.hookimpl(tryfirst=True, specname="pytest_runtest_protocol")
+def pytest_once_more_on_a_new_broker(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+    """See `tests/broken_broker.py`."""
+    run(item, nextitem)
+    return True
 
 
 @pytest.hookimpl(trylast=True)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import psutil
 import pytest
@@ -21,6 +21,7 @@ from coditect.local import PrivateServers
 from coditect.local.servers.binaries import find_binaries
 from coditect.testing.servers import ServerUrls as Servers
 from coditect.testing.servers import private, running_servers
+from tests.broken_broker import Watched, watched
 
 ROOT = Path(__file__).resolve().parent.parent
 EMPTIED = """\
@@ -28,9 +29,7 @@ EMPTIED = """\
 rabbit_auth_backend_internal:set_permissions(<<"coditect">>, Host, All, All, All, Who).
 """
 """Removes the broker's virtual host with all that is in it, and makes it anew."""
-ROUTINE = re.compile(r"closing AMQP|on (AMQP )?connection|caused a channel exception|client unexpectedly closed")
-"""What the broker logs of tests that provoke it on purpose."""
-__all__ = ["ROOT", "Servers", "breakable", "broker_troubles", "own_servers", "private_servers_of_run", "servers"]
+__all__ = ["ROOT", "Servers", "breakable", "own_servers", "private_servers_of_run", "servers"]
 
 
 @contextmanager
@@ -46,24 +45,19 @@ def private_servers_of_run(
 
 
 @pytest.fixture(scope="session")
-def servers() -> Iterator[Servers]:
+def servers(pytestconfig: pytest.Config) -> Iterator[Servers]:
     """The servers of this run, started when the first test asks for them."""
     folder = _own_folder()
-    with _removed(folder), running_servers(folder=folder) as found:
+    with (
+        _removed(folder),
+        running_servers(folder=folder) as found,
+        watched(pytestconfig, Watched(found.amqp_url, _log(folder), f"probe-{uuid4().hex}")),
+    ):
         yield found
 
 
-def broker_troubles(most: int = 40) -> str:
-    """The kinds of errors and warnings that the run's own broker logged last; empty without such a broker."""
-    log = _own_folder() / "log" / "rabbitmq.log"
-    if not log.exists():
-        return ""
-    with log.open("rb") as lines:
-        lines.seek(max(0, log.stat().st_size - 1_000_000))
-        text = lines.read().decode(errors="replace")
-    told = re.findall(r"\[(?:error|warning)\] <[\d.]+> +(.*\w.*)", text)
-    kinds = {re.sub(r"\d+", "", line): line for line in told if not ROUTINE.search(line)}
-    return "\n".join(list(kinds.values())[-most:])
+def _log(folder: Path) -> Path:
+    return folder / "log" / "rabbitmq.log"
 
 
 def _own_folder() -> Path:
@@ -71,10 +65,13 @@ def _own_folder() -> Path:
 
 
 @pytest.fixture(scope="session")
-def breakable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+def breakable(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """A RabbitMQ and a Redis that tests kill and restart one after the other; started for the first of them."""
     folder = tmp_path_factory.mktemp("breakable") / "servers"
-    with private_servers_of_run(folder, os.environ) as servers:
+    with (
+        private_servers_of_run(folder, os.environ) as servers,
+        watched(pytestconfig, Watched(servers.amqp_url, _log(folder))),
+    ):
         yield Broker(servers, folder)
 
 
