@@ -90,7 +90,7 @@ def pytest_once_more_on_a_new_broker(item: pytest.Item, nextitem: pytest.Item | 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What may take longest begins first, and each worker begins with its share of that.
+    """What may take longest begins first, on half of the workers: most of it is whole fleets on two processors.
 
     So no worker is left with it alone when the others have ended. Workers take equal parts of the list, of what is
     left when a run's `-m` has taken its part away: hence last.
@@ -101,7 +101,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     long, short, size = items[:first], items[first:], len(items) // workers
     items.clear()
     for worker in range(workers):
-        share = long[worker::workers]
+        share = long[worker // 2 :: (workers + 1) // 2] if worker % 2 == 0 else []
         items += share + short[: size - len(share)]
         del short[: size - len(share)]
     items += short
