@@ -65,6 +65,8 @@ async def raft_is_broken(broker: Watched) -> bool:
                 await _use(broker.amqp_url, queue)
         except (DeliveryError, ConnectionInternalError):
             return True
+        except asyncio.CancelledError as error:  # aiormq cancels what waits at a connection that the broker closes
+            return "INTERNAL_ERROR" in str(error)
         except (TimeoutError, OSError, aiormq.AMQPError):
             return False
     return False
