@@ -23,7 +23,7 @@ STALL_LOOK_SECONDS = 0.005
 SAMPLE_SECONDS = 0.02
 
 
-async def eventually(condition: Callable[[], object | Awaitable[object]], *, seconds: float = 30.0) -> None:
+async def eventually(condition: Callable[[], object | Awaitable[object]], *, seconds: float = 90.0) -> None:
     """Returns when the condition (a function, or a coroutine function) is true; fails after the time.
 
     A condition that raises a retryable error is not true yet: a server of a busy machine may not answer in time.

@@ -19,7 +19,7 @@ from tests.docs.pages import Block, Mark
 from tests.servers import ROOT, Servers
 
 BLOCK_SECONDS = 150.0
-READY_SECONDS = 60.0
+READY_SECONDS = 150.0
 END_SECONDS = 60.0
 POLL_SECONDS = 0.02
 SETTLED_SECONDS = 1.0

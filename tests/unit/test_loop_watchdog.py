@@ -100,7 +100,7 @@ async def test_stopped_watchdog_leaves_no_thread() -> None:
 async def test_process_whose_loop_is_blocked_says_where_and_ends(blocking: str) -> None:
     process = life(blocking, bound=0.5)
 
-    _, told = await asyncio.to_thread(process.communicate, timeout=20)
+    _, told = await asyncio.to_thread(process.communicate, timeout=100)
 
     assert process.returncode != 0
     assert "blocked_here" in told
@@ -114,14 +114,14 @@ async def test_process_that_was_stopped_goes_on() -> None:
     process.send_signal(signal.SIGSTOP)
     await asyncio.sleep(1.5)  # the fault itself: it stands still for longer than the bound
     process.send_signal(signal.SIGCONT)
-    told, errors = await asyncio.to_thread(process.communicate, timeout=20)
+    told, errors = await asyncio.to_thread(process.communicate, timeout=100)
 
     assert (process.returncode, told) == (0, "lived\n"), errors
 
 
 async def test_bound_of_zero_watches_nothing() -> None:
     process = life("time.sleep(1.0)", bound=0)
-    told, _ = await asyncio.to_thread(process.communicate, timeout=20)
+    told, _ = await asyncio.to_thread(process.communicate, timeout=100)
 
     assert (process.returncode, told) == (0, "begun\nlived\n")
 

@@ -23,7 +23,7 @@ async def said(fleet: Fleet, *, target: Path | None = None) -> dict[str, dict[st
     process = await (fleet.start() if target is None else fleet.start(target=str(target)))
     await eventually(lambda: READY in fleet.log(process))  # the ready file is there a moment before
     process.terminate()
-    process.wait(30)
+    process.wait(100)
     return {line["event"]: line for line in map(json.loads, fleet.log(process).splitlines())}
 
 
@@ -57,7 +57,7 @@ async def test_probes_are_answered_while_an_agent_looks_for_its_broker(fleet: Fl
     assert await probed(port, "/livez") == (200, "alive")
     assert await probed(port, "/readyz") == (503, "it is starting")
     process.terminate()
-    assert process.wait(30) == 0
+    assert process.wait(100) == 0
 
 
 async def test_probes_are_answered_while_an_agent_drains(fleet: Fleet) -> None:
@@ -75,4 +75,4 @@ async def test_probes_are_answered_while_an_agent_drains(fleet: Fleet) -> None:
         await eventually(drains)
         assert await probed(port, "/livez") == (200, "alive")
         assert await handle.result(int, timeout=60) == 10_000
-    assert process.wait(30) == 0
+    assert process.wait(100) == 0

@@ -41,7 +41,7 @@ async def dispatcher(servers: Servers, folder: Path, *, amqp_url: str, store: st
         assert process.poll() is None
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(100)
 
 
 async def test_program_says_over_http_that_it_is_ready(servers: Servers, tmp_path: Path) -> None:

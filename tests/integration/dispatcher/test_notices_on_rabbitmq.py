@@ -205,7 +205,7 @@ async def test_program_says_when_it_is_ready_answers_and_ends_on_a_signal(
         answer = await blocking(foreign.ask, servers.amqp_url, capability, b"{}")
 
         process.send_signal(signal_number)
-        _, log = await asyncio.to_thread(process.communicate, timeout=20)
+        _, log = await asyncio.to_thread(process.communicate, timeout=100)
         events = [json.loads(line)["event"] for line in log.decode().splitlines()]
         assert _reason(answer) == "unknown_capability"
         assert process.returncode == 0
@@ -224,7 +224,7 @@ async def test_program_with_a_wrong_setting_ends_and_says_which(tmp_path: Path) 
         [sys.executable, "-m", "dispatcher"],
         env=environment,
         capture_output=True,
-        timeout=20,
+        timeout=100,
         check=False,
     )
 

@@ -81,7 +81,7 @@ def rq(client: Redis, *arguments: str) -> str:
     connection = client.connection_pool.connection_kwargs
     url = f"redis://{connection['host']}:{connection['port']}/0"
     command = [sys.executable, "-m", "rq.cli", arguments[0], "--url", url, *arguments[1:]]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, env=_ENVIRONMENT)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, env=_ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

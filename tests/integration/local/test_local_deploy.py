@@ -127,7 +127,7 @@ async def test_programs_as_they_are_written_get_healthy_do_a_workflow_and_end_in
     assert (tmp_path / "ledger.db").is_file()
     for process in processes:
         process.terminate()
-    assert [process.wait(30) for process in processes] == [0, 0]
+    assert [process.wait(100) for process in processes] == [0, 0]
 
 
 def test_compose_waits_for_healthy_servers_and_declares_what_it_mounts(project: Path) -> None:

@@ -46,7 +46,7 @@ async def agent_process(servers: Servers, capability: str, folder: Path) -> Asyn
         assert process.poll() is None
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(100)
 
 
 async def _flood(url: str, broker: Broker, capability: str, bodies: list[bytes]) -> None:

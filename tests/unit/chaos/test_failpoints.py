@@ -105,7 +105,7 @@ def test_stopped_at_a_failpoint_goes_on_when_it_is_continued() -> None:
     try:
         stopped = when_stopped(child)
         os.kill(child.pid, signal.SIGCONT)
-        said, _ = child.communicate(timeout=10)
+        said, _ = child.communicate(timeout=100)
     finally:
         child.kill()
 
@@ -119,7 +119,7 @@ def test_thread_that_reaches_a_stop_does_nothing_more(time_: int) -> None:
         stopped = when_stopped(child)
     finally:
         child.kill()
-        said, _ = child.communicate(timeout=10)
+        said, _ = child.communicate(timeout=100)
 
     assert (stopped, said) == (psutil.STATUS_STOPPED, b"")
 

@@ -66,7 +66,7 @@ def test_without_a_fleet_nothing_is_completed_and_nothing_is_said(tmp_path: Path
     }
     program = str(Path(sys.executable).with_name("coditect"))
 
-    done = subprocess.run([program], env=environ, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=15)
+    done = subprocess.run([program], env=environ, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
 
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
 
