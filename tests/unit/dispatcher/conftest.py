@@ -25,8 +25,8 @@ async def ledger() -> AsyncIterator[Ledger]:
 
 @pytest.fixture
 async def prompt_ledger() -> AsyncIterator[Ledger]:
-    """The same on a store whose reads take no time: for what is to happen in one transaction."""
-    async with MemoryDatabase() as database:
+    """The same on a store for which no time passes, for what is to happen in one transaction on any machine."""
+    async with MemoryDatabase(now=lambda: 0.0) as database:
         yield await Ledger.open(database)
 
 

@@ -193,19 +193,19 @@ async def test_few_failed_nodes_of_a_large_workflow_are_found(ledger: Ledger) ->
     assert await ledger.state() is WorkflowState.COMPLETED
 
 
-async def test_answer_that_names_the_longest_nodes_fits_into_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_answer_that_names_the_longest_nodes_fits_into_the_store(
+    monkeypatch: pytest.MonkeyPatch, prompt_ledger: Ledger
+) -> None:
     few_steps(monkeypatch, MOST_STEPS)
     monkeypatch.setattr(redrive, "MOST_NAMED", MOST_NAMED)
     flow = Workflow("long")
     first = flow.task("work", name="first")
     for number in range(MOST_NAMED + 1):
         flow.task("work", name=f"n{number:0{MOST_NAME_CHARACTERS - 1}}", after=[first])
-    async with SlowStore() as database:
-        ledger = await Ledger.open(database)
-        await ledger.start(flow.definition())
-        await ledger.play(lambda _: failed())
+    await prompt_ledger.start(flow.definition())
+    await prompt_ledger.play(lambda _: failed())
 
-        (told,) = await ledger.batch(Asked(Verb.REDRIVE, {"workflow": "w", "node": "first"}, "identity"))
+    (told,) = await prompt_ledger.batch(Asked(Verb.REDRIVE, {"workflow": "w", "node": "first"}, "identity"))
 
     assert (len(told["again"]), told["more"]) == (MOST_NAMED, True)
 
