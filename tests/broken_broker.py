@@ -2,9 +2,9 @@
 
 RabbitMQ 3.10 keeps its quorum queues by Ra. When one of Ra's processes dies a few times within seconds, as its writer
 of segments may when queues are deleted, Ra starts again without the queues, or not at all: publishes to them are
-refused, and a channel that consumes from one crashes (541), until the broker is started again. That is no fault of what
-is tested. A queue of our own tells it; a broker that is slow, stopped or cut off does not count. The run's warning has
-what the broker logged.
+refused, and a channel that consumes from one crashes (541), until the broker is started again. A queue of our own tells
+it; a broker that is slow, stopped or cut off does not count. The run's warning has the failure and what the broker
+logged, so that one can judge whether what was tested had a part in it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from aiormq.exceptions import ConnectionInternalError, DeliveryError
 
 PROBE_SECONDS = 10.0
 ARGUMENTS: dict[str, Any] = {"x-queue-type": "quorum", "x-expires": 3_600_000}
-FIXTURES = {"servers", "breakable"}
 ROUTINE = re.compile(r"closing AMQP|on (AMQP )?connection|caused a channel exception|client unexpectedly closed")
 """What the broker logs of tests that provoke it on purpose."""
 
@@ -34,6 +33,7 @@ ROUTINE = re.compile(r"closing AMQP|on (AMQP )?connection|caused a channel excep
 class Watched:
     """A broker of the run that several tests use."""
 
+    fixture: str
     amqp_url: str
     log: Path
     queue: str | None = None
@@ -46,7 +46,7 @@ BROKEN = pytest.StashKey[str]()
 
 @contextmanager
 def watched(config: pytest.Config, broker: Watched) -> Iterator[None]:
-    """Look at a broker during the block whenever a test fails that may use it."""
+    """Look at a broker during the block whenever a test fails that has its fixture."""
     if broker.queue is not None:
         asyncio.run(_use(broker.amqp_url, broker.queue))
     brokers = config.stash.setdefault(BROKERS, [])
@@ -58,7 +58,7 @@ def watched(config: pytest.Config, broker: Watched) -> Iterator[None]:
 
 
 async def raft_is_broken(broker: Watched) -> bool:
-    """Whether the broker refuses what is published to a quorum queue, or ends the connection for it."""
+    """Whether the broker refuses what is published to a quorum queue, or ends the connection with INTERNAL_ERROR."""
     for queue in filter(None, (broker.queue, f"probe-{uuid4().hex}")):
         try:
             async with asyncio.timeout(PROBE_SECONDS):
@@ -67,7 +67,7 @@ async def raft_is_broken(broker: Watched) -> bool:
             return True
         except asyncio.CancelledError as error:  # aiormq cancels what waits at a connection that the broker closes
             return "INTERNAL_ERROR" in str(error)
-        except (TimeoutError, OSError, aiormq.AMQPError):
+        except Exception:  # noqa: BLE001 - whatever else aiormq raises of a broker that is slow, stopped or gone
             return False
     return False
 
@@ -97,26 +97,35 @@ def broker_troubles(log: Path, most: int = 100) -> str:
 
 
 def look_at_brokers(item: pytest.Item, report: pytest.TestReport) -> None:
-    """Add to a failure what the run's brokers logged, and note whether one of them is broken."""
-    if not FIXTURES & set(getattr(item, "fixturenames", ())):
-        return
+    """Add to a failure what the test's brokers logged, and note whether one of them is broken."""
     for broker in item.config.stash.get(BROKERS, []):
+        if broker.fixture not in _fixtures(item):
+            continue
         troubles = broker_troubles(broker.log)
         if troubles:
             report.sections.append(("What a broker of the run logged", troubles))
         if asyncio.run(raft_is_broken(broker)):
-            item.stash[BROKEN] = troubles
+            item.stash[BROKEN] = f"{report.longreprtext}\nThe broker logged:\n{troubles}"
 
 
-def run(item: pytest.Item, following: pytest.Item | None) -> None:
-    """Run a test, and once more with everything new if a broker was broken when it failed."""
+def run(item: pytest.Item, following: pytest.Item | None) -> bool:
+    """Run a test, and once more with everything new if its broker was broken when it failed; False if it has none."""
+    if not {"servers", "breakable"} & _fixtures(item):
+        return False
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     reports = runtestprotocol(item, log=False, nextitem=following)
     if BROKEN in item.stash:
-        item.warn(pytest.PytestWarning(f"RabbitMQ's Raft failed, the test ran again. Logged:\n{item.stash[BROKEN]}"))
-        item.session._setupstate.teardown_exact(None)  # the servers end with all other fixtures
-        item._initrequest()  # type: ignore[attr-defined]  # of each item that is a function
+        item.warn(pytest.PytestWarning(f"RabbitMQ's Raft failed, the test ran again. Before:\n{item.stash[BROKEN]}"))
+        try:
+            item.session._setupstate.teardown_exact(None)  # the servers end with all other fixtures
+        except Exception as error:  # noqa: BLE001 - outside of a test it would end the whole run
+            item.warn(pytest.PytestWarning(f"RabbitMQ's Raft failed, and a fixture at its end: {error!r}"))
         reports = runtestprotocol(item, log=False, nextitem=following)
     for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def _fixtures(item: pytest.Item) -> set[str]:
+    return set(getattr(item, "fixturenames", ()))

@@ -82,10 +82,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @pytest.hookimpl(tryfirst=True, specname="pytest_runtest_protocol")
-def pytest_once_more_on_a_new_broker(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+def pytest_once_more_on_a_new_broker(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     """See `tests/broken_broker.py`."""
-    run(item, nextitem)
-    return True
+    return run(item, nextitem) or None
 
 
 @pytest.hookimpl(trylast=True)

@@ -51,7 +51,7 @@ def servers(pytestconfig: pytest.Config) -> Iterator[Servers]:
     with (
         _removed(folder),
         running_servers(folder=folder) as found,
-        watched(pytestconfig, Watched(found.amqp_url, _log(folder), f"probe-{uuid4().hex}")),
+        watched(pytestconfig, Watched("servers", found.amqp_url, _log(folder), f"probe-{uuid4().hex}")),
     ):
         yield found
 
@@ -70,7 +70,7 @@ def breakable(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("breakable") / "servers"
     with (
         private_servers_of_run(folder, os.environ) as servers,
-        watched(pytestconfig, Watched(servers.amqp_url, _log(folder))),
+        watched(pytestconfig, Watched("breakable", servers.amqp_url, _log(folder))),
     ):
         yield Broker(servers, folder)
 

@@ -1,13 +1,13 @@
-"""A broker whose Raft has failed is told from one that works, and from one that does not answer."""
+"""A broker whose Raft has failed is told from one that works, and from one that is gone."""
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+from coditect.local import PrivateServers
 from tests.broken_broker import Watched, raft_is_broken
 from tests.servers import Broker
 
@@ -16,9 +16,10 @@ FAILED = "supervisor:terminate_child(ra_systems_sup, quorum_queues)."
 STARTED_WITHOUT_ITS_QUEUES = "supervisor:restart_child(ra_systems_sup, quorum_queues)."
 
 
-async def test_raft_that_failed_is_told_from_a_broker_that_works_or_is_gone(breakable: Broker) -> None:
-    await breakable.as_new()
-    broker = Watched(breakable.servers.amqp_url, Path("rabbitmq.log"), f"probe-{uuid4().hex}")
+async def test_raft_that_failed_is_told_from_a_broker_that_works_or_is_gone(
+    breakable: Broker, own_servers: PrivateServers
+) -> None:
+    broker = Watched("", own_servers.amqp_url, Path("rabbitmq.log"), f"probe-{uuid4().hex}")
     try:
         assert not await raft_is_broken(broker)
         await breakable.evaluate(FAILED)
@@ -26,6 +27,5 @@ async def test_raft_that_failed_is_told_from_a_broker_that_works_or_is_gone(brea
         await breakable.evaluate(STARTED_WITHOUT_ITS_QUEUES)
         assert await raft_is_broken(broker)
     finally:
-        await breakable.servers.kill_broker()
+        await own_servers.kill_broker()
     assert not await raft_is_broken(broker), "it is gone"
-    await asyncio.shield(breakable.as_new())

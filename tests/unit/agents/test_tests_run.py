@@ -97,7 +97,7 @@ async def test_run_over_its_time_is_killed_with_its_children(project: Path, ctx:
             break
 
     assert report.verdict is SuiteOutcome.TIMED_OUT
-    assert took < 180, "as long as the test wanted to sleep"
+    assert took < seconds + 60
     assert written(pids)
     for pid in written(pids).split():
         await until(functools.partial(is_gone, int(pid)))
