@@ -120,7 +120,7 @@ async def run_tests(task: TestsRequest, ctx: Context) -> TestsReport:
 
 
 def clean_environment(environment: Mapping[str, str], home: Path) -> dict[str, str]:
-    """Return a child process's environment: PATH, language, few more, the given home, none of the agent's secrets."""
+    """Return a child process's variables: PATH, language, few others, `home` as HOME and TMPDIR, but no secrets."""
     kept = {key: value for key, value in environment.items() if key in _KEPT_VARIABLES or key.startswith("LC_")}
     return kept | {"HOME": str(home), "TMPDIR": str(home)}
 

@@ -114,7 +114,7 @@ def _decoder(adapter: TypeAdapter[Any], type_: Any) -> Callable[[bytes], Any]:
 
 @lru_cache(maxsize=100)
 def _interruptible(type_: Any) -> TypeAdapter[Any]:
-    """Return a pydantic adapter of a type that lets other threads run between the items of a list or dict.
+    """Return a pydantic adapter of a type; while it validates a list or dict, other threads may run between the items.
 
     Validation holds the interpreter's lock from beginning to end, so that a thread of its own is not enough: other
     threads, such as the event loop's, run only during such calls. The items of an inner list have no such calls.

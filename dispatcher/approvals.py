@@ -42,7 +42,10 @@ def read_approvals(path: str | None, key: str | None) -> ApprovalPolicy | None:
 
 
 async def informed(policy: ApprovalPolicy | None, registry: Registry, background: Supervisor) -> ApprovalPolicy | None:
-    """Return the policy; if a rule needs tags or costs, add those that agents register, refreshed in the background."""
+    """Return the policy; if a rule looks at tags or costs, add a lookup of those that agents register.
+
+    The lookup's data is refreshed in the background.
+    """
     if policy is None or not any(rule.tags or rule.cost_above is not None for rule in policy.rules):
         return policy
     registered = RegisteredFacts(registry)

@@ -25,7 +25,7 @@ PROBE_SECONDS = 2.0
 
 @dataclass(slots=True)
 class _PublishingPause:
-    """The pause of publishing for a capability without a queue, until one publication probes for the queue."""
+    """The pause in publishing a capability's tasks that no queue takes, until one publication tries again."""
 
     misses: int
     until: float
@@ -44,7 +44,7 @@ class Capacity:
         self._pauses: dict[str, _PublishingPause] = {}
 
     def begin(self, capability: str) -> None:
-        """Count one more published task of a capability; if the capability's pause was over, pause it anew, longer."""
+        """Count one more published task of a capability; if its pause was over, begin a longer one (at most 30 s)."""
         self._under_way[capability] += 1
         pause = self._pauses.get(capability)
         if pause is not None and self._now() >= pause.until:
@@ -89,7 +89,7 @@ class Capacity:
         return self._under_way[capability]
 
     def room(self) -> dict[str, int]:
-        """Return how many more tasks of each capability may be published; "" stands for any other capability."""
+        """Return, by capability, how many more tasks may be published; the key "" is for all others."""
         return {"": self._least} | {
             capability: self.room_for(capability)
             for capability in self._under_way.keys() | self._kept.keys() | self._pauses.keys()

@@ -43,9 +43,9 @@ _STOPPED = 130
 
 
 async def run_demo(root: Path, console: Console, *, keep: bool = False) -> Totals:
-    """Start the demo's fleet, run its tasks, workflow and goal, stop the fleet, also when canceled; return the totals.
+    """Start the demo's fleet, run its tasks, workflow and goal, and stop the fleet; return the run's counts and times.
 
-    With `keep` the fleet stays up after its work, until the demo is canceled.
+    The fleet is stopped also when the demo is canceled; with `keep` it stays up after its work until then.
 
     Raises:
         CoditectError: a server or an agent could not be started.

@@ -48,7 +48,7 @@ async def run_flow(
     say: Callable[[str], None],
     meanwhile: Callable[[Run], Awaitable[None]] | None = None,
 ) -> Flow:
-    """Run a workflow and grant its approvals while `meanwhile` runs; return the workflow once it and `meanwhile` ended.
+    """Run a workflow, grant its approvals, and call `meanwhile` beside it; return the workflow when both have ended.
 
     Raises:
         ResultTimeout: the workflow did not end within ten minutes.

@@ -53,7 +53,7 @@ class GoalReached:
 
 
 def goal_model() -> AbstractAsyncContextManager[str]:
-    """Serve the stand-in for the language model of the demo's markdown agent; yields its URL."""
+    """Serve a stand-in for the language model of the demo's markdown agent while the block runs, and yield its URL."""
     return model_stub(write_notes)
 
 

@@ -42,7 +42,10 @@ def _amid_reviews(board: Board) -> bool:
 
 
 async def kill_broker(fleet: RunningFleet, run: Run, *, say: Say) -> None:
-    """Kill RabbitMQ with -9 when three nodes of a workflow completed, and start it again; spare a user's own broker."""
+    """Kill RabbitMQ with -9 once three nodes of a workflow completed, and start it again; spare a user's own broker.
+
+    Nothing is killed when the workflow ends before.
+    """
     if fleet.servers is None:
         say("RabbitMQ is a server of yours (CODITECT_AMQP_URL): the demo does not kill it")
         return

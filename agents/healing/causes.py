@@ -88,7 +88,7 @@ def by_rules(found: frozenset[Symptom]) -> Cause:
 
 
 def by_scores(found: frozenset[Symptom]) -> Cause:
-    """Return the cause whose explained symptoms weigh most; a cause whose sign is missing loses weight."""
+    """Return the cause whose explained symptoms weigh most; one whose typical symptom was not found loses weight."""
 
     def score(cause: Cause) -> float:
         explained = EXPLAINED[cause]

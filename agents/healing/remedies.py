@@ -37,7 +37,7 @@ def _restart(service: Service) -> str:
 
 
 def _go_back(service: Service) -> str:
-    """Only start the service if its configuration is sound, else switch to the latest version with a sound one."""
+    """Start the service as it is if its configuration is sound; else switch to the latest version with a sound one."""
     present = service.version
     if present is not None and not configuration_problem(service, present):
         return _start(service)

@@ -92,7 +92,7 @@ def _read(report: Path, sources: Sequence[SourceFile]) -> list[Finding]:
 
 
 def _finding(said: _Diagnostic, source: SourceFile) -> Finding | None:
-    """Convert ruff's diagnostic to a finding; None for a line not asked about, or a rule that misjudges a fragment."""
+    """Convert ruff's diagnostic to a finding; None for a line not under review, or a rule useless for a fragment."""
     code = said.code or "invalid-syntax"
     line = said.location.row if said.location else 1
     if source.lines is not None and line not in source.lines:

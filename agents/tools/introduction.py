@@ -8,7 +8,7 @@ _READ_CHARACTERS = 4_000
 
 
 async def introduced(markdown: str, ctx: Context) -> str:
-    """Return a page with an introduction below its title; the calling task holds no slot while it waits for the text.
+    """Return a page with an introduction by another agent below its title; the caller holds no slot meanwhile.
 
     Raises:
         TaskFailed: when the markdown agent gave none.

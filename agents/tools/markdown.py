@@ -1,4 +1,4 @@
-"""Renders griffe's syntax trees as Markdown: a section per module, class and function."""
+"""The renderer of griffe's syntax trees as Markdown: a section per module, class and function."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ class Agent:
         return dict(self._breakers)
 
     def _declare_breaker(self, given: Breaker | str) -> Breaker:
-        """Return the given breaker, the declared one of a name, or a new one with defaults; keep it as declared.
+        """Add a breaker to the agent and return it: the given one, or that of a given name, new if there is none.
 
         Raises:
             InputError: when the name is declared with other values.
@@ -166,7 +166,7 @@ class Agent:
     def _guard(
         self, name: str, breaker: Breaker | str | None, fallback: str | None
     ) -> tuple[Breaker | None, str | None]:
-        """Check a capability's breaker and fallback, keep the breaker as declared by the agent, and return both.
+        """Check a capability's breaker and fallback capability, add the breaker to the agent, and return both.
 
         Raises:
             InputError: when one of them is wrong, or the fallback has no breaker that could open.
@@ -385,7 +385,7 @@ def _described(spec: CapabilitySpec, handler: Callable[..., Any], shape: Signatu
 
 
 def _batched(one: Capability, policy: BatchPolicy | None) -> Capability:
-    """Return a batching capability: `batch_handler` takes lists, and `handler` one task; unchanged without a policy."""
+    """Return a capability whose handler of lists is wrapped to take one task as well; unchanged if `policy` is None."""
     if policy is None:
         return one
     try:

@@ -54,7 +54,9 @@ def load_sampler() -> Callable[[], Usage]:
 
 
 class Heartbeat:
-    """An agent's presence in the registry: registers, renews the lease (offline: lets it end), deregisters at the end.
+    """An agent's entry in the registry: made at the start, renewed by heartbeats, and removed at the end.
+
+    While the agent is offline, because its broker does not answer, its lease is left to end.
 
     Entry waits for the first attempt and exit for the last one, each at most as long as the registry's own limit (1 s);
     neither fails when the registry does. `load` is called for each heartbeat, on the event loop. The next heartbeat
@@ -98,7 +100,7 @@ class Heartbeat:
         return max(0.0, self._now() - self._accepted_at - self._beat_seconds)
 
     def set_status(self, status: AgentStatus | None) -> None:
-        """Publish a status of the agent at once and in later heartbeats; None restores what `load` reports."""
+        """Publish a status of the agent now and in each later heartbeat; None brings back what `load` reports."""
         self._status = status
         self._hurry.set()
 

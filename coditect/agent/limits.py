@@ -14,7 +14,7 @@ class TaskApprovals(Protocol):
     """The port through which the runtime asks whether a task needs an approval."""
 
     def concern(self, task: Task) -> bool:
-        """Tell whether a rule may match this task's capability, or the policy does not approve tasks by default.
+        """Tell whether an approval rule may match this task's capability, or tasks are not approved by default.
 
         A workflow task then needs a grant before it runs.
         """

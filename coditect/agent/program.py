@@ -101,7 +101,7 @@ def registration(
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The facts and parts of the process that an agent receives: source file, CPU and memory use, health, metrics."""
+    """The things that an agent gets from its process: source file, CPU and memory use, health, metrics, tracing."""
 
     source: str | None = None
     """The file or module that declares the agent, for handlers in other processes; None means each handler's own file.
@@ -231,7 +231,7 @@ def _heartbeat(
 
 
 def _completed(load: Callable[[], Load], sample: Callable[[], Usage], broker: Broker) -> Callable[[], Load]:
-    """Return a function for the agent's load with its CPU and memory use; offline while the broker does not answer.
+    """Return a function that reports the agent's load, CPU and memory use; as offline while its broker does not answer.
 
     An agent whose broker does not answer is offline and stops renewing its lease, so that the control plane may give
     its tasks to other agents.
@@ -246,10 +246,11 @@ def _completed(load: Callable[[], Load], sample: Callable[[], Usage], broker: Br
 
 
 async def _remove_queues(broker: Broker, agent_id: AgentId) -> None:
-    """Unbind an agent's inbox, and delete its mailbox, its reply queue and, if empty, its queue of follow-up tasks.
+    """Unbind an agent's inbox, and delete its mailbox, its reply queue and, if empty, the queue `agent.<id>.next`.
 
     The inbox gets no new tasks and hands its own on. A dispatcher deletes the inbox when the last task has gone, which
     the agent cannot tell. The mailbox goes after the inbox is unbound: a dispatcher concludes the one from the other.
+    The queue `agent.<id>.next` has follow-up tasks.
     """
     try:
         await broker.unbind(inbox_binding(agent_id))

@@ -90,7 +90,7 @@ def killed_its_process(task: Task) -> bool:
 
 
 def earlier_deliveries(delivery: Delivery) -> int:
-    """Return how often agents may have started a task: its redeliveries, plus one if an agent's queue passed it on."""
+    """Return how often agents may have started a task: its redeliveries, plus one if it was in an agent's own queue."""
     first = delivery.message.headers.get(_FIRST_DEATH)
     handed_on = isinstance(first, str) and routing.hands_on(first)
     return max(delivery.delivery_count, delivery.redelivered) + handed_on

@@ -254,13 +254,13 @@ class Runtime:
         return None
 
     def _held_up(self, task: Task, delivery: Delivery) -> bool:
-        """Tell whether a task of the agent's own queue must go to its capability's: a breaker or rate bars it."""
+        """Tell whether a task of the agent's own queue must go to its capability's queue: a breaker or rate bars it."""
         name, guards = task.capability, self.guards
         held = name in guards.breakers.waiting or name in guards.rates.waiting
         return held and routing.queue_key(delivery.queue) is None
 
     def _joined(self, task: Task, key: ExecutionKey | None, delivery: Delivery) -> bool:
-        """Tell whether this process runs or ran a repeated task; if so, attach the delivery, reply or ask its owner."""
+        """Attach or answer the delivery of a task that this process runs or ran, or ask its owner; False for others."""
         if key is None:
             return False
         running = self._running.get(key)
@@ -375,12 +375,12 @@ class Runtime:
         return tidied(context, run)
 
     async def _passed(self, execution: Execution) -> HandlerEnd:
-        """Call the handler once concurrency key, rate and breaker allow it, unless its task must not start any more."""
+        """Call a handler that concurrency limit, rate and breaker allow, unless its task may not start any more."""
         ended = self._not_any_more(execution.task)
         return ended or await self._handle(execution, self._clock.now_ms(), guarded=True)
 
     def _pass_on_slot(self, execution: Execution, ran: float, pause: float) -> bool:
-        """Free an ended handler's slot now, after `pause` or its thread; tell whether waiting tasks should go first."""
+        """Free a task's slot now, after a pause, or when its thread ends; tell if waiting tasks should go first."""
         execution.settle()  # first: a refusal frees no slot twice
         somebody_waits = self._intake.waiting > 0 and ran > WAVE_SECONDS
         self._mean_ms += 0.05 * (ran * 1000 - self._mean_ms)

@@ -69,7 +69,7 @@ class Means:
 
     @cached_property
     def control(self) -> ControlPlane:
-        """The sender of the agent's requests to the control plane; made for the first task that needs one."""
+        """The sender of the agent's requests to the control plane; made when it is first needed."""
         return ControlPlane(self.requests.broker, self.requests, self.clock)
 
     @cached_property
@@ -89,7 +89,7 @@ class Means:
 
     @cached_property
     def retry_budgets(self) -> RetryBudgets:
-        """The retry budgets of the process; made for the first task that uses one."""
+        """The limits on the process's retries of calls, by dependency; made when a task first needs one."""
         return RetryBudgets()
 
     def services(self, execution: Execution) -> TaskServices:
@@ -300,7 +300,7 @@ class TaskServices:
 
     @property
     def retry_budgets(self) -> RetryBudgets:
-        """The retry budgets of the agent process."""
+        """The limits on how many calls of each dependency the agent process may retry."""
         return self.means.retry_budgets
 
     @property

@@ -23,7 +23,7 @@ except ImportError:  # the `speed` extra is not installed
 
 
 def new_runner() -> Runner:
-    """Return an asyncio runner of the fastest installed event loop; the caller enters or closes the runner."""
+    """Return an asyncio runner of uvloop, or of asyncio's own event loop without it; the caller closes the runner."""
     return asyncio.Runner(loop_factory=None if uvloop is None else uvloop.new_event_loop)
 
 

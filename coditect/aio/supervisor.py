@@ -207,7 +207,7 @@ class Supervisor:
 
 
 def is_idle(task: asyncio.Task[Any]) -> bool:
-    """Tell whether an asyncio task is a loop of routine work, which `Supervisor.keep` started with `idle`."""
+    """Tell whether an asyncio task runs a loop of routine work, which `Supervisor.keep` started with `idle=True`."""
     return task in _IDLE
 
 

@@ -18,14 +18,14 @@ class DirectTasks:
         self._handles: OrderedDict[str, Handle] = OrderedDict()
 
     def add(self, handle: Handle) -> None:
-        """Keep a handle, and forget the oldest one if there are too many."""
+        """Keep the handle of a submitted direct task, and forget the oldest handle if there are too many."""
         self._handles[handle.task_id] = handle
         if len(self._handles) > self._most:
             _, oldest = self._handles.popitem(last=False)
             oldest.forget()
 
     def get(self, task_id: str) -> Handle:
-        """Return the handle of a direct task.
+        """Return the handle of the direct task with the given id.
 
         Raises:
             NotFound: when this process did not submit the task, or has forgotten it.

@@ -235,7 +235,7 @@ def _sentence(error: Mapping[str, Any]) -> str:
 
 
 def _fix(error: Mapping[str, Any]) -> str:
-    """Return how to correct a mistake in a duration, or a body that is not taken for a JSON object; else empty."""
+    """Return how to correct a wrong duration, or a body that is not taken for a JSON object; else empty."""
     if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == DURATION:
         return "write a number and its unit: 500ms, 30s, 5m, 2h or 1d"
     no_object = error["loc"] == ("body",) and error["type"] == "model_attributes_type"

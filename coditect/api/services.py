@@ -30,13 +30,19 @@ from coditect.telemetry.metrics import MemoryMetrics
 
 
 class FleetA2a(Protocol):
-    """The port to the fleet as an A2A agent, which authenticates nobody; `address` is where its JSON-RPC is reached."""
+    """The interface of the server that offers the whole fleet as one agent of the A2A protocol (Agent2Agent).
+
+    It authenticates nobody. `address` is the URL where its JSON-RPC is reached.
+    """
 
     async def card(self, request: Request, address: str, *, whole: bool) -> Response:
-        """Answer with the agent card, which names `address` as the agent's URL; unless `whole`, without the skills."""
+        """Return a response with the A2A agent card: with `address` as its URL, and without skills unless `whole`."""
 
     async def call(self, request: Request, address: str, name: str, check: Callable[[str], None]) -> Response:
-        """Answer a JSON-RPC request of the caller `name` to `address`; `check` raises if the caller lacks a role."""
+        """Return the response to a caller's JSON-RPC request; `check` raises if the caller lacks the role given to it.
+
+        `name` is the caller's name, and `address` the URL to which the request came.
+        """
 
     def refusal(self, sentence: str) -> dict[str, Any]:
         """Return the JSON-RPC error for a request that is refused unread, such as one that is too large."""
@@ -95,7 +101,7 @@ HttpBridging = Annotated[HttpAgents, Depends(_http_agents)]
 
 
 def check_role(caller: Caller, role: Role) -> None:
-    """Check that a caller has a role, or a more powerful one.
+    """Raise RequestRefused (403) unless a caller has the given role or a more powerful one.
 
     Raises:
         RequestRefused: 403, when the caller's role may not.

@@ -117,7 +117,10 @@ class ServerInfo:
 
 
 def connection_names(process: str) -> tuple[str, str]:
-    """Return the names of a process's two connections to the broker; evicting the process closes those connections."""
+    """Return the names of the two connections of a process to the broker: one that publishes, one that consumes.
+
+    To evict the process is to close both.
+    """
     return f"{process} publishes", f"{process} consumes"
 
 
@@ -141,7 +144,7 @@ class Broker(Protocol):
         """Tell whether the broker holds up this process's publishes, as by an alarm; False until one is tried."""
 
     async def declare(self, topology: Topology, *, lazily: bool = False) -> None:
-        """Declare a topology now and after each reconnect, or with `lazily` only once part of it is found missing.
+        """Declare exchanges, queues and bindings now and after each reconnect; if `lazily`, only when some are missing.
 
         Idempotent. Bindings are declared again every few seconds, too. A queue that is `once` is not declared again:
         its absence shows the loss. `lazily` is for entities that other processes declared long ago.

@@ -161,7 +161,7 @@ class Topology:
 
     @property
     def lasting(self) -> Topology:
-        """The topology without its `once` queues, which must stay missing as proof that the broker lost its data."""
+        """The topology without queues marked `once`: they are not redeclared, so that their absence shows a loss."""
         if not any(one.once for one in self.queues):
             return self
         return replace(self, queues=tuple(one for one in self.queues if not one.once))

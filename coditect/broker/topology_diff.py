@@ -132,7 +132,7 @@ async def make_plan(
 
 
 def _unbound(topology: Topology, bound: frozenset[Binding]) -> tuple[Binding, ...]:
-    """Return the bindings that existing queues lack, both of the topology and of agents' and clients' queues."""
+    """Return the bindings that existing queues lack: of the topology, and of agents' queues and reply queues."""
     queues = {one.queue for one in bound if not one.exchange}
     wanted = list(topology.bindings)
     for queue in sorted(queues):

@@ -81,7 +81,10 @@ class AnswerParts:
 
     @property
     def usage(self) -> TokenUsage:
-        """The input and output tokens: the endpoint's counts, or minima by bytes if larger; estimates without them."""
+        """The numbers of input and output tokens, as the endpoint reports them; without a report, estimates.
+
+        A report is raised to at least one token for 16 bytes; an estimate is one token for 4 bytes.
+        """
         asked, answered = self.request_bytes, self._answer_bytes
         if self._told is None:
             return TokenUsage(asked // BYTES_PER_TOKEN, answered // BYTES_PER_TOKEN)

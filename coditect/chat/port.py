@@ -1,4 +1,4 @@
-"""The port of a language model, and the values that go through it: messages, tools, and an answer."""
+"""The interface of a language model, and the values that go through it: messages, tools, requests and answers."""
 
 from __future__ import annotations
 

@@ -119,12 +119,12 @@ def _check_target(targets: list[str | None], capability: str | None, processes: 
 
 
 def is_commands(target: str | None) -> bool:
-    """Tell whether the target of `agent run` is named as a YAML file, which declares command agents."""
+    """Tell by its name whether the target of `agent run` is a YAML file, which declares an agent that runs commands."""
     return (target or "").endswith((".yaml", ".yml"))
 
 
 def _run_commands(file: str | None, command: str | None, capability: str, environment: list[str], name: str) -> int:
-    """Run a command agent, of a file or of one command, and return the exit code."""
+    """Run an agent that does its tasks by commands: those of a YAML file, or the given one; return the exit code."""
     from coditect.integrations.commands import program
 
     if command is None:
@@ -146,7 +146,7 @@ def _run_tools(name: str, target: str) -> int:
 
 
 def _run_remote(name: str, url: str) -> int:
-    """Run the agent that offers a remote A2A agent's skills as capabilities, and return the exit code."""
+    """Run an agent that offers the skills of a remote agent (A2A protocol) as capabilities; return the exit code."""
     from coditect.agent import program
 
     try:
@@ -158,7 +158,7 @@ def _run_remote(name: str, url: str) -> int:
 
 
 def _run_markdown(name: str, folder: Path) -> int:
-    """Run the agent that offers a folder's markdown agents as capabilities, and return the exit code."""
+    """Run an agent that does tasks by a language model, as a folder's markdown files say; return the exit code."""
     from coditect.agent import program
     from coditect.cli.compose import RealConnections
     from coditect.integrations.markdown.declaration import markdown_agent

@@ -106,7 +106,7 @@ def revoke_key(name: NameOption) -> None:
 
 
 def _key_file() -> KeyFile:
-    """Return the file of keys that the settings name.
+    """Return the file of API keys that CODITECT_API_KEYS names, as an object that reads and changes it.
 
     Raises:
         SetupError: when they name none, or the API is not installed.

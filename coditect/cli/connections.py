@@ -11,7 +11,10 @@ from coditect.settings.settings import read_settings
 
 
 def connections(context: typer.Context) -> Connections:
-    """Return the connections that a test put into the typer context, or make them from the settings."""
+    """Return the command's broker, registry and client: those that a test put into the typer context, else real ones.
+
+    The real ones are made from the settings, and kept in the context.
+    """
     if context.obj is None:
         from coditect.cli.compose import RealConnections
 

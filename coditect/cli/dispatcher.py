@@ -113,7 +113,7 @@ def _counts(one: DispatcherStatus) -> dict[str, int | None]:
 
 
 def installed() -> ControlPlaneProgram:
-    """Load and return the program of the installed control plane.
+    """Load and return the installed control plane's program: it runs a dispatcher, backs up and restores the store.
 
     Raises:
         ControlPlaneRequired: when no control plane is installed, or it cannot be loaded.

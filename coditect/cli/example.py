@@ -36,7 +36,7 @@ _FORMATS: Mapping[str, str] = MappingProxyType(
 
 
 class Example:
-    """An example value for one JSON Schema (`body`), and a list of the places that may not fit (`unsure`)."""
+    """An example value for one JSON Schema (`body`), and a list of its parts that may not fit the schema (`unsure`)."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self._definitions = schema.get("$defs") or {}

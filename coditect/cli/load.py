@@ -1,4 +1,4 @@
-"""`coditect load`: a load test that compares the submitted tasks with their answers and their effects."""
+"""`coditect load`: a load test that compares the submitted tasks with their answers and with a log of executions."""
 
 from __future__ import annotations
 
@@ -77,7 +77,10 @@ def run_load(
 
 
 def default_log(environ: Mapping[str, str], folder: Path) -> Path:
-    """Return the path of the load agents' effect log: from the environment, else beside `coditect up`'s files."""
+    """Return the path of the log of a load test's executions: from the environment, or else the default.
+
+    The default is beside the files of `coditect up`.
+    """
     named = environ.get(LOG_VARIABLE)
     if named:
         return Path(named)

@@ -15,7 +15,7 @@ MOST_NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class RestorePlan:
-    """The plan of a restore to a checkpoint: the nodes to discard whose handlers may have begun since then."""
+    """The plan of a restore to a checkpoint: the nodes whose work it discards, if their handlers may have begun."""
 
     checkpoint: str
     nodes: tuple[DiscardedRow, ...]

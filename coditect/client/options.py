@@ -139,7 +139,9 @@ def deadline_at(deadline: Duration | datetime, now_ms: int) -> int:
 
 
 def delay_of(options: Options, now_ms: int) -> tuple[int | str | None, int]:
-    """Return a task's delay (milliseconds, an instant as text, or None without one), and its end in ms since the epoch.
+    """Return the delay in a task's options (in ms, an instant as text, or None), and its end in ms since the epoch.
+
+    Without a delay the end is `now_ms`.
 
     Raises:
         InputError: when the instant has passed, or is more than ten years away.

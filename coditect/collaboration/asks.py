@@ -1,4 +1,4 @@
-"""The port through which locks, shared state and threads reach the control plane."""
+"""The port through which locks, shared state and discussion threads reach the control plane."""
 
 from __future__ import annotations
 

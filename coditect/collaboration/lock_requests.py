@@ -36,7 +36,7 @@ class WantedLock:
 
 
 class LockRequests:
-    """The lock requests of one process, each with an id (ticket): the correlation id of its news in the reply queue."""
+    """The lock requests of one process, each with an id (ticket); messages about it have that as correlation id."""
 
     def __init__(self, control: Asks, requests: Requests, background: Supervisor) -> None:
         self._control = control
@@ -133,7 +133,7 @@ class LockRequests:
             return {"state": "waiting"}
 
     async def keep_lock(self, ticket: str, *, after_seconds: float, ttl_seconds: float) -> dict[str, Any]:
-        """Await news of a lock request for `after_seconds`, else renew it; return `state`, `reason`, `valid_until`.
+        """Await a message about a lock request `after_seconds`, else renew it; return `state`, `reason`, `valid_until`.
 
         A request that is released meanwhile is `gone`.
 
@@ -167,7 +167,7 @@ class LockRequests:
         self._releases[ticket].add_done_callback(lambda _: self._releases.pop(ticket))
 
     async def close(self) -> None:
-        """Wait until the releases that are on their way are answered."""
+        """Wait until the control plane has answered all requests to release locks, or they have failed."""
         if self._releases:
             await asyncio.wait([*self._releases.values()])
 

@@ -63,7 +63,10 @@ class LockPort(Protocol):
         """
 
     async def keep_lock(self, ticket: str, *, after_seconds: float, ttl_seconds: float) -> dict[str, Any]:
-        """Await news of a lock request for `after_seconds`, else renew it; return `state`, `reason`, `valid_until`."""
+        """Await a message about a lock request, or after `after_seconds` renew it; return its state and validity.
+
+        The result has `state`, `reason` and `valid_until`.
+        """
 
     async def release_lock(self, ticket: str) -> None:
         """Release a lock, or give up the wait for it; if the request for that is lost, the lock ends with its TTL."""

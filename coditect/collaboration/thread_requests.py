@@ -1,4 +1,4 @@
-"""The requests of one process about discussion threads, and its wait for news in a thread."""
+"""The requests of one process about discussion threads, and its wait until a thread has new messages or is closed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from coditect.wire.control import Verb
 
 @dataclass(frozen=True, slots=True)
 class ThreadRequests:
-    """The requests of one process about threads; each wait for news has an id (ticket), the notice's correlation id."""
+    """The requests of one process about discussion threads, and its waits for messages, each under an id (ticket).
+
+    The control plane announces new messages, or the end of the thread, to the reply queue, with the ticket as
+    correlation id.
+    """
 
     control: Asks
     requests: Requests
@@ -22,7 +26,7 @@ class ThreadRequests:
     """The news that the process waits for, by ticket."""
 
     async def ask_thread(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Send a request about threads, which may begin or end a wait for news of a thread; return the answer."""
+        """Send a request about discussion threads, which may begin or end a wait for messages; return the answer."""
         if body.get("reply_to"):
             body = body | {"reply_to": self.requests.reply_to}
             ticket = str(body["ticket"])
@@ -33,5 +37,8 @@ class ThreadRequests:
         return await self.control.ask(Verb(verb), {"writer": self.control.name} | body)
 
     async def hear(self, ticket: str, after_seconds: float) -> None:
-        """Wait at most `after_seconds` until news of a thread is announced; the next request fetches the news."""
+        """Wait at most `after_seconds` for the notice that a discussion thread has new messages; they are not fetched.
+
+        `ticket` is the id of the wait, which an earlier request began.
+        """
         await asyncio.wait({self._news[ticket]}, timeout=after_seconds)

@@ -114,10 +114,15 @@ class ThreadPort(Protocol):
     """The port through which a `Thread` asks the control plane; all arguments and results are JSON values."""
 
     async def ask_thread(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Send a request about threads; add the sender's name, and for a wait its reply queue; return the answer."""
+        """Send a request about discussion threads in the sender's name, with the reply queue if it begins a wait.
+
+        Return the answer.
+        """
 
     async def hear(self, ticket: str, after_seconds: float) -> None:
-        """Wait at most `after_seconds` for news of the thread for which an earlier request announced the wait `ticket`.
+        """Wait at most `after_seconds` for the notice that a discussion thread has new messages, or is closed.
+
+        `ticket` is the id of the wait, which an earlier request began.
 
         The call returns at once if there is news already.
         """
@@ -139,7 +144,7 @@ class Thread:
         """The id of the thread."""
 
     async def open(self, participants: Iterable[str], *, keep: Duration, **bound: str) -> Thread:
-        """Open the thread under its id, for this participant and the given others, and return it.
+        """Make the thread in the control plane unless it exists, for this participant and the given others; return it.
 
         Raises:
             InputError: when there are more than 50 participants, or a parameter is wrong.

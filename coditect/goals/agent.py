@@ -30,7 +30,7 @@ PlannerOf = Callable[[int], Planner]
 
 @dataclass(frozen=True, slots=True)
 class GoalMeans:
-    """The means that the tasks of the agent share: a client that starts plans, and a function that makes planners."""
+    """A client, which starts the workflows of plans, and a function that makes planners, for all goals of an agent."""
 
     client: Client
     planner_of: PlannerOf
@@ -44,7 +44,7 @@ def goal_agent(
     tokens: int = MOST_TOKENS,
     slots: int = SLOTS,
 ) -> Agent:
-    """Return the agent that offers `goal.pursue`; `means` is opened when the agent starts.
+    """Return the agent that offers `goal.pursue`; when it starts it opens `means`: its client and maker of planners.
 
     Its plans use the capabilities that fit `allowed` and the request, and at most so many tokens for each goal. A goal
     holds a slot while it is planned, and none while its plan is done.

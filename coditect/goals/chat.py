@@ -26,7 +26,7 @@ class ChatPlanner:
         self._most_repairs = most_repairs
 
     async def plan(self, goal: str, bounds: PlanBounds, failures: tuple[str, ...] = ()) -> Definition:
-        """Return the first plan of the model that the bounds allow; the model is told why others were refused.
+        """Ask the model for a plan until the goal's bounds allow one, and return it; the model is told why not.
 
         Raises:
             InputError: when none was allowed, with the reasons of the last one.

@@ -54,7 +54,7 @@ class PlanBounds:
         return self.accept(parse_document(content, is_json=True))
 
     def accept(self, document: object) -> Definition:
-        """Check a plan that is parsed already, and return its workflow; see `read`."""
+        """Check a parsed plan as a workflow and by the goal's bounds, and return the workflow; raise as `read` does."""
         if not isinstance(document, dict) or set(document) != {"nodes"} or not isinstance(document["nodes"], dict):
             raise InputError("A plan is an object with `nodes` and nothing else", fix='answer {"nodes": {...}}')
         nodes = document["nodes"]

@@ -57,7 +57,9 @@ async def pursue(
     wait: Duration = "1h",
     most_plans: int = MOST_PLANS,
 ) -> GoalResult:
-    """Plan a goal and run the plan, up to `most_plans` times until one has a value; wait for plans started before.
+    """Plan a goal and run the plan, and plan again if it fails, up to `most_plans` plans in all; return the result.
+
+    A plan that an earlier call started is not planned again, but awaited.
 
     A run that ends without a value leads to the next plan. Every other error goes to the caller, also that the time of
     a plan (`wait`) is up: the workflow goes on then, and a second plan would do its work twice.

@@ -24,7 +24,7 @@ _CONFIG = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class GoalShare(BaseModel):
-    """The bounds of one goal, which its own goals divide among themselves."""
+    """The bounds of one goal, such as attempts and tokens; goals that are nested in its plans get parts of them."""
 
     model_config = _CONFIG
 
@@ -44,7 +44,7 @@ class GoalShare(BaseModel):
         return all(any(fnmatchcase(capability, one) for one in patterns) for patterns in self.patterns)
 
     def divided(self, plan: Definition, *, ordered: int, runs_of: Callable[[Node], int], most_plans: int) -> Definition:
-        """Return the plan with bounds for the goals in it: each run of one gets an equal part of attempts and tokens.
+        """Return the plan with bounds in each nested goal: an equal part of attempts and tokens for each of its runs.
 
         The attempts are those left after the `ordered` ones, of all tasks of the plan. A nested goal's attempts are no
         runs: each goes on with the same workflows.

@@ -72,7 +72,7 @@ class SchemaCheck:
 
 
 class _Steps(FormatChecker):
-    """The budget of steps of one check, passed as the format checker, which validators hand to inner validators."""
+    """The budget of steps of one schema check; a `FormatChecker`, since validators pass that on to inner validators."""
 
     def __init__(self, most: int) -> None:
         super().__init__(formats=())

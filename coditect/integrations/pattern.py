@@ -1,4 +1,4 @@
-"""Regular expressions that strangers wrote: an engine without backtracking, whose time grows with the text alone."""
+"""Regular expressions from untrusted sources, matched without backtracking, so that no match takes very long."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Child:
 
 
 class RunningChild:
-    """The process of a child, which leads a session of its own and, on Linux, dies with the thread that spawned it."""
+    """The process of a supervised program, in its own session; on Linux it dies with the thread that started it."""
 
     __slots__ = ("_popen", "_prefix", "child", "log", "logged", "process")
 
@@ -90,7 +90,10 @@ class RunningChild:
 
 
 def spawn(child: Child, *, marker: str, log_folder: Path) -> RunningChild:
-    """Start a child's process, with a log file for its output, and a marker by which the watchdog can find it."""
+    """Start a supervised program; append its output to a log file, and mark it by an environment variable.
+
+    By that variable the watchdog finds the process, and all that it starts.
+    """
     log_folder.mkdir(parents=True, exist_ok=True)
     log = log_folder / f"{child.name}.log"
     if log.exists() and log.stat().st_size > LOG_ROTATE_BYTES:
@@ -113,7 +116,7 @@ def spawn(child: Child, *, marker: str, log_folder: Path) -> RunningChild:
 
 
 def last_lines(log: Path, count: int = 15, *, since: int = 0) -> str:
-    """Return the last lines of a log file, after `since` bytes, indented for a message; an empty text without a log."""
+    """Return a log file's last lines, indented, but none of its first `since` bytes; an empty text without a log."""
     if not log.exists():
         return ""
     with log.open("rb") as lines:

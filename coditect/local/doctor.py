@@ -113,7 +113,7 @@ def check_up(files: UpFolder, state: UpState | None) -> Check:
 async def check_server(
     name: str, url: str | None, version_of: VersionOf, at_least: tuple[int, ...], *, sign_in: SignIn | None = None
 ) -> Check:
-    """Check whether a server of version `at_least` or newer answers at the URL and, if given, `sign_in` succeeds."""
+    """Check whether a server answers at a URL, is new enough and, if a function `sign_in` is given, passes it too."""
     if url is None:
         return Check(name, False, "no address", "Run `coditect up`, or set CODITECT_AMQP_URL and CODITECT_REDIS_URL")
     try:

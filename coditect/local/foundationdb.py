@@ -52,7 +52,10 @@ class FoundationDBPrograms:
 
 
 def find_foundationdb(environ: Mapping[str, str]) -> FoundationDBPrograms | None:
-    """Find FoundationDB's programs, by the environment, PATH and the usual places; None when they are not installed."""
+    """Return the paths of FoundationDB's server and command line; None unless both are installed.
+
+    They are looked for on PATH and in the usual folders; CODITECT_FDBSERVER may name the server.
+    """
     named = environ.get(FDBSERVER)
     folders = os.pathsep.join([environ.get("PATH", ""), *MORE_FOLDERS])
     server = shutil.which(named or "fdbserver", path=folders)

@@ -36,9 +36,9 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class UpPlan:
-    """The folder and the programs of one `up`; a server whose address is given is not started.
+    """The order for one `up`: its folder, the programs to start, and the addresses of servers that run already.
 
-    The programs run in `working_folder`.
+    A server whose address is given is not started. The programs run in `working_folder`.
     """
 
     folder: Path
@@ -56,7 +56,7 @@ LEDGER = "ledger.db"
 
 @dataclass(frozen=True, slots=True)
 class ProcessPlan:
-    """The concrete plan of one `up`: the servers' addresses, and every program to supervise, servers first."""
+    """All that one `up` supervises (servers, then programs, as commands to run), and the servers' addresses."""
 
     amqp_url: str
     redis_url: str
@@ -66,7 +66,9 @@ class ProcessPlan:
 
 
 def process_plan(plan: UpPlan, *, environ: Mapping[str, str]) -> ProcessPlan:
-    """Return the concrete plan of an `up`; for servers to start, find binaries, choose ports, write configurations.
+    """Return the commands that an `up` runs and its servers' addresses; write the configuration of servers to start.
+
+    For these it also finds the programs on the machine, and chooses free ports.
 
     Raises:
         MissingServer: a server must be started and is not installed.
@@ -96,7 +98,7 @@ def _has_management(binaries: Binaries) -> bool:
 
 
 def require_servers(plan: UpPlan, *, environ: Mapping[str, str]) -> None:
-    """Check that every server that the plan starts is installed.
+    """Check that every server that an `up` is to start is installed.
 
     Raises:
         MissingServer: a server is not installed; the error has the command that installs it.
@@ -121,7 +123,7 @@ class WantedServers:
 def server_children(
     binaries: Binaries, addresses: Addresses, wanted: WantedServers, *, folder: Path, environ: Mapping[str, str]
 ) -> list[Child]:
-    """Write the wanted private servers' files below `folder`, and return the servers as programs to supervise."""
+    """Write the configuration of each wanted private server below `folder`; return the servers as commands to run."""
     children: list[Child] = []
     if wanted.redis:
         children.append(redis_child(binaries, addresses, folder=folder / "redis", environ=environ))

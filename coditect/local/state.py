@@ -80,7 +80,7 @@ class UpFolder:
 
     @property
     def state(self) -> Path:
-        """The file of `UpState`: the supervisor and the programs."""
+        """The path of the JSON file in which a running `up` records its supervisor and its programs."""
         return self.path / "up.json"
 
     @property
@@ -155,7 +155,7 @@ def write_env(folder: UpFolder, *, amqp_url: str, redis_url: str, management_url
 
 
 def forget(folder: UpFolder) -> None:
-    """Remove the files by which later commands find the servers; data, logs and ports stay."""
+    """Remove the two files by which later commands find an `up` and its servers; data, logs and ports stay."""
     for file in (folder.env, folder.state):
         with suppress(FileNotFoundError):
             file.unlink()
@@ -184,7 +184,7 @@ def hold(folder: UpFolder) -> Iterator[None]:
 
 @contextmanager
 def hold_data(folder: Path) -> Iterator[None]:
-    """Lock a folder of servers inside the block: two brokers on one folder destroy each other's files.
+    """Lock a data folder inside the block, since two brokers that use one folder destroy each other's files.
 
     Raises:
         AlreadyUp: servers run on the folder.

@@ -34,7 +34,7 @@ Say = Callable[[str], None]
 
 @dataclass(slots=True)
 class _Post:
-    """The supervisor's record of one child: its state, its running process, and its deaths in a row."""
+    """The record of one child in a supervisor: its state, its running process, and how often in a row it died."""
 
     child: Child
     state: ChildState
@@ -72,7 +72,9 @@ class ProcessSupervisor:
         return tuple(post.state for post in self._posts)
 
     async def run(self, *, stop: asyncio.Event, ready: Callable[[], None] = lambda: None) -> None:
-        """Start all children stage by stage, call `ready`, keep them running until `stop`, then stop them in reverse.
+        """Start all children, call `ready` when all are ready, restart those that die, and stop all when `stop` is set.
+
+        The children of one stage are ready before the next stage starts; they are stopped in reverse order.
 
         Raises:
             StartFailed: a child died repeatedly, or was not ready in time; the others have been stopped.
@@ -204,7 +206,10 @@ async def happened(event: asyncio.Event, within_seconds: float) -> bool:
 
 @contextmanager
 def guarded(marker: str) -> Iterator[ProcessId]:
-    """Run a watchdog and yield its id; it kills all processes marked `marker` when the block or this process ends."""
+    """Run a watchdog process and yield its id; when the block or this process ends, it kills what has the marker.
+
+    That is every process whose environment variable CODITECT_STARTED_BY begins with `marker`.
+    """
     popen = subprocess.Popen(
         [sys.executable, "-I", watchdog.__file__, marker, str(os.getpid())],
         stdin=subprocess.PIPE,

@@ -39,7 +39,9 @@ class StopReport:
 
 
 def up(plan: UpPlan, *, environ: Mapping[str, str], say: Say, ready: Callable[[], None] = lambda: None) -> None:
-    """Start a plan's servers and programs, call `ready`, and supervise them until SIGINT, SIGTERM or SIGHUP.
+    """Start the planned servers and programs, call `ready` when all are ready, and supervise them until a signal.
+
+    The signals are SIGINT, SIGTERM and SIGHUP.
 
     Runs its own event loop, in the main thread. The remains of a killed `up` are stopped first.
 
@@ -62,7 +64,7 @@ def up(plan: UpPlan, *, environ: Mapping[str, str], say: Say, ready: Callable[[]
 
 
 def up_detached(plan: UpPlan, *, environ: Mapping[str, str], say: Say) -> UpState:
-    """Start a plan's servers and programs under a background supervisor; return its state when all are ready.
+    """Start the planned servers and programs under a background supervisor; return its state when all are ready.
 
     The supervisor outlives the shell and this process. An interrupt of the wait stops the supervisor again.
 
@@ -127,7 +129,7 @@ def _stop_supervisor(state: UpState, within_seconds: float) -> None:
 
 
 def _reap_remains(folder: UpFolder) -> None:
-    """Kill the programs that a killed supervisor left behind, and remove its state; its watchdog may do the same."""
+    """Kill the programs that a killed supervisor left behind, if any, and remove its two files for later commands."""
     state = read_state(folder)
     if state is None:
         return
@@ -178,7 +180,11 @@ async def _supervise(
 
 
 def _await_ready(starter: subprocess.Popen[bytes], plan: UpPlan, *, say: Say, log: Path) -> None:
-    """Send the plan to the background supervisor, and print its output; raise if the output ends before `ready`."""
+    """Send the plan to the background supervisor, and print its output until it says that all is ready; else raise.
+
+    Raises:
+        StartFailed: when the output ends before that.
+    """
     assert starter.stdin is not None and starter.stdout is not None
     with starter.stdout, starter.stdin:
         starter.stdin.write(TypeAdapter(UpPlan).dump_json(plan))

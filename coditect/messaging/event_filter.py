@@ -35,7 +35,10 @@ class EventFilter:
         capability: Iterable[str] = (),
         agent: Iterable[str] = (),
     ) -> Self:
-        """Return the filter for the given values; a kind is an event type or its first words, and may end in `.*`."""
+        """Return the filter for the given values; the kind `task` or `task.*` means all event types of tasks.
+
+        A kind is an event type or its first words, and may end in `.*`.
+        """
         kinds = frozenset(one.removesuffix(".*").removesuffix(".#") for one in kind) - {"*", "#"}
         return cls(kinds, frozenset(task), frozenset(workflow), frozenset(capability), frozenset(agent))
 

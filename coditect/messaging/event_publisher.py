@@ -90,7 +90,10 @@ class Events:
             self.emit(type_, at_ms, subject=subject, capability=task.capability, agent=agent, attempt=task.attempt)
 
     def unmute(self, subjects: Iterable[str] = ()) -> None:
-        """Resume sending events that are muted for lack of listeners: all events, or those about the given subjects."""
+        """End the muting of events that had no listener: of all events, or of those about the given tasks or workflows.
+
+        `subjects` has the ids of these tasks or workflows.
+        """
         if not subjects:
             for type_ in tuple(self._muted):
                 self._end_mute(type_)

@@ -73,6 +73,7 @@ class EventSubscription:
 
     async def announce(self) -> None:
         """Announce this listener to all agents and dispatchers, so that they send the events that they had muted.
+
         Raises:
             BrokerUnavailable: when the broker does not answer within 5 s; retryable.
         """
@@ -152,6 +153,9 @@ class EventStreams:
         self._numbers = count(1)
 
     def stream(self, *patterns: str, of: Collection[str] = ()) -> EventStream:
-        """Return a stream of the events that match any topic pattern, limited to the subjects in `of` when given."""
+        """Return a stream of the events that match a topic pattern, and, if `of` has ids, are about one of them.
+
+        The ids are subjects of events, such as those of tasks.
+        """
         queue = f"events.{self._name}.{next(self._numbers)}"
         return EventStream(self._broker, queue, patterns, tuple(of))

@@ -1,4 +1,4 @@
-"""The reader's side of a streamed result: its parts in order, each once, and never more of them than the reader allows.
+"""The reader's side of a streamed result: the parts in order, without repeats, and few ahead of the reader.
 
 The agent sends at most so many parts ahead as the reader has given credit for, so that a slow reader holds up the agent
 and fills neither the broker nor itself. Parts wait in the process's reply queue, which keeps its name over reconnects:
@@ -55,7 +55,9 @@ class PartReader:
         self._turn: asyncio.Future[None] | None = None
 
     def arrived(self, message: Message) -> None:
-        """Handle a message of the stream that arrived: a part, the stream's end, or a notice that the agent waits.
+        """Handle an arrived message: a part of the result, the end of the parts, or a notice that the agent waits.
+
+        The agent waits when it has sent all parts that the reader allowed; its notice makes the reader allow more.
 
         Raises:
             InvalidTask: when the message is no part.
@@ -72,7 +74,7 @@ class PartReader:
         self._wake()
 
     def _is_read(self, part: Part) -> bool:
-        """Tell whether a part is of the execution that is read; switch to a newer execution when its part comes."""
+        """Tell whether to keep a part: it is from the execution being read, or a newer one, which is read from now."""
         first = self._first
         if first is not None and first.execution == part.execution:
             return True
@@ -88,7 +90,7 @@ class PartReader:
         return True
 
     async def next(self, reply: asyncio.Future[Outcome], *, timeout_seconds: float) -> bytes | None:
-        """Wait for the next part and return its JSON; None when all were read, or the task ended without a value.
+        """Wait for the result's next part and return its JSON; None when all were read, or the task has no value.
 
         Raises:
             StreamRestarted: when another execution has begun the parts again; the next call returns its first part.
@@ -117,7 +119,7 @@ class PartReader:
         return body
 
     def _ready(self) -> Part | None:
-        """Return the next part if it has arrived, else None.
+        """Return the next part of the streamed result if it has arrived, else None.
 
         Raises:
             StreamRestarted: when it is the part of another execution than the one before.

@@ -157,7 +157,7 @@ class Requests:
     def send(
         self, task: Task, *, timeout_seconds: float, pin: AgentId | None = None, wait_when_full: bool = True
     ) -> Awaitable[None]:
-        """Publish a task for any agent, or if possible for a pinned one; the awaitable ends with the broker's confirm.
+        """Publish a task for any agent, or if possible to the inbox of agent `pin`; await the result for the confirm.
 
         A pinned task goes to that agent's inbox, and at once to the capability's queue when the inbox is gone or full.
         With `wait_when_full=False` a full queue of the capability is an error at once, else when the time is over.
@@ -187,7 +187,7 @@ class Requests:
         return sent if span is None or not span.sampled else ended_with(span, sent)
 
     async def withdraw(self, task: Task) -> None:
-        """Ask all agents to cancel a sent task whose requester has ended; the request is sent at most once."""
+        """Ask all agents, at most once, to cancel a task that this process sent and whose requester has ended."""
         reason = "who asked for it has ended"
         message = control_messages.cancel(task.id or "", reason=reason, correlation_id=task.correlation_id)
         try:
@@ -225,7 +225,7 @@ class Requests:
         return True
 
     async def _has_inbox(self, pin: AgentId) -> bool:
-        """Tell whether an agent's inbox exists; a yes is remembered for a time, shorter than an unused inbox lives."""
+        """Tell whether an agent's inbox exists; a yes is reused for a time, shorter than an unused inbox lives."""
         now = asyncio.get_running_loop().time()
         if now - self._looked_at.get(pin, -INBOX_LOOK_SECONDS) < INBOX_LOOK_SECONDS:
             return True

@@ -18,7 +18,8 @@ _PATTERN = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 
 
 def seconds(duration: Duration) -> float:
-    """Convert a duration, a text, number of seconds or timedelta, to seconds.
+    """Convert a duration (a text such as `30s`, a number of seconds, or a timedelta) to a number of seconds.
+
     Raises:
         InputError: for a negative span, a text without a unit, and a value that is no duration.
     """

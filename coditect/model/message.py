@@ -19,7 +19,7 @@ OCTETS = "application/octet-stream"
 
 
 class SharedHeaders(dict[str, Any]):
-    """A header table that many messages have in common; must never change, because an adapter encodes the table once.
+    """A header table that many messages share; must never change, because the broker's adapter encodes it only once.
 
     An adapter knows the table by identity: two tables with equal content are different tables.
     """
@@ -29,7 +29,7 @@ class SharedHeaders(dict[str, Any]):
 
 
 class TemplateHeaders(Mapping[str, Any]):
-    """A header table of two parts: headers shared by many messages, and one message's own headers under other names."""
+    """A header table made of headers that many messages share, and of one message's own headers, with other names."""
 
     __slots__ = ("own", "shared")
 

@@ -46,7 +46,7 @@ class RecentOutcomes:
 
 
 def task_kind(capability: str, body_bytes: int | None) -> TaskKind:
-    """Return the kind of a task, by capability and input size; a size of None stands for an input in a blob.
+    """Return the kind of a task, by capability and input size; a size of None means that the input is a blob reference.
 
     Inputs of one kind differ in size by less than four times, but for those in blobs, which are all of one kind.
     """

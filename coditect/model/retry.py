@@ -83,7 +83,7 @@ class RetryAfter(Retryable):
 
 
 def retry_of(given: Retry | int | None) -> Retry:
-    """Return the retry policy that a declaration means: a Retry, a number of attempts, or None for the default.
+    """Return a Retry as it is, or a Retry with the given number of attempts; None gives the default policy.
 
     Raises:
         InputError: for any other value.
@@ -96,7 +96,7 @@ def retry_of(given: Retry | int | None) -> Retry:
 
 
 def retry_delay_ms(delay_seconds: float, chance: float) -> int:
-    """Return the delay, in ms, of one of the two retry-delay queues around a wanted delay, by a random number.
+    """Return the delay in ms of the retry-delay queue just below or just above the wanted delay, chosen by chance.
 
     The wanted delay is in seconds. The number, `chance` in [0, 1), keeps the mean delay. Outside of the range of the
     queues' delays there is one nearest queue, and no draw.

@@ -1,4 +1,4 @@
-"""Functions that ask one agent for an action, or all agents that offer the action; they submit direct tasks."""
+"""Functions that run a capability (an agent's action) at one agent, or at all that offer it, as direct tasks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def request_agent_action(
     *,
     client: Client | None = None,
 ) -> Any:
-    """Ask an agent, or another one if it does not take the task within a second, for an action; return the result.
+    """Submit a task of the capability `action`, to a named agent if it takes the task within 1 s; return the result.
 
     `target` is an agent's id or name, of which the process with the most free slots is asked, or `*` for any agent that
     offers the action. A named agent is a preference: if it does not take the task within a second, another agent that
@@ -63,7 +63,7 @@ async def broadcast(
     priority: Priority | str = "medium",
     client: Client | None = None,
 ) -> dict[str, Any]:
-    """Send each living agent that offers an action a task (another may take it); return results or errors by agent id.
+    """Submit a task of the capability `action` for each agent that offers it; return results or errors by agent id.
 
     An agent that does not take its task within a second loses it to another one that offers the action. An agent that
     failed has its error in place of a result. `exclude` names agents, by id or name, that are not asked.
@@ -105,7 +105,7 @@ def _level(priority: Priority | str) -> Priority:
 def _named(
     target: str, action: str, offering: tuple[AgentRecord, ...], living: tuple[AgentRecord, ...]
 ) -> list[AgentRecord]:
-    """Return the processes of an agent that offer an action; leave out draining and offline ones, unless all are.
+    """Return a named agent's processes that offer a capability, without draining and offline ones, unless all are.
 
     Raises:
         NotFound: when there are none; the error names similar agents, or what the agent offers.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # it is heavy, and most use cases do without
 
 
 class Connections(Protocol):
-    """The factory of a use case's connections: broker, registry and client."""
+    """The interface by which a function for operators connects to the broker, the registry and the control plane."""
 
     @property
     def environ(self) -> Mapping[str, str]:
@@ -47,7 +47,10 @@ class Connections(Protocol):
         """Return the registry as an async context manager that connects on entry."""
 
     def http_agents(self) -> AbstractAsyncContextManager[Registry]:
-        """Return the registry of all HTTP agents, served or not, as an async context manager that connects on entry."""
+        """Return the registry of agents called over HTTP, served or not, as an async context manager.
+
+        It connects on entry.
+        """
 
     def client(self) -> AbstractAsyncContextManager[Client]:
         """Return a client for direct tasks and events, as an async context manager that connects on entry.

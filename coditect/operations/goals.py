@@ -1,4 +1,4 @@
-"""The use case of goals: plan one with what the living agents offer, run the plan, and plan again when it fails."""
+"""The use case of goals: plan a workflow for a goal from what agents offer, run it, and plan anew when it fails."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ async def pursue_goal(
     *,
     planned: Planned,
 ) -> GoalResult:
-    """Plan and run workflows, up to a number, until one has a value; call `planned` with each plan and workflow id.
+    """Plan and run workflows for a goal until one completes, a given number at most; return the result.
+
+    The function `planned` is called with each plan and the id of its workflow.
 
     Raises:
         NotFound: when no living agent offers a capability that the goal may use.

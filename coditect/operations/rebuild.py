@@ -1,4 +1,4 @@
-"""The rebuild use case: the control plane restores from its ledger what the broker, Redis or RQ lost."""
+"""The use case of a rebuild: dispatchers restore from the ledger what the broker, Redis or RQ lost."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Rebuilt:
 
 
 async def rebuild(broker: Broker, *, clock: Clock | None = None) -> Rebuilt:
-    """Declare missing queues, and have dispatchers restore, shard by shard, what the broker or RQ lost; return counts.
+    """Declare missing queues, have dispatchers publish lost tasks and mend RQ's jobs, shard by shard; return counts.
 
     A task that was begun is executed again only where the broker is not the one that the shard knew.
 

@@ -171,7 +171,14 @@ def is_durable(task_id: str) -> bool:
 
 
 async def _read(handle: Handle, wait: str, part: ShownPart) -> None:
-    """Call `part` with each part of a streamed result; cancel a task that begins it again; raise no task's failure."""
+    """Pass each part of a streamed result to the function `part`; cancel the task if its parts begin again.
+
+    A task's failure is not raised here, but a timeout is.
+
+    Raises:
+        StreamRestarted: when the parts began again.
+        ResultTimeout: when the next part came too late.
+    """
     try:
         async for one in handle.stream(timeout=wait):
             part(one)
@@ -184,7 +191,7 @@ async def _read(handle: Handle, wait: str, part: ShownPart) -> None:
 
 
 async def _show(events: AsyncIterator[Event], task_id: str, shown: ShownEvents) -> None:
-    """Show each event of a task as it arrives, by the function that `shown` opens, until the task's last event."""
+    """Pass a task's events, up to its last one, to the function that the context manager `shown` gives."""
     with shown() as show:
         async for event in events:
             if event.subject == task_id:

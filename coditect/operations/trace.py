@@ -1,4 +1,4 @@
-"""The use case of a task's path: what the ledger, the queues and the agents know of it, as a tree with durations.
+"""The use case that shows, from ledger, queues and agents, what happened to a task, as a tree with durations.
 
 No collector is asked, and nothing has to be switched on. A workflow, or a durable task, is told whole from the ledger.
 Of a direct task there is what its message carries: a task that waits, runs, is tried again or was given up is found
@@ -96,7 +96,7 @@ async def _attempts(run: Run, node: str) -> Mapping[str, Sequence[AttemptRow]]:
 
 
 def workflow_hop(row: WorkflowRow, below: tuple[Hop, ...]) -> Hop:
-    """Convert the control plane's report of a workflow to a step of a task's path, with the steps below it."""
+    """Convert the control plane's report of a workflow to a step in the tree of what happened, with the steps below."""
     return Hop(
         "workflow",
         f"{row.name} {row.workflow}",
@@ -110,7 +110,7 @@ def workflow_hop(row: WorkflowRow, below: tuple[Hop, ...]) -> Hop:
 
 
 def node_hop(row: NodeRow, attempts: Sequence[AttemptRow], children: Mapping[str, Hop]) -> Hop:
-    """Convert the report of a node to a step of a task's path, with its attempts in order and its child workflows.
+    """Convert the report of a node to a step in the tree of what happened, with its attempts and child workflows.
 
     An attempt with the number of the one before it is a redrive, or was handed to another agent before it began.
     """
@@ -180,7 +180,7 @@ def direct_hop(task_id: str, seen: Sighting) -> Hop:
 
 
 def _failed_hop(attempt: Mapping[str, Any]) -> Hop:
-    """Convert a failed attempt, as the task's message records it, to a step of the task's path."""
+    """Convert a failed attempt, as the task's message records it, to a step in the tree of what happened to it."""
     return Hop(
         "attempt",
         str(attempt.get("attempt", "")),

@@ -78,7 +78,7 @@ class CapabilityCatalogue:
             self._no_bytes[name] = now + KNOWN_SECONDS
 
     async def unknown(self, capability: str, **facts: object) -> UnknownCapability | Unroutable:
-        """Return the error for a task that no queue took: an unknown capability, or a missing binding."""
+        """Return the error for a task that the broker routed to no queue: unknown capability, or missing binding."""
         offered = await self.registered()
         if capability in offered or not await self.missing((capability,)):
             return Unroutable(

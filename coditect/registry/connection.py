@@ -84,7 +84,7 @@ class RedisConnection:
 
 
 def read_scripts(package: str, *names: str, shared: str = "") -> dict[str, str]:
-    """Return a package's Lua scripts `lua/<name>.lua` by name, each after the script named by `shared`, if any."""
+    """Return a package's Lua scripts `lua/<name>.lua` by name, each preceded by the script named `shared`, if any."""
 
     def read(name: str) -> str:
         return files(package).joinpath("lua", f"{name}.lua").read_text("utf-8")
@@ -118,7 +118,7 @@ def _each(timeout_seconds: float) -> dict[str, Any]:
 
 
 def _watched(url: SplitResult, timeout_seconds: float) -> Redis:
-    """Return a Redis client of the master that Sentinel names; each new connection asks the sentinels again."""
+    """Return a client of the Redis master that the sentinels name; each new connection asks them again."""
     signed, _, places = url.netloc.rpartition("@")
     hosts = [place.partition(":") for place in places.split(",")]
     name, _, database = url.path.strip("/").partition("/")

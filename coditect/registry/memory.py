@@ -140,7 +140,7 @@ class MemoryRegistry:
         return turn
 
     async def lease_tokens(self, capability: str, rate: Rate, wanted: int) -> TokenLease:
-        """Take up to `wanted` tokens of a capability's rate limit from the token bucket that the fleet shares."""
+        """Take up to `wanted` tokens, each for one task's start, from the fleet's bucket of a capability's rate."""
         self._refuse_when_failing()
         bucket = self._buckets.setdefault(capability, TokenBucket())
         leased = bucket.lease(rate, wanted, round(self._now() * 1e6))
@@ -156,7 +156,10 @@ class MemoryRegistry:
         instead_of: AgentId | None = None,
         deliveries: int | None = None,
     ) -> AgentId | None:
-        """Set an agent's start mark unless another's stays (return that agent) or each delivery came back unstarted."""
+        """Write an agent's start mark for a task, unless another agent's mark stays; return the other agent, or None.
+
+        Nothing is written for a task that was returned unstarted as often as it had `deliveries`.
+        """
         self._refuse_when_failing()
         holder, ends = self._starts.get(task, (agent_id, math.inf))
         free = holder in (agent_id, instead_of) or ends <= self._now()
@@ -166,7 +169,7 @@ class MemoryRegistry:
         return None if free else holder
 
     async def clear_start(self, task: str, agent_id: AgentId) -> None:
-        """Remove an agent's start mark of a task, and the count of the task's unstarted returns; idempotent."""
+        """Remove an agent's start mark of a task, and the count of the task's returns without a start; idempotent."""
         self._refuse_when_failing()
         self._unmark(task, agent_id)
         self._handed_back.pop(task, None)

@@ -89,7 +89,7 @@ class Registry(Protocol):
         """Increment the named counter, which all clients share for round robin, and return its new value."""
 
     async def lease_tokens(self, capability: str, rate: Rate, wanted: int) -> TokenLease:
-        """Take up to `wanted` tokens of a capability's rate limit from the token bucket that the fleet shares.
+        """Take up to `wanted` tokens, each for one task's start, from the fleet's bucket of a capability's rate.
 
         Agents that ask by different rates all get the slowest that any asked by within the last minute. A bucket that
         the registry does not know, or lost, is full.
@@ -104,14 +104,14 @@ class Registry(Protocol):
         instead_of: AgentId | None = None,
         deliveries: int | None = None,
     ) -> AgentId | None:
-        """Set an agent's start mark unless another's stays (return that agent) or each delivery came back unstarted.
+        """Write an agent's start mark for a task, unless another agent's mark stays; return the other agent, or None.
 
         Another agent's mark stays, unless that agent is `instead_of`. A mark lives `keep_seconds`. No mark is written
         for a task that was handed back as often as it had `deliveries`.
         """
 
     async def clear_start(self, task: str, agent_id: AgentId) -> None:
-        """Remove an agent's start mark of a task, and the count of the task's unstarted returns; idempotent.
+        """Remove an agent's start mark of a task, and the count of the task's returns without a start; idempotent.
 
         Another agent's mark stays.
         """

@@ -128,7 +128,7 @@ class RedisRegistry:
         return int(await self._bounded("next_turn", self._redis.hincrby(self._turns_key, name, 1)))
 
     async def lease_tokens(self, capability: str, rate: Rate, wanted: int) -> TokenLease:
-        """Take up to `wanted` tokens of a capability's rate limit from the token bucket that the fleet shares."""
+        """Take up to `wanted` tokens, each for one task's start, from the fleet's bucket of a capability's rate."""
         interval_us = 1e6 / rate.per_second
         arguments = (wanted, interval_us, rate.capacity * interval_us, _milliseconds(rate.hold_seconds))
         call = self._scripts["lease_tokens"](
@@ -146,14 +146,17 @@ class RedisRegistry:
         instead_of: AgentId | None = None,
         deliveries: int | None = None,
     ) -> AgentId | None:
-        """Set an agent's start mark unless another's stays (return that agent) or each delivery came back unstarted."""
+        """Write an agent's start mark for a task, unless another agent's mark stays; return the other agent, or None.
+
+        Nothing is written for a task that was returned unstarted as often as it had `deliveries`.
+        """
         delivered = "" if deliveries is None else deliveries
         arguments = (agent_id, _milliseconds(keep_seconds), instead_of or "", delivered)
         holder = await self._run_on_marks("mark_start", [task], *arguments)
         return None if holder is None else AgentId(holder.decode(errors="surrogateescape"))
 
     async def clear_start(self, task: str, agent_id: AgentId) -> None:
-        """Remove an agent's start mark of a task, and the count of the task's unstarted returns; idempotent."""
+        """Remove an agent's start mark of a task, and the count of the task's returns without a start; idempotent."""
         await self._run_on_marks("clear_start", [task], agent_id)
 
     async def hand_back(self, tasks: Collection[str], agent_id: AgentId, *, keep_seconds: float) -> None:

@@ -29,7 +29,7 @@ _FIX = "synchronize the machines' clocks (NTP)"
 
 
 async def following(clock: Clock, registry: Registry, background: Supervisor) -> ReferenceClock:
-    """Return a clock that follows the registry's clock: compared at once, then regularly by a background task."""
+    """Return a clock that is corrected by the registry's: compared at once, then every 30 s by a background task."""
     reference = ReferenceClock(clock)
     await reference.compare(registry)
     background.keep(partial(reference.follow, registry), name="clock", critical=False, idle=True)

@@ -1,4 +1,4 @@
-"""The look-up of living agents, with HTTP agents that are registered but get no tasks yet from any bridge process.
+"""The look-up of living agents, including HTTP agents to which no process of the fleet passes tasks yet.
 
 A bridge keeps its HTTP agents in a registry of their own, beside that of the fleet, which has an agent as soon as it
 takes tasks. Who looks for agents looks into both.

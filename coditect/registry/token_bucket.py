@@ -37,7 +37,7 @@ class TokenBucket:
     slowest_until_us: int = 0
 
     def lease(self, rate: Rate, wanted: int, now_us: int) -> TokenLease:
-        """Take up to `wanted` tokens from the bucket, which refills at the slowest rate that agents requested lately.
+        """Take up to `wanted` tokens; the bucket refills at the slowest rate that agents requested in the last 60 s.
 
         A slower rate that an agent requested replaces the given `rate` for `SLOWEST_SECONDS`.
         """

@@ -43,30 +43,30 @@ FIX = "wait until it closes by itself, see why it opened: `coditect breaker show
 
 
 class BreakerKeeper(Protocol):
-    """The port through which a breaker of the scope `fleet` asks the control plane; without an answer it gives None."""
+    """The port by which a breaker that the whole fleet shares asks the control plane; None means no answer."""
 
     async def trip(self, declared: Breaker, reason: str) -> BreakerState | None:
-        """Report that the breaker opened in this process, and return its state in the fleet."""
+        """Report that the breaker opened in this process; return its state in the fleet, or None without an answer."""
 
     async def permit(self, declared: Breaker) -> BreakerState | None:
-        """Ask for the permit of the next probe, and return the breaker's state, with the permit if it is granted."""
+        """Ask to make the breaker's next probe (a trial call); return its state, with a permit if granted, or None."""
 
     async def decide(self, declared: Breaker, permit: int, *, succeeded: bool) -> BreakerState | None:
-        """Tell the control plane whether the permitted probe succeeded, and return the breaker's state after that."""
+        """Report whether the permitted probe (a trial call) succeeded; return the breaker's state then, or None."""
 
     def background(self, breaker: CircuitBreaker, news: NewsOf) -> None:
-        """Send a request to the control plane in the background, and let the breaker adopt the state in the answer."""
+        """Send a request about a breaker to the control plane in the background; apply the answer to the breaker."""
 
 
 class NewsOf(Protocol):
-    """A function that makes a request to the control plane about a breaker."""
+    """A function that sends one request about a breaker to the control plane, and awaits the answer."""
 
     async def __call__(self) -> BreakerState | None:
-        """Make the request, and return the breaker's state in the fleet; None when no answer came."""
+        """Send the request, and return the breaker's state in the fleet; None when no answer came."""
 
 
 class _Recorded(Exception):
-    """The failure that is recorded in pybreaker, in place of the call's own error."""
+    """The exception by which the library pybreaker is told of a failed call, in place of the call's own error."""
 
 
 def _fail() -> NoReturn:
@@ -74,7 +74,7 @@ def _fail() -> NoReturn:
 
 
 def _succeed() -> None:
-    """Do nothing, which the breaker counts as a success."""
+    """Do nothing: a call of this function tells the library pybreaker of a successful call."""
 
 
 class _Window:
@@ -109,7 +109,7 @@ class _Window:
 
 
 class GuardedCall:
-    """A call of a dependency: `async with` makes it only if the breaker lets it through, and records its end."""
+    """A context manager around a call of a dependency: the breaker may refuse the call, else records how it ended."""
 
     __slots__ = ("_breaker", "_since", "_turn", "permit")
 
@@ -142,7 +142,7 @@ class GuardedCall:
         self.record(breaker.declared.judge(error, now - self._since))
 
     def record(self, verdict: CallVerdict) -> None:
-        """Record the end of the call by the verdict of the caller: a success, a failure, or neither."""
+        """Record the end of the call as the caller judges it: as a success, a failure, or neither."""
         self._breaker.record(verdict, self._breaker.now(), turn=self._turn, permit=self.permit)
 
 
@@ -183,19 +183,19 @@ class CircuitBreaker:
     def call(self) -> GuardedCall:
         """Return a context manager around one call of the dependency; its entry raises BreakerOpen for a refused call.
 
-        Nothing is held during the call. An exception of `Breaker.on` counts as a failure, as does a slow call; a
-        cancellation does not count at all.
+        Nothing is held during the call. An exception of `Breaker.on` counts as a failure, as does a slow call; the
+        cancellation of a call that was not slow does not count at all.
         """
         return GuardedCall(self)
 
     @property
     def wait_seconds(self) -> float:
-        """The seconds until the next probe may be made; infinite while an operator holds the breaker open."""
+        """The seconds until a probe (a trial call) may be made; infinite while an operator holds the breaker open."""
         return max(0.0, self._due - self.now())
 
     @property
     def refuses(self) -> bool:
-        """True when this process would refuse a call now, without a question to the control plane."""
+        """True when this process would refuse a call right now, without asking the control plane."""
         return not self.is_closed and self._reserved is None and (self._probing or self.wait_seconds > 0)
 
     # -- calls ------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ class CircuitBreaker:
             self._machine.call(_succeed)
 
     def record(self, verdict: CallVerdict, now: float, *, turn: int, permit: int | None) -> None:
-        """Record the end of a call, or of a probe (`permit`), unless the breaker opened or closed since its start."""
+        """Record the end of a call, or of a probe (with a permit), unless the breaker has opened or closed since."""
         if turn != self.turn:
             return
         if permit is not None:
@@ -248,7 +248,7 @@ class CircuitBreaker:
     # -- probes -----------------------------------------------------------------------------------------
 
     async def take_permit(self) -> int | None:
-        """Take and return the permit that makes the caller's call the probe; None if the breaker has closed meanwhile.
+        """Take the permit by which this call is the probe; return its number, or None if the breaker closed meanwhile.
 
         Raises:
             BreakerOpen: when the interval is not over, or another call is the probe, in this process or in the fleet.
@@ -292,7 +292,7 @@ class CircuitBreaker:
         return state.permit
 
     async def reserve(self) -> bool:
-        """Take a probe's permit, and keep it for the next call; return False when the breaker refuses calls.
+        """Take the permit for a probe (a trial call), and keep it for the next call; return False if calls are refused.
 
         A permit that no call has used by the next interval lapses.
         """
@@ -307,7 +307,7 @@ class CircuitBreaker:
         return True
 
     def _decided(self, verdict: CallVerdict, permit: int) -> None:
-        """Close or open the breaker after its probe; after one that was canceled or not made it stays open."""
+        """Close the breaker after a successful probe; keep it open after one that failed, was canceled or not made."""
         self._probing = False
         if verdict is CallVerdict.NEUTRAL:
             self._machine.open()
@@ -368,7 +368,7 @@ class CircuitBreaker:
         self._changed(self)
 
     async def next_change(self, within_seconds: float) -> None:
-        """Wait until the state, or the time of the next probe, changes; at most `within_seconds`, or 1 ms if longer."""
+        """Wait until the breaker opens, closes or moves its next probe, or `within_seconds` (at least 1 ms) pass."""
         with suppress(TimeoutError):
             async with asyncio.timeout(None if within_seconds == inf else max(LEAST_SECONDS, within_seconds)):
                 await self._news.wait()

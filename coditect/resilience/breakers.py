@@ -25,7 +25,7 @@ ASK_SECONDS = 2.0
 
 
 class AsksControl(Protocol):
-    """The port through which breakers ask the control plane; a request is repeated until its answer or its timeout."""
+    """The interface by which breakers ask the control plane; a request is repeated until its answer or its timeout."""
 
     async def ask(self, verb: Verb, body: dict[str, Any], *, timeout: Duration = ...) -> dict[str, Any]:
         """Send a request, and return the control plane's answer."""
@@ -75,7 +75,7 @@ class Breakers:
         return made
 
     def states(self) -> dict[tuple[str, ...], float]:
-        """Return, by breaker and state (closed, open), 1 for the breaker's present state and 0 for the other.
+        """Return the values of a metric: for each breaker and state (closed, open), 1 if the breaker is in it, else 0.
 
         These are the breakers declared or used, at most `MOST_SHOWN` of them.
         """
@@ -88,7 +88,7 @@ class Breakers:
         }
 
     def heard(self, state: BreakerState) -> None:
-        """Apply a fleet-wide breaker's state from the control plane; keep it for later if open and not in use here."""
+        """Apply the control plane's state of a shared breaker; if it is open and not in use here, keep it for later."""
         breaker = self._breakers.get(state.name)
         if breaker is None and state.name in self._declared:
             breaker = self.get(state.name)
@@ -121,7 +121,7 @@ class Breakers:
         return await self._ask(Verb.BREAKER_TRIP, declared, reset_ms=reset_ms, reason=reason)
 
     async def permit(self, declared: Breaker) -> BreakerState | None:
-        """Ask the control plane to permit a breaker's next probe; return its state and any permit; None unanswered."""
+        """Ask to make a breaker's next probe (a trial call); return its state, with a permit if granted, or None."""
         return await self._ask(Verb.BREAKER_PERMIT, declared)
 
     async def decide(self, declared: Breaker, permit: int, *, succeeded: bool) -> BreakerState | None:
@@ -130,7 +130,7 @@ class Breakers:
         return await self._ask(Verb.BREAKER_DECIDE, declared, permit=permit, succeeded=succeeded, reason=reason)
 
     def background(self, breaker: CircuitBreaker, news: NewsOf) -> None:
-        """Send a request to the control plane in the background, and let the breaker adopt the state in the answer."""
+        """Send a request about a breaker to the control plane in the background; apply the answer to the breaker."""
         self._background.start(_adopted(breaker, news), name=f"breaker {breaker.declared.name}")
 
     async def _ask(self, verb: Verb, declared: Breaker, **body: Any) -> BreakerState | None:

@@ -76,7 +76,7 @@ def worth_a_retry(policy: Retry, error: BaseException) -> bool:
 
 
 def _noted(state: RetryCallState, why: str) -> bool:
-    """Add a note to the last error that says why the call is not tried again, for the traceback; return True."""
+    """Add a note to a call's last error, for the traceback, that says why the call is not tried again; return True."""
     error = None if state.outcome is None else state.outcome.exception()
     if error is not None:
         error.add_note(why)

@@ -18,7 +18,7 @@ MOST_TOKENS = 10.0
 
 
 class RetryBudget:
-    """The bound on a process's retries of calls to one dependency: 10 at first, then a tenth of the calls; thread-safe.
+    """The limit on a process's retries of calls to one dependency: 10, or a tenth of its calls if more; thread-safe.
 
     After n calls there have been at most max(10, n / 10) retries.
     """
@@ -28,7 +28,7 @@ class RetryBudget:
         self._changing = threading.Lock()
 
     def called(self) -> None:
-        """Count a first try: it earns a tenth of a token, which at first pays back what a new budget has lent."""
+        """Count a first try: it adds a tenth of a token, but the first 100 only pay for the 10 of a new budget."""
         with self._changing:
             if self._lent > 0:
                 self._lent -= SHARE
@@ -56,7 +56,7 @@ class RetryBudgets:
 
 
 class RetryPort(Protocol):
-    """The port through which `Context.retry` reaches its process: the retry budgets, and the clock of deadlines."""
+    """The interface by which `Context.retry` gets its process's retry budgets, and the time for deadlines."""
 
     @property
     def retry_budgets(self) -> RetryBudgets:

@@ -1,4 +1,4 @@
-"""The settings of an agent that stands for a remote A2A agent, read once by `coditect agent run --a2a`.
+"""The settings of an agent that passes tasks on to a remote A2A agent, read once by `coditect agent run --a2a`.
 
 =======================  =======  ===============================================================
 variable                 default  meaning

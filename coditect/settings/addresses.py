@@ -18,7 +18,7 @@ def without_passwords(text: str) -> str:
 
 
 def secrets_in(settings: object) -> frozenset[str]:
-    """Return the passwords in settings, in URLs and in fields named so, that have at least 6 characters.
+    """Return the passwords of 6 characters or more in settings: in URLs, and in fields with `password` in the name.
 
     Secrets are the passwords in URLs, both as written and percent-decoded, and fields with `password` in the name.
     """

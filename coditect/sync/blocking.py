@@ -50,7 +50,7 @@ class Blocking(Generic[A_co]):
 
 
 def _giving(method: T, kind: str) -> T:
-    """Set the return type in a blocking method's signature, drop `async` from its docstring, and return the method."""
+    """Set a blocking method's return type, and drop the word `async` from its docstring; return the method."""
     shown: Any = method
     shown.__signature__ = inspect.signature(shown).replace(return_annotation=kind)
     shown.__doc__ = (shown.__doc__ or "").replace("async ", "")
@@ -207,7 +207,10 @@ class SyncRun(Blocking[Run]):
 
     @property
     def new(self) -> bool:
-        """True when the call that made the handle started the workflow; False for a known key, or a handle by id."""
+        """True when the call that made this handle started the workflow; False when it was started before.
+
+        It was started before if the call's idempotency key was known, or the handle is made by the workflow's id.
+        """
         return self._inner.new
 
     @property
@@ -242,10 +245,10 @@ class SyncRun(Blocking[Run]):
     @overload
     def result(self, model: type[T], *, node: str | None = ..., timeout: Duration = ...) -> T: ...
     def result(self, model: Any = Any, *, node: str | None = None, timeout: Duration = RUN_TIMEOUT) -> Any:
-        """Wait for the workflow's end; return its last node's value, of several an object by name; or a named node's.
+        """Wait for the workflow's end and return its value: that of the last node, or of several as an object by name.
 
-        With `node` the call waits for that node alone. A skipped node gives None. The value is validated as `model`.
-        Ctrl-C ends only the wait.
+        With `node` the call waits for that node alone, and returns its value. A skipped node gives None. The value is
+        validated as `model`. Ctrl-C ends only the wait.
 
         Raises:
             TaskError: when the workflow or node ended without a value: TaskFailed, TaskRejected, TaskCanceled or
@@ -293,7 +296,7 @@ class SyncHandle(Blocking[Handle]):
     @overload
     def result(self, model: type[T], *, timeout: Duration = ...) -> T: ...
     def result(self, model: Any = Any, *, timeout: Duration = DEFAULT_TIMEOUT) -> Any:
-        """Wait for the task's result and return its value, validated as `model`; may be called again.
+        """Wait for the task's result and return its value, validated as the type `model`; may be called again.
 
         Ctrl-C ends the wait, and the task goes on.
 
@@ -312,7 +315,7 @@ class SyncHandle(Blocking[Handle]):
 def handing_many(
     method: Callable[Concatenate[A_co, str, Iterable[Any], P], AsyncIterator[Handle]],
 ) -> Callable[Concatenate[Blocking[A_co], str, Iterable[Any], P], Iterator[SyncHandle]]:
-    """Return the blocking counterpart of `submit_many`, which gives a plain iterator of handles.
+    """Return the blocking counterpart of `submit_many`, which submits many tasks and gives an iterator of handles.
 
     The method takes the values in the caller's thread, `CHUNK` at a time.
     """

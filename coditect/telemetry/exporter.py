@@ -19,7 +19,7 @@ FIX = "pip install 'coditect[metrics]'"
 
 
 def exposition(declared: Mapping[str, Metric], samples: Mapping[Series, Value]) -> tuple[bytes, str]:
-    """Return the samples and the process's figures, such as CPU and memory, as Prometheus' text, and the content type.
+    """Return metric values, and the process's figures such as CPU and memory, as Prometheus' text, and its type.
 
     Raises:
         SetupError: when the extra `metrics` is not installed.

@@ -20,10 +20,10 @@ class LogLevels:
         self._usual = logging.getLogger().level
 
     def carry_out(self, order: LogLevelOrder) -> None:
-        """Set a logger's level as ordered, in place of an earlier order; reset it when the order's time, if any, ends.
+        """Set a logger's level as a control message orders, in place of an earlier order; reset it after its time.
 
         To reset is to set the root logger's level of the start, or no level of its own for a named logger. An order
-        without a level does that at once.
+        without a level does that at once, one without a time never.
         A name is a logger's, with or without the leading `coditect.`; an empty name is every logger without a level of
         its own.
         """

@@ -78,6 +78,7 @@ class PlainLines(_Redacting):
 
 def configure_logs(settings: Settings = DEFAULTS, *, stream: TextIO | None = None) -> None:
     """Set up the logging of the process by the settings, to stderr or a stream, in place of any earlier setup.
+
     The reports of libraries about what Coditect logs itself, once, are silenced: lost connections, with tracebacks, and
     requests by A2A, with what strangers wrote.
     """

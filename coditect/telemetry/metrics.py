@@ -76,7 +76,7 @@ Value: TypeAlias = float | Histogram
 
 
 class Metrics(Protocol):
-    """The port to which the parts of a process report their metrics."""
+    """The interface by which the parts of a process count, measure and report its metrics."""
 
     def counter(self, metric: Metric, **labels: str) -> Counter:
         """Return the counter of a metric with these labels; all callers in the process share it."""

@@ -11,7 +11,7 @@ from typing import Any
 
 @contextmanager
 def warnings_muted() -> Iterator[None]:
-    """Mute log records up to warnings inside the block, for processes that end after their servers and miss these."""
+    """Drop log records of level WARNING and below inside the block, for processes that end after their servers."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.WARNING))
     try:
@@ -49,7 +49,7 @@ class Crashes(logging.Handler):
             self.add(record.exc_info[1], record.getMessage())
 
     def add(self, error: Exception, where: str) -> None:
-        """Collect an exception, each only once, with a note of the place where it was found."""
+        """Collect an exception, unless that was done before, and add a note that tells where it was found."""
         if not any(error is known for known in self.found):
             error.add_note(f"In the background of a TestFleet: {where}")
             self.found.append(error)

@@ -213,7 +213,7 @@ class TestFleet:
     # -- what it is made of -----------------------------------------------------------------------------
 
     def _control_planes(self) -> Mapping[str, Callable[..., AbstractAsyncContextManager[Any]]]:
-        """Return the functions that run a dispatcher, by the names of the control planes installed as entry points."""
+        """Return, by entry point's name, the function that runs a dispatcher of each installed control plane."""
         return {one.name: one.load().running_dispatcher for one in entry_points(group=CONTROL_PLANES)}
 
     def _random(self, purpose: str) -> Random:
@@ -335,7 +335,7 @@ class TestFleet:
         return self._processes.resume(target)
 
     async def restart(self, target: str) -> tuple[VirtualProcess, ...]:
-        """Start a process, or each of an agent's, again under a fresh id, but only once; kill the living ones first."""
+        """Kill a process, or all of an agent's, and start each again under a fresh id unless restarted before."""
         return await self._processes.restart(target)
 
     async def drain(self, target: str) -> tuple[VirtualProcess, ...]:
@@ -375,7 +375,7 @@ class TestFleet:
 
     @property
     def crashes(self) -> tuple[Exception, ...]:
-        """The errors of background work so far; leaving the block raises them, or notes them on the test's error."""
+        """The fleet's background errors so far; leaving `async with` raises them, or notes them on the test's error."""
         return tuple(self._crashes.found)
 
     def forgive_crashes(self) -> tuple[Exception, ...]:
@@ -385,7 +385,7 @@ class TestFleet:
         return forgiven
 
     async def dead_letters(self, capability: str | None = None) -> tuple[DeadLetter, ...]:
-        """Return, without removing them, one capability's dead letters, or all agents' ones and the unrouted tasks."""
+        """Return, without removing any, the dead letters of one capability, or of all agents and the unrouted tasks."""
         declared = {one.name for agent in self._added for one in agent.capabilities}
         names = declared if capability is None else {capability}
         queues = [routing.dead_queue(name) for name in sorted(names)]

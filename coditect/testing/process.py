@@ -66,7 +66,7 @@ class VirtualProcess:
 
     @property
     def load(self) -> Load:
-        """The present load of an agent's process; empty while the process does not run."""
+        """The present load of an agent's process, such as its slots in use; a default `Load` while it does not run."""
         return Load() if self._runtime is None else self._runtime.load()
 
     @property

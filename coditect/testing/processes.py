@@ -19,7 +19,7 @@ _END_ROUNDS = 3
 
 
 class VirtualProcesses:
-    """The simulated processes of a fleet; each action takes a process's id, or a name that several processes share."""
+    """The simulated processes of a fleet; an action takes a process's id, or a name for all processes of that name."""
 
     def __init__(self, server: MemoryServer, schedule: Schedule) -> None:
         self._server = server

@@ -116,7 +116,7 @@ class Schedule:
         return timer
 
     def _is_idle(self, actor: Actor | None, when: float, callback: Callable[..., Any]) -> bool:
-        """Tell whether virtual time may skip a timer, since it serves routine work or an agent's prefetch check."""
+        """Tell whether a timer serves repeated routine work, such as heartbeats, that virtual time may skip."""
         if actor is None:
             return False
         if isinstance(getattr(callback, "__self__", None), Intake):

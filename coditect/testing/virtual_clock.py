@@ -117,7 +117,7 @@ class VirtualClock:
     # -- what others tell -------------------------------------------------------------------------------
 
     def set(self, timer: asyncio.TimerHandle, *, idle: bool) -> None:
-        """Register a new timer of the loop; an `idle` one only repeats a check: skips of virtual time move it along."""
+        """Note a new timer of the loop; an `idle` one, for routine work, is put off when virtual time skips ahead."""
         if self.now < timer.when() <= self.now + RESOLUTION_SECONDS:
             self.now = timer.when()  # due already, to asyncio: who waits for a rest in a loop would do so for ever
         if not idle:
@@ -137,7 +137,7 @@ class VirtualClock:
     # -- the passing of time ----------------------------------------------------------------------------
 
     def _select(self, timeout: float | None = None) -> list[Any]:
-        """Return the ready I/O events, in place of `select`; without any, end waits of `settled` or move time ahead."""
+        """Return ready I/O events, as `select` does; if there are none, end waits of `settled`, or move time ahead."""
         events: list[Any] = self._real_select(0)
         if events or timeout == 0:
             return events
@@ -156,7 +156,7 @@ class VirtualClock:
         return []
 
     def _outside(self) -> list[Any]:
-        """Wait in real time, within limits, for running threads or open sockets, and return I/O events that arrive."""
+        """Wait a limited real time for calls in threads, and for I/O if sockets are open; return the I/O events."""
         events: list[Any] = []
         if (since := self.jobs.last_start()) is not None:
             left = since + self._stuck_after_seconds - time.monotonic()
@@ -182,7 +182,7 @@ class VirtualClock:
         return []
 
     def _skip(self, to: float) -> bool:
-        """Move virtual time and idle timers ahead by whole heartbeat periods up to `to`; return False if none fits."""
+        """Move time and routine timers ahead by whole heartbeat periods, at most to `to`; False if `to` is too near."""
         seconds = (to - self.now) // self._beat_seconds * self._beat_seconds
         if seconds < self._beat_seconds:
             return False

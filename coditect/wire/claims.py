@@ -26,7 +26,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The answer to an agent's request to run a workflow task: verdict, fence, attempt, whether it may kill agents."""
+    """The answer to a request to run a workflow task: verdict, fence, attempt, and whether the task may kill agents."""
 
     verdict: Verdict
     fence: int = 0

@@ -47,7 +47,7 @@ EXCEPT = "x-coditect-except"
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """An order to cancel a task, or only its publications up to a number, or only one of its requests.
+    """An order to cancel a task, maybe only its publications up to a number, or only one request (by correlation id).
 
     The order carries a reason.
     """
@@ -91,7 +91,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 @dataclass(frozen=True, slots=True)
 class LogLevelOrder:
-    """An order to set the level of a logger and those below it, for a time or for good, in processes that get it."""
+    """An order to a process to set the level of a logger and those below it, for some seconds or until its end."""
 
     logger: str
     """The logger's name, such as `coditect.agent.runtime`; empty for every logger without a level of its own."""
@@ -124,7 +124,7 @@ def message(kind: str, content: Any = None, **headers: Any) -> Message:
 def cancel(
     task_id: str, *, reason: str = "", publication: int | None = None, correlation_id: str | None = None
 ) -> Message:
-    """Build the message that orders an agent to cancel a task, its publications up to a number, or one request."""
+    """Build the message that tells an agent to cancel a task, its publications up to a number, or only one request."""
     narrowed = {"publication": publication, "correlation_id": correlation_id}
     return message(
         CANCEL,

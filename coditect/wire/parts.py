@@ -55,7 +55,7 @@ class Part:
 
 @value
 class Credit:
-    """A requester's permission to send the parts of an execution that have numbers below `until`."""
+    """A requester's permission for an agent to send the parts of a streamed result with numbers below `until`."""
 
     execution: str
     until: int

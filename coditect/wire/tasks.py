@@ -113,7 +113,7 @@ def sent_again(message: Message) -> Message:
 
 
 def _expires_ms(task: Task) -> int | None:
-    """Return the milliseconds after which a task's message expires in its queue, by its limits; None for never."""
+    """Return the milliseconds that a task's message may wait in a queue, to deadline or latest start; None for ever."""
     ends = [one for one in (task.limits.deadline_ms, task.limits.start_by_ms) if one is not None]
     if not ends or task.published_at_ms is None:
         return None
@@ -199,7 +199,7 @@ def read_task(message: Message, routing_key: str) -> Task:
 
 
 def _read_story(message: Message) -> dict[str, Any]:
-    """Parse the headers that few tasks have: counters, depth, errors, owner, blob references, parts to send ahead."""
+    """Parse the headers that few tasks have, such as attempt, errors and owner, and return the values by field name."""
     headers, owner = message.headers, _read_owner(message.headers)
     return {
         "attempt": _number(headers, ATTEMPT, 1, 1, 10_000) or 1,
@@ -308,7 +308,7 @@ def result_message(outcome: Outcome, *, capability: str) -> Message:
 
 @lru_cache(maxsize=4096)
 def _shared_by_results(status: str, attempt: int, capability: str, agent_id: AgentId | None) -> SharedHeaders:
-    """Return the headers that results of the same status, attempt, capability and agent share; cached by these four."""
+    """Return the headers for a result's status, attempt, capability and agent, cached for results that share these."""
     shared = SharedHeaders({STATUS: status, ATTEMPT: attempt, CAPABILITY: capability})
     if agent_id is not None:
         shared[AGENT] = agent_id
@@ -316,7 +316,7 @@ def _shared_by_results(status: str, attempt: int, capability: str, agent_id: Age
 
 
 def read_result(message: Message) -> Outcome:
-    """Parse the outcome in a reply message.
+    """Parse a task's result from a reply message: its status, its value or error, and who ran it.
 
     Raises:
         InvalidTask: when the message is no result.

@@ -92,7 +92,7 @@ class After:
 
 @value
 class Repeat:
-    """The loop of a task: it is done until an expression over its result holds; after `most` times the node fails."""
+    """The repetition of a task until an expression over its result holds; else the node fails after `most` runs."""
 
     until: str
     """The expression over `result`; the loop ends when its result is not null, false or empty."""
@@ -257,7 +257,7 @@ class Node:
 
     @property
     def needed(self) -> int:
-        """The number of predecessors that must have ended as their edges require so that the node's join is met."""
+        """The number of incoming edges that must be met before the node may run, by its `join`: all, one or a count."""
         match self.join:
             case "all":
                 return len(self.after)
@@ -293,7 +293,7 @@ def check_node_name(name: str) -> str:
 
 
 def defined_name(name: str) -> str:
-    """Return the name of the definition's node that an element or a compensation belongs to: `ship` of `ship[3]`."""
+    """Return the name of the node to which a map's element or a compensation belongs: `ship` for `ship[3]`."""
     return name.partition("[")[0].partition(".")[0]
 
 

@@ -99,7 +99,7 @@ class Account:
             raise InputError("It takes too many steps", most_steps=self._most_steps)
 
     def weigh(self, value: Any) -> None:
-        """Charge steps for the size of a value; a part that occurs several times counts each time.
+        """Count steps for the size of a value against the limit; a part that occurs several times counts each time.
 
         Raises:
             InputError: when the bound is exceeded.

@@ -162,7 +162,7 @@ def _order(nodes: Mapping[str, Node], dependents: Mapping[str, tuple[str, ...]])
 
 
 def _cycle(nodes: Mapping[str, Node], left: frozenset[str]) -> Problem:
-    """Return the problem that names the nodes of one cycle; `left` holds the nodes without a topological order.
+    """Return, as a problem with path and fix, one cycle of nodes; `left` has the nodes that no order could place.
 
     Every node left has a predecessor that is left, so going back from any of them ends in a cycle.
     """

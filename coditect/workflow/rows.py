@@ -176,7 +176,7 @@ class AttemptRow:
 
 @dataclass(frozen=True, slots=True)
 class NodeInput:
-    """The report of a node's input, unknown until its expressions are evaluated, and of the workflow's trace."""
+    """The report of a node's input, which is None until its expressions are evaluated, and of the workflow's trace."""
 
     value: Any
     """The input; None as long as it is not evaluated."""
@@ -320,7 +320,7 @@ class DiscardedRow:
 
 
 def read_row(row: object, make: Callable[[Mapping[str, Any]], T]) -> T:
-    """Convert a row in an answer of the control plane by `make`; a malformed row raises InvalidTask.
+    """Return what `make` makes of a row in an answer of the control plane; raise InvalidTask for a malformed row.
 
     Raises:
         InvalidTask: when the row is no object, or lacks a field, or has one of another type.

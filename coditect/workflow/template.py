@@ -92,7 +92,10 @@ def _marked(template: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, str
 
 
 def node_expressions(node: Node) -> Iterator[tuple[Path, str]]:
-    """Yield a node's expressions and their paths: input, condition, list, artifacts, instant; not the end of a loop."""
+    """Yield each expression of a node with its path in the node, except the condition that ends a loop.
+
+    They are in the input, the condition, a map's list, an approval's artifacts, and the instant of a wait.
+    """
     if node.when is not None:
         yield ("when",), node.when
     if isinstance(node.work, Each):

@@ -67,7 +67,10 @@ def read_ledger(tr: Reads) -> Ledger:
 
 
 def audit(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
-    """Yield each contradiction of workflows, nodes, timers, keys, indexes and outbox: workflow or node, and error."""
+    """Yield each contradiction in the ledger, as a pair: the workflow or node, and the error.
+
+    Workflows, nodes, timers, idempotency keys, indexes and outbox are compared.
+    """
     yield from _runs(tr, ledger)
     yield from _indexes(tr, ledger)
     yield from _timers(tr, ledger)
@@ -107,7 +110,7 @@ def _runs(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
 
 
 def _end_of(run: RunRecord, lasts: Counter[str]) -> WorkflowState:
-    """Return the final state that a workflow should have, by its compensations, or else its cancel or last nodes."""
+    """Return the final state that a workflow should have by its compensation, or else its cancel or last nodes."""
     if run.ended is not None:
         return WorkflowState.COMPENSATION_FAILED if run.to_compensate else WorkflowState.COMPENSATED
     if run.canceling:
@@ -141,7 +144,7 @@ def _in(nodes: dict[Name, NodeRecord], state: TaskState) -> set[Name]:
 
 
 def _places(tr: Reads, space: Space, at: int) -> set[Name]:
-    """Return the nodes that an index lists; each key has the workflow's id at position `at`, then the node's name."""
+    """Return the workflow id and name of each node that an index lists; `at` is the position of the id in a key."""
     found = [space.unpack(key) for key, _ in tr.get_range(*space.range())]
     return {(str(key[at]), str(key[at + 1])) for key in found}
 

@@ -204,7 +204,7 @@ class MixedLoad:
         return ended
 
     def counted(self, order: AutonomyOrder) -> Iterator[Fault]:
-        """Yield the faults that the seed decides until all workflows were started, and count them in `faults`."""
+        """Yield faults, drawn by the order's seed, until all workflows have been started; count them in `faults`."""
         for number, fault in enumerate(faults.schedule(order.seed, LONGEST_SECONDS, KINDS)):
             if self._done.is_set():
                 return

@@ -143,7 +143,7 @@ class SimulatedFleet(TestFleet):
 
 
 class _WitnessedEvictor:
-    """A wrapper of the port that closes processes' broker connections; it records each such eviction in the history."""
+    """A wrapper of the object that closes processes' broker connections; it records each eviction in the history."""
 
     def __init__(self, evict: Evictor, note: Note) -> None:
         self._evict = evict

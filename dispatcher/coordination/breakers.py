@@ -58,7 +58,7 @@ class BreakerRow:
         return cls() if row is None else cls(*versions.BREAKER.unpack(row))
 
     def state(self, name: str, now_ms: int) -> BreakerState:
-        """Return the breaker's state as messages carry it, without a permit for a probe."""
+        """Return the breaker's state in the form that messages carry, without a permit for a probe call."""
         wait = None if self.due_ms is None else max(0, self.due_ms - now_ms)
         return BreakerState(name, self.open, self.version, wait, self.reason, self.by, self.since_ms)
 
@@ -86,7 +86,7 @@ def permit(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def decide(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Close a breaker after a permitted probe succeeded; if the last permitted probe failed, wait another interval."""
+    """Close a breaker if a permitted probe call succeeded; if the last permitted one failed, wait another interval."""
     name, row = _read(unit, body)
     permitted, succeeded = number(body, "permit", 0), body.get("succeeded") is True
     if not row.open or row.due_ms is None or permitted <= row.opened:
@@ -152,7 +152,10 @@ def _close(unit: UnitOfWork, row: BreakerRow, body: Body) -> None:
 
 
 def _advance(unit: UnitOfWork, row: BreakerRow) -> int:
-    """Raise the row's version, at least to the present time: above what agents know, even after a store's restore."""
+    """Increase the row's version, at least to the present time in milliseconds, and return it.
+
+    So it is above every version that agents know, even after a restore of the store.
+    """
     row.version = max(row.version + 1, unit.now_ms)
     return row.version
 

@@ -76,7 +76,7 @@ class Place:
 
     @property
     def flow(self) -> tuple[str, str]:
-        """The flow of execution, such as an asyncio task, that asked for the lock: its agent's name and its own."""
+        """The agent that asked for the lock, and the flow of execution in it that did so, such as an asyncio task."""
         return self.agent, self.owner
 
     def bars(self, mode: str) -> bool:
@@ -192,7 +192,7 @@ def tickets_of_task(tr: Reads, agent: str, task: str) -> Sequence[str]:
 
 
 def of_task(task: str) -> str:
-    """Return `<task>/`, the owner name of locks that a handoff gave a task; names of the task's own flows begin so."""
+    """Return `<task>/`: the owner name of locks that a handoff gave a task, and a prefix of its own flows' names."""
     return f"{task}/"
 
 

@@ -44,7 +44,7 @@ TTL_MS = (1_000, 3_600_000)
 
 
 def acquire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Lock resources, or queue if permitted, under the client's chosen id; return held, waiting, taken or deadlock.
+    """Lock resources under the client's chosen id, or wait in line; return held, waiting, taken (no wait) or deadlock.
 
     A repeated request gets the ticket's present state. With `wait` false the answer is "taken" instead of waiting. A
     ticket that would wait for ever is not taken: the answer names the cycle.
@@ -155,7 +155,7 @@ def _is_meant(ticket: Ticket, body: Body) -> bool:
 
 
 def expired(unit: UnitOfWork, timer: Timer) -> None:
-    """Remove a lock, or a request for one, that was not renewed in time, or wait for the time to which it was renewed.
+    """Remove a lock, or a request for one, that was not renewed in time; if it was renewed, set its timer again.
 
     A new owner of the shard gives each ticket one full time, in which the ticket's owner can reach it.
     """
@@ -216,7 +216,7 @@ def _is_name(one: object) -> bool:
 
 
 def _timer_name(ticket: Ticket) -> str:
-    """Return the name of a lock request's timer, which sorts timers due at one instant by their requests' arrival."""
+    """Return the name of a lock request's timer; timers due at the same time are sorted by their requests' arrival."""
     return f"{ticket.number:016d}/{ticket.id}"
 
 

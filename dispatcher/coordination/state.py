@@ -31,7 +31,7 @@ MOST_AT_ONCE = 500
 
 
 def get(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return a key's present or a former version with its value; version 0 without a value if it was never written.
+    """Return a key's present or a former version in shared state with its value; version 0 if it was never written.
 
     Raises:
         NotFound: when the wanted version was never written, or is not kept any more.
@@ -44,7 +44,7 @@ def get(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def put(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Write the next version of a key: a `value`, a JSON merge `patch` of the present value, or a deletion (`delete`).
+    """Write the next version of a key in shared state: a `value`, a JSON merge `patch`, or a deletion (`delete`).
 
     Raises:
         VersionConflict: when the present version is not `if_version`; 0 stands for a missing key.
@@ -66,7 +66,7 @@ def put(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def list_keys(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return a page of a space's keys that have a value, in ascending or descending order, without the values."""
+    """Return a page of the undeleted keys, not the values, of a space of shared state, ascending or descending."""
     space, backwards = _space(body), bool(body.get("reverse"))
     prefix = text(body, "prefix", longest=LONGEST_NAME_BYTES) if body.get("prefix") else ""
     begin = SPACES.pack((space, prefix))[:-1]  # without the end of the text, so that longer keys are in the range
@@ -86,7 +86,7 @@ def list_keys(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def history(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return the kept versions of a key, the latest first, without the values."""
+    """Return the kept versions of a key of shared state, the latest first, without the values."""
     space, key = _place(body)
     found = tr.get_range(*SPACE_VERSIONS.range((space, key)), limit=KEPT, reverse=True)
     return {"versions": [unpack(row).as_json() for _, row in found]}
@@ -101,10 +101,10 @@ def _space(body: Body) -> str:
 
 
 def _check_space(unit: UnitOfWork, space: str, *, by_node: bool) -> int:
-    """Return a write's time to record; refuse writes to an ended workflow, and clients' writes to one being restored.
+    """Return the time to record for a write to shared state, or refuse the write.
 
-    Of a workflow that is being restored only nodes (compensations) still write; a client's write would be taken back
-    unseen.
+    Writes to an ended workflow are refused, and clients' writes to one that is being restored: only its nodes
+    (compensations) still write, and a client's write would be taken back unseen.
     """
     workflow = workflow_of(space)
     if workflow is None:

@@ -158,7 +158,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """The values of a node's expressions, or the evaluation's failure; ignored if outdated, as `token` shows."""
+    """The values of a node's expressions, or why they have none; ignored if `token` shows that they are outdated."""
 
     node_key: NodeKey
     token: str

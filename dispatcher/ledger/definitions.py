@@ -156,7 +156,7 @@ class Definitions:
 
 @dataclass(frozen=True, slots=True)
 class Caches:
-    """The caches of a shard's worker between transactions: node definitions, and keys of failed work to skip."""
+    """The data that a shard's worker keeps between transactions: node definitions, and keys of failed work to skip."""
 
     definitions: Definitions = field(default_factory=Definitions)
     """The cache of the shard's node definitions, filled from `Effects.definitions` after each commit."""

@@ -142,7 +142,10 @@ class Notice:
 
 @dataclass(slots=True)
 class Effects:
-    """The effects of one try of a transaction, each kind in the order in which the try caused them."""
+    """The effects of one try of a transaction outside of the store, such as messages to publish after its commit.
+
+    Each kind is in the order in which the try caused it.
+    """
 
     publications: list[Publication] = field(default_factory=list)
     moved: list[Transition] = field(default_factory=list)

@@ -128,7 +128,7 @@ class UnitOfWork:
         return self._nodes[node_key][1]
 
     def expect(self, node_keys: Iterable[NodeKey]) -> None:
-        """Read the progress rows of several nodes by one read, for commands that soon need them one by one."""
+        """Read the progress rows of several nodes into memory by one read, because commands will soon ask for them."""
         unread = [node_key for node_key in dict.fromkeys(node_keys) if node_key not in self._nodes]
         if len(unread) < 2:  # it is as soon read when it is asked for
             return
@@ -168,7 +168,7 @@ class UnitOfWork:
         return [self._nodes[node_key][1] if node_key in self._nodes else read.get(node_key) for node_key in node_keys]
 
     def expect_ends(self, node_keys: Iterable[NodeKey]) -> None:
-        """Read ahead the edges and dependents of those ended nodes that have at most 16 dependents, for `follow`."""
+        """Read the edges and dependents of ended nodes into memory ahead of use, for nodes with up to 16 dependents."""
         ending = [node_key for node_key in node_keys if not node_key.is_derived and node_key not in self._dependents]
         if not ending:
             return
@@ -224,7 +224,7 @@ class UnitOfWork:
         return Node(node_key.node, work.undo if node_key.is_compensation else work)
 
     def call(self, node_key: NodeKey) -> Call | None:
-        """Return a node's (or map element's) capability call, or None; handoffs count only if its row was read."""
+        """Return a node's capability call, or None; with a handoff's other capability if the node's row was read."""
         call, known = self.definition(node_key).call, self._nodes.get(node_key)
         taken = known[1].capability if known is not None else ""
         return replace(call, capability=taken) if taken and call is not None else call
@@ -244,7 +244,7 @@ class UnitOfWork:
         return run
 
     def show(self, node_key: NodeKey) -> None:
-        """Send a node's state to RQ after the commit."""
+        """Have a node's state sent to RQ after the commit."""
         self.definition(node_key)
         self._to_show.append(node_key)
 
@@ -263,14 +263,14 @@ class UnitOfWork:
         self._to_show.append(node_key)
 
     def last_number(self) -> int:
-        """Return the shard's last publication number, or, if higher, the one just below those of this incarnation."""
+        """Return the shard's last publication number, at least the one just below all numbers of this incarnation."""
         if not self._last_number:
             self._first_number = outbox.last_number(self.tr, self.shard)
             self._last_number = max(self._first_number, self.terms.floor)
         return self._last_number
 
     def next_number(self, capability: str) -> int:
-        """Return a publication number that is never given again, and reduce `room` for the capability by one."""
+        """Return a publication number that is never given again, and permit one publication less of the capability."""
         self.add_room(capability, -1)
         self.last_number()
         self._last_number += 1
@@ -281,7 +281,7 @@ class UnitOfWork:
         row.fence = max(row.fence, self.terms.floor) + 1
 
     def may_publish(self, capability: str) -> bool:
-        """Tell whether a ready node may be published now: settings permit it, there is capacity, and no node waits."""
+        """Tell whether a capability's ready node may be published now: settings and room permit it, no other waits."""
         if not self.terms.claim_on_record or not self.has_room(capability):
             return False
         known = self._backlog.get(capability)

@@ -79,7 +79,7 @@ def fill_disk(service: Service, random: Random) -> None:
 
 @contextmanager
 def _full_is_well() -> Iterator[None]:
-    """Suppress the error (ENOSPC) that ends the block when the disk is full."""
+    """Suppress the error that the disk is full (ENOSPC), which then ends the block; raise any other error."""
     try:
         yield
     except OSError as error:

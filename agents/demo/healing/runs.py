@@ -135,7 +135,9 @@ async def healing_fleet(
     agents: Mapping[str, Sequence[str]] = AGENTS,
     given: Mapping[str, object] | None = None,
 ) -> AsyncIterator[HealingFleet]:
-    """Start servers, agents, a trigger of the healing pattern (with the arguments `given`), and the detector's watch.
+    """Start servers, agents, the detector's watch, and a trigger that starts the healing workflow; stop all at the end.
+
+    `given` has further arguments of the workflow's pattern.
 
     Raises:
         CoditectError: a server or an agent could not be started.
@@ -194,7 +196,7 @@ async def heal(fleet: HealingFleet, number: int, kind: str, *, seed: int) -> Hea
 
 
 async def _failure(run: Run, service: Service, state: str) -> str:
-    """Return why a service does not count as fixed, by its workflow, evidence and kept orders; empty if it does."""
+    """Return why a service is not fixed: a bad end of its workflow, remaining trouble, or lost orders; else empty."""
     asked = (await run.look("escalate")).state
     if state != "completed" or asked is not TaskState.SKIPPED:
         return f"the workflow is {state}, the escalation {asked.value}"

@@ -53,7 +53,7 @@ def _works(command: Sequence[str]) -> bool:
 
 @contextmanager
 def running_till(folder: Path) -> Iterator[Service]:
-    """Run a till, the demo's service, in a fresh folder with orders, to be watched; stop and remove it at the end."""
+    """Run a till, the demo's service, with orders in a fresh folder marked as watched; stop and remove it after."""
     service = Service(folder)
     service.release_folder(FIRST).parent.mkdir(parents=True)
     (folder / "data").mkdir()

@@ -1,8 +1,8 @@
-"""The gathering of tasks into batches: each task stays an execution of its own, and awaits its value of a shared call.
+"""The gathering of tasks into batches: one call of the handler takes many inputs, and each task gets its own value.
 
-A batch begins when it is full, or when its first task has waited long enough. So slots, time limits, cancellation,
-retries and settlement are those of single tasks. A task that is canceled leaves its batch; the call goes on for the
-others, and is canceled with the last of them.
+A batch begins when it is full, or when its first task has waited long enough. Each task stays an execution of its own:
+slots, time limits, cancellation, retries and settlement are those of single tasks. A task that is canceled leaves its
+batch; the call goes on for the others, and is canceled with the last of them.
 """
 
 from __future__ import annotations

@@ -12,9 +12,10 @@ from coditect.aio.supervisor import Supervisor
 
 
 def bound(agent: Agent, most: int, background: Supervisor) -> tuple[dict[str, Capability], list[Batches]]:
-    """Return an agent's capabilities by name, joined with its middleware, and the `Batches` of those that take lists.
+    """Return an agent's capabilities by name, each with the agent's middleware, and the batches of its list handlers.
 
-    A batch has at most `most` tasks, as many as the slots of the process allow.
+    A handler of lists is replaced by one that adds its task to a batch of at most `most` tasks, as many as the slots of
+    the process allow.
     """
     chain = chained(agent.middleware_stack)
     found = {one.name: replace(one, middleware=chain) for one in agent.capabilities}

@@ -178,7 +178,7 @@ class Execution:
         self.state = _ENDED
 
     def load(self) -> None:
-        """Enter LOADING: a new process loads the handler, or the task awaits its concurrency key; then call `leave`."""
+        """Enter the state LOADING: a new process loads the handler, or the task awaits a lock; `leave` must follow."""
         if self.state is not _ACCEPTED:
             raise self._forbidden("load")
         self.state = _LOADING
@@ -202,7 +202,7 @@ class Execution:
         self._interrupt(self.interruption or TIME_OVER)
 
     def expire_by_clock(self) -> None:
-        """Cancel the running or loading handler, as the deadline or the longest total time is over; see `expire`."""
+        """Cancel the running or loading handler: the deadline, or the time a task may last, is over; see `expire`."""
         self._interrupt(self.interruption or OVER_BY_CLOCK)
 
     def _interrupt(self, why: Interruption) -> None:
@@ -228,7 +228,7 @@ class Execution:
     # -- deliveries -------------------------------------------------------------------------------------------
 
     def wanted_by(self, cancel: Cancel) -> bool:
-        """Tell whether to end the execution: the cancel message applies to its task and all attached redeliveries."""
+        """Tell whether a cancel message should end the execution: it applies to all deliveries of the task here."""
         return cancel.means(self.task) and all(cancel.means(task) for task, _ in self.attached or ())
 
     def attach(self, task: Task, delivery: Delivery) -> None:
@@ -363,7 +363,7 @@ class Remembered:
 
 
 class CanceledIds:
-    """The cancel messages of the last ten minutes, by task id; deliveries to which one of them applies do not start.
+    """The latest cancel messages by task id, for ten minutes at most; deliveries to which one applies do not start.
 
     A workflow task may be published again under the same id, so only publications up to a number count as canceled.
     """

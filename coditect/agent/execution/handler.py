@@ -41,7 +41,7 @@ SUBMIT_IT = "submit it as a direct task, and pass on a reference to where the by
 
 
 class SentBack(BaseException):
-    """The signal that a task goes back to its queue as the same attempt, which has not begun or was broken off.
+    """The signal that a task goes back to its queue, from which it will run later under the same attempt number.
 
     The signal is no `Exception`, so that handlers let it pass.
     """
@@ -166,9 +166,9 @@ def unstartable(
 
 
 def _unkept(task: Task, now_ms: int) -> HandlerEnd | None:
-    """Return the rejection of a direct task to a long capability; None if its timeout or deadline is within 25 min.
+    """Return the rejection of a direct task without a timeout or deadline within 25 min; None for one that has it.
 
-    An attempt of a long capability may take over 10 minutes.
+    It is asked about tasks of capabilities that may run for over 10 minutes: the control plane has to keep these.
     """
     limits = task.limits
     bounds = (limits.timeout_ms, None if limits.deadline_ms is None else limits.deadline_ms - now_ms)
@@ -241,7 +241,7 @@ def _arguments(capability: Capability, execution: Execution, context: TaskContex
 
 
 def _called(capability: Capability, execution: Execution, context: TaskContext | None) -> bytes:
-    """Decode the task's input, call a plain handler, and return its encoded value.
+    """Decode the task's input, call a handler that is not async, and return the encoded value.
 
     Raises:
         _BadInput: when the input does not fit the handler's type.

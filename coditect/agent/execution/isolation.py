@@ -31,7 +31,10 @@ class Suspensions(Protocol):
     """The port through which a task waits without its slot."""
 
     def may_suspend(self, execution: Execution, most: int) -> bool:
-        """Tell whether a task may free its slot: it has, or fewer than `most` tasks at its depth of requests have."""
+        """Tell whether a task may wait without its slot, which only a bounded number of tasks may do.
+
+        A task that waits so already may, and any task while fewer than `most` tasks of its depth of nested requests do.
+        """
 
     def suspend(self, execution: Execution) -> None:
         """Free the slot of a task; `resume` or `abandon` must follow."""
@@ -40,7 +43,7 @@ class Suspensions(Protocol):
         """End one wait of a task; after its last wait, take a slot for it again as soon as one is free."""
 
     def abandon(self, execution: Execution) -> None:
-        """End one wait of a task that does not go on with it, such as a canceled one, without taking a slot again."""
+        """End one wait of a task that does not go on after it, such as a canceled one; it takes no slot again."""
 
 
 class Isolation:
@@ -59,7 +62,10 @@ class Isolation:
 
     @asynccontextmanager
     async def around(self, execution: Execution) -> AsyncIterator[Suspicion]:
-        """Record a redelivered task's start; yield whether it may kill its process; first it may have to wait."""
+        """Record a redelivered task's start for the block, and yield the suspicion that the task kills its process.
+
+        Before the block the task may have to wait: for checks, or while too many tasks under suspicion run.
+        """
         aside = partial(self._aside, execution)
         async with self._quarantine.examined(execution.task, execution.delivery, aside) as suspicion:
             if suspicion is Suspicion.NONE:
@@ -70,7 +76,11 @@ class Isolation:
 
     @asynccontextmanager
     async def place(self, execution: Execution) -> AsyncIterator[None]:
-        """For the block, count a task that may kill its process; at the limit, wait without a slot or run uncounted."""
+        """During the block, count a task that may kill its process; first wait while too many such tasks run.
+
+        It waits without its slot; a task that may not do so runs at once, uncounted. An error of the block that is
+        Retryable is raised again after 1 s.
+        """
         async with AsyncExitStack() as stack:
             await self._take_place(execution, stack)
             facts = {
@@ -86,7 +96,7 @@ class Isolation:
                 raise
 
     async def _take_place(self, execution: Execution, stack: AsyncExitStack) -> None:
-        """Count a task that may kill its process; at the limit, wait without a slot, or run uncounted if it may not.
+        """Until `stack` closes, count a task that may kill its process; first wait while too many such tasks run.
 
         When all places are taken and the task may not wait without its slot, the task goes on without a place: slots
         bound the number of such tasks.
@@ -124,7 +134,7 @@ async def run_apart(
     *,
     now_ms: int,
 ) -> HandlerEnd:
-    """Run one attempt of a task that may kill its process in a new one; if none can load it, run it here or fail it.
+    """Run one attempt of a task that may kill its process, in a new process, and return how the attempt ended.
 
     A handler that no other process can load runs in this process when only the number of deliveries speaks against its
     task; otherwise the handler does not run any more. When an agent ended while it ran the task, and the handler then

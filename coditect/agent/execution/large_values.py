@@ -1,4 +1,4 @@
-"""Inputs and values over the inline limit, which are fetched before the handler runs and stored after its end."""
+"""Inputs and values too large for a message, which are fetched before the handler runs and stored after its end."""
 
 from __future__ import annotations
 

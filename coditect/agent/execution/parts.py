@@ -24,7 +24,7 @@ NO_READER = "its parts have no reader any more"
 
 
 class PartSender:
-    """The sender of one execution's parts; `send` waits while there is no credit, or too many parts lack a confirm."""
+    """The sender of the parts of one streamed result; `send` waits while the requester or the broker is not ready."""
 
     def __init__(
         self, task: Task, agent_id: AgentId, requests: Requests, address: Address, *, cancel: Callable[[str], None]
@@ -46,7 +46,7 @@ class PartSender:
         self._turn: asyncio.Future[None] | None = None
 
     def credit(self, credit: Credit) -> None:
-        """Let the handler send parts up to the number in the credit; an older or repeated credit changes nothing."""
+        """Let the handler send parts up to the number that the requester allows; older or repeated news is ignored."""
         self._until = max(self._until, credit.until)
         self._wake()
 

@@ -23,7 +23,7 @@ Perform = Callable[[Execution], Work]
 
 
 class TaskRunner:
-    """A runner that starts executions in the order of their arrival, in the next iteration of the event loop."""
+    """A runner that soon starts each execution that it is given, from the event loop and not from the caller."""
 
     def __init__(self, perform: Perform, executions: set[Execution], loop: asyncio.AbstractEventLoop) -> None:
         """Prepare to run executions by the function `perform`; each new one is added to the set `executions`."""
@@ -39,7 +39,7 @@ class TaskRunner:
         """The asyncio task that will run the executions that are ready; None when there is none."""
 
     def start(self, execution: Execution) -> None:
-        """Run an execution in the event loop's next iteration; `execution.work` is its asyncio task from then on."""
+        """Run an execution soon, in an asyncio task, which is in `execution.work` when the execution begins."""
         self._executions.add(execution)  # which keeps its asyncio task alive, too
         if execution.task.capability in self._wait:
             execution.work = self._loop.create_task(self._perform(execution), context=self._context.copy())

@@ -15,14 +15,17 @@ from coditect.telemetry.tracing.port import CURRENT, Span, Tracing
 
 
 class Handling(Protocol):
-    """A function that runs an attempt begun at `now_ms`; `guarded`: breaker, rate and concurrency key let it pass."""
+    """A function that runs one attempt of a task, and returns how the attempt ended.
+
+    The attempt begins at `now_ms`; `guarded` says that breaker, rate and concurrency limit allow it already.
+    """
 
     def __call__(self, execution: Execution, now_ms: int, *, guarded: bool = False) -> Awaitable[HandlerEnd]:
         """Call the handler, and return how the attempt ended."""
 
 
 class TracedHandling:
-    """The runner of attempts that makes a tracing span for each one, from the moment at which its handler may run."""
+    """The runner of attempts that puts each traced one into a span, which begins when the handler may be called."""
 
     def __init__(
         self, tracing: Tracing, handle: Handling, agent_id: AgentId, capabilities: Mapping[str, Capability]
@@ -31,7 +34,7 @@ class TracedHandling:
         self._capabilities = capabilities
 
     def __call__(self, execution: Execution, now_ms: int, *, guarded: bool = False) -> Awaitable[HandlerEnd]:
-        """Run the attempt inside a span, which begins once breaker, rate and concurrency key let the attempt pass."""
+        """Run an attempt; its span, if it is traced, begins once breaker, rate and concurrency limit allow the call."""
         if not guarded and self._capabilities[execution.task.capability].guarded:
             return self._handle(execution, now_ms)
         delivery = execution.delivery
@@ -73,5 +76,5 @@ def _end(span: Span, ended: HandlerEnd) -> None:
 
 
 def traced(tracing: Tracing, handle: Handling, agent_id: AgentId, capabilities: Mapping[str, Capability]) -> Handling:
-    """Return a function that runs each attempt by `handle` inside a span; `handle` itself when tracing is off."""
+    """Return a function that runs attempts by `handle` inside tracing spans; `handle` itself when tracing is off."""
     return TracedHandling(tracing, handle, agent_id, capabilities) if tracing.active else handle

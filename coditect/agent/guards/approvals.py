@@ -38,7 +38,7 @@ class AgentApprovals:
         self._policy = replace(policy, facts=known.get)
 
     def concern(self, task: Task) -> bool:
-        """Tell whether a rule may match this task's capability, or the policy does not approve tasks by default."""
+        """Tell whether an approval rule may match this task's capability, or tasks are not approved by default."""
         return self._policy.may_concern(Subject.TASK, task.capability)
 
     def refusal(self, task: Task) -> Failure | None:

@@ -82,7 +82,7 @@ class AgentBreakers:
     # -- tasks ------------------------------------------------------------------------------------------
 
     def divert(self, task: Task, delivery: Delivery) -> Coroutine[Any, Any, None] | None:
-        """Return a coroutine that sends a task to its capability's fallback if the breaker refuses calls; else None.
+        """Return a coroutine that sends a task to the fallback capability if the breaker refuses calls; else None.
 
         A workflow task must not be granted to this agent first: the grant of the next one would count as an attempt.
         """
@@ -131,9 +131,10 @@ class AgentBreakers:
         return ended
 
     def check(self, capability: Capability, ended: HandlerEnd) -> None:
-        """Raise HandedBack if a breaker refused a call in an attempt, or its own is not closed and counts it as failed.
+        """Raise HandedBack if an ended attempt should not count, because of a breaker that is not closed.
 
-        The task goes back, and no attempt counts. After a refused call the capability then waits for that breaker, too.
+        That is so after a call that a breaker refused, and after what the capability's own breaker, while it is not
+        closed, judges a failure. The task goes back; after a refused call the capability also waits for that breaker.
 
         Raises:
             HandedBack: when the attempt is not to count.
@@ -157,7 +158,10 @@ class AgentBreakers:
     # -- waiting ----------------------------------------------------------------------------------------
 
     def _wait_for_fallback(self, capability: Capability, breaker: CircuitBreaker) -> None:
-        """Pause a capability for 10 s since no agent offers its fallback; not if it waits, or its breaker is closed."""
+        """Pause a capability for 10 s, because no agent offers its fallback capability.
+
+        Nothing happens if the capability is paused by a breaker already, or the breaker is closed.
+        """
         if breaker.is_closed or capability.name in self.waiting:
             return
         fix = "run an agent that offers the fallback, or wait until the breaker closes"

@@ -1,4 +1,4 @@
-"""The concurrency keys, rates and breakers of one agent process, which must let an execution pass before it begins.
+"""The concurrency limits, rates and breakers of one agent process, which must all allow the call of a handler.
 
 A guard that refuses hands the task back without burning an attempt. The key comes first, as it may take long; the rate
 comes before the breaker, so that a permit to probe is not given for a task that may not begin.
@@ -23,7 +23,7 @@ from coditect.registry.port import Registry
 
 
 class Guards:
-    """The breakers, rates and concurrency keys of one agent process."""
+    """The breakers, rates and concurrency limits of one agent process."""
 
     def __init__(
         self,
@@ -52,9 +52,9 @@ class Guards:
         services: Callable[[], KeyPort],
         run: Callable[[], Awaitable[HandlerEnd]],
     ) -> HandlerEnd:
-        """Run an attempt once it holds its concurrency key, if any, and if rate and breaker let it pass.
+        """Run an attempt if rate and breaker allow it, while it holds the lock that limits its concurrency, if any.
 
-        `services` returns the task's services. A task whose input gives no key is rejected.
+        `services` returns the task's services. The lock's key comes from the input; an input without one is rejected.
 
         Raises:
             SentBack: when a guard refuses; no attempt counts.

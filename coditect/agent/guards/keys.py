@@ -1,7 +1,8 @@
-"""The limits on concurrency of an agent process: an execution begins once the lock of its task's key is held.
+"""The limits on how many tasks with an equal key run at the same time: each one first takes the lock of its key.
 
-The control plane grants the locks in order of arrival. A task that waits holds no slot, as one that awaits another; of
-those there are at most `max_suspended`, and a task above the bound goes back behind others.
+The key comes from the task's input. The control plane grants the locks in order of arrival. A task that waits holds no
+slot, as one that awaits another; of those there are at most `max_suspended`, and a task above the bound goes back
+behind others.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class KeyPort(LockPort, Protocol):
 
 
 class AgentKeys:
-    """The concurrency keys that the tasks of one agent process hold and wait for."""
+    """The locks of concurrency keys that the tasks of one agent process hold and wait for."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -51,13 +52,13 @@ class AgentKeys:
         self._leaving = False
 
     def hand_back(self) -> None:
-        """Start a drain: give back the tasks that wait for a concurrency key, and let no task take a key any more."""
+        """Start a drain: give back the tasks that wait for the lock of a key, and let no task take a lock any more."""
         self._leaving = True
         for work in self._entering:
             work.cancel()
 
     def awaited(self, task_id: str) -> str | None:
-        """Return the key for whose lock a task waits; None when the task waits for no key."""
+        """Return the name of the concurrency lock for which a task waits; None when it waits for none."""
         return next((key for task, key in self._entering.values() if task == task_id), None)
 
     async def held(
@@ -97,7 +98,12 @@ class AgentKeys:
             raise HandedBack from lost
 
     async def _entered(self, lock: Lock, stack: AsyncExitStack, execution: Execution) -> HandlerEnd | None:
-        """Take the lock until `stack` is closed; return None, or how the attempt ended if it was canceled meanwhile."""
+        """Wait for a lock, held until `stack` closes; return None, or how the attempt ended if it was canceled first.
+
+        Raises:
+            HandedBack: when the agent drains, or the lock cannot be taken now.
+            LockLost: when the lock was lost meanwhile.
+        """
         (resource,), work = lock.resources, asyncio.current_task()
         assert work is not None
         self._waiting[resource] += 1

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class AgentRates:
-    """The tokens of an agent process by capability, and the capabilities that wait for them."""
+    """The rate-limit tokens of an agent process by capability, and the capabilities that wait for them."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class AgentRates:
                     self._intake.resume_queue(routing.task_queue(name, level), PauseReason.RATE)
 
     async def _any_left(self, tokens: LeasedTokens) -> bool:
-        """Start waiting tasks while the rate allows; tell whether the capability's queues may still hold tasks."""
+        """Start a capability's waiting tasks while its rate allows; tell whether its queues may still hold tasks."""
         levels = list(Priority)
         try:
             while levels:
@@ -113,7 +113,10 @@ class AgentRates:
         return False
 
     async def _start_one(self, tokens: LeasedTokens, level: Priority) -> bool | None:
-        """Await a slot, and start a level's next task on it; False: empty queue, None: no token, or a drain."""
+        """Wait for a slot, and start the next task of a priority level on it; return whether there was a task.
+
+        Return None when there was no token for it, or the agent drains.
+        """
         await self._intake.reserve(level)
         started = False
         try:

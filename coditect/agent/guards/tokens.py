@@ -22,7 +22,7 @@ AGAIN_SECONDS = 0.5
 
 
 class LeasedTokens:
-    """The tokens of one capability in one process; an execution begins with a token, and each token serves once."""
+    """The tokens of one capability's rate limit in one process; each token lets one execution begin."""
 
     def __init__(self, capability: str, rate: Rate, registry: Registry, *, now: Callable[[], float]) -> None:
         self.capability, self.rate = capability, rate
@@ -65,9 +65,10 @@ class LeasedTokens:
         self._promised = max(0, self._promised - 1)
 
     def pause_seconds(self, chance: float) -> float:
-        """Return the seconds to wait before the next request for tokens: until the bucket has one, or longer.
+        """Return how many seconds to wait before the registry is asked for tokens again.
 
-        The longer wait, a part of the tokens' holding time that `chance` (0 to 1) varies, lets the bucket get several.
+        That is until its bucket has a token, or longer: a part of the tokens' holding time that `chance` (0 to 1)
+        varies, in which the bucket gets several.
         """
         return max(self._none_before - self._now(), self._hold_seconds * (0.25 + 0.5 * chance))
 
@@ -82,7 +83,7 @@ class LeasedTokens:
         return self._tokens
 
     async def _ask(self, enough: Callable[[], bool]) -> None:
-        """Lease a batch of tokens from the registry, unless `enough()` is true or the bucket is known to be empty."""
+        """Lease a batch of tokens from the registry, unless `enough` returns True, or it is too early to ask again."""
         async with self._asking:
             now = self._now()
             if enough() or now < self._none_before:

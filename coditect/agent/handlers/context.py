@@ -243,7 +243,7 @@ class Context(TaskContext, TaskThreads, TaskHandoffs, Locking):
 
 
 class _Locks(Locking):
-    """The lock methods of `Locking` on a plain handler's services; `_blocking` turns their locks into blocking ones."""
+    """A helper that makes async locks for a plain handler; `_blocking` turns each of them into a blocking one."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -256,7 +256,7 @@ class _Locks(Locking):
 def _blocking(
     method: Callable[Concatenate[Locking, P], Lock],
 ) -> Callable[Concatenate[PlainContext, P], BlockingLock]:
-    """Wrap a lock method of `Locking` as one of `PlainContext`, whose lock a plain handler holds inside of `with`."""
+    """Return a `PlainContext` method that makes the same lock as a method of `Locking`, but one for a plain `with`."""
 
     @wraps(method)
     def lock(self: PlainContext, /, *args: P.args, **kwargs: P.kwargs) -> BlockingLock:

@@ -23,7 +23,7 @@ class _Marker:
 
 
 def Depends(provider: Callable[..., Any]) -> Any:  # noqa: N802 - the word of FastAPI, read as a type's name
-    """Return a parameter's default value which says that `provider` makes the parameter's value, once for each task.
+    """Return a marker, used as a parameter's default: for each call of the handler, `provider` makes the real value.
 
     The provider is a function, plain or async, or an async generator that yields once and closes after its `yield`.
     Its parameters are dependencies, too. A plain provider runs on the event loop and must be quick.

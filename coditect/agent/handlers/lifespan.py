@@ -16,7 +16,7 @@ _SHAPE = "@asynccontextmanager above `async def lifespan(agent): ...; yield what
 
 
 def checked_lifespan(given: object) -> Lifespan | None:
-    """Check that an agent's lifespan, if any, is a function of the agent, and return it; nothing is opened.
+    """Check that an agent's lifespan is None, or a function that takes the agent; return it without calling it.
 
     Raises:
         InputError: when it is no function of one parameter, or yields without `@asynccontextmanager`.

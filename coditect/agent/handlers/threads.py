@@ -31,7 +31,10 @@ class TaskThreads:
         raise NotImplementedError
 
     def thread(self, thread: str) -> Thread:
-        """Return an object for a thread's id, unchecked; this agent takes part by its name or the task's capability."""
+        """Return an object for the conversation thread with an id; nothing checks that such a thread exists.
+
+        This agent takes part in it under its name, its id, or the task's capability.
+        """
         name = arguments.text("thread", thread, shortest=1, longest=200)
         return Thread(self.services, name, self._thread_names, self._thread_id)
 
@@ -84,6 +87,6 @@ class TaskThreads:
         return Counter()
 
     def _thread_id(self, purpose: str) -> str:
-        """Derive the id of a thread, a message or a wait for news from the task's id, the purpose and its count."""
+        """Return an id for a thread, message or wait, the same when the task runs again and asks in the same order."""
         self._thread_ids[purpose] += 1
         return child_task_id(self.task_id, "thread", purpose.encode(), self._thread_ids[purpose])

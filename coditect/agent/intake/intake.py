@@ -230,7 +230,7 @@ class Intake(QueuePauses):
         self._watch()
 
     def _doubt_closed(self) -> None:
-        """Let free slots fetch tasks from the queues whose consumers were closed for want of slots."""
+        """Let free slots fetch tasks from the queues without consumers, except where a fetch is useless just now."""
         since = self._loop.time() - FETCH_SECONDS
         for consumer in self._closed:
             is_asked = consumer.paused or consumer.hungry or consumer.changing or consumer.empty_at > since
@@ -244,10 +244,10 @@ class Intake(QueuePauses):
         return self._slots.startable(level) > 0 and unsettled < most_in_hand(self._slots.total)
 
     def may_suspend(self, execution: Execution, most: int) -> bool:
-        """Tell whether a task may free its slot: it has, or fewer than `most` tasks at its depth of requests have.
+        """Tell whether a task may wait without its slot, which only a bounded number of tasks may do.
 
-        The bound counts at each depth of nesting by itself: an awaited task can then always await others in
-        its turn, and the deepest tasks, which await none, always end.
+        A task that waits so already may. The bound `most` counts at each depth of nested requests by itself: an awaited
+        task can then always await others in its turn, and the deepest tasks, which await none, always end.
         """
         return execution.awaiting > 0 or self._suspended[execution.task.depth] < most
 
@@ -329,9 +329,10 @@ class Intake(QueuePauses):
             self._next_look = self._loop.call_later(LOOK_SECONDS, self._look)
 
     def _fits(self, consumer: QueueConsumer, now: float, soon: int, *, rivals: bool) -> bool:
-        """Tell whether a queue's unused prefetch suits the tasks that could start; set `consumer.missing` to the gap.
+        """Tell whether a queue's prefetch may stay as it is, or must change to suit the tasks that could start.
 
-        When several queues hold more than could start (`rivals`), none gets deliveries unasked: all are asked in turn.
+        It sets `consumer.missing`, the change that is due. When several queues hold more than could start (`rivals`),
+        none gets deliveries unasked: all are asked in turn.
         """
         free = self._slots.startable(consumer.level) + soon
         if consumer.hungry:
@@ -349,9 +350,10 @@ class Intake(QueuePauses):
         return True
 
     async def _fit(self, consumer: QueueConsumer, *, returns: bool) -> None:
-        """Change a queue's prefetch: add a consumer, or replace all by a smaller one; `returns`: return its tasks.
+        """Give a queue more prefetch by another consumer, or less by a smaller one in place of all.
 
-        With `returns` the queue has no credit for now, so that waiting tasks can go back without coming again.
+        With `returns`, the tasks that wait too long go back instead; unless they go to other agents, the consumers are
+        closed first, which would bring them again.
         """
         try:
             left = consumer.unused + consumer.missing

@@ -53,7 +53,10 @@ class QueueConsumer:
     """The consumers of one queue, and its deliveries that wait for a slot."""
 
     def __init__(self, queue: str, level: Priority, *, group: str, own: bool = False, passes_on: bool = False) -> None:
-        """Prepare to consume a queue; `own`: no other agent may; `passes_on`: returned tasks go to other agents."""
+        """Prepare to consume a queue, whose tasks take slots of the priority level `level`.
+
+        With `own`, no other agent consumes the queue; with `passes_on`, returned tasks go to other agents.
+        """
         self.queue = queue
         self.level = level
         self.group = group
@@ -123,7 +126,10 @@ class QueueConsumer:
     # -- credit -----------------------------------------------------------------------------------------
 
     def most_in_hand(self, slots: int) -> int:
-        """Return how many quick tasks the agent may hold: one per slot, plus those that end during a fetch, capped."""
+        """Return how many tasks of a quick queue the agent may hold: one per slot, plus what ends during a fetch.
+
+        The bound `slots.most_in_hand` limits the number.
+        """
         ending = slots * FETCH_SECONDS / max(self._longest_seconds, 0.001)
         return min(most_in_hand(slots), slots + int(ending))
 
@@ -199,9 +205,10 @@ class QueueConsumer:
             delivery.requeue()
 
     def returnable(self, overdue: float = inf) -> list[Execution]:
-        """List the tasks that by the instant `overdue` waited too long for a slot, but for those gone back three times.
+        """Return the waiting tasks that should go back to their queue, because they waited too long for a slot.
 
-        The broker's delivery count shows how often a task went back; `MOST_HAND_BACKS` limits it.
+        Their time was over by the instant `overdue`. A task that went back three times (`MOST_HAND_BACKS`), by the
+        broker's delivery count, stays.
         """
         return [
             one

@@ -17,7 +17,7 @@ WEIGHTS = {Priority.P0: 8, Priority.P1: 4, Priority.P2: 1}
 
 
 def most_in_hand(slots: int) -> int:
-    """Return the most unsettled deliveries for an agent with so many slots, apart from those of suspended tasks."""
+    """Return how many unsettled deliveries an agent with so many slots may hold, but for tasks that await others."""
     return 2 * slots + 16
 
 
@@ -49,7 +49,7 @@ class Slots:
     """The slots of an agent process, given to the priority levels by weighted turns."""
 
     def __init__(self, total: int, *, reserve: int = 1) -> None:
-        """Create `total` free slots, of which `reserve` are kept for P0; a single slot is never kept."""
+        """Create `total` free slots, of which `reserve`, but never all, are kept for tasks of priority P0."""
         self.total = total
         self._reserve = min(reserve, total - 1)
         self._taken = dict.fromkeys(Priority, 0)

@@ -75,7 +75,7 @@ class Processes:
                 return 0
 
     async def _run_one(self) -> tuple[int, float]:
-        """Run one process; return its exit code, and for how long it worked: 0 s when it was never ready."""
+        """Run one process to its end; return its exit code, and the seconds since it was ready: 0 if it never was."""
         with TemporaryDirectory() as folder:
             began = Path(folder) / "began"
             env = {**os.environ, PARENT: str(os.getpid()), BEGAN: str(began)}

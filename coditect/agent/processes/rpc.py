@@ -29,7 +29,9 @@ BREAKER = "breaker"
 
 
 def is_awaited(service: str) -> bool:
-    """Tell whether a handler awaits the named method of `Services`: a coroutine function, or `breaker`.
+    """Tell whether a worker process waits for an answer when it calls the named method of `Services`.
+
+    It does for the coroutine functions and for `breaker`.
 
     Raises:
         AttributeError: when `Services` has no such service.

@@ -43,7 +43,7 @@ class AttemptMetrics:
         """The recent outcomes by kind of task, with the time of the last in milliseconds."""
 
     def recent(self, now_ms: int) -> tuple[RecentOutcomes, ...]:
-        """Return the recent outcomes, by kind of task, of the tasks for which senders picked this agent."""
+        """Return the recent outcomes of the tasks that senders picked this agent for, by capability and input size."""
         return tuple(outcomes.faded(max(0, now_ms - last_ms) / 1000) for outcomes, last_ms in self._recent.values())
 
     def ended(self, task: Task, ended: HandlerEnd, started_ms: int, ran_seconds: float, *, picked: bool) -> None:

@@ -128,7 +128,7 @@ class Settler:
             return
 
     def _may_try_again(self, task: Task, address: routing.Address, error: CoditectError) -> bool:
-        """Tell whether to try a failed reply again; else drop it, or raise the error if it is the broker's trouble.
+        """Tell whether to send a failed reply again; if not, drop it, or raise an error that the broker caused.
 
         Raises:
             CoditectError: the given error, when the trouble is the broker's and not the receiver's.
@@ -278,7 +278,10 @@ def _error_header(failure: Failure) -> str:
 
 
 def worth_another(error: BaseException | None, policy: Retry) -> bool:
-    """Tell whether the retry policy retries an error of this kind, attempts aside; a `RemoteError` has the answer."""
+    """Tell whether the retry policy allows another attempt after this error, whatever the number of attempts.
+
+    A `RemoteError` carries the answer from the worker process.
+    """
     if isinstance(error, RemoteError):
         return error.retryable
     return policy.allows(error or Exception())

@@ -56,9 +56,9 @@ class Unstarted:
         await guarded(tell(), delivery)
 
     async def refuse(self, delivery: Delivery, error: InputError) -> None:
-        """Refuse an invalid task by dead letter and reply, or report to its owner; pass one from an own queue on.
+        """Refuse an invalid task: publish a dead letter and a reply, or report to its owner.
 
-        From a queue of the agent's own it goes to the capability's queue instead, where it is refused.
+        A task from a queue of this agent alone goes to the capability's queue instead, where it is refused.
         """
         reason = "too_large" if isinstance(error, TooLarge) else "invalid_task"
         failure = Failure(

@@ -90,7 +90,11 @@ class AcquireClient:
         """Whether the client sends no further request; earlier requests may still be answered."""
 
     def needed(self, task: Task, owner: Owner, delivery: Delivery) -> bool:
-        """Tell whether a workflow task must not run before its shard grants it."""
+        """Tell whether the agent must get a grant before it runs a delivered workflow task.
+
+        It must, among others, for a repeated delivery, a message over 1 s old, a shard that does not answer, and a task
+        that may need an approval.
+        """
         published = task.published_at_ms
         if earlier_deliveries(delivery) or published is None or owner.origin in self._silent:
             return True

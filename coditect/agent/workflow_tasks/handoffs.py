@@ -138,7 +138,10 @@ class Handoffs:
             return known
 
     async def _candidates(self, to: str) -> tuple[list[str], str]:
-        """Return the agents to offer a task to, most free slots first, and `to` if that is a capability, else ""."""
+        """Return the ids of the living agents that `to` names, except this one, most free slots first.
+
+        `to` is the id of an agent, or a name or capability of agents; the second value is the capability, else empty.
+        """
         one = await self._registry.get(AgentId(to))
         if one is not None:
             return self._askable([one]), ""

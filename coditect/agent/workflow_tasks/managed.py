@@ -267,9 +267,10 @@ class ManagedTasks:
     # -- after it ran ---------------------------------------------------------------------------------------
 
     def post(self, execution: Execution, outcome: Outcome, promise: Promise) -> None:
-        """Post a successful task's result to its owner without waiting; if the publish fails, call `report`.
+        """Post a successful task's result to its owner without waiting; `promise` gets the broker's confirm or error.
 
-        A delivery that comes meanwhile asks for a grant, and has the value reported again under the granted fence.
+        After an error the caller must call `report`. A delivery that comes meanwhile asks for a grant, and has the
+        value reported again under the granted fence.
         """
         task, owner = execution.task, owner_of(execution.task)
         self._heartbeats.ended(execution)

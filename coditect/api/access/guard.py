@@ -1,4 +1,4 @@
-"""The middleware before every route: checks of `Host` and `Origin`, the audit line of a change, and safe headers.
+"""The middleware before every route: checks of `Host` and `Origin`, the audit line of a change, and security headers.
 
 A page of another site that a user opens could otherwise reach an API on the user's machine: by a name that resolves to
 it (DNS rebinding), or by a form (cross-site request forgery). Answers are never shared with other origins: there is no
@@ -40,7 +40,7 @@ class RequestGuard:
         self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse a request with 403, or pass it on; over HTTP, add safe headers to the answer and log changes."""
+        """Refuse a request with 403, or pass it on; over HTTP, add security headers to the answer and log changes."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return

@@ -155,7 +155,7 @@ class LiveFeed:
             self._background.start(self._recover(self._subscription), name="live events: recover")
 
     async def _recover(self, subscription: EventSubscription) -> None:
-        """Wait until a lost subscription is back, announce it to the publishers, and add gap notices to the window.
+        """Wait until a lost subscription is back, announce it to publishers, and tell the streams of possible gaps.
 
         One notice comes at once, and one when all publishers have had the time to notice the subscription.
         """
@@ -172,7 +172,7 @@ class LiveFeed:
             await asyncio.sleep(next(pauses))
 
     def _found(self) -> None:
-        """If the subscription was lost, note that it is back, and add a gap notice before the next event."""
+        """If the subscription was lost, note that it is back, and tell the streams that events may be missing."""
         if self._is_lost:
             self._is_lost = False
             self._continuity.reset()
@@ -181,7 +181,7 @@ class LiveFeed:
     # -- events -----------------------------------------------------------------------------------------
 
     def take(self, event: Event) -> None:
-        """Put an event into the window, after a gap notice if earlier ones are missing, and wake streams in 20 ms."""
+        """Keep an event for the streams, after a notice if earlier ones are missing; wake the streams within 20 ms."""
         self._found()
         if not self._continuity.follows(event.id):
             self.window.add_gap(SKIPPED)

@@ -1,4 +1,4 @@
-"""A stream of live events to one reader: an event filter, and the number of the last frame read from the window.
+"""A stream of live events to one reader: an event filter, and the number of the last message that it has looked at.
 
 A slow stream holds nothing but its position, so it costs the others nothing. When the window has moved past the
 position, the stream ends and says so.
@@ -33,11 +33,11 @@ class LiveStream:
         self._reason = ""
 
     def wake(self) -> None:
-        """Tell the stream that the window may have new frames."""
+        """Tell the stream that there may be new messages for its reader."""
         self._news.set()
 
     def end(self, reason: str) -> None:
-        """End the stream: the reader still gets the frames in the window, and then the reason."""
+        """End the stream: its reader still gets the messages that are kept for it, and last the reason of the end."""
         self._reason = self._reason or reason
         self._news.set()
 

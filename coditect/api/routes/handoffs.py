@@ -1,4 +1,4 @@
-"""The routes of handoffs of running tasks: list them, show one, and withdraw one."""
+"""The HTTP routes to list, show and withdraw handoffs, by which agents pass tasks that they run to other agents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parameters that several routes have: pages of listings, durations, idempotency keys, the caller."""
+"""The types of what several HTTP routes take: page limits, waiting times, idempotency keys, the caller, bodies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ LONGEST_WAIT_SECONDS = 300.0
 
 
 def _bounded(wait: str | None) -> str | None:
-    """Refuse a `wait` of more than five minutes, for which neither proxies nor people have patience."""
+    """Return the waiting time of a request (None without one) unchanged; raise ValueError for over five minutes.
+
+    Neither proxies nor people have patience for more.
+    """
     if wait is not None and seconds(wait) > LONGEST_WAIT_SECONDS:
         raise ValueError("a wait is at most 5m; ask again after it")
     return wait
@@ -78,9 +81,9 @@ def own_key(caller: Caller, key: str | None) -> str | None:
 
 
 def request_key(caller: Caller, key: str | None, request: BaseModel, *, of: str = "") -> RequestKey | None:
-    """Return a caller's idempotency key with a fingerprint that shows its use for another request; None without a key.
+    """Return a caller's idempotency key with a hash that tells its request from others; None without a key.
 
-    The fingerprint depends on the kind of the request, on what it is about, and on its fields, not on their order.
+    The hash depends on the kind of the request, on what it is about, and on its fields, not on their order.
     """
     kept = own_key(caller, key)
     if kept is None:

@@ -20,7 +20,10 @@ OWN = "coditect."
 
 
 async def _not_own(connection: HTTPConnection) -> None:
-    """Refuse access to Coditect's own spaces, where an operator could change, unchecked, what only an admin may."""
+    """Raise RequestRefused (403) if the path names a space of shared state that Coditect keeps for itself.
+
+    The names of such spaces begin with `coditect.`. An operator could change there, unchecked, what only an admin may.
+    """
     if str(connection.path_params.get("space", "")).startswith(OWN):
         fix = "use the routes of what is kept there, such as /v1/webhooks, or choose another name"
         raise RequestRefused(HTTPStatus.FORBIDDEN, f"Spaces that begin with {OWN} are Coditect's own", fix=fix)

@@ -1,4 +1,4 @@
-"""The routes of threads: list and show them, open one, say something in it, and close it."""
+"""The HTTP routes of conversations of agents and people (threads): list, show, open and close them, add a message."""
 
 from __future__ import annotations
 

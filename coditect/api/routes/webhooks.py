@@ -49,7 +49,7 @@ class WebhookDocument(BaseModel):
 
     @classmethod
     def of(cls, webhook: Webhook, **more: Any) -> Self:
-        """Convert a webhook to the API's answer, without the secret unless it is in the added fields `more`."""
+        """Return the API's answer for a webhook: its own fields, which have no secret, and those in `more`."""
         return cls.model_validate(asdict(webhook) | more)
 
 

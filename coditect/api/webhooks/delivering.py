@@ -50,7 +50,7 @@ class WebhookRetries:
     """The mean pauses are 1, 2, 4, ... 256 s, so that the last attempt is eight and a half minutes after the first."""
 
     def pause_seconds(self, attempts: int, chance: float) -> float:
-        """Return the seconds to wait after failed attempts: the mean pause times 0.5 + `chance`, which is 0 to 1."""
+        """Return the seconds to wait after so many failed attempts: their mean pause times 0.5 + `chance` (0 to 1)."""
         return Backoff(self.first_seconds, self.longest_seconds).pause(attempts) * (0.5 + chance)
 
 
@@ -116,7 +116,9 @@ class WebhookDelivery:
             await asyncio.sleep(self._reload_seconds)
 
     async def reload(self) -> None:
-        """Read the webhooks: deliver to the active ones alone, and delete the queue of a served one that was removed.
+        """Read the list of webhooks anew: deliver to the active ones only, and delete the queues of removed ones.
+
+        A removed webhook's queue is deleted if this process delivered to it.
 
         Raises:
             CoditectError: any error of the control plane or the broker.
@@ -190,7 +192,11 @@ class WebhookDelivery:
             settle()
 
     async def _attempts(self, known: OpenWebhook, delivery: Delivery, event: Event) -> WebhookAttempt | None:
-        """Send an event, with retries; return the last attempt; None if the webhook closes, or the delivery is lost."""
+        """Post an event to a webhook, with retries; return the last attempt, or None if the process must stop trying.
+
+        It must stop when it no longer delivers to the webhook, or when the delivery is lost. There are no retries after
+        an answer 410 (Gone).
+        """
         attempt = None
         for number in range(1, self._retries.most_attempts + 1):
             attempt = await self._sender.send(known.webhook, event)
@@ -223,7 +229,9 @@ class WebhookDelivery:
 async def open_webhooks(
     opened: Connections, broker: Broker, *, key: str, private: bool, metrics: Metrics | None = None
 ) -> AsyncIterator[WebhookSender]:
-    """Open the sender of webhooks, and deliver events as long as the block lasts; without a key nothing is delivered.
+    """Yield the sender that posts events to webhooks; with a `key`, events are delivered while the block runs.
+
+    From the key the secrets of the webhooks' signatures are made; without it (an empty text) nothing is delivered.
 
     Raises:
         SetupError: when the key is too short.

@@ -101,7 +101,10 @@ class WebhookSender:
 
 @asynccontextmanager
 async def webhook_sender(key: str, *, private: bool, metrics: Metrics | None = None) -> AsyncIterator[WebhookSender]:
-    """Open the sender of webhooks; `private` allows loopback and private addresses."""
+    """Yield a sender that posts events to webhooks, for an `async with` block; `private` allows it private addresses.
+
+    Loopback addresses count as private. The secrets of the webhooks' signatures are made from `key`.
+    """
     hosts = AllowedHosts(("*",), private, "CODITECT_API_WEBHOOK_PRIVATE")
     async with agent_calls(hosts, most_bytes=MOST_ANSWER_BYTES) as calls:
         yield WebhookSender(calls, key, metrics or MemoryMetrics())

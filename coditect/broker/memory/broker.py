@@ -112,7 +112,7 @@ class MemoryBroker:
 
     @property
     def path(self) -> NetworkPath:
-        """The simulated network path between the process and the broker, for tests."""
+        """The simulated network between the process and the broker, which tests can cut or slow down."""
         return self._connection.path
 
     def drop(self) -> None:
@@ -161,13 +161,16 @@ class MemoryBroker:
             raise BrokerUnavailable("The broker cannot be reached", name=self.name) from error
 
     async def declare(self, topology: Topology, *, lazily: bool = False) -> None:
-        """Declare a topology now and, except its `once` queues, after each reconnect; `lazily` has no effect."""
+        """Declare exchanges, queues and bindings now and after each reconnect, but queues marked `once` only now.
+
+        `lazily` has no effect.
+        """
         await self._answered()
         self._server.declare(topology)
         self._topology += topology.lasting
 
     def on_reconnect(self, check: Callable[[], Awaitable[None]]) -> None:
-        """Set the function that runs on each new connection, and again after a CoditectError; publishes wait for it."""
+        """Set a function to run on each new connection, and again if it raises CoditectError; publishes wait for it."""
         self._check = check
 
     async def publish(
@@ -252,10 +255,10 @@ class MemoryBroker:
                 assert_never(verdict)
 
     async def _found_way(self, attempt: _RoutedPublish, why: CoditectError) -> bool:
-        """Make all processes redeclare their entities; return False to retry, or raise `why` if useless or after 15 s.
+        """Make every process redeclare what it declared, and return False to retry; raise `why` if that cannot help.
 
         Raises:
-            CoditectError: the given error, when no process owns the route, or the time is over.
+            CoditectError: the error `why`, when no process is known to declare what the publish lacks, or after 15 s.
         """
         now = asyncio.get_running_loop().time()
         attempt.astray, attempt.astray_until = why, min(attempt.astray_until, now + ASTRAY_SECONDS)

@@ -38,7 +38,7 @@ def routing_keys(message: Message, routing_key: str) -> tuple[str, ...]:
 def dead_letter(
     message: Message, *, exchange: str, routing_key: str, queue: Queue, reason: Reason, at_ms: int
 ) -> tuple[Message, str]:
-    """Return a message, with its death in the headers and no expiration, and its key for the dead-letter exchange."""
+    """Return a message without expiration, its death added to `x-death`, and its key for the dead-letter exchange."""
     headers = dict(message.headers)
     death = {
         "count": 1,

@@ -27,7 +27,7 @@ BEFORE_ALL = 2**62
 
 @dataclass(slots=True, order=True)
 class Stored:
-    """A message in one queue, ordered by its place in the queue."""
+    """A message in one queue; a lower `place` (a number) is nearer to the queue's head."""
 
     place: int
     message: Message = field(compare=False)
@@ -73,7 +73,10 @@ class MemoryQueue:
         seeded: random.Random | None = None,
         context: Context | None = None,
     ) -> None:
-        """Create the declared queue, empty; the random source `seeded` picks consumers, and timers run in `context`."""
+        """Create an empty queue as declared; consumers are picked by the random source `seeded`, without it in turn.
+
+        Timers run in the contextvars `context`; by default in a copy of the present one.
+        """
         self.declared = declared
         self._give_up = give_up
         self._expire = expire

@@ -231,7 +231,10 @@ class MemoryServer:
             self._bind(binding)
 
     def restore_all(self) -> None:
-        """Make all connected processes declare their entities again, as each does at intervals with RabbitMQ."""
+        """Make every connected process declare its exchanges, queues and bindings again; log a failure, and go on.
+
+        With RabbitMQ, processes do so by themselves.
+        """
         for session in tuple(self._sessions):
             try:
                 session.declare()

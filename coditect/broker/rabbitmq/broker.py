@@ -129,7 +129,10 @@ class AmqpBroker:
         return self._publisher.blocked
 
     async def _restore_outgoing(self, connection: AbstractConnection) -> None:
-        """Redeclare, on a new connection, what was not declared `lazily`; then call the `on_reconnect` function."""
+        """Redeclare on a new connection what this process declared, then call the function that `on_reconnect` has set.
+
+        What was given to `declare` with `lazily` is redeclared only if an exchange or queue is missing.
+        """
         await self._entities.restore(connection)
         if self._check is not None:
             await self._check()
@@ -140,7 +143,7 @@ class AmqpBroker:
             await group.restore(connection)
 
     async def declare(self, topology: Topology, *, lazily: bool = False) -> None:
-        """Declare exchanges, queues and bindings, or with `lazily` only remember them for later, as `Broker.declare`.
+        """Declare exchanges, queues and bindings; if `lazily`, only remember them until some are missing.
 
         A broker that was made with `declare=False` declares only private queues, and checks that all else exists.
         """
@@ -151,7 +154,7 @@ class AmqpBroker:
         self._check = check
 
     async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
-        """Redeclare a publish's missing exchange or binding if this process declared it; return whether to retry.
+        """Redeclare the exchange or binding that a publish lacked if this process declared it; return whether to retry.
 
         All else that the process declared is redeclared, too. True also for the missing binding of a queue that exists,
         which its owner declares again.
@@ -245,7 +248,7 @@ class AmqpBroker:
         return await self._rarely(lambda connection: self._looks.stats(connection, queue))
 
     async def _end_round(self) -> None:
-        """End a round of the consumer watch, and redeclare the process's bindings, those of shared queues by chance."""
+        """End one round of checks of the consumers, and redeclare bindings, of shared queues only some, at random."""
         channel, consumers = self._looks.end()
         await self._rarely(lambda connection: self._entities.bind(connection, consumers, channel))
 

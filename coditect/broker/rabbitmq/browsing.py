@@ -35,7 +35,7 @@ class Browsing:
         """The unanswered fetches whose callers have given up, with their queues."""
 
     async def get(self, connection: AbstractConnection, queue: str) -> Delivery | None:
-        """Return one message of a queue, or None; take over an unanswered fetch of it that another caller gave up."""
+        """Return one message of a queue, None if it is empty; reuse an unanswered fetch that another caller gave up."""
         asked = next((one for one, its in self._given_up.items() if its == queue), None)
         if asked is None:
             asked = self._background.start(self._ask(connection, queue), name=f"get {queue}", awaited=True)

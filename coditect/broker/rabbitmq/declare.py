@@ -32,14 +32,16 @@ _PRIVATE = re.compile(
 
 
 def is_private(queue: str) -> bool:
-    """Tell by its name whether a queue is private: declared by its consumer itself, one process or the dispatchers."""
+    """Tell by a queue's name whether it is private: declared by one process alone, or by the dispatchers alone."""
     return _PRIVATE.match(queue) is not None
 
 
 async def declare(
     connection: AbstractConnection, topology: Topology, *, only_check: bool, channel: Channel | None = None
 ) -> None:
-    """Declare a topology; with `only_check`, declare private queues, and check that exchanges and other queues exist.
+    """Declare exchanges, queues and bindings; if `only_check`, only check exchanges and shared queues for existence.
+
+    Private queues, those of one process or of the dispatchers, are declared all the same, with their bindings.
 
     All entities are sent at once, with an answer awaited for every `AT_ONCE`. A given `channel` is closed at the end.
 
@@ -62,7 +64,10 @@ async def declare(
 
 
 def _in_order(topology: Topology, *, only_check: bool) -> Iterator[tuple[Exchange | Queue | Binding, bool]]:
-    """Yield exchanges, queues, bindings, with True if only to be checked; skip bindings that are not to be declared."""
+    """Yield a topology's exchanges, queues and bindings in order, each with True if it is only checked, not declared.
+
+    With `only_check`, those are the exchanges and the shared queues; the bindings of shared queues are left out.
+    """
     for exchange in topology.exchanges:
         yield exchange, only_check
     for queue in topology.queues:

@@ -35,7 +35,10 @@ class Entities:
     """The exchanges, queues and bindings that one process declared at its broker."""
 
     def __init__(self, *, only_check: bool) -> None:
-        """Start empty; with `only_check`, the methods declare only private queues, and check that all others exist."""
+        """Start with nothing declared; if `only_check`, exchanges and shared queues are checked later, not declared.
+
+        Private queues, those of one process or of the dispatchers, are declared all the same.
+        """
         self._only_check = only_check
         self._own = Topology()
         self._common = Topology()
@@ -45,7 +48,7 @@ class Entities:
 
     @property
     def topology(self) -> Topology:
-        """The exchanges, queues and bindings that the process declared, also `lazily`, and redeclares when missing."""
+        """The exchanges, queues and bindings that the process declares again when some are missing."""
         return self._common + self._own
 
     async def declare(self, connection: AbstractConnection, topology: Topology, *, lazily: bool) -> None:
@@ -67,12 +70,18 @@ class Entities:
         self._common = self._common.without_binding(binding)
 
     async def restore(self, connection: AbstractConnection) -> None:
-        """Redeclare, on a new connection, all but `once` queues; what was declared `lazily`, only if any is missing."""
+        """Declare again, on a new connection, what the process declared before, except queues marked `once`.
+
+        What it only remembered (`lazily`) is declared, too, if an exchange or queue turns out to be missing.
+        """
         if self._own.exchanges or self._own.queues:
             await self._make(connection, self._own)
 
     async def restore_queue(self, connection: AbstractConnection, queue: str) -> None:
-        """Declare a queue and its bindings again if the process declared it, neither `lazily` nor as a `once` queue."""
+        """Declare a queue and its bindings again if the process declared it before, and not as a queue marked `once`.
+
+        A queue that the process only remembered (`lazily`) is not declared either.
+        """
         lost = self._own.only_queue(queue)
         if lost.queues:
             await self._make(connection, lost)
@@ -88,11 +97,14 @@ class Entities:
     # -- for publishes that came back -----------------------------------------------------------------------
 
     def has_exchange(self, exchange: str) -> bool:
-        """Tell whether the process has declared the exchange, perhaps only `lazily`."""
+        """Tell whether the process declared the exchange, or remembered it (`lazily`) to declare when missing."""
         return any(one.name == exchange for one in (*self._common.exchanges, *self._own.exchanges))
 
     def binds(self, exchange: str, key: str) -> bool:
-        """Tell whether the process has declared, not `lazily`, a binding of the exchange with this or an empty key."""
+        """Tell whether the process declared a binding of the exchange with the given routing key, or with an empty key.
+
+        A binding that it only remembered (`lazily`) does not count.
+        """
         return any(one.exchange == exchange and one.key in ("", key) for one in self._own.bindings)
 
     async def mend(self, rarely: Rarely) -> None:
@@ -113,7 +125,7 @@ class Entities:
     async def bind(
         self, connection: AbstractConnection, consumers: Mapping[str, int], channel: Channel | None = None
     ) -> None:
-        """Declare the process's bindings again; those of shared queues only by chance, as other processes do so, too.
+        """Declare the process's bindings again, of queues shared with other processes only some, chosen at random.
 
         A repeated binding costs the broker about 0.25 ms, so processes that share a queue take turns, by chance:
         each binding is made about twice a round, however many processes share it. A given `channel` is closed.

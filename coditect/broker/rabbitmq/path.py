@@ -52,7 +52,7 @@ class Publish(Protocol):
         """Set the publish's outcome to success: the broker has the message."""
 
     def failed(self, error: BaseException) -> None:
-        """Take the error of one try: the publish fails or is repeated; an answer may still follow the error `Late`."""
+        """Report the error of one try: the publish fails or is repeated; after `Late`, the confirm may still come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ class Question(Protocol):
 
 
 class WirePath(Protocol):
-    """A factory of publisher and consumer channels; its methods raise `errors.LOST` on a lost connection."""
+    """A factory of channels to publish and to consume; it raises an error of `errors.LOST` on a lost connection."""
 
     def tap(self, writer: asyncio.StreamWriter) -> Feed:
         """Attach to a new connection before any bytes arrive, and return the function that takes its incoming bytes."""

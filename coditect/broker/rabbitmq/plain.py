@@ -27,7 +27,7 @@ GATE_SECONDS = 0.5
 
 
 class PlainPath(StreamPath):
-    """The `WirePath` whose channels use aiormq's own methods."""
+    """The factory (`WirePath`) of channels that publish and consume by aiormq's own methods."""
 
     async def publisher_channel(self, connection: AbstractConnection) -> PlainPublisherChannel:
         """Open a channel on which messages are published with confirms."""

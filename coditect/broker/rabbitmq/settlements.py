@@ -37,7 +37,11 @@ class Settlements:
     """The unsettled deliveries of one channel, in order, with the decided settlements that are not written yet."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        """Start without deliveries; `wake` is called for new or urgent settlements, and when the channel is lost."""
+        """Start without deliveries; `wake` is called when settlements must be written, or the channel is lost.
+
+        Of the settlements since the last writing, it is called for the first, and for the first requeue or reject, for
+        which other consumers wait.
+        """
         self._wake = wake
         self._outstanding: dict[int, Settlement | None] = {}
         self._decided: list[int] = []

@@ -1,1 +1,1 @@
-"""The commands about threads, handoffs, the approval policy, the audit trail and the autonomy rate."""
+"""The commands about conversations, handoffs of tasks, approval policy, logged decisions, and work without people."""

@@ -1,4 +1,4 @@
-"""`coditect handoff`: list the handoffs of running tasks, show one, and withdraw one."""
+"""`coditect handoff`: list, show and withdraw handoffs, by which agents pass tasks that they run to other agents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`coditect thread`: list and show threads, open one, say something in it, and close it."""
+"""`coditect thread`: list, show, open and close conversations of agents and people (threads), and add a message."""
 
 from __future__ import annotations
 

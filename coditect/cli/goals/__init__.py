@@ -1,1 +1,1 @@
-"""The command `coditect goal`, which makes a plan for a sentence and runs it."""
+"""The command `coditect goal`, which makes a workflow from a sentence (a goal) and runs it."""

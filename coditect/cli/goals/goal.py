@@ -1,4 +1,4 @@
-"""`coditect goal`: a sentence becomes a plan, and the plan's value is printed."""
+"""`coditect goal`: make a workflow from a sentence (the goal), run it, and print its value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`coditect chaos`: break a private fleet on purpose, and check every promise on the recorded history."""
+"""`coditect chaos`: break a private fleet on purpose, record what happens, and check that every promise was kept."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def _up_folder(start: Path) -> Path:
 
 
 def fleet(named: Sequence[str], folder: Path) -> dict[str, int]:
-    """Return the agent files or modules that are named, or else those of pyproject.toml, with numbers of processes."""
+    """Return agents' files or modules with numbers of processes: those given to the command, else in pyproject.toml."""
     if named:
         return dict(_agent_count(text) for text in named)
     project = folder / "pyproject.toml"
@@ -187,7 +187,7 @@ def _fleet_programs(named: Sequence[str], folder: Path) -> list[Program]:
 
 
 def plan_of(programs: tuple[Program, ...], folder: Path, environ: Mapping[str, str]) -> UpPlan:
-    """Return the plan to run programs in a folder, on the servers that the environment names or on private ones."""
+    """Return the plan of a `coditect up`: programs to run in a folder, on the environment's servers or private ones."""
     from coditect import local
 
     return local.UpPlan(

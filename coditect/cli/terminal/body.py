@@ -13,7 +13,7 @@ from coditect.wire.tasks import MAX_BODY_BYTES
 
 
 def read_body(argument: str, *, binary: bool = False) -> bytes:
-    """Return the bytes, of JSON unless `binary`, that an argument gives: itself, a file for `@file`, or stdin for `-`.
+    """Return a command's argument as bytes: its text, the file of `@file`, or stdin for `-`; only JSON unless `binary`.
 
     `binary` takes bytes of any kind.
 

@@ -55,7 +55,7 @@ class Logs:
         self._over = Event()
 
     def follow(self, names: Iterable[str]) -> None:
-        """Print from now on the new log lines of these programs; lines already in their files are left out."""
+        """Add programs to those whose log lines `show` prints; lines that are already in their files are left out."""
         for name in names:
             path = self._folder / f"{name}.log"
             size = path.stat().st_size if path.exists() else 0

@@ -116,7 +116,7 @@ View = TableView | FieldsView | Aside | str
 
 
 def render(output: Output, document: object, *views: View) -> None:
-    """Write a command's answer to stdout: the document as JSON or YAML, or the views for a person."""
+    """Write a command's answer: the document as JSON or YAML, or the tables and texts (views) for a person."""
     match output:
         case Output.JSON:
             write_json(document)
@@ -127,7 +127,7 @@ def render(output: Output, document: object, *views: View) -> None:
 
 
 def show(*views: View) -> None:
-    """Write the views of an answer, one below the other."""
+    """Print the tables and texts of a command's answer, one below the other; remarks go to stderr."""
     for view in views:
         if isinstance(view, str):
             typer.echo(view)
@@ -141,7 +141,7 @@ def say(text: str) -> None:
 
 
 def agree(question: str, *, yes: bool) -> None:
-    """Ask the person at the terminal to confirm, unless `yes` is given.
+    """Ask the person at the terminal to confirm, and raise Abort if the answer is no; do nothing if `yes` is true.
 
     Raises:
         Abort: when the person says no.
@@ -162,7 +162,7 @@ def write_json_line(value: object) -> None:
 
 
 def write_yaml(value: object, *, start: str = "") -> None:
-    """Write a value to stdout as one YAML document, after the line `start`, and flush.
+    """Write a value to stdout as one YAML document, with the text `start` before it, and flush.
 
     Raises:
         SetupError: when the extra `workflow`, which has PyYAML, is not installed.
@@ -179,7 +179,7 @@ def write_yaml(value: object, *, start: str = "") -> None:
 
 
 def _document(value: object, indent: int | None = None, *, unwritable: str = "backslashreplace") -> str:
-    """Return a value as JSON text; characters that are no valid UTF-8 are escaped, or as `unwritable` says."""
+    """Return a value as JSON text; `unwritable` names the error handler for characters that UTF-8 cannot encode."""
     text = json.dumps(value, indent=indent, ensure_ascii=False, default=_plain)
     return text.encode(errors=unwritable).decode()
 

@@ -57,7 +57,10 @@ class Lines:
         self._told = ""
 
     def show(self, row: WorkflowRow | None) -> None:
-        """Print the workflow's state if it changed, at most once a second; a final state is printed at once."""
+        """Print a workflow's state and node counts if they changed, at most once a second; a final state at once.
+
+        None stands for a control plane that does not answer, which is printed, too.
+        """
         now = self._clock()
         text = SILENCE if row is None else counted(row)
         over = row is not None and row.state.terminal

@@ -11,7 +11,7 @@ from coditect.model.duration import seconds
 
 
 def checked(wait: str | None) -> str | None:
-    """Check that an option such as `--wait` is a duration, and return it unchanged; a typer callback.
+    """Return an option such as `--wait` unchanged; raise InputError if it is no duration. A typer callback.
 
     Raises:
         InputError: when the text is no duration.

@@ -31,7 +31,7 @@ WatchOption = Annotated[bool, typer.Option("--watch", "-w", help="Show it again 
 
 @dataclass(frozen=True, slots=True)
 class ShownAnswer:
-    """The answer of a command: a document for programs, and its views for a person."""
+    """The answer of a command: a document for JSON or YAML, tables and texts for a person, and notes for stderr."""
 
     document: object
     views: tuple[View, ...]

@@ -270,7 +270,7 @@ def failure_of(outcome: Outcome) -> CoditectError:
 
 
 def _why_views(answer: WhyNot) -> Iterator[View]:
-    """Yield the texts and tables that `task why-not` prints: verdict, fix, places, agents and queues."""
+    """Yield texts and tables that `task why-not` prints: verdict, fix, where the task was seen, agents and queues."""
     yield f"{answer.verdict.sentence}."
     if answer.verdict.fix:
         yield f"Fix: {answer.verdict.fix}"

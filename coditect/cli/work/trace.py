@@ -40,7 +40,7 @@ def show_path(
 
 
 def _rows(hop: Hop, stem: str = "", branch: str = "") -> Iterator[tuple[object, ...]]:
-    """Yield the rows of a step and of all steps below it, each with the branches of the tree before its name."""
+    """Yield a table row for a step of a task's or workflow's path, and then for each step below it, drawn as a tree."""
     reason = hop.reason if len(hop.reason) <= WIDEST_REASON else f"{hop.reason[: WIDEST_REASON - 1]}…"
     at = instant(hop.began_ms if hop.began_ms is not None else hop.ended_ms)
     step = f"{branch}{hop.kind} {hop.name}".rstrip()

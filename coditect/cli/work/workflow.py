@@ -110,7 +110,7 @@ def run_workflow(
 
 
 def run_order(context: typer.Context, order: WorkflowOrder, output: Output) -> None:
-    """Start a workflow and print its id, or, given a wait, follow it, print nodes and value, and raise if it failed."""
+    """Start a workflow and print its id; or, if it is to be awaited, follow it and print nodes and value or failure."""
     _say_mistakes(order.definition)
     ran = run_loop(_run(connections(context), order))
     if isinstance(ran, AcceptedWorkflow):
@@ -340,7 +340,7 @@ class _Watcher:
             say(f"{nodes} of {of} nodes sent")
 
     def accepted(self, accepted: AcceptedWorkflow) -> None:
-        """Print the accepted workflow's id and show its progress; if detached, print the id only if it is not new."""
+        """Print the id of a workflow if it is awaited or was accepted before; show the progress of an awaited one."""
         run, followed, definition = accepted.id, self._order.wait is not None, self._order.definition
         if not accepted.new:
             where = f"ended: {accepted.state}" if accepted.state.terminal else f"still {accepted.state}"

@@ -1,1 +1,1 @@
-"""The client's side of breakers, handoffs, locks, schedules, threads, triggers and the audit trail."""
+"""The client's side of breakers, handoffs, locks, schedules, discussion threads, triggers and the audit trail."""

@@ -1,4 +1,4 @@
-"""All that a client does with breakers, handoffs, locks, schedules, threads and triggers, in one mixin."""
+"""All that a client does with breakers, handoffs, locks, schedules, discussion threads and triggers, in one mixin."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ from coditect.client.coordination.triggers import ClientTriggers
 
 
 class ClientCoordination(ClientBreakers, ClientHandoffs, ClientLocks, ClientSchedules, ClientThreads, ClientTriggers):
-    """The mixin that gives `Client` its breakers, handoffs, locks, schedules, threads and triggers."""
+    """The mixin that gives `Client` its breakers, handoffs, locks, schedules, discussion threads and triggers."""

@@ -171,7 +171,7 @@ class _CommandRun:
         return self._run.run(body, self._heard)
 
     def _heard(self, line: bytes) -> None:
-        """Report the progress that a JSON line of the command states; keep a line without any if the format is `lines`.
+        """Report the progress that a command's JSON line states; keep a line without progress if the format is `lines`.
 
         Result and cost are read from the kept lines. A line that is no JSON is ignored.
         """

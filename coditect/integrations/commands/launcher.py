@@ -132,7 +132,7 @@ def _reap(command: int) -> int | None:
 
 
 def _signal_all(command: int, number: int) -> None:
-    """Send a signal to the command and all processes that descend from it."""
+    """Send a signal to the command's process group and, on Linux, to all processes that descend from the command."""
     _kill(_below(os.getpid()), number)
     try:
         os.killpg(command, number)

@@ -139,7 +139,7 @@ def _last_object(text: bytes, lines: list[Any]) -> Any:
 
 
 def _cost(objects: list[Any], keys: str) -> float | None:
-    """Return the cost from the last object that has a valid one at the dotted path; None when none has."""
+    """Return the cost at a dotted path, from the last of a command's JSON objects that has a valid one; else None."""
     for one in reversed(objects):
         cost = at_keys(one, keys)
         if isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost < 1e12:

@@ -76,7 +76,10 @@ class HttpBridge:
         callback_url: str,
         lease_seconds: float,
     ) -> None:
-        """Take the registry of HTTP agents, what runs and calls them, the bridge's name, and the URL for callbacks."""
+        """Take the HTTP agents' registry, a function that runs an agent, a client for calls, and the bridge's name.
+
+        Answers by callback come to URLs below `callback_url`.
+        """
         self._registrations = registrations
         self._serve = serve
         self._calls = calls
@@ -158,7 +161,7 @@ class HttpBridge:
             self._silent = False
 
     async def _missed(self, agent_id: AgentId, now: float) -> None:
-        """Stop an agent that the registry lacks if its lease is nearly over; else register it again if claimed here."""
+        """Stop an HTTP agent that the registry lost if its lease is nearly over; else register it again if claimed."""
         served = self._served[agent_id]
         left = served.ends_at - now
         if left <= LOOK_SECONDS / 2:

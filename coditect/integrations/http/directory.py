@@ -106,7 +106,7 @@ class HttpAgents:
         return self._registered(agent_id, await self._fleet.get(agent_id))
 
     async def find(self, search: Search) -> tuple[AgentRecord, ...]:
-        """Return the living agents that match a search, among them HTTP agents that no bridge serves yet."""
+        """Return the living agents that fit criteria such as a capability or tag, also HTTP agents not served yet."""
         return tuple(map(self._explained, await find_living(self._fleet, self.registrations, search)))
 
     async def get(self, agent_id: AgentId) -> AgentRecord:
@@ -164,7 +164,7 @@ class HttpAgents:
             await self._forwarding.send(broker, token, answer)
 
     def _explained(self, record: AgentRecord) -> AgentRecord:
-        """Return a record; for an agent that no bridge serves, add the reason if this process's bridge knows it."""
+        """Return an agent's record, with the reason why no bridge serves the agent if this process knows it."""
         trouble = self._bridge.trouble(record.agent_id) if record.load == NOT_SERVED else ""
         return replace(record, load=replace(record.load, trouble=trouble)) if trouble else record
 

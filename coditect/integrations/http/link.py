@@ -115,7 +115,7 @@ class AgentLink:
         )
 
     async def _answer(self, event: bytes, expected: Expected, trace: Mapping[str, str]) -> AgentResponseEvent:
-        """Post the event and return the first answer: the HTTP response, or the callback, which may come before it."""
+        """Post an attempt's request; return the answer in the HTTP response or by callback, whichever comes first."""
         call = self._calls.post(self._url, event, trace)
         posting = self._background.start(call, name="agent request", awaited=True)
         try:

@@ -76,7 +76,7 @@ async def serve_agent(
     settings: Settings,
     tracing: Tracing,
 ) -> None:
-    """Serve an HTTP agent in this process, with a broker connection of its own, until the event is set; then drain it.
+    """Serve an HTTP agent in this process, with its own broker connection, until `stop` is set; then drain the agent.
 
     Raises:
         CoditectError: when the broker does not answer, or a loop of the agent died again and again.

@@ -111,7 +111,7 @@ def _spec(given: HttpCapability) -> CapabilitySpec:
 
 
 def http_agent(registration: Registration, link: AgentLink | None) -> Agent:
-    """Return the `Agent` that posts its tasks to an HTTP agent; without `link`, it only serves to check a declaration.
+    """Return the `Agent` that posts its tasks to an HTTP agent; if `link` is None, it is only checked, never run.
 
     The agent's breaker opens when its URL fails: its tasks wait for it then, or for another agent, and no attempt
     counts. An action that the agent answers with an error is no failure of the URL.

@@ -106,17 +106,17 @@ class Checkpoints:
         return self._client.space(f"{THREADS}:{thread}")
 
     async def threads(self) -> list[str]:
-        """Return the ids of the threads in which a checkpoint without a parent was stored."""
+        """Return the ids of the stored LangGraph threads: those in which a checkpoint without a parent was stored."""
         return [one.key async for one in self._client.space(THREADS).entries()]
 
     async def places(self, within: CheckpointPlace, *, every_namespace: bool = False) -> list[CheckpointPlace]:
-        """Return thread, namespace and id of the checkpoints of a namespace, or of the whole thread, latest first."""
+        """Return thread, namespace and id of the checkpoints in a LangGraph namespace or whole thread, latest first."""
         prefix = "checkpoint/" if every_namespace else replace(within, checkpoint="").key
         found = [within.named_by(one.key) async for one in self._space(within.thread).entries(prefix)]
         return sorted(found, key=lambda place: place.checkpoint, reverse=True)
 
     async def latest(self, within: CheckpointPlace) -> CheckpointPlace | None:
-        """Return thread, namespace and id of the latest checkpoint of a namespace; None when it has no checkpoint."""
+        """Return thread, namespace and id of the latest checkpoint in a LangGraph namespace; None when it has none."""
         prefix = replace(within, checkpoint="").key
         async for entry in self._space(within.thread).entries(prefix, reverse=True, most=1):
             return within.named_by(entry.key)
@@ -149,7 +149,9 @@ class Checkpoints:
         await self._space(place.thread).put(place.key, row)
 
     async def put_writes(self, place: CheckpointPlace, task: str, writes: Sequence[KeptWrite]) -> None:
-        """Store a task's writes; of two with one index the first counts, but on LangGraph's special channels the last.
+        """Store a LangGraph task's writes; of one stored before under the same index the older stays.
+
+        On LangGraph's special channels, whose indexes are negative, the newer replaces it.
 
         Raises:
             VersionConflict: when other writers of the same task were faster each time.
@@ -162,7 +164,7 @@ class Checkpoints:
         await space.update(key, lambda before: rows | (before or {}) | special)
 
     async def delete(self, thread: str) -> None:
-        """Remove all checkpoints and writes of a thread."""
+        """Remove all checkpoints of a LangGraph thread, and all writes of its tasks."""
         space = self._space(thread)
         keys = [one.key async for one in space.entries()]
         for begin in range(0, len(keys), AT_ONCE):

@@ -18,10 +18,10 @@ class ClientLoop(Protocol):
     """The event loop of an open client."""
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the loop, and wait for its result; for callers in other threads."""
+        """Run a coroutine on the client's event loop, and wait for its result; for callers in other threads."""
 
     async def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the loop, and await its result in the caller's own loop."""
+        """Run a coroutine on the client's event loop, and await its result in the caller's own loop."""
 
 
 class RunningLoop:
@@ -35,7 +35,7 @@ class RunningLoop:
             raise SetupError("An async client is used where its event loop runs", fix=fix) from error
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the loop, and wait for its result.
+        """Run a coroutine on the client's event loop, and wait for its result; for callers in other threads.
 
         Raises:
             SetupError: in the loop's own thread, which would wait for itself, or when the loop runs no more.
@@ -47,7 +47,7 @@ class RunningLoop:
         return self._begun(work).result()
 
     async def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the loop, and await its result.
+        """Run a coroutine on the client's event loop, and await its result, in that loop or in another.
 
         Raises:
             SetupError: when the loop runs no more.

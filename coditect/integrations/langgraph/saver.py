@@ -58,7 +58,7 @@ class CoditectSaver(BaseCheckpointSaver[int]):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
-        """Yield the checkpoints that fit configuration, metadata filter, `before` and `limit`, the latest first."""
+        """Yield a configuration's checkpoints, latest first: at most `limit`, before `before`, with given metadata."""
         found = self._found(config, filter or {}, before, limit)
         while (one := await self._loop.call(_next(found))) is not None:
             yield one
@@ -76,17 +76,20 @@ class CoditectSaver(BaseCheckpointSaver[int]):
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
-        """Store what a task has written for the next checkpoint; idempotent."""
+        """Store what a LangGraph task has written for the next checkpoint; idempotent."""
         await self._loop.call(self._put_writes(config, writes, task_id, task_path))
 
     async def adelete_thread(self, thread_id: str) -> None:
-        """Remove all checkpoints and writes of a thread."""
+        """Remove all checkpoints of a LangGraph thread, and all writes of its tasks."""
         await self._loop.call(self._kept.delete(str(thread_id)))
 
     # -- blocking ---------------------------------------------------------------------------------------
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """Return a checkpoint, as `aget_tuple` does."""
+        """Return the checkpoint that a configuration names, else the latest of its thread and namespace, or None.
+
+        The blocking form of `aget_tuple`.
+        """
         return self._loop.run(self._get(config))
 
     def list(
@@ -97,7 +100,7 @@ class CoditectSaver(BaseCheckpointSaver[int]):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> Iterator[CheckpointTuple]:
-        """Yield checkpoints, as `alist` does."""
+        """Yield at most `limit` checkpoints, the latest first; the blocking form of `alist`."""
         found = self._found(config, filter or {}, before, limit)
         while (one := self._loop.run(_next(found))) is not None:
             yield one
@@ -109,17 +112,17 @@ class CoditectSaver(BaseCheckpointSaver[int]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """Keep a checkpoint, as `aput` does."""
+        """Store a checkpoint, and return the configuration that names it; the blocking form of `aput`."""
         return self._loop.run(self._put(config, checkpoint, metadata))
 
     def put_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
-        """Keep what a task has written, as `aput_writes` does."""
+        """Store what a LangGraph task has written for the next checkpoint; the blocking form of `aput_writes`."""
         self._loop.run(self._put_writes(config, writes, task_id, task_path))
 
     def delete_thread(self, thread_id: str) -> None:
-        """Remove a thread, as `adelete_thread` does."""
+        """Remove all checkpoints and writes of a LangGraph thread; the blocking form of `adelete_thread`."""
         self._loop.run(self._kept.delete(str(thread_id)))
 
     # -- on the client's loop ---------------------------------------------------------------------------
@@ -130,7 +133,7 @@ class CoditectSaver(BaseCheckpointSaver[int]):
         return None if found is None else await self._whole(found)
 
     async def _whole(self, place: CheckpointPlace) -> CheckpointTuple | None:
-        """Return a checkpoint with what its tasks wrote for the next one; None when it is not stored."""
+        """Return a stored checkpoint with its tasks' writes, which the next one applies; None when it is not stored."""
         kept, writes = await asyncio.gather(self._kept.read(place), self._kept.writes(place))
         if kept is None:
             return None

@@ -1,4 +1,4 @@
-"""The streams over which a fleet's MCP server is reached: stdin and stdout, or HTTP."""
+"""The MCP server of a fleet as it is served: to one client over stdin and stdout, or to many over HTTP."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def serve_stdio(opened: Connections, patterns: Sequence[str]) -> None:
 
 @asynccontextmanager
 async def open_http(opened: Connections, *, most_bytes: int) -> AsyncIterator[StreamableHTTPSessionManager]:
-    """Yield a manager that serves MCP clients over streamable HTTP inside of the block; the caller passes it requests.
+    """Yield a manager to which the caller passes the HTTP requests of MCP clients; it answers while the block lasts.
 
     The caller has checked who asks, and from which host: nothing of that is checked here.
     """

@@ -30,14 +30,17 @@ class FleetResources:
         self._opened = opened
 
     async def listed(self) -> list[Resource]:
-        """Return the resources that list workflows and dead letters; single ones are found by the templates."""
+        """Return the descriptions of two MCP resources: the list of the latest workflows, and that of dead letters.
+
+        A single workflow or dead letter is read at an address that `templates` describes.
+        """
         return [
             Resource(name="workflows", uri=WORKFLOWS, description="The latest workflows.", mime_type=JSON),
             Resource(name="dead letters", uri=DEAD, description="Tasks that were given up.", mime_type=JSON),
         ]
 
     def templates(self) -> list[ResourceTemplate]:
-        """Return the templates of the addresses at which one workflow, or one dead letter, is read."""
+        """Return the URI templates by which an MCP client reads one workflow, or one dead letter, by its id."""
         return [
             ResourceTemplate(
                 name="workflow",
@@ -98,4 +101,4 @@ class FleetResources:
 
 
 def _unseen(note: str) -> None:
-    """Ignore a note about dead letters or nodes that could not be read; the resource has only the others."""
+    """Ignore a note that some dead letters or nodes could not be read; the MCP client gets the readable ones."""

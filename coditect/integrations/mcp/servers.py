@@ -28,7 +28,7 @@ MOST_TOOLS = 200
 
 
 class ToolServerLost(Retryable):
-    """The error of an MCP server that ended, or could not be reached; it is opened again for the next attempt."""
+    """The retryable error of an MCP server that ended or cannot be reached; a background task opens it again."""
 
 
 class ToolServer:
@@ -61,7 +61,7 @@ class ToolServer:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Open the server in the background, and again when it is lost, while the block lasts; do not wait for it.
+        """Connect to the server in the background, and again after each loss, until the block ends; do not wait for it.
 
         Calls wait for it. Afterwards it can be opened again, also on another event loop.
         """
@@ -94,7 +94,7 @@ class ToolServer:
         return tools
 
     async def call(self, tool: str, arguments: dict[str, Any], progress: ProgressFnT) -> CallToolResult:
-        """Call a tool and return its answer, also one that reports a failure; a cancel reaches the server, too.
+        """Call a tool of the server, and return its answer, even one that reports a failure; pass a cancel on.
 
         The answer is not compared with the tool's output schema.
 
@@ -109,7 +109,10 @@ class ToolServer:
             raise self._judged(error, client) from error
 
     def _judged(self, error: MCPError, client: Client) -> Exception:
-        """Return Coditect's error for an MCP error; let a lost server be opened again, unless that has begun."""
+        """Return Coditect's error for an MCP error; if the connection was closed, first make `_keep` open a new one.
+
+        A connection that is being opened already is not replaced once more.
+        """
         if error.code == CONNECTION_CLOSED:
             if self._opened is not None and self._opened.done() and self._opened.result() is client:
                 self._opened = asyncio.get_running_loop().create_future()
@@ -128,7 +131,10 @@ class ToolServer:
             raise ToolServerLost("The MCP server cannot be reached", server=self.target, reason=reason) from error
 
     async def _keep(self) -> None:
-        """Open the server, and again after a failure or loss, in one asyncio task, as only that task can close it."""
+        """Keep a connection to the server until canceled: open it, and open it again whenever it fails or is lost.
+
+        One asyncio task does all this, since only the task that opened a connection can close it.
+        """
         failures = 0
         while True:
             self._lost.clear()
@@ -147,4 +153,7 @@ class ToolServer:
 
 
 async def _unchecked(name: str, result: CallToolResult) -> None:
-    """Accept every answer, in place of the SDK's check, in which a server's pattern could block the event loop."""
+    """Accept every answer of a tool, in place of the MCP library's check against the tool's output schema.
+
+    In that check a regular expression from the server could block the event loop.
+    """

@@ -92,7 +92,10 @@ _DURABLE_TOOLS = (
 
 
 class FleetTools:
-    """The MCP tools of a fleet: living agents' JSON capabilities that fit the patterns, and three for durable tasks."""
+    """The MCP tools of a fleet: one for each JSON capability of living agents with an allowed name, and three more.
+
+    The three submit, look at and cancel durable tasks. A name is allowed if it fits a pattern, such as `code.*`.
+    """
 
     def __init__(self, opened: Connections, patterns: Sequence[str] = ("*",)) -> None:
         """Serve the fleet's capabilities that match the given patterns, such as `code.*`, as tools."""
@@ -101,7 +104,7 @@ class FleetTools:
         self._patterns = tuple(patterns)
 
     async def listed(self) -> list[Tool]:
-        """Return all tools, as the registry had them at most a second ago.
+        """Return all MCP tools of the fleet, by the capabilities that the registry had at most a second ago.
 
         Raises:
             RegistryUnavailable: when the registry does not answer; retryable.
@@ -109,7 +112,7 @@ class FleetTools:
         return [*(tool.described for tool in (await self._offered()).values()), *_DURABLE_TOOLS]
 
     async def call(self, name: str, arguments: Mapping[str, Any], progress: Progress) -> CallToolResult:
-        """Call a tool by its name; answer with its value, an error, or, where tasks may take long, a durable task's id.
+        """Call a tool; answer with its value or error, or, if it may run over 10 minutes, with a durable task's id.
 
         Raises:
             MCPError: when there is no such tool.
@@ -188,7 +191,7 @@ class FleetTools:
 
 @asynccontextmanager
 async def _told(client: Client, task_id: TaskId, progress: Progress) -> AsyncIterator[None]:
-    """Call `progress` with a task's progress, as it is reported, inside of the block."""
+    """Pass a task's progress reports, as they arrive, to the function `progress` while the block lasts."""
     async with client.events("task.progress", of=task_id) as events:
         telling = asyncio.create_task(_tell(events, progress))
         try:

@@ -40,7 +40,7 @@ class CapabilityTool:
 
     @property
     def described(self) -> Tool:
-        """The tool as clients list it; one that may run for more than ten minutes answers with a durable task."""
+        """The tool's description for MCP clients; one that may run over ten minutes answers with a durable task."""
         spec = self.spec
         later = " Takes long: answers with a task, whose result coditect_task has later." if spec.long else ""
         return Tool(
@@ -52,11 +52,11 @@ class CapabilityTool:
         )
 
     def input_of(self, arguments: Mapping[str, Any]) -> Any:
-        """Return the task's input from a call's arguments."""
+        """Return the task's input: the arguments of the MCP call, or only `input` if the capability takes no object."""
         return input_of(self.spec, arguments)
 
     def answer(self, value: Any) -> CallToolResult:
-        """Return a task's value as an MCP call's answer; one that is no object by its schema is the field `result`."""
+        """Return the MCP answer with a task's value; a value that is no object by schema becomes the field `result`."""
         structured = value if is_object(self.spec.output_schema) else {RESULT: value}
         return answer(structured, text=value if isinstance(value, str) else None)
 
@@ -78,13 +78,13 @@ def capability_tools(specs: Iterable[CapabilitySpec]) -> dict[str, CapabilityToo
 
 
 def answer(structured: Mapping[str, Any], *, text: str | None = None) -> CallToolResult:
-    """Return the answer of a call as structured content, and as text for clients that read only text."""
+    """Return the answer of an MCP call as structured content, and as text for clients that read only text."""
     content = dumps(structured).decode() if text is None else text
     return CallToolResult(content=[TextContent(text=content)], structured_content=dict(structured))
 
 
 def refusal(error: CoditectError) -> CallToolResult:
-    """Return the answer of a failed call: the error's sentence and facts, such as what to do, for a model to read."""
+    """Return the answer of a failed MCP call: the error's sentence and facts, with what to do, for a model to read."""
     facts = "".join(f"; {name}: {value}" for name, value in error.facts.items() if name != "traceback")
     return CallToolResult(content=[TextContent(text=f"{error.sentence}{facts}"[:4_000])], is_error=True)
 

@@ -1,4 +1,4 @@
-"""A faster start of a private broker: one folder with a link to every module that the broker loads.
+"""A faster start of a private broker: one folder with a link to every Erlang module that the broker loads.
 
 Erlang looks for a module in one folder after the other, some ninety of them with all of RabbitMQ's plug-ins, and a
 broker loads a thousand modules before it is ready: fifty thousand looks, each a change of threads. So the broker gets
@@ -29,7 +29,9 @@ def plugins_of(server: Path) -> Path:
 
 
 def link_modules(server: Path, path: str, *, plugins: Iterable[str], folder: Path, packaged: Path = PACKAGED) -> bool:
-    """Make folders of links to the broker's modules (``modules``) and `plugins` (``applications``) below `folder`.
+    """Link all Erlang modules that a broker loads, and its plug-ins, into two folders; return whether it was done.
+
+    The folders are ``modules`` and ``applications`` below `folder`; `plugins` names the plug-ins.
 
     `path` is the PATH of the broker's start script. Returns False when the broker's parts are not found, e.g. packed
     into archives; then there is neither folder. A module without a link is still found in its usual place.
@@ -48,7 +50,7 @@ def link_modules(server: Path, path: str, *, plugins: Iterable[str], folder: Pat
 
 
 def _libraries(path: str) -> dict[str, Path]:
-    """Return the library folders, by name, of the Erlang on PATH, for a packaged RabbitMQ; empty without Erlang."""
+    """Return the folders of Erlang's own libraries, by library, for the `erl` on `path`; empty if it is not found."""
     erl = shutil.which("erl", path=path)
     found = (_applications(parent / "lib") for parent in Path(erl).resolve().parents) if erl else iter(())
     return next((libraries for libraries in found if "kernel" in libraries), {})

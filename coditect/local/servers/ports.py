@@ -33,7 +33,7 @@ class ServerPorts:
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """The ports and secrets of one folder's servers; new ports leave the secrets, on which data on disk depends."""
+    """The ports and secrets of the servers whose data are in one folder; new ports leave the secrets as they are."""
 
     ports: ServerPorts
     password: str
@@ -59,7 +59,9 @@ class Addresses:
 
 
 def keep_addresses(file: Path) -> Addresses:
-    """Return the ports and secrets kept in `file`; save new ports if one is taken, both anew without a usable file.
+    """Return the ports and secrets saved in a file; if a port is taken, choose and save new ports first.
+
+    Without a readable file, new ports and new secrets are made and saved.
 
     Raises:
         StartFailed: there are no free ports.

@@ -88,7 +88,7 @@ class Breaker:
 
 
 def refusal_in(error: BaseException | None) -> BreakerOpen | None:
-    """Return the BreakerOpen error with which an attempt failed, also one in an exception group; else None."""
+    """Return the BreakerOpen error if it ended an attempt, alone or in an exception group; None for any other error."""
     if isinstance(error, BaseExceptionGroup):
         found = error.subgroup(BreakerOpen)
         while isinstance(found, BaseExceptionGroup):
@@ -106,7 +106,7 @@ def _kinds(parameter: str, given: Any) -> tuple[type[BaseException], ...]:
 
 
 def breaker_of(given: Breaker | str) -> Breaker:
-    """Return the breaker that a declaration means: a Breaker, or a name for one with the defaults.
+    """Return a Breaker as it is, or, for a name, a Breaker of that name with the default settings.
 
     Raises:
         InputError: for any other value.

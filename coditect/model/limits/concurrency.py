@@ -75,7 +75,7 @@ def _text(given: Any, path: list[str]) -> str:
 
 
 def concurrency_of(given: tuple[str, int] | None) -> ConcurrencyLimit | None:
-    """Return the concurrency limit of a declared pair (template of the key, most tasks at once); None stays None.
+    """Return the ConcurrencyLimit of a pair: the template of a key, and the most tasks at once; None stays None.
 
     Raises:
         InputError: when the value is no pair of a template and a whole number.

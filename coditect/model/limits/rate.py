@@ -54,7 +54,7 @@ class Rate:
 
     @property
     def hold_seconds(self) -> float:
-        """The seconds after which a token that an agent leased but did not use is lost; at most 1.
+        """The seconds for which an agent may keep an unused token (the right to begin one execution); at most 1.
 
         It is the time in which the rate adds half a burst, but not under that for one token, or 0.1 s if that is less.
         """
@@ -63,7 +63,7 @@ class Rate:
 
     @property
     def capacity(self) -> int:
-        """The tokens of a full bucket: the burst minus those added while an agent may hold leased ones; at least 1."""
+        """The tokens of a full token bucket: the burst minus those that are added in `hold_seconds`; at least 1."""
         return max(1, self.most_at_once - int(self.per_second * self.hold_seconds))
 
     def __str__(self) -> str:
@@ -71,7 +71,7 @@ class Rate:
 
 
 def rate_of(given: Rate | str | None) -> Rate | None:
-    """Return the rate that a declaration means: a Rate, or a text such as `"100/m"`; None stays None.
+    """Return a Rate as it is, or the Rate that a text such as `"100/m"` states; None stays None.
 
     Raises:
         InputError: for any other value.

@@ -1,1 +1,1 @@
-"""An operator's use cases for approvals, breakers, handoffs, locks, schedules, threads, triggers and webhooks."""
+"""An operator's use cases for approvals, breakers, handoffs, locks, schedules, discussions, triggers and webhooks."""

@@ -46,7 +46,7 @@ def check_policy(path: Path) -> ApprovalPolicy:
 
 
 async def show_decision(opened: Connections, workflow: str, node: str) -> ApprovalDecision:
-    """Return what was last asked or decided about a node's approval, with the node's history in the audit trail.
+    """Return the last request for a node's approval or decision on it, with the node's entries in the audit trail.
 
     Raises:
         NotFound: when nothing was ever asked or decided about the node.
@@ -56,12 +56,15 @@ async def show_decision(opened: Connections, workflow: str, node: str) -> Approv
 
 
 async def report_autonomy(opened: Connections, *, since_ms: int, until_ms: int) -> AutonomyReport:
-    """Report how much work that finished in a period needed no person; the first and last hour count whole."""
+    """Return counts of the workflows and tasks that ended in a period, in all and with a person's action.
+
+    The first and the last hour of the period count whole.
+    """
     async with opened.fleet() as client:
         return await client.autonomy(since_ms=since_ms, until_ms=until_ms)
 
 
 async def list_audit(opened: Connections, conditions: AuditFilter, *, most: int) -> list[AuditRow]:
-    """Return at most `most` audit entries, latest first; of one workflow, from its latest 500 only, earliest first."""
+    """Return at most `most` audit entries, latest first; those of one workflow earliest first, from its last 500."""
     async with opened.fleet() as client:
         return [row async for row in client.audit(most=most, **conditions.asked())]

@@ -1,4 +1,4 @@
-"""Use cases for discussion threads: list, show, open and close them, and add a message to one."""
+"""Use cases for discussion threads: list, show, open and close one, and add a message to one."""
 
 from __future__ import annotations
 
@@ -96,7 +96,9 @@ async def say(
     to: list[str],
     answers: int | None = None,
 ) -> SaidMessage:
-    """Add a message of `by` to a thread; with `answers`, an answer to the message of that number, for its sender only.
+    """Add a participant's message to a thread; with `answers`, one that answers message number `answers`.
+
+    The participant is `by`. An answer goes to the sender of that message only.
 
     Raises:
         NotFound: when the thread is unknown, or has no message of the number to answer.

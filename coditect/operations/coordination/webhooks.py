@@ -55,7 +55,7 @@ class Webhook:
 
     @classmethod
     def read(cls, row: object) -> Self:
-        """Parse a webhook from shared state.
+        """Return the webhook that an entry of the shared state describes.
 
         Raises:
             InvalidTask: when the value has another form.
@@ -81,7 +81,7 @@ class Webhook:
         return EventFilter.of(**{name: tuple(values) for name, values in self.filter.items()})
 
     def patterns(self) -> tuple[str, ...]:
-        """Return the topic patterns that bind the webhook's queue: `KIND.#` for each kind in its filter, else `#`."""
+        """Return the binding keys of the webhook's queue: `KIND.#` for each event kind in its filter, else `#`."""
         kinds = self.selection().kinds
         return tuple(f"{kind}.#" for kind in sorted(kinds)) or ("#",)
 

@@ -52,7 +52,7 @@ class DeadLetter:
 
 
 def revive(delivery: Delivery, letter: DeadLetter, *, now_ms: int, keep_limits: bool) -> Task:
-    """Build a fresh task from a dead letter, with only the fields that the wire format knows.
+    """Build a fresh task from a dead letter's message; headers that are no part of a task's wire format are left out.
 
     The attempts begin at 1. Limits that have passed are dropped, unless `keep_limits`.
 
@@ -154,7 +154,7 @@ def broker_reason(message: Message) -> str | None:
 
 
 def _death(message: Message) -> Mapping[str, object]:
-    """Return the `x-death` header's entry of the task queue that dropped the message; else the first, or {}."""
+    """Return the entry of `x-death` that a task queue made as it dropped the message; else the first entry, or {}."""
     deaths = message.headers.get("x-death")
     if not isinstance(deaths, list):
         return {}

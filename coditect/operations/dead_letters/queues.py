@@ -88,9 +88,9 @@ class SettledLetter:
     dry_run: bool = False
 
     def shortfall(self, selection: Selection) -> CoditectError | None:
-        """Return the error that says why letters were left over: an early stop, an unknown id, or kept letters.
+        """Return the error that says why selected dead letters were not settled; None when all were.
 
-        None when every letter that the selection names is settled.
+        The causes are an early stop, an unknown id, and letters that were kept.
         """
         missing = selection.ids - set(self.ids) - {kept.id for kept in self.kept if kept.id}
         if self.stopped is not None:
@@ -286,7 +286,7 @@ def _discard(held: _Held, *, dry_run: bool) -> CoditectError | None:
 
 
 class _Redrive:
-    """A redrive under way: it publishes dead letters in batches (windows), and acks each once it is confirmed."""
+    """The procedure that redrives dead letters: it publishes a batch, and acks each letter after its confirm."""
 
     def __init__(self, *, broker: Broker, tracing: Tracing, now_ms: int, dry_run: bool, keep_limits: bool) -> None:
         self._broker, self._tracing = broker, tracing
@@ -296,7 +296,7 @@ class _Redrive:
         self._routable: dict[str, bool] = {}
 
     def died_again(self, letter: DeadLetter) -> bool:
-        """Tell whether a redriven letter died again after this redrive began, and so must stay in its queue."""
+        """Tell whether a dead letter that was redriven before died again after this redrive began, and so must stay."""
         return letter.redrives > 0 and letter.dead_at_ms is not None and letter.dead_at_ms >= self._now_ms
 
     async def settle(self, window: Sequence[_Held]) -> Sequence[CoditectError | None]:

@@ -1,4 +1,4 @@
-"""Lists, redrives and discards the fleet's dead letters, and redrives workflow nodes that were given up.
+"""The use cases of dead letters: list, redrive and discard them, and redrive workflow nodes that were given up.
 
 Every function raises BrokerUnavailable, which is retryable, when the broker does not answer at its start. `note` is
 called for what cannot be seen.
@@ -40,7 +40,9 @@ class DeadListing:
 async def list_dead(
     opened: Connections, selection: Selection, *, most: int, each: Callable[[DeadLetter], None], note: Note
 ) -> DeadListing:
-    """Call `each` with each selected dead letter, and return the workflow nodes given up; at most `most` in all.
+    """Pass each selected dead letter to the function `each`; return the queues searched, and the given-up nodes.
+
+    Letters and workflow nodes are at most `most` in all.
 
     Letters come oldest first in each queue, and stay there; none is kept, since their bodies are large. Letters of a
     capability that no agent offers now are found when the selection names it, or by the broker's management API.
@@ -105,7 +107,7 @@ async def redrive_node(
 async def _letters(
     opened: Connections, capability: str | None, note: Note, tracing: Tracing = NO_TRACING
 ) -> AsyncIterator[tuple[DeadLetters, list[str]]]:
-    """Open a broker connection, and yield a `DeadLetters` on it with the names of the queues to search."""
+    """Open a broker connection; yield a reader of dead letters on it, and the names of the queues to search."""
     async with opened.broker() as broker:
         letters = DeadLetters(broker, SystemClock(), tracing)
         yield letters, [queue.name for queue in await _queues(opened, letters, capability, note)]

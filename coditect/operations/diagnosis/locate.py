@@ -24,7 +24,7 @@ MOST_BYTES = 16 * 1024 * 1024
 
 
 class TaskLocator:
-    """A search for tasks in the queues and agents of one broker, over a connection that only the search uses."""
+    """The search for a task in the queues and at the agents of one broker, over a connection that nothing else uses."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -55,7 +55,7 @@ class TaskLocator:
         return Found(tuple(sightings), tuple(looked), tuple(cut), asked)
 
     async def _look(self, queue: str, task_id: str, most: int) -> tuple[list[Sighting], bool]:
-        """Search a queue's first `most` messages for the task; return its place, or else whether these were all."""
+        """Search a queue's first `most` messages for a task; return where it was found, or whether these were all."""
         size = 0
         try:
             for before in range(most):
@@ -75,7 +75,7 @@ class TaskLocator:
                 await self._broker.release()
 
     async def _ask(self, task_id: str) -> tuple[list[Sighting], int]:
-        """Ask every agent whether it runs the task; return the agents that do, and the number of answers.
+        """Ask every agent whether it runs the task; return the agents that do, and how many agents answered.
 
         The wait ends with the first agent that has the task, or after ANSWER_SECONDS.
 

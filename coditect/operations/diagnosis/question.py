@@ -30,7 +30,7 @@ PingReply: TypeAlias = Mapping[str, Any]
 async def ask_agents(
     broker: Broker, question: Message, *, enough: Callable[[list[PingReply]], bool], to: Address = EVERY_AGENT
 ) -> list[PingReply]:
-    """Send a question to every agent, and return the answers that come until `enough` accepts them, or time is up.
+    """Send a question to every agent; return the answers when `enough(answers)` is true, or time is up.
 
     `to` is the address of one agent's mailbox in place of all.
 

@@ -86,7 +86,7 @@ class Found:
 
 
 def unseen(found: Found, *, named: bool) -> tuple[str, ...]:
-    """Return sentences that name the places where the task may be, although the search did not find it."""
+    """Return sentences on where a task that was not found may still be: the places that the search did not see."""
     further = tuple(f"it lies further back in {queue} than was looked: --most" for queue in found.cut)
     return (*(() if named else (UNSEEN_IN_ITS_QUEUE,)), *further, *UNSEEN)
 

@@ -38,7 +38,7 @@ class TaskDocument:
 
     @classmethod
     def of(cls, task_id: str, outcome: Outcome, attempts: tuple[AttemptRow, ...] = ()) -> TaskDocument:
-        """Convert an ended task's outcome, and any attempts given, to plain values for answers in JSON."""
+        """Convert the outcome of an ended task, and the given attempts, if any, to plain values for answers in JSON."""
         completed, binary = outcome.status is Status.COMPLETED, outcome.binary
         return cls(
             task_id,

@@ -35,7 +35,7 @@ class LoadPlan:
     """How long an answer may take before the task counts as hung."""
 
     def milliseconds(self, number: int) -> int:
-        """Return how long the n-th task is to run: spread evenly over the plan's range, and equal in every test."""
+        """Return how many milliseconds the n-th task runs: spread evenly over the plan's range, alike in every test."""
         return self.min_ms + int((number * _GOLDEN) % 1.0 * (self.max_ms - self.min_ms + 1))
 
 

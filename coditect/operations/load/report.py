@@ -40,7 +40,7 @@ class LoadAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """An execution of a load test's task, read from a line of the effect log."""
+    """One execution of a load test's task, read from a line of the log that agents write (the effect log)."""
 
     agent_id: str
     pid: int
@@ -83,7 +83,10 @@ class LoadReport:
 
     @property
     def ok(self) -> bool:
-        """Tell whether every task was accepted, answered with a value and, where the effect log was found, executed."""
+        """Tell whether every task was accepted once and answered with a value and, if there is an effect log, executed.
+
+        The effect log has a line for each execution of a load test's task.
+        """
         unhappy = self.endings[LoadEnding.FAILED] + self.endings[LoadEnding.HUNG] + self.endings[LoadEnding.REFUSED]
         return not (unhappy or self.lost or self.submitted_twice)
 
@@ -99,7 +102,7 @@ def parse_effects(lines: Iterable[str], task_ids: frozenset[str]) -> dict[str, l
 
 
 def read_effects(log: Path, answers: Iterable[LoadAnswer]) -> dict[str, list[Effect]] | None:
-    """Read the executions of a load test's tasks from the effect log; None when the file does not exist."""
+    """Read the executions of a load test's tasks from the file in which agents log them; None when there is no file."""
     if not log.is_file():
         return None
     ids = frozenset(answer.task_id for answer in answers if answer.task_id is not None)

@@ -18,7 +18,10 @@ STALE_LOOKS = 1
 
 @dataclass(slots=True)
 class Utilisation:
-    """The sums of busy slots and of all slots, over the observations at which tasks outnumbered the fleet's slots."""
+    """The sums of busy slots and of all slots, taken each second while a load test's tasks outnumber the slots.
+
+    The first second of such a time does not count: the agents' figures may be older.
+    """
 
     busy: int = 0
     slots: int = 0
@@ -27,11 +30,11 @@ class Utilisation:
 
     @property
     def share(self) -> float | None:
-        """The share of slots in use while tasks outnumbered slots, 0 to 1; None if no two looks in a row saw that."""
+        """The share of slots in use while tasks outnumbered slots, 0 to 1; None if no two checks in a row saw that."""
         return self.busy / self.slots if self.slots else None
 
     async def watch(self, registry: Registry, capability: str, in_flight: Callable[[], int]) -> None:
-        """Once a second, until canceled, pass the agents that offer a capability, and the tasks in flight, to `look`.
+        """Once a second, until canceled, call `look` with the agents that offer a capability and the tasks in flight.
 
         A registry that does not answer costs its looks.
         """

@@ -1,4 +1,4 @@
-"""Use cases for patterns: find, describe and render them. No servers are needed."""
+"""Use cases for workflow patterns (workflows with parameters): find, describe and render them. No servers needed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def show_pattern(name: str, folders: Sequence[Path] = ()) -> WorkflowPattern:
 
 
 def make_workflow(name: str, given: Mapping[str, object], folders: Sequence[Path] = ()) -> Definition:
-    """Render a pattern with its parameters to a checked workflow.
+    """Return the checked workflow that a workflow pattern becomes with the given values of its parameters.
 
     Raises:
         NotFound: when no pattern has the name.

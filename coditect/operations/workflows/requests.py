@@ -68,7 +68,7 @@ class AcceptedWorkflow:
 
 @dataclass(frozen=True, slots=True)
 class EndedWorkflow:
-    """A followed workflow after its end: its report from the control plane, its nodes and its value."""
+    """A workflow that was followed to its end: the control plane's report of it, its nodes and its value."""
 
     row: WorkflowRow
     nodes: list[NodeRow]
@@ -158,7 +158,7 @@ async def run_workflow(
 
 
 class _Questions:
-    """The reporter of a followed workflow's open approvals, which passes each approval to the watcher once."""
+    """The reporter of the approvals that a running workflow waits for: it passes each to the caller's watcher once."""
 
     def __init__(self, client: Client, workflow: str, watcher: WorkflowWatcher) -> None:
         self._client = client
@@ -169,14 +169,17 @@ class _Questions:
         self._told: set[str] = set()
 
     def look(self, row: WorkflowRow | None) -> None:
-        """Pass a workflow's report to the watcher; wake `tell` if an approval waits and node counts have changed."""
+        """Pass a workflow's report to the watcher; if an approval waits and node counts changed, wake `tell`."""
         self._watcher.seen(row)
         if row is not None and row.counts.get(TaskState.AWAITING_APPROVAL) and row.counts != self._counts:
             self._counts = row.counts
             self._news.set()
 
     async def tell(self) -> None:
-        """Pass each open approval that is not yet reported to the watcher, whenever `look` asks; run until canceled."""
+        """Pass each approval that the workflow waits for to the watcher, once; run until canceled.
+
+        The approvals are read whenever `look` asks for it.
+        """
         while True:
             await self._news.wait()
             self._news.clear()
@@ -286,7 +289,7 @@ def first_cause(rows: Sequence[NodeRow]) -> str:
 
 
 def likely_mistakes(definition: Definition) -> list[str]:
-    """Return a warning for each map node without an input, whose tasks do not get the elements of the list."""
+    """Return a warning for each map node that declares no input: its tasks get `{}`, not the elements of the list."""
     return [
         f"{node.name} gives {{}} to each task; `input: {{$from: item}}` gives the element of its list."
         for node in definition.nodes

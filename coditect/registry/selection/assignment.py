@@ -35,7 +35,7 @@ def assign(
     turn: int = 0,
     wanted: Wanted = ANYTHING,
 ) -> tuple[AgentId | None, ...]:
-    """Return the agent for each of `count` tasks of one kind, in order; None leaves a task to the capability's queue.
+    """Return the agent for each of `count` similar tasks, in order; None for a task that any free agent may take.
 
     Every prefix of the answer is spread as the whole: `round_robin` evenly, `least_busy` by filling the emptiest agent
     by share of slots, `load_balanced` in proportion to the score, `best_match` to the best agent as long as it stays
@@ -64,12 +64,12 @@ def assign(
 
 
 def room(record: AgentRecord) -> int:
-    """Return how many more tasks an agent may get: twice its slots, less its running and suspended tasks."""
+    """Return how many more tasks an agent may get: twice its slots, less its tasks that run or wait without a slot."""
     return max(0, INBOX_SLOTS * record.registration.slots - record.load.running - record.load.suspended)
 
 
 def with_more(record: AgentRecord, given: int) -> AgentRecord:
-    """Return an agent's record with its running tasks increased by `given`."""
+    """Return a copy of an agent's record in which `given` more tasks run."""
     return replace(record, load=replace(record.load, running=record.load.running + given))
 
 

@@ -30,7 +30,7 @@ RETRY_MS = 1000.0
 
 @dataclass(frozen=True, slots=True)
 class ExpectedRun:
-    """The expected run of one task at one agent when the agent is idle."""
+    """The expected run time and success of an attempt at a task, at one agent that runs nothing else."""
 
     ran_ms: float
     """The expected run time of one attempt in milliseconds."""
@@ -41,7 +41,7 @@ class ExpectedRun:
 
     @property
     def alone_ms(self) -> float:
-        """The expected milliseconds until the idle agent's task is done; a failed attempt costs a retry elsewhere."""
+        """The expected milliseconds until an idle agent has done the task; a failed attempt adds a retry elsewhere."""
         return self.ran_ms + (1 - self.success) * (RETRY_MS + self.usual_ms)
 
     def among_others_ms(self, record: AgentRecord) -> float:
@@ -50,14 +50,14 @@ class ExpectedRun:
 
 
 def expectations(fleet: Sequence[AgentRecord], kind: TaskKind) -> list[ExpectedRun]:
-    """Return the expected run of a task of the given kind at each agent, in the agents' order."""
+    """Return for each agent, in order, the expected run time and success of an attempt at a task of the kind."""
     recent = [_recent(record, kind) for record in fleet]
     usual_ms = min((one.mean_ms for one in recent if one.attempts), default=0.0)
     return [_expected(one, usual_ms) for one in recent]
 
 
 def explored(fleet: Sequence[AgentRecord], turn: int) -> AgentRecord | None:
-    """Return the agent that choice number `turn` tries out: every 20th choice tries the next agent; else None."""
+    """Return the next agent to try out, each in turn, if the choice's number `turn` is a multiple of 20; else None."""
     number, rest = divmod(turn, EXPLORE_EVERY)
     return fleet[number % len(fleet)] if fleet and not rest else None
 

@@ -71,7 +71,7 @@ BEST_MATCH = Weights(free=0.5, capacity=0.25, health=1.0, overlap=3.0)
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """The largest free capacity, most slots and lowest latency among agents, by which scores are scaled."""
+    """The largest free capacity, the most slots and the lowest latency of any agent, which scores compare with."""
 
     most_room: float
     most_slots: int

@@ -40,7 +40,7 @@ GLANCE = 16
 
 @dataclass(slots=True)
 class Known:
-    """The cached registry entries of one capability, updated with the tasks that the client has assigned since."""
+    """The cached registry entries of a capability's agents, updated with the tasks that the client assigned since."""
 
     records: dict[AgentId, AgentRecord] = field(default_factory=dict)
     read_at: float = 0.0
@@ -54,7 +54,7 @@ class Known:
         return asyncio.get_running_loop().time() - self.read_at
 
     def give(self, agent_id: AgentId) -> Pick:
-        """Count one more running task at the agent in the cache; return the choice, whose `over` undoes the count."""
+        """Count one more task as running at an agent in the cache; return the choice, whose `over` undoes that."""
         self.records[agent_id] = with_more(self.records[agent_id], 1)
         return Pick(agent_id, self)
 
@@ -128,7 +128,7 @@ class Selector:
         return self._choose(known, strategy, task_kind(capability, body_bytes), turn, wanted)
 
     def follow(self, kind: TaskKind, wanted: Wanted = ANYTHING) -> Pick | None:
-        """Select an agent for a task by its capability's strategy and the cached entries; None: the broker chooses."""
+        """Select an agent by the strategy that a capability declares and cached facts; None lets the broker choose."""
         known = self._remembered(kind.capability)
         if known is None or known.asked is None:
             return None

@@ -46,7 +46,7 @@ def choose(
 
 
 def round_robin(records: Iterable[AgentRecord], *, turn: int) -> AgentRecord | None:
-    """Choose the agent at index `turn`, modulo the number of agents, in the order of their ids."""
+    """Choose the agent at index `turn`, modulo their number, among the agents that take work, sorted by id."""
     fleet = candidates(records)
     return fleet[turn % len(fleet)] if fleet else None
 
@@ -79,7 +79,10 @@ def load_balanced(
 def best_match(
     records: Iterable[AgentRecord], wanted: Wanted, *, chance: float, weights: Weights = BEST_MATCH
 ) -> AgentRecord | None:
-    """Choose the agent with the highest score, in which the share of the met criteria has the largest weight."""
+    """Choose the agent with the highest score, in which the share of the wanted tags and abilities counts most.
+
+    It is the share of the wanted tags, capabilities and keywords that the agent has.
+    """
     fleet = candidates(records)
     if not fleet:
         return None

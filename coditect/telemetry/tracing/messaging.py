@@ -113,7 +113,7 @@ def begin_publish(
 def begin_process(
     tracing: Tracing, task: Task, *, agent: str, origin: tuple[str, str, str], redelivered: bool
 ) -> Span | None:
-    """Begin the span of an attempt in an agent, below the task's trace context; SKIPPED for a client's untraced task.
+    """Begin an attempt's span in an agent; for a client's direct task without a trace, return the unrecorded SKIPPED.
 
     `origin` is the exchange, the routing key and the queue. Every attempt has its own span; that of a retry or a
     redrive links to the attempt before. A task of a client of ours that comes without a trace is in none, for the

@@ -93,7 +93,7 @@ def open_otlp(service: str, instance: str, *, new_per_second: float) -> Tracing:
 
 
 def _described(service: str, instance: str) -> dict[str, str]:
-    """Return the attributes that describe the process to a collector; a service name in the environment wins."""
+    """Return a process's attributes for OpenTelemetry: instance, version, and service name if no variable has one."""
     described = {"service.instance.id": instance, "service.version": version("coditect")}
     named = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     return described if named else {"service.name": service} | described
@@ -119,7 +119,7 @@ class Quiet(logging.Filter):
         self._next = 0.0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let a record pass when none has passed for a minute."""
+        """Return True, so that a log record is written, when no record was let through in the past minute."""
         if (now := time.monotonic()) < self._next:
             return False
         self._next = now + QUIET_SECONDS
@@ -134,7 +134,7 @@ class OtlpTracing:
     def __init__(
         self, processor: SpanProcessor, *, sampler: Sampler, resource: Resource, new: NewTraces | None = None
     ) -> None:
-        """Create the tracing; `processor` gets ended spans; `new`, if given, samples new traces, not `sampler`."""
+        """Create the tracing: `processor` gets ended spans; `new`, else `sampler`, chooses the new traces to record."""
         self._processor, self._sampler, self._resource = processor, sampler, resource
         self._new = new
         self.alone = not _others_trace()
@@ -185,7 +185,7 @@ class OtlpTracing:
         )
 
     def _root(self, name: str, kind: SpanKind, span_id: int | None, start_ns: int | None) -> Span:
-        """Begin the first span of a new trace; without a rate limit (`new`), return `SKIPPED` unless it is sampled."""
+        """Begin a new trace's first span; without a rate limit (`new`), return SKIPPED if the sampler refuses it."""
         trace_id, tracestate, kept = random.getrandbits(128) or 1, None, True
         if self._new is None:
             kept, tracestate = self._drawn(name, kind, trace_id, None, None)
@@ -197,7 +197,7 @@ class OtlpTracing:
     def _drawn(
         self, name: str, kind: SpanKind, trace_id: int, place: SpanPlace | None, tracestate: str | None
     ) -> tuple[bool, str | None]:
-        """Ask the sampler about a span; return its decision, and the tracestate that goes with it."""
+        """Ask the sampler whether to record a span; return its answer, and the span's tracestate."""
         context = _NO_PARENT if place is None else _context(place, tracestate)
         result = self._sampler.should_sample(context, trace_id, name, kind=_KINDS[kind])
         state = result.trace_state
@@ -242,7 +242,7 @@ class OtlpTracing:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Send the remaining spans; a collector that does not answer delays the process's end by two seconds."""
+        """Send the remaining spans; a collector that does not answer delays the end by at most two seconds."""
         closing = Thread(target=self._processor.shutdown, name="close tracing", daemon=True)
         closing.start()
         await asyncio.to_thread(closing.join, CLOSE_SECONDS)

@@ -40,7 +40,7 @@ class SpanKind(Enum):
 
 @value
 class SpanPlace:
-    """The trace and the span that a `traceparent` names."""
+    """The trace id, the span id and the sampled flag of a `traceparent`."""
 
     trace_id: int
     span_id: int
@@ -65,7 +65,7 @@ def sampled_trace(traceparent: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TraceHeaders:
-    """The trace headers of a message, unchanged, for use as a `TraceContext`."""
+    """The trace headers of a message as they came, which serve as the trace context of further spans and messages."""
 
     traceparent: str | None = None
     tracestate: str | None = None
@@ -119,7 +119,7 @@ class Span:
             self.links = (*self.links, place)
 
     def end(self, error: str = "", message: str = "") -> None:
-        """End and record a sampled span, with the class and message of its failure, if it failed; ignore any other."""
+        """End and record the span, with its error's class and message, if any; do nothing if it is not sampled."""
         if self.sampled:
             self.error, self.message, self.end_ns = error, message, time.time_ns()
             self._ended(self)
@@ -203,7 +203,7 @@ async def ended_with(span: Span, work: Awaitable[T]) -> T:
 
 
 class Tracing(Protocol):
-    """The port by which the parts of a process begin spans; no method of it blocks or raises."""
+    """The port by which the parts of a process begin spans; its methods never block the event loop or raise."""
 
     @property
     def active(self) -> bool:
@@ -226,13 +226,13 @@ class Tracing(Protocol):
 
     @property
     def alone(self) -> bool:
-        """True when only this library makes spans in the process, so that no other code needs an unsampled span."""
+        """True when only Coditect makes spans in the process; then OpenTelemetry is told of sampled spans only."""
 
     def current(self, span: Span) -> AbstractContextManager[object]:
         """Make a span the current one inside the block: for its calls, its log lines and the spans that begin there."""
 
     async def __aenter__(self) -> Self:
-        """Return the tracing, with everything that it needs opened."""
+        """Return the tracing, ready to begin spans."""
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -276,7 +276,7 @@ CURRENT: ContextVar[Span | None] = ContextVar("coditect_span", default=None)
 
 
 def current_trace_ids() -> dict[str, str]:
-    """Return `trace_id` and `span_id` of the current span, in hexadecimal digits, for a log line; empty without one.
+    """Return the current span's `trace_id` and `span_id` in hexadecimal, for a log line; {} without a current span.
 
     Empty also in a task whose trace is not kept from its beginning: its id tells its lines.
     """

@@ -27,7 +27,7 @@ class ReturnAddresses:
     """The reply queues that a process may send results to, by name patterns and by the broker's permissions."""
 
     def __init__(self, patterns: str = ANSWER_QUEUES) -> None:
-        """Permit Coditect's reply queues, queues named by the broker, and names that match a comma-separated pattern.
+        """Permit results to Coditect's and broker-named reply queues, and to names that fit comma-separated patterns.
 
         In a pattern, `*` stands for any text.
         """

@@ -66,7 +66,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def foreign_headers(headers: Mapping[str, Any], *, keep_ours: bool = False) -> dict[str, Any]:
-    """Return a copy of a message's headers, without those of the broker and of Coditect: plain values, up to 16 KiB.
+    """Return a message's text, number and boolean headers, at most 16 KiB in all, without the broker's and Coditect's.
 
     Headers of Coditect are copied only with `keep_ours`, and then before the others.
 
@@ -86,7 +86,7 @@ def foreign_headers(headers: Mapping[str, Any], *, keep_ours: bool = False) -> d
 
 
 def carried_bytes(name: str, value: object) -> int:
-    """Return the size of a header on the wire, in bytes; 0 for a header that is not copied."""
+    """Return a header's size on the wire in bytes; 0 if its value is too long a text, or no text, number or boolean."""
     if isinstance(value, str):
         return len(name) + len(value.encode()) + 6 if len(value) <= LONGEST_TEXT else 0
     return len(name) + 10 if isinstance(value, bool | int | float) else 0

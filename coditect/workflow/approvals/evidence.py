@@ -34,7 +34,7 @@ class Evidence:
 
     @classmethod
     def of(cls, recent: Sequence[bool], learning: Learning, risk: Risk) -> Evidence:
-        """Build the evidence from outcomes, oldest first; only the last ones count, at most the learning window."""
+        """Build the evidence from outcomes (True: good), oldest first; only the newest `learning.window` ones count."""
         counted = recent[-learning.window :]
         streak = next((back for back, good in enumerate(reversed(counted)) if not good), len(counted))
         return cls(len(counted), sum(counted), streak, wilson(sum(counted), len(counted)), learning, risk)

@@ -151,7 +151,7 @@ class ApprovalPolicy:
         return self.default_task if subject is Subject.TASK else self.default_approval
 
     def may_concern(self, subject: Subject, capability: str) -> bool:
-        """Tell whether a rule of any decision may match a capability's nodes, or their default is not to approve.
+        """Tell whether any rule may match a node of this kind and capability, or its default is not to approve.
 
         The rules' other conditions are not checked. The answer is cached.
         """
@@ -169,7 +169,7 @@ class ApprovalPolicy:
         return self.learning is not None and any(one.learn for one in self.rules if one.name == rule)
 
     def judge(self, case: ApprovalCase, account: Account) -> Judgement:
-        """Return the first matching rule's decision, else the default; a rule that approves must match without doubt.
+        """Return the first matching rule's decision, else the default; skip approving rules with an unknown condition.
 
         A condition that cannot be checked counts as met for a rule that asks or refuses. `account` limits evaluation
         steps.
@@ -208,7 +208,7 @@ class _SeenCase:
 
 
 def _matches(rule: ApprovalRule, seen: _SeenCase, unknown: list[str]) -> bool:
-    """Tell whether each condition of a rule but `of` holds or cannot be checked; add to `unknown` why any cannot be."""
+    """Tell whether all conditions but `of` hold or cannot be checked; add to `unknown` why one cannot be checked."""
     case = seen.case
     named = _fits(rule.capability, case.capability) and fnmatchcase(case.workflow, rule.workflow)
     return (

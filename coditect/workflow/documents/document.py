@@ -123,7 +123,7 @@ def child_document(definition: Definition) -> dict[str, Any]:
 
 
 def head_document(definition: Definition) -> dict[str, Any]:
-    """Return the name of a workflow document and, as far as given, its description, labels and retention."""
+    """Return a workflow document without its nodes: the name and, if given, description, labels and retention."""
     document: dict[str, Any] = {"name": definition.name}
     if definition.description:
         document["description"] = definition.description

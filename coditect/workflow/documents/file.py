@@ -136,7 +136,7 @@ def write_json(definition: Definition) -> str:
 
 
 class _Open:
-    """The type of `_END`, the value of a parser event that ends the innermost open object or list."""
+    """The class of the marker `_END`, by which a parser event says that the innermost open object or list ends."""
 
 
 _END = _Open()
@@ -155,7 +155,7 @@ class _Event:
 
 @dataclass(slots=True)
 class _Builder:
-    """A builder of a document's value from parser events, which also notes the line numbers of the wanted paths."""
+    """A builder of a document's value from parser events; it also notes the line numbers of the paths in `wanted`."""
 
     wanted: frozenset[Place] = frozenset()
     lines: dict[Place, int] = field(default_factory=dict)

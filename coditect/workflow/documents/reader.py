@@ -62,7 +62,7 @@ def read_node(name: str, document: object) -> Node:
 
 
 def definition_of(name: str, rows: Iterable[NodeRow]) -> Definition:
-    """Build a workflow's definition from the node rows of a run, without inputs, elements and compensations.
+    """Build a workflow's definition from the reports of its nodes, without inputs, map elements and compensations.
 
     Raises:
         InvalidWorkflow: when the control plane knows fields that this version does not.
@@ -91,7 +91,7 @@ def _problems(error: ValidationError, above: tuple[str | int, ...] = ()) -> Iter
 
 
 def _problem(error: ErrorDetails, location: tuple[str | int, ...]) -> Iterator[Problem]:
-    """Yield the problems that a validation error of pydantic means for a person, each with its path; some mean none."""
+    """Yield what a pydantic error says is wrong in a document, with the path; nothing if another error says it."""
     path, given, facts = _path(location), error["input"], error.get("ctx", {})
     match error["type"]:
         case schema.REFUSED if location[-1] == "[key]":

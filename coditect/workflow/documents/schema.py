@@ -35,7 +35,7 @@ def _told(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _by(check: Callable[[Any], Any], written: Any = str) -> PlainValidator:
-    """Return a pydantic validator that applies a check; `written` is the field's type in a document."""
+    """Return a pydantic validator that calls `check` on a value; `written` is the type that the JSON schema shows."""
     return PlainValidator(_told(check), json_schema_input_type=written)
 
 

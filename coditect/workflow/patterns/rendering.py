@@ -71,7 +71,7 @@ class _Rendering:
     made: int = 0
 
     def nodes(self, pattern: WorkflowPattern, given: Mapping[str, object], depth: int) -> dict[str, Any]:
-        """Return the documents of the nodes that a pattern becomes by the given parameters, with copies, by name."""
+        """Return, by name, a pattern's nodes as documents filled with the given values, a repeated one in copies."""
         if depth > MOST_NESTED:
             fix = "let no pattern use itself"
             raise InputError("Patterns use each other too deep", pattern=pattern.pattern, most=MOST_NESTED, fix=fix)
@@ -113,7 +113,7 @@ class _Rendering:
 def _elements(
     pattern: WorkflowPattern, name: str, node: Mapping[str, Any], arguments: Mapping[str, Any]
 ) -> list[Any] | None:
-    """Return the elements, or the numbers up to a count, for which a node is copied; None if it is not repeated."""
+    """Return the values for which a node is copied: a parameter's list, or 1 to its count; None without `for`."""
     if "for" not in node:
         return None
     match arguments.get(str(node["for"])):

@@ -24,7 +24,7 @@ WITHOUT_A_VALUE = TERMINAL - {"completed"}
 
 
 def dag_order(index: HistoryIndex) -> CheckResult:
-    """Invariant I3: check that nodes run only after needed predecessors ran, were approved, or ended without value.
+    """Invariant I3: check that a node runs only after as many predecessors as it needs have ended or been approved.
 
     The existence of a value is read from the agents' records, not from the dispatcher's.
     """
@@ -83,7 +83,7 @@ def executions(index: HistoryIndex) -> CheckResult:
 
 
 def _in_hand(index: HistoryIndex, key: str, first: Operation) -> float:
-    """Return when an agent may first have had a task: at its start, its grant, or, with a concurrency key, acceptance.
+    """Return when an agent may first have had a task: at its start or grant or, with a concurrency key, submission.
 
     A task waits for a key, and its start is granted, before its execution begins: a process may have to start for it.
     """
@@ -161,7 +161,7 @@ def used_up(index: HistoryIndex, work: Operation, key: str, *, until: float = UN
 
 
 def _tries(index: HistoryIndex, key: str) -> list[Operation]:
-    """Return a task's executions, and the grants to start it as operations of their agents, in order of time."""
+    """Return a task's executions, and the grants to start it (each as its agent's operation), in order of time."""
     granted = (one for one in index.versioned("state", key) if one.val["state"] == "working")
     begun = (replace(one, proc=one.val["agent"]) for one in granted)
     return sorted([*index.about("execute", key), *begun], key=lambda one: one.begun)
@@ -185,7 +185,7 @@ def _taken_over(index: HistoryIndex, shard: str) -> Iterator[Operation]:
 
 
 def _holds(posts: Collection[str], post: str) -> bool:
-    """Tell whether the names include a process's name, or an agent id made of that name and a random suffix."""
+    """Tell whether a set of names has a process's name, or an agent id made of that name and a random suffix."""
     return post in posts or any(one.startswith(f"{post}-") for one in posts)
 
 

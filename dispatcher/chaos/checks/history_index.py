@@ -1,4 +1,4 @@
-"""A history sorted for checks: operations with a beginning and an end, by name and by key."""
+"""A chaos run's recorded history, sorted for checks: operations with a beginning and an end, by name and by key."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Operation:
 
 
 def operations(entries: Iterable[HistoryEntry]) -> list[Operation]:
-    """Join the entries of a history into operations, in the order of their beginnings.
+    """Join the entries of a chaos run's history into operations, in the order of their beginnings.
 
     An end belongs to the newest open operation of the same process, name and key: an older open one is of a process
     that died. An execution's end has its fence, too: one process may execute a node a second time, for a new owner of
@@ -81,7 +81,7 @@ def _newest(found: Sequence[Operation], alike: Sequence[int], entry: HistoryEntr
 
 
 class HistoryIndex:
-    """The operations of a history, indexed by name and key, in the order of their beginnings."""
+    """The operations of a chaos run's history, indexed by name and key, in the order of their beginnings."""
 
     def __init__(self, entries: Iterable[HistoryEntry]) -> None:
         self._by_f: dict[str, list[Operation]] = defaultdict(list)

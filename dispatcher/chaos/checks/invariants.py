@@ -44,7 +44,7 @@ ANSWERED_SECONDS = 5.0
 
 
 def judge(entries: Iterable[HistoryEntry]) -> list[CheckResult]:
-    """Check every promise on a history, and return the results."""
+    """Check every promise on a chaos run's history, and return the results."""
     index = HistoryIndex(entries)
     return [check(index) for check in CHECKS]
 
@@ -66,7 +66,7 @@ def _is_excused(index: HistoryIndex, work: Operation, wiped: Iterable[Operation]
 
 
 def _is_late(index: HistoryIndex, work: Operation) -> bool:
-    """Tell whether a direct task was executed to its end when the load no longer waited for it, so was not lost.
+    """Tell whether a direct task was not lost but late: it ran to its end about when the client gave up, or later.
 
     On a busy machine the faults take longer than the load waits; what is late is judged by `recovered in time`.
     """
@@ -123,7 +123,7 @@ def _second_ends(index: HistoryIndex, key: str) -> Iterator[str]:
 
 
 def effects_once(index: HistoryIndex) -> CheckResult:
-    """Invariant I2: check that a task made its side effect once, under the task's id, and that its result names it."""
+    """Invariant I2: check that a task made at most one side effect, and did make the one that its result names."""
     effects = {key: list(found) for key, found in index.by_key("effect")}
     results = {one.key: one for one in index.of("result") if one.val.get("state") == "completed"}
     violations = [f"{key} has {len(found)} effects" for key, found in effects.items() if len(found) > 1]

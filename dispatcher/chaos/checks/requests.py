@@ -52,7 +52,7 @@ def held(index: HistoryIndex) -> CheckResult:
 
 
 def nodes_as_meant(index: HistoryIndex) -> CheckResult:
-    """Check that each node with an intended final state, such as skipped or failed, ends in that state.
+    """Check that each node with an intended final state, such as skipped, ends in it, unless faults used up attempts.
 
     A node that is to be skipped never runs. Only faults that used all attempts up excuse another end.
     """

@@ -20,10 +20,10 @@ SLOW_SECONDS = (0.02, 1.2)
 
 
 class RemotePort:
-    """A wrapper of a port to Redis whose calls and answers travel over a simulated network path."""
+    """A wrapper of an object with calls to Redis, whose calls and answers travel over a simulated network path."""
 
     def __init__(self, port: object, path: NetworkPath, unavailable: Callable[..., CoditectError]) -> None:
-        """Route a port's calls over a path; `unavailable` makes the error of a call without an answer in time."""
+        """Route the object's calls over a path; `unavailable` makes the error of a call without an answer in time."""
         self._port = port
         self._path = path
         self._unavailable = unavailable

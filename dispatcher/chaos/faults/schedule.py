@@ -136,7 +136,7 @@ def schedule(seed: int, seconds: float, kinds: Sequence[str]) -> list[Fault]:
 
 
 def lone(seed: int, kinds: Sequence[str]) -> list[Fault]:
-    """Return one fault to inject after all others, to measure how long its effect lasts; none without `kinds`."""
+    """Return a list of one random fault of the given kinds, to measure its effect alone; empty if `kinds` is empty."""
     random = Random(f"{seed}/lone")  # noqa: S311 - it is to be foreseen
     if not kinds:
         return []

@@ -15,7 +15,7 @@ PERIOD_SECONDS, DOWN_SECONDS = 10.0, 6.0
 
 
 def offer_calls(agent: Agent, note: Note) -> None:
-    """Let an agent that declares the breaker offer calls through it, and record each call that it lets through."""
+    """Add to an agent a capability that calls the dependency through a circuit breaker, and records the calls."""
     retry = Retry(max_attempts=CALL_ATTEMPTS, first="100ms", cap="1s")
 
     @agent.capability(CALL, timeout="10m", retry=retry, description="Calls a dependency that is down most of the time.")

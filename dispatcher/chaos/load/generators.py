@@ -81,7 +81,7 @@ class Generators:
         self._bag: list[Callable[[], Workflow]] = []
 
     def drawn(self) -> Workflow:
-        """Return a random workflow; each of the ten shapes comes once before any comes again."""
+        """Return a random workflow of one of ten kinds; each kind comes once before any comes again."""
         if not self._bag:
             self._bag = [
                 self.layers,
@@ -140,7 +140,7 @@ class Generators:
         return flow
 
     def chain(self) -> Workflow:
-        """Return a workflow of nodes in a row, each with the token from its predecessor's result as input."""
+        """Return a workflow of nodes in a row; each later node gets the token in its predecessor's result as input."""
         flow = Workflow(CHAIN)
         last = self._node(flow, [])
         for _ in range(2 * self._pace.width):
@@ -278,7 +278,7 @@ class Generators:
         return flow.task(CAPABILITY, work, **options)
 
     def told(self, definition: Definition) -> dict[str, Any]:
-        """Return what checks must know of a workflow: predecessors, priorities, joins, expected inputs and states."""
+        """Return the facts that checks need about a workflow, such as predecessors, and expected inputs and states."""
         names = {node.name: self._executed(node) for node in definition.nodes}
         nodes: dict[str, list[str]] = {}
         priorities: dict[str, str] = {}
@@ -318,7 +318,7 @@ class Generators:
         }
 
     def _inputs(self, definition: Definition) -> dict[str, list[str]]:
-        """Return, by node, what its input must name: a map element's item, a chain's predecessor, or else nothing.
+        """Return by node what its input must name: a map element's number, the predecessor in a chain, or nothing.
 
         Nodes that are given signals or ticks are left out.
         """

@@ -86,7 +86,7 @@ class Broken(Exception):
 
 
 class WorkEffects(Protocol):
-    """The port that stores the side effects of tasks, at most one for each key, so that checks can count them."""
+    """The interface that stores the side effects of tasks, at most one for each key, so that checks can count them."""
 
     def make(self, key: str) -> str:
         """Make the effect of a key unless it exists, and return its token, the same every time."""
@@ -134,7 +134,7 @@ class EffectTable:
 
 
 def working_agent(name: str, *, note: Note, effects: WorkEffects) -> Agent:
-    """Return the agent that executes a run's tasks, and records each start and end of an execution by `note`."""
+    """Return the agent that executes a run's tasks, and calls `note` to record each start and end of an execution."""
     agent = Agent(name, version="1.0.0", slots=SLOTS, tags=frozenset({"test"}), breakers=[DEPENDENCY])
     offer_calls(agent, note)
     retry = Retry(max_attempts=MOST_ATTEMPTS, first="100ms", cap="1s")

@@ -128,7 +128,7 @@ class WorkflowLoad:
                 await asyncio.sleep(PAUSE_SECONDS)
 
     async def keyed(self, key: str, ask: Callable[[], Awaitable[T]], named: Callable[[T], str]) -> T | None:
-        """Repeat a request under one idempotency key until answered, maybe again; record all answers, return the first.
+        """Send a request under one idempotency key until answered, at random again; record answers, return the first.
 
         Return None after a non-retryable error once the load is closed.
         """
@@ -198,7 +198,7 @@ class WorkflowLoad:
             await asyncio.sleep(4 * PAUSE_SECONDS)
 
     async def _end_of_run(self, run: Run, *, redriven: bool) -> WorkflowState | None:
-        """Return the workflow's final state, if `redriven` after redriving its broken node; None after any error.
+        """Wait for a workflow's end, if `redriven` redrive its broken node, and return the state; None after an error.
 
         A compensation that failed is done again.
         """

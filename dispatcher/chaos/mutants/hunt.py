@@ -43,7 +43,10 @@ class Catch:
 async def play_seeds(
     mutant: str, first: int, last: int, invariants: Sequence[str]
 ) -> AsyncGenerator[dict[str, object], None]:
-    """Simulate seeds with the mutant, yield each outcome, and stop when one of `invariants` breaks (any, if empty)."""
+    """Simulate a run of each seed with the mutant, yield the outcomes, and stop when one of `invariants` breaks.
+
+    Without `invariants`, any broken one is enough.
+    """
     arguments = command(mutant, (seeds.MODULE, str(first), str(last), *invariants))
     process = await asyncio.create_subprocess_exec(
         *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env=_environment()
@@ -60,7 +63,7 @@ async def play_seeds(
 
 
 async def hunt(mutant: Mutant, *, most_seeds: int = SEEDS) -> Catch:
-    """Try to catch one mutant by the invariants or tests in its table entry, within the time limit."""
+    """Try to catch one mutant within the time limit, by the invariants or the tests that it declares."""
     try:
         async with asyncio.timeout(SECONDS):
             if mutant.invariants:
@@ -71,7 +74,7 @@ async def hunt(mutant: Mutant, *, most_seeds: int = SEEDS) -> Catch:
 
 
 async def _in_simulation(mutant: Mutant, most_seeds: int) -> Catch:
-    """Play the mutant's own seed, then the seeds from 1, until an invariant that the mutant should break breaks."""
+    """Simulate runs with the mutant, of its own seed, then of seeds from 1, until an invariant that it names breaks."""
     played, others = 0, set[str]()
     for first, last in ((mutant.seed, mutant.seed), (1, most_seeds)):
         async with aclosing(play_seeds(mutant.name, first, last, sorted(mutant.invariants))) as found:

@@ -17,7 +17,7 @@ MODULE = "dispatcher.chaos.mutants.seeds"
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Play seeds from FIRST to LAST, print outcomes as JSON, and stop at a violated INVARIANT, or any if none given."""
+    """Simulate runs of seeds FIRST to LAST, print outcomes as JSON, and stop at a violated INVARIANT (any, if none)."""
     first, last, *invariants = arguments
     for seed in range(int(first), int(last) + 1):
         played = play(seed, MUTATED)

@@ -37,7 +37,7 @@ def _told(found: Counter[str]) -> dict[str, int]:
 
 
 def _needed(tr: Reads, since_ms: int, until_ms: int) -> tuple[list[dict[str, Any]], bool]:
-    """Group what persons decided or were asked, with counts and the latest of each, most first; tell if all was read.
+    """Group what persons decided or were asked, with each group's count and latest, largest first; tell if that is all.
 
     A question that a person answered is counted with its answer, and not as a question too.
     """

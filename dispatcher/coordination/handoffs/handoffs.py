@@ -173,7 +173,7 @@ def accept(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def _is_void(unit: UnitOfWork, row: NodeRecord, handoff: HandoffRecord) -> bool:
-    """Tell whether the owner has lost the task since the request: another attempt has it, or it has ended."""
+    """Tell whether the agent that offered a task has lost it since: another attempt has it, or it has ended."""
     moved = row.state not in UNDER_WAY or row.fence != handoff.fence
     return moved or advance.is_over(unit.run(handoff.node_key.workflow))
 

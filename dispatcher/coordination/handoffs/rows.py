@@ -88,7 +88,7 @@ def node_of(handoff: str) -> tuple[NodeKey, int]:
 
 
 def read(tr: Reads, handoff: str) -> HandoffRecord:
-    """Return the row of a handoff, by its id.
+    """Return the row of a handoff by its id; raise NotFound when it is unknown, or its workflow is not kept any more.
 
     Raises:
         NotFound: when it is unknown, or its workflow is not kept any more.

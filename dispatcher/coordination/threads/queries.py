@@ -1,4 +1,4 @@
-"""The read-only requests about threads: show one thread, list its messages in order, and list all threads."""
+"""The read-only requests about message threads: show one, list its messages in order, and list all threads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_AT_ONCE = 500
 
 
 def show(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return a thread, with the number of the last message that each participant has read.
+    """Return a message thread, with the number of the last message that each participant has read.
 
     Raises:
         NotFound: when it is unknown, or its retention is over.

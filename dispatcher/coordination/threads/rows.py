@@ -1,4 +1,4 @@
-"""The rows of threads: one for each thread, each message, each participant, and each process that listens."""
+"""The rows of message threads: one for each thread, message, participant, and process that listens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_READERS = 200
 
 @dataclass(slots=True)
 class ThreadRecord:
-    """A thread: who takes part, what it is bound to, and how many messages it has."""
+    """A message thread: who takes part, which task or workflow it belongs to, and how many messages it has."""
 
     id: str
     type: str
@@ -39,7 +39,7 @@ class ThreadRecord:
     """Why it was closed."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the thread as JSON values for answers to requests."""
+        """Return the message thread as JSON values for answers to requests."""
         told = {name: getattr(self, name) for name in self.__slots__ if name != "id"}
         return {"thread": self.id, **told}
 
@@ -73,7 +73,7 @@ class KeptMessage:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """The progress of one participant of a thread: the last message read, and the number of messages said."""
+    """The progress of one participant of a message thread: the last message read, and the number of messages sent."""
 
     read: int = 0
     """The number of the last message that it has read."""
@@ -82,7 +82,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """A process that wants to be informed of a thread's new messages, for one participant."""
+    """A process that wants to be informed of a message thread's new messages, for one participant."""
 
     ticket: str
     participant: str
@@ -90,13 +90,13 @@ class Listening:
 
 
 def find(tr: Reads, thread: str) -> ThreadRecord | None:
-    """Return a thread; None when it is unknown, or its retention is over."""
+    """Return the record of a message thread; None when it is unknown, or its retention is over."""
     row = tr.get(THREADS.pack((thread,)))
     return None if row is None else unpack(thread, row)
 
 
 def read(tr: Reads, thread: str) -> ThreadRecord:
-    """Return the record of a thread; raise NotFound when it is unknown, or its retention is over.
+    """Return the record of a message thread; raise NotFound when it is unknown, or its retention is over.
 
     Raises:
         NotFound: when the thread is unknown, or its retention is over.
@@ -109,29 +109,29 @@ def read(tr: Reads, thread: str) -> ThreadRecord:
 
 
 def unpack(thread: str, row: bytes) -> ThreadRecord:
-    """Decode a thread's row in the store."""
+    """Decode a message thread's row in the store."""
     return ThreadRecord(thread, *versions.THREAD.unpack(row))
 
 
 def write(tr: Transaction, thread: ThreadRecord) -> None:
-    """Write the row of a thread, without its messages, participants and listeners."""
+    """Write the row of a message thread, without its messages, participants and listeners."""
     tr.set(THREADS.pack((thread.id,)), versions.THREAD.pack(astuple(thread)[1:]))
 
 
 def said(tr: Reads, thread: str, message: str) -> int | None:
-    """Return the number of a message by its id; None when the thread has no such message."""
+    """Return the number of a thread's message by the message's id; None when the thread has no such message."""
     row = tr.get(THREAD_SENT.pack((thread, message)))
     return None if row is None else int(versions.THREAD_SENT.unpack(row)[0])
 
 
 def message(tr: Reads, thread: str, number: int) -> KeptMessage | None:
-    """Return a message by its number; None when there is none."""
+    """Return a thread's message by its number; None when there is none."""
     row = tr.get(THREAD_MESSAGES.pack((thread, number)))
     return None if row is None else KeptMessage(*versions.THREAD_MESSAGE.unpack(row))
 
 
 def packed(kept: KeptMessage) -> bytes:
-    """Encode a message as its row in the store.
+    """Encode a thread's message as its row in the store.
 
     Raises:
         InvalidTask: when the message is nested too deep.
@@ -146,35 +146,35 @@ def add(tr: Transaction, thread: ThreadRecord, number: int, kept: KeptMessage) -
 
 
 def member(tr: Reads, thread: str, participant: str) -> Member:
-    """Return a participant's progress in a thread: the last message read, and the number of messages said."""
+    """Return a participant's progress in a message thread: the last message read, and the number of messages sent."""
     row = tr.get(THREAD_MEMBERS.pack((thread, participant)))
     return Member() if row is None else Member(*versions.THREAD_MEMBER.unpack(row))
 
 
 def write_member(tr: Transaction, thread: str, participant: str, done: Member) -> None:
-    """Write a participant's progress in a thread: the last message read, and the number of messages said."""
+    """Write a participant's progress in a message thread: the last message read, and the number of messages sent."""
     tr.set(THREAD_MEMBERS.pack((thread, participant)), versions.THREAD_MEMBER.pack((done.read, done.said)))
 
 
 def listening(tr: Reads, thread: str) -> Iterator[Listening]:
-    """Yield the processes that listen to a thread."""
+    """Yield the processes that listen to a message thread."""
     for key, row in tr.get_range(*THREAD_READERS.range((thread,)), limit=MOST_READERS):
         participant, reply_to = versions.THREAD_READER.unpack(row)
         yield Listening(str(THREAD_READERS.unpack(key)[1]), participant, reply_to)
 
 
 def listen(tr: Transaction, thread: str, one: Listening) -> None:
-    """Add a process to those that are told of a thread's new messages."""
+    """Add a process to those that are informed of a message thread's new messages."""
     tr.set(THREAD_READERS.pack((thread, one.ticket)), versions.THREAD_READER.pack((one.participant, one.reply_to)))
 
 
 def leave(tr: Transaction, thread: str, ticket: str) -> None:
-    """Remove a process from those that are told of a thread's new messages."""
+    """Remove a process from those that are informed of a message thread's new messages."""
     tr.clear(THREAD_READERS.pack((thread, ticket)))
 
 
 def remove(tr: Transaction, thread: str) -> None:
-    """Remove a thread with all that belongs to it."""
+    """Remove a message thread with its messages, participants and listeners."""
     tr.clear(THREADS.pack((thread,)))
     for space in (THREAD_MESSAGES, THREAD_SENT, THREAD_MEMBERS, THREAD_READERS):
         tr.clear_range(*space.range((thread,)))

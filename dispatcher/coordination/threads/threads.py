@@ -1,4 +1,4 @@
-"""The changes of threads: open, say, read, close, and the end of their retention.
+"""The changes of message threads: they open, get messages, are read, close, and come to their retention's end.
 
 A thread belongs to the shard of its id, so its messages are numbered in the order of their commits. A message is known
 by an id of its sender: a repeated one is told its number again.
@@ -43,7 +43,7 @@ KEPT_MS = (60_000, 365 * 24 * 3_600_000)
 
 
 def open_thread(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Open a thread under an id that its client chose; a thread of this id that is known already stays as it is.
+    """Open a message thread under an id that its client chose; a known thread of this id stays as it is.
 
     Raises:
         InvalidTask: when a field is wrong.
@@ -75,7 +75,7 @@ def open_thread(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def say(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Add a message to a thread, and push it to the listeners that it is for; a repeated message is not added again.
+    """Add a message to a thread, and push it to the listeners that it is for; a repeated one is not added again.
 
     Raises:
         NotFound: when the thread is unknown, or its retention is over.
@@ -104,7 +104,7 @@ def say(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def read(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Note how far a participant has read, and if it listens; return the number of messages, and if it is closed.
+    """Record how far a participant has read a thread and if it listens; return the message count, and if it is closed.
 
     Raises:
         NotFound: when the thread is unknown, or its retention is over.
@@ -124,7 +124,7 @@ def read(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def close(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Close a thread, and tell those who listen; a closed one stays as it is.
+    """Close a message thread, and tell those who listen; a closed one stays as it is.
 
     Raises:
         NotFound: when the thread is unknown, or its retention is over.
@@ -142,7 +142,7 @@ def close(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def expired(unit: UnitOfWork, timer: Timer) -> None:
-    """Remove a thread whose retention is over, or set the timer again, because each message restarts the retention."""
+    """Remove a thread whose retention is over, or set the timer again if a message or the close restarted it."""
     thread = rows.find(unit.tr, timer.node)
     if thread is None:
         return
@@ -197,7 +197,7 @@ def _listen(unit: UnitOfWork, thread: ThreadRecord, participant: str, body: Body
 
 
 def _participant(thread: ThreadRecord, body: Body) -> str:
-    """Return the participant that sent a request: the first of the sender's names that is in the thread."""
+    """Return the participant that sent a request: the first of the sender's names that takes part in the thread."""
     names = _names(body, "names", least=1)
     found = next((one for one in names if one in thread.participants), None)
     if found is None:
@@ -229,7 +229,7 @@ def _name(body: Body, field: str, default: str | None = None, *, longest: int = 
 
 
 def _push(unit: UnitOfWork, one: Listening, told: dict[str, Any]) -> None:
-    """Send news of a thread to a listening process after the commit; if lost, the process reads it a little later."""
+    """Send news of a message thread to a listening process after the commit; if lost, the process reads it later."""
     address = reply_address(one.reply_to)
     if address is not None and address.exchange:
         message = result_message(Outcome(Status.COMPLETED, dumps(told), None, one.ticket), capability="control")

@@ -34,7 +34,7 @@ _DECIDED = frozenset({"refused_by_policy", "approval_timeout"})
 
 
 def count(tr: Transaction, effects: Effects, now_ms: int) -> None:
-    """Add a transaction's completed and failed tasks and root workflows to this hour's counters, "by hand" ones apart.
+    """Count a transaction's completed and failed tasks and root workflows by hour, apart if a person took part.
 
     Not counted are canceled and skipped ones, and tasks that were never published or decided about.
     """
@@ -50,7 +50,7 @@ def count(tr: Transaction, effects: Effects, now_ms: int) -> None:
 
 
 def take_back_task(unit: UnitOfWork, capability: str, row: NodeRecord) -> None:
-    """Take a task's end out of the counters, because the task is reset; nothing happens if it was not counted."""
+    """Uncount a finished task in its hour's counter, because it is reset; nothing happens if it was not counted."""
     outcome = _OUTCOMES.get(row.state)
     if outcome is not None and row.finished_ms is not None and _counts(row):
         outcome += BY_HAND if row.by_hand else ""
@@ -58,7 +58,7 @@ def take_back_task(unit: UnitOfWork, capability: str, row: NodeRecord) -> None:
 
 
 def take_back_workflow(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
-    """Take the end of a reopened workflow out of the counters; nothing happens if it was canceled, or is a child."""
+    """Uncount a reopened workflow in its hour's counter; nothing happens if it was canceled, or is a child."""
     head = unit.workflow(workflow)
     if run.finished_ms is not None and run.state is not WorkflowState.CANCELED and head and head.parent is None:
         outcome = _of_workflow(run.state, run.by_hand > 0)
@@ -75,7 +75,7 @@ def note_hand(unit: UnitOfWork, workflow: str) -> None:
 
 
 def read(tr: Reads, *, since_ms: int, until_ms: int) -> dict[tuple[str, str], Counter[str]]:
-    """Return a period's counts by kind (task or workflow), capability and outcome; both end hours count as a whole."""
+    """Return a period's counts of finished work by kind (task or workflow), capability and outcome, in whole hours."""
     found: dict[tuple[str, str], Counter[str]] = {}
     begin, end = AUTONOMY.pack((since_ms // HOUR_MS,)), AUTONOMY.pack((until_ms // HOUR_MS + 1,))
     for key, value in tr.get_range(begin, end):
@@ -85,7 +85,7 @@ def read(tr: Reads, *, since_ms: int, until_ms: int) -> dict[tuple[str, str], Co
 
 
 def sweep(tr: Transaction, *, before_ms: int, limit: int = MOST_REMOVED) -> int:
-    """Remove at most `limit` counters of hours before an instant; return how many were removed."""
+    """Remove at most `limit` hourly counters of finished work from before an instant; return how many were removed."""
     rows = tr.snapshot.get_range(AUTONOMY.range()[0], AUTONOMY.pack((before_ms // HOUR_MS,)), limit=limit)
     for key, _ in rows:
         tr.clear(key)

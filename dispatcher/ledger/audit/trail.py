@@ -38,18 +38,18 @@ class AuditEntry:
     """Further facts of the decision, such as the artifacts of a gate, or the arithmetic of a learned approval."""
 
     def pack(self) -> bytes:
-        """Encode the entry as its row in the store."""
+        """Encode the audit entry as its row in the store."""
         told = [self.decision, self.by, self.automatic, self.why, self.capability, self.rule, self.risk, self.policy]
         return versions.AUDIT.pack([*told, dict(self.facts)])
 
     @classmethod
     def unpack(cls, row: bytes) -> AuditEntry:
-        """Decode a row of the store to an entry."""
+        """Decode a row of the store to an audit entry."""
         return cls(*versions.AUDIT.unpack(row))
 
 
 def append(unit: UnitOfWork, node_key: NodeKey, entry: AuditEntry) -> None:
-    """Add an entry to the trail: about a node, or about a whole workflow if the key names the node ""."""
+    """Add an entry to the audit trail: about a node, or about a whole workflow if the key names the node ""."""
     workflow, node = node_key
     last = unit.tr.get_range(*AUDIT_OF.range((workflow, unit.now_ms)), limit=1, reverse=True)
     number = 1 + (int(AUDIT_OF.unpack(last[0][0])[2]) if last else 0)
@@ -60,7 +60,7 @@ def append(unit: UnitOfWork, node_key: NodeKey, entry: AuditEntry) -> None:
 def page(
     tr: Reads, *, since_ms: int, until_ms: int, after: tuple[Any, ...] | None, limit: int
 ) -> tuple[list[tuple[tuple[Any, ...], AuditEntry]], tuple[Any, ...] | None]:
-    """Return a page of a period's entries, the latest first, with their keys, and the next page's cursor if any."""
+    """Return a page of a period's audit entries, the latest first, with keys, and the next page's cursor if any."""
     begin, end = AUDIT.pack((since_ms,)), AUDIT.pack((until_ms,)) if after is None else AUDIT.pack(after)
     rows = tr.get_range(begin, end, limit=limit, reverse=True) if begin < end else []
     found = [(tuple(AUDIT.unpack(key)), AuditEntry.unpack(row)) for key, row in rows]
@@ -68,7 +68,7 @@ def page(
 
 
 def of_workflow(tr: Reads, workflow: str, node: str = "") -> list[tuple[tuple[Any, ...], AuditEntry]]:
-    """Return a workflow's latest 500 entries with keys, earliest first; with `node`, those of them about it."""
+    """Return a workflow's latest 500 audit entries with keys, earliest first; with `node`, those of them about it."""
     rows = tr.get_range(*AUDIT_OF.range((workflow,)), limit=MOST_AT_ONCE, reverse=True)
     places = [AUDIT_OF.unpack(key) for key, _ in reversed(rows)]
     keys = [(at_ms, workflow, number, of) for _, at_ms, number, of in places if not node or of == node]
@@ -77,7 +77,7 @@ def of_workflow(tr: Reads, workflow: str, node: str = "") -> list[tuple[tuple[An
 
 
 def sweep(tr: Transaction, *, before_ms: int, limit: int = MOST_REMOVED) -> int:
-    """Remove at most `limit` entries that are older than an instant, the oldest first; return how many were removed."""
+    """Remove at most `limit` audit entries older than an instant, the oldest first; return how many were removed."""
     rows = tr.snapshot.get_range(AUDIT.range()[0], AUDIT.pack((before_ms,)), limit=limit)
     for key, _ in rows:
         at_ms, workflow, number, node = AUDIT.unpack(key)

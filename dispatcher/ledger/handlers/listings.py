@@ -58,7 +58,7 @@ def list_workflows(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def _index(tr: Reads, state: WorkflowState | None, labels: dict[str, str]) -> tuple[Space, bool]:
-    """Return the index to look through, and whether all workflows in it have the wanted labels and state."""
+    """Return the index of workflows to search, and whether all workflows in it have the wanted labels and state."""
     if labels:
         label, value = min(labels.items())
         return LABELED[label][value], len(labels) == 1 and state is None

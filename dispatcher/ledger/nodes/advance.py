@@ -60,7 +60,7 @@ ROOT = ""
 
 
 def end(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, state: TaskState, *, reason: str = "") -> None:
-    """End a node in the given final state; a later call of `follow` releases the dependents."""
+    """Put a node into the given final state, and note it for a later step, which tells the node's dependents."""
     limits.clear(unit, node_key, row)
     run = unit.move(node_key, row, state)
     if state is TaskState.COMPLETED:
@@ -84,7 +84,7 @@ def fail(
 
 
 def follow(unit: UnitOfWork, *, most: int | None = None) -> None:
-    """End nodes found unfit to run, and pass the transaction's ends on to dependents, as far as its limits permit.
+    """End nodes that turned out unfit to run, and tell dependents of nodes that ended, as far as limits permit.
 
     The dependents run, end or wait. What is beyond the limits is left to later transactions; with `most` 0 all is.
     """
@@ -104,7 +104,7 @@ def follow(unit: UnitOfWork, *, most: int | None = None) -> None:
 
 
 def _give_up(unit: UnitOfWork, node_key: NodeKey, failure: Failure) -> None:
-    """End a node that cannot go on: its input is damaged, or the approval policy or a gate refuses it."""
+    """End a node with the given failure: as rejected if an approval rule or check refused it, otherwise as failed."""
     row, state = unit.node(node_key), TaskState.REJECTED if failure.reason in REFUSALS else TaskState.FAILED
     if row is not None and not row.state.terminal:
         withdrawals.call_off(unit, node_key, row)
@@ -112,7 +112,7 @@ def _give_up(unit: UnitOfWork, node_key: NodeKey, failure: Failure) -> None:
 
 
 def drop(unit: UnitOfWork, node_key: NodeKey, kind: str) -> bool:
-    """Delete the stored cursor of a node's unfinished work of one kind, and return whether there was a cursor."""
+    """Delete the stored record that a node's work of one kind is unfinished; return whether there was one."""
     run = unit.run(node_key.workflow)
     key = TODO.pack((unit.shard, node_key.workflow, node_key.node, kind))
     if run is None or not run.todo or unit.tr.get(key) is None:
@@ -126,12 +126,12 @@ def drop(unit: UnitOfWork, node_key: NodeKey, kind: str) -> bool:
 
 
 def begin(unit: UnitOfWork, workflow: str) -> None:
-    """Have `follow` begin the nodes without predecessors of a workflow that has just been accepted."""
+    """Note a newly accepted workflow, so that a later step of the transaction begins its nodes without predecessors."""
     unit.ended.append(NodeKey(workflow, ROOT))
 
 
 def release(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
-    """Pass a node's end to at most `most` dependents with names after `after`, or to its map; return how many, or 1.
+    """Tell a node's end to up to `most` dependents (names after `after`) or to its map; return how many, at least 1.
 
     An element's end goes to its map, a compensation's to the list of nodes to undo. While a redrive or restore resets
     nodes, the end is left to a later transaction.
@@ -222,7 +222,7 @@ def may_run(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def evaluate_later(unit: UnitOfWork, node_key: NodeKey, cursor: str = "", most: int = 1) -> int:
-    """Have a node's expressions evaluated outside of transactions, since they take too long inside; return `most`."""
+    """Have a node's slow expressions evaluated outside of transactions; return `most`, as the number of steps used."""
     token = cursor or f"{unit.now_ms} {unit.chance}"
     unit.leave(node_key, EVALUATE, token)
     unit.effects.evaluations.append((node_key, token))
@@ -309,7 +309,7 @@ def expand(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, count: int) -> 
 
 
 def continue_expansion(unit: UnitOfWork, node_key: NodeKey, cursor: str, most: int) -> int:
-    """Make or rerun up to `most` elements of a map from number `cursor` on, unless completed; return how many, or 1."""
+    """Go through up to `most` map elements from `cursor` on, make or rerun unfinished ones; return how many, or 1."""
     first = number = int(cursor)
     row = unit.node(node_key)
     if row is None or row.state is not TaskState.WORKING:
@@ -356,7 +356,7 @@ def _element_ended(unit: UnitOfWork, element: NodeKey) -> None:
 
 
 def _end_map(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """End a map whose elements have all ended: as the worst of them, or with the list of results if it can be kept.
+    """End a map whose elements have all ended: in the worst failed one's state, or completed with the results' list.
 
     A list that is too large, or a damaged result, fails the map.
     """

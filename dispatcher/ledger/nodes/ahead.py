@@ -50,7 +50,7 @@ def _edges(unit: UnitOfWork, ending: Sequence[NodeKey]) -> Iterator[KeyRange]:
 
 
 def of_dependents(unit: UnitOfWork, node_keys: Collection[NodeKey]) -> None:
-    """Read the rows of dependents to release; for a single one, have the store fetch what its release may read."""
+    """Read the rows of an ended node's dependents; for a single one, have the store fetch what is needed ahead."""
     if len(node_keys) > 1:
         unit.expect_all(node_keys)
         return

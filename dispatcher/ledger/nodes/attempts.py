@@ -43,13 +43,13 @@ def write_attempt(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, status: 
 
 
 def forget_restore(row: NodeRecord) -> None:
-    """Remove the reason `restored` from the row of a node that begins, since the node may have effects from now on."""
+    """Clear the reason `restored` of a node that begins again, because the node may have effects from now on."""
     if row.reason == RESTORED:
         row.reason = ""
 
 
 def begin_anew(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Set an ended node's attempt to 1, take its end off the counters and, if it ran, note its last attempt as history.
+    """Reset an ended node to attempt 1, uncount its end, and, if it ran, keep its last attempt in the node's history.
 
     Its result, failure and loop count are removed, unless it was canceled, restored, or ended by a predecessor. State
     and fence stay.

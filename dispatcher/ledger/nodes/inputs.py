@@ -42,7 +42,7 @@ _MESSAGE_CHARACTERS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The values of a node's evaluated expressions: the condition, and task inputs, a wait's instant, or artifacts."""
+    """The values computed from a node's expressions: whether its condition holds, and inputs, instant or artifacts."""
 
     holds: bool
     """Whether the node's condition is true, so that the node runs; True without a condition."""

@@ -39,7 +39,7 @@ def rest(unit: UnitOfWork, node_key: NodeKey) -> Iterator[tuple[NodeKey, NodeRec
 
 
 def say(unit: UnitOfWork, node_key: NodeKey, earlier: Tally, tally: Tally, decided: TaskState | None) -> None:
-    """Add the events of a node that needs only some of its predecessors: that it waits for more, or has enough."""
+    """Have events published about a node that needs only some predecessors: that it waits for more, or has enough."""
     if decided is TaskState.READY:
         say_of(unit, node_key, "sync.ready", met=tally.met, needed=tally.needed, open=tally.open)
         say_of(unit, node_key, "join.created", met=tally.met)
@@ -48,5 +48,5 @@ def say(unit: UnitOfWork, node_key: NodeKey, earlier: Tally, tally: Tally, decid
 
 
 def say_of(unit: UnitOfWork, node_key: NodeKey, what: str, **facts: Any) -> None:
-    """Add an event `coordination.<what>` about a split, join or merge at a node, to be published after the commit."""
+    """Add an event `coordination.<what>` about a node, such as `merge.completed`, to be published after the commit."""
     unit.effects.say(f"coordination.{what}", node_key.workflow, node=node_key.node, **facts)

@@ -50,7 +50,7 @@ def _stored(child: Definition) -> dict[str, Any]:
 
 
 def check_names(unit: UnitOfWork, workflow: str, nodes: Iterator[Node], known: Mapping[str, Any]) -> None:
-    """Refuse nodes whose child workflow has no definition in `known` or, if `known` is empty, in the store.
+    """Check that each node's child workflow is defined in `known` or, if `known` is empty, in the store.
 
     Raises:
         InvalidWorkflow: when there is such a node.

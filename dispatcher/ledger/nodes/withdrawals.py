@@ -12,7 +12,7 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 
 
 def call_off(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Withdraw a node from the backlog, timers or questions, and send a cancel to the agent that may run its task."""
+    """Remove a node from the store's list for its state, such as a backlog; an agent with its task gets a cancel."""
     if row.state in (TaskState.PUBLISHED, TaskState.WORKING) and row.publication:
         unit.effects.cancels.append((node_key, row.publication))
         unit.advance_fence(row)  # what its agent may still tell is late

@@ -45,7 +45,7 @@ def current(tr: Reads) -> Incarnation | None:
 
 
 def begin(tr: Transaction, new_id: str, *, known: int) -> Incarnation:
-    """Begin a store's next incarnation, numbered above its last one and `known`, Redis's last; a new store gets 0.
+    """Begin a store's next incarnation, numbered above its last and above `known`, the one in Redis; a new store has 0.
 
     The publications of a restored store may be with no broker: its shards forget their broker's markers, so that all of
     them are published again. A repeated call, when the answer to the commit was lost, skips a number.
@@ -60,7 +60,7 @@ def begin(tr: Transaction, new_id: str, *, known: int) -> Incarnation:
 
 
 def restore(tr: Transaction, now_ms: int) -> None:
-    """Raise a restored store's incarnation number beyond its original's, and have all its tasks published again."""
+    """Raise the incarnation number of a store restored from a backup, and have its published tasks published again."""
     before = current(tr)
     if before is not None:
         hours = (now_ms - HOURS_FROM_MS) // HOUR_MS

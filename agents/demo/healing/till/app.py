@@ -25,7 +25,7 @@ BLOCK, LINE = 1_000_000, "DEBUG the drawer is shut\n"
 
 
 def read_settings() -> tuple[Any, dict[str, Any]]:
-    """Return currency and prices as they stand in the settings."""
+    """Return the currency and the prices from the settings file, unchecked."""
     settings = json.loads(SETTINGS.read_text())
     return settings["currency"], settings["prices"]
 

@@ -1,1 +1,1 @@
-"""The routes of work: tasks, workflows with what steers and starts them, and what was given up."""
+"""The HTTP routes of tasks, workflows and dead letters, and of what steers or starts workflows, such as schedules."""

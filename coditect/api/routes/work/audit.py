@@ -1,4 +1,4 @@
-"""The routes of decisions by people and policies: one decision, the audit trail, and how much needed no person."""
+"""The HTTP routes that show an approval's decision, the log of all decisions, and how much work needed no person."""
 
 from __future__ import annotations
 

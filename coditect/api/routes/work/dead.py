@@ -40,10 +40,10 @@ class LetterSelection(ApiRequest):
     dry_run: bool = Field(default=False, description="Only say what would be done.")
 
     def selection(self) -> Selection:
-        """Return the criteria that choose dead letters; refuse a request that gives none and not `all`, or both.
+        """Return the criteria that choose dead letters; no criteria when `all` is chosen.
 
         Raises:
-            InputError: when it is not said which letters are meant.
+            InputError: when the request has neither criteria nor `all`, or both.
         """
         chosen = Selection(frozenset(self.ids), self.capability, self.reason, self.agent, self.keyword)
         if (chosen == Selection()) is not self.all:
@@ -105,4 +105,4 @@ async def discard_letters(order: LetterSelection, services: Services) -> Settled
 
 
 def _ignored(note: str) -> None:
-    """Ignore a note about queues that were not found; the answer has only the letters of the queues that were."""
+    """Ignore a note that some dead letters' queues could not be found; the answer shows the letters of the others."""

@@ -1,4 +1,4 @@
-"""The routes of patterns: list them, show one, see the workflow that it becomes, and start that.
+"""The HTTP routes of patterns (workflow definitions with parameters): list, show, fill in the parameters, start.
 
 Patterns are read from files, so what reads them runs in a thread.
 """

@@ -136,7 +136,10 @@ async def submit_task(
 
 
 async def _streamed(order: TaskRequest, services: Services) -> AsyncIterator[Handle]:
-    """Submit a task whose result comes in parts; cancel it when its reader has gone before its end."""
+    """Submit a task whose result comes in parts, and yield its handle; cancel the task afterwards unless it has ended.
+
+    It has not ended, for example, when the reader of the parts has gone.
+    """
     async with services.opened.client() as client:
         handle = await client.submit(order.capability, order.value(), options=replace(order.options(None), stream=True))
     try:
@@ -180,7 +183,10 @@ async def _parts(handle: Handle, wait: str) -> AsyncIterator[bytes]:
 
 
 async def _whole(handle: Handle, wait: str) -> AsyncIterator[Any]:
-    """Yield the parts of a task's result, and a StreamRestarted where they begin again; just end if the task fails."""
+    """Yield the parts of a task's result; yield StreamRestarted when the task runs again, and just end when it fails.
+
+    After a StreamRestarted the parts come again from the first one.
+    """
     while True:
         try:
             async for part in handle.stream(timeout=wait):

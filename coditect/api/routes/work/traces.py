@@ -1,4 +1,4 @@
-"""The routes that tell more of a task or workflow: its path as a tree, and its graph as a drawing."""
+"""The HTTP routes that show the course of a task or workflow as a tree, or draw the graph of a workflow."""
 
 from __future__ import annotations
 

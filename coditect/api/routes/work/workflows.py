@@ -105,7 +105,7 @@ async def start_workflow(
 
 
 async def accepted(run: Run, response: Response) -> AcceptedWorkflow:
-    """Return a started workflow's id and state; set the answer's location, and its status: 201 if new, else 200."""
+    """Return a started workflow's id and state; set the HTTP header Location, and the status: 201 if new, else 200."""
     state = WorkflowState.ACCEPTED if run.new else await run.state()
     response.headers["location"] = f"/v1/workflows/{run.id}"
     response.status_code = HTTPStatus.CREATED if run.new else HTTPStatus.OK
@@ -261,7 +261,7 @@ async def send_signal(
 
 
 def definition_of(given: dict[str, Any] | str) -> Definition:
-    """Return the workflow definition of a request, checked.
+    """Return the workflow definition that a request contains, as JSON or as YAML text, after checking it.
 
     Raises:
         InvalidWorkflow: with every problem that was found.

@@ -53,7 +53,7 @@ Restore = Callable[[AbstractConnection], Awaitable[None]]
 
 
 class _Connection(aiormq.Connection):
-    """aiormq's connection with a write queue of 2048 entries, whose pending calls end with a typed error."""
+    """A connection of aiormq with a write queue of 2048 entries, and a typed error for calls that its close ends."""
 
     FRAME_BUFFER_SIZE = 2048
 
@@ -192,9 +192,10 @@ class RabbitConnection:
         return asyncio.get_running_loop().time() - began >= LASTED_SECONDS
 
     def _pause_seconds(self, failures: int) -> float:
-        """Return the seconds before the next attempt to connect, doubled by each failure in a row up to 1 s or 5 s.
+        """Return the seconds until the next attempt to connect: doubled by each failure in a row, at most 5 s.
 
-        The bound is 5 s where a broker refuses. Half of the pause is random, so that clients return apart.
+        The bound is 5 s where a broker refuses the connection, else 1 s. Half of the pause is random, so that clients
+        return apart.
         """
         away = isinstance(self.last_error, OSError) and not self._hopeless.is_set()
         return (CLOSED if away else REFUSED).pause(failures + 1) * self._random.uniform(0.5, 1.0)

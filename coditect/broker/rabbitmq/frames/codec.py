@@ -243,7 +243,9 @@ class ContentAssembler:
         confirmed: Callable[[int, bool, bool], None] | None = None,
         closing: Callable[[], None] | None = None,
     ) -> None:
-        """Take the callbacks; `confirmed` gets a publish's number, `multiple`, and True for an ack, False for a nack.
+        """Take the optional functions to call for a delivery, a returned message, a confirm, and the channel's end.
+
+        `confirmed` gets a publish's number, AMQP's flag `multiple`, and True for an ack, False for a nack.
 
         `closing` is called when the channel's end is read, before aiormq sees it: a frame that is written on this
         channel from then on may come behind `channel.close-ok`, for which the broker ends the connection.

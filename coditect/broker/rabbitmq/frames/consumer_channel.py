@@ -1,4 +1,4 @@
-"""The consumer channel of the direct wire path, which calls the receiver as soon as a delivery's bytes are read.
+"""A consumer channel that reads AMQP frames itself, and calls the receiver as soon as a delivery's bytes are read.
 
 Settlements are written once per turn of the event loop; acks that are not urgent wait a moment for others.
 """
@@ -120,4 +120,4 @@ class DirectConsumerChannel:
 
 
 async def _nothing_comes_here(_: DeliveredMessage) -> None:
-    """Do nothing, since aiormq never sees the channel's deliveries."""
+    """Do nothing: aiormq needs a callback for a consumer, but never calls it, since it does not see the deliveries."""

@@ -237,7 +237,10 @@ def _filled_in(message: Message, headers: TemplateHeaders) -> bytes:
 def _template(
     headers: SharedHeaders, content_type: str | None, type_: str | None, app_id: str | None
 ) -> tuple[bytes, bytes, bytes]:
-    """Encode the properties that many messages share as three pieces, between which a message's own values are put."""
+    """Encode the properties that many messages share: the bytes before the headers, the shared headers, the rest.
+
+    A message's own headers and correlation id are put before the rest.
+    """
     flags = DELIVERY_MODE | HEADERS | CORRELATION_ID
     before = behind = b""
     if content_type:

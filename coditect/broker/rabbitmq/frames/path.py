@@ -1,4 +1,4 @@
-"""The factory of the direct wire path's channels, and the check that the installed aiormq was tested with it."""
+"""The factory of channels that write and read AMQP frames themselves, and the check that aiormq's version is tested."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TESTED = frozenset({"7.2.4"})
 
 
 def is_tested() -> bool:
-    """Tell whether the direct wire path was tested with the installed aiormq; log a warning if not."""
+    """Tell whether the AMQP frames of Coditect's own were tested with the installed aiormq; log a warning if not."""
     found = version("aiormq")
     if found not in TESTED:
         log.warning(
@@ -30,7 +30,7 @@ def is_tested() -> bool:
 
 
 class DirectPath(StreamPath):
-    """The `WirePath` whose channels write and read frames themselves, not through aiormq."""
+    """The factory (`WirePath`) of channels that write and read AMQP frames themselves, not through aiormq."""
 
     async def publisher_channel(self, connection: AbstractConnection) -> DirectPublisherChannel:
         """Open a channel on which messages are published with confirms."""

@@ -28,7 +28,7 @@ class ChannelQuestion:
         self._answer: asyncio.Future[bool] | None = None
 
     async def open(self) -> None:
-        """Open the question's channel; raises any of `errors.LOST` when the connection is lost."""
+        """Open the channel that asks whether the broker answers; raise one of `errors.LOST` on a lost connection."""
         self._channel = channel = await open_channel(self._connection)
         self._stream.attach(channel.number, self)
         channel.closing.add_done_callback(partial(self._lose, channel))
@@ -69,7 +69,7 @@ class ChannelQuestion:
         return 0
 
     def _lose(self, channel: Channel, _: object = None) -> None:
-        """Cancel the open question when its channel is lost; do nothing for a channel that was already replaced."""
+        """Cancel the wait for the broker's answer when its channel is lost; ignore a channel replaced already."""
         if self._channel is not channel:
             return
         self._channel = None
@@ -79,7 +79,7 @@ class ChannelQuestion:
 
 
 class StreamPath:
-    """The base of the two `WirePath` classes: holds the connection's byte stream, and opens `ChannelQuestion`s."""
+    """The base of `PlainPath` and `DirectPath`: it holds a connection's byte stream, and opens a channel to test it."""
 
     def __init__(self) -> None:
         self._stream: Stream | None = None

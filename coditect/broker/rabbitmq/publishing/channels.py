@@ -75,7 +75,7 @@ def _kind(exchange: str) -> str:
 
 
 class PublishChannels:
-    """The publishing channels of a connection: one per kind of exchange, and one per key that gets no confirms."""
+    """The channels on which a connection publishes: for tasks, answers, retries, the rest, keys without confirms."""
 
     def __init__(self, background: Supervisor, *, window: int) -> None:
         self._background = background
@@ -102,7 +102,7 @@ class PublishChannels:
     # -- looking after them ---------------------------------------------------------------------------------
 
     async def watch(self, answers: Callable[[], Awaitable[bool]]) -> None:
-        """Give an exchange and key without confirms a channel of its own, until idle; check every 0.5 s for ever."""
+        """Check for ever, every 0.5 s: give a routing key that gets no confirms its own channel, until it is idle."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             for windowed in tuple(self._kinds.values()):
@@ -138,9 +138,10 @@ class PublishChannels:
             self._background.start(_give_back(publisher_channel, key), name="give back")
 
     def accuse(self) -> None:
-        """Plan a separate channel, used after the reconnect, for the key of each channel's oldest unconfirmed publish.
+        """Reserve, for after the reconnect, a channel for the routing key of each channel's oldest unconfirmed publish.
 
-        The current connection answers nothing, and these publishes may be the cause.
+        The current connection answers nothing, and these publishes may be the cause. At most 16 keys have such
+        channels.
         """
         now = asyncio.get_running_loop().time()
         for windowed in self._kinds.values():

@@ -39,7 +39,7 @@ class Routes(Protocol):
     """The interface that restores the process's missing exchanges and bindings, for publishes that found no queue."""
 
     async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
-        """Redeclare a publish's missing exchange or binding if this process declared it; return whether to retry.
+        """Redeclare the exchange or binding that a publish lacked if this process declared it; return whether to retry.
 
         All else that the process declared is redeclared, too. True also for the missing binding of a queue that exists,
         which its owner declares again.
@@ -98,7 +98,7 @@ class _PublishState:
         return self.unknown or self.refusals > 0
 
     def lose(self) -> None:
-        """Mark the outcome of a message as unknown if it was sent, because its channel or connection was lost."""
+        """Note that the channel or connection was lost: if the message was sent, the broker may or may not have it."""
         self.unknown = self.unknown or self.in_flight
         self.in_flight = False
 
@@ -251,7 +251,7 @@ class Publisher:
         attempt.astray_until = min(attempt.astray_until, self._now() + ASTRAY_SECONDS)
 
     async def _find_way(self, attempt: _PublishState, why: CoditectError) -> None:
-        """Restore a missing exchange or binding if possible, and pause before the retry; raise `why` if it is useless.
+        """Redeclare a missing exchange or binding if possible, and pause; raise the error `why` if a retry is useless.
 
         A retry is useless when no process is known to declare the route, or after `ASTRAY_SECONDS`.
         """
@@ -325,7 +325,7 @@ class Publisher:
 
 
 def _pass_on(again: asyncio.Task[None], attempt: _PublishState) -> None:
-    """Set the outcome of a repeated publish on the caller's future, or similar object, unless it has one."""
+    """Set a repeated publish's outcome on the caller's future (or similar object), unless it has one already."""
     attempt.leave()
     error = attempt.verdict() if again.cancelled() else again.exception()
     if attempt.promise.done():

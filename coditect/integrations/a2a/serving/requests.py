@@ -85,7 +85,7 @@ class FleetRequests(RequestHandler):
             return fleet_card(await self.skills(), self._settings, url=context.state[ADDRESS])
 
     async def skills(self) -> dict[str, CapabilitySpec]:
-        """Return the A2A skills, which are living agents' capabilities, by name, as registered at most a second ago.
+        """Return the capabilities offered as A2A skills, by name, as living agents had them at most a second ago.
 
         Raises:
             RegistryUnavailable: when the registry does not answer; retryable.

@@ -68,7 +68,7 @@ def task_of(row: WorkflowRow, *, outcome: Outcome | None = None, asked: str = ""
 
 
 def agent_message(text: str, *, task_id: str, context: str, part: str) -> Message:
-    """Return a message from the fleet about a task; the same task id and `part` always give the same message id."""
+    """Return an A2A message from the fleet about a task; its id is the task's id, a slash, and the text `part`."""
     return Message(
         message_id=f"{task_id}/{part}",
         task_id=task_id,

@@ -1,1 +1,1 @@
-"""The checks of what agents and people do together: decisions, patterns, threads, votes."""
+"""The checks of what agents and people do together: approvals, workflow patterns, message threads and votes."""

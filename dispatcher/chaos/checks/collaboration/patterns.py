@@ -1,4 +1,4 @@
-"""The check that a workflow pattern joins enough results of its members, each counted once, and no others."""
+"""The check that a workflow pattern joins enough results of its parallel tasks, each counted once, and no others."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ RESULT = "result"
 
 
 def patterns_join(index: HistoryIndex) -> CheckResult:
-    """Check each race, quorum and map: compare the result that the client got with what the members did.
+    """Check each race, quorum and map: compare the result that the client got with what its parallel tasks did.
 
-    Each value is of an execution of a member that completed, in the order of the members, and there are enough. Where
-    fewer than all are enough, no member begins once there are.
+    Each value is of an execution of such a task that completed, in the order of the tasks, and there are enough. Where
+    fewer than all are enough, no task begins once there are.
     """
     checked, violations = 0, list[str]()
     states = {one.key: one.val["state"] for one in index.of("result")}
@@ -51,7 +51,7 @@ def _miscounted(index: HistoryIndex, work: Operation, ends: Mapping[str, str], v
 
 
 def _begun_late(index: HistoryIndex, work: Operation) -> Iterator[str]:
-    """Yield an error for each member that was claimed after the node that joins the members' results."""
+    """Yield an error for each parallel task of a pattern that was claimed after the node that joins their results."""
     joined = [one.val["version"] for one in index.versioned("claim", f"{work.key}:{RESULT}") if one.happened]
     for name in work.val["members"] if joined else ():
         claims = index.versioned("claim", f"{work.key}:{name}")

@@ -11,7 +11,7 @@ from dispatcher.chaos.checks.history_index import HistoryIndex, Operation
 
 
 def threads_kept(index: HistoryIndex) -> CheckResult:
-    """Check the messages of each thread in the ledger against what was said and what the listener heard.
+    """Check the stored messages of each message thread against what was said in it and what its listener heard.
 
     The numbers of a thread's messages have no gap; a message whose sender was answered is there once, behind all that
     were answered before it was said. A loop of a listener skips none, and what it has noted as read it has been given.
@@ -59,7 +59,7 @@ def _unkept(kept: Mapping[int, str], said: Sequence[Operation]) -> Iterator[str]
 
 
 def _disordered(kept: Mapping[int, str], said: Sequence[Operation]) -> Iterator[str]:
-    """Yield an error where message A stands before message B, although B was confirmed before anybody said A."""
+    """Yield an error where a thread has message A before message B, although B was confirmed before A was sent."""
     first, answered = dict[str, int](), dict[str, float]()
     for one in said:
         first.setdefault(one.val["text"], one.first)

@@ -1,4 +1,4 @@
-"""The check that a fleet-wide circuit breaker has one probe at a time, by the permits of the recorded probes."""
+"""The check that an open fleet-wide circuit breaker permits at most one probe call per reset interval."""
 
 from __future__ import annotations
 

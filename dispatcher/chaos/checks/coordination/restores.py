@@ -63,10 +63,10 @@ def _unasked(index: HistoryIndex, work: Operation, told: Sequence[str]) -> Itera
 
 
 class RestoredWork:
-    """A workflow of a history with its restores, and the number of them that discarded each node (its generation)."""
+    """A workflow in a recorded history, with its restores, from which follows how often each node was discarded."""
 
     def __init__(self, index: HistoryIndex, work: Operation, told: Sequence[str]) -> None:
-        """Find the workflow's restores in the history; `told` names the request of each one, in the ledger's order."""
+        """Find the workflow's restores in the history; `told` has each one's requester, in the ledger's order."""
         self._index = index
         self._work = work.key
         self._nodes: Collection[str] = work.val["nodes"]
@@ -81,7 +81,7 @@ class RestoredWork:
         ]
 
     def wrong(self, *, completed: bool) -> Iterator[str]:
-        """Yield each violation; check results and the last restore's compensations only if the workflow `completed`."""
+        """Yield each error of the restores; check results and the last one's compensations only if `completed`."""
         for number, restore in enumerate(self._restores):
             until = self._restores[number + 1].version if number + 1 < len(self._restores) else None
             if completed or until is not None:
@@ -121,7 +121,7 @@ class RestoredWork:
                     yield f"has a result of {name} of run {given}, and it was discarded {generations} times"
 
     def _mixed(self, name: str) -> Iterator[str]:
-        """Yield an error where a node's execution got a result that a restore had discarded, or wrong shared state."""
+        """Yield an error for each execution of a node that got a discarded result, or wrong shared state."""
         key = f"{self._work}:{name}"
         for one in self._index.about("execute", key):
             version = self._version_of(name, one.val["fence"])
@@ -138,7 +138,7 @@ class RestoredWork:
                 yield f"let {name} see nothing of {missing}"
 
     def _is_late(self, name: str, saw: Operation) -> bool:
-        """Tell whether another attempt or a successor of the node was claimed before an execution read shared state.
+        """Tell whether another attempt or a successor of the node was claimed before this attempt read shared state.
 
         An attempt that stood still meanwhile reads what is there by then; only its writes are refused.
         """

@@ -17,7 +17,7 @@ PART_RETRY = Retry(max_attempts=MOST_ATTEMPTS, first="100ms", cap="1s")
 
 
 def _nothing(agent: Agent, note: Note) -> None:
-    """Declare no capability on the agent; the default `offer` of a part that needs no capability of its own."""
+    """Do nothing to the agent: the default for a kind of work in the load that needs no capability of its own."""
 
 
 @dataclass(frozen=True, slots=True)

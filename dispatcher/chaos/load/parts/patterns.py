@@ -90,14 +90,14 @@ def map_reduce() -> tuple[Definition, list[str], int]:
 
 
 async def join(load: WorkflowLoad) -> None:
-    """Run each of the three patterns once, in random order; start none after the load is closed."""
+    """Run a race, a quorum and a map-reduce once, in random order; start none after the load is closed."""
     for drawn in load.random.sample((race, quorum, map_reduce), 3):
         if not load.closed.is_set():
             await _joined(load, *drawn())
 
 
 async def _joined(load: WorkflowLoad, flow: Definition, members: Sequence[str], enough: int) -> None:
-    """Run one pattern, and record its members, how many are enough, and the result that the client was told."""
+    """Run a pattern's workflow; record its parallel tasks, how many are enough, and the result that the client got."""
     work = [load.shapes.work() for _ in members]
     given: dict[str, Any] = {name: [one[name] for one in work] for name in ("milliseconds", "fails")}
     run = await load.started(

@@ -38,7 +38,7 @@ class Ballots(BaseModel):
 
 
 def offer(agent: Agent, note: Note) -> None:
-    """Let an agent cast the ballots in the tasks' input, and count ballots with the code of `results.merge`."""
+    """Give an agent two capabilities: cast the ballot in a task's input, and count ballots by the product's code."""
 
     @agent.capability(VOTE, timeout="10m", retry=PART_RETRY, description="Votes as it is told.")
     async def vote(given: Ballots, ctx: Context) -> str:

@@ -55,7 +55,7 @@ class DecisionRecord:
         return cls(*versions.DECISION.unpack(row))
 
     def judged(self, judgement: Judgement, policy: str) -> DecisionRecord:
-        """Return a copy of the record with a judgement's rule, risk and reason, and the digest of its policy."""
+        """Return a copy of the record with a judgement's rule, risk and reason, and the approval policy's digest."""
         return replace(self, rule=judgement.rule, risk=judgement.risk.value, policy=policy, why=judgement.why)
 
 

@@ -23,7 +23,7 @@ REFUSALS = frozenset({judging.REFUSAL, MISSING})
 
 
 def check(unit: UnitOfWork, node_key: NodeKey, gate: Approval, found: Mapping[str, Any]) -> DecisionRecord | None:
-    """Check a gate's artifacts, and keep the result in the audit trail; return the refusal if one is missing.
+    """Check that an approval's required artifacts exist, and audit the result; return the refusal if one is missing.
 
     An approval without artifacts passes, and leaves no entry.
     """
@@ -42,7 +42,7 @@ def check(unit: UnitOfWork, node_key: NodeKey, gate: Approval, found: Mapping[st
 
 
 def refusal(decision: DecisionRecord) -> Failure:
-    """Return the failure of an approval node that its gate or the policy refused, so that no person was asked."""
+    """Return the failure of an approval node that a missing artifact or the policy refused, with no person asked."""
     if decision.by != GATE:
         return judging.refusal(decision)
     fix = "look at the results before it: coditect approval show"

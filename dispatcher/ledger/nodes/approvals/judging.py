@@ -31,7 +31,7 @@ REFUSAL = "refused_by_policy"
 
 
 def begin_approval(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, approval: Approval) -> DecisionRecord | None:
-    """Return the policy's decision about an approval node; ask a person and return None if the policy does not decide.
+    """Decide about an approval node by the approval policy, or, if it does not decide, ask a person and return None.
 
     The caller carries out the decision.
     """
@@ -94,7 +94,7 @@ def _decide(unit: UnitOfWork, node_key: NodeKey, record: DecisionRecord, judgeme
 def _is_learned(
     unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, record: DecisionRecord, judgement: Judgement
 ) -> bool:
-    """Grant a task and return True if recent outcomes of its capability under its rule allow it; else ask a person."""
+    """Grant a task, and return True, if recent tasks of its capability and rule ended well; else ask a person."""
     rule, policy = judgement.matched, unit.terms.approvals
     if rule is None or policy is None:
         found = None

@@ -23,7 +23,7 @@ _GOOD = {TaskState.COMPLETED: True, TaskState.FAILED: False, TaskState.DEAD: Fal
 
 
 def note(tr: Transaction, shard: int, policy: ApprovalPolicy, effects: Effects, now_ms: int) -> None:
-    """Add the outcomes of a transaction's ended tasks to the evidence of those approval rules that learn.
+    """Record the outcomes of a transaction's ended tasks for approval rules that learn from them.
 
     A compensation that has ended counts as a bad outcome of the task that it was to undo.
     """
@@ -43,7 +43,7 @@ def note(tr: Transaction, shard: int, policy: ApprovalPolicy, effects: Effects, 
 
 
 def evidence(tr: Reads, policy: ApprovalPolicy, capability: str, rule: ApprovalRule) -> Evidence | None:
-    """Return the evidence of the recent outcomes of a capability under a rule; None when the rule does not learn."""
+    """Return a capability's recent outcomes under an approval rule, summed up; None when the rule does not learn."""
     if policy.learning is None or not rule.learn:
         return None
     rows = tr.get_range(*LEARNED.range((capability, rule.name)), limit=MOST_SHARDS)
