@@ -109,7 +109,7 @@ def _key_file() -> KeyFile:
     """Return the file of API keys that CODITECT_API_KEYS names, as an object that reads and changes it.
 
     Raises:
-        SetupError: when they name none, or the API is not installed.
+        SetupError: when it names none, or the API is not installed.
     """
     try:
         from coditect.api.access.keys import KeyFile

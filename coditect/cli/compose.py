@@ -87,7 +87,7 @@ class RealConnections:
         return RedisRegistry(self._settings.redis_url, prefix=HTTP_PREFIX)
 
     def client(self) -> AbstractAsyncContextManager[Client]:
-        """Return a new public client of tasks and workflows, not opened yet, with settings from the environment."""
+        """Return a new public client, not opened yet, with settings from the environment, as `fleet` does."""
         return self.fleet()
 
     def fleet(self) -> AbstractAsyncContextManager[Client]:

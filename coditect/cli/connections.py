@@ -11,10 +11,7 @@ from coditect.settings.settings import read_settings
 
 
 def connections(context: typer.Context) -> Connections:
-    """Return the command's broker, registry and client: those that a test put into the typer context, else real ones.
-
-    The real ones are made from the settings, and kept in the context.
-    """
+    """Return what opens the command's connections: what a test put into the typer context, else made from settings."""
     if context.obj is None:
         from coditect.cli.compose import RealConnections
 

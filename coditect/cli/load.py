@@ -77,10 +77,7 @@ def run_load(
 
 
 def default_log(environ: Mapping[str, str], folder: Path) -> Path:
-    """Return the path of the log of a load test's executions: from the environment, or else the default.
-
-    The default is beside the files of `coditect up`.
-    """
+    """Return the path of a load test's log of executions: from the environment, else beside `coditect up`'s files."""
     named = environ.get(LOG_VARIABLE)
     if named:
         return Path(named)

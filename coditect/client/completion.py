@@ -48,7 +48,7 @@ class Completions:
 
     @contextmanager
     def waiting(self, workflow: str) -> Iterator[Callable[[], asyncio.Future[None]]]:
-        """Yield a function without arguments: its future is done when an event reports the end of the given workflow.
+        """Yield a function that returns a future, which is done when an event reports the end of the given workflow.
 
         All waits for a workflow share the future; call the function again before each request for the state.
         """

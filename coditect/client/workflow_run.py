@@ -358,7 +358,7 @@ class Run(Restorable):
         await self._control.ask(Verb.ANSWER, asked if key is None else await signed(self._control, asked, key))
 
     async def signal(self, name: str, value: Any = None, *, id: str | None = None) -> str:  # noqa: A002
-        """Send a signal; return the node that had waited for it, or "" if none had, or one with this `id` came before.
+        """Send a signal; return the name of the node that waited for it, or "" if none did, or if the `id` came before.
 
         A signal that comes before a node waits is kept for the next node that awaits the name. A signal whose `id` came
         before changes nothing, so a repetition after an error is harmless with an id of your own.
@@ -372,7 +372,7 @@ class Run(Restorable):
 
 
 def _state_of(answer: Mapping[str, Any]) -> TaskState:
-    """Return the state of a node or workflow in an answer as a `TaskState`; WORKING for an unended workflow."""
+    """Return a node's or workflow's state in the control plane's answer; WORKING for a workflow that has not ended."""
     state = str(answer.get("state"))
     if state in _UNENDED:
         return TaskState.WORKING

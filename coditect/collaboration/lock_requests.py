@@ -133,7 +133,7 @@ class LockRequests:
             return {"state": "waiting"}
 
     async def keep_lock(self, ticket: str, *, after_seconds: float, ttl_seconds: float) -> dict[str, Any]:
-        """Await a message about a lock request `after_seconds`, else renew it; return `state`, `reason`, `valid_until`.
+        """Wait `after_seconds` for a message on a lock request, else renew it; return `state`, `reason`, `valid_until`.
 
         A request that is released meanwhile is `gone`.
 

@@ -63,10 +63,7 @@ class LockPort(Protocol):
         """
 
     async def keep_lock(self, ticket: str, *, after_seconds: float, ttl_seconds: float) -> dict[str, Any]:
-        """Await a message about a lock request, or after `after_seconds` renew it; return its state and validity.
-
-        The result has `state`, `reason` and `valid_until`.
-        """
+        """Wait `after_seconds` for a message on a lock request, else renew it; return state, reason, `valid_until`."""
 
     async def release_lock(self, ticket: str) -> None:
         """Release a lock, or give up the wait for it; if the request for that is lost, the lock ends with its TTL."""

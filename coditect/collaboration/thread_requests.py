@@ -1,4 +1,4 @@
-"""The requests of one process about discussion threads, and its wait until a thread has new messages or is closed."""
+"""The requests of one process about discussion threads, and its waits for new messages or a thread's end."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ThreadRequests:
         return await self.control.ask(Verb(verb), {"writer": self.control.name} | body)
 
     async def hear(self, ticket: str, after_seconds: float) -> None:
-        """Wait at most `after_seconds` for the notice that a discussion thread has new messages; they are not fetched.
+        """Wait at most `after_seconds` for the notice that a discussion thread has new messages, or is closed.
 
         `ticket` is the id of the wait, which an earlier request began.
         """

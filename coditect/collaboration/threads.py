@@ -114,17 +114,12 @@ class ThreadPort(Protocol):
     """The port through which a `Thread` asks the control plane; all arguments and results are JSON values."""
 
     async def ask_thread(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Send a request about discussion threads in the sender's name, with the reply queue if it begins a wait.
-
-        Return the answer.
-        """
+        """Send a discussion thread's request with the sender's name, and reply queue for a wait; return the answer."""
 
     async def hear(self, ticket: str, after_seconds: float) -> None:
         """Wait at most `after_seconds` for the notice that a discussion thread has new messages, or is closed.
 
-        `ticket` is the id of the wait, which an earlier request began.
-
-        The call returns at once if there is news already.
+        `ticket` is the id of the wait, which an earlier request began. The call returns at once if the notice has come.
         """
 
 

@@ -26,7 +26,7 @@ class ChatPlanner:
         self._most_repairs = most_repairs
 
     async def plan(self, goal: str, bounds: PlanBounds, failures: tuple[str, ...] = ()) -> Definition:
-        """Ask the model for a plan until the goal's bounds allow one, and return it; the model is told why not.
+        """Return the model's first plan that the goal's bounds allow; tell it why others are refused, a few times.
 
         Raises:
             InputError: when none was allowed, with the reasons of the last one.

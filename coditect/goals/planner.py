@@ -12,7 +12,7 @@ class Planner(Protocol):
     """The port of a planner, which makes a checked workflow from a goal in words."""
 
     async def plan(self, goal: str, bounds: PlanBounds, failures: tuple[str, ...] = ()) -> Definition:
-        """Return a workflow for a goal in words, checked by the goal's bounds; `failures` are those of earlier plans.
+        """Return a workflow for a goal in words, checked by the goal's bounds; `failures` say why earlier ones failed.
 
         Raises:
             InputError: when there is no plan for the goal, or none that the bounds allow.

@@ -59,10 +59,9 @@ async def pursue(
 ) -> GoalResult:
     """Plan a goal and run the plan, and plan again if it fails, up to `most_plans` plans in all; return the result.
 
-    A plan that an earlier call started is not planned again, but awaited.
-
-    A run that ends without a value leads to the next plan. Every other error goes to the caller, also that the time of
-    a plan (`wait`) is up: the workflow goes on then, and a second plan would do its work twice.
+    A plan that an earlier call started is not planned again, but awaited. A run that ends without a value leads to the
+    next plan. Every other error goes to the caller, also that the time of a plan (`wait`) is up: the workflow goes on
+    then, and a second plan would do its work twice.
 
     Raises:
         TaskError: of the last plan, when none completed.

@@ -24,7 +24,7 @@ _CONFIG = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class GoalShare(BaseModel):
-    """The bounds of one goal, such as attempts and tokens; goals that are nested in its plans get parts of them."""
+    """The bounds of one goal, which its own goals divide among themselves."""
 
     model_config = _CONFIG
 

@@ -13,10 +13,7 @@ from coditect.errors import InvalidTask
 
 
 def described(schema: Mapping[str, Any], check: Callable[[Any], None] | None = None) -> Any:
-    """Return a type whose JSON Schema is the given one; it takes any JSON value that `check` does not refuse.
-
-    A handler declares its input or value by it.
-    """
+    """Return a type whose JSON Schema is the given one; it takes any JSON value that `check` does not refuse."""
     if not schema:
         return Any
     core: CoreSchema = core_schema.any_schema()

@@ -50,7 +50,7 @@ def input_of(spec: CapabilitySpec, arguments: Mapping[str, Any]) -> Any:
 
 
 def as_object(schema: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return a schema of type `object`: the given one if it is, else one with one field of that name and schema."""
+    """Return a schema of type `object`: the given one if it is that, else one whose field `name` has the given one."""
     if is_object(schema):
         return dict(schema)
     inner = {key: value for key, value in schema.items() if key not in ("$defs", "$schema")}

@@ -36,7 +36,7 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class UpPlan:
-    """The order for one `up`: its folder, the programs to start, and the addresses of servers that run already.
+    """The input of one `up`: its folder, the programs to start, and the addresses of servers that run already.
 
     A server whose address is given is not started. The programs run in `working_folder`.
     """

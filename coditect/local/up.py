@@ -41,9 +41,8 @@ class StopReport:
 def up(plan: UpPlan, *, environ: Mapping[str, str], say: Say, ready: Callable[[], None] = lambda: None) -> None:
     """Start the planned servers and programs, call `ready` when all are ready, and supervise them until a signal.
 
-    The signals are SIGINT, SIGTERM and SIGHUP.
-
-    Runs its own event loop, in the main thread. The remains of a killed `up` are stopped first.
+    The signals are SIGINT, SIGTERM and SIGHUP. Runs its own event loop, in the main thread. The remains of a killed
+    `up` are stopped first.
 
     Raises:
         AlreadyUp: another process is up in this folder.
@@ -129,7 +128,7 @@ def _stop_supervisor(state: UpState, within_seconds: float) -> None:
 
 
 def _reap_remains(folder: UpFolder) -> None:
-    """Kill the programs that a killed supervisor left behind, if any, and remove its two files for later commands."""
+    """Kill the programs that a killed supervisor left, if any, and remove the files by which commands find it."""
     state = read_state(folder)
     if state is None:
         return
@@ -180,7 +179,7 @@ async def _supervise(
 
 
 def _await_ready(starter: subprocess.Popen[bytes], plan: UpPlan, *, say: Say, log: Path) -> None:
-    """Send the plan to the background supervisor, and print its output until it says that all is ready; else raise.
+    """Send the plan to the background supervisor, and pass its output to `say` until it reports that all is ready.
 
     Raises:
         StartFailed: when the output ends before that.

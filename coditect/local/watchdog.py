@@ -61,7 +61,7 @@ def kill_marked(prefix: str, *, within_seconds: float = 10.0) -> int:
 
 
 def main(marker: str, parent: int) -> None:
-    """Wait until the process `parent` ends or stdin closes, then kill all that has `marker` in its environment."""
+    """Wait until process `parent` ends or stdin closes, then kill every process with `marker` in its environment."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     while os.getppid() == parent:

@@ -90,10 +90,7 @@ class Events:
             self.emit(type_, at_ms, subject=subject, capability=task.capability, agent=agent, attempt=task.attempt)
 
     def unmute(self, subjects: Iterable[str] = ()) -> None:
-        """End the muting of events that had no listener: of all events, or of those about the given tasks or workflows.
-
-        `subjects` has the ids of these tasks or workflows.
-        """
+        """Resume sending events that had no listener: all, or only those about the things with the given ids."""
         if not subjects:
             for type_ in tuple(self._muted):
                 self._end_mute(type_)

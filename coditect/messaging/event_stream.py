@@ -153,9 +153,6 @@ class EventStreams:
         self._numbers = count(1)
 
     def stream(self, *patterns: str, of: Collection[str] = ()) -> EventStream:
-        """Return a stream of the events that match a topic pattern, and, if `of` has ids, are about one of them.
-
-        The ids are subjects of events, such as those of tasks.
-        """
+        """Return a stream of the events that match any topic pattern and, if `of` has ids, are about one of these."""
         queue = f"events.{self._name}.{next(self._numbers)}"
         return EventStream(self._broker, queue, patterns, tuple(of))

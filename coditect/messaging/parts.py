@@ -1,4 +1,4 @@
-"""The reader's side of a streamed result: the parts in order, without repeats, and few ahead of the reader.
+"""The reader's side of a streamed result: the parts in order, without repeats, and at most 64 ahead of the reader.
 
 The agent sends at most so many parts ahead as the reader has given credit for, so that a slow reader holds up the agent
 and fills neither the broker nor itself. Parts wait in the process's reply queue, which keeps its name over reconnects:
@@ -74,7 +74,7 @@ class PartReader:
         self._wake()
 
     def _is_read(self, part: Part) -> bool:
-        """Tell whether to keep a part: it is from the execution being read, or a newer one, which is read from now."""
+        """Tell whether a part is of the execution being read, or of a newer one, which is then read in its place."""
         first = self._first
         if first is not None and first.execution == part.execution:
             return True
@@ -90,7 +90,7 @@ class PartReader:
         return True
 
     async def next(self, reply: asyncio.Future[Outcome], *, timeout_seconds: float) -> bytes | None:
-        """Wait for the result's next part and return its JSON; None when all were read, or the task has no value.
+        """Wait for the result's next part; return its JSON, or None if all were read or the task ended without a value.
 
         Raises:
             StreamRestarted: when another execution has begun the parts again; the next call returns its first part.

@@ -157,7 +157,7 @@ class Requests:
     def send(
         self, task: Task, *, timeout_seconds: float, pin: AgentId | None = None, wait_when_full: bool = True
     ) -> Awaitable[None]:
-        """Publish a task for any agent, or if possible to the inbox of agent `pin`; await the result for the confirm.
+        """Publish a task for any agent, or if possible for agent `pin`; the awaitable ends with the broker's confirm.
 
         A pinned task goes to that agent's inbox, and at once to the capability's queue when the inbox is gone or full.
         With `wait_when_full=False` a full queue of the capability is an error at once, else when the time is over.

@@ -47,10 +47,7 @@ class Connections(Protocol):
         """Return the registry as an async context manager that connects on entry."""
 
     def http_agents(self) -> AbstractAsyncContextManager[Registry]:
-        """Return the registry of agents called over HTTP, served or not, as an async context manager.
-
-        It connects on entry.
-        """
+        """Return the registry of all agents called over HTTP, as an async context manager that connects on entry."""
 
     def client(self) -> AbstractAsyncContextManager[Client]:
         """Return a client for direct tasks and events, as an async context manager that connects on entry.

@@ -40,9 +40,9 @@ async def pursue_goal(
     *,
     planned: Planned,
 ) -> GoalResult:
-    """Plan and run workflows for a goal until one completes, a given number at most; return the result.
+    """Plan and run at most `order.most_plans` workflows for a goal, until one completes; return the result.
 
-    The function `planned` is called with each plan and the id of its workflow.
+    The function `planned` is called with each plan that is started, and the id of its workflow.
 
     Raises:
         NotFound: when no living agent offers a capability that the goal may use.

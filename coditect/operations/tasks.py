@@ -173,11 +173,7 @@ def is_durable(task_id: str) -> bool:
 async def _read(handle: Handle, wait: str, part: ShownPart) -> None:
     """Pass each part of a streamed result to the function `part`; cancel the task if its parts begin again.
 
-    A task's failure is not raised here, but a timeout is.
-
-    Raises:
-        StreamRestarted: when the parts began again.
-        ResultTimeout: when the next part came too late.
+    A task's failure is not raised here; StreamRestarted and ResultTimeout are.
     """
     try:
         async for one in handle.stream(timeout=wait):

@@ -37,10 +37,7 @@ class TokenBucket:
     slowest_until_us: int = 0
 
     def lease(self, rate: Rate, wanted: int, now_us: int) -> TokenLease:
-        """Take up to `wanted` tokens; the bucket refills at the slowest rate that agents requested in the last 60 s.
-
-        A slower rate that an agent requested replaces the given `rate` for `SLOWEST_SECONDS`.
-        """
+        """Take up to `wanted` tokens; the bucket refills at the slowest rate that agents requested in the last 60 s."""
         slowest = self.slowest
         if slowest is None or self.slowest_until_us <= now_us or rate.per_second <= slowest.per_second:
             self.slowest = slowest = rate

@@ -43,7 +43,7 @@ FIX = "wait until it closes by itself, see why it opened: `coditect breaker show
 
 
 class BreakerKeeper(Protocol):
-    """The port by which a breaker that the whole fleet shares asks the control plane; None means no answer."""
+    """The interface by which a breaker that the whole fleet shares asks the control plane; None means no answer."""
 
     async def trip(self, declared: Breaker, reason: str) -> BreakerState | None:
         """Report that the breaker opened in this process; return its state in the fleet, or None without an answer."""
@@ -210,7 +210,7 @@ class CircuitBreaker:
             self._machine.call(_succeed)
 
     def record(self, verdict: CallVerdict, now: float, *, turn: int, permit: int | None) -> None:
-        """Record the end of a call, or of a probe (with a permit), unless the breaker has opened or closed since."""
+        """Record the end of a call (with a permit: of a probe), unless the breaker opened or closed since it began."""
         if turn != self.turn:
             return
         if permit is not None:

@@ -88,7 +88,7 @@ class Breakers:
         }
 
     def heard(self, state: BreakerState) -> None:
-        """Apply the control plane's state of a shared breaker; if it is open and not in use here, keep it for later."""
+        """Apply the control plane's state of a shared breaker; keep an open one that is unknown here for later."""
         breaker = self._breakers.get(state.name)
         if breaker is None and state.name in self._declared:
             breaker = self.get(state.name)

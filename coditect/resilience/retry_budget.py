@@ -18,17 +18,14 @@ MOST_TOKENS = 10.0
 
 
 class RetryBudget:
-    """The limit on a process's retries of calls to one dependency: 10, or a tenth of its calls if more; thread-safe.
-
-    After n calls there have been at most max(10, n / 10) retries.
-    """
+    """The limit on a process's retries of calls to one dependency: max(10, n / 10) after n calls; thread-safe."""
 
     def __init__(self) -> None:
         self._tokens = self._lent = MOST_TOKENS
         self._changing = threading.Lock()
 
     def called(self) -> None:
-        """Count a first try: it adds a tenth of a token, but the first 100 only pay for the 10 of a new budget."""
+        """Count a first try: it adds a tenth of a token, but the first 100 only repay the 10 tokens of a new budget."""
         with self._changing:
             if self._lent > 0:
                 self._lent -= SHARE

@@ -20,7 +20,7 @@ def without_passwords(text: str) -> str:
 def secrets_in(settings: object) -> frozenset[str]:
     """Return the passwords of 6 characters or more in settings: in URLs, and in fields with `password` in the name.
 
-    Secrets are the passwords in URLs, both as written and percent-decoded, and fields with `password` in the name.
+    Each is given both as written and percent-decoded.
     """
     found: set[str] = set()
     for field in fields(settings):  # type: ignore[arg-type]  # a dataclass, of which typing has no name

@@ -207,10 +207,7 @@ class SyncRun(Blocking[Run]):
 
     @property
     def new(self) -> bool:
-        """True when the call that made this handle started the workflow; False when it was started before.
-
-        It was started before if the call's idempotency key was known, or the handle is made by the workflow's id.
-        """
+        """True when the call that made this handle started the workflow; False for a known `key`, or a handle by id."""
         return self._inner.new
 
     @property

@@ -1,1 +1,1 @@
-"""The commands about conversations, handoffs of tasks, approval policy, logged decisions, and work without people."""
+"""The commands about discussion threads, handoffs of tasks, approval policies, decisions, and work without people."""

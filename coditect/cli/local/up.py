@@ -187,7 +187,7 @@ def _fleet_programs(named: Sequence[str], folder: Path) -> list[Program]:
 
 
 def plan_of(programs: tuple[Program, ...], folder: Path, environ: Mapping[str, str]) -> UpPlan:
-    """Return the plan of a `coditect up`: programs to run in a folder, on the environment's servers or private ones."""
+    """Return the plan of `coditect up`: programs to run in a folder, on the environment's servers or private ones."""
     from coditect import local
 
     return local.UpPlan(

@@ -31,7 +31,7 @@ Offer: TypeAlias = tuple[str, str]
 
 
 def complete_capability(context: typer.Context, incomplete: str) -> list[Offer]:
-    """Return living agents' capabilities that begin with the typed text, with descriptions; [] if no server answers."""
+    """Return living agents' capabilities that begin with the typed text, with descriptions; [] if Redis is silent."""
 
     async def look(opened: Connections) -> Iterable[Offer]:
         from coditect.operations.fleet import find_offers
@@ -43,7 +43,7 @@ def complete_capability(context: typer.Context, incomplete: str) -> list[Offer]:
 
 
 def complete_agent(context: typer.Context, incomplete: str) -> list[Offer]:
-    """Return the ids of living agents that begin with the typed text, with their status; [] if no server answers."""
+    """Return the ids of living agents that begin with the typed text, with their status; [] if Redis is silent."""
 
     async def look(opened: Connections) -> Iterable[Offer]:
         from coditect.operations.fleet import find_agents
@@ -64,7 +64,7 @@ def complete_workflow(context: typer.Context, incomplete: str) -> list[Offer]:
 
 
 def complete_task(context: typer.Context, incomplete: str) -> list[Offer]:
-    """Return the ids of durable tasks, among the latest 100 workflows, that begin with the typed text."""
+    """Return ids of durable tasks that begin with the typed text: of the latest 100 workflows, those of one node."""
 
     async def look(opened: Connections) -> Iterable[Offer]:
         from coditect.client.durable import NODE

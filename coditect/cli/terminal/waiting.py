@@ -11,7 +11,7 @@ from coditect.model.duration import seconds
 
 
 def checked(wait: str | None) -> str | None:
-    """Return an option such as `--wait` unchanged; raise InputError if it is no duration. A typer callback.
+    """Return an option such as `--wait`, if given, after a check that it is a duration; a typer callback.
 
     Raises:
         InputError: when the text is no duration.

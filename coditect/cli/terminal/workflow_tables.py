@@ -37,7 +37,7 @@ def workflow_fields(row: WorkflowRow) -> FieldsView:
 
 
 def nodes_table(rows: Sequence[NodeRow], *, most: int = MOST_ROWS) -> list[View]:
-    """Return a table of a workflow's nodes in graph order; of more than `most`, only the worst first, and a note."""
+    """Return a table of a workflow's nodes in graph order; if over `most`, only the worst, worst first, and a note."""
     shown: Sequence[NodeRow] = in_order(rows)
     if len(rows) > most:
         rank = {state: number for number, state in enumerate(WORST_FIRST)}
@@ -59,10 +59,7 @@ def history_table(events: Sequence[WorkflowEvent]) -> TableView:
 
 
 def attempts_table(rows: Sequence[AttemptRow], *, most: int = MOST_ROWS) -> list[View]:
-    """Return a table of attempts by time of publication; of more than `most`, the first ones and a note.
-
-    A row has the attempt's agent, times and error.
-    """
+    """Return a table of attempts (agent, times, error), first published first; if cut to `most` rows, add a note."""
     columns = ("node", "attempt", "fence", "agent", "status", "published", "started", "took", "error")
     by_time = sorted(rows, key=lambda row: (row.published_at_ms or 0, row.fence))
     table = TableView(columns, [_attempt(row) for row in by_time[:most]], "No attempts yet.")

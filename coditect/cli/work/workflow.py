@@ -110,7 +110,7 @@ def run_workflow(
 
 
 def run_order(context: typer.Context, order: WorkflowOrder, output: Output) -> None:
-    """Start a workflow and print its id; or, if it is to be awaited, follow it and print nodes and value or failure."""
+    """Start a workflow and print its id; or, if awaited, follow it, print nodes and value, and raise if it failed."""
     _say_mistakes(order.definition)
     ran = run_loop(_run(connections(context), order))
     if isinstance(ran, AcceptedWorkflow):

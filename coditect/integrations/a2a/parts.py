@@ -32,7 +32,7 @@ def parts_of(value: Any) -> list[Part]:
 
 
 def value_of(parts: Sequence[Part]) -> Any:
-    """Return the value of A2A parts: of one part its own, of several texts these joined by newlines, else a list.
+    """Return the value of A2A parts: one part's own value, several texts joined by newlines, or else a list of values.
 
     Raises:
         InputError: when a part is a file or a link, there are no parts, or a number is none of JSON.

@@ -161,7 +161,10 @@ class HttpBridge:
             self._silent = False
 
     async def _missed(self, agent_id: AgentId, now: float) -> None:
-        """Stop an HTTP agent that the registry lost if its lease is nearly over; else register it again if claimed."""
+        """Stop an HTTP agent that the registry lacks if its lease is nearly over; else register it again.
+
+        It is registered again only if no other bridge has claimed it.
+        """
         served = self._served[agent_id]
         left = served.ends_at - now
         if left <= LOOK_SECONDS / 2:

@@ -106,7 +106,7 @@ class HttpAgents:
         return self._registered(agent_id, await self._fleet.get(agent_id))
 
     async def find(self, search: Search) -> tuple[AgentRecord, ...]:
-        """Return the living agents that fit criteria such as a capability or tag, also HTTP agents not served yet."""
+        """Return the living agents that fit criteria such as a tag, even HTTP agents that no bridge serves yet."""
         return tuple(map(self._explained, await find_living(self._fleet, self.registrations, search)))
 
     async def get(self, agent_id: AgentId) -> AgentRecord:

@@ -149,9 +149,9 @@ class Checkpoints:
         await self._space(place.thread).put(place.key, row)
 
     async def put_writes(self, place: CheckpointPlace, task: str, writes: Sequence[KeptWrite]) -> None:
-        """Store a LangGraph task's writes; of one stored before under the same index the older stays.
+        """Store a LangGraph task's writes, except those whose index has a stored write already.
 
-        On LangGraph's special channels, whose indexes are negative, the newer replaces it.
+        Writes to LangGraph's special channels, whose indexes are negative, replace stored ones.
 
         Raises:
             VersionConflict: when other writers of the same task were faster each time.

@@ -58,7 +58,7 @@ class CoditectSaver(BaseCheckpointSaver[int]):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
-        """Yield a configuration's checkpoints, latest first: at most `limit`, before `before`, with given metadata."""
+        """Yield the checkpoints of a configuration, or all, that fit `filter`, `before` and `limit`, latest first."""
         found = self._found(config, filter or {}, before, limit)
         while (one := await self._loop.call(_next(found))) is not None:
             yield one
@@ -86,10 +86,7 @@ class CoditectSaver(BaseCheckpointSaver[int]):
     # -- blocking ---------------------------------------------------------------------------------------
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """Return the checkpoint that a configuration names, else the latest of its thread and namespace, or None.
-
-        The blocking form of `aget_tuple`.
-        """
+        """Return the checkpoint that a configuration names, or the latest, or None; the blocking `aget_tuple`."""
         return self._loop.run(self._get(config))
 
     def list(

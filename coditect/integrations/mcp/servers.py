@@ -28,7 +28,7 @@ MOST_TOOLS = 200
 
 
 class ToolServerLost(Retryable):
-    """The retryable error of an MCP server that ended or cannot be reached; a background task opens it again."""
+    """The retryable error of an MCP server that ended or cannot be reached; it is opened again in the background."""
 
 
 class ToolServer:

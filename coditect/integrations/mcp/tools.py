@@ -84,7 +84,7 @@ def answer(structured: Mapping[str, Any], *, text: str | None = None) -> CallToo
 
 
 def refusal(error: CoditectError) -> CallToolResult:
-    """Return the answer of a failed MCP call: the error's sentence and facts, with what to do, for a model to read."""
+    """Return the answer of a failed MCP call: the error's sentence and facts, such as a fix, for a model to read."""
     facts = "".join(f"; {name}: {value}" for name, value in error.facts.items() if name != "traceback")
     return CallToolResult(content=[TextContent(text=f"{error.sentence}{facts}"[:4_000])], is_error=True)
 

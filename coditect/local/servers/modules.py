@@ -31,10 +31,9 @@ def plugins_of(server: Path) -> Path:
 def link_modules(server: Path, path: str, *, plugins: Iterable[str], folder: Path, packaged: Path = PACKAGED) -> bool:
     """Link all Erlang modules that a broker loads, and its plug-ins, into two folders; return whether it was done.
 
-    The folders are ``modules`` and ``applications`` below `folder`; `plugins` names the plug-ins.
-
-    `path` is the PATH of the broker's start script. Returns False when the broker's parts are not found, e.g. packed
-    into archives; then there is neither folder. A module without a link is still found in its usual place.
+    The folders are ``modules`` and ``applications`` below `folder`; `plugins` names the plug-ins, and `path` is the
+    PATH of the broker's start script. Returns False when the broker's parts are not found, e.g. packed into archives;
+    then there is neither folder. A module without a link is still found in its usual place.
     """
     for name in (MODULES, PLUGINS):
         shutil.rmtree(folder / name, ignore_errors=True)

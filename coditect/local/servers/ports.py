@@ -33,7 +33,7 @@ class ServerPorts:
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """The ports and secrets of the servers whose data are in one folder; new ports leave the secrets as they are."""
+    """The ports and secrets of one folder's servers; new ports keep the secrets, since data on disk depend on these."""
 
     ports: ServerPorts
     password: str

@@ -88,7 +88,7 @@ class Breaker:
 
 
 def refusal_in(error: BaseException | None) -> BreakerOpen | None:
-    """Return the BreakerOpen error if it ended an attempt, alone or in an exception group; None for any other error."""
+    """Return the BreakerOpen error that ended an attempt, alone or in an exception group; None if there is none."""
     if isinstance(error, BaseExceptionGroup):
         found = error.subgroup(BreakerOpen)
         while isinstance(found, BaseExceptionGroup):

@@ -46,7 +46,7 @@ def check_policy(path: Path) -> ApprovalPolicy:
 
 
 async def show_decision(opened: Connections, workflow: str, node: str) -> ApprovalDecision:
-    """Return the last request for a node's approval or decision on it, with the node's entries in the audit trail.
+    """Return the last question or decision about a node's approval, with the node's entries in the audit trail.
 
     Raises:
         NotFound: when nothing was ever asked or decided about the node.
@@ -56,7 +56,7 @@ async def show_decision(opened: Connections, workflow: str, node: str) -> Approv
 
 
 async def report_autonomy(opened: Connections, *, since_ms: int, until_ms: int) -> AutonomyReport:
-    """Return counts of the workflows and tasks that ended in a period, in all and with a person's action.
+    """Report how many workflows and tasks ended in a period, how many a person acted on, and what needed a person.
 
     The first and the last hour of the period count whole.
     """

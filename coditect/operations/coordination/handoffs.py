@@ -22,7 +22,7 @@ async def list_handoffs(
 
 
 async def show_handoff(opened: Connections, handoff: str) -> HandoffRow:
-    """Return a handoff of a running task, with the context that the agent which has the task passes on.
+    """Return a handoff of a task, with the context that the agent which offers the task passes on.
 
     Raises:
         NotFound: when it is unknown, or its workflow is not kept any more.

@@ -48,7 +48,7 @@ async def steer_schedule(opened: Connections, name: str, what: ScheduleSteer) ->
 
 
 async def run_schedule(opened: Connections, name: str) -> str | None:
-    """Start a schedule's workflow now; return its id, or None if the rule for overlaps or an error forbids it."""
+    """Start a schedule's workflow now; return its id, or None if its rule for overlaps, or an error, prevents it."""
     async with opened.fleet() as client:
         return await client.schedules.run(name)
 

@@ -1,4 +1,4 @@
-"""Use cases for discussion threads: list, show, open and close one, and add a message to one."""
+"""Use cases for discussion threads: list them; show, open and close one, and add a message to it."""
 
 from __future__ import annotations
 
@@ -96,9 +96,9 @@ async def say(
     to: list[str],
     answers: int | None = None,
 ) -> SaidMessage:
-    """Add a participant's message to a thread; with `answers`, one that answers message number `answers`.
+    """Add a message of participant `by` to a thread; `answers`, if given, is the number of the message that it answers.
 
-    The participant is `by`. An answer goes to the sender of that message only.
+    An answer goes to the sender of that message only; `type_` and `to` do not count then.
 
     Raises:
         NotFound: when the thread is unknown, or has no message of the number to answer.

@@ -154,7 +154,7 @@ def broker_reason(message: Message) -> str | None:
 
 
 def _death(message: Message) -> Mapping[str, object]:
-    """Return the entry of `x-death` that a task queue made as it dropped the message; else the first entry, or {}."""
+    """Return the first entry of the header `x-death` about a task queue; without one, the first entry, or {}."""
     deaths = message.headers.get("x-death")
     if not isinstance(deaths, list):
         return {}

@@ -286,7 +286,7 @@ def _discard(held: _Held, *, dry_run: bool) -> CoditectError | None:
 
 
 class _Redrive:
-    """The procedure that redrives dead letters: it publishes a batch, and acks each letter after its confirm."""
+    """The redrive of dead letters: it publishes them as fresh tasks, in batches, and acks each after its confirm."""
 
     def __init__(self, *, broker: Broker, tracing: Tracing, now_ms: int, dry_run: bool, keep_limits: bool) -> None:
         self._broker, self._tracing = broker, tracing

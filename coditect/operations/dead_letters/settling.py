@@ -42,10 +42,9 @@ async def list_dead(
 ) -> DeadListing:
     """Pass each selected dead letter to the function `each`; return the queues searched, and the given-up nodes.
 
-    Letters and workflow nodes are at most `most` in all.
-
-    Letters come oldest first in each queue, and stay there; none is kept, since their bodies are large. Letters of a
-    capability that no agent offers now are found when the selection names it, or by the broker's management API.
+    Letters and workflow nodes are at most `most` in all. Letters come oldest first in each queue, and stay there; none
+    is kept, since their bodies are large. Letters of a capability that no agent offers now are found when the selection
+    names it, or by the broker's management API.
     """
     async with opened.broker() as broker:
         letters = DeadLetters(broker, SystemClock())
@@ -107,7 +106,7 @@ async def redrive_node(
 async def _letters(
     opened: Connections, capability: str | None, note: Note, tracing: Tracing = NO_TRACING
 ) -> AsyncIterator[tuple[DeadLetters, list[str]]]:
-    """Open a broker connection; yield a reader of dead letters on it, and the names of the queues to search."""
+    """Open a broker connection; yield what reads and settles its dead letters, and the names of queues to search."""
     async with opened.broker() as broker:
         letters = DeadLetters(broker, SystemClock(), tracing)
         yield letters, [queue.name for queue in await _queues(opened, letters, capability, note)]

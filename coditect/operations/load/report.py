@@ -83,10 +83,7 @@ class LoadReport:
 
     @property
     def ok(self) -> bool:
-        """Tell whether every task was accepted once and answered with a value and, if there is an effect log, executed.
-
-        The effect log has a line for each execution of a load test's task.
-        """
+        """Tell whether every task was accepted once, answered with a value and, if agents log executions, executed."""
         unhappy = self.endings[LoadEnding.FAILED] + self.endings[LoadEnding.HUNG] + self.endings[LoadEnding.REFUSED]
         return not (unhappy or self.lost or self.submitted_twice)
 

@@ -20,7 +20,7 @@ STALE_LOOKS = 1
 class Utilisation:
     """The sums of busy slots and of all slots, taken each second while a load test's tasks outnumber the slots.
 
-    The first second of such a time does not count: the agents' figures may be older.
+    The first look of such a time does not count: the agents' figures may be older.
     """
 
     busy: int = 0

@@ -50,10 +50,7 @@ async def workflow_history(opened: Connections, workflow: str) -> list[WorkflowE
 def history_of(
     workflow: WorkflowRow, nodes: Sequence[NodeRow], attempts: Sequence[AttemptRow], restores: Sequence[RestoreRow] = ()
 ) -> list[WorkflowEvent]:
-    """Return the events in the reports of a workflow, its nodes, attempts and restores, sorted by time.
-
-    At one instant, events are in the order of the workflow's graph.
-    """
+    """Return the events in the reports of a workflow, its nodes, attempts and restores, by time, then graph order."""
     found = [*_of_workflow(workflow)]
     found += (WorkflowEvent(row.at_ms, "workflow.restored", agent=row.by, reason=row.checkpoint) for row in restores)
     for node in nodes:

@@ -1,4 +1,4 @@
-"""Use cases for workflow patterns (workflows with parameters): find, describe and render them. No servers needed."""
+"""Use cases for workflow patterns (workflows with parameters), without servers: find, describe and render them."""
 
 from __future__ import annotations
 

@@ -176,10 +176,7 @@ class _Questions:
             self._news.set()
 
     async def tell(self) -> None:
-        """Pass each approval that the workflow waits for to the watcher, once; run until canceled.
-
-        The approvals are read whenever `look` asks for it.
-        """
+        """Pass each approval that the workflow waits for to the watcher, once, when `look` asks; run until canceled."""
         while True:
             await self._news.wait()
             self._news.clear()

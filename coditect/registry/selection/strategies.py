@@ -79,10 +79,7 @@ def load_balanced(
 def best_match(
     records: Iterable[AgentRecord], wanted: Wanted, *, chance: float, weights: Weights = BEST_MATCH
 ) -> AgentRecord | None:
-    """Choose the agent with the highest score, in which the share of the wanted tags and abilities counts most.
-
-    It is the share of the wanted tags, capabilities and keywords that the agent has.
-    """
+    """Choose the agent with the highest score; its share of the wanted tags, capabilities and keywords counts most."""
     fleet = candidates(records)
     if not fleet:
         return None

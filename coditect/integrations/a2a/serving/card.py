@@ -36,7 +36,7 @@ DESCRIPTION = (
 
 
 def skilled(specs: Iterable[CapabilitySpec]) -> dict[str, CapabilitySpec]:
-    """Return a dict by name of the capabilities to offer as A2A skills: all but those that take or return bytes."""
+    """Return, by name, the capabilities to offer as A2A skills: all given ones but those that take or return bytes."""
     by_name = sorted(specs, key=lambda one: one.name)
     return {one.name: one for one in by_name if not (is_binary(one.input_schema) or is_binary(one.output_schema))}
 
