@@ -1,4 +1,4 @@
-"""The metrics of a dispatcher's shards, counted from the effects of committed batches."""
+"""The metrics of a dispatcher's shards, counted from the effects of each committed transaction."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ShardMetrics:
         }
 
     def committed(self, effects: Effects, took_seconds: float) -> None:
-        """Count what one committed batch did, and how long its transaction took."""
+        """Add a committed transaction's effects, such as ended workflows, and its duration to the metrics."""
         self._commits.record(took_seconds)
         self._late.value += effects.late
         self._strange.value += effects.strange

@@ -17,7 +17,7 @@ from dispatcher.store.port import Database
 
 @dataclass(frozen=True, slots=True)
 class ClaimPaths:
-    """The switches, for tests, of the ways to claim ready nodes: at a predecessor's result, by RQ, from the ledger."""
+    """The switches, for tests, of three ways to claim ready nodes: after a predecessor, by RQ, from the ledger."""
 
     on_record: bool = True
     """Whether a node is claimed in the transaction that records its predecessor's result."""

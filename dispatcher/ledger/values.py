@@ -32,12 +32,14 @@ class ValueKey:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """The workflow, node and kind as the elements of the value's key in the store."""
+        """The tuple of workflow, node and kind, from which the value's key in the store is packed."""
         return (self.workflow, self.node, self.kind)
 
 
 def put(tr: Transaction, place: ValueKey, value: bytes, *, first: bool = False) -> None:
-    """Write a value under its key, in place of an earlier one; `first` says that the key never had a value.
+    """Write a value of at most 1 MiB under its key, in place of an earlier value, if there is one.
+
+    With `first` the caller promises that the key never had a value, so none is looked for.
 
     Raises:
         ValueBeyondBound: when the value is larger than `LARGEST_BYTES`.
@@ -69,7 +71,9 @@ def get(tr: Reads, place: ValueKey) -> bytes | None:
 
 
 def read_all(tr: Reads, places: Sequence[ValueKey]) -> Iterator[bytes | None]:
-    """Yield the values of several keys in order, None if missing; 256 take one read, and each large one another.
+    """Yield the values of several keys, in the order of the keys, and None for a key without a value.
+
+    One read brings up to 256 values; each value that is too large for one key takes a further read.
 
     Raises:
         DamagedValue: at a value that is not what was written.

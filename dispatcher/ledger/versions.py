@@ -50,7 +50,10 @@ class RowFormat:
         return len(self.steps) + 1
 
     def pack_as(self, version: int, fields: Any) -> bytes:
-        """Encode the fields as a row of `version`, 2 or more: callers give the lowest one that knows all set fields."""
+        """Encode the fields as a row of the given `version`, 2 or more, whose number is written before the fields.
+
+        Callers give the lowest version that knows all of the fields that are set.
+        """
         return b"%d%b" % (version, self.pack(fields))
 
     def pack_checked(self, fields: Any) -> bytes:
@@ -112,7 +115,7 @@ def _tuple(kind: str, *steps: Step) -> RowFormat:
 
 
 def _with_defaults(fields: Any) -> Any:
-    """Return a row's fields unchanged: a step to a version that only adds fields, for which readers have defaults."""
+    """Return a row's fields unchanged, to convert them to a next version that only adds fields with defaults."""
     return fields
 
 

@@ -27,7 +27,7 @@ PREFIX = "coditect.epoch."
 
 
 class BrokerEpoch:
-    """The check and creation of marker queues, whose loss shows that the broker lost its data, for one dispatcher."""
+    """The finder and maker of marker queues: one that is missing shows a dispatcher that the broker lost its data."""
 
     def __init__(self, broker: Broker, database: Database, clock: Clock) -> None:
         self._clock = clock
@@ -37,7 +37,7 @@ class BrokerEpoch:
         self._latest = ""
 
     async def of_broker(self, known: str) -> str:
-        """Return a marker queue that exists at the broker: `known`, else one that a shard recorded, else a new one.
+        """Return a marker queue that exists at the broker: the caller's `known` one, or one of a shard, or a new one.
 
         The known one, or "", is returned when no queue can be made, because the process may not declare queues: then
         a loss of the broker's data is not noticed.

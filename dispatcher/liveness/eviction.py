@@ -130,7 +130,7 @@ class ManagementEvictor:
 
     @contextmanager
     def _noted(self) -> Iterator[None]:
-        """Log when the block's calls of the management API begin to fail, and when they succeed again."""
+        """Log when the calls of the management API in a `with` block begin to fail, and when they succeed again."""
         try:
             yield
         except ManagementUnavailable as error:

@@ -46,7 +46,7 @@ class LeftQueues:
         self._few = asyncio.Semaphore(FEW)
 
     async def find(self, names: Iterable[str]) -> Mapping[str, frozenset[str]]:
-        """Return, by owner, the named queues of agents that the registry lacks and of dispatchers without a heartbeat.
+        """Return, by owner, those given queues whose agent the registry lacks or whose dispatcher has no heartbeat.
 
         Raises:
             Retryable: when the registry or the store does not answer.
@@ -100,7 +100,11 @@ class LeftQueues:
         return True
 
     async def _is_unbound(self, agent: AgentId) -> bool:
-        """Unbind an agent's inbox and, with an evictor, store the instant for `remove_inboxes`; return True."""
+        """Unbind an agent's inbox, so that no more tasks arrive there, store the time of that, and return True.
+
+        The time is for `remove_inboxes`. It is stored only with an evictor, which alone can tell whether the inbox is
+        empty.
+        """
         await self._broker.unbind(inbox_binding(agent))
         if self._evict is not None:
             now_ms = await self._fleet.now_ms()
@@ -108,7 +112,7 @@ class LeftQueues:
         return True
 
     async def _is_without_inbox(self, agent: AgentId) -> bool:
-        """Delete a dead agent's inbox if it is surely unbound and empty; return False, to try again, while it is not.
+        """Delete a dead agent's inbox once it is surely unbound and empty; return False, to try again, before that.
 
         True also for an agent that is back. One that has a mailbox may have bound its inbox again since the instant
         that is noted. So may one that has none, when the instant is older than a mailbox that nobody reads.
@@ -127,7 +131,7 @@ class LeftQueues:
         return True
 
     async def _are_removed(self, left: set[str], agent: AgentId) -> bool:
-        """Delete the queues in `left` that may be deleted now, unless the agent is back; return False to try again."""
+        """Delete those queues of a dead process that may go now; tell whether none is left, or the process is back."""
         if await self._is_back(agent):
             return True
         for queue in tuple(left):
@@ -146,7 +150,7 @@ class LeftQueues:
         return await self._fleet.has(agent)
 
     async def _is_removed(self, queue: str, agent: AgentId) -> bool:
-        """Delete a queue without consumers, or unbind an inbox; return False, to try again, if it must empty first."""
+        """Delete a queue without consumers, or unbind an inbox; return False, to retry, if it must first run empty."""
         if queue == routing.inbox_queue(agent):
             return await self._is_unbound(agent)
         found = await self._broker.stats(queue)
@@ -161,13 +165,13 @@ class LeftQueues:
         return True
 
     async def _done(self, step: Callable[[AgentId], Awaitable[bool]], agents: Iterable[AgentId]) -> Set[AgentId]:
-        """Run a step of the removal for many agents, a few at a time, and return the agents for which it is done."""
+        """Call a step of the removal for many dead agents, some at a time; return those for which it returned True."""
         among = tuple(agents)
         done = await asyncio.gather(*(self._is_done(agent, partial(step, agent)) for agent in among))
         return {agent for agent, is_done in zip(among, done, strict=True) if is_done}
 
     async def _is_done(self, owner: str, step: Callable[[], Awaitable[bool]]) -> bool:
-        """Run a step of the removal and return its result; return False, to try again, after a `CoditectError`."""
+        """Call a step of the removal of a process's queues; return its result, or False after a `CoditectError`."""
         try:
             async with self._few:
                 return await step()

@@ -130,7 +130,7 @@ class Monitor:
             stack.push_async_callback(self._background.close)
 
     def suspect(self, names: Iterable[str]) -> None:
-        """Examine those of the names that the registry does not list: agents that may have died while nobody watched.
+        """Have those of the named agents examined that are not known yet: they may have died while nobody watched.
 
         One that answers lives, and one without a mailbox is no agent: nothing follows for either of them.
         """
@@ -200,7 +200,7 @@ class Monitor:
             log.debug("The queues of dead processes could not be removed", extra={"reason": str(error)})
 
     def _kept(self, agent: AgentId) -> Set[str]:
-        """Return the queues that a sweep keeps for now: an agent's inbox, and its mailbox unless it counts as dead."""
+        """Return which queues of a missing agent stay for now: the inbox and, until it counts as dead, the mailbox."""
         inbox = routing.inbox_queue(agent)
         return {inbox} if self.is_gone(agent) else {inbox, routing.mailbox_queue(agent)}
 
@@ -255,7 +255,7 @@ class Monitor:
         return entry.lapses_at == lapses_at and (record is None or record.lease_ms <= 0)
 
     def _is_proof(self, answer: PingAnswer, entry: RosterEntry) -> bool:
-        """Tell whether an agent has ended: it is silent, or lacks its mailbox for the second time or while it drains.
+        """Tell whether a ping's answer proves an agent's end: silence, or a mailbox missing twice or during a drain.
 
         Of a name that the registry never listed it proves nothing: a client has no mailbox either.
         """

@@ -99,7 +99,7 @@ class Roster:
         return agent in self._gone
 
     def forget(self, agent: AgentId) -> None:
-        """Remove a name that seems to belong to no agent."""
+        """Stop watching the given name, because it seems to belong to no agent."""
         self._entries.pop(agent, None)
 
     def overdue(self, now: float) -> list[RosterEntry]:

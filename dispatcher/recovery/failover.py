@@ -109,7 +109,7 @@ class LockHolders:
             self._ports.background.start(self._suspect_all(monitor), name="who holds locks")
 
     def release(self, keeper: ShardWorker | None, gone: AgentId) -> None:
-        """Start to release a dead and evicted agent's locks by the worker `keeper`; if None, wait for a worker."""
+        """Start to release a dead, evicted agent's locks by the worker of their shard; if that is None, do so later."""
         if keeper is None:
             self._unreleased.add(gone)
         else:
@@ -191,7 +191,7 @@ class AtWork:
 
 
 class Predecessors:
-    """The evictions of shards' former owners from the broker, at most one running for each owner."""
+    """The evictor of shards' former owners from the broker, in the background, once at a time for each owner."""
 
     def __init__(self, evict: Evictor | None, background: Supervisor, database: Database) -> None:
         self._evict = evict

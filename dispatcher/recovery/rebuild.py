@@ -70,13 +70,13 @@ async def rebuild_shard(
     *,
     graph: TaskGraph | None,
 ) -> dict[str, Any] | None:
-    """Rebuild a shard from the ledger and return the counts; None when this dispatcher does not own the shard."""
+    """Restore a shard's missing queues, published tasks and RQ jobs, and return the counts; None if not owned here."""
     worker = workers.get(shard)
     return None if worker is None or worker.closed else await rebuild(ports, worker, markers, occasion, graph=graph)
 
 
 async def _walked(ports: Ports, worker: ShardWorker) -> Built:
-    """Finish publishing a shard's tasks again from the ledger; return the rebuild's record with their counts."""
+    """Have a shard's worker publish the rest of a rebuild's tasks again; return the rebuild's record with counts."""
     before: bytes | None = b""
     while True:
         has_gone_on, gone_on = False, CommandAnswer[bool]()

@@ -60,7 +60,7 @@ class Shards(Protocol):
         """The number of all shards of the store, whichever dispatcher owns them."""
 
     def put(self, shard: int, command: Command, settle: Settle, *, size_bytes: int) -> bool:
-        """Give a command to the shard's worker; return False when the dispatcher does not own the shard."""
+        """Queue a command, such as a request, for a shard's worker; return False if the dispatcher lacks the shard."""
 
     def status_cache(self, workflow: str) -> StatusCache | None:
         """Return the cache of workflow states of a workflow's shard; None when another dispatcher owns the shard."""
@@ -192,7 +192,7 @@ class RequestServer:
     def _hand(
         self, delivery: Delivery, command: Command, key: str, then: Then | None = None, span: Span | None = None
     ) -> None:
-        """Give a request's command to the worker of the shard that `key` hashes to, or forward the request there."""
+        """Give a request's command to the worker of the shard of `key`, or forward the request to the shard's owner."""
         shard = shard_of(key, self._workers.count)
         size_bytes = len(delivery.message.body)
         if not self._workers.put(shard, command, _Answering(self, delivery, then, span), size_bytes=size_bytes):
@@ -217,7 +217,7 @@ class RequestServer:
         return await asyncio.shield(self._rebuilds[key])
 
     def _reply(self, delivery: Delivery, verb: str, work: Work, *, elsewhere: int | None = None) -> None:
-        """Answer a request in the background with `work`'s value; if None, forward the request to shard `elsewhere`."""
+        """Answer a request in the background with `work`'s result; if that is None, forward the request to a shard."""
         self._background.start(self._worked(delivery, verb, work, elsewhere), name=f"request {verb}")
 
     async def _worked(self, delivery: Delivery, verb: str, work: Work, elsewhere: int | None) -> None:
@@ -263,7 +263,10 @@ class RequestServer:
         self._background.start(self._send(delivery, answer), name="answer")
 
     def follow(self, delivery: Delivery, answer: Any, then: Then) -> None:
-        """Answer a request in the background after its follow-up `then`, or with the error if the follow-up failed."""
+        """Run a committed request's follow-up, such as making a queue, and answer the request, all in the background.
+
+        If the follow-up fails, its error is the answer.
+        """
         self._background.start(self._followed(delivery, answer, then), name="what follows a request")
 
     async def _followed(self, delivery: Delivery, answer: Any, then: Then) -> None:

@@ -96,7 +96,7 @@ class Scheduler:
                 self._propose(shard, kept, tuple(node_keys[first : first + MOST_OF_A_COMMAND]))
 
     def _propose(self, shard: int, capability: str, node_keys: tuple[NodeKey, ...]) -> None:
-        """Have a shard worker claim nodes that are ready; with a capability, reserve publishing capacity for them."""
+        """Have a shard's worker claim those given nodes that are ready; with a capability, reserve room for them."""
         settle: Settle = NOTHING
         if capability:
             self._ports.window.keep(capability, len(node_keys))
@@ -104,7 +104,7 @@ class Scheduler:
         self._put(shard, Proposed(node_keys, capability), settle, size_bytes=CLAIM_BYTES * len(node_keys))
 
     def settled(self, capability: str, number: int, *, claimed: bool) -> None:
-        """Free the publishing capacity kept for nodes that RQ proposed; if `claimed`, note when RQ last brought any."""
+        """Free the publishing capacity reserved for nodes that RQ proposed; if any was claimed, record the time."""
         self._ports.window.free(capability, number)
         if claimed:
             self._brought[capability] = asyncio.get_running_loop().time()
@@ -138,7 +138,7 @@ class Scheduler:
                     self.tell(node_key)
 
     async def forgotten(self, shards: Collection[int]) -> None:
-        """Write all live workflows of the given shards, which RQ lost, into RQ; the bridge repeats a failed call."""
+        """Have all live workflows of shards that RQ lost written to RQ; the bridge repeats a call that failed."""
         assert self._graph is not None
         for shard in shards:
             try:

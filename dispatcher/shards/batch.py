@@ -117,7 +117,7 @@ def run(tr: Transaction, batch: Batch) -> BatchResult:
 
 
 def run_once(tr: Transaction, batch: Batch) -> BatchResult:
-    """Apply a batch's commands in order, as many as fit one transaction, and return its effects and their answers.
+    """Apply a batch's commands in order, as many as fit one transaction; return the effects and the commands' answers.
 
     Dependents of ended nodes are released in it or in later ones.
     Raises:
@@ -193,7 +193,7 @@ def _apply(unit: UnitOfWork, command: Command) -> Any:
 
 
 def show(unit: UnitOfWork, command: Show) -> tuple[str, ...]:
-    """Have the states of a live workflow's nodes, or of named nodes, written to RQ; return named ones left over.
+    """Have a workflow's named nodes, or all nodes of a live workflow, written to RQ; return the names that did not fit.
 
     The named ones are written after the commit, as many as fit the transaction; all nodes are written piece by piece.
     """

@@ -17,13 +17,13 @@ AGAIN_SECONDS = 0.2
 
 
 class Settle(Protocol):
-    """The callbacks of a command: `done` once it is committed or refused, or `undone` if it was not applied."""
+    """The callbacks of a command to a shard worker: `done` after commit or refusal, `undone` if it was not applied."""
 
     def done(self, answer: Any) -> None:
-        """Complete a command that was committed or, if the answer is a CoditectError, refused for good."""
+        """Handle the answer to a command that was committed, or the CoditectError by which it was refused for good."""
 
     def undone(self) -> None:
-        """Give back a command that was not applied; the command may come again, at this dispatcher or another."""
+        """Handle that a command was not applied, such as by returning its message to the queue; it may come again."""
 
 
 class Nothing:
@@ -65,7 +65,7 @@ NOTHING = Nothing()
 
 @dataclass(frozen=True, slots=True)
 class RebuildAnswer:
-    """The callbacks of a shard's `Rebuild` command: `go_on` is called after its commit, `again` 0.2 s after a refusal.
+    """The callbacks of the command for a shard's rebuild: call `go_on` after its commit, `again` 0.2 s after a refusal.
 
     By the command a shard publishes its tasks again, or, if the broker has its data, marks them as perhaps missing.
     """
@@ -75,7 +75,7 @@ class RebuildAnswer:
     settle: Settle
 
     def done(self, answer: Any) -> None:
-        """Let the shard publish again, or ask again 0.2 s after a refusal; pass the answer to `settle` either way."""
+        """Call `go_on` after a rebuild's commit, `again` 0.2 s after its refusal, and pass the answer to `settle`."""
         if isinstance(answer, CoditectError):
             asyncio.get_running_loop().call_later(AGAIN_SECONDS, self.again)
         else:
@@ -83,7 +83,7 @@ class RebuildAnswer:
         self.settle.done(answer)
 
     def undone(self) -> None:
-        """Call `settle.undone`, because this dispatcher left the shard before the rebuild could be recorded."""
+        """Pass on to `settle` that the rebuild was not recorded, because this dispatcher left the shard."""
         self.settle.undone()
 
 

@@ -136,7 +136,7 @@ class InFlight:
             _raise(self.started, flight)
 
     def agree(self, found: Sequence[Transition], now: float) -> None:
-        """Make the published tasks agree with the ledger: add or update the tasks that it has, and remove others."""
+        """Correct the list of published tasks by the ledger: add or update those that it has, and remove all others."""
         for node_key in self._flights.keys() - {moved.node_key for moved in found}:
             self._window.end(self._flights.pop(node_key).capability)
         for moved in found:
@@ -154,7 +154,7 @@ class InFlight:
             self._others[node_key] = fence
 
     def take_others(self) -> dict[NodeKey, int]:
-        """Return, by node, the fences of attempts that agents reported and that are not current; forget these reports.
+        """Return and forget agents' reports on attempts that are not current: the fence of the attempt, by node.
 
         The orphan detector has such attempts canceled.
         """
@@ -172,7 +172,7 @@ class InFlight:
 
     @property
     def agents(self) -> set[AgentId]:
-        """The agents that have begun the published tasks."""
+        """The ids of the agents that have begun any of the shard's published tasks."""
         return {AgentId(flight.agent) for flight in self._flights.values() if flight.agent}
 
     def fate(self, flight: Flight, now: float, now_ms: int) -> Fate:

@@ -56,7 +56,7 @@ class Evaluations:
         aside: set[bytes],
         put: Callable[[Evaluated, Settle], None],
     ) -> None:
-        """Create the evaluator, which passes values to `put`, and keeps the keys of evaluations under way in `aside`.
+        """Create the evaluator: `put` gets a command with the values, `aside` the keys of evaluations under way.
 
         Batches skip the work whose keys are in `aside`.
         """
@@ -69,7 +69,7 @@ class Evaluations:
         self._turn = asyncio.Lock()
 
     def begin(self, node_key: NodeKey, token: str) -> None:
-        """Begin to evaluate a node's expressions in the background, unless it is being done for the same `token`.
+        """Begin to evaluate a node's expressions in the background, unless that is under way for the node's same state.
         The token stands for the state of the node in which its expressions are evaluated.
         """
         key = evaluation_key(self._shard, node_key)
@@ -151,7 +151,7 @@ class Waited:
     until: float
 
     def counts(self, now: float) -> bool:
-        """Tell whether this pause makes one that begins at `now` longer: it ended at most an hour before."""
+        """Tell whether this pause lengthens the next one, because it ended at most an hour before `now`."""
         return now <= self.until + MOST_SECONDS
 
 

@@ -130,7 +130,7 @@ class OrphanDetector:
         return self._step() and stats is not None and stats.messages == 0
 
     def _step(self) -> bool:
-        """Tell whether agents' reports could arrive since the last call; if not, count every task as reported now."""
+        """Tell whether agents' reports could arrive since the last call; if not, count all tasks as reported now."""
         now, before, could_hear = self._now(), self._stepped, self._hears
         self._stepped, self._hears = now, self._broker.connected and not self._broker.blocked
         if could_hear and self._hears and now - before <= PAUSE_SECONDS:
@@ -146,7 +146,7 @@ class OrphanDetector:
         return flight.publication < self._old_marks.get((flight.capability, flight.level), 0)
 
     def _is_passed(self, flight: Flight) -> bool:
-        """Tell whether all that a begun task's queue held when the search for that task began is known to be gone.
+        """Tell whether all tasks that a begun task's queue held when its search began have surely left the queue.
 
         A queue of a busy fleet may never be empty. What an agent loses goes back to its queue, to either of its ends.
         """

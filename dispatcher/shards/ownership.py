@@ -200,7 +200,7 @@ class ShardOwnership:
                 log.debug("The leases will lapse", extra={"reason": repr(unsaid)})
 
     def _begin(self, tr: Transaction) -> int:
-        """Return the store's number of shards, set once; in a one-process store also declare all other owners dead."""
+        """Return the store's number of shards, setting it if new; in a one-process store end other owners' leases."""
         if self._ports.database.exclusive:
             leases.expire_others(tr, self.owner)
         return shards.fix_count(tr, self.count)

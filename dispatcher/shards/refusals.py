@@ -32,7 +32,7 @@ class QueuedCommand:
 
 
 class Refusals:
-    """The handling of one shard's failed commands: each is refused, or queued again after a pause, by `put`."""
+    """The handler of one shard's failed commands: it refuses each, or queues it again after a pause, by `put`."""
 
     def __init__(self, shard: int, metrics: Metrics, put: Callable[..., None], *, pause_seconds: float) -> None:
         self._shard = shard

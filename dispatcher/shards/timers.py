@@ -176,7 +176,7 @@ def _now() -> float:
 
 @dataclass(frozen=True, slots=True)
 class _FiredTimer:
-    """The callbacks of a due timer's command; after the last one of a series the service looks for the next timer."""
+    """The callbacks of the command for a due timer; after the last due one, the service looks for the next timer."""
 
     pause: Callable[[], None]
     look: Callable[[], None] | None

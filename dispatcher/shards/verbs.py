@@ -51,7 +51,7 @@ def handling(verb: str) -> Query | ShardChange | None:
 
 
 def _kept(table: str, name: str) -> Any:
-    """Return the handler of a verb or kind of timer from the `table` of its module in `coordination`; None if none."""
+    """Return the handler that package `coordination` has for a verb or timer kind, from the named table, or None."""
     module = COORDINATION.get(name.partition(".")[0])
     return None if module is None else getattr(import_module(module), table, {}).get(name)
 

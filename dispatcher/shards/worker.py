@@ -179,7 +179,7 @@ class ShardWorker:
         self.in_flight.close()
 
     def rebuild(self, marker: str, occasion: str, settle: Settle = NOTHING, *, kept: bool = False) -> None:
-        """Have all published tasks published again; if the broker is `kept`, only mark them as perhaps missing there.
+        """Have all published tasks published again; if the broker `kept` its data, only mark them as perhaps missing.
         When the broker was `kept`, they only count as doubtful, and those on their way go on. `settle` gets the last
         publication number before the rebuild. A second call for the same occasion does nothing.
         """
@@ -201,7 +201,7 @@ class ShardWorker:
         self._note_confirmed(self._publisher.go_on(last))
 
     def put(self, command: Command, settle: Settle = NOTHING, *, size_bytes: int = 0, tries: int = 0) -> None:
-        """Queue a command for a later batch; `settle.done` follows commit or refusal, else `settle.undone`."""
+        """Queue a command for a later transaction; `settle.done` follows commit or refusal, else `settle.undone`."""
         if self.closed:
             settle.undone()
             return
@@ -298,7 +298,7 @@ class ShardWorker:
             self._after(done.effects)
 
     def _doubt(self) -> None:
-        """Clear the caches, because a transaction may have been committed although its answer was lost.
+        """Clear cached workflow states and definitions, as a transaction may have been committed without an answer.
 
         Until memory knows its effects the ledger answers state queries.
         """

@@ -215,7 +215,7 @@ class FdbDatabase:
 
 
 class _Bound:
-    """A transaction's reads and writes (a `Backing`) through one transaction of FoundationDB's binding.
+    """The reads and writes of one transaction, carried out by a transaction of FoundationDB's Python binding.
 
     What was read ahead is kept here until it is written. FoundationDB's client keeps it, too, and lays the
     transaction's own writes over it, but every question to the client takes two switches of threads.
@@ -297,7 +297,7 @@ class _Bound:
 
 @dataclass(frozen=True, slots=True)
 class _Range:
-    """A range that was read ahead, with its first `limit` pairs, or all of them for limit 0."""
+    """A range of keys that was read ahead, with its first `limit` key-value pairs, or all of them for limit 0."""
 
     begin: bytes
     end: bytes

@@ -77,7 +77,7 @@ class Space:
         return tuples.unpack(key, len(self.prefix))
 
     def range(self, elements: tuple[Element, ...] = ()) -> tuple[bytes, bytes]:
-        """Return begin and end of the range of the space's keys whose tuples are the given one with more elements."""
+        """Return the begin and end of the range of keys whose tuples begin with the given elements and have more."""
         packed = self.pack(elements)
         return packed + b"\0", packed + b"\xff"
 

@@ -332,7 +332,7 @@ class MemoryDatabase:
         return low + (high - low) * self._chance.random()
 
     async def _travel(self, *ways: Way) -> None:
-        """Wait for a random delay and for the network in each given direction; raise if the store closed or failed."""
+        """Wait for a random delay and the simulated network, one way or both; raise if the store closed or failed."""
         low, high = self.faults.latency_seconds
         await asyncio.sleep(low + (high - low) * self._chance.random() if high else 0)
         for way in ways:
@@ -344,7 +344,7 @@ class MemoryDatabase:
 
 
 def _range_read(begin: bytes, end: bytes, found: list[KeyValue], *, limit: int, reverse: bool) -> KeyRange:
-    """Return the range that a read depends on: only as far as the last pair found, if the limit was reached."""
+    """Return the range of keys that a read depends on: only up to the last pair found, if the limit was reached."""
     if not limit or len(found) < limit:
         return begin, end
     return (found[-1][0], end) if reverse else (begin, found[-1][0] + b"\0")

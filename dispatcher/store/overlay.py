@@ -43,7 +43,7 @@ class Overlay:
         return self._keys[first : bisect_left(self._keys, end, first)]
 
     def over(self, pairs: Iterable[KeyValue], keys: Sequence[bytes], *, limit: int, reverse: bool) -> list[KeyValue]:
-        """Merge a range's stored `pairs` with the buffered changes of `keys`; return at most `limit`, or all for 0.
+        """Return a range's stored `pairs` with the buffered changes of `keys` applied: at most `limit`, or all for 0.
 
         The store's pairs are in the wanted order, and are `limit` more than the keys that the overlay removes, if there
         are so many.

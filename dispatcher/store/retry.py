@@ -26,7 +26,7 @@ class EarlierTries:
     """The number of tries that took over half of `limits.TRANSACTION_SECONDS`."""
 
     def note(self, *, slow: bool) -> None:
-        """Count one finished try, and with `slow` count it as a try that took over half of the permitted time."""
+        """Count one finished try; if `slow`, also count it as one that took over half of the permitted time."""
         self.count += 1
         self.slow += slow
 

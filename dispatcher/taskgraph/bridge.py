@@ -41,7 +41,7 @@ class ShardCommands(Protocol):
         """Carry out people's cancels and requeues in RQ; the bridge passes each again until its job's state is set."""
 
     async def forgotten(self, shards: Collection[int]) -> None:
-        """Write the live workflows of the given shards, which RQ has lost, into RQ; then call `TaskGraph.remember`."""
+        """Have the live workflows of shards that RQ has lost written into RQ; then call `TaskGraph.remember`."""
 
 
 class Bridge:

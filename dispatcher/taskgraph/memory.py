@@ -137,7 +137,10 @@ class MemoryTaskGraph:
             yield from rest[first : first + PIECE]
 
     def _fits(self, key: Key, left: dict[str, int]) -> bool:
-        """Tell whether `adopt` takes a queued job: requeued after a failure, or `left` has room, which it uses up."""
+        """Tell whether `adopt` takes a queued job: it was requeued after a failure, or its capability has room `left`.
+
+        In the latter case the job uses up a part of the room.
+        """
         entry = self._jobs[key]
         if entry.told is JobState.FAILED:
             return True

@@ -30,7 +30,7 @@ class TaskGraphUnavailable(Retryable):
 
 
 def looks(room: int) -> int:
-    """Return the most jobs at the head of one priority level's queues that `adopt` examines to take `room` jobs."""
+    """Return how many jobs at the heads of one priority's queues `adopt` examines at most, to take `room` jobs."""
     return min(2 * BATCH, PIECE + 4 * room)
 
 
@@ -220,7 +220,7 @@ class TaskGraph(Protocol):
         """Return the workflows with unended jobs, and the queued jobs, of a shard in RQ, by one pass in small steps."""
 
     async def remember(self, shard: int) -> None:
-        """Note in Redis that RQ has all live nodes of the shard, after this dispatcher wrote them."""
+        """Note in Redis that this dispatcher shows the shard's live nodes in RQ; a wipe of Redis removes the note."""
 
     async def incarnation(self, store: str, begun: int = 0) -> int:
         """Raise a store's incarnation number in Redis to `begun` if it is lower; return the number before, 0 for none.

@@ -59,7 +59,7 @@ class Projector:
         moved: Callable[[], None] = lambda: None,
         most_waiting: int = MOST_WAITING,
     ) -> None:
-        """Create an empty queue of job changes; `moved` is called when RQ may have queued a job."""
+        """Create an empty queue of job changes; `moved` is called after each written batch, which may queue a job."""
         self._graph = graph
         self._shard = shard
         self._moved = moved
@@ -100,7 +100,7 @@ class Projector:
         self.append(entries)
 
     def append(self, entries: Sequence[Entry]) -> None:
-        """Queue new jobs, each before its changes, and job changes for RQ; when too many wait, drop all of them."""
+        """Queue new jobs and job changes, in order, to be written to RQ; when too many wait, drop all of them."""
         if self._closed or not entries:
             return
         if self.waiting + len(entries) > self._most_waiting:
@@ -130,7 +130,7 @@ class Projector:
             await self._fewer.wait()
 
     async def tell_last(self, seconds: float) -> None:
-        """Wait at most `seconds` until the queued job changes are in RQ; return at once while Redis is absent."""
+        """Wait up to `seconds` until the queued job changes are in RQ, unless Redis did not answer the last write."""
         if self.available:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
@@ -144,7 +144,7 @@ class Projector:
         self._throw_away()
 
     async def run(self) -> None:
-        """Write the queued job changes to RQ, batch by batch, until canceled; wait while Redis is absent."""
+        """Write the queued job changes to RQ, batch by batch, until canceled; retry while Redis does not answer."""
         if self._entries:  # a loop before this one was woken for them, and died
             self._more.set()
         while True:
@@ -225,7 +225,7 @@ class Projector:
 
 
 def _without_passing_starts(changes: list[Change]) -> list[Change]:
-    """Return the job changes without each change to started that a later change of the same job replaces."""
+    """Return the job changes; leave out a change to the state started if a later change is of the same job."""
     last = {(change.workflow, change.node): change for change in changes}
     return [
         change

@@ -62,7 +62,10 @@ def job_row(job: Job) -> list[Any]:
 
 
 def change_row(change: Change) -> list[Any]:
-    """Return a change's arguments for Lua: id, queue, state, entry, result, error, due time, rewrite flag."""
+    """Return the Lua script's arguments for a change of a job: id, queue, state, result id, result, error, and others.
+
+    The others are the due time in seconds, `+inf` for none, and whether to write the job even if its state is the same.
+    """
     return [
         job_id(change.workflow, change.node),
         queue_name(change.level, change.shard),

@@ -191,7 +191,7 @@ class RedisTaskGraph:
         return [shard for shard, epoch in zip(shards, found, strict=True) if epoch == self._worker.encode()]
 
     def _queues(self, shards: Collection[int], level: Priority) -> list[str]:
-        """Return the shards' queue names of one priority level; for fairness each `adopt` begins with another shard."""
+        """Return the names of the shards' RQ queues of one priority; each `adopt` begins with another shard's queue."""
         queues = [queue_name(level, shard) for shard in shards]
         first = self._turn % len(queues)
         return queues[first:] + queues[:first]

@@ -104,7 +104,10 @@ class Notices:
         work.add_done_callback(self._under_way.discard)
 
     async def _guarded(self, delivery: Delivery) -> None:
-        """Handle an undeliverable task's copy; after an error drop it, or up to 20 times requeue it if retryable."""
+        """Answer for an undeliverable task and ack its copy; after an error drop it, or requeue it if retryable.
+
+        It is requeued up to 20 times (`MOST_TRIES`).
+        """
         try:
             await self._deal_with(delivery)
         except asyncio.CancelledError:

@@ -63,7 +63,7 @@ class Refusal:
 
 
 def unrouted(delivery: Delivery, known: Iterable[str]) -> Refusal:
-    """Return the refusal of a task whose capability has no queue; it suggests similar names among the `known` ones."""
+    """Return the rejection of a task whose capability has no queue; it suggests similar names that agents offer."""
     name, known = _name(delivery), frozenset(known)
     if name in known:
         message = f"Agents offer {name}, but no queue was bound to its key when the task came"
@@ -83,7 +83,7 @@ def unrouted(delivery: Delivery, known: Iterable[str]) -> Refusal:
 
 
 def given_up(delivery: Delivery) -> Refusal | None:
-    """Return the refusal of a task that the broker gave up or that is unreadable; None if an agent gave it up."""
+    """Return the failure of a task that the broker gave up or that is unreadable; None if an agent gave it up."""
     reason, headers = broker_reason(delivery.message), delivery.message.headers
     if reason is None and (tasks.UNDECODABLE not in headers or tasks.REASON in headers):
         return None

@@ -169,7 +169,7 @@ def silent(type_: Type, f: str, key: str = "", **val: Any) -> None:
 
 
 def read_histories(folder: Path) -> list[HistoryEntry]:
-    """Return a folder's history entries by time, transactions split into rows; malformed lines are left out."""
+    """Return the entries of a folder's history files by time; split transactions into rows, skip malformed lines."""
     files = sorted(folder.glob(f"*{SUFFIX}"))
     return merged(entry for file in files for entry in _entries(file))
 

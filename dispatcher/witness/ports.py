@@ -58,7 +58,7 @@ def nowhere(point: str) -> None:
 
 
 class Rows:
-    """The writes of one try of a transaction to nodes, leases and restores, as rows for the history."""
+    """The collector of what one try of a transaction writes to nodes, leases and restores, as rows for the history."""
 
     def __init__(self) -> None:
         self._states: dict[str, dict[str, Any]] = {}
@@ -91,7 +91,7 @@ class Rows:
             self._restores[workflow] = {"number": number, "by": by, "checkpoint": checkpoint}
 
     def told(self, version: int) -> list[Row]:
-        """Return history rows of the collected writes: leases, restores, claims and node states, each with `version`.
+        """Return the collected writes as history rows: leases, restores, claims and node states, each with `version`.
 
         A blocked node that was never claimed gives no row. `version` is the transaction's read version.
         """

@@ -55,7 +55,7 @@ class Watch:
 
 
 def read_watch(environment: Mapping[str, str]) -> Watch:
-    """Return a `Watch` with the history and failpoints that the environment asks for, and open any history file.
+    """Return a `Watch` with the history file and failpoints that environment variables name; open the file, if any.
 
     Raises:
         SetupError: when there is no such failpoint.

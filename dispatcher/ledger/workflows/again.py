@@ -64,7 +64,9 @@ def ended_by_itself(row: NodeRecord) -> bool:
 
 
 def find(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
-    """Reset a page of nodes that by themselves failed, died, were rejected or canceled; after the last, redrive them.
+    """Reset one page of the nodes that ended by themselves without a result; after the last page, go on to run them.
+
+    Those are nodes that failed, died, or were rejected or canceled, and not because of a predecessor.
 
     Return the number of nodes examined and edges handled.
     """
@@ -110,7 +112,10 @@ def go_on(unit: UnitOfWork, node_key: NodeKey, _: str, most: int) -> int:
 
 
 def _page(unit: UnitOfWork, workflow: str) -> list[KeyValue]:
-    """Return a redrive's next rows: nodes whose dependents to reset, or if none, nodes whose predecessors to count."""
+    """Return up to 100 rows of a redrive: nodes whose dependents are to be reset, or else nodes that may run again.
+
+    The dependents of the nodes in the former rows are to be reset; the nodes in the latter count their predecessors.
+    """
     rows = unit.tr.get_range(*AGAIN.range((workflow, _TELL)), limit=_PAGE)
     return rows or unit.tr.get_range(*AGAIN.range((workflow, COUNT)), limit=_PAGE)
 
@@ -189,7 +194,7 @@ def _count(unit: UnitOfWork, node_key: NodeKey, *, first: bool) -> int:
 
 
 def tally_of(unit: UnitOfWork, node_key: NodeKey, node: Node) -> Tally:
-    """Return the tally of a node's predecessors, which counts only ends that were passed on to the node already."""
+    """Return the counts of a node's ended and open predecessors; an end not yet passed on to the node is open."""
     tally = Tally.of(node)
     rows = unit.seen([NodeKey(node_key.workflow, edge.node) for edge in node.after])
     ended = [(edge, row.state) for edge, row in zip(node.after, rows, strict=True) if row and row.state.terminal]

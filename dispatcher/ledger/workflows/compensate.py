@@ -21,7 +21,7 @@ from dispatcher.ledger.workflows.children import undo
 
 
 def go_on(unit: UnitOfWork, root: NodeKey, _: str, most: int) -> int:
-    """Begin the compensation of the last completed node to undo; when none is left, go on with the restore, if any."""
+    """Begin the compensation of the last completed node to undo; when none is left, continue a restore under way."""
     run = unit.run(root.workflow)
     if run is None or run.state is not WorkflowState.COMPENSATING or run.canceling:
         return 1

@@ -24,7 +24,7 @@ _CANNOT_BE_DONE = (DamagedValue, InputError, NewerVersion, *_BUGS)
 
 
 class Overdue(TransactionTooOld):
-    """The error of a transaction that became too old because of one piece of unfinished work."""
+    """The error of a transaction that became too old over one piece of unfinished work, such as a large cancel."""
 
     def __init__(self, piece: bytes) -> None:
         super().__init__("A piece of what was left over takes too long")
@@ -32,7 +32,7 @@ class Overdue(TransactionTooOld):
 
 
 class SetAside(Retryable):
-    """The error of a piece of unfinished work that failed or took too long, and is skipped for now."""
+    """The error that a piece of unfinished work, such as a large cancel, failed or took too long, and is skipped."""
 
     def __init__(self, piece: bytes, *, overdue: bool = False) -> None:
         facts = dict(zip(("shard", "workflow", "node", "kind"), TODO.unpack(piece), strict=True))
@@ -43,7 +43,7 @@ class SetAside(Retryable):
 
 
 def go_on(unit: UnitOfWork, limit: int = 8) -> bool:
-    """Continue work that earlier transactions left unfinished; return False when the transaction was full already.
+    """Continue up to `limit` pieces of the shard's unfinished work; return False if there were some, but none was done.
 
     Raises:
         SetAside: when a piece of work cannot be done.

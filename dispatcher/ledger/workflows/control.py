@@ -167,7 +167,7 @@ def _check_signature(unit: UnitOfWork, node_key: NodeKey, body: Mapping[str, Any
 
 
 def settle(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, decision: str, *, by: str, comment: str = "") -> None:
-    """Carry out the answer to a node's question, by a person or by its timeout: the node goes on, or ends rejected."""
+    """Carry out the answer to a node's question by a person or a timeout: run or complete the node, or reject it."""
     granted = decision == GRANTED
     asked = decisions.read(unit.tr, node_key) or DecisionRecord(decision, unit.now_ms)
     questions.close(unit, node_key, row)

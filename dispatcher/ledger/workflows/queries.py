@@ -69,7 +69,7 @@ def _row_of(tr: Reads, node_key: NodeKey) -> NodeRecord:
 
 
 def overview(workflow: str, head: WorkflowRecord, run: RunRecord) -> dict[str, Any]:
-    """Return a workflow's name, state, counts and instants as JSON values, as the query `get` answers them."""
+    """Return a workflow's name, state, node counts, times and labels as JSON values, to answer the query `get`."""
     return {
         "workflow": workflow,
         "name": head.name,
@@ -100,7 +100,7 @@ def nodes(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def _nodes(tr: Reads, found: Sequence[tuple[NodeKey, NodeRecord]]) -> list[dict[str, Any]]:
-    """Return the definition and progress of the given nodes in order, until their definitions fill one answer."""
+    """Return definition and progress of the given nodes, in order, as many as fit one answer with their definitions."""
     bases = [node_key.defined for node_key, _ in found]
     defined = tuple(dict.fromkeys(bases))
     reading = zip(defined, definitions.find_all(tr, defined), strict=True)
@@ -297,7 +297,7 @@ def node_input(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def _first_failure(tr: Reads, workflow: str) -> dict[str, Any] | None:
-    """Return the failure of the workflow's node that failed first by itself, and not because of a predecessor."""
+    """Return the failure of the first node that ended unsuccessfully, not because of a predecessor, or None."""
     failed = [
         (NodeRecord.unpack(row), STATUSES.unpack(key)[1])
         for key, row in tr.get_range(*STATUSES.range((workflow,)))
@@ -358,7 +358,7 @@ def dead(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def rows_within(tr: Reads, begin: bytes, end: bytes, *, limit: int) -> tuple[list[KeyValue], bool]:
-    """Return the first rows of a range, as many as a page may have in number and bytes, and whether there may be more.
+    """Return the first rows of a range of keys in the store, as many as fit one page, and whether there may be more.
 
     They are at most `limit`, and end with the one by which they have `PAGE_BYTES` together.
     """
@@ -380,7 +380,7 @@ def rows_within(tr: Reads, begin: bytes, end: bytes, *, limit: int) -> tuple[lis
 def page_of(
     tr: Reads, space: Space, of: tuple[Element, ...], body: Body, *, most: int = MOST
 ) -> tuple[list[KeyValue], Any]:
-    """Return the page of rows that a request asks for, and the cursor of the next page; None on the last.
+    """Return the page of stored rows that a request asks for, and the cursor of the next page; None on the last.
 
     The rows are those whose tuples extend `of`. `limit` in the request is their number, 200 unless it says otherwise
     and at most `most`; `after` is the cursor, the elements of the last key behind `of`.

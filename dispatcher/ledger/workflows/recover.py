@@ -17,7 +17,7 @@ from dispatcher.store.transaction import Reads
 
 @dataclass(frozen=True, slots=True)
 class RecoveredShard:
-    """The state of a shard that a new owner reads from the ledger: publications, and what other work waits."""
+    """The state of a shard that a new owner reads from the ledger: published nodes, ready nodes, timer, other work."""
 
     rows: Sequence[outbox.Row]
     in_flight: Sequence[Transition]
@@ -32,7 +32,7 @@ class RecoveredShard:
 
 
 def learn(tr: Reads, shard: int) -> RecoveredShard:
-    """Read a shard's published nodes, outbox, capabilities with ready nodes, next timer, and if other work waits."""
+    """Read a shard's published nodes, capabilities with ready nodes, outbox, next timer, and if it has other work."""
     in_flight = []
     newer = set[NodeKey]()
     found = [(FLIGHTS.unpack(key)[1:], routing_key) for key, routing_key in tr.get_range(*FLIGHTS.range((shard,)))]

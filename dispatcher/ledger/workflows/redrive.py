@@ -141,13 +141,13 @@ def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ordered(order: str, body: Mapping[str, Any], before: str, capability: str = "") -> AuditEntry:
-    """Return the audit entry for a person's redrive or resume; `before` says how the node or workflow had ended."""
+    """Return the audit trail's entry of a person's redrive or resume, which says how the node or workflow had ended."""
     by = str(body.get("by") or "")[: control.MOST_NAME]
     return AuditEntry(order, by, automatic=False, why=f"it had ended: {before}", capability=capability)
 
 
 def check_parent(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
-    """Refuse to run an ended child again, because its parent's node has already acted on the child's end."""
+    """Refuse to run an ended child workflow again, because the node that started it has already acted on its end."""
     head = unit.workflow(workflow)
     if not run.state.terminal or run.ended is not None or head is None or (parent := head.parent) is None:
         return
@@ -172,7 +172,7 @@ def reopen(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
 
 
 def _begun(moved: list[Transition], run: RunRecord) -> dict[str, Any]:
-    """Return the nodes that a redrive has reset in this transaction, and whether later ones may reset more."""
+    """Return, to answer a redrive, which nodes this transaction has reset, and whether later ones may reset more."""
     return _named({one.node_key.node for one in moved if one.state is TaskState.BLOCKED}, more=run.again)
 
 

@@ -81,7 +81,7 @@ STATE_PARTS: tuple[tuple[Space, int], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class EndedPage:
-    """A page of a shard's ended workflows that are to be removed, or whose jobs in RQ are to be removed."""
+    """A page of a shard's ended workflows, whose data or RQ jobs are to be removed, and the cursor of the next page."""
 
     workflows: tuple[str, ...]
     cursor: tuple[int, str] | None
@@ -109,7 +109,7 @@ def _ended(tr: Reads, shard: int, before_ms: int, which: str, limit: int) -> lis
 
 
 def note_kept(tr: Transaction, shard: int, cursor: tuple[int, str]) -> None:
-    """Record that the shard's ended workflows up to the cursor are removed, but for those with a longer retention."""
+    """Record up to which end time a shard's ended workflows are removed, but for those with a longer retention."""
     tr.set(SHOWN.pack((shard, KEPT)), versions.SHOWN.pack(cursor))
 
 
@@ -175,7 +175,7 @@ def index(tr: Transaction, *, limit: int = MOST_ROWS) -> bool:
 
 
 def unfinished(tr: Reads, before_ms: int, *, after: str = "", limit: int = MOST_ROWS) -> tuple[list[str], str]:
-    """Return a page of unfinished submissions and hidden workflows that began before `before_ms`, and the next cursor.
+    """Return some ids of workflows under removal and submissions unfinished since before `before_ms`, and a cursor.
 
     A hidden workflow counts as old. The cursor is empty on the last page.
     """
@@ -191,7 +191,7 @@ def nodes_of(tr: Reads, workflow: str, *, after: str = "", limit: int = MOST_NOD
 
 
 def take_apart(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
-    """Remove a page of the rows of an unfinished submission or hidden workflow; return False when none are left.
+    """Remove a page of the rows of an unfinished submission or a workflow under removal; return False if none are left.
 
     An upload that was accepted meanwhile, or is younger, stays as it is. The rows that `forget` removes stay, too.
     """
@@ -211,7 +211,7 @@ def take_apart(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
 
 
 def forget(tr: Transaction, workflow: str, nodes: Sequence[str], *, before_ms: int) -> None:
-    """Remove given nodes' status rows of an unfinished submission or hidden workflow; without nodes, its own rows."""
+    """Remove given nodes' status rows of a workflow under removal or unfinished upload; without nodes, its own rows."""
     if not _is_going(tr, workflow, before_ms):
         return
     for node in nodes:

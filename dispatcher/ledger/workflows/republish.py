@@ -31,7 +31,7 @@ MOST_NODES = 200
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """The record of a shard's last rebuild: the broker's marker queue, the cause, and counts of republished nodes."""
+    """The record of a shard's last rebuild, which published tasks again: broker marker, cause, and counts of nodes."""
 
     marker: str = ""
     """The name of the marker queue at the broker; empty when the shard has not been built on any broker."""
@@ -46,18 +46,21 @@ class Built:
 
 
 def built(tr: Reads, shard: int) -> Built:
-    """Return the record of a shard's last rebuild; an empty record when there was none."""
+    """Return the record of a shard's last rebuild, which published tasks again; an empty record when there was none."""
     row = tr.get(MARKERS.pack((shard,)))
     return Built() if row is None else Built(*versions.MARKER.unpack(row))
 
 
 def left_over(tr: Reads, shard: int) -> bytes | None:
-    """Return the cursor of a shard's unfinished rebuild; None when there is none."""
+    """Return where a shard's unfinished rebuild is to go on to publish tasks again; None when none is unfinished."""
     return tr.get(_key(shard))
 
 
 def begin(unit: UnitOfWork, marker: str, occasion: str, *, kept: bool = False) -> int:
-    """Begin a shard's rebuild unless the last had this marker and cause; return the last publication number before it.
+    """Record a shard's rebuild and begin to publish its tasks again, unless the last one had the same marker and cause.
+
+    Return the last publication number before the rebuild. The marker is the queue by whose absence a broker's loss of
+    data is noticed.
 
     Unless the broker was `kept`, later transactions publish all earlier publications again; an unfinished rebuild for
     another broker goes on in any case.
@@ -82,7 +85,7 @@ def _leave(unit: UnitOfWork, last: int, workflow: str, node: str) -> None:
 
 
 def go_on(unit: UnitOfWork, cursor: bytes) -> int:
-    """Publish the next page of a rebuild's nodes again, and return how many nodes were examined."""
+    """Publish again the next page of the nodes of a shard that is rebuilt, and return how many nodes were examined."""
     last, kept, workflow, node = loads(cursor)
     if kept:  # an earlier release walked over the broker that it knew, too: memory doubts the same publications
         return 0

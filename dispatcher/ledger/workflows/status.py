@@ -14,7 +14,10 @@ from dispatcher.store.transaction import Reads
 
 
 def status(tr: Reads) -> dict[str, Any]:
-    """Return live dispatchers; by shard: owner, epoch, marker queue, counts of live workflows and published nodes."""
+    """Return the live dispatchers and, by shard, owner, epoch, broker marker, live workflows and published nodes.
+
+    Of workflows and nodes it gives the counts. The marker is a queue at the broker, None before the first.
+    """
     count = shards.fixed_count(tr)
     beats = leases.beats(tr)
     return {"shards": [_shard(tr, shard, beats) for shard in range(count)], "dispatchers": sorted(beats)}

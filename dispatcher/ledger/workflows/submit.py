@@ -38,7 +38,7 @@ MOST_FINGERPRINT = 100
 
 
 def start(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Store a chunk of a submitted workflow, and accept it with the last; of one accepted before only return the state.
+    """Store a chunk of a workflow; with the last, accept the workflow; only return the state of one accepted earlier.
 
     A workflow was accepted before if its id or its unexpired idempotency key is known.
 
@@ -88,7 +88,7 @@ def start_known(
     *,
     trace: dict[str, Any] | None = None,
 ) -> RunRecord:
-    """Store and accept a workflow with input `body` whose nodes were checked before; return its progress record."""
+    """Store and accept a workflow whose nodes were checked earlier, with its input; return its progress record."""
     nodes = [(known_node(name, document), definitions.pack(document)) for name, document in documents.items()]
     write(unit, NodeKey(workflow, ""), INPUT, body, first=True)
     _write_nodes(unit, workflow, nodes)
@@ -171,7 +171,7 @@ def _upload(unit: UnitOfWork, workflow: str) -> tuple[int, int, int]:
 
 
 def read_head(unit: UnitOfWork, body: Mapping[str, Any]) -> WorkflowRecord:
-    """Return the row of a workflow's fixed part, from the first chunk of its submission.
+    """Return the record of a workflow's name, labels and other unchanging fields, from its submission's first chunk.
 
     Raises:
         InputError: when a field is wrong or there are too many nodes.
@@ -221,7 +221,7 @@ def read_nodes(unit: UnitOfWork, workflow: str, documents: object) -> list[tuple
 
 
 def _stored(unit: UnitOfWork, workflow: str, nodes: Sequence[Node]) -> set[str]:
-    """Return those of the given nodes and their predecessors that the store has already.
+    """Return the names of the given nodes and of their predecessors that the store already has.
 
     The rows that are read are never large; a conflict would show in the upload's own row.
     """

@@ -45,7 +45,10 @@ def cancel_elements(unit: UnitOfWork, node_key: NodeKey, cursor: str, most: int)
 
 
 def walk(unit: UnitOfWork, node_key: NodeKey, kind: str, after: str, most: int) -> int:
-    """Examine at most `most` nodes after name `after`, to cancel, offer or send to RQ, by `kind`; return how many."""
+    """Cancel, offer for claims again or send to RQ, by `kind`, a page of a workflow's nodes; return how many it had.
+
+    The page holds at most `most` nodes whose names follow `after`; the rest is left to a later transaction.
+    """
     found = unit.tr.get_range(*STATUSES.behind((node_key.workflow,), (after,)), limit=most + 1)
     met = 0
     for key, stored in found[:most]:

@@ -25,7 +25,7 @@ class ConfirmedPublications:
         return len(self._numbers)
 
     def add(self, numbers: Iterable[int], *, within_seconds: float) -> None:
-        """Add confirmed publications, which are overdue after `within_seconds` without a batch."""
+        """Add numbers of confirmed publications; if no batch takes them in time, `on_overdue` is called."""
         self._numbers.extend(numbers)
         if self._numbers and self._timer is None and not self._closed:
             self._timer = asyncio.get_running_loop().call_later(within_seconds, self._ring)
@@ -37,7 +37,7 @@ class ConfirmedPublications:
         return numbers
 
     def close(self) -> None:
-        """Stop the timer, so that `on_overdue` is not called any more; `add` and `take` still work."""
+        """Stop the timer after which waiting numbers get a batch of their own; `add` and `take` still work."""
         self._closed = True
         self._stop()
 

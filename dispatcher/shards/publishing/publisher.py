@@ -38,7 +38,10 @@ Sent = Callable[[Publication, BaseException | None], None]
 
 
 class ShardPublisher:
-    """The publisher of a shard's tasks; tells `sent` the error, or None, of each try not canceled or rerouted."""
+    """The publisher of a shard's tasks, which calls `sent` with each task's error, or with None after the confirm.
+
+    It does not call `sent` for a try that is canceled or goes to another queue.
+    """
 
     def __init__(self, broker: Broker, sent: Sent, tracing: Tracing = NO_TRACING) -> None:
         self._broker, self._tracing = broker, tracing
@@ -48,7 +51,7 @@ class ShardPublisher:
         self._last = 0
 
     def send(self, publication: Publication) -> None:
-        """Publish a node's task; during a rebuild hold the task back, and drop a task that the rebuild publishes."""
+        """Publish a node's task, or keep it back during a hold; drop it if the last rebuild publishes it again."""
         number = publication.number
         if self._held is not None:
             self._held.append(publication)
@@ -78,14 +81,14 @@ class ShardPublisher:
             await asyncio.wait([sending for _, sending in self._under_way.values()], timeout=within_seconds)
 
     def hold(self, *, recall: bool) -> None:
-        """Hold back all publications until `go_on`; `recall` also takes back those whose confirm has not come yet."""
+        """Keep all publications back until `go_on`; with `recall` also take back those that are not yet confirmed."""
         if self._held is None:
             self._held = []
         if recall:
             self._held += self._recall(tuple(self._under_way))
 
     def go_on(self, last: int) -> list[int]:
-        """Send the held publications numbered above `last`, drop those up to it, and return the dropped numbers.
+        """Send the publications kept back with numbers above `last`, drop the others, and return the dropped numbers.
         Both held publications and those on their way up to `last` are dropped. A second call with the same number drops
         nothing more.
         """

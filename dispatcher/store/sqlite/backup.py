@@ -42,7 +42,7 @@ def copy(source: Path, target: Path) -> None:
 
 @contextmanager
 def replacing(store: Path, aside: Callable[[Path], Path]) -> Iterator[Path]:
-    """Yield the path of a file to fill, then replace the store by that file; move the old store to `aside(store)`.
+    """Yield the path of a file to fill, then replace the store by the file; move the old store to where `aside` says.
 
     Raises:
         StoreLocked: while a process owns the store.

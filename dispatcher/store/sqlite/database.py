@@ -173,7 +173,7 @@ class SqliteDatabase:
         return lock
 
     def _open(self) -> tuple[sqlite3.Connection, bool]:
-        """Open the file; return the connection, and whether the last owner closed the file cleanly, leaving no log."""
+        """Open the file; return the connection, and whether no write-ahead log was left, as after a clean close."""
         log_file = self._path.with_name(self._path.name + "-wal")
         whole = not (log_file.exists() and log_file.stat().st_size)
         try:

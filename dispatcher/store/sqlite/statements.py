@@ -49,7 +49,7 @@ class Statements:
         """The error of the last SQL statement that failed, even if the transaction function caught the error."""
 
     def get(self, key: bytes, snapshot: bool) -> bytes | None:
-        """Return a key's value, with the buffered writes of the transaction and its group commit; None if missing."""
+        """Return the value of a key, with the writes that are buffered for the next commit; None for a missing key."""
         own = self._overlay.values
         if key in own:
             return own[key]
@@ -57,7 +57,7 @@ class Statements:
         return found[0][0] if found else None
 
     def get_range(self, begin: bytes, end: bytes, limit: int, reverse: bool, snapshot: bool) -> list[KeyValue]:
-        """Return at most `limit` pairs (0: all) of [begin, end), with the writes of the transaction's group commit."""
+        """Return up to `limit` pairs (0: all) of [begin, end), with the writes buffered for the next commit."""
         statement = _BACKWARD if reverse else _FORWARD
         own = self._overlay.between(begin, end)
         if not own:
@@ -108,7 +108,7 @@ class Statements:
         self.set(key, added(self.get(key, snapshot=True), amount))
 
     def get_read_version(self) -> int:
-        """Return the version of the state that the transaction reads, with the earlier transactions of its group."""
+        """Return the version of the state that the transaction reads, counting earlier transactions of its commit."""
         return self._version
 
     def _row(self, statement: str, parameters: Sequence[Any]) -> Iterator[list[str]]:

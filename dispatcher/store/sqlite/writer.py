@@ -130,7 +130,7 @@ class Writer:
             request.error = self._failed or error
 
     def _commit_group(self, requests: list[WriteRequest]) -> list[WriteRequest]:
-        """Run and commit the first requests, as many as the group's limits allow, and return those requests."""
+        """Run the functions of the first requests, as many as a commit may hold, commit, and return those requests."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             (before,) = self._connection.execute("SELECT version FROM state").fetchone()
@@ -155,7 +155,7 @@ class Writer:
         return len(requests), version
 
     def _run(self, request: WriteRequest, version: int, overlay: Overlay) -> bool:
-        """Run one request's function, and tell whether it wrote to the overlay without failing."""
+        """Run one request's transaction function; tell whether it wrote to the overlay and raised no error."""
         if request.answer.cancelled():
             return False
         statements = Statements(self._connection, self._path, version, overlay)

@@ -30,7 +30,7 @@ MOST_LATER = 500
 
 @value
 class Position:
-    """A position in the history of a workflow, which every end of a node either precedes or follows."""
+    """A point in a workflow's history that a restore goes back to; each end of a node lies before or after it."""
 
     at_ms: int
     """The instant of the position: when a node ended, or when a named checkpoint was made."""
@@ -38,18 +38,21 @@ class Position:
     """The nodes that ended in the same millisecond, but after the node of the checkpoint."""
 
     def keeps(self, name: str, row: NodeRecord) -> bool:
-        """Tell whether a node had ended by this position; a restore to the position leaves such a node as it is."""
+        """Tell whether a node had ended by this point in a workflow's history; a restore leaves such a node as is."""
         if row.finished_ms is None or not row.state.terminal or row.reason == RESTORED:
             return False
         return row.finished_ms <= self.at_ms and defined_name(name) not in self.later
 
     def had_written(self, at_ms: int, node: str) -> bool:
-        """Tell whether a write to shared state at `at_ms`, by `node` ("" for none), came before this position."""
+        """Tell whether a write to shared state came before this point in the workflow's history.
+
+        `at_ms` is the time of the write, and `node` the node whose task wrote, or "" for another writer.
+        """
         return at_ms < self.at_ms or (at_ms == self.at_ms and node not in self.later)
 
 
 def find(tr: Reads, seen: Seen, workflow: str, name: str) -> Position:
-    """Return the position of the checkpoint `name`: of the named checkpoint, or else of the end of the completed node.
+    """Return the point in a workflow's history that `name` stands for: a named checkpoint, or a completed node's end.
 
     Raises:
         NotFound: when the workflow has no such checkpoint.
@@ -67,12 +70,12 @@ def find(tr: Reads, seen: Seen, workflow: str, name: str) -> Position:
 
 
 def read(stored: list[Any]) -> Position:
-    """Decode the position to which a workflow is being restored, from the field `restoring` of its run's row."""
+    """Decode the point in its history to which a workflow is being restored, as its progress record keeps the point."""
     return Position(stored[0], tuple(stored[1]))
 
 
 def _later(tr: Reads, seen: Seen, node_key: NodeKey, at_ms: int) -> tuple[str, ...]:
-    """Return the nodes that come after a node in the graph and ended in the same millisecond."""
+    """Return the nodes that depend on a node, directly or not, and ended in the same millisecond as the node."""
     found: dict[str, None] = {}
     waiting, left, was_executed = deque([node_key.node]), MOST_LATER, False
     while waiting and left > 0:

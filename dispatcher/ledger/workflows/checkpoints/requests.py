@@ -136,7 +136,9 @@ def check(workflow: str, run: RunRecord) -> None:
 
 
 def token_of(tr: Reads, workflow: str, run: RunRecord) -> str:
-    """Return a text that changes when a further node of the workflow begins or completes, or the workflow is restored.
+    """Return a text that stands for a workflow's progress, by which a restore detects that the workflow went on.
+
+    It changes when a further node begins or completes, or the workflow is restored.
 
     Nodes are only added. One that has begun becomes one that has not only by a retry, a redrive or a restore, which the
     counts of the states tell, unless several nodes have changed places meanwhile.
@@ -165,14 +167,14 @@ def _page(tr: Reads, workflow: str, body: Body) -> tuple[list[tuple[NodeKey, Nod
 
 
 def _has_effects(node_key: NodeKey, row: NodeRecord, position: Position) -> bool:
-    """Tell whether a restore to `position` discards the node, and the node's task or child workflow may have begun."""
+    """Tell whether a restore to a checkpoint discards a node whose task or child workflow may have begun."""
     if not row.fence or node_key.is_compensation or row.reason == RESTORED:
         return False
     return not position.keeps(node_key.node, row)
 
 
 def _declared(tr: Reads, node_keys: Sequence[NodeKey]) -> Iterator[bool]:
-    """Yield, for each node, whether its definition names a compensation, or its latest child has nodes to undo."""
+    """Yield, for each given node, whether it names a compensation, or its latest child workflow has nodes to undo."""
     defined = tuple(dict.fromkeys(node_key.defined for node_key in node_keys))
     declares: dict[NodeKey, bool] = {}
     runs_child: list[NodeKey] = []

@@ -88,7 +88,7 @@ def _check_ends_taken(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
 
 
 def _note(unit: UnitOfWork, workflow: str, name: str, by: str, position: Position) -> None:
-    """Record a restore, and delete the workflow's named checkpoints that come after the restored position."""
+    """Record a restore, and delete the workflow's named checkpoints that are later than the one restored to."""
     row = versions.RESTORE.pack((unit.now_ms, by, name))
     unit.tr.set(RESTORES.pack((workflow, requests.restores(unit.tr, workflow) + 1)), row)
     for key, stored in unit.tr.get_range(*CHECKPOINTS.range((workflow,))):
@@ -98,7 +98,10 @@ def _note(unit: UnitOfWork, workflow: str, name: str, by: str, position: Positio
 
 
 def next_compensation(unit: UnitOfWork, run: RunRecord, workflow: str) -> NodeKey | None:
-    """Return the key of the last completed node's compensation, in a restore only of discarded nodes; None if none."""
+    """Return the key of the compensation to run next, that of the last completed node to undo; None if none is left.
+
+    During a restore, only nodes that the restore discards are to be undone.
+    """
     if run.restoring is None:
         return compensations.last(unit, workflow)
     position = positions.read(run.restoring)
@@ -113,7 +116,10 @@ def next_compensation(unit: UnitOfWork, run: RunRecord, workflow: str) -> NodeKe
 
 
 def stop(unit: UnitOfWork, root: NodeKey, after: str, most: int) -> int:
-    """Cancel, for a restore, unfinished nodes with names after `after`; when none is left, have compensations begin."""
+    """Cancel a page of the unfinished nodes that a restore discards; after the last page, have compensations begin.
+
+    The page holds at most `most` nodes with names after `after`. Return how many were examined.
+    """
     run = unit.run(root.workflow)
     if run is None or run.restoring is None or run.canceling:
         return 1
@@ -134,7 +140,7 @@ def discard(unit: UnitOfWork, root: NodeKey, most: int) -> int:
 
 
 def go_on_with_state(unit: UnitOfWork, root: NodeKey, after: str, most: int) -> int:
-    """Restore the values of a workflow's shared state whose keys follow `after`, then discard nodes."""
+    """Restore the shared state of a workflow, from the key behind `after` on; when that is done, discard nodes."""
     run = unit.run(root.workflow)
     if run is None or run.restoring is None or _is_given_up(unit, root.workflow, run):
         return 1
@@ -146,7 +152,10 @@ def go_on_with_state(unit: UnitOfWork, root: NodeKey, after: str, most: int) -> 
 
 
 def go_on(unit: UnitOfWork, root: NodeKey, after: str, most: int) -> int:
-    """Discard nodes whose names follow `after`, then have the discarded nodes count their ended predecessors."""
+    """Have a page of the nodes that a restore discards wait again; after the last page, run those that may run.
+
+    The page holds at most `most` nodes with names after `after`. Return how many were examined.
+    """
     run = unit.run(root.workflow)
     if run is None or run.restoring is None or _is_given_up(unit, root.workflow, run):
         return 1

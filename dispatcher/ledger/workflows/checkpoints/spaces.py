@@ -24,7 +24,7 @@ MOST_CHANGED = 1_000
 
 @dataclass(frozen=True, slots=True)
 class StateVersion:
-    """A version of a key of shared state, without its value."""
+    """The number, writer, task, time and deletion mark of one version of a key of shared state, without its value."""
 
     number: int
     writer: str
@@ -34,11 +34,11 @@ class StateVersion:
 
     @property
     def row(self) -> tuple[Any, ...]:
-        """The version as the fields of its row."""
+        """The tuple that the store keeps of a version of shared state: number, writer, task, time, deletion mark."""
         return (self.number, self.writer, self.task, self.at_ms, int(self.deleted))
 
     def as_json(self) -> dict[str, Any]:
-        """Return the version as JSON values for answers to requests."""
+        """Return the number, writer, task, time and deletion mark of this version of shared state as a JSON object."""
         return {
             "version": self.number,
             "writer": self.writer,
@@ -59,7 +59,7 @@ def latest(tr: Reads, space: str, key: str) -> StateVersion:
 
 
 def write(unit: UnitOfWork, space: str, key: str, after: StateVersion, value: bytes | None) -> None:
-    """Write a key's next version, with its value unless it deletes the key; only the last 20 versions are kept.
+    """Write the next version of a key of shared state, without a value for a deleted key; keep the last 20 versions.
 
     Raises:
         ValueBeyondBound: when the value is too large.
@@ -81,7 +81,7 @@ def value_key(space: str, key: str, version: int) -> ValueKey:
 
 
 def unpack(row: bytes) -> StateVersion:
-    """Decode a row of the store to a version of a key of shared state."""
+    """Decode a stored row into the version of a key of shared state that the row describes."""
     version, writer, task, at_ms, deleted = versions.SPACE.unpack(row)
     return StateVersion(version, writer, task, at_ms, bool(deleted))
 
@@ -90,7 +90,7 @@ def unpack(row: bytes) -> StateVersion:
 
 
 def check(tr: Reads, workflow: str, position: Position) -> None:
-    """Refuse a restore to a position at which the values of a workflow's shared state cannot be brought back.
+    """Refuse a restore for which former values of a workflow's shared state are lost, or too many keys have changed.
 
     Raises:
         InputError: when a key was written too often since, or too many keys were.
@@ -108,7 +108,7 @@ def check(tr: Reads, workflow: str, position: Position) -> None:
 
 
 def bring_back(unit: UnitOfWork, workflow: str, position: Position, after: str, writer: str) -> str | None:
-    """Restore each key of a workflow's shared state changed since a position: write its value then as a new version.
+    """Write back the values that a workflow's shared state had at a checkpoint, as new versions of the changed keys.
 
     Return the last key that was written when the transaction is full, and None when all are done.
     """
@@ -126,7 +126,7 @@ def bring_back(unit: UnitOfWork, workflow: str, position: Position, after: str, 
 
 
 def _changed(tr: Reads, workflow: str, position: Position, after: str) -> Iterator[tuple[str, StateVersion]]:
-    """Yield the keys of a workflow's shared state that were written since a position, with their present versions."""
+    """Yield the keys of a workflow's shared state that were written since a checkpoint, with their present versions."""
     space = workflow_space(workflow)
     begin, end = SPACES.behind((space,), (after,))
     while found := tr.get_range(begin, end, limit=PAGE):
@@ -138,7 +138,7 @@ def _changed(tr: Reads, workflow: str, position: Position, after: str) -> Iterat
 
 
 def _former(tr: Reads, workflow: str, key: str, position: Position) -> StateVersion | None:
-    """Return the version that a key had at a position, version 0 before its first write; None if not kept any more."""
+    """Return the version that a key of shared state had at a checkpoint, 0 before its first write; None if not kept."""
     space = workflow_space(workflow)
     kept = [unpack(row) for _, row in tr.get_range(*SPACE_VERSIONS.range((space, key)), limit=KEPT, reverse=True)]
     former = next((one for one in kept if _is_of(workflow, one, position)), None)

@@ -21,7 +21,7 @@ LIMIT = "sub_workflow_limit"
 
 
 def start(unit: UnitOfWork, node_key: NodeKey, _: str, most: int) -> int:
-    """Start the child workflow of a node that has begun; return how many nodes the child has, or 1 if none starts."""
+    """Start the child workflow of a node that has begun; return the child's number of nodes, or 1 if none starts."""
     row, run = unit.node(node_key), unit.run(node_key.workflow)
     if row is None or run is None or row.state is not TaskState.WORKING:
         return 1

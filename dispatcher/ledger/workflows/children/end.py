@@ -28,7 +28,9 @@ _NO_FAILURE = frozenset({TaskState.COMPLETED, TaskState.SKIPPED})
 
 
 def ended(unit: UnitOfWork, node_key: NodeKey, _: str, __: int) -> int:
-    """End a node, or its compensation, whose latest child ended, or retry with another; ignore an earlier child's end.
+    """End the node, or its compensation, whose latest child workflow has ended, or plan to start another child.
+
+    The end of an earlier child changes nothing.
 
     Several children of a node may have ended since, by one piece of unfinished work: the present one is looked at.
     """
@@ -86,7 +88,7 @@ def _end_compensation(unit: UnitOfWork, node_key: NodeKey, child: str, run: RunR
 
 
 def _retry_ms(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, run: RunRecord) -> int | None:
-    """Return the delay in milliseconds before the node's next child, by the node's policy; None if no child follows.
+    """Return the delay in milliseconds before a node's next child workflow, by its retry policy; None if none follows.
 
     A child that could not undo what it did is followed by none: a person has to look.
     """
@@ -103,7 +105,7 @@ def _names(unit: UnitOfWork, child: str) -> list[str]:
 
 
 def _result(unit: UnitOfWork, child: str) -> bytes:
-    """Return a completed child's result: that of its only node without dependents, or an object of several by name.
+    """Return a completed child workflow's result: that of its only node without dependents, or of several by node name.
 
     Raises:
         ValueBeyondBound: when it is larger than one value may be.
@@ -125,7 +127,7 @@ def _result(unit: UnitOfWork, child: str) -> bytes:
 
 
 def _failure(unit: UnitOfWork, child: str, run: RunRecord) -> Failure:
-    """Return the failure of a node whose child ended without a result, with the child's first failed node."""
+    """Return the failure for a node whose child workflow ended without a result, with the child's first failed node."""
     fix = f"coditect workflow show {child}"
     what = f"The sub-workflow {child} is {run.state.value}"
     first = _first_failed(unit, child, _names(unit, child))

@@ -11,7 +11,7 @@ from dispatcher.ledger.workflows import redrive
 
 
 def begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Have the compensated node's child undo its own nodes, which ends the compensation; end it now if none is left."""
+    """Have a node's child workflow undo its own nodes, as the node's compensation; complete it now if none is left."""
     row.ready_ms = row.started_ms = unit.now_ms
     unit.move(node_key, row, TaskState.WORKING)
     child = children.current(unit, node_key.compensated)
