@@ -40,7 +40,7 @@ class LoadAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """One execution of a load test's task, read from a line of the log that agents write (the effect log)."""
+    """An execution of a load test's task, as an agent wrote it to the effect log: agent, process and attempt."""
 
     agent_id: str
     pid: int
