@@ -17,6 +17,6 @@ async def scene() -> AsyncIterator[Scene]:
 @pytest.fixture
 async def owner(scene: Scene) -> ScriptedOwner:
     """The owner of shard 0."""
-    owner = ScriptedOwner(await scene.broker())
+    owner = ScriptedOwner(await scene.broker(), clock=scene.clock)
     await owner.open()
     return owner

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from typing import Any
 from coditect.agent.declaration import Agent
 from coditect.agent.program import running_agent
 from coditect.agent.runtime import Runtime
-from coditect.aio.clock import SystemClock
+from coditect.aio.clock import Clock, SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Delivery
 from coditect.client.client import Client
@@ -23,6 +24,16 @@ from coditect.wire import routing
 from tests.support import eventually
 
 SETTINGS = Settings(drain_seconds=0.3)
+
+
+@dataclass(frozen=True, slots=True)
+class StillClock(SystemClock):
+    """The machine's clock, stopped: a task is as old when it arrives as its test says, on a busy machine too."""
+
+    _now_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+
+    def now_ms(self) -> int:
+        return self._now_ms
 
 
 @dataclass(slots=True)
@@ -69,6 +80,7 @@ class Scene:
     stack: AsyncExitStack
     server: MemoryServer = field(default_factory=MemoryServer)
     registry: MemoryRegistry = field(default_factory=MemoryRegistry)
+    clock: Clock = field(default_factory=StillClock)
 
     async def broker(self) -> MemoryBroker:
         """A connection of the test's own."""
@@ -88,7 +100,7 @@ class Scene:
                 broker=link,
                 registry=self.registry,
                 settings=replace(SETTINGS, **settings),
-                clock=SystemClock(),
+                clock=self.clock,
                 drain=drain,
             )
         )

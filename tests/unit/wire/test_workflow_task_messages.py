@@ -41,7 +41,7 @@ def _as_json(message: Message) -> dict[str, object]:
 
 
 async def test_everything_about_a_workflow_task_fits_its_schema(scene: Scene) -> None:
-    owner, works = ScriptedOwner(await scene.broker()), Works()
+    owner, works = ScriptedOwner(await scene.broker(), clock=scene.clock), Works()
     owner.decide = granting(fence=3)
     await owner.open()
     heard: list[Message] = []
