@@ -9,18 +9,18 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from coditect.aio.clock import SystemClock
 from coditect.api.live import feed as feeds
 from coditect.api.live.feed import LiveFeed
 from coditect.api.live.stream import LiveStream
 from coditect.api.live.window import LiveFrame, LiveWindow
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.broker.topology import base_topology
+from coditect.broker.port import Delivery
+from coditect.broker.topology import Binding, Queue, QueueType, Topology, base_topology
 from coditect.errors import Overloaded, Retryable
 from coditect.messaging.event_filter import EventFilter
-from coditect.messaging.event_publisher import Events
 from coditect.model.event import Event
-from coditect.wire import routing
+from coditect.model.message import Message
+from coditect.wire import control_messages, routing
 from coditect.wire.events import event_message
 from tests.support import eventually
 
@@ -133,16 +133,23 @@ async def test_first_seconds_of_a_subscription_end_with_a_gap() -> None:
         await eventually(lambda: reader.seen() == ["gap"])
 
 
-async def test_muted_publisher_is_heard_at_once() -> None:
-    async with fed(MemoryServer()) as (feed, broker):
-        events = Events(broker, SystemClock(), source="/agents/a-1")
-        events.emit("task.completed", subject="lost")
-        await eventually(lambda: not events.heard("task.completed"))
+async def test_feed_announces_itself_to_muted_publishers_whenever_it_begins() -> None:
+    announced: list[Message] = []
 
+    def heard(delivery: Delivery) -> None:
+        announced.append(delivery.message)
+        delivery.ack()
+
+    server = MemoryServer()
+    async with fed(server) as (feed, broker), MemoryBroker(server) as other:
+        await other.declare(Topology((), (Queue("tap", QueueType.CLASSIC),), (Binding(routing.BROADCAST, "tap"),)))
+        await other.consume("tap", heard, prefetch=1)
         async with reading(feed) as reader:
-            events.unmute()
-            events.emit("task.completed", subject="heard")
-            await eventually(lambda: reader.seen() == ["heard"])
+            await eventually(lambda: [one.type for one in announced] == [control_messages.LISTEN])
+
+            broker.drop()
+            await eventually(lambda: reader.seen() == ["gap"])
+            await eventually(lambda: [one.type for one in announced] == [control_messages.LISTEN] * 2)
 
 
 async def test_end_of_the_server_ends_the_streams_and_refuses_new_ones() -> None:

@@ -353,12 +353,20 @@ async def test_an_agent_that_stays_away_is_lost(tmp_path: Path, monkeypatch: pyt
 async def test_a_message_waits_for_an_agent_that_is_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    sent: list[Any] = []
+    send = RemoteCall._send
+
+    async def counted(call: RemoteCall, request: Any) -> Any:
+        sent.append(request)
+        return await send(call, request)
+
+    monkeypatch.setattr(RemoteCall, "_send", counted)
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
     remote = RemoteAgent(address, settings=HERE)
     async with remote.open(card_of(f"{address}/rpc", streaming=True)):
         asked = asyncio.create_task(answer_of(remote, "count"))
-        await asyncio.sleep(0.5)  # refused some times meanwhile
+        await eventually(lambda: len(sent) > 2)  # the others were refused
         async with serving(lambda _: application(tmp_path, address, streaming=True), port=port):
             assert await asked == 5
         monkeypatch.setattr("coditect.integrations.a2a.remote.calling.CONNECT_SECONDS", 0.2)

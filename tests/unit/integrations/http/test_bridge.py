@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from coditect.errors import NotFound
 from coditect.integrations.http.failures import AnswerBroken
 from coditect.integrations.http.messages import AgentResponseEvent
 from coditect.model.capability import Priority
+from coditect.model.ids import AgentId
 from coditect.model.message import Message
 from coditect.model.registration import AgentStatus
 from coditect.registry.memory import MemoryRegistry
@@ -287,8 +289,16 @@ async def test_a_registry_that_does_not_answer_ends_nothing(stage: Stage) -> Non
         await asyncio.sleep(1.5)  # longer than the lease, whose renewal nobody could note
         handle = await (await stage.scene.client()).submit("words.count")
         assert await handle.result(timeout="10s") == "done"
-        assert stage.bridge.serving == {agent_id}
+        before = stage.bridge._served[agent_id].work
         stage.registrations.failing = False
+        stage.bridge.hurry()
+
+        async def known() -> bool:
+            return await stage.registrations.get(agent_id) is not None
+
+        await eventually(known)
+        assert stage.bridge.serving == {agent_id}
+        assert stage.bridge._served[agent_id].work is before, "it was never stopped"
 
 
 async def test_an_agent_that_is_drained_leaves_both_registries(stage: Stage) -> None:
@@ -321,11 +331,21 @@ async def test_an_agent_that_registers_again_with_others_is_served_with_these(st
         assert again == agent_id
 
 
-async def test_one_of_two_bridges_serves_an_agent_and_the_other_follows(stage: Stage) -> None:
+async def test_one_of_two_bridges_serves_an_agent_and_the_other_follows(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = Counter[str]()
+    mark_start = stage.registrations.mark_start
+
+    async def counted(task: str, agent_id: AgentId, **more: Any) -> AgentId | None:
+        claims[agent_id] += 1
+        return await mark_start(task, agent_id, **more)
+
+    monkeypatch.setattr(stage.registrations, "mark_start", counted)
     with stub_agent() as agent:
         async with open_bridge(stage.scene, stage.registrations, name="bridge-2") as second:
             agent_id = await stage.register(agent.url, "words.count")
-            await asyncio.sleep(1.5)  # two looks of each bridge
+            await eventually(lambda: claims["bridge-1"] > 2 and claims["bridge-2"] > 2)
             assert stage.bridge.serving | second.bridge.serving == {agent_id}
             assert not stage.bridge.serving & second.bridge.serving
             first, other = (stage, second) if stage.bridge.serving else (second, stage)
