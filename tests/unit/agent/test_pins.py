@@ -117,7 +117,7 @@ async def test_call_without_a_strategy_follows_that_of_its_capability(scene: Sce
 
     done = Counter([(await outcomes(client, 1, Options()))[0].agent_id for _ in range(48)])
 
-    assert done[small.agent_id] <= 16, "the broker alone gives it half; an eighth, drawn by chance, is 6"
+    assert done[AgentId(small.agent_id)] <= 16, "the broker alone gives it half; an eighth, drawn by chance, is 6"
 
 
 async def test_task_goes_to_the_agent_that_has_what_is_wanted(scene: Scene) -> None:
