@@ -260,7 +260,7 @@ class Runtime:
         return held and routing.queue_key(delivery.queue) is None
 
     def _joined(self, task: Task, key: ExecutionKey | None, delivery: Delivery) -> bool:
-        """Attach or answer the delivery of a task that this process runs or ran, or ask its owner; False for others."""
+        """Tell whether a delivery repeats a task that runs or ran here; then attach it, answer it, or ask its owner."""
         if key is None:
             return False
         running = self._running.get(key)

@@ -133,7 +133,10 @@ class ManagedTasks:
             await run(execution)
 
     async def _decided(self, execution: Execution, owner: Owner) -> Claim | None:
-        """Ask the owner for a grant and return it; without a grant, ack or return the deliveries, and return None."""
+        """Ask the dispatcher that owns the task whether it may run, and return its grant.
+
+        Without a grant, ack or return the deliveries, and return None.
+        """
         self._stages[execution] = Stage.ASKING
         try:
             async with self._question(execution.task) as question:

@@ -81,7 +81,10 @@ class RestoredWork:
         ]
 
     def wrong(self, *, completed: bool) -> Iterator[str]:
-        """Yield each error of the restores; check results and the last one's compensations only if `completed`."""
+        """Yield each error of the workflow's restores to checkpoints.
+
+        Results, and the compensations of the last restore, are checked only if the workflow `completed`.
+        """
         for number, restore in enumerate(self._restores):
             until = self._restores[number + 1].version if number + 1 < len(self._restores) else None
             if completed or until is not None:

@@ -16,10 +16,8 @@ from coditect.integrations.http.failures import AnswerBroken
 from coditect.integrations.http.messages import AgentResponseEvent
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
-from coditect.model.message import Message
 from coditect.model.registration import AgentStatus
 from coditect.registry.memory import MemoryRegistry
-from coditect.wire import routing
 from tests.support import eventually
 from tests.unit.integrations.http.stage import Given, Stage, open_bridge, stub_agent, success
 
@@ -374,20 +372,6 @@ async def test_a_bridge_that_ends_leaves_the_registration(stage: Stage) -> None:
 
         assert await registrations.get(agent_id) is not None
         assert await stage.scene.registry.get(agent_id) is None
-
-
-async def test_the_trace_of_a_task_goes_to_the_agent_without_its_baggage(stage: Stage) -> None:
-    with stub_agent() as agent:
-        await stage.register(agent.url, "words.count")
-        trace = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "vendor=1"}
-        message = Message(b"null", {**trace, "baggage": "tenant=blue"}, message_id="traced")
-        await (await stage.scene.broker()).publish(message, exchange=routing.TASKS, routing_key="words.count.p1")
-        await eventually(lambda: agent.events)
-
-        (headers,) = agent.headers
-
-    assert {name: headers[name] for name in trace} == trace
-    assert "baggage" not in headers
 
 
 async def test_why_an_agent_cannot_be_served_is_told_and_it_is_tried_again_later(stage: Stage) -> None:

@@ -12,7 +12,10 @@ import pytest
 from coditect.integrations.http.addresses import AllowedHosts
 from coditect.integrations.http.calls import AgentCalls, agent_calls
 from coditect.integrations.http.failures import AgentLost, AgentRefused
-from tests.unit.integrations.http.stage import HOSTS
+from coditect.model.message import Message
+from coditect.wire import routing
+from tests.support import eventually
+from tests.unit.integrations.http.stage import HOSTS, Stage, stub_agent
 
 
 @asynccontextmanager
@@ -93,3 +96,17 @@ async def test_a_connection_that_was_checked_for_one_name_is_not_kept_for_anothe
 
     assert (asked[0].headers.get("connection") == "close") is ends
     assert asked[0].extensions["sni_hostname"] == "localhost"
+
+
+async def test_the_trace_of_a_task_goes_to_the_agent_without_its_baggage(stage: Stage) -> None:
+    with stub_agent() as agent:
+        await stage.register(agent.url, "words.count")
+        trace = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "vendor=1"}
+        message = Message(b"null", {**trace, "baggage": "tenant=blue"}, message_id="traced")
+        await (await stage.scene.broker()).publish(message, exchange=routing.TASKS, routing_key="words.count.p1")
+        await eventually(lambda: agent.events)
+
+        (headers,) = agent.headers
+
+    assert {name: headers[name] for name in trace} == trace
+    assert "baggage" not in headers
