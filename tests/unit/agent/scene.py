@@ -79,8 +79,12 @@ class Scene:
 
     stack: AsyncExitStack
     server: MemoryServer = field(default_factory=MemoryServer)
-    registry: MemoryRegistry = field(default_factory=MemoryRegistry)
     clock: Clock = field(default_factory=StillClock)
+    registry: MemoryRegistry = field(init=False)
+    """It has the same clock: an agent corrects its own by the registry's."""
+
+    def __post_init__(self) -> None:
+        self.registry = MemoryRegistry(wall_ms=self.clock.now_ms)
 
     async def broker(self) -> MemoryBroker:
         """A connection of the test's own."""
