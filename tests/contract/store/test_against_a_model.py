@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections.abc import Callable
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any, ClassVar
 from uuid import uuid4
@@ -13,11 +16,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from dispatcher.store.fdb import FdbDatabase
 from dispatcher.store.keys import Space
 from dispatcher.store.memory import Faults, MemoryDatabase
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Transaction, read_counter, write_counter
-from tests.contract.store.conftest import BACKENDS, MAKERS, Make
+from tests.contract.store.conftest import BACKENDS, MAKERS
+from tests.fdb_stub import FdbStub
 
 NAMES = st.binary(max_size=2) | st.sampled_from([b"\0", b"\xff", b"\0\xff", b"a", b"ab", b"b"])
 VALUES = st.binary(max_size=4) | st.integers(-(2**63), 2**63 - 1).map(write_counter)
@@ -93,7 +98,8 @@ def in_store(tr: Transaction, prefix: bytes, step: tuple[Any, ...]) -> object:
 
 
 class AgainstADictionary(RuleBasedStateMachine):
-    make: ClassVar[Make]
+    make: ClassVar[Callable[[Path], list[Database]]]
+    """Two databases on the same keys, as two processes have them, where a backend can have several."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,18 +107,19 @@ class AgainstADictionary(RuleBasedStateMachine):
         self.model: Model = {}
         self.folder = tempfile.TemporaryDirectory()
         self.runner = asyncio.Runner()
-        self.database: Database = self.runner.run(self._open())
+        self.databases = self.runner.run(self._open())
 
-    async def _open(self) -> Database:
-        return await type(self).make(Path(self.folder.name)).__aenter__()
+    async def _open(self) -> list[Database]:
+        return [await database.__aenter__() for database in type(self).make(Path(self.folder.name))]
 
     def teardown(self) -> None:
-        self.runner.run(self.database.__aexit__(None, None, None))
+        for database in self.databases:
+            self.runner.run(database.__aexit__(None, None, None))
         self.runner.close()
         self.folder.cleanup()
 
-    @rule(steps=st.lists(STEPS, max_size=8), undone=st.booleans())
-    def transaction(self, steps: list[tuple[Any, ...]], undone: bool) -> None:
+    @rule(steps=st.lists(STEPS, max_size=8), undone=st.booleans(), which=st.integers(0, 1))
+    def transaction(self, steps: list[tuple[Any, ...]], undone: bool, which: int) -> None:
         model = dict(self.model)
         expected = [in_model(model, step) for step in steps]
         found: list[object] = []
@@ -124,7 +131,7 @@ class AgainstADictionary(RuleBasedStateMachine):
 
         async def run() -> None:
             try:
-                await self.database.run(body)
+                await self.databases[which % len(self.databases)].run(body)
             except Undone:
                 assert undone
 
@@ -142,8 +149,8 @@ class AgainstADictionary(RuleBasedStateMachine):
 
         async def run() -> None:
             async with asyncio.TaskGroup() as group:
-                for name in names:
-                    group.create_task(self.database.run(lambda tr, name=name: body(tr, self.prefix + name)))  # type: ignore[misc]
+                for name, database in zip(names, cycle(self.databases)):
+                    group.create_task(database.run(lambda tr, name=name: body(tr, self.prefix + name)))  # type: ignore[misc]
 
         self.runner.run(run())
         for name in names:
@@ -152,22 +159,31 @@ class AgainstADictionary(RuleBasedStateMachine):
     @invariant()
     def the_store_holds_what_the_model_holds(self) -> None:
         async def read() -> list[Any]:
-            return await self.database.read(lambda tr: tr.get_range(self.prefix, self.prefix + b"\xff" * 4))
+            return await self.databases[-1].read(lambda tr: tr.get_range(self.prefix, self.prefix + b"\xff" * 4))
 
         pairs = self.runner.run(read())
         assert [(key.removeprefix(self.prefix), value) for key, value in pairs] == sorted(self.model.items())
 
 
-def faulty(folder: Path) -> Database:
-    faults = Faults(conflict=0.2, too_old=0.05, unknown_lost=0.1, latency_seconds=(0.0, 0.0005))
-    return MemoryDatabase(faults=faults, seed=7)
+FAULTS = Faults(conflict=0.2, too_old=0.05, unknown_lost=0.1, latency_seconds=(0.0, 0.0005))
+
+
+def opened(backend: str, folder: Path) -> list[Database]:
+    match backend:
+        case "fdb-stub":
+            stub = FdbStub()
+            return [FdbDatabase(binding=stub), FdbDatabase(binding=stub)]
+        case "fdb":
+            return [MAKERS[backend](folder), MAKERS[backend](folder)]
+        case "memory with faults":
+            return [MemoryDatabase(faults=FAULTS, seed=7)]
+    return [MAKERS[backend](folder)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", [*BACKENDS, "memory with faults"])
 def test_every_backend_does_what_a_dictionary_does(backend: str) -> None:
-    maker = MAKERS.get(backend, faulty)
-    machine = type(f"Against{backend}", (AgainstADictionary,), {"make": staticmethod(maker)})
+    machine = type(f"Against{backend}", (AgainstADictionary,), {"make": staticmethod(partial(opened, backend))})
 
     run_state_machine_as_test(
         machine,
