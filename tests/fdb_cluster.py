@@ -57,6 +57,10 @@ class _Transaction(_Reads):
         super().__init__(transaction, prefix)
         self.snapshot = _Reads(transaction.snapshot, prefix)
         self.options, self.commit, self.on_error = transaction.options, transaction.commit, transaction.on_error
+        self.set_read_version, self.get_committed_version = (
+            transaction.set_read_version,
+            transaction.get_committed_version,
+        )
 
     def set(self, key: bytes, value: bytes) -> None:
         self._inner.set(self._prefix + key, value)
@@ -72,6 +76,9 @@ class _Transaction(_Reads):
 
     def add_read_conflict_key(self, key: bytes) -> None:
         self._inner.add_read_conflict_key(self._prefix + key)
+
+    def add_write_conflict_key(self, key: bytes) -> None:
+        self._inner.add_write_conflict_key(self._prefix + key)
 
     def add_read_conflict_range(self, begin: bytes, end: bytes) -> None:
         self._inner.add_read_conflict_range(self._prefix + begin, self._prefix + end)

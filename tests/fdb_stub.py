@@ -14,15 +14,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dispatcher.store.errors import TransactionConflict, TransactionTooOld
-from dispatcher.store.memory import Disk, View
+from dispatcher.store.memory import Disk, Mutation, View
 
 RETRYABLE = frozenset({1007, 1009, 1020, 1021, 1037, 1038, 1039, 1042, 1051, 1078, 1213, 1223})
+MOST_STATES = 32
 
 
 class FDBError(Exception):
     def __init__(self, code: int) -> None:
         super().__init__(f"stub ({code})")
         self.code = code
+
+
+def _raised(code: int) -> None:
+    raise FDBError(code)
 
 
 class Future:
@@ -71,7 +76,12 @@ class _TransactionRead:
 
     def get(self, key: bytes) -> Future:
         assert isinstance(key, bytes)
-        return Future(lambda: self._transaction.view().get(key, self._snapshot))
+        try:
+            value = self._transaction.view().get(key, self._snapshot)  # before any later write
+        except FDBError as error:
+            code = error.code
+            return Future(lambda: _raised(code))
+        return Future(lambda: value)
 
     def get_range(
         self, begin: bytes, end: bytes, limit: int = 0, reverse: bool = False, streaming_mode: int = 0
@@ -91,13 +101,24 @@ class Transaction(_TransactionRead):
         self._database = database
         self._view: View | None = None
         self._began = time.monotonic()
+        self._read_version: int | None = None
+        self._is_checked = False
+        self._committed = -1
 
     def view(self) -> View:
         self._check_time()
         if self._view is None:
-            self._database.stub.fail_next("read")
-            self._view = View(self._database.copy())
+            stub = self._database.stub
+            stub.fail_next("read")
+            stub.versions_asked += self._read_version is None
+            self._view = View(stub.states.get(self._read_version) or stub.copy())
         return self._view
+
+    def set_read_version(self, version: int) -> None:
+        self._read_version = version
+
+    def get_committed_version(self) -> int:
+        return self._committed
 
     def set(self, key: bytes, value: bytes) -> None:
         self.view().set(key, value)
@@ -117,6 +138,9 @@ class Transaction(_TransactionRead):
     def add_read_conflict_range(self, begin: bytes, end: bytes) -> None:
         self.view().reads.append((begin, end))
 
+    def add_write_conflict_key(self, key: bytes) -> None:
+        self._is_checked = True
+
     def commit(self) -> Future:
         return Future(self._commit)
 
@@ -125,7 +149,7 @@ class Transaction(_TransactionRead):
 
     def _commit(self) -> None:
         self._check_time()
-        if self._view is None or not self._view.mutations:
+        if self._view is None or not (self._view.mutations or self._is_checked):
             return
         stub = self._database.stub
         with stub.lock:
@@ -136,7 +160,7 @@ class Transaction(_TransactionRead):
                 raise FDBError(1020) from None
             except TransactionTooOld:
                 raise FDBError(1007) from None
-            stub.disk.apply(self._view.mutations)
+            self._committed = stub.apply(self._view.mutations)
             stub.fail_next("committed")
 
     def _recover(self, code: int) -> None:
@@ -144,7 +168,7 @@ class Transaction(_TransactionRead):
         self._database.stub.recovered.append(code)
         if code not in RETRYABLE:
             raise FDBError(code)
-        self._view = None
+        self._view, self._read_version, self._is_checked = None, None, False
 
     def _check_time(self) -> None:
         for name, milliseconds in self.options.chosen:
@@ -157,12 +181,8 @@ class Database:
         self.stub = stub
 
     def create_transaction(self) -> Transaction:
-        return Transaction(self)
-
-    def copy(self) -> Disk:
-        with self.stub.lock:
-            disk = self.stub.disk
-            return Disk(list(disk.keys), dict(disk.values), disk.version)
+        self.stub.begun.append(Transaction(self))
+        return self.stub.begun[-1]
 
 
 @dataclass
@@ -177,7 +197,15 @@ class FdbStub:
     recovered: list[int] = field(default_factory=list)
     """The codes that went through `on_error`."""
     opened: list[Any] = field(default_factory=list)
+    begun: list[Transaction] = field(default_factory=list)
+    """Every transaction, in order."""
+    versions_asked: int = 0
+    """The number of transactions that began at the present version, and not at one that was given."""
     lock: Any = field(default_factory=threading.RLock)
+    states: dict[int | None, Disk] = field(default_factory=dict)
+    """What was committed, as it was at each of the last versions."""
+    batched: deque[list[Mutation]] = field(default_factory=deque)
+    """What others commit in one batch with the next commit, behind it: all of a batch have one version."""
     version: int | None = None
     options: _Options = field(default_factory=_Options)
     StreamingMode = StreamingMode
@@ -194,6 +222,22 @@ class FdbStub:
         assert self.version is not None
         self.opened.append(cluster_file)
         return Database(self)
+
+    def apply(self, mutations: list[Mutation]) -> int:
+        """Commit, and what is batched with it, and return the version of all of it."""
+        self.disk.apply(mutations)
+        while self.batched:
+            self.disk.apply(self.batched.popleft())
+            _, writes = self.disk.commits.pop()
+            self.disk.commits[-1][1].extend(writes)
+            self.disk.version -= 1
+        self.states[self.disk.version] = self.copy()
+        self.states.pop(self.disk.version - MOST_STATES, None)
+        return self.disk.version
+
+    def copy(self) -> Disk:
+        with self.lock:
+            return Disk(list(self.disk.keys), dict(self.disk.values), self.disk.version)
 
     def fail_next(self, place: str) -> None:
         if self.failures and self.failures[0][0] == place:

@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from coditect.errors import CoditectError
 from dispatcher.store import errors
 from dispatcher.store.binding import load_binding
+from dispatcher.store.fdb_backing import FdbBacking
 from dispatcher.store.limits import RUN_SECONDS
 from dispatcher.store.retry import EarlierTries, repeated
-from dispatcher.store.transaction import KeyRange, KeyValue, Reads, Transaction, call
+from dispatcher.store.transaction import Reads, Transaction, call
 
 Result = TypeVar("Result")
 
@@ -32,13 +34,18 @@ API_VERSION = 730
 OPEN_SECONDS = 10.0
 DECIDED_SECONDS = 1.0
 """The longest wait of a canceled caller for the end of its transaction, which takes longer when no cluster answers."""
+EARLY_SECONDS = 0.1
+"""The longest time that a transaction begun early waits for its function, as long as the client's own read versions."""
+FRESH_SECONDS = 1.0
+"""The longest time without a question for a new read version, whose answers FoundationDB slows when it has too much."""
 TOO_OLD = 1007
-MOST_RANGES = 2
-"""The most ranges read ahead that a transaction keeps itself; if there are more, FoundationDB's client answers."""
+CONFLICT = 1020
+UNDONE = (1007, 1009, CONFLICT, 1037, 2101)
+"""The codes of transactions that began early and were surely not committed; a new version may be all that they need."""
 
 _SET_UP = (1511, 1513, 1515, 1516, 2006, 2007, 2009, 2022, 2100, 2104, 2105, 2106, 2107, 2108, 2200, 2201, 2202, 2203)
 _MEANINGS: tuple[tuple[frozenset[int], type[CoditectError], str], ...] = (
-    (frozenset({1020}), errors.TransactionConflict, "Something that the transaction read has changed"),
+    (frozenset({CONFLICT}), errors.TransactionConflict, "Something that the transaction read has changed"),
     (frozenset({TOO_OLD}), errors.TransactionTooOld, "The transaction was open for too long"),
     (frozenset({1021, 1039}), errors.CommitUnknown, "The answer to the commit was lost"),
     (frozenset({1031}), errors.TransactionTimedOut, "The transaction did not come through in time"),
@@ -93,6 +100,13 @@ class FdbDatabase:
         self._pool: ThreadPoolExecutor | None = None
         self._database: Any = None
         self._chance = random.Random()  # noqa: S311  # spreads retries
+        self._running = 0
+        self._early: FdbBacking | None = None
+        """The next transaction, if it was begun early; the first `run` takes it."""
+        self._early_until = self._asked_at = self._ended_at = -1.0
+        """The monotonic times until which that may be taken, of the last question for a new read version, and of the
+        last end of a transaction.
+        """
         self.repeats: Counter[int] = Counter()
         """The number of transactions that were started again, by FoundationDB's error code; 1020 is a conflict."""
 
@@ -109,21 +123,23 @@ class FdbDatabase:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        pool, self._pool, self._database = self._pool, None, None
+        pool, self._pool, self._database, self._early = self._pool, None, None, None
         if pool is not None:
             await asyncio.to_thread(pool.shutdown)
 
     async def run(self, body: Callable[[Transaction], Result]) -> Result:
-        """Run a transaction function in a thread and commit, again after errors that permit it; return its result."""
+        """Run a transaction function in a thread and commit, again after errors that permit it; return its result.
 
-        async def attempt(earlier: EarlierTries) -> Result:
-            return await self._attempt(body, earlier)
-
-        return await repeated(attempt, seconds=self._settings.run_seconds, chance=self._chance)
+        If the commit before announced it (`Transaction.read_next`), the transaction begins at that commit's version,
+        and its own commit checks every read.
+        """
+        return await self._repeated(lambda earlier: self._attempt(body, earlier))
 
     async def read(self, body: Callable[[Reads], Result]) -> Result:
         """Run a read-only function in a thread, on a snapshot of the database, and return its result."""
-        return await self.run(lambda tr: body(tr.snapshot))
+        return await self._repeated(
+            lambda earlier: self._carry_out(self._begin(), lambda tr: body(tr.snapshot), earlier)
+        )
 
     async def ask(self, body: Callable[[Reads], Result]) -> Result:
         """Run a read-only function for a user's question, exactly as `read` does."""
@@ -134,18 +150,56 @@ class FdbDatabase:
         never: asyncio.Future[errors.StoreFailed] = asyncio.get_running_loop().create_future()
         return await never
 
+    async def _repeated(self, attempt: Callable[[EarlierTries], Awaitable[Result]]) -> Result:
+        return await repeated(attempt, seconds=self._settings.run_seconds, chance=self._chance)
+
     async def _attempt(self, body: Callable[[Transaction], Result], earlier: EarlierTries) -> Result:
-        if self._database is None:
-            raise errors.StoreUnavailable("The store is not open")
+        return await self._carry_out(self._take_early() or self._begin(), body, earlier)
+
+    async def _carry_out(
+        self, backing: FdbBacking, body: Callable[[Transaction], Result], earlier: EarlierTries
+    ) -> Result:
         codes: list[int] = []
-        transaction = self._database.create_transaction()
-        version = transaction.get_read_version()  # it comes while a thread gets ready, which then waits for it less
-        transaction.options.set_timeout(max(1, int(self._settings.run_seconds * 1000)))
+        follows_soon = time.monotonic() - self._ended_at < EARLY_SECONDS
+        self._running += 1
         try:
-            return await self._in_thread(lambda: self._commit(transaction, body, earlier, codes))
+            result, last = await self._in_thread(lambda: self._commit(backing, body, earlier, codes))
         finally:
-            del version
+            self._running -= 1
+            self._ended_at = time.monotonic()
             self.repeats.update(codes)
+        if follows_soon and last.announced is not None:
+            asyncio.get_running_loop().call_soon(self._begin_early, last)  # behind what the commit permits
+        return result
+
+    def _begin(self, *, spent_seconds: float = 0.0) -> FdbBacking:
+        """Begin a transaction, whose version comes while a thread gets ready, which then waits for it less."""
+        backing, self._asked_at = FdbBacking(self._transaction(spent_seconds), self._fdb), time.monotonic()
+        backing.ask_version()
+        return backing
+
+    def _transaction(self, spent_seconds: float = 0.0) -> Any:
+        database = self._database
+        if database is None:
+            raise errors.StoreUnavailable("The store is not open")
+        transaction = database.create_transaction()
+        transaction.options.set_timeout(max(1, int((self._settings.run_seconds - spent_seconds) * 1000)))
+        return transaction
+
+    def _begin_early(self, last: FdbBacking) -> None:
+        """Begin the next transaction at the version of the last commit, with the reads that it announced under way.
+
+        Only if nothing else is under way, whose commit that one would not see.
+        """
+        now, version = time.monotonic(), last.committed_version
+        if self._database is None or self._running or version < 0 or now - self._asked_at > FRESH_SECONDS:
+            return
+        self._early, self._early_until = FdbBacking(self._transaction(), self._fdb), now + EARLY_SECONDS
+        self._early.begin_early(version, last)
+
+    def _take_early(self) -> FdbBacking | None:
+        early, self._early = self._early, None
+        return early if time.monotonic() < self._early_until else None
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         assert self._pool is not None, "the store is open"
@@ -192,126 +246,38 @@ class FdbDatabase:
         return database
 
     def _commit(
-        self, transaction: Any, body: Callable[[Transaction], Result], earlier: EarlierTries, codes: list[int]
-    ) -> Result:
-        """Run a transaction function and commit, again and again while FoundationDB permits a retry; return its result.
+        self, backing: FdbBacking, body: Callable[[Transaction], Result], earlier: EarlierTries, codes: list[int]
+    ) -> tuple[Result, FdbBacking]:
+        """Run a transaction function and commit, again and again while FoundationDB permits a retry.
 
-        Each repeated code is added to `codes`. The timeout bounds the whole loop, since it survives the resets.
+        Return the function's result, and the transaction that was committed. Each repeated code is added to `codes`.
+        The timeout bounds the whole loop, since it survives the resets.
         """
+        began_at = time.monotonic()
         while True:
+            is_early, code = backing.is_early, 0
             try:
                 try:
-                    result = call(body, Transaction(_Bound(transaction, self._fdb), earlier=earlier))
-                    transaction.commit().wait()
-                    return result
+                    result = call(body, Transaction(backing, earlier=replace(earlier) if is_early else earlier))
+                    backing.commit()
+                    return result, backing
                 except errors.TransactionTooOld:  # by our own clock
                     code = TOO_OLD
                 except self._fdb.FDBError as error:
                     code = error.code
-                transaction.on_error(code).wait()
-                codes.append(code)
+                except Exception:
+                    if not is_early:
+                        raise
+                    # It may have been told what is no longer so, which no commit has checked.
+                if is_early and code in (0, *UNDONE):
+                    backing = self._begin(spent_seconds=time.monotonic() - began_at)
+                else:
+                    earlier.count += is_early
+                    backing = backing.restart(code)
+                if code:
+                    codes.append(code)
             except self._fdb.FDBError as error:
                 raise translated(error) from error
-
-
-class _Bound:
-    """The reads and writes of one transaction, carried out by a transaction of FoundationDB's Python binding.
-
-    What was read ahead is kept here until it is written. FoundationDB's client keeps it, too, and lays the
-    transaction's own writes over it, but every question to the client takes two switches of threads.
-    """
-
-    def __init__(self, transaction: Any, binding: Any) -> None:
-        self._transaction = transaction
-        self._all = binding.StreamingMode.want_all
-        self._values: dict[bytes, bytes | None] = {}
-        self._ranges: list[_Range] = []
-        """The ranges that were read ahead last, when they were few."""
-
-    def get(self, key: bytes, snapshot: bool) -> bytes | None:
-        if key not in self._values:
-            value: bytes | None = self._reads(snapshot).get(key).value
-            return value
-        if not snapshot:
-            self._transaction.add_read_conflict_key(key)
-        return self._values[key]
-
-    def get_range(self, begin: bytes, end: bytes, limit: int, reverse: bool, snapshot: bool) -> list[KeyValue]:
-        kept = next((one for one in self._ranges if one.answers(begin, end, limit, reverse)), None)
-        if kept is None:
-            return _pairs(self._reads(snapshot).get_range(begin, end, limit, reverse, self._all))
-        found = kept.pairs[: limit or None]
-        if not snapshot:
-            is_cut = found and len(found) == limit
-            self._transaction.add_read_conflict_range(begin, found[-1][0] + b"\0" if is_cut else end)
-        return found
-
-    def get_many(self, keys: Sequence[bytes], snapshot: bool) -> list[bytes | None]:
-        reads = self._reads(snapshot)
-        values = [reads.get(key) for key in keys]  # each is under way before the first is waited for
-        return [value.value for value in values]
-
-    def get_ranges(self, ranges: Sequence[KeyRange], limit: int, snapshot: bool) -> list[list[KeyValue]]:
-        reads = self._reads(snapshot)
-        found = [reads.get_range(begin, end, limit, False, self._all) for begin, end in ranges]
-        return [_pairs(pairs) for pairs in found]
-
-    def read_ahead(self, keys: Iterable[bytes], ranges: Iterable[KeyRange], limit: int) -> None:
-        """Read all given keys and ranges at once, by snapshot reads; only the later reads can cause a conflict."""
-        reads = self._transaction.snapshot
-        values = [(key, reads.get(key)) for key in keys]
-        begun = [(begin, end, reads.get_range(begin, end, limit, False, self._all)) for begin, end in ranges]
-        # The last is waited for first: when it is there, so are the others, and nothing is waited for once more.
-        found = [_Range(begin, end, limit, _pairs(pairs)) for begin, end, pairs in reversed(begun)]
-        self._values |= [(key, value.value) for key, value in reversed(values)]
-        self._ranges = found if len(found) <= MOST_RANGES else []
-
-    def set(self, key: bytes, value: bytes) -> None:
-        self._forget(key)
-        self._transaction.set(key, value)
-
-    def clear(self, key: bytes) -> None:
-        self._forget(key)
-        self._transaction.clear(key)
-
-    def clear_range(self, begin: bytes, end: bytes) -> None:
-        self._values = {key: value for key, value in self._values.items() if not begin <= key < end}
-        self._ranges = []
-        self._transaction.clear_range(begin, end)
-
-    def add(self, key: bytes, amount: bytes) -> None:
-        self._forget(key)
-        self._transaction.add(key, amount)
-
-    def get_read_version(self) -> int:
-        version: int = self._transaction.get_read_version().wait()
-        return version
-
-    def _reads(self, snapshot: bool) -> Any:
-        return self._transaction.snapshot if snapshot else self._transaction
-
-    def _forget(self, key: bytes) -> None:
-        self._values.pop(key, None)
-        self._ranges = [one for one in self._ranges if not one.begin <= key < one.end]
-
-
-@dataclass(frozen=True, slots=True)
-class _Range:
-    """A range of keys that was read ahead, with its first `limit` key-value pairs, or all of them for limit 0."""
-
-    begin: bytes
-    end: bytes
-    limit: int
-    pairs: list[KeyValue]
-
-    def answers(self, begin: bytes, end: bytes, limit: int, reverse: bool) -> bool:
-        """Tell whether the pairs read ahead are enough for a read of the given range, limit and direction."""
-        is_whole = not self.limit or len(self.pairs) < self.limit
-        return (begin, end, reverse) == (self.begin, self.end, False) and (is_whole or 0 < limit <= self.limit)
-
-
-def _pairs(found: Iterable[Any]) -> list[KeyValue]:
-    return [(pair.key, pair.value) for pair in found]
 
 
 def translated(error: Any) -> CoditectError:

@@ -188,6 +188,9 @@ class View:
             self._ahead.update(keys, ranges)
             self._wait()
 
+    def read_next(self, keys: Iterable[bytes], ranges: Iterable[KeyRange], limit: int) -> None:
+        """Do nothing, since no transaction on the in-memory store begins early."""
+
     def set(self, key: bytes, value: bytes) -> None:
         """Buffer the write of a key and its value until the commit."""
         self.mutations.append(("set", key, value))

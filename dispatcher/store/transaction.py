@@ -56,6 +56,9 @@ class Backing(Protocol):
     def read_ahead(self, keys: Iterable[bytes], ranges: Iterable[KeyRange], limit: int) -> None:
         """Fetch the keys and ranges of later reads in one round trip; do nothing in a store without round trips."""
 
+    def read_next(self, keys: Iterable[bytes], ranges: Iterable[KeyRange], limit: int) -> None:
+        """Fetch what the next transaction reads after this one's commit; do nothing in a store without round trips."""
+
     def set(self, key: bytes, value: bytes) -> None:
         """Write a key with its value."""
 
@@ -191,8 +194,20 @@ class Transaction:
         self.check_age()
         self._backing.read_ahead(keys, ranges, limit)
 
+    def read_next(self, keys: Iterable[bytes], ranges: Iterable[KeyRange] = (), *, limit: int = 0) -> None:
+        """Announce keys and ranges that the next transaction is likely to read, for a store that begins it early.
+
+        Only a hint, as `read_ahead`; the store asks the generators for keys after the commit, if at all. A change of
+        what was announced can be a conflict of the next transaction even if that does not read it.
+        """
+        self._backing.read_next(keys, ranges, limit)
+
     def get_read_version(self) -> int:
-        """Return the version of the committed state that the transaction reads."""
+        """Return the version of the committed state that the transaction reads.
+
+        It grows from a transaction to each that reads what the first one wrote. Of two others, the later can have the
+        lower one, since a store may begin it early (`read_next`).
+        """
         self.check_age()
         return self._backing.get_read_version()
 

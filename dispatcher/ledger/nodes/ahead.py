@@ -2,7 +2,8 @@
 
 On FoundationDB each read alone is a round trip, and the report of one node's end makes seven. One wave brings them:
 what the batch names, and what releases the node that follows. Of a node that the cache of definitions does not know,
-the edges say first which one that is, and a second wave brings the rest.
+the edges say first which one that is, and a second wave brings the rest. What the report of that node's end will read
+is announced for the next transaction.
 """
 
 from __future__ import annotations
@@ -27,26 +28,36 @@ def of_batch(unit: UnitOfWork, lease: Lease, node_keys: Sequence[NodeKey], endin
         return
     if len(ending) == 1 and not ending[0].is_derived:
         unit.announced = unit.caches.definitions.follower(ending[0])
-    unit.tr.read_ahead(_of_nodes(unit, lease, node_keys), _edges(unit, ending), limit=MOST_AHEAD + 1)
+    limit = MOST_AHEAD + 1
+    unit.tr.read_ahead(*_rows(unit, lease, node_keys, ending, unit.announced), limit=limit)
+    if unit.announced is not None:
+        ended, after = [unit.announced], unit.caches.definitions.follower(unit.announced)
+        unit.tr.read_next(*_rows(unit, lease, ended, ended, after), limit=limit)
 
 
-def _of_nodes(unit: UnitOfWork, lease: Lease, node_keys: Sequence[NodeKey]) -> Iterator[bytes]:
+def _rows(
+    unit: UnitOfWork, lease: Lease, node_keys: Sequence[NodeKey], ending: Sequence[NodeKey], follower: NodeKey | None
+) -> tuple[Iterator[bytes], Iterator[KeyRange]]:
+    return _keys(unit, lease, node_keys, follower), _ranges(unit, ending, follower)
+
+
+def _keys(unit: UnitOfWork, lease: Lease, node_keys: Sequence[NodeKey], follower: NodeKey | None) -> Iterator[bytes]:
     yield LEASES.pack(lease.name)
     yield PUBLISHED.pack((unit.shard,))
     for workflow in {node_key.workflow for node_key in node_keys}:
         yield RUNS.pack((workflow,))
     for node_key in node_keys:
         yield STATUSES.pack((node_key.workflow, node_key.node))
-    if unit.announced is not None:
-        yield from _of_dependent(unit, unit.announced)
+    if follower is not None:
+        yield from _of_dependent(unit, follower)
 
 
-def _edges(unit: UnitOfWork, ending: Sequence[NodeKey]) -> Iterator[KeyRange]:
+def _ranges(unit: UnitOfWork, ending: Sequence[NodeKey], follower: NodeKey | None) -> Iterator[KeyRange]:
     for node_key in ending:
         if not node_key.is_derived:
             yield EDGES.range((node_key.workflow, node_key.node))
-    if unit.announced is not None:
-        yield from _backlog(unit, unit.announced)
+    if follower is not None:
+        yield from _backlog(unit, follower)
 
 
 def of_dependents(unit: UnitOfWork, node_keys: Collection[NodeKey]) -> None:

@@ -89,6 +89,9 @@ class Statements:
     def read_ahead(self, keys: Iterable[bytes], ranges: Iterable[KeyRange], limit: int) -> None:
         """Do nothing, since reads of a local file need no network round trip that reading ahead could save."""
 
+    def read_next(self, keys: Iterable[bytes], ranges: Iterable[KeyRange], limit: int) -> None:
+        """Do nothing, as `read_ahead`."""
+
     def set(self, key: bytes, value: bytes) -> None:
         """Buffer a key and its value in the overlay."""
         self._overlay.put(key, value)

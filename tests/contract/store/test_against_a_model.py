@@ -35,6 +35,7 @@ STEPS = st.one_of(
     st.tuples(st.just("range"), NAMES, NAMES, st.integers(0, 3), st.booleans(), st.booleans()),
     st.tuples(st.just("many"), st.lists(NAMES, max_size=5)),
     st.tuples(st.just("ahead"), st.lists(NAMES, max_size=5), st.lists(st.tuples(NAMES, NAMES), max_size=4)),
+    st.tuples(st.just("next"), st.lists(NAMES, max_size=5), st.lists(st.tuples(NAMES, NAMES), max_size=4)),
     st.tuples(st.just("ranges"), st.lists(st.tuples(NAMES, NAMES), max_size=4), st.integers(0, 3), st.booleans()),
 )
 Model = dict[bytes, bytes]
@@ -91,10 +92,19 @@ def in_store(tr: Transaction, prefix: bytes, step: tuple[Any, ...]) -> object:
             reads = tr.snapshot if snapshot else tr
             found = reads.get_ranges([(prefix + min(each), prefix + max(each)) for each in ranges], limit=limit)
             return [[(key.removeprefix(prefix), value) for key, value in pairs] for pairs in found]
-        case ("ahead", names, ranges):
+        case ("ahead" | "next" as when, names, ranges):
+            announce = tr.read_ahead if when == "ahead" else tr.read_next
             between = [(prefix + min(each), prefix + max(each)) for each in ranges]
-            tr.read_ahead([prefix + name for name in names], between, limit=len(names))
+            announce([prefix + name for name in names], between, limit=len(names))
     return None
+
+
+def counted(value: bytes | None) -> bytes:
+    return write_counter(read_counter((value or b"")[:7]) + 1)
+
+
+def count(tr: Transaction, key: bytes) -> None:
+    tr.set(key, counted(tr.get(key)))
 
 
 class AgainstADictionary(RuleBasedStateMachine):
@@ -144,17 +154,34 @@ class AgainstADictionary(RuleBasedStateMachine):
     def count_at_once(self, names: list[bytes]) -> None:
         """Concurrent read-modify-writes, which conflict wherever a backend can: none is lost."""
 
-        def body(tr: Transaction, key: bytes) -> None:
-            tr.set(key, write_counter(read_counter((tr.get(key) or b"")[:7]) + 1))
-
         async def run() -> None:
             async with asyncio.TaskGroup() as group:
                 for name, database in zip(names, cycle(self.databases)):
-                    group.create_task(database.run(lambda tr, name=name: body(tr, self.prefix + name)))  # type: ignore[misc]
+                    group.create_task(database.run(partial(count, key=self.prefix + name)))
 
         self.runner.run(run())
         for name in names:
-            self.model[name] = write_counter(read_counter(self.model.get(name, b"")[:7]) + 1)
+            self.model[name] = counted(self.model.get(name))
+
+    @rule(read=NAMES, number=st.integers(0, 100))
+    def count_what_was_written_beside_a_read(self, read: bytes, number: int) -> None:
+        """A read and a write of one key at once, of which FoundationDB can commit both at one version; then a count."""
+        one, other = self.databases[0], self.databases[-1]
+        key, beside = self.prefix + read, self.prefix + b"beside"
+
+        def look(tr: Transaction) -> None:
+            tr.read_next([key], [(key, key + b"\0")])
+            tr.set(beside, tr.get(key) or b"")
+
+        async def run() -> None:
+            for value in (write_counter(number), write_counter(number + 1)):
+                await asyncio.gather(one.run(look), other.run(lambda tr: tr.set(key, value)))  # noqa: B023
+                await one.run(partial(count, key=key))
+
+        self.runner.run(run())
+        self.model[read] = counted(write_counter(number + 1))
+        self.model.pop(b"beside", None)
+        self.runner.run(one.run(lambda tr: tr.clear(beside)))
 
     @invariant()
     def the_store_holds_what_the_model_holds(self) -> None:

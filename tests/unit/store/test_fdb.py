@@ -294,6 +294,23 @@ async def test_what_is_read_ahead_conflicts_only_once_it_is_read(
     assert len(begun) == tries
 
 
+async def test_what_was_read_ahead_is_read_anew_by_the_next_try() -> None:
+    stub, values = FdbStub(), list[bytes | None]()
+    async with FdbDatabase(binding=stub) as database, FdbDatabase(binding=stub) as other:
+        loop = asyncio.get_running_loop()
+
+        def body(tr: Transaction) -> None:
+            tr.read_ahead([KEY])
+            values.append(tr.get(KEY))
+            if len(values) == 1:
+                asyncio.run_coroutine_threadsafe(other.run(lambda tr: tr.set(KEY, b"1")), loop).result()
+            tr.set(b"other", b"1")
+
+        await database.run(body)
+
+    assert values == [None, b"1"]
+
+
 async def test_client_is_not_asked_again_for_what_was_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, get, get_range = list[bytes](), fdb_stub._TransactionRead.get, fdb_stub._TransactionRead.get_range
 
