@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.programs import others
 from benchmarks.programs.driver import PREFETCH
@@ -14,6 +14,8 @@ from benchmarks.programs.order import Mode, Order
 from benchmarks.programs.tally import FOLDER
 from benchmarks.programs.workload import CAPABILITIES
 from benchmarks.stage import PYTHON, Program, Stage, agent, python
+
+S = TypeVar("S")
 
 ECHOER = "benchmarks.programs.workload:echoer"
 COUNTER = "benchmarks.programs.workload:counter"
@@ -99,7 +101,7 @@ async def alternating(
     return found
 
 
-def rotated(sides: Sequence[Side], number: int) -> list[Side]:
+def rotated(sides: Sequence[S], number: int) -> list[S]:
     """Return the sides, with a different side first in each round."""
     first = number % len(sides)
     return [*sides[first:], *sides[:first]]

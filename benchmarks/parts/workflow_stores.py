@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,15 +12,17 @@ from itertools import chain
 
 from benchmarks.figures import median
 from benchmarks.parts.graph_sides import DRIVERS, WORKERS, fleet, ordered
-from benchmarks.parts.sides import Side
-from benchmarks.parts.workflows import MORE_ROUNDS, WARM_UPS, graphs, ms_per_hop, nodes_per_second
-from benchmarks.programs.graphs import GraphOrder
+from benchmarks.parts.sides import Side, rotated
+from benchmarks.parts.workflows import WARM_UPS, graphs, ms_per_hop, nodes_per_second
+from benchmarks.programs.graphs import Graph, GraphOrder
 from benchmarks.size import Size
 from benchmarks.stage import Stage
 from benchmarks.verdict import Bound, Figure, Findings, Verdict
 from coditect.local.foundationdb import PrivateFoundationDB, private_foundationdb
 
 NAME = "workflow-stores"
+MORE_ROUNDS = 2
+"""The factor of the number of rounds: the stores are close to the target, and rounds differ by a half and more."""
 LEAST_SHARE = 0.5
 """The target: nodes per second on FoundationDB, as a share of those on SQLite."""
 
@@ -37,31 +40,34 @@ class Found:
 
     seconds: dict[str, dict[Store, list[list[float]]]] = field(default_factory=dict)
     """The seconds of each run, by graph, store and round."""
-    transactions: dict[str, list[Mapping[str, int]]] = field(default_factory=dict)
-    """FoundationDB's own counts of transactions in each round, by graph."""
+    transactions: list[Mapping[str, int]] = field(default_factory=list)
+    """FoundationDB's own counts of transactions, by round."""
 
 
 async def measure(stage: Stage, size: Size) -> Found:
-    """Measure alternating rounds of both stores, one graph after the other, each round on a new store.
+    """Measure rounds on both stores in turns; in each, a new store, dispatcher and agents run every graph.
 
     Raises:
         MissingServer: FoundationDB's programs are not installed.
     """
     found = Found()
-    for graph in graphs(size):
-        runs = size.graph_runs * max(1, size.graph_width // graph.nodes)  # each graph is measured for about as long
-        order = GraphOrder(DRIVERS[Side.DIRECT], WARM_UPS[graph.name], graph, runs)
-        seconds = found.seconds.setdefault(graph.name, {})
-        for _ in range(size.graph_rounds * MORE_ROUNDS.get(graph.name, 1)):
-            for store in Store:
-                async with opened(stage, store) as cluster:
-                    place = f"fdb:{cluster.cluster_file}" if cluster else None
-                    async with fleet(stage, store=place):
-                        told = await ordered(stage, order)
-                    seconds.setdefault(store, []).append(told["seconds"])
-                    if cluster is not None:
-                        found.transactions.setdefault(graph.name, []).append(await cluster.transactions())
+    for number in range(size.graph_rounds * MORE_ROUNDS):
+        for store in rotated(tuple(Store), number):
+            await asyncio.to_thread(os.sync)  # what the last store has left to write would slow this one
+            async with opened(stage, store) as cluster:
+                place = f"fdb:{cluster.cluster_file}" if cluster else None
+                async with fleet(stage, store=place):
+                    for graph in rotated(graphs(size), number // len(Store)):
+                        told = await ordered(stage, _order(size, graph))
+                        found.seconds.setdefault(graph.name, {}).setdefault(store, []).append(told["seconds"])
+                if cluster is not None:
+                    found.transactions.append(await cluster.transactions())
     return found
+
+
+def _order(size: Size, graph: Graph) -> GraphOrder:
+    runs = size.graph_runs * max(1, size.graph_width // graph.nodes)  # each graph is measured for about as long
+    return GraphOrder(DRIVERS[Side.DIRECT], WARM_UPS[graph.name], graph, runs)
 
 
 @asynccontextmanager
@@ -98,28 +104,18 @@ def figures(size: Size, found: Found) -> tuple[Figure, ...]:
             what = f"{graph.name} of {graph.nodes:,} on {store.value}"
             shown.append(Figure(f"{what}: nodes per second", nodes_per_second(graph, seconds), "/s"))
             shown.append(Figure(f"{what}: per layer", ms_per_hop(graph, seconds), "ms"))
-        for count in ("committed", "conflicted"):
-            numbers = _counts(found.transactions[graph.name], count)
-            shown.append(Figure(f"{graph.name} on FoundationDB: transactions {count} in a round", median(numbers)))
+    for count in ("committed", "conflicted"):
+        numbers = [float(one[count]) for one in found.transactions]
+        shown.append(Figure(f"FoundationDB: transactions {count} in a round of all graphs", median(numbers)))
     return tuple(shown)
-
-
-def _counts(rounds: Sequence[Mapping[str, int]], name: str) -> list[float]:
-    return [float(one[name]) for one in rounds]
 
 
 async def run(stage: Stage, size: Size) -> Findings:
     """Measure graphs on both stores, and judge FoundationDB's share of SQLite's speed."""
     found = await measure(stage, size)
-    raw = {
-        graph: {
-            "seconds": {store.value: seconds for store, seconds in stores.items()},
-            "transactions": [dict(one) for one in found.transactions[graph]],
-        }
-        for graph, stores in found.seconds.items()
-    }
+    raw = {"seconds": found.seconds, "transactions": [dict(one) for one in found.transactions]}
     note = (
         f"{WORKERS} agent processes and one dispatcher; SQLite with synchronous=FULL, FoundationDB of one process, "
-        "`single ssd`, on the same disk; every round on a new store"
+        "`single ssd`, on the same disk; in every round a new store and new processes, which all graphs share"
     )
     return Findings(NAME, verdicts(size, found), figures(size, found), raw, notes=(note,))
