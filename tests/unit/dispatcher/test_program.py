@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -36,11 +37,12 @@ Value = TypeVar("Value")
 
 
 @pytest.fixture
-def binding(monkeypatch: pytest.MonkeyPatch) -> FdbStub:
-    """Stands in for FoundationDB's."""
-    stub = FdbStub()
+def binding(monkeypatch: pytest.MonkeyPatch) -> Iterator[FdbStub]:
+    """Stands in for FoundationDB's; at the end the threads of the tests take turns as they did before."""
+    stub, usual = FdbStub(), sys.getswitchinterval()
     monkeypatch.setattr(program, "FdbDatabase", partial(FdbDatabase, binding=stub))
-    return stub
+    yield stub
+    sys.setswitchinterval(usual)
 
 
 async def test_fdb_opens_the_named_cluster_over_tls_as_the_environment_says(binding: FdbStub, tmp_path: Path) -> None:
@@ -73,15 +75,17 @@ async def test_fdb_alone_is_the_system_s_cluster_without_tls(binding: FdbStub) -
         pass
 
     assert (binding.opened, binding.options.chosen) == ([None], [])
+    assert sys.getswitchinterval() == pytest.approx(program.TURN_SECONDS) == 0.0005
 
 
 async def test_sqlite_opens_the_named_file(tmp_path: Path) -> None:
-    path = tmp_path / "here.db"
+    path, usual = tmp_path / "here.db", sys.getswitchinterval()
 
     async with open_store(Settings(store_url=f"sqlite:{path}")) as database:
         assert isinstance(database, SqliteDatabase)
 
     assert path.is_file()
+    assert sys.getswitchinterval() == usual
 
 
 @pytest.mark.parametrize("name", ["", "sqlite", "sqlite:", "redis://localhost/0", "here.db"])
