@@ -49,7 +49,7 @@ async def test_a_person_answers_a_question_in_a_thread_and_closes_it(page: Page)
 
 
 async def test_a_handoff_shows_who_was_asked_and_is_withdrawn(page: Page) -> None:
-    desk, slow, asked = Agent("desk"), Agent("slow"), asyncio.Event()
+    desk, slow, asked, withdrawn = Agent("desk"), Agent("slow"), asyncio.Event(), asyncio.Event()
 
     @desk.capability("note.write", timeout="5m")
     async def write(text: str, ctx: Context) -> str:
@@ -62,7 +62,7 @@ async def test_a_handoff_shows_who_was_asked_and_is_withdrawn(page: Page) -> Non
     @slow.on_handoff
     async def decide(_: HandoffOffer) -> bool:
         asked.set()
-        await asyncio.sleep(7)
+        await withdrawn.wait()
         return True
 
     async with staged([desk, slow]) as stage:
@@ -81,4 +81,5 @@ async def test_a_handoff_shows_who_was_asked_and_is_withdrawn(page: Page) -> Non
         await page.get_by_role("dialog").get_by_role("button", name="Withdraw").click()
 
         await expect(page.get_by_role("main")).to_contain_text("withdrawn")
+        withdrawn.set()
         assert await handle.result(str, timeout="1m") == "keep it"
