@@ -52,6 +52,9 @@ class Scene:
         assert rebuilt.compared
         return rebuilt.counts
 
+    async def is_remembered(self) -> bool:
+        return len(await self.graph.known(range(SHARDS))) == SHARDS
+
     async def shown(self) -> None:
         def are_queued() -> bool:
             states = [self.graph.state(run.id, f"n{number}") for run in self.runs for number in range(WIDTH)]
@@ -76,6 +79,7 @@ async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
         found = Scene(await enter(plane), await enter(MemoryBroker(server, name="doctor")), graph)
         client = await enter(Client(found.broker, registry, clock=clock, name="client-test"))
         await found.broker.declare(base_topology() + capability_queues("work"))
+        await eventually(found.is_remembered)  # or the shards that RQ did not have yet are shown again during a test
         flow = Workflow("waits")
         for number in range(WIDTH):
             flow.task("work", name=f"n{number}")
