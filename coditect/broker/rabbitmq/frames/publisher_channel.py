@@ -155,18 +155,17 @@ class DirectPublisherChannel:
         for sequence in covered:
             _end(pending.pop(sequence), has_it=taken)
 
-    def _came_back(self, method: bytes, header: bytes, _: bytes) -> None:
+    def _came_back(self, method: bytes, header: bytes, body: bytes) -> None:
         """Mark the publish whose message a `basic.return` brings back as returned, before its confirm arrives.
 
-        The broker returns in the order of the publishes, so the first equal publish is marked. The message id is
-        compared, too: a key that had a queue a moment ago may have none now.
+        It names no number, and a key that had a queue a moment ago may have none now. So of the publishes to this key
+        the one with the same message is marked. The broker may have added headers: then body and id decide.
         """
-        returned = read_return(method)
-        sent = (returned.exchange, returned.routing_key, read_message(header, b"").message_id)
-        for one in self._pending.values():
-            if not one.returned and (one.exchange, one.routing_key, one.message.message_id or None) == sent:
-                one.returned = True
-                return
+        returned, message = read_return(method), read_message(header, body)
+        sent = (returned.exchange, returned.routing_key, message.message_id)
+        alike = [one for one in self._pending.values() if not one.returned and _address(one) == sent]
+        if alike:
+            min(alike, key=lambda one: (one.message.body != body, one.message != message)).returned = True
 
     # -- loss and lateness ------------------------------------------------------------------------------
 
@@ -203,6 +202,10 @@ class DirectPublisherChannel:
         pending, self._pending = self._pending, {}
         for one in pending.values():
             one.failed(error)
+
+
+def _address(one: Publish) -> tuple[str, str, str | None]:
+    return one.exchange, one.routing_key, one.message.message_id or None
 
 
 def _end(one: Publish, *, has_it: bool) -> None:

@@ -19,10 +19,14 @@ from coditect.broker.rabbitmq.frames.fields import read_message
 from coditect.broker.rabbitmq.frames.publisher_channel import DirectPublisherChannel
 from coditect.broker.rabbitmq.frames.stream import CONGESTED_BYTES, HEARTBEAT_FRAME, HEARTBEAT_SECONDS
 from coditect.broker.rabbitmq.path import PublishRefused, PublishReturned
+from coditect.model.message import JSON
 from tests.unit.broker.direct.wire import Held, Wire, ack, ended, publish, returned
 
 HIGH = 2**63 - 10
 """Numbers begin here where pamqp's own would turn negative soon."""
+
+SENT: dict[str, Any] = {"content_type": JSON, "delivery_mode": 2}
+"""What each message of ours has among its properties."""
 
 
 @pytest.fixture
@@ -91,10 +95,32 @@ async def test_trap_2_key_whose_queue_went_away_fails_only_what_came_back(wire: 
     assert ended(publishes) == [None, PublishReturned, None]
 
 
+@pytest.mark.parametrize("added", [None, {"timestamp_in_ms": 1}], ids=["as sent", "with a header of the broker's"])
+@pytest.mark.parametrize("name", [None, "the same id"])
+async def test_trap_2_message_came_back_not_its_like_that_the_queue_got_before(
+    wire: Wire, name: str | None, added: dict[str, Any] | None
+) -> None:
+    publisher_channel = wire.publisher_channel()
+    publishes = [publish(publisher_channel, "q", name, body) for body in (b"arrived", b"came back")]
+
+    wire.say(returned("q", name, body=b"came back", headers=added, **SENT), ack(2, multiple=True))
+
+    assert ended(publishes) == [None, PublishReturned]
+
+
+async def test_trap_2_answer_came_back_not_one_of_equal_body_to_another_request(wire: Wire) -> None:
+    publisher_channel = wire.publisher_channel()
+    publishes = [publish(publisher_channel, correlation_id=one) for one in ("arrived", "came back")]
+
+    wire.say(returned("q", None, correlation_id="came back", **SENT), ack(2, multiple=True))
+
+    assert ended(publishes) == [None, PublishReturned]
+
+
 async def test_trap_2_return_may_be_split_from_its_ack_and_has_no_id(wire: Wire) -> None:
     publisher_channel = wire.publisher_channel()
     publishes = [publish(publisher_channel, "nowhere"), publish(publisher_channel, "here")]
-    said = returned("nowhere", None, body=b"x" * 100) + ack(2, multiple=True)
+    said = returned("nowhere", None) + ack(2, multiple=True)
 
     for at in range(len(said)):
         assert wire.say(said[at : at + 1]) == b""

@@ -130,16 +130,20 @@ def ack(tag: int, *, multiple: bool = False, number: int = 1, taken: bool = True
     return b"\x01" + number.to_bytes(2, "big") + len(payload).to_bytes(4, "big") + payload + b"\xce"
 
 
-def returned(key: str, message_id: str | None, *, exchange: str = "", body: bytes = b"x", number: int = 1) -> bytes:
+def returned(key: str, message_id: str | None, *, exchange: str = "", body: bytes = b"x", **more: Any) -> bytes:
     method = Basic.Return(312, "NO_ROUTE", exchange, key)
-    return b"".join(content(number, method, Basic.Properties(message_id=message_id), body))
+    return b"".join(content(1, method, Basic.Properties(message_id=message_id, **more), body))
 
 
 def publish(
-    publisher_channel: DirectPublisherChannel, key: str = "q", name: str | None = None, body: bytes = b"x"
+    publisher_channel: DirectPublisherChannel,
+    key: str = "q",
+    name: str | None = None,
+    body: bytes = b"x",
+    **more: Any,
 ) -> asyncio.Future[None]:
     """One publish; it ends with None, or with the path's error."""
-    one = Once(Message(body, message_id=name), "", key, asyncio.get_running_loop().create_future())
+    one = Once(Message(body, message_id=name, **more), "", key, asyncio.get_running_loop().create_future())
     publisher_channel.begin(one)
     return one.promise
 
