@@ -11,8 +11,8 @@ from dispatcher.witness.history import UNENDED, HistoryEntry, Type
 
 FAULTS = ("kill", "stop", "cut", "part", "wipe", "restart")
 """The names of operations that are faults of a process or server; each ends when its victim has recovered."""
-_RUN_AGAIN = frozenset({"redrive", "restore"})
-"""The names of requests by which ended nodes run again."""
+_RUN_AGAIN = frozenset({"redrive", "restore", "resume"})
+"""The names of requests by which ended nodes run again; the resume of a workflow that has failed redrives it."""
 TERMINAL = frozenset({"completed", "failed", "canceled", "rejected", "skipped", "dead"})
 
 
@@ -94,7 +94,7 @@ class HistoryIndex:
             self._by_f[one.f].append(one)
             self._by_key[one.f][one.key].append(one)
             if one.f in _RUN_AGAIN and one.possible:
-                self._redrives[one.key if one.f == "restore" else _work_of(one.key)].append(one.first)
+                self._redrives[_work_of(one.key) if one.f == "redrive" else one.key].append(one.first)
 
     def of(self, f: str) -> Sequence[Operation]:
         """Return all operations with the given name, such as `claim`."""
@@ -136,7 +136,7 @@ class HistoryIndex:
         }
 
     def redrives(self, node: str) -> Sequence[int]:
-        """Return the indexes in the history at which redrives and restores of the node's workflow began."""
+        """Return the indexes in the history at which redrives, resumes and restores of the node's workflow began."""
         return self._redrives.get(_work_of(node), ())
 
     def restores(self, node: str) -> int:

@@ -199,13 +199,14 @@ def test_redrive_excuses_a_second_end_of_what_ended_because_of_the_node() -> Non
         for at, state in ((1.0, "failed"), (5.0, "completed"))
     ]
     asked = [HistoryEntry(3.0, "client", type_, "redrive", "w:broken", {}) for type_ in (Type.INVOKE, Type.OK)]
+    resumed = [HistoryEntry(3.0, "client", type_, "resume", "w", {}) for type_ in (Type.INVOKE, Type.OK)]
     elsewhere = [HistoryEntry(3.0, "client", Type.OK, "redrive", "other:broken", {})]
 
     def passes(more: list[HistoryEntry]) -> bool:
         checks = judge(sorted([*ends, *more], key=lambda one: one.t))
         return next(one for one in checks if one.invariant == "one end each").passed
 
-    assert (passes(asked), passes(elsewhere), passes([])) == (True, False, False)
+    assert (passes(asked), passes(resumed), passes(elsewhere), passes([])) == (True, True, False, False)
 
 
 def test_what_had_begun_when_its_acceptance_was_noted_did_not_wait() -> None:
