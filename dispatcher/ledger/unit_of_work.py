@@ -284,11 +284,10 @@ class UnitOfWork:
         """Tell whether a capability's ready node may be published now: settings and room permit it, no other waits."""
         if not self.terms.claim_on_record or not self.has_room(capability):
             return False
-        known = self._backlog.get(capability)
-        if known is None:
+        if capability not in self._backlog:
             found = self.tr.snapshot.get_range(*READY.range((self.shard, capability)), limit=1)
-            known = self._backlog[capability] = bool(found)
-        return not known
+            self._backlog[capability] = bool(found)
+        return not self._backlog[capability]
 
     def note_backlog(self, capability: str) -> None:
         """Record that a ready node waits in a capability's backlog, so that later ready nodes wait behind it."""
@@ -343,6 +342,7 @@ class UnitOfWork:
             self._write(STATUSES.pack((node_key.workflow, node_key.node)), before, row.pack())
         if self._last_number != self._first_number:
             outbox.count(self.tr, self.shard, self._last_number)
+        self.expect(self._to_show)
         self.effects.shown += [self.shown(node_key) for node_key in self._to_show]
         told = self.effects.definitions
         told.update((node_key, (row, self._definitions.get(node_key))) for node_key, row in self._rows.items())

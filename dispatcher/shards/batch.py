@@ -128,13 +128,13 @@ def run_once(tr: Transaction, batch: Batch) -> BatchResult:
     unit = UnitOfWork(tr, batch.terms, batch.caches, now_ms=batch.now_ms, chance=batch.chance, room=batch.room)
     ahead.of_batch(unit, batch.lease, node_keys, ending)
     leases.check(tr, batch.lease)
-    outbox.clear(tr, batch.terms.shard, batch.confirmed)
     unit.doubt = batch.doubt
     unit.follows_on = batch.terms.follow_on and len(batch.commands) == 1  # where there is more, the broker balances it
     unit.apart = batch.apart
     if len(node_keys) > 1:
         unit.expect(node_keys)
         unit.expect_ends(ending)
+    outbox.clear(tr, batch.terms.shard, batch.confirmed)  # behind those reads: writes end what the store keeps for them
     answers: list[Any] = []
     for command in batch.commands:
         if answers and (tr.is_aging or (isinstance(command, Lost) and unit.is_full)):  # its input may have a MiB

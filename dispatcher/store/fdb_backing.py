@@ -9,7 +9,7 @@ from typing import Any
 from dispatcher.store.transaction import KeyRange, KeyValue
 
 MOST_RANGES = 2
-"""The most ranges read ahead that a transaction keeps itself; for those before, FoundationDB's client answers."""
+"""The most ranges read ahead that are kept once the transaction writes; for others, FoundationDB's client answers."""
 _CHECKED = b"\xfe"
 """A key behind all others, which nobody reads. A commit is only checked if a later one might conflict with it."""
 
@@ -91,23 +91,24 @@ class FdbBacking:
         kept = next((one for one in self._ranges if one.answers(begin, end, limit, reverse)), None)
         if kept is None:
             return _pairs(self._reads(snapshot).get_range(begin, end, limit, reverse, self._all))
-        found = kept.pairs[: limit or None]
-        if not snapshot and not self.is_early:
-            is_cut = found and len(found) == limit
-            self._transaction.add_read_conflict_range(begin, found[-1][0] + b"\0" if is_cut else end)
-        return found
+        return self._cut(kept, limit, snapshot)
 
     def get_many(self, keys: Sequence[bytes], snapshot: bool) -> list[bytes | None]:
         """Return the values of several keys in one round trip."""
         reads = self._reads(snapshot)
-        values = [reads.get(key) for key in keys]  # each is under way before the first is waited for
-        return [value.value for value in values]
+        # each is under way before the first is waited for
+        asked = {key: reads.get(key) for key in keys if key not in self._values and key not in self._under_way}
+        return [asked[key].value if key in asked else self.get(key, snapshot) for key in keys]
 
     def get_ranges(self, ranges: Sequence[KeyRange], limit: int, snapshot: bool) -> list[list[KeyValue]]:
         """Return the pairs of several ranges in one round trip."""
-        reads = self._reads(snapshot)
-        found = [reads.get_range(begin, end, limit, False, self._all) for begin, end in ranges]
-        return [_pairs(pairs) for pairs in found]
+        reads, kept = self._reads(snapshot), {one.begin: one for one in self._ranges}
+        found: list[Any] = []
+        for begin, end in ranges:
+            one = kept.get(begin)
+            is_known = one is not None and one.answers(begin, end, limit, reverse=False)
+            found.append(one if is_known else reads.get_range(begin, end, limit, False, self._all))
+        return [self._cut(one, limit, snapshot) if isinstance(one, _Range) else _pairs(one) for one in found]
 
     def read_ahead(self, keys: Iterable[bytes], ranges: Iterable[KeyRange], limit: int) -> None:
         """Read all given keys and ranges at once, unless they are known; only the later reads can cause a conflict."""
@@ -117,7 +118,6 @@ class FdbBacking:
             _ = one.pairs
         for key in reversed(tuple(self._under_way)):
             self._wait_for(key)
-        self._ranges = self._ranges[-MOST_RANGES:]
 
     def read_next(self, keys: Iterable[bytes], ranges: Iterable[KeyRange], limit: int) -> None:
         """Keep what the next transaction is likely to read, in case that it is begun early."""
@@ -164,13 +164,21 @@ class FdbBacking:
                 found = reads.get_range(begin, end, limit, False, self._all)
                 self._ranges.append(_Range(begin, end, limit, found))
 
+    def _cut(self, kept: _Range, limit: int, snapshot: bool) -> list[KeyValue]:
+        """Return the first `limit` pairs of a range read ahead; as a read, they can conflict."""
+        found = kept.pairs[: limit or None]
+        if not snapshot and not self.is_early:
+            is_cut = found and len(found) == limit
+            self._transaction.add_read_conflict_range(kept.begin, found[-1][0] + b"\0" if is_cut else kept.end)
+        return found
+
     def _wait_for(self, key: bytes) -> None:
         self._values[key] = self._under_way.pop(key).value
 
     def _forget(self, key: bytes) -> None:
         self._values.pop(key, None)
         self._under_way.pop(key, None)
-        self._ranges = [one for one in self._ranges if not one.begin <= key < one.end]
+        self._ranges = [one for one in self._ranges[-MOST_RANGES:] if not one.begin <= key < one.end]
 
 
 @dataclass(eq=False, slots=True)

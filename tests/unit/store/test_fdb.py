@@ -15,6 +15,7 @@ from coditect.errors import CoditectError
 from dispatcher.store import errors
 from dispatcher.store.binding import load_binding
 from dispatcher.store.fdb import API_VERSION, FdbDatabase, FdbSettings, translated
+from dispatcher.store.fdb_backing import MOST_RANGES
 from dispatcher.store.transaction import Transaction, read_counter
 from tests import fdb_stub
 from tests.fdb_stub import FDBError, FdbStub
@@ -270,6 +271,12 @@ AFTER = KEY + b"\1"
         (AFTER, lambda tr: tr.get_range(KEY, KEY + b"\xff"), 2),
         (AFTER, lambda tr: tr.get_range(KEY, KEY + b"\xff", limit=1), 1),
         (AFTER, lambda tr: tr.get_range(KEY, KEY + b"\xff", snapshot=True), 1),
+        (KEY, lambda tr: tr.get_many([KEY, AFTER]), 2),
+        (AFTER, lambda tr: tr.get_many([KEY, AFTER]), 2),
+        (KEY, lambda tr: tr.snapshot.get_many([KEY, AFTER]), 1),
+        (AFTER, lambda tr: tr.get_ranges([(KEY, KEY + b"\xff")]), 2),
+        (AFTER, lambda tr: tr.get_ranges([(KEY, KEY + b"\xff")], limit=1), 1),
+        (AFTER, lambda tr: tr.snapshot.get_ranges([(KEY, KEY + b"\xff")]), 1),
     ],
 )
 async def test_what_is_read_ahead_conflicts_only_once_it_is_read(
@@ -322,15 +329,23 @@ async def test_client_is_not_asked_again_for_what_was_read_ahead(monkeypatch: py
         asked.append(begin)
         return get_range(reads, begin, end, *how)
 
+    ranges = [(AFTER + letter, AFTER + letter + b"\xff") for letter in (b"a", b"b", b"c", b"d")]
+
     def body(tr: Transaction) -> None:
-        tr.read_ahead([KEY], [(AFTER, AFTER + b"\xff")])
+        tr.read_ahead([KEY], ranges)
         for _ in range(2):
-            tr.get(KEY)
-            tr.get_range(AFTER, AFTER + b"\xff")
+            assert tr.get(KEY) is None
+            tr.get_range(*ranges[0])
+            assert tr.get_many([KEY, KEY, b"other"]) == [None, None, b"1"]
+            assert tr.get_ranges([*ranges, (b"other", b"other\xff")]) == [[], [], [], [], [(b"other", b"1")]]
+        tr.set(b"other", b"2")
+        tr.get_ranges(ranges)
 
     monkeypatch.setattr(fdb_stub._TransactionRead, "get", noted_get)
     monkeypatch.setattr(fdb_stub._TransactionRead, "get_range", noted_range)
     async with FdbDatabase(binding=FdbStub()) as database:
+        await database.run(lambda tr: tr.set(b"other", b"1"))
         await database.run(body)
 
-    assert asked == [KEY, AFTER]
+    begins = [begin for begin, _ in ranges]
+    assert asked == [KEY, *begins, *[b"other"] * 4, *begins[:-MOST_RANGES]]
