@@ -134,7 +134,7 @@ def run_once(tr: Transaction, batch: Batch) -> BatchResult:
     if len(node_keys) > 1:
         unit.expect(node_keys)
         unit.expect_ends(ending)
-    outbox.clear(tr, batch.terms.shard, batch.confirmed)  # behind those reads: writes end what the store keeps for them
+    outbox.clear(tr, batch.terms.shard, batch.confirmed)  # behind those reads: a write ends the ranges kept for them
     answers: list[Any] = []
     for command in batch.commands:
         if answers and (tr.is_aging or (isinstance(command, Lost) and unit.is_full)):  # its input may have a MiB

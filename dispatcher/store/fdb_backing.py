@@ -26,8 +26,9 @@ class _Announced:
 class FdbBacking:
     """The reads and writes of one transaction (a `Backing`), carried out by FoundationDB's binding.
 
-    What was read ahead is kept here until it is written. FoundationDB's client keeps it, too, and lays the
-    transaction's own writes over it, but every question to the client takes two switches of threads.
+    What was read ahead is kept here: keys until they are written, ranges until the first write, two until theirs.
+    FoundationDB's client keeps it, too, and lays the transaction's own writes over it, but every question to the client
+    takes two switches of threads.
 
     An *early* transaction has begun at the version of another's commit, before its function was known. Others may have
     committed since then, so that each of its reads can conflict: the announced ones, and a snapshot's, too.
@@ -46,7 +47,7 @@ class FdbBacking:
         self._under_way: dict[bytes, Any] = {}
         """FoundationDB's reads of keys ahead, for whose values nobody has waited yet."""
         self._ranges: list[_Range] = []
-        """The ranges that were read ahead last."""
+        """The ranges that were read ahead; the last of them, once the transaction has written."""
 
     @property
     def committed_version(self) -> int:
@@ -97,7 +98,8 @@ class FdbBacking:
         """Return the values of several keys in one round trip."""
         reads = self._reads(snapshot)
         # each is under way before the first is waited for
-        asked = {key: reads.get(key) for key in keys if key not in self._values and key not in self._under_way}
+        known = self._values.keys() | self._under_way.keys()
+        asked = {key: reads.get(key) for key in dict.fromkeys(keys) if key not in known}
         return [asked[key].value if key in asked else self.get(key, snapshot) for key in keys]
 
     def get_ranges(self, ranges: Sequence[KeyRange], limit: int, snapshot: bool) -> list[list[KeyValue]]:
@@ -161,6 +163,7 @@ class FdbBacking:
                 self._under_way[key] = reads.get(key)
         for begin, end in ranges:
             if (begin, end, limit) not in known:
+                known.add((begin, end, limit))
                 found = reads.get_range(begin, end, limit, False, self._all)
                 self._ranges.append(_Range(begin, end, limit, found))
 

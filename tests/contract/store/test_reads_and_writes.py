@@ -139,13 +139,17 @@ async def test_range_that_was_read_ahead_has_what_any_read_of_it_has(
     pairs = await fill(database, space, 6)
     asked = [(limit, reverse) for limit in (0, 1, 2, 3, 6, 9) for reverse in (False, True)]
 
-    def body(tr: Transaction) -> list[list[KeyValue]]:
-        tr.read_ahead((), [space.range()], limit=ahead)
-        return [tr.get_range(*space.range(), limit=limit, reverse=reverse) for limit, reverse in asked]
+    part = (pairs[0][0], pairs[2][0])
 
-    found = await database.run(body)
+    def body(tr: Transaction) -> tuple[list[list[KeyValue]], list[list[list[KeyValue]]]]:
+        tr.read_ahead((), [space.range(), (part[0], pairs[5][0])], limit=ahead)
+        found = [tr.get_range(*space.range(), limit=limit, reverse=reverse) for limit, reverse in asked]
+        return found, [tr.get_ranges([space.range(), part], limit=limit) for limit, _ in asked]
+
+    found, several = await database.run(body)
 
     assert found == [(pairs[::-1] if reverse else pairs)[: limit or None] for limit, reverse in asked]
+    assert several == [[pairs[: limit or None], pairs[:2][: limit or None]] for limit, _ in asked]
 
 
 async def test_clearing_a_range_leaves_its_end(database: Database, space: Space) -> None:

@@ -277,6 +277,11 @@ AFTER = KEY + b"\1"
         (AFTER, lambda tr: tr.get_ranges([(KEY, KEY + b"\xff")]), 2),
         (AFTER, lambda tr: tr.get_ranges([(KEY, KEY + b"\xff")], limit=1), 1),
         (AFTER, lambda tr: tr.snapshot.get_ranges([(KEY, KEY + b"\xff")]), 1),
+        (AFTER, lambda tr: tr.snapshot.get_many([KEY, AFTER]), 1),
+        (KEY, lambda tr: tr.get_range(KEY, KEY + b"\xff", limit=1), 2),
+        (KEY, lambda tr: tr.get_ranges([(KEY, KEY + b"\xff")], limit=1), 2),
+        (b"d", lambda tr: tr.get_ranges([(b"d", b"d\xff")]), 2),
+        (b"d", lambda tr: tr.snapshot.get_ranges([(b"d", b"d\xff")]), 1),
     ],
 )
 async def test_what_is_read_ahead_conflicts_only_once_it_is_read(
