@@ -86,6 +86,11 @@ class Fleet:
     def in_flight(self) -> int:
         return len(set(self.noted("start")) - set(self.noted("end")))
 
+    def running(self, process: Program) -> int:
+        """How many tasks one process runs."""
+        begun = {task for kind, task, by in self.effects() if (kind, by) == ("start", str(process.pid))}
+        return len(begun - set(self.noted("end")))
+
     def repeated(self) -> int:
         """Executions beyond the first of each task."""
         return sum(many - 1 for many in Counter(self.noted("start")).values())

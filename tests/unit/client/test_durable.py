@@ -77,7 +77,7 @@ async def test_an_outcome_is_asked_for_with_pauses_where_nobody_answers_behind_t
     rows = AsyncMock(side_effect=Retryable("It moves"))
     monkeypatch.setattr(KeptOptions, "row", rows)
 
-    with pytest.raises(Retryable):
+    with pytest.raises((Retryable, ResultTimeout)):  # the last question has little time
         await handle.outcome(timeout=0.5)
 
     assert rows.call_count <= 5
