@@ -163,9 +163,11 @@ class DirectPublisherChannel:
         """
         returned, message = read_return(method), read_message(header, body)
         sent = (returned.exchange, returned.routing_key, message.message_id)
-        alike = [one for one in self._pending.values() if not one.returned and _address(one) == sent]
-        if alike:
-            min(alike, key=lambda one: (one.message.body != body, one.message != message)).returned = True
+        for same in (message, body):
+            for one in self._pending.values():
+                if not one.returned and _address(one) == sent and same in (one.message, one.message.body):
+                    one.returned = True
+                    return
 
     # -- loss and lateness ------------------------------------------------------------------------------
 
