@@ -37,7 +37,8 @@ from dispatcher.ledger.commands import Asked, Claimed, Command
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.handlers import requests
 from dispatcher.ledger.ownership.shards import shard_of
-from dispatcher.ledger.workflows.queries import Body, overview, rows_of
+from dispatcher.ledger.rows import RunRecord, WorkflowRecord
+from dispatcher.ledger.workflows.queries import Body, overview, result, rows_of, unended
 from dispatcher.ledger.workflows.status import status
 from dispatcher.ledger.workflows.submit import number, text
 from dispatcher.shards import verbs
@@ -103,6 +104,7 @@ class RequestServer:
         self._own: Mapping[str, Callable[[Delivery, Body], None]] = {
             Verb.CLAIM: self._claim,
             Verb.GET: self._get,
+            Verb.RESULT: self._result,
             Verb.STATUS: self._status,
             Verb.REBUILD: self._rebuild,
         }
@@ -160,12 +162,23 @@ class RequestServer:
     def _get(self, delivery: Delivery, body: Body) -> None:
         """Answer a request for a workflow's progress, from the shard's status cache or else from the ledger."""
         workflow = text(body, "workflow")
-        status_cache = self._workers.status_cache(workflow)
-        rows = None if status_cache is None else status_cache.get(workflow)
+        rows = self._remembered(workflow)
         if rows is not None:
             self.answer(delivery, overview(workflow, *rows))
         else:
             self._reply(delivery, Verb.GET, lambda: self._recorded(workflow))
+
+    def _result(self, delivery: Delivery, body: Body) -> None:
+        """Answer a request for a result from the ledger; that a workflow still runs, from the shard's status cache."""
+        rows = None if body.get("node") else self._remembered(text(body, "workflow"))
+        if rows is not None:
+            self.answer(delivery, unended(rows[1]))
+        else:
+            self._reply(delivery, Verb.RESULT, lambda: self._database.ask(lambda tr: result(tr, body)))
+
+    def _remembered(self, workflow: str) -> tuple[WorkflowRecord, RunRecord] | None:
+        status_cache = self._workers.status_cache(workflow)
+        return None if status_cache is None else status_cache.get(workflow)
 
     async def _recorded(self, workflow: str) -> dict[str, Any]:
         """Return a workflow's progress from the ledger, and put a live workflow into the shard's status cache."""

@@ -64,7 +64,6 @@ VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
         Verb.LIST: Query(listings.list_workflows),
         Verb.NODES: Query(queries.nodes),
         Verb.ATTEMPTS: Query(queries.attempts),
-        Verb.RESULT: Query(queries.result),
         Verb.NODE_INPUT: Query(queries.node_input),
         Verb.DEAD: Query(queries.dead),
         Verb.APPROVALS: Query(queries.approvals),

@@ -243,16 +243,20 @@ def result(tr: Reads, body: Body) -> dict[str, Any]:
         node = text(body, "node")
         row = _row_of(tr, NodeKey(workflow, node))
         return {"state": row.state.value, **_value(tr, NodeKey(workflow, node))}
-    state = run.ended if run.ended is not None and run.state.terminal else run.state
-    told: dict[str, Any] = {"state": state.value, "reason": run.reason, "value": None, "failure": None}
     if not run.state.terminal:
-        return told
+        return unended(run)
+    told = unended(run) | {"state": (run.ended or run.state).value}
     if run.state is WorkflowState.COMPLETED:
         after = str(body.get("after") or "")
         found, following = _last_values(tr, workflow, after)
         alone = len(found) == 1 and not after and following is None
         return told | {"value": next(iter(found.values())) if alone else found, "next": following}
     return told | {"failure": _first_failure(tr, workflow)}
+
+
+def unended(run: RunRecord) -> dict[str, Any]:
+    """Return the state of a workflow that still runs, as `result` does."""
+    return {"state": run.state.value, "reason": run.reason, "value": None, "failure": None}
 
 
 def _value(tr: Reads, node_key: NodeKey) -> dict[str, Any]:

@@ -117,6 +117,8 @@ async def test_verb_without_an_entry_and_request_without_a_key_are_refused(
 def test_every_verb_has_a_handler_and_every_kept_thing_is_found_by_its_noun() -> None:
     without = {verb for verb in Verb if verbs.handling(verb) is None}
 
-    assert without == {Verb.CLAIM, Verb.GET, Verb.STATUS, Verb.REBUILD}, "the request server serves these itself"
+    assert without == {Verb.CLAIM, Verb.GET, Verb.RESULT, Verb.STATUS, Verb.REBUILD}, (
+        "the request server serves these itself"
+    )
     assert {verb.partition(".")[0] for verb in Verb} > verbs.COORDINATION.keys()
     assert verbs.handling("lock.unheard-of") is verbs.handling("os.path") is None

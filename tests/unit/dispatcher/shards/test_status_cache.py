@@ -6,14 +6,17 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
+from unittest.mock import patch
 
 from coditect import Agent, Workflow
 from coditect.agent.program import running_agent
 from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.client.client import Client
+from coditect.client.control_plane import asking
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings.settings import Settings
+from coditect.wire.control import Verb
 from coditect.workflow.definition import Node
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger.rows import RunRecord, WorkflowRecord
@@ -90,6 +93,7 @@ async def test_who_asks_again_and_again_is_told_each_commit_without_the_ledger()
                 worker, broker=broker, registry=registry, settings=Settings(), clock=clock, drain=asyncio.Event()
             )
         )
+        control = await enter(asking(own, clock, name="asks"))
         client = await enter(Client(await enter(MemoryBroker(server, name="client")), registry, clock=clock))
         flow = Workflow("steps")
         before: list[Node] = []
@@ -103,6 +107,10 @@ async def test_who_asks_again_and_again_is_told_each_commit_without_the_ledger()
         for completed in range(4):
             await eventually(partial(_is, ended, completed))
             assert (dispatcher.ownership.workers[0].status_cache.get(run.id) is not None) == (completed > 0)
+            with patch.object(database, "ask", wraps=database.ask) as ledger:
+                told = await control.ask(Verb.RESULT, {"workflow": run.id})
+            assert told == {"state": "running", "reason": "", "value": None, "failure": None}
+            assert ledger.called == (completed == 0)
             may_end.release()
         assert await run.wait(timeout="10s") is WorkflowState.COMPLETED
         assert await ended() == 4
