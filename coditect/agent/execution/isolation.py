@@ -76,7 +76,7 @@ class Isolation:
 
     @asynccontextmanager
     async def place(self, execution: Execution) -> AsyncIterator[None]:
-        """During the block, count a task that may kill its process; first wait while too many such tasks run.
+        """Wait until few enough tasks run that may kill their process, then count this one as such during the block.
 
         It waits without its slot; a task that may not do so runs at once, uncounted. An error of the block that is
         Retryable is raised again after 1 s.

@@ -168,7 +168,7 @@ class HistoryIndex:
         return sorted((one for f in FAULTS for one in self.of(f)), key=lambda one: one.begun)
 
     def versioned(self, f: str, key: str) -> list[Operation]:
-        """Return the operations of one name and key that may be committed, in the order of the store's versions."""
+        """Return the operations of a name and key that may have been committed, in order of the store's versions."""
         possible = (one for one in self.about(f, key) if one.possible)
         return sorted(possible, key=lambda one: (one.val["version"], one.first))
 

@@ -38,7 +38,7 @@ class A2aEndpoints:
         return await route.endpoint(request)
 
     async def call(self, request: Any, address: str, name: str, check: Callable[[str], None]) -> Any:
-        """Answer a JSON-RPC request by the sender `name` to a URL; `check` raises if the sender lacks a given role."""
+        """Answer the JSON-RPC request that `name` sent to a URL; `check` raises if that sender lacks a given role."""
         request.state.a2a = (address, Sender(name, check))
         return await self._dispatcher.handle_requests(request)
 
