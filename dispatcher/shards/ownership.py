@@ -220,8 +220,9 @@ class ShardOwnership:
         self._look(step.beats)
         owned = {int(lease.name[1]): lease for lease in step.owned}
         for shard in tuple(self.workers):
-            worker = self.workers.get(shard)
-            if worker is not None and (shard not in owned or worker.closed):
+            worker, lease = self.workers.get(shard), owned.get(shard)
+            # of an earlier epoch, it does not know what another owner did in between
+            if worker is not None and (worker.closed or lease is None or lease.epoch != worker.lease.epoch):
                 log.info("A shard is not worked for here any more", extra={"shard": shard})
                 await self._close(shard)
         for shard in step.to_give:

@@ -69,7 +69,7 @@ class ShardWorker:
         marker: str = "",
     ) -> None:
         self.shard = int(lease.name[1])
-        self._lease, self._ports = lease, ports
+        self.lease, self._ports = lease, ports
         self._on_lost, self._nudge = on_lost, nudge
         self.projector = projector
         since_ms, approvals = ports.clock.now_ms(), ports.approvals
@@ -279,7 +279,7 @@ class ShardWorker:
         commands, confirmed = [entry.command for entry in entries], self._confirmed.take()
         clock, caches = self._ports.clock, Caches(self._definitions, frozenset(self._later.aside))
         moment = (self._ports.window.room(), clock.now_ms(), clock.chance(), self._apart, clock.doubt)
-        one = batch.Batch(self._lease, self._terms, caches, commands, confirmed, *moment)
+        one = batch.Batch(self.lease, self._terms, caches, commands, confirmed, *moment)
         began = asyncio.get_running_loop().time()
         try:
             done = await self._ports.database.run(partial(batch.run, batch=one))

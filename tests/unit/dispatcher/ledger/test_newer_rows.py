@@ -84,7 +84,7 @@ async def test_shard_with_one_under_way_is_opened_and_the_others_are_published(
         for row in unsent:
             await lone.database.run(lambda tr, row=row: outbox.put(tr, 0, row))  # type: ignore[misc]
 
-        lone.worker = ShardWorker(lone.worker._lease, lone.ports, on_lost=lambda _: None, nudge=lambda: None)
+        lone.worker = ShardWorker(lone.worker.lease, lone.ports, on_lost=lambda _: None, nudge=lambda: None)
         await lone.worker.open()
         await eventually(lambda: lone.published() == 3)
         under_way = {node_key.node for node_key, _ in lone.worker.in_flight}

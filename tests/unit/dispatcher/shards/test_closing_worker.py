@@ -78,7 +78,7 @@ async def test_starts_that_are_not_recorded_go_back(lone: LoneWorker, closed: st
 
 async def test_what_is_to_be_published_anew_keeps_its_row_until_it_is(lone: LoneWorker) -> None:
     before = await lone.rows()
-    successor = ShardWorker(lone.worker._lease, lone.ports, on_lost=lambda _: None, nudge=lambda: None)
+    successor = ShardWorker(lone.worker.lease, lone.ports, on_lost=lambda _: None, nudge=lambda: None)
     await successor.open()
     await successor.close()
 

@@ -166,6 +166,26 @@ async def test_shard_of_a_process_that_died_is_taken_at_once_where_no_other_can_
         assert set(ownership.workers) == {0}
 
 
+async def test_shard_that_another_had_for_a_while_gets_a_worker_that_knows_nothing_of_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shards, "STEP_MS", 10)
+
+    def come_and_go(tr: Transaction, owner: str) -> None:
+        take_over(tr, owner)
+        leases.leave(tr, "other")
+
+    async with MemoryDatabase() as store, one_shard(store=store) as (_, ownership):
+        await eventually(lambda: is_indexed(store))  # else that is refused, and tells of the loss
+        before = ownership.workers[0]
+        await store.run(lambda tr: come_and_go(tr, ownership.owner))
+
+        await eventually(lambda: ownership.workers.get(0, before) is not before)
+        assert before.closed
+        assert ownership.workers[0].lease.epoch == before.lease.epoch + 2
+        assert ownership.figures()["refused"] == 0, "no commit had to tell of the loss"
+
+
 async def consumers_of_results(broker: MemoryBroker) -> int:
     stats = await broker.stats(routing.results_queue(0))
     assert stats is not None

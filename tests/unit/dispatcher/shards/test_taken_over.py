@@ -23,7 +23,7 @@ ROOM = 64
 
 @asynccontextmanager
 async def successor_of(lone: LoneWorker) -> AsyncIterator[ShardWorker]:
-    successor = ShardWorker(lone.worker._lease, lone.ports, on_lost=lambda _: None, nudge=lambda: None)
+    successor = ShardWorker(lone.worker.lease, lone.ports, on_lost=lambda _: None, nudge=lambda: None)
     await successor.open()
     yield successor
     await successor.close()
@@ -33,7 +33,7 @@ async def test_who_takes_a_shard_over_goes_on_with_what_was_left_over() -> None:
     flow = Workflow("map")
     flow.map(CAPABILITY, [1, 2], name="each")
     async with open_worker() as lone:
-        former = Ledger(lone.database, lone.worker._lease, Policy(lone.worker.shard), goes_on=False)
+        former = Ledger(lone.database, lone.worker.lease, Policy(lone.worker.shard), goes_on=False)
         await former.start(flow.definition())
         assert former.unfinished, "its elements are not made yet"
 

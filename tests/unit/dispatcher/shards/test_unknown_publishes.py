@@ -34,7 +34,7 @@ async def test_who_takes_a_shard_over_publishes_anew_what_may_not_have_been_sent
         await lone.start()
         await eventually(lambda: lone.published() == 1)
 
-        successor = ShardWorker(lone.worker._lease, lone.ports, on_lost=lambda _: None, nudge=lambda: None)
+        successor = ShardWorker(lone.worker.lease, lone.ports, on_lost=lambda _: None, nudge=lambda: None)
         await successor.open()
 
         await eventually(lambda: lone.published() == 2)
