@@ -71,7 +71,7 @@ class Ending:
 class Run(Restorable):
     """The handle of a started workflow; made by `Client.start`, or from the workflow's id by `Client.run`.
 
-    The control plane answers from the ledger.
+    The control plane answers from the ledger; that the workflow still runs, maybe from memory.
 
     Raises:
         ControlPlaneRequired: by every method, when there is no control plane.
@@ -181,7 +181,7 @@ class Run(Restorable):
 
         async def look(left: float) -> Ending | None:
             nonlocal begun
-            if not begun:  # from memory, while it runs
+            if not begun:  # so that later looks are answered from memory, while it runs
                 begun = True
                 if not (await self._look(left)).state.terminal:
                     return None

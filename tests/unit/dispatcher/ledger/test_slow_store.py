@@ -21,6 +21,7 @@ from dispatcher.ledger.handlers.requests import VERBS, Query
 from dispatcher.ledger.keyspace import VALUES
 from dispatcher.ledger.nodes.inputs import FAILURE, INPUT, RESULT, body_at, value_of
 from dispatcher.ledger.workflows import recover
+from dispatcher.ledger.workflows.queries import result
 from dispatcher.ledger.workflows.status import status
 from tests.unit.dispatcher.lone_ledger import Ledger, SlowStore, completed
 
@@ -96,6 +97,7 @@ async def test_whatever_is_asked_for_is_told_by_the_page(ledger: Ledger) -> None
         if isinstance(query, Query):
             assert await ledger.database.read(lambda tr, query=query: query.read(tr, body)), verb  # type: ignore[misc]
     assert await ledger.database.read(status)
+    assert await ledger.database.read(lambda tr: result(tr, {"workflow": "w"}))
     assert ledger.database.repeated == 0
 
 
