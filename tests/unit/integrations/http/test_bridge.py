@@ -263,7 +263,7 @@ async def test_heartbeats_that_stop_end_the_agent_and_fail_what_it_had(stage: St
 
         with pytest.raises(TaskFailed, match="heartbeats stopped"):
             await handle.result(timeout="10s")
-        assert stage.bridge.serving == frozenset()
+        await eventually(lambda: stage.bridge.serving == frozenset())
 
 
 async def test_a_registry_that_forgot_an_agent_is_told_again(stage: Stage) -> None:
