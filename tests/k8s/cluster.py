@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from coditect.aio import launch
 from coditect.local.servers.ports import free_ports
 from tests.servers import ROOT
 
@@ -166,8 +168,9 @@ def _files(cluster: Cluster) -> None:
 @contextmanager
 def _process(program: Path, words: Sequence[str], folder: Path) -> Iterator[None]:
     clean = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+    ends_with_us = [sys.executable, "-I", "-S", launch.__file__, str(os.getpid())]
     with (folder / f"{program.name}.log").open("wb") as log:
-        process = subprocess.Popen([program, *words], stdout=log, stderr=log, env=clean, cwd=folder)
+        process = subprocess.Popen([*ends_with_us, program, *words], stdout=log, stderr=log, env=clean, cwd=folder)
         try:
             yield
         finally:
