@@ -114,7 +114,7 @@ autonomy: setup ## Measure how many of 1,000 mixed workflows need no person, wit
 healing: setup ## Break services a hundred times and have a fleet heal them: fixed and time to repair by fault (five minutes; RUNS=100)
 	@$(PYTHON) -m agents.demo.healing --runs $(or $(RUNS),100) --seed $(SEED)
 
-chaos: setup ## Break a private fleet by three seeds of five minutes (a quarter of an hour)
+chaos: setup ## Break a private fleet by three seeds of five minutes (twenty minutes and more)
 	@$(VENV)/bin/coditect chaos --seed $(SEED) --seeds 3 --minutes $(MINUTES)
 
 simulate: setup ## Play three hundred seeds of the simulation (two minutes)
