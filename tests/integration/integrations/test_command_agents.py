@@ -11,7 +11,7 @@ import pytest
 
 from coditect.local import PrivateServers
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
-from tests.support import eventually
+from tests.support import eventually, whole_lines
 
 pytestmark = pytest.mark.servers
 
@@ -50,8 +50,8 @@ async def test_a_killed_agent_leaves_no_process_and_another_does_its_task(fleet:
     async with client_of(fleet.servers) as client:
         victim = await fleet.run(*arguments, CODITECT_WORKSPACE=str(tmp_path))
         handle = await client.submit("tool.run", {"n": 1})
-        await eventually(lambda: began.exists() and len(sleepers()) == 1)
-        (folder,) = began.read_text().splitlines()
+        await eventually(lambda: whole_lines(began) and len(sleepers()) == 1)
+        (folder,) = whole_lines(began)
 
         victim.kill()
         await eventually(lambda: sleepers() == [])

@@ -50,13 +50,13 @@ def plain(value: str, ctx: Context) -> str:
 
 @poison.capability("poison.hang", timeout="1s", retry=Retry(max_attempts=1))
 def hang(pid: str) -> None:
-    Path(pid).write_text(str(os.getpid()))
+    Path(pid).write_text(f"{os.getpid()}\n")
     time.sleep(60)
 
 
 @poison.capability("poison.hang.on")
 async def hang_on(pid: str) -> None:
-    Path(pid).write_text(str(os.getpid()))
+    Path(pid).write_text(f"{os.getpid()}\n")
     await asyncio.sleep(600)
 
 

@@ -20,7 +20,7 @@ from coditect.model.ids import AgentId
 from coditect.wire import routing
 from coditect.wire.json import loads
 from coditect.wire.tasks import read_task
-from tests.support import eventually
+from tests.support import eventually, whole_lines
 from tests.unit.agent.poison_agent import HOME, poison
 from tests.unit.agent.processes.test_process_handlers import _alive
 from tests.unit.agent.scene import Running, Scene, open_scene
@@ -214,7 +214,7 @@ async def test_suspect_can_be_canceled(scene: Scene, home: Path) -> None:
     client = await declared(scene)
     handle = await suspected(scene, client, "poison.hang.on", str(home / "pid"))
     agent = await scene.start(poison)
-    await eventually((home / "pid").exists)
+    await eventually(lambda: whole_lines(home / "pid"))
 
     await handle.cancel()
 
