@@ -127,8 +127,10 @@ class Broker:
         if not program.exists():
             return await self.control("eval", expression)
         cookie = (self.folder / "home" / ".erlang.cookie").read_text(encoding="utf-8")
-        # Of a name of its own each time: a node refuses a second one of a name while it has not missed the first.
-        where = ("-r", "-c", cookie, "-address", f"127.0.0.1:{environment['RABBITMQ_DIST_PORT']}")
+        # Of a name of its own each time: a node refuses a second one of a name while it has not missed the first, and
+        # `erl_call -r` takes the same name for a second.
+        name = ("-h", f"c{uuid4().hex}")
+        where = (*name, "-c", cookie, "-address", f"127.0.0.1:{environment['RABBITMQ_DIST_PORT']}")
         output = await self._said(program, *where, "-e", typed=f"{expression}\n")
         assert output.startswith("{ok, "), output
         return output.removeprefix("{ok, ").removesuffix("}")
