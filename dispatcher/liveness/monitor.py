@@ -219,12 +219,13 @@ class Monitor:
         closed = 0
         for pause in EVICTION_PAUSES:
             if not self.leads or self._evict is None or agent not in self._offline:
-                return
-            answer = await self._pings.ask(agent, within_seconds=RELIEF_SECONDS)
-            if answer is PingAnswer.SILENCE and await self._is_connected(agent):
-                closed = await self._close_connections(agent, self._evict)
-            if answer is PingAnswer.PONG or closed:
                 break
+            answer = await self._pings.ask(agent, within_seconds=RELIEF_SECONDS)
+            connected = await self._is_connected(agent)
+            if answer is PingAnswer.PONG or (closed and not connected):
+                break
+            if answer is PingAnswer.SILENCE and connected:
+                closed += await self._close_connections(agent, self._evict)
             await asyncio.sleep(pause)
         if closed:
             facts = {"agent_id": agent, "connections": closed}
