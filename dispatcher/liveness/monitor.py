@@ -221,12 +221,11 @@ class Monitor:
             if not self.leads or self._evict is None or agent not in self._offline:
                 break
             answer = await self._pings.ask(agent, within_seconds=RELIEF_SECONDS)
-            connected = await self._is_connected(agent)
-            if answer is PingAnswer.PONG or (closed and not connected):
-                break
-            if answer is PingAnswer.SILENCE and connected:
+            if answer is PingAnswer.SILENCE and await self._is_connected(agent):
                 closed += await self._close_connections(agent, self._evict)
             await asyncio.sleep(pause)
+            if answer is PingAnswer.PONG or (closed and not await self._is_connected(agent)):
+                break
         if closed:
             facts = {"agent_id": agent, "connections": closed}
             log.warning("The broker does not answer an agent, as that says; its tasks go to others", extra=facts)
