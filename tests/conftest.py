@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
+from coditect.aio.loop import collect_rarely
 from coditect.settings.settings import Settings
 from coditect.testing import servers as servers_plugin
 from tests.broken_broker import look_at_brokers, run
@@ -109,7 +110,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Ten thousand tests and their modules stay until the end: the garbage collector need not look at them again."""
     gc.collect()
-    gc.freeze()
+    collect_rarely()
 
 
 @pytest.fixture

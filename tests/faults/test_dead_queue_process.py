@@ -20,7 +20,7 @@ STORE = 'rabbit_vhost_msg_store:vhost_store_pid(<<"/">>, msg_store_persistent)'
 """The process that writes bodies of more than 4 kB, without which no such message is confirmed."""
 
 COMMANDS_SECONDS = 150.0
-"""More than three commands to the broker take on a busy machine, each of which starts an Erlang of its own."""
+"""More than three commands to the broker take on a busy machine whose Erlang has no `erl_call`."""
 
 
 async def test_message_that_was_delivered_and_refused_is_sent_again_with_a_mark(
@@ -34,7 +34,7 @@ async def test_message_that_was_delivered_and_refused_is_sent_again_with_a_mark(
     async with AmqpBroker(node.url, name="sender", wire=wire) as broker, declared(observer, QueueType.CLASSIC) as queue:
         await broker.consume(queue, take, prefetch=10)
         name = f'rabbit_misc:r(<<"/">>, queue, <<"{queue}">>)'
-        await node.control("eval", f"sys:suspend({STORE}).")
+        await node.evaluate(f"sys:suspend({STORE}).")
         try:
             message = Message(b"x" * 10_000, message_id="twice")
             sending = broker.publish(message, exchange="", routing_key=queue, timeout_seconds=COMMANDS_SECONDS)
@@ -42,9 +42,9 @@ async def test_message_that_was_delivered_and_refused_is_sent_again_with_a_mark(
             await eventually(lambda: seen)
             unconfirmed = not publish.done()
             killed = f"{{ok, Queue}} = rabbit_amqqueue:lookup({name}), exit(amqqueue:get_pid(Queue), kill)."
-            await node.control("eval", killed)
+            await node.evaluate(killed)
         finally:
-            await node.control("eval", f"sys:resume({STORE}).")
+            await node.evaluate(f"sys:resume({STORE}).")
         await publish
 
         assert unconfirmed

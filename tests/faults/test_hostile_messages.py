@@ -27,14 +27,18 @@ pytestmark = pytest.mark.servers
 MANY = 40
 LONG_HISTORIES = 6
 ANSWERED_SECONDS = 1.0
-NEVER_DEFAULT = r"^(?!amq\.default$).*"
+USER = """\
+{User, All, Who} = {<<"%s">>, <<".*">>, <<"tests">>},
+ok = rabbit_auth_backend_internal:add_user(User, <<"secret">>, Who),
+ok = rabbit_auth_backend_internal:set_permissions(User, <<"/">>, All, <<"^(?!amq\\\\.default$).*">>, All, Who).
+"""
+"""Makes a user who may publish by every exchange but the default one."""
 
 
 @pytest.mark.timeout(120)
 async def test_refused_answers_and_nested_histories_end_beside_a_fleets_own_work(node: Node, servers: Servers) -> None:
     user, echo = f"user-{uuid4().hex[:8]}", Echo(f"echo.{uuid4().hex[:8]}")
-    await node.control("add_user", user, "secret")
-    await node.control("set_permissions", user, ".*", NEVER_DEFAULT, ".*")
+    await node.evaluate(USER % user)
     own = replace(servers, amqp_url=str(URL(node.url).with_user(user).with_password("secret")))
     answers = Queue(f"answers-{uuid4().hex}", QueueType.CLASSIC, expires_ms=60_000)
     async with AmqpBroker(node.url, name="stranger") as stranger, running(echo.agent(), own) as fleet:

@@ -9,7 +9,7 @@ from coditect.local import PrivateServers
 from tests.servers import private_servers_of_run
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def managed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateServers]:
     """A RabbitMQ with its management API, and a Redis."""
     folder = tmp_path_factory.mktemp("managed") / "servers"

@@ -38,9 +38,9 @@ def overlaps(fleet: Fleet, repo: str, *, but: str = "") -> int:
 
 
 async def test_builds_of_a_repository_exclude_each_other_over_processes_and_others_go_on(
-    managed: PrivateServers, tmp_path: Path
+    own_servers: PrivateServers, tmp_path: Path
 ) -> None:
-    async with open_fleet(managed, tmp_path) as fleet, client_of(managed) as client:
+    async with open_fleet(own_servers, tmp_path) as fleet, client_of(own_servers) as client:
         await dispatcher(fleet)
         await fleet.start(target=AGENT)
         await fleet.start(target=AGENT)

@@ -18,9 +18,9 @@ DELAY_SECONDS = 12
 
 
 async def test_a_delayed_task_runs_once_and_not_early_though_its_dispatcher_is_killed_meanwhile(
-    managed: PrivateServers, tmp_path: Path
+    own_servers: PrivateServers, tmp_path: Path
 ) -> None:
-    async with open_fleet(managed, tmp_path) as fleet, client_of(managed) as client:
+    async with open_fleet(own_servers, tmp_path) as fleet, client_of(own_servers) as client:
         await fleet.start()
         process = await dispatcher(fleet)
         began = time.time()

@@ -30,8 +30,8 @@ from coditect.wire import routing
 from coditect.workflow.states import WorkflowState
 from dispatcher.ledger import outbox
 from dispatcher.ledger.ownership.shards import shard_of
+from dispatcher.recorder.ports import POINTS
 from dispatcher.store.sqlite import SqliteDatabase
-from dispatcher.witness.ports import POINTS
 from tests.integration.agent.fleet import Fleet, open_fleet
 from tests.integration.dispatcher.keyed import AGENT, assert_each_once_and_in_order, layered
 from tests.programs import Program
@@ -166,17 +166,17 @@ async def plant(servers: PrivateServers, folder: Path) -> AsyncIterator[Plant]:
 
 
 async def test_workflows_end_once_when_dispatchers_die_at_every_failpoint(
-    managed: PrivateServers, tmp_path: Path
+    own_servers: PrivateServers, tmp_path: Path
 ) -> None:
-    await assert_workflows_end_once(managed, tmp_path, ORDERS)
+    await assert_workflows_end_once(own_servers, tmp_path, ORDERS)
 
 
 @pytest.mark.endurance
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_workflows_end_once_when_dispatchers_die_at_every_failpoint_at_any_time(
-    managed: PrivateServers, tmp_path: Path, seed: int
+    own_servers: PrivateServers, tmp_path: Path, seed: int
 ) -> None:
-    await assert_workflows_end_once(managed, tmp_path, drawn(seed))
+    await assert_workflows_end_once(own_servers, tmp_path, drawn(seed))
 
 
 async def assert_workflows_end_once(servers: PrivateServers, folder: Path, orders: Sequence[str]) -> None:

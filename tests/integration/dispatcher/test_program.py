@@ -29,11 +29,11 @@ async def run(fleet: Fleet) -> Program:
 
 
 async def test_command_takes_the_shards_finishes_a_workflow_and_ends_on_sigterm(
-    managed: PrivateServers, tmp_path: Path
+    own_servers: PrivateServers, tmp_path: Path
 ) -> None:
     flow = Workflow("two")
     flow.task("work.do", 10, name="last", after=[flow.task("work.do", 10, name="first")])
-    async with open_fleet(managed, tmp_path) as fleet, client_of(managed) as client:
+    async with open_fleet(own_servers, tmp_path) as fleet, client_of(own_servers) as client:
         await fleet.start()
         process = await run(fleet)
         (owner,) = {one.owner for one in (await cluster_status(client._broker)).shards}
@@ -48,9 +48,9 @@ async def test_command_takes_the_shards_finishes_a_workflow_and_ends_on_sigterm(
 
 
 async def test_store_that_fails_for_good_ends_the_program_with_a_message_and_exit_code_1(
-    managed: PrivateServers, tmp_path: Path
+    own_servers: PrivateServers, tmp_path: Path
 ) -> None:
-    async with open_fleet(managed, tmp_path) as fleet:
+    async with open_fleet(own_servers, tmp_path) as fleet:
         process = await run(fleet)
         full_bytes = (tmp_path / f"{LEDGER}-wal").stat().st_size  # what it writes next is refused, its log is smaller
 

@@ -18,13 +18,13 @@ QUICK, SLOW = 4_000, 59_000
 
 
 async def test_a_race_has_one_winner_and_cancels_the_rest_though_the_dispatcher_is_killed(
-    managed: PrivateServers, tmp_path: Path
+    own_servers: PrivateServers, tmp_path: Path
 ) -> None:
     flow = Workflow("race")
     racers = [flow.task("work.do", lasts, name=name) for name, lasts in (("slow", SLOW), ("quick", QUICK))]
     flow.task("work.do", 0, name="taken", after=racers, join="any", rest="cancel")
     store = {"CODITECT_STORE_URL": f"sqlite:{tmp_path / 'ledger.db'}", "CODITECT_SHARDS": "4"}
-    async with open_fleet(managed, tmp_path) as fleet, client_of(managed) as client:
+    async with open_fleet(own_servers, tmp_path) as fleet, client_of(own_servers) as client:
         dispatcher = await fleet.run("dispatcher", **store)
         await fleet.start()
         run = await client.start(flow)

@@ -95,8 +95,8 @@ async def ends(run: Run) -> int:
 
 
 @pytest.fixture
-async def plant(managed: PrivateServers, tmp_path: Path) -> AsyncIterator[Plant]:
-    async with open_fleet(managed, tmp_path) as fleet, client_of(managed) as client:
+async def plant(own_servers: PrivateServers, tmp_path: Path) -> AsyncIterator[Plant]:
+    async with open_fleet(own_servers, tmp_path) as fleet, client_of(own_servers) as client:
         await fleet.start(target=AGENT)
         yield Plant(fleet, client)
 

@@ -48,10 +48,10 @@ async def command(fleet: Fleet, *arguments: str) -> str:
 
 
 async def test_workflows_of_a_backup_under_load_end_once_each_after_it_was_restored(
-    managed: PrivateServers, tmp_path: Path
+    own_servers: PrivateServers, tmp_path: Path
 ) -> None:
     store, copy = f"sqlite:{tmp_path / 'ledger.db'}", tmp_path / "copy.db"
-    async with open_fleet(managed, tmp_path) as fleet, client_of(managed) as client:
+    async with open_fleet(own_servers, tmp_path) as fleet, client_of(own_servers) as client:
         await fleet.start()
         dispatcher = await fleet.run("dispatcher", CODITECT_STORE_URL=store, CODITECT_SHARDS="4")
         runs = [await client.start(chain()) for _ in range(RUNS)]

@@ -24,11 +24,11 @@ KILLS = 5
 
 
 async def test_a_schedule_of_every_second_starts_each_tick_once_though_its_dispatcher_is_killed_five_times(
-    managed: PrivateServers, tmp_path: Path
+    own_servers: PrivateServers, tmp_path: Path
 ) -> None:
     flow = Workflow("ticking")
     flow.task("work.do", 1)
-    async with open_fleet(managed, tmp_path) as fleet, client_of(managed) as client:
+    async with open_fleet(own_servers, tmp_path) as fleet, client_of(own_servers) as client:
         await fleet.start()
         process = await dispatcher(fleet)
         made = await client.schedules.create("ticking", flow, 1, every="1s", catch_up="all")

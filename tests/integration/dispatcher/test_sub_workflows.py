@@ -34,9 +34,9 @@ def press(version: int) -> Workflow:
 
 
 async def test_children_keep_their_definition_and_end_once_though_the_dispatcher_is_killed_while_they_run(
-    managed: PrivateServers, tmp_path: Path
+    own_servers: PrivateServers, tmp_path: Path
 ) -> None:
-    async with open_fleet(managed, tmp_path) as fleet, client_of(managed) as client:
+    async with open_fleet(own_servers, tmp_path) as fleet, client_of(own_servers) as client:
         store = {"CODITECT_STORE_URL": f"sqlite:{tmp_path / 'ledger.db'}", "CODITECT_SHARDS": "4"}
         dispatcher = await fleet.run("dispatcher", **store)
         await fleet.start(target=AGENT)

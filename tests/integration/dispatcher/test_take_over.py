@@ -80,9 +80,9 @@ def chain(many: int) -> Workflow:
 
 
 async def test_standby_takes_every_shard_in_time_when_the_owner_is_killed_or_ends(
-    managed: PrivateServers, tmp_path: Path
+    own_servers: PrivateServers, tmp_path: Path
 ) -> None:
-    async with plant(managed, tmp_path) as (fleet, client):
+    async with plant(own_servers, tmp_path) as (fleet, client):
         first = await dispatcher(fleet)
         await moved(client, first)
         second = await dispatcher(fleet)
@@ -101,9 +101,9 @@ async def test_standby_takes_every_shard_in_time_when_the_owner_is_killed_or_end
 
 
 async def test_standby_leaves_a_stopped_owner_alone_and_takes_over_when_its_supervisor_has_ended_it(
-    managed: PrivateServers, tmp_path: Path
+    own_servers: PrivateServers, tmp_path: Path
 ) -> None:
-    async with plant(managed, tmp_path) as (fleet, client):
+    async with plant(own_servers, tmp_path) as (fleet, client):
         owner = await dispatcher(fleet)
         await moved(client, owner)
         standby = await dispatcher(fleet)
@@ -120,8 +120,8 @@ async def test_standby_leaves_a_stopped_owner_alone_and_takes_over_when_its_supe
         await assert_each_once(runs)
 
 
-async def test_standby_that_is_told_to_end_ends(managed: PrivateServers, tmp_path: Path) -> None:
-    async with plant(managed, tmp_path) as (fleet, client):
+async def test_standby_that_is_told_to_end_ends(own_servers: PrivateServers, tmp_path: Path) -> None:
+    async with plant(own_servers, tmp_path) as (fleet, client):
         await moved(client, await dispatcher(fleet))
         standby = await dispatcher(fleet)
 

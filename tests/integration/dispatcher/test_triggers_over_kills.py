@@ -32,11 +32,11 @@ async def publish(client: Client, number: int) -> None:
 
 
 async def test_each_event_starts_one_workflow_though_its_dispatcher_is_killed_three_times(
-    managed: PrivateServers, tmp_path: Path
+    own_servers: PrivateServers, tmp_path: Path
 ) -> None:
     flow = Workflow("pushed")
     flow.task("work.do", From("input.pause"))
-    async with open_fleet(managed, tmp_path) as fleet, client_of(managed) as client:
+    async with open_fleet(own_servers, tmp_path) as fleet, client_of(own_servers) as client:
         await fleet.start()
         process = await dispatcher(fleet)
         await client.triggers.create("pushed", "repo.pushed", flow, {"pause": From("event.data.pause")})
