@@ -22,6 +22,8 @@ FUZZ_SECONDS ?= 90
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Tests start Python a thousand times: what one process has compiled, the others only read.
 export PYTHONDONTWRITEBYTECODE :=
+# Tests start pytest some forty times; what these plugins of libraries import takes most of a second, and is for no test.
+export PYTEST_ADDOPTS := $(PYTEST_ADDOPTS) -p no:langsmith_plugin -p no:schemathesis
 
 RABBITMQ4 := .coditect/rabbitmq-4.0.5
 
@@ -55,10 +57,11 @@ format: $(STAMP) ## Format the code
 	@$(PYTHON) -m ruff format $(wildcard $(CODE))
 	@$(PYTHON) -m ruff check --fix --quiet $(wildcard $(CODE))
 
-lint: $(STAMP) ## Check style, format and the walls between the packages
+lint: $(STAMP) ## Check style, format, the walls between the packages, and that no two classes share a name
 	@$(PYTHON) -m ruff check $(wildcard $(CODE))
 	@$(PYTHON) -m ruff format --check $(wildcard $(CODE))
 	@$(VENV)/bin/lint-imports
+	@$(PYTHON) -m pytest -q tests/unit/test_house_rules.py -k share_a_name
 
 types: $(STAMP) ## Check the types, strictly
 	@$(PYTHON) -m mypy $(wildcard $(TYPED))
