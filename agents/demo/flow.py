@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coditect import Client
-from coditect.client.workflow_run import Run
+from coditect import Client, Run
 from coditect.errors import Retryable
 from coditect.workflow.definition import Definition
 from coditect.workflow.documents.file import load_workflow

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from agents.demo.board import Board
 from agents.demo.fleet import RunningFleet
 from agents.demo.flow import look_at
-from coditect.client.workflow_run import Run
+from coditect import Run
 from coditect.workflow.states import TaskState
 
 VICTIM = "reviewer-1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -13,6 +14,14 @@ from tests.servers import ROOT
 
 CONFIG = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PUBLIC = {"coditect.errors", "coditect.testing"}
+WITHOUT_A_WALL = {
+    "psutil": "of many packages",
+    "pydantic": "of many packages",
+    "pydantic_core": "pydantic's",
+    "pytest": "`coditect.testing`'s, which is a plug-in of it",
+}
+STARTER = "starter"
+"""The folder of the project that `coditect init` writes, which imports itself."""
 WITHOUT = {
     '"coditect.client.client -> coditect"': "coditect.client.client -> coditect (",
     '"agents.tester -> coditect.aio.launch"': "agents.tester -> coditect.aio.launch",
@@ -40,6 +49,19 @@ def test_an_import_over_a_wall_breaks_it(tmp_path: Path) -> None:
 
     assert done.returncode == 1
     assert [broken for broken in WITHOUT.values() if broken not in done.stdout] == []
+
+
+def test_every_foreign_library_has_a_wall() -> None:
+    (wall,) = (one for one in contracts() if one["name"].startswith("2."))
+    files = [
+        path for room in wall["source_modules"] for path in (ROOT / room).rglob("*.py") if STARTER not in path.parts
+    ]
+    nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+    foreign = {name.partition(".")[0] for name in imported} - sys.stdlib_module_names - {*wall["source_modules"]}
+
+    assert foreign - {*wall["forbidden_modules"]} == WITHOUT_A_WALL.keys()
 
 
 def test_agents_and_examples_may_import_no_package_that_is_not_public() -> None:

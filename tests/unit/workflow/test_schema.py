@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 
 from coditect.errors import InvalidWorkflow
+from coditect.workflow.builder import TaskOptions
 from coditect.workflow.definition import Definition
 from coditect.workflow.documents.document import to_document
 from coditect.workflow.documents.reader import from_document
-from coditect.workflow.documents.schema import KINDS, EdgeFields, RetryFields, WorkflowFields
+from coditect.workflow.documents.schema import KINDS, EdgeFields, RetryFields, TaskFields, WorkflowFields
 from tests.unit.workflow.graphs import definitions
 
 SCHEMA = WorkflowFields.model_json_schema()
@@ -23,6 +24,15 @@ LONE = "\ud800"
 @given(definitions(most=4))
 def test_what_is_written_fits_the_schema(definition: Definition) -> None:
     jsonschema.validate(json.loads(json.dumps(to_document(definition))), SCHEMA)
+
+
+def test_a_task_has_the_same_fields_in_python_as_in_a_file() -> None:
+    options = TaskOptions.__optional_keys__ - {
+        "name",
+        "on_failure",
+    }  # a file has the name as key, the policy in `after`
+
+    assert options == {*TaskFields.model_fields} - {"task", "input"}  # these are arguments
 
 
 @pytest.mark.parametrize("fields", [{"task": "a.b", "speed": 1}, {"approval": 1}, {"map": "a.b", "over": "input"}, {}])
