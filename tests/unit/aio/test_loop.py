@@ -9,7 +9,7 @@ import uvloop
 
 from coditect.aio import loop
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 ROOMS = ("coditect", "dispatcher", "agents")
 NOT_OURS = (ROOT / "coditect" / "aio" / "loop.py", ROOT / "agents" / "demo" / "healing" / "till" / "app.py")
 """The one place, and the service that the demo heals, which knows nothing of the fleet."""
