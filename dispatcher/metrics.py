@@ -48,6 +48,6 @@ class ShardMetrics:
         for delay_ms in effects.tick_delays_ms:
             self._lateness.record(delay_ms / 1000)
         steps = self._steps
-        for moved in effects.moved:
+        for moved in effects.transitions:
             if moved.state in steps:
                 steps[moved.state].value += 1

@@ -36,7 +36,7 @@ class Ports:
     events: Events
     clock: ReferenceClock
     background: Supervisor
-    window: Capacity
+    capacity: Capacity
     ways: ClaimPaths = field(default_factory=ClaimPaths)
     floor: int = 0
     """The number above which this dispatcher's fences and publications begin: see `ledger/ownership/incarnation.py`."""

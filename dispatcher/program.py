@@ -45,6 +45,7 @@ from dispatcher.ledger.ownership.shards import DEFAULT_SHARDS, LOCKS_SHARD_KEY, 
 from dispatcher.liveness.eviction import Evictor, evictor
 from dispatcher.liveness.ping import Pings
 from dispatcher.ports import ClaimPaths, Ports
+from dispatcher.recorder.watch import read_watch
 from dispatcher.recovery import incarnations
 from dispatcher.recovery.failover import Predecessors, watching_agents
 from dispatcher.recovery.rebuild import rebuild_shard
@@ -62,7 +63,6 @@ from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.taskgraph.port import TaskGraph
 from dispatcher.taskgraph.redis import RedisTaskGraph
 from dispatcher.undeliverable.notices import Notices
-from dispatcher.witness.watch import read_watch
 
 log = logging.getLogger(__name__)
 
@@ -144,11 +144,11 @@ async def running_dispatcher(
         events = Events(broker, reference, source="/dispatcher", metrics=metrics)
         await broker.declare(base_topology() + control_plane(quorum=options.quorum))
         await stack.enter_async_context(hearing_listeners(broker, events, owner=options.owner))
-        window = Capacity(asyncio.get_running_loop().time)
+        capacity = Capacity(asyncio.get_running_loop().time)
         begun = await incarnations.begin(store, graph, reference, background)
         approvals = await informed(options.approvals, registry, background)
         shared = (options.ways, begun.floor, options.quorum, metrics, options.tracing, approvals)
-        ports = Ports(broker, store, events, reference, background, window, *shared)
+        ports = Ports(broker, store, events, reference, background, capacity, *shared)
         pings = await stack.enter_async_context(Pings(broker, name=f"pings-{options.owner}"))
         ownership, control = compose(ports, options, graph, pings, Predecessors(evict, background, store).evict)
         await stack.enter_async_context(ownership)

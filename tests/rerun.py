@@ -31,10 +31,10 @@ from typing import Any, TypeVar
 
 import pytest
 
+from dispatcher.recorder.ports import RecordedDatabase
 from dispatcher.store.memory import MemoryDatabase, View
 from dispatcher.store.retry import EarlierTries
 from dispatcher.store.transaction import Transaction, call
-from dispatcher.witness.ports import WitnessedDatabase
 
 Result = TypeVar("Result")
 Body = Callable[[Transaction], Result]
@@ -56,7 +56,7 @@ FIRST_FEW = 8
 FIRST_RUNS, THEN_EVERY = 20, 10
 """Of the runs of one function in a test the first ones are made twice, and one in so many after them."""
 PRODUCT = ("dispatcher.", "coditect.model.")
-RECORDER = ("dispatcher.witness.", "dispatcher.store.")
+RECORDER = ("dispatcher.recorder.", "dispatcher.store.")
 """A history of what was committed has every try in it; the store counts its own."""
 
 
@@ -72,7 +72,7 @@ class Impure(AssertionError):
 @contextmanager
 def every_function_runs_twice() -> Iterator[list[Impure]]:
     """Every in-memory store runs the functions that it is given twice; gives all that is found, healed or not."""
-    run, recorded = MemoryDatabase.run, WitnessedDatabase.run
+    run, recorded = MemoryDatabase.run, RecordedDatabase.run
     found, runs = list[Impure](), Counter[object]()
     with pytest.MonkeyPatch.context() as patched:
 
@@ -103,12 +103,12 @@ def every_function_runs_twice() -> Iterator[list[Impure]]:
             doubled = f"{body.__module__}.".startswith(RECORDER[0])  # the body in it is, see below
             return await run(database, body if doubled else twice(database, body))
 
-        async def run_twice_recorded(database: WitnessedDatabase, body: Body[Result]) -> Result:
+        async def run_twice_recorded(database: RecordedDatabase, body: Body[Result]) -> Result:
             inner = database._database
             return await recorded(database, twice(inner, body) if isinstance(inner, MemoryDatabase) else body)
 
         patched.setattr(MemoryDatabase, "run", run_twice)
-        patched.setattr(WitnessedDatabase, "run", run_twice_recorded)
+        patched.setattr(RecordedDatabase, "run", run_twice_recorded)
         yield found
 
 

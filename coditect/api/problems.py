@@ -50,7 +50,7 @@ STATUSES: Mapping[type[CoditectError], HTTPStatus] = MappingProxyType(
 )
 """The status of an error; a class without a line has that of the nearest class above it in the tree."""
 DURATION = r"^[0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h|d)$"
-"""The pattern of a duration in a request, which is told in words in place of the pattern."""
+"""The pattern of a duration in a request; errors describe it in words in place of the pattern."""
 _WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 

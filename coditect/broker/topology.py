@@ -310,7 +310,7 @@ def trigger_queue(name: str, pattern: str, *, quorum: bool = False) -> Topology:
     """Return the queue of the events that a trigger waits for, which outlives every dispatcher.
 
     Publishers of events are never refused: of more than a hundred thousand events the oldest go to `unrouted`, as those
-    do that nobody can read.
+    do that no consumer can read.
     """
     queue = replace(
         _dispatchers_queue(name, quorum),

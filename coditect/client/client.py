@@ -102,22 +102,22 @@ class Client(ClientCoordination, ClientListings):
             broker, name=self.name, quorum=quorum_replies, blobs=blobs, metrics=metrics, tracing=tracing
         )
         self._event_stream = EventStreams(broker, name=self.name)
-        offers = CapabilityCatalogue(broker, registry)
+        catalogue = CapabilityCatalogue(broker, registry)
         self._direct = DirectLane(
             broker,
             self._clock,
             selector=self._selector,
-            offers=offers,
+            catalogue=catalogue,
             requests=self._requests,
             event_stream=self._event_stream,
         )
         self._workflows = WorkflowLane(
             broker,
             self._clock,
-            offers=offers,
+            catalogue=catalogue,
             requests=self._requests,
             event_stream=self._event_stream,
-            ends=Completions(self._event_stream, self._background),
+            completions=Completions(self._event_stream, self._background),
         )
         self._control = self._workflows.control
         self._owned: tuple[Any, ...] = ()

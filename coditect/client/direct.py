@@ -57,14 +57,14 @@ class DirectLane:
         clock: Clock,
         *,
         selector: Selector,
-        offers: CapabilityCatalogue,
+        catalogue: CapabilityCatalogue,
         requests: Requests,
         event_stream: EventStreams,
     ) -> None:
         self._broker = broker
         self._clock = clock
         self._selector = selector
-        self._offers = offers
+        self._catalogue = catalogue
         self._requests = requests
         self._event_stream = event_stream
 
@@ -156,7 +156,9 @@ class DirectLane:
                 await self._send_again(sending, refused, patience_seconds)
         except Unroutable as error:
             handle.forget()
-            raise await self._offers.unknown(handle.capability, routing_key=error.facts.get("routing_key")) from error
+            raise await self._catalogue.unknown(
+                handle.capability, routing_key=error.facts.get("routing_key")
+            ) from error
         except BaseException:
             handle.forget()
             raise

@@ -79,10 +79,10 @@ class Run(Restorable):
         NotFound: by every method, when the control plane has no such workflow.
     """
 
-    __slots__ = ("_control", "_ends", "_event_stream", "id", "new")
+    __slots__ = ("_completions", "_control", "_event_stream", "id", "new")
 
     def __init__(
-        self, workflow: str, control: ControlPlane, *, event_stream: EventStreams, ends: Completions, new: bool = False
+        self, workflow: str, control: ControlPlane, *, event_stream: EventStreams, completions: Completions, new: bool
     ) -> None:
         self.id = workflow
         """The workflow's id, by which any process may ask the control plane."""
@@ -90,7 +90,7 @@ class Run(Restorable):
         """Whether `start` started this workflow; False for an earlier one with the same key, or a handle from an id."""
         self._control = control
         self._event_stream = event_stream
-        self._ends = ends
+        self._completions = completions
 
     @property
     def shared(self) -> SharedState:
@@ -257,12 +257,12 @@ class Run(Restorable):
         longest = LONGEST_HEARD_PAUSE_SECONDS if by_event else LONGEST_PAUSE_SECONDS
         now = asyncio.get_running_loop().time
         begin, end = now(), now() + seconds(timeout)
-        with self._ends.waiting(self.id) as expect:
+        with self._completions.waiting(self.id) as expect:
             while True:
                 waited = now() - begin
                 # expected before the look, so that an end in between is not missed
                 heard = expect()
-                first = FIRST_HEARD_PAUSE_SECONDS if by_event and self._ends.heard else FIRST_PAUSE_SECONDS
+                first = FIRST_HEARD_PAUSE_SECONDS if by_event and self._completions.heard else FIRST_PAUSE_SECONDS
                 pause = max(first, PAUSE_SHARE * waited)
                 cause: Exception | None = None
                 try:

@@ -51,23 +51,23 @@ class WorkflowLane:
         broker: Broker,
         clock: Clock,
         *,
-        offers: CapabilityCatalogue,
+        catalogue: CapabilityCatalogue,
         requests: Requests,
         event_stream: EventStreams,
-        ends: Completions,
+        completions: Completions,
     ) -> None:
         self._broker = broker
         self._clock = clock
         self.control = ControlPlane(broker, requests, clock)
         """The sender of the client's requests to the control plane."""
-        self._offers = offers
+        self._catalogue = catalogue
         self._requests = requests
         self._event_stream = event_stream
-        self._ends = ends
+        self._completions = completions
 
     def run(self, workflow: str, *, new: bool = False) -> Run:
         """Return the handle of a workflow by its id; `new` means that the control plane just accepted the workflow."""
-        return Run(workflow, self.control, event_stream=self._event_stream, ends=self._ends, new=new)
+        return Run(workflow, self.control, event_stream=self._event_stream, completions=self._completions, new=new)
 
     async def start(
         self,
@@ -97,12 +97,12 @@ class WorkflowLane:
 
     async def _refuse_unknown(self, definition: Definition) -> None:
         named = {name for node in every_node(definition) for _, name in named_capabilities(node)}
-        if missing := await self._offers.missing(named):
-            known = (named - missing) | await self._offers.registered()
+        if missing := await self._catalogue.missing(named):
+            known = (named - missing) | await self._catalogue.registered()
             graph_of(definition, capabilities=known)
             if problems := child_problems(definition, capabilities=known):
                 raise InvalidWorkflow.of(problems, workflow=definition.name)
-        await self._offers.refuse_bytes(named)
+        await self._catalogue.refuse_bytes(named)
 
     async def _send(self, upload: Upload, timeout_seconds: float, progress: Progress | None) -> Run:
         mine, tracing = str(upload.head["workflow"]), self._requests.tracing
@@ -141,9 +141,9 @@ class WorkflowLane:
             raise
         definition = durable_definition(capability, value, options, now_ms=self._clock.now_ms())
         upload = await self._cut(definition, None, options.idempotency_key)
-        if await self._offers.missing([capability]):
-            raise await self._offers.unknown(capability)
-        await self._offers.refuse_bytes([capability])
+        if await self._catalogue.missing([capability]):
+            raise await self._catalogue.unknown(capability)
+        await self._catalogue.refuse_bytes([capability])
         run = await self._send(upload, seconds(options.submit_timeout), None)
         return self._handle(run, capability, options.priority)
 

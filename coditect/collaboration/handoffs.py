@@ -17,7 +17,7 @@ class HandoffState(StrEnum):
     """The task is still its owner's, and an agent is asked."""
     ACCEPTED = "accepted"
     DECLINED = "declined"
-    """All that were asked declined, or nobody could be asked."""
+    """All that were asked declined, or no agent could be asked."""
     EXPIRED = "expired"
     """No agent accepted in time, or the owner lost the task meanwhile."""
     WITHDRAWN = "withdrawn"

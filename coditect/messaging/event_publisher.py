@@ -57,7 +57,7 @@ class Events:
         return type_ not in self._muted or subject in self._followed
 
     def emit(self, type_: str, at_ms: int | None = None, /, *, subject: str = "", **data: Any) -> None:
-        """Publish an event in the background; drop it when nobody listens, or when too many events wait to be sent.
+        """Publish an event in the background; drop it when no process listens, or when too many events wait to be sent.
 
         `at_ms` is the instant of the event, in milliseconds since the Unix epoch; None means now.
         """

@@ -1,4 +1,4 @@
-"""The use case of goals: plan a workflow for a goal from what agents offer, run it, and plan anew when it fails."""
+"""The use case of goals: plan a workflow for a goal from what agents offer, run it, and plan again when it fails."""
 
 from __future__ import annotations
 

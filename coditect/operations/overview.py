@@ -1,7 +1,7 @@
 """The fleet at one moment: agents and what they run, queues, dead letters, workflows, breakers, dispatchers.
 
 The parts come from the registry, the broker and the control plane, each by itself: where one does not answer, its part
-is missing, a note says so, and the rest is told.
+is missing, a note says so, and the rest is shown.
 """
 
 from __future__ import annotations

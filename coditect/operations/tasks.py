@@ -21,14 +21,14 @@ from coditect.model.event import Event
 from coditect.model.ids import TaskId
 from coditect.model.result import ENDINGS, Outcome
 from coditect.operations.connections import Connections
-from coditect.operations.diagnosis.sightings import SightingPlace, task_verdict
+from coditect.operations.diagnosis.locations import TaskPlace, task_verdict
 from coditect.operations.diagnosis.why_not import find_task
 from coditect.workflow.rows import AttemptRow, NodeRow
 
 LAST_EVENTS_SECONDS = 0.5
 """How long a task's last events may arrive after its result."""
 
-_CANCELABLE = (SightingPlace.WORKING, SightingPlace.WAITING, SightingPlace.RETRYING)
+_CANCELABLE = (TaskPlace.WORKING, TaskPlace.WAITING, TaskPlace.RETRYING)
 
 ShownEvents = Callable[[], AbstractContextManager[Callable[[Event], None]]]
 """A factory of a context manager whose function shows each event of a task."""

@@ -1,8 +1,8 @@
 """The use case that shows, from ledger, queues and agents, what happened to a task, as a tree with durations.
 
-No collector is asked, and nothing has to be switched on. A workflow, or a durable task, is told whole from the ledger.
-Of a direct task there is what its message carries: a task that waits, runs, is tried again or was given up is found
-with its failed attempts; one that has completed has left nothing behind.
+No collector is asked, and nothing has to be switched on. All of a workflow or a durable task comes from the ledger. Of
+a direct task there is what its message carries: a task that waits, runs, is tried again or was given up is found with
+its failed attempts; one that has completed has left nothing behind.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from coditect.client.workflow_run import Run
 from coditect.errors import ControlPlaneRequired, NotFound
 from coditect.model.ids import is_uuid
 from coditect.operations.connections import Connections
-from coditect.operations.diagnosis.sightings import Sighting, SightingPlace
+from coditect.operations.diagnosis.locations import TaskLocation, TaskPlace
 from coditect.operations.diagnosis.why_not import find_task
 from coditect.operations.workflows.requests import in_order
 from coditect.workflow.rows import AttemptRow, NodeRow, WorkflowRow
@@ -161,12 +161,12 @@ async def _direct_path(opened: Connections, task_id: str, capability: str | None
     return direct_hop(task_id, found.best)
 
 
-def direct_hop(task_id: str, seen: Sighting) -> Hop:
+def direct_hop(task_id: str, seen: TaskLocation) -> Hop:
     """Return the path of a direct task that was found: failed attempts, redrives, and the agent or queue it is in."""
     told = seen.story
     attempts = tuple(_failed_hop(one) for one in told.errors)
     redrives = (Hop("redrive", str(told.redrives)),) if told.redrives else ()
-    dead = seen.place in (SightingPlace.DEAD, SightingPlace.UNROUTED)
+    dead = seen.place in (TaskPlace.DEAD, TaskPlace.UNROUTED)
     where = Hop(
         "dead letter" if dead else seen.place.value,
         seen.queue or "",

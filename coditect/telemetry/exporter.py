@@ -1,6 +1,6 @@
 """The exporter: the metrics of a process in Prometheus' text format, written by `prometheus-client`.
 
-The library is imported at the first scrape, so that a process that nobody scrapes does not pay for it.
+The library is imported at the first scrape, so that a process that is never scraped does not pay for it.
 """
 
 from __future__ import annotations

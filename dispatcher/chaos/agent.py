@@ -13,7 +13,7 @@ from typing import Any
 
 from dispatcher.chaos.load.parts.table import PARTS
 from dispatcher.chaos.load.work import EffectFolder, working_agent
-from dispatcher.witness.history import HISTORY_VARIABLE, NAME_VARIABLE, SUFFIX, Scribe, Type
+from dispatcher.recorder.history import HISTORY_VARIABLE, NAME_VARIABLE, SUFFIX, Scribe, Type
 
 EFFECTS = "effects"
 

@@ -39,7 +39,7 @@ from dispatcher.chaos.load.pace import Pace
 from dispatcher.chaos.load.work import CAPABILITY
 from dispatcher.chaos.nemesis import Nemesis
 from dispatcher.chaos.testbed import ChaosTestbed, StoreKind, private_store, private_testbed
-from dispatcher.witness.history import SUFFIX, Scribe
+from dispatcher.recorder.history import SUFFIX, Scribe
 
 T = TypeVar("T")
 KINDS = (

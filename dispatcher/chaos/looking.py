@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from coditect.errors import RegistryUnavailable
 from coditect.model.registration import AgentRecord
 from coditect.registry.port import Registry, Search
-from dispatcher.witness.history import Note, Type
+from dispatcher.recorder.history import Note, Type
 
 LOOK_SECONDS = 1.0
 SLOTS_SECONDS = 0.05

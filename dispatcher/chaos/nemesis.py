@@ -23,7 +23,7 @@ from dispatcher.chaos.faults.schedule import Fault
 from dispatcher.chaos.faults.strangers import Strangers
 from dispatcher.chaos.load.work import CAPABILITY
 from dispatcher.chaos.testbed import ChaosTestbed, Post
-from dispatcher.witness.history import Note, Type
+from dispatcher.recorder.history import Note, Type
 
 BROKER, REDIS, STORE = "broker", "redis", "store"
 QUEUES = (

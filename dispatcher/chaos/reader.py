@@ -15,9 +15,9 @@ from dispatcher.ledger.keyspace import AUDIT, RESTORES, THREAD_MEMBERS, THREAD_M
 from dispatcher.ledger.nodes.inputs import RESULT
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.workflows import queries
+from dispatcher.recorder.history import HistoryEntry, Note, Type
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Reads
-from dispatcher.witness.history import HistoryEntry, Note, Type
 
 
 async def read_end(database: Database, entries: Iterable[HistoryEntry], effects: WorkEffects, note: Note) -> None:

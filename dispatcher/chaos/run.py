@@ -36,7 +36,7 @@ from dispatcher.chaos.nemesis import Nemesis
 from dispatcher.chaos.reader import read_end
 from dispatcher.chaos.testbed import ChaosStore, ChaosTestbed, StoreKind, private_store, private_testbed
 from dispatcher.program import open_store
-from dispatcher.witness.history import SUFFIX, Scribe, Type, read_histories
+from dispatcher.recorder.history import SUFFIX, Scribe, Type, read_histories
 
 CALM_SECONDS = 15.0
 """The time after the last fault in which the load goes on, for promises that are judged without faults."""

@@ -20,8 +20,8 @@ from dispatcher.chaos.faults.network import MANNERS
 from dispatcher.chaos.faults.schedule import PART_SECONDS
 from dispatcher.chaos.faults.strangers import Strangers
 from dispatcher.chaos.load.work import CAPABILITY
+from dispatcher.recorder.history import Note, Type
 from dispatcher.taskgraph.memory import MemoryTaskGraph
-from dispatcher.witness.history import Note, Type
 
 STOP_SECONDS = (0.5, 8.0)
 AWAY_SECONDS = (0.1, 3.0)

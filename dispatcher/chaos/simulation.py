@@ -42,11 +42,11 @@ from dispatcher.chaos.simulation_plan import SimulationPlan, planned
 from dispatcher.liveness.eviction import Evictor
 from dispatcher.ports import ClaimPaths
 from dispatcher.program import DispatcherOptions, running_dispatcher
+from dispatcher.recorder.history import HistoryEntry, Note, Notebook, Type, merged
+from dispatcher.recorder.ports import RecordedBroker, RecordedDatabase, RecordedGraph
 from dispatcher.store.memory import Disk, MemoryDatabase
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import TaskGraphUnavailable
-from dispatcher.witness.history import HistoryEntry, Note, Notebook, Type, merged
-from dispatcher.witness.ports import WitnessedBroker, WitnessedDatabase, WitnessedGraph
 
 LEFT_SECONDS = 200
 """The seconds after the end of the load in which a task queue must become empty."""
@@ -214,15 +214,15 @@ class Scene:
         store = MemoryDatabase(self._disk, faults=self._plan.store, seed=seeded.getrandbits(32))
         paths = self.fleet.paths[name]
         paths["store"] = store.path
-        async with WitnessedDatabase(store, note, reached=reached) as database:
+        async with RecordedDatabase(store, note, reached=reached) as database:
             ways = ClaimPaths(on_record=seeded.random() < self._plan.on_record)
             approvals = chaos_policy() if self._plan.pace.policed else None
             options = DispatcherOptions(shards=self._plan.shards, owner=owner, ways=ways, approvals=approvals)
-            witnessed: Any = WitnessedBroker(broker, note, reached=reached)
+            recorded: Any = RecordedBroker(broker, note, reached=reached)
             remote: Any = RemotePort(self._graph, paths["redis"], TaskGraphUnavailable)
-            graph: Any = WitnessedGraph(remote, reached=reached)
+            graph: Any = RecordedGraph(remote, reached=reached)
             async with running_dispatcher(
-                broker=witnessed,
+                broker=recorded,
                 registry=registry,
                 clock=clock,
                 database=database,

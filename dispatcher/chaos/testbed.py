@@ -29,7 +29,7 @@ from coditect.local.supervisor import guarded
 from coditect.model.registration import AgentRecord
 from dispatcher.chaos.faults.proxy import fault_proxy
 from dispatcher.chaos.looking import RegistryLook
-from dispatcher.witness.history import HISTORY_VARIABLE, NAME_VARIABLE
+from dispatcher.recorder.history import HISTORY_VARIABLE, NAME_VARIABLE
 
 START_SECONDS = 60.0
 CRASHES = ("| Traceback (most recent call last)", "| Fatal Python error", "A loop that the process needs died")

@@ -1,7 +1,7 @@
 """The search for a deadlock in the wait-for graph of locks, made when a request for locks (a ticket) begins to wait.
 
 A flow of execution waits for every flow that has a place before its ticket's own and bars it. Only a ticket that begins
-to wait adds edges that leave its flow, so a cycle is always closed by the youngest waiter: that one is the victim.
+to wait adds edges that leave its flow, so a cycle is always closed by the youngest waiter, which is the victim.
 """
 
 from __future__ import annotations

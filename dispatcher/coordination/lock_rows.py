@@ -160,7 +160,7 @@ def next_number(unit: UnitOfWork) -> int:
     """Return a number for a lock request's place or fence, above all given before in any incarnation of the store."""
     row = unit.tr.get(LOCK_COUNT.pack())
     last = 0 if row is None else int(versions.LOCK_COUNT.unpack(row)[0])
-    number = max(last, unit.terms.floor) + 1
+    number = max(last, unit.policy.floor) + 1
     unit.tr.set(LOCK_COUNT.pack(), versions.LOCK_COUNT.pack((number,)))
     return number
 

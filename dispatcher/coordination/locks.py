@@ -162,7 +162,7 @@ def expired(unit: UnitOfWork, timer: Timer) -> None:
     ticket = rows.read(unit.tr, timer.node.partition("/")[2])
     if ticket is None:
         return
-    until_ms = max(ticket.expires_ms, unit.terms.since_ms + ticket.ttl_ms)
+    until_ms = max(ticket.expires_ms, unit.policy.since_ms + ticket.ttl_ms)
     if until_ms > unit.now_ms:
         _set_timer(unit, ticket, until_ms)
     else:

@@ -21,7 +21,7 @@ from coditect.errors import InvalidTask
 
 LEAST_PERIOD_MS = 1_000
 ON_TIME_MS = 10_000
-"""How many milliseconds late a tick may be carried out without counting as missed: an outage that nobody notices."""
+"""How many milliseconds late a tick may be carried out without counting as missed: an outage that goes unnoticed."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -148,13 +148,13 @@ class Effects:
     """
 
     publications: list[Publication] = field(default_factory=list)
-    moved: list[Transition] = field(default_factory=list)
+    transitions: list[Transition] = field(default_factory=list)
     results: dict[NodeKey, bytes] = field(default_factory=dict)
     """The encoded results of the nodes that completed in the transaction."""
     failures: dict[NodeKey, Failure] = field(default_factory=dict)
     """The failures of the nodes that ended without a result in the transaction, where the failure is known."""
     notices: list[Notice] = field(default_factory=list)
-    shown: list[NodeSnapshot] = field(default_factory=list)
+    snapshots: list[NodeSnapshot] = field(default_factory=list)
     adopted: set[NodeKey] = field(default_factory=set)
     """The nodes that RQ proposed and the transaction claimed: RQ has their jobs as started already."""
     proposed: list[NodeKey] = field(default_factory=list)

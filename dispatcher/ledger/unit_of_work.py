@@ -35,12 +35,12 @@ class UnitOfWork:
     """The rows of one shard that one try of a transaction works on; `close` writes the changed rows."""
 
     def __init__(
-        self, tr: Transaction, terms: Policy, caches: Caches, *, now_ms: int, chance: float, room: Mapping[str, int]
+        self, tr: Transaction, policy: Policy, caches: Caches, *, now_ms: int, chance: float, room: Mapping[str, int]
     ) -> None:
         self.tr = tr
-        self.terms = terms
+        self.policy = policy
         self.caches = caches
-        self.shard = terms.shard
+        self.shard = policy.shard
         self.now_ms = now_ms
         self.chance = chance
         """A random number in [0, 1) from which the transaction computes its random delays."""
@@ -239,8 +239,8 @@ class UnitOfWork:
         run.open += row.state.terminal - state.terminal
         row.state = state
         call = self.call(node_key)
-        level = call.priority.value if call is not None else ""
-        self.effects.moved.append(Transition(node_key, state, call.capability if call is not None else "", level, row))
+        capability, level = (call.capability, call.priority.value) if call is not None else ("", "")
+        self.effects.transitions.append(Transition(node_key, state, capability, level, row))
         return run
 
     def show(self, node_key: NodeKey) -> None:
@@ -266,7 +266,7 @@ class UnitOfWork:
         """Return the shard's last publication number, at least the one just below all numbers of this incarnation."""
         if not self._last_number:
             self._first_number = outbox.last_number(self.tr, self.shard)
-            self._last_number = max(self._first_number, self.terms.floor)
+            self._last_number = max(self._first_number, self.policy.floor)
         return self._last_number
 
     def next_number(self, capability: str) -> int:
@@ -278,11 +278,11 @@ class UnitOfWork:
 
     def advance_fence(self, row: NodeRecord) -> None:
         """Set the node's fence above every fence of its earlier attempts, in any incarnation of the store."""
-        row.fence = max(row.fence, self.terms.floor) + 1
+        row.fence = max(row.fence, self.policy.floor) + 1
 
     def may_publish(self, capability: str) -> bool:
         """Tell whether a capability's ready node may be published now: settings and room permit it, no other waits."""
-        if not self.terms.claim_on_record or not self.has_room(capability):
+        if not self.policy.claim_on_record or not self.has_room(capability):
             return False
         if capability not in self._backlog:
             found = self.tr.snapshot.get_range(*READY.range((self.shard, capability)), limit=1)
@@ -343,7 +343,7 @@ class UnitOfWork:
         if self._last_number != self._first_number:
             outbox.count(self.tr, self.shard, self._last_number)
         self.expect(self._to_show)
-        self.effects.shown += [self.shown(node_key) for node_key in self._to_show]
+        self.effects.snapshots += [self.snapshot(node_key) for node_key in self._to_show]
         told = self.effects.definitions
         told.update((node_key, (row, self._definitions.get(node_key))) for node_key, row in self._rows.items())
         told.update((node_key, None) for node_key, (_, row) in self._nodes.items() if row.state.terminal)
@@ -360,7 +360,7 @@ class UnitOfWork:
                 outbox.clear(self.tr, self.shard, [publication.number])
         self.effects.publications = valid
 
-    def shown(self, node_key: NodeKey) -> NodeSnapshot:
+    def snapshot(self, node_key: NodeKey) -> NodeSnapshot:
         """Return a node's current snapshot, to update RQ's copy of the workflow."""
         row, node = self.node(node_key), self.definition(node_key)
         assert row is not None

@@ -35,7 +35,7 @@ FEW = 50
 class LeftQueues:
     """The finder and remover of dead processes' queues; all that it does is idempotent.
 
-    Without an evictor nobody can tell whether an inbox is empty: it stays until it expires.
+    Without an evictor it is unknown whether an inbox is empty: it stays until it expires.
     """
 
     def __init__(self, broker: Broker, fleet: Fleet, database: Database, evict: Evictor | None) -> None:
@@ -115,7 +115,7 @@ class LeftQueues:
         """Delete a dead agent's inbox once it is surely unbound and empty; return False, to try again, before that.
 
         True also for an agent that is back. One that has a mailbox may have bound its inbox again since the instant
-        that is noted. So may one that has none, when the instant is older than a mailbox that nobody reads.
+        that is noted. So may one that has none, when the instant is older than a mailbox without a reader.
         """
         inbox = routing.inbox_queue(agent)
         if await self._fleet.has(agent):

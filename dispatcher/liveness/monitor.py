@@ -10,8 +10,8 @@ not answer. Then, in this order:
 2. `on_gone` is called, on every dispatcher, for the work that no other agent has taken over by then.
 3. the leader publishes `agent.offline` and removes the agent's queues once they are empty.
 
-A leader may die amid that, and an agent may die while nobody leads: every minute the leader also examines the agents
-that have queues and are not in the registry. What such agents, and dispatchers without a beat, left is removed.
+A leader may die amid that, and an agent may die while no dispatcher leads: every minute the leader also examines the
+agents that have queues and are not in the registry. What such agents, and dispatchers without a beat, left is removed.
 
 An agent that gets no answer from the broker reports that in the registry, as long as the registry answers. If the agent
 does not answer a ping either, while the broker answers the dispatcher, its connections are closed at once and its
@@ -130,7 +130,7 @@ class Monitor:
             stack.push_async_callback(self._background.close)
 
     def suspect(self, names: Iterable[str]) -> None:
-        """Have those of the named agents examined that are not known yet: they may have died while nobody watched.
+        """Have those of the named agents examined that are not known yet: they may have died unwatched.
 
         One that answers lives, and one without a mailbox is no agent: nothing follows for either of them.
         """

@@ -47,7 +47,7 @@ async def watching_agents(
     """Run the agent monitor in the block: republish dead agents' tasks, free their locks, adapt capacity to the slots.
 
     The owner of the shard of locks releases the locks of dead agents. A new owner of that shard has every holder of
-    locks examined once: an agent that died while no dispatcher was there is in no registry, and nobody would miss it.
+    locks examined once: an agent that died while no dispatcher was there is in no registry, and would not be missed.
     The owner of any other shard has those agents examined that have begun its tasks.
     """
 
@@ -55,7 +55,7 @@ async def watching_agents(
         holders.release(workers.get(locks_shard), gone)
 
     def on_look(records: Sequence[AgentRecord]) -> None:
-        ports.window.set_slots(slots_of(records))
+        ports.capacity.set_slots(slots_of(records))
         depths.note(records)
         living = {record.agent_id for record in records}
         holders.look(workers.get(locks_shard), monitor, living)
@@ -153,7 +153,7 @@ class AtWork:
     def look(self, living: Set[AgentId], monitor: Monitor) -> None:
         """Have each agent that has tasks but is not in the registry examined once; publish a dead agent's tasks again.
 
-        A task may be granted to an agent after its death, by its request that nobody had answered before.
+        A task may be granted to an agent after its death, by its request that had no answer before.
         """
         missing = set[AgentId]().union(*(worker.in_flight.agents for worker in self._workers.values())) - living
         missed, self._missed = self._missed, missing

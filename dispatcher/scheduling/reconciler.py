@@ -79,7 +79,7 @@ class Reconciler:
                 log.info("RQ could not be compared", extra={"reason": str(error)})
 
     async def round(self) -> int:
-        """Correct RQ's jobs of live workflows, or send all anew after lost updates; return how many were corrected.
+        """Correct RQ's jobs of live workflows, or send all again after lost updates; return how many were corrected.
 
         Raises:
             TaskGraphUnavailable: when Redis does not answer; retryable.

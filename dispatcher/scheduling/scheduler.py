@@ -78,13 +78,14 @@ class Scheduler:
     def room(self) -> Mapping[str, int]:
         """Return how many more nodes may be published now, for each capability with ready nodes and free capacity."""
         waiting = {capability for worker in self._ownership.workers.values() for capability in worker.backlog}
-        found = {capability: self._ports.window.room_for(capability) for capability in waiting}
+        found = {capability: self._ports.capacity.room_for(capability) for capability in waiting}
         return {capability: room for capability, room in found.items() if room > 0}
 
     async def proposed(self, proposals: Sequence[Proposal]) -> None:
         """Have the shard workers claim nodes that RQ proposes, as capacity permits; RQ gets the others' states."""
         shards = {workflow: self._shard_of(workflow) for workflow in {proposal.workflow for proposal in proposals}}
-        room = {one: self._ports.window.room_for(one) for one in {proposal.capability for proposal in proposals} if one}
+        named = {proposal.capability for proposal in proposals if proposal.capability}
+        room = {capability: self._ports.capacity.room_for(capability) for capability in named}
         groups: dict[tuple[int, str], list[NodeKey]] = {}
         for workflow, node, capability in proposals:
             left = room.get(capability, 0)
@@ -99,13 +100,13 @@ class Scheduler:
         """Have a shard's worker claim those given nodes that are ready; with a capability, reserve room for them."""
         settle: Settle = NOTHING
         if capability:
-            self._ports.window.keep(capability, len(node_keys))
+            self._ports.capacity.keep(capability, len(node_keys))
             settle = _KeptCapacity(self, capability, len(node_keys))
         self._put(shard, Proposed(node_keys, capability), settle, size_bytes=CLAIM_BYTES * len(node_keys))
 
     def settled(self, capability: str, number: int, *, claimed: bool) -> None:
         """Free the publishing capacity reserved for nodes that RQ proposed; if any was claimed, record the time."""
-        self._ports.window.free(capability, number)
+        self._ports.capacity.free(capability, number)
         if claimed:
             self._brought[capability] = asyncio.get_running_loop().time()
 
@@ -170,7 +171,7 @@ class Scheduler:
         self._rounds += 1
         first = self._rounds % len(workers) if workers else 0
         for left, worker in zip(range(len(workers), 0, -1), workers[first:] + workers[:first], strict=True):
-            worker.fill(capability, -(-self._ports.window.room_for(capability) // left))
+            worker.fill(capability, -(-self._ports.capacity.room_for(capability) // left))
 
 
 @dataclass(frozen=True, slots=True)

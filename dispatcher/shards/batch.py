@@ -59,7 +59,7 @@ class Batch:
     """The commands that one transaction applies to a shard, with the transaction's time, lease and capacity."""
 
     lease: Lease
-    terms: Policy
+    policy: Policy
     caches: Caches
     commands: Sequence[Command]
     confirmed: Collection[int]
@@ -125,16 +125,16 @@ def run_once(tr: Transaction, batch: Batch) -> BatchResult:
         Exception: any error of the store, and any error of a command that is not a refusal of a request.
     """
     node_keys, ending = _named(batch.commands)
-    unit = UnitOfWork(tr, batch.terms, batch.caches, now_ms=batch.now_ms, chance=batch.chance, room=batch.room)
+    unit = UnitOfWork(tr, batch.policy, batch.caches, now_ms=batch.now_ms, chance=batch.chance, room=batch.room)
     ahead.of_batch(unit, batch.lease, node_keys, ending)
     leases.check(tr, batch.lease)
     unit.doubt = batch.doubt
-    unit.follows_on = batch.terms.follow_on and len(batch.commands) == 1  # where there is more, the broker balances it
+    unit.follows_on = batch.policy.follow_on and len(batch.commands) == 1  # where there is more, the broker balances it
     unit.apart = batch.apart
     if len(node_keys) > 1:
         unit.expect(node_keys)
         unit.expect_ends(ending)
-    outbox.clear(tr, batch.terms.shard, batch.confirmed)  # behind those reads: a write ends the ranges kept for them
+    outbox.clear(tr, batch.policy.shard, batch.confirmed)  # behind those reads: a write ends the ranges kept for them
     answers: list[Any] = []
     for command in batch.commands:
         if answers and (tr.is_aging or (isinstance(command, Lost) and unit.is_full)):  # its input may have a MiB
@@ -144,8 +144,8 @@ def run_once(tr: Transaction, batch: Batch) -> BatchResult:
             advance.follow(unit, most=0 if unit.apart else None)
     effects = unit.close()
     autonomy.count(tr, effects, batch.now_ms)
-    if batch.terms.approvals is not None:
-        learned.note(tr, batch.terms.shard, batch.terms.approvals, effects, batch.now_ms)
+    if batch.policy.approvals is not None:
+        learned.note(tr, batch.policy.shard, batch.policy.approvals, effects, batch.now_ms)
     return BatchResult(effects, tuple(answers), tr.earlier.count > 0)
 
 
@@ -217,7 +217,7 @@ def look(unit: UnitOfWork, command: Look) -> list[NodeSnapshot]:
         if found and unit.is_full:
             break
         if unit.node(node_key) is not None:
-            found.append(unit.shown(node_key))
+            found.append(unit.snapshot(node_key))
     return found
 
 

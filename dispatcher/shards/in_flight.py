@@ -72,9 +72,9 @@ class Flight:
 class InFlight:
     """The published tasks of one shard that have not ended, each as a `Flight`, with their number per capability."""
 
-    def __init__(self, window: Capacity) -> None:
-        self._window = window
-        self._flights: dict[NodeKey, Flight] = {}
+    def __init__(self, capacity: Capacity) -> None:
+        self._capacity = capacity
+        self._by_key: dict[NodeKey, Flight] = {}
         self.started: dict[tuple[str, str], int] = {}
         """The highest publication number that is known to have started, by capability and level."""
         self.published: dict[tuple[str, str], int] = {}
@@ -83,18 +83,18 @@ class InFlight:
         self._doubtful = 0
 
     def __len__(self) -> int:
-        return len(self._flights)
+        return len(self._by_key)
 
     def __iter__(self) -> Iterator[tuple[NodeKey, Flight]]:
-        return iter(tuple(self._flights.items()))
+        return iter(tuple(self._by_key.items()))
 
     def get(self, node_key: NodeKey) -> Flight | None:
         """Return the `Flight` of a node's published task; None when the node is not published."""
-        return self._flights.get(node_key)
+        return self._by_key.get(node_key)
 
     def follow_all(self, effects: Effects, now: float) -> None:
         """Update the published tasks after a committed batch, and note which tasks went to one agent's own queue."""
-        for moved in effects.moved:
+        for moved in effects.transitions:
             self.follow(moved, now)
         for publication in effects.publications:
             if publication.agent:
@@ -104,14 +104,14 @@ class InFlight:
         """Add, change or remove a node's published task after a committed transition of the node."""
         row = moved.row
         if moved.state in (TaskState.PUBLISHED, TaskState.WORKING) and row.publication:
-            flight = self._flights.get(moved.node_key)
+            flight = self._by_key.get(moved.node_key)
             if flight is None:
-                self._window.begin(moved.capability)
+                self._capacity.begin(moved.capability)
                 flight = Flight(moved.capability, moved.level, row.publication, 0)
-                self._flights[moved.node_key] = flight
+                self._by_key[moved.node_key] = flight
             if flight.capability != moved.capability:  # an agent of another capability has taken the task over
-                self._window.end(flight.capability)
-                self._window.begin(moved.capability)
+                self._capacity.end(flight.capability)
+                self._capacity.begin(moved.capability)
                 flight.capability = moved.capability
             flight.apart = flight.apart and flight.publication == row.publication
             flight.publication, flight.published_ms = row.publication, row.published_ms or 0
@@ -120,15 +120,15 @@ class InFlight:
             _raise(self.published, flight)
             if row.agent:
                 self._note_start(flight)
-        elif (flight := self._flights.pop(moved.node_key, None)) is not None:
+        elif (flight := self._by_key.pop(moved.node_key, None)) is not None:
             completed = moved.state is TaskState.COMPLETED
             if completed:
                 self._note_start(flight)
-            self._window.end(flight.capability, completed=completed)
+            self._capacity.end(flight.capability, completed=completed)
 
     def set_apart(self, node_key: NodeKey) -> None:
         """Note that a node's task went to one agent's queue of follow-up tasks, not to the capability's queue."""
-        if (flight := self._flights.get(node_key)) is not None:
+        if (flight := self._by_key.get(node_key)) is not None:
             flight.apart = True
 
     def _note_start(self, flight: Flight) -> None:
@@ -137,17 +137,17 @@ class InFlight:
 
     def agree(self, found: Sequence[Transition], now: float) -> None:
         """Correct the list of published tasks by the ledger: add or update those that it has, and remove all others."""
-        for node_key in self._flights.keys() - {moved.node_key for moved in found}:
-            self._window.end(self._flights.pop(node_key).capability)
+        for node_key in self._by_key.keys() - {moved.node_key for moved in found}:
+            self._capacity.end(self._by_key.pop(node_key).capability)
         for moved in found:
-            row, flight = moved.row, self._flights.get(moved.node_key)
+            row, flight = moved.row, self._by_key.get(moved.node_key)
             known = None if flight is None else (flight.publication, flight.fence, flight.agent)
             if known != (row.publication, row.fence, row.agent):
                 self.follow(moved, now)
 
     def hear(self, node_key: NodeKey, fence: int, now: float) -> None:
         """Record the time of a report on the current attempt; keep reports on other attempts for `take_others`."""
-        flight = self._flights.get(node_key)
+        flight = self._by_key.get(node_key)
         if flight is not None and flight.fence == fence:
             flight.hear(now)
         else:
@@ -163,7 +163,7 @@ class InFlight:
 
     def grant(self, now: float) -> None:
         """Count each published task as reported now, because agents' reports could not arrive until now."""
-        for flight in self._flights.values():
+        for flight in self._by_key.values():
             flight.hear(now)
 
     def doubt(self, last: int) -> None:
@@ -173,7 +173,7 @@ class InFlight:
     @property
     def agents(self) -> set[AgentId]:
         """The ids of the agents that have begun any of the shard's published tasks."""
-        return {AgentId(flight.agent) for flight in self._flights.values() if flight.agent}
+        return {AgentId(flight.agent) for flight in self._by_key.values() if flight.agent}
 
     def fate(self, flight: Flight, now: float, now_ms: int) -> Fate:
         """Judge whether a published task is held, to be searched for, or lost."""
@@ -198,16 +198,16 @@ class InFlight:
         """Return commands that publish again the tasks that a dead agent began and did not report after `heard_until`.
 
         Its broker may deliver the task again, unless nothing is left to deliver: a grant may have reached the agent
-        after another had the delivery. Whoever takes it first wins, and the other publication is stale.
+        after another had the delivery. The agent that takes it first wins, and the other publication is stale.
         """
         found = ((key, flight) for key, flight in self if flight.agent == gone and flight.heard <= heard_until)
         return [Lost(key, flight.publication, gone) for key, flight in found]
 
     def close(self) -> None:
         """Forget all published tasks, because this dispatcher no longer works on the shard."""
-        for flight in self._flights.values():
-            self._window.end(flight.capability)
-        self._flights.clear()
+        for flight in self._by_key.values():
+            self._capacity.end(flight.capability)
+        self._by_key.clear()
 
 
 def _raise(highest: dict[tuple[str, str], int], flight: Flight) -> None:

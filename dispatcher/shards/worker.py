@@ -33,8 +33,8 @@ from dispatcher.metrics import ShardMetrics
 from dispatcher.ports import Ports
 from dispatcher.shards import batch
 from dispatcher.shards.completions import NOTHING, Filled, RebuildAnswer, Settle
+from dispatcher.shards.continuations import ContinuationBackoff, Evaluations
 from dispatcher.shards.in_flight import InFlight
-from dispatcher.shards.left_over import ContinuationBackoff, Evaluations
 from dispatcher.shards.publishing.confirmed import ConfirmedPublications
 from dispatcher.shards.publishing.publisher import ShardPublisher, tell
 from dispatcher.shards.refusals import QueuedCommand, Refusals
@@ -91,7 +91,7 @@ class ShardWorker:
         self.timer_service = TimerService(self.shard, ports, self.put)
         self._work: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self.in_flight = InFlight(ports.window)
+        self.in_flight = InFlight(ports.capacity)
         self.newer = 0
         """The number of published nodes whose rows only a newer dispatcher can read, and which are left alone."""
         self.status_cache = StatusCache()
@@ -278,7 +278,7 @@ class ShardWorker:
     async def _commit(self, entries: list[QueuedCommand]) -> None:
         commands, confirmed = [entry.command for entry in entries], self._confirmed.take()
         clock, caches = self._ports.clock, Caches(self._definitions, frozenset(self._later.aside))
-        moment = (self._ports.window.room(), clock.now_ms(), clock.chance(), self._apart, clock.doubt)
+        moment = (self._ports.capacity.room(), clock.now_ms(), clock.chance(), self._apart, clock.doubt)
         one = batch.Batch(self.lease, self._terms, caches, commands, confirmed, *moment)
         began = asyncio.get_running_loop().time()
         try:
@@ -313,7 +313,7 @@ class ShardWorker:
         self.status_cache.note(effects.runs)
         self._definitions.note(effects.definitions)
         self.in_flight.follow_all(effects, now)
-        for moved in effects.moved:
+        for moved in effects.transitions:
             if moved.state is TaskState.READY:
                 self.backlog[moved.capability] = None
 
@@ -346,12 +346,12 @@ class ShardWorker:
     def _published(self, publication: Publication, error: BaseException | None) -> None:
         if error is None:
             self._note_confirmed([publication.number])
-            if self._ports.window.note_queue(publication.task.capability):
+            if self._ports.capacity.note_queue(publication.task.capability):
                 self._nudge()
         elif self.closed:
             return
         elif isinstance(error, Unroutable):
-            self._ports.window.note_no_queue(publication.task.capability)
+            self._ports.capacity.note_no_queue(publication.task.capability)
             self.put(NoQueue(publication.node_key, publication.number))
         else:
             log.warning("A publication is unknown; it is repeated", extra={"reason": str(error), "shard": self.shard})
@@ -378,12 +378,12 @@ class ShardWorker:
         room = min(room, MOST_FILL)
         if room > 0 and capability in self.backlog:
             del self.backlog[capability]
-            self._ports.window.keep(capability, room)
+            self._ports.capacity.keep(capability, room)
             self.put(Fill(capability, room), Filled(partial(self._filled, capability, room)))
 
     def _filled(self, capability: str, room: int, more: bool) -> None:
         """Free the capacity that a `Fill` command reserved, and note whether more nodes of the capability wait."""
-        self._ports.window.free(capability, room)
+        self._ports.capacity.free(capability, room)
         if more:
             self.backlog[capability] = None
             self._nudge()

@@ -11,7 +11,7 @@ from dispatcher.store.transaction import KeyRange, KeyValue
 MOST_RANGES = 2
 """The most ranges read ahead that are kept once the transaction writes; for others, FoundationDB's client answers."""
 _CHECKED = b"\xfe"
-"""A key behind all others, which nobody reads. A commit is only checked if a later one might conflict with it."""
+"""A key behind all others, which is never read. A commit is only checked if a later one might conflict with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class FdbBacking:
         self._values: dict[bytes, bytes | None] = {}
         """The values of the keys that were read ahead."""
         self._under_way: dict[bytes, Any] = {}
-        """FoundationDB's reads of keys ahead, for whose values nobody has waited yet."""
+        """FoundationDB's reads of keys ahead, whose values were not waited for yet."""
         self._ranges: list[_Range] = []
         """The ranges that were read ahead; the last of them, once the transaction has written."""
 
@@ -72,7 +72,7 @@ class FdbBacking:
         self._transaction.commit().wait()
 
     def restart(self, code: int) -> FdbBacking:
-        """Wait as long as FoundationDB wants after an error, and return the transaction anew; raise a final error."""
+        """Wait as long as FoundationDB wants after an error, and return the transaction, reset; raise a final error."""
         self._transaction.on_error(code).wait()
         return FdbBacking(self._transaction, self._binding)
 

@@ -89,8 +89,8 @@ class Projector:
         All nodes of a newly accepted workflow are shown, here or by a later batch, as they are then.
         """
         accepted = set(effects.accepted)
-        last = {moved.node_key: moved for moved in effects.moved if moved.node_key.workflow not in accepted}
-        entries: list[Entry] = [self.job(one) for one in effects.shown]
+        last = {moved.node_key: moved for moved in effects.transitions if moved.node_key.workflow not in accepted}
+        entries: list[Entry] = [self.job(one) for one in effects.snapshots]
         told = effects if self.waiting < MOST_WITH_OUTCOMES else Effects()
         entries += [
             self._change(one, told.results.get(at), told.failures.get(at))

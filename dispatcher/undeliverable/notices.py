@@ -150,7 +150,7 @@ class Notices:
         return unrouted(delivery, await self._capabilities())
 
     def _answer_to(self, delivery: Delivery, refusal: Refusal) -> tuple[Message, Address] | None:
-        """Return the answer for a refused task, and its shard's or publisher's address; None if nobody is to get one.
+        """Return the answer for a refused task, and its shard's or publisher's address; None if no one is to get one.
 
         A workflow task without a queue is published again by its shard's orphan detector; it is no failure of the task.
         """

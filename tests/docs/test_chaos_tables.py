@@ -5,7 +5,7 @@ from __future__ import annotations
 from dispatcher.chaos.checks.invariants import judge
 from dispatcher.chaos.faults.schedule import KINDS, STORE_KINDS
 from dispatcher.chaos.mutants.table import MUTANTS
-from dispatcher.witness.ports import POINTS
+from dispatcher.recorder.ports import POINTS
 from tests.docs.pages import section, table_rows
 from tests.servers import ROOT
 

@@ -1,6 +1,6 @@
 """The faults that the healing demo really causes in a service, with random details that a seed decides.
 
-A fault is done to the process, the port, the disk or the files, from outside; no agent is told which one it was.
+A fault is done to the process, the port, the disk or the files, from outside; no agent learns which one it was.
 """
 
 from __future__ import annotations

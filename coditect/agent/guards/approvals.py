@@ -1,4 +1,4 @@
-"""The approval policy in an agent: a direct task that would need an approval is refused, for nobody could be asked.
+"""The approval policy in an agent: a direct task that would need an approval is refused, since no one could be asked.
 
 The control plane judges the tasks that it keeps, and the agent only those that come past it, with what it knows itself:
 its own tags and cost estimates. A workflow task of a capability that the policy is about begins after a grant of its

@@ -51,7 +51,7 @@ class Services(LockPort, StatePort, ThreadPort, RetryPort, Protocol):
     async def end_parts(self, *, complete: bool) -> int:
         """Wait until the broker has all parts, and return their number; with `complete`, first send an end marker.
 
-        Nothing is awaited or told when no part was sent and the result is not complete.
+        Nothing is awaited or sent when no part was sent and the result is not complete.
         """
 
     def breaker(self, name: str) -> AbstractAsyncContextManager[BreakerCall]:

@@ -1,7 +1,7 @@
 """The check that no event of a publisher is missing, by the numbers in the events' ids.
 
 Events are published at most once, and a full queue drops its oldest. A publisher of Coditect numbers its events, so a
-number that is not the next one tells of a loss that no error told.
+number that is not the next one shows a loss that no error reported.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ class WebhookDelivery:
             await asyncio.sleep(self._reload_seconds)
 
     async def reload(self) -> None:
-        """Read the list of webhooks anew: deliver to the active ones only, and delete the queues of removed ones.
+        """Read the list of webhooks again: deliver to the active ones only, and delete the queues of removed ones.
 
         A removed webhook's queue is deleted if this process delivered to it.
 

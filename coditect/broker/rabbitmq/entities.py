@@ -108,7 +108,7 @@ class Entities:
         return any(one.exchange == exchange and one.key in ("", key) for one in self._own.bindings)
 
     async def mend(self, rarely: Rarely) -> None:
-        """Declare anew what this process declared, after an exchange or binding is found missing; at most every 0.5 s.
+        """Declare again what this process declared, after an exchange or binding is found missing; at most every 0.5 s.
 
         Raises:
             Exception: any error of `declare`.

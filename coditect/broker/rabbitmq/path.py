@@ -168,7 +168,7 @@ class Question(Protocol):
 class WirePath(Protocol):
     """A factory of channels to publish and to consume; it raises an error of `errors.LOST` on a lost connection."""
 
-    def tap(self, writer: asyncio.StreamWriter) -> Feed:
+    def install(self, writer: asyncio.StreamWriter) -> Feed:
         """Attach to a new connection before any bytes arrive, and return the function that takes its incoming bytes."""
 
     async def publisher_channel(self, connection: AbstractConnection) -> PublisherChannel:

@@ -27,7 +27,7 @@ from coditect.model.result import Outcome, Status
 from coditect.operations import tasks
 from coditect.operations.connections import Connections
 from coditect.operations.diagnosis.explain import TaskQuestion
-from coditect.operations.diagnosis.sightings import Found
+from coditect.operations.diagnosis.locations import Found
 from coditect.operations.diagnosis.why_not import DEFAULT_MOST, WhyNot, why_not_capability, why_not_task
 from coditect.operations.documents.tasks import TaskDocument
 from coditect.operations.tasks import TaskOrder
@@ -275,7 +275,7 @@ def _why_views(answer: WhyNot) -> Iterator[View]:
     if answer.verdict.fix:
         yield f"Fix: {answer.verdict.fix}"
     if answer.found is not None:
-        for seen in answer.found.sightings:
+        for seen in answer.found.locations:
             yield f"Seen: {seen.place} {seen.queue or seen.agent_id}"
         yield Aside(f"{len(answer.found.looked)} queues were looked through, {answer.found.asked} agents answered.")
     for place in answer.unseen:
@@ -323,7 +323,7 @@ def _question_json(question: TaskQuestion) -> dict[str, object]:
 def _task_json(task_id: str, found: Found, perhaps: Sequence[str]) -> dict[str, object]:
     return {
         "id": task_id,
-        "seen": [{**asdict(one), "reason": one.reason or None} for one in found.sightings],
+        "seen": [{**asdict(one), "reason": one.reason or None} for one in found.locations],
         "looked": found.looked,
         "cut": found.cut,
         "agents_asked": found.asked,

@@ -1,7 +1,7 @@
 """The folders in which commands work: one for each attempt, fresh or a git worktree, removed at its end.
 
 All folders of an agent process lie in one of its own, which has a locked file. The lock ends with the process, also by
-SIGKILL: whichever process of the user starts next under the same root removes the folders whose lock nobody holds.
+SIGKILL: whichever process of the user starts next under the same root removes the folders whose lock no process holds.
 """
 
 from __future__ import annotations

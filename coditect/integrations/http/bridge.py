@@ -6,7 +6,7 @@ whose URL takes connections, as an `Agent` of its own under the agent's id, whic
 When the lease ends, or the URL refuses, the agent is stopped: its consumers end and its attempts fail as those of an
 agent that is gone.
 
-A registry that forgot an agent is told again by the bridge that serves it, and one that does not answer ends nothing.
+A registry that forgot an agent gets it again from the bridge that serves it, and one that does not answer ends nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The search for one task, at the agents and in the queues, whose messages stay there.
 
-Direct tasks have no record, so the search has blind spots: `sightings.UNSEEN` names them.
+Direct tasks have no record, so the search has blind spots: `locations.UNSEEN` names them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
 from coditect.model.retry import RETRY_DELAYS_MS
 from coditect.operations.dead_letters.letter import history_of, read_dead_letter
+from coditect.operations.diagnosis.locations import Found, TaskLocation, TaskPlace, TaskStory
 from coditect.operations.diagnosis.question import ask_agents
-from coditect.operations.diagnosis.sightings import Found, Sighting, SightingPlace, TaskStory
 from coditect.wire import control_messages, routing, tasks
 from coditect.wire.addresses.target import task_target
 
@@ -41,7 +41,7 @@ class TaskLocator:
             Overloaded: when the broker takes no question to the agents; retryable. So is PublishUnconfirmed, without a
                 word from the broker whether it took the question.
         """
-        sightings, asked = await self._ask(task_id)
+        locations, asked = await self._ask(task_id)
         looked, cut = [], []
         for queue in _queues(tuple(waiting), dead):
             stats = await self._broker.stats(queue)
@@ -49,12 +49,12 @@ class TaskLocator:
                 continue
             looked.append(queue)
             seen, whole = await self._look(queue, task_id, most)
-            sightings += seen
+            locations += seen
             if not (seen or whole):
                 cut.append(queue)
-        return Found(tuple(sightings), tuple(looked), tuple(cut), asked)
+        return Found(tuple(locations), tuple(looked), tuple(cut), asked)
 
-    async def _look(self, queue: str, task_id: str, most: int) -> tuple[list[Sighting], bool]:
+    async def _look(self, queue: str, task_id: str, most: int) -> tuple[list[TaskLocation], bool]:
         """Search a queue's first `most` messages for a task; return where it was found, or whether these were all."""
         size = 0
         try:
@@ -63,7 +63,7 @@ class TaskLocator:
                 if delivery is None:
                     return [], True
                 if delivery.message.message_id == task_id:
-                    return [_sighting(delivery, before)], False
+                    return [_location(delivery, before)], False
                 size += len(delivery.message.body)
                 if size > MOST_BYTES:
                     return [], False
@@ -74,7 +74,7 @@ class TaskLocator:
             with suppress(BrokerUnavailable):  # without a connection the broker has it all already
                 await self._broker.release()
 
-    async def _ask(self, task_id: str) -> tuple[list[Sighting], int]:
+    async def _ask(self, task_id: str) -> tuple[list[TaskLocation], int]:
         """Ask every agent whether it runs the task; return the agents that do, and how many agents answered.
 
         The wait ends with the first agent that has the task, or after ANSWER_SECONDS.
@@ -94,35 +94,35 @@ def _queues(waiting: Collection[str], dead: Iterable[str]) -> Sequence[str]:
     return [*names, *(routing.dead_queue(name) for name in sorted(set(dead))), routing.UNROUTED_QUEUE]
 
 
-def _sighting(delivery: Delivery, before: int) -> Sighting:
+def _location(delivery: Delivery, before: int) -> TaskLocation:
     queue = delivery.queue
     try:
         capability, priority = task_target(delivery.message.headers, delivery.routing_key)
     except InputError:
         capability, priority = None, None
     if queue == routing.UNROUTED_QUEUE:
-        place = SightingPlace.UNROUTED
+        place = TaskPlace.UNROUTED
     elif queue.startswith("retry."):
-        place = SightingPlace.RETRYING
+        place = TaskPlace.RETRYING
     else:
-        place = SightingPlace.WAITING if routing.queue_key(queue) is not None else SightingPlace.DEAD
+        place = TaskPlace.WAITING if routing.queue_key(queue) is not None else TaskPlace.DEAD
     letter = read_dead_letter(delivery)
-    reason = letter.reason if place is SightingPlace.DEAD else ""
+    reason = letter.reason if place is TaskPlace.DEAD else ""
     published = delivery.message.headers.get(tasks.PUBLISHED_AT)
     published_ms = published if isinstance(published, int) else None
     story = TaskStory(history_of(letter), letter.redrives, published_ms, letter.dead_at_ms)
-    return Sighting(place, capability, priority, queue=queue, before=before, reason=reason, story=story)
+    return TaskLocation(place, capability, priority, queue=queue, before=before, reason=reason, story=story)
 
 
 def _has_it(answer: object) -> bool:
     return isinstance(answer, dict) and isinstance(answer.get("task"), dict)
 
 
-def _working(answer: object) -> Sighting:
+def _working(answer: object) -> TaskLocation:
     values = answer if isinstance(answer, dict) else {}
     capability, level, key = (values["task"].get(name) for name in ("capability", "priority", "key"))
-    return Sighting(
-        SightingPlace.WORKING,
+    return TaskLocation(
+        TaskPlace.WORKING,
         capability if isinstance(capability, str) else None,
         Priority(level) if level in tuple(Priority) else None,
         agent_id=AgentId(str(values.get("agent_id", ""))),

@@ -17,7 +17,7 @@ from coditect.model.registration import AgentRecord
 from coditect.operations.connections import Connections
 from coditect.operations.diagnosis.explain import Explanation, QueueSeen, TakeVerdict, TaskQuestion, explain
 from coditect.operations.diagnosis.locate import TaskLocator
-from coditect.operations.diagnosis.sightings import Found, Sighting, task_verdict, unseen
+from coditect.operations.diagnosis.locations import Found, TaskLocation, task_verdict, unseen
 from coditect.operations.fleet import find_agents
 from coditect.registry.port import Search
 from coditect.wire import routing
@@ -62,7 +62,7 @@ async def why_not_task(opened: Connections, task_id: str, given: TaskQuestion | 
         question = _question_of(found.best, given)
         explanation = None if question is None else await _explained(broker, question, fleet)
     verdict = task_verdict(task_id, found, explanation, named=given is not None)
-    perhaps = () if found.sightings else unseen(found, named=given is not None)
+    perhaps = () if found.locations else unseen(found, named=given is not None)
     return WhyNot(verdict, explanation, task_id, found, perhaps)
 
 
@@ -75,7 +75,7 @@ async def find_task(opened: Connections, task_id: str, *, capability: str | None
     async with opened.broker() as broker:
         locator = TaskLocator(broker)
         found = await locator.find(task_id, waiting=sorted(offered), dead=offered, most=DEFAULT_MOST)
-        if not found.sightings:
+        if not found.locations:
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
             found = await locator.find(task_id, waiting=sorted(offered), dead=offered, most=DEFAULT_MOST)
     return found
@@ -104,7 +104,7 @@ async def _explained(broker: Broker, question: TaskQuestion, fleet: Sequence[Age
     return explain(question, fleet, queues)
 
 
-def _question_of(seen: Sighting | None, given: TaskQuestion | None) -> TaskQuestion | None:
+def _question_of(seen: TaskLocation | None, given: TaskQuestion | None) -> TaskQuestion | None:
     """Build the question about a task; the found task's capability and priority override the given ones."""
     if seen is None or seen.capability is None:
         return given

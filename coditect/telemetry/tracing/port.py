@@ -167,7 +167,7 @@ class UnsampledSpan(Span):
 class SkippedSpan(UnsampledSpan):
     """The span of a task that begins a trace which is not sampled; a single object stands for all such spans.
 
-    The task itself travels without a trace context. What is sent on from it is told by an unsampled one, so that
+    The task itself travels without a trace context. What is sent on from it carries an unsampled one, so that
     nothing below begins a trace; each time it is asked it is another one.
     """
 
@@ -226,7 +226,7 @@ class Tracing(Protocol):
 
     @property
     def alone(self) -> bool:
-        """True when only Coditect makes spans in the process; then OpenTelemetry is told of sampled spans only."""
+        """True when only Coditect makes spans in the process; then OpenTelemetry gets sampled spans only."""
 
     def current(self, span: Span) -> AbstractContextManager[object]:
         """Make a span the current one inside the block: for its calls, its log lines and the spans that begin there."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dispatcher.chaos.checks.history_index import TERMINAL, HistoryIndex, Operation
-from dispatcher.witness.history import UNENDED, post_of
+from dispatcher.recorder.history import UNENDED, post_of
 
 FEWEST_PER_SECOND = 0.5
 """The number of faults per second below which a run proves nothing."""

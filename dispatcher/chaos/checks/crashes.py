@@ -1,4 +1,4 @@
-"""The promise that no process crashes, judged by how processes ended that nobody had killed."""
+"""The promise that no process crashes, judged by how processes ended that were not killed."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from dispatcher.chaos.checks.check import CheckResult
 from dispatcher.chaos.checks.history_index import TERMINAL, HistoryIndex, Operation
 from dispatcher.chaos.faults.strangers import PREFIX
 from dispatcher.chaos.load.work import MOST_ATTEMPTS as TASK_ATTEMPTS
-from dispatcher.witness.history import UNENDED, post_of
+from dispatcher.recorder.history import UNENDED, post_of
 
 SUSPECT_ATTEMPTS = 2
 """The extra attempts of a direct task whose agent was killed."""

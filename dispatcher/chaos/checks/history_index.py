@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dispatcher.witness.history import UNENDED, HistoryEntry, Type
+from dispatcher.recorder.history import UNENDED, HistoryEntry, Type
 
 FAULTS = ("kill", "stop", "cut", "part", "wipe", "restart")
 """The names of operations that are faults of a process or server; each ends when its victim has recovered."""

@@ -35,7 +35,7 @@ from dispatcher.chaos.checks.recovery import recovered
 from dispatcher.chaos.checks.requests import given_as_asked, held, keys_once, nodes_as_meant
 from dispatcher.chaos.checks.slots import no_idle_slot
 from dispatcher.chaos.checks.waits import p0_soon, p2_progress
-from dispatcher.witness.history import HistoryEntry
+from dispatcher.recorder.history import HistoryEntry
 
 GONE_WITH_THE_BROKER = ("broker.wipe",)
 """The kinds of faults that may lose a direct task in flight, which only the broker holds."""

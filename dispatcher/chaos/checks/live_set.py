@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dispatcher.chaos.checks.check import CheckResult
 from dispatcher.chaos.checks.history_index import HistoryIndex, Operation
 from dispatcher.chaos.faults.schedule import BROKER_STOP
-from dispatcher.witness.history import post_of
+from dispatcher.recorder.history import post_of
 
 PROMISED_SECONDS = 3.0
 ALLOWED_SECONDS = 1.0

@@ -17,7 +17,7 @@ from dispatcher.chaos.checks.coverage import Spans, executed_spans
 from dispatcher.chaos.checks.history_index import TERMINAL, HistoryIndex, Operation
 from dispatcher.chaos.faults.schedule import BROKER_PART, SLOW
 from dispatcher.chaos.load.work import SLOTS
-from dispatcher.witness.history import UNENDED, post_of
+from dispatcher.recorder.history import UNENDED, post_of
 
 BEGINS: Mapping[str, float] = MappingProxyType({"agent.kill": 2.0, "agent.stop": 6.0, "dispatcher.kill": 6.0})
 """The longest time from the beginning of a process's fault until its work has begun elsewhere, by kind.

@@ -19,7 +19,7 @@ from coditect.model.capability import Priority
 from coditect.model.message import Message
 from coditect.wire import routing, tasks
 from dispatcher.chaos.load.work import CAPABILITY
-from dispatcher.witness.history import Note, Type
+from dispatcher.recorder.history import Note, Type
 
 PREFIX = "stranger-"
 SENT_SECONDS = 5.0

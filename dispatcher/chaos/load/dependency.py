@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from coditect import Agent, Breaker, Context, Retry
-from dispatcher.witness.history import Note, Type
+from dispatcher.recorder.history import Note, Type
 
 CALL = "chaos.call"
 DEPENDENCY = Breaker("chaos", failures=2, reset="1500ms", on=(OSError,))

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from coditect import Agent, CoditectError, Context, Retry
 from dispatcher.chaos.load.dependency import DEPENDENCY, offer_calls
-from dispatcher.witness.history import Note, Type
+from dispatcher.recorder.history import Note, Type
 
 CAPABILITY = "chaos.work"
 MOST_ATTEMPTS = 5

@@ -17,7 +17,7 @@ from coditect.workflow.states import WorkflowState
 from dispatcher.chaos.load.generators import BROKEN, SIGNAL, Generators, is_limited
 from dispatcher.chaos.load.pace import Pace
 from dispatcher.chaos.load.work import UNDO
-from dispatcher.witness.history import Note, Type
+from dispatcher.recorder.history import Note, Type
 
 T = TypeVar("T")
 PAUSE_SECONDS = 0.25

@@ -25,7 +25,7 @@ from dispatcher.chaos.load.waves import HANDED, KEY_SECONDS, PARENT, RESOURCES, 
 from dispatcher.chaos.load.work import CAPABILITY, KEYED
 from dispatcher.chaos.load.work import MOST_ATTEMPTS as TASK_ATTEMPTS
 from dispatcher.chaos.load.workflows import COMPLETES, PAUSE_SECONDS, WorkflowLoad
-from dispatcher.witness.history import Type
+from dispatcher.recorder.history import Type
 
 T = TypeVar("T")
 Ending: TypeAlias = Coroutine[Any, Any, None] | None

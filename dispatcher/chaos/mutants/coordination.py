@@ -145,7 +145,7 @@ MUTANTS = (
     Mutant(
         "lock_expires_at_take_over",
         _LOCKS,
-        "max(ticket.expires_ms, unit.terms.since_ms + ticket.ttl_ms)",
+        "max(ticket.expires_ms, unit.policy.since_ms + ticket.ttl_ms)",
         "ticket.expires_ms",
         "a shard's new owner ends locks whose holders could not reach it",
         (_TESTS + "test_a_new_owner_of_the_shard_gives_each_lock_one_full_time",),
@@ -169,7 +169,7 @@ MUTANTS = (
     Mutant(
         "lock_fence_from_a_backup",
         "dispatcher.coordination.lock_rows",
-        "    number = max(last, unit.terms.floor) + 1\n",
+        "    number = max(last, unit.policy.floor) + 1\n",
         "    number = last + 1\n",
         "a restored store gives fences again that its later life gave",
         (_TESTS + "test_fences_grow_over_a_restore_of_an_older_copy",),

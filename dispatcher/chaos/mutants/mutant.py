@@ -103,7 +103,7 @@ class Hook(MetaPathFinder):
 
 
 def put_in(mutant: Mutant) -> Hook:
-    """Install and return a mutant's import hook, and unload the product's modules, so that they are imported anew."""
+    """Install and return a mutant's import hook, and unload the product's modules, so that they are imported again."""
     hook = Hook(mutant)
     sys.meta_path.insert(0, hook)
     for name in [name for name in sys.modules if name.partition(".")[0] in PACKAGES]:

@@ -39,7 +39,7 @@ def count(tr: Transaction, effects: Effects, now_ms: int) -> None:
     Not counted are canceled and skipped ones, and tasks that were never published or decided about.
     """
     found: Counter[tuple[str, str, str]] = Counter()
-    for moved in effects.moved:
+    for moved in effects.transitions:
         if (outcome := _OUTCOMES.get(moved.state)) is not None and moved.capability and _counts(moved.row):
             found[TASK, moved.capability, outcome + BY_HAND if moved.row.by_hand else outcome] += 1
     for end in effects.ended:

@@ -42,7 +42,7 @@ def offer(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     refuses, does not become ready.
     """
     call = _call(unit, node_key)
-    if unit.terms.approvals is not None and not judging.may_go(unit, node_key, row, call):
+    if unit.policy.approvals is not None and not judging.may_go(unit, node_key, row, call):
         return
     run = unit.run(node_key.workflow)
     row.ready_ms = unit.now_ms

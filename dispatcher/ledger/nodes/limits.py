@@ -47,7 +47,7 @@ _BY_TIME = ("expired", "timeout")
 def wait(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> None:
     """Set the timers of the deadline and latest start of a node that waits to start, if its definition has them.
 
-    A deadline that is set is kept; a latest start is set anew when an attempt was begun.
+    A deadline that is set is kept; a latest start is set again when an attempt was begun.
     """
     row.heartbeat_ms = call.heartbeat_ms
     if call.deadline_ms is not None and row.deadline_ms is None:

@@ -12,7 +12,7 @@ from dispatcher.ledger.keyspace import TODO
 from dispatcher.ledger.nodes import advance, children
 from dispatcher.ledger.nodes.advance import MOST_SHOWN, MOST_STEPS
 from dispatcher.ledger.unit_of_work import CHILD_END, COMPENSATE, UnitOfWork
-from dispatcher.ledger.workflows import again, compensate, republish, walks
+from dispatcher.ledger.workflows import compensate, redrive_steps, republish, walks
 from dispatcher.ledger.workflows.checkpoints import restore
 from dispatcher.ledger.workflows.children import begin, end
 from dispatcher.store.errors import TransactionTooOld
@@ -99,8 +99,8 @@ _CONTINUED: Mapping[str, Callable[[UnitOfWork, NodeKey, str, int], int]] = Mappi
         advance.CANCEL: _walked(advance.CANCEL),
         advance.RESUME: _walked(advance.RESUME),
         advance.SHOW: _walked(advance.SHOW, MOST_SHOWN),
-        advance.AGAIN: again.go_on,
-        again.FIND: again.find,
+        advance.AGAIN: redrive_steps.go_on,
+        redrive_steps.FIND: redrive_steps.find,
         COMPENSATE: compensate.go_on,
         children.START: begin.start,
         children.CANCEL: begin.cancel,

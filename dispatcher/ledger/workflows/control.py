@@ -157,7 +157,7 @@ def answer(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_signature(unit: UnitOfWork, node_key: NodeKey, body: Mapping[str, Any]) -> None:
-    key = None if unit.terms.approvals is None else unit.terms.approvals.answer_key
+    key = None if unit.policy.approvals is None else unit.policy.approvals.answer_key
     if key is None:
         return
     asked = decisions.read(unit.tr, node_key)

@@ -23,7 +23,7 @@ from dispatcher.ledger.nodes.attempts import BY_OTHERS
 from dispatcher.ledger.nodes.inputs import INPUT, has_expressions, write
 from dispatcher.ledger.rows import NodeRecord, RunRecord
 from dispatcher.ledger.unit_of_work import COMPENSATE, UnitOfWork
-from dispatcher.ledger.workflows import again, control
+from dispatcher.ledger.workflows import control, redrive_steps
 from dispatcher.ledger.workflows.submit import text
 
 MOST_NAMED = 500
@@ -57,18 +57,18 @@ def redrive(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     if "input" in body:
         write(unit, node_key, INPUT, dumps(body["input"]))
         row.own_input = True
-    known = len(unit.effects.moved)
+    known = len(unit.effects.transitions)
     call = unit.call(node_key)
     trail.append(unit, node_key, _ordered("redriven", body, row.reason, "" if call is None else call.capability))
     reopen(unit, node_key.workflow, run)
-    again.begin(unit, node_key, row)
-    return told | _begun(unit.effects.moved[known:], run) | {"dry_run": False}
+    redrive_steps.begin(unit, node_key, row)
+    return told | _begun(unit.effects.transitions[known:], run) | {"dry_run": False}
 
 
 def _check_ended_by_itself(node_key: NodeKey, row: NodeRecord) -> None:
     if node_key.is_element:
         raise InputError("An element runs again with its map", node=node_key.node, fix="redrive the map itself")
-    if row.state not in again.REDRIVABLE:
+    if row.state not in redrive_steps.REDRIVABLE:
         raise InputError("Only what ended without a value runs again", node=node_key.node, state=row.state.value)
     if row.reason == BY_OTHERS:
         fix = "redrive the node that failed first: coditect workflow show"
@@ -78,7 +78,7 @@ def _check_ended_by_itself(node_key: NodeKey, row: NodeRecord) -> None:
 def _check_predecessors(unit: UnitOfWork, node_key: NodeKey, *, has_input: bool) -> None:
     """Refuse to redrive a node whose predecessors failed, or with a new input that its expressions would replace."""
     node = unit.definition(node_key)
-    decision = joins.decision(unit, node_key, again.tally_of(unit, node_key, node))
+    decision = joins.decision(unit, node_key, redrive_steps.tally_of(unit, node_key, node))
     if decision not in (None, TaskState.READY):
         fix = "redrive those first, or resume the workflow"
         raise InputError("What the node comes after ended without a value", node=node_key.node, fix=fix)
@@ -127,17 +127,17 @@ def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError("The workflow has completed", workflow=workflow)
     if run.state is WorkflowState.COMPENSATED:
         raise InputError("The workflow is compensated", workflow=workflow, fix="start it again")
-    if not any(run.counts.get(state.value) for state in again.REDRIVABLE):
+    if not any(run.counts.get(state.value) for state in redrive_steps.REDRIVABLE):
         raise InputError("The workflow has no node to begin with", workflow=workflow, state=run.state.value)
     check_parent(unit, workflow, run)
-    known = len(unit.effects.moved)
+    known = len(unit.effects.transitions)
     trail.append(unit, NodeKey(workflow, ""), _ordered("resumed", body, run.state.value))
     reopen(unit, workflow, run)
     if run.ended is not None:
         unit.leave(NodeKey(workflow, ""), COMPENSATE)
     else:
-        again.begin_all(unit, workflow)
-    return {"workflow": workflow, "state": run.state.value, **_begun(unit.effects.moved[known:], run)}
+        redrive_steps.begin_all(unit, workflow)
+    return {"workflow": workflow, "state": run.state.value, **_begun(unit.effects.transitions[known:], run)}
 
 
 def _ordered(order: str, body: Mapping[str, Any], before: str, capability: str = "") -> AuditEntry:

@@ -160,7 +160,7 @@ def tell(ports: Ports, effects: Effects) -> None:
     """Publish a committed transaction's events, cancels and messages in the background; record its tracing spans."""
     for notice in effects.notices:
         ports.events.emit(notice.type, subject=notice.workflow, **notice.facts)
-    for moved in effects.moved:
+    for moved in effects.transitions:
         facts = {"node": moved.node_key.node, "attempt": moved.row.attempt, "agent": moved.row.agent}
         ports.events.emit(TYPES[moved.state], subject=moved.node_key.workflow, state=moved.state.value, **facts)
     if ports.tracing.active:

@@ -30,7 +30,7 @@ def record_spans(tracing: Tracing, effects: Effects) -> None:
     The span tells of a failure also where the agent died, whose own span died with it.
     """
     traces = {workflow: run.trace for workflow, run in effects.runs if run.trace}
-    for moved in effects.moved if traces else ():
+    for moved in effects.transitions if traces else ():
         if moved.state in _ENDS and moved.row.publication and moved.node_key.workflow in traces:
             _record(tracing, moved, traces[moved.node_key.workflow])
 

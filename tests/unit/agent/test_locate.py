@@ -12,7 +12,7 @@ from coditect.errors import CoditectError, NotFound, Overloaded
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
 from coditect.operations.diagnosis.locate import TaskLocator
-from coditect.operations.diagnosis.sightings import SightingPlace
+from coditect.operations.diagnosis.locations import TaskPlace
 from coditect.wire import routing
 from tests.unit.agent.scene import Scene
 
@@ -45,8 +45,8 @@ async def test_agent_says_that_it_works_on_a_task(scene: Scene) -> None:
 
     found = await TaskLocator(await scene.broker()).find(handle.task_id, waiting=(), dead=(), most=10)
 
-    (seen,) = found.sightings
-    assert (seen.place, seen.agent_id, seen.capability) == (SightingPlace.WORKING, agent.agent_id, CAPABILITY)
+    (seen,) = found.locations
+    assert (seen.place, seen.agent_id, seen.capability) == (TaskPlace.WORKING, agent.agent_id, CAPABILITY)
     assert seen.priority is Priority.P0
 
 
@@ -54,7 +54,7 @@ async def test_broker_that_no_agent_ever_used_is_searched_all_the_same() -> None
     async with MemoryBroker(MemoryServer(), name="person") as broker:
         found = await TaskLocator(broker).find("nowhere", waiting=[CAPABILITY], dead=[CAPABILITY], most=10)
 
-    assert (found.sightings, found.asked, found.looked) == ((), 0, ())
+    assert (found.locations, found.asked, found.looked) == ((), 0, ())
 
 
 async def test_every_agent_is_asked_and_none_has_it(scene: Scene) -> None:
@@ -63,7 +63,7 @@ async def test_every_agent_is_asked_and_none_has_it(scene: Scene) -> None:
 
     found = await TaskLocator(await scene.broker()).find("nowhere", waiting=(), dead=(), most=10)
 
-    assert (found.sightings, found.asked) == ((), 3)
+    assert (found.locations, found.asked) == ((), 3)
     assert "unrouted" in found.looked
 
 
@@ -72,7 +72,7 @@ async def test_nobody_is_there_to_be_asked(scene: Scene) -> None:
 
     found = await TaskLocator(await scene.broker()).find("nowhere", waiting=(), dead=(), most=10)
 
-    assert (found.sightings, found.asked) == ((), 0)
+    assert (found.locations, found.asked) == ((), 0)
 
 
 async def test_looking_leaves_no_queue_behind(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,7 @@ async def test_strange_answers_do_no_harm(scene: Scene, body: bytes) -> None:
     found = await TaskLocator(await scene.broker()).find("nowhere", waiting=(), dead=(), most=10)
 
     assert len(answers) == 1
-    assert all(seen.capability is None and seen.priority is None for seen in found.sightings)
+    assert all(seen.capability is None and seen.priority is None for seen in found.locations)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ async def test_connection_with_heartbeats_alone_is_silent(frame: bytes, heard: b
         writers.put_nowait(writer)
 
     async with await asyncio.start_server(met, "127.0.0.1", 0) as server:
-        transport = Transport(tap=lambda _: bytes)
+        transport = Transport(install=lambda _: bytes)
         url = URL(f"amqp://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
         reader, _ = await transport.create(url)
         sender = await writers.get()
@@ -45,7 +45,7 @@ async def test_end_of_the_brokers_certificate_is_known_while_the_connection_has_
         writer.close()
 
     async with await asyncio.start_server(met, "127.0.0.1", 0) as server:
-        transport = Transport(tap=lambda _: bytes)
+        transport = Transport(install=lambda _: bytes)
         _, writer = await transport.create(URL(f"amqp://127.0.0.1:{server.sockets[0].getsockname()[1]}/"))
         ends = [transport.certificate_end]
 

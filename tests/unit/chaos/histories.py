@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
-from dispatcher.witness.history import HistoryEntry, Type, merged
+from dispatcher.recorder.history import HistoryEntry, Type, merged
 from tests.unit.chaos.collaborated import coordinated
 
 AGENTS = ("agent-1", "agent-2", "agent-3")

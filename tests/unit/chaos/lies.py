@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dispatcher.witness.history import HistoryEntry, Type, merged
+from dispatcher.recorder.history import HistoryEntry, Type, merged
 from tests.unit.chaos.histories import (
     ASKED,
     CALM_AT,

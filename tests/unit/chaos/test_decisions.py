@@ -6,7 +6,7 @@ import pytest
 
 from dispatcher.chaos.checks.collaboration.decisions import decided_once
 from dispatcher.chaos.checks.history_index import HistoryIndex
-from dispatcher.witness.history import Type
+from dispatcher.recorder.history import Type
 from tests.unit.chaos.collaborated import CONTESTED, GATE, Story
 
 

@@ -14,11 +14,11 @@ import pytest
 from coditect.aio.failpoints import Act, Failpoint, FailpointReached, Failpoints, read_orders
 from coditect.errors import SetupError
 from coditect.model.capability import Priority
+from dispatcher.recorder.history import Type, read_histories
+from dispatcher.recorder.ports import POINTS, RecordedGraph
+from dispatcher.recorder.watch import read_watch
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import Change, Job, JobState, Proposal
-from dispatcher.witness.history import Type, read_histories
-from dispatcher.witness.ports import POINTS, WitnessedGraph
-from dispatcher.witness.watch import read_watch
 
 CHILD = """
 from coditect.aio.failpoints import Failpoints, read_orders
@@ -151,7 +151,7 @@ def test_history_and_failpoints_are_read_from_the_environment(tmp_path: Path) ->
 
 async def test_watched_graph_tells_what_the_graph_tells() -> None:
     points: list[str] = []
-    graph = WitnessedGraph(MemoryTaskGraph(), reached=points.append)
+    graph = RecordedGraph(MemoryTaskGraph(), reached=points.append)
     job = Job("flow", "node", 0, Priority.P1, "work", (), JobState.QUEUED)
     gone = Change("flow", "gone", 0, Priority.P1, JobState.FINISHED)
 
@@ -163,7 +163,7 @@ async def test_watched_graph_tells_what_the_graph_tells() -> None:
 
 async def test_failpoints_of_adoption_are_reached_when_something_can_be_taken_and_when_it_was() -> None:
     points: list[str] = []
-    graph = WitnessedGraph(MemoryTaskGraph(), reached=points.append)
+    graph = RecordedGraph(MemoryTaskGraph(), reached=points.append)
     await graph.create([Job("flow", "node", 0, Priority.P1, "work", (), JobState.QUEUED)])
     points.clear()
 

@@ -22,7 +22,7 @@ from dispatcher.chaos.faults.schedule import (
     schedule,
 )
 from dispatcher.ledger.ownership.leases import TTL_MS
-from dispatcher.witness.history import HistoryEntry, Type
+from dispatcher.recorder.history import HistoryEntry, Type
 
 
 @pytest.mark.parametrize("seed", range(20))

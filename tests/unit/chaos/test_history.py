@@ -11,13 +11,13 @@ from dispatcher.chaos.checks.history_index import HistoryIndex, operations
 from dispatcher.ledger import versions
 from dispatcher.ledger.keyspace import RESTORES, STATUSES
 from dispatcher.ledger.rows import NodeRecord
-from dispatcher.witness.history import SUFFIX, UNENDED, HistoryEntry, Notebook, Scribe, Type, merged, read_histories
-from dispatcher.witness.ports import Rows
+from dispatcher.recorder.history import SUFFIX, UNENDED, HistoryEntry, Notebook, Scribe, Type, merged, read_histories
+from dispatcher.recorder.ports import Rows
 
 CHILD = """
 import sys
 from pathlib import Path
-from dispatcher.witness.history import Scribe, Type
+from dispatcher.recorder.history import Scribe, Type
 scribe = Scribe(Path(sys.argv[1]), "child")
 for number in range(10_000):
     scribe.note(Type.OK, "effect", str(number))

@@ -9,7 +9,7 @@ import pytest
 from dispatcher.chaos.checks.history_index import HistoryIndex
 from dispatcher.chaos.checks.slots import no_idle_slot
 from dispatcher.chaos.looking import keep_looking_at_slots
-from dispatcher.witness.history import HistoryEntry, Notebook, Type
+from dispatcher.recorder.history import HistoryEntry, Notebook, Type
 from tests.unit.broker.virtual_time import in_virtual_time
 from tests.unit.chaos.histories import FREE_SLOT, idle
 

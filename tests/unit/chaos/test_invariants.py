@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dispatcher.chaos.checks.check import CheckResult, lines
 from dispatcher.chaos.checks.invariants import CHECKS, judge
-from dispatcher.witness.history import HistoryEntry, Type
+from dispatcher.recorder.history import HistoryEntry, Type
 from tests.unit.chaos.histories import clean_history, look
 from tests.unit.chaos.lies import LIES, a_completed_node
 

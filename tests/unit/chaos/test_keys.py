@@ -7,7 +7,7 @@ import pytest
 from dispatcher.chaos.checks.coordination.keys import keys_exclude
 from dispatcher.chaos.checks.executions import executions
 from dispatcher.chaos.checks.history_index import HistoryIndex
-from dispatcher.witness.history import HistoryEntry, Type
+from dispatcher.recorder.history import HistoryEntry, Type
 from tests.unit.chaos.keyed import ran
 
 

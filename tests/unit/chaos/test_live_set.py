@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dispatcher.chaos.checks.check import CheckResult
 from dispatcher.chaos.checks.history_index import HistoryIndex
 from dispatcher.chaos.checks.live_set import live_set
-from dispatcher.witness.history import HistoryEntry, Type
+from dispatcher.recorder.history import HistoryEntry, Type
 from tests.unit.chaos.histories import look
 
 WELL, AWAY = ("one", "two"), ("two",)

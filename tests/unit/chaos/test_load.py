@@ -23,7 +23,7 @@ from dispatcher.chaos.load.pace import Pace
 from dispatcher.chaos.load.waves import URGENT
 from dispatcher.chaos.load.work import MOST_ATTEMPTS
 from dispatcher.chaos.load.workload import ChaosLoad
-from dispatcher.witness.history import Type
+from dispatcher.recorder.history import Type
 
 PACE = Pace(workflows=1, tasks=0, width=2, milliseconds=(0, 0), canceled=1.0, wait_seconds=7.0)
 LEFT_ALONE = replace(PACE, canceled=0.0, paused=0.0)

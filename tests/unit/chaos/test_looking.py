@@ -14,7 +14,7 @@ from coditect.model.registration import AgentRecord, Load, Registration
 from coditect.registry.memory import MemoryRegistry
 from dispatcher.chaos.looking import RegistryLook, keep_looking
 from dispatcher.chaos.testbed import ChaosTestbed
-from dispatcher.witness.history import Notebook, Type
+from dispatcher.recorder.history import Notebook, Type
 from tests.support import eventually
 
 

@@ -16,7 +16,7 @@ from coditect.registry.memory import MemoryRegistry
 from dispatcher.chaos.faults.network import MANNERS, RemotePort
 from dispatcher.chaos.faults.schedule import BOTH_WAYS, BROKER_KILL, BROKER_PART, DEAF, MUTE, REDIS_PART, SLOW, Fault
 from dispatcher.chaos.nemesis import Nemesis
-from dispatcher.witness.history import Type
+from dispatcher.recorder.history import Type
 from tests.unit.broker.virtual_time import in_virtual_time
 
 CUT = {BOTH_WAYS: BOTH, MUTE: (Way.TO_SERVER,), DEAF: (Way.TO_CLIENT,), SLOW: ()}

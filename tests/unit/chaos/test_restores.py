@@ -8,7 +8,7 @@ import pytest
 
 from dispatcher.chaos.checks.coordination.restores import restored_whole
 from dispatcher.chaos.checks.history_index import HistoryIndex
-from dispatcher.witness.history import HistoryEntry, Type
+from dispatcher.recorder.history import HistoryEntry, Type
 from tests.unit.chaos.collaborated import RESTORED, restored
 
 

@@ -11,9 +11,9 @@ from dispatcher.chaos.faults.network import MANNERS
 from dispatcher.chaos.load.workload import ChaosLoad
 from dispatcher.chaos.simulation import Played, play
 from dispatcher.chaos.simulation_plan import PACE, PARTS_OF, SimulationPlan
+from dispatcher.recorder.history import Type
+from dispatcher.recorder.ports import POINTS
 from dispatcher.shards.ownership import ShardOwnership
-from dispatcher.witness.history import Type
-from dispatcher.witness.ports import POINTS
 
 pytestmark = pytest.mark.slow
 

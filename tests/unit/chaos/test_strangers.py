@@ -12,7 +12,7 @@ from coditect.testing import TestFleet
 from coditect.wire import routing
 from dispatcher.chaos.faults.strangers import DRAWN, HANDS_FULL, PREFIX, Strangers
 from dispatcher.chaos.load.work import CAPABILITY, MOST_ATTEMPTS, EffectTable, working_agent
-from dispatcher.witness.history import Notebook, Type
+from dispatcher.recorder.history import Notebook, Type
 
 MOST_SECONDS = "2m"
 

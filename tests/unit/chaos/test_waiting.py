@@ -13,7 +13,7 @@ from dispatcher.chaos.checks.waits import (
     p0_soon,
     p2_progress,
 )
-from dispatcher.witness.history import HistoryEntry, Type
+from dispatcher.recorder.history import HistoryEntry, Type
 
 READY_AT = 100.0
 

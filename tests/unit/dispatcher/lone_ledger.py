@@ -29,9 +29,9 @@ from dispatcher.ledger.ownership import leases, shards
 from dispatcher.ledger.ownership.leases import Lease
 from dispatcher.ledger.ownership.policy import Policy
 from dispatcher.ledger.rows import NodeRecord, RunRecord
-from dispatcher.ledger.workflows import again, continuations
+from dispatcher.ledger.workflows import continuations, redrive_steps
 from dispatcher.shards import batch
-from dispatcher.shards.left_over import evaluate
+from dispatcher.shards.continuations import evaluate
 from dispatcher.store.memory import Faults, MemoryDatabase
 
 AGENT = AgentId("worker-1")
@@ -63,7 +63,7 @@ class Ledger:
 
     database: MemoryDatabase
     lease: Lease
-    terms: Policy
+    policy: Policy
     room: dict[str, int] = field(default_factory=lambda: {"": 1_000_000})
     now_ms: int = 1_000_000
     published: list[Publication] = field(default_factory=list)
@@ -85,16 +85,16 @@ class Ledger:
     """Whether it goes on right now with what is left over."""
 
     @classmethod
-    async def open(cls, database: MemoryDatabase, **terms: Any) -> Ledger:
+    async def open(cls, database: MemoryDatabase, **policy: Any) -> Ledger:
         await database.run(lambda tr: shards.fix_count(tr, 1))
         step = await database.run(lambda tr: shards.step(tr, "me", 1, count=1))
-        return cls(database, step.owned[0], Policy(0, **terms))
+        return cls(database, step.owned[0], Policy(0, **policy))
 
     async def batch(self, *commands: Command) -> tuple[Any, ...]:
         confirmed, self.confirmed = self.confirmed, []
         caches = Caches(self.definitions, frozenset(self.set_aside))
         moment = (self.room, self.now_ms, 0.5, self.apart, self.doubt)
-        one = batch.Batch(self.lease, self.terms, caches, commands, confirmed, *moment)
+        one = batch.Batch(self.lease, self.policy, caches, commands, confirmed, *moment)
         try:
             done = await self.database.run(lambda tr: batch.run(tr, one))
         except continuations.SetAside as error:
@@ -195,7 +195,7 @@ class Ledger:
 
 def few_steps(patched: pytest.MonkeyPatch, most: int) -> None:
     """Transactions look at so many dependents only."""
-    for module in (advance, again, continuations):
+    for module in (advance, redrive_steps, continuations):
         patched.setattr(module, "MOST_STEPS", most)
 
 

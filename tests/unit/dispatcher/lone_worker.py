@@ -93,7 +93,7 @@ class LoneWorker:
     ports: Ports
     database: Doubtful
     server: MemoryServer
-    window: Capacity
+    capacity: Capacity
 
     async def say(self, command: Any) -> Any:
         answer: CommandAnswer[Any] = CommandAnswer()
@@ -141,17 +141,17 @@ async def open_worker(graph: TaskGraph | None = None) -> AsyncIterator[LoneWorke
 
 @asynccontextmanager
 async def _new_worker(graph: TaskGraph | None) -> AsyncIterator[LoneWorker]:
-    server, clock, window = MemoryServer(), SystemClock(), Capacity(lambda: 0.0)
+    server, clock, capacity = MemoryServer(), SystemClock(), Capacity(lambda: 0.0)
     async with Doubtful() as database, Supervisor() as background, MemoryBroker(server, name="dispatcher") as broker:
         await broker.declare(base_topology() + capability_queues(CAPABILITY))
         await database.run(lambda tr: shards.fix_count(tr, 1))
         step = await database.run(lambda tr: shards.step(tr, "me", 1, count=1))
         events = Events(broker, clock, source="/dispatcher")
-        ports = Ports(broker, database, events, ReferenceClock(clock), background, window)
+        ports = Ports(broker, database, events, ReferenceClock(clock), background, capacity)
         lost = list[int]()
         projector = None if graph is None else Projector(graph, 0, moved=lambda: None)
         worker = ShardWorker(step.owned[0], ports, on_lost=lost.append, nudge=lambda: None, projector=projector)
         await worker.open()
-        yield LoneWorker(worker, ports, database, server, window)
+        yield LoneWorker(worker, ports, database, server, capacity)
         await worker.close()
         assert lost == []

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from dispatcher.shards import verbs
 from tests.servers import ROOT
 
@@ -28,9 +30,17 @@ NOT_FOR_ALL = {
 READ_THE_ENVIRONMENT = {
     "coditect/aio/ready.py": "where to say that the program is ready",
     "coditect/settings/settings.py": "the settings, which are documented",
-    "dispatcher/program.py": "whether `dispatcher.witness` records a history or strikes at a failpoint",
 }
-ALONE = "import sys; sys.modules['opentelemetry'] = None; import dispatcher"
+READ_IT_TOO = {
+    "dispatcher": {
+        "dispatcher/program.py": "whether `dispatcher.recorder` records a history or strikes at a failpoint"
+    },
+    "coditect.agent.program": {
+        "coditect/agent/program.py": "the process that started it, with which it ends",
+        "coditect/agent/processes/copies.py": "what the processes that it starts are given",
+    },
+}
+ALONE = "import sys; sys.modules['opentelemetry'] = None; import {}"
 """redis-py loads OpenTelemetry wherever that is installed, and OpenTelemetry loads psutil."""
 
 
@@ -43,21 +53,24 @@ def names(file: Path) -> set[str]:
 
 
 def test_start_of_a_dispatcher_loads_nothing_that_only_some_work_needs() -> None:
-    script = f"{ALONE}; print(*sorted(set({sorted(NOT_FOR_ALL)}) & set(sys.modules)))"
+    script = f"{ALONE.format('dispatcher')}; print(*sorted(set({sorted(NOT_FOR_ALL)}) & set(sys.modules)))"
 
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
 
     assert (done.stderr, {name: NOT_FOR_ALL[name] for name in done.stdout.split()}) == ("", {})
 
 
-def test_no_module_of_a_dispatcher_but_three_reads_the_environment_which_so_switches_no_promise_off() -> None:
-    script = f"{ALONE}; print(*(getattr(one, '__file__', None) or '' for one in sys.modules.values()), sep='\\n')"
+@pytest.mark.parametrize("program", READ_IT_TOO)
+def test_no_other_module_of_a_program_reads_the_environment_which_so_switches_no_promise_off(program: str) -> None:
+    files = "(getattr(one, '__file__', None) or '' for one in sys.modules.values())"
+    script = f"{ALONE.format(program)}; print(*{files}, sep='\\n')"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = {Path(line) for line in done.stdout.splitlines() if line.endswith(".py")}
 
-    later = {path for path in (ROOT / "dispatcher").rglob("*.py") if "chaos" not in path.parts}
+    package = ROOT.joinpath(*program.removesuffix(".program").split("."))
+    later = {path for path in package.rglob("*.py") if "chaos" not in path.parts}
     own = {path for path in loaded | later if path.is_relative_to(ROOT) and ".venv" not in path.parts}
     reading = {str(path.relative_to(ROOT)) for path in own if names(path) & {"environ", "environb", "getenv"}}
 
     assert len(own) > 200
-    assert reading == READ_THE_ENVIRONMENT.keys()
+    assert reading == {*READ_THE_ENVIRONMENT, *READ_IT_TOO[program]}

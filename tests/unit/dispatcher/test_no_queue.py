@@ -104,16 +104,16 @@ async def test_other_capabilities_go_on_beside_one_without_a_queue() -> None:
 @given(st.lists(st.floats(0.01, 5.0), min_size=20, max_size=200))
 def test_probes_of_a_paused_capability_are_ever_further_apart(steps: list[float]) -> None:
     now, probes = 0.0, []
-    window = Capacity(lambda: now)
-    window.note_no_queue("work")
+    capacity = Capacity(lambda: now)
+    capacity.note_no_queue("work")
     for step in steps:
         now += step
-        assert window.room().get("work", 0) == window.room_for("work") <= 1
-        if window.room_for("work") > 0:
+        assert capacity.room().get("work", 0) == capacity.room_for("work") <= 1
+        if capacity.room_for("work") > 0:
             probes.append(now)
-            window.begin("work")
-            window.end("work")
-            window.note_no_queue("work")
+            capacity.begin("work")
+            capacity.end("work")
+            capacity.note_no_queue("work")
 
     pauses = [after - before for before, after in pairwise(probes)]
     least = [min(2.0 ** (number + 1), PAUSES.longest) - ROUNDING for number in range(len(pauses))]
@@ -122,16 +122,16 @@ def test_probes_of_a_paused_capability_are_ever_further_apart(steps: list[float]
 
 def test_paused_capability_is_open_again_when_a_queue_took_one_and_probed_when_an_agent_offers_it() -> None:
     now = 0.0
-    window = Capacity(lambda: now)
-    window.note_no_queue("work")
-    assert window.room_for("work") == 0
+    capacity = Capacity(lambda: now)
+    capacity.note_no_queue("work")
+    assert capacity.room_for("work") == 0
 
-    window.set_slots({"work": 4})
-    assert window.room_for("work") == 1
-    assert window.note_queue("work")
+    capacity.set_slots({"work": 4})
+    assert capacity.room_for("work") == 1
+    assert capacity.note_queue("work")
 
-    assert window.room_for("work") == LEAST
-    assert not window.note_queue("work")
+    assert capacity.room_for("work") == LEAST
+    assert not capacity.note_queue("work")
 
 
 async def test_late_return_of_an_older_publication_leaves_the_newer_one_alone(ledger: Ledger) -> None:

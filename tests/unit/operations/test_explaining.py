@@ -12,7 +12,7 @@ from coditect.model.ids import AgentId
 from coditect.model.recent import RecentOutcomes, task_kind
 from coditect.model.registration import AgentRecord, AgentStatus
 from coditect.operations.diagnosis.explain import Explanation, Obstacle, QueueSeen, TaskQuestion, explain, judge
-from coditect.operations.diagnosis.sightings import Found, Sighting, SightingPlace, task_verdict, unseen
+from coditect.operations.diagnosis.locations import Found, TaskLocation, TaskPlace, task_verdict, unseen
 from tests.unit.registry.fleets import records_of_any_kind
 from tests.unit.registry.samples import REVIEW, SUMMARY, make_record, make_registration
 
@@ -155,37 +155,37 @@ def test_every_situation_has_an_answer_that_agrees_with_its_agents(
     assert explanation.verdict.takes or explanation.verdict.fix
 
 
-def found(*sightings: Sighting, cut: tuple[str, ...] = ()) -> Found:
-    return Found(sightings, ("tasks.code.review.p1",), cut, 1)
+def found(*locations: TaskLocation, cut: tuple[str, ...] = ()) -> Found:
+    return Found(locations, ("tasks.code.review.p1",), cut, 1)
 
 
-def seen(place: SightingPlace, **more: Any) -> Sighting:
-    return Sighting(place, "code.review", Priority.P1, **more)
+def seen(place: TaskPlace, **more: Any) -> TaskLocation:
+    return TaskLocation(place, "code.review", Priority.P1, **more)
 
 
 EXPLAINED: Explanation = explain(QUESTION, [make_record("a", running=4)], [queue(5)])
 
 
 @pytest.mark.parametrize(
-    ("sighting", "sentence", "fix"),
+    ("location", "sentence", "fix"),
     [
-        (seen(SightingPlace.WORKING, agent_id=AgentId("a-1")), "a-1 works on it", ""),
+        (seen(TaskPlace.WORKING, agent_id=AgentId("a-1")), "a-1 works on it", ""),
         (
-            seen(SightingPlace.WAITING, queue="tasks.code.review.p1", before=3),
+            seen(TaskPlace.WAITING, queue="tasks.code.review.p1", before=3),
             "It waits in tasks.code.review.p1, 3 before it. No agent would take it now",
             "--slots",
         ),
-        (seen(SightingPlace.RETRYING, queue="retry.1000"), "waits in retry.1000", "wait"),
+        (seen(TaskPlace.RETRYING, queue="retry.1000"), "waits in retry.1000", "wait"),
         (
-            seen(SightingPlace.DEAD, reason="handler_error"),
+            seen(TaskPlace.DEAD, reason="handler_error"),
             "given up: handler_error",
             f"coditect dead redrive --id {TASK}",
         ),
-        (seen(SightingPlace.UNROUTED), "No agent offered code.review", f"coditect dead redrive --id {TASK}"),
+        (seen(TaskPlace.UNROUTED), "No agent offered code.review", f"coditect dead redrive --id {TASK}"),
     ],
 )
-def test_task_that_was_seen_has_its_verdict(sighting: Sighting, sentence: str, fix: str) -> None:
-    verdict = task_verdict(TASK, found(sighting), EXPLAINED, named=True)
+def test_task_that_was_seen_has_its_verdict(location: TaskLocation, sentence: str, fix: str) -> None:
+    verdict = task_verdict(TASK, found(location), EXPLAINED, named=True)
 
     assert sentence in verdict.sentence
     assert fix in verdict.fix
@@ -193,7 +193,7 @@ def test_task_that_was_seen_has_its_verdict(sighting: Sighting, sentence: str, f
 
 
 def test_most_telling_sighting_counts() -> None:
-    both = found(seen(SightingPlace.DEAD, reason="expired"), seen(SightingPlace.WORKING, agent_id=AgentId("a-1")))
+    both = found(seen(TaskPlace.DEAD, reason="expired"), seen(TaskPlace.WORKING, agent_id=AgentId("a-1")))
 
     assert task_verdict(TASK, both, None, named=False).sentence == "a-1 works on it"
 

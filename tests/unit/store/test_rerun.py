@@ -12,10 +12,10 @@ import pytest
 
 from dispatcher.ledger.definitions import Definitions
 from dispatcher.ledger.effects import NodeKey
+from dispatcher.recorder.history import Notebook
+from dispatcher.recorder.ports import RecordedDatabase
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction, read_counter
-from dispatcher.witness.history import Notebook
-from dispatcher.witness.ports import WitnessedDatabase
 from tests.rerun import FIRST_RUNS, THEN_EVERY, Impure, every_function_runs_twice, runs_twice
 
 pytestmark = pytest.mark.once
@@ -66,7 +66,7 @@ async def test_a_function_that_needs_the_event_loop_is_found() -> None:
 async def test_a_function_is_found_below_the_recorder_of_a_history_too() -> None:
     numbers = count()
 
-    async with WitnessedDatabase(MemoryDatabase(), Notebook(lambda: 0.0).of("dispatcher")) as database:
+    async with RecordedDatabase(MemoryDatabase(), Notebook(lambda: 0.0).of("dispatcher")) as database:
         await database.run(lambda tr: tr.add(b"count", 1))
         with pytest.raises(Impure, match="returned 0 None, and then 1 None"):
             await database.run(lambda tr: next(numbers))

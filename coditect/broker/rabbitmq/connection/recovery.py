@@ -81,7 +81,7 @@ class RabbitConnection:
         self.path = path
         self._up = asyncio.Event()
         self._connection: AbstractConnection | None = None
-        self._transport = Transport(tap=path.tap)
+        self._transport = Transport(install=path.install)
         self._question: Question | None = None
         self.on_silence: Callable[[], None] | None = None
         """The function that is called before a connection without answers is given up."""

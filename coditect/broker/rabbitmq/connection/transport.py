@@ -19,15 +19,15 @@ GREETING_SECONDS = 1.0
 HEARTBEAT = Heartbeat().marshal()
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-Tap = Callable[[asyncio.StreamWriter], Callable[[bytes], bytes]]
+Install = Callable[[asyncio.StreamWriter], Callable[[bytes], bytes]]
 """A function that gets a new connection's writer and returns the function for its incoming bytes."""
 
 
 class Transport(TransportFactory):
     """The factory of a connection's byte streams, which measures how long nothing but heartbeats has come."""
 
-    def __init__(self, *, tap: Tap) -> None:
-        self._tap = tap
+    def __init__(self, *, install: Install) -> None:
+        self._install = install
         self._options: dict[str, Any] = {}
         self._writer: asyncio.StreamWriter | None = None
         self._heard_at = 0.0
@@ -44,7 +44,7 @@ class Transport(TransportFactory):
         return TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
 
     def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        feed, take = reader.feed_data, self._tap(writer)
+        feed, take = reader.feed_data, self._install(writer)
 
         def hear(chunk: bytes) -> None:
             if chunk != HEARTBEAT:  # RabbitMQ sends them also on a connection from which it reads nothing any more

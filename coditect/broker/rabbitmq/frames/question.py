@@ -84,7 +84,7 @@ class StreamPath:
     def __init__(self) -> None:
         self._stream: Stream | None = None
 
-    def tap(self, writer: asyncio.StreamWriter) -> Feed:
+    def install(self, writer: asyncio.StreamWriter) -> Feed:
         """Route a new connection's bytes through a `Stream`, and return the function for incoming bytes."""
         self._stream = Stream(writer, asyncio.get_running_loop())
         return self._stream.feed

@@ -49,11 +49,11 @@ class Stream:
         self.open = True
         """Whether publishes can be written now: there is no alarm, and the buffer is not full."""
         self._channels: dict[int, Taken] = {0: self}
-        self._cutter = FrameParser(self._channels)
+        self._parser = FrameParser(self._channels)
         self._readable = Readable()
         self._pieces: list[bytes] = []
         self._gathered = 0
-        self._torn = False
+        self._is_broken = False
         self._passed_at = loop.time()
 
     # -- from the broker --------------------------------------------------------------------------------
@@ -64,12 +64,12 @@ class Stream:
         aiormq takes a connection for dead when no frames arrive, so while all frames are Coditect's own, aiormq gets a
         heartbeat once a second.
         """
-        if self._torn:
+        if self._is_broken:
             return b""
         try:
-            passed = self._cutter.feed(chunk)
+            passed = self._parser.feed(chunk)
         except FramingError as error:
-            self._torn = True
+            self._is_broken = True
             log.error("The broker's stream cannot be read; the connection is given up", extra={"reason": str(error)})
             self._writer.transport.abort()
             return b""

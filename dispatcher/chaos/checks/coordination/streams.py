@@ -1,4 +1,4 @@
-"""The check that a reader gets the parts of a result in order, each once, and is told when they begin again."""
+"""The check that a reader gets the parts of a result in order, each once, and is informed when they begin again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dispatcher.chaos.checks.history_index import HistoryIndex, Operation
 def parts_in_order(index: HistoryIndex) -> CheckResult:
     """Check that a reader gets an execution's parts in order, without gaps, and that a stream that ended is complete.
 
-    After the reader was told that the stream restarted, the first part of another execution follows.
+    After the reader was informed that the stream restarted, the first part of another execution follows.
     """
     checked, violations = 0, list[str]()
     for stream in index.of("stream"):

@@ -12,7 +12,7 @@ from dispatcher.chaos.load.generators import RETRY
 from dispatcher.chaos.load.parts.part import LoadPart
 from dispatcher.chaos.load.work import CAPABILITY
 from dispatcher.chaos.load.workflows import PAUSE_SECONDS, WorkflowLoad
-from dispatcher.witness.history import Type
+from dispatcher.recorder.history import Type
 
 GATE, NEXT = "gate", "next"
 """The names of the approval, and of the node that runs when it is granted."""

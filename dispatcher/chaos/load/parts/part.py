@@ -11,7 +11,7 @@ from typing import Any
 from coditect import Agent, Context, Retry
 from dispatcher.chaos.load.work import MOST_ATTEMPTS
 from dispatcher.chaos.load.workflows import WorkflowLoad
-from dispatcher.witness.history import Note, Type
+from dispatcher.recorder.history import Note, Type
 
 PART_RETRY = Retry(max_attempts=MOST_ATTEMPTS, first="100ms", cap="1s")
 

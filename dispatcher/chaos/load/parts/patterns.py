@@ -19,7 +19,7 @@ from coditect.workflow.states import WorkflowState
 from dispatcher.chaos.load.parts.part import PART_RETRY, LoadPart, executed
 from dispatcher.chaos.load.work import Flaky
 from dispatcher.chaos.load.workflows import WorkflowLoad
-from dispatcher.witness.history import Note, Type
+from dispatcher.recorder.history import Note, Type
 
 MEMBER, JOINED = "chaos.member", "chaos.joined"
 """The capabilities of a pattern's parallel tasks, and of the task that is given their results."""

@@ -7,7 +7,7 @@ from coditect.model.limits.rate import Rate
 from dispatcher.chaos.load.generators import RETRY
 from dispatcher.chaos.load.parts.part import PART_RETRY, LoadPart, executed
 from dispatcher.chaos.load.workflows import WorkflowLoad
-from dispatcher.witness.history import Note, Type
+from dispatcher.recorder.history import Note, Type
 
 RATED = "chaos.rated"
 PER_SECOND, BURST = 4, 4

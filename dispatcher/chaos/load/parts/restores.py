@@ -19,7 +19,7 @@ from dispatcher.chaos.load.generators import RETRY
 from dispatcher.chaos.load.parts.part import PART_RETRY, LoadPart, executed
 from dispatcher.chaos.load.work import UNDO_ATTEMPTS, Flaky
 from dispatcher.chaos.load.workflows import PAUSE_SECONDS, WorkflowLoad
-from dispatcher.witness.history import Note, Type
+from dispatcher.recorder.history import Note, Type
 
 STEP, TAKE_BACK = "chaos.step", "chaos.take_back"
 """The capability of a node that may be discarded, and the one that compensates it."""

@@ -10,7 +10,7 @@ from coditect.client.handle import Handle
 from dispatcher.chaos.load.parts.part import PART_RETRY, LoadPart, executed
 from dispatcher.chaos.load.work import MOST_ATTEMPTS
 from dispatcher.chaos.load.workflows import COMPLETES, PAUSE_SECONDS, WorkflowLoad
-from dispatcher.witness.history import Note, Type
+from dispatcher.recorder.history import Note, Type
 
 STREAM = "chaos.stream"
 PARTS = 12

@@ -12,7 +12,7 @@ from coditect.collaboration.threads import Thread
 from dispatcher.chaos.load.generators import RETRY
 from dispatcher.chaos.load.parts.part import PART_RETRY, LoadPart, executed
 from dispatcher.chaos.load.workflows import PAUSE_SECONDS, WorkflowLoad
-from dispatcher.witness.history import Note, Type
+from dispatcher.recorder.history import Note, Type
 
 SAY = "chaos.say"
 """The capability whose tasks say messages in a thread; its name is a participant."""
@@ -83,7 +83,7 @@ async def _said(note: Note, thread: Thread, text: str, proc: str) -> None:
 
 
 async def _listen(load: WorkflowLoad, thread: str) -> None:
-    """Listen until the thread is closed; begin to listen anew after each error, and after some random messages."""
+    """Listen until the thread is closed; begin to listen again after each error, and after some random messages."""
     loops = 0
     while True:
         loops += 1

@@ -14,7 +14,7 @@ from dispatcher.chaos.load.generators import RETRY
 from dispatcher.chaos.load.parts.part import LoadPart
 from dispatcher.chaos.load.work import CAPABILITY
 from dispatcher.chaos.load.workflows import PAUSE_SECONDS, WorkflowLoad
-from dispatcher.witness.history import Type
+from dispatcher.recorder.history import Type
 
 TRIGGERED = "triggered"
 """The name of the only node of a trigger's workflow, which is given the id of the event."""

@@ -15,7 +15,7 @@ from coditect.workflow.states import WorkflowState
 from dispatcher.chaos.load.parts.part import PART_RETRY, LoadPart, executed
 from dispatcher.chaos.load.work import Broken, Flaky
 from dispatcher.chaos.load.workflows import WorkflowLoad
-from dispatcher.witness.history import Note, Type
+from dispatcher.recorder.history import Note, Type
 
 VOTE, MERGE = "chaos.vote", "chaos.merge"
 """The capabilities that give a vote, and that count the votes."""

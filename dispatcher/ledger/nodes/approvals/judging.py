@@ -36,7 +36,7 @@ def begin_approval(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, approva
     The caller carries out the decision.
     """
     record = DecisionRecord(ASKED, unit.now_ms, on_timeout=approval.on_timeout.value, question=approval.question)
-    if (policy := unit.terms.approvals) is not None:
+    if (policy := unit.policy.approvals) is not None:
         judgement = _judge(unit, policy, _approval_case(unit, node_key))
         record = record.judged(judgement, policy.digest)
         if judgement.action is not Ruling.ASK:
@@ -47,7 +47,7 @@ def begin_approval(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, approva
 
 def may_go(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> bool:
     """Tell whether the policy or an earlier grant lets a task become ready; if not, ask a person, or have it end."""
-    policy = unit.terms.approvals
+    policy = unit.policy.approvals
     if policy is None or not policy.may_concern(Subject.TASK, call.capability):
         return True
     try:
@@ -95,7 +95,7 @@ def _is_learned(
     unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, record: DecisionRecord, judgement: Judgement
 ) -> bool:
     """Grant a task, and return True, if recent tasks of its capability and rule ended well; else ask a person."""
-    rule, policy = judgement.matched, unit.terms.approvals
+    rule, policy = judgement.matched, unit.policy.approvals
     if rule is None or policy is None:
         found = None
     else:

@@ -29,7 +29,7 @@ def note(tr: Transaction, shard: int, policy: ApprovalPolicy, effects: Effects, 
     """
     if policy.learning is None:
         return
-    for moved in effects.moved:
+    for moved in effects.transitions:
         good = _GOOD.get(moved.state)
         if good is None or not moved.capability:
             continue

@@ -1,6 +1,6 @@
 """The restore of a workflow to a checkpoint: later nodes are stopped, compensated if they declare it, and run again.
 
-A restore begins in the transaction of its request and goes on from stored cursors, so whoever owns the shard ends it::
+A restore begins in the transaction of its request and goes on from stored cursors, so any owner of the shard ends it::
 
     stop     every node that has not ended ends as canceled; only when there is something to undo
     undo     discarded nodes with a compensation are compensated, the last completed one first
@@ -30,7 +30,7 @@ from dispatcher.ledger.nodes.attempts import RESTORED, UNDER_WAY, begin_anew, wr
 from dispatcher.ledger.nodes.inputs import ITERATIONS, RESULT, body_at, write
 from dispatcher.ledger.rows import NodeRecord, RunRecord
 from dispatcher.ledger.unit_of_work import CHILD_END, COMPENSATE, UnitOfWork
-from dispatcher.ledger.workflows import again, control, redrive
+from dispatcher.ledger.workflows import control, redrive, redrive_steps
 from dispatcher.ledger.workflows.checkpoints import positions, requests, spaces
 from dispatcher.ledger.workflows.checkpoints.positions import Position
 from dispatcher.ledger.workflows.control import MOST_NAME
@@ -163,7 +163,7 @@ def go_on(unit: UnitOfWork, root: NodeKey, after: str, most: int) -> int:
     if not is_done:
         return seen
     run.restoring = None
-    return seen + again.go_on(unit, root, "", max(1, most - seen))
+    return seen + redrive_steps.go_on(unit, root, "", max(1, most - seen))
 
 
 def _is_given_up(unit: UnitOfWork, workflow: str, run: RunRecord) -> bool:
@@ -242,7 +242,7 @@ def _discard(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
         unit.move(node_key, row, TaskState.CANCELED)
         return
     unit.move(node_key, row, TaskState.BLOCKED)
-    unit.tr.set(AGAIN.pack((node_key.workflow, again.COUNT, node_key.node)), b"")
+    unit.tr.set(AGAIN.pack((node_key.workflow, redrive_steps.COUNT, node_key.node)), b"")
 
 
 def _forget_end(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:

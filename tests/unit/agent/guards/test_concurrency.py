@@ -13,7 +13,7 @@ from coditect import Agent, Rate, Workflow
 from coditect.broker.memory import MemoryBroker
 from coditect.errors import SetupError, TaskRejected
 from coditect.operations.diagnosis.locate import TaskLocator
-from coditect.operations.diagnosis.sightings import task_verdict
+from coditect.operations.diagnosis.locations import task_verdict
 from coditect.registry.port import Search
 from coditect.settings.settings import Settings
 from coditect.testing import TestFleet

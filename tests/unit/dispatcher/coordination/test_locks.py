@@ -180,7 +180,7 @@ async def test_a_ticket_lives_as_long_as_it_is_renewed_and_no_longer(ledger: Led
 
 async def test_a_new_owner_of_the_shard_gives_each_lock_one_full_time(ledger: Ledger) -> None:
     await acquire(ledger, "1")
-    ledger.terms = replace(ledger.terms, since_ms=ledger.now_ms + TTL_MS)
+    ledger.policy = replace(ledger.policy, since_ms=ledger.now_ms + TTL_MS)
 
     await ledger.pass_time(TTL_MS / 1000 * 1.9)
     first = told(ledger)
@@ -218,7 +218,7 @@ async def test_what_an_agent_or_one_of_its_tasks_has_is_released_together(ledger
 async def test_fences_grow_over_a_restore_of_an_older_copy(ledger: Ledger) -> None:
     before = (await acquire(ledger, "1"))["fence"]
     await release(ledger, "1")
-    ledger.terms = replace(ledger.terms, floor=5_000_000_000)
+    ledger.policy = replace(ledger.policy, floor=5_000_000_000)
 
     assert (await acquire(ledger, "2"))["fence"] > 5_000_000_000 > before
 

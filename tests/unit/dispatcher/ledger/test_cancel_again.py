@@ -16,8 +16,8 @@ from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger.commands import Began, Claimed, Command, Heard, Lost
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.program import DispatcherOptions, running_dispatcher
+from dispatcher.recorder.ports import RecordedDatabase
 from dispatcher.store.memory import Disk, MemoryDatabase
-from dispatcher.witness.ports import WitnessedDatabase
 from tests.unit.dispatcher.lone_ledger import AGENT, Ledger, completed
 
 PLACE = NodeKey("w", "one")
@@ -90,7 +90,7 @@ class Kept(TestFleet):
     async def _dispatcher(self, *, owner: str, **ports: Any) -> AsyncIterator[Any]:
         store = MemoryDatabase(self._disk)
         async with (
-            WitnessedDatabase(store, lambda *_, **__: None, reached=self._reached) as database,
+            RecordedDatabase(store, lambda *_, **__: None, reached=self._reached) as database,
             running_dispatcher(database=database, options=DispatcherOptions(shards=1, owner=owner), **ports) as running,
         ):
             yield running

@@ -158,7 +158,7 @@ async def test_what_is_remembered_of_a_node_is_not_read_again(ledger: Ledger) ->
     def look(tr: Transaction, known: Defined | None) -> tuple[Node, int, Mapping[NodeKey, Defined | None]]:
         caches = Caches()
         caches.definitions.note({node_key: known})
-        unit = UnitOfWork(tr, ledger.terms, caches, now_ms=0, chance=0.0, room={})
+        unit = UnitOfWork(tr, ledger.policy, caches, now_ms=0, chance=0.0, room={})
         return unit.definition(node_key), unit.steps, unit.close().definitions
 
     found = [await ledger.database.run(partial(look, known=known)) for known in (None, (row, None), (row, node))]

@@ -171,7 +171,7 @@ async def test_what_rq_proposes_is_claimed_where_there_is_room_and_else_stays_re
     node_key = NodeKey("w", "p1n0")
 
     refused = await ledger.batch(Proposed((node_key,)))
-    shown = [(one.node_key, one.state) for one in ledger.seen[-1].shown]
+    shown = [(one.node_key, one.state) for one in ledger.seen[-1].snapshots]
     other = await ledger.batch(Proposed((node_key,), "another"))
     waiting = await ledger.states()
     claimed = await ledger.batch(Proposed((node_key, node_key), "work"))
@@ -191,7 +191,7 @@ async def test_what_rq_proposes_while_it_is_blocked_is_refused_and_shown_as_it_i
     answers = await ledger.batch(Proposed((behind,), "work"))
 
     assert answers == (0,)
-    assert [(one.node_key, one.state) for one in ledger.seen[-1].shown] == [(behind, TaskState.BLOCKED)]
+    assert [(one.node_key, one.state) for one in ledger.seen[-1].snapshots] == [(behind, TaskState.BLOCKED)]
     assert [one.node_key.node for one in ledger.published] == ["first"]
     assert await ledger.states() == {"first": TaskState.PUBLISHED, "behind": TaskState.BLOCKED}
 
@@ -246,7 +246,7 @@ class Workers:
 class OnlyWindow:
     """The part of the ports that they touch."""
 
-    window: Capacity
+    capacity: Capacity
 
 
 def scheduler(workers: Workers, *, least: int = 2) -> tuple[Scheduler, Capacity]:

@@ -16,11 +16,11 @@ from coditect.client.workflow_run import Run
 from coditect.model.retry import Retry
 from coditect.testing import TestFleet
 from dispatcher.program import DispatcherOptions, running_dispatcher
+from dispatcher.recorder.history import silent
+from dispatcher.recorder.ports import RecordedDatabase, RecordedGraph
 from dispatcher.store.memory import Disk, MemoryDatabase
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import JobState, job_state
-from dispatcher.witness.history import silent
-from dispatcher.witness.ports import WitnessedDatabase, WitnessedGraph
 from tests.contract.graph.scene import counted
 
 NAMES = ("first", "second")
@@ -50,8 +50,8 @@ class Fleet(TestFleet):
                 current.cancel()
                 raise asyncio.CancelledError  # a process that is killed does not finish its step
 
-        graph: Any = WitnessedGraph(self.graph, reached=reached)
-        async with WitnessedDatabase(MemoryDatabase(self.disk), silent, reached=reached) as database:
+        graph: Any = RecordedGraph(self.graph, reached=reached)
+        async with RecordedDatabase(MemoryDatabase(self.disk), silent, reached=reached) as database:
             options = DispatcherOptions(shards=SHARDS, owner=owner)
             async with running_dispatcher(database=database, graph=graph, options=options, **ports) as running:
                 yield running

@@ -61,7 +61,7 @@ class Walked:
     def follow(self) -> None:
         """Takes in what the ledger has done since."""
         for effects in self.clock.seen[self.followed :]:
-            for moved in effects.moved:
+            for moved in effects.transitions:
                 self.in_flight.follow(moved, asyncio.get_running_loop().time())
         self.followed = len(self.clock.seen)
 

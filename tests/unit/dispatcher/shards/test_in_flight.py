@@ -75,24 +75,24 @@ def test_agent_that_is_gone_costs_no_other_anything(flights: InFlight) -> None:
 
 
 def test_tasks_of_a_shard_that_is_another_s_take_no_room() -> None:
-    window = Capacity(lambda: 0.0)
-    flights = InFlight(window)
+    capacity = Capacity(lambda: 0.0)
+    flights = InFlight(capacity)
     flights.follow(published("work.do"), 0.0)
-    assert window.under_way("work.do") == 1
+    assert capacity.under_way("work.do") == 1
 
     flights.close()
 
-    assert (window.under_way("work.do"), len(flights)) == (0, 0)
+    assert (capacity.under_way("work.do"), len(flights)) == (0, 0)
 
 
 def test_task_that_another_capability_has_taken_over_takes_room_of_that_one_alone() -> None:
-    window = Capacity(lambda: 0.0)
-    flights = InFlight(window)
+    capacity = Capacity(lambda: 0.0)
+    flights = InFlight(capacity)
     flights.follow(published("work.do"), 0.0)
 
     flights.follow(published("work.other"), 0.0)
 
-    assert (window.under_way("work.do"), window.under_way("work.other")) == (0, 1)
+    assert (capacity.under_way("work.do"), capacity.under_way("work.other")) == (0, 1)
 
 
 def published(capability: str) -> Transition:

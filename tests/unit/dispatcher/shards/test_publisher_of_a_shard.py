@@ -133,7 +133,7 @@ async def test_rebuild_that_is_asked_for_twice_publishes_once_what_the_first_one
 
         await eventually(lambda: lone.published() == 2)
         assert lone.flight.publication == last + 1
-        assert lone.window.under_way(CAPABILITY) == 1
+        assert lone.capacity.under_way(CAPABILITY) == 1
 
 
 async def test_shard_publishes_again_though_its_rebuild_was_refused_at_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,9 +43,9 @@ async def test_who_takes_a_shard_over_goes_on_with_what_was_left_over() -> None:
 
 async def test_who_takes_a_shard_over_publishes_what_waited_for_room() -> None:
     async with open_worker() as lone:
-        lone.window.keep(CAPABILITY, ROOM)
+        lone.capacity.keep(CAPABILITY, ROOM)
         await lone.start()
-        lone.window.free(CAPABILITY, ROOM)
+        lone.capacity.free(CAPABILITY, ROOM)
 
         async with successor_of(lone) as successor:
             successor.fill(CAPABILITY, 1)
@@ -60,7 +60,7 @@ async def test_who_takes_a_shard_over_publishes_anew_all_that_may_not_have_been_
         flow.task(CAPABILITY, name=f"n{number}")
     async with open_worker() as lone:
         monkeypatch.setattr(worker_module, "IDLE_SECONDS", 3_600.0)  # their rows are not cleared
-        lone.window.set_slots({CAPABILITY: many})
+        lone.capacity.set_slots({CAPABILITY: many})
         await lone.start(flow)
         lone.worker.fill(CAPABILITY, many - ROOM)
         await eventually(lambda: lone.published() == many)

@@ -36,7 +36,7 @@ async def test_what_an_unknown_commit_claimed_is_published_and_leaves_no_row(lon
 
     await eventually(lone.published)
     assert lone.published() == 1
-    assert lone.window.under_way(CAPABILITY) == 1
+    assert lone.capacity.under_way(CAPABILITY) == 1
 
     async def cleared() -> bool:
         return await lone.rows() == []
@@ -59,7 +59,7 @@ async def test_what_an_unknown_commit_ended_is_not_under_way_and_not_running_any
 
     assert lone.worker.status_cache.get("w") is None
     await eventually(lambda: not len(lone.worker.in_flight))
-    assert lone.window.under_way(CAPABILITY) == 0
+    assert lone.capacity.under_way(CAPABILITY) == 0
     _, run = await lone.database.read(lambda tr: rows_of(tr, "w"))
     assert run.state.terminal
 
@@ -114,9 +114,9 @@ async def test_claim_of_an_unknown_commit_is_known_to_the_orphan_detector(lone: 
 async def test_batch_is_settled_once_when_the_ledger_does_not_tell_at_first(lone: LoneWorker, doubt: str) -> None:
     await lone.start()
     publication = lone.flight.publication
-    lone.window.keep(CAPABILITY, 5)
+    lone.capacity.keep(CAPABILITY, 5)
     lone.worker.backlog[CAPABILITY] = None
-    free = lone.window.room_for(CAPABILITY)
+    free = lone.capacity.room_for(CAPABILITY)
     told: list[Any] = []
 
     class Counted:
@@ -134,7 +134,7 @@ async def test_batch_is_settled_once_when_the_ledger_does_not_tell_at_first(lone
     await eventually(lambda: not len(lone.worker.in_flight))
     assert lone.database.silent == 0
     assert len(told) == 2
-    assert lone.window.room_for(CAPABILITY) == free + 1, "the room of the flight, and all that was kept meanwhile"
+    assert lone.capacity.room_for(CAPABILITY) == free + 1, "the room of the flight, and all that was kept meanwhile"
 
 
 async def test_worker_that_is_in_doubt_looks_without_being_asked(lone: LoneWorker) -> None:
@@ -146,8 +146,8 @@ async def test_worker_that_is_in_doubt_looks_without_being_asked(lone: LoneWorke
 
 
 def test_flights_are_what_the_ledger_has() -> None:
-    window = Capacity(lambda: 0.0)
-    in_flight = InFlight(window)
+    capacity = Capacity(lambda: 0.0)
+    in_flight = InFlight(capacity)
     rows = {name: _published(number) for number, name in enumerate("abc", 1)}
     in_flight.agree([_found(name, row) for name, row in rows.items()], 5.0)
     rows["b"].publication, rows["b"].fence = 4, 2
@@ -157,7 +157,7 @@ def test_flights_are_what_the_ledger_has() -> None:
 
     found = {node_key.node: (flight.publication, flight.fence, flight.agent) for node_key, flight in in_flight}
     assert found == {"b": (4, 2, ""), "c": (3, 1, "worker-1")}
-    assert window.under_way("work") == 2
+    assert capacity.under_way("work") == 2
 
 
 def _published(number: int) -> NodeRecord:

@@ -33,7 +33,8 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.values import LARGEST_BYTES
 from dispatcher.ledger.workflows import continuations
 from dispatcher.ports import Ports
-from dispatcher.shards import batch, left_over
+from dispatcher.shards import batch
+from dispatcher.shards.continuations import log as continuations_log
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.errors import StoreFailed, StoreUnavailable
 from dispatcher.store.memory import MemoryDatabase
@@ -217,7 +218,7 @@ async def test_what_took_too_long_is_tried_again_after_a_while_and_each_time_lat
 
     with pytest.MonkeyPatch.context() as patched:
         few_steps(patched, 1)
-        patched.setattr(left_over.log, "disabled", True)  # a fleet takes the error for a failure of the test
+        patched.setattr(continuations_log, "disabled", True)  # a fleet takes the error for a failure of the test
         patched.setattr(continuations, "_CONTINUED", {advance.RELEASE: release})
         flow = Workflow("two")
         for name in "ab":
@@ -237,9 +238,9 @@ async def test_what_rq_proposes_is_claimed_even_if_it_is_too_much_for_a_batch(mo
     for name in "abc":
         flow.task("work", name=name)
     async with open_worker() as lone:
-        lone.window.keep("work", LEAST)  # nothing is claimed at once
+        lone.capacity.keep("work", LEAST)  # nothing is claimed at once
         await lone.say(start_of("w", flow))
-        lone.window.free("work", LEAST)
+        lone.capacity.free("work", LEAST)
         monkeypatch.setattr(UnitOfWork, "is_full", True)
 
         lone.worker.put(Proposed(tuple(NodeKey("w", name) for name in "abc")))

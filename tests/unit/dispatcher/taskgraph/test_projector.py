@@ -25,7 +25,7 @@ LONGEST = "x" * (MOST_RESULT_BYTES - 2)
 async def shown(ledger: Ledger) -> MemoryTaskGraph:
     """What RQ has after everything that happened."""
     graph = MemoryTaskGraph()
-    of_shard = Projector(graph, ledger.terms.shard, moved=lambda: None)
+    of_shard = Projector(graph, ledger.policy.shard, moved=lambda: None)
     for effects in ledger.seen:
         of_shard.follow(effects)
     telling = asyncio.create_task(of_shard.run())
@@ -66,7 +66,7 @@ async def test_a_workflow_that_came_whole_is_shown_with_its_acceptance(ledger: L
         NodeKey("w", "first"): (TaskState.PUBLISHED, ()),
         NodeKey("w", "second"): (TaskState.BLOCKED, ("first",)),
     }
-    assert {one.node_key: (one.state, tuple(one.after)) for one in accepted.shown} == (whole if chunk == 2 else {})
+    assert {one.node_key: (one.state, tuple(one.after)) for one in accepted.snapshots} == (whole if chunk == 2 else {})
     assert accepted.unshown == ([] if chunk == 2 else ["w"])
 
 

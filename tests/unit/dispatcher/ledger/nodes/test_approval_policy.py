@@ -308,8 +308,8 @@ async def test_a_gate_that_the_policy_would_approve_is_checked_all_the_same() ->
 async def test_with_a_key_only_a_signed_answer_to_this_very_question_counts() -> None:
     key = "k" * 32
     async with opened() as ledger:
-        assert ledger.terms.approvals is not None
-        ledger.terms = replace(ledger.terms, approvals=replace(ledger.terms.approvals, answer_key=key))
+        assert ledger.policy.approvals is not None
+        ledger.policy = replace(ledger.policy, approvals=replace(ledger.policy.approvals, answer_key=key))
         await ledger.start(deploying(50))
         told = {"workflow": "w", "node": "ship", "granted": True, "by": "ada", "comment": ""}
         right = told | {"signature": signature(key, told, asked_ms=ledger.now_ms)}

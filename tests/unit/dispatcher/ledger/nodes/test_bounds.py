@@ -302,7 +302,7 @@ async def test_large_definitions_are_gone_over_in_several_transactions(
     ledger.seen.clear()
 
     await ledger.batch(Show("w"))
-    shown = [[one.node_key.node for one in effects.shown] for effects in ledger.seen]
+    shown = [[one.node_key.node for one in effects.snapshots] for effects in ledger.seen]
     await ledger.ask(Verb.CANCEL, {"workflow": "w"})
 
     assert shown == [["n0", "n1"], ["n2", "n3"], ["n4", "n5"], ["n6", "n7"], ["n8"]]
@@ -322,7 +322,7 @@ async def test_large_definitions_are_looked_at_and_shown_by_name_a_few_in_a_batc
 
     (looked,) = await ledger.batch(Look(tuple(NodeKey("w", name) for name in names)))
     (left,) = await ledger.batch(Show("w", others))
-    shown = ledger.seen[-1].shown
+    shown = ledger.seen[-1].snapshots
 
     assert [one.node_key.node for one in looked] == ["n0", "n1"]
     assert [one.node_key.node for one in shown] == ["n2", "n3"]
@@ -362,7 +362,7 @@ async def test_large_definitions_that_rq_proposes_are_looked_at_in_several_trans
         claimed += await ledger.batch(Proposed(tuple(left), room))
         left = ledger.seen[-1].proposed
 
-    looked_at = [len(effects.publications) + len(effects.shown) for effects in ledger.seen]
+    looked_at = [len(effects.publications) + len(effects.snapshots) for effects in ledger.seen]
     assert looked_at == [2, 2, 2, 2, 1]
     assert claimed == (looked_at if room else [0] * 5)
     assert [one.node_key for one in ledger.published] == (node_keys if room else [])

@@ -21,7 +21,7 @@ from dispatcher.ledger.keyspace import TODO
 from dispatcher.ledger.nodes.advance import AGAIN, MOST_STEPS, ROOT
 from dispatcher.ledger.nodes.inputs import FAILURE, RESULT, value_of
 from dispatcher.ledger.values import LARGEST_BYTES
-from dispatcher.ledger.workflows import again, queries, status
+from dispatcher.ledger.workflows import queries, redrive_steps, status
 from tests.unit.dispatcher.lone_ledger import Ledger, NodeKey, completed, failed
 
 
@@ -131,7 +131,7 @@ async def test_workflow_that_runs_again_is_live_until_it_ends_again(ledger: Ledg
 
 async def half_redriven(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> dict[str, Publication]:
     """The node `a` runs again; that `y` waits for it again, and for `b`, is left over. Gives what was published."""
-    monkeypatch.setattr(again, "MOST_STEPS", 1)
+    monkeypatch.setattr(redrive_steps, "MOST_STEPS", 1)
     flow = Workflow("two")
     a, b = flow.task("work", name="a"), flow.task("work", name="b")
     flow.task("work", after=[After(a.name, OnFailure.ALLOW)], name="x")

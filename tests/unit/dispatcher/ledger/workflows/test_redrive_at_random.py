@@ -17,7 +17,7 @@ from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger.commands import Asked, GoOn
 from dispatcher.ledger.keyspace import AGAIN
 from dispatcher.ledger.nodes.advance import MOST_STEPS
-from dispatcher.ledger.workflows.again import REDRIVABLE
+from dispatcher.ledger.workflows.redrive_steps import REDRIVABLE
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed, few_steps
 

@@ -291,7 +291,7 @@ async def test_a_child_that_begins_after_an_upgrade_has_the_definition_that_came
         before = await Ledger.open(database)
         await before.start(shop_of(1), workflow="old")
 
-        after = Ledger(database, before.lease, before.terms)  # the next dispatcher has nothing in memory
+        after = Ledger(database, before.lease, before.policy)  # the next dispatcher has nothing in memory
         await after.start(shop_of(2), workflow="new")
         player = Player()
         for workflow in ("old", "new"):

@@ -23,11 +23,11 @@ from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import FLIGHTS, LEASES, OUTBOX, RESTORES, STATUSES
 from dispatcher.ledger.ownership.shards import KIND as SHARD
 from dispatcher.ledger.rows import NodeRecord
+from dispatcher.recorder.history import COMMIT, Note, Type
 from dispatcher.store.errors import StoreFailed
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Reads, Transaction
 from dispatcher.taskgraph.port import Change, Job, Proposal, TaskGraph
-from dispatcher.witness.history import COMMIT, Note, Type
 
 Result = TypeVar("Result")
 Reached = Callable[[str], None]
@@ -110,7 +110,7 @@ class Rows:
         return rows
 
 
-class WitnessedDatabase:
+class RecordedDatabase:
     """A wrapper of a `Database` that records commits of nodes, leases and restores, and has failpoints around them."""
 
     def __init__(self, database: Database, note: Note, *, reached: Reached = nowhere) -> None:
@@ -133,7 +133,7 @@ class WitnessedDatabase:
         tries: list[str] = []
         wrote = False
 
-        def witnessed(tr: Transaction) -> Result:
+        def noted(tr: Transaction) -> Result:
             nonlocal wrote
             rows = Rows()
             tr.watch(rows.written)
@@ -147,7 +147,7 @@ class WitnessedDatabase:
             return result
 
         try:
-            result = await self._database.run(witnessed)
+            result = await self._database.run(noted)
             if wrote:
                 self._reached("commit.after")
                 self._note(Type.OK, COMMIT, tries.pop())
@@ -177,7 +177,7 @@ class WitnessedDatabase:
         return getattr(self._database, name)
 
 
-class WitnessedBroker:
+class RecordedBroker:
     """A wrapper of a `Broker` that records publishes of workflow tasks and acks of their results; with failpoints."""
 
     def __init__(self, broker: Broker, note: Note, *, reached: Reached = nowhere) -> None:
@@ -227,7 +227,7 @@ class WitnessedBroker:
         return getattr(self._broker, name)
 
 
-class WitnessedGraph:
+class RecordedGraph:
     """A wrapper of a `TaskGraph` with failpoints before and after its writing calls."""
 
     def __init__(self, graph: TaskGraph, *, reached: Reached = nowhere) -> None:

@@ -19,7 +19,7 @@ UNSEEN = (
 UNSEEN_IN_ITS_QUEUE = "it waits in its capability's queue: name it with --capability to look there"
 
 
-class SightingPlace(StrEnum):
+class TaskPlace(StrEnum):
     """A kind of place where a task can be, listed from the most telling (at an agent) to the least (unrouted)."""
 
     WORKING = "working"
@@ -45,10 +45,10 @@ UNTOLD = TaskStory()
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
+class TaskLocation:
     """A place where a task was found: an agent or a queue, with the position in the queue."""
 
-    place: SightingPlace
+    place: TaskPlace
     capability: str | None
     priority: Priority | None
     queue: str | None = None
@@ -66,7 +66,7 @@ class Sighting:
 class Found:
     """The result of a search for a task: where it was found, and where the search looked."""
 
-    sightings: tuple[Sighting, ...]
+    locations: tuple[TaskLocation, ...]
     """The places where the task was found."""
     looked: tuple[str, ...]
     """The queues that were searched."""
@@ -76,13 +76,13 @@ class Found:
     """The number of agents that answered whether they run the task."""
 
     @property
-    def best(self) -> Sighting | None:
+    def best(self) -> TaskLocation | None:
         """The most telling place where the task was found, an agent before a queue; None if it was not found.
 
         There may be two places after a redrive or an agent's death.
         """
-        order = list(SightingPlace)
-        return min(self.sightings, key=lambda one: order.index(one.place), default=None)
+        order = list(TaskPlace)
+        return min(self.locations, key=lambda one: order.index(one.place), default=None)
 
 
 def unseen(found: Found, *, named: bool) -> tuple[str, ...]:
@@ -98,31 +98,31 @@ def task_verdict(task_id: str, found: Found, explanation: Explanation | None, *,
         fix = "see where it can be; ask who submitted it" if named else "name its capability with --capability"
         return TakeVerdict(f"{task_id} was not found", fix, known=False)
     match seen.place:
-        case SightingPlace.WORKING:
+        case TaskPlace.WORKING:
             return _works(seen)
-        case SightingPlace.WAITING:
+        case TaskPlace.WAITING:
             return _waits(seen, explanation)
-        case SightingPlace.RETRYING:
+        case TaskPlace.RETRYING:
             return TakeVerdict(f"An attempt failed; it waits in {seen.queue} for the next one", "wait")
-        case SightingPlace.DEAD:
+        case TaskPlace.DEAD:
             about = f"coditect dead show {task_id} --capability {seen.capability}"
             again = f"coditect dead redrive --id {task_id} --capability {seen.capability}"
             return TakeVerdict(f"It was given up: {seen.reason}", f"{about}; once mended: {again}")
-        case SightingPlace.UNROUTED:
+        case TaskPlace.UNROUTED:
             return TakeVerdict(
                 f"No agent offered {seen.capability} when it was published; it was put aside",
                 f"start an agent that declares it, then: coditect dead redrive --id {task_id}",
             )
 
 
-def _works(seen: Sighting) -> TakeVerdict:
+def _works(seen: TaskLocation) -> TakeVerdict:
     if not seen.key:
         return TakeVerdict(f"{seen.agent_id} works on it", takes=True)
     fix = f"wait until those before it have ended: coditect lock show '{seen.key}'"
     return TakeVerdict(f"{seen.agent_id} has it; it waits for its key {seen.key}, which others hold", fix)
 
 
-def _waits(seen: Sighting, explanation: Explanation | None) -> TakeVerdict:
+def _waits(seen: TaskLocation, explanation: Explanation | None) -> TakeVerdict:
     where = f"It waits in {seen.queue}, {seen.before} before it"
     if explanation is None:
         return TakeVerdict(where)

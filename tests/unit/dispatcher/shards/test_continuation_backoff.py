@@ -6,7 +6,7 @@ import asyncio
 
 from dispatcher.ledger.keyspace import TODO
 from dispatcher.ledger.workflows.continuations import SetAside
-from dispatcher.shards.left_over import FIRST_SECONDS, MOST_SECONDS, ContinuationBackoff
+from dispatcher.shards.continuations import FIRST_SECONDS, MOST_SECONDS, ContinuationBackoff
 from tests.unit.broker.virtual_time import in_virtual_time
 
 PIECE = TODO.pack((0, "w", "n", "release"))

@@ -22,10 +22,10 @@ from typing import cast
 from coditect.aio.failpoints import VARIABLE as FAILPOINTS_VARIABLE
 from coditect.aio.failpoints import Failpoints, read_orders
 from coditect.broker.port import Broker
+from dispatcher.recorder.history import HISTORY_VARIABLE, NAME_VARIABLE, SUFFIX, Note, Scribe, silent
+from dispatcher.recorder.ports import POINTS, RecordedBroker, RecordedDatabase, RecordedGraph, nowhere
 from dispatcher.store.port import Database
 from dispatcher.taskgraph.port import TaskGraph
-from dispatcher.witness.history import HISTORY_VARIABLE, NAME_VARIABLE, SUFFIX, Note, Scribe, silent
-from dispatcher.witness.ports import POINTS, WitnessedBroker, WitnessedDatabase, WitnessedGraph, nowhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +40,18 @@ class Watch:
         return self.note is silent and self.reached is nowhere
 
     def broker(self, broker: Broker) -> Broker:
-        """Return the broker, wrapped in a `WitnessedBroker` if a history is recorded or a failpoint is set."""
+        """Return the broker, wrapped in a `RecordedBroker` if a history is recorded or a failpoint is set."""
         if self._off:
             return broker
-        return cast(Broker, WitnessedBroker(broker, self.note, reached=self.reached))
+        return cast(Broker, RecordedBroker(broker, self.note, reached=self.reached))
 
     def database(self, database: Database) -> Database:
-        """Return the store, wrapped in a `WitnessedDatabase` if a history is recorded or a failpoint is set."""
-        return database if self._off else WitnessedDatabase(database, self.note, reached=self.reached)
+        """Return the store, wrapped in a `RecordedDatabase` if a history is recorded or a failpoint is set."""
+        return database if self._off else RecordedDatabase(database, self.note, reached=self.reached)
 
     def graph(self, graph: TaskGraph) -> TaskGraph:
-        """Return the task graph, wrapped in a `WitnessedGraph` if a history is recorded or a failpoint is set."""
-        return graph if self._off else cast(TaskGraph, WitnessedGraph(graph, reached=self.reached))
+        """Return the task graph, wrapped in a `RecordedGraph` if a history is recorded or a failpoint is set."""
+        return graph if self._off else cast(TaskGraph, RecordedGraph(graph, reached=self.reached))
 
 
 def read_watch(environment: Mapping[str, str]) -> Watch:
