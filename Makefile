@@ -22,8 +22,6 @@ FUZZ_SECONDS ?= 90
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Tests start Python a thousand times: what one process has compiled, the others only read.
 export PYTHONDONTWRITEBYTECODE :=
-# Tests start pytest some forty times; what these plugins of libraries import takes most of a second, and is for no test.
-export PYTEST_ADDOPTS := $(PYTEST_ADDOPTS) -p no:langsmith_plugin -p no:schemathesis
 
 RABBITMQ4 := .coditect/rabbitmq-4.0.5
 

@@ -108,7 +108,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Ten thousand tests and their modules stay until the end: the garbage collector need not look at them again."""
+    """Ten thousand tests and their modules stay until the end: the garbage collector need not look at them again.
+
+    What else there is it collects as rarely as in the programs, so a test that waits for a collection asks for one.
+    """
     gc.collect()
     collect_rarely()
 

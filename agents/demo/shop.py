@@ -64,7 +64,7 @@ _BRANCHES = {
 
 
 def make_shop(folder: Path) -> tuple[Path, Path]:
-    """Make the repository and the service afresh below a folder, with `main` released; return both folders."""
+    """Make the shop's repository and service from scratch, with branch `main` deployed; return both folders."""
     shutil.rmtree(folder, ignore_errors=True)
     repository, service = folder / "repository", Service(folder / "service")
     repository.mkdir(parents=True)

@@ -39,7 +39,7 @@ class SharedConnections:
 
     @property
     def environ(self) -> Mapping[str, str]:
-        """The environment variables of the program."""
+        """The environment variables of the API process."""
         return self._environ
 
     def broker(self) -> AbstractAsyncContextManager[PlannedBroker]:

@@ -32,7 +32,7 @@ from coditect.telemetry.metrics import MemoryMetrics
 class FleetA2a(Protocol):
     """The interface of the server that offers the whole fleet as one agent of the A2A protocol (Agent2Agent).
 
-    It does not authenticate. `address` is the URL where its JSON-RPC is reached.
+    It does not authenticate its callers. `address` is the URL where its JSON-RPC is reached.
     """
 
     async def card(self, request: Request, address: str, *, whole: bool) -> Response:

@@ -20,7 +20,7 @@ class Connections(Protocol):
 
     @property
     def environ(self) -> Mapping[str, str]:
-        """The environment variables of the program."""
+        """The environment variables of the process that connects."""
 
     def broker(self) -> AbstractAsyncContextManager[PlannedBroker]:
         """Return the broker as an async context manager that connects on entry.

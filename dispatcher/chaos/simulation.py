@@ -142,7 +142,7 @@ class SimulatedFleet(TestFleet):
         """Skip the test fleet's search for errors that nobody awaited, since killed processes leave some."""
 
 
-class _WitnessedEvictor:
+class _RecordedEvictor:
     """A wrapper of the object that closes processes' broker connections; it records each eviction in the history."""
 
     def __init__(self, evict: Evictor, note: Note) -> None:
@@ -227,7 +227,7 @@ class Scene:
                 clock=clock,
                 database=database,
                 graph=graph,
-                evict=_WitnessedEvictor(evict, note),
+                evict=_RecordedEvictor(evict, note),
                 options=options,
             ) as running:
                 yield running

@@ -51,7 +51,7 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     ├── "compensate"  (workflow, number)                                  → node that completed as number so-and-so
     ├── "checkpoint"  (workflow, name)                                    → at_ms, writer; of one on request
     ├── "restore"     (workflow, number)                                  → at_ms, who, checkpoint; of each restore
-    ├── "again"       (workflow, step, node)                              → the rest of a redrive (workflows/again)
+    ├── "again"       (workflow, step, node)                              → the rest of a redrive (redrive_steps)
     ├── "value"       (workflow, node, kind)                              → size, SHA-256, and a small one itself
     │                 (workflow, node, kind, piece)                       → at most 90,000 bytes of it
     │                 kinds: input (also the workflow's own, node ""), result, failure, definition,

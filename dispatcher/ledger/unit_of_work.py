@@ -302,7 +302,7 @@ class UnitOfWork:
         self.room[capability] = self.room.get(capability, self.room.get("", 0)) + number
 
     def note_free(self, agent: str, capability: str) -> None:
-        """Record an agent with a free slot for a capability's next node, or none if nodes may not go straight to it."""
+        """Remember an agent with a free slot for a capability's next node, if nodes may go straight to an agent now."""
         self._free = (agent, capability) if self.follows_on else None
 
     def take_free(self, capability: str) -> str:

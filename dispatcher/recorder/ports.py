@@ -219,7 +219,7 @@ class RecordedBroker:
             given = on_delivery
 
             def on_delivery(delivery: Delivery) -> None:
-                given(_Witnessed(delivery, self._note, self._reached))
+                given(_RecordedDelivery(delivery, self._note, self._reached))
 
         return await self._broker.consume(queue, on_delivery, **how)
 
@@ -261,7 +261,7 @@ class RecordedGraph:
         return getattr(self._graph, name)
 
 
-class _Witnessed:
+class _RecordedDelivery:
     """A wrapper of the delivery of a result that records the ack in the history."""
 
     __slots__ = ("_delivery", "_note", "_reached")

@@ -73,7 +73,7 @@ class ShardWorker:
         self._on_lost, self._nudge = on_lost, nudge
         self.projector = projector
         since_ms, approvals = ports.clock.now_ms(), ports.approvals
-        self._terms = Policy(self.shard, ports.ways.on_record, not ports.quorum, ports.floor, since_ms, approvals)
+        self._policy = Policy(self.shard, ports.ways.on_record, not ports.quorum, ports.floor, since_ms, approvals)
         self._entries: deque[QueuedCommand] = deque()
         self._singly = 0
         """The number of next commands that each get a batch of their own, after a batch of several failed."""
@@ -279,7 +279,7 @@ class ShardWorker:
         commands, confirmed = [entry.command for entry in entries], self._confirmed.take()
         clock, caches = self._ports.clock, Caches(self._definitions, frozenset(self._later.aside))
         moment = (self._ports.capacity.room(), clock.now_ms(), clock.chance(), self._apart, clock.doubt)
-        one = batch.Batch(self.lease, self._terms, caches, commands, confirmed, *moment)
+        one = batch.Batch(self.lease, self._policy, caches, commands, confirmed, *moment)
         began = asyncio.get_running_loop().time()
         try:
             done = await self._ports.database.run(partial(batch.run, batch=one))

@@ -1,6 +1,6 @@
 """Dependencies of handlers: values for the parameters beside the input, found by default value or by type.
 
-They are resolved when the handler is declared. For each task they are made again, each provider once, and closed after
+They are resolved when the handler is declared. They are made for each task, each provider once, and closed after
 the handler in reverse order, also when it failed.
 """
 

@@ -28,7 +28,7 @@ class TraceContext(Protocol):
 
     @property
     def baggage(self) -> str | None:
-        """The values that the beginner of the trace gives to all parts of it, as W3C Baggage; passed on unchanged."""
+        """The values that the first sender gives to all parts of the trace, as W3C Baggage; passed on unchanged."""
 
 
 def put_trace(headers: dict[str, Any], place: TraceContext) -> None:

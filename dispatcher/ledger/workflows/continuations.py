@@ -68,7 +68,7 @@ def go_on(unit: UnitOfWork, limit: int = 8) -> bool:
 
 
 def _left_over(unit: UnitOfWork, limit: int) -> list[KeyValue]:
-    """Return at most `limit` cursors of the shard's unfinished work, without those set aside after an error."""
+    """Return at most `limit` rows of work that the shard has still to go on with, but none set aside after an error."""
     aside = unit.caches.set_aside
     rows = unit.tr.get_range(*TODO.range((unit.shard,)), limit=limit + len(aside))
     return [row for row in rows if row[0] not in aside][:limit]

@@ -156,7 +156,7 @@ def check_parent(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
 
 
 def reopen(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
-    """Have an ended workflow run again, or go on with its compensation; this counts as one action of a person."""
+    """Have an ended workflow run again, or go on with its compensation; reports of autonomy count a manual step."""
     autonomy.take_back_workflow(unit, workflow, run)
     autonomy.note_hand(unit, workflow)
     if run.finished_ms is not None:

@@ -61,7 +61,9 @@ def test_start_of_a_dispatcher_loads_nothing_that_only_some_work_needs() -> None
 
 
 @pytest.mark.parametrize("program", READ_IT_TOO)
-def test_no_other_module_of_a_program_reads_the_environment_which_so_switches_no_promise_off(program: str) -> None:
+def test_no_other_module_that_a_program_loads_at_its_start_reads_the_environment_to_switch_a_promise_off(
+    program: str,
+) -> None:
     files = "(getattr(one, '__file__', None) or '' for one in sys.modules.values())"
     script = f"{ALONE.format(program)}; print(*{files}, sep='\\n')"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -192,7 +192,7 @@ def test_task_that_was_seen_has_its_verdict(location: TaskLocation, sentence: st
     assert verdict.known
 
 
-def test_most_telling_sighting_counts() -> None:
+def test_most_telling_location_counts() -> None:
     both = found(seen(TaskPlace.DEAD, reason="expired"), seen(TaskPlace.WORKING, agent_id=AgentId("a-1")))
 
     assert task_verdict(TASK, both, None, named=False).sentence == "a-1 works on it"

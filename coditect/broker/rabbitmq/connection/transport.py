@@ -19,14 +19,14 @@ GREETING_SECONDS = 1.0
 HEARTBEAT = Heartbeat().marshal()
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-Install = Callable[[asyncio.StreamWriter], Callable[[bytes], bytes]]
+Installer = Callable[[asyncio.StreamWriter], Callable[[bytes], bytes]]
 """A function that gets a new connection's writer and returns the function for its incoming bytes."""
 
 
 class Transport(TransportFactory):
     """The factory of a connection's byte streams, which measures how long nothing but heartbeats has come."""
 
-    def __init__(self, *, install: Install) -> None:
+    def __init__(self, *, install: Installer) -> None:
         self._install = install
         self._options: dict[str, Any] = {}
         self._writer: asyncio.StreamWriter | None = None

@@ -6,7 +6,7 @@ A restore begins in the transaction of its request and goes on from stored curso
     undo     discarded nodes with a compensation are compensated, the last completed one first
     return   the shared state becomes what it was
     discard  every discarded node waits again
-    count    each of them counts its ended predecessors, and runs when they permit it (`workflows.again`)
+    count    each of them counts its ended predecessors, and runs when they permit it (`redrive_steps`)
 
 A discarded node keeps its row with its fence, so what its former attempts may still tell is refused. Meanwhile no end
 is passed on to dependents. A compensation that fails ends the workflow as any other does; a resume goes on with both.

@@ -243,7 +243,7 @@ class Workers:
 
 
 @dataclass
-class OnlyWindow:
+class OnlyCapacity:
     """The part of the ports that they touch."""
 
     capacity: Capacity
@@ -251,7 +251,7 @@ class OnlyWindow:
 
 def scheduler(workers: Workers, *, least: int = 2) -> tuple[Scheduler, Capacity]:
     room = Capacity(lambda: 0.0, least=least)
-    return Scheduler(cast(Ports, OnlyWindow(room)), cast(ShardOwnership, workers), None), room
+    return Scheduler(cast(Ports, OnlyCapacity(room)), cast(ShardOwnership, workers), None), room
 
 
 async def test_room_is_kept_for_what_rq_brought_until_it_is_settled() -> None:
