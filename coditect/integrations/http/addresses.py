@@ -12,7 +12,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import urlsplit
 
 from coditect.errors import InputError
@@ -22,8 +22,17 @@ HOSTS_SETTING = "CODITECT_HTTP_HOSTS"
 PRIVATE_SETTING = "CODITECT_HTTP_PRIVATE"
 CARRIERS = (IPv6Network("64:ff9b::/96"), IPv6Network("::/96"), IPv6Network("::ffff:0:0:0/96"))
 """IPv6 networks whose addresses end in an IPv4 address, to which a gateway, or the machine itself, may connect."""
-LOCAL_CARRIERS = (IPv6Network("64:ff9b:1::/48"),)
-"""IPv6 networks of a site's own gateways, whose addresses embed an IPv4 address where only the site knows."""
+LOCAL_CARRIER = IPv6Network("64:ff9b:1::/48")
+"""The IPv6 network of a site's own gateways, whose addresses embed an IPv4 address in one of four places."""
+CLOUD_SERVICES = tuple(
+    map(ip_network, ("192.0.0.0/24", "168.63.129.16", "100.100.100.200", "fd00:ec2::/32", "fd20:ce::/32"))
+)
+"""Where clouds serve a machine's credentials and settings beside link-local addresses: never a receiver of requests.
+
+Oracle (within IETF's own block), Azure, Alibaba, AWS, Google.
+"""
+NOT_PUBLIC = tuple(map(ip_network, ("192.88.99.0/24", "3fff::/20", "5f00::/16")))
+"""Networks for special purposes that the `ipaddress` of an older Python calls global."""
 _HOST = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9_][a-z0-9_-]{0,62}\.)*[a-z0-9_][a-z0-9_-]{0,62}\.?", re.I | re.A)
 
 
@@ -82,16 +91,29 @@ class AllowedHosts:
         return addresses
 
     def _allows(self, address: IPv4Address | IPv6Address) -> bool:
+        if isinstance(address, IPv6Address) and address in LOCAL_CARRIER:
+            return self.private and not any(map(_serves_machines, _embedded(address)))
         return all(self._allows_one(one) for one in _meant(address))
 
     def _allows_one(self, address: IPv4Address | IPv6Address) -> bool:
-        if address.is_multicast or address.is_unspecified or address.is_link_local:
+        if address.is_multicast or address.is_unspecified or _serves_machines(address):
             return False
-        if isinstance(address, IPv6Address) and (
-            address.is_site_local or any(address in network for network in LOCAL_CARRIERS)
-        ):
+        if isinstance(address, IPv6Address) and address.is_site_local:
             return self.private
-        return address.is_global or (self.private and (address.is_private or address.is_loopback))
+        public = address.is_global and not any(address in network for network in NOT_PUBLIC)
+        return public or (self.private and (address.is_private or address.is_loopback))
+
+
+def _serves_machines(address: IPv4Address | IPv6Address) -> bool:
+    """Tell whether an address is link-local, or one at which a cloud serves its machines."""
+    return address.is_link_local or any(address in network for network in CLOUD_SERVICES)
+
+
+def _embedded(address: IPv6Address) -> tuple[IPv4Address, ...]:
+    """Return the IPv4 addresses that a site's own gateway may read in an address, by prefix length (RFC 6052)."""
+    packed = address.packed
+    places = (packed[6:8] + packed[9:11], packed[7:8] + packed[9:12], packed[9:13], packed[12:])
+    return tuple(map(IPv4Address, places))
 
 
 def _meant(address: IPv4Address | IPv6Address) -> tuple[IPv4Address | IPv6Address, ...]:

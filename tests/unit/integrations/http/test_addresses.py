@@ -86,7 +86,10 @@ def test_without_the_setting_no_host_is_allowed_and_the_error_names_it() -> None
         AllowedHosts.read("", private=True).check("http://agent.example.com")
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3", "192.168.0.1", "::1", "fd00::1", "::ffff:10.0.0.1"])
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1", "10.1.2.3", "192.168.0.1", "::1", "fd00::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "64:ff9b:1::a00:1"],
+)
 async def test_private_addresses_are_allowed_by_their_setting_alone(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +100,32 @@ async def test_private_addresses_are_allowed_by_their_setting_alone(
         await AllowedHosts(("*",)).addresses("agent.example.com", 80)
 
 
-@pytest.mark.parametrize("address", ["169.254.169.254", "fe80::1", "0.0.0.0", "224.0.0.1", "::ffff:169.254.169.254"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "169.254.169.254",
+        "fe80::1",
+        "0.0.0.0",
+        "224.0.0.1",
+        "::ffff:169.254.169.254",
+        "168.63.129.16",
+        "192.0.0.192",
+        "192.0.0.9",
+        "100.100.100.200",
+        "fd00:ec2::254",
+        "fd20:ce::254",
+        "::ffff:168.63.129.16",
+        "::168.63.129.16",
+        "64:ff9b::a83f:8110",
+        "64:ff9b:1::a83f:8110",
+        "64:ff9b:1:a83f:81:1000::",
+        "64:ff9b:1:a8:3f:8110::",
+        "64:ff9b:1:0:a8:3f81:1000:0",
+        "64:ff9b:1::a9fe:a9fe",
+        "2002:a83f:8110::1",
+        "2002:a9fe:a9fe::1",
+    ],
+)
 async def test_addresses_of_machines_themselves_are_never_allowed(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +133,14 @@ async def test_addresses_of_machines_themselves_are_never_allowed(
 
     with pytest.raises(InputError):
         await AllowedHosts(("*",), private=True).addresses("agent.example.com", 80)
+
+
+@pytest.mark.parametrize("address", ["192.88.99.1", "3fff::1", "5f00::1", "240.0.0.1", "2001:db8::1", "2002:7f00:1::1"])
+async def test_addresses_for_special_purposes_are_not_public(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolving(monkeypatch, address)
+
+    with pytest.raises(InputError):
+        await AllowedHosts(("*",)).addresses("agent.example.com", 80)
 
 
 async def test_a_name_with_one_private_address_among_others_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
