@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import tempfile
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -20,7 +19,7 @@ from coditect.errors import InvalidTask
 from coditect.integrations.commands.launching import Launch, Launcher, launching
 from coditect.integrations.commands.outcome import CommandValue, Judge, at_keys, hidden
 from coditect.integrations.commands.running import CommandRun
-from coditect.integrations.commands.schema import CommandFields, CommandFile, InputBy, ResultFormat
+from coditect.integrations.commands.schema import CommandFields, CommandFile, InputBy
 from coditect.integrations.commands.surroundings import command_environment, secrets_in
 from coditect.integrations.commands.template import InputTemplate, filled_arguments
 from coditect.integrations.commands.workspace import Checkout, Workspaces, open_workspaces
@@ -31,7 +30,6 @@ from coditect.wire.json import dumps, loads
 log = logging.getLogger(__name__)
 
 COST_EVENT = "task.cost"
-_KEPT_LINES = 100
 _LONGEST_NOTE = 500
 
 
@@ -136,7 +134,7 @@ class _Command:
         body = dumps(given) + b"\n" if self._fields.input is InputBy.STDIN else b""
         with room.workspaces.one(self._checkout(given)) as folder:
             end = attempt.run(room.launcher, arguments, folder, body)
-            return self._judge.value(end, folder, attempt.lines, attempt.secrets)
+            return self._judge.value(end, folder, attempt.secrets)
 
     def _checkout(self, given: Any) -> Checkout | None:
         repository = self._fields.workspace.repository
@@ -153,8 +151,6 @@ class _CommandRun:
         self._run: CommandRun | None = None
         self._unwanted = False
         self.secrets = secrets_in(environment)
-        self.lines: deque[Any] = deque(maxlen=_KEPT_LINES)
-        """The JSON objects that the command wrote line by line."""
 
     def ask_to_end(self) -> None:
         self._unwanted = True
@@ -171,17 +167,11 @@ class _CommandRun:
         return self._run.run(body, self._heard)
 
     def _heard(self, line: bytes) -> None:
-        """Report the progress that a command's JSON line states; keep a line without progress if the format is `lines`.
-
-        Result and cost are read from the kept lines. A line that is no JSON is ignored.
-        """
+        """Report the progress that a command's JSON line states; ignore any other line."""
         try:
             said = loads(line)
         except InvalidTask:
             return
         share, note = at_keys(said, "progress"), at_keys(said, "note")
         if isinstance(share, int | float) and not isinstance(share, bool):
-            told = hidden(note[:_LONGEST_NOTE], self.secrets) if isinstance(note, str) else ""
-            self._ctx.report(float(share), told)
-        elif self._fields.result.format is ResultFormat.LINES:
-            self.lines.append(said)
+            self._ctx.report(float(share), hidden(note[:_LONGEST_NOTE], self.secrets) if isinstance(note, str) else "")

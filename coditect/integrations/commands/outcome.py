@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from coditect.integrations.commands.failures import (
     CommandTroubled,
     InputRefusedByCommand,
 )
-from coditect.integrations.commands.running import CommandEnd
+from coditect.integrations.commands.running import LONGEST_PROGRESS_BYTES, CommandEnd, bare, utf_8
 from coditect.integrations.commands.schema import CommandFields, ResultFormat
 from coditect.wire.json import loads
 
 HIDDEN = "[hidden]"
 SHORTEST_SECRET = 6
+_PROGRESS_KEYS = frozenset({"progress", "note"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,8 @@ class Judge:
         self._fields = fields
         self._program = fields.command[0]
 
-    def value(self, end: CommandEnd, folder: Path, lines: Iterable[Any], secrets: tuple[str, ...]) -> CommandValue:
-        """Return a command's value and any cost; `lines` are the JSON objects that it wrote by line, the newest last.
+    def value(self, end: CommandEnd, folder: Path, secrets: tuple[str, ...]) -> CommandValue:
+        """Return the value that a command wrote to stdout or a file of its folder, and any cost.
 
         Raises:
             CommandMissing: when it could not be started.
@@ -69,13 +70,13 @@ class Judge:
             raise CommandMissing("The command cannot be started", program=self._program, reason=reason, fix=fix)
         if end.code:
             raise self._failure(end.code, complaint)
-        listed = list(lines)
-        found = self._result(end, folder, listed, complaint)
         result = self._fields.result
+        text = end.stdout if result.file is None else self._file(folder, result.file, complaint)
+        found = self._result(text, complaint)
         if result.failed is not None and at_keys(found, result.failed):
             said = hidden(str(found), secrets)[:500]
             raise CommandTroubled("The command's result says that it failed", result=said, complaint=complaint)
-        cost = None if result.cost is None else _cost([*listed, found], result.cost)
+        cost = None if result.cost is None else _cost(self._objects(found, text, end.stdout), result.cost)
         if result.value is None:
             return CommandValue(found, cost)
         value = at_keys(found, result.value)
@@ -93,21 +94,31 @@ class Judge:
             return CommandTroubled("The command was ended by a signal", signal=-code, complaint=complaint)
         return CommandTroubled("The command failed", exit_code=code, complaint=complaint)
 
-    def _result(self, end: CommandEnd, folder: Path, lines: list[Any], complaint: str) -> Any:
-        fields = self._fields.result
-        text = end.stdout if fields.file is None else self._file(folder, fields.file, complaint)
-        if fields.format is ResultFormat.TEXT:
-            return text.decode(errors="replace").strip()
+    def _result(self, text: bytes, complaint: str) -> Any:
+        form = self._fields.result.format
+        if form is ResultFormat.TEXT:
+            return utf_8(text).decode(errors="replace").strip()
+        found = bare(text) if form is ResultFormat.JSON else _result_line(text)
         try:
-            if fields.format is ResultFormat.LINES:
-                return _last_object(text, lines if fields.file is None else [])
-            return loads(text)
+            return loads(found)
         except InvalidTask as error:
-            start = text[:200].decode(errors="replace")
-            fix = "let it write one JSON value, or set `result.format`"
             raise CommandTroubled(
-                "The command ended well and gave no result", output=start, complaint=complaint, fix=fix
+                "The command ended well and gave no result",
+                reason=error.facts.get("reason"),
+                output=(found or text)[:200].decode(errors="replace"),
+                complaint=complaint,
+                fix="let it write its result as JSON in UTF-8, and other output to stderr, or set `result.format`",
             ) from error
+
+    def _objects(self, found: Any, *texts: bytes) -> Iterator[Any]:
+        """Yield the result, then, if it is one of many lines, the JSON objects of the texts, newest first."""
+        yield found
+        if self._fields.result.format is ResultFormat.LINES:
+            for line in (line for text in texts for line in _json_lines(text)):
+                try:
+                    yield loads(line)
+                except InvalidTask:
+                    continue
 
     def _file(self, folder: Path, name: str, complaint: str) -> bytes:
         """Read the result's file: a regular one inside of the workspace, and no larger than the output may be."""
@@ -128,20 +139,30 @@ class Judge:
         return text
 
 
-def _last_object(text: bytes, lines: list[Any]) -> Any:
-    """Return the last JSON object that a command wrote: of the parsed lines, else of the output's text."""
-    if lines:
-        return lines[-1]
-    for line in reversed(text.splitlines()):
-        if line.startswith(b"{"):
-            return loads(line)
-    raise InvalidTask("No line is a JSON object")
+def _json_lines(text: bytes) -> Iterator[bytes]:
+    """Yield the lines of an output that begin with a brace, the last one first."""
+    return (line for line in map(bare, reversed(bare(text).splitlines())) if line.startswith(b"{"))
 
 
-def _cost(objects: list[Any], keys: str) -> float | None:
-    """Return the cost at a dotted path, from the last of a command's JSON objects that has a valid one; else None."""
-    for one in reversed(objects):
-        cost = at_keys(one, keys)
+def _result_line(text: bytes) -> bytes:
+    """Return the last line that begins with a brace and states more than progress; empty if there is none.
+
+    The line may be no JSON: an earlier line must not stand in for a broken result.
+    """
+    return next((line for line in _json_lines(text) if not _is_progress(line)), b"")
+
+
+def _is_progress(line: bytes) -> bool:
+    try:
+        return len(line) <= LONGEST_PROGRESS_BYTES and loads(line).keys() <= _PROGRESS_KEYS
+    except InvalidTask:
+        return False
+
+
+def _cost(objects: Iterable[Any], keys: str) -> float | None:
+    """Return the cost at a dotted path, from the first of a command's JSON objects that has a valid one; else None."""
+    for found in objects:
+        cost = at_keys(found, keys)
         if isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost < 1e12:
             return float(cost)
     return None

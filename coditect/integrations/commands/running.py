@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
+import re
 import selectors
 import time
 from collections.abc import Callable
@@ -15,9 +17,26 @@ from coditect.integrations.commands.launching import Launch, Launcher, StartedCo
 
 PIECE_BYTES = 65_536
 TAIL_BYTES = 2_000
-LONGEST_LINE_BYTES = 65_536
+LONGEST_PROGRESS_BYTES = 65_536
+"""The longest line that is read as progress; a result may be as long as the output."""
 DRAIN_SECONDS = 1.0
 """How long the rest of the output is read after the command's end, if a process that no kill reaches holds it open."""
+_TERMINAL_CODE = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\^-~])")
+
+
+def utf_8(text: bytes) -> bytes:
+    """Return a text without its byte order mark; UTF-16 with such a mark becomes UTF-8."""
+    if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return text.decode("utf-16", errors="replace").encode()
+    return text.removeprefix(codecs.BOM_UTF8)
+
+
+def bare(json_text: bytes) -> bytes:
+    """Return JSON without a byte order mark, terminal codes and blanks around it.
+
+    Terminal codes begin with a control character, which JSON has only escaped, so no value changes.
+    """
+    return _TERMINAL_CODE.sub(b"", utf_8(json_text)).strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +70,7 @@ class CommandRun:
     def run(self, given: bytes, on_line: Callable[[bytes], None]) -> CommandEnd:
         """Run the command to its end, wait until none of its processes is left, and return its exit code and output.
 
-        `on_line` gets each line of stdout and stderr that begins with a brace.
+        `on_line` gets each line of stdout and stderr that begins with a brace and is short enough for progress.
 
         Raises:
             CommandFailed: when it writes more than it may; it is killed.
@@ -87,15 +106,15 @@ class _Output:
         self._grow(rest)
 
     def _grow(self, rest: bytes) -> None:
-        if len(self.line) <= LONGEST_LINE_BYTES:
+        if len(self.line) <= LONGEST_PROGRESS_BYTES:
             self.line += rest
 
     def _end_line(self, line: bytes, on_line: Callable[[bytes], None]) -> None:
         self._grow(line)
         whole = bytes(self.line)
         self.line.clear()
-        if whole.startswith(b"{") and len(whole) <= LONGEST_LINE_BYTES:
-            on_line(whole)
+        if len(whole) <= LONGEST_PROGRESS_BYTES and (found := bare(whole)).startswith(b"{"):
+            on_line(found)
 
 
 class _Streams:

@@ -209,6 +209,58 @@ print('{"type": "result", "is_error": false, "result": [1, 2]}')
         assert await run(running) == [1, 2]
 
 
+LAST = '{"type": "result", "is_error": %s, "result": [1, 2]}'
+FAILED, FINE = LAST % "true", LAST % "false"
+TURN = '{"type": "turn", "is_error": false, "result": "an earlier line"}\n'
+LONG = '{"is_error": true, "result": "' + "x" * 70_000 + '"}'
+
+
+@pytest.mark.parametrize(
+    ("stdout", "words"),
+    [
+        (TURN + FAILED, "says that it failed"),
+        (TURN + LONG + "\n", "says that it failed"),
+        (TURN + "  \t" + FAILED + " \r\n", "says that it failed"),
+        (TURN + "\x1b[1;31m" + FAILED + "\x1b[0m\n", "says that it failed"),
+        (TURN + "\r\x1b[K\x1b]0;title\x07" + FAILED + "\n\x1b[?25h", "says that it failed"),
+        (TURN + FAILED + '\n{"progress": 1.0}\n', "says that it failed"),
+        (TURN + '{"progress": 1.0, "is_error": true}\n', "says that it failed"),
+        (TURN + FAILED[:-3], "reason="),
+        (TURN + '{"result": NaN}\n', "expected a JSON value.*result.: NaN"),
+        ("no line\n", "gave no result"),
+    ],
+)
+async def test_no_earlier_line_takes_the_place_of_the_last(tmp_path: Path, stdout: str, words: str) -> None:
+    (tmp_path / "stdout").write_bytes(stdout.encode())
+    code = f"import shutil, sys; shutil.copyfileobj(open({str(tmp_path / 'stdout')!r}, 'rb'), sys.stdout.buffer)"
+    async with fleet(tmp_path, code, result={"format": "lines", "value": "result", "failed": "is_error"}) as running:
+        with pytest.raises(TaskFailed, match=words):
+            await run(running)
+
+
+async def test_a_json_line_on_stderr_is_no_result(tmp_path: Path) -> None:
+    code = f"import sys; print({FINE!r}, flush=True); sys.stdout.close(); sys.stderr.write({TURN!r})"
+    async with fleet(tmp_path, code, result={"format": "lines", "value": "result"}) as running:
+        assert await run(running) == [1, 2]
+
+
+@pytest.mark.parametrize("form", ["json", "lines", "text"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+async def test_a_byte_order_mark_is_read(tmp_path: Path, form: str, encoding: str) -> None:
+    text = '{"a": "\u00e4"}'
+    code = f"import sys; sys.stdout.buffer.write({text.encode(encoding)!r})"
+    async with fleet(tmp_path, code, result={"format": form}) as running:
+        assert await run(running) == (text if form == "text" else {"a": "ä"})
+
+
+@pytest.mark.parametrize("form", ["json", "lines"])
+async def test_latin_1_is_refused_with_the_parser_s_reason(tmp_path: Path, form: str) -> None:
+    code = 'import sys; sys.stdout.buffer.write(b\'{"a": "\\xe4"}\')'
+    async with fleet(tmp_path, code, result={"format": form}) as running:
+        with pytest.raises(TaskFailed, match=r"not valid UTF-8"):
+            await run(running)
+
+
 async def test_a_result_s_file_lies_in_the_workspace(tmp_path: Path) -> None:
     code = "open('out.json', 'w').write('[1]')"
     async with fleet(tmp_path, code, result={"file": "out.json"}) as running:
