@@ -9,9 +9,10 @@ import typer
 
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
-from coditect.cli.terminal.output import Output, OutputOption, instant, printable, readable, write_json_line, write_yaml
+from coditect.cli.terminal.output import Output, OutputOption, instant, readable, write_json_line, write_yaml
 from coditect.model.event import Event
 from coditect.operations.connections import Connections
+from coditect.settings.addresses import printable
 
 app = typer.Typer(no_args_is_help=True)
 

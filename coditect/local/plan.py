@@ -28,7 +28,7 @@ class Program:
 
     name: str
     argv: tuple[str, ...]
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
     announces_ready: bool = False
     ready_within_seconds: float = 120.0
     stop_within_seconds: float = 35.0
@@ -44,9 +44,9 @@ class UpPlan:
     folder: Path
     working_folder: Path
     programs: tuple[Program, ...] = ()
-    amqp_url: str | None = None
-    redis_url: str | None = None
-    management_url: str | None = None
+    amqp_url: str | None = field(default=None, repr=False)
+    redis_url: str | None = field(default=None, repr=False)
+    management_url: str | None = field(default=None, repr=False)
     """The URL of a given broker's management API; a private broker has its own."""
 
 
@@ -58,10 +58,10 @@ LEDGER = "ledger.db"
 class ProcessPlan:
     """All that one `up` supervises (servers, then programs, as commands to run), and the servers' addresses."""
 
-    amqp_url: str
-    redis_url: str
+    amqp_url: str = field(repr=False)
+    redis_url: str = field(repr=False)
     children: tuple[Child, ...]
-    management_url: str | None = None
+    management_url: str | None = field(default=None, repr=False)
     """The URL of the broker's management API; None when the broker has none, or the URL is not known."""
 
 

@@ -19,7 +19,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -60,11 +60,11 @@ class UpState:
     marker: str
     phase: Phase
     supervisor: ProcessId
-    amqp_url: str
-    redis_url: str
+    amqp_url: str = field(repr=False)
+    redis_url: str = field(repr=False)
     watchdog: ProcessId | None = None
     children: tuple[ChildState, ...] = ()
-    management_url: str | None = None
+    management_url: str | None = field(default=None, repr=False)
 
     @property
     def running(self) -> bool:

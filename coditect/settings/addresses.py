@@ -1,4 +1,4 @@
-"""Text about server addresses with the passwords removed, for logs and terminals."""
+"""Text for logs and terminals: server addresses without their passwords, and control characters as escapes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,20 @@ _PASSWORD = re.compile(r"(\w://[^\s/:@\"']*):[^\s/@\"']+@")
 def without_passwords(text: str) -> str:
     """Replace the password in every URL of a text with `***`: `amqp://user:***@host:5672/`."""
     return _PASSWORD.sub(r"\1:***@", text) if "://" in text else text
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    r"""Return a text with its control characters as escapes such as `\x1b`, but for those in `keep`.
+
+    Text of agents can then neither move a terminal's cursor nor look like another line of a log.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in keep else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode()
 
 
 def secrets_in(settings: object) -> frozenset[str]:

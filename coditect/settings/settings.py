@@ -67,10 +67,10 @@ ENV_FILE = Path(".coditect") / "env"
 class Settings:
     """The checked settings of a program; a field's environment variable is `CODITECT_` and the field's name."""
 
-    amqp_url: str = "amqp://localhost:5672/"
-    redis_url: str = "redis://localhost:6379/0"
+    amqp_url: str = field(default="amqp://localhost:5672/", repr=False)
+    redis_url: str = field(default="redis://localhost:6379/0", repr=False)
     heartbeat_seconds: int = 5
-    management_url: str | None = None
+    management_url: str | None = field(default=None, repr=False)
     declare: bool = True
     slots: int | None = None
     window: int = 500
@@ -88,7 +88,7 @@ class Settings:
     traces_per_second: float = 50.0
     tracebacks: bool = True
     workspace: str | None = None
-    blob_url: str | None = None
+    blob_url: str | None = field(default=None, repr=False)
     blob_max_bytes: int = 64 * 1024 * 1024
     beat_seconds: float = 1.0
     lease_seconds: float = 3.0

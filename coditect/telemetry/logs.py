@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TextIO
 
-from coditect.settings.addresses import secrets_in, without_passwords
+from coditect.settings.addresses import printable, secrets_in, without_passwords
 from coditect.settings.settings import DEFAULTS, Settings
 from coditect.telemetry.log_context import CURRENT_AGENT, ContextFields
 
@@ -71,9 +71,9 @@ class PlainLines(_Redacting):
         if extra.get("agent_id") == CURRENT_AGENT.get():  # the program itself, which its reader knows
             extra.pop("agent_id", None)
         facts = " ".join(f"{name}={value}" for name, value in extra.items() if name not in _UNSEEN_BY_PEOPLE)
-        text = f"{moment} {record.levelname.lower():7} {record.getMessage()} {facts}\n{trace}".rstrip()
-        told = f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
-        return self._redacted(told)
+        text = printable(f"{moment} {record.levelname.lower():7} {record.getMessage()} {facts}".rstrip())
+        traces = (str(trace).rstrip(), self.formatException(record.exc_info) if record.exc_info else "")
+        return self._redacted("\n".join([text, *(printable(one, keep="\n\t") for one in traces if one)]))
 
 
 def configure_logs(settings: Settings = DEFAULTS, *, stream: TextIO | None = None) -> None:

@@ -31,7 +31,7 @@ class Server:
     image: str
     port: int
     ready: tuple[str, ...]
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     command: str | None = None
     host_network: bool = False
 

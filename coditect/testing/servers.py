@@ -18,7 +18,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,8 +53,8 @@ class Kind(StrEnum):
 class ServerUrls:
     """The addresses of running servers; `store_url` only when FoundationDB was asked for."""
 
-    amqp_url: str
-    redis_url: str
+    amqp_url: str = field(repr=False)
+    redis_url: str = field(repr=False)
     store_url: str | None = None
 
     @property

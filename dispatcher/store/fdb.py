@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -80,7 +80,7 @@ class FdbSettings:
     """The client's certificate, PEM; TLS needs all three files, and ``:tls`` in the cluster file."""
     tls_key_file: str | None = None
     tls_authority_file: str | None = None
-    tls_password: str | None = None
+    tls_password: str | None = field(default=None, repr=False)
     """The password of the TLS private key."""
     tls_verify_peers: str | None = None
     """FoundationDB's check of the server's certificate, such as ``Check.Valid=1``."""

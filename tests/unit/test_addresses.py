@@ -1,17 +1,26 @@
-"""Passwords of addresses are never shown."""
+"""Passwords of addresses are never shown, nor control characters of strangers, nor secrets in a representation."""
 
 from __future__ import annotations
 
 import io
 import logging
+import pkgutil
+import re
 import sys
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from importlib import import_module
 from string import ascii_letters, digits
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
+import coditect
+import dispatcher
 from coditect.cli.terminal.failure import describe
+from coditect.cli.terminal.output import Output, TableView, render, say
 from coditect.errors import BrokerUnavailable
 from coditect.settings.addresses import without_passwords
 from coditect.telemetry.logs import JsonLines, PlainLines
@@ -58,3 +67,69 @@ def test_log_lines_show_none(formatter: logging.Formatter) -> None:
 
 def test_errors_on_the_command_line_show_none() -> None:
     assert "secret" not in describe(BrokerUnavailable("It is gone", url="redis://:secret@127.0.0.1:6379/0"))
+
+
+HOSTILE = "done\r\x1b[2J\x9b1A\u202e\n12:00:00 error   The fleet is lost"
+ESCAPED = r"done\r\x1b[2J\x9b1A\u202e"
+
+
+def test_text_of_strangers_stays_on_its_line_of_the_log() -> None:
+    record = logging.LogRecord("one", logging.WARNING, __file__, 1, "A task failed: %s", (HOSTILE,), None)
+    record.reason = HOSTILE
+
+    line = PlainLines().format(record)
+
+    assert line.isprintable()
+    assert line.count(ESCAPED) == 2
+
+
+def test_traceback_keeps_its_lines_and_no_other_control_character() -> None:
+    record = logging.LogRecord("one", logging.WARNING, __file__, 1, "A task failed", (), None)
+    record.traceback = f"Traceback:\n  ValueError: {HOSTILE}"
+
+    first, *more = PlainLines().format(record).split("\n")
+
+    assert first.endswith("A task failed")
+    assert len(more) == 3
+    assert all(line.isprintable() for line in more)
+
+
+def test_tables_and_remarks_escape_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    render(Output.TABLE, None, TableView(("agent", "tags"), [(HOSTILE, [HOSTILE])]))
+    say(HOSTILE)
+
+    shown = capsys.readouterr()
+
+    assert len(shown.out.splitlines()) == 2
+    assert shown.out.count(ESCAPED) == 2
+    assert shown.err.startswith(f"{ESCAPED}\n")
+
+
+SECRETS = re.compile(
+    r"password|secret|cookie|token|^env|(amqp|redis|management|blob)_url$|(approval|webhook|answer)_key$"
+)
+NO_SECRETS = {"RestorePlan.token", "Evaluated.token", "_Taken.token"}
+"""Fields of such names that hold no secret, but numbers of states."""
+
+
+def classes_of_the_product() -> Iterator[type]:
+    for package in (coditect, dispatcher):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__"):
+                found = vars(import_module(module.name)).values()
+                yield from (one for one in found if isinstance(one, type) and one.__module__ == module.name)
+
+
+def shown_fields(kind: type) -> Iterator[str]:
+    """Yield the names of a class's fields with texts that its representation shows."""
+    if is_dataclass(kind):
+        yield from (one.name for one in fields(kind) if one.repr and "int" not in str(one.type))
+    elif issubclass(kind, BaseModel):
+        yield from (name for name, one in kind.model_fields.items() if one.repr and one.annotation is not int)
+
+
+def test_no_secret_is_in_the_representation_of_an_object() -> None:
+    shown = {f"{kind.__name__}.{name}" for kind in classes_of_the_product() for name in shown_fields(kind)}
+
+    assert "Settings.health_host" in shown
+    assert {name for name in shown if SECRETS.search(name.partition(".")[2])} == NO_SECRETS

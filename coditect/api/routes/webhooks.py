@@ -56,7 +56,9 @@ class WebhookDocument(BaseModel):
 class NewWebhook(WebhookDocument):
     """A webhook that was just added, with its secret, which is shown once."""
 
-    secret: str = Field(description="The secret by which the receiver checks signatures, as Standard Webhooks has it.")
+    secret: str = Field(
+        repr=False, description="The secret by which the receiver checks signatures, as Standard Webhooks has it."
+    )
 
 
 @router.get("/webhooks")

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from coditect.cli.terminal.output import say
+from coditect.cli.terminal.output import LINE_ENDS, say
 from coditect.errors import (
     BrokerUnavailable,
     CoditectError,
@@ -20,7 +20,7 @@ from coditect.errors import (
     UnknownCapability,
     Unroutable,
 )
-from coditect.settings.addresses import without_passwords
+from coditect.settings.addresses import printable, without_passwords
 
 AMQP, REDIS = "CODITECT_AMQP_URL", "CODITECT_REDIS_URL"
 _PLACE = re.compile(r'File "(.+?)", line (\d+), in (\S+)')
@@ -54,7 +54,7 @@ def describe(error: CoditectError) -> str:
     way_out = _way_out(error)
     if way_out:
         lines.append(f"Fix: {way_out}")
-    return without_passwords("\n".join(lines))
+    return printable(without_passwords("\n".join(lines)), keep=LINE_ENDS)
 
 
 def say_guesses(*variables: str) -> None:

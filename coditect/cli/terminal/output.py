@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coditect.errors import missing_extra
+from coditect.settings.addresses import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,6 +31,8 @@ class Output(StrEnum):
     YAML = "yaml"
 
 
+LINE_ENDS = "\n\t"
+"""The control characters that text for a person keeps; a table's cell in a pipe keeps none."""
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table for people, json or yaml for programs.")]
 
 
@@ -54,6 +57,7 @@ class TableView:
 
             Console().print(_drawn(columns, cells))
             return
+        cells = [[printable(cell) for cell in row] for row in cells]
         widths = [max(len(row[column]) for row in [list(columns), *cells]) for column in range(len(columns))]
         for row in [[name.upper() for name in columns], *cells]:
             typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -108,7 +112,7 @@ class Aside:
         """Return the remark as drawn on a terminal."""
         from rich.text import Text
 
-        return Text(printable(self.text), style="dim")
+        return Text(printable(self.text, keep=LINE_ENDS), style="dim")
 
 
 View = TableView | FieldsView | Aside | str
@@ -130,14 +134,14 @@ def show(*views: View) -> None:
     """Print the tables and texts of a command's answer, one below the other; remarks go to stderr."""
     for view in views:
         if isinstance(view, str):
-            typer.echo(view)
+            typer.echo(printable(view, keep=LINE_ENDS))
         else:
             view.write()
 
 
 def say(text: str) -> None:
     """Print a line to stderr for the person at the terminal, outside of the command's answer."""
-    typer.echo(text, err=True)
+    typer.echo(printable(text, keep=LINE_ENDS), err=True)
 
 
 def agree(question: str, *, yes: bool) -> None:
@@ -212,14 +216,9 @@ def readable(value: object) -> str:
         case Moment() if sys.stdout.isatty():
             return value.short
         case tuple() | list() | frozenset() | set():
-            return ", ".join(sorted(str(one) for one in value)) or "-"
+            return printable(", ".join(sorted(str(one) for one in value)), keep=LINE_ENDS) or "-"
         case _:
-            return printable(str(value))
-
-
-def printable(text: str) -> str:
-    """Replace control characters except line ends by `?`, so that text of agents cannot move the terminal's cursor."""
-    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
+            return printable(str(value), keep=LINE_ENDS)
 
 
 class Moment(str):

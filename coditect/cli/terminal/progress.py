@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from coditect.cli.terminal.output import printable, say
+from coditect.cli.terminal.output import say
 from coditect.model.event import Event
+from coditect.settings.addresses import printable
 from coditect.workflow.rows import WorkflowRow
 from coditect.workflow.states import TaskState
 

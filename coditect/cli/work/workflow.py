@@ -24,7 +24,6 @@ from coditect.cli.terminal.output import (
     OutputOption,
     TableView,
     View,
-    printable,
     render,
     say,
     show,
@@ -355,7 +354,7 @@ class _Watcher:
     def asked(self, approval: ApprovalRow) -> None:
         """Print an open approval's question and the command that answers it."""
         answer = f"coditect approval grant {approval.workflow} {shlex.quote(approval.node)}"
-        say(printable(f"{approval.node} waits for an answer: {approval.question}\n  {answer}   (or: deny)"))
+        say(f"{approval.node} waits for an answer: {approval.question}\n  {answer}   (or: deny)")
 
 
 def _say_mistakes(definition: Definition) -> None:

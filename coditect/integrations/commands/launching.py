@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 from threading import Lock
@@ -54,7 +54,7 @@ class Launch:
 
     argv: tuple[str, ...]
     folder: Path
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(repr=False)
     memory_bytes: int | None
     """The data segment of each of its processes (`RLIMIT_DATA`); None: no limit."""
     grace_seconds: float

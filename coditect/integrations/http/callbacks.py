@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from secrets import token_urlsafe
 
 from coditect.errors import NotFound
@@ -22,7 +22,7 @@ class Expected:
     """The answer that one attempt expects by callback."""
 
     event_id: str
-    token: str
+    token: str = field(repr=False)
     """The last part of the callback's address: the agent's id, a dot, and 256 random bits."""
     answer: asyncio.Future[AgentResponseEvent]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from coditect.broker.port import Broker
 from coditect.errors import InvalidTask, NotFound, Overloaded, Retryable
@@ -27,7 +27,7 @@ MOST_FORWARDED = 100
 class ForwardedAnswer(BaseModel):
     """An answer by callback, on its way to the API process that waits for it."""
 
-    token: str
+    token: str = Field(repr=False)
     answer: AgentResponseEvent
 
 

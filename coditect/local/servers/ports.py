@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import secrets
 import socket
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, field, fields
 from itertools import islice
 from pathlib import Path
 
@@ -36,8 +36,8 @@ class Addresses:
     """The ports and secrets of one folder's servers; new ports keep the secrets, since data on disk depend on these."""
 
     ports: ServerPorts
-    password: str
-    cookie: str
+    password: str = field(repr=False)
+    cookie: str = field(repr=False)
 
     @property
     def amqp_url(self) -> str:

@@ -32,7 +32,7 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "task.started  agent reviewer-1, attempt 1" in drawn
     assert "━━━━━━━━━━" in drawn
     assert "25%" in drawn
-    assert "linting?[2J" in drawn
+    assert "linting\\x1b[2J" in drawn
 
 
 values = st.none() | st.booleans() | st.floats() | st.text() | st.lists(st.integers(), max_size=2)
