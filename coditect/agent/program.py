@@ -28,7 +28,7 @@ from coditect.agent.quarantine import Quarantine
 from coditect.agent.runtime import Runtime
 from coditect.aio.clock import Clock, SystemClock
 from coditect.aio.launch import die_with
-from coditect.aio.loop import collect_rarely, run_loop
+from coditect.aio.loop import collect_rarely, keep_signals_from_children, run_loop
 from coditect.aio.ready import tell_ready
 from coditect.aio.supervisor import Health, Supervisor, run_until
 from coditect.blobs import open_blobs
@@ -356,6 +356,7 @@ def run_agent(agent: Agent, settings: Settings, *, source: str | None = None) ->
     Errors of the start or of a critical loop pass through.
     """
     configure_logs(settings)
+    keep_signals_from_children()
     run_loop(_serve_and_end(agent, settings, source=source))
     return 0
 

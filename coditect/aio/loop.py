@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import signal
+import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -36,6 +39,31 @@ def run_loop(work: Coroutine[Any, Any, T]) -> T:
     """Run a program's main coroutine to its end on a new event loop, as `asyncio.run` does, and return its result."""
     with new_runner() as runner:
         return runner.run(work)
+
+
+def keep_signals_from_children() -> None:
+    """From now on, let SIGTERM and SIGINT end a child that this process forks, and nothing but the child.
+
+    A forked child shares the descriptor by which a signal wakes the event loop. A SIGTERM to the child, such as
+    `multiprocessing.Pool` sends when its block ends, would be taken for one to this process. Until the child has let
+    go of the descriptor, the signals wait.
+    """
+    kept = threading.local()
+    ending = (signal.SIGTERM, signal.SIGINT)
+
+    def before() -> None:
+        kept.mask = signal.pthread_sigmask(signal.SIG_BLOCK, ending)
+
+    def after_in_parent() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, kept.mask)
+
+    def after_in_child() -> None:
+        signal.set_wakeup_fd(-1)
+        for number in ending:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, kept.mask)
+
+    os.register_at_fork(before=before, after_in_parent=after_in_parent, after_in_child=after_in_child)
 
 
 def collect_rarely() -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,38 @@ def test_program_runs_on_the_loop_of_asyncio_without_uvloop(monkeypatch: pytest.
 
     assert isinstance(found, asyncio.SelectorEventLoop)
     assert found.is_closed()
+
+
+FORKING = """
+import asyncio, multiprocessing, signal, sys, time
+from coditect.aio import loop
+
+def terminated():
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    child.terminate()
+    child.join()
+    return child.exitcode
+
+async def main():
+    heard = []
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, heard.append, "SIGTERM")
+    codes = [terminated(), await asyncio.to_thread(terminated)]
+    await asyncio.sleep(0)
+    print(codes, heard)
+
+if sys.argv[1] == "asyncio":
+    loop.uvloop = None
+loop.keep_signals_from_children()
+loop.run_loop(main())
+"""
+
+
+@pytest.mark.parametrize("kind", ["uvloop", "asyncio"])
+def test_signal_to_a_forked_child_ends_the_child_and_does_not_reach_its_parent(kind: str) -> None:
+    told = subprocess.run([sys.executable, "-c", FORKING, kind], stdout=subprocess.PIPE, check=True, text=True).stdout
+
+    assert told == "[-15, -15] []\n"
 
 
 @pytest.mark.parametrize("room", ROOMS)
