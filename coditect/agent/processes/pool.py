@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
 from contextlib import suppress
 from dataclasses import replace
@@ -28,11 +29,13 @@ from coditect.wire.tasks import task_message
 log = logging.getLogger(__name__)
 
 STREAM_BYTES = 4 * 1024 * 1024
+STDERR = 2
 PROCESS_DIED = "process_died"
 """The failure reason of an attempt whose process died before the result."""
 START_SECONDS = 60.0
 """How long a worker process may take to load the agent's file."""
-
+EXIT_SECONDS = 2.0
+"""How long a worker process whose link to the agent has ended may take to end itself."""
 
 STOP_SECONDS = 5.0
 """How long a worker process may take to close its lifespan when the agent ends, or when it is replaced."""
@@ -68,12 +71,13 @@ class RemoteError(Exception):
 class Worker:
     """A worker process for one handler, which runs one task at a time."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
+    def __init__(
+        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Take a process, and the streams of the agent's end of the link to the process."""
         self._process = process
-        self._stdin = process.stdin
-        self._stdout = process.stdout
+        self._reader = reader
+        self._writer = writer
         self.tasks = 0
         """How many tasks the process has begun."""
 
@@ -99,8 +103,8 @@ class Worker:
         """
         try:
             async with asyncio.timeout(START_SECONDS):
-                frame = await receive(self._stdout)
-        except (TimeoutError, asyncio.IncompleteReadError) as error:
+                frame = await receive(self._reader)
+        except (TimeoutError, asyncio.IncompleteReadError, ConnectionError) as error:
             raise WorkerUnavailable("The handler's process did not start") from error
         if frame.kind is FrameKind.UNUSABLE:
             raise SetupError(
@@ -141,19 +145,31 @@ class Worker:
         }
         try:
             self._send(Frame(FrameKind.TASK, head, task.body))
-            await self._stdin.drain()
-            while (frame := await receive(self._stdout)).kind not in (FrameKind.VALUE, FrameKind.FAILURE):
+            await self._writer.drain()
+            while (frame := await receive(self._reader)).kind not in (FrameKind.VALUE, FrameKind.FAILURE):
                 worker_rpc.run(frame)
         except (asyncio.IncompleteReadError, ConnectionError):
-            return _died(await self._process.wait())
+            return await self._end_of_link()
         return frame.body if frame.kind is FrameKind.VALUE else _remote(frame.head)
 
+    async def _end_of_link(self) -> ProcessDied:
+        """Return why the link ended: with its process, or because the handler closed a descriptor that is not its own.
+
+        In the second case nothing that the handler still does could be heard, so its process is killed.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(EXIT_SECONDS):
+                return _died(await self._process.wait())
+        await self.kill()
+        return ProcessDied("The handler's process closed its link to the agent", fix="close only what you opened")
+
     def _send(self, frame: Frame) -> None:
-        self._stdin.write(frame.packed())
+        self._writer.write(frame.packed())
 
     async def stop(self, seconds: float) -> None:
         """Let the idle worker process close its lifespan and end; wait at most so many seconds, and kill nothing."""
-        self._stdin.close()
+        with suppress(OSError):  # the process has ended
+            self._writer.write_eof()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._process.wait()
@@ -164,14 +180,22 @@ class Worker:
             os.killpg(self._process.pid, signal.SIGKILL)
         except ProcessLookupError:
             log.debug("The handler's process was gone already", extra={"pid": self._process.pid})
+        self._writer.close()
         await self._process.wait()
 
 
 def _died(code: int) -> ProcessDied:
     sentence = "The handler's process ended before its result"
     if code < 0:
-        return ProcessDied(sentence, signal=signal.Signals(-code).name)
+        return ProcessDied(sentence, signal=_signal_name(-code))
     return ProcessDied(sentence, exit_code=code)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return str(number)
 
 
 def _remote(facts: dict[str, Any]) -> Exception:
@@ -305,27 +329,35 @@ class Workers:
         if self._stop_seconds:
             await asyncio.gather(*(one.stop(self._stop_seconds) for one in workers if one not in self._busy))
         for worker in workers:
-            if worker.alive:
-                await worker.kill()
+            await worker.kill()
 
 
 async def _spawn(source: str, capability: Capability) -> Worker:
+    """Start a worker process: a socket is its link to the agent, stdin is empty, and stdout is the agent's stderr."""
     try:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "coditect.agent.processes.worker",
-            source,
-            capability.name,
-            str(os.getpid()),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=STREAM_BYTES,
-            start_new_session=True,
-        )
+        ours, theirs = socket.socketpair()
+        with theirs:
+            reader, writer = await asyncio.open_unix_connection(sock=ours, limit=STREAM_BYTES)
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "coditect.agent.processes.worker",
+                    source,
+                    capability.name,
+                    str(os.getpid()),
+                    str(theirs.fileno()),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=STDERR,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                )
+            except BaseException:
+                writer.close()
+                raise
     except OSError as error:  # no memory, no process ids, no file descriptors
         raise WorkerUnavailable("The handler's process could not be started", reason=str(error)) from error
-    return Worker(process)
+    return Worker(process, reader, writer)
 
 
 def _source_file(capability: Capability) -> str:

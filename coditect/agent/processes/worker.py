@@ -1,9 +1,14 @@
-"""The worker process of a handler, the other end of `pool`: loads the agent's file and runs tasks until stdin ends."""
+"""The worker process of a handler, the other end of `pool`: loads the agent's file and runs tasks until its link ends.
+
+The link to the agent is a socket that the handler does not meet: programs that the handler runs do not inherit it, and
+children that the handler forks lose it. Standard input is empty; standard output and error are the agent's stderr.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 import threading
 import traceback
@@ -16,7 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from time import monotonic
 from types import TracebackType
-from typing import Any, BinaryIO, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 from coditect.agent.declaration import Agent, Capability
 from coditect.agent.handlers.context import Context, PlainContext, TaskContext
@@ -50,9 +55,10 @@ T = TypeVar("T")
 class _Link:
     """The worker process's connection to its agent: sends frames, and reads tasks and answers in a thread."""
 
-    def __init__(self, source: BinaryIO, target: BinaryIO) -> None:
-        self._source = source
-        self._target = target
+    def __init__(self, connection: socket.socket) -> None:
+        connection.set_inheritable(False)
+        self._connection = connection
+        self._source = connection.makefile("rb")
         self._writing = threading.Lock()
         self._numbers = count(1)
         self._waiting: dict[int, asyncio.Future[Frame]] = {}
@@ -62,8 +68,13 @@ class _Link:
     def send(self, frame: Frame) -> None:
         packed = frame.packed()
         with self._writing:
-            self._target.write(packed)
-            self._target.flush()
+            self._connection.sendall(packed)
+
+    def cut(self) -> None:
+        """Cut the link in a forked child, whose reads and writes would mix with those of this process."""
+        nothing = os.open(os.devnull, os.O_RDONLY)  # what is written to it is an error
+        os.dup2(nothing, self._connection.fileno(), inheritable=False)
+        os.close(nothing)
 
     def read_all(self) -> None:
         while (frame := read(self._source)) is not None:
@@ -259,12 +270,12 @@ def _die_first() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def main(target: str, capability_name: str, agent_pid: int) -> None:
-    """Run tasks of one capability from stdin until stdin or the agent's process ends; `target` declares the agent."""
+def main(target: str, capability_name: str, agent_pid: int, link_fd: int) -> None:
+    """Run tasks of one capability until the link or the agent's process ends; `target` declares the agent."""
     die_with(agent_pid)
     _die_first()
-    link = _Link(sys.stdin.buffer, os.fdopen(os.dup(1), "wb"))
-    os.dup2(2, 1)  # what a handler prints goes to stderr, not between the frames
+    link = _Link(socket.socket(fileno=link_fd))
+    os.register_at_fork(after_in_child=link.cut)
     try:
         configure_logs(read_settings())
         agent, capability = _load(target, capability_name)
@@ -301,4 +312,4 @@ async def _left(opened: AbstractAsyncContextManager[Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
@@ -111,6 +114,59 @@ def talk(words: str) -> str:
     print(words * 1000)
     os.system(f"echo {words}")
     return words
+
+
+@worker.capability("proc.stdin", process=True, timeout="20s", retry=ONCE)
+def read_stdin(reader: str) -> str:
+    """What is read from standard input, by this process or by a program that it runs."""
+    if reader == "input":
+        return input()
+    if reader == "sys.stdin":
+        return sys.stdin.read()
+    return subprocess.run(["cat"], stdout=subprocess.PIPE, check=True).stdout.decode()
+
+
+@worker.capability("proc.pool", process=True, timeout="20s", retry=ONCE)
+def pooled(numbers: list[int]) -> list[int]:
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        return pool.map(abs, numbers)
+
+
+@worker.capability("proc.descriptors", process=True, retry=ONCE)
+def descriptors(_: None) -> list[str]:
+    """The sockets that a program of the handler's inherits."""
+    listed = subprocess.run(["ls", "-l", "/proc/self/fd"], stdout=subprocess.PIPE, check=True, text=True).stdout
+    return [line for line in listed.splitlines() if "socket:" in line.partition("->")[2]]
+
+
+@worker.capability("proc.fork", process=True, timeout="20s", retry=ONCE)
+def forked(then: str, ctx: PlainContext) -> int:
+    """Fork a child, which reports progress, or survives this process; return the child's exit code."""
+    child = os.fork()
+    if child and then == "dies":
+        os._exit(7)
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if then == "dies":
+        time.sleep(60)
+    try:
+        ctx.progress(0.5)
+    except OSError:
+        os._exit(5)
+    os._exit(0)
+
+
+@worker.capability("proc.close", process=True, timeout="20s", retry=ONCE)
+def close_all(_: None) -> None:
+    """Close every descriptor, as a library that makes a daemon of its process does, and work on."""
+    os.closerange(3, 256)
+    time.sleep(60)
+
+
+@worker.capability("proc.signal", process=True, retry=ONCE)
+def signaled(number: int) -> None:
+    os.kill(os.getpid(), number)
+    signal.pause()
 
 
 @worker.capability("proc.progress", process=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -154,6 +155,71 @@ async def test_print_does_not_disturb_the_result(scene: Scene) -> None:
 
     assert await client.request("proc.print", "noise", str) == "noise"
     assert await client.request("proc.print", "again", str) == "again"
+
+
+@pytest.mark.parametrize("reader", ["cat", "sys.stdin"])
+async def test_standard_input_of_a_handler_in_a_process_is_empty(scene: Scene, reader: str) -> None:
+    await scene.start(worker)
+    client = await scene.client()
+
+    assert await client.request("proc.stdin", reader, str) == ""
+    assert await client.request("proc.stdin", reader, str) == "", "nothing of the task is in it"
+
+
+async def test_prompt_of_a_handler_in_a_process_ends_at_once(scene: Scene) -> None:
+    await scene.start(worker)
+
+    assert (await failure(scene, "proc.stdin", "input")).facts["type"] == "EOFError"
+
+
+async def test_handler_in_a_process_uses_a_pool_of_forked_processes(scene: Scene) -> None:
+    await scene.start(worker)
+    client = await scene.client()
+
+    assert await client.request("proc.pool", [-1, 2, -3], list[int]) == [1, 2, 3]
+    assert await client.request("proc.pool", [-4], list[int]) == [4]
+
+
+async def test_program_of_a_handler_in_a_process_inherits_no_link_to_the_agent(scene: Scene) -> None:
+    await scene.start(worker)
+    client = await scene.client()
+
+    assert await client.request("proc.descriptors", None, list[str]) == []
+
+
+async def test_forked_child_of_a_handler_cannot_write_into_the_link(scene: Scene) -> None:
+    await scene.start(worker)
+    client = await scene.client()
+
+    assert await client.request("proc.fork", "reports", int) == 5
+
+
+async def test_death_of_a_process_is_seen_while_a_forked_child_lives(scene: Scene) -> None:
+    await scene.start(worker)
+
+    error = await failure(scene, "proc.fork", "dies")
+
+    assert error.facts["reason"] == "process_died"
+    assert "exit_code=7" in str(error.facts["message"])
+
+
+async def test_process_whose_handler_closes_the_link_is_ended(scene: Scene) -> None:
+    await scene.start(worker)
+
+    error = await failure(scene, "proc.close")
+
+    assert (error.facts["reason"], error.facts["type"]) == ("process_died", "ProcessDied")
+    assert "closed its link to the agent" in str(error.facts["message"])
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGSEGV, "SIGSEGV"), (40, "40")])
+async def test_signal_that_ended_the_process_is_named(scene: Scene, number: int, name: str) -> None:
+    await scene.start(worker)
+
+    error = await failure(scene, "proc.signal", number)
+
+    assert error.facts["reason"] == "process_died"
+    assert f"signal={name!r}" in str(error.facts["message"])
 
 
 async def test_progress_comes_through(scene: Scene) -> None:
