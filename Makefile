@@ -9,6 +9,9 @@ STAMP := $(VENV)/.locked
 BENCH_VENV := .venv-bench
 BENCH_STAMP := $(BENCH_VENV)/.locked
 PACKAGE_VENV := .venv-package
+# A developer has more than what the demo runs.
+DEMO_VENV := $(if $(wildcard $(STAMP)),$(VENV),.venv-demo)
+DEMO_STAMP := $(DEMO_VENV)/.locked
 PACKAGE_STAMP := $(PACKAGE_VENV)/.locked
 CODE := coditect dispatcher agents benchmarks examples scripts tests
 TYPED := coditect agents dispatcher benchmarks examples tests
@@ -25,13 +28,13 @@ export PYTHONDONTWRITEBYTECODE :=
 
 RABBITMQ4 := .coditect/rabbitmq-4.0.5
 
-.PHONY: help setup collector-test servers lock format lint types unit test coverage test-rabbitmq4 test-fdb endure kills autonomy healing chaos simulate mutants up down
+.PHONY: help setup collector-test servers tools bare-test lock format lint types unit test coverage test-rabbitmq4 test-fdb endure kills autonomy healing chaos simulate mutants up down
 .PHONY: demo browser screenshots observe dashboards bench bench-workflows profile docs package languages k8s-test topology check clean pythons image api-fuzz slow
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
-setup: $(STAMP) servers ## Create .venv from the lock file; install RabbitMQ and Redis if they are missing
+setup: $(STAMP) tools ## Create .venv from the lock file; install RabbitMQ and Redis if they are missing
 
 $(STAMP): requirements.lock requirements-dev.lock pyproject.toml scripts/create-venv.sh
 	@scripts/create-venv.sh $(VENV)
@@ -41,12 +44,23 @@ $(BENCH_STAMP): requirements-bench.lock pyproject.toml scripts/create-venv.sh
 	@scripts/create-venv.sh $(BENCH_VENV) requirements-bench.lock
 	@touch $@
 
+.venv-demo/bin/python:
+	@scripts/create-venv.sh .venv-demo ""
+
+.venv-demo/.locked: requirements-demo.lock pyproject.toml scripts/create-venv.sh
+	@scripts/create-venv.sh .venv-demo requirements-demo.lock
+	@touch $@
+
 $(PACKAGE_STAMP): requirements-package.lock pyproject.toml scripts/create-venv.sh
 	@scripts/create-venv.sh $(PACKAGE_VENV) requirements-package.lock
 	@touch $@
 
 servers:
 	@scripts/install-servers.sh
+
+# The documentation's examples use them.
+tools:
+	@scripts/install-servers.sh amqp-tools curl
 
 lock: ## Write the lock files again from pyproject.toml (needs uv)
 	@UV="$(UV)" scripts/lock.sh
@@ -129,8 +143,11 @@ up: setup ## Start private servers and the reference fleet in the foreground
 down: $(STAMP) ## Stop exactly what `coditect up` started
 	@$(VENV)/bin/coditect down
 
-demo: setup ## Watch a fleet of agents do tasks, a workflow and a goal while an agent and RabbitMQ are killed (half a minute; KEEP=1: stays)
-	@$(PYTHON) -m agents.demo $(if $(KEEP),--keep)
+# Python's packages and the servers are fetched at the same time, when apt has installed what the former need.
+demo: ## Watch a fleet of agents do tasks, a workflow and a goal while an agent and RabbitMQ are killed (half a minute; KEEP=1: stays)
+	@$(MAKE) --no-print-directory $(DEMO_VENV)/bin/python
+	@$(MAKE) --no-print-directory -j 2 $(DEMO_STAMP) servers
+	@$(DEMO_VENV)/bin/python -m agents.demo $(if $(KEEP),--keep)
 
 observe: setup ## See a fleet under load by a real Prometheus: every dashboard's queries, every alert (four minutes; KEEP=1: stay)
 	@CODITECT_OTELCOL="$$(scripts/otel-collector.sh $(COLLECTOR) || true)" \
@@ -189,6 +206,9 @@ languages: setup ## The clients and agents in JavaScript, Go and Java beside our
 docs: setup ## Check the documentation: links, snippets, schemas
 	@$(PYTHON) -m pytest $(wildcard tests/docs)
 
+bare-test: ## README's commands in a bare Debian, installed by debootstrap (root; half an hour; README=demo: five minutes)
+	@scripts/bare-test.sh .coditect/bare $(README)
+
 QUICK ?= unit
 check: lint types $(QUICK) ## Lint, types, unit
 
@@ -199,5 +219,5 @@ slow: ## Every longer proof that this machine can run, one after the other; each
 
 clean: ## Remove the environment and every cache (stops what `coditect up` started)
 	@if [ -x $(VENV)/bin/coditect ]; then $(VENV)/bin/coditect down || true; fi
-	@rm -rf $(VENV) .venv-3.* $(BENCH_VENV) $(PACKAGE_VENV) dist .coditect .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	@rm -rf $(VENV) .venv-demo .venv-3.* $(BENCH_VENV) $(PACKAGE_VENV) dist .coditect .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

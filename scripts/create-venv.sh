@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Creates or renews the virtual environment $1 from the lock file $2: every package pinned, every file hashed.
+# Creates or renews the virtual environment $1 from the lock file $2: every package pinned, every file hashed. With an
+# empty name in place of the lock file, it creates the environment only.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv="${1:-.venv}"
-lock="${2:-requirements-dev.lock}"
+lock="${2-requirements-dev.lock}"
 source scripts/apt.sh
 
 find_python() {
@@ -30,7 +31,36 @@ fi
 if ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then
     "$python" -m venv --clear "$venv"
 fi
-pip=("$venv/bin/python" -m pip --quiet --disable-pip-version-check)
-echo "Installing the locked packages into $venv"
-"${pip[@]}" install --require-hashes --no-deps --requirement "$lock"
-"${pip[@]}" install --no-deps --no-build-isolation --editable .
+if [ -z "$lock" ]; then exit 0; fi
+pip=("$venv/bin/python" -m pip --disable-pip-version-check)
+
+# Counts the packages that pip fetches: on a terminal in place, elsewhere every tenth. What is no count is an error.
+show_progress() {
+    local line name done=0 total="$1"
+    while IFS= read -r line; do
+        case "$line" in
+        Collecting* | "Requirement already satisfied"*)
+            done=$((done + 1))
+            name="${line#Collecting }" name="${name#Requirement already satisfied: }" name="${name%% *}"
+            if [ -t 1 ]; then
+                printf '\r  %d of %d: %s\033[K' "$done" "$total" "$name"
+            elif [ $((done % 10)) = 0 ]; then
+                printf '  %d of %d: %s\n' "$done" "$total" "$name"
+            fi
+            ;;
+        Ignoring*) total=$((total - 1)) ;;
+        "Installing collected packages"*)
+            if [ -t 1 ]; then printf '\r\033[K'; fi
+            echo "  all $done fetched, unpacking them"
+            ;;
+        esac
+    done
+}
+
+total="$(grep -cE '^[a-z0-9]' "$lock")"
+echo "Installing $total locked packages into $venv"
+# Compiled afterwards on all processors; pip would use one.
+"${pip[@]}" install --no-compile --progress-bar off --require-hashes --no-deps --requirement "$lock" | show_progress "$total"
+"${pip[@]}" --quiet install --no-deps --no-build-isolation --editable .
+"$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >/dev/null || true # templates of some packages do not parse
+echo "Installed into $venv"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs RabbitMQ, Redis and the small AMQP command-line tools where apt can; otherwise says once what to do.
+# Installs RabbitMQ and Redis, and the programs $@ that the tests run, where apt can; otherwise says once what to do.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/apt.sh
@@ -11,13 +11,16 @@ missing=()
 if [ -z "${CODITECT_AMQP_URL:-}${CODITECT_TEST_AMQP_URL:-}" ] && ! has rabbitmq-server; then missing+=(rabbitmq-server); fi
 if [ -z "${CODITECT_REDIS_URL:-}${CODITECT_TEST_REDIS_URL:-}" ] && ! has redis-server; then missing+=(redis-server); fi
 wanted=("${missing[@]}")
-if ! has amqp-publish && can_install; then wanted+=(amqp-tools); fi
+for tool in "$@"; do
+    case "$tool" in amqp-tools) program=amqp-publish ;; *) program="$tool" ;; esac
+    if ! has "$program" && can_install; then wanted+=("$tool"); fi
+done
 if [ "${#wanted[@]}" -eq 0 ] || apt_install "${wanted[@]}"; then exit 0; fi
 if [ "${#missing[@]}" -eq 0 ]; then exit 0; fi
 
 cat >&2 <<TEXT
 Missing: ${missing[*]}. Install them, then run this again:
-  Debian, Ubuntu   sudo apt-get install rabbitmq-server redis-server amqp-tools
+  Debian, Ubuntu   sudo apt-get install rabbitmq-server redis-server amqp-tools curl
   Fedora           sudo dnf install rabbitmq-server redis
   macOS            brew install rabbitmq redis
   Docker           docker run -d -p 127.0.0.1:5672:5672 rabbitmq:4 && docker run -d -p 127.0.0.1:6379:6379 redis:7

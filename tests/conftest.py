@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from collections import Counter
 from collections.abc import Generator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -34,6 +35,13 @@ Result = TypeVar("Result")
 IMPURE = pytest.StashKey[list[Impure]]()
 __all__ = ["amqp_url", "breakable", "capability", "own_servers", "redis_url", "servers", "settings", "wire"]
 
+ELSEWHERE = {
+    "tests/languages": ("make languages", "CODITECT_LANGUAGES"),
+    "tests/deploy/test_image.py": ("make image", "CODITECT_IMAGE"),
+    "tests/k8s": ("make k8s-test", "CODITECT_KUBERNETES"),
+}
+"""The tests that another target runs, that target, and the variable by which it has them collected."""
+
 # How long an example takes says something about the machine, not about the code. Each run draws others.
 for name, examples in (("whole", 50), ("quick", 10)):
     hypothesis_settings.register_profile(
@@ -51,6 +59,24 @@ def pytest_configure() -> None:
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Which servers the run takes, if it takes any."""
     return None if "not servers" in config.option.markexpr else servers_plugin.pytest_report_header()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Which tests the run skipped, by reason, and which other targets have."""
+    reasons = Counter(_why_skipped(report) for report in terminalreporter.stats.get("skipped", []))
+    is_whole = terminalreporter.config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    absent = {folder: target for folder, (target, runs) in ELSEWHERE.items() if is_whole and not os.environ.get(runs)}
+    if reasons or absent:
+        terminalreporter.section("skipped, and why")
+    for why, count in reasons.most_common():
+        terminalreporter.line(f"{count:4}  {why}")
+    for folder, target in absent.items():
+        terminalreporter.line(f" all  of {folder}: `{target}` runs them")
+
+
+def _why_skipped(report: pytest.TestReport) -> str:
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return reason.removeprefix("Skipped: ")
 
 
 @pytest.hookimpl(wrapper=True)

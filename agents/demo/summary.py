@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,12 +23,13 @@ MIN_COMPLETED, MIN_PROCESSES, MIN_AT_ONCE = 101, 5, 100
 _SHOWN = 5
 _EXAMPLE = "README.md"
 _EXAMPLE_WIDTH = 100
-NEXT = """
+_ENVIRONMENT = os.path.relpath(sys.prefix)
+NEXT = f"""
 Next:
-  source .venv/bin/activate
+  source {_ENVIRONMENT}/bin/activate
   coditect up --detach                              a fleet of your own, which stays; `coditect down` stops it
   coditect agent list                               who is there, and what each of them can do
-  coditect task submit text.summarize '{"text": "One sentence. And another one, which is longer."}'
+  coditect task submit text.summarize '{{"text": "One sentence. And another one, which is longer."}}'
   README.md, "The first agent": an agent of your own in ten lines"""
 
 
