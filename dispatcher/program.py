@@ -138,14 +138,15 @@ async def running_dispatcher(
     async with AsyncExitStack() as stack:
         store = database if database is not None else await stack.enter_async_context(MemoryDatabase())
         background = await stack.enter_async_context(Supervisor(options.health))
-        reference = await following(clock, registry, background)
+        reference, begun = await asyncio.gather(
+            following(clock, registry, background), incarnations.begin(store, graph, clock, background)
+        )
         metrics = options.metrics or MemoryMetrics()
         observe_process(metrics, reference, lambda: broker.server.certificate_end, background.health.deaths.total)
         events = Events(broker, reference, source="/dispatcher", metrics=metrics)
         await broker.declare(base_topology() + control_plane(quorum=options.quorum))
         await stack.enter_async_context(hearing_listeners(broker, events, owner=options.owner))
         capacity = Capacity(asyncio.get_running_loop().time)
-        begun = await incarnations.begin(store, graph, reference, background)
         approvals = await informed(options.approvals, registry, background)
         shared = (options.ways, begun.floor, options.quorum, metrics, options.tracing, approvals)
         ports = Ports(broker, store, events, reference, background, capacity, *shared)

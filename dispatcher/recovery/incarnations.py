@@ -16,6 +16,8 @@ from dispatcher.taskgraph.port import TaskGraph
 
 log = logging.getLogger(__name__)
 
+ANSWER_SECONDS = 1.0
+"""The most seconds for which the start of a dispatcher waits for Redis."""
 AGAIN_SECONDS = 5.0
 """The seconds between two tries to record the incarnation in Redis."""
 
@@ -33,10 +35,11 @@ async def begin(database: Database, graph: TaskGraph | None, clock: Clock, backg
     known = 0
     if graph is not None and before is not None:
         try:
-            known = await graph.incarnation(before.store)
-        except Retryable as error:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                known = await graph.incarnation(before.store)
+        except (Retryable, TimeoutError) as error:
             fix = "when the store was restored from a backup: coditect store restore"
-            log.info("Redis does not say what it knows of the store", extra={"reason": str(error), "fix": fix})
+            log.info("Redis does not say what it knows of the store", extra={"reason": repr(error), "fix": fix})
     begun = await database.run(partial(incarnation.begin, new_id=clock.new_id(), known=known))
     if begun.is_restored:
         log.warning(

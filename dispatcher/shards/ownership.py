@@ -15,6 +15,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from itertools import starmap
 from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
@@ -228,9 +229,11 @@ class ShardOwnership:
         for shard in step.to_give:
             log.info("A shard is handed over", extra={"shard": shard})
             await self._close(shard)
-        for shard, lease in owned.items():
-            if shard not in self.workers and shard not in step.to_give:
-                await self._try_to_open(shard, lease)
+        missing = {shard: lease for shard, lease in owned.items() if shard not in {*self.workers, *step.to_give}}
+        # Opening is a dozen round trips: one shard after the other, a busy machine needs longer than a lease lasts.
+        opened = await asyncio.gather(*starmap(self._try_to_open, missing.items()), return_exceptions=True)
+        for error in filter(None, opened):
+            raise error
         if step.to_give:
             await self._step()
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -29,7 +29,9 @@ from dispatcher.shards.ownership import ShardOwnership
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
-from tests.support import eventually
+from dispatcher.taskgraph.memory import MemoryTaskGraph
+from dispatcher.taskgraph.port import Change, Job, Proposal, ToolRequest
+from tests.support import eventually, patient
 from tests.unit.dispatcher.lone_worker import ONLY, open_worker
 
 
@@ -148,6 +150,62 @@ async def test_shard_whose_queues_could_not_be_consumed_is_opened_again(
         await eventually(lambda: not own.deaf)
         await eventually(heard)
         await eventually(lambda: 0 in ownership.workers)
+
+
+class Together(MemoryBroker):
+    """Answers no shard until all four have asked to consume their results."""
+
+    all_asked: asyncio.Barrier
+
+    async def consume(self, queue: str, *args: Any, **options: Any) -> Consumer:
+        if queue in {routing.results_queue(shard) for shard in range(4)}:
+            await self.all_asked.wait()
+        return await super().consume(queue, *args, **options)
+
+
+async def hang() -> NoReturn:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+class HungGraph(MemoryTaskGraph):
+    """Never answers, as a Redis that was stopped."""
+
+    async def incarnation(self, store: str, begun: int = 0) -> int:
+        await hang()
+
+    async def create(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        await hang()
+
+    async def tell(self, changes: Sequence[Change]) -> None:
+        await hang()
+
+    async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
+        await hang()
+
+    async def requests(self, shards: Collection[int]) -> list[ToolRequest]:
+        await hang()
+
+
+async def test_all_shards_are_opened_together_while_redis_hangs() -> None:
+    """One after the other they took two seconds each on a busy machine, and the start failed."""
+    options = DispatcherOptions(shards=4)
+    async with MemoryDatabase() as store, Together(MemoryServer(), name="dispatcher") as broker:
+        broker.all_asked = asyncio.Barrier(4)
+        for _ in range(2):  # the second finds a store of which Redis may know
+            plane = running_dispatcher(
+                broker=broker,
+                registry=MemoryRegistry(),
+                clock=SystemClock(),
+                database=store,
+                options=options,
+                graph=HungGraph(),
+            )
+            async with AsyncExitStack() as stack:
+                async with asyncio.timeout(patient(2)):
+                    running = await stack.enter_async_context(plane)
+
+                assert len(running.ownership.workers) == 4
 
 
 class OfOneProcess(MemoryDatabase):
