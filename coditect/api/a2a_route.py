@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from coditect.api.access.roles import Caller, OpenAccess, Role
-from coditect.api.services import ApiServices, FleetA2a, check_role
+from coditect.api.services import ApiServices, FleetA2a, caller_of, check_role
 from coditect.wire.tasks import MAX_BODY_BYTES
 
 CARD = "/.well-known/agent-card.json"
@@ -38,11 +38,13 @@ def a2a_routes(services: ApiServices, load: Callable[[], FleetA2a]) -> list[Rout
     async def agent_card(request: Request) -> Response:
         known = isinstance(services.access, OpenAccess) or "authorization" in request.headers
         if known:
-            await _caller(services, request)
+            check_role(await caller_of(request), Role.VIEWER)
         return await (await fleet()).card(request, _address(request), whole=known)
 
     async def a2a_call(request: Request) -> Response:
-        caller, agent = await _caller(services, request), await fleet()
+        caller = await caller_of(request)
+        check_role(caller, Role.VIEWER)
+        agent = await fleet()
         try:
             body = await request.body()
         except HTTPException as error:
@@ -54,13 +56,6 @@ def a2a_routes(services: ApiServices, load: Callable[[], FleetA2a]) -> list[Rout
         return await agent.call(request, _address(request), caller.name, partial(_check, caller))
 
     return [Route(CARD, agent_card, methods=["GET"]), Route(PATH, a2a_call, methods=["POST"])]
-
-
-async def _caller(services: ApiServices, request: Request) -> Caller:
-    caller = request.state.caller = await services.access.caller(request)
-    services.rates.take(caller.name)
-    check_role(caller, Role.VIEWER)
-    return caller
 
 
 def _check(caller: Caller, role: str) -> None:

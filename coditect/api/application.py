@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
+from starlette.requests import HTTPConnection
 
 from coditect import __version__
 from coditect.api.a2a_route import a2a_routes
@@ -39,7 +40,7 @@ from coditect.api.routes.work import (
     traces,
     workflows,
 )
-from coditect.api.services import ApiServices, needs
+from coditect.api.services import ApiServices, caller_of, needs
 from coditect.settings.api import ApiSettings
 
 DASHBOARD = Path(__file__).parent / "dashboard"
@@ -100,14 +101,14 @@ def create_app(services: ApiServices, settings: ApiSettings, *, dashboard: Path 
     )
     app.state.services = services
     add_problem_handlers(app)
-    app.add_middleware(BodyLimit, most_bytes=settings.body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=settings.body_bytes, admit=_admit)
     app.add_middleware(RequestGuard, hosts=allowed_hosts(settings))
     for router in ROUTERS:
         app.include_router(router, prefix="/v1", dependencies=[needs(Role.VIEWER)])
     app.include_router(health.router)
     app.include_router(http_agents.router)
     if services.mcp is not None:
-        app.router.routes.append(mcp_route(services, services.mcp))
+        app.router.routes.append(mcp_route(services.mcp))
     if services.a2a is not None:
         app.router.routes.extend(a2a_routes(services, services.a2a))
     if (dashboard / "index.html").is_file():
@@ -121,6 +122,12 @@ def allowed_hosts(settings: ApiSettings) -> frozenset[str] | None:
     if settings.secured and not named:
         return None
     return named | LOOPBACK_NAMES
+
+
+async def _admit(connection: HTTPConnection) -> None:
+    """Check a caller's credentials before a body is read, except where the path itself is the credential."""
+    if not connection.scope["path"].startswith(http_agents.CALLBACK_PATH):
+        await caller_of(connection)
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -1,15 +1,19 @@
-"""The bounds of requests: the size of a body, and the rate at which one caller may send requests."""
+"""The bounds of requests: the time and size of a head, the size of a body, each caller's rate, and all connections."""
 
 from __future__ import annotations
 
+import asyncio
+import resource
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from math import ceil
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from coditect.model.limits.rate import Rate
 
@@ -17,40 +21,141 @@ MOST_CALLERS = 10_000
 """The number of callers whose requests are counted; of more, those that were silent longest are forgotten."""
 
 
-class BodyLimit:
-    """A middleware that refuses a body over a number of bytes, before reading it if the header Content-Length says so.
+HEAD_SECONDS = 10.0
+"""Within how many seconds a client must send the head of a request, or the rest of a body that nobody reads."""
+BODY_PAUSE_SECONDS = 30.0
+"""How long a client may pause while it sends a body."""
+MAX_HEAD_BYTES = 64 * 1024
+"""The largest head (request line and headers) of a request."""
+MAX_CONNECTIONS = 1_000
+"""The most connections at a time; fewer where the process may not open twice as many files."""
 
-    Starlette's own answers with plain text in place of a problem document.
+
+class BodyLimit:
+    """A middleware that lets a request's body be read only after its caller is admitted, and within bounds.
+
+    FastAPI would read and parse the whole body before it checks any credentials, and Starlette's own limit answers with
+    plain text in place of a problem document.
     """
 
-    def __init__(self, app: ASGIApp, most_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, max_bytes: int, admit: Callable[[HTTPConnection], Awaitable[None]]) -> None:
+        """Await `admit` before the first byte of a body is read; it raises an error for a caller that may not send."""
         self._app = app
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
+        self._admit = admit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on; reading its body fails with status 413 when it is, or is announced as, over the limit."""
+        """Pass a request on; reading its body fails with 401, 408, 413 or 429 for what is beyond a bound."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        announced = Headers(scope=scope).get("content-length", "0")
-        read = 0
+        headers = Headers(scope=scope)
+        announced = headers.get("content-length", "0")
+        expected = announced != "0" or "transfer-encoding" in headers
+        received = 0
 
-        async def counted() -> Message:
-            nonlocal read
-            if announced.isdecimal() and int(announced) > self._most_bytes:
-                raise self._too_large()
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > self._most_bytes:
+        async def bounded() -> Message:
+            nonlocal expected, received
+            if not expected:
+                return await receive()
+            if received == 0:
+                await self._admit(HTTPConnection(scope))
+                if announced.isdecimal() and int(announced) > self._max_bytes:
+                    raise self._too_large()
+            try:
+                async with asyncio.timeout(BODY_PAUSE_SECONDS):
+                    message = await receive()
+            except TimeoutError as error:
+                raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, "The body arrived too slowly") from error
+            expected = message.get("more_body", False)
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
                 raise self._too_large()
             return message
 
-        await self._app(scope, counted, send)
+        await self._app(scope, bounded, send)
 
     def _too_large(self) -> HTTPException:
         return HTTPException(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A body has at most {self._most_bytes} bytes: CODITECT_API_BODY_BYTES"
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A body has at most {self._max_bytes} bytes: CODITECT_API_BODY_BYTES"
         )
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """uvicorn's HTTP protocol with bounds that it lacks: the time and size of a request's head, and all connections."""
+
+    _deadline: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+    _in_head = True
+    _complete = True
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
+        """Accept the connection, or refuse it with 503 if there are too many."""
+        super().connection_made(transport)
+        if len(self.connections) > _max_connections():
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE)
+        else:
+            self._set_deadline()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._clear_deadline()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what arrived; refuse a head over the bound with 431."""
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        """Begin a request: its head must be complete in time, else the answer is 408."""
+        super().on_message_begin()
+        self._in_head, self._complete, self._head_bytes = True, False, 0
+        if self._deadline is None:
+            self._set_deadline()
+
+    def on_headers_complete(self) -> None:
+        """Start to answer the request."""
+        self._in_head = False
+        self._clear_deadline()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Note that the whole request has arrived."""
+        self._complete = True
+        self._clear_deadline()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """End the request; the rest of a body that was not read must arrive in time."""
+        super().on_response_complete()
+        if not self._complete:
+            self._set_deadline()
+
+    def _set_deadline(self) -> None:
+        self._clear_deadline()
+        self._deadline = self.loop.call_later(HEAD_SECONDS, self._refuse, HTTPStatus.REQUEST_TIMEOUT)
+
+    def _clear_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _refuse(self, status: HTTPStatus) -> None:
+        """Close the connection, with a status where the client still waits for one."""
+        if not self.transport.is_closing():
+            if self._in_head:
+                head = f"HTTP/1.1 {status.value} {status.phrase}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+                self.transport.write(head.encode())
+            self.transport.close()
+
+
+def _max_connections() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft // 2)
 
 
 class RequestRates:

@@ -7,7 +7,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from coditect.api.access.roles import Role
-from coditect.api.services import ApiServices, check_role
+from coditect.api.services import caller_of, check_role
 
 PATH = "/mcp"
 
@@ -15,8 +15,7 @@ PATH = "/mcp"
 class GuardedMcp:
     """An MCP server behind the API's access check: its callers need the role operator, or a more powerful one."""
 
-    def __init__(self, services: ApiServices, server: ASGIApp) -> None:
-        self._services = services
+    def __init__(self, server: ASGIApp) -> None:
         self._server = server
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -25,13 +24,10 @@ class GuardedMcp:
         Raises:
             RequestRefused: when the caller may not, or sends too many requests.
         """
-        connection = HTTPConnection(scope)
-        caller = connection.state.caller = await self._services.access.caller(connection)
-        self._services.rates.take(caller.name)
-        check_role(caller, Role.OPERATOR)
+        check_role(await caller_of(HTTPConnection(scope)), Role.OPERATOR)
         await self._server(scope, receive, send)
 
 
-def mcp_route(services: ApiServices, server: ASGIApp) -> Route:
+def mcp_route(server: ASGIApp) -> Route:
     """Return the route `/mcp` to an MCP server, for callers with the role operator, or a more powerful one."""
-    return Route(PATH, GuardedMcp(services, server), include_in_schema=False)
+    return Route(PATH, GuardedMcp(server), include_in_schema=False)

@@ -220,7 +220,8 @@ def _methods_of(app: FastAPI, path: str) -> list[str]:
     """
     paths = app.openapi()["paths"]
     found = [paths[path]] if path in paths else [paths[one] for one in paths if compile_path(one)[0].match(path)]
-    return sorted({method.upper() for methods in found for method in methods})
+    allowed = {method.upper() for methods in found for method in methods}
+    return sorted(allowed | {"HEAD"} if "GET" in allowed else allowed)
 
 
 def _place(path: tuple[str | int, ...]) -> str:

@@ -33,8 +33,9 @@ from coditect.api.access.roles import Access, OpenAccess
 from coditect.api.application import create_app
 from coditect.api.connections import SharedConnections
 from coditect.api.direct_tasks import DirectTasks
-from coditect.api.limits import RequestRates
+from coditect.api.limits import BoundedHttp, RequestRates
 from coditect.api.live.feed import LiveFeed
+from coditect.api.routes.http_agents import CALLBACK_PATH
 from coditect.api.services import ApiServices, FleetA2a
 from coditect.api.webhooks.delivering import open_webhooks
 from coditect.blobs import open_blobs
@@ -54,7 +55,6 @@ from coditect.telemetry.logs import configure_logs
 from coditect.telemetry.metrics import MemoryMetrics
 from coditect.telemetry.tracing.choose import open_tracing
 
-CALLBACK_PATH = "/agent-response"
 STREAMS_END_WITHIN_SECONDS = 2
 """How long open streams may hold up the end of the program: uvicorn itself would wait until their readers leave."""
 
@@ -186,6 +186,7 @@ def server_config(services: ApiServices, settings: ApiSettings) -> uvicorn.Confi
         log_config=None,
         access_log=False,
         server_header=False,
+        http=BoundedHttp,
         ws_max_size=MOST_WEBSOCKET_BYTES,
         timeout_graceful_shutdown=STREAMS_END_WITHIN_SECONDS,
     )

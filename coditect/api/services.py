@@ -112,19 +112,27 @@ def check_role(caller: Caller, role: Role) -> None:
         raise RequestRefused(HTTPStatus.FORBIDDEN, sentence, fix=fix)
 
 
-def needs(role: Role) -> Any:
-    """Return the FastAPI dependency that admits only callers of a role, or a more powerful one, within the rate limit.
+async def caller_of(connection: HTTPConnection) -> Caller:
+    """Return the caller of a request, which is in `connection.state.caller` from then on.
 
-    The caller is in `connection.state.caller` from then on.
+    The first call for a request checks the caller's credentials and counts the request against the rate limit.
+
+    Raises:
+        RequestRefused: 401, when the request has no valid credentials.
+        HTTPException: 429, when the caller sends too many requests.
     """
+    caller: Caller | None = getattr(connection.state, "caller", None)
+    if caller is None:
+        services = services_of(connection)
+        caller = connection.state.caller = await services.access.caller(connection)
+        services.rates.take(caller.name)
+    return caller
+
+
+def needs(role: Role) -> Any:
+    """Return the FastAPI dependency that admits callers of a role, or a more powerful one, within the rate limit."""
 
     async def check(connection: HTTPConnection) -> None:
-        caller: Caller | None = getattr(connection.state, "caller", None)
-        if caller is None:  # a router and its route may both need one
-            services = services_of(connection)
-            caller = await services.access.caller(connection)
-            connection.state.caller = caller
-            services.rates.take(caller.name)
-        check_role(caller, role)
+        check_role(await caller_of(connection), role)
 
     return Depends(check)

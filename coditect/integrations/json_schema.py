@@ -6,6 +6,7 @@ it is left out, and the steps that a check may take grow with the value's size a
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
@@ -19,7 +20,7 @@ from coditect.wire.json import dumps
 try:
     import attrs
     from jsonschema import Draft202012Validator, FormatChecker
-    from jsonschema.exceptions import SchemaError, ValidationError
+    from jsonschema.exceptions import ValidationError
     from jsonschema.validators import extend, validator_for
     from referencing import Registry
     from referencing.exceptions import Unresolvable
@@ -30,8 +31,14 @@ MOST_TOLD = 5
 LEAST_STEPS = 10_000
 STEPS_PER_BYTE = 10
 """How many inner schemas may be applied for each byte of a value, beside the least steps; common schemas need one."""
+STEPS_PER_SCHEMA_BYTE = 100
+"""The same for each byte of a schema that is itself checked, by a schema of many parts."""
+SEARCHES_PER_STEP = 100
+"""How many comparisons in a list cost as much as one inner schema."""
 _LONGEST_PROBLEM = 300
 _UNBOUNDED = ("patternProperties", "unevaluatedProperties")
+_UNEVALUATED = ("unevaluatedItems", "unevaluatedProperties")
+"""Keywords that search a list for each item of a value."""
 
 
 class SchemaCheck:
@@ -44,16 +51,19 @@ class SchemaCheck:
             SetupError: when it is no valid JSON Schema, or one that cannot be applied in bounded time.
         """
         kind: Any = validator_for(schema, default=Draft202012Validator)
-        patterns = FormatChecker(formats=())
-        patterns.checks("regex", raises=(re.error, RecursionError))(_is_pattern)
+        bounded = _bounded(kind)
+        steps = _Steps(LEAST_STEPS + STEPS_PER_SCHEMA_BYTE * len(dumps(schema)))
+        steps.checks("regex", raises=(re.error, RecursionError))(_is_pattern)
         try:
-            kind.check_schema(dict(schema), format_checker=patterns)
-        except SchemaError as error:
-            raise SetupError("This is no JSON Schema", reason=error.message[:_LONGEST_PROBLEM]) from error
+            wrong = next(bounded(kind.META_SCHEMA, format_checker=steps).iter_errors(dict(schema)), None)
+        except (RecursionError, InputError) as error:
+            raise SetupError("This JSON Schema is too complex", reason=str(error)[:_LONGEST_PROBLEM]) from error
+        if wrong is not None:
+            raise SetupError("This is no JSON Schema", reason=wrong.message[:_LONGEST_PROBLEM])
         if all(repr(keyword) in str(schema) for keyword in _UNBOUNDED):
             fix = "use additionalProperties beside patternProperties"
             raise SetupError("A schema with patternProperties has no unevaluatedProperties here", fix=fix)
-        self._validator: Any = _bounded(kind)(dict(schema), registry=Registry())
+        self._validator: Any = bounded(dict(schema), registry=Registry())
 
     def check(self, value: Any) -> None:
         """Raise an error unless a value fits the schema; patterns that need backtracking are not checked.
@@ -74,12 +84,19 @@ class SchemaCheck:
 class _Steps(FormatChecker):
     """The budget of steps of one schema check; a `FormatChecker`, since validators pass that on to inner validators."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, limit: int) -> None:
         super().__init__(formats=())
-        self._left = most
+        self._left = limit
+        self._enums: dict[int, frozenset[str]] = {}
 
-    def take(self) -> None:
-        self._left -= 1
+    def members(self, enum: list[Any]) -> frozenset[str]:
+        """Return the members of an `enum` as JSON, written once for each check."""
+        if id(enum) not in self._enums:
+            self._enums[id(enum)] = frozenset(map(_canonical, enum))
+        return self._enums[id(enum)]
+
+    def take(self, steps: int = 1) -> None:
+        self._left -= steps
         if self._left < 0:
             raise InputError("The schema takes too many steps for the value", fix="fewer $ref to schemas with $ref")
 
@@ -87,7 +104,14 @@ class _Steps(FormatChecker):
 @lru_cache(maxsize=20)
 def _bounded(kind: Any) -> Any:
     """Return the validator class of a JSON Schema draft, changed so that its checks take bounded time."""
-    keywords = {"pattern": _pattern, "patternProperties": _named, "additionalProperties": _others(kind)}
+    keywords = {
+        "pattern": _pattern,
+        "patternProperties": _named,
+        "additionalProperties": _others(kind),
+        "uniqueItems": _unique,
+        "enum": _enum,
+        **{keyword: _searching(kind.VALIDATORS[keyword]) for keyword in _UNEVALUATED if keyword in kind.VALIDATORS},
+    }
     bounded = cast("Any", extend)(kind, keywords)
     bounded.evolve = _evolve
     return bounded
@@ -97,6 +121,45 @@ def _evolve(validator: Any, **changes: Any) -> Any:
     """Count one step, and return an inner schema's validator, of the outer one's class, whatever `$schema` it names."""
     validator.format_checker.take()
     return attrs.evolve(validator, **changes)
+
+
+def _canonical(value: Any) -> str:
+    """Return JSON that is the same for two values only if JSON Schema calls them equal, as it does 1 and 1.0."""
+    return json.dumps(_whole(value), sort_keys=True)
+
+
+def _whole(value: Any) -> Any:
+    match value:
+        case dict():
+            return {name: _whole(inner) for name, inner in value.items()}
+        case list():
+            return [_whole(inner) for inner in value]
+        case float() if value.is_integer():
+            return int(value)
+        case _:
+            return value
+
+
+def _unique(validator: Any, wanted: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
+    """Check `uniqueItems` in time that grows with the value; jsonschema compares each object with all others."""
+    if wanted and isinstance(value, list) and len({_canonical(item) for item in value}) < len(value):
+        yield ValidationError("the items are not unique")
+
+
+def _enum(validator: Any, enum: list[Any], value: Any, schema: Any) -> Iterator[ValidationError]:
+    if _canonical(value) not in validator.format_checker.members(enum):
+        yield ValidationError(f"{value!r} is not one of {enum!r}")
+
+
+def _searching(check: Any) -> Any:
+    """Return a keyword's check that first pays for its searches, whose number is the square of the value's items."""
+
+    def paid(validator: Any, inner: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
+        if isinstance(value, list | dict):
+            validator.format_checker.take(len(value) ** 2 // SEARCHES_PER_STEP)
+        yield from check(validator, inner, value, schema)
+
+    return paid
 
 
 def _matches(pattern: str) -> Callable[[str], bool] | None:

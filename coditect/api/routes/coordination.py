@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from coditect.api.access.roles import Role
-from coditect.api.routes.parameters import ApiRequest, ChangeReason, Limit
+from coditect.api.routes.parameters import ApiRequest, ChangeReason, FreeName, Limit
 from coditect.api.services import Services, needs
 from coditect.client.coordination.breakers import BreakerListing
 from coditect.client.coordination.locks import LockRow
@@ -48,18 +48,18 @@ async def list_breakers(services: Services) -> list[BreakerListing]:
 
 
 @router.get("/breakers/{name}")
-async def show_breaker(name: str, services: Services) -> BreakerListing:
+async def show_breaker(name: FreeName, services: Services) -> BreakerListing:
     """Show a breaker's state in the whole fleet, and when its next probe may be permitted."""
     return await breakers.show_breaker(services.opened, name)
 
 
 @steered.post("/breakers/{name}/open")
-async def open_breaker(name: str, order: ChangeReason, services: Services) -> BreakerState:
+async def open_breaker(name: FreeName, order: ChangeReason, services: Services) -> BreakerState:
     """Open a breaker in the whole fleet, without probes, until it is reset; return its state."""
     return await breakers.open_breaker(services.opened, name, reason=order.reason)
 
 
 @steered.post("/breakers/{name}/reset")
-async def reset_breaker(name: str, order: ChangeReason, services: Services) -> BreakerState:
+async def reset_breaker(name: FreeName, order: ChangeReason, services: Services) -> BreakerState:
     """Close a breaker in the whole fleet, and return its state."""
     return await breakers.reset_breaker(services.opened, name, reason=order.reason)

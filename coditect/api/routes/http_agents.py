@@ -19,6 +19,8 @@ from coditect.model.ids import AgentId
 from coditect.operations.documents.fleet import AgentDocument, SpecDocument
 from coditect.registry.port import Search
 
+CALLBACK_PATH = "/agent-response"
+"""The path below which HTTP agents post their later answers, each with the token that it was given."""
 router = APIRouter(tags=["http agents"])
 Id = Annotated[str, Path(max_length=100)]
 Token = Annotated[str, Path(max_length=200)]
@@ -74,7 +76,7 @@ async def show_health(agents: HttpBridging, agent_id: Id) -> AgentHealth:
     return await agents.health(AgentId(agent_id))
 
 
-@router.post("/agent-response/{token}", status_code=HTTPStatus.NO_CONTENT)
+@router.post(CALLBACK_PATH + "/{token}", status_code=HTTPStatus.NO_CONTENT)
 async def take_answer(agents: HttpBridging, services: Services, token: Token, answer: AgentResponseEvent) -> None:
     """Accept the later answer of an HTTP agent, which carries the token of its request; any API process takes it."""
     await agents.answer(token, answer, services.broker)

@@ -6,10 +6,11 @@ import hashlib
 import json
 from typing import Annotated
 
-from fastapi import Depends, Header, Query
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from fastapi import Depends, Header, Path, Query
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.requests import HTTPConnection
 
+from coditect.api.access.guard import ENCODED_SLASH
 from coditect.api.access.roles import Caller
 from coditect.api.problems import DURATION
 from coditect.client.options import RequestKey
@@ -35,6 +36,10 @@ def _bounded(wait: str | None) -> str | None:
 Wait = Annotated[
     Span | None, AfterValidator(_bounded), Query(description="How long to wait for the end before answering; up to 5m.")
 ]
+FreeName = Annotated[
+    str, BeforeValidator(lambda name: name.replace(ENCODED_SLASH, "/")), Path(min_length=1, max_length=200)
+]
+"""A name in a path that may be any text; its slashes are sent as %2F."""
 Limit = Annotated[int, Query(ge=1, le=MOST_ROWS, description="The most rows of the answer.")]
 Cursor = Annotated[
     str | None, Query(max_length=2_000, description="The `next` of the page before; without it, the first page.")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Header, Path, Response
+from fastapi import APIRouter, Body, Depends, Header, Response
 from starlette.requests import HTTPConnection
 
 from coditect.api.access.roles import Role
 from coditect.api.problems import RequestRefused
+from coditect.api.routes.parameters import FreeName
 from coditect.api.services import ApiServices, Services, needs
 from coditect.client.client import Client
 from coditect.collaboration.state import SharedState, StateEntry
@@ -34,8 +35,6 @@ steered = APIRouter(tags=["shared state"], dependencies=[needs(Role.OPERATOR), D
 
 SPACES = "/spaces/{space}"
 WORKFLOWS = "/workflows/{workflow}/state"
-Space = Annotated[str, Path(min_length=1, max_length=200)]
-Key = Annotated[str, Path(min_length=1, max_length=200)]
 IfMatch = Annotated[
     str | None,
     Header(alias="If-Match", description='The version to replace, such as "3"; "0" for a key without a value.'),
@@ -44,36 +43,36 @@ NewValue = Annotated[Any, Body(description="The value: any JSON.")]
 
 
 @router.get(SPACES)
-async def list_space(space: Space, services: Services) -> list[StateEntry]:
+async def list_space(space: FreeName, services: Services) -> list[StateEntry]:
     """List the keys of a named space, with versions and writers, without the values."""
     return await _listed(services, space=space)
 
 
-@router.get(SPACES + "/{key}")
-async def get_value(space: Space, key: Key, services: Services, response: Response) -> StateEntry:
+@router.get(SPACES + "/{key:path}/history")
+async def list_versions(space: FreeName, key: FreeName, services: Services) -> list[StateEntry]:
+    """List a key's last 20 versions at most with their writers, the latest first, without the values."""
+    async with services.opened.fleet() as client:
+        return await client.space(space).history(key)
+
+
+@router.get(SPACES + "/{key:path}")
+async def get_value(space: FreeName, key: FreeName, services: Services, response: Response) -> StateEntry:
     """Return a key's value; its version is the ETag."""
     return await _read(services, key, response, space=space)
 
 
-@steered.put(SPACES + "/{key}")
+@steered.put(SPACES + "/{key:path}")
 async def put_value(
-    space: Space, key: Key, value: NewValue, services: Services, response: Response, if_match: IfMatch = None
+    space: FreeName, key: FreeName, value: NewValue, services: Services, response: Response, if_match: IfMatch = None
 ) -> dict[str, int]:
     """Write a key's value, and return its new version; with If-Match only in place of the version in it, else 412."""
     return await _write(services, key, value, response, if_match, space=space)
 
 
-@steered.delete(SPACES + "/{key}", status_code=HTTPStatus.NO_CONTENT)
-async def delete_value(space: Space, key: Key, services: Services, if_match: IfMatch = None) -> None:
+@steered.delete(SPACES + "/{key:path}", status_code=HTTPStatus.NO_CONTENT)
+async def delete_value(space: FreeName, key: FreeName, services: Services, if_match: IfMatch = None) -> None:
     """Remove a key's value; with If-Match only that version, else 412."""
     await _delete(services, key, if_match, space=space)
-
-
-@router.get(SPACES + "/{key}/history")
-async def list_versions(space: Space, key: Key, services: Services) -> list[StateEntry]:
-    """List a key's last 20 versions at most with their writers, the latest first, without the values."""
-    async with services.opened.fleet() as client:
-        return await client.space(space).history(key)
 
 
 @router.get(WORKFLOWS)
@@ -82,15 +81,15 @@ async def list_workflow_state(workflow: str, services: Services) -> list[StateEn
     return await _listed(services, workflow=workflow)
 
 
-@router.get(WORKFLOWS + "/{key}")
-async def get_workflow_value(workflow: str, key: Key, services: Services, response: Response) -> StateEntry:
+@router.get(WORKFLOWS + "/{key:path}")
+async def get_workflow_value(workflow: str, key: FreeName, services: Services, response: Response) -> StateEntry:
     """Return a value of a workflow's shared state; its version is the ETag."""
     return await _read(services, key, response, workflow=workflow)
 
 
-@steered.put(WORKFLOWS + "/{key}")
+@steered.put(WORKFLOWS + "/{key:path}")
 async def put_workflow_value(
-    workflow: str, key: Key, value: NewValue, services: Services, response: Response, if_match: IfMatch = None
+    workflow: str, key: FreeName, value: NewValue, services: Services, response: Response, if_match: IfMatch = None
 ) -> dict[str, int]:
     """Write a value of a workflow's shared state, return its version; with If-Match replace only that one, else 412."""
     return await _write(services, key, value, response, if_match, workflow=workflow)

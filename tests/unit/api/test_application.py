@@ -57,7 +57,7 @@ async def test_the_dashboard_is_served_beside_the_api(tmp_path: Path) -> None:
             asked = await http.get("/v1/tasks")
 
     assert (page.status_code, page.text) == (200, "<h1>fleet</h1>")
-    assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, HEAD")
     assert (asked.status_code, asked.headers["allow"]) == (405, "POST")
     assert asked.json()["detail"] == "Specified method is invalid for this resource."
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -85,3 +86,52 @@ def test_long_value_may_take_many_steps() -> None:
     check.check(digits)
     with pytest.raises(InvalidTask, match="10 is greater"):
         check.check([*digits, 10])
+
+
+MANY = [{"id": number, "tags": [number]} for number in range(20_000)]
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"uniqueItems": True}, MANY),
+        ({"uniqueItems": True}, [*range(10_000), *map(str, range(10_000))]),
+        ({"items": {"enum": [{"id": number, "tags": [number]} for number in range(6_000)]}}, MANY[:6_000]),
+    ],
+    ids=["objects", "mixed", "enum of objects"],
+)
+def test_keyword_that_compares_items_takes_one_pass(schema: dict[str, Any], value: Any) -> None:
+    started = time.process_time()
+    SchemaCheck(schema).check(value)
+
+    assert time.process_time() - started < 10  # comparing each with all others takes more than a minute
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"prefixItems": [True], "items": True, "unevaluatedItems": False}, [0] * 20_000),
+        ({"additionalProperties": True, "unevaluatedProperties": False}, {str(number): 0 for number in range(20_000)}),
+    ],
+)
+def test_keyword_that_searches_for_each_item_is_given_up(schema: dict[str, Any], value: Any) -> None:
+    with pytest.raises(InvalidTask, match="cannot be applied"):
+        SchemaCheck(schema).check(value)
+
+
+@pytest.mark.parametrize(
+    ("items", "unique"),
+    [([1, True, "1"], True), ([1, 1.0], False), ([{"a": [1]}, {"a": [1.0]}], False), ([[0], [False]], True)],
+)
+def test_items_are_unique_as_json_schema_means_it(items: list[Any], unique: bool) -> None:
+    with nullcontext() if unique else pytest.raises(InvalidTask, match="not unique"):
+        SchemaCheck({"uniqueItems": True}).check(items)
+
+
+def test_check_of_a_schema_itself_is_bounded() -> None:
+    required = [*range(20_000), *map(str, range(20_000))]
+    started = time.process_time()
+    with pytest.raises(SetupError, match="no JSON Schema"):
+        SchemaCheck({"required": required})
+
+    assert time.process_time() - started < 10
