@@ -16,10 +16,10 @@ from shlex import join
 
 from coditect.agent.processes.process import ProcessId
 from coditect.local.errors import AlreadyUp
-from coditect.local.plan import LEDGER, ProcessPlan, Program, UpPlan, process_plan
+from coditect.local.plan import LEDGER, ProcessPlan, Program, Role, UpPlan, process_plan
 from coditect.local.private import PrivateServers, private_servers
 from coditect.local.servers.ports import keep_addresses
-from coditect.local.state import UpFolder, hold
+from coditect.local.state import UpFolder, dashboard_address, hold
 from coditect.local.supervisor import ProcessSupervisor, Say, guarded
 
 FLEET = {
@@ -50,7 +50,7 @@ class RunningFleet:
     """The servers that the demo started; None when the user named a RabbitMQ."""
 
     dashboard: str
-    """The address of the dashboard, and of the HTTP API."""
+    """The address that opens the dashboard, with the key of the HTTP API."""
 
     supervisor: ProcessSupervisor
 
@@ -118,7 +118,7 @@ async def running_fleet(
     async with AsyncExitStack() as stack, _supervised(supervisor, marker, ready):
         servers = await stack.enter_async_context(_servers(folder, environ, given, say=say))
         await ready.wait()
-        dashboard = UpFolder(folder).address_of("api") or ""
+        dashboard = dashboard_address(UpFolder(folder).address_of("api") or "", parts.api_key)
         yield RunningFleet({**environ, **urls}, None if _URLS[0] in given else servers, dashboard, supervisor)
 
 
@@ -140,12 +140,14 @@ async def _servers(
 def _plan(agents: Mapping[str, Sequence[str]], plan: UpPlan, environ: Mapping[str, str]) -> ProcessPlan:
     runs = {name: ("-m", "coditect", "agent", "run", *arguments) for name, arguments in agents.items()}
     others = {"dispatcher-1": ("-m", "dispatcher"), "api": ("-m", "coditect", "api", "--any-port")}
+    roles = {"dispatcher-1": Role.DISPATCHER, "api": Role.API}
     programs = tuple(
         Program(
             name,
             (sys.executable, *arguments),
             env={"CODITECT_DRAIN_SECONDS": str(_DRAIN_SECONDS)},
             announces_ready=True,
+            role=roles.get(name, Role.AGENT),
             stop_within_seconds=_DRAIN_SECONDS + 2,
         )
         for name, arguments in {**others, **runs}.items()

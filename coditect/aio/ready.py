@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 READY_FILE = "CODITECT_READY_FILE"
 """The environment variable with the path of the ready file."""
@@ -16,4 +15,5 @@ def tell_ready(*more: str, address: str = "") -> None:
     """
     for variable in (READY_FILE, *more):
         if path := os.environ.get(variable):
-            Path(path).write_text(address)
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                file.write(address)

@@ -27,7 +27,7 @@ from coditect.aio.ready import tell_ready
 from coditect.aio.supervisor import LoopDied
 from coditect.api.access.bearer import BearerAccess, TokenCheck
 from coditect.api.access.guard import AUDIT
-from coditect.api.access.keys import KeyFile
+from coditect.api.access.keys import AdminKey, KeyFile
 from coditect.api.access.oidc import OidcSettings, OidcTokens
 from coditect.api.access.roles import Access, OpenAccess
 from coditect.api.application import create_app
@@ -265,12 +265,12 @@ def _fleet_a2a(opened: Connections, api: ApiSettings) -> Callable[[], FleetA2a] 
 
 
 def access_of(api: ApiSettings) -> Access:
-    """Return the access that the settings ask for: by keys, by an issuer's tokens, by both, or open.
+    """Return the access that the settings ask for: by keys, by an issuer's tokens, by all of these, or open.
 
     Raises:
         SetupError: when the file of keys cannot be used, or the issuer is reached without TLS.
     """
-    checks: list[TokenCheck] = []
+    checks: list[TokenCheck] = [] if api.key is None else [AdminKey(api.key)]
     if api.keys is not None:
         keys = KeyFile(Path(api.keys))
         keys.keys()

@@ -42,7 +42,7 @@ def serve_api(
 ) -> None:
     """Serve the HTTP API and the dashboard until SIGTERM or SIGINT.
 
-    Without API keys (CODITECT_API_KEYS) every caller may do everything, and only this machine is served.
+    Without keys (CODITECT_API_KEYS, CODITECT_API_KEY) every caller may do everything, and only this machine is served.
 
     \b
     Example: coditect api --port 8009

@@ -6,7 +6,7 @@ tests and benchmarks. Linux and macOS.
 
 from coditect.local.doctor import Check, doctor
 from coditect.local.errors import AlreadyUp, LocalError, MissingServer, ServerUnreachable, StartFailed
-from coditect.local.plan import Program, UpPlan
+from coditect.local.plan import Program, Role, UpPlan
 from coditect.local.private import PrivateServers, private_servers
 from coditect.local.state import ChildState, Phase, UpFolder, UpState, read_state
 from coditect.local.up import StopReport, down, up, up_detached
@@ -20,6 +20,7 @@ __all__ = [
     "Phase",
     "PrivateServers",
     "Program",
+    "Role",
     "ServerUnreachable",
     "StartFailed",
     "StopReport",

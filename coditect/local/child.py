@@ -14,6 +14,7 @@ from pathlib import Path
 
 from coditect.agent.processes.process import ProcessId, identify
 from coditect.aio import launch
+from coditect.local.state import open_private
 from coditect.local.watchdog import MARKER, kill_marked
 
 Probe = Callable[[], Awaitable[bool]]
@@ -42,6 +43,8 @@ class Child:
     stop_within_seconds: float = 20.0
     stage: int = 0
     ready_file: Path | None = None
+    umask: int = 0o077
+    """The bits that are missing in the modes of new files; -1: those of the supervisor."""
 
 
 class RunningChild:
@@ -94,14 +97,14 @@ def spawn(child: Child, *, marker: str, log_folder: Path) -> RunningChild:
 
     By that variable the watchdog finds the process, and all that it starts.
     """
-    log_folder.mkdir(parents=True, exist_ok=True)
+    log_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     log = log_folder / f"{child.name}.log"
     if log.exists() and log.stat().st_size > LOG_ROTATE_BYTES:
         log.replace(log.with_suffix(".log.1"))
     if child.ready_file:
         child.ready_file.unlink(missing_ok=True)
     prefix = f"{marker}:{child.name}:"
-    with log.open("ab") as output:
+    with open(log, "ab", opener=open_private) as output:
         logged = output.tell()
         popen = subprocess.Popen(
             [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), *child.argv],
@@ -111,6 +114,7 @@ def spawn(child: Child, *, marker: str, log_folder: Path) -> RunningChild:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            umask=child.umask,
         )
     return RunningChild(child, popen, prefix=prefix, log=log, logged=logged)
 

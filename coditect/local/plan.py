@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
+from fnmatch import fnmatchcase
 from pathlib import Path
+from secrets import token_urlsafe
+from types import MappingProxyType
 
 from coditect.aio.ready import READY_FILE
 from coditect.local.child import Child, Probe
@@ -16,6 +20,28 @@ from coditect.local.state import UpFolder
 from coditect.settings.settings import store_url
 
 PROGRAM_STAGE = 10
+
+
+class Role(StrEnum):
+    """The part that a program has in a fleet, by which it gets its secrets."""
+
+    AGENT = "agent"
+    DISPATCHER = "dispatcher"
+    API = "api"
+
+
+NEEDED_BY: Mapping[str, tuple[Role, ...]] = MappingProxyType(
+    {
+        "CODITECT_MANAGEMENT_URL": (Role.DISPATCHER, Role.API),
+        "CODITECT_APPROVAL_KEY": (Role.DISPATCHER, Role.API),
+        "CODITECT_STORE*": (Role.DISPATCHER,),
+        "CODITECT_FDB_*": (Role.DISPATCHER,),
+        "CODITECT_API_*": (Role.API,),
+        "CODITECT_CHAT_*": (Role.AGENT,),
+        "CODITECT_A2A_*": (Role.AGENT,),
+    }
+)
+"""The variables, by name or pattern, that some programs of a fleet need and no other gets; all get the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +56,7 @@ class Program:
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     announces_ready: bool = False
+    role: Role = Role.AGENT
     ready_within_seconds: float = 120.0
     stop_within_seconds: float = 35.0
 
@@ -63,6 +90,8 @@ class ProcessPlan:
     children: tuple[Child, ...]
     management_url: str | None = field(default=None, repr=False)
     """The URL of the broker's management API; None when the broker has none, or the URL is not known."""
+    api_key: str | None = field(default=None, repr=False)
+    """The key of the HTTP API; None when it is not started, or has a file of keys or an issuer alone."""
 
 
 def process_plan(plan: UpPlan, *, environ: Mapping[str, str]) -> ProcessPlan:
@@ -84,13 +113,39 @@ def process_plan(plan: UpPlan, *, environ: Mapping[str, str]) -> ProcessPlan:
         if wanted.rabbitmq:
             management_url = addresses.management_url if wanted.management else None
         amqp_url, redis_url = amqp_url or addresses.amqp_url, redis_url or addresses.redis_url
+    api_key = _api_key(plan.programs, environ)
     urls = {"CODITECT_AMQP_URL": amqp_url, "CODITECT_REDIS_URL": redis_url}
     urls |= {"CODITECT_STORE_URL": store_url(environ) or f"sqlite:{plan.folder / LEDGER}"}
     if management_url is not None:
         urls["CODITECT_MANAGEMENT_URL"] = management_url
-    folder.run.mkdir(parents=True, exist_ok=True)
+    if api_key is not None:
+        urls["CODITECT_API_KEY"] = api_key
+    folder.run.mkdir(mode=0o700, parents=True, exist_ok=True)
     children += [_program_child(program, plan, {**environ, **urls}) for program in plan.programs]
-    return ProcessPlan(amqp_url, redis_url, tuple(children), management_url)
+    return ProcessPlan(amqp_url, redis_url, tuple(children), management_url, api_key)
+
+
+def environment_of(role: Role | None, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment variables of a program by its role: without the secrets of other roles.
+
+    None stands for a server, which gets none of Coditect's variables.
+    """
+
+    def given(name: str) -> bool:
+        if role is None:
+            return not name.startswith("CODITECT_")
+        return all(role in roles for pattern, roles in NEEDED_BY.items() if fnmatchcase(name, pattern))
+
+    return {name: value for name, value in environ.items() if given(name)}
+
+
+def _api_key(programs: Iterable[Program], environ: Mapping[str, str]) -> str | None:
+    """Return the key for the API of a fleet; None when no API is started, or the environment says who may use it."""
+    if not any(program.role is Role.API for program in programs):
+        return None
+    if environ.get("CODITECT_API_KEYS") or environ.get("CODITECT_API_OIDC_ISSUER"):
+        return environ.get("CODITECT_API_KEY")
+    return environ.get("CODITECT_API_KEY") or f"coditect_{token_urlsafe(32)}"
 
 
 def _has_management(binaries: Binaries) -> bool:
@@ -125,6 +180,7 @@ def server_children(
 ) -> list[Child]:
     """Write the configuration of each wanted private server below `folder`; return the servers as commands to run."""
     children: list[Child] = []
+    environ = environment_of(None, environ)
     if wanted.redis:
         children.append(redis_child(binaries, addresses, folder=folder / "redis", environ=environ))
     if wanted.rabbitmq:
@@ -139,13 +195,14 @@ def _program_child(program: Program, plan: UpPlan, environ: Mapping[str, str]) -
     return Child(
         name=program.name,
         argv=program.argv,
-        env={**environ, **program.env, READY_FILE: str(ready_file)},
+        env={**environment_of(program.role, {**environ, **program.env}), READY_FILE: str(ready_file)},
         folder=plan.working_folder,
         ready=_file_appears(ready_file) if program.announces_ready else None,
         ready_within_seconds=program.ready_within_seconds,
         stop_within_seconds=program.stop_within_seconds,
         stage=PROGRAM_STAGE,
         ready_file=ready_file,
+        umask=-1 if program.role is Role.AGENT else 0o077,  # an agent writes a user's files
     )
 
 

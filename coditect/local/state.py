@@ -2,10 +2,10 @@
 
 ::
 
-    .coditect/
+    .coditect/              no other user may enter it
     ├── up.json        the supervisor, the running programs (pid and start time), and their restarts
     ├── up.lock        held by the supervisor as long as it lives (flock: it cannot outlive its process)
-    ├── env            CODITECT_AMQP_URL, CODITECT_REDIS_URL and CODITECT_MANAGEMENT_URL, while it is up
+    ├── env            the addresses of the servers and of the API, with its key, while it is up
     ├── servers.json   ports and secrets of the private servers
     ├── log/           one log per child, and up.log of the supervisor
     ├── run/           ready files of the programs
@@ -26,8 +26,9 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from coditect.agent.processes.process import ProcessId, is_running
-from coditect.local.errors import AlreadyUp
+from coditect.local.errors import AlreadyUp, StartFailed
 from coditect.settings.own_files import read_own
+from coditect.settings.settings import read_env_file
 
 
 class Phase(StrEnum):
@@ -108,6 +109,11 @@ class UpFolder:
         """The folder of the files with which programs announce that they are ready."""
         return self.path / "run"
 
+    def dashboard(self) -> str | None:
+        """Return the address that opens the dashboard of a running `up`; None if no API runs."""
+        address = self.address_of("api")
+        return None if address is None else dashboard_address(address, read_env_file(self.env).get("CODITECT_API_KEY"))
+
     def ready_file(self, program: str) -> Path:
         """Return the file with which a program announces that it is ready."""
         return self.run / f"{program}.ready"
@@ -120,9 +126,44 @@ class UpFolder:
             return None
 
 
+def dashboard_address(api: str, key: str | None) -> str:
+    """Return the address that opens the dashboard of an API with its key, if it has one, at once.
+
+    The key is in the fragment, which a browser neither sends nor logs.
+    """
+    return api if key is None else f"{api}/#/fleet?key={key}"
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder that no other user may enter, or close one that exists to them.
+
+    Raises:
+        StartFailed: when the folder is a link, or another user owns it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    try:
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            os.fchmod(opened, 0o700)
+        finally:
+            os.close(opened)
+    except OSError as error:
+        fix = f"  Remove or own {folder}, or work in another folder"
+        raise StartFailed(
+            "The folder cannot be made private", folder=str(folder), reason=error.strerror, fix=fix
+        ) from error
+
+
+def open_private(file: str, flags: int) -> int:
+    """Open a file, as an `opener` for `open`; if it is made, its owner alone may read it."""
+    return os.open(file, flags, 0o600)
+
+
 def write_atomically(file: Path, text: str) -> None:
     """Replace `file` by `text`, readable by its owner only; a reader sees the old text or the new, never a part."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     draft.touch(mode=0o600)
     draft.write_text(text)
@@ -146,12 +187,25 @@ def read_state(folder: UpFolder) -> UpState | None:
         return None
 
 
-def write_env(folder: UpFolder, *, amqp_url: str, redis_url: str, management_url: str | None = None) -> None:
-    """Write the servers' addresses for later commands; only the user can read the file, which has passwords."""
-    lines = [f"CODITECT_AMQP_URL={amqp_url}", f"CODITECT_REDIS_URL={redis_url}"]
-    if management_url is not None:
-        lines.append(f"CODITECT_MANAGEMENT_URL={management_url}")
-    write_atomically(folder.env, "".join(f"{line}\n" for line in lines))
+def write_env(
+    folder: UpFolder,
+    *,
+    amqp_url: str,
+    redis_url: str,
+    management_url: str | None = None,
+    api_url: str | None = None,
+    api_key: str | None = None,
+) -> None:
+    """Write addresses and the API's key for later commands; only the user can read the file, which has passwords."""
+    variables = {
+        "CODITECT_AMQP_URL": amqp_url,
+        "CODITECT_REDIS_URL": redis_url,
+        "CODITECT_MANAGEMENT_URL": management_url,
+        "CODITECT_API_URL": api_url,
+        "CODITECT_API_KEY": api_key,
+    }
+    lines = [f"{name}={value}\n" for name, value in variables.items() if value is not None]
+    write_atomically(folder.env, "".join(lines))
 
 
 def forget(folder: UpFolder) -> None:
@@ -178,6 +232,7 @@ def hold(folder: UpFolder) -> Iterator[None]:
             fix="  coditect down   stops it",
         )
 
+    make_private(folder.path)
     with _locked(folder.lock, refusal):
         yield
 
@@ -197,8 +252,8 @@ def hold_data(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(file: Path, refusal: Callable[[], AlreadyUp]) -> Iterator[None]:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as lock:
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with open(file, "a", opener=open_private) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

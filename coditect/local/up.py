@@ -21,7 +21,17 @@ from coditect.aio.loop import run_loop
 from coditect.local.child import POLL_SECONDS, last_lines
 from coditect.local.errors import AlreadyUp, LocalError, StartFailed
 from coditect.local.plan import ProcessPlan, UpPlan, process_plan, require_servers
-from coditect.local.state import Phase, UpFolder, UpState, forget, hold, read_state, write_env, write_state
+from coditect.local.state import (
+    Phase,
+    UpFolder,
+    UpState,
+    forget,
+    hold,
+    open_private,
+    read_state,
+    write_env,
+    write_state,
+)
 from coditect.local.supervisor import ProcessSupervisor, Say, guarded
 from coditect.local.watchdog import kill_marked
 
@@ -76,9 +86,9 @@ def up_detached(plan: UpPlan, *, environ: Mapping[str, str], say: Say) -> UpStat
     require_servers(plan, environ=environ)
     with hold(folder):
         pass
-    folder.log.mkdir(parents=True, exist_ok=True)
+    folder.log.mkdir(mode=0o700, parents=True, exist_ok=True)
     log = folder.log / "up.log"
-    with log.open("ab") as errors:
+    with open(log, "ab", opener=open_private) as errors:
         starter = subprocess.Popen(
             [sys.executable, "-m", "coditect.local"],
             env=dict(environ),
@@ -167,7 +177,14 @@ async def _supervise(
     def all_ready() -> None:
         nonlocal phase
         phase = Phase.READY
-        write_env(folder, amqp_url=parts.amqp_url, redis_url=parts.redis_url, management_url=parts.management_url)
+        write_env(
+            folder,
+            amqp_url=parts.amqp_url,
+            redis_url=parts.redis_url,
+            management_url=parts.management_url,
+            api_url=folder.address_of("api"),
+            api_key=parts.api_key,
+        )
         changed()
         ready()
 

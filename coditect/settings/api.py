@@ -7,6 +7,7 @@ CODITECT_API_HOST             127.0.0.1    where the API listens; others than th
 CODITECT_API_PORT             8009         the port; 0 takes any
 CODITECT_API_BODY_BYTES       4194304      the largest body of a request, 1024 to 1073741824
 CODITECT_API_KEYS             none         the file of API keys
+CODITECT_API_KEY              none         one key of an admin, 32 characters or more
 CODITECT_API_HOSTS            none         names by which the API may be reached, with commas
 CODITECT_API_RATE             none         the most requests of one caller, such as 100/s
 CODITECT_API_OIDC_ISSUER      none         the OpenID Connect issuer whose tokens are taken
@@ -30,6 +31,7 @@ from coditect.settings.values import flag, host_names, http_url, whole
 TRACE = "{trace}"
 """What stands for the id of a trace in `CODITECT_API_TRACE_URL`."""
 
+SHORTEST_KEY = 32
 ISSUER_FIX = "CODITECT_API_OIDC_ISSUER=https://login.example.com/realms/fleet"
 
 
@@ -41,6 +43,7 @@ class ApiSettings:
     port: int = 8009
     body_bytes: int = 4 * 1024 * 1024
     keys: str | None = None
+    key: str | None = field(default=None, repr=False)
     hosts: str | None = None
     rate: Rate | None = None
     oidc_issuer: str | None = None
@@ -53,7 +56,7 @@ class ApiSettings:
     @property
     def secured(self) -> bool:
         """Tell whether the API demands a key or a token from its callers."""
-        return self.keys is not None or self.oidc_issuer is not None
+        return (self.keys or self.key or self.oidc_issuer) is not None
 
 
 API_DEFAULTS = ApiSettings()
@@ -70,6 +73,7 @@ def api_settings(values: Mapping[str, str]) -> ApiSettings:
         port=whole(values, "CODITECT_API_PORT", API_DEFAULTS.port, 0, 65_535),
         body_bytes=whole(values, "CODITECT_API_BODY_BYTES", API_DEFAULTS.body_bytes, 1_024, 2**30),
         keys=values.get("CODITECT_API_KEYS") or None,
+        key=_key(values, "CODITECT_API_KEY"),
         hosts=host_names(values, "CODITECT_API_HOSTS"),
         rate=_rate(values, "CODITECT_API_RATE"),
         oidc_issuer=http_url(values, "CODITECT_API_OIDC_ISSUER", fix=ISSUER_FIX),
@@ -79,6 +83,15 @@ def api_settings(values: Mapping[str, str]) -> ApiSettings:
         webhook_private=flag(values, "CODITECT_API_WEBHOOK_PRIVATE", default=False),
         trace_url=_trace_url(values, "CODITECT_API_TRACE_URL"),
     )
+
+
+def _key(values: Mapping[str, str], name: str) -> str | None:
+    text = values.get(name) or None
+    if text is not None and not (
+        len(text) >= SHORTEST_KEY and text.isascii() and text.isprintable() and " " not in text
+    ):
+        raise SetupError("An API key is too short or no word", variable=name, fix=f"{name}=$(openssl rand -hex 32)")
+    return text
 
 
 def _rate(values: Mapping[str, str], name: str) -> Rate | None:

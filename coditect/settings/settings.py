@@ -52,7 +52,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from coditect.settings.own_files import is_own
+from coditect.settings.own_files import is_own, read_own
 from coditect.settings.values import choice as _choice
 from coditect.settings.values import flag as _flag
 from coditect.settings.values import number as _number
@@ -158,7 +158,7 @@ def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path 
 def read_variables(environment: Mapping[str, str] | None = None, *, folder: Path | None = None) -> dict[str, str]:
     """Return the environment variables, and those `CODITECT_` ones missing there from the nearest `.coditect/env`."""
     own = os.environ if environment is None else environment
-    return {**_env_file(folder or Path.cwd()), **own}
+    return {**read_env_file(find_env_file(folder or Path.cwd())), **own}
 
 
 def store_url(environment: Mapping[str, str]) -> str | None:
@@ -171,9 +171,8 @@ def find_env_file(folder: Path) -> Path | None:
     return next((place / ENV_FILE for place in (folder, *folder.parents) if is_own(place / ENV_FILE)), None)
 
 
-def _env_file(folder: Path) -> dict[str, str]:
-    path = find_env_file(folder)
-    if path is None:
-        return {}
-    pairs = (line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
+def read_env_file(path: Path | None) -> dict[str, str]:
+    """Return the variables in a file that `coditect up` wrote; none if others can write the file."""
+    text = None if path is None else read_own(path)
+    pairs = (line.split("=", 1) for line in (text or "").splitlines() if "=" in line)
     return {name.strip(): value.strip() for name, value in pairs if name.startswith("CODITECT_")}

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import psutil
 import pytest
@@ -120,9 +120,11 @@ def test_kept_demo_serves_its_dashboard_until_it_is_interrupted() -> None:
     with demo(mark, "--keep") as process:
         assert process.stdout is not None
         address = next(
-            found[0] for line in process.stdout if (found := re.findall(r"stays up.* (http://[\d.:]+);", line))
+            found[0] for line in process.stdout if (found := re.findall(r"stays up.* (http://[\d.:]+/#\S+);", line))
         )
-        with urlopen(address) as page, urlopen(f"{address}/v1/agents") as agents:
+        url, _, key = address.partition("#/fleet?key=")
+        asked = Request(f"{url}v1/agents", headers={"Authorization": f"Bearer {key}"})
+        with urlopen(url) as page, urlopen(asked) as agents:
             shown, listed = page.read().decode(), json.load(agents)
         process.send_signal(signal.SIGINT)
         text = process.stdout.read()

@@ -19,7 +19,12 @@ class Kept:
 
     process: Process
     url: str
+    key: str
     said: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}
 
 
 @asynccontextmanager
@@ -29,15 +34,15 @@ async def kept_demo() -> AsyncIterator[Kept]:
         sys.executable, "-m", "agents.demo", "--keep", cwd=ROOT, stdout=PIPE, stderr=STDOUT, start_new_session=True
     )
     assert process.stdout is not None
-    said, url = [], ""
+    said, url, key = [], "", ""
     try:
         async for line in process.stdout:
             said.append(line.decode())
             if said[-1].startswith("The dashboard is at "):
-                url = said[-1].removeprefix("The dashboard is at ").strip() + "/"
+                url, _, key = said[-1].removeprefix("The dashboard is at ").strip().partition("#/fleet?key=")
             if "Ctrl-C stops it" in said[-1]:
                 break
-        yield Kept(process, url, "".join(said))
+        yield Kept(process, url, key, "".join(said))
         process.send_signal(signal.SIGINT)
         rest = (await process.stdout.read()).decode()
         assert await process.wait() == 0, rest

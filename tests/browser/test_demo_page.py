@@ -21,12 +21,14 @@ async def test_a_person_submits_watches_grants_and_redrives_in_a_kept_demo(page:
     }
     async with kept_demo() as demo:
         assert demo.url, demo.said
-        await page.goto(f"{demo.url}#/tasks?capability=text.summarize")
+        await page.goto(f"{demo.url}#/tasks?capability=text.summarize&key={demo.key}")
         await page.get_by_label("plain text or Markdown").fill("Agents find each other. They hand work over.")
         await page.get_by_role("button", name="Submit").click()
         await expect(page.get_by_role("region", name="Result")).to_contain_text('"sentences_read": 2')
 
-        started = await page.request.post(f"{demo.url}v1/workflows", data={"workflow": flow, "input": given})
+        started = await page.request.post(
+            f"{demo.url}v1/workflows", data={"workflow": flow, "input": given}, headers=demo.headers
+        )
         assert started.ok, await started.text()
         await page.goto(f"{demo.url}#/workflows/{(await started.json())['id']}")
         graph = page.get_by_role("group", name="Graph of the workflow")
@@ -38,7 +40,7 @@ async def test_a_person_submits_watches_grants_and_redrives_in_a_kept_demo(page:
         await expect(graph.get_by_role("button", name="publish: completed")).to_be_visible()
 
         failing = {"capability": "code.review", "input": {"path": "no/such/place"}}
-        assert (await page.request.post(f"{demo.url}v1/tasks", data=failing)).ok
+        assert (await page.request.post(f"{demo.url}v1/tasks", data=failing, headers=demo.headers)).ok
         await page.goto(f"{demo.url}#/dead-letters")
         await expect(page.get_by_role("region", name="Dead letters").get_by_role("row")).to_have_count(2)
         await page.get_by_role("button", name="Preview of redrive").click()

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from coditect import Agent
 from coditect.api.access.bearer import BearerAccess
-from coditect.api.access.keys import KeyFile
+from coditect.api.access.keys import AdminKey, KeyFile
 from coditect.api.access.roles import Role
 from tests.browser.checks import barriers
 from tests.browser.stage import staged
@@ -70,3 +70,16 @@ async def test_an_api_with_keys_asks_for_one_until_it_is_right(page: Page, tmp_p
         await expect(page.get_by_role("row").filter(has_text="looker-00000001")).to_contain_text("server.look")
         await page.reload()  # the tab keeps it
         await expect(page.get_by_role("row").filter(has_text="looker-00000001")).to_be_visible()
+
+
+async def test_a_link_with_the_key_opens_the_dashboard_and_does_not_keep_it_in_the_address(page: Page) -> None:
+    key = "local-0123456789abcdef0123456789abcdef"
+    async with staged([looker()], access=BearerAccess([AdminKey(key)])) as stage:
+        agent = page.get_by_role("row").filter(has_text="looker-00000001")
+        await page.goto(f"{stage.url}/#/fleet?key=wrong")
+        await expect(page.get_by_role("dialog", name="This API wants a key")).to_be_visible()
+        await page.goto(f"{stage.url}/#/fleet?key={key}")  # a change of the fragment alone, in an open tab
+
+        await expect(agent).to_be_visible()
+        assert page.url == f"{stage.url}/#/fleet"
+        await expect(page.get_by_role("dialog")).to_be_hidden()

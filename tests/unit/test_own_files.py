@@ -10,6 +10,7 @@ import pytest
 from coditect.agent.processes.process import ProcessId
 from coditect.cli.local.up import _up_folder
 from coditect.local.state import Phase, UpFolder, UpState, read_state, write_env, write_state
+from coditect.settings.own_files import read_own
 from coditect.settings.settings import Settings, find_env_file, read_settings
 
 URL = "amqp://somebody:secret@192.0.2.1/"
@@ -67,3 +68,29 @@ def test_own_file_further_up_is_believed_past_a_strangers(brought_up: UpFolder, 
     strangers.chmod(0o666)
 
     assert find_env_file(below) == brought_up.env
+
+
+@pytest.mark.parametrize("linked", ["env", "folder"])
+def test_links_are_not_followed(linked: str, brought_up: UpFolder, below: Path) -> None:
+    place = below / ".coditect"
+    if linked == "folder":
+        place.symlink_to(brought_up.path)
+    else:
+        place.mkdir()
+        (place / "env").symlink_to(brought_up.env)
+
+    assert find_env_file(below) == brought_up.env
+    assert read_own(place / "env") is None
+
+
+def test_pipe_in_place_of_the_file_does_not_hold_a_program_up(below: Path) -> None:
+    (below / ".coditect").mkdir()
+    os.mkfifo(below / ".coditect" / "env", 0o600)
+
+    assert read_own(below / ".coditect" / "env") is None
+
+
+def test_file_in_a_folder_that_others_can_write_is_not_believed(brought_up: UpFolder, below: Path) -> None:
+    brought_up.path.chmod(0o777)
+
+    assert read_settings({}, folder=below) == Settings()

@@ -12,11 +12,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from errno import EISDIR
+from hmac import compare_digest
 from os import strerror
 from pathlib import Path
 from secrets import token_urlsafe
 
-from coditect.api.access.roles import Caller, Role
+from coditect.api.access.roles import LOCAL, Caller, Role
 from coditect.errors import InputError, NotFound, SetupError
 from coditect.model import arguments
 from coditect.settings.own_files import is_own
@@ -122,6 +123,17 @@ class KeyFile:
         draft.touch(mode=0o600)
         draft.write_text("".join(json.dumps(asdict(one)) + "\n" for one in keys), encoding="utf-8")
         draft.replace(self._path)
+
+
+class AdminKey:
+    """The one key in the settings of an API, such as that of `coditect up`; its caller is `local`, an admin."""
+
+    def __init__(self, key: str) -> None:
+        self._hash = _hash(key)
+
+    async def caller_of(self, token: str) -> Caller | None:
+        """Return the caller `local` for the key; None for any other token."""
+        return LOCAL if compare_digest(_hash(token), self._hash) else None
 
 
 def _hash(secret: str) -> str:

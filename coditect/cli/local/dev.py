@@ -53,8 +53,8 @@ def dev_command(
         raise InputError("There is no agent to run", fix=f"name a file: coditect dev my_agent.py, or {FLEET_TABLE}")
     for target in named:
         load_agents(target)  # what cannot be imported now is told here; after a change the logs tell it
-    programs = [_watched(one) for target, count in named.items() for one in programs_of(target, count)]
-    plan = plan_of((*control_plane(), *programs, *http_api(os.environ)), Path.cwd(), os.environ)
+    programs = [_watched(one) for one in programs_of(named)]
+    plan = plan_of((*control_plane(), *http_api(os.environ), *programs), Path.cwd(), os.environ)
     files = local.UpFolder(plan.folder)
     logs = Logs(files.log, Console(highlight=False))
     ours = [one.name for one in plan.programs]
@@ -63,8 +63,8 @@ def dev_command(
     def ready() -> None:
         state = local.read_state(files)
         logs.follow(child.name for child in (state.children if state else ()) if child.name not in ours)
-        if (address := files.address_of("api")) is not None:
-            say(f"The HTTP API: {address}")
+        if (address := files.dashboard()) is not None:
+            say(f"The dashboard: {address}")
         say("Ready. A change of a Python file starts the agents again; Ctrl-C ends everything.")
 
     with logs.shown():

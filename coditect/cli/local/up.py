@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +24,7 @@ from coditect.settings.own_files import is_own
 from coditect.settings.settings import Settings, read_settings
 
 if TYPE_CHECKING:  # pydantic, which coditect.local needs, would double the time of `coditect --help`
-    from coditect.local import Program, UpPlan, UpState
+    from coditect.local import Program, UpFolder, UpPlan, UpState
     from coditect.operations.rebuild import Rebuilt
 
 FOLDER = Path(".coditect")
@@ -57,7 +60,9 @@ def up_command(
     for target in fleet(agents, Path.cwd()) if agents and not no_agents else ():
         load_agents(target)  # what cannot be imported is told here and now, and not by a program that ends again
     fleets = _fleet_programs(agents or [], Path.cwd())
-    programs = () if no_agents else (*control_plane(), *fleets, *http_api(os.environ))
+    if not fleets and not no_agents:
+        say(f"No agent is started: name files, such as `coditect up my_agent.py`, or list them in {FLEET_TABLE}.")
+    programs = () if no_agents else (*control_plane(), *http_api(os.environ), *fleets)
     plan = plan_of(programs, Path.cwd(), os.environ)
     files = local.UpFolder(plan.folder)
     stays = f"What waits stays in {plan.folder}: `coditect up` goes on with it."
@@ -67,13 +72,13 @@ def up_command(
         except KeyboardInterrupt:
             say(f"Nothing goes on: what was started is stopped again. {stays}")
             raise
-        _show(state, files.address_of("api"), output)
+        _show(state, files, output)
         return
 
     def ready() -> None:
         state = local.read_state(files)
         if state is not None:
-            _show(state, files.address_of("api"), output)
+            _show(state, files, output)
             sys.stdout.flush()
         say("Ready. Ctrl-C stops it.")
 
@@ -183,7 +188,7 @@ def _agent_count(text: str) -> tuple[str, int]:
 
 
 def _fleet_programs(named: Sequence[str], folder: Path) -> list[Program]:
-    return [program for target, count in fleet(named, folder).items() for program in programs_of(target, count)]
+    return programs_of(fleet(named, folder))
 
 
 def plan_of(programs: tuple[Program, ...], folder: Path, environ: Mapping[str, str]) -> UpPlan:
@@ -193,11 +198,23 @@ def plan_of(programs: tuple[Program, ...], folder: Path, environ: Mapping[str, s
     return local.UpPlan(
         folder=folder / FOLDER,
         working_folder=folder,
-        programs=programs,
+        programs=_distinct(programs),
         amqp_url=environ.get("CODITECT_AMQP_URL"),
         redis_url=environ.get("CODITECT_REDIS_URL"),
         management_url=environ.get("CODITECT_MANAGEMENT_URL"),
     )
+
+
+def _distinct(programs: Iterable[Program]) -> tuple[Program, ...]:
+    """Return the programs, numbered where they have one name: log and ready file are named by it."""
+    taken = {"up", "epmd", "rabbitmq", "redis"}
+    named = []
+    for program in programs:
+        numbered = (f"{program.name}-{number}" for number in count(2))
+        name = next(one for one in chain([program.name], numbered) if one not in taken)
+        taken.add(name)
+        named.append(replace(program, name=name))
+    return tuple(named)
 
 
 def control_plane() -> list[Program]:
@@ -212,7 +229,7 @@ def control_plane() -> list[Program]:
         say("The control plane is not installed, and not started: pip install 'coditect[dispatcher]'")
         return []
     return [
-        local.Program(one.name, (sys.executable, "-m", one.value), announces_ready=True)
+        local.Program(one.name, (sys.executable, "-m", one.value), announces_ready=True, role=local.Role.DISPATCHER)
         for one in entry_points(group=GROUP)
     ]
 
@@ -230,29 +247,39 @@ def http_api(environ: Mapping[str, str]) -> list[Program]:
         say("The HTTP API is not installed, and not started: pip install 'coditect[api]'")
         return []
     chosen = () if "CODITECT_API_PORT" in environ else ("--any-port",)
-    return [local.Program("api", (sys.executable, "-m", "coditect", "api", *chosen), announces_ready=True)]
+    command = (sys.executable, "-m", "coditect", "api", *chosen)
+    return [local.Program("api", command, announces_ready=True, role=local.Role.API)]
 
 
-def programs_of(target: str, processes: int) -> list[Program]:
-    """Return one command for each process of an agent, so that each process restarts by itself."""
+def programs_of(agents: Mapping[str, int]) -> list[Program]:
+    """Return one command for each process of the agents, so that each process restarts by itself."""
     from coditect import local
 
-    name = Path(target.partition(":")[0]).stem if "/" in target or target.endswith(".py") else target
-    argv = (sys.executable, "-m", "coditect", "agent", "run", target)
-    return [
-        local.Program(f"{name}-{number}" if processes > 1 else name, argv, announces_ready=True)
-        for number in range(1, processes + 1)
-    ]
+    files = Counter(_file_name(target) for target in agents)
+    programs = []
+    for target, processes in agents.items():
+        file, agent = _file_name(target), target.partition(":")[2]
+        name = f"{file}-{agent}" if agent and files[file] > 1 else file
+        argv = (sys.executable, "-m", "coditect", "agent", "run", target)
+        numbered = [f"{name}-{number}" for number in range(1, processes + 1)] if processes > 1 else [name]
+        programs += [local.Program(one, argv, announces_ready=True) for one in numbered]
+    return programs
 
 
-def _show(state: UpState, api_url: str | None, output: Output) -> None:
+def _file_name(target: str) -> str:
+    """Return the file's name without its ending in the target of `coditect agent run`, or the module."""
+    file = target.partition(":")[0]
+    return Path(file).stem if "/" in file or file.endswith(".py") else file
+
+
+def _show(state: UpState, files: UpFolder, output: Output) -> None:
     amqp_url, redis_url = without_passwords(state.amqp_url), without_passwords(state.redis_url)
     document = {
         "phase": state.phase.value,
         "pid": state.supervisor.pid,
         "amqp_url": amqp_url,
         "redis_url": redis_url,
-        "api_url": api_url,
+        "api_url": files.address_of("api"),
         "programs": [
             {
                 "name": child.name,
@@ -268,5 +295,5 @@ def _show(state: UpState, api_url: str | None, output: Output) -> None:
         (child.name, child.phase.value, child.process.pid if child.process else None, child.log)
         for child in state.children
     ]
-    fields = FieldsView({"broker": amqp_url, "registry": redis_url, "api": api_url})
+    fields = FieldsView({"broker": amqp_url, "registry": redis_url, "dashboard": files.dashboard()})
     render(output, document, fields, TableView(("program", "state", "pid", "log"), rows))

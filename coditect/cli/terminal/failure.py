@@ -69,12 +69,12 @@ def say_guesses(*variables: str) -> None:
 
 def _source(variable: str) -> str | None:
     """Return where a variable with a server's address is set (environment or env file); None when it is not set."""
-    from coditect.settings.settings import find_env_file
+    from coditect.settings.settings import find_env_file, read_env_file
 
     if os.environ.get(variable):
         return f"{variable} in the environment"
     file = find_env_file(Path.cwd())
-    if file is not None and variable in file.read_text():
+    if variable in read_env_file(file):
         return f"{variable} in {file}"
     return None
 

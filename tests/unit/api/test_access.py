@@ -28,10 +28,11 @@ from coditect.api.access.keys import KeyFile
 from coditect.api.access.oidc import OidcSettings, OidcTokens
 from coditect.api.access.roles import Caller, Role
 from coditect.api.application import create_app
+from coditect.api.program import access_of
 from coditect.api.routes.parameters import own_key
 from coditect.errors import InputError, NotFound, Retryable, SetupError
 from coditect.model.limits.rate import Rate
-from coditect.settings.api import ApiSettings
+from coditect.settings.api import ApiSettings, api_settings
 from coditect.testing import TestFleet
 from tests.api import ADDRESS, api_of, services_of
 
@@ -132,6 +133,27 @@ def test_a_file_of_keys_is_the_users_own_or_roots_as_a_mounted_secret_is(
 
     with nullcontext() if believed else pytest.raises(SetupError, match="Others may write"):
         assert [one.name for one in KeyFile(tmp_path / "keys").keys().values()] == ["ada"]
+
+
+async def test_the_key_of_the_settings_makes_its_caller_an_admin() -> None:
+    key = "local-0123456789abcdef0123456789abcdef"
+    settings = api_settings({"CODITECT_API_KEY": key})
+    async with TestFleet() as fleet, api_of(fleet, access=access_of(settings)) as http:
+        statuses = [
+            (await http.get("/v1/agents", headers=headers)).status_code
+            for headers in ({}, bearer("coditect_other"), bearer(f"{key}x"), bearer(key))
+        ]
+
+    assert statuses == [401, 401, 401, 200]
+    assert settings.secured
+
+
+@pytest.mark.parametrize("key", ["tiny", "x" * 31, "with blank" * 4, "ü" * 32])
+def test_a_key_that_is_too_short_or_no_word_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(SetupError, match=r"CODITECT_API_KEY=\$\(openssl") as refused:
+        api_settings({"CODITECT_API_KEY": key})
+
+    assert key not in str(refused.value)
 
 
 async def test_a_caller_over_its_rate_is_told_when_to_come_again() -> None:

@@ -201,6 +201,24 @@ def test_plan_has_one_program_per_process_and_uses_named_servers(tmp_path: Path)
     assert (plan.amqp_url, plan.redis_url) == ("amqp://there/", None)
 
 
+def test_programs_of_a_plan_have_names_of_their_own(tmp_path: Path) -> None:
+    targets = ["one.py:a", "one.py:b=2", "below/one.py", "redis.py", "up.py", "one-a.py", "api.py"]
+
+    fleet = local._fleet_programs(targets, tmp_path)
+    plan = local.plan_of((*local.http_api({}), *fleet), tmp_path, {})
+
+    assert [program.name for program in plan.programs] == [
+        "api", "one-a", "one-b-1", "one-b-2", "one", "redis-2", "up-2", "one-a-2", "api-2",
+    ]  # fmt: skip
+
+
+def test_up_without_agents_says_so(terminal: Terminal, nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coditect.local.up", lambda *_, **__: None)
+
+    assert "No agent is started: name files" in terminal.run("up").err
+    assert "No agent is started" not in terminal.run("up", "--no-agents").err
+
+
 def test_up_that_a_person_ends_says_what_stays(
     terminal: Terminal, nowhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ from pydantic import TypeAdapter
 
 from coditect.aio.ready import READY_FILE
 from coditect.local.errors import MissingServer
-from coditect.local.plan import Program, UpPlan, process_plan, require_servers
+from coditect.local.plan import Program, Role, UpPlan, process_plan, require_servers
 from coditect.local.servers.binaries import Binaries
 from coditect.local.servers.ports import Addresses, ServerPorts
 from coditect.local.servers.rabbitmq import rabbitmq_children
@@ -81,3 +81,52 @@ def test_redis_is_durable_and_evicts_nothing(tmp_path: Path) -> None:
     lines = (tmp_path / "redis.conf").read_text().splitlines()
     for line in ("bind 127.0.0.1", "appendonly yes", "appendfsync everysec", "maxmemory-policy noeviction"):
         assert line in lines
+
+
+SECRETS = {
+    "CODITECT_APPROVAL_KEY": {"dispatcher", "api"},
+    "CODITECT_MANAGEMENT_URL": {"dispatcher", "api"},
+    "CODITECT_STORE_URL": {"dispatcher"},
+    "CODITECT_FDB_TLS_KEY_PASSWORD": {"dispatcher"},
+    "CODITECT_API_WEBHOOK_KEY": {"api"},
+    "CODITECT_API_KEY": {"api"},
+    "CODITECT_CHAT_KEY": {"agent"},
+    "CODITECT_A2A_TOKEN": {"agent"},
+    "CODITECT_AMQP_URL": {"dispatcher", "api", "agent"},
+    "ANOTHER_KEY": {"dispatcher", "api", "agent", "epmd", "rabbitmq", "redis"},
+}
+
+
+def test_each_program_gets_the_secrets_of_its_role_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coditect.local.plan.find_binaries", lambda _: BINARIES)
+    programs = tuple(Program(role.value, ("run",), role=role) for role in Role)
+    given = dict.fromkeys(SECRETS, "of the user")
+
+    parts = process_plan(UpPlan(tmp_path, tmp_path, programs), environ=given)
+
+    found = {name: {child.name for child in parts.children if name in child.env} for name in SECRETS}
+    assert found == SECRETS
+
+
+def test_given_management_url_reaches_no_agent(tmp_path: Path) -> None:
+    programs = tuple(Program(role.value, ("run",), role=role) for role in Role)
+    plan = UpPlan(tmp_path, tmp_path, programs, "amqp://a", "redis://r", management_url="http://m")
+
+    parts = process_plan(plan, environ={})
+
+    assert {child.name for child in parts.children if "CODITECT_MANAGEMENT_URL" in child.env} == {"dispatcher", "api"}
+
+
+def test_api_gets_a_key_of_its_own_unless_the_user_says_who_may_use_it(tmp_path: Path) -> None:
+    plan = UpPlan(tmp_path, tmp_path, (Program("api", ("run",), role=Role.API),), "amqp://a", "redis://r")
+
+    made, other = (process_plan(plan, environ={}) for _ in range(2))
+
+    assert made.children[0].env["CODITECT_API_KEY"] == made.api_key
+    assert made.api_key is not None
+    assert len(made.api_key) > 40
+    assert made.api_key != other.api_key
+    assert process_plan(plan, environ={"CODITECT_API_KEY": "mine"}).api_key == "mine"
+    assert process_plan(plan, environ={"CODITECT_API_KEYS": "keys"}).api_key is None
+    assert process_plan(plan, environ={"CODITECT_API_OIDC_ISSUER": "https://i"}).api_key is None
+    assert process_plan(UpPlan(tmp_path, tmp_path, (), "amqp://a", "redis://r"), environ={}).api_key is None

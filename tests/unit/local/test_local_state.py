@@ -1,10 +1,11 @@
+import os
 import stat
 from pathlib import Path
 
 import pytest
 
 from coditect.agent.processes.process import ProcessId
-from coditect.local.errors import AlreadyUp
+from coditect.local.errors import AlreadyUp, StartFailed
 from coditect.local.state import (
     ChildState,
     Phase,
@@ -81,3 +82,45 @@ def test_folder_is_held_by_one_and_free_afterwards(tmp_path: Path) -> None:
 
     with hold(folder):
         pass
+
+
+@pytest.mark.parametrize("mode", [None, 0o755, 0o777])
+def test_held_folder_is_closed_to_other_users(tmp_path: Path, mode: int | None) -> None:
+    folder = UpFolder(tmp_path / ".coditect")
+    if mode is not None:
+        folder.path.mkdir()
+        folder.path.chmod(mode)
+    before = os.umask(0)
+
+    try:
+        with hold(folder):
+            write_state(folder, a_state())
+    finally:
+        os.umask(before)
+
+    assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in folder.path.iterdir()} == {0o600}
+
+
+def test_folder_that_is_a_link_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".coditect").symlink_to("elsewhere")
+
+    with pytest.raises(StartFailed, match=r"Remove or own"), hold(UpFolder(tmp_path / ".coditect")):
+        pass
+
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_env_holds_the_address_and_the_key_of_the_api(tmp_path: Path) -> None:
+    folder = UpFolder(tmp_path)
+    folder.run.mkdir()
+    folder.ready_file("api").write_text("http://127.0.0.1:8010")
+
+    write_env(folder, amqp_url="a", redis_url="r", api_url=folder.address_of("api"), api_key="coditect_k")
+
+    assert folder.env.read_text().splitlines()[2:] == [
+        "CODITECT_API_URL=http://127.0.0.1:8010",
+        "CODITECT_API_KEY=coditect_k",
+    ]
+    assert folder.dashboard() == "http://127.0.0.1:8010/#/fleet?key=coditect_k"

@@ -16,6 +16,20 @@ export const key = {
   },
 };
 
+// A link may bring the key in the part behind #, which no server and no log sees; it leaves the address at once.
+function keyOfAddress() {
+  const [page, search] = location.hash.split("?");
+  const fields = new URLSearchParams(search);
+  if (!fields.has("key")) return false;
+  key.set(fields.get("key"));
+  fields.delete("key");
+  history.replaceState(null, "", `${page}${fields.size ? `?${fields}` : ""}`);
+  return true;
+}
+
+keyOfAddress();
+addEventListener("hashchange", () => keyOfAddress() && location.reload());
+
 export class Problem extends Error {
   // An RFC 9457 problem: the message is the API's sentence, `status` is HTTP's (0 when no answer came).
   constructor(status, { title = "The API refused this", detail = "", fix = "", facts = {}, mistakes = [] }) {
