@@ -26,6 +26,7 @@ from coditect.agent.mailbox import Mailbox
 from coditect.agent.processes.copies import BEGAN, PARENT, keep_processes
 from coditect.agent.quarantine import Quarantine
 from coditect.agent.runtime import Runtime
+from coditect.agent.workspaces import Workspaces
 from coditect.aio.clock import Clock, SystemClock
 from coditect.aio.launch import die_with
 from coditect.aio.loop import collect_rarely, keep_signals_from_children, run_loop
@@ -35,7 +36,7 @@ from coditect.blobs import open_blobs
 from coditect.broker.port import Broker
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import Topology, agent_queues, base_topology, capability_queues, inbox_binding
-from coditect.errors import CoditectError
+from coditect.errors import CoditectError, SetupError
 from coditect.messaging.event_publisher import Events
 from coditect.messaging.rpc import Requests
 from coditect.model.ids import AgentId
@@ -273,6 +274,7 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
         _on_signal(opening.cancel)
     agent_id = new_agent_id(agent)
     CURRENT_AGENT.set(agent_id)
+    await asyncio.to_thread(_sweep_workspaces, settings)
     broker = AmqpBroker(
         settings.amqp_url,
         name=agent_id,
@@ -307,6 +309,14 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
         tell_ready(BEGAN)
         _log_ready(agent, runtime.agent_id, settings)
         await run_until(stop, health.failure())
+
+
+def _sweep_workspaces(settings: Settings) -> None:
+    """Remove the workspaces of agents that were killed; if that cannot be done, log it."""
+    try:
+        Workspaces(settings.workspace).sweep()
+    except SetupError as error:
+        log.warning("No task can have a workspace", extra={"reason": str(error)})
 
 
 def _log_ready(agent: Agent, agent_id: AgentId, settings: Settings) -> None:

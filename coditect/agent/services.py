@@ -21,6 +21,7 @@ from coditect.agent.intake.intake import Intake
 from coditect.agent.limits import AgentLimits as Bounds
 from coditect.agent.workflow_tasks.handoffs import Handoffs, owner_to_hand_off
 from coditect.agent.workflow_tasks.reports import Reports
+from coditect.agent.workspaces import Workspaces
 from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
 from coditect.aio.threads import awaited_by
@@ -88,6 +89,11 @@ class Means:
         return Handoffs(self.control, self.requests, self.guards.registry)
 
     @cached_property
+    def workspaces(self) -> Workspaces:
+        """The folders of the process's executions; none exists before a task first needs one."""
+        return Workspaces(self.bounds.workspace)
+
+    @cached_property
     def retry_budgets(self) -> RetryBudgets:
         """The limits on the process's retries of calls, by dependency; made when a task first needs one."""
         return RetryBudgets()
@@ -101,7 +107,7 @@ class Means:
         """Return the context of one execution: a `PlainContext` if `blocking`, else a `Context` for async handlers."""
         task, services = execution.task, self.services(execution)
         headers, kind = execution.delivery.message.headers, PlainContext if blocking else Context
-        return kind(task, services.task_id, agent_id, services, folder=self.bounds.workspace, headers=headers)
+        return kind(task, services.task_id, agent_id, services, workspaces=self.workspaces, headers=headers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
@@ -15,6 +13,7 @@ from coditect.agent.handlers.facts import TaskFacts
 from coditect.agent.handlers.handoffs import PlainHandoffs, TaskHandoffs
 from coditect.agent.handlers.port import BreakerCall, Services
 from coditect.agent.handlers.threads import TaskThreads
+from coditect.agent.workspaces import Workspaces
 from coditect.codec import encode_any, value_of
 from coditect.collaboration.blocking_locks import BlockingLock
 from coditect.collaboration.locks import Lock, Locking, LockPort
@@ -49,7 +48,7 @@ class TaskContext(TaskFacts):
         agent_id: AgentId,
         services: Services,
         *,
-        folder: str | None = None,
+        workspaces: Workspaces | None = None,
         headers: HeaderTable = NO_HEADERS,
         workspace: Path | None = None,
     ) -> None:
@@ -57,7 +56,7 @@ class TaskContext(TaskFacts):
         self._headers = headers
         self.services = services
         """The runtime's services for this execution."""
-        self._folder = folder
+        self._workspaces = workspaces or Workspaces()
         self._workspace = workspace
         self._asked: Counter[tuple[str, int]] = Counter()
         """The number of equal requests made so far, by capability and hash of the input."""
@@ -73,15 +72,19 @@ class TaskContext(TaskFacts):
 
     @property
     def workspace(self) -> Path:
-        """A temporary folder for the execution alone; created on first use and deleted when the attempt ends."""
+        """A temporary folder for the execution alone; created on first use and deleted when the attempt ends.
+
+        Raises:
+            SetupError: when it cannot be created, or another user could change it.
+        """
         if self._workspace is None:
-            self._workspace = Path(tempfile.mkdtemp(prefix="coditect-", dir=self._folder))
+            self._workspace = self._workspaces.make()
         return self._workspace
 
     def remove_workspace(self) -> None:
         """Delete the workspace folder, if there is one; a later use of `workspace` creates a new folder."""
         if self._workspace is not None:
-            shutil.rmtree(self._workspace, ignore_errors=True)
+            self._workspaces.remove(self._workspace)
             self._workspace = None
 
     def report(self, share: float, note: str = "") -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -22,7 +21,7 @@ from coditect.integrations.commands.running import CommandRun
 from coditect.integrations.commands.schema import CommandFields, CommandFile, InputBy
 from coditect.integrations.commands.surroundings import command_environment, secrets_in
 from coditect.integrations.commands.template import InputTemplate, filled_arguments
-from coditect.integrations.commands.workspace import Checkout, Workspaces, open_workspaces
+from coditect.integrations.commands.workspace import Checkout, CommandWorkspaces, open_workspaces
 from coditect.integrations.described import described
 from coditect.model.retry import Retry
 from coditect.wire.json import dumps, loads
@@ -38,7 +37,7 @@ class CommandRoom:
     """The resources that all commands of one agent process share: launcher, workspaces, and a thread for each slot."""
 
     launcher: Launcher
-    workspaces: Workspaces
+    workspaces: CommandWorkspaces
     threads: Executor
 
 
@@ -49,14 +48,14 @@ def command_agent(file: CommandFile, *, folder: str | None = None) -> Agent:
         SetupError: when a name or a schema is none.
     """
     repositories = {one.workspace.repository for one in file.capabilities.values() if one.workspace.repository}
-    root = Path(folder or tempfile.gettempdir()) / f"coditect-commands-{os.getuid()}"
+    base = Path(folder) if folder else None
 
     @asynccontextmanager
     async def room(agent: Agent) -> AsyncIterator[CommandRoom]:
         with (
+            open_workspaces(base, tuple(Path(repository) for repository in sorted(repositories))) as workspaces,
             ThreadPoolExecutor(agent.slots, "command") as threads,
             launching() as launcher,
-            open_workspaces(root / file.name, tuple(Path(one) for one in sorted(repositories))) as workspaces,
         ):
             yield CommandRoom(launcher, workspaces, threads)
 

@@ -1,30 +1,19 @@
-"""The folders in which commands work: one for each attempt, fresh or a git worktree, removed at its end.
-
-All folders of an agent process lie in one of its own, which has a locked file. The lock ends with the process, also by
-SIGKILL: whichever process of the user starts next under the same root removes the folders whose lock no process holds.
-"""
+"""The folders in which commands work: one for each attempt, fresh or a git worktree, removed at its end."""
 
 from __future__ import annotations
 
-import fcntl
-import logging
 import os
-import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from coditect.agent.workspaces import Workspaces
 from coditect.errors import InputError, SetupError
 from coditect.integrations.commands.failures import CommandTroubled
 
-log = logging.getLogger(__name__)
-
 GIT_SECONDS = 120.0
-_LOCK = "lock"
 _QUIET = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
 """Options of git by which a checkout runs no hook and no file system monitor of the repository."""
 
@@ -38,11 +27,11 @@ class Checkout:
     """A branch, tag or commit; it is not trusted, since it may come from a task's input."""
 
 
-class Workspaces:
+class CommandWorkspaces:
     """The folders in which the commands of one agent process work, one for each attempt."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, workspaces: Workspaces) -> None:
+        self._workspaces = workspaces
 
     @contextmanager
     def one(self, checkout: Checkout | None) -> Iterator[Path]:
@@ -50,10 +39,10 @@ class Workspaces:
 
         Raises:
             InputError: when the repository has no such revision.
-            SetupError: when there is no git, or no such repository.
+            SetupError: when there is no git, no such repository, or another user could change the folder.
             CommandTroubled: when git cannot make the worktree now; retryable.
         """
-        folder = Path(tempfile.mkdtemp(prefix="task-", dir=self._folder))
+        folder = self._workspaces.make()
         try:
             if checkout is None:
                 yield folder
@@ -61,74 +50,25 @@ class Workspaces:
                 with _worktree(checkout, folder / "tree") as tree:
                     yield tree
         finally:
-            _remove(folder)
+            self._workspaces.remove(folder)
 
 
 @contextmanager
-def open_workspaces(root: Path, repositories: tuple[Path, ...]) -> Iterator[Workspaces]:
-    """Make an agent process's folder below a root, for the block; first remove what ended processes left there.
+def open_workspaces(base: Path | None, repositories: tuple[Path, ...]) -> Iterator[CommandWorkspaces]:
+    """Yield an agent process's folders below `base`, after removing the folders and worktrees of ended processes.
 
     Raises:
-        SetupError: when the root cannot be used.
+        SetupError: when `base` cannot be used.
     """
+    workspaces = Workspaces(base)
+    workspaces.sweep()
+    for repository in repositories:
+        with suppress(SetupError, CommandTroubled):  # the first task that needs the repository reports it
+            _git(repository, "worktree", "prune")
     try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if root.stat().st_uid != os.getuid():
-            raise SetupError("The folder for workspaces belongs to another user", folder=str(root), fix=_ANOTHER)
-        if _sweep(root):
-            for repository in repositories:
-                _git(repository, "worktree", "prune")
-        folder = Path(tempfile.mkdtemp(prefix="agent-", dir=root))
-        lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
-    except OSError as error:
-        raise SetupError("The folder for workspaces cannot be used", reason=str(error), fix=_ANOTHER) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield Workspaces(folder)
+        yield CommandWorkspaces(workspaces)
     finally:
-        _remove(folder)
-        os.close(lock)
-
-
-_ANOTHER = "set CODITECT_WORKSPACE to a folder of your own"
-
-
-def _sweep(root: Path) -> int:
-    """Remove the folders of processes that have ended; return their number."""
-    swept = 0
-    for folder in root.glob("agent-*"):
-        try:
-            lock = os.open(folder / _LOCK, os.O_RDWR)
-        except FileNotFoundError:
-            continue  # another process makes it, or removes it, just now
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        else:
-            _remove(folder)
-            swept += 1
-        finally:
-            os.close(lock)
-    if swept:
-        log.info("Workspaces of ended agents are removed", extra={"folder": str(root), "number": swept})
-    return swept
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder, even if its permissions forbid it; what cannot be removed is logged, and stays."""
-
-    def again(_call: Callable[..., Any], path: str, _error: Any) -> None:
-        try:
-            Path(path).parent.chmod(0o700)
-            Path(path).chmod(0o700)
-            shutil.rmtree(path) if Path(path).is_dir() else Path(path).unlink()
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            log.warning("A workspace could not be removed", extra={"folder": path, "reason": str(error)})
-
-    shutil.rmtree(folder, onerror=again)
+        workspaces.close()
 
 
 @contextmanager

@@ -15,11 +15,11 @@ import psutil
 import pytest
 
 from coditect import TaskFailed, TaskRejected
+from coditect.agent.workspaces import PREFIX
 from coditect.errors import InputError, InvalidTask, SetupError
 from coditect.integrations.commands.declaration import command_agent
 from coditect.integrations.commands.loading import checked_commands, load_commands
 from coditect.integrations.commands.template import InputTemplate, filled_arguments
-from coditect.integrations.commands.workspace import open_workspaces
 from coditect.testing import TestFleet
 
 ECHO = "import sys, json; print(json.dumps({'got': json.load(sys.stdin)}))"
@@ -31,7 +31,7 @@ async def fleet(folder: Path, code: str, *arguments: str, **fields: Any) -> Asyn
     given = {"name": "tool", "capabilities": {"tool.run": {"command": command, "attempts": 1} | fields}}
     async with TestFleet(agents=[command_agent(checked_commands(given), folder=str(folder))]) as running:
         yield running
-    assert not list(folder.glob("coditect-commands-*/tool/agent-*")), "no workspace is left"
+    assert not list(folder.glob(f"{PREFIX}*")), "no workspace is left"
     assert not _left(str(folder)), "no process is left"
 
 
@@ -319,16 +319,9 @@ async def test_it_works_in_a_worktree_of_the_named_branch_that_is_gone_afterward
     assert not (tmp_path / "hooked").exists(), "a checkout runs nothing of the repository's"
 
 
-def test_folders_of_ended_agents_are_removed_and_those_of_living_ones_are_not(tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    ended = root / "agent-ended" / "task-1"
-    ended.mkdir(parents=True)
-    (ended.parent / "lock").touch()
-    (ended / "file").touch()
-    ended.chmod(0o000)
-    with open_workspaces(root, ()) as living, living.one(None) as folder:
-        assert not ended.parent.exists()
-        with open_workspaces(root, ()):
-            assert folder.exists()
-
-    assert list(root.iterdir()) == []
+async def test_a_workspace_is_made_again_after_a_cleaner_removed_it(tmp_path: Path) -> None:
+    code = f"import json, os, shutil; print(json.dumps(os.getcwd())); shutil.rmtree({str(tmp_path / 'below')!r})"
+    given = {"name": "tool", "capabilities": {"tool.run": {"command": [sys.executable, "-c", code], "attempts": 1}}}
+    agent = command_agent(checked_commands(given), folder=str(tmp_path / "below"))
+    async with TestFleet(agents=[agent]) as running:
+        assert await run(running) != await run(running)
