@@ -23,8 +23,8 @@ RATE = 250
 """The number of samples per second."""
 END_SECONDS = 30.0
 ADVICE = (
-    "if it may not look into other processes: run as root, or allow it with `sysctl kernel.yama.ptrace_scope=0`, "
-    "or in a container with `--cap-add SYS_PTRACE`"
+    "it may look into programs of Coditect, which are not dumpable, only as root, "
+    "and in a container with `--cap-add SYS_PTRACE`"
 )
 KERNEL = "kernel: sockets"
 ELSEWHERE = "elsewhere"

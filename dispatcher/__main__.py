@@ -2,7 +2,10 @@
 
 import sys
 
-from dispatcher.program import main
+from coditect.aio.launch import begin_program
 
 if __name__ == "__main__":
+    begin_program()
+    from dispatcher.program import main  # a signal may come while it is imported
+
     sys.exit(main())

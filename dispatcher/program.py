@@ -6,7 +6,6 @@ import asyncio
 import logging
 import math
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from coditect.agent.health import Readiness, seen_from_outside
 from coditect.aio.clock import Clock, SystemClock
-from coditect.aio.loop import collect_rarely, run_loop
+from coditect.aio.loop import collect_rarely, on_stop_signal, run_loop
 from coditect.aio.ready import tell_ready
 from coditect.aio.supervisor import Health, Supervisor, run_until
 from coditect.broker.port import Broker
@@ -222,11 +221,14 @@ def options_of(settings: Settings) -> DispatcherOptions:
 
 
 async def serve(settings: Settings) -> None:
-    """Run one dispatcher until SIGTERM or SIGINT, or until its store or a critical loop fails."""
+    """Run one dispatcher until SIGTERM or SIGINT, or until its store or a critical loop fails.
+
+    Raises:
+        CancelledError: when the signal comes before the dispatcher is ready.
+    """
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    if (opening := asyncio.current_task()) is not None:
+        on_stop_signal(opening.cancel)
     watch = read_watch(os.environ)
     metrics = MemoryMetrics()
     options = options_of(settings)
@@ -245,9 +247,7 @@ async def serve(settings: Settings) -> None:
         seen = seen_from_outside(settings, readiness, metrics, restarts=health.deaths.total)
         await stack.enter_async_context(seen)
         await stack.enter_async_context(options.tracing)
-        database = await _owned_store(stack, settings, stop, readiness)
-        if database is None:
-            return
+        database = await _owned_store(stack, settings, readiness)
         await stack.enter_async_context(broker)
         registry = await stack.enter_async_context(RedisRegistry(settings.redis_url))
         graph = await stack.enter_async_context(RedisTaskGraph(settings.redis_url, worker=options.owner))
@@ -263,30 +263,22 @@ async def serve(settings: Settings) -> None:
             )
         )
         readiness.check = lambda: "it ends" if stop.is_set() else unready(broker, running)
+        on_stop_signal(stop.set)
         collect_rarely()
         tell_ready()
         log.info("The dispatcher is ready")
         await run_until(stop, database.failure(), health.failure())
 
 
-async def _owned_store(
-    stack: AsyncExitStack, settings: Settings, stop: asyncio.Event, readiness: Readiness
-) -> Database | None:
-    """Open the store, waiting while another process owns it; None when the program is stopped meanwhile."""
+async def _owned_store(stack: AsyncExitStack, settings: Settings, readiness: Readiness) -> Database:
+    """Open the store, waiting while another process owns it."""
 
     def stand_by() -> None:
         log.info("The dispatcher stands by: another process owns the store", extra={"store": settings.store_url})
         readiness.check = lambda: "the dispatcher stands by: another process owns the store"
         tell_ready()
 
-    opening = asyncio.ensure_future(stack.enter_async_context(open_store(settings, on_wait=stand_by)))
-    stopping = asyncio.ensure_future(stop.wait())
-    await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
-    if not opening.done():
-        opening.cancel()
-        await asyncio.wait((opening,))
-    stopping.cancel()
-    return None if opening.cancelled() else opening.result()
+    return await stack.enter_async_context(open_store(settings, on_wait=stand_by))
 
 
 def open_store(settings: Settings, *, on_wait: Callable[[], None] = lambda: None) -> Database:
@@ -340,6 +332,8 @@ def main(settings: Settings | None = None) -> int:
         settings = settings or read_settings()
         configure_logs(settings)
         run_loop(serve(settings))
+    except asyncio.CancelledError:
+        log.info("Stopped before the dispatcher was ready")
     except CoditectError as error:
         log.error("The dispatcher cannot run", extra={"reason": str(error)})
         return error.exit_code

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
@@ -29,7 +28,7 @@ from coditect.agent.runtime import Runtime
 from coditect.agent.workspaces import Workspaces
 from coditect.aio.clock import Clock, SystemClock
 from coditect.aio.launch import die_with
-from coditect.aio.loop import collect_rarely, keep_signals_from_children, run_loop
+from coditect.aio.loop import collect_rarely, keep_signals_from_children, on_stop_signal, run_loop
 from coditect.aio.ready import tell_ready
 from coditect.aio.supervisor import Health, Supervisor, run_until
 from coditect.blobs import open_blobs
@@ -271,7 +270,7 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
     """
     stop = asyncio.Event()
     if (opening := asyncio.current_task()) is not None:
-        _on_signal(opening.cancel)
+        on_stop_signal(opening.cancel)
     agent_id = new_agent_id(agent)
     CURRENT_AGENT.set(agent_id)
     await asyncio.to_thread(_sweep_workspaces, settings)
@@ -304,7 +303,7 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
         ) as runtime,
     ):
         readiness.check = lambda: "it drains" if stop.is_set() else unready(broker, health)
-        _on_signal(stop.set)
+        on_stop_signal(stop.set)
         collect_rarely()
         tell_ready(BEGAN)
         _log_ready(agent, runtime.agent_id, settings)
@@ -337,12 +336,6 @@ def publish_window(agent: Agent, settings: Settings) -> int:
     A wait for the confirm of another reply would cost more than the reply itself.
     """
     return max(settings.window, most_in_hand(settings.slots or agent.slots))
-
-
-def _on_signal(act: Callable[[], object]) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, act)
 
 
 def unready(broker: Broker, health: Health) -> str:

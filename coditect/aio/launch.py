@@ -1,4 +1,6 @@
-"""A launcher that execs a program which dies with its parent: ``launch.py <parent pid> <program> <argument>...``.
+"""What a program does before anything else, and a launcher that execs a program which dies with its parent.
+
+The launcher is called as ``launch.py <parent pid> <program> <argument>...``.
 
 Linux kills a process that asked for it (``PR_SET_PDEATHSIG``) when the thread that forked it ends; the request survives
 exec. A request here, in a process of its own, is safe where a hook between fork and exec is not. The launcher is run by
@@ -13,6 +15,20 @@ import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+
+
+def begin_program() -> None:
+    """Let SIGTERM end this process while it starts, and let no process of the same user read its secrets.
+
+    The kernel ignores a signal that the first process of a container does not handle, and a program takes a second to
+    import what it needs. On Linux a process that is not dumpable can neither be traced (as py-spy does) nor be asked
+    for its environment, but by root or with CAP_SYS_PTRACE. The programs that it starts are not affected.
+    """
+    if os.getpid() == 1:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def die_with(parent_pid: int) -> None:

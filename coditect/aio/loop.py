@@ -10,7 +10,7 @@ import gc
 import os
 import signal
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -39,6 +39,13 @@ def run_loop(work: Coroutine[Any, Any, T]) -> T:
     """Run a program's main coroutine to its end on a new event loop, as `asyncio.run` does, and return its result."""
     with new_runner() as runner:
         return runner.run(work)
+
+
+def on_stop_signal(act: Callable[[], object]) -> None:
+    """Call `act` in the running loop at each SIGTERM and SIGINT from now on, in place of what was called before."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, act)
 
 
 def keep_signals_from_children() -> None:

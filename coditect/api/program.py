@@ -22,7 +22,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from coditect.agent.program import CONNECT_SECONDS
-from coditect.aio.loop import collect_rarely, run_loop
+from coditect.aio.loop import collect_rarely, on_stop_signal, run_loop
 from coditect.aio.ready import tell_ready
 from coditect.aio.supervisor import LoopDied
 from coditect.api.access.bearer import BearerAccess, TokenCheck
@@ -55,6 +55,8 @@ from coditect.telemetry.logs import configure_logs
 from coditect.telemetry.metrics import MemoryMetrics
 from coditect.telemetry.tracing.choose import open_tracing
 
+log = logging.getLogger(__name__)
+
 STREAMS_END_WITHIN_SECONDS = 2
 """How long open streams may hold up the end of the program: uvicorn itself would wait until their readers leave."""
 
@@ -84,9 +86,14 @@ class ApiProgram:
         """
         configure_logs(self.settings)
         logging.getLogger(AUDIT).setLevel(logging.INFO)
-        run_loop(self._serve(listening))
+        try:
+            run_loop(self._serve(listening))
+        except asyncio.CancelledError:
+            log.info("Stopped before the API was ready")
 
     async def _serve(self, listening: Callable[[str], None]) -> None:
+        if (opening := asyncio.current_task()) is not None:
+            on_stop_signal(opening.cancel)  # until the server has handlers of its own
         check_exposure(self.api)
         access_of(self.api)  # what is wrong with keys is told before the servers are waited for
         if self.api.webhook_key is not None:
