@@ -11,6 +11,7 @@ a child of a workflow                       with its parent
 a workflow's jobs in RQ                     a minute after its end; an hour after it, if it failed
 an idempotency key                          a week after its workflow was accepted, but not before it ended
 the answer to a request                     a day after it
+the end of a ticket, such as a lock's       ten minutes after it
 an entry of the audit trail, a counter of   `CODITECT_KEEP_AUDIT_DAYS` after it (365)
 what finished without a person
 ==========================================  ==============================================================

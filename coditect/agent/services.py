@@ -195,7 +195,7 @@ class TaskServices:
         owner, timeout_seconds = f"{self.task_id}/{self.attempt}", terms["timeout_seconds"]
         wanted = locks.want(resources, terms, owner=owner, task=self.task_id)
         state = await locks.ask(wanted, timeout_seconds=timeout_seconds)
-        if state["state"] == "waiting":
+        if state["state"] != "held":
             try:
                 if not self.may_suspend():
                     raise SentBack

@@ -2,6 +2,7 @@
 
 Every request may be repeated: the control plane carries out the requests with one id once. So a request that was not
 answered, because the broker, a dispatcher or the way between them was gone, is sent again until the time is over.
+Then it expires in the broker, too: no request is carried out after its sender has stopped waiting.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from coditect import errors
@@ -132,6 +134,7 @@ class ControlPlane:
         Raises:
             SetupError: when the client is closed meanwhile.
         """
+        message = replace(message, expiration_ms=max(1, round(1000 * left)))
         reply = self._requests.expect(message.correlation_id or "")
         await self._broker.publish(message, exchange=routing.CONTROL, routing_key=ANY, timeout_seconds=left)
         await asyncio.wait({reply}, timeout=min(wait, left))

@@ -1,10 +1,15 @@
-"""The requests of one process about its locks: acquire, renew, wait for the grant, release."""
+"""The requests of one process about its locks: acquire, renew, wait for the grant, release.
+
+Each request for a lock has an id of its own, the ticket. Once it is released, lost or refused it is never asked for
+again: whoever still wants the lock asks under a new ticket.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from coditect.aio.supervisor import Supervisor
@@ -20,19 +25,31 @@ log = logging.getLogger(__name__)
 
 LONGEST_ASK_SECONDS = 30.0
 RELEASE_SECONDS = 5.0
+"""How long a closing process waits for the answers to its releases; a release of a running one outlasts the TTL by it.
+"""
 MOST_NAMED = 50
 NEVER_SECONDS = 1e9
 SHORTEST_WAIT_SECONDS = 0.001
 """A wait that has less than this left is over: a clock may not tell a shorter span from none."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WantedLock:
     """The request for one lock, under an id (ticket) that stays the same when the request is sent again."""
 
     ticket: str
+    """The id under which the lock is wanted now; after a loss it is wanted under a new one."""
     body: dict[str, Any]
     ttl_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Release:
+    """A lock that this process has released, as long as the control plane may not know it."""
+
+    wanted: dict[str, Any]
+    """The body of the request for the lock."""
+    work: asyncio.Task[None]
 
 
 class LockRequests:
@@ -43,7 +60,9 @@ class LockRequests:
         self._requests = requests
         self._background = background
         self._metrics = LockMetrics(requests.metrics)
-        self._releases: dict[str, asyncio.Task[None]] = {}
+        self._bodies: dict[str, dict[str, Any]] = {}
+        """The bodies of the requests for the locks that this process holds or waits for, by ticket."""
+        self._releases: dict[str, _Release] = {}
         """The releases that are on their way, by ticket; whatever is asked for next names them, in case it is faster.
         """
         self._sent: dict[str, float] = {}
@@ -62,12 +81,19 @@ class LockRequests:
             "task": task,
             "owner": f"{owner}/{terms['flow']}",
             "reply_to": self._requests.reply_to,
-            "released": list(self._releases)[-MOST_NAMED:],
         }
+        body["released"] = [*self._in_its_way(body)][-MOST_NAMED:]
         return WantedLock(ticket, body, terms["ttl_seconds"])
 
+    def _in_its_way(self, body: dict[str, Any]) -> Iterator[str]:
+        """Yield the released tickets that a request would wait for if the control plane still believed them held."""
+        for ticket, release in self._releases.items():
+            same_flow = release.wanted["owner"] == body["owner"]
+            if same_flow or not set(release.wanted["resources"]).isdisjoint(body["resources"]):
+                yield ticket
+
     async def ask(self, wanted: WantedLock, *, timeout_seconds: float | None = None) -> dict[str, Any]:
-        """Ask for a lock, and return its state: held or waiting.
+        """Ask for a lock, and return its state: held, waiting, or gone if it was lost before the answer came.
 
         Raises:
             LockTaken: when the lock is not free, and the request does not wait.
@@ -75,9 +101,12 @@ class LockRequests:
             ControlPlaneRequired: when no dispatcher answers.
         """
         self._requests.expect(wanted.ticket)  # the grant may come before the answer
+        self._bodies[wanted.ticket] = wanted.body
         sent = _now()
         try:
             state = await self._control.ask(Verb.LOCK_ACQUIRE, wanted.body, timeout=_ask_seconds(timeout_seconds))
+            if state["state"] == "gone":
+                return state
             self._metrics.answered(wanted.ticket, state["state"])
             if state["state"] == "taken":
                 raise _taken(wanted, waited_seconds=0.0)
@@ -100,19 +129,19 @@ class LockRequests:
         Raises:
             LockTaken: when the lock was not granted within `timeout_seconds`; its ticket is released.
         """
-        begun, waited = _now(), state["state"] == "waiting"
+        begun, waited = _now(), state["state"] != "held"
         end = begun + (NEVER_SECONDS if timeout_seconds is None else timeout_seconds)
         try:
-            while state["state"] == "waiting":
+            while state["state"] != "held":
+                if state["state"] == "gone":  # the control plane could not hear this process in time: back to the end
+                    self._want_anew(wanted)
+                    state = await self.ask(wanted, timeout_seconds=end - _now())
+                    continue
                 after = min(wanted.ttl_seconds / RENEWALS, end - _now())
                 if after < SHORTEST_WAIT_SECONDS:
                     self._metrics.timed_out()
                     raise _taken(wanted, waited_seconds=_now() - begun)
                 state = await self._next_state(wanted, after)
-                if state["state"] == "gone":  # the control plane could not hear this process in time: back to the end
-                    self._forget(wanted.ticket)
-                    wanted = self._anew(wanted)
-                    state = await self.ask(wanted)
         except BaseException:
             await self.release_lock(wanted.ticket)
             raise
@@ -120,11 +149,12 @@ class LockRequests:
             self._metrics.granted(wanted.ticket)
         return state
 
-    def _anew(self, wanted: WantedLock) -> WantedLock:
-        """Return the same request for a lock under a new id: a late message about the old id must not count for it."""
+    def _want_anew(self, wanted: WantedLock) -> None:
+        """Give a request for a lock a new id: a late message about the old id must not count for it."""
         ticket = self._requests.new_token()
         self._metrics.again(ticket, wanted.ticket)
-        return replace(wanted, ticket=ticket, body=wanted.body | {"ticket": ticket})
+        self._forget(wanted.ticket)
+        wanted.ticket, wanted.body = ticket, wanted.body | {"ticket": ticket}
 
     async def _next_state(self, wanted: WantedLock, after: float) -> dict[str, Any]:
         try:
@@ -155,31 +185,35 @@ class LockRequests:
         return self._sure(ticket, state, ttl_seconds)
 
     async def release_lock(self, ticket: str) -> None:
-        """Release a lock, or give up the wait for it; if the request for that is lost, the lock ends with its TTL.
+        """Release a lock, or give up the wait for it, in the background: the caller need not wait for the answer.
 
-        The answer is not awaited.
+        The request is repeated until it is answered, but not longer than the lock could last without renewals. If the
+        process ends before that, the lock ends with its TTL.
         """
+        body = self._bodies.get(ticket)
         self._forget(ticket)
         self._metrics.ended(ticket)
-        if ticket in self._releases:
+        if body is None:  # it was never asked for, or is released already
             return
-        self._releases[ticket] = self._background.start(self._release(ticket), name="release a lock")
-        self._releases[ticket].add_done_callback(lambda _: self._releases.pop(ticket))
+        work = self._background.start(self._release(ticket, body["ttl_ms"] / 1000), name="release a lock")
+        self._releases[ticket] = _Release(body, work)
+        work.add_done_callback(lambda _: self._releases.pop(ticket))
 
     async def close(self) -> None:
-        """Wait until the control plane has answered all requests to release locks, or they have failed."""
+        """Wait until the control plane has answered the requests to release locks, for 5 s at most."""
         if self._releases:
-            await asyncio.wait([*self._releases.values()])
+            await asyncio.wait([release.work for release in self._releases.values()], timeout=RELEASE_SECONDS)
 
-    async def _release(self, ticket: str) -> None:
+    async def _release(self, ticket: str, ttl_seconds: float) -> None:
         try:
-            await self._control.ask(Verb.LOCK_RELEASE, {"ticket": ticket}, timeout=RELEASE_SECONDS)
+            await self._control.ask(Verb.LOCK_RELEASE, {"ticket": ticket}, timeout=RELEASE_SECONDS + ttl_seconds)
         except CoditectError as error:
             log.info("A lock is left to its TTL", extra={"ticket": ticket, "reason": str(error)})
 
     def _forget(self, ticket: str) -> None:
         self._requests.forget(ticket)
         self._sent.pop(ticket, None)
+        self._bodies.pop(ticket, None)
 
     def _sure(self, ticket: str, state: dict[str, Any], ttl_seconds: float) -> dict[str, Any]:
         """Return the state of a lock request, its id, and the event loop's time until which it surely stays valid."""

@@ -145,7 +145,7 @@ class Verb(StrEnum):
     that were released before, should this request be faster).
 
     → `state`: `held` with `fence` and `expires_in_ms`; `waiting`; without `wait`, `taken`; or `deadlock` with `cycle`.
-    A waiting ticket that is granted, or a ticket that is lost, is told to `reply_to` under the ticket as correlation
+    `gone` if the ticket has ended before: it is never granted again, however late the request arrives. A waiting ticket that is granted, or a ticket that is lost, is told to `reply_to` under the ticket as correlation
     id, once at most; `lock.renew` tells it, too. Each of these requests may be repeated.
     """
     LOCK_RENEW = "lock.renew"
@@ -153,7 +153,8 @@ class Verb(StrEnum):
     LOCK_RELEASE = "lock.release"
     """Release a `ticket`, all tickets of an `agent` (or of its `task`), or by force all holders of a `resource`.
 
-    The last two with a `reason`, which their owners are told → `released` (the number of tickets), `more`.
+    The last two with a `reason`, which their owners are told → `released` (the number of tickets), `more`. A ticket
+    that is released before its request arrives is never granted.
     """
     LOCK_LIST = "lock.list"
     """List locks: `resource` (default: all), `after`, `limit` → `{"locks": [...], "next": ...}`.

@@ -106,9 +106,14 @@ def is_barred(tr: Reads, ticket: Ticket) -> bool:
     return False
 
 
+def ticket_key(ticket: str) -> bytes:
+    """Return the key of the row of a lock request (ticket)."""
+    return LOCKS.pack((ticket,))
+
+
 def read(tr: Reads, ticket: str) -> Ticket | None:
     """Return a lock request (ticket) by its id; None when it is unknown, released or expired."""
-    row = tr.get(LOCKS.pack((ticket,)))
+    row = tr.get(ticket_key(ticket))
     return None if row is None else unpack(ticket, row)
 
 
@@ -119,7 +124,7 @@ def unpack(ticket: str, row: bytes) -> Ticket:
 
 def write(unit: UnitOfWork, ticket: Ticket) -> None:
     """Write the row of a lock request (ticket), without its places in queues."""
-    unit.tr.set(LOCKS.pack((ticket.id,)), ticket.pack())
+    unit.tr.set(ticket_key(ticket.id), ticket.pack())
 
 
 def add(unit: UnitOfWork, ticket: Ticket) -> None:
@@ -133,7 +138,7 @@ def add(unit: UnitOfWork, ticket: Ticket) -> None:
 
 def remove(unit: UnitOfWork, ticket: Ticket) -> None:
     """Remove a lock request (ticket) and its places in the queues of its resources."""
-    unit.tr.clear(LOCKS.pack((ticket.id,)))
+    unit.tr.clear(ticket_key(ticket.id))
     for resource in ticket.resources:
         unit.tr.clear(LOCK_QUEUES.pack((resource, ticket.number)))
     unit.tr.clear(LOCK_OWNERS.pack((ticket.agent, ticket.owner, ticket.id)))

@@ -3,11 +3,14 @@
 All locks are in one shard, so its batches serialise them. A ticket has one place in the queue of each of its resources.
 It is granted when no place before it bars it, so tickets are granted in order of arrival, and several resources in one
 step. The fence of a grant is the next number of one counter that only grows.
+
+A ticket lives once. Whether it was released, expired, refused or handed over: a request that arrives late or again gets
+the end of the ticket as its answer, and locks nothing. That holds for a ticket that is released before it arrives, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
 from typing import Any
@@ -23,7 +26,7 @@ from dispatcher.coordination import deadlocks
 from dispatcher.coordination import lock_rows as rows
 from dispatcher.coordination.lock_queries import list_locks
 from dispatcher.coordination.lock_rows import AT_MOST, EXCLUSIVE, SHARED, Ticket
-from dispatcher.ledger import timers
+from dispatcher.ledger import answers, timers
 from dispatcher.ledger.effects import OutgoingMessage
 from dispatcher.ledger.handlers.requests import Query, ShardChange
 from dispatcher.ledger.ownership.shards import LOCKS_SHARD_KEY, fixed_count, shard_of
@@ -43,15 +46,21 @@ TTL_MS = (1_000, 3_600_000)
 """The shortest and the longest time after which a ticket that is not renewed is gone, in milliseconds."""
 
 
-def acquire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Lock resources under the client's chosen id, or wait in line; return held, waiting, taken (no wait) or deadlock.
+GONE = "gone"
+"""The state of a ticket that has ended, and of one that nobody knows."""
 
-    A repeated request gets the ticket's present state. With `wait` false the answer is "taken" instead of waiting. A
-    ticket that would wait for ever is not taken: the answer names the cycle.
+
+def acquire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """Lock resources under the client's chosen id; return held, waiting, taken (no wait), deadlock or gone (ended).
+
+    A repeated request gets the ticket's present state, or its end. With `wait` false the answer is "taken" instead of
+    waiting. A ticket that would wait for ever is not taken: the answer names the cycle.
     """
-    known = rows.read(unit.tr, text(body, "ticket"))
+    ((known, end),) = _find(unit, [text(body, "ticket")])
     if known is not None:
         return _state(unit, known)
+    if end is not None:
+        return end
     ticket = _read(unit, body)
     _release_named(unit, ticket.agent, body)
     ticket.number = rows.next_number(unit)
@@ -59,22 +68,38 @@ def acquire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
         ticket.fence = ticket.number
     elif not _takes_over(unit, ticket):
         if body.get("wait") is False:
-            return {"state": "taken"}
+            return _end(unit, ticket.id, {"state": "taken"})
         if cycle := deadlocks.cycle(unit.tr, ticket):
-            return {"state": "deadlock", "cycle": cycle}
+            return _end(unit, ticket.id, {"state": "deadlock", "cycle": cycle})
     rows.add(unit, ticket)
     _set_timer(unit, ticket, ticket.expires_ms)
     return _state(unit, ticket)
 
 
+def _find(unit: UnitOfWork, names: Sequence[str]) -> list[tuple[Ticket | None, dict[str, Any] | None]]:
+    """Return for each ticket its lock request, if it holds or waits, and its recorded end, if it has ended."""
+    keys = [rows.ticket_key(name) for name in names] + [answers.ticket_key(unit.shard, name) for name in names]
+    found = unit.tr.get_many(keys)
+    live = [None if row is None else rows.unpack(name, row) for name, row in zip(names, found, strict=False)]
+    ends = [None if row is None else answers.ticket_end(row) for row in found[len(names) :]]
+    return list(zip(live, ends, strict=True))
+
+
+def _end(unit: UnitOfWork, name: str, answer: dict[str, Any]) -> dict[str, Any]:
+    answers.end_ticket(unit.tr, unit.shard, name, answer, now_ms=unit.now_ms)
+    return answer
+
+
 def _release_named(unit: UnitOfWork, agent: str, body: Body) -> None:
     """Release the agent's locks that a new lock request names as released, since their own requests may come later."""
     named = body.get("released")
-    for one in named[:MOST_AT_ONCE] if isinstance(named, list) else ():
-        ticket = rows.read(unit.tr, str(one))
+    names = list(dict.fromkeys(filter(_is_name, named if isinstance(named, list) else ())))[:MOST_AT_ONCE]
+    for name, (ticket, end) in zip(names, _find(unit, names), strict=True):
         if ticket is not None and ticket.agent == agent:
             _drop(unit, ticket)
             _grant_next(unit, ticket.resources)
+        elif ticket is None and end is None:  # its own request may come later still
+            _end(unit, name, {"state": GONE})
 
 
 def hand_over(unit: UnitOfWork, task: str, before: str, agent: str) -> None:
@@ -89,7 +114,8 @@ def hand_over(unit: UnitOfWork, task: str, before: str, agent: str) -> None:
         if ticket is None or not ticket.fence or ticket.resources[0].startswith(KEY_LOCKS):
             continue
         rows.remove(unit, ticket)  # its timer stays: it makes the shard of the locks look for the next one
-        _push(unit, ticket, {"state": "gone", "reason": f"its task was handed off to {agent}"})
+        answers.end_ticket(unit.tr, shard, name, {"state": GONE}, now_ms=unit.now_ms)
+        _push(unit, ticket, {"state": GONE, "reason": f"its task was handed off to {agent}"})
         ticket.id, ticket.agent, ticket.owner, ticket.reply_to = f"{name}+", agent, rows.of_task(task), ""
         ticket.fence, ticket.expires_ms = rows.next_number(unit), unit.now_ms + max(ticket.ttl_ms, KEPT_MS)
         rows.add(unit, ticket)
@@ -120,7 +146,7 @@ def renew(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Extend a lock request, held or waiting, to its whole time to live from now; return held, waiting, or gone."""
     ticket = rows.read(unit.tr, text(body, "ticket"))
     if ticket is None:
-        return {"state": "gone"}
+        return {"state": GONE}
     ticket.expires_ms = unit.now_ms + ticket.ttl_ms  # its timer finds out when it is due
     rows.write(unit, ticket)
     return _state(unit, ticket)
@@ -129,11 +155,13 @@ def renew(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 def release(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Release one lock request (`ticket`), those of an `agent` or its `task`, or, by force, holders of a `resource`.
 
-    At most 200 are released at once. An unknown ticket is released already. The answer has the number of the released
-    tickets, and tells whether there are more.
+    At most 200 are released at once. An unknown ticket is released already, or its request comes later and locks
+    nothing. The answer has the number of the released tickets, and tells whether there are more.
     """
     if body.get("ticket") is not None:
-        found = [text(body, "ticket")]
+        found = [text(body, "ticket", longest=LONGEST_NAME_BYTES)]
+        if _find(unit, found) == [(None, None)]:
+            _end(unit, found[0], {"state": GONE})
     elif body.get("agent") is not None:
         found = [*rows.tickets_of(unit.tr, text(body, "agent"), limit=MOST_AT_ONCE)]
     else:
@@ -229,8 +257,9 @@ def _drop(unit: UnitOfWork, ticket: Ticket, *, reason: str = "") -> None:
     """Remove a lock request, held or waiting; with a `reason`, also tell its owner, who did not ask for the removal."""
     timers.cancel(unit.tr, "", _timer_name(ticket), LOCK_EXPIRY)
     rows.remove(unit, ticket)
+    _end(unit, ticket.id, {"state": GONE})
     if reason:
-        _push(unit, ticket, {"state": "gone", "reason": reason})
+        _push(unit, ticket, {"state": GONE, "reason": reason})
         facts = {"resources": ticket.resources, "agent": ticket.agent, "fence": ticket.fence, "reason": reason}
         unit.effects.say("lock.lost", ticket.task, **facts)
 

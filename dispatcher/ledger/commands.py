@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, TypeAlias
 
 from coditect.model.result import Failure, Outcome, Status
@@ -80,6 +81,8 @@ class Asked:
     body: Mapping[str, Any]
     identity: str = ""
     """The id that a client gives a request and repeats with each repetition; empty when the request has none."""
+    until: float = inf
+    """The event loop's time at which the sender stops waiting: from then on the request must change nothing."""
 
 
 @dataclass(frozen=True, slots=True)

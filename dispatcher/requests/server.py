@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Any, Protocol
 
 from coditect.aio.supervisor import Supervisor
@@ -138,7 +139,7 @@ class RequestServer:
                 then, span = self.on_change.get(verb), None
                 if verb == Verb.START:
                     body, span = self._traced(delivery.message, body)
-                command = Asked(verb, body, identity)
+                command = Asked(verb, body, identity, until=_until(delivery.message))
                 self._hand(delivery, command, shard_key(body), then and partial(then, body), span)
             case None:
                 known = sorted(Verb)
@@ -325,6 +326,12 @@ def identity_of(request: Message) -> str:
         return ""
     head = f"{given}\0{request.headers.get(VERB)}\0".encode(errors="surrogatepass")
     return hashlib.sha256(head + request.body).hexdigest()
+
+
+def _until(request: Message) -> float:
+    """Return the event loop's time at which a request that arrives now expires, because its sender stops waiting."""
+    left_ms = request.expiration_ms
+    return inf if left_ms is None else asyncio.get_running_loop().time() + left_ms / 1000
 
 
 def _refusal_of(error: InvalidTask) -> InvalidTask:

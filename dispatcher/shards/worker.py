@@ -20,7 +20,7 @@ from coditect.errors import CoditectError, Retryable, Unroutable
 from coditect.telemetry.names import COMMITS_REFUSED
 from coditect.wire.control import Progress
 from coditect.workflow.states import TaskState
-from dispatcher.ledger.commands import Command, Fill, GoOn, Lost, NoQueue, Proposed, Rebuild, Show
+from dispatcher.ledger.commands import Asked, Command, Fill, GoOn, Lost, NoQueue, Proposed, Rebuild, Show
 from dispatcher.ledger.definitions import Caches, Definitions
 from dispatcher.ledger.effects import Effects, NodeKey, Publication
 from dispatcher.ledger.errors import LostLease
@@ -223,15 +223,19 @@ class ShardWorker:
                 await self._run_batch(self._next_entries())
 
     def _next_entries(self) -> list[QueuedCommand]:
-        entries, size_bytes = list[QueuedCommand](), 0
+        entries, size_bytes, now = list[QueuedCommand](), 0, asyncio.get_running_loop().time()
         self._apart = self._singly > 0
         most = 1 if self._apart else MOST_COMMANDS
         self._singly = max(0, self._singly - 1)
         while self._entries and len(entries) < most:
             if entries and size_bytes + self._entries[0].size_bytes > MOST_BYTES:
                 break
-            entries.append(self._entries.popleft())
-            size_bytes += entries[-1].size_bytes
+            entry = self._entries.popleft()
+            if isinstance(entry.command, Asked) and entry.command.until <= now:
+                entry.settle.done(Retryable("The request waited longer than its sender"))
+                continue
+            entries.append(entry)
+            size_bytes += entry.size_bytes
         return entries
 
     async def _run_batch(self, entries: list[QueuedCommand]) -> None:

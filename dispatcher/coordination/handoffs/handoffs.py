@@ -33,7 +33,7 @@ from coditect.wire.tasks import result_message
 from coditect.workflow.states import TaskState
 from dispatcher.coordination.handoffs import moving, queries, rows
 from dispatcher.coordination.handoffs.rows import HandoffRecord
-from dispatcher.ledger import timers
+from dispatcher.ledger import answers, timers
 from dispatcher.ledger.commands import Began
 from dispatcher.ledger.effects import NodeKey, OutgoingMessage
 from dispatcher.ledger.handlers import finish
@@ -72,7 +72,7 @@ _name = partial(text, longest=LONGEST_TEXT_BYTES)
 
 
 def request(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Offer a running task to the first agent that the request names; a repeat only returns the handoff as it is now.
+    """Offer a running task to the first agent that the request names; a repeat only returns the last handoff.
 
     Raises:
         NotFound: when there is no such task.
@@ -83,7 +83,8 @@ def request(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     row, ticket, before = unit.node(node_key), _name(body, "ticket"), rows.last(unit.tr, node_key)
     if row is None or unit.call(node_key) is None:
         raise NotFound("There is no such task", task=node_key.task_id, fix="hand off a task that this agent runs")
-    if before is not None and before.ticket == ticket:
+    once = f"handoff {ticket}"
+    if before is not None and (before.ticket == ticket or answers.ended(unit.tr, unit.shard, once) is not None):
         return before.as_json()
     _check(unit, node_key, row, body)
     if before is not None and before.is_open:
@@ -93,6 +94,7 @@ def request(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     _note_start(unit, node_key, row, _name(body, "agent"))
     handoff = _read(unit, node_key, row, body, 1 if before is None else before.number + 1)
     facts = {"to": handoff.to, "capability": handoff.capability, "reason": handoff.reason, "hop": row.handoffs + 1}
+    answers.end_ticket(unit.tr, unit.shard, once, {}, now_ms=unit.now_ms)
     _say(unit, handoff, "requested", **facts)
     _ask_next(unit, row, handoff)
     return handoff.as_json()

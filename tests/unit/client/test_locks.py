@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import pytest
 
 from coditect import Agent, Context, Retry
+from coditect.broker.port import Delivery
+from coditect.broker.topology import Binding, Queue, Topology
 from coditect.collaboration.locks import Lock, LockTerms
 from coditect.errors import ControlPlaneRequired, Deadlock, InputError, LockLost, LockTaken, SetupError
+from coditect.model.message import Message
 from coditect.testing import TestFleet
+from coditect.wire import routing
+from coditect.wire.control import ANY, VERB, Verb
 from dispatcher.shards.publishing import publisher
 from tests.unit.dispatcher.test_died_unseen import LastingFleet
 
@@ -297,3 +302,84 @@ async def test_lock_that_expires_while_its_task_waits_for_a_slot_is_not_entered(
     assert outcome.failure is not None
     assert outcome.failure.type == "LockLost"
     assert "before its holder could go on" in outcome.failure.message
+
+
+async def test_a_lock_whose_requester_has_given_up_is_not_taken_when_the_dispatcher_is_back() -> None:
+    async with LastingFleet(agents=[worker]) as fleet:
+        async with fleet.client.lock("x"):
+            pass
+        await fleet.advance("1s")
+        fleet.kill("dispatcher")
+
+        with pytest.raises(ControlPlaneRequired):
+            await fleet.client.lock("x", timeout="2s", ttl="1h").__aenter__()
+        await fleet.restart("dispatcher")
+        await fleet.advance("1s")
+        rows = [row async for row in fleet.client.locks()]
+
+    assert rows == []
+
+
+async def test_requests_for_a_lock_that_the_broker_delivers_again_take_it_for_nobody() -> None:
+    async with TestFleet(agents=[worker]) as fleet:
+        seen = await _copies(fleet)
+        async with fleet.client.lock("x") as first:
+            pass
+        await fleet.advance("1s")
+        again = [one for one in seen if one.headers[VERB] == Verb.LOCK_ACQUIRE]
+        for message in again:
+            await fleet.client._broker.publish(message, exchange=routing.CONTROL, routing_key=ANY, timeout_seconds=1)
+        await fleet.advance("100ms")
+        rows = [row async for row in fleet.client.locks()]
+
+        async with fleet.client.lock("x", wait=False) as second:
+            assert second.fence > first.fence
+
+    assert (len(again), rows) == (1, [])
+
+
+async def _copies(fleet: TestFleet) -> list[Message]:
+    """A list that gets a copy of every request to the control plane from now on."""
+    seen, broker, tap = list[Message](), fleet.client._broker, Queue("tap", expires_ms=60_000)
+    await broker.declare(Topology((), (tap,), (Binding(routing.CONTROL, tap.name, ANY),)))
+
+    def arrived(delivery: Delivery) -> None:
+        seen.append(delivery.message)
+        delivery.ack()
+
+    await broker.consume(tap.name, arrived, prefetch=100, group="tap")
+    return seen
+
+
+async def test_a_flow_locks_again_although_its_release_was_not_heard_for_a_while() -> None:
+    async with LastingFleet(agents=[worker]) as fleet:
+        async with fleet.client.lock("x", ttl="30s") as first:
+            fleet.kill("dispatcher")
+        await fleet.advance("10s")
+        begun = fleet.elapsed_seconds
+        await fleet.restart("dispatcher")
+
+        async with fleet.client.lock("x", timeout="10s") as second:
+            took = fleet.elapsed_seconds - begun
+
+    assert second.fence > first.fence
+    assert took < 10
+
+
+async def test_a_lock_that_was_lost_before_the_answer_is_asked_for_under_another_ticket() -> None:
+    asked = list[dict[str, Any]]()
+
+    class Losing:
+        async def ask(self, verb: Verb, body: dict[str, Any], **_: object) -> dict[str, Any]:
+            asked.append(body)
+            return {"state": "gone"} if len(asked) == 1 else {"state": "held", "fence": 7, "expires_in_ms": 10_000}
+
+    async with TestFleet() as fleet:
+        port = fleet.client._lock_port
+        port._locks._control = cast("Any", Losing())
+        async with Lock(port, ("x",), mode="exclusive", wait=True, timeout_seconds=None, ttl_seconds=10) as lock:
+            assert lock.fence == 7
+
+    first, second = asked[:2]
+    assert first["ticket"] != second["ticket"]
+    assert first["resources"] == second["resources"]

@@ -328,3 +328,26 @@ async def test_an_ended_handoff_leaves_no_timer(begun: Ledger) -> None:
     await begun.batch(begun.finished(begun.published[-1], completed(1)))
 
     assert await begun.database.read(lambda tr: [*tr.get_range(*TIMERS.range()), *tr.get_range(*DUE.range())]) == []
+
+
+async def test_a_request_that_arrives_again_after_a_later_handoff_offers_nothing(begun: Ledger) -> None:
+    await withdraw(begun, ID)
+    await ask_others(begun, ticket="second")
+    await withdraw(begun, "w:one.2")
+    offers = len(offered(begun))
+
+    again = await ask_others(begun)
+
+    assert (again["handoff"], again["state"]) == ("w:one.2", "withdrawn")
+    assert len(offered(begun)) == offers
+
+
+async def test_an_acquire_of_the_former_owner_that_arrives_again_takes_no_lock_from_the_task(begun: Ledger) -> None:
+    lock = {"resources": ["repo"], "mode": "exclusive", "ttl_ms": 10_000, "reply_to": "reply.x"}
+    mine = lock | {"agent": OWNER, "task": "w:one", "owner": "w:one/1/f1", "ticket": "old"}
+    await begun.ask(Verb.LOCK_ACQUIRE, mine)
+    await accept(begun, ID)
+
+    assert (await begun.ask(Verb.LOCK_ACQUIRE, mine))["state"] == "gone"
+    theirs = {"agent": OTHERS[0], "task": "w:one", "owner": "w:one/1/f2", "ticket": "new"}
+    assert (await begun.ask(Verb.LOCK_ACQUIRE, lock | theirs))["state"] == "held"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from coditect.wire.control import Verb
 from coditect.wire.json import loads
 from dispatcher.coordination.lock_queries import list_locks
 from dispatcher.coordination.lock_rows import holders
+from dispatcher.ledger import answers
 from dispatcher.ledger.keyspace import DUE, LOCK_OWNERS, LOCK_QUEUES, LOCKS, TIMERS
 from tests.unit.dispatcher.lone_ledger import Ledger
 
@@ -321,3 +323,88 @@ async def test_holders_are_named_once_each_and_a_few_at_once(ledger: Ledger) -> 
         after = found[-1]
 
     assert pages == [["a", "a-1"], ["b", "c"]]
+
+
+async def _released(ledger: Ledger) -> None:
+    await release(ledger, "1")
+
+
+async def _named_as_released(ledger: Ledger) -> None:
+    await acquire(ledger, "other", "y", released=["1"])
+
+
+async def _expired(ledger: Ledger) -> None:
+    await ledger.pass_time(TTL_MS / 1000)
+
+
+async def _released_by_force(ledger: Ledger) -> None:
+    await ledger.ask(Verb.LOCK_RELEASE, {"resource": "repo:x", "reason": "it hangs"})
+
+
+async def _evicted(ledger: Ledger) -> None:
+    await ledger.ask(Verb.LOCK_RELEASE, {"agent": "a", "reason": "its agent is gone"})
+
+
+@pytest.mark.parametrize("end", [_released, _named_as_released, _expired, _released_by_force, _evicted])
+@pytest.mark.parametrize("later_seconds", [0.0, 60.0, 500.0])
+async def test_an_acquire_that_arrives_again_after_the_end_of_its_ticket_locks_nothing(
+    ledger: Ledger, end: Callable[[Ledger], Awaitable[None]], later_seconds: float
+) -> None:
+    await acquire(ledger, "1", owner="me")
+    await end(ledger)
+    await ledger.pass_time(later_seconds)
+
+    again = await acquire(ledger, "1", owner="me")
+    following = await acquire(ledger, "2", owner="me")
+
+    assert (again, following["state"]) == ({"state": "gone"}, "held")
+
+
+@pytest.mark.parametrize("how", ["release", "named"])
+async def test_an_acquire_that_arrives_after_the_release_of_its_ticket_locks_nothing(ledger: Ledger, how: str) -> None:
+    if how == "release":
+        assert not await release(ledger, "1")
+    else:
+        await acquire(ledger, "0", "y", owner="me", released=["1"])
+
+    late = await acquire(ledger, "1", owner="me")
+
+    assert (late["state"], (await acquire(ledger, "2", owner="me"))["state"]) == ("gone", "held")
+
+
+async def test_a_waiting_ticket_that_was_given_up_does_not_wait_again(ledger: Ledger) -> None:
+    await acquire(ledger, "1")
+    await acquire(ledger, "2")
+    await release(ledger, "2")
+
+    assert (await acquire(ledger, "2"))["state"] == "gone"
+    await release(ledger, "1")
+
+    assert told(ledger) == {}
+    assert (await acquire(ledger, "3"))["state"] == "held"
+
+
+async def test_a_refused_ticket_is_refused_again_although_the_lock_is_free_by_then(ledger: Ledger) -> None:
+    await acquire(ledger, "1", "x", owner="me")
+    await acquire(ledger, "2", "y", owner="you")
+    await acquire(ledger, "1y", "y", owner="me")
+    taken = await acquire(ledger, "3", "x", wait=False)
+    deadlock = await acquire(ledger, "2x", "x", owner="you")
+    for ticket in ("1", "1y", "2"):
+        await release(ledger, ticket)
+
+    assert await acquire(ledger, "3", "x", wait=False) == taken == {"state": "taken"}
+    assert await acquire(ledger, "2x", "x", owner="you") == deadlock
+    assert deadlock["state"] == "deadlock"
+    assert not (await ledger.database.read(lambda tr: list_locks(tr, {})))["locks"]
+
+
+async def test_the_end_of_a_ticket_is_removed_some_minutes_later(ledger: Ledger) -> None:
+    await acquire(ledger, "1")
+    await release(ledger, "1")
+
+    now_ms = ledger.now_ms + answers.ENDED_TICKET_MS
+    before = await ledger.database.run(partial(answers.sweep, now_ms=now_ms - 1))
+    after = await ledger.database.run(partial(answers.sweep, now_ms=now_ms))
+
+    assert (before, after) == (0, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any, cast
 
 import pytest
@@ -295,3 +296,17 @@ async def test_answer_that_can_never_be_sent_makes_no_request_come_again(reply_t
 
     assert [one.settled for one in requests] == [["ack"]] * 3
     assert len(tried) == (1 if reply_to == "my.answers" and isinstance(error, SetupError) else 3)
+
+
+async def test_a_request_that_expires_is_to_be_done_before_its_sender_stops_waiting() -> None:
+    workers, loop = Workers(), asyncio.get_running_loop()
+    message = request(Verb.LOCK_ACQUIRE, {"ticket": "1"}, reply_to="reply.me", correlation_id="c")
+    async with Supervisor() as background:
+        control, begun = server_of(Narrow(), workers, background), loop.time()
+        for expiration_ms in (2_000, None):
+            control.arrived(cast("Delivery", Request(replace(message, expiration_ms=expiration_ms))))
+        ended = loop.time()
+
+    expiring, lasting = (command for command in workers.taken if isinstance(command, Asked))
+    assert begun + 2 <= expiring.until <= ended + 2
+    assert lasting.until == inf

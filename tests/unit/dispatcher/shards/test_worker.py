@@ -14,7 +14,7 @@ from coditect import Retry, Workflow
 from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.errors import CoditectError
+from coditect.errors import CoditectError, Retryable
 from coditect.messaging.event_publisher import Events
 from coditect.registry.reference_clock import ReferenceClock
 from coditect.workflow.states import TaskState
@@ -23,7 +23,7 @@ from dispatcher.ledger import timers
 from dispatcher.ledger.commands import Due, Finished, GoOn, Proposed
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import LostLease
-from dispatcher.ledger.keyspace import STATUSES
+from dispatcher.ledger.keyspace import RUNS, STATUSES
 from dispatcher.ledger.nodes import advance
 from dispatcher.ledger.nodes.attempts import UNRECORDABLE
 from dispatcher.ledger.nodes.inputs import FAILURE, value_of
@@ -304,3 +304,16 @@ async def test_result_that_cannot_be_recorded_is_a_failed_attempt_and_in_the_end
     assert (told["reason"], told["type"]) == (UNRECORDABLE, "ValueBeyondBound")
     assert settled.told == [(f"attempt {number}", "refused") for number in range(1, attempts + 1)]
     assert lone.refused("unrecorded") == attempts
+
+
+async def test_a_request_that_waited_longer_than_its_sender_is_not_carried_out() -> None:
+    now = asyncio.get_running_loop().time()
+    async with open_worker() as lone:
+        with pytest.raises(Retryable):
+            await lone.say(replace(start_of("late"), until=now - 1))
+        timely = await lone.say(replace(start_of("timely"), until=now + 60))
+
+        known = [await lone.database.read(lambda tr, w=w: tr.get(RUNS.pack((w,)))) for w in ("late", "timely")]  # type: ignore[misc]
+
+    assert timely["state"] == "accepted"
+    assert [row is not None for row in known] == [False, True]
