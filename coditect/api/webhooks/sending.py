@@ -1,4 +1,8 @@
-"""One POST of an event to a webhook: signed, to a checked address, without redirects."""
+"""One POST of an event to a webhook: signed, to a checked address, without redirects.
+
+The status of the answer alone says whether the event was taken: its body is not read, so a body that is large, slow,
+compressed or cut off never has an event posted again.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,6 @@ ATTEMPT_SECONDS = 15.0
 """How long a receiver may take to answer, as Standard Webhooks recommends."""
 CONTENT_TYPE = "application/cloudevents+json"
 LONGEST_WAIT_SECONDS = 300.0
-MOST_ANSWER_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,7 @@ class WebhookSender:
         headers = _signed(event_id(event), body, self.secret(webhook))
         try:
             async with asyncio.timeout(ATTEMPT_SECONDS):
-                answer = await self._calls.post(webhook.url, body, headers)
+                answer = await self._calls.deliver(webhook.url, body, headers)
         except TimeoutError:
             return WebhookAttempt(None, f"no answer within {ATTEMPT_SECONDS:.0f} s")
         except CoditectError as error:
@@ -106,7 +109,7 @@ async def webhook_sender(key: str, *, private: bool, metrics: Metrics | None = N
     Loopback addresses count as private. The secrets of the webhooks' signatures are made from `key`.
     """
     hosts = AllowedHosts(("*",), private, "CODITECT_API_WEBHOOK_PRIVATE")
-    async with agent_calls(hosts, most_bytes=MOST_ANSWER_BYTES) as calls:
+    async with agent_calls(hosts, most_bytes=0) as calls:
         yield WebhookSender(calls, key, metrics or MemoryMetrics())
 
 

@@ -55,6 +55,16 @@ class AgentCalls:
         async with self._sent(url, body, headers) as response:
             return HttpAnswer(response.status_code, await self._body(response), response.headers.get("retry-after"))
 
+    async def deliver(self, url: str, body: bytes, headers: Mapping[str, str] = NO_HEADERS) -> HttpAnswer:
+        """Post a JSON body to a receiver whose status says everything; return the answer without reading its body.
+
+        Raises:
+            AgentRefused: when no connection could be made, so that nothing was sent.
+            AgentLost: when the connection broke before the status came.
+        """
+        async with self._sent(url, body, headers) as response:
+            return HttpAnswer(response.status_code, b"", response.headers.get("retry-after"))
+
     async def connect(self, url: str) -> None:
         """Check that a URL's host takes a connection; send nothing.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
@@ -29,18 +30,29 @@ class Endpoint:
     status: int = 204
     headers: str = ""
     url: str = ""
+    body: bytes = b""
+    """What follows the head; the connection stays open behind it if `length` promises more."""
+    length: int = 0
+    cut: bool = False
     requests: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.append(task)
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
         body = await reader.readexactly(int(headers.get("content-length", "0")))
         self.requests.append((headers, body))
-        writer.write(
-            f"HTTP/1.1 {self.status} x\r\ncontent-length: 0\r\nconnection: close\r\n{self.headers}\r\n".encode()
-        )
-        await writer.drain()
-        writer.close()
+        head_line = f"HTTP/1.1 {self.status} x\r\ncontent-length: {self.length}\r\nconnection: close\r\n"
+        writer.write(f"{head_line}{self.headers}\r\n".encode() + self.body)
+        with suppress(ConnectionError):  # the sender need not read the body
+            await writer.drain()
+            if len(self.body) < self.length and not self.cut:
+                await reader.read()  # slow for ever: until the sender closes the connection
+            writer.close()
+            await writer.wait_closed()
 
 
 @asynccontextmanager
@@ -50,6 +62,7 @@ async def endpoint(status: int = 204, headers: str = "") -> AsyncIterator[Endpoi
     receiving.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook?token=1"
     async with server:
         yield receiving
+        await asyncio.gather(*receiving.tasks)
 
 
 def webhook(url: str = URL, **chosen: list[str]) -> Webhook:
@@ -200,3 +213,26 @@ def test_filter_is_checked() -> None:
             check_filter(wrong)
     assert webhook(kind=["task", "workflow.failed"]).patterns() == ("task.#", "workflow.failed.#")
     assert webhook(agent=["a"]).patterns() == ("#",)
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "length", "cut"),
+    [
+        ("", b"x" * 3_000_000, 3_000_000, False),
+        ("", b"", 1_000, False),
+        ("content-encoding: gzip\r\n", gzip.compress(b"ok"), len(gzip.compress(b"ok")), False),
+        ("content-encoding: odd\r\n", b"ok", 2, False),
+        ("", b"half", 8, True),
+    ],
+    ids=["large", "slow", "compressed", "odd", "cut"],
+)
+@pytest.mark.parametrize(("status", "taken"), [(200, True), (500, False), (410, False)])
+async def test_the_status_alone_says_whether_an_event_was_taken(
+    headers: str, body: bytes, length: int, cut: bool, status: int, taken: bool
+) -> None:
+    async with endpoint(status, headers) as receiving, webhook_sender(WEBHOOK_KEY, private=True) as sender:
+        receiving.body, receiving.length, receiving.cut = body, length, cut
+        async with asyncio.timeout(10):
+            attempt = await sender.send(webhook(receiving.url), event())
+
+    assert (attempt.status, attempt.taken, attempt.gone) == (status, taken, status == 410)
