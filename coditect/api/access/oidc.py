@@ -1,17 +1,19 @@
 """Bearer tokens of an OpenID Connect issuer, verified by PyJWT with the issuer's published keys.
 
-The keys are fetched in a thread, kept for five minutes, and asked for again when a token names an unknown one, at most
-every 30 s. An issuer that is away is asked again after five seconds: anybody may send tokens, and each would hold a
-thread until its time is over.
+The keys are fetched in a thread, at most one at a time. They are fetched again after five minutes, and when a token
+names an unknown key, at most every 30 s. If the issuer does not answer, the known keys stay valid, and the next fetch
+comes after five seconds at the earliest: anybody may send a token with an unknown key.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -21,11 +23,20 @@ import jwt
 from coditect.api.access.roles import Caller, Role
 from coditect.errors import Retryable, SetupError
 
+log = logging.getLogger(__name__)
+
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
 """The signatures that are accepted: with an issuer's private key, and never with a shared secret."""
 LEEWAY_SECONDS = 30
 FETCH_SECONDS = 5.0
+"""How long a fetch of the keys may take."""
+KEEP_SECONDS = 300.0
+"""The age at which keys are fetched again."""
+UNKNOWN_SECONDS = 30.0
+"""The shortest pause between a fetch that succeeded and the next one."""
 AWAY_SECONDS = 5.0
+"""The shortest pause between a fetch that failed and the next one."""
+LARGEST_DOCUMENT_BYTES = 1_000_000
 DISCOVERY = "/.well-known/openid-configuration"
 
 
@@ -54,37 +65,64 @@ class OidcTokens:
             raise SetupError("An issuer is reached by https", issuer=settings.issuer, fix=fix)
         self._settings = settings
         self._now = now
-        self._jwks: jwt.PyJWKClient | None = None
-        self._away_until = float("-inf")
+        self._keys: Mapping[str, jwt.PyJWK] = {}
+        """The issuer's keys by their ids, as they were fetched last."""
+        self._fetched = self._again = float("-inf")
+        """When keys were fetched last, and when they may be fetched again."""
+        self._away = False
+        """Whether the last fetch failed."""
+        self._fetching = asyncio.Lock()
 
     async def caller_of(self, token: str) -> Caller | None:
         """Return the caller that a token names; None if it is not the issuer's, not valid now, or names no known role.
 
         Raises:
-            Retryable: when the issuer's keys cannot be fetched.
+            Retryable: when the token names an unknown key, and the issuer's keys cannot be fetched.
         """
         if token.count(".") != 2:
             return None
-        if self._now() < self._away_until:
-            raise self._away()
         try:
-            claims = await asyncio.to_thread(self._claims, token)
-        except (jwt.PyJWKClientConnectionError, KeyError, OSError) as error:
-            self._away_until = self._now() + AWAY_SECONDS
-            raise self._away() from error
+            key = await self._key(_kid(token))
+            claims = None if key is None else self._claims(token, key)
         except (jwt.PyJWTError, ValueError):
             return None
-        role = _role(claims, self._settings.roles_claim)
-        return None if role is None else Caller(str(claims["sub"]), role)
+        role = None if claims is None else _role(claims, self._settings.roles_claim)
+        return None if claims is None or role is None else Caller(str(claims["sub"]), role)
 
-    def _away(self) -> Retryable:
-        return Retryable("The keys of the issuer cannot be fetched", issuer=self._settings.issuer)
+    async def _key(self, kid: str) -> jwt.PyJWK | None:
+        """Return the issuer's key of an id, fetching the keys if need be; None if the issuer has no such key."""
+        if not kid and self._keys:
+            return None
+        is_old = self._now() >= self._fetched + KEEP_SECONDS
+        if kid not in self._keys or (is_old and not self._fetching.locked()):  # one caller waits for it
+            await self._refresh(kid)
+        if kid not in self._keys and self._away:
+            raise Retryable("The keys of the issuer cannot be fetched", issuer=self._settings.issuer)
+        return self._keys.get(kid)
 
-    def _claims(self, token: str) -> dict[str, Any]:
-        """Return the verified claims of a token; blocks while keys are fetched."""
-        if self._jwks is None:
-            self._jwks = jwt.PyJWKClient(self._jwks_address(), timeout=FETCH_SECONDS)
-        key = self._jwks.get_signing_key_from_jwt(token)
+    async def _refresh(self, kid: str) -> None:
+        """Fetch the issuer's keys, unless that was tried a moment ago; if it fails, the known keys stay."""
+        before = self._fetched
+        async with self._fetching:
+            if self._now() < self._again or (self._fetched > before and kid in self._keys):
+                return
+            try:
+                async with asyncio.timeout(FETCH_SECONDS):
+                    self._keys = await asyncio.to_thread(self._fetched_keys)
+            except _UNREADABLE as error:
+                self._away, self._again = True, self._now() + AWAY_SECONDS
+                log.warning("The keys of the issuer cannot be fetched", extra={"reason": repr(error)[:300]})
+            else:
+                self._away, self._fetched = False, self._now()
+                self._again = self._fetched + UNKNOWN_SECONDS
+
+    def _fetched_keys(self) -> dict[str, jwt.PyJWK]:
+        """Return the keys that the issuer publishes now; blocks."""
+        place = self._settings.issuer.rstrip("/") + DISCOVERY
+        published = jwt.PyJWKSet.from_dict(_document(str(_document(place)["jwks_uri"])))
+        return {key.key_id: key for key in published.keys if key.key_id and key.public_key_use in ("sig", None)}
+
+    def _claims(self, token: str, key: jwt.PyJWK) -> dict[str, Any]:
         return jwt.decode(
             token,
             key,
@@ -95,12 +133,25 @@ class OidcTokens:
             options={"require": ["exp", "iss", "aud", "sub"]},
         )
 
-    def _jwks_address(self) -> str:
-        place = self._settings.issuer.rstrip("/") + DISCOVERY
-        with urlopen(place, timeout=FETCH_SECONDS) as answer:  # noqa: S310 - the scheme was checked
-            return str(json.load(answer)["jwks_uri"])
+
+def _kid(token: str) -> str:
+    """Return the id of the key that a token names; empty if it names none."""
+    try:
+        return str(jwt.get_unverified_header(token).get("kid") or "")
+    except jwt.PyJWTError:
+        return ""
 
 
+def _document(url: str) -> dict[str, Any]:
+    with urlopen(url, timeout=FETCH_SECONDS) as answer:  # noqa: S310 - the issuer's scheme was checked, and names this
+        found = json.loads(answer.read(LARGEST_DOCUMENT_BYTES))
+    if not isinstance(found, dict):
+        raise ValueError("the issuer's document is no object")
+    return found
+
+
+_UNREADABLE = (OSError, HTTPException, KeyError, ValueError, jwt.PyJWTError)
+"""The errors of a fetch: the issuer does not answer, or not with its keys."""
 _LOCAL = (("http", "127.0.0.1"), ("http", "localhost"), ("http", "::1"))
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, ClassVar
 from urllib.error import URLError
+from urllib.request import urlopen
 
 import jwt
 import pytest
@@ -35,6 +37,7 @@ from coditect.model.limits.rate import Rate
 from coditect.settings.api import ApiSettings, api_settings
 from coditect.testing import TestFleet
 from tests.api import ADDRESS, api_of, services_of
+from tests.support import eventually
 
 MADE = "2026-01-01T00:00:00+00:00"
 
@@ -354,6 +357,92 @@ async def test_an_issuer_without_an_address_of_its_keys_is_one_that_is_away(
 
     with pytest.raises(Retryable, match="cannot be fetched"):
         await OidcTokens(OidcSettings(issuer, "coditect")).caller_of("a.b.c")
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Fetches:
+    fetches = Fetches()
+    monkeypatch.setattr("coditect.api.access.oidc.urlopen", fetches.open)
+    return fetches
+
+
+@dataclass(slots=True)
+class Fetches:
+    """Counts the documents that are fetched of an issuer, which may be away."""
+
+    away: bool = False
+    number: int = 0
+
+    def open(self, place: str, timeout: float) -> Any:
+        self.number += 1
+        if self.away:
+            raise URLError("away")
+        return urlopen(place, timeout=timeout)
+
+
+def signer(issuer: str, key: ec.EllipticCurvePrivateKey) -> Callable[[str], str]:
+    claims = {"iss": issuer, "aud": "coditect", "sub": "ada", "exp": time.time() + 3_600, "roles": ["viewer"]}
+    return lambda kid: jwt.encode(claims, key, algorithm="ES256", headers={"kid": kid})
+
+
+async def test_an_unknown_key_locks_nobody_out_while_the_issuer_is_away(
+    issuer: str, private_key: ec.EllipticCurvePrivateKey, counted: Fetches
+) -> None:
+    now, sign = [100.0], signer(issuer, private_key)
+    tokens = OidcTokens(OidcSettings(issuer, "coditect"), now=lambda: now[0])
+    assert await tokens.caller_of(sign("one")) == Caller("ada", Role.VIEWER)
+    counted.away, before = True, counted.number
+
+    for second in range(100):
+        now[0] += 1 if second < 60 else 60
+        with pytest.raises(Retryable) if now[0] >= 130 else nullcontext():
+            assert await tokens.caller_of(sign("unknown")) is None
+        assert await tokens.caller_of(sign("one")) == Caller("ada", Role.VIEWER)
+        assert await tokens.caller_of("a.b.c") is None
+
+    assert counted.number - before <= 50  # one in five seconds at most, and one a minute
+
+
+async def test_a_key_that_the_issuer_takes_back_or_adds_counts_after_the_next_fetch(
+    issuer: str, private_key: ec.EllipticCurvePrivateKey, counted: Fetches
+) -> None:
+    now, sign = [100.0], signer(issuer, private_key)
+    tokens = OidcTokens(OidcSettings(issuer, "coditect"), now=lambda: now[0])
+    assert await tokens.caller_of(sign("one")) is not None
+    _Issuer.jwks = {"keys": [_Issuer.jwks["keys"][0] | {"kid": "two"}]}
+
+    assert await tokens.caller_of(sign("two")) is None  # the keys were fetched a moment ago
+    now[0] += 30
+    assert await tokens.caller_of(sign("two")) == Caller("ada", Role.VIEWER)
+    assert await tokens.caller_of(sign("one")) is None
+    _Issuer.jwks = {"keys": [_Issuer.jwks["keys"][0] | {"kid": "three"}]}
+    now[0] += 301
+    assert await tokens.caller_of(sign("two")) is None
+
+
+async def test_an_issuer_that_is_silent_holds_up_one_caller_and_one_thread(
+    issuer: str, private_key: ec.EllipticCurvePrivateKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, sign, asked, answer = [100.0], signer(issuer, private_key), list[str](), Event()
+    tokens = OidcTokens(OidcSettings(issuer, "coditect"), now=lambda: now[0])
+    assert await tokens.caller_of(sign("one")) is not None
+
+    def silent(place: str, timeout: float) -> None:
+        asked.append(place)
+        answer.wait(30)
+        raise URLError("timed out")
+
+    monkeypatch.setattr("coditect.api.access.oidc.urlopen", silent)
+    now[0] += 301
+    strangers = [asyncio.ensure_future(tokens.caller_of(sign(f"unknown {number}"))) for number in range(50)]
+    await eventually(lambda: asked)
+    callers = await asyncio.gather(*(tokens.caller_of(sign("one")) for _ in range(50)))
+    answer.set()
+    outcomes = await asyncio.gather(*strangers, return_exceptions=True)
+
+    assert callers == [Caller("ada", Role.VIEWER)] * 50
+    assert {type(one) for one in outcomes} == {Retryable}
+    assert len(asked) == 1
 
 
 def test_an_issuer_is_reached_by_tls() -> None:
