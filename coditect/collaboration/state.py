@@ -80,11 +80,13 @@ class SharedState:
 
     Raises:
         ControlPlaneRequired: by every method, when no dispatcher answers.
-        InputError: by every write, when its workflow has ended, or its attempt is not the present one any more.
+        InputError: by every write, when its workflow has ended, its attempt is not the present one any more, or the
+            name is reserved: Coditect itself keeps the spaces `coditect.*`, `langgraph` and `langgraph:*`.
     """
 
-    def __init__(self, port: StatePort, name: str) -> None:
+    def __init__(self, port: StatePort, name: str, *, keeper: str = "") -> None:
         self._port = port
+        self._keeper = keeper
         self.name = name
         """The name of the space as requests have it: `workflow:` and an id, or `space:` and a name."""
 
@@ -191,11 +193,18 @@ class SharedState:
     async def _write(self, key: str, if_version: int | None, **change: Any) -> int:
         if if_version is not None:
             change["if_version"] = arguments.whole("if_version", if_version, 0, 2**53)
+        if self._keeper:
+            change["keeper"] = self._keeper
         return int((await self._ask(Verb.STATE_PUT, key, **change))["version"])
 
     async def _ask(self, verb: Verb, key: str, **more: Any) -> dict[str, Any]:
         name = arguments.text("key", key, shortest=1, longest=LONGEST_NAME_BYTES)
         return await self._port.ask_state(verb, {"space": self.name, "key": name} | more)
+
+
+def reserved(space: SharedState, keeper: str) -> SharedState:
+    """Return the shared state of a reserved space for the part of Coditect that keeps it, and alone may write it."""
+    return SharedState(space._port, space.name, keeper=keeper)
 
 
 def _entry(key: str, row: dict[str, Any]) -> StateEntry:

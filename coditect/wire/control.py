@@ -145,8 +145,9 @@ class Verb(StrEnum):
     that were released before, should this request be faster).
 
     → `state`: `held` with `fence` and `expires_in_ms`; `waiting`; without `wait`, `taken`; or `deadlock` with `cycle`.
-    `gone` if the ticket has ended before: it is never granted again, however late the request arrives. A waiting ticket that is granted, or a ticket that is lost, is told to `reply_to` under the ticket as correlation
-    id, once at most; `lock.renew` tells it, too. Each of these requests may be repeated.
+    `gone` if the ticket has ended before: it is never granted again, however late the request arrives. A waiting ticket
+    that is granted, or a ticket that is lost, is told to `reply_to` under the ticket as correlation id, once at most;
+    `lock.renew` tells it, too. Each of these requests may be repeated.
     """
     LOCK_RENEW = "lock.renew"
     """Keep a ticket for another full `ttl_ms`: `ticket` → `state` as of `lock.acquire`, or `gone`."""
@@ -216,7 +217,8 @@ class Verb(StrEnum):
     """Write shared state: `space`, `key`, and `value`, `patch` (a JSON merge patch) or `delete` → `version`.
 
     With `if_version`, only in place of that version (0: a missing key). `writer` and `task` are kept with it; `by`
-    (`workflow`, `node`, `fence`) says which attempt writes, and is refused when another has followed it.
+    (`workflow`, `node`, `fence`) says which attempt writes, and is refused when another has followed it. `keeper` says
+    which part of Coditect writes to a reserved space (`coditect.*`, `langgraph`, `langgraph:*`); others are refused.
     """
     STATE_LIST = "state.list"
     """List the keys of a space: `space`, `prefix`, `reverse` (the last first), `after`, `limit`

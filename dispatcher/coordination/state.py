@@ -14,7 +14,7 @@ from coditect.errors import InputError, InvalidTask, NotFound, Retryable, Versio
 from coditect.wire.blob_ref import as_claim
 from coditect.wire.control import Verb
 from coditect.wire.json import dumps, loads
-from coditect.wire.state import workflow_of
+from coditect.wire.state import keeper_of, workflow_of
 from dispatcher.ledger import values
 from dispatcher.ledger.handlers.requests import Query, ShardChange
 from dispatcher.ledger.keyspace import SPACE_VERSIONS, SPACES
@@ -49,10 +49,12 @@ def put(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     Raises:
         VersionConflict: when the present version is not `if_version`; 0 stands for a missing key.
         NotFound: when the space is that of an unknown workflow.
-        InputError: when that workflow has ended, or the writing attempt is not the present one any more.
+        InputError: when that workflow has ended, the writing attempt is not the present one any more, or Coditect
+            itself keeps the space.
         Retryable: while that workflow is being restored, for a client.
     """
     space, key = _place(body)
+    _check_keeper(space, body)
     at_ms = _check_space(unit, space, by_node="by" in body)
     control.check_present(unit, body)
     before = latest(unit.tr, space, key)
@@ -115,6 +117,13 @@ def _check_space(unit: UnitOfWork, space: str, *, by_node: bool) -> int:
     if run.restoring is not None and not by_node:
         raise Retryable("The workflow is being restored", workflow=workflow, fix="try again in a moment")
     return run.after_checkpoint(unit.now_ms)
+
+
+def _check_keeper(space: str, body: Body) -> None:
+    keeper, by_handler = keeper_of(space), bool(body.get("task") or body.get("by"))
+    if keeper and (by_handler or body.get("keeper") != keeper):
+        fix = "choose another name; webhooks are changed by `coditect webhook`, LangGraph's threads by its saver"
+        raise InputError("Coditect itself keeps this space, and nothing else writes to it", space=space, fix=fix)
 
 
 def _check_version(before: StateVersion, wanted: object, key: str) -> None:

@@ -44,8 +44,8 @@ class WebhookDocument(BaseModel):
     url: str
     filter: dict[str, list[str]]
     created_ms: int
-    state: str = Field(description="`active` or `disabled`.")
-    reason: str = Field(description="Why it is disabled.")
+    state: str = Field(description="`active`, `disabled`, or `broken` if what is kept of it cannot be read.")
+    reason: str = Field(description="Why it is disabled or broken.")
 
     @classmethod
     def of(cls, webhook: Webhook, **more: Any) -> Self:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -89,6 +89,8 @@ class WebhookDelivery:
         self._reload_seconds = reload_seconds
         self._webhooks: dict[str, OpenWebhook] = {}
         """The webhooks of which this process delivers events, by the names of their queues."""
+        self._broken = set[str]()
+        """The names of the webhooks whose rows are broken, as the log has it."""
         self._background = Supervisor()
 
     async def __aenter__(self) -> Self:
@@ -123,12 +125,15 @@ class WebhookDelivery:
         Raises:
             CoditectError: any error of the control plane or the broker.
         """
-        listed = {webhook.queue: webhook for webhook in await webhooks.list_webhooks(self._opened)}
+        kept = await webhooks.list_webhooks(self._opened)
+        broken = {webhook.name: webhook.reason for webhook in kept if webhook.state == "broken"}
+        self._log_broken(broken)
+        listed = {webhook.queue: webhook for webhook in kept if webhook.name not in broken}
         for queue, known in tuple(self._webhooks.items()):
             webhook = listed.get(queue)
             if webhook is None or not webhook.active:
                 await self._close(known)
-            if webhook is None:
+            if webhook is None and known.webhook.name not in broken:
                 await self._broker.delete_queue(queue)
         for queue, webhook in listed.items():
             if webhook.active and queue not in self._webhooks:
@@ -137,6 +142,11 @@ class WebhookDelivery:
                 except CoditectError as error:  # the next reload tries it again, and the others do not wait for it
                     facts = {"webhook": webhook.name, "reason": str(error)}
                     log.warning("The queue of a webhook cannot be opened", extra=facts)
+
+    def _log_broken(self, broken: Mapping[str, str]) -> None:
+        for name in broken.keys() - self._broken:
+            log.error("A webhook is broken and gets no events", extra={"webhook": name, "reason": broken[name]})
+        self._broken = set(broken)
 
     async def _open(self, webhook: Webhook) -> None:
         known = OpenWebhook(webhook, webhook.selection())

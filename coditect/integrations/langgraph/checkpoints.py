@@ -21,8 +21,9 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from coditect.client.client import Client
-from coditect.collaboration.state import SharedState
+from coditect.collaboration.state import SharedState, reserved
 from coditect.errors import InputError, VersionConflict
+from coditect.wire.state import LANGGRAPH
 
 THREADS = "langgraph"
 AT_ONCE = 20
@@ -103,11 +104,15 @@ class Checkpoints:
         self._client = client
 
     def _space(self, thread: str) -> SharedState:
-        return self._client.space(f"{THREADS}:{thread}")
+        return reserved(self._client.space(f"{THREADS}:{thread}"), LANGGRAPH)
+
+    @property
+    def _index(self) -> SharedState:
+        return reserved(self._client.space(THREADS), LANGGRAPH)
 
     async def threads(self) -> list[str]:
         """Return the ids of the stored LangGraph threads: those in which a checkpoint without a parent was stored."""
-        return [one.key async for one in self._client.space(THREADS).entries()]
+        return [one.key async for one in self._index.entries()]
 
     async def places(self, within: CheckpointPlace, *, every_namespace: bool = False) -> list[CheckpointPlace]:
         """Return thread, namespace and id of the checkpoints in a LangGraph namespace or whole thread, latest first."""
@@ -144,7 +149,7 @@ class Checkpoints:
     async def put(self, place: CheckpointPlace, kept: KeptCheckpoint) -> None:
         """Store a checkpoint under its thread, namespace and id, and replace an earlier one there."""
         if kept.parent is None:
-            await self._put_if_new(self._client.space(THREADS), place.thread, {})
+            await self._put_if_new(self._index, place.thread, {})
         row = {"parent": kept.parent, "checkpoint": _packed(kept.checkpoint), "metadata": _packed(kept.metadata)}
         await self._space(place.thread).put(place.key, row)
 
@@ -169,7 +174,7 @@ class Checkpoints:
         keys = [one.key async for one in space.entries()]
         for begin in range(0, len(keys), AT_ONCE):
             await asyncio.gather(*(space.delete(key) for key in keys[begin : begin + AT_ONCE]))
-        await self._client.space(THREADS).delete(thread)
+        await self._index.delete(thread)
 
     @staticmethod
     async def _put_if_new(space: SharedState, key: str, value: Any) -> bool:

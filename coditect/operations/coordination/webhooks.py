@@ -17,10 +17,13 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from coditect.broker.topology import webhook_queue
+from coditect.client.client import Client
+from coditect.collaboration.state import SharedState, reserved
 from coditect.errors import InputError, InvalidTask, NotFound, SetupError
 from coditect.messaging.event_filter import EventFilter
 from coditect.operations.connections import Connections
 from coditect.wire import routing
+from coditect.wire.state import COORDINATION
 
 SPACE = "coditect.webhooks"
 """The space of shared state that has the webhooks."""
@@ -28,6 +31,7 @@ KEY = "all"
 MOST_WEBHOOKS = 100
 LONGEST_URL = 2_000
 SHORTEST_KEY = 32
+SHORTEST_SALT = 16
 MOST_VALUES = 100
 """The most values of one field of a filter."""
 FIELDS = ("kind", "task", "workflow", "capability", "agent")
@@ -49,22 +53,32 @@ class Webhook:
     created_ms: int
     """The instant at which the webhook was added, in milliseconds since the epoch."""
     state: str = "active"
-    """`active`, or `disabled` after repeated failures, or by a person."""
+    """`active`, or `disabled` after repeated failures, or by a person; `broken` if the kept row is no webhook."""
     reason: str = ""
-    """Why the webhook is disabled."""
+    """Why the webhook is disabled or broken."""
 
     @classmethod
-    def read(cls, row: object) -> Self:
-        """Return the webhook that an entry of the shared state describes.
-
-        Raises:
-            InvalidTask: when the value has another form.
-        """
+    def read(cls, name: str, row: object) -> Self:
+        """Return the webhook that a row of the shared state describes; a `broken` one if the row has another form."""
         try:
             given = dict(row)  # type: ignore[call-overload]
-            return cls(**{one.name: given[one.name] for one in fields(cls)})
-        except (KeyError, TypeError, ValueError) as error:
-            raise InvalidTask("The value in shared state is no webhook", space=SPACE) from error
+            webhook = cls(**{one.name: given[one.name] for one in fields(cls)})
+            webhook._check(name)
+        except (AttributeError, InputError, KeyError, TypeError, ValueError) as error:
+            reason = f"its row in shared state is no webhook ({type(error).__name__}: {error})"
+            return cls(name, "", {}, "", 0, "broken", f"{reason[:400]}; fix: coditect webhook remove {name}")
+        return webhook
+
+    def _check(self, name: str) -> None:
+        """Raise InputError, or an error of Python's, if a field has a wrong type or value."""
+        check_url(self.url)
+        check_filter(self.filter)
+        bytes.fromhex(self.salt)
+        texts = (self.name, self.salt, self.state, self.reason)
+        if self.name != name or _NAME.fullmatch(name) is None or not all(isinstance(text, str) for text in texts):
+            raise ValueError("a name or another text is wrong")
+        if len(self.salt) < SHORTEST_SALT or self.state not in ("active", "disabled") or self.created_ms < 0:
+            raise ValueError("the salt, the state or the time is wrong")
 
     @property
     def active(self) -> bool:
@@ -133,10 +147,10 @@ async def add_webhook(
 
 
 async def list_webhooks(opened: Connections) -> list[Webhook]:
-    """Return all webhooks, enabled or disabled, sorted by name."""
+    """Return all webhooks, sorted by name: enabled, disabled, and `broken` ones, whose rows nobody can read."""
     async with opened.fleet() as client:
-        kept = await client.space(SPACE).get(KEY)
-    return [Webhook.read(row) for _, row in sorted((kept or {}).items())]
+        kept = _rows(await _space(client).get(KEY))
+    return [Webhook.read(name, row) for name, row in sorted(kept.items())]
 
 
 async def get_webhook(opened: Connections, name: str) -> Webhook:
@@ -146,8 +160,8 @@ async def get_webhook(opened: Connections, name: str) -> Webhook:
         NotFound: when there is none of the name.
     """
     async with opened.fleet() as client:
-        kept = await client.space(SPACE).get(KEY)
-    return Webhook.read(_row(kept or {}, name))
+        kept = _rows(await _space(client).get(KEY))
+    return _usable(Webhook.read(name, _row(kept, name)))
 
 
 async def steer_webhook(opened: Connections, name: str, *, active: bool, reason: str = "") -> Webhook:
@@ -159,7 +173,7 @@ async def steer_webhook(opened: Connections, name: str, *, active: bool, reason:
     steered: list[Webhook] = []
 
     def steer(webhooks: dict[str, Any]) -> None:
-        before = Webhook.read(_row(webhooks, name))
+        before = _usable(Webhook.read(name, _row(webhooks, name)))
         after = replace(before, state="active" if active else "disabled", reason="" if active else reason[:500])
         webhooks[name] = asdict(after)
         steered.append(after)
@@ -178,10 +192,12 @@ async def remove_webhook(opened: Connections, name: str) -> None:
     removed: list[Webhook] = []
 
     def remove(webhooks: dict[str, Any]) -> None:
-        removed.append(Webhook.read(_row(webhooks, name)))
+        removed.append(Webhook.read(name, _row(webhooks, name)))
         del webhooks[name]
 
     await _change(opened, remove)
+    if removed[-1].state == "broken":  # the name of its queue is unknown
+        return
     async with opened.broker() as broker:
         await broker.delete_queue(removed[-1].queue)
 
@@ -222,12 +238,29 @@ def check_filter(chosen: Mapping[str, Collection[str]]) -> dict[str, list[str]]:
 
 async def _change(opened: Connections, change: Callable[[dict[str, Any]], None]) -> None:
     def changed(value: Any) -> Any:
-        webhooks = dict(value or {})
+        webhooks = dict(value) if isinstance(value, dict) else {}
         change(webhooks)
         return webhooks
 
     async with opened.fleet() as client:
-        await client.space(SPACE).update(KEY, changed)
+        await _space(client).update(KEY, changed)
+
+
+def _space(client: Client) -> SharedState:
+    return reserved(client.space(SPACE), COORDINATION)
+
+
+def _rows(kept: Any) -> dict[str, Any]:
+    if kept is None or isinstance(kept, dict):
+        return dict(kept or {})
+    fix = "coditect webhook add begins a new list"
+    raise InvalidTask("The list of webhooks in shared state is no object", space=SPACE, fix=fix)
+
+
+def _usable(webhook: Webhook) -> Webhook:
+    if webhook.state == "broken":
+        raise InvalidTask("The webhook is broken", webhook=webhook.name, reason=webhook.reason)
+    return webhook
 
 
 def _row(webhooks: Mapping[str, Any], name: str) -> object:

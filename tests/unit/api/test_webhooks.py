@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pytest
 
+from coditect import Agent, Context
 from coditect.api.webhooks.delivering import WebhookDelivery, WebhookRetries
 from coditect.api.webhooks.sending import WebhookAttempt, WebhookSender
 from coditect.broker.topology import Queue, Topology
-from coditect.errors import NotFound
+from coditect.collaboration.state import reserved
+from coditect.errors import InputError, InvalidTask, NotFound
 from coditect.model.event import Event
 from coditect.operations.connections import Connections
 from coditect.operations.coordination import webhooks
@@ -23,9 +25,11 @@ from coditect.testing import TestFleet
 from coditect.wire import routing
 from coditect.wire.events import event_message
 from coditect.wire.json import MOST_LEVELS
+from coditect.wire.state import COORDINATION
 from tests.api import api_of, services_of
 
 URL = "https://example.com/hook"
+OTHER = Webhook("other", URL, {}, "ab" * 16, 1_000)
 
 
 def event(number: int = 1, type_: str = "task.dead") -> Event:
@@ -224,6 +228,65 @@ async def test_removed_webhook_leaves_no_queue() -> None:
 
             assert delivery.status(to) is None
         assert fleet.server.find(to.queue) is None
+
+
+async def test_a_broken_row_is_shown_and_the_other_webhooks_deliver() -> None:
+    sender = Scripted()
+    rows = {"no row": 7, "half": {"name": "half"}, "odd": {**asdict(OTHER), "name": "odd", "salt": 3}, "x": None}
+    async with TestFleet() as fleet, services_of(fleet.server, fleet.registry, fleet.client) as services:
+        to = await added(fleet)
+        space = reserved(fleet.client.space(webhooks.SPACE), COORDINATION)
+        await space.update(webhooks.KEY, lambda kept: kept | rows)
+        async with delivering(fleet, sender):
+            await fleet.client.emit("repo.pushed", subject="one")
+            await fleet.advance("10s")
+        states = {one.name: one.state for one in await webhooks.list_webhooks(services.opened)}
+        with pytest.raises(InvalidTask, match="broken"):
+            await webhooks.steer_webhook(services.opened, "odd", active=True)
+        for name in rows:
+            await webhooks.remove_webhook(services.opened, name)
+        left = await webhooks.list_webhooks(services.opened)
+
+    assert sender.sent[-1] == "one"
+    assert states == {**dict.fromkeys(rows, "broken"), "pager": "active"}
+    assert left == [to]
+
+
+async def test_a_row_that_breaks_keeps_the_events_of_its_webhook() -> None:
+    async with TestFleet() as fleet:
+        to = await added(fleet)
+        space = reserved(fleet.client.space(webhooks.SPACE), COORDINATION)
+        async with delivering(fleet, Scripted()):
+            await fleet.advance("6s")
+            await space.merge(webhooks.KEY, {to.name: {"url": 7}})
+            await fleet.advance("6s")
+            await fleet.client.emit("repo.pushed", subject="one")
+            await fleet.advance("1s")
+
+        assert fleet.server.queue(to.queue).stats.messages == 1
+
+
+@pytest.mark.parametrize("name", [webhooks.SPACE, "coditect.other", "langgraph", "langgraph:thread"])
+async def test_agents_and_clients_cannot_write_to_a_reserved_space(name: str) -> None:
+    writer = Agent("writer")
+
+    @writer.capability("write", retry=1)
+    async def write(_: None, ctx: Context) -> list[str]:
+        space, refused = ctx.space(name), []
+        for attempt in (space, reserved(space, COORDINATION)):
+            for write in (attempt.put("all", {}), attempt.merge("all", {}), attempt.delete("all")):
+                try:
+                    await write
+                except InputError as error:
+                    refused.append(error.sentence)
+        return refused
+
+    async with TestFleet(agents=[writer]) as fleet:
+        with pytest.raises(InputError, match="keeps this space"):
+            await fleet.client.space(name).put("all", {})
+        refused = await fleet.request("write", model=list[str])
+
+    assert len(refused) == 6
 
 
 # -- the routes -------------------------------------------------------------------------------------------
