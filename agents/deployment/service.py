@@ -11,7 +11,9 @@
       service.log        what it wrote since its start
       data/              what it keeps; all that it can do without is in `data/cache`
 
-The process gets its version as `SERVICE_VERSION`, and answers `/health` with `{"version": ...}`.
+The process gets its version as `SERVICE_VERSION`, and answers `/health` with `{"version": ...}`. `app.py` may import
+other files and packages of its version, and what is installed beside the agent. A version in whose files `--check`
+occurs checks its own configuration when it is started as `python app.py --check`.
 """
 
 from __future__ import annotations
@@ -40,6 +42,8 @@ _STOP_WITHIN_SECONDS = 5
 _LOOK_SECONDS = 0.02
 _HEALTH_SECONDS = 1
 _TAIL_CHARACTERS = 1_000
+_APP, _CHECK = (sys.executable, "app.py"), "--check"
+_CHECK_WITHIN_SECONDS = 10
 _LAUNCH = """
 import json, os, sys
 import psutil
@@ -183,26 +187,48 @@ class Service:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield lock.fileno()
 
+    def refusal(self, version: str) -> str:
+        """Return why a version's own check refuses its configuration; empty when it does not, or has no check.
+
+        The check runs as the service does: in its version's folder, with the same interpreter and variables.
+        """
+        place = self.release_folder(version)
+        if not any(_CHECK.encode() in file.read_bytes() for file in place.rglob("*.py") if file.is_file()):
+            return ""
+        try:
+            ran = subprocess.run(
+                [*_APP, _CHECK],
+                cwd=place,
+                env=self._environment(version),
+                capture_output=True,
+                timeout=_CHECK_WITHIN_SECONDS,
+                stdin=subprocess.DEVNULL,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return f"app.py {_CHECK} did not end within {_CHECK_WITHIN_SECONDS} s"
+        last = ran.stderr.decode(errors="replace").strip().rpartition("\n")[2][:300]
+        return "" if ran.returncode == 0 else (last or f"exit {ran.returncode}")
+
     def _start(self, version: str, lock: int) -> None:
         folder = self.folder.resolve()
         files = [str(folder / "service.log"), str(folder / "process.json")]
-        app = [sys.executable, "app.py", str(self.port)]
         subprocess.run(
-            [sys.executable, "-I", "-c", _LAUNCH, *files, str(lock), *app],
+            [sys.executable, "-I", "-c", _LAUNCH, *files, str(lock), *_APP, str(self.port)],
             cwd=self.release_folder(version),
-            env=self._environment() | {"SERVICE_VERSION": version},
+            env=self._environment(version),
             pass_fds=[lock],
             timeout=_STOP_WITHIN_SECONDS * 2,
             stdin=subprocess.DEVNULL,
             check=True,
         )
 
-    def _environment(self) -> dict[str, str]:
-        """Return the service's environment variables; `STARTED_BY` names the fleet, not the agent that starts it.
+    def _environment(self, version: str) -> dict[str, str]:
+        """Return the variables of a version's processes; `STARTED_BY` names the fleet, not the agent that starts them.
 
         A supervisor ends the processes that carry the mark of an agent that died.
         """
-        environment = clean_environment(os.environ, self.folder)
+        environment = clean_environment(os.environ, self.folder) | {"SERVICE_VERSION": version}
         fleet, marked, _ = environment.get(STARTED_BY, "").partition(":")
         return environment | ({STARTED_BY: f"{fleet}:service:"} if marked else {})
 

@@ -7,8 +7,6 @@ as it should be; `agents/healing/causes.py` says why.
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 import time
 from http.client import HTTPException
 from pathlib import Path
@@ -24,7 +22,6 @@ WATCHED = "watched"
 
 _MEBIBYTE = 1_048_576
 _GROWTH_SECONDS = 0.2
-_CHECK_WITHIN_SECONDS = 10
 
 
 class Bounds(BaseModel):
@@ -61,7 +58,7 @@ class ServiceEvidence(BaseModel):
     free_mib: float
     """Room on the disk of its data."""
     configuration: str
-    """Why its own check refuses the present version's configuration; empty when it does not, or was not asked."""
+    """Why the present version's own check refuses its configuration; empty when it does not, or there is no check."""
     log: str
     """The last line of its log."""
 
@@ -88,7 +85,7 @@ def glance(service: Service) -> ServiceEvidence:
 def examine(service: Service) -> ServiceEvidence:
     """Return all the evidence about a service; takes at least 0.2 s, in which the growth of its log is measured."""
     began, before = time.monotonic(), _log_bytes(service)
-    problem = configuration_problem(service, service.version) if service.version is not None else ""
+    problem = service.refusal(service.version) if service.version is not None else ""
     time.sleep(max(0.0, _GROWTH_SECONDS - (time.monotonic() - began)))
     grown = (_log_bytes(service) - before) / _MEBIBYTE / (time.monotonic() - began)
     return glance(service).model_copy(update={"configuration": problem, "log_mib_per_second": max(0.0, grown)})
@@ -107,20 +104,6 @@ def trouble_of(evidence: ServiceEvidence, bounds: Bounds) -> str:
         "" if evidence.free_mib >= bounds.free_mib else f"its disk has {evidence.free_mib:.1f} MiB left",
     ]
     return "; ".join(one for one in found if one)
-
-
-def configuration_problem(service: Service, version: str) -> str:
-    """Return why `app.py --check` of a version refuses its configuration; empty when it does not."""
-    ran = subprocess.run(
-        [sys.executable, "-I", "app.py", "--check"],
-        cwd=service.release_folder(version),
-        capture_output=True,
-        text=True,
-        timeout=_CHECK_WITHIN_SECONDS,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
-    return "" if ran.returncode == 0 else (ran.stderr.strip().rpartition("\n")[2][:300] or f"exit {ran.returncode}")
 
 
 def watched_below(folder: Path) -> list[Service]:

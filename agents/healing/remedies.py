@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 
 from agents.deployment.service import Service
 from agents.healing.causes import Cause
-from agents.healing.evidence import configuration_problem
 
 _IMPATIENT_SECONDS = 1.0
 
@@ -39,12 +38,12 @@ def _restart(service: Service) -> str:
 def _go_back(service: Service) -> str:
     """Start the service as it is if its configuration is sound; else switch to the latest version with a sound one."""
     present = service.version
-    if present is not None and not configuration_problem(service, present):
+    if present is not None and not service.refusal(present):
         return _start(service)
     releases = sorted((service.folder / "releases").iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
     others = (folder.name for folder in releases if folder.name != present and not folder.name.startswith("."))
     for version in others:
-        if not configuration_problem(service, version):
+        if not service.refusal(version):
             service.switch(version)
             return f"went back to version {version[:12]}"
     return "nothing: no other version has a configuration that is sound"

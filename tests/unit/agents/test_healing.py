@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from typing import Any, cast
 import psutil
 import pytest
 
-from agents.demo.healing.faults import FAULTS, break_all_versions, injected
+from agents.demo.healing.faults import FAULTS, break_all_versions, injected, kill
 from agents.demo.healing.report import describe_all, describe_run, fixed_share
 from agents.demo.healing.runs import DOCTORS, PATTERN, HealingOrder, HealingRun, Round
 from agents.demo.healing.ward import ORDERS, ask, orders_of, running_till
@@ -24,7 +25,6 @@ from agents.healing.causes import Cause, Symptom, by_exclusion, by_rules, by_sco
 from agents.healing.evidence import (
     Bounds,
     ServiceEvidence,
-    configuration_problem,
     examine,
     glance,
     trouble_of,
@@ -35,6 +35,7 @@ from coditect import Context
 from coditect.operations.workflows.patterns import make_workflow
 from coditect.workflow.render import draw_mermaid
 from tests.servers import ROOT
+from tests.support import patient
 
 BOUNDS = Bounds()
 CAUSES = {
@@ -104,6 +105,69 @@ def test_each_kind_of_bad_settings_is_refused_by_the_check_and_gone_back_from(se
     assert (till.version, done) == ("v1", "went back to version v1")
     assert seen(till, well)
     assert remedy(till, Cause.CONFIGURATION) == "nothing: its process runs"
+
+
+SERVER = """
+import json, os, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+{imports}
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = json.dumps({{"version": os.environ["SERVICE_VERSION"], "total": total([1])}}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+{begin}
+HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+TOTAL = "def total(prices):\n    return sum(prices)\n"
+CHECKED = "os.environ['SERVICE_VERSION']\nif sys.argv[1] == '--check': sys.exit(0 if total([1]) else 'no total')\n"
+SHAPES = {
+    "one file, no check": {"app.py": SERVER.format(imports=TOTAL, begin="")},
+    "two files": {"app.py": SERVER.format(imports="from other import total", begin=CHECKED), "other.py": TOTAL},
+    "two files, no check": {"app.py": SERVER.format(imports="from other import total", begin=""), "other.py": TOTAL},
+    "a package and a requirements file": {
+        "app.py": SERVER.format(imports="import installed\nfrom shop.prices import total", begin=CHECKED),
+        "shop/__init__.py": "",
+        "shop/prices.py": "from .sums import total\n",
+        "shop/sums.py": TOTAL,
+        "requirements.txt": "installed==1.0\n",
+    },
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_service_of_any_files_is_checked_as_it_runs_and_healed(
+    shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "installed.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))  # beside the agent, and so beside the service
+    for name, text in SHAPES[shape].items():
+        (tmp_path / "files" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "files" / name).write_text(text)
+    service = Service(tmp_path / "service")
+    service.release_folder("v1").parent.mkdir(parents=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        (service.folder / "port").write_text(str(free.getsockname()[1]))
+    service.install("v1", tmp_path / "files")
+    try:
+        service.switch("v1")
+        service.probe("v1", within_seconds=patient(20))
+        assert examine(service).configuration == ""
+
+        kill(service, Random(0))
+        found = symptoms(examine(service), BOUNDS)
+
+        assert (by_rules(found), by_scores(found), by_exclusion(found)) == (Cause.KILLED,) * 3
+        assert remedy(service, Cause.KILLED) == "started it"
+        service.probe("v1", within_seconds=patient(20))
+    finally:
+        service.stop(patience_seconds=1)
 
 
 def test_a_wrong_remedy_leaves_the_service_unwell_and_its_other_versions_and_orders_as_they_are(till: Service) -> None:
@@ -279,7 +343,7 @@ def test_a_request_to_a_service_that_is_gone_is_no_error(till: Service) -> None:
     ask(till, "/order")
 
     assert orders_of(till) == ORDERS
-    assert configuration_problem(till, "v1") == ""
+    assert till.refusal("v1") == ""
 
 
 @pytest.mark.parametrize(

@@ -17,24 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-SETTINGS = Path("settings.json")
+from prices import check, read_settings  # type: ignore[import-not-found]  # beside this file, where it is deployed
+
 DATA = Path("../../data")
 MOST_LEAKED, MOST_FLOODS = 160, 640
 """Megabytes at which the leak ends, and writes of 0.1 MB at which the flood does, for the sake of the machine."""
 BLOCK, LINE = 1_000_000, "DEBUG the drawer is shut\n"
-
-
-def read_settings() -> tuple[Any, dict[str, Any]]:
-    """Return the currency and the prices from the settings file, unchecked."""
-    settings = json.loads(SETTINGS.read_text())
-    return settings["currency"], settings["prices"]
-
-
-def check() -> None:
-    """Raise an error that says what is wrong with the settings, if anything is."""
-    currency, prices = read_settings()
-    if not isinstance(currency, str) or not all(isinstance(price, int) for price in prices.values()):
-        raise ValueError("a currency is a text, and a price a number")
 
 
 class Till:
