@@ -12,7 +12,7 @@ from agents.summarizer import Summary, SummaryRequest
 from agents.tools.confined import confined
 from agents.tools.introduction import introduced
 from agents.tools.markdown import public_objects, render_module
-from agents.tools.sources import SourceFile, find_sources, read_source
+from agents.tools.sources import SourceFile, find_sources, parse_all
 from coditect import Agent, Context, Retry
 from coditect.errors import InputError
 
@@ -44,6 +44,9 @@ class Docs(BaseModel):
     documented: int
     """The number of public objects that have a docstring."""
 
+    left_out: list[str] = []
+    """A line for each file that is no valid Python, with the reason."""
+
 
 @documenter.capability(
     "docs.generate",
@@ -59,7 +62,7 @@ async def generate(task: DocsRequest, ctx: Context) -> Docs:
     With `summary` or `introduction` another agent is asked, and this agent's slot is free meanwhile.
 
     Raises:
-        InputError: not retryable; nothing is there, a file does not parse, or the reference is too long.
+        InputError: not retryable; nothing is there, no file parses, or the reference is too long.
     """
     sources = await asyncio.to_thread(find_sources, confined(task.path), task.globs)
     await ctx.progress(0.2, f"reading {len(sources)} modules")
@@ -76,22 +79,19 @@ async def generate(task: DocsRequest, ctx: Context) -> Docs:
 
 
 def _write(task: DocsRequest, sources: list[SourceFile]) -> Docs:
-    modules = [_visit(source) for source in sources]
+    modules, left_out = parse_all(sources, lambda one, text: griffe.visit(_module_name(one.path), one.path, text))
     objects = [found for module in modules for found in public_objects(module)]
+    blocks = [block for module in modules for block in render_module(module)]
+    if left_out:
+        blocks += ["# Left out", "\n".join(f"- {line}" for line in left_out)]
     return Docs(
         title=_module_name(Path(task.path)),
-        markdown="\n\n".join(block for module in modules for block in render_module(module)) + "\n",
+        markdown="\n\n".join(blocks) + "\n",
         modules=len(modules),
         objects=len(objects),
         documented=sum(found.has_docstring for found in objects),
+        left_out=left_out,
     )
-
-
-def _visit(source: SourceFile) -> griffe.Module:
-    try:
-        return griffe.visit(_module_name(source.path), source.path, read_source(source))
-    except (SyntaxError, ValueError, RecursionError) as error:
-        raise InputError("the file is no valid Python", file=source.name, reason=str(error)) from error
 
 
 def _module_name(path: Path) -> str:

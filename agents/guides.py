@@ -18,9 +18,9 @@ from typing import Any
 import griffe
 from pydantic import BaseModel, ConfigDict, Field
 
-from agents.tools.confined import confined
+from agents.tools.confined import confined, fleet_root
 from agents.tools.introduction import introduced
-from agents.tools.sources import SourceFile, find_sources, read_source
+from agents.tools.sources import SourceFile, find_sources, parse_all, project_of
 from coditect import Agent, Context, Retry
 from coditect.errors import InputError
 
@@ -38,7 +38,9 @@ class GuideRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     path: str = Field(min_length=1, description="package folder on the agent's machine")
-    root: str = Field(".", min_length=1, description="the project's folder, with its pyproject.toml")
+    root: str | None = Field(
+        None, min_length=1, description="the project's folder; default: the one of the package, by its pyproject.toml"
+    )
     introduction: bool = Field(False, description="ask writers.introduction for the page's beginning")
 
 
@@ -61,7 +63,7 @@ async def write_user_guide(task: GuideRequest, ctx: Context) -> Guide:
     """Write what a package offers to its users: each module's purpose, with its public names and what they do.
 
     Raises:
-        InputError: not retryable; nothing is there, or a file does not parse.
+        InputError: not retryable; nothing is there, no file parses, or no name is public.
     """
     sources = await asyncio.to_thread(find_sources, confined(task.path), ["**/*.py"])
     guide = await asyncio.to_thread(_user_guide, Path(task.path).name, sources)
@@ -75,10 +77,12 @@ async def write_deployment_guide(task: GuideRequest, ctx: Context) -> Guide:
     """Write what an operator needs: requirements, extras, commands, environment variables in the code, and files.
 
     Raises:
-        InputError: not retryable; the project has no pyproject.toml, or a file does not parse.
+        InputError: not retryable; the named project has no pyproject.toml, or no file parses.
     """
-    sources = await asyncio.to_thread(find_sources, confined(task.path), ["**/*.py"])
-    guide = await asyncio.to_thread(_deployment_guide, Path(confined(task.root)), sources)
+    path = Path(confined(task.path))
+    sources = await asyncio.to_thread(find_sources, task.path, ["**/*.py"])
+    root = project_of(path, fleet_root()) if task.root is None else Path(confined(task.root))
+    guide = await asyncio.to_thread(_deployment_guide, path, root, sources)
     return await _with_introduction(guide, task, ctx)
 
 
@@ -89,28 +93,26 @@ async def _with_introduction(guide: Guide, task: GuideRequest, ctx: Context) -> 
 
 
 def _user_guide(name: str, sources: Sequence[SourceFile]) -> Guide:
+    modules, left_out = parse_all(sources, lambda one, text: griffe.visit(one.path.stem, one.path, text))
     topics: dict[str, list[str]] = defaultdict(list)
     items = 0
-    for source in sources:
-        module = _visited(source)
+    for module in modules:
         names = [one for one in module.members.values() if one.is_public and not one.is_alias and not one.is_module]
-        if not names or module.docstring is None:
+        if not names:
             continue
         items += len(names)
-        lines = [f"### {source.path.stem}", module.docstring.value.partition("\n\n")[0].strip()]
-        lines += ["\n".join(_described(one) for one in names)]
-        topics[source.path.parent.name] += lines
+        purpose = module.docstring.value.partition("\n\n")[0].strip() if module.docstring else "It has no description."
+        file = Path(str(module.filepath))
+        heading = file.parent.name if file.stem == "__init__" else file.stem
+        topics[file.parent.name] += [f"### {heading}", purpose, "\n".join(_described(one) for one in names)]
+    if not items:
+        fix = "give a package or module whose classes, functions or values have no leading underscore"
+        raise InputError("there is nothing public to document", path=name, modules=len(modules), fix=fix)
     blocks = [f"# Using {name}"]
     for topic, lines in topics.items():
         blocks += [f"## {topic}", *lines]
+    blocks += ["## Left out", "\n".join(f"* {line}" for line in left_out)] if left_out else []
     return Guide(title=f"Using {name}", markdown="\n\n".join(blocks) + "\n", items=items)
-
-
-def _visited(source: SourceFile) -> griffe.Module:
-    try:
-        return griffe.visit(source.path.stem, source.path, read_source(source))
-    except (SyntaxError, ValueError, RecursionError) as error:
-        raise InputError("the file is no valid Python", file=source.name, reason=str(error)) from error
 
 
 def _described(one: Any) -> str:
@@ -118,20 +120,19 @@ def _described(one: Any) -> str:
     return f"* `{one.name}`: {' '.join(text.split())}" if text else f"* `{one.name}`"
 
 
-def _deployment_guide(root: Path, sources: Sequence[SourceFile]) -> Guide:
-    try:
-        project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
-    except (OSError, ValueError) as error:
-        fix = "give the folder of a project that has a pyproject.toml"
-        raise InputError("there is no project", root=str(root), reason=str(error)[:200], fix=fix) from error
+def _deployment_guide(path: Path, root: Path | None, sources: Sequence[SourceFile]) -> Guide:
+    project = {} if root is None else _project(root)
+    folder = root or (path if path.is_dir() else path.parent)
     variables = _variables(sources)
-    files = sorted({str(path.relative_to(root)) for pattern in _FILES for path in root.glob(pattern)})
-    name = str(project.get("name", root.resolve().name))
+    files = sorted({str(file.relative_to(folder)) for pattern in _FILES for file in folder.glob(pattern)})
+    name = str(project.get("name", path.resolve().stem if root is None else root.resolve().name))
     sections = {
         "Requirements": [
             f"Python {project.get('requires-python', 'of any version')}",
             *project.get("dependencies", ()),
-        ],
+        ]
+        if project
+        else ["not known: the package is in no project with a pyproject.toml"],
         "Extras": [f"{extra}: {', '.join(of)}" for extra, of in project.get("optional-dependencies", {}).items()],
         "Commands": [f"{command}: {target}" for command, target in project.get("scripts", {}).items()],
         "Settings": [f"{variable}, read in {', '.join(where[:3])}" for variable, where in variables.items()],
@@ -143,22 +144,29 @@ def _deployment_guide(root: Path, sources: Sequence[SourceFile]) -> Guide:
     return Guide(title=f"Deploying {name}", markdown="\n\n".join(blocks) + "\n", items=len(variables) + len(files))
 
 
+def _project(root: Path) -> dict[str, Any]:
+    """Return the table `project` of a folder's pyproject.toml; an empty project has at least the folder's name."""
+    try:
+        found = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
+    except (OSError, ValueError) as error:
+        fix = "give the folder of a project that has a pyproject.toml"
+        raise InputError("there is no project", root=str(root), reason=str(error)[:200], fix=fix) from error
+    return {"name": root.resolve().name, **found}
+
+
 def _variables(sources: Sequence[SourceFile]) -> dict[str, list[str]]:
     """Return the texts in the code that look like environment variables, sorted, each with the modules that have it."""
     found: dict[str, set[str]] = defaultdict(set)
-    for source in sources:
-        for text in _texts(source):
+    parsed, _ = parse_all(sources, lambda one, text: (one, ast.parse(text)))
+    for source, tree in parsed:
+        for text in _texts(tree):
             if _VARIABLE.fullmatch(text):
                 found[text].add(source.path.stem)
     return {name: sorted(found[name]) for name in sorted(found)}
 
 
-def _texts(source: SourceFile) -> Iterator[str]:
+def _texts(tree: ast.AST) -> Iterator[str]:
     """Yield each text that the code passes to a call, such as `getenv`, or uses as a key, such as of `environ`."""
-    try:
-        tree = ast.parse(read_source(source))
-    except (SyntaxError, ValueError) as error:
-        raise InputError("the file is no valid Python", file=source.name, reason=str(error)) from error
     for node in ast.walk(tree):
         candidates: Sequence[ast.expr] = ()
         if isinstance(node, ast.Call):

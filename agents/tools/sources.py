@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from coditect.errors import InputError
 
+Parsed = TypeVar("Parsed")
+
 MAX_FILES = 2000
 MAX_FILE_BYTES = 1_048_576
+_MOST_NAMED = 10
 _NOT_OURS = frozenset({"__pycache__", "node_modules", "site-packages", "build", "dist", "venv"})
 
 
@@ -79,6 +83,37 @@ def find_packages(roots: Sequence[str]) -> list[str]:
 def read_source(source: SourceFile) -> str:
     """Return a file's text; bytes that are no UTF-8 are replaced, so that line numbers stay correct."""
     return source.path.read_text(encoding="utf-8", errors="replace")
+
+
+def parse_all(
+    sources: Sequence[SourceFile], parse: Callable[[SourceFile, str], Parsed]
+) -> tuple[list[Parsed], list[str]]:
+    """Return the parsed form of each file that is valid Python, and a line with the reason for each other file.
+
+    Raises:
+        InputError: not retryable; no file is valid Python.
+    """
+    parsed, refused = list[Parsed](), list[str]()
+    for source in sources:
+        try:
+            parsed.append(parse(source, read_source(source)))
+        except (SyntaxError, ValueError, RecursionError) as error:
+            refused.append(f"{source.name}: {error}")
+    if not parsed:
+        raise InputError("no file is valid Python", files=refused[:_MOST_NAMED])
+    return parsed, refused
+
+
+def project_of(path: Path, root: Path) -> Path | None:
+    """Return the folder of the project that a package or module is part of, at most `root`; None if there is none.
+
+    A project has a pyproject.toml, and its packages beside it or in its folder `src`.
+    """
+    top = path.resolve() if path.is_dir() else path.resolve().parent
+    while (top.parent / "__init__.py").is_file():
+        top = top.parent
+    near = (top, top.parent, *((top.parent.parent,) if top.parent.name == "src" else ()))
+    return next((one for one in near if one.is_relative_to(root) and (one / "pyproject.toml").is_file()), None)
 
 
 def _walk(root: Path, globs: Sequence[str]) -> Iterator[Path]:

@@ -103,7 +103,7 @@ async def test_reference_with_a_summary_asks_the_summarizer_and_puts_it_on_top(
 async def test_reference_of_broken_source_is_refused_for_good(project: Path, ctx: Context) -> None:
     (project / "broken.py").write_text("def (:\n")
 
-    with pytest.raises(InputError, match="no valid Python") as refused:
+    with pytest.raises(InputError, match="no file is valid Python") as refused:
         await generate(DocsRequest(path=str(project / "broken.py")), ctx)
 
     assert not refused.value.retryable

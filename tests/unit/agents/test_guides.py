@@ -90,6 +90,54 @@ async def test_each_writer_asks_for_an_introduction_if_it_is_wanted(shop: Path, 
     assert "\n\nAbout `" in reference.markdown
 
 
+async def test_the_deployment_guide_is_about_the_project_of_the_package_and_of_no_other(
+    shop: Path, ctx: Context
+) -> None:
+    """The fleet's folder is a project of its own."""
+    (shop / "vendor" / "till" / "src" / "till").mkdir(parents=True)
+    (shop / "vendor" / "till" / "src" / "till" / "__init__.py").write_text("def pay(): ...\n")
+    (shop / "vendor" / "till" / "pyproject.toml").write_text('[project]\nname = "the-till"\n')
+    (shop / "vendor" / "bare").mkdir()
+    (shop / "vendor" / "bare" / "bare.py").write_text("def pay(): ...\n")
+
+    titles = {
+        path: (await write_deployment_guide(GuideRequest(path=str(shop / path)), ctx)).title
+        for path in ("shop", "shop/carts.py", "vendor/till/src/till", "vendor/till", "vendor/bare")
+    }
+
+    assert titles == {
+        "shop": "Deploying shop",
+        "shop/carts.py": "Deploying shop",
+        "vendor/till/src/till": "Deploying the-till",
+        "vendor/till": "Deploying the-till",
+        "vendor/bare": "Deploying bare",
+    }
+    bare = await write_deployment_guide(GuideRequest(path=str(shop / "vendor" / "bare")), ctx)
+    assert "not known: the package is in no project" in bare.markdown
+
+
+async def test_modules_without_docstrings_are_documented_and_broken_ones_reported(shop: Path, ctx: Context) -> None:
+    (shop / "shop" / "carts.py").write_text("def total(prices): ...\nclass Cart: ...\n")
+    (shop / "shop" / "old.py").write_text("print 'hello'\n")
+
+    guide = await write_user_guide(GuideRequest(path=str(shop / "shop")), ctx)
+    reference = await generate(DocsRequest(path=str(shop / "shop")), ctx)
+
+    assert "### carts\n\nIt has no description.\n\n* `total`\n* `Cart`" in guide.markdown
+    assert guide.items == 2
+    assert "## Left out\n\n* " in guide.markdown
+    assert "old.py: " in guide.markdown
+    assert (reference.objects, reference.documented, len(reference.left_out)) == (3, 0, 1)
+    assert "old.py: " in reference.markdown
+
+
+async def test_a_package_with_nothing_public_is_refused_with_the_reason(shop: Path, ctx: Context) -> None:
+    (shop / "shop" / "carts.py").write_text("def _total(prices): ...\n")
+
+    with pytest.raises(InputError, match="nothing public to document"):
+        await write_user_guide(GuideRequest(path=str(shop / "shop")), ctx)
+
+
 def test_pages_whose_titles_are_much_alike_are_all_there() -> None:
     titles = ["Index", "A guide", "a-guide!", "A  Guide", "é", "ö", "long " * 40]
     pages = [{"title": one, "markdown": f"# {one}"} for one in titles]
@@ -122,7 +170,7 @@ async def test_the_workflow_fits_its_agents_and_its_picture_is_the_present_one(
     scope = Scope(given, {}, {})
 
     reference = await generate(DocsRequest.model_validate(node_input(nodes["reference"], scope)), ctx)
-    guides = GuideRequest.model_validate(node_input(nodes["user_guide"], scope)).model_copy(update={"root": str(shop)})
+    guides = GuideRequest.model_validate(node_input(nodes["deployment_guide"], scope))
     results: dict[str, object] = {"reference": Docs.model_dump(reference, mode="json")}
     results["user_guide"] = (await write_user_guide(guides, ctx)).model_dump(mode="json")
     results["deployment_guide"] = (await write_deployment_guide(guides, ctx)).model_dump(mode="json")
