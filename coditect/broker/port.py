@@ -133,7 +133,10 @@ class Broker(Protocol):
 
     @property
     def connected(self) -> bool:
-        """Tell whether both connections are open, the broker answers on them, and every consumer is active."""
+        """Tell whether both connections are open, the broker answers on them, and every consumer is active.
+
+        A queue on a dead node of a cluster does not count: its consumer waits for the node.
+        """
 
     @property
     def answering(self) -> bool:

@@ -26,6 +26,7 @@ in a header of Coditect's. Dead-lettering is at-least-once, which needs `reject-
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -174,17 +175,25 @@ class Topology:
             tuple(one for one in self.bindings if one.queue == name),
         )
 
+    def has(self, name: str) -> bool:
+        """Tell whether the topology has an exchange or a queue of this name."""
+        return any(one.name == name for one in self.exchanges) or any(one.name == name for one in self.queues)
+
+    def mentions(self, name: str) -> bool:
+        """Tell whether an exchange, a queue or an end of a binding has this name."""
+        return self.has(name) or any(name in (one.exchange, one.queue) for one in self.bindings)
+
+    def without(self, names: Collection[str]) -> Topology:
+        """Return a new topology, which lacks the named exchanges and queues, and their bindings."""
+        return Topology(
+            tuple(one for one in self.exchanges if one.name not in names),
+            tuple(one for one in self.queues if one.name not in names),
+            tuple(one for one in self.bindings if one.exchange not in names and one.queue not in names),
+        )
+
     def without_binding(self, binding: Binding) -> Topology:
         """Return a new topology, which lacks the given binding."""
         return replace(self, bindings=tuple(one for one in self.bindings if one != binding))
-
-    def without_queue(self, name: str) -> Topology:
-        """Return a new topology, which lacks the named queue and its bindings."""
-        return Topology(
-            self.exchanges,
-            tuple(one for one in self.queues if one.name != name),
-            tuple(one for one in self.bindings if one.queue != name),
-        )
 
 
 def base_topology() -> Topology:

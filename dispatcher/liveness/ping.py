@@ -70,7 +70,7 @@ class Pings:
             sent_at = loop.time()
             await asyncio.wait((answered,), timeout=within_seconds)
         except Unroutable:
-            return PingAnswer.NO_MAIL if self._broker.connected else PingAnswer.UNKNOWN
+            return await self._without_answer(agent)
         except CoditectError:
             return PingAnswer.UNKNOWN
         finally:
@@ -79,6 +79,14 @@ class Pings:
             return answered.result()
         stood_still = loop.time() - sent_at > within_seconds + SLACK_SECONDS
         return PingAnswer.UNKNOWN if stood_still or not self._broker.connected else PingAnswer.SILENCE
+
+    async def _without_answer(self, agent: AgentId) -> PingAnswer:
+        """Return what it means that no queue took a ping: nothing, if the mailbox is there or its node is down."""
+        try:
+            missing = await self._broker.stats(routing.mailbox_queue(agent)) is None
+        except CoditectError:
+            missing = False
+        return PingAnswer.NO_MAIL if missing and self._broker.connected else PingAnswer.UNKNOWN
 
     async def _send(self, agent: AgentId, token: str, task_id: str | None) -> None:
         await self._broker.publish(

@@ -335,7 +335,7 @@ class MemoryBroker:
         if found is None or (if_empty and found.stats.messages):
             return
         self._server.delete_queue(queue)
-        self._topology = self._topology.without_queue(queue)
+        self._topology = self._topology.without({queue})
 
 
 def _tell(promise: Promise, publishing: asyncio.Task[None]) -> None:

@@ -114,9 +114,9 @@ class AmqpBroker:
 
     @property
     def connected(self) -> bool:
-        """Tell whether both connections are open, the broker answers on them, and every consumer is active."""
+        """Tell whether both connections are open, the broker answers on them, and every reachable queue is consumed."""
         both = self._incoming.up and self._outgoing.up
-        return both and all(one.active for group in self._groups.values() for one in group.subscriptions)
+        return both and all(one.active or one.away for group in self._groups.values() for one in group.subscriptions)
 
     @property
     def answering(self) -> bool:

@@ -17,10 +17,10 @@ from pamqp.base import Frame
 
 from coditect.broker.port import QueueStats
 from coditect.broker.rabbitmq.connection.channels import CALL_SECONDS, close_quietly, open_channel
-from coditect.broker.rabbitmq.errors import LOST, refusal
+from coditect.broker.rabbitmq.errors import LOST, away, is_away, refusal
 from coditect.broker.topology import Binding, Exchange, Queue, Topology
 from coditect.broker.topology_diff import MISSING, SAME, Probe
-from coditect.errors import SetupError
+from coditect.errors import CoditectError, SetupError
 
 AT_ONCE = 50
 """The number of declarations that are sent before the broker's answer is awaited."""
@@ -115,8 +115,7 @@ async def _send(channel: Channel, frames: Sequence[Frame]) -> None:
 def _refused(channel: Channel, error: BaseException, *, only_check: bool) -> BaseException:
     """Return the error to raise for a failed declaration, found from the reason why its channel was closed."""
     error = _ended_by(channel, error)
-    named = _NAMED.search(str(error))
-    entity = named[1] if named else ""
+    entity = entity_of(error)
     if only_check and isinstance(error, ChannelNotFoundEntity) and entity:
         return SetupError(
             "The broker lacks what this process needs and CODITECT_DECLARE is false",
@@ -124,6 +123,14 @@ def _refused(channel: Channel, error: BaseException, *, only_check: bool) -> Bas
             fix="coditect topology apply",
         )
     return refusal(error, entity=entity) or error
+
+
+def entity_of(error: BaseException) -> str:
+    """Return the name of the exchange or queue for which the broker refused a call; empty when the error names none."""
+    if isinstance(error, CoditectError):
+        return str(error.facts.get("entity") or error.facts.get("missing") or "")
+    named = _NAMED.search(str(error))
+    return named[1] if named else ""
 
 
 def _ended_by(channel: Channel, error: BaseException) -> BaseException:
@@ -143,6 +150,8 @@ async def probe(connection: AbstractConnection, entity: Exchange | Queue) -> Pro
             await _send(channel, [_frame(entity, passive=passive)])
         except LOST as error:
             reason = _ended_by(channel, error)
+            if is_away(reason):
+                raise away(entity.name, reason) from error
             if isinstance(reason, ChannelNotFoundEntity):
                 return MISSING
             if not isinstance(reason, ChannelPreconditionFailed):
@@ -180,9 +189,13 @@ class Looks:
         channel = await self._opened(connection)
         try:
             reply = await channel.queue_declare(queue, passive=True, timeout=CALL_SECONDS)
-        except ChannelNotFoundEntity:
+        except ChannelNotFoundEntity as error:
+            self._channel = None  # a frame on it, before the library calls it closed, would end the connection
+            if is_away(error):
+                raise away(queue, error) from error
             return None
         except ChannelLockedResource:
+            self._channel = None
             return QueueStats(messages=0, consumers=1)  # exclusive to somebody: it is there and consumed
         except ValueError:
             return None  # the library writes no such name, so no queue of ours has it
@@ -215,8 +228,9 @@ async def unbind(connection: AbstractConnection, binding: Binding) -> None:
     channel = await open_channel(connection)
     try:
         await channel.queue_unbind(binding.queue, binding.exchange, binding.key, timeout=CALL_SECONDS)
-    except ChannelNotFoundEntity:
-        return
+    except ChannelNotFoundEntity as error:
+        if is_away(error):
+            raise away(binding.queue, error) from error
     finally:
         await close_quietly(channel)
 

@@ -15,10 +15,11 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
+from aiormq.exceptions import ChannelLockedResource
 
 from coditect.broker.rabbitmq import declare as rare
 from coditect.broker.topology import Binding, Topology
-from coditect.errors import NotFound
+from coditect.errors import CoditectError, NotFound
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ class Entities:
         self._only_check = only_check
         self._own = Topology()
         self._common = Topology()
+        self._refused: set[str] = set()
+        """The exchanges and queues that the broker refused when they were last declared again."""
         self._mending = asyncio.Lock()
         self._mended_at = -MEND_SECONDS
         self._random = random.Random()  # noqa: S311 - who takes a turn, not a secret
@@ -61,8 +64,8 @@ class Entities:
 
     def forget_queue(self, queue: str) -> None:
         """Forget a deleted queue and its bindings, so that a reconnect does not declare them again."""
-        self._own = self._own.without_queue(queue)
-        self._common = self._common.without_queue(queue)
+        self._own = self._own.without({queue})
+        self._common = self._common.without({queue})
 
     def forget_binding(self, binding: Binding) -> None:
         """Forget a removed binding, so that a reconnect does not declare it again."""
@@ -72,10 +75,10 @@ class Entities:
     async def restore(self, connection: AbstractConnection) -> None:
         """Declare again, on a new connection, what the process declared before, except queues marked `once`.
 
-        What it only remembered (`lazily`) is declared, too, if an exchange or queue turns out to be missing.
+        What it only remembered (`lazily`) is declared, too, if an exchange or queue turns out to be missing. An entity
+        that the broker refuses, such as a queue whose node is down, is left to later rounds (`bind`).
         """
-        if self._own.exchanges or self._own.queues:
-            await self._make(connection, self._own)
+        await self._make_possible(connection, self._own)
 
     async def restore_queue(self, connection: AbstractConnection, queue: str) -> None:
         """Declare a queue and its bindings again if the process declared it before, and not as a queue marked `once`.
@@ -86,13 +89,45 @@ class Entities:
         if lost.queues:
             await self._make(connection, lost)
 
-    async def _make(self, connection: AbstractConnection, topology: Topology, channel: Channel | None = None) -> None:
+    async def _make(self, connection: AbstractConnection, topology: Topology) -> None:
         try:
-            await rare.declare(connection, topology, only_check=self._only_check, channel=channel)
+            await rare.declare(connection, topology, only_check=self._only_check)
         except NotFound:
             if not topology.bindings or not (self._own.exchanges or self._common.exchanges):
                 raise
             await rare.declare(connection, self.topology + topology, only_check=self._only_check)
+
+    async def _make_possible(
+        self, connection: AbstractConnection, topology: Topology, channel: Channel | None = None
+    ) -> None:
+        """Declare a topology without the entities that the broker refuses; if one is missing, declare all others.
+
+        Raises:
+            Exception: any of `errors.LOST`, when the connection is lost.
+        """
+        refused: set[str] = set()
+        left, whole = topology, False
+        while left.exchanges or left.queues or left.bindings or channel is not None:
+            try:
+                await rare.declare(connection, left, only_check=self._only_check, channel=channel)
+                break
+            except (CoditectError, ChannelLockedResource) as error:
+                name, channel = rare.entity_of(error), None
+                if not whole and isinstance(error, NotFound) and self.topology.has(name):
+                    left, whole = self.topology + topology, True
+                elif left.mentions(name):
+                    refused.add(name)
+                    self._note(name, error)
+                else:
+                    raise
+                left = left.without(refused)
+        self._refused = {name for name in self._refused if name in refused or not topology.mentions(name)}
+
+    def _note(self, name: str, error: BaseException) -> None:
+        if name not in self._refused:
+            self._refused.add(name)
+            facts = {"entity": name, "reason": str(error)}
+            log.warning("The broker refuses an exchange or queue; it is tried again alone", extra=facts)
 
     # -- for publishes that came back -----------------------------------------------------------------------
 
@@ -117,7 +152,7 @@ class Entities:
             if time.monotonic() - self._mended_at < MEND_SECONDS:
                 return
             log.warning("An exchange or a binding is gone; what this process declared is made again")
-            await rarely(lambda connection: rare.declare(connection, self.topology, only_check=self._only_check))
+            await rarely(lambda connection: self._make_possible(connection, self.topology))
             self._mended_at = time.monotonic()
 
     # -- every few seconds ----------------------------------------------------------------------------------
@@ -131,7 +166,7 @@ class Entities:
         each binding is made about twice a round, however many processes share it. A given `channel` is closed.
         """
         bindings = tuple(one for one in self._own.bindings if self._random.random() < self._turn(one.queue, consumers))
-        await self._make(connection, Topology(bindings=bindings), channel)
+        await self._make_possible(connection, Topology(bindings=bindings), channel)
 
     def _turn(self, queue: str, consumers: Mapping[str, int]) -> float:
         if rare.is_private(queue):

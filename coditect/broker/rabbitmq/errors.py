@@ -21,6 +21,8 @@ from coditect.errors import BrokerUnavailable, CoditectError, NotFound, SetupErr
 
 LOST: tuple[type[BaseException], ...] = (AMQPError, ConnectionError, OSError, RuntimeError, TimeoutError, EOFError)
 """The error types that a call on a lost connection or channel may raise, RuntimeError included."""
+_AWAY = re.compile(r"down or inaccessible|stopped by supervisor|crashed|due to timeout")
+"""A pattern of the reasons for which RabbitMQ answers 404 for a queue that exists."""
 _OVERSIZE = re.compile(r"message size (\d+) .*?larger than .*?(\d+)")
 
 
@@ -77,6 +79,8 @@ def refusal(error: BaseException, *, entity: str) -> CoditectError | None:
     text = str(error)
     if not entity or f"'{entity}'" not in text:
         return None
+    if is_away(error):
+        return away(entity, error)
     if isinstance(error, ChannelNotFoundEntity):
         return NotFound("The broker has no such exchange or queue", entity=entity, fix="coditect topology apply")
     if isinstance(error, ChannelPreconditionFailed):
@@ -89,6 +93,21 @@ def refusal(error: BaseException, *, entity: str) -> CoditectError | None:
     if isinstance(error, ChannelAccessRefused):
         return SetupError("The broker's permissions do not allow it", entity=entity, broker=text)
     return None
+
+
+def is_away(error: BaseException) -> bool:
+    """Tell whether the broker closed a channel because a queue that exists cannot be reached, as on a dead node."""
+    return isinstance(error, ChannelNotFoundEntity) and _AWAY.search(str(error)) is not None
+
+
+def away(queue: str, error: BaseException) -> BrokerUnavailable:
+    """Return the error for a call that needs a queue which exists and cannot be reached."""
+    return BrokerUnavailable(
+        "The node of the broker that has this queue is down",
+        entity=queue,
+        broker=str(error),
+        fix="start the node; CODITECT_REPLY_QUEUE=quorum keeps every queue on several nodes",
+    )
 
 
 def oversize(error: BaseException, *, size: int) -> TooLarge | None:

@@ -65,7 +65,7 @@ async def test_retry_of_a_capability_without_a_way_out_of_its_own_comes_back_as_
     name = scene.name(OTHER)
     whole = capability_queues(name)
     await broker.declare(base_topology())
-    await broker.declare(whole.without_queue(routing.retry_back_queue(name)))
+    await broker.declare(whole.without({routing.retry_back_queue(name)}))
     seen = await consumed(broker, name)
 
     await retry(broker, name, b"mine")

@@ -12,6 +12,7 @@ from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
 from pamqp.commands import Basic
 
+from coditect.aio.backoff import Backoff
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import OnDelivery
 from coditect.broker.rabbitmq import declare as rare
@@ -19,12 +20,13 @@ from coditect.broker.rabbitmq.connection.channels import CALL_SECONDS, give_up
 from coditect.broker.rabbitmq.delivery import AmqpDelivery
 from coditect.broker.rabbitmq.errors import LOST, canceled_by_us, refusal
 from coditect.broker.rabbitmq.path import ConsumerChannel, WirePath
-from coditect.errors import CoditectError
+from coditect.errors import BrokerUnavailable, CoditectError
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.3
-
+RETRY = Backoff(RETRY_SECONDS, 2.0)
+"""The pauses between the attempts to consume a lost queue."""
 
 _NOT_YET: tuple[type[BaseException], ...] = (*LOST, CoditectError)
 
@@ -55,6 +57,8 @@ class Subscription:
         self.unsettled = 0
         self.delivered = 0
         self.canceled = False
+        self.away = False
+        """Whether the broker answers, but cannot reach the queue, as on a dead node of a cluster."""
 
     @property
     def queue(self) -> str:
@@ -79,7 +83,7 @@ class Subscription:
     async def start(self, consumer_channel: ConsumerChannel, tag: str) -> None:
         """Start the consumer on a channel, under the given consumer tag."""
         await consumer_channel.consume(self, tag=tag, prefetch=self._prefetch, exclusive=self._exclusive)
-        self.tag = tag
+        self.tag, self.away = tag, False
 
     def deliver(self, delivery: AmqpDelivery) -> None:
         """Pass a delivery to the callback; reject the delivery when the callback raises."""
@@ -198,8 +202,12 @@ class Group:
             await subscription.start(self._consumer_channel, f"{self._name or 'c'}.{next(self._tags)}")
 
     async def _start_when_there(self, subscription: Subscription, connection: AbstractConnection) -> None:
-        """Start a consumer if its queue exists, else try again later: a missing queue would close the channel."""
-        if await rare.stats(connection, subscription.queue) is not None:
+        """Start a consumer if its queue can be reached, else try again later: its absence would close the channel."""
+        try:
+            found = await rare.stats(connection, subscription.queue)
+        except BrokerUnavailable:
+            found, subscription.away = None, True
+        if found is not None:
             await self._start(subscription)
         else:
             self._keep_resubscribing(subscription)
@@ -282,13 +290,15 @@ class Group:
             self._background.keep(work, name=f"resubscribe {subscription.queue}", critical=True, until=is_over)
 
     async def _resubscribe(self, subscription: Subscription, channel: Channel) -> None:
-        """Try every 0.3 s, until it succeeds, to redeclare a consumer's lost queue and to start the consumer again.
+        """Try until it succeeds, every 0.3 s and later every 2 s, to redeclare and consume a lost queue.
 
         Only a queue that the process declared before is declared again. The work ends, too, when the consumer is
         canceled or its channel is replaced.
         """
-        while not subscription.canceled and subscription.tag is None and not canceled_by_us():
-            await asyncio.sleep(RETRY_SECONDS)
+        for tries in count(1):
+            if subscription.canceled or subscription.tag is not None or canceled_by_us():
+                return
+            await asyncio.sleep(RETRY.pause(tries))
             if channel is not self._channel:
                 return
             try:
@@ -299,6 +309,9 @@ class Group:
                 if canceled_by_us():
                     raise
             except _NOT_YET as error:
-                log.warning(
-                    "A queue cannot be consumed yet", extra={"queue": subscription.queue, "reason": repr(error)}
+                subscription.away = isinstance(error, BrokerUnavailable)
+                log.log(
+                    logging.WARNING if tries == 1 else logging.DEBUG,
+                    "A queue cannot be consumed yet",
+                    extra={"queue": subscription.queue, "reason": repr(error)},
                 )
