@@ -48,6 +48,7 @@ _SYSTEM_PREFIXES = (
 _OWN = re.compile(
     r"agent\.(?P<agent>.+)\.(?:tasks|next|mail)|(?:reply\.(?:monitor|pings)-|events\.)(?P<dispatcher>dispatcher-\d+-[0-9a-f]{8})"
 )
+_SHARED = re.compile(r"(?:retry\.back|dead)\.(?P<capability>.+)")
 _SYSTEM_NAMES = frozenset({CONTROL_QUEUE, UNROUTED_QUEUE})
 
 
@@ -91,6 +92,14 @@ def task_queue(capability: str, priority: Priority) -> str:
 def queue_key(queue: str) -> str | None:
     """Return the routing key that leads to a capability's task queue; None for any other queue."""
     return queue.removeprefix("tasks.") if queue.startswith("tasks.") else None
+
+
+def capability_of(queue: str) -> str | None:
+    """Return the capability in the name of one of its queues: of tasks, of passed retries or of dead letters."""
+    if (key := queue_key(queue)) is not None:
+        return parse_task_key(key)[0]
+    found = _SHARED.fullmatch(queue)
+    return found["capability"] if found else None
 
 
 def queue_for(exchange: str, key: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 
@@ -15,10 +15,22 @@ from coditect.agent.program import running_agent
 from coditect.aio.clock import SystemClock
 from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.topology import base_topology, capability_queues, reply_queue
+from coditect.broker.topology import (
+    agent_queues,
+    base_topology,
+    capability_queues,
+    control_plane,
+    event_queue,
+    notices,
+    reply_queue,
+    shard_queues,
+    trigger_queue,
+    webhook_queue,
+)
 from coditect.client.client import Client
 from coditect.errors import CoditectError, NotFound, TaskFailed, UnknownCapability, Unroutable
 from coditect.model.capability import Priority
+from coditect.model.ids import AgentId
 from coditect.model.message import Message
 from coditect.model.retry import Retry
 from coditect.registry.memory import MemoryRegistry
@@ -27,7 +39,7 @@ from coditect.wire import routing
 from dispatcher.program import running_dispatcher
 from tests.faults.node import Node
 from tests.fleet import remove_queues
-from tests.support import eventually
+from tests.support import eventually, patient
 
 pytestmark = pytest.mark.servers
 CAPABILITY = "lost.work"
@@ -106,6 +118,8 @@ async def _delete(node: Node, what: str, *, capability: str = CAPABILITY) -> Non
             await channel.exchange_delete(name)
         elif kind == "queue":
             await channel.queue_delete(name)
+        elif name == routing.retry_exchange(100):
+            await channel.queue_unbind(routing.retry_queue(100), name)
         else:
             queue, key = routing.task_queue(capability, Priority.P1), routing.task_key(capability, Priority.P1)
             await channel.queue_unbind(queue, name, key)
@@ -116,6 +130,7 @@ async def _delete(node: Node, what: str, *, capability: str = CAPABILITY) -> Non
     [
         *(f"exchange {one}" for one in (routing.SUBMIT, routing.REPLIES, routing.DEAD, routing.retry_exchange(100))),
         f"binding {routing.SUBMIT}",
+        f"binding {routing.retry_exchange(100)}",
         f"queue {routing.dead_queue(CAPABILITY)}",
     ],
 )
@@ -169,6 +184,44 @@ async def test_client_is_told_that_nothing_leads_to_the_queue_while_nobody_resto
         await broker.declare(capability_queues(alone))
         await client.submit(alone, None)
         await remove_queues(broker, [alone])
+
+
+async def test_every_deleted_binding_is_made_again_within_five_seconds(node: Node) -> None:
+    """Except those of the retry-delay queues, which `load` covers: their publisher makes the binding again at once."""
+    agent, name = AgentId("bound-1"), "bound.work"
+    wanted = base_topology() + capability_queues(name) + agent_queues(agent, slots=4) + reply_queue("reply.bound")
+    wanted += control_plane() + shard_queues(7) + notices() + event_queue("events.bound", ("task.*",))
+    wanted += trigger_queue("trigger.bound", "order.*") + webhook_queue("webhook.bound", ("#",))
+    delayed = {queue.name for queue in wanted.queues if queue.name.startswith("retry.after.")}
+    bindings = [one for one in wanted.bindings if one.queue not in delayed]
+
+    async def bound() -> int:
+        return int(await node.evaluate('length(rabbit_binding:list(<<"/">>)).'))
+
+    async def unbind_all() -> None:
+        async with await aiormq.connect(node.url) as connection:
+            channel = await connection.channel()
+            for binding in bindings:
+                await channel.queue_unbind(binding.queue, binding.exchange, binding.key)
+
+    async with AmqpBroker(node.url, name="owner") as owner:
+        await owner.declare(wanted)
+        for queue in wanted.queues:
+            if not queue.name.startswith(("dead.", "retry.", "unrouted")):
+                await owner.consume(queue.name, lambda delivery: delivery.ack(), prefetch=1)
+        before = await bound()
+        await unbind_all()
+        assert await bound() < before
+
+        await eventually(lambda: _is(bound, before), seconds=patient(5.0))
+
+        for queue in wanted.queues:
+            if queue.name not in delayed | {routing.UNROUTED_QUEUE}:
+                await owner.delete_queue(queue.name)
+
+
+async def _is(count: Callable[[], Awaitable[int]], expected: int) -> bool:
+    return await count() == expected
 
 
 async def _messages(broker: AmqpBroker, queue: str) -> int:

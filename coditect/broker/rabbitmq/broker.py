@@ -43,6 +43,8 @@ from coditect.wire import routing
 log = logging.getLogger(__name__)
 
 DIRECT, PLAIN = "direct", "plain"
+WATCH_SECONDS = 4.0
+"""The time between two rounds that check all consumers and bindings, so that a lost one is found within 5 s."""
 T = TypeVar("T")
 
 
@@ -61,7 +63,7 @@ class AmqpBroker:
         window: int = 500,
         declare: bool = True,
         connect_seconds: float = 10.0,
-        watch_seconds: float = 5.0,
+        watch_seconds: float = WATCH_SECONDS,
         wire: str = DIRECT,
         heartbeat_seconds: int | None = None,
     ) -> None:

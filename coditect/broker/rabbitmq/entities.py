@@ -20,13 +20,17 @@ from aiormq.exceptions import ChannelLockedResource
 from coditect.broker.rabbitmq import declare as rare
 from coditect.broker.topology import Binding, Topology
 from coditect.errors import CoditectError, NotFound
+from coditect.model.capability import Priority
+from coditect.wire import routing
 
 log = logging.getLogger(__name__)
 
 MEND_SECONDS = 0.5
 """The shortest time between two repeated declarations of all entities, made after publishes that found no queue."""
+MAKERS = 3
+"""The average number of processes that make the binding of a shared queue in a round."""
 SHARED_ROUNDS = 4
-"""The average number of rounds between a process's declarations of a binding whose queue it only feeds."""
+"""The average number of rounds between a process's declarations of the binding of a retry-delay queue."""
 
 Rarely = Callable[[Callable[[AbstractConnection], Awaitable[None]]], Awaitable[None]]
 """A function that makes a call on the open connection, and repeats the call after a loss of the connection."""
@@ -45,6 +49,8 @@ class Entities:
         self._common = Topology()
         self._refused: set[str] = set()
         """The exchanges and queues that the broker refused when they were last declared again."""
+        self._consumers: dict[str, int] = {}
+        """The number of consumers that each queue had when this process last looked at it."""
         self._mending = asyncio.Lock()
         self._mended_at = -MEND_SECONDS
         self._random = random.Random()  # noqa: S311 - who takes a turn, not a secret
@@ -162,14 +168,25 @@ class Entities:
     ) -> None:
         """Declare the process's bindings again, of queues shared with other processes only some, chosen at random.
 
-        A repeated binding costs the broker about 0.25 ms, so processes that share a queue take turns, by chance:
-        each binding is made about twice a round, however many processes share it. A given `channel` is closed.
+        A repeated binding costs the broker about 0.25 ms, so processes that share a queue take turns, by chance: of up
+        to three each makes a binding in every round, of more three on average. A given `channel` is closed.
         """
-        bindings = tuple(one for one in self._own.bindings if self._random.random() < self._turn(one.queue, consumers))
+        self._consumers |= consumers
+        bindings = tuple(one for one in self._own.bindings if self._random.random() < self._turn(one.queue))
         await self._make_possible(connection, Topology(bindings=bindings), channel)
 
-    def _turn(self, queue: str, consumers: Mapping[str, int]) -> float:
-        if rare.is_private(queue):
+    def _turn(self, queue: str) -> float:
+        """Return the probability with which this process makes a queue's bindings in a round.
+
+        The processes that share a queue without consumers are known by the consumers of its capability's task queues.
+        Nobody knows how many processes share the retry-delay queues, whose publishers notice a missing binding.
+        """
+        if rare.is_private(queue) or queue == routing.UNROUTED_QUEUE:
             return 1.0
-        shared_by = consumers.get(queue)
-        return 1 / SHARED_ROUNDS if shared_by is None else 2 / max(1, shared_by)
+        if queue in self._consumers:
+            return MAKERS / max(1, self._consumers[queue])
+        capability = routing.capability_of(queue)
+        if capability is None:
+            return 1 / SHARED_ROUNDS
+        queues = (routing.task_queue(capability, level) for level in Priority)
+        return MAKERS / max(1, *(self._consumers.get(one, 1) for one in queues))
