@@ -41,7 +41,7 @@ class Ports:
     floor: int = 0
     """The number above which this dispatcher's fences and publications begin: see `ledger/ownership/incarnation.py`."""
     quorum: bool = False
-    """Whether the queues of results and requests are quorum queues, as they should be in a cluster."""
+    """Whether all queues are quorum queues, as in a cluster; then follow-up tasks go to the capabilities' queues."""
     metrics: Metrics = field(default_factory=MemoryMetrics)
     tracing: Tracing = NO_TRACING
     approvals: ApprovalPolicy | None = None

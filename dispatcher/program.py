@@ -92,7 +92,7 @@ class DispatcherOptions:
     approvals: ApprovalPolicy | None = None
     """The approval policy; without one, every approval asks a person and no task does."""
     quorum: bool = False
-    """Whether the queues of results and requests are quorum queues, as they should be in a cluster."""
+    """Whether all queues are quorum queues, as in a cluster; then follow-up tasks go to the capabilities' queues."""
     addresses: ReturnAddresses = field(default_factory=ReturnAddresses)
     """The reply addresses to which the dispatcher may send answers."""
     metrics: MemoryMetrics | None = field(default=None, repr=False, compare=False)
@@ -143,7 +143,7 @@ async def running_dispatcher(
         metrics = options.metrics or MemoryMetrics()
         observe_process(metrics, reference, lambda: broker.server.certificate_end, background.health.deaths.total)
         events = Events(broker, reference, source="/dispatcher", metrics=metrics)
-        await broker.declare(base_topology() + control_plane(quorum=options.quorum))
+        await broker.declare(base_topology() + control_plane())
         await stack.enter_async_context(hearing_listeners(broker, events, owner=options.owner))
         capacity = Capacity(asyncio.get_running_loop().time)
         approvals = await informed(options.approvals, registry, background)
@@ -237,6 +237,7 @@ async def serve(settings: Settings) -> None:
         name=options.owner,
         window=settings.window,
         declare=settings.declare,
+        quorum=settings.reply_queue == "quorum",
         wire=settings.wire,
         heartbeat_seconds=settings.heartbeat_seconds,
         connect_seconds=CONNECT_SECONDS,

@@ -178,8 +178,7 @@ async def running_agent(
 
 def _requests(broker: Broker, settings: Settings, agent_id: AgentId, host: Host) -> Requests:
     blobs = open_blobs(settings.blob_url, most_bytes=settings.blob_max_bytes)
-    quorum = settings.reply_queue == "quorum"
-    return Requests(broker, name=agent_id, quorum=quorum, blobs=blobs, metrics=host.metrics, tracing=host.tracing)
+    return Requests(broker, name=agent_id, blobs=blobs, metrics=host.metrics, tracing=host.tracing)
 
 
 def _limits(settings: Settings, host: Host, agent: Agent, *, slots: int) -> AgentLimits:
@@ -279,6 +278,7 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
         name=agent_id,
         window=publish_window(agent, settings),
         declare=settings.declare,
+        quorum=settings.reply_queue == "quorum",
         wire=settings.wire,
         heartbeat_seconds=settings.heartbeat_seconds,
         connect_seconds=CONNECT_SECONDS,

@@ -208,11 +208,10 @@ async def open_services(settings: Settings, api: ApiSettings, http_agents: HttpA
     """
     broker, registry = adapters(settings, name="coditect api", connect_seconds=CONNECT_SECONDS)
     blobs = open_blobs(settings.blob_url, most_bytes=settings.blob_max_bytes)
-    quorum = settings.reply_queue == "quorum"
     metrics = MemoryMetrics()
     name = f"api-{token_hex(6)}"
     tracing = open_tracing(settings, service="coditect-api", instance=name)
-    client = Client(broker, registry, name=name, quorum_replies=quorum, blobs=blobs, metrics=metrics, tracing=tracing)
+    client = Client(broker, registry, name=name, blobs=blobs, metrics=metrics, tracing=tracing)
     async with tracing, broker, registry, client, LiveFeed(broker, name=client.name) as feed:
         opened = SharedConnections(
             broker=lambda: adapters(settings, name="coditect api, one request")[0],

@@ -167,6 +167,11 @@ class Topology:
             return self
         return replace(self, queues=tuple(one for one in self.queues if not one.once))
 
+    @property
+    def replicated(self) -> Topology:
+        """The topology with a quorum queue in place of each classic one, which would be gone with its node."""
+        return replace(self, queues=tuple(map(_replicated, self.queues)))
+
     def only_queue(self, name: str) -> Topology:
         """Return the topology of only the named queue and its bindings."""
         return Topology(
@@ -194,6 +199,10 @@ class Topology:
     def without_binding(self, binding: Binding) -> Topology:
         """Return a new topology, which lacks the given binding."""
         return replace(self, bindings=tuple(one for one in self.bindings if one != binding))
+
+
+def _replicated(queue: Queue) -> Queue:
+    return replace(queue, type=QueueType.QUORUM, delivery_limit=queue.delivery_limit or TASK_DELIVERY_LIMIT)
 
 
 def base_topology() -> Topology:
@@ -298,11 +307,9 @@ def inbox_binding(agent_id: AgentId) -> Binding:
     return Binding(routing.AGENTS, routing.inbox_queue(agent_id), agent_id)
 
 
-def reply_queue(name: str, *, quorum: bool = False) -> Topology:
+def reply_queue(name: str) -> Topology:
     """Return one process's reply queue, which survives broker restarts and expires 10 min after its last use."""
-    queue = Queue(name, QueueType.QUORUM if quorum else QueueType.CLASSIC, expires_ms=REPLY_EXPIRES_MS)
-    if quorum:
-        queue = replace(queue, delivery_limit=TASK_DELIVERY_LIMIT)
+    queue = Queue(name, QueueType.CLASSIC, expires_ms=REPLY_EXPIRES_MS)
     return Topology((), (queue,), (Binding(routing.REPLIES, name, name),))
 
 
@@ -315,14 +322,14 @@ def event_queue(name: str, patterns: tuple[str, ...]) -> Topology:
     return Topology((), (queue,), tuple(Binding(routing.EVENTS, name, pattern) for pattern in patterns))
 
 
-def trigger_queue(name: str, pattern: str, *, quorum: bool = False) -> Topology:
+def trigger_queue(name: str, pattern: str) -> Topology:
     """Return the queue of the events that a trigger waits for, which outlives every dispatcher.
 
     Publishers of events are never refused: of more than a hundred thousand events the oldest go to `unrouted`, as those
     do that no consumer can read.
     """
     queue = replace(
-        _dispatchers_queue(name, quorum),
+        _dispatchers_queue(name),
         dead_letter_exchange=routing.UNROUTED,
         dead_letter_routing_key=name,
         max_length=MOST_TRIGGER_EVENTS,
@@ -369,14 +376,14 @@ def notices() -> Topology:
     )
 
 
-def control_plane(*, quorum: bool = False) -> Topology:
+def control_plane() -> Topology:
     """Return the control plane's shared queue, of requests that any dispatcher may answer."""
-    return _requests_queue(routing.CONTROL_QUEUE, "any", quorum)
+    return _requests_queue(routing.CONTROL_QUEUE, "any")
 
 
-def shard_queues(shard: int, *, quorum: bool = False) -> Topology:
+def shard_queues(shard: int) -> Topology:
     """Return a shard's two queues: results from agents, and requests about the shard's workflows."""
-    return _results_queue(shard, quorum) + _requests_queue(routing.control_queue(shard), str(shard), quorum)
+    return _results_queue(shard) + _requests_queue(routing.control_queue(shard), str(shard))
 
 
 def marker_queue(name: str) -> Topology:
@@ -384,22 +391,22 @@ def marker_queue(name: str) -> Topology:
     return Topology((), (Queue(name, delivery_limit=DEAD_DELIVERY_LIMIT, once=True),))
 
 
-def _results_queue(shard: int, quorum: bool) -> Topology:
+def _results_queue(shard: int) -> Topology:
     """Return a shard's queue of results, whose dead letters carry the queue's name as routing key.
 
     The queue is a hop of every node: a classic queue hands a message on at once where a quorum queue first writes it to
     the disk, and confirms it when it is on the disk or acked, which the consumer does when the ledger has it.
     """
     name = routing.results_queue(shard)
-    queue = replace(_dispatchers_queue(name, quorum), dead_letter_exchange=routing.UNROUTED)
+    queue = replace(_dispatchers_queue(name), dead_letter_exchange=routing.UNROUTED)
     queue = replace(queue, dead_letter_routing_key=name)
     return Topology((), (queue,), (Binding(routing.RESULTS, name, str(shard)),))
 
 
-def _requests_queue(name: str, key: str, quorum: bool) -> Topology:
+def _requests_queue(name: str, key: str) -> Topology:
     """Return a queue of clients' requests, without dead letters, since clients repeat their requests."""
-    return Topology((), (_dispatchers_queue(name, quorum),), (Binding(routing.CONTROL, name, key),))
+    return Topology((), (_dispatchers_queue(name),), (Binding(routing.CONTROL, name, key),))
 
 
-def _dispatchers_queue(name: str, quorum: bool) -> Queue:
-    return Queue(name, QueueType.QUORUM if quorum else QueueType.CLASSIC, delivery_limit=DEAD_DELIVERY_LIMIT)
+def _dispatchers_queue(name: str) -> Queue:
+    return Queue(name, QueueType.CLASSIC, delivery_limit=DEAD_DELIVERY_LIMIT)

@@ -53,6 +53,7 @@ class RealConnections:
             settings.amqp_url,
             name="coditect cli",
             window=settings.window,
+            quorum=settings.reply_queue == "quorum",
             wire=settings.wire,
             heartbeat_seconds=settings.heartbeat_seconds,
         )

@@ -85,7 +85,6 @@ class Client(ClientCoordination, ClientListings):
         registry: Registry | None = None,
         *,
         clock: Clock | None = None,
-        quorum_replies: bool = False,
         name: str | None = None,
         blobs: Blobs = NO_BLOBS,
         metrics: Metrics | None = None,
@@ -98,9 +97,7 @@ class Client(ClientCoordination, ClientListings):
         self.name = name or f"client-{token_hex(6)}"
         self._stack, self._background = AsyncExitStack(), Supervisor()
         self._selector = Selector(registry, self._clock, self._background, metrics)
-        self._requests = Requests(
-            broker, name=self.name, quorum=quorum_replies, blobs=blobs, metrics=metrics, tracing=tracing
-        )
+        self._requests = Requests(broker, name=self.name, blobs=blobs, metrics=metrics, tracing=tracing)
         self._event_stream = EventStreams(broker, name=self.name)
         catalogue = CapabilityCatalogue(broker, registry)
         self._direct = DirectLane(
@@ -139,7 +136,7 @@ class Client(ClientCoordination, ClientListings):
 
         broker, registry = adapters(settings)
         blobs = open_blobs(settings.blob_url, most_bytes=settings.blob_max_bytes)
-        client = cls(broker, registry, quorum_replies=settings.reply_queue == "quorum", blobs=blobs)
+        client = cls(broker, registry, blobs=blobs)
         client._requests.tracing = open_tracing(settings, service="coditect-client", instance=client.name)
         client._owned = (client._requests.tracing, broker, registry)
         return client

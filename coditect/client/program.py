@@ -19,6 +19,7 @@ def adapters(
         name=name,
         window=settings.window,
         declare=settings.declare,
+        quorum=settings.reply_queue == "quorum",
         wire=settings.wire,
         heartbeat_seconds=settings.heartbeat_seconds,
         connect_seconds=connect_seconds,

@@ -62,7 +62,6 @@ class Requests:
         broker: Broker,
         *,
         name: str,
-        quorum: bool = False,
         blobs: Blobs = NO_BLOBS,
         metrics: Metrics | None = None,
         tracing: Tracing = NO_TRACING,
@@ -76,7 +75,6 @@ class Requests:
         self.blobs = blobs
         """The blob store for bodies over the inline limit, for makers of tasks and readers of outcomes."""
         self.reply_to = f"reply.{name}"
-        self._quorum = quorum
         self._waiting: dict[str, asyncio.Future[Outcome]] = {}
         self._streams: WeakValueDictionary[str, PartReader] = WeakValueDictionary()
         """The readers of streamed results, by correlation id; each lives as long as its task's handle."""
@@ -90,7 +88,7 @@ class Requests:
         self.strays = self.metrics.counter(REPLIES_STRAY)
 
     async def __aenter__(self) -> Self:
-        await self.broker.declare(reply_queue(self.reply_to, quorum=self._quorum))
+        await self.broker.declare(reply_queue(self.reply_to))
         self._consumer = await self.broker.consume(self.reply_to, self._replied, prefetch=PREFETCH, group="replies")
         return self
 

@@ -13,7 +13,7 @@ CODITECT_WINDOW                500                         unconfirmed publishes
 CODITECT_MAX_SUSPENDED         1000                        tasks that may await another agent, 1 to 100000
 CODITECT_DRAIN_SECONDS         30                          how long a drain waits for what runs
 CODITECT_WIRE                  direct                      direct frames, or plain: aiormq's own path
-CODITECT_REPLY_QUEUE           classic                     of replies and results: classic; quorum in a cluster
+CODITECT_REPLY_QUEUE           classic                     quorum for all queues, as in a cluster; or classic
 CODITECT_ANSWER_QUEUES         answers*,*answers           queues of others that results may go to, as patterns
 CODITECT_HEALTH_PORT           none                        /livez and /readyz on 127.0.0.1
 CODITECT_HEALTH_HOST           127.0.0.1                   where the health port listens

@@ -38,7 +38,7 @@ async def rebuild(
         BrokerUnavailable: when the broker does not answer; retryable.
         CoditectError: any error of the store.
     """
-    ours = control_plane(quorum=ports.quorum) + shard_queues(worker.shard, quorum=ports.quorum)
+    ours = control_plane() + shard_queues(worker.shard)
     queues = await declare_missing(ports.broker, base_topology() + ours + notices())
     workflows = await ports.database.read(lambda tr: live(tr, worker.shard))
     wrong = await _wrong(

@@ -41,7 +41,6 @@ class TriggerQueues:
         self._database = ports.database
         self._shards = shards
         self._background = ports.background
-        self._quorum = ports.quorum
         self._clock = ports.clock
         outcome = partial(ports.metrics.counter, TRIGGER_EVENTS)
         self.taken, self.unreadable = outcome(outcome="taken"), outcome(outcome="unreadable")
@@ -107,7 +106,7 @@ class TriggerQueues:
         if name in self._consumers:
             return
         queue = routing.trigger_queue(name)
-        await self._broker.declare(trigger_queue(queue, pattern, quorum=self._quorum))
+        await self._broker.declare(trigger_queue(queue, pattern))
         take = partial(self._arrived, name)
         self._consumers[name] = await self._broker.consume(queue, take, prefetch=PREFETCH, group="triggers")
         try:  # agents are silent about events that nobody listened to

@@ -280,7 +280,7 @@ class ShardOwnership:
 
     async def _declare(self, shard: int) -> None:
         """Declare the shard's queues, and declare the base topology again when one of its exchanges is missing."""
-        queues = shard_queues(shard, quorum=self._ports.quorum)
+        queues = shard_queues(shard)
         try:
             await self._ports.broker.declare(queues)
         except NotFound:

@@ -52,16 +52,18 @@ class AmqpBroker:
     """The RabbitMQ implementation of the interface `Broker`, for RabbitMQ 3.10 or newer.
 
     `url` may name several hosts, separated by commas. `name` is the process's name in the broker's connection list,
-    by which the process is evicted: an agent's id, a dispatcher's owner name.
+    by which the process is evicted: an agent's id, a dispatcher's owner name. With `quorum` all queues are quorum
+    queues, as they must be in a cluster: a classic queue is gone for as long as its node is.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a fact of its own, and has a default
         self,
         url: str,
         *,
         name: str = "coditect",
         window: int = 500,
         declare: bool = True,
+        quorum: bool = False,
         connect_seconds: float = 10.0,
         watch_seconds: float = WATCH_SECONDS,
         wire: str = DIRECT,
@@ -73,6 +75,7 @@ class AmqpBroker:
         self._connect_seconds = connect_seconds
         self._watch_seconds = watch_seconds
         self._looks = rare.Looks()
+        self._quorum = quorum
         self._entities = Entities(only_check=not declare)
         self._groups: dict[str, Group] = {}
         self._check: Callable[[], Awaitable[None]] | None = None
@@ -149,7 +152,8 @@ class AmqpBroker:
 
         A broker that was made with `declare=False` declares only private queues, and checks that all else exists.
         """
-        await self._rarely(lambda connection: self._entities.declare(connection, topology, lazily=lazily))
+        wanted = topology.replicated if self._quorum else topology
+        await self._rarely(lambda connection: self._entities.declare(connection, wanted, lazily=lazily))
 
     def on_reconnect(self, check: Callable[[], Awaitable[None]]) -> None:
         """Set the one function that runs on each new connection before any publish, as `Broker.on_reconnect`."""
@@ -265,6 +269,7 @@ class AmqpBroker:
 
     async def delete_queue(self, queue: str, *, if_empty: bool = False, classic: bool = False) -> None:
         """Delete a queue, as `Broker.delete_queue`; without `if_empty`, reconnects no longer declare the queue."""
+        classic = classic and not self._quorum
         await self._rarely(lambda connection: rare.delete_queue(connection, queue, if_empty=if_empty, classic=classic))
         if not if_empty:
             self._entities.forget_queue(queue)

@@ -86,6 +86,7 @@ async def serve_agent(
         name=registration.agent_id,
         window=publish_window(agent, settings),
         declare=settings.declare,
+        quorum=settings.reply_queue == "quorum",
         wire=settings.wire,
         heartbeat_seconds=settings.heartbeat_seconds,
         connect_seconds=CONNECT_SECONDS,

@@ -86,8 +86,8 @@ async def test_what_a_killed_agent_leaves_expires_by_itself(fleet: Fleet, replie
     left = {row["name"]: row for row in rows if victims.agent_id in row["name"]}
     assert {name: row["type"] for name, row in left.items()} == {
         f"agent.{victims.agent_id}.tasks": "quorum",
-        f"agent.{victims.agent_id}.next": "classic",
-        f"agent.{victims.agent_id}.mail": "classic",
+        f"agent.{victims.agent_id}.next": replies,
+        f"agent.{victims.agent_id}.mail": replies,
         f"reply.{victims.agent_id}": replies,
     }
     assert [name for name, row in left.items() if "x-expires" not in str(row["arguments"])] == []

@@ -20,7 +20,7 @@ def everything() -> Topology:
         + t.capability_queues("code.review", max_queued=1_000)
         + t.agent_queues(AGENT, slots=4)
         + t.reply_queue("reply.client")
-        + t.reply_queue("reply.quorum", quorum=True)
+        + t.reply_queue("reply.quorum").replicated
         + t.event_queue("events.listener", ("task.*",))
         + t.notices()
     )
@@ -139,7 +139,8 @@ def test_agents_own_queue_hands_on_what_it_did_not_take(name: str, kind: QueueTy
 
 @pytest.mark.parametrize("quorum", [False, True])
 def test_reply_queue_outlives_its_process_by_ten_minutes(quorum: bool) -> None:
-    (queue,) = t.reply_queue("reply.x", quorum=quorum).queues
+    wanted = t.reply_queue("reply.x")
+    (queue,) = (wanted.replicated if quorum else wanted).queues
 
     assert queue.expires_ms == 600_000
     assert queue.type is (QueueType.QUORUM if quorum else QueueType.CLASSIC)
@@ -154,7 +155,7 @@ def test_sum_of_topologies_keeps_order_and_has_everything_once() -> None:
 
 
 def test_results_have_dead_letters_and_requests_have_none() -> None:
-    queues = (t.control_plane() + t.shard_queues(3) + t.shard_queues(3, quorum=True)).queues
+    queues = (t.control_plane() + t.shard_queues(3) + t.shard_queues(3).replicated).queues
 
     assert {(one.name, one.dead_letter_exchange, one.dead_letter_routing_key) for one in queues} == {
         ("control", None, None),
@@ -166,6 +167,7 @@ def test_results_have_dead_letters_and_requests_have_none() -> None:
 @pytest.mark.parametrize("quorum", [False, True])
 def test_what_belongs_to_one_process_expires(quorum: bool) -> None:
     """A process that is killed removes nothing, and nobody else may be there to do it."""
-    of_one = t.agent_queues(AGENT, slots=1) + t.reply_queue("reply.x", quorum=quorum) + t.event_queue("events.x", ())
+    of_one = t.agent_queues(AGENT, slots=1) + t.reply_queue("reply.x") + t.event_queue("events.x", ())
+    of_one = of_one.replicated if quorum else of_one
 
     assert [one.name for one in of_one.queues if one.expires_ms is None] == []
