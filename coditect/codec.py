@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Annotated, Any, get_args, get_origin
 
@@ -14,12 +15,19 @@ from pydantic.errors import PydanticUserError
 from coditect.errors import InvalidTask, SetupError
 from coditect.model.message import OCTETS
 from coditect.model.result import Outcome
-from coditect.wire.json import dumps, loads
+from coditect.wire.json import check, dumps, is_plain, loads
 
 LARGE_BYTES = 256 * 1024
 """The size of a body from which on validation pauses, so that other threads run in between."""
 _MAX_SHOWN = 5
 _SAID_BY_JSON = (dict, list, tuple, str, int, float)
+_CONTAINERS = frozenset({dict, list})
+_ANY = {"type": "any"}
+_DIGITS = bytes(ord("0") if 48 <= code <= 57 else 32 for code in range(256))
+"""The table that translates every digit to 0, and everything else to a blank."""
+_LONG_INTEGER = b"0" * 19
+_MAX_FLOAT_DIGITS = 309
+_LONG_EXPONENT = re.compile(rb"[eE]\+?\d{3}")
 
 
 def _decode_json(body: bytes) -> Any:
@@ -94,6 +102,54 @@ def codec(type_: Any) -> Codec:
     return Codec(_decoder(adapter, type_), _encoder(adapter), schema)
 
 
+@dataclass(frozen=True, slots=True)
+class _Looseness:
+    """What a type leaves open, so that its values must be looked through for what JSON cannot express."""
+
+    numbers: bool = False
+    """Whether the type has numbers with a fraction, or values of any type."""
+    integers: bool = False
+    """Whether the type has integers, or values of any type."""
+    keys: bool = False
+    """Whether the type has mappings with keys of any type."""
+    typed_keys: bool = False
+    """Whether the type has mappings with keys of a type other than text, such as `dict[int, str]`."""
+    floats_as_text: bool = False
+    """Whether a model says that NaN and Infinity are written as text, by `ser_json_inf_nan="strings"`."""
+
+    @classmethod
+    def of(cls, schema: object) -> _Looseness:
+        """Return the looseness of a type, given its core schema of pydantic."""
+        found = cls()
+        left: list[Any] = [schema]
+        while left:
+            match left.pop():
+                case {"type": "any"}:
+                    found = replace(found, numbers=True, integers=True, keys=True)
+                case {"type": "float" | "decimal"}:
+                    found = replace(found, numbers=True)
+                case {"type": "int"}:
+                    found = replace(found, integers=True)
+                case {"type": "dict"} as part:
+                    found = found._with_keys(part.get("keys_schema"))
+                    left += [part.get("keys_schema"), part.get("values_schema", _ANY)]
+                case {"ser_json_inf_nan": "strings"}:
+                    found = replace(found, floats_as_text=True)
+                case {"extra_fields_behavior": "allow"}:
+                    found = replace(found, numbers=True, integers=True, keys=True)
+                case dict() as part:
+                    left += (one for name, one in part.items() if name != "metadata")
+                case list() | tuple() as parts:
+                    left += parts
+        return found
+
+    def _with_keys(self, keys: Any) -> _Looseness:
+        while isinstance(keys, dict) and "schema" in keys:  # a constraint or validator around it
+            keys = keys["schema"]
+        kind = (keys or _ANY)["type"]
+        return replace(self, keys=self.keys or kind == "any", typed_keys=self.typed_keys or kind not in ("any", "str"))
+
+
 def _fix_of(error: Exception) -> str:
     if isinstance(error, PydanticUserError) and error.code == "typed-dict-version":
         return "before Python 3.12 take TypedDict from typing_extensions"
@@ -102,14 +158,25 @@ def _fix_of(error: Exception) -> str:
 
 def _decoder(adapter: TypeAdapter[Any], type_: Any) -> Callable[[bytes], Any]:
     validate = adapter.validator.validate_json  # below the adapter's own method: half a microsecond less
+    has_numbers = _Looseness.of(adapter.core_schema).numbers
 
     def decode(body: bytes) -> Any:
         try:
-            return validate(body) if len(body) <= LARGE_BYTES else _interruptible(type_).validate_json(body)
+            value = validate(body) if len(body) <= LARGE_BYTES else _interruptible(type_).validate_json(body)
         except ValidationError as error:
             raise InvalidTask("The body does not fit the schema", errors=_shown(error)) from error
+        if b"NaN" in body or b"Infinity" in body or (has_numbers and _may_overflow(body)):
+            loads(body)  # pydantic takes numbers that JSON does not have
+        return value
 
     return decode
+
+
+def _may_overflow(body: bytes) -> bool:
+    """Tell whether a body may have a number that a float cannot hold: a long exponent, or hundreds of digits."""
+    if _LONG_EXPONENT.search(body):
+        return True
+    return len(body) > _MAX_FLOAT_DIGITS and b"0" * _MAX_FLOAT_DIGITS in body.translate(_DIGITS)
 
 
 @lru_cache(maxsize=100)
@@ -132,15 +199,33 @@ def _unchanged(value: Any) -> Any:
 
 
 def _encoder(adapter: TypeAdapter[Any]) -> Callable[[Any], bytes]:
-    dump = adapter.serializer.to_json
+    dump, plain = adapter.serializer.to_json, adapter.serializer.to_python
+    loose = _Looseness.of(adapter.core_schema)
 
     def encode(value: Any) -> bytes:
         try:
-            return dump(value, warnings="error")
+            written = dump(value, warnings="error")
+            if loose.keys or _is_suspicious(written, loose):
+                given = value if type(value) in _CONTAINERS else plain(value)
+                if not is_plain(given):
+                    check(plain(value), any_keys=loose.typed_keys, any_floats=loose.floats_as_text)
         except ValueError as error:  # pydantic's serialization errors are ValueErrors
             raise InvalidTask("The value does not fit the schema", reason=str(error)[:300]) from error
+        return written
 
     return encode
+
+
+def _is_suspicious(written: bytes, loose: _Looseness) -> bool:
+    """Tell whether pydantic may have written a value otherwise than JSON can express it.
+
+    It writes NaN as null, a key None as text, and integers of any length.
+    """
+    return (
+        (loose.numbers and (b"null" in written or b"NaN" in written or b"Infinity" in written))
+        or (loose.integers and _LONG_INTEGER in written.translate(_DIGITS))
+        or b'"None":' in written
+    )
 
 
 def _shown(error: ValidationError) -> list[str]:

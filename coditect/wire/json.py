@@ -16,6 +16,8 @@ Enum, UUID             the member's value, the id as text
 nesting                254 levels are written
 anything else          refused, or what the caller's `otherwise` makes of it
 =====================  ==================================================================================
+
+A refusal names the place of the part that JSON cannot express: `at='orders[2].price'`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from decimal import Decimal
 from enum import Enum
 from typing import Any, NoReturn
 from uuid import UUID
@@ -37,14 +42,30 @@ except ImportError:  # the `speed` extra is not installed
     orjson = None
 
 MOST_LEVELS = 254
-_PLAIN = frozenset({type(None), bool, str})
+_UNWRITABLE = "The value cannot be written as JSON"
+_PLAIN = frozenset({type(None), bool})
 _LEAST = -(2**63)
 _MOST = 2**64 - 1
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+_accept = json.JSONEncoder(allow_nan=False, check_circular=False).encode
 _OTHER_ESCAPE = re.compile(r"\\[^u]")
 _LONE_SURROGATE = re.compile(r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]")
+_MAX_PLACE_CHARS = 500
 _ORJSON_BUFFER = 4096
 _OPTIONS = 0 if orjson is None else orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+
+
+class _Refused(Exception):
+    """The reason why JSON cannot express a part of a value, and the keys and indexes that lead to the part."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.place: list[str | int] = []
+
+    def as_invalid(self, sentence: str) -> InvalidTask:
+        steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in self.place)
+        at = {"at": "".join(steps).removeprefix(".")[:_MAX_PLACE_CHARS]} if self.place else {}
+        return InvalidTask(sentence, **at, reason=str(self)[:200])
 
 
 def _refuse(value: object) -> NoReturn:
@@ -62,7 +83,14 @@ def loads(body: bytes) -> Any:
             return orjson.loads(body)
         return _read(body)
     except (ValueError, RecursionError) as error:
-        raise InvalidTask("The body is not valid JSON", reason=str(error)[:200]) from error
+        raise (_misread(body) or _Refused(str(error))).as_invalid("The body is not valid JSON") from error
+
+
+def _misread(body: bytes) -> _Refused | None:
+    """Return which number or text of a body JSON does not have, and where; None when the body is no JSON otherwise."""
+    with suppress(ValueError, RecursionError):
+        return _Search(any_integers=True).flaw(json.loads(body.decode()))
+    return None
 
 
 def dumps(value: Any, *, otherwise: Callable[[Any], Any] = _refuse) -> bytes:
@@ -81,8 +109,99 @@ def dumps(value: Any, *, otherwise: Callable[[Any], Any] = _refuse) -> bytes:
             pass  # the definition decides, and gives the reason
     try:
         return _written(_plain(value, otherwise, MOST_LEVELS))
+    except _Refused as error:
+        raise error.as_invalid(_UNWRITABLE) from error
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidTask("The value cannot be written as JSON", reason=str(error)[:200]) from error
+        raise InvalidTask(_UNWRITABLE, reason=str(error)[:200]) from error
+
+
+def check(value: Any, *, any_keys: bool = False, any_floats: bool = False) -> None:
+    """Refuse a value with a number or a key that JSON cannot express, whatever other objects are in the value.
+
+    With `any_keys` only a key that is None or no finite number is refused, with `any_floats` no float.
+
+    Raises:
+        InvalidTask: when there is such a number or key; the error names the place.
+    """
+    if (flaw := _Search(any_keys, any_floats).flaw(value)) is not None:
+        raise flaw.as_invalid(_UNWRITABLE)
+
+
+def is_plain(value: Any) -> bool:
+    """Tell quickly whether JSON can express a value without any conversion; False also where only orjson could tell."""
+    if orjson is None:
+        return False
+    try:
+        if b"null" in orjson.dumps(value):
+            _accept(value)  # orjson writes null for NaN, too
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def check_text(body: bytes) -> None:
+    """Check that a text which a person wrote is JSON that every reader reads alike.
+
+    Raises:
+        InvalidTask: when it is no JSON, or has an integer that most readers would round.
+    """
+    loads(body)
+    flaw = None
+    with suppress(ValueError, RecursionError):
+        flaw = _Search().flaw(json.loads(body.decode()))
+    if flaw is not None:
+        raise flaw.as_invalid("The body is not valid JSON")
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """A search for a number, text or key that JSON cannot express, in a value whose other objects do not matter."""
+
+    any_keys: bool = False
+    any_floats: bool = False
+    any_integers: bool = False
+
+    def flaw(self, value: Any) -> _Refused | None:
+        """Return why JSON cannot express the value, and where; None when it can."""
+        try:
+            self._look(value)
+        except _Refused as error:
+            return error
+        return None
+
+    def _look(self, value: Any) -> None:
+        match value:
+            case dict():
+                for key, item in value.items():
+                    self._look_at_key(key)
+                    self._look_below(key if isinstance(key, int) else str(key), item)
+            case list() | tuple() | set() | frozenset():
+                for index, item in enumerate(value):
+                    self._look_below(index, item)
+            case str():
+                _text(value)
+            case bool() | int() | float() | Decimal():
+                self._look_at_number(value)
+
+    def _look_below(self, step: str | int, value: Any) -> None:
+        try:
+            self._look(value)
+        except _Refused as error:
+            error.place.insert(0, step)
+            raise
+
+    def _look_at_number(self, value: bool | float | Decimal) -> None:
+        if isinstance(value, Decimal):
+            if not (self.any_floats or value.is_finite()):
+                raise _Refused(f"{value} is no number of JSON")
+        elif not (self.any_integers if isinstance(value, int) else self.any_floats):
+            _number(value)
+
+    def _look_at_key(self, key: Any) -> None:
+        if not self.any_keys:
+            _key(key)
+        elif key is None or (isinstance(key, float) and not math.isfinite(key)):
+            raise _Refused(f"a key is text, not {key}")
 
 
 def _read(body: bytes) -> Any:
@@ -133,39 +252,86 @@ def _finite(text: str) -> float:
 def _plain(value: Any, otherwise: Callable[[Any], Any], levels: int) -> Any:
     """Convert a value, with all values inside it, to None, bool, int, float, str, list and dict."""
     if levels < 0:
-        raise ValueError(f"nested more than {MOST_LEVELS} levels deep")
+        raise RecursionError(f"nested more than {MOST_LEVELS} levels deep")
     if type(value) in _PLAIN:
         return value
     plain: Any
     match value:
         case str():
-            plain = str.__str__(value)  # what is in it, whatever a subclass shows
+            plain = _text(value)
         case int() | float():
             plain = _number(value)
         case Enum():
             plain = _plain(value.value, otherwise, levels)
         case dict():
-            plain = {_key(key): _plain(one, otherwise, levels - 1) for key, one in value.items()}
+            plain = _plain_dict(value, otherwise, levels)
         case list() | tuple():
-            plain = [_plain(one, otherwise, levels - 1) for one in value]
+            plain = _plain_list(value, otherwise, levels)
         case UUID():
             plain = str(value)
         case _:
-            plain = _plain(otherwise(value), otherwise, levels - 1)
+            try:
+                made = otherwise(value)
+            except TypeError as error:
+                raise _Refused(str(error)) from error
+            plain = _plain(made, otherwise, levels - 1)
+    return plain
+
+
+def _plain_dict(value: dict[Any, Any], otherwise: Callable[[Any], Any], levels: int) -> dict[str, Any]:
+    plain = {}
+    for key, item in value.items():
+        name = _key(key)
+        try:
+            plain[name] = _plain(item, otherwise, levels - 1)
+        except (_Refused, InvalidTask) as error:
+            raise _below(name, error) from error.__cause__
+    return plain
+
+
+def _plain_list(value: Sequence[Any], otherwise: Callable[[Any], Any], levels: int) -> list[Any]:
+    plain = []
+    for index, item in enumerate(value):
+        try:
+            plain.append(_plain(item, otherwise, levels - 1))
+        except (_Refused, InvalidTask) as error:
+            raise _below(index, error) from error.__cause__
+    return plain
+
+
+def _below(step: str | int, error: _Refused | InvalidTask) -> _Refused | InvalidTask:
+    """Return a refusal with a key or an index at the front of the place that it names."""
+    if isinstance(error, _Refused):
+        error.place.insert(0, step)
+        return error
+    inner = str(error.facts.pop("at", ""))
+    named = f"[{step}]" if isinstance(step, int) else step
+    joined = named + (inner if inner.startswith("[") or not inner else f".{inner}")
+    error.facts = {"at": joined[:_MAX_PLACE_CHARS]} | error.facts
+    return error
+
+
+def _text(value: str) -> str:
+    plain = str.__str__(value)  # what is in it, whatever a subclass shows
+    if not plain.isascii():
+        try:
+            plain.encode()
+        except UnicodeEncodeError as error:
+            raise _Refused("a lone surrogate has no UTF-8") from error
     return plain
 
 
 def _number(value: float) -> int | float:
     if isinstance(value, int):
         if not _LEAST <= value <= _MOST:
-            raise ValueError("an integer has more than 64 bits")
+            raise _Refused("an integer has more than 64 bits")
         return int(value)
     if not math.isfinite(value):
-        raise ValueError(f"{value} is no number of JSON")
+        raise _Refused(f"{value} is no number of JSON")
     return float(value)
 
 
 def _key(key: Any) -> str:
     if not isinstance(key, str):
-        raise TypeError(f"a key is text, not {type(key).__name__}")
-    return str.__str__(key)
+        raise _Refused(f"a key is text, not {type(key).__name__}")
+    return _text(key)

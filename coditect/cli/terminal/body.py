@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from coditect.errors import InputError, InvalidTask, TooLarge
-from coditect.wire.json import loads
+from coditect.wire.json import check_text
 from coditect.wire.tasks import MAX_BODY_BYTES
 
 
@@ -40,7 +40,7 @@ def read_body(argument: str, *, binary: bool = False) -> bytes:
 
 def _check_json(body: bytes) -> None:
     try:
-        loads(body)
+        check_text(body)
     except InvalidTask as error:
         error.facts["fix"] = """write a text in quotes of JSON inside of the shell's: '"Ada"'; a file is @FILE"""
         raise

@@ -9,9 +9,9 @@ from uuid import UUID
 
 import orjson
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
-from coditect.codec import encode_any
+from coditect.codec import codec, encode_any
 from coditect.errors import InvalidTask, SetupError
 from coditect.wire import json as wire_json
 
@@ -67,6 +67,124 @@ def test_bytes_alone_are_json_already() -> None:
 def test_what_json_cannot_say_is_refused(value: object) -> None:
     with pytest.raises(InvalidTask):
         encode_any(value)
+
+
+class Order(BaseModel):
+    price: float = 1.0
+    number: int = 1
+    note: str | None = None
+    extra: dict[str, Any] = {}
+
+
+class Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class Spoken(BaseModel):
+    """A model that says how NaN is written."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+    price: float
+    note: str | None = None
+
+
+@dataclass
+class Basket:
+    orders: list[Order]
+
+
+REFUSED_VALUES = [
+    (float, math.nan, ""),
+    (float, -math.inf, ""),
+    (int, 2**70, ""),
+    (int, -(2**63) - 1, ""),
+    (Decimal, Decimal("NaN"), ""),
+    (dict[str, int], {None: 1}, ""),
+    (dict[int, int], {None: 1}, ""),
+    (dict[str, Any], {"a": {1: 2}}, "a"),
+    (dict[str, Any], {"a": [0, {None: 1}]}, "a[1]"),
+    (list[dict], [{True: 1}], "[0]"),
+    (set[float], {math.nan}, "[0]"),
+    (tuple[int, float], (1, math.inf), "[1]"),
+    (Order, Order(price=math.nan), "price"),
+    (Order, Order(number=2**64), "number"),
+    (Order, Order(extra={"deep": [{"er": math.nan}]}), "extra.deep[0].er"),
+    (Open, Open.model_validate({"more": math.nan}), "more"),
+    (Basket, Basket([Order(), Order(price=math.inf)]), "orders[1].price"),
+]
+
+
+@pytest.mark.parametrize(("annotation", "value", "place"), REFUSED_VALUES, ids=str)
+def test_value_that_json_cannot_say_is_refused_behind_an_annotation(annotation: Any, value: object, place: str) -> None:
+    with pytest.raises(InvalidTask, match="cannot be written as JSON") as refused:
+        codec(annotation).encode(value)
+
+    assert refused.value.facts.get("at", "") == place
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        (Order(price=math.nan), "price"),
+        ({"orders": [Order(number=2**70)]}, "orders[0].number"),
+        ({"orders": [{"price": math.nan}]}, "orders[0].price"),
+        ({"a": {None: 1}}, "a"),
+        ([1, "\ud800"], "[1]"),
+    ],
+    ids=str,
+)
+def test_refusal_of_a_submitted_value_names_the_place(value: object, place: str) -> None:
+    with pytest.raises(InvalidTask) as refused:
+        encode_any(value)
+
+    assert refused.value.facts["at"] == place
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "said"),
+    [
+        (dict[int, str | None], {1: None}, b'{"1":null}'),
+        (Order, Order(), b'{"price":1.0,"number":1,"note":null,"extra":{}}'),
+        (
+            Order,
+            Order(number=2**64 - 1, note="NaN"),
+            b'{"price":1.0,"number":18446744073709551615,"note":"NaN","extra":{}}',
+        ),
+        (Spoken, Spoken(price=math.nan), b'{"price":"NaN","note":null}'),
+        (
+            dict[str, Any],
+            {"at": datetime(2026, 1, 1, tzinfo=UTC), "none": None},
+            b'{"at":"2026-01-01T00:00:00Z","none":null}',
+        ),
+        (float | None, None, b"null"),
+    ],
+    ids=str,
+)
+def test_value_that_only_looks_like_a_refused_one_is_written(annotation: Any, value: object, said: bytes) -> None:
+    assert codec(annotation).encode(value) == said
+
+
+@pytest.mark.parametrize(
+    ("annotation", "body"),
+    [
+        (float, b"NaN"),
+        (float, b"1e999"),
+        (float, b"9" * 400),
+        (Any, b"[-Infinity]"),
+        (dict[str, Any], b'{"a": [1E+400]}'),
+        (Order, b'{"price": Infinity}'),
+        (Order, b'{"unknown": NaN}'),
+    ],
+    ids=str,
+)
+def test_number_that_json_does_not_have_is_refused_at_the_input(annotation: Any, body: bytes) -> None:
+    with pytest.raises(InvalidTask, match="not valid JSON"):
+        codec(annotation).decode(body)
+
+
+def test_text_and_small_numbers_of_an_input_are_no_such_numbers() -> None:
+    assert codec(Order).decode(b'{"note": "NaN", "price": 1e-400}') == Order(note="NaN", price=0.0)
+    assert codec(list[float]).decode(b"[1e300, 1e+005]") == [1e300, 1e5]
 
 
 @pytest.mark.parametrize("value", [Unknown(), [Unknown()], {"a": Unknown()}])
