@@ -1,5 +1,6 @@
 // A form for a JSON Schema; raw JSON is the way out, and both show the same value.
 import { html, useEffect, useId, useMemo, useState } from "../src/html.js";
+import { parse, stringify } from "../src/json.js";
 import { draftOf, fieldOf, fromValue, valueOf } from "./schema.js";
 
 // `changed` hears { value, mistakes } whenever something is typed.
@@ -7,9 +8,9 @@ export function SchemaForm({ schema, example, changed }) {
   const field = useMemo(() => fieldOf(schema), [schema]);
   const [draft, setDraft] = useState(() => (example === undefined ? draftOf(field) : fromValue(field, example)));
   const [raw, setRaw] = useState(field.kind === "json");
-  const [text, setText] = useState(() => JSON.stringify(example ?? valueOf(field, draftOf(field)) ?? {}, null, 2));
+  const [text, setText] = useState(() => stringify(example ?? valueOf(field, draftOf(field)) ?? {}, null, 2));
   useEffect(() => changed(raw ? parsed(text) : told(field, draft)), [draft, text, raw]);
-  const toJson = () => (setText(JSON.stringify(told(field, draft).value ?? {}, null, 2)), setRaw(true));
+  const toJson = () => (setText(stringify(told(field, draft).value ?? {}, null, 2)), setRaw(true));
   const toForm = () => {
     const { value, mistakes } = parsed(text);
     if (mistakes.length === 0) setDraft(fromValue(field, value));
@@ -27,7 +28,7 @@ function told(field, draft) {
 
 function parsed(text) {
   try {
-    return { value: JSON.parse(text), mistakes: [] };
+    return { value: parse(text), mistakes: [] };
   } catch (error) {
     return { value: undefined, mistakes: [{ at: "input", sentence: error.message }] };
   }

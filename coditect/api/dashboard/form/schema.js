@@ -3,6 +3,8 @@
 // A field is { kind, name, title, note, required, schema, ... } with kind one of object, tuple, array, choice, boolean,
 // number, text or json: what the form cannot ask for is asked for as JSON.
 
+import { numberIn, parse, stringify } from "../src/json.js";
+
 const DEEPEST = 8;
 
 export function fieldOf(schema, root = schema, name = "", required = true, depth = 0) {
@@ -82,7 +84,7 @@ export function fromValue(field, value) {
     case "boolean":
       return Boolean(value);
     case "json":
-      return JSON.stringify(value, null, 2);
+      return stringify(value, null, 2);
     default:
       return String(value);
   }
@@ -98,7 +100,7 @@ export function valueOf(field, draft, mistakes = [], at = "") {
       return !field.required && Object.keys(said).length === 0 ? undefined : said;
     }
     case "tuple": {
-      if (!field.required && JSON.stringify(draft) === JSON.stringify(draftOf({ ...field, initial: undefined }))) return undefined;
+      if (!field.required && stringify(draft) === stringify(draftOf({ ...field, initial: undefined }))) return undefined;
       return field.fields.map((one, index) => valueOf(one, draft[index], mistakes, `${at}[${index}]`) ?? null);
     }
     case "array": {
@@ -120,9 +122,12 @@ export function valueOf(field, draft, mistakes = [], at = "") {
 
 function numberOf({ schema, required }, draft, wrong) {
   if (String(draft).trim() === "") return required ? wrong("is wanted") : undefined;
-  const value = Number(draft);
-  if (Number.isNaN(value)) return wrong("is no number");
-  if (schema.type === "integer" && !Number.isInteger(value)) return wrong("is no whole number");
+  const value = numberIn(String(draft).trim());
+  if (typeof value !== "bigint") {
+    if (!Number.isFinite(value)) return wrong("is no number");
+    if (schema.type === "integer" && !Number.isInteger(value)) return wrong("is no whole number");
+    if (schema.type === "integer" && !Number.isSafeInteger(value)) return wrong("is rounded: write all its digits");
+  }
   if (schema.minimum !== undefined && value < schema.minimum) return wrong(`is less than ${schema.minimum}`);
   if (schema.maximum !== undefined && value > schema.maximum) return wrong(`is more than ${schema.maximum}`);
   return value;
@@ -148,7 +153,7 @@ function fits(text, pattern) {
 function jsonOf({ required }, draft, wrong) {
   if (draft.trim() === "") return required ? null : undefined;
   try {
-    return JSON.parse(draft);
+    return parse(draft);
   } catch (error) {
     return wrong(`is no JSON: ${error.message}`);
   }

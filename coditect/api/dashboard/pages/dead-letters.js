@@ -2,6 +2,7 @@
 import { html, useState } from "../src/html.js";
 import { get, post, query, segment } from "../src/api.js";
 import { count, moment } from "../src/format.js";
+import { parse } from "../src/json.js";
 import { ACTIONS, Act, Ago, Ask, Badge, Empty, Facts, Field, Json, ProblemNote, Shown, Table, Title } from "../src/parts.js";
 import { useResource } from "../src/resource.js";
 import { Redrive } from "../workflow/node.js";
@@ -101,7 +102,7 @@ function Letter({ id }) {
 
 function pretty(body) {
   try {
-    return JSON.parse(body);
+    return parse(body);
   } catch {
     return body;
   }

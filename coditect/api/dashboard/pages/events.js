@@ -1,6 +1,7 @@
 // What happens in the fleet, as it happens.
 import { html, useRef, useState } from "../src/html.js";
 import { clock, moment } from "../src/format.js";
+import { stringify } from "../src/json.js";
 import { Empty, Field, Title } from "../src/parts.js";
 import { useEvents } from "../src/resource.js";
 
@@ -17,7 +18,7 @@ export default function Events() {
     number.current += 1;
     setEvents((before) => [{ ...event, number: number.current }, ...before].slice(0, MOST_KEPT));
   });
-  const fits = (event) => !word || `${event.type} ${event.subject} ${event.source} ${JSON.stringify(event.data)}`.includes(word);
+  const fits = (event) => !word || `${event.type} ${event.subject} ${event.source} ${stringify(event.data)}`.includes(word);
   const shown = events.filter(fits);
   return html`<${Title} about="CloudEvents of the whole fleet, the latest first; sent at most once."
       actions=${html`<button type="button" onClick=${() => setPaused(!paused)}>${paused ? "Go on" : "Hold"}</button>
@@ -33,4 +34,4 @@ export default function Events() {
           <td class="id">${event.subject || event.source}</td><td><code>${told(event)}</code></td></tr>`)}</tbody></table></div>`}`;
 }
 
-const told = (event) => Object.entries(event.data ?? event.reason ?? {}).map(([name, value]) => `${name}=${typeof value === "object" ? JSON.stringify(value) : value}`).join(" ");
+const told = (event) => Object.entries(event.data ?? event.reason ?? {}).map(([name, value]) => `${name}=${typeof value === "object" ? stringify(value) : value}`).join(" ");

@@ -2,6 +2,7 @@
 import { html, useState } from "../src/html.js";
 import { get, post, rows, segment } from "../src/api.js";
 import { span } from "../src/format.js";
+import { stringify } from "../src/json.js";
 import { Ask, Badge, Empty, Facts, Field, Json, ProblemNote, Shown, Table, Title } from "../src/parts.js";
 import { useAction, useEvents, useResource } from "../src/resource.js";
 import { ENDED } from "../src/states.js";
@@ -83,7 +84,7 @@ function Task({ id }) {
       Task ${found && html`<${Badge} state=${found.status} />`}<//>
     <${ProblemNote} problem=${task.problem} />
     ${found && html`<${Ended} task=${found} />`}
-    ${events.length > 0 && html`<h2 class="minor">Events</h2><ol class="history">${events.map((one) => html`<li key=${one.id}><time>${one.time?.slice(11, 23)}</time><strong>${one.type}</strong> <small>${JSON.stringify(one.data ?? {})}</small></li>`)}</ol>`}`;
+    ${events.length > 0 && html`<h2 class="minor">Events</h2><ol class="history">${events.map((one) => html`<li key=${one.id}><time>${one.time?.slice(11, 23)}</time><strong>${one.type}</strong> <small>${stringify(one.data ?? {})}</small></li>`)}</ol>`}`;
 }
 
 function Ended({ task }) {

@@ -1,6 +1,7 @@
 // What agents and people say to each other: every thread, and of one its messages; a person may speak and close it.
 import { html, useState } from "../src/html.js";
 import { get, post, query, rows, segment } from "../src/api.js";
+import { stringify } from "../src/json.js";
 import { ACTIONS, Ago, Ask, Badge, Empty, Facts, Field, ProblemNote, Shown, Table, Title } from "../src/parts.js";
 import { useResource } from "../src/resource.js";
 
@@ -12,7 +13,7 @@ export default function Threads({ rest }) {
 }
 
 const stateOf = (row) => (row.closed_ms ? "closed" : "active");
-const text = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+const text = (value) => (typeof value === "string" ? value : stringify(value));
 
 function List() {
   const [wanted, setWanted] = useState({ participant: "", open: false });

@@ -1,5 +1,7 @@
 // The HTTP API as the pages use it: a call gives the decoded JSON, or raises a Problem with the API's own sentence.
 
+import { parse, stringify } from "./json.js";
+
 const KEY = "coditect.key";
 const listeners = new Set();
 
@@ -57,7 +59,7 @@ export async function call(method, path, body, { signal } = {}) {
   if (body !== undefined) sent["Content-Type"] = "application/json";
   let answer;
   try {
-    answer = await fetch(path, { method, headers: sent, signal, body: body === undefined ? undefined : JSON.stringify(body) });
+    answer = await fetch(path, { method, headers: sent, signal, body: body === undefined ? undefined : stringify(body) });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem(0, { detail: "The API does not answer", fix: "coditect api", facts: { reason: error.message } });
@@ -71,7 +73,7 @@ export async function call(method, path, body, { signal } = {}) {
 function decoded(text, answer) {
   if (!text) return null;
   try {
-    return JSON.parse(text);
+    return parse(text);
   } catch {
     return { title: answer.statusText || "The answer is no JSON", facts: { answer: text.slice(0, 300) } };
   }

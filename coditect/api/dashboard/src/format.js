@@ -31,5 +31,4 @@ export const clock = (instant) => (ms(instant) === null ? "" : new Date(ms(insta
 export const megabytes = (bytes) => (bytes ? `${(bytes / 1_000_000).toFixed(0)} MB` : "");
 export const short = (id) => (/^[0-9a-f]{8}-[0-9a-f-]{27}$/.test(id ?? "") ? `${id.slice(0, 4)}…${id.slice(-6)}` : (id ?? ""));
 export const words = (state) => String(state ?? "").replaceAll("_", " ");
-export const json = (value) => (value === undefined ? "" : JSON.stringify(value, null, 2));
 export const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;

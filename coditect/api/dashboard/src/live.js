@@ -1,5 +1,6 @@
 // Live events of the API by server-sent events, read by fetch, since an EventSource cannot send an API key.
 import { headers, query } from "./api.js";
+import { parse } from "./json.js";
 
 const FIRST_RETRY_MS = 500;
 const LONGEST_RETRY_MS = 10_000;
@@ -63,8 +64,8 @@ async function follow(wanted, heard, state, signal) {
         event(one) {
           last = one.id ?? last;
           if (one.data === "") return;
-          if (one.type === "message") heard(JSON.parse(one.data));
-          else if (one.type === "gap") heard({ type: "gap", ...JSON.parse(one.data) });
+          if (one.type === "message") heard(parse(one.data));
+          else if (one.type === "gap") heard({ type: "gap", ...parse(one.data) });
         },
       });
     } catch (error) {

@@ -1,6 +1,7 @@
 // What every page is made of: badges, tables, problems, empty states, buttons and dialogs.
 import { html, useEffect, useId, useRef, useState } from "./html.js";
 import { ago, moment, until, words } from "./format.js";
+import { stringify } from "./json.js";
 import { useNow, useAction } from "./resource.js";
 import { look } from "./states.js";
 
@@ -135,6 +136,6 @@ export function Tabs({ label, tabs, chosen, choose }) {
 
 export function Json({ value, label }) {
   if (value === undefined) return null;
-  const text = typeof value === "string" ? value : JSON.stringify(value, null, 2);
+  const text = typeof value === "string" ? value : stringify(value, null, 2);
   return html`<pre class="json" tabindex="0" role="region" aria-label=${label}>${text.length > 20_000 ? `${text.slice(0, 20_000)}\n… ${text.length} characters` : text}</pre>`;
 }

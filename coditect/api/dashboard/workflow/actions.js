@@ -2,6 +2,7 @@
 import { html, useState } from "../src/html.js";
 import { get, post, put, rows, segment } from "../src/api.js";
 import { words } from "../src/format.js";
+import { parse } from "../src/json.js";
 import { ACTIONS, Act, Ago, Ask, Badge, Empty, Field, Shown, Table } from "../src/parts.js";
 import { useResource } from "../src/resource.js";
 import { workflowEnded } from "../src/states.js";
@@ -23,7 +24,7 @@ export function Actions({ path, row, reload }) {
 function Signal({ path }) {
   const [sent, setSent] = useState("");
   const act = async ({ name, value }) => {
-    const answer = await post(`${path}/signals/${segment(name)}`, { value: value === "" ? null : JSON.parse(value) });
+    const answer = await post(`${path}/signals/${segment(name)}`, { value: value === "" ? null : parse(value) });
     return answer.node ? `${name} was taken by ${answer.node}.` : `${name} is kept until a node awaits it.`;
   };
   return html`<${Ask} label="Signal …" confirm="Send" title="Send a signal" act=${act} onDone=${setSent}>
