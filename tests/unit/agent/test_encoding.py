@@ -103,7 +103,7 @@ REFUSED_VALUES = [
     (dict[int, int], {None: 1}, ""),
     (dict[str, Any], {"a": {1: 2}}, "a"),
     (dict[str, Any], {"a": [0, {None: 1}]}, "a[1]"),
-    (list[dict], [{True: 1}], "[0]"),
+    (list[dict[Any, int]], [{True: 1}], "[0]"),
     (set[float], {math.nan}, "[0]"),
     (tuple[int, float], (1, math.inf), "[1]"),
     (Order, Order(price=math.nan), "price"),
