@@ -10,13 +10,16 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from coditect.agent.declaration import Agent
 from coditect.agent.runtime import Runtime
+from coditect.aio.threads import Carried, carry_await, in_thread
 from coditect.client.control_plane import ControlPlane
 from coditect.errors import CoditectError, InvalidTask
 from coditect.model.capability import Priority
+from coditect.model.result import error_name, original_error
 from coditect.wire import routing
 from coditect.wire.control import Verb
 from coditect.wire.handoffs import HandoffOffer
@@ -57,12 +60,14 @@ class OfferedHandoffs:
         if self._decide is not None:
             try:
                 async with asyncio.timeout(DECIDE_SECONDS):
-                    decided = await _called(self._decide, offer)
-            except Exception as error:
-                log.warning("An on_handoff function failed", exc_info=error, extra={"handoff": offer.handoff})
-                return f"its on_handoff function failed: {type(error).__name__}"
-            if decided is not None:
-                return _told(decided)
+                    decided = await carry_await(_called(self._decide, offer))
+            except TimeoutError as error:
+                decided = Carried.failed(error)
+            if decided.error is not None:
+                log.warning("An on_handoff function failed", exc_info=decided.error, extra={"handoff": offer.handoff})
+                return f"its on_handoff function failed: {error_name(original_error(decided.error))}"
+            if decided.value is not None:
+                return _told(decided.value)
         return await self._by_default(offer)
 
     async def _by_default(self, offer: HandoffOffer) -> str:
@@ -84,7 +89,7 @@ async def _called(decide: Callable[..., Any], offer: HandoffOffer) -> Any:
     """Call an `on_handoff` function and return its decision; a plain function, which may block, runs in a thread."""
     if inspect.iscoroutinefunction(decide):
         return await decide(offer)
-    decided = await asyncio.to_thread(decide, offer)
+    decided = await in_thread(partial(decide, offer))
     return await decided if inspect.isawaitable(decided) else decided
 
 

@@ -110,9 +110,12 @@ class Mailbox:
 
     async def _heard(self, message: Message, listener: Listener, content: Any) -> None:
         """Call a listener with a broadcast's data; send its result, unless it is None, to a sender that wants one."""
-        told = listener(content)
-        if inspect.isawaitable(told):
-            told = await told
+        try:
+            told = listener(content)
+            if inspect.isawaitable(told):
+                told = await told
+        except (SystemExit, KeyboardInterrupt) as error:  # in an asyncio task they would end the event loop
+            raise RuntimeError("A listener tried to end its agent") from error
         if told is not None and message.reply_to:
             await self._reply(message, told, control_messages.HEARD)
 

@@ -79,6 +79,8 @@ class Runtime:
     """The runtime of one agent process: runs tasks inside `async with`, and drains at its end."""
 
     _end_of_one: asyncio.Future[None] | None = None
+    _program: asyncio.Task[Any] | None = None
+    """The asyncio task that runs the agent."""
 
     def __init__(  # noqa: PLR0913 - everything that an agent works with comes together here
         self,
@@ -114,27 +116,28 @@ class Runtime:
         self._reports = reports = Reports(broker, background, clock, heard=grants.heard)
         heartbeats = TaskHeartbeats(reports, background, clock, agent_id=agent_id)
         apart, most = self._isolation if limits.processes else None, limits.max_suspended
-        self._managed = managed = ManagedTasks(
-            grants, heartbeats, reports, intake=self._intake, isolation=apart, most_suspended=most
-        )
+        managed = ManagedTasks(grants, heartbeats, reports, intake=self._intake, isolation=apart, most_suspended=most)
+        self._managed = managed
         settler = Settler(broker, events, clock, metrics, agent_id=agent_id, addresses=limits.addresses)
         self._outcomes = Outcomes(
             settler, events, clock, metrics, self._end, agent_id=agent_id, capabilities=self._offered, managed=managed
         )
-        self._unstarted = Unstarted(self._outcomes, settler, clock, agent_id=agent_id)
         self._outcomes.tracebacks, settler.tracing = limits.tracebacks, requests.tracing
+        self._unstarted = Unstarted(self._outcomes, settler, clock, agent_id=agent_id)
         threads = ThreadPoolExecutor(limits.slots + limits.max_suspended, thread_name_prefix=agent.name)
-        executors = Executors(loop, TimeLimits(loop), threads, Workers(background, limits.source, agent.lifespan))
+        workers = Workers(background, limits.source, agent.lifespan)
+        executors = self._executors = Executors(loop, TimeLimits(loop), threads, workers, ending=self._ends)
         self.guards = guards = Guards(agent, requests, self._intake, settler, background, registry=quarantine.registry)
         self.means = Means(
             requests, events, self._intake, reports, executors, clock, background, limits, guards, lifespan
         )
-        self.credit, self._executors, self._running = self.means.credit, executors, dict[ExecutionKey, Execution]()
+        self.credit, self._running = self.means.credit, dict[ExecutionKey, Execution]()
         self._now, self._mean_ms, self._pacing, self._canceled = loop.time, 0.0, Pacing(), CanceledIds()
 
     # -- life -------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
+        self._program = asyncio.current_task()
         for number, name in enumerate(self._offered):
             for level in Priority:
                 group = f"{level.value} {number % MOST_CHANNELS}"
@@ -167,6 +170,10 @@ class Runtime:
         await self._all_ended(RETURN_SECONDS)  # a handler may ignore its cancellation: it is left behind
         for execution in self._executions:
             execution.requeue()
+
+    def _ends(self) -> bool:
+        """Tell whether the agent drains, or its whole process is being canceled, so that handlers are canceled, too."""
+        return self._intake.closed or (self._program is not None and self._program.cancelling() > 0)
 
     async def _all_ended(self, seconds: float) -> None:
         """Wait until all executions and settlements have ended, at most for the given number of seconds."""

@@ -24,7 +24,7 @@ from coditect.agent.workflow_tasks.reports import Reports
 from coditect.agent.workspaces import Workspaces
 from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
-from coditect.aio.threads import awaited_by
+from coditect.aio.threads import Carried, awaited_by, carry_await
 from coditect.blobs import fetched
 from coditect.client.control_plane import ControlPlane
 from coditect.collaboration.blocking_locks import BlockingLock
@@ -380,7 +380,7 @@ class TaskServices:
         """
         execution = self.execution
         if closing:
-            return asyncio.run_coroutine_threadsafe(self._awaited(work), self.means.executors.loop).result()
+            return asyncio.run_coroutine_threadsafe(self._awaited(work), self.means.executors.loop).result().result()
         if execution.asked_to_end:
             work.close()
             raise _asked_to_end()
@@ -391,14 +391,16 @@ class TaskServices:
         try:
             if execution.interruption is not None:  # between the look above and the entry
                 call.cancel()
-            return call.result()
+            carried = call.result()
         except futures.CancelledError as error:
             raise _asked_to_end() from error
         finally:
             execution.calls.discard(call)
+        return carried.result()
 
-    async def _awaited(self, work: Coroutine[Any, Any, T]) -> T:
-        return await awaited_by(self.execution.thread, work)  # known on the loop: the thread may be ahead of it
+    async def _awaited(self, work: Coroutine[Any, Any, T]) -> Carried[T]:
+        # the thread is known on the loop: it may be ahead of it
+        return await carry_await(awaited_by(self.execution.thread, work))
 
 
 def _asked_to_end() -> TaskCanceled:

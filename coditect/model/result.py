@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
+from typing import Self, TypeVar, cast
 
+from coditect.errors import CoditectError
 from coditect.model.ids import AgentId
 from coditect.model.value import value
+
+T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
+
+MAX_NAME_CHARS = 200
+MAX_MESSAGE_CHARS = 2_000
+MAX_TRACEBACK_CHARS = 8_000
+MAX_FRAMES = 100
+"""Number of frames, the innermost ones, that a traceback shows of each exception."""
+_NO_MESSAGE = "It has no message: its class cannot be printed"
+_REPLACED = frozenset(
+    {
+        "coroutine raised StopIteration",
+        "generator raised StopIteration",
+        "async generator raised StopIteration",
+        "async generator raised StopAsyncIteration",
+    }
+)
+"""The messages of the errors by which Python replaces an exception that would end a generator (PEP 479)."""
 
 
 class Status(StrEnum):
@@ -51,6 +74,25 @@ class Failure:
             if not text.isascii():
                 object.__setattr__(self, name, text.encode(errors="backslashreplace").decode())
 
+    @classmethod
+    def from_error(cls, error: BaseException, reason: str, *, caller: str = "") -> Self:
+        """Return the failure that describes an exception of a handler, whatever the exception's class does when asked.
+
+        `caller` is the file of the code that called the handler: the frames above the handler's own are left out.
+        """
+        error = original_error(error)
+        fix = ""
+        if issubclass(type(error), CoditectError):
+            fix = _text(lambda: error.facts.get("fix", ""), otherwise="")  # type: ignore[attr-defined]
+        return cls(
+            reason,
+            type=error_name(error),
+            message=error_message(error),
+            traceback=_traceback(error, caller),
+            retryable=may_be_retried(error),
+            fix=fix,
+        )
+
     def as_json(self) -> dict[str, object]:
         """Return the failure as the JSON object that a failed result has as its body."""
         return {
@@ -61,6 +103,81 @@ class Failure:
             "retryable": self.retryable,
             "fix": self.fix,
         }
+
+
+def original_error(error: BaseException) -> BaseException:
+    """Return the exception that a handler raised, where Python replaced it by a `RuntimeError` (PEP 479)."""
+    cause = ask_error(lambda: error.__cause__, otherwise=None)
+    if cause is not None and type(error) is RuntimeError and _text(lambda: error, otherwise="") in _REPLACED:
+        return cause
+    return error
+
+
+def first_in(error: BaseException | None, kind: type[E]) -> E | None:
+    """Return an exception if it is of a kind, else the first one of that kind in its exception group; else None."""
+    left = [error]
+    while left:
+        error = left.pop()
+        if issubclass(type(error), kind):
+            return cast("E", error)
+        if issubclass(type(error), BaseExceptionGroup):
+            group = cast("BaseExceptionGroup[BaseException]", error)
+            left += ask_error(lambda: group.exceptions[::-1], otherwise=())  # noqa: B023 - called at once
+    return None
+
+
+def error_name(error: BaseException) -> str:
+    """Return the name of an exception's class; `BaseException` if a metaclass hides the name."""
+    return ask_error(lambda: str.__str__(type(error).__name__)[:MAX_NAME_CHARS], otherwise=BaseException.__name__)
+
+
+def error_message(error: BaseException) -> str:
+    """Return an exception's message, at most 2,000 characters, or a substitute if the message cannot be printed."""
+    return _text(lambda: error, otherwise=_NO_MESSAGE)
+
+
+def trace_of(error: BaseException) -> TracebackType | None:
+    """Return an exception's traceback, also when its class hides the attribute."""
+    trace: TracebackType | None = object.__getattribute__(error, "__traceback__")
+    return trace
+
+
+def may_be_retried(error: BaseException) -> bool:
+    """Tell whether an exception allows another attempt: unless its `retryable` attribute is False."""
+    return ask_error(lambda: getattr(error, "retryable", True) is not False, otherwise=True)
+
+
+def ask_error(question: Callable[[], T], *, otherwise: T) -> T:
+    """Return the answer to a question about a handler's exception, or `otherwise` if the exception's class fails."""
+    try:
+        return question()
+    except BaseException:  # noqa: BLE001 - even SystemExit, raised by a `__str__`
+        return otherwise
+
+
+def _text(question: Callable[[], object], *, otherwise: str) -> str:
+    return ask_error(lambda: str.__str__(str(question()))[:MAX_MESSAGE_CHARS], otherwise=otherwise)
+
+
+def _traceback(error: BaseException, caller: str) -> str:
+    """Return the last 8,000 characters of an exception's traceback, without the caller's frames above the handler."""
+    trace = trace_of(error)
+    while trace is not None and trace.tb_frame.f_code.co_filename == caller:
+        trace = trace.tb_next
+    lines = ask_error(
+        lambda: traceback.format_exception(type(error), error, trace, limit=-MAX_FRAMES),
+        otherwise=["Traceback (most recent call last):\n"],
+    )
+    if len(lines) == 1 and trace is not None:  # the exception cannot be printed: its frames can
+        lines += ask_error(lambda: traceback.format_tb(trace, limit=-MAX_FRAMES), otherwise=[])
+        lines.append(f"{error_name(error)}: {error_message(error)}\n")
+    return "".join(line if len(line) <= MAX_MESSAGE_CHARS else _shortened(line) for line in lines)[
+        -MAX_TRACEBACK_CHARS:
+    ]
+
+
+def _shortened(line: str) -> str:
+    return f"{line[:MAX_MESSAGE_CHARS]} ...\n"
 
 
 RETRY_AFTER = "retry_after"

@@ -13,6 +13,7 @@ from itertools import pairwise
 from coditect.errors import Retryable
 from coditect.model import arguments
 from coditect.model.duration import Duration, seconds
+from coditect.model.result import may_be_retried
 
 RETRY_DELAYS_MS: tuple[int, ...] = (
     100, 250, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 300_000, 900_000, 3_600_000,
@@ -58,9 +59,8 @@ class Retry:
 
     def allows(self, error: BaseException) -> bool:
         """Tell whether the policy tries again after such an error, whatever the number of attempts so far."""
-        return isinstance(error, RetryAfter) or (
-            isinstance(error, self.on) and getattr(error, "retryable", True) is not False
-        )
+        kind = type(error)  # `isinstance` would ask the error itself for its class
+        return issubclass(kind, RetryAfter) or (issubclass(kind, self.on) and may_be_retried(error))
 
 
 class RetryAfter(Retryable):

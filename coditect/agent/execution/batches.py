@@ -8,13 +8,14 @@ batch; the call goes on for the others, and is canceled with the last of them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
 from coditect.agent.handlers.batch import BatchPolicy, results_of
 from coditect.aio.supervisor import Supervisor
+from coditect.aio.threads import Carried, carry_await
 
 
 @dataclass(eq=False, slots=True)
@@ -22,7 +23,7 @@ class BatchedTask:
     """A task in a batch: the arguments that it adds to the shared call of the handler, and the future of its value."""
 
     given: tuple[Any, ...]
-    result: asyncio.Future[Any]
+    result: asyncio.Future[Carried[Any]]
     call: asyncio.Task[Any] | None = None
     """The call that the tasks of a batch share, once it has begun."""
 
@@ -51,7 +52,7 @@ class Batches:
         elif self._timer is None:
             self._timer = self._loop.call_later(self._within_seconds, self._begin)
         try:
-            return await task.result
+            return (await task.result).result()
         finally:
             if task.result.cancelled():
                 self._left(task)
@@ -81,27 +82,20 @@ class Batches:
     async def _call(self, tasks: list[BatchedTask]) -> None:
         """Call the handler, and give each task its value, its own error, or the error of the call."""
         try:
-            lists = map(list, zip(*(one.given for one in tasks), strict=True))
-            results = results_of(await self._handler(*lists), len(tasks))
+            carried = await carry_await(self._called(tasks))
         except asyncio.CancelledError:
             for one in tasks:
                 one.result.cancel()
             raise
-        except BaseException as error:  # noqa: BLE001 - the boundary of a handler: it ends each attempt of the batch
-            results = [error] * len(tasks)
+        if carried.error is not None:
+            results = [carried] * len(tasks)
+        else:
+            returned = carried.result()
+            results = [Carried.failed(one) if isinstance(one, BaseException) else Carried(one) for one in returned]
         for one, result in zip(tasks, results, strict=True):
-            if one.result.done():
-                continue
-            if isinstance(result, BaseException):
-                _fail(one.result, result)
-            else:
+            if not one.result.done():
                 one.result.set_result(result)
 
-
-def _fail(result: asyncio.Future[Any], error: BaseException) -> None:
-    if isinstance(error, asyncio.CancelledError):
-        result.cancel()
-    elif isinstance(error, StopIteration):  # a future takes none
-        result.set_exception(RuntimeError(f"The handler returned {error!r}"))
-    else:
-        result.set_exception(error)
+    async def _called(self, tasks: list[BatchedTask]) -> Sequence[Any]:
+        lists = map(list, zip(*(one.given for one in tasks), strict=True))
+        return results_of(await self._handler(*lists), len(tasks))

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from coditect.agent.declaration import Capability, Where
 from coditect.agent.execution.execution import Execution, Interruption, TimeLimits
 from coditect.agent.handlers.context import TaskContext
 from coditect.agent.handlers.middleware import CallNext, MiddlewareContext
 from coditect.agent.processes.pool import PROCESS_DIED, ProcessDied, RemoteError, Worker, Workers
+from coditect.aio.cancellation import cancellations
+from coditect.aio.threads import carry, in_thread
 from coditect.codec import LARGE_BYTES
-from coditect.errors import CoditectError, InvalidTask
+from coditect.errors import InvalidTask
 from coditect.model.capability import LONGEST_DIRECT_SECONDS
-from coditect.model.result import RETRY_AFTER, Failure, Status
+from coditect.model.result import RETRY_AFTER, Failure, Status, first_in, original_error
 from coditect.model.retry import RetryAfter
 from coditect.model.task import NO_LIMITS, Task
 from coditect.model.value import value
@@ -27,8 +29,6 @@ from coditect.registry.reference_clock import ReferenceClock
 
 T = TypeVar("T")
 
-_MAX_TRACEBACK = 8_000
-_LONGEST_MESSAGE = 2_000
 MOST_MS = round(LONGEST_DIRECT_SECONDS * 1000)
 KEEP_IT = (
     "submit(..., durable=True), or `coditect task submit --detach`; or give the task a timeout or deadline of its own"
@@ -80,6 +80,8 @@ class Executors:
     workers: Workers
     alone: Worker | None = None
     """The worker process of this one execution, used instead of the executor that the capability declares."""
+    ending: Callable[[], bool] = bool
+    """A function that tells whether the process drains or ends, so that it cancels handlers by itself."""
 
 
 async def run_handler(
@@ -106,25 +108,40 @@ async def run_handler(
             if len(execution.task.body) <= LARGE_BYTES:
                 given = _arguments(capability, execution, context)
             else:
-                given = await asyncio.to_thread(_arguments, capability, execution, context)
+                given = await in_thread(partial(_arguments, capability, execution, context))
             body = capability.signature.output.encode(await capability.handler(*given))
         else:
             body = await _elsewhere(capability, execution, context, executors)
-    except asyncio.CancelledError as error:
-        return cut_short(execution, error, seconds)
-    except _BadInput as error:
-        return unfit(error.cause)
-    except (SentBack, GeneratorExit):
-        raise
-    except BaseException as error:  # the delivery's boundary: even sys.exit() is only a failure
-        if isinstance(error, BaseExceptionGroup) and error.subgroup(SentBack):
-            raise SentBack from error
-        return _failed(error, "handler_error")
+    except BaseException as error:  # noqa: BLE001 - the delivery's boundary: even sys.exit() is only a failure
+        return _ended_by(error, execution, executors, seconds)
     finally:
         executors.limits.stop(execution)
         if execution.leave():
             _go_on()
+        elif execution.work is not None and execution.work.cancelling() and not executors.ending():
+            await _end_own_cancellation(execution.work)
     return HandlerEnd(Status.COMPLETED, body, binary=capability.binary and capability.signature.output.binary)
+
+
+def _ended_by(error: BaseException, execution: Execution, executors: Executors, limit_seconds: float) -> HandlerEnd:
+    """Return how an attempt ended by an exception.
+
+    Raises:
+        SentBack: when the exception is one, or a group with one.
+        BaseException: the given exception, when it is a cancellation by the process itself.
+    """
+    kind = type(error)
+    if issubclass(kind, asyncio.CancelledError):
+        return cut_short(execution, cast("asyncio.CancelledError", error), limit_seconds, executors.ending)
+    if issubclass(kind, _BadInput):
+        return unfit(cast("_BadInput", error).cause)
+    if issubclass(kind, GeneratorExit) and asyncio.current_task(executors.loop) is not execution.work:
+        raise error  # it ends a coroutine that no asyncio task runs any more
+    if issubclass(kind, SentBack):
+        raise error
+    if first_in(error, SentBack) is not None:
+        raise SentBack from error
+    return _failed(error, "handler_error")
 
 
 def limit_seconds(capability: Capability, task: Task, now_ms: int) -> float:
@@ -178,18 +195,19 @@ def _unkept(task: Task, now_ms: int) -> HandlerEnd | None:
     return HandlerEnd(Status.REJECTED, failure=Failure("not_durable", "ControlPlaneRequired", told, fix=KEEP_IT))
 
 
-def cut_short(execution: Execution, error: asyncio.CancelledError, limit_seconds: float) -> HandlerEnd:
+def cut_short(
+    execution: Execution, error: asyncio.CancelledError, limit_seconds: float, ending: Callable[[], bool]
+) -> HandlerEnd:
     """Return how an attempt ended after a CancelledError: canceled, timed out, or failed by the handler itself.
 
     Raises:
         CancelledError: the given error, when the process itself is to end.
     """
-    current = asyncio.current_task()
-    if current is None or not current.cancelling():
-        return _failed(error, "handler_error")
-    why = execution.interruption
-    if why is None:
+    why, canceled = execution.interruption, cancellations() > 0
+    if why is None and canceled and ending():
         raise error
+    if why is None or not canceled:  # the handler raised it, or canceled its own asyncio task
+        return _failed(error, "handler_error")
     _go_on()
     if why.canceled is None:
         return _timed_out(why, limit_seconds)
@@ -201,6 +219,14 @@ def _go_on() -> None:
     current = asyncio.current_task()
     if current is not None and current.cancelling():
         current.uncancel()
+
+
+async def _end_own_cancellation(work: asyncio.Task[Any]) -> None:
+    """Let the cancellation arrive by which a handler canceled its own asyncio task, and go on after it."""
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)
+    while work.cancelling():
+        work.uncancel()
 
 
 class _BadInput(Exception):
@@ -269,14 +295,8 @@ async def _through_middleware(
     if len(execution.task.body) <= LARGE_BYTES:
         given = _input(capability, execution)
     else:
-        given = await asyncio.to_thread(_input, capability, execution)
+        given = await in_thread(partial(_input, capability, execution))
     return shape.output.encode(await chain(MiddlewareContext(context, given, handle)))
-
-
-def _end_of_left_thread(thread: asyncio.Future[Any]) -> None:
-    """Retrieve the error of a thread whose attempt is over, so that asyncio does not log it as never retrieved."""
-    if not thread.cancelled():
-        thread.exception()
 
 
 async def _elsewhere(
@@ -291,13 +311,14 @@ async def _elsewhere(
 
 async def _in_thread(call: Callable[[], T], execution: Execution, executors: Executors) -> T:
     """Run a call in a thread, in a copy of the `contextvars` context, so that no later task sees what this one sets."""
-    execution.thread = executors.loop.run_in_executor(executors.threads, copy_context().run, call)
+    thread = executors.loop.run_in_executor(executors.threads, copy_context().run, carry, call)
+    execution.thread = thread
     try:
-        return await asyncio.shield(execution.thread)
+        carried = await asyncio.shield(thread)
     except asyncio.CancelledError:
         execution.stop_calls()
-        execution.thread.add_done_callback(_end_of_left_thread)
         raise
+    return carried.result()
 
 
 async def _in_process(capability: Capability, task: Task, context: TaskContext, executors: Executors) -> bytes:
@@ -313,38 +334,23 @@ async def _in_process(capability: Capability, task: Task, context: TaskContext, 
 
 
 def _failed(error: BaseException, reason: str) -> HandlerEnd:
+    error = original_error(error)
     if asked_seconds(error) is not None:
         reason = RETRY_AFTER
-    failure = Failure(
-        reason=PROCESS_DIED if isinstance(error, ProcessDied) else reason,
-        type=getattr(error, "remote_type", type(error).__name__),
-        message=said(error),
-        traceback=getattr(error, "remote_traceback", None) or _shown(error),
-        retryable=getattr(error, "retryable", True) is not False,
-        fix=str(error.facts.get("fix", "")) if isinstance(error, CoditectError) else "",
-    )
+    elif issubclass(type(error), ProcessDied):
+        reason = PROCESS_DIED
+    failure = Failure.from_error(error, reason, caller=__file__)
+    if issubclass(type(error), RemoteError):
+        remote = cast("RemoteError", error)
+        failure = replace(failure, type=remote.remote_type, traceback=remote.remote_traceback or failure.traceback)
     return HandlerEnd(Status.FAILED, failure=failure, error=error)
 
 
 def asked_seconds(error: BaseException | None) -> float | None:
     """Return the delay in seconds that a handler, also in a worker process, asked for by `RetryAfter`; else None."""
-    return error.delay_seconds if isinstance(error, RetryAfter | RemoteError) else None
-
-
-def said(error: BaseException) -> str:
-    """Return an exception's message, at most 2,000 characters, or a substitute if the message cannot be printed."""
-    try:
-        return str(error)[:_LONGEST_MESSAGE]
-    except Exception:  # noqa: BLE001 - a handler's own class may do anything
-        return "It has no message: its class cannot be printed"
-
-
-def _shown(error: BaseException) -> str:
-    """Return the last 8,000 characters of an exception's traceback, without the runtime's frames above the handler."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-        trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace))[-_MAX_TRACEBACK:]
+    if error is None or not issubclass(type(error), RetryAfter | RemoteError):
+        return None
+    return cast("RetryAfter | RemoteError", error).delay_seconds
 
 
 def _timed_out(why: Interruption, limit_seconds: float) -> HandlerEnd:

@@ -170,7 +170,7 @@ async def run_alone(
     try:
         worker = await executors.workers.start(capability)
     except asyncio.CancelledError as error:
-        return cut_short(execution, error, limit_seconds(capability, execution.task, now_ms))
+        return cut_short(execution, error, limit_seconds(capability, execution.task, now_ms), executors.ending)
     finally:
         execution.leave()
     try:

@@ -15,6 +15,7 @@ from typing import Any, get_args, get_type_hints
 
 from coditect.errors import SetupError
 from coditect.model.arguments import shown
+from coditect.model.result import trace_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ async def _closed(stack: AsyncExitStack, error: BaseException | None) -> None:
     if error is None:
         await stack.aclose()
     else:
-        await stack.__aexit__(type(error), error, error.__traceback__)
+        await stack.__aexit__(type(error), error, trace_of(error))
 
 
 async def _opened(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from coditect.agent.declaration import Capability
 from coditect.agent.execution.execution import Execution, Remembered
-from coditect.agent.execution.handler import HandedBack, HandlerEnd, SentBack, asked_seconds, said
+from coditect.agent.execution.handler import HandedBack, HandlerEnd, SentBack, asked_seconds
 from coditect.agent.requeue import guarded, not_settled
 from coditect.agent.settlement.attempts import AttemptMetrics
 from coditect.agent.settlement.settle import SENT_BACK_SECONDS, Settler, worth_another
@@ -343,7 +343,7 @@ class Outcomes:
             await not_settled(error, delivery, execution)
         elif isinstance(error, Exception):
             log.error("The runtime failed on a task", exc_info=error, extra={"task_id": execution.task.id})
-            failure = Failure("not_settled", type(error).__name__, said(error), retryable=True)
+            failure = replace(Failure.from_error(error, "not_settled"), retryable=True)
             now = self._clock.now_ms()
             ended = HandlerEnd(Status.FAILED, failure=failure, error=error)
             await guarded(self.settle(execution, ended, now, now), delivery, execution)

@@ -16,7 +16,7 @@ from coditect.agent.execution.handler import HandlerEnd
 from coditect.aio.backoff import Backoff
 from coditect.broker.port import Delivery
 from coditect.model.ids import TaskId
-from coditect.model.result import Status
+from coditect.model.result import Status, ask_error
 from coditect.model.task import Task
 
 log = logging.getLogger(__name__)
@@ -73,6 +73,10 @@ class Pacing:
 
 def own_reason(error: BaseException | None) -> str:
     """Return what the process ran out of, such as memory, if that caused an error; "" for any other error."""
+    return ask_error(lambda: _own_reason(error), otherwise="")
+
+
+def _own_reason(error: BaseException | None) -> str:
     for _ in range(MOST_CAUSES):
         if error is None:
             break
@@ -80,5 +84,5 @@ def own_reason(error: BaseException | None) -> str:
             return "out of memory"
         if isinstance(error, OSError) and error.errno in _OWN:
             return f"{errno.errorcode[error.errno]}: {error.strerror}"
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ if error.__cause__ is not None else error.__context__
     return ""

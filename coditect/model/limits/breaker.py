@@ -9,6 +9,7 @@ from typing import Any, Self
 from coditect.errors import BreakerOpen, InvalidTask
 from coditect.model import arguments
 from coditect.model.duration import Duration, seconds
+from coditect.model.result import first_in
 
 LONGEST_NAME_BYTES = 200
 LONGEST_RESET_SECONDS = 24 * 3600.0
@@ -76,25 +77,21 @@ class Breaker:
 
     def judge(self, error: BaseException | None, took_seconds: float = 0.0) -> CallVerdict:
         """Return how the breaker counts an ended call, by its error (None without one) and the seconds that it took."""
-        if isinstance(error, BreakerOpen):
+        kind = type(error)  # `isinstance` would ask the error itself for its class
+        if issubclass(kind, BreakerOpen):
             return CallVerdict.NEUTRAL
-        if error is not None and isinstance(error, self.on) and not isinstance(error, self.ignore):
+        if issubclass(kind, self.on) and not issubclass(kind, self.ignore):
             return CallVerdict.FAILURE
         if self.slow is not None and took_seconds > seconds(self.slow):
             return CallVerdict.FAILURE  # also when it was canceled: what hangs is mostly ended by somebody's time limit
-        if error is not None and not isinstance(error, (*self.on, Exception)):
+        if error is not None and not issubclass(kind, (*self.on, Exception)):
             return CallVerdict.NEUTRAL
         return CallVerdict.SUCCESS
 
 
 def refusal_in(error: BaseException | None) -> BreakerOpen | None:
     """Return the BreakerOpen error that ended an attempt, alone or in an exception group; None if there is none."""
-    if isinstance(error, BaseExceptionGroup):
-        found = error.subgroup(BreakerOpen)
-        while isinstance(found, BaseExceptionGroup):
-            found = found.exceptions[0]  # type: ignore[assignment]
-        error = found
-    return error if isinstance(error, BreakerOpen) else None
+    return first_in(error, BreakerOpen)
 
 
 def _kinds(parameter: str, given: Any) -> tuple[type[BaseException], ...]:

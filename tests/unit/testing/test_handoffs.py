@@ -114,7 +114,9 @@ async def test_a_plain_policy_decides_in_a_thread_where_it_may_wait() -> None:
     assert threads.isdisjoint({threading.get_ident()})
 
 
-async def test_agent_s_own_policy_decides_and_one_that_fails_declines() -> None:
+@pytest.mark.parametrize("error", [RuntimeError("no"), StopIteration(), SystemExit(3), asyncio.CancelledError()])
+@pytest.mark.parametrize("plain", [True, False])
+async def test_agent_s_own_policy_decides_and_one_that_fails_declines(error: BaseException, plain: bool) -> None:
     asked: list[HandoffOffer] = []
     careful, broken = specialist("careful"), specialist("broken", slots=9)
 
@@ -122,16 +124,20 @@ async def test_agent_s_own_policy_decides_and_one_that_fails_declines() -> None:
     async def decide(offer: HandoffOffer) -> None:
         asked.append(offer)
 
-    @broken.on_handoff
     def fail(_: HandoffOffer) -> bool:
-        raise RuntimeError("no")
+        raise error
+
+    async def fail_on_loop(offer: HandoffOffer) -> bool:
+        return fail(offer)
+
+    broken.on_handoff(fail if plain else fail_on_loop)
 
     async with TestFleet(agents=[generalist(), careful, broken], seed=6) as fleet:
         value = await answered(fleet)
         (row,) = [row async for row in fleet.client.handoffs.list()]
 
     assert value["by"] == "careful"
-    assert list(row.reasons.values()) == ["its on_handoff function failed: RuntimeError"]
+    assert list(row.reasons.values()) == [f"its on_handoff function failed: {type(error).__name__}"]
     assert [(one.hop, one.context, one.input) for one in asked] == [(1, {"tried": ["faq"]}, {"text": "refund"})]
 
 

@@ -1,0 +1,305 @@
+"""Whatever a handler raises, in whatever way it runs, is one failed attempt that shows the original."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from coditect import Agent, Depends, Retry
+from coditect.agent.handlers.middleware import CallNext, MiddlewareContext
+from coditect.errors import CoditectError
+from coditect.model.result import MAX_MESSAGE_CHARS, MAX_TRACEBACK_CHARS, Failure, Status
+from coditect.testing import TestFleet
+
+ONCE = Retry(max_attempts=1)
+
+
+class Silent(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(4)
+
+    __repr__ = __str__
+
+
+class Curious(Exception):
+    def __getattr__(self, name: str) -> Any:
+        raise KeyError(name)
+
+
+class Endless(Exception):
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self, name + "s")
+
+
+class Closed(Exception):
+    def __getattribute__(self, name: str) -> Any:
+        raise LookupError(name)
+
+
+class Undecided(OSError):
+    def __bool__(self) -> bool:
+        raise ValueError("neither true nor false")
+
+    __len__ = __bool__
+
+
+class Abrupt(BaseException):
+    pass
+
+
+class Text(str):
+    __slots__ = ()
+
+    def __getitem__(self, _: object) -> str:
+        raise IndexError
+
+    def encode(self, *_: object) -> bytes:
+        raise IndexError
+
+
+class Wrapped(ExceptionGroup[Exception]):
+    def derive(self, _: object) -> Any:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return Text("wrapped")
+
+
+class Fixed(CoditectError):
+    facts: Any = None
+
+    def __init__(self) -> None:
+        Exception.__init__(self, "no facts")
+
+    def __str__(self) -> str:
+        return "no facts"
+
+
+def circular() -> Exception:
+    first, second = ValueError("first"), Silent("second")
+    first.__cause__, second.__cause__ = second, first
+    return first
+
+
+ERRORS: list[Callable[[], BaseException]] = [
+    lambda: StopIteration("at an end"),
+    lambda: StopAsyncIteration("at an end"),
+    lambda: GeneratorExit("left"),
+    lambda: KeyboardInterrupt("stop"),
+    lambda: SystemExit(3),
+    lambda: asyncio.CancelledError("by itself"),
+    lambda: concurrent.futures.CancelledError("a future"),
+    lambda: Abrupt("no Exception"),
+    Silent,
+    lambda: Curious("asks"),
+    lambda: Endless("asks"),
+    lambda: Closed("shut"),
+    lambda: Undecided("which?"),
+    Fixed,
+    lambda: ValueError("a lone \udc80 surrogate"),
+    lambda: ValueError("x" * 10_000_000),
+    lambda: ExceptionGroup("several", [ValueError("one"), Silent()]),
+    lambda: BaseExceptionGroup("several", [KeyboardInterrupt("one"), Closed()]),
+    lambda: Wrapped("wrapped", [Curious()]),
+    circular,
+]
+
+
+def fail(number: int) -> Any:
+    raise ERRORS[number]()
+
+
+def agent_of(way: str) -> Agent:
+    agent = Agent("failing", slots=2, reserve=0)
+
+    @agent.capability("good.one")
+    async def good(number: int) -> int:
+        return number
+
+    declare = agent.capability("fail.now", retry=ONCE)
+    if way == "loop":
+
+        @declare
+        async def on_loop(number: int) -> None:
+            await asyncio.sleep(0.01)
+            fail(number)
+
+    elif way == "at once":
+
+        @declare
+        async def at_once(number: int) -> None:
+            fail(number)
+
+    elif way == "thread":
+
+        @declare
+        def in_thread(number: int) -> None:
+            fail(number)
+
+    elif "parts" in way:
+        declare_parts(way, agent)
+    elif "dependency" in way:
+        declare_dependent(way, agent)
+    else:
+        declare_other(way, agent)
+    return agent
+
+
+def declare_parts(way: str, agent: Agent) -> None:
+    if way == "parts":
+
+        @agent.capability("fail.now", retry=ONCE)
+        async def parts(number: int) -> AsyncIterator[int]:
+            yield 1
+            fail(number)
+
+    else:
+
+        @agent.capability("fail.now", retry=ONCE)
+        def plain_parts(number: int) -> Iterator[int]:
+            yield 1
+            fail(number)
+
+
+def declare_other(way: str, agent: Agent) -> None:
+    if way == "batch":
+
+        @agent.capability("fail.now", retry=ONCE, batch=2, within="10ms")
+        async def batch(numbers: list[int]) -> list[int]:
+            return [fail(number) for number in numbers]
+
+    elif way == "returned":
+
+        @agent.capability("fail.now", retry=ONCE, batch=2, within="10ms")
+        async def returned(numbers: list[int]) -> list[Any]:
+            return [ERRORS[number]() for number in numbers]
+
+    else:
+
+        @agent.middleware
+        async def middleware(ctx: MiddlewareContext, call_next: CallNext) -> Any:
+            return fail(ctx.input) if ctx.capability == "fail.now" else await call_next(ctx)
+
+        @agent.capability("fail.now", retry=ONCE)
+        async def inside(number: int) -> None: ...
+
+
+present: list[int] = []
+"""The number of the error that a dependency raises: a provider does not see the input."""
+
+
+def declare_dependent(way: str, agent: Agent) -> None:
+    declare = agent.capability("fail.now", retry=ONCE)
+
+    def provided() -> int:
+        return int(fail(present[-1]))
+
+    async def closing() -> AsyncIterator[int]:
+        yield 1
+        fail(present[-1])
+
+    if way == "dependency":
+
+        @declare
+        async def on_loop(_: int, it: int = Depends(provided)) -> None: ...
+
+    elif way == "plain dependency":
+
+        @declare
+        def in_thread(_: int, it: int = Depends(provided)) -> None: ...
+
+    else:
+
+        @declare
+        def closed(_: int, it: int = Depends(closing)) -> None: ...
+
+
+WAYS = [
+    "loop",
+    "at once",
+    "thread",
+    "parts",
+    "plain parts",
+    "batch",
+    "returned",
+    "dependency",
+    "plain dependency",
+    "closed dependency",
+    "middleware",
+]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_each_error_is_one_failed_attempt_and_the_slot_comes_back(way: str) -> None:
+    async with TestFleet(agents=[agent_of(way)]) as fleet:
+        for number, make in enumerate(ERRORS):
+            name = type(make()).__name__
+            if (way, name) == ("closed dependency", "Closed"):
+                continue  # Python's own `AsyncExitStack` asks the error for its context
+            present.append(number)
+            handles = [await fleet.submit("fail.now", number) for _ in range(2)]
+            for handle in handles:
+                failure = (await handle.outcome(timeout="1m")).failure
+                assert failure is not None, name
+                assert (failure.reason, failure.type) == ("handler_error", name)
+                assert way == "returned" or "in fail\n" in failure.traceback, name
+        assert await fleet.request("good.one", 5, timeout="1m") == 5
+        assert len(fleet.agents) == 1
+
+
+@pytest.mark.parametrize("then", ["returns", "raises", "waits"])
+async def test_handler_that_cancels_its_own_asyncio_task_ends_its_attempt_alone(then: str) -> None:
+    agent, runs = Agent("own"), []
+
+    @agent.capability("cancel.me", retry=ONCE)
+    async def cancel(_: Any) -> str:
+        runs.append(then)
+        current = asyncio.current_task()
+        assert current is not None
+        current.cancel("by itself")
+        if then == "raises":
+            raise ValueError("after that")
+        if then == "waits":
+            await asyncio.sleep(60)
+        return "done"
+
+    async with TestFleet(agents=[agent]) as fleet:
+        outcome = await (await fleet.submit("cancel.me", None)).outcome(timeout="1m")
+        assert runs == [then]
+        if then == "returns":
+            assert outcome.status is Status.COMPLETED
+        else:
+            assert outcome.failure is not None
+            assert outcome.failure.type == ("ValueError" if then == "raises" else "CancelledError")
+
+
+async def test_stop_iteration_of_a_retry_policy_is_tried_again() -> None:
+    agent, attempts = Agent("reader"), iter([StopIteration("no line"), None])
+
+    @agent.capability("read.line", retry=Retry(max_attempts=2, on=(StopIteration,), first="1s"))
+    def read(_: Any) -> str:
+        if (error := next(attempts)) is not None:
+            raise error
+        return "a line"
+
+    async with TestFleet(agents=[agent]) as fleet:
+        assert await fleet.request("read.line", None, timeout="1m") == "a line"
+
+
+@pytest.mark.parametrize("make", ERRORS)
+def test_failure_of_any_exception_has_bounded_text_that_can_be_sent(make: Callable[[], BaseException]) -> None:
+    try:
+        raise make()
+    except BaseException as error:  # noqa: BLE001 - each kind
+        failure = Failure.from_error(error, "handler_error")
+
+    assert failure.type == type(make()).__name__
+    assert len(failure.message) <= MAX_MESSAGE_CHARS + 10
+    assert len(failure.traceback) <= MAX_TRACEBACK_CHARS + 10
+    assert "test_failure_of_any_exception" in failure.traceback
+    for text in (failure.type, failure.message, failure.traceback, failure.fix):
+        text.encode()
