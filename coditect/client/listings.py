@@ -139,7 +139,9 @@ class ClientListings:
         """
         answer = await self._control.ask(Verb.APPROVAL_SHOW, {"workflow": workflow, "node": node})
         history = tuple(AuditRow.read(row) for row in rows_of(answer, "history"))
-        return ApprovalDecision(workflow, node, dict(answer.get("decision") or {}), history)
+        return ApprovalDecision(
+            workflow, node, dict(answer.get("decision") or {}), history, dict(answer.get("about") or {})
+        )
 
     async def audit(self, /, *, most: int | None = None, **asked: Any) -> AsyncIterator[AuditRow]:
         """Yield the entries of the audit trail, the latest first; of one `workflow`, the earliest first.

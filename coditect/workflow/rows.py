@@ -233,6 +233,9 @@ class ApprovalRow:
     due_ms: int | None = None
     """When the question is answered by `on_timeout`; None for never."""
     on_timeout: str = ""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What is approved: `labels` and `workflow_input` of the workflow, `input` of the task, `results` of the nodes
+    before it, by name. A long value is cut, as text that ends with an ellipsis."""
 
     @classmethod
     def read(cls, row: object) -> Self:
@@ -249,6 +252,7 @@ class ApprovalRow:
             since_ms=given.get("since"),
             **{key: str(given.get(key) or "") for key in ("capability", "rule", "risk", "on_timeout")},
             due_ms=given.get("due_ms"),
+            about=given.get("about") or {},
         ))  # fmt: skip
 
 

@@ -70,6 +70,16 @@ def get(tr: Reads, place: ValueKey) -> bytes | None:
     return _whole(tr, place, tr.get(VALUES.pack(place.key)))
 
 
+def beginning(tr: Reads, place: ValueKey, *, max_bytes: int) -> tuple[bytes, int] | None:
+    """Return the first bytes of the value under a key, without a check of its hash, and its size; None without one."""
+    head = tr.get(VALUES.pack(place.key))
+    if head is None:
+        return None
+    size_bytes, _, *small = versions.VALUE.unpack(head)
+    value = small[0] if small else tr.get(VALUES.pack((*place.key, 0))) or b""
+    return bytes(value[:max_bytes]), size_bytes
+
+
 def read_all(tr: Reads, places: Sequence[ValueKey]) -> Iterator[bytes | None]:
     """Yield the values of several keys, in the order of the keys, and None for a key without a value.
 

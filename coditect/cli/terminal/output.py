@@ -140,8 +140,13 @@ def show(*views: View) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line to stderr for the person at the terminal, outside of the command's answer."""
-    typer.echo(printable(text, keep=LINE_ENDS), err=True)
+    """Print a line to stderr for the person at the terminal, outside of the command's answer.
+
+    While rich draws a live display, it puts an object in the place of `sys.stderr` that prints above the display.
+    `typer.echo` would write to the terminal itself, and the display would erase the line.
+    """
+    sys.stderr.write(printable(text, keep=LINE_ENDS) + "\n")
+    sys.stderr.flush()
 
 
 def agree(question: str, *, yes: bool) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +19,9 @@ from coditect.operations.coordination import approvals
 from coditect.operations.workflows import requests as workflows
 
 app = typer.Typer(no_args_is_help=True)
+
+MAX_ABOUT_CHARACTERS = 80
+"""The most characters that `approval list` shows of what an approval is about."""
 
 RunArgument = Annotated[
     str,
@@ -35,7 +40,7 @@ def list_approvals(
     output: OutputOption = Output.TABLE,
     watch: WatchOption = False,
 ) -> None:
-    """List the approvals of running workflows that have no answer yet.
+    """List the approvals of running workflows that have no answer yet, each with what it is about.
 
     \b
     Example: coditect approval list
@@ -44,13 +49,14 @@ def list_approvals(
 
     async def look() -> ShownAnswer:
         rows = await workflows.list_approvals(opened, most=most)
-        columns = ("workflow", "node", "name", "question", "since", "risk", "rule", "due")
+        columns = ("workflow", "node", "name", "question", "about", "since", "risk", "rule", "due")
         cells = [
             (
                 row.workflow,
                 row.node,
                 row.name,
                 row.question,
+                _in_short(row.about),
                 instant(row.since_ms),
                 row.risk,
                 row.rule,
@@ -67,7 +73,7 @@ def list_approvals(
 def show_approval(
     context: typer.Context, run: RunArgument, node: NodeArgument, output: OutputOption = Output.TABLE
 ) -> None:
-    """Show what was asked and decided about a node: by which rule and whom, when and why, with its history.
+    """Show what was asked and decided about a node: about which values, by which rule and whom, when and why.
 
     \b
     Example: coditect approval show 01890a5d-ac96-774b-bcce-b302099a8057 ship_it
@@ -76,7 +82,13 @@ def show_approval(
     names = ("decision", "by", "why", "capability", "rule", "risk", "policy", "question")
     told = {name: found.decision.get(name) for name in names if found.decision.get(name)}
     due = {"due": instant(found.decision["due_ms"])} if found.decision.get("due_ms") else {}
-    render(output, [found], FieldsView(told | due), audit_table(found.history, "The audit trail has no entry of it."))
+    about = {name.replace("_", " "): _json(value, indent=2) for name, value in found.about.items() if value}
+    render(
+        output,
+        [found],
+        FieldsView(told | due | about),
+        audit_table(found.history, "The audit trail has no entry of it."),
+    )
 
 
 @app.command("explain")
@@ -122,6 +134,16 @@ def deny_approval(
     Example: coditect approval deny 01890a5d-ac96-774b-bcce-b302099a8057 ship_it --comment "not yet"
     """
     _answer(context, run, node, granted=False, by=by, comment=comment)
+
+
+def _in_short(about: Mapping[str, Any]) -> str:
+    """Return the values that an approval is about as one short line."""
+    text = ", ".join(f"{name.replace('_', ' ')} {_json(value)}" for name, value in about.items() if value)
+    return text if len(text) <= MAX_ABOUT_CHARACTERS else f"{text[:MAX_ABOUT_CHARACTERS]}…"
+
+
+def _json(value: object, *, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def _answer(context: typer.Context, run: str, node: str, *, granted: bool, by: str | None, comment: str) -> None:

@@ -352,9 +352,11 @@ class _Watcher:
             self.seen = self._stack.enter_context(shown_progress())
 
     def asked(self, approval: ApprovalRow) -> None:
-        """Print an open approval's question and the command that answers it."""
-        answer = f"coditect approval grant {approval.workflow} {shlex.quote(approval.node)}"
-        say(f"{approval.node} waits for an answer: {approval.question}\n  {answer}   (or: deny)")
+        """Print an open approval's question and the commands that show what it is about and answer it."""
+        node = f"{approval.workflow} {shlex.quote(approval.node)}"
+        say(f"{approval.node} waits for an answer: {approval.question}")
+        for verb in ("show", "grant", "deny"):
+            say(f"  coditect approval {verb} {node}")
 
 
 def _say_mistakes(definition: Definition) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from coditect.client.control_plane import ControlPlane
@@ -139,3 +139,6 @@ class ApprovalDecision:
     """The last decision: `decision`, `by`, `why`, `rule`, `risk`, `question`, `due_ms` and others."""
     history: tuple[AuditRow, ...]
     """The node's entries in the audit trail, the earliest first."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What is approved: `labels` and `workflow_input` of the workflow, `input` of the task, `results` of the nodes
+    before it, by name."""

@@ -12,7 +12,7 @@ from dispatcher.ledger.audit import trail
 from dispatcher.ledger.audit.trail import MOST_AT_ONCE, AuditEntry
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.handlers.requests import Query, ShardChange
-from dispatcher.ledger.nodes.approvals import decisions
+from dispatcher.ledger.nodes.approvals import decisions, questions
 from dispatcher.ledger.workflows.queries import Body
 from dispatcher.ledger.workflows.submit import number, text
 from dispatcher.store.transaction import Reads
@@ -24,7 +24,7 @@ _CONDITIONS = ("decision", "by", "capability", "rule", "risk")
 
 
 def show(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return the last decision about a node, and the node's entries in the audit trail, the earliest first.
+    """Return the last decision about a node, its subject, and the node's entries in the audit trail, earliest first.
 
     Raises:
         NotFound: when nothing was ever asked or decided about the node.
@@ -36,7 +36,8 @@ def show(tr: Reads, body: Body) -> dict[str, Any]:
         fix = "coditect approval list shows what waits, and coditect audit list what was decided"
         raise NotFound("Nothing was asked or decided about this node", **node_key._asdict(), fix=fix)
     told = {} if found is None else {name: getattr(found, name) for name in decisions.DecisionRecord.__slots__}
-    return {"workflow": node_key.workflow, "node": node_key.node, "decision": told, "history": history}
+    about = questions.subject(tr, node_key, max_bytes=questions.SHOWN_BYTES, max_results=questions.SHOWN_RESULTS)
+    return {**node_key._asdict(), "decision": told, "history": history, "about": about}
 
 
 def list_audit(tr: Reads, body: Body) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from coditect.errors import NotFound
-from coditect.wire.json import loads
+from coditect.wire.json import dumps, loads
 from coditect.workflow.documents.document import known_node
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import definitions, values, versions
@@ -23,7 +23,7 @@ from dispatcher.ledger.keyspace import (
     WORKFLOWS,
 )
 from dispatcher.ledger.nodes import children, inputs
-from dispatcher.ledger.nodes.approvals import decisions
+from dispatcher.ledger.nodes.approvals import decisions, questions
 from dispatcher.ledger.nodes.inputs import FAILURE, INPUT, RESULT
 from dispatcher.ledger.rows import AttemptRecord, NodeRecord, RunRecord, WorkflowRecord
 from dispatcher.ledger.workflows.submit import number, text
@@ -320,23 +320,24 @@ def _first_failure(tr: Reads, workflow: str) -> dict[str, Any] | None:
 
 
 def approvals(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return one page of the approvals that wait for a person's answer, the oldest first."""
+    """Return one page of the approvals that wait for a person's answer, the oldest first, with what each is about."""
     rows, following = page_of(tr, APPROVALS, (), body)
     asked = [(*APPROVALS.unpack(key), question.decode()) for key, question in rows]
     heads = tr.get_many([WORKFLOWS.pack((workflow,)) for _, workflow, _, _ in asked])
     judged = tr.get_many([DECISIONS.pack((workflow, node)) for _, workflow, node, _ in asked])
-    told = [
-        decisions.about(row)
-        | {
-            "workflow": workflow,
-            "name": WorkflowRecord.unpack(head).name,
-            "node": node,
-            "question": question,
-            "since": ms,
-        }
-        for (ms, workflow, node, question), head, row in zip(asked, heads, judged, strict=True)
-        if head is not None
-    ]
+    told: list[dict[str, Any]] = []
+    size_bytes = 0
+    last: tuple[Any, ...] = ()
+    for (ms, workflow, node, question), head, row in zip(asked, heads, judged, strict=True):
+        if head is not None:
+            key, name = NodeKey(workflow, node), WorkflowRecord.unpack(head).name
+            about = questions.subject(tr, key, max_bytes=questions.LISTED_BYTES, max_results=questions.LISTED_RESULTS)
+            found = decisions.about(row) | key._asdict() | {"name": name, "question": question, "since": ms}
+            size_bytes += len(dumps(found | {"about": about}))
+            if told and size_bytes > PAGE_BYTES:
+                return {"approvals": told, "next": list(last)}
+            told.append(found | {"about": about})
+        last = (ms, workflow, node)
     return {"approvals": told, "next": following}
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from httpx2 import AsyncClient
 
+from coditect.testing import TestFleet
+
 FLOW = {
     "name": "flow",
     "nodes": {
@@ -28,6 +30,21 @@ async def eventually_waits(api: AsyncClient) -> dict[str, Any]:
             return dict(rows[0])
         await api.get("/v1/tasks/01890a5d-ac96-774b-bcce-b302099a8057:task")  # time passes
     raise AssertionError("no approval is open")
+
+
+async def test_approver_sees_what_is_approved(fleet: TestFleet, api: AsyncClient) -> None:
+    text = "long " * 100
+    run = await start(api, input={"text": text}, labels={"team": "blue"})
+    listed = await eventually_waits(api)
+    shown = (await api.get(f"/v1/approvals/{run}/gate")).json()
+    [event] = [event for event in fleet.events if event.type == "approval.asked"]
+
+    about = listed["about"]
+    assert (about["labels"], about["results"]) == ({"team": "blue"}, {"count": 500})
+    assert about["workflow_input"].startswith('{"text":"long long') and about["workflow_input"].endswith("…")
+    assert len(about["workflow_input"]) < 310
+    assert shown["about"] == about | {"workflow_input": {"text": text}}
+    assert event.data["about"] == about
 
 
 async def test_a_workflow_is_started_approved_and_read(api: AsyncClient) -> None:

@@ -58,7 +58,7 @@ def test_run_names_each_question_that_waits_once_and_the_command_that_answers(
     (run,) = plane.kept
     assert ran.code == 0
     assert ran.err.count("gate waits for an answer: Ship it?") == 1
-    assert f"coditect approval grant {run} gate " in ran.err
+    assert f"coditect approval grant {run} gate\n" in ran.err
 
 
 def test_show_has_the_question_of_a_node_that_waits(terminal: Terminal, started: str, plane: ScriptedPlane) -> None:

@@ -3,7 +3,7 @@ import { html } from "../src/html.js";
 import { get, items, rows } from "../src/api.js";
 import { Ago, Empty, ProblemNote, Shown, Table, Tile, Title, Until } from "../src/parts.js";
 import { useResource } from "../src/resource.js";
-import { Answer } from "../workflow/node.js";
+import { About, Answer } from "../workflow/node.js";
 
 const EVENTS = { kind: ["node.awaiting_approval", "node.completed", "node.rejected", "workflow"] };
 const MOST_DECISIONS = 100;
@@ -32,7 +32,7 @@ function Decided() {
 export default function Approvals() {
   const found = useResource((signal) => rows("/v1/approvals", { signal }), EVENTS);
   const columns = [
-    { head: "Question", cell: (row) => html`<strong>${row.question || row.node}</strong>` },
+    { head: "Question", cell: (row) => html`<strong>${row.question || row.node}</strong><${About} about=${row.about} />` },
     { head: "Workflow", cell: (row) => html`<a href=${`#/workflows/${row.workflow}?node=${encodeURIComponent(row.node)}`}>${row.name || row.workflow}</a><br /><small class="id">${row.workflow}</small>` },
     { head: "Node", cell: (row) => row.node },
     { head: "Risk", cell: (row) => row.risk ? html`${row.risk}<br /><small>${row.rule}</small>` : "" },

@@ -61,9 +61,26 @@ function One({ workflow, node, attempts, reload }) {
 function NodeActions({ workflow, node, reload }) {
   const base = node.name.replace(/\[\d+\]$/, "");
   const redrive = `/v1/workflows/${segment(workflow)}/nodes/${segment(base)}/redrive`;
-  if (node.state === "awaiting_approval") return html`<${Answer} ...${{ workflow, node: node.name, onDone: reload }} />`;
+  if (node.state === "awaiting_approval") return html`<${Question} ...${{ workflow, node: node.name, reload }} />`;
   if (!AGAIN.includes(node.state)) return null;
   return html`<${Redrive} path=${redrive} name=${base} onDone=${reload} />`;
+}
+
+// A waiting question, what it is about, and the buttons that answer it.
+function Question({ workflow, node, reload }) {
+  const found = useResource((signal) => get(`/v1/approvals/${segment(workflow)}/${segment(node)}`, { signal }), null, [workflow, node]);
+  return html`<${About} about=${found.value?.about} open=${true} /><${ProblemNote} problem=${found.problem} />
+    <${Answer} ...${{ workflow, node, onDone: reload }} />`;
+}
+
+const SUBJECTS = [["labels", "Labels"], ["input", "Input"], ["results", "Results of the nodes before it"], ["workflow_input", "Input of the workflow"]];
+
+// The values that an approval is about.
+export function About({ about, open = false }) {
+  const given = SUBJECTS.filter(([name]) => about?.[name] != null && JSON.stringify(about[name]) !== "{}");
+  if (given.length === 0) return null;
+  return html`<details class="subject" open=${open}><summary>What is approved</summary>
+    ${given.map(([name, label]) => html`<h3 key=${name}>${label}</h3><${Json} label=${label} value=${about[name]} />`)}</details>`;
 }
 
 export function Answer({ workflow, node, onDone }) {

@@ -15,6 +15,7 @@ from dispatcher.ledger.audit import trail
 from dispatcher.ledger.audit.trail import AuditEntry
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import DECISIONS
+from dispatcher.ledger.nodes.approvals import questions
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.store.transaction import Reads
 
@@ -79,7 +80,12 @@ def record(unit: UnitOfWork, node_key: NodeKey, decision: DecisionRecord) -> Non
     told = {"rule": decision.rule, "risk": decision.risk, "policy": decision.policy, "capability": decision.capability}
     entry = AuditEntry(decision.decision, decision.by, automatic, decision.why, facts=decision.facts, **told)
     trail.append(unit, node_key, entry)
-    asked = {"question": decision.question, "due_ms": decision.due_ms} if decision.decision == ASKED else {}
+    asked: dict[str, Any] = {}
+    if decision.decision == ASKED:
+        about = questions.subject(
+            unit.tr.snapshot, node_key, max_bytes=questions.LISTED_BYTES, max_results=questions.LISTED_RESULTS
+        )
+        asked = {"question": decision.question, "due_ms": decision.due_ms, "about": about}
     facts = {name: value for name, value in told.items() if value}
     unit.effects.say(
         f"approval.{decision.decision}", node_key.workflow, node=node_key.node, by=decision.by, why=decision.why,
