@@ -237,6 +237,49 @@ async def test_an_approval_is_denied_from_the_list(page: Page) -> None:
         assert (await run.wait(timeout="10s")).value == "rejected"
 
 
+@pytest.mark.parametrize("width", [1400, 700, 390])
+async def test_map_is_one_readable_box_that_opens(page: Page, width: int) -> None:
+    numbers = [*range(20)]
+    flow = {
+        "name": "maps",
+        "nodes": {
+            "first_of_the_maps": {"map": "work.echo", "over": numbers, "limit": 20, "input": {"$from": "item"}},
+            "second": {
+                "map": "work.echo",
+                "over": numbers,
+                "limit": 20,
+                "input": {"$from": "item"},
+                "after": ["first_of_the_maps"],
+            },
+            "gate": {"approval": "Ship all forty?", "after": ["second"]},
+        },
+    }
+    await page.set_viewport_size({"width": width, "height": 800})
+    async with works() as at:
+        run = await at.start(flow)
+        await page.goto(f"{at.stage.url}/#/workflows/{run.id}")
+        graph = page.get_by_role("group", name="Graph of the workflow")
+        gate = graph.get_by_role("button", name="gate: awaiting approval, Ship all forty?")
+
+        await expect(gate).to_be_visible()
+        await expect(page.get_by_role("list", name="Questions")).to_contain_text("Ship all forty?")
+        await expect(page.locator(".node")).to_have_count(3)
+        await expect(
+            graph.get_by_role("button", name="20 \N{MULTIPLICATION SIGN} second: 20 completed")
+        ).to_be_visible()
+        heights = await page.locator(".node .name").evaluate_all(
+            "names => names.map(one => one.getBoundingClientRect().height)"
+        )
+        assert min(heights) >= 10
+        await graph.get_by_role("button", name="20 \N{MULTIPLICATION SIGN} second").click()
+        await page.get_by_role("button", name="Draw its 20 elements").click()
+        await expect(page.locator(".node")).to_have_count(23)
+        await page.get_by_role("button", name="Draw the map as one node").click()
+        await expect(page.locator(".node")).to_have_count(3)
+        assert await barriers(page) == []
+        await run.cancel()
+
+
 async def test_a_thousand_nodes_are_drawn_quickly(page: Page) -> None:
     nodes: dict[str, Any] = {}
     for number in range(1_000):

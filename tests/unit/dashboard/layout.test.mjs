@@ -49,14 +49,15 @@ test("a small graph is drawn node by node", () => {
   assert.deepEqual(drawn.map((one) => [one.name, one.members.length]), [["a", 1], ["b", 1]]);
 });
 
-test("the elements of a map become one node when there are too many", () => {
+test("a map is one node, which counts its elements", () => {
   const rows = [node("list"), ...Array.from({ length: 9 }, (_, at) => node(`review[${at}]`, "list")), node("review", "list"), node("sum", "review")];
   rows[3] = { ...rows[3], state: "failed" };
-  const drawn = grouped(rows, 5);
+  const drawn = grouped(rows);
   const review = drawn.find((one) => one.name === "review");
-  assert.equal(review.members.length, 10);
+  assert.equal(review.members.length, 9);
+  assert.equal(review.label, "9 × review");
   assert.equal(review.state, "failed");
-  assert.deepEqual(review.counts, { completed: 9, failed: 1 });
+  assert.deepEqual(review.counts, { completed: 8, failed: 1 });
   assert.deepEqual(drawn.find((one) => one.name === "sum").after, ["review"]);
 });
 
@@ -68,9 +69,9 @@ test("ten thousand nodes become a picture of a hundred, and none is lost", () =>
   assert.equal(layers.length, 100);
 });
 
-test("elements of a map stand between the map and what it waited for", () => {
+test("elements of an open map stand between the map and what it waited for", () => {
   const row = (name, ...after) => ({ name, after, state: "completed", kind: "task", capability: "a.b" });
-  const nodes = grouped([row("first"), row("many", "first"), row("many[0]"), row("many[1]"), row("last", "many")]);
+  const nodes = grouped([row("first"), row("many", "first"), row("many[0]"), row("many[1]"), row("last", "many")], { open: new Set(["many"]) });
   const after = Object.fromEntries(nodes.map((node) => [node.name, node.after]));
 
   assert.deepEqual(after, { first: [], many: ["many[0]", "many[1]"], "many[0]": ["first"], "many[1]": ["first"], last: ["many"] });

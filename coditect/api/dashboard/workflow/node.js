@@ -17,10 +17,13 @@ const ATTEMPTS = [
   { head: "Error", cell: (row) => row.message || row.reason },
 ];
 
-export function NodePanel({ workflow, node, attempts, close, choose, reload }) {
+export function NodePanel({ workflow, node, attempts, close, choose, reload, open, toggle }) {
   return html`<aside class="panel" aria-label=${`Node ${node.label}`}>
     <header><h2 tabindex="-1">${node.label}</h2><button type="button" onClick=${close} aria-label="Close the node">✕</button></header>
     ${node.counts ? html`<${Members} node=${node} choose=${choose} />` : html`<${One} key=${node.name} ...${{ workflow, node, attempts, reload }} />`}
+    ${!node.counts && node.members?.length > 0 && html`<h3>Elements</h3>
+      <button type="button" aria-pressed=${open ? "true" : "false"} onClick=${() => toggle(node.name)}>${open ? "Draw the map as one node" : `Draw its ${node.members.length} elements`}</button>
+      <${Members} node=${node} choose=${choose} />`}
   </aside>`;
 }
 

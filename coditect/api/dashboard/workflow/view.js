@@ -7,7 +7,7 @@ import { Ago, Badge, Facts, ProblemNote, Table, Tabs, Title } from "../src/parts
 import { useResource } from "../src/resource.js";
 import { Actions, Checkpoints } from "./actions.js";
 import { Graph } from "./graph.js";
-import { grouped } from "./groups.js";
+import { elementsOf, grouped } from "./groups.js";
 import { NodePanel } from "./node.js";
 import { byNode, Timeline } from "./timeline.js";
 
@@ -59,6 +59,8 @@ function Loaded({ id, path, search, found, nodes }) {
   const [chosen, setChosen] = useState(search.get("node") ?? "");
   const tried = useMemo(() => byNode(attempts), [attempts]);
   const node = useMemo(() => chosenOf(nodes, chosen), [nodes, chosen]);
+  const [open, setOpen] = useState(new Set());
+  const toggle = (name) => setOpen((before) => new Set(before.has(name) ? [...before].filter((one) => one !== name) : [...before, name]));
   const choose = useCallback((name) => {
     setChosen(name);
     requestAnimationFrame(() => document.querySelector(".panel h2")?.focus({ preventScroll: true }));
@@ -67,21 +69,33 @@ function Loaded({ id, path, search, found, nodes }) {
       ${row.name} <${Badge} state=${row.state} note=${row.reason} /><//>
     <${ProblemNote} problem=${found.problem} />
     <${Facts} of=${factsOf(row)} />
+    <${Waiting} nodes=${nodes} choose=${choose} />
     <${Tabs} label="Views of the workflow" tabs=${TABS} chosen=${tab} choose=${setTab} />
     <div class=${node ? "beside open" : "beside"}><div role="tabpanel" id="tab-panel" aria-labelledby=${`tab-${tab}`} class="view">
-      ${tab === "graph" && html`<${Graph} rows=${nodes} chosen=${node?.name} choose=${choose} />`}
+      ${tab === "graph" && html`<${Graph} rows=${nodes} open=${open} chosen=${node?.name} choose=${choose} />`}
       ${tab === "nodes" && html`<${Table} label="Nodes" columns=${columns(choose)} rows=${nodes.slice(0, 2_000)} keyOf=${(one) => one.name} />`}
       ${tab === "timeline" && html`<${Timeline} ...${{ nodes, attempts, choose }} />`}
       ${tab === "history" && html`<${History} path=${path} state=${row.state} />`}
       ${tab === "checkpoints" && html`<${Checkpoints} ...${{ path, row, reload: found.reload }} />`}</div>
-      ${node && html`<${NodePanel} workflow=${id} node=${node} attempts=${tried.get(node.name) ?? []} close=${() => setChosen("")} choose=${choose} reload=${found.reload} />`}</div>`;
+      ${node && html`<${NodePanel} workflow=${id} node=${node} attempts=${tried.get(node.name) ?? []} close=${() => setChosen("")} choose=${choose} reload=${found.reload} open=${open.has(node.name)} toggle=${toggle} />`}</div>`;
 }
 
 function chosenOf(nodes, name) {
   if (!name) return null;
   const row = nodes.find((one) => one.name === name);
-  if (row) return { ...row, label: row.name };
+  if (row) return { ...row, label: row.name, members: elementsOf(nodes, name) };
   return grouped(nodes).find((one) => one.name === name) ?? null;
+}
+
+const MOST_QUESTIONS = 5;
+
+// The questions for which the workflow waits.
+function Waiting({ nodes, choose }) {
+  const asking = nodes.filter((node) => node.state === "awaiting_approval");
+  if (asking.length === 0) return null;
+  return html`<ul class="waiting" aria-label="Questions">${asking.slice(0, MOST_QUESTIONS).map((node) => html`<li key=${node.name}>
+    <strong>${node.question || "May it run?"}</strong> <button type="button" class="link" onClick=${() => choose(node.name)}>${node.name}: see and answer</button></li>`)}
+    ${asking.length > MOST_QUESTIONS && html`<li><a href="#/approvals">All ${asking.length} questions</a></li>`}</ul>`;
 }
 
 const factsOf = (row) => ({
