@@ -112,7 +112,7 @@ class Runtime:
         self._isolation = Isolation(quarantine, self._intake, slots=limits.slots, most_suspended=limits.max_suspended)
         self._handle = traced(requests.tracing, self._handled, agent_id, self._offered)
         self._quarantine = quarantine if limits.processes else None
-        grants = AcquireClient(broker, requests, clock, agent_id=agent_id, approvals=limits.approvals)
+        grants = AcquireClient(broker, requests, clock, agent_id=agent_id, limits=limits, offered=agent.capabilities)
         self._reports = reports = Reports(broker, background, clock, heard=grants.heard)
         heartbeats = TaskHeartbeats(reports, background, clock, agent_id=agent_id)
         apart, most = self._isolation if limits.processes else None, limits.max_suspended

@@ -18,10 +18,7 @@ class Verdict(StrEnum):
     STALE = "stale"
     """Drop the delivery: the node has a newer publication, or has ended."""
     WAIT = "wait"
-    """Hand the delivery back and ask again, because another agent seems to have the task.
-
-    An owner outside of the product may answer so; the dispatcher never does.
-    """
+    """Hand the delivery back and ask again: another agent may have the task, and this would be one attempt too many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +57,13 @@ class Claim:
             raise InvalidTask("The answer is no claim", reason=repr(error)[:200]) from error
 
 
-def claim_body(owner: Owner, *, publication: int, agent: str, running: bool) -> dict[str, Any]:
+def claim_body(
+    owner: Owner, *, publication: int, agent: str, running: bool, max_attempts: int | None = None
+) -> dict[str, Any]:
     """Build the body of an agent's request to run a workflow task.
 
-    `running`: the delivery belongs to an execution that the agent still has.
+    `running`: the delivery belongs to an execution that the agent still has. `max_attempts`: the number of attempts in
+    the capability's own retry policy.
     """
     return {
         "workflow": owner.workflow,
@@ -72,4 +72,5 @@ def claim_body(owner: Owner, *, publication: int, agent: str, running: bool) -> 
         "publication": publication,
         "agent": agent,
         "running": running,
+        **({} if max_attempts is None else {"max_attempts": max_attempts}),
     }

@@ -278,3 +278,5 @@ A killed broker may lose its data, too; a partition is recorded with the server'
 """
 KINDS = tuple(kind for kind in ACTS for _ in range(2 if kind.startswith(("agent.", "dispatcher.")) else 1))
 """The kinds of faults to draw from; those of agents and dispatchers stand twice, and so are twice as frequent."""
+BROKER_KINDS = ("broker.kill", "broker.cut", "broker.mute", "broker.stop")
+"""The kinds of faults by which living agents lose their deliveries."""

@@ -10,7 +10,7 @@ from typing import Any
 from coditect.aio.failpoints import Failpoint
 from dispatcher.chaos.load.generators import LONGEST_MILLISECONDS
 from dispatcher.chaos.load.pace import Pace
-from dispatcher.chaos.simulated_nemesis import KINDS
+from dispatcher.chaos.simulated_nemesis import BROKER_KINDS, KINDS
 from dispatcher.store.memory import Faults
 
 STORE_FAULTS = Faults(
@@ -62,6 +62,9 @@ PARTS_OF = MappingProxyType(
 POLICED_SECONDS = 20.0
 POLICED = 8
 """The last digit of the seeds whose workflows ask for approvals by a policy."""
+RESTARTED = 17
+"""The last two digits of the seeds whose broker restarts and loses connections, and whose agents all live."""
+RESTARTED_SECONDS = 30.0
 WIDE = 9
 """The last digit of the seeds with long maps, on a store too slow to read their elements one by one."""
 ELEMENTS = 400
@@ -103,7 +106,7 @@ MUTATED = SimulationPlan(settle_seconds=400.0)
 
 def planned(seed: int, plan: SimulationPlan) -> SimulationPlan:
     """Return the given plan, changed by the seed's number: longer tasks, rarer faults, or other work such as locks."""
-    if seed % LONG_EVERY == 0:
+    if seed % LONG_EVERY == 0 or seed % PARTS_EVERY == RESTARTED:
         pace = replace(plan.pace, milliseconds=(1, LONGEST_MILLISECONDS), task_seconds=LONGEST_TASK_SECONDS)
         plan = replace(plan, pace=pace)
     if plan.die_at is not None:
@@ -111,19 +114,28 @@ def planned(seed: int, plan: SimulationPlan) -> SimulationPlan:
     lone = replace(plan, between_seconds=LONE_SECONDS, die_at_a_call=0.0)
     if (parts := PARTS_OF.get(seed % PARTS_EVERY)) is not None:
         plan = replace(plan, seconds=PART_SECONDS, pace=replace(plan.pace, workflows=1, tasks=0, parts=parts))
+    elif seed % PARTS_EVERY == RESTARTED:
+        plan = replace(plan, seconds=RESTARTED_SECONDS, kinds=BROKER_KINDS, wiped=0.0, die_at_a_call=0.0)
     elif seed % LONE_EVERY == 0:
         plan = replace(lone, seconds=LONE_PLAN_SECONDS)
     elif seed % LONE_EVERY == FAMILIES:
         pace = replace(plan.pace, workflows=0, tasks=1, parents=PARENTS)
         plan = replace(lone, seconds=FAMILY_PLAN_SECONDS, pace=pace)
-    elif (turns := TURNS.get(seed % LONE_EVERY)) is not None:
+    else:
+        plan = _by_last_digit(seed % LONE_EVERY, plan)
+    return plan
+
+
+def _by_last_digit(digit: int, plan: SimulationPlan) -> SimulationPlan:
+    """Return the given plan with the work of the seeds that end in a digit."""
+    if (turns := TURNS.get(digit)) is not None:
         plan = replace(plan, pace=replace(plan.pace, workflows=1, tasks=0, **turns))
-    elif seed % LONE_EVERY == COORDINATING:
+    elif digit == COORDINATING:
         pace = replace(plan.pace, workflows=1, tasks=0, calls=CALLS, schedules=1)
         plan = replace(plan, seconds=COORDINATING_SECONDS, pace=pace)
-    elif seed % LONE_EVERY == POLICED:
+    elif digit == POLICED:
         plan = replace(plan, pace=replace(plan.pace, workflows=1, tasks=0, policed=2), seconds=POLICED_SECONDS)
-    elif seed % LONE_EVERY == WIDE:
+    elif digit == WIDE:
         pace = replace(plan.pace, workflows=0, tasks=0, elements=ELEMENTS)
         plan = replace(plan, pace=pace, store=SLOW_STORE)
     return plan

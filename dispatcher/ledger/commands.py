@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, TypeAlias
 
+from coditect.model.ids import AgentId
 from coditect.model.result import Failure, Outcome, Status
+from coditect.model.retry import Retry
 from coditect.model.value import value
 from coditect.wire.control import Started
 from coditect.wire.json import dumps
 from dispatcher.ledger.effects import NodeKey
-from dispatcher.ledger.nodes.attempts import MOST_MESSAGE, UNRECORDABLE
+from dispatcher.ledger.nodes.attempts import DIED, MOST_MESSAGE, UNRECORDABLE
 from dispatcher.ledger.nodes.inputs import Inputs
 from dispatcher.ledger.timers import Timer
 
@@ -71,6 +73,19 @@ class Claimed:
     node_key: NodeKey
     publication: int
     agent: str
+    max_attempts: int = Retry().max_attempts
+    """The number of attempts by the capability's own retry policy, which the agent knows; the node's own goes first."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentFate:
+    """The finding that an agent lives or is gone, for a node whose attempt at that agent another agent took over."""
+
+    node_key: NodeKey
+    agent: AgentId
+    lives: bool
+    has_task: bool = False
+    """Whether the living agent says that it still has the task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +149,8 @@ class Lost:
     publication: int
     agent: str = ""
     """The agent that had the task; empty when no agent had it: the task is not lost if an agent began it since."""
+    reason: Failure = DIED
+    """Why the attempt that an agent had begun is lost; `DELIVERY_LOST` does not count as an attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +211,7 @@ Command: TypeAlias = (
     | Began
     | Heard
     | Claimed
+    | AgentFate
     | Asked
     | Due
     | Proposed

@@ -6,7 +6,7 @@ one transaction, changed in place by the handlers and written back by the unit o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -208,6 +208,8 @@ class NodeRecord:
     """The capability that the task was handed off to; empty while it is the one of the node's definition."""
     handoffs: int = 0
     """How often an agent has taken the running task over from another one."""
+    doubted: Sequence[Sequence[Any]] = ()
+    """The attempts, as agent and fence, that other agents took over and whose agents may have died of them."""
 
     def pack(self) -> bytes:
         """Encode the node record as its row in the store, without the unset fields at the end."""
@@ -233,6 +235,8 @@ class NodeRecord:
             self.deadline_ms,
             self.heartbeat_ms,
         ]
+        if self.doubted:
+            return STATUS.pack_as(4, [*fields, self.by_hand, self.capability, self.handoffs, self.doubted])
         if self.handoffs:
             return STATUS.pack_as(3, [*fields, self.by_hand, self.capability, self.handoffs])
         if self.by_hand:

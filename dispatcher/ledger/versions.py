@@ -127,7 +127,7 @@ def _decode_tuple(row: bytes) -> tuple[Any, ...]:
 
 WORKFLOW = _list("workflow", _with_defaults, _with_defaults)
 RUN = _list("run", *[_with_defaults] * 5)
-STATUS = _list("status", _with_defaults, _with_defaults)
+STATUS = _list("status", *[_with_defaults] * 3)
 ATTEMPT = _list("attempt")
 NODE = _object("node", *[_with_defaults] * 3)
 ANSWER = _object("answer")

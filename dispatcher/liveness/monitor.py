@@ -136,6 +136,10 @@ class Monitor:
         """
         self._roster.suspect(names, self._now())
 
+    async def ask(self, agent: AgentId, task_id: str) -> PingAnswer:
+        """Ask an agent by a ping whether it lives and runs a task; never raises."""
+        return await self._pings.ask(agent, task_id=task_id)
+
     def is_gone(self, agent: AgentId) -> bool:
         """Tell whether an agent counts as dead: its lease ended, it answered no ping, and it was not seen since."""
         return self._roster.is_gone(agent)

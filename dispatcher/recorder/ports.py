@@ -20,9 +20,10 @@ from coditect.wire.attempt_results import RESULTS_TYPE, read_owners
 from coditect.wire.control import PROGRESS_TYPE, STARTED_TYPE
 from dispatcher.ledger import versions
 from dispatcher.ledger.effects import NodeKey
-from dispatcher.ledger.keyspace import FLIGHTS, LEASES, OUTBOX, RESTORES, STATUSES
+from dispatcher.ledger.keyspace import ATTEMPTS, FLIGHTS, LEASES, OUTBOX, RESTORES, STATUSES
+from dispatcher.ledger.nodes.attempts import DIED
 from dispatcher.ledger.ownership.shards import KIND as SHARD
-from dispatcher.ledger.rows import NodeRecord
+from dispatcher.ledger.rows import AttemptRecord, NodeRecord
 from dispatcher.recorder.history import COMMIT, Note, Type
 from dispatcher.store.errors import StoreFailed
 from dispatcher.store.port import Database
@@ -66,14 +67,20 @@ class Rows:
         self._outbox: dict[tuple[str, int], dict[str, Any]] = {}
         self._leases: dict[str, dict[str, Any]] = {}
         self._restores: dict[str, dict[str, Any]] = {}
+        self._died: list[tuple[str, dict[str, Any]]] = []
 
     def written(self, key: bytes, value: bytes) -> None:
-        """Collect a row of a node, a published node, the outbox, a shard's lease, or a restore; ignore others."""
+        """Collect a row of a node or its lost attempt, the outbox, a shard's lease, or a restore; ignore others."""
         if STATUSES.contains(key):
             workflow, node = STATUSES.unpack(key)
             row = NodeRecord.unpack(value)
             facts = {"state": row.state.value, "fence": row.fence, "attempt": row.attempt, "agent": row.agent}
             self._states[f"{workflow}:{node}"] = facts | {"publication": row.publication}
+        elif ATTEMPTS.contains(key):
+            attempt = AttemptRecord.unpack(value)
+            if attempt.status == "lost" and attempt.reason == DIED.reason:
+                workflow, node, fence = ATTEMPTS.unpack(key)
+                self._died.append((f"{workflow}:{node}", {"agent": attempt.agent, "fence": fence}))
         elif FLIGHTS.contains(key):
             shard, workflow, node = FLIGHTS.unpack(key)
             self._shards[f"{workflow}:{node}"] = shard
@@ -91,13 +98,14 @@ class Rows:
             self._restores[workflow] = {"number": number, "by": by, "checkpoint": checkpoint}
 
     def told(self, version: int) -> list[Row]:
-        """Return the collected writes as history rows: leases, restores, claims and node states, each with `version`.
+        """Return the collected writes as history rows: leases, restores, claims, deaths and node states.
 
-        A blocked node that was never claimed gives no row. `version` is the transaction's read version.
+        Each has the `version`, the transaction's read version. A blocked node that was never claimed gives no row.
         """
         rows: list[Row] = [("lease", key, {**facts, "version": version}) for key, facts in self._leases.items()]
         rows += [("restored", key, {**facts, "version": version}) for key, facts in self._restores.items()]
         rows += [("claim", key, {**number, "version": version}) for (key, _), number in self._outbox.items()]
+        rows += [("died", key, {**facts, "version": version}) for key, facts in self._died]
         for key, facts in self._states.items():
             if facts["state"] == "blocked" and not facts["fence"]:
                 continue  # with a fence it was discarded, and what its attempts tell is late

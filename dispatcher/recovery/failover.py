@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence, Set
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -19,11 +20,12 @@ from coditect.telemetry.names import AGENTS_LOST, CONNECTIONS_EVICTED
 from coditect.wire import routing
 from coditect.wire.control import Verb
 from dispatcher.coordination import lock_rows
-from dispatcher.ledger.commands import Asked
+from dispatcher.ledger.commands import AgentFate, Asked
 from dispatcher.ledger.ownership import leases
 from dispatcher.liveness.eviction import Evictor, close_owner
 from dispatcher.liveness.fleet import Fleet, slots_of
 from dispatcher.liveness.monitor import Monitor
+from dispatcher.liveness.ping import PingAnswer
 from dispatcher.liveness.queue_depths import QueueDepths
 from dispatcher.ports import Ports
 from dispatcher.shards.completions import CommandAnswer
@@ -32,6 +34,9 @@ from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.port import Database
 
 log = logging.getLogger(__name__)
+
+LOOKS_WITHOUT_MAIL = 4
+"""The looks in which an agent in doubt has neither a mailbox nor a registration before it counts as gone."""
 
 
 @asynccontextmanager
@@ -141,7 +146,11 @@ class LockHolders:
 
 
 class AtWork:
-    """The agents that have begun tasks of this process's shards; when one is gone, its tasks are published again."""
+    """The agents that have begun tasks of this process's shards; when one is gone, its tasks are published again.
+
+    When another agent has taken a task over already, because the broker delivered it again, the agent may have died of
+    the task or only have lost its connection. It is asked until it answers, or is gone, and the ledger records which.
+    """
 
     def __init__(self, broker: Broker, background: Supervisor, workers: Mapping[int, ShardWorker]) -> None:
         self._broker = broker
@@ -149,16 +158,24 @@ class AtWork:
         self._workers = workers
         self._missed: set[AgentId] = set()
         self._losing: set[AgentId] = set()
+        self._asking: set[AgentId] = set()
+        self._without_mail: Counter[AgentId] = Counter()
+        """How often an agent in doubt, which did not answer since, had no mailbox and was not in the registry."""
 
     def look(self, living: Set[AgentId], monitor: Monitor) -> None:
         """Have each agent that has tasks but is not in the registry examined once; publish a dead agent's tasks again.
 
         A task may be granted to an agent after its death, by its request that had no answer before.
         """
-        missing = set[AgentId]().union(*(worker.in_flight.agents for worker in self._workers.values())) - living
+        in_doubt = set[AgentId]().union(*(worker.in_flight.in_doubt() for worker in self._workers.values()))
+        begun = set[AgentId]().union(*(worker.in_flight.agents for worker in self._workers.values()))
+        missing = (begun | in_doubt) - living
         missed, self._missed = self._missed, missing
         monitor.suspect(missing - missed)
-        for agent in filter(monitor.is_gone, missing - self._losing):
+        for agent in in_doubt - self._asking:
+            self._asking.add(agent)
+            self._background.start(self._find_out(agent, monitor, listed=agent in living), name=f"does {agent} live")
+        for agent in filter(monitor.is_gone, missing & begun - self._losing):
             self._losing.add(agent)
             self._background.start(self._lose(agent, monitor), name=f"repeat the work of {agent}")
 
@@ -181,6 +198,42 @@ class AtWork:
                 await asyncio.gather(*answers, return_exceptions=True)  # until then no look repeats them
         finally:
             self._losing.discard(gone)
+
+    async def _find_out(self, agent: AgentId, monitor: Monitor, *, listed: bool) -> None:
+        """Record in the ledger, for each task that an agent in doubt had, whether the agent lives or is gone.
+
+        If neither is known yet, the next look asks again.
+        """
+        try:
+            for worker in tuple(self._workers.values()):
+                node_keys = [key for key, agents in worker.in_flight.doubted.items() if agent in agents]
+                answers = await asyncio.gather(*(monitor.ask(agent, key.task_id) for key in node_keys))
+                lives = self._lives(agent, answers, monitor, listed=listed)
+                heard_all = lives is not None and await self._has_heard_all(worker)
+                for node_key, answer in zip(node_keys if lives is not None else (), answers, strict=False):
+                    has_task = answer is PingAnswer.PONG or not heard_all
+                    settled = CommandAnswer[Any]()
+                    worker.put(AgentFate(node_key, agent, lives is True, has_task), settled)
+                    with suppress(Retryable):
+                        await settled.future
+                        worker.in_flight.settle(node_key, agent)
+        finally:
+            self._asking.discard(agent)
+
+    def _lives(self, agent: AgentId, answers: Collection[PingAnswer], monitor: Monitor, *, listed: bool) -> bool | None:
+        """Tell by an agent's answers to pings whether it lives; None while that is not known.
+
+        It is gone by the monitor, or when it has no mailbox and is not in the registry for some looks in a row: a
+        dispatcher that began after the agent's end has never seen it.
+        """
+        if PingAnswer.PONG in answers or PingAnswer.WITHOUT in answers:
+            self._without_mail.pop(agent, None)
+            return True
+        self._without_mail[agent] += PingAnswer.NO_MAIL in answers and not listed
+        if monitor.is_gone(agent) or self._without_mail[agent] >= LOOKS_WITHOUT_MAIL:
+            del self._without_mail[agent]
+            return False
+        return None
 
     async def _has_heard_all(self, worker: ShardWorker) -> bool:
         try:

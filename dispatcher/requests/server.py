@@ -25,6 +25,7 @@ from coditect.errors import (
 )
 from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome, Status
+from coditect.model.retry import Retry
 from coditect.telemetry.tracing.messaging import Attributes, begin_record
 from coditect.telemetry.tracing.port import NO_TRACING, Span, TraceHeaders, Tracing
 from coditect.wire import routing
@@ -157,7 +158,8 @@ class RequestServer:
 
     def _claim(self, delivery: Delivery, body: Body) -> None:
         node_key = NodeKey(text(body, "workflow"), text(body, "node"))
-        command = Claimed(node_key, number(body, "publication", 1), text(body, "agent"))
+        most = number(body, "max_attempts", Retry().max_attempts)
+        command = Claimed(node_key, number(body, "publication", 1), text(body, "agent"), most)
         self._hand(delivery, command, node_key.workflow)
 
     def _get(self, delivery: Delivery, body: Body) -> None:

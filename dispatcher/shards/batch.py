@@ -12,6 +12,7 @@ from coditect.model.result import Status
 from dispatcher.ledger import outbox
 from dispatcher.ledger.audit import autonomy
 from dispatcher.ledger.commands import (
+    AgentFate,
     Asked,
     Began,
     Claimed,
@@ -164,6 +165,7 @@ def _named(commands: Sequence[Command]) -> tuple[list[NodeKey], list[NodeKey]]:
             case (
                 Heard(node_key=node_key)
                 | Claimed(node_key=node_key)
+                | AgentFate(node_key=node_key)
                 | Lost(node_key=node_key)
                 | NoQueue(node_key=node_key)
             ):
@@ -268,6 +270,7 @@ COMMANDS: Mapping[type, Callable[[UnitOfWork, Any], Any]] = MappingProxyType(
         Began: finish.began,
         Heard: finish.heard,
         Claimed: finish.claimed,
+        AgentFate: finish.agent_fate,
         Lost: finish.lost,
         Due: verbs.due,
         NoQueue: timeouts.no_queue,

@@ -20,6 +20,7 @@ from coditect.workflow.states import TaskState
 from dispatcher.capacity import Capacity
 from dispatcher.ledger.commands import Lost
 from dispatcher.ledger.effects import Effects, NodeKey, Transition
+from dispatcher.ledger.nodes.attempts import HEARTBEAT
 
 SILENT_SECONDS = 60.0
 """The time without a report, in seconds, after which the dispatcher searches for a published task."""
@@ -79,6 +80,8 @@ class InFlight:
         """The highest publication number that is known to have started, by capability and level."""
         self.published: dict[tuple[str, str], int] = {}
         """The highest publication number, by capability and level."""
+        self.doubted: dict[NodeKey, frozenset[AgentId]] = {}
+        """The agents whose attempts other agents took over, by node, until it is known whether these agents live."""
         self._others: dict[NodeKey, int] = {}
         self._doubtful = 0
 
@@ -103,6 +106,8 @@ class InFlight:
     def follow(self, moved: Transition, now: float) -> None:
         """Add, change or remove a node's published task after a committed transition of the node."""
         row = moved.row
+        if row.doubted or moved.node_key in self.doubted:
+            self._doubt(moved.node_key, frozenset(AgentId(agent) for agent, _ in row.doubted))
         if moved.state in (TaskState.PUBLISHED, TaskState.WORKING) and row.publication:
             flight = self._by_key.get(moved.node_key)
             if flight is None:
@@ -126,6 +131,17 @@ class InFlight:
                 self._note_start(flight)
             self._capacity.end(flight.capability, completed=completed)
 
+    def _doubt(self, node_key: NodeKey, agents: frozenset[AgentId]) -> None:
+        if agents:
+            self.doubted[node_key] = agents
+        else:
+            del self.doubted[node_key]
+
+    def settle(self, node_key: NodeKey, agent: AgentId) -> None:
+        """Note that the ledger knows whether an agent lives whose attempt another agent took over."""
+        if node_key in self.doubted:
+            self._doubt(node_key, self.doubted[node_key] - {agent})
+
     def set_apart(self, node_key: NodeKey) -> None:
         """Note that a node's task went to one agent's queue of follow-up tasks, not to the capability's queue."""
         if (flight := self._by_key.get(node_key)) is not None:
@@ -142,7 +158,7 @@ class InFlight:
         for moved in found:
             row, flight = moved.row, self._by_key.get(moved.node_key)
             known = None if flight is None else (flight.publication, flight.fence, flight.agent)
-            if known != (row.publication, row.fence, row.agent):
+            if known != (row.publication, row.fence, row.agent) or row.doubted:
                 self.follow(moved, now)
 
     def hear(self, node_key: NodeKey, fence: int, now: float) -> None:
@@ -175,6 +191,10 @@ class InFlight:
         """The ids of the agents that have begun any of the shard's published tasks."""
         return {AgentId(flight.agent) for flight in self._by_key.values() if flight.agent}
 
+    def in_doubt(self) -> set[AgentId]:
+        """Return the agents whose attempts other agents took over, and of which it is not known whether they live."""
+        return set[AgentId]().union(*self.doubted.values())
+
     def fate(self, flight: Flight, now: float, now_ms: int) -> Fate:
         """Judge whether a published task is held, to be searched for, or lost."""
         doubted, silent = flight.publication <= self._doubtful, now - flight.heard
@@ -192,7 +212,7 @@ class InFlight:
         lost = [(key, flight) for key, flight in self if self.fate(flight, now, now_ms) is Fate.LOST]
         for _, flight in lost:
             flight.hear(now)
-        return [Lost(key, flight.publication, flight.agent) for key, flight in lost]
+        return [Lost(key, flight.publication, flight.agent, HEARTBEAT) for key, flight in lost]
 
     def lost_with(self, gone: AgentId, heard_until: float) -> list[Lost]:
         """Return commands that publish again the tasks that a dead agent began and did not report after `heard_until`.
@@ -208,6 +228,7 @@ class InFlight:
         for flight in self._by_key.values():
             self._capacity.end(flight.capability)
         self._by_key.clear()
+        self.doubted.clear()
 
 
 def _raise(highest: dict[tuple[str, str], int], flight: Flight) -> None:

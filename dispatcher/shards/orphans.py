@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from coditect.aio.clock import Clock
 from coditect.broker.port import Broker
@@ -28,6 +29,7 @@ from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
 from coditect.wire import routing
 from dispatcher.ledger.commands import Heard, Lost
+from dispatcher.ledger.nodes.attempts import DELIVERY_LOST, HEARTBEAT
 from dispatcher.liveness.ping import PingAnswer, Pings
 from dispatcher.shards.in_flight import SILENT_SECONDS, Fate, Flight
 from dispatcher.shards.worker import ShardWorker
@@ -87,7 +89,7 @@ class OrphanDetector:
                 continue
             one = Lost(node_key, flight.publication, flight.agent)
             if fate is Fate.LOST:
-                self._lose(one, flight, "No agent has a silent task; it is published again")
+                self._lose(replace(one, reason=HEARTBEAT), flight, "No agent has a silent task; it is published again")
             elif flight.agent:
                 begun.append((one, flight))
             elif self._is_overtaken(flight) or await self._is_empty(flight, empty):
@@ -122,7 +124,8 @@ class OrphanDetector:
             if answer is PingAnswer.PONG:
                 flight.hear(now)
             elif heard_all and answer in (PingAnswer.WITHOUT, PingAnswer.NO_MAIL):
-                self._lose(one, flight, "No agent has a task that was begun; it is published again")
+                lost = replace(one, reason=DELIVERY_LOST) if answer is PingAnswer.WITHOUT else one
+                self._lose(lost, flight, "No agent has a task that was begun; it is published again")
 
     async def _has_heard_all(self) -> bool:
         """Tell whether all agents' reports are read: they could arrive, and the shard's results queue is empty."""

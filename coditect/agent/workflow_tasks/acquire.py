@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from coditect.agent.limits import TaskApprovals
+from coditect.agent.declaration import Capability
+from coditect.agent.limits import AgentLimits
 from coditect.agent.quarantine import earlier_deliveries
 from coditect.aio.backoff import Backoff
 from coditect.aio.clock import Clock
@@ -75,9 +77,11 @@ class AcquireClient:
         clock: Clock,
         *,
         agent_id: AgentId,
-        approvals: TaskApprovals | None = None,
+        limits: AgentLimits | None = None,
+        offered: Iterable[Capability] = (),
     ) -> None:
-        self._approvals = approvals
+        self._approvals = None if limits is None else limits.approvals
+        self._max_attempts = {one.name: one.retry.max_attempts for one in offered}
         self._broker = broker
         self._requests = requests
         self._clock = clock
@@ -127,7 +131,8 @@ class AcquireClient:
     def question(self, task: Task, owner: Owner, *, running: bool = False) -> AcquireRequest:
         """Create the acquire request of a task; `forget` must end it."""
         question_id = self._clock.new_id()
-        body = claim_body(owner, publication=task.publication, agent=self._agent_id, running=running)
+        most = self._max_attempts.get(task.capability)
+        body = claim_body(owner, publication=task.publication, agent=self._agent_id, running=running, max_attempts=most)
         message = request(Verb.CLAIM, body, reply_to=self._requests.reply_to, correlation_id=question_id)
         return AcquireRequest(message, owner.origin, self._requests.expect(question_id))
 

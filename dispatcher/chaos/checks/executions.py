@@ -134,6 +134,19 @@ def as_meant(index: HistoryIndex) -> CheckResult:
     return CheckResult("ends as meant", "what is not meant to fail completes", checked, tuple(violations))
 
 
+def deaths_proven(index: HistoryIndex) -> CheckResult:
+    """Check that no attempt is recorded as died whose agent no fault had hit: faults of servers kill no agent."""
+    hit = [one for one in index.faults if one.key.startswith("agent")]
+    checked, violations = 0, []
+    for key, deaths in index.by_key("died"):
+        for one in filter(lambda one: one.possible, deaths):
+            checked += 1
+            agent = one.val["agent"]
+            if not any(fault.begun <= one.begun and _holds((agent,), fault.key) for fault in hit):
+                violations.append(f"{key} was recorded as died with {agent} at {one.begun:.3f}, and nothing killed it")
+    return CheckResult("deaths proven", "an attempt died only with its agent", checked, tuple(violations))
+
+
 def _given_up(index: HistoryIndex, work: Operation) -> Iterator[str]:
     """Yield the tasks that made the work fail: its failed or dead nodes, or the direct task itself."""
     nodes = work.val.get("nodes")
@@ -148,7 +161,8 @@ def _given_up(index: HistoryIndex, work: Operation) -> Iterator[str]:
 def used_up(index: HistoryIndex, work: Operation, key: str, *, until: float = UNENDED) -> bool:
     """Tell whether a task's failed executions and the faults that hit it reach its number of permitted attempts.
 
-    An attempt begins with the grant of its start: the agent that got the grant may die before it executes anything.
+    A node loses an attempt only with its agent, whatever happens to servers and dispatchers. An attempt begins with the
+    grant of its start: the agent that got the grant may die before it executes anything.
     """
     states = index.versioned("state", key)
     until = states[-1].begun if states else until
@@ -157,7 +171,8 @@ def used_up(index: HistoryIndex, work: Operation, key: str, *, until: float = UN
     most = (work.val.get("few") or {}).get(key.rpartition(":")[2], work.val.get("most"))
     if not tries or most is None:
         return False
-    return failed + touches(index, key, tries, since=tries[0].begun, until=until) >= int(most)
+    touched = touches(index, key, tries, since=tries[0].begun, until=until, of_agents=key in index.nodes)
+    return failed + touched >= int(most)
 
 
 def _tries(index: HistoryIndex, key: str) -> list[Operation]:
@@ -167,10 +182,18 @@ def _tries(index: HistoryIndex, key: str) -> list[Operation]:
     return sorted([*index.about("execute", key), *begun], key=lambda one: one.begun)
 
 
-def touches(index: HistoryIndex, key: str, runs: Sequence[Operation], *, since: float, until: float) -> int:
-    """Return how many faults, and take-overs of the task's shard, may have hit a task from `since` to `until`."""
+def touches(
+    index: HistoryIndex, key: str, runs: Sequence[Operation], *, since: float, until: float, of_agents: bool = False
+) -> int:
+    """Return how many faults, and take-overs of the task's shard, may have hit a task from `since` to `until`.
+
+    `of_agents`: count only faults of the agents that had the task.
+    """
     posts = {post_of(one.proc) for one in runs}
-    faults = [one for one in index.faults if not one.key.startswith("agent") or _holds(posts, one.key)]
+    own = [one for one in index.faults if one.key.startswith("agent") and _holds(posts, one.key)]
+    if of_agents:
+        return sum(_met(one, since, until) for one in own)
+    faults = [*own, *(one for one in index.faults if not one.key.startswith("agent"))]
     shards = {f"shard-{one.val['shard']}" for one in index.about("claim", key)}
     moves = [one for shard in shards for one in _taken_over(index, shard)]
     return sum(_met(one, since, until) for one in (*faults, *moves))

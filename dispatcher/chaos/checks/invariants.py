@@ -28,7 +28,7 @@ from dispatcher.chaos.checks.coordination.sub_workflows import child_ends_first
 from dispatcher.chaos.checks.coordination.triggers import one_run_an_event
 from dispatcher.chaos.checks.coordination.waiting import signals_once, timers_fire
 from dispatcher.chaos.checks.crashes import no_crash
-from dispatcher.chaos.checks.executions import as_meant, dag_order, executions
+from dispatcher.chaos.checks.executions import as_meant, dag_order, deaths_proven, executions
 from dispatcher.chaos.checks.history_index import TERMINAL, HistoryIndex, Operation
 from dispatcher.chaos.checks.live_set import live_set
 from dispatcher.chaos.checks.recovery import recovered
@@ -343,6 +343,7 @@ CHECKS: tuple[Callable[[HistoryIndex], CheckResult], ...] = (
     p2_progress,
     no_idle_slot,
     executions,
+    deaths_proven,
     nodes_as_meant,
     given_as_asked,
     held,

@@ -20,9 +20,7 @@ MUTANTS = (
         "    unit.advance_fence(row)\n    row.agent, row.started_ms = command.agent",
         "    row.agent, row.started_ms = command.agent",
         "a claim is granted under the fence that somebody else has",
-        (
-            "tests/unit/dispatcher/ledger/nodes/test_claims.py::test_started_notice_makes_the_next_claim_another_attempt",
-        ),
+        ("tests/unit/dispatcher/ledger/nodes/test_claims.py::test_started_notice_makes_the_next_claim_a_suspect_s",),
     ),
     Mutant(
         "lost_attempt_uncounted",
@@ -30,7 +28,18 @@ MUTANTS = (
         "    row.attempt += 1\n    row.suspect = True\n    return True",
         "    return True",
         "an attempt that was lost with its agent is not counted",
-        ("tests/unit/dispatcher/ledger/nodes/test_claims.py::test_claim_that_is_asked_twice_is_granted_alike",),
+        (
+            "tests/unit/dispatcher/ledger/nodes/test_claims.py::test_capability_s_own_policy_says_how_many_agents_may_die",
+        ),
+    ),
+    Mutant(
+        "redelivery_taken_for_a_death",
+        "dispatcher.ledger.handlers.finish",
+        "    if begun:\n        doubt(unit, node_key, row)\n",
+        "    if begun and not _has_another(unit, node_key, row, DIED):\n        return Claim(Verdict.STALE)\n",
+        "an attempt whose delivery came back counts as died, though its agent lives",
+        ("deaths proven",),
+        seed=17,
     ),
     Mutant(
         "one_attempt_too_many",

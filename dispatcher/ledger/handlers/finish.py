@@ -13,11 +13,20 @@ from coditect.model.retry import Retry
 from coditect.wire.claims import Claim, Verdict
 from coditect.workflow.states import TaskState
 from dispatcher.ledger import outbox, timers
-from dispatcher.ledger.commands import Began, Claimed, Finished, Heard, Lost
+from dispatcher.ledger.commands import AgentFate, Began, Claimed, Finished, Heard, Lost
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import FLIGHTS
 from dispatcher.ledger.nodes import advance, claim, limits, loops
-from dispatcher.ledger.nodes.attempts import DIED, UNDER_WAY, UNRECORDABLE, write_attempt
+from dispatcher.ledger.nodes.attempts import (
+    DELIVERY_LOST,
+    DIED,
+    UNDER_WAY,
+    UNRECORDABLE,
+    doubt,
+    mark_died,
+    why_lost,
+    write_attempt,
+)
 from dispatcher.ledger.nodes.inputs import RESULT, write
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.timers import Timer
@@ -170,11 +179,12 @@ def claimed(unit: UnitOfWork, command: Claimed) -> Claim:
     A task that is too late, or has no attempt left, ends.
 
     A newer publication or the node's end makes the delivery stale. Otherwise it runs with a new fence, so that reports
-    of the agent that had it before are refused; if that agent may have started, this is another attempt. An agent that
-    got its grant in this same transaction cannot have started: claims of agents that are gone lie in the queue when no
-    dispatcher answered for a while. A repeated claim of the same agent changes nothing, since the agent may work by the
-    first answer already, and counts as a sign of life. The agent may wait for a slot, so its timeout runs from its
-    report of the start.
+    of the agent that had it before are refused. That agent may have died of the task, or only have lost its connection:
+    the attempt is the same one until its death is proven (`agent_fate`), and the task runs apart meanwhile. An agent
+    that got its grant in this same transaction cannot have started: claims of agents that are gone lie in the queue
+    when no dispatcher answered for a while. A repeated claim of the same agent changes nothing, since the agent may
+    work by the first answer already, and counts as a sign of life. The agent may wait for a slot, so its timeout runs
+    from its report of the start.
     """
     node_key = command.node_key
     row, run = unit.node(node_key), unit.run(node_key.workflow)
@@ -187,23 +197,85 @@ def claimed(unit: UnitOfWork, command: Claimed) -> Claim:
         advance.fail(unit, node_key, row, limits.start_timeout(unit))
         return Claim(Verdict.STALE)
     if row.state is TaskState.WORKING and row.agent == command.agent:
-        unit.move(node_key, row, TaskState.WORKING)
-        return Claim(Verdict.RUN, row.fence, row.attempt, row.suspect)
-    if row.state is TaskState.WORKING and node_key not in unit.granted and not _has_another(unit, node_key, row):
-        return Claim(Verdict.STALE)
+        return _granted(unit, node_key, row)
+    row.doubted = [one for one in row.doubted if one[0] != command.agent]
+    begun = row.state is TaskState.WORKING and node_key not in unit.granted
+    if not _may_begin(unit, node_key, row, command, begun=begun):
+        return Claim(Verdict.WAIT if row.doubted else Verdict.STALE)
+    if begun:
+        doubt(unit, node_key, row)
     unit.granted.add(node_key)
     unit.advance_fence(row)
     row.agent, row.started_ms = command.agent, unit.now_ms
+    return _granted(unit, node_key, row)
+
+
+def _granted(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> Claim:
     unit.move(node_key, row, TaskState.WORKING)
-    return Claim(Verdict.RUN, row.fence, row.attempt, row.suspect)
+    return Claim(Verdict.RUN, row.fence, row.attempt, row.suspect or bool(row.doubted))
 
 
-def _has_another(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> bool:
-    """Record that an attempt's agent died; tell whether another attempt follows, and if not set the node to dead."""
-    write_attempt(unit, node_key, row, "lost", DIED)
-    if row.attempt >= _policy(unit, node_key).max_attempts:
+def _may_begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, command: Claimed, *, begun: bool) -> bool:
+    """Tell whether a claim may be granted, by the attempts of the policy, if each agent that is in doubt has died.
+
+    If not, and an agent is in doubt, the claim has to wait for the proof; else the node, whose agents died, is dead.
+    `begun`: another agent has begun the task, and is in doubt from now on if the claim has to wait.
+    """
+    own, doubted = _own_policy(unit, node_key), {fence for _, fence in row.doubted}
+    most = command.max_attempts if own is None else own.max_attempts
+    in_doubt = doubted | {row.fence} if begun else doubted
+    if row.attempt + len(in_doubt) <= most or not (in_doubt or row.suspect):
+        return True  # of attempts without a death, the agents' reports decide
+    if in_doubt - doubted:
+        row.doubted = [*row.doubted, [row.agent, row.fence]]
+        unit.move(node_key, row, row.state)
+    elif not in_doubt:
+        row.attempt = most
         _leave_flight(unit, node_key)
-        advance.fail(unit, node_key, row, DIED, state=TaskState.DEAD)
+        advance.fail(unit, node_key, row, why_lost(unit, node_key), state=TaskState.DEAD)
+    return False
+
+
+def agent_fate(unit: UnitOfWork, command: AgentFate) -> None:
+    """Record whether an agent, from which another one took a node's task over, lives; its death counts as an attempt.
+
+    An agent that still has the node's present attempt keeps it. One that lives without it has lost the delivery, so the
+    task is published again. Of an ended node, only the history changes.
+    """
+    node_key, row = command.node_key, unit.node(command.node_key)
+    fences = [] if row is None else [fence for agent, fence in row.doubted if agent == command.agent]
+    if row is None or not fences:
+        return
+    holds = row.state is TaskState.WORKING and row.agent == command.agent and row.fence in fences
+    if not command.lives:
+        died = [fence for fence in fences if not (holds and fence == row.fence)]
+        for fence in died:
+            mark_died(unit, node_key, fence)
+        if row.state.terminal:
+            return
+        row.attempt, row.suspect = row.attempt + len(died), row.suspect or bool(died)
+    elif row.state.terminal:
+        return
+    row.doubted = [one for one in row.doubted if one[0] != command.agent]
+    if holds and not command.has_task:
+        reason = DELIVERY_LOST if command.lives else DIED
+        lost(unit, Lost(node_key, row.publication, command.agent, reason))
+    else:
+        unit.move(node_key, row, row.state)
+
+
+def _has_another(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, reason: Failure) -> bool:
+    """Record why an attempt is lost; tell whether another attempt follows, and if not set the node to dead.
+
+    By a policy that only agents know, the next agent's claim decides whether another one follows.
+    """
+    write_attempt(unit, node_key, row, "lost", reason)
+    if reason is DELIVERY_LOST:
+        return True
+    own = _own_policy(unit, node_key)
+    if own is not None and row.attempt >= own.max_attempts:
+        _leave_flight(unit, node_key)
+        advance.fail(unit, node_key, row, reason, state=TaskState.DEAD)
         return False
     row.attempt += 1
     row.suspect = True
@@ -226,7 +298,8 @@ def lost(unit: UnitOfWork, command: Lost) -> None:
         advance.cancel_node(unit, node_key, row)
         return
     if row.state is TaskState.WORKING:
-        if not _has_another(unit, node_key, row):
+        row.doubted = [one for one in row.doubted if one[1] != row.fence]
+        if not _has_another(unit, node_key, row, command.reason):
             return
         limits.told(unit, node_key, row)
     republish.publish(unit, node_key, row)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from coditect.model.result import Failure
 from coditect.workflow.states import TaskState
 from dispatcher.ledger import values
@@ -20,6 +22,11 @@ RESTORED = "restored"
 MOST_MESSAGE = 2_000
 """The most characters of an error message in the attempt history; the last attempt's failure is kept whole."""
 DIED = Failure("process_died", "AgentLost", "The agent was gone before the attempt ended", retryable=True)
+DELIVERY_LOST = Failure(
+    "delivery_lost", "DeliveryLost", "The agent lost the delivery before the attempt ended; this is no failed attempt"
+)
+"""Why an attempt ended that another agent took over, while nothing proves that the first agent died."""
+HEARTBEAT = Failure("heartbeat", "HeartbeatMissed", "No report of the attempt came for too long", retryable=True)
 UNRECORDABLE = "unrecordable_result"
 """The reason of an attempt that failed because the ledger could not record its end."""
 BROKER_LOST = Failure("broker_lost", "BrokerLost", "The broker lost its data while the attempt was under way")
@@ -40,6 +47,27 @@ def write_attempt(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, status: 
         failure.message[:MOST_MESSAGE] if failure else "",
     )
     unit.tr.set(ATTEMPTS.pack((node_key.workflow, node_key.node, attempt.fence)), attempt.pack())
+
+
+def doubt(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
+    """Close a node's present attempt, uncounted, until it is known whether its agent died or only lost the delivery."""
+    write_attempt(unit, node_key, row, "lost", DELIVERY_LOST)
+    row.doubted = [*(one for one in row.doubted if one[1] != row.fence), [row.agent, row.fence]]
+
+
+def mark_died(unit: UnitOfWork, node_key: NodeKey, fence: int) -> None:
+    """Record of an attempt in a node's history that its agent died."""
+    key = ATTEMPTS.pack((node_key.workflow, node_key.node, fence))
+    if (stored := unit.tr.get(key)) is not None:
+        attempt = AttemptRecord.unpack(stored)
+        unit.tr.set(key, replace(attempt, reason=DIED.reason, message=DIED.message).pack())
+
+
+def why_lost(unit: UnitOfWork, node_key: NodeKey) -> Failure:
+    """Return why a node's last attempt in the history was lost: its agent missed a heartbeat, or died."""
+    found = unit.tr.get_range(*ATTEMPTS.range((node_key.workflow, node_key.node)), limit=1, reverse=True)
+    reasons = {AttemptRecord.unpack(value).reason for _, value in found}
+    return HEARTBEAT if HEARTBEAT.reason in reasons else DIED
 
 
 def forget_restore(row: NodeRecord) -> None:
@@ -63,7 +91,7 @@ def begin_anew(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
         if row.fence:
             write_attempt(unit, node_key, row, row.state.value, failure)
     row.attempt, row.agent, row.reason, row.finished_ms, row.suspect = 1, "", "", None, False
-    row.capability, row.handoffs = "", 0
+    row.capability, row.handoffs, row.doubted = "", 0, ()
 
 
 def _forget_values(unit: UnitOfWork, node_key: NodeKey) -> Failure | None:

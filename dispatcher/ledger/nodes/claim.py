@@ -134,7 +134,9 @@ def _task(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call, body
         limits=Limits(row.deadline_ms, row.start_by_ms, call.timeout_ms, most_attempts),
         attempt=row.attempt,
         publication=row.publication,
-        published_at_ms=unit.now_ms,
+        published_at_ms=None
+        if row.suspect or row.doubted
+        else unit.now_ms,  # without it, its agent asks before it runs
         errors=_died(row) if row.suspect else (),
         owner=Owner(node_key.workflow, node_key.node, str(unit.shard), row.fence),
         claims=body if has_claims(body) else None,
@@ -143,8 +145,8 @@ def _task(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call, body
 
 
 def _died(row: NodeRecord) -> tuple[Any, ...]:
-    """Return the error history of a task that lost an agent in an earlier attempt: one entry, for the last attempt."""
-    error = "An agent was gone before the attempt ended"
+    """Return the error history of a task of which an attempt was lost: one entry, for the last attempt."""
+    error = "No agent reported the end of an attempt"
     return ({"agent": None, "attempt": row.attempt - 1, "type": "AgentLost", "message": error, "reason": DIED.reason},)
 
 

@@ -67,7 +67,7 @@ def began(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     it first waits for a process of its own, for an unknown time, and its agent kills that process in time.
     """
     call = unit.call(node_key)
-    if call is None or call.timeout_ms is None or row.suspect:
+    if call is None or call.timeout_ms is None or row.suspect or row.doubted:
         return
     known = timers.read(unit.tr, node_key.workflow, node_key.node, TIMEOUT_TIMER)
     if known is None or known.fence != row.fence:

@@ -179,6 +179,7 @@ def clean_history(random: Random) -> list[HistoryEntry]:
             *policed(),
             *idle(CALM_AT + 400.0, 0.05),
             *struck("agent.kill"),
+            *died(),
         ]
     )
 
@@ -187,6 +188,7 @@ LOCK, PROBED, SCHEDULE, WAITED, POLICED = "lock:0", "chaos", "schedule-1", "wait
 TICKS = ("run-0", "run-1", "run-2")
 QUEUE, STRANGER = "tasks.chaos.work.p1", "stranger-1"
 ASKED, CANCELED, STRUCK, SAGA = "asked", "canceled", "struck", "saga"
+DIED = "workflow9:n0"
 """Workflows of which a client wanted more than that they run."""
 
 
@@ -349,6 +351,16 @@ def struck(kind: str, *, published: float = -0.1, executed: float = 0.9) -> list
         HistoryEntry(t + executed, "agent-1", Type.OK, "execute", key, ran),
         HistoryEntry(t + executed, "client", Type.OK, "end", STRUCK, {"state": "completed"}),
         HistoryEntry(t + executed, "reader", Type.OK, "census", STRUCK, {"state": "completed"}),
+    ]
+
+
+def died() -> list[HistoryEntry]:
+    """An attempt that was lost with its agent, which was killed."""
+    t, facts = CALM_AT + 600.0, {"agent": "agent-3-0a1b2c3d", "fence": 1, "version": 10**9}
+    return [
+        HistoryEntry(t, "chaos", Type.INVOKE, "kill", "agent-3", {"kind": "agent.kill"}),
+        HistoryEntry(t + 0.5, "chaos", Type.OK, "kill", "agent-3"),
+        HistoryEntry(t + 4.0, "dispatcher-1", Type.OK, "died", DIED, facts),
     ]
 
 

@@ -9,6 +9,7 @@ from tests.unit.chaos.histories import (
     ASKED,
     CALM_AT,
     CANCELED,
+    DIED,
     DYING,
     LOCK,
     MOST_ATTEMPTS,
@@ -279,6 +280,10 @@ LIES: dict[str, tuple[str, Lie]] = {
     "a dispatcher that lives was evicted": (
         "executions bounded",
         lambda all_, node, work: added(all_, proc="two", f="evict", key="dispatcher-9-1"),
+    ),
+    "an agent that lives is recorded as dead": (
+        "deaths proven",
+        lambda all_, node, work: changed(all_, f="died", key=DIED, agent="agent-9-0a1b2c3d"),
     ),
     "a task ran for no reason": ("executions bounded", _ran_for_no_reason),
     "attempts exceed what is allowed": (

@@ -143,9 +143,12 @@ def _failing(attempts: int) -> list[HistoryEntry]:
     ]
 
 
-@pytest.mark.parametrize(("attempts", "faults", "excused"), [(3, 0, True), (2, 0, False), (2, 1, True)])
-def test_failure_is_excused_by_attempts_that_were_used_up(attempts: int, faults: int, excused: bool) -> None:
-    killed = [HistoryEntry(2.5, "chaos", Type.OK, "kill", "broker", {"kind": "broker.kill"})] * faults
+@pytest.mark.parametrize(
+    ("attempts", "victims", "excused"),
+    [(3, [], True), (2, [], False), (2, ["agent-1"], True), (2, ["agent-2"], False), (2, ["broker"] * 3, False)],
+)
+def test_failure_is_excused_by_attempts_that_were_used_up(attempts: int, victims: list[str], excused: bool) -> None:
+    killed = [HistoryEntry(2.5, "chaos", Type.OK, "kill", one, {"kind": "a kill"}) for one in victims]
     entries = sorted([*_failing(attempts), *killed], key=lambda one: one.t)
 
     (check,) = (one for one in judge(entries) if one.invariant == "ends as meant")

@@ -32,7 +32,7 @@ async def test_task_that_came_back_runs_as_it_was_granted(scene: Scene, owner: S
     await eventually(lambda: owner.results)
 
     expected = {"workflow": WORKFLOW, "node": "work", "fence": 2, "publication": 5, "agent": agent.agent_id}
-    assert owner.claims == [{**expected, "running": False}]
+    assert owner.claims == [{**expected, "running": False, "max_attempts": 5}], "by the capability's own policy"
     assert works.runs == [("again", 8, 3)]
     (result,) = owner.results
     assert (result.owner.fence, result.outcome.fence, result.outcome.attempt) == (8, 8, 3)

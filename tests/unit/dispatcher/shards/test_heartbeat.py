@@ -22,6 +22,7 @@ from coditect.workflow.states import TaskState
 from dispatcher.capacity import Capacity
 from dispatcher.ledger.commands import Began, Claimed, Command, Lost
 from dispatcher.ledger.effects import NodeKey
+from dispatcher.ledger.nodes.attempts import HEARTBEAT
 from dispatcher.ledger.workflows.recover import learn
 from dispatcher.liveness.ping import Pings
 from dispatcher.shards.in_flight import EARLY_ACK_MS, SILENT_SECONDS, InFlight
@@ -99,7 +100,7 @@ async def test_node_whose_agent_is_silent_for_longer_is_given_to_another(taken_o
         await walked.walk(LOOK_SECONDS)
         await ledger.batch(*walked.lost)
 
-        assert (heard, walked.lost) == ([], [Lost(PLACE, 1, AGENT)])
+        assert (heard, walked.lost) == ([], [Lost(PLACE, 1, AGENT, HEARTBEAT)])
         row = await ledger.node("one")
         assert (row.state, row.attempt, row.fence) == (TaskState.PUBLISHED, 2, 2)
 

@@ -26,6 +26,7 @@ from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.capacity import Capacity
 from dispatcher.ledger.commands import Command, Lost
 from dispatcher.ledger.effects import NodeKey, Transition
+from dispatcher.ledger.nodes.attempts import DELIVERY_LOST, DIED, HEARTBEAT
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.workflows.recover import learn
 from dispatcher.liveness.ping import Pings
@@ -192,7 +193,7 @@ async def test_silent_agent_is_gone_when_nothing_redelivers_what_it_had(age_ms: 
         await walked.walk(LOOK_SECONDS)
 
         assert early == []
-        assert walked.lost == ([Lost(node_key, 7, AGENT)] if lost else [])
+        assert walked.lost == ([Lost(node_key, 7, AGENT, HEARTBEAT)] if lost else [])
 
 
 @pytest.mark.parametrize(
@@ -238,7 +239,7 @@ async def test_what_was_begun_is_lost_when_neither_its_agent_nor_the_broker_has_
         await walked.walk(180)
 
         assert early == []
-        assert soon == ([Lost(node_key, 7, AGENT)] if lost else [])
+        assert soon == ([Lost(node_key, 7, AGENT, DIED if answers is None else DELIVERY_LOST)] if lost else [])
         assert bool(walked.lost) is lost
 
 
@@ -263,7 +264,7 @@ async def test_what_was_begun_is_lost_though_its_queue_is_never_empty(answers: b
         await walked.walk(70)
 
         assert early == []
-        assert walked.lost == ([Lost(node_key, 7, AGENT)] if lost else [])
+        assert walked.lost == ([Lost(node_key, 7, AGENT, DIED if answers is None else DELIVERY_LOST)] if lost else [])
 
 
 @in_virtual_time

@@ -270,7 +270,7 @@ async def test_timeout_of_an_attempt_that_another_followed_does_nothing(ledger: 
     await ledger.pass_time(300)
 
     row = await ledger.node("one")
-    assert (row.state, row.agent, row.attempt) == (TaskState.WORKING, "other-2", 2)
+    assert (row.state, row.agent, row.attempt) == (TaskState.WORKING, "other-2", 1)
 
 
 async def test_attempt_that_was_claimed_is_to_end_in_time_too(ledger: Ledger) -> None:

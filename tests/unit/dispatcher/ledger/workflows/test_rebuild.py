@@ -9,7 +9,7 @@ from coditect.wire.control import Started, Verb
 from coditect.workflow.reference import From
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import unit_of_work
-from dispatcher.ledger.commands import Asked, Began, Claimed, Command, GoOn, Lost, NoQueue, Rebuild
+from dispatcher.ledger.commands import AgentFate, Asked, Began, Claimed, Command, GoOn, Lost, NoQueue, Rebuild
 from dispatcher.ledger.effects import NodeKey, Publication
 from dispatcher.ledger.keyspace import ATTEMPTS, TODO
 from dispatcher.ledger.rows import AttemptRecord
@@ -193,7 +193,7 @@ async def test_status_says_who_works_on_what(ledger: Ledger) -> None:
     ("after", "commands", "state"),
     [
         (10, [Claimed(ONE, 1, AGENT)], TaskState.FAILED),
-        (0, [Claimed(ONE, 1, AGENT), Claimed(ONE, 1, "worker-2")], TaskState.DEAD),
+        (0, [Claimed(ONE, 1, AGENT), Claimed(ONE, 1, "worker-2"), AgentFate(ONE, AGENT, lives=False)], TaskState.DEAD),
         (0, [Claimed(ONE, 1, AGENT), Lost(ONE, 1, AGENT)], TaskState.DEAD),
         (0, [NoQueue(ONE, 1)], TaskState.RETRY_WAIT),
         (11, [], TaskState.FAILED),
