@@ -9,20 +9,23 @@ Calls are rare and small, so they use the standard library, each in a thread and
 from __future__ import annotations
 
 import asyncio
+import ssl
 from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
-from urllib.parse import SplitResult, quote, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from coditect.broker.topology import Binding
 from coditect.errors import InvalidTask, Retryable, SetupError
+from coditect.settings.addresses import check_address
 from coditect.wire import json
 
 CALL_SECONDS = 2.0
 CLOSING_TAG = "administrator"
+EXAMPLE = "https://user:password@host:15671?cafile=/path/to/ca.pem"
 _REFUSALS = {401: "its user or password is wrong, or it may not do this", 404: "it is not at this address"}
 
 
@@ -176,13 +179,18 @@ class Management:
 
     def _exchange(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
         """Send one HTTP request to the management API, blocking, and return status and body."""
-        opened = HTTPSConnection if self._at.scheme == "https" else HTTPConnection
         signed = {"Authorization": _sign_in(self._at), **headers}
-        connection = opened(self._at.hostname or "", self._at.port, timeout=self._timeout_seconds)
-        with closing(connection):
+        with closing(self._connected()) as connection:
             connection.request(method, f"{self._at.path.rstrip('/')}/api/{path}", headers=signed)
             response = connection.getresponse()
             return response.status, response.read()
+
+    def _connected(self) -> HTTPConnection:
+        host, limit = self._at.hostname or "", self._timeout_seconds
+        if self._at.scheme == "http":
+            return HTTPConnection(host, self._at.port, timeout=limit)
+        trusted = ssl.create_default_context(cafile=dict(parse_qsl(self._at.query)).get("cafile"))
+        return HTTPSConnection(host, self._at.port, timeout=limit, context=trusted)
 
 
 def _connection(row: dict[str, Any]) -> Connection:
@@ -199,6 +207,7 @@ def _rates(row: Mapping[str, Any]) -> QueueRates:
 
 def _address(url: str) -> SplitResult:
     sentence = "CODITECT_MANAGEMENT_URL is not a URL such as http://user:password@localhost:15672"
+    check_address(url, "CODITECT_MANAGEMENT_URL", example=EXAMPLE, parameters=("cafile",))
     try:
         parts, _ = urlsplit(url), urlsplit(url).port
     except ValueError:

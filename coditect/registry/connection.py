@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Any, TypeVar
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -21,6 +21,7 @@ from redis.exceptions import ChildDeadlockedError, RedisClusterException, RedisE
 
 from coditect.aio.cancellation import heeded
 from coditect.errors import Retryable, SetupError
+from coditect.settings.addresses import check_address
 
 Answer = TypeVar("Answer")
 
@@ -36,6 +37,10 @@ CLOSED = "the handler is closed"
 CONNECTIONS = 8
 SENTINELS = ("redis+sentinel://", "rediss+sentinel://")
 SENTINEL_PORT = 26_379
+EXAMPLE = "rediss://user:password@host:6379/0?ssl_ca_certs=/path/to/ca.pem"
+_TLS_PARAMETERS = ("ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password")
+PARAMETERS = (*_TLS_PARAMETERS, "client_name", "db", "health_check_interval", "socket_keepalive", "ssl_min_version")
+"""The parameters of a URL of Redis; the time limits and the protocol are Coditect's own."""
 
 
 class RedisConnection:
@@ -94,6 +99,7 @@ def read_scripts(package: str, *names: str, shared: str = "") -> dict[str, str]:
 
 
 def _client(url: str, timeout_seconds: float) -> Redis:
+    check_address(url, "CODITECT_REDIS_URL", example=EXAMPLE, parameters=PARAMETERS)
     try:
         if url.startswith(SENTINELS):
             return _watched(urlsplit(url), timeout_seconds)
@@ -125,16 +131,20 @@ def _watched(url: SplitResult, timeout_seconds: float) -> Redis:
     if not name or not all(host for host, _, _ in hosts):
         raise ValueError(url.path)
     user, _, password = signed.partition(":")
+    given = dict(parse_qsl(url.query))
+    tls: dict[str, Any] = {"ssl": url.scheme.startswith("rediss")}
+    tls |= {parameter: given[parameter] for parameter in _TLS_PARAMETERS if parameter in given and tls["ssl"]}
+    limits = {"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds}
     sentinel = Sentinel(  # type: ignore[no-untyped-call] # redis-py says no types here
         [(host, int(port or SENTINEL_PORT)) for host, _, port in hosts],
-        sentinel_kwargs={"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds},
+        sentinel_kwargs={**limits, **tls},
     )
     master: Redis = sentinel.master_for(
         name,
-        db=int(database or 0),
+        db=int(database or given.get("db") or 0),
         username=unquote(user) or None,
         password=unquote(password) or None,
-        ssl=url.scheme.startswith("rediss"),
+        **tls,
         **_each(timeout_seconds),
     )
     return master

@@ -1,15 +1,48 @@
-"""Text for logs and terminals: server addresses without their passwords, and control characters as escapes."""
+"""Server addresses: their check, and text for logs and terminals without passwords and control characters."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import fields
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from coditect.errors import SetupError
 
 SHORTEST_SECRET = 6
 """The length in characters from which a secret is looked for in any text; a shorter one would hide plain words."""
 _WRITTEN_PASSWORD = re.compile(r"\w://[^\s/:@]*:([^\s/@]+)@")
 _PASSWORD = re.compile(r"(\w://[^\s/:@\"']*):[^\s/@\"']+@")
+
+
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://(?:(?P<user>[^/?#]*)@)?[^@/?#]*(?P<rest>[^@#]*)", re.IGNORECASE)
+_NOT_ENCODED = re.compile(r"%(?![0-9a-f]{2})|[\[\]\s\x00-\x1f]", re.IGNORECASE)
+_WEAKENS_TLS = frozenset({"no_verify_ssl", "ssl_cert_reqs", "ssl_check_hostname", "ssl_exclude_verify_flags"})
+_VERIFYING = {"ssl_cert_reqs": "required", "ssl_check_hostname": "true"}
+"""The only values with which such a parameter is not refused."""
+
+
+def check_address(text: str, variable: str, *, example: str, parameters: Collection[str]) -> None:
+    """Check one server's URL: user and password are percent-encoded, and each parameter is one of the given names.
+
+    A parameter that weakens TLS is never one of these: certificates are always verified.
+
+    Raises:
+        SetupError: otherwise; the error never shows the URL, which may hold a password.
+    """
+    parts = _ADDRESS.fullmatch(text)
+    if parts is None or _NOT_ENCODED.search(parts["user"] or "") or re.search(r"\s", text):
+        sentence = "The address of a server is no URL, or its user or password is not percent-encoded"
+        fix = f"{variable}={example}, with %2F for /, %40 for @, %23 for #, %3F for ?, %25 for % and %2C for ,"
+        raise SetupError(sentence, variable=variable, fix=fix)
+    for name, value in parse_qsl(parts["rest"].partition("?")[2], keep_blank_values=True):
+        if name in parameters or _VERIFYING.get(name) == value.lower():
+            continue
+        if name in _WEAKENS_TLS:
+            fix = f"leave it out of {variable}, and name the authority of a private certificate ({example})"
+            raise SetupError("The certificate of a server is always verified", parameter=name, fix=fix)
+        fix = f"leave it out of {variable}; known are {', '.join(sorted(parameters))}"
+        raise SetupError("The address of a server has an unknown parameter", parameter=name, fix=fix)
 
 
 def without_passwords(text: str) -> str:

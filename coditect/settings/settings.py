@@ -52,6 +52,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from coditect.errors import SetupError
 from coditect.settings.own_files import is_own, read_own
 from coditect.settings.values import choice as _choice
 from coditect.settings.values import flag as _flag
@@ -146,13 +147,20 @@ def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path 
         fdb_tls_key_file=values.get("CODITECT_FDB_TLS_KEY_FILE") or None,
         fdb_tls_key_password=values.get("CODITECT_FDB_TLS_KEY_PASSWORD") or None,
         fdb_tls_ca_file=values.get("CODITECT_FDB_TLS_CA_FILE") or None,
-        fdb_tls_verify_peers=values.get("CODITECT_FDB_TLS_VERIFY_PEERS") or None,
+        fdb_tls_verify_peers=_verify_peers(values, "CODITECT_FDB_TLS_VERIFY_PEERS"),
         shards=_whole(values, "CODITECT_SHARDS", DEFAULTS.shards, 1, 1_024),
         keep_days=_number(values, "CODITECT_KEEP_DAYS", DEFAULTS.keep_days, 0, 3_650),
         keep_audit_days=_number(values, "CODITECT_KEEP_AUDIT_DAYS", DEFAULTS.keep_audit_days, 1, 36_500),
         approval_policy=values.get("CODITECT_APPROVAL_POLICY") or None,
         approval_key=values.get("CODITECT_APPROVAL_KEY") or None,
     )
+
+
+def _verify_peers(values: Mapping[str, str], name: str) -> str | None:
+    text = values.get(name) or None
+    if text is not None and "check.valid=0" in text.lower().replace(" ", ""):
+        raise SetupError("The certificate of a server is always verified", variable=name, fix=f"{name}=Check.Valid=1")
+    return text
 
 
 def read_variables(environment: Mapping[str, str] | None = None, *, folder: Path | None = None) -> dict[str, str]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -121,3 +124,28 @@ async def test_version_of_a_broker_that_lets_us() -> None:
 def test_other_urls_are_refused_before_anything_is_sent(url: str) -> None:
     with pytest.raises(SetupError, match="CODITECT_MANAGEMENT_URL"):
         Management(url)
+
+
+async def test_private_authority_in_the_url_is_believed_and_no_other(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    request = f"req -x509 -newkey rsa:2048 -nodes -days 2 -keyout {key} -out {certificate}".split()
+    named = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    await asyncio.to_thread(subprocess.run, ["openssl", *request, *named], check=True, capture_output=True)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    api = Api({"GET /api/overview": (200, OVERVIEW), "GET /api/whoami": (200, {"tags": ["administrator"]})})
+    async with await asyncio.start_server(api.serve, "127.0.0.1", 0, ssl=context) as server:
+        url = f"https://user:secret@127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+        assert await Management(f"{url}?cafile={certificate}").closing_version() == "3.10.8"
+        with pytest.raises(ManagementUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+            await Management(url).closing_version()
+        await api.end()
+
+
+@pytest.mark.parametrize("url", ["https://user:hunter2@host?verify=none", "https://user:hunter2/x@host"])
+def test_address_that_weakens_or_hides_something_is_refused(url: str) -> None:
+    with pytest.raises(SetupError) as refused:
+        Management(url)
+
+    assert "hunter2" not in str(refused.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from itertools import pairwise
 from typing import Any
 from unittest.mock import Mock, patch
@@ -25,7 +26,8 @@ from coditect.broker.rabbitmq.connection.recovery import (
 )
 from coditect.broker.rabbitmq.frames.question import ChannelQuestion
 from coditect.broker.rabbitmq.plain import PlainPath
-from coditect.errors import BrokerUnavailable
+from coditect.cli.terminal.failure import describe
+from coditect.errors import BrokerUnavailable, SetupError
 from tests.unit.broker.virtual_time import in_virtual_time
 
 
@@ -40,6 +42,57 @@ from tests.unit.broker.virtual_time import in_virtual_time
 )
 def test_setting_names_one_host_or_several(setting: str, hosts: list[str]) -> None:
     assert [str(host) for host in hosts_of(setting)] == hosts
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "amqp://user:hunter2/pass@host/",
+        "amqp://user:hunter2#pass@host/",
+        "amqp://user:hunter2?pass@host/",
+        "amqp://user:hunter2%pass@host/",
+        "amqp://user:hunter2%@host/",
+        "amqp://user:12/hunter2@host",
+        "amqp://user:hunter2,pass@host/",
+        "amqp://user:5,hunter2@host/",
+        "amqp://user:[hunter2@host/",
+        "amqp://user:hunter2 pass@host/",
+        "amqp://user:hunter2@host:port/",
+        "http://user:hunter2@host/",
+        "user:hunter2@host",
+        "",
+    ],
+)
+def test_url_that_can_be_misread_is_refused_without_its_password(setting: str) -> None:
+    with pytest.raises(SetupError) as refused:
+        RabbitConnection(setting, name="one", path=PlainPath(), restore=nothing)
+
+    assert "hunter2" not in "".join(traceback.format_exception(refused.value)).replace(setting, "")
+    assert "hunter2" not in describe(refused.value)
+    assert "CODITECT_AMQP_URL" in describe(refused.value)
+
+
+@pytest.mark.parametrize("value", ["", "=", "=false", "=0", "=1"])
+@pytest.mark.parametrize("setting", ["amqps://host/?no_verify_ssl{}", "amqps://one/,amqps://two/?no_verify_ssl{}"])
+def test_url_cannot_turn_verification_off(setting: str, value: str) -> None:
+    with pytest.raises(SetupError, match="always verified") as refused:
+        hosts_of(setting.format(value))
+
+    assert refused.value.facts["parameter"] == "no_verify_ssl"
+
+
+@pytest.mark.parametrize("parameter", ["heartbeat=60", "name=me", "verify=none", "cafiles=x"])
+def test_unknown_parameter_is_refused_by_name(parameter: str) -> None:
+    with pytest.raises(SetupError, match="unknown parameter") as refused:
+        hosts_of(f"amqp://host/?{parameter}")
+
+    assert refused.value.facts["parameter"] == parameter.partition("=")[0]
+
+
+def test_password_that_is_encoded_is_taken() -> None:
+    (url,) = hosts_of("amqp://user:p%2Fa%40s%25s@host/v%2Fh?cafile=/ca.pem")
+
+    assert (url.password, url.host, url.query["cafile"]) == ("p/a@s%s", "host", "/ca.pem")
 
 
 async def nothing(_: object) -> None: ...

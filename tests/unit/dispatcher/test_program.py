@@ -70,6 +70,11 @@ async def test_fdb_opens_the_named_cluster_over_tls_as_the_environment_says(bind
     assert "secret" not in repr(settings)
 
 
+def test_fdbs_verification_cannot_be_turned_off(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="always verified"):
+        read_settings({"CODITECT_FDB_TLS_VERIFY_PEERS": "Check.Valid = 0"}, folder=tmp_path)
+
+
 async def test_fdb_alone_is_the_system_s_cluster_without_tls(binding: FdbStub) -> None:
     async with open_store(Settings(store_url="fdb:")):
         pass

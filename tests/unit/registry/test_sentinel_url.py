@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from redis.asyncio import SSLConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
 
 from coditect.errors import RegistryUnavailable, SetupError
@@ -24,6 +25,45 @@ async def test_sentinels_the_masters_name_and_the_sign_in_are_read() -> None:
     wanted = {"db": 3, "username": "user", "password": "p@ss"}
     assert {name: pool.connection_kwargs[name] for name in wanted} == wanted
     await made.close()
+
+
+@pytest.mark.parametrize(("scheme", "encrypted"), [("redis", False), ("rediss", True)])
+async def test_sentinels_are_asked_over_tls_when_the_master_is(scheme: str, encrypted: bool) -> None:
+    made = connection(f"{scheme}+sentinel://one/mymaster?ssl_ca_certs=/ca.pem")
+
+    pool = made.redis.connection_pool
+    assert isinstance(pool, SentinelConnectionPool)
+    pools = [pool, *(one.connection_pool for one in pool.sentinel_manager.sentinels)]
+    assert [issubclass(one.connection_class, SSLConnection) for one in pools] == [encrypted] * 2
+    assert {one.connection_kwargs.get("ssl_ca_certs") for one in pools} == {"/ca.pem" if encrypted else None}
+    await made.close()
+
+
+@pytest.mark.parametrize("scheme", ["redis://host/0", "rediss://host/0", "rediss+sentinel://host/mymaster"])
+@pytest.mark.parametrize(
+    ("parameter", "sentence"),
+    [
+        ("ssl_cert_reqs=none", "always verified"),
+        ("ssl_cert_reqs", "always verified"),
+        ("ssl_check_hostname=false", "always verified"),
+        ("protocol=3", "unknown parameter"),
+        ("ssl_ca=x", "unknown parameter"),
+    ],
+)
+def test_parameter_that_weakens_tls_or_is_unknown_is_refused(scheme: str, parameter: str, sentence: str) -> None:
+    with pytest.raises(SetupError, match=sentence) as refused:
+        connection(f"{scheme}?{parameter}")
+
+    assert refused.value.facts["parameter"] == parameter.partition("=")[0]
+
+
+@pytest.mark.parametrize("password", ["hunter2/x", "hunter2#x", "hunter2?x", "hunter2%x", "12/hunter2", "hun[ter2"])
+def test_password_that_is_not_encoded_is_refused_and_not_shown(password: str) -> None:
+    for url in (f"redis://user:{password}@host/0", f"redis+sentinel://user:{password}@host/mymaster"):
+        with pytest.raises(SetupError, match="percent-encoded") as refused:
+            connection(url)
+
+        assert password not in str(refused.value)
 
 
 async def test_sentinels_that_do_not_answer_are_a_registry_that_does_not() -> None:

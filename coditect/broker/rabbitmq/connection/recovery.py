@@ -25,6 +25,7 @@ from coditect.broker.rabbitmq.connection.transport import Transport
 from coditect.broker.rabbitmq.errors import LOST, canceled_by_us, shown, unreachable
 from coditect.broker.rabbitmq.path import Question, WirePath
 from coditect.errors import CoditectError, SetupError, UnsupportedBroker
+from coditect.settings.addresses import check_address
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,9 @@ REFUSED = Backoff(0.1, 5.0)
 LASTED_SECONDS = 1.0
 """How long a connection stands before its end is a loss, after which a new one is opened at once."""
 OLDEST = (3, 10)
+EXAMPLE = "amqps://user:password@host:5671/vhost?cafile=/path/to/ca.pem"
+PARAMETERS = ("auth", "cadata", "cafile", "capath", "certfile", "keyfile", "timeout")
+"""The parameters of a broker's URL; heartbeat and name are Coditect's own."""
 
 _NOT_OPENED: tuple[type[BaseException], ...] = (*LOST, CoditectError)
 _NOT_CLOSED: tuple[type[BaseException], ...] = (*LOST, AttributeError)
@@ -292,14 +296,33 @@ def hosts_of(url: str) -> tuple[URL, ...]:
     """Return the broker URL of each host in a setting that lists several URLs or host names, separated by commas.
 
     Scheme, user, virtual host and query default to those of the first address.
+
+    Raises:
+        SetupError: for an address that is no URL of a broker, or has a parameter that is unknown or weakens TLS.
     """
     texts = [text for part in url.split(",") if (text := part.strip())] or [""]
-    first = URL(texts[0])
-    whole = [URL(text) if "://" in text else _like(first, URL(f"//{text}")) for text in texts[1:]]
+    first = _broker_url(texts[0])
+    whole = [_broker_url(text) if "://" in text else _like(first, _broker_url(f"amqp://{text}")) for text in texts[1:]]
     return (first, *whole)
 
 
+def _broker_url(text: str) -> URL:
+    check_address(text, "CODITECT_AMQP_URL", example=EXAMPLE, parameters=PARAMETERS)
+    try:
+        url = URL(text)
+        known = url.scheme in ("amqp", "amqps") and url.explicit_port != 0
+    except ValueError:
+        known = False
+    if not known:  # what yarl says may hold the password
+        fix = f"CODITECT_AMQP_URL={EXAMPLE}"
+        raise SetupError("This is no address of a broker", variable="CODITECT_AMQP_URL", fix=fix)
+    return url
+
+
 def _like(first: URL, other: URL) -> URL:
+    if other.user is not None:  # what looks like a second host is the end of a password with a comma
+        fix = "%2C for , in user and password; a whole URL for a host with a user of its own"
+        raise SetupError("A host after a comma has a user", variable="CODITECT_AMQP_URL", fix=fix)
     return first.with_host(other.host or "localhost").with_port(other.explicit_port)
 
 
