@@ -347,7 +347,7 @@ class Runtime:
             return
         ran = self._now() - began
         finished_ms = started_ms + round(ran * 1000)
-        self._outcomes.attempts.ended(execution.task, ended, started_ms, ran, picked=execution.picked)
+        self._outcomes.attempts.ended(execution, ended, started_ms, ran)
         completed, pause = ended.failure is None, 0.0
         if not completed or self._pacing.trouble:
             pause = self._pacing.pause_seconds(execution.task, ended)

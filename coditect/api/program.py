@@ -104,10 +104,10 @@ class ApiProgram:
                 tell_ready(address=_address(own))
                 listening(_address(own))
 
-            callbacks = callback_address(self.http_agents, own)
+            callbacks, metrics = callback_address(self.http_agents, own), MemoryMetrics()
             async with (
-                open_bridge(self.settings, self.http_agents, callback_url=callbacks) as bridge,
-                open_services(self.settings, self.api, bridge) as services,
+                open_bridge(self.settings, self.http_agents, callback_url=callbacks, metrics=metrics) as bridge,
+                open_services(self.settings, self.api, bridge, metrics) as services,
             ):
                 server = AnnouncedServer(
                     server_config(services, self.api),
@@ -200,7 +200,9 @@ def server_config(services: ApiServices, settings: ApiSettings) -> uvicorn.Confi
 
 
 @asynccontextmanager
-async def open_services(settings: Settings, api: ApiSettings, http_agents: HttpAgents) -> AsyncIterator[ApiServices]:
+async def open_services(
+    settings: Settings, api: ApiSettings, http_agents: HttpAgents, metrics: MemoryMetrics
+) -> AsyncIterator[ApiServices]:
     """Open what the API's routes work with (broker, registry, client, live events, webhooks, MCP) while the block runs.
 
     Raises:
@@ -208,7 +210,6 @@ async def open_services(settings: Settings, api: ApiSettings, http_agents: HttpA
     """
     broker, registry = adapters(settings, name="coditect api", connect_seconds=CONNECT_SECONDS)
     blobs = open_blobs(settings.blob_url, most_bytes=settings.blob_max_bytes)
-    metrics = MemoryMetrics()
     name = f"api-{token_hex(6)}"
     tracing = open_tracing(settings, service="coditect-api", instance=name)
     client = Client(broker, registry, name=name, blobs=blobs, metrics=metrics, tracing=tracing)

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -138,6 +139,7 @@ async def test_an_http_agent_registered_by_curl_does_a_node_and_killed_amid_one_
             found = await api.curl("/capabilities/search?q=count")
             await eventually(lambda: api.is_idle(words_id))
             unwell = await api.curl(f"/health/{dying_id}")
+            metrics = await asyncio.to_thread(lambda: urlopen(f"{api.url}/metrics", timeout=10).read().decode())
 
     assert event["action"] == "words.count"
     assert event["source_agent"] == f"workflow:{run.id}"
@@ -145,6 +147,9 @@ async def test_an_http_agent_registered_by_curl_does_a_node_and_killed_amid_one_
     assert listed[words_id] == {"made": "by curl", "base_url": words_url}
     assert [one["name"] for one in found] == ["words.count"]
     assert unwell["healthy"] is False
+    assert 'coditect_agent_requests_total{capability="words.count"} 2.0' in metrics
+    assert 'coditect_task_attempts_total{outcome="completed"} 1.0' in metrics
+    assert "coditect_agent_slots" not in metrics, "it would show one of many agents"
 
 
 @pytest.mark.timeout(180)

@@ -63,6 +63,8 @@ class Interruption:
 
     canceled: str | None = None
     """The reason of the cancel request; None when the time of the handler is over."""
+    handed_off: bool = False
+    """Whether another agent has accepted the task, which is no failure."""
     by_clock: bool = False
     """Whether the task exceeded its deadline or its longest total time, in which its waits count."""
 
@@ -192,10 +194,10 @@ class Execution:
     def _forbidden(self, transition: str) -> ForbiddenTransition:
         return ForbiddenTransition(f"An execution that is {self.state.name} cannot {transition}")
 
-    def cancel(self, reason: str) -> None:
+    def cancel(self, reason: str, *, handed_off: bool = False) -> None:
         """Cancel the running or loading handler for a reason; without effect in other states, or if canceled before."""
         if self.interruption is None or self.interruption.canceled is None:
-            self._interrupt(Interruption(canceled=reason))
+            self._interrupt(Interruption(canceled=reason, handed_off=handed_off))
 
     def expire(self) -> None:
         """Cancel the running or loading handler because its time limit is over; without effect in other states."""
@@ -219,6 +221,11 @@ class Execution:
     def overdue(self) -> bool:
         """True when the handler was asked to end because its time was over, and by no cancel request."""
         return self.interruption is not None and self.interruption.canceled is None
+
+    @property
+    def handed_off(self) -> bool:
+        """True when the handler was asked to end because another agent has accepted its task."""
+        return self.interruption is not None and self.interruption.handed_off
 
     def stop_calls(self) -> None:
         """Cancel the event-loop calls that the handler's thread waits for; the thread must begin no further calls."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from coditect.agent.execution.execution import Execution
 from coditect.agent.execution.handler import HandlerEnd
 from coditect.model.recent import RecentOutcomes, TaskKind, task_kind, unknown
 from coditect.model.result import Status
@@ -46,19 +47,20 @@ class AttemptMetrics:
         """Return the recent outcomes of the tasks that senders picked this agent for, by capability and input size."""
         return tuple(outcomes.faded(max(0, now_ms - last_ms) / 1000) for outcomes, last_ms in self._recent.values())
 
-    def ended(self, task: Task, ended: HandlerEnd, started_ms: int, ran_seconds: float, *, picked: bool) -> None:
+    def ended(self, execution: Execution, ended: HandlerEnd, started_ms: int, ran_seconds: float) -> None:
         """Record one ended attempt in the metrics: its run time, its failure, and at attempt 1 its wait in the queue.
 
-        The attempt began at `started_ms`, and ran for `ran_seconds`.
-        `picked`: the sender picked this agent for the task, whose end then counts among the recent outcomes.
+        The attempt began at `started_ms`, and ran for `ran_seconds`. If the sender picked this agent for the task, the
+        end counts among the recent outcomes. A task that another agent has accepted counts as run, and as no failure.
         """
-        if picked:
+        task = execution.task
+        if execution.picked:
             self._learn(task, ended, started_ms, ran_seconds)
         measured = self._measured[task.capability]
         measured.seconds.record(ran_seconds)
         if task.attempt == 1 and task.published_at_ms is not None:
             measured.waited.record(max(0, started_ms - task.published_at_ms) / 1000)
-        if ended.failure is not None:
+        if ended.failure is not None and not execution.handed_off:
             measured.errors.value += 1
             measured.timeouts.value += ended.failure.reason == TIMEOUT
 

@@ -101,7 +101,7 @@ class Outcomes:
         """The metrics of attempts by capability."""
         self.completed = 0
         self.failed = 0
-        """The number of this agent's failed attempts, with the tasks that were refused or canceled."""
+        """The number of this agent's attempts that failed, were refused or canceled; a handoff is none of these."""
         self._all_completed = metrics.counter(ATTEMPTS, outcome="completed")  # of all agents of the process
         self._all_failed = metrics.counter(ATTEMPTS, outcome="failed")
 
@@ -263,7 +263,8 @@ class Outcomes:
         if failure is None:
             outcome = self._completed(execution, ended, started_ms, finished_ms)
         else:
-            self._count_failure()
+            if not execution.handed_off:
+                self._count_failure()
             self._log_failure(task, ended, **({} if retry_ms is None else {"delay_ms": retry_ms}))
             outcome = self._outcome(task, replace(ended, failure=failure), started_ms, finished_ms)
             outcome = replace(outcome, retry_ms=retry_ms)

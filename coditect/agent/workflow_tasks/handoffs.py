@@ -164,5 +164,5 @@ def _end_if_accepted(execution: Execution, known: dict[str, Any]) -> bool:
     if known["state"] != HandoffState.ACCEPTED:
         return False
     log.info("A task was handed off", extra={"task_id": execution.task.id, "to": known["by"]})
-    execution.cancel(f"handed off to {known['by']}")
+    execution.cancel(f"handed off to {known['by']}", handed_off=True)
     return True

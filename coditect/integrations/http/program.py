@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from secrets import token_hex
@@ -25,8 +25,9 @@ from coditect.registry.port import Registry
 from coditect.registry.redis import RedisRegistry
 from coditect.settings.http_agents import HttpAgentSettings
 from coditect.settings.settings import Settings
+from coditect.telemetry.metrics import Metric, Metrics
+from coditect.telemetry.names import TASK_REQUESTS
 from coditect.telemetry.tracing.choose import open_tracing
-from coditect.telemetry.tracing.port import Tracing
 from coditect.wire.tasks import MAX_BODY_BYTES
 
 log = logging.getLogger(__name__)
@@ -35,9 +36,35 @@ ENVELOPE_BYTES = 16 * 1024
 """How much larger than its result an answer may be."""
 
 
+class AttemptCounts:
+    """A process's metrics as its HTTP agents see them: shared counters and histograms, but no gauges.
+
+    A gauge, such as that of free slots, would show the last agent alone, also after its end.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self.counter = metrics.counter
+        self.histogram = metrics.histogram
+
+    def observe(self, metric: Metric, read: Callable[[], float], **labels: str) -> None:
+        """Register the function that reads a count of attempts, which all agents share; ignore any other."""
+        if metric is TASK_REQUESTS:
+            self._metrics.observe(metric, read, **labels)
+
+    def observe_all(self, metric: Metric, read: Callable[[], Mapping[tuple[str, ...], float]]) -> None:
+        """Ignore a function that returns gauges."""
+
+
 @asynccontextmanager
-async def open_bridge(settings: Settings, own: HttpAgentSettings, *, callback_url: str) -> AsyncIterator[HttpAgents]:
-    """Serve HTTP agents inside the block; leaving it drains them. Their callbacks arrive below `callback_url`."""
+async def open_bridge(
+    settings: Settings, own: HttpAgentSettings, *, callback_url: str, metrics: Metrics
+) -> AsyncIterator[HttpAgents]:
+    """Serve HTTP agents inside the block; leaving it drains them. Their callbacks arrive below `callback_url`.
+
+    `metrics` are those of the process, which count the agents' attempts.
+    """
+    counts = AttemptCounts(metrics)
     hosts = AllowedHosts.read(own.hosts, private=own.private)
     most_bytes = settings.blob_max_bytes if settings.blob_url else MAX_BODY_BYTES
     async with AsyncExitStack() as stack:
@@ -48,8 +75,10 @@ async def open_bridge(settings: Settings, own: HttpAgentSettings, *, callback_ur
         callbacks, name = Callbacks(), f"bridge-{token_hex(4)}"
         tracing = await stack.enter_async_context(open_tracing(settings, service="coditect-bridge", instance=name))
 
+        host = Host(processes=False, metrics=counts, tracing=tracing)
+
         async def serve(agent: Agent, registration: Registration, stop: asyncio.Event) -> None:
-            await serve_agent(agent, registration, stop, fleet=fleet, settings=settings, tracing=tracing)
+            await serve_agent(agent, registration, stop, fleet=fleet, settings=settings, host=host)
 
         bridge = HttpBridge(
             registrations,
@@ -74,7 +103,7 @@ async def serve_agent(
     *,
     fleet: Registry,
     settings: Settings,
-    tracing: Tracing,
+    host: Host,
 ) -> None:
     """Serve an HTTP agent in this process, with its own broker connection, until `stop` is set; then drain the agent.
 
@@ -101,7 +130,7 @@ async def serve_agent(
             clock=SystemClock(),
             drain=stop,
             agent_id=registration.agent_id,
-            host=Host(processes=False, health=broker.health, metadata=registration.metadata, tracing=tracing),
+            host=replace(host, health=broker.health, metadata=registration.metadata),
         ),
     ):
         log.info("An HTTP agent is served", extra={"agent_id": registration.agent_id})

@@ -22,6 +22,7 @@ from coditect.local.servers.ports import free_ports
 from coditect.model.ids import AgentId
 from coditect.settings.http_agents import HttpAgentSettings
 from coditect.settings.settings import Settings
+from coditect.telemetry.metrics import MemoryMetrics
 from tests.integration.agent.fleet import client_of, open_fleet
 from tests.servers import ROOT
 from tests.support import eventually
@@ -54,10 +55,13 @@ def http_agent(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]
 
 
 @asynccontextmanager
-async def bridge_of(servers: PrivateServers, *, lease_seconds: float = 60.0) -> AsyncIterator[HttpAgents]:
+async def bridge_of(
+    servers: PrivateServers, *, lease_seconds: float = 60.0, metrics: MemoryMetrics | None = None
+) -> AsyncIterator[HttpAgents]:
     settings = Settings(amqp_url=servers.amqp_url, redis_url=servers.redis_url, drain_seconds=2.0)
     own = HttpAgentSettings(hosts="127.0.0.1", private=True, lease_seconds=lease_seconds)
-    async with open_bridge(settings, own, callback_url="http://127.0.0.1:9/agent-response") as agents:
+    url = "http://127.0.0.1:9/agent-response"
+    async with open_bridge(settings, own, callback_url=url, metrics=metrics or MemoryMetrics()) as agents:
         yield agents
 
 

@@ -150,7 +150,7 @@ async def test_api_waits_for_a_broker_that_starts_as_long_as_agents_do(monkeypat
     monkeypatch.setattr("coditect.client.program.AmqpBroker", broker)
 
     with pytest.raises(SetupError, match="enough is known"):
-        async with open_services(Settings(), ApiSettings(), create_autospec(HttpAgents)):
+        async with open_services(Settings(), ApiSettings(), create_autospec(HttpAgents), MemoryMetrics()):
             pass
 
     assert waits == [CONNECT_SECONDS]

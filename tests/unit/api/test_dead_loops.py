@@ -20,6 +20,7 @@ from coditect.integrations.http.directory import HttpAgents
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings.api import ApiSettings
 from coditect.settings.settings import Settings
+from coditect.telemetry.metrics import MemoryMetrics
 from coditect.testing import TestFleet
 from tests.api import ADDRESS
 from tests.loops import WATCH, LoopingBroker, strike_once
@@ -35,7 +36,7 @@ async def test_api_is_not_ready_while_a_loop_that_died_is_down(monkeypatch: pyte
         broker = LoopingBroker(fleet.server, "api")
         monkeypatch.setattr(program, "adapters", lambda *_, **__: (broker, MemoryRegistry()))
         async with (
-            open_services(Settings(), ApiSettings(), http_agents()) as services,
+            open_services(Settings(), ApiSettings(), http_agents(), MemoryMetrics()) as services,
             AsyncClient(transport=ASGITransport(create_app(services, ApiSettings())), base_url=ADDRESS) as http,
         ):
             before = await http.get("/readyz")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from coditect import Agent, Breaker, Context, From, HandoffOffer, PlainContext, TaskFailed, Workflow
+from coditect.registry.port import Search
 from coditect.testing import TestFleet
 from tests.support import eventually
 
@@ -54,6 +55,35 @@ async def test_task_goes_to_a_capability_with_its_reason_and_context() -> None:
             "why": "billing",
             "context": {"tried": ["faq"]},
         }
+
+
+@pytest.mark.parametrize("plain", [False, True])
+async def test_accepted_handoff_is_no_failure_of_the_agent_that_gave_the_task_away(plain: bool) -> None:
+    giver = Agent("giver", slots=2)
+
+    if plain:
+
+        @giver.capability("ticket.answer", timeout="10m")
+        def answer_in_a_thread(ticket: dict[str, str], ctx: PlainContext) -> None:
+            ctx.hand_off("ticket.billing", reason="billing")
+
+    else:
+
+        @giver.capability("ticket.answer", timeout="10m")
+        async def answer(ticket: dict[str, str], ctx: Context) -> None:
+            try:
+                await ctx.hand_off("ticket.billing", reason="billing")
+            finally:
+                raise RuntimeError("the handler's own clean-up fails")
+
+    async with TestFleet(agents=[giver, specialist()], seed=1) as fleet:
+        assert (await answered(fleet))["by"] == "billing"
+        await fleet.advance("30s")  # past the next heartbeat
+        (record,) = await fleet.registry.find(Search(keyword="giver"))
+        others = await fleet.registry.find(Search(keyword="billing"))
+
+        assert (record.load.completed, record.load.failed) == (0, 0)
+        assert [one.load.completed for one in others if one.agent_id != record.agent_id] == [1]
 
 
 async def test_task_that_nobody_takes_goes_on_where_it_is_with_the_reasons() -> None:

@@ -53,7 +53,7 @@ class Asked:
 @pytest.mark.parametrize(
     ("end", "interruption"),
     [
-        ({"state": "accepted", "by": "billing-1"}, Interruption(canceled="handed off to billing-1")),
+        ({"state": "accepted", "by": "billing-1"}, Interruption(canceled="handed off to billing-1", handed_off=True)),
         ({"state": "withdrawn"}, None),
         (None, None),
     ],

@@ -13,6 +13,7 @@ from coditect.registry.memory import MemoryRegistry
 from coditect.registry.port import Search
 from coditect.settings.http_agents import HttpAgentSettings
 from coditect.settings.settings import Settings
+from coditect.telemetry.metrics import MemoryMetrics
 from tests.support import eventually
 
 
@@ -37,5 +38,6 @@ async def test_loop_that_looks_for_agents_and_dies_is_started_again(monkeypatch:
 
     monkeypatch.setattr(program, "RedisRegistry", registry)
 
-    async with program.open_bridge(Settings(), HttpAgentSettings(hosts="*"), callback_url="http://127.0.0.1:9"):
+    given = {"callback_url": "http://127.0.0.1:9"}
+    async with program.open_bridge(Settings(), HttpAgentSettings(hosts="*"), **given, metrics=MemoryMetrics()):
         await eventually(lambda: registrations.looks > 1)
