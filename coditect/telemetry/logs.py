@@ -60,6 +60,27 @@ class JsonLines(_Redacting):
         return self._redacted(json.dumps(line, default=str))
 
 
+def record_of(line: str) -> logging.LogRecord | None:
+    """Return the log record that `JsonLines` wrote as a line; None for any other line."""
+    try:
+        fields = json.loads(line) if line.startswith("{") else None
+    except ValueError:
+        return None
+    if not isinstance(fields, dict) or not {"timestamp", "level", "event", "logger"} <= fields.keys():
+        return None
+    moment, level, event, name = (str(fields.pop(key)) for key in ("timestamp", "level", "event", "logger"))
+    text = fields.pop("exception", "")
+    try:
+        record = logging.makeLogRecord({**fields, "name": name, "msg": event, "args": (), "levelname": level.upper()})
+        record.created = datetime.fromisoformat(moment).timestamp()
+    except ValueError:
+        return None
+    record.levelno = logging.getLevelNamesMapping().get(record.levelname, logging.INFO)
+    if text:
+        vars(record)["traceback"] = text
+    return record
+
+
 class PlainLines(_Redacting):
     """A log formatter for people: time, level, sentence and extra fields on one line."""
 

@@ -32,7 +32,7 @@ def dev_command(
         typer.Argument(metavar="[AGENT[=PROCESSES]...]", help=f"Files or modules to run; default: {FLEET_TABLE}."),
     ] = None,
 ) -> None:
-    """Run servers, a dispatcher and agents, show their logs, and start an agent again when a Python file changes.
+    """Run servers, a dispatcher and agents, show what they print, and start an agent again when a Python file changes.
 
     Like `coditect up` in the foreground. An agent finishes its tasks before it starts again; one that
     cannot start after a change waits for the next. Ctrl-C ends everything.
@@ -57,18 +57,15 @@ def dev_command(
     plan = plan_of((*control_plane(), *http_api(os.environ), *programs), Path.cwd(), os.environ)
     files = local.UpFolder(plan.folder)
     logs = Logs(files.log, Console(highlight=False))
-    ours = [one.name for one in plan.programs]
-    logs.follow(ours)
+    logs.follow(one.name for one in plan.programs)
 
     def ready() -> None:
-        state = local.read_state(files)
-        logs.follow(child.name for child in (state.children if state else ()) if child.name not in ours)
         if (address := files.dashboard()) is not None:
-            say(f"The dashboard: {address}")
-        say("Ready. A change of a Python file starts the agents again; Ctrl-C ends everything.")
+            logs.say(f"The dashboard: {address}")
+        logs.say(f"Ready. A change of a Python file starts the agents again; Ctrl-C ends everything. Logs: {files.log}")
 
     with logs.shown():
-        local.up(plan, environ=os.environ, say=say, ready=ready)
+        local.up(plan, environ=os.environ, say=logs.say, ready=ready)
     say("Stopped.")
 
 

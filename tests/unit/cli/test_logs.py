@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 
@@ -48,6 +51,66 @@ def test_each_program_has_a_color_of_its_own(tmp_path: Path, written: StringIO) 
     logs.show()
 
     assert re.findall(r"\x1b\[(\d+)m(\w+)", written.getvalue()) == [("36", "greeter"), ("32", "dispatcher")]
+
+
+def line(level: str, event: str, logger: str = "coditect.agent", **more: object) -> str:
+    fields = {"timestamp": "2026-01-01T12:00:00.000+00:00", "level": level, "event": event, "logger": logger}
+    return json.dumps(fields | more) + "\n"
+
+
+def until(reached: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not reached():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def shown(written: StringIO) -> str:
+    """The text on the terminal, without colors."""
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", written.getvalue())
+
+
+def test_terminal_shows_the_author_s_lines_and_errors_and_no_routine(tmp_path: Path, written: StringIO) -> None:
+    logs = Logs(tmp_path, Console(file=written, force_terminal=True, width=200))
+    logs.follow(["greeter"])
+
+    say(tmp_path, "greeter", line("info", "Connected to the broker") + line("info", "A shard is open", "dispatcher"))
+    say(tmp_path, "greeter", "printed by the author\n" + line("info", "logged by the author", "greeter"))
+    say(tmp_path, "greeter", line("error", "A task failed", error="ValueError: no", traceback="Traceback:\n  f()\nno"))
+    logs.show()
+
+    told = shown(written)
+    assert "Connected" not in told
+    assert "A shard" not in told
+    assert "greeter | printed by the author\n" in told
+    assert "info    logged by the author\n" in told
+    assert "error   A task failed error=ValueError: no\n" in told
+    assert "greeter |   f()\n" in told
+    assert '"event"' not in told
+
+
+def test_last_error_stays_below_later_lines_until_its_program_is_ready(tmp_path: Path, written: StringIO) -> None:
+    logs = Logs(tmp_path, Console(file=written, force_terminal=True, width=200))
+    logs.follow(["greeter", "other"])
+
+    with logs.shown():
+        say(tmp_path, "greeter", "Traceback (most recent call last):\n  File 'greeter.py'\nNameError: nam\n")
+        say(tmp_path, "other", "a line of another program\n" * 50)
+        say(tmp_path, "greeter", "Error: The agent cannot be imported.\n  reason: NameError: nam\n")
+        until(lambda: shown(written).count("a line of another program") == 50)
+        until(lambda: "Last error of greeter: Error: The agent cannot be imported." in shown(written))
+        say(tmp_path, "greeter", "Traceback (most recent call last):\n  File 'greeter.py'\nNameError: nam\n")
+        until(lambda: shown(written).count("greeter | NameError: nam") == 2)
+        logs.say("the command's own line")
+        assert "Last error of greeter: NameError: nam" in shown(written).rpartition("own line")[2]
+
+        say(tmp_path, "greeter", line("info", "The agent is ready"))
+
+        def is_cleared() -> bool:
+            logs.say("later")
+            return "Last error" not in shown(written).rpartition("later")[2]
+
+        until(is_cleared)
 
 
 def test_line_is_shown_once_it_has_its_end_and_never_broken(tmp_path: Path, written: StringIO) -> None:
