@@ -11,7 +11,9 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
+
+from coditect.errors import SetupError
 
 T = TypeVar("T")
 Runner = asyncio.Runner
@@ -46,6 +48,75 @@ def on_stop_signal(act: Callable[[], object]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, act)
+
+
+class HomeLoop:
+    """The event loop in which something is open, such as a client, and the refusal of any other."""
+
+    def __init__(self, noun: str = "client") -> None:
+        """Take the noun by which an error calls what is open."""
+        self._noun = noun
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+
+    def enter(self) -> None:
+        """Make the running event loop the home.
+
+        Raises:
+            SetupError: when there is a home already.
+        """
+        if self._loop is not None:
+            fix = "share the one that is open, or make one for each `async with`"
+            raise SetupError(f"The {self._noun} is open already", fix=fix)
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def is_open(self) -> bool:
+        """True between `enter` and `leave`."""
+        return self._loop is not None
+
+    def leave(self) -> None:
+        """Have no home any more; another one may follow."""
+        self._loop, self._closed = None, True
+
+    def check(self) -> None:
+        """Check that the home is the running event loop.
+
+        Raises:
+            SetupError: when it is not.
+        """
+        if self._loop is not (running := asyncio._get_running_loop()) or running is None:
+            raise self._refusal()
+
+    def _refusal(self) -> SetupError:
+        noun = self._noun
+        if self._loop is None:
+            sentence = f"The {noun} is closed" if self._closed else f"The {noun} is not open"
+            return SetupError(sentence, fix=f"use it inside of its block: `async with ... as {noun}:`")
+        if self._loop.is_closed():
+            sentence = f"The {noun}'s event loop has ended"
+            return SetupError(sentence, fix="use one `asyncio.run` for everything, or Client.sync(), which needs none")
+        sentence = f"The {noun} is open in another event loop"
+        return SetupError(sentence, fix="use it in the loop and thread that opened it; threads share a Client.sync()")
+
+
+class _AtHome:
+    """A port whose every use is refused unless its home is the running event loop."""
+
+    __slots__ = ("_check", "_port")
+
+    def __init__(self, port: object, check: Callable[[], None]) -> None:
+        self._port = port
+        self._check = check
+
+    def __getattr__(self, name: str) -> Any:
+        self._check()
+        return getattr(self._port, name)
+
+
+def at_home(port: T, home: HomeLoop) -> T:
+    """Return a port that raises SetupError when it is used outside of its home loop, which costs one comparison."""
+    return cast("T", _AtHome(port, home.check))
 
 
 def keep_signals_from_children() -> None:

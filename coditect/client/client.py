@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from coditect.aio.clock import Clock, SystemClock
+from coditect.aio.loop import HomeLoop, at_home
 from coditect.aio.supervisor import Supervisor
 from coditect.blobs import NO_BLOBS, Blobs, open_blobs
 from coditect.broker.port import Broker
@@ -76,7 +77,8 @@ def _chosen(options: Options | None, fields: OptionFields) -> Options:
 class Client(ClientCoordination, ClientListings):
     """The object by which a process submits tasks and starts workflows; asyncio tasks may share it.
 
-    `async with` opens and closes the client.
+    `async with` opens and closes the client, which belongs to that event loop: every use in another loop or thread, or
+    outside of the block, is a `SetupError`.
     """
 
     def __init__(
@@ -91,8 +93,9 @@ class Client(ClientCoordination, ClientListings):
         tracing: Tracing = NO_TRACING,
     ) -> None:
         """Take a broker and a registry; `name`, random by default, names the client's reply queue and its events."""
-        self._broker = broker
-        self._registry = registry
+        self._home = HomeLoop()
+        self._broker = broker = at_home(broker, self._home)
+        self._registry = registry = None if registry is None else at_home(registry, self._home)
         self._clock = clock or SystemClock()
         self.name = name or f"client-{token_hex(6)}"
         self._stack, self._background = AsyncExitStack(), Supervisor()
@@ -153,7 +156,9 @@ class Client(ClientCoordination, ClientListings):
         return Blocking(client)
 
     async def __aenter__(self) -> Self:
+        self._home.enter()
         async with AsyncExitStack() as opening:
+            opening.callback(self._home.leave)
             for owned in self._owned:
                 await opening.enter_async_context(owned)
             await opening.enter_async_context(self._background)
@@ -167,6 +172,8 @@ class Client(ClientCoordination, ClientListings):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._home.is_open:
+            self._home.check()
         await self._stack.aclose()
 
     async def _remove_reply_queue(self) -> None:

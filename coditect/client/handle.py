@@ -114,12 +114,18 @@ class Handle:
         if self._kept is not None:
             return await self._kept.outcome(timeout=timeout)
         reply = self._expected()
+        self._check_loop(reply)
         if not reply.done() and not await _done_within(reply, seconds(timeout)):
             raise ResultTimeout("No result came in time; the task goes on", task_id=self.task_id, timeout=timeout)
         if reply.cancelled():
             raise SetupError("The client is closed", task_id=self.task_id, fix="wait for results before it closes")
         outcome = reply.result()
         return await fetched(self._requests.blobs, outcome) if outcome.claims else outcome
+
+    def _check_loop(self, reply: asyncio.Future[Outcome]) -> None:
+        if not reply.done() and reply.get_loop() is not asyncio.get_running_loop():
+            fix = "wait in the event loop that submitted the task; threads share a Client.sync()"
+            raise SetupError("The task was submitted in another event loop", task_id=self.task_id, fix=fix)
 
     def _expected(self) -> asyncio.Future[Outcome]:
         if self._reply is None:
@@ -171,6 +177,7 @@ class Handle:
         if parts is None:
             fix = "submit it with stream=True, or await its result, which has all parts"
             raise InputError("This task was submitted without a stream", task_id=self.task_id, fix=fix)
+        self._check_loop(reply)
         decode, longest = codec(model).decode, seconds(timeout)
         try:
             while (body := await parts.next(reply, timeout_seconds=longest)) is not None:

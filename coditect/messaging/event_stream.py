@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from coditect.aio.clock import SystemClock
+from coditect.aio.loop import HomeLoop
 from coditect.broker.port import Broker, Consumer, Delivery
 from coditect.broker.topology import event_queue
 from coditect.errors import CoditectError, InvalidTask, Unroutable
@@ -115,8 +116,23 @@ class EventStream(EventSubscription):
 
     def __init__(self, broker: Broker, queue: str, patterns: tuple[str, ...], subjects: tuple[str, ...] = ()) -> None:
         super().__init__(broker, queue, patterns, subjects, on_event=self._keep)
+        self._home = HomeLoop("event stream")
         self._events: deque[Event] = deque(maxlen=MOST_BUFFERED)
         self._arrived = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self._home.enter()
+        try:
+            return await super().__aenter__()
+        except BaseException:
+            self._home.leave()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._home.leave()
+        await super().__aexit__(kind, error, trace)
 
     def _keep(self, event: Event) -> None:
         self._events.append(event)
@@ -139,6 +155,7 @@ class EventStream(EventSubscription):
 
     async def __anext__(self) -> Event:
         while not self._events:
+            self._home.check()
             self._arrived.clear()
             await self._arrived.wait()
         return self._events.popleft()
