@@ -46,7 +46,7 @@ from coditect.registry.reference_clock import following
 from coditect.settings.addresses import without_passwords
 from coditect.settings.settings import Settings
 from coditect.telemetry.log_context import CURRENT_AGENT
-from coditect.telemetry.logs import configure_logs
+from coditect.telemetry.logs import configure_logs, enable_own_logs
 from coditect.telemetry.metrics import MemoryMetrics, Metrics
 from coditect.telemetry.process import observe_process
 from coditect.telemetry.tracing.choose import open_tracing
@@ -306,6 +306,7 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
         on_stop_signal(stop.set)
         collect_rarely()
         tell_ready(BEGAN)
+        enable_own_logs()  # the agent's lifespan may have configured logs of its own
         _log_ready(agent, runtime.agent_id, settings)
         await run_until(stop, health.failure())
 

@@ -18,6 +18,7 @@ from coditect.settings.settings import DEFAULTS, Settings
 from coditect.telemetry.log_context import CURRENT_AGENT, ContextFields
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+OWN_LOGGERS = ("coditect", "dispatcher")
 _NOISY = ("a2a", "aiormq", "asyncio", "httpx")
 _IDS = ("trace_id", "span_id", "task_id", "workflow_id", "agent_id")
 _UNSEEN_BY_PEOPLE = ("trace_id", "span_id")
@@ -110,5 +111,14 @@ def configure_logs(settings: Settings = DEFAULTS, *, stream: TextIO | None = Non
     handler.setFormatter(PlainLines(secrets) if human else JsonLines(secrets))
     handler.addFilter(ContextFields())
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
+    enable_own_logs()
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def enable_own_logs() -> None:
+    """Enable Coditect's loggers again: by default, `logging.config.dictConfig` disables all that exist already."""
+    logging.disable(logging.NOTSET)
+    for name, logger in logging.Logger.manager.loggerDict.items():
+        if isinstance(logger, logging.Logger) and name.partition(".")[0] in OWN_LOGGERS:
+            logger.disabled = False

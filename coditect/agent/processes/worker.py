@@ -277,8 +277,8 @@ def main(target: str, capability_name: str, agent_pid: int, link_fd: int) -> Non
     link = _Link(socket.socket(fileno=link_fd))
     os.register_at_fork(after_in_child=link.cut)
     try:
-        configure_logs(read_settings())
         agent, capability = _load(target, capability_name)
+        configure_logs(read_settings())  # in place of what the agent's file may have configured
         with _lifespan(agent, shared_loop=bool(capability.signature.dependencies)) as home:
             threading.Thread(target=link.read_all, name="link", daemon=True).start()
             link.send(Frame(FrameKind.READY))

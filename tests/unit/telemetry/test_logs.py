@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import logging.config
 from collections.abc import Iterator
 from typing import Any
 
@@ -181,3 +182,18 @@ def test_the_level_of_all_goes_back_to_that_of_the_start() -> None:
 def test_what_is_no_order_is_refused(content: object) -> None:
     with pytest.raises(errors.InvalidTask):
         LogLevelOrder.read(content)
+
+
+@pytest.mark.parametrize("silence", ["dictConfig", "disable"])
+def test_logs_are_configured_in_place_of_what_a_module_set_up(silence: str) -> None:
+    own, stream = logging.getLogger("coditect.agent.runtime"), io.StringIO()
+    if silence == "disable":
+        logging.disable(logging.CRITICAL)
+    else:
+        logging.config.dictConfig({"version": 1, "root": {"level": "CRITICAL", "handlers": []}})
+        assert own.disabled
+
+    configure_logs(Settings(log_format="json"), stream=stream)
+    own.info("The agent is ready")
+
+    assert [line["event"] for line in written(stream)] == ["The agent is ready"]
