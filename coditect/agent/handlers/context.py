@@ -27,6 +27,7 @@ from coditect.model.message import NO_HEADERS, HeaderTable
 from coditect.model.retry import Retry, retry_of
 from coditect.model.task import Task
 from coditect.wire.control import Verb
+from coditect.wire.json import dumps
 from coditect.wire.state import named_space, workflow_space
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class TaskContext(TaskFacts):
 
     def report(self, share: float, note: str = "") -> None:
         """Publish the task's progress (0 to 1, clamped) with a note, from any thread, also that of a plain handler."""
+        dumps(note)
         self.services.report(min(1.0, max(0.0, share)), note)
 
     def retry(self, dependency: str, policy: Retry | int | None = None) -> Retries:
@@ -160,10 +162,16 @@ class Context(TaskContext, TaskThreads, TaskHandoffs, Locking):
 
     async def progress(self, share: float, note: str = "") -> None:
         """Publish the task's progress (0 to 1, clamped) with a note, as an event `task.progress`, at most once."""
+        dumps(note)
         self.services.progress(min(1.0, max(0.0, share)), note)
 
     async def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
-        """Publish an event that the handler defines, at most once; the default subject is the task's id."""
+        """Publish an event that the handler defines, at most once; the default subject is the task's id.
+
+        Raises:
+            InvalidTask: when JSON cannot express the data, whether or not anybody listens.
+        """
+        dumps(data)
         self.services.emit(type_, subject=subject or self.task_id, **data)
 
     @property
@@ -284,7 +292,12 @@ class PlainContext(TaskContext, PlainHandoffs):
         self.report(share, note)
 
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
-        """Publish an event that the handler defines, at most once; the default subject is the task's id."""
+        """Publish an event that the handler defines, at most once; the default subject is the task's id.
+
+        Raises:
+            InvalidTask: when JSON cannot express the data, whether or not anybody listens.
+        """
+        dumps(data)
         self.services.run(self._emit(type_, subject, data))
 
     def checkpoint(self, name: str) -> None:

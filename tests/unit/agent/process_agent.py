@@ -254,6 +254,26 @@ async def tell(_: None, ctx: Context) -> str:
     return ctx.task_id
 
 
+@worker.capability("proc.tell.wrong", process=True, retry=ONCE)
+async def tell_wrong(_: None, ctx: Context) -> None:
+    await ctx.emit("proc.told", prices=[1.0, float("nan")])
+
+
+@worker.capability("loop.tell.wrong", retry=ONCE)
+async def tell_wrong_on_the_loop(_: None, ctx: Context) -> None:
+    await ctx.emit("proc.told", prices=[1.0, float("nan")])
+
+
+@worker.capability("thread.tell.wrong", retry=ONCE)
+def tell_wrong_in_a_thread(_: None, ctx: PlainContext) -> None:
+    ctx.emit("proc.told", prices=[1.0, float("nan")])
+
+
+@worker.capability("loop.progress.wrong", retry=ONCE)
+async def progress_wrong(_: None, ctx: Context) -> None:
+    await ctx.progress(0.5, "\ud800")
+
+
 knocks: list[tuple[str, int]] = []
 
 

@@ -309,6 +309,22 @@ async def test_event_of_a_handler_in_a_process_comes_through(scene: Scene) -> No
     assert (event.subject, event.data) == (task_id, {"what": "all"})
 
 
+@pytest.mark.parametrize("capability", ["proc.tell.wrong", "loop.tell.wrong", "thread.tell.wrong"])
+async def test_event_that_json_cannot_say_fails_the_handler_wherever_it_runs(scene: Scene, capability: str) -> None:
+    await scene.start(worker)
+
+    facts = (await failure(scene, capability)).facts
+
+    assert facts["type"] == "InvalidTask"
+    assert "at='prices[1]'" in str(facts["message"])
+
+
+async def test_progress_that_json_cannot_say_fails_the_handler(scene: Scene) -> None:
+    await scene.start(worker)
+
+    assert (await failure(scene, "loop.progress.wrong")).facts["type"] == "InvalidTask"
+
+
 async def test_made_up_service_is_one_method_and_a_handler_in_a_process_reaches_it(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
