@@ -8,11 +8,12 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from secrets import token_hex
 from types import MappingProxyType
+from typing import Any
 
 from coditect.agent.declaration import Agent
 from coditect.agent.handlers.lifespan import lived
@@ -260,8 +261,13 @@ async def _remove_queues(broker: Broker, agent_id: AgentId) -> None:
         log.warning("The agent's queues could not be removed", extra={"agent_id": agent_id, "reason": str(error)})
 
 
-async def serve(agent: Agent, settings: Settings, *, source: str | None = None) -> None:
-    """Run one agent process until SIGTERM, SIGINT or a drain message; then drain and return.
+async def serve(
+    agent: Agent, settings: Settings, *, source: str | None = None, renew: asyncio.Event | None = None
+) -> bool:
+    """Run an agent until SIGTERM, SIGINT or a drain message, or until `renew` is set; then drain it.
+
+    Returns:
+        Whether the process is to end, by a signal or a drain message, which may also have come during the drain.
 
     Raises:
         CancelledError: when the signal comes before the agent is ready.
@@ -308,7 +314,8 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
         tell_ready(BEGAN)
         enable_own_logs()  # the agent's lifespan may have configured logs of its own
         _log_ready(agent, runtime.agent_id, settings)
-        await run_until(stop, health.failure())
+        await run_until(stop, health.failure(), renew=renew)
+    return stop.is_set()
 
 
 def _sweep_workspaces(settings: Settings) -> None:
@@ -359,9 +366,17 @@ def run_agent(agent: Agent, settings: Settings, *, source: str | None = None) ->
 
     Errors of the start or of a critical loop pass through.
     """
+    return run_serving(serve(agent, settings, source=source), settings)
+
+
+def run_serving(serving: Coroutine[Any, Any, object], settings: Settings) -> int:
+    """Run a coroutine that serves agents until they have drained, end this process's other threads, and return 0.
+
+    Errors of the start or of a critical loop pass through.
+    """
     configure_logs(settings)
     keep_signals_from_children()
-    run_loop(_serve_and_end(agent, settings, source=source))
+    run_loop(_serve_and_end(serving))
     return 0
 
 
@@ -370,14 +385,14 @@ async def _keep_agents(target: str, settings: Settings, processes: int) -> int:
     return await keep_processes(command, processes, stall_seconds=settings.stall_seconds)
 
 
-async def _serve_and_end(agent: Agent, settings: Settings, *, source: str | None) -> None:
-    """Serve the agent, and after that end the process within 2 s, even if a handler's thread never ends.
+async def _serve_and_end(serving: Coroutine[Any, Any, object]) -> None:
+    """Serve agents, and after that end the process within 2 s, even if a handler's thread never ends.
 
     Python itself waits for every thread before a process ends.
     """
     code = 1
     try:
-        await serve(agent, settings, source=source)
+        await serving
         code = 0
     except asyncio.CancelledError:
         log.info("Stopped before the agent was ready")

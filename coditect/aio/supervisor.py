@@ -240,18 +240,20 @@ async def _paused(kept: _KeptLoop, seconds: float) -> bool:
     return not kept.is_over()
 
 
-async def run_until(stop: asyncio.Event, *failures: Coroutine[Any, Any, Exception]) -> None:
-    """Wait until the stop event is set, or until one of the `failures` returns an error, which is then raised.
+async def run_until(
+    stop: asyncio.Event, *failures: Coroutine[Any, Any, Exception], renew: asyncio.Event | None = None
+) -> None:
+    """Wait until `stop` or `renew` is set, or until one of the `failures` returns an error, which is then raised.
 
     Raises:
         Exception: the error that the first failure returns.
     """
     failing = [asyncio.ensure_future(one) for one in failures]
-    stopping = asyncio.ensure_future(stop.wait())
+    stopping = [asyncio.ensure_future(event.wait()) for event in (stop, renew) if event is not None]
     try:
-        done, _ = await asyncio.wait((stopping, *failing), return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait((*stopping, *failing), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in (stopping, *failing):
+        for task in (*stopping, *failing):
             task.cancel()
     for failed in failing:
         if failed in done:

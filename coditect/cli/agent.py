@@ -135,14 +135,11 @@ def _run_commands(file: str | None, command: str | None, capability: str, enviro
 
 def _run_tools(name: str, target: str) -> int:
     """Run the agent that offers an MCP server's tools as capabilities, and return the exit code."""
-    from coditect.agent import program
-
     try:
-        from coditect.integrations.mcp.declaration import mcp_agent
+        from coditect.integrations.mcp.program import run_tools
     except ImportError as error:
         raise missing_extra("mcp") from error
-    settings = read_settings()
-    return program.run_agent(run_loop(mcp_agent(name, target)), settings)
+    return run_tools(name, target, read_settings())
 
 
 def _run_remote(name: str, url: str) -> int:

@@ -12,15 +12,17 @@ from mcp_types import CallToolResult, TextContent, Tool
 
 from coditect.agent.declaration import Agent
 from coditect.agent.handlers.context import Context
-from coditect.errors import InvalidTask, Retryable, SetupError
+from coditect.errors import CoditectError, InvalidTask, Retryable, SetupError
 from coditect.integrations.described import described
 from coditect.integrations.json_schema import SchemaCheck
 from coditect.integrations.mcp.servers import ToolServer
+from coditect.model.duration import seconds
 
 log = logging.getLogger(__name__)
 
 _UNFIT = re.compile(r"[^a-z0-9_-]+")
 DEFAULT_TIMEOUT = "5m"
+_RENAME = "rename the tool, or take a shorter name for the agent"
 
 
 class ToolFailed(Retryable):
@@ -42,7 +44,7 @@ async def mcp_agent(
     name, the agent's name by default; `timeout` bounds one call.
 
     Raises:
-        SetupError: when the server's command cannot be used, or a tool cannot be declared.
+        SetupError: when the server's command cannot be used, or no tool can be a capability.
         ToolServerLost: when the server does not answer within 30 s; retryable.
     """
     server = ToolServer(target, env=env)
@@ -52,12 +54,14 @@ async def mcp_agent(
 
 
 def agent_of(
-    name: str, server: ToolServer, tools: Sequence[Tool], *, prefix: str, slots: int, timeout: str = DEFAULT_TIMEOUT
+    name: str, server: ToolServer, tools: Sequence[Tool], *, prefix: str, slots: int = 8, timeout: str = DEFAULT_TIMEOUT
 ) -> Agent:
     """Return the agent whose capabilities are the given tools of an MCP server.
 
+    A tool that cannot be a capability, such as one with too long a name, is left out and logged.
+
     Raises:
-        SetupError: when two tools would be one capability, or a tool cannot be declared.
+        SetupError: when no tool is left.
     """
 
     @asynccontextmanager
@@ -69,16 +73,20 @@ def agent_of(
     names: dict[str, str] = {}
     for tool in tools:
         capability = f"{prefix}.{_UNFIT.sub('-', tool.name.lower()).strip('-_') or 'tool'}"
-        if (other := names.setdefault(capability, tool.name)) != tool.name:
-            raise SetupError(
-                "Two tools of an MCP server have one name", capability=capability, tools=[other, tool.name]
-            )
-        declare = agent.capability(capability, timeout=timeout, description=(tool.description or tool.name)[:1_000])
-        declare(_handler(server, tool))
+        try:
+            if (other := names.setdefault(capability, tool.name)) != tool.name:
+                raise SetupError("Another tool has the name of this capability already", other=other)
+            declare = agent.capability(capability, timeout=timeout, description=(tool.description or tool.name)[:1_000])
+            declare(_handler(server, tool, seconds(timeout)))
+        except CoditectError as error:
+            told = {"tool": tool.name[:200], "capability": capability[:200], "reason": str(error), "fix": _RENAME}
+            log.warning("A tool of an MCP server is left out: it cannot be a capability", extra=told)
+    if not agent.capabilities:
+        raise SetupError("No tool of an MCP server can be a capability", server=server.target, fix=_RENAME)
     return agent
 
 
-def _handler(server: ToolServer, tool: Tool) -> Callable[..., Any]:
+def _handler(server: ToolServer, tool: Tool, limit_seconds: float) -> Callable[..., Any]:
     check = _check_of(tool)
 
     async def call(arguments: Any, ctx: Context) -> Any:
@@ -88,7 +96,7 @@ def _handler(server: ToolServer, tool: Tool) -> Callable[..., Any]:
         given = {} if arguments is None else arguments
         if not isinstance(given, dict):
             given = {"input": given}
-        result = await server.call(tool.name, given, progress)
+        result = await server.call(tool.name, given, progress, limit_seconds=limit_seconds)
         value = value_of(result)
         if check is not None:
             _compare(result, check)

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import shlex
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 from mcp import Client
+from mcp.client import IncomingMessage
 from mcp.client.stdio import StdioServerParameters
+from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost
 from mcp.shared.dispatcher import ProgressFnT
 from mcp.shared.exceptions import MCPError
-from mcp_types import CONNECTION_CLOSED, CallToolResult, Implementation, Tool
+from mcp_types import (
+    INVALID_PARAMS,
+    METHOD_NOT_FOUND,
+    CallToolResult,
+    Implementation,
+    Tool,
+    ToolListChangedNotification,
+)
 
 from coditect import __version__
 from coditect.aio.backoff import Backoff
@@ -23,12 +33,17 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 30.0
 """How long a call waits for a server that is being opened."""
+PROBE_SECONDS = 10.0
+"""How long a server may take to list its tools after a call that it did not answer as it should."""
 PAUSES = Backoff(first=0.1, longest=10.0)
 MOST_TOOLS = 200
+_FINAL = frozenset({INVALID_PARAMS, METHOD_NOT_FOUND})
+_PROTOCOL_CODES = range(-32_768, -31_999)
+"""The codes that JSON-RPC reserves for errors of the protocol and of the server; a tool's own errors have others."""
 
 
 class ToolServerLost(Retryable):
-    """The retryable error of an MCP server that ended or cannot be reached; it is opened again in the background."""
+    """The retryable error of an MCP server that ended, failed or cannot be reached; it is opened again if need be."""
 
 
 class ToolServer:
@@ -56,22 +71,31 @@ class ToolServer:
                 raise SetupError("An MCP server needs a command", fix="--mcp 'mcp-server-git --repository .'")
             self._at = StdioServerParameters(command=words[0], args=words[1:], env=self._env or None)
         self._opened: asyncio.Future[Client] | None = None
-        self._lost = asyncio.Event()
+        self._suspected = asyncio.Event()
         self._trouble = ""
+        self._keeping: asyncio.Task[None] | None = None
+        self.known: list[Tool] = []
+        """The tools that the server had when it was last asked."""
+        self.on_change: Callable[[], object] = self._log_change
+        """Is called when the server has other tools than when it was last asked."""
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Connect to the server in the background, and again after each loss, until the block ends; do not wait for it.
 
-        Calls wait for it. Afterwards it can be opened again, also on another event loop.
+        Calls wait for it. Afterwards it can be opened again, also on another event loop. A block inside of another one
+        uses its connection.
         """
-        self._opened, self._lost = asyncio.get_running_loop().create_future(), asyncio.Event()
-        keeping = asyncio.create_task(self._keep(), name=f"keep {self.target}")
+        if self._keeping is not None and not self._keeping.done():
+            yield
+            return
+        self._opened, self._suspected = asyncio.get_running_loop().create_future(), asyncio.Event()
+        self._keeping = asyncio.create_task(self._keep(), name=f"keep {self.target}")
         try:
             yield
         finally:
-            keeping.cancel()
-            await asyncio.wait([keeping])
+            self._keeping.cancel()
+            await asyncio.wait([self._keeping])
 
     async def tools(self) -> list[Tool]:
         """Ask the server for all of its tools, page by page, and return them.
@@ -80,45 +104,55 @@ class ToolServer:
             SetupError: when there are none, or too many.
             ToolServerLost: when the server does not answer.
         """
-        client, tools, cursor = await self._client(), list[Tool](), None
-        while len(tools) <= MOST_TOOLS:
-            try:
-                page = await client.list_tools(cursor=cursor)
-            except MCPError as error:
-                raise self._judged(error, client) from error
-            tools += page.tools
-            if not (cursor := page.next_cursor):
-                break
-        if not 0 < len(tools) <= MOST_TOOLS:
-            raise SetupError("An MCP server has 1 to 200 tools", server=self.target, tools=len(tools))
-        return tools
+        client = await self._client()
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                self.known = await _listed(client)
+        except (MCPError, TimeoutError) as error:
+            raise self._judged(error, client) from error
+        if not 0 < len(self.known) <= MOST_TOOLS:
+            raise SetupError("An MCP server has 1 to 200 tools", server=self.target, tools=len(self.known))
+        return self.known
 
-    async def call(self, tool: str, arguments: dict[str, Any], progress: ProgressFnT) -> CallToolResult:
+    async def call(
+        self, tool: str, arguments: dict[str, Any], progress: ProgressFnT, *, limit_seconds: float = math.inf
+    ) -> CallToolResult:
         """Call a tool of the server, and return its answer, even one that reports a failure; pass a cancel on.
 
-        The answer is not compared with the tool's output schema.
+        The answer is not compared with the tool's output schema. If the call is canceled after about `limit_seconds`,
+        its time was over: the server is then probed, and replaced if it does not answer.
 
         Raises:
-            ToolServerLost: when the server ended meanwhile, or does not answer; retryable.
+            ToolServerLost: when the server ended meanwhile, does not answer, or failed itself; retryable.
             InputError: when the server has no such tool, or refuses the arguments.
         """
         client = await self._client()
+        began = asyncio.get_running_loop().time()
         try:
             return await client.call_tool(tool, arguments, progress_callback=progress)
         except MCPError as error:
             raise self._judged(error, client) from error
+        except asyncio.CancelledError:
+            if asyncio.get_running_loop().time() - began >= 0.9 * limit_seconds:
+                self._suspect(client)
+            raise
 
-    def _judged(self, error: MCPError, client: Client) -> Exception:
-        """Return Coditect's error for an MCP error; if the connection was closed, first make `_keep` open a new one.
+    def _judged(self, error: MCPError | TimeoutError, client: Client) -> Exception:
+        """Return Coditect's error for an MCP error; unless the call itself was wrong, first suspect the connection."""
+        reason = str(error)[:500] or "it does not answer"
+        if isinstance(error, MCPError) and (error.code in _FINAL or error.code not in _PROTOCOL_CODES):
+            return InputError("The MCP server refused the call", server=self.target, reason=reason)
+        self._suspect(client)
+        return ToolServerLost("The MCP server ended during the call, or failed", server=self.target, reason=reason)
 
-        A connection that is being opened already is not replaced once more.
+    def _suspect(self, client: Client) -> None:
+        """Let `_keep` probe a connection, and replace it if it is of no use; calls wait meanwhile.
+
+        A connection that is being opened already is not probed.
         """
-        if error.code == CONNECTION_CLOSED:
-            if self._opened is not None and self._opened.done() and self._opened.result() is client:
-                self._opened = asyncio.get_running_loop().create_future()
-                self._lost.set()
-            return ToolServerLost("The MCP server ended during the call", server=self.target)
-        return InputError("The MCP server refused the call", server=self.target, reason=str(error)[:500])
+        if self._opened is not None and self._opened.done() and self._opened.result() is client:
+            self._opened = asyncio.get_running_loop().create_future()
+            self._suspected.set()
 
     async def _client(self) -> Client:
         if self._opened is None:
@@ -137,19 +171,85 @@ class ToolServer:
         """
         failures = 0
         while True:
-            self._lost.clear()
+            stack = AsyncExitStack()
             try:
-                async with Client(self._at, client_info=Implementation(name="coditect", version=__version__)) as client:
-                    client.session.validate_tool_result = _unchecked  # type: ignore[method-assign]
-                    failures = 0
-                    assert self._opened is not None
-                    self._opened.set_result(client)
-                    await self._lost.wait()
+                self._suspected.clear()
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    client = await stack.enter_async_context(self._new_client())
+                client.session.validate_tool_result = _unchecked  # type: ignore[method-assign]
+                failures = 0
+                await self._serve(client)
             except Exception as error:  # noqa: BLE001 - whatever a server's program does; a call has it as its reason
+                while isinstance(error, ExceptionGroup):
+                    error = error.exceptions[0]
                 self._trouble = f"{type(error).__name__}: {error}"[:300]
+                if self._opened is None or self._opened.done():
+                    self._opened = asyncio.get_running_loop().create_future()
+            finally:
+                with suppress(Exception):  # the MCP library bounds it, and kills a program that does not end
+                    await stack.aclose()
             failures += 1
             log.warning("An MCP server is opened again", extra={"server": self.target, "reason": self._trouble})
             await asyncio.sleep(PAUSES.pause(failures))
+
+    def _new_client(self) -> Client:
+        async def heard(message: IncomingMessage) -> None:
+            if isinstance(message, ToolListChangedNotification):
+                self._suspected.set()
+
+        about = Implementation(name="coditect", version=__version__)
+        return Client(self._at, client_info=about, message_handler=heard)
+
+    async def _serve(self, client: Client) -> None:
+        """Offer a connection to calls until it is of no use; probe it whenever it is suspected.
+
+        A connection that was opened again is probed first if its tools were listed before: they may be others now.
+        """
+        async with asyncio.TaskGroup() as listening:
+            listening.create_task(self._listen(client))
+            if self.known:
+                self._suspected.set()
+            while True:
+                if self._suspected.is_set():
+                    self._suspected.clear()
+                    await self._probe(client)
+                assert self._opened is not None
+                if not self._opened.done():
+                    self._opened.set_result(client)
+                await self._suspected.wait()
+
+    async def _probe(self, client: Client) -> None:
+        """List a server's tools, and report any change; raise an error if the server does not answer."""
+        async with asyncio.timeout(PROBE_SECONDS):
+            found = await _listed(client)
+        if self.known and found != self.known:
+            self.known = found
+            self.on_change()
+
+    async def _listen(self, client: Client) -> None:
+        """Have the tools listed again when the server says that they changed, in the protocol that has subscriptions.
+
+        In older ones the message handler hears of it.
+        """
+        with suppress(ListenNotSupportedError, SubscriptionLost, MCPError, TimeoutError):
+            async with client.listen(tools_list_changed=True) as changes:
+                async for _ in changes:
+                    self._suspected.set()
+
+    def _log_change(self) -> None:
+        fix = "start the agent again; `coditect agent run --mcp` does that by itself"
+        log.warning("An MCP server has other tools now", extra={"server": self.target, "fix": fix})
+
+
+async def _listed(client: Client) -> list[Tool]:
+    """Return a server's tools, page by page, a few more than `MOST_TOOLS` if there are too many."""
+    tools, cursor = list[Tool](), None
+    while len(tools) <= MOST_TOOLS:
+        page = await client.list_tools(cursor=cursor, cache_mode="refresh")
+        tools += page.tools
+        if not (cursor := page.next_cursor):
+            break
+    return tools
 
 
 async def _unchecked(name: str, result: CallToolResult) -> None:

@@ -1,0 +1,195 @@
+"""Servers of MCP tools that restart, fail, fall silent or change their tools, and what becomes of their calls."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from mcp.server import MCPServer
+from mcp.server.mcpserver import Context
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS
+
+from coditect.errors import InputError
+from coditect.integrations.mcp import servers
+from coditect.integrations.mcp.declaration import agent_of, value_of
+from coditect.integrations.mcp.servers import ToolServer, ToolServerLost
+from coditect.local.servers.ports import free_ports
+from tests.support import eventually
+
+SILENT = Path(__file__).with_name("tool_server.py")
+
+
+async def nothing(progress: float, total: float | None, message: str | None) -> None:
+    """Leave a call's progress out."""
+
+
+def letters() -> MCPServer:
+    server = MCPServer("letters")
+
+    @server.tool()
+    def count(text: str) -> int:
+        return len(text)
+
+    @server.tool()
+    def fail(code: int) -> int:
+        raise MCPError(code, "it failed")
+
+    @server.tool()
+    async def grow(ctx: Context) -> str:
+        @server.tool()
+        def shout(text: str) -> str:
+            return text.upper()
+
+        await ctx.notify_tools_changed()
+        await ctx.session.send_tool_list_changed()
+        return "grown"
+
+    return server
+
+
+@asynccontextmanager
+async def serving(port: int, *, broken: bool = False) -> AsyncIterator[None]:
+    """Serve the tools over HTTP, with sessions that end with the block; if `broken`, answer everything with 500."""
+
+    async def fail(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b"broken"})
+
+    app: Any = fail if broken else letters().streamable_http_app()
+    lifespan: Any = "off" if broken else "on"
+    config = uvicorn.Config(app, port=port, log_level="error", lifespan=lifespan, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    running = asyncio.create_task(server._serve())
+    await eventually(lambda: server.started)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await running
+
+
+@pytest.fixture
+def url() -> tuple[int, str]:
+    (port,) = free_ports(1)
+    return port, f"http://127.0.0.1:{port}/mcp"
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+@pytest.mark.parametrize("broken", [False, True])
+async def test_a_remote_server_that_restarts_is_connected_to_again(
+    url: tuple[int, str], mode: str, broken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = servers.Client
+    monkeypatch.setattr(servers, "Client", lambda *given, **options: client(*given, mode=mode, **options))
+    port, address = url
+    server = ToolServer(address)
+    async with server.open():
+        async with serving(port):
+            assert value_of(await server.call("count", {"text": "hello"}, nothing)) == {"result": 5}
+        if broken:
+            async with serving(port, broken=True):
+                with pytest.raises(ToolServerLost):
+                    await server.call("count", {"text": "hello"}, nothing)
+        async with serving(port):
+            answers = [await _counted(server) for _ in range(2)]
+
+    assert answers[1] == {"result": 5}, "at most one call is lost"
+
+
+async def _counted(server: ToolServer) -> Any:
+    try:
+        return value_of(await server.call("count", {"text": "hello"}, nothing))
+    except ToolServerLost as error:
+        assert error.retryable
+        return None
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (-32603, ToolServerLost),
+        (-32000, ToolServerLost),
+        (-32001, ToolServerLost),
+        (-32099, ToolServerLost),
+        (INVALID_PARAMS, InputError),
+        (-32601, InputError),
+        (1, InputError),
+    ],
+)
+async def test_an_error_of_the_server_is_retryable_and_a_refusal_is_final(
+    code: int, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ToolServer("in-process")
+    server._at = letters()  # type: ignore[assignment]
+    async with server.open():
+        with pytest.raises(error, match="it failed"):
+            await server.call("fail", {"code": code}, nothing)
+        opened = await server._client()
+        assert value_of(await server.call("count", {"text": "hello"}, nothing)) == {"result": 5}
+        assert await server._client() is opened, "a server that answers is kept"
+
+
+async def test_a_server_that_answers_nothing_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "PROBE_SECONDS", 1.0)
+    server = ToolServer(f"{sys.executable} {SILENT} {tmp_path}")
+    async with server.open():
+        await server.call("count", {"text": "hello"}, nothing)
+        silent = int((tmp_path / "pid").read_text())
+        os.kill(silent, signal.SIGSTOP)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await server.call("count", {"text": "hello"}, nothing, limit_seconds=1.0)
+
+        assert value_of(await server.call("count", {"text": "hello"}, nothing)) == {"result": 5}
+        assert int((tmp_path / "pid").read_text()) != silent
+
+
+async def test_a_server_that_never_answers_the_greeting_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr(servers, "PROBE_SECONDS", 1.0)
+    started = tmp_path / "started"
+    code = f"open({str(started)!r}, 'a').write('x'); import sys; sys.stdin.read()"
+    server = ToolServer(f'{sys.executable} -c "{code}"')
+    async with server.open():
+        await eventually(lambda: started.exists() and len(started.read_text()) > 1)
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+async def test_a_change_of_the_tools_is_noticed(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = servers.Client
+    monkeypatch.setattr(servers, "Client", lambda *given, **options: client(*given, mode=mode, **options))
+    server, changed = ToolServer("in-process"), asyncio.Event()
+    server._at = letters()  # type: ignore[assignment]
+    server.on_change = changed.set
+    async with server.open():
+        assert "shout" not in {tool.name for tool in await server.tools()}
+        await server.call("grow", {}, nothing)
+        async with asyncio.timeout(10):
+            await changed.wait()
+        assert "shout" in {tool.name for tool in server.known}
+
+
+async def test_a_tool_that_cannot_be_a_capability_is_left_out_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    mcp = letters()
+    for name in ("x" * 120, "Count", "p0"):
+        mcp.add_tool(lambda: 1, name=name)
+    server = ToolServer("in-process")
+    server._at = mcp  # type: ignore[assignment]
+    async with server.open():
+        agent = agent_of("letters", server, await server.tools(), prefix="letters")
+
+    assert {capability.name for capability in agent.capabilities} == {"letters.count", "letters.fail", "letters.grow"}
+    left_out = {vars(record)["tool"] for record in caplog.records if "left out" in record.message}
+    assert left_out == {"x" * 120, "Count", "p0"}
