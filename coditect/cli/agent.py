@@ -136,7 +136,7 @@ def _run_commands(file: str | None, command: str | None, capability: str, enviro
 def _run_tools(name: str, target: str) -> int:
     """Run the agent that offers an MCP server's tools as capabilities, and return the exit code."""
     try:
-        from coditect.integrations.mcp.program import run_tools
+        from coditect.integrations.mcp.declaration import run_tools
     except ImportError as error:
         raise missing_extra("mcp") from error
     return run_tools(name, target, read_settings())

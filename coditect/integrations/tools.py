@@ -6,9 +6,13 @@ A tool takes an object. The input of a capability that takes another type is the
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+from urllib.parse import unquote
 
+from coditect.client.options import RequestKey
 from coditect.model.capability import CapabilitySpec
 from coditect.model.registration import AgentRecord
 from coditect.operations.fleet import offers_of
@@ -16,6 +20,14 @@ from coditect.registry.port import Search
 
 INPUT = "input"
 LOOK_SECONDS = 1.0
+MOST_REFERENCES = 50
+"""How many references are followed from one to the next."""
+_DEFINITIONS = ("$defs", "definitions")
+_REFERENCES = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})
+_BY_NAME = frozenset({*_DEFINITIONS, "properties", "patternProperties", "dependentSchemas", "dependencies"})
+"""The keywords whose values have schemas by names, which are no keywords."""
+_VALUES = frozenset({"const", "enum", "default", "examples", "example"})
+_KINDS = {type(None): "null", str: "string"}
 
 
 class OfferedCapabilities:
@@ -49,18 +61,108 @@ def input_of(spec: CapabilitySpec, arguments: Mapping[str, Any]) -> Any:
     return dict(arguments) if is_object(spec.input_schema) else arguments.get(INPUT)
 
 
+def own_key(door: str, caller: str, key: str, request: Any) -> RequestKey:
+    """Return a caller's idempotency key, as the control plane keeps it, with a hash that tells its request from others.
+
+    A slash in the caller's name is written otherwise, so that `a/b` with the key `c` is not `a` with the key `b/c`.
+    """
+    name = caller.replace("%", "%25").replace("/", "%2F")
+    written = json.dumps(request, sort_keys=True, default=str)
+    return RequestKey(f"{door}/{name}/{key}", hashlib.sha256(written.encode()).hexdigest())
+
+
 def as_object(schema: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return a schema of type `object`: the given one if it is that, else one whose field `name` has the given one."""
+    """Return a schema of type `object`: the given one if it is that, else one whose field `name` has the given one.
+
+    The field is required unless its schema takes null. References inside of the given schema stay valid: definitions
+    move to the new root, and other local references get the field's place.
+    """
     if is_object(schema):
-        return dict(schema)
-    inner = {key: value for key, value in schema.items() if key not in ("$defs", "$schema")}
-    required = [name] if inner.get("type", "null") != "null" or len(inner) > 1 else []
+        return {key: value for key, value in schema.items() if key != "$schema"}
+    moved = _moved(schema, f"#/properties/{name}", str(schema.get("$id", "")))
+    inner = {key: value for key, value in moved.items() if key not in (*_DEFINITIONS, "$schema", "$id")}
+    required = [] if admits(schema, None) else [name]
     whole: dict[str, Any] = {"type": "object", "properties": {name: inner}, "required": required}
-    if "$defs" in schema:
-        whole["$defs"] = schema["$defs"]
-    return whole
+    return whole | {key: moved[key] for key in _DEFINITIONS if key in moved}
 
 
 def is_object(schema: Mapping[str, object]) -> bool:
     """Tell whether a JSON Schema states the type `object`."""
     return schema.get("type") == "object"
+
+
+def admits(schema: Any, value: str | None) -> bool:
+    """Tell whether a JSON Schema admits null, or a text, by its types, enums, constants and combinations of these."""
+    return _admits(schema, value, schema, MOST_REFERENCES)
+
+
+def resolved(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the schema to which the root of a JSON Schema refers, if it is a local reference; else the root."""
+    found: Any = schema
+    for _ in range(MOST_REFERENCES):
+        if not isinstance(found, Mapping) or not isinstance(found.get("$ref"), str):
+            break
+        found = _target(found["$ref"], schema)
+    return found if isinstance(found, Mapping) else schema
+
+
+def _admits(schema: Any, value: str | None, root: Any, left: int) -> bool:
+    if not isinstance(schema, Mapping) or left == 0:
+        return schema is not False
+    kinds = schema.get("type", _KINDS[type(value)])
+    verdicts = [
+        _KINDS[type(value)] in ([kinds] if isinstance(kinds, str) else kinds),
+        "const" not in schema or schema["const"] == value,
+        "enum" not in schema or value in schema["enum"],
+        not isinstance(schema.get("$ref"), str) or _admits(_target(schema["$ref"], root), value, root, left - 1),
+        all(_admits(part, value, root, left - 1) for part in schema.get("allOf", ())),
+        *(
+            any(_admits(part, value, root, left - 1) for part in schema[key])
+            for key in ("anyOf", "oneOf")
+            if key in schema
+        ),
+    ]
+    return all(verdicts)
+
+
+def _target(reference: str, root: Any) -> Any:
+    """Return the part of a schema at which a local reference points; the schema that admits all if there is none."""
+    found, own = root, str(root.get("$id", ""))
+    pointer = reference.removeprefix(own) if own else reference
+    if pointer.lstrip("#").strip("/") and not pointer.startswith("#/"):
+        return {}
+    for part in pointer.lstrip("#").split("/")[1:]:
+        key = unquote(part).replace("~1", "/").replace("~0", "~")
+        if isinstance(found, list) and key.isdigit() and int(key) < len(found):
+            found = found[int(key)]
+        elif isinstance(found, Mapping) and key in found:
+            found = found[key]
+        else:
+            return {}
+    return found
+
+
+def _moved(schema: Any, place: str, own: str) -> Any:
+    """Return a schema with its local references changed as if its root, but not its definitions, lay at a place."""
+    if isinstance(schema, list):
+        return [_moved(part, place, own) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    moved = dict[str, Any]()
+    for key, value in schema.items():
+        if key in _REFERENCES and isinstance(value, str):
+            moved["$ref" if key == "$recursiveRef" else key] = _moved_reference(value, place, own)
+        elif key in _BY_NAME and isinstance(value, Mapping):
+            moved[key] = {name: _moved(part, place, own) for name, part in value.items()}
+        else:
+            moved[key] = value if key in _VALUES else _moved(value, place, own)
+    return moved
+
+
+def _moved_reference(reference: str, place: str, own: str) -> str:
+    local = reference.removeprefix(own) or "#" if own else reference
+    if local in ("#", "#/"):
+        return place
+    if local.startswith("#/") and local.split("/")[1] not in _DEFINITIONS:
+        return place + local[1:]
+    return local

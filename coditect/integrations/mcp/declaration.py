@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -12,11 +13,13 @@ from mcp_types import CallToolResult, TextContent, Tool
 
 from coditect.agent.declaration import Agent
 from coditect.agent.handlers.context import Context
+from coditect.agent.program import run_serving, serve
 from coditect.errors import CoditectError, InvalidTask, Retryable, SetupError
 from coditect.integrations.described import described
 from coditect.integrations.json_schema import SchemaCheck
 from coditect.integrations.mcp.servers import ToolServer
 from coditect.model.duration import seconds
+from coditect.settings.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,27 @@ async def mcp_agent(
     async with server.open():
         tools = await server.tools()
     return agent_of(name, server, tools, prefix=prefix or name, slots=slots, timeout=timeout)
+
+
+def run_tools(name: str, target: str, settings: Settings) -> int:
+    """Run the agent whose capabilities are the tools of an MCP server until it is stopped, and return the exit code.
+
+    Raises:
+        SetupError: when the server's command cannot be used, or no tool can be declared.
+        ToolServerLost: when the server does not answer within 30 s; retryable.
+    """
+    return run_serving(_serve_tools(name, ToolServer(target), settings), settings)
+
+
+async def _serve_tools(name: str, server: ToolServer, settings: Settings) -> None:
+    """Serve a server's tools; when they change, drain the agent, and serve an agent with the new ones."""
+    ended = False
+    async with server.open():
+        await server.tools()
+        while not ended:
+            renew = asyncio.Event()
+            server.on_change = renew.set
+            ended = await serve(agent_of(name, server, server.known, prefix=name), settings, renew=renew)
 
 
 def agent_of(

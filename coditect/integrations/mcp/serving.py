@@ -8,6 +8,7 @@ connection, and `coditect_cancel` cancels it.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from fnmatch import fnmatchcase
@@ -33,11 +34,11 @@ from mcp_types import (
 from coditect import __version__
 from coditect.aio.clock import SystemClock
 from coditect.client.client import Client
-from coditect.client.options import Options
+from coditect.client.options import Options, RequestKey
 from coditect.errors import CoditectError, InputError, NotFound, ResultTimeout, TaskError
 from coditect.integrations.mcp.resources import FleetResources
 from coditect.integrations.mcp.tools import TASK_SCHEMA, CapabilityTool, answer, capability_tools, refusal
-from coditect.integrations.tools import OfferedCapabilities
+from coditect.integrations.tools import OfferedCapabilities, own_key
 from coditect.model.capability import LONGEST_DIRECT_SECONDS, nearest_names
 from coditect.model.event import Event
 from coditect.model.ids import TaskId
@@ -45,6 +46,8 @@ from coditect.operations.connections import Connections
 from coditect.operations.fleet import find_agents
 
 SUBMIT, LOOK, CANCEL = "coditect_submit", "coditect_task", "coditect_cancel"
+LOCAL = "local"
+"""The caller over stdin and stdout, whom the API does not know."""
 MOST_WAIT_SECONDS = 30.0
 """The longest wait of `coditect_task`: clients give a call up after about a minute."""
 INSTRUCTIONS = (
@@ -63,7 +66,10 @@ _DURABLE_TOOLS = (
             "properties": {
                 "capability": {"type": "string", "description": "The capability, or the name of its tool."},
                 "arguments": {"type": "object", "description": "The arguments that its tool takes."},
-                "key": {"type": "string", "description": "An idempotency key: the same key gives the same task."},
+                "key": {
+                    "type": "string",
+                    "description": "An idempotency key: the same key and input give the same task.",
+                },
             },
             "required": ["capability"],
         },
@@ -111,20 +117,24 @@ class FleetTools:
         """
         return [*(tool.described for tool in (await self._offered()).values()), *_DURABLE_TOOLS]
 
-    async def call(self, name: str, arguments: Mapping[str, Any], progress: Progress) -> CallToolResult:
+    async def call(
+        self, name: str, arguments: Mapping[str, Any], progress: Progress, *, caller: str = LOCAL
+    ) -> CallToolResult:
         """Call a tool; answer with its value or error, or, if it may run over 10 minutes, with a durable task's id.
 
+        Idempotency keys are those of the `caller`.
+
         Raises:
-            MCPError: when there is no such tool.
+            MCPError: when there is no such tool, or the caller used a key for another request before.
         """
         try:
             if name == SUBMIT:
-                return await self._submit(arguments)
+                return await self._submit(arguments, caller)
             if name in (LOOK, CANCEL):
                 return await self._of_task(name, arguments)
             tool = await self._tool(name)
             if tool.spec.long:
-                return await self._accept(tool, arguments, key=None)
+                return await self._accept(tool, arguments)
             return await self._run(tool, arguments, progress)
         except CoditectError as error:
             return refusal(error)
@@ -156,17 +166,24 @@ class FleetTools:
             finally:
                 handle.forget()
 
-    async def _submit(self, arguments: Mapping[str, Any]) -> CallToolResult:
+    async def _submit(self, arguments: Mapping[str, Any], caller: str) -> CallToolResult:
         given = arguments.get("arguments") or {}
         if not isinstance(given, dict):
             raise InputError("The arguments of a tool are an object", given=type(given).__name__)
         tool = await self._tool(_text(arguments, "capability"))
-        return await self._accept(tool, given, key=arguments.get("key"))
+        if arguments.get("key") is None:
+            return await self._accept(tool, given)
+        return await self._accept(tool, given, own_key("mcp", caller, _text(arguments, "key"), [tool.spec.name, given]))
 
-    async def _accept(self, tool: CapabilityTool, arguments: Mapping[str, Any], *, key: str | None) -> CallToolResult:
-        options = Options(durable=True, idempotency_key=None if key is None else f"mcp {key}")
+    async def _accept(
+        self, tool: CapabilityTool, arguments: Mapping[str, Any], key: RequestKey | None = None
+    ) -> CallToolResult:
+        options = Options(durable=True, idempotency_key=key)
         async with self._opened.fleet() as client:
-            handle = await client.submit_durable(tool.spec.name, tool.input_of(arguments), options=options)
+            try:
+                handle = await client.submit_durable(tool.spec.name, tool.input_of(arguments), options=options)
+            except InputError as error:
+                raise (error if key is None else MCPError(INVALID_PARAMS, str(error))) from error
             return answer({"task": handle.task_id, "state": "accepted"})
 
     async def _of_task(self, name: str, arguments: Mapping[str, Any]) -> CallToolResult:
@@ -202,8 +219,18 @@ async def _told(client: Client, task_id: TaskId, progress: Progress) -> AsyncIte
 
 
 async def _tell(events: AsyncIterator[Event], progress: Progress) -> None:
+    """Pass progress on as MCP wants it, always more than before: a retried attempt begins anew, and notes may repeat.
+
+    The least that is more goes with a note of no new share.
+    """
+    last = -1.0
     async for event in events:
-        await progress(event.data.get("share") or 0.0, str(event.data.get("note") or ""))
+        share, note = float(event.data.get("share") or 0.0), str(event.data.get("note") or "")
+        if share <= last and note:
+            share = min(1.0, math.nextafter(last, math.inf))
+        if share > last:
+            last = share
+            await progress(share, note)
 
 
 def _text(arguments: Mapping[str, Any], name: str) -> str:
@@ -224,7 +251,8 @@ def fleet_server(opened: Connections, patterns: Sequence[str] = ("*",)) -> Serve
         async def progress(share: float, note: str) -> None:
             await context.session.report_progress(share, 1.0, note or None)
 
-        return await tools.call(params.name, params.arguments or {}, progress)
+        caller = LOCAL if context.request is None else context.request.state.caller.name
+        return await tools.call(params.name, params.arguments or {}, progress, caller=caller)
 
     async def list_resources(_: ServerRequestContext[Any], __: PaginatedRequestParams | None) -> ListResourcesResult:
         return ListResourcesResult(resources=await resources.listed())

@@ -11,7 +11,7 @@ from a2a.utils.errors import ContentTypeNotSupportedError, PushNotificationNotSu
 from coditect.errors import InputError, InvalidTask
 from coditect.integrations.a2a.parts import plain, value_of
 from coditect.integrations.a2a.serving.card import output_modes
-from coditect.integrations.tools import is_object
+from coditect.integrations.tools import admits, is_object, resolved
 from coditect.model.capability import CapabilitySpec, nearest_names
 from coditect.wire.json import loads
 
@@ -59,20 +59,20 @@ def check_wishes(request: SendMessageRequest, spec: CapabilitySpec) -> None:
 def input_of(parts: Sequence[Part], spec: CapabilitySpec) -> Any:
     """Return a task's input from a message's parts; a text may be read as JSON, or be an object's one required field.
 
-    A text for a capability that wants something else is read as JSON, or is the only required field of an object.
+    A text that the capability's schema does not admit is read as JSON. If it is none, it is the only required field.
 
     Raises:
         InputError: when a part is a file or a link, or there are none.
     """
     given = value_of(parts)
-    kind = spec.input_schema.get("type")
-    if not isinstance(given, str) or kind in (None, "string"):
+    if not isinstance(given, str) or admits(spec.input_schema, given):
         return given
     try:
         return loads(given.encode())
     except InvalidTask:
-        required = spec.input_schema.get("required")
-        if is_object(spec.input_schema) and isinstance(required, list) and len(required) == 1:
+        schema = resolved(spec.input_schema)
+        required = schema.get("required")
+        if is_object(schema) and isinstance(required, list) and len(required) == 1:
             return {str(required[0]): given}
         return given
 

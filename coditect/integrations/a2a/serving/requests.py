@@ -32,7 +32,7 @@ from coditect.integrations.a2a.serving.orders import check_wishes, input_of, no_
 from coditect.integrations.a2a.serving.problems import told
 from coditect.integrations.a2a.serving.reading import follow, handle_of, read_task, settled
 from coditect.integrations.a2a.serving.tasks import ASKING, CONTEXT, ENDED, KIND
-from coditect.integrations.tools import OfferedCapabilities
+from coditect.integrations.tools import OfferedCapabilities, own_key
 from coditect.model.capability import CapabilitySpec
 from coditect.operations.connections import Connections
 from coditect.operations.fleet import find_agents
@@ -186,11 +186,10 @@ class FleetRequests(RequestHandler):
         spec = skill_of(request, await self.skills())
         check_wishes(request, spec)
         clock = SystemClock()
-        definition = durable_definition(spec.name, input_of(message.parts, spec), KEPT, now_ms=clock.now_ms())
-        name = sender.name.replace("%", "%25").replace("/", "%2F")
+        given = input_of(message.parts, spec)
         run = await client.start(
-            definition,
-            key=f"a2a/{name}/{message.message_id}",
+            durable_definition(spec.name, given, KEPT, now_ms=clock.now_ms()),
+            key=own_key("a2a", sender.name, message.message_id, [spec.name, given, message.context_id]),
             labels={CONTEXT: message.context_id or clock.new_id(), **KIND},
         )
         return client.task(durable_id(run.id))

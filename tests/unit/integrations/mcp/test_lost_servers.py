@@ -8,11 +8,13 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
+from mcp import Client
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from mcp.shared.exceptions import MCPError
@@ -89,8 +91,7 @@ def url() -> tuple[int, str]:
 async def test_a_remote_server_that_restarts_is_connected_to_again(
     url: tuple[int, str], mode: str, broken: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = servers.Client
-    monkeypatch.setattr(servers, "Client", lambda *given, **options: client(*given, mode=mode, **options))
+    monkeypatch.setattr(servers, "Client", partial(Client, mode=mode))
     port, address = url
     server = ToolServer(address)
     async with server.open():
@@ -168,8 +169,7 @@ async def test_a_server_that_never_answers_the_greeting_is_started_again(
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
 async def test_a_change_of_the_tools_is_noticed(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = servers.Client
-    monkeypatch.setattr(servers, "Client", lambda *given, **options: client(*given, mode=mode, **options))
+    monkeypatch.setattr(servers, "Client", partial(Client, mode=mode))
     server, changed = ToolServer("in-process"), asyncio.Event()
     server._at = letters()  # type: ignore[assignment]
     server.on_change = changed.set

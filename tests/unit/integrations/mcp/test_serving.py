@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import cycle, pairwise
+from types import SimpleNamespace
 from typing import Any
 
+import httpx2
 import pytest
 from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
-from mcp_types import TextResourceContents
+from mcp_types import INVALID_PARAMS, TextResourceContents
 from pydantic import BaseModel
 
 from coditect import Agent, Context, Retry, Workflow
+from coditect.integrations.mcp.program import open_http
 from coditect.integrations.mcp.serving import fleet_server
 from coditect.testing import TestFleet
 from coditect.wire.json import loads
@@ -180,6 +185,72 @@ async def test_a_durable_task_is_asked_for_later_and_the_same_key_gives_the_same
     assert first["task"] == again["task"]
     assert ended.structured_content == {"task": first["task"], "state": "completed", "result": 5}
     assert built.structured_content["result"] == "shop is built"
+
+
+async def test_a_key_with_another_input_is_refused() -> None:
+    async with connected(Workers()) as client:
+        order = {"capability": "text_count", "arguments": {"input": "hello"}, "key": "once"}
+        await client.call_tool("coditect_submit", order)
+        for other in ({"arguments": {"input": "other"}}, {"capability": "site_build"}):
+            with pytest.raises(MCPError, match="key") as caught:
+                await client.call_tool("coditect_submit", order | other)
+            assert caught.value.code == INVALID_PARAMS
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+async def test_any_process_answers_a_client_over_http_and_keys_are_those_of_the_caller(mode: str) -> None:
+    async with (
+        TestFleet(agents=[Workers().agent]) as fleet,
+        services_of(fleet.server, fleet.registry, fleet.client) as services,
+        open_http(services.opened, most_bytes=100_000) as first,
+        open_http(services.opened, most_bytes=100_000) as second,
+    ):
+        processes = cycle([first.handle_request, second.handle_request])
+        tasks = dict[str, str]()
+        for caller in ("ada", "bob"):
+
+            async def app(scope: Any, receive: Any, send: Any, caller: str = caller) -> None:
+                state = {"caller": SimpleNamespace(name=caller)}
+                await next(processes)(scope | {"state": state}, receive, send)
+
+            async with (
+                httpx2.AsyncClient(transport=httpx2.ASGITransport(app)) as http,
+                Client(streamable_http_client("http://127.0.0.1:1/mcp", http_client=http), mode=mode) as client,
+            ):
+                for _ in range(2):
+                    counted = await client.call_tool("text_count", {"input": "hello"})
+                    assert counted.structured_content == {"result": 5}
+                    order = {"capability": "text_count", "arguments": {"input": caller}, "key": "once"}
+                    tasks[caller] = (await client.call_tool("coditect_submit", order)).structured_content["task"]
+
+    assert tasks["ada"] != tasks["bob"]
+
+
+async def test_progress_always_rises() -> None:
+    agent, seen = Agent("worker"), list[float]()
+    arrived = asyncio.Event()
+
+    @agent.capability("long.work")
+    async def work(_: None, ctx: Context) -> str:
+        for share, note in ((0.5, "a"), (0.2, "again"), (0.5, "b"), (0.2, ""), (0.7, "last")):
+            await ctx.progress(share, note)
+        await arrived.wait()
+        return "done"
+
+    async def heard(progress: float, total: float | None, message: str | None) -> None:
+        seen.append(progress)
+        if message == "last":
+            arrived.set()
+
+    async with (
+        TestFleet(agents=[agent]) as fleet,
+        services_of(fleet.server, fleet.registry, fleet.client) as services,
+        Client(fleet_server(services.opened), raise_exceptions=True) as client,
+    ):
+        await client.call_tool("long_work", {}, progress_callback=heard)
+
+    assert len(seen) > 1 and all(before < after for before, after in pairwise(seen)), seen
+    assert seen[-1] == 0.7
 
 
 async def test_workflows_and_dead_letters_can_be_read() -> None:

@@ -1,0 +1,70 @@
+"""The schemas of tools: objects whose references stay valid, and inputs that look required if they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator, ValidationError
+
+from coditect.integrations.tools import admits, as_object
+
+LIST = {"type": "array", "items": {"anyOf": [{"$ref": "#"}, {"type": "integer"}]}}
+PAIR = {"type": "array", "prefixItems": [{"type": "integer"}, {"$ref": "#/prefixItems/0"}], "minItems": 2}
+NODE = {"type": "object", "properties": {"next": {"$ref": "#/$defs/Node"}, "n": {"type": "integer"}}, "required": ["n"]}
+ROOT = {"$ref": "#/$defs/Node", "$defs": {"Node": NODE}}
+OLD = {
+    "$ref": "#/definitions/Node",
+    "definitions": {"Node": {"type": "array", "items": {"$ref": "#/definitions/Node"}}},
+}
+ABOVE = {"$ref": "#/$defs/Leaf", "$defs": {"Leaf": {"anyOf": [{"type": "integer"}, {"$ref": "#/$defs/Many"}]},
+         "Many": {"type": "array", "items": {"$ref": "#"}}}}  # fmt: skip
+NAMED = {"$id": "https://example.org/list", "type": "array", "items": {"$ref": "https://example.org/list#"}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "fits", "fails"),
+    [
+        (LIST, [1, [2, [3]]], [1, ["x"]]),
+        (PAIR, [1, 2], [1, "x"]),
+        (ROOT, {"n": 1, "next": {"n": 2}}, {"n": 1, "next": {"n": "x"}}),
+        (OLD, [[], [[]]], [[1]]),
+        (ABOVE, [1, [2]], [1, ["x"]]),
+        (NAMED, [[], [[]]], [[1]]),
+    ],
+)
+def test_a_schema_keeps_its_references_where_it_is_moved(schema: dict[str, Any], fits: Any, fails: Any) -> None:
+    moved = as_object(schema, "input")
+    assert (moved["type"], moved["required"]) == ("object", ["input"])
+    check = Draft202012Validator(moved)
+    check.validate({"input": fits})
+    with pytest.raises(ValidationError):
+        check.validate({"input": fails})
+
+
+def test_values_and_names_that_look_like_references_stay_as_they_are() -> None:
+    schema = {"type": "array", "items": {"properties": {"$ref": {"const": {"$ref": "#"}}}}}
+    assert as_object(schema, "input")["properties"]["input"] == schema
+
+
+@pytest.mark.parametrize(
+    ("schema", "null", "text"),
+    [
+        ({}, True, True),
+        ({"title": "Anything"}, True, True),
+        ({"type": "string"}, False, True),
+        ({"type": ["integer", "null"]}, True, False),
+        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, True, False),
+        ({"anyOf": [{"type": "integer"}, {"type": "boolean"}]}, False, False),
+        ({"enum": [1, 2]}, False, False),
+        ({"enum": [None, "a"]}, True, True),
+        ({"const": 1}, False, False),
+        ({"$ref": "#/$defs/N", "$defs": {"N": {"type": "object"}}}, False, False),
+        ({"$ref": "#/$defs/a~1b", "$defs": {"a/b": {"enum": ["a"]}}}, False, True),
+        ({"allOf": [{"type": ["string", "null"]}, {"type": "string"}]}, False, True),
+        ({"$ref": "#"}, True, True),
+        ({"$ref": "https://example.org/elsewhere"}, True, True),
+    ],
+)
+def test_which_schemas_admit_null_or_a_text(schema: dict[str, Any], null: bool, text: bool) -> None:
+    assert (admits(schema, None), admits(schema, "a")) == (null, text)
