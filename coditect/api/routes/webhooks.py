@@ -44,7 +44,7 @@ class WebhookDocument(BaseModel):
     url: str
     filter: dict[str, list[str]]
     created_ms: int
-    state: str = Field(description="`active`, `disabled`, or `broken` if what is kept of it cannot be read.")
+    state: str = Field(description="`active`, `disabled`, `undelivered` without an API that posts, or `broken`.")
     reason: str = Field(description="Why it is disabled or broken.")
 
     @classmethod
@@ -71,6 +71,7 @@ async def list_webhooks(services: Services) -> list[WebhookDocument]:
 async def add_webhook(name: str, order: WebhookRequest, services: Services) -> NewWebhook:
     """Add a webhook, and show its secret this once; later events that fit its filter are posted, signed, to its URL."""
     services.webhooks.check_key()
+    await services.webhooks.hosts.check_receiver(webhooks.check_url(order.url))
     chosen = {field: getattr(order, field) for field in webhooks.FIELDS}
     now_ms = SystemClock().now_ms()
     added = await webhooks.add_webhook(services.opened, name, order.url, chosen, now_ms=now_ms)

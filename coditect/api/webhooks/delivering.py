@@ -125,7 +125,7 @@ class WebhookDelivery:
         Raises:
             CoditectError: any error of the control plane or the broker.
         """
-        kept = await webhooks.list_webhooks(self._opened)
+        kept = await webhooks.stored_webhooks(self._opened)
         broken = {webhook.name: webhook.reason for webhook in kept if webhook.state == "broken"}
         self._log_broken(broken)
         listed = {webhook.queue: webhook for webhook in kept if webhook.name not in broken}

@@ -19,7 +19,7 @@ from standardwebhooks import Webhook as Signature
 
 from coditect.aio.clock import Clock
 from coditect.errors import CoditectError
-from coditect.integrations.http.addresses import AllowedHosts
+from coditect.integrations.http.addresses import AllowedHosts, webhook_hosts
 from coditect.integrations.http.calls import AgentCalls, agent_calls
 from coditect.model.event import Event
 from coditect.operations.coordination.webhooks import Webhook, check_key
@@ -56,9 +56,10 @@ class WebhookAttempt:
 class WebhookSender:
     """The sender of an API process's webhooks: one HTTP client, and the key from which their secrets are made."""
 
-    def __init__(self, calls: AgentCalls, key: str, metrics: Metrics) -> None:
+    def __init__(self, calls: AgentCalls, key: str, metrics: Metrics, hosts: AllowedHosts) -> None:
         self._calls = calls
         self._key = key
+        self.hosts = hosts
         self._taken, self._failed = (metrics.counter(WEBHOOK_ATTEMPTS, outcome=one) for one in ("taken", "failed"))
         self._seconds = metrics.histogram(WEBHOOK_SECONDS)
         self.disabled = metrics.counter(WEBHOOKS_DISABLED)
@@ -108,9 +109,9 @@ async def webhook_sender(key: str, *, private: bool, metrics: Metrics | None = N
 
     Loopback addresses count as private. The secrets of the webhooks' signatures are made from `key`.
     """
-    hosts = AllowedHosts(("*",), private, "CODITECT_API_WEBHOOK_PRIVATE")
+    hosts = webhook_hosts(private=private)
     async with agent_calls(hosts, most_bytes=0) as calls:
-        yield WebhookSender(calls, key, metrics or MemoryMetrics())
+        yield WebhookSender(calls, key, metrics or MemoryMetrics(), hosts)
 
 
 def event_id(event: Event) -> str:

@@ -18,13 +18,14 @@ import typer
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
 from coditect.cli.terminal.output import Aside, FieldsView, Output, OutputOption, TableView, render, say
-from coditect.errors import InputError
+from coditect.errors import InputError, Retryable, SetupError
 from coditect.settings.addresses import without_passwords
 from coditect.settings.own_files import is_own
 from coditect.settings.settings import Settings, read_settings
 
 if TYPE_CHECKING:  # pydantic, which coditect.local needs, would double the time of `coditect --help`
     from coditect.local import Program, UpFolder, UpPlan, UpState
+    from coditect.local.doctor import Check
     from coditect.operations.rebuild import Rebuilt
 
 FOLDER = Path(".coditect")
@@ -131,11 +132,28 @@ def doctor_command(
         management_url=settings.management_url,
         sign_in=partial(sign_in, heartbeat_seconds=settings.heartbeat_seconds),
     )
+    if all(check.ok for check in checks if check.name == "broker"):
+        checks += run_loop(_check_webhooks(context))
     document = [{"name": one.name, "ok": one.ok, "detail": one.detail, "fix": one.fix} for one in checks]
     table = TableView(("check", "ok", "found"), [(one.name, one.ok, one.detail) for one in checks])
     render(output, document, table, *(Aside(f"{one.name}: {one.fix}") for one in checks if one.fix))
     if not all(one.ok for one in checks):
         raise typer.Exit(1)
+
+
+async def _check_webhooks(context: typer.Context) -> list[Check]:
+    """Check that an API posts the events of every webhook; nothing is checked where no control plane answers."""
+    from coditect.local.doctor import Check
+    from coditect.operations.coordination import webhooks
+
+    try:
+        found = await webhooks.list_webhooks(connections(context))
+    except (Retryable, SetupError):
+        return []
+    undelivered = [webhook.name for webhook in found if webhook.state == "undelivered"]
+    if not undelivered:
+        return [Check("webhooks", True, f"{len(found)} webhooks")] if found else []
+    return [Check("webhooks", False, f"undelivered: {', '.join(undelivered)}", webhooks.NO_API)]
 
 
 def _rebuild(context: typer.Context, output: Output) -> None:

@@ -13,6 +13,7 @@ from coditect.cli.connections import connections
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, render, say
 from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
 from coditect.errors import missing_extra
+from coditect.integrations.http.addresses import webhook_hosts
 from coditect.operations.connections import Connections
 from coditect.operations.coordination import webhooks
 from coditect.operations.coordination.webhooks import Webhook
@@ -45,18 +46,23 @@ def add_webhook(
     \b
     Example: coditect webhook add pager https://example.com/hooks/coditect --kind task.dead --kind workflow.failed
     """
-    key = webhooks.check_key(_settings().webhook_key or "")
+    settings = _settings()
+    key = webhooks.check_key(settings.webhook_key or "")
     chosen = {"kind": kind, "task": task, "workflow": workflow, "capability": capability, "agent": agent}
     given = {name: values for name, values in chosen.items() if values}
-    adding = webhooks.add_webhook(connections(context), name, url, given, now_ms=SystemClock().now_ms())
-    added = run_loop(adding)
+
+    async def add() -> Webhook:
+        await webhook_hosts(private=settings.webhook_private).check_receiver(webhooks.check_url(url))
+        return await webhooks.add_webhook(connections(context), name, url, given, now_ms=SystemClock().now_ms())
+
+    added = run_loop(add())
     shown = {**_shown(added), "secret": added.secret(key)}
     render(output, shown, FieldsView(shown))
 
 
 @app.command("list")
 def list_webhooks(context: typer.Context, output: OutputOption = Output.TABLE, watch: WatchOption = False) -> None:
-    """List the webhooks with their state, and why one is disabled.
+    """List the webhooks with their state, and why one is disabled, broken, or undelivered for want of an API.
 
     \b
     Example: coditect webhook list
@@ -74,14 +80,18 @@ def list_webhooks(context: typer.Context, output: OutputOption = Output.TABLE, w
 
 @app.command("test")
 def test_webhook(context: typer.Context, name: NameArgument, output: OutputOption = Output.TABLE) -> None:
-    """Post one event `webhook.test` from here, and show what came of it; exit code 1 when it was not taken.
+    """Post one event `webhook.test` from here, and show the answer; exits 1 if it failed, or if no API posts events.
 
     \b
     Example: coditect webhook test pager
     """
     attempt = run_loop(_test(connections(context), name, _settings()))
     render(output, attempt, FieldsView(attempt))
-    if attempt["reason"]:
+    listed = run_loop(webhooks.list_webhooks(connections(context)))
+    undelivered = next((one.reason for one in listed if one.name == name and one.state == "undelivered"), "")
+    if undelivered:
+        say(f"{name} is undelivered: {undelivered}")
+    if attempt["reason"] or undelivered:
         raise typer.Exit(1)
 
 

@@ -10,6 +10,7 @@ import asyncio
 import re
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
@@ -90,6 +91,16 @@ class AllowedHosts:
                 raise InputError("The settings do not allow this address", host=host, address=address, fix=fix)
         return addresses
 
+    async def check_receiver(self, url: str) -> None:
+        """Check that the host of a well-formed URL has allowed addresses only; an unknown host is not refused.
+
+        Raises:
+            InputError: when it has an address to which nothing is sent.
+        """
+        parts = urlsplit(url)
+        with suppress(OSError):
+            await self.addresses(parts.hostname or "", parts.port or 443)
+
     def _allows(self, address: IPv4Address | IPv6Address) -> bool:
         if isinstance(address, IPv6Address) and address in LOCAL_CARRIER:
             return self.private and not any(map(_serves_machines, _embedded(address)))
@@ -102,6 +113,11 @@ class AllowedHosts:
             return self.private
         public = address.is_global and not any(address in network for network in NOT_PUBLIC)
         return public or (self.private and (address.is_private or address.is_loopback))
+
+
+def webhook_hosts(*, private: bool) -> AllowedHosts:
+    """Return the hosts to which events are posted: all, with or without loopback and private addresses."""
+    return AllowedHosts(("*",), private, "CODITECT_API_WEBHOOK_PRIVATE")
 
 
 def _serves_machines(address: IPv4Address | IPv6Address) -> bool:

@@ -16,6 +16,7 @@ from secrets import token_hex
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from coditect.broker.port import Broker
 from coditect.broker.topology import webhook_queue
 from coditect.client.client import Client
 from coditect.collaboration.state import SharedState, reserved
@@ -34,6 +35,7 @@ SHORTEST_KEY = 32
 SHORTEST_SALT = 16
 MOST_VALUES = 100
 """The most values of one field of a filter."""
+NO_API = "no running API posts its events: start `coditect api` again with CODITECT_API_WEBHOOK_KEY set"
 FIELDS = ("kind", "task", "workflow", "capability", "agent")
 """The names of a filter's fields."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -146,11 +148,25 @@ async def add_webhook(
     return webhook
 
 
-async def list_webhooks(opened: Connections) -> list[Webhook]:
-    """Return all webhooks, sorted by name: enabled, disabled, and `broken` ones, whose rows nobody can read."""
+async def stored_webhooks(opened: Connections) -> list[Webhook]:
+    """Return all webhooks as they are stored, active, disabled or broken, sorted by name."""
     async with opened.fleet() as client:
-        kept = _rows(await _space(client).get(KEY))
-    return [Webhook.read(name, row) for name, row in sorted(kept.items())]
+        kept = await client.space(SPACE).get(KEY)
+    return [Webhook.read(name, row) for name, row in sorted((kept or {}).items())]
+
+
+async def list_webhooks(opened: Connections) -> list[Webhook]:
+    """Return all webhooks, sorted by name; an active one to which no running API posts is `undelivered`."""
+    found = await stored_webhooks(opened)
+    async with opened.broker() as broker:
+        return [await _delivered(broker, webhook) for webhook in found]
+
+
+async def _delivered(broker: Broker, webhook: Webhook) -> Webhook:
+    stats = await broker.stats(webhook.queue) if webhook.active else None
+    if not webhook.active or (stats is not None and stats.consumers):
+        return webhook
+    return replace(webhook, state="undelivered", reason=NO_API)
 
 
 async def get_webhook(opened: Connections, name: str) -> Webhook:

@@ -89,6 +89,19 @@ async def test_events_that_fit_are_sent_and_those_before_the_process_too() -> No
     assert sender.sent == ["before", "after"]
 
 
+async def test_webhook_is_undelivered_until_an_api_posts_its_events() -> None:
+    async with TestFleet() as fleet:
+        await added(fleet)
+        [before] = await listed(fleet)
+        async with delivering(fleet, Scripted()):
+            await fleet.advance("6s")
+            [posting] = await listed(fleet)
+        [after] = await listed(fleet)
+
+    assert [one.state for one in (before, posting, after)] == ["undelivered", "active", "undelivered"]
+    assert "CODITECT_API_WEBHOOK_KEY" in before.reason
+
+
 async def test_event_is_tried_again_until_it_is_taken() -> None:
     sender = Scripted([FAILED, FAILED])
     async with TestFleet() as fleet:
@@ -196,17 +209,17 @@ async def test_webhook_whose_queue_cannot_be_opened_holds_up_no_other() -> None:
 
 
 async def test_loop_that_reads_the_webhooks_and_dies_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    list_webhooks, faults = webhooks.list_webhooks, [RuntimeError("the fault that was asked for")]
+    stored_webhooks, faults = webhooks.stored_webhooks, [RuntimeError("the fault that was asked for")]
 
     async def list_or_fail(opened: Connections) -> list[Webhook]:
         if faults:
             raise faults.pop()
-        return await list_webhooks(opened)
+        return await stored_webhooks(opened)
 
     sender = Scripted()
     async with TestFleet() as fleet:
         await added(fleet)
-        monkeypatch.setattr(webhooks, "list_webhooks", list_or_fail)
+        monkeypatch.setattr(webhooks, "stored_webhooks", list_or_fail)
         async with delivering(fleet, sender):
             await fleet.client.emit("repo.pushed", subject="one")
             await fleet.advance("6s")
@@ -248,7 +261,7 @@ async def test_a_broken_row_is_shown_and_the_other_webhooks_deliver() -> None:
         left = await webhooks.list_webhooks(services.opened)
 
     assert sender.sent[-1] == "one"
-    assert states == {**dict.fromkeys(rows, "broken"), "pager": "active"}
+    assert states == {**dict.fromkeys(rows, "broken"), "pager": "undelivered"}
     assert left == [to]
 
 
@@ -297,6 +310,7 @@ async def test_webhooks_over_http() -> None:
         made = await http.put("/v1/webhooks/pager", json={"url": URL, "kind": ["task.dead"]})
         again = await http.put("/v1/webhooks/pager", json={"url": URL})
         wrong = await http.put("/v1/webhooks/other", json={"url": "x"})
+        metadata = await http.put("/v1/webhooks/other", json={"url": "http://169.254.169.254/latest"})
         shown: list[dict[str, Any]] = (await http.get("/v1/webhooks")).json()
         disabled = await http.post("/v1/webhooks/pager/disable")
         enabled = await http.post("/v1/webhooks/pager/enable")
@@ -304,6 +318,7 @@ async def test_webhooks_over_http() -> None:
         missing = await http.post("/v1/webhooks/pager/test")
 
     assert (made.status_code, again.status_code, wrong.status_code) == (201, 422, 422)
+    assert (metadata.status_code, metadata.json()["facts"]["address"]) == (422, "169.254.169.254")
     assert made.json()["secret"].startswith("whsec_")
     assert shown[0]["filter"] == {"kind": ["task.dead"]}
     assert "secret" not in json.dumps(shown)
