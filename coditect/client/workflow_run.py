@@ -334,7 +334,11 @@ class Run(Restorable):
         await self._control.ask(Verb.PAUSE, {"workflow": self.id})
 
     async def resume(self) -> None:
-        """Continue a paused workflow, or redo an ended one's failed or canceled nodes, or its failed compensation."""
+        """Continue a paused workflow, or run a failed one again from its failed nodes or its failed compensation.
+
+        Raises:
+            InputError: when the workflow has completed or was canceled; `redrive` runs a canceled node again.
+        """
         await self._control.ask(Verb.RESUME, {"workflow": self.id})
 
     async def redrive(self, node: str, value: Any = None, *, dry_run: bool = False) -> dict[str, Any]:

@@ -282,7 +282,7 @@ def pause_workflow(context: typer.Context, run: RunArgument) -> None:
 
 @app.command("resume")
 def resume_workflow(context: typer.Context, run: RunArgument) -> None:
-    """Resume a paused workflow, or run a failed one again. A failed one goes on from its failed nodes.
+    """Resume a paused workflow, or run a failed one again from its failed nodes. A canceled one is refused.
 
     \b
     Example: coditect workflow resume 01890a5d-ac96-774b-bcce-b302099a8057

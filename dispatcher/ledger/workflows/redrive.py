@@ -114,10 +114,10 @@ def _check_done_with(node_key: NodeKey, run: RunRecord) -> None:
 
 
 def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Resume a paused workflow, or run an ended one again from its failed nodes, or from its failed compensation.
+    """Resume a paused workflow, or run a failed one again from its failed nodes, or from its failed compensation.
 
     Raises:
-        InputError: when the workflow has completed or has no failed node, or (NotFound) there is none.
+        InputError: when the workflow has completed, was canceled, or has no failed node, or (NotFound) there is none.
     """
     workflow = text(body, "workflow")
     run = control.run_of(unit, workflow)
@@ -125,6 +125,9 @@ def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
         return control.resume(unit, body)
     if run.state is WorkflowState.COMPLETED:
         raise InputError("The workflow has completed", workflow=workflow)
+    if run.state is WorkflowState.CANCELED:
+        fix = "start it again, or redrive the nodes that are to run: coditect dead redrive --node WORKFLOW:NODE"
+        raise InputError("The workflow was canceled", workflow=workflow, fix=fix)
     if run.state is WorkflowState.COMPENSATED:
         raise InputError("The workflow is compensated", workflow=workflow, fix="start it again")
     if not any(run.counts.get(state.value) for state in redrive_steps.REDRIVABLE):

@@ -239,7 +239,7 @@ async def pause_workflow(workflow: str, services: Services) -> WorkflowRow:
 
 @steered.post("/{workflow}/resume")
 async def resume_workflow(workflow: str, services: Services) -> WorkflowRow:
-    """Resume a paused workflow, or run a failed one again from its failed nodes."""
+    """Resume a paused workflow, or run a failed one again from its failed nodes; a canceled one is refused."""
     return await _steer(services, workflow, Steer.RESUME)
 
 

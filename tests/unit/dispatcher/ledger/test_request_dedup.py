@@ -48,6 +48,10 @@ async def resume(ledger: Ledger) -> None:
     await ledger.ask(Verb.RESUME, WORKFLOW)
 
 
+async def redrive(ledger: Ledger) -> None:
+    await ledger.ask(Verb.REDRIVE, NODE)
+
+
 async def pause(ledger: Ledger) -> None:
     await ledger.ask(Verb.PAUSE, WORKFLOW)
 
@@ -62,7 +66,7 @@ CASES: list[Any] = [
     pytest.param(fail, Asked(Verb.RESUME, WORKFLOW, "i"), fail, id="resumed, and failed again"),
     pytest.param(pause, Asked(Verb.RESUME, WORKFLOW, "i"), pause, id="resumed, and paused again"),
     pytest.param(nothing, Asked(Verb.PAUSE, WORKFLOW, "i"), resume, id="paused, and resumed"),
-    pytest.param(nothing, Asked(Verb.CANCEL, WORKFLOW, "i"), resume, id="canceled, and resumed"),
+    pytest.param(nothing, Asked(Verb.CANCEL, WORKFLOW, "i"), redrive, id="canceled, and redriven"),
     pytest.param(succeed, Asked(Verb.ANSWER, GRANT, "i"), nothing, id="answered"),
     pytest.param(succeed, Asked(Verb.ANSWER, GRANT, "i"), fail, id="answered, and what came after it failed"),
 ]

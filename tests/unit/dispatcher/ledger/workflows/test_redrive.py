@@ -395,3 +395,18 @@ async def test_input_of_a_node_that_waits_and_has_no_expression_is_what_it_runs_
     await ledger.batch(ledger.finished((await take(ledger))["a"], completed(1)))
 
     assert loads((await take(ledger))["b"].task.body) == {"path": "tests"}
+
+
+async def test_canceled_workflow_is_not_resumed_but_its_nodes_are_redriven(ledger: Ledger) -> None:
+    flow = Workflow("chain")
+    flow.task("work", after=[flow.task("work", name="a")], name="b")
+    await ledger.start(flow.definition())
+    await ledger.ask(Verb.CANCEL, {"workflow": "w"})
+
+    with pytest.raises(InputError, match="The workflow was canceled") as refused:
+        await ledger.ask(Verb.RESUME, {"workflow": "w"})
+    before = await ledger.state()
+    await redrive(ledger, "a")
+
+    assert "dead redrive" in str(refused.value.facts["fix"])
+    assert (before, await ledger.state()) == (WorkflowState.CANCELED, WorkflowState.RUNNING)

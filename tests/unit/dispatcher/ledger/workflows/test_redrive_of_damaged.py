@@ -56,7 +56,7 @@ async def test_nothing_begins_anew_by_halves_when_a_value_is_damaged(ledger: Led
     assert await ledger.state() is WorkflowState.COMPLETED
 
 
-async def test_workflow_that_was_left_half_way_is_canceled_and_begins_anew(ledger: Ledger) -> None:
+async def test_workflow_that_was_left_half_way_is_canceled_and_its_nodes_begin_anew(ledger: Ledger) -> None:
     await failed_with_an_input(ledger)
     await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "a"})
     run = await ledger.run()
@@ -68,8 +68,9 @@ async def test_workflow_that_was_left_half_way_is_canceled_and_begins_anew(ledge
     canceled = await ledger.state()
     left = await ledger.database.read(lambda tr: tr.get_range(*AGAIN.range()))
     ledger.published.clear()
-    await ledger.ask(Verb.RESUME, {"workflow": "w"})
-    await ledger.play(lambda _: completed(1))
+    for node in ("a", "b"):
+        await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": node})
+        await ledger.play(lambda _: completed(1))
 
     assert canceled is WorkflowState.CANCELED
     assert left == []
