@@ -109,11 +109,10 @@ class Rows:
         for key, facts in self._states.items():
             if facts["state"] == "blocked" and not facts["fence"]:
                 continue  # with a fence it was discarded, and what its attempts tell is late
-            if facts["state"] == "published" and (key, facts["publication"]) not in self._outbox:
+            claimed = facts["state"] == "published" and key in self._shards  # else only what is known of it changed
+            if claimed and (key, facts["publication"]) not in self._outbox:
                 number = {name: facts[name] for name in ("publication", "fence")}
-                rows.append(
-                    ("claim", key, {"shard": self._shards.get(key), **number, "row": False, "version": version})
-                )
+                rows.append(("claim", key, {"shard": self._shards[key], **number, "row": False, "version": version}))
             rows.append(("state", key, {**facts, "version": version}))
         return rows
 
