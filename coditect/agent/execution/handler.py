@@ -342,7 +342,8 @@ def _failed(error: BaseException, reason: str) -> HandlerEnd:
     failure = Failure.from_error(error, reason, caller=__file__)
     if issubclass(type(error), RemoteError):
         remote = cast("RemoteError", error)
-        failure = replace(failure, type=remote.remote_type, traceback=remote.remote_traceback or failure.traceback)
+        trace = remote.remote_traceback or failure.traceback
+        failure = replace(failure, type=remote.remote_type, traceback=trace, fix=remote.remote_fix)
     return HandlerEnd(Status.FAILED, failure=failure, error=error)
 
 

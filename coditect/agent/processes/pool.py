@@ -61,6 +61,7 @@ class RemoteError(Exception):
         super().__init__(facts.get("message", ""))
         self.remote_type = str(facts.get("type", ""))
         self.remote_traceback = str(facts.get("traceback", ""))
+        self.remote_fix = str(facts.get("fix", ""))
         self.retryable = facts.get("retryable") is not False
         """Whether the capability's retry policy tries the failure again."""
         asked = facts.get("retry_after")
@@ -150,6 +151,8 @@ class Worker:
                 worker_rpc.run(frame)
         except (asyncio.IncompleteReadError, ConnectionError):
             return await self._end_of_link()
+        except Exception as error:  # noqa: BLE001 - raised in the group, it would be an anonymous ExceptionGroup
+            return error
         return frame.body if frame.kind is FrameKind.VALUE else _remote(frame.head)
 
     async def _end_of_link(self) -> ProcessDied:

@@ -8,6 +8,7 @@ and a LEAVE frame leaves it with the verdict of the worker, which has the except
 from __future__ import annotations
 
 import asyncio
+import builtins
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -19,7 +20,7 @@ from coditect.agent.processes.protocol import Frame, FrameKind
 from coditect.errors import CoditectError
 from coditect.model.limits.breaker import CallVerdict
 from coditect.model.message import Message
-from coditect.model.result import Outcome
+from coditect.model.result import Failure, Outcome
 from coditect.wire.tasks import read_result, result_message
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class WorkerRpc:
     async def _answer(self, number: int, call: Callable[[], Awaitable[Any]]) -> None:
         try:
             frame = _answer(number, await call())
-        except CoditectError as error:
+        except Exception as error:  # noqa: BLE001 - the handler that asked gets the error, and may catch it
             frame = Frame(FrameKind.ANSWER, {"number": number, "error": described(error)})
         self._send(frame)
 
@@ -129,24 +130,32 @@ def _answer(number: int, result: Any) -> Frame:
     return Frame(FrameKind.ANSWER, head, message.body)
 
 
-def described(error: CoditectError) -> dict[str, Any]:
+def described(error: Exception) -> dict[str, Any]:
     """Return an error as JSON values, from which `error_in` rebuilds the error."""
+    if not isinstance(error, CoditectError):
+        return {"type": type(error).__name__, "sentence": Failure.from_error(error, "").message, "facts": {}}
     facts = {name: value if isinstance(value, int | float) else str(value) for name, value in error.facts.items()}
     return {"type": type(error).__name__, "sentence": error.sentence, "facts": facts}
 
 
-def error_in(told: Mapping[str, Any]) -> CoditectError:
-    """Rebuild an error from the JSON values that `described` made: of the same type if `coditect.errors` has that."""
-    kind = getattr(errors, told["type"], CoditectError)
-    failure: CoditectError = kind(told["sentence"], **told["facts"])
-    return failure
+def error_in(told: Mapping[str, Any]) -> Exception:
+    """Rebuild an error from the JSON values that `described` made.
+
+    The error has the same type if that is one of `coditect.errors` or of Python, else it is a CoditectError.
+    """
+    kind = getattr(errors, told["type"], None) or getattr(builtins, told["type"], None)
+    if isinstance(kind, type) and issubclass(kind, CoditectError):
+        return kind(told["sentence"], **told["facts"])
+    if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, UnicodeError | ExceptionGroup):
+        return kind(told["sentence"])
+    return CoditectError(told["sentence"], **{"type": told["type"]} | told["facts"])
 
 
 def result_in(frame: Frame) -> Any:
     """Return the result of a service call from the agent's answer, or raise the service's error.
 
     Raises:
-        CoditectError: the error with which the service ended, of the same type.
+        Exception: the error with which the service ended, of the same type.
     """
     head = frame.head
     if (told := head.get("error")) is not None:

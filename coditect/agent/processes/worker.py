@@ -11,7 +11,6 @@ import os
 import socket
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
 from contextvars import copy_context
@@ -41,6 +40,7 @@ from coditect.model.capability import Priority
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.limits.breaker import Breaker, breaker_of, refusal_in
 from coditect.model.message import Message
+from coditect.model.result import Failure, ask_error, original_error
 from coditect.model.retry import RetryAfter
 from coditect.model.task import Task
 from coditect.resilience.retry_budget import RetryBudgets
@@ -50,6 +50,9 @@ from coditect.telemetry.logs import configure_logs
 from coditect.wire.tasks import read_task
 
 T = TypeVar("T")
+
+CANCEL_SECONDS = 1.0
+"""How long a handler that ended its event loop may take to end itself."""
 
 
 class _Link:
@@ -138,7 +141,24 @@ class _Home:
         """Run a coroutine to its end: on the lifespan's loop, if any, in the main thread, else on a new loop."""
         if self._runner is None or threading.current_thread() is not threading.main_thread():
             return run_loop(work)
-        return self._runner.run(work, context=copy_context())
+        begun: list[asyncio.Task[Any]] = []
+        try:
+            return self._runner.run(_noted(work, begun), context=copy_context())
+        finally:
+            if begun and not begun[0].done():  # a SystemExit, or `loop.stop()`, left the loop in the middle of it
+                self._runner.run(_canceled(begun[0]))
+
+
+async def _noted(work: Coroutine[Any, Any, T], begun: list[asyncio.Task[Any]]) -> T:
+    task = asyncio.current_task()
+    assert task is not None
+    begun.append(task)
+    return await work
+
+
+async def _canceled(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.wait([task], timeout=CANCEL_SECONDS)
 
 
 class _RemoteCall:
@@ -232,25 +252,28 @@ def _run(capability: Capability, frame: Frame, value: Any, link: _Link, home: _H
 
 def _answer(capability: Capability, frame: Frame, link: _Link, home: _Home) -> Frame:
     """Run the task that a message of the agent brings, and return the message with its value or failure."""
+    decoded = False
     try:
         value = capability.signature.input.decode(frame.body)
-    except InvalidTask as error:
-        return _failure(capability, error, invalid_input=True)
-    try:
+        decoded = True
         return Frame(FrameKind.VALUE, body=_run(capability, frame, value, link, home))
-    except Exception as error:  # noqa: BLE001 - the boundary: any failure travels to the agent
-        return _failure(capability, error)
+    except BaseException as error:  # noqa: BLE001 - the boundary: even sys.exit() is only a failure of the attempt
+        invalid = not decoded and issubclass(type(error), InvalidTask)
+        return _failure(capability, original_error(error), invalid_input=invalid)
 
 
-def _failure(capability: Capability, error: Exception, *, invalid_input: bool = False) -> Frame:
-    refusal = refusal_in(error)
+def _failure(capability: Capability, error: BaseException, *, invalid_input: bool) -> Frame:
+    refusal, failure = refusal_in(error), Failure.from_error(error, "", caller=__file__)
     facts = {
-        "type": type(error).__name__,
-        "message": str(error)[:2_000],
-        "traceback": traceback.format_exc()[-8_000:],
+        "type": failure.type,
+        "message": failure.message,
+        "traceback": failure.traceback,
+        "fix": failure.fix,
         "retryable": capability.retry.allows(error),
         "invalid_input": invalid_input,
-        "retry_after": error.delay_seconds if isinstance(error, RetryAfter) else None,
+        "retry_after": ask_error(lambda: cast("RetryAfter", error).delay_seconds, otherwise=None)
+        if issubclass(type(error), RetryAfter)
+        else None,
         "refusal": described(refusal) if refusal is not None else None,
     }
     return Frame(FrameKind.FAILURE, facts)
@@ -276,16 +299,21 @@ def main(target: str, capability_name: str, agent_pid: int, link_fd: int) -> Non
     _die_first()
     link = _Link(socket.socket(fileno=link_fd))
     os.register_at_fork(after_in_child=link.cut)
+    ready = False
     try:
         agent, capability = _load(target, capability_name)
         configure_logs(read_settings())  # in place of what the agent's file may have configured
         with _lifespan(agent, shared_loop=bool(capability.signature.dependencies)) as home:
             threading.Thread(target=link.read_all, name="link", daemon=True).start()
             link.send(Frame(FrameKind.READY))
+            ready = True
             while (frame := link.tasks.get()) is not None:
                 link.send(copy_context().run(_answer, capability, frame, link, home))  # what a task sets ends with it
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary: the agent's file may do anything
-        link.send(Frame(FrameKind.UNUSABLE, f"{type(error).__name__}: {error}"))
+    except BaseException as error:
+        if ready:
+            raise
+        failure = Failure.from_error(error, "")  # the boundary: the agent's file may do anything
+        link.send(Frame(FrameKind.UNUSABLE, f"{failure.type}: {failure.message}"))
 
 
 @contextmanager

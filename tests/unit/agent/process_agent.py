@@ -8,12 +8,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from coditect import Agent, Breaker, Context, PlainContext, Retry, RetryAfter
 from coditect.agent.handlers.port import Services
@@ -95,6 +98,88 @@ def fail(kind: str) -> None:
     if kind == "input":
         raise InvalidTask("not like this")
     raise KeyError("wrong key")
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("it has no text")
+
+
+class Awkward(Exception):
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"it has no {name}")
+
+
+class Unpicklable(Exception):
+    def __init__(self) -> None:
+        super().__init__("it holds a lock")
+        self.lock = threading.Lock()
+
+
+class Exits(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(4)
+
+
+def _check_color(color: str) -> str:
+    raise KeyError(color)
+
+
+@dataclass
+class Painted:
+    color: Annotated[str, AfterValidator(_check_color)]
+
+
+RAISED: dict[str, Callable[[], BaseException]] = {
+    "exit": lambda: SystemExit(3),
+    "interrupt": lambda: KeyboardInterrupt("stop"),
+    "cancelled": lambda: asyncio.CancelledError("no more"),
+    "generator": lambda: GeneratorExit("closed"),
+    "base": lambda: BaseException("base"),
+    "stop": lambda: StopIteration("empty"),
+    "unprintable": Unprintable,
+    "awkward": lambda: Awkward("awkward"),
+    "exits": Exits,
+    "unpicklable": Unpicklable,
+    "surrogate": lambda: ValueError("\ud800"),
+    "group": lambda: ExceptionGroup("two", [ValueError("one"), KeyError("other")]),
+    "base group": lambda: BaseExceptionGroup("two", [SystemExit(1)]),
+    "long": lambda: ValueError("x" * 100_000),
+}
+
+
+@worker.capability("proc.raise", process=True, retry=ONCE)
+def raising(kind: str) -> None:
+    raise RAISED[kind]()
+
+
+@worker.capability("proc.raise.async", process=True, retry=ONCE)
+async def raising_async(kind: str) -> None:
+    await asyncio.sleep(0)
+    raise RAISED[kind]()
+
+
+@worker.capability("proc.raise.pid", process=True, retry=ONCE)
+def raising_pid(kind: str) -> int:
+    """Raise, or return which process it is."""
+    if kind:
+        raise RAISED[kind]()
+    return os.getpid()
+
+
+@worker.capability("proc.paint", process=True, retry=ONCE)
+def paint(thing: Painted) -> None:
+    """Take an input whose validation breaks."""
+
+
+@worker.capability("proc.service.breaks", process=True, retry=ONCE)
+async def service_breaks(_: None, ctx: Context) -> str:
+    services: Any = ctx.services
+    try:
+        await services.hand_off("nobody")
+    except TypeError as error:
+        return str(error)
+    return "none"
 
 
 @worker.capability("proc.hang", process=True, timeout="4s", retry=ONCE)

@@ -18,7 +18,7 @@ from coditect.model.task import Limits
 from dispatcher.program import running_dispatcher
 from tests.owner import ScriptedOwner
 from tests.support import eventually
-from tests.unit.agent.process_agent import MADE_UP, knocks, worker
+from tests.unit.agent.process_agent import MADE_UP, RAISED, knocks, worker
 from tests.unit.agent.scene import Scene
 
 
@@ -118,6 +118,58 @@ async def test_exception_travels_with_type_message_and_traceback(scene: Scene) -
 
     assert (error.facts["type"], error.facts["attempt"]) == ("KeyError", 1), "the policy retries ValueError only"
     assert 'raise KeyError("wrong key")' in error.__notes__[0]
+
+
+@pytest.mark.parametrize("capability", ["proc.raise", "proc.raise.async"])
+async def test_whatever_a_handler_in_a_process_raises_is_one_failed_attempt_with_its_name(
+    scene: Scene, capability: str
+) -> None:
+    await scene.start(worker)
+    told = {}
+    for kind in RAISED:
+        facts = (await failure(scene, capability, kind)).facts
+        told[kind] = (facts["type"], str(facts["message"])[:30], facts["reason"], facts["attempt"])
+
+    assert told == {
+        "exit": ("SystemExit", "3", "handler_error", 1),
+        "interrupt": ("KeyboardInterrupt", "stop", "handler_error", 1),
+        "cancelled": ("CancelledError", "no more", "handler_error", 1),
+        "generator": ("GeneratorExit", "closed", "handler_error", 1),
+        "base": ("BaseException", "base", "handler_error", 1),
+        "stop": ("StopIteration", "empty", "handler_error", 1),
+        "unprintable": ("Unprintable", "It has no message: its class c", "handler_error", 1),
+        "awkward": ("Awkward", "awkward", "handler_error", 1),
+        "exits": ("Exits", "It has no message: its class c", "handler_error", 1),
+        "unpicklable": ("Unpicklable", "it holds a lock", "handler_error", 1),
+        "surrogate": ("ValueError", "\\ud800", "handler_error", 1),
+        "group": ("ExceptionGroup", "two (2 sub-exceptions)", "handler_error", 1),
+        "base group": ("BaseExceptionGroup", "two (1 sub-exception)", "handler_error", 1),
+        "long": ("ValueError", "x" * 30, "handler_error", 1),
+    }
+
+
+async def test_process_survives_what_its_handler_raises(scene: Scene) -> None:
+    await scene.start(worker)
+    client = await scene.client()
+    first = await client.request("proc.raise.pid", "", int)
+
+    for kind in ("exit", "interrupt", "generator", "surrogate"):
+        await failure(scene, "proc.raise.pid", kind)
+
+    assert await client.request("proc.raise.pid", "", int) == first
+
+
+async def test_error_of_a_validator_in_a_process_is_the_attempt_s(scene: Scene) -> None:
+    await scene.start(worker)
+
+    assert (await failure(scene, "proc.paint", {"color": "red"})).facts["type"] == "KeyError"
+
+
+async def test_error_of_the_agent_s_service_reaches_the_handler_in_its_process(scene: Scene) -> None:
+    await scene.start(worker)
+    client = await scene.client()
+
+    assert "argument" in await client.request("proc.service.breaks", None, str)
 
 
 async def test_retry_policy_knows_the_exception_s_type(scene: Scene) -> None:
