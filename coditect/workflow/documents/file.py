@@ -37,6 +37,7 @@ _WORDS: dict[str, bool | None] = {"": None, "~": None, "null": None, "Null": Non
 _WORDS |= {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _WHOLE = re.compile(r"[-+]?[0-9]+")
 _FRACTION = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _MOST_DIGITS = 40
 _json_string: Any = vars(json.decoder)["scanstring"]  # since ever, and not in the type stubs
 _TOKEN = re.compile(r'[\s,:]*(?:([\[\]{}])|(")|([^\s,:\[\]{}"]+))')
@@ -244,11 +245,14 @@ def _refuse_references(event: Any, line: int) -> None:
 def _plain(word: str, line: int) -> Any:
     """Return the value of an unquoted word: null, a boolean, a decimal number, or else the word itself as text.
 
-    So does YAML 1.2's core schema, which also has octal, hexadecimal, infinite and undefined numbers.
+    So does YAML 1.2's core schema, which also has octal and hexadecimal numbers. Its infinite and undefined numbers are
+    refused.
     """
     if word in _WORDS:
         return _WORDS[word]
     if _FRACTION.fullmatch(word) is None:
+        if _NOT_FINITE.fullmatch(word):
+            _refuse(line, f"JSON has no number {word}", "put it in quotes if it is a text")
         return word
     if len(word) > _MOST_DIGITS:
         _refuse(line, "The number is too long", "put it in quotes")

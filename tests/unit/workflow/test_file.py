@@ -37,6 +37,8 @@ def problems(text: str, *, is_json: bool = False, known: tuple[str, ...] | None 
         (HEAD + "  ? {a: b}\n  : x\n", "line 3: A key is text"),
         (ONE + "---\nname: other\n", "line 5: There is more than one document"),
         (ONE + "    input: " + "1" * 50 + "\n", "line 5: The number is too long"),
+        (ONE + "    input: .nan\n", "line 5: JSON has no number .nan"),
+        (ONE + "    input: [-.Inf]\n", "line 5: JSON has no number -.Inf"),
         (ONE + "    input: " + "[" * 300 + "]" * 300 + "\n", "line 5: The document is nested over 200 levels"),
         ("", "line 1: A workflow is an object of fields, not NoneType"),
         ("- a\n", "line 1: A workflow is an object of fields, not list"),
