@@ -212,6 +212,7 @@ def guarded(marker: str) -> Iterator[ProcessId]:
     """
     popen = subprocess.Popen(
         [sys.executable, "-I", watchdog.__file__, marker, str(os.getpid())],
+        env={name: text for name, text in os.environ.items() if name.endswith("LD_LIBRARY_PATH")},  # no secrets
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

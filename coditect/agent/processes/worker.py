@@ -30,7 +30,7 @@ from coditect.agent.loading import load_agents
 from coditect.agent.processes.protocol import Frame, FrameKind, read
 from coditect.agent.processes.rpc import BREAKER, call_frame, described, is_awaited, result_in
 from coditect.aio.clock import SystemClock
-from coditect.aio.launch import die_with
+from coditect.aio.launch import begin_program, die_with
 from coditect.aio.loop import Runner, new_runner, run_loop
 from coditect.aio.loop_thread import LoopThread
 from coditect.collaboration.blocking_locks import BlockingLock
@@ -297,6 +297,7 @@ def main(target: str, capability_name: str, agent_pid: int, link_fd: int) -> Non
     """Run tasks of one capability until the link or the agent's process ends; `target` declares the agent."""
     die_with(agent_pid)
     _die_first()
+    begin_program()
     link = _Link(socket.socket(fileno=link_fd))
     os.register_at_fork(after_in_child=link.cut)
     ready = False

@@ -31,6 +31,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _LINUX = sys.platform == "linux"
 _LOOK_SECONDS = 0.01
@@ -231,6 +232,7 @@ def _tidy(guards: set[int]) -> None:
 def main(door: socket.socket) -> None:
     """Start a guard process for each command of the agent, until the agent closes its socket and no guard is left."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(_PR_SET_DUMPABLE, 0)  # a command can neither trace a guard nor read what it was asked to run
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     guards: set[int] = set()
@@ -246,6 +248,8 @@ def main(door: socket.socket) -> None:
             _tidy(guards)
         if door.fileno() in ready:
             asked, fds, _, _ = socket.recv_fds(door, 1, FDS)
+            for fd in fds:
+                os.set_inheritable(fd, False)  # a command gets copies of its streams, and no socket
             if asked and len(fds) == FDS:
                 _launch(door, fds, guards)
             else:

@@ -17,6 +17,11 @@ from threading import Lock
 from coditect.integrations.commands import launcher
 from coditect.integrations.commands.failures import CommandTroubled
 
+NEEDED = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "CODITECT_STARTED_BY")
+"""The variables of the launcher: to find Python's libraries, and to be found by the watchdog of `coditect up`.
+
+A command may read the environment of its parent, so the agent's secrets are not in it.
+"""
 END_SECONDS = 10.0
 """How long the launcher may take to end what still runs."""
 
@@ -114,6 +119,7 @@ def launching() -> Iterator[Launcher]:
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", launcher.__file__, str(theirs.fileno())],
+                env={name: os.environ[name] for name in NEEDED if name in os.environ},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,

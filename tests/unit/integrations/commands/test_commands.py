@@ -63,6 +63,34 @@ async def test_it_works_in_a_folder_of_its_own_with_the_allowed_variables_alone(
     assert "AWS_SECRET" not in environment
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows a process's environment and descriptors")
+async def test_command_finds_no_secret_in_its_parent_and_no_descriptor_but_its_streams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET", "do not pass on")
+    code = (
+        "import json, os; parent = open(f'/proc/{os.getppid()}/environ').read(); "
+        "print(json.dumps([parent, sorted(map(int, os.listdir('/proc/self/fd')))]))"
+    )
+    async with fleet(tmp_path, code) as running:
+        environment, descriptors = await run(running)
+
+    assert "do not pass on" not in environment
+    assert descriptors[:3] == [0, 1, 2]
+    assert len(descriptors) == 4  # the last is that of the list
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such a request")
+def test_launcher_is_not_dumpable() -> None:
+    code = (
+        "import ctypes, socket; from coditect.integrations.commands import launcher; "
+        "ours, theirs = socket.socketpair(); ours.close(); launcher.main(theirs); "
+        "print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"
+    )
+
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"0\n"
+
+
 async def test_values_fill_arguments_and_stay_arguments(tmp_path: Path) -> None:
     code = "import sys, json; print(json.dumps(sys.argv[1:]))"
     templates = ("--title={input.title}", "{input.n}", "--", "{input.title}")
