@@ -16,7 +16,7 @@ from coditect.broker.management import Management
 from coditect.errors import CoditectError
 from coditect.local.errors import INSTALL_SERVERS, ServerUnreachable
 from coditect.local.servers.binaries import RABBITMQ_SBIN, Binaries, find_binaries
-from coditect.local.servers.probe import broker_version, redis_version
+from coditect.local.servers.probe import broker_version, usable_redis_version
 from coditect.local.state import Phase, UpFolder, UpState, read_state
 from coditect.wire import json
 
@@ -48,7 +48,9 @@ def doctor(
     management_url: str | None = None,
     sign_in: SignIn | None = None,
 ) -> list[Check]:
-    """Check everything that `up` and the programs need, and return the results; start and change nothing.
+    """Check everything that `up` and the programs need, and return the results; start nothing.
+
+    Nothing is changed: only a key of 1 ms shows that Redis takes writes.
 
     A server without a given address is checked at the address of a running `up` in `folder`; without an `up` it has no
     address. The broker passes only when `sign_in`, if it is given, raises nothing. Runs its own event loop.
@@ -68,7 +70,7 @@ def doctor(
         check_disk(folder),
         check_up(files, state),
         run_loop(check_server("broker", amqp_url, broker_version, RABBITMQ_AT_LEAST, sign_in=sign_in)),
-        run_loop(check_server("redis", redis_url, redis_version, REDIS_AT_LEAST)),
+        run_loop(check_server("redis", redis_url, usable_redis_version, REDIS_AT_LEAST)),
         run_loop(check_eviction(management_url)),
     ]
 

@@ -17,7 +17,17 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
-from redis.exceptions import ChildDeadlockedError, RedisClusterException, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
+    BusyLoadingError,
+    ChildDeadlockedError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+)
 
 from coditect.aio.cancellation import heeded
 from coditect.errors import Retryable, SetupError
@@ -41,6 +51,32 @@ EXAMPLE = "rediss://user:password@host:6379/0?ssl_ca_certs=/path/to/ca.pem"
 _TLS_PARAMETERS = ("ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password")
 PARAMETERS = (*_TLS_PARAMETERS, "client_name", "db", "health_check_interval", "socket_keepalive", "ssl_min_version")
 """The parameters of a URL of Redis; the time limits and the protocol are Coditect's own."""
+
+
+_FAULTS: tuple[tuple[tuple[type[RedisError], ...], str, str], ...] = (
+    (
+        (NoPermissionError,),
+        "The user of Redis may not do what the registry needs",
+        "give the user the rights in docs/task-graph.md: ~rq:* ~coditect:* +@all -@admin -@dangerous",
+    ),
+    (
+        (AuthenticationError, AuthenticationWrongNumberOfArgsError),
+        "Redis refuses the user or password",
+        "check the user and password in CODITECT_REDIS_URL",
+    ),
+    (
+        (ReadOnlyError,),
+        "Redis is a read-only replica",
+        "name the master in CODITECT_REDIS_URL, or the sentinels: redis+sentinel://one:26379,two:26379/NAME/0",
+    ),
+    (
+        (OutOfMemoryError,),
+        "Redis is full and takes no writes",
+        "raise maxmemory (redis-cli config set maxmemory 1gb), or remove what others keep there",
+    ),
+    ((BusyLoadingError,), "Redis still loads its data", "wait until it has loaded them"),
+)
+"""The errors of a Redis that answers but cannot be used, with the sentence and the fix for each."""
 
 
 class RedisConnection:
@@ -78,6 +114,40 @@ class RedisConnection:
         """Return the version of the Redis server; behind Sentinel, the version of the master."""
         facts = await self.bounded("version", self.redis.info("server"))
         return str(facts.get("redis_version", "unknown"))
+
+    async def usable_version(self) -> str:
+        """Return the version of a Redis that keeps what is written to it, after writing a key that lasts 1 ms.
+
+        A user with the rights of a dispatcher is enough; whether Redis evicts is only known where it may be asked.
+
+        Raises:
+            SetupError: when Redis refuses the user or password, or is read-only, full or evicting; with the fix.
+            Retryable: when it does not answer.
+        """
+        try:
+            hello = self.redis.execute_command("HELLO", 2)  # type: ignore[no-untyped-call] # redis-py says no types here
+            answer: Any = await self.bounded("hello", hello)
+            await self.bounded("write", self.redis.set("coditect:doctor", "", px=1))
+            memory = await self.bounded("memory", self._memory())
+        except Retryable as error:
+            for kinds, sentence, fix in _FAULTS:
+                if isinstance(error.__cause__, kinds):
+                    raise SetupError(sentence, reason=error.facts.get("reason"), fix=fix) from error
+            raise
+        if memory.get("maxmemory") and (policy := memory.get("maxmemory_policy")) != "noeviction":
+            fix = "redis-cli config set maxmemory-policy noeviction, and the same in its configuration"
+            raise SetupError("Redis may evict keys of the registry and of RQ", policy=policy, fix=fix)
+        facts = answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=False))
+        version = facts.get(b"version", facts.get("version", "unknown"))
+        return version.decode() if isinstance(version, bytes) else str(version)
+
+    async def _memory(self) -> dict[str, Any]:
+        """Return what Redis says of its memory; nothing to a user who may not ask."""
+        try:
+            facts: dict[str, Any] = await self.redis.info("memory")
+        except NoPermissionError:
+            return {}
+        return facts
 
     async def close(self) -> None:
         """Close all connections to Redis and to its sentinels, each within the time limit."""

@@ -11,7 +11,7 @@ import re
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from coditect.broker.rabbitmq.connection.recovery import hosts_of
 from coditect.errors import RegistryUnavailable
@@ -91,6 +91,26 @@ async def _version_under_sentinels(url: str, within_seconds: float) -> str:
         await connection.close()
 
 
+async def usable_redis_version(url: str, *, within_seconds: float = 2.0) -> str:
+    """Return the version of the Redis at `url`, or of the master that sentinels name, if the programs can use it.
+
+    Raises:
+        SetupError: when it refuses the user or password, or is read-only, full or evicting; with the fix.
+        ServerUnreachable: when nothing answers in time; retryable.
+    """
+
+    def unavailable(_: str, reason: str) -> RegistryUnavailable:
+        return RegistryUnavailable("No Redis answers at this address", reason=reason)
+
+    connection = RedisConnection(url, timeout_seconds=within_seconds, unavailable=unavailable)
+    try:
+        return await connection.usable_version()
+    except RegistryUnavailable as error:
+        raise ServerUnreachable(error.sentence, reason=error.facts["reason"]) from error
+    finally:
+        await connection.close()
+
+
 async def flush_redis(url: str, *, within_seconds: float = 10.0) -> None:
     """Remove everything from every database of the Redis at `url`.
 
@@ -155,7 +175,7 @@ async def _reach(url: str, *, default_port: int, tls_scheme: str, within_seconds
             reader, writer = await asyncio.open_connection(
                 parts.hostname or "127.0.0.1",
                 parts.port or _default_port(parts, default_port, tls_scheme),
-                ssl=ssl.create_default_context() if parts.scheme == tls_scheme else None,
+                ssl=_trusting(parts) if parts.scheme == tls_scheme else None,
             )
             try:
                 yield reader, writer
@@ -169,6 +189,12 @@ async def _reach(url: str, *, default_port: int, tls_scheme: str, within_seconds
             address=_address(url),
             reason=str(error) or type(error).__name__,
         ) from error
+
+
+def _trusting(parts: SplitResult) -> ssl.SSLContext:
+    """Return the TLS settings that trust the authority that an address names, or else the system's authorities."""
+    given = dict(parse_qsl(parts.query))
+    return ssl.create_default_context(cafile=given.get("cafile", given.get("ssl_ca_certs")), capath=given.get("capath"))
 
 
 def _default_port(parts: SplitResult, plain: int, tls_scheme: str) -> int:

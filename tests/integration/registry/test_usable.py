@@ -1,0 +1,101 @@
+"""Whether `coditect doctor` finds a Redis usable, and what it advises where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from coditect.local.doctor import Check, check_server
+from coditect.local.servers.probe import usable_redis_version
+from tests.integration.registry.private_redis import PrivateRedis, running
+
+pytestmark = pytest.mark.servers
+DOCUMENTED = "~rq:* ~coditect:* +@all -@admin -@dangerous"
+"""The rights of a dispatcher's user in docs/task-graph.md."""
+
+
+async def make_user(client: Redis, name: str, rights: str) -> None:
+    words = ("ACL", "SETUSER", name, "on", ">secret", *rights.split())
+    await client.execute_command(*words)  # type: ignore[no-untyped-call] # redis-py says no types here
+
+
+async def found_at(url: str) -> Check:
+    return await check_server("redis", url, usable_redis_version, (7, 0))
+
+
+@pytest.fixture
+def replica(server: PrivateRedis, tmp_path: Path) -> Iterator[PrivateRedis]:
+    (tmp_path / "replica").mkdir()
+    with running(PrivateRedis(tmp_path / "replica", "--replicaof", "127.0.0.1", str(server.port))) as started:
+        yield started
+
+
+async def test_user_with_the_documented_rights_is_enough(server: PrivateRedis, client: Redis) -> None:
+    assert DOCUMENTED in Path("docs/task-graph.md").read_text(encoding="utf-8")
+    await make_user(client, "coditect", DOCUMENTED)
+
+    found = await found_at(server.url.replace("redis://", "redis://coditect:secret@"))
+
+    assert found.ok, found
+    assert found.detail.startswith("version 7.")
+
+
+async def test_wrong_password_gets_advice_about_the_password(server: PrivateRedis, client: Redis) -> None:
+    await make_user(client, "coditect", DOCUMENTED)
+
+    wrong = await found_at(server.url.replace("redis://", "redis://coditect:hunter2@"))
+
+    assert not wrong.ok
+    assert "check the user and password in CODITECT_REDIS_URL" in wrong.fix
+    assert "hunter2" not in f"{wrong}"
+
+
+async def test_user_without_rights_gets_the_rights(server: PrivateRedis, client: Redis) -> None:
+    await make_user(client, "other", "~other:* +@all")
+
+    found = await found_at(server.url.replace("redis://", "redis://other:secret@"))
+
+    assert not found.ok
+    assert DOCUMENTED in found.fix
+
+
+async def test_missing_password_gets_advice_about_the_password(server: PrivateRedis, client: Redis) -> None:
+    await client.config_set("requirepass", "secret")
+
+    assert "CODITECT_REDIS_URL" in (await found_at(server.url)).fix
+
+
+async def test_read_only_replica_is_not_usable(replica: PrivateRedis) -> None:
+    found = await found_at(replica.url)
+
+    assert (found.ok, found.detail) == (False, "Redis is a read-only replica")
+    assert "name the master" in found.fix
+
+
+async def test_full_redis_is_not_usable(server: PrivateRedis, client: Redis) -> None:
+    await client.config_set("maxmemory", "1")
+
+    found = await found_at(server.url)
+
+    assert (found.ok, found.detail) == (False, "Redis is full and takes no writes")
+    assert "maxmemory" in found.fix
+
+
+async def test_evicting_redis_is_not_usable(server: PrivateRedis, client: Redis) -> None:
+    await client.config_set("maxmemory", "100mb")
+    assert (await found_at(server.url)).ok
+
+    await client.config_set("maxmemory-policy", "allkeys-lru")
+    found = await found_at(server.url)
+
+    assert (found.ok, found.detail) == (False, "Redis may evict keys of the registry and of RQ")
+    assert "noeviction" in found.fix
+
+
+async def test_redis_that_does_not_answer_is_to_be_started(server: PrivateRedis) -> None:
+    server.kill()
+
+    assert (await found_at(server.url)).fix.startswith("Start it")
