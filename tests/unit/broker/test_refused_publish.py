@@ -14,6 +14,7 @@ import pytest
 
 from coditect.aio.supervisor import Health, Supervisor
 from coditect.broker.rabbitmq.path import PublishRefused
+from coditect.broker.rabbitmq.publishing.channels import LOOK_SECONDS, RENEW_SECONDS
 from coditect.broker.rabbitmq.publishing.publisher import Publisher
 from coditect.errors import Overloaded, PublishUnconfirmed
 from coditect.model.message import Message
@@ -28,9 +29,11 @@ class ScriptedConnection:
     address = "amqp://localhost/"
 
     def __init__(self, outcomes: Sequence[BaseException | None]) -> None:
-        self.path = self.connection = self
+        self.path: Any = self
+        self.connection: Any = self
         self._outcomes = list(outcomes)
         self.sent: list[Message] = []
+        self.ended = False
         self.on_silence: object = None
 
     def __call__(self) -> asyncio.Future[ScriptedConnection]:
@@ -40,6 +43,9 @@ class ScriptedConnection:
 
     async def publisher_channel(self, _: object) -> ScriptedConnection:
         return self
+
+    async def close(self) -> None:
+        self.ended = True
 
     async def gate(self) -> bool:
         return True
@@ -69,6 +75,40 @@ async def published(outcomes: Sequence[BaseException | None], *, wait_when_full:
         await background.close()
         assert connection.sent
     return [SENT_AGAIN in message.headers for message in connection.sent]
+
+
+class RefusingPath(ScriptedConnection):
+    """A connection whose first two channels refuse everything."""
+
+    def __init__(self) -> None:
+        super().__init__([PublishRefused()])
+        self.opened: list[ScriptedConnection] = []
+
+    async def publisher_channel(self, _: object) -> ScriptedConnection:
+        channel = ScriptedConnection([PublishRefused() if len(self.opened) < 2 else None])
+        channel.connection = self
+        self.opened.append(channel)
+        return channel
+
+
+@in_virtual_time
+async def test_publish_that_a_channel_refuses_for_a_second_goes_over_a_new_one() -> None:
+    connection: Any = RefusingPath()
+    background = Supervisor(Health())
+    routes: Any = None
+    publisher = Publisher(connection, background, window=10, ways=routes)
+    publisher.open()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+
+    await publisher.publish(Message(b"x"), exchange="", routing_key="q", timeout_seconds=30.0, wait_when_full=True)
+
+    took = loop.time() - began
+    await asyncio.sleep(LOOK_SECONDS)
+    ends = [channel.ended for channel in connection.opened]
+    await background.close()
+    assert (len(ends), ends) == (3, [True, True, False])
+    assert took < 2 * RENEW_SECONDS + 2.0
 
 
 @in_virtual_time

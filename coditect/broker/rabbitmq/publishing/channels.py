@@ -26,6 +26,10 @@ STUCK_SECONDS = 3.0
 """The time after which a channel's oldest unconfirmed publish counts as stuck, if the broker answers."""
 GRACE_SECONDS = 1.0
 """The time that other publishes on a stuck channel have for their confirms before they are sent again."""
+RENEW_SECONDS = 1.0
+"""The age from which a channel on which a publish is refused gives way to a new one."""
+DRAIN_SECONDS = 30.0
+"""The longest time for which a channel that gave way waits for the confirms of its publishes."""
 APART_SECONDS = 5.0
 """The time for which a key keeps a channel of its own after its last publish."""
 MOST_APART = 16
@@ -46,6 +50,8 @@ class WindowedChannel:
     """The number of the oldest unconfirmed publish at the last check."""
     since: float = 0.0
     """The time since when this publish is the oldest unconfirmed one, on the event loop's clock."""
+    opened_at: float = 0.0
+    """The time at which the channel was opened, on the event loop's clock."""
 
     @property
     def first(self) -> Unconfirmed | None:
@@ -63,6 +69,7 @@ class WindowedChannel:
             connection, channel = await rabbit.connection(), self.publisher_channel
             if channel is None or channel.closed or channel.connection is not connection:
                 channel = self.publisher_channel = await rabbit.path.publisher_channel(connection)
+                self.opened_at = asyncio.get_running_loop().time()
             return channel
 
 
@@ -90,6 +97,19 @@ class PublishChannels:
             return apart
         windowed = self._of_exchange.get(exchange)
         return self._new_exchange(exchange) if windowed is None else windowed
+
+    def refused(self, exchange: str, routing_key: str) -> None:
+        """Have later publishes go over a new channel if a publish was refused on one that has been open for a second.
+
+        A channel of RabbitMQ 3.10 whose first publish to a quorum queue comes while the queue has no leader, as after
+        the death of a node, asks the dead leader ever after, and refuses all publishes to the queue; a new channel
+        knows the new leader.
+        """
+        windowed = self.of(exchange, routing_key)
+        old, now = windowed.publisher_channel, asyncio.get_running_loop().time()
+        if old is not None and now - windowed.opened_at >= RENEW_SECONDS:
+            windowed.publisher_channel, windowed.opened_at = None, now
+            self._background.start(_close_when_confirmed(old), name="close a channel")
 
     def _new_exchange(self, exchange: str) -> WindowedChannel:
         kind = _kind(exchange)
@@ -160,6 +180,14 @@ class PublishChannels:
                 del self._apart[key]
                 if windowed.publisher_channel is not None:
                     self._background.start(windowed.publisher_channel.close(), name="close a channel")
+
+
+async def _close_when_confirmed(publisher_channel: PublisherChannel) -> None:
+    for _ in range(round(DRAIN_SECONDS / LOOK_SECONDS)):
+        if publisher_channel.oldest is None or publisher_channel.closed:
+            break
+        await asyncio.sleep(LOOK_SECONDS)
+    await publisher_channel.close()
 
 
 async def _give_back(publisher_channel: PublisherChannel, key: Key) -> None:

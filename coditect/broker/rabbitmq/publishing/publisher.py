@@ -231,6 +231,7 @@ class Publisher:
         if isinstance(error, PublishRefused):
             attempt.in_flight = False
             attempt.refusals += 1
+            self._channels.refused(attempt.exchange, attempt.routing_key)
             if not attempt.wait_when_full:
                 raise attempt.verdict() from error
             return
