@@ -28,7 +28,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 RABBITMQ4 := .coditect/rabbitmq-4.0.5
 
-.PHONY: help setup collector-test servers tools bare-test lock format lint types unit test coverage test-rabbitmq4 test-fdb endure kills autonomy healing chaos simulate mutants up down
+.PHONY: help setup collector-test servers tools bare-test lock format lint types unit test coverage test-rabbitmq4 test-fdb endure kills autonomy healing chaos simulate mutants cluster-test up down
 .PHONY: demo browser screenshots observe dashboards bench bench-workflows profile docs package languages k8s-test topology check clean pythons image api-fuzz slow
 
 help: ## List the targets
@@ -196,6 +196,9 @@ package: $(PACKAGE_STAMP) $(STAMP) ## Build sdist and wheel with SBOM and audit;
 	@scripts/package.sh $(PACKAGE_VENV)/bin dist
 	@$(PYTHON) -m pytest -s -m "endurance or not endurance" -p no:randomly tests/acceptance/test_package.py
 
+cluster-test: setup ## Kill, freeze and restart each of three RabbitMQ nodes under load: no task is lost, service continues (ten minutes)
+	@CODITECT_CLUSTER=1 $(PYTHON) -m pytest -s -p no:randomly tests/cluster
+
 image: setup ## Build deploy/Dockerfile over Debian packages; a fleet works in containers of it (root; some minutes)
 	@scripts/image.sh .coditect/image
 	@CODITECT_IMAGE=1 $(PYTHON) -m pytest -s -p no:randomly tests/deploy/test_image.py
@@ -212,7 +215,7 @@ bare-test: ## README's commands in a bare Debian, installed by debootstrap (root
 QUICK ?= unit
 check: lint types $(QUICK) ## Lint, types, unit
 
-SLOW ?= package languages image k8s-test test-fdb
+SLOW ?= package languages image k8s-test cluster-test test-fdb
 slow: ## Every longer proof that this machine can run, one after the other; each says what it lacks
 	@failed=; for one in $(SLOW); do echo "== make $$one"; $(MAKE) "$$one" || failed+=" $$one"; done; \
 	if [ -n "$$failed" ]; then echo "Failed, or not possible here:$$failed" >&2; exit 1; fi

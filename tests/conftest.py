@@ -38,6 +38,7 @@ __all__ = ["amqp_url", "breakable", "capability", "own_servers", "redis_url", "s
 ELSEWHERE = {
     "tests/languages": ("make languages", "CODITECT_LANGUAGES"),
     "tests/deploy/test_image.py": ("make image", "CODITECT_IMAGE"),
+    "tests/cluster": ("make cluster-test", "CODITECT_CLUSTER"),
     "tests/k8s": ("make k8s-test", "CODITECT_KUBERNETES"),
 }
 """The tests that another target runs, that target, and the variable by which it has them collected."""
