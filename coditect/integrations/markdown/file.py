@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from coditect.errors import CoditectError, SetupError
 
+log = logging.getLogger(__name__)
+
 MOST_BYTES = 256 * 1024
 MOST_FILES = 200
-_FENCE = "---"
+_FENCE = re.compile(r"[ \t]*---[ \t]*")
+_TOOL = re.compile(r"[^\s,(]+(?:\([^)]*\))?")
+"""A name in a list of tools, such as `text.count`, or `Bash(git log:*)` of other assistants."""
 
 
 def tool_name(capability: str) -> str:
@@ -30,7 +36,7 @@ class MarkdownAgent(BaseModel):
     description: str = Field(min_length=1, max_length=4_000)
     """What the agent is for; the registry shows it."""
     tools: tuple[str, ...] = ()
-    """The capabilities that the model may call: a list, or names with commas between."""
+    """The capabilities that the model may call: a list, or names with commas or blanks between."""
     model: str | None = None
     """The model; none, or `inherit`, for that of the settings."""
     instructions: str = ""
@@ -39,7 +45,7 @@ class MarkdownAgent(BaseModel):
     @field_validator("tools", mode="before")
     @classmethod
     def _split(cls, given: Any) -> Any:
-        return [one.strip() for one in given.split(",") if one.strip()] if isinstance(given, str) else given or ()
+        return tuple(_TOOL.findall(given)) if isinstance(given, str) else given or ()
 
     @field_validator("tools")
     @classmethod
@@ -57,46 +63,71 @@ class MarkdownAgent(BaseModel):
 
 
 def read_folder(folder: Path) -> list[MarkdownAgent]:
-    """Read the markdown agents of a folder's `*.md` files, in order of the files' names.
+    """Read the markdown agents of the `*.md` files in a folder and the folders below it, in order of the paths.
+
+    A file that is no markdown agent, such as a README, is left out and logged with the reason, and so is the later of
+    two with one name.
 
     Raises:
-        SetupError: when the folder has none or too many, a file is none, or two have one name; it names the file.
+        SetupError: when there is no such folder, it has too many files, or no file is an agent; it has the reasons.
     """
+    if not folder.is_dir():
+        raise SetupError("There is no such folder", path=str(folder)[:200], fix="name a folder of *.md files")
     try:
-        paths = sorted(folder.glob("*.md"))
-    except (OSError, ValueError) as error:  # a name that no file system takes
-        raise SetupError("There is no such folder", path=str(folder)[:200], reason=str(error)[:200]) from error
-    if not 0 < len(paths) <= MOST_FILES:
+        paths = sorted(path for path in folder.rglob("*.[mM][dD]") if not _is_hidden(path.relative_to(folder)))
+    except OSError as error:
+        raise SetupError("The folder cannot be read", path=str(folder)[:200], reason=str(error)[:200]) from error
+    if len(paths) > MOST_FILES:
         fix = "name a folder of *.md files with front matter"
         raise SetupError("A folder of markdown agents has 1 to 200 files", path=str(folder), files=len(paths), fix=fix)
     found: dict[str, MarkdownAgent] = {}
+    problems = list[str]()
     for path in paths:
-        one = read_agent(_text(path), path=str(path))
-        if one.name in found:
-            raise SetupError("Two markdown agents have one name", name=one.name, path=str(path))
-        found[one.name] = one
+        try:
+            agent = read_agent(_text(path), path=str(path))
+            if agent.name in found:
+                raise SetupError("Another file has an agent of this name", name=agent.name, path=str(path))
+            found[agent.name] = agent
+        except SetupError as error:
+            problems.append(str(error))
+            log.warning("A file is left out: it is no markdown agent", extra={"path": str(path), "reason": str(error)})
+    if not found:
+        fix = "name a folder of *.md files with front matter"
+        raise SetupError("No file of the folder is a markdown agent", path=str(folder), problems=problems[:5], fix=fix)
     return list(found.values())
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def read_agent(text: str, *, path: str = "") -> MarkdownAgent:
     """Read one markdown agent from the text of its file.
+
+    A byte order mark, empty lines before the front matter and blanks around its `---` are ignored.
 
     Raises:
         SetupError: when it has no front matter, or a field is missing or wrong; the error says which.
     """
     from coditect.workflow.documents.file import read_values  # noqa: PLC0415 - an optional dependency
 
-    head, fence, body = text.removeprefix(f"{_FENCE}\n").partition(f"\n{_FENCE}\n")
-    if not text.startswith(f"{_FENCE}\n") or not fence:
+    first, *lines = text.removeprefix("\ufeff").lstrip().splitlines() or [""]
+    if _FENCE.fullmatch(first) is None:
         fix = "begin with the lines: ---, name: NAME, description: TEXT, ---"
-        raise SetupError("A markdown agent begins with front matter", path=path, fix=fix)
+        raise SetupError("A markdown agent begins with front matter", path=path, first_line=first[:100], fix=fix)
+    end = next((number for number, line in enumerate(lines) if _FENCE.fullmatch(line)), None)
+    if end is None:
+        raise SetupError("The front matter has no end", path=path, fix="put a line --- below the fields")
     try:
-        values = read_values(head)
-        fields = values if isinstance(values, dict) else {}
-        return MarkdownAgent.model_validate({**fields, "instructions": body.strip()})
+        values = read_values("\n".join(lines[:end]))
+        if not isinstance(values, dict):
+            raise SetupError("The front matter has no fields", path=path, fix="name: NAME, description: TEXT")
+        return MarkdownAgent.model_validate({**values, "instructions": "\n".join(lines[end + 1 :]).strip()})
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:5]]
         raise SetupError("The front matter is wrong", path=path, problems=problems, fix="mend these fields") from error
+    except SetupError:
+        raise
     except CoditectError as error:
         raise SetupError("The front matter is no YAML", path=path, reason=str(error)) from error
 

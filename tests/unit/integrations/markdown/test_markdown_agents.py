@@ -147,8 +147,69 @@ def test_a_file_says_what_is_wrong_with_it(tmp_path: Path) -> None:
     ):
         with pytest.raises(SetupError, match=told):
             read_agent(text)
-    (tmp_path / "other.md").write_text(REVIEWER)
-    with pytest.raises(SetupError, match="one name"):
-        read_folder(tmp_path)
-    with pytest.raises(SetupError, match="1 to 200 files"):
+    with pytest.raises(SetupError, match="no such folder"):
         read_folder(tmp_path / "none")
+
+
+PLAIN = "---\nname: a\ndescription: Reads.\n---\nRead it."
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\ufeff" + PLAIN,
+        PLAIN + "\n",
+        "\n\n" + PLAIN,
+        PLAIN.replace("\n", "\r\n"),
+        PLAIN.replace("---", "---  \t"),
+        PLAIN.replace("---", " ---"),
+    ],
+)
+def test_odd_blanks_and_a_byte_order_mark_are_read(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.md").write_bytes(content.encode())
+    assert read_folder(tmp_path) == [MarkdownAgent(name="a", description="Reads.", instructions="Read it.")]
+
+
+def test_front_matter_alone_without_a_newline_at_its_end_is_an_agent() -> None:
+    assert read_agent("---\nname: a\ndescription: Reads.\n---").instructions == ""
+
+
+@pytest.mark.parametrize(
+    ("tools", "names"),
+    [
+        ("Read Grep", ("Read", "Grep")),
+        ("Read, Grep", ("Read", "Grep")),
+        ("[Read, Grep]", ("Read", "Grep")),
+        ("Bash(git log:*), Read", ("Bash(git log:*)", "Read")),
+        ("", ()),
+    ],
+)
+def test_tools_have_commas_or_blanks_between(tools: str, names: tuple[str, ...]) -> None:
+    assert read_agent(PLAIN.replace("---\nRead", f"tools: {tools}\n---\nRead")).tools == names
+
+
+def test_odd_files_are_left_out_with_the_reason_and_folders_below_are_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    inner = tmp_path / "team" / "inner"
+    inner.mkdir(parents=True)
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "x.md").write_text(PLAIN.replace("name: a", "name: hidden"))
+    (tmp_path / "a.md").write_text(PLAIN)
+    (inner / "b.md").write_text(PLAIN.replace("name: a", "name: b"))
+    (tmp_path / "again.md").write_text(PLAIN)
+    (tmp_path / "latin.md").write_bytes("---\nname: ä".encode("latin-1"))
+    (tmp_path / "open.md").write_text("---\nname: c\ndescription: d\n")
+    (tmp_path / "README.md").write_text("# The team")
+    (tmp_path / "folder.md").mkdir()
+
+    assert [agent.name for agent in read_folder(tmp_path)] == ["a", "b"]
+    reasons = {Path(vars(record)["path"]).name: vars(record)["reason"] for record in caplog.records}
+    assert reasons.keys() == {"again.md", "latin.md", "open.md", "README.md", "folder.md"}
+    assert "front matter" in reasons["README.md"] and "no end" in reasons["open.md"]
+
+    (tmp_path / "a.md").unlink()
+    (tmp_path / "again.md").unlink()
+    (inner / "b.md").unlink()
+    with pytest.raises(SetupError, match="README"):
+        read_folder(tmp_path)
