@@ -53,6 +53,8 @@ def a2a_routes(services: ApiServices, load: Callable[[], FleetA2a]) -> list[Rout
             return JSONResponse(agent.refusal(error.detail))
         if len(body) > MAX_BODY_BYTES:  # reading data takes microseconds for each number, and stops all else meanwhile
             return JSONResponse(agent.refusal(f"A request has at most {MAX_BODY_BYTES} bytes"))
+        if (refused := await agent.unsupported(request)) is not None:
+            return JSONResponse(refused)
         return await agent.call(request, _address(request), caller.name, partial(_check, caller))
 
     return [Route(CARD, agent_card, methods=["GET"]), Route(PATH, a2a_call, methods=["POST"])]

@@ -44,6 +44,9 @@ class FleetA2a(Protocol):
         `name` is the caller's name, and `address` the URL to which the request came.
         """
 
+    async def unsupported(self, request: Request) -> dict[str, Any] | None:
+        """Return the JSON-RPC error for a request of a version of the protocol that is not served, else None."""
+
     def refusal(self, sentence: str) -> dict[str, Any]:
         """Return the JSON-RPC error for a request that is refused unread, such as one that is too large."""
 

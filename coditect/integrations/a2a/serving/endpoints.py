@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,15 +12,19 @@ from a2a.server.request_handlers.response_helpers import build_error_response
 from a2a.server.routes.agent_card_routes import create_agent_card_routes
 from a2a.server.routes.common import DefaultServerCallContextBuilder
 from a2a.server.routes.jsonrpc_dispatcher import JsonRpcDispatcher
-from a2a.utils.errors import InvalidRequestError
+from a2a.utils.constants import PROTOCOL_VERSION_0_3, PROTOCOL_VERSION_1_0, VERSION_HEADER
+from a2a.utils.errors import InvalidRequestError, VersionNotSupportedError
 
+from coditect.errors import InvalidTask
 from coditect.integrations.a2a.serving.card import fleet_card
 from coditect.integrations.a2a.serving.requests import ADDRESS, FleetRequests, Sender
 from coditect.operations.connections import Connections
 from coditect.settings.api import ApiSettings
+from coditect.wire.json import loads
 
 CACHED = "private, max-age=10"
 """How long a client may keep a card: agents come and go."""
+_VERSION_1 = re.compile(r"1(\.\d{1,9}){0,2}", re.ASCII)
 
 
 class A2aEndpoints:
@@ -41,6 +46,24 @@ class A2aEndpoints:
         """Answer the JSON-RPC request that `name` sent to a URL; `check` raises if that sender lacks a given role."""
         request.state.a2a = (address, Sender(name, check))
         return await self._dispatcher.handle_requests(request)
+
+    async def unsupported(self, request: Any) -> dict[str, Any] | None:
+        """Return the JSON-RPC error for a request of another version of the protocol than 1; None for one of version 1.
+
+        The version is checked first: the methods and fields of another version have other names.
+        """
+        given = request.headers.get(VERSION_HEADER) or PROTOCOL_VERSION_0_3
+        if _VERSION_1.fullmatch(given.strip()):
+            return None
+        try:
+            body = loads(await request.body())
+        except InvalidTask:
+            body = None
+        found = body.get("id") if isinstance(body, dict) else None
+        number = found if isinstance(found, str | int) and not isinstance(found, bool) else None
+        fix = f"send the header {VERSION_HEADER}: {PROTOCOL_VERSION_1_0}"
+        sentence = f"The version {given[:20]!r} of A2A is not served; {fix}"
+        return build_error_response(number, VersionNotSupportedError(sentence, data={"fix": fix}))
 
     def refusal(self, sentence: str) -> dict[str, Any]:
         """Return the JSON-RPC error for a request that is refused unread, such as one that is too large."""

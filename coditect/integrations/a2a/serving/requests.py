@@ -189,7 +189,7 @@ class FleetRequests(RequestHandler):
         given = input_of(message.parts, spec)
         run = await client.start(
             durable_definition(spec.name, given, KEPT, now_ms=clock.now_ms()),
-            key=own_key("a2a", sender.name, message.message_id, [spec.name, given, message.context_id]),
+            key=own_key("a2a", sender.name, message.message_id, [spec.name, given]),
             labels={CONTEXT: message.context_id or clock.new_id(), **KIND},
         )
         return client.task(durable_id(run.id))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from a2a.client.errors import A2AClientError
@@ -43,6 +43,10 @@ MADE = "2026-01-01T00:00:00+00:00"
 class Pull(BaseModel):
     repo: str
     number: int
+
+
+class Tree(BaseModel):
+    below: list[Tree] = []
 
 
 class Workers:
@@ -118,6 +122,60 @@ async def test_a_text_for_another_type_is_read_as_json_or_is_the_only_required_f
     assert value(read) == {"repo": "x", "number": 3}
     assert wrong.status.state == A2aState.TASK_STATE_REJECTED
     assert "object" in wrong.status.message.parts[0].text, wrong
+
+
+async def test_a_text_is_json_where_the_schema_says_so_by_a_reference_a_union_or_an_enum() -> None:
+    agent = Agent("typed")
+
+    @agent.capability("tree.depth")
+    async def depth(tree: Tree) -> int:
+        return 1 + max([await depth(below) for below in tree.below], default=0)
+
+    @agent.capability("either.kind")
+    async def kind(given: int | list[int]) -> str:
+        return type(given).__name__
+
+    @agent.capability("level.next")
+    async def next_level(given: Literal[1, 2]) -> int:
+        return given + 1
+
+    @agent.capability("word.or.number")
+    async def word(given: int | str) -> str:
+        return type(given).__name__
+
+    texts = {
+        "tree.depth": '{"below": [{"below": []}]}',
+        "either.kind": "[1, 2]",
+        "level.next": "2",
+        "word.or.number": "12",
+    }
+    async with connected([agent]) as one:
+        values = [value(await sent(one.client, message(text, skill))) for skill, text in texts.items()]
+
+    assert values == [2, "list", 3, "str"]
+
+
+@pytest.mark.parametrize("version", [None, "", "0.3", "2.0", "one"])
+@pytest.mark.parametrize("method", ["SendMessage", "message/send", "nothing"])
+async def test_another_version_is_refused_by_its_code_whatever_the_method(version: str | None, method: str) -> None:
+    headers = {} if version is None else {"a2a-version": version}
+    async with connected([Workers().agent]) as one:
+        one.http.headers.pop("a2a-version", None)
+        answer = await one.http.post("/a2a", headers=headers, json={"jsonrpc": "2.0", "id": 7, "method": method})
+
+    refused = answer.json()
+    assert (refused["id"], refused["error"]["code"]) == (7, -32009)
+    assert "A2A-Version: 1.0" in refused["error"]["message"]
+
+
+async def test_a_message_id_with_another_input_is_refused() -> None:
+    workers = Workers()
+    async with connected([workers.agent]) as one:
+        await sent(one.client, message("hello", "text.count", message_id="once"))
+        with pytest.raises(InvalidParamsError, match="key"):
+            await sent(one.client, message("other", "text.count", message_id="once"))
+
+    assert workers.ran == 1
 
 
 async def test_a_message_that_is_sent_again_is_the_same_task() -> None:
