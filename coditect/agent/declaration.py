@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from coditect.agent.handlers.batch import BatchPolicy, batch_policy, checked_batch_handler, of_one
 from coditect.agent.handlers.dependencies import Dependency, Providers, with_dependencies, yielded_type
@@ -28,6 +29,8 @@ from coditect.model.retry import Retry, retry_of
 from coditect.model.strategy import Strategy
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 MOST_TEXT_BYTES = 10_000
 MOST_QUEUED = 100_000_000
@@ -83,9 +86,29 @@ class Capability:
         return self.spec.name
 
 
+def _known_parameters(what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return a decorator whose function refuses an unknown parameter by the name of the nearest one."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        known = [*inspect.signature(function).parameters][1:]
+
+        @wraps(function)
+        def checked(*args: P.args, **given: P.kwargs) -> R:
+            try:
+                arguments.check_names(what, given, known)
+            except InputError as error:
+                raise _refusal(error) from None
+            return function(*args, **given)
+
+        return checked
+
+    return decorate
+
+
 class Agent:
     """An agent as its author declares it; `@agent.capability` adds handlers, which stay plain functions."""
 
+    @_known_parameters("An agent")
     def __init__(  # noqa: PLR0913 - each is a fact of its own, and has a default
         self,
         name: str,
@@ -205,6 +228,7 @@ class Agent:
         """The handlers of broadcasts, by topic; a copy."""
         return dict(self._listeners)
 
+    @_known_parameters("A capability")
     def capability(  # noqa: PLR0913 - each is a fact of its own, and has a default
         self,
         name: str,

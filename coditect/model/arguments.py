@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from difflib import get_close_matches
 from enum import StrEnum
 from math import isfinite
 from typing import Any, NoReturn, TypeVar
@@ -21,6 +22,16 @@ E = TypeVar("E", bound=StrEnum)
 def refuse(parameter: str, sentence: str, given: object, fix: str) -> NoReturn:
     """Raise the InputError of one parameter, with the given value shortened to 80 characters."""
     raise InputError(sentence, parameter=parameter, given=shown(given), fix=fix)
+
+
+def check_names(what: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse the first name of the given arguments that is not known; the fix is the nearest known name, or all."""
+    names = tuple(known)
+    for name in given:
+        if name not in names:
+            near = get_close_matches(name, names, n=1, cutoff=0.5)
+            fix = f"did you mean {near[0]}?" if near else f"one of {', '.join(names)}"
+            raise InputError(f"{what} has no such parameter", parameter=name[:80], fix=fix)
 
 
 def shown(given: object) -> str:

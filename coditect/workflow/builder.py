@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, ClassVar, TypedDict, TypeVar, Unpack
 
 from coditect.errors import InputError, InvalidWorkflow
+from coditect.model import arguments
 from coditect.model.capability import Priority
 from coditect.model.duration import Duration
 from coditect.model.retry import Retry
@@ -161,20 +162,20 @@ class Workflow:
         waits, required = None if timeout is None else fields.duration_ms(timeout), artifacts or {}
         answers = (fields.some_text(question), waits, fields.one_of(OnTimeout)(on_timeout))
         work = Approval(*answers, fields.artifacts(required))
-        return self._add(work, question, _Place(**placing), [*required.values()])
+        return self._add(work, question, _placed(placing), [*required.values()])
 
     def wait(self, period: Duration, **placing: Unpack[Placing]) -> Node:
         """Add a node that waits for a period of time, from when its predecessors permit it to run."""
-        return self._add(WaitFor(fields.duration_ms(period)), "wait", _Place(**placing))
+        return self._add(WaitFor(fields.duration_ms(period)), "wait", _placed(placing))
 
     def wait_until(self, instant: str | datetime | From, **placing: Unpack[Placing]) -> Node:
         """Add a node that waits until an instant, given with its offset from UTC or found by an expression."""
-        return self._add(WaitUntil(fields.instant(instant)), "wait_until", _Place(**placing), [instant])
+        return self._add(WaitUntil(fields.instant(instant)), "wait_until", _placed(placing), [instant])
 
     def signal(self, signal: str, *, timeout: Duration | None = None, **placing: Unpack[Placing]) -> Node:
         """Add a node that waits for a signal of the given name, and fails when its timeout ends before."""
         waits = None if timeout is None else fields.duration_ms(timeout)
-        return self._add(AwaitSignal(fields.signal(signal), waits), signal, _Place(**placing))
+        return self._add(AwaitSignal(fields.signal(signal), waits), signal, _placed(placing))
 
     def workflow(
         self,
@@ -193,7 +194,7 @@ class Workflow:
         name = check_workflow_name(child) if isinstance(child, str) else self._take_in(child)
         given = None if value is None else fields.template(value, used.append)
         work = SubWorkflow(name, given, _given(fields.retry, retry), _given(fields.capability, compensate))
-        return self._add(work, name, _Place(**placing), used)
+        return self._add(work, name, _placed(placing), used)
 
     def _take_in(self, child: Workflow | Definition) -> str:
         """Add the definitions of a child workflow and of its own children to this one; return the child's name."""
@@ -283,11 +284,17 @@ _OWN = TaskOptions.__annotations__.keys() - Placing.__annotations__.keys()
 """The options of a task node that no other kind of node has."""
 
 
+def _placed(placing: Placing) -> _Place:
+    arguments.check_names("A node of a workflow", placing, ("timeout", *Placing.__annotations__))
+    return _Place(**placing)
+
+
 def _given(read: Callable[[object], T], value: object) -> T | None:
     return None if value is None else read(value)
 
 
 def _call(capability: str, given: Any, options: TaskOptions, met: fields.Met) -> tuple[_Place, Call]:
+    arguments.check_names("A task of a workflow", options, TaskOptions.__annotations__)
     placing: dict[str, Any] = dict(options)
     own = {name: placing.pop(name) for name in _OWN if name in placing}
     call = Call(

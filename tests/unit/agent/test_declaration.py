@@ -187,3 +187,21 @@ def test_what_is_no_exception_is_not_tried_again(on: Any) -> None:
 def test_what_is_no_listener_is_refused(topic: Any, listener: Any) -> None:
     with pytest.raises(SetupError):
         Agent("wrong").on_broadcast(topic)(listener)
+
+
+@pytest.mark.parametrize(
+    ("declare", "parameter", "fix"),
+    [
+        (lambda: Agent("x").capability("a.b", retries=3), "retries", "did you mean retry?"),  # type: ignore[call-arg]
+        (lambda: Agent("x").capability("a.b", time_out="1s"), "time_out", "did you mean timeout?"),  # type: ignore[call-arg]
+        (lambda: Agent("x", slot=3), "slot", "did you mean slots?"),  # type: ignore[call-arg]
+    ],
+)
+def test_misspelled_parameter_is_refused_with_the_nearest_one(
+    declare: Callable[[], object], parameter: str, fix: str
+) -> None:
+    with pytest.raises(SetupError) as refused:
+        declare()
+
+    assert (refused.value.facts["parameter"], refused.value.facts["fix"]) == (parameter, fix)
+    assert str(refused.value.facts["at"]).startswith(__file__)
