@@ -168,8 +168,8 @@ def element_inputs(node: Node, scope: Scope, account: Account | None = None) -> 
     over, find = node.work.over, _Evaluation(node, scope.document(), account).find
     elements = find(over) if isinstance(over, str) else fill(over, find)
     if not isinstance(elements, list):
-        fix = "`over` has to find a list"
-        raise _failure(node, str(over), f"a list is expected, not {type(elements).__name__}", fix)
+        fix = _input_fix(str(over), scope.document(), "a list") or "`over` has to find a list"
+        raise _failure(node, str(over), f"a list is expected, not {_kind(elements)}", fix)
     if len(elements) > node.work.limit:
         reason = f"{len(elements)} elements are more than the limit of {node.work.limit}"
         raise _failure(node, str(over), reason, "raise `limit`, or find fewer")
@@ -285,7 +285,8 @@ class _Evaluation:
         except InputError as error:
             raise _failure(self._node, text, _reason(error), "correct the expression") from error
         except _REFUSALS as error:
-            raise _failure(self._node, text, str(error), "the values are not what it is written for") from error
+            fix = _input_fix(text, self._document) or "the values are not what it is written for"
+            raise _failure(self._node, text, str(error), fix) from error
 
 
 def _input(node: Node, document: Mapping[str, Any], account: Account) -> Any:
@@ -299,6 +300,29 @@ def _failure(node: Node, text: str, reason: str, fix: str) -> InvalidWorkflow:
     return InvalidWorkflow(
         "An expression could not be evaluated", node=node.name, expression=text, reason=told, fix=fix
     )
+
+
+def _input_fix(text: str, document: Mapping[str, Any], wanted: str = "") -> str:
+    """Return which input to start the workflow with, if an expression reads from its input what is not there.
+
+    `wanted` is what the expression has to find; with it the fix is also about what is there. Empty for other faults.
+    """
+    given = document.get("input")
+    names = [name for root, name in _references(parse(text)) if root == "input" and name is not None]
+    for name in names:
+        if not isinstance(given, dict):
+            return f"start the workflow with an object that has {name!r} as its input, which is {_kind(given)} now"
+        if name not in given:
+            has = f"has only {', '.join(map(repr, [*given][:5]))}" if given else "is empty"
+            return f"start the workflow with an input that has {name!r}; this one {has}"
+    is_direct = wanted and len(names) == 1 and text.strip() == f"input.{names[0]}"
+    return f"start the workflow with {wanted} as {names[0]!r} of its input" if is_direct else ""
+
+
+def _kind(value: Any) -> str:
+    """Return what kind of JSON a value is."""
+    kinds = {dict: "an object", list: "a list", str: "a text", bool: "a boolean"}
+    return "null" if value is None else kinds.get(type(value), "a number")
 
 
 def _reason(error: InputError) -> str:

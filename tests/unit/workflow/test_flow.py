@@ -25,7 +25,7 @@ from coditect.workflow.definition import (
 from coditect.workflow.documents.document import to_document
 from coditect.workflow.documents.file import read_workflow, write_json, write_yaml
 from coditect.workflow.documents.reader import from_document
-from coditect.workflow.expressions import Scope, check_expressions, element_inputs
+from coditect.workflow.expressions import Scope, check_expressions, element_inputs, node_input
 from coditect.workflow.graph import graph_of
 from coditect.workflow.template import Literal
 from tests.unit.workflow.graphs import definitions
@@ -149,9 +149,15 @@ def test_what_cannot_be_is_refused_at_the_call(make: Any) -> None:
     assert len(flow.definition().nodes) == 1
 
 
-def test_an_option_that_there_is_not_is_a_type_error() -> None:
-    with pytest.raises(TypeError):
-        Workflow("x").task("a.b", prio="p0")  # type: ignore[call-arg]  # what is tested
+@pytest.mark.parametrize(
+    ("options", "fix"),
+    [({"prio": "p0"}, "did you mean priority?"), ({"retries": 3}, "did you mean retry?"), ({"x": 1}, "one of name")],
+)
+def test_an_option_that_there_is_not_is_refused_with_the_nearest_one(options: dict[str, Any], fix: str) -> None:
+    with pytest.raises(InputError) as refused:
+        Workflow("x").task("a.b", **options)
+
+    assert str(refused.value.facts["fix"]).startswith(fix)
 
 
 def test_a_circle_of_names_is_refused_in_the_end() -> None:
@@ -268,3 +274,38 @@ def test_map_goes_over_a_list_that_is_given() -> None:
     assert from_document(to_document(made)) == made
     scope = Scope(None, {"first": 7}, {"first": "completed"})
     assert list(element_inputs(many, scope)) == [1, {"of": 7}]
+
+
+@pytest.mark.parametrize(
+    ("given", "reason", "fix"),
+    [
+        ({"name": ["Ada"]}, "not null", "start the workflow with an input that has 'names'; this one has only 'name'"),
+        ({}, "not null", "start the workflow with an input that has 'names'; this one is empty"),
+        (None, "not null", "start the workflow with an object that has 'names' as its input, which is null now"),
+        (["Ada"], "not null", "an object that has 'names' as its input, which is a list now"),
+        ({"names": "Ada"}, "not a text", "start the workflow with a list as 'names' of its input"),
+    ],
+)
+def test_wrong_input_of_the_workflow_is_refused_with_the_input_that_it_needs(
+    given: object, reason: str, fix: str
+) -> None:
+    flow = Workflow("greetings")
+    flow.map("hello.greet", From("input.names"), limit=9, name="each")
+    (node,) = flow.definition().nodes
+
+    with pytest.raises(InvalidWorkflow) as refused:
+        element_inputs(node, Scope(given, {}, {}))
+
+    assert reason in str(refused.value.facts["reason"])
+    assert fix in str(refused.value.facts["fix"])
+
+
+def test_function_that_gets_nothing_of_the_input_names_what_is_missing() -> None:
+    flow = Workflow("greetings")
+    flow.task("hello.greet", From("length(input.names)"), name="one")
+    (node,) = flow.definition().nodes
+
+    with pytest.raises(InvalidWorkflow) as refused:
+        node_input(node, Scope({"name": 1}, {}, {}))
+
+    assert "an input that has 'names'" in str(refused.value.facts["fix"])
