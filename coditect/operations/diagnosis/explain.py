@@ -26,7 +26,8 @@ class Obstacle(StrEnum):
     RATE_LIMITED = "rate_limited"
     KEPT_FOR_P0 = "kept_for_p0"
     NO_FREE_SLOT = "no_free_slot"
-    TAGS_MISSING = "tags_missing"
+    NOT_CONSUMED = "not_consumed"
+    NO_QUEUE = "no_queue"
     STARTING = "starting"
     DRAINING = "draining"
     OFFLINE = "offline"
@@ -39,7 +40,6 @@ _TOLD = {
     Obstacle.RATE_LIMITED: "waiting for the rate",
     Obstacle.KEPT_FOR_P0: "with the last free slot kept for P0",
     Obstacle.NO_FREE_SLOT: "without a free slot",
-    Obstacle.TAGS_MISSING: "without the tags",
     Obstacle.STARTING: "still starting",
     Obstacle.DRAINING: "draining",
     Obstacle.OFFLINE: "offline",
@@ -49,7 +49,6 @@ _FIXES = {
     Obstacle.RATE_LIMITED: "wait: its rate, which bounds the whole fleet, is in `coditect capability show`",
     Obstacle.KEPT_FOR_P0: "wait for a slot, submit it with --priority p0, or start another agent",
     Obstacle.NO_FREE_SLOT: "wait for a slot, or start more: coditect agent run FILE --processes N, or --slots N",
-    Obstacle.TAGS_MISSING: "start an agent with the tags; without a wish for them any of the agents takes it",
     Obstacle.STARTING: "look again in a few seconds",
     Obstacle.DRAINING: START_ONE,
     Obstacle.OFFLINE: START_ONE,
@@ -123,17 +122,17 @@ def explain(question: TaskQuestion, fleet: Sequence[AgentRecord] | None, queues:
 
     `fleet` holds every agent; None when the registry does not answer. `queues` holds the queues that were looked at.
     """
-    agents = tuple(judge(record, question, fleet or ()) for record in fleet or ())
     offered = {offer.name for record in fleet or () for offer in record.registration.capabilities}
     nearest = () if question.capability in offered else nearest_names(question.capability, offered)
     asked = next((queue for queue in queues if queue.name == question.queue), QueueSeen(question.queue, exists=False))
+    agents = tuple(judge(record, question, fleet or (), asked) for record in fleet or ())
     verdict = _without_registry(asked) if fleet is None else _verdict(question, agents, asked, nearest)
     return Explanation(question, agents, tuple(queues), nearest, verdict)
 
 
-def judge(record: AgentRecord, question: TaskQuestion, fleet: Collection[AgentRecord]) -> Diagnosis:
-    """Return the diagnosis of one agent: whether it would take the task now, and else why not."""
-    obstacle, text = _obstacle(record, question, fleet) or (None, _free(record))
+def judge(record: AgentRecord, question: TaskQuestion, fleet: Collection[AgentRecord], asked: QueueSeen) -> Diagnosis:
+    """Return the diagnosis of one agent: whether it would take the task from the queue now, and else why not."""
+    obstacle, text = _obstacle(record, question, fleet) or _unreachable(asked) or (None, _free(record, question))
     text += _recently(record, question.capability)
     return Diagnosis(record.agent_id, record.registration.version, obstacle, text)
 
@@ -145,7 +144,6 @@ def _obstacle(
         _not_offered(record, question, fleet)
         or _not_there(record)
         or _waits(record, question)
-        or _tags_missing(record, question)
         or _no_slot(record, question.priority)
     )
 
@@ -192,11 +190,13 @@ def _waits(record: AgentRecord, question: TaskQuestion) -> tuple[Obstacle, str] 
     return None
 
 
-def _tags_missing(record: AgentRecord, question: TaskQuestion) -> tuple[Obstacle, str] | None:
-    missing = sorted(question.tags - record.registration.all_tags)
-    if not missing:
-        return None
-    return Obstacle.TAGS_MISSING, f"lacks {', '.join(missing)}: not preferred, but it may take it from the queue"
+def _unreachable(asked: QueueSeen) -> tuple[Obstacle, str] | None:
+    """Return why a free agent does not get the task; None if the queue is there, and is consumed when tasks wait."""
+    if not asked.exists:
+        return Obstacle.NO_QUEUE, f"has a free slot, but its queue {asked.name} is missing"
+    if asked.consumers == 0 and asked.messages > 0:
+        return Obstacle.NOT_CONSUMED, f"has a free slot, but does not consume {asked.name}"
+    return None
 
 
 def _no_slot(record: AgentRecord, priority: Priority) -> tuple[Obstacle, str] | None:
@@ -210,9 +210,11 @@ def _no_slot(record: AgentRecord, priority: Priority) -> tuple[Obstacle, str] | 
     return None
 
 
-def _free(record: AgentRecord) -> str:
+def _free(record: AgentRecord, question: TaskQuestion) -> str:
     free = f"would take it now: {record.free_slots} of {record.registration.slots} slots are free"
-    return free + _ownerless(record)
+    missing = sorted(question.tags - record.registration.all_tags)
+    preferred = f"; it lacks {', '.join(missing)}, so agents with that are preferred" if missing else ""
+    return free + preferred + _ownerless(record)
 
 
 def _recently(record: AgentRecord, capability: str) -> str:
@@ -257,29 +259,27 @@ def _verdict(
     offering = [one for one in agents if one.obstacle not in _DOES_NOT_OFFER]
     takers = [one for one in offering if one.obstacle is None]
     if not offering:
-        return _nobody_offers(question, agents, asked, nearest)
+        return _nobody_offers(question, asked, nearest)
     if not asked.exists:
         return TakeVerdict(
             f"{question.capability} is offered, but its queue {asked.name} is missing: a task for it is refused",
             f"coditect topology apply --capability {question.capability}",
         )
-    if not takers:
-        return _nobody_takes(offering, asked)
-    if asked.consumers == 0 and asked.messages > 0:
+    deaf = next((one for one in offering if one.obstacle is Obstacle.NOT_CONSUMED), None)
+    if deaf is not None:
         return TakeVerdict(
-            f"{takers[0].agent_id} has a free slot, but no agent consumes {asked.name}, where {asked.messages} wait",
+            f"{deaf.agent_id} has a free slot, but no agent consumes {asked.name}, where {asked.messages} wait",
             "look again in a few seconds; when it stays so, start the agent again and look into its log",
         )
+    if not takers:
+        return _nobody_takes(offering, asked)
     others = f" (or {_counted(len(takers) - 1, 'other')})" if len(takers) > 1 else ""
     before = f", after {asked.messages} that wait before it" if asked.messages else ""
     return TakeVerdict(f"{takers[0].agent_id}{others} would take it now{before}", takes=True)
 
 
-def _nobody_offers(
-    question: TaskQuestion, agents: Sequence[Diagnosis], asked: QueueSeen, nearest: Sequence[str]
-) -> TakeVerdict:
-    name = question.capability
-    start = next((one.text for one in agents if one.obstacle is Obstacle.OTHER_VERSION), START_ONE)
+def _nobody_offers(question: TaskQuestion, asked: QueueSeen, nearest: Sequence[str]) -> TakeVerdict:
+    name, start = question.capability, START_ONE
     meant = f"; or did you mean {', '.join(nearest)}?" if nearest else ""
     if not asked.exists:
         return TakeVerdict(

@@ -25,6 +25,10 @@ def queue(messages: int = 0, consumers: int = 1, *, exists: bool = True) -> Queu
     return QueueSeen("tasks.code.review.p1", exists, messages, consumers)
 
 
+def offers(record: AgentRecord, capability: str) -> bool:
+    return any(offer.name == capability for offer in record.registration.capabilities)
+
+
 def offering(agent_id: str, *offers: Any, version: str = "1.4.0") -> AgentRecord:
     record = make_record(agent_id)
     return replace(record, registration=replace(make_registration(agent_id, offers=offers), version=version))
@@ -56,15 +60,15 @@ def offering(agent_id: str, *offers: Any, version: str = "1.4.0") -> AgentRecord
         (
             make_record("a"),
             TaskQuestion("code.review", tags=frozenset({"gpu", "fast"})),
-            Obstacle.TAGS_MISSING,
-            "lacks gpu:",
+            None,
+            "would take it now: 4 of 4 slots are free; it lacks gpu, so agents with that are preferred",
         ),
         (make_record("a"), TaskQuestion("code.reviews"), Obstacle.NOT_OFFERED, "offers code.review"),
         (make_record("a"), TaskQuestion("xyz.abc"), Obstacle.NOT_OFFERED, "does not offer it"),
     ],
 )
 def test_each_agent_has_its_reason(agent: AgentRecord, question: TaskQuestion, obstacle: Obstacle, said: str) -> None:
-    judged = judge(agent, question, [agent])
+    judged = judge(agent, question, [agent], queue())
 
     assert judged.obstacle is obstacle
     assert said in judged.text
@@ -73,7 +77,7 @@ def test_each_agent_has_its_reason(agent: AgentRecord, question: TaskQuestion, o
 def test_agent_of_another_version_is_told_which_version_offers_it() -> None:
     old, new = offering("a-1", SUMMARY, version="1.0.0"), offering("a-2", REVIEW, version="2.0.0")
 
-    judged = judge(old, QUESTION, [old, new])
+    judged = judge(old, QUESTION, [old, new], queue())
 
     assert judged.obstacle is Obstacle.OTHER_VERSION
     assert judged.text == "does not offer it in version 1.0.0; 2.0.0 does"
@@ -133,11 +137,12 @@ def test_unknown_capability_names_the_nearest() -> None:
     assert "did you mean code.review?" in explanation.verdict.fix
 
 
-def test_verdict_without_the_tags_says_what_happens_without_them() -> None:
-    explanation = explain(replace(QUESTION, tags=frozenset({"gpu"})), [make_record("a")], [queue()])
+def test_agent_without_the_tags_takes_the_task_and_says_that_others_are_preferred() -> None:
+    explanation = explain(replace(QUESTION, tags=frozenset({"nothing has this"})), [make_record("a")], [queue()])
 
-    assert "1 without the tags" in explanation.verdict.sentence
-    assert "without a wish for them" in explanation.verdict.fix
+    assert explanation.verdict.takes
+    assert explanation.verdict.sentence == "a would take it now"
+    assert "agents with that are preferred" in explanation.agents[0].text
 
 
 @given(records_of_any_kind, st.sampled_from(Priority), st.integers(0, 9), st.integers(0, 9), st.booleans())
@@ -151,7 +156,8 @@ def test_every_situation_has_an_answer_that_agrees_with_its_agents(
 
     assert [one.agent_id for one in explanation.agents] == [record.agent_id for record in fleet]
     takers = any(one.obstacle is None for one in explanation.agents)
-    assert explanation.verdict.takes <= (takers or (not fleet and consumers > 0))
+    strangers = exists and consumers > 0 and not any(offers(record, "code.review") for record in fleet)
+    assert explanation.verdict.takes == (takers or strangers), "the sentence and the table agree"
     assert explanation.verdict.takes or explanation.verdict.fix
 
 
