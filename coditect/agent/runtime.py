@@ -196,6 +196,7 @@ class Runtime:
             latency_ms=round(self._mean_ms, 3),
             completed=self._outcomes.completed,
             failed=self._outcomes.failed,
+            failed_attempts=self._outcomes.failed_attempts,
             trouble=self._pacing.trouble,
             waiting=tuple(self.guards.breakers.waiting.items()),
             limited=self.guards.rates.told(),

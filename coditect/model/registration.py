@@ -59,6 +59,9 @@ class Load:
     completed: int = 0
     """The number of tasks that completed since the process started."""
     failed: int = 0
+    """The number of tasks that failed for good, were refused or canceled since the process started."""
+    failed_attempts: int = 0
+    """The number of attempts that did so, retried ones among them."""
     awaiting_owner: int = 0
     """How many of the suspended tasks wait for a dispatcher that does not answer."""
     trouble: str = ""

@@ -78,6 +78,7 @@ def encode_load(load: Load) -> bytes:
             "latency_ms": round(load.latency_ms, 3),
             "completed": load.completed,
             "failed": load.failed,
+            "failed_attempts": load.failed_attempts,
             "trouble": load.trouble,
         }
         | ({"waiting": dict(load.waiting)} if load.waiting else {})
@@ -104,6 +105,7 @@ def decode_load(text: bytes) -> Load:
             latency_ms=float(values.get("latency_ms", 0)),
             completed=int(values.get("completed", 0)),
             failed=int(values.get("failed", 0)),
+            failed_attempts=int(values.get("failed_attempts", values.get("failed", 0))),
             trouble=str(values.get("trouble", ""))[:200],
             waiting=tuple((str(one), str(breaker)) for one, breaker in values.get("waiting", {}).items()),
             limited=tuple((str(one), str(rate)) for one, rate in values.get("limited", {}).items()),

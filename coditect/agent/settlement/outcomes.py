@@ -101,7 +101,9 @@ class Outcomes:
         """The metrics of attempts by capability."""
         self.completed = 0
         self.failed = 0
-        """The number of this agent's attempts that failed, were refused or canceled; a handoff is none of these."""
+        """The number of tasks that failed here for good, were refused or canceled; a handoff is none of these."""
+        self.failed_attempts = 0
+        """The number of attempts that did so, retried ones among them."""
         self._all_completed = metrics.counter(ATTEMPTS, outcome="completed")  # of all agents of the process
         self._all_failed = metrics.counter(ATTEMPTS, outcome="failed")
 
@@ -264,7 +266,7 @@ class Outcomes:
             outcome = self._completed(execution, ended, started_ms, finished_ms)
         else:
             if not execution.handed_off:
-                self._count_failure()
+                self._count_failure(retried=retry_ms is not None)
             self._log_failure(task, ended, **({} if retry_ms is None else {"delay_ms": retry_ms}))
             outcome = self._outcome(task, replace(ended, failure=failure), started_ms, finished_ms)
             outcome = replace(outcome, retry_ms=retry_ms)
@@ -284,14 +286,15 @@ class Outcomes:
             or (task.limits.deadline_ms is not None and task.limits.deadline_ms <= self._clock.now_ms())
         ):
             return False
-        self._count_failure()
+        self._count_failure(retried=True)
         delay_ms = await self._settler.retry(execution, ended, ended.failure, policy)
         self._log_failure(task, ended, of=attempts, delay_ms=delay_ms)
         execution.ack()
         return True
 
-    def _count_failure(self) -> None:
-        self.failed += 1
+    def _count_failure(self, *, retried: bool = False) -> None:
+        self.failed += not retried
+        self.failed_attempts += 1
         self._all_failed.value += 1
 
     def _log_failure(self, task: Task, ended: HandlerEnd, **retry: int) -> None:

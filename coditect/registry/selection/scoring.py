@@ -8,7 +8,7 @@
     capacity  free slots / those of the agent that has most  slots / most slots when all slots are in use
     cpu       1 - cpu_percent / 100                          of one core
     memory    1 GiB / (1 GiB + resident_bytes)               half at 1 GiB
-    health    (completed + 10) / (completed + failed + 10)   1 for a new agent
+    health    (completed + 10) / (completed + failed attempts + 10)   1 for a new agent
     latency   (fastest + 10 ms) / (latency_ms + 10 ms)       1 for the fastest agent, and for a new one
     overlap   criteria that it meets / all criteria          1 without criteria
 
@@ -110,7 +110,7 @@ def terms_of(record: AgentRecord, scale: Scale, wanted: Wanted = ANYTHING) -> Sc
         capacity=_bounded(capacity),
         cpu=_bounded(1 - load.cpu_percent / 100),
         memory=_bounded(MEMORY_BYTES / (MEMORY_BYTES + max(0, load.resident_bytes))),
-        health=_bounded(seen / (seen + max(0, load.failed))),
+        health=_bounded(seen / (seen + max(0, load.failed_attempts))),
         latency=_bounded(quick / (load.latency_ms + LATENCY_MS)) if load.latency_ms > 0 else 1.0,
         overlap=overlap(record.registration, wanted),
     )

@@ -43,6 +43,7 @@ _any_record = st.builds(
     resident_bytes=st.integers(0, 1 << 40),
     completed=st.integers(0, 1_000),
     failed=st.integers(0, 1_000),
+    failed_attempts=st.integers(0, 1_000),
     lease_ms=st.sampled_from([0, 1, 3_000]),
     tags=tag_sets,
     recent=st.lists(_recent, max_size=3, unique_by=lambda outcomes: outcomes.kind).map(tuple),
@@ -98,6 +99,7 @@ class SimulatedFleet:
             load,
             running=load.running + running,
             failed=load.failed + failed,
+            failed_attempts=load.failed_attempts + failed,
             completed=load.completed + completed,
             latency_ms=10.0 * self.steps[name] if load.completed + completed else 0.0,
         )

@@ -111,7 +111,7 @@ def test_load_balanced_gives_the_nearest_whole_numbers_to_the_shares(slots: list
 
 
 def test_load_balanced_gives_a_sick_agent_less_and_the_queue_what_is_over() -> None:
-    sick = make_record("sick", slots=4, completed=10, failed=90)
+    sick = make_record("sick", slots=4, completed=10, failed_attempts=90)
     records = [sick, make_record("b", slots=4), make_record("c", slots=4)]
 
     some, all_of_it = (Counter(assign(records, many, Strategy.LOAD_BALANCED, KIND)) for many in (12, 30))

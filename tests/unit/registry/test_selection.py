@@ -140,7 +140,7 @@ def test_load_balanced_spreads_in_proportion_to_slots_when_all_else_is_the_same(
     [
         {"cpu_percent": 100.0},
         {"resident_bytes": 64 * 1024**3},
-        {"failed": 500},
+        {"failed_attempts": 500},
         {"latency_ms": 5_000.0},
         {"running": 7},
         {"suspended": 12},

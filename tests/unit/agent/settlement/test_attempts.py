@@ -17,6 +17,7 @@ from coditect.errors import InputError, TaskCanceled, TaskExpired, TaskFailed
 from coditect.model.capability import LONGEST_DIRECT_SECONDS
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
+from coditect.registry.port import Search
 from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
 from coditect.wire import control_messages, routing
@@ -66,6 +67,23 @@ async def test_failed_attempt_is_tried_again() -> None:
         assert await fleet.request("try.luck", None, int, timeout="1d") == 3
         assert unlucky.attempts == [1, 2, 3]
         assert await fleet.dead_letters() == ()
+
+
+@pytest.mark.parametrize(
+    ("luck", "durable", "counted"),
+    [(3, False, (1, 0, 2)), (3, True, (1, 0, 2)), (9, False, (0, 1, 3)), (9, True, (0, 1, 3))],
+)
+async def test_agent_counts_tasks_that_failed_beside_attempts(
+    luck: int, durable: bool, counted: tuple[int, int, int]
+) -> None:
+    unlucky = Unlucky(luck=luck, retry=Retry(max_attempts=3, first="1s", cap="1s"))
+    async with TestFleet(agents=[unlucky.agent]) as fleet:
+        await (await fleet.submit("try.luck", None, durable=durable)).outcome(timeout="1h")
+        await fleet.advance("30s")  # past the next heartbeat
+        (record,) = await fleet.registry.find(Search())
+
+    load = record.load
+    assert (load.completed, load.failed, load.failed_attempts) == counted
 
 
 async def test_pause_between_attempts_is_at_most_what_the_policy_says() -> None:
