@@ -30,6 +30,7 @@ def test_project_passes_its_own_test_as_it_stands(
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
+    assert "arning" not in done.stdout + done.stderr
 
 
 def test_project_has_the_name_of_its_folder_and_lists_its_fleet(terminal: Terminal, tmp_path: Path) -> None:

@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import pytest
 from greeter import greeter
 
 from coditect.testing import TestFleet
 from coditect.workflow.documents.file import load_workflow
 
-pytestmark = pytest.mark.asyncio
 WORKFLOW = Path(__file__).parent / "greetings.yaml"
 
 
