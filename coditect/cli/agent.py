@@ -188,7 +188,7 @@ def list_agents(
     """List the living agents with their state, load and capabilities.
 
     \b
-    Example: coditect agent list --capability code.review
+    Example: coditect agent list --capability hello.greet
     """
     search = Search(capability=capability, tag=tag, keyword=keyword, status=status)
     opened = connections(context)

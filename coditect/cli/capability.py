@@ -68,7 +68,7 @@ def show_capability(
     """Show one capability: its agents, schemas, and an example task.
 
     \b
-    Example: coditect capability show code.review
+    Example: coditect capability show hello.greet
     """
     offer = run_loop(fleet.get_offer(connections(context), name))
     spec, example = offer.spec, Example(offer.spec.input_schema)

@@ -35,7 +35,7 @@ def plan_topology(
     """Compare the broker's exchanges and queues with the code's. Exits 1 when they differ.
 
     \b
-    Example: coditect topology plan --capability code.review
+    Example: coditect topology plan --capability hello.greet
     """
     plan = run_loop(topology.plan_topology(connections(context), capability or (), note=say))
     _write(plan, output, missing="missing: apply creates it", applied=False)
@@ -50,7 +50,7 @@ def apply_plan(
     """Create missing exchanges, queues and bindings. Those that differ are listed and left alone. Idempotent.
 
     \b
-    Example: coditect topology apply --capability code.review --capability tests.run
+    Example: coditect topology apply --capability hello.greet
     """
     plan = run_loop(topology.create_topology(connections(context), capability or (), note=say))
     _write(plan, output, missing="created", applied=True)
@@ -77,7 +77,7 @@ def export_topology(
     """Write the needed exchanges, queues and bindings for RabbitMQ or Kubernetes; needs no broker with --capability.
 
     \b
-    Example: coditect topology export -c code.review > topology.json
+    Example: coditect topology export -c hello.greet > topology.json
              rabbitmqctl import_definitions topology.json
              coditect topology export -c code.review --format k8s | kubectl apply -f -
     """

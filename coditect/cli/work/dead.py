@@ -78,7 +78,7 @@ def list_letters(
     """List dead letters, oldest first in each queue. Workflow nodes whose agents died are listed after them.
 
     \b
-    Example: coditect dead list --capability code.review --reason handler_error
+    Example: coditect dead list --capability hello.greet --reason handler_error
     """
     selection = Selection(capability=capability, reason=reason, agent_id=agent)
     opened = connections(context)
@@ -151,7 +151,7 @@ def redrive_letters(
     did not complete.
 
     \b
-    Example: coditect dead redrive --capability code.review --reason handler_error --yes
+    Example: coditect dead redrive --capability hello.greet --reason handler_error --yes
              coditect dead redrive --node 01890a5d-ac96-774b-bcce-b302099a8057:tests --dry-run
     """
     if node is not None:

@@ -35,7 +35,7 @@ from coditect.wire.json import dumps, loads
 from coditect.workflow.fields import instant_ms
 
 CapabilityArgument = Annotated[
-    str, typer.Argument(help="What to do, e.g. code.review.", autocompletion=complete_capability)
+    str, typer.Argument(help="What to do, e.g. hello.greet.", autocompletion=complete_capability)
 ]
 AgentOption = Annotated[
     str | None, typer.Option("--agent", help="Prefer this agent, by its id.", autocompletion=complete_agent)
@@ -71,7 +71,7 @@ def why_not(
     offers the capability and it has no queue, and when the task was not found.
 
     \b
-    Example: coditect task why-not code.review --priority p1
+    Example: coditect task why-not hello.greet --priority p1
     """
     opened, tags = connections(context), frozenset(tag or ())
     if capability is not None:
@@ -125,7 +125,7 @@ def submit_task(
     time.
 
     \b
-    Example: coditect task submit code.review '{"path": "src"}' --priority p0
+    Example: coditect task submit hello.greet '"Ada"' --priority p0
     """
     if stream and (no_wait or detach):
         raise InputError("Parts are printed while the command waits", fix="--stream without --no-wait and --detach")
