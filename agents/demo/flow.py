@@ -91,7 +91,9 @@ def describe_flow(flow: Flow) -> str:
     starts = [at for row in flow.rows for at in (row.ready_at_ms, row.started_at_ms) if at is not None]
     begin = min(starts, default=0)
     end = max((row.finished_at_ms for row in flow.rows if row.finished_at_ms is not None), default=begin)
-    head = f"Workflow {flow.definition.name}: {flow.state.value} in {(end - begin) / 1000:.1f} s"
+    maps = {row.name.partition("[")[0] for row in flow.rows if "[" in row.name}
+    tasks = sum(bool(row.capability) and row.name not in maps for row in flow.rows)
+    head = f"Workflow {flow.definition.name}: {flow.state.value} in {(end - begin) / 1000:.1f} s, {tasks} tasks"
     lines = [_cells(row, number, begin, flow.rows) for number, row in _in_order(flow)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))] if lines else []
     drawn = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)

@@ -26,6 +26,9 @@ TEMPLATES = Path("examples") / "goals" / "release_notes.yaml"
 KINDS = {"git": "a command", "clock": "an MCP server", "writers": "Markdown, and a stand-in for a language model"}
 PYTHON = "Python"
 MIN_KINDS = 4
+AUTONOMY = """
+Autonomy is the share of the ended workflows and nodes that needed no person. Of the two workflows one waited for an
+approval, which the demo granted in a person's place: hence 50 %. An approval policy can decide such a question."""
 _SECONDS = 120
 _SENTENCES = 3
 
@@ -84,6 +87,7 @@ async def pursue_goal(client: Client, environ: Mapping[str, str], root: Path, *,
         say(line)
     rate, said, failed = await _command(["autonomy"], environ, root, say)
     say(rate.rstrip() or said)
+    say(AUTONOMY)
     return reached.shortfall or ("the autonomy rate is not known" if failed else "")
 
 

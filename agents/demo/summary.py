@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 from pydantic import BaseModel
 
@@ -22,7 +22,7 @@ from coditect.workflow.states import WorkflowState
 MIN_COMPLETED, MIN_PROCESSES, MIN_AT_ONCE = 101, 5, 100
 _SHOWN = 5
 _EXAMPLE = "README.md"
-_EXAMPLE_WIDTH = 100
+_EXAMPLE_WIDTH, _NAME_WIDTH, _EXAMPLE_LINES = 110, 14, 4
 _ENVIRONMENT = os.path.relpath(sys.prefix)
 NEXT = f"""
 Next:
@@ -145,24 +145,17 @@ def _example(settled: Sequence[Settled]) -> Iterator[str]:
     """Yield lines that show the demo's task about README.md with its input and output, if it ended with a value."""
     for one in settled:
         if one.job.subject == _EXAMPLE and one.value is not None:
-            yield f"One of them, {one.job.capability} of {one.job.subject}:"
-            yield f"  input   {_shortened(one.job.input)}"
-            yield f"  output  {_shortened(one.value)}"
+            yield f"One of them, {one.job.capability} of {one.job.subject}, answered:"
+            for name, field in one.value.model_dump(mode="json", exclude_unset=True).items():
+                yield from wrap(
+                    ", ".join(map(str, field)) if isinstance(field, list) else str(field),
+                    _EXAMPLE_WIDTH,
+                    initial_indent=f"  {name:<{_NAME_WIDTH}}  ",
+                    subsequent_indent=" " * (_NAME_WIDTH + 4),
+                    max_lines=_EXAMPLE_LINES,
+                    placeholder=" ...",
+                )
             yield ""
-
-
-def _shortened(value: BaseModel) -> str:
-    """Return a value as JSON text in which long strings are cut."""
-    fields = value.model_dump(mode="json", exclude_unset=True)
-    return json.dumps({name: _cut(field) for name, field in fields.items()}, ensure_ascii=False)
-
-
-def _cut(field: object) -> object:
-    if isinstance(field, list):
-        return [_cut(element) for element in field]
-    if not isinstance(field, str) or len(field) <= _EXAMPLE_WIDTH:
-        return field
-    return f"{field[:_EXAMPLE_WIDTH]}... ({len(field)} characters)"
 
 
 def _about_reviews(reviews: Sequence[Review]) -> Iterator[str]:

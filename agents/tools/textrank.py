@@ -19,6 +19,9 @@ _WORD = re.compile(r"[^\W\d_][\w'-]+")
 _END = re.compile(r"(?<=[.!?…])[\"')\]]*\s+(?=[\"'(\[`]*[^\W\d_a-z]|\d|`)|\n\s*\n")
 _ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|cf|vs|Dr|Mr|Mrs|Ms|St|No|Fig|approx|al)|\b[A-Z])\.$")
 _FENCE = re.compile(r"^(```|~~~).*?^\1[^\n]*$", re.MULTILINE | re.DOTALL)
+_ASIDE = re.compile(r"<!--.*?-->|^\s*\|.*\|\s*$|^\s*!\[[^\n]*\]\([^)\n]*\)\s*$", re.MULTILINE | re.DOTALL)
+"""HTML comments, rows of tables, and pictures."""
+_LINK = re.compile(r"\[([^\]\n]*)\]\([^)\s]*\)")
 _HEADING = re.compile(r"^\s*(#{1,6}\s.*|[=\-~*_]{3,})\s*$", re.MULTILINE)
 _MARK = re.compile(r"^\s*(?:[-*+>]|\d+\.)\s+", re.MULTILINE)
 _STOP_WORDS = """
@@ -35,8 +38,11 @@ _STOP = frozenset(_STOP_WORDS.split())
 
 
 def split_sentences(text: str) -> list[str]:
-    """Return the sentences of plain text or Markdown in order, without fenced code, headings, and marks of lists."""
-    prose = _MARK.sub("\n\n", _HEADING.sub("\n\n", _FENCE.sub("\n\n", text)))
+    """Return the sentences of plain text or Markdown in order, without code, tables, headings and marks of lists."""
+    prose = text
+    for no_prose in (_FENCE, _ASIDE, _HEADING, _MARK):
+        prose = no_prose.sub("\n\n", prose)
+    prose = _LINK.sub(r"\1", prose)
     sentences: list[str] = []
     for part in _END.split(prose):
         sentence = " ".join((part or "").split())

@@ -74,3 +74,10 @@ def test_sentences_end_where_a_reader_ends_them(text: str, expected: list[str]) 
 def test_request_for_no_sentence_is_refused() -> None:
     with pytest.raises(ValidationError):
         SummaryRequest(text="x", sentences=0)
+
+
+def test_tables_comments_pictures_and_the_targets_of_links_are_no_sentences() -> None:
+    table = "| a | b |\n|---|---|\n| c | d |\n"
+    text = f"<!-- a\nnote -->\nRead [the page](docs/page.md) first.\n\n![a picture](x.png)\n\n{table}"
+
+    assert split_sentences(text) == ["Read the page first."]
