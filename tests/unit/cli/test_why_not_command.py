@@ -55,7 +55,8 @@ def test_capability_is_explained_with_agents_and_queues(terminal: Terminal) -> N
     assert "Fix: " in told.out
     assert "tasks.code.review.p1  2        0" in told.out
     assert document["question"] == {"capability": CAPABILITY, "priority": "p1", "tags": []}
-    assert document["agents"][0]["takes"]
+    assert not document["agents"][0]["takes"]
+    assert document["agents"][0]["obstacle"] == "not_consumed"
     assert [queue["messages"] for queue in document["queues"]] == [0, 2, 0]
     assert document["task"] is None
 
@@ -69,7 +70,8 @@ def test_tags_and_priority_are_asked_for(terminal: Terminal) -> None:
     ).json
 
     assert document["question"] == {"capability": CAPABILITY, "priority": "p0", "tags": ["gpu", "python"]}
-    assert document["agents"][0]["obstacle"] == "tags_missing"
+    assert document["agents"][0]["takes"]
+    assert "it lacks gpu, so agents with that are preferred" in document["agents"][0]["why"]
     assert "gpu" in document["agents"][0]["why"]
 
 
