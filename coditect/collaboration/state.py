@@ -15,7 +15,7 @@ from coditect.aio.backoff import Backoff
 from coditect.blobs import whole_value
 from coditect.codec import codec, encode_any
 from coditect.collaboration.asks import Asks
-from coditect.errors import VersionConflict
+from coditect.errors import TooLarge, VersionConflict
 from coditect.model import arguments
 from coditect.wire.control import Verb
 from coditect.wire.json import dumps, loads
@@ -68,7 +68,11 @@ class StateRequests:
     async def ask_state(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
         """Send a request about shared state and return the answer; large values go through the blob store."""
         if "value" in body and len(encoded := dumps(body["value"])) > MOST_INLINE_BYTES:
-            body = body | {"value": loads((await self.control.blobs.put(encoded)).document)}
+            try:
+                body = body | {"value": loads((await self.control.blobs.put(encoded)).document)}
+            except TooLarge as error:  # of a task's body the limit is another
+                error.facts["limit"] = MOST_INLINE_BYTES
+                raise
         answer = await self.control.ask(Verb(verb), {"writer": self.control.name} | body)
         if answer.get("value") is not None:
             answer["value"] = await whole_value(self.control.blobs, answer["value"])

@@ -15,19 +15,25 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, unquote
 
+from coditect.blobs import NO_BLOBS
 from coditect.client.client import Client
 from coditect.collaboration.state import SharedState, reserved
-from coditect.errors import InputError, VersionConflict
+from coditect.errors import InputError, TooLarge, VersionConflict
 from coditect.wire.state import LANGGRAPH
 
 THREADS = "langgraph"
 AT_ONCE = 20
-"""The number of keys that are removed at once."""
+"""The number of keys that are removed or copied at once."""
+LARGEST_BYTES = 740_000
+"""The most bytes of a checkpoint with its metadata, or of a task's writes, that are kept without a blob store.
+
+The control plane keeps them in base64, which makes them a third larger, in a value of 1,000,000 bytes at most.
+"""
 Packed = tuple[str, bytes]
 """A value as LangGraph's serializer writes it: its type and its bytes."""
 
@@ -63,8 +69,8 @@ class CheckpointPlace:
         return f"writes/{_part(self.namespace)}/{_part(self.checkpoint)}/{_part(task)}"
 
     def named_by(self, key: str) -> CheckpointPlace:
-        """Return the thread, namespace and id of the checkpoint, in the same thread, that is stored under a key."""
-        _, namespace, checkpoint = key.split("/")
+        """Return the place of the checkpoint in the same thread to which a key belongs, its own or of writes."""
+        _, namespace, checkpoint = key.split("/")[:3]
         return replace(self, namespace=unquote(namespace), checkpoint=unquote(checkpoint))
 
 
@@ -147,7 +153,12 @@ class Checkpoints:
         return sorted(found, key=lambda write: write.order)
 
     async def put(self, place: CheckpointPlace, kept: KeptCheckpoint) -> None:
-        """Store a checkpoint under its thread, namespace and id, and replace an earlier one there."""
+        """Store a checkpoint under its thread, namespace and id, and replace an earlier one there.
+
+        Raises:
+            TooLarge: when it is over `LARGEST_BYTES`, and there is no blob store.
+        """
+        self._check_size("A checkpoint", kept.checkpoint, kept.metadata)
         if kept.parent is None:
             await self._put_if_new(self._index, place.thread, {})
         row = {"parent": kept.parent, "checkpoint": _packed(kept.checkpoint), "metadata": _packed(kept.metadata)}
@@ -160,7 +171,9 @@ class Checkpoints:
 
         Raises:
             VersionConflict: when other writers of the same task were faster each time.
+            TooLarge: when the writes are over `LARGEST_BYTES`, and there is no blob store.
         """
+        self._check_size("What a task writes", *(one.value for one in writes))
         space, key = self._space(place.thread), place.writes(task)
         rows = {str(one.index): _as_row(one) for one in writes}
         if await self._put_if_new(space, key, rows):
@@ -170,11 +183,51 @@ class Checkpoints:
 
     async def delete(self, thread: str) -> None:
         """Remove all checkpoints of a LangGraph thread, and all writes of its tasks."""
-        space = self._space(thread)
-        keys = [one.key async for one in space.entries()]
-        for begin in range(0, len(keys), AT_ONCE):
-            await asyncio.gather(*(space.delete(key) for key in keys[begin : begin + AT_ONCE]))
+        await self._remove(thread, [one.key async for one in self._space(thread).entries()])
         await self._index.delete(thread)
+
+    async def copy(self, source: str, target: str) -> None:
+        """Copy all checkpoints of a LangGraph thread, and all writes of its tasks, to another thread."""
+        source_space, target_space = self._space(source), self._space(target)
+        keys = [one.key async for one in source_space.entries()]
+        if not keys or source == target:
+            return
+
+        async def copy_key(key: str) -> None:
+            if (value := await source_space.get(key)) is not None:
+                await target_space.put(key, value)
+
+        await self._put_if_new(self._index, target, {})
+        writes_first = sorted(keys, key=lambda key: (key.startswith("checkpoint/"), key))
+        for batch in _batches(writes_first):
+            await asyncio.gather(*map(copy_key, batch))
+
+    async def prune(self, latest: CheckpointPlace, keep: Collection[str]) -> None:
+        """Remove the checkpoints of a namespace up to the latest, with their writes, except those whose ids are kept.
+
+        Newer ones stay, since a graph may be at work.
+        """
+        prefixes = (replace(latest, checkpoint="").key, latest.writes().removesuffix(f"{_part(latest.checkpoint)}/"))
+        keys = [one.key for prefix in prefixes async for one in self._space(latest.thread).entries(prefix)]
+        ids = [latest.named_by(key).checkpoint for key in keys]
+        old = [key for key, name in zip(keys, ids, strict=True) if name <= latest.checkpoint and name not in keep]
+        await self._remove(latest.thread, old)
+
+    async def remove(self, place: CheckpointPlace) -> None:
+        """Remove one checkpoint with its tasks' writes."""
+        writes = [one.key async for one in self._space(place.thread).entries(place.writes())]
+        await self._remove(place.thread, [place.key, *writes])
+
+    async def _remove(self, thread: str, keys: Sequence[str]) -> None:
+        space = self._space(thread)
+        for batch in _batches(keys):
+            await asyncio.gather(*map(space.delete, batch))
+
+    def _check_size(self, name: str, *values: Packed) -> None:
+        size_bytes = sum(len(body) for _, body in values)
+        if size_bytes > LARGEST_BYTES and self._client._control.blobs is NO_BLOBS:
+            fix = "set CODITECT_BLOB_URL for this process, or keep less in the graph's state"
+            raise TooLarge(f"{name} is over the inline limit", bytes=size_bytes, limit=LARGEST_BYTES, fix=fix)
 
     @staticmethod
     async def _put_if_new(space: SharedState, key: str, value: Any) -> bool:
@@ -184,6 +237,10 @@ class Checkpoints:
         except VersionConflict:
             return False
         return True
+
+
+def _batches(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (keys[begin : begin + AT_ONCE] for begin in range(0, len(keys), AT_ONCE))
 
 
 def _packed(value: Packed) -> list[str]:

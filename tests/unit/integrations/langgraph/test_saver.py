@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from typing import Any, TypedDict
+import json
+from base64 import b64encode
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, TypedDict
 
+import ormsgpack
 import pytest
 from langchain_core.runnables import RunnableConfig
+from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.base import BaseCheckpointSaver, empty_checkpoint
 from langgraph.checkpoint.conformance import checkpointer_test, validate
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, Send, interrupt
 
-from coditect.errors import InputError, SetupError, TooLarge
+from coditect.collaboration.state import reserved
+from coditect.errors import InputError, InvalidTask, SetupError, TooLarge
 from coditect.integrations.langgraph import CoditectSaver
+from coditect.integrations.langgraph.checkpoints import LARGEST_BYTES
 from coditect.integrations.langgraph.loops import RunningLoop
 from coditect.testing import TestFleet
+from coditect.wire.state import LANGGRAPH
 
 
 def thread(name: str, **more: str) -> RunnableConfig:
@@ -32,7 +42,7 @@ async def test_the_saver_passes_langgraphs_own_conformance_tests() -> None:
 
         report = await validate(saver)
 
-    assert report.passed_all_base(), report.results
+    assert report.passed_all(), report.results
     assert not [name for name, result in report.results.items() if result.tests_failed], report.results
 
 
@@ -169,11 +179,146 @@ async def test_what_cannot_be_kept_is_refused_with_what_to_do() -> None:
     async with TestFleet() as fleet:
         saver = CoditectSaver(fleet.client)
         large = {**empty_checkpoint(), "channel_values": {"x": "x" * 1_000_000}}
-        with pytest.raises(TooLarge, match="CODITECT_BLOB_URL"):
+        with pytest.raises(TooLarge, match="CODITECT_BLOB_URL") as refused:
             await saver.aput(thread("a"), large, {}, {})  # type: ignore[arg-type]
+        assert refused.value.facts["limit"] == LARGEST_BYTES
         with pytest.raises(InputError, match="thread"):
             await saver.aget_tuple({"configurable": {}})
         with pytest.raises(InputError, match="500"):
             await saver.aput(thread("a" * 600), empty_checkpoint(), {}, {})
         with pytest.raises(SetupError, match="event loop"):
             await asyncio.to_thread(CoditectSaver, fleet.client)
+
+
+class Opened:
+    """A class that a checkpoint must not rebuild unasked: it does something when it is made."""
+
+    made: ClassVar[list[str]] = []
+
+    def __init__(self, path: str) -> None:
+        self.made.append(path)
+
+
+@dataclass
+class Note:
+    text: str
+
+
+def forged(module: str, name: str, argument: Any) -> bytes:
+    """A value as LangGraph packs it, which calls a function of the writer's choice."""
+    return ormsgpack.packb(ormsgpack.Ext(0, ormsgpack.packb((module, name, argument))))
+
+
+@pytest.mark.parametrize(
+    ("format", "packed"),
+    [
+        ("msgpack", forged(__name__, "Opened", "msgpack")),
+        ("msgpack", forged("os", "system", f"touch {__name__}")),
+        ("json", json.dumps({"lc": 2, "type": "constructor", "id": [*__name__.split("."), "Opened"], "args": ["j"]})),
+        ("pickle", b"cos\nsystem\n(S'true'\ntR."),
+    ],
+)
+async def test_a_forged_value_runs_nothing_in_the_process_that_reads_it(
+    format: str,  # noqa: A002 - LangGraph's word
+    packed: str | bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ran = list[str]()
+    monkeypatch.setattr("os.system", ran.append)
+    body = packed.encode() if isinstance(packed, str) else packed
+    async with TestFleet() as fleet:
+        saver = CoditectSaver(fleet.client)
+        at = await saver.aput(thread("a"), empty_checkpoint(), {}, {})
+        space = reserved(fleet.client.space("langgraph:a"), LANGGRAPH)
+        key = f"writes//{at['configurable']['checkpoint_id']}/task"
+        await space.put(key, {"0": ["", "x", format, b64encode(body).decode()]})
+        with nullcontext() if format == "msgpack" else pytest.raises(InvalidTask):
+            assert await saver.aget_tuple(thread("a")) is not None
+
+    assert (ran, Opened.made) == ([], [])
+
+
+async def test_a_class_comes_back_only_if_it_is_on_the_list() -> None:
+    values = {**empty_checkpoint(), "channel_values": {"note": Note("hello")}, "channel_versions": {"note": 1}}
+    found = list[Any]()
+    async with TestFleet() as fleet:
+        for allowed in ([], [Note], [(__name__, "Note")]):
+            saver = CoditectSaver(fleet.client, allowed_msgpack_modules=allowed)
+            await saver.aput(thread("a"), values, {}, {})  # type: ignore[arg-type]
+            kept = await saver.aget_tuple(thread("a"))
+            assert kept is not None
+            found.append(kept.checkpoint["channel_values"]["note"])
+        with pytest.raises(InputError, match="serializer decides"):
+            CoditectSaver(fleet.client, serde=JsonPlusSerializer(), allowed_msgpack_modules=[Note])
+
+    assert found == [{"text": "hello"}, Note("hello"), Note("hello")]
+
+
+@pytest.mark.parametrize(("size", "kept"), [(LARGEST_BYTES - 1_000, True), (LARGEST_BYTES + 1, False)])
+async def test_a_checkpoint_and_a_write_of_the_documented_size_are_kept(size: int, kept: bool) -> None:
+    large = {**empty_checkpoint(), "channel_values": {"x": "x" * size}}
+    async with TestFleet() as fleet:
+        saver = CoditectSaver(fleet.client)
+        at = await saver.aput(thread("a"), empty_checkpoint(), {}, {})
+        for work in (saver.aput(at, large, {}, {}), saver.aput_writes(at, [("x", "x" * size)], "task")):  # type: ignore[arg-type]
+            with nullcontext() if kept else pytest.raises(TooLarge):
+                await work
+
+
+def appended(state: list[str], writes: Sequence[list[str]]) -> list[str]:
+    return [*state, *(one for write in writes for one in write)]
+
+
+@pytest.mark.parametrize("snapshot_frequency", [2, 3, 1_000])
+@pytest.mark.parametrize("rounds", [1, 2, 3, 4])
+async def test_a_pruned_thread_keeps_the_state_of_its_delta_channels(snapshot_frequency: int, rounds: int) -> None:
+    lines = Annotated[list[str], DeltaChannel(appended, snapshot_frequency=snapshot_frequency)]
+    graph = StateGraph(TypedDict("Log", {"lines": lines}))  # type: ignore[operator]
+    graph.add_node("say", lambda state: {"lines": [f"said {len(state['lines'])}"]})
+    graph.add_edge(START, "say")
+    graph.add_edge("say", END)
+    async with TestFleet() as fleet:
+        saver = CoditectSaver(fleet.client)
+        compiled = graph.compile(checkpointer=saver)
+        for number in range(rounds):
+            await compiled.ainvoke({"lines": [f"asked {number}"]}, thread("a"))
+        before = (await compiled.aget_state(thread("a"))).values
+        all_of_it = len([one async for one in saver.alist(thread("a"))])
+
+        await saver.aprune(["a"])
+        after = (await compiled.aget_state(thread("a"))).values
+        left = len([one async for one in saver.alist(thread("a"))])
+        goes_on = await compiled.ainvoke({"lines": ["asked again"]}, thread("a"))
+
+    assert after == before
+    assert len(before["lines"]) == 2 * rounds
+    assert goes_on["lines"][: 2 * rounds] == before["lines"]
+    assert left < all_of_it or (rounds, snapshot_frequency) != (4, 2)
+
+
+async def test_threads_are_copied_pruned_and_cleared_of_runs_from_another_thread_too() -> None:
+    async with TestFleet() as fleet:
+        saver = CoditectSaver(fleet.client)
+        first = await saver.aput(thread("a"), {**empty_checkpoint(), "id": "1"}, {"run_id": "r1"}, {})
+        await saver.aput_writes(first, [("x", 1)], "task")
+        await saver.aput(first, {**empty_checkpoint(), "id": "2"}, {"run_id": "r2"}, {})
+
+        def clean() -> list[list[str]]:
+            ids = list[list[str]]()
+            works: list[Callable[[], None]] = [
+                lambda: saver.copy_thread("a", "b"),
+                lambda: saver.delete_for_runs(["r1"]),
+                lambda: saver.copy_thread("a", "c"),
+                lambda: saver.prune(["a", "b"], strategy="delete"),
+            ]
+            for work in works:
+                work()
+                found = saver.list(None)
+                ids.append(sorted(str(one.config["configurable"]["thread_id"]) + one.checkpoint["id"] for one in found))
+            return ids
+
+        found = await asyncio.to_thread(clean)
+        with pytest.raises(InputError, match="strategy"):
+            await saver.aprune(["a"], strategy="odd")
+
+    assert found == [["a1", "a2", "b1", "b2"], ["a2", "b2"], ["a2", "b2", "c2"], ["c2"]]
