@@ -287,7 +287,8 @@ VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
         # the ticket says whether it was done
         Verb.LOCK_ACQUIRE: ShardChange(acquire, _shard_key, deduplicated=False),
         Verb.LOCK_RENEW: ShardChange(renew, _shard_key, deduplicated=False),
-        Verb.LOCK_RELEASE: ShardChange(release, _shard_key, deduplicated=False),
+        # of a ticket it does nothing twice; by force it would take the lock from the next holder, too
+        Verb.LOCK_RELEASE: ShardChange(release, _shard_key, deduplicated=lambda body: "ticket" not in body),
         Verb.LOCK_LIST: Query(list_locks),
     }
 )

@@ -135,8 +135,8 @@ class RequestServer:
         match verbs.handling(verb):
             case requests.Query(read):
                 self._reply(delivery, verb, lambda: self._database.ask(lambda tr: read(tr, body)))
-            case requests.ShardChange(_, shard_key, deduplicated):
-                identity = identity_of(delivery.message) if deduplicated else ""
+            case requests.ShardChange(_, shard_key) as change:
+                identity = identity_of(delivery.message) if change.records_answer(body) else ""
                 then, span = self.on_change.get(verb), None
                 if verb == Verb.START:
                     body, span = self._traced(delivery.message, body)

@@ -43,8 +43,12 @@ class ShardChange:
     apply: Callable[[UnitOfWork, Body], dict[str, Any]]
     shard_key: Callable[[Body], str] = lambda body: submit.text(body, "workflow")
     """The function that reads the text that decides the shard, such as the workflow id, or raises an InputError."""
-    deduplicated: bool = True
-    """Whether a repeated request gets the recorded first answer instead of a second execution."""
+    deduplicated: bool | Callable[[Body], bool] = True
+    """Whether a repeated request, perhaps only with such a body, gets the recorded answer and no second execution."""
+
+    def records_answer(self, body: Body) -> bool:
+        """Tell whether the answer to a request is recorded for its repetitions."""
+        return self.deduplicated if isinstance(self.deduplicated, bool) else self.deduplicated(body)
 
 
 VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(

@@ -310,3 +310,19 @@ async def test_a_request_that_expires_is_to_be_done_before_its_sender_stops_wait
     expiring, lasting = (command for command in workers.taken if isinstance(command, Asked))
     assert begun + 2 <= expiring.until <= ended + 2
     assert lasting.until == inf
+
+
+async def test_a_release_by_force_that_arrives_again_is_the_same_request_and_takes_no_lock_from_the_next_holder() -> (
+    None
+):
+    workers = Workers()
+    async with Supervisor() as background:
+        control = server_of(Narrow(), workers, background)
+        for body in ({"resource": "x", "reason": "it hangs"}, {"agent": "a", "reason": "it hangs"}, {"ticket": "1"}):
+            for _ in range(2):
+                message = request(Verb.LOCK_RELEASE, body, reply_to="reply.me", correlation_id=f"c{len(body)}")
+                control.arrived(cast("Delivery", Request(message)))
+
+    identities = [command.identity for command in workers.taken if isinstance(command, Asked)]
+    assert identities[0::2] == identities[1::2]
+    assert [identity != "" for identity in identities[0::2]] == [True, True, False]
