@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from coditect import Agent, Rate, Workflow
+from coditect import Agent, Context, Rate, Retry, RetryAfter, Workflow
 from coditect.broker.memory import MemoryBroker
 from coditect.errors import SetupError, TaskRejected
 from coditect.operations.diagnosis.locate import TaskLocator
@@ -110,6 +110,37 @@ async def test_a_task_above_the_bound_of_waiting_tasks_goes_back_and_other_keys_
 
     assert runs.most == {"a": 1, "b": 1}
     assert set(runs.attempts) == {1}
+
+
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize(
+    "how", ["fails for good", "fails and is tried again", "asks for later", "times out", "canceled"]
+)
+async def test_next_task_of_a_key_begins_at_once_however_its_holder_ended(how: str, durable: bool) -> None:
+    agent, now, moments = Agent("builder", slots=4), asyncio.get_running_loop().time, dict[str, float]()
+    retry = Retry(max_attempts=2, first="1m") if how == "fails and is tried again" else 1
+
+    @agent.capability("repo.build", concurrency=("{input.repo}", 1), retry=retry, timeout="3s")
+    async def build(task: dict[str, str], ctx: Context) -> None:
+        moments.setdefault(f"{task['name']} began", now())
+        if task["name"] == "next":
+            return
+        try:
+            await asyncio.sleep(60 if how in ("times out", "canceled") else 3)
+            raise RetryAfter("1m") if how == "asks for later" else RuntimeError("boom")
+        finally:
+            moments["holder ended"] = now()
+
+    async with TestFleet(agents=[agent], replicas=3) as fleet:
+        holder = await fleet.submit("repo.build", {"repo": "app", "name": "holder"}, durable=durable)
+        await fleet.advance("1s")
+        waiting = await fleet.submit("repo.build", {"repo": "app", "name": "next"}, durable=durable)
+        await fleet.advance("1s")
+        if how == "canceled":
+            await holder.cancel()
+        await waiting.result(timeout="50s")
+
+        assert 0 <= moments["next began"] - moments["holder ended"] < 0.1
 
 
 async def test_the_key_of_a_killed_agent_is_free_after_its_eviction() -> None:
