@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -19,9 +19,11 @@ from coditect.agent.declaration import Agent
 from coditect.agent.execution.binding import bound
 from coditect.agent.execution.execution import LEFT_BEHIND, CanceledIds, Execution, ExecutionState, TimeLimits
 from coditect.agent.execution.handler import (
+    Abandoned,
     Executors,
     HandlerEnd,
     SentBack,
+    overrun,
     run_handler,
     tidied,
     unstartable,
@@ -50,7 +52,7 @@ from coditect.agent.workflow_tasks.managed import ManagedTasks
 from coditect.agent.workflow_tasks.reports import Reports
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Delivery
-from coditect.errors import InputError
+from coditect.errors import CoditectError, InputError
 from coditect.messaging.event_publisher import Events
 from coditect.messaging.rpc import Requests
 from coditect.model.capability import Priority
@@ -71,8 +73,16 @@ INBOX_GROUP = "inbox"
 MOST_CHANNELS = 16
 """Number of channels for each priority level: a queue that does not answer holds up the queues on its channel."""
 RETURN_SECONDS = 1.0
+SWALLOWED_SECONDS = 5.0
+"""How long a handler may take to end after it was canceled, before its attempt is settled without it."""
+STUCK_SECONDS = 30.0
+"""How long a handler that outlives its attempt may keep its slot, before the agent's process is replaced."""
 WAVE_SECONDS = 0.025
 """The run time above which hundreds of tasks may end at the same moment."""
+
+
+class HandlerStuck(CoditectError):
+    """The error of an agent whose handler neither ended at its time limit nor when it was canceled."""
 
 
 class Runtime:
@@ -309,7 +319,7 @@ class Runtime:
 
     async def _execute(self, execution: Execution) -> None:
         """Run one task's execution to its end, and settle or return its deliveries, also after any error."""
-        key = execution.key
+        key, execution.on_interrupt = execution.key, self._interrupted
         CURRENT_TASK.set(execution.task)  # in a context of the execution's own
         try:
             if not self._joined(execution.task, key, execution.delivery):
@@ -323,27 +333,36 @@ class Runtime:
                     async with self._isolation.around(execution) as execution.suspicion:
                         await self._run(execution)
         except BaseException as error:  # noqa: BLE001 - told in full, or raised again
-            await self._outcomes.unsettled(execution, error)
+            if execution.abandoned:
+                log.info("A handler that swallowed its cancellation has ended", extra={"task_id": execution.task.id})
+                self._intake.finished(execution, None)
+            else:
+                await self._outcomes.unsettled(execution, error)
         finally:
-            if execution.state not in LEFT_BEHIND:
+            if execution.state not in LEFT_BEHIND and not execution.abandoned:
                 if execution.state is not ExecutionState.SETTLING:  # then the slot was passed on
                     self._intake.finished(execution, None)
                 self._end(execution)
 
     async def _run(self, execution: Execution, *, post: bool = False) -> None:
         """Run one attempt and settle it; with `post`, do not wait for the confirm of a completed task's reply."""
-        began, started_ms = self._now(), self._clock.now_ms()
+        began = self._now()
+        started_ms = execution.started_ms = self._clock.now_ms()
         self._intake.began(execution, began)
         try:
             ended = self._not_any_more(execution.task) or (
                 execution.task.claims and await fetch_input(self._requests.blobs, execution)
             )
             ended = ended or await self._handle(execution, started_ms)
+            if execution.abandoned:
+                raise Abandoned
             if len(ended.body) > tasks.MAX_BODY_BYTES:
                 ended = await put_value(self._requests.blobs, ended)
             if ended.failure is not None and ended.status is Status.FAILED:
                 self.guards.breakers.check(self._offered[execution.task.capability], ended)
         except SentBack as back:
+            if execution.abandoned:
+                raise
             await self._outcomes.hand_back(execution, back)
             return
         ran = self._now() - began
@@ -352,12 +371,54 @@ class Runtime:
         completed, pause = ended.failure is None, 0.0
         if not completed or self._pacing.trouble:
             pause = self._pacing.pause_seconds(execution.task, ended)
-        if self._pass_on_slot(execution, ran, pause):
+        if self._pass_on_slot(execution, ended, ran, pause):
             await asyncio.sleep(0)  # who was let in starts first: a wave of them would wait for all these results
         if post and completed and not execution.acked_early:
             self._outcomes.post(execution, ended, started_ms, finished_ms)
         else:
             await self._outcomes.settle(execution, ended, started_ms, finished_ms)
+
+    # -- handlers that do not end -----------------------------------------------------------------------
+
+    def _interrupted(self, execution: Execution) -> None:
+        self._loop.call_later(SWALLOWED_SECONDS, self._abandon, execution)
+
+    def _abandon(self, execution: Execution) -> None:
+        """Settle an attempt whose handler still runs after it was canceled; its slot comes back when the handler ends.
+
+        A handler that keeps the slot for long ends the process, which its supervisor starts again.
+        """
+        if execution.state is not ExecutionState.INTERRUPTED:
+            return
+        ended = overrun(self._offered[execution.task.capability], execution)
+        execution.abandon()
+        self._executors.limits.stop(execution)
+        self._beside(self._settle_abandoned(execution, ended, self._clock.now_ms()))
+        self._replace_when_stuck(execution, lambda: execution.over, ended)
+
+    async def _settle_abandoned(self, execution: Execution, ended: HandlerEnd, now_ms: int) -> None:
+        try:
+            started_ms, ran = execution.started_ms, (now_ms - execution.started_ms) / 1000
+            self._outcomes.attempts.ended(execution, ended, started_ms, ran)
+            execution.settle()
+            await self._outcomes.settle(execution, ended, started_ms, now_ms)
+        except BaseException as error:  # noqa: BLE001 - told in full, or raised again
+            await self._outcomes.unsettled(execution, error)
+        finally:
+            self._end(execution)
+
+    def _replace_when_stuck(self, execution: Execution, is_over: Callable[[], bool], ended: HandlerEnd) -> None:
+        """End the agent's process, after a drain, if a handler without an attempt still runs after 30 s."""
+
+        def replace_process() -> None:
+            if not is_over():
+                reason = "" if ended.failure is None else ended.failure.message
+                facts = {"capability": execution.task.capability, "task_id": execution.task.id, "reason": reason}
+                self._background.health.fail(
+                    HandlerStuck("A handler outlives its attempt: the agent restarts", **facts)
+                )
+
+        self._loop.call_later(STUCK_SECONDS, replace_process)
 
     def _end(self, execution: Execution) -> None:
         """Remove an ended execution from this process's records, and let it enter its final state."""
@@ -387,7 +448,7 @@ class Runtime:
         ended = self._not_any_more(execution.task)
         return ended or await self._handle(execution, self._clock.now_ms(), guarded=True)
 
-    def _pass_on_slot(self, execution: Execution, ran: float, pause: float) -> bool:
+    def _pass_on_slot(self, execution: Execution, ended: HandlerEnd, ran: float, pause: float) -> bool:
         """Free a task's slot now, after a pause, or when its thread ends; tell if waiting tasks should go first."""
         execution.settle()  # first: a refusal frees no slot twice
         somebody_waits = self._intake.waiting > 0 and ran > WAVE_SECONDS
@@ -399,6 +460,7 @@ class Runtime:
             self._intake.finished(execution, ran)
         else:  # it cannot be stopped: the outcome goes out now, the slot comes back when the thread ends
             thread.add_done_callback(lambda _: self._intake.finished(execution, ran))
+            self._replace_when_stuck(execution, thread.done, ended)
         return somebody_waits
 
     def _keep_no_more(self, execution: Execution, ran: float) -> None:

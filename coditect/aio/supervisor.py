@@ -82,7 +82,7 @@ class Health:
         self.deaths: Counter[str] = Counter()
         """How often each loop has died, by name."""
         self._kept: set[_KeptLoop] = set()
-        self._failure: LoopDied | None = None
+        self._failure: CoditectError | None = None
         self._failed = asyncio.Event()
 
     def why_not(self) -> str:
@@ -93,23 +93,28 @@ class Health:
                 return f"the loop {kept.name!r} died {kept.deaths_in_a_row} times in a row, by {kept.error}"
         return ""
 
-    async def failure(self) -> LoopDied:
-        """Wait until a critical loop has died too often in a row, and return the error that should end the process."""
+    async def failure(self) -> CoditectError:
+        """Wait for an error that should end the process, such as a critical loop that died too often, and return it."""
         await self._failed.wait()
         assert self._failure is not None
         return self._failure
 
+    def fail(self, error: CoditectError) -> None:
+        """End the process because of an error, so that it is started again; a later error changes nothing."""
+        self._failure = self._failure or error
+        self._failed.set()
+
     def _note(self, kept: _KeptLoop, error: Exception) -> None:
         self.deaths[kept.name] += 1
-        if kept.critical and kept.deaths_in_a_row >= kept.limits.most_deaths and self._failure is None:
-            self._failure = LoopDied(
+        if kept.critical and kept.deaths_in_a_row >= kept.limits.most_deaths:
+            died = LoopDied(
                 "A loop that the process needs died again and again",
                 loop=kept.name,
                 deaths=kept.deaths_in_a_row,
                 reason=repr(error),
                 fix="start the process again; the log has the loop's errors",
             )
-            self._failed.set()
+            self.fail(died)
 
 
 class Supervisor:

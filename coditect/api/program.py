@@ -24,7 +24,6 @@ from starlette.types import ASGIApp
 from coditect.agent.program import CONNECT_SECONDS
 from coditect.aio.loop import collect_rarely, on_stop_signal, run_loop
 from coditect.aio.ready import tell_ready
-from coditect.aio.supervisor import LoopDied
 from coditect.api.access.bearer import BearerAccess, TokenCheck
 from coditect.api.access.guard import AUDIT
 from coditect.api.access.keys import AdminKey, KeyFile
@@ -42,7 +41,7 @@ from coditect.blobs import open_blobs
 from coditect.broker.management import Management
 from coditect.client.client import Client
 from coditect.client.program import adapters
-from coditect.errors import SetupError
+from coditect.errors import CoditectError, SetupError
 from coditect.integrations.http.directory import HttpAgents
 from coditect.integrations.http.program import open_bridge
 from coditect.operations.connections import Connections
@@ -165,8 +164,8 @@ class AnnouncedServer(uvicorn.Server):
 
 
 async def serve_until(
-    server: AnnouncedServer, own: socket.socket, failure: Coroutine[Any, Any, LoopDied]
-) -> LoopDied | None:
+    server: AnnouncedServer, own: socket.socket, failure: Coroutine[Any, Any, CoditectError]
+) -> CoditectError | None:
     """Serve until SIGTERM or SIGINT and return None, or until `failure` returns an error, and return that."""
 
     failed = False

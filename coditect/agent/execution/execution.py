@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable, Coroutine
 from concurrent import futures
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -89,7 +90,7 @@ class Execution:
             RUNNING --> INTERRUPTED: cancel, expire
             INTERRUPTED --> INTERRUPTED: cancel, expire
             RUNNING --> HANDLED: leave
-            INTERRUPTED --> HANDLED: leave
+            INTERRUPTED --> HANDLED: leave, abandon
             ACCEPTED --> SETTLING: settle
             HANDLED --> SETTLING: settle
             SETTLING --> POSTED: post
@@ -126,6 +127,8 @@ class Execution:
     attached: list[tuple[Task, Delivery]] | None = None
     """The task's redeliveries, which wait for the execution's outcome; None when there is none."""
     work: asyncio.Task[None] | None = None
+    coroutine: Coroutine[Any, Any, None] | None = None
+    """The coroutine of the execution, which `work` runs, perhaps after those of other executions."""
     thread: asyncio.Future[Any] | None = None
     """The thread in which a plain handler runs; the thread may outlive the attempt."""
     calls: set[futures.Future[Any]] | None = None
@@ -136,6 +139,14 @@ class Execution:
     """The sender of the parts of a streamed result; None before the first."""
     span: Span | None = None
     """The span of the attempt, once the handler was called; None when tracing is off."""
+    started_ms: int = 0
+    """The epoch milliseconds at which the attempt began."""
+    limit_seconds: float = 0.0
+    """How long the handler may run."""
+    on_interrupt: Callable[[Execution], object] | None = None
+    """A function that is called when the handler is asked to end."""
+    abandoned: bool = False
+    """Whether the attempt was settled although its handler runs on: it did not end when it was canceled."""
     acked_early: bool = False
     """Whether the deliveries were acknowledged while the task runs on, because it runs long; workflow tasks only."""
 
@@ -156,6 +167,8 @@ class Execution:
         if state is _LOADING:
             self.state = _ACCEPTED
             return False
+        if self.abandoned:
+            return True
         if state is not _INTERRUPTED:
             raise self._forbidden("leave")
         self.state = _HANDLED
@@ -209,8 +222,16 @@ class Execution:
 
     def _interrupt(self, why: Interruption) -> None:
         if self.state in HANDLING and self.work is not None:
-            self.state, self.interruption = _INTERRUPTED, why
+            first, self.state, self.interruption = self.state is not _INTERRUPTED, _INTERRUPTED, why
             self.work.cancel()
+            if first and self.on_interrupt is not None:
+                self.on_interrupt(self)
+
+    def abandon(self) -> None:
+        """Leave the state INTERRUPTED although the handler still runs; whatever it does from now on is ignored."""
+        if self.state is not _INTERRUPTED:
+            raise self._forbidden("abandon")
+        self.abandoned, self.state = True, _HANDLED
 
     @property
     def asked_to_end(self) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from coditect.agent.declaration import Capability, Where
@@ -36,6 +38,9 @@ KEEP_IT = (
 )
 
 
+_AGENT = str(Path(__file__).parents[1])
+_ASYNCIO = str(Path(asyncio.__file__).parent)
+
 NO_WORKFLOW = "A workflow passes JSON on, and this capability takes or returns bytes"
 SUBMIT_IT = "submit it as a direct task, and pass on a reference to where the bytes lie"
 
@@ -52,6 +57,10 @@ class HandedBack(SentBack):
 
     A used-up rate, a taken concurrency key or a missing HTTP connection has the same effect.
     """
+
+
+class Abandoned(BaseException):
+    """The signal that a handler has ended after its attempt was settled without it, so that its end is ignored."""
 
 
 @value
@@ -98,7 +107,7 @@ async def run_handler(
     `HandlerEnd`. A plain handler's thread is left in `execution.thread`: neither a timeout nor a cancellation stops the
     thread.
     """
-    seconds = limit_seconds(capability, execution.task, now_ms)
+    seconds = execution.limit_seconds = limit_seconds(capability, execution.task, now_ms)
     execution.run()
     executors.limits.start(execution, seconds)
     try:
@@ -352,6 +361,35 @@ def asked_seconds(error: BaseException | None) -> float | None:
     if error is None or not issubclass(type(error), RetryAfter | RemoteError):
         return None
     return cast("RetryAfter | RemoteError", error).delay_seconds
+
+
+def overrun(capability: Capability, execution: Execution) -> HandlerEnd:
+    """Return how an attempt ended whose handler swallows its cancellation; the failure names it and where it stands."""
+    why = execution.interruption
+    assert why is not None, "only a handler that was asked to end is abandoned"
+    if why.canceled is not None:
+        return HandlerEnd(Status.CANCELED, failure=Failure("canceled", "TaskCanceled", why.canceled))
+    ended, stack = _timed_out(why, execution.limit_seconds), _stack(execution.coroutine)
+    assert ended.failure is not None
+    name = getattr(capability.handler, "__qualname__", capability.name)
+    place = f"{stack[-1].filename}:{stack[-1].lineno} in {stack[-1].name}" if stack else name
+    failure = replace(
+        ended.failure,
+        message=f"{ended.failure.message}, and {name} does not end when it is canceled: it stands at {place}",
+        traceback="".join(["Traceback (most recent call last):\n", *stack.format()]),
+        fix="let CancelledError pass: catch Exception instead of BaseException, or raise it again after the cleanup",
+    )
+    return replace(ended, failure=failure)
+
+
+def _stack(work: Any) -> traceback.StackSummary:
+    """Return the frames of a suspended coroutine and of what it awaits, outermost first, from the handler's on."""
+    frames = []
+    while (frame := getattr(work, "cr_frame", None) or getattr(work, "gi_frame", None)) is not None:
+        if not frame.f_code.co_filename.startswith(_AGENT) and not frame.f_code.co_filename.startswith(_ASYNCIO):
+            frames.append((frame, frame.f_lineno))
+        work = getattr(work, "cr_await", None) or getattr(work, "gi_yieldfrom", None)
+    return traceback.StackSummary.extract(iter(frames))
 
 
 def _timed_out(why: Interruption, limit_seconds: float) -> HandlerEnd:

@@ -42,7 +42,8 @@ class TaskRunner:
         """Run an execution soon, in an asyncio task, which is in `execution.work` when the execution begins."""
         self._executions.add(execution)  # which keeps its asyncio task alive, too
         if execution.task.capability in self._wait:
-            execution.work = self._loop.create_task(self._perform(execution), context=self._context.copy())
+            execution.coroutine = self._perform(execution)
+            execution.work = self._loop.create_task(execution.coroutine, context=self._context.copy())
             return
         self._ready.append(execution)
         if self._next is None:
@@ -60,7 +61,8 @@ class TaskRunner:
             while ready and not shift.cancelling():
                 execution = ready.popleft()
                 execution.work = shift
-                work, context = self._perform(execution), copy_context()
+                work = execution.coroutine = self._perform(execution)
+                context = copy_context()
                 try:
                     awaited = context.run(work.send, None)
                 except StopIteration:

@@ -1,0 +1,85 @@
+"""A handler that swallows its cancellation: the task ends, and the agent's process is replaced if it keeps the slot."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import pytest
+
+from coditect import Agent, Retry, TaskCanceled
+from coditect.agent.runtime import STUCK_SECONDS, SWALLOWED_SECONDS, HandlerStuck
+from coditect.testing import TestFleet
+
+ONCE = Retry(max_attempts=1)
+
+
+class Deaf:
+    """An agent with a handler that ignores every cancellation until it is freed."""
+
+    def __init__(self) -> None:
+        self.free = False
+        self.agent = Agent("deaf", slots=2, reserve=0)
+
+        @self.agent.capability("never.ends", timeout="6s", retry=ONCE)
+        async def never_ends(_: Any) -> str:
+            while not self.free:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(1)
+            return "late"
+
+        @self.agent.capability("good.one")
+        async def good(number: int) -> int:
+            return number
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_deadline_ends_the_task_whose_handler_swallows_its_cancellation(durable: bool) -> None:
+    deaf = Deaf()
+    async with TestFleet(agents=[deaf.agent]) as fleet:
+        handle = await fleet.client.submit("never.ends", None, durable=durable)
+        failure = (await handle.outcome(timeout="1h")).failure
+
+        assert fleet.elapsed_seconds < 6 + SWALLOWED_SECONDS + 5
+        assert failure is not None
+        assert (failure.reason, failure.type) == ("timeout", "TimeoutError")
+        assert "within its time (6 s)" in failure.message
+        assert "never_ends does not end when it is canceled" in failure.message
+        assert f"it stands at {__file__}:" in failure.message
+        assert "await asyncio.sleep(1)" in failure.traceback
+        deaf.free = True
+        await fleet.advance("10s")
+        assert (await handle.outcome(timeout="1h")).failure == failure, "its late value is ignored"
+        assert fleet.agents[0].load.running == 0
+
+
+async def test_canceled_task_ends_though_its_handler_does_not() -> None:
+    deaf = Deaf()
+    async with TestFleet(agents=[deaf.agent]) as fleet:
+        handle = await fleet.client.submit("never.ends", None, timeout="6s")
+        await asyncio.sleep(1)
+        await handle.cancel(reason="not wanted")
+        with pytest.raises(TaskCanceled):
+            await handle.result(timeout="1h")
+        assert fleet.elapsed_seconds < SWALLOWED_SECONDS + 3
+        deaf.free = True
+        await fleet.advance("10s")
+
+
+async def test_agent_that_a_handler_does_not_leave_ends_so_that_it_is_started_again() -> None:
+    deaf = Deaf()
+    async with TestFleet(agents=[deaf.agent]) as fleet:
+        process = fleet.agents[0]
+        failing = asyncio.ensure_future(process.health.failure())
+        await (await fleet.client.submit("never.ends", None)).outcome(timeout="1h")
+        error = await failing
+
+        assert isinstance(error, HandlerStuck)
+        assert "never_ends does not end when it is canceled" in str(error)
+        assert fleet.elapsed_seconds < 6 + SWALLOWED_SECONDS + STUCK_SECONDS + 5
+        (again,) = await fleet.restart("deaf")
+        assert await fleet.request("good.one", 5, timeout="1m") == 5
+        assert again.load.running == 0
+        deaf.free = True
+        await fleet.advance("10s")
