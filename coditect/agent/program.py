@@ -11,6 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from secrets import token_hex
 from types import MappingProxyType
 from typing import Any
@@ -29,7 +30,7 @@ from coditect.agent.runtime import Runtime
 from coditect.agent.workspaces import Workspaces
 from coditect.aio.clock import Clock, SystemClock
 from coditect.aio.launch import die_with
-from coditect.aio.loop import collect_rarely, keep_signals_from_children, on_stop_signal, run_loop
+from coditect.aio.loop import collect_rarely, keep_signals_from_children, on_stop_signal, run_loop, run_unstoppable_loop
 from coditect.aio.ready import tell_ready
 from coditect.aio.supervisor import Health, Supervisor, run_until
 from coditect.blobs import open_blobs
@@ -59,6 +60,8 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 60.0
 CAPABILITIES_AT_ONCE = 50
+STOPPED = "a signal came before the agent was ready"
+CANCELED_FIX = "see which handler cancels asyncio.all_tasks(): a handler cancels only what it started"
 EXIT_SECONDS = 2.0
 """How long a drained process may take to end."""
 
@@ -275,7 +278,7 @@ async def serve(
     """
     stop = asyncio.Event()
     if (opening := asyncio.current_task()) is not None:
-        on_stop_signal(opening.cancel)
+        on_stop_signal(partial(opening.cancel, STOPPED))
     agent_id = new_agent_id(agent)
     CURRENT_AGENT.set(agent_id)
     await asyncio.to_thread(_sweep_workspaces, settings)
@@ -376,13 +379,22 @@ def run_serving(serving: Coroutine[Any, Any, object], settings: Settings) -> int
     """
     configure_logs(settings)
     keep_signals_from_children()
-    run_loop(_serve_and_end(serving))
+    run_unstoppable_loop(_serve_and_end(serving))
     return 0
 
 
 async def _keep_agents(target: str, settings: Settings, processes: int) -> int:
     command = [sys.executable, "-m", "coditect", "agent", "run", target]
     return await keep_processes(command, processes, stall_seconds=settings.stall_seconds)
+
+
+def _code_of_stop(error: asyncio.CancelledError) -> int:
+    """Return the exit code of an agent that was canceled: 0 for a signal before it was ready, else 1."""
+    if error.args == (STOPPED,):
+        log.info("Stopped before the agent was ready")
+        return 0
+    log.error("Something in this process canceled the whole agent; it ends", extra={"fix": CANCELED_FIX})
+    return 1
 
 
 async def _serve_and_end(serving: Coroutine[Any, Any, object]) -> None:
@@ -394,9 +406,8 @@ async def _serve_and_end(serving: Coroutine[Any, Any, object]) -> None:
     try:
         await serving
         code = 0
-    except asyncio.CancelledError:
-        log.info("Stopped before the agent was ready")
-        code = 0
+    except asyncio.CancelledError as error:
+        code = _code_of_stop(error)
     finally:
         timer = threading.Timer(EXIT_SECONDS, os._exit, (code,))
         timer.daemon = True

@@ -11,6 +11,11 @@ before the delivery goes back, since an agent that dies in between has ended the
 agent's own queue can raise the number of killed agents to three: a task that this queue hands on looks delivered for
 the second time elsewhere, however often it was handed back, and then starts here.
 
+An agent may also end in an orderly way because of a task: a handler sends SIGTERM to its own process, or cancels all of
+its asyncio tasks. Nothing tells that from a restart by an operator. So a task whose handler had begun, and that the
+drain had to break off, keeps its mark, but not at its first or second delivery. An innocent task that three restarts in
+a row broke off runs isolated.
+
 The number of deliveries alone proves nothing, because restarts of the broker count as well; it decides only while the
 registry does not answer.
 
@@ -85,8 +90,12 @@ def suspicion(task: Task, deliveries: int, recorded: Recorded) -> Suspicion:
 
 
 def killed_its_process(task: Task) -> bool:
-    """Tell whether the process of an earlier attempt died with the attempt, by the task's history of errors."""
-    return any(isinstance(one, dict) and one.get("reason") == PROCESS_DIED for one in task.errors)
+    """Tell whether a task's history has an attempt whose process died, or that ran isolated since an agent had ended.
+
+    A handler that ends an agent in an orderly way may just raise an exception in a process of its own.
+    """
+    errors = [one for one in task.errors if isinstance(one, dict)]
+    return any(one.get("reason") == PROCESS_DIED or one.get("isolated") is True for one in errors)
 
 
 def earlier_deliveries(delivery: Delivery) -> int:
@@ -144,10 +153,13 @@ class Quarantine:
         return _FIRST_DEATH in delivery.message.headers and earlier_deliveries(delivery) > 0
 
     @asynccontextmanager
-    async def examined(self, task: Task, delivery: Delivery, aside: Aside) -> AsyncIterator[Suspicion]:
+    async def examined(
+        self, task: Task, delivery: Delivery, aside: Aside, *, began: Callable[[], bool] = bool
+    ) -> AsyncIterator[Suspicion]:
         """Record a redelivered task's start in the registry during the block, and yield the suspicion against the task.
 
-        `aside` awaits long checks without a slot. A suspect that is not settled keeps its mark for the next agent.
+        `aside` awaits long checks without a slot. A suspect that is not settled keeps its mark for the next agent, and
+        so does one that came a third time, when its handler `began` and was broken off by the end of its agent.
         """
         start = _Start(mark_of(task), earlier_deliveries(delivery))
         recorded = await self._record(start, aside) if start.deliveries else Recorded.NOWHERE_ELSE
@@ -155,7 +167,7 @@ class Quarantine:
         try:
             yield found
         except BaseException:
-            if found is Suspicion.NONE and task.owner is None:
+            if found is Suspicion.NONE and task.owner is None and not (start.deliveries > 1 and began()):
                 await self._note([start.mark])  # before the task goes back, or the next agent finds the mark
             raise
         self._background.start(self._clear(start), name="clear a mark")  # whoever settled it is not kept

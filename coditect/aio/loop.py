@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import threading
@@ -16,6 +17,9 @@ from typing import Any, TypeVar, cast
 from coditect.errors import SetupError
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+_FIX = "see what calls loop.stop() or sys.exit(): a handler returns or raises"
 Runner = asyncio.Runner
 
 GC_THRESHOLDS = (50_000, 20, 50)
@@ -41,6 +45,25 @@ def run_loop(work: Coroutine[Any, Any, T]) -> T:
     """Run a program's main coroutine to its end on a new event loop, as `asyncio.run` does, and return its result."""
     with new_runner() as runner:
         return runner.run(work)
+
+
+def run_unstoppable_loop(work: Coroutine[Any, Any, T]) -> T:
+    """Run a program's main coroutine to its end, and run the event loop again when a user's code makes it stop.
+
+    `loop.stop()` stops it, and so does a SystemExit or KeyboardInterrupt in an asyncio task that the code started.
+    Whatever awaits that asyncio task gets the exception all the same.
+    """
+    with new_runner() as runner:
+        loop = runner.get_loop()
+        main = loop.create_task(work)
+        while True:
+            try:
+                return loop.run_until_complete(main)
+            except (SystemExit, KeyboardInterrupt, RuntimeError) as error:
+                interrupted = isinstance(error, KeyboardInterrupt)
+                if main.done() or (interrupted and signal.getsignal(signal.SIGINT) is signal.default_int_handler):
+                    raise
+                log.error("The event loop was stopped by a task; it runs again", exc_info=error, extra={"fix": _FIX})
 
 
 def on_stop_signal(act: Callable[[], object]) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from coditect import Agent, Context, Retry
@@ -19,6 +22,10 @@ def _note(what: str, ctx: Context) -> None:
     os.close(descriptor)
 
 
+async def _left() -> None:
+    sys.exit(3)
+
+
 @agent.capability("poison.work", timeout="60s", retry=Retry(max_attempts=3, first="100ms", cap="100ms"))
 async def work(kind: str, ctx: Context) -> int:
     _note("start", ctx)
@@ -30,7 +37,32 @@ async def work(kind: str, ctx: Context) -> int:
             os.kill(os.getpid(), signal.SIGKILL)
         case "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
+        case "term" | "interrupt":
+            os.kill(os.getpid(), signal.SIGTERM if kind == "term" else signal.SIGINT)
+            await asyncio.sleep(50)
+        case "cancel":
+            for task in asyncio.all_tasks():
+                task.cancel()
+            await asyncio.sleep(50)
+        case "stop":
+            asyncio.get_running_loop().stop()
+            await asyncio.sleep(0.1)
+        case "leave":
+            await asyncio.gather(_left())
         case _:
             await asyncio.sleep(0.1)
     _note("end", ctx)
     return ctx.attempt
+
+
+@agent.capability("poison.deaf", timeout="2s", retry=Retry(max_attempts=1))
+async def deaf(_: None, ctx: Context) -> None:
+    _note("start", ctx)
+    while True:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(1)
+
+
+@agent.capability("poison.blocked", timeout="2s", retry=Retry(max_attempts=1))
+def blocked(_: None, ctx: Context) -> None:
+    time.sleep(1_000)

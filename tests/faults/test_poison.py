@@ -24,6 +24,7 @@ from coditect.wire import routing
 from coditect.wire.json import loads
 from tests.fleet import taken
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
+from tests.support import eventually
 
 pytestmark = pytest.mark.servers
 
@@ -147,6 +148,68 @@ async def test_without_redis_many_deliveries_end_it(own_servers: PrivateServers,
     assert values == [1] * 100
     assert deaths == [7], "one more delivery, and it was a suspect"
     assert (error.facts["reason"], error.facts["attempt"]) == ("process_died", 3)
+
+
+@pytest.mark.parametrize(
+    ("poison", "said"),
+    [
+        ("term", "signal='SIGTERM'"),
+        ("cancel", ""),
+        pytest.param("interrupt", "", marks=pytest.mark.endurance),
+    ],
+)
+async def test_task_that_ends_its_agent_in_an_orderly_way_ends_few_and_then_runs_isolated(
+    own_servers: PrivateServers, tmp_path: Path, poison: str, said: str
+) -> None:
+    async with (
+        supervised(own_servers, tmp_path, CODITECT_DRAIN_SECONDS="0.5", CODITECT_BEAT_SECONDS="0.5") as agents,
+        AmqpBroker(own_servers.amqp_url) as broker,
+        client_of(own_servers) as client,
+    ):
+        await prepared(broker)
+        killer, others = await mixed(client, poison, 40)
+
+        error = await failure(killer)
+        assert sorted(map(str, await answered(others))) == ["1"] * len(others)
+
+    assert 2 <= len(agents.deaths) <= 4, "the agents that it ended"
+    assert said in f"{error} {error.facts}"
+
+
+@pytest.mark.parametrize("poison", ["stop", "leave"])
+async def test_handler_that_stops_the_event_loop_ends_nothing(
+    own_servers: PrivateServers, tmp_path: Path, poison: str
+) -> None:
+    async with (
+        supervised(own_servers, tmp_path) as agents,
+        AmqpBroker(own_servers.amqp_url) as broker,
+        client_of(own_servers) as client,
+    ):
+        await prepared(broker)
+        killer, others = await mixed(client, poison, 20)
+
+        assert sorted(map(str, await answered(others))) == ["1"] * len(others)
+        if poison == "stop":
+            assert await killer.result(timeout="100s") == 1
+        else:
+            assert (await failure(killer)).facts["type"] == "SystemExit"
+        assert agents.deaths == []
+
+
+@pytest.mark.endurance
+@pytest.mark.parametrize("capability", ["poison.deaf", "poison.blocked"])
+async def test_handler_that_outlives_its_attempt_costs_a_restart_and_no_neighbor(
+    own_servers: PrivateServers, tmp_path: Path, capability: str
+) -> None:
+    async with supervised(own_servers, tmp_path, CODITECT_SLOTS="2") as agents, client_of(own_servers) as client:
+        await eventually(lambda: agents.fleet.processes and "is ready" in agents.fleet.logs(), seconds=60)
+        stuck = [await client.submit(capability) for _ in range(3)]
+        assert [(await failure(handle)).facts["reason"] for handle in stuck] == ["timeout"] * 3
+        others = [await client.submit(CAPABILITY, "work") for _ in range(20)]
+        assert await answered(others) == [1] * 20
+        assert agents.deaths, "the agent was replaced"
+        assert set(agents.deaths) == {1}
+        assert "A handler outlives its attempt" in agents.fleet.logs()
 
 
 async def test_hand_backs_alone_make_no_suspect(own_servers: PrivateServers, tmp_path: Path) -> None:

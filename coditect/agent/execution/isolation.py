@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from coditect.agent.declaration import Capability
-from coditect.agent.execution.execution import Execution
+from coditect.agent.execution.execution import Execution, ExecutionState
 from coditect.agent.execution.handler import Executors, HandlerEnd, SentBack, cut_short, limit_seconds, run_handler
 from coditect.agent.handlers.context import TaskContext
 from coditect.agent.processes.pool import PROCESS_DIED, ProcessDied, WorkerUnavailable
@@ -67,7 +67,11 @@ class Isolation:
         Before the block the task may have to wait: for checks, or while too many tasks under suspicion run.
         """
         aside = partial(self._aside, execution)
-        async with self._quarantine.examined(execution.task, execution.delivery, aside) as suspicion:
+
+        def began() -> bool:
+            return execution.state is ExecutionState.HANDLED
+
+        async with self._quarantine.examined(execution.task, execution.delivery, aside, began=began) as suspicion:
             if suspicion is Suspicion.NONE:
                 yield suspicion
             else:

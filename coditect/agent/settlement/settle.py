@@ -16,6 +16,7 @@ from typing import Any
 from coditect.agent.execution.execution import Execution
 from coditect.agent.execution.handler import HandlerEnd, asked_seconds
 from coditect.agent.processes.pool import RemoteError
+from coditect.agent.quarantine import Suspicion
 from coditect.aio.clock import Clock
 from coditect.broker.port import Broker, Promise
 from coditect.errors import CoditectError, NotFound, Overloaded, Retryable, SetupError
@@ -257,7 +258,7 @@ class Settler:
 
     def history(self, execution: Execution, failure: Failure) -> dict[str, Any]:
         """Return the record of one failed attempt, with agent, error and time, that travels with the task."""
-        record = {
+        record: dict[str, Any] = {
             "agent": self._agent_id,
             "attempt": execution.task.attempt,
             "type": failure.type,
@@ -265,6 +266,8 @@ class Settler:
             "reason": failure.reason,
             "at_ms": self.clock.now_ms(),
         }
+        if execution.suspicion is Suspicion.RECORDED:
+            record["isolated"] = True
         span = execution.span
         return record if span is None or span is SKIPPED else record | {"trace": span.traceparent}
 

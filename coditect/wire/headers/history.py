@@ -1,7 +1,8 @@
 """The failed attempts that travel with a task, as JSON text in the header `x-coditect-errors`.
 
 Each attempt is an object of `agent`, `attempt`, `type`, `message`, `reason` and `at_ms`, and of `trace`, the
-traceparent of its span, where it was traced. The text may be foreign, and
+traceparent of its span, where it was traced; `isolated` is true for an attempt in a process of its own, because an
+agent had ended while it ran the task. The text may be foreign, and
 every retry writes the text again. Reading therefore bounds the number, depth and length of the attempts, so that the
 text can always be written again; reading and writing look at each attempt once.
 """
@@ -28,6 +29,7 @@ _KINDS: Mapping[str, type] = {
     "reason": str,
     "at_ms": int,
     "trace": str,
+    "isolated": bool,
 }
 
 

@@ -325,3 +325,23 @@ async def test_mark_that_cannot_be_cleared_is_left_to_lapse(caplog: pytest.LogCa
         stage.registry.failing = False
         assert await stage.holder() == ME
         assert await stage.examine() is Suspicion.NONE, "one's own mark says nothing against a task"
+
+
+@pytest.mark.parametrize(("began", "deliveries"), [(False, 2), (True, 1), (True, 2)])
+async def test_task_that_ends_of_agents_break_off_keeps_its_mark_at_last(began: bool, deliveries: int) -> None:
+    async with Supervisor() as background:
+        stage = Stage(background)
+
+        with pytest.raises(asyncio.CancelledError):
+            async with stage.quarantine.examined(TASK, Delivered(deliveries), stage.aside, began=lambda: began):  # type: ignore[arg-type]
+                raise asyncio.CancelledError
+
+        assert await stage.holder() == (ME if began and deliveries > 1 else None)
+
+
+def test_task_that_failed_in_a_process_of_its_own_runs_there_again() -> None:
+    failed = {"type": "CancelledError", "reason": "handler_error"}
+    once, apart = replace(TASK, errors=(failed,)), replace(TASK, errors=(failed | {"isolated": True},))
+
+    assert suspicion(once, 0, Recorded.NOWHERE_ELSE) is Suspicion.NONE
+    assert suspicion(apart, 0, Recorded.NOWHERE_ELSE) is Suspicion.RECORDED

@@ -25,7 +25,7 @@ class Everyone:
     """Suspects everybody."""
 
     @asynccontextmanager
-    async def examined(self, *_: object) -> AsyncIterator[Suspicion]:
+    async def examined(self, *_: object, **more: object) -> AsyncIterator[Suspicion]:
         yield Suspicion.RECORDED
 
 
