@@ -107,6 +107,10 @@ class Nemesis:
                 self._note(Type.INVOKE, fault.act, "stranger", kind=fault.kind)
                 await self._strangers.send()
                 self._note(Type.OK, fault.act, "stranger")
+            case "request":
+                self._note(Type.INVOKE, fault.act, "request", kind=fault.kind)
+                await self._strangers.repeat()
+                self._note(Type.OK, fault.act, "request")
             case "redis":
                 await self._serve(fault, REDIS, self._redis(fault))
             case "store" if self._cluster is not None:

@@ -213,6 +213,7 @@ async def _play(order: RunOrder, testbed: ChaosTestbed, store: ChaosStore, scrib
         looking = asyncio.create_task(keep_looking(registry, testbed.agents_now, scribe.note, name_of=testbed.life_of))
         telling = asyncio.create_task(_tell(load, say))
         strangers = Strangers(broker, scribe.note, Random(f"{order.seed}/strangers"))  # noqa: S311 - it is to be foreseen
+        await strangers.listen()
         breaking = Nemesis(testbed, scribe.note, strangers, store.cluster)
         await stack.enter_async_context(breaking.keeping())
         await breaking.run(faults.schedule(order.seed, order.seconds, order.kinds))

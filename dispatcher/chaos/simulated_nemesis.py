@@ -250,6 +250,11 @@ class SimulatedNemesis:
         await strangers.send()
         self._note(Type.OK, "send", "stranger")
 
+    async def _requests(self, strangers: Strangers) -> None:
+        self._begin("send", "request", "request.send")
+        await strangers.repeat()
+        self._note(Type.OK, "send", "request")
+
 
 Act = Callable[[SimulatedNemesis, Strangers], Coroutine[Any, Any, None]]
 ACTS: Mapping[str, Act] = MappingProxyType(
@@ -269,6 +274,7 @@ ACTS: Mapping[str, Act] = MappingProxyType(
         "queue.stop": SimulatedNemesis._silence_a_queue,
         "exchange.delete": SimulatedNemesis._delete_an_exchange,
         "stranger.send": SimulatedNemesis._strangers,
+        "request.send": SimulatedNemesis._requests,
     }
 )
 """The kinds of faults of a simulated fleet, each with the method that injects it.

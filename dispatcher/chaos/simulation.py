@@ -275,6 +275,7 @@ class Scene:
         async with MemoryBroker(self.fleet.server, name="stranger") as broker:
             kinds = self._plan.kinds if self._plan.die_at is None else ()
             strangers = Strangers(broker, note, self._seeded_of("strangers"))
+            await strangers.listen()
             await self._breaking.run(kinds, self._plan.seconds, self._plan.between_seconds, strangers)
         self._calm = True
         self._breaking.revive()

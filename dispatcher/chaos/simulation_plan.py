@@ -38,6 +38,8 @@ PARENTS = 60
 FAMILY_PLAN_SECONDS = 12.0
 TURNS: Mapping[int, Mapping[str, Any]] = MappingProxyType({2: {"handed": 12}, 3: {"keyed": 12}, 5: {"locks": 12}})
 """The last digits of the seeds whose tasks change hands, or take turns at a few keys or locks, and the wave's size."""
+REPEATED = 12
+"""How much more often than others requests arrive again or late in those seeds."""
 COORDINATING = 6
 """The last digit of the seeds whose tasks call a dependency that fails, beside schedules that tick."""
 CALLS = 8
@@ -129,7 +131,8 @@ def planned(seed: int, plan: SimulationPlan) -> SimulationPlan:
 def _by_last_digit(digit: int, plan: SimulationPlan) -> SimulationPlan:
     """Return the given plan with the work of the seeds that end in a digit."""
     if (turns := TURNS.get(digit)) is not None:
-        plan = replace(plan, pace=replace(plan.pace, workflows=1, tasks=0, **turns))
+        kinds = (*plan.kinds, *(("request.send",) * REPEATED if "request.send" in plan.kinds else ()))
+        plan = replace(plan, kinds=kinds, pace=replace(plan.pace, workflows=1, tasks=0, **turns))
     elif digit == COORDINATING:
         pace = replace(plan.pace, workflows=1, tasks=0, calls=CALLS, schedules=1)
         plan = replace(plan, seconds=COORDINATING_SECONDS, pace=pace)

@@ -18,9 +18,10 @@ from coditect.model.message import Message
 from coditect.wire import routing, tasks
 from coditect.wire.attempt_results import RESULTS_TYPE, read_owners
 from coditect.wire.control import PROGRESS_TYPE, STARTED_TYPE
+from dispatcher.coordination import lock_rows
 from dispatcher.ledger import versions
 from dispatcher.ledger.effects import NodeKey
-from dispatcher.ledger.keyspace import ATTEMPTS, FLIGHTS, LEASES, OUTBOX, RESTORES, STATUSES
+from dispatcher.ledger.keyspace import ATTEMPTS, FLIGHTS, LEASES, LOCKS, OUTBOX, RESTORES, STATUSES
 from dispatcher.ledger.nodes.attempts import DIED
 from dispatcher.ledger.ownership.shards import KIND as SHARD
 from dispatcher.ledger.rows import AttemptRecord, NodeRecord
@@ -59,7 +60,7 @@ def nowhere(point: str) -> None:
 
 
 class Rows:
-    """The collector of what one try of a transaction writes to nodes, leases and restores, as rows for the history."""
+    """The collector of what a try of a transaction writes to nodes, leases, locks and restores, as history rows."""
 
     def __init__(self) -> None:
         self._states: dict[str, dict[str, Any]] = {}
@@ -68,9 +69,10 @@ class Rows:
         self._leases: dict[str, dict[str, Any]] = {}
         self._restores: dict[str, dict[str, Any]] = {}
         self._died: list[tuple[str, dict[str, Any]]] = []
+        self._tickets: dict[str, dict[str, Any]] = {}
 
     def written(self, key: bytes, value: bytes) -> None:
-        """Collect a row of a node or its lost attempt, the outbox, a shard's lease, or a restore; ignore others."""
+        """Collect a row of a node or its lost attempt, the outbox, a shard's lease, a lock, or a restore."""
         if STATUSES.contains(key):
             workflow, node = STATUSES.unpack(key)
             row = NodeRecord.unpack(value)
@@ -96,14 +98,18 @@ class Rows:
             workflow, number = RESTORES.unpack(key)
             _, by, checkpoint = versions.RESTORE.unpack(value)
             self._restores[workflow] = {"number": number, "by": by, "checkpoint": checkpoint}
+        elif LOCKS.contains(key):
+            ticket = lock_rows.unpack(str(LOCKS.unpack(key)[0]), value)
+            self._tickets[ticket.id] = {"ticket": ticket.id, "place": ticket.number, "agent": ticket.agent}
 
     def told(self, version: int) -> list[Row]:
-        """Return the collected writes as history rows: leases, restores, claims, deaths and node states.
+        """Return the collected writes as history rows: leases, restores, tickets, claims, deaths, states.
 
         Each has the `version`, the transaction's read version. A blocked node that was never claimed gives no row.
         """
         rows: list[Row] = [("lease", key, {**facts, "version": version}) for key, facts in self._leases.items()]
         rows += [("restored", key, {**facts, "version": version}) for key, facts in self._restores.items()]
+        rows += [("ticket", facts["agent"], {**facts, "version": version}) for facts in self._tickets.values()]
         rows += [("claim", key, {**number, "version": version}) for (key, _), number in self._outbox.items()]
         rows += [("died", key, {**facts, "version": version}) for key, facts in self._died]
         for key, facts in self._states.items():

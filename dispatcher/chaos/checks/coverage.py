@@ -83,7 +83,7 @@ def toll(index: HistoryIndex, kinds: Sequence[str], *, seconds: float) -> Toll:
                 return agents[fault.key].open_at(fault.begun) if fault.key in agents else 0
             case "dispatcher":
                 return claimed.open_at(fault.begun)
-            case "redis" | "stranger":
+            case "redis" | "stranger" | "request":
                 return work.open_at(fault.begun)
             case _:
                 return everywhere.open_at(fault.begun)

@@ -18,7 +18,7 @@ from dispatcher.chaos.checks.collaboration.votes import majority_counts
 from dispatcher.chaos.checks.compensations import undone_in_reverse
 from dispatcher.chaos.checks.coordination.approvals import approved_first
 from dispatcher.chaos.checks.coordination.keys import keys_exclude
-from dispatcher.chaos.checks.coordination.locks import locks_exclude
+from dispatcher.chaos.checks.coordination.locks import locks_exclude, tickets_once
 from dispatcher.chaos.checks.coordination.probes import one_probe
 from dispatcher.chaos.checks.coordination.rates import rate_kept
 from dispatcher.chaos.checks.coordination.restores import restored_whole
@@ -324,6 +324,7 @@ CHECKS: tuple[Callable[[HistoryIndex], CheckResult], ...] = (
     fences,
     stale_writes,
     locks_exclude,
+    tickets_once,
     keys_exclude,
     one_probe,
     one_run_a_tick,

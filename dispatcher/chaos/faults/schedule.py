@@ -15,6 +15,7 @@ DISPATCHER_KILL, DISPATCHER_STOP = "dispatcher.kill", "dispatcher.stop"
 REDIS_KILL, REDIS_WIPE = "redis.kill", "redis.wipe"
 BROKER_KILL, BROKER_WIPE, BROKER_STOP = "broker.kill", "broker.wipe", "broker.stop"
 REDIS_STOP, STRANGER_SEND, QUEUE_STOP = "redis.stop", "stranger.send", "queue.stop"
+REQUEST_SEND = "request.send"
 BROKER_PART, REDIS_PART = "broker.part", "redis.part"
 STORE_KILL, STORE_STOP = "store.kill", "store.stop"
 BOTH_WAYS, MUTE, DEAF, SLOW = "both ways", "mute", "deaf", "slow"
@@ -39,6 +40,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         BROKER_PART: "an agent or a dispatcher alone is parted from RabbitMQ, one way or both, or reaches it slowly",
         REDIS_PART: "the same from Redis",
         STRANGER_SEND: "strangers send garbage, forged owners, endless histories, return addresses of others",
+        REQUEST_SEND: "requests to the control plane arrive again or late, up to the instant at which they expire",
     }
 )
 """The kinds of faults of every run, each with a description."""
@@ -62,6 +64,7 @@ WEIGHTS: Mapping[str, int] = MappingProxyType(
         BROKER_PART: 2,
         REDIS_PART: 1,
         STRANGER_SEND: 1,
+        REQUEST_SEND: 2,
         STORE_KILL: 1,
         STORE_STOP: 1,
     }
@@ -111,7 +114,7 @@ class Fault:
 
     @property
     def role(self) -> str:
-        """The target of the fault: agent, dispatcher, redis, broker, queue, store, or stranger for foreign messages."""
+        """The target of the fault: agent, dispatcher, redis, broker, queue, store, stranger (messages) or request."""
         return self.kind.partition(".")[0]
 
     @property

@@ -1,23 +1,31 @@
-"""Malformed and forged messages, which no client of Coditect sends but any program may publish.
+"""Malformed and forged messages, which no client of Coditect sends but any program may publish; and repeated requests.
 
 Each message costs only its sender: it is answered, refused or given up after few attempts, and its statements about
 others are not believed. A message that is left in the queues when a run has ended is a broken promise.
+
+When a connection breaks or a dispatcher dies, a request to the control plane may arrive twice, or long after it was
+sent.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from random import Random
 from types import MappingProxyType
 from typing import Any
 
-from coditect.broker.port import Broker
+from coditect.broker.port import Broker, Delivery
+from coditect.broker.topology import Binding, Queue, QueueType, Topology
 from coditect.errors import CoditectError
 from coditect.model.capability import Priority
 from coditect.model.message import Message
 from coditect.wire import routing, tasks
+from coditect.wire.control import ANY, VERB, Verb
 from dispatcher.chaos.load.work import CAPABILITY
 from dispatcher.recorder.history import Note, Type
 
@@ -26,7 +34,14 @@ SENT_SECONDS = 5.0
 DEEP = 400
 LONG_BYTES = 30_000
 HANDS_FULL = 12
-"""The number of messages that one call of `Strangers.send` publishes."""
+"""The number of messages that one call of `Strangers.send` or `repeat` publishes."""
+MOST_REQUESTS = 500
+"""The number of the latest requests that may be repeated."""
+_TAP = Topology(
+    (),
+    (Queue("chaos.requests", QueueType.CLASSIC, expires_ms=60_000, max_length=MOST_REQUESTS, drops_oldest=True),),
+    (Binding(routing.CONTROL, "chaos.requests", ANY),),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +107,15 @@ DRAWN: Mapping[str, Callable[[Random], Letter]] = MappingProxyType(
 
 
 class Strangers:
-    """The sender of malformed and forged messages, over a broker connection of its own."""
+    """The sender of malformed and forged messages, and of requests again, over a broker connection of its own."""
 
     def __init__(self, broker: Broker, note: Note, random: Random) -> None:
         self._broker = broker
         self._note = note
         self._random = random
         self._sent = 0
+        self._requests: deque[tuple[Message, float]] = deque(maxlen=MOST_REQUESTS)
+        """Copies of requests that others sent, each with the event loop's time at which it expires."""
 
     async def send(self) -> None:
         """Publish messages of random kinds, and record each; a failed publish is not repeated."""
@@ -120,3 +137,31 @@ class Strangers:
                 self._note(Type.INFO, "stranger", name)
             else:
                 self._note(Type.OK, "stranger", name)
+
+    async def listen(self) -> None:
+        """Get a copy of every request to the control plane from now on, for `repeat`."""
+        await self._broker.declare(_TAP)
+        await self._broker.consume(_TAP.queues[0].name, self._arrived, prefetch=MOST_REQUESTS, group="requests")
+
+    def _arrived(self, delivery: Delivery) -> None:
+        message = delivery.message
+        if message.expiration_ms is not None and message.headers.get(VERB) != Verb.CLAIM:
+            end = asyncio.get_running_loop().time() + message.expiration_ms / 1000
+            self._requests.append((message, end))
+        delivery.ack()
+
+    async def repeat(self) -> None:
+        """Publish copies of requests that have not expired; each expires when the request itself does."""
+        now = asyncio.get_running_loop().time()
+        fresh = [one for one in self._requests if one[1] > now]
+        for message, end in self._random.sample(fresh, min(HANDS_FULL, len(fresh))):
+            left_ms = max(1, round(1000 * (end - now)))
+            with suppress(CoditectError):
+                await self._broker.publish(
+                    replace(message, expiration_ms=left_ms),
+                    exchange=routing.CONTROL,
+                    routing_key=ANY,
+                    timeout_seconds=SENT_SECONDS,
+                )
+        with suppress(CoditectError):  # a fault may have deleted the exchange with its bindings
+            await self._broker.declare(_TAP)

@@ -135,6 +135,15 @@ MUTANTS = (
         seed=25,
     ),
     Mutant(
+        "ended_ticket_locks_again",
+        _LOCKS,
+        "    if end is not None:\n        return end\n",
+        "",
+        "a lock request that arrives again after its release takes the lock for nobody",
+        ("tickets live once",),
+        seed=25,
+    ),
+    Mutant(
         "lock_never_expires",
         _LOCKS,
         "    if until_ms > unit.now_ms:\n",

@@ -261,7 +261,13 @@ def locked() -> list[HistoryEntry]:
     """A lock that is held in turns; its second holder stood still, lost it, and says so while the third has it."""
     facts = {fence: {"task": f"task-{fence}", "fence": fence} for fence in (3, 5, 8)}
     told = ((0, 3, Type.INVOKE), (1, 3, Type.OK), (2, 5, Type.INVOKE), (9, 8, Type.INVOKE), (10, 5, Type.INFO))
-    return [
+    tickets = [
+        HistoryEntry(
+            CALM_AT + 300.0, "dispatcher-1", Type.OK, "ticket", "agent", {"ticket": f"{fence}", "place": fence}
+        )
+        for fence in facts
+    ]
+    return tickets + [
         HistoryEntry(CALM_AT + 300.0 + t, f"agent-{fence}", type_, "hold", LOCK, facts[fence])
         for t, fence, type_ in (*told, (11, 8, Type.OK))
     ]

@@ -236,6 +236,17 @@ LIES: dict[str, tuple[str, Lie]] = {
         "locks exclude",
         lambda all_, node, work: changed(all_, f="hold", key=LOCK, fence=5),
     ),
+    "a lock request waited in line twice": (
+        "tickets live once",
+        lambda all_, node, work: added(
+            added(all_, proc="one", f="ticket", key="a", ticket="t", place=1),
+            proc="two",
+            f="ticket",
+            key="a",
+            ticket="t",
+            place=9,
+        ),
+    ),
     **LIES_OF_PARTS,
     "a permit had two probes": (
         "one probe an interval",

@@ -39,3 +39,23 @@ async def test_what_a_stranger_sends_ends_after_few_attempts_and_leaves_the_othe
     ran = [one for one in notebook.entries if one.f == "execute" and one.type is Type.INVOKE and PREFIX in one.key]
     assert (len(sent), ours["agent"]) == (HANDS_FULL, "agent-1")
     assert len(ran) <= HANDS_FULL * MOST_ATTEMPTS
+
+
+async def test_a_request_arrives_again_until_it_expires_and_never_later() -> None:
+    async with TestFleet() as fleet, MemoryBroker(fleet.server, name="stranger") as broker:
+        strangers = Strangers(broker, Notebook(lambda: 0.0).of("chaos"), Random(1))
+        await strangers.listen()
+        async with fleet.client.lock("x", ttl="1h"):
+            pass
+        await fleet.advance("1s")
+        before = fleet.client._requests.strays.value
+
+        await strangers.repeat()
+        await fleet.advance("1s")
+        answered_again = fleet.client._requests.strays.value - before
+        await fleet.advance("2h")
+        await strangers.repeat()
+        await fleet.advance("1s")
+
+        assert [row async for row in fleet.client.locks()] == []
+    assert (answered_again, fleet.client._requests.strays.value - before) == (2, 2)

@@ -1,8 +1,8 @@
-"""The check that a lock has only one holder at a time, by the times and the fences of its holders."""
+"""The checks of locks: one holder at a time, by the times and fences of the holders; and tickets that live once."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
@@ -19,6 +19,17 @@ def locks_exclude(index: HistoryIndex) -> CheckResult:
     held = dict(index.by_key("hold"))
     violations = [told for key, holds in held.items() for told in _violations(key, holds)]
     return CheckResult("locks exclude", "a lock has one holder, and fences grow", _count(held), tuple(violations))
+
+
+def tickets_once(index: HistoryIndex) -> CheckResult:
+    """Check that no request for a lock gets a second place in line, however often and late the request arrives."""
+    places = defaultdict[str, set[int]](set)
+    for one in index.of("ticket"):
+        if one.happened:
+            places[one.val["ticket"]].add(one.val["place"])
+    twice = ((ticket, sorted(found)) for ticket, found in places.items() if len(found) > 1)
+    violations = [f"lock request {ticket} got the places {found}" for ticket, found in twice]
+    return CheckResult("tickets live once", "no late request gets a lock", len(places), tuple(violations))
 
 
 def _count(held: Mapping[str, Sequence[Operation]]) -> int:
