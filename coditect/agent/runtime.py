@@ -414,9 +414,9 @@ class Runtime:
             if not is_over():
                 reason = "" if ended.failure is None else ended.failure.message
                 facts = {"capability": execution.task.capability, "task_id": execution.task.id, "reason": reason}
-                self._background.health.fail(
-                    HandlerStuck("A handler outlives its attempt: the agent restarts", **facts)
-                )
+                stuck = HandlerStuck("A handler outlives its attempt: this process ends, to be started again", **facts)
+                log.error(stuck.sentence, extra=facts)
+                self._background.health.fail(stuck)
 
         self._loop.call_later(STUCK_SECONDS, replace_process)
 
