@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
 from typing import Any, cast
@@ -33,9 +33,12 @@ STEPS_PER_BYTE = 10
 """How many inner schemas may be applied for each byte of a value, beside the least steps; common schemas need one."""
 STEPS_PER_SCHEMA_BYTE = 100
 """The same for each byte of a schema that is itself checked, by a schema of many parts."""
+CHARACTERS_PER_STEP = 10
+"""How many characters of a list or an object that is compared cost as much as one inner schema."""
 SEARCHES_PER_STEP = 100
 """How many comparisons in a list cost as much as one inner schema."""
 _LONGEST_PROBLEM = 300
+_sorted = json.JSONEncoder(sort_keys=True).encode
 _UNBOUNDED = ("patternProperties", "unevaluatedProperties")
 _UNEVALUATED = ("unevaluatedItems", "unevaluatedProperties")
 """Keywords that search a list for each item of a value."""
@@ -87,13 +90,21 @@ class _Steps(FormatChecker):
     def __init__(self, limit: int) -> None:
         super().__init__(formats=())
         self._left = limit
-        self._enums: dict[int, frozenset[str]] = {}
+        self._enums: dict[int, frozenset[Hashable]] = {}
 
-    def members(self, enum: list[Any]) -> frozenset[str]:
-        """Return the members of an `enum` as JSON, written once for each check."""
+    def members(self, enum: list[Any]) -> frozenset[Hashable]:
+        """Return the members of an `enum` as comparable values, made once for each check."""
         if id(enum) not in self._enums:
-            self._enums[id(enum)] = frozenset(map(_canonical, enum))
+            self._enums[id(enum)] = frozenset(map(self.comparable, enum))
         return self._enums[id(enum)]
+
+    def comparable(self, value: Any) -> Hashable:
+        """Return a value that is equal for equal values of JSON Schema only: 1 is 1.0, but neither True nor "1"."""
+        if not isinstance(value, dict | list):
+            return (isinstance(value, bool), value)
+        text = _sorted(_whole(value))
+        self.take(len(text) // CHARACTERS_PER_STEP)
+        return ("json", text)
 
     def take(self, steps: int = 1) -> None:
         self._left -= steps
@@ -123,11 +134,6 @@ def _evolve(validator: Any, **changes: Any) -> Any:
     return attrs.evolve(validator, **changes)
 
 
-def _canonical(value: Any) -> str:
-    """Return JSON that is the same for two values only if JSON Schema calls them equal, as it does 1 and 1.0."""
-    return json.dumps(_whole(value), sort_keys=True)
-
-
 def _whole(value: Any) -> Any:
     match value:
         case dict():
@@ -142,12 +148,15 @@ def _whole(value: Any) -> Any:
 
 def _unique(validator: Any, wanted: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
     """Check `uniqueItems` in time that grows with the value; jsonschema compares each object with all others."""
-    if wanted and isinstance(value, list) and len({_canonical(item) for item in value}) < len(value):
+    if wanted and isinstance(value, list) and len({*map(validator.format_checker.comparable, value)}) < len(value):
         yield ValidationError("the items are not unique")
 
 
 def _enum(validator: Any, enum: list[Any], value: Any, schema: Any) -> Iterator[ValidationError]:
-    if _canonical(value) not in validator.format_checker.members(enum):
+    steps = validator.format_checker
+    if isinstance(value, dict | list) and not any(isinstance(member, dict | list) for member in enum):
+        yield ValidationError(f"a list or an object is not one of {enum!r}")
+    elif steps.comparable(value) not in steps.members(enum):
         yield ValidationError(f"{value!r} is not one of {enum!r}")
 
 

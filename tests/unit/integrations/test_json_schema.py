@@ -135,3 +135,13 @@ def test_check_of_a_schema_itself_is_bounded() -> None:
         SchemaCheck({"required": required})
 
     assert time.process_time() - started < 10
+
+
+def test_comparison_of_nested_items_is_given_up() -> None:
+    nested: Any = [*range(1_000)]
+    for _ in range(150):
+        nested = [nested]
+    schema = {"$ref": "#/$defs/list", "$defs": {"list": {"uniqueItems": True, "items": {"$ref": "#/$defs/list"}}}}
+
+    with pytest.raises(InvalidTask, match="cannot be applied"):
+        SchemaCheck(schema).check(nested)
