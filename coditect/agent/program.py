@@ -24,7 +24,7 @@ from coditect.agent.intake.slots import most_in_hand
 from coditect.agent.limits import AgentLimits, TaskApprovals
 from coditect.agent.loading import load_agent
 from coditect.agent.mailbox import Mailbox
-from coditect.agent.processes.copies import BEGAN, PARENT, keep_processes
+from coditect.agent.processes.copies import BEGAN, PARENT, keep_processes, say_drained
 from coditect.agent.quarantine import Quarantine
 from coditect.agent.runtime import Runtime
 from coditect.agent.workspaces import Workspaces
@@ -169,7 +169,7 @@ async def running_agent(
         await broker.declare(agent_queues(agent_id, slots=slots))  # unregistered, they would count as a dead agent's
         observe_process(host.metrics, reference, lambda: broker.server.certificate_end, host.health.deaths.total)
         runtime.observed(host.metrics, heartbeat)
-        mailbox = Mailbox(agent, runtime, broker, events, background, drain=drain.set)
+        mailbox = Mailbox(agent, runtime, broker, events, background, drain=partial(_drain_alone, drain))
         await mailbox.open(agent_id)
         stack.push_async_callback(mailbox.close)
         await runtime.guards.breakers.learn()  # after the mailbox is open, so that no news is missed
@@ -178,6 +178,11 @@ async def running_agent(
         yield runtime
         heartbeat.set_status(AgentStatus.DRAINING)
         events.emit("agent.draining", subject=agent_id)
+
+
+def _drain_alone(drain: asyncio.Event) -> None:
+    say_drained()
+    drain.set()
 
 
 def _requests(broker: Broker, settings: Settings, agent_id: AgentId, host: Host) -> Requests:

@@ -2,9 +2,10 @@
 
 A process that is alive and does nothing ends itself (`loop_watchdog`); the parent ends a process that stands stopped.
 
-A process that was drained alone (`coditect agent drain`) ends with 0 and stays away. A process that dies is started
-again after a growing pause; a process that dies five times in a row (`POLICY`) ends the whole with its exit code, so
-that the supervisor of the parent sees the death. The processes end with the parent, also when the parent is killed
+A process that was drained alone (`coditect agent drain`) says so in its file `BEGAN`, ends with 0 and stays away. A
+process that ends otherwise is started again after a growing pause, even if its exit code is 0: a handler may have sent
+it a SIGTERM. A process that dies five times in a row (`POLICY`) ends the whole with its exit code, so that the
+supervisor of the parent sees the death. The processes end with the parent, also when the parent is killed
 (`aio/launch.py`).
 """
 
@@ -30,6 +31,8 @@ PARENT = "CODITECT_PARENT_PID"
 """The environment variable with the pid of the parent; the process ends when the parent does."""
 BEGAN = "CODITECT_BEGAN_FILE"
 """The environment variable with the path of the file that the process creates once it is ready."""
+_DRAINED = "drained"
+"""The content of that file when a message asked the process to drain."""
 POLICY = RestartPolicy(start_attempts=5)
 
 
@@ -62,25 +65,30 @@ class Processes:
     async def _keep(self) -> int:
         deaths = 0
         while True:
-            code, worked_seconds = await self._run_one()
-            if code == 0 or (self._stop.is_set() and code in (-signal.SIGTERM, -signal.SIGINT)):
+            code, worked_seconds, drained = await self._run_one()
+            if (code == 0 and drained) or (self._stop.is_set() and code in (0, -signal.SIGTERM, -signal.SIGINT)):
                 return 0
             deaths = self._policy.deaths_in_a_row(deaths, worked_seconds=worked_seconds)
             if self._stop.is_set() or deaths >= self._policy.start_attempts:
                 log.error("An agent process cannot be kept running", extra={"exit_code": code, "deaths": deaths})
                 self.stop()
-                return code if code > 0 else 128 - code
+                return code if code > 0 else 128 - code if code else 1
             log.warning("An agent process died and is started again", extra={"exit_code": code, "deaths": deaths})
             if await self._stopped_within(self._policy.delay(deaths)):
                 return 0
 
-    async def _run_one(self) -> tuple[int, float]:
-        """Run one process to its end; return its exit code, and the seconds since it was ready: 0 if it never was."""
+    async def _run_one(self) -> tuple[int, float, bool]:
+        """Run one process to its end; return its exit code, the seconds since it was ready, and if it was drained.
+
+        The seconds are 0 if it was never ready.
+        """
         with TemporaryDirectory() as folder:
             began = Path(folder) / "began"
             env = {**os.environ, PARENT: str(os.getpid()), BEGAN: str(began)}
             code = await self._wait_for(await asyncio.create_subprocess_exec(*self._command, env=env))
-            return code, time.time() - began.stat().st_mtime if began.exists() else 0.0
+            if not began.exists():
+                return code, 0.0, False
+            return code, time.time() - began.stat().st_mtime, began.read_text() == _DRAINED
 
     async def _wait_for(self, process: Process) -> int:
         self._running.add(process)
@@ -97,6 +105,12 @@ class Processes:
             async with asyncio.timeout(seconds):
                 await self._stop.wait()
         return self._stop.is_set()
+
+
+def say_drained() -> None:
+    """Tell the parent, if this is one of several processes, that a message drains this one: it is not started again."""
+    if path := os.environ.get(BEGAN):
+        Path(path).write_text(_DRAINED)
 
 
 async def keep_processes(command: Sequence[str], count: int, *, stall_seconds: float) -> int:

@@ -6,11 +6,15 @@ import asyncio
 import sys
 from pathlib import Path
 
+import pytest
+
 from coditect.agent.processes.copies import BEGAN, Processes
 from coditect.agent.processes.restarts import RestartPolicy
 from tests.support import eventually
 
 SLOW_START = "import sys, time; open(sys.argv[1], 'a').write('x'); time.sleep(0.3); sys.exit(3)"
+ENDS_WELL = "import os, sys; open(sys.argv[1], 'a').write('x'); os._exit(0)"
+DRAINS = f"from coditect.agent.processes.copies import say_drained; say_drained(); {ENDS_WELL}"
 WORKS_AND_DIES = f"import os, pathlib; pathlib.Path(os.environ['{BEGAN}']).touch(); {SLOW_START}"
 
 
@@ -38,3 +42,14 @@ async def test_process_that_worked_before_it_died_is_started_again(tmp_path: Pat
     kept.stop()
 
     await running
+
+
+@pytest.mark.parametrize(("child", "expected"), [(ENDS_WELL, (1, QUICK.start_attempts)), (DRAINS, (0, 1))])
+async def test_process_that_ends_without_an_error_stays_away_only_if_it_was_drained(
+    tmp_path: Path, child: str, expected: tuple[int, int]
+) -> None:
+    told = tmp_path / "lives"
+
+    code = await Processes([sys.executable, "-c", child, str(told)], 1, policy=QUICK).run()
+
+    assert (code, lives(told)) == expected
