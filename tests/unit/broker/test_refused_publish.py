@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from aiormq.exceptions import ChannelInvalidStateError
 
 from coditect.aio.supervisor import Health, Supervisor
-from coditect.broker.rabbitmq.path import PublishRefused
+from coditect.broker.rabbitmq.path import PublishRefused, Unconfirmed
 from coditect.broker.rabbitmq.publishing.channels import LOOK_SECONDS, RENEW_SECONDS
 from coditect.broker.rabbitmq.publishing.publisher import Publisher
 from coditect.errors import Overloaded, PublishUnconfirmed
@@ -109,6 +110,108 @@ async def test_publish_that_a_channel_refuses_for_a_second_goes_over_a_new_one()
     await background.close()
     assert (len(ends), ends) == (3, [True, True, False])
     assert took < 2 * RENEW_SECONDS + 2.0
+
+
+class QueuesOfAKind(ScriptedConnection):
+    """A connection to a broker of which some queues are full and one never answers; counts the opened channels."""
+
+    def __init__(self) -> None:
+        super().__init__([None])
+        self.opened: list[KindOfChannel] = []
+
+    async def publisher_channel(self, _: object) -> ScriptedConnection:
+        self.opened.append(KindOfChannel(self))
+        return self.opened[-1]
+
+
+class KindOfChannel(ScriptedConnection):
+    """A channel that refuses publishes to `full...`, never confirms those to `hung`, and confirms all others."""
+
+    def __init__(self, connection: QueuesOfAKind) -> None:
+        super().__init__([None])
+        self.connection = connection
+        self.unconfirmed: list[asyncio.Future[None]] = []
+
+    @property
+    def oldest(self) -> Unconfirmed | None:  # type: ignore[override]  # the base has none for good
+        return Unconfirmed(1, "", "hung") if self.unconfirmed else None
+
+    async def give_back(self, *kept: str) -> None:
+        assert kept == ("", "hung")
+
+    async def close(self) -> None:
+        self.ended = self.closed = True
+        for publish in self.unconfirmed:
+            publish.set_exception(ChannelInvalidStateError("closed"))
+        self.unconfirmed.clear()
+
+    async def send(self, message: Message, *, routing_key: str = "", **_: str) -> None:
+        if routing_key.startswith("full"):
+            raise PublishRefused
+        if routing_key == "hung":
+            confirm = asyncio.get_running_loop().create_future()
+            self.unconfirmed.append(confirm)
+            try:
+                await confirm
+            finally:
+                if confirm in self.unconfirmed:
+                    self.unconfirmed.remove(confirm)
+
+
+async def outcome(publish: Any) -> BaseException | None:
+    try:
+        await publish
+    except (Overloaded, PublishUnconfirmed) as error:
+        return error
+    return None
+
+
+@in_virtual_time
+async def test_full_queues_and_one_that_does_not_answer_hold_up_no_other_publish() -> None:
+    connection: Any = QueuesOfAKind()
+    background = Supervisor(Health())
+    routes: Any = None
+    publisher = Publisher(connection, background, window=40, ways=routes)
+    publisher.open()
+    loop = asyncio.get_running_loop()
+
+    def publish(key: str, seconds: float) -> Any:
+        return publisher.publish(
+            Message(b"x"), exchange="", routing_key=key, timeout_seconds=seconds, wait_when_full=True
+        )
+
+    waiting = [asyncio.create_task(outcome(publish(f"full.{number}", 60.0))) for number in range(10)]
+    slowest, open_at_once = 0.0, 0
+    while loop.time() < 60.0:
+        waiting += [asyncio.create_task(outcome(publish("hung", 30.0))) for _ in range(2)]
+        began = loop.time()
+        await publish("free", 30.0)
+        slowest = max(slowest, loop.time() - began)
+        await asyncio.sleep(0.5)
+        open_at_once = max(open_at_once, sum(not one.ended for one in connection.opened))
+    await asyncio.gather(*waiting)
+    await background.close()
+
+    assert slowest < 1.0
+    assert open_at_once <= 10
+
+
+@in_virtual_time
+async def test_full_queue_gets_new_channels_ever_more_rarely() -> None:
+    connection: Any = QueuesOfAKind()
+    background = Supervisor(Health())
+    routes: Any = None
+    publisher = Publisher(connection, background, window=10, ways=routes)
+    publisher.open()
+
+    full = publisher.publish(Message(b"x"), exchange="", routing_key="full", timeout_seconds=600.0, wait_when_full=True)
+    with pytest.raises(Overloaded):
+        await full
+
+    unclosed = [one for one in connection.opened if not one.ended]
+    await background.close()
+    assert len(connection.opened) < 30
+    assert len(unclosed) <= 2
 
 
 @in_virtual_time

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.rabbitmq.connection.recovery import RabbitConnection
@@ -28,6 +29,8 @@ GRACE_SECONDS = 1.0
 """The time that other publishes on a stuck channel have for their confirms before they are sent again."""
 RENEW_SECONDS = 1.0
 """The age from which a channel on which a publish is refused gives way to a new one."""
+MOST_RENEW_SECONDS = 30.0
+"""The longest time between two channels for the same refused key: from 1 s the time doubles, as a queue may be full."""
 DRAIN_SECONDS = 30.0
 """The longest time for which a channel that gave way waits for the confirms of its publishes."""
 APART_SECONDS = 5.0
@@ -90,6 +93,10 @@ class PublishChannels:
         self._kinds: dict[str, WindowedChannel] = {}
         self._of_exchange: dict[str, WindowedChannel] = {}
         self._apart: dict[Key, WindowedChannel] = {}
+        self._replaced: list[WindowedChannel] = []
+        """The channels that gave way to new ones, from then (`opened_at`) until their publishes are confirmed."""
+        self._renewals: dict[Key, tuple[float, float]] = {}
+        """When a refused key got a new channel last, and the least time until it gets another."""
 
     def of(self, exchange: str, routing_key: str) -> WindowedChannel:
         """Return the channel on which to publish to an exchange and routing key."""
@@ -103,13 +110,19 @@ class PublishChannels:
 
         A channel of RabbitMQ 3.10 whose first publish to a quorum queue comes while the queue has no leader, as after
         the death of a node, asks the dead leader ever after, and refuses all publishes to the queue; a new channel
-        knows the new leader.
+        knows the new leader. A full queue refuses on the new channel, too: its key gets new ones ever more rarely.
         """
+        key = (exchange, routing_key)
         windowed = self.of(exchange, routing_key)
         old, now = windowed.publisher_channel, asyncio.get_running_loop().time()
-        if old is not None and now - windowed.opened_at >= RENEW_SECONDS:
-            windowed.publisher_channel, windowed.opened_at = None, now
-            self._background.start(_close_when_confirmed(old), name="close a channel")
+        renewed_at, pause = self._renewals.get(key, (-math.inf, 0.0))
+        if old is None or now - windowed.opened_at < RENEW_SECONDS or now - renewed_at < pause:
+            return
+        recent = {one: renewal for one, renewal in self._renewals.items() if now - renewal[0] < 2 * MOST_RENEW_SECONDS}
+        pause = min(2 * pause, MOST_RENEW_SECONDS) if key in recent else RENEW_SECONDS
+        self._renewals = recent | {key: (now, pause)}
+        self._replaced.append(replace(windowed, opened_at=now))
+        windowed.publisher_channel, windowed.opened_at, windowed.oldest = None, now, 0
 
     def _new_exchange(self, exchange: str) -> WindowedChannel:
         kind = _kind(exchange)
@@ -125,7 +138,7 @@ class PublishChannels:
         """Check for ever, every 0.5 s: give a routing key that gets no confirms its own channel, until it is idle."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            for windowed in tuple(self._kinds.values()):
+            for windowed in (*self._kinds.values(), *self._replaced):
                 key = self._stuck(windowed)
                 if key is not None:
                     await self._set_apart(windowed, key, answers)
@@ -142,20 +155,24 @@ class PublishChannels:
         return (first.exchange, first.routing_key) if now - windowed.since >= STUCK_SECONDS else None
 
     async def _set_apart(self, windowed: WindowedChannel, key: Key, answers: Callable[[], Awaitable[bool]]) -> None:
-        publisher_channel = windowed.publisher_channel
-        if len(self._apart) >= MOST_APART or publisher_channel is None:
+        publisher_channel, known = windowed.publisher_channel, key in self._apart
+        if publisher_channel is None or (len(self._apart) >= MOST_APART and not known):
             return
         answered = await answers()
         if self._stuck(windowed) != key or windowed.publisher_channel is not publisher_channel:
             return  # we had not read the confirm yet
-        log.warning(
-            "A publish is not confirmed; its like go over a channel of their own",
-            extra={"exchange": key[0], "routing_key": key[1]},
-        )
-        apart = self._apart[key] = WindowedChannel(ConfirmWindow(APART_WINDOW), since=asyncio.get_running_loop().time())
+        if not known:
+            log.warning(
+                "A publish is not confirmed; its like go over a channel of their own",
+                extra={"exchange": key[0], "routing_key": key[1]},
+            )
+            now = asyncio.get_running_loop().time()
+            self._apart[key] = WindowedChannel(ConfirmWindow(APART_WINDOW), since=now)
         if answered:  # else the connection goes, with everything on it
-            apart.publisher_channel, windowed.publisher_channel = publisher_channel, None
-            self._background.start(_give_back(publisher_channel, key), name="give back")
+            windowed.publisher_channel = None
+            if not known:
+                self._apart[key].publisher_channel = publisher_channel
+            self._background.start(_give_back(publisher_channel, None if known else key), name="give back")
 
     def accuse(self) -> None:
         """Reserve, for after the reconnect, a channel for the routing key of each channel's oldest unconfirmed publish.
@@ -164,32 +181,35 @@ class PublishChannels:
         channels.
         """
         now = asyncio.get_running_loop().time()
-        for windowed in self._kinds.values():
+        for windowed in (*self._kinds.values(), *self._replaced):
             first = windowed.first
             if first is not None and len(self._apart) < MOST_APART:
                 key = (first.exchange, first.routing_key)
                 self._apart.setdefault(key, WindowedChannel(ConfirmWindow(APART_WINDOW), since=now))
 
     def _join(self) -> None:
-        """Close the separate channels of keys that have had no unconfirmed publish for 5 s."""
+        """Close the channels that gave way and are confirmed, and those of keys with nothing unconfirmed for 5 s."""
         now = asyncio.get_running_loop().time()
+        for windowed in tuple(self._replaced):
+            if windowed.first is None or now - windowed.opened_at > DRAIN_SECONDS:
+                self._replaced.remove(windowed)
+                self._close(windowed)
         for key, windowed in tuple(self._apart.items()):
             if windowed.first is not None:
                 windowed.since = now
             elif now - windowed.since > APART_SECONDS:
                 del self._apart[key]
-                if windowed.publisher_channel is not None:
-                    self._background.start(windowed.publisher_channel.close(), name="close a channel")
+                self._close(windowed)
+
+    def _close(self, windowed: WindowedChannel) -> None:
+        if windowed.publisher_channel is not None:
+            self._background.start(windowed.publisher_channel.close(), name="close a channel")
 
 
-async def _close_when_confirmed(publisher_channel: PublisherChannel) -> None:
-    for _ in range(round(DRAIN_SECONDS / LOOK_SECONDS)):
-        if publisher_channel.oldest is None or publisher_channel.closed:
-            break
-        await asyncio.sleep(LOOK_SECONDS)
-    await publisher_channel.close()
-
-
-async def _give_back(publisher_channel: PublisherChannel, key: Key) -> None:
+async def _give_back(publisher_channel: PublisherChannel, kept: Key | None) -> None:
+    """Fail a channel's unconfirmed publishes after a second, except those to the key that keeps the channel, if any."""
     await asyncio.sleep(GRACE_SECONDS)
-    await publisher_channel.give_back(*key)
+    if kept is None:
+        await publisher_channel.close()
+    else:
+        await publisher_channel.give_back(*kept)
