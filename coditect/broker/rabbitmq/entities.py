@@ -50,7 +50,7 @@ class Entities:
         self._refused: set[str] = set()
         """The exchanges and queues that the broker refused when they were last declared again."""
         self._consumers: dict[str, int] = {}
-        """The number of consumers that each queue had when this process last looked at it."""
+        """The number of consumers that each queue with a binding had when this process last looked at it."""
         self._mending = asyncio.Lock()
         self._mended_at = -MEND_SECONDS
         self._random = random.Random()  # noqa: S311 - who takes a turn, not a secret
@@ -72,6 +72,8 @@ class Entities:
         """Forget a deleted queue and its bindings, so that a reconnect does not declare them again."""
         self._own = self._own.without({queue})
         self._common = self._common.without({queue})
+        self._consumers.pop(queue, None)
+        self._refused.discard(queue)
 
     def forget_binding(self, binding: Binding) -> None:
         """Forget a removed binding, so that a reconnect does not declare it again."""
@@ -171,7 +173,8 @@ class Entities:
         A repeated binding costs the broker about 0.25 ms, so processes that share a queue take turns, by chance: of up
         to three each makes a binding in every round, of more three on average. A given `channel` is closed.
         """
-        self._consumers |= consumers
+        bound = {one.queue for one in self._own.bindings}
+        self._consumers |= {queue: count for queue, count in consumers.items() if queue in bound}
         bindings = tuple(one for one in self._own.bindings if self._random.random() < self._turn(one.queue))
         await self._make_possible(connection, Topology(bindings=bindings), channel)
 
