@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 import time
-import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from coditect.local.private import PrivateServers, private_servers
 from coditect.local.servers.ports import keep_addresses
 from coditect.local.state import UpFolder, dashboard_address, hold
 from coditect.local.supervisor import ProcessSupervisor, Say, guarded
+from coditect.local.watchdog import new_marker
 
 FLEET = {
     "reviewer-1": ("agents/reviewer.py",),
@@ -113,7 +113,7 @@ async def running_fleet(
     parts = _plan(
         agents, UpPlan(folder, root, amqp_url=urls[_URLS[0]], redis_url=urls[_URLS[1]]), {**environ, **settings}
     )
-    marker, ready = uuid.uuid4().hex, asyncio.Event()
+    marker, ready = new_marker(), asyncio.Event()
     supervisor = ProcessSupervisor(parts.children, marker=marker, log_folder=UpFolder(folder).log, say=say)
     async with AsyncExitStack() as stack, _supervised(supervisor, marker, ready):
         servers = await stack.enter_async_context(_servers(folder, environ, given, say=say))

@@ -95,7 +95,7 @@ class RunningChild:
 def spawn(child: Child, *, marker: str, log_folder: Path) -> RunningChild:
     """Start a supervised program; append its output to a log file, and mark it by an environment variable.
 
-    By that variable the watchdog finds the process, and all that it starts.
+    By that variable, or a name made of it, the watchdog finds the process and all that it starts.
     """
     log_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     log = log_folder / f"{child.name}.log"
@@ -103,12 +103,12 @@ def spawn(child: Child, *, marker: str, log_folder: Path) -> RunningChild:
         log.replace(log.with_suffix(".log.1"))
     if child.ready_file:
         child.ready_file.unlink(missing_ok=True)
-    prefix = f"{marker}:{child.name}:"
+    prefix = f"{marker}:{os.urandom(3).hex()}:"  # with a short marker as long as a name, but for the last colon
     with open(log, "ab", opener=open_private) as output:
         logged = output.tell()
         popen = subprocess.Popen(
             [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), *child.argv],
-            env={**child.env, MARKER: prefix},
+            env={**child.env, MARKER: f"{prefix}{child.name}:"},
             cwd=child.folder,
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -12,7 +12,6 @@ import os
 import secrets
 import shutil
 import time
-import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from coditect.local.private import PrivateProcesses
 from coditect.local.servers.ports import free_ports
 from coditect.local.state import hold_data, write_atomically
 from coditect.local.supervisor import guarded
+from coditect.local.watchdog import new_marker
 
 FDBSERVER = "CODITECT_FDBSERVER"
 """The environment variable with the path of `fdbserver`; `fdbcli` is looked for beside it first."""
@@ -148,7 +148,7 @@ async def private_foundationdb(
     programs = find_foundationdb(environ)
     if programs is None:
         raise MissingServer("FoundationDB is not installed", fix=INSTALL)
-    marker = uuid.uuid4().hex
+    marker = new_marker()
     with hold_data(folder), guarded(marker):
         cluster_file = folder / "fdb.cluster"
         ports = free_ports(processes)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from coditect.local.servers.ports import Addresses, keep_addresses
 from coditect.local.servers.probe import flush_redis
 from coditect.local.state import hold_data
 from coditect.local.supervisor import guarded
+from coditect.local.watchdog import new_marker
 
 BROKER = "rabbitmq"
 REDIS = "redis"
@@ -170,7 +170,7 @@ async def private_servers(
         StartFailed: one died or was not ready in time; nothing is left running.
         AlreadyUp: other servers run on this folder; two brokers on one folder destroy each other's files.
     """
-    marker = uuid.uuid4().hex
+    marker = new_marker()
     addresses = keep_addresses(folder / "servers.json")
     wanted = WantedServers(rabbitmq, redis, management)
     children = server_children(find_binaries(environ), addresses, wanted, folder=folder, environ=environ)

@@ -208,7 +208,7 @@ async def happened(event: asyncio.Event, within_seconds: float) -> bool:
 def guarded(marker: str) -> Iterator[ProcessId]:
     """Run a watchdog process and yield its id; when the block or this process ends, it kills what has the marker.
 
-    That is every process of the user whose environment variable CODITECT_STARTED_BY begins with `marker`.
+    That is every process of the user whose environment variable CODITECT_STARTED_BY, or name, begins with `marker`.
     """
     popen = subprocess.Popen(
         [sys.executable, "-I", watchdog.__file__, marker, str(os.getpid())],

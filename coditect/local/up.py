@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from coditect.local.state import (
     write_state,
 )
 from coditect.local.supervisor import ProcessSupervisor, Say, guarded
-from coditect.local.watchdog import kill_marked
+from coditect.local.watchdog import kill_marked, new_marker
 
 READY_LINE = "ready"
 ERROR_PREFIX = "! "
@@ -62,7 +61,7 @@ def up(plan: UpPlan, *, environ: Mapping[str, str], say: Say, ready: Callable[[]
     folder = UpFolder(plan.folder)
     with hold(folder):
         _reap_remains(folder)
-        marker = uuid.uuid4().hex
+        marker = new_marker()
         try:
             with guarded(marker) as watchdog:
                 run_loop(

@@ -1,10 +1,11 @@
 """The watchdog, which kills what a supervisor started when the supervisor itself is gone.
 
-Every child carries ``CODITECT_STARTED_BY=<marker>:<child>`` in its environment, and so does everything that the child
-starts, also in a session of its own. The watchdog is a process of its own session that holds one end of a pipe; when
-the other end closes (the supervisor ended, by whatever signal) it kills every process that still carries the marker,
-and ends. The watchdog is run by its path and imports psutil alone: small, and independent of the program that it
-outlives.
+Every child carries ``CODITECT_STARTED_BY=<marker>:<token>:<child>:`` in its environment, and so does everything that
+the child starts, also in a session of its own. A program that hides its environment has the first 15 bytes of that as
+its name (`coditect.aio.launch.begin_program`). The watchdog is a process of its own session that holds one end of a
+pipe; when the other end closes (the supervisor ended, by whatever signal) it kills every process that still carries the
+marker, and ends. The watchdog is run by its path and imports psutil alone: small, and independent of the program that
+it outlives.
 """
 
 from __future__ import annotations
@@ -24,14 +25,21 @@ QUIET_LOOKS = 2  # in the middle of exec a process shows no environment: nothing
 LOOK_AGAIN_SECONDS = 0.02
 
 
+def new_marker() -> str:
+    """Return a random marker, short enough that a child's token fits into a process's name, too."""
+    return os.urandom(4).hex()
+
+
 def marked(prefix: str) -> list[psutil.Process]:
-    """Return the user's other running processes whose variable CODITECT_STARTED_BY starts with `prefix`."""
+    """Return the user's other running processes whose variable CODITECT_STARTED_BY, or name, starts with `prefix`."""
     found = []
     for process in psutil.process_iter():
         try:
             if process.uids().real != os.getuid() or process.pid == os.getpid():
                 continue
-            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARKER, "").startswith(prefix):
+            if process.status() != psutil.STATUS_ZOMBIE and (
+                f"{process.name()}:".startswith(prefix) or process.environ().get(MARKER, "").startswith(prefix)
+            ):
                 found.append(process)
         except (psutil.Error, OSError):
             continue

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import time
-import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from coditect.local.foundationdb import PrivateFoundationDB, private_foundationd
 from coditect.local.private import BROKER
 from coditect.local.servers.binaries import find_binaries
 from coditect.local.supervisor import guarded
+from coditect.local.watchdog import new_marker
 from coditect.model.registration import AgentRecord
 from dispatcher.chaos.faults.proxy import fault_proxy
 from dispatcher.chaos.looking import RegistryLook
@@ -217,7 +217,7 @@ async def private_testbed(
     Raises:
         StartFailed, MissingServer, AlreadyUp: when the servers or processes cannot start.
     """
-    marker = uuid.uuid4().hex
+    marker = new_marker()
     elsewhere = {name: value for name, value in environ.items() if not name.startswith(OURS)}
     kept = {name: environ[name] for name in ("CODITECT_RABBITMQ_SBIN",) if name in environ}
     async with private_servers(folder / "servers", environ=elsewhere | kept, management=True) as servers:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-import uuid
 from argparse import ArgumentParser
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from agents.tester import STARTED_BY
 from coditect.aio.loop import run_loop
 from coditect.errors import CoditectError
 from coditect.local.supervisor import guarded
+from coditect.local.watchdog import new_marker
 
 MODULE = "agents.demo.healing"
 _say = partial(print, flush=True)
@@ -53,7 +53,7 @@ def main() -> int:
     if missing := FAULTS.keys() - set(kinds):
         _say(f"Left out: {', '.join(missing)}. No small disk can be mounted here; it takes root, or `unshare --user`.")
     order = HealingOrder(given.seed, given.runs or len(kinds), given.at_once)
-    marker, began, runs = uuid.uuid4().hex, time.monotonic(), list[HealingRun]()
+    marker, began, runs = new_marker(), time.monotonic(), list[HealingRun]()
     os.environ[STARTED_BY] = f"{marker}:services:"  # what this process starts ends with it, by whatever signal
     try:
         with guarded(marker):

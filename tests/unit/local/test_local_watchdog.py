@@ -5,16 +5,63 @@ import time
 import uuid
 from pathlib import Path
 
+import pytest
+
 from coditect.agent.processes.process import identify, is_running
 from coditect.aio import launch
+from coditect.local.child import Child, spawn
 from coditect.local.supervisor import guarded
-from coditect.local.watchdog import MARKER, kill_marked, marked
+from coditect.local.watchdog import MARKER, kill_marked, marked, new_marker
+from tests.servers import ROOT
 
 SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(600)"]
+
+HIDDEN = """
+import os, time
+from coditect.aio.launch import begin_program
+begin_program()
+print(os.getpid(), flush=True)
+if os.fork() == 0:
+    os.setsid()
+    print(os.getpid(), flush=True)
+time.sleep(600)
+"""
+AS_NOBODY = f"""
+import os, signal, sys
+from coditect.aio.launch import begin_program
+from coditect.local.watchdog import kill_marked, marked
+ready, up = os.pipe()
+if (child := os.fork()) == 0:
+    os.setuid(65534)
+    begin_program()
+    os.write(up, b".")
+    signal.pause()
+os.read(ready, 1)
+if (looker := os.fork()) == 0:
+    os.setuid(65534)
+    prefix = os.environ["{MARKER}"].partition(":")[0] + ":"
+    os._exit(0 if [one.pid for one in marked(prefix)] == [child] and kill_marked(prefix) == 1 else 1)
+print(os.waitpid(looker, 0)[1])
+os.kill(child, signal.SIGTERM)
+print(os.waitpid(child, 0)[1])
+"""
 
 
 def start_marked(marker: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(SLEEP, env={**os.environ, MARKER: f"{marker}:one:"}, start_new_session=True)
+
+
+def until_two_lines(log: Path) -> list[int]:
+    deadline = time.monotonic() + 60
+    while len(lines := log.read_text().splitlines()) < 2:
+        assert time.monotonic() < deadline, lines
+        time.sleep(0.01)
+    return [int(line) for line in lines]
+
+
+def by_name(prefix: str) -> set[int]:
+    """Return the processes whose name has the mark, which is all that who is not root can see of them."""
+    return {one.pid for one in marked(prefix) if one.name().startswith(prefix)}
 
 
 def test_only_what_carries_the_marker_is_killed() -> None:
@@ -27,6 +74,32 @@ def test_only_what_carries_the_marker_is_killed() -> None:
     assert other.poll() is None
     other.kill()
     other.wait()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux hides an environment")
+def test_program_that_hides_its_environment_is_killed_with_what_it_forked(tmp_path: Path) -> None:
+    marker = new_marker()
+    children = [
+        Child(name, (sys.executable, "-c", HIDDEN), {**os.environ, "PYTHONPATH": str(ROOT)}, tmp_path)
+        for name in ("dispatcher-1", "dispatcher-2")
+    ]
+    first, second = (spawn(child, marker=marker, log_folder=tmp_path) for child in children)
+    pids = [until_two_lines(one.log) for one in (first, second)]
+
+    assert by_name(f"{marker}:") == {*pids[0], *pids[1]}
+    first.kill()
+    assert by_name(f"{marker}:") == {*pids[1]}
+    second.kill()
+    assert by_name(f"{marker}:") == set()
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.getuid() != 0, reason="only root may become somebody else")
+def test_user_who_is_not_root_kills_what_hides_its_environment() -> None:
+    environment = {**os.environ, MARKER: f"{new_marker()}:abcdef:one:"}
+
+    done = subprocess.run([sys.executable, "-c", AS_NOBODY], cwd=ROOT, env=environment, capture_output=True, check=True)
+
+    assert done.stdout.split() == [b"0", b"9"]
 
 
 def test_end_of_the_guarded_block_kills_what_is_left() -> None:
