@@ -21,6 +21,7 @@ ALLOWED = (
     "dataclasses",
     "enum",
     "hashlib",
+    "math",
     "typing",
     "pydantic_core",
     "coditect.errors",

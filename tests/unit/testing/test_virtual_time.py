@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coditect import Agent, Context, TaskFailed
+from coditect.agent.runtime import HandlerStuck
 from coditect.errors import ResultTimeout, SetupError
 from coditect.registry.port import Search
-from coditect.testing import FleetStuck, TestFleet
+from coditect.testing import FleetCrashed, FleetStuck, TestFleet
 from coditect.testing.virtual_clock import VirtualClock
 from tests.unit.testing.workers import Sleepers
 
@@ -169,7 +170,7 @@ async def test_thread_of_a_plain_handler_holds_time_up() -> None:
         assert fleet.elapsed_seconds < 0.01
 
 
-async def test_thread_that_never_ends_is_given_up_and_times_out() -> None:
+async def test_thread_that_never_ends_is_given_up_and_times_out_and_ends_its_agent() -> None:
     release = threading.Event()
     plain = Agent("plain")
 
@@ -177,13 +178,16 @@ async def test_thread_that_never_ends_is_given_up_and_times_out() -> None:
     def hang(_: None) -> None:
         release.wait()
 
-    async with TestFleet(agents=[plain], stuck_after="50ms") as fleet:
-        handle = await fleet.submit("plain.hang")
-        await fleet.advance("6m")
-        release.set()
+    with pytest.raises(FleetCrashed) as crashed:
+        async with TestFleet(agents=[plain], stuck_after="50ms") as fleet:
+            handle = await fleet.submit("plain.hang")
+            await fleet.advance("6m")
+            release.set()
 
-        assert not handle.done
-        assert [event.type for event in fleet.events].count("task.started") == 2, "the second attempt"
+            assert not handle.done
+            assert [event.type for event in fleet.events].count("task.started") == 2, "the second attempt"
+
+    assert [type(crash) for crash in crashed.value.exceptions] == [HandlerStuck]
 
 
 async def test_socket_that_answers_in_real_time_is_waited_for() -> None:

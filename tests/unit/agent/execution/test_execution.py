@@ -12,7 +12,7 @@ from coditect.agent.execution.execution import Execution, ExecutionState, Forbid
 from coditect.model.capability import Priority
 from coditect.model.task import Task
 
-TRANSITIONS = ("load", "run", "leave", "settle", "post", "answer", "end")
+TRANSITIONS = ("load", "run", "leave", "abandon", "settle", "post", "answer", "end")
 REQUESTS = ("cancel", "expire")
 TASK = Task("try.it", Priority.P1, b"")
 DRAWN = re.compile(r"^ +(\w+) --> (\w+): (.+)$", re.MULTILINE)
