@@ -53,16 +53,7 @@ class SchemaCheck:
         Raises:
             SetupError: when it is no valid JSON Schema, or one that cannot be applied in bounded time.
         """
-        kind: Any = validator_for(schema, default=Draft202012Validator)
-        bounded = _bounded(kind)
-        steps = _Steps(LEAST_STEPS + STEPS_PER_SCHEMA_BYTE * len(dumps(schema)))
-        steps.checks("regex", raises=(re.error, RecursionError))(_is_pattern)
-        try:
-            wrong = next(bounded(kind.META_SCHEMA, format_checker=steps).iter_errors(dict(schema)), None)
-        except (RecursionError, InputError) as error:
-            raise SetupError("This JSON Schema is too complex", reason=str(error)[:_LONGEST_PROBLEM]) from error
-        if wrong is not None:
-            raise SetupError("This is no JSON Schema", reason=wrong.message[:_LONGEST_PROBLEM])
+        bounded = check_schema(schema)
         if all(repr(keyword) in str(schema) for keyword in _UNBOUNDED):
             fix = "use additionalProperties beside patternProperties"
             raise SetupError("A schema with patternProperties has no unevaluatedProperties here", fix=fix)
@@ -82,6 +73,25 @@ class SchemaCheck:
             raise InvalidTask("The schema cannot be applied", reason=str(error)[:_LONGEST_PROBLEM]) from error
         if problems:
             raise InvalidTask("The value does not fit the schema", errors=problems)
+
+
+def check_schema(schema: Mapping[str, Any]) -> Any:
+    """Return the validator class, which takes bounded time, of a JSON Schema: that of its `$schema`, or draft 2020-12.
+
+    Raises:
+        SetupError: when it is no valid JSON Schema, or too complex.
+    """
+    kind: Any = validator_for(schema, default=Draft202012Validator)
+    bounded = _bounded(kind)
+    steps = _Steps(LEAST_STEPS + STEPS_PER_SCHEMA_BYTE * len(dumps(schema)))
+    steps.checks("regex", raises=(re.error, RecursionError))(_is_pattern)
+    try:
+        wrong = next(bounded(kind.META_SCHEMA, format_checker=steps).iter_errors(dict(schema)), None)
+    except (RecursionError, InputError) as error:
+        raise SetupError("This JSON Schema is too complex", reason=str(error)[:_LONGEST_PROBLEM]) from error
+    if wrong is not None:
+        raise SetupError("This is no JSON Schema", reason=wrong.message[:_LONGEST_PROBLEM])
+    return bounded
 
 
 class _Steps(FormatChecker):

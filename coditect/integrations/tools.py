@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import unquote
@@ -18,10 +19,12 @@ from coditect.model.registration import AgentRecord
 from coditect.operations.fleet import offers_of
 from coditect.registry.port import Search
 
+logger = logging.getLogger(__name__)
+
 INPUT = "input"
 LOOK_SECONDS = 1.0
 MOST_REFERENCES = 50
-"""How many references are followed from one to the next."""
+"""How many references and combinations are followed from one to the next."""
 _DEFINITIONS = ("$defs", "definitions")
 _REFERENCES = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})
 _BY_NAME = frozenset({*_DEFINITIONS, "properties", "patternProperties", "dependentSchemas", "dependencies"})
@@ -40,6 +43,8 @@ class OfferedCapabilities:
         self._known: Mapping[str, CapabilitySpec] = {}
         self._until = 0.0
         """The event loop's time until which the known capabilities count as present."""
+        self._checked: dict[str, tuple[CapabilitySpec, bool]] = {}
+        """Whether a capability's schemas can be those of a tool, by name, and for which specification that holds."""
 
     async def now(self) -> Mapping[str, CapabilitySpec]:
         """Return the capabilities by name, as the registry had them at most a second ago.
@@ -54,6 +59,20 @@ class OfferedCapabilities:
                 self._known = {one.spec.name: one.spec for one in offers_of(await self._find(Search()))}
                 self._until = loop.time() + LOOK_SECONDS
             return self._known
+
+    async def as_tools(self) -> Mapping[str, CapabilitySpec]:
+        """Return the capabilities of `now` whose schemas are JSON Schemas; each of the others is logged once.
+
+        Raises:
+            RegistryUnavailable: when the registry does not answer; retryable.
+        """
+        known = await self.now()
+        async with self._looking:
+            for name, spec in known.items():
+                if name not in self._checked or self._checked[name][0] != spec:
+                    self._checked[name] = spec, await asyncio.to_thread(_can_be_tool, spec)
+            self._checked = {name: self._checked[name] for name in known}
+            return {name: spec for name, spec in known.items() if self._checked[name][1]}
 
 
 def input_of(spec: CapabilitySpec, arguments: Mapping[str, Any]) -> Any:
@@ -93,7 +112,7 @@ def is_object(schema: Mapping[str, object]) -> bool:
 
 def admits(schema: Any, value: str | None) -> bool:
     """Tell whether a JSON Schema admits null, or a text, by its types, enums, constants and combinations of these."""
-    return _admits(schema, value, schema, MOST_REFERENCES)
+    return _admits(schema, value, schema, {}, MOST_REFERENCES)
 
 
 def resolved(schema: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -106,23 +125,51 @@ def resolved(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else schema
 
 
-def _admits(schema: Any, value: str | None, root: Any, left: int) -> bool:
+def _can_be_tool(spec: CapabilitySpec) -> bool:
+    """Tell whether a capability's schemas are JSON Schemas of bounded depth; log why not."""
+    from coditect.integrations.json_schema import check_schema  # noqa: PLC0415 - an optional dependency
+
+    try:
+        for schema in (spec.input_schema, spec.output_schema):
+            check_schema(schema)
+            as_object(schema, INPUT)
+    except Exception as error:  # noqa: BLE001 - the boundary: what an agent registered may be anything
+        facts = {"capability": spec.name, "reason": str(error)[:500], "fix": "mend its schema, and restart its agent"}
+        logger.warning("A capability is not offered as a tool: its schema cannot be used", extra=facts)
+        return False
+    return True
+
+
+def _admits(schema: Any, value: str | None, root: Any, known: dict[int, bool], left: int) -> bool:
+    """Tell whether a part of the schema `root` admits a value, each part once; `known` are the verdicts until now.
+
+    A part that refers to itself, or lies more than `left` references and combinations deep, admits the value. Keywords
+    of a wrong form, which no schema of a tool has, admit it, too.
+    """
     if not isinstance(schema, Mapping) or left == 0:
         return schema is not False
-    kinds = schema.get("type", _KINDS[type(value)])
-    verdicts = [
-        _KINDS[type(value)] in ([kinds] if isinstance(kinds, str) else kinds),
-        "const" not in schema or schema["const"] == value,
-        "enum" not in schema or value in schema["enum"],
-        not isinstance(schema.get("$ref"), str) or _admits(_target(schema["$ref"], root), value, root, left - 1),
-        all(_admits(part, value, root, left - 1) for part in schema.get("allOf", ())),
-        *(
-            any(_admits(part, value, root, left - 1) for part in schema[key])
-            for key in ("anyOf", "oneOf")
-            if key in schema
-        ),
-    ]
-    return all(verdicts)
+    if id(schema) in known:
+        return known[id(schema)]
+    known[id(schema)] = True
+
+    def part(inner: Any) -> bool:
+        return _admits(inner, value, root, known, left - 1)
+
+    kind, kinds, enum, reference = _KINDS[type(value)], schema.get("type"), schema.get("enum"), schema.get("$ref")
+    known[id(schema)] = (
+        not (isinstance(kinds, str | list) and kind not in ([kinds] if isinstance(kinds, str) else kinds))
+        and ("const" not in schema or schema["const"] == value)
+        and not (isinstance(enum, list) and value not in enum)
+        and (not isinstance(reference, str) or part(_target(reference, root)))
+        and all(part(one) for one in _parts(schema, "allOf"))
+        and all(any(part(one) for one in _parts(schema, key)) for key in ("anyOf", "oneOf") if _parts(schema, key))
+    )
+    return known[id(schema)]
+
+
+def _parts(schema: Mapping[str, Any], key: str) -> list[Any]:
+    found = schema.get(key)
+    return found if isinstance(found, list) else []
 
 
 def _target(reference: str, root: Any) -> Any:

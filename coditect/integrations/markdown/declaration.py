@@ -71,7 +71,7 @@ def markdown_agent(
 def _handler(file: MarkdownAgent) -> Callable[[Any, Context], Awaitable[str]]:
     async def work(given: Any, ctx: Context) -> str:
         room: ModelRoom = ctx.lifespan
-        known = await room.offers.now() if file.tools else {}
+        known = await room.offers.as_tools() if file.tools else {}
         tools = [FleetTool(known[tool]) for tool in file.tools if tool in known and known[tool].name != ctx.capability]
         if len(tools) < len(file.tools):
             missing = [tool for tool in file.tools if tool not in known]

@@ -140,7 +140,7 @@ class FleetTools:
             return refusal(error)
 
     async def _offered(self) -> dict[str, CapabilityTool]:
-        offers = await self._offers.now()
+        offers = await self._offers.as_tools()
         return capability_tools(spec for name, spec in offers.items() if self._allows(name))
 
     def _allows(self, capability: str) -> bool:

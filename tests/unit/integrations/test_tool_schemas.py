@@ -64,7 +64,20 @@ def test_values_and_names_that_look_like_references_stay_as_they_are() -> None:
         ({"allOf": [{"type": ["string", "null"]}, {"type": "string"}]}, False, True),
         ({"$ref": "#"}, True, True),
         ({"$ref": "https://example.org/elsewhere"}, True, True),
+        ({"type": "integer", "anyOf": [{"$ref": "#"}] * 3}, False, False),
+        ({"anyOf": [{"$ref": "#/$defs/N"}, {"$ref": "#/$defs/N"}], "$defs": {"N": {"type": "integer"}}}, False, False),
+        ({"type": 5}, True, True),
+        ({"enum": 3, "type": "string"}, False, True),
+        ({"anyOf": None, "oneOf": [], "allOf": 7}, True, True),
     ],
 )
 def test_which_schemas_admit_null_or_a_text(schema: dict[str, Any], null: bool, text: bool) -> None:
     assert (admits(schema, None), admits(schema, "a")) == (null, text)
+
+
+def test_every_part_of_a_schema_is_looked_at_once() -> None:
+    """One by one, 200 parts on each of 20 levels would be looked at 200 ** 20 times."""
+    parts = {f"{row}": {"anyOf": [{"$ref": f"#/$defs/{row + 1}"}] * 200} for row in range(20)}
+    schema = {"$ref": "#/$defs/0", "$defs": {**parts, "20": {"type": "integer"}}}
+
+    assert as_object(schema, "input")["required"] == ["input"]

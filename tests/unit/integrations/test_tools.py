@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from functools import reduce
+from typing import Any
 
 import pytest
 
 from coditect import Agent
 from coditect.errors import RegistryUnavailable
 from coditect.integrations.tools import LOOK_SECONDS, OfferedCapabilities
+from coditect.model.capability import CapabilitySpec
 from coditect.model.registration import AgentRecord
 from coditect.registry.port import Search
 from coditect.testing import TestFleet
@@ -56,3 +60,29 @@ async def test_a_registry_that_fails_is_asked_again_by_the_next_call() -> None:
 
         fleet.registry.failing = False
         assert set(await offers.now()) == {"text.count"}
+
+
+async def test_capabilities_whose_schemas_cannot_be_used_are_no_tools_and_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    deep = reduce(lambda inner, _: {"anyOf": [inner]}, range(600), dict[str, Any]())
+    bad: list[Any] = [{"type": 5}, {"enum": 3}, {"anyOf": None}, {"allOf": 7}, {"$schema": []}, {"$id": 1}, deep]
+    bad += [{"pattern": "a{99999999999}"}, {"pattern": "("}]
+    good: list[Any] = [{}, {"$schema": "http://json-schema.org/draft-07/schema#", "items": [{"type": "string"}]}]
+    given = {f"bad.n{number}": one for number, one in enumerate(bad)}
+    given |= {f"good.n{number}": one for number, one in enumerate(good)}
+    specs = [CapabilitySpec(name, input_schema=one) for name, one in given.items()]
+    specs += [CapabilitySpec(f"{name}-out", output_schema=one) for name, one in given.items()]
+    async with TestFleet(agents=[counter("text.count")]) as fleet:
+
+        async def find(search: Search) -> tuple[AgentRecord, ...]:
+            (record,) = await fleet.registry.find(search)
+            offered = (*record.registration.capabilities, *specs)
+            return (replace(record, registration=replace(record.registration, capabilities=offered)),)
+
+        offers = OfferedCapabilities(find)
+        found = [set(one) for one in await asyncio.gather(offers.as_tools(), offers.as_tools())]
+
+    assert found == [{"good.n0", "good.n0-out", "good.n1", "good.n1-out", "text.count"}] * 2
+    logged = [vars(one)["capability"] for one in caplog.records if "not offered as a tool" in one.message]
+    assert sorted(logged) == sorted(spec.name for spec in specs if spec.name.startswith("bad"))
