@@ -15,8 +15,9 @@ from yarl import URL
 
 from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq import AmqpBroker
+from coditect.broker.topology import Queue, Topology
 from coditect.cli.compose import sign_in
-from coditect.errors import BrokerUnavailable, SetupError
+from coditect.errors import BrokerUnavailable, SetupError, TopologyMismatch
 from coditect.local.doctor import check_server
 from coditect.local.servers.ports import free_ports
 from coditect.local.servers.probe import broker_version
@@ -221,3 +222,15 @@ async def test_tls_with_a_certificate_nobody_vouches_for_says_so_at_once(secured
             pass
 
     assert "cafile" in str(caught.value)
+
+
+async def test_refused_declarations_cost_no_connection(scene: Scene, broker: AmqpBroker) -> None:
+    name = await scene.declare(max_length=5)
+    losses: list[bool] = []
+    await broker.consume(name, Delivery.ack, prefetch=1, on_lost=lambda: losses.append(True))
+
+    for _ in range(30):
+        with pytest.raises(TopologyMismatch):
+            await broker.declare(Topology(queues=(Queue(name, max_length=6),)))
+
+    assert not losses
