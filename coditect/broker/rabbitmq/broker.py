@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
@@ -37,6 +38,7 @@ from coditect.broker.rabbitmq.plain import PlainPath
 from coditect.broker.rabbitmq.publishing.publisher import Publisher
 from coditect.broker.topology import Binding, Exchange, Queue, Topology
 from coditect.broker.topology_diff import Probe
+from coditect.errors import TopologyMismatch
 from coditect.model.message import Message
 from coditect.wire import routing
 
@@ -150,10 +152,22 @@ class AmqpBroker:
     async def declare(self, topology: Topology, *, lazily: bool = False) -> None:
         """Declare exchanges, queues and bindings; if `lazily`, only remember them until some are missing.
 
-        A broker that was made with `declare=False` declares only private queues, and checks that all else exists.
+        A broker that was made with `declare=False` declares only private queues, and checks that all else exists. One
+        that was made with `quorum=True` leaves a queue classic that was declared before without it.
         """
         wanted = topology.replicated if self._quorum else topology
-        await self._rarely(lambda connection: self._entities.declare(connection, wanted, lazily=lazily))
+        while True:
+            try:
+                await self._rarely(partial(self._entities.declare, topology=wanted, lazily=lazily))
+                return
+            except TopologyMismatch as error:
+                name = rare.entity_of(error)
+                pairs = zip(topology.queues, wanted.queues, strict=True)
+                queues = tuple(plain if plain.name == name else replicated for plain, replicated in pairs)
+                if queues == wanted.queues:
+                    raise
+                log.warning("A queue is classic, and stays so until it is deleted", extra={"queue": name})
+                wanted = replace(wanted, queues=queues)
 
     def on_reconnect(self, check: Callable[[], Awaitable[None]]) -> None:
         """Set the one function that runs on each new connection before any publish, as `Broker.on_reconnect`."""

@@ -15,13 +15,14 @@ from yarl import URL
 
 from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.topology import Queue, Topology
+from coditect.broker.topology import Queue, QueueType, Topology, base_topology, webhook_queue
 from coditect.cli.compose import sign_in
 from coditect.errors import BrokerUnavailable, SetupError, TopologyMismatch
 from coditect.local.doctor import check_server
 from coditect.local.servers.ports import free_ports
 from coditect.local.servers.probe import broker_version
 from coditect.model.message import Message
+from coditect.wire import routing
 from tests.faults.node import Node, private_node
 from tests.integration.broker.conftest import Scene
 from tests.support import eventually, patient
@@ -222,6 +223,40 @@ async def test_tls_with_a_certificate_nobody_vouches_for_says_so_at_once(secured
             pass
 
     assert "cafile" in str(caught.value)
+
+
+async def test_queue_that_was_declared_before_the_cluster_s_setting_stays_classic_and_is_consumed(
+    scene: Scene, wire: str
+) -> None:
+    wanted = base_topology() + webhook_queue(f"{scene.prefix}.hook", ("hook.called",))
+    [*_, queue] = wanted.queues
+    scene.names.append(queue.name)
+    await scene.observer.declare(wanted)
+    seen: list[bytes] = []
+
+    def take(delivery: Delivery) -> None:
+        seen.append(delivery.message.body)
+        delivery.ack()
+
+    async with AmqpBroker(scene.url, name="upgraded", wire=wire, quorum=True) as broker:
+        await broker.declare(wanted)
+        await broker.consume(queue.name, take, prefetch=1)
+        await broker.publish(Message(b"0"), exchange=routing.EVENTS, routing_key="hook.called")
+        await eventually(lambda: seen == [b"0"])
+        broker.drop()
+        await eventually(lambda: not broker.connected)
+        await eventually(lambda: broker.connected)
+        await broker.publish(Message(b"1"), exchange=routing.EVENTS, routing_key="hook.called")
+        await eventually(lambda: seen == [b"0", b"1"])
+
+
+async def test_queue_with_other_limits_is_refused_by_a_broker_of_a_cluster_too(scene: Scene) -> None:
+    name = await scene.declare(max_length=5)
+
+    async with AmqpBroker(scene.url, name="upgraded", quorum=True) as broker:
+        for type_ in QueueType:
+            with pytest.raises(TopologyMismatch):
+                await broker.declare(Topology(queues=(Queue(name, type_, max_length=6),)))
 
 
 async def test_refused_declarations_cost_no_connection(scene: Scene, broker: AmqpBroker) -> None:
