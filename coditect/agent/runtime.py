@@ -178,6 +178,7 @@ class Runtime:
             if late is not None:
                 late.cancel()
         await self._all_ended(RETURN_SECONDS)  # a handler may ignore its cancellation: it is left behind
+        await self._managed.leave_behind(RETURN_SECONDS)
         for execution in self._executions:
             execution.requeue()
 

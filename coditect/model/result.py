@@ -185,6 +185,8 @@ RETRY_AFTER = "retry_after"
 
 NOT_BEGUN = Failure("not_begun", "AgentStopped", "The agent was stopped before the task began", retryable=True)
 """The failure of a granted attempt that an agent returns unstarted, so that another agent runs the same attempt."""
+INTERRUPTED = Failure("interrupted", "AgentStopped", "The agent was stopped before the task ended", retryable=True)
+"""The failure of an attempt that the drain of its agent broke off; as a rule it does not count."""
 
 
 @value

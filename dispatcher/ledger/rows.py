@@ -210,6 +210,8 @@ class NodeRecord:
     """How often an agent has taken the running task over from another one."""
     doubted: Sequence[Sequence[Any]] = ()
     """The attempts, as agent and fence, that other agents took over and whose agents may have died of them."""
+    losses: int = 0
+    """How often in a row an attempt was lost or broken off, and its agent lived or ended in an orderly way."""
 
     def pack(self) -> bytes:
         """Encode the node record as its row in the store, without the unset fields at the end."""
@@ -235,8 +237,9 @@ class NodeRecord:
             self.deadline_ms,
             self.heartbeat_ms,
         ]
-        if self.doubted:
-            return STATUS.pack_as(4, [*fields, self.by_hand, self.capability, self.handoffs, self.doubted])
+        if self.doubted or self.losses:
+            rest = [self.by_hand, self.capability, self.handoffs, self.doubted, self.losses]
+            return STATUS.pack_as(4, [*fields, *rest])
         if self.handoffs:
             return STATUS.pack_as(3, [*fields, self.by_hand, self.capability, self.handoffs])
         if self.by_hand:

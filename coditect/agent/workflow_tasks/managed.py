@@ -35,7 +35,7 @@ from coditect.agent.workflow_tasks.reports import Reports
 from coditect.agent.workflow_tasks.stages import UNBEGUN, Stage
 from coditect.broker.port import Delivery, Promise
 from coditect.errors import Retryable, Unroutable
-from coditect.model.result import NOT_BEGUN, Failure, Outcome, Status
+from coditect.model.result import INTERRUPTED, NOT_BEGUN, Failure, Outcome, Status
 from coditect.model.task import Owner, Task
 from coditect.wire import routing
 from coditect.wire.claims import Claim, Verdict
@@ -49,7 +49,6 @@ SHARE = 4
 """Tasks that wait for one shard take at most one in `SHARE` of the places for tasks without a slot."""
 LAST_ANSWER_SECONDS = 1.0
 """How long a drain waits for answers: a later answer may have granted an attempt to an agent that is gone."""
-INTERRUPTED = Failure("interrupted", "AgentStopped", "The agent was stopped before the task ended", retryable=True)
 
 
 class ManagedRun(Protocol):
@@ -114,9 +113,8 @@ class ManagedTasks:
             await self._run(execution, run, apart=suspect)
         except asyncio.CancelledError:
             unbegun = self._stages[execution] in UNBEGUN
-            if unbegun or execution.acked_early:
-                self._stages[execution] = Stage.GIVEN_BACK
-                await asyncio.shield(self._begin_anew(execution, NOT_BEGUN if unbegun else INTERRUPTED))
+            self._stages[execution] = Stage.GIVEN_BACK
+            await asyncio.shield(self._begin_anew(execution, NOT_BEGUN if unbegun else INTERRUPTED))
             raise
         finally:
             self._heartbeats.ended(execution)
@@ -217,6 +215,13 @@ class ManagedTasks:
         """Cancel the asyncio tasks that still wait for a dispatcher's answer, a slot, or a process of their own."""
         for one in self._asking | self._waiting():
             one.cancel()
+
+    async def leave_behind(self, seconds: float) -> None:
+        """Ask the owners of tasks whose handlers outlast the drain to start them again, for so many seconds at most."""
+        left = [one for one, stage in self._stages.items() if stage is Stage.RUNNING]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await asyncio.gather(*(self._begin_anew(one, INTERRUPTED) for one in left))
 
     def _waiting(self) -> set[asyncio.Task[None]]:
         """Return the asyncio tasks of the workflow tasks that wait for a slot, or for a process of their own."""

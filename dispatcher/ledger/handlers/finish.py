@@ -6,9 +6,10 @@ counted, from any sender and however late.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
-from coditect.model.result import NOT_BEGUN, RETRY_AFTER, Failure, Outcome, Status
+from coditect.model.result import INTERRUPTED, NOT_BEGUN, RETRY_AFTER, Failure, Outcome, Status
 from coditect.model.retry import Retry
 from coditect.wire.claims import Claim, Verdict
 from coditect.workflow.states import TaskState
@@ -20,9 +21,11 @@ from dispatcher.ledger.nodes import advance, claim, limits, loops
 from dispatcher.ledger.nodes.attempts import (
     DELIVERY_LOST,
     DIED,
+    LOST_TOO_OFTEN,
     UNDER_WAY,
     UNRECORDABLE,
     doubt,
+    is_free,
     mark_died,
     why_lost,
     write_attempt,
@@ -43,6 +46,9 @@ def finished(unit: UnitOfWork, command: Finished) -> None:
         return
     if row.state not in UNDER_WAY or not _is_current(row, command):
         unit.effects.late += not (row.state.terminal and row.fence == command.fence)
+        if row.state in UNDER_WAY and any(fence == command.fence for _, fence in row.doubted):
+            _lived(row, [command.fence])
+            unit.move(node_key, row, row.state)
         return
     if outcome.status is not Status.COMPLETED:
         outcome = limits.judged(unit, row, outcome)
@@ -92,6 +98,10 @@ def _failed(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, command: Finis
             _ready_later(unit, node_key, row, command.outcome.retry_ms)
         else:
             claim.offer(unit, node_key, row)
+    elif failure.reason == INTERRUPTED.reason:
+        if _has_another(unit, node_key, row, INTERRUPTED):
+            limits.told(unit, node_key, row)
+            claim.offer(unit, node_key, row)
     elif (delay_ms := _retry_ms(unit, node_key, row, command)) is not None:
         write_attempt(unit, node_key, row, status.value, failure)
         _retry_later(unit, node_key, row, delay_ms)
@@ -130,7 +140,7 @@ def _policy(unit: UnitOfWork, node_key: NodeKey) -> Retry:
 
 def _retry_later(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, delay_ms: int) -> None:
     limits.told(unit, node_key, row)
-    row.attempt += 1
+    row.attempt, row.losses = row.attempt + 1, 0
     row.start_by_ms = None
     _ready_later(unit, node_key, row, delay_ms)
 
@@ -198,7 +208,7 @@ def claimed(unit: UnitOfWork, command: Claimed) -> Claim:
         return Claim(Verdict.STALE)
     if row.state is TaskState.WORKING and row.agent == command.agent:
         return _granted(unit, node_key, row)
-    row.doubted = [one for one in row.doubted if one[0] != command.agent]
+    _lived(row, [fence for agent, fence in row.doubted if agent == command.agent])
     begun = row.state is TaskState.WORKING and node_key not in unit.granted
     if not _may_begin(unit, node_key, row, command, begun=begun):
         return Claim(Verdict.WAIT if row.doubted else Verdict.STALE)
@@ -213,6 +223,12 @@ def claimed(unit: UnitOfWork, command: Claimed) -> Claim:
 def _granted(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> Claim:
     unit.move(node_key, row, TaskState.WORKING)
     return Claim(Verdict.RUN, row.fence, row.attempt, row.suspect or bool(row.doubted))
+
+
+def _lived(row: NodeRecord, fences: Collection[int]) -> None:
+    """End the doubts about attempts whose agent lived on; as a rule they use up no attempt."""
+    row.doubted = [one for one in row.doubted if one[1] not in fences]
+    row.attempt += sum(not is_free(row) for _ in fences)
 
 
 def _may_begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, command: Claimed, *, begun: bool) -> bool:
@@ -232,7 +248,7 @@ def _may_begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, command: Cl
     elif not in_doubt:
         row.attempt = most
         _leave_flight(unit, node_key)
-        advance.fail(unit, node_key, row, why_lost(unit, node_key), state=TaskState.DEAD)
+        advance.fail(unit, node_key, row, why_lost(unit, node_key, row), state=TaskState.DEAD)
     return False
 
 
@@ -256,6 +272,8 @@ def agent_fate(unit: UnitOfWork, command: AgentFate) -> None:
         row.attempt, row.suspect = row.attempt + len(died), row.suspect or bool(died)
     elif row.state.terminal:
         return
+    else:
+        _lived(row, [fence for fence in fences if not (holds and fence == row.fence)])
     row.doubted = [one for one in row.doubted if one[0] != command.agent]
     if holds and not command.has_task:
         reason = DELIVERY_LOST if command.lives else DIED
@@ -270,8 +288,10 @@ def _has_another(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, reason: F
     By a policy that only agents know, the next agent's claim decides whether another one follows.
     """
     write_attempt(unit, node_key, row, "lost", reason)
-    if reason is DELIVERY_LOST:
-        return True
+    if reason in (DELIVERY_LOST, INTERRUPTED):
+        if is_free(row):
+            return True
+        reason = LOST_TOO_OFTEN
     own = _own_policy(unit, node_key)
     if own is not None and row.attempt >= own.max_attempts:
         _leave_flight(unit, node_key)

@@ -26,6 +26,16 @@ DELIVERY_LOST = Failure(
     "delivery_lost", "DeliveryLost", "The agent lost the delivery before the attempt ended; this is no failed attempt"
 )
 """Why an attempt ended that another agent took over, while nothing proves that the first agent died."""
+SUSPECT_LOSSES = 2
+"""The losses in a row after which a node runs in a process of its own, though its agents live or ended orderly."""
+FREE_LOSSES = 20
+"""The losses in a row that use up no attempt, because the agents live or ended orderly."""
+LOST_TOO_OFTEN = Failure(
+    "lost_too_often",
+    "LostTooOften",
+    f"Agents that did not die lost the task, or were stopped with it, more than {FREE_LOSSES} times in a row",
+    fix="see in the history of its attempts why; redrive it when that is mended",
+)
 HEARTBEAT = Failure("heartbeat", "HeartbeatMissed", "No report of the attempt came for too long", retryable=True)
 UNRECORDABLE = "unrecordable_result"
 """The reason of an attempt that failed because the ledger could not record its end."""
@@ -63,8 +73,20 @@ def mark_died(unit: UnitOfWork, node_key: NodeKey, fence: int) -> None:
         unit.tr.set(key, replace(attempt, reason=DIED.reason, message=DIED.message).pack())
 
 
-def why_lost(unit: UnitOfWork, node_key: NodeKey) -> Failure:
-    """Return why a node's last attempt in the history was lost: its agent missed a heartbeat, or died."""
+def is_free(row: NodeRecord) -> bool:
+    """Count a loss by an agent that did not die of it, and tell whether the loss uses up no attempt.
+
+    The task may be the cause all the same: it cuts its agent's connection, or stops its agent in an orderly way.
+    """
+    row.losses += 1
+    row.suspect = row.suspect or row.losses >= SUSPECT_LOSSES
+    return row.losses <= FREE_LOSSES
+
+
+def why_lost(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> Failure:
+    """Return why a node without an attempt left was lost: too often, or its last agent missed a heartbeat, or died."""
+    if row.losses > FREE_LOSSES:
+        return LOST_TOO_OFTEN
     found = unit.tr.get_range(*ATTEMPTS.range((node_key.workflow, node_key.node)), limit=1, reverse=True)
     reasons = {AttemptRecord.unpack(value).reason for _, value in found}
     return HEARTBEAT if HEARTBEAT.reason in reasons else DIED
@@ -91,7 +113,7 @@ def begin_anew(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
         if row.fence:
             write_attempt(unit, node_key, row, row.state.value, failure)
     row.attempt, row.agent, row.reason, row.finished_ms, row.suspect = 1, "", "", None, False
-    row.capability, row.handoffs, row.doubted = "", 0, ()
+    row.capability, row.handoffs, row.doubted, row.losses = "", 0, (), 0
 
 
 def _forget_values(unit: UnitOfWork, node_key: NodeKey) -> Failure | None:

@@ -137,7 +137,7 @@ def _task(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call, body
         published_at_ms=None
         if row.suspect or row.doubted
         else unit.now_ms,  # without it, its agent asks before it runs
-        errors=_died(row) if row.suspect else (),
+        errors=_died(row) if row.suspect and not row.losses else (),
         owner=Owner(node_key.workflow, node_key.node, str(unit.shard), row.fence),
         claims=body if has_claims(body) else None,
         **({} if run is None else run.trace),

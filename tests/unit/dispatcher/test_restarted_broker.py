@@ -11,6 +11,7 @@ from coditect import Agent, Context, Retry, Workflow
 from coditect.client.workflow_run import Run
 from coditect.testing import TestFleet
 from coditect.workflow.states import WorkflowState
+from dispatcher.ledger.nodes.attempts import FREE_LOSSES
 
 
 class Builders:
@@ -20,13 +21,18 @@ class Builders:
         self.agent = Agent("builder", slots=2)
         self.agent.capability("repo.build", timeout="5m", **settings)(self.build)
         self.seconds = seconds
+        self.cleanup_seconds = 0.0
         self.begun: list[int] = []
         self.kill: TestFleet | None = None
         """The fleet whose agents each execution ends."""
 
     async def build(self, repo: str, ctx: Context) -> str:
         self.begun.append(ctx.attempt)
-        await asyncio.sleep(self.seconds)
+        try:
+            await asyncio.sleep(self.seconds)
+        except asyncio.CancelledError:
+            await asyncio.sleep(self.cleanup_seconds)
+            raise
         if self.kill is not None:
             self.kill.kill(ctx.agent_id)
         return ctx.agent_id
@@ -96,6 +102,43 @@ async def test_task_that_kills_each_of_its_agents_is_stopped_by_its_policy(
         assert fleet.elapsed_seconds < most * (seconds + 15)
 
 
+@pytest.mark.parametrize("cleanup_seconds", [0.0, 10.0], ids=["ends", "outlasts"])
+@pytest.mark.parametrize("retry", [Retry(max_attempts=6), None, Retry(max_attempts=1)], ids=["6", "default", "1"])
+async def test_task_that_a_drain_breaks_off_goes_to_another_agent_without_an_attempt(
+    retry: Retry | None, cleanup_seconds: float
+) -> None:
+    builders = Builders(seconds=90.0)
+    builders.cleanup_seconds = cleanup_seconds
+    async with TestFleet(agents=[builders.agent]) as fleet:
+        run = await fleet.client.start(lone(retry))
+        for _ in range(4):
+            await fleet.advance("10s")
+            old = [one.id for one in fleet.agents]
+            await fleet.add(builders.agent)
+            for agent in old:
+                await fleet.drain(agent)
+
+        assert await run.wait(timeout="20m") is WorkflowState.COMPLETED
+        assert await reasons(run) == ["interrupted"] * 4 + [""]
+        assert builders.begun == [1] * 5
+
+
+async def test_task_that_stops_each_of_its_agents_in_an_orderly_way_is_stopped_in_the_end() -> None:
+    builders = Builders(seconds=600.0)
+    async with TestFleet(agents=[builders.agent]) as fleet:
+        run = await fleet.client.start(lone(Retry(max_attempts=2)))
+        for _ in range(30):
+            await fleet.advance("1s")
+            old = [one.id for one in fleet.agents]
+            await fleet.add(builders.agent)
+            for agent in old:
+                await fleet.drain(agent)
+
+        assert await run.wait(timeout="20m") is WorkflowState.FAILED
+        assert (await reasons(run))[-1] == "lost_too_often"
+        assert len(builders.begun) == FREE_LOSSES + 2
+
+
 async def test_agent_that_died_while_the_broker_restarted_is_told_from_those_that_live() -> None:
     builders = Builders()
     flow = Workflow("wide")
@@ -116,11 +159,11 @@ async def test_agent_that_died_while_the_broker_restarted_is_told_from_those_tha
         assert died == {(node, agent) for node, agent in held.items() if agent == dead}
 
 
-async def test_number_of_lost_deliveries_is_not_bounded_by_the_attempts() -> None:
+async def test_number_of_lost_deliveries_may_exceed_the_attempts() -> None:
     builders = Builders(seconds=200.0)
     async with TestFleet(agents=[builders.agent], replicas=2) as fleet:
         run = await fleet.client.start(lone(Retry(max_attempts=1)))
-        for _ in range(30):
+        for _ in range(15):
             await fleet.advance("2s")
             await cut(fleet)
 

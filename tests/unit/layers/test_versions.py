@@ -81,6 +81,8 @@ ROWS: dict[str, st.SearchStrategy[Any]] = {
         by_hand=st.booleans(),
         capability=text,
         handoffs=st.integers(1, 99),
+        doubted=st.lists(st.tuples(text, number).map(list), min_size=1, max_size=3),
+        losses=number,
     ),
     "attempt": st.builds(AttemptRecord, number, number, number, text, instant, instant, instant, text, text, text),
 }

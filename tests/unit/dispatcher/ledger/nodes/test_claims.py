@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
@@ -9,13 +10,14 @@ import pytest
 from coditect import Retry
 from coditect.agent.quarantine import killed_its_process
 from coditect.model.ids import AgentId
-from coditect.model.result import NOT_BEGUN
+from coditect.model.result import INTERRUPTED, NOT_BEGUN
 from coditect.wire.claims import Verdict
 from coditect.wire.control import Started
 from coditect.workflow.states import TaskState
 from dispatcher.ledger.commands import AgentFate, Began, Claimed, Lost
 from dispatcher.ledger.effects import Publication
 from dispatcher.ledger.keyspace import ATTEMPTS
+from dispatcher.ledger.nodes.attempts import DELIVERY_LOST, FREE_LOSSES
 from dispatcher.ledger.rows import AttemptRecord
 from tests.unit.dispatcher.ledger.test_batch import claim_of, one_node
 from tests.unit.dispatcher.lone_ledger import AGENT, Ledger, completed, failed
@@ -73,7 +75,85 @@ async def test_agent_that_lost_its_delivery_costs_no_attempt(ledger: Ledger) -> 
     assert {one.verdict for one in claims} == {Verdict.RUN}
     assert len({one.fence for one in claims}) == 20
     assert {reason for _, _, reason in await history(ledger)} == {"delivery_lost"}
-    assert not (await ledger.node("one")).suspect
+    assert (await ledger.node("one")).suspect, "the task itself may cost its agents their deliveries"
+
+
+async def lost_by_a_living_agent(ledger: Ledger, publication: Publication, run: int) -> None:
+    await claim_of(ledger, publication, f"a-{run}")
+    await ledger.batch(Lost(publication.node_key, publication.number, f"a-{run}", DELIVERY_LOST))
+
+
+async def broken_off_by_a_drain(ledger: Ledger, publication: Publication, run: int) -> None:
+    claim = await claim_of(ledger, publication, f"a-{run}")
+    stopped = replace(failed(retryable=True), failure=INTERRUPTED, attempt=claim.attempt, agent_id=None)
+    report = replace(ledger.finished(publication, stopped), fence=claim.fence)
+    await ledger.batch(report, report)
+
+
+async def taken_by_turns(ledger: Ledger, publication: Publication, run: int) -> None:
+    claim = await claim_of(ledger, publication, f"a-{run % 2}")
+    if claim.verdict is Verdict.WAIT:
+        await ledger.batch(fate(publication, f"a-{1 - run % 2}", lives=True))
+
+
+async def taken_from_a_living_agent(ledger: Ledger, publication: Publication, run: int) -> None:
+    await claim_of(ledger, publication, f"a-{run}")
+    await ledger.batch(fate(publication, f"a-{run - 1}", lives=True))
+
+
+LOSSES = [lost_by_a_living_agent, broken_off_by_a_drain, taken_by_turns, taken_from_a_living_agent]
+
+
+@pytest.mark.parametrize("retry", [Retry(max_attempts=3), None], ids=["node's", "capability's"])
+@pytest.mark.parametrize("lose", LOSSES)
+async def test_losses_that_are_no_attempts_isolate_the_task_and_are_bounded(
+    ledger: Ledger, lose: Callable[[Ledger, Publication, int], Awaitable[None]], retry: Retry | None
+) -> None:
+    await ledger.start(one_node(retry=retry))
+    suspect = []
+    for run in range(100):
+        await lose(ledger, ledger.published[-1], run)
+        row = await ledger.node("one")
+        suspect.append(row.suspect)
+        assert row.attempt == 1 or row.losses > FREE_LOSSES
+        if row.state.terminal:
+            break
+
+    assert row.state is TaskState.DEAD
+    assert row.attempt == 3
+    assert suspect[:1] == [False]
+    assert all(suspect[3:])
+    assert FREE_LOSSES + 3 <= len(suspect) <= FREE_LOSSES + 5
+    assert row.reason == "lost_too_often"
+
+
+async def test_failure_that_an_agent_reports_begins_the_count_of_losses_again(ledger: Ledger) -> None:
+    await ledger.start(one_node(retry=Retry(max_attempts=9, first="1s", cap="1s")))
+    await broken_off_by_a_drain(ledger, ledger.published[-1], 1)
+    (publication, again) = ledger.published
+    assert (await ledger.node("one")).losses == 1
+    assert (again.task.attempt, publication.number < again.number) == (1, True)
+
+    claim = await claim_of(ledger, again, "b-2")
+    told = replace(failed(retryable=True), attempt=claim.attempt)
+    await ledger.batch(replace(ledger.finished(again, told), fence=claim.fence))
+
+    row = await ledger.node("one")
+    assert (row.losses, row.attempt) == (0, 2)
+
+
+async def test_late_report_of_an_agent_in_doubt_proves_that_it_did_not_die_of_the_task(ledger: Ledger) -> None:
+    await ledger.start(one_node(retry=Retry(max_attempts=2)))
+    (publication,) = ledger.published
+    first = await claim_of(ledger, publication, "a-1")
+    await claim_of(ledger, publication, "b-2")
+    await ledger.batch(replace(ledger.finished(publication, completed("late")), fence=first.fence))
+
+    await ledger.batch(fate(publication, "a-1", lives=False))
+
+    row = await ledger.node("one")
+    assert (row.state, row.attempt, list(row.doubted)) == (TaskState.WORKING, 1, [])
+    assert await history(ledger) == [(1, "a-1", "delivery_lost")]
 
 
 async def test_agent_that_died_costs_an_attempt_once_its_death_is_known(ledger: Ledger) -> None:
