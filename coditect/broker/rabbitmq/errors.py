@@ -91,7 +91,8 @@ def refusal(error: BaseException, *, entity: str) -> CoditectError | None:
             fix="coditect topology plan shows the difference and what to do",
         )
     if isinstance(error, ChannelAccessRefused):
-        return SetupError("The broker's permissions do not allow it", entity=entity, broker=text)
+        fix = "have `rabbitmqctl set_permissions` let the user of CODITECT_AMQP_URL configure, write and read"
+        return SetupError("The broker's permissions do not allow it", entity=entity, broker=text, fix=fix)
     return None
 
 

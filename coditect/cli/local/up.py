@@ -7,6 +7,7 @@ import sys
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import chain, count
@@ -18,7 +19,14 @@ import typer
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
 from coditect.cli.terminal.output import Aside, FieldsView, Output, OutputOption, TableView, render, say
-from coditect.errors import InputError, Retryable, SetupError
+from coditect.errors import (
+    CoditectError,
+    ControlPlaneRequired,
+    InputError,
+    RegistryUnavailable,
+    Retryable,
+    SetupError,
+)
 from coditect.settings.addresses import without_passwords
 from coditect.settings.own_files import is_own
 from coditect.settings.settings import Settings, read_settings
@@ -26,6 +34,7 @@ from coditect.settings.settings import Settings, read_settings
 if TYPE_CHECKING:  # pydantic, which coditect.local needs, would double the time of `coditect --help`
     from coditect.local import Program, UpFolder, UpPlan, UpState
     from coditect.local.doctor import Check
+    from coditect.operations.connections import Connections
     from coditect.operations.rebuild import Rebuilt
 
 FOLDER = Path(".coditect")
@@ -133,12 +142,41 @@ def doctor_command(
         sign_in=partial(sign_in, heartbeat_seconds=settings.heartbeat_seconds),
     )
     if all(check.ok for check in checks if check.name == "broker"):
+        checks.append(run_loop(check_control_plane(connections(context))))
         checks += run_loop(_check_webhooks(context))
     document = [{"name": one.name, "ok": one.ok, "detail": one.detail, "fix": one.fix} for one in checks]
     table = TableView(("check", "ok", "found"), [(one.name, one.ok, one.detail) for one in checks])
     render(output, document, table, *(Aside(f"{one.name}: {one.fix}") for one in checks if one.fix))
     if not all(one.ok for one in checks):
         raise typer.Exit(1)
+
+
+async def check_control_plane(opened: Connections) -> Check:
+    """Check that the broker lets its user ask the control plane, and that a dispatcher answers if programs need one.
+
+    They do where a dispatcher has been, or an agent offers a long capability, whose tasks are durable.
+    """
+    from coditect.local.doctor import Check
+    from coditect.operations.fleet import find_agents, offers_of
+    from coditect.operations.status import cluster_status
+    from coditect.registry.port import Search
+    from coditect.wire import routing
+
+    name = "control plane"
+    try:
+        async with opened.broker() as broker:
+            try:
+                found = await cluster_status(broker)
+            except ControlPlaneRequired as error:
+                needed = await broker.stats(routing.CONTROL_QUEUE) is not None
+                with suppress(RegistryUnavailable):
+                    needed = needed or any(one.spec.long for one in offers_of(await find_agents(opened, Search())))
+                if needed:
+                    return Check(name, False, "no dispatcher answers", str(error.facts["fix"]))
+                return Check(name, True, "no dispatcher, which direct tasks do not need")
+    except CoditectError as error:
+        return Check(name, False, str(error), str(error.facts.get("fix", "")))
+    return Check(name, True, f"{len(found.dispatchers)} dispatchers, {len(found.shards)} shards")
 
 
 async def _check_webhooks(context: typer.Context) -> list[Check]:
@@ -150,6 +188,8 @@ async def _check_webhooks(context: typer.Context) -> list[Check]:
         found = await webhooks.list_webhooks(connections(context))
     except (Retryable, SetupError):
         return []
+    except CoditectError as error:
+        return [Check("webhooks", False, str(error), str(error.facts.get("fix", "")))]
     undelivered = [webhook.name for webhook in found if webhook.state == "undelivered"]
     if not undelivered:
         return [Check("webhooks", True, f"{len(found)} webhooks")] if found else []

@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import uvloop
@@ -16,15 +18,18 @@ from yarl import URL
 from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import Queue, QueueType, Topology, base_topology, webhook_queue
-from coditect.cli.compose import sign_in
+from coditect.cli.compose import RealConnections, sign_in
+from coditect.cli.local.up import check_control_plane
 from coditect.errors import BrokerUnavailable, SetupError, TopologyMismatch
 from coditect.local.doctor import check_server
 from coditect.local.servers.ports import free_ports
 from coditect.local.servers.probe import broker_version
 from coditect.model.message import Message
+from coditect.settings.settings import Settings
 from coditect.wire import routing
 from tests.faults.node import Node, private_node
 from tests.integration.broker.conftest import Scene
+from tests.servers import Broker
 from tests.support import eventually, patient
 from tests.unit.cli.scene import Terminal
 
@@ -101,6 +106,30 @@ def test_doctor_command_signs_in(
 
     assert ran.code == 1  # Redis is not there
     assert {check["name"]: check["ok"] for check in ran.json}["broker"] is (password is None)
+
+
+LIMITED = """\
+{User, Host, All, None, Who} = {<<"%s">>, <<"/">>, <<".*">>, <<"^$">>, <<"tests">>},
+ok = rabbit_auth_backend_internal:add_user(User, <<"secret">>, Who),
+ok = rabbit_auth_backend_internal:set_permissions(User, Host, %s, Who).
+"""
+
+
+@pytest.mark.parametrize(
+    "granted",
+    ["None, None, None", "None, All, All", "All, None, All", "All, All, None"],
+    ids=["none", "no configure", "no write", "no read"],
+)
+async def test_doctor_names_the_permissions_that_the_brokers_user_lacks(breakable: Broker, granted: str) -> None:
+    user = f"user-{uuid4().hex[:8]}"
+    await breakable.evaluate(LIMITED % (user, granted))
+    url = str(URL(breakable.servers.amqp_url).with_user(user).with_password("secret"))
+
+    async with asyncio.timeout(patient(30)):
+        found = await check_control_plane(RealConnections(replace(Settings(), amqp_url=url)))
+
+    assert (found.ok, "permissions do not allow" in found.detail) == (False, True), found
+    assert "rabbitmqctl set_permissions" in found.fix
 
 
 UNLOGGED = """

@@ -4,16 +4,20 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from coditect import errors
+from coditect.broker.topology import base_topology, control_plane
 from coditect.cli.compose import RealConnections
 from coditect.cli.local import up as local
+from coditect.cli.local.up import check_control_plane
 from coditect.cli.terminal.failure import describe
 from coditect.errors import CoditectError, InputError
+from coditect.operations.connections import Connections
 from coditect.settings.settings import read_settings
-from tests.unit.cli.scene import Terminal
+from tests.unit.cli.scene import MemoryConnections, Served, Terminal
 
 COMMANDS = (
     ("up",),
@@ -258,3 +262,16 @@ def test_doctor_reports_every_check(terminal: Terminal, tmp_path: Path, monkeypa
     assert (told.code, document.code) == (1, 1)
     assert {"python", "broker", "redis"} <= {check["name"] for check in document.json}
     assert "broker:" in told.err
+
+
+async def test_doctor_misses_a_dispatcher_only_where_one_is_needed() -> None:
+    connections, served = (cast(Connections, one) for one in (MemoryConnections(), Served()))
+    unneeded = await check_control_plane(connections)
+    async with connections.broker() as broker:
+        await broker.declare(base_topology())
+        await broker.declare(control_plane())
+    missed = await check_control_plane(connections)
+
+    assert (unneeded.ok, unneeded.fix) == (True, "")
+    assert (missed.ok, "coditect dispatcher run" in missed.fix) == (False, True)
+    assert (await check_control_plane(served)).ok
