@@ -262,7 +262,7 @@ async def test_a_broken_row_is_shown_and_the_other_webhooks_deliver() -> None:
 
     assert sender.sent[-1] == "one"
     assert states == {**dict.fromkeys(rows, "broken"), "pager": "undelivered"}
-    assert left == [to]
+    assert [one.queue for one in left] == [to.queue]
 
 
 async def test_a_row_that_breaks_keeps_the_events_of_its_webhook() -> None:
