@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from coditect.agent.processes.pool import Workers
 from coditect.model.result import Failure
 from coditect.model.task import Task
 from coditect.wire.addresses.return_addresses import ReturnAddresses
@@ -33,8 +35,8 @@ class AgentLimits:
     workspace: str | None = None
     source: str | None = None
     """The file or module that declares the agent, for handlers in processes of their own."""
-    processes: bool = True
-    """Whether suspects may run in processes of their own."""
+    workers: Callable[..., Workers] | None = Workers
+    """The class of the worker processes; None lets suspects run as any other task."""
     addresses: ReturnAddresses = field(default_factory=ReturnAddresses)
     """The return addresses that the agent may answer."""
     tracebacks: bool = True

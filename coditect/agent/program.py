@@ -25,6 +25,7 @@ from coditect.agent.limits import AgentLimits, TaskApprovals
 from coditect.agent.loading import load_agent
 from coditect.agent.mailbox import Mailbox
 from coditect.agent.processes.copies import BEGAN, PARENT, keep_processes, say_drained
+from coditect.agent.processes.pool import Workers
 from coditect.agent.quarantine import Quarantine
 from coditect.agent.runtime import Runtime
 from coditect.agent.workspaces import Workspaces
@@ -112,8 +113,8 @@ class Host:
     """
     sample: Callable[[], Usage] | None = None
     """A function that returns the use of CPU and memory; None means that of this process."""
-    processes: bool = True
-    """Whether suspects may run in processes of their own; a fleet under test has a single process."""
+    workers: Callable[..., Workers] | None = Workers
+    """The class of the worker processes; None lets suspects run as any other task, as in a fleet under test."""
     health: Health = field(default_factory=Health)
     """The state of the process's loops, which the loops report; those of the broker's connection are among them."""
     metrics: Metrics = field(default_factory=MemoryMetrics)
@@ -197,7 +198,7 @@ def _limits(settings: Settings, host: Host, agent: Agent, *, slots: int) -> Agen
         settings.drain_seconds,
         settings.workspace,
         source=host.source,
-        processes=host.processes,
+        workers=host.workers,
         addresses=ReturnAddresses(settings.answer_queues),
         tracebacks=settings.tracebacks,
         reserve=agent.reserve,

@@ -121,11 +121,11 @@ class Runtime:
         )
         self._isolation = Isolation(quarantine, self._intake, slots=limits.slots, most_suspended=limits.max_suspended)
         self._handle = traced(requests.tracing, self._handled, agent_id, self._offered)
-        self._quarantine = quarantine if limits.processes else None
+        self._quarantine = quarantine if limits.workers else None
         grants = AcquireClient(broker, requests, clock, agent_id=agent_id, limits=limits, offered=agent.capabilities)
         self._reports = reports = Reports(broker, background, clock, heard=grants.heard)
         heartbeats = TaskHeartbeats(reports, background, clock, agent_id=agent_id)
-        apart, most = self._isolation if limits.processes else None, limits.max_suspended
+        apart, most = self._isolation if limits.workers else None, limits.max_suspended
         managed = ManagedTasks(grants, heartbeats, reports, intake=self._intake, isolation=apart, most_suspended=most)
         self._managed = managed
         settler = Settler(broker, events, clock, metrics, agent_id=agent_id, addresses=limits.addresses)
@@ -135,7 +135,7 @@ class Runtime:
         self._outcomes.tracebacks, settler.tracing = limits.tracebacks, requests.tracing
         self._unstarted = Unstarted(self._outcomes, settler, clock, agent_id=agent_id)
         threads = ThreadPoolExecutor(limits.slots + limits.max_suspended, thread_name_prefix=agent.name)
-        workers = Workers(background, limits.source, agent.lifespan)
+        workers = (limits.workers or Workers)(background, limits.source, agent.lifespan)
         executors = self._executors = Executors(loop, TimeLimits(loop), threads, workers, ending=self._ends)
         self.guards = guards = Guards(agent, requests, self._intake, settler, background, registry=quarantine.registry)
         self.means = Means(

@@ -240,8 +240,12 @@ class TestFleet:
             clock=self._clock(process.id),
             drain=process.drain,
             agent_id=process.id,
-            host=Host(sample=lambda: Usage(0.0, 0), processes=False, health=process.health),
+            host=self._host(process),
         )
+
+    def _host(self, process: VirtualProcess) -> Host:
+        """Return what an agent gets from its process; a subclass may let suspects run apart, by `VirtualWorkers`."""
+        return Host(sample=lambda: Usage(0.0, 0), workers=None, health=process.health)
 
     def _plane(self, running: Callable[..., Any], process: VirtualProcess) -> AbstractAsyncContextManager[Any]:
         plane: AbstractAsyncContextManager[Any] = running(

@@ -6,16 +6,20 @@ import asyncio
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextvars import ContextVar
 from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
 from coditect.agent.declaration import Agent, Capability, Where
+from coditect.agent.handlers.context import TaskContext
+from coditect.agent.processes.pool import ProcessDied, Worker, Workers
 from coditect.agent.runtime import Runtime
 from coditect.aio.supervisor import Health, run_until
 from coditect.broker.memory import MemoryBroker
 from coditect.model.ids import AgentId
 from coditect.model.registration import Load
+from coditect.model.task import Task
 from coditect.testing.schedule import Actor
 
 Program = Callable[["VirtualProcess"], AbstractAsyncContextManager[Any]]
@@ -74,6 +78,18 @@ class VirtualProcess:
         """True when the process was started and has not ended; a paused process lives."""
         return self.state in (State.STARTING, State.RUNNING, State.PAUSED)
 
+    def terminate(self) -> bool:
+        """Do what a handler does that sends SIGTERM to its own process, and tell whether the agent ends by that.
+
+        A suspect's own process ends instead of the agent.
+        """
+        worker = _WORKER.get()
+        if worker is None:
+            self.drain.set()
+        else:
+            worker.terminate()
+        return worker is None
+
     async def start(self) -> None:
         """Start the simulated process in the background, and return when it is ready for work.
 
@@ -100,6 +116,56 @@ class VirtualProcess:
             self._runtime = None
             if self.state is not State.KILLED:
                 self.state = State.ENDED
+
+
+class VirtualWorker(Worker):
+    """A simulated process of a suspect, which runs in the agent's event loop and ends alone."""
+
+    def __init__(self, capability: Capability) -> None:
+        self._capability = capability
+        self._ended = asyncio.get_running_loop().create_future()
+
+    def terminate(self) -> None:
+        """End this process alone, as SIGTERM does."""
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    async def call(self, task: Task, context: TaskContext) -> bytes:
+        """Run the handler until it returns or the process ends; see `Worker.call`."""
+        token = _WORKER.set(self)
+        handling = asyncio.ensure_future(self._handle(task, context))
+        _WORKER.reset(token)
+        handling.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            await asyncio.wait({handling, self._ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not handling.done():
+                raise ProcessDied("The handler's process ended before its result", signal="SIGTERM")
+            return handling.result()
+        finally:
+            handling.cancel()
+
+    async def _handle(self, task: Task, context: TaskContext) -> bytes:
+        shape, handler = self._capability.signature, self._capability.handler
+        value = shape.input.decode(task.body)
+        arguments = (value, context) if shape.wants_context else (value,)
+        on_loop = self._capability.where is Where.LOOP
+        result = await (handler(*arguments) if on_loop else asyncio.to_thread(handler, *arguments))
+        return shape.output.encode(result)
+
+    async def kill(self) -> None:
+        """End this process."""
+        self.terminate()
+
+
+class VirtualWorkers(Workers):
+    """The simulated processes of an agent's suspects."""
+
+    async def start(self, capability: Capability) -> Worker:
+        """Return a new simulated process; see `Workers.start`."""
+        return VirtualWorker(capability)
+
+
+_WORKER: ContextVar[VirtualWorker | None] = ContextVar("coditect_testing_worker", default=None)
 
 
 class InProcess(Agent):

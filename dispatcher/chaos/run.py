@@ -27,6 +27,7 @@ from dispatcher.chaos.faults import schedule as faults
 from dispatcher.chaos.faults.strangers import Strangers
 from dispatcher.chaos.load import policy
 from dispatcher.chaos.load.pace import Pace
+from dispatcher.chaos.load.parts.poison import SUICIDES
 from dispatcher.chaos.load.parts.table import PARTS
 from dispatcher.chaos.load.work import CAPABILITY, EffectFolder
 from dispatcher.chaos.load.workload import ChaosLoad
@@ -54,7 +55,7 @@ PACE = Pace(
     policed=2,
     calls=6,
     schedules=1,
-    parts=dict.fromkeys(PARTS, 1),
+    parts={name: 1 for name in PARTS if name != SUICIDES.name},
     wait_seconds=86_400.0,
     task_seconds=60.0,
 )

@@ -28,6 +28,8 @@ AWAY_SECONDS = (0.1, 3.0)
 STALL_SECONDS = (0.1, 4.0)
 BACK_SECONDS = 1.2
 """The time after which a dead process is started again, unless another fault comes earlier."""
+REVIVED_EVERY_SECONDS = 1.0
+"""The pause between two looks for agents that ended by themselves."""
 MOST_CONFIRMS = 10
 CONFIRM_SECONDS = 0.1
 AGENT = "agent"
@@ -73,6 +75,7 @@ class SimulatedNemesis:
         self._wiped = wiped
         self._starting: list[asyncio.Task[Any]] = []
         self._broker_away = False
+        self._terminated = set[str]()
         self.faults = 0
 
     async def run(
@@ -112,7 +115,22 @@ class SimulatedNemesis:
 
     def _restart(self, target: str, post: str) -> None:
         self._starting.append(asyncio.ensure_future(self._fleet.restart(target)))
-        self._note(Type.OK, "kill", post)
+        self._note(Type.OK, "restart" if post in self._terminated else "kill", post)
+
+    def terminate(self, agent: str) -> bool:
+        """Send SIGTERM to the process of the handler that asks for it, and tell whether its agent ends by that."""
+        process = next(one for one in self._fleet.processes if one.id == agent)
+        ends = process.terminate()
+        if ends and agent not in self._terminated:
+            self._terminated.add(agent)
+            self._begin("restart", agent, "agent.end")
+        return ends
+
+    async def keep_reviving(self) -> None:
+        """Restart agents that end by themselves, also after the last fault."""
+        while True:
+            await asyncio.sleep(REVIVED_EVERY_SECONDS)
+            self.revive()
 
     def kill(self, name: str, kind: str) -> None:
         """Kill one process by its id, or all processes of an agent or dispatcher by name, and record the fault."""

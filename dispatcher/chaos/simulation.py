@@ -10,11 +10,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 from typing import Any, cast
 
+from coditect.agent.program import Host
 from coditect.aio.failpoints import Failpoints
 from coditect.aio.loop import plain_runner
 from coditect.aio.network import NetworkPath
@@ -24,13 +25,15 @@ from coditect.errors import RegistryUnavailable
 from coditect.model.capability import Priority
 from coditect.model.registration import AgentStatus
 from coditect.registry.port import Registry
+from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
-from coditect.testing.process import State, VirtualProcess
+from coditect.testing.process import State, VirtualProcess, VirtualWorkers
 from coditect.wire import routing
 from dispatcher.chaos.checks.check import CheckResult
 from dispatcher.chaos.checks.invariants import judge
 from dispatcher.chaos.faults.network import RemotePort
 from dispatcher.chaos.faults.strangers import Strangers
+from dispatcher.chaos.load.parts.poison import SUICIDES, TERMINATE
 from dispatcher.chaos.load.parts.table import PARTS
 from dispatcher.chaos.load.policy import chaos_policy
 from dispatcher.chaos.load.work import CAPABILITY, SLOTS, EffectTable, children_agent, working_agent
@@ -50,6 +53,10 @@ from dispatcher.taskgraph.port import TaskGraphUnavailable
 
 LEFT_SECONDS = 200
 """The seconds after the end of the load in which a task queue must become empty."""
+DRAIN_SECONDS = 1.0
+"""How long an agent that ends in an orderly way lets its tasks run."""
+OUTSIDE = (AgentStatus.STARTING, AgentStatus.DRAINING)
+"""The states in which a living agent may be missing in the registry."""
 CHILDREN = "children"
 """The name of the agent that executes the child tasks, which no fault hits."""
 
@@ -113,6 +120,7 @@ def play(seed: int, plan: SimulationPlan | None = None) -> Played:
 async def _play(seed: int, plan: SimulationPlan) -> Played:
     scene = Scene(seed, planned(seed, plan))
     before = logging.root.manager.disable
+    TERMINATE.set(scene.breaking.terminate)  # in the contexts of all processes
     logging.disable(logging.WARNING)  # everything breaks, and each time somebody says so
     try:
         async with scene.fleet:
@@ -132,6 +140,13 @@ class SimulatedFleet(TestFleet):
 
     def _control_planes(self) -> Mapping[str, Callable[..., AbstractAsyncContextManager[Any]]]:
         return self.planes
+
+    apart = False
+    """Whether suspects run in processes of their own."""
+
+    def _host(self, process: VirtualProcess) -> Host:
+        host = super()._host(process)
+        return replace(host, workers=VirtualWorkers) if self.apart else host
 
     def _registry_of(self, process: VirtualProcess) -> Registry:
         path = NetworkPath()
@@ -177,24 +192,26 @@ class Scene:
         self._at_work = ""
         orders = [] if plan.die_at is None else [plan.die_at]
         self._failpoints = Failpoints(
-            orders, strike=lambda order: self._breaking.kill(self._at_work, f"dispatcher.kill at {order.point}")
+            orders, strike=lambda order: self.breaking.kill(self._at_work, f"dispatcher.kill at {order.point}")
         )
         agent = working_agent("agent", note=self._note_of_agent, effects=self._effects)
         for name in plan.pace.parts:
             PARTS[name].offer(agent, self._note_of_agent)
         agents = [agent, children_agent(CHILDREN)] if plan.pace.parents else [agent]
-        self.fleet = SimulatedFleet(agents, seed=seed, replicas={agent.name: plan.agents})
+        settings = Settings(drain_seconds=DRAIN_SECONDS)
+        self.fleet = SimulatedFleet(agents, seed=seed, replicas={agent.name: plan.agents}, settings=settings)
+        self.fleet.apart = SUICIDES.name in plan.pace.parts
         self._names = [f"dispatcher-{number + 1}" for number in range(plan.dispatchers)]
         self.fleet.planes = {name: partial(self._dispatcher, name) for name in self._names}
         self._lives: dict[str, int] = dict.fromkeys(self._names, 0)
         self.fleet.paths = {}
         target = Target(self.fleet, self._graph, self._names, self._lives, self.fleet.paths)
-        self._breaking = SimulatedNemesis(target, self.notebook.of("chaos"), self._seeded_of, plan.wiped)
+        self.breaking = SimulatedNemesis(target, self.notebook.of("chaos"), self._seeded_of, plan.wiped)
 
     @property
     def faults(self) -> int:
         """The number of faults injected so far."""
-        return self._breaking.faults
+        return self.breaking.faults
 
     def _seeded_of(self, part: str) -> Random:
         """Return a new random generator, seeded by the run's seed and a name: the same name gives the same draws."""
@@ -240,11 +257,11 @@ class Scene:
         self._at_work = name
         self._failpoints.reached(point)
         if self._plan.die_at is None and seeded.random() < self._plan.die_at_a_call:
-            self._breaking.kill(name, f"dispatcher.kill at {point}")
+            self.breaking.kill(name, f"dispatcher.kill at {point}")
 
     def _agents_now(self) -> RegistryLook:
         running = {one.id: one.load.status for one in self.fleet.agents if one.state is not State.PAUSED}
-        at_work = (name for name, status in running.items() if status is not AgentStatus.STARTING)
+        at_work = (name for name, status in running.items() if status not in OUTSIDE)
         return RegistryLook(frozenset(running), frozenset(at_work))
 
     def _idle_now(self) -> str:
@@ -264,6 +281,7 @@ class Scene:
 
     async def run(self) -> None:
         """Run the load with faults; then end these, wait a limited time for begun work, and record the final state."""
+        reviving = asyncio.ensure_future(self.breaking.keep_reviving()) if self.fleet.apart else None
         load = ChaosLoad(self.fleet.client, self.notebook.of("client"), self._seeded_of("load"), self._plan.pace)
         working = asyncio.ensure_future(load.keep_coming())
         note = self.notebook.of("chaos")
@@ -276,9 +294,9 @@ class Scene:
             kinds = self._plan.kinds if self._plan.die_at is None else ()
             strangers = Strangers(broker, note, self._seeded_of("strangers"))
             await strangers.listen()
-            await self._breaking.run(kinds, self._plan.seconds, self._plan.between_seconds, strangers)
+            await self.breaking.run(kinds, self._plan.seconds, self._plan.between_seconds, strangers)
         self._calm = True
-        self._breaking.revive()
+        self.breaking.revive()
         await asyncio.sleep(self._plan.calm_seconds)
         load.closed.set()
         await asyncio.wait([working], timeout=self._plan.settle_seconds)
@@ -289,7 +307,9 @@ class Scene:
             await asyncio.wait([working])
         elif (error := working.exception()) is not None:
             self.crashes.append(error)  # a load that breaks proves nothing
-        self._breaking.end()
+        if reviving is not None:
+            reviving.cancel()
+        self.breaking.end()
         await self._look_at_what_is_left(note)
         async with MemoryDatabase(self._disk) as database:
             await read_end(database, self.notebook.entries, self._effects, self.notebook.of("reader"))

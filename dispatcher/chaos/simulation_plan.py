@@ -67,6 +67,9 @@ POLICED = 8
 RESTARTED = 17
 """The last two digits of the seeds whose broker restarts and loses connections, and whose agents all live."""
 RESTARTED_SECONDS = 30.0
+POISONED = 27
+"""The last two digits of the seeds with tasks that end their agents or swallow cancellations, beside rare faults."""
+POISON = MappingProxyType({"suicides": 1, "swallowed cancellations": 2})
 WIDE = 9
 """The last digit of the seeds with long maps, on a store too slow to read their elements one by one."""
 ELEMENTS = 400
@@ -118,6 +121,8 @@ def planned(seed: int, plan: SimulationPlan) -> SimulationPlan:
         plan = replace(plan, seconds=PART_SECONDS, pace=replace(plan.pace, workflows=1, tasks=0, parts=parts))
     elif seed % PARTS_EVERY == RESTARTED:
         plan = replace(plan, seconds=RESTARTED_SECONDS, kinds=BROKER_KINDS, wiped=0.0, die_at_a_call=0.0)
+    elif seed % PARTS_EVERY == POISONED:
+        plan = replace(lone, seconds=LONE_PLAN_SECONDS, pace=replace(plan.pace, workflows=1, parts=POISON))
     elif seed % LONE_EVERY == 0:
         plan = replace(lone, seconds=LONE_PLAN_SECONDS)
     elif seed % LONE_EVERY == FAMILIES:

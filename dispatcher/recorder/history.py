@@ -17,6 +17,7 @@ all of its processes share. A line is one write to an open file: it outlives `ki
                                                  each voter is to say), `members` and `enough` (the parallel tasks
                                                  of a pattern, and how many of them count), `discards` (the nodes
                                                  that a restore discards, by the checkpoint),
+                                                 `poison` (the capability of a task that harms its agents),
                                                  `meant` (the states that a node is for), `inputs` (what stands in a
                                                  node's input: an item, or the node whose token it is)
 ``submit``     client       idempotency key      `run`, once it is known: the work that the key means
@@ -38,6 +39,8 @@ all of its processes share. A line is one write to an open file: it outlives `ki
 ``joined``     client       work                 `values`, the result of a pattern with `members`
 ``restore``    client       work                 `by`, `checkpoint`, `named` (the nodes that the plan names), `undone`
                                                  (those that it says are compensated); `fail`: it was refused
+``terminate``  agent        task                 its handler ends its agent in an orderly way
+``failed``     client       task                 `reason` of a task with `poison`
 ``saw``        agent        task                 `fence`, and what was in shared state: `trail`, `there`
 ``redrive``    client       node                 a rerun of an ended node was requested
 ``execute``    agent        task                 `agent`, `attempt`, `fence`, `priority`, `after` (what stood in the

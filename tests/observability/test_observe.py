@@ -269,7 +269,7 @@ async def _faulty_agent(watched: Watched, servers: PrivateServers) -> AsyncItera
                 settings=Settings(amqp_url=servers.amqp_url, redis_url=servers.redis_url),
                 clock=_Ahead(),
                 drain=asyncio.Event(),
-                host=Host(metrics=metrics, processes=False),
+                host=Host(metrics=metrics, workers=None),
             )
         )
         metrics.observe_all(CERTIFICATE_END, lambda: {("broker",): time.time() + 86_400})

@@ -31,6 +31,7 @@ from dispatcher.chaos.checks.crashes import no_crash
 from dispatcher.chaos.checks.executions import as_meant, dag_order, deaths_proven, executions
 from dispatcher.chaos.checks.history_index import TERMINAL, HistoryIndex, Operation
 from dispatcher.chaos.checks.live_set import live_set
+from dispatcher.chaos.checks.poison import poison_contained
 from dispatcher.chaos.checks.recovery import recovered
 from dispatcher.chaos.checks.requests import given_as_asked, held, keys_once, nodes_as_meant
 from dispatcher.chaos.checks.slots import no_idle_slot
@@ -345,6 +346,7 @@ CHECKS: tuple[Callable[[HistoryIndex], CheckResult], ...] = (
     no_idle_slot,
     executions,
     deaths_proven,
+    poison_contained,
     nodes_as_meant,
     given_as_asked,
     held,

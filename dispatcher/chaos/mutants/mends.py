@@ -22,6 +22,15 @@ def release(tr: Transaction, lease: Lease) -> bool:
 
 MUTANTS = (
     Mutant(
+        "begun_and_marked_no_more",
+        "coditect.agent.quarantine",
+        " and not (start.deliveries > 1 and began()):",
+        ":",
+        "a task that ends its agents in an orderly way is never isolated",
+        ("poison contained",),
+        seed=27,
+    ),
+    Mutant(
         "long_taken_for_quick",
         "coditect.agent.intake.queue_consumer",
         "        return self._longest_seconds < bound and now - oldest < bound\n",

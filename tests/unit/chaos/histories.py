@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
+from dispatcher.chaos.load.parts.poison import SUICIDE
 from dispatcher.recorder.history import HistoryEntry, Type, merged
 from tests.unit.chaos.collaborated import coordinated
 
@@ -180,6 +181,7 @@ def clean_history(random: Random) -> list[HistoryEntry]:
             *idle(CALM_AT + 400.0, 0.05),
             *struck("agent.kill"),
             *died(),
+            *poisoned(),
         ]
     )
 
@@ -189,6 +191,7 @@ TICKS = ("run-0", "run-1", "run-2")
 QUEUE, STRANGER = "tasks.chaos.work.p1", "stranger-1"
 ASKED, CANCELED, STRUCK, SAGA = "asked", "canceled", "struck", "saga"
 DIED = "workflow9:n0"
+POISON = "poison"
 """Workflows of which a client wanted more than that they run."""
 
 
@@ -368,6 +371,21 @@ def died() -> list[HistoryEntry]:
         HistoryEntry(t + 0.5, "chaos", Type.OK, "kill", "agent-3"),
         HistoryEntry(t + 4.0, "dispatcher-1", Type.OK, "died", DIED, facts),
     ]
+
+
+def poisoned() -> list[HistoryEntry]:
+    """A task that ended two agents in an orderly way, and then its own process."""
+    telling = Telling(Random(0), POISON, shard=99, t=CALM_AT + 630.0)
+    telling.note("client", Type.OK, "accept", POISON, most=2, ends=["failed"], poison=SUICIDE)
+    for agent in ("agent-7", "agent-8"):
+        telling.note(agent, Type.INVOKE, "execute", POISON, agent=agent, attempt=1, fence=1)
+        telling.note(agent, Type.FAIL, "execute", POISON)
+        telling.note("chaos", Type.INVOKE, "restart", agent, kind="agent.end")
+        telling.note(agent, Type.OK, "terminate", POISON)
+        telling.note("chaos", Type.OK, "restart", agent)
+    telling.note("client", Type.OK, "failed", POISON, reason="process_died")
+    telling.end("failed")
+    return telling.entries
 
 
 def look(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from dispatcher.recorder.history import HistoryEntry, Type, merged
 from tests.unit.chaos.histories import (
@@ -13,6 +14,7 @@ from tests.unit.chaos.histories import (
     DYING,
     LOCK,
     MOST_ATTEMPTS,
+    POISON,
     POLICED,
     PROBED,
     QUEUE,
@@ -246,6 +248,14 @@ LIES: dict[str, tuple[str, Lie]] = {
             ticket="t",
             place=9,
         ),
+    ),
+    "a task went on to end agents": (
+        "poison contained",
+        lambda all_, node, work: [*all_, *(replace(_first(all_, "terminate", POISON), t=9e9 + n) for n in range(9))],
+    ),
+    "a task that ended its agents failed for a reason that is not its own": (
+        "poison contained",
+        lambda all_, node, work: changed(all_, f="failed", key=POISON, reason="timeout"),
     ),
     **LIES_OF_PARTS,
     "a permit had two probes": (

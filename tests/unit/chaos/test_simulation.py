@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
+from coditect.agent.processes.pool import PROCESS_DIED
 from coditect.aio.failpoints import Act, Failpoint
 from dispatcher.chaos.faults.network import MANNERS
 from dispatcher.chaos.load.workload import ChaosLoad
 from dispatcher.chaos.simulation import Played, play
-from dispatcher.chaos.simulation_plan import PACE, PARTS_OF, SimulationPlan
+from dispatcher.chaos.simulation_plan import PACE, PARTS_OF, POISONED, SimulationPlan
 from dispatcher.recorder.history import Type
 from dispatcher.recorder.ports import POINTS
 from dispatcher.shards.ownership import ShardOwnership
@@ -37,7 +39,7 @@ def test_processes_are_parted_from_each_server_in_each_manner_and_no_promise_is_
 
 @pytest.mark.timeout(900)
 def test_no_promise_is_broken_whatever_breaks_and_each_has_something_that_could_break_it() -> None:
-    played = [play(seed, SimulationPlan(calm_seconds=8.0)) for seed in (1, 2, 3, 5, 6, 8, 4, 7, *PARTS_OF)]
+    played = [play(seed, SimulationPlan(calm_seconds=8.0)) for seed in (1, 2, 3, 5, 6, 8, 4, 7, *PARTS_OF, POISONED)]
 
     assert not [each.violations for each in played if each.violations]
     assert min(each.faults for each in played[:6]) >= 4
@@ -95,3 +97,16 @@ def test_seed_is_played_again_step_by_step() -> None:
 
 def told(played: Played) -> list[tuple[float, str, str, str, str]]:
     return [(one.t, one.proc, one.type, one.f, one.key) for one in played.entries]
+
+
+def test_task_that_ends_its_agents_ends_three_of_them_and_then_itself() -> None:
+    plan = SimulationPlan(kinds=(), seconds=8.0)
+
+    played = play(POISONED, plan)
+
+    ends = Counter(one.key for one in played.entries if one.f == "terminate")
+    reasons = {one.key: one.val["reason"] for one in played.entries if one.f == "failed"}
+    assert played.violations == ()
+    assert set(ends.values()) == {3}
+    assert {reasons[key] for key in ends} == {PROCESS_DIED}
+    assert "timeout" in reasons.values(), "tasks that swallow their cancellation"

@@ -101,7 +101,7 @@ async def traced_fleet(
                     settings=settings,
                     clock=clock,
                     drain=asyncio.Event(),
-                    host=Host(processes=False, tracing=made),
+                    host=Host(workers=None, tracing=made),
                 )
             )
         broker = await stack.enter_async_context(MemoryBroker(server, name="client"))

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from dispatcher.chaos.load.parts import (
     contests,
     patterns,
+    poison,
     rates,
     restores,
     streams,
@@ -28,5 +29,7 @@ _ALL = (
     streams.PART,
     restores.PART,
     patterns.PART,
+    poison.SUICIDES,
+    poison.SWALLOWED,
 )
 PARTS: Mapping[str, LoadPart] = MappingProxyType({one.name: one for one in _ALL})

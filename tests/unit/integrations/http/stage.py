@@ -171,7 +171,7 @@ async def open_bridge(scene: Scene, registrations: MemoryRegistry, *, name: str 
                 clock=SystemClock(),
                 drain=stop,
                 agent_id=registration.agent_id,
-                host=Host(processes=False, metadata=registration.metadata),
+                host=Host(workers=None, metadata=registration.metadata),
             ),
         ):
             await stop.wait()

@@ -1,0 +1,35 @@
+"""The promise that a task which ends its agents, or does not end when it is canceled, ends itself after few of them."""
+
+from __future__ import annotations
+
+from dispatcher.chaos.checks.check import CheckResult
+from dispatcher.chaos.checks.history_index import HistoryIndex, Operation
+from dispatcher.chaos.load.parts.poison import REASONS
+
+UNMARKED = 2
+"""The ends of agents beyond a task's attempts after which the task runs in a process of its own."""
+
+
+def poison_contained(index: HistoryIndex) -> CheckResult:
+    """Check that such a task fails for its own reason, and ends at most two more agents than it has attempts.
+
+    Each fault of a server meanwhile may have cost one more: Redis has the marks of starts, and the broker the counts of
+    deliveries.
+    """
+    poisoned = [one for one in index.accepted if "poison" in one.val]
+    violations = list[str]()
+    for work in poisoned:
+        for end in index.about("failed", work.key):
+            if end.val["reason"] not in REASONS[work.val["poison"]]:
+                violations.append(f"{work.key} ({work.val['poison']}) failed with the reason {end.val['reason']!r}")
+        ends = index.about("terminate", work.key)
+        if len(ends) > work.val["most"] + UNMARKED + _faults(index, work):
+            violations.append(f"{work.key} ended {len(ends)} agents, the last at {ends[-1].begun:.3f}")
+    return CheckResult("poison contained", "a task ends few agents, then itself", len(poisoned), tuple(violations))
+
+
+def _faults(index: HistoryIndex, work: Operation) -> int:
+    """Return how many faults of servers there were from the acceptance of a task to its end."""
+    until = max((one.begun for one in index.about("end", work.key)), default=float("inf"))
+    servers = (one for one in index.faults if not one.key.startswith(("agent", "dispatcher")))
+    return sum(one.begun <= until and one.ended >= work.begun for one in servers)
