@@ -13,8 +13,8 @@ UNMARKED = 2
 def poison_contained(index: HistoryIndex) -> CheckResult:
     """Check that such a task fails for its own reason, and ends at most two more agents than it has attempts.
 
-    Each fault of a server meanwhile may have cost one more: Redis has the marks of starts, and the broker the counts of
-    deliveries.
+    Each fault of a server or an agent meanwhile may have cost one more: Redis has the marks of starts, the broker has
+    the counts of deliveries, and an agent may be parted from both.
     """
     poisoned = [one for one in index.accepted if "poison" in one.val]
     violations = list[str]()
@@ -29,7 +29,7 @@ def poison_contained(index: HistoryIndex) -> CheckResult:
 
 
 def _faults(index: HistoryIndex, work: Operation) -> int:
-    """Return how many faults of servers there were from the acceptance of a task to its end."""
+    """Return how many faults of servers and agents there were from the acceptance of a task to its end."""
     until = max((one.begun for one in index.about("end", work.key)), default=float("inf"))
-    servers = (one for one in index.faults if not one.key.startswith(("agent", "dispatcher")))
-    return sum(one.begun <= until and one.ended >= work.begun for one in servers)
+    faults = (one for one in index.faults if one.f != "restart" and not one.key.startswith("dispatcher"))
+    return sum(one.begun <= until and one.ended >= work.begun for one in faults)
