@@ -39,6 +39,7 @@ from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Delivery
 from coditect.errors import RegistryUnavailable
 from coditect.model.ids import AgentId
+from coditect.model.registration import AgentStatus
 from coditect.model.task import Task
 from coditect.registry.port import Registry
 from coditect.wire import routing
@@ -230,11 +231,14 @@ class Quarantine:
     async def _renews(self, agent_id: AgentId) -> bool:
         """Watch another agent's lease for up to `patience_seconds`, and return whether the agent renews it.
 
-        A lease that has not lapsed yet proves nothing right after a crash.
+        A lease that has not lapsed yet proves nothing right after a crash. An agent that drains counts as gone: it
+        ends, perhaps because of the task, and may renew its lease for a second after the task went back.
         """
         before: int | None = None
         give_up = self._now() + self._patience_seconds
         while (record := await self.registry.get(agent_id)) is not None:
+            if record.load.status is AgentStatus.DRAINING:
+                return False
             if before is not None and record.lease_ms > before:
                 return True
             before = record.lease_ms

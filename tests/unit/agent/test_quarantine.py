@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from coditect.aio.supervisor import Supervisor
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import Message
+from coditect.model.registration import AgentStatus
 from coditect.model.task import Task
 from coditect.registry.memory import MemoryRegistry
 from tests.support import eventually
@@ -345,3 +347,20 @@ def test_task_that_failed_in_a_process_of_its_own_runs_there_again() -> None:
 
     assert suspicion(once, 0, Recorded.NOWHERE_ELSE) is Suspicion.NONE
     assert suspicion(apart, 0, Recorded.NOWHERE_ELSE) is Suspicion.RECORDED
+
+
+async def test_agent_that_drains_and_renews_its_lease_counts_as_gone() -> None:
+    async with Supervisor() as background:
+        stage = Stage(background)
+        await stage.marked_by_other()
+        draining = replace(IDLE, status=AgentStatus.DRAINING)
+        await stage.registry.register(make_registration(OTHER), draining, lease_seconds=30)
+
+        examining = asyncio.create_task(stage.examine(Delivered(3)))
+        for beats in count(1):
+            if examining.done():
+                break
+            await stage.registry.register(make_registration(OTHER), draining, lease_seconds=30 + beats)
+            await asyncio.sleep(0.01)
+
+        assert await examining is Suspicion.RECORDED
