@@ -75,7 +75,7 @@ async def open_bridge(
         callbacks, name = Callbacks(), f"bridge-{token_hex(4)}"
         tracing = await stack.enter_async_context(open_tracing(settings, service="coditect-bridge", instance=name))
 
-        host = Host(processes=False, metrics=counts, tracing=tracing)
+        host = Host(workers=None, metrics=counts, tracing=tracing)
 
         async def serve(agent: Agent, registration: Registration, stop: asyncio.Event) -> None:
             await serve_agent(agent, registration, stop, fleet=fleet, settings=settings, host=host)
