@@ -21,6 +21,7 @@ from coditect.wire import routing
 from coditect.wire.control import Verb
 from dispatcher.coordination import lock_rows
 from dispatcher.ledger.commands import AgentFate, Asked
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.ownership import leases
 from dispatcher.liveness.eviction import Evictor, close_owner
 from dispatcher.liveness.fleet import Fleet, slots_of
@@ -35,8 +36,16 @@ from dispatcher.store.port import Database
 
 log = logging.getLogger(__name__)
 
-LOOKS_WITHOUT_MAIL = 4
-"""The looks in which an agent in doubt has neither a mailbox nor a registration before it counts as gone."""
+ASK_SECONDS = 0.5
+"""The time between two questions to an agent in doubt."""
+MOST_ASKED = 200
+"""The largest number of questions to agents in doubt that are open at the same time."""
+WITHOUT_MAIL = 4
+"""The questions in a row at which an agent in doubt has no mailbox and no registration before it counts as gone."""
+BLIND_SECONDS = 5.0
+"""The time without a look at the registry after which nobody knows who is registered."""
+BLIND_WITHOUT_MAIL = 40
+"""As `WITHOUT_MAIL`, while the registry does not answer: a living agent declares its mailbox anew by then."""
 
 
 @asynccontextmanager
@@ -83,6 +92,8 @@ async def watching_agents(
         ports.metrics.observe(AGENTS_LOST, lambda: monitor.lost)
         ports.metrics.observe(CONNECTIONS_EVICTED, lambda: monitor.evicted)
         depths.open(ports.background)
+        settling = partial(at_work.settle_doubts, monitor)
+        ports.background.keep(settling, name="settle doubts", critical=False, idle=True)
         yield monitor
 
 
@@ -159,6 +170,9 @@ class AtWork:
         self._missed: set[AgentId] = set()
         self._losing: set[AgentId] = set()
         self._asking: set[AgentId] = set()
+        self._room = asyncio.Semaphore(MOST_ASKED)
+        self._living: Set[AgentId] = frozenset()
+        self._looked_at = asyncio.get_running_loop().time()
         self._without_mail: Counter[AgentId] = Counter()
         """How often an agent in doubt, which did not answer since, had no mailbox and was not in the registry."""
 
@@ -167,17 +181,26 @@ class AtWork:
 
         A task may be granted to an agent after its death, by its request that had no answer before.
         """
-        in_doubt = set[AgentId]().union(*(worker.in_flight.in_doubt() for worker in self._workers.values()))
+        self._living, self._looked_at = living, asyncio.get_running_loop().time()
+        in_doubt = self._in_doubt()
         begun = set[AgentId]().union(*(worker.in_flight.agents for worker in self._workers.values()))
         missing = (begun | in_doubt) - living
         missed, self._missed = self._missed, missing
         monitor.suspect(missing - missed)
-        for agent in in_doubt - self._asking:
-            self._asking.add(agent)
-            self._background.start(self._find_out(agent, monitor, listed=agent in living), name=f"does {agent} live")
         for agent in filter(monitor.is_gone, missing & begun - self._losing):
             self._losing.add(agent)
             self._background.start(self._lose(agent, monitor), name=f"repeat the work of {agent}")
+
+    async def settle_doubts(self, monitor: Monitor) -> None:
+        """Ask the agents in doubt every half second whether they live, for ever; the registry need not answer."""
+        while True:
+            for agent in self._in_doubt() - self._asking:
+                self._asking.add(agent)
+                self._background.start(self._find_out(agent, monitor), name=f"does {agent} live")
+            await asyncio.sleep(ASK_SECONDS)
+
+    def _in_doubt(self) -> set[AgentId]:
+        return set[AgentId]().union(*(worker.in_flight.in_doubt() for worker in self._workers.values()))
 
     async def _lose(self, gone: AgentId, monitor: Monitor) -> None:
         """Have the tasks that a dead agent had begun published again, unless another agent has taken them over.
@@ -199,39 +222,60 @@ class AtWork:
         finally:
             self._losing.discard(gone)
 
-    async def _find_out(self, agent: AgentId, monitor: Monitor, *, listed: bool) -> None:
+    async def _find_out(self, agent: AgentId, monitor: Monitor) -> None:
         """Record in the ledger, for each task that an agent in doubt had, whether the agent lives or is gone.
 
-        If neither is known yet, the next look asks again.
+        If neither is known yet, it is asked again.
         """
         try:
-            for worker in tuple(self._workers.values()):
-                node_keys = [key for key, agents in worker.in_flight.doubted.items() if agent in agents]
-                answers = await asyncio.gather(*(monitor.ask(agent, key.task_id) for key in node_keys))
-                lives = self._lives(agent, answers, monitor, listed=listed)
-                heard_all = lives is not None and await self._has_heard_all(worker)
-                for node_key, answer in zip(node_keys if lives is not None else (), answers, strict=False):
-                    has_task = answer is PingAnswer.PONG or not heard_all
-                    settled = CommandAnswer[Any]()
-                    worker.put(AgentFate(node_key, agent, lives is True, has_task), settled)
-                    with suppress(Retryable):
-                        await settled.future
-                        worker.in_flight.settle(node_key, agent)
+            doubts = [
+                (worker, node_key)
+                for worker in self._workers.values()
+                for node_key, agents in worker.in_flight.doubted.items()
+                if agent in agents
+            ]
+            answers = await asyncio.gather(*(self._ask(agent, node_key, monitor) for _, node_key in doubts))
+            lives = self._lives(agent, answers, monitor)
+            if lives is None:
+                return
+            asked = {worker.shard: worker for worker, _ in doubts}
+            heard_all = {shard: await self._has_heard_all(worker) for shard, worker in asked.items()}
+            fates = [
+                (worker, AgentFate(key, agent, lives, answer is PingAnswer.PONG or not heard_all[worker.shard]))
+                for (worker, key), answer in zip(doubts, answers, strict=True)
+            ]
+            await asyncio.gather(*(self._settle(worker, fate) for worker, fate in fates))
         finally:
             self._asking.discard(agent)
 
-    def _lives(self, agent: AgentId, answers: Collection[PingAnswer], monitor: Monitor, *, listed: bool) -> bool | None:
+    async def _ask(self, agent: AgentId, node_key: NodeKey, monitor: Monitor) -> PingAnswer:
+        async with self._room:
+            return await monitor.ask(agent, node_key.task_id)
+
+    async def _settle(self, worker: ShardWorker, fate: AgentFate) -> None:
+        settled = CommandAnswer[Any]()
+        worker.put(fate, settled)
+        with suppress(Retryable):
+            await settled.future
+            worker.in_flight.settle(fate.node_key, fate.agent)
+
+    def _lives(self, agent: AgentId, answers: Collection[PingAnswer], monitor: Monitor) -> bool | None:
         """Tell by an agent's answers to pings whether it lives; None while that is not known.
 
-        It is gone by the monitor, or when it has no mailbox and is not in the registry for some looks in a row: a
-        dispatcher that began after the agent's end has never seen it.
+        It is gone by the monitor, or when it has no mailbox and is not in the registry for some questions in a row: a
+        dispatcher that began after the agent's end has never seen it. While the registry does not answer, a mailbox
+        that stays missing proves it: who lives declares its mailbox again.
         """
+        blind = asyncio.get_running_loop().time() - self._looked_at > BLIND_SECONDS
         if PingAnswer.PONG in answers or PingAnswer.WITHOUT in answers:
             self._without_mail.pop(agent, None)
             return True
-        self._without_mail[agent] += PingAnswer.NO_MAIL in answers and not listed
-        if monitor.is_gone(agent) or self._without_mail[agent] >= LOOKS_WITHOUT_MAIL:
-            del self._without_mail[agent]
+        if PingAnswer.NO_MAIL in answers and (blind or agent not in self._living):
+            self._without_mail[agent] += 1
+        else:
+            self._without_mail.pop(agent, None)
+        if monitor.is_gone(agent) or self._without_mail[agent] >= (BLIND_WITHOUT_MAIL if blind else WITHOUT_MAIL):
+            self._without_mail.pop(agent, None)
             return False
         return None
 

@@ -102,6 +102,25 @@ async def test_task_that_kills_each_of_its_agents_is_stopped_by_its_policy(
         assert fleet.elapsed_seconds < most * (seconds + 15)
 
 
+@pytest.mark.parametrize("dies", [True, False], ids=["dies", "lives"])
+async def test_fate_of_an_agent_is_found_out_while_redis_is_away(dies: bool) -> None:
+    builders = Builders(seconds=20.0)
+    async with TestFleet(agents=[builders.agent], replicas=2) as fleet:
+        run = await fleet.client.start(lone(Retry(max_attempts=1)))
+        await fleet.advance("5s")
+        (holder,) = [row.agent async for row in run.attempts()]
+        fleet.registry.failing = True
+        if dies:
+            fleet.kill(holder)
+        else:
+            await cut(fleet)
+
+        ended = WorkflowState.FAILED if dies else WorkflowState.COMPLETED
+        assert await run.wait(timeout="5m") is ended
+        assert ("process_died" in await reasons(run)) is dies
+        assert set(builders.begun) == {1}
+
+
 @pytest.mark.parametrize("cleanup_seconds", [0.0, 10.0], ids=["ends", "outlasts"])
 @pytest.mark.parametrize("retry", [Retry(max_attempts=6), None, Retry(max_attempts=1)], ids=["6", "default", "1"])
 async def test_task_that_a_drain_breaks_off_goes_to_another_agent_without_an_attempt(

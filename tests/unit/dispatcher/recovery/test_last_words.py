@@ -15,10 +15,11 @@ from coditect.model.message import Message
 from coditect.wire import routing
 from coditect.workflow.states import TaskState
 from dispatcher.capacity import Capacity
-from dispatcher.ledger.commands import Command, Lost
+from dispatcher.ledger.commands import AgentFate, Command, Lost
 from dispatcher.ledger.effects import NodeKey, Transition
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.liveness.monitor import Monitor
+from dispatcher.liveness.ping import PingAnswer
 from dispatcher.recovery.failover import AtWork
 from dispatcher.shards.completions import Settle
 from dispatcher.shards.in_flight import SILENT_SECONDS, InFlight
@@ -146,3 +147,34 @@ async def test_dead_agent_s_task_waits_while_the_broker_does_not_say_what_is_unr
         server.start()
 
     assert worker.lost == []
+
+
+class Asked(OneDead):
+    """A monitor of which each agent answers a question after a while that it lives without the task."""
+
+    def __init__(self) -> None:
+        self.open = self.most = self.asked = 0
+
+    async def ask(self, agent: AgentId, task_id: str) -> PingAnswer:
+        self.open, self.asked = self.open + 1, self.asked + 1
+        self.most = max(self.most, self.open)
+        await asyncio.sleep(0.1)
+        self.open -= 1
+        return PingAnswer.WITHOUT
+
+
+@in_virtual_time
+async def test_doubts_about_many_tasks_are_settled_together_with_few_open_pings() -> None:
+    worker, monitor, nodes = BegunWork(stalls=True), Asked(), 500
+    for number in range(nodes):
+        row = NodeRecord(TaskState.WORKING, publication=number + 8, fence=2, agent="w-2", doubted=[["w-1", 1]])
+        worker.in_flight.follow(Transition(NodeKey("w", f"d{number}"), TaskState.WORKING, "work", "p1", row), 0.0)
+    async with MemoryBroker(MemoryServer(), name="dispatcher") as broker, Supervisor() as background:
+        await broker.declare(base_topology() + shard_queues(0))
+        at_work = AtWork(broker, background, {0: cast(ShardWorker, worker)})
+        background.start(at_work.settle_doubts(cast(Monitor, monitor)), name="settle doubts")
+
+        await asyncio.sleep(5)
+
+    assert (monitor.asked, monitor.most) == (nodes, 200)
+    assert len({one.node_key for one in worker.lost if isinstance(one, AgentFate)}) == len(worker.lost) == nodes
