@@ -52,8 +52,8 @@ MUTANTS = (
     Mutant(
         "retry_uncounted",
         "dispatcher.ledger.handlers.finish",
-        "    row.attempt += 1\n    row.start_by_ms = None\n",
-        "    row.start_by_ms = None\n",
+        "    row.attempt, row.losses = row.attempt + 1, 0\n",
+        "    row.losses = 0\n",
         "a retry is not counted as an attempt",
         (
             "tests/unit/dispatcher/ledger/test_batch.py::test_failed_attempt_is_retried_after_its_delay_then_the_node_fails",

@@ -184,7 +184,7 @@ MUTANTS = (
     Mutant(
         "lost_ways_unmended",
         "coditect.broker.rabbitmq.entities",
-        "        await self._make(connection, Topology(bindings=bindings), channel)\n",
+        "        await self._make_possible(connection, Topology(bindings=bindings), channel)\n",
         "        len(bindings)\n",
         "a binding that somebody removed is not made again",
         (
