@@ -27,7 +27,7 @@ from dispatcher.chaos.faults import schedule as faults
 from dispatcher.chaos.faults.strangers import Strangers
 from dispatcher.chaos.load import policy
 from dispatcher.chaos.load.pace import Pace
-from dispatcher.chaos.load.parts.poison import SUICIDES
+from dispatcher.chaos.load.parts.poison import SUICIDES, SWALLOWED
 from dispatcher.chaos.load.parts.table import PARTS
 from dispatcher.chaos.load.work import CAPABILITY, EffectFolder
 from dispatcher.chaos.load.workload import ChaosLoad
@@ -55,7 +55,7 @@ PACE = Pace(
     policed=2,
     calls=6,
     schedules=1,
-    parts={name: 1 for name in PARTS if name != SUICIDES.name},
+    parts={name: 1 for name in PARTS if name not in (SUICIDES.name, SWALLOWED.name)},
     wait_seconds=86_400.0,
     task_seconds=60.0,
 )
@@ -67,10 +67,11 @@ until the run ends, `SETTLE_SECONDS` after its last fault: on a busy machine the
 PROGRESS_SECONDS = 5.0
 PROVING_SECONDS = 60.0
 """The length from which a run with all kinds of faults must have a case for every check."""
-MAY_BE_IDLE = frozenset({"recovered in time", "no idle slot"})
+MAY_BE_IDLE = frozenset({"recovered in time", "no idle slot", "poison contained"})
 """The checks that may find no case even in a run that is long and varied enough to prove something.
 
-The only fault whose effect is measured may find all slots taken, and free slots are watched only in the simulation.
+The only fault whose effect is measured may find all slots taken; free slots, and tasks that harm their agents, are only
+in the simulation.
 """
 Say = Callable[[str], None]
 
