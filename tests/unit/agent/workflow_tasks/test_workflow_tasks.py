@@ -57,7 +57,7 @@ async def test_failure_is_reported_and_neither_retried_nor_buried(
     assert failure.retryable is retryable
     assert "on purpose" in failure.traceback
     assert (len(works.runs), scene.dead("work.do"), scene.ready_tasks("work.do")) == (1, 0, 0)
-    await eventually(lambda: agent.runtime.load().failed == 1)
+    await eventually(lambda: agent.runtime.load().failed_attempts == 1)
 
 
 async def test_input_that_does_not_fit_is_reported_as_rejected(scene: Scene, owner: ScriptedOwner) -> None:
