@@ -22,13 +22,13 @@ MOST_CALLERS = 10_000
 
 
 HEAD_SECONDS = 10.0
-"""Within how many seconds a client must send the head of a request, or the rest of a body that nobody reads."""
+"""The time limit in which a client must send the head of a request, or the rest of a body that the API skips."""
 BODY_PAUSE_SECONDS = 30.0
 """How long a client may pause while it sends a body."""
 MAX_HEAD_BYTES = 64 * 1024
 """The largest head (request line and headers) of a request."""
 MAX_CONNECTIONS = 1_000
-"""The most connections at a time; fewer where the process may not open twice as many files."""
+"""The limit of open connections; half of the files that the process may open, if that is less."""
 
 
 class BodyLimit:
@@ -98,7 +98,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._set_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Cancel the deadline of a connection that ended."""
         self._clear_deadline()
         super().connection_lost(exc)
 
