@@ -51,6 +51,7 @@ _accept = json.JSONEncoder(allow_nan=False, check_circular=False).encode
 _OTHER_ESCAPE = re.compile(r"\\[^u]")
 _LONE_SURROGATE = re.compile(r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]")
 _MAX_PLACE_CHARS = 500
+_MAX_SEARCHED_BYTES = 64 * 1024
 _ORJSON_BUFFER = 4096
 _OPTIONS = 0 if orjson is None else orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
@@ -87,7 +88,12 @@ def loads(body: bytes) -> Any:
 
 
 def _misread(body: bytes) -> _Refused | None:
-    """Return which number or text of a body JSON does not have, and where; None when the body is no JSON otherwise."""
+    """Return which number or text of a body JSON does not have, and where; None when the body is no JSON otherwise.
+
+    A long body is not read again: what a stranger sends must not take more memory than its own length.
+    """
+    if len(body) > _MAX_SEARCHED_BYTES:
+        return None
     with suppress(ValueError, RecursionError):
         return _Search(any_integers=True).flaw(json.loads(body.decode()))
     return None
