@@ -48,6 +48,7 @@ OPTIONAL = (
     "projector 0",
     "requests in RQ",
     "retention",
+    "settle doubts",
     "tidy",
 )
 POLICY = read_policy(b"rules: [{name: dear, cost_above: 1000, risk: low, action: refuse}]")
