@@ -36,6 +36,7 @@ READ_IT_TOO = {
         "dispatcher/program.py": "whether `dispatcher.recorder` records a history or strikes at a failpoint"
     },
     "coditect.agent.program": {
+        "coditect/aio/launch.py": "the name by which `coditect up` finds the program again",
         "coditect/agent/program.py": "the process that started it, with which it ends",
         "coditect/agent/processes/copies.py": "what the processes that it starts are given",
     },

@@ -38,13 +38,17 @@ class Screen(io.StringIO):
 def _logging() -> Iterator[None]:
     """The logging of the test run is as before afterwards."""
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    levels = {name: logging.getLogger(name).level for name in ("aiormq", "asyncio", "coditect.agent.runtime")}
+    names = {*root.manager.loggerDict, "a2a", "aiormq", "asyncio", "httpx", "coditect.agent.runtime"}
+    loggers = [logging.getLogger(name) for name in names]
+    before = [(one, one.level, one.disabled) for one in loggers]
+    handlers, level, disabled_up_to = root.handlers[:], root.level, root.manager.disable
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-    for name, one in levels.items():
-        logging.getLogger(name).setLevel(one)
+    logging.disable(disabled_up_to)
+    for logger, own_level, disabled in before:  # `dictConfig` disables every logger that there is
+        logger.setLevel(own_level)
+        logger.disabled = disabled
 
 
 pytestmark = pytest.mark.usefixtures("_logging")
