@@ -8,9 +8,9 @@ export function SchemaForm({ schema, example, changed }) {
   const field = useMemo(() => fieldOf(schema), [schema]);
   const [draft, setDraft] = useState(() => (example === undefined ? draftOf(field) : fromValue(field, example)));
   const [raw, setRaw] = useState(field.kind === "json");
-  const [text, setText] = useState(() => stringify(example ?? valueOf(field, draftOf(field)) ?? {}, null, 2));
+  const [text, setText] = useState(() => stringify(example ?? valueOf(field, draftOf(field)) ?? {}, 2));
   useEffect(() => changed(raw ? parsed(text) : told(field, draft)), [draft, text, raw]);
-  const toJson = () => (setText(stringify(told(field, draft).value ?? {}, null, 2)), setRaw(true));
+  const toJson = () => (setText(stringify(told(field, draft).value ?? {}, 2)), setRaw(true));
   const toForm = () => {
     const { value, mistakes } = parsed(text);
     if (mistakes.length === 0) setDraft(fromValue(field, value));

@@ -84,7 +84,7 @@ export function fromValue(field, value) {
     case "boolean":
       return Boolean(value);
     case "json":
-      return stringify(value, null, 2);
+      return stringify(value, 2);
     default:
       return String(value);
   }

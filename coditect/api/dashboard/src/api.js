@@ -29,8 +29,10 @@ function keyOfAddress() {
   return true;
 }
 
-keyOfAddress();
-addEventListener("hashchange", () => keyOfAddress() && location.reload());
+if (globalThis.location) { // the tests of the parts without DOM have none
+  keyOfAddress();
+  addEventListener("hashchange", () => keyOfAddress() && location.reload());
+}
 
 export class Problem extends Error {
   // An RFC 9457 problem: the message is the API's sentence, `status` is HTTP's (0 when no answer came).

@@ -136,6 +136,6 @@ export function Tabs({ label, tabs, chosen, choose }) {
 
 export function Json({ value, label }) {
   if (value === undefined) return null;
-  const text = typeof value === "string" ? value : stringify(value, null, 2);
+  const text = typeof value === "string" ? value : stringify(value, 2);
   return html`<pre class="json" tabindex="0" role="region" aria-label=${label}>${text.length > 20_000 ? `${text.slice(0, 20_000)}\n… ${text.length} characters` : text}</pre>`;
 }

@@ -2,6 +2,7 @@
 import { html, useState } from "../src/html.js";
 import { get, post, segment } from "../src/api.js";
 import { clock, span } from "../src/format.js";
+import { stringify } from "../src/json.js";
 import { Act, Ago, Ask, Badge, Facts, Field, Json, ProblemNote, Table } from "../src/parts.js";
 import { useResource } from "../src/resource.js";
 import { Path } from "./path.js";
@@ -80,7 +81,7 @@ const SUBJECTS = [["labels", "Labels"], ["input", "Input"], ["results", "Results
 
 // The values that an approval is about.
 export function About({ about, open = false }) {
-  const given = SUBJECTS.filter(([name]) => about?.[name] != null && JSON.stringify(about[name]) !== "{}");
+  const given = SUBJECTS.filter(([name]) => about?.[name] != null && stringify(about[name]) !== "{}");
   if (given.length === 0) return null;
   return html`<details class="subject" open=${open}><summary>What is approved</summary>
     ${given.map(([name, label]) => html`<h3 key=${name}>${label}</h3><${Json} label=${label} value=${about[name]} />`)}</details>`;
