@@ -131,7 +131,8 @@ async def test_approval_is_granted_and_workflow_canceled_once_wherever_a_dispatc
     await plant.asked(run.cancel, order)
     async with plant.dispatcher():
         assert await run.state() is WorkflowState.CANCELED
-        await run.resume()
+        await run.redrive("gate")
+        await run.redrive("bad")
     await plant.asked(lambda: run.answer("gate", granted=True, by="ada"), order)
 
     async with plant.dispatcher():
