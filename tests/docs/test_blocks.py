@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from coditect.broker.rabbitmq import AmqpBroker
+from coditect.wire import routing
 from tests.docs.pages import RUN_LANGUAGES, Mark, blocks, pages, pages_with_code
 from tests.docs.reader import Reader
 from tests.fleet import remove_queues
@@ -27,6 +28,7 @@ _CAPABILITY = re.compile(r"(?:\.capability\(\s*\"|--capability )([\w.-]+)")
 
 @pytest.fixture
 def reader(tmp_path: Path, servers: Servers, page: Path) -> Iterator[Reader]:
+    asyncio.run(_forget_dispatchers(servers))
     follower = Reader(tmp_path, servers)
     try:
         yield follower
@@ -81,3 +83,9 @@ async def _clear(servers: Servers, capabilities: set[str]) -> None:
     """No agent offers them any more: other tests share the broker and must not find their queues."""
     async with AmqpBroker(servers.amqp_url, name="tests of the documentation") as broker:
         await remove_queues(broker, capabilities)
+
+
+async def _forget_dispatchers(servers: Servers) -> None:
+    """No dispatcher of another test has been there: `coditect doctor` would miss it."""
+    async with AmqpBroker(servers.amqp_url, name="tests of the documentation") as broker:
+        await broker.delete_queue(routing.CONTROL_QUEUE)
