@@ -73,8 +73,13 @@ async def in_thread(call: Callable[[], T]) -> T:
     Raises:
         BaseException: whatever the call raises; a StopIteration as the cause of a RuntimeError.
     """
-    loop = asyncio.get_running_loop()
-    return (await loop.run_in_executor(None, copy_context().run, carry, call)).result()
+    ends: list[Carried[T]] = []
+
+    def run() -> None:
+        ends.append(carry(call))
+
+    await asyncio.get_running_loop().run_in_executor(None, copy_context().run, run)
+    return ends.pop().result()  # nothing else keeps the error, whose traceback keeps this frame: no cycle is left
 
 
 _WAITING: WeakSet[asyncio.Future[Any]] = WeakSet()
