@@ -7,7 +7,9 @@ children that the handler forks lose it. Standard input is empty; standard outpu
 from __future__ import annotations
 
 import asyncio
+import io
 import os
+import select
 import socket
 import sys
 import threading
@@ -51,8 +53,35 @@ from coditect.wire.tasks import read_task
 
 T = TypeVar("T")
 
+LOOK_SECONDS = 1.0
+"""The pause between two looks at the link's descriptor."""
 CANCEL_SECONDS = 1.0
 """How long a handler that ended its event loop may take to end itself."""
+
+
+class _Receiver(io.RawIOBase):
+    """The reading end of the link, which looks once a second whether its descriptor is still open.
+
+    A read that waits would keep the socket open for the agent after a handler has closed the descriptor.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._arrivals = select.poll()
+        self._arrivals.register(connection, select.POLLIN)
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Wait for bytes, and read them; return 0 at the end of the link, and if its descriptor was closed."""
+        while not self._arrivals.poll(LOOK_SECONDS * 1000):
+            pass
+        try:
+            return self._connection.recv_into(buffer)
+        except OSError:
+            return 0
 
 
 class _Link:
@@ -61,7 +90,7 @@ class _Link:
     def __init__(self, connection: socket.socket) -> None:
         connection.set_inheritable(False)
         self._connection = connection
-        self._source = connection.makefile("rb")
+        self._source = io.BufferedReader(_Receiver(connection))
         self._writing = threading.Lock()
         self._numbers = count(1)
         self._waiting: dict[int, asyncio.Future[Frame]] = {}
