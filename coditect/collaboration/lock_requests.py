@@ -28,6 +28,8 @@ RELEASE_SECONDS = 5.0
 """How long a closing process waits for the answers to its releases; a release of a running one outlasts the TTL by it.
 """
 MOST_NAMED = 50
+LOST_GRANT_SECONDS = 5.0
+"""The longest time after which a request that waits is renewed, since the message that it was granted may be lost."""
 NEVER_SECONDS = 1e9
 SHORTEST_WAIT_SECONDS = 0.001
 """A wait that has less than this left is over: a clock may not tell a shorter span from none."""
@@ -137,7 +139,7 @@ class LockRequests:
                     self._want_anew(wanted)
                     state = await self.ask(wanted, timeout_seconds=end - _now())
                     continue
-                after = min(wanted.ttl_seconds / RENEWALS, end - _now())
+                after = min(wanted.ttl_seconds / RENEWALS, LOST_GRANT_SECONDS, end - _now())
                 if after < SHORTEST_WAIT_SECONDS:
                     self._metrics.timed_out()
                     raise _taken(wanted, waited_seconds=_now() - begun)
