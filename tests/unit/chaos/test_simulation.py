@@ -39,7 +39,7 @@ def test_processes_are_parted_from_each_server_in_each_manner_and_no_promise_is_
 
 @pytest.mark.timeout(900)
 def test_no_promise_is_broken_whatever_breaks_and_each_has_something_that_could_break_it() -> None:
-    played = [play(seed, SimulationPlan(calm_seconds=8.0)) for seed in (1, 2, 3, 15, 6, 8, 4, 7, *PARTS_OF, POISONED)]
+    played = [play(seed, SimulationPlan(calm_seconds=8.0)) for seed in (1, 2, 3, 5, 6, 8, 4, 7, *PARTS_OF, POISONED)]
 
     assert not [each.violations for each in played if each.violations]
     assert min(each.faults for each in played[:6]) >= 4
