@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 
@@ -11,7 +12,6 @@ from agents import healer
 from agents.deployment.service import Service
 from coditect.errors import LockTaken, TaskCanceled
 from coditect.testing import TestFleet
-from tests.support import eventually
 
 
 async def test_a_canceled_fix_keeps_its_lock_until_its_remedy_has_ended(
@@ -29,10 +29,10 @@ async def test_a_canceled_fix_keeps_its_lock_until_its_remedy_has_ended(
     monkeypatch.setattr(healer, "remedy", remedy)
     resource = f"service:{Service(tmp_path).folder.resolve()}"
     monkeypatch.setenv("CODITECT_FLEET_ROOT", str(tmp_path))
-    async with TestFleet(agents=[healer.healer]) as fleet:
+    async with TestFleet(agents=[healer.healer], stuck_after="1m") as fleet:  # no virtual time passes beside the remedy
         try:
             fixing = await fleet.client.submit("service.fix", {"service": str(tmp_path), "cause": "hung"})
-            await eventually(begun.is_set)
+            assert await asyncio.to_thread(begun.wait, 30)
             await fixing.cancel()
             with pytest.raises(TaskCanceled):
                 await fixing.result()
