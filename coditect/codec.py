@@ -26,6 +26,7 @@ _ANY = {"type": "any"}
 _DIGITS = bytes(ord("0") if 48 <= code <= 57 else 32 for code in range(256))
 """The table that translates every digit to 0, and everything else to a blank."""
 _LONG_INTEGER = b"0" * 19
+_REPLACED = "\ufffd".encode()
 _MAX_FLOAT_DIGITS = 309
 _LONG_EXPONENT = re.compile(rb"[eE]\+?\d{3}")
 
@@ -110,8 +111,10 @@ class _Looseness:
     """Whether the type has numbers with a fraction, or values of any type."""
     integers: bool = False
     """Whether the type has integers, or values of any type."""
+    mappings: bool = False
+    """Whether the type has mappings, or values of any type."""
     keys: bool = False
-    """Whether the type has mappings with keys of any type."""
+    """Whether the type has mappings with keys of any type, or with numbers as keys that may be infinite."""
     typed_keys: bool = False
     """Whether the type has mappings with keys of a type other than text, such as `dict[int, str]`."""
     floats_as_text: bool = False
@@ -123,31 +126,43 @@ class _Looseness:
         found = cls()
         left: list[Any] = [schema]
         while left:
-            match left.pop():
-                case {"type": "any"}:
-                    found = replace(found, numbers=True, integers=True, keys=True)
-                case {"type": "float" | "decimal"}:
-                    found = replace(found, numbers=True)
-                case {"type": "int"}:
-                    found = replace(found, integers=True)
-                case {"type": "dict"} as part:
-                    found = found._with_keys(part.get("keys_schema"))
-                    left += [part.get("keys_schema"), part.get("values_schema", _ANY)]
-                case {"ser_json_inf_nan": "strings"}:
-                    found = replace(found, floats_as_text=True)
-                case {"extra_fields_behavior": "allow"}:
-                    found = replace(found, numbers=True, integers=True, keys=True)
-                case dict() as part:
-                    left += (one for name, one in part.items() if name != "metadata")
-                case list() | tuple() as parts:
-                    left += parts
+            part = left.pop()
+            if isinstance(part, dict):
+                found = found._with(part)
+                left += (one for name, one in part.items() if name != "metadata")
+            elif isinstance(part, list | tuple):
+                left += part
+        return found
+
+    def _with(self, part: dict[str, Any]) -> _Looseness:
+        found = self
+        match part:
+            case {"type": "any"} | {"extra_fields_behavior": "allow"}:
+                found = replace(self, numbers=True, integers=True, mappings=True, keys=True)
+            case {"type": "function-plain" | "function-wrap", "function": serializer} if callable(serializer):
+                found = self if "return_schema" in part else self._with(_ANY)  # a validator's function is a dict
+            case {"type": "float" | "decimal"}:
+                found = replace(self, numbers=True)
+            case {"type": "int"}:
+                found = replace(self, integers=True)
+            case {"type": "enum"}:
+                found = replace(self, numbers=True, integers=True)
+            case {"type": "dict" | "frozendict" | "ordered-dict" | "counter"}:
+                found = self._with_keys(part.get("keys_schema"))
+            case {"ser_json_inf_nan": "strings"}:
+                found = replace(self, floats_as_text=True)
         return found
 
     def _with_keys(self, keys: Any) -> _Looseness:
         while isinstance(keys, dict) and "schema" in keys:  # a constraint or validator around it
             keys = keys["schema"]
         kind = (keys or _ANY)["type"]
-        return replace(self, keys=self.keys or kind == "any", typed_keys=self.typed_keys or kind not in ("any", "str"))
+        return replace(
+            self,
+            mappings=True,
+            keys=self.keys or kind in ("any", "float", "decimal"),
+            typed_keys=self.typed_keys or kind not in ("any", "str"),
+        )
 
 
 def _fix_of(error: Exception) -> str:
@@ -219,12 +234,12 @@ def _encoder(adapter: TypeAdapter[Any]) -> Callable[[Any], bytes]:
 def _is_suspicious(written: bytes, loose: _Looseness) -> bool:
     """Tell whether pydantic may have written a value otherwise than JSON can express it.
 
-    It writes NaN as null, a key None as text, and integers of any length.
+    It writes NaN as null, a key None as text, a lone surrogate of a key as U+FFFD, and integers of any length.
     """
     return (
         (loose.numbers and (b"null" in written or b"NaN" in written or b"Infinity" in written))
         or (loose.integers and _LONG_INTEGER in written.translate(_DIGITS))
-        or b'"None":' in written
+        or (loose.mappings and (b'"None":' in written or _REPLACED in written))
     )
 
 

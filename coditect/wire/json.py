@@ -25,7 +25,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -181,11 +182,13 @@ class _Search:
                 for key, item in value.items():
                     self._look_at_key(key)
                     self._look_below(key if isinstance(key, int) else str(key), item)
-            case list() | tuple() | set() | frozenset():
-                for index, item in enumerate(value):
-                    self._look_below(index, item)
             case str():
                 _text(value)
+            case list() | tuple() | Set() | deque():
+                for index, item in enumerate(value):
+                    self._look_below(index, item)
+            case Enum():
+                self._look(value.value)
             case bool() | int() | float() | Decimal():
                 self._look_at_number(value)
 
@@ -206,7 +209,9 @@ class _Search:
     def _look_at_key(self, key: Any) -> None:
         if not self.any_keys:
             _key(key)
-        elif key is None or (isinstance(key, float) and not math.isfinite(key)):
+        elif isinstance(key, str):
+            _text(key)
+        elif key is None or (isinstance(key, float | Decimal) and not math.isfinite(key)):
             raise _Refused(f"a key is text, not {key}")
 
 

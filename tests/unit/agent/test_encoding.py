@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import math
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from enum import Enum
+from typing import Annotated, Any
 from uuid import UUID
 
 import orjson
 import pytest
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PlainSerializer, field_serializer
 
 from coditect.codec import codec, encode_any
 from coditect.errors import InvalidTask, SetupError
@@ -88,6 +90,22 @@ class Spoken(BaseModel):
     note: str | None = None
 
 
+class Written(BaseModel):
+    """A model whose serializer does not say what it returns."""
+
+    price: str = "free"
+    limit: Annotated[int, PlainSerializer(lambda limit: 2**limit)] = 1
+
+    @field_serializer("price")
+    def write_price(self, price: str) -> Any:
+        return math.nan if price == "none" else price
+
+
+class Bound(Enum):
+    NONE = math.inf
+    MOST = 2**64
+
+
 @dataclass
 class Basket:
     orders: list[Order]
@@ -111,6 +129,16 @@ REFUSED_VALUES = [
     (Order, Order(extra={"deep": [{"er": math.nan}]}), "extra.deep[0].er"),
     (Open, Open.model_validate({"more": math.nan}), "more"),
     (Basket, Basket([Order(), Order(price=math.inf)]), "orders[1].price"),
+    (Written, Written(price="none"), "price"),
+    (Written, Written(limit=70), "limit"),
+    (Bound, Bound.NONE, ""),
+    (list[Bound], [Bound.MOST], "[0]"),
+    (deque[float], deque([0.0, math.nan]), "[1]"),
+    (Counter[str], Counter(many=2**70), "many"),
+    (dict[float, int], {math.nan: 1}, ""),
+    (dict[Decimal, int], {Decimal("Infinity"): 1}, ""),
+    (dict[str, str], {"\ud800": "cut"}, ""),
+    (dict[int, dict[str, int]], {1: {"\udc80": 1}}, "[1]"),
 ]
 
 
@@ -157,6 +185,7 @@ def test_refusal_of_a_submitted_value_names_the_place(value: object, place: str)
             b'{"at":"2026-01-01T00:00:00Z","none":null}',
         ),
         (float | None, None, b"null"),
+        (dict[str, str], {"\ufffd": "replaced by its author"}, '{"\ufffd":"replaced by its author"}'.encode()),
     ],
     ids=str,
 )
