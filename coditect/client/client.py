@@ -44,7 +44,7 @@ from coditect.telemetry.metrics import Metrics
 from coditect.telemetry.tracing.choose import open_tracing
 from coditect.telemetry.tracing.port import NO_TRACING, Tracing
 from coditect.wire import control_messages, routing
-from coditect.wire.events import event_message
+from coditect.wire.events import check_event, event_message
 from coditect.wire.state import named_space
 from coditect.workflow.builder import Workflow
 from coditect.workflow.definition import Definition
@@ -372,7 +372,13 @@ class Client(ClientCoordination, ClientListings):
             log.info("No agent is there to hear a broadcast")
 
     async def emit(self, /, type_: str, *, subject: str = "", **data: Any) -> None:
-        """Publish an event to all listeners, at most once; the lack of listeners is no error."""
+        """Publish an event to all listeners, at most once; the lack of listeners is no error.
+
+        Raises:
+            InputError: when the type is empty or over 255 bytes, or the subject is no text.
+            InvalidTask: when JSON cannot express the data.
+        """
+        check_event(type_, subject, data)
         event = Event(type_, f"/clients/{self.name}", self._clock.new_id(), self._clock.now_ms(), subject, data)
         try:
             await self._broker.publish(

@@ -12,7 +12,7 @@ from typing import Any
 
 from coditect.aio.clock import Clock
 from coditect.broker.port import Broker
-from coditect.errors import CoditectError, Unroutable
+from coditect.errors import CoditectError, InvalidTask, Unroutable
 from coditect.model.event import Event
 from coditect.model.ids import AgentId
 from coditect.model.result import ENDINGS
@@ -113,7 +113,8 @@ class Events:
             self._mute(event.type)
         elif isinstance(error, CoditectError):
             self.dropped.value += 1
-            log.debug("An event was dropped", extra={"event_type": event.type, "reason": str(error)})
+            level = logging.WARNING if isinstance(error, InvalidTask) else logging.DEBUG
+            log.log(level, "An event was dropped", extra={"event_type": event.type, "reason": str(error)})
         elif error is not None:
             log.error("An event could not be sent", exc_info=error, extra={"event_type": event.type})
         else:

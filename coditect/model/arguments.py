@@ -103,7 +103,11 @@ def text(parameter: str, given: object, *, shortest: int = 0, longest: int = 255
     """Check that an argument is a text within the given bounds, in bytes of UTF-8, and return the text."""
     if not isinstance(given, str):
         refuse(parameter, "This is no text", given, "put it in quotes")
-    if not shortest <= len(given.encode(errors="replace")) <= longest:
+    try:
+        size = len(given.encode())
+    except UnicodeEncodeError:
+        refuse(parameter, "This text has a lone surrogate, which UTF-8 cannot express", given, "decode it as UTF-8")
+    if not shortest <= size <= longest:
         refuse(parameter, "This text has another length than it may", given, f"{shortest} to {longest} bytes")
     return given
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from coditect.errors import InvalidTask
+from coditect.model import arguments
 from coditect.model.event import Event
 from coditect.model.message import Message
 from coditect.wire.json import dumps, loads
@@ -13,8 +15,21 @@ from coditect.wire.json import dumps, loads
 TYPE_PREFIX = "dev.coditect."
 TYPE_SUFFIX = ".v1"
 MOST_KEY_BYTES = 255
+MOST_SUBJECT_BYTES = 8_192
 EARLIEST_MS = -62_135_596_800_000
 LATEST_MS = 253_402_300_799_000
+
+
+def check_event(type_: str, subject: str, data: Mapping[str, Any]) -> None:
+    """Check that an event can be published, whether or not it has a listener.
+
+    Raises:
+        InputError: when the type is no routing key, or the subject no text of at most 8,192 bytes.
+        InvalidTask: when JSON cannot express the data.
+    """
+    arguments.text("type_", type_, shortest=1, longest=MOST_KEY_BYTES)
+    arguments.text("subject", subject, longest=MOST_SUBJECT_BYTES)
+    dumps(dict(data))
 
 
 def event_message(event: Event) -> Message:

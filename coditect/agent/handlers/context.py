@@ -27,6 +27,7 @@ from coditect.model.message import NO_HEADERS, HeaderTable
 from coditect.model.retry import Retry, retry_of
 from coditect.model.task import Task
 from coditect.wire.control import Verb
+from coditect.wire.events import check_event
 from coditect.wire.json import dumps
 from coditect.wire.state import named_space, workflow_space
 
@@ -169,9 +170,10 @@ class Context(TaskContext, TaskThreads, TaskHandoffs, Locking):
         """Publish an event that the handler defines, at most once; the default subject is the task's id.
 
         Raises:
-            InvalidTask: when JSON cannot express the data, whether or not anybody listens.
+            InputError: when the type is empty or over 255 bytes, or the subject is no text, even without listeners.
+            InvalidTask: when JSON cannot express the data, even without listeners.
         """
-        dumps(data)
+        check_event(type_, subject, data)
         self.services.emit(type_, subject=subject or self.task_id, **data)
 
     @property
@@ -295,9 +297,10 @@ class PlainContext(TaskContext, PlainHandoffs):
         """Publish an event that the handler defines, at most once; the default subject is the task's id.
 
         Raises:
-            InvalidTask: when JSON cannot express the data, whether or not anybody listens.
+            InputError: when the type is empty or over 255 bytes, or the subject is no text, even without listeners.
+            InvalidTask: when JSON cannot express the data, even without listeners.
         """
-        dumps(data)
+        check_event(type_, subject, data)
         self.services.run(self._emit(type_, subject, data))
 
     def checkpoint(self, name: str) -> None:

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coditect.errors import InvalidTask
+from coditect.errors import InputError, InvalidTask
 from coditect.model.event import Event
 from coditect.model.message import Message
+from coditect.testing import TestFleet
 from coditect.wire.events import event_message, read_event
 from tests.unit.model.strategies import hostile_values, json_values, short_text
 
@@ -27,6 +29,29 @@ CLOUD_EVENT = {"ce-type": "t", "ce-source": "s", "ce-id": "i", "ce-time": "2026-
 @given(events)
 def test_event_is_read_back_as_it_was_written(event: Event) -> None:
     assert read_event(event_message(event), 0) == event
+
+
+@pytest.mark.parametrize(
+    ("type_", "subject", "data", "wrong"),
+    [
+        (7, "", {}, "type_"),
+        ("", "", {}, "type_"),
+        ("x" * 256, "", {}, "type_"),
+        ("\ud800", "", {}, "type_"),
+        ("shop.sold", 7, {}, "subject"),
+        ("shop.sold", "\udc80", {}, "subject"),
+        ("shop.sold", "x" * 9_000, {}, "subject"),
+        ("shop.sold", "", {"total": math.nan}, "total"),
+    ],
+)
+async def test_event_that_cannot_be_published_is_refused_by_name(
+    type_: Any, subject: Any, data: Any, wrong: str
+) -> None:
+    async with TestFleet(agents=[]) as fleet:
+        with pytest.raises(InputError) as refused:
+            await fleet.client.emit(type_, subject=subject, **data)
+
+    assert wrong in (refused.value.facts.get("parameter"), refused.value.facts.get("at"))
 
 
 def test_event_on_the_wire_is_a_cloud_event() -> None:
