@@ -57,7 +57,7 @@ _FAULTS: tuple[tuple[tuple[type[RedisError], ...], str, str], ...] = (
     (
         (NoPermissionError,),
         "The user of Redis may not do what the registry needs",
-        "give the user the rights in docs/task-graph.md: ~rq:* ~coditect:* +@all -@admin -@dangerous",
+        "give the user the rights in docs/task-graph.md: ~rq:* ~coditect:* +@all -@admin -@dangerous +info",
     ),
     (
         (AuthenticationError, AuthenticationWrongNumberOfArgsError),
@@ -77,6 +77,10 @@ _FAULTS: tuple[tuple[tuple[type[RedisError], ...], str, str], ...] = (
     ((BusyLoadingError,), "Redis still loads its data", "wait until it has loaded them"),
 )
 """The errors of a Redis that answers but cannot be used, with the sentence and the fix for each."""
+
+
+UNSEEN_EVICTION = "this user cannot see whether Redis evicts keys: redis-cli acl setuser NAME +info"
+"""The note behind the version for a user without the right to INFO."""
 
 
 class RedisConnection:
@@ -118,7 +122,8 @@ class RedisConnection:
     async def usable_version(self) -> str:
         """Return the version of a Redis that keeps what is written to it, after writing a key that lasts 1 ms.
 
-        A user with the rights of a dispatcher is enough; whether Redis evicts is only known where it may be asked.
+        A user with the rights of a dispatcher is enough. Without the right to INFO nobody sees whether Redis
+        evicts keys, and a note behind the version says so.
 
         Raises:
             SetupError: when Redis refuses the user or password, or is read-only, full or evicting; with the fix.
@@ -134,19 +139,20 @@ class RedisConnection:
                 if isinstance(error.__cause__, kinds):
                     raise SetupError(sentence, reason=error.facts.get("reason"), fix=fix) from error
             raise
-        if memory.get("maxmemory") and (policy := memory.get("maxmemory_policy")) != "noeviction":
+        if memory and memory.get("maxmemory") and (policy := memory.get("maxmemory_policy")) != "noeviction":
             fix = "redis-cli config set maxmemory-policy noeviction, and the same in its configuration"
             raise SetupError("Redis may evict keys of the registry and of RQ", policy=policy, fix=fix)
         facts = answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=False))
         version = facts.get(b"version", facts.get("version", "unknown"))
-        return version.decode() if isinstance(version, bytes) else str(version)
+        text = version.decode() if isinstance(version, bytes) else str(version)
+        return text if memory is not None else f"{text}; {UNSEEN_EVICTION}"
 
-    async def _memory(self) -> dict[str, Any]:
-        """Return what Redis says of its memory; nothing to a user who may not ask."""
+    async def _memory(self) -> dict[str, Any] | None:
+        """Return the facts about the memory of Redis; None when the user may not ask for them."""
         try:
             facts: dict[str, Any] = await self.redis.info("memory")
         except NoPermissionError:
-            return {}
+            return None
         return facts
 
     async def close(self) -> None:

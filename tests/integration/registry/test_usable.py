@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from coditect.local.servers.probe import usable_redis_version
 from tests.integration.registry.private_redis import PrivateRedis, running
 
 pytestmark = pytest.mark.servers
-DOCUMENTED = "~rq:* ~coditect:* +@all -@admin -@dangerous"
+WITHOUT_INFO = "~rq:* ~coditect:* +@all -@admin -@dangerous"
+DOCUMENTED = f"{WITHOUT_INFO} +info"
 """The rights of a dispatcher's user in docs/task-graph.md."""
 
 
@@ -40,7 +42,24 @@ async def test_user_with_the_documented_rights_is_enough(server: PrivateRedis, c
     found = await found_at(server.url.replace("redis://", "redis://coditect:secret@"))
 
     assert found.ok, found
-    assert found.detail.startswith("version 7.")
+    assert re.fullmatch(r"version 7\.[\d.]+", found.detail)
+
+
+async def test_user_who_may_not_ask_for_the_policy_of_evicting_learns_how_to_see_it(
+    server: PrivateRedis, client: Redis
+) -> None:
+    await make_user(client, "coditect", WITHOUT_INFO)
+    await client.config_set("maxmemory", "100mb")
+    await client.config_set("maxmemory-policy", "allkeys-lru")
+    url = server.url.replace("redis://", "redis://coditect:secret@")
+
+    unseen = await found_at(url)
+    await make_user(client, "coditect", "+info")
+    seen = await found_at(url)
+
+    assert unseen.ok
+    assert "cannot see whether Redis evicts keys: redis-cli acl setuser NAME +info" in unseen.detail
+    assert (seen.ok, seen.detail) == (False, "Redis may evict keys of the registry and of RQ")
 
 
 async def test_wrong_password_gets_advice_about_the_password(server: PrivateRedis, client: Redis) -> None:
