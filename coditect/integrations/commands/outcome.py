@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ from coditect.integrations.commands.failures import (
     CommandTroubled,
     InputRefusedByCommand,
 )
-from coditect.integrations.commands.running import LONGEST_PROGRESS_BYTES, CommandEnd, bare, utf_8
+from coditect.integrations.commands.running import LONGEST_PROGRESS_BYTES, CommandEnd, bare, end_of, utf_8
 from coditect.integrations.commands.schema import CommandFields, ResultFormat
 from coditect.wire.json import loads
 
@@ -64,12 +65,15 @@ class Judge:
             CommandTroubled: when it may succeed another time; retryable.
         """
         complaint = hidden(end.complaint, secrets)
+        if end.errno == errno.E2BIG:
+            fix = "let the command read its input from stdin"
+            raise InputRefusedByCommand("The arguments of the command are too long", program=self._program, fix=fix)
         if end.errno:
             reason = os.strerror(end.errno)
             fix = "install it on the agent's machine, or give its whole path"
             raise CommandMissing("The command cannot be started", program=self._program, reason=reason, fix=fix)
         if end.code:
-            raise self._failure(end.code, complaint)
+            raise self._failure(end.code, complaint or hidden(end_of(end.stdout), secrets))
         result = self._fields.result
         text = end.stdout if result.file is None else self._file(folder, result.file, complaint)
         found = self._result(text, complaint)
@@ -154,9 +158,10 @@ def _result_line(text: bytes) -> bytes:
 
 def _is_progress(line: bytes) -> bool:
     try:
-        return len(line) <= LONGEST_PROGRESS_BYTES and loads(line).keys() <= _PROGRESS_KEYS
+        keys = loads(line).keys() if len(line) <= LONGEST_PROGRESS_BYTES else ()
     except InvalidTask:
         return False
+    return bool(keys) and keys <= _PROGRESS_KEYS
 
 
 def _cost(objects: Iterable[Any], keys: str) -> float | None:

@@ -39,6 +39,11 @@ def bare(json_text: bytes) -> bytes:
     return _TERMINAL_CODE.sub(b"", utf_8(json_text)).strip()
 
 
+def end_of(output: bytes | bytearray) -> str:
+    """Return the last 2,000 bytes of an output as text."""
+    return output[-TAIL_BYTES:].decode(errors="replace").strip()
+
+
 @dataclass(frozen=True, slots=True)
 class CommandEnd:
     """The end of a command: exit code (negative: a signal), stdout, the end of stderr, and any error of its start."""
@@ -201,7 +206,7 @@ class _Streams:
 
     def _end(self) -> CommandEnd:
         stdout, stderr = (one.text for one in self._outputs.values())
-        complaint = stderr.decode(errors="replace").strip()
+        complaint = end_of(stderr)
         if not self._answer:
             raise CommandTroubled("The command was killed together with its guard", complaint=complaint)
         answer = json.loads(self._answer)

@@ -133,6 +133,7 @@ def test_a_template_has_fields_of_the_input_and_nothing_else() -> None:
         ("import sys; sys.stdout.buffer.write(bytes(range(256)) * 40)", "gave no result"),
         ("print('{')", "gave no result"),
         ("import sys; sys.exit(65)", "refuses the input"),
+        ('import sys; print(\'{"is_error": true, "result": "no credit"}\'); sys.exit(1)', "no credit"),
     ],
 )
 async def test_what_is_no_good_end_is_a_failure_that_says_why(tmp_path: Path, code: str, words: str) -> None:
@@ -156,6 +157,13 @@ async def test_a_command_that_is_not_there_says_what_to_do(tmp_path: Path) -> No
     async with fleet(tmp_path, "", command=["/no/such/program"]) as running:
         with pytest.raises(TaskFailed, match="install it"):
             await run(running)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other bounds")
+async def test_arguments_that_are_too_long_together_are_the_fault_of_the_input(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "pass", *["{input}"] * 100, input="arguments") as running:
+        with pytest.raises(TaskFailed, match=r"too long.*from stdin"):
+            await run(running, "a" * 100_000)
 
 
 async def test_a_command_that_closes_stdin_early_gives_its_result(tmp_path: Path) -> None:
@@ -264,6 +272,12 @@ async def test_no_earlier_line_takes_the_place_of_the_last(tmp_path: Path, stdou
     async with fleet(tmp_path, code, result={"format": "lines", "value": "result", "failed": "is_error"}) as running:
         with pytest.raises(TaskFailed, match=words):
             await run(running)
+
+
+async def test_an_empty_object_is_a_result(tmp_path: Path) -> None:
+    code = f"print({TURN!r}); print('{{}}'); print('{{\"progress\": 1.0}}')"
+    async with fleet(tmp_path, code, result={"format": "lines"}) as running:
+        assert await run(running) == {}
 
 
 async def test_a_json_line_on_stderr_is_no_result(tmp_path: Path) -> None:
