@@ -32,10 +32,21 @@ log = logging.getLogger(__name__)
 
 PREFIX = "coditect-work-"
 _LOCK = "lock"
+MAX_TRIES = 20
+"""How often a workspace is tried whose folder vanishes meanwhile."""
 _MAX_LINKS = 40
 _SEARCH = os.O_DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY)
 """How a level is opened: on Linux, one that the user may search but not list, such as /home, can be opened, too."""
 _WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+class WorkspaceUnusable(SetupError):
+    """The error when there can be no workspace on this machine, as on a full disk, or another user could change it.
+
+    Retryable: an agent on another machine may take the next attempt.
+    """
+
+    retryable = True
 
 
 class Workspaces:
@@ -53,23 +64,24 @@ class Workspaces:
         """Make an empty folder that only this user can use, and return its path; pass it to `remove` later.
 
         Raises:
-            SetupError: when there can be no folder, or another user could change it.
+            WorkspaceUnusable: when there can be no folder, or another user could change it; retryable.
         """
         with self._mutex:
-            while True:
+            for tries_left in reversed(range(MAX_TRIES)):
                 try:
                     if self._folder is None or not _is_at(self._lock, self._folder / _LOCK):
                         self._close()  # a cleaner of temporary files has been there
                         self._checked = self._checked or _base(self._base)
                         self._folder, self._lock = _locked_folder(self._checked)
                     made = Path(tempfile.mkdtemp(prefix="task-", dir=self._folder))
-                except FileNotFoundError:
-                    self._checked = None
-                    continue
                 except OSError as error:
-                    raise _unusable(self._base, str(error)) from error
-                self._made.add(made)
-                return made
+                    self._checked = None
+                    if not (tries_left and isinstance(error, FileNotFoundError)):
+                        raise _unusable(self._base, str(error)) from error
+                else:
+                    self._made.add(made)
+                    return made
+        raise AssertionError("unreachable: the last try raises")
 
     def remove(self, folder: Path) -> None:
         """Remove a workspace with all that is in it; a workspace that is gone is no error."""
@@ -86,7 +98,7 @@ class Workspaces:
         """Remove the workspaces of processes that have ended.
 
         Raises:
-            SetupError: when the folder above them cannot be used, or another user could change it.
+            WorkspaceUnusable: when the folder above them cannot be used, or another user could change it.
         """
         base = _base(self._base)
         try:
@@ -194,13 +206,13 @@ def _base(given: Path | str | None) -> Path:
     """Return the folder that has the processes' folders, checked, and made if it is missing.
 
     Raises:
-        SetupError: when another user could change it or a level above it.
+        WorkspaceUnusable: when another user could change it or a level above it.
     """
-    path = Path(given or tempfile.gettempdir()).absolute()
     try:
+        path = Path(given or tempfile.gettempdir()).absolute()
         os.close(_opened(path))
     except OSError as error:
-        raise _unusable(path, str(error)) from error
+        raise _unusable(given, str(error)) from error
     return path
 
 
@@ -208,7 +220,7 @@ def _opened(path: Path) -> int:
     """Open a folder from the root downwards, make what is missing, and check each level and link.
 
     Raises:
-        SetupError: when another user could change a level.
+        WorkspaceUnusable: when another user could change a level.
         OSError: when a level cannot be opened or made.
     """
     links, left = 0, list(reversed(path.parts))
@@ -268,6 +280,6 @@ def _check(fd: int, above: int, place: Path) -> None:
         log.warning("Other users can write the volume of the workspaces", extra={"folder": str(place)})  # as of a pod
 
 
-def _unusable(path: Path | str | None, reason: str) -> SetupError:
+def _unusable(path: Path | str | None, reason: str) -> WorkspaceUnusable:
     fix = "set CODITECT_WORKSPACE to a folder of your own, which no other user can write"
-    return SetupError("The folder for workspaces cannot be used", folder=str(path or ""), reason=reason, fix=fix)
+    return WorkspaceUnusable("The folder for workspaces cannot be used", folder=str(path or ""), reason=reason, fix=fix)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coditect.agent.workspaces import Workspaces
-from coditect.errors import InputError, SetupError
-from coditect.integrations.commands.failures import CommandTroubled
+from coditect.errors import InputError
+from coditect.integrations.commands.failures import CommandMissing, CommandTroubled
 
 GIT_SECONDS = 120.0
 _QUIET = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
@@ -39,8 +39,9 @@ class CommandWorkspaces:
 
         Raises:
             InputError: when the repository has no such revision.
-            SetupError: when there is no git, no such repository, or another user could change the folder.
+            CommandMissing: when there is no git, or no such repository, on this machine; retryable.
             CommandTroubled: when git cannot make the worktree now; retryable.
+            WorkspaceUnusable: when there can be no folder, or another user could change it; retryable.
         """
         folder = self._workspaces.make()
         try:
@@ -58,12 +59,12 @@ def open_workspaces(base: Path | None, repositories: tuple[Path, ...]) -> Iterat
     """Yield an agent process's folders below `base`, after removing the folders and worktrees of ended processes.
 
     Raises:
-        SetupError: when `base` cannot be used.
+        WorkspaceUnusable: when `base` cannot be used.
     """
     workspaces = Workspaces(base)
     workspaces.sweep()
     for repository in repositories:
-        with suppress(SetupError, CommandTroubled):  # the first task that needs the repository reports it
+        with suppress(CommandMissing, CommandTroubled):  # the first task that needs the repository reports it
             _git(repository, "worktree", "prune")
     try:
         yield CommandWorkspaces(workspaces)
@@ -78,8 +79,11 @@ def _worktree(checkout: Checkout, tree: Path) -> Iterator[Path]:
         checkout.repository, "rev-parse", "--verify", "--quiet", "--end-of-options", _commit(checkout.revision)
     )
     if found.returncode != 0:
-        if _git(checkout.repository, "rev-parse", "--git-dir").returncode != 0:
-            raise SetupError("This is no git repository", repository=str(checkout.repository), fix="name its folder")
+        if (asked := _git(checkout.repository, "rev-parse", "--git-dir")).returncode != 0:
+            reason, fix = asked.stderr.decode(errors="replace")[-500:], "name the folder of a repository of this user"
+            raise CommandMissing(
+                "This is no git repository", repository=str(checkout.repository), reason=reason, fix=fix
+            )
         raise InputError("The repository has no such revision", revision=checkout.revision[:200], fix="push it first")
     commit = found.stdout.decode().strip()
     added = _git(checkout.repository, "worktree", "add", "--detach", "--force", str(tree), commit)
@@ -111,6 +115,6 @@ def _git(repository: Path, *arguments: str) -> subprocess.CompletedProcess[bytes
             check=False,
         )
     except FileNotFoundError as error:
-        raise SetupError("There is no git on this machine", fix="install git, or leave `repository` out") from error
+        raise CommandMissing("There is no git on this machine", fix="install git, or leave `repository` out") from error
     except subprocess.TimeoutExpired as error:
         raise CommandTroubled("Git did not answer in time", seconds=GIT_SECONDS) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections import Counter
@@ -10,13 +11,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from coditect.errors import CoditectError, SetupError
+from coditect.errors import CoditectError, InvalidWorkflow, SetupError
 
 log = logging.getLogger(__name__)
 
 MOST_BYTES = 256 * 1024
 MOST_FILES = 200
 _FENCE = re.compile(r"[ \t]*---[ \t]*")
+_PLAIN_WITH_COLON = re.compile(r"""^(\w+:[ \t]+)([^\s"'|>\[{&*!#%@`].*:[ \t].*?)[ \t]*$""", re.MULTILINE)
 _TOOL = re.compile(r"[^\s,(]+(?:\([^)]*\))?")
 """A name in a list of tools, such as `text.count`, or `Bash(git log:*)` of other assistants."""
 
@@ -109,17 +111,17 @@ def read_agent(text: str, *, path: str = "") -> MarkdownAgent:
     Raises:
         SetupError: when it has no front matter, or a field is missing or wrong; the error says which.
     """
-    from coditect.workflow.documents.file import read_values  # noqa: PLC0415 - an optional dependency
-
-    first, *lines = text.removeprefix("\ufeff").lstrip().splitlines() or [""]
+    lines = text.removeprefix("\ufeff").splitlines()
+    begin = next((number for number, line in enumerate(lines) if line.strip()), len(lines))
+    first = "".join(lines[begin : begin + 1])
     if _FENCE.fullmatch(first) is None:
         fix = "begin with the lines: ---, name: NAME, description: TEXT, ---"
         raise SetupError("A markdown agent begins with front matter", path=path, first_line=first[:100], fix=fix)
-    end = next((number for number, line in enumerate(lines) if _FENCE.fullmatch(line)), None)
+    end = next((number for number in range(begin + 1, len(lines)) if _FENCE.fullmatch(lines[number])), None)
     if end is None:
         raise SetupError("The front matter has no end", path=path, fix="put a line --- below the fields")
     try:
-        values = read_values("\n".join(lines[:end]))
+        values = _fields("\n" * (begin + 1) + "\n".join(lines[begin + 1 : end]))
         if not isinstance(values, dict):
             raise SetupError("The front matter has no fields", path=path, fix="name: NAME, description: TEXT")
         return MarkdownAgent.model_validate({**values, "instructions": "\n".join(lines[end + 1 :]).strip()})
@@ -132,12 +134,32 @@ def read_agent(text: str, *, path: str = "") -> MarkdownAgent:
         raise SetupError("The front matter is no YAML", path=path, reason=str(error)) from error
 
 
+def _fields(front_matter: str) -> Any:
+    """Return the values of front matter; a plain text may have a colon and a blank, as other assistants write it.
+
+    Raises:
+        InvalidWorkflow: when it is no YAML; with the line.
+    """
+    from coditect.workflow.documents.file import read_values  # noqa: PLC0415 - an optional dependency
+
+    try:
+        return read_values(front_matter)
+    except InvalidWorkflow:
+        quoted = _PLAIN_WITH_COLON.sub(lambda found: found[1] + json.dumps(found[2]), front_matter)
+        return read_values(quoted)
+
+
 def _text(path: Path) -> str:
     try:
+        if not path.is_file():  # such as a folder, or a pipe, which nobody may write
+            raise SetupError("A markdown agent is a regular file", path=str(path))
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise SetupError("A markdown agent is too large", path=str(path), most_bytes=MOST_BYTES)
         return content.decode().replace("\r\n", "\n")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        fix = "save it as UTF-8"
+        raise SetupError("A markdown agent is no UTF-8", path=str(path), reason=str(error), fix=fix) from error
+    except OSError as error:
         raise SetupError("A markdown agent cannot be read", path=str(path), reason=str(error)) from error

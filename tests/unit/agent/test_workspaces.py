@@ -95,6 +95,27 @@ def test_a_folder_that_vanished_is_made_again(base: Path, vanish: Callable[[Path
     assert list(base.iterdir()) == []
 
 
+def test_no_temporary_folder_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_usable() -> str:  # as on a full disk
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", none_usable)
+    for use in (Workspaces().make, Workspaces().sweep):
+        with pytest.raises(SetupError, match="No usable temporary directory") as raised:
+            use()
+        assert raised.value.retryable
+
+
+def test_a_full_disk_is_an_error_that_another_attempt_may_not_meet(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: str, *_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", path)
+
+    monkeypatch.setattr("os.mkdir", full)
+    with pytest.raises(SetupError, match="No space left") as raised:
+        Workspaces(base).make()
+    assert raised.value.retryable
+
+
 def _open_to_all(base: Path) -> None:
     base.mkdir(parents=True)
     base.chmod(0o777)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
@@ -170,6 +171,17 @@ def test_odd_blanks_and_a_byte_order_mark_are_read(tmp_path: Path, content: str)
     assert read_folder(tmp_path) == [MarkdownAgent(name="a", description="Reads.", instructions="Read it.")]
 
 
+def test_a_plain_text_may_have_a_colon() -> None:
+    text = 'Use it for: reviews. <example>Context: "a" #1</example>'
+    agent = read_agent(PLAIN.replace("Reads.", text).replace("---\nRead", "model: inherit\ncolor: red\n---\nRead"))
+    assert (agent.description, agent.name, agent.model) == (text, "a", None)
+
+
+def test_the_line_of_a_mistake_is_that_of_the_file() -> None:
+    with pytest.raises(SetupError, match="line=6"):
+        read_agent("\ufeff\n\n" + PLAIN.replace("Reads.", "[Reads."))
+
+
 def test_front_matter_alone_without_a_newline_at_its_end_is_an_agent() -> None:
     assert read_agent("---\nname: a\ndescription: Reads.\n---").instructions == ""
 
@@ -202,10 +214,14 @@ def test_odd_files_are_left_out_with_the_reason_and_folders_below_are_read(
     (tmp_path / "open.md").write_text("---\nname: c\ndescription: d\n")
     (tmp_path / "README.md").write_text("# The team")
     (tmp_path / "folder.md").mkdir()
+    os.mkfifo(tmp_path / "pipe.md")
+    (tmp_path / "endless.md").symlink_to("/dev/zero")
 
     assert [agent.name for agent in read_folder(tmp_path)] == ["a", "b"]
     reasons = {Path(vars(record)["path"]).name: vars(record)["reason"] for record in caplog.records}
-    assert reasons.keys() == {"again.md", "latin.md", "open.md", "README.md", "folder.md"}
+    assert reasons.keys() == {
+        "again.md", "latin.md", "open.md", "README.md", "folder.md", "pipe.md", "endless.md",
+    }  # fmt: skip
     assert "front matter" in reasons["README.md"] and "no end" in reasons["open.md"]
 
     (tmp_path / "a.md").unlink()
