@@ -8,6 +8,7 @@ from typing import Any
 
 from a2a.auth.user import User
 from a2a.server.context import ServerCallContext
+from a2a.server.jsonrpc_models import JSONParseError
 from a2a.server.request_handlers.response_helpers import build_error_response
 from a2a.server.routes.agent_card_routes import create_agent_card_routes
 from a2a.server.routes.common import DefaultServerCallContextBuilder
@@ -48,17 +49,17 @@ class A2aEndpoints:
         return await self._dispatcher.handle_requests(request)
 
     async def unsupported(self, request: Any) -> dict[str, Any] | None:
-        """Return the JSON-RPC error for a request of another version of the protocol than 1; None for one of version 1.
+        """Return the JSON-RPC error for a request that is no JSON, or of another version of the protocol than 1.
 
-        The version is checked first: the methods and fields of another version have other names.
+        The version is checked before the methods and fields, which have other names in another version.
         """
+        try:
+            body = loads(await request.body())
+        except InvalidTask as error:
+            return build_error_response(None, JSONParseError(message=str(error)))
         given = request.headers.get(VERSION_HEADER) or PROTOCOL_VERSION_0_3
         if _VERSION_1.fullmatch(given.strip()):
             return None
-        try:
-            body = loads(await request.body())
-        except InvalidTask:
-            body = None
         found = body.get("id") if isinstance(body, dict) else None
         number = found if isinstance(found, str | int) and not isinstance(found, bool) else None
         fix = f"send the header {VERSION_HEADER}: {PROTOCOL_VERSION_1_0}"

@@ -49,7 +49,7 @@ def check_wishes(request: SendMessageRequest, spec: CapabilitySpec) -> None:
     wishes, modes = request.configuration, output_modes(spec)
     if wishes.HasField("task_push_notification_config"):
         raise no_push()
-    accepted = set(wishes.accepted_output_modes)
+    accepted = {mode.partition(";")[0].strip().lower() for mode in wishes.accepted_output_modes}
     ranges = {"*/*", *modes, *(f"{mode.partition('/')[0]}/*" for mode in modes)}
     if accepted and not accepted & ranges:
         fix = f"accept {' or '.join(modes)}"

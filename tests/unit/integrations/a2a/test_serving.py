@@ -168,6 +168,14 @@ async def test_another_version_is_refused_by_its_code_whatever_the_method(versio
     assert "A2A-Version: 1.0" in refused["error"]["message"]
 
 
+@pytest.mark.parametrize("body", [b"", b"{", b'{"id": "\xff"}', b"[" * 5_000, b'{"id": NaN}'])
+async def test_what_is_no_json_is_refused_by_the_code_for_it(body: bytes) -> None:
+    async with connected([Workers().agent]) as one:
+        answer = await one.http.post("/a2a", headers={"a2a-version": "1.0"}, content=body)
+
+    assert (answer.json()["id"], answer.json()["error"]["code"]) == (None, -32700)
+
+
 async def test_a_message_id_with_another_input_is_refused() -> None:
     workers = Workers()
     async with connected([workers.agent]) as one:
@@ -304,7 +312,7 @@ async def test_a_file_is_not_taken_nor_media_types_that_the_skill_has_not_nor_pu
             await sent(one.client, pushed)
 
 
-@pytest.mark.parametrize("accepted", ["application/json", "application/*", "*/*"])
+@pytest.mark.parametrize("accepted", ["application/json", "application/*", "*/*", "Application/JSON; charset=utf-8"])
 async def test_a_range_of_media_types_is_that_of_http_and_no_pattern_of_a_shell(accepted: str) -> None:
     fitting, pattern = message("x", "text.count", message_id="1"), message("x", "text.count", message_id="2")
     fitting.configuration.accepted_output_modes.append(accepted)
