@@ -158,7 +158,7 @@ def _result_line(text: bytes) -> bytes:
 
 def _is_progress(line: bytes) -> bool:
     try:
-        keys = loads(line).keys() if len(line) <= LONGEST_PROGRESS_BYTES else ()
+        keys = loads(line).keys() if len(line) <= LONGEST_PROGRESS_BYTES else set()
     except InvalidTask:
         return False
     return bool(keys) and keys <= _PROGRESS_KEYS
