@@ -212,7 +212,7 @@ def _address(url: str) -> SplitResult:
         parts, _ = urlsplit(url), urlsplit(url).port
     except ValueError:
         raise SetupError(sentence) from None  # what it says may hold the password
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or "," in parts.netloc.rpartition("@")[2]:
         raise SetupError(sentence)
     return parts
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Any, TypeVar
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -49,6 +50,10 @@ SENTINELS = ("redis+sentinel://", "rediss+sentinel://")
 SENTINEL_PORT = 26_379
 EXAMPLE = "rediss://user:password@host:6379/0?ssl_ca_certs=/path/to/ca.pem"
 _TLS_PARAMETERS = ("ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password")
+_ONE_DATABASE = re.compile(r"unix://|rediss?://([^/?]*@)?[^/?,@]*(/\d*)?/?(\?|$)", re.IGNORECASE)
+_BY_SENTINELS = re.compile(
+    r"\w+\+sentinel://((?P<signed>[^/?]*)@)?(?P<places>[^/?@]+)/(?P<name>[^/?]+)(/(?P<database>\d*))?/?(\?(?P<query>.*))?$"
+)
 PARAMETERS = (*_TLS_PARAMETERS, "client_name", "db", "health_check_interval", "socket_keepalive", "ssl_min_version")
 """The parameters of a URL of Redis; the time limits and the protocol are Coditect's own."""
 
@@ -178,7 +183,9 @@ def _client(url: str, timeout_seconds: float) -> Redis:
     check_address(url, "CODITECT_REDIS_URL", example=EXAMPLE, parameters=PARAMETERS)
     try:
         if url.startswith(SENTINELS):
-            return _watched(urlsplit(url), timeout_seconds)
+            return _watched(url, timeout_seconds)
+        if not _ONE_DATABASE.match(url):
+            raise ValueError(url)
         pool = BlockingConnectionPool.from_url(
             url, max_connections=CONNECTIONS, timeout=timeout_seconds, **_each(timeout_seconds)
         )
@@ -199,25 +206,24 @@ def _each(timeout_seconds: float) -> dict[str, Any]:
     }
 
 
-def _watched(url: SplitResult, timeout_seconds: float) -> Redis:
+def _watched(url: str, timeout_seconds: float) -> Redis:
     """Return a client of the Redis master that the sentinels name; each new connection asks them again."""
-    signed, _, places = url.netloc.rpartition("@")
-    hosts = [place.partition(":") for place in places.split(",")]
-    name, _, database = url.path.strip("/").partition("/")
-    if not name or not all(host for host, _, _ in hosts):
-        raise ValueError(url.path)
-    user, _, password = signed.partition(":")
-    given = dict(parse_qsl(url.query))
-    tls: dict[str, Any] = {"ssl": url.scheme.startswith("rediss")}
+    parts = _BY_SENTINELS.match(url)
+    hosts = [] if parts is None else [urlsplit(f"//{place}") for place in parts["places"].split(",")]
+    if parts is None or not all(host.hostname for host in hosts):
+        raise ValueError(url)
+    user, _, password = (parts["signed"] or "").partition(":")
+    given = dict(parse_qsl(parts["query"] or ""))
+    tls: dict[str, Any] = {"ssl": url.startswith("rediss")}
     tls |= {parameter: given[parameter] for parameter in _TLS_PARAMETERS if parameter in given and tls["ssl"]}
     limits = {"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds}
     sentinel = Sentinel(  # type: ignore[no-untyped-call] # redis-py says no types here
-        [(host, int(port or SENTINEL_PORT)) for host, _, port in hosts],
+        [(host.hostname, host.port or SENTINEL_PORT) for host in hosts],
         sentinel_kwargs={**limits, **tls},
     )
     master: Redis = sentinel.master_for(
-        name,
-        db=int(database or given.get("db") or 0),
+        parts["name"],
+        db=int(parts["database"] or given.get("db") or 0),
         username=unquote(user) or None,
         password=unquote(password) or None,
         **tls,

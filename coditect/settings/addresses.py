@@ -11,13 +11,15 @@ from coditect.errors import SetupError
 
 SHORTEST_SECRET = 6
 """The length in characters from which a secret is looked for in any text; a shorter one would hide plain words."""
-_WRITTEN_PASSWORD = re.compile(r"\w://[^\s/:@]*:([^\s/@]+)@")
-_PASSWORD = re.compile(r"(\w://[^\s/:@\"']*):[^\s/@\"']+@")
+_WRITTEN_PASSWORD = re.compile(r"\w://[^\s/:@]*:([^\s/]+)@")
+_PASSWORD = re.compile(r"(\w://[^\s/:@\"']*):[^\s/\"']+@")
 
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://(?:(?P<user>[^/?#]*)@)?[^@/?#]*(?P<rest>[^@#]*)", re.IGNORECASE)
 _NOT_ENCODED = re.compile(r"%(?![0-9a-f]{2})|[\[\]\s\x00-\x1f]", re.IGNORECASE)
 _WEAKENS_TLS = frozenset({"no_verify_ssl", "ssl_cert_reqs", "ssl_check_hostname", "ssl_exclude_verify_flags"})
+_OF_TLS = re.compile(r"cadata|cafile|capath|certfile|keyfile|ssl_\w+")
+_WITH_TLS = ("amqps://", "https://", "rediss://", "rediss+sentinel://")
 _VERIFYING = {"ssl_cert_reqs": "required", "ssl_check_hostname": "true"}
 """The only values with which such a parameter is not refused."""
 
@@ -25,7 +27,8 @@ _VERIFYING = {"ssl_cert_reqs": "required", "ssl_check_hostname": "true"}
 def check_address(text: str, variable: str, *, example: str, parameters: Collection[str]) -> None:
     """Check one server's URL: user and password are percent-encoded, and each parameter is one of the given names.
 
-    A parameter that weakens TLS is never one of these: certificates are always verified.
+    A parameter that weakens TLS is never one of these: certificates are always verified. A parameter of TLS is refused
+    in the URL of an unencrypted connection.
 
     Raises:
         SetupError: otherwise; the error never shows the URL, which may hold a password.
@@ -36,6 +39,11 @@ def check_address(text: str, variable: str, *, example: str, parameters: Collect
         fix = f"{variable}={example}, with %2F for /, %40 for @, %23 for #, %3F for ?, %25 for % and %2C for ,"
         raise SetupError(sentence, variable=variable, fix=fix)
     for name, value in parse_qsl(parts["rest"].partition("?")[2], keep_blank_values=True):
+        if _OF_TLS.fullmatch(name) and name in parameters and not text.lower().startswith(_WITH_TLS):
+            fix = f"{variable}={example}"
+            raise SetupError(
+                "A parameter of TLS is in the address of an unencrypted connection", parameter=name, fix=fix
+            )
         if name in parameters or _VERIFYING.get(name) == value.lower():
             continue
         if name in _WEAKENS_TLS:

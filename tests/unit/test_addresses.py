@@ -22,7 +22,8 @@ import dispatcher
 from coditect.cli.terminal.failure import describe
 from coditect.cli.terminal.output import Output, TableView, render, say
 from coditect.errors import BrokerUnavailable
-from coditect.settings.addresses import without_passwords
+from coditect.settings.addresses import secrets_in, without_passwords
+from coditect.settings.settings import Settings
 from coditect.telemetry.logs import JsonLines, PlainLines
 
 SAFE = ascii_letters + digits + "-._~%!$&()*+,;="
@@ -40,6 +41,12 @@ def test_password_is_nowhere_in_what_is_shown(scheme: str, user: str, password: 
 
     assert password not in shown
     assert f"{scheme}://{user}:***@broker.example:5672{after}" in shown
+
+
+@pytest.mark.parametrize("password", ["pa@secret", "@secret", "secret@", "a@b@secret"])
+def test_password_with_an_at_sign_is_hidden_whole(password: str) -> None:
+    assert without_passwords(f"to amqp://user:{password}@host:1/v") == "to amqp://user:***@host:1/v"
+    assert password in secrets_in(Settings(amqp_url=f"amqp://user:{password}@host:1/v"))
 
 
 @pytest.mark.parametrize("text", ["amqp://localhost:5672/", "http://[::1]:80/a@b", "no address: a@b", "a://b c:d@e"])

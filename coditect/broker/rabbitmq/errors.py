@@ -66,6 +66,13 @@ def unreachable(url: str, error: BaseException | None) -> CoditectError:
             reason=error.__cause__.verify_message,
             fix="name its authority in CODITECT_AMQP_URL: ?cafile=/path/to/ca.pem",
         )
+    if isinstance(error, FileNotFoundError | PermissionError | ssl.SSLError):  # one of a connection is an AMQPError
+        return SetupError(
+            "A certificate or key that CODITECT_AMQP_URL names cannot be read",
+            url=address,
+            reason=repr(error)[:200],
+            fix="correct the paths after the ?: cafile, certfile and keyfile name PEM files, capath a folder",
+        )
     return BrokerUnavailable(
         "The broker cannot be reached",
         url=address,

@@ -120,7 +120,9 @@ async def test_version_of_a_broker_that_lets_us() -> None:
         assert await api.client().closing_version() == "3.10.8"
 
 
-@pytest.mark.parametrize("url", ["localhost:15672", "amqp://localhost", "http://", "http://host:port"])
+@pytest.mark.parametrize(
+    "url", ["http://one,two:15672", "localhost:15672", "amqp://localhost", "http://", "http://host:port"]
+)
 def test_other_urls_are_refused_before_anything_is_sent(url: str) -> None:
     with pytest.raises(SetupError, match="CODITECT_MANAGEMENT_URL"):
         Management(url)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, patch
 
@@ -36,8 +37,8 @@ from tests.unit.broker.virtual_time import in_virtual_time
     [
         ("amqp://localhost:5672/", ["amqp://localhost:5672/"]),
         ("amqp://u:p@a:5672/v,b:5673, c", ["amqp://u:p@a:5672/v", "amqp://u:p@b:5673/v", "amqp://u:p@c/v"]),
-        ("amqp://a/,amqps://x:y@b:1/w", ["amqp://a/", "amqps://x:y@b:1/w"]),
-        ("amqp://a/?cafile=/ca.pem,b", ["amqp://a/?cafile=/ca.pem", "amqp://b/?cafile=/ca.pem"]),
+        ("amqps://a/,amqps://x:y@b:1/w", ["amqps://a/", "amqps://x:y@b:1/w"]),
+        ("amqps://a/?cafile=/ca.pem,b", ["amqps://a/?cafile=/ca.pem", "amqps://b/?cafile=/ca.pem"]),
     ],
 )
 def test_setting_names_one_host_or_several(setting: str, hosts: list[str]) -> None:
@@ -81,6 +82,21 @@ def test_url_cannot_turn_verification_off(setting: str, value: str) -> None:
     assert refused.value.facts["parameter"] == "no_verify_ssl"
 
 
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("amqp://host/?cafile=/ca.pem", "unencrypted"),
+        ("amqps://one/,amqp://two/", "Some addresses"),
+        ("amqp://one/,amqps://two/", "Some addresses"),
+    ],
+)
+def test_url_that_leaves_a_connection_unencrypted_by_mistake_is_refused(setting: str, sentence: str) -> None:
+    with pytest.raises(SetupError, match=sentence) as refused:
+        hosts_of(setting)
+
+    assert "amqps://" in str(refused.value.facts["fix"])
+
+
 @pytest.mark.parametrize("parameter", ["heartbeat=60", "name=me", "verify=none", "cafiles=x"])
 def test_unknown_parameter_is_refused_by_name(parameter: str) -> None:
     with pytest.raises(SetupError, match="unknown parameter") as refused:
@@ -90,7 +106,7 @@ def test_unknown_parameter_is_refused_by_name(parameter: str) -> None:
 
 
 def test_password_that_is_encoded_is_taken() -> None:
-    (url,) = hosts_of("amqp://user:p%2Fa%40s%25s@host/v%2Fh?cafile=/ca.pem")
+    (url,) = hosts_of("amqps://user:p%2Fa%40s%25s@host/v%2Fh?cafile=/ca.pem")
 
     assert (url.password, url.host, url.query["cafile"]) == ("p/a@s%s", "host", "/ca.pem")
 
@@ -244,3 +260,19 @@ async def test_connection_that_ends_at_once_is_opened_again_with_pauses_and_its_
 
     assert at_least <= ended.opened <= at_most
     assert "INTERNAL_ERROR" in vars(next(one for one in caplog.records if "was lost" in one.getMessage()))["reason"]
+
+
+@pytest.mark.parametrize("parameter", ["cafile={}/missing.pem", "cafile={}/empty.pem", "certfile={}/missing.pem"])
+async def test_certificate_that_cannot_be_read_is_a_wrong_set_up(parameter: str, tmp_path: Path) -> None:
+    (tmp_path / "empty.pem").touch()
+    url = f"amqps://user:hunter2@127.0.0.1:1/?{parameter.format(tmp_path)}"
+    link = RabbitConnection(url, name="one", path=PlainPath(), restore=nothing)
+    running = asyncio.create_task(link.run())
+    try:
+        with pytest.raises(SetupError, match="certificate or key") as refused:
+            await link.first(30)
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+    assert "hunter2" not in describe(refused.value)

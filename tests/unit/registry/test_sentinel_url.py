@@ -15,12 +15,16 @@ def connection(url: str) -> RedisConnection:
 
 
 async def test_sentinels_the_masters_name_and_the_sign_in_are_read() -> None:
-    made = connection("redis+sentinel://user:p%40ss@one:26380,two/mymaster/3")
+    made = connection("redis+sentinel://user:p%40ss@one:26380,two,[::1]:26381/mymaster/3")
 
     pool = made.redis.connection_pool
     assert isinstance(pool, SentinelConnectionPool)
     places = [one.connection_pool.connection_kwargs for one in pool.sentinel_manager.sentinels]
-    assert [(place["host"], place["port"]) for place in places] == [("one", 26380), ("two", 26379)]
+    assert [(place["host"], place["port"]) for place in places] == [
+        ("one", 26380),
+        ("two", 26379),
+        ("::1", 26381),
+    ]
     assert pool.service_name == "mymaster"
     wanted = {"db": 3, "username": "user", "password": "p@ss"}
     assert {name: pool.connection_kwargs[name] for name in wanted} == wanted
@@ -29,7 +33,7 @@ async def test_sentinels_the_masters_name_and_the_sign_in_are_read() -> None:
 
 @pytest.mark.parametrize(("scheme", "encrypted"), [("redis", False), ("rediss", True)])
 async def test_sentinels_are_asked_over_tls_when_the_master_is(scheme: str, encrypted: bool) -> None:
-    made = connection(f"{scheme}+sentinel://one/mymaster?ssl_ca_certs=/ca.pem")
+    made = connection(f"{scheme}+sentinel://one/mymaster" + ("?ssl_ca_certs=/ca.pem" if encrypted else ""))
 
     pool = made.redis.connection_pool
     assert isinstance(pool, SentinelConnectionPool)
@@ -55,6 +59,27 @@ def test_parameter_that_weakens_tls_or_is_unknown_is_refused(scheme: str, parame
         connection(f"{scheme}?{parameter}")
 
     assert refused.value.facts["parameter"] == parameter.partition("=")[0]
+
+
+@pytest.mark.parametrize("url", ["redis://host/0", "redis+sentinel://host/mymaster", "REDIS://host"])
+def test_authority_of_an_address_without_tls_is_refused(url: str) -> None:
+    with pytest.raises(SetupError, match="unencrypted") as refused:
+        connection(f"{url}?ssl_ca_certs=/ca.pem")
+
+    assert "rediss://" in str(refused.value.facts["fix"])
+
+
+@pytest.mark.parametrize("url", ["redis://host/abc", "redis://host/0/1", "redis://host/-1", "redis://one,two/0"])
+def test_address_with_another_database_or_host_than_it_seems_is_refused(url: str) -> None:
+    with pytest.raises(SetupError, match="not a URL of Redis"):
+        connection(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://", "redis://host", "rediss://:a,b@host:1/15", "redis://[::1]:1/", "unix:///run/x"]
+)
+async def test_address_of_one_redis_is_taken(url: str) -> None:
+    await connection(url).close()
 
 
 @pytest.mark.parametrize("password", ["hunter2/x", "hunter2#x", "hunter2?x", "hunter2%x", "12/hunter2", "hun[ter2"])

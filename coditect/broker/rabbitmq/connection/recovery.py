@@ -298,11 +298,17 @@ def hosts_of(url: str) -> tuple[URL, ...]:
     Scheme, user, virtual host and query default to those of the first address.
 
     Raises:
-        SetupError: for an address that is no URL of a broker, or has a parameter that is unknown or weakens TLS.
+        SetupError: for an address that is no URL of a broker, or has a parameter that is unknown or weakens TLS, and
+            when some of the addresses are encrypted and others are not.
     """
     texts = [text for part in url.split(",") if (text := part.strip())] or [""]
     first = _broker_url(texts[0])
     whole = [_broker_url(text) if "://" in text else _like(first, _broker_url(f"amqp://{text}")) for text in texts[1:]]
+    if any(one.scheme != first.scheme for one in whole):
+        fix = f"CODITECT_AMQP_URL={EXAMPLE},other:5671"
+        raise SetupError(
+            "Some addresses of the broker use TLS, and others do not", variable="CODITECT_AMQP_URL", fix=fix
+        )
     return (first, *whole)
 
 
