@@ -37,6 +37,7 @@ UNKNOWN_SECONDS = 30.0
 AWAY_SECONDS = 5.0
 """The shortest pause between a fetch that failed and the next one."""
 LARGEST_DOCUMENT_BYTES = 1_000_000
+PIECE_BYTES = 65_536
 DISCOVERY = "/.well-known/openid-configuration"
 
 
@@ -143,8 +144,13 @@ def _kid(token: str) -> str:
 
 
 def _document(url: str) -> dict[str, Any]:
+    ends_at, text = time.monotonic() + FETCH_SECONDS, bytearray()
     with urlopen(url, timeout=FETCH_SECONDS) as answer:  # noqa: S310 - the issuer's scheme was checked, and names this
-        found = json.loads(answer.read(LARGEST_DOCUMENT_BYTES))
+        while piece := answer.read1(PIECE_BYTES):
+            text += piece
+            if len(text) > LARGEST_DOCUMENT_BYTES or time.monotonic() > ends_at:
+                raise ValueError("the issuer's document is too large, or too slow")
+    found = json.loads(text)
     if not isinstance(found, dict):
         raise ValueError("the issuer's document is no object")
     return found

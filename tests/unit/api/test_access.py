@@ -445,6 +445,32 @@ async def test_an_issuer_that_is_silent_holds_up_one_caller_and_one_thread(
     assert len(asked) == 1
 
 
+async def test_an_issuer_that_answers_without_end_keeps_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = Event()
+
+    class Endless(_Issuer):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            try:
+                while True:
+                    self.wfile.write(b" ")
+            except OSError:  # the reader has gone
+                ended.set()
+
+    monkeypatch.setattr("coditect.api.access.oidc.LARGEST_DOCUMENT_BYTES", 10**12)
+    monkeypatch.setattr("coditect.api.access.oidc.FETCH_SECONDS", 0.5)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
+        Thread(target=server.serve_forever).start()
+        tokens = OidcTokens(OidcSettings(f"http://127.0.0.1:{server.server_port}", "coditect"))
+        try:
+            with pytest.raises(Retryable):
+                await tokens.caller_of("a.b.c")
+            await eventually(ended.is_set)
+        finally:
+            server.shutdown()
+
+
 def test_an_issuer_is_reached_by_tls() -> None:
     with pytest.raises(SetupError, match="https"):
         OidcTokens(OidcSettings("http://issuer.example", "coditect"))
