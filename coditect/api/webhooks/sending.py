@@ -20,7 +20,7 @@ from standardwebhooks import Webhook as Signature
 from coditect.aio.clock import Clock
 from coditect.errors import CoditectError
 from coditect.integrations.http.addresses import AllowedHosts, webhook_hosts
-from coditect.integrations.http.calls import AgentCalls, agent_calls
+from coditect.integrations.http.calls import AgentCalls, HttpAnswer, agent_calls
 from coditect.model.event import Event
 from coditect.operations.coordination.webhooks import Webhook, check_key
 from coditect.telemetry.metrics import MemoryMetrics, Metrics
@@ -100,7 +100,7 @@ class WebhookSender:
             return WebhookAttempt(None, f"no answer within {ATTEMPT_SECONDS:.0f} s")
         except CoditectError as error:
             return WebhookAttempt(None, str(error.facts.get("reason") or error)[:300])
-        return _judged(answer.status, answer.retry_after)
+        return _judged(answer)
 
 
 @asynccontextmanager
@@ -130,12 +130,12 @@ def _signed(identity: str, body: bytes, secret: str) -> dict[str, str]:
     }
 
 
-def _judged(status: int, retry_after: str | None) -> WebhookAttempt:
+def _judged(answer: HttpAnswer) -> WebhookAttempt:
+    status = answer.status
     if 200 <= status < 300:
         return WebhookAttempt(status)
     if 300 <= status < 400:
         return WebhookAttempt(status, f"{status}: redirects are not followed")
     named = next((known.phrase for known in HTTPStatus if known == status), "unknown status")
-    asked = float(retry_after) if retry_after and retry_after.isascii() and retry_after.isdecimal() else 0.0
-    gone = status == HTTPStatus.GONE
-    return WebhookAttempt(status, f"{status} {named}", gone, min(asked, LONGEST_WAIT_SECONDS))
+    wait_seconds = answer.pause_seconds(most=LONGEST_WAIT_SECONDS) or 0.0
+    return WebhookAttempt(status, f"{status} {named}", status == HTTPStatus.GONE, wait_seconds)

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 
 import httpx2
@@ -34,6 +36,21 @@ class HttpAnswer:
     status: int
     body: bytes
     retry_after: str | None
+
+    def pause_seconds(self, *, most: float) -> float | None:
+        """Return the pause, up to `most`, that the header Retry-After asks for, in seconds or until a date.
+
+        It is None when there is no such header, or it cannot be read.
+        """
+        asked = (self.retry_after or "").strip()
+        if asked.isascii() and asked.isdigit():
+            wanted = float(asked[:12])
+        else:
+            try:
+                wanted = (parsedate_to_datetime(asked) - datetime.now(UTC)).total_seconds()
+            except (ValueError, TypeError):  # the latter for a date without a zone
+                return None
+        return min(max(0.0, wanted), most)
 
 
 class AgentCalls:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from coditect.agent.execution.handler import HandedBack
@@ -148,7 +147,7 @@ def _judged(answer: HttpAnswer, event_id: str) -> AgentResponseEvent | None:
     facts = {"status": answer.status, "answer": answer.body[:MOST_SHOWN].decode(errors="replace")}
     if answer.status in (400, 422):
         raise InputRefused("The agent refused the input", **facts)
-    pause = _pause_seconds(answer.retry_after or "") if answer.status in (429, 503) else None
+    pause = answer.pause_seconds(most=LONGEST_PAUSE_SECONDS) if answer.status in (429, 503) else None
     if pause is not None:
         raise RetryAfter(pause, f"The agent asked for another attempt later, by {answer.status}")
     fix = "answer 200 with an AgentResponseEvent, or 202 and post it to callback_url later"
@@ -162,15 +161,3 @@ def _result(answer: AgentResponseEvent) -> Any:
     if answer.status is AnswerStatus.TIMEOUT:
         raise TimeoutError(f"The agent ran out of time. {told}".strip())
     raise ActionFailed("The agent failed", error=told)
-
-
-def _pause_seconds(retry_after: str) -> float | None:
-    """Return the pause that a header Retry-After asks for, at most an hour; None when it cannot be read."""
-    if retry_after.isascii() and retry_after.strip().isdigit():
-        wanted = float(retry_after[:12])
-    else:
-        try:
-            wanted = (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):
-            return None
-    return min(max(0.0, wanted), LONGEST_PAUSE_SECONDS)

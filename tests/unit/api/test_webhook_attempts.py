@@ -101,10 +101,14 @@ async def test_receiver_may_ask_for_time_or_for_no_more() -> None:
     async with webhook_sender(WEBHOOK_KEY, private=True) as sender:
         async with endpoint(503, "retry-after: 9999\r\n") as busy:
             later = await sender.send(webhook(busy.url), event())
+        async with endpoint(429, "retry-after: Fri, 31 Dec 2100 23:59:59 GMT\r\n") as limited:
+            next_century = await sender.send(webhook(limited.url), event())
+        async with endpoint(503, "retry-after: soon\r\n") as vague:
+            soon = await sender.send(webhook(vague.url), event())
         async with endpoint(410) as ended:
             gone = await sender.send(webhook(ended.url), event())
 
-    assert later.wait_seconds == 300.0
+    assert [one.wait_seconds for one in (later, next_century, soon)] == [300.0, 300.0, 0.0]
     assert gone.gone
 
 
