@@ -1,0 +1,59 @@
+"""Commands that pages, help texts and errors name exist, with their options."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from coditect.cli.main import app
+from tests.docs.pages import pages
+from tests.servers import ROOT
+
+_CALL = re.compile(r"(?:^ *|`|: )coditect((?: +(?:'[^'\n]*'|\"[^\"\n]*\"|[^\s`'\"|;&<>()\\]+))+)", re.MULTILINE)
+_TREE = typer.main.get_command(app)
+
+
+@cache
+def _found(command: Any, name: str) -> Any:
+    return command.get_command(None, name)
+
+
+def test_commands_named_in_texts_exist_with_their_options() -> None:
+    sources = [file for name in ("coditect", "dispatcher", "agents") for file in (ROOT / name).rglob("*.py")]
+    history = ROOT / "CHANGELOG.md"  # which also names commands of the past
+
+    wrong = [fault for file in [*pages(), *sources] if file != history for fault in _faults(file)]
+
+    assert not wrong
+
+
+def test_a_command_and_an_option_that_do_not_exist_are_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("`coditect task show` and `coditect task get ID --wrong`,\n    coditect nothing\ncoditect up --detach\n")
+
+    assert [fault.partition(": ")[2] for fault in _faults(page)] == ["task show", "--wrong", "nothing"]
+
+
+def _faults(file: Path) -> list[str]:
+    text = file.read_text(encoding="utf-8").replace("\\\n", " ")
+    return [f"{file}: {fault}" for call in _CALL.findall(text) for fault in _unknown(call)]
+
+
+def _unknown(call: str) -> list[str]:
+    """Return the subcommand or the options in the words behind `coditect` that do not exist."""
+    words = [word.strip("`,.:*[]") for word in re.sub(r"'[^']*'|\"[^\"]*\"", "TEXT", call).split()]
+    command: Any = _TREE
+    path: list[str] = []
+    while hasattr(command, "get_command") and words and re.fullmatch("[a-z][a-z-]*", words[0]):
+        found = _found(command, words[0])
+        if found is None:
+            return [] if path and command.invoke_without_command else [" ".join([*path, words[0]])]
+        command = found
+        path.append(words.pop(0))
+    known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+    options = [word.partition("=")[0] for word in words if re.fullmatch(r"-[a-zA-Z]|--[a-z][a-z-]*(=.*)?", word)]
+    return [option for option in options if option not in known | {"-h", "--help", "--version"}]
