@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -100,6 +101,8 @@ def check_disk(folder: Path) -> Check:
 def check_up(files: UpFolder, state: UpState | None) -> Check:
     """Check that `up` left no stale files behind, and, while it runs, that every program is ready."""
     if state is None:
+        if files.path.is_dir() and files.path.stat().st_uid != os.geteuid():
+            return Check("up", False, f"another user owns {files.path}", "Work as this user, or in another folder")
         stale = files.env.exists()
         fix = f"Remove {files.env}, or run `coditect up`" if stale else ""
         return Check("up", not stale, "an address file of servers that do not run" if stale else "not up", fix)

@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
@@ -146,6 +147,8 @@ def make_private(folder: Path) -> None:
     try:
         opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
+            if os.fstat(opened).st_uid != os.geteuid():  # root could close it, but its owner would still write in it
+                raise PermissionError(errno.EPERM, "another user owns it")
             os.fchmod(opened, 0o700)
         finally:
             os.close(opened)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from coditect.agent.processes.process import ProcessId
+from coditect.local.doctor import check_up
 from coditect.local.errors import AlreadyUp, StartFailed
 from coditect.local.state import (
     ChildState,
@@ -13,6 +14,7 @@ from coditect.local.state import (
     UpState,
     forget,
     hold,
+    make_private,
     read_state,
     write_env,
     write_state,
@@ -124,3 +126,14 @@ def test_env_holds_the_address_and_the_key_of_the_api(tmp_path: Path) -> None:
         "CODITECT_API_KEY=coditect_k",
     ]
     assert folder.dashboard() == "http://127.0.0.1:8010/#/fleet?key=coditect_k"
+
+
+def test_folder_of_another_user_is_not_used_by_root_either(tmp_path: Path) -> None:
+    owned = tmp_path if os.geteuid() == 0 else Path("/")
+    if os.geteuid() == 0:
+        os.chown(tmp_path, 12345, 12345)
+
+    with pytest.raises(StartFailed, match="cannot be made private"):
+        make_private(owned)
+
+    assert not check_up(UpFolder(owned), None).ok
