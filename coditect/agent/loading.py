@@ -59,12 +59,12 @@ def load_agent(target: str) -> Agent:
 
 def _import(place: str) -> ModuleType:
     path = Path(place)
-    if place.endswith(".py"):
-        if not path.is_file():
+    if place.endswith(".py") or "/" in place or path.name in ("", ".."):
+        if not path.is_file() or path.suffix != ".py":
             raise SetupError(
-                "There is no such file",
+                "There is no such Python file",
                 path=place,
-                fix="name a file as seen from this folder, or write an example: coditect init",
+                fix="name a file as seen from this folder, such as my_agent.py, or write an example: coditect init my-fleet",
             )
         place = _module_name(path.resolve())
     elif "" not in sys.path and str(Path.cwd()) not in sys.path:
@@ -74,7 +74,7 @@ def _import(place: str) -> ModuleType:
     except CoditectError as error:
         error.facts.setdefault("at", _line_of(error)[0])
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         at, line = _line_of(error)
         reason = f"{type(error).__name__}: {getattr(error, 'msg', '') or error}"
         raise SetupError("The agent cannot be imported", target=place, at=at, line=line, reason=reason) from error

@@ -33,11 +33,12 @@ def test_file_gives_its_agents_once_each(tmp_path: Path) -> None:
     assert [one.name for one in load_agents(f"{file}:second")] == ["second"]
 
 
-def test_file_that_is_not_there_is_told_with_what_to_do() -> None:
+@pytest.mark.parametrize("path", ["missing.py", ".", "./", "agents/", "agents/missing"])
+def test_file_that_is_not_there_is_told_with_what_to_do(path: str) -> None:
     with pytest.raises(SetupError) as refused:
-        load_agents("missing.py")
+        load_agents(path)
 
-    assert refused.value.facts["path"] == "missing.py"
+    assert refused.value.facts["path"] == path
     assert "coditect init" in str(refused.value.facts["fix"])
 
 
@@ -87,6 +88,7 @@ BROKEN = {
         3,
         None,
     ),
+    "exit": ("import sys\nsys.exit('no settings')\n", 2, "SystemExit: no settings"),
     "deep": ("import json\n\njson.loads('{')\n", 3, "JSONDecodeError"),
 }
 
