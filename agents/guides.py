@@ -53,6 +53,18 @@ class Guide(BaseModel):
     """The number of public names, or of settings and files, that the guide is about."""
 
 
+class Project(BaseModel):
+    """The table `project` of a pyproject.toml, as far as an operator needs it."""
+
+    model_config = ConfigDict(alias_generator=lambda name: name.replace("_", "-"))
+
+    name: str
+    requires_python: str = "of any version"
+    dependencies: list[str] = []
+    optional_dependencies: dict[str, list[str]] = {}
+    scripts: dict[str, str] = {}
+
+
 @guide_writer.capability(
     "docs.user-guide",
     timeout="5m",
@@ -121,20 +133,18 @@ def _described(one: Any) -> str:
 
 
 def _deployment_guide(path: Path, root: Path | None, sources: Sequence[SourceFile]) -> Guide:
-    project = {} if root is None else _project(root)
+    project = None if root is None else _project(root)
     folder = root or (path if path.is_dir() else path.parent)
     variables = _variables(sources)
     files = sorted({str(file.relative_to(folder)) for pattern in _FILES for file in folder.glob(pattern)})
-    name = str(project.get("name", path.resolve().stem if root is None else root.resolve().name))
+    name = path.resolve().stem if project is None else project.name
+    known = project or Project(name=name)
     sections = {
-        "Requirements": [
-            f"Python {project.get('requires-python', 'of any version')}",
-            *project.get("dependencies", ()),
-        ]
+        "Requirements": [f"Python {known.requires_python}", *known.dependencies]
         if project
         else ["not known: the package is in no project with a pyproject.toml"],
-        "Extras": [f"{extra}: {', '.join(of)}" for extra, of in project.get("optional-dependencies", {}).items()],
-        "Commands": [f"{command}: {target}" for command, target in project.get("scripts", {}).items()],
+        "Extras": [f"{extra}: {', '.join(needs)}" for extra, needs in known.optional_dependencies.items()],
+        "Commands": [f"{command}: {target}" for command, target in known.scripts.items()],
         "Settings": [f"{variable}, read in {', '.join(where[:3])}" for variable, where in variables.items()],
         "Files": files,
     }
@@ -144,14 +154,13 @@ def _deployment_guide(path: Path, root: Path | None, sources: Sequence[SourceFil
     return Guide(title=f"Deploying {name}", markdown="\n\n".join(blocks) + "\n", items=len(variables) + len(files))
 
 
-def _project(root: Path) -> dict[str, Any]:
-    """Return the table `project` of a folder's pyproject.toml; an empty project has at least the folder's name."""
+def _project(root: Path) -> Project:
     try:
         found = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
-    except (OSError, ValueError) as error:
-        fix = "give the folder of a project that has a pyproject.toml"
+        return Project(**{"name": root.resolve().name, **found})
+    except (OSError, ValueError, TypeError) as error:
+        fix = "give the folder of a project with a valid pyproject.toml"
         raise InputError("there is no project", root=str(root), reason=str(error)[:200], fix=fix) from error
-    return {"name": root.resolve().name, **found}
 
 
 def _variables(sources: Sequence[SourceFile]) -> dict[str, list[str]]:

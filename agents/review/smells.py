@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from agents.review.findings import Finding, Severity
-from agents.tools.sources import SourceFile, read_source
+from agents.tools.sources import UNREADABLE, SourceFile, read_source
 
 MAX_FUNCTION_LINES = 50
 MAX_PARAMETERS = 6
@@ -32,7 +32,7 @@ def find_smells(source: SourceFile) -> list[Finding] | None:
     """Return a file's code smells on the lines to review: all, or those that a diff adds; None if it does not parse."""
     try:
         tree = ast.parse(read_source(source))
-    except (SyntaxError, ValueError, RecursionError):  # ValueError: null bytes
+    except UNREADABLE:
         return None
     private = not source.whole or _is_test(source.name)
     return [

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tokenize
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -13,6 +15,8 @@ Parsed = TypeVar("Parsed")
 
 MAX_FILES = 2000
 MAX_FILE_BYTES = 1_048_576
+UNREADABLE = (OSError, SyntaxError, ValueError, RecursionError)
+"""The errors of `read_source`, and of a parser of its text."""
 _MOST_NAMED = 10
 _NOT_OURS = frozenset({"__pycache__", "node_modules", "site-packages", "build", "dist", "venv"})
 
@@ -53,9 +57,6 @@ def find_sources(path: str, globs: Sequence[str]) -> list[SourceFile]:
         raise InputError("no Python file matches; check the path and the globs", path=path, globs=list(globs))
     if len(found) > MAX_FILES:
         raise InputError("too many files for one task; give a subfolder or a narrower glob", path=path, limit=MAX_FILES)
-    for source in found:
-        if source.path.stat().st_size > MAX_FILE_BYTES:
-            raise InputError("the file is too large", file=source.name, limit_bytes=MAX_FILE_BYTES)
     return found
 
 
@@ -81,8 +82,21 @@ def find_packages(roots: Sequence[str]) -> list[str]:
 
 
 def read_source(source: SourceFile) -> str:
-    """Return a file's text; bytes that are no UTF-8 are replaced, so that line numbers stay correct."""
-    return source.path.read_text(encoding="utf-8", errors="replace")
+    """Return a file's text by its byte order mark or coding line, else as UTF-8; wrong bytes are replaced.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file is too large.
+    """
+    with source.path.open("rb") as file:
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise ValueError(f"larger than {MAX_FILE_BYTES} bytes")
+    try:
+        encoding, _ = tokenize.detect_encoding(BytesIO(content).readline)
+    except SyntaxError:
+        encoding = "utf-8-sig"
+    return content.decode(encoding, errors="replace")
 
 
 def parse_all(
@@ -91,13 +105,13 @@ def parse_all(
     """Return the parsed form of each file that is valid Python, and a line with the reason for each other file.
 
     Raises:
-        InputError: not retryable; no file is valid Python.
+        InputError: not retryable; no file can be read and is valid Python.
     """
     parsed, refused = list[Parsed](), list[str]()
     for source in sources:
         try:
             parsed.append(parse(source, read_source(source)))
-        except (SyntaxError, ValueError, RecursionError) as error:
+        except UNREADABLE as error:
             refused.append(f"{source.name}: {error}")
     if not parsed:
         raise InputError("no file is valid Python", files=refused[:_MOST_NAMED])

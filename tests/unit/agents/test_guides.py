@@ -120,6 +120,9 @@ async def test_modules_without_docstrings_are_documented_and_broken_ones_reporte
     (shop / "shop" / "carts.py").write_text("def total(prices): ...\nclass Cart: ...\n")
     (shop / "shop" / "old.py").write_text("print 'hello'\n")
 
+    (shop / "shop" / "nul.py").write_bytes(b"x = 1\x00\n")
+    (shop / "shop" / "table.py").write_text("TABLE = [" + "1, " * 400_000 + "]\n")
+
     guide = await write_user_guide(GuideRequest(path=str(shop / "shop")), ctx)
     reference = await generate(DocsRequest(path=str(shop / "shop")), ctx)
 
@@ -127,8 +130,26 @@ async def test_modules_without_docstrings_are_documented_and_broken_ones_reporte
     assert guide.items == 2
     assert "## Left out\n\n* " in guide.markdown
     assert "old.py: " in guide.markdown
-    assert (reference.objects, reference.documented, len(reference.left_out)) == (3, 0, 1)
-    assert "old.py: " in reference.markdown
+    assert (reference.objects, reference.documented, len(reference.left_out)) == (3, 0, 3)
+    assert all(f"{name}.py: " in reference.markdown for name in ("nul", "old", "table"))
+
+
+async def test_a_module_is_read_by_its_byte_order_mark_or_coding_line(shop: Path, ctx: Context) -> None:
+    (shop / "shop" / "carts.py").write_bytes("\ufeff'Körbe.'\r\ntotal = 1\r\n".encode())
+    (shop / "shop" / "old.py").write_bytes("# -*- coding: latin-1 -*-\n'Größen.'\nsize = 1\n".encode("latin-1"))
+
+    guide = await write_user_guide(GuideRequest(path=str(shop / "shop")), ctx)
+
+    assert "Körbe." in guide.markdown
+    assert "Größen." in guide.markdown
+
+
+@pytest.mark.parametrize("table", ['scripts = ["x"]', "dependencies = {a = 1}", "name = 3"])
+async def test_an_invalid_project_is_refused_with_the_reason(table: str, shop: Path, ctx: Context) -> None:
+    (shop / "pyproject.toml").write_text(f"[project]\n{table}\n")
+
+    with pytest.raises(InputError, match="there is no project"):
+        await write_deployment_guide(GuideRequest(path=str(shop / "shop")), ctx)
 
 
 async def test_a_package_with_nothing_public_is_refused_with_the_reason(shop: Path, ctx: Context) -> None:
