@@ -64,7 +64,7 @@ def _import(place: str) -> ModuleType:
             raise SetupError(
                 "There is no such Python file",
                 path=place,
-                fix="name a file as seen from this folder, such as my_agent.py, or write an example: coditect init my-fleet",
+                fix="name a file as seen from this folder, or write an example: coditect init my-fleet",
             )
         place = _module_name(path.resolve())
     elif "" not in sys.path and str(Path.cwd()) not in sys.path:

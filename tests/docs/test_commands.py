@@ -33,7 +33,9 @@ def test_commands_named_in_texts_exist_with_their_options() -> None:
 
 def test_a_command_and_an_option_that_do_not_exist_are_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("`coditect task show` and `coditect task get ID --wrong`,\n    coditect nothing\ncoditect up --detach\n")
+    page.write_text(
+        "`coditect task show` and `coditect task get ID --wrong`,\n    coditect nothing\ncoditect up --detach\n"
+    )
 
     assert [fault.partition(": ")[2] for fault in _faults(page)] == ["task show", "--wrong", "nothing"]
 
