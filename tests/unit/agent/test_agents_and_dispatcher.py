@@ -33,12 +33,18 @@ def flow(seconds: float) -> Workflow:
     return one
 
 
+DIED, LOST = [(1, "process_died"), (2, "")], [(1, "delivery_lost"), (1, "")]
+"""The attempts and their reasons, of an agent that died, and of one that lives and lost its delivery alone."""
+
+
 @pytest.mark.parametrize(
-    ("fault", "within_seconds"),
-    [(TestFleet.kill, 1.0), (TestFleet.pause, 5.0), (TestFleet.drop_connections, 1.0)],
+    ("fault", "within_seconds", "attempts"),
+    [(TestFleet.kill, 1.0, DIED), (TestFleet.pause, 5.0, DIED), (TestFleet.drop_connections, 1.0, LOST)],
     ids=["killed", "stopped", "cut off"],
 )
-async def test_agent_that_is_gone_costs_one_more_execution(fault: Fault, within_seconds: float) -> None:
+async def test_agent_that_is_gone_costs_one_more_execution(
+    fault: Fault, within_seconds: float, attempts: list[tuple[int, str]]
+) -> None:
     agent, runs = sleeper()
     async with TestFleet(agents=[agent], replicas=2, seed=3) as fleet:
         run = await fleet.start(flow(30))
@@ -49,8 +55,10 @@ async def test_agent_that_is_gone_costs_one_more_execution(fault: Fault, within_
         value = await run.result(timeout="1h")
 
         assert (value, len(runs), runs[0][1:]) == (30, 2, (1, 1))
-        assert runs[1][1] > 1, "a fence of its own, whether or not the death is known when it begins"
         assert runs[1][0] != first
+        assert runs[1][1] > 1, "a fence of its own"
+        assert runs[1][2] <= attempts[-1][0], "it may begin before the death is known, as the same attempt"
+        assert [(row.attempt, row.reason) async for row in run.attempts()] == attempts
         assert fleet.elapsed_seconds <= 2 + within_seconds + 30
 
 
