@@ -9,9 +9,10 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from coditect.client.options import RequestKey
 from coditect.model.capability import CapabilitySpec
@@ -29,6 +30,11 @@ _DEFINITIONS = ("$defs", "definitions")
 _REFERENCES = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})
 _BY_NAME = frozenset({*_DEFINITIONS, "properties", "patternProperties", "dependentSchemas", "dependencies"})
 """The keywords whose values have schemas by names, which are no keywords."""
+_ANCHORS = ("$anchor", "$dynamicAnchor")
+_IDS = ("$id", "id")
+_ROOT_ONLY = frozenset({"$schema", *_IDS})
+_UNPORTABLE = frozenset({"$async", "$dynamicRef", "$id", "$recursiveRef", "patternProperties"})
+"""Keywords that clients of draft 7 read otherwise, or refuse; names of patterns have dialects, as all patterns do."""
 _VALUES = frozenset({"const", "enum", "default", "examples", "example"})
 _KINDS = {type(None): "null", str: "string"}
 
@@ -90,19 +96,36 @@ def own_key(door: str, caller: str, key: str, request: Any) -> RequestKey:
     return RequestKey(f"{door}/{name}/{key}", hashlib.sha256(written.encode()).hexdigest())
 
 
-def as_object(schema: Mapping[str, Any], name: str) -> dict[str, Any]:
+def as_object(schema: Mapping[str, Any], name: str, *, without: Collection[str] = ()) -> dict[str, Any]:
     """Return a schema of type `object`: the given one if it is that, else one whose field `name` has the given one.
 
     The field is required unless its schema takes null. References inside of the given schema stay valid: definitions
-    move to the new root, and other local references get the field's place.
+    move to the new root, other local references get the field's place, and those by an anchor become pointers. The
+    keywords `without` are left out.
     """
+    move = _Move.of(schema, "#" if is_object(schema) else f"#/properties/{name}", without)
+    moved = {key: value for key, value in move.schema(schema, root=True).items() if key not in _ROOT_ONLY}
     if is_object(schema):
-        return {key: value for key, value in schema.items() if key != "$schema"}
-    moved = _moved(schema, f"#/properties/{name}", str(schema.get("$id", "")))
-    inner = {key: value for key, value in moved.items() if key not in (*_DEFINITIONS, "$schema", "$id")}
+        return moved
+    inner = {key: value for key, value in moved.items() if key not in _DEFINITIONS}
     required = [] if admits(schema, None) else [name]
     whole: dict[str, Any] = {"type": "object", "properties": {name: inner}, "required": required}
     return whole | {key: moved[key] for key in _DEFINITIONS if key in moved}
+
+
+def is_portable(schema: Mapping[str, Any]) -> bool:
+    """Tell whether readers of draft 7 and of 2020-12 read a schema of `as_object` alike.
+
+    Many MCP clients prepare all output schemas of a server as draft 7, and list no tool if one of them fails.
+    """
+    for _, part in _schemas(schema):
+        tuples = "prefixItems" in part and "items" in part
+        if tuples or not _UNPORTABLE.isdisjoint(part) or isinstance(part.get("id"), str):
+            return False
+        reference = part.get("$ref", "#")
+        if not (isinstance(reference, str) and reference.startswith("#")) or _target(reference, schema) is None:
+            return False
+    return True
 
 
 def is_object(schema: Mapping[str, object]) -> bool:
@@ -132,7 +155,7 @@ def _can_be_tool(spec: CapabilitySpec) -> bool:
     try:
         for schema in (spec.input_schema, spec.output_schema):
             check_schema(schema)
-            as_object(schema, INPUT)
+            check_schema(as_object(schema, INPUT))
     except Exception as error:  # noqa: BLE001 - the boundary: what an agent registered may be anything
         facts = {"capability": spec.name, "reason": str(error)[:500], "fix": "mend its schema, and restart its agent"}
         logger.warning("A capability is not offered as a tool: its schema cannot be used", extra=facts)
@@ -173,43 +196,101 @@ def _parts(schema: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def _target(reference: str, root: Any) -> Any:
-    """Return the part of a schema at which a local reference points; the schema that admits all if there is none."""
-    found, own = root, str(root.get("$id", ""))
-    pointer = reference.removeprefix(own) if own else reference
-    if pointer.lstrip("#").strip("/") and not pointer.startswith("#/"):
-        return {}
-    for part in pointer.lstrip("#").split("/")[1:]:
+    """Return the part of a schema at which a local reference points; None if there is none."""
+    found, pointer = root, _local(reference, _own_id(root))
+    if pointer not in ("", "#") and not pointer.startswith("#/"):
+        return None
+    for part in pointer.split("/")[1:]:
         key = unquote(part).replace("~1", "/").replace("~0", "~")
         if isinstance(found, list) and key.isdigit() and int(key) < len(found):
             found = found[int(key)]
         elif isinstance(found, Mapping) and key in found:
             found = found[key]
-        else:
-            return {}
+        elif key:
+            return None
     return found
 
 
-def _moved(schema: Any, place: str, own: str) -> Any:
-    """Return a schema with its local references changed as if its root, but not its definitions, lay at a place."""
+def _own_id(schema: Mapping[str, Any]) -> str:
+    """Return the identifier of a schema, which draft 4 calls `id`; empty without one."""
+    return next((given.rstrip("#") for key in _IDS if isinstance(given := schema.get(key), str)), "")
+
+
+def _local(reference: str, own: str) -> str:
+    """Return a reference to the schema with the identifier `own` without that; any other one as it is."""
+    local = reference.removeprefix(own)
+    return (local or "#") if local == "" or local.startswith("#") else reference
+
+
+def _schemas(schema: Any, pointer: str = "#") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the schemas within a JSON Schema with their JSON pointers, itself first."""
     if isinstance(schema, list):
-        return [_moved(part, place, own) for part in schema]
-    if not isinstance(schema, Mapping):
+        for number, part in enumerate(schema):
+            yield from _schemas(part, f"{pointer}/{number}")
+    elif isinstance(schema, Mapping):
+        yield pointer, schema
+        for key, value in schema.items():
+            if key in _BY_NAME and isinstance(value, Mapping):
+                for name, part in value.items():
+                    yield from _schemas(part, f"{pointer}/{key}/{_escaped(name)}")
+            elif key not in _VALUES:
+                yield from _schemas(value, f"{pointer}/{_escaped(key)}")
+
+
+def _escaped(name: str) -> str:
+    return quote(name.replace("~", "~0").replace("/", "~1"), safe="~$")
+
+
+def _modern(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a schema with the tuples of earlier drafts as those of draft 2020-12."""
+    if not isinstance(schema.get("items"), list):
         return schema
-    moved = dict[str, Any]()
-    for key, value in schema.items():
-        if key in _REFERENCES and isinstance(value, str):
-            moved["$ref" if key == "$recursiveRef" else key] = _moved_reference(value, place, own)
-        elif key in _BY_NAME and isinstance(value, Mapping):
-            moved[key] = {name: _moved(part, place, own) for name, part in value.items()}
-        else:
-            moved[key] = value if key in _VALUES else _moved(value, place, own)
-    return moved
+    rest = {"items": schema["additionalItems"]} if "additionalItems" in schema else {}
+    others = {key: value for key, value in schema.items() if key not in ("items", "additionalItems")}
+    return {**others, "prefixItems": schema["items"], **rest}
 
 
-def _moved_reference(reference: str, place: str, own: str) -> str:
-    local = reference.removeprefix(own) or "#" if own else reference
-    if local in ("#", "#/"):
-        return place
-    if local.startswith("#/") and local.split("/")[1] not in _DEFINITIONS:
-        return place + local[1:]
-    return local
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """The move of a schema, but not of its definitions, to another place, with all that refers to its parts."""
+
+    place: str
+    own_id: str
+    anchors: Mapping[str, str]
+    """The pointers for which the names of anchors stand."""
+    without: frozenset[str]
+
+    @classmethod
+    def of(cls, schema: Mapping[str, Any], place: str, without: Collection[str]) -> _Move:
+        anchors = {
+            f"#{name.removeprefix('#')}": pointer
+            for pointer, part in _schemas(schema)
+            for key in (*_ANCHORS, *_IDS)
+            if isinstance(name := part.get(key), str) and (key in _ANCHORS or name.startswith("#"))
+        }
+        return cls(place, _own_id(schema), anchors, frozenset((*without, *_ANCHORS, "$recursiveAnchor")))
+
+    def schema(self, schema: Any, *, root: bool = False) -> Any:
+        """Return a schema, or a list of them, as it is at the other place; one with its own `$id` does not change."""
+        if isinstance(schema, list):
+            return [self.schema(part) for part in schema]
+        if not isinstance(schema, Mapping) or (not root and not str(schema.get("$id", "#")).startswith("#")):
+            return schema
+        moved = dict[str, Any]()
+        for key, value in _modern(schema).items():
+            if key in _REFERENCES and isinstance(value, str):
+                moved["$ref"] = self._reference(value)
+            elif key in _BY_NAME and isinstance(value, Mapping):
+                moved[key] = {name: self.schema(part) for name, part in value.items()}
+            elif key not in self.without and not (key in _IDS and str(value).startswith("#")):
+                moved[key] = value if key in _VALUES else self.schema(value)
+        return moved
+
+    def _reference(self, reference: str) -> str:
+        local = _local(reference, self.own_id)
+        local = self.anchors.get(local, local)
+        if local in ("#", "#/"):
+            return self.place
+        if local.startswith("#/") and local.split("/")[1] not in _DEFINITIONS:
+            return self.place + local[1:]
+        return local

@@ -13,7 +13,7 @@ from mcp_types import CallToolResult, TextContent, Tool
 
 from coditect.codec import is_binary
 from coditect.errors import CoditectError
-from coditect.integrations.tools import INPUT, as_object, input_of, is_object
+from coditect.integrations.tools import INPUT, as_object, input_of, is_object, is_portable
 from coditect.model.capability import CapabilitySpec
 from coditect.wire.json import dumps
 
@@ -90,4 +90,6 @@ def refusal(error: CoditectError) -> CallToolResult:
 
 
 def _output_schema(spec: CapabilitySpec) -> dict[str, Any] | None:
-    return as_object(spec.output_schema, RESULT) if spec.output_schema else None
+    """Return a tool's output schema without patterns, whose dialects differ; None if not all clients could read it."""
+    schema = as_object(spec.output_schema, RESULT, without=("pattern",))
+    return schema if spec.output_schema and is_portable(schema) else None

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator, ValidationError
+from jsonschema import Draft7Validator, Draft202012Validator, ValidationError
 
+from coditect.integrations.mcp.tools import CapabilityTool
 from coditect.integrations.tools import admits, as_object
+from coditect.model.capability import CapabilitySpec
 
 LIST = {"type": "array", "items": {"anyOf": [{"$ref": "#"}, {"type": "integer"}]}}
 PAIR = {"type": "array", "prefixItems": [{"type": "integer"}, {"$ref": "#/prefixItems/0"}], "minItems": 2}
@@ -19,6 +21,12 @@ OLD = {
 }
 ABOVE = {"$ref": "#/$defs/Leaf", "$defs": {"Leaf": {"anyOf": [{"type": "integer"}, {"$ref": "#/$defs/Many"}]},
          "Many": {"type": "array", "items": {"$ref": "#"}}}}  # fmt: skip
+ANCHORED = {"type": "array", "items": {"$ref": "#n"}, "$defs": {"a/b": {"$anchor": "n", "type": "integer"}}}
+DYNAMIC = {"$dynamicAnchor": "node", "type": "array", "items": {"$dynamicRef": "#node"}}
+RECURSIVE = {"$schema": "https://json-schema.org/draft/2019-09/schema", "$recursiveAnchor": True, "type": "array",
+             "items": {"$recursiveRef": "#"}}  # fmt: skip
+TUPLE = {"$schema": "http://json-schema.org/draft-07/schema#", "type": "array", "additionalItems": {"type": "null"},
+         "items": [{"type": "integer"}, {"type": "string"}]}  # fmt: skip
 NAMED = {"$id": "https://example.org/list", "type": "array", "items": {"$ref": "https://example.org/list#"}}
 
 
@@ -31,6 +39,10 @@ NAMED = {"$id": "https://example.org/list", "type": "array", "items": {"$ref": "
         (OLD, [[], [[]]], [[1]]),
         (ABOVE, [1, [2]], [1, ["x"]]),
         (NAMED, [[], [[]]], [[1]]),
+        (ANCHORED, [1], ["x"]),
+        (DYNAMIC, [[], [[]]], [[1]]),
+        (RECURSIVE, [[], [[]]], [[1]]),
+        (TUPLE, [1, "x", None], [1, "x", 2]),
     ],
 )
 def test_a_schema_keeps_its_references_where_it_is_moved(schema: dict[str, Any], fits: Any, fails: Any) -> None:
@@ -40,6 +52,46 @@ def test_a_schema_keeps_its_references_where_it_is_moved(schema: dict[str, Any],
     check.validate({"input": fits})
     with pytest.raises(ValidationError):
         check.validate({"input": fails})
+
+
+def test_schemas_with_one_identifier_stay_apart() -> None:
+    number = {"$id": "https://example.org/s", "type": "object", "properties": {"a": {"$ref": "https://example.org/s#n"}},
+              "$defs": {"n": {"$anchor": "n", "type": "integer"}}}  # fmt: skip
+    assert as_object(number, "input") == {
+        "type": "object", "properties": {"a": {"$ref": "#/$defs/n"}}, "$defs": {"n": {"type": "integer"}},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"a": {"$ref": "#/$defs/none"}}},
+        {"properties": {"a": {"$ref": "https://example.org/elsewhere"}}},
+        {"properties": {"a": {"$id": "inner", "type": "integer"}}},
+        {"properties": {"a": {"id": "inner", "type": "integer"}}},
+        {"properties": {"a": {"type": "array", "prefixItems": [{"type": "integer"}], "items": False}}},
+        {"patternProperties": {"(?P<x>a)": {}}},
+        {"$async": True},
+    ],
+)
+def test_output_schema_that_a_client_of_draft_7_cannot_read_is_left_out(schema: dict[str, Any]) -> None:
+    spec = CapabilitySpec("text.count", output_schema={"type": "object"} | schema)
+    assert CapabilityTool("text_count", spec).described.output_schema is None
+
+
+@pytest.mark.parametrize("schema", [ROOT, ANCHORED, DYNAMIC, RECURSIVE, NAMED, {"type": "object", "id": "old"}])
+def test_output_schema_is_read_alike_by_clients_of_draft_7(schema: dict[str, Any]) -> None:
+    described = CapabilityTool("text_count", CapabilitySpec("text.count", output_schema=schema)).described
+    assert described.output_schema is not None
+    assert "id" not in described.output_schema
+    Draft7Validator.check_schema(described.output_schema)
+
+
+def test_patterns_have_dialects_and_are_left_out_of_output_schemas() -> None:
+    schema = {"type": "object", "properties": {"pattern": {"type": "string", "pattern": "(?i)a"}}}
+    described = CapabilityTool("text_count", CapabilitySpec("text.count", "", schema, schema)).described
+    assert described.output_schema == {"type": "object", "properties": {"pattern": {"type": "string"}}}
+    assert described.input_schema == schema
 
 
 def test_values_and_names_that_look_like_references_stay_as_they_are() -> None:
