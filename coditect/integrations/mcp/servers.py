@@ -24,6 +24,7 @@ from mcp_types import (
     Tool,
     ToolListChangedNotification,
 )
+from pydantic import ValidationError
 
 from coditect import __version__
 from coditect.aio.backoff import Backoff
@@ -110,6 +111,8 @@ class ToolServer:
                 self.known = await _listed(client)
         except (MCPError, TimeoutError) as error:
             raise self._judged(error, client) from error
+        except ValidationError as error:
+            raise SetupError("An MCP server lists a tool that is none", server=self.target, fix=_said(error)) from error
         if not 0 < len(self.known) <= MOST_TOOLS:
             raise SetupError("An MCP server has 1 to 200 tools", server=self.target, tools=len(self.known))
         return self.known
@@ -123,7 +126,7 @@ class ToolServer:
         its time was over: the server is then probed, and replaced if it does not answer.
 
         Raises:
-            ToolServerLost: when the server ended meanwhile, does not answer, or failed itself; retryable.
+            ToolServerLost: when the server ended meanwhile, failed itself, or does not answer as it should; retryable.
             InputError: when the server has no such tool, or refuses the arguments.
         """
         client = await self._client()
@@ -132,6 +135,8 @@ class ToolServer:
             return await client.call_tool(tool, arguments, progress_callback=progress)
         except MCPError as error:
             raise self._judged(error, client) from error
+        except ValidationError as error:
+            raise ToolServerLost("The MCP server's answer is none", server=self.target, reason=_said(error)) from error
         except asyncio.CancelledError:
             if asyncio.get_running_loop().time() - began >= 0.9 * limit_seconds:
                 self._suspect(client)
@@ -167,27 +172,25 @@ class ToolServer:
     async def _keep(self) -> None:
         """Keep a connection to the server until canceled: open it, and open it again whenever it fails or is lost.
 
-        One asyncio task does all this, since only the task that opened a connection can close it.
+        One asyncio task does all this, since only the task that opened a connection can close it. The MCP library
+        cancels this task if a connection breaks, and takes that back only if the cancellation leaves its own block.
         """
         failures = 0
         while True:
-            stack = AsyncExitStack()
             try:
                 self._suspected.clear()
-                async with asyncio.timeout(CONNECT_SECONDS):
-                    client = await stack.enter_async_context(self._new_client())
-                client.session.validate_tool_result = _unchecked  # type: ignore[method-assign]
-                failures = 0
-                await self._serve(client)
+                async with AsyncExitStack() as stack:
+                    async with asyncio.timeout(CONNECT_SECONDS):
+                        client = await stack.enter_async_context(self._new_client())
+                    client.session.validate_tool_result = _unchecked  # type: ignore[method-assign]
+                    failures = 0
+                    await self._serve(client)
             except Exception as error:  # noqa: BLE001 - whatever a server's program does; a call has it as its reason
                 while isinstance(error, ExceptionGroup):
                     error = error.exceptions[0]
                 self._trouble = f"{type(error).__name__}: {error}"[:300]
-                if self._opened is None or self._opened.done():
-                    self._opened = asyncio.get_running_loop().create_future()
-            finally:
-                with suppress(Exception):  # the MCP library bounds it, and kills a program that does not end
-                    await stack.aclose()
+            if self._opened is None or self._opened.done():
+                self._opened = asyncio.get_running_loop().create_future()
             failures += 1
             log.warning("An MCP server is opened again", extra={"server": self.target, "reason": self._trouble})
             await asyncio.sleep(PAUSES.pause(failures))
@@ -220,8 +223,13 @@ class ToolServer:
 
     async def _probe(self, client: Client) -> None:
         """List a server's tools, and report any change; raise an error if the server does not answer."""
-        async with asyncio.timeout(PROBE_SECONDS):
-            found = await _listed(client)
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                found = await _listed(client)
+        except ValidationError as error:
+            told = {"server": self.target, "reason": _said(error)}
+            log.warning("An MCP server lists a tool that is none; its tools are as before", extra=told)
+            return
         if self.known and found != self.known:
             self.known = found
             self.on_change()
@@ -250,6 +258,11 @@ async def _listed(client: Client) -> list[Tool]:
         if not (cursor := page.next_cursor):
             break
     return tools
+
+
+def _said(error: ValidationError) -> str:
+    """Return the first fields of a server's answer that are wrong, and why."""
+    return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:3])[:500]
 
 
 async def _unchecked(name: str, result: CallToolResult) -> None:

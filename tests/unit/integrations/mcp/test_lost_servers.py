@@ -20,11 +20,12 @@ from mcp.server.mcpserver import Context
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS
 
-from coditect.errors import InputError
+from coditect.errors import InputError, SetupError
 from coditect.integrations.mcp import servers
 from coditect.integrations.mcp.declaration import agent_of, value_of
 from coditect.integrations.mcp.servers import ToolServer, ToolServerLost
 from coditect.local.servers.ports import free_ports
+from dispatcher.chaos.faults.proxy import fault_proxy
 from tests.support import eventually
 
 SILENT = Path(__file__).with_name("tool_server.py")
@@ -44,6 +45,11 @@ def letters() -> MCPServer:
     @server.tool()
     def fail(code: int) -> int:
         raise MCPError(code, "it failed")
+
+    @server.tool()
+    async def hold(ctx: Context) -> None:
+        await ctx.report_progress(0.5)
+        await asyncio.Event().wait()
 
     @server.tool()
     async def grow(ctx: Context) -> str:
@@ -105,6 +111,31 @@ async def test_a_remote_server_that_restarts_is_connected_to_again(
             answers = [await _counted(server) for _ in range(2)]
 
     assert answers[1] == {"result": 5}, "at most one call is lost"
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+async def test_a_connection_that_breaks_during_a_call_is_made_again(
+    url: tuple[int, str], mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "Client", partial(Client, mode=mode))
+    port, address = url
+    async with serving(port), fault_proxy(address) as proxy:
+        server = ToolServer(proxy.url)
+        async with server.open():
+            begun = asyncio.Event()
+
+            async def begin(progress: float, total: float | None, message: str | None) -> None:
+                begun.set()
+
+            call = asyncio.ensure_future(server.call("hold", {}, begin))
+            await begun.wait()
+            for pipe in proxy.pipes():
+                pipe.cut()
+            with pytest.raises(ToolServerLost):
+                await call
+            answers = [await _counted(server) for _ in range(2)]
+
+    assert answers[1] == {"result": 5}, "at most one call more is lost"
 
 
 async def _counted(server: ToolServer) -> Any:
@@ -181,6 +212,34 @@ async def test_a_change_of_the_tools_is_noticed(mode: str, monkeypatch: pytest.M
         assert "shout" in {tool.name for tool in server.known}
 
 
+ODD = """
+import json, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    method, tool = asked["method"], {"name": "count", "inputSchema": {"type": "object"}}
+    if method == "initialize":
+        about = {"name": "odd", "version": "1"}
+        answer = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": about}
+    elif method == "tools/list":
+        answer = {"tools": [tool] if sys.argv[1] == "good" else [tool, {"name": "bare"}]}
+    else:
+        answer = {"content": "no list"}
+    if "id" in asked:
+        print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": answer}), flush=True)
+"""
+
+
+async def test_what_is_not_of_the_protocol_is_named(tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(ODD)
+    good, bad = (ToolServer(f"{sys.executable} {tmp_path / 'odd.py'} {kind}") for kind in ("good", "bad"))
+    async with good.open(), bad.open():
+        with pytest.raises(SetupError, match=r"tools\.1\.inputSchema: Field required"):
+            await bad.tools()
+        assert len(await good.tools()) == 1
+        with pytest.raises(ToolServerLost, match="content: Input should be a valid list"):
+            await good.call("count", {}, nothing)
+
+
 async def test_a_tool_that_cannot_be_a_capability_is_left_out_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     mcp = letters()
     for name in ("x" * 120, "Count", "p0"):
@@ -190,6 +249,8 @@ async def test_a_tool_that_cannot_be_a_capability_is_left_out_and_logged(caplog:
     async with server.open():
         agent = agent_of("letters", server, await server.tools(), prefix="letters")
 
-    assert {capability.name for capability in agent.capabilities} == {"letters.count", "letters.fail", "letters.grow"}
+    assert {capability.name for capability in agent.capabilities} == {
+        f"letters.{name}" for name in ("count", "fail", "grow", "hold")
+    }
     left_out = {vars(record)["tool"] for record in caplog.records if "left out" in record.message}
     assert left_out == {"x" * 120, "Count", "p0"}
