@@ -73,6 +73,6 @@ def _with_dependencies(names: Iterable[str], known: Mapping[str, Path]) -> set[s
 
 
 def _link(targets: Iterable[Path], folder: Path) -> None:
-    folder.mkdir(parents=True)
+    folder.mkdir(mode=0o700, parents=True)
     for target in targets:
         (folder / target.name).symlink_to(target)

@@ -89,7 +89,7 @@ def rabbitmq_children(
 
 def _write_files(folder: Path, addresses: Addresses, *, management: bool) -> None:
     for name in ("home", "data", "log"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     configuration = CONFIGURATION.format(port=addresses.ports.amqp, password=addresses.password)
     if management:

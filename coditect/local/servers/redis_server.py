@@ -42,7 +42,7 @@ def redis_child(binaries: Binaries, addresses: Addresses, *, folder: Path, envir
     """
     server = require_redis(binaries)
     data = folder / "data"
-    data.mkdir(parents=True, exist_ok=True)
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     configuration = folder / "redis.conf"
     write_atomically(

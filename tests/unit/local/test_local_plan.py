@@ -64,8 +64,10 @@ def test_broker_keeps_to_its_folder_and_the_loopback_interface(tmp_path: Path) -
     assert broker.env["HOME"].startswith(str(tmp_path))
     assert epmd.argv == ("/r/epmd", "-port", "20003", "-address", "127.0.0.1")
     assert epmd.stage < broker.stage
-    secret_files = [tmp_path / "rabbitmq.conf", tmp_path / "home/.erlang.cookie"]
-    assert all(file.stat().st_mode & 0o077 == 0 for file in secret_files)
+    redis_child(BINARIES, ADDRESSES, folder=tmp_path / "redis", environ=foreign)
+    made = [file for file in tmp_path.rglob("*") if not file.is_symlink()]
+    assert tmp_path / "home/.erlang.cookie" in made
+    assert [file for file in made if file.stat().st_mode & 0o077] == []
 
 
 def test_broker_files_are_written_again_over_old_ones(tmp_path: Path) -> None:
