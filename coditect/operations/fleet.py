@@ -55,7 +55,7 @@ async def get_agent(opened: Connections, agent_id: AgentId) -> AgentRecord:
             return record
         others = await registry.find(Search())
     nearest = nearest_names(agent_id, [one.agent_id for one in others])
-    raise NotFound("No agent has this id", id=agent_id, nearest=nearest)
+    raise NotFound("No agent has this id", id=agent_id, nearest=nearest, fix="coditect agent list")
 
 
 async def drain_agent(opened: Connections, agent_id: AgentId, *, wait_seconds: float | None = None) -> None:
@@ -77,7 +77,7 @@ async def drain_agent(opened: Connections, agent_id: AgentId, *, wait_seconds: f
                 timeout_seconds=DRAIN_SECONDS,
             )
         except Unroutable as error:
-            raise NotFound("No agent has this id", id=agent_id) from error
+            raise NotFound("No agent has this id", id=agent_id, fix="coditect agent list") from error
     if wait_seconds is None:
         return
     async with opened.registry() as registry:
@@ -122,7 +122,8 @@ async def get_offer(opened: Connections, name: str) -> CapabilityOffer:
     offer = next((one for one in found if one.spec.name == name), None)
     if offer is None:
         nearest = nearest_names(name, [one.spec.name for one in found])
-        raise NotFound("No living agent offers this capability", capability=name, nearest=nearest)
+        fix = "coditect capability list"
+        raise NotFound("No living agent offers this capability", capability=name, nearest=nearest, fix=fix)
     return offer
 
 

@@ -179,7 +179,7 @@ class DeadLetters:
         async with aclosing(self.browse(names, Selection(frozenset({letter_id})), most=1)) as letters:
             async for letter in letters:
                 return letter
-        raise NotFound("No dead letter has this id", id=letter_id, queues=names)
+        raise NotFound("No dead letter has this id", id=letter_id, queues=names, fix="coditect dead list")
 
     async def redrive(
         self, queues: Iterable[str], selection: Selection, *, dry_run: bool = False, keep_limits: bool = False
