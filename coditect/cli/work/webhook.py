@@ -40,8 +40,8 @@ def add_webhook(
 ) -> None:
     """Add a webhook, and show the secret by which its receiver checks signatures.
 
-    Each option may be given many times; an event must fit one value of each that is given. `coditect api` posts the
-    events from now on.
+    Each option may be given many times; an event must fit one value of each that is given. The events from now on
+    are posted by `coditect api`; if none that runs posts them, the state is `undelivered`.
 
     \b
     Example: coditect webhook add pager https://example.com/hooks/coditect --kind task.dead --kind workflow.failed
@@ -53,7 +53,9 @@ def add_webhook(
 
     async def add() -> Webhook:
         await webhook_hosts(private=settings.webhook_private).check_receiver(webhooks.check_url(url))
-        return await webhooks.add_webhook(connections(context), name, url, given, now_ms=SystemClock().now_ms())
+        opened = connections(context)
+        new = await webhooks.add_webhook(opened, name, url, given, now_ms=SystemClock().now_ms())
+        return await webhooks.await_delivery(opened, new)
 
     added = run_loop(add())
     shown = {**_shown(added), "secret": added.secret(key)}
@@ -102,8 +104,13 @@ def enable_webhook(context: typer.Context, name: NameArgument) -> None:
     \b
     Example: coditect webhook enable pager
     """
-    run_loop(webhooks.steer_webhook(connections(context), name, active=True))
-    say(f"{name} is active.")
+    opened = connections(context)
+
+    async def enable() -> Webhook:
+        return await webhooks.await_delivery(opened, await webhooks.steer_webhook(opened, name, active=True))
+
+    enabled = run_loop(enable())
+    say(f"{name} is {enabled.state}{f': {enabled.reason}' if enabled.reason else ''}.")
 
 
 @app.command("disable")

@@ -6,10 +6,12 @@ request. The value has no secrets: a webhook's secret is made of the API's key a
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
 import re
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from secrets import token_hex
@@ -35,7 +37,11 @@ SHORTEST_KEY = 32
 SHORTEST_SALT = 16
 MOST_VALUES = 100
 """The most values of one field of a filter."""
-NO_API = "no running API posts its events: start `coditect api` again with CODITECT_API_WEBHOOK_KEY set"
+NO_API = (
+    "no running API posts its events: set CODITECT_API_WEBHOOK_KEY, and start `coditect up` or `coditect api` again"
+)
+NOTICED_WITHIN_SECONDS = 8.0
+"""The time in which a running API has noticed a new webhook: it reads the list every five seconds."""
 FIELDS = ("kind", "task", "workflow", "capability", "agent")
 """The names of a filter's fields."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -160,6 +166,19 @@ async def list_webhooks(opened: Connections) -> list[Webhook]:
     found = await stored_webhooks(opened)
     async with opened.broker() as broker:
         return [await _delivered(broker, webhook) for webhook in found]
+
+
+async def await_delivery(
+    opened: Connections, webhook: Webhook, *, within_seconds: float = NOTICED_WITHIN_SECONDS
+) -> Webhook:
+    """Return an active webhook once a running API posts to it; as `undelivered` when none does within the time."""
+    deadline = time.monotonic() + within_seconds
+    async with opened.broker() as broker:
+        while True:
+            found = await _delivered(broker, webhook)
+            if found.state != "undelivered" or time.monotonic() >= deadline:
+                return found
+            await asyncio.sleep(0.1)
 
 
 async def _delivered(broker: Broker, webhook: Webhook) -> Webhook:

@@ -91,14 +91,17 @@ async def test_events_that_fit_are_sent_and_those_before_the_process_too() -> No
 
 async def test_webhook_is_undelivered_until_an_api_posts_its_events() -> None:
     async with TestFleet() as fleet:
-        await added(fleet)
+        webhook = await added(fleet)
         [before] = await listed(fleet)
+        async with services_of(fleet.server, fleet.registry, fleet.client) as services:
+            awaited = await webhooks.await_delivery(services.opened, webhook, within_seconds=0)
         async with delivering(fleet, Scripted()):
             await fleet.advance("6s")
             [posting] = await listed(fleet)
         [after] = await listed(fleet)
 
     assert [one.state for one in (before, posting, after)] == ["undelivered", "active", "undelivered"]
+    assert awaited == before
     assert "CODITECT_API_WEBHOOK_KEY" in before.reason
 
 
