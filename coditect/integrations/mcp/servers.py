@@ -230,7 +230,7 @@ class ToolServer:
             told = {"server": self.target, "reason": _said(error)}
             log.warning("An MCP server lists a tool that is none; its tools are as before", extra=told)
             return
-        if self.known and found != self.known:
+        if self.known and found != self.known and 0 < len(found) <= MOST_TOOLS:  # none while a server starts
             self.known = found
             self.on_change()
 

@@ -35,7 +35,8 @@ async def nothing(progress: float, total: float | None, message: str | None) -> 
     """Leave a call's progress out."""
 
 
-def letters() -> MCPServer:
+def letters(begun: asyncio.Event | None = None) -> MCPServer:
+    """Return a server of four tools, of which `hold` sets `begun` and answers nothing."""
     server = MCPServer("letters")
 
     @server.tool()
@@ -47,8 +48,9 @@ def letters() -> MCPServer:
         raise MCPError(code, "it failed")
 
     @server.tool()
-    async def hold(ctx: Context) -> None:
-        await ctx.report_progress(0.5)
+    async def hold() -> None:
+        if begun is not None:
+            begun.set()
         await asyncio.Event().wait()
 
     @server.tool()
@@ -65,14 +67,17 @@ def letters() -> MCPServer:
 
 
 @asynccontextmanager
-async def serving(port: int, *, broken: bool = False) -> AsyncIterator[None]:
-    """Serve the tools over HTTP, with sessions that end with the block; if `broken`, answer everything with 500."""
+async def serving(port: int, *, broken: bool = False, begun: asyncio.Event | None = None) -> AsyncIterator[None]:
+    """Serve the tools over HTTP, with sessions that end with the block; if `broken`, answer everything with 500.
+
+    With `begun`, which the tool `hold` sets, an answer begins only when the tool has ended.
+    """
 
     async def fail(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 500, "headers": []})
         await send({"type": "http.response.body", "body": b"broken"})
 
-    app: Any = fail if broken else letters().streamable_http_app()
+    app: Any = fail if broken else letters(begun).streamable_http_app(json_response=begun is not None)
     lifespan: Any = "off" if broken else "on"
     config = uvicorn.Config(app, port=port, log_level="error", lifespan=lifespan, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
@@ -118,16 +123,11 @@ async def test_a_connection_that_breaks_during_a_call_is_made_again(
     url: tuple[int, str], mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(servers, "Client", partial(Client, mode=mode))
-    port, address = url
-    async with serving(port), fault_proxy(address) as proxy:
+    (port, address), begun = url, asyncio.Event()
+    async with serving(port, begun=begun), fault_proxy(address) as proxy:
         server = ToolServer(proxy.url)
         async with server.open():
-            begun = asyncio.Event()
-
-            async def begin(progress: float, total: float | None, message: str | None) -> None:
-                begun.set()
-
-            call = asyncio.ensure_future(server.call("hold", {}, begin))
+            call = asyncio.ensure_future(server.call("hold", {}, nothing))
             await begun.wait()
             for pipe in proxy.pipes():
                 pipe.cut()
