@@ -58,6 +58,7 @@ def init_command(
     for file in FILES:
         text = (starter / file.removeprefix(".")).read_text(encoding="utf-8")
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).touch(mode=0o600 if "$password" in text else 0o666)
         (folder / file).write_text(Template(text).safe_substitute(words), encoding="utf-8")
     table = TableView(("file", "what it is"), list(FILES.items()))
     render(output, {"folder": str(folder), "files": list(FILES)}, table, Aside(f"cd {folder}, then see README.md."))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 import tomllib
@@ -24,6 +25,7 @@ def test_project_passes_its_own_test_as_it_stands(
     folder = tmp_path / "my-fleet"
     assert written.code == 0, written.err
     assert {str(one.relative_to(folder)) for one in folder.rglob("*") if one.is_file()} == set(FILES)
+    assert stat.S_IMODE((folder / ".env").stat().st_mode) == 0o600
     unset = ("CODITECT_", "PYTEST_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(unset)}
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
