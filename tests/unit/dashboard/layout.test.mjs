@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { edgePath, layout } from "../../../coditect/api/dashboard/workflow/layout.js";
+import { shortName } from "../../../coditect/api/dashboard/src/format.js";
 import { grouped } from "../../../coditect/api/dashboard/workflow/groups.js";
 
 const node = (name, ...after) => ({ name, after, state: "completed", kind: "task", capability: "text.count" });
@@ -75,4 +76,10 @@ test("elements of an open map stand between the map and what it waited for", () 
   const after = Object.fromEntries(nodes.map((node) => [node.name, node.after]));
 
   assert.deepEqual(after, { first: [], many: ["many[0]", "many[1]"], "many[0]": ["first"], "many[1]": ["first"], last: ["many"] });
+});
+
+test("a long name keeps its beginning and its end", () => {
+  assert.equal(shortName("review_module_billing", 13), "review…illing");
+  assert.equal(shortName("review", 6), "review");
+  for (const letters of [1, 2, 3, 14]) assert.equal(shortName("review_module_billing", letters).length, letters);
 });

@@ -30,5 +30,11 @@ export const moment = (instant) => (ms(instant) === null ? "" : new Date(ms(inst
 export const clock = (instant) => (ms(instant) === null ? "" : new Date(ms(instant)).toLocaleTimeString());
 export const megabytes = (bytes) => (bytes ? `${(bytes / 1_000_000).toFixed(0)} MB` : "");
 export const short = (id) => (/^[0-9a-f]{8}-[0-9a-f-]{27}$/.test(id ?? "") ? `${id.slice(0, 4)}…${id.slice(-6)}` : (id ?? ""));
+
+// A long name without its middle: names of one workflow often begin alike, and differ at the end.
+export function shortName(name, letters) {
+  const end = Math.floor((letters - 1) / 2);
+  return name.length > letters ? `${name.slice(0, letters - 1 - end)}…${name.slice(name.length - end)}` : name;
+}
 export const words = (state) => String(state ?? "").replaceAll("_", " ");
 export const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;

@@ -1,13 +1,13 @@
 // The drawn graph: native scrolling moves it, arrow keys walk along its edges, a click or Enter chooses a node.
 import { html, useEffect, useMemo, useRef, useState } from "../src/html.js";
 import { look } from "../src/states.js";
-import { span, words } from "../src/format.js";
+import { shortName, span, words } from "../src/format.js";
 import { edgePath, layout, SIZE } from "./layout.js";
 import { grouped } from "./groups.js";
 
 const ZOOMS = [0.25, 0.4, 0.6, 0.8, 1, 1.25, 1.6, 2];
 const SHARE = 0.64; // of the window's height, a little less than the style sheet's largest
-const TEXT = { size: 12, least: 10, letter: 0.58, width: 138 }; // pixels, and a letter's width as a share of its size
+const TEXT = { size: 12, least: 10, letter: 0.65, width: 138 }; // pixels, and a letter's width as a share of its size
 const LEAST_FOR_TWO_LINES = 0.8;
 
 // The size and the most letters of a name, which stays as large on the screen as people can read.
@@ -37,7 +37,7 @@ function Node({ node, place, name, chosen, entry, choose }) {
       data-node=${node.name} role="button" tabindex=${entry ? 0 : -1} aria-label=${spoken} aria-pressed=${chosen ? "true" : "false"}
       onClick=${() => choose(node.name)}>
       <title>${spoken}</title><rect width=${SIZE.width} height=${SIZE.height} rx="8" />
-      <text class="sign" x="16" y="27">${sign}</text><text class="name" x="32" y=${name.size > TEXT.size ? 22 + name.size / 3 : 19} style=${`font-size:${name.size}px`}>${cut(node.label, name.letters)}</text>
+      <text class="sign" x="16" y="27">${sign}</text><text class="name" x="32" y=${name.size > TEXT.size ? 22 + name.size / 3 : 19} style=${`font-size:${name.size}px`}>${shortName(node.label, name.letters)}</text>
       <text class="line" x="32" y="34">${cut(line, 21)}</text></g>`,
     [node.state, line, node.label, place.x, place.y, name.size, chosen, entry],
   );
