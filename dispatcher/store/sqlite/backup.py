@@ -29,7 +29,7 @@ def copy(source: Path, target: Path) -> None:
         raise StoreMisconfigured("The file is there already; name another", path=str(target))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with closing(connect(source)) as original, closing(sqlite3.connect(target)) as made:
+        with closing(connect(source)) as original, closing(connect(target)) as made:
             refuse_foreign(original, source)
             original.backup(made)
             check_whole(made, target)

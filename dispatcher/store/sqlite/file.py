@@ -12,6 +12,7 @@ In WAL mode with synchronous=FULL a commit is written to the log and synced befo
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from pathlib import Path
 
@@ -42,7 +43,12 @@ COMMIT;
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open a SQLite connection to a store's file, with explicit transactions; use by one thread at a time."""
+    """Open a SQLite connection to a store's file, with explicit transactions; use by one thread at a time.
+
+    A new file is for its owner alone: it has the values of all tasks.
+    """
+    with contextlib.suppress(OSError):  # an existing file is not opened here: closing it would drop SQLite's locks
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
     return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
 
 

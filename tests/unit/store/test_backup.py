@@ -75,6 +75,8 @@ async def test_restore_takes_the_copy_keeps_what_was_there_and_begins_a_new_inca
         await asyncio.to_thread(backup, settings(path), copy)
         await database.run(lambda tr: write(tr, 2))
 
+    assert {file.name: file.stat().st_mode & 0o077 for file in (path, copy)} == {path.name: 0, copy.name: 0}
+
     kept = await asyncio.to_thread(restore, settings(path), copy)
 
     assert kept is not None
