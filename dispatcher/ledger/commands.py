@@ -38,17 +38,23 @@ class Finished:
     free: bool = False
     """Whether the reporting agent has a free slot and the broker has no task of the same capability for it."""
 
+    reported: bool = True
+    """Whether an agent reported it, and by its policy whether another attempt follows."""
+
     @property
     def is_unrecorded(self) -> bool:
         """Tell whether the report was made by `unrecorded`, in place of a report that the ledger could not record."""
-        return self.outcome.failure is not None and self.outcome.failure.reason == UNRECORDABLE
+        return self.outcome.failure is not None and self.outcome.failure.reason == UNRECORDABLE.reason
 
     def unrecorded(self, error: Exception) -> Finished:
         """Return a report that the same attempt failed, to use when the ledger cannot record its real end."""
-        fix = "look at the message in the queue `unrouted`, and at the dispatcher's log"
-        failure = Failure(UNRECORDABLE, type(error).__name__, str(error)[:MOST_MESSAGE], retryable=True, fix=fix)
-        outcome = Outcome(Status.FAILED, dumps(failure.as_json()), None, None, failure=failure)
-        return replace(self, outcome=outcome, free=False)
+        return replace(self, outcome=unreported(UNRECORDABLE, error), free=False, reported=False)
+
+
+def unreported(failure: Failure, error: Exception) -> Outcome:
+    """Return the failed outcome of an attempt whose result the dispatcher could not use, because of an error."""
+    failure = replace(failure, type=type(error).__name__, message=str(error)[:MOST_MESSAGE])
+    return Outcome(Status.FAILED, dumps(failure.as_json()), None, None, failure=failure)
 
 
 @dataclass(frozen=True, slots=True)

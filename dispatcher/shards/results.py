@@ -8,21 +8,20 @@ from typing import Any
 from coditect.broker.port import Delivery
 from coditect.errors import CoditectError, InputError, InvalidTask
 from coditect.model.message import Message
-from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import Owner
 from coditect.model.value import value
 from coditect.wire.attempt_results import RESULTS_TYPE, read_owners, read_results
 from coditect.wire.control import PROGRESS_TYPE, STARTED_TYPE, read_progress, read_started
-from coditect.wire.json import dumps, loads
+from coditect.wire.json import loads
 from coditect.wire.tasks import RESULT_TYPE, AttemptResult, owner_of, read_attempt_result
-from dispatcher.ledger.commands import Began, Finished
+from dispatcher.ledger.commands import Began, Finished, unreported
 from dispatcher.ledger.effects import NodeKey
+from dispatcher.ledger.nodes.attempts import UNREADABLE
 from dispatcher.shards.completions import NOTHING
 from dispatcher.shards.worker import ShardWorker
 
 log = logging.getLogger(__name__)
 
-MOST_REASON = 2_000
 FIX = "upgrade the dispatchers before the agents"
 _HINTS = tuple(kind.removesuffix("v1") for kind in (STARTED_TYPE, PROGRESS_TYPE))
 """The types of reports, without their versions, that only say how far work is."""
@@ -113,10 +112,8 @@ def finished(told: AttemptResult) -> Finished:
 
 def _unread(owner: Owner, publication: int, error: InputError) -> Finished:
     """Return the command that records an attempt as failed (retryable), because its result cannot be read."""
-    fix = "look at the message in the queue `unrouted`"
-    failure = Failure("unreadable_result", type(error).__name__, str(error)[:MOST_REASON], retryable=True, fix=fix)
-    outcome = Outcome(Status.FAILED, dumps(failure.as_json()), None, None, failure=failure)
-    return Finished(NodeKey(owner.workflow, owner.node), owner.fence, publication, outcome)
+    node_key = NodeKey(owner.workflow, owner.node)
+    return Finished(node_key, owner.fence, publication, unreported(UNREADABLE, error), reported=False)
 
 
 @value

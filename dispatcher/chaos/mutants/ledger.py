@@ -44,8 +44,8 @@ MUTANTS = (
     Mutant(
         "one_attempt_too_many",
         "dispatcher.ledger.handlers.finish",
-        "if row.attempt < policy.max_attempts else None",
-        "if row.attempt <= policy.max_attempts else None",
+        "    if own is not None and row.attempt >= own.max_attempts:\n        return None",
+        "    if own is not None and row.attempt > own.max_attempts:\n        return None",
         "a node is tried once more than it may be",
         ("tests/unit/dispatcher/ledger/nodes/test_retries.py::test_node_s_own_policy_goes_before_the_capability_s",),
     ),

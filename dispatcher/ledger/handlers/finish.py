@@ -19,11 +19,12 @@ from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import FLIGHTS
 from dispatcher.ledger.nodes import advance, claim, limits, loops
 from dispatcher.ledger.nodes.attempts import (
+    DEADLY,
     DELIVERY_LOST,
     DIED,
     LOST_TOO_OFTEN,
     UNDER_WAY,
-    UNRECORDABLE,
+    UNREPORTED,
     doubt,
     is_free,
     mark_died,
@@ -106,36 +107,37 @@ def _failed(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, command: Finis
         write_attempt(unit, node_key, row, status.value, failure)
         _retry_later(unit, node_key, row, delay_ms)
     else:
-        state = TaskState.REJECTED if status is Status.REJECTED else TaskState.FAILED
-        if failure.reason in (DIED.reason, UNRECORDABLE):
-            state = TaskState.DEAD
+        state = TaskState.REJECTED if status is Status.REJECTED else _state_of(failure)
         advance.fail(unit, node_key, row, failure, state=state)
+
+
+def _state_of(failure: Failure) -> TaskState:
+    """Return the state in which a failure ends a node that has no attempt left."""
+    return TaskState.DEAD if failure.reason in DEADLY else TaskState.FAILED
 
 
 def _retry_ms(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, command: Finished) -> int | None:
     """Return the delay in milliseconds between a failed attempt and the next one; None when no other attempt follows.
 
-    The node's own policy decides, or else the capability's, whose delay the agent reports. A failure that no agent
-    reported, because the broker or the dispatcher gave the message up, goes by the default policy.
+    The node's own policy decides, or else the capability's, whose delay the agent reports. After a failure that no
+    agent reported, the next agent's claim decides by the capability's policy; the delay is the default one.
     """
     outcome = command.outcome
     if outcome.status is not Status.FAILED or outcome.failure is None or not outcome.failure.retryable:
         return None
-    if _own_policy(unit, node_key) is None and outcome.agent_id is not None:
+    own = _own_policy(unit, node_key)
+    if own is None and command.reported:
         return outcome.retry_ms
-    policy = _policy(unit, node_key)
-    if outcome.failure.reason == RETRY_AFTER and outcome.retry_ms is not None and row.attempt < policy.max_attempts:
+    if own is not None and row.attempt >= own.max_attempts:
+        return None
+    if outcome.failure.reason == RETRY_AFTER and outcome.retry_ms is not None:
         return outcome.retry_ms  # the handler knows when; the node knows how often
-    return round(1000 * policy.delay_seconds(row.attempt, unit.chance)) if row.attempt < policy.max_attempts else None
+    return round(1000 * (own or Retry()).delay_seconds(row.attempt, unit.chance))
 
 
 def _own_policy(unit: UnitOfWork, node_key: NodeKey) -> Retry | None:
     call = unit.call(node_key)
     return call.retry if call is not None else None
-
-
-def _policy(unit: UnitOfWork, node_key: NodeKey) -> Retry:
-    return _own_policy(unit, node_key) or claim.DEFAULT_RETRY
 
 
 def _retry_later(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, delay_ms: int) -> None:
@@ -234,21 +236,24 @@ def _lived(row: NodeRecord, fences: Collection[int]) -> None:
 def _may_begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, command: Claimed, *, begun: bool) -> bool:
     """Tell whether a claim may be granted, by the attempts of the policy, if each agent that is in doubt has died.
 
-    If not, and an agent is in doubt, the claim has to wait for the proof; else the node, whose agents died, is dead.
+    If not, and an agent is in doubt, the claim has to wait for the proof; else the node ends, as its last attempt did.
     `begun`: another agent has begun the task, and is in doubt from now on if the claim has to wait.
     """
     own, doubted = _own_policy(unit, node_key), {fence for _, fence in row.doubted}
     most = command.max_attempts if own is None else own.max_attempts
     in_doubt = doubted | {row.fence} if begun else doubted
-    if row.attempt + len(in_doubt) <= most or not (in_doubt or row.suspect):
-        return True  # of attempts without a death, the agents' reports decide
+    if row.attempt + len(in_doubt) <= most:
+        return True
+    why = why_lost(unit, node_key, row)
+    if not (in_doubt or row.suspect or why.reason in UNREPORTED):
+        return True  # the last attempt's agent, which lived, has reported that another one follows
     if in_doubt - doubted:
         row.doubted = [*row.doubted, [row.agent, row.fence]]
         unit.move(node_key, row, row.state)
     elif not in_doubt:
         row.attempt = most
         _leave_flight(unit, node_key)
-        advance.fail(unit, node_key, row, why_lost(unit, node_key, row), state=TaskState.DEAD)
+        advance.fail(unit, node_key, row, why, state=_state_of(why))
     return False
 
 

@@ -84,7 +84,7 @@ def _not_started(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, timer: Ti
 def _not_told(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, timer: Timer) -> None:
     if row.state is TaskState.WORKING and row.fence == timer.fence:
         unit.effects.cancels.append((node_key, row.publication))
-        finish.finished(unit, Finished(node_key, row.fence, row.publication, limits.overdue(row)))
+        finish.finished(unit, Finished(node_key, row.fence, row.publication, limits.overdue(row), reported=False))
         unit.advance_fence(row)  # what its agent may still tell is late
 
 

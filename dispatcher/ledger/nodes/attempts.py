@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import MappingProxyType
 
 from coditect.model.result import Failure
 from coditect.workflow.states import TaskState
@@ -37,8 +38,17 @@ LOST_TOO_OFTEN = Failure(
     fix="see in the history of its attempts why; redrive it when that is mended",
 )
 HEARTBEAT = Failure("heartbeat", "HeartbeatMissed", "No report of the attempt came for too long", retryable=True)
-UNRECORDABLE = "unrecordable_result"
-"""The reason of an attempt that failed because the ledger could not record its end."""
+TIMEOUT = Failure("timeout", "TimeoutError", "No report of the attempt's end came within its timeout", retryable=True)
+_LOOK = "look at the message in the queue `unrouted`"
+UNREADABLE = Failure("unreadable_result", "UnreadableResult", "", retryable=True, fix=_LOOK)
+UNRECORDABLE = Failure(
+    "unrecordable_result", "UnrecordableResult", "", retryable=True, fix=f"{_LOOK}, and at the dispatcher's log"
+)
+"""Why an attempt failed whose end the ledger could not record."""
+UNREPORTED = MappingProxyType({one.reason: one for one in (TIMEOUT, UNREADABLE, UNRECORDABLE)})
+"""Why an attempt failed of which no agent reported, or could report, whether another one follows; by the reason."""
+DEADLY = frozenset(one.reason for one in (DIED, HEARTBEAT, LOST_TOO_OFTEN, UNRECORDABLE))
+"""The reasons with which a node without an attempt left is dead, and not failed."""
 BROKER_LOST = Failure("broker_lost", "BrokerLost", "The broker lost its data while the attempt was under way")
 
 
@@ -84,12 +94,19 @@ def is_free(row: NodeRecord) -> bool:
 
 
 def why_lost(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> Failure:
-    """Return why a node without an attempt left was lost: too often, or its last agent missed a heartbeat, or died."""
+    """Return why a node without an attempt left has ended, by its last attempt.
+
+    The agents lost it too often, no agent reported its end, or its agent missed a heartbeat, or died.
+    """
     if row.losses > FREE_LOSSES:
         return LOST_TOO_OFTEN
     found = unit.tr.get_range(*ATTEMPTS.range((node_key.workflow, node_key.node)), limit=1, reverse=True)
-    reasons = {AttemptRecord.unpack(value).reason for _, value in found}
-    return HEARTBEAT if HEARTBEAT.reason in reasons else DIED
+    for last in (AttemptRecord.unpack(value) for _, value in found):
+        if (failure := UNREPORTED.get(last.reason)) is not None:
+            return replace(failure, message=last.message)
+        if last.reason == HEARTBEAT.reason:
+            return HEARTBEAT
+    return DIED
 
 
 def forget_restore(row: NodeRecord) -> None:

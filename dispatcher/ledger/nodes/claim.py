@@ -13,7 +13,6 @@ from typing import Any
 from coditect.errors import NewerVersion
 from coditect.model.capability import Priority
 from coditect.model.ids import TaskId
-from coditect.model.retry import Retry
 from coditect.model.task import Limits, Owner, Task
 from coditect.wire.blob_ref import has_claims
 from coditect.wire.routing import task_key
@@ -32,7 +31,6 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 
 LEVELS = tuple(Priority)
 RETRY_TIMER = "retry"
-DEFAULT_RETRY = Retry()
 
 
 def offer(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
@@ -134,14 +132,20 @@ def _task(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call, body
         limits=Limits(row.deadline_ms, row.start_by_ms, call.timeout_ms, most_attempts),
         attempt=row.attempt,
         publication=row.publication,
-        published_at_ms=None
-        if row.suspect or row.doubted
-        else unit.now_ms,  # without it, its agent asks before it runs
+        published_at_ms=None if _must_ask(row, call) else unit.now_ms,
         errors=_died(row) if row.suspect and not row.losses else (),
         owner=Owner(node_key.workflow, node_key.node, str(unit.shard), row.fence),
         claims=body if has_claims(body) else None,
         **({} if run is None else run.trace),
     )
+
+
+def _must_ask(row: NodeRecord, call: Call) -> bool:
+    """Tell whether the agent must ask before it runs the task; it does for want of the instant of its publication.
+
+    Whether the capability's own policy allows a further attempt, the ledger knows only from such a claim.
+    """
+    return row.suspect or bool(row.doubted) or (row.attempt > 1 and call.retry is None)
 
 
 def _died(row: NodeRecord) -> tuple[Any, ...]:

@@ -24,6 +24,7 @@ from coditect.workflow.definition import Call
 from coditect.workflow.states import TaskState
 from dispatcher.ledger import timers
 from dispatcher.ledger.effects import NodeKey
+from dispatcher.ledger.nodes.attempts import TIMEOUT
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.timers import Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork
@@ -39,7 +40,6 @@ START_TIMEOUT = Failure(
 )
 DEADLINE = Failure("deadline", "TaskExpired", "It had not ended by its deadline")
 """The failure of a node whose deadline passed; `deadline` completes its message, as `start_timeout` START_TIMEOUT's."""
-TIMEOUT = Failure("timeout", "TimeoutError", "No report of the attempt's end came within its timeout", retryable=True)
 _BY_TIME = ("expired", "timeout")
 """The failure reasons by which an agent reports that a time limit ended an attempt or prevented its start."""
 

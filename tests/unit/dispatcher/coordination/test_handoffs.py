@@ -193,8 +193,8 @@ async def test_a_task_changes_hands_eight_times_at_most(ledger: Ledger) -> None:
 
 async def test_a_failed_attempt_is_tried_again_as_the_capability_that_took_the_task_over(begun: Ledger) -> None:
     await accept(begun, ID)
-    gone = replace(failed(retryable=True), agent_id=None, attempt=1)
-    await begun.batch(begun.finished(begun.published[-1], gone))
+    told = replace(failed(retryable=True), retry_ms=700, attempt=1)
+    await begun.batch(begun.finished(begun.published[-1], told))
     await begun.pass_time(30)
 
     again = begun.published[-1].task

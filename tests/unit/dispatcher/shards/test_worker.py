@@ -301,7 +301,7 @@ async def test_result_that_cannot_be_recorded_is_a_failed_attempt_and_in_the_end
 
     assert row is not None
     assert (NodeRecord.unpack(row).state, NodeRecord.unpack(row).attempt) == (TaskState.DEAD, attempts)
-    assert (told["reason"], told["type"]) == (UNRECORDABLE, "ValueBeyondBound")
+    assert (told["reason"], told["type"]) == (UNRECORDABLE.reason, "ValueBeyondBound")
     assert settled.told == [(f"attempt {number}", "refused") for number in range(1, attempts + 1)]
     assert lone.refused("unrecorded") == attempts
 

@@ -145,7 +145,7 @@ async def test_node_that_waits_for_any_predecessor_stays_when_it_had_run_by_then
 async def test_retry_that_waits_for_its_time_is_discarded_with_its_timer(ledger: Ledger) -> None:
     await ledger.start(chain())
     await ledger.batch(ledger.finished(ledger.published.pop(), completed()))
-    retried = replace(failed(retryable=True), agent_id=None)
+    retried = replace(failed(retryable=True), retry_ms=700)
     await ledger.batch(ledger.finished(ledger.published.pop(), retried))
 
     await restore(ledger, "hotel")

@@ -118,7 +118,7 @@ async def test_failed_attempt_of_a_compensation_is_followed_by_another(ledger: L
         await ledger.batch(ledger.finished(one, failed() if one.node_key.node == "card" else completed()))
     first = ledger.published.pop()
 
-    await ledger.batch(ledger.finished(first, replace(failed(retryable=True), agent_id=None)))
+    await ledger.batch(ledger.finished(first, replace(failed(retryable=True), retry_ms=700)))
     await ledger.pass_time(60)
     again = ledger.published.pop()
 
