@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from coditect.client.options import RequestKey
+from coditect.errors import InvalidTask
 from coditect.model.capability import CapabilitySpec
 from coditect.model.registration import AgentRecord
 from coditect.operations.fleet import offers_of
@@ -82,8 +83,17 @@ class OfferedCapabilities:
 
 
 def input_of(spec: CapabilitySpec, arguments: Mapping[str, Any]) -> Any:
-    """Return a task's input from a tool call's arguments: all of them if it is an object, else the argument `input`."""
-    return dict(arguments) if is_object(spec.input_schema) else arguments.get(INPUT)
+    """Return a task's input from a tool call's arguments: all of them if it is an object, else the argument `input`.
+
+    Raises:
+        InvalidTask: when there are other arguments, which would be lost.
+    """
+    if is_object(spec.input_schema):
+        return dict(arguments)
+    if unknown := sorted(arguments.keys() - {INPUT}):
+        fix = f'{{"{INPUT}": ...}} with the whole input'
+        raise InvalidTask("This tool takes one argument", unknown=unknown[:5], fix=fix)
+    return arguments.get(INPUT)
 
 
 def own_key(door: str, caller: str, key: str, request: Any) -> RequestKey:

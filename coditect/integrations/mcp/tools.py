@@ -57,7 +57,8 @@ class CapabilityTool:
 
     def answer(self, value: Any) -> CallToolResult:
         """Return the MCP answer with a task's value; a value that is no object by schema becomes the field `result`."""
-        structured = value if is_object(self.spec.output_schema) else {RESULT: value}
+        is_whole = is_object(self.spec.output_schema) and isinstance(value, dict)
+        structured = value if is_whole else {RESULT: value}
         return answer(structured, text=value if isinstance(value, str) else None)
 
 

@@ -87,6 +87,12 @@ def test_output_schema_is_read_alike_by_clients_of_draft_7(schema: dict[str, Any
     Draft7Validator.check_schema(described.output_schema)
 
 
+def test_value_that_breaks_its_schema_is_an_answer_all_the_same() -> None:
+    tool = CapabilityTool("text_count", CapabilitySpec("text.count", output_schema={"type": "object"}))
+    assert tool.answer({"a": 1}).structured_content == {"a": 1}
+    assert tool.answer([1]).structured_content == {"result": [1]}
+
+
 def test_patterns_have_dialects_and_are_left_out_of_output_schemas() -> None:
     schema = {"type": "object", "properties": {"pattern": {"type": "string", "pattern": "(?i)a"}}}
     described = CapabilityTool("text_count", CapabilitySpec("text.count", "", schema, schema)).described

@@ -107,6 +107,7 @@ async def test_an_error_of_a_task_or_of_its_input_is_an_answer_that_a_model_can_
     async with connected(Workers()) as client:
         failed = await client.call_tool("code_review", {"repo": "x", "number": -1})
         wrong = await client.call_tool("code_review", {"repo": "x"})
+        lost = await client.call_tool("text_count", {"text": "hello"})
         with pytest.raises(MCPError, match="text_count"):
             await client.call_tool("text_cuont", {})
 
@@ -114,6 +115,8 @@ async def test_an_error_of_a_task_or_of_its_input_is_an_answer_that_a_model_can_
     assert "there is no such pull request" in str(failed.content)
     assert wrong.is_error
     assert "number" in str(wrong.content)
+    assert lost.is_error
+    assert '{"input": ...}' in str(lost.content)
 
 
 async def test_only_capabilities_of_the_patterns_are_offered_or_may_be_submitted() -> None:
