@@ -109,6 +109,16 @@ async def test_signal_ends_a_program_that_waits_for_its_broker(
             assert started.end(number) == 0
 
 
+@pytest.mark.parametrize("package", ["dispatcher", "coditect"])
+def test_package_of_a_program_imports_little_before_the_program_handles_signals(package: str) -> None:
+    loaded = "import sys, {0}.__main__; print(*(one for one in sys.modules if one.startswith('{0}.')))"
+
+    command = [sys.executable, "-c", loaded.format(package)]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+
+    assert set(found) <= {f"{package}.__main__", "coditect.aio", "coditect.aio.launch"}
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such a request")
 def test_program_is_not_dumpable() -> None:
     command = [sys.executable, "-c", DUMPABLE]
