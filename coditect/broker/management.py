@@ -26,6 +26,7 @@ from coditect.wire import json
 CALL_SECONDS = 2.0
 CLOSING_TAG = "administrator"
 EXAMPLE = "https://user:password@host:15671?cafile=/path/to/ca.pem"
+_CORRECT_IT = "correct user, password, host and port in CODITECT_MANAGEMENT_URL"
 _REFUSALS = {401: "its user or password is wrong, or it may not do this", 404: "it is not at this address"}
 
 
@@ -175,7 +176,8 @@ class Management:
         except (OSError, HTTPException, InvalidTask) as error:
             reason = f"{type(error).__name__}: {error}"[:200]
             raise ManagementUnavailable("The broker's management API does not answer", reason=reason) from error
-        raise ManagementUnavailable("The broker's management API refuses", reason=_REFUSALS.get(status, status))
+        reason = _REFUSALS.get(status, str(status))
+        raise ManagementUnavailable("The broker's management API refuses", reason=reason, fix=_CORRECT_IT)
 
     def _exchange(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
         """Send one HTTP request to the management API, blocking, and return status and body."""

@@ -51,7 +51,7 @@ def doctor(
 ) -> list[Check]:
     """Check everything that `up` and the programs need, and return the results; start nothing.
 
-    Nothing is changed: only a key of 1 ms shows that Redis takes writes.
+    Nothing is changed: only two keys of 1 ms show that Redis takes writes.
 
     A server without a given address is checked at the address of a running `up` in `folder`; without an `up` it has no
     address. The broker passes only when `sign_in`, if it is given, raises nothing. Runs its own event loop.
@@ -144,8 +144,9 @@ async def check_eviction(url: str | None) -> Check:
     try:
         version = await Management(url).closing_version()
     except CoditectError as error:
-        fix = "Enable it (rabbitmq-plugins enable rabbitmq_management), and set CODITECT_MANAGEMENT_URL to it"
-        return Check("eviction", False, str(error), fix)
+        unset = "Enable it (rabbitmq-plugins enable rabbitmq_management), and set CODITECT_MANAGEMENT_URL to it"
+        reason = f" ({error.facts['reason']})" if "reason" in error.facts else ""
+        return Check("eviction", False, f"{error.sentence}{reason}", str(error.facts.get("fix", unset)))
     return Check("eviction", True, f"possible, by the management API of version {version}")
 
 

@@ -23,11 +23,15 @@ from redis.exceptions import (
     AuthenticationWrongNumberOfArgsError,
     BusyLoadingError,
     ChildDeadlockedError,
+    ClusterCrossSlotError,
+    ClusterDownError,
+    MovedError,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisClusterException,
     RedisError,
+    ResponseError,
 )
 
 from coditect.aio.cancellation import heeded
@@ -80,6 +84,11 @@ _FAULTS: tuple[tuple[tuple[type[RedisError], ...], str, str], ...] = (
         "raise maxmemory (redis-cli config set maxmemory 1gb), or remove what others keep there",
     ),
     ((BusyLoadingError,), "Redis still loads its data", "wait until it has loaded them"),
+    (
+        (ClusterDownError, ClusterCrossSlotError, MovedError),
+        "Redis is a node of a cluster, which shards its keys",
+        "name a Redis without `cluster-enabled yes`, or sentinels: redis+sentinel://one:26379,two:26379/NAME/0",
+    ),
 )
 """The errors of a Redis that answers but cannot be used, with the sentence and the fix for each."""
 
@@ -125,24 +134,28 @@ class RedisConnection:
         return str(facts.get("redis_version", "unknown"))
 
     async def usable_version(self) -> str:
-        """Return the version of a Redis that keeps what is written to it, after writing a key that lasts 1 ms.
+        """Return the version of a Redis that keeps what is written to it, after writing two keys that last 1 ms.
 
         A user with the rights of a dispatcher is enough. Without the right to INFO nobody sees whether Redis
         evicts keys, and a note behind the version says so.
 
         Raises:
-            SetupError: when Redis refuses the user or password, or is read-only, full or evicting; with the fix.
+            SetupError: when Redis answers, but refuses, or may evict keys; with the fix.
             Retryable: when it does not answer.
         """
         try:
             hello = self.redis.execute_command("HELLO", 2)  # type: ignore[no-untyped-call] # redis-py says no types here
             answer: Any = await self.bounded("hello", hello)
-            await self.bounded("write", self.redis.set("coditect:doctor", "", px=1))
+            keep = read_scripts("coditect.registry", "keep")["keep"]
+            await self.bounded("write", self.redis.eval(keep, 2, "coditect:doctor", "rq:doctor"))
             memory = await self.bounded("memory", self._memory())
         except Retryable as error:
             for kinds, sentence, fix in _FAULTS:
                 if isinstance(error.__cause__, kinds):
                     raise SetupError(sentence, reason=error.facts.get("reason"), fix=fix) from error
+            if isinstance(error.__cause__, ResponseError):
+                fix = f"correct in Redis, or in CODITECT_REDIS_URL, what Redis says: {error.__cause__}"
+                raise SetupError("Redis refuses what the registry needs", fix=fix) from error
             raise
         if memory and memory.get("maxmemory") and (policy := memory.get("maxmemory_policy")) != "noeviction":
             fix = "redis-cli config set maxmemory-policy noeviction, and the same in its configuration"

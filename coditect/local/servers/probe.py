@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from coditect.broker.rabbitmq.connection.recovery import hosts_of
-from coditect.errors import RegistryUnavailable
+from coditect.errors import RegistryUnavailable, SetupError
 from coditect.local.child import Probe
 from coditect.local.errors import ServerUnreachable
 from coditect.registry.connection import SENTINELS, RedisConnection
@@ -95,7 +95,7 @@ async def usable_redis_version(url: str, *, within_seconds: float = 2.0) -> str:
     """Return the version of the Redis at `url`, or of the master that sentinels name, if the programs can use it.
 
     Raises:
-        SetupError: when it refuses the user or password, or is read-only, full or evicting; with the fix.
+        SetupError: when it answers but cannot be used, or TLS fails; with the fix.
         ServerUnreachable: when nothing answers in time; retryable.
     """
 
@@ -106,6 +106,7 @@ async def usable_redis_version(url: str, *, within_seconds: float = 2.0) -> str:
     try:
         return await connection.usable_version()
     except RegistryUnavailable as error:
+        _check_tls(error.__cause__, url)
         raise ServerUnreachable(error.sentence, reason=error.facts["reason"]) from error
     finally:
         await connection.close()
@@ -184,11 +185,27 @@ async def _reach(url: str, *, default_port: int, tls_scheme: str, within_seconds
                 with suppress(OSError):
                     await writer.wait_closed()
     except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+        _check_tls(error, url)
         raise ServerUnreachable(
             "Nothing answers at this address",
             address=_address(url),
             reason=str(error) or type(error).__name__,
         ) from error
+
+
+def _check_tls(error: BaseException | None, url: str) -> None:
+    """Check that an error has another cause than TLS, such as a certificate that is not trusted or cannot be read.
+
+    Raises:
+        SetupError: when TLS is the cause.
+    """
+    of_tls = (ssl.SSLError, FileNotFoundError, PermissionError) if url.startswith(("amqps:", "rediss")) else ()
+    while error is not None:
+        if isinstance(error, of_tls):
+            reason = getattr(error, "verify_message", "") or str(error)
+            fix = f"correct host, port and certificates in the address; TLS says: {reason}"
+            raise SetupError("TLS to the server fails", address=_address(url), fix=fix) from error
+        error = error.__cause__ or error.__context__
 
 
 def _trusting(parts: SplitResult) -> ssl.SSLContext:

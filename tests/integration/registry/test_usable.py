@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from coditect.local.doctor import Check, check_server
+from coditect.local.servers.ports import free_ports
 from coditect.local.servers.probe import usable_redis_version
 from tests.integration.registry.private_redis import PrivateRedis, running
 
@@ -79,6 +81,45 @@ async def test_user_without_rights_gets_the_rights(server: PrivateRedis, client:
 
     assert not found.ok
     assert DOCUMENTED in found.fix
+
+
+@pytest.mark.parametrize("rights", ["~coditect:* +@all", "~rq:* +@all", "~* +@all -@scripting"])
+async def test_user_with_half_of_the_rights_gets_the_rights(server: PrivateRedis, client: Redis, rights: str) -> None:
+    await make_user(client, "half", rights)
+
+    found = await found_at(server.url.replace("redis://", "redis://half:secret@"))
+
+    assert not found.ok
+    assert DOCUMENTED in found.fix
+
+
+async def test_whatever_redis_refuses_is_told_in_its_words(server: PrivateRedis) -> None:
+    found = await found_at(server.url.replace("/0", "/99"))
+
+    assert (found.ok, found.detail) == (False, "Redis refuses what the registry needs")
+    assert "DB index is out of range" in found.fix
+
+
+async def test_node_of_a_cluster_is_not_usable(tmp_path: Path) -> None:
+    (tmp_path / "cluster").mkdir()
+    with running(PrivateRedis(tmp_path / "cluster", "--cluster-enabled", "yes")) as node:
+        found = await found_at(node.url)
+
+    assert (found.ok, found.detail) == (False, "Redis is a node of a cluster, which shards its keys")
+
+
+@pytest.mark.parametrize("parameter", ["", "?ssl_ca_certs={}/missing.pem"])
+async def test_tls_that_fails_gets_advice_about_tls(tmp_path: Path, parameter: str) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    request = f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=other -keyout {key} -out {certificate}"
+    subprocess.run(["openssl", *request.split()], check=True, capture_output=True)
+    (port,) = free_ports(1)
+    options = ("--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key))
+    with running(PrivateRedis(tmp_path, *options, "--tls-ca-cert-file", str(certificate))):
+        found = await found_at(f"rediss://127.0.0.1:{port}/0{parameter.format(tmp_path)}")
+
+    assert (found.ok, found.detail) == (False, "TLS to the server fails")
+    assert ("No such file" if parameter else "certificate") in found.fix.partition("TLS says")[2]
 
 
 async def test_missing_password_gets_advice_about_the_password(server: PrivateRedis, client: Redis) -> None:

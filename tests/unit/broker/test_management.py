@@ -15,6 +15,7 @@ import pytest
 
 from coditect.broker.management import Connection, Management, ManagementUnavailable
 from coditect.errors import SetupError
+from coditect.local.doctor import check_eviction
 
 OVERVIEW = {"rabbitmq_version": "3.10.8"}
 
@@ -112,6 +113,14 @@ async def test_what_keeps_us_from_closing_connections_is_named(
     async with serving({"GET /api/overview": (200, overview), "GET /api/whoami": (200, {"tags": tags})}) as api:
         with pytest.raises(ManagementUnavailable, match=fix):
             await api.client().closing_version()
+
+
+async def test_doctor_gives_advice_about_the_user_that_the_api_refuses() -> None:
+    async with serving({"GET /api/overview": (401, {})}) as api:
+        found = await check_eviction(f"http://us:wrong@127.0.0.1:{api.port}")
+
+    assert "password is wrong" in found.detail
+    assert found.fix == "correct user, password, host and port in CODITECT_MANAGEMENT_URL"
 
 
 async def test_version_of_a_broker_that_lets_us() -> None:

@@ -96,6 +96,7 @@ async def test_eviction_is_optional_but_an_api_that_was_named_must_answer() -> N
     assert "CODITECT_MANAGEMENT_URL" in without.detail
     assert "rabbitmq-plugins enable" in nobody.fix
     assert "secret" not in nobody.detail
+    assert "CODITECT_MANAGEMENT_URL=https://" in nonsense.fix
 
 
 def test_doctor_looks_at_everything_and_changes_nothing(tmp_path: Path) -> None:
