@@ -28,6 +28,9 @@ _DIGITS = bytes(ord("0") if 48 <= code <= 57 else 32 for code in range(256))
 _LONG_INTEGER = b"0" * 19
 _REPLACED = "\ufffd".encode()
 _MAX_FLOAT_DIGITS = 309
+_NO_NUMBER = re.compile(rb'"\s*[+-]?(?:nan|inf|[\d.]+e\+?\d{3}|\d{309})', re.IGNORECASE)
+"""A text that pydantic may take for a number, but JSON has none such."""
+_UNFIT = "The body does not fit the schema"
 _LONG_EXPONENT = re.compile(rb"[eE]\+?\d{3}")
 
 
@@ -173,15 +176,17 @@ def _fix_of(error: Exception) -> str:
 
 def _decoder(adapter: TypeAdapter[Any], type_: Any) -> Callable[[bytes], Any]:
     validate = adapter.validator.validate_json  # below the adapter's own method: half a microsecond less
-    has_numbers = _Looseness.of(adapter.core_schema).numbers
+    loose, plain = _Looseness.of(adapter.core_schema), adapter.serializer.to_python
 
     def decode(body: bytes) -> Any:
         try:
             value = validate(body) if len(body) <= LARGE_BYTES else _interruptible(type_).validate_json(body)
         except ValidationError as error:
-            raise InvalidTask("The body does not fit the schema", errors=_shown(error)) from error
-        if b"NaN" in body or b"Infinity" in body or (has_numbers and _may_overflow(body)):
+            raise InvalidTask(_UNFIT, errors=_shown(error)) from error
+        if b"NaN" in body or b"Infinity" in body or (loose.numbers and _may_overflow(body)):
             loads(body)  # pydantic takes numbers that JSON does not have
+        if loose.numbers and _NO_NUMBER.search(body):
+            check(plain(value, warnings=False), any_keys=True, any_floats=loose.floats_as_text, sentence=_UNFIT)
         return value
 
     return decode

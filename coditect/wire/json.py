@@ -122,7 +122,7 @@ def dumps(value: Any, *, otherwise: Callable[[Any], Any] = _refuse) -> bytes:
         raise InvalidTask(_UNWRITABLE, reason=str(error)[:200]) from error
 
 
-def check(value: Any, *, any_keys: bool = False, any_floats: bool = False) -> None:
+def check(value: Any, *, any_keys: bool = False, any_floats: bool = False, sentence: str = _UNWRITABLE) -> None:
     """Refuse a value with a number or a key that JSON cannot express, whatever other objects are in the value.
 
     With `any_keys` only a key that is None or no finite number is refused, with `any_floats` no float.
@@ -131,7 +131,7 @@ def check(value: Any, *, any_keys: bool = False, any_floats: bool = False) -> No
         InvalidTask: when there is such a number or key; the error names the place.
     """
     if (flaw := _Search(any_keys, any_floats).flaw(value)) is not None:
-        raise flaw.as_invalid(_UNWRITABLE)
+        raise flaw.as_invalid(sentence)
 
 
 def is_plain(value: Any) -> bool:

@@ -211,7 +211,16 @@ def test_number_that_json_does_not_have_is_refused_at_the_input(annotation: Any,
         codec(annotation).decode(body)
 
 
+@pytest.mark.parametrize("text", ["NaN", "nan", " inf", "-Infinity", "1e999", "9" * 400])
+@pytest.mark.parametrize(("annotation", "body"), [(Order, '{{"price": "{}"}}'), (list[float], '["{}"]')], ids=str)
+def test_text_that_would_become_no_number_is_refused_at_the_input(annotation: Any, body: str, text: str) -> None:
+    with pytest.raises(InvalidTask, match="does not fit the schema"):
+        codec(annotation).decode(body.format(text).encode())
+
+
 def test_text_and_small_numbers_of_an_input_are_no_such_numbers() -> None:
+    assert codec(Spoken).decode(b'{"price": "-inf"}') == Spoken(price=-math.inf)
+    assert codec(Order).decode(b'{"note": "infinite", "number": "7"}') == Order(note="infinite", number=7)
     assert codec(Order).decode(b'{"note": "NaN", "price": 1e-400}') == Order(note="NaN", price=0.0)
     assert codec(list[float]).decode(b"[1e300, 1e+005]") == [1e300, 1e5]
 
