@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from secrets import token_hex
@@ -282,9 +282,36 @@ async def serve(
         CancelledError: when the signal comes before the agent is ready.
         LoopDied: after the drain, when a critical loop has died again and again.
     """
-    stop = asyncio.Event()
-    if (opening := asyncio.current_task()) is not None:
-        on_stop_signal(partial(opening.cancel, STOPPED))
+    with _canceled_by_signals() as stop:
+        return await _serve(agent, settings, stop, source=source, renew=renew)
+
+
+@contextmanager
+def _canceled_by_signals() -> Iterator[asyncio.Event]:
+    """Let a signal cancel the block, until `on_stop_signal` is called again, and set the event that is yielded.
+
+    The CancelledError that leaves the block says `STOPPED` then: one of the block's own, such as that of a task group,
+    does not, and a library may even swallow it.
+    """
+    stop, opening, signals = asyncio.Event(), asyncio.current_task(), list[bool]()
+    assert opening is not None
+
+    def end() -> None:
+        stop.set()
+        signals.append(opening.cancel())
+
+    on_stop_signal(end)
+    try:
+        yield stop
+    except asyncio.CancelledError as error:
+        if not signals:
+            raise
+        raise asyncio.CancelledError(STOPPED) from error
+
+
+async def _serve(
+    agent: Agent, settings: Settings, stop: asyncio.Event, *, source: str | None, renew: asyncio.Event | None
+) -> bool:
     agent_id = new_agent_id(agent)
     CURRENT_AGENT.set(agent_id)
     await asyncio.to_thread(_sweep_workspaces, settings)

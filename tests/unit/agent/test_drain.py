@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 
 import pytest
 
 from coditect import Agent, Context
+from coditect.agent.program import STOPPED, _canceled_by_signals
 from coditect.broker.memory import MemoryBroker
 from coditect.errors import Unroutable
 from coditect.model.ids import AgentId
@@ -29,6 +32,24 @@ def gated(gate: asyncio.Event, started: list[int], *, slots: int = 2) -> Agent:
         return number
 
     return agent
+
+
+async def test_signal_before_the_agent_is_ready_counts_whatever_its_start_makes_of_the_cancellation() -> None:
+    async def start() -> None:
+        with _canceled_by_signals() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                assert stop.is_set()
+                raise asyncio.CancelledError from None
+
+    starting = asyncio.create_task(start())
+    await asyncio.wait([starting])
+
+    with pytest.raises(asyncio.CancelledError) as ended:
+        starting.result()
+    assert ended.value.args == (STOPPED,)
 
 
 async def test_drain_finishes_what_runs_and_returns_the_rest(scene: Scene) -> None:
