@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
+from uuid import uuid4
 
 from coditect.broker.management import Management, QueueRates
 from coditect.broker.rabbitmq import AmqpBroker
@@ -13,22 +14,36 @@ from coditect.broker.topology import Binding
 from coditect.broker.topology_diff import PlannedBroker
 from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
 from coditect.client.client import Client
+from coditect.errors import Overloaded, PublishUnconfirmed, SetupError, Unroutable
+from coditect.model.message import Message
 from coditect.registry.keys import HTTP_PREFIX
 from coditect.registry.port import Registry
 from coditect.registry.redis import RedisRegistry
 from coditect.settings.addresses import vhost_of
 from coditect.settings.settings import Settings
 
+TAKEN_SECONDS = 5.0
+"""How long the broker may take to return a message for no queue."""
+
 
 async def sign_in(url: str, *, heartbeat_seconds: int | None = None) -> None:
-    """Connect to the broker at a URL with its user and password, and close the connection again.
+    """Connect to the broker at a URL with its user and password, publish messages for no queue, and disconnect.
 
     Raises:
         BrokerUnavailable: when the broker does not answer.
-        SetupError: when the broker refuses the sign-in; the error says what to do.
+        SetupError: when the broker refuses the sign-in, or takes no messages; the error says what to do.
     """
-    async with AmqpBroker(url, name="coditect doctor", declare=False, heartbeat_seconds=heartbeat_seconds):
-        pass
+    connecting = AmqpBroker(url, name="coditect doctor", declare=False, heartbeat_seconds=heartbeat_seconds)
+    async with connecting as broker:
+        try:
+            for _ in range(2):  # an alarm blocks a connection behind its first message
+                with suppress(Unroutable):
+                    await broker.publish(
+                        Message(b""), exchange="", routing_key=str(uuid4()), timeout_seconds=TAKEN_SECONDS
+                    )
+        except (PublishUnconfirmed, Overloaded) as error:
+            fix = "`rabbitmq-diagnostics alarms` names what is short: free memory, or space on the broker's disk"
+            raise SetupError("The broker takes no messages, as while it has an alarm", fix=fix) from error
 
 
 class RealConnections:

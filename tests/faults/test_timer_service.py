@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq import AmqpBroker
+from coditect.cli.compose import sign_in
 from coditect.errors import Overloaded, PublishUnconfirmed
+from coditect.local.doctor import Check, check_server
+from coditect.local.servers.probe import broker_version
 from coditect.model.message import Message
 from tests.faults.node import Node
 from tests.support import eventually
@@ -32,6 +36,20 @@ async def is_refused(broker: AmqpBroker, queue: str) -> bool:
     except PublishUnconfirmed:
         pass
     return False
+
+
+async def test_doctor_names_an_alarm(node: Node) -> None:
+    async def found() -> Check:
+        return await check_server("broker", node.url, broker_version, (3, 10), sign_in=sign_in)
+
+    async with node.alarmed():
+        await eventually(lambda: is_found_in_alarm(found))
+    assert (await found()).ok
+
+
+async def is_found_in_alarm(found: Callable[[], Awaitable[Check]]) -> bool:
+    check = await found()
+    return not check.ok and "rabbitmq-diagnostics alarms" in check.fix
 
 
 async def test_alarm_holds_publishes_back_and_lets_consumers_go_on(
