@@ -92,7 +92,7 @@ class Capacity:
         """Return, by capability, how many more tasks may be published; the key "" is for all others."""
         return {"": self._least} | {
             capability: self.room_for(capability)
-            for capability in self._under_way.keys() | self._kept.keys() | self._pauses.keys()
+            for capability in dict.fromkeys((*self._under_way, *self._kept, *self._pauses))
         }
 
     def room_for(self, capability: str) -> int:

@@ -114,7 +114,7 @@ class Runtime:
         self._loop = loop = asyncio.get_running_loop()
         self._slots = slots = Slots(limits.slots, reserve=limits.reserve)
         self._offered, self._batches = bound(agent, slots.startable(Priority.P1), background)
-        self._executions, self._settling = (executions := set[Execution]()), set[asyncio.Task[Any]]()
+        self._executions, self._settling = (executions := dict[Execution, None]()), dict[asyncio.Task[Any], None]()
         start = TaskRunner(self._execute, executions, loop).start
         self._intake = Intake(
             broker, slots, background, executions, screen=self._screen, start=start, returns=quarantine.hand_back
@@ -174,7 +174,7 @@ class Runtime:
         if self._executions:
             log.info("Draining", extra={"agent_id": self.agent_id, "running": len(self._executions)})
         await self._all_ended(self._limits.drain_seconds)
-        for late in {one.work for one in self._executions} | self._settling:
+        for late in [*dict.fromkeys(one.work for one in self._executions), *self._settling]:
             if late is not None:
                 late.cancel()
         await self._all_ended(RETURN_SECONDS)  # a handler may ignore its cancellation: it is left behind
@@ -313,8 +313,8 @@ class Runtime:
     def _beside(self, work: Any) -> None:
         """Run a coroutine that settles a delivery, in the background and without a slot; a drain waits for its end."""
         task = self._background.start(work, name="settle")
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
+        self._settling[task] = None
+        task.add_done_callback(self._settling.pop)
 
     # -- execute ----------------------------------------------------------------------------------------
 
@@ -423,7 +423,7 @@ class Runtime:
 
     def _end(self, execution: Execution) -> None:
         """Remove an ended execution from this process's records, and let it enter its final state."""
-        self._executions.discard(execution)
+        self._executions.pop(execution, None)
         key = execution.key
         if key is not None and self._running.get(key) is execution:
             del self._running[key]

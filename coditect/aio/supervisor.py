@@ -81,7 +81,7 @@ class Health:
     def __init__(self) -> None:
         self.deaths: Counter[str] = Counter()
         """How often each loop has died, by name."""
-        self._kept: set[_KeptLoop] = set()
+        self._kept: dict[_KeptLoop, None] = {}
         self._failure: CoditectError | None = None
         self._failed = asyncio.Event()
 
@@ -128,13 +128,14 @@ class Supervisor:
         """Create a supervisor that reports to `health`, which a process's supervisors share; None makes a new one."""
         self.health = Health() if health is None else health
         self._limits = limits or RestartLimits()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+        """The tasks in the order of their starts, in which `close` cancels them; a set has an order of its own."""
 
     def start(self, work: Coroutine[Any, Any, Any], *, name: str, awaited: bool = False) -> asyncio.Task[Any]:
         """Run the coroutine once in an asyncio task; log its crash, unless the caller awaits the task (`awaited`)."""
         task = asyncio.get_running_loop().create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard if awaited else self._ended)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop if awaited else self._ended)
         return task
 
     def keep(
@@ -153,11 +154,11 @@ class Supervisor:
         `idle` marks routine work: while nothing else happens, a fleet under test may skip rounds of the loop.
         """
         kept = _KeptLoop(name, work, critical, until, self._limits)
-        self.health._kept.add(kept)
+        self.health._kept[kept] = None
         kept.task = task = self.start(self._keep(kept), name=name)
         if idle:
             _IDLE.add(task)
-        task.add_done_callback(lambda _: self.health._kept.discard(kept))
+        task.add_done_callback(lambda _: self.health._kept.pop(kept))
         return task
 
     async def _keep(self, kept: _KeptLoop) -> None:
@@ -191,7 +192,7 @@ class Supervisor:
         return len(self._tasks)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+        del self._tasks[task]
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("A background task crashed", exc_info=error, extra={"task_name": task.get_name()})
 

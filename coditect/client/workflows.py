@@ -96,9 +96,9 @@ class WorkflowLane:
         return await asyncio.to_thread(cut, definition, value, workflow=workflow, key=key)
 
     async def _refuse_unknown(self, definition: Definition) -> None:
-        named = {name for node in every_node(definition) for _, name in named_capabilities(node)}
+        named = dict.fromkeys(name for node in every_node(definition) for _, name in named_capabilities(node))
         if missing := await self._catalogue.missing(named):
-            known = (named - missing) | await self._catalogue.registered()
+            known = (named.keys() - missing) | await self._catalogue.registered()
             graph_of(definition, capabilities=known)
             if problems := child_problems(definition, capabilities=known):
                 raise InvalidWorkflow.of(problems, workflow=definition.name)

@@ -130,7 +130,7 @@ class VirtualProcesses:
             self._kill(process)
         actors = [process.actor for process in self._processes]
         for _ in range(_END_ROUNDS):
-            left = {task for actor in actors for task in actor.tasks if not task.done()}
+            left = [task for actor in actors for task in actor.tasks if not task.done()]
             if not left:
                 break
             for task in left:

@@ -53,7 +53,7 @@ class LeftQueues:
         """
         living = {*await self._fleet.living(), *await self._database.read(leases.beats)}
         found = defaultdict[str, set[str]](set)
-        for queue in names:
+        for queue in sorted(names):
             if (owner := routing.owner_of(queue)) and owner not in living:
                 found[owner].add(queue)
         return {owner: frozenset(queues) for owner, queues in found.items()}
@@ -134,7 +134,7 @@ class LeftQueues:
         """Delete those queues of a dead process that may go now; tell whether none is left, or the process is back."""
         if await self._is_back(agent):
             return True
-        for queue in tuple(left):
+        for queue in sorted(left):
             if await self._is_removed(queue, agent):
                 left.remove(queue)
         return not left
@@ -166,7 +166,7 @@ class LeftQueues:
 
     async def _done(self, step: Callable[[AgentId], Awaitable[bool]], agents: Iterable[AgentId]) -> Set[AgentId]:
         """Call a step of the removal for many dead agents, some at a time; return those for which it returned True."""
-        among = tuple(agents)
+        among = sorted(agents)
         done = await asyncio.gather(*(self._is_done(agent, partial(step, agent)) for agent in among))
         return {agent for agent, is_done in zip(among, done, strict=True) if is_done}
 

@@ -173,7 +173,7 @@ class Monitor:
         for agent in self._roster.note(records, now):
             self._greet(agent)
         offline = {one.agent_id for one in records if one.load.status is AgentStatus.OFFLINE}
-        for agent in offline - self._offline:
+        for agent in sorted(offline - self._offline):
             self._background.start(self._relieve(agent), name=f"relieve {agent}")
         self._offline = offline
         for entry in self._roster.overdue(now):
@@ -192,7 +192,7 @@ class Monitor:
             self._roster.suspect(suspects, self._now())
             await asyncio.sleep(REGISTER_SECONDS)
             left = await self._left.find(names)
-            for owner in suspects & left.keys():
+            for owner in sorted(suspects & left.keys()):
                 if queues := left[owner] - self._kept(AgentId(owner)):
                     self._background.start(self._left.remove(owner, queues), name=f"tidy {owner}")
             inboxes = {

@@ -89,7 +89,7 @@ class Roster:
 
     def suspect(self, names: Iterable[str], now: float) -> None:
         """Add unknown agents that left queues, locks or tasks behind, with a short lease: they may have died unseen."""
-        for agent in map(AgentId, names):
+        for agent in map(AgentId, sorted(names)):
             if agent not in self._entries and agent not in self._gone:
                 lapses_at = now + SUSPECT_SECONDS
                 self._entries[agent] = RosterEntry(agent, lapses_at, SUSPECT_SECONDS, listed=False)

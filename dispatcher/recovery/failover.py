@@ -118,7 +118,7 @@ class LockHolders:
         self._unreleased = left.copy()
         if keeper is None:
             return
-        for gone in left:
+        for gone in sorted(left):
             self.release(keeper, gone)
         if keeper is not self._informed:
             self._informed = keeper  # at once: the next look comes before all are read
@@ -187,14 +187,14 @@ class AtWork:
         missing = (begun | in_doubt) - living
         missed, self._missed = self._missed, missing
         monitor.suspect(missing - missed)
-        for agent in filter(monitor.is_gone, missing & begun - self._losing):
+        for agent in filter(monitor.is_gone, sorted(missing & begun - self._losing)):
             self._losing.add(agent)
             self._background.start(self._lose(agent, monitor), name=f"repeat the work of {agent}")
 
     async def settle_doubts(self, monitor: Monitor) -> None:
         """Ask the agents in doubt every half second whether they live, for ever; the registry need not answer."""
         while True:
-            for agent in self._in_doubt() - self._asking:
+            for agent in sorted(self._in_doubt() - self._asking):
                 self._asking.add(agent)
                 self._background.start(self._find_out(agent, monitor), name=f"does {agent} live")
             await asyncio.sleep(ASK_SECONDS)

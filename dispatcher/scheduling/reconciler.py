@@ -145,7 +145,7 @@ class Reconciler:
 
 async def drift(
     database: Database, worker: ShardWorker, projector: Projector, graph: TaskGraph, workflows: Sequence[str]
-) -> AsyncIterator[set[Job]]:
+) -> AsyncIterator[list[Job]]:
     """Yield, page by page, the jobs that RQ lacks or has in a wrong state in two comparisons; correct nothing.
 
     While a page waits for its second comparison the next ones get their first.
@@ -155,7 +155,7 @@ async def drift(
         CoditectError: any error of the store.
     """
     now = asyncio.get_running_loop().time
-    waiting = deque[tuple[float, set[Job]]]()
+    waiting = deque[tuple[float, list[Job]]]()
     queued = (await graph.unfinished(worker.shard)).queued
     async for node_keys in _pages(database, workflows):
         if wrong := await _differing(worker, projector, graph, node_keys, queued):
@@ -200,10 +200,11 @@ async def _rest(began: float) -> None:
     await asyncio.sleep(min((_now() - began) * (1 / SHARE - 1), LONGEST_PAUSE_SECONDS))
 
 
-async def _still(worker: ShardWorker, projector: Projector, graph: TaskGraph, first: Collection[Job]) -> set[Job]:
+async def _still(worker: ShardWorker, projector: Projector, graph: TaskGraph, first: Collection[Job]) -> list[Job]:
     """Compare jobs with RQ a second time; return the jobs that still differ and whose nodes have not changed."""
     second = await _differing(worker, projector, graph, [NodeKey(job.workflow, job.node) for job in first])
-    return second.intersection(first)
+    known = frozenset(first)
+    return [job for job in second if job in known]
 
 
 async def _differing(
@@ -212,13 +213,13 @@ async def _differing(
     graph: TaskGraph,
     node_keys: Sequence[NodeKey],
     queued: Collection[Key] = (),
-) -> set[Job]:
+) -> list[Job]:
     """Return the jobs of the given nodes that RQ lacks, or has in another state than the ledger."""
     jobs = [projector.job(one) for one in await _seen(worker, tuple(node_keys))]
     await projector.told()
     found = await graph.difference(jobs, queued)
     wrong = {(one.workflow, one.node) for one in found.missing} | {(one.workflow, one.node) for one in found.changes}
-    return {job for job in jobs if (job.workflow, job.node) in wrong}
+    return [job for job in jobs if (job.workflow, job.node) in wrong]
 
 
 async def _seen(worker: ShardWorker, node_keys: tuple[NodeKey, ...]) -> list[NodeSnapshot]:

@@ -77,14 +77,16 @@ class Scheduler:
 
     def room(self) -> Mapping[str, int]:
         """Return how many more nodes may be published now, for each capability with ready nodes and free capacity."""
-        waiting = {capability for worker in self._ownership.workers.values() for capability in worker.backlog}
+        backlogs = (worker.backlog for worker in self._ownership.workers.values())
+        waiting = dict.fromkeys(capability for backlog in backlogs for capability in backlog)
         found = {capability: self._ports.capacity.room_for(capability) for capability in waiting}
         return {capability: room for capability, room in found.items() if room > 0}
 
     async def proposed(self, proposals: Sequence[Proposal]) -> None:
         """Have the shard workers claim nodes that RQ proposes, as capacity permits; RQ gets the others' states."""
-        shards = {workflow: self._shard_of(workflow) for workflow in {proposal.workflow for proposal in proposals}}
-        named = {proposal.capability for proposal in proposals if proposal.capability}
+        workflows = dict.fromkeys(proposal.workflow for proposal in proposals)
+        shards = {workflow: self._shard_of(workflow) for workflow in workflows}
+        named = dict.fromkeys(proposal.capability for proposal in proposals if proposal.capability)
         room = {capability: self._ports.capacity.room_for(capability) for capability in named}
         groups: dict[tuple[int, str], list[NodeKey]] = {}
         for workflow, node, capability in proposals:

@@ -153,7 +153,8 @@ class InFlight:
 
     def agree(self, found: Sequence[Transition], now: float) -> None:
         """Correct the list of published tasks by the ledger: add or update those that it has, and remove all others."""
-        for node_key in self._by_key.keys() - {moved.node_key for moved in found}:
+        known_keys = {moved.node_key for moved in found}
+        for node_key in [one for one in self._by_key if one not in known_keys]:
             self._capacity.end(self._by_key.pop(node_key).capability)
         for moved in found:
             row, flight = moved.row, self._by_key.get(moved.node_key)

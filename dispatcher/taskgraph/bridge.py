@@ -88,7 +88,8 @@ class Bridge:
         proposals = await self._graph.adopt(self._workers.shards(), room)
         self.available = True
         found = {proposal.capability for proposal in proposals}
-        self._missed |= dict.fromkeys(room.keys() - found, now + self._again_seconds)
+        again = now + self._again_seconds
+        self._missed |= {capability: again for capability in room if capability not in found}
         if proposals:
             await self._workers.proposed(proposals)
         return len(proposals)

@@ -25,8 +25,8 @@ Perform = Callable[[Execution], Work]
 class TaskRunner:
     """A runner that soon starts each execution that it is given, from the event loop and not from the caller."""
 
-    def __init__(self, perform: Perform, executions: set[Execution], loop: asyncio.AbstractEventLoop) -> None:
-        """Prepare to run executions by the function `perform`; each new one is added to the set `executions`."""
+    def __init__(self, perform: Perform, executions: dict[Execution, None], loop: asyncio.AbstractEventLoop) -> None:
+        """Prepare to run executions by the function `perform`; each new one is added to `executions`."""
         self._perform = perform
         self._executions = executions
         self._loop = loop
@@ -40,7 +40,7 @@ class TaskRunner:
 
     def start(self, execution: Execution) -> None:
         """Run an execution soon, in an asyncio task, which is in `execution.work` when the execution begins."""
-        self._executions.add(execution)  # which keeps its asyncio task alive, too
+        self._executions[execution] = None  # which keeps its asyncio task alive, too
         if execution.task.capability in self._wait:
             execution.coroutine = self._perform(execution)
             execution.work = self._loop.create_task(execution.coroutine, context=self._context.copy())

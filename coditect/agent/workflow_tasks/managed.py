@@ -77,7 +77,7 @@ class ManagedTasks:
         self._isolation = isolation
         self._most_suspended = most_suspended
         self._stages = heartbeats.stages
-        self._asking: set[asyncio.Task[None]] = set()
+        self._asking: dict[asyncio.Task[None], None] = {}
         """The asyncio tasks that have an open acquire request."""
         self._waiting_for: Counter[str] = Counter()
         """The number of tasks that wait without a slot for an answer, by shard."""
@@ -196,11 +196,11 @@ class ManagedTasks:
         """Yield a new acquire request, and drop the request after the block, which a drain cancels after 1 s."""
         question, asking = self._grants.question(task, owner_of(task), running=running), asyncio.current_task()
         assert asking is not None, "in a task of its own"
-        self._asking.add(asking)
+        self._asking[asking] = None
         try:
             yield question
         finally:
-            self._asking.discard(asking)
+            self._asking.pop(asking, None)
             self._grants.forget(question)
 
     def hand_back(self) -> None:
@@ -223,9 +223,10 @@ class ManagedTasks:
             async with asyncio.timeout(seconds):
                 await asyncio.gather(*(self._begin_anew(one, INTERRUPTED) for one in left))
 
-    def _waiting(self) -> set[asyncio.Task[None]]:
+    def _waiting(self) -> dict[asyncio.Task[None], None]:
         """Return the asyncio tasks of the workflow tasks that wait for a slot, or for a process of their own."""
-        return {one.work for one, stage in self._stages.items() if stage in UNBEGUN and one.work is not None}
+        waiting = (one.work for one, stage in self._stages.items() if stage in UNBEGUN)
+        return dict.fromkeys(work for work in waiting if work is not None)
 
     # -- another delivery of it -----------------------------------------------------------------------------
 

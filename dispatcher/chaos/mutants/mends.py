@@ -77,7 +77,7 @@ MUTANTS = (
     Mutant(
         "queues_left_for_ever",
         "dispatcher.liveness.monitor",
-        "        for owner in suspects & left.keys():\n",
+        "        for owner in sorted(suspects & left.keys()):\n",
         "        for owner in ():\n",
         "the queues of agents that died unseen stay, and each start of the broker takes longer",
         ("tests/unit/dispatcher/liveness/test_left_queues.py::test_queues_of_an_agent_that_died_unseen_are_removed",),

@@ -69,7 +69,7 @@ def note_hand(unit: UnitOfWork, workflow: str) -> None:
     """Count one action of a person ("by hand") for a workflow and, if it is a child, also for its root workflow."""
     head = unit.workflow(workflow)
     root = workflow if head is None or head.parent is None else head.parent.root
-    for of in {workflow, root}:
+    for of in dict.fromkeys((workflow, root)):
         if (run := unit.run(of)) is not None:
             run.by_hand += 1
 

@@ -44,7 +44,7 @@ def _rows(
 def _keys(unit: UnitOfWork, lease: Lease, node_keys: Sequence[NodeKey], follower: NodeKey | None) -> Iterator[bytes]:
     yield LEASES.pack(lease.name)
     yield PUBLISHED.pack((unit.shard,))
-    for workflow in {node_key.workflow for node_key in node_keys}:
+    for workflow in dict.fromkeys(node_key.workflow for node_key in node_keys):
         yield RUNS.pack((workflow,))
     for node_key in node_keys:
         yield STATUSES.pack((node_key.workflow, node_key.node))

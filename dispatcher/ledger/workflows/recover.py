@@ -24,7 +24,7 @@ class RecoveredShard:
     """The published nodes that have not ended, in their current state."""
     newer: frozenset[NodeKey]
     """The published nodes whose rows a newer dispatcher wrote, so that this dispatcher cannot read them."""
-    backlog: frozenset[str]
+    backlog: Sequence[str]
     has_todo: bool
     next_due_ms: int | None
     doubtful: int
@@ -59,11 +59,11 @@ def learn(tr: Reads, shard: int) -> RecoveredShard:
     )
 
 
-def _backlog(tr: Reads, shard: int) -> frozenset[str]:
+def _backlog(tr: Reads, shard: int) -> list[str]:
     """Return the capabilities that have ready nodes in the shard's backlog, by one read for each capability."""
     found: list[str] = []
     begin, end = READY.range((shard,))
     while first := tr.get_range(begin, end, limit=1):
         found.append(READY.unpack(first[0][0])[1])
         begin = READY.range((shard, found[-1]))[1]
-    return frozenset(found)
+    return found

@@ -24,7 +24,7 @@ class Bench:
 
     def __init__(self, **handlers: Handler) -> None:
         self.tasks: list[asyncio.Task[Any] | None] = []
-        self.executions: set[Execution] = set()
+        self.executions: dict[Execution, None] = {}
         self.shifts = TaskRunner(self._perform, self.executions, asyncio.get_running_loop())
         self._handlers = handlers
 
