@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from coditect.errors import RegistryUnavailable
-from coditect.model.registration import AgentRecord
+from coditect.model.registration import AgentRecord, Load
 from coditect.registry.port import Registry, Search
 from dispatcher.recorder.history import Note, Type
 
@@ -41,11 +41,15 @@ async def keep_looking(
         await asyncio.sleep(LOOK_SECONDS)
 
 
+def taken(load: Load) -> int:
+    """Return how many attempts an agent has taken so far: those that run, ended, or failed and are repeated."""
+    return load.completed + load.failed_attempts + load.running + load.suspended
+
+
 async def keep_looking_at_slots(idle_now: Callable[[], str], note: Note) -> None:
     """Record each time span in which an agent has a free slot for a waiting task, until canceled.
 
-    `idle_now` returns the agent and the task, or an empty text. A span lasted longer than its record by less than two
-    pauses.
+    `idle_now` returns the agent and the task, or an empty text. A span differs from its record by less than a pause.
     """
     idle = ""
     while True:

@@ -38,7 +38,7 @@ from dispatcher.chaos.load.parts.table import PARTS
 from dispatcher.chaos.load.policy import chaos_policy
 from dispatcher.chaos.load.work import CAPABILITY, SLOTS, EffectTable, children_agent, working_agent
 from dispatcher.chaos.load.workload import ChaosLoad
-from dispatcher.chaos.looking import RegistryLook, keep_looking, keep_looking_at_slots
+from dispatcher.chaos.looking import RegistryLook, keep_looking, keep_looking_at_slots, taken
 from dispatcher.chaos.reader import read_end
 from dispatcher.chaos.simulated_nemesis import SimulatedNemesis, Target, post_of_process
 from dispatcher.chaos.simulation_plan import SimulationPlan, planned
@@ -275,8 +275,7 @@ class Scene:
                 load = one.load
                 well = one.state is State.RUNNING and load.status is not AgentStatus.DRAINING and not load.trouble
                 if well and one.name != CHILDREN and load.running + kept < SLOTS:
-                    taken = load.completed + load.failed + load.running + load.suspended
-                    return f"{one.id} had a slot for a {level.value}, after {taken} tasks"
+                    return f"{one.id} had a slot for a {level.value}, after {taken(load)} tasks"
         return ""
 
     async def run(self) -> None:

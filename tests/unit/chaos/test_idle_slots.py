@@ -6,17 +6,18 @@ import asyncio
 
 import pytest
 
+from coditect.model.registration import Load
 from dispatcher.chaos.checks.history_index import HistoryIndex
 from dispatcher.chaos.checks.slots import no_idle_slot
-from dispatcher.chaos.looking import keep_looking_at_slots
+from dispatcher.chaos.looking import keep_looking_at_slots, taken
 from dispatcher.recorder.history import HistoryEntry, Notebook, Type
 from tests.unit.broker.virtual_time import in_virtual_time
 from tests.unit.chaos.histories import FREE_SLOT, idle
 
 
-@pytest.mark.parametrize(("seconds", "many"), [(0.05, 0), (0.15, 1)])
+@pytest.mark.parametrize(("seconds", "many"), [(0.05, 0), (0.1, 0), (0.15, 1)])
 def test_slot_may_be_free_for_a_moment(seconds: float, many: int) -> None:
-    check = no_idle_slot(HistoryIndex(idle(1.0, seconds)))
+    check = no_idle_slot(HistoryIndex(idle(1.0, seconds)))  # 1.1 - 1.0 is a little more than 0.1
 
     assert (check.checked, len(check.violations)) == (1, many)
 
@@ -28,6 +29,12 @@ def test_slot_that_is_free_soon_after_a_fault_is_not_judged() -> None:
     assert no_idle_slot(HistoryIndex([fault, *idle(7.0, 2.0)])).violations == (
         f"{FREE_SLOT}, and took none from 7.00 for 2.00 s",
     )
+
+
+def test_attempt_that_fails_and_is_tried_again_was_a_start() -> None:
+    before = taken(Load(completed=20, failed=1, failed_attempts=5, running=2, suspended=1))
+
+    assert taken(Load(completed=20, failed=1, failed_attempts=6, running=2, suspended=1)) == before + 1
 
 
 @in_virtual_time
