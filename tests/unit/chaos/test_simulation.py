@@ -100,13 +100,25 @@ def told(played: Played) -> list[tuple[float, str, str, str, str]]:
 
 
 def test_task_that_ends_its_agents_ends_three_of_them_and_then_itself() -> None:
-    plan = SimulationPlan(kinds=(), seconds=8.0)
-
-    played = play(POISONED, plan)
+    played = play(1, poisoned("suicides"))
 
     ends = Counter(one.key for one in played.entries if one.f == "terminate")
-    reasons = {one.key: one.val["reason"] for one in played.entries if one.f == "failed"}
     assert played.violations == ()
-    assert set(ends.values()) == {3}
-    assert {reasons[key] for key in ends} == {PROCESS_DIED}
-    assert "timeout" in reasons.values(), "tasks that swallow their cancellation"
+    assert ends and set(ends.values()) == {3}
+    assert {reasons_of(played)[key] for key in ends} == {PROCESS_DIED}
+
+
+def test_task_that_swallows_its_cancellation_fails_at_its_timeout() -> None:
+    played = play(1, poisoned("swallowed cancellations"))
+
+    assert played.violations == ()
+    assert {*reasons_of(played).values()} == {"timeout"}
+
+
+def poisoned(part: str) -> SimulationPlan:
+    """One kind of poison at a time: a task whose agent another one ends is a suspect, too."""
+    return SimulationPlan(seconds=4.0, kinds=(), die_at_a_call=0.0, pace=replace(PACE, parts={part: 1}))
+
+
+def reasons_of(played: Played) -> dict[str, str]:
+    return {one.key: one.val["reason"] for one in played.entries if one.f == "failed"}
