@@ -98,6 +98,11 @@ class HomeLoop:
         """True between `enter` and `leave`."""
         return self._loop is not None
 
+    @property
+    def was_left(self) -> bool:
+        """True after `leave`."""
+        return self._closed
+
     def leave(self) -> None:
         """Have no home any more; another one may follow."""
         self._loop, self._closed = None, True

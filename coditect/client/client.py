@@ -28,7 +28,7 @@ from coditect.client.workflow_run import Run
 from coditect.client.workflows import Progress, WorkflowLane
 from coditect.codec import encode_any
 from coditect.collaboration.state import LONGEST_NAME_BYTES, SharedState, StateRequests
-from coditect.errors import CoditectError, InputError, Overloaded, ResultTimeout, Unroutable
+from coditect.errors import CoditectError, InputError, Overloaded, ResultTimeout, SetupError, Unroutable
 from coditect.messaging.event_stream import EventStream, EventStreams
 from coditect.messaging.rpc import Requests
 from coditect.model import arguments
@@ -156,6 +156,8 @@ class Client(ClientCoordination, ClientListings):
         return Blocking(client)
 
     async def __aenter__(self) -> Self:
+        if self._owned and self._home.was_left:
+            raise SetupError("A client is opened once", fix="make a new one for each `async with`: Client.from_env()")
         self._home.enter()
         async with AsyncExitStack() as opening:
             opening.callback(self._home.leave)

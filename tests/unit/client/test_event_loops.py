@@ -11,7 +11,7 @@ import pytest
 from coditect import Client, Workflow
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import base_topology, capability_queues
-from coditect.errors import SetupError
+from coditect.errors import BrokerUnavailable, SetupError
 from coditect.registry.memory import MemoryRegistry
 
 Use = Callable[[Client], Awaitable[Any]]
@@ -74,6 +74,15 @@ class Opened:
         return await self.client.__aenter__()
 
 
+class Refusing:
+    """A broker that is not there."""
+
+    async def __aenter__(self) -> None:
+        raise BrokerUnavailable("The broker cannot be reached")
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+
 def refusal(use: Use, client: Client) -> str:
     async def used() -> str:
         with pytest.raises(SetupError) as refused:
@@ -118,6 +127,27 @@ async def test_client_that_is_opened_twice_stays_open() -> None:
             await client.__aenter__()
 
         await client.emit("a.b")
+
+
+@pytest.mark.parametrize("first", ["opened", "refused"])
+def test_client_with_connections_of_its_own_is_opened_once(first: str) -> None:
+    broker = MemoryBroker(MemoryServer(), name="client")
+    client = Client(broker, MemoryRegistry())
+    client._owned = (broker,) if first == "opened" else (Refusing(),)
+
+    async def open_it() -> None:
+        async with client:
+            pass
+
+    if first == "opened":
+        asyncio.run(open_it())
+    else:
+        with pytest.raises(BrokerUnavailable):
+            asyncio.run(open_it())
+    with pytest.raises(SetupError, match="opened once") as refused:
+        asyncio.run(open_it())
+
+    assert "Client.from_env()" in str(refused.value.facts["fix"])
 
 
 def test_client_is_not_closed_in_another_loop() -> None:
