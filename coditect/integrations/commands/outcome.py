@@ -70,7 +70,7 @@ class Judge:
             raise InputRefusedByCommand("The arguments of the command are too long", program=self._program, fix=fix)
         if end.errno:
             reason = os.strerror(end.errno)
-            fix = "install it on the agent's machine, or give its whole path"
+            fix = "install it on the agent's machine, or give its whole path; make a script executable, with a #! line"
             raise CommandMissing("The command cannot be started", program=self._program, reason=reason, fix=fix)
         if end.code:
             raise self._failure(end.code, complaint or hidden(end_of(end.stdout), secrets))
@@ -134,9 +134,10 @@ class Judge:
         except OSError as error:
             told = "The command ended well and wrote no result's file"
             raise CommandTroubled(told, file=name, reason=str(error.strerror), complaint=complaint) from error
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise CommandFailed("The result's file is no regular file", file=name)
         with os.fdopen(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise CommandFailed("The result's file is no regular file", file=name)
             text = file.read(self._fields.limits.output + 1)
         if len(text) > self._fields.limits.output:
             raise CommandFailed("The result's file is too large", most_bytes=self._fields.limits.output, file=name)

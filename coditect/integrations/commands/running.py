@@ -21,6 +21,7 @@ LONGEST_PROGRESS_BYTES = 65_536
 """The longest line that is read as progress; a result may be as long as the output."""
 DRAIN_SECONDS = 1.0
 """How long the rest of the output is read after the command's end, if a process that no kill reaches holds it open."""
+_BLANKS = bytes((*range(0x21), 0x7F))
 _TERMINAL_CODE = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\^-~])")
 
 
@@ -32,11 +33,11 @@ def utf_8(text: bytes) -> bytes:
 
 
 def bare(json_text: bytes) -> bytes:
-    """Return JSON without a byte order mark, terminal codes and blanks around it.
+    """Return JSON without a byte order mark, terminal codes, and blanks and control characters around it.
 
     Terminal codes begin with a control character, which JSON has only escaped, so no value changes.
     """
-    return _TERMINAL_CODE.sub(b"", utf_8(json_text)).strip()
+    return _TERMINAL_CODE.sub(b"", utf_8(json_text)).strip(_BLANKS)
 
 
 def end_of(output: bytes | bytearray) -> str:

@@ -261,6 +261,7 @@ LONG = '{"is_error": true, "result": "' + "x" * 70_000 + '"}'
         (TURN + "\r\x1b[K\x1b]0;title\x07" + FAILED + "\n\x1b[?25h", "says that it failed"),
         (TURN + FAILED + '\n{"progress": 1.0}\n', "says that it failed"),
         (TURN + '{"progress": 1.0, "is_error": true}\n', "says that it failed"),
+        (TURN + "\b\b\0" + FAILED + "\x0f\x7f\n", "says that it failed"),
         (TURN + FAILED[:-3], "reason="),
         (TURN + '{"result": NaN}\n', "nan is no number of JSON"),
         ("no line\n", "gave no result"),
@@ -311,6 +312,13 @@ async def test_a_result_s_file_lies_in_the_workspace(tmp_path: Path) -> None:
         tmp_path, "import os; os.symlink('/etc/passwd', 'out.json')", result={"file": "out.json"}
     ) as running:
         with pytest.raises(TaskFailed, match="outside of the workspace"):
+            await run(running)
+
+
+@pytest.mark.parametrize("made", ["mkdir", "mkfifo"])
+async def test_a_result_s_file_is_a_regular_one(tmp_path: Path, made: str) -> None:
+    async with fleet(tmp_path, f"import os; os.{made}('out.json')", result={"file": "out.json"}) as running:
+        with pytest.raises(TaskFailed, match="no regular file"):
             await run(running)
 
 
