@@ -93,6 +93,7 @@ def _handler(fields: CommandFields) -> Callable[..., Any]:
 
         check = SchemaCheck(fields.input_schema).check
     given, returned = described(fields.input_schema, check), described(fields.output_schema)
+    run.__qualname__ = f"the command {Path(fields.command[0]).name}"
     run.__annotations__ = {"given": given, "ctx": Context, "return": returned}
     return run
 

@@ -133,8 +133,8 @@ class LimitFields(_CommandPart):
 
     time: Seconds = Field(default=300.0, gt=0, le=LONGEST_SECONDS)
     """The longest run, such as `5m`; its processes are then ended. Above ten minutes the tasks must be durable."""
-    grace: Seconds = Field(default=2.0, ge=0, le=60)
-    """The time between SIGTERM and SIGKILL, at a cancel or when the time is over."""
+    grace: Seconds = Field(default=2.0, ge=0, le=30)
+    """The time between SIGTERM and SIGKILL, at a cancel or when the time is over; the attempt ends after 5 s of it."""
     memory: Bytes | None = Field(default=None, ge=1_000_000)
     """The data that each process of it may hold (`RLIMIT_DATA`), such as `1GB`; by default there is no limit."""
     output: Bytes = Field(default=1_000_000, ge=1_000, le=1_000_000_000)

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from coditect import TaskFailed, TaskRejected
+from coditect.agent.runtime import STUCK_SECONDS, SWALLOWED_SECONDS
 from coditect.agent.workspaces import PREFIX
 from coditect.errors import InputError, InvalidTask, SetupError
 from coditect.integrations.commands.declaration import command_agent
@@ -339,6 +340,22 @@ def test_a_file_of_commands_is_read_and_its_mistakes_are_named(tmp_path: Path) -
     with pytest.raises(SetupError) as caught:
         load_commands(file)
     assert "shell" in str(caught.value) and "docs/programs.md" in str(caught.value)
+
+
+def test_the_grace_of_a_command_ends_before_its_agent_is_replaced() -> None:
+    def given(grace: str) -> dict[str, Any]:
+        return {"capabilities": {"code.fix": {"command": "my-agent", "limits": {"grace": grace}}}}
+
+    checked_commands(given("30s"))
+    with pytest.raises(SetupError, match="grace"):
+        checked_commands(given(f"{SWALLOWED_SECONDS + STUCK_SECONDS}s"))
+
+
+async def test_a_command_that_ignores_sigterm_is_named(tmp_path: Path) -> None:
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
+    async with fleet(tmp_path, code, limits={"time": "1s", "grace": "3s"}) as running:
+        with pytest.raises(TaskFailed, match="the command python"):
+            await run(running)
 
 
 def _git(folder: Path, *arguments: str) -> str:
