@@ -64,6 +64,8 @@ class Bridge:
         self._wake = asyncio.Event()
         self._missed: dict[str, float] = {}
         """The earliest time of the next look for each capability of which RQ's queues had no job."""
+        self._known = set[int]()
+        """The shards that RQ had at an earlier look: it does not have those that this process has just taken."""
         self.available = True
         """Whether Redis answered the bridge's last call."""
 
@@ -108,8 +110,10 @@ class Bridge:
             await self._workers.requested(requests)
         known = await self._graph.known(shards)
         if lost := [shard for shard in shards if shard not in known]:
-            log.warning("RQ does not have these shards; they are reconciled", extra={"shards": lost})
+            level = logging.WARNING if self._known.intersection(lost) else logging.INFO
+            log.log(level, "RQ does not have these shards; they are reconciled", extra={"shards": lost})
             await self._workers.forgotten(lost)
+        self._known.update(known)
 
     async def _adopting(self) -> None:
         while True:

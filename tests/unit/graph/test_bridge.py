@@ -139,6 +139,22 @@ async def test_lost_shard_is_reconciled_and_remembered(
         await eventually(lambda: graph.known([scene.shard]))
 
 
+async def test_a_shard_new_to_rq_is_no_warning_and_a_lost_one_is(
+    graph: MemoryTaskGraph, workers: RecordingWorkers, caplog: pytest.LogCaptureFixture
+) -> None:
+    bridge = Bridge(graph, workers)
+
+    await bridge.look()
+    await bridge.look()
+    graph.wipe()
+    before = len(caplog.records)
+    await bridge.look()
+
+    levels = [[one.levelno for one in records] for records in (caplog.records[:before], caplog.records[before:])]
+    assert logging.WARNING not in levels[0]
+    assert levels[1] == [logging.WARNING]
+
+
 async def test_what_people_asked_for_while_nobody_looked_is_heard_before_the_shard_is_written_anew(
     graph: MemoryTaskGraph, scene: Scene
 ) -> None:
