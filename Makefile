@@ -145,8 +145,8 @@ down: $(STAMP) ## Stop exactly what `coditect up` started
 
 # Python's packages and the servers are fetched at the same time, when apt has installed what the former need.
 demo: ## Watch a fleet of agents do tasks, a workflow and a goal while an agent and RabbitMQ are killed (half a minute; KEEP=1: stays)
-	@$(MAKE) --no-print-directory $(DEMO_VENV)/bin/python
-	@$(MAKE) --no-print-directory -j 2 $(DEMO_STAMP) servers
+	@$(MAKE) -s --no-print-directory $(DEMO_VENV)/bin/python
+	@$(MAKE) -s --no-print-directory -j 2 $(DEMO_STAMP) servers
 	@$(DEMO_VENV)/bin/python -m agents.demo $(if $(KEEP),--keep)
 
 observe: setup ## See a fleet under load by a real Prometheus: every dashboard's queries, every alert (four minutes; KEEP=1: stay)

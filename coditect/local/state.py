@@ -136,14 +136,14 @@ def dashboard_address(api: str, key: str | None) -> str:
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder that no other user may enter, or close one that exists to them.
+    """Make a folder that no other user may enter, with the folders above it, or close one that exists to them.
 
     Raises:
         StartFailed: when the folder is a link, or another user owns it.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
+    for missing in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
+        with suppress(FileExistsError):
+            missing.mkdir(mode=0o700)
     try:
         opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:

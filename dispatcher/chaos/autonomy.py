@@ -28,6 +28,7 @@ from coditect.aio.loop import run_loop
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.client.client import Client
 from coditect.client.coordination.audit import AuditRow, FinishedCounts
+from coditect.local.state import make_private
 from coditect.settings.settings import Settings
 from coditect.workflow.definition import LEAST_HEARTBEAT_MS, Call, Definition, Each, Work
 from coditect.workflow.states import WorkflowState
@@ -142,7 +143,7 @@ async def measure(order: AutonomyOrder) -> AutonomyResult:
         MissingServer, StartFailed, AlreadyUp: when the servers or processes cannot start.
     """
     shutil.rmtree(order.folder, ignore_errors=True)
-    order.folder.mkdir(parents=True)
+    make_private(order.folder)
     policy, history = order.folder / "approvals.yaml", order.folder / "history"
     policy.write_text(POLICY)
     scribe = Scribe(history / f"chaos{SUFFIX}", "chaos")

@@ -13,6 +13,7 @@ from random import Random
 
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.client.client import Client
+from coditect.local.state import make_private
 from coditect.model.capability import Priority
 from coditect.registry.redis import RedisRegistry
 from coditect.settings.settings import Settings
@@ -181,9 +182,9 @@ async def run(order: RunOrder, *, environ: Mapping[str, str] | None = None, say:
         read_mutant(order.mutant)
     history = order.folder / "history"
     shutil.rmtree(order.folder, ignore_errors=True)
+    make_private(order.folder)
     scribe = Scribe(history / f"chaos{SUFFIX}", "chaos")
     environ = environ or os.environ
-    order.folder.mkdir(parents=True, exist_ok=True)
     approvals = order.folder / "approvals.yaml"
     approvals.write_text(policy.TEXT)
     async with private_store(order.store, order.folder, environ=environ) as store:

@@ -88,9 +88,9 @@ def test_folder_is_held_by_one_and_free_afterwards(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [None, 0o755, 0o777])
 def test_held_folder_is_closed_to_other_users(tmp_path: Path, mode: int | None) -> None:
-    folder = UpFolder(tmp_path / ".coditect")
+    folder = UpFolder(tmp_path / "new" / ".coditect")
     if mode is not None:
-        folder.path.mkdir()
+        folder.path.mkdir(parents=True)
         folder.path.chmod(mode)
     before = os.umask(0)
 
@@ -101,6 +101,7 @@ def test_held_folder_is_closed_to_other_users(tmp_path: Path, mode: int | None) 
         os.umask(before)
 
     assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
+    assert mode is not None or stat.S_IMODE(folder.path.parent.stat().st_mode) == 0o700
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.path.iterdir()} == {0o600}
 
 
