@@ -85,7 +85,7 @@ def shown_events() -> Iterator[Callable[[Event], None]]:
     from rich.console import Console
     from rich.live import Live
 
-    with Live(console=Console(stderr=True), transient=True, refresh_per_second=8) as live:
+    with Live(console=Console(stderr=True, soft_wrap=True), transient=True, refresh_per_second=8) as live:
         begun = time.monotonic()
 
         def show(event: Event) -> None:
@@ -127,7 +127,7 @@ def _drawn() -> Iterator[Show]:
     from rich.console import Console
     from rich.live import Live
 
-    with Live(console=Console(stderr=True), transient=True, refresh_per_second=8) as live:
+    with Live(console=Console(stderr=True, soft_wrap=True), transient=True, refresh_per_second=8) as live:
         begun = time.monotonic()
         last: list[WorkflowRow] = []
 
@@ -146,7 +146,11 @@ def _picture(row: WorkflowRow, seconds: float, *, silent: bool) -> RenderableTyp
     from rich.table import Table
     from rich.text import Text
 
-    head = Text(printable(f"{row.name}  {row.state.value}  {seconds:.0f} s  {row.ended} of {row.total}"), style="bold")
+    head = Text(
+        printable(f"{row.name}  {row.state.value}  {seconds:.0f} s  {row.ended} of {row.total}"),
+        style="bold",
+        no_wrap=False,
+    )
     states = Text("  ").join(
         Text(f"{row.counts[state]} {state.value}", style=_STYLES.get(state, "dim"))
         for state in TaskState

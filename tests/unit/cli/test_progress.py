@@ -59,9 +59,9 @@ def lines_of(output: str) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def test_line_that_is_said_while_progress_is_drawn_stays_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_line_that_is_said_while_progress_is_drawn_stays_whole_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("COLUMNS", "40")
     row = WorkflowRow.read(
         {"workflow": "w", "name": "release", "state": "running", "counts": {"working": 2}, "total": 2}
     )
