@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from difflib import get_close_matches
+from difflib import SequenceMatcher
 from enum import StrEnum
 from math import isfinite
 from typing import Any, NoReturn, TypeVar
@@ -29,9 +29,15 @@ def check_names(what: str, given: Iterable[str], known: Iterable[str]) -> None:
     names = tuple(known)
     for name in given:
         if name not in names:
-            near = get_close_matches(name, names, n=1, cutoff=0.5)
-            fix = f"did you mean {near[0]}?" if near else f"one of {', '.join(names)}"
+            near = max(names, key=lambda known: _likeness(name, known))
+            fix = f"did you mean {near}?" if _likeness(name, near) >= 0.5 else f"one of {', '.join(names)}"
             raise InputError(f"{what} has no such parameter", parameter=name[:80], fix=fix)
+
+
+def _likeness(name: str, known: str) -> float:
+    """Return how alike two names are, from 0 to 1, as a whole or in their last words: max_retries is like retry."""
+    pairs = ((name, known), (name.rpartition("_")[2], known.rpartition("_")[2]))
+    return max(SequenceMatcher(None, one, other).ratio() for one, other in pairs)
 
 
 def shown(given: object) -> str:

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from coditect.errors import InputError, InvalidWorkflow, Problem
+from coditect.model.capability import nearest_names
 from coditect.workflow import fields
 from coditect.workflow.definition import MOST_ELEMENTS, After, Approval, Call, Definition, Node, OnFailure, defined_name
 from coditect.workflow.documents import schema
@@ -134,7 +135,9 @@ def _no_kind(path: Path, given: object) -> Iterator[Problem]:
     sentence = (
         f"A node is one of {', '.join(KINDS)}; this one is {' and '.join(schema.kinds_of(given)) or 'none of them'}"
     )
-    yield Problem(path, sentence, "give it one of these fields")
+    others = [name for name in given if isinstance(name, str) and name not in PlaceFields.model_fields]
+    meant = [near for name in others for near in nearest_names(name, KINDS)] if not schema.kinds_of(given) else []
+    yield Problem(path, sentence, f"did you mean {meant[0]}?" if meant else "give it one of these fields")
     try:
         PlaceFields.model_validate({name: given[name] for name in PlaceFields.model_fields if name in given})
     except ValidationError as error:

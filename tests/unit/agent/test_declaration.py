@@ -193,6 +193,7 @@ def test_what_is_no_listener_is_refused(topic: Any, listener: Any) -> None:
     ("declare", "parameter", "fix"),
     [
         (lambda: Agent("x").capability("a.b", retries=3), "retries", "did you mean retry?"),  # type: ignore[call-arg]
+        (lambda: Agent("x").capability("a.b", max_retries=3), "max_retries", "did you mean retry?"),  # type: ignore[call-arg]
         (lambda: Agent("x").capability("a.b", time_out="1s"), "time_out", "did you mean timeout?"),  # type: ignore[call-arg]
         (lambda: Agent("x", slot=3), "slot", "did you mean slots?"),  # type: ignore[call-arg]
     ],

@@ -146,6 +146,13 @@ def test_an_unknown_capability_is_refused_with_the_nearest() -> None:
     assert refused.value.facts["line"] == 4
 
 
+def test_a_mistyped_kind_of_node_is_refused_with_the_nearest() -> None:
+    with pytest.raises(InvalidWorkflow) as refused:
+        read_workflow((HEAD + "  a: {inputs: 3, tsak: some.work}\n").encode())
+
+    assert refused.value.facts["fix"] == "did you mean task?"
+
+
 def test_a_plain_word_is_what_yaml_1_2_says() -> None:
     words = "[yes, on, NO, 2026-01-01, 1:30, 0x10, 1_000, ~, null, true, 12, -1.5e3, .5, '12', =, <<]"
 
