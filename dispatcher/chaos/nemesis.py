@@ -94,7 +94,8 @@ class Nemesis:
             await asyncio.sleep(KEEP_SECONDS)
             for post in (post for role in OTHER for post in self._testbed.of(role)):
                 if not post.alive and not post.busy:
-                    self._note(Type.INFO, "crash" if post.crashed else "trouble", post.name, reason=post.log[-500:])
+                    ended = {"reason": post.log[-500:], "life": post.life}
+                    self._note(Type.INFO, "crash" if post.crashed else "trouble", post.name, **ended)
                     post.start()
 
     async def _do(self, fault: Fault) -> None:

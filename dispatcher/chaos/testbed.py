@@ -84,8 +84,8 @@ class Post:
 
     @property
     def life(self) -> str:
-        """The name of the running process in the history: the name that restarts keep, and the process id."""
-        return f"{self.name}#{self.pid}"
+        """The history's name of the process that runs, or ran last: the name that restarts keep, and the process id."""
+        return f"{self.name}#{None if self._running is None else self._running.process.pid}"
 
     @property
     def ready(self) -> bool:

@@ -70,6 +70,8 @@ all of its processes share. A line is one write to an open file: it outlives `ki
 ``stranger``   chaos        message              `what`, the kind that a stranger sent
 ``kill`` ...   chaos        victim               `kind`; ``stop``, ``wipe``, ``restart`` and ``cut`` likewise. They
                                                  begin with the hit, and end with the recovery
+``trouble``    chaos        process              `life` of a process that ended by itself, for want of a server, and
+                                                 the `reason`; ``crash`` likewise, of an unexpected end
 =============  ===========  ===================  ==================================================================
 
 A writer's name is its post and the number of its restart, `agent-2#3`: a restarted process keeps the post and loses

@@ -54,8 +54,10 @@ def executions(index: HistoryIndex) -> CheckResult:
 
     A fault touches a task when it lasted, or ended a moment before, at some time between the grant of the first and the
     beginning of the last execution; the fault of an agent only if the task ever ran there. A take-over of its shard
-    counts as a fault, a hand-over in order does not. Attempts never exceed those that the work permits. A foreign
-    message is executed a few times at most. A living process is not evicted: its work would run again.
+    counts as a fault, a hand-over in order does not. An agent that executed the task and ended by itself, because it
+    did not reach a server, counts beside the fault of that server, which may have cost an execution elsewhere before.
+    Attempts never exceed those that the work permits. A foreign message is executed a few times at most. A living
+    process is not evicted: its work would run again.
     """
     most, nodes = _most_attempts(index), index.nodes
     checked, violations = 0, []
@@ -137,12 +139,15 @@ def as_meant(index: HistoryIndex) -> CheckResult:
 def deaths_proven(index: HistoryIndex) -> CheckResult:
     """Check that no attempt is recorded as died whose agent no fault had hit: faults of servers kill no agent."""
     hit = [one for one in index.faults if one.key.startswith("agent")]
+    lives = _ended_alone(index)
+    gone = {one.val.get("agent") for one in index.of("execute") if one.proc in lives}
     checked, violations = 0, []
     for key, deaths in index.by_key("died"):
         for one in filter(lambda one: one.possible, deaths):
             checked += 1
             agent = one.val["agent"]
-            if not any(fault.begun <= one.begun and _holds((agent,), fault.key) for fault in hit):
+            killed = any(fault.begun <= one.begun and _holds((agent,), fault.key) for fault in hit)
+            if not killed and agent not in gone:
                 violations.append(f"{key} was recorded as died with {agent} at {one.begun:.3f}, and nothing killed it")
     return CheckResult("deaths proven", "an attempt died only with its agent", checked, tuple(violations))
 
@@ -187,16 +192,23 @@ def touches(
 ) -> int:
     """Return how many faults, and take-overs of the task's shard, may have hit a task from `since` to `until`.
 
-    `of_agents`: count only faults of the agents that had the task.
+    The agents that executed the task and ended by themselves count as well. `of_agents`: count only them, and faults of
+    the agents that had the task.
     """
-    posts = {post_of(one.proc) for one in runs}
+    lives = {one.proc for one in runs}
+    posts, ended = {post_of(one) for one in lives}, len(lives & _ended_alone(index))
     own = [one for one in index.faults if one.key.startswith("agent") and _holds(posts, one.key)]
     if of_agents:
-        return sum(_met(one, since, until) for one in own)
+        return ended + sum(_met(one, since, until) for one in own)
     faults = [*own, *(one for one in index.faults if not one.key.startswith("agent"))]
     shards = {f"shard-{one.val['shard']}" for one in index.about("claim", key)}
     moves = [one for shard in shards for one in _taken_over(index, shard)]
-    return sum(_met(one, since, until) for one in (*faults, *moves))
+    return ended + sum(_met(one, since, until) for one in (*faults, *moves))
+
+
+def _ended_alone(index: HistoryIndex) -> set[str]:
+    """Return the names of the processes that ended by themselves because they did not reach a server."""
+    return {one.val["life"] for one in index.of("trouble") if "life" in one.val}
 
 
 def _taken_over(index: HistoryIndex, shard: str) -> Iterator[Operation]:

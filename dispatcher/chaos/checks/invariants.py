@@ -5,6 +5,7 @@ An operation with an unknown outcome may have happened at any time after it bega
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
@@ -93,9 +94,11 @@ def _is_answered(index: HistoryIndex, work: Operation, before: float) -> bool:
 
 
 def _runs(index: HistoryIndex, work: Operation) -> list[Operation]:
-    """Return the executions of a direct task that came to their end, or whose call of a dependency succeeded."""
+    """Return a direct task's executions to its end: successful ones, also of its call, and a failed last attempt."""
     calls = [one for one in index.of("call") if one.val.get("task") == work.key]
-    return [one for one in (*index.about("execute", work.key), *calls) if one.happened]
+    runs = index.about("execute", work.key)
+    last = [one for one in runs if not one.possible and one.val.get("attempt", 0) >= work.val.get("most", math.inf)]
+    return [one for one in (*runs, *calls) if one.happened] + last
 
 
 def _is_calm(index: HistoryIndex, since: float, until: float) -> bool:

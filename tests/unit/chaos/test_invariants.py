@@ -115,6 +115,18 @@ def test_direct_task_may_be_lost_with_the_broker_s_only_disk_while_it_is_there_a
     assert judge(sorted([*accepted, *what], key=lambda one: one.t))[0].passed == excused
 
 
+@pytest.mark.parametrize(("most", "excused"), [(2, True), (3, False)])
+def test_direct_task_whose_last_attempt_failed_when_nobody_waited_any_more_was_late(most: int, excused: bool) -> None:
+    entries = [
+        HistoryEntry(1.0, "client", Type.OK, "accept", "task", {"most": most}),
+        given_up(61.0),
+        HistoryEntry(62.0, "agent-1", Type.INVOKE, "execute", "task", {"attempt": 2}),
+        HistoryEntry(63.0, "agent-1", Type.FAIL, "execute", "task", {"attempt": 2}),
+    ]
+
+    assert judge(entries)[0].passed == excused
+
+
 def test_judgement_tells_how_sure_one_may_be() -> None:
     passed = CheckResult("nothing lost", "accepted work ends", 1_000)
     failed = CheckResult("nothing lost", "accepted work ends", 1_000, tuple("abcdefg"))

@@ -66,6 +66,7 @@ class FakePost:
     settled: bool = True
     busy: bool = False
     alive: bool = True
+    life: str = "agent-1#7"
     log: str = "The broker cannot be reached"
     crashed: bool = False
     paths: dict[str, NetworkPath] = field(default_factory=lambda: {"broker": NetworkPath(), "redis": NetworkPath()})
@@ -118,15 +119,15 @@ async def test_process_that_ends_by_itself_is_noted_and_started_again_unless_a_f
     ended.alive = hit.alive = False
     hit.busy, hit.settled = True, False
 
-    def note(type_: Type, f: str, key: str, **_: Any) -> None:
+    def note(type_: Type, f: str, key: str, **facts: Any) -> None:
         if type_ is Type.INFO:
-            troubled.append(key)
+            troubled.append(facts["life"])
 
     nemesis = Nemesis(cast(Any, stage), note, cast(Any, None))
     async with nemesis.keeping():
         await nemesis.run([Fault(2.0, BROKER_PART, 0.0, 1.0)])
 
-    assert (ended.alive, hit.alive, troubled) == (True, False, [ended.name])
+    assert (ended.alive, hit.alive, troubled) == (True, False, [ended.life])
 
 
 class SlowServers:

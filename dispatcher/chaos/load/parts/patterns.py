@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from coditect import Agent, Context, Retry
+from coditect import Agent, Context
 from coditect.workflow.definition import Definition
 from coditect.workflow.patterns.catalogue import Catalogue, load_patterns
 from coditect.workflow.patterns.merging import MergeRule, merge
@@ -103,7 +103,7 @@ async def _joined(load: WorkflowLoad, flow: Definition, members: Sequence[str], 
     run = await load.started(
         flow,
         given | {"items": [given] * MEMBERS},
-        most=Retry().max_attempts,  # the pattern's nodes have no policy
+        most=PART_RETRY.max_attempts,  # the pattern's nodes have no policy: that of their capabilities applies
         priorities={},
         inputs={},
         members=members,

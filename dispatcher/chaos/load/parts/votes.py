@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from coditect import Agent, Context, Retry
+from coditect import Agent, Context
 from coditect.integrations.merging import MergeRequest, merge_results
 from coditect.workflow.patterns.catalogue import Catalogue, load_patterns
 from coditect.workflow.patterns.rendering import render_pattern
@@ -70,7 +70,7 @@ async def vote(load: WorkflowLoad) -> None:
         flow,
         {"ballots": ballots, "fails": fails},
         ends=("completed", "failed"),
-        most=Retry().max_attempts,  # the pattern's nodes have no policy, so this bounds the agents that they may lose
+        most=PART_RETRY.max_attempts,  # the pattern's nodes have no policy: that of their capabilities applies
         priorities={},
         ballots=cast,
     )
