@@ -11,8 +11,8 @@ from functools import cached_property, partial
 from typing import Any, TypeVar, Unpack
 from weakref import WeakValueDictionary
 
-from coditect.agent.execution.execution import Execution
-from coditect.agent.execution.handler import Executors, SentBack
+from coditect.agent.execution.execution import Execution, ExecutionState
+from coditect.agent.execution.handler import Executors, HandedBack, SentBack
 from coditect.agent.execution.parts import PartSender
 from coditect.agent.guards.guards import Guards
 from coditect.agent.handlers.context import Context, PlainContext, TaskContext
@@ -151,8 +151,11 @@ class TaskServices:
         reply = requests.expect(child.correlation_id or "")
         return await self._suspended(self._exchange(child, reply, timeout_seconds))
 
-    async def _suspended(self, wait: Coroutine[Any, Any, T]) -> T:
-        """Await something without the task's slot, and take the slot again before its result is used."""
+    async def _suspended(self, wait: Coroutine[Any, Any, T], *, begun: bool = True) -> T:
+        """Await something without the task's slot, and take the slot again before its result is used.
+
+        A task that has not `begun` goes back (`HandedBack`) where it gets no slot and other agents may have one.
+        """
         intake, task = self.means.intake, self.execution.task
         intake.suspend(self.execution)
         if task.owner is None or task.limits.timeout_ms is None:  # else the owner counts it
@@ -166,7 +169,8 @@ class TaskServices:
                 await intake.resume(self.execution)
             raise
         else:
-            await intake.resume(self.execution)
+            if not await intake.resume(self.execution, bound=begun):
+                raise HandedBack
             return result
         finally:
             if not self.execution.awaiting:
@@ -189,7 +193,8 @@ class TaskServices:
     async def acquire_lock(self, resources: list[str], **terms: Unpack[LockTerms]) -> dict[str, Any]:
         """Lock resources for the task, as `LockPort.acquire_lock` says; a task that waits holds no slot.
 
-        A task above the bound of suspended tasks goes back to its queue instead (`SentBack`).
+        A task above the bound of suspended tasks goes back to its queue instead (`SentBack`), and so does a task that
+        got its concurrency key but no slot while other agents may have one.
         """
         locks = self.means.locks
         owner, timeout_seconds = f"{self.task_id}/{self.attempt}", terms["timeout_seconds"]
@@ -199,7 +204,8 @@ class TaskServices:
             try:
                 if not self.may_suspend():
                     raise SentBack
-                state = await self._suspended(locks.wait_for(wanted, state, timeout_seconds))
+                waiting = locks.wait_for(wanted, state, timeout_seconds)
+                state = await self._suspended(waiting, begun=self.execution.state is not ExecutionState.LOADING)
             except BaseException:  # it may have been granted while the task waited for a slot
                 await locks.release_lock(wanted.ticket)
                 raise

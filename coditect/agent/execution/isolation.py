@@ -39,7 +39,7 @@ class Suspensions(Protocol):
     def suspend(self, execution: Execution) -> None:
         """Free the slot of a task; `resume` or `abandon` must follow."""
 
-    async def resume(self, execution: Execution) -> None:
+    async def resume(self, execution: Execution) -> bool:
         """End one wait of a task; after its last wait, take a slot for it again as soon as one is free."""
 
     def abandon(self, execution: Execution) -> None:

@@ -71,7 +71,8 @@ class AgentKeys:
         """Run an attempt while the lock of its task's concurrency key is held; reject a task whose input gives no key.
 
         Raises:
-            HandedBack: when the wait was too long, the key was lost, or no dispatcher answers; no attempt counts.
+            HandedBack: when the wait was too long, the key was lost, no dispatcher answers, or the agent has no slot
+                while others may have one; no attempt counts.
             SentBack: when too many tasks of the agent wait already.
         """
         limit = capability.concurrency

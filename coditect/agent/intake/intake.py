@@ -34,6 +34,8 @@ MANY = 4
 """The number of free slots from which a new consumer is cheaper than a `basic.get` for each slot."""
 EMPTY_SECONDS = 0.1
 """The time after a queue was found empty in which it gets a consumer rather than another `basic.get`."""
+SLOT_SECONDS = 1.0
+"""How long a task that may begin elsewhere waits for a slot before the agent looks whether others are busy as well."""
 RETRY_SECONDS = 0.5
 """The pause after a failed `basic.get`; a queue that does not answer for so long loses its reserved slots."""
 MOST_AT_EACH_LOOK = 32
@@ -260,16 +262,19 @@ class Intake(QueuePauses):
             if consumer.stopped(execution):
                 self._free(consumer.level)
 
-    async def resume(self, execution: Execution) -> None:
+    async def resume(self, execution: Execution, *, bound: bool = True) -> bool:
         """End one await of a suspended task; after the last, wait for a slot, ahead of the new tasks of its level.
 
-        A task that still awaits others goes on without a slot: with a slot it could keep them from theirs.
+        A task that still awaits others goes on without a slot: with a slot it could keep them from theirs. For a task
+        that is not `bound` to this agent, return False when no slot gets free within a second although the task's queue
+        is empty: then other agents may have one.
         """
         consumer, taken = self._consumers[execution.queue], False
         try:
             if execution.awaiting == 1 and not execution.over:
-                await self._next_slot(consumer.level)
-                taken = True
+                taken = await self._next_slot(consumer.level, None if bound else consumer.queue)
+                if not taken:
+                    return False
         finally:
             self.abandon(execution)
         if taken and (execution.awaiting or execution.over):
@@ -277,16 +282,29 @@ class Intake(QueuePauses):
         elif taken:
             consumer.hold(execution)
             consumer.began(execution, self._loop.time())
+        return True
 
-    async def _next_slot(self, level: Priority) -> None:
+    async def _next_slot(self, level: Priority, queue: str | None = None) -> bool:
+        """Wait for a slot, and return True; False when there is none within a second, and the `queue` is empty."""
         self._resuming[level].append(turn := self._loop.create_future())
         self._admit()
         try:
+            while queue and not (await asyncio.wait({turn}, timeout=SLOT_SECONDS))[0]:
+                if not await self._has_backlog(queue) and turn.cancel():
+                    return False
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if not turn.cancel():
                 self._free(level)
             raise
+        return True
+
+    async def _has_backlog(self, queue: str) -> bool:
+        try:
+            stats = await self._broker.stats(queue)
+        except CoditectError:
+            return True
+        return stats is None or stats.messages > 0
 
     def abandon(self, execution: Execution) -> None:
         """End one await of a suspended task whose result is not used: the await was canceled, or the handler ended."""

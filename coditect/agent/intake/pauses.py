@@ -129,7 +129,7 @@ class QueuePauses:
     def _go(self, consumer: QueueConsumer, execution: Execution) -> None:
         raise NotImplementedError
 
-    async def _next_slot(self, level: Priority) -> None:
+    async def _next_slot(self, level: Priority) -> bool:
         raise NotImplementedError
 
     def _free(self, level: Priority) -> None:

@@ -143,6 +143,33 @@ async def test_next_task_of_a_key_begins_at_once_however_its_holder_ended(how: s
         assert 0 <= moments["next began"] - moments["holder ended"] < 0.1
 
 
+@pytest.mark.parametrize("durable", [False, True])
+async def test_task_that_gets_its_key_while_its_agent_is_busy_begins_in_an_idle_agent(durable: bool) -> None:
+    agent, began = Agent("builder", slots=1), dict[str, tuple[float, str]]()
+
+    @agent.capability("repo.build", concurrency=("{input.repo}", 1))
+    async def build(task: dict[str, str], ctx: Context) -> int:
+        began[task["name"]] = asyncio.get_running_loop().time(), ctx.agent_id
+        await asyncio.sleep(10)
+        return ctx.attempt
+
+    @agent.capability("repo.clone", timeout="9m")
+    async def clone(_: None) -> None:
+        await asyncio.sleep(500)
+
+    async with TestFleet(agents=[agent], replicas=2) as fleet:
+        await fleet.submit("repo.build", {"repo": "app", "name": "holder"}, durable=durable)
+        await fleet.advance("1s")
+        waiting = await fleet.submit("repo.build", {"repo": "app", "name": "next"}, durable=durable)
+        await fleet.advance("1s")
+        await fleet.submit("repo.clone")  # takes the slot of the task that waits for its key
+        attempt = await waiting.result(int, timeout="1m")
+
+    (held, holder), (start, where) = began["holder"], began["next"]
+    assert (where, attempt) == (holder, 1)
+    assert 10 <= start - held <= 14
+
+
 async def test_the_key_of_a_killed_agent_is_free_after_its_eviction() -> None:
     runs = Runs()
     async with TestFleet(agents=[builder(runs, seconds=5.0)], replicas=2) as fleet:
