@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TextIO
 
+from coditect.model.arguments import shown
 from coditect.settings.addresses import printable, secrets_in, without_passwords
 from coditect.settings.settings import DEFAULTS, Settings
 from coditect.telemetry.log_context import CURRENT_AGENT, ContextFields
@@ -58,7 +59,11 @@ class JsonLines(_Redacting):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return self._redacted(json.dumps(line, default=str))
+        try:
+            written = json.dumps(line, default=str, allow_nan=False)
+        except Exception:  # noqa: BLE001 - a field that its author logs may be anything: the line is not lost
+            written = json.dumps({name: one if isinstance(one, str) else shown(one) for name, one in line.items()})
+        return self._redacted(written)
 
 
 def record_of(line: str) -> logging.LogRecord | None:

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import logging.config
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -201,3 +202,20 @@ def test_logs_are_configured_in_place_of_what_a_module_set_up(silence: str) -> N
     own.info("The agent is ready")
 
     assert [line["event"] for line in written(stream)] == ["The agent is ready"]
+
+
+class Unprintable:
+    def __repr__(self) -> str:
+        raise RuntimeError("it has no text")
+
+
+@pytest.mark.parametrize("field", [math.nan, [math.inf], {(1, 2): 3}, Unprintable(), [Unprintable()]])
+def test_field_that_json_cannot_express_costs_no_line(field: object) -> None:
+    stream = io.StringIO()
+    configure_logs(Settings(log_format="json", amqp_url=AMQP), stream=stream)
+
+    logging.getLogger("author").warning("Something odd", extra={"field": field, "task_id": "one", "url": AMQP})
+
+    (line,) = (json.loads(one, parse_constant=pytest.fail) for one in stream.getvalue().splitlines())
+    assert (line["event"], line["level"], line["task_id"]) == ("Something odd", "warning", "one")
+    assert "s3cret" not in stream.getvalue()
