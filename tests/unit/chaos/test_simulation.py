@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 
@@ -93,6 +96,39 @@ def test_seed_is_played_again_step_by_step() -> None:
     first, again = play(5), play(5)
 
     assert told(first) == told(again)
+
+
+STEPS = """
+from hashlib import sha256
+from coditect.testing.schedule import Schedule
+from dispatcher.chaos.simulation import play
+from dispatcher.chaos.simulation_plan import SimulationPlan
+
+steps, enqueue, close = sha256(), Schedule._enqueue, Schedule.close
+
+def noted(schedule, actor, handle, guard):
+    name = getattr(getattr(handle._callback, "__self__", None), "get_name", str)()
+    steps.update(f"{schedule._virtual_clock.now} {actor.name} {name};".encode())
+    enqueue(schedule, actor, handle, guard)
+
+def closed(schedule):
+    print(steps.hexdigest())  # what follows is in real time
+    close(schedule)
+
+Schedule._enqueue, Schedule.close = noted, closed
+play(1, SimulationPlan(seconds=2.0, agents=6, kinds=("agent.kill",), between_seconds=(0.1, 0.3), die_at_a_call=0.0))
+"""
+
+
+def test_each_step_is_the_same_in_another_process_whatever_orders_its_sets() -> None:
+    environments = [{**os.environ, "PYTHONHASHSEED": seed} for seed in ("0", "1")]
+    command, pipe = [sys.executable, "-c", STEPS], subprocess.PIPE
+    playing = [subprocess.Popen(command, env=each, stdout=pipe, text=True) for each in environments]
+
+    first, again = (process.communicate()[0] for process in playing)
+
+    assert first == again
+    assert len(first.strip()) == 64
 
 
 def told(played: Played) -> list[tuple[float, str, str, str, str]]:
