@@ -29,7 +29,7 @@ from coditect.broker.port import (
 from coditect.broker.rabbitmq import declare as rare
 from coditect.broker.rabbitmq.browsing import CALL_SECONDS, Browsing
 from coditect.broker.rabbitmq.connection.recovery import RabbitConnection
-from coditect.broker.rabbitmq.consuming.consumer import Group, Subscription
+from coditect.broker.rabbitmq.consuming.consumer import ANSWER_SECONDS, Group, Subscription
 from coditect.broker.rabbitmq.consuming.watch import watch_consumers
 from coditect.broker.rabbitmq.entities import Entities
 from coditect.broker.rabbitmq.errors import LOST, canceled_by_us, unreachable
@@ -145,9 +145,14 @@ class AmqpBroker:
             await self._check()
 
     async def _restore_incoming(self, connection: AbstractConnection) -> None:
+        """Redeclare as `_restore_outgoing` does, and restore the groups of consumers, slow ones in the background."""
         await self._entities.restore(connection)
-        for group in self._groups.values():
-            await group.restore(connection)
+        restoring = [
+            self._background.start(group.restore(connection), name=f"restore {name}")
+            for name, group in self._groups.items()
+        ]
+        if restoring:
+            await asyncio.wait(restoring, timeout=ANSWER_SECONDS)
 
     async def declare(self, topology: Topology, *, lazily: bool = False) -> None:
         """Declare exchanges, queues and bindings; if `lazily`, only remember them until some are missing.

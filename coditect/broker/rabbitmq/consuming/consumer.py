@@ -27,6 +27,12 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = 0.3
 RETRY = Backoff(RETRY_SECONDS, 2.0)
 """The pauses between the attempts to consume a lost queue."""
+ANSWER_SECONDS = 3.0
+"""The time that a queue has to answer, so that it holds up no other; doubled each time, up to `CALL_SECONDS`.
+
+RabbitMQ's channel waits much longer for a queue whose leader is dead or frozen, and so does all that follows on it; a
+new channel knows the new leader.
+"""
 
 _NOT_YET: tuple[type[BaseException], ...] = (*LOST, CoditectError)
 
@@ -53,12 +59,13 @@ class Subscription:
         self._queue = queue
         self._prefetch = prefetch
         self._exclusive = exclusive
+        self._answer_seconds = ANSWER_SECONDS
         self.tag: str | None = None
         self.unsettled = 0
         self.delivered = 0
         self.canceled = False
         self.away = False
-        """Whether the broker answers, but cannot reach the queue, as on a dead node of a cluster."""
+        """Whether the broker answers, but the queue does not, as on a dead or frozen node of a cluster."""
 
     @property
     def queue(self) -> str:
@@ -81,9 +88,19 @@ class Subscription:
         await self._group.unsubscribe(self)
 
     async def start(self, consumer_channel: ConsumerChannel, tag: str) -> None:
-        """Start the consumer on a channel, under the given consumer tag."""
-        await consumer_channel.consume(self, tag=tag, prefetch=self._prefetch, exclusive=self._exclusive)
-        self.tag, self.away = tag, False
+        """Start the consumer on a channel, under the given consumer tag.
+
+        Raises:
+            TimeoutError: when the queue does not answer in time; the channel is then of no more use.
+            Exception: any other of `errors.LOST`, when the channel is lost.
+        """
+        try:
+            async with asyncio.timeout(self._answer_seconds):
+                await consumer_channel.consume(self, tag=tag, prefetch=self._prefetch, exclusive=self._exclusive)
+        except TimeoutError:
+            self.away, self._answer_seconds = True, min(2 * self._answer_seconds, CALL_SECONDS)
+            raise
+        self.tag, self.away, self._answer_seconds = tag, False, ANSWER_SECONDS
 
     def deliver(self, delivery: AmqpDelivery) -> None:
         """Pass a delivery to the callback; reject the delivery when the callback raises."""
@@ -136,10 +153,23 @@ class Group:
         )
 
     async def restore(self, connection: AbstractConnection) -> None:
-        """Open the group's channel and start all its consumers on a new connection."""
+        """Open the group's channel and start all its consumers on a new connection.
+
+        If that fails, it is repeated in the background; a queue that does not answer is tried again alone.
+        """
         self._connection = connection
+        for subscription in self.subscriptions:
+            subscription.away = False
         async with self._lock:
-            await self._reopen()
+            try:
+                await self._reopen()
+            except asyncio.CancelledError:
+                if canceled_by_us():
+                    raise
+                self._keep_open(connection, None)
+            except LOST as error:
+                log.warning("A channel cannot be opened yet", extra={"group": self._name, "reason": repr(error)})
+                self._keep_open(connection, None)
 
     async def subscribe(self, subscription: Subscription) -> None:
         """Start a consumer on the group's channel, and restore the consumer after each loss.
@@ -153,7 +183,7 @@ class Group:
                 await self._reopen()
             self.subscriptions.add(subscription)
             try:
-                await self._start(subscription)
+                await self._start_in_time(subscription)
             except BaseException as error:
                 self.subscriptions.discard(subscription)
                 refused = refusal(error, entity=subscription.queue)
@@ -181,7 +211,7 @@ class Group:
             if subscription.tag is not None:
                 await self._consumer_channel.cancel(subscription.tag)
                 subscription.deafen()
-            await self._start(subscription)
+            await self._start_in_time(subscription)
 
     async def close(self) -> None:
         """Write the buffered settlements, and close the channel; unsettled deliveries return to their queues."""
@@ -201,42 +231,59 @@ class Group:
         if self._consumer_channel is not None:
             await subscription.start(self._consumer_channel, f"{self._name or 'c'}.{next(self._tags)}")
 
-    async def _start_when_there(self, subscription: Subscription, connection: AbstractConnection) -> None:
-        """Start a consumer if its queue can be reached, else try again later: its absence would close the channel."""
+    async def _start_in_time(self, subscription: Subscription) -> None:
+        """Start a consumer; when its queue does not answer, move the group's other consumers to a new channel."""
         try:
-            found = await rare.stats(connection, subscription.queue)
-        except BrokerUnavailable:
-            found, subscription.away = None, True
-        if found is not None:
             await self._start(subscription)
-        else:
-            self._keep_resubscribing(subscription)
+        except TimeoutError:  # aiormq ends the channel only when the broker has answered the close
+            if self._connection is not None:
+                self._lose()
+                self._keep_open(self._connection, None)
+            raise
+
+    async def _is_there(self, subscription: Subscription, connection: AbstractConnection) -> bool:
+        """Tell whether a queue exists and answers; to consume one that does not would close or hold up the channel."""
+        if subscription.away:
+            return False
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await rare.stats(connection, subscription.queue) is not None
+        except (BrokerUnavailable, TimeoutError):
+            subscription.away = True
+            return False
 
     async def _reopen(self) -> None:
         self._lose()
-        if self._connection is None or self._connection.is_closed:
+        connection = self._connection
+        if connection is None or connection.is_closed:
             return
-        self._consumer_channel = consumer_channel = await self._path.consumer_channel(self._connection)
+        self._consumer_channel = consumer_channel = await self._path.consumer_channel(connection)
         consumer_channel.channel.on_consumer_cancel_callbacks.add(self._canceled_by_broker)
         try:
-            for subscription in tuple(self.subscriptions):
-                if not subscription.canceled:
-                    await self._start_when_there(subscription, self._connection)
+            wanted = [one for one in self.subscriptions if not one.canceled]
+            there = await asyncio.gather(*(self._is_there(one, connection) for one in wanted))
+            for subscription, is_there in zip(wanted, there, strict=True):
+                if is_there:
+                    await self._start(subscription)
+                else:
+                    self._keep_resubscribing(subscription)
         except BaseException:  # nobody would watch a channel that has but some of its subscriptions
             self._lose()
             self._background.start(give_up(consumer_channel.channel), name=f"give up {self._name}")
             raise
         consumer_channel.start(self._background)
-        connection = self._connection
+        self._keep_open(connection, consumer_channel)
+
+    def _keep_open(self, connection: AbstractConnection, consumer_channel: ConsumerChannel | None) -> None:
+        """Open the group's channel again, while the connection is open, when the given one is closed, or if None."""
 
         def is_over() -> bool:
             """Tell whether the channel needs no reopening: a new one is open, or its connection is gone or replaced."""
             replaced = self._consumer_channel is not consumer_channel and self.opened
             return replaced or self._connection is not connection or not connection.is_opened
 
-        self._background.keep(
-            partial(self._watch, consumer_channel), name=f"watch {self._name}", critical=True, until=is_over
-        )
+        work = partial(self._watch, connection, consumer_channel)
+        self._background.keep(work, name=f"watch {self._name}", critical=True, until=is_over)
 
     def _lose(self) -> None:
         """Drop the group's channel, and mark all of its deliveries as lost; idempotent."""
@@ -247,14 +294,12 @@ class Group:
         for subscription in tuple(self.subscriptions):
             subscription.lose()
 
-    async def _watch(self, consumer_channel: ConsumerChannel) -> None:
-        """Wait until the channel is closed, and open it again while the connection is open."""
-        await asyncio.wait({consumer_channel.channel.closing})
-        connection = self._connection
-        if connection is None:
-            return
-        if self._consumer_channel is consumer_channel:
-            self._lose()
+    async def _watch(self, connection: AbstractConnection, consumer_channel: ConsumerChannel | None) -> None:
+        """Wait until the channel, if any, is closed, and open it again while the connection is open."""
+        if consumer_channel is not None:
+            await asyncio.wait({consumer_channel.channel.closing})
+            if self._consumer_channel is consumer_channel:
+                self._lose()
         while connection.is_opened and not canceled_by_us():
             try:
                 async with self._lock:  # without it, the channel may be one that somebody opens and gives up again
@@ -309,7 +354,7 @@ class Group:
                 if canceled_by_us():
                     raise
             except _NOT_YET as error:
-                subscription.away = isinstance(error, BrokerUnavailable)
+                subscription.away = isinstance(error, BrokerUnavailable | TimeoutError)
                 log.log(
                     logging.WARNING if tries == 1 else logging.DEBUG,
                     "A queue cannot be consumed yet",
