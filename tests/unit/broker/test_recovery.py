@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import traceback
 from itertools import pairwise
 from pathlib import Path
@@ -152,6 +153,18 @@ async def test_every_host_is_tried_until_one_answers_and_each_that_does_not_is_n
     assert set(asked) == {0, 1, 2}
     assert {vars(line)["url"] for line in caplog.records if "cannot be reached" in line.getMessage()} == addresses
     assert raised.value.facts["url"] in addresses
+
+
+async def test_frozen_host_is_passed_over_long_before_a_slow_one_would_be_given_up() -> None:
+    """A frozen process's kernel takes the connection, and nobody answers on it."""
+    with socket.create_server(("127.0.0.1", 0)) as frozen, socket.create_server(("127.0.0.1", 0)) as other:
+        hosts = ",".join(f"127.0.0.1:{one.getsockname()[1]}" for one in (frozen, other))
+        link = RabbitConnection(f"amqp://{hosts}", name="a", path=PlainPath(), restore=nothing)
+        with patch.object(recovery, "GREETED_SECONDS", 0.05):
+            async with asyncio.timeout(CONNECT_SECONDS - 1):
+                opened = await link._open()
+
+    assert (opened, type(link.last_error)) == (None, TimeoutError)
 
 
 class Greeted:

@@ -11,7 +11,8 @@ import logging
 import random
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import aiormq
 from aiormq.abc import AbstractConnection, ExceptionType, TimeoutType
@@ -37,6 +38,8 @@ LOST_SECONDS = 2.0
 """How long a connection is silent, without an answer either, before it may be replaced by a new one."""
 ANSWER_SECONDS = 1.0
 CONNECT_SECONDS = 5.0
+GREETED_SECONDS = 2.0
+"""The time in which one of several hosts sends its first bytes; a frozen node takes connections and says nothing."""
 CLOSE_SECONDS = 2.0
 RESTORE_SECONDS = 30.0
 CLOSED = Backoff(0.1, 1.0)
@@ -247,8 +250,9 @@ class RabbitConnection:
     async def _open(self) -> AbstractConnection | None:
         connection = _Connection(self._url, transport_factory=self._transport, limit=2**20)
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                await connection.connect()
+            async with asyncio.timeout(CONNECT_SECONDS) as limit:
+                with self._passing_over(limit):
+                    await connection.connect()
                 self._connection, self._question = connection, None
                 self._check_version()
                 self._question = await self.path.question(connection)  # now: a dead path would keep an opening channel
@@ -268,6 +272,22 @@ class RabbitConnection:
         self._noted.clear()
         self._up.set()
         return connection
+
+    @contextmanager
+    def _passing_over(self, limit: asyncio.Timeout) -> Iterator[None]:
+        """Within the block, end the time limit after 2 s if the host has sent nothing and there is another to try."""
+
+        def look() -> None:
+            if not self._transport.greeted and not limit.expired():
+                limit.reschedule(loop.time())
+
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(GREETED_SECONDS, look) if len(self._hosts) > 1 else None
+        try:
+            yield
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def _note(self, error: BaseException) -> None:
         if (noted := (self.address, type(error))) not in self._noted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 import time
 from collections.abc import Callable
@@ -30,11 +31,11 @@ class Transport(TransportFactory):
         self._install = install
         self._options: dict[str, Any] = {}
         self._writer: asyncio.StreamWriter | None = None
-        self._heard_at = 0.0
+        self._heard_at = self._opened_at = 0.0
 
     async def create(self, url: URL, **kwargs: Any) -> Streams:
         """Open a TCP or TLS stream to the URL, as aiormq requests."""
-        self._options = kwargs
+        self._options, self._opened_at = kwargs, math.inf
         reader, self._writer = await self._factory(url).create(url, **kwargs)
         self._listen(reader, self._writer)
         return reader, self._writer
@@ -52,8 +53,13 @@ class Transport(TransportFactory):
             if passed := take(chunk):
                 feed(passed)
 
-        self._heard_at = time.monotonic()
+        self._heard_at = self._opened_at = time.monotonic()
         reader.feed_data = hear  # type: ignore[method-assign, assignment] # asyncio offers no other place to listen
+
+    @property
+    def greeted(self) -> bool:
+        """Tell whether the broker has sent anything on the newest stream; a frozen one only takes the connection."""
+        return self._heard_at > self._opened_at
 
     @property
     def certificate_end(self) -> float | None:
