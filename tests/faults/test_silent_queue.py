@@ -13,8 +13,10 @@ import pytest
 from coditect import Agent
 from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.topology import base_topology, capability_queues
-from coditect.errors import BrokerUnavailable, PublishUnconfirmed
+from coditect.broker.rabbitmq.consuming.consumer import ANSWER_SECONDS
+from coditect.broker.rabbitmq.publishing.channels import STUCK_SECONDS
+from coditect.broker.topology import Binding, Queue, QueueType, Topology, base_topology, capability_queues
+from coditect.errors import BrokerUnavailable, CoditectError, PublishUnconfirmed
 from coditect.model.capability import Priority
 from coditect.model.message import Message
 from coditect.wire import routing
@@ -100,6 +102,55 @@ async def test_hundreds_before_a_silent_queue_stop_no_publish_to_another(
 
     await asyncio.gather(*stuck)
     assert unconfirmed == stuck
+
+
+@pytest.fixture
+async def queues(observer: AmqpBroker) -> AsyncIterator[tuple[str, str]]:
+    """Two quorum queues: the first, which will fall silent, gets events, and the other control requests."""
+    names = (f"silent-{uuid4().hex[:8]}", f"other-{uuid4().hex[:8]}")
+    bindings = tuple(
+        Binding(exchange, name, name) for exchange, name in zip((routing.EVENTS, routing.CONTROL), names, strict=True)
+    )
+    own = Topology(queues=tuple(Queue(name, QueueType.QUORUM) for name in names), bindings=bindings)
+    await observer.declare(base_topology() + own)
+    yield names
+    for name in names:
+        await observer.delete_queue(name)
+
+
+@pytest.mark.parametrize("wire", ["direct"])
+async def test_hundreds_of_events_for_a_silent_listener_hold_up_no_control_request(
+    node: Node, broker: AmqpBroker, queues: tuple[str, str]
+) -> None:
+    """More than RabbitMQ takes from a connection while one of its channels waits for a queue."""
+    silent, other = queues
+
+    async with node.silent(silent):
+        for _ in range(3):
+            events = (
+                broker.publish(Message(b""), exchange=routing.EVENTS, routing_key=silent, timeout_seconds=0.3)
+                for _ in range(300)
+            )
+            dropped = await asyncio.gather(*events, return_exceptions=True)
+            assert all(isinstance(one, CoditectError) for one in dropped)
+        async with asyncio.timeout(patient(STUCK_SECONDS / 2)):
+            await broker.publish(Message(b""), exchange=routing.CONTROL, routing_key=other)
+
+
+async def test_silent_queue_holds_up_no_other_consumer_after_a_reconnect(
+    node: Node, broker: AmqpBroker, queues: tuple[str, str]
+) -> None:
+    silent, other = [
+        await broker.consume(queue, lambda delivery: delivery.ack(), prefetch=1, group=queue) for queue in queues
+    ]
+
+    async with node.silent(queues[0]):
+        broker.drop()
+        await eventually(lambda: not broker.connected)
+        await eventually(lambda: broker.connected and other.active, seconds=patient(2 * ANSWER_SECONDS))
+        assert not silent.active
+
+    await eventually(lambda: silent.active, seconds=patient(2 * AROUND_SECONDS))
 
 
 async def test_silent_queue_holds_up_no_question_to_another(

@@ -88,9 +88,6 @@ class PublisherChannel(Protocol):
     def oldest(self) -> Unconfirmed | None:
         """The publish that has waited longest for its confirm; None when none waits."""
 
-    async def give_back(self, exchange: str, routing_key: str) -> None:
-        """Fail all unconfirmed publishes except, if the channel can keep them, those to the given exchange and key."""
-
     async def close(self) -> None:
         """Close the channel, and fail its unconfirmed publishes; never raises."""
 

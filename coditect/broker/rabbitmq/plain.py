@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from aiormq.abc import AbstractConnection, DeliveredMessage
 from aiormq.channel import Channel
-from aiormq.exceptions import DeliveryError, PublishError
+from aiormq.exceptions import ChannelInvalidStateError, DeliveryError, PublishError
 
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.rabbitmq.connection.channels import CALL_SECONDS, HOT_FRAMES, give_up, is_blocked, open_channel
@@ -47,6 +47,7 @@ class PlainPublisherChannel:
         self._channel = channel
         self._numbers = count(1)
         self._pending: dict[int, tuple[str, str]] = {}
+        self._ended = asyncio.get_running_loop().create_future()
         self.connection = channel.connection
 
     @property
@@ -61,18 +62,16 @@ class PlainPublisherChannel:
             return Unconfirmed(number, *goes_to)
         return None
 
-    async def give_back(self, exchange: str, routing_key: str) -> None:
-        """Fail all unconfirmed publishes, those to the given key included, by closing the channel."""
-        await self.close()
-
     async def close(self) -> None:
         """Close the channel, and fail its unconfirmed publishes; never raises."""
+        if not self._ended.done():
+            self._ended.set_result(None)
         await give_up(self._channel)
 
     @property
     def closed(self) -> bool:
         """Tell whether the channel can take no more publishes."""
-        return self._channel.is_closed
+        return self._ended.done() or self._channel.is_closed
 
     async def gate(self) -> bool:
         """Wait, at most 0.5 s, until the broker has no alarm; return whether publishing may go on."""
@@ -89,8 +88,8 @@ class PlainPublisherChannel:
         """Publish a message, and return when the broker has confirmed it."""
         number = next(self._numbers)
         self._pending[number] = (exchange, routing_key)
-        try:
-            await self._channel.basic_publish(
+        confirm = asyncio.ensure_future(
+            self._channel.basic_publish(
                 message.body,
                 exchange=exchange,
                 routing_key=routing_key,
@@ -98,6 +97,12 @@ class PlainPublisherChannel:
                 mandatory=True,
                 wait=False,
             )
+        )
+        try:
+            await asyncio.wait({confirm, self._ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not confirm.done():  # aiormq would wait until the broker answers the close
+                raise ChannelInvalidStateError("The channel was closed")
+            await confirm
         except PublishError as error:
             raise PublishReturned from error
         except DeliveryError as error:
@@ -105,6 +110,7 @@ class PlainPublisherChannel:
         except UNSPEAKABLE as error:
             raise InvalidTask("AMQP cannot carry a property or header", reason=str(error)[:300]) from error
         finally:
+            confirm.cancel()
             del self._pending[number]
 
     def begin(self, publish: Publish) -> NoReturn:

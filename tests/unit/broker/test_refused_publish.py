@@ -15,7 +15,7 @@ from aiormq.exceptions import ChannelInvalidStateError
 
 from coditect.aio.supervisor import Health, Supervisor
 from coditect.broker.rabbitmq.path import PublishRefused, Unconfirmed
-from coditect.broker.rabbitmq.publishing.channels import LOOK_SECONDS, RENEW_SECONDS
+from coditect.broker.rabbitmq.publishing.channels import GRACE_SECONDS, LOOK_SECONDS, RENEW_SECONDS, STUCK_SECONDS
 from coditect.broker.rabbitmq.publishing.publisher import Publisher
 from coditect.errors import Overloaded, PublishUnconfirmed
 from coditect.model.message import Message
@@ -125,30 +125,32 @@ class QueuesOfAKind(ScriptedConnection):
 
 
 class KindOfChannel(ScriptedConnection):
-    """A channel that refuses publishes to `full...`, never confirms those to `hung`, and confirms all others."""
+    """A channel that refuses publishes to `full...`, never confirms those to `hung`, and confirms all others.
+
+    The first channel does not confirm those to `moved`, either: it asks the queue's dead leader.
+    """
 
     def __init__(self, connection: QueuesOfAKind) -> None:
         super().__init__([None])
         self.connection = connection
         self.unconfirmed: list[asyncio.Future[None]] = []
+        self.stuck = "moved" if not connection.opened else ""
 
     @property
     def oldest(self) -> Unconfirmed | None:  # type: ignore[override]  # the base has none for good
-        return Unconfirmed(1, "", "hung") if self.unconfirmed else None
-
-    async def give_back(self, *kept: str) -> None:
-        assert kept == ("", "hung")
+        return Unconfirmed(1, "", self.stuck) if self.unconfirmed else None
 
     async def close(self) -> None:
         self.ended = self.closed = True
         for publish in self.unconfirmed:
-            publish.set_exception(ChannelInvalidStateError("closed"))
-        self.unconfirmed.clear()
+            if not publish.done():
+                publish.set_exception(ChannelInvalidStateError("closed"))
 
     async def send(self, message: Message, *, routing_key: str = "", **_: str) -> None:
         if routing_key.startswith("full"):
             raise PublishRefused
-        if routing_key == "hung":
+        if routing_key in ("hung", self.stuck):
+            self.stuck = routing_key
             confirm = asyncio.get_running_loop().create_future()
             self.unconfirmed.append(confirm)
             try:
@@ -194,6 +196,23 @@ async def test_full_queues_and_one_that_does_not_answer_hold_up_no_other_publish
 
     assert slowest < 1.0
     assert open_at_once <= 10
+
+
+@in_virtual_time
+async def test_queue_whose_leader_died_is_reached_over_a_new_channel() -> None:
+    connection: Any = QueuesOfAKind()
+    background = Supervisor(Health())
+    routes: Any = None
+    publisher = Publisher(connection, background, window=10, ways=routes)
+    publisher.open()
+
+    for most_seconds in (STUCK_SECONDS + GRACE_SECONDS + 2 * LOOK_SECONDS, 0.1):
+        async with asyncio.timeout(most_seconds):
+            await publisher.publish(
+                Message(b"x"), exchange="", routing_key="moved", timeout_seconds=30.0, wait_when_full=True
+            )
+
+    await background.close()
 
 
 @in_virtual_time

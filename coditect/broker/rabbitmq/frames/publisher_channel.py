@@ -90,17 +90,9 @@ class DirectPublisherChannel:
             return Unconfirmed(number, one.exchange, one.routing_key)
         return None
 
-    async def give_back(self, exchange: str, routing_key: str) -> None:
-        """Fail unconfirmed publishes, so that callers repeat them, except those to the given exchange and key."""
-        error = ChannelInvalidStateError("The channel waits for a queue")
-        for number, one in tuple(self._pending.items()):
-            if (one.exchange, one.routing_key) != (exchange, routing_key):
-                del self._pending[number]
-                one.failed(error)
-
     async def close(self) -> None:
-        """Close the channel, and fail its unconfirmed publishes; never raises."""
-        self._go()
+        """Close the channel, and fail its unconfirmed publishes at once; never raises."""
+        self._fail(ChannelInvalidStateError("The channel was closed"))  # the broker's answer may take long
         await give_up(self._channel)
 
     async def gate(self) -> bool:
@@ -196,11 +188,13 @@ class DirectPublisherChannel:
 
     def _lose(self, closing: asyncio.Future[object]) -> None:
         """Fail all unconfirmed publishes of a lost channel."""
+        self._fail(_why(closing))
+
+    def _fail(self, error: BaseException) -> None:
         self._go()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        error = _why(closing)
         pending, self._pending = self._pending, {}
         for one in pending.values():
             one.failed(error)

@@ -2,8 +2,10 @@
 
 A queue that does not answer (its leader hangs, or is elected for ever) never confirms. Worse, RabbitMQ's channel waits
 for the queue: half a minute for the first message, and for good when some hundreds lie before it; then the connection
-waits, too. So tasks, answers, retries and everything else have a channel each. Where the oldest publish of a channel
-stays unconfirmed for some seconds, its key keeps that channel, and the others go on over a new one.
+waits, too. So tasks, replies, results, retries, events and everything else have a channel each: the queues of clients
+and listeners come and go, and in a cluster without one of its nodes, RabbitMQ takes its time to delete a queue. Where
+the oldest publish of a channel stays unconfirmed for some seconds, its key gets a new channel of its own, and the
+others another; only a new channel knows the new leader of a queue whose node died.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
 STUCK_SECONDS = 3.0
-"""The time after which a channel's oldest unconfirmed publish counts as stuck, if the broker answers."""
+"""The time after which a channel's oldest unconfirmed publish counts as stuck, if the broker answers.
+
+The time doubles, up to `MOST_RENEW_SECONDS`, each time that a key is stuck on a channel of its own.
+"""
 GRACE_SECONDS = 1.0
 """The time that other publishes on a stuck channel have for their confirms before they are sent again."""
 RENEW_SECONDS = 1.0
@@ -37,6 +42,8 @@ APART_SECONDS = 5.0
 """The time for which a key keeps a channel of its own after its last publish."""
 MOST_APART = 16
 APART_WINDOW = 100
+EVENTS_WINDOW = 200
+"""The limit of unconfirmed events; behind 400 on a channel that waits, RabbitMQ stops the whole connection."""
 
 Key = tuple[str, str]
 """The exchange and routing key of a publish."""
@@ -55,6 +62,9 @@ class WindowedChannel:
     """The time since when this publish is the oldest unconfirmed one, on the event loop's clock."""
     opened_at: float = 0.0
     """The time at which the channel was opened, on the event loop's clock."""
+    used_at: float = 0.0
+    """The time at which a key's own channel last had an unconfirmed publish, on the event loop's clock."""
+    stuck_seconds: float = STUCK_SECONDS
 
     @property
     def first(self) -> Unconfirmed | None:
@@ -79,13 +89,17 @@ class WindowedChannel:
 def _kind(exchange: str) -> str:
     if exchange in (routing.SUBMIT, routing.TASKS, routing.AGENTS):
         return "tasks"
-    if exchange in (routing.REPLIES, routing.RESULTS, ""):
-        return "answers"
+    if exchange in (routing.REPLIES, ""):
+        return "replies"
+    if exchange == routing.RESULTS:
+        return "results"
+    if exchange in (routing.EVENTS, routing.BROADCAST):
+        return "events"
     return "retries" if exchange == routing.DEAD or exchange.startswith("coditect.retry.") else "rest"
 
 
 class PublishChannels:
-    """The channels on which a connection publishes: for tasks, answers, retries, the rest, keys without confirms."""
+    """The channels on which a connection publishes: one for each kind of message, and for keys without confirms."""
 
     def __init__(self, background: Supervisor, *, window: int) -> None:
         self._background = background
@@ -128,7 +142,8 @@ class PublishChannels:
         kind = _kind(exchange)
         windowed = self._kinds.get(kind)
         if windowed is None:
-            windowed = self._kinds[kind] = WindowedChannel(ConfirmWindow(self._size))
+            size = min(self._size, EVENTS_WINDOW) if kind == "events" else self._size
+            windowed = self._kinds[kind] = WindowedChannel(ConfirmWindow(size))
         self._of_exchange[exchange] = windowed
         return windowed
 
@@ -138,7 +153,7 @@ class PublishChannels:
         """Check for ever, every 0.5 s: give a routing key that gets no confirms its own channel, until it is idle."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            for windowed in (*self._kinds.values(), *self._replaced):
+            for windowed in (*self._kinds.values(), *self._replaced, *self._apart.values()):
                 key = self._stuck(windowed)
                 if key is not None:
                     await self._set_apart(windowed, key, answers)
@@ -152,27 +167,30 @@ class PublishChannels:
         if first is None or channel is None or first.number != windowed.oldest or channel.held_up:
             windowed.oldest, windowed.since = (0 if first is None else first.number), now
             return None
-        return (first.exchange, first.routing_key) if now - windowed.since >= STUCK_SECONDS else None
+        return (first.exchange, first.routing_key) if now - windowed.since >= windowed.stuck_seconds else None
 
     async def _set_apart(self, windowed: WindowedChannel, key: Key, answers: Callable[[], Awaitable[bool]]) -> None:
-        publisher_channel, known = windowed.publisher_channel, key in self._apart
-        if publisher_channel is None or (len(self._apart) >= MOST_APART and not known):
+        publisher_channel, apart = windowed.publisher_channel, self._apart.get(key)
+        if publisher_channel is None or (len(self._apart) >= MOST_APART and apart is None):
             return
         answered = await answers()
         if self._stuck(windowed) != key or windowed.publisher_channel is not publisher_channel:
             return  # we had not read the confirm yet
-        if not known:
+        if apart is None:
             log.warning(
                 "A publish is not confirmed; its like go over a channel of their own",
                 extra={"exchange": key[0], "routing_key": key[1]},
             )
-            now = asyncio.get_running_loop().time()
-            self._apart[key] = WindowedChannel(ConfirmWindow(APART_WINDOW), since=now)
+            self._keep_apart(key)
+        elif apart is windowed:
+            apart.stuck_seconds = min(2 * apart.stuck_seconds, MOST_RENEW_SECONDS)
         if answered:  # else the connection goes, with everything on it
-            windowed.publisher_channel = None
-            if not known:
-                self._apart[key].publisher_channel = publisher_channel
-            self._background.start(_give_back(publisher_channel, None if known else key), name="give back")
+            windowed.publisher_channel, windowed.oldest = None, 0
+            self._background.start(_give_back(publisher_channel), name="give back")
+
+    def _keep_apart(self, key: Key) -> None:
+        now = asyncio.get_running_loop().time()
+        self._apart.setdefault(key, WindowedChannel(ConfirmWindow(APART_WINDOW), used_at=now))
 
     def accuse(self) -> None:
         """Reserve, for after the reconnect, a channel for the routing key of each channel's oldest unconfirmed publish.
@@ -180,12 +198,10 @@ class PublishChannels:
         The current connection answers nothing, and these publishes may be the cause. At most 16 keys have such
         channels.
         """
-        now = asyncio.get_running_loop().time()
         for windowed in (*self._kinds.values(), *self._replaced):
             first = windowed.first
             if first is not None and len(self._apart) < MOST_APART:
-                key = (first.exchange, first.routing_key)
-                self._apart.setdefault(key, WindowedChannel(ConfirmWindow(APART_WINDOW), since=now))
+                self._keep_apart((first.exchange, first.routing_key))
 
     def _join(self) -> None:
         """Close the channels that gave way and are confirmed, and those of keys with nothing unconfirmed for 5 s."""
@@ -196,8 +212,8 @@ class PublishChannels:
                 self._close(windowed)
         for key, windowed in tuple(self._apart.items()):
             if windowed.first is not None:
-                windowed.since = now
-            elif now - windowed.since > APART_SECONDS:
+                windowed.used_at = now
+            elif now - windowed.used_at > APART_SECONDS:
                 del self._apart[key]
                 self._close(windowed)
 
@@ -206,10 +222,7 @@ class PublishChannels:
             self._background.start(windowed.publisher_channel.close(), name="close a channel")
 
 
-async def _give_back(publisher_channel: PublisherChannel, kept: Key | None) -> None:
-    """Fail a channel's unconfirmed publishes after a second, except those to the key that keeps the channel, if any."""
+async def _give_back(publisher_channel: PublisherChannel) -> None:
+    """Close a stuck channel after a second, which fails its unconfirmed publishes, so that callers repeat them."""
     await asyncio.sleep(GRACE_SECONDS)
-    if kept is None:
-        await publisher_channel.close()
-    else:
-        await publisher_channel.give_back(*kept)
+    await publisher_channel.close()

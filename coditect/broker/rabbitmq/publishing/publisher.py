@@ -200,8 +200,12 @@ class Publisher:
         return True
 
     def rescue(self, attempt: _PublishState, error: BaseException) -> None:
-        """Set a publish's outcome after a failed first try, or repeat the publish in the background."""
-        attempt.leave()
+        """Set a publish's outcome after a failed first try, or repeat the publish in the background.
+
+        A publish that is only late keeps its place in the limit: a channel that waits for a queue is sent no more.
+        """
+        if not isinstance(error, Late):
+            attempt.leave()
         if attempt.promise.done():
             return
         try:
