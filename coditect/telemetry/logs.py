@@ -70,7 +70,7 @@ def record_of(line: str) -> logging.LogRecord | None:
     """Return the log record that `JsonLines` wrote as a line; None for any other line."""
     try:
         fields = json.loads(line) if line.startswith("{") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(fields, dict) or not {"timestamp", "level", "event", "logger"} <= fields.keys():
         return None

@@ -156,7 +156,7 @@ def _document(url: str) -> dict[str, Any]:
     return found
 
 
-_UNREADABLE = (OSError, HTTPException, KeyError, ValueError, jwt.PyJWTError)
+_UNREADABLE = (OSError, HTTPException, KeyError, ValueError, RecursionError, jwt.PyJWTError)
 """The errors of a fetch: the issuer does not answer, or not with its keys."""
 _LOCAL = (("http", "127.0.0.1"), ("http", "localhost"), ("http", "::1"))
 

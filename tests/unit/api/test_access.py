@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, ClassVar
@@ -357,6 +358,16 @@ async def test_an_issuer_without_an_address_of_its_keys_is_one_that_is_away(
 
     with pytest.raises(Retryable, match="cannot be fetched"):
         await OidcTokens(OidcSettings(issuer, "coditect")).caller_of("a.b.c")
+
+
+@pytest.mark.parametrize("document", [b"<html>", b"[]", b"\xff", b"[" * 200_000, b'{"jwks_uri": 5}'])
+async def test_an_issuer_whose_answer_is_no_document_is_one_that_is_away(
+    document: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coditect.api.access.oidc.urlopen", lambda place, timeout: BytesIO(document))
+
+    with pytest.raises(Retryable, match="cannot be fetched"):
+        await OidcTokens(OidcSettings("https://issuer.example", "coditect")).caller_of("a.b.c")
 
 
 @pytest.fixture
