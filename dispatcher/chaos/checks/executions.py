@@ -85,11 +85,13 @@ def executions(index: HistoryIndex) -> CheckResult:
 
 
 def _in_hand(index: HistoryIndex, key: str, first: Operation) -> float:
-    """Return when an agent may first have had a task: at its start or grant or, with a concurrency key, submission.
+    """Return when a fault may first have doubled a task: at its start or grant, or a direct one's acceptance.
 
     A task waits for a key, and its start is granted, before its execution begins: a process may have to start for it.
+    A direct task that the broker did not confirm in time is published again, so that the broker may have it twice.
     """
-    accepted = index.about("accept", key)[:1] if first.val.get("alone") else ()
+    direct = ":" not in key  # a node's key has its workflow's
+    accepted = index.about("accept", key)[:1] if direct or first.val.get("alone") else ()
     states = (one for one in index.about("state", key) if one.possible and one.val["state"] == "working")
     granted = (one for one in states if one.val["fence"] == first.val.get("fence"))
     return min(one.begun for one in (first, *accepted, *granted))

@@ -60,3 +60,16 @@ def test_attempt_may_have_died_with_an_agent_that_ended_by_itself(life: str, pas
     ]
 
     assert deaths_proven(HistoryIndex(entries)).passed is passed
+
+
+@pytest.mark.parametrize(("accepted_at", "passed"), [(12.5, True), (15.0, False)])
+def test_fault_during_the_acceptance_of_a_direct_task_may_have_doubled_it(accepted_at: float, passed: bool) -> None:
+    accepted = HistoryEntry(accepted_at, "client", Type.OK, "accept", "task", {"most": 5})
+    twice = [
+        HistoryEntry(at, agent, type_, "execute", "task", {"agent": agent, "attempt": 1, "fence": 1})
+        for agent, at in (("agent-1", 20.0), ("agent-2", 20.5))
+        for type_ in (Type.INVOKE, Type.OK)
+    ]
+    entries = [*BROKER_STOP, accepted, *twice]
+
+    assert executions(HistoryIndex(sorted(entries, key=lambda one: one.t))).passed is passed
