@@ -1,7 +1,7 @@
 """The control plane: a process that keeps workflows and durable tasks until they end, and publishes their tasks.
 
 `program` puts the process together. The entry point `coditect.control_plane` names this package: the command line uses
-its `main`, `backup` and `restore`, and `TestFleet` enters `running_dispatcher`. Each name is imported at its first use:
+its `main`, `back_up` and `restore`, and `TestFleet` enters `running_dispatcher`. Each name is imported at its first use:
 ``python -m dispatcher`` imports this package before it can handle a signal.
 """
 
@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING
 from coditect.errors import missing_extra
 
 if TYPE_CHECKING:
-    from dispatcher.backup import backup, restore
+    from dispatcher.backup import back_up, restore
     from dispatcher.program import main, running_dispatcher
 
 if any(find_spec(name) is None for name in ("jmespath", "rq", "yaml")):
     raise missing_extra("dispatcher")
 
 _HOMES = {
-    "backup": "dispatcher.backup",
+    "back_up": "dispatcher.backup",
     "main": "dispatcher.program",
     "restore": "dispatcher.backup",
     "running_dispatcher": "dispatcher.program",
 }
 
-__all__ = ["backup", "main", "restore", "running_dispatcher"]
+__all__ = ["back_up", "main", "restore", "running_dispatcher"]
 
 
 def __getattr__(name: str) -> object:

@@ -20,7 +20,7 @@ from dispatcher.store.sqlite.backup import copy, replacing
 log = logging.getLogger(__name__)
 
 
-def backup(settings: Settings, target: Path) -> None:
+def back_up(settings: Settings, target: Path) -> None:
     """Copy the SQLite store that the settings name into a new file, while a dispatcher goes on using the store.
 
     The copy is marked as one, so it may also be copied into the store's place by hand.

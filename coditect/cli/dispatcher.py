@@ -30,7 +30,7 @@ class ControlPlaneProgram(Protocol):
     def main(self, settings: Settings) -> int:
         """Run the control plane until SIGTERM or SIGINT, and return the exit code."""
 
-    def backup(self, settings: Settings, target: Path) -> None:
+    def back_up(self, settings: Settings, target: Path) -> None:
         """Copy the ledger's SQLite store into a new file; dispatchers may use the store meanwhile."""
 
     def restore(self, settings: Settings, source: Path) -> Path | None:

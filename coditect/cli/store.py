@@ -27,7 +27,7 @@ def back_up(
     Example: coditect store backup backups/monday.db
     """
     settings = _settings(store)
-    installed().backup(settings, target)
+    installed().back_up(settings, target)
     say(f"{settings.store_url} was copied to {target}.")
 
 

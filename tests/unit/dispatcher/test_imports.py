@@ -32,7 +32,7 @@ READ_THE_ENVIRONMENT = {
     "coditect/settings/settings.py": "the settings, which are documented",
 }
 READ_IT_TOO = {
-    "dispatcher": {
+    "dispatcher.program": {
         "dispatcher/program.py": "whether `dispatcher.recorder` records a history or strikes at a failpoint"
     },
     "coditect.agent.program": {
@@ -54,7 +54,7 @@ def names(file: Path) -> set[str]:
 
 
 def test_start_of_a_dispatcher_loads_nothing_that_only_some_work_needs() -> None:
-    script = f"{ALONE.format('dispatcher')}; print(*sorted(set({sorted(NOT_FOR_ALL)}) & set(sys.modules)))"
+    script = f"{ALONE.format('dispatcher.program')}; print(*sorted(set({sorted(NOT_FOR_ALL)}) & set(sys.modules)))"
 
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
 

@@ -12,7 +12,7 @@ import pytest
 
 from coditect.errors import SetupError
 from coditect.settings.settings import Settings
-from dispatcher.backup import backup, restore
+from dispatcher.backup import back_up, restore
 from dispatcher.ledger import versions
 from dispatcher.ledger.keyspace import MARKERS
 from dispatcher.ledger.ownership import incarnation
@@ -57,7 +57,7 @@ async def test_backup_under_load_is_one_instant_and_holds_nobody_up(tmp_path: Pa
             before = done
             while done < before + 50:
                 await asyncio.sleep(0.01)
-            await asyncio.to_thread(backup, settings(path), target)
+            await asyncio.to_thread(back_up, settings(path), target)
         loading.cancel()
 
     counts = [await rows_of(target) for target in copies]
@@ -72,7 +72,7 @@ async def test_restore_takes_the_copy_keeps_what_was_there_and_begins_a_new_inca
         await database.run(lambda tr: incarnation.begin(tr, "me", known=0))
         await database.run(lambda tr: tr.set(MARKERS.pack((0,)), versions.MARKER.pack(("marker", "occasion", 3))))
         await database.run(lambda tr: write(tr, 1))
-        await asyncio.to_thread(backup, settings(path), copy)
+        await asyncio.to_thread(back_up, settings(path), copy)
         await database.run(lambda tr: write(tr, 2))
 
     assert {file.name: file.stat().st_mode & 0o077 for file in (path, copy)} == {path.name: 0, copy.name: 0}
@@ -94,7 +94,7 @@ async def test_log_that_a_killed_owner_left_stays_with_its_store_and_not_with_th
     path, copy, killed = (tmp_path / name for name in ("store.db", "copy.db", "killed.db"))
     async with SqliteDatabase(path) as database:
         await database.run(lambda tr: write(tr, 1))
-        await asyncio.to_thread(backup, settings(path), copy)
+        await asyncio.to_thread(back_up, settings(path), copy)
         await database.run(lambda tr: write(tr, 2))
         for end in ("", "-wal"):  # as they lie there when the owner is killed now
             shutil.copy(f"{path}{end}", f"{killed}{end}")
@@ -109,7 +109,7 @@ async def test_nothing_is_restored_over_a_store_that_is_in_use(tmp_path: Path) -
     path, copy = tmp_path / "store.db", tmp_path / "copy.db"
     async with SqliteDatabase(path) as database:
         await database.run(lambda tr: write(tr, 1))
-        await asyncio.to_thread(backup, settings(path), copy)
+        await asyncio.to_thread(back_up, settings(path), copy)
 
         with pytest.raises(StoreLocked, match="Another process owns the store"):
             await asyncio.to_thread(restore, settings(path), copy)
@@ -152,8 +152,8 @@ async def test_backup_overwrites_nothing_and_knows_only_sqlite(tmp_path: Path) -
         pass
 
     with pytest.raises(StoreMisconfigured, match="there already"):
-        await asyncio.to_thread(backup, settings(path), there)
+        await asyncio.to_thread(back_up, settings(path), there)
     with pytest.raises(SetupError, match="Only a SQLite store"):
-        backup(Settings(store_url="fdb:"), tmp_path / "copy.db")
+        back_up(Settings(store_url="fdb:"), tmp_path / "copy.db")
 
     assert there.read_text() == "mine"
