@@ -168,7 +168,7 @@ MUTANTS = (
     Mutant(
         "silence_waited_for",
         "coditect.broker.rabbitmq.publishing.channels",
-        "if now - windowed.since >= STUCK_SECONDS else None",
+        "if now - windowed.since >= windowed.stuck_seconds else None",
         "if now < windowed.since else None",
         "a queue that is silent stops every publish of its kind",
         ("tests/faults/test_silent_queue.py::test_silent_queue_stops_no_publish_to_another",),

@@ -90,7 +90,7 @@ MUTANTS = (
     Mutant(
         "alone_with_the_gone",
         "dispatcher.recovery.failover",
-        "filter(monitor.is_gone, missing & begun - self._losing)",
+        "filter(monitor.is_gone, sorted(missing & begun - self._losing))",
         "filter(monitor.is_gone, ())",
         "what is granted to an agent after its death stays with it",
         ("tests/unit/dispatcher/test_died_unseen.py::test_task_that_is_granted_to_a_dead_agent_is_published_again",),
