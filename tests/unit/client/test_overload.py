@@ -109,7 +109,7 @@ async def test_nodes_of_a_workflow_are_never_refused() -> None:
         flow.task("work.do", number, name=f"n{number}")
 
     done: list[int] = []
-    async with TestFleet(agents=[bounded(seconds=30.0, done=done)]) as fleet:
+    async with TestFleet(agents=[bounded(seconds=3.0, done=done)]) as fleet:
         run = await fleet.start(flow)
         state = await run.wait(timeout="2h")
 
