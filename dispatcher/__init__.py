@@ -1,8 +1,8 @@
 """The control plane: a process that keeps workflows and durable tasks until they end, and publishes their tasks.
 
 `program` puts the process together. The entry point `coditect.control_plane` names this package: the command line uses
-its `main`, `back_up` and `restore`, and `TestFleet` enters `running_dispatcher`. Each name is imported at its first use:
-``python -m dispatcher`` imports this package before it can handle a signal.
+its `main`, `back_up` and `restore`, and `TestFleet` enters `running_dispatcher`. Each name is imported when it is first
+used: ``python -m dispatcher`` imports this package before it can handle a signal.
 """
 
 from __future__ import annotations
