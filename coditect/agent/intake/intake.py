@@ -36,6 +36,8 @@ EMPTY_SECONDS = 0.1
 """The time after a queue was found empty in which it gets a consumer rather than another `basic.get`."""
 SLOT_SECONDS = 1.0
 """How long a task that may begin elsewhere waits for a slot before the agent looks whether others are busy as well."""
+MOST_SLOT_SECONDS = 16.0
+"""The longest pause between two such looks, each of which is a call to the broker."""
 RETRY_SECONDS = 0.5
 """The pause after a failed `basic.get`; a queue that does not answer for so long loses its reserved slots."""
 MOST_AT_EACH_LOOK = 32
@@ -288,13 +290,15 @@ class Intake(QueuePauses):
         """Wait for a slot, and return True; False when there is none within a second, and the `queue` is empty."""
         self._resuming[level].append(turn := self._loop.create_future())
         self._admit()
+        pause = SLOT_SECONDS
         try:
-            while queue and not (await asyncio.wait({turn}, timeout=SLOT_SECONDS))[0]:
+            while queue and not (await asyncio.wait({turn}, timeout=pause))[0]:
                 if not await self._has_backlog(queue) and turn.cancel():
                     return False
+                pause = min(2 * pause, MOST_SLOT_SECONDS)
             await turn
         except asyncio.CancelledError:
-            if not turn.cancel():
+            if not turn.cancelled() and not turn.cancel():  # the slot was given at the same moment
                 self._free(level)
             raise
         return True

@@ -393,3 +393,30 @@ async def test_a_handler_that_gives_up_its_wait_goes_on_with_a_slot() -> None:
         await loads_are_even(fleet)
 
     assert most == 1
+
+
+async def test_task_that_is_canceled_while_it_waits_for_its_slot_again_frees_none() -> None:
+    agent, running, most = Agent("busy", slots=1), 0, 0
+
+    @agent.capability("waits.first", timeout="9m")
+    async def wait(seconds: int, ctx: Context) -> None:
+        await ctx.without_slot(asyncio.sleep(seconds))
+
+    @agent.capability("works.long", timeout="9m")
+    async def work(seconds: int) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(seconds)
+        running -= 1
+
+    async with TestFleet(agents=[agent]) as fleet:
+        waiting = await fleet.submit("waits.first", 2)
+        await fleet.advance("1s")
+        works = [await fleet.submit("works.long", 60) for _ in range(2)]
+        await fleet.advance("4s")
+        await waiting.cancel()
+        for handle in works:
+            await handle.result(timeout="5m")
+
+    assert most == 1
