@@ -225,6 +225,19 @@ def test_text_and_small_numbers_of_an_input_are_no_such_numbers() -> None:
     assert codec(list[float]).decode(b"[1e300, 1e+005]") == [1e300, 1e5]
 
 
+class Search(BaseModel):
+    text: str = ""
+    most: float = math.inf
+    odd: Annotated[str, PlainSerializer(lambda _: 1 // 0)] = ""
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"text": "nano"}', b'{"text": "inf"}', b'{"inf": 1}', b'{"text": "nan", "odd": "x"}']
+)
+def test_default_or_serializer_of_an_input_is_no_reason_to_refuse_it(body: bytes) -> None:
+    assert codec(Search).decode(body).most == math.inf
+
+
 @pytest.mark.parametrize("value", [Unknown(), [Unknown()], {"a": Unknown()}])
 def test_value_of_an_unknown_type_is_named(value: object) -> None:
     with pytest.raises(SetupError, match="Unknown"):
