@@ -28,6 +28,7 @@ from pydantic import ValidationError
 
 from coditect import __version__
 from coditect.aio.backoff import Backoff
+from coditect.aio.cancellation import cancellations
 from coditect.errors import InputError, Retryable, SetupError
 
 log = logging.getLogger(__name__)
@@ -185,7 +186,9 @@ class ToolServer:
                     client.session.validate_tool_result = _unchecked  # type: ignore[method-assign]
                     failures = 0
                     await self._serve(client)
-            except Exception as error:  # noqa: BLE001 - whatever a server's program does; a call has it as its reason
+            except Exception as error:
+                if cancellations():
+                    raise asyncio.CancelledError from error
                 while isinstance(error, ExceptionGroup):
                     error = error.exceptions[0]
                 self._trouble = f"{type(error).__name__}: {error}"[:300]

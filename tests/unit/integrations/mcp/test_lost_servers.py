@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -254,3 +255,31 @@ async def test_a_tool_that_cannot_be_a_capability_is_left_out_and_logged(caplog:
     }
     left_out = {vars(record)["tool"] for record in caplog.records if "left out" in record.message}
     assert left_out == {"x" * 120, "Count", "p0"}
+
+
+class Unclosable:
+    """A client of MCP whose connection cannot be closed without an error."""
+
+    session = SimpleNamespace()
+
+    async def __aenter__(self) -> Unclosable:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        raise ExceptionGroup("unhandled errors in a TaskGroup", [OSError("broken pipe")])
+
+    @asynccontextmanager
+    async def listen(self, **_: object) -> AsyncIterator[AsyncIterator[None]]:
+        async def never() -> AsyncIterator[None]:
+            await asyncio.Event().wait()
+            yield
+
+        yield never()
+
+
+async def test_a_connection_that_fails_while_it_is_closed_is_not_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ToolServer, "_new_client", lambda _: Unclosable())
+
+    server = ToolServer("any-server")
+    async with asyncio.timeout(20), server.open():
+        await server._client()
