@@ -102,7 +102,8 @@ def why_lost(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> Failure:
         return LOST_TOO_OFTEN
     found = unit.tr.get_range(*ATTEMPTS.range((node_key.workflow, node_key.node)), limit=1, reverse=True)
     for last in (AttemptRecord.unpack(value) for _, value in found):
-        if (failure := UNREPORTED.get(last.reason)) is not None:
+        own = last.reason != TIMEOUT.reason or last.message == TIMEOUT.message  # an agent reports a timeout by itself
+        if own and (failure := UNREPORTED.get(last.reason)) is not None:
             return replace(failure, message=last.message)
         if last.reason == HEARTBEAT.reason:
             return HEARTBEAT

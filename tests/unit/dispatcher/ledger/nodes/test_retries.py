@@ -107,8 +107,9 @@ async def test_policy_bounds_the_attempts_whose_end_no_agent_reported(
     assert asked == [False, *[not own] * (len(asked) - 1)], "of a later attempt only an agent may know if it may begin"
 
 
+@pytest.mark.parametrize("reason", ["handler_error", TIMEOUT.reason])
 async def test_agent_that_does_not_say_how_many_attempts_it_permits_is_believed_about_the_next_one(
-    ledger: Ledger,
+    ledger: Ledger, reason: str
 ) -> None:
     assert await fail(ledger, None, 700) is TaskState.RETRY_WAIT
     for attempt in (2, 3, 4, 5):
@@ -116,5 +117,7 @@ async def test_agent_that_does_not_say_how_many_attempts_it_permits_is_believed_
         publication = ledger.published[-1]
         (claim,) = await ledger.batch(Claimed(publication.node_key, publication.number, AGENT))
         assert (claim.verdict, claim.attempt, claim.suspect) == (Verdict.RUN, attempt, False)
-        report = ledger.finished(publication, replace(failed(retryable=True), retry_ms=700))
-        await ledger.batch(replace(report, fence=claim.fence))
+        failure = failed(retryable=True)
+        assert failure.failure is not None
+        outcome = replace(failure, failure=replace(failure.failure, reason=reason), retry_ms=700)
+        await ledger.batch(replace(ledger.finished(publication, outcome), fence=claim.fence))
