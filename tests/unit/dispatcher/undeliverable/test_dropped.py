@@ -43,7 +43,7 @@ async def test_every_task_of_a_flood_is_answered_or_counted(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, bursts: tuple[int, ...]
 ) -> None:
     monkeypatch.setattr("coditect.broker.topology.MOST_NOTICES", 5)
-    monkeypatch.setattr("dispatcher.undeliverable.dropped.LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("dispatcher.undeliverable.dropped.LOOK_SECONDS", 0.05)
     notices = await scene.dispatcher()
     await eventually(lambda: notices._dropped._base is not None)  # what is dropped before the first look is not known
     published = 0
