@@ -110,7 +110,10 @@ def codec(type_: Any) -> Codec:
 
 @dataclass(frozen=True, slots=True)
 class _Looseness:
-    """What a type leaves open, so that its values must be looked through for what JSON cannot express."""
+    """Which values of a type may hold what JSON cannot express, such as NaN, although they fit the type.
+
+    Only such values are searched.
+    """
 
     numbers: bool = False
     """Whether the type has numbers with a fraction, or values of any type."""

@@ -290,8 +290,8 @@ async def serve(
 def _canceled_by_signals() -> Iterator[asyncio.Event]:
     """Let a signal cancel the block, until `on_stop_signal` is called again, and set the event that is yielded.
 
-    The CancelledError that leaves the block says `STOPPED` then: one of the block's own, such as that of a task group,
-    does not, and a library may even swallow it.
+    After a signal, the CancelledError that leaves the block has the message `STOPPED`. That of the block itself may
+    have another message, as a task group's does, and a library may swallow it.
     """
     stop, opening, signals = asyncio.Event(), asyncio.current_task(), list[bool]()
     assert opening is not None

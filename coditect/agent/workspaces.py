@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 PREFIX = "coditect-work-"
 _LOCK = "lock"
 MAX_TRIES = 20
-"""How often a workspace is tried whose folder vanishes meanwhile."""
+"""The number of tries to make a workspace while its folder is removed by something else."""
 _MAX_LINKS = 40
 _SEARCH = os.O_DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY)
 """How a level is opened: on Linux, one that the user may search but not list, such as /home, can be opened, too."""

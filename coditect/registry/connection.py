@@ -136,8 +136,8 @@ class RedisConnection:
     async def usable_version(self) -> str:
         """Return the version of a Redis that keeps what is written to it, after writing two keys that last 1 ms.
 
-        A user with the rights of a dispatcher is enough. Without the right to INFO nobody sees whether Redis
-        evicts keys, and a note behind the version says so.
+        A user with the rights of a dispatcher is enough. Without the right to INFO, this cannot find out whether Redis
+        evicts keys, and adds a note to the version.
 
         Raises:
             SetupError: when Redis answers, but refuses, or may evict keys; with the fix.

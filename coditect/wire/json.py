@@ -91,7 +91,7 @@ def loads(body: bytes) -> Any:
 def _misread(body: bytes) -> _Refused | None:
     """Return which number or text of a body JSON does not have, and where; None when the body is no JSON otherwise.
 
-    A long body is not read again: what a stranger sends must not take more memory than its own length.
+    A long body is not searched: the search could take more memory than the body itself.
     """
     if len(body) > _MAX_SEARCHED_BYTES:
         return None

@@ -42,7 +42,7 @@ async def keep_looking(
 
 
 def taken(load: Load) -> int:
-    """Return how many attempts an agent has taken so far: those that run, ended, or failed and are repeated."""
+    """Return how many attempts an agent has taken: under way, ended, or failed and tried again."""
     return load.completed + load.failed_attempts + load.running + load.suspended
 
 

@@ -65,7 +65,7 @@ class Bridge:
         self._missed: dict[str, float] = {}
         """The earliest time of the next look for each capability of which RQ's queues had no job."""
         self._known = set[int]()
-        """The shards that RQ had at an earlier look: it does not have those that this process has just taken."""
+        """The shards that RQ had at an earlier look. A shard that was just taken is not among them."""
         self.available = True
         """Whether Redis answered the bridge's last call."""
 

@@ -71,7 +71,7 @@ class _Receiver(io.RawIOBase):
         self._arrivals.register(connection, select.POLLIN)
 
     def readable(self) -> bool:
-        """Return True."""
+        """Return True: this stream can be read."""
         return True
 
     def readinto(self, buffer: Any) -> int:

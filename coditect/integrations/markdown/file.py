@@ -151,7 +151,7 @@ def _fields(front_matter: str) -> Any:
 
 def _text(path: Path) -> str:
     try:
-        if not path.is_file():  # such as a folder, or a pipe, which nobody may write
+        if not path.is_file():  # a folder, or a pipe: to read one without a writer waits for ever
             raise SetupError("A markdown agent is a regular file", path=str(path))
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
