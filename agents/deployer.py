@@ -1,31 +1,48 @@
-"""The agent that brings a branch into production: reads, checks and releases it, probes the service, and rolls back.
+"""The agent that brings a change into production: reads, checks and releases it, probes the service, and rolls back.
 
-It works on git repositories and services of its own machine, below the fleet's folder. `examples/pr_deployment.yaml`
-puts the steps in order. It has other people's code tested and started: run it where that may happen.
+A change is a branch of a git repository of its own machine, below the fleet's folder, or a pull request of a Git
+server, which also gets the review and its checks' state. It is released to a folder, a container or a Deployment of
+Kubernetes. `examples/pr_deployment.yaml` puts the steps in order. It has other people's code tested and started: run it
+where that may happen.
 """
 
 from __future__ import annotations
 
+import logging
+import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from agents.deployment.repository import commit_of, diff_of, worktree
-from agents.deployment.service import Service
-from agents.review.findings import Finding
+from agents.deployment.pull_requests import CheckState, LineComment, PullRequest, as_code, open_git_server
+from agents.deployment.repository import commit_of, diff_of, fetch, worktree
+from agents.deployment.targets import ContainerSpec, KubernetesSpec, target_of
 from agents.reviewer import Review, ReviewRequest
-from agents.tester import TestsReport, TestsRequest
-from agents.tools.confined import confined
+from agents.tester import SuiteOutcome, TestsReport, TestsRequest
 from agents.tools.diff import changed_lines
-from coditect import Agent, PlainContext, Retry
+from agents.tools.review import Finding, Severity
+from agents.tools.sources import confined, fleet_root
+from coditect import Agent, CoditectError, PlainContext, Retry, TaskCanceled
+from coditect.errors import InputError, Retryable
+
+log = logging.getLogger(__name__)
 
 deployer = Agent("deployer", version="1.0.0", slots=8, tags=frozenset({"release", "git"}))
 
+RELEASED = "service.released"
+"""The type of the event that tells of a release; its subject is the service's lock, its data `version`, `previous`."""
 _COMMIT = Field(pattern=r"^[0-9a-f]{40,64}$", description="the hash of a commit")
 _SECURITY = "S"
 """The first letter of ruff's rules about security, which come from bandit."""
 _TWICE = Retry(max_attempts=2, first="1s", cap="1m")
-_PROBE_SECONDS = 10.0
+_PATIENT = Retry(max_attempts=8, first="1s", cap="1m")
+_CHECKS, _RELEASE = "coditect/checks", "coditect/release"
+"""The contexts of the statuses that a pull request's head gets."""
+_MOST_COMMENTS, _MOST_LISTED = 50, 10
+_LINK = re.compile(r"https?://[^\s()<>\"'`]{1,500}")
 
 
 class _DeployerRequest(BaseModel):
@@ -33,20 +50,38 @@ class _DeployerRequest(BaseModel):
 
 
 class ChangeRequest(_DeployerRequest):
-    """A request to read what a branch changes."""
+    """A request to read a change: a branch of a repository, or a pull request of a Git server."""
 
-    repository: str = Field(min_length=1, description="a git repository on the agent's machine")
-    branch: str = Field(min_length=1, max_length=200)
+    repository: str | None = Field(None, min_length=1, description="a git repository on the agent's machine")
+    branch: str | None = Field(None, min_length=1, max_length=200)
     base: str = Field("main", min_length=1, max_length=200)
+    repo_url: str | None = Field(None, min_length=1, max_length=500, description="a repository of a Git server")
+    pr_number: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ChangeRequest:
+        local, remote = (self.repository, self.branch), (self.repo_url, self.pr_number)
+        if (None in local) == (None in remote) or {*local, *remote} - {None} not in ({*local}, {*remote}):
+            raise ValueError("give `repository` and `branch`, or `repo_url` and `pr_number`")
+        return self
 
 
-class BranchChange(BaseModel):
-    """A branch's change: its present commit, and the diff since it left its base."""
+class Change(BaseModel):
+    """A change: its last commit, the repository that has it, and the diff since it left its base."""
 
+    url: str = ""
+    """The page of the pull request; empty for a branch."""
+    title: str = ""
+    author: str = ""
+    fork: bool = False
+    """Whether the change comes from another repository than the one that it is for."""
+    pull_request: PullRequest | None = None
+    repository: str
+    """The repository on the agent's machine: for a pull request, the one that it was fetched into."""
     commit: str
-    diff: str
     lines: int
     """The number of lines that are added or removed."""
+    diff: str
 
 
 class CommitRequest(_DeployerRequest):
@@ -63,12 +98,46 @@ class Scan(BaseModel):
     findings: list[Finding]
 
 
+class Checks(_DeployerRequest):
+    """The results of a change's checks; None for one that did not come to a result."""
+
+    review: Review | None = None
+    tests: TestsReport | None = None
+    scan: Scan | None = None
+
+    @property
+    def passed(self) -> bool:
+        """True when the review found no error, all tests passed, and the scan found nothing."""
+        reviewed = self.review is not None and not self.review.counts.get(Severity.ERROR)
+        tested = self.tests is not None and self.tests.verdict is SuiteOutcome.PASSED
+        return reviewed and tested and self.scan is not None and self.scan.clean
+
+
+class ReportRequest(_DeployerRequest):
+    """A request to report the checks of a change to its pull request, if it is one: that they run, or their results."""
+
+    pull_request: PullRequest | None = None
+    checks: Checks | None = Field(None, description="the results; none: the checks have begun")
+    dashboard: str | None = Field(None, description="the dashboard's address, for a link to the workflow")
+    approval: str = Field("", max_length=200, description="the approval node that the link is to")
+
+
+class Report(BaseModel):
+    """The state that was reported, and whether there is a pull request that shows it."""
+
+    state: CheckState
+    reported: bool
+
+
 class DeployRequest(_DeployerRequest):
     """A request to release a commit as a version of a service."""
 
     repository: str = Field(min_length=1, description="a git repository on the agent's machine")
     commit: str = _COMMIT
-    service: str = Field(min_length=1, description="the folder of a service on the agent's machine")
+    service: str | ContainerSpec | KubernetesSpec = Field(
+        description="the folder of a service on the agent's machine, a container, or a Deployment"
+    )
+    pull_request: PullRequest | None = Field(None, description="whose status says when it fails or is rolled back")
 
 
 class Deployed(BaseModel):
@@ -88,8 +157,9 @@ class Rollback(BaseModel):
 class ProbeRequest(_DeployerRequest):
     """A request to wait until a service is well in a version."""
 
-    service: str = Field(min_length=1, description="the folder of a service on the agent's machine")
+    service: str | ContainerSpec | KubernetesSpec = Field(description="as in `service.release`")
     version: str = _COMMIT
+    pull_request: PullRequest | None = Field(None, description="whose status says that it was released")
 
 
 class ServiceHealth(BaseModel):
@@ -99,17 +169,47 @@ class ServiceHealth(BaseModel):
     url: str
 
 
-@deployer.capability("change.read", timeout="2m", description="Reads what a branch of a git repository changes.")
-def read_change(task: ChangeRequest) -> BranchChange:
-    """Return the commit and the diff of a branch since it left its base. Reads only.
+@deployer.capability(
+    "change.read", timeout="8m", retry=_PATIENT, description="Reads what a branch or a pull request changes."
+)
+def read_change(task: ChangeRequest) -> Change:
+    """Return the commit and the diff of a change since it left its base; a pull request is fetched from its server.
 
     Raises:
-        InputError: not retryable; there is no such branch, or no diff to review.
+        InputError: not retryable; there is no such branch or open pull request, or no diff to review.
+        Retryable: the Git server does not answer, or the pull request moved on meanwhile.
     """
-    repository = Path(confined(task.repository))
-    commit, base = commit_of(repository, task.branch), commit_of(repository, task.base)
+    if task.repo_url is not None and task.pr_number is not None:
+        return _read_pull_request(task.repo_url, task.pr_number)
+    repository = Path(confined(task.repository or ""))
+    commit, base = commit_of(repository, task.branch or ""), commit_of(repository, task.base)
     diff = diff_of(repository, base, commit)
-    return BranchChange(commit=commit, diff=diff, lines=changed_lines(diff))
+    return Change(repository=str(repository), commit=commit, diff=diff, lines=changed_lines(diff))
+
+
+def _read_pull_request(repo_url: str, number: int) -> Change:
+    """Fetch a pull request's head and base; the diff is git's own, since a server's leaves out what is large."""
+    with open_git_server(repo_url, os.environ) as server:
+        request = server.pull_request(number)
+        repository = fleet_root() / ".coditect" / "repositories" / f"{server.path}.git"
+        head, base = f"refs/pull/{number}/head", f"refs/heads/{request.base}"
+        fetch(repository, server.url, {head: head, base: base}, server.git_options())
+    try:
+        commit = commit_of(repository, request.commit)
+    except InputError as error:
+        raise Retryable("The pull request has another head by now", url=request.url) from error
+    diff = diff_of(repository, base, commit)
+    return Change(
+        url=request.url,
+        title=request.title,
+        author=request.author,
+        fork=request.fork,
+        pull_request=request,
+        repository=str(repository),
+        commit=commit,
+        lines=changed_lines(diff),
+        diff=diff,
+    )
 
 
 @deployer.capability(
@@ -126,35 +226,116 @@ def scan_change(task: CommitRequest, ctx: PlainContext) -> Scan:
     """Have a reviewer read a commit in a worktree of its own, and keep what is about security."""
     with worktree(Path(confined(task.repository)), task.commit, f"scan-{_name(ctx)}") as tree:
         review = ctx.request("code.review", ReviewRequest(path=str(tree)), Review, timeout="5m")
-    found = [one for one in review.findings if one.rule.startswith(_SECURITY) and one.rule[1:].isdigit()]
+    found = [
+        finding.model_copy(update={"file": finding.file.removeprefix(f"{tree}/")})
+        for finding in review.findings
+        if finding.rule.startswith(_SECURITY) and finding.rule[1:].isdigit()
+    ]
     return Scan(clean=not found, findings=found)
 
 
 @deployer.capability(
-    "service.release", timeout="2m", retry=_TWICE, description="Releases a commit as a service's version, and restarts."
+    "change.report", timeout="5m", retry=_PATIENT, description="Reports a change's checks to its pull request."
+)
+def report_checks(task: ReportRequest, ctx: PlainContext) -> Report:
+    """Set the status check of a pull request's head and, with results, post a review with comments on lines.
+
+    A branch has nowhere to report to; its state is returned all the same. A review is posted once by a task.
+
+    Raises:
+        SetupError: not retryable; the token may not write.
+        Retryable: the Git server does not answer.
+    """
+    checks, request = task.checks, task.pull_request
+    state = CheckState.PENDING if checks is None else CheckState.SUCCESS if checks.passed else CheckState.FAILURE
+    if request is None:
+        return Report(state=state, reported=False)
+    link = _link(task, ctx)
+    with ctx.lock(f"review:{request.commit}"), open_git_server(request.repo_url, os.environ) as server:
+        if checks is not None:
+            found = checks.review.findings[:_MOST_COMMENTS] if checks.review else []
+            comments = [LineComment(path=remark.file, line=remark.line, text=_remark(remark)) for remark in found]
+            server.review(request, "\n".join(_review_text(checks, link)), comments, mark=ctx.task_id)
+        description = "running" if checks is None else "; ".join(_summary(checks))
+        server.set_status(request.commit, state, context=_CHECKS, description=description, link=link)
+    return Report(state=state, reported=True)
+
+
+def _link(task: ReportRequest, ctx: PlainContext) -> str:
+    """Return the address of the workflow in the dashboard; empty if the request names no dashboard."""
+    dashboard = task.dashboard or ""
+    if not _LINK.fullmatch(dashboard):
+        return ""
+    node = f"?node={quote(task.approval)}" if task.approval else ""
+    return f"{dashboard.rstrip('/')}/#/workflows/{quote(ctx.requester.removeprefix('workflow:'))}{node}"
+
+
+def _summary(checks: Checks) -> Iterator[str]:
+    if checks.review is None:
+        yield "no review"
+    else:
+        yield ", ".join(f"{checks.review.counts.get(severity, 0)} {severity}" for severity in Severity)
+    yield f"tests {checks.tests.verdict}" if checks.tests else "no tests"
+    yield "no scan" if checks.scan is None else f"{len(checks.scan.findings)} security findings"
+
+
+def _review_text(checks: Checks, link: str) -> Iterator[str]:
+    """Yield the lines of a review's text: a summary, then red tests and security findings, the first ten of each."""
+    yield f"**{'The checks passed' if checks.passed else 'The checks failed'}**: {'; '.join(_summary(checks))}."
+    if link:
+        yield f"\n[Follow the deployment, or answer its approval]({link})"
+    if checks.tests is not None and checks.tests.failures:
+        yield "\nRed tests:\n"
+        yield from (
+            f"* {as_code(test.nodeid)}: {as_code(test.message)}" for test in checks.tests.failures[:_MOST_LISTED]
+        )
+    if checks.scan is not None and checks.scan.findings:
+        yield "\nSecurity, in all of the code:\n"
+        for found in checks.scan.findings[:_MOST_LISTED]:
+            yield f"* {as_code(f'{found.file}:{found.line}')} {_remark(found)}"
+
+
+def _remark(found: Finding) -> str:
+    return f"**{found.severity}** {as_code(found.rule)}: {as_code(found.message)}"
+
+
+@deployer.capability(
+    "service.release", timeout="25m", retry=_TWICE, description="Releases a commit as a service's version."
 )
 def release(task: DeployRequest, ctx: PlainContext) -> Deployed:
-    """Put a commit into a version's folder, switch to it by one rename, and restart the service.
+    """Release a commit to a folder, a container or a Deployment; see `agents/deployment/targets.py`.
 
-    Idempotent by the task's id: another attempt finds what was there before the first one.
+    Idempotent by the task's id: another attempt finds what was there before the first one. A release that fails, or is
+    canceled, leaves what was there before.
 
     Raises:
         InputError: not retryable; there is no such commit, or no such service.
         LockExpired: retryable; another release took too long.
     """
-    service, repository = Service(Path(confined(task.service))), Path(confined(task.repository))
-    with ctx.lock(f"service:{service.folder.resolve()}"):
-        before = service.note(f"before-{_name(ctx)}", service.version or "")
-        with worktree(repository, task.commit, f"release-{_name(ctx)}") as tree:
-            service.release_folder(task.commit).parent.mkdir(parents=True, exist_ok=True)
-            service.install(task.commit, tree)
-        service.switch(task.commit)
-    return Deployed(version=task.commit, previous=before or None)
+    try:
+        return _release(task, ctx)
+    except CoditectError:
+        _report_release(task.pull_request, CheckState.FAILURE, "not released")
+        raise
 
 
-@deployer.capability("service.rollback", timeout="2m", retry=Retry(max_attempts=5, first="1s", cap="1m"))
+def _release(task: DeployRequest, ctx: PlainContext) -> Deployed:
+    target, repository = target_of(task.service), Path(confined(task.repository))
+    with worktree(repository, task.commit, f"release-{_name(ctx)}") as tree:
+        target.prepare(task.commit, tree)
+        with ctx.lock(target.name):  # as each call, it ends a release that was canceled
+            previous = target.release(task.commit, tree, _name(ctx))
+            try:
+                ctx.emit(RELEASED, subject=target.name, version=task.commit, previous=previous)
+            except TaskCanceled:
+                target.roll_back(task.commit, previous)
+                raise
+    return Deployed(version=task.commit, previous=previous)
+
+
+@deployer.capability("service.rollback", timeout="10m", retry=Retry(max_attempts=5, first="1s", cap="1m"))
 def roll_back(task: Rollback, ctx: PlainContext) -> Deployed:
-    """Switch a service back to the version before a release, and wait until it is well. Does no harm twice.
+    """Go back to the version before a release, and wait until it is well. Does no harm twice.
 
     A service that has another version by now is left alone.
 
@@ -162,30 +343,40 @@ def roll_back(task: Rollback, ctx: PlainContext) -> Deployed:
         InputError: not retryable; the result names no version.
         TaskFailed: the version before is not well either; a person must look.
     """
-    service = Service(Path(confined(task.input.service)))
-    with ctx.lock(f"service:{service.folder.resolve()}"):
-        if service.version in (task.result.version, task.result.previous):
-            service.switch(task.result.previous)
-            if task.result.previous is not None:
-                service.probe(task.result.previous, within_seconds=_PROBE_SECONDS)
-    return Deployed(version=service.version or "", previous=task.result.version)
+    target = target_of(task.input.service)
+    with ctx.lock(target.name):
+        version = target.roll_back(task.result.version, task.result.previous)
+    said = "rolled back" if version == task.result.previous else "not well, and replaced by another version"
+    _report_release(task.input.pull_request, CheckState.FAILURE, said)
+    return Deployed(version=version or "", previous=task.result.version)
 
 
 @deployer.capability(
     "service.probe",
-    timeout="1m",
-    retry=Retry(max_attempts=1),
+    timeout="10m",
+    retry=_TWICE,
     description="Waits until a service is well in a version.",
 )
 def probe(task: ProbeRequest) -> ServiceHealth:
     """Return where the service answers, once it is well in the version.
 
     Raises:
-        TaskFailed: it is not within ten seconds, or its process ended; with the end of its log.
+        TaskFailed: it is not in time, or its process ended; with the end of its log.
     """
-    service = Service(Path(confined(task.service)))
-    service.probe(task.version, within_seconds=_PROBE_SECONDS)
-    return ServiceHealth(version=task.version, url=f"http://127.0.0.1:{service.port}")
+    url = target_of(task.service).probe(task.version)
+    _report_release(task.pull_request, CheckState.SUCCESS, f"released {task.version[:12]}")
+    return ServiceHealth(version=task.version, url=url)
+
+
+def _report_release(request: PullRequest | None, state: CheckState, description: str) -> None:
+    """Set the status of a release once, at most: a Git server that is away must not have the release rolled back."""
+    if request is None:
+        return
+    try:
+        with open_git_server(request.repo_url, os.environ) as server:
+            server.set_status(request.commit, state, context=_RELEASE, description=description)
+    except CoditectError as error:
+        log.warning("The Git server did not take the status of a release", extra={"reason": str(error)})
 
 
 def _name(ctx: PlainContext) -> str:

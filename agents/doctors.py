@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from agents.healing.causes import Cause, by_exclusion, by_rules, by_scores, symptoms
-from agents.healing.evidence import Bounds, ServiceEvidence
+from agents.healing.diagnosis import Bounds, Cause, ServiceEvidence, by_exclusion, by_rules, by_scores, symptoms
+from agents.healing.watched import Watched
 from coditect import Agent
 
 rules = Agent("doctor-rules", version="1.0.0", slots=16, tags=frozenset({"operations"}))
@@ -23,7 +23,7 @@ class DiagnoseRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    service: str = Field(min_length=1, description="the folder of the service")
+    service: Watched
     round: int = Field(1, ge=1)
     evidence: ServiceEvidence
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from agents.tools.confined import confined
-from agents.tools.site import build_site
+from agents.tools.site import LONGEST_TITLE, build_site
+from agents.tools.sources import confined
 from coditect import Agent, Context, Retry
 from coditect.errors import InputError
 
@@ -67,12 +67,13 @@ class Release(BaseModel):
 
 
 class SitePage(BaseModel):
-    """A page of a site: its title, and its text in Markdown."""
+    """A page of a site: its title, its text in Markdown, and what its writer did not find."""
 
     model_config = ConfigDict(extra="ignore")  # the results of writers have more fields
 
-    title: str = Field(min_length=1, max_length=200)
+    title: str = Field(min_length=1, max_length=LONGEST_TITLE)
     markdown: str
+    missing: list[str] = []
 
 
 class SiteRequest(BaseModel):
@@ -80,7 +81,7 @@ class SiteRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    title: str = Field(min_length=1, max_length=200)
+    title: str = Field(min_length=1, max_length=LONGEST_TITLE)
     pages: list[SitePage] = Field(min_length=1, max_length=200)
 
 
@@ -89,7 +90,8 @@ class SiteRequest(BaseModel):
 )
 def build(task: SiteRequest) -> list[Page]:
     """Return the files of a site, ready for `release.publish`; the same pages give the same files."""
-    files = build_site(task.title, [(page.title, page.markdown) for page in task.pages])
+    missing = {page.title: page.missing for page in task.pages if page.missing}
+    files = build_site(task.title, [(page.title, page.markdown) for page in task.pages], missing=missing)
     return [Page(name=name, text=text) for name, text in files.items()]
 
 

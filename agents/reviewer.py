@@ -12,12 +12,9 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from agents.review.findings import Finding, Severity, worst_first
-from agents.review.lint import lint
-from agents.review.smells import find_smells
-from agents.tools.confined import confined
 from agents.tools.diff import parse_diff, write_hunks
-from agents.tools.sources import SourceFile, find_packages, find_sources
+from agents.tools.review import Finding, Severity, find_smells, lint, worst_first
+from agents.tools.sources import SourceFile, confined, find_packages, find_sources
 from coditect import Agent, Context, Retry
 
 reviewer = Agent("reviewer", version="1.0.0", slots=48, tags=frozenset({"python", "quality"}))

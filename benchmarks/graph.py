@@ -24,8 +24,8 @@ from uuid import uuid4
 from benchmarks.programs.stock_graph import StockGraph
 from coditect.local import private_servers
 from coditect.model.capability import Priority
-from dispatcher.taskgraph.keys import job_id
 from dispatcher.taskgraph.port import BATCH, Change, Job, JobState, TaskGraph
+from dispatcher.taskgraph.records import job_id
 from dispatcher.taskgraph.redis import RedisTaskGraph
 
 RESULTS_TOGETHER = 64
@@ -91,7 +91,7 @@ class OurGraph:
 
     async def adopt(self) -> list[str]:
         proposals = await self.graph.adopt([self.shard], {"bench.work": BATCH})
-        return [job_id(one.workflow, one.node) for one in proposals]
+        return [job_id(proposal.workflow, proposal.node) for proposal in proposals]
 
     async def finish(self, jobs: list[str]) -> None:
         nodes = [job.partition("_")[2] for job in jobs]
@@ -139,7 +139,7 @@ async def measure(url: str, *, nodes: int, rounds: int, stock: bool) -> list[Fig
 
 def _figures(name: str, edges: Edges, ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> Iterator[Figure]:
     def median(rounds: list[dict[str, float]], step: str) -> float:
-        return round(statistics.median(one[step] for one in rounds) / len(edges) * 1e6, 1)
+        return round(statistics.median(measured[step] for measured in rounds) / len(edges) * 1e6, 1)
 
     for step in STEPS:
         yield Figure(name, len(edges), step, median(ours, step), median(theirs, step) if theirs else None)
@@ -147,10 +147,10 @@ def _figures(name: str, edges: Edges, ours: list[dict[str, float]], theirs: list
 
 def show(figures: list[Figure]) -> None:
     print(f"{'graph':<8} {'nodes':>8} {'step':<8} {'ours µs':>9} {'stock µs':>9} {'times':>7}")
-    for one in figures:
-        stock = "" if one.stock_us is None else f"{one.stock_us:,.0f}"
-        times = "" if one.times is None else f"{one.times:,.0f}"
-        print(f"{one.graph:<8} {one.nodes:>8,} {one.step:<8} {one.ours_us:>9,.1f} {stock:>9} {times:>7}")
+    for figure in figures:
+        stock = "" if figure.stock_us is None else f"{figure.stock_us:,.0f}"
+        times = "" if figure.times is None else f"{figure.times:,.0f}"
+        print(f"{figure.graph:<8} {figure.nodes:>8,} {figure.step:<8} {figure.ours_us:>9,.1f} {stock:>9} {times:>7}")
 
 
 def main() -> None:
@@ -170,7 +170,7 @@ def main() -> None:
 
     figures = asyncio.run(measured())
     if asked.output == "json":
-        print(json.dumps([asdict(one) | {"times": one.times} for one in figures], indent=2))
+        print(json.dumps([asdict(figure) | {"times": figure.times} for figure in figures], indent=2))
     else:
         show(figures)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from coditect.local.servers.probe import broker_version, redis_version
+from coditect.local.probe import broker_version, redis_version
 
 PACKAGES = ("coditect", "aiormq", "aio-pika", "pamqp", "pydantic", "redis", "uvloop", "orjson", "hiredis")
 CPU_FACTS = Path("/proc/cpuinfo")

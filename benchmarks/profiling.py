@@ -90,7 +90,7 @@ def _room_of(file: str) -> str:
 
 def stacks(document: Mapping[str, object]) -> Iterable[tuple[Stack, float]]:
     """Yield every sample of a speedscope file with its weight in seconds."""
-    frames = [Frame(one["name"], one.get("file") or "") for one in document["shared"]["frames"]]  # type: ignore[index]
+    frames = [Frame(frame["name"], frame.get("file") or "") for frame in document["shared"]["frames"]]  # type: ignore[index]
     for profile in document["profiles"]:  # type: ignore[attr-defined]
         for sample, weight in zip(profile["samples"], profile["weights"], strict=True):
             yield [frames[number] for number in sample], weight
@@ -102,8 +102,8 @@ def shares(samples: Iterable[tuple[Stack, float]]) -> dict[str, float]:
     for stack, weight in samples:
         seconds[room(stack)] += weight
     whole = sum(seconds.values())
-    largest_first = sorted(seconds.items(), key=lambda one: one[1], reverse=True)
-    return {name: 100 * one / whole for name, one in largest_first}
+    largest_first = sorted(seconds.items(), key=lambda share: share[1], reverse=True)
+    return {name: 100 * share / whole for name, share in largest_first}
 
 
 def read_shares(file: Path) -> dict[str, float]:
@@ -117,8 +117,8 @@ def shares_as_markdown(by_process: Mapping[str, Mapping[str, float]]) -> str:
     names = {name for found in columns for name, share in found.items() if share >= LEAST_SHARE}
     largest_first = sorted(names, key=lambda name: -sum(found.get(name, 0.0) for found in columns))
     rows = [(name, *(_per_cent(found.get(name, 0.0)) for found in columns)) for name in largest_first]
-    rest = (sum(share for name, share in found.items() if name not in names) for found in columns)
-    rows.append((THE_REST, *(_per_cent(share) for share in rest)))
+    other_shares = (sum(share for name, share in found.items() if name not in names) for found in columns)
+    rows.append((THE_REST, *(_per_cent(share) for share in other_shares)))
     return table(("share of the time", *by_process), rows)
 
 

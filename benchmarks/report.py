@@ -58,9 +58,11 @@ def findings_as_markdown(found: Findings) -> str:
     """Return the targets, the other figures and the notes of one part as Markdown."""
     blocks = [f"## {found.part}\n"]
     if found.verdicts:
-        blocks.append(table(("target", "wanted", "measured", ""), [_verdict_row(one) for one in found.verdicts]))
+        blocks.append(
+            table(("target", "wanted", "measured", ""), [_verdict_row(verdict) for verdict in found.verdicts])
+        )
     if found.figures:
-        blocks.append(table(("figure", "measured"), [_figure_row(one) for one in found.figures]))
+        blocks.append(table(("figure", "measured"), [_figure_row(figure) for figure in found.figures]))
     if found.notes:
         blocks.append("".join(f"- {note}\n" for note in found.notes))
     return "\n".join(blocks)

@@ -23,6 +23,7 @@ from benchmarks.parts import (
     round_trip,
     scaling,
     schedules,
+    selection,
     slots,
     threads,
     throughput,
@@ -68,6 +69,7 @@ PARTS: dict[str, Part] = {
     tracing.NAME: tracing.run,
     http_api.NAME: http_api.run,
     event_streams.NAME: event_streams.run,
+    selection.NAME: selection.run,
     parallel_docs.NAME: parallel_docs.run,
     workflow_stores.NAME: workflow_stores.run,
 }
@@ -115,7 +117,7 @@ async def run_profile(size: Size, files: Mapping[str, Path]) -> dict[str, dict[s
         NoProfile: when py-spy is missing or not allowed.
     """
     order = Order(Mode.BURST, size.warm_up, size.profiled_tasks)
-    async with open_stage() as stage, stage.running(agent_of(Side.DIRECT, order)) as agent_pid:
+    async with open_stage() as stage, stage.running(agent_of(Side.CODITECT, order)) as agent_pid:
 
         @asynccontextmanager
         async def both(client_pid: int) -> AsyncIterator[None]:
@@ -124,5 +126,5 @@ async def run_profile(size: Size, files: Mapping[str, Path]) -> dict[str, dict[s
                 await watching.enter_async_context(profiled(agent_pid, files["agent"]))
                 yield
 
-        await stage.finished(client_of(Side.DIRECT, order), beside=both)
+        await stage.finished(client_of(Side.CODITECT, order), beside=both)
     return {process: read_shares(file) for process, file in files.items()}

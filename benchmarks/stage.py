@@ -19,12 +19,11 @@ from typing import Any
 import psutil
 from redis.asyncio import Redis
 
-from coditect.aio.ready import READY_FILE
+from coditect.aio.launch import READY_FILE
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import base_topology, capability_queues
 from coditect.local import PrivateServers, private_servers
-from coditect.local.child import Child, RunningChild, last_lines, spawn
-from coditect.local.supervisor import guarded
+from coditect.local.supervisor import Child, RunningChild, guarded, last_lines, spawn
 from coditect.model.capability import Priority
 from coditect.settings.settings import Settings
 from coditect.wire import routing

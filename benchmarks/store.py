@@ -100,15 +100,15 @@ async def measure(store: str, folder: Path, *, callers: int, seconds: float) -> 
 def show(figures: list[Figure]) -> None:
     columns = ("store", "callers", "tx/s", "tx/sync", "p50 ms", "p99 ms", "conflicts", "repeats")
     print(" ".join(f"{name:>10}" for name in columns))
-    for one in figures:
+    for figure in figures:
         print(
-            f"{one.store:>10} {one.callers:>10} {one.transactions_per_second:>10,.0f}"
-            f" {one.transactions_per_sync or '-':>10} {one.p50_ms:>10.2f} {one.p99_ms:>10.2f}"
-            f" {one.conflicts:>10} {one.repeats:>10}"
+            f"{figure.store:>10} {figure.callers:>10} {figure.transactions_per_second:>10,.0f}"
+            f" {figure.transactions_per_sync or '-':>10} {figure.p50_ms:>10.2f} {figure.p99_ms:>10.2f}"
+            f" {figure.conflicts:>10} {figure.repeats:>10}"
         )
-    for one in figures:
-        if one.store == "sqlite" and one.callers == TARGET_CALLERS:
-            verdict = "reached" if one.transactions_per_second >= TARGET_PER_SECOND else "MISSED"
+    for figure in figures:
+        if figure.store == "sqlite" and figure.callers == TARGET_CALLERS:
+            verdict = "reached" if figure.transactions_per_second >= TARGET_PER_SECOND else "MISSED"
             print(f"target {TARGET_PER_SECOND:,} tx/s with {TARGET_CALLERS} callers: {verdict}")
 
 
@@ -127,7 +127,7 @@ def main() -> None:
             for callers in asked.callers
         ]
     if asked.output == "json":
-        print(json.dumps([asdict(one) for one in figures], indent=2))
+        print(json.dumps([asdict(figure) for figure in figures], indent=2))
     else:
         show(figures)
 

@@ -9,14 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from coditect.agent.context import Context, PlainContext
     from coditect.agent.declaration import Agent
-    from coditect.agent.handlers.context import Context, PlainContext
-    from coditect.agent.handlers.dependencies import Depends
-    from coditect.agent.handlers.middleware import CallNext, MiddlewareContext
+    from coditect.agent.signature import CallNext, Depends, MiddlewareContext
     from coditect.client.client import Client
+    from coditect.client.direct import Answer
     from coditect.client.handle import Handle
     from coditect.client.options import Options
-    from coditect.client.workflow_run import Run
+    from coditect.client.workflow_run import WorkflowRun
     from coditect.collaboration.handoffs import HandoffRow
     from coditect.errors import (
         BreakerOpen,
@@ -28,58 +28,57 @@ if TYPE_CHECKING:
         TaskFailed,
         TaskRejected,
     )
-    from coditect.model.capability import Priority
-    from coditect.model.event import Event
-    from coditect.model.limits.breaker import Breaker
-    from coditect.model.limits.rate import Rate
+    from coditect.model.capability import Priority, Strategy, Wanted
+    from coditect.model.lesson import Lesson
+    from coditect.model.limits import Breaker, Rate
+    from coditect.model.message import Event
     from coditect.model.result import Outcome, Status
     from coditect.model.retry import Retry, RetryAfter
-    from coditect.model.strategy import Strategy, Wanted
     from coditect.operations.agent_actions import broadcast, request_agent_action
-    from coditect.sync.blocking import SyncHandle, SyncRun
-    from coditect.sync.client import SyncClient
-    from coditect.wire.handoffs import HandoffOffer
+    from coditect.sync import SyncClient, SyncHandle, SyncWorkflowRun
+    from coditect.wire.workflow_tasks import HandoffOffer
     from coditect.workflow.builder import Workflow
-    from coditect.workflow.definition import After
-    from coditect.workflow.reference import From
+    from coditect.workflow.definition import After, From
 
 
 _HOMES = {
     "After": "coditect.workflow.definition",
     "Agent": "coditect.agent.declaration",
-    "Breaker": "coditect.model.limits.breaker",
+    "Answer": "coditect.client.direct",
+    "Breaker": "coditect.model.limits",
     "BreakerOpen": "coditect.errors",
-    "CallNext": "coditect.agent.handlers.middleware",
+    "CallNext": "coditect.agent.signature",
     "Client": "coditect.client.client",
     "CoditectError": "coditect.errors",
-    "Context": "coditect.agent.handlers.context",
-    "Depends": "coditect.agent.handlers.dependencies",
-    "Event": "coditect.model.event",
-    "From": "coditect.workflow.reference",
+    "Context": "coditect.agent.context",
+    "Depends": "coditect.agent.signature",
+    "Event": "coditect.model.message",
+    "From": "coditect.workflow.definition",
     "Handle": "coditect.client.handle",
-    "HandoffOffer": "coditect.wire.handoffs",
+    "HandoffOffer": "coditect.wire.workflow_tasks",
     "HandoffRow": "coditect.collaboration.handoffs",
-    "MiddlewareContext": "coditect.agent.handlers.middleware",
+    "Lesson": "coditect.model.lesson",
+    "MiddlewareContext": "coditect.agent.signature",
     "Options": "coditect.client.options",
     "Outcome": "coditect.model.result",
-    "PlainContext": "coditect.agent.handlers.context",
+    "PlainContext": "coditect.agent.context",
     "Priority": "coditect.model.capability",
-    "Rate": "coditect.model.limits.rate",
+    "Rate": "coditect.model.limits",
     "ResultTimeout": "coditect.errors",
     "Retry": "coditect.model.retry",
     "RetryAfter": "coditect.model.retry",
-    "Run": "coditect.client.workflow_run",
+    "WorkflowRun": "coditect.client.workflow_run",
     "Status": "coditect.model.result",
-    "Strategy": "coditect.model.strategy",
+    "Strategy": "coditect.model.capability",
     "StreamRestarted": "coditect.errors",
-    "SyncClient": "coditect.sync.client",
-    "SyncHandle": "coditect.sync.blocking",
-    "SyncRun": "coditect.sync.blocking",
+    "SyncClient": "coditect.sync",
+    "SyncHandle": "coditect.sync",
+    "SyncWorkflowRun": "coditect.sync",
     "TaskCanceled": "coditect.errors",
     "TaskExpired": "coditect.errors",
     "TaskFailed": "coditect.errors",
     "TaskRejected": "coditect.errors",
-    "Wanted": "coditect.model.strategy",
+    "Wanted": "coditect.model.capability",
     "Workflow": "coditect.workflow.builder",
     "broadcast": "coditect.operations.agent_actions",
     "request_agent_action": "coditect.operations.agent_actions",
@@ -88,6 +87,7 @@ _HOMES = {
 __all__ = [
     "After",
     "Agent",
+    "Answer",
     "Breaker",
     "BreakerOpen",
     "CallNext",
@@ -100,6 +100,7 @@ __all__ = [
     "Handle",
     "HandoffOffer",
     "HandoffRow",
+    "Lesson",
     "MiddlewareContext",
     "Options",
     "Outcome",
@@ -109,19 +110,19 @@ __all__ = [
     "ResultTimeout",
     "Retry",
     "RetryAfter",
-    "Run",
     "Status",
     "Strategy",
     "StreamRestarted",
     "SyncClient",
     "SyncHandle",
-    "SyncRun",
+    "SyncWorkflowRun",
     "TaskCanceled",
     "TaskExpired",
     "TaskFailed",
     "TaskRejected",
     "Wanted",
     "Workflow",
+    "WorkflowRun",
     "broadcast",
     "request_agent_action",
 ]

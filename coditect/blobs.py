@@ -13,21 +13,21 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, NoReturn, Protocol, TypeVar
 
-from coditect.errors import BlobUnavailable, ClaimBroken, SetupError, TooLarge
+from coditect.errors import BlobUnavailable, ClaimBroken, SetupError, TooLarge, install_command
 from coditect.model.result import Outcome
-from coditect.wire.blob_ref import ClaimCheck, as_claim, claim_check_of, claims_in, redeemed
 from coditect.wire.json import dumps, loads
-from coditect.wire.tasks import MAX_BODY_BYTES
+from coditect.wire.tasks import MAX_BODY_BYTES, ClaimCheck, as_claim, claim_check_of, claims_in, redeemed
 
 T = TypeVar("T")
 
 TRANSFER_SECONDS = 60.0
 """The longest time to write or read one large value."""
-MOST_AT_ONCE = 16
+MAX_TRANSFERS = 16
 """The largest number of concurrent transfers of one process."""
 _SET_IT = "set CODITECT_BLOB_URL everywhere to a folder that all can reach, or pass a reference to where it lies"
 
@@ -92,10 +92,6 @@ class NoBlobs:
 NO_BLOBS = NoBlobs()
 
 
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(MOST_AT_ONCE, "blobs")
-
-
 @dataclass(frozen=True, slots=True)
 class FolderBlobs:
     """A store for large values in a folder of any fsspec file system, accessed from threads."""
@@ -106,7 +102,9 @@ class FolderBlobs:
     durable: bool = False
     """Whether the folder is on this machine, so that files are synced and renamed into place."""
     transfer_seconds: float = TRANSFER_SECONDS
-    threads: ThreadPoolExecutor = field(default_factory=_threads, compare=False, repr=False)
+    threads: ThreadPoolExecutor = field(
+        default_factory=partial(ThreadPoolExecutor, MAX_TRANSFERS, "blobs"), compare=False, repr=False
+    )
     """The store's own threads, so that a hanging folder takes no thread from the event loop's pool."""
 
     async def put(self, body: bytes) -> ClaimCheck:
@@ -195,7 +193,7 @@ def open_blobs(url: str | None, *, most_bytes: int) -> Blobs:
             "The place for large values cannot be used",
             variable="CODITECT_BLOB_URL",
             reason=str(error),
-            fix="pip install 'coditect[blob]', and what fsspec needs for this URL",
+            fix=f"{install_command('blob')}, and what fsspec needs for this URL",
         ) from error
     return FolderBlobs(files, folder.rstrip("/"), most_bytes, durable=isinstance(files, LocalFileSystem))
 

@@ -137,7 +137,7 @@ class _Looseness:
             part = left.pop()
             if isinstance(part, dict):
                 found = found._with(part)
-                left += (one for name, one in part.items() if name != "metadata")
+                left += (inner for name, inner in part.items() if name != "metadata")
             elif isinstance(part, list | tuple):
                 left += part
         return found
@@ -192,8 +192,8 @@ def _decoder(adapter: TypeAdapter[Any], type_: Any) -> Callable[[bytes], Any]:
             loads(body)  # pydantic takes numbers that JSON does not have
         if loose.numbers and _NO_NUMBER.search(body):
             with suppress(PydanticSerializationError):  # a serializer of the user's own, which no input needs
-                given = plain(value, warnings=False, exclude_unset=True)
-                check(given, any_keys=True, any_floats=loose.floats_as_text, sentence=_UNFIT)
+                written = plain(value, warnings=False, exclude_unset=True)
+                check(written, any_keys=True, any_floats=loose.floats_as_text, sentence=_UNFIT)
         return value
 
     return decode
@@ -228,13 +228,14 @@ def _unchanged(value: Any) -> Any:
 def _encoder(adapter: TypeAdapter[Any]) -> Callable[[Any], bytes]:
     dump, plain = adapter.serializer.to_json, adapter.serializer.to_python
     loose = _Looseness.of(adapter.core_schema)
+    checked = loose.keys or loose.numbers or loose.integers or loose.mappings
 
     def encode(value: Any) -> bytes:
         try:
             written = dump(value, warnings="error")
-            if loose.keys or _is_suspicious(written, loose):
-                given = value if type(value) in _CONTAINERS else plain(value)
-                if not is_plain(given):
+            if checked and (loose.keys or _is_suspicious(written, loose)):
+                plain_value = value if type(value) in _CONTAINERS else plain(value)
+                if not is_plain(plain_value):
                     check(plain(value), any_keys=loose.typed_keys, any_floats=loose.floats_as_text)
         except ValueError as error:  # pydantic's serialization errors are ValueErrors
             raise InvalidTask("The value does not fit the schema", reason=str(error)[:300]) from error
@@ -257,7 +258,7 @@ def _is_suspicious(written: bytes, loose: _Looseness) -> bool:
 
 def _shown(error: ValidationError) -> list[str]:
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    return [f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg']}" for one in found[:_MAX_SHOWN]]
+    return [f"{'.'.join(map(str, detail['loc'])) or 'body'}: {detail['msg']}" for detail in found[:_MAX_SHOWN]]
 
 
 def encode_any(value: Any) -> bytes:

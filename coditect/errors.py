@@ -21,6 +21,7 @@
     │   ├── InvalidWorkflow       a definition or an expression in it; names the places and what to do
     │   ├── UnknownCapability     no agent offers the capability; names the nearest
     │   ├── Unroutable            no queue is bound to the key; names the nearest capability
+    │   ├── Conflict              another caller's request came before it
     │   └── NotFound              no such task, agent, dead letter
     ├── SetupError            fix the set-up
     │   ├── TopologyMismatch      the broker holds an entity with other arguments
@@ -32,7 +33,7 @@
         ├── TaskRejected          refused before it ran
         ├── TaskCanceled          canceled on request
         ├── TaskExpired           its deadline passed
-        └── ResultTimeout         no result within the caller's time; the task goes on
+        └── ResultTimeout         no result within the caller's time; the task continues
 
 The message is a static sentence; the facts are keyword fields (``error.facts``) and are shown behind it.
 """
@@ -108,8 +109,8 @@ class LockTaken(Retryable):
 class Deadlock(Retryable):
     """The error of a lock whose wait would never end, since each of a cycle of holders waits for the next one.
 
-    The caller, who began to wait last, gets it; what the caller holds lets the others go on. Facts: `resources`,
-    `cycle`, `fix`.
+    The caller, who began to wait last, gets it; the locks that the caller holds let the others continue. Facts:
+    `resources`, `cycle`, `fix`.
     """
 
 
@@ -183,8 +184,12 @@ class InvalidWorkflow(InputError):
     def of(cls, problems: tuple[Problem, ...], **facts: object) -> InvalidWorkflow:
         """Return the error for a list of problems; its message has the first problem in full."""
         first, *others = problems
-        told = {"at": first.place or None, "line": first.line, "others": tuple(str(one) for one in others[:9])}
-        shown = {name: fact for name, fact in (facts | told).items() if fact not in (None, ())}
+        context = {
+            "at": first.place or None,
+            "line": first.line,
+            "others": tuple(str(problem) for problem in others[:9]),
+        }
+        shown = {name: fact for name, fact in (facts | context).items() if fact not in (None, ())}
         return cls(first.sentence, problems=problems, **shown, fix=first.fix)
 
 
@@ -208,6 +213,10 @@ class VersionConflict(InputError):
     """
 
 
+class Conflict(InputError):
+    """The error of a request that an earlier request of another caller excludes, such as a second handoff of a task."""
+
+
 class NotFound(InputError):
     """The error of a task, agent, workflow or other object that does not exist."""
 
@@ -218,9 +227,14 @@ class SetupError(CoditectError):
     """The base of errors that the caller corrects by changing the set-up around the program."""
 
 
+def install_command(extras: str) -> str:
+    """Return the command that installs Coditect with extras, such as `blob` or `api,speed`; no index has it yet."""
+    return f"pip install '/path/to/coditect-clone-or-wheel[{extras}]'"
+
+
 def missing_extra(extra: str) -> SetupError:
-    """Return the error for a feature whose package extra (such as `coditect[blob]`) is not installed."""
-    fix = f"pip install 'coditect[{extra}]'"
+    """Return the error for a feature whose package extra, such as `blob`, is not installed."""
+    fix = install_command(extra)
     return SetupError("This needs a part of Coditect that is not installed", extra=extra, fix=fix)
 
 
@@ -273,6 +287,6 @@ class TaskExpired(TaskError):
 
 
 class ResultTimeout(TaskError):
-    """The error of a result that did not come in the caller's time (the task goes on), or whose parts were lost."""
+    """The error of a result that did not arrive in the caller's time (the task continues), or whose parts were lost."""
 
     exit_code = 3

@@ -1,4 +1,4 @@
-"""The backup and restore of the control plane's SQLite store, for the command `coditect store`."""
+"""The backup and restore of the control plane's SQLite store, for the command `coditect dispatcher`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def back_up(settings: Settings, target: Path) -> None:
         StoreMisconfigured: when a file cannot be read or written, or is no store.
         StoreFailed: when the store is damaged.
     """
-    with _told():
+    with _file_errors():
         copy(_file_of(settings), target)
         _mark(target)
 
@@ -46,7 +46,7 @@ def restore(settings: Settings, source: Path) -> Path | None:
     """
     store = _file_of(settings)
     kept = store.with_name(f"{store.name}.before-{datetime.now():%Y%m%d-%H%M%S}")
-    with _told():
+    with _file_errors():
         had_one = store.exists()
         with replacing(store, lambda _: kept) as filled:
             copy(source, filled)
@@ -55,7 +55,7 @@ def restore(settings: Settings, source: Path) -> Path | None:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _file_errors() -> Iterator[None]:
     """Convert an OSError inside the `with` block to StoreMisconfigured, with the path of the file."""
     try:
         yield

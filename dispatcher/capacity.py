@@ -9,17 +9,17 @@ nodes of the capability wait in the backlog.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from coditect.aio.backoff import Backoff
+from coditect.aio.supervisor import Backoff
 
 LEAST = 64
 RECENT_SECONDS = 0.1
 SLOTS_FACTOR = 2
-PAUSES = Backoff(1.0, 30.0)
-PROBE_SECONDS = 2.0
+NO_QUEUE_PAUSES = Backoff(1.0, 30.0)
+QUEUE_PROBE_SECONDS = 2.0
 """The longest pause between probes for the missing queue of a capability that living agents offer."""
 
 
@@ -39,7 +39,7 @@ class Capacity:
         self._least = least
         self._under_way: Counter[str] = Counter()
         self._kept: Counter[str] = Counter()
-        self._ended: dict[str, deque[float]] = {}
+        self._ended: defaultdict[str, deque[float]] = defaultdict(deque)
         self._slots: Mapping[str, int] = {}
         self._pauses: dict[str, _PublishingPause] = {}
 
@@ -49,14 +49,13 @@ class Capacity:
         pause = self._pauses.get(capability)
         if pause is not None and self._now() >= pause.until:
             pause.misses += 1
-            pause.until = self._now() + PAUSES.pause(pause.misses)
+            pause.until = self._now() + NO_QUEUE_PAUSES.pause(pause.misses)
 
     def end(self, capability: str, *, completed: bool = False) -> None:
         """Count a capability's published task as ended; with `completed`, count it as a recent completion, too."""
         self._under_way[capability] -= 1
         if completed:
-            recent = self._ended.setdefault(capability, deque())
-            recent.append(self._now())
+            self._ended[capability].append(self._now())
 
     def keep(self, capability: str, number: int) -> None:
         """Reserve capacity to publish `number` nodes that are about to be claimed, until `free` releases it."""
@@ -68,7 +67,7 @@ class Capacity:
 
     def note_no_queue(self, capability: str) -> None:
         """Pause publishing for a capability, unless it is paused, because no queue took one of its publications."""
-        self._pauses.setdefault(capability, _PublishingPause(1, self._now() + PAUSES.first))
+        self._pauses.setdefault(capability, _PublishingPause(1, self._now() + NO_QUEUE_PAUSES.first))
 
     def note_queue(self, capability: str) -> bool:
         """End a capability's pause, because a queue took a publication; tell whether the capability was paused."""
@@ -77,12 +76,12 @@ class Capacity:
     def set_slots(self, slots: Mapping[str, int]) -> None:
         """Set how many slots the whole fleet has for each capability, from which the limits follow.
 
-        A paused capability is probed now when it gets its first slots, and every `PROBE_SECONDS` while it has any.
+        A paused capability is probed now when it gets its first slots, and every 2 s while it has any.
         """
         before, self._slots = self._slots, dict(slots)
         for capability, pause in self._pauses.items():
             if slots.get(capability):
-                pause.until = min(pause.until, self._now() + PROBE_SECONDS * bool(before.get(capability)))
+                pause.until = min(pause.until, self._now() + QUEUE_PROBE_SECONDS * bool(before.get(capability)))
 
     def under_way(self, capability: str) -> int:
         """Return the number of a capability's tasks that are published and not ended."""
@@ -100,16 +99,8 @@ class Capacity:
         pause = self._pauses.get(capability)
         if pause is not None:
             return int(self._now() >= pause.until) - self._kept[capability]
-        return self._limit(capability) - self._under_way[capability] - self._kept[capability]
-
-    def _limit(self, capability: str) -> int:
-        return max(SLOTS_FACTOR * self._slots.get(capability, 0), self._recent(capability), self._least)
-
-    def _recent(self, capability: str) -> int:
-        recent = self._ended.get(capability)
-        if not recent:
-            return 0
-        since = self._now() - RECENT_SECONDS
+        recent, since = self._ended[capability], self._now() - RECENT_SECONDS
         while recent and recent[0] < since:
             recent.popleft()
-        return len(recent)
+        limit = max(SLOTS_FACTOR * self._slots.get(capability, 0), len(recent), self._least)
+        return limit - self._under_way[capability] - self._kept[capability]

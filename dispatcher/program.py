@@ -5,50 +5,47 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from coditect.agent.health import Readiness, seen_from_outside
 from coditect.aio.clock import Clock, SystemClock
+from coditect.aio.launch import tell_ready
 from coditect.aio.loop import collect_rarely, on_stop_signal, run_loop
-from coditect.aio.ready import tell_ready
 from coditect.aio.supervisor import Health, Supervisor, run_until
 from coditect.broker.port import Broker
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import base_topology, control_plane
-from coditect.errors import CoditectError, SetupError
+from coditect.errors import CoditectError, RegistryUnavailable, SetupError
 from coditect.messaging.event_publisher import Events
-from coditect.registry.port import Registry
+from coditect.registry.port import Registry, Search, following
 from coditect.registry.redis import RedisRegistry
-from coditect.registry.reference_clock import following
 from coditect.settings.addresses import vhost_of
 from coditect.settings.settings import Settings, read_settings
 from coditect.telemetry.logs import configure_logs
-from coditect.telemetry.metrics import MemoryMetrics
-from coditect.telemetry.names import JOBS_MENDED
-from coditect.telemetry.process import observe_process
-from coditect.telemetry.tracing.choose import open_tracing
-from coditect.telemetry.tracing.port import NO_TRACING, Tracing
+from coditect.telemetry.metrics import JOBS_MENDED, STORE_BYTES, MemoryMetrics
+from coditect.telemetry.process import observe_process, open_tracing
+from coditect.telemetry.tracing import NO_TRACING, Tracing
 from coditect.wire import routing
-from coditect.wire.addresses.return_addresses import ReturnAddresses
-from coditect.workflow.approvals.policy import ApprovalPolicy
-from dispatcher.approvals import informed, read_approvals
+from coditect.wire.routing import ReturnAddresses
+from coditect.workflow.approvals.policy import ApprovalPolicy, CapabilityFacts
+from coditect.workflow.approvals.signing import MIN_APPROVAL_KEY_CHARACTERS
 from dispatcher.capacity import Capacity
 from dispatcher.coordination import trigger_rows
 from dispatcher.ledger.ownership.shards import DEFAULT_SHARDS, LOCKS_SHARD_KEY, shard_of
 from dispatcher.liveness.eviction import Evictor, evictor
 from dispatcher.liveness.ping import Pings
-from dispatcher.ports import ClaimPaths, Ports
-from dispatcher.recorder.watch import read_watch
-from dispatcher.recovery import incarnations
+from dispatcher.ports import Ports
+from dispatcher.recovery import rebuild
 from dispatcher.recovery.failover import Predecessors, watching_agents
 from dispatcher.recovery.rebuild import rebuild_shard
 from dispatcher.requests.interest import hearing_listeners
+from dispatcher.requests.lessons import LessonRecorder
 from dispatcher.requests.server import RequestServer
 from dispatcher.requests.triggers import TriggerQueues
 from dispatcher.retention import Retention
@@ -61,17 +58,19 @@ from dispatcher.store.port import Database
 from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.taskgraph.port import TaskGraph
 from dispatcher.taskgraph.redis import RedisTaskGraph
-from dispatcher.undeliverable.notices import Notices
+from dispatcher.undeliverable import Notices
 
 log = logging.getLogger(__name__)
 
-CONNECT_SECONDS = 60.0
+DISPATCHER_CONNECT_SECONDS = 60.0
 TURN_SECONDS = 0.0005
 """On FoundationDB, the time after which a thread that runs gives way to one that wants to; a tenth of Python's own.
 
 The client's network thread needs a turn for each answer for which another waits, and brings no other until it has it.
 """
 REQUESTS = 200
+Wrap = Callable[[Broker, Database, TaskGraph], tuple[Broker, Database, TaskGraph]]
+"""The type of a function that wraps the ports of a dispatcher."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,6 @@ class DispatcherOptions:
     """The number of shards of a new store; an existing store keeps its own."""
     owner: str = field(default_factory=new_owner)
     """The name of this dispatcher process as a holder of leases; no other process may have it."""
-    ways: ClaimPaths = field(default_factory=ClaimPaths)
     reconcile_seconds: float = ROUND_SECONDS
     """The pause between two comparisons of RQ's jobs with the ledger."""
     keep_days: float = 7.0
@@ -95,6 +93,8 @@ class DispatcherOptions:
     """Whether all queues are quorum queues, as in a cluster; then follow-up tasks go to the capabilities' queues."""
     addresses: ReturnAddresses = field(default_factory=ReturnAddresses)
     """The reply addresses to which the dispatcher may send answers."""
+    capacity: Capacity | None = field(default=None, repr=False, compare=False)
+    """The count and limit of published tasks; None for one of the dispatcher's own."""
     metrics: MemoryMetrics | None = field(default=None, repr=False, compare=False)
     """The metrics of the process; None for metrics of the dispatcher's own."""
     health: Health | None = field(default=None, repr=False, compare=False)
@@ -138,16 +138,16 @@ async def running_dispatcher(
         store = database if database is not None else await stack.enter_async_context(MemoryDatabase())
         background = await stack.enter_async_context(Supervisor(options.health))
         reference, begun = await asyncio.gather(
-            following(clock, registry, background), incarnations.begin(store, graph, clock, background)
+            following(clock, registry, background), rebuild.begin_incarnation(store, graph, clock, background)
         )
         metrics = options.metrics or MemoryMetrics()
-        observe_process(metrics, reference, lambda: broker.server.certificate_end, background.health.deaths.total)
+        observe_process(metrics, broker, lambda: reference.ahead_ms / 1000, background.health.deaths.total)
         events = Events(broker, reference, source="/dispatcher", metrics=metrics)
         await broker.declare(base_topology() + control_plane())
         await stack.enter_async_context(hearing_listeners(broker, events, owner=options.owner))
-        capacity = Capacity(asyncio.get_running_loop().time)
+        capacity = options.capacity or Capacity(asyncio.get_running_loop().time)
         approvals = await informed(options.approvals, registry, background)
-        shared = (options.ways, begun.floor, options.quorum, metrics, options.tracing, approvals)
+        shared = (begun.floor, options.quorum, metrics, options.tracing, approvals)
         ports = Ports(broker, store, events, reference, background, capacity, *shared)
         pings = await stack.enter_async_context(Pings(broker, name=f"pings-{options.owner}"))
         ownership, control = compose(ports, options, graph, pings, Predecessors(evict, background, store).evict)
@@ -191,7 +191,9 @@ def compose(
     scheduler = Scheduler(ports, ownership, graph)
     ownership.on_request, ownership.on_room = control.arrived, scheduler.nudge
     triggers = TriggerQueues(ports, ownership)
-    ownership.on_open, ownership.on_close = triggers.opened, triggers.closed
+    lessons = LessonRecorder(ports, ownership)
+    ownership.on_open += [triggers.opened, lessons.opened]
+    ownership.on_close += [triggers.closed, lessons.closed]
     control.on_change = dict.fromkeys(trigger_rows.CHANGES, lambda body: triggers.changed(body["trigger"]))
     scheduler.open()
     if graph is not None:
@@ -220,8 +222,15 @@ def options_of(settings: Settings) -> DispatcherOptions:
     )
 
 
-async def serve(settings: Settings) -> None:
+def unwrapped(broker: Broker, database: Database, graph: TaskGraph) -> tuple[Broker, Database, TaskGraph]:
+    """Return the ports of a dispatcher as they are."""
+    return broker, database, graph
+
+
+async def serve(settings: Settings, *, wrap: Wrap = unwrapped) -> None:
     """Run one dispatcher until SIGTERM or SIGINT, or until its store or a critical loop fails.
+
+    The dispatcher works on the ports that `wrap` returns for its own, such as ports that write down what is called.
 
     Raises:
         CancelledError: when the signal comes before the dispatcher is ready.
@@ -229,18 +238,14 @@ async def serve(settings: Settings) -> None:
     stop = asyncio.Event()
     if (opening := asyncio.current_task()) is not None:
         on_stop_signal(opening.cancel)
-    watch = read_watch(os.environ)
     metrics = MemoryMetrics()
     options = options_of(settings)
     broker = AmqpBroker(
         settings.amqp_url,
         name=options.owner,
-        window=settings.window,
         declare=settings.declare,
         quorum=settings.reply_queue == "quorum",
-        wire=settings.wire,
-        heartbeat_seconds=settings.heartbeat_seconds,
-        connect_seconds=CONNECT_SECONDS,
+        connect_seconds=DISPATCHER_CONNECT_SECONDS,
     )
     readiness, health = Readiness(), broker.health
     options = replace(options, metrics=metrics, health=health)
@@ -249,16 +254,18 @@ async def serve(settings: Settings) -> None:
         await stack.enter_async_context(seen)
         await stack.enter_async_context(options.tracing)
         database = await _owned_store(stack, settings, readiness)
+        _observe_store(settings, metrics)
         await stack.enter_async_context(broker)
         registry = await stack.enter_async_context(RedisRegistry(settings.redis_url))
         graph = await stack.enter_async_context(RedisTaskGraph(settings.redis_url, worker=options.owner))
+        wrapped_broker, wrapped_store, wrapped_graph = wrap(broker, database, graph)
         running = await stack.enter_async_context(
             running_dispatcher(
-                broker=watch.broker(broker),
+                broker=wrapped_broker,
                 registry=registry,
                 clock=SystemClock(),
-                database=watch.database(database),
-                graph=watch.graph(graph),
+                database=wrapped_store,
+                graph=wrapped_graph,
                 evict=evictor(settings.management_url, vhost_of(settings.amqp_url)),
                 options=options,
             )
@@ -282,6 +289,14 @@ async def _owned_store(stack: AsyncExitStack, settings: Settings, readiness: Rea
     return await stack.enter_async_context(open_store(settings, on_wait=stand_by))
 
 
+def _observe_store(settings: Settings, metrics: MemoryMetrics) -> None:
+    """Register the size of a store that is a file; FoundationDB has metrics of its own."""
+    kind, _, place = settings.store_url.partition(":")
+    if kind == "sqlite":
+        files = [Path(place + ending) for ending in ("", "-wal")]
+        metrics.observe(STORE_BYTES, lambda: sum(file.stat().st_size for file in files if file.exists()))
+
+
 def open_store(settings: Settings, *, on_wait: Callable[[], None] = lambda: None) -> Database:
     """Return the unopened store that the settings name: `sqlite:PATH`, `fdb:CLUSTER_FILE` or `memory:`.
 
@@ -297,16 +312,7 @@ def open_store(settings: Settings, *, on_wait: Callable[[], None] = lambda: None
             return SqliteDatabase(Path(place), wait_seconds=math.inf, on_wait=on_wait)
         case "fdb":
             sys.setswitchinterval(TURN_SECONDS)
-            return FdbDatabase(
-                FdbSettings(
-                    cluster_file=place or None,
-                    tls_certificate_file=settings.fdb_tls_cert_file,
-                    tls_key_file=settings.fdb_tls_key_file,
-                    tls_authority_file=settings.fdb_tls_ca_file,
-                    tls_password=settings.fdb_tls_key_password,
-                    tls_verify_peers=settings.fdb_tls_verify_peers,
-                )
-            )
+            return FdbDatabase(FdbSettings(cluster_file=place or None))
         case "memory":
             return MemoryDatabase()
         case _:
@@ -323,19 +329,93 @@ def unready(broker: Broker, dispatcher: Dispatcher) -> str:
     return dispatcher.health.why_not()
 
 
-def main(settings: Settings | None = None) -> int:
+def main(settings: Settings | None = None, *, wrap: Wrap = unwrapped) -> int:
     """Run a dispatcher until it is stopped, and return the process's exit code.
 
-    The settings are those given, or else those of the environment.
+    The settings are those given, or else those of the environment. `wrap` wraps the ports, as in `serve`.
     """
     configure_logs()
     try:
         settings = settings or read_settings()
         configure_logs(settings)
-        run_loop(serve(settings))
+        run_loop(serve(settings, wrap=wrap))
     except asyncio.CancelledError:
         log.info("Stopped before the dispatcher was ready")
     except CoditectError as error:
         log.error("The dispatcher cannot run", extra={"reason": str(error)})
         return error.exit_code
     return 0
+
+
+REGISTERED_FACTS_SECONDS = 5.0
+"""The pause between two looks at what agents have registered."""
+MAX_KNOWN_CAPABILITIES = 10_000
+
+
+def read_approvals(path: str | None, key: str | None) -> ApprovalPolicy | None:
+    """Read the approval policy that the settings name, with the key that signs answers; None when they name neither.
+
+    Raises:
+        SetupError: when the key is too short.
+        NotFound: when there is no such file.
+        InputError: when the file is no approval policy.
+    """
+    if key is not None and len(key) < MIN_APPROVAL_KEY_CHARACTERS:
+        fix = "set CODITECT_APPROVAL_KEY, such as: openssl rand -hex 32"
+        raise SetupError("Answers to approvals are signed by a key of 32 characters or more", has=len(key), fix=fix)
+    if path is None:
+        return None if key is None else ApprovalPolicy((), answer_key=key)
+    from coditect.workflow.approvals.file import load_policy  # noqa: PLC0415 - only a dispatcher with a policy pays
+
+    policy = load_policy(path)
+    log.info("Approvals follow a policy", extra={"path": path, "rules": len(policy.rules), "policy": policy.digest})
+    return replace(policy, answer_key=key)
+
+
+async def informed(policy: ApprovalPolicy | None, registry: Registry, background: Supervisor) -> ApprovalPolicy | None:
+    """Return the policy; if a rule looks at tags or costs, add a lookup of those that agents register.
+
+    The lookup's data is refreshed in the background.
+    """
+    if policy is None or not any(rule.tags or rule.cost_above is not None for rule in policy.rules):
+        return policy
+    registered = RegisteredFacts(registry)
+    await registered.look()
+    background.keep(registered.run, name="registered capabilities", critical=False, idle=True)
+    return replace(policy, facts=registered.facts_of)
+
+
+class RegisteredFacts:
+    """The tags and costs that agents register for capabilities, kept also while no agent offers a capability."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self.facts: Mapping[str, CapabilityFacts] = MappingProxyType({})
+
+    def facts_of(self, capability: str) -> CapabilityFacts | None:
+        """Return a capability's known tags and cost; None when no agent is known to have offered the capability."""
+        return self.facts.get(capability)
+
+    async def run(self) -> None:
+        """Read the tags and costs from the registry every 5 seconds, until canceled."""
+        while True:
+            await asyncio.sleep(REGISTERED_FACTS_SECONDS)
+            await self.look()
+
+    async def look(self) -> None:
+        """Read the registry once; keep the known tags and costs when the registry does not answer."""
+        try:
+            records = await self._registry.find(Search())
+        except RegistryUnavailable as error:
+            log.info("What capabilities cost is not seen; what was known counts", extra={"reason": str(error)})
+            return
+        found: dict[str, CapabilityFacts] = {}
+        for record in records:
+            for offer in record.registration.capabilities:
+                tags, before = record.registration.tags | offer.tags, found.get(offer.name)
+                cost = offer.cost if before is None else max(before.cost, offer.cost)
+                found[offer.name] = CapabilityFacts(tags if before is None else before.tags | tags, cost)
+        for name, facts in self.facts.items():
+            if len(found) < MAX_KNOWN_CAPABILITIES:
+                found.setdefault(name, facts)
+        self.facts = MappingProxyType(found)

@@ -44,7 +44,7 @@ from dispatcher.taskgraph.port import TaskGraph
 
 log = logging.getLogger(__name__)
 
-NAME: leases.Name = ("leader", "sweep")
+SWEEP_LEASE: leases.Name = ("leader", "sweep")
 SWEEP_SECONDS = 60.0
 """The pause between two rounds of removals."""
 UPLOAD_MS = 3_600_000
@@ -89,7 +89,7 @@ class Retention:
             CoditectError: any error of the store or the task graph.
         """
         try:
-            lease = await self._ports.database.run(lambda tr: leases.acquire(tr, NAME, self._owner))
+            lease = await self._ports.database.run(lambda tr: leases.acquire(tr, SWEEP_LEASE, self._owner))
         except LostLease:
             return False
         if lease is None:
@@ -112,8 +112,8 @@ class Retention:
     async def _keys(self, lease: Lease, now_ms: int) -> None:
         await self._run(lease, lambda tr: remove.keep_keys(tr, now_ms=now_ms, ahead_ms=KEY_AHEAD_MS))
         for layer in (idempotency, answers):
-            expired = remove.MOST_ROWS
-            while expired == remove.MOST_ROWS:
+            expired = remove.MAX_REMOVED_ROWS
+            while expired == remove.MAX_REMOVED_ROWS:
                 expired = await self._run(lease, partial(layer.sweep, now_ms=now_ms))
 
     async def _forget_jobs(self, lease: Lease, before_ms: int, *, failed: bool) -> None:
@@ -156,7 +156,7 @@ class Retention:
             # those that keep themselves longer are not looked at again; clocks may differ by less than an hour
             if page.cursor is not None and not all(hidden) and page.cursor[0] < now_ms - SHOWN_FAILED_MS:
                 await self._run(lease, partial(remove.note_kept, shard=shard, cursor=page.cursor))
-            more = more or any(any(one) and len(one) == MOST_ENDED for one in (expired, hidden))
+            more = more or any(any(rows) and len(rows) == MOST_ENDED for rows in (expired, hidden))
         return more
 
     async def _uploads(self, lease: Lease, before_ms: int) -> None:

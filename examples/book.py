@@ -13,10 +13,10 @@ ALICE = {"chapters": [{"title": "Down", "text": "Alice was beginning"}, {"title"
 
 async def main() -> None:
     async with Client.from_env() as client:
-        run = await client.start(flow, ALICE, key="alice-1")
+        run = await client.start(flow, ALICE, idempotency_key="alice-1")
         print(await run.result(str, timeout="30s"))
 
-        again = await client.start(flow, ALICE, key="alice-1")
+        again = await client.start(flow, ALICE, idempotency_key="alice-1")
         print("the same workflow:", again.id == run.id, "- new:", again.new)
         async for attempt in run.attempts():
             print(attempt.node, attempt.status)

@@ -25,12 +25,14 @@ CHECKED = (
 
 def definitions(files: Iterable[Path]) -> dict[str, Any]:
     """Return the schema of `spec` of each version of each definition, by `name version`."""
-    found = [one for file in files for one in yaml.safe_load_all(file.read_text(encoding="utf-8")) if one]
+    found = [
+        document for file in files for document in yaml.safe_load_all(file.read_text(encoding="utf-8")) if document
+    ]
     return {
-        f"{one['metadata']['name']} {version['name']}": version["schema"]["openAPIV3Schema"]["properties"]["spec"]
-        for one in found
-        if one.get("kind") == "CustomResourceDefinition"
-        for version in one["spec"]["versions"]
+        f"{document['metadata']['name']} {version['name']}": version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+        for document in found
+        if document.get("kind") == "CustomResourceDefinition"
+        for version in document["spec"]["versions"]
     }
 
 
@@ -57,7 +59,7 @@ def differences(ours: dict[str, Any], published: dict[str, Any]) -> Iterator[str
                 yield f"{name} {path}: not published"
                 continue
             for key in CHECKED:
-                mine, other = (_unordered(key, one.get(key)) for one in (field, theirs[path]))
+                mine, other = (_unordered(key, schema.get(key)) for schema in (field, theirs[path]))
                 if mine != other:
                     yield f"{name} {path}: {key} is {mine!r}, published {other!r}"
 
@@ -71,12 +73,12 @@ def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("published", nargs="+", type=Path, help="a file with CustomResourceDefinitions of an operator")
     parser.add_argument("--ours", type=Path, default=FOLDER, help="the folder of the definitions to compare")
-    given = parser.parse_args(words)
-    ours = definitions(sorted(given.ours.glob("*.yaml")))
-    found = list(differences(ours, definitions(given.published)))
+    options = parser.parse_args(words)
+    ours = definitions(sorted(options.ours.glob("*.yaml")))
+    found = list(differences(ours, definitions(options.published)))
     for line in found:
         print(line)
-    count = sum(not path.endswith("[]") for one in ours.values() for path, _ in fields(one, "spec"))
+    count = sum(not path.endswith("[]") for definition in ours.values() for path, _ in fields(definition, "spec"))
     print(f"fields: {count}, differences: {len(found)}")
     return 1 if found else 0
 

@@ -2,7 +2,7 @@
 
     python scripts/dashboards.py
 
-The names of metrics and labels are those of `coditect/telemetry/names.py`; tests/observability checks each query.
+The names of metrics and labels are those of `coditect/telemetry/metrics.py`; tests/observability checks each query.
 """
 
 from __future__ import annotations
@@ -37,6 +37,12 @@ def rate(counter: str, *by: str) -> str:
 def quantile(share: float, histogram: str, *by: str) -> str:
     """Return the query of a histogram's quantile over the last moments."""
     return f"histogram_quantile({share}, sum{_by('le', *by)} (rate({histogram}_bucket[{RATE}])))"
+
+
+def slowest(histogram: str) -> str:
+    """Return the query of the highest value of the last moments; 0 if there was none."""
+    highest = f"histogram_quantile(1, sum by (le) (increase({histogram}_bucket[{RATE}])))"
+    return f"({highest} >= 0) or vector(0)"
 
 
 def _by(*labels: str) -> str:
@@ -110,6 +116,18 @@ DASHBOARDS = {
                 "Ends per second", "ops", ((rate("coditect_workflow_duration_seconds_count", "state"), "{{state}}"),)
             ),
             quantiles("Duration of workflows", "coditect_workflow_duration_seconds"),
+            quantiles("Duration by workflow", "coditect_workflow_named_duration_seconds", "workflow"),
+            Panel(
+                "Bottleneck nodes: seconds per second",
+                "short",
+                ((f"topk(5, {rate('coditect_workflow_node_duration_seconds_sum', 'node')})", "{{node}}"),),
+                description=(
+                    "The nodes whose last attempts take most of the time, with their waits for agents and signals. "
+                    "Attempts before the last, and the waits between, do not count."
+                ),
+            ),
+            Panel("Checkpoints per second", "ops", ((rate("coditect_checkpoints_total", "action"), "{{action}}"),)),
+            Panel("Size of the ledger", "bytes", (("max(coditect_store_bytes)", "SQLite"),)),
             Panel("Ended nodes per second", "ops", ((rate("coditect_workflow_steps_total", "state"), "{{state}}"),)),
             Panel(
                 "Shards", "short", (("max(coditect_shards)", "all"), ("sum(coditect_shards_owned)", "with an owner"))
@@ -149,6 +167,13 @@ DASHBOARDS = {
             ),
             quantiles("Waits for locks", "coditect_lock_wait_seconds"),
             Panel(
+                "Waits for locks: heat map",
+                "s",
+                ((f"sum by (le) (increase(coditect_lock_wait_seconds_bucket[{RATE}]))", "{{le}}"),),
+                "heatmap",
+                "How many locks were granted after which wait.",
+            ),
+            Panel(
                 "Contentions and timeouts per second",
                 "ops",
                 (
@@ -166,6 +191,13 @@ DASHBOARDS = {
                 "Clock ahead of the registry's",
                 "s",
                 (("max by (instance) (coditect_clock_skew_seconds)", "{{instance}}"),),
+            ),
+            Panel("Broker connected", "bool_yes_no", (("min by (instance) (coditect_broker_up)", "{{instance}}"),)),
+            Panel(
+                "Registry answers",
+                "bool_yes_no",
+                (("min by (instance) (coditect_registry_up) and on (instance) coditect_shards", "{{instance}}"),),
+                description="As the dispatchers see it, which look twice a second.",
             ),
             Panel("Open files", "short", (("process_open_fds", "{{instance}}"),)),
         ),
@@ -192,6 +224,15 @@ DASHBOARDS = {
                     (rate("coditect_agents_lost_total"), "lost"),
                     (rate("coditect_connections_evicted_total"), "evicted"),
                 ),
+            ),
+            Panel(
+                "Slowest recovery and release of locks",
+                "s",
+                (
+                    (slowest("coditect_agent_recovery_seconds"), "work"),
+                    (slowest("coditect_agent_locks_freed_seconds"), "locks"),
+                ),
+                description="From a lost agent's last sign of life, rounded up to a bucket; 0 while none was lost.",
             ),
             Panel(
                 "Loops started again per second",
@@ -222,6 +263,11 @@ DASHBOARDS = {
                 (("min by (server) (coditect_certificate_end_timestamp_seconds) - time()", "{{server}}"),),
                 "stat",
                 "Only with TLS.",
+            ),
+            Panel(
+                "Posts to HTTP agents per second",
+                "ops",
+                ((rate("coditect_http_agent_attempts_total", "outcome"), "{{outcome}}"),),
             ),
             Panel(
                 "Posts to webhooks per second",
@@ -275,6 +321,7 @@ def _panel(number: int, panel: Panel) -> dict[str, Any]:
                 "datasource": source,
                 "expr": expression,
                 "legendFormat": legend,
+                "format": "heatmap" if panel.kind == "heatmap" else "time_series",
                 "exemplar": True,
             }
             for index, (expression, legend) in enumerate(panel.queries)

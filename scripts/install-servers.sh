@@ -8,8 +8,8 @@ PATH="$PATH:/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin:/opt/homebrew/bin:/usr/
 has() { command -v "$1" >/dev/null 2>&1; }
 
 missing=()
-if [ -z "${CODITECT_AMQP_URL:-}${CODITECT_TEST_AMQP_URL:-}" ] && ! has rabbitmq-server; then missing+=(rabbitmq-server); fi
-if [ -z "${CODITECT_REDIS_URL:-}${CODITECT_TEST_REDIS_URL:-}" ] && ! has redis-server; then missing+=(redis-server); fi
+if [ -z "${CODITECT_AMQP_URL:-}" ] && ! has rabbitmq-server; then missing+=(rabbitmq-server); fi
+if [ -z "${CODITECT_REDIS_URL:-}" ] && ! has redis-server; then missing+=(redis-server); fi
 wanted=("${missing[@]}")
 for tool in "$@"; do
     case "$tool" in amqp-tools) program=amqp-publish ;; *) program="$tool" ;; esac

@@ -2,12 +2,13 @@
 # Builds a Kubernetes control plane from the Go module proxy into folder $1, once, and prints the folder of its
 # programs: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubectl and kwok, which plays the nodes.
 # Installs bubblewrap and OpenSSL, which the tests need beside them, where apt can.
-# Beside it, in crds/ and stages/: the CRDs of KEDA and of the Prometheus operator, and what kwok's nodes and pods do.
+# Beside it, in crds/ and stages/: the CRDs of KEDA, the Prometheus operator, cert-manager and the Gateway API, and what kwok's nodes and pods do.
 set -euo pipefail
-KUBERNETES=v1.37.2 ETCD=v3.7.3 KWOK=v0.8.0 KEDA=v2.21.0 PROMETHEUS_OPERATOR=v0.85.0
+KUBERNETES=v1.37.2 ETCD=v3.7.3 KWOK=v0.8.0 KEDA=v2.21.0 PROMETHEUS_OPERATOR=v0.85.0 \
+    CERT_MANAGER=v1.21.2 GATEWAY_API=v1.6.3
 mkdir -p "$1"
 tree="$(cd "$1" && pwd)"
-mark="$KUBERNETES $ETCD $KWOK $KEDA $PROMETHEUS_OPERATOR"
+mark="$KUBERNETES $ETCD $KWOK $KEDA $PROMETHEUS_OPERATOR $CERT_MANAGER $GATEWAY_API"
 say() { echo "$*" >&2; }
 
 source "$(dirname "$0")/apt.sh"
@@ -71,6 +72,8 @@ say "Building Kubernetes $KUBERNETES into $tree: once, up to an hour on two core
 copy "github.com/kedacore/keda/v2@$KEDA" config/crd/bases crds/keda
 copy "github.com/prometheus-operator/prometheus-operator@$PROMETHEUS_OPERATOR" \
     example/prometheus-operator-crd crds/prometheus-operator
+copy "github.com/cert-manager/cert-manager@$CERT_MANAGER" deploy/crds crds/cert-manager
+copy "sigs.k8s.io/gateway-api@$GATEWAY_API" config/crd/standard crds/gateway-api
 for stage in node/fast node/heartbeat-with-lease pod/fast volume/fast; do
     copy "sigs.k8s.io/kwok@$KWOK" "kustomize/stage/$stage" "stages/$stage"
 done

@@ -6,9 +6,9 @@ uv="${UV:-uv}"
 compile=("$uv" pip compile --quiet --generate-hashes --universal --no-header --no-annotate
     --no-emit-index-url --no-emit-find-links --python-version 3.11)
 "${compile[@]}" pyproject.toml --extra speed --extra dispatcher --extra fdb --extra api --extra metrics \
-    --constraint scripts/lock-constraints.txt --output-file requirements.lock
-"${compile[@]}" pyproject.toml --all-extras --group dev --constraint requirements.lock --output-file requirements-dev.lock
-"${compile[@]}" pyproject.toml --extra fleet --constraint requirements-dev.lock --output-file requirements-fleet.lock
-"${compile[@]}" pyproject.toml --extra speed --extra dispatcher --extra api --extra mcp --extra fleet --group demo --constraint requirements-dev.lock --output-file requirements-demo.lock
-"${compile[@]}" pyproject.toml --group package --constraint requirements-dev.lock --output-file requirements-package.lock
-"${compile[@]}" pyproject.toml --extra speed --extra dispatcher --extra telemetry --extra api --group bench --constraint requirements-dev.lock --output-file requirements-bench.lock
+    --constraint requirements/constraints.txt --output-file requirements/runtime.lock
+"${compile[@]}" pyproject.toml --all-extras --group dev --constraint requirements/runtime.lock --output-file requirements/dev.lock
+"${compile[@]}" pyproject.toml --extra fleet --constraint requirements/dev.lock --output-file requirements/fleet.lock
+"${compile[@]}" pyproject.toml --extra speed --extra dispatcher --extra api --extra mcp --extra fleet --group demo --constraint requirements/dev.lock --output-file requirements/demo.lock
+"${compile[@]}" pyproject.toml --group package --constraint requirements/dev.lock --output-file requirements/package.lock
+"${compile[@]}" pyproject.toml --extra speed --extra dispatcher --extra telemetry --extra api --group bench --constraint requirements/dev.lock --output-file requirements/bench.lock

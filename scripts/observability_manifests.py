@@ -20,9 +20,12 @@ COMPONENTS = ROOT / "k8s" / "components"
 HEADER = "# Written by scripts/observability_manifests.py from deploy/observability.\n"
 SCRAPE = {
     "job_name": "coditect",
-    "dns_sd_configs": [{"names": ["agents", "dispatchers"], "type": "A", "port": 9100, "refresh_interval": "15s"}],
+    "dns_sd_configs": [
+        {"names": names, "type": "A", "port": port, "refresh_interval": "15s"}
+        for names, port in ((["agents", "dispatchers"], 9100), (["apis"], 8009))
+    ],
 }
-"""The pods of the fleet, by two headless Services."""
+"""The pods of the fleet, by three headless Services."""
 
 
 def config_map(name: str, files: dict[str, str], **labels: str) -> dict[str, Any]:

@@ -15,16 +15,16 @@ for file in "$dist"/*; do
     cmp "$file" "$work/again/$(basename "$file")" || { echo "Not the same bytes: $file" >&2; exit 1; }
 done
 
-"$bin/cyclonedx-py" requirements requirements.lock --pyproject pyproject.toml --output-reproducible \
+"$bin/cyclonedx-py" requirements requirements/runtime.lock --pyproject pyproject.toml --output-reproducible \
     --of JSON --output-file "$dist/sbom.cdx.json" 2>"$work/sbom.log" || { cat "$work/sbom.log" >&2; exit 1; }
 
-"$bin/pip-audit" --disable-pip --require-hashes --requirement requirements.lock --format json \
+"$bin/pip-audit" --disable-pip --require-hashes --requirement requirements/runtime.lock --format json \
     --output "$work/audit.json" 2>"$work/audit.log" || { cat "$work/audit.log" "$work/audit.json" >&2; exit 1; }
 if grep -q skip_reason "$work/audit.json"; then
     echo "Audit: NOT DONE. The advisories of some packages could not be asked for:" >&2
     grep -o '"skip_reason": "[^"]*"' "$work/audit.json" | sed -n 1,3p >&2
     if [ "${AUDIT:-}" = required ]; then exit 1; fi
 else
-    echo "Audit: no known vulnerability in requirements.lock"
+    echo "Audit: no known vulnerability in requirements/runtime.lock"
 fi
 ls -l "$dist"

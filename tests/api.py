@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from httpx2 import ASGITransport, AsyncClient
+from starlette.types import Message
 
-from coditect.api.access.roles import Access, OpenAccess
+from coditect.aio.supervisor import Supervisor
+from coditect.api.access import Access, OpenAccess
 from coditect.api.application import create_app
 from coditect.api.connections import SharedConnections
-from coditect.api.direct_tasks import DirectTasks
-from coditect.api.limits import RequestRates
-from coditect.api.live.feed import LiveFeed
+from coditect.api.guard import RequestRates
+from coditect.api.live import LiveFeed
 from coditect.api.program import AnnouncedServer, listener, server_config
-from coditect.api.services import ApiServices
-from coditect.api.webhooks.sending import webhook_sender
+from coditect.api.services import ApiServices, DirectTasks
+from coditect.api.webhooks import webhook_sender
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.client.client import Client
-from coditect.model.limits.rate import Rate
+from coditect.model.limits import Rate
+from coditect.operations.scorecard import SharedScorecard
 from coditect.registry.memory import MemoryRegistry
-from coditect.settings.api import ApiSettings
+from coditect.settings.settings import ApiSettings
 from coditect.testing import TestFleet
 from tests.unit.cli.scene import ProbedBroker
 
@@ -43,6 +47,7 @@ async def services_of(
         MemoryBroker(server, name="api") as broker,
         LiveFeed(broker, name="api-test") as feed,
         webhook_sender(WEBHOOK_KEY, private=True) as sender,
+        Supervisor() as background,
     ):
         opened = SharedConnections(
             broker=lambda: ProbedBroker(server, {}),
@@ -60,6 +65,7 @@ async def services_of(
             direct_tasks=DirectTasks(),
             feed=feed,
             webhooks=sender,
+            scorecard=SharedScorecard(opened, background),
         )
 
 
@@ -95,3 +101,40 @@ async def api_of(
         transport = ASGITransport(app=app, raise_app_exceptions=False)
         async with AsyncClient(transport=transport, base_url=ADDRESS) as http:
             yield http
+
+
+@asynccontextmanager
+async def caller_that_leaves(api: AsyncClient, path: str, body: dict[str, Any]) -> AsyncIterator[list[Message]]:
+    """A POST request whose caller leaves at the end of the block; yields the messages of the response as they come."""
+    sent: list[Message] = []
+    leaves, asked = asyncio.Event(), iter([{"type": "http.request", "body": json.dumps(body).encode()}])
+
+    async def receive() -> Message:
+        if (request := next(asked, None)) is not None:
+            return request
+        await leaves.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json"), (b"host", b"127.0.0.1")],
+        "server": ("127.0.0.1", 8009),
+        "client": ("127.0.0.1", 1),
+        "scheme": "http",
+        "http_version": "1.1",
+    }
+    transport = api._transport
+    assert isinstance(transport, ASGITransport)
+    answering = asyncio.ensure_future(transport.app(scope, receive, send))
+    try:
+        yield sent
+    finally:
+        leaves.set()
+        await answering

@@ -2,9 +2,10 @@
 
 RabbitMQ 3.10 keeps its quorum queues by Ra. When one of Ra's processes dies a few times within seconds, as its writer
 of segments may when queues are deleted, Ra starts again without the queues, or not at all: publishes to them are
-refused, and a channel that consumes from one crashes (541), until the broker is started again. A queue of our own tells
-it; a broker that is slow, stopped or cut off does not count. The run's warning has the failure and what the broker
-logged, so that one can judge whether what was tested had a part in it.
+refused, and a channel that consumes from one crashes (541), until the broker is started again. So does one that
+declares a queue which dead-letters at least once, when too many of these queues' processes have died. A queue of our
+own tells both; a broker that is slow, stopped or cut off does not count. The run's warning has the failure and what
+the broker logged, so that one can judge whether what was tested had a part in it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,14 @@ from _pytest.runner import runtestprotocol
 from aiormq.exceptions import ConnectionInternalError, DeliveryError
 
 PROBE_SECONDS = 10.0
-ARGUMENTS: dict[str, Any] = {"x-queue-type": "quorum", "x-expires": 3_600_000}
+ARGUMENTS: dict[str, Any] = {
+    "x-queue-type": "quorum",
+    "x-expires": 3_600_000,
+    "x-overflow": "reject-publish",
+    "x-dead-letter-strategy": "at-least-once",
+    "x-dead-letter-exchange": "amq.fanout",
+}
+"""Those of our queues: what RabbitMQ dead-letters at least once has a process of its own, whose supervisor may end."""
 ROUTINE = re.compile(r"closing AMQP|on (AMQP )?connection|caused a channel exception|client unexpectedly closed")
 """What the broker logs of tests that provoke it on purpose."""
 

@@ -25,15 +25,16 @@ from coditect.testing import servers as servers_plugin
 from tests.broken_broker import look_at_brokers, run
 from tests.fdb_cluster import STORE_VARIABLE, clear_subspaces, put_in_place
 from tests.rerun import Impure, every_function_runs_twice, runs_twice
-from tests.servers import Servers, breakable, own_servers, servers
-from tests.support import WIRES
+from tests.servers import STARTUP, Servers, breakable, own_servers, servers
 
+if str(STARTUP) not in (searched := os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(STARTUP), *filter(None, searched)])
 if store := os.environ.get(STORE_VARIABLE):  # at once: the conftest files of folders import the store before any hook
     put_in_place(store)
 
 Result = TypeVar("Result")
 IMPURE = pytest.StashKey[list[Impure]]()
-__all__ = ["amqp_url", "breakable", "capability", "own_servers", "redis_url", "servers", "settings", "wire"]
+__all__ = ["amqp_url", "breakable", "capability", "own_servers", "redis_url", "servers", "settings"]
 
 ELSEWHERE = {
     "tests/languages": ("make languages", "CODITECT_LANGUAGES"),
@@ -44,7 +45,7 @@ ELSEWHERE = {
 """The tests that another target runs, that target, and the variable by which it has them collected."""
 
 # How long an example takes says something about the machine, not about the code. Each run draws others.
-for name, examples in (("whole", 50), ("quick", 10)):
+for name, examples in (("whole", 30), ("quick", 10)):
     hypothesis_settings.register_profile(
         name, max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
@@ -165,12 +166,6 @@ def settings(servers: Servers, tmp_path: Path) -> Settings:
         workspace=str(tmp_path),
         log_level="WARNING",
     )
-
-
-@pytest.fixture(params=WIRES)
-def wire(request: pytest.FixtureRequest) -> str:
-    """A wire path: what asks for it runs on each of them."""
-    return str(request.param)
 
 
 @pytest.fixture

@@ -20,8 +20,7 @@ from uuid import uuid4
 import pytest
 
 from dispatcher.store import memory
-from dispatcher.store.binding import load_binding
-from dispatcher.store.fdb import API_VERSION, FdbDatabase, FdbSettings
+from dispatcher.store.fdb import API_VERSION, FdbDatabase, FdbSettings, load_binding
 from dispatcher.store.limits import RUN_SECONDS
 from dispatcher.store.memory import NO_FAULTS, Disk, Faults
 from tests.fdb_stub import FdbStub

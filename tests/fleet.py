@@ -94,10 +94,8 @@ async def running(agent: Agent, servers: Servers, *, settings: Settings | None =
     chosen = settings or Settings(amqp_url=servers.amqp_url, redis_url=servers.redis_url, drain_seconds=5.0)
     prefix = f"test-{uuid4().hex}:"
     async with AsyncExitStack() as stack:
-        broker = await stack.enter_async_context(
-            AmqpBroker(chosen.amqp_url, name=f"{agent.name} client", wire=chosen.wire)
-        )
-        own = await stack.enter_async_context(AmqpBroker(chosen.amqp_url, name=agent.name, wire=chosen.wire))
+        broker = await stack.enter_async_context(AmqpBroker(chosen.amqp_url, name=f"{agent.name} client"))
+        own = await stack.enter_async_context(AmqpBroker(chosen.amqp_url, name=agent.name))
         registry = await stack.enter_async_context(RedisRegistry(chosen.redis_url, prefix=prefix))
         stack.push_async_callback(remove_queues, broker, [one.name for one in agent.capabilities])
         runtime = await stack.enter_async_context(

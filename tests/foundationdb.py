@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coditect.errors import SetupError
-from coditect.local.foundationdb import find_foundationdb
+from coditect.local.private import find_foundationdb
 from coditect.testing.servers import Kind, running_foundationdb, select
 
 

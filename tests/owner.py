@@ -16,9 +16,6 @@ from coditect.model.message import NO_HEADERS, Message
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import NO_LIMITS, Limits, Owner, Task
 from coditect.wire import routing, tasks
-from coditect.wire.addresses.target import pinned_message
-from coditect.wire.attempt_results import RESULTS_TYPE, read_results
-from coditect.wire.claims import Claim, Verdict
 from coditect.wire.control import (
     PROGRESS_TYPE,
     STARTED_TYPE,
@@ -30,7 +27,9 @@ from coditect.wire.control import (
     read_started,
 )
 from coditect.wire.json import dumps, loads
-from coditect.wire.tasks import AttemptResult, read_attempt_result
+from coditect.wire.routing import pinned_message
+from coditect.wire.tasks import OutcomeReport, read_outcome_report
+from coditect.wire.workflow_tasks import RESULTS_TYPE, Claim, Verdict, read_results
 
 Answer = Claim | Failure | None
 Decide = Callable[[dict[str, Any]], Answer]
@@ -46,7 +45,7 @@ class ScriptedOwner:
     clock: Clock = field(default_factory=SystemClock)
     decide: Decide = lambda _: None
     """The answer to a claim; None leaves it unanswered."""
-    results: list[AttemptResult] = field(default_factory=list)
+    results: list[OutcomeReport] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     started: list[Started] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
@@ -119,7 +118,7 @@ class ScriptedOwner:
         match message.type:
             case tasks.RESULT_TYPE:
                 self.messages.append(message)
-                self.results.append(read_attempt_result(message))
+                self.results.append(read_outcome_report(message))
             case kind if kind == RESULTS_TYPE:
                 self.messages.append(message)
                 self.results += read_results(message, str(self.shard))

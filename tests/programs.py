@@ -22,6 +22,7 @@ IMPORTED = [
     "coditect.cli.agent",
     "coditect.cli.dispatcher",
     "coditect.agent.program",
+    "coditect.api.program",
     "dispatcher.program",
 ]
 
@@ -68,18 +69,21 @@ class Program:
         self.process.kill()
 
 
-def begin(module: str, *arguments: str, environment: Mapping[str, str], errors: Path) -> Program:
-    """Start `python -m MODULE ARGUMENTS` with this environment, no input, and its errors in the file."""
+def begin(
+    module: str, *arguments: str, environment: Mapping[str, str], errors: Path, output: Path | None = None
+) -> Program:
+    """Start `python -m MODULE ARGUMENTS` with this environment, no input, and its errors and output in the files."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)
-    process = context.Process(target=_run, args=([module, *arguments], dict(environment), errors), daemon=True)
+    files = {0: os.devnull, 2: str(errors)} | ({} if output is None else {1: str(output)})
+    process = context.Process(target=_run, args=([module, *arguments], dict(environment), files), daemon=True)
     process.start()
     return Program(process)
 
 
-def _run(words: Sequence[str], environment: Mapping[str, str], errors: Path) -> None:
-    for descriptor, path, flags in (0, os.devnull, os.O_RDONLY), (2, errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC):
-        opened = os.open(path, flags, 0o666)
+def _run(words: Sequence[str], environment: Mapping[str, str], files: Mapping[int, str]) -> None:
+    for descriptor, path in files.items():
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC if descriptor else os.O_RDONLY, 0o666)
         os.dup2(opened, descriptor)
         os.close(opened)
     os.environ.clear()

@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from dispatcher.recorder.ports import RecordedDatabase
+from chaos.recorder import RecordedDatabase
 from dispatcher.store.memory import MemoryDatabase, View
 from dispatcher.store.retry import EarlierTries
 from dispatcher.store.transaction import Transaction, call
@@ -53,10 +53,10 @@ MOST_LOOKED_AT = 100
 """Values that the function can reach, the nearest first."""
 FIRST_FEW = 8
 """Of a collection these are looked at, and how many there are."""
-FIRST_RUNS, THEN_EVERY = 20, 10
+FIRST_RUNS, THEN_EVERY = 1, 30
 """Of the runs of one function in a test the first ones are made twice, and one in so many after them."""
-PRODUCT = ("dispatcher.", "coditect.model.")
-RECORDER = ("dispatcher.recorder.", "dispatcher.store.")
+PRODUCT = ("dispatcher.", "chaos.", "coditect.model.")
+RECORDER = ("chaos.recorder.", "dispatcher.store.")
 """A history of what was committed has every try in it; the store counts its own."""
 
 

@@ -18,18 +18,20 @@ import psutil
 import pytest
 
 from coditect.local import PrivateServers
-from coditect.local.servers.binaries import find_binaries
+from coditect.local.servers import find_binaries
 from coditect.testing.servers import ServerUrls as Servers
 from coditect.testing.servers import private, running_servers
 from tests.broken_broker import Watched, watched
 
 ROOT = Path(__file__).resolve().parent.parent
+STARTUP = ROOT / "tests" / "startup"
+"""On the path of each Python that a test starts."""
 EMPTIED = """\
 {Host, All, Who} = {<<"/">>, <<".*">>, <<"tests">>}, rabbit_vhost:delete(Host, Who), rabbit_vhost:add(Host, Who),
 rabbit_auth_backend_internal:set_permissions(<<"coditect">>, Host, All, All, All, Who).
 """
 """Removes the broker's virtual host with all that is in it, and makes it anew."""
-__all__ = ["ROOT", "Servers", "breakable", "own_servers", "private_servers_of_run", "servers"]
+__all__ = ["ROOT", "STARTUP", "Servers", "breakable", "own_servers", "private_servers_of_run", "servers"]
 
 
 @contextmanager

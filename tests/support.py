@@ -15,10 +15,6 @@ import psutil
 
 from coditect.errors import Retryable
 
-WIRES = ("plain", "direct")
-"""The wire paths to RabbitMQ; what is promised of a broker holds on both."""
-
-
 STALL_LOOK_SECONDS = 0.005
 SAMPLE_SECONDS = 0.02
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 import time
 from argparse import ArgumentParser
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,21 +26,26 @@ from typing import Any
 from rich.console import Console
 
 from agents.demo.board import Board, show
-from agents.demo.fleet import FLEET, demo_folder, running_fleet
-from agents.demo.flow import describe_flow, read_flow, run_flow
+from agents.demo.fleet import FLEET, RunningFleet, demo_folder, explain, running_fleet
+from agents.demo.flow import describe_flow, look_at, read_flow, run_flow
 from agents.demo.goal import goal_model, goal_settings, pursue_goal
-from agents.demo.kills import kill_agent, kill_broker
 from agents.demo.summary import NEXT, Settled, Totals, describe, total
 from agents.demo.work import DemoTask, announce, plan_work
 from agents.documenter import Docs
-from coditect import Client
+from coditect import Client, WorkflowRun
 from coditect.aio.loop import run_loop
 from coditect.errors import CoditectError, ResultTimeout, Retryable
 from coditect.messaging.event_stream import EventStream
 from coditect.telemetry.logs import JsonLines
+from coditect.workflow.states import TaskState
 
 _RESULT_WITHIN = "10m"
 _STOPPED = 130
+VICTIM = "reviewer-1"
+_REVIEWS_DONE = 20  # most of the work is still to do then
+_REVIEWERS = 2
+_NODES_DONE = 3
+_KILL_CHECK_SECONDS = 0.05
 
 
 async def run_demo(root: Path, console: Console, *, keep: bool = False) -> Totals:
@@ -157,12 +163,48 @@ async def _do(client: Client, job: DemoTask, board: Board) -> Settled:
     return settled
 
 
+async def kill_agent(fleet: RunningFleet, board: Board, *, say: Callable[[str], None]) -> None:
+    """Kill one reviewer process with -9, once 20 reviews are done, some by each reviewer; the supervisor restarts it.
+
+    The kill waits until every reviewer has answered something, also on a machine that gave one of them no time at
+    first.
+    """
+    while not _amid_reviews(board):  # noqa: ASYNC110 - the board has no event: it is looked at, as by the screen
+        await asyncio.sleep(_KILL_CHECK_SECONDS)
+    process = fleet.process_of(VICTIM)
+    if process is not None:
+        os.kill(process.pid, signal.SIGKILL)
+        say(f"KILLED {VICTIM} with -9, {board.open} tasks still to do: what it had in hand goes to another agent")
+
+
+def _amid_reviews(board: Board) -> bool:
+    return board.done("code.review") >= _REVIEWS_DONE and board.agents("code.review") >= _REVIEWERS
+
+
+async def kill_broker(fleet: RunningFleet, run: WorkflowRun, *, say: Callable[[str], None]) -> None:
+    """Kill RabbitMQ with -9 once three nodes of a workflow completed, and start it again; spare a user's own broker.
+
+    Nothing is killed when the workflow ends before.
+    """
+    if fleet.servers is None:
+        say("RabbitMQ is a server of yours (CODITECT_AMQP_URL): the demo does not kill it")
+        return
+    while (states := [row.state for row in await look_at(run)]).count(TaskState.COMPLETED) < _NODES_DONE:
+        if states and all(state.terminal for state in states):
+            return
+        await asyncio.sleep(_KILL_CHECK_SECONDS)
+    await fleet.servers.kill_broker()
+    say("KILLED RabbitMQ with -9 amid the workflow: its queues are on disk, the workflow is in the ledger")
+    await fleet.servers.start_broker()
+    say("RabbitMQ is back: agents, dispatcher and client connect again by themselves")
+
+
 def write_docs(settled: Sequence[Settled], folder: Path) -> None:
     """Write into a folder each page that the documenter agent returned, and overwrite pages of an earlier run."""
     folder.mkdir(parents=True, exist_ok=True)
-    for one in settled:
-        if isinstance(one.value, Docs):
-            (folder / f"{one.value.title}.md").write_text(one.value.markdown, encoding="utf-8")
+    for task in settled:
+        if isinstance(task.value, Docs):
+            (folder / f"{task.value.title}.md").write_text(task.value.markdown, encoding="utf-8")
 
 
 async def _stopped_by_signals(root: Path, console: Console, *, keep: bool) -> Totals:
@@ -188,31 +230,14 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep the fleet and its dashboard up until Ctrl-C")
     keep, console, code = parser.parse_args().keep, Console(), 1
     try:
-        with _told(console):
-            totals = run_loop(_stopped_by_signals(Path(__file__).resolve().parents[2], console, keep=keep))
-            code = 1 if totals.shortfalls else 0
-    except asyncio.CancelledError:
+        totals = run_loop(_stopped_by_signals(Path(__file__).resolve().parents[2], console, keep=keep))
+        code = 1 if totals.shortfalls else 0
+    except* CoditectError as errors:
+        console.print(explain(errors, title="The demo could not run"), markup=False, highlight=False, soft_wrap=True)
+    except* asyncio.CancelledError:
         console.print("Stopped, with everything that was started.")
         code = _STOPPED
     return code
-
-
-@contextmanager
-def _told(console: Console) -> Iterator[None]:
-    """Print each Coditect error of the block in place of raising it, with its fix and without a traceback."""
-    try:
-        yield
-    except* CoditectError as errors:
-        for error in _leaves(errors):
-            console.print(f"The demo could not run: {error}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _leaves(group: BaseExceptionGroup[CoditectError]) -> Iterator[CoditectError]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from rich.console import Console, Group
@@ -17,8 +17,8 @@ from agents.demo.summary import Settled, latest
 from agents.demo.work import DemoTask
 from coditect import Event
 
-_FRAME_EVERY_SECONDS = 0.125
-_LINE_EVERY_SECONDS = 0.5
+_FRAME_SECONDS = 0.125
+_LINE_SECONDS = 0.5
 
 
 @dataclass(slots=True)
@@ -55,12 +55,12 @@ class Board:
         if event.type == "task.started":
             self._started.add(event.subject)
 
-    def settled(self, task_id: str, one: Settled) -> None:
+    def settled(self, task_id: str, end: Settled) -> None:
         """Count a task as done or failed, note which agent answered, and keep any result as the latest to show."""
-        self._jobs.setdefault(task_id, one.job)
-        self._settled[task_id] = one.value is not None
-        self._agents.add((one.job.capability, one.agent_id))
-        self.latest = latest(one.value) or self.latest
+        self._jobs.setdefault(task_id, end.job)
+        self._settled[task_id] = end.value is not None
+        self._agents.add((end.job.capability, end.agent_id))
+        self.latest = latest(end.value) or self.latest
 
     @property
     def rows(self) -> dict[str, BoardRow]:
@@ -84,7 +84,7 @@ class Board:
 
     def agents(self, capability: str) -> int:
         """Return how many agents have answered tasks of a capability."""
-        return sum(of == capability and bool(agent_id) for of, agent_id in self._agents)
+        return sum(name == capability and bool(agent_id) for name, agent_id in self._agents)
 
     @property
     def open(self) -> int:
@@ -119,48 +119,29 @@ class Board:
 @asynccontextmanager
 async def show(board: Board, console: Console) -> AsyncIterator[None]:
     """Show the board on the console while the block runs, and once more at its end."""
-    if not console.is_terminal:
-        lines = _Lines(board, console)
-        async with _repeated(lines.print, _LINE_EVERY_SECONDS):
-            yield
-        return
-    with Live(board.table(), console=console, auto_refresh=False) as live:
-        async with _repeated(lambda: live.update(board.table(), refresh=True), _FRAME_EVERY_SECONDS):
-            yield
+    said = ""
+    screen: AbstractContextManager[Live | None] = nullcontext()
+    if console.is_terminal:
+        screen = Live(board.table(), console=console, auto_refresh=False)
 
+    def draw() -> None:
+        nonlocal said
+        if live is not None:
+            live.update(board.table(), refresh=True)
+        elif board.counts != said:
+            said, seconds = board.counts, time.monotonic() - board.began
+            console.print(f"{seconds:5.1f} s  {said}", markup=False, highlight=False, soft_wrap=True)
 
-@dataclass(slots=True)
-class _Lines:
-    board: Board
-    console: Console
-    said: str = ""
+    async def draw_often() -> None:
+        while True:
+            draw()
+            await asyncio.sleep(_LINE_SECONDS if live is None else _FRAME_SECONDS)
 
-    def print(self) -> None:
-        """Print the board's counts as one line, if they have changed since the last line."""
-        counts = self.board.counts
-        if counts != self.said:
-            self.said = counts
-            seconds = time.monotonic() - self.board.began
-            self.console.print(f"{seconds:5.1f} s  {counts}", markup=False, highlight=False, soft_wrap=True)
-
-
-@asynccontextmanager
-async def _repeated(draw: Callable[[], None], every_seconds: float) -> AsyncIterator[None]:
-    over = asyncio.Event()
-    async with asyncio.TaskGroup() as group:
-        group.create_task(_repeat(draw, every_seconds, over))
-        try:
-            yield
-        finally:
-            over.set()
-
-
-async def _repeat(draw: Callable[[], None], every_seconds: float, over: asyncio.Event) -> None:
-    while not over.is_set():
-        draw()
-        try:
-            async with asyncio.timeout(every_seconds):
-                await over.wait()
-        except TimeoutError:
-            continue
-    draw()
+    with screen as live:
+        async with asyncio.TaskGroup() as group:
+            drawing = group.create_task(draw_often())
+            try:
+                yield
+            finally:
+                drawing.cancel()
+                draw()

@@ -8,14 +8,17 @@ broken one is rolled back while its reason is known.
 from __future__ import annotations
 
 import asyncio
+import shutil
+import socket
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.demo.fleet import demo_folder, running_fleet
+from agents.demo.fleet import demo_folder, explain, running_fleet
 from agents.demo.flow import Flow, describe_flow
-from agents.demo.shop import BROKEN, GOOD, make_shop
+from agents.deployment.repository import commit_of, worktree
 from agents.deployment.service import Service
 from coditect import Client
 from coditect.aio.loop import run_loop
@@ -31,6 +34,53 @@ AGENTS = {
     "tester-1": ("agents/tester.py",),
 }
 _WITHIN = "3m"
+GOOD, BROKEN = "discount", "currency"
+_APP = '''"""A shop that answers over HTTP."""
+
+import json
+import os
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from prices import total
+
+
+class Shop(BaseHTTPRequestHandler):
+    """Answers each request with the version, and a total."""
+
+    def do_GET(self):
+        """Answer as JSON."""
+        body = json.dumps({"version": os.environ["SERVICE_VERSION"], "total": total([20, 30])}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+if __name__ == "__main__":
+    ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Shop).serve_forever()
+'''
+_PRICES = '''"""The prices of the shop."""
+
+
+def total(prices):
+    """Return what a cart costs."""
+    return sum(prices)
+'''
+_TESTS = """from prices import total
+
+
+def test_total():
+    assert total([20, 30]) == 50
+"""
+_MAIN = {"app.py": _APP, "prices.py": _PRICES, "test_prices.py": _TESTS}
+_BRANCHES = {
+    GOOD: {
+        "prices.py": _PRICES.replace("return sum(prices)", "return round(sum(prices) * 0.9)"),
+        "test_prices.py": _TESTS.replace("50", "45"),
+    },
+    BROKEN: {"app.py": _APP.replace("\n\nclass Shop", '\nCURRENCY = os.environ["SHOP_CURRENCY"]\n\n\nclass Shop')},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +105,16 @@ class Deployment:
         return self.flow.state is WorkflowState.COMPENSATED and bool(self.why) and self.after == self.before
 
 
-async def deploy(client: Client, root: Path, given: Mapping[str, str]) -> Deployment:
+async def deploy(client: Client, root: Path, workflow_input: Mapping[str, str]) -> Deployment:
     """Run the deployment workflow for one branch to its end, check that the service is healthy, and return the result.
 
     Raises:
         TaskFailed: the service is not well afterwards.
         CoditectError: the workflow could not be started, or did not end in time.
     """
-    service, definition = Service(root / given["service"]), load_workflow(root / FLOW)
+    service, definition = Service(root / workflow_input["service"]), load_workflow(root / FLOW)
     before, why = service.version, ""
-    run = await client.start(definition, given)
+    run = await client.start(definition, workflow_input)
     state = await run.wait(timeout=_WITHIN)
     try:
         await run.result()
@@ -93,18 +143,71 @@ async def run_deployments(root: Path, *, say: Callable[[str], None]) -> bool:
                 Client.from_env(fleet.environ) as client,
             ):
                 good = await deploy(client, root, {**places, "branch": GOOD})
-                say(_told(GOOD, good))
+                say(_described(GOOD, good))
                 broken = await deploy(client, root, {**places, "branch": BROKEN})
-                say(_told(BROKEN, broken))
+                say(_described(BROKEN, broken))
         finally:
             await asyncio.to_thread(Service(service).stop)
     return good.released and broken.rolled_back
 
 
-def _told(branch: str, of: Deployment) -> str:
-    versions = f"the service answers as {(of.after or 'none')[:12]}, before as {(of.before or 'none')[:12]}"
-    why = [f"  Why: {of.why}"] if of.why else []
-    return "\n".join(["", f"Branch {branch}: {versions}", *why, describe_flow(of.flow)])
+def _described(branch: str, deployment: Deployment) -> str:
+    versions = (
+        f"the service answers as {(deployment.after or 'none')[:12]}, before as {(deployment.before or 'none')[:12]}"
+    )
+    why = [f"  Why: {deployment.why}"] if deployment.why else []
+    return "\n".join(["", f"Branch {branch}: {versions}", *why, describe_flow(deployment.flow)])
+
+
+# The sample that is deployed: a small HTTP service in a git repository, with a good branch and one that breaks.
+#
+# The tests of both branches are green. `currency` reads a variable at its start that no one sets: only a running
+# service shows that.
+
+
+def make_shop(folder: Path) -> tuple[Path, Path]:
+    """Make the shop's repository and service from scratch, with branch `main` deployed; return both folders."""
+    shutil.rmtree(folder, ignore_errors=True)
+    repository, service = make_repository(folder / "repository"), Service(folder / "service")
+    version = commit_of(repository, "main")
+    service.release_folder(version).parent.mkdir(parents=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        (service.folder / "port").write_text(str(free.getsockname()[1]))
+    with worktree(repository, version, "first") as tree:
+        service.install(version, tree)
+    service.switch(version)
+    service.probe(version, within_seconds=30)
+    return repository, service.folder
+
+
+def files_of(branch: str) -> dict[str, str]:
+    """Return the files of a branch by their names."""
+    return _MAIN | _BRANCHES[branch]
+
+
+def make_repository(repository: Path) -> Path:
+    """Make the shop's repository with its branches; return its folder."""
+    repository.mkdir(parents=True)
+    _git(repository, "init", "--quiet", "--initial-branch", "main")
+    _commit(repository, "feat: open the shop", _MAIN)
+    for branch, files in _BRANCHES.items():
+        _git(repository, "switch", "--quiet", "--create", branch, "main")
+        _commit(repository, f"feat: add a {branch}", files)
+    _git(repository, "switch", "--quiet", "main")
+    return repository
+
+
+def _commit(repository: Path, message: str, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (repository / name).write_text(text)
+    _git(repository, "add", ".")
+    _git(repository, "commit", "--quiet", "--message", message)
+
+
+def _git(repository: Path, *arguments: str) -> None:
+    author = ("-c", "user.name=Shop", "-c", "user.email=shop@example.com", "-c", "commit.gpgsign=false")
+    subprocess.run(["git", *author, "-C", str(repository), *arguments], check=True)
 
 
 def main() -> int:
@@ -112,7 +215,7 @@ def main() -> int:
     try:
         return 0 if run_loop(run_deployments(Path(__file__).resolve().parents[2], say=print)) else 1
     except* CoditectError as errors:
-        print("The deployment could not run:", *errors.exceptions, sep="\n  ")
+        print(explain(errors, title="The deployment could not run"))
     return 1
 
 

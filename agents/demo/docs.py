@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agents.demo.fleet import demo_folder, running_fleet
+from agents.demo.fleet import demo_folder, explain, running_fleet
 from agents.demo.flow import Flow, describe_flow
 from agents.tools.model_stub import StubAnswer, model_stub
 from coditect import Client
@@ -34,9 +34,9 @@ _WITHIN = "3m"
 
 def introduce(messages: Sequence[Mapping[str, Any]]) -> StubAnswer:
     """Answer in place of a language model that is asked to introduce a page: give its title and its first words."""
-    given = json.loads(messages[1]["content"])
-    words = [line for line in given["text"].splitlines() if line and line[0].isalpha()]
-    return StubAnswer(f"This page is about {given['title']}. It begins: {(words or ['with a list'])[0]}")
+    page = json.loads(messages[1]["content"])
+    words = [line for line in page["text"].splitlines() if line and line[0].isalpha()]
+    return StubAnswer(f"This page is about {page['title']}. It begins: {(words or ['with a list'])[0]}")
 
 
 async def write_site(root: Path, *, say: Callable[[str], None]) -> Path:
@@ -47,7 +47,7 @@ async def write_site(root: Path, *, say: Callable[[str], None]) -> Path:
     """
     with demo_folder(root) as folder:
         sites = (folder / "sites").relative_to(root)
-        given = {"path": "coditect/workflow", "introduction": True, "folder": str(sites)}
+        workflow_input = {"path": "coditect/workflow", "introduction": True, "folder": str(sites)}
         flow = load_workflow(FLOW)
         async with model_stub(introduce, seconds=_MODEL_SECONDS) as url:
             settings = {"CODITECT_CHAT_URL": url, "CODITECT_CHAT_MODEL": "stand-in"}
@@ -55,7 +55,7 @@ async def write_site(root: Path, *, say: Callable[[str], None]) -> Path:
                 running_fleet(root, folder, settings=settings, say=say, agents=AGENTS) as fleet,
                 Client.from_env(fleet.environ) as client,
             ):
-                run = await client.start(flow, given)
+                run = await client.start(flow, workflow_input)
                 release = await run.result(timeout=_WITHIN)
                 rows = [row async for row in run.nodes()]
                 say(describe_flow(Flow(flow, await run.state(), rows)))
@@ -68,7 +68,7 @@ def main() -> int:
     try:
         site = run_loop(write_site(root, say=print))
     except* CoditectError as errors:
-        print("The documents could not be written:", *errors.exceptions, sep="\n  ")
+        print(explain(errors, title="The documents could not be written"))
     if site is None:
         return 1
     print(f"Each of the three waited {_MODEL_SECONDS:.0f} s for a stand-in of a model. Site: {site.relative_to(root)}")

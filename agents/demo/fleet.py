@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import join
 
-from coditect.agent.processes.process import ProcessId
+from coditect.agent.process import ProcessId
+from coditect.errors import CoditectError
 from coditect.local.errors import AlreadyUp
-from coditect.local.plan import LEDGER, ProcessPlan, Program, Role, UpPlan, process_plan
 from coditect.local.private import PrivateServers, private_servers
-from coditect.local.servers.ports import keep_addresses
+from coditect.local.servers import keep_addresses
 from coditect.local.state import UpFolder, dashboard_address, hold
 from coditect.local.supervisor import ProcessSupervisor, Say, guarded
+from coditect.local.up import LEDGER, ProcessPlan, Program, Role, UpPlan, process_plan
 from coditect.local.watchdog import new_marker
 
 FLEET = {
@@ -107,26 +108,26 @@ async def running_fleet(
     """
     # Settings that are meant for other programs (a port, a number of slots) must not reach all agents at once.
     environ = {name: value for name, value in os.environ.items() if not name.startswith("CODITECT_")}
-    given = {name: os.environ[name] for name in _URLS if os.environ.get(name)}
+    named_urls = {name: os.environ[name] for name in _URLS if os.environ.get(name)}
     addresses = keep_addresses(UpFolder(folder).servers)
-    urls = dict(zip(_URLS, (addresses.amqp_url, addresses.redis_url), strict=True)) | given
+    urls = dict(zip(_URLS, (addresses.amqp_url, addresses.redis_url), strict=True)) | named_urls
     parts = _plan(
         agents, UpPlan(folder, root, amqp_url=urls[_URLS[0]], redis_url=urls[_URLS[1]]), {**environ, **settings}
     )
     marker, ready = new_marker(), asyncio.Event()
     supervisor = ProcessSupervisor(parts.children, marker=marker, log_folder=UpFolder(folder).log, say=say)
     async with AsyncExitStack() as stack, _supervised(supervisor, marker, ready):
-        servers = await stack.enter_async_context(_servers(folder, environ, given, say=say))
+        servers = await stack.enter_async_context(_servers(folder, environ, named_urls, say=say))
         await ready.wait()
         dashboard = dashboard_address(UpFolder(folder).address_of("api") or "", parts.api_key)
-        yield RunningFleet({**environ, **urls}, None if _URLS[0] in given else servers, dashboard, supervisor)
+        yield RunningFleet({**environ, **urls}, None if _URLS[0] in named_urls else servers, dashboard, supervisor)
 
 
 @asynccontextmanager
 async def _servers(
-    folder: Path, environ: Mapping[str, str], given: Mapping[str, str], *, say: Say
+    folder: Path, environ: Mapping[str, str], named_urls: Mapping[str, str], *, say: Say
 ) -> AsyncIterator[PrivateServers]:
-    missing = [server for server, url in zip(("RabbitMQ", "Redis"), _URLS, strict=True) if url not in given]
+    missing = [server for server, url in zip(("RabbitMQ", "Redis"), _URLS, strict=True) if url not in named_urls]
     began = time.monotonic()
     if missing:
         say(f"Starting {' and '.join(missing)} in .coditect/{folder.name}")
@@ -166,3 +167,11 @@ async def _supervised(supervisor: ProcessSupervisor, marker: str, ready: asyncio
                 yield
             finally:
                 stop.set()
+
+
+def explain(errors: BaseExceptionGroup[CoditectError], *, title: str) -> str:
+    """Return each error of a group, however deeply nested, on a line with its fix and without a traceback."""
+    return "\n".join(
+        explain(error, title=title) if isinstance(error, BaseExceptionGroup) else f"{title}: {error}"
+        for error in errors.exceptions
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coditect import Client, Run
+from coditect import Client, WorkflowRun
 from coditect.errors import Retryable
 from coditect.workflow.definition import Definition
 from coditect.workflow.documents.file import load_workflow
@@ -42,10 +42,10 @@ def read_flow(root: Path) -> Definition:
 async def run_flow(
     client: Client,
     definition: Definition,
-    given: Any,
+    workflow_input: Any,
     *,
     say: Callable[[str], None],
-    meanwhile: Callable[[Run], Awaitable[None]] | None = None,
+    meanwhile: Callable[[WorkflowRun], Awaitable[None]] | None = None,
 ) -> Flow:
     """Run a workflow, grant its approvals, and call `meanwhile` beside it; return the workflow when both have ended.
 
@@ -53,7 +53,7 @@ async def run_flow(
         ResultTimeout: the workflow did not end within ten minutes.
         CoditectError: the workflow could not be started.
     """
-    run = await client.start(definition, given)
+    run = await client.start(definition, workflow_input)
     say(f"Workflow {definition.name} is accepted: {run.id}")
     async with asyncio.TaskGroup() as group:
         granting = group.create_task(_grant(run, say))
@@ -64,7 +64,7 @@ async def run_flow(
     return Flow(definition, state, [row async for row in run.nodes()])
 
 
-async def look_at(run: Run) -> list[NodeRow]:
+async def look_at(run: WorkflowRun) -> list[NodeRow]:
     """Return the present report on each node of a workflow; an empty list when a request fails, but is retryable."""
     try:
         return [row async for row in run.nodes()]
@@ -72,17 +72,17 @@ async def look_at(run: Run) -> list[NodeRow]:
         return []
 
 
-async def _beside(run: Run, meanwhile: Callable[[Run], Awaitable[None]] | None) -> None:
+async def _beside(run: WorkflowRun, meanwhile: Callable[[WorkflowRun], Awaitable[None]] | None) -> None:
     if meanwhile is not None:
         await meanwhile(run)
 
 
-async def _grant(run: Run, say: Callable[[str], None]) -> None:
+async def _grant(run: WorkflowRun, say: Callable[[str], None]) -> None:
     """Grant each approval of a workflow as it comes, until canceled, since the demo has no person to ask."""
     while True:
         for row in (row for row in await look_at(run) if row.state is TaskState.AWAITING_APPROVAL):
             say(f"  {row.name} asks: {row.question}  Granted by the demo, for a person.")
-            await run.answer(row.name, granted=True, by="the demo")
+            await run.grant(row.name, by="the demo")
         await asyncio.sleep(_LOOK_SECONDS)
 
 
@@ -108,8 +108,8 @@ def _in_order(flow: Flow) -> Iterator[tuple[str, NodeRow]]:
 
 
 def _cells(row: NodeRow, layer: str, begin: int, rows: Sequence[NodeRow]) -> tuple[str, ...]:
-    elements = [one for one in rows if one.name.startswith(f"{row.name}[")]
-    agents = sorted({one.agent for one in elements or [row] if one.agent})
+    elements = [element for element in rows if element.name.startswith(f"{row.name}[")]
+    agents = sorted({ran.agent for ran in elements or [row] if ran.agent})
     after = f"after {', '.join(row.after)}" if row.after else ""
     return (
         layer,
@@ -123,7 +123,9 @@ def _cells(row: NodeRow, layer: str, begin: int, rows: Sequence[NodeRow]) -> tup
 
 
 def _times(row: NodeRow, elements: Sequence[NodeRow], begin: int) -> str:
-    first = min((one.started_at_ms for one in elements if one.started_at_ms is not None), default=row.started_at_ms)
+    first = min(
+        (element.started_at_ms for element in elements if element.started_at_ms is not None), default=row.started_at_ms
+    )
     began = row.ready_at_ms if first is None else first
     if began is None or row.finished_at_ms is None:
         return ""

@@ -67,12 +67,14 @@ def goal_settings(root: Path, model_url: str) -> dict[str, str]:
 
 def write_notes(messages: Sequence[Mapping[str, Any]]) -> StubAnswer:
     """Answer in place of a model that writes release notes: first ask for a summary of the changes, then write them."""
-    given, last = json.loads(messages[1]["content"]), messages[-1]
+    task_input, last = json.loads(messages[1]["content"]), messages[-1]
     if last["role"] != "tool":
-        return StubAnswer(tool="text_summarize", arguments={"text": given["changes"], "sentences": _SENTENCES})
-    lines = [f"Release notes of {given['date'][:10]}"]
-    lines += [f"* {one}" for one in json.loads(last["content"])["sentences"]]
-    return StubAnswer("\n".join([*lines, f"{given['files_reviewed']} files reviewed, {given['remarks']} remarks."]))
+        return StubAnswer(tool="text_summarize", arguments={"text": task_input["changes"], "sentences": _SENTENCES})
+    lines = [f"Release notes of {task_input['date'][:10]}"]
+    lines += [f"* {sentence}" for sentence in json.loads(last["content"])["sentences"]]
+    return StubAnswer(
+        "\n".join([*lines, f"{task_input['files_reviewed']} files reviewed, {task_input['remarks']} remarks."])
+    )
 
 
 def kind_of(node: NodeRow) -> str:
@@ -81,11 +83,11 @@ def kind_of(node: NodeRow) -> str:
 
 
 async def pursue_goal(client: Client, environ: Mapping[str, str], root: Path, *, say: Callable[[str], None]) -> str:
-    """Run `coditect goal` and `coditect autonomy` and print their output; return what was missed, empty if nothing."""
+    """Run `workflow start --goal` and `approval audit --autonomy`, print their output, and return what was missed."""
     reached = await _reached(client, environ, root, say)
     for line in describe_goal(reached):
         say(line)
-    rate, said, failed = await _command(["autonomy"], environ, root, say)
+    rate, said, failed = await _command(["approval", "audit", "--autonomy"], environ, root, say)
     say(rate.rstrip() or said)
     say(AUTONOMY)
     return reached.shortfall or ("the autonomy rate is not known" if failed else "")
@@ -93,21 +95,21 @@ async def pursue_goal(client: Client, environ: Mapping[str, str], root: Path, *,
 
 def describe_goal(reached: GoalReached) -> Iterator[str]:
     """Yield lines that show which agent ran each node of the goal's plan, and then the release notes."""
-    cells = [(one.name, one.capability, one.agent or "", kind_of(one)) for one in reached.nodes]
+    cells = [(node.name, node.capability, node.agent or "", kind_of(node)) for node in reached.nodes]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     yield from ("  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
     yield from (f"  | {line}" for line in reached.value.splitlines())
 
 
 async def _reached(client: Client, environ: Mapping[str, str], root: Path, say: Callable[[str], None]) -> GoalReached:
-    arguments = ["goal", GOAL, "--templates", str(TEMPLATES), "--output", "json"]
+    arguments = ["workflow", "start", "--goal", GOAL, "--templates", str(TEMPLATES), "--output", "json"]
     out, said, failed = await _command(arguments, environ, root, say)
     say(said.strip())
     if failed:
         return GoalReached(trouble=said.strip().splitlines()[-1] if said.strip() else "no answer")
-    told = json.loads(out)
-    nodes = [row async for row in client.run(told["workflow"]).nodes()]
-    return GoalReached(sorted(nodes, key=lambda row: row.finished_at_ms or 0), str(told["value"]))
+    answer = json.loads(out)
+    nodes = [row async for row in client.workflows.get(answer["workflow"]).nodes()]
+    return GoalReached(sorted(nodes, key=lambda row: row.finished_at_ms or 0), str(answer["value"]))
 
 
 async def _command(

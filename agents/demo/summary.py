@@ -13,10 +13,10 @@ from pydantic import BaseModel
 
 from agents.demo.work import DemoTask
 from agents.documenter import Docs, DocsRequest
-from agents.review.findings import Severity
 from agents.reviewer import Review
 from agents.summarizer import Summary
 from agents.tester import TestsReport
+from agents.tools.review import Severity
 from coditect.workflow.states import WorkflowState
 
 MIN_COMPLETED, MIN_PROCESSES, MIN_AT_ONCE = 101, 5, 100
@@ -80,14 +80,14 @@ class Totals:
 
 def total(settled: Sequence[Settled], wall_seconds: float, *, workflow: WorkflowState) -> Totals:
     """Return the totals of a demo run from the ends of its tasks and the state of its workflow."""
-    completed = sum(one.value is not None for one in settled)
-    lost = sum(one.lost for one in settled)
+    completed = sum(task.value is not None for task in settled)
+    lost = sum(task.lost for task in settled)
     return Totals(
         completed=completed,
         failed=len(settled) - completed - lost,
         lost=lost,
-        processes=len({one.agent_id for one in settled if one.agent_id}),
-        at_once=peak([(one.started_ms, one.finished_ms) for one in settled if one.started_ms]),
+        processes=len({task.agent_id for task in settled if task.agent_id}),
+        at_once=peak([(task.started_ms, task.finished_ms) for task in settled if task.started_ms]),
         wall_seconds=wall_seconds,
         workflow=workflow,
     )
@@ -112,8 +112,8 @@ def describe(settled: Sequence[Settled], totals: Totals) -> str:
         *_about_agents(settled),
         "",
         *_example(settled),
-        *_about_reviews([one.value for one in settled if isinstance(one.value, Review)]),
-        *_about_tests([one.value for one in settled if isinstance(one.value, TestsReport)]),
+        *_about_reviews([task.value for task in settled if isinstance(task.value, Review)]),
+        *_about_tests([task.value for task in settled if isinstance(task.value, TestsReport)]),
         *_about_texts(settled),
         *_about_errors(settled),
     ]
@@ -136,17 +136,17 @@ def latest(value: BaseModel | None) -> str:
 
 
 def _about_agents(settled: Sequence[Settled]) -> Iterator[str]:
-    counts = Counter(one.agent_id for one in settled if one.agent_id)
+    counts = Counter(task.agent_id for task in settled if task.agent_id)
     if counts:
         yield ", ".join(f"{agent_id} did {counts[agent_id]}" for agent_id in sorted(counts))
 
 
 def _example(settled: Sequence[Settled]) -> Iterator[str]:
     """Yield lines that show the demo's task about README.md with its input and output, if it ended with a value."""
-    for one in settled:
-        if one.job.subject == _EXAMPLE and one.value is not None:
-            yield f"One of them, {one.job.capability} of {one.job.subject}, answered:"
-            for name, field in one.value.model_dump(mode="json", exclude_unset=True).items():
+    for task in settled:
+        if task.job.subject == _EXAMPLE and task.value is not None:
+            yield f"One of them, {task.job.capability} of {task.job.subject}, answered:"
+            for name, field in task.value.model_dump(mode="json", exclude_unset=True).items():
                 yield from wrap(
                     ", ".join(map(str, field)) if isinstance(field, list) else str(field),
                     _EXAMPLE_WIDTH,
@@ -175,13 +175,13 @@ def _about_tests(reports: Sequence[TestsReport]) -> Iterator[str]:
 
 
 def _about_texts(settled: Sequence[Settled]) -> Iterator[str]:
-    docs = [one.value for one in settled if isinstance(one.value, Docs)]
-    summaries = [one.value for one in settled if isinstance(one.value, Summary)]
+    docs = [task.value for task in settled if isinstance(task.value, Docs)]
+    summaries = [task.value for task in settled if isinstance(task.value, Summary)]
     names, documented = sum(page.objects for page in docs), sum(page.documented for page in docs)
     yield f"Docs: {len(docs)} pages written, {documented} of {names} public names documented"
-    overviews = sum(one.value is not None and _asks(one.job) for one in settled)
+    overviews = sum(task.value is not None and _asks(task.job) for task in settled)
     yield f"  {overviews} overviews on top of them were asked of the summarizer by the documenter"
-    yield f"Summaries: {len(summaries)} texts, {sum(one.sentences_read for one in summaries)} sentences read"
+    yield f"Summaries: {len(summaries)} texts, {sum(summary.sentences_read for summary in summaries)} sentences read"
 
 
 def _asks(job: DemoTask) -> bool:
@@ -189,8 +189,8 @@ def _asks(job: DemoTask) -> bool:
 
 
 def _about_errors(settled: Sequence[Settled]) -> Iterator[str]:
-    errors = [one for one in settled if one.error]
-    yield from (f"  {one.job.capability} {one.job.subject}: {_first(one.error)}" for one in errors[:_SHOWN])
+    errors = [task for task in settled if task.error]
+    yield from (f"  {task.job.capability} {task.job.subject}: {_first(task.error)}" for task in errors[:_SHOWN])
 
 
 def _first(text: str) -> str:

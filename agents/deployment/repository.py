@@ -1,19 +1,24 @@
-"""A git repository on the agent's machine: what a branch changes, and fresh worktrees of a commit."""
+"""A git repository on the agent's machine: fetch it, read what a branch changes, and check commits out."""
 
 from __future__ import annotations
 
 import fcntl
+import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
-from coditect.errors import InputError, SetupError
+from agents.tester import clean_environment
+from coditect.errors import InputError, Retryable, SetupError
 
 _QUIET = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
 """Options with which git runs no hook and no file system monitor of the repository."""
 _WITHIN_SECONDS = 60
+_FETCH_SECONDS = 300
 MOST_DIFF_BYTES = 500_000
+_WITHOUT_LFS = {"filter.lfs.process": "", "filter.lfs.smudge": "", "filter.lfs.required": "false"}
 _EVERYTHING = ("--no-ext-diff", "--no-textconv", "--text", "--no-color")
 """A diff has all lines, whatever attributes of the files say: `-diff` would keep them from review and policy."""
 
@@ -38,12 +43,35 @@ def diff_of(repository: Path, base: str, commit: str) -> str:
         InputError: not retryable; the two have no common ancestor, nothing changed, or too much.
     """
     found = _run(repository, "diff", *_EVERYTHING, f"{base}...{commit}", "--")
-    text = found.stdout.decode(errors="replace")
-    if found.returncode != 0 or not 0 < len(text) <= MOST_DIFF_BYTES:
+    if found.returncode != 0 or not 0 < len(found.stdout) <= MOST_DIFF_BYTES:
         reason = found.stderr.decode(errors="replace").strip()[:300]
         fix = "give a branch with changes of at most 500 kB since its base"
-        raise InputError("there is no diff to review", characters=len(text), reason=reason, fix=fix)
-    return text
+        raise InputError("there is no diff to review", bytes=len(found.stdout), reason=reason, fix=fix)
+    return found.stdout.decode(errors="replace")
+
+
+def fetch(repository: Path, url: str, refs: Mapping[str, str], options: Mapping[str, str]) -> None:
+    """Fetch refs of another repository, each under a name of its own, into a bare one, which is made if it is missing.
+
+    Neither the user's nor the machine's configuration of git applies, and `options` are passed by the environment:
+    other users can read a command line, which must hold no token. No large files of LFS are fetched here or when the
+    commit is checked out, since a commit's own file says from which server.
+
+    Raises:
+        Retryable: the other repository cannot be read.
+    """
+    repository.mkdir(parents=True, exist_ok=True)
+    with _alone(repository):
+        if not (repository / "HEAD").exists():
+            _run(repository, "init", "--quiet", "--bare")
+        for name, value in _WITHOUT_LFS.items():
+            _run(repository, "config", name, value)
+        refspecs = [f"+{theirs}:{ours}" for theirs, ours in refs.items()]
+        flags = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules")
+        fetched = _run(repository, "fetch", *flags, "--", url, *refspecs, options=options)
+    if fetched.returncode != 0:
+        reason = fetched.stderr.decode(errors="replace").strip()[-300:]
+        raise Retryable("git cannot fetch from the server", url=url, refs=list(refs), reason=reason)
 
 
 @contextmanager
@@ -71,9 +99,9 @@ def worktree(repository: Path, commit: str, name: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _alone(trees: Path) -> Iterator[None]:
-    """Let only one process make or remove worktrees of the repository: git removes what another git is making."""
-    with (trees / ".lock").open("w") as file:
+def _alone(folder: Path) -> Iterator[None]:
+    """Let only one process fetch, or make or remove worktrees: git removes what another git is making."""
+    with (folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -83,19 +111,50 @@ def _remove(repository: Path, tree: Path) -> None:
     _run(repository, "worktree", "prune")
 
 
-def _run(repository: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+def _run(
+    repository: Path, *arguments: str, options: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
     """Run git in a repository, and return its exit code, which the caller must check, and its output.
+
+    Of more output than a diff may have, the beginning is returned. With `options`, git knows no others, reaches HTTP
+    servers only, and has five minutes.
 
     Raises:
         SetupError: not retryable; git is not installed.
+        Retryable: git did not end in time.
     """
-    try:
-        return subprocess.run(
-            ["git", *_QUIET, "-C", str(repository), *arguments],
-            capture_output=True,
-            check=False,
-            timeout=_WITHIN_SECONDS,
-            stdin=subprocess.DEVNULL,
-        )
-    except FileNotFoundError as error:
-        raise SetupError("git is missing; install it beside the agent") from error
+    seconds = _WITHIN_SECONDS if options is None else _FETCH_SECONDS
+    command = ["git", *_QUIET, "-C", str(repository), *arguments]
+    environment = None if options is None else _isolated(repository, options)
+    with TemporaryFile() as output:
+        try:
+            ran = subprocess.run(
+                command,
+                check=False,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.PIPE,
+                timeout=seconds,
+            )
+        except FileNotFoundError as error:
+            raise SetupError("git is missing; install it beside the agent") from error
+        except subprocess.TimeoutExpired as error:
+            raise Retryable("git did not end in time", command=arguments[0], seconds=seconds) from error
+        output.seek(0)
+        ran.stdout = output.read(MOST_DIFF_BYTES + 1)
+    return ran
+
+
+def _isolated(repository: Path, options: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of git: only these options, no prompts, and no protocol but HTTP."""
+    fixed = {
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ALLOW_PROTOCOL": "http:https",
+        "GIT_CONFIG_COUNT": str(len(options)),
+    }
+    for number, (name, value) in enumerate(options.items()):
+        fixed |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
+    return clean_environment(os.environ, repository) | fixed

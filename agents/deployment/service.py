@@ -23,15 +23,18 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from threading import Event, Timer
+from typing import IO, Any
 
 import psutil
 
@@ -70,6 +73,15 @@ then: the pid of a running service is known even when its starter was killed mea
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
 
+def outliving(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a process that is to outlive the agent that starts it: it is marked as the fleet's.
+
+    A supervisor ends the processes that carry the mark of an agent that died.
+    """
+    fleet, marked, _ = environment.get(STARTED_BY, "").partition(":")
+    return {**environment, **({STARTED_BY: f"{fleet}:service:"} if marked else {})}
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """A service on this machine, known by its folder: its versions, and its process."""
@@ -105,6 +117,16 @@ class Service:
             raise InputError("this is no version of a service", given=version[:100], fix="give a commit's hash")
         return self.folder / "releases" / version
 
+    def releases(self) -> list[str]:
+        """Return all versions that are installed, the latest first."""
+        folders = [folder for folder in (self.folder / "releases").iterdir() if not folder.name.startswith(".")]
+        return [folder.name for folder in sorted(folders, key=lambda folder: folder.stat().st_mtime_ns, reverse=True)]
+
+    def earlier_releases(self) -> list[str]:
+        """Return the versions that were installed before the present one, the latest first."""
+        versions = self.releases()
+        return versions[versions.index(self.version) + 1 :] if self.version in versions else []
+
     def note(self, name: str, text: str) -> str:
         """Write a text atomically into a hidden file of the service, unless the file exists; return the file's text."""
         place = self.folder / f".{name}"
@@ -123,6 +145,7 @@ class Service:
         shutil.rmtree(draft, ignore_errors=True)
         left_out = shutil.ignore_patterns(".git", "__pycache__")
         shutil.copytree(files, draft, ignore=left_out, symlinks=True)  # which may lead anywhere, also in a circle
+        os.utime(draft)  # by which the releases are in order
         draft.rename(place)
 
     def switch(self, version: str | None) -> None:
@@ -193,21 +216,24 @@ class Service:
         The check runs as the service does: in its version's folder, with the same interpreter and variables.
         """
         place = self.release_folder(version)
-        if not any(_CHECK.encode() in file.read_bytes() for file in place.rglob("*.py") if file.is_file()):
+        files = (file for file in place.rglob("*.py") if file.is_file() and not file.is_symlink())
+        if not any(_CHECK.encode() in file.read_bytes() for file in files):
             return ""
-        try:
-            ran = subprocess.run(
-                [*_APP, _CHECK],
-                cwd=place,
-                env=self._environment(version),
-                capture_output=True,
-                timeout=_CHECK_WITHIN_SECONDS,
-                stdin=subprocess.DEVNULL,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return f"app.py {_CHECK} did not end within {_CHECK_WITHIN_SECONDS} s"
-        last = ran.stderr.decode(errors="replace").strip().rpartition("\n")[2][:300]
+        with TemporaryFile() as errors:
+            try:
+                ran = subprocess.run(
+                    [*_APP, _CHECK],
+                    cwd=place,
+                    env=self._environment(version),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                    timeout=_CHECK_WITHIN_SECONDS,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                return f"app.py {_CHECK} did not end within {_CHECK_WITHIN_SECONDS} s"
+            last = end_of(errors, _TAIL_CHARACTERS).rpartition("\n")[2][:300]
         return "" if ran.returncode == 0 else (last or f"exit {ran.returncode}")
 
     def _start(self, version: str, lock: int) -> None:
@@ -224,13 +250,7 @@ class Service:
         )
 
     def _environment(self, version: str) -> dict[str, str]:
-        """Return the variables of a version's processes; `STARTED_BY` names the fleet, not the agent that starts them.
-
-        A supervisor ends the processes that carry the mark of an agent that died.
-        """
-        environment = clean_environment(os.environ, self.folder) | {"SERVICE_VERSION": version}
-        fleet, marked, _ = environment.get(STARTED_BY, "").partition(":")
-        return environment | ({STARTED_BY: f"{fleet}:service:"} if marked else {})
+        return outliving(clean_environment(os.environ, self.folder)) | {"SERVICE_VERSION": version}
 
     def process(self) -> psutil.Process | None:
         """Return the service's process; None when there is none, or it has ended."""
@@ -249,46 +269,111 @@ class Service:
         Raises:
             TaskFailed: it does not within the time, or its process has ended; with the end of its log.
         """
-        end, last = time.monotonic() + within_seconds, ""
-        while time.monotonic() < end:
-            try:
-                told = self.health()
-                if told.get("version") == version:
-                    return told
-                last = f"it answers as version {told.get('version')}"
-            except (OSError, HTTPException, ValueError) as error:
-                last = f"{type(error).__name__}: {error}"
-            if self.process() is None:
-                last = f"its process has ended: {self.tail().rpartition(chr(10))[2]}"
-                break
-            time.sleep(_LOOK_SECONDS)
-        raise TaskFailed("The service is not well", version=version, why=last, log=self.tail())
+        return wait_for_version(
+            version,
+            within_seconds=within_seconds,
+            health=self.health,
+            runs=lambda: self.process() is not None,
+            log=self.tail,
+        )
 
     def health(self) -> dict[str, Any]:
-        """Request the service's health check once, and return the answer.
-
-        Raises:
-            OSError, HTTPException, ValueError: it does not answer within a second, or not as one that is well.
-        """
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=_HEALTH_SECONDS)
-        try:
-            connection.request("GET", "/health")
-            answer = connection.getresponse()
-            body = answer.read(65_536)
-            if answer.status != 200:
-                raise ValueError(f"status {answer.status}: {body[:200].decode(errors='replace')}")
-            told = json.loads(body)
-        finally:
-            connection.close()
-        if not isinstance(told, dict):
-            raise ValueError("no JSON object")
-        return told
+        """Request the service's health check once, and return the answer; see `ask_health`."""
+        return ask_health(self.port)
 
     def tail(self) -> str:
         """Return the end of the service's log, at most 1,000 characters."""
         try:
             with (self.folder / "service.log").open("rb") as log:
-                log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_CHARACTERS))
-                return log.read().decode(errors="replace").strip()
+                return end_of(log, _TAIL_CHARACTERS)
         except OSError:
             return ""
+
+
+def end_of(file: IO[bytes], most_bytes: int) -> str:
+    """Return the end of a file as text, without blanks around it."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - most_bytes))
+    return file.read(most_bytes).decode(errors="replace").strip()
+
+
+def wait_for_version(
+    version: str,
+    *,
+    within_seconds: float,
+    health: Callable[[], dict[str, Any]],
+    runs: Callable[[], bool],
+    log: Callable[[], str],
+    every_seconds: float = _LOOK_SECONDS,
+) -> Mapping[str, Any]:
+    """Ask for a service's health until it answers as a version, and return that answer.
+
+    Raises:
+        TaskFailed: it does not within the time, or it does not run any more; with the end of its log.
+    """
+    end, last = time.monotonic() + within_seconds, ""
+    while time.monotonic() < end:
+        try:
+            answer = health()
+            if answer.get("version") == version:
+                return answer
+            last = f"it answers as version {answer.get('version')}"
+        except (OSError, HTTPException, ValueError) as error:
+            last = f"{type(error).__name__}: {error}"
+        if not runs():
+            last = f"its process has ended: {log().rpartition(chr(10))[2]}"
+            break
+        time.sleep(every_seconds)
+    raise TaskFailed("The service is not well", version=version, why=last, log=log())
+
+
+def ask_health(port: int) -> dict[str, Any]:
+    """Request the health check at a port of this machine once, and return the answer.
+
+    Raises:
+        OSError, HTTPException, ValueError: it does not answer within a second, or not as one that is well.
+    """
+    connection = HTTPConnection("127.0.0.1", port, timeout=_HEALTH_SECONDS)
+    try:
+        connection.connect()
+        with cut_after(connection.sock, _HEALTH_SECONDS):
+            connection.request("GET", "/health")
+            answer = connection.getresponse()
+            body = answer.read(65_536)
+        if answer.status != 200:
+            raise ValueError(f"status {answer.status}: {body[:200].decode(errors='replace')}")
+        found = json.loads(body)
+    finally:
+        connection.close()
+    if not isinstance(found, dict):
+        raise ValueError("no JSON object")
+    return found
+
+
+@contextmanager
+def cut_after(connected: socket.socket, seconds: float) -> Iterator[None]:
+    """Cut a connection when the block takes longer; a socket's own timeout starts again with each byte.
+
+    Raises:
+        TimeoutError: the block took longer; also when it met the cut as another error, or as the end of an answer.
+    """
+    late = Event()
+    with connected.dup() as end:  # the block may close its own, or put TLS around it
+
+        def cut() -> None:
+            late.set()
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+        timer = Timer(seconds, cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except (OSError, HTTPException, ValueError) as error:
+            if late.is_set():
+                raise TimeoutError("the exchange took too long") from error
+            raise
+        finally:
+            timer.cancel()
+    if late.is_set():
+        raise TimeoutError("the exchange took too long")

@@ -115,7 +115,7 @@ def _read_hunk(lines: list[str], at: int, *, header: re.Match[str], file: str) -
     while old > 0 or new > 0:
         if at >= len(lines):
             raise InputError("the diff ends inside a hunk; give all of it", line=at)
-        mark, rest = lines[at][:1], lines[at][1:]
+        mark, text = lines[at][:1], lines[at][1:]
         at += 1
         if mark == "\\":
             continue
@@ -124,7 +124,7 @@ def _read_hunk(lines: list[str], at: int, *, header: re.Match[str], file: str) -
         if mark == "+":
             added.add(start + len(kept))
         if mark != "-":
-            kept.append(rest)
+            kept.append(text)
         removed += mark == "-"
         old -= mark != "+"
         new -= mark != "-"

@@ -1,7 +1,11 @@
-"""The search for Python source files and packages at given paths, with bounds on the files' number and size."""
+"""The search for Python source files and packages at given paths, with bounds on the files' number and size.
+
+Paths in requests stay inside the fleet's folder.
+"""
 
 from __future__ import annotations
 
+import os
 import tokenize
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +15,27 @@ from typing import TypeVar
 
 from coditect.errors import InputError
 
+ROOT = "CODITECT_FLEET_ROOT"
+"""The environment variable with the fleet's folder; by default the agent's working folder."""
+
+
+def fleet_root() -> Path:
+    """Return the fleet's folder, with links resolved."""
+    return Path(os.environ.get(ROOT) or ".").resolve()
+
+
+def confined(path: str) -> str:
+    """Return a path unchanged if it leads, with links resolved, into the fleet's folder; else raise an error.
+
+    Raises:
+        InputError: not retryable; the path leads elsewhere.
+    """
+    if not Path(path).resolve().is_relative_to(fleet_root()):
+        fix = f"give a path in it, or start the agent with {ROOT}=FOLDER"
+        raise InputError("the path leads out of the fleet's folder", path=path, fix=fix)
+    return path
+
+
 Parsed = TypeVar("Parsed")
 
 MAX_FILES = 2000
@@ -19,6 +44,10 @@ UNREADABLE = (OSError, SyntaxError, ValueError, RecursionError)
 """The errors of `read_source`, and of a parser of its text."""
 _MOST_NAMED = 10
 _NOT_OURS = frozenset({"__pycache__", "node_modules", "site-packages", "build", "dist", "venv"})
+_NOT_FOR_USERS = frozenset(
+    {"tests", "test", "__tests__", "spec", "testdata", "fixtures", "examples", "example", "docs", "benchmarks"}
+    | {"vendor", "third_party", "target"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +75,27 @@ def find_sources(path: str, globs: Sequence[str]) -> list[SourceFile]:
     Raises:
         InputError: not retryable; nothing is there, nothing matches, or it is too much.
     """
-    root = Path(path)
-    if root.is_file():
-        found = [SourceFile(path, root)]
-    elif root.is_dir():
-        found = [SourceFile(str(PurePosixPath(path) / file.relative_to(root)), file) for file in _walk(root, globs)]
-    else:
-        raise InputError("no such file or folder on the agent's machine; give one that the agent can read", path=path)
+    found = list_sources(path, globs)
     if not found:
         raise InputError("no Python file matches; check the path and the globs", path=path, globs=list(globs))
     if len(found) > MAX_FILES:
         raise InputError("too many files for one task; give a subfolder or a narrower glob", path=path, limit=MAX_FILES)
     return found
+
+
+def list_sources(path: str, globs: Sequence[str], *, for_users: bool = False) -> list[SourceFile]:
+    """Return what `find_sources` finds, also if it is nothing or much; `for_users` without tests and vendored code.
+
+    Raises:
+        InputError: not retryable; nothing is there.
+    """
+    root = Path(path)
+    if root.is_file():
+        return [SourceFile(path, root)]
+    if not root.is_dir():
+        raise InputError("no such file or folder on the agent's machine; give one that the agent can read", path=path)
+    files = _walk(root, globs, for_users=for_users)
+    return [SourceFile(str(PurePosixPath(path) / file.relative_to(root)), file) for file in files]
 
 
 def find_packages(roots: Sequence[str]) -> list[str]:
@@ -86,7 +124,7 @@ def read_source(source: SourceFile) -> str:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: the file is too large.
+        ValueError: the file is too large, or its coding line names a codec that gives no text, such as `rot13`.
     """
     with source.path.open("rb") as file:
         content = file.read(MAX_FILE_BYTES + 1)
@@ -96,16 +134,19 @@ def read_source(source: SourceFile) -> str:
         encoding, _ = tokenize.detect_encoding(BytesIO(content).readline)
     except SyntaxError:
         encoding = "utf-8-sig"
-    return content.decode(encoding, errors="replace")
+    try:
+        return content.decode(encoding, errors="replace")
+    except LookupError as error:
+        raise ValueError(f"its coding line names {encoding}, which is no encoding of text; write utf-8") from error
 
 
 def parse_all(
-    sources: Sequence[SourceFile], parse: Callable[[SourceFile, str], Parsed]
+    sources: Sequence[SourceFile], parse: Callable[[SourceFile, str], Parsed], *, needed: bool = True
 ) -> tuple[list[Parsed], list[str]]:
     """Return the parsed form of each file that is valid Python, and a line with the reason for each other file.
 
     Raises:
-        InputError: not retryable; no file can be read and is valid Python.
+        InputError: not retryable; no file can be read and is valid Python, and one is needed.
     """
     parsed, refused = list[Parsed](), list[str]()
     for source in sources:
@@ -113,32 +154,27 @@ def parse_all(
             parsed.append(parse(source, read_source(source)))
         except UNREADABLE as error:
             refused.append(f"{source.name}: {error}")
-    if not parsed:
+    if needed and not parsed:
         raise InputError("no file is valid Python", files=refused[:_MOST_NAMED])
     return parsed, refused
 
 
-def project_of(path: Path, root: Path) -> Path | None:
-    """Return the folder of the project that a package or module is part of, at most `root`; None if there is none.
-
-    A project has a pyproject.toml, and its packages beside it or in its folder `src`.
-    """
-    top = path.resolve() if path.is_dir() else path.resolve().parent
-    while (top.parent / "__init__.py").is_file():
-        top = top.parent
-    near = (top, top.parent, *((top.parent.parent,) if top.parent.name == "src" else ()))
-    return next((one for one in near if one.is_relative_to(root) and (one / "pyproject.toml").is_file()), None)
-
-
-def _walk(root: Path, globs: Sequence[str]) -> Iterator[Path]:
+def _walk(root: Path, globs: Sequence[str], *, for_users: bool = False) -> Iterator[Path]:
     real_root = root.resolve()
     matches = {file for glob in globs for file in _glob(root, glob)}
     for file in sorted(matches):
-        parts = file.relative_to(root).parts
-        if any(part.startswith(".") or part in _NOT_OURS for part in parts):
+        if not is_ours(file.relative_to(root), for_users=for_users):
             continue
         if file.is_file() and file.suffix in {".py", ".pyi"} and file.resolve().is_relative_to(real_root):
             yield file
+
+
+def is_ours(path: Path, *, for_users: bool = False) -> bool:
+    """Tell whether a path below a folder is source of its own: nothing hidden or built; for users, no tests either."""
+    left_out = _NOT_OURS | _NOT_FOR_USERS if for_users else _NOT_OURS
+    return not any(part.startswith(".") or part in _NOT_OURS for part in path.parts) and left_out.isdisjoint(
+        path.parts[:-1]
+    )
 
 
 def _glob(root: Path, glob: str) -> Iterator[Path]:

@@ -58,8 +58,8 @@ async def one_depth(stage: Stage, queued: int) -> Depth:
     """Submit and drain one backlog, from an empty queue to an empty queue."""
     order = with_tally(stage, Order(Mode.FILL, WARM_UP, queued - WARM_UP))
     await stage.declare(COUNT)
-    filled = await stage.finished(replace(client_of(Side.DIRECT, order), seconds=LONGEST_SECONDS))
-    async with stage.running(agent_of(Side.DIRECT, order)) as pid:
+    filled = await stage.finished(replace(client_of(Side.CODITECT, order), seconds=LONGEST_SECONDS))
+    async with stage.running(agent_of(Side.CODITECT, order)) as pid:
         process = psutil.Process(pid)
         before = process.memory_info().rss
         seconds = await drained(Path(order.tally), queued)
@@ -81,7 +81,7 @@ async def measure(stage: Stage, size: Size) -> tuple[Depth, ...]:
 
 def reference(found: Sequence[Depth]) -> Depth:
     """Return the backlog with which the deepest one is compared."""
-    return next((one for one in found if one.queued >= REFERENCE), found[-1])
+    return next((depth for depth in found if depth.queued >= REFERENCE), found[-1])
 
 
 def growth(found: Sequence[Depth]) -> dict[str, float]:
@@ -130,8 +130,8 @@ def charts(found: Sequence[Depth]) -> tuple[Chart, ...]:
             "tasks queued",
             "tasks per second",
             {
-                "submitted": [(one.queued, one.submitted_per_second) for one in found],
-                "drained": [(one.queued, one.drained_per_second) for one in found],
+                "submitted": [(depth.queued, depth.submitted_per_second) for depth in found],
+                "drained": [(depth.queued, depth.drained_per_second) for depth in found],
             },
             level_logarithmic=True,
         ),
@@ -141,8 +141,8 @@ def charts(found: Sequence[Depth]) -> tuple[Chart, ...]:
             "tasks queued",
             "MB resident at the end",
             {
-                "client": [(one.queued, one.client_megabytes[1]) for one in found],
-                "agent": [(one.queued, one.agent_megabytes[1]) for one in found],
+                "client": [(depth.queued, depth.client_megabytes[1]) for depth in found],
+                "agent": [(depth.queued, depth.agent_megabytes[1]) for depth in found],
             },
             tuple(
                 Target(megabytes + MOST_GROWTH_MB, f"bound of the {name}: {MOST_GROWTH_MB:g} MB more")
@@ -156,4 +156,4 @@ def charts(found: Sequence[Depth]) -> tuple[Chart, ...]:
 async def run(stage: Stage, size: Size) -> Findings:
     """Measure growing backlogs, and judge the memory that is left after the deepest."""
     found = await measure(stage, size)
-    return Findings(NAME, verdict(found), figures(found), [asdict(one) for one in found], charts(found))
+    return Findings(NAME, verdict(found), figures(found), [asdict(depth) for depth in found], charts(found))

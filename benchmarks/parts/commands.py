@@ -36,8 +36,8 @@ class CommandTimes:
 
 async def bare() -> None:
     """Run the command once by `subprocess.run`, the quickest that Python has; nothing else is to run meanwhile."""
-    given = json.dumps(VALUE).encode()
-    ended = subprocess.run([COMMAND], input=given, capture_output=True, check=True)  # noqa: ASYNC221
+    body = json.dumps(VALUE).encode()
+    ended = subprocess.run([COMMAND], input=body, capture_output=True, check=True)  # noqa: ASYNC221
     assert json.loads(ended.stdout) == VALUE
 
 

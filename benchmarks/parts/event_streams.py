@@ -14,7 +14,7 @@ from benchmarks.size import Size
 from benchmarks.stage import Stage
 from benchmarks.verdict import Bound, Figure, Findings, Verdict
 from coditect import Client
-from coditect.local.servers.ports import free_ports
+from coditect.local.servers import free_ports
 
 NAME = "event-streams"
 STREAMS = 200

@@ -14,9 +14,9 @@ from benchmarks.programs.others import TASKIQ_WORKER, Other
 from benchmarks.stage import PYTHON, Program, Stage, agent, python
 
 WORKERS = 2
-SIDES = (Side.DIRECT, Side.CELERY, Side.TASKIQ, Side.RQ)
+SIDES = (Side.CODITECT, Side.CELERY, Side.TASKIQ, Side.RQ)
 DRIVERS = {
-    Side.DIRECT: "benchmarks.programs.coditect_graphs",
+    Side.CODITECT: "benchmarks.programs.coditect_graphs",
     Side.CELERY: "benchmarks.programs.celery_graphs",
     Side.TASKIQ: "benchmarks.programs.taskiq_graphs",
     Side.RQ: "benchmarks.programs.rq_graphs",
@@ -63,8 +63,8 @@ async def fleet(
     program = dispatcher(stage, store=store)
     async with AsyncExitStack() as running:
         pid = await running.enter_async_context(stage.running(program))
-        for one in agents(target, slots=slots):
-            await running.enter_async_context(stage.running(one))
+        for agent in agents(target, slots=slots):
+            await running.enter_async_context(stage.running(agent))
         yield Plane(pid, program)
 
 
@@ -72,11 +72,11 @@ async def fleet(
 async def staff(stage: Stage, side: Side) -> AsyncIterator[None]:
     """Run the processes that execute a side's nodes during the block."""
     async with AsyncExitStack() as running:
-        if side is Side.DIRECT:
+        if side is Side.CODITECT:
             await running.enter_async_context(fleet(stage))
         else:
-            for one in workers(side):
-                await running.enter_async_context(stage.running(one))
+            for worker in workers(side):
+                await running.enter_async_context(stage.running(worker))
         yield
 
 

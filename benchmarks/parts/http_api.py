@@ -18,7 +18,7 @@ from benchmarks.size import Size
 from benchmarks.stage import Program, Stage, python
 from benchmarks.verdict import Bound, Figure, Findings, Verdict
 from coditect import Client
-from coditect.local.servers.ports import free_ports
+from coditect.local.servers import free_ports
 
 NAME = "http-api"
 WARM_UP = 100
@@ -105,10 +105,10 @@ async def read_rate(port: int, pid: int, path: str, count: int) -> ReadRate:
 
     process = psutil.Process(pid)
     before, began = process.cpu_times(), time.perf_counter()
-    await asyncio.gather(*(read(one) for one in connections))
+    await asyncio.gather(*(read(connection) for connection in connections))
     took, after = time.perf_counter() - began, process.cpu_times()
-    for one in connections:
-        one.close()
+    for connection in connections:
+        connection.close()
     return ReadRate(count / took, count / (after.user + after.system - before.user - before.system))
 
 

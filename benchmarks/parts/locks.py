@@ -99,12 +99,12 @@ async def paused_holders(stage: Stage, client: Client, count: int) -> tuple[int,
 
         await asyncio.gather(*(follow(f"paused:{number}") for number in range(count)))
         holder.send_signal(signal.SIGCONT)
-        told, _ = await asyncio.wait_for(holder.communicate(b"write\n"), HOLDER_SECONDS)
+        output, _ = await asyncio.wait_for(holder.communicate(b"write\n"), HOLDER_SECONDS)
     finally:
         if holder.returncode is None:
             holder.kill()
             await holder.wait()
-    writes = [line.split() for line in told.decode().splitlines()]
+    writes = [line.split() for line in output.decode().splitlines()]
     return len(writes), sum(int(fence) >= highest[resource] for resource, fence in writes)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.charts import Chart, times
 from benchmarks.machine import version_of
 from benchmarks.parts.pace import Paces, figures, paces, raw, speed, speed_bars
-from benchmarks.parts.sides import OTHERS, Side, one_round, rotated
+from benchmarks.parts.sides import BY_HAND, OTHERS, Side, one_round, rotated
 from benchmarks.programs.order import Mode, Order
 from benchmarks.programs.others import Other
 from benchmarks.size import Size
@@ -18,7 +18,7 @@ from benchmarks.stage import ProgramFailed, Stage
 from benchmarks.verdict import Findings
 
 NAME = "others"
-SIDES = (Side.DIRECT, Side.PLAIN, Side.AIO_PIKA, *OTHERS)
+SIDES = (*BY_HAND, *OTHERS)
 MOST_REASON = 300
 
 Rounds = dict[Side, list[dict[str, Any]]]
@@ -71,7 +71,7 @@ def charts(found: Paces) -> tuple[Chart, ...]:
     if not beside:
         return ()
     fastest = max(beside, key=lambda side: speed(found, side))
-    ahead = times(speed(found, Side.DIRECT) / speed(found, fastest))
+    ahead = times(speed(found, Side.CODITECT) / speed(found, fastest))
     return (speed_bars(found, name=NAME, title=f"No-op tasks with a result: {ahead} {fastest.value}, the next queue"),)
 
 

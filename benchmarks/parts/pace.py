@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.charts import Bars, Target
 from benchmarks.figures import median, ratio
-from benchmarks.parts.sides import WIRES, Side
+from benchmarks.parts.sides import Side
 from benchmarks.verdict import Bound, Figure, Verdict
 
 PROCESSES = ("client", "agent", "broker")
@@ -32,8 +32,11 @@ Paces = Mapping[Side, Pace]
 def pace(rounds: list[dict[str, Any]]) -> Pace:
     """Return the client's figures per task."""
     return Pace(
-        tuple(one["tasks"] / one["seconds"] for one in rounds),
-        {name: tuple(one["cpu_seconds"][name] / one["tasks"] * 1e6 for one in rounds) for name in PROCESSES},
+        tuple(measured["tasks"] / measured["seconds"] for measured in rounds),
+        {
+            name: tuple(measured["cpu_seconds"][name] / measured["tasks"] * 1e6 for measured in rounds)
+            for name in PROCESSES
+        },
     )
 
 
@@ -52,20 +55,17 @@ def to_aio_pika(found: Paces, side: Side) -> float:
     return ratio(found[side].tasks_per_second, found[Side.AIO_PIKA].tasks_per_second)
 
 
-def ratio_verdicts(found: Paces, what: str, targets: Mapping[Side, float]) -> tuple[Verdict, ...]:
-    """Compare our speed with the hand-written aio-pika program's, by wire path."""
-    return tuple(
-        Verdict(f"{what}, {WIRES[side]} / aio-pika", to_aio_pika(found, side), Bound.AT_LEAST, least, "x")
-        for side, least in targets.items()
-    )
+def ratio_verdict(found: Paces, label: str, least: float) -> Verdict:
+    """Compare our speed with the hand-written aio-pika program's."""
+    return Verdict(f"{label}, coditect / aio-pika", to_aio_pika(found, Side.CODITECT), Bound.AT_LEAST, least, "x")
 
 
-def cpu_verdicts(found: Paces, what: str) -> tuple[Verdict, ...]:
-    """Judge the processor time per task of our client and agent on direct frames."""
+def cpu_verdicts(found: Paces, label: str) -> tuple[Verdict, ...]:
+    """Judge the processor time per task of our client and agent."""
     return tuple(
         Verdict(
-            f"CPU of the {name} per {what}, direct",
-            median(found[Side.DIRECT].cpu_microseconds[name]),
+            f"CPU of the {name} per {label}",
+            median(found[Side.CODITECT].cpu_microseconds[name]),
             Bound.AT_MOST,
             MOST_CPU_US,
             "us",
@@ -77,11 +77,11 @@ def cpu_verdicts(found: Paces, what: str) -> tuple[Verdict, ...]:
 def figures(found: Paces) -> tuple[Figure, ...]:
     """Return the medians of every side."""
     shown = []
-    for side, one in found.items():
-        shown.append(Figure(f"{side.value}: tasks per second", median(one.tasks_per_second), "/s"))
+    for side, pace in found.items():
+        shown.append(Figure(f"{side.value}: tasks per second", median(pace.tasks_per_second), "/s"))
         shown += [
             Figure(f"{side.value}: CPU of the {name} per task", median(values), "us")
-            for name, values in one.cpu_microseconds.items()
+            for name, values in pace.cpu_microseconds.items()
         ]
     return tuple(shown)
 
@@ -92,22 +92,18 @@ def speed_bars(found: Paces, *, name: str, title: str, targets: tuple[Target, ..
     return Bars(name, title, "tasks per second", [side.value for side in found], {"tasks": values}, targets)
 
 
-def speed_targets(found: Paces, targets: Mapping[Side, float]) -> tuple[Target, ...]:
-    """Return the targets in tasks per second: multiples of the aio-pika program's speed in the same run."""
-    hand = speed(found, Side.AIO_PIKA)
-    return tuple(
-        Target(least * hand, f"target of the {WIRES[side]} path, {least:g} x aio-pika")
-        for side, least in targets.items()
-    )
+def speed_target(found: Paces, least: float) -> Target:
+    """Return the target in tasks per second: a multiple of the aio-pika program's speed in the same run."""
+    return Target(least * speed(found, Side.AIO_PIKA), f"target, {least:g} x aio-pika")
 
 
 def cpu_bars(found: Paces, *, name: str, title: str) -> Bars:
     """Return a bar chart of the processor time per task, of each process of every side."""
     values = {process: [median(found[side].cpu_microseconds[process]) for side in found] for process in PROCESSES}
-    target = Target(MOST_CPU_US, f"target of client and agent on direct frames, {MOST_CPU_US:g} us")
+    target = Target(MOST_CPU_US, f"target of client and agent, {MOST_CPU_US:g} us")
     return Bars(name, title, "CPU per task, us", [side.value for side in found], values, (target,))
 
 
 def raw(found: Paces) -> dict[str, object]:
     """Return every round as values that JSON can express."""
-    return {side.value: asdict(one) for side, one in found.items()}
+    return {side.value: asdict(pace) for side, pace in found.items()}

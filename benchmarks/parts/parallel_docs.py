@@ -67,18 +67,18 @@ async def measure(stage: Stage, size: Size) -> dict[str, DocsTimes]:
             await running.enter_async_context(stage.running(program))
         client = await running.enter_async_context(Client.connecting(stage.settings))
         folder = str(stage.fresh_folder("sites").relative_to(os.getcwd()))  # noqa: PTH109 - the agents' folder, too
-        for bound, given in BOUND_BY.items():
+        for bound, parameters in BOUND_BY.items():
             for number in range(size.rounds + 1):
                 for way, flow in flows.items():
-                    took = await _run(client, flow, {**given, "folder": folder})
+                    took = await _run(client, flow, {**parameters, "folder": folder})
                     if number:
                         seconds[bound][way].append(took)
     return {bound: DocsTimes(tuple(of["at_once"]), tuple(of["one_by_one"])) for bound, of in seconds.items()}
 
 
-async def _run(client: Client, flow: Definition, given: dict[str, Any]) -> float:
+async def _run(client: Client, flow: Definition, parameters: dict[str, Any]) -> float:
     began = time.monotonic()
-    await (await client.start(flow, given)).result(timeout="2m")
+    await (await client.start(flow, parameters)).result(timeout="2m")
     return time.monotonic() - began
 
 

@@ -60,12 +60,12 @@ def sized_burst(size: Size, step: int) -> Order:
 
 
 BY_AGENTS = Question(
-    "agents", "agent processes", (Side.DIRECT, Side.AIO_PIKA), AGENTS, plain_burst, agents=lambda step: step
+    "agents", "agent processes", (Side.CODITECT, Side.AIO_PIKA), AGENTS, plain_burst, agents=lambda step: step
 )
 BY_CAPABILITIES = Question(
-    "capabilities", "capabilities of one agent", (Side.DIRECT,), CAPABILITIES, spread_burst, once=(1_000,)
+    "capabilities", "capabilities of one agent", (Side.CODITECT,), CAPABILITIES, spread_burst, once=(1_000,)
 )
-BY_BODY = Question("bodies", "kB of body", (Side.DIRECT, Side.AIO_PIKA), BODY_KB, sized_burst)
+BY_BODY = Question("bodies", "kB of body", (Side.CODITECT, Side.AIO_PIKA), BODY_KB, sized_burst)
 
 
 async def measure(stage: Stage, size: Size, question: Question) -> Answer:
@@ -75,8 +75,8 @@ async def measure(stage: Stage, size: Size, question: Question) -> Answer:
         order = question.order(size, step)
         for number in range(1 if step in question.once else size.scaling_rounds):
             for side in rotated(question.sides, number):
-                one = await one_round(stage, side, order, agents=question.agents(step))
-                found[side][step] = (*found[side].get(step, ()), one["tasks"] / one["seconds"])
+                measured = await one_round(stage, side, order, agents=question.agents(step))
+                found[side][step] = (*found[side].get(step, ()), measured["tasks"] / measured["seconds"])
         await stage.forget(echo_capability(number) for number in range(1, order.capabilities))
     return found
 
@@ -93,7 +93,7 @@ def figures(question: Question, found: Answer) -> tuple[Figure, ...]:
 def charts(question: Question, found: Answer) -> tuple[Chart, ...]:
     """Return a chart of tasks per second over the steps."""
     series = {side.value: [(step, median(rounds)) for step, rounds in steps.items()] for side, steps in found.items()}
-    ours = series[Side.DIRECT.value]
+    ours = series[Side.CODITECT.value]
     (first, before), (last, after) = ours[0], ours[-1]
     title = f"From {first:,} to {last:,} {question.unit}: {before:,.0f} to {after:,.0f} tasks per second"
     return (Lines(question.name, title, question.unit, "tasks per second", series, level_logarithmic=True),)

@@ -90,7 +90,7 @@ async def measure(stage: Stage, size: Size) -> ScheduleTimes:
         await make(client, size.schedules, spread)
         since = datetime.now(UTC)
         await asyncio.sleep(size.ticking_seconds)
-        rows = [row async for row in client.runs(name="tick", since=since, until=datetime.now(UTC))]
+        rows = [row async for row in client.workflows.list(name="tick", since=since, until=datetime.now(UTC))]
     late = tuple(lateness(row.workflow, row.accepted_at_ms) for row in rows)
     return ScheduleTimes(size.schedules, without, with_all, late)
 

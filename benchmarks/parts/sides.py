@@ -28,10 +28,8 @@ TALLIED = (Mode.FORGET, Mode.FILL)
 class Side(StrEnum):
     """A system to compare, whose client and agent programs are run."""
 
-    DIRECT = "coditect"
-    """Our client and agent, on direct frames."""
-    PLAIN = "coditect, plain"
-    """Our client and agent, on aiormq as published."""
+    CODITECT = "coditect"
+    """Our client and agent."""
     AIO_PIKA = "aio-pika"
     """The hand-written aio-pika program, to which every ratio refers."""
     CELERY = "Celery"
@@ -39,14 +37,13 @@ class Side(StrEnum):
     RQ = "RQ"
 
 
-BY_HAND = (Side.DIRECT, Side.PLAIN, Side.AIO_PIKA)
-WIRES = {Side.DIRECT: "direct", Side.PLAIN: "plain"}
+BY_HAND = (Side.CODITECT, Side.AIO_PIKA)
 OTHERS = {Side.CELERY: others.CELERY, Side.TASKIQ: others.TASKIQ, Side.RQ: others.RQ}
 
 
 def driver_of(side: Side) -> str:
     """Return the module of a side's driver."""
-    if side in WIRES:
+    if side is Side.CODITECT:
         return "benchmarks.programs.coditect_driver"
     if side in OTHERS:
         return OTHERS[side].driver
@@ -55,19 +52,18 @@ def driver_of(side: Side) -> str:
 
 def agent_of(side: Side, order: Order) -> Program:
     """Return a side's agent process for an order."""
-    if side in WIRES:
+    if side is Side.CODITECT:
         target = COUNTER if order.mode in TALLIED else ECHOER
-        program = agent(target, slots=PREFETCH, env=environment(side, order))
+        program = agent(target, slots=PREFETCH, env=environment(order))
         return replace(program, ready_seconds=READY_SECONDS + order.capabilities * CAPABILITY_SECONDS)
     if side in OTHERS:
         return Program(side.value.lower(), (PYTHON, *OTHERS[side].worker))
-    return python("aio-pika-agent", "benchmarks.programs.aio_pika_agent", env=environment(side, order))
+    return python("aio-pika-agent", "benchmarks.programs.aio_pika_agent", env=environment(order))
 
 
-def environment(side: Side, order: Order) -> Mapping[str, str]:
+def environment(order: Order) -> Mapping[str, str]:
     """Return the environment variables for a side's client and agent."""
-    wire = {"CODITECT_WIRE": WIRES[side]} if side in WIRES else {}
-    return {FOLDER: order.tally, CAPABILITIES: str(order.capabilities), **wire}
+    return {FOLDER: order.tally, CAPABILITIES: str(order.capabilities)}
 
 
 def with_tally(stage: Stage, order: Order) -> Order:
@@ -78,7 +74,7 @@ def with_tally(stage: Stage, order: Order) -> Order:
 def client_of(side: Side, order: Order) -> Program:
     """Return the client process that carries out an order."""
     written = replace(order, driver=driver_of(side)).written()
-    return python("client", "benchmarks.programs.client", written, env=environment(side, order))
+    return python("client", "benchmarks.programs.client", written, env=environment(order))
 
 
 async def one_round(stage: Stage, side: Side, order: Order, *, agents: int = 1) -> dict[str, Any]:

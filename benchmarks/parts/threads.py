@@ -91,7 +91,7 @@ async def measure(stage: Stage, size: Size) -> TalkTimes:
         said = await messages(client, size.round_trips // 2)
         asked = await client.request(ASK, size.round_trips, list[float], timeout="9m")
         found = await look_ups(stage.settings.redis_url, size.round_trips)
-    trips = tuple(value for one in by_hand[Side.AIO_PIKA] for value in one["milliseconds"])
+    trips = tuple(value for measured in by_hand[Side.AIO_PIKA] for value in measured["milliseconds"])
     return TalkTimes(tuple(said), tuple(asked), trips, tuple(found))
 
 

@@ -12,7 +12,7 @@ from benchmarks.size import Size
 from benchmarks.stage import Stage
 from benchmarks.verdict import Bound, Figure, Findings, Verdict
 from coditect import Client, Workflow
-from coditect.client.workflow_run import Run
+from coditect.client.workflow_run import WorkflowRun
 
 NAME = "timers"
 NODES = 100
@@ -49,11 +49,11 @@ async def measure(stage: Stage, size: Size) -> TimerTimes:
     flow, ends, places = flow_until(due), list[float](), asyncio.Semaphore(AT_ONCE)
     async with stage.running(dispatcher(stage)), Client.connecting(stage.settings) as client:
 
-        async def submitted() -> Run:
+        async def submitted() -> WorkflowRun:
             async with places:
                 return await client.start(flow)
 
-        async def ended(run: Run) -> None:
+        async def ended(run: WorkflowRun) -> None:
             await run.wait(timeout=600)
             ends.append(time.time() - due)
 

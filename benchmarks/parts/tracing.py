@@ -15,7 +15,7 @@ from benchmarks.programs.order import Mode, Order
 from benchmarks.size import Size
 from benchmarks.stage import Program, Stage, python
 from benchmarks.verdict import Bound, Figure, Findings, Verdict
-from coditect.local.servers.ports import free_ports
+from coditect.local.servers import free_ports
 
 NAME = "tracing"
 
@@ -41,11 +41,14 @@ class TracingRounds:
 
     def speeds(self, side: Traced) -> tuple[float, ...]:
         """Return a side's tasks per second, by round."""
-        return tuple(one["tasks"] / one["seconds"] for one in self.rounds[side])
+        return tuple(measured["tasks"] / measured["seconds"] for measured in self.rounds[side])
 
     def cpu_microseconds(self, side: Traced) -> tuple[float, ...]:
         """Return the processor time of client and agent per task, by round."""
-        return tuple(sum(one["cpu_seconds"][name] for name in OWN) / one["tasks"] * 1e6 for one in self.rounds[side])
+        return tuple(
+            sum(measured["cpu_seconds"][name] for name in OWN) / measured["tasks"] * 1e6
+            for measured in self.rounds[side]
+        )
 
 
 def settings_of(side: Traced, collector: int, nobody: int) -> dict[str, str]:
@@ -79,9 +82,9 @@ async def measure(stage: Stage, size: Size) -> TracingRounds:
 
 async def _one_round(stage: Stage, order: Order, more: Mapping[str, str]) -> dict[str, Any]:
     async with AsyncExitStack() as running:
-        pid = await running.enter_async_context(stage.running(_with(agent_of(Side.DIRECT, order), more)))
+        pid = await running.enter_async_context(stage.running(_with(agent_of(Side.CODITECT, order), more)))
         watched = {"agent": pid, "broker": stage.broker_pid}
-        return await stage.finished(_with(client_of(Side.DIRECT, replace(order, watched=watched)), more))
+        return await stage.finished(_with(client_of(Side.CODITECT, replace(order, watched=watched)), more))
 
 
 def verdicts(found: TracingRounds) -> tuple[Verdict, ...]:
@@ -116,5 +119,9 @@ async def run(stage: Stage, size: Size) -> Findings:
     found = await measure(stage, size)
     note = "the collector is a stub on the same machine; new traces are kept up to 50 a second unless it says `every`"
     return Findings(
-        NAME, verdicts(found), figures(found), {side.value: one for side, one in found.rounds.items()}, notes=(note,)
+        NAME,
+        verdicts(found),
+        figures(found),
+        {side.value: measured for side, measured in found.rounds.items()},
+        notes=(note,),
     )

@@ -44,8 +44,8 @@ async def visit(stage: Stage, order: GraphOrder, core: int) -> Visit:
         ProgramFailed: when a program fails.
     """
     program = python("visit", "benchmarks.parts.visit", str(core), order.written())
-    told = await stage.finished(replace(program, seconds=LONGEST_SECONDS + START_SECONDS))
-    return Visit(tuple(told["seconds"]), told["megabytes"])
+    report = await stage.finished(replace(program, seconds=LONGEST_SECONDS + START_SECONDS))
+    return Visit(tuple(report["seconds"]), report["megabytes"])
 
 
 @asynccontextmanager
@@ -71,8 +71,8 @@ async def measure(order: GraphOrder) -> dict[str, object]:
         fleet(stage, slots=SLOTS) as plane,
         peak_megabytes(plane.pid) as most,
     ):
-        told = await ordered(stage, order, seconds=LONGEST_SECONDS)
-    return {"seconds": told["seconds"], "megabytes": most[0]}
+        report = await ordered(stage, order, seconds=LONGEST_SECONDS)
+    return {"seconds": report["seconds"], "megabytes": most[0]}
 
 
 def main(core: str, order: str, answer: str) -> None:

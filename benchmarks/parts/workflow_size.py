@@ -64,7 +64,7 @@ class Trial:
     def order(self, nodes: int) -> GraphOrder:
         """Return an order for runs of about `nodes` nodes together."""
         runs = max(1, min(MOST_RUNS, nodes // self.nodes))
-        return GraphOrder(DRIVERS[Side.DIRECT], WARM_UP, self.graph, runs, self.many)
+        return GraphOrder(DRIVERS[Side.CODITECT], WARM_UP, self.graph, runs, self.many)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ async def side_by_side(stage: Stage, smaller: GraphOrder, larger: GraphOrder, co
 
 def times(larger: Visit, *smaller: Visit) -> float:
     """Return the larger size's time over the smaller's; by means, since slow spells are part of both."""
-    return mean(larger.seconds) / mean(seconds for one in smaller for seconds in one.seconds)
+    return mean(larger.seconds) / mean(seconds for visit in smaller for seconds in visit.seconds)
 
 
 async def rising(stage: Stage, trials: Sequence[Trial], size: Size) -> tuple[Grown, ...]:
@@ -152,8 +152,8 @@ def grown(trial: Trial, visits: Sequence[Visit], ratios: Sequence[float]) -> Gro
     return Grown(
         trial.name,
         trial.nodes,
-        median(seconds for one in visits for seconds in one.seconds),
-        max(one.megabytes for one in visits),
+        median(seconds for visit in visits for seconds in visit.seconds),
+        max(visit.megabytes for visit in visits),
         geometric_mean(ratios) if ratios else 1.0,
         tuple(ratios),
     )
@@ -172,7 +172,7 @@ async def measure(stage: Stage, size: Size) -> dict[str, tuple[Grown, ...]]:
 def verdicts(found: Mapping[str, Sequence[Grown]]) -> tuple[Verdict, ...]:
     """Judge the time of ten times the nodes at each step, and the peak of the memory."""
     steps = [step for series in found.values() for step in pairwise(series)]
-    largest = max((one for series in found.values() for one in series), key=lambda one: one.most_megabytes)
+    largest = max((step for series in found.values() for step in series), key=lambda step: step.most_megabytes)
     return (
         *(
             Verdict(f"{after.name} / {before.name}, time", after.times, Bound.AT_MOST, MOST_TIMES_FOR_TEN, "x")
@@ -187,17 +187,19 @@ def figures(found: Mapping[str, Sequence[Grown]]) -> tuple[Figure, ...]:
     return tuple(
         figure
         for series in found.values()
-        for one in series
+        for step in series
         for figure in (
-            Figure(f"{one.name}: nodes per second on one core", one.nodes / one.seconds, "/s"),
-            Figure(f"{one.name}: dispatcher's memory at most", one.most_megabytes, "MB"),
+            Figure(f"{step.name}: nodes per second on one core", step.nodes / step.seconds, "/s"),
+            Figure(f"{step.name}: dispatcher's memory at most", step.most_megabytes, "MB"),
         )
     )
 
 
 def charts(found: Mapping[str, Sequence[Grown]]) -> tuple[Chart, ...]:
     """Return a chart of nodes per second over the size."""
-    series = {label: [(one.nodes, one.nodes / one.seconds) for one in found[name]] for name, label in SERIES.items()}
+    series = {
+        label: [(step.nodes, step.nodes / step.seconds) for step in found[name]] for name, label in SERIES.items()
+    }
     first, last = found["wider"][0], found["wider"][-1]
     title = (
         f"From {first.nodes:,} to {last.nodes:,} nodes in one workflow: {first.nodes / first.seconds:,.0f} to "
@@ -209,5 +211,5 @@ def charts(found: Mapping[str, Sequence[Grown]]) -> tuple[Chart, ...]:
 async def run(stage: Stage, size: Size) -> Findings:
     """Measure growing workflows, and judge the growth of time and memory."""
     found = await measure(stage, size)
-    raw = {name: [asdict(one) for one in series] for name, series in found.items()}
+    raw = {name: [asdict(step) for step in series] for name, series in found.items()}
     return Findings(NAME, verdicts(found), figures(found), raw, charts(found))

@@ -1,4 +1,4 @@
-"""The answers of a busy dispatcher, the time of its restart, and its cost when it is idle."""
+"""The answers of a busy dispatcher, durable tasks beside direct ones, the time of a restart, and an idle dispatcher."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from benchmarks.parts.sides import ECHOER
 from benchmarks.parts.waiting import WAITER
 from benchmarks.programs.coditect_graphs import definition_of
 from benchmarks.programs.graphs import Graph, layered
-from benchmarks.programs.workload import WAIT
+from benchmarks.programs.workload import ECHO, WAIT, Echo
 from benchmarks.size import Size
 from benchmarks.stage import Program, Stage, failed, until_ready
 from benchmarks.verdict import Bound, Figure, Findings, Verdict
 from coditect import Client, Workflow
-from coditect.client.workflow_run import Run
+from coditect.client.workflow_run import WorkflowRun
 from coditect.workflow.definition import Definition
 
 NAME = "workflow-state"
@@ -29,6 +29,7 @@ PAUSE_SECONDS = 0.002
 """The pause between two queries; a person's dashboard asks more rarely."""
 LONGEST_SECONDS = 300.0
 SETTLE_SECONDS = 3.0
+WARM_UP = 50
 MOST_QUERY_MS = 10.0
 MOST_RESTART_SECONDS = 2.0
 MOST_CPU_PERCENT = 2.0
@@ -36,12 +37,16 @@ MOST_CPU_PERCENT = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The figures of the queries, the restarts and the idle dispatcher."""
+    """The figures of the queries, the durable tasks, the restarts and the idle dispatcher."""
 
     query_milliseconds: tuple[float, ...]
     """The time of each state query while 1,000 nodes ran."""
     hurried_milliseconds: tuple[float, ...]
     """The time of each state query while no-op nodes ran as fast as they could."""
+    direct_milliseconds: tuple[float, ...]
+    """The time of each direct task from submit to result, one at a time, in turns with durable ones."""
+    durable_milliseconds: tuple[float, ...]
+    """The same of each durable task."""
     ready_seconds: tuple[float, ...]
     """The time from the start of a dispatcher, whose ledger is full of live nodes, until the dispatcher is ready."""
     restart_seconds: tuple[float, ...]
@@ -69,7 +74,7 @@ async def query_milliseconds(stage: Stage, size: Size, definition: Definition, t
     return taken
 
 
-async def _while_it_runs(run: Run) -> list[float]:
+async def _while_it_runs(run: WorkflowRun) -> list[float]:
     taken: list[float] = []
     while True:
         began = time.perf_counter()
@@ -80,6 +85,17 @@ async def _while_it_runs(run: Run) -> list[float]:
         await asyncio.sleep(PAUSE_SECONDS)
 
 
+async def round_trips(stage: Stage, count: int) -> tuple[list[float], list[float]]:
+    """Return the milliseconds of direct and of durable tasks from submit to result, in turns, one at a time."""
+    taken: tuple[list[float], list[float]] = ([], [])
+    async with fleet(stage, ECHOER), Client.connecting(stage.settings) as client:
+        for number in range(2 * (count + WARM_UP)):
+            began = time.perf_counter()
+            await (await client.submit(ECHO, Echo(number, "x"), durable=bool(number % 2))).result(timeout="1m")
+            taken[number % 2].append((time.perf_counter() - began) * 1000)
+    return taken[0][WARM_UP:], taken[1][WARM_UP:]
+
+
 async def restart_seconds(stage: Stage, graph: Graph, repeats: int) -> list[tuple[float, float]]:
     """Return the seconds until a restarted dispatcher is ready, and until it has committed a pause of its workflow.
 
@@ -88,8 +104,8 @@ async def restart_seconds(stage: Stage, graph: Graph, repeats: int) -> list[tupl
     program = dispatcher(stage)
     taken = []
     async with Client.connecting(stage.settings) as client:
-        for one in agents():
-            async with stage.running(one):
+        for agent in agents():
+            async with stage.running(agent):
                 pass
         async with stage.running(program):
             run = await client.start(definition_of(graph))
@@ -98,7 +114,7 @@ async def restart_seconds(stage: Stage, graph: Graph, repeats: int) -> list[tupl
     return taken
 
 
-async def _restarted(stage: Stage, program: Program, run: Run) -> tuple[float, float]:
+async def _restarted(stage: Stage, program: Program, run: WorkflowRun) -> tuple[float, float]:
     ready_file = stage.file("ready")
     began = time.perf_counter()
     running = stage.start(program, ready_file=ready_file)
@@ -132,10 +148,12 @@ async def measure(stage: Stage, size: Size) -> Found:
     queries = await query_milliseconds(stage, size, waiting(size.graph_width), WAITER)
     no_op = definition_of(layered(10, size.graph_width // 10))
     hurried = await query_milliseconds(stage, size, no_op, ECHOER)
+    direct, durable = await round_trips(stage, size.state_queries)
     restarts = await restart_seconds(stage, layered(10, size.live_nodes // 10), size.repeats // 2)
     percent, megabytes = await idle(stage, size.idle_seconds)
     ready, committed = zip(*restarts, strict=True)
-    return Found(tuple(queries), tuple(hurried), ready, committed, percent, megabytes)
+    trips = tuple(direct), tuple(durable)
+    return Found(tuple(queries), tuple(hurried), *trips, ready, committed, percent, megabytes)
 
 
 def verdicts(found: Found, live_nodes: int) -> tuple[Verdict, ...]:
@@ -150,11 +168,14 @@ def verdicts(found: Found, live_nodes: int) -> tuple[Verdict, ...]:
 
 
 def figures(found: Found) -> tuple[Figure, ...]:
-    """Return the figures behind the targets."""
+    """Return the figures behind the targets, and those of durable tasks, which have none yet."""
+    direct, durable = _p50(found.direct_milliseconds), _p50(found.durable_milliseconds)
     return (
         Figure("state query p50", _p50(found.query_milliseconds), "ms"),
         Figure("state query p50 beside no-op nodes at full speed", _p50(found.hurried_milliseconds), "ms"),
         Figure("state query p99 beside no-op nodes at full speed", percentile(found.hurried_milliseconds, 99), "ms"),
+        Figure("durable task, submit to result, p50", durable, "ms"),
+        Figure("durable task / direct task, p50", durable / direct, "x"),
         Figure("dispatcher says that it is ready", median(found.ready_seconds), "s"),
         Figure("dispatcher's restart, slowest", max(found.restart_seconds), "s"),
         Figure("idle dispatcher, resident", found.idle_megabytes, "MB"),

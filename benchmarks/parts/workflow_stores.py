@@ -17,7 +17,7 @@ from benchmarks.programs.graphs import Graph, GraphOrder
 from benchmarks.size import Size
 from benchmarks.stage import Stage
 from benchmarks.verdict import Bound, Figure, Findings, Verdict
-from coditect.local.foundationdb import PrivateFoundationDB, private_foundationdb
+from coditect.local.private import PrivateFoundationDB, private_foundationdb
 
 NAME = "workflow-stores"
 MORE_ROUNDS = 2
@@ -65,15 +65,15 @@ async def measure(stage: Stage, size: Size) -> Found:
                 place = f"fdb:{cluster.cluster_file}" if cluster else None
                 async with fleet(stage, store=place):
                     for graph in rotated(graphs(size), number // len(Store)):
-                        told = await ordered(stage, _order(size, graph))
-                        found.seconds.setdefault(graph.name, {}).setdefault(store, []).extend(told["seconds"])
+                        report = await ordered(stage, _order(size, graph))
+                        found.seconds.setdefault(graph.name, {}).setdefault(store, []).extend(report["seconds"])
                 if cluster is not None:
                     found.transactions.append(await cluster.transactions())
     return found
 
 
 def _order(size: Size, graph: Graph) -> GraphOrder:
-    return GraphOrder(DRIVERS[Side.DIRECT], WARM_UPS[graph.name], graph, size.graph_runs * MORE_RUNS[graph.name])
+    return GraphOrder(DRIVERS[Side.CODITECT], WARM_UPS[graph.name], graph, size.graph_runs * MORE_RUNS[graph.name])
 
 
 @asynccontextmanager
@@ -102,11 +102,11 @@ def figures(size: Size, found: Found) -> tuple[Figure, ...]:
     shown = []
     for graph in graphs(size):
         for store, seconds in found.seconds[graph.name].items():
-            what = f"{graph.name} of {graph.nodes:,} on {store.value}"
-            shown.append(Figure(f"{what}: nodes per second", nodes_per_second(graph, seconds), "/s"))
-            shown.append(Figure(f"{what}: per layer", ms_per_hop(graph, seconds), "ms"))
+            label = f"{graph.name} of {graph.nodes:,} on {store.value}"
+            shown.append(Figure(f"{label}: nodes per second", nodes_per_second(graph, seconds), "/s"))
+            shown.append(Figure(f"{label}: per layer", ms_per_hop(graph, seconds), "ms"))
     for count in ("committed", "conflicted"):
-        numbers = [float(one[count]) for one in found.transactions]
+        numbers = [float(counts[count]) for counts in found.transactions]
         shown.append(Figure(f"FoundationDB: transactions {count} in a round of all graphs", median(numbers)))
     return tuple(shown)
 
@@ -114,7 +114,7 @@ def figures(size: Size, found: Found) -> tuple[Figure, ...]:
 async def run(stage: Stage, size: Size) -> Findings:
     """Measure graphs on both stores, and judge FoundationDB's share of SQLite's speed."""
     found = await measure(stage, size)
-    raw = {"seconds": found.seconds, "transactions": [dict(one) for one in found.transactions]}
+    raw = {"seconds": found.seconds, "transactions": [dict(counts) for counts in found.transactions]}
     note = (
         f"{WORKERS} agent processes and one dispatcher; SQLite with synchronous=FULL, FoundationDB of one process, "
         "`single ssd`, on the same disk; in every round a new store and new processes, which all graphs share; judged "

@@ -60,25 +60,25 @@ async def _rounds(
             order = GraphOrder(DRIVERS[side], WARM_UPS[graph.name], graph, size.graph_runs)
             try:
                 async with staff(stage, side):
-                    told: dict[str, Any] = await ordered(stage, order)
+                    report: dict[str, Any] = await ordered(stage, order)
             except ProgramFailed as error:
-                if side is Side.DIRECT:
+                if side is Side.CODITECT:
                     raise
                 text = "; ".join([str(error), *getattr(error, "__notes__", [])])
                 failed[side] = f"{graph.name}: {text[-MOST_REASON:]}"
             else:
-                found.setdefault(side, []).extend(told["seconds"])
+                found.setdefault(side, []).extend(report["seconds"])
     return found, failed
 
 
 def nodes_per_second(graph: Graph, seconds: Sequence[float]) -> float:
     """Return the nodes per second, the median of the runs."""
-    return median([graph.nodes / one for one in seconds])
+    return median([graph.nodes / run_seconds for run_seconds in seconds])
 
 
 def ms_per_hop(graph: Graph, seconds: Sequence[float]) -> float:
     """Return the milliseconds of one layer; in a chain a layer is one node."""
-    return median([1000 * one / len(graph.widths) for one in seconds])
+    return median([1000 * run_seconds / len(graph.widths) for run_seconds in seconds])
 
 
 def verdicts(size: Size, found: Seconds) -> tuple[Verdict, ...]:
@@ -86,12 +86,12 @@ def verdicts(size: Size, found: Seconds) -> tuple[Verdict, ...]:
     judged = []
     for graph in graphs(size):
         sides = found[graph.name]
-        if Side.DIRECT not in sides:
+        if Side.CODITECT not in sides:
             continue
         if graph.name == "chain":
             judged += _chain_verdict(graph, sides)
             continue
-        ours = nodes_per_second(graph, sides[Side.DIRECT])
+        ours = nodes_per_second(graph, sides[Side.CODITECT])
         judged += [
             Verdict(f"{graph.name}, nodes/s: ours / {side.value}", ours / nodes_per_second(graph, sides[side]),
                     Bound.AT_LEAST, least, "x")
@@ -102,10 +102,10 @@ def verdicts(size: Size, found: Seconds) -> tuple[Verdict, ...]:
 
 
 def _chain_verdict(graph: Graph, sides: Mapping[Side, Sequence[float]]) -> list[Verdict]:
-    others = [ms_per_hop(graph, seconds) for side, seconds in sides.items() if side is not Side.DIRECT]
+    others = [ms_per_hop(graph, seconds) for side, seconds in sides.items() if side is not Side.CODITECT]
     if not others:
         return []
-    share = ms_per_hop(graph, sides[Side.DIRECT]) / min(others)
+    share = ms_per_hop(graph, sides[Side.CODITECT]) / min(others)
     return [Verdict("chain, ms per hop: ours / the best of the others", share, Bound.AT_MOST, 1.0, "x")]
 
 
@@ -114,9 +114,9 @@ def figures(size: Size, found: Seconds) -> tuple[Figure, ...]:
     shown = []
     for graph in graphs(size):
         for side, seconds in found[graph.name].items():
-            what = f"{graph.name} of {graph.nodes:,}, {side.value}"
-            shown.append(Figure(f"{what}: nodes per second", nodes_per_second(graph, seconds), "/s"))
-            shown.append(Figure(f"{what}: per layer", ms_per_hop(graph, seconds), "ms"))
+            label = f"{graph.name} of {graph.nodes:,}, {side.value}"
+            shown.append(Figure(f"{label}: nodes per second", nodes_per_second(graph, seconds), "/s"))
+            shown.append(Figure(f"{label}: per layer", ms_per_hop(graph, seconds), "ms"))
     return tuple(shown)
 
 
@@ -125,13 +125,13 @@ def charts(size: Size, found: Seconds) -> tuple[Chart, ...]:
     drawn: list[Chart] = []
     for graph in graphs(size):
         sides = found[graph.name]
-        others = [side for side in sides if side is not Side.DIRECT]
-        if Side.DIRECT not in sides or not others:
+        others = [side for side in sides if side is not Side.CODITECT]
+        if Side.CODITECT not in sides or not others:
             continue
         is_chain = graph.name == "chain"
         values = {side: (ms_per_hop if is_chain else nodes_per_second)(graph, sides[side]) for side in sides}
         best = (min if is_chain else max)(others, key=lambda side: values[side])
-        ahead = times(values[Side.DIRECT] / values[best])
+        ahead = times(values[Side.CODITECT] / values[best])
         unit = "ms per hop" if is_chain else "nodes per second"
         title = f"{graph.name.capitalize()} of {graph.nodes:,} nodes: {ahead} {best.value}, the best of the others"
         names = [side.value for side in values]

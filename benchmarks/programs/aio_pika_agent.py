@@ -16,8 +16,8 @@ from aio_pika.abc import AbstractExchange, AbstractIncomingMessage
 from benchmarks.programs.aio_pika_driver import TASK_QUEUE
 from benchmarks.programs.driver import PREFETCH
 from benchmarks.programs.tally import own_tally
+from coditect.aio.launch import tell_ready
 from coditect.aio.loop import run_loop
-from coditect.aio.ready import tell_ready
 from coditect.wire.json import dumps, loads
 
 DEAD_EXCHANGE = "baseline.dead"

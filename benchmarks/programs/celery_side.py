@@ -13,7 +13,7 @@ from celery.signals import worker_ready
 
 from benchmarks.programs.driver import RESULT_SECONDS, Load, check
 from benchmarks.programs.others import CELERY_SETTINGS, CELERY_THREADS
-from coditect.aio.ready import tell_ready
+from coditect.aio.launch import tell_ready
 
 app = Celery("bench", broker=os.environ["CODITECT_AMQP_URL"], backend=os.environ["CODITECT_REDIS_URL"])
 app.conf.update(**CELERY_SETTINGS)

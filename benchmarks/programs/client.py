@@ -19,8 +19,8 @@ import psutil
 from benchmarks.programs import tally
 from benchmarks.programs.driver import Driver, Load
 from benchmarks.programs.order import Mode, Order
+from coditect.aio.launch import tell_ready
 from coditect.aio.loop import run_loop
-from coditect.aio.ready import tell_ready
 
 CLIENT = "client"
 EXECUTED_SECONDS = 120.0
@@ -54,8 +54,8 @@ class CpuMeter:
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
-    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
-    return sum(one.user + one.system for one in times)
+    times = [member.cpu_times() for member in (process, *process.children(recursive=True))]
+    return sum(spent.user + spent.system for spent in times)
 
 
 def _megabytes() -> float:

@@ -1,4 +1,4 @@
-"""The client of Coditect's side: the public `Client`. The environment chooses the wire path."""
+"""The client of Coditect's side: the public `Client`."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import signal
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from coditect.aio.ready import tell_ready
+from coditect.aio.launch import tell_ready
 
 
 class Discarding(BaseHTTPRequestHandler):

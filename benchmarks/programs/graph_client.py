@@ -30,8 +30,8 @@ async def run_many(runner: GraphRunner, graph: Graph, many: int) -> None:
     graphs = repeat(graph, many)
 
     async def work() -> None:
-        for one in graphs:
-            await runner.run(one)
+        for built in graphs:
+            await runner.run(built)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(min(AT_ONCE, many)):

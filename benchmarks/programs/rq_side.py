@@ -12,7 +12,7 @@ from rq.serializers import JSONSerializer
 
 from benchmarks.programs.driver import RESULT_SECONDS, Load, check
 from benchmarks.programs.others import RQ_BATCH
-from coditect.aio.ready import tell_ready
+from coditect.aio.launch import tell_ready
 
 QUEUE = "bench"
 

@@ -20,7 +20,7 @@ from taskiq_redis import RedisAsyncResultBackend
 from benchmarks.programs.driver import RESULT_SECONDS
 from benchmarks.programs.graphs import TEXT, Graph, check_sinks
 from benchmarks.programs.others import TASKIQ_PREFETCH
-from coditect.aio.ready import tell_ready
+from coditect.aio.launch import tell_ready
 
 LOOK_SECONDS = 0.001
 """The pause between looks for a result; a single graph is under way at a time."""
@@ -84,8 +84,8 @@ def pipeline_of(graph: Graph) -> tuple[Pipeline[Any, Any], dict[str, object]]:
         if width > 1:
             made.map(echo_next, check_interval=LAYER_LOOK_SECONDS, step=width, text=TEXT)
         else:
-            task, given = single_step(first, width, following)
-            made.call_after(task, **given)
+            task, arguments = single_step(first, width, following)
+            made.call_after(task, **arguments)
         first += width
     return made, arguments
 

@@ -14,7 +14,7 @@ from taskiq_redis import RedisAsyncResultBackend
 
 from benchmarks.programs.driver import RESULT_SECONDS, WINDOW, Load, check
 from benchmarks.programs.others import TASKIQ_PREFETCH, TASKIQ_READERS
-from coditect.aio.ready import tell_ready
+from coditect.aio.launch import tell_ready
 
 LOOK_SECONDS = 0.05
 
@@ -47,8 +47,8 @@ class TaskiqDriver:
             self._window.release()
 
     async def _read(self, under_way: asyncio.Queue[tuple[int, asyncio.Task[Any]] | None]) -> None:
-        while (one := await under_way.get()) is not None:
-            number, submitted = one
+        while (submission := await under_way.get()) is not None:
+            number, submitted = submission
             result = await (await submitted).wait_result(check_interval=LOOK_SECONDS, timeout=RESULT_SECONDS)
             check(number, self._text, result.return_value)
 

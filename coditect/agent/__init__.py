@@ -2,17 +2,20 @@
 
 ::
 
-    declaration     Agent, @capability: what a user writes
-    handlers/       what a handler is given: context, dependencies, lifespan
-    intake/         which task starts next, and how many deliveries the agent holds
-    execution/      one task runs within its limits
-    processes/      handlers in processes, and several processes of one agent
-    workflow_tasks/ tasks that a workflow owns
-    settlement/     choose retry, dead letter or result, publish it, then acknowledge
+    declaration     Agent, @capability: what a user writes, and how it is found in a file
+    signature       what a handler is called with: types, dependencies, lifespan, middleware
+    context         what a handler may ask of its task (services, workspaces); batch: handlers of lists
+    admission       which delivery starts a task, and how the others are settled
+    intake          which task starts next, and how many deliveries the agent holds of each queue
+    guards          rates, breakers and concurrency limits, each of which can hold a task back
+    execution       one task runs within its limits, its handler as `handler` says
+    pool, worker    handlers in processes; process: several processes of one agent
+    managed         tasks that a workflow owns, and what is asked of the owners and told them (owners)
+    outcomes        choose retry, dead letter or result
+    settlement      publish it, then acknowledge
     runtime         consumes, executes and settles with all of the above
-    quarantine      tasks that may have killed their agent
-    handoffs        what it says when another agent offers it a running task
-    mailbox         cancel, ping, drain, broadcasts
+    quarantine      tasks that may have killed their agent, and their isolation in processes of their own
+    mailbox         cancel, ping, drain, broadcasts, offers of running tasks
     heartbeat       registration and lease
     program         puts a process together
 

@@ -1,32 +1,48 @@
-"""The declaration of an agent with its capabilities, as a user writes it: values only, nothing connects or starts."""
+"""The declaration of an agent with its capabilities, as a user writes it, and the loader that finds it in a file.
+
+An agent is values only: nothing connects or starts.
+"""
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import wraps
+from pathlib import Path
+from types import MappingProxyType, ModuleType
 from typing import Any, ParamSpec, TypeVar
 
-from coditect.agent.handlers.batch import BatchPolicy, batch_policy, checked_batch_handler, of_one
-from coditect.agent.handlers.dependencies import Dependency, Providers, with_dependencies, yielded_type
-from coditect.agent.handlers.lifespan import Lifespan, checked_lifespan
-from coditect.agent.handlers.middleware import CallNext, Middleware, checked_middleware
-from coditect.agent.handlers.parts import CONTEXT, in_parts
-from coditect.agent.handlers.process_limits import ProcessLimits, process_limits
-from coditect.agent.handlers.signature import Signature, line_of, signature
-from coditect.errors import InputError, SetupError
+from coditect.agent.batch import BatchPolicy, batch_policy, checked_batch_handler, single_task_handler
+from coditect.agent.signature import (
+    CONTEXT,
+    CallNext,
+    Dependency,
+    Lifespan,
+    Middleware,
+    Providers,
+    Signature,
+    checked_lifespan,
+    checked_middleware,
+    in_parts,
+    line_of,
+    signature,
+    with_dependencies,
+    yielded_type,
+)
+from coditect.errors import CoditectError, InputError, SetupError
 from coditect.model import arguments
-from coditect.model.capability import LONGEST_SECONDS, CapabilitySpec, check_capability_name
+from coditect.model.capability import LONGEST_SECONDS, CapabilitySpec, Strategy, check_capability_name
 from coditect.model.duration import Duration, seconds
-from coditect.model.limits.breaker import Breaker, breaker_of
-from coditect.model.limits.concurrency import ConcurrencyLimit, concurrency_of
-from coditect.model.limits.rate import Rate, rate_of
+from coditect.model.limits import Breaker, ConcurrencyLimit, Rate, breaker_of, concurrency_of, rate_of
+from coditect.model.prediction import MOST_FEATURES
 from coditect.model.retry import Retry, retry_of
-from coditect.model.strategy import Strategy
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 P = ParamSpec("P")
@@ -35,6 +51,7 @@ R = TypeVar("R")
 MOST_TEXT_BYTES = 10_000
 MOST_QUEUED = 100_000_000
 _AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_FEATURE = re.compile(r"(?=.{1,100}\Z)[^\s.=]+(?:\.[^\s.=]+)*")
 
 
 class Where(Enum):
@@ -86,19 +103,19 @@ class Capability:
         return self.spec.name
 
 
-def _known_parameters(what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def _known_parameters(owner: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Return a decorator whose function refuses an unknown parameter by the name of the nearest one."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         known = [*inspect.signature(function).parameters][1:]
 
         @wraps(function)
-        def checked(*args: P.args, **given: P.kwargs) -> R:
+        def checked(*args: P.args, **named: P.kwargs) -> R:
             try:
-                arguments.check_names(what, given, known)
+                arguments.check_names(owner, named, known)
             except InputError as error:
                 raise _refusal(error) from None
-            return function(*args, **given)
+            return function(*args, **named)
 
         return checked
 
@@ -147,8 +164,10 @@ class Agent:
             self.tags = arguments.texts("tags", tags)
             self.description = arguments.text("description", description, longest=MOST_TEXT_BYTES)
             self._breakers: dict[str, Breaker] = {}
-            for one in breakers:
-                self._declare_breaker(one)
+            self.breakers = MappingProxyType(self._breakers)
+            """The circuit breakers that the agent and its capabilities declare, by name."""
+            for breaker in breakers:
+                self._declare_breaker(breaker)
             self.lifespan = checked_lifespan(lifespan)
             self._middleware: list[Middleware] = []
             for layer in middleware:
@@ -157,6 +176,8 @@ class Agent:
             raise _refusal(error) from None
         self._capabilities: dict[str, Capability] = {}
         self._listeners: dict[str, Callable[..., Any]] = {}
+        self.listeners = MappingProxyType(self._listeners)
+        """The handlers of broadcasts, by topic."""
         self.handoff_policy: Callable[..., Any] | None = None
         """The function that decides about offered tasks, as `on_handoff` says; None for the default."""
         self._providers = Providers()
@@ -168,22 +189,17 @@ class Agent:
         """The agent's capabilities, in order of declaration."""
         return tuple(self._capabilities.values())
 
-    @property
-    def breakers(self) -> dict[str, Breaker]:
-        """The circuit breakers that the agent and its capabilities declare, by name; a copy."""
-        return dict(self._breakers)
-
-    def _declare_breaker(self, given: Breaker | str) -> Breaker:
-        """Add a breaker to the agent and return it: the given one, or that of a given name, new if there is none.
+    def _declare_breaker(self, breaker: Breaker | str) -> Breaker:
+        """Add a breaker to the agent and return it; a name stands for the breaker of that name, or a new one.
 
         Raises:
             InputError: when the name is declared with other values.
         """
-        if isinstance(given, str) and given in self._breakers:
-            return self._breakers[given]
-        declared = breaker_of(given)
+        if isinstance(breaker, str) and breaker in self._breakers:
+            return self._breakers[breaker]
+        declared = breaker_of(breaker)
         if self._breakers.setdefault(declared.name, declared) != declared:
-            arguments.refuse("breaker", "An agent declares a breaker once", given, "the same values, or another name")
+            arguments.refuse("breaker", "An agent declares a breaker once", breaker, "the same values, or another name")
         return declared
 
     def _guard(
@@ -223,11 +239,6 @@ class Agent:
             raise
         return layer
 
-    @property
-    def listeners(self) -> dict[str, Callable[..., Any]]:
-        """The handlers of broadcasts, by topic; a copy."""
-        return dict(self._listeners)
-
     @_known_parameters("A capability")
     def capability(  # noqa: PLR0913 - each is a fact of its own, and has a default
         self,
@@ -240,6 +251,7 @@ class Agent:
         tags: Iterable[str] | str = (),
         cost: float = 1.0,
         strategy: Strategy | str | None = None,
+        features: Sequence[str] | str = (),
         max_queued: int | None = None,
         rate: Rate | str | None = None,
         concurrency: tuple[str, int] | None = None,
@@ -255,13 +267,15 @@ class Agent:
         An async handler runs on the event loop, a plain one in a thread; with `process=True` either runs in a process
         of its own that a timeout really kills. Annotated types are validated and published as JSON Schema. An exception
         is a failed attempt; an exception whose `retryable` is False makes the attempt the last. `strategy` is how
-        clients pick the agent when a call does not say; without a strategy the broker balances. A generator, async or
-        plain, yields its result in parts: one by one for a task with `stream=True`, as one list for any other.
+        clients pick the agent when a call does not say; without a strategy the broker balances. `features` names fields
+        of the input, such as `["language", "options.depth"]`, by which the strategy `predictive` expects run time and
+        success. A generator, async or plain, yields its result in parts: one by one for a task with `stream=True`, as
+        one list for any other.
 
         `retry=3` is short for `Retry(max_attempts=3)`, and a plain text may stand for one tag or a strategy.
         `max_queued=1000` bounds what waits: the broker refuses a P2 task when 1,000 of P2 wait already, a P1 task when
         2,000 of P1 wait, and a P0 task never; `submit` then raises `Overloaded`. By default nothing is refused. The
-        bound is part of the queues: `coditect topology plan` tells how to change it later.
+        bound is part of the queues: `coditect topology apply --dry-run` tells how to change it later.
 
         `rate="100/m"` (or `/s`, `/h`, or a `Rate`) bounds how often executions begin in the whole fleet; others wait.
         `concurrency=("{input.repo}", 1)` bounds how many tasks with the same text for a key run at once in the fleet.
@@ -282,9 +296,7 @@ class Agent:
                 shape is not `(task)` or `(task, ctx)`; the error names file and line, the parameter, and what to write.
         """
         try:
-            check_capability_name(name)
-            if name in self._capabilities:
-                arguments.refuse("name", "An agent declares a capability once", name, "another name")
+            self._check_new(name)
             policy, (guard, instead) = retry_of(retry), self._guard(name, breaker, fallback)
             in_process, limit = arguments.yes_or_no("process", process), concurrency_of(concurrency)
             replaced = process_limits(max_tasks_per_process, max_memory, process=in_process)
@@ -296,6 +308,7 @@ class Agent:
                 tags=arguments.texts("tags", tags),
                 timeout_seconds=_limit_seconds(timeout),
                 strategy=None if strategy is None else arguments.choice("strategy", strategy, Strategy),
+                features=_features(features),
                 max_queued=None if max_queued is None else arguments.whole("max_queued", max_queued, 1, MOST_QUEUED),
                 rate=rate_of(rate),
             )
@@ -306,11 +319,16 @@ class Agent:
             shape = signature(handler, self._providers, of_batches=gathered is not None)
             where, spec = _where(handler, process=in_process), _described(plain, handler, shape)
             called = _called(handler, shape)
-            one = Capability(spec, called, shape, where, policy, guard, instead, shape.binary, process_limits=replaced)
-            self._capabilities[name] = _batched(replace(one, concurrency=limit), gathered)
+            made = Capability(spec, called, shape, where, policy, guard, instead, shape.binary, process_limits=replaced)
+            self._capabilities[name] = _batched(replace(made, concurrency=limit), gathered)
             return handler
 
         return declare
+
+    def _check_new(self, name: str) -> None:
+        check_capability_name(name)
+        if name in self._capabilities:
+            arguments.refuse("name", "An agent declares a capability once", name, "another name")
 
     def provider(self, provide: Handler) -> Handler:
         """Declare a function as the provider of its return type, for parameters of that type in later handlers.
@@ -385,6 +403,14 @@ def _called(handler: Callable[..., Any], shape: Signature) -> Callable[..., Any]
     return with_dependencies(called, shape.dependencies, context_name) if shape.dependencies else called
 
 
+def _features(features: Sequence[str] | str) -> tuple[str, ...]:
+    names = tuple(sorted(arguments.texts("features", features)))
+    if len(names) > MOST_FEATURES or any(_FEATURE.fullmatch(name) is None for name in names):
+        fix = f"at most {MOST_FEATURES} names of fields, such as options.depth"
+        arguments.refuse("features", "These are no features of an input", features, fix)
+    return names
+
+
 def _limit_seconds(timeout: Duration) -> float:
     limit = seconds(arguments.span("timeout", timeout))
     if not 0 < limit <= LONGEST_SECONDS:
@@ -408,17 +434,153 @@ def _described(spec: CapabilitySpec, handler: Callable[..., Any], shape: Signatu
     )
 
 
-def _batched(one: Capability, policy: BatchPolicy | None) -> Capability:
+def _batched(capability: Capability, policy: BatchPolicy | None) -> Capability:
     """Return a capability whose handler of lists is wrapped to take one task as well; unchanged if `policy` is None."""
     if policy is None:
-        return one
+        return capability
+    handler = capability.handler
     try:
-        checked_batch_handler(one.handler, process=one.where is Where.PROCESS)
+        checked_batch_handler(handler, process=capability.where is Where.PROCESS)
     except SetupError as error:
-        error.facts |= {"handler": one.handler.__qualname__, "at": line_of(one.handler)}
+        error.facts |= {"handler": handler.__qualname__, "at": line_of(handler)}
         raise
-    return replace(one, handler=of_one(one.handler), batch=policy, batch_handler=one.handler)
+    return replace(capability, handler=single_task_handler(handler), batch=policy, batch_handler=handler)
 
 
 def _first_line(handler: Callable[..., Any]) -> str:
     return (inspect.getdoc(handler) or "").partition("\n")[0]
+
+
+LEAST_BYTES = 1_000_000
+MOST_TASKS = 1_000_000_000
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(kB|MB|GB|KiB|MiB|GiB)")
+_UNIT_BYTES = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessLimits:
+    """The limits of a handler's process: how many tasks it runs, and its memory in bytes after each; None: no limit."""
+
+    max_tasks: int | None = None
+    max_bytes: int | None = None
+
+    def last(self, tasks: int) -> bool:
+        """Tell whether the next task is the last one of a process that has already run `tasks` of them."""
+        return self.max_tasks is not None and tasks + 1 >= self.max_tasks
+
+    def over(self, tasks: int, resident_bytes: int) -> bool:
+        """Tell whether a process has run as many tasks as it may, or holds more memory than it may."""
+        return (self.max_tasks is not None and tasks >= self.max_tasks) or (
+            self.max_bytes is not None and resident_bytes > self.max_bytes
+        )
+
+
+def process_limits(max_tasks: int | None, max_memory: str | int | None, *, process: bool) -> ProcessLimits | None:
+    """Return the checked limits of a capability's processes; None without any. `max_memory`: bytes, or as "512MB".
+
+    Raises:
+        InputError: when a value is outside its range, or the handler does not run in a process of its own.
+    """
+    for name, limit in (("max_tasks_per_process", max_tasks), ("max_memory", max_memory)):
+        if limit is not None and not process:
+            arguments.refuse(name, "Only a handler in a process of its own has this limit", limit, "process=True")
+    if max_tasks is None and max_memory is None:
+        return None
+    tasks = None if max_tasks is None else arguments.whole("max_tasks_per_process", max_tasks, 1, MOST_TASKS)
+    return ProcessLimits(tasks, None if max_memory is None else _bytes(max_memory))
+
+
+def _bytes(max_memory: str | int) -> int:
+    match = _SIZE.fullmatch(max_memory.strip()) if isinstance(max_memory, str) else None
+    size = round(float(match[1]) * _UNIT_BYTES[match[2]]) if match is not None else max_memory
+    if not isinstance(size, int) or isinstance(size, bool) or size < LEAST_BYTES:
+        arguments.refuse("max_memory", "A memory is at least 1MB", max_memory, 'such as "512MB" or "1GiB"')
+    return size
+
+
+_LIBRARIES = (str(Path(__file__).parents[1]), *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")))
+"""The folders of Coditect and of installed libraries, whose code is not the user's."""
+
+
+def load_agents(target: str) -> tuple[Agent, ...]:
+    """Return the `Agent` values of `path/to/file.py`, `package.module` or `package.module:name`.
+
+    A file inside a package is imported under its package's name; the package's parent folder is put on `sys.path`.
+
+    Raises:
+        SetupError: when no agent is declared there, or the import fails; the error names file and line.
+    """
+    place, _, name = target.partition(":")
+    module = _import(place)
+    found = {key: value for key, value in vars(module).items() if isinstance(value, Agent)}
+    if name:
+        found = {key: value for key, value in found.items() if key == name}
+    if not found:
+        raise SetupError(
+            "No Agent is declared there",
+            target=target,
+            fix="declare one at the top level: reviewer = Agent('reviewer')",
+        )
+    return tuple(dict.fromkeys(found.values()))
+
+
+def load_agent(target: str) -> Agent:
+    """Return the only agent that a file, a module, or `package.module:name` declares.
+
+    Raises:
+        SetupError: when no agent or more than one agent is declared there, or the import fails.
+    """
+    agents = load_agents(target)
+    if len(agents) > 1:
+        place = target.partition(":")[0]
+        names = [key for key, value in vars(_import(place)).items() if isinstance(value, Agent)]
+        raise SetupError(
+            "Several agents are declared there; name one",
+            target=target,
+            names=names,
+            fix=f"coditect agent run {place}:{names[0]}",
+        )
+    return agents[0]
+
+
+def _import(place: str) -> ModuleType:
+    path = Path(place)
+    if place.endswith(".py") or "/" in place or path.name in ("", ".."):
+        if not path.is_file() or path.suffix != ".py":
+            raise SetupError(
+                "There is no such Python file",
+                path=place,
+                fix="name a file as seen from this folder, or write an example: coditect init my-fleet",
+            )
+        place = _module_name(path.resolve())
+    elif "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(place)
+    except CoditectError as error:
+        error.facts.setdefault("at", _line_of(error)[0])
+        raise
+    except (Exception, SystemExit) as error:
+        at, line = _line_of(error)
+        reason = f"{type(error).__name__}: {getattr(error, 'msg', '') or error}"
+        raise SetupError("The agent cannot be imported", target=place, at=at, line=line, reason=reason) from error
+
+
+def _line_of(error: BaseException) -> tuple[str, str]:
+    """Return `file:line` and the source line of the innermost traceback frame in the user's own code."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}", (error.text or "").strip()
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith((*_LIBRARIES, "<"))]
+    return (f"{own[-1].filename}:{own[-1].lineno}", own[-1].line or "") if own else ("", "")
+
+
+def _module_name(path: Path) -> str:
+    names = [path.stem]
+    folder = path.parent
+    while (folder / "__init__.py").is_file():
+        names.append(folder.name)
+        folder = folder.parent
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    return ".".join(reversed(names))

@@ -15,13 +15,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from coditect.aio.loop_thread import LoopThread
-from coditect.aio.loop_watchdog import watched_loop
+from coditect.aio.loop import watched_loop
+from coditect.aio.threads import LoopThread
 from coditect.errors import SetupError
 from coditect.settings.settings import Settings
-from coditect.telemetry.exporter import exposition
-from coditect.telemetry.metrics import MemoryMetrics
-from coditect.telemetry.names import LOOP_LAG
+from coditect.telemetry.metrics import LOOP_LAG, MemoryMetrics, exposition
 
 log = logging.getLogger(__name__)
 
@@ -166,24 +164,24 @@ class _Probes:
 
     async def _wrong(self, check: Check) -> str:
         """Run a check on the program's event loop; return the fault it finds, or that the loop is blocked, else ""."""
-        told = await self._asked(check)
-        return STANDS_STILL if told is None else told
+        answer = await self._asked(check)
+        return STANDS_STILL if answer is None else answer
 
     async def _asked(self, read: Callable[[], Answer]) -> Answer | None:
         """Return what a function returns on the program's event loop; None if that is closed, or blocked for 0.8 s."""
-        told: Future[Answer] = Future()
+        answer: Future[Answer] = Future()
 
         def tell() -> None:
-            if told.set_running_or_notify_cancel():
+            if answer.set_running_or_notify_cancel():
                 try:
-                    told.set_result(read())
+                    answer.set_result(read())
                 except BaseException as error:  # noqa: BLE001 - raised where it is awaited
-                    told.set_exception(error)
+                    answer.set_exception(error)
 
         try:
             self._loop.call_soon_threadsafe(tell)
             async with asyncio.timeout(TURN_SECONDS):
-                return await asyncio.wrap_future(told)
+                return await asyncio.wrap_future(answer)
         except (TimeoutError, RuntimeError):  # RuntimeError: the loop is closed
             return None
 

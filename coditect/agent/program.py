@@ -14,56 +14,54 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from secrets import token_hex
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from coditect.agent.declaration import Agent
-from coditect.agent.handlers.lifespan import lived
+from coditect.agent.declaration import Agent, load_agent
 from coditect.agent.health import Readiness, seen_from_outside
 from coditect.agent.heartbeat import Heartbeat, Usage, load_sampler
-from coditect.agent.intake.slots import most_in_hand
-from coditect.agent.limits import AgentLimits, TaskApprovals
-from coditect.agent.loading import load_agent
+from coditect.agent.intake import most_in_hand
 from coditect.agent.mailbox import Mailbox
-from coditect.agent.processes.copies import BEGAN, PARENT, keep_processes, say_drained
-from coditect.agent.processes.pool import Workers
+from coditect.agent.pool import Workers
+from coditect.agent.process import BEGAN, PARENT, keep_processes, say_drained
 from coditect.agent.quarantine import Quarantine
 from coditect.agent.runtime import Runtime
+from coditect.agent.services import AgentLimits
+from coditect.agent.signature import lived
 from coditect.agent.workspaces import Workspaces
 from coditect.aio.clock import Clock, SystemClock
-from coditect.aio.launch import die_with
+from coditect.aio.launch import die_with, tell_ready
 from coditect.aio.loop import collect_rarely, keep_signals_from_children, on_stop_signal, run_loop, run_unstoppable_loop
-from coditect.aio.ready import tell_ready
 from coditect.aio.supervisor import Health, Supervisor, run_until
 from coditect.blobs import open_blobs
 from coditect.broker.port import Broker
-from coditect.broker.rabbitmq import AmqpBroker
+from coditect.broker.rabbitmq import PUBLISH_WINDOW, AmqpBroker
 from coditect.broker.topology import Topology, agent_queues, base_topology, capability_queues, inbox_binding
 from coditect.errors import CoditectError, SetupError
 from coditect.messaging.event_publisher import Events
 from coditect.messaging.rpc import Requests
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus, Load, Registration
-from coditect.registry.port import Registry
+from coditect.registry.port import Registry, following
 from coditect.registry.redis import RedisRegistry
-from coditect.registry.reference_clock import following
 from coditect.settings.addresses import without_passwords
 from coditect.settings.settings import Settings
-from coditect.telemetry.log_context import CURRENT_AGENT
-from coditect.telemetry.logs import configure_logs, enable_own_logs
+from coditect.telemetry.logs import CURRENT_AGENT, configure_logs, enable_own_logs
 from coditect.telemetry.metrics import MemoryMetrics, Metrics
-from coditect.telemetry.process import observe_process
-from coditect.telemetry.tracing.choose import open_tracing
-from coditect.telemetry.tracing.port import NO_TRACING, Tracing
+from coditect.telemetry.process import observe_process, open_tracing
+from coditect.telemetry.tracing import NO_TRACING, Tracing
 from coditect.wire import routing
-from coditect.wire.addresses.return_addresses import ReturnAddresses
+from coditect.wire.routing import ReturnAddresses
+
+if TYPE_CHECKING:
+    from coditect.agent.approvals import AgentApprovals
 
 log = logging.getLogger(__name__)
 
-CONNECT_SECONDS = 60.0
+AGENT_CONNECT_SECONDS = 60.0
 CAPABILITIES_AT_ONCE = 50
 STOPPED = "a signal came before the agent was ready"
 CANCELED_FIX = "see which handler cancels asyncio.all_tasks(): a handler cancels only what it started"
-EXIT_SECONDS = 2.0
+PROCESS_EXIT_SECONDS = 2.0
 """How long a drained process may take to end."""
 
 
@@ -87,7 +85,7 @@ def topology(agent: Agent) -> Iterator[Topology]:
 
 
 def registration(
-    agent: Agent, agent_id: AgentId, clock: Clock, *, slots: int, metadata: Mapping[str, str] = MappingProxyType({})
+    agent: Agent, agent_id: AgentId, clock: Clock, *, slots: int, metadata: Mapping[str, Any] = MappingProxyType({})
 ) -> Registration:
     """Return what an agent process registers of itself in the registry, such as id, name, slots and capabilities."""
     return Registration(
@@ -95,7 +93,7 @@ def registration(
         name=agent.name,
         version=agent.version,
         slots=slots,
-        capabilities=tuple(one.spec for one in agent.capabilities),
+        capabilities=tuple(capability.spec for capability in agent.capabilities),
         tags=agent.tags,
         host=socket.gethostname(),
         pid=os.getpid(),
@@ -120,7 +118,7 @@ class Host:
     metrics: Metrics = field(default_factory=MemoryMetrics)
     tracing: Tracing = NO_TRACING
     """The tracing of the process; opened and closed by its program."""
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     """What the registration says of the agent beside its declaration."""
 
 
@@ -140,8 +138,7 @@ async def running_agent(
 
     The drain ends tasks first, then the registration, then the queues. The agent gets a fresh id unless one is given.
     """
-    agent_id, host = agent_id or new_agent_id(agent), host or Host()
-    slots = settings.slots or agent.slots
+    agent_id, host, slots = agent_id or new_agent_id(agent), host or Host(), settings.slots or agent.slots
     async with AsyncExitStack() as stack:
         background = await stack.enter_async_context(Supervisor(host.health))
         value = await stack.enter_async_context(lived(agent.lifespan, agent))
@@ -166,11 +163,13 @@ async def running_agent(
         )
         load = _completed(runtime.load, host.sample or load_sampler(), broker)
         described = registration(agent, agent_id, reference, slots=slots, metadata=host.metadata)
-        heartbeat = await stack.enter_async_context(_heartbeat(registry, described, load, settings, host.health))
+        beat = {"beat_seconds": settings.beat_seconds, "lease_seconds": settings.lease_seconds}
+        heartbeat = await stack.enter_async_context(Heartbeat(registry, described, load, health=host.health, **beat))
         await broker.declare(agent_queues(agent_id, slots=slots))  # unregistered, they would count as a dead agent's
-        observe_process(host.metrics, reference, lambda: broker.server.certificate_end, host.health.deaths.total)
+        observe_process(host.metrics, broker, lambda: reference.ahead_ms / 1000, host.health.deaths.total)
         runtime.observed(host.metrics, heartbeat)
-        mailbox = Mailbox(agent, runtime, broker, events, background, drain=partial(_drain_alone, drain))
+        ends = partial(_drain_alone, drain)
+        mailbox = Mailbox(agent, runtime, broker, events, background, drain=ends, metrics=host.metrics)
         await mailbox.open(agent_id)
         stack.push_async_callback(mailbox.close)
         await runtime.guards.breakers.learn()  # after the mailbox is open, so that no news is missed
@@ -188,7 +187,8 @@ def _drain_alone(drain: asyncio.Event) -> None:
 
 def _requests(broker: Broker, settings: Settings, agent_id: AgentId, host: Host) -> Requests:
     blobs = open_blobs(settings.blob_url, most_bytes=settings.blob_max_bytes)
-    return Requests(broker, name=agent_id, blobs=blobs, metrics=host.metrics, tracing=host.tracing)
+    replies = routing.agent_replies(agent_id)
+    return Requests(broker, name=agent_id, reply_to=replies, blobs=blobs, metrics=host.metrics, tracing=host.tracing)
 
 
 def _limits(settings: Settings, host: Host, agent: Agent, *, slots: int) -> AgentLimits:
@@ -206,7 +206,7 @@ def _limits(settings: Settings, host: Host, agent: Agent, *, slots: int) -> Agen
     )
 
 
-def _approvals(settings: Settings, agent: Agent) -> TaskApprovals | None:
+def _approvals(settings: Settings, agent: Agent) -> AgentApprovals | None:
     """Return the approval policy that the settings name; None, without an import of its modules, if they name none.
 
     Raises:
@@ -215,7 +215,7 @@ def _approvals(settings: Settings, agent: Agent) -> TaskApprovals | None:
     """
     if settings.approval_policy is None:
         return None
-    from coditect.agent.guards.approvals import AgentApprovals  # noqa: PLC0415 - only an agent with a policy pays
+    from coditect.agent.approvals import AgentApprovals  # noqa: PLC0415 - only an agent with a policy pays
     from coditect.workflow.approvals.file import load_policy  # noqa: PLC0415
 
     return AgentApprovals(agent, load_policy(settings.approval_policy))
@@ -224,19 +224,6 @@ def _approvals(settings: Settings, agent: Agent) -> TaskApprovals | None:
 def _patience_seconds(settings: Settings) -> float:
     """Return the seconds without a renewed lease after which another agent is gone: 3 heartbeats, at most a lease."""
     return min(settings.lease_seconds, 3 * settings.beat_seconds)
-
-
-def _heartbeat(
-    registry: Registry, described: Registration, load: Callable[[], Load], settings: Settings, health: Health
-) -> Heartbeat:
-    return Heartbeat(
-        registry,
-        described,
-        load,
-        beat_seconds=settings.beat_seconds,
-        lease_seconds=settings.lease_seconds,
-        health=health,
-    )
 
 
 def _completed(load: Callable[[], Load], sample: Callable[[], Usage], broker: Broker) -> Callable[[], Load]:
@@ -264,7 +251,7 @@ async def _remove_queues(broker: Broker, agent_id: AgentId) -> None:
     try:
         await broker.unbind(inbox_binding(agent_id))
         await broker.delete_queue(routing.mailbox_queue(agent_id))
-        await broker.delete_queue(f"reply.{agent_id}")
+        await broker.delete_queue(routing.agent_replies(agent_id))
         await broker.delete_queue(routing.next_queue(agent_id), if_empty=True, classic=True)
     except CoditectError as error:
         log.warning("The agent's queues could not be removed", extra={"agent_id": agent_id, "reason": str(error)})
@@ -321,9 +308,7 @@ async def _serve(
         window=publish_window(agent, settings),
         declare=settings.declare,
         quorum=settings.reply_queue == "quorum",
-        wire=settings.wire,
-        heartbeat_seconds=settings.heartbeat_seconds,
-        connect_seconds=CONNECT_SECONDS,
+        connect_seconds=AGENT_CONNECT_SECONDS,
     )
     health, metrics = broker.health, MemoryMetrics()
     tracing = open_tracing(settings, service="coditect-agent", instance=agent_id)
@@ -365,7 +350,7 @@ def _sweep_workspaces(settings: Settings) -> None:
 def _log_ready(agent: Agent, agent_id: AgentId, settings: Settings) -> None:
     facts = {
         "agent_id": agent_id,
-        "capabilities": ",".join(one.name for one in agent.capabilities),
+        "capabilities": ",".join(capability.name for capability in agent.capabilities),
         "slots": settings.slots or agent.slots,
         "broker": without_passwords(settings.amqp_url),
     }
@@ -379,7 +364,7 @@ def publish_window(agent: Agent, settings: Settings) -> int:
 
     A wait for the confirm of another reply would cost more than the reply itself.
     """
-    return max(settings.window, most_in_hand(settings.slots or agent.slots))
+    return max(PUBLISH_WINDOW, most_in_hand(settings.slots or agent.slots))
 
 
 def unready(broker: Broker, health: Health) -> str:
@@ -426,7 +411,8 @@ def _code_of_stop(error: asyncio.CancelledError) -> int:
     if error.args == (STOPPED,):
         log.info("Stopped before the agent was ready")
         return 0
-    log.error("Something in this process canceled the whole agent; it ends", extra={"fix": CANCELED_FIX})
+    facts = {"fix": CANCELED_FIX}
+    log.error("Something in this process canceled the whole agent; it ends", exc_info=error, extra=facts)
     return 1
 
 
@@ -442,6 +428,6 @@ async def _serve_and_end(serving: Coroutine[Any, Any, object]) -> None:
     except asyncio.CancelledError as error:
         code = _code_of_stop(error)
     finally:
-        timer = threading.Timer(EXIT_SECONDS, os._exit, (code,))
+        timer = threading.Timer(PROCESS_EXIT_SECONDS, os._exit, (code,))
         timer.daemon = True
         timer.start()

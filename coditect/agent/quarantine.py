@@ -21,6 +21,8 @@ registry does not answer.
 
 Being a suspect is no punishment: a task that merely ran beside the one that killed the agent is done as any other,
 attempt unchanged.
+
+A suspect runs in a process of its own, and a bounded number of them at a time.
 """
 
 from __future__ import annotations
@@ -28,18 +30,27 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from enum import Enum, auto
+from functools import partial
 from typing import Any
 
-from coditect.agent.processes.pool import PROCESS_DIED
+from coditect.agent.context import TaskContext
+from coditect.agent.declaration import Capability
+from coditect.agent.execution import Execution, ExecutionState, Suspicion
+from coditect.agent.handler import AttemptOutcome, Executors, SentBack, cut_short, limit_seconds, run_handler
+from coditect.agent.intake import Intake
+from coditect.agent.pool import PROCESS_DIED, ProcessDied, WorkerUnavailable
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Delivery
-from coditect.errors import RegistryUnavailable
+from coditect.errors import RegistryUnavailable, Retryable, SetupError
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus
+from coditect.model.result import Failure, Status
 from coditect.model.task import Task
 from coditect.registry.port import Registry
 from coditect.wire import routing
@@ -52,7 +63,7 @@ KEEP_SECONDS = 86_400.0
 """How long the registry keeps a task's start mark after all agents are gone."""
 HANDED_BACK_SECONDS = 3_600.0
 """How long the registry keeps the count of a task's hand-backs."""
-LOOK_SECONDS = 0.2
+LEASE_CHECK_SECONDS = 0.2
 """Pause between two checks of the lease of an agent that may be gone."""
 UNANSWERED_SECONDS = 5.0
 """How long a registry that did not answer is left alone: each request to it may take a second."""
@@ -71,16 +82,6 @@ class Recorded(Enum):
     AT_GONE_AGENT = auto()
 
 
-class Suspicion(Enum):
-    """The evidence that a task kills its process: none, many deliveries, or a process that ended while running it."""
-
-    NONE = auto()
-    COUNTED = auto()
-    """The task was delivered many times, and the registry, which could say more, does not answer."""
-    RECORDED = auto()
-    """By the registry or the task's history, a process ended while it ran the task."""
-
-
 def suspicion(task: Task, deliveries: int, recorded: Recorded) -> Suspicion:
     """Return the suspicion against a task, by its errors, its number of deliveries, and its recorded start."""
     if recorded is Recorded.AT_GONE_AGENT or killed_its_process(task):
@@ -95,8 +96,8 @@ def killed_its_process(task: Task) -> bool:
 
     A handler that ends an agent in an orderly way may just raise an exception in a process of its own.
     """
-    errors = [one for one in task.errors if isinstance(one, dict)]
-    return any(one.get("reason") == PROCESS_DIED or one.get("isolated") is True for one in errors)
+    errors = [error for error in task.errors if isinstance(error, dict)]
+    return any(error.get("reason") == PROCESS_DIED or error.get("isolated") is True for error in errors)
 
 
 def earlier_deliveries(delivery: Delivery) -> int:
@@ -244,7 +245,7 @@ class Quarantine:
             before = record.lease_ms
             if self._now() >= give_up:
                 break
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(LEASE_CHECK_SECONDS)
         return False
 
     async def _clear(self, start: _Start) -> None:
@@ -258,3 +259,171 @@ class Quarantine:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+RETURN_SECONDS = 1.0
+"""Pause before a suspect goes back to its queue when no process can be started right now."""
+
+
+class Isolation:
+    """The limit on how many suspects (tasks that may kill their process) one agent process runs at the same time.
+
+    Each depth of nesting has as many places as the machine has processors, at most as many as slots: a task that a
+    suspect awaits can then always run in its turn.
+    """
+
+    def __init__(self, quarantine: Quarantine, intake: Intake, *, slots: int) -> None:
+        self._quarantine = quarantine
+        self._intake = intake
+        places = min(slots, os.cpu_count() or 1)
+        self._places: defaultdict[int, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(places))
+
+    @asynccontextmanager
+    async def around(self, execution: Execution) -> AsyncIterator[Suspicion]:
+        """Record a redelivered task's start for the block, and yield the suspicion that the task kills its process.
+
+        Before the block the task may have to wait: for checks, or while too many tasks under suspicion run.
+        """
+        aside = partial(self._aside, execution)
+
+        def began() -> bool:
+            return execution.state is ExecutionState.HANDLED
+
+        async with self._quarantine.examined(execution.task, execution.delivery, aside, began=began) as suspicion:
+            if suspicion is Suspicion.NONE:
+                yield suspicion
+            else:
+                async with self.place(execution):
+                    yield suspicion
+
+    @asynccontextmanager
+    async def place(self, execution: Execution) -> AsyncIterator[None]:
+        """Wait until few enough tasks run that may kill their process, then count this one as such during the block.
+
+        It waits without its slot; a task that may not do so runs at once, uncounted. An error of the block that is
+        Retryable is raised again after 1 s.
+        """
+        async with AsyncExitStack() as stack:
+            await self._take_place(execution, stack)
+            facts = {
+                "task_id": execution.task.id,
+                "capability": execution.task.capability,
+                "attempt": execution.task.attempt,
+            }
+            log.warning("A task that may have killed its process runs in one of its own", extra=facts)
+            try:
+                yield
+            except Retryable:
+                await asyncio.sleep(RETURN_SECONDS)
+                raise
+
+    async def _take_place(self, execution: Execution, stack: AsyncExitStack) -> None:
+        """Until `stack` closes, count a task that may kill its process; first wait while too many such tasks run.
+
+        When all places are taken and the task may not wait without its slot, the task goes on without a place: slots
+        bound the number of such tasks.
+        """
+        place = self._places[execution.task.depth]
+
+        async def enter() -> bool:
+            await stack.enter_async_context(place)
+            return True
+
+        if not place.locked():
+            await enter()
+        elif self._intake.may_suspend(execution):
+            await self._aside(execution, enter())
+
+    async def _aside(self, execution: Execution, work: Coroutine[Any, Any, bool]) -> bool:
+        """Await a coroutine with the task's slot freed; keep the slot when too many other tasks have freed theirs."""
+        if not self._intake.may_suspend(execution):
+            return await work
+        self._intake.suspend(execution)
+        try:
+            answer = await work
+        except BaseException:
+            self._intake.abandon(execution)
+            raise
+        await self._intake.resume(execution)
+        return answer
+
+
+async def run_isolated(
+    capability: Capability,
+    execution: Execution,
+    context: TaskContext | None,
+    executors: Executors,
+    *,
+    now_ms: int,
+) -> AttemptOutcome:
+    """Run one attempt of a task that may kill its process, in a new process, and return how the attempt ended.
+
+    A handler that no other process can load runs in this process when only the number of deliveries speaks against its
+    task; otherwise the handler does not run any more. When an agent ended while it ran the task, and the handler then
+    also exceeds its limit in the process of its own, the handler probably blocks: its next attempt runs in a process of
+    its own, too.
+    """
+    try:
+        ended = await run_alone(capability, execution, context, executors, now_ms=now_ms)
+        return _blocked(ended) if execution.suspicion is Suspicion.RECORDED and execution.overdue else ended
+    except SetupError as error:
+        if execution.suspicion is Suspicion.RECORDED:
+            return _not_run(error)
+    return await run_handler(capability, execution, context, executors, now_ms=now_ms)
+
+
+async def run_alone(
+    capability: Capability,
+    execution: Execution,
+    context: TaskContext | None,
+    executors: Executors,
+    *,
+    now_ms: int,
+) -> AttemptOutcome:
+    """Run one attempt of a handler in a new process that runs nothing else, and return how the attempt ended.
+
+    The time to load the handler does not count to the limit.
+
+    Raises:
+        SetupError: when no other process can load the handler.
+        WorkerUnavailable: when no process could be started, or too many tasks await others; retryable.
+    """
+    execution.load()
+    try:
+        worker = await executors.workers.start(capability)
+    except asyncio.CancelledError as error:
+        return cut_short(execution, error, limit_seconds(capability, execution.task, now_ms), executors.ending)
+    finally:
+        execution.leave()
+    try:
+        return await run_handler(capability, execution, context, replace(executors, alone=worker), now_ms=now_ms)
+    except SentBack as error:  # sent round it would lose what speaks against it
+        raise WorkerUnavailable("Too many tasks await others; the suspect goes back") from error
+    finally:
+        await asyncio.shield(executors.workers.end(worker))
+
+
+def _blocked(ended: AttemptOutcome) -> AttemptOutcome:
+    if ended.failure is None:
+        return ended
+    message = f"{ended.failure.message}, and an agent that ran it before ended meanwhile: its process was killed"
+    return replace(
+        ended,
+        failure=replace(
+            ended.failure,
+            reason=PROCESS_DIED,
+            message=message,
+            fix="see that agent's log for what blocks its event loop; make the handler a plain function, or await "
+            "asyncio.to_thread(...) what blocks",
+        ),
+    )
+
+
+def _not_run(error: SetupError) -> AttemptOutcome:
+    failure = Failure(
+        PROCESS_DIED,
+        ProcessDied.__name__,
+        f"An agent ended while it ran this task, and its handler cannot be run apart: {error}",
+        fix=str(error.facts.get("fix", "")),
+    )
+    return AttemptOutcome(Status.FAILED, failure=failure, error=error)

@@ -3,51 +3,89 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import logging
+from collections.abc import Callable, Coroutine
 from concurrent import futures
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 from weakref import WeakValueDictionary
 
-from coditect.agent.execution.execution import Execution, ExecutionState
-from coditect.agent.execution.handler import Executors, HandedBack, SentBack
-from coditect.agent.execution.parts import PartSender
-from coditect.agent.guards.guards import Guards
-from coditect.agent.handlers.context import Context, PlainContext, TaskContext
-from coditect.agent.handlers.port import BreakerCall
-from coditect.agent.intake.intake import Intake
-from coditect.agent.limits import AgentLimits as Bounds
-from coditect.agent.workflow_tasks.handoffs import Handoffs, owner_to_hand_off
-from coditect.agent.workflow_tasks.reports import Reports
+from coditect.agent.context import BreakerCall, Context, PlainContext, TaskContext
+from coditect.agent.execution import Execution, ExecutionState, PartSender
+from coditect.agent.guards import Guards
+from coditect.agent.handler import Executors, HandedBack, SentBack
+from coditect.agent.intake import Intake
+from coditect.agent.owners import Reports
+from coditect.agent.pool import Workers
 from coditect.agent.workspaces import Workspaces
 from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
 from coditect.aio.threads import Carried, awaited_by, carry_await
 from coditect.blobs import fetched
 from coditect.client.control_plane import ControlPlane
-from coditect.collaboration.blocking_locks import BlockingLock
-from coditect.collaboration.lock_requests import LockRequests
-from coditect.collaboration.locks import Lock, LockTerms
+from coditect.collaboration.handoffs import HandoffState, agents_to_ask
+from coditect.collaboration.locks import BlockingLock, Lock, LockRequests, LockTerms
 from coditect.collaboration.state import StateRequests
-from coditect.collaboration.thread_requests import ThreadRequests
-from coditect.errors import InvalidTask, ResultTimeout, TaskCanceled, UnknownCapability, Unroutable
+from coditect.collaboration.threads import ThreadRequests
+from coditect.errors import (
+    CoditectError,
+    ControlPlaneRequired,
+    InputError,
+    InvalidTask,
+    ResultTimeout,
+    Retryable,
+    TaskCanceled,
+    UnknownCapability,
+    Unroutable,
+)
 from coditect.messaging.event_publisher import Events
 from coditect.messaging.rpc import Requests
 from coditect.model.capability import LONGEST_DIRECT_SECONDS, LONGEST_SECONDS, Priority
 from coditect.model.ids import AgentId, TaskId, child_task_id
 from coditect.model.result import Outcome
-from coditect.model.task import MAX_DEPTH, Limits, Task
-from coditect.resilience.retry_budget import RetryBudgets
-from coditect.wire.parts import Credit
-from coditect.wire.tasks import MAX_BODY_BYTES
+from coditect.model.task import MAX_DEPTH, Limits, Owner, Task
+from coditect.registry.port import Registry
+from coditect.resilience.retries import RetryBudgets
+from coditect.telemetry.tracing import SKIPPED, begin_step
+from coditect.wire.control import Verb
+from coditect.wire.headers import TraceContext
+from coditect.wire.routing import ReturnAddresses
+from coditect.wire.tasks import MAX_BODY_BYTES, Credit
+
+if TYPE_CHECKING:  # only an agent with a policy imports what a policy needs
+    from coditect.agent.approvals import AgentApprovals
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class AgentLimits:
+    """The slots, bounds and permissions of one agent process."""
+
+    slots: int
+    max_suspended: int = 1_000
+    drain_seconds: float = 30.0
+    workspace: str | None = None
+    source: str | None = None
+    """The file or module that declares the agent, for handlers in processes of their own."""
+    workers: Callable[..., Workers] | None = Workers
+    """The class of the worker processes; None lets suspects run as any other task."""
+    addresses: ReturnAddresses = field(default_factory=ReturnAddresses)
+    """The return addresses that the agent may answer."""
+    tracebacks: bool = True
+    """Whether results carry tracebacks."""
+    reserve: int = 1
+    """Number of slots that are kept for P0."""
+    approvals: AgentApprovals | None = None
+    """The approval policy in this process; None without one."""
+
+
 @dataclass(frozen=True)
-class Means:
+class ProcessServices:
     """The parts of an agent process that all its `TaskServices` share, such as requests, events, intake and reports."""
 
     requests: Requests
@@ -57,7 +95,7 @@ class Means:
     executors: Executors
     clock: Clock
     background: Supervisor
-    bounds: Bounds
+    limits: AgentLimits
     guards: Guards
     lifespan: Any = None
     streams: WeakValueDictionary[str, PartSender] = field(default_factory=WeakValueDictionary)
@@ -91,21 +129,21 @@ class Means:
     @cached_property
     def workspaces(self) -> Workspaces:
         """The folders of the process's executions; none exists before a task first needs one."""
-        return Workspaces(self.bounds.workspace)
+        return Workspaces(self.limits.workspace)
 
     @cached_property
     def retry_budgets(self) -> RetryBudgets:
         """The limits on the process's retries of calls, by dependency; made when a task first needs one."""
         return RetryBudgets()
 
-    def services(self, execution: Execution) -> TaskServices:
+    def for_task(self, execution: Execution) -> TaskServices:
         """Return what the handler of one execution may call: requests, locks, progress and other services."""
         task = execution.task
         return TaskServices(execution, task.id or self.clock.new_id(), task.attempt, self)
 
     def context(self, execution: Execution, agent_id: AgentId, *, blocking: bool) -> TaskContext:
         """Return the context of one execution: a `PlainContext` if `blocking`, else a `Context` for async handlers."""
-        task, services = execution.task, self.services(execution)
+        task, services = execution.task, self.for_task(execution)
         headers, kind = execution.delivery.message.headers, PlainContext if blocking else Context
         return kind(task, services.task_id, agent_id, services, workspaces=self.workspaces, headers=headers)
 
@@ -118,7 +156,7 @@ class TaskServices:
     task_id: TaskId
     attempt: int
     """The attempt number under which the handler was called; a grant while it runs may give the task another one."""
-    means: Means
+    process: ProcessServices
 
     async def request(
         self, capability: str, body: bytes, *, ordinal: int, timeout_seconds: float, priority: Priority
@@ -136,13 +174,13 @@ class TaskServices:
             TooLarge: when the blob store refuses the child's large input.
             BlobUnavailable: when a large value cannot be stored or fetched; retryable.
         """
-        requests = self.means.requests
+        requests = self.process.requests
         if self.execution.task.depth >= MAX_DEPTH:
             raise InvalidTask(
                 "Requests are nested too deep", depth=MAX_DEPTH, fix="find the agents that ask in a circle"
             )
         travels = body if len(body) <= MAX_BODY_BYTES else (await requests.blobs.put(body)).document
-        if not self.may_suspend():
+        if not self.process.intake.may_suspend(self.execution):
             raise SentBack
         level = Priority(priority)  # it is a text from a worker process
         child = self._child(capability, travels, timeout_seconds, ordinal=ordinal, priority=level)
@@ -151,15 +189,22 @@ class TaskServices:
         reply = requests.expect(child.correlation_id or "")
         return await self._suspended(self._exchange(child, reply, timeout_seconds))
 
-    async def _suspended(self, wait: Coroutine[Any, Any, T], *, begun: bool = True) -> T:
+    async def _suspended(
+        self,
+        wait: Coroutine[Any, Any, T],
+        *,
+        begun: bool = True,
+        resuming: AbstractAsyncContextManager[None] | None = None,
+    ) -> T:
         """Await something without the task's slot, and take the slot again before its result is used.
 
+        The slot is waited for inside of `resuming`.
         A task that has not `begun` goes back (`HandedBack`) where it gets no slot and other agents may have one.
         """
-        intake, task = self.means.intake, self.execution.task
+        intake, task = self.process.intake, self.execution.task
         intake.suspend(self.execution)
         if task.owner is None or task.limits.timeout_ms is None:  # else the owner counts it
-            self.means.executors.limits.pause(self.execution, self._most_seconds())
+            self.process.executors.limits.pause(self.execution, self._seconds_left())
         try:
             result = await wait
         except BaseException as error:
@@ -169,26 +214,23 @@ class TaskServices:
                 await intake.resume(self.execution)
             raise
         else:
-            if not await intake.resume(self.execution, bound=begun):
-                raise HandedBack
+            async with resuming or nullcontext():
+                if not await intake.resume(self.execution, bound=begun):
+                    raise HandedBack
             return result
         finally:
             if not self.execution.awaiting:
-                self.means.executors.limits.go_on(self.execution)
+                self.process.executors.limits.go_on(self.execution)
 
     async def without_slot(self, wait: Coroutine[Any, Any, T]) -> T:
         """Await something without the task's slot, as `Context.without_slot` says.
 
         A task above the bound of suspended tasks goes back to its queue instead (`SentBack`).
         """
-        if not self.may_suspend():
+        if not self.process.intake.may_suspend(self.execution):
             wait.close()
             raise SentBack
         return await self._suspended(wait)
-
-    def may_suspend(self) -> bool:
-        """Tell whether the task may free its slot while it awaits something; the agent bounds how many tasks may."""
-        return self.means.intake.may_suspend(self.execution, self.means.bounds.max_suspended)
 
     async def acquire_lock(self, resources: list[str], **terms: Unpack[LockTerms]) -> dict[str, Any]:
         """Lock resources for the task, as `LockPort.acquire_lock` says; a task that waits holds no slot.
@@ -196,16 +238,18 @@ class TaskServices:
         A task above the bound of suspended tasks goes back to its queue instead (`SentBack`), and so does a task that
         got its concurrency key but no slot while other agents may have one.
         """
-        locks = self.means.locks
+        locks = self.process.locks
         owner, timeout_seconds = f"{self.task_id}/{self.attempt}", terms["timeout_seconds"]
-        wanted = locks.want(resources, terms, owner=owner, task=self.task_id)
+        wanted = locks.want(resources, terms, owner=owner, task=self.task_id, trace=self._trace)
         state = await locks.ask(wanted, timeout_seconds=timeout_seconds)
         if state["state"] != "held":
             try:
-                if not self.may_suspend():
+                if not self.process.intake.may_suspend(self.execution):
                     raise SentBack
                 waiting = locks.wait_for(wanted, state, timeout_seconds)
-                state = await self._suspended(waiting, begun=self.execution.state is not ExecutionState.LOADING)
+                begun = self.execution.state is not ExecutionState.LOADING
+                granted = await self._suspended(waiting, begun=begun, resuming=locks.kept(wanted))
+                state = locks.latest(wanted, granted)
             except BaseException:  # it may have been granted while the task waited for a slot
                 await locks.release_lock(wanted.ticket)
                 raise
@@ -219,60 +263,72 @@ class TaskServices:
         """Send a request about shared state with the task's id and any workflow, node and fence; see `StatePort`."""
         owner = self.execution.task.owner
         by = {} if owner is None else {"by": {"workflow": owner.workflow, "node": owner.node, "fence": owner.fence}}
-        return await StateRequests(self.means.control).ask_state(verb, body | {"task": self.task_id} | by)
+        return await StateRequests(self.process.control).ask_state(verb, body | {"task": self.task_id} | by)
 
     async def ask_thread(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
         """Send a request about conversation threads, as `ThreadPort.ask_thread` says, with the task's id."""
-        return await self.means.threads.ask_thread(verb, {"task": self.task_id} | body)
+        return await self.process.threads.ask_thread(verb, {"task": self.task_id} | body)
 
     async def hear(self, ticket: str, after_seconds: float) -> None:
         """Wait for news of a conversation thread, as `ThreadPort.hear` says; the task holds no slot meanwhile."""
-        await self.without_slot(self.means.threads.hear(ticket, after_seconds))
+        await self.without_slot(self.process.threads.hear(ticket, after_seconds))
 
     async def hand_off(self, to: str, *, reason: str, context: Any, timeout_seconds: float) -> dict[str, Any]:
         """Offer the task to others, without a slot; return the handoff if it failed; an acceptance ends the execution.
 
         A task above the bound of suspended tasks goes back to its queue instead (`SentBack`).
         """
-        execution, asking = self.execution, self.means.handoffs
-        owner, given = owner_to_hand_off(execution), {"reason": reason, "context": context}
-        if not self.may_suspend():
+        execution, asking = self.execution, self.process.handoffs
+        owner = owner_to_hand_off(execution)
+        if not self.process.intake.may_suspend(self.execution):
             raise SentBack
-        told = await asking.request(execution, owner, to, **given, timeout_seconds=timeout_seconds)
-        return await self._suspended(asking.wait(told, execution))
+        requested = await asking.request(
+            execution, owner, to, reason=reason, context=context, timeout_seconds=timeout_seconds
+        )
+        facts = {"coditect.handoff.id": requested["handoff"], "coditect.handoff.to": to}
+        span = begin_step(self.process.requests.tracing, "hand off", self._trace, facts)
+        state = "withdrawn"
+        try:
+            ended = await self._suspended(asking.wait(requested, execution))
+            state = ended["state"]
+        finally:  # an acceptance cancels the execution
+            if span is not None:
+                span.add({"coditect.handoff.state": "accepted" if execution.handed_off else state})
+                span.end()
+        return ended
 
     async def received_handoff(self) -> dict[str, Any]:
         """Return the handoff that brought the task to this agent, as JSON; `handoff`, its id, is None without one."""
         owner = self.execution.task.owner
-        return {"handoff": None} if owner is None else await self.means.handoffs.of_task(owner)
+        return {"handoff": None} if owner is None else await self.process.handoffs.of_task(owner)
 
     async def keep_lock(self, ticket: str, *, after_seconds: float, ttl_seconds: float) -> dict[str, Any]:
         """Await news of the lock with the id `ticket`; without news, renew it, as `LockPort.keep_lock` says."""
-        return await self.means.locks.keep_lock(ticket, after_seconds=after_seconds, ttl_seconds=ttl_seconds)
+        return await self.process.locks.keep_lock(ticket, after_seconds=after_seconds, ttl_seconds=ttl_seconds)
 
     async def release_lock(self, ticket: str) -> None:
         """Release the task's lock with the id `ticket`, or give up the wait for it."""
-        await self.means.locks.release_lock(ticket)
+        await self.process.locks.release_lock(ticket)
 
-    def _most_seconds(self) -> float:
+    def _seconds_left(self) -> float:
         """Return the seconds that the task may last from now on in total, its waits included."""
-        task, most = self.execution.task, LONGEST_SECONDS
+        task, limit = self.execution.task, LONGEST_SECONDS
         if task.owner is None:  # its delivery stays unacknowledged
-            most = self.execution.since + LONGEST_DIRECT_SECONDS - self.means.executors.loop.time()
+            limit = self.execution.since + LONGEST_DIRECT_SECONDS - self.process.executors.loop.time()
         if task.limits.deadline_ms is not None:
-            most = min(most, (task.limits.deadline_ms - self.means.clock.now_ms()) / 1000)
-        return max(0.0, most)
+            limit = min(limit, (task.limits.deadline_ms - self.process.clock.now_ms()) / 1000)
+        return max(0.0, limit)
 
     async def _exchange(self, child: Task, reply: asyncio.Future[Outcome], timeout_seconds: float) -> Outcome:
-        requests = self.means.requests
+        requests = self.process.requests
         try:
             async with asyncio.timeout(timeout_seconds):
                 await requests.send(child, timeout_seconds=timeout_seconds)
                 outcome = await asyncio.shield(reply)
                 return await fetched(requests.blobs, outcome) if outcome.claims else outcome
         except asyncio.CancelledError:
-            if not reply.done() and (self.execution.asked_to_end or not self.means.intake.closed):
-                self.means.background.start(requests.withdraw(child), name="withdraw a request")
+            if not reply.done() and (self.execution.asked_to_end or not self.process.intake.closed):
+                self.process.background.start(requests.withdraw(child), name="withdraw a request")
             raise
         except TimeoutError as error:
             raise ResultTimeout("The requested task gave no result in time", task_id=child.id) from error
@@ -290,7 +346,7 @@ class TaskServices:
         ordinal: int,
         priority: Priority,
     ) -> Task:
-        requests, parent, now = self.means.requests, self.execution.task, self.means.clock.now_ms()
+        requests, parent, now = self.process.requests, self.execution.task, self.process.clock.now_ms()
         deadline, trace = now + int(timeout_seconds * 1000), self.execution.span or parent
         if parent.limits.deadline_ms is not None:
             deadline = min(deadline, parent.limits.deadline_ms)
@@ -311,9 +367,15 @@ class TaskServices:
         )
 
     @property
+    def _trace(self) -> TraceContext:
+        """The span of the attempt, and before it begins the task's trace context; a task in no trace begins none."""
+        task = self.execution.task
+        return self.execution.span or (task if task.traceparent is not None else SKIPPED)
+
+    @property
     def retry_budgets(self) -> RetryBudgets:
         """The limits on how many calls of each dependency the agent process may retry."""
-        return self.means.retry_budgets
+        return self.process.retry_budgets
 
     @property
     def asked_to_end(self) -> bool:
@@ -322,7 +384,7 @@ class TaskServices:
 
     def now_ms(self) -> int:
         """Return the time of the agent's clock, in Unix milliseconds."""
-        return self.means.clock.now_ms()
+        return self.process.clock.now_ms()
 
     async def send_part(self, body: bytes) -> None:
         """Send the next part of a streamed result, once the requester's credit allows it.
@@ -340,41 +402,41 @@ class TaskServices:
         return await self._part_sender().end(complete=complete)
 
     def _part_sender(self) -> PartSender:
-        execution, means = self.execution, self.means
+        execution, process = self.execution, self.process
         if execution.parts is None:
             task = execution.task
-            address = means.bounds.addresses.find(task.reply_to)
+            address = process.limits.addresses.find(task.reply_to)
             if address is None:
                 raise InvalidTask("The parts of a streamed task need an address", fix="publish it with a reply_to")
             execution.parts = PartSender(
-                task, AgentId(means.requests.name), means.requests, address, cancel=execution.cancel
+                task, AgentId(process.requests.name), process.requests, address, cancel=execution.cancel
             )
-            means.streams[execution.parts.execution_id] = execution.parts
+            process.streams[execution.parts.execution_id] = execution.parts
         return execution.parts
 
     def breaker(self, name: str) -> AbstractAsyncContextManager[BreakerCall]:
         """Return a context manager around one call of a dependency, as `Context.breaker` says."""
-        return self.means.guards.breakers.get(name).call()
+        return self.process.guards.breakers.get(name).call()
 
     def progress(self, share: float, note: str) -> None:
         """Publish the task's progress as an event; report a workflow task's progress to its owner, too."""
         owner = self.execution.task.owner
         if owner is not None:
-            self.means.reports.progress(owner, share, note)
-        self.means.events.emit("task.progress", subject=self.task_id, share=share, note=note)
+            self.process.reports.progress(owner, share, note)
+        self.process.events.emit("task.progress", subject=self.task_id, share=share, note=note)
 
     def report(self, share: float, note: str) -> None:
         """Publish the task's progress as `progress` does, but from a handler's thread."""
-        self.means.executors.loop.call_soon_threadsafe(self.progress, share, note)
+        self.process.executors.loop.call_soon_threadsafe(self.progress, share, note)
 
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
         """Publish an event that the handler defines, at most once."""
-        self.means.events.emit(type_, subject=subject, **data)
+        self.process.events.emit(type_, subject=subject, **data)
 
     @property
     def lifespan(self) -> Any:
         """The value of the agent's lifespan."""
-        return self.means.lifespan
+        return self.process.lifespan
 
     def run(self, work: Coroutine[Any, Any, T], *, closing: bool = False) -> T:
         """Run a coroutine of the agent on its event loop, and wait for it in the handler's thread.
@@ -386,11 +448,11 @@ class TaskServices:
         """
         execution = self.execution
         if closing:
-            return asyncio.run_coroutine_threadsafe(self._awaited(work), self.means.executors.loop).result().result()
+            return asyncio.run_coroutine_threadsafe(self._awaited(work), self.process.executors.loop).result().result()
         if execution.asked_to_end:
             work.close()
             raise _asked_to_end()
-        call = asyncio.run_coroutine_threadsafe(self._awaited(work), self.means.executors.loop)
+        call = asyncio.run_coroutine_threadsafe(self._awaited(work), self.process.executors.loop)
         if execution.calls is None:
             execution.calls = set()
         execution.calls.add(call)
@@ -411,3 +473,126 @@ class TaskServices:
 
 def _asked_to_end() -> TaskCanceled:
     return TaskCanceled("The task was asked to end: a plain handler should return", fix="let this error pass")
+
+
+HANDOFF_CHECK_SECONDS = 5.0
+"""The pause between two questions for the state of a handoff, asked in case the news of its end was lost."""
+WITHDRAW_SECONDS = 10.0
+KEEP_IT = "submit it with durable=True, or make it a node of a workflow"
+
+
+def owner_to_hand_off(execution: Execution) -> Owner:
+    """Return the owner (the workflow's node) of a task, after a check that the task can be handed off.
+
+    Raises:
+        InputError: when it is a direct task: the broker alone has it.
+    """
+    if execution.task.owner is None:
+        raise InputError(
+            "A direct task cannot be handed off: the control plane does not keep it",
+            task=execution.task.id,
+            fix=KEEP_IT,
+        )
+    return execution.task.owner
+
+
+class Handoffs:
+    """The handoffs that the tasks of one agent process request."""
+
+    def __init__(self, control: ControlPlane, requests: Requests, registry: Registry) -> None:
+        self._control = control
+        self._requests = requests
+        self._registry = registry
+
+    async def request(
+        self, execution: Execution, owner: Owner, to: str, *, reason: str, context: Any, timeout_seconds: float
+    ) -> dict[str, Any]:
+        """Ask the control plane to offer a task to others, and return the handoff as JSON values; `wait` must follow.
+
+        If it is canceled meanwhile, the handoff is withdrawn as by a canceled `wait`.
+
+        Raises:
+            RegistryUnavailable: when the agents to ask are not known; retryable.
+            InputError: when the task is not this agent's any more, or was handed off too often.
+            TooLarge: when the context is over 64,000 bytes.
+            ControlPlaneRequired: when no dispatcher answers.
+        """
+        candidates, capability = await agents_to_ask(self._registry, to, owner=self._requests.name)
+        ticket = self._requests.new_token()
+        self._requests.expect(ticket)  # the news may come before the answer
+        body = {
+            "workflow": owner.workflow,
+            "node": owner.node,
+            "fence": owner.fence,
+            "agent": self._requests.name,
+            "to": to,
+            "capability": capability,
+            "candidates": candidates,
+            "reason": reason,
+            "context": context,
+            "timeout_ms": max(1, round(1000 * timeout_seconds)),
+            "ticket": ticket,
+            "reply_to": self._requests.reply_to,
+        }
+        asked = asyncio.ensure_future(self._control.ask(Verb.HANDOFF_REQUEST, body))
+        try:
+            return await asyncio.shield(asked) | {"ticket": ticket}
+        except BaseException as error:
+            self._requests.forget(ticket)
+            if isinstance(error, asyncio.CancelledError):
+                _end_if_accepted(execution, await asyncio.shield(self._take_back(asked)))
+            raise
+
+    async def wait(self, requested: dict[str, Any], execution: Execution) -> dict[str, Any]:
+        """Wait until a handoff has ended and return it; after an acceptance, end the execution instead.
+
+        If the wait is canceled, the handoff is withdrawn; one that is accepted already ends the execution all the same.
+        """
+        handoff, ticket, known = requested["handoff"], requested["ticket"], requested
+        try:
+            while known["state"] == HandoffState.REQUESTED:
+                await asyncio.wait({self._requests.expect(ticket)}, timeout=HANDOFF_CHECK_SECONDS)
+                known = await self._look(handoff, known)
+        except asyncio.CancelledError:
+            _end_if_accepted(execution, await asyncio.shield(self._withdraw(handoff, known)))
+            raise
+        finally:
+            self._requests.forget(ticket)
+        if _end_if_accepted(execution, known):
+            await asyncio.get_running_loop().create_future()  # the cancellation ends it
+        return known
+
+    async def of_task(self, owner: Owner) -> dict[str, Any]:
+        """Return the last accepted handoff of a task as JSON values; `handoff`, its id, is None when there was none."""
+        return await self._control.ask(Verb.HANDOFF_SHOW, {"task": f"{owner.workflow}:{owner.node}"})
+
+    async def _look(self, handoff: str, known: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return await self._control.ask(Verb.HANDOFF_SHOW, {"handoff": handoff})
+        except (Retryable, ControlPlaneRequired):  # the task is still this agent's, as far as anybody knows
+            return known
+
+    async def _take_back(self, asked: asyncio.Future[dict[str, Any]]) -> dict[str, Any]:
+        """Await the answer to a handoff request, then withdraw the handoff; without an answer, let it time out."""
+        try:
+            requested = await asyncio.wait_for(asked, WITHDRAW_SECONDS)
+        except (CoditectError, TimeoutError):
+            return {"state": HandoffState.REQUESTED}
+        return await self._withdraw(requested["handoff"], requested)
+
+    async def _withdraw(self, handoff: str, known: dict[str, Any]) -> dict[str, Any]:
+        body = {"handoff": handoff, "by": self._requests.name, "reason": "its owner does not wait any more"}
+        try:
+            return await self._control.ask(Verb.HANDOFF_WITHDRAW, body, timeout=WITHDRAW_SECONDS)
+        except CoditectError as error:
+            log.info("A handoff is left to its time", extra={"handoff": handoff, "reason": str(error)})
+            return known
+
+
+def _end_if_accepted(execution: Execution, known: dict[str, Any]) -> bool:
+    """End the execution of a task if another agent has accepted the task; return whether one has."""
+    if known["state"] != HandoffState.ACCEPTED:
+        return False
+    log.info("A task was handed off", extra={"task_id": execution.task.id, "to": known["by"]})
+    execution.cancel(f"handed off to {known['by']}", handed_off=True)
+    return True

@@ -30,7 +30,7 @@ from coditect.errors import SetupError
 
 log = logging.getLogger(__name__)
 
-PREFIX = "coditect-work-"
+WORKSPACE_PREFIX = "coditect-work-"
 _LOCK = "lock"
 MAX_TRIES = 20
 """The number of tries to make a workspace while its folder is removed by something else."""
@@ -130,7 +130,7 @@ class Workspaces:
 def _locked_folder(base: Path) -> tuple[Path, int]:
     """Make a process's folder, and return it with its locked file; repeat that if another process sweeps it first."""
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+        folder = Path(tempfile.mkdtemp(prefix=WORKSPACE_PREFIX, dir=base))
         try:
             lock = os.open(folder / _LOCK, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
         except FileNotFoundError:
@@ -174,7 +174,7 @@ def _is_at(fd: int, path: Path) -> bool:
 def _is_ours(entry: os.DirEntry[str]) -> bool:
     with suppress(FileNotFoundError):
         return (
-            entry.name.startswith(PREFIX)
+            entry.name.startswith(WORKSPACE_PREFIX)
             and entry.is_dir(follow_symlinks=False)
             and entry.stat(follow_symlinks=False).st_uid == os.getuid()
         )
@@ -202,17 +202,17 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(folder, onerror=retry)
 
 
-def _base(given: Path | str | None) -> Path:
+def _base(folder: Path | str | None) -> Path:
     """Return the folder that has the processes' folders, checked, and made if it is missing.
 
     Raises:
         WorkspaceUnusable: when another user could change it or a level above it.
     """
     try:
-        path = Path(given or tempfile.gettempdir()).absolute()
+        path = Path(folder or tempfile.gettempdir()).absolute()
         os.close(_opened(path))
     except OSError as error:
-        raise _unusable(given, str(error)) from error
+        raise _unusable(folder, str(error)) from error
     return path
 
 

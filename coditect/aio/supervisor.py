@@ -5,6 +5,10 @@ supervisor logs each death, counts the death in `Health`, and starts the loop ag
 *critical* loop is down the process is not ready; a critical loop that dies `RestartLimits.most_deaths` times in a row
 ends the process, by `Health.failure`. An *optional* loop is started again for as long as the process lives.
 
+Python 3.11's `wait_for`, which aiormq and redis-py use, drops a cancellation that arrives together with the awaited
+result. An endless loop over such calls would then never end, and the code that canceled the loop would wait for ever.
+So the adapters make their calls within `heeded`.
+
 The idea is that of the supervisors of Erlang/OTP: https://www.erlang.org/doc/system/sup_princ.html
 """
 
@@ -14,17 +18,57 @@ import asyncio
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from types import TracebackType
 from typing import Any, Self
 from weakref import WeakSet
 
-from coditect.aio.backoff import Backoff
-from coditect.aio.cancellation import cancellations
 from coditect.errors import CoditectError
 
 log = logging.getLogger(__name__)
+
+
+def cancellations() -> int:
+    """Return how many cancellations of the current asyncio task are pending; 0 outside of an asyncio task."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
+@contextmanager
+def heeded() -> Iterator[None]:
+    """Raise, at the end of the block, any cancellation that arrived within the block.
+
+    A library inside the block may have swallowed the cancellation.
+
+    Raises:
+        CancelledError: when the task was canceled within the block.
+    """
+    before = cancellations()
+    try:
+        yield
+    finally:
+        if cancellations() > before:
+            raise asyncio.CancelledError
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """An exponential backoff with a first and a longest pause, in seconds, and without jitter of its own."""
+
+    first: float
+    longest: float
+
+    def pause(self, failures: int) -> float:
+        """Return the seconds to wait after the given number of failures in a row, 1 or more."""
+        return min(self.longest, self.first * 2.0 ** min(failures - 1, 40))
+
+    def pauses(self) -> Iterator[float]:
+        """Yield without end the seconds to wait after the first failure, the second, and so on."""
+        return map(self.pause, count(1))
+
 
 STEP_SECONDS = 0.1
 """The time between two checks, during a restart pause, that the loop is still wanted."""
@@ -49,10 +93,6 @@ class RestartLimits:
     """After a run of this length, the next death of a loop counts from 1 again."""
     proven_seconds: float = 1.0
     """A loop that was started again counts as down until it has run for this long."""
-
-    def pause_seconds(self, deaths_in_a_row: int) -> float:
-        """Return how many seconds to wait before the restart that follows the given number of deaths in a row."""
-        return Backoff(self.first_pause_seconds, self.longest_pause_seconds).pause(deaths_in_a_row)
 
 
 @dataclass(slots=True, eq=False)
@@ -172,7 +212,8 @@ class Supervisor:
             kept.deaths_in_a_row = 1 if healthy else kept.deaths_in_a_row + 1
             kept.error, kept.paused = type(error).__name__, True
             self.health._note(kept, error)
-            seconds = kept.limits.pause_seconds(kept.deaths_in_a_row)
+            pauses = Backoff(kept.limits.first_pause_seconds, kept.limits.longest_pause_seconds)
+            seconds = pauses.pause(kept.deaths_in_a_row)
             log.error(
                 "A loop died; it is started again",
                 exc_info=error,
@@ -254,7 +295,7 @@ async def run_until(
     Raises:
         Exception: the error that the first failure returns.
     """
-    failing = [asyncio.ensure_future(one) for one in failures]
+    failing = [asyncio.ensure_future(failure) for failure in failures]
     stopping = [asyncio.ensure_future(event.wait()) for event in (stop, renew) if event is not None]
     try:
         done, _ = await asyncio.wait((*stopping, *failing), return_when=asyncio.FIRST_COMPLETED)

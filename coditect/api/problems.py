@@ -40,6 +40,7 @@ STATUSES: Mapping[type[CoditectError], HTTPStatus] = MappingProxyType(
         errors.StreamRestarted: HTTPStatus.CONFLICT,
         errors.InputError: HTTPStatus.UNPROCESSABLE_ENTITY,
         errors.TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        errors.Conflict: HTTPStatus.CONFLICT,
         errors.VersionConflict: HTTPStatus.PRECONDITION_FAILED,
         errors.NotFound: HTTPStatus.NOT_FOUND,
         errors.ControlPlaneRequired: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -239,7 +240,7 @@ def _fix(error: Mapping[str, Any]) -> str:
     """Return how to correct a wrong duration, or a body that is not taken for a JSON object; else empty."""
     if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == DURATION:
         return "write a number and its unit: 500ms, 30s, 5m, 2h or 1d"
-    no_object = error["loc"] == ("body",) and error["type"] == "model_attributes_type"
+    no_object = error["loc"] == ("body",) and error["type"] in ("dict_type", "model_attributes_type")
     return "send a JSON object, with the header Content-Type: application/json" if no_object else ""
 
 

@@ -21,38 +21,34 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
-from coditect.agent.program import CONNECT_SECONDS
+from coditect.agent.program import AGENT_CONNECT_SECONDS
+from coditect.aio.launch import tell_ready
 from coditect.aio.loop import collect_rarely, on_stop_signal, run_loop
-from coditect.aio.ready import tell_ready
-from coditect.api.access.bearer import BearerAccess, TokenCheck
-from coditect.api.access.guard import AUDIT
-from coditect.api.access.keys import AdminKey, KeyFile
-from coditect.api.access.oidc import OidcSettings, OidcTokens
-from coditect.api.access.roles import Access, OpenAccess
+from coditect.aio.supervisor import Supervisor
+from coditect.api.access import Access, AdminKey, KeyFile, OpenAccess
 from coditect.api.application import create_app
+from coditect.api.bearer import BearerAccess, OidcSettings, OidcTokens, TokenCheck
 from coditect.api.connections import SharedConnections
-from coditect.api.direct_tasks import DirectTasks
-from coditect.api.limits import BoundedHttp, RequestRates
-from coditect.api.live.feed import LiveFeed
+from coditect.api.guard import AUDIT_LOGGER, BoundedHttp, RequestRates
+from coditect.api.live import LiveFeed
 from coditect.api.routes.http_agents import CALLBACK_PATH
-from coditect.api.services import ApiServices, FleetA2a
-from coditect.api.webhooks.delivering import open_webhooks
+from coditect.api.services import ApiServices, DirectTasks, FleetA2a
+from coditect.api.webhooks import open_webhooks
 from coditect.blobs import open_blobs
 from coditect.broker.management import Management
 from coditect.client.client import Client
 from coditect.client.program import adapters
+from coditect.client.webhooks import check_key
 from coditect.errors import CoditectError, SetupError
-from coditect.integrations.http.directory import HttpAgents
+from coditect.integrations.http.bridge import HttpAgents
 from coditect.integrations.http.program import open_bridge
 from coditect.operations.connections import Connections
-from coditect.operations.coordination.webhooks import check_key
+from coditect.operations.scorecard import SharedScorecard
 from coditect.settings.addresses import vhost_of
-from coditect.settings.api import ApiSettings
-from coditect.settings.http_agents import HTTP_DEFAULTS, HttpAgentSettings
-from coditect.settings.settings import Settings
+from coditect.settings.settings import HTTP_DEFAULTS, ApiSettings, HttpAgentSettings, Settings
 from coditect.telemetry.logs import configure_logs
 from coditect.telemetry.metrics import MemoryMetrics
-from coditect.telemetry.tracing.choose import open_tracing
+from coditect.telemetry.process import open_tracing
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +80,7 @@ class ApiProgram:
             LoopDied: when a loop that the process needs has died again and again.
         """
         configure_logs(self.settings)
-        logging.getLogger(AUDIT).setLevel(logging.INFO)
+        logging.getLogger(AUDIT_LOGGER).setLevel(logging.INFO)
         try:
             run_loop(self._serve(listening))
         except asyncio.CancelledError:
@@ -207,7 +203,7 @@ async def open_services(
     Raises:
         BrokerUnavailable: when the broker does not answer.
     """
-    broker, registry = adapters(settings, name="coditect api", connect_seconds=CONNECT_SECONDS)
+    broker, registry = adapters(settings, name="coditect api", connect_seconds=AGENT_CONNECT_SECONDS)
     blobs = open_blobs(settings.blob_url, most_bytes=settings.blob_max_bytes)
     name = f"api-{token_hex(6)}"
     tracing = open_tracing(settings, service="coditect-api", instance=name)
@@ -227,6 +223,7 @@ async def open_services(
                 opened, broker, key=api.webhook_key or "", private=api.webhook_private, metrics=metrics
             ) as webhooks,
             _open_mcp(opened, api) as mcp,
+            Supervisor(broker.health) as background,
         ):
             yield ApiServices(
                 opened=opened,
@@ -236,6 +233,7 @@ async def open_services(
                 direct_tasks=DirectTasks(),
                 feed=feed,
                 webhooks=webhooks,
+                scorecard=SharedScorecard(opened, background),
                 health=broker.health,
                 http_agents=http_agents,
                 mcp=mcp,
@@ -249,7 +247,7 @@ async def open_services(
 async def _open_mcp(opened: Connections, api: ApiSettings) -> AsyncIterator[ASGIApp | None]:
     """Open the fleet as an MCP server inside of the block; None where the extra `mcp` is not installed."""
     try:
-        from coditect.integrations.mcp.program import open_http  # noqa: PLC0415 - an optional dependency
+        from coditect.integrations.mcp.serving import open_http  # noqa: PLC0415 - an optional dependency
     except ImportError:
         yield None
         return
@@ -263,7 +261,7 @@ def _fleet_a2a(opened: Connections, api: ApiSettings) -> Callable[[], FleetA2a] 
         return None
 
     def load() -> FleetA2a:
-        from coditect.integrations.a2a.serving.endpoints import A2aEndpoints  # noqa: PLC0415 - it takes half a second
+        from coditect.integrations.a2a.serving import A2aEndpoints  # noqa: PLC0415 - it takes half a second
 
         return A2aEndpoints(opened, api)
 

@@ -5,7 +5,8 @@ The application is made with one `ApiServices`; a route takes it as a parameter 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Annotated, Any, Protocol, cast
@@ -16,17 +17,48 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from coditect.aio.supervisor import Health
-from coditect.api.access.roles import Access, Caller, Role
-from coditect.api.direct_tasks import DirectTasks
-from coditect.api.limits import RequestRates
-from coditect.api.live.feed import LiveFeed
+from coditect.api.access import Access, Caller, Role
+from coditect.api.guard import RequestRates
+from coditect.api.live import LiveFeed
 from coditect.api.problems import RequestRefused
-from coditect.api.webhooks.sending import WebhookSender
+from coditect.api.webhooks import WebhookSender
 from coditect.broker.port import Broker
-from coditect.errors import SetupError
-from coditect.integrations.http.directory import HttpAgents
+from coditect.client.client import Client
+from coditect.client.handle import Handle
+from coditect.errors import NotFound, SetupError
+from coditect.integrations.http.bridge import HttpAgents
 from coditect.operations.connections import Connections
+from coditect.operations.scorecard import SharedScorecard
 from coditect.telemetry.metrics import MemoryMetrics
+
+MOST_HANDLES = 1_000
+
+
+class DirectTasks:
+    """The handles of the direct tasks that this process submitted last; the oldest make room for new ones."""
+
+    def __init__(self, *, most: int = MOST_HANDLES) -> None:
+        self._most = most
+        self._handles: OrderedDict[str, Handle] = OrderedDict()
+
+    def add(self, handle: Handle) -> None:
+        """Keep the handle of a submitted direct task, and forget the oldest handle if there are too many."""
+        self._handles[handle.task_id] = handle
+        if len(self._handles) > self._most:
+            _, oldest = self._handles.popitem(last=False)
+            oldest.forget()
+
+    def get(self, task_id: str) -> Handle:
+        """Return the handle of the direct task with the given id.
+
+        Raises:
+            NotFound: when this process did not submit the task, or has forgotten it.
+        """
+        handle = self._handles.get(task_id)
+        if handle is None:
+            fix = "ask where it was submitted, or submit with `durable`: the control plane keeps such a task"
+            raise NotFound("This API process has no such direct task", task_id=task_id, fix=fix)
+        return handle
 
 
 class FleetA2a(Protocol):
@@ -65,6 +97,7 @@ class ApiServices:
     feed: LiveFeed
     """The live events, open as long as the application serves."""
     webhooks: WebhookSender
+    scorecard: SharedScorecard
     health: Health = field(default_factory=Health)
     """The health of the loops without which the process cannot work."""
     http_agents: HttpAgents | None = None
@@ -90,6 +123,15 @@ async def _services(connection: HTTPConnection) -> ApiServices:
 
 Services = Annotated[ApiServices, Depends(_services)]
 """The type of a route's parameter that takes the services."""
+
+
+async def _fleet(services: Services) -> AsyncIterator[Client]:
+    async with services.opened.fleet() as client:
+        yield client
+
+
+Fleet = Annotated[Client, Depends(_fleet)]
+"""The type of a route's parameter that takes the client which all requests share."""
 
 
 async def _http_agents(connection: HTTPConnection) -> HttpAgents:

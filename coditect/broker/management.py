@@ -23,9 +23,9 @@ from coditect.errors import InvalidTask, Retryable, SetupError
 from coditect.settings.addresses import check_address
 from coditect.wire import json
 
-CALL_SECONDS = 2.0
+MANAGEMENT_CALL_SECONDS = 2.0
 CLOSING_TAG = "administrator"
-EXAMPLE = "https://user:password@host:15671?cafile=/path/to/ca.pem"
+MANAGEMENT_URL_EXAMPLE = "https://user:password@host:15671?cafile=/path/to/ca.pem"
 _CORRECT_IT = "correct user, password, host and port in CODITECT_MANAGEMENT_URL"
 _REFUSALS = {401: "its user or password is wrong, or it may not do this", 404: "it is not at this address"}
 
@@ -60,7 +60,7 @@ class Management:
     The user needs the tag `administrator`, which closing another user's connection takes.
     """
 
-    def __init__(self, url: str, *, timeout_seconds: float = CALL_SECONDS) -> None:
+    def __init__(self, url: str, *, timeout_seconds: float = MANAGEMENT_CALL_SECONDS) -> None:
         """Check the URL of the management API, without connecting.
 
         Raises:
@@ -209,7 +209,7 @@ def _rates(row: Mapping[str, Any]) -> QueueRates:
 
 def _address(url: str) -> SplitResult:
     sentence = "CODITECT_MANAGEMENT_URL is not a URL such as http://user:password@localhost:15672"
-    check_address(url, "CODITECT_MANAGEMENT_URL", example=EXAMPLE, parameters=("cafile",))
+    check_address(url, "CODITECT_MANAGEMENT_URL", example=MANAGEMENT_URL_EXAMPLE, parameters=("cafile",))
     try:
         parts, _ = urlsplit(url), urlsplit(url).port
     except ValueError:

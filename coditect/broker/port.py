@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from coditect.broker.topology import Binding, Topology
@@ -114,6 +115,26 @@ class ServerInfo:
     """The version of the broker as numbers, for example (3, 10, 8)."""
     certificate_end: float | None = None
     """When the broker's TLS certificate expires, as a Unix time; None without TLS, or when it was not verified."""
+
+
+class ProbeVerdict(Enum):
+    """The result of comparing the broker's exchange or queue with the wanted one."""
+
+    SAME = "same"
+    MISSING = "missing"
+    DIFFERS = "differs"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The broker's answer about one exchange or queue, with the broker's error text when the arguments differ."""
+
+    verdict: ProbeVerdict
+    text: str = ""
+
+
+SAME = Probe(ProbeVerdict.SAME)
+MISSING = Probe(ProbeVerdict.MISSING)
 
 
 def connection_names(process: str) -> tuple[str, str]:

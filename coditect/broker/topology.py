@@ -163,9 +163,9 @@ class Topology:
     @property
     def lasting(self) -> Topology:
         """The topology without queues marked `once`: they are not redeclared, so that their absence shows a loss."""
-        if not any(one.once for one in self.queues):
+        if not any(queue.once for queue in self.queues):
             return self
-        return replace(self, queues=tuple(one for one in self.queues if not one.once))
+        return replace(self, queues=tuple(queue for queue in self.queues if not queue.once))
 
     @property
     def replicated(self) -> Topology:
@@ -176,29 +176,37 @@ class Topology:
         """Return the topology of only the named queue and its bindings."""
         return Topology(
             (),
-            tuple(one for one in self.queues if one.name == name),
-            tuple(one for one in self.bindings if one.queue == name),
+            tuple(queue for queue in self.queues if queue.name == name),
+            tuple(binding for binding in self.bindings if binding.queue == name),
         )
 
     def has(self, name: str) -> bool:
         """Tell whether the topology has an exchange or a queue of this name."""
-        return any(one.name == name for one in self.exchanges) or any(one.name == name for one in self.queues)
+        return self.has_exchange(name) or any(queue.name == name for queue in self.queues)
+
+    def has_exchange(self, name: str) -> bool:
+        """Tell whether the topology has an exchange of this name."""
+        return any(exchange.name == name for exchange in self.exchanges)
+
+    def binds(self, exchange: str, key: str) -> bool:
+        """Tell whether the topology has a binding of the exchange with the given routing key, or with an empty key."""
+        return any(binding.exchange == exchange and binding.key in ("", key) for binding in self.bindings)
 
     def mentions(self, name: str) -> bool:
         """Tell whether an exchange, a queue or an end of a binding has this name."""
-        return self.has(name) or any(name in (one.exchange, one.queue) for one in self.bindings)
+        return self.has(name) or any(name in (binding.exchange, binding.queue) for binding in self.bindings)
 
     def without(self, names: Collection[str]) -> Topology:
         """Return a new topology, which lacks the named exchanges and queues, and their bindings."""
         return Topology(
-            tuple(one for one in self.exchanges if one.name not in names),
-            tuple(one for one in self.queues if one.name not in names),
-            tuple(one for one in self.bindings if one.exchange not in names and one.queue not in names),
+            tuple(exchange for exchange in self.exchanges if exchange.name not in names),
+            tuple(queue for queue in self.queues if queue.name not in names),
+            tuple(binding for binding in self.bindings if binding.exchange not in names and binding.queue not in names),
         )
 
     def without_binding(self, binding: Binding) -> Topology:
         """Return a new topology, which lacks the given binding."""
-        return replace(self, bindings=tuple(one for one in self.bindings if one != binding))
+        return replace(self, bindings=tuple(kept for kept in self.bindings if kept != binding))
 
 
 def _replicated(queue: Queue) -> Queue:
@@ -410,3 +418,19 @@ def _requests_queue(name: str, key: str) -> Topology:
 
 def _dispatchers_queue(name: str) -> Queue:
     return Queue(name, QueueType.CLASSIC, delivery_limit=DEAD_DELIVERY_LIMIT)
+
+
+def topology_by_declarer(*, slots: int, shard: int) -> dict[str, Topology]:
+    """Return everything that Coditect declares by the process that declares it, with placeholders for its names."""
+    return {
+        "every process": base_topology(),
+        "an agent, for each capability": capability_queues("<capability>"),
+        "an agent process": agent_queues(AgentId("<agent>"), slots=slots),
+        "a process that asks": reply_queue("reply.<process>"),
+        "a listener": event_queue("events.<process>.<n>", ("<pattern>",)),
+        "a dispatcher": notices() + control_plane(),
+        "a dispatcher, for each of its shards": shard_queues(shard),
+        "a dispatcher, for each trigger": trigger_queue("trigger.<name>", "<pattern>"),
+        "an API, for each webhook": webhook_queue("webhook.<name>.<salt>", ("<pattern>",)),
+        "a dispatcher, once for each life of the broker": marker_queue("coditect.epoch.<uuid>"),
+    }

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from enum import Enum, StrEnum
+from enum import StrEnum
 from typing import Protocol
 
-from coditect.broker.port import Broker
+from coditect.broker.port import Broker, Probe, ProbeVerdict
 from coditect.broker.topology import Binding, Exchange, Queue, Topology, agent_queues, reply_queue
 from coditect.model.ids import AgentId
 from coditect.wire import routing
@@ -23,33 +23,8 @@ BINDINGS_NOTE = (
 )
 
 
-class ProbeVerdict(Enum):
-    """The result of comparing the broker's exchange or queue with the wanted one."""
-
-    SAME = "same"
-    MISSING = "missing"
-    DIFFERS = "differs"
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """The broker's answer about one exchange or queue, with the broker's error text when the arguments differ."""
-
-    verdict: ProbeVerdict
-    text: str = ""
-
-    @classmethod
-    def differs(cls, text: str) -> Probe:
-        """Return the `Probe` of an exchange or queue whose wanted arguments the broker refused with the given text."""
-        return cls(ProbeVerdict.DIFFERS, text)
-
-
-SAME = Probe(ProbeVerdict.SAME)
-MISSING = Probe(ProbeVerdict.MISSING)
-
-
-class TopologyProbe(Protocol):
-    """A broker that can compare a wanted exchange or queue with its own."""
+class PlannedBroker(Broker, Protocol):
+    """The interface of a broker that can also compare a wanted exchange or queue with its own, as a plan needs."""
 
     async def probe(self, entity: Exchange | Queue) -> Probe:
         """Return whether the broker's exchange or queue is as wanted, missing or different; change nothing.
@@ -57,10 +32,6 @@ class TopologyProbe(Protocol):
         Raises:
             BrokerUnavailable: when the broker does not answer; retryable.
         """
-
-
-class PlannedBroker(Broker, TopologyProbe, Protocol):
-    """The interface of the broker that `apply_topology` needs: it declares and compares exchanges and queues."""
 
 
 class DifferenceKind(StrEnum):
@@ -117,7 +88,7 @@ class TopologyPlan:
 
 
 async def make_plan(
-    broker: TopologyProbe, topology: Topology, *, bound: frozenset[Binding] | None = None
+    broker: PlannedBroker, topology: Topology, *, bound: frozenset[Binding] | None = None
 ) -> TopologyPlan:
     """Return how a topology differs from the broker's exchanges, queues and, if `bound` lists them, bindings.
 
@@ -133,14 +104,14 @@ async def make_plan(
 
 def _unbound(topology: Topology, bound: frozenset[Binding]) -> tuple[Binding, ...]:
     """Return the bindings that existing queues lack: of the topology, and of agents' queues and reply queues."""
-    queues = {one.queue for one in bound if not one.exchange}
+    queues = {binding.queue for binding in bound if not binding.exchange}
     wanted = list(topology.bindings)
     for queue in sorted(queues):
         if queue.startswith("reply."):
             wanted += reply_queue(queue).bindings
         elif queue == routing.mailbox_queue(agent := AgentId(routing.owner_of(queue))):
             wanted += agent_queues(agent, slots=1).bindings
-    return tuple(one for one in dict.fromkeys(wanted) if one.queue in queues and one not in bound)
+    return tuple(binding for binding in dict.fromkeys(wanted) if binding.queue in queues and binding not in bound)
 
 
 async def apply_topology(broker: PlannedBroker, topology: Topology) -> TopologyPlan:
@@ -152,8 +123,10 @@ async def apply_topology(broker: PlannedBroker, topology: Topology) -> TopologyP
     differing = {(step.kind, step.name) for step in plan.of(ProbeVerdict.DIFFERS)}
     await broker.declare(
         Topology(
-            tuple(one for one in topology.exchanges if (DifferenceKind.EXCHANGE, one.name) not in differing),
-            tuple(one for one in topology.queues if (DifferenceKind.QUEUE, one.name) not in differing),
+            tuple(
+                exchange for exchange in topology.exchanges if (DifferenceKind.EXCHANGE, exchange.name) not in differing
+            ),
+            tuple(queue for queue in topology.queues if (DifferenceKind.QUEUE, queue.name) not in differing),
             topology.bindings,
         )
     )
@@ -296,3 +269,14 @@ def _policy(entity: Exchange | Queue, difference: TopologyDifference) -> str:
         "Without deleting, a policy does the same for this argument (the plan goes on showing it): "
         f"`rabbitmqctl set_policy --apply-to {apply_to} {entity.name} '{pattern}' '{definition}'`."
     )
+
+
+async def declare_missing(broker: Broker, topology: Topology) -> int:
+    """Declare a topology (exchanges, queues, bindings), and return how many of its queues did not exist before.
+
+    Raises:
+        CoditectError: any error of `Broker.declare`.
+    """
+    missing = [queue.name for queue in topology.queues if await broker.stats(queue.name) is None]
+    await broker.declare(topology)
+    return len(missing)

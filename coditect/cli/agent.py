@@ -1,9 +1,10 @@
-"""`coditect agent`: run an agent, list and show the living agents, drain one."""
+"""`coditect agent`: run, list and drain agents, and set the log level of what runs."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,21 +12,28 @@ import typer
 
 from coditect.aio.loop import run_loop
 from coditect.cli.capability import SPEC_COLUMNS, spec_cells
-from coditect.cli.connections import connections
-from coditect.cli.observe.completion import complete_agent, complete_capability
+from coditect.cli.connections import complete_agent, complete_capability, connections
 from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
-from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, megabytes, render, say
-from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
+from coditect.cli.terminal.options import ShownAnswer, WatchOption, present
+from coditect.cli.terminal.output import (
+    FieldsView,
+    Output,
+    OutputOption,
+    TableView,
+    instant,
+    megabytes,
+    render,
+    say,
+)
 from coditect.errors import missing_extra
 from coditect.model.duration import seconds
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus
 from coditect.operations import fleet
-from coditect.operations.documents.fleet import AgentDocument, LoadDocument
+from coditect.operations.documents import AgentDocument, LoadDocument
 from coditect.registry.port import Search
-from coditect.settings.a2a import a2a_settings
-from coditect.settings.chat import chat_settings
-from coditect.settings.settings import read_settings, read_variables
+from coditect.settings.settings import A2aSettings, ChatSettings, read_settings, read_variables
+from coditect.wire.control_messages import LogLevelOrder
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -78,7 +86,7 @@ def run_agent(
              coditect agent run --name helpers --markdown .claude/agents
     """
     from coditect.agent import program
-    from coditect.agent.processes.copies import PARENT
+    from coditect.agent.process import PARENT
 
     _check_target([target, mcp, a2a, command, None if markdown is None else str(markdown)], capability, processes)
     if processes > 1 and health_port:
@@ -98,9 +106,9 @@ def run_agent(
     raise typer.Exit(_run_markdown(name or "helpers", markdown))
 
 
-def _pass_on(**given: int | None) -> None:
+def _pass_on(**options: int | None) -> None:
     """Set environment variables from options, since child processes learn options only by the environment."""
-    os.environ.update({name: str(value) for name, value in given.items() if value is not None})
+    os.environ.update({name: str(value) for name, value in options.items() if value is not None})
 
 
 def _check_target(targets: list[str | None], capability: str | None, processes: int) -> None:
@@ -114,8 +122,8 @@ def _check_target(targets: list[str | None], capability: str | None, processes: 
         raise typer.BadParameter("--command and --capability belong together")
     commands = command is not None or is_commands(file)
     if (mcp or a2a or commands or markdown) and processes > 1:
-        what = "Commands are run by one process; --slots says how many run at once"
-        raise typer.BadParameter(what if commands else "That is served by one process; start it several times")
+        reason = "Commands are run by one process; --slots says how many run at once"
+        raise typer.BadParameter(reason if commands else "That is served by one process; start it several times")
 
 
 def is_commands(target: str | None) -> bool:
@@ -125,12 +133,12 @@ def is_commands(target: str | None) -> bool:
 
 def _run_commands(file: str | None, command: str | None, capability: str, environment: list[str], name: str) -> int:
     """Run an agent that does its tasks by commands: those of a YAML file, or the given one; return the exit code."""
-    from coditect.integrations.commands import program
+    from coditect.integrations.commands.loading import run_command, run_file
 
     if command is None:
         assert file is not None
-        return program.run_file(file, read_settings())
-    return program.run_command(command, capability, environment, name, read_settings())
+        return run_file(file, read_settings())
+    return run_command(command, capability, environment, name, read_settings())
 
 
 def _run_tools(name: str, target: str) -> int:
@@ -147,10 +155,10 @@ def _run_remote(name: str, url: str) -> int:
     from coditect.agent import program
 
     try:
-        from coditect.integrations.a2a.remote.declaration import a2a_agent
+        from coditect.integrations.a2a.remote import a2a_agent
     except ImportError as error:
         raise missing_extra("a2a") from error
-    agent = run_loop(a2a_agent(name, url, settings=a2a_settings(read_variables())))
+    agent = run_loop(a2a_agent(name, url, settings=A2aSettings.read(read_variables())))
     return program.run_agent(agent, read_settings())
 
 
@@ -158,14 +166,13 @@ def _run_markdown(name: str, folder: Path) -> int:
     """Run an agent that does tasks by a language model, as a folder's markdown files say; return the exit code."""
     from coditect.agent import program
     from coditect.cli.compose import RealConnections
-    from coditect.integrations.markdown.declaration import markdown_agent
-    from coditect.integrations.markdown.file import read_folder
+    from coditect.integrations.markdown import markdown_agent, read_folder
 
     try:
         from coditect.chat.endpoint import open_chat
     except ImportError as error:
         raise missing_extra("chat") from error
-    settings, chat = read_settings(), chat_settings(read_variables())
+    settings, chat = read_settings(), ChatSettings.read(read_variables())
     registry = RealConnections(settings).registry
     return program.run_agent(markdown_agent(name, read_folder(folder), lambda: open_chat(chat), registry), settings)
 
@@ -181,7 +188,9 @@ def list_agents(
     keyword: Annotated[
         str | None, typer.Option("--keyword", "-k", help="Only with this word in a name, description or tag.")
     ] = None,
-    status: Annotated[AgentStatus | None, typer.Option("--status", help="Only in this state.")] = None,
+    status: Annotated[
+        AgentStatus | None, typer.Option("--status", help="Only in this state; offline: went away within a day.")
+    ] = None,
     output: OutputOption = Output.TABLE,
     watch: WatchOption = False,
 ) -> None:
@@ -195,19 +204,23 @@ def list_agents(
 
     async def look() -> ShownAnswer:
         records = await fleet.find_agents(opened, search)
+        empty = "No agent is registered."
+        if not records and search != Search():
+            registered = len(await fleet.find_agents(opened, Search()))
+            empty = f"No agent fits (registered: {registered})."
         columns = ("agent", "status", "running", "slots", "capabilities", "completed", "failed", "cpu %", "memory")
-        table = TableView(columns, [_row(record) for record in records], "No agent is registered.")
+        table = TableView(columns, [_row(record) for record in records], empty)
         return ShownAnswer([agent_json(record) for record in records], (table,))
 
     present(look, output, watch=watch)
 
 
-@app.command("show")
-def show_agent(context: typer.Context, agent_id: AgentArgument, output: OutputOption = Output.TABLE) -> None:
+@app.command("get")
+def get_agent(context: typer.Context, agent_id: AgentArgument, output: OutputOption = Output.TABLE) -> None:
     """Show one agent: capabilities with schemas, load and lease.
 
     \b
-    Example: coditect agent show reviewer-1f2e3d4c
+    Example: coditect agent get reviewer-1f2e3d4c
     """
     record = run_loop(fleet.get_agent(connections(context), AgentId(agent_id)))
     document = agent_json(record)
@@ -253,4 +266,46 @@ def _row(record: AgentRecord) -> tuple[object, ...]:
 def agent_json(record: AgentRecord) -> dict[str, object]:
     """Return an agent's registry record as JSON values for `--output json`."""
     document = asdict(AgentDocument.of(record))
-    return document | {"started_at": instant(record.registration.started_at_ms)}
+    last = {"last_heartbeat": instant(record.load.beat_ms)} if record.load.beat_ms else {}
+    return document | {"started_at": instant(record.registration.started_at_ms)} | last
+
+
+EVERY = "all"
+
+
+class LevelChoice(StrEnum):
+    """The level of a logger as a person gives it."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+    DEFAULT = "default"
+    """The level with which the process began."""
+
+
+@app.command("log-level")
+def set_level(
+    context: typer.Context,
+    logger: Annotated[str, typer.Argument(metavar="LOGGER", help="Such as agent.runtime, or all.")],
+    level: Annotated[LevelChoice, typer.Argument(metavar="LEVEL", help="debug, info, warning, error or default.")],
+    lasting: Annotated[str | None, typer.Option("--for", help="How long, e.g. 10m. Default: until it ends.")] = None,
+    agent: Annotated[
+        str | None, typer.Option("--agent", help="Only this agent, by its id.", autocompletion=complete_agent)
+    ] = None,
+) -> None:
+    """Set the level of a logger, and of those below it, in every agent and dispatcher.
+
+    A logger has the name of its module; the leading `coditect.` may be left out. `default` is the level with which the
+    process began. Processes that start later begin with CODITECT_LOG_LEVEL.
+
+    \b
+    Example: coditect agent log-level agent.runtime debug --for 10m
+    """
+    wanted = None if level is LevelChoice.DEFAULT else level.value
+    order = LogLevelOrder("" if logger == EVERY else logger, wanted, None if lasting is None else seconds(lasting))
+    run_loop(fleet.set_log_level(connections(context), order, agent_id=agent))
+    span = f" for {lasting}" if lasting else ""
+    say(f"{logger} logs at {level.value}{span}: sent to {agent or 'every agent and dispatcher'}.")
+    if logger != EVERY and not fleet.is_module(logger):
+        say(f"No module here is named {logger}: it counts only for an agent that has a logger of this name.")

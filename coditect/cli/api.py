@@ -1,7 +1,8 @@
-"""`coditect api`: runs the HTTP API, and makes, lists and revokes its keys."""
+"""`coditect api`: serve the HTTP API, manage its keys, and offer capabilities as tools to an MCP client."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from coditect.aio.loop import run_loop
 from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
+from coditect.cli.terminal.options import ShownAnswer, WatchOption, present
 from coditect.cli.terminal.output import Output, OutputOption, TableView, say
-from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
 from coditect.errors import SetupError, missing_extra
-from coditect.settings.api import api_settings
-from coditect.settings.http_agents import http_agent_settings
-from coditect.settings.settings import read_settings, read_variables
+from coditect.settings.settings import ApiSettings, HttpAgentSettings, Settings, read_settings, read_variables
 
-if TYPE_CHECKING:  # FastAPI, which is heavy
-    from coditect.api.access.keys import KeyFile
+if TYPE_CHECKING:
+    from coditect.api.access import KeyFile
+
 
 app = typer.Typer(invoke_without_command=True)
 keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke the keys of the HTTP API.")
@@ -55,7 +56,7 @@ def serve_api(
         raise missing_extra("api") from error
 
     variables = read_variables()
-    api, http_agents = api_settings(variables), http_agent_settings(variables)
+    api, http_agents = ApiSettings.read(variables), HttpAgentSettings.read(variables)
     chosen = replace(api, host=api.host if host is None else host, port=api.port if port is None else port)
     say_guesses(AMQP, REDIS)
     open_to = "" if chosen.secured else " Whoever reaches it on this machine may do everything: it has no keys."
@@ -71,7 +72,7 @@ def create_key(name: NameOption, role: RoleOption = "viewer") -> None:
     \b
     Example: coditect api key create ci --role operator
     """
-    from coditect.api.access.roles import Role
+    from coditect.api.access import Role
 
     typer.echo(_key_file().create(name, Role(role), made_at=datetime.now(UTC).isoformat(timespec="seconds")))
     say(f"{name} is {role} by this key, which is not shown again.")
@@ -87,7 +88,7 @@ def list_keys(output: OutputOption = Output.TABLE, watch: WatchOption = False) -
     file = _key_file()
 
     async def look() -> ShownAnswer:
-        rows = [{"name": one.name, "role": one.role.value, "made_at": one.made_at} for one in file.keys().values()]
+        rows = [{"name": key.name, "role": key.role.value, "made_at": key.made_at} for key in file.keys().values()]
         table = TableView(("name", "role", "made at"), [tuple(row.values()) for row in rows], "There is no key.")
         return ShownAnswer(rows, (table,))
 
@@ -112,10 +113,57 @@ def _key_file() -> KeyFile:
         SetupError: when it names none, or the API is not installed.
     """
     try:
-        from coditect.api.access.keys import KeyFile
+        from coditect.api.access import KeyFile
     except ImportError as error:
         raise missing_extra("api") from error
-    path = api_settings(read_variables()).keys
+    path = ApiSettings.read(read_variables()).keys
     if path is None:
         raise SetupError("No file for API keys is named", fix="CODITECT_API_KEYS=/etc/coditect/api-keys")
     return KeyFile(Path(path))
+
+
+@app.command("mcp")
+def serve_mcp(
+    capability: Annotated[
+        list[str] | None,
+        typer.Option("--capability", "-c", help="Only these, such as 'code.*'; can be repeated."),
+    ] = None,
+) -> None:
+    """Serve one MCP client over stdin and stdout, until it closes them; `coditect api` serves MCP over HTTP at /mcp.
+
+    \b
+    Example: coditect api mcp --capability 'code.*'
+    """
+    try:
+        import mcp  # noqa: F401 - the SDK, an optional dependency
+    except ImportError as error:
+        raise missing_extra("mcp") from error
+    say_guesses(AMQP, REDIS)
+    run_loop(_serve(read_settings(), capability or ["*"]))
+
+
+async def _serve(settings: Settings, patterns: list[str]) -> None:
+    from coditect.api.connections import SharedConnections
+    from coditect.blobs import open_blobs
+    from coditect.client.client import Client
+    from coditect.client.program import adapters
+    from coditect.integrations.mcp.serving import serve_stdio
+    from coditect.registry.document import HTTP_PREFIX
+    from coditect.registry.redis import RedisRegistry
+    from coditect.settings.addresses import vhost_of
+    from coditect.telemetry.logs import configure_logs
+
+    configure_logs(settings)  # to stderr: stdout is the client's
+    broker, registry = adapters(settings, name="coditect mcp")
+    blobs = open_blobs(settings.blob_url, most_bytes=settings.blob_max_bytes)
+    http_agents = RedisRegistry(settings.redis_url, prefix=HTTP_PREFIX)
+    async with broker, registry, http_agents, Client(broker, registry, blobs=blobs) as client:
+        opened = SharedConnections(
+            broker=lambda: adapters(settings, name="coditect mcp, one request")[0],
+            registry=registry,
+            http_agents=http_agents,
+            client=client,
+            environ=os.environ,
+            vhost=vhost_of(settings.amqp_url),
+        )
+        await serve_stdio(opened, patterns)

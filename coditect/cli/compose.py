@@ -16,7 +16,7 @@ from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
 from coditect.client.client import Client
 from coditect.errors import Overloaded, PublishUnconfirmed, SetupError, Unroutable
 from coditect.model.message import Message
-from coditect.registry.keys import HTTP_PREFIX
+from coditect.registry.document import HTTP_PREFIX
 from coditect.registry.port import Registry
 from coditect.registry.redis import RedisRegistry
 from coditect.settings.addresses import vhost_of
@@ -26,15 +26,14 @@ TAKEN_SECONDS = 5.0
 """How long the broker may take to return a message for no queue."""
 
 
-async def sign_in(url: str, *, heartbeat_seconds: int | None = None) -> None:
+async def sign_in(url: str) -> None:
     """Connect to the broker at a URL with its user and password, publish messages for no queue, and disconnect.
 
     Raises:
         BrokerUnavailable: when the broker does not answer.
         SetupError: when the broker refuses the sign-in, or takes no messages; the error says what to do.
     """
-    connecting = AmqpBroker(url, name="coditect doctor", declare=False, heartbeat_seconds=heartbeat_seconds)
-    async with connecting as broker:
+    async with AmqpBroker(url, name="coditect doctor", declare=False) as broker:
         try:
             for _ in range(2):  # an alarm blocks a connection behind its first message
                 with suppress(Unroutable):
@@ -67,10 +66,7 @@ class RealConnections:
         return AmqpBroker(
             settings.amqp_url,
             name="coditect cli",
-            window=settings.window,
             quorum=settings.reply_queue == "quorum",
-            wire=settings.wire,
-            heartbeat_seconds=settings.heartbeat_seconds,
         )
 
     async def bindings(self) -> frozenset[Binding] | None:
@@ -113,5 +109,5 @@ class RealConnections:
 
     def _say_guesses(self, *variables: str) -> None:
         """Print once, for each unset variable with a server's address, that localhost is tried instead."""
-        say_guesses(*(one for one in variables if one not in self._said))
+        say_guesses(*(variable for variable in variables if variable not in self._said))
         self._said.update(variables)

@@ -1,4 +1,4 @@
-"""`coditect dispatcher`: run the control plane, and show its state."""
+"""`coditect dispatcher`: run the control plane, show its state, back its ledger up and restore it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ import typer
 
 from coditect.cli.connections import connections
 from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
-from coditect.cli.terminal.output import Output, OutputOption, TableView
-from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
-from coditect.errors import ControlPlaneRequired
+from coditect.cli.terminal.options import ShownAnswer, WatchOption, checked, present
+from coditect.cli.terminal.output import Output, OutputOption, TableView, say
+from coditect.errors import ControlPlaneRequired, install_command
+from coditect.model.duration import seconds
 from coditect.operations.connections import Connections
 from coditect.operations.status import COUNTS, ClusterStatus, DispatcherStatus, cluster_status
 from coditect.settings.settings import Settings, read_settings
 
 GROUP = "coditect.control_plane"
 """The group of Python entry points under which a control plane offers its program."""
-INSTALL = "pip install 'coditect[dispatcher]'"
+INSTALL = install_command("dispatcher")
+DAY_SECONDS = 86_400
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -45,9 +47,11 @@ def run_dispatcher(
     shards: Annotated[
         int | None, typer.Option("--shards", min=1, max=1_024, help="Shards of a new ledger. [CODITECT_SHARDS]")
     ] = None,
-    keep_days: Annotated[
-        float | None,
-        typer.Option("--keep-days", min=0, max=3_650, help="How long ended workflows stay. [CODITECT_KEEP_DAYS]"),
+    retention: Annotated[
+        str | None,
+        typer.Option(
+            "--retention", callback=checked, help="How long ended workflows stay, such as 30d. [CODITECT_KEEP_DAYS]"
+        ),
     ] = None,
     health_port: Annotated[
         int | None,
@@ -59,16 +63,15 @@ def run_dispatcher(
     """Run a dispatcher until SIGTERM or SIGINT. At its end it hands its shards of the control plane over.
 
     Any number of them share the work of a FoundationDB store. A SQLite file has one owner: another dispatcher stands
-    by, and takes over when the owner has ended. What no option says is taken from the environment: those named below,
-    and CODITECT_AMQP_URL, CODITECT_REDIS_URL, CODITECT_MANAGEMENT_URL, CODITECT_REPLY_QUEUE, CODITECT_DECLARE,
-    CODITECT_WINDOW, CODITECT_WIRE, CODITECT_HEALTH_HOST and CODITECT_LOG_LEVEL; for FoundationDB over TLS
-    CODITECT_FDB_TLS_CERT_FILE, _KEY_FILE, _KEY_PASSWORD, _CA_FILE and _VERIFY_PEERS.
+    by, and takes over when the owner has ended. Everything else is taken from the settings in the environment, and for
+    FoundationDB over TLS from FoundationDB's own variables, FDB_TLS_*.
 
     \b
     Example: coditect dispatcher run --store sqlite:ledger.db
     """
-    given: dict[str, Any] = {"store_url": store, "shards": shards, "keep_days": keep_days, "health_port": health_port}
-    settings = replace(read_settings(), **{name: one for name, one in given.items() if one is not None})
+    keep_days = None if retention is None else seconds(retention) / DAY_SECONDS
+    options: dict[str, Any] = {"store_url": store, "shards": shards, "keep_days": keep_days, "health_port": health_port}
+    settings = replace(read_settings(), **{name: value for name, value in options.items() if value is not None})
     say_guesses(AMQP, REDIS)
     raise typer.Exit(installed().main(settings))
 
@@ -95,10 +98,11 @@ def show_status(context: typer.Context, output: OutputOption = Output.TABLE, wat
 
 
 def _status(stands: ClusterStatus) -> ShownAnswer:
-    dispatchers = [{"owner": one.owner, "shards": one.shards} | _counts(one) for one in stands.dispatchers]
+    members = stands.dispatchers
+    dispatchers = [{"owner": member.owner, "shards": member.shards} | _counts(member) for member in members]
     columns = ("dispatcher", "shards", *(name.replace("_", " ") for name in COUNTS))
-    owners = TableView(columns, [(one.owner, len(one.shards), *_counts(one).values()) for one in stands.dispatchers])
-    rows = [(one.shard, one.owner, one.epoch, one.workflows, one.under_way) for one in stands.shards]
+    owners = TableView(columns, [(member.owner, len(member.shards), *_counts(member).values()) for member in members])
+    rows = [(shard.shard, shard.owner, shard.epoch, shard.workflows, shard.under_way) for shard in stands.shards]
     shards = TableView(("shard", "owner", "epoch", "workflows", "under way"), rows)
     return ShownAnswer({"dispatchers": dispatchers, "shards": stands.shards}, (owners, "", shards))
 
@@ -108,8 +112,8 @@ async def _cluster_status(opened: Connections) -> ClusterStatus:
         return await cluster_status(broker)
 
 
-def _counts(one: DispatcherStatus) -> dict[str, int | None]:
-    return dict.fromkeys(COUNTS) if one.counts is None else asdict(one.counts)
+def _counts(dispatcher: DispatcherStatus) -> dict[str, int | None]:
+    return dict.fromkeys(COUNTS) if dispatcher.counts is None else asdict(dispatcher.counts)
 
 
 def installed() -> ControlPlaneProgram:
@@ -118,26 +122,55 @@ def installed() -> ControlPlaneProgram:
     Raises:
         ControlPlaneRequired: when no control plane is installed, or it cannot be loaded.
     """
-    return cast(ControlPlaneProgram, entry_point(GROUP, "No control plane is installed that could be run"))
-
-
-def entry_point(group: str, missing: str, *, fix: str = INSTALL) -> object:
-    """Load and return the first object that an installed package offers in a group of entry points.
-
-    Raises:
-        ControlPlaneRequired: with the sentence `missing` and the `fix` when nothing is offered, or is not there; also
-            when it cannot be loaded.
-    """
     from importlib.metadata import entry_points
 
-    for one in entry_points(group=group):
+    for entry in entry_points(group=GROUP):
         try:
-            return cast(object, one.load())
+            return cast(ControlPlaneProgram, entry.load())
         except ImportError as error:
-            if error.name and one.module.startswith(error.name):
-                # a wheel names what is for developers, and leaves it out
-                raise ControlPlaneRequired(missing, reason=str(error), fix=fix) from error
             raise ControlPlaneRequired(
                 "The installed control plane cannot be loaded", reason=str(error), fix=INSTALL
             ) from error
-    raise ControlPlaneRequired(missing, fix=fix)
+    raise ControlPlaneRequired("No control plane is installed that could be run", fix=INSTALL)
+
+
+StoreOption = Annotated[str | None, typer.Option("--store", help="The ledger: sqlite:PATH. [CODITECT_STORE_URL]")]
+
+
+@app.command("backup")
+def back_up(
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="A new file for the copy.")], store: StoreOption = None
+) -> None:
+    """Copy the ledger at this instant into a new file. The dispatcher keeps running.
+
+    \b
+    Example: coditect dispatcher backup backups/monday.db
+    """
+    settings = _settings(store)
+    installed().back_up(settings, target)
+    say(f"{settings.store_url} was copied to {target}.")
+
+
+@app.command("restore")
+def restore(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="What `coditect dispatcher backup` made.")],
+    store: StoreOption = None,
+) -> None:
+    """Put a backup in the ledger's place while no dispatcher runs. The former file is kept beside it.
+
+    What was begun since the copy was made is forgotten: late results of it are refused, and what the copy has as
+    published or running is published again when a dispatcher starts.
+
+    \b
+    Example: coditect dispatcher restore backups/monday.db
+    """
+    settings = _settings(store)
+    kept = installed().restore(settings, source)
+    say(f"{settings.store_url} was restored from {source}.")
+    if kept is not None:
+        say(f"What it was before is in {kept}.")
+
+
+def _settings(store: str | None) -> Settings:
+    settings = read_settings()
+    return settings if store is None else replace(settings, store_url=store)

@@ -13,15 +13,23 @@ import typer
 
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
+from coditect.cli.terminal.options import checked, going_on
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, View, render, say
-from coditect.cli.terminal.waiting import checked, going_on
 from coditect.errors import InputError
 from coditect.model.capability import Priority
 from coditect.model.duration import seconds
 from coditect.operations.connections import Connections
-from coditect.operations.load.drive import LoadCounts, LoadPlan, drive
-from coditect.operations.load.report import LoadEnding, LoadReport, read_effects, report_json, summarize
-from coditect.operations.load.utilisation import Utilisation
+from coditect.operations.load import (
+    LoadCounts,
+    LoadEnding,
+    LoadPlan,
+    LoadReport,
+    Utilisation,
+    drive,
+    read_effects,
+    report_json,
+    summarize,
+)
 from coditect.settings.settings import find_env_file
 
 LOG_VARIABLE = "CODITECT_LOAD_LOG"
@@ -86,7 +94,7 @@ def default_log(environ: Mapping[str, str], folder: Path) -> Path:
 
 
 async def _run(opened: Connections, load: LoadPlan, counts: LoadCounts, utilisation: Utilisation) -> None:
-    see = f"coditect task why-not {load.capability}; coditect agent list"
+    see = f"coditect capability get {load.capability} --why-not; coditect agent list"
     async with (
         opened.client() as client,
         opened.registry() as registry,
@@ -158,7 +166,7 @@ def _views(report: LoadReport, log: Path) -> Iterator[View]:
     for ending, ids in ((LoadEnding.HUNG.value, report.hung), ("lost", report.lost)):
         yield TableView((ending,), [(task_id,) for task_id in ids])
     rows = [
-        (task_id, [f"{one.agent_id} (pid {one.pid}, attempt {one.attempt})" for one in lines])
+        (task_id, [f"{line.agent_id} (pid {line.pid}, attempt {line.attempt})" for line in lines])
         for task_id, lines in report.repeated.items()
     ]
     yield TableView(("repeated", "executions"), rows)

@@ -31,48 +31,52 @@ class Branch(NamedTuple):
     """A command or group of commands below `coditect`, with its module and its help text."""
 
     module: str
-    """The module of `coditect.cli` whose `app` holds the command or the group of this name."""
+    """The module of `coditect.cli` whose `<name>_app`, else `app`, holds the command or the group of this name."""
     help: str
 
 
-BRANCHES: Mapping[str, Branch] = MappingProxyType(
+PANELS: Mapping[str, Mapping[str, Branch]] = MappingProxyType(
     {
-        "init": Branch("local.init", "Write a small project that runs at once."),
-        "up": Branch("local.up", "Start a private RabbitMQ and Redis and a fleet of agents."),
-        "dev": Branch("local.dev", "The same for the author of an agent: changes are run, and all logs shown."),
-        "down": Branch("local.up", "Stop exactly what `coditect up` started here."),
-        "health": Branch("health", "Ask an agent or a dispatcher here whether it takes work."),
-        "doctor": Branch("local.up", "Look for what is missing, unreachable or stale, and say how to mend it."),
-        "load": Branch("load", "Put the fleet under load and report what it did."),
-        "chaos": Branch("local.chaos", "Break a private fleet by a seed, and see that nothing is lost."),
-        "dispatcher": Branch("dispatcher", "Run the control plane, and see what it works on."),
-        "api": Branch("api", "Serve the HTTP API and the dashboard."),
-        "mcp": Branch("observe.mcp", "Offer the fleet's capabilities as tools to MCP clients."),
-        "store": Branch("store", "Back the control plane's ledger up, and restore it."),
-        "agent": Branch("agent", "Run an agent, look at the fleet, drain one."),
-        "capability": Branch("capability", "See what the fleet offers, and how to ask for it."),
-        "task": Branch("work.task", "Submit, wait, ask later, cancel, or ask why no agent takes a task."),
-        "workflow": Branch("work.workflow", "Check, draw, run, look at and steer workflows."),
-        "pattern": Branch("work.pattern", "Make workflows of named patterns, and run them."),
-        "goal": Branch("goals.goal", "Plan a goal in words, and run the plan to its value."),
-        "schedule": Branch("work.schedule", "Start workflows by the clock."),
-        "trigger": Branch("work.trigger", "Start workflows, or send signals, at events."),
-        "webhook": Branch("work.webhook", "Post events to URLs, signed, until they are taken."),
-        "approval": Branch("work.approval", "Answer the questions that workflows wait for."),
-        "policy": Branch("collaboration.policy", "Check the policy by which approvals are given."),
-        "audit": Branch("collaboration.audit", "See what people and policies decided, when and why."),
-        "autonomy": Branch("collaboration.autonomy", "See how much finished without a person, and what needed one."),
-        "lock": Branch("work.lock", "See who holds and who waits for which lock, and release one by force."),
-        "thread": Branch("collaboration.thread", "See what agents and people say to each other, and say something."),
-        "handoff": Branch("collaboration.handoff", "See which tasks go from agent to agent, and withdraw an offer."),
-        "breaker": Branch("work.breaker", "See which breakers of the fleet are open and why; open or reset one."),
-        "trace": Branch("work.trace", "Show the path of one task or workflow, with durations."),
-        "dead": Branch("work.dead", "Look at, bring back or throw away tasks that were given up."),
-        "topology": Branch("topology", "Compare, create or export the exchanges and queues."),
-        "events": Branch("events", "See what happens in the fleet."),
-        "log": Branch("observe.log", "Let agents and dispatchers log more or less while they run."),
-        "top": Branch("observe.top", "See agents, queues and workflows live, on one screen."),
+        "Get started": {
+            "init": Branch("local.up", "Write a small project that runs at once."),
+            "up": Branch("local.up", "Start private servers and a fleet of agents, also while you write them."),
+            "down": Branch("local.up", "Stop exactly what `coditect up` started here."),
+            "doctor": Branch("doctor", "Check servers, health and targets, and say how to mend each fault."),
+            "load": Branch("load", "Put the fleet under load and report what it did."),
+        },
+        "Work": {
+            "task": Branch("task", "Submit, list, follow and cancel tasks; see handoffs, and why no agent takes one."),
+            "workflow": Branch("workflow", "Check, start, watch and steer workflows, also from a pattern or a goal."),
+            "schedule": Branch("schedule", "Start workflows by the clock, and have agents heal services."),
+            "trigger": Branch("schedule", "Start workflows, or send signals, at events."),
+            "dead": Branch("dead", "List, redrive or discard tasks that were given up."),
+        },
+        "Fleet": {
+            "agent": Branch("agent", "Run, list and drain agents, and set their log level."),
+            "capability": Branch("capability", "List what the fleet offers, and what it learned from failures."),
+            "breaker": Branch("lock", "List open circuit breakers with their reasons; open or reset one."),
+            "lock": Branch("lock", "Acquire, renew and release locks, and list holders and waiters."),
+            "thread": Branch("thread", "Read what agents and people say to each other, and take part."),
+            "state": Branch("state", "Read, write and watch shared state."),
+            "event": Branch("event", "Follow the events of the fleet, and emit one."),
+            "top": Branch("top", "Show agents, queues and workflows live, on one screen."),
+        },
+        "People": {
+            "approval": Branch("approval", "Answer what workflows ask people; check the policy, read the audit trail."),
+            "webhook": Branch("event", "Post signed events to URLs until they are accepted."),
+        },
+        "Run": {
+            "dispatcher": Branch(
+                "dispatcher", "Run the control plane, show its status, back up and restore its ledger."
+            ),
+            "api": Branch("api", "Serve the HTTP API and the dashboard, manage API keys, and serve an MCP client."),
+            "topology": Branch("topology", "Compare, create or export the exchanges and queues, or draw the fleet."),
+        },
     }
+)
+"""The panels of `coditect --help` with their commands, in the order of the help text."""
+BRANCHES: Mapping[str, Branch] = MappingProxyType(
+    {name: branch for panel in PANELS.values() for name, branch in panel.items()}
 )
 
 
@@ -92,16 +96,22 @@ class CommandTree(TyperGroup):
         if cmd_name not in BRANCHES:
             return None
         branch = BRANCHES[cmd_name]
-        found = TyperInfo(import_module(f"coditect.cli.{branch.module}").app, name=cmd_name, help=branch.help)
+        module = import_module(f"coditect.cli.{branch.module}")
+        branch_app: typer.Typer = getattr(module, f"{cmd_name}_app", module.app)
+        info = TyperInfo(branch_app, name=cmd_name)
+        if branch_app.registered_callback is None:  # else its docstring is the help text
+            info.help = branch.help
         group = get_group_from_info(
-            found, pretty_exceptions_short=False, suggest_commands=True, rich_markup_mode=self.rich_markup_mode
+            info, pretty_exceptions_short=False, suggest_commands=True, rich_markup_mode=self.rich_markup_mode
         )
         return group.commands.get(cmd_name, group)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write the list of subcommands to the help text without importing their modules."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, branch.help) for name, branch in BRANCHES.items()])
+        """Write the panels of subcommands to the help text without importing their modules."""
+        width = max(map(len, BRANCHES))
+        for title, panel in PANELS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), branch.help) for name, branch in panel.items()])
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line; print a CoditectError to stderr and exit by its code; with CODITECT_DEBUG raise it."""

@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 from coditect import errors
-from coditect.aio.backoff import Backoff
 from coditect.aio.clock import Clock
+from coditect.aio.supervisor import Backoff
 from coditect.broker.port import Broker
 from coditect.broker.topology import base_topology
 from coditect.errors import (
@@ -33,7 +33,7 @@ from coditect.model.duration import Duration, seconds
 from coditect.model.message import NO_HEADERS, Message
 from coditect.model.result import Outcome
 from coditect.wire import routing
-from coditect.wire.control import ANY, Verb, request
+from coditect.wire.control import ANY, WAIT_MS, Verb, request
 from coditect.wire.json import loads
 from coditect.wire.tasks import MAX_BODY_BYTES
 
@@ -73,9 +73,12 @@ class ControlPlane:
         body: dict[str, Any],
         *,
         timeout: Duration = ASK_SECONDS,
+        held_seconds: float = 0.0,
         trace: Mapping[str, str] = NO_HEADERS,
     ) -> dict[str, Any]:
         """Send a request, again after silence or a retryable error until the time is over, and return the answer.
+
+        The control plane may hold a request about a state for `held_seconds`, and answers earlier at the final state.
 
         Raises:
             ControlPlaneRequired: when no dispatcher answered; the request may have been carried out all the same, or
@@ -86,6 +89,8 @@ class ControlPlane:
                 InvalidWorkflow.
         """
         identity = self._clock.new_id()
+        if held_seconds:
+            body = {**body, WAIT_MS: max(1, round(1000 * held_seconds))}
         message = request(verb, body, reply_to=self._requests.reply_to, correlation_id=identity, trace=trace)
         if len(message.body) > MAX_BODY_BYTES:
             raise TooLarge(
@@ -95,19 +100,19 @@ class ControlPlane:
                 limit=MAX_BODY_BYTES,
             )
         try:
-            return await self._answer(message, verb, asyncio.get_running_loop().time() + seconds(timeout))
+            return await self._answer(message, verb, held_seconds, seconds(timeout))
         finally:
             self._requests.forget(identity)
 
-    async def _answer(self, message: Message, verb: Verb, end: float) -> dict[str, Any]:
+    async def _answer(self, message: Message, verb: Verb, held: float, timeout: float) -> dict[str, Any]:
         now = asyncio.get_running_loop().time
-        begin = now()
+        begin, end = now(), now() + timeout
         waits, pauses = WAITS.pauses(), PAUSES.pauses()
         wait = next(waits)
         missed: CoditectError = _required("The control plane does not answer", verb)
         while (left := end - now()) > 0:
             try:
-                outcome = await self._asked_once(message, wait=wait, left=left)
+                outcome = await self._asked_once(message, wait=held + wait, left=left)
             except (Unroutable, NotFound) as error:  # a wiped broker lacks the exchange, too
                 missed = _required("No control plane is there", verb)
                 if not self.answered and now() - begin >= GRACE_SECONDS:
@@ -160,14 +165,14 @@ class ControlPlane:
 
 
 async def pages(
-    control: ControlPlane, verb: Verb, field: str, asked: Mapping[str, Any], *, most: int | None = None
+    control: ControlPlane, verb: Verb, field: str, asked: Mapping[str, Any], *, limit: int | None = None
 ) -> AsyncIterator[Any]:
-    """Yield the rows of a listing by the control plane, page after page, at most `most` of them."""
+    """Yield the rows of a listing by the control plane, page after page, at most `limit` of them."""
     after: object = None
-    left = most
+    left = limit
     while left is None or left > 0:
-        limit = PAGE if left is None else min(PAGE, left)
-        answer = await control.ask(verb, {**asked, "after": after, "limit": limit})
+        size = PAGE if left is None else min(PAGE, left)
+        answer = await control.ask(verb, {**asked, "after": after, "limit": size})
         rows = rows_of(answer, field)
         for row in rows[:left]:
             yield row
@@ -196,7 +201,7 @@ async def asking(broker: Broker, clock: Clock, *, name: str) -> AsyncIterator[Co
     Raises:
         BrokerUnavailable: when the broker does not answer.
     """
-    await broker.declare(base_topology())
+    await broker.declare(base_topology(), lazily=True)
     requests = Requests(broker, name=name)
     try:
         async with requests:

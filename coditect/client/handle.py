@@ -6,15 +6,17 @@ import asyncio
 import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar, overload
 
 from coditect.blobs import fetched
 from coditect.broker.port import Broker
-from coditect.client.durable import KeptOptions
-from coditect.client.workflow_run import Run
+from coditect.client.options import Options, deadline_at, delay_of
+from coditect.client.workflow_run import EVENT_PATTERNS, Ending, WorkflowRun
 from coditect.codec import codec, value_of
 from coditect.errors import (
     InputError,
+    NotFound,
     ResultTimeout,
     SetupError,
     TaskCanceled,
@@ -25,20 +27,135 @@ from coditect.errors import (
     Unroutable,
 )
 from coditect.messaging.event_stream import EventStream, EventStreams
-from coditect.messaging.parts import PartReader
-from coditect.messaging.rpc import Requests
-from coditect.model.duration import Duration, seconds
-from coditect.model.event import Event
-from coditect.model.ids import TaskId
-from coditect.model.result import ENDINGS, EXPIRED, Outcome, Status
+from coditect.messaging.rpc import PartReader, Requests
+from coditect.model.duration import Duration, milliseconds, seconds
+from coditect.model.ids import AgentId, TaskId
+from coditect.model.message import Event
+from coditect.model.result import ENDINGS, EXPIRED, Failure, Outcome, Status
+from coditect.model.retry import Retry
 from coditect.model.task import Task
 from coditect.wire import control_messages, routing
+from coditect.wire.json import dumps
+from coditect.workflow.definition import Call, Definition, Node
 from coditect.workflow.rows import NodeRow
+from coditect.workflow.states import TaskState
+from coditect.workflow.template import LITERAL
+
+DURABLE_NODE = "task"
+"""The name of the only node in a durable task's workflow."""
+
+_STATUSES = {
+    TaskState.COMPLETED: Status.COMPLETED,
+    TaskState.CANCELED: Status.CANCELED,
+    TaskState.REJECTED: Status.REJECTED,
+}
+
+
+def durable_id(workflow: str) -> TaskId:
+    """Return the task id of a workflow's only node: AMQP's `message_id`, the same over all attempts."""
+    return TaskId(f"{workflow}:{DURABLE_NODE}")
+
+
+def workflow_of(task_id: str) -> str | None:
+    """Return the id of a durable task's workflow; None for the id of a direct task."""
+    workflow, colon, node = task_id.rpartition(":")
+    return workflow if colon and node == DURABLE_NODE else None
+
+
+def durable_definition(capability: str, value: Any, options: Options, *, now_ms: int) -> Definition:
+    """Return the definition of the workflow of one node that stands for a durable task.
+
+    A deadline that is a duration counts from the end of the task's delay, as all of its time limits do.
+
+    Raises:
+        InputError: when the deadline or the delay is an instant that has passed, or the deadline ends before the delay.
+    """
+    delay, due_ms = delay_of(options, now_ms)
+    call = Call(
+        capability,
+        {LITERAL: value},
+        options.priority,
+        timeout_ms=_ms(options.timeout),
+        retry=None if options.max_attempts is None else Retry(max_attempts=options.max_attempts),
+        start_within_ms=_ms(options.start_within),
+        deadline_ms=_from(due_ms, options.deadline),
+        delay=delay,
+    )
+    return Definition(capability, (Node(DURABLE_NODE, call),))
+
+
+def _from(begin_ms: int, deadline: Duration | datetime | None) -> int | None:
+    return deadline_at(deadline, begin_ms) - begin_ms if isinstance(deadline, datetime) else _ms(deadline)
+
+
+def _ms(duration: Duration | None) -> int | None:
+    return None if duration is None else milliseconds(duration)
+
+
+class KeptOptions:
+    """The part of a durable task's handle that asks the control plane for the outcome, state and events."""
+
+    __slots__ = ("_task_id", "known", "run")
+
+    def __init__(self, run: WorkflowRun) -> None:
+        self._task_id = durable_id(run.id)
+        self.run = run
+        """The handle of the task's workflow."""
+        self.known: Outcome | None = None
+        """The last outcome of the task that the control plane gave; None before the first."""
+
+    async def outcome(self, *, timeout: Duration) -> Outcome:
+        """Wait for the end of the task and return its outcome; see `Handle.outcome`."""
+        if self.known is None or self.known.failure is not None:  # a redrive changes a failure, nothing a value
+            self.known = _outcome(self._task_id, await self.run.ending(DURABLE_NODE, timeout=timeout))
+        return self.known
+
+    async def row(self) -> NodeRow:
+        """Return the present state of the durable task: the row of its workflow's only node.
+
+        Raises:
+            NotFound: when the id is that of a workflow of several nodes.
+        """
+        rows = [row async for row in self.run.nodes()]
+        if len(rows) != 1:
+            fix = f"coditect workflow get {self.run.id}"
+            raise NotFound("This is no task but a workflow", workflow=self.run.id, nodes=len(rows), fix=fix)
+        return rows[0]
+
+    def events(self) -> AsyncIterator[Event]:
+        """Return the events of the task, its node and its workflow from now on, to the end."""
+        return self.run.told((*EVENT_PATTERNS, "task.*"), {self.run.id, self._task_id})
+
+
+def _outcome(task_id: TaskId, ending: Ending) -> Outcome:
+    attempt = ending.attempt
+    assert attempt is not None, "the end of a node has its attempt"
+    status = _STATUSES.get(ending.state, Status.FAILED)
+    failure = None if status is Status.COMPLETED else _failure(ending)
+    return Outcome(
+        status,
+        dumps(ending.value if failure is None else failure.as_json()),
+        task_id,
+        task_id,
+        agent_id=AgentId(attempt.agent) if attempt.agent else None,
+        attempt=attempt.attempt,
+        fence=attempt.fence,
+        started_at_ms=attempt.started_at_ms,
+        finished_at_ms=attempt.finished_at_ms,
+        failure=failure,
+    )
+
+
+def _failure(ending: Ending) -> Failure:
+    document = ending.failure or {}
+    texts = {name: str(document.get(name) or "") for name in ("reason", "type", "message", "traceback", "fix")}
+    return Failure(retryable=document.get("retryable") is True, **texts)
+
 
 T = TypeVar("T")
 
-DEFAULT_TIMEOUT: Duration = "10m"
-CANCEL_SECONDS = 10.0
+DEFAULT_RESULT_TIMEOUT: Duration = "10m"
+CANCEL_CONFIRM_SECONDS = 10.0
 LAST_EVENT_SECONDS = 1.0
 """How long after a task's outcome the event of the task's end may come."""
 
@@ -76,7 +193,7 @@ class Handle:
         return self._reply is not None and self._reply.done()
 
     @property
-    def run(self) -> Run:
+    def run(self) -> WorkflowRun:
         """The handle of a durable task's workflow, which lists every attempt and can redrive the task.
 
         Raises:
@@ -99,7 +216,7 @@ class Handle:
             raise InputError("A direct task has no record", task_id=self.task_id, fix=fix)
         return self._kept
 
-    async def outcome(self, *, timeout: Duration = DEFAULT_TIMEOUT) -> Outcome:
+    async def outcome(self, *, timeout: Duration = DEFAULT_RESULT_TIMEOUT) -> Outcome:
         """Wait for the end of the task and return its outcome, a value or a failure; may be repeated.
 
         Raises:
@@ -114,7 +231,6 @@ class Handle:
         if self._kept is not None:
             return await self._kept.outcome(timeout=timeout)
         reply = self._expected()
-        self._check_loop(reply)
         if not reply.done() and not await _done_within(reply, seconds(timeout)):
             raise ResultTimeout("No result came in time; the task goes on", task_id=self.task_id, timeout=timeout)
         if reply.cancelled():
@@ -122,23 +238,28 @@ class Handle:
         outcome = reply.result()
         return await fetched(self._requests.blobs, outcome) if outcome.claims else outcome
 
-    def _check_loop(self, reply: asyncio.Future[Outcome]) -> None:
-        if not reply.done() and reply.get_loop() is not asyncio.get_running_loop():
-            fix = "wait in the event loop that submitted the task; threads share a Client.sync()"
-            raise SetupError("The task was submitted in another event loop", task_id=self.task_id, fix=fix)
-
     def _expected(self) -> asyncio.Future[Outcome]:
-        if self._reply is None:
+        """Return the future of the reply.
+
+        Raises:
+            InputError: when the task was submitted without results.
+            SetupError: when another event loop waits for the reply.
+        """
+        reply = self._reply
+        if reply is None:
             raise InputError(
                 "This task was submitted without results", task_id=self.task_id, fix="submit it with results=True"
             )
-        return self._reply
+        if not reply.done() and reply.get_loop() is not asyncio.get_running_loop():
+            fix = "wait in the event loop that submitted the task; threads share a Client.sync()"
+            raise SetupError("The task was submitted in another event loop", task_id=self.task_id, fix=fix)
+        return reply
 
     @overload
     async def result(self, *, timeout: Duration = ...) -> Any: ...
     @overload
     async def result(self, model: type[T], *, timeout: Duration = ...) -> T: ...
-    async def result(self, model: Any = Any, *, timeout: Duration = DEFAULT_TIMEOUT) -> Any:
+    async def result(self, model: Any = Any, *, timeout: Duration = DEFAULT_RESULT_TIMEOUT) -> Any:
         """Wait for the end of the task and return its value, validated as `model`; with `bytes`, return the raw body.
 
         Without a model the value is plain JSON, or bytes where the handler returns those.
@@ -156,7 +277,7 @@ class Handle:
             raise task_error(outcome)
         return value_of(outcome, model)
 
-    async def stream(self, model: Any = Any, *, timeout: Duration = DEFAULT_TIMEOUT) -> AsyncIterator[Any]:
+    async def stream(self, model: Any = Any, *, timeout: Duration = DEFAULT_RESULT_TIMEOUT) -> AsyncIterator[Any]:
         """Yield the parts of the result as the handler yields them, each validated as `model`; in order, each once.
 
         The task was submitted with `stream=True`. The agent sends at most 64 parts ahead of the loop, and then waits
@@ -177,7 +298,6 @@ class Handle:
         if parts is None:
             fix = "submit it with stream=True, or await its result, which has all parts"
             raise InputError("This task was submitted without a stream", task_id=self.task_id, fix=fix)
-        self._check_loop(reply)
         decode, longest = codec(model).decode, seconds(timeout)
         try:
             while (body := await parts.next(reply, timeout_seconds=longest)) is not None:
@@ -197,13 +317,13 @@ class Handle:
         without a result (`results=False`) the last may be, and then the events do not end: have a timeout of your own.
         """
         if self._kept is not None:
-            async for told in self._kept.events():
-                yield told
+            async for durable_event in self._kept.events():
+                yield durable_event
             return
         now = asyncio.get_running_loop().time
         last = math.inf
         reply = self._reply or asyncio.get_running_loop().create_future()
-        async with self._event_stream.stream("task.*", of=(self.task_id,)) as stream:
+        async with self._event_stream.stream("task.*", subjects=(self.task_id,)) as stream:
             while now() < last and (event := await _next_event(stream, reply)) is not None:
                 yield event
                 if event.type in ENDINGS:
@@ -224,7 +344,7 @@ class Handle:
                 control_messages.cancel(self.task_id, reason=reason),
                 exchange=routing.BROADCAST,
                 routing_key="",
-                timeout_seconds=CANCEL_SECONDS,
+                timeout_seconds=CANCEL_CONFIRM_SECONDS,
             )
         except Unroutable:
             return  # no agent is there: nothing runs

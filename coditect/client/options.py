@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Any, TypedDict
+from typing import Annotated, Any, Unpack
+
+from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 from coditect.model import arguments
-from coditect.model.capability import Priority
+from coditect.model.capability import ANYTHING, Priority, Strategy, Wanted
 from coditect.model.duration import Duration, seconds
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import HeaderTable
-from coditect.model.strategy import ANYTHING, Strategy, Wanted
-from coditect.wire.headers.foreign import checked_headers
+from coditect.model.option import Option
+from coditect.wire.headers import checked_headers
+from coditect.workflow.fields import instant_ms
 
 SUBMIT_SECONDS = 30.0
 MOST_KEY_BYTES = 1_000
@@ -75,6 +78,10 @@ class Options:
     """A never used id for a direct task, if its submitter must know the id beforehand; None makes a new id."""
     kept: bool = field(init=False, repr=False, compare=False)
     """Whether the task is durable, since its submitter set `durable`, an idempotency key, `delay` or `at`."""
+    plain: bool = field(init=False, repr=False, compare=False)
+    """Whether the task has no preferred agent, no strategy and no wanted properties of the agent."""
+    limited: bool = field(init=False, repr=False, compare=False)
+    """Whether the task has a deadline, a latest start, a time limit or a number of attempts of its own."""
 
     def __post_init__(self) -> None:
         for name, (default, checked) in _CHECKS.items():
@@ -83,6 +90,10 @@ class Options:
                 object.__setattr__(self, name, checked(name, given))
         scheduled = self.delay is not None or self.at is not None
         object.__setattr__(self, "kept", self.durable or scheduled or self.idempotency_key is not None)
+        plain = self.pin is None and self.strategy is None and self.wanted is ANYTHING
+        object.__setattr__(self, "plain", plain)
+        unlimited = self.deadline is self.start_within is self.timeout is self.max_attempts is None
+        object.__setattr__(self, "limited", not unlimited)
         if self.headers is not None and self.kept:
             fix = "put it into the input, or submit without durable, idempotency_key, delay and at"
             arguments.refuse("headers", "A durable task has no headers", self.headers, fix)
@@ -115,6 +126,34 @@ class OptionFields(TypedDict, total=False):
     submit_timeout: Duration | None
     headers: HeaderTable | None
     task_id: TaskId | str | None
+
+
+class TaskOptions(TypedDict, total=False):
+    """The options of a task that commands and requests have; `options_of_task` makes `Options` of them."""
+
+    priority: Annotated[Priority | str, Option("`p0` is urgent, `p2` is bulk.", "p1", short="-p")]
+    timeout: Annotated[Duration, Option("Longest run of one attempt.", example="5m")]
+    deadline: Annotated[Duration, Option("Not wanted any more after so long from now.", example="1h")]
+    start_within: Annotated[Duration, Option("How long the task may wait before its start.", example="10m")]
+    agent: Annotated[str, Option("Prefer this agent, by its id.", high=100)]
+    strategy: Annotated[Strategy | str, Option("The strategy by which an agent is picked.")]
+    max_attempts: Annotated[int, Option("Attempts in all, at most the capability's own.", low=1, high=1_000)]
+    delay: Annotated[Duration, Option("Durable, and not published before so long from now.", example="5m")]
+    at: Annotated[
+        str, Option("Durable, and not published before this instant.", high=100, example="2026-12-24T08:00:00+01:00")
+    ]
+
+
+def options_of_task(options: TaskOptions, **more: Unpack[OptionFields]) -> Options:
+    """Return the options of a task from those of a command or a request, and `more` that only one of them has.
+
+    Raises:
+        InputError: when an option is wrong; the error names it.
+    """
+    chosen: dict[str, Any] = {name: value for name, value in options.items() if value is not None} | {**more}
+    chosen["pin"], at = chosen.pop("agent", None), chosen.pop("at", None)
+    chosen["at"] = None if at is None else datetime.fromtimestamp(instant_ms(at) / 1000, UTC)
+    return Options(**chosen)
 
 
 def nearest_option(name: str) -> str:

@@ -17,11 +17,8 @@ def adapters(
     broker = AmqpBroker(
         settings.amqp_url,
         name=name,
-        window=settings.window,
         declare=settings.declare,
         quorum=settings.reply_queue == "quorum",
-        wire=settings.wire,
-        heartbeat_seconds=settings.heartbeat_seconds,
         connect_seconds=connect_seconds,
     )
     return broker, RedisRegistry(settings.redis_url)

@@ -9,14 +9,13 @@ from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar, overload
 
 from coditect.blobs import whole_value
-from coditect.client.checkpoints import Restorable
-from coditect.client.completion import ENDINGS, Completions
-from coditect.client.control_plane import ASK_SECONDS, ControlPlane, pages
-from coditect.client.coordination.audit import signed
+from coditect.client.approvals import Approvals
+from coditect.client.control_plane import ASK_SECONDS, ControlPlane, pages, rows_of
 from coditect.codec import codec, encode_any
 from coditect.collaboration.state import SharedState, StateRequests
 from coditect.errors import (
     ControlPlaneRequired,
+    InputError,
     InvalidTask,
     ResultTimeout,
     Retryable,
@@ -28,27 +27,130 @@ from coditect.errors import (
 )
 from coditect.messaging.event_stream import EventStreams
 from coditect.model.duration import Duration, seconds
-from coditect.model.event import Event
+from coditect.model.message import Event
 from coditect.model.result import EXPIRED
-from coditect.wire.control import Verb
+from coditect.wire.control import Verb, workflow_space
 from coditect.wire.json import dumps, loads
-from coditect.wire.state import workflow_space
-from coditect.workflow.rows import AttemptRow, NodeInput, NodeRow, WorkflowRow
+from coditect.workflow.rows import AttemptRow, CheckpointRow, DiscardedRow, NodeInput, NodeRow, RestoreRow, WorkflowRow
 from coditect.workflow.states import TaskState, WorkflowState
 
+MOST_NAMED_NODES = 5
+"""The largest number of nodes that the refusal of a restore names."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestorePlan:
+    """The plan of a restore to a checkpoint: the nodes whose work it discards, if their handlers may have begun."""
+
+    checkpoint: str
+    nodes: tuple[DiscardedRow, ...]
+    """The nodes in the order of their names; the others that are discarded have done nothing."""
+    token: str
+    """The position of the workflow's history for which the plan was made; the restore is refused at another one."""
+
+    @property
+    def lasting(self) -> tuple[str, ...]:
+        """The discarded nodes whose effects would stay: no compensation is declared, or the node has not completed."""
+        return tuple(row.node for row in self.nodes if not row.compensated)
+
+
+class Restorable:
+    """The methods of a workflow's handle that make and list checkpoints, and restore the workflow to one of them."""
+
+    __slots__ = ()
+
+    id: str
+    _control: ControlPlane
+
+    async def checkpoint(self, name: str) -> None:
+        """Name the workflow's present state as a checkpoint, so that the workflow can be restored to that state.
+
+        A name that was given before now means this checkpoint. Every completed node is a checkpoint by itself.
+
+        Raises:
+            InputError: when the workflow has ended, or the name is that of a node, or no name.
+        """
+        await self._control.ask(
+            Verb.CHECKPOINT, {"workflow": self.id, "checkpoint": name, "writer": self._control.name}
+        )
+
+    async def checkpoints(self) -> list[CheckpointRow]:
+        """Return the checkpoints of the workflow, the earliest first: completed nodes, and states with a name."""
+        rows = pages(self._control, Verb.CHECKPOINTS, "checkpoints", {"workflow": self.id})
+        found = [CheckpointRow.read(row) async for row in rows]
+        return sorted(found, key=lambda row: (row.at_ms, row.node == "", row.publication))
+
+    async def restores(self) -> list[RestoreRow]:
+        """Return the last restores of the workflow, at most 100, the earliest first."""
+        answer = await self._control.ask(Verb.CHECKPOINTS, {"workflow": self.id, "limit": 1})
+        return [RestoreRow.read(row) for row in rows_of(answer, "restores")]
+
+    async def plan_restore(self, checkpoint: str) -> RestorePlan:
+        """Return the plan of a restore to a checkpoint, with the nodes whose work it would discard; change nothing.
+
+        Raises:
+            NotFound: when the workflow has no such checkpoint.
+            InputError: when the workflow cannot be restored: it was canceled or compensated, or its shared state of
+                that time is not kept any more.
+            Retryable: while an earlier restore, redrive or cancel is not done, or when the workflow goes on too fast.
+        """
+        asked = {"workflow": self.id, "checkpoint": checkpoint}
+        answer = await self._control.ask(Verb.RESTORE_PLAN, asked)
+        token, nodes = str(answer["token"]), [DiscardedRow.read(row) for row in rows_of(answer, "nodes")]
+        while answer.get("next") is not None:
+            answer = await self._control.ask(Verb.RESTORE_PLAN, {**asked, "after": answer["next"]})
+            if answer["token"] != token:
+                fix = "try again, or pause the workflow first"
+                raise Retryable("The workflow went on while its restore was planned", workflow=self.id, fix=fix)
+            nodes += [DiscardedRow.read(row) for row in rows_of(answer, "nodes")]
+        return RestorePlan(checkpoint, tuple(nodes), token)
+
+    async def restore(self, checkpoint: str | RestorePlan, *, by: str) -> None:
+        """Bring the workflow back to a checkpoint: later nodes are compensated where declared, and run again.
+
+        Running nodes are canceled, and results of discarded attempts are refused. The call returns when the restore is
+        committed; the workflow goes on by itself. A plan is carried out as it is; with the name of a checkpoint nothing
+        is discarded that cannot be undone. `by` is recorded.
+
+        Raises:
+            InputError: when a name is given and effects would remain (`nodes` has some), or as of `plan_restore`.
+            VersionConflict: when a further node has begun or completed since the plan; nothing was changed.
+        """
+        plan = checkpoint if isinstance(checkpoint, RestorePlan) else await self.plan_restore(checkpoint)
+        if plan is not checkpoint and plan.lasting:
+            raise InputError(
+                "The restore would discard nodes whose effects cannot be undone",
+                workflow=self.id,
+                nodes=plan.lasting[:MOST_NAMED_NODES],
+                count=len(plan.lasting),
+                fix="look at `await run.plan_restore(...)`, and give it in place of the name to accept that",
+            )
+        asked = {"workflow": self.id, "checkpoint": plan.checkpoint, "token": plan.token, "by": by}
+        await self._control.ask(Verb.RESTORE, asked)
+
+
+ENDINGS: Mapping[str, WorkflowState] = MappingProxyType(
+    {f"workflow.{state.value}": state for state in WorkflowState if state.terminal}
+)
+"""The event types that report the end of a workflow, with the final state that each means."""
 T = TypeVar("T")
 R = TypeVar("R")
 Seen: TypeAlias = Callable[[WorkflowRow | None], object]
 
 DEFAULT_TIMEOUT: Duration = "1h"
-LOOK_SECONDS = 5.0
-"""How long one request for a workflow's state may take before it counts as unanswered."""
+STATE_REQUEST_SECONDS = 5.0
+"""How long the answer to a request may take, beyond the time for which the request is held, before it is missed."""
 FIRST_PAUSE_SECONDS = 0.02
-LONGEST_PAUSE_SECONDS = 1.0
-FIRST_HEARD_PAUSE_SECONDS = 0.1
-LONGEST_HEARD_PAUSE_SECONDS = 30.0  # while events arrive: a request only makes up for a lost one
-PAUSE_SHARE = 0.2
-"""The pause between state requests, as a part of the time waited so far: a long wait costs few requests."""
+"""The pause before a request that was answered early, or not at all, is sent again."""
+FIRST_HELD_SECONDS = 2.0
+LONGEST_HELD_SECONDS = 30.0
+LONGEST_SEEN_SECONDS = 1.0
+"""The longest time for which a request is held by the control plane if each answer on the way is shown to somebody."""
+WAITED_SHARE = 0.2
+"""The time for which a request is held, as a part of the time waited so far: a long wait costs few requests, and a
+dispatcher that dies with the request delays the answer by a fifth."""
+ANSWER_SECONDS = 0.1
+"""How long before the end of a wait its last request is to be answered."""
 LAST_EVENT_SECONDS = 1.0
 """How long after a workflow's end the event of the end may come."""
 LATE_EVENT_SECONDS = 0.1
@@ -66,9 +168,11 @@ class Ending:
     failure: Mapping[str, Any] | None
     reason: str = ""
     """The reason that was given when the workflow was canceled; empty for a node."""
+    attempt: AttemptRow | None = None
+    """The node's last attempt; None for a workflow."""
 
 
-class Run(Restorable):
+class WorkflowRun(Restorable):
     """The handle of a started workflow; made by `Client.start`, or from the workflow's id by `Client.run`.
 
     The control plane answers from the ledger; that the workflow still runs, maybe from memory.
@@ -79,18 +183,15 @@ class Run(Restorable):
         NotFound: by every method, when the control plane has no such workflow.
     """
 
-    __slots__ = ("_completions", "_control", "_event_stream", "id", "new")
+    __slots__ = ("_control", "_event_stream", "id", "new")
 
-    def __init__(
-        self, workflow: str, control: ControlPlane, *, event_stream: EventStreams, completions: Completions, new: bool
-    ) -> None:
+    def __init__(self, workflow: str, control: ControlPlane, *, event_stream: EventStreams, new: bool) -> None:
         self.id = workflow
         """The workflow's id, by which any process may ask the control plane."""
         self.new = new
         """Whether `start` started this workflow; False for an earlier one with the same key, or a handle from an id."""
         self._control = control
         self._event_stream = event_stream
-        self._completions = completions
 
     @property
     def shared(self) -> SharedState:
@@ -119,8 +220,9 @@ class Run(Restorable):
         async for row in self._rows(Verb.ATTEMPTS, "attempts", **only):
             yield AttemptRow.read(row)
 
-    async def _look(self, timeout: Duration) -> WorkflowRow:
-        return WorkflowRow.read(await self._control.ask(Verb.GET, {"workflow": self.id}, timeout=timeout))
+    async def _look(self, timeout: Duration, held_seconds: float = 0.0) -> WorkflowRow:
+        asked = {"workflow": self.id}
+        return WorkflowRow.read(await self._control.ask(Verb.GET, asked, timeout=timeout, held_seconds=held_seconds))
 
     def _rows(self, verb: Verb, field: str, **asked: Any) -> AsyncIterator[object]:
         return pages(self._control, verb, field, {"workflow": self.id} | asked)
@@ -138,16 +240,17 @@ class Run(Restorable):
         return (await self._ended(timeout, seen)).state
 
     async def _ended(self, timeout: Duration, seen: Seen | None = None) -> WorkflowRow:
-        async def look(left: float) -> WorkflowRow:
+        async def look(left: float, held: float) -> WorkflowRow:
             row: WorkflowRow | None = None
             try:
-                row = await self._look(left)
+                row = await self._look(left, held)
             finally:
                 if seen is not None:
                     seen(row)
             return row
 
-        return await self._until(look, lambda row: row.state.terminal, timeout, by_event=seen is None)
+        longest = LONGEST_HELD_SECONDS if seen is None else LONGEST_SEEN_SECONDS
+        return await self._until(look, lambda row: row.state.terminal, timeout, longest)
 
     @overload
     async def result(self, *, node: str | None = ..., timeout: Duration = ...) -> Any: ...
@@ -166,7 +269,7 @@ class Run(Restorable):
             ResultTimeout: when the end did not come in time.
         """
         if node is None:
-            ending = await self._last(timeout)
+            ending = await self.ending(timeout=timeout)
             if ending.state is not TaskState.COMPLETED:
                 raise self._error(ending.state.value, ending.failure, reason=ending.reason)
         else:
@@ -174,23 +277,6 @@ class Run(Restorable):
             if ending.state not in (TaskState.COMPLETED, TaskState.SKIPPED):
                 raise self._error(ending.state.value, ending.failure, node=node)
         return codec(model).decode(dumps(ending.value))
-
-    async def _last(self, timeout: Duration) -> Ending:
-        """Wait for the workflow's end, and return its final state with its value or failure."""
-        begun = False
-
-        async def look(left: float) -> Ending | None:
-            nonlocal begun
-            if not begun:  # so that later looks are answered from memory, while it runs
-                begun = True
-                if not (await self._look(left)).state.terminal:
-                    return None
-            ending = await self._ending(None, left)
-            return ending if ending.state.terminal else None
-
-        ending = await self._until(look, lambda found: found is not None, timeout, by_event=True)
-        assert ending is not None
-        return ending
 
     async def look(self, node: str) -> Ending:
         """Return the present state of a node, with its value or failure if it has one."""
@@ -200,23 +286,21 @@ class Run(Restorable):
         """Return the input of a node's task, as far as it is known yet; large values in it stay blob references."""
         return NodeInput.read(await self._control.ask(Verb.NODE_INPUT, {"workflow": self.id, "node": node}))
 
-    async def ending(self, node: str, *, timeout: Duration = DEFAULT_TIMEOUT, alone: bool = False) -> Ending:
-        """Wait for the end of a node, and return its final state with its value or failure.
-
-        `alone` says that the workflow ends with the node.
+    async def ending(self, node: str | None = None, *, timeout: Duration = DEFAULT_TIMEOUT) -> Ending:
+        """Wait for the end of a node, or of the workflow, and return the final state with the value or failure.
 
         Raises:
-            ResultTimeout: when the node did not end in time.
+            ResultTimeout: when the end did not come in time.
         """
 
-        async def look(left: float) -> Ending:
-            return await self._ending(node, left)
+        async def look(left: float, held: float) -> Ending:
+            return await self._ending(node, left, held)
 
-        return await self._until(look, lambda ending: ending.state.terminal, timeout, by_event=alone)
+        return await self._until(look, lambda ending: ending.state.terminal, timeout)
 
-    async def _ending(self, node: str | None, timeout: Duration) -> Ending:
+    async def _ending(self, node: str | None, timeout: Duration, held_seconds: float = 0.0) -> Ending:
         asked = {"workflow": self.id} if node is None else {"workflow": self.id, "node": node}
-        answer = await self._control.ask(Verb.RESULT, asked, timeout=timeout)
+        answer = await self._control.ask(Verb.RESULT, asked, timeout=timeout, held_seconds=held_seconds)
         told, paged = answer.get("value"), answer.get("next") is not None
         while answer.get("next") is not None:
             answer = await self._control.ask(Verb.RESULT, {**asked, "after": answer["next"]}, timeout=timeout)
@@ -228,7 +312,8 @@ class Run(Restorable):
         failure = answer.get("failure")
         value = await whole_value(self._control.blobs, told)
         reason = str(answer.get("reason") or "")
-        return Ending(_state_of(answer), value, failure if isinstance(failure, Mapping) else None, reason)
+        attempt = None if node is None else AttemptRow.read(answer.get("attempt"))
+        return Ending(_state_of(answer), value, failure if isinstance(failure, Mapping) else None, reason, attempt)
 
     def _error(self, state: str, failure: Mapping[str, Any] | None, **facts: str) -> TaskError:
         told = {name: str((failure or {}).get(name) or "") for name in ("reason", "type", "message", "fix")}
@@ -244,41 +329,40 @@ class Run(Restorable):
 
     async def _until(
         self,
-        look: Callable[[float], Awaitable[R]],
+        look: Callable[[float, float], Awaitable[R]],
         enough: Callable[[R], bool],
         timeout: Duration,
-        *,
-        by_event: bool,
+        longest_held: float = LONGEST_HELD_SECONDS,
     ) -> R:
         """Repeat a request until `enough` accepts the answer, even while a control plane that once answered is silent.
 
-        With `by_event` only the end of the workflow is enough, so that a request only makes up for a lost event.
+        `look` sends the request, given the seconds until it is missed, and those for which the control plane may hold
+        it until the end comes.
         """
-        longest = LONGEST_HEARD_PAUSE_SECONDS if by_event else LONGEST_PAUSE_SECONDS
         now = asyncio.get_running_loop().time
         begin, end = now(), now() + seconds(timeout)
-        with self._completions.waiting(self.id) as expect:
-            while True:
-                waited = now() - begin
-                # expected before the look, so that an end in between is not missed
-                heard = expect()
-                first = FIRST_HEARD_PAUSE_SECONDS if by_event and self._completions.heard else FIRST_PAUSE_SECONDS
-                pause = max(first, PAUSE_SHARE * waited)
-                cause: Exception | None = None
-                try:
-                    seen = await look(max(0.001, min(LOOK_SECONDS, end - now())))
-                    if enough(seen):
-                        return seen
-                except (Retryable, ControlPlaneRequired) as error:
-                    if isinstance(error, ControlPlaneRequired) and not self._control.answered:
-                        raise
-                    cause = error
-                left = end - now()
-                if left <= FIRST_PAUSE_SECONDS:
-                    fix = f"it goes on by itself; ask again: coditect workflow show {self.id}"
-                    raise ResultTimeout("It did not end in time", workflow=self.id, timeout=timeout, fix=fix) from cause
-                pause = min(longest, pause, max(FIRST_PAUSE_SECONDS, left / 2))  # the last look is near the end
-                await asyncio.wait({heard}, timeout=pause)
+        while True:
+            asked_at = now()
+            held = max(FIRST_HELD_SECONDS, WAITED_SHARE * (asked_at - begin))
+            held = max(0.0, min(held, longest_held, end - asked_at - ANSWER_SECONDS))
+            cause: Exception | None = None
+            try:
+                seen = await look(max(0.001, min(held + STATE_REQUEST_SECONDS, end - asked_at)), held)
+                if enough(seen):
+                    return seen
+            except (Retryable, ControlPlaneRequired) as error:
+                if isinstance(error, ControlPlaneRequired) and not self._control.answered:
+                    raise
+                cause = error
+            left = end - now()
+            if left <= FIRST_PAUSE_SECONDS:
+                fix = f"it goes on by itself; ask again: coditect workflow get {self.id}"
+                raise ResultTimeout("It did not end in time", workflow=self.id, timeout=timeout, fix=fix) from cause
+            if now() < asked_at + max(
+                held, FIRST_PAUSE_SECONDS
+            ):  # it was not held, or the shard goes to another dispatcher
+                pause = max(FIRST_PAUSE_SECONDS, WAITED_SHARE * (now() - begin))
+                await asyncio.sleep(min(pause, LONGEST_SEEN_SECONDS, max(FIRST_PAUSE_SECONDS, left / 2)))
 
     # -- as it happens ----------------------------------------------------------------------------------
 
@@ -292,7 +376,7 @@ class Run(Restorable):
 
     async def told(self, patterns: tuple[str, ...], subjects: Collection[str]) -> AsyncIterator[Event]:
         """Yield the workflow's events of the given patterns and subjects; the event of its end is never missed."""
-        async with self._event_stream.stream(*patterns, of=subjects) as stream:
+        async with self._event_stream.stream(*patterns, subjects=subjects) as stream:
             ended = asyncio.ensure_future(self._end_after_its_events())
             late = asyncio.ensure_future(asyncio.Event().wait())
             try:
@@ -341,25 +425,23 @@ class Run(Restorable):
         """
         await self._control.ask(Verb.RESUME, {"workflow": self.id})
 
-    async def redrive(self, node: str, value: Any = None, *, dry_run: bool = False) -> dict[str, Any]:
-        """Run a node that ended without a value again, on its old input or `value`; with `dry_run` only describe that.
+    async def redrive(self, node: str, input: Any = None, *, dry_run: bool = False) -> dict[str, Any]:
+        """Run a node that ended without a value again, on its old input or `input`; with `dry_run` only describe that.
 
         Dependents of the node follow it. With `dry_run` nothing is done, and the answer describes the redrive.
         """
         asked: dict[str, Any] = {"workflow": self.id, "node": node, "dry_run": dry_run}
-        if value is not None:
-            asked["input"] = loads(encode_any(value))
+        if input is not None:
+            asked["input"] = loads(encode_any(input))
         return await self._control.ask(Verb.REDRIVE, asked)
 
-    async def answer(self, node: str, *, granted: bool, by: str, comment: str = "", key: str | None = None) -> None:
-        """Answer an approval; the person `by` is recorded, a `key` signs the answer, and only the first answer counts.
+    async def grant(self, node: str, *, by: str, comment: str = "", key: str | None = None) -> None:
+        """Grant an approval of the workflow; see `Approvals.grant`."""
+        await Approvals(self._control).grant(f"{self.id}:{node}", by=by, comment=comment, key=key)
 
-        Raises:
-            InvalidTask: when `by` is empty.
-            NotFound: when the node is no approval that waits.
-        """
-        asked = {"workflow": self.id, "node": node, "granted": granted, "by": by, "comment": comment}
-        await self._control.ask(Verb.ANSWER, asked if key is None else await signed(self._control, asked, key))
+    async def deny(self, node: str, *, by: str, comment: str = "", key: str | None = None) -> None:
+        """Deny an approval of the workflow; see `Approvals.deny`."""
+        await Approvals(self._control).deny(f"{self.id}:{node}", by=by, comment=comment, key=key)
 
     async def signal(self, name: str, value: Any = None, *, id: str | None = None) -> str:  # noqa: A002
         """Send a signal; return the name of the node that waited for it, or "" if none did, or if the `id` came before.

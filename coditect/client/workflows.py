@@ -4,41 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 from coditect.aio.clock import Clock
 from coditect.broker.port import Broker
-from coditect.client.completion import Completions
-from coditect.client.control_plane import ControlPlane
+from coditect.client.control_plane import ControlPlane, pages
 from coditect.client.direct import encoded
-from coditect.client.durable import KeptOptions, durable_definition, durable_id, workflow_of
-from coditect.client.handle import Handle
+from coditect.client.handle import Handle, KeptOptions, durable_definition, durable_id, workflow_of
+from coditect.client.listings import workflow_conditions
 from coditect.client.options import SUBMIT_SECONDS, Options, RequestKey, checked_key
-from coditect.client.upload import MOST_NODES_OF_A_CHUNK, Upload, cut
-from coditect.client.workflow_run import Run
-from coditect.errors import CoditectError, InputError, InvalidTask, InvalidWorkflow
+from coditect.client.workflow_run import WorkflowRun
+from coditect.codec import encode_any
+from coditect.errors import CoditectError, InputError, InvalidTask, InvalidWorkflow, Problem, SetupError, TooLarge
 from coditect.messaging.event_stream import EventStreams
 from coditect.messaging.rpc import Requests
 from coditect.model.capability import Priority
 from coditect.model.duration import seconds
 from coditect.model.task import Task
 from coditect.registry.catalogue import CapabilityCatalogue
-from coditect.telemetry.tracing.messaging import begin_request
-from coditect.telemetry.tracing.port import ended_with
+from coditect.telemetry.tracing import begin_request, ended_with
 from coditect.wire.control import Verb
-from coditect.wire.json import loads
+from coditect.wire.json import dumps, loads
+from coditect.wire.tasks import MAX_BODY_BYTES
 from coditect.workflow import fields
 from coditect.workflow.builder import Workflow
-from coditect.workflow.definition import Definition
-from coditect.workflow.graph import graph_of, named_capabilities
-from coditect.workflow.sub_workflows import child_problems, every_node
+from coditect.workflow.definition import MAX_WORKFLOW_NODES, Definition, Node
+from coditect.workflow.documents.document import child_document, head_document, node_document
+from coditect.workflow.graph import child_problems, children_of, every_node, graph_of, named_capabilities
+from coditect.workflow.rows import DeadRow, WorkflowRow
+from coditect.workflow.states import WorkflowState
+from coditect.workflow.template import node_expressions
 
 log = logging.getLogger(__name__)
 
-MOST_NAMED = 10
-"""Number of nodes that a log line names at most."""
 Progress = Callable[[int, int], object]
 """A callback with the number of nodes that the control plane has, and the number of all nodes."""
 
@@ -54,7 +56,6 @@ class WorkflowLane:
         catalogue: CapabilityCatalogue,
         requests: Requests,
         event_stream: EventStreams,
-        completions: Completions,
     ) -> None:
         self._broker = broker
         self._clock = clock
@@ -63,11 +64,10 @@ class WorkflowLane:
         self._catalogue = catalogue
         self._requests = requests
         self._event_stream = event_stream
-        self._completions = completions
 
-    def run(self, workflow: str, *, new: bool = False) -> Run:
+    def run(self, workflow: str, *, new: bool = False) -> WorkflowRun:
         """Return the handle of a workflow by its id; `new` means that the control plane just accepted the workflow."""
-        return Run(workflow, self.control, event_stream=self._event_stream, completions=self._completions, new=new)
+        return WorkflowRun(workflow, self.control, event_stream=self._event_stream, new=new)
 
     async def start(
         self,
@@ -77,8 +77,8 @@ class WorkflowLane:
         key: str | RequestKey | None,
         progress: Progress | None = None,
         labels: Mapping[str, str] | None = None,
-    ) -> Run:
-        """Check a workflow, send it to the control plane, and return its handle; see `Client.start`."""
+    ) -> WorkflowRun:
+        """Check a workflow, send it to the control plane, and return its handle; see `Workflows.start`."""
         definition = workflow.definition() if isinstance(workflow, Workflow) else workflow
         if labels:
             definition = replace(definition, labels=fields.labels({**definition.labels, **fields.labels(labels)}))
@@ -104,7 +104,7 @@ class WorkflowLane:
                 raise InvalidWorkflow.of(problems, workflow=definition.name)
         await self._catalogue.refuse_bytes(named)
 
-    async def _send(self, upload: Upload, timeout_seconds: float, progress: Progress | None) -> Run:
+    async def _send(self, upload: Upload, timeout_seconds: float, progress: Progress | None) -> WorkflowRun:
         mine, tracing = str(upload.head["workflow"]), self._requests.tracing
         span = begin_request(tracing, mine, upload.definition.name)
         if span is None:
@@ -113,7 +113,7 @@ class WorkflowLane:
 
     async def _send_chunks(
         self, upload: Upload, timeout_seconds: float, progress: Progress | None, trace: Mapping[str, str]
-    ) -> Run:
+    ) -> WorkflowRun:
         mine = str(upload.head["workflow"])
         for body, sent in upload.chunks():
             try:
@@ -150,11 +150,20 @@ class WorkflowLane:
     async def submit_many(
         self, capability: str, values: Iterable[Any], options: Options, *, concurrency: int
     ) -> AsyncGenerator[Handle, None]:
-        """Submit a durable task for each value, one after another, and yield the handles; see `Client.submit_many`."""
+        """Submit a durable task for each value, `concurrency` at once, and yield the handles; see `Client.submit_many`.
+
+        Tasks that are submitted at once share the commits of the control plane.
+        """
         source = iter(values)
         while bodies := encoded(source, concurrency):
-            for body in bodies:
-                yield await self.submit(capability, body, options)
+            submits = (self.submit(capability, body, options) for body in bodies)
+            taken = await asyncio.gather(*submits, return_exceptions=True)
+            for handle in taken:
+                if isinstance(handle, Handle):
+                    yield handle
+            for error in taken:
+                if isinstance(error, BaseException):
+                    raise error
 
     def task(self, task_id: str) -> Handle:
         """Return the handle of a durable task by its id.
@@ -171,6 +180,178 @@ class WorkflowLane:
             )
         return self._handle(self.run(workflow), "", Priority.P1)
 
-    def _handle(self, run: Run, capability: str, priority: Priority) -> Handle:
+    def _handle(self, run: WorkflowRun, capability: str, priority: Priority) -> Handle:
         task = Task(capability, priority, b"", id=durable_id(run.id))
         return Handle(task, self._requests, self._event_stream, self._broker, _kept=KeptOptions(run))
+
+
+class Workflows:
+    """The workflows that the control plane keeps."""
+
+    def __init__(self, lane: WorkflowLane) -> None:
+        self._lane = lane
+
+    async def start(
+        self,
+        workflow: Workflow | Definition,
+        input: Any = None,
+        *,
+        idempotency_key: str | RequestKey | None = None,
+        progress: Progress | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> WorkflowRun:
+        """Start a workflow and return its handle.
+
+        The control plane has committed the workflow by then, so that it is not lost.
+
+        The same `idempotency_key` gives the same workflow, however often it is started; `new` of the handle says
+        whether this call started it, and the other parameters have no effect if not. The workflow is checked before
+        anything is sent, and sent in chunks; `progress(nodes, of)` is called after each chunk. `labels`, by which
+        `list` finds it, are added to the workflow's own: at most 16 in all, texts of up to 200 characters.
+
+        Raises:
+            InvalidWorkflow: when the definition is wrong, or no agent offers one of its capabilities.
+            TooLarge: when a node, or the input, is over the inline limit.
+            InvalidTask: when a value cannot be written as JSON.
+            ControlPlaneRequired: when no dispatcher answers; it may have accepted the workflow all the same, which an
+                idempotency key makes harmless.
+            BrokerUnavailable: when the broker is away; the workflow may have been accepted as well. Retryable.
+        """
+        return await self._lane.start(
+            workflow, encode_any(input), key=idempotency_key, progress=progress, labels=labels
+        )
+
+    def get(self, workflow: str) -> WorkflowRun:
+        """Return the handle of a workflow by its id, also when another process started it; sends no request yet."""
+        return self._lane.run(workflow)
+
+    async def list(
+        self,
+        *,
+        state: WorkflowState | None = None,
+        name: str | None = None,
+        since: str | datetime | None = None,
+        until: str | datetime | None = None,
+        labels: Mapping[str, str] | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[WorkflowRow]:
+        """Yield the workflows that the control plane has, the latest first; only those that fit all given conditions.
+
+        `labels` are those that a workflow must have, all of them: `{"team": "x"}`.
+        `since` and `until` are instants with their offset from UTC: of the start, or of the tick of a schedule.
+
+        Raises:
+            InputError: when `since` or `until` is no such instant, or a label is wrong.
+        """
+        conditions = workflow_conditions(state=state, name=name, since=since, until=until, labels=labels)
+        async for row in pages(self._lane.control, Verb.LIST, "workflows", conditions, limit=limit):
+            yield WorkflowRow.read(row)
+
+    async def dead_nodes(self, *, limit: int | None = None) -> AsyncIterator[DeadRow]:
+        """Yield the workflow nodes given up because the last attempt's agent died, or its end could not be recorded.
+
+        `get(row.workflow).redrive(row.node.name)` runs a node again.
+        """
+        async for row in pages(self._lane.control, Verb.DEAD, "dead", {}, limit=limit):
+            yield DeadRow.read(row)
+
+
+# The upload of a workflow to the control plane in chunks, each of which refers only to itself and earlier chunks.
+#
+# The whole workflow is checked and measured before anything is sent, and each chunk is encoded when its turn comes:
+# beside the definition only one chunk is in memory.
+
+MOST_NODES_OF_A_CHUNK = 1_000
+MOST_EDGES_OF_A_CHUNK = 5_000
+"""Most edges of a chunk; a node with more is a chunk of its own. The control plane writes a chunk in one transaction.
+"""
+MOST_CHILDREN_BYTES = 512 * 1024
+"""The largest size in bytes of the definitions of a workflow's children together."""
+SMALLER = "put a reference into the input in place of what is large: a URL, a path"
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A checked workflow, cut into the chunks in which it is sent to the control plane; made by `cut`."""
+
+    head: dict[str, Any]
+    """The fields that every chunk of the workflow carries."""
+    input: Any
+    """The workflow's input, which the first chunk carries."""
+    children: dict[str, Any]
+    """The documents of the workflows that nodes run as children, by their names, which the first chunk carries."""
+    definition: Definition
+    """The definition, with its nodes in topological order."""
+    cuts: tuple[int, ...]
+    """The index of each chunk's first node, and at the end the number of all nodes."""
+
+    def chunks(self) -> Iterator[tuple[dict[str, Any], int]]:
+        """Yield the request body of each chunk, and the number of nodes up to the chunk's end."""
+        for number, (start, end) in enumerate(pairwise(self.cuts), 1):
+            first = {"input": self.input} | self._children() if number == 1 else {}
+            nodes = {node.name: node_document(node) for node in self.definition.nodes[start:end]}
+            chunk = {"chunk": number, "chunks": len(self.cuts) - 1, "nodes": nodes}
+            yield self.head | first | chunk, end
+
+    def _children(self) -> dict[str, Any]:
+        return {"workflows": self.children} if self.children else {}
+
+
+def cut(definition: Definition, value: Any, *, workflow: str, key: str | RequestKey | None) -> Upload:
+    """Check a workflow's definition, graph and expressions, and cut the workflow into chunks.
+
+    Raises:
+        InvalidWorkflow: when the graph or an expression is wrong.
+        TooLarge: when one node, or the input with the first node, is over the inline limit.
+        InvalidTask: when a value cannot be written as JSON.
+    """
+    graph = graph_of(definition)
+    if problems := (*child_problems(definition), *_in_expressions(definition)):
+        raise InvalidWorkflow.of(problems, workflow=definition.name)
+    head: dict[str, Any] = {
+        "workflow": workflow,
+        **head_document(definition),
+        "key": key.key if isinstance(key, RequestKey) else key,
+        "count": len(graph.order),
+        **({"fingerprint": key.fingerprint} if isinstance(key, RequestKey) else {}),
+    }
+    ordered = replace(definition, nodes=tuple(graph.nodes[name] for name in graph.order))
+    children = {child.name: child_document(child) for child in children_of(definition)}
+    if len(dumps(children)) > MOST_CHILDREN_BYTES:
+        size, fix = len(dumps(children)), "make them smaller: put references in place of large values"
+        raise TooLarge("The sub-workflows are over the limit", bytes=size, limit=MOST_CHILDREN_BYTES, fix=fix)
+    cuts = _cuts(ordered, head, len(dumps({"input": value, "workflows": children})))
+    return Upload(head, value, children, ordered, cuts)
+
+
+def _in_expressions(definition: Definition) -> tuple[Problem, ...]:
+    """Return the problems in a definition's expressions; none if JMESPath is missing: the control plane checks, too."""
+    if not any(True for node in every_node(definition) for _ in node_expressions(node)):
+        return ()
+    try:
+        from coditect.workflow.expressions import check_expressions  # noqa: PLC0415 - optional: the extra `workflow`
+    except SetupError:
+        return ()
+    return check_expressions(definition)
+
+
+def _cuts(definition: Definition, head: dict[str, Any], input_bytes: int) -> tuple[int, ...]:
+    room = MAX_BODY_BYTES - len(dumps(head | {"chunk": MAX_WORKFLOW_NODES, "chunks": MAX_WORKFLOW_NODES, "nodes": {}}))
+    cuts, used, edges = [0], input_bytes, 0
+    for number, node in enumerate(definition.nodes):
+        size = _bytes(node)
+        if size > room:
+            raise TooLarge("A node is over the inline limit", node=node.name, bytes=size, limit=room, fix=SMALLER)
+        edges += len(node.after)
+        if used + size > room or edges > MOST_EDGES_OF_A_CHUNK or number - cuts[-1] >= MOST_NODES_OF_A_CHUNK:
+            if not number:
+                raise TooLarge("The workflow's input is over the inline limit", bytes=used, limit=room, fix=SMALLER)
+            cuts.append(number)
+            used, edges = 0, len(node.after)
+        used += size
+    return (*cuts, len(definition.nodes))
+
+
+def _bytes(node: Node) -> int:
+    """Return the size of a node in a chunk, in bytes, with its comma."""
+    return len(dumps({node.name: node_document(node)}))

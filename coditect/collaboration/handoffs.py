@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from coditect.errors import InvalidTask
+from coditect.model.ids import AgentId
+from coditect.model.registration import AgentRecord, AgentStatus
+from coditect.registry.port import Registry, Search
 
 
 class HandoffState(StrEnum):
@@ -69,7 +72,7 @@ class HandoffRow:
     @property
     def reasons(self) -> Mapping[str, str]:
         """The reasons of the asked agents that declined, by agent."""
-        return {one.agent: one.declined for one in self.asked if one.declined}
+        return {agent.agent: agent.declined for agent in self.asked if agent.declined}
 
     @classmethod
     def of(cls, row: object) -> HandoffRow:
@@ -79,9 +82,35 @@ class HandoffRow:
             InvalidTask: when the row has another form.
         """
         try:
-            given: Any = row
-            asked = tuple(AskedAgent(**one) for one in given["asked"])
-            known = {"asked": asked, "waiting": tuple(given["waiting"]), "state": HandoffState(given["state"])}
-            return cls(**{name: given[name] for name in cls.__slots__} | known)
+            values: Any = row
+            asked = tuple(AskedAgent(**agent) for agent in values["asked"])
+            known = {"asked": asked, "waiting": tuple(values["waiting"]), "state": HandoffState(values["state"])}
+            return cls(**{name: values[name] for name in cls.__slots__} | known)
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidTask("The control plane's answer is no handoff", given=str(row)[:200]) from error
+
+
+async def agents_to_ask(registry: Registry, to: str, *, owner: str) -> tuple[list[str], str]:
+    """Return the ids of the living agents that `to` names, except a task's owner, most free slots first.
+
+    `to` is the id of an agent, or a name or capability of agents; the second value is the capability, else empty.
+
+    Raises:
+        RegistryUnavailable: when the registry does not answer; retryable.
+    """
+    agent = await registry.get(AgentId(to))
+    if agent is not None:
+        return _askable([agent], owner), ""
+    named = [record for record in await registry.find(Search(keyword=to)) if record.registration.name == to]
+    if named:
+        return _askable(named, owner), ""
+    return _askable(await registry.find(Search(capability=to)), owner), to
+
+
+def _askable(found: Sequence[AgentRecord], owner: str) -> list[str]:
+    living = [record for record in found if record.load.status not in {AgentStatus.DRAINING, AgentStatus.OFFLINE}]
+    return [record.agent_id for record in sorted(living, key=_free) if record.agent_id != owner]
+
+
+def _free(record: AgentRecord) -> tuple[int, str]:
+    return -record.free_slots, record.agent_id

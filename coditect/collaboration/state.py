@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, overload
 
-from coditect.aio.backoff import Backoff
+from coditect.aio.supervisor import Backoff
 from coditect.blobs import whole_value
 from coditect.codec import codec, encode_any
 from coditect.collaboration.asks import Asks
@@ -22,14 +22,14 @@ from coditect.wire.json import dumps, loads
 
 T = TypeVar("T")
 
-LONGEST_NAME_BYTES = 500
+MAX_STATE_NAME_BYTES = 500
 MOST_INLINE_BYTES = 1_000_000
 """The size in bytes from which a value is put into the blob store, and the control plane keeps a reference to it."""
-LOOKS = Backoff(0.05, 1.0)
+WATCH_PAUSES = Backoff(0.05, 1.0)
 """The pauses between looks of `SharedState.watch`: a change is seen after 1 s at most."""
-PAGE = 500
+STATE_PAGE = 500
 """The number of keys that one request of `SharedState.entries` asks for."""
-MOST_TRIES = 100
+MAX_UPDATE_TRIES = 100
 """The number of times that `SharedState.update` tries again when others write the same key."""
 
 
@@ -141,9 +141,9 @@ class SharedState:
         do nothing but compute.
 
         Raises:
-            VersionConflict: when other writers were faster `MOST_TRIES` times.
+            VersionConflict: when other writers were faster `MAX_UPDATE_TRIES` times.
         """
-        for left in reversed(range(MOST_TRIES)):
+        for left in reversed(range(MAX_UPDATE_TRIES)):
             entry = await self.entry(key)
             value = loads(encode_any(change(entry.value)))
             try:
@@ -156,19 +156,19 @@ class SharedState:
         raise AssertionError("the last try returns or raises")
 
     async def entries(
-        self, prefix: str = "", *, reverse: bool = False, most: int | None = None
+        self, prefix: str = "", *, reverse: bool = False, limit: int | None = None
     ) -> AsyncIterator[StateEntry]:
         """Yield the keys that have a value and begin with `prefix`, with version and writer, but without the value.
 
-        They come in order, or the last one first; `most` bounds their number.
+        They come in order, or the last one first; `limit` bounds their number.
         """
         where = {"space": self.name, "reverse": reverse}
         if prefix:
-            where["prefix"] = arguments.text("prefix", prefix, shortest=1, longest=LONGEST_NAME_BYTES)
-        left = arguments.whole("most", most, 1, 2**53) if most is not None else 2**53
+            where["prefix"] = arguments.text("prefix", prefix, shortest=1, longest=MAX_STATE_NAME_BYTES)
+        left = arguments.whole("limit", limit, 1, 2**53) if limit is not None else 2**53
         after: str | None = None
         while True:
-            page = await self._port.ask_state(Verb.STATE_LIST, where | {"after": after, "limit": min(left, PAGE)})
+            page = await self._port.ask_state(Verb.STATE_LIST, where | {"after": after, "limit": min(left, STATE_PAGE)})
             for row in page["keys"][:left]:
                 yield _entry(row["key"], row)
             left -= len(page["keys"])
@@ -186,11 +186,11 @@ class SharedState:
         A change is seen after 1 s at most; of several changes within that time only the last is.
         """
         seen = -1
-        pauses = LOOKS.pauses()
+        pauses = WATCH_PAUSES.pauses()
         while True:
             entry = await self.entry(key)
             if entry.version != seen:
-                seen, pauses = entry.version, LOOKS.pauses()
+                seen, pauses = entry.version, WATCH_PAUSES.pauses()
                 yield entry
             await asyncio.sleep(next(pauses))
 
@@ -202,7 +202,7 @@ class SharedState:
         return int((await self._ask(Verb.STATE_PUT, key, **change))["version"])
 
     async def _ask(self, verb: Verb, key: str, **more: Any) -> dict[str, Any]:
-        name = arguments.text("key", key, shortest=1, longest=LONGEST_NAME_BYTES)
+        name = arguments.text("key", key, shortest=1, longest=MAX_STATE_NAME_BYTES)
         return await self._port.ask_state(verb, {"space": self.name, "key": name} | more)
 
 

@@ -9,27 +9,46 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, fields
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Protocol, TypeVar, Unpack
+
+from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 from coditect.codec import encode_any
+from coditect.collaboration.asks import Asks
 from coditect.errors import CoditectError, InvalidTask, NotFound, ResultTimeout
+from coditect.messaging.rpc import Requests
 from coditect.model import arguments
 from coditect.model.duration import Duration, seconds
+from coditect.model.option import Option, read_options
+from coditect.model.result import Outcome
 from coditect.wire.control import Verb
 from coditect.wire.json import loads
 
-LOOK_SECONDS = 5.0
+THREAD_CHECK_SECONDS = 5.0
 """After how long a listener looks for messages by itself, in case the news of one was lost."""
 QUESTION = "question"
 ANSWER = "answer"
-ANSWERS = "answers"
+ANSWERED_MESSAGE = "answers"
 """The entry in an answer's metadata that has the id of the question."""
 LONGEST_TYPE_BYTES = 200
+LONGEST_THREAD_TEXT_BYTES = 1_000
 
 R = TypeVar("R", "ThreadMessage", "ThreadRow")
 NewId = Callable[[str], str]
 """A function that makes the id of a thread, message or ticket from what it is for."""
+
+
+class ThreadOptions(TypedDict, total=False):
+    """The options of a thread that is opened: what it is about, and for how long it is kept."""
+
+    type: Annotated[str, Option("What kind of thread it is.", "discussion", high=LONGEST_TYPE_BYTES)]
+    title: Annotated[str, Option("What it is about.", "", high=LONGEST_THREAD_TEXT_BYTES)]
+    task: Annotated[str, Option("The task that it is bound to.", "", high=LONGEST_THREAD_TEXT_BYTES)]
+    workflow: Annotated[str, Option("The workflow that it is bound to.", "", high=LONGEST_THREAD_TEXT_BYTES)]
+    ticket: Annotated[str, Option("The ticket of another system that it is about.", "", high=LONGEST_THREAD_TEXT_BYTES)]
+    metadata: Annotated[Mapping[str, Any], Option("More about it, for those who read the thread.")]
+    retention: Annotated[Duration, Option("How long it is kept after its last message.", "7d", low="1m", high="365d")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +110,9 @@ class ThreadRow:
     """Why it was closed."""
     read: dict[str, int]
     """The number of the last message that each participant has read; empty in a listing."""
+    ticket: str
+    """The ticket of another system that the thread is about; empty without one."""
+    metadata: dict[str, Any]
 
     @classmethod
     def of(cls, row: object) -> ThreadRow:
@@ -99,13 +121,13 @@ class ThreadRow:
         Raises:
             InvalidTask: when the row has another form.
         """
-        return _read(cls, {"read": {}, **row} if isinstance(row, dict) else row)
+        return _read(cls, {"read": {}, "ticket": "", "metadata": {}, **row} if isinstance(row, dict) else row)
 
 
 def _read(kind: type[R], row: object) -> R:
     try:
-        given: Any = row
-        return kind(**{field.name: given[field.name] for field in fields(kind)})
+        values: Any = row
+        return kind(**{field.name: values[field.name] for field in fields(kind)})
     except (KeyError, TypeError) as error:
         raise InvalidTask("The control plane's answer is no thread", given=str(row)[:200]) from error
 
@@ -138,15 +160,18 @@ class Thread:
         self.id = thread
         """The id of the thread."""
 
-    async def open(self, participants: Iterable[str], *, keep: Duration, **bound: str) -> Thread:
+    async def open(self, participants: Iterable[str], **options: Unpack[ThreadOptions]) -> Thread:
         """Make the thread in the control plane unless it exists, for this participant and the given others; return it.
 
         Raises:
             InputError: when there are more than 50 participants, or a parameter is wrong.
         """
-        named = [arguments.text("participant", one, shortest=1, longest=200) for one in (*participants, self._names[0])]
-        keep_ms = max(1, round(1000 * seconds(arguments.span("keep", keep))))
-        await self._ask(Verb.THREAD_OPEN, {"participants": list(dict.fromkeys(named)), "keep_ms": keep_ms} | bound)
+        everyone = (*participants, self._names[0])
+        named = [arguments.text("participant", name, shortest=1, longest=200) for name in everyone]
+        chosen = read_options("A thread", ThreadOptions, options)
+        chosen["keep_ms"] = round(1000 * seconds(chosen.pop("retention")))
+        chosen["metadata"] = dict(chosen["metadata"] or {})
+        await self._ask(Verb.THREAD_OPEN, {"participants": list(dict.fromkeys(named))} | chosen)
         return self
 
     async def say(
@@ -178,18 +203,20 @@ class Thread:
         answer = await self._ask(Verb.THREAD_SAY, body | {"metadata": dict(metadata or {})})
         return int(answer["number"]), message
 
-    async def history(self, *, after: int = 0, everything: bool = False) -> AsyncGenerator[ThreadMessage, None]:
+    async def history(
+        self, *, after: int = 0, everything: bool = False, page: int = 100
+    ) -> AsyncGenerator[ThreadMessage, None]:
         """Yield the messages for this participant in their order, beginning after message number `after`.
 
-        With `everything`, also those that are for others only.
+        With `everything`, also those that are for others only. The control plane is asked for a `page` at a time.
         """
-        of: dict[str, Any] = {"names": []} if everything else {}
+        query: dict[str, Any] = {"limit": arguments.whole("page", page, 1, 500)} | ({"names": []} if everything else {})
         place: int | None = arguments.whole("after", after, 0, 2**53)
         while place is not None:
-            page = await self._ask(Verb.THREAD_MESSAGES, {"after": place} | of)
-            for row in page["messages"]:
+            answer = await self._ask(Verb.THREAD_MESSAGES, {"after": place} | query)
+            for row in answer["messages"]:
                 yield ThreadMessage.read(row)
-            place = page["next"]
+            place = answer["next"]
 
     async def message(self, number: int) -> ThreadMessage:
         """Return a message by its number, if it is for this participant; else raise an error.
@@ -201,7 +228,7 @@ class Thread:
         page = await self._ask(Verb.THREAD_MESSAGES, {"after": after, "limit": 1})
         for row in page["messages"]:
             return ThreadMessage.read(row)
-        raise NotFound("The thread has no such message", thread=self.id, number=number, fix="coditect thread show")
+        raise NotFound("The thread has no such message", thread=self.id, number=number, fix="coditect thread get")
 
     async def listen(self, *, after: int | None = None) -> AsyncGenerator[ThreadMessage, None]:
         """Yield the others' unread messages, and new ones as they come, until the thread is closed; note them as read.
@@ -213,16 +240,16 @@ class Thread:
         ticket = self._new_id(f"listen/{self.id}")
         try:
             while True:
-                told = await self._ask(Verb.THREAD_READ, {"number": seen, "ticket": ticket, "reply_to": True})
+                receipt = await self._ask(Verb.THREAD_READ, {"number": seen, "ticket": ticket, "reply_to": True})
                 async with aclosing(self.history(after=seen)) as messages:
                     async for message in messages:
                         seen = message.number  # before: who ends the loop with a message has had it
                         if message.sender not in self._names:
                             yield message
-                seen = max(seen, told["last"])
-                if told["closed"]:
+                seen = max(seen, receipt["last"])
+                if receipt["closed"]:
                     return
-                await self._port.hear(ticket, LOOK_SECONDS)
+                await self._port.hear(ticket, THREAD_CHECK_SECONDS)
         finally:
             await self._leave(ticket, seen)
 
@@ -236,16 +263,16 @@ class Thread:
         number, message = await self._say(question, QUESTION, to, None)
         try:
             async with asyncio.timeout(limit), aclosing(self.listen(after=number)) as messages:
-                async for one in messages:
-                    if one.metadata.get(ANSWERS) == message:
-                        return one.value
+                async for answer in messages:
+                    if answer.metadata.get(ANSWERED_MESSAGE) == message:
+                        return answer.value
         except TimeoutError as error:
             raise ResultTimeout("No participant answered in time", thread=self.id, question=number) from error
         raise ResultTimeout("The thread was closed before an answer", thread=self.id, question=number)
 
     async def answer(self, question: ThreadMessage, value: Any) -> int:
         """Answer a question, to its sender, and return the number of the answer."""
-        return await self.say(value, type=ANSWER, to=question.sender, metadata={ANSWERS: question.message})
+        return await self.say(value, type=ANSWER, to=question.sender, metadata={ANSWERED_MESSAGE: question.message})
 
     async def show(self) -> ThreadRow:
         """Return the thread's row: its participants, and up to which message each of them has read."""
@@ -274,3 +301,35 @@ class Thread:
         if not body.get("number", 1):
             del body["number"]
         return await self._port.ask_thread(verb, body)
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadRequests:
+    """The requests of one process about discussion threads, and its waits for messages, each under an id (ticket).
+
+    The control plane announces new messages, or the end of the thread, to the reply queue, with the ticket as
+    correlation id.
+    """
+
+    control: Asks
+    requests: Requests
+    _news: dict[str, asyncio.Future[Outcome]] = field(default_factory=dict)
+    """The news that the process waits for, by ticket."""
+
+    async def ask_thread(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Send a request about discussion threads, which may begin or end a wait for messages; return the answer."""
+        if body.get("reply_to"):
+            body = body | {"reply_to": self.requests.reply_to}
+            ticket = str(body["ticket"])
+            self._news[ticket] = self.requests.expect(ticket)  # the news may come before the answer
+        elif "ticket" in body:
+            self._news.pop(str(body["ticket"]), None)
+            self.requests.forget(str(body["ticket"]))
+        return await self.control.ask(Verb(verb), {"writer": self.control.name} | body)
+
+    async def hear(self, ticket: str, after_seconds: float) -> None:
+        """Wait at most `after_seconds` for the notice that a discussion thread has new messages, or is closed.
+
+        `ticket` is the id of the wait, which an earlier request began.
+        """
+        await asyncio.wait({self._news[ticket]}, timeout=after_seconds)

@@ -13,18 +13,17 @@ from typing import Any
 
 from coditect.client.client import Client
 from coditect.errors import InvalidTask, NotFound, SetupError
-from coditect.goals.agent import GoalMeans, goal_agent
-from coditect.goals.templates import TemplatePlanner, read_templates
+from coditect.goals.planners import TemplatePlanner, read_templates
+from coditect.goals.pursuit import GoalMeans, goal_agent
 from coditect.model.capability import CapabilitySpec
-from coditect.settings.chat import chat_settings
-from coditect.settings.settings import read_variables
+from coditect.settings.settings import ChatSettings, ToolSettings, read_variables
 
 
 def check_input(spec: CapabilitySpec, value: Any) -> None:
     """Check a planned task's input by its capability's JSON Schema, since a plan may come from anybody.
 
     Raises:
-        InvalidTask: when it does not fit, or its agent's schema is none.
+        InvalidTask: when it does not fit, or its agent's schema is invalid.
         SetupError: when the extra `programs` is not installed.
     """
     from coditect.integrations.json_schema import SchemaCheck  # noqa: PLC0415 - an optional dependency
@@ -34,7 +33,7 @@ def check_input(spec: CapabilitySpec, value: Any) -> None:
     try:
         check = SchemaCheck(spec.input_schema)
     except SetupError as error:  # of another agent, whose trouble it is: a plan without that capability may do
-        raise InvalidTask("The capability's schema is none", capability=spec.name, reason=str(error)) from error
+        raise InvalidTask("The capability's JSON Schema is invalid", capability=spec.name, reason=str(error)) from error
     check.check(value)
 
 
@@ -55,15 +54,15 @@ def read_goals(path: Path) -> TemplatePlanner:
 async def _means() -> AsyncIterator[GoalMeans]:
     values = read_variables()
     async with Client.from_env() as client:
-        if file := values.get("CODITECT_GOALS"):
-            planner = read_goals(Path(file))
+        if templates := ToolSettings.read(values).goals:
+            planner = read_goals(Path(templates))
             yield GoalMeans(client, lambda tokens: planner)
             return
-        from coditect.chat.budget import ChatBudget  # noqa: PLC0415 - the extra `chat`, which templates do without
         from coditect.chat.endpoint import open_chat  # noqa: PLC0415
-        from coditect.goals.chat import ChatPlanner  # noqa: PLC0415
+        from coditect.chat.port import ChatBudget  # noqa: PLC0415 - the extra `chat`, which templates do without
+        from coditect.goals.planners import ChatPlanner  # noqa: PLC0415
 
-        async with open_chat(chat_settings(values)) as model:
+        async with open_chat(ChatSettings.read(values)) as model:
             yield GoalMeans(client, lambda tokens: ChatPlanner(model, ChatBudget(tokens)))
 
 

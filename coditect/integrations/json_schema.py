@@ -27,7 +27,7 @@ try:
 except ImportError as _missing:
     raise missing_extra("programs") from _missing
 
-MOST_TOLD = 5
+MAX_PROBLEMS = 5
 LEAST_STEPS = 10_000
 STEPS_PER_BYTE = 10
 """How many inner schemas may be applied for each byte of a value, beside the least steps; common schemas need one."""
@@ -68,7 +68,9 @@ class SchemaCheck:
         steps = _Steps(LEAST_STEPS + STEPS_PER_BYTE * len(dumps(value)))
         errors = attrs.evolve(self._validator, format_checker=steps).iter_errors(value)
         try:
-            problems = [f"{one.json_path}: {one.message}"[:_LONGEST_PROBLEM] for one in islice(errors, MOST_TOLD)]
+            problems = [
+                f"{error.json_path}: {error.message}"[:_LONGEST_PROBLEM] for error in islice(errors, MAX_PROBLEMS)
+            ]
         except (Unresolvable, RecursionError, InputError) as error:
             raise InvalidTask("The schema cannot be applied", reason=str(error)[:_LONGEST_PROBLEM]) from error
         if problems:
@@ -189,9 +191,9 @@ def _matches(pattern: str) -> Callable[[str], bool] | None:
         return None
 
 
-def _is_pattern(given: Any) -> bool:
-    """Return True for a regular expression, and for what is no text; any other text raises an error of `re`."""
-    return not isinstance(given, str) or _matches(given) is not None or bool(re.compile(given))
+def _is_pattern(value: Any) -> bool:
+    """Return True for a regular expression and for a value that is no text; any other text raises an error of `re`."""
+    return not isinstance(value, str) or _matches(value) is not None or bool(re.compile(value))
 
 
 def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[ValidationError]:
@@ -215,8 +217,8 @@ def _others(kind: Any) -> Any:
         matchers = [_matches(pattern) for pattern in schema.get("patternProperties", ())]
         if matchers and isinstance(value, dict):
             named = {name for name in value for matches in matchers if matches is None or matches(name)}
-            value = {name: one for name, one in value.items() if name not in named}
-            schema = {key: one for key, one in schema.items() if key != "patternProperties"}
+            value = {name: member for name, member in value.items() if name not in named}
+            schema = {key: keyword for key, keyword in schema.items() if key != "patternProperties"}
         yield from kind.VALIDATORS["additionalProperties"](validator, allowed, value, schema)
 
     return others

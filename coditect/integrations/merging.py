@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from coditect.agent.declaration import Agent
-from coditect.workflow.patterns.merging import MOST_VALUES, MergeRule, merge
+from coditect.workflow.patterns.merging import MAX_MERGED_VALUES, MergeRule, merge
 
 agent = Agent("merger", version="1.0.0", slots=16)
 
@@ -21,8 +21,8 @@ class MergeRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     rule: MergeRule = Field(description="How the results become one value.")
-    values: list[Any] = Field(max_length=MOST_VALUES, description="The results, in order; null is a missing one.")
-    weights: list[float] = Field([], max_length=MOST_VALUES, description="One for each result, for `weighted`.")
+    values: list[Any] = Field(max_length=MAX_MERGED_VALUES, description="The results, in order; null is a missing one.")
+    weights: list[float] = Field([], max_length=MAX_MERGED_VALUES, description="One for each result, for `weighted`.")
     least: int = Field(1, ge=1, description="How many results must be there.")
 
 

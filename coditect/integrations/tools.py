@@ -24,7 +24,7 @@ from coditect.registry.port import Search
 logger = logging.getLogger(__name__)
 
 INPUT = "input"
-LOOK_SECONDS = 1.0
+OFFERS_FRESH_SECONDS = 1.0
 MOST_REFERENCES = 50
 """How many references and combinations are followed from one to the next."""
 _DEFINITIONS = ("$defs", "definitions")
@@ -36,6 +36,8 @@ _IDS = ("$id", "id")
 _ROOT_ONLY = frozenset({"$schema", *_IDS})
 _UNPORTABLE = frozenset({"$async", "$dynamicRef", "$id", "$recursiveRef", "patternProperties"})
 """Keywords that clients of draft 7 read otherwise, or refuse; names of patterns have dialects, as all patterns do."""
+_MODERN_NAMES = {"items": "prefixItems", "additionalItems": "items"}
+"""The keywords of a tuple of earlier drafts, and their names in draft 2020-12."""
 _VALUES = frozenset({"const", "enum", "default", "examples", "example"})
 _KINDS = {type(None): "null", str: "string"}
 
@@ -63,8 +65,8 @@ class OfferedCapabilities:
         asked = loop.time()
         async with self._looking:  # calls at one time share one look
             if asked >= self._until:
-                self._known = {one.spec.name: one.spec for one in offers_of(await self._find(Search()))}
-                self._until = loop.time() + LOOK_SECONDS
+                self._known = {offer.spec.name: offer.spec for offer in offers_of(await self._find(Search()))}
+                self._until = loop.time() + OFFERS_FRESH_SECONDS
             return self._known
 
     async def as_tools(self) -> Mapping[str, CapabilitySpec]:
@@ -194,8 +196,8 @@ def _admits(schema: Any, value: str | None, root: Any, known: dict[int, bool], l
         and ("const" not in schema or schema["const"] == value)
         and not (isinstance(enum, list) and value not in enum)
         and (not isinstance(reference, str) or part(_target(reference, root)))
-        and all(part(one) for one in _parts(schema, "allOf"))
-        and all(any(part(one) for one in _parts(schema, key)) for key in ("anyOf", "oneOf") if _parts(schema, key))
+        and all(part(inner) for inner in _parts(schema, "allOf"))
+        and all(any(part(inner) for inner in _parts(schema, key)) for key in ("anyOf", "oneOf") if _parts(schema, key))
     )
     return known[id(schema)]
 
@@ -211,19 +213,23 @@ def _target(reference: str, root: Any) -> Any:
     if pointer not in ("", "#") and not pointer.startswith("#/"):
         return None
     for part in pointer.split("/")[1:]:
-        key = unquote(part).replace("~1", "/").replace("~0", "~")
-        if isinstance(found, list) and key.isdigit() and int(key) < len(found):
-            found = found[int(key)]
-        elif isinstance(found, Mapping) and key in found:
-            found = found[key]
-        elif key:
-            return None
+        found = _member(found, part)
     return found
+
+
+def _member(schema: Any, part: str) -> Any:
+    """Return the member of a schema or list that one part of a JSON pointer names; None if there is none."""
+    key = unquote(part).replace("~1", "/").replace("~0", "~")
+    if isinstance(schema, list) and key.isdecimal() and int(key) < len(schema):
+        return schema[int(key)]
+    if isinstance(schema, Mapping) and key in schema:
+        return schema[key]
+    return None if key else schema
 
 
 def _own_id(schema: Mapping[str, Any]) -> str:
     """Return the identifier of a schema, which draft 4 calls `id`; empty without one."""
-    return next((given.rstrip("#") for key in _IDS if isinstance(given := schema.get(key), str)), "")
+    return next((identifier.rstrip("#") for key in _IDS if isinstance(identifier := schema.get(key), str)), "")
 
 
 def _local(reference: str, own: str) -> str:
@@ -255,15 +261,27 @@ def _modern(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a schema with the tuples of earlier drafts as those of draft 2020-12."""
     if not isinstance(schema.get("items"), list):
         return schema
-    rest = {"items": schema["additionalItems"]} if "additionalItems" in schema else {}
+    items = {"items": schema["additionalItems"]} if "additionalItems" in schema else {}
     others = {key: value for key, value in schema.items() if key not in ("items", "additionalItems")}
-    return {**others, "prefixItems": schema["items"], **rest}
+    return {**others, "prefixItems": schema["items"], **items}
+
+
+def _modern_pointer(pointer: str, root: Any) -> str:
+    """Return where `_modern` moves the part of a schema at which a JSON pointer points."""
+    found, by_name, parts = root, False, pointer.split("/")
+    for place, part in enumerate(parts[1:], 1):
+        if not by_name and isinstance(found, Mapping) and isinstance(found.get("items"), list):
+            parts[place] = _MODERN_NAMES.get(part, part)
+        by_name = not by_name and part in _BY_NAME
+        found = _member(found, part)
+    return "/".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
 class _Move:
     """The move of a schema, but not of its definitions, to another place, with all that refers to its parts."""
 
+    root: Mapping[str, Any]
     place: str
     own_id: str
     anchors: Mapping[str, str]
@@ -278,7 +296,7 @@ class _Move:
             for key in (*_ANCHORS, *_IDS)
             if isinstance(name := part.get(key), str) and (key in _ANCHORS or name.startswith("#"))
         }
-        return cls(place, _own_id(schema), anchors, frozenset((*without, *_ANCHORS, "$recursiveAnchor")))
+        return cls(schema, place, _own_id(schema), anchors, frozenset((*without, *_ANCHORS, "$recursiveAnchor")))
 
     def schema(self, schema: Any, *, root: bool = False) -> Any:
         """Return a schema, or a list of them, as it is at the other place; one with its own `$id` does not change."""
@@ -301,6 +319,7 @@ class _Move:
         local = self.anchors.get(local, local)
         if local in ("#", "#/"):
             return self.place
-        if local.startswith("#/") and local.split("/")[1] not in _DEFINITIONS:
-            return self.place + local[1:]
-        return local
+        if not local.startswith("#/"):
+            return local
+        local = _modern_pointer(local, self.root)
+        return local if local.split("/")[1] in _DEFINITIONS else self.place + local[1:]

@@ -6,10 +6,9 @@ tests and benchmarks. Linux and macOS.
 
 from coditect.local.doctor import Check, doctor
 from coditect.local.errors import AlreadyUp, LocalError, MissingServer, ServerUnreachable, StartFailed
-from coditect.local.plan import Program, Role, UpPlan
 from coditect.local.private import PrivateServers, private_servers
 from coditect.local.state import ChildState, Phase, UpFolder, UpState, read_state
-from coditect.local.up import StopReport, down, up, up_detached
+from coditect.local.up import Program, Role, StopReport, UpPlan, down, up, up_detached
 
 __all__ = [
     "AlreadyUp",

@@ -14,10 +14,10 @@ from typing import Any
 from coditect.aio import loop
 from coditect.aio.loop import run_loop
 from coditect.broker.management import Management
-from coditect.errors import CoditectError
+from coditect.errors import CoditectError, install_command
 from coditect.local.errors import INSTALL_SERVERS, ServerUnreachable
-from coditect.local.servers.binaries import RABBITMQ_SBIN, Binaries, find_binaries
-from coditect.local.servers.probe import broker_version, usable_redis_version
+from coditect.local.probe import broker_version, usable_redis_version
+from coditect.local.servers import RABBITMQ_SBIN, Binaries, find_binaries
 from coditect.local.state import Phase, UpFolder, UpState, read_state
 from coditect.wire import json
 
@@ -67,7 +67,7 @@ def doctor(
         check_python(),
         check_speed({"uvloop": loop.uvloop, "orjson": json.orjson}),
         _check_rabbitmq_installed(binaries, needed=amqp_url is None),
-        _check_redis_installed(binaries, needed=redis_url is None),
+        _check_installed("redis-server", binaries.redis, needed=redis_url is None),
         check_disk(folder),
         check_up(files, state),
         run_loop(check_server("broker", amqp_url, broker_version, RABBITMQ_AT_LEAST, sign_in=sign_in)),
@@ -86,7 +86,7 @@ def check_speed(parts: Mapping[str, Any]) -> Check:
     """Report which packages of the `speed` extra are in use; everything works without them, only slower."""
     used = [f"{name} {part.__version__}" for name, part in parts.items() if part is not None]
     missing = [name for name, part in parts.items() if part is None]
-    hint = f"without {', '.join(missing)} (pip install 'coditect[speed]')" if missing else ""
+    hint = f"without {', '.join(missing)} ({install_command('speed')})" if missing else ""
     return Check("speed", True, ", ".join([*used, *filter(None, [hint])]))
 
 
@@ -156,10 +156,6 @@ def _check_rabbitmq_installed(binaries: Binaries, *, needed: bool) -> Check:
         detail = f"not in {binaries.rabbitmq_sbin}"
         return Check("rabbitmq-server", False, detail, f"Have {RABBITMQ_SBIN} name its folder, or unset it")
     return _check_installed("rabbitmq-server", found, needed=needed)
-
-
-def _check_redis_installed(binaries: Binaries, *, needed: bool) -> Check:
-    return _check_installed("redis-server", binaries.redis, needed=needed)
 
 
 def _check_installed(name: str, found: Path | None, *, needed: bool) -> Check:

@@ -26,10 +26,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from coditect.agent.processes.process import ProcessId, is_running
+from coditect.agent.process import ProcessId, is_running
 from coditect.local.errors import AlreadyUp, StartFailed
-from coditect.settings.own_files import read_own
-from coditect.settings.settings import read_env_file
+from coditect.settings.settings import read_env_file, read_own
 
 
 class Phase(StrEnum):
@@ -141,7 +140,7 @@ def make_private(folder: Path) -> None:
     Raises:
         StartFailed: when the folder is a link, or another user owns it.
     """
-    for missing in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
+    for missing in reversed([place for place in (folder, *folder.parents) if not place.exists()]):
         with suppress(FileExistsError):
             missing.mkdir(mode=0o700)
     try:

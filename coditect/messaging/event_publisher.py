@@ -13,12 +13,11 @@ from typing import Any
 from coditect.aio.clock import Clock
 from coditect.broker.port import Broker
 from coditect.errors import CoditectError, InvalidTask, Unroutable
-from coditect.model.event import Event
 from coditect.model.ids import AgentId
+from coditect.model.message import Event
 from coditect.model.result import ENDINGS
 from coditect.model.task import Task
-from coditect.telemetry.metrics import MemoryMetrics, Metrics
-from coditect.telemetry.names import EVENTS_DROPPED
+from coditect.telemetry.metrics import EVENTS_DROPPED, MemoryMetrics, Metrics
 from coditect.wire import routing
 from coditect.wire.events import event_message
 
@@ -27,7 +26,7 @@ log = logging.getLogger(__name__)
 MUTE_SECONDS = 5.0
 MOST_UNDER_WAY = 1_000
 MOST_FOLLOWED = 10_000
-PUBLISH_SECONDS = 5.0
+EVENT_PUBLISH_SECONDS = 5.0
 
 
 class Events:
@@ -78,7 +77,7 @@ class Events:
                 confirm,
                 exchange=routing.EVENTS,
                 routing_key=type_,
-                timeout_seconds=PUBLISH_SECONDS,
+                timeout_seconds=EVENT_PUBLISH_SECONDS,
             )
         except CoditectError as error:
             confirm.set_exception(error)
@@ -119,7 +118,8 @@ class Events:
             log.error("An event could not be sent", exc_info=error, extra={"event_type": event.type})
         else:
             if event.subject not in self._followed:
-                self._end_mute(event.type)
+                if event.type in self._muted:
+                    self._end_mute(event.type)
                 self._untried.discard(event.type)
             if event.type in ENDINGS:
                 self._followed.pop(event.subject, None)

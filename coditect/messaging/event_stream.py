@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from itertools import count
 from types import TracebackType
 from typing import Any, Self
@@ -16,13 +17,76 @@ from coditect.aio.loop import HomeLoop
 from coditect.broker.port import Broker, Consumer, Delivery
 from coditect.broker.topology import event_queue
 from coditect.errors import CoditectError, InvalidTask, Unroutable
-from coditect.model.event import Event
+from coditect.model.message import Event
 from coditect.wire import control_messages, routing
 from coditect.wire.events import read_event, subject_key
 
 log = logging.getLogger(__name__)
 
-PREFETCH = 1_000
+AGENTS = "/agents/"
+"""The prefix of the source of an event that an agent published."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """A filter of events: an event passes if it matches some value of each field that is not empty."""
+
+    kinds: frozenset[str] = frozenset()
+    """Types of events, or their first words: `task.completed`, or `task` for all events of tasks."""
+    tasks: frozenset[str] = frozenset()
+    workflows: frozenset[str] = frozenset()
+    """Ids of workflows, for their own events, those of their nodes and those of their tasks."""
+    capabilities: frozenset[str] = frozenset()
+    agents: frozenset[str] = frozenset()
+    """Ids of agents, for their own events and those of the tasks and nodes that they execute."""
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        kind: Iterable[str] = (),
+        task: Iterable[str] = (),
+        workflow: Iterable[str] = (),
+        capability: Iterable[str] = (),
+        agent: Iterable[str] = (),
+    ) -> Self:
+        """Return the filter for the given values; the kind `task` or `task.*` means all event types of tasks.
+
+        A kind is an event type or its first words, and may end in `.*`.
+        """
+        kinds = frozenset(pattern.removesuffix(".*").removesuffix(".#") for pattern in kind) - {"*", "#"}
+        return cls(kinds, frozenset(task), frozenset(workflow), frozenset(capability), frozenset(agent))
+
+    def takes(self, event: Event) -> bool:
+        """Tell whether an event passes the filter."""
+        return (
+            (not self.kinds or not self.kinds.isdisjoint(_kinds(event.type)))
+            and (not self.tasks or not self.tasks.isdisjoint(_tasks(event)))
+            and (not self.workflows or event.subject.partition(":")[0] in self.workflows)
+            and (not self.capabilities or event.data.get("capability") in self.capabilities)
+            and (not self.agents or not self.agents.isdisjoint(_agents(event)))
+        )
+
+
+def _kinds(type_: str) -> Iterable[str]:
+    """Yield the type of an event and its beginnings: `a.b.c`, `a.b`, `a`."""
+    while type_:
+        yield type_
+        type_ = type_.rpartition(".")[0]
+
+
+def _tasks(event: Event) -> tuple[str, ...]:
+    node = event.data.get("node")
+    return (event.subject,) if node is None else (event.subject, f"{event.subject}:{node}")
+
+
+def _agents(event: Event) -> Iterable[str]:
+    source = event.source.removeprefix(AGENTS) if event.source.startswith(AGENTS) else ""
+    own = event.subject if event.type.startswith("agent.") else ""
+    return filter(None, (str(event.data.get("agent") or ""), source, own))
+
+
+EVENT_PREFETCH = 1_000
 MOST_BUFFERED = 10_000
 ANNOUNCE_SECONDS = 5.0
 CLOCK = SystemClock()
@@ -66,7 +130,7 @@ class EventSubscription:
         async with AsyncExitStack() as opening:
             opening.push_async_callback(self._end)
             self._consumer = await self._broker.consume(
-                self._queue, self._take, prefetch=PREFETCH, group="events", on_lost=self._on_lost
+                self._queue, self._take, prefetch=EVENT_PREFETCH, group="events", on_lost=self._on_lost
             )
             await self.announce()
             opening.pop_all()
@@ -169,7 +233,7 @@ class EventStreams:
         self._name = name
         self._numbers = count(1)
 
-    def stream(self, *patterns: str, of: Collection[str] = ()) -> EventStream:
-        """Return a stream of the events that match any topic pattern and, if `of` has ids, are about one of these."""
+    def stream(self, *patterns: str, subjects: Collection[str] = ()) -> EventStream:
+        """Return a stream of the events that match any topic pattern and, if `subjects` has ids, are about one."""
         queue = f"events.{self._name}.{next(self._numbers)}"
-        return EventStream(self._broker, queue, patterns, tuple(of))
+        return EventStream(self._broker, queue, patterns, tuple(subjects))

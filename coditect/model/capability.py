@@ -1,17 +1,56 @@
-"""Capabilities: the named abilities of agents, with the schemas of input and output."""
+"""Names, priorities and descriptions of capabilities, and the strategies by which a sender selects an agent."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 
 from coditect.errors import InputError
-from coditect.model.limits.rate import Rate
-from coditect.model.strategy import Strategy
+from coditect.model.limits import Rate
+
+
+class Strategy(StrEnum):
+    """A strategy by which a sender selects the agent that it prefers for a task."""
+
+    ROUND_ROBIN = "round_robin"
+    LEAST_BUSY = "least_busy"
+    LOAD_BALANCED = "load_balanced"
+    BEST_MATCH = "best_match"
+    ADAPTIVE = "adaptive"
+    PREDICTIVE = "predictive"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The tags, capabilities and keywords that the best matching agent should have; each entry counts equally.
+
+    Raises:
+        InputError: for a bare text where a set of texts is meant.
+    """
+
+    tags: Collection[str] = frozenset()
+    """Tags that the agent, or one of its capabilities, should have."""
+    capabilities: Collection[str] = frozenset()
+    """Further capabilities that the agent should offer."""
+    keywords: Collection[str] = frozenset()
+    """Words that should occur, in any case, in the agent's name or tags, or in a capability's name, text or tags."""
+
+    def __post_init__(self) -> None:
+        for words in (self.tags, self.capabilities, self.keywords):
+            if isinstance(words, str):
+                raise InputError("What is wanted is a set of texts", given=words[:120], fix=f"write {{{words[:40]!r}}}")
+
+    def __len__(self) -> int:
+        return len(self.tags) + len(self.capabilities) + len(self.keywords)
+
+
+ANYTHING = Wanted()
+"""No criteria at all: every agent that offers the capability matches equally well."""
+
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9][a-z0-9_-]*)*")
 MAX_NAME_LENGTH = 100
@@ -52,9 +91,9 @@ def _checked(name: str) -> str:
     return name
 
 
-def nearest_names(name: str, known: Iterable[str], *, most: int = 3) -> tuple[str, ...]:
-    """Return the known names that resemble the given one, at most `most`, the most similar first."""
-    return tuple(difflib.get_close_matches(name, sorted(set(known)), n=most, cutoff=0.5))
+def nearest_names(name: str, known: Iterable[str], *, limit: int = 3) -> tuple[str, ...]:
+    """Return the known names that resemble the given one, at most `limit`, the most similar first."""
+    return tuple(difflib.get_close_matches(name, sorted(set(known)), n=limit, cutoff=0.5))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +118,8 @@ class CapabilitySpec:
     """The number of waiting tasks from which the broker refuses more of P2, and of P1 at twice as many; None: never."""
     rate: Rate | None = None
     """The bound on how often executions begin in the whole fleet; None: no bound."""
+    features: tuple[str, ...] = ()
+    """The fields of the input by which `predictive` expects run time and success, such as `options.depth`."""
 
     @property
     def long(self) -> bool:

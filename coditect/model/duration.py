@@ -23,11 +23,13 @@ def seconds(duration: Duration) -> float:
     Raises:
         InputError: for a negative span, a text without a unit, and a value that is no duration.
     """
-    if isinstance(duration, timedelta):
-        value = duration.total_seconds()
+    if isinstance(duration, float):
+        value = duration
     elif isinstance(duration, str):
         value = _parse(duration)
-    elif isinstance(duration, int | float) and not isinstance(duration, bool):
+    elif isinstance(duration, timedelta):
+        value = duration.total_seconds()
+    elif isinstance(duration, int) and not isinstance(duration, bool):
         value = _as_float(duration)
     else:
         raise InputError(NO_DURATION, given=type(duration).__name__)
@@ -36,7 +38,7 @@ def seconds(duration: Duration) -> float:
     return value
 
 
-def _as_float(number: int | float) -> float:
+def _as_float(number: int) -> float:
     try:
         return float(number)
     except OverflowError:
@@ -65,7 +67,7 @@ def milliseconds(duration: Duration) -> int:
 def duration_text(whole_ms: int) -> str:
     """Write a number of milliseconds as a duration text, in the largest unit that needs no fraction."""
     for unit in ("d", "h", "m", "s"):
-        count, rest = divmod(whole_ms, round(_UNIT_SECONDS[unit] * 1000))
-        if count and not rest:
+        count, remainder = divmod(whole_ms, round(_UNIT_SECONDS[unit] * 1000))
+        if count and not remainder:
             return f"{count}{unit}"
     return f"{whole_ms}ms"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from coditect.model.capability import CapabilitySpec
 from coditect.model.ids import AgentId
-from coditect.model.recent import RecentOutcomes
+from coditect.model.prediction import RecentOutcomes, Weight
 
 
 class AgentStatus(StrEnum):
@@ -34,7 +35,8 @@ class Registration:
     host: str = ""
     pid: int = 0
     started_at_ms: int = 0
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Any JSON values by name."""
 
     @property
     def all_tags(self) -> frozenset[str]:
@@ -70,8 +72,12 @@ class Load:
     """The capabilities whose tasks wait, each with the open breaker for which they wait."""
     limited: tuple[tuple[str, str], ...] = ()
     """The capabilities whose tasks wait for tokens of their rate, each with the rate as text."""
+    learned: tuple[Weight, ...] = ()
+    """What it has learned, by the features of their inputs, from the tasks that senders picked it for."""
     recent: tuple[RecentOutcomes, ...] = ()
     """How the recent tasks went that senders picked this agent for, by kind of task."""
+    beat_ms: int = field(default=0, compare=False)
+    """When the registry got this heartbeat, in Unix milliseconds of its clock; 0 before it did."""
 
 
 @dataclass(frozen=True, slots=True)

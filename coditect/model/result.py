@@ -11,7 +11,7 @@ from typing import Self, TypeVar, cast
 
 from coditect.errors import CoditectError
 from coditect.model.ids import AgentId
-from coditect.model.value import value
+from coditect.model.message import value
 
 T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
@@ -57,7 +57,7 @@ class Failure:
     """One word on which a program can act, such as `handler_error` or `timeout`.
 
     Others are retry_after, process_died, deadline, start_timeout, invalid_input, too_large, unknown_capability,
-    expired, canceled and result_too_large.
+    expired, canceled, not_taken and result_too_large.
     """
     type: str
     """Name of the exception."""
@@ -92,6 +92,10 @@ class Failure:
             retryable=may_be_retried(error),
             fix=fix,
         )
+
+    def as_event(self) -> dict[str, str]:
+        """Return what events about failed attempts say of the failure."""
+        return {"reason": self.reason, "type": self.type, "error": self.message, "fix": self.fix}
 
     def as_json(self) -> dict[str, object]:
         """Return the failure as the JSON object that a failed result has as its body."""
@@ -185,6 +189,8 @@ RETRY_AFTER = "retry_after"
 
 NOT_BEGUN = Failure("not_begun", "AgentStopped", "The agent was stopped before the task began", retryable=True)
 """The failure of a granted attempt that an agent returns unstarted, so that another agent runs the same attempt."""
+NOT_TAKEN = Failure("not_taken", "NotTaken", "The agent that alone may run the task did not take it", retryable=True)
+"""The failure of a task for one agent alone that reached another one, since its agent was busy, or gone."""
 INTERRUPTED = Failure("interrupted", "AgentStopped", "The agent was stopped before the task ended", retryable=True)
 """The failure of an attempt that the drain of its agent broke off; as a rule it does not count."""
 

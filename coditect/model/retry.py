@@ -82,17 +82,17 @@ class RetryAfter(Retryable):
         super().__init__(reason, delay=delay)
 
 
-def retry_of(given: Retry | int | None) -> Retry:
+def retry_of(retry: Retry | int | None) -> Retry:
     """Return a Retry as it is, or a Retry with the given number of attempts; None gives the default policy.
 
     Raises:
         InputError: for any other value.
     """
-    if given is None or isinstance(given, Retry):
-        return given or Retry()
-    if isinstance(given, bool) or not isinstance(given, int):
-        arguments.refuse("retry", "This is no retry policy", given, "retry=3, or retry=Retry(max_attempts=3)")
-    return Retry(max_attempts=arguments.whole("retry", given, 1, 1_000))
+    if retry is None or isinstance(retry, Retry):
+        return retry or Retry()
+    if isinstance(retry, bool) or not isinstance(retry, int):
+        arguments.refuse("retry", "This is no retry policy", retry, "retry=3, or retry=Retry(max_attempts=3)")
+    return Retry(max_attempts=arguments.whole("retry", retry, 1, 1_000))
 
 
 def retry_delay_ms(delay_seconds: float, chance: float) -> int:
@@ -112,4 +112,4 @@ def retry_delay_ms(delay_seconds: float, chance: float) -> int:
 
 def delay_not_before_ms(delay_seconds: float) -> int:
     """Return the delay, in ms, of the first retry-delay queue that is not shorter than wanted; at most 1 h."""
-    return next((one for one in RETRY_DELAYS_MS if one >= delay_seconds * 1000), RETRY_DELAYS_MS[-1])
+    return next((delay_ms for delay_ms in RETRY_DELAYS_MS if delay_ms >= delay_seconds * 1000), RETRY_DELAYS_MS[-1])

@@ -13,9 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from coditect.model.capability import Priority
-from coditect.model.ids import TaskId
-from coditect.model.message import HeaderTable
-from coditect.model.value import value
+from coditect.model.ids import AgentId, TaskId
+from coditect.model.message import HeaderTable, value
 
 ExecutionKey = tuple[str, int, int, int, str, int]
 MAX_DEPTH = 64
@@ -26,7 +25,7 @@ MOST_AHEAD = 1_000
 
 @value
 class Limits:
-    """The time and attempt limits of a task; instants are Unix times in milliseconds, and None means no limit."""
+    """The limits of a task: time, attempts, agent; instants are Unix times in milliseconds, None means no limit."""
 
     deadline_ms: int | None = None
     """The instant after which the result is worthless: the task is not started any more, and cut short when it runs."""
@@ -36,6 +35,8 @@ class Limits:
     """Longest run of one attempt, at most the capability's own timeout, which applies when None."""
     max_attempts: int | None = None
     """Number of attempts in all, at most the capability's own number, which applies when None."""
+    only: AgentId | None = None
+    """The agent that alone may run the task; None means any agent that offers the capability."""
 
 
 NO_LIMITS = Limits()

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any
 
 from coditect.client.client import Client
+from coditect.client.direct import process_of
 from coditect.client.options import Options
-from coditect.errors import CoditectError, NotFound, UnknownCapability
+from coditect.errors import UnknownCapability
 from coditect.model import arguments
-from coditect.model.capability import Priority, check_capability_name, nearest_names
+from coditect.model.capability import Priority, check_capability_name
 from coditect.model.duration import Duration
-from coditect.model.registration import AgentRecord, AgentStatus
 
 ANY = "*"
 """The target that means any agent that offers the action."""
 PRIORITIES: Mapping[str, Priority] = MappingProxyType(
     {"low": Priority.P2, "medium": Priority.P1, "high": Priority.P1, "critical": Priority.P0}
 )
-LEAVING = (AgentStatus.DRAINING, AgentStatus.OFFLINE)
 
 
 async def request_agent_action(
@@ -48,8 +46,7 @@ async def request_agent_action(
     async with _opened(client) as own:
         pin = None
         if target != ANY:
-            offering = _named(target, action, await own.agents(action), await own.agents())
-            pin = max(offering, key=lambda record: record.free_slots).agent_id
+            pin = process_of(target, check_capability_name(action), await own.agents.list()).agent_id
         options = Options(priority=level, pin=pin)
         return await own.request(action, parameters, timeout=timeout, options=options)
 
@@ -63,29 +60,25 @@ async def broadcast(
     priority: Priority | str = "medium",
     client: Client | None = None,
 ) -> dict[str, Any]:
-    """Submit a task of the capability `action` for each agent that offers it; return results or errors by agent id.
+    """Ask each living process that offers the capability `action`; return results or errors by agent id.
 
-    An agent that does not take its task within a second loses it to another one that offers the action. An agent that
-    failed has its error in place of a result. `exclude` names agents, by id or name, that are not asked.
+    It is `Client.ask_all` with all answers at once: each agent answers for itself, in one attempt, and an agent without
+    a result has its error in place of it. `exclude` names agents, by id or name, that are not asked.
     See `request_agent_action`; `Client.broadcast` sends data that is not answered.
 
     Raises:
         UnknownCapability: when no agent is left to be asked.
-        CoditectError: when a task could not be submitted; those before it go on.
+        CoditectError: the errors of `Client.ask_all`.
     """
     level, left_out = _level(priority), frozenset(exclude)
     async with _opened(client) as own:
-        found = [one for one in await own.agents(action) if not left_out & {one.agent_id, one.registration.name}]
-        if not found:
+        found = await own.agents.list(action)
+        asked = [one.agent_id for one in found if not left_out & {one.agent_id, one.registration.name}]
+        if not asked:
             fix = "coditect agent list shows who offers it; exclude names ids and names"
             raise UnknownCapability("No agent is left that offers this action", action=action, fix=fix)
-        options = {one.agent_id: Options(priority=level, pin=one.agent_id, deadline=timeout) for one in found}
-        handles = {one: await own.submit(action, parameters, options=options[one]) for one in options}
-        ends = await asyncio.gather(*(one.result(timeout=timeout) for one in handles.values()), return_exceptions=True)
-        for end in ends:
-            if isinstance(end, BaseException) and not isinstance(end, CoditectError):
-                raise end
-        return dict(zip(handles, ends, strict=True))
+        answers = own.ask_all(action, parameters, agents=asked, timeout=timeout, priority=level)
+        return {answer.agent: answer.value if answer.error is None else answer.error async for answer in answers}
 
 
 @asynccontextmanager
@@ -100,23 +93,3 @@ async def _opened(client: Client | None) -> AsyncIterator[Client]:
 def _level(priority: Priority | str) -> Priority:
     known = PRIORITIES.get(str(priority).lower())
     return known or arguments.choice("priority", priority, Priority)
-
-
-def _named(
-    target: str, action: str, offering: tuple[AgentRecord, ...], living: tuple[AgentRecord, ...]
-) -> list[AgentRecord]:
-    """Return a named agent's processes that offer a capability, without draining and offline ones, unless all are.
-
-    Raises:
-        NotFound: when there are none; the error names similar agents, or what the agent offers.
-    """
-    check_capability_name(action)
-    named = [one for one in living if target in (one.agent_id, one.registration.name)]
-    able = [one for one in offering if target in (one.agent_id, one.registration.name)]
-    if not named:
-        names = {name for one in living for name in (one.agent_id, one.registration.name)}
-        raise NotFound("No agent has this id or name", target=target, nearest=nearest_names(target, names))
-    if not able:
-        offers = sorted({offer.name for one in named for offer in one.registration.capabilities})
-        raise NotFound("The agent does not offer this action", target=target, action=action, offers=offers)
-    return [one for one in able if one.load.status not in LEAVING] or able

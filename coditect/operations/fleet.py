@@ -1,4 +1,4 @@
-"""Use cases on the registry: list living agents and their capabilities, and drain an agent.
+"""Use cases on the registry: list living agents and their capabilities, drain an agent, set log levels.
 
 What asks the registry raises RegistryUnavailable, which is retryable, when the registry does not answer.
 """
@@ -8,15 +8,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from coditect.errors import NotFound, RegistryUnavailable, ResultTimeout, Unroutable
 from coditect.model.capability import CapabilitySpec, check_capability_name, nearest_names
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord
 from coditect.operations.connections import Connections
+from coditect.registry.catalogue import find_known, get_known
 from coditect.registry.port import Search
-from coditect.registry.starting import find_living, get_living
 from coditect.wire import control_messages, routing
+from coditect.wire.control_messages import LogLevelOrder
 
 POLL_SECONDS = 0.2
 DRAIN_SECONDS = 10.0
@@ -38,19 +40,22 @@ class CapabilityOffer:
 
 
 async def find_agents(opened: Connections, search: Search) -> tuple[AgentRecord, ...]:
-    """Return the records of the living agents that match a search; HTTP agents not served yet are `starting`."""
+    """Return the records of the living agents that match a search; HTTP agents not served yet are `starting`.
+
+    A search for the status `offline` also finds agents that went away within a day.
+    """
     async with opened.registry() as registry, opened.http_agents() as http_agents:
-        return await find_living(registry, http_agents, search)
+        return await find_known(registry, http_agents, search)
 
 
 async def get_agent(opened: Connections, agent_id: AgentId) -> AgentRecord:
-    """Return the record of a living agent by its id; an HTTP agent that is not served yet is `starting`.
+    """Return the record of an agent by its id: `starting` if nothing serves it yet, `offline` if it went away.
 
     Raises:
-        NotFound: when no living agent has the id; its fact `nearest` holds similar ids.
+        NotFound: when no agent of the last day has the id; its fact `nearest` holds similar ids.
     """
     async with opened.registry() as registry, opened.http_agents() as http_agents:
-        record = await get_living(registry, http_agents, agent_id)
+        record = await get_known(registry, http_agents, agent_id)
         if record is not None:
             return record
         others = await registry.find(Search())
@@ -144,3 +149,40 @@ async def known_capabilities(opened: Connections, named: Iterable[str], *, note:
     except RegistryUnavailable:
         note("The registry does not answer: only capabilities named with --capability are looked at.")
         return ()
+
+
+SEND_SECONDS = 10.0
+"""How long the broker may take to confirm the message."""
+
+
+def is_module(logger: str) -> bool:
+    """Tell whether a logger is named after a module that is installed here, with or without the leading `coditect.`.
+
+    The loggers of an agent's own modules may have other names, and agents elsewhere other modules.
+    """
+    return any(map(_is_installed, (f"coditect.{logger}", logger)))
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # a package above it is missing, or the name is none
+        return False
+
+
+async def set_log_level(opened: Connections, order: LogLevelOrder, *, agent_id: str | None = None) -> None:
+    """Send a logger's level to every agent and dispatcher, or to one agent; idempotent.
+
+    Raises:
+        NotFound: when no agent has the id, or nothing runs that could hear it.
+        BrokerUnavailable: when the broker does not answer; retryable.
+    """
+    to_one = None if agent_id is None else routing.mailbox_key(AgentId(agent_id))
+    exchange, key = (routing.BROADCAST, "") if to_one is None else (routing.AGENTS, to_one)
+    message = control_messages.log_level(order)
+    async with opened.broker() as broker:
+        try:
+            await broker.publish(message, exchange=exchange, routing_key=key, timeout_seconds=SEND_SECONDS)
+        except (NotFound, Unroutable) as error:
+            sentence = "No agent and no dispatcher runs" if agent_id is None else "No agent has this id"
+            raise NotFound(sentence, id=agent_id, fix="coditect agent list") from error

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coditect.errors import NotFound
-from coditect.goals.plan import MOST_PLANS, PlanBounds, SchemaChecking
-from coditect.goals.planner import Planner
-from coditect.goals.pursuit import GoalResult, pursue
-from coditect.goals.runs import ClientRuns, Planned
-from coditect.goals.share import MOST_TOKENS, GoalShare
+from coditect.goals.plan import MAX_GOAL_TOKENS, MOST_PLANS, GoalShare, PlanBounds, SchemaChecking
+from coditect.goals.planners import Planner
+from coditect.goals.pursuit import ClientRuns, GoalResult, Planned, pursue
 from coditect.operations import fleet
 from coditect.operations.connections import Connections
 from coditect.registry.port import Search
@@ -26,7 +24,7 @@ class GoalOrder:
     wait: str = "1h"
     """How long one plan may take."""
     most_plans: int = MOST_PLANS
-    tokens: int = MOST_TOKENS
+    tokens: int = MAX_GOAL_TOKENS
     """How many tokens of a model its own plans may use; goals in its plans share as many again."""
     key: str | None = None
     """The key by which the goal is pursued once: a second pursuit goes on with the same workflows."""
@@ -56,5 +54,6 @@ async def pursue_goal(
         fix = "start agents, or allow more: --capability 'code.*'"
         raise NotFound("No living agent offers what the goal may use", patterns=list(order.patterns), fix=fix)
     async with opened.fleet() as client:
-        runs, bounds = ClientRuns(client, order.key, planned), PlanBounds(allowed, check, share=share)
+        learned = await client.lessons.about(allowed) or {}
+        runs, bounds = ClientRuns(client, order.key, planned), PlanBounds(allowed, check, share=share, lessons=learned)
         return await pursue(order.goal, planner, bounds, runs, wait=order.wait, most_plans=order.most_plans)

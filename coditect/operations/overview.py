@@ -14,15 +14,14 @@ from dataclasses import dataclass, replace
 from coditect.aio.clock import SystemClock
 from coditect.broker.management import ManagementUnavailable, QueueRates
 from coditect.broker.port import Broker
-from coditect.client.coordination.breakers import BreakerListing
+from coditect.client.coordination import BreakerListing
 from coditect.errors import CoditectError, ControlPlaneRequired, RegistryUnavailable, Retryable
 from coditect.model.capability import Priority
 from coditect.model.registration import AgentRecord, AgentStatus
 from coditect.operations.connections import Connections
-from coditect.operations.dead_letters.queues import DeadQueue
-from coditect.operations.diagnosis.question import PingReply, ask_agents
-from coditect.operations.diagnosis.queues import CapabilityQueues, list_queues
-from coditect.operations.status import ClusterStatus, cluster_status
+from coditect.operations.dead_letters import DeadQueue
+from coditect.operations.locate import PingReply, ask_agents
+from coditect.operations.status import CapabilityQueues, ClusterStatus, cluster_status, list_queues
 from coditect.registry.port import Search
 from coditect.wire import control_messages, routing
 from coditect.workflow.rows import WorkflowRow
@@ -120,12 +119,24 @@ async def take_overview(opened: Connections, *, most_workflows: int = MOST_WORKF
         at_ms,
         tuple(_activity(record, answers.get(record.agent_id)) for record in records),
         tuple(_loads(queues, rates)),
-        tuple(DeadQueue(routing.dead_queue(one.capability), one.dead) for one in queues if one.dead),
+        tuple(DeadQueue(routing.dead_queue(queue.capability), queue.dead) for queue in queues if queue.dead),
         workflows,
         breakers,
         cluster,
         tuple(notes),
     )
+
+
+async def running_tasks(opened: Connections, notes: list[str]) -> list[tuple[str, RunningTask]]:
+    """Return what the agents run now, each task with the id of its agent, at most 100 of an agent; extend the notes.
+
+    Raises:
+        BrokerUnavailable: when the broker does not answer; retryable.
+    """
+    records = await _agents(opened, notes)
+    async with opened.broker() as broker:
+        answers = await _running(broker, {str(record.agent_id) for record in records}, notes)
+    return [(agent, task) for agent, answer in answers.items() for task in _tasks(answer.get("tasks")) or ()]
 
 
 async def _agents(opened: Connections, notes: list[str]) -> tuple[AgentRecord, ...]:
@@ -193,8 +204,8 @@ async def _work(
 ) -> tuple[tuple[WorkflowRow, ...], tuple[BreakerListing, ...]]:
     try:
         async with asyncio.timeout(CONTROL_SECONDS), opened.fleet() as client:
-            rows = [row async for row in client.runs(state=WorkflowState.RUNNING, most=most)]
-            return tuple(rows), tuple([one async for one in client.breakers() if one.state.open])
+            rows = [row async for row in client.workflows.list(state=WorkflowState.RUNNING, limit=most)]
+            return tuple(rows), tuple([one async for one in client.breakers.list() if one.state.open])
     except (ControlPlaneRequired, Retryable, TimeoutError) as error:
         notes.append(f"Workflows and breakers are not seen: {_why(error)}.")
         return (), ()

@@ -1,17 +1,82 @@
-"""The status of the control plane: its shards, and each dispatcher's counts of refused work."""
+"""The status of the queues and of the control plane: its shards, and each dispatcher's counts of refused work."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any
 
 from coditect.aio.clock import Clock, SystemClock
-from coditect.broker.port import Broker
+from coditect.broker.management import QueueRates
+from coditect.broker.port import Broker, QueueStats
 from coditect.client.control_plane import ControlPlane, asking
 from coditect.errors import ControlPlaneRequired, Retryable
+from coditect.model.capability import Priority
+from coditect.wire import routing
 from coditect.wire.control import Verb
+
+NO_RATES: Mapping[str, QueueRates] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class LevelQueue:
+    """The queue of a capability's tasks of one priority: its length, its consumers, and message rates where known."""
+
+    priority: Priority
+    queue: str
+    messages: int
+    """The tasks that wait in it, without those that agents hold."""
+    consumers: int
+    """One or more for each agent with a free slot."""
+    published_per_second: float | None
+    """What comes in, as the broker samples it; None without its management API."""
+    delivered_per_second: float | None
+    oldest_ms: int | None
+    """When the oldest waiting task was published, in ms since the epoch; None where the broker does not tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class CapabilityQueues:
+    """The existing task queues of one capability, at most one for each priority, and the number of its dead letters."""
+
+    capability: str
+    levels: tuple[LevelQueue, ...]
+    """The levels whose queue exists."""
+    dead: int
+    """The number of its dead letters."""
+
+
+async def list_queues(
+    broker: Broker, capabilities: tuple[str, ...], rates: Mapping[str, QueueRates] = NO_RATES
+) -> list[CapabilityQueues]:
+    """Return the queues of some capabilities, sorted by name, with their message rates where known; read-only.
+
+    Raises:
+        BrokerUnavailable: when the broker does not answer; retryable.
+    """
+    return list(await asyncio.gather(*(_queues_of(broker, name, rates) for name in sorted(capabilities))))
+
+
+async def _queues_of(broker: Broker, capability: str, rates: Mapping[str, QueueRates]) -> CapabilityQueues:
+    names = [routing.task_queue(capability, level) for level in Priority]
+    *found, dead = await asyncio.gather(*(broker.stats(name) for name in (*names, routing.dead_queue(capability))))
+    levels = [
+        _level(level, name, stats, rates.get(name))
+        for level, name, stats in zip(Priority, names, found, strict=True)
+        if stats is not None
+    ]
+    return CapabilityQueues(capability, tuple(levels), 0 if dead is None else dead.messages)
+
+
+def _level(level: Priority, queue: str, stats: QueueStats, rate: QueueRates | None) -> LevelQueue:
+    if rate is None:
+        return LevelQueue(level, queue, stats.messages, stats.consumers, None, None, None)
+    oldest_ms = rate.oldest_ms if stats.messages else None
+    moving = (rate.published_per_second, rate.delivered_per_second)
+    return LevelQueue(level, queue, stats.messages, stats.consumers, *moving, oldest_ms)
+
 
 OWN_SECONDS = 3.0
 """How long each dispatcher may take to answer with its own counts."""
@@ -51,6 +116,13 @@ class RefusalCounts:
     """Background loops of the process that died and were started again."""
     newer: int
     """Nodes of its shards that were written by a newer dispatcher, which alone may handle them."""
+    recovery_ms: int = 0
+    """The longest time from a lost agent's last sign of life until the workflow tasks that it ran were with others.
+
+    0 before the first loss of an agent that ran any.
+    """
+    freed_ms: int = 0
+    """The longest time from a lost agent's last sign of life until its locks were released; 0 before the first."""
 
 
 COUNTS = tuple(field.name for field in fields(RefusalCounts))

@@ -1,4 +1,4 @@
-"""Use cases for tasks: submit and follow a task, show a durable task, wait for it, cancel a task.
+"""Use cases for tasks: submit and follow a task, list tasks, show a durable task, wait for it, cancel a task.
 
 A call to the control plane raises ControlPlaneRequired when no dispatcher answers; every call raises BrokerUnavailable,
 which is retryable, when the broker does not answer.
@@ -8,25 +8,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from coditect.aio.clock import SystemClock
-from coditect.client.durable import workflow_of
-from coditect.client.handle import Handle
+from coditect.client.client import Client
+from coditect.client.handle import DURABLE_NODE, Handle, durable_id, workflow_of
 from coditect.client.options import Options
 from coditect.errors import NotFound, ResultTimeout, StreamRestarted, TaskError
-from coditect.model.event import Event
 from coditect.model.ids import TaskId
+from coditect.model.message import Event
 from coditect.model.result import ENDINGS, Outcome
 from coditect.operations.connections import Connections
-from coditect.operations.diagnosis.locations import TaskPlace, task_verdict
-from coditect.operations.diagnosis.why_not import find_task
-from coditect.workflow.rows import AttemptRow, NodeRow
+from coditect.operations.locate import TaskPlace, find_task, task_verdict
+from coditect.operations.overview import RunningTask, running_tasks
+from coditect.wire import routing
+from coditect.workflow.rows import AttemptRow, NodeRow, WorkflowRow
+from coditect.workflow.states import TaskState
 
 LAST_EVENTS_SECONDS = 0.5
 """How long a task's last events may arrive after its result."""
+
+SEARCHED_WORKFLOWS = 1_000
+"""The number of latest workflows among which `list_tasks` looks for durable tasks."""
+NODES_AT_ONCE = 20
+"""The number of workflows whose nodes `list_tasks` asks for at once."""
 
 _CANCELABLE = (TaskPlace.WORKING, TaskPlace.WAITING, TaskPlace.RETRYING)
 
@@ -55,6 +62,30 @@ class DurableTask:
     attempts: list[AttemptRow]
     outcome: Outcome | None
     """The task's outcome; None while the task has not ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedTask:
+    """A task in a listing: a durable one, or a direct one that an agent runs."""
+
+    task_id: str
+    capability: str
+    priority: str
+    state: TaskState
+    durable: bool
+    agent: str
+    """The agent that runs the task, or ran it last; empty before its first attempt."""
+    attempt: int
+    at_ms: int | None
+    """When the control plane accepted a durable task, or when a direct one was published."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskListing:
+    """Tasks, the latest first, and sentences about what could not be seen."""
+
+    tasks: tuple[ListedTask, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +149,62 @@ async def submit_durable(
         ResultTimeout: when the task did not end within the duration `wait`.
     """
     async with opened.fleet() as client:
-        handle = await client.submit_durable(order.capability, order.body, options=order.options)
+        handle = await client.submit(order.capability, order.body, options=order.options, durable=True)
         accepted(handle.task_id, handle.run.new)
         return handle.task_id, None if wait is None else await handle.outcome(timeout=wait)
+
+
+async def list_tasks(opened: Connections, *, limit: int) -> TaskListing:
+    """Return at most `limit` tasks, the latest first: durable ones, and the direct ones that agents run now.
+
+    Durable tasks are looked for among the latest 1,000 workflows. Direct tasks have no record: one that waits in a
+    queue, or has ended, is not listed.
+
+    Raises:
+        BrokerUnavailable: when the broker does not answer; retryable.
+    """
+    notes: list[str] = []
+    direct = [
+        _direct_task(task.task_id, task, agent)
+        for agent, task in await running_tasks(opened, notes)
+        if task.task_id is not None and task.workflow is None
+    ]
+    found = [*direct, *await _durable_tasks(opened, limit, notes)]
+    found.sort(key=lambda task: task.at_ms or 0, reverse=True)
+    return TaskListing(tuple(found[:limit]), tuple(notes))
+
+
+def _direct_task(task_id: str, task: RunningTask, agent: str) -> ListedTask:
+    facts = (task_id, task.capability, task.priority, TaskState.WORKING)
+    return ListedTask(*facts, False, agent, task.attempt, task.published_at_ms)
+
+
+async def _durable_tasks(opened: Connections, limit: int, notes: list[str]) -> list[ListedTask]:
+    async with opened.broker() as broker:
+        control = await broker.stats(routing.CONTROL_QUEUE)
+    if control is None or not control.consumers:
+        notes.append("No dispatcher runs: durable tasks are not seen.")
+        return []
+    async with opened.fleet() as client:
+        rows = [row async for row in client.workflows.list(limit=SEARCHED_WORKFLOWS)]
+        lone = [row for row in rows if row.total == 1 and not row.parent]
+        found: list[ListedTask] = []
+        for start in range(0, len(lone), NODES_AT_ONCE):
+            batch = lone[start : start + NODES_AT_ONCE]
+            found += filter(None, await asyncio.gather(*(_durable_task(client, row) for row in batch)))
+            if len(found) >= limit:
+                break
+        return found
+
+
+async def _durable_task(client: Client, row: WorkflowRow) -> ListedTask | None:
+    """Return the durable task that a workflow of one node stands for; None for another workflow of one node."""
+    with suppress(NotFound):  # the workflow was removed meanwhile
+        async for node in client.workflows.get(row.workflow).nodes():
+            if node.name == DURABLE_NODE and node.capability == row.name:
+                task_id, facts = durable_id(row.workflow), (node.capability, node.priority, node.state)
+                return ListedTask(task_id, *facts, True, node.agent, node.attempt, row.accepted_at_ms)
+    return None
 
 
 async def get_task(opened: Connections, task_id: str) -> DurableTask:
@@ -131,7 +215,7 @@ async def get_task(opened: Connections, task_id: str) -> DurableTask:
         NotFound: when the control plane has no such task.
     """
     async with opened.fleet() as client:
-        handle = client.task(task_id)
+        handle = client.tasks.get(task_id)
         row = await handle.row()
         attempts = [one async for one in handle.run.attempts()]
         return DurableTask(row, attempts, await handle.outcome() if row.state.terminal else None)
@@ -146,7 +230,7 @@ async def wait_for_task(opened: Connections, task_id: str, wait: str) -> Outcome
         NotFound: when the control plane has no such task.
     """
     async with opened.fleet() as client:
-        return await client.task(task_id).outcome(timeout=wait)
+        return await client.tasks.get(task_id).outcome(timeout=wait)
 
 
 async def cancel_task(opened: Connections, task_id: str) -> CancelReport:
@@ -157,7 +241,7 @@ async def cancel_task(opened: Connections, task_id: str) -> CancelReport:
     durable = is_durable(task_id)
     seen = None if durable else await find_task(opened, task_id)
     async with opened.client() as client:
-        await client.cancel(task_id)
+        await client.tasks.cancel(task_id)
     if seen is None or (seen.best is not None and seen.best.place in _CANCELABLE):
         return CancelReport(durable, None)
     told = task_verdict(task_id, seen, None, named=True)

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from coditect.client.client import Client
-from coditect.client.workflow_run import Run
+from coditect.client.workflow_run import WorkflowRun
 from coditect.errors import ControlPlaneRequired, NotFound
 from coditect.model.ids import is_uuid
 from coditect.operations.connections import Connections
-from coditect.operations.diagnosis.locations import TaskLocation, TaskPlace
-from coditect.operations.diagnosis.why_not import find_task
-from coditect.operations.workflows.requests import in_order
+from coditect.operations.locate import TaskLocation, TaskPlace, find_task
+from coditect.operations.workflows import in_order
 from coditect.workflow.rows import AttemptRow, NodeRow, WorkflowRow
 
 MOST_DEEP = 64
@@ -70,7 +69,7 @@ async def task_path(opened: Connections, target: str, *, capability: str | None 
 
 
 async def _workflow_path(client: Client, workflow: str, *, node: str = "", depth: int = 0) -> Hop:
-    run = client.run(workflow)
+    run = client.workflows.get(workflow)
     overview = await run.overview()
     nodes = [row async for row in run.nodes()]
     if node:
@@ -88,7 +87,7 @@ async def _workflow_path(client: Client, workflow: str, *, node: str = "", depth
     return below[0] if node and len(below) == 1 else workflow_hop(overview, below)
 
 
-async def _attempts(run: Run, node: str) -> Mapping[str, Sequence[AttemptRow]]:
+async def _attempts(run: WorkflowRun, node: str) -> Mapping[str, Sequence[AttemptRow]]:
     found: dict[str, list[AttemptRow]] = {}
     async for row in run.attempts(node or None):
         found.setdefault(row.node, []).append(row)
@@ -114,7 +113,9 @@ def node_hop(row: NodeRow, attempts: Sequence[AttemptRow], children: Mapping[str
 
     An attempt with the number of the one before it is a redrive, or was handed to another agent before it began.
     """
-    ordered = sorted((one for one in attempts if one.publication), key=lambda one: (one.fence, one.publication))
+    ordered = sorted(
+        (attempt for attempt in attempts if attempt.publication), key=lambda one: (one.fence, one.publication)
+    )
     befores = (None, *ordered[:-1])
     steps = [_attempt_hop(one, again=_is_redrive(before, one)) for before, one in zip(befores, ordered, strict=False)]
     inner = [children[child] for child in row.children if child in children]
@@ -164,7 +165,7 @@ async def _direct_path(opened: Connections, task_id: str, capability: str | None
 def direct_hop(task_id: str, seen: TaskLocation) -> Hop:
     """Return the path of a direct task that was found: failed attempts, redrives, and the agent or queue it is in."""
     told = seen.story
-    attempts = tuple(_failed_hop(one) for one in told.errors)
+    attempts = tuple(_failed_hop(error) for error in told.errors)
     redrives = (Hop("redrive", str(told.redrives)),) if told.redrives else ()
     dead = seen.place in (TaskPlace.DEAD, TaskPlace.UNROUTED)
     where = Hop(

@@ -6,19 +6,18 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
 from coditect.errors import RegistryUnavailable
 from coditect.model.ids import AgentId
-from coditect.model.limits.rate import Rate
-from coditect.model.registration import AgentRecord, Load, Registration
+from coditect.model.limits import Rate
+from coditect.model.registration import AgentRecord, AgentStatus, Load, Registration
 from coditect.registry.document import decode_load, decode_registration, encode_load, encode_registration
-from coditect.registry.port import Search
-from coditect.registry.token_bucket import TokenBucket, TokenLease
+from coditect.registry.port import GONE_SECONDS, LAPSED, LEFT, MOST_GONE, Search, TokenBucket, TokenLease
 
-CALL_SECONDS = 0.9
+REGISTRY_CALL_SECONDS = 0.9
 """The longest time that a registry call takes before it fails, as with Redis."""
 
 
@@ -27,6 +26,9 @@ class _RegistryEntry:
     registration: bytes
     load: bytes
     ends: float
+    beat_ms: int
+    gone: str = ""
+    """Why the agent went away, at `ends`; empty while it lives."""
 
 
 def _system_ms() -> int:
@@ -47,6 +49,7 @@ class MemoryRegistry:
         self.slow_seconds = 0.0
         self._now = now
         self._entries: dict[AgentId, _RegistryEntry] = {}
+        self._gone: dict[AgentId, _RegistryEntry] = {}
         self._turns: dict[str, int] = {}
         self._starts: dict[str, tuple[AgentId, float]] = {}
         self._handed_back: dict[str, tuple[int, float]] = {}
@@ -63,6 +66,7 @@ class MemoryRegistry:
     def wipe(self) -> None:
         """Remove everything, such as agents, counters and start marks, as happens in a Redis that restarts empty."""
         self._entries.clear()
+        self._gone.clear()
         self._turns.clear()
         self._starts.clear()
         self._handed_back.clear()
@@ -76,9 +80,11 @@ class MemoryRegistry:
 
     async def register(self, registration: Registration, load: Load, *, lease_seconds: float) -> None:
         """Write an agent's registration and load, in place of an earlier registration."""
-        entry = _RegistryEntry(encode_registration(registration), encode_load(load), 0)
+        entry = _RegistryEntry(encode_registration(registration), encode_load(load), 0, self._wall_ms())
         self._refuse_when_failing()
         entry.ends = self._now() + lease_seconds
+        self._living()
+        self._gone.pop(registration.agent_id, None)
         self._entries[registration.agent_id] = entry
         await self._answer()
 
@@ -87,15 +93,16 @@ class MemoryRegistry:
         self._refuse_when_failing()
         entry = self._living().get(agent_id)
         if entry is not None:
-            entry.load = encode_load(load)
+            entry.load, entry.beat_ms = encode_load(load), self._wall_ms()
             entry.ends = self._now() + lease_seconds
         await self._answer()
         return entry is not None
 
     async def deregister(self, agent_id: AgentId) -> None:
-        """Remove an agent's registration and load; idempotent."""
+        """Remove an agent from the living, and keep its last record for a day; idempotent."""
         self._refuse_when_failing()
-        self._entries.pop(agent_id, None)
+        if agent_id in self._living():
+            self._leave(agent_id, LEFT, self._now())
         await self._answer()
 
     async def find(self, search: Search) -> tuple[AgentRecord, ...]:
@@ -119,6 +126,15 @@ class MemoryRegistry:
         record = None if entry is None else self._record(entry)
         await self._answer()
         return record
+
+    async def gone(self, agent_id: AgentId | None = None) -> tuple[AgentRecord, ...]:
+        """Return the last records of the agents that went away within a day, or of one of them, sorted by id."""
+        self._refuse_when_failing()
+        self._living()
+        oldest, found = self._now() - GONE_SECONDS, sorted(self._gone.items())
+        records = [self._record(left) for known, left in found if left.ends > oldest and agent_id in (None, known)]
+        await self._answer()
+        return tuple(records)
 
     async def capabilities(self) -> frozenset[str]:
         """Return the names of all capabilities that living agents offer."""
@@ -196,15 +212,25 @@ class MemoryRegistry:
             raise RegistryUnavailable("The registry did not answer", reason="failing")
 
     async def _answer(self) -> None:
-        await asyncio.sleep(min(self.slow_seconds, CALL_SECONDS))
-        if self.slow_seconds > CALL_SECONDS:
+        await asyncio.sleep(min(self.slow_seconds, REGISTRY_CALL_SECONDS))
+        if self.slow_seconds > REGISTRY_CALL_SECONDS:
             raise RegistryUnavailable("The registry did not answer", reason="slow")
 
     def _living(self) -> dict[AgentId, _RegistryEntry]:
         now = self._now()
-        self._entries = {agent_id: entry for agent_id, entry in self._entries.items() if entry.ends > now}
+        for agent_id in [known for known, entry in self._entries.items() if entry.ends <= now]:
+            self._leave(agent_id, LAPSED, self._entries[agent_id].ends)
         return self._entries
 
+    def _leave(self, agent_id: AgentId, reason: str, at: float) -> None:
+        entry = self._entries.pop(agent_id)
+        entry.ends, entry.gone = at, reason
+        latest = sorted((self._gone | {agent_id: entry}).items(), key=lambda item: item[1].ends)
+        self._gone = dict(latest[-MOST_GONE:])
+
     def _record(self, entry: _RegistryEntry) -> AgentRecord:
-        left = round((entry.ends - self._now()) * 1000)
-        return AgentRecord(decode_registration(entry.registration), decode_load(entry.load), left)
+        left = 0 if entry.gone else round((entry.ends - self._now()) * 1000)
+        load = replace(decode_load(entry.load), beat_ms=entry.beat_ms)
+        if entry.gone:
+            load = replace(load, status=AgentStatus.OFFLINE, trouble=entry.gone)
+        return AgentRecord(decode_registration(entry.registration), load, left)

@@ -13,6 +13,22 @@ SHORTEST_SECRET = 6
 """The length in characters from which a secret is looked for in any text; a shorter one would hide plain words."""
 _WRITTEN_PASSWORD = re.compile(r"\w://[^\s/:@]*:([^\s/]+)@")
 _PASSWORD = re.compile(r"(\w://[^\s/:@\"']*):[^\s/\"']+@")
+_NAMES = r"(?:passw(?:or)?d|passphrase|pwd|secret|token|(?:api|access|account|private)[_-]?key|credential|signature)s?"
+_SECRET = re.compile(
+    rf"""(?P<named>(?<![\w-])(?:[\w-]*{_NAMES}[\\"']*\s*[=:]\s*[\\"']*|--[\w-]*{_NAMES}\s+|bearer\s+))
+        (?:(?<=")[^"]+|(?<=')[^']+|[^\s"',;&)}}\]]+)
+    |(?P<header>(?<![\w-])(?:proxy-)?authorization[\\"']*\s*[=:]\s*[\\"']*(?:(?:basic|bearer|digest)\s+)?)
+        [^\s"',;]+(?:\s+[^\s"',;]+)?
+    |(?P<cookie>(?<![\w-])(?:set-)?cookie[\\"']*\s*[=:]\s*[\\"']*)[^\s"']+(?:(?<=;)\s+[^\s"']+)*
+    """
+    r"""|-----BEGIN[ ][A-Z ]*PRIVATE[ ]KEY-----.*?(?:-----END[ ][A-Z ]*PRIVATE[ ]KEY-----|$)
+    |\b(?:AKIA|ASIA)[A-Z0-9]{16}\b
+    |\b(?:gh[opsru]_|github_pat_|npm_|hf_|sk-|xox[a-z]-|glpat-|pypi-|eyJ)[\w.-]{16,}
+    |(?<![\w/.-])(?=[\w+=-]{32})(?:(?=[a-z]*+\d)[a-z0-9+=]{32,}+
+        |(?-i:(?=[\w+=-]{0,99}[a-z])(?=[\w+=-]{0,99}[A-Z])(?=[\w+=-]{0,99}\d)[\w+=-]{32,}+))(?![\w/.-])""",
+    re.IGNORECASE | re.VERBOSE | re.DOTALL,
+)
+"""A value behind a name such as `password=`, a private key, a token of a known form, or a long mix of characters."""
 
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://(?:(?P<user>[^/?#]*)@)?[^@/?#]*(?P<rest>[^@#]*)", re.IGNORECASE)
@@ -58,6 +74,11 @@ def without_passwords(text: str) -> str:
     return _PASSWORD.sub(r"\1:***@", text) if "://" in text else text
 
 
+def without_secrets(text: str) -> str:
+    """Replace what looks like a secret in a text by `***`: passwords in URLs, values of such names, tokens, keys."""
+    return _SECRET.sub(lambda found: f"{found[found.lastgroup] if found.lastgroup else ''}***", without_passwords(text))
+
+
 def printable(text: str, *, keep: str = "") -> str:
     r"""Return a text with its control characters as escapes such as `\x1b`, but for those in `keep`.
 
@@ -73,7 +94,7 @@ def _escaped(char: str) -> str:
 
 
 def secrets_in(settings: object) -> frozenset[str]:
-    """Return the passwords of 6 characters or more in settings: in URLs, and in fields with `password` in the name.
+    """Return the secrets of 6 characters or more in settings: passwords in URLs, and fields that `repr` leaves out.
 
     Each is given both as written and percent-decoded.
     """
@@ -82,7 +103,7 @@ def secrets_in(settings: object) -> frozenset[str]:
         text = getattr(settings, field.name)
         if isinstance(text, str) and "://" in text:
             found |= {*_WRITTEN_PASSWORD.findall(text)}
-        elif isinstance(text, str) and "password" in field.name:
+        elif isinstance(text, str) and not field.repr:
             found.add(text)
     found |= {unquote(secret) for secret in found}
     return frozenset(secret for secret in found if len(secret) >= SHORTEST_SECRET)

@@ -1,40 +1,68 @@
-"""The metrics of every process: its build, event loop, loop restarts and clock skew, and the broker's certificate."""
+"""The telemetry of every process: tracing by its settings, and metrics of its build, its event loop and its clock."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.metadata import version
-from typing import Protocol
 
-from coditect.telemetry.metrics import Metrics
-from coditect.telemetry.names import BUILD_INFO, CERTIFICATE_END, CLOCK_SKEW, LOOP_LAG, LOOP_RESTARTS
+from coditect.broker.port import Broker
+from coditect.errors import SetupError, install_command
+from coditect.settings.settings import Settings
+from coditect.telemetry.metrics import (
+    BROKER_UP,
+    BUILD_INFO,
+    CERTIFICATE_END,
+    CLOCK_SKEW,
+    LOOP_LAG,
+    LOOP_RESTARTS,
+    Metrics,
+)
+from coditect.telemetry.tracing import NO_TRACING, Tracing
 
 
-class ComparedClock(Protocol):
-    """A clock that knows by how many milliseconds the machine's clock is ahead of the registry's; negative: behind."""
+def open_tracing(settings: Settings, *, service: str, instance: str) -> Tracing:
+    """Return the tracing that the settings ask for; `service` and `instance` name the process to a collector.
 
-    ahead_ms: int
+    Raises:
+        SetupError: when OpenTelemetry is not installed.
+    """
+    if settings.tracing == "off":
+        return NO_TRACING
+    try:
+        from coditect.telemetry.otlp import open_otlp  # noqa: PLC0415 - optional: the extra `telemetry`
+    except ImportError as error:
+        fix = f"{install_command('telemetry')}, or CODITECT_TRACING=off"
+        raise SetupError("Tracing needs OpenTelemetry, which is not installed", missing=error.name, fix=fix) from error
+    return open_otlp(service, instance)
+
+
+@cache
+def _build() -> Mapping[tuple[str, ...], float]:
+    """Return the build as the metric has it; it is the same for the process's life, and takes milliseconds to read."""
+    return {(platform.python_version(), version("coditect")): 1.0}
 
 
 def observe_process(
-    metrics: Metrics,
-    clock: ComparedClock,
-    certificate_end: Callable[[], float | None],
-    restarts: Callable[[], int],
+    metrics: Metrics, broker: Broker, skew_seconds: Callable[[], float], restarts: Callable[[], int]
 ) -> None:
-    """Register a process's metrics: `clock` gives the skew, `certificate_end` the end of the broker's certificate.
+    """Register a process's metrics.
 
-    `restarts` counts the loops that died and were started again.
+    Args:
+        metrics: The metrics of the process.
+        broker: The process's connection to the broker.
+        skew_seconds: How far this machine's clock is ahead of the registry's; negative if it is behind.
+        restarts: How many background loops died and were restarted.
     """
-    build: dict[tuple[str, ...], float] = {(platform.python_version(), version("coditect")): 1.0}
 
     def ends() -> Mapping[tuple[str, ...], float]:
-        end = certificate_end()
+        end = broker.server.certificate_end
         return {} if end is None else {("broker",): end}
 
-    metrics.observe_all(BUILD_INFO, lambda: build)
+    metrics.observe_all(BUILD_INFO, _build)
     metrics.observe_all(CERTIFICATE_END, ends)
-    metrics.observe(CLOCK_SKEW, lambda: clock.ahead_ms / 1000)
+    metrics.observe(CLOCK_SKEW, skew_seconds)
     metrics.observe(LOOP_RESTARTS, restarts)
+    metrics.observe(BROKER_UP, lambda: float(broker.connected))
     metrics.histogram(LOOP_LAG)

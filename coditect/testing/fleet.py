@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, suppress
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, contextmanager, suppress
 from datetime import UTC, datetime
-from functools import partial
-from importlib.metadata import entry_points
+from functools import cache, partial
+from importlib.metadata import EntryPoints, entry_points
 from random import Random
 from types import TracebackType
 from typing import Any, Self
@@ -23,31 +24,96 @@ from coditect.broker.port import Delivery
 from coditect.broker.topology import base_topology, event_queue
 from coditect.client.client import Client
 from coditect.client.handle import Handle
-from coditect.client.workflow_run import Run
-from coditect.errors import InvalidTask, SetupError
+from coditect.client.workflow_run import WorkflowRun
+from coditect.errors import CoditectError, InvalidTask, SetupError
 from coditect.model.duration import Duration, seconds
-from coditect.model.event import Event
-from coditect.operations.dead_letters.letter import DeadLetter
-from coditect.operations.dead_letters.queues import DeadLetters, Selection
+from coditect.model.message import Event
+from coditect.operations.dead_letters import DeadLetters, Selection
+from coditect.operations.letter import DeadLetter
 from coditect.registry.memory import MemoryRegistry
 from coditect.registry.port import Registry
 from coditect.settings.settings import Settings
-from coditect.testing.crashes import Crashes, warnings_muted
-from coditect.testing.errors import FleetCrashed, FleetStuck
-from coditect.testing.process import InProcess, State, VirtualProcess
-from coditect.testing.processes import VirtualProcesses
-from coditect.testing.schedule import Actor, Schedule
-from coditect.testing.seeded import SeededClock
-from coditect.testing.virtual_clock import Jobs, VirtualClock, virtual_loop
+from coditect.testing.process import InProcess, State, VirtualProcess, VirtualProcesses
+from coditect.testing.virtual_time import Actor, Jobs, Schedule, SeededClock, VirtualClock, virtual_loop
 from coditect.wire import routing
 from coditect.wire.events import read_event
 from coditect.workflow.builder import Workflow
 from coditect.workflow.definition import Definition
 
+
+class FleetStuck(CoditectError):
+    """The error of a test that waits in vain: nothing in the fleet can end the wait, or the wait lasts too long."""
+
+
+class FleetCrashed(ExceptionGroup[Exception]):
+    """The group of the exceptions that the fleet's background work raised and that the test did not forgive."""
+
+
+@contextmanager
+def warnings_muted() -> Iterator[None]:
+    """Drop log records of level WARNING and below inside the block, for processes that end after their servers."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+class Crashes(logging.Handler):
+    """The collector of exceptions that the given packages log as errors, or that the event loop reports."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, packages: Iterable[str]) -> None:
+        super().__init__(logging.ERROR)
+        self.found: list[Exception] = []
+        self._loop = loop
+        self._loggers = [logging.getLogger(package) for package in sorted(set(packages))]
+        self._next = loop.get_exception_handler()
+
+    def open(self) -> None:
+        """Start collecting errors that are logged or reach the event loop."""
+        for logger in self._loggers:
+            logger.addHandler(self)
+        self._loop.set_exception_handler(self._reached)
+
+    def close(self) -> None:
+        """Stop collecting errors, and give the loop its own error handler back."""
+        for logger in self._loggers:
+            logger.removeHandler(self)
+        self._loop.set_exception_handler(self._next)
+        super().close()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Collect the exception of a logged error, if the log record has one."""
+        if record.exc_info and isinstance(record.exc_info[1], Exception):
+            self.add(record.exc_info[1], record.getMessage())
+
+    def add(self, error: Exception, where: str) -> None:
+        """Collect an exception, unless that was done before, and add a note that tells where it was found."""
+        if not any(error is known for known in self.found):
+            error.add_note(f"In the background of a TestFleet: {where}")
+            self.found.append(error)
+
+    def _reached(self, loop: asyncio.AbstractEventLoop, facts: dict[str, Any]) -> None:
+        error = facts.get("exception")
+        if isinstance(error, Exception):
+            self.add(error, str(facts.get("message", "")))
+        elif self._next is not None:
+            self._next(loop, facts)
+        else:
+            loop.default_exception_handler(facts)
+
+
 START = datetime(2026, 1, 1, tzinfo=UTC)
 CONTROL_PLANES = "coditect.control_plane"
 """The group of entry points under which a control plane registers itself."""
 _MOST_LETTERS = 10_000
+
+
+@cache
+def installed_control_planes() -> EntryPoints:
+    """Return the entry points of the installed control planes, for which every installed package is read once."""
+    return entry_points(group=CONTROL_PLANES)
 
 
 class TestFleet:
@@ -120,8 +186,7 @@ class TestFleet:
             stuck=self._waits_in_vain,
         )
         self._schedule = Schedule(loop, self._virtual_clock, self._random("schedule"))
-        planes = tuple(entry_points(group=CONTROL_PLANES))
-        self._crashes = Crashes(loop, ["coditect", *(one.value for one in planes)])
+        self._crashes = Crashes(loop, ["coditect", *(plane.value for plane in installed_control_planes())])
         self._virtual_clock.open()
         self._schedule.open()
         self._crashes.open()
@@ -196,8 +261,8 @@ class TestFleet:
         stuck = FleetStuck(
             why,
             elapsed_seconds=round(self._virtual_clock.now, 3),
-            paused=[one.id for one in self.processes if one.state is State.PAUSED],
-            killed=[one.id for one in self.processes if one.state is State.KILLED],
+            paused=[process.id for process in self.processes if process.state is State.PAUSED],
+            killed=[process.id for process in self.processes if process.state is State.KILLED],
             fix="await something that the fleet brings about, resume or restart what should do it, "
             "or give the await a timeout",
         )
@@ -208,13 +273,13 @@ class TestFleet:
             raise stuck
 
     def _skipped(self, span_seconds: float) -> None:
-        self.registry.extend([one.id for one in self.processes if one.state is State.RUNNING], span_seconds)
+        self.registry.extend([process.id for process in self.processes if process.state is State.RUNNING], span_seconds)
 
     # -- what it is made of -----------------------------------------------------------------------------
 
     def _control_planes(self) -> Mapping[str, Callable[..., AbstractAsyncContextManager[Any]]]:
         """Return, by entry point's name, the function that runs a dispatcher of each installed control plane."""
-        return {one.name: one.load().running_dispatcher for one in entry_points(group=CONTROL_PLANES)}
+        return {plane.name: plane.load().running_dispatcher for plane in installed_control_planes()}
 
     def _random(self, purpose: str) -> Random:
         return Random(f"{self._seed}/{purpose}")  # noqa: S311 - it is to be foreseen
@@ -258,7 +323,7 @@ class TestFleet:
         return plane
 
     async def _observe(self) -> None:
-        """Begin to record every event of the fleet, which goes on until the fleet ends."""
+        """Record every event of the fleet until it ends."""
         broker = await MemoryBroker(self.server, name="observer").__aenter__()
         await broker.declare(base_topology() + event_queue("events.test", ("#",)))
         await broker.consume("events.test", self._heard, prefetch=1_000)
@@ -299,7 +364,7 @@ class TestFleet:
         """Submit a task by the fleet's own client; see `Client.submit`."""
         return await self.client.submit(capability, value, **how)
 
-    async def start(self, workflow: Workflow | Definition, value: Any = None, **how: Any) -> Run:
+    async def start(self, workflow: Workflow | Definition, value: Any = None, **how: Any) -> WorkflowRun:
         """Start a workflow on the fleet's control plane; see `Client.start`."""
         return await self.client.start(workflow, value, **how)
 
@@ -335,7 +400,7 @@ class TestFleet:
         return self._processes.pause(target)
 
     def resume(self, target: str) -> tuple[VirtualProcess, ...]:
-        """Let a paused process, or every process of an agent, go on where it stopped, as SIGCONT does."""
+        """Let a paused process, or every process of an agent, continue, as SIGCONT does."""
         return self._processes.resume(target)
 
     async def restart(self, target: str) -> tuple[VirtualProcess, ...]:
@@ -364,8 +429,8 @@ class TestFleet:
     @property
     def agents(self) -> tuple[VirtualProcess, ...]:
         """The living processes of agents, in order of their start."""
-        names = {one.name for one in self._added}
-        return tuple(one for one in self.processes if one.lives and one.name in names)
+        names = {agent.name for agent in self._added}
+        return tuple(process for process in self.processes if process.lives and process.name in names)
 
     @property
     def processes(self) -> tuple[VirtualProcess, ...]:
@@ -390,11 +455,11 @@ class TestFleet:
 
     async def dead_letters(self, capability: str | None = None) -> tuple[DeadLetter, ...]:
         """Return, without removing any, the dead letters of one capability, or of all agents and the unrouted tasks."""
-        declared = {one.name for agent in self._added for one in agent.capabilities}
+        declared = {spec.name for agent in self._added for spec in agent.capabilities}
         names = declared if capability is None else {capability}
         queues = [routing.dead_queue(name) for name in sorted(names)]
         if capability is None:
             queues.append(routing.UNROUTED_QUEUE)
         letters = DeadLetters(self._broker, self._clock("dead letters"))
         async with aclosing(letters.browse(queues, Selection(), most=_MOST_LETTERS)) as found:
-            return tuple([one async for one in found])
+            return tuple([letter async for letter in found])

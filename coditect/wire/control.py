@@ -33,16 +33,18 @@ from typing import Any
 
 from coditect.errors import InvalidTask
 from coditect.model.message import NO_HEADERS, Message
-from coditect.wire.headers.foreign import PREFIX
+from coditect.wire.headers import HEADER_PREFIX
 from coditect.wire.json import dumps, loads
 
 REQUEST_TYPE = "coditect.control.v1"
 STARTED_TYPE = "coditect.started.v1"
 PROGRESS_TYPE = "coditect.progress.v1"
 
-VERB = PREFIX + "verb"
+VERB = HEADER_PREFIX + "verb"
 ANY = "any"
 """The routing key of requests to the control plane that any dispatcher may take."""
+WAIT_MS = "wait_ms"
+"""The field of `get` and `result` with the milliseconds for which the answer may wait for the final state."""
 
 
 class Verb(StrEnum):
@@ -59,7 +61,10 @@ class Verb(StrEnum):
     fingerprint than that key had, the request is refused. Each chunk may be repeated.
     """
     GET = "workflow.get"
-    """Get a workflow: `workflow` → its state, name, counts by state, times, and of a child the `parent`'s node."""
+    """Get a workflow: `workflow`, `wait_ms` → its state, name, counts by state, times, and of a child its `parent`.
+
+    With `wait_ms` the answer waits until the workflow has ended, at most so long.
+    """
     LIST = "workflow.list"
     """List workflows: `state`, `name`, `labels`, `since`, `until`, `after`, `limit`
 
@@ -74,7 +79,10 @@ class Verb(StrEnum):
     ATTEMPTS = "workflow.attempts"
     """List attempts: `workflow`, `node` (default: all), `after`, `limit` → `{"attempts": [...], "next": ...}`."""
     RESULT = "workflow.result"
-    """Get a result: `workflow`, `node` (default: the last) → `{"state": ..., "value": ..., "failure": ...}`."""
+    """Get a result: `workflow`, `node` (default: the last), `wait_ms` → `{"state": ..., "value": ..., "failure": ...}`.
+
+    With a `node` also its last `attempt`. With `wait_ms` the answer waits until the state is final, at most so long.
+    """
     NODE_INPUT = "node.input"
     """Get what a node's task was given: `workflow`, `node` → `{"input": ..., "evaluated": ..., "trace": ...}`.
 
@@ -142,30 +150,35 @@ class Verb(StrEnum):
     LOCK_ACQUIRE = "lock.acquire"
     """Lock resources in one step: `ticket` (an id of the client), `resources`, `mode` (exclusive or shared), `ttl_ms`,
     `agent`, `task`, `owner` (the flow of execution that asks), `reply_to`, `wait` (default: true), `released` (tickets
-    that were released before, should this request be faster).
+    that were released before, should this request be faster), `reason` and `metadata` (what the lock is for).
 
-    → `state`: `held` with `fence` and `expires_in_ms`; `waiting`; without `wait`, `taken`; or `deadlock` with `cycle`.
+    → `state`: `held` with `fence` and `expires_in_ms`; `waiting` or, without `wait`, `taken`, both with `holders` (the
+    first ones, each with its reason); or `deadlock` with `cycle`.
     `gone` if the ticket has ended before: it is never granted again, however late the request arrives. A waiting ticket
     that is granted, or a ticket that is lost, is told to `reply_to` under the ticket as correlation id, once at most;
     `lock.renew` tells it, too. Each of these requests may be repeated.
     """
     LOCK_RENEW = "lock.renew"
-    """Keep a ticket for another full `ttl_ms`: `ticket` → `state` as of `lock.acquire`, or `gone`."""
+    """Keep a ticket for another full `ttl_ms`: `ticket` → `state` as of `lock.acquire`, without `holders`, or `gone`.
+
+    With a `fence` that is not the ticket's, nothing is kept, and the answer is `gone`.
+    """
     LOCK_RELEASE = "lock.release"
     """Release a `ticket`, all tickets of an `agent` (or of its `task`), or by force all holders of a `resource`.
 
-    The last two with a `reason`, which their owners are told → `released` (the number of tickets), `more`. A ticket
-    that is released before its request arrives is never granted.
+    The last two with a `reason`, which their owners are told; with a `fence`, only the holder of that grant →
+    `released` (the number of tickets), `more`. A ticket that is released before its request arrives is never granted.
     """
     LOCK_LIST = "lock.list"
     """List locks: `resource` (default: all), `after`, `limit` → `{"locks": [...], "next": ...}`.
 
-    Each ticket at each resource, in order of arrival, with state, mode, fence, agent, task and times.
+    Each ticket at each resource, in order of arrival, with state, mode, fence, agent, task, times, reason, metadata.
     """
     THREAD_OPEN = "thread.open"
     """Open a thread: `thread` (a UUID of the client), `type`, `title`, `participants`, `task`, `workflow`, `keep_ms`.
 
-    → the thread, as of `thread.show`. A thread that is known already stays as it is.
+    Also `ticket` (of another system) and `metadata` → the thread, as of `thread.show`. A thread that is known already
+    stays as it is.
     """
     THREAD_SAY = "thread.say"
     """Say something in a thread: `thread`, `message` (an id of the client), `type`, `value`, `to`, `metadata`, `names`.
@@ -188,7 +201,7 @@ class Verb(StrEnum):
     → `{"messages": [...], "next": ...}`.
     """
     THREAD_LIST = "thread.list"
-    """List threads: `participant`, `task`, `workflow`, `open` (only these), `after`, `limit`
+    """List threads: `participant`, `task`, `workflow`, `ticket`, `open` (only these), `after`, `limit`
 
     → `{"threads": [...], "next": ...}`.
     """
@@ -196,7 +209,8 @@ class Verb(StrEnum):
     """Offer a running task to others: `workflow`, `node`, `fence`, `agent`, `to`, `capability`, `candidates` (agents).
 
     Also `reason`, `context`, `timeout_ms`, `ticket` (an id of the request) and `reply_to`, where its end is told under
-    the ticket → the handoff, as of `handoff.show`. May be repeated.
+    the ticket → the handoff, as of `handoff.show`. May be repeated. Others request it for the `agent` that runs the
+    task without `fence` and `reply_to`: an acceptance cancels the execution, and the last agent has the whole time.
     """
     HANDOFF_ACCEPT = "handoff.accept"
     """Take a task over: `handoff`, `agent` → the handoff; done if `state` is accepted and `by` is the agent."""
@@ -355,7 +369,7 @@ def read_request(message: Message) -> tuple[str, dict[str, Any]]:
 
 def started_message(started: list[Started]) -> Message:
     """Build one message that reports many started workflow tasks."""
-    return Message(body=dumps([list(astuple(one)) for one in started]), type=STARTED_TYPE)
+    return Message(body=dumps([list(astuple(row)) for row in started]), type=STARTED_TYPE)
 
 
 def read_started(message: Message) -> list[Started]:
@@ -375,7 +389,7 @@ def read_started(message: Message) -> list[Started]:
 
 def progress_message(progress: list[Progress]) -> Message:
     """Build one message that reports the progress of many workflow tasks."""
-    return Message(body=dumps([list(astuple(one)) for one in progress]), type=PROGRESS_TYPE)
+    return Message(body=dumps([list(astuple(row)) for row in progress]), type=PROGRESS_TYPE)
 
 
 def read_progress(message: Message) -> list[Progress]:
@@ -391,3 +405,39 @@ def read_progress(message: Message) -> list[Progress]:
         ]
     except (TypeError, ValueError) as error:
         raise InvalidTask("The message is no list of progress", reason=repr(error)[:200]) from error
+
+
+# The names of spaces, the key-value stores of shared state: `workflow:` and an id, or `space:` and a name.
+
+_WORKFLOW = "workflow:"
+_NAMED = "space:"
+COORDINATION, LANGGRAPH = "coditect", "langgraph"
+"""The keepers of reserved spaces: Coditect's own configuration, such as webhooks, and LangGraph's checkpoints."""
+LESSONS_SPACE = f"{_NAMED}coditect.lessons"
+"""The space of shared state that has the lessons, by capability."""
+
+
+def workflow_space(workflow: str) -> str:
+    """Return the name of the shared-state space (key-value store) that belongs to a workflow and is removed with it."""
+    return _WORKFLOW + workflow
+
+
+def named_space(name: str) -> str:
+    """Return the prefixed name of a shared-state space (key-value store) that any agent or client may use."""
+    return _NAMED + name
+
+
+def keeper_of(space: str) -> str:
+    """Return the keeper that alone writes to a reserved space; empty for a space that any agent or client may write.
+
+    Reserved are the names that begin with `coditect.` or `langgraph:`, and `langgraph`.
+    """
+    name = space.removeprefix(_NAMED) if space.startswith(_NAMED) else ""
+    if name.startswith("coditect."):
+        return COORDINATION
+    return LANGGRAPH if name == "langgraph" or name.startswith("langgraph:") else ""
+
+
+def workflow_of(space: str) -> str | None:
+    """Return the id of the workflow whose shared-state space has this name; None for any other space."""
+    return space.removeprefix(_WORKFLOW) if space.startswith(_WORKFLOW) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
@@ -16,7 +17,8 @@ CANCEL = "coditect.cancel.v1"
 PING = "coditect.ping.v1"
 """Question whether an agent is alive; the answer has the agent's id and load.
 
-With `{"task_id": ...}` also that task, and with `{"tasks": true}` the tasks that it runs, the first `MOST_TASKS`.
+With `{"task_id": ...}` also that task, and with `{"tasks": true}` the tasks that it runs, the first `MOST_TASKS`. With
+`{"metrics": [...]}` also the totals of the named metrics since the start of the agent's process.
 """
 PONG = "coditect.pong.v1"
 """The answer to a ping."""
@@ -33,7 +35,7 @@ LOG_LEVEL = "coditect.log-level.v1"
 HANDOFF = "coditect.handoff.v1"
 """Offer of a running task to one agent; the content is a `HandoffOffer`, the answer is a request to the control plane.
 """
-BREAKER = "coditect.breaker.v1"
+BREAKER_NEWS = "coditect.breaker.v1"
 """State of a circuit breaker of the fleet, which the control plane broadcasts; the content is a `BreakerState`."""
 
 _LONGEST_REASON = 500
@@ -58,6 +60,8 @@ class Cancel:
     """The last publication to cancel; later publications of the task, with the same id, go on."""
     correlation_id: str | None = None
     """The correlation id of the one request to cancel; the child task may be requested again under the same task id."""
+    handed_off: bool = False
+    """Whether another agent has taken the task over, so that its execution here ends without a report."""
 
     def means(self, task: Task) -> bool:
         """Tell whether the order to cancel applies to the given task."""
@@ -83,6 +87,7 @@ class Cancel:
             reason,
             publication if isinstance(publication, int) else None,
             correlation_id if isinstance(correlation_id, str) else None,
+            content.get("handed_off") is True,
         )
 
 
@@ -122,13 +127,18 @@ def message(kind: str, content: Any = None, **headers: Any) -> Message:
 
 
 def cancel(
-    task_id: str, *, reason: str = "", publication: int | None = None, correlation_id: str | None = None
+    task_id: str,
+    *,
+    reason: str = "",
+    publication: int | None = None,
+    correlation_id: str | None = None,
+    handed_off: bool | None = None,
 ) -> Message:
     """Build the message that tells an agent to cancel a task, its publications up to a number, or only one request."""
-    narrowed = {"publication": publication, "correlation_id": correlation_id}
+    narrowed = {"publication": publication, "correlation_id": correlation_id, "handed_off": handed_off}
     return message(
         CANCEL,
-        {"task_id": task_id, "reason": reason} | {name: one for name, one in narrowed.items() if one is not None},
+        {"task_id": task_id, "reason": reason} | {name: value for name, value in narrowed.items() if value is not None},
     )
 
 
@@ -145,16 +155,23 @@ def listen(subjects: tuple[str, ...] = ()) -> Message:
 def listened(content: Any) -> tuple[str, ...]:
     """Return the subjects about which the sender of a `LISTEN` message wants events; empty when it wants all events."""
     subjects = content.get("subjects") if isinstance(content, dict) else None
-    return tuple(one for one in subjects[:MOST_SUBJECTS] if isinstance(one, str)) if isinstance(subjects, list) else ()
+    kept = subjects[:MOST_SUBJECTS] if isinstance(subjects, list) else ()
+    return tuple(subject for subject in kept if isinstance(subject, str))
 
 
 def ping(
-    *, reply_to: str, task_id: str | None = None, tasks: bool = False, correlation_id: str | None = None
+    *,
+    reply_to: str,
+    task_id: str | None = None,
+    tasks: bool = False,
+    metrics: Iterable[str] = (),
+    correlation_id: str | None = None,
 ) -> Message:
-    """Build a control message that asks whether an agent is alive, whether it runs a task, or which `tasks` it runs."""
-    asked = {"task_id": task_id} if task_id is not None else {}
-    content = asked | {"tasks": True} if tasks else asked or None
-    return replace(message(PING, content), reply_to=reply_to, correlation_id=correlation_id or task_id)
+    """Build a control message that asks whether an agent is alive, and also for a task, its `tasks` or its metrics."""
+    asked: dict[str, Any] = {"task_id": task_id} if task_id is not None else {}
+    asked |= {"tasks": True} if tasks else {}
+    asked |= {"metrics": names} if (names := [*metrics]) else {}
+    return replace(message(PING, asked or None), reply_to=reply_to, correlation_id=correlation_id or task_id)
 
 
 def broadcast(topic: str, data: Any, *, excluded: tuple[AgentId | str, ...] = ()) -> Message:

@@ -8,8 +8,7 @@ from typing import Any
 
 from coditect.errors import InvalidTask
 from coditect.model import arguments
-from coditect.model.event import Event
-from coditect.model.message import Message
+from coditect.model.message import Event, Message
 from coditect.wire.json import dumps, loads
 
 TYPE_PREFIX = "dev.coditect."
@@ -87,7 +86,10 @@ def read_event(message: Message, arrived_ms: int) -> Event:
     headers = message.headers
     try:
         full_type, source, identity = str(headers["ce-type"]), str(headers["ce-source"]), str(headers["ce-id"])
-        time_ms = arrived_ms if (written := headers.get("ce-time")) is None else _time_ms(str(written))
+        time_ms = arrived_ms
+        if (written := headers.get("ce-time")) is not None:
+            moment = datetime.fromisoformat(str(written))
+            time_ms = round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
     except (KeyError, ValueError) as error:
         raise InvalidTask("The message is no CloudEvent", reason=repr(error)) from error
     data = loads(message.body) if message.body else {}
@@ -99,8 +101,3 @@ def read_event(message: Message, arrived_ms: int) -> Event:
         subject=str(headers.get("ce-subject", "")),
         data=data if isinstance(data, dict) else {"value": data},
     )
-
-
-def _time_ms(written: str) -> int:
-    moment = datetime.fromisoformat(written)
-    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)

@@ -42,7 +42,7 @@ try:
 except ImportError:  # the `speed` extra is not installed
     orjson = None
 
-MOST_LEVELS = 254
+MAX_JSON_LEVELS = 254
 _UNWRITABLE = "The value cannot be written as JSON"
 _PLAIN = frozenset({type(None), bool})
 _LEAST = -(2**63)
@@ -54,6 +54,10 @@ _LONE_SURROGATE = re.compile(r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][
 _MAX_PLACE_CHARS = 500
 _MAX_SEARCHED_BYTES = 64 * 1024
 _ORJSON_BUFFER = 4096
+"""The size of orjson's buffers: a shorter output is copied, since it would keep a whole buffer in memory.
+
+orjson shortens a buffer of 4 KiB in place. Ten thousand remembered results of `null` held 40 MB.
+"""
 _OPTIONS = 0 if orjson is None else orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 
@@ -111,11 +115,11 @@ def dumps(value: Any, *, otherwise: Callable[[Any], Any] = _refuse) -> bytes:
         try:
             written: bytes = orjson.dumps(value, option=_OPTIONS)
             if value is None or b"null" not in written or _agrees(value):
-                return _compact(written)
+                return bytes(memoryview(written)) if len(written) < _ORJSON_BUFFER else written
         except TypeError:
             pass  # the definition decides, and gives the reason
     try:
-        return _written(_plain(value, otherwise, MOST_LEVELS))
+        return _written(_plain(value, otherwise, MAX_JSON_LEVELS))
     except _Refused as error:
         raise error.as_invalid(_UNWRITABLE) from error
     except (TypeError, ValueError, RecursionError) as error:
@@ -232,15 +236,6 @@ def _agrees(value: Any) -> bool:
     return True
 
 
-def _compact(written: bytes) -> bytes:
-    """Return orjson's output in no more memory than its length: a copy if it is below 4 KiB, else itself.
-
-    orjson shortens a buffer of 4 KiB in place. The rest of a buffer of which a few bytes are kept is of no use to the
-    next buffer: ten thousand remembered results of `null` held 40 MB.
-    """
-    return bytes(memoryview(written)) if len(written) < _ORJSON_BUFFER else written
-
-
 def _written(plain: Any) -> bytes:
     return _encode(plain).encode()
 
@@ -263,7 +258,7 @@ def _finite(text: str) -> float:
 def _plain(value: Any, otherwise: Callable[[Any], Any], levels: int) -> Any:
     """Convert a value, with all values inside it, to None, bool, int, float, str, list and dict."""
     if levels < 0:
-        raise RecursionError(f"nested more than {MOST_LEVELS} levels deep")
+        raise RecursionError(f"nested more than {MAX_JSON_LEVELS} levels deep")
     if type(value) in _PLAIN:
         return value
     plain: Any

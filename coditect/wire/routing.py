@@ -5,7 +5,7 @@
     coditect.submit      <capability>.<level>   -> tasks.<capability>.<level>
     coditect.agents      <agent>, mail.<agent>  -> agent.<agent>.tasks, agent.<agent>.mail
                          next.<agent>           -> agent.<agent>.next
-    coditect.replies     <reply queue>          -> reply.<process>
+    coditect.replies     <reply queue>          -> reply.<process>, reply.agent.<chosen id>
     coditect.retry.after.<ms>  (fanout)         -> retry.after.<ms> -> coditect.retry.back
     coditect.retry.back  <capability>.<level>   -> retry.back.<capability> -> coditect.tasks
     coditect.dead        <capability>.<level>   -> dead.<capability>
@@ -15,13 +15,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import re
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import lru_cache
 
-from coditect.errors import InvalidTask
-from coditect.model.capability import Priority
-from coditect.model.ids import AgentId
+from coditect.errors import CoditectError, InputError, InvalidTask, SetupError
+from coditect.model.capability import Priority, check_capability_name
+from coditect.model.ids import AgentId, name_in
+from coditect.model.message import HeaderTable, Message
 from coditect.model.task import Task
 
 SUBMIT = "coditect.submit"
@@ -48,6 +52,7 @@ _SYSTEM_PREFIXES = (
 _OWN = re.compile(
     r"agent\.(?P<agent>.+)\.(?:tasks|next|mail)|(?:reply\.(?:monitor|pings)-|events\.)(?P<dispatcher>dispatcher-\d+-[0-9a-f]{8})"
 )
+_OTHERS_NAME = re.compile(r"(?:next|mail)\..*|(?:monitor-|pings-)?dispatcher-\d+-[0-9a-f]{8}", re.DOTALL)
 _SHARED = re.compile(r"(?:retry\.back|dead)\.(?P<capability>.+)")
 _SYSTEM_NAMES = frozenset({CONTROL_QUEUE, UNROUTED_QUEUE})
 
@@ -170,6 +175,24 @@ def mailbox_key(agent_id: AgentId) -> str:
     return f"mail.{agent_id}"
 
 
+def agent_replies(agent_id: AgentId) -> str:
+    """Return the name of an agent's reply queue; those of chosen ids are apart, since a client may have the same name.
+
+    An id that was not chosen ends with a hyphen and eight hex digits.
+    """
+    return f"reply.{agent_id}" if name_in(agent_id) else f"reply.agent.{agent_id}"
+
+
+def process_of(reply_to: str) -> str:
+    """Return the name of the process that has a reply queue: an agent's id or a client's name."""
+    return reply_to.removeprefix("reply.").removeprefix("agent.")
+
+
+def is_others_name(agent_id: str) -> bool:
+    """Tell whether an agent of this id would have the routing keys of another agent, or the name of a dispatcher."""
+    return _OTHERS_NAME.fullmatch(agent_id) is not None
+
+
 def results_queue(shard: int) -> str:
     """Return the name of a shard's queue of results and reports from agents; the routing key is the shard's number."""
     return f"results.{shard}"
@@ -228,3 +251,107 @@ def reply_address(reply_to: str | None) -> Address | None:
     if reply_to.startswith("reply."):
         return Address(REPLIES, reply_to)
     return Address("", reply_to)
+
+
+CAPABILITY = "x-coditect-capability"
+
+
+def pinned_message(message: Message, task: Task) -> Message:
+    """Build the message of a task for one agent's own queue, with a CC key that leads on to the capability's queue."""
+    return Message(
+        body=message.body,
+        headers={**message.headers, "CC": [key_of(task)], CAPABILITY: task.capability},
+        message_id=message.message_id,
+        correlation_id=message.correlation_id,
+        reply_to=message.reply_to,
+        type=message.type,
+    )
+
+
+def task_target(headers: HeaderTable, routing_key: str) -> tuple[str, Priority]:
+    """Return the capability and priority of a task message: from its routing key, or a pinned task's first CC key.
+
+    Raises:
+        InvalidTask: when the capability is not a valid name.
+    """
+    carbon = headers.get("CC") if headers else None
+    if isinstance(carbon, list) and carbon and isinstance(carbon[0], str) and headers.get(CAPABILITY):
+        return target_of(carbon[0])
+    return target_of(routing_key)
+
+
+@lru_cache(maxsize=4096)
+def target_of(key: str) -> tuple[str, Priority]:
+    """Split a routing key into a capability and a priority.
+
+    Raises:
+        InvalidTask: when the capability is not a valid name.
+    """
+    capability, priority = parse_task_key(key)
+    try:
+        return check_capability_name(capability), priority
+    except InputError as error:
+        raise InvalidTask(error.sentence, **error.facts) from error
+
+
+# The check of reply addresses: to which queues a process may send results.
+#
+# The publisher of a task names the queue for the result, and the agent may write to more queues than the publisher may.
+# So a name outside of Coditect's own reply queues is answered only if it fits a pattern of `CODITECT_ANSWER_QUEUES`.
+# Coditect's own reply queues take anything: a reply counts there by the unguessable correlation id of its request.
+
+ANSWER_QUEUES = "answers*,*answers"
+"""The default patterns of queue names that results may go to: names that show this purpose."""
+_MADE_UP = ("amq.gen-", "amq.rabbitmq.reply-to.")
+"""Prefixes of queue names that the broker generates and that strangers cannot guess."""
+REFUSED_SECONDS = 60.0
+"""How long a process sends no result to foreign queues after the broker refused one, which closed the channel."""
+
+
+class ReturnAddresses:
+    """The reply queues that a process may send results to, by name patterns and by the broker's permissions."""
+
+    def __init__(self, patterns: str = ANSWER_QUEUES) -> None:
+        """Permit results to Coditect's and broker-named reply queues, and to names that fit comma-separated patterns.
+
+        In a pattern, `*` stands for any text.
+        """
+        self._patterns = tuple(pattern.strip() for pattern in patterns.split(","))
+        self.find = lru_cache(maxsize=4096)(self._find)
+        """The cached lookup of a `reply_to`'s address; None when no result is wanted, or the queue is not permitted."""
+        self.check = lru_cache(maxsize=4096)(self._check)
+        """The cached check that results may go to a `reply_to`; raises InvalidTask for a forbidden queue."""
+        self._closed_until = -math.inf
+
+    def _find(self, reply_to: str | None) -> Address | None:
+        address = reply_address(reply_to)
+        if address is None or address.exchange:
+            return address
+        name = address.routing_key
+        declared = name.startswith(_MADE_UP) or any(fnmatchcase(name, pattern) for pattern in self._patterns)
+        return address if declared else None
+
+    def _check(self, reply_to: str | None) -> None:
+        if reply_to and self.find(reply_to) is None:
+            raise InvalidTask(
+                "The reply_to is no queue that results may be written to",
+                reply_to=reply_to[:255],
+                fix="name it answers.SOMETHING, or add it to CODITECT_ANSWER_QUEUES of agents and dispatchers",
+            )
+
+    def reachable(self, address: Address) -> bool:
+        """Tell whether results may go to an address; for 60 s after a refusal by the broker, only Coditect's own may.
+
+        Coditect's own reply queues stay reachable; all other queues are unreachable for these `REFUSED_SECONDS`.
+        """
+        return bool(address.exchange) or asyncio.get_running_loop().time() >= self._closed_until
+
+    def refused(self, address: Address, error: CoditectError) -> bool:
+        """Tell whether a publish failed for lack of permission to write to a reply queue; remember such a failure.
+
+        If so, `reachable` is False for all foreign queues for `REFUSED_SECONDS`.
+        """
+        if address.exchange or not isinstance(error, SetupError):
+            return False
+        self._closed_until = asyncio.get_running_loop().time() + REFUSED_SECONDS
+        return True

@@ -1,4 +1,4 @@
-"""The wire format of tasks and results: AMQP properties, headers and body.
+"""The wire format of tasks, results and the parts of streamed results: AMQP properties, headers and body.
 
 The body is the input (or the value, or the failure) and nothing else. Everything about it is optional:
 
@@ -10,9 +10,9 @@ id                          ``message_id``                                none: 
 correlation, reply address  ``correlation_id``, ``reply_to``              no reply
 schema                      ``type`` = ``coditect.task.v1``               that
 limits                      ``x-coditect-deadline``, ``-start-by``,       none
-                            ``-timeout-ms``, ``-max-attempts``
+                            ``-timeout-ms``, ``-max-attempts``, ``-only``
 counters                    ``-attempt``, ``-publication``, ``-redrive``  1, 0, 0
-nesting; parts ahead        ``-depth``; ``-stream`` (`wire.parts`)        0; 0
+nesting; parts ahead        ``-depth``; ``-stream`` (below)        0; 0
 history                     ``-errors`` (JSON), ``-published-at``         none
 large parts                 ``-claim``: blob references in the body       the body is the input
 owner                       ``-workflow``, ``-node``, ``-origin``,        none
@@ -28,57 +28,73 @@ JSON Schemas of all of it: ``docs/wire/``.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from hashlib import sha256
 from typing import Any
 
 from coditect.errors import InvalidTask, TooLarge
 from coditect.model.ids import AgentId, TaskId
-from coditect.model.message import JSON, OCTETS, HeaderTable, Message, SharedHeaders, TemplateHeaders
+from coditect.model.message import JSON, OCTETS, HeaderTable, Message, SharedHeaders, TemplateHeaders, value
+from coditect.model.prediction import Features, features_of
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import MAX_DEPTH, MOST_AHEAD, NO_LIMITS, Limits, Owner, Task
-from coditect.wire.addresses.target import CAPABILITY, target_of, task_target
-from coditect.wire.blob_ref import CLAIM_TYPE, check_claims
-from coditect.wire.headers.foreign import PREFIX
-from coditect.wire.headers.history import HEADER, MOST_BYTES, history_header, read_history
-from coditect.wire.headers.trace import LONGEST, TRACEPARENT, TraceContext, put_trace, read_trace
-from coditect.wire.json import loads
+from coditect.wire.headers import (
+    ERRORS_HEADER,
+    HEADER_PREFIX,
+    HISTORY_BYTES_LIMIT,
+    MAX_TRACE_CHARS,
+    TRACEPARENT,
+    TraceContext,
+    history_header,
+    put_trace,
+    read_history,
+    read_trace,
+)
+from coditect.wire.json import dumps, loads
+from coditect.wire.routing import CAPABILITY, target_of, task_target
 
 MAX_BODY_BYTES = 1024 * 1024
+MOST_FEATURE_BYTES = 64 * 1024
+"""The largest input that is parsed for its features."""
 TASK_TYPE = "coditect.task.v1"
 RESULT_TYPE = "coditect.result.v1"
 
-DEADLINE = PREFIX + "deadline"
-START_BY = PREFIX + "start-by"
-TIMEOUT_MS = PREFIX + "timeout-ms"
-MAX_ATTEMPTS = PREFIX + "max-attempts"
-ATTEMPT = PREFIX + "attempt"
-PUBLICATION = PREFIX + "publication"
-RETRY_MS = PREFIX + "retry-ms"
-FREE = PREFIX + "free"
-STREAM = PREFIX + "stream"
-SENT_AGAIN = PREFIX + "sent-again"
+DEADLINE = HEADER_PREFIX + "deadline"
+START_BY = HEADER_PREFIX + "start-by"
+TIMEOUT_MS = HEADER_PREFIX + "timeout-ms"
+MAX_ATTEMPTS = HEADER_PREFIX + "max-attempts"
+ONLY = HEADER_PREFIX + "only"
+ATTEMPT = HEADER_PREFIX + "attempt"
+PUBLICATION = HEADER_PREFIX + "publication"
+RETRY_MS = HEADER_PREFIX + "retry-ms"
+FREE = HEADER_PREFIX + "free"
+STREAM = HEADER_PREFIX + "stream"
+SENT_AGAIN = HEADER_PREFIX + "sent-again"
 """The header that the broker adapter adds to a message that it sends again, since two copies may exist then."""
-REDRIVE = PREFIX + "redrive"
-DEPTH = PREFIX + "depth"
-ERRORS = HEADER
-PUBLISHED_AT = PREFIX + "published-at"
-WORKFLOW = PREFIX + "workflow"
-NODE = PREFIX + "node"
-ORIGIN = PREFIX + "origin"
-FENCE = PREFIX + "fence"
-CLAIM = PREFIX + "claim"
-STATUS = PREFIX + "status"
-AGENT = PREFIX + "agent"
-TASK = PREFIX + "task"
-STARTED_AT = PREFIX + "started-at"
-FINISHED_AT = PREFIX + "finished-at"
-REASON, ERROR, DEAD_AT = PREFIX + "reason", PREFIX + "error", PREFIX + "dead-at"
-UNDECODABLE = PREFIX + "undecodable"
+REDRIVE = HEADER_PREFIX + "redrive"
+DEPTH = HEADER_PREFIX + "depth"
+ERRORS = ERRORS_HEADER
+PUBLISHED_AT = HEADER_PREFIX + "published-at"
+WORKFLOW_HEADER = HEADER_PREFIX + "workflow"
+NODE_HEADER = HEADER_PREFIX + "node"
+ORIGIN = HEADER_PREFIX + "origin"
+FENCE = HEADER_PREFIX + "fence"
+CLAIM = HEADER_PREFIX + "claim"
+STATUS = HEADER_PREFIX + "status"
+AGENT = HEADER_PREFIX + "agent"
+TASK = HEADER_PREFIX + "task"
+STARTED_AT = HEADER_PREFIX + "started-at"
+FINISHED_AT = HEADER_PREFIX + "finished-at"
+REASON, ERROR, DEAD_AT = HEADER_PREFIX + "reason", HEADER_PREFIX + "error", HEADER_PREFIX + "dead-at"
+UNDECODABLE = HEADER_PREFIX + "undecodable"
 """The header that the broker adapter adds to a message with an undecodable part: which part, and why."""
 
-_LIMITS = frozenset((DEADLINE, START_BY, TIMEOUT_MS, MAX_ATTEMPTS))
-_STORY = frozenset((ATTEMPT, PUBLICATION, REDRIVE, DEPTH, ERRORS, WORKFLOW, CLAIM, STREAM))
+_LIMITS = frozenset((DEADLINE, START_BY, TIMEOUT_MS, MAX_ATTEMPTS, ONLY))
+_STORY = frozenset((ATTEMPT, PUBLICATION, REDRIVE, DEPTH, ERRORS, WORKFLOW_HEADER, CLAIM, STREAM))
 _MAX_INSTANT = 2**53
 _MAX_EXPIRATION_MS = 2**32 - 1
 """The longest expiration of a message: RabbitMQ closes the channel of a publish with a longer one."""
@@ -92,7 +108,10 @@ def task_message(task: Task, *, first: bool = False, trace: TraceContext | None 
     headers: dict[str, Any] = {} if task.published_at_ms is None else {PUBLISHED_AT: task.published_at_ms}
     if task.limits is not NO_LIMITS:
         _put_limits(headers, task.limits)
-    put_trace(headers, trace or task)
+    if trace is not None:
+        put_trace(headers, trace)
+    elif not (task.traceparent is task.tracestate is task.baggage is None):
+        put_trace(headers, task)
     _put_counters(headers, task)
     if task.headers is not None:
         headers = {**task.headers, **headers}
@@ -114,7 +133,7 @@ def sent_again(message: Message) -> Message:
 
 def _expires_ms(task: Task) -> int | None:
     """Return the milliseconds that a task's message may wait in a queue, to deadline or latest start; None for ever."""
-    ends = [one for one in (task.limits.deadline_ms, task.limits.start_by_ms) if one is not None]
+    ends = [end_ms for end_ms in (task.limits.deadline_ms, task.limits.start_by_ms) if end_ms is not None]
     if not ends or task.published_at_ms is None:
         return None
     left = max(0, min(ends) - task.published_at_ms)
@@ -122,14 +141,15 @@ def _expires_ms(task: Task) -> int | None:
 
 
 def _put_limits(headers: dict[str, Any], limits: Limits) -> None:
-    for name, value in (
+    for name, limit in (
         (DEADLINE, limits.deadline_ms),
         (START_BY, limits.start_by_ms),
         (TIMEOUT_MS, limits.timeout_ms),
         (MAX_ATTEMPTS, limits.max_attempts),
+        (ONLY, limits.only),
     ):
-        if value is not None:
-            headers[name] = value
+        if limit is not None:
+            headers[name] = limit
 
 
 def _put_counters(headers: dict[str, Any], task: Task) -> None:
@@ -152,7 +172,7 @@ def _put_counters(headers: dict[str, Any], task: Task) -> None:
 
 
 def _owner_headers(owner: Owner) -> dict[str, Any]:
-    return {WORKFLOW: owner.workflow, NODE: owner.node, ORIGIN: owner.origin, FENCE: owner.fence}
+    return {WORKFLOW_HEADER: owner.workflow, NODE_HEADER: owner.node, ORIGIN: owner.origin, FENCE: owner.fence}
 
 
 def read_task(message: Message, routing_key: str) -> Task:
@@ -181,7 +201,7 @@ def read_task(message: Message, routing_key: str) -> Task:
             message.correlation_id,
             message.reply_to,
             published_at_ms=_number(headers, PUBLISHED_AT, None, 0, _MAX_INSTANT),
-            traceparent=None if len(headers) < 2 else _text(headers, TRACEPARENT, LONGEST[TRACEPARENT]),
+            traceparent=None if len(headers) < 2 else _text(headers, TRACEPARENT, MAX_TRACE_CHARS[TRACEPARENT]),
         )
     capability, priority = task_target(headers, routing_key)
     return Task(
@@ -213,11 +233,20 @@ def _read_story(message: Message) -> dict[str, Any]:
     }
 
 
+def input_features(names: Sequence[str], body: bytes | None) -> Features:
+    """Return the features that a capability names of a task's input; none of one in a blob, over 64 KiB, or no JSON."""
+    if not names or body is None or len(body) > MOST_FEATURE_BYTES:
+        return ()
+    with suppress(InvalidTask):
+        return features_of(names, loads(body), len(body))
+    return ()
+
+
 def _has_claims(message: Message) -> bool:
-    given = message.headers.get(CLAIM)
-    if given is None:
+    schema = message.headers.get(CLAIM)
+    if schema is None:
         return False
-    if given != CLAIM_TYPE:
+    if schema != CLAIM_TYPE:
         raise InvalidTask("A header names an unknown schema", header=CLAIM, expected=CLAIM_TYPE)
     check_claims(message.body)
     return True
@@ -226,20 +255,22 @@ def _has_claims(message: Message) -> bool:
 def _read_limits(headers: HeaderTable) -> Limits:
     if _LIMITS.isdisjoint(headers):
         return NO_LIMITS
+    only = _text(headers, ONLY, 255)
     return Limits(
         deadline_ms=_number(headers, DEADLINE, None, 0, _MAX_INSTANT),
         start_by_ms=_number(headers, START_BY, None, 0, _MAX_INSTANT),
         timeout_ms=_number(headers, TIMEOUT_MS, None, 1, _MAX_INSTANT),
         max_attempts=_number(headers, MAX_ATTEMPTS, None, 1, 1_000),
+        only=AgentId(only) if only else None,
     )
 
 
 def _read_owner(headers: HeaderTable) -> Owner | None:
-    if WORKFLOW not in headers:
+    if WORKFLOW_HEADER not in headers:
         return None
     return Owner(
-        workflow=_text(headers, WORKFLOW, 255) or "",
-        node=_text(headers, NODE, 255) or "",
+        workflow=_text(headers, WORKFLOW_HEADER, 255) or "",
+        node=_text(headers, NODE_HEADER, 255) or "",
         origin=_text(headers, ORIGIN, 255) or "",
         fence=_number(headers, FENCE, 0, 0, _MAX_INSTANT) or 0,
     )
@@ -255,7 +286,7 @@ def owner_of(message: Message) -> tuple[Owner, int] | None:
 
 
 def _read_errors(headers: HeaderTable) -> tuple[Any, ...]:
-    text = _text(headers, ERRORS, 2 * MOST_BYTES)
+    text = _text(headers, ERRORS, 2 * HISTORY_BYTES_LIMIT)
     return () if text is None else read_history(text)
 
 
@@ -353,7 +384,7 @@ def _read_failure(body: bytes) -> Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class AttemptResult:
+class OutcomeReport:
     """The result of one attempt of a workflow task, as the owner of the workflow's shard receives it."""
 
     owner: Owner
@@ -365,7 +396,7 @@ class AttemptResult:
     """Whether the agent has a free slot for another task of the capability, and the broker has none waiting."""
 
 
-def attempt_result_message(result: AttemptResult, *, message_id: str) -> Message:
+def outcome_report_message(result: OutcomeReport, *, message_id: str) -> Message:
     """Build the message of a workflow task's result for the owner of the shard, correlated by the task's id."""
     message = result_message(result.outcome, capability=result.capability)
     headers = {**message.headers, **_owner_headers(result.owner), PUBLICATION: result.publication}
@@ -383,7 +414,7 @@ def attempt_result_message(result: AttemptResult, *, message_id: str) -> Message
     )
 
 
-def read_attempt_result(message: Message) -> AttemptResult:
+def read_outcome_report(message: Message) -> OutcomeReport:
     """Parse a result of a workflow task from a message of `coditect.results`.
 
     Raises:
@@ -394,7 +425,199 @@ def read_attempt_result(message: Message) -> AttemptResult:
     headers = message.headers
     owner = _read_owner(headers)
     if owner is None:
-        raise InvalidTask("The result says nothing of an owner", header=WORKFLOW)
+        raise InvalidTask("The result says nothing of an owner", header=WORKFLOW_HEADER)
     publication = _number(headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0
     outcome = replace(read_result(message), retry_ms=_number(headers, RETRY_MS, None, 0, _MAX_INSTANT))
-    return AttemptResult(owner, publication, outcome, _text(headers, CAPABILITY, 255) or "", headers.get(FREE) is True)
+    return OutcomeReport(owner, publication, outcome, _text(headers, CAPABILITY, 255) or "", headers.get(FREE) is True)
+
+
+# The wire format of a streamed result: parts from the agent to the requester, and credit the other way.
+#
+# ::
+#
+#     agent     -> reply_to   coditect.part.v1    headers -task, -capability, -agent, -attempt, -execution, -part;
+#                                                 body: the part. An empty body is no part: with -last the stream ends
+#                                                 before this number, else the agent waits for credit to send it
+#     requester -> mailbox    coditect.credit.v1  {"execution": ..., "until": ...}: parts below this number may go
+#
+# Each execution of a task numbers its parts from 0. Before any credit an agent sends as many parts as the
+# task's header ``x-coditect-stream`` says.
+
+PART_TYPE = "coditect.part.v1"
+CREDIT = "coditect.credit.v1"
+"""Permission to send parts of a streamed result; the content is a `Credit`."""
+EXECUTION = HEADER_PREFIX + "execution"
+PART = HEADER_PREFIX + "part"
+LAST = HEADER_PREFIX + "last"
+_LONGEST_ID = 255
+
+
+@value
+class Part:
+    """A part of a streamed result; without a body, a notice that its sender waits for credit, or has sent all parts."""
+
+    execution: str
+    """The random id of the execution that the part belongs to."""
+    number: int
+    """The place of the part in its execution, from 0."""
+    agent_id: AgentId
+    attempt: int
+    body: bytes = b""
+    """The JSON of the part; empty when the message is no part."""
+    last: bool = False
+    """Whether the execution has yielded all its parts, as many as `number` says."""
+    claims: bool = False
+    """Whether the body holds a blob reference whose large value was not fetched yet."""
+
+
+@value
+class Credit:
+    """A requester's permission for an agent to send the parts of a streamed result with numbers below `until`."""
+
+    execution: str
+    until: int
+
+    def message(self) -> Message:
+        """Build the control message that brings the credit to the agent's mailbox."""
+        return Message(body=dumps({"execution": self.execution, "until": self.until}), type=CREDIT)
+
+
+def read_credit(content: Any) -> Credit:
+    """Parse the content of a credit message.
+
+    Raises:
+        InvalidTask: when execution or number are missing.
+    """
+    execution, until = (content.get("execution"), content.get("until")) if isinstance(content, dict) else (None, None)
+    if not isinstance(execution, str) or type(until) is not int:
+        raise InvalidTask("A credit names an execution and a number of parts")
+    return Credit(execution, until)
+
+
+def part_message(part: Part, task: Task) -> Message:
+    """Build the message of a part, with the correlation id of the task's request."""
+    headers: dict[str, Any] = {
+        TASK: task.id or "",
+        CAPABILITY: task.capability,
+        AGENT: part.agent_id,
+        ATTEMPT: part.attempt,
+        EXECUTION: part.execution,
+        PART: part.number,
+    }
+    if part.last:
+        headers[LAST] = True
+    if part.claims:
+        headers[CLAIM] = CLAIM_TYPE
+    correlation_id = task.correlation_id or task.id
+    return Message(part.body, headers, None, correlation_id, type=PART_TYPE, app_id=part.agent_id)
+
+
+def read_part(message: Message) -> Part:
+    """Parse the part in a message.
+
+    Raises:
+        InvalidTask: when a header is missing or is not what the module's table says.
+    """
+    headers = message.headers
+    execution, agent_id, number, attempt = (headers.get(name) for name in (EXECUTION, AGENT, PART, ATTEMPT))
+    if not isinstance(execution, str) or not 0 < len(execution) <= _LONGEST_ID or not isinstance(agent_id, str):
+        raise InvalidTask("A part names its execution and its agent", header=EXECUTION)
+    if type(number) is not int or type(attempt) is not int or number < 0:
+        raise InvalidTask("A part has a number and an attempt", header=PART)
+    claims = CLAIM in headers
+    if claims:
+        check_claims(message.body)
+    return Part(execution, number, AgentId(agent_id), attempt, message.body, headers.get(LAST) is True, claims)
+
+
+# Blob references: the small JSON objects that travel in place of values over the inline limit (EIP's Claim Check).
+#
+# In a message with the header `x-coditect-claim`, an object ``{"$claim": {"sha256": ..., "bytes": ...}}`` stands for a
+# large value: usually the object is the whole body, but it may be any part of the body. The value itself lies in a
+# folder that both sides can reach, under its own hash: ``<first two digits>/<sha256>``. So a reference has no path in
+# it that could lead elsewhere, equal values are one file, and a reader can check that a fetched value is the right one.
+
+CLAIM_TYPE = "coditect.claim.v1"
+"""The value of the header `x-coditect-claim`."""
+MARK = "$claim"
+MOST_CLAIMED_BYTES = 2**40
+_MARK_BYTES = b'"$claim"'
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimCheck:
+    """A reference to a large value by the value's SHA-256 hash and size."""
+
+    sha256: str
+    """64 hexadecimal digits in lower case."""
+    size_bytes: int
+
+    @property
+    def name(self) -> str:
+        """The path of the value's file below the blob folder: `ab/abcd...`."""
+        return f"{self.sha256[:2]}/{self.sha256}"
+
+    @property
+    def document(self) -> bytes:
+        """The JSON object that replaces the value in a message."""
+        return dumps({MARK: {"sha256": self.sha256, "bytes": self.size_bytes}})
+
+
+def claim_check_of(body: bytes) -> ClaimCheck:
+    """Return the blob reference of a value's bytes."""
+    return ClaimCheck(sha256(body).hexdigest(), len(body))
+
+
+def as_claim(value: object) -> ClaimCheck | None:
+    """Parse a JSON value as a blob reference; return None when the value is not a blob reference."""
+    if not isinstance(value, dict) or len(value) != 1:
+        return None
+    mark = value.get(MARK)
+    if not isinstance(mark, dict) or set(mark) != {"sha256", "bytes"}:
+        return None
+    digest, size = mark["sha256"], mark["bytes"]
+    if not isinstance(digest, str) or not _HASH.fullmatch(digest):
+        return None
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= MOST_CLAIMED_BYTES:
+        return None
+    return ClaimCheck(digest, size)
+
+
+def claims_in(value: object) -> Iterator[ClaimCheck]:
+    """Yield every blob reference inside a JSON value, in document order."""
+    claim = as_claim(value)
+    if claim is not None:
+        yield claim
+        return
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for part in parts:
+        if isinstance(part, dict | list):
+            yield from claims_in(part)
+
+
+def redeemed(value: Any, values: Mapping[ClaimCheck, Any]) -> Any:
+    """Return a copy of a JSON value with each blob reference replaced by its value in `values`."""
+    claim = as_claim(value)
+    if claim is not None:
+        return values[claim]
+    if isinstance(value, dict):
+        return {name: redeemed(part, values) for name, part in value.items()}
+    return [redeemed(part, values) for part in value] if isinstance(value, list) else value
+
+
+def has_claims(body: bytes) -> bool:
+    """Tell whether a JSON document holds a blob reference; almost free for a document without one."""
+    return _MARK_BYTES in body and any(claims_in(loads(body)))
+
+
+def check_claims(body: bytes) -> None:
+    """Raise InvalidTask unless a message body holds a blob reference.
+
+    Raises:
+        InvalidTask: when the body holds none.
+    """
+    if not has_claims(body):
+        raise InvalidTask(
+            "There is no claim in the body", expected='{"$claim": {"sha256": 64 hexadecimal digits, "bytes": a number}}'
+        )

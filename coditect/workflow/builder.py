@@ -22,8 +22,10 @@ from coditect.workflow.definition import (
     Call,
     Definition,
     Each,
+    From,
     Join,
     Node,
+    NodeResult,
     OnFailure,
     OnTimeout,
     Repeat,
@@ -35,9 +37,7 @@ from coditect.workflow.definition import (
     check_node_name,
     check_workflow_name,
 )
-from coditect.workflow.graph import graph_of
-from coditect.workflow.reference import From, NodeResult
-from coditect.workflow.sub_workflows import child_problems
+from coditect.workflow.graph import child_problems, graph_of
 
 T = TypeVar("T")
 
@@ -192,16 +192,18 @@ class Workflow:
         """
         used: list[From] = []
         name = check_workflow_name(child) if isinstance(child, str) else self._take_in(child)
-        given = None if value is None else fields.template(value, used.append)
-        work = SubWorkflow(name, given, _given(fields.retry, retry), _given(fields.capability, compensate))
+        template = None if value is None else fields.template(value, used.append)
+        work = SubWorkflow(name, template, _given(fields.retry, retry), _given(fields.capability, compensate))
         return self._add(work, name, _placed(placing), used)
 
     def _take_in(self, child: Workflow | Definition) -> str:
         """Add the definitions of a child workflow and of its own children to this one; return the child's name."""
         made = child.definition() if isinstance(child, Workflow) else child
-        for one in (*made.workflows, replace(made, workflows=())):
-            if self._children.setdefault(one.name, one) != one or one.name == self._name:
-                raise InputError("Two workflows have one name", given=one.name, fix="give the child a name of its own")
+        for definition in (*made.workflows, replace(made, workflows=())):
+            if self._children.setdefault(definition.name, definition) != definition or definition.name == self._name:
+                raise InputError(
+                    "Two workflows have one name", given=definition.name, fix="give the child a name of its own"
+                )
         return made.name
 
     def definition(self) -> Definition:
@@ -223,22 +225,22 @@ class Workflow:
             raise InputError("There is a node of this name", given=name, fix="give each node a name of its own")
         if isinstance(place.after, str) or not isinstance(place.after, Iterable):
             raise InputError("`after` is a list of nodes", given=repr(place.after)[:80], fix="after=[one, other]")
-        edges = [self._edge(one, place.on_failure) for one in place.after]
+        edges = [self._edge(predecessor, place.on_failure) for predecessor in place.after]
         named = {edge.node for edge in edges}
-        for one in dict.fromkeys(one.node.name for one in self._results((*used, place.when))):
-            edges += [] if one in named else [self._edge(one, place.on_failure)]
+        for node_name in dict.fromkeys(result.node.name for result in self._results((*used, place.when))):
+            edges += [] if node_name in named else [self._edge(node_name, place.on_failure)]
         when = None if place.when is None else fields.expression(place.when)
         waits = fields.one_of(Rest)(place.rest), _given(fields.least, place.least)
         node = self._nodes[name] = Node(name, work, tuple(edges), fields.join(place.join), when, *waits)
         return node
 
     def _results(self, used: Iterable[object]) -> Iterator[NodeResult]:
-        for one in used:
-            if isinstance(one, NodeResult):
-                if self._nodes.get(one.node.name) is not one.node:
+        for result in used:
+            if isinstance(result, NodeResult):
+                if self._nodes.get(result.node.name) is not result.node:
                     fix = "use the result of a node that this workflow's own calls returned"
-                    raise InputError("This result is of another workflow's node", given=one.node.name, fix=fix)
-                yield one
+                    raise InputError("This result is of another workflow's node", given=result.node.name, fix=fix)
+                yield result
 
     def _edge(self, after: Node | After | str, on_failure: OnFailure | str) -> After:
         policy = fields.one_of(OnFailure)
@@ -293,13 +295,13 @@ def _given(read: Callable[[object], T], value: object) -> T | None:
     return None if value is None else read(value)
 
 
-def _call(capability: str, given: Any, options: TaskOptions, met: fields.Met) -> tuple[_Place, Call]:
+def _call(capability: str, value: Any, options: TaskOptions, met: fields.Met) -> tuple[_Place, Call]:
     arguments.check_names("A task of a workflow", options, TaskOptions.__annotations__)
     placing: dict[str, Any] = dict(options)
     own = {name: placing.pop(name) for name in _OWN if name in placing}
     call = Call(
         fields.capability(capability),
-        None if given is None else fields.template(given, met),
+        None if value is None else fields.template(value, met),
         fields.priority(own.get("priority", Priority.P1)),
         _given(fields.duration_ms, own.get("timeout")),
         _given(fields.retry, own.get("retry")),

@@ -18,20 +18,20 @@ Inputs are plain JSON in which `{"$from": "<expression>"}` stands for the value 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NoReturn, Self, TypeAlias
 
 from coditect.errors import InputError
 from coditect.model.capability import Priority
+from coditect.model.message import value
 from coditect.model.retry import Retry
-from coditect.model.value import value
-from coditect.workflow.reference import NodeResult
 
-MOST_NODES = 100_000
+MAX_WORKFLOW_NODES = 100_000
 """The largest number of nodes in one workflow, not counting the elements of maps."""
 MOST_ELEMENTS = 10_000
 """The largest number of elements that a map may allow for its list."""
@@ -328,3 +328,41 @@ def _checked(name: str, pattern: re.Pattern[str], sentence: str) -> str:
     if len(name) > MOST_NAME_CHARACTERS or pattern.fullmatch(name) is None:
         raise InputError(sentence, given=name[:120], most_characters=MOST_NAME_CHARACTERS)
     return name
+
+
+# Placeholders for values that exist only when a workflow runs: the results of nodes and of expressions.
+
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PATH = re.compile(r"""[A-Za-z_"][^|&!<>=(){}`*,?@]*""")
+"""A plain path such as `results.a[0]."b c"`; a part of anything else is taken of the whole, in parentheses."""
+
+
+@dataclass(frozen=True, slots=True)
+class From:
+    """A placeholder in an input for the result of a JMESPath expression over `input`, `results` and `states`.
+
+    `From("input")["chapters"][0]` is a part of it.
+    """
+
+    expression: str
+
+    def __getitem__(self, key: str | int) -> Self:
+        """Return a placeholder for a field or an element of this placeholder's value."""
+        if isinstance(key, bool) or not isinstance(key, str | int):
+            raise InputError("A part of a later value is named by a text or a number", given=repr(key)[:80])
+        whole = self.expression if _PATH.fullmatch(self.expression) else f"({self.expression})"
+        if isinstance(key, int):
+            return replace(self, expression=f"{whole}[{key}]")
+        return replace(self, expression=f"{whole}.{key if _WORD.fullmatch(key) else json.dumps(key)}")
+
+    def __iter__(self) -> NoReturn:
+        fix = "give it to `flow.map`, which runs a task for each element"
+        raise InputError("Nobody can look through a value before the workflow runs", given=self.expression, fix=fix)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeResult(From):
+    """A placeholder for a node's result; a later node whose input holds it comes after that node."""
+
+    node: Any
+    """The node whose result it is."""

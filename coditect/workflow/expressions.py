@@ -37,7 +37,7 @@ except ModuleNotFoundError as _missing:
     raise missing_extra("workflow") from _missing
 
 MOST_DEPTH = 64
-MOST_STEPS = 2_000_000
+MAX_EXPRESSION_STEPS = 2_000_000
 """The most steps of one node's expressions: 0.25 s of work, or 1 s on a machine four times slower."""
 STEPS_PER_VISIT = 8
 """The steps charged for each evaluated part of an expression, which takes about a microsecond."""
@@ -75,11 +75,11 @@ class Scope:
 class Account:
     """The count of evaluation steps and its limit, which all expressions of one node share.
 
-    With a lower bound than `MOST_STEPS`, an `overdrawn` account only shows that the expressions take more steps than
-    that.
+    With a lower bound than `MAX_EXPRESSION_STEPS`, an `overdrawn` account only shows that the expressions take more
+    steps than that.
     """
 
-    def __init__(self, most_steps: int = MOST_STEPS) -> None:
+    def __init__(self, most_steps: int = MAX_EXPRESSION_STEPS) -> None:
         self.spent = 0
         self._most_steps = most_steps
 
@@ -106,16 +106,16 @@ class Account:
         """
         to_weigh = [value]
         while to_weigh:
-            one = to_weigh.pop()
+            part = to_weigh.pop()
             self.charge(1)
-            if isinstance(one, str):
-                self.charge(len(one) // CHARACTERS_PER_STEP)
-            elif isinstance(one, list):
-                self.charge(len(one))
-                to_weigh += one
-            elif isinstance(one, dict):
-                self.charge(len(one))
-                to_weigh += one.values()
+            if isinstance(part, str):
+                self.charge(len(part) // CHARACTERS_PER_STEP)
+            elif isinstance(part, list):
+                self.charge(len(part))
+                to_weigh += part
+            elif isinstance(part, dict):
+                self.charge(len(part))
+                to_weigh += part.values()
 
 
 def condition_holds(node: Node, scope: Scope, account: Account | None = None) -> bool:
@@ -296,9 +296,9 @@ def _input(node: Node, document: Mapping[str, Any], account: Account) -> Any:
 
 
 def _failure(node: Node, text: str, reason: str, fix: str) -> InvalidWorkflow:
-    told = " ".join(reason.split())[:200]
+    short_reason = " ".join(reason.split())[:200]
     return InvalidWorkflow(
-        "An expression could not be evaluated", node=node.name, expression=text, reason=told, fix=fix
+        "An expression could not be evaluated", node=node.name, expression=text, reason=short_reason, fix=fix
     )
 
 
@@ -307,13 +307,13 @@ def _input_fix(text: str, document: Mapping[str, Any], wanted: str = "") -> str:
 
     `wanted` is what the expression has to find; with it the fix is also about what is there. Empty for other faults.
     """
-    given = document.get("input")
+    value = document.get("input")
     names = [name for root, name in _references(parse(text)) if root == "input" and name is not None]
     for name in names:
-        if not isinstance(given, dict):
-            return f"start the workflow with an object that has {name!r} as its input, which is {_kind(given)} now"
-        if name not in given:
-            has = f"has only {', '.join(map(repr, [*given][:5]))}" if given else "is empty"
+        if not isinstance(value, dict):
+            return f"start the workflow with an object that has {name!r} as its input, which is {_kind(value)} now"
+        if name not in value:
+            has = f"has only {', '.join(map(repr, [*value][:5]))}" if value else "is empty"
             return f"start the workflow with an input that has {name!r}; this one {has}"
     is_direct = wanted and len(names) == 1 and text.strip() == f"input.{names[0]}"
     return f"start the workflow with {wanted} as {names[0]!r} of its input" if is_direct else ""

@@ -25,13 +25,13 @@ from coditect.workflow.definition import (
     MOST_ELEMENTS,
     MOST_LABELS,
     MOST_PREDECESSORS,
+    From,
     Join,
     Repeat,
     check_checkpoint_name,
     check_node_name,
     check_signal_name,
 )
-from coditect.workflow.reference import From
 from coditect.workflow.template import FROM, LITERAL, Literal, check_template
 
 MOST_EXPRESSION_CHARACTERS = 1_000
@@ -124,13 +124,13 @@ def labels(value: object) -> dict[str, str]:
         raise InputError("Labels are an object of texts", given=_shown(value), fix='write {"team": "x"}')
     if len(value) > MOST_LABELS:
         raise InputError("A workflow has too many labels", count=len(value), most=MOST_LABELS)
-    for name, told in value.items():
+    for name, label in value.items():
         if not isinstance(name, str) or _LABEL_NAME.fullmatch(name) is None:
             fix = "1 to 63 letters, digits, dots, hyphens, slashes and _, beginning with a letter or a digit"
             raise InputError("This is no name of a label", given=_shown(name), fix=fix)
-        if not isinstance(told, str) or not 0 < len(told) <= MOST_LABEL_CHARACTERS or not told.isprintable():
+        if not isinstance(label, str) or not 0 < len(label) <= MOST_LABEL_CHARACTERS or not label.isprintable():
             fix = f"1 to {MOST_LABEL_CHARACTERS} printable characters; a number in quotes"
-            raise InputError("A label's value is a text", label=name, given=_shown(told), fix=fix)
+            raise InputError("A label's value is a text", label=name, given=_shown(label), fix=fix)
     return dict(value)
 
 
@@ -142,7 +142,7 @@ def artifacts(value: object) -> dict[str, str]:
         )
     if len(value) > MOST_ARTIFACTS:
         raise InputError("A gate requires too many artifacts", count=len(value), most=MOST_ARTIFACTS)
-    return {check_node_name(text(name)): expression(told) for name, told in value.items()}
+    return {check_node_name(text(name)): expression(source) for name, source in value.items()}
 
 
 def signal(value: object) -> str:
@@ -164,12 +164,12 @@ def heartbeat_ms(value: object) -> int:
     return whole
 
 
-def count(most: int) -> Callable[[object], int]:
-    """Return a function that checks that a value is a whole number from 1 to `most`, and returns the value."""
+def count(limit: int) -> Callable[[object], int]:
+    """Return a function that checks that a value is a whole number from 1 to `limit`, and returns the value."""
 
     def read(value: object) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-            raise InputError(f"A whole number from 1 to {most} is expected", given=_shown(value))
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
+            raise InputError(f"A whole number from 1 to {limit} is expected", given=_shown(value))
         return value
 
     return read
@@ -239,12 +239,12 @@ def repeat(value: object) -> Repeat:
     """Convert a loop, or an object of its fields `until`, `most` and `every`, to a checked loop."""
     if isinstance(value, Repeat):
         value = {"until": value.until, "most": value.most, "every": f"{value.every_ms}ms" if value.every_ms else None}
-    given = repeat_object(value)
-    if unknown := set(given) - {"until", "most", "every"}:
+    loop = repeat_object(value)
+    if unknown := set(loop) - {"until", "most", "every"}:
         raise InputError("A loop has only until, most, every", given=sorted(map(str, unknown))[:5])
-    pause = given.get("every")
+    pause = loop.get("every")
     every_ms = 0 if pause is None else duration_ms(pause)
-    return Repeat(expression(given.get("until")), count(1_000)(given.get("most")), every_ms)
+    return Repeat(expression(loop.get("until")), count(1_000)(loop.get("most")), every_ms)
 
 
 def repeat_object(value: object) -> Mapping[str, Any]:
@@ -278,13 +278,13 @@ def template(value: object, met: Met = lambda _: None) -> Any:
     Every `From` in the input is passed to `met`.
     """
 
-    def told(one: Any) -> Any:
-        if isinstance(one, From):
-            met(one)
-        return _plain(one)
+    def plain_placeholder(part: Any) -> Any:
+        if isinstance(part, From):
+            met(part)
+        return _plain(part)
 
     try:
-        plain = loads(dumps(value, otherwise=told))
+        plain = loads(dumps(value, otherwise=plain_placeholder))
         check_template(plain)
     except RecursionError:
         raise InputError("An input is nested too deep") from None

@@ -7,12 +7,21 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from coditect.errors import InvalidWorkflow, Problem
 from coditect.model.capability import nearest_names
-from coditect.workflow.definition import MOST_CANCELED, MOST_NODES, MOST_PREDECESSORS, Definition, Node, Rest
+from coditect.workflow.definition import (
+    MAX_WORKFLOW_NODES,
+    MOST_CANCELED,
+    MOST_PREDECESSORS,
+    Definition,
+    Node,
+    Rest,
+    SubWorkflow,
+)
+from coditect.workflow.template import Path
 
 
 @dataclass(frozen=True)
@@ -64,8 +73,8 @@ def _shape(definition: Definition) -> list[Problem]:
     problems: list[Problem] = []
     if not definition.nodes:
         problems.append(Problem(("nodes",), "A workflow has at least one node", "add a node"))
-    if len(definition.nodes) > MOST_NODES:
-        sentence = f"A workflow has at most {MOST_NODES} nodes, this one has {len(definition.nodes)}"
+    if len(definition.nodes) > MAX_WORKFLOW_NODES:
+        sentence = f"A workflow has at most {MAX_WORKFLOW_NODES} nodes, this one has {len(definition.nodes)}"
         problems.append(Problem(("nodes",), sentence, "split it into several workflows"))
     counts = Counter(node.name for node in definition.nodes)
     problems += [
@@ -167,7 +176,7 @@ def _cycle(nodes: Mapping[str, Node], left: frozenset[str]) -> Problem:
     Every node left has a predecessor that is left, so going back from any of them ends in a cycle.
     """
     place: dict[str, int] = {}
-    name = next(one for one in nodes if one in left)
+    name = next(node for node in nodes if node in left)
     while name not in place:
         place[name] = len(place)
         name = next(edge.node for edge in nodes[name].after if edge.node in left)
@@ -177,3 +186,76 @@ def _cycle(nodes: Mapping[str, Node], left: frozenset[str]) -> Problem:
     number = next(number for number, edge in enumerate(first.after) if edge.node == circle[0])
     path = ("nodes", first.name, "after", number)
     return Problem(path, f"The nodes come after each other in a circle: {shown}", "take one of these edges out")
+
+
+# The checks of a definition's sub-workflows: the workflows that its nodes run as children, by their names.
+#
+# A child is begun in one transaction, so it has fewer nodes than a workflow may have. A workflow may run itself, by its
+# own name, and so may its children: how deep and how often is bounded when they run.
+
+MOST_CHILD_NODES = 1_000
+"""The largest number of nodes of a workflow that runs as a child."""
+MOST_DEPTH = 10
+"""How deep children may run below the workflow that was started."""
+MOST_CHILDREN = 1_000
+"""The largest number of children that a started workflow may run in all, children of its children included."""
+
+
+def children_of(definition: Definition) -> tuple[Definition, ...]:
+    """Return every definition that may run as a child: the definition's workflows, and itself where a node runs it."""
+    runs_itself = any(_run_by(node) == definition.name for node in every_node(definition))
+    own = (replace(definition, workflows=()),) if runs_itself else ()
+    return (*definition.workflows, *own)
+
+
+def every_node(definition: Definition) -> Iterator[Node]:
+    """Yield the nodes of a definition and of all its sub-workflows."""
+    yield from definition.nodes
+    for child in definition.workflows:
+        yield from child.nodes
+
+
+def child_problems(definition: Definition, *, capabilities: Collection[str] | None = None) -> tuple[Problem, ...]:
+    """Return the problems of a definition's sub-workflows and of the nodes that run them, except in expressions.
+
+    With `capabilities`, any other capability in a sub-workflow is a problem.
+    """
+    names = {definition.name, *(child.name for child in definition.workflows)}
+    problems = [*_unknown(definition, names), *_twice(definition)]
+    for child in children_of(definition):
+        path: Path = () if child.name == definition.name else ("workflows", child.name)
+        if len(child.nodes) > MOST_CHILD_NODES:
+            sentence = f"A sub-workflow has at most {MOST_CHILD_NODES:,} nodes, this one has {len(child.nodes):,}"
+            problems.append(Problem((*path, "nodes"), sentence, "use a map, or several sub-workflows"))
+    for child in definition.workflows:
+        found = [*_in_graph(child, capabilities), *_unknown(child, names)]
+        problems += [replace(problem, path=("workflows", child.name, *problem.path)) for problem in found]
+    return tuple(problems)
+
+
+def _run_by(node: Node) -> str | None:
+    return node.work.workflow if isinstance(node.work, SubWorkflow) else None
+
+
+def _unknown(definition: Definition, names: Collection[str]) -> Iterator[Problem]:
+    for node in definition.nodes:
+        name = _run_by(node)
+        if name is not None and name not in names:
+            near = nearest_names(name, names)
+            fix = f"did you mean {' or '.join(near)}?" if near else f"define {name} under `workflows`"
+            yield Problem(("nodes", node.name, "workflow"), f"There is no workflow {name!r} here", fix)
+
+
+def _twice(definition: Definition) -> Iterator[Problem]:
+    counts = Counter((definition.name, *(child.name for child in definition.workflows)))
+    for name, count in counts.items():
+        if count > 1:
+            yield Problem(("workflows", name), f"{count} workflows have the name {name!r}", "give each its own")
+
+
+def _in_graph(child: Definition, capabilities: Collection[str] | None) -> tuple[Problem, ...]:
+    try:
+        graph_of(child, capabilities=capabilities)
+    except InvalidWorkflow as error:
+        return error.problems
+    return ()

@@ -159,11 +159,11 @@ def _elements(states: States) -> dict[str, str]:
         if name != base:
             counts = compensations if name.endswith(COMPENSATION) else elements
             counts.setdefault(base, Counter())[state] += 1
-    told = {name: _counts(count) for name, count in elements.items()}
+    texts = {name: _counts(count) for name, count in elements.items()}
     for name, count in compensations.items():
         text = f"compensation {_counts(count) if count.total() > 1 else next(iter(count))}"
-        told[name] = f"{told[name]}; {text}" if name in told else text
-    return told
+        texts[name] = f"{texts[name]}; {text}" if name in texts else text
+    return texts
 
 
 def _counts(count: Counter[TaskState]) -> str:
@@ -205,7 +205,7 @@ def _edges(graph: Graph, ids: Mapping[str, str]) -> Iterator[str]:
 
 def _classes(states: States, ids: Mapping[str, str]) -> Iterator[str]:
     for state, colour in _COLOURS.items():
-        members = [ids[name] for name, one in states.items() if one is state and name in ids]
+        members = [ids[name] for name, node_state in states.items() if node_state is state and name in ids]
         if members:
             yield f"classDef {state} fill:{colour}"
             yield f"class {','.join(members)} {state}"

@@ -55,21 +55,21 @@ class WorkflowRow:
         Raises:
             InvalidTask: when the row has another form.
         """
-        return read_row(row, lambda given: cls(
-            workflow=str(given["workflow"]),
-            name=str(given.get("name") or ""),
-            state=WorkflowState(given["state"]),
-            shard=given.get("shard"),
-            counts={TaskState(state): int(count) for state, count in (given.get("counts") or {}).items() if count},
-            total=int(given.get("total") or 0),
-            accepted_at_ms=given.get("accepted_at"),
-            finished_at_ms=given.get("finished_at"),
-            reason=str(given.get("reason") or ""),
-            key=given.get("key"),
-            ended_as=None if given.get("ended_as") is None else WorkflowState(given["ended_as"]),
-            labels={str(name): str(told) for name, told in (given.get("labels") or {}).items()},
-            parent=str((given.get("parent") or {}).get("workflow") or ""),
-            parent_node=str((given.get("parent") or {}).get("node") or ""),
+        return read_row(row, lambda values: cls(
+            workflow=str(values["workflow"]),
+            name=str(values.get("name") or ""),
+            state=WorkflowState(values["state"]),
+            shard=values.get("shard"),
+            counts={TaskState(state): int(count) for state, count in (values.get("counts") or {}).items() if count},
+            total=int(values.get("total") or 0),
+            accepted_at_ms=values.get("accepted_at"),
+            finished_at_ms=values.get("finished_at"),
+            reason=str(values.get("reason") or ""),
+            key=values.get("key"),
+            ended_as=None if values.get("ended_as") is None else WorkflowState(values["ended_as"]),
+            labels={str(name): str(label) for name, label in (values.get("labels") or {}).items()},
+            parent=str((values.get("parent") or {}).get("workflow") or ""),
+            parent_node=str((values.get("parent") or {}).get("node") or ""),
         ))  # fmt: skip
 
 
@@ -112,26 +112,26 @@ class NodeRow:
         Raises:
             InvalidTask: when the row has another form.
         """
-        return read_row(row, lambda given: cls(
-            name=str(given["name"]),
-            state=TaskState(given["state"]),
-            kind=str(given.get("kind") or "task"),
-            after=tuple(str(name) for name in given.get("after") or ()),
-            on_failure={str(name): OnFailure(policy) for name, policy in (given.get("on_failure") or {}).items()},
-            definition=dict(given.get("definition") or {}),
-            capability=str(given.get("capability") or ""),
-            priority=str(given.get("priority") or ""),
-            question=str(given.get("question") or ""),
-            attempt=int(given.get("attempt") or 0),
-            fence=int(given.get("fence") or 0),
-            agent=str(given.get("agent") or ""),
-            ready_at_ms=given.get("ready_at"),
-            published_at_ms=given.get("published_at"),
-            started_at_ms=given.get("started_at"),
-            finished_at_ms=given.get("finished_at"),
-            reason=str(given.get("reason") or ""),
-            message=str(given.get("message") or ""),
-            children=tuple(str(child) for child in given.get("children") or ()),
+        return read_row(row, lambda values: cls(
+            name=str(values["name"]),
+            state=TaskState(values["state"]),
+            kind=str(values.get("kind") or "task"),
+            after=tuple(str(name) for name in values.get("after") or ()),
+            on_failure={str(name): OnFailure(policy) for name, policy in (values.get("on_failure") or {}).items()},
+            definition=dict(values.get("definition") or {}),
+            capability=str(values.get("capability") or ""),
+            priority=str(values.get("priority") or ""),
+            question=str(values.get("question") or ""),
+            attempt=int(values.get("attempt") or 0),
+            fence=int(values.get("fence") or 0),
+            agent=str(values.get("agent") or ""),
+            ready_at_ms=values.get("ready_at"),
+            published_at_ms=values.get("published_at"),
+            started_at_ms=values.get("started_at"),
+            finished_at_ms=values.get("finished_at"),
+            reason=str(values.get("reason") or ""),
+            message=str(values.get("message") or ""),
+            children=tuple(str(child) for child in values.get("children") or ()),
         ))  # fmt: skip
 
 
@@ -159,18 +159,18 @@ class AttemptRow:
         Raises:
             InvalidTask: when the row has another form.
         """
-        return read_row(row, lambda given: cls(
-            node=str(given["node"]),
-            attempt=int(given.get("attempt") or 0),
-            fence=int(given.get("fence") or 0),
-            publication=int(given.get("publication") or 0),
-            agent=str(given.get("agent") or ""),
-            published_at_ms=given.get("published_at"),
-            started_at_ms=given.get("started_at"),
-            finished_at_ms=given.get("finished_at"),
-            status=str(given.get("status") or ""),
-            reason=str(given.get("reason") or ""),
-            message=str(given.get("message") or ""),
+        return read_row(row, lambda values: cls(
+            node=str(values["node"]),
+            attempt=int(values.get("attempt") or 0),
+            fence=int(values.get("fence") or 0),
+            publication=int(values.get("publication") or 0),
+            agent=str(values.get("agent") or ""),
+            published_at_ms=values.get("published_at"),
+            started_at_ms=values.get("started_at"),
+            finished_at_ms=values.get("finished_at"),
+            status=str(values.get("status") or ""),
+            reason=str(values.get("reason") or ""),
+            message=str(values.get("message") or ""),
         ))  # fmt: skip
 
 
@@ -192,8 +192,8 @@ class NodeInput:
         Raises:
             InvalidTask: when the answer has another form.
         """
-        return read_row(row, lambda given: cls(
-            given["input"], given["evaluated"] is True, str(given.get("trace") or "")
+        return read_row(row, lambda values: cls(
+            values["input"], values["evaluated"] is True, str(values.get("trace") or "")
         ))  # fmt: skip
 
 
@@ -211,7 +211,7 @@ class DeadRow:
         Raises:
             InvalidTask: when the row has another form.
         """
-        return read_row(row, lambda given: cls(str(given["workflow"]), NodeRow.read(given)))
+        return read_row(row, lambda values: cls(str(values["workflow"]), NodeRow.read(values)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +237,11 @@ class ApprovalRow:
     """What is approved: `labels` and `workflow_input` of the workflow, `input` of the task, `results` of the nodes
     before it, by name. A long value is cut, as text that ends with an ellipsis."""
 
+    @property
+    def id(self) -> str:
+        """The id by which the approval is granted or denied."""
+        return f"{self.workflow}:{self.node}"
+
     @classmethod
     def read(cls, row: object) -> Self:
         """Parse an approval's row from an answer of the control plane.
@@ -244,15 +249,15 @@ class ApprovalRow:
         Raises:
             InvalidTask: when the row has another form.
         """
-        return read_row(row, lambda given: cls(
-            workflow=str(given["workflow"]),
-            node=str(given["node"]),
-            question=str(given.get("question") or ""),
-            name=str(given.get("name") or ""),
-            since_ms=given.get("since"),
-            **{key: str(given.get(key) or "") for key in ("capability", "rule", "risk", "on_timeout")},
-            due_ms=given.get("due_ms"),
-            about=given.get("about") or {},
+        return read_row(row, lambda values: cls(
+            workflow=str(values["workflow"]),
+            node=str(values["node"]),
+            question=str(values.get("question") or ""),
+            name=str(values.get("name") or ""),
+            since_ms=values.get("since"),
+            **{key: str(values.get(key) or "") for key in ("capability", "rule", "risk", "on_timeout")},
+            due_ms=values.get("due_ms"),
+            about=values.get("about") or {},
         ))  # fmt: skip
 
 
@@ -278,9 +283,9 @@ class CheckpointRow:
         Raises:
             InvalidTask: when the row has another form.
         """
-        return read_row(row, lambda given: cls(
-            str(given["checkpoint"]), str(given.get("node") or ""), int(given["at_ms"]), str(given.get("by") or ""),
-            int(given.get("publication") or 0),
+        return read_row(row, lambda values: cls(
+            str(values["checkpoint"]), str(values.get("node") or ""), int(values["at_ms"]), str(values.get("by") or ""),
+            int(values.get("publication") or 0),
         ))  # fmt: skip
 
 
@@ -299,7 +304,7 @@ class RestoreRow:
         Raises:
             InvalidTask: when the row has another form.
         """
-        return read_row(row, lambda given: cls(int(given["at_ms"]), str(given["by"]), str(given["checkpoint"])))
+        return read_row(row, lambda values: cls(int(values["at_ms"]), str(values["by"]), str(values["checkpoint"])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,8 +323,8 @@ class DiscardedRow:
         Raises:
             InvalidTask: when the row has another form.
         """
-        return read_row(row, lambda given: cls(
-            str(given["node"]), TaskState(given["state"]), compensated=given["compensated"] is True
+        return read_row(row, lambda values: cls(
+            str(values["node"]), TaskState(values["state"]), compensated=values["compensated"] is True
         ))  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from coditect.workflow.definition import Approval, Each, Node, WaitUntil
 
 FROM = "$from"
 LITERAL = "$literal"
-MOST_LEVELS = 100
+MAX_TEMPLATE_LEVELS = 100
 """How many levels deep a node's input may be nested."""
 
 Path: TypeAlias = tuple[str | int, ...]
@@ -46,9 +46,9 @@ def fill(template: Any, find: Callable[[str], Any]) -> Any:
         case {"$literal": value}:
             return value
         case dict():
-            return {key: fill(one, find) for key, one in template.items()}
+            return {key: fill(part, find) for key, part in template.items()}
         case list():
-            return [fill(one, find) for one in template]
+            return [fill(part, find) for part in template]
         case _:
             return template
 
@@ -69,17 +69,17 @@ def template_expressions(template: Any, path: Path = ()) -> Iterator[tuple[Path,
     Raises:
         InputError: where `$from` or `$literal` is not alone in its object, or holds no expression.
     """
-    if len(path) > MOST_LEVELS:
-        raise InputError("An input is nested too deep", most_levels=MOST_LEVELS)
+    if len(path) > MAX_TEMPLATE_LEVELS:
+        raise InputError("An input is nested too deep", most_levels=MAX_TEMPLATE_LEVELS)
     if isinstance(template, list):
-        for number, one in enumerate(template):
-            yield from template_expressions(one, (*path, number))
+        for number, part in enumerate(template):
+            yield from template_expressions(part, (*path, number))
     elif isinstance(template, dict):
         if FROM in template or LITERAL in template:
             yield from _marked(template, path)
             return
-        for key, one in template.items():
-            yield from template_expressions(one, (*path, key))
+        for key, part in template.items():
+            yield from template_expressions(part, (*path, key))
 
 
 def _marked(template: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, str]]:

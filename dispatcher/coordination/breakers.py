@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Self
 
-from coditect.model.limits.breaker import LONGEST_NAME_BYTES, LONGEST_RESET_SECONDS, BreakerState
+from coditect.model.limits import LONGEST_RESET_SECONDS, MAX_BREAKER_NAME_BYTES, BreakerState
 from coditect.wire import control_messages, routing
 from coditect.wire.control import Verb
 from dispatcher.ledger import versions
@@ -26,7 +26,7 @@ from dispatcher.ledger.workflows.submit import number, text
 from dispatcher.store.transaction import Reads
 
 MOST_TEXT = 500
-MOST_AT_ONCE = 500
+MAX_BREAKERS_PAGE = 500
 DEFAULT_RESET_MS = 30_000
 
 
@@ -50,17 +50,21 @@ class BreakerRow:
     def pack(self) -> bytes:
         """Encode the row for the store."""
         head = [self.open, self.version, self.opened, self.permit, self.due_ms]
-        return versions.BREAKER.pack([*head, self.reset_ms, self.reason, self.by, self.since_ms])
+        return versions.BREAKER_ROW.pack([*head, self.reset_ms, self.reason, self.by, self.since_ms])
 
     @classmethod
     def unpack(cls, row: bytes | None) -> Self:
         """Decode a row of the store; a breaker without a row is closed."""
-        return cls() if row is None else cls(*versions.BREAKER.unpack(row))
+        return cls() if row is None else cls(*versions.BREAKER_ROW.unpack(row))
 
     def state(self, name: str, now_ms: int) -> BreakerState:
         """Return the breaker's state in the form that messages carry, without a permit for a probe call."""
         wait = None if self.due_ms is None else max(0, self.due_ms - now_ms)
         return BreakerState(name, self.open, self.version, wait, self.reason, self.by, self.since_ms)
+
+    def listed(self, name: str) -> BreakerState:
+        """Return the state as a query shows it, which knows no clock: the next probe is due within an interval."""
+        return self.state(name, (self.due_ms or 0) - self.reset_ms)
 
 
 def trip(unit: UnitOfWork, body: Body) -> dict[str, Any]:
@@ -124,10 +128,10 @@ def list_breakers(tr: Reads, body: Body) -> dict[str, Any]:
         row, following = tr.get(key), None
         found = [] if row is None else [(key, row)]
     else:
-        found, following = page_of(tr, BREAKERS, (), body, most=MOST_AT_ONCE)
+        found, following = page_of(tr, BREAKERS, (), body, max_page=MAX_BREAKERS_PAGE)
     named = [(str(BREAKERS.unpack(key)[0]), BreakerRow.unpack(row)) for key, row in found]
     shown = [
-        row.state(name, row.since_ms).as_json() | {"due_ms": row.due_ms, "reset_ms": row.reset_ms}
+        row.listed(name).as_json() | {"due_ms": row.due_ms, "reset_ms": row.reset_ms}
         for name, row in named
         if row.open or not body.get("open")
     ]
@@ -135,19 +139,19 @@ def list_breakers(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def _read(unit: UnitOfWork, body: Body) -> tuple[str, BreakerRow]:
-    name = text(body, "name", longest=LONGEST_NAME_BYTES)
+    name = text(body, "name", longest=MAX_BREAKER_NAME_BYTES)
     return name, BreakerRow.unpack(unit.tr.get(BREAKERS.pack((name,))))
 
 
 def _open(unit: UnitOfWork, row: BreakerRow, body: Body, *, due_ms: int | None) -> None:
     row.open, row.due_ms, row.since_ms = True, due_ms, unit.now_ms
-    row.reason, row.by = _told(body, "reason"), _told(body, "by")
+    row.reason, row.by = _text(body, "reason"), _text(body, "by")
     row.opened = _advance(unit, row)
 
 
 def _close(unit: UnitOfWork, row: BreakerRow, body: Body) -> None:
     row.open, row.due_ms, row.since_ms = False, None, unit.now_ms
-    row.reason, row.by = _told(body, "reason"), _told(body, "by")
+    row.reason, row.by = _text(body, "reason"), _text(body, "by")
     _advance(unit, row)
 
 
@@ -160,14 +164,14 @@ def _advance(unit: UnitOfWork, row: BreakerRow) -> int:
     return row.version
 
 
-def _told(body: Body, name: str) -> str:
+def _text(body: Body, name: str) -> str:
     return str(body.get(name) or "")[:MOST_TEXT]
 
 
 def _write(unit: UnitOfWork, name: str, row: BreakerRow) -> None:
     unit.tr.set(BREAKERS.pack((name,)), row.pack())
     state = row.state(name, unit.now_ms).as_json()
-    message = control_messages.message(control_messages.BREAKER, state)
+    message = control_messages.message(control_messages.BREAKER_NEWS, state)
     unit.effects.messages.append(OutgoingMessage(message, routing.BROADCAST, ""))
     facts = {field: value for field, value in state.items() if field != "name"}
     unit.effects.say("breaker.opened" if row.open else "breaker.closed", name, **facts)
@@ -177,7 +181,7 @@ def _shard_key(body: Body) -> str:
     return f"breaker:{text(body, 'name')}"
 
 
-VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
+BREAKER_VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
     {
         Verb.BREAKER_TRIP: ShardChange(trip, _shard_key),
         Verb.BREAKER_PERMIT: ShardChange(permit, _shard_key),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 from dispatcher.ledger import versions
 from dispatcher.ledger.keyspace import LOCK_COUNT, LOCK_OWNERS, LOCK_QUEUES, LOCKS
@@ -15,7 +16,7 @@ SHARED = "shared"
 EXCLUSIVE = "exclusive"
 AT_MOST = "at_most:"
 """The beginning of the mode `at_most:3`, by which a ticket waits until fewer than 3 places are before its own."""
-MOST_TOGETHER = 1_000
+MAX_HOLDERS = 1_000
 FIRST_READ = 2
 MOST_READ = 100
 """The most places that each read after the first returns; most queues need only the `FIRST_READ` first places."""
@@ -44,24 +45,28 @@ class Ticket:
     begun_ms: int
     expires_ms: int
     """The instant at which the ticket expires unless its owner renews it; later if the shard changes its owner."""
+    reason: str = ""
+    """Why its owner wants the lock, in the owner's words."""
+    metadata: dict[str, Any] = field(default_factory=dict)
 
     def pack(self) -> bytes:
         """Encode the lock request (ticket) as its row in the store, without its id."""
-        return versions.LOCK.pack(
-            [
-                self.agent,
-                self.task,
-                self.owner,
-                self.mode,
-                self.resources,
-                self.ttl_ms,
-                self.reply_to,
-                self.number,
-                self.fence,
-                self.begun_ms,
-                self.expires_ms,
-            ]
-        )
+        fields = [
+            self.agent,
+            self.task,
+            self.owner,
+            self.mode,
+            self.resources,
+            self.ttl_ms,
+            self.reply_to,
+            self.number,
+            self.fence,
+            self.begun_ms,
+            self.expires_ms,
+        ]
+        if self.reason or self.metadata:
+            return versions.LOCK.pack_as(2, [*fields, self.reason, self.metadata])
+        return versions.LOCK.pack(fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +92,19 @@ class Place:
 def most_together(mode: str) -> int | None:
     """Return how many lock requests may hold a resource together by a mode `at_most:N`; None for any other mode."""
     prefix, _, count = mode.partition(AT_MOST)
-    if prefix or not (count.isascii() and count.isdigit() and len(count) <= len(str(MOST_TOGETHER))):
+    if prefix or not (count.isascii() and count.isdigit() and len(count) <= len(str(MAX_HOLDERS))):
         return None
-    return int(count) if 1 <= int(count) <= MOST_TOGETHER else None
+    return int(count) if 1 <= int(count) <= MAX_HOLDERS else None
 
 
 def is_barred(tr: Reads, ticket: Ticket) -> bool:
     """Tell whether a lock request has to wait for earlier ones, which hold one of its resources or wait for it, too."""
-    most = most_together(ticket.mode)
+    limit = most_together(ticket.mode)
     for resource in ticket.resources:
         before = places(tr, resource, before=ticket.number)
-        if most is not None:
-            first = list(islice(before, most))
-            if len(first) == most or any(place.bars(ticket.mode) for place in first):
+        if limit is not None:
+            first = list(islice(before, limit))
+            if len(first) == limit or any(place.bars(ticket.mode) for place in first):
                 return True
         elif any(place.bars(ticket.mode) for place in before):
             return True
@@ -172,11 +177,11 @@ def next_number(unit: UnitOfWork) -> int:
 
 def tickets_of(tr: Reads, agent: str, owner: str | None = None, *, limit: int = 0) -> Sequence[str]:
     """Return the ids of the lock requests, held and waiting, of an agent or, with `owner`, of one of its flows."""
-    of = (agent,) if owner is None else (agent, owner)
-    return [LOCK_OWNERS.unpack(key)[2] for key, _ in tr.get_range(*LOCK_OWNERS.range(of), limit=limit)]
+    prefix = (agent,) if owner is None else (agent, owner)
+    return [LOCK_OWNERS.unpack(key)[2] for key, _ in tr.get_range(*LOCK_OWNERS.range(prefix), limit=limit)]
 
 
-def holders(tr: Reads, after: str = "", most: int = MOST_HOLDERS) -> list[str]:
+def holders(tr: Reads, after: str = "", limit: int = MOST_HOLDERS) -> list[str]:
     """Return at most `most` names of agents and clients that hold or await locks, sorted, those after `after`.
 
     Each costs one read.
@@ -184,7 +189,7 @@ def holders(tr: Reads, after: str = "", most: int = MOST_HOLDERS) -> list[str]:
     found, (begin, end) = list[str](), LOCK_OWNERS.range(())
     if after:
         begin = LOCK_OWNERS.range((after,))[1]
-    while len(found) < most and (rows := tr.get_range(begin, end, limit=1)):
+    while len(found) < limit and (rows := tr.get_range(begin, end, limit=1)):
         found.append(str(LOCK_OWNERS.unpack(rows[0][0])[0]))
         begin = LOCK_OWNERS.range((found[-1],))[1]
     return found

@@ -10,38 +10,43 @@ the end of the ticket as its answer, and locks nothing. That holds for a ticket 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 from coditect.errors import InvalidTask
-from coditect.model.limits.concurrency import KEY_LOCKS
+from coditect.model.limits import KEY_LOCKS
 from coditect.model.result import Outcome, Status
 from coditect.wire.control import Verb
-from coditect.wire.json import dumps
+from coditect.wire.json import dumps, loads
 from coditect.wire.routing import reply_address
 from coditect.wire.tasks import result_message
-from dispatcher.coordination import deadlocks
 from dispatcher.coordination import lock_rows as rows
-from dispatcher.coordination.lock_queries import list_locks
-from dispatcher.coordination.lock_rows import AT_MOST, EXCLUSIVE, SHARED, Ticket
-from dispatcher.ledger import answers, timers
+from dispatcher.coordination.lock_rows import AT_MOST, EXCLUSIVE, SHARED, Place, Ticket
+from dispatcher.ledger import answers, timers, versions
 from dispatcher.ledger.effects import OutgoingMessage
 from dispatcher.ledger.handlers.requests import Query, ShardChange
+from dispatcher.ledger.keyspace import LOCK_QUEUES, LOCKS
 from dispatcher.ledger.ownership.shards import LOCKS_SHARD_KEY, fixed_count, shard_of
 from dispatcher.ledger.timers import LOCK_EXPIRY, Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows.queries import Body
 from dispatcher.ledger.workflows.submit import is_name, number, text
+from dispatcher.store.transaction import Reads, Transaction
 
 MOST_RESOURCES = 32
-LONGEST_NAME_BYTES = 500
+LONGEST_LOCK_NAME_BYTES = 500
 LONGEST_REASON = 500
 KEPT_MS = 60_000
 """How long a lock handed over with its task is kept at least, so that the task can lock its resources again."""
-MOST_AT_ONCE = 200
+MAX_RELEASED = 200
 """The number of tickets that one request releases at most."""
+MOST_METADATA_BYTES = 4_000
+MOST_HOLDERS_NAMED = 5
+"""The number of holders that the answer to a request for a taken lock names at most."""
 TTL_MS = (1_000, 3_600_000)
 """The shortest and the longest time after which a ticket that is not renewed is gone, in milliseconds."""
 
@@ -58,9 +63,10 @@ def acquire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """
     ((known, end),) = _find(unit, [text(body, "ticket")])
     if known is not None:
-        return _state(unit, known)
+        return _named_state(unit, known)
     if end is not None:
-        return end
+        holders = _holders(unit, _read(unit, body)) if end["state"] == "taken" else []
+        return end | ({"holders": holders} if holders else {})
     ticket = _read(unit, body)
     _release_named(unit, ticket.agent, body)
     ticket.number = rows.next_number(unit)
@@ -68,12 +74,14 @@ def acquire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
         ticket.fence = ticket.number
     elif not _takes_over(unit, ticket):
         if body.get("wait") is False:
-            return _end(unit, ticket.id, {"state": "taken"})
-        if cycle := deadlocks.cycle(unit.tr, ticket):
+            return _end(unit, ticket.id, {"state": "taken"}) | {"holders": _holders(unit, ticket)}
+        if cycle := deadlock(unit.tr, ticket):
             return _end(unit, ticket.id, {"state": "deadlock", "cycle": cycle})
     rows.add(unit, ticket)
     _set_timer(unit, ticket, ticket.expires_ms)
-    return _state(unit, ticket)
+    if ticket.fence:
+        _say(unit, ticket, "acquired", mode=ticket.mode, reason=ticket.reason)
+    return _named_state(unit, ticket)
 
 
 def _find(unit: UnitOfWork, names: Sequence[str]) -> list[tuple[Ticket | None, dict[str, Any] | None]]:
@@ -93,7 +101,7 @@ def _end(unit: UnitOfWork, name: str, answer: dict[str, Any]) -> dict[str, Any]:
 def _release_named(unit: UnitOfWork, agent: str, body: Body) -> None:
     """Release the agent's locks that a new lock request names as released, since their own requests may come later."""
     named = body.get("released")
-    names = list(dict.fromkeys(filter(_is_name, named if isinstance(named, list) else ())))[:MOST_AT_ONCE]
+    names = list(dict.fromkeys(filter(_is_name, named if isinstance(named, list) else ())))[:MAX_RELEASED]
     for name, (ticket, end) in zip(names, _find(unit, names), strict=True):
         if ticket is not None and ticket.agent == agent:
             _drop(unit, ticket)
@@ -119,6 +127,7 @@ def hand_over(unit: UnitOfWork, task: str, before: str, agent: str) -> None:
         ticket.id, ticket.agent, ticket.owner, ticket.reply_to = f"{name}+", agent, rows.of_task(task), ""
         ticket.fence, ticket.expires_ms = rows.next_number(unit), unit.now_ms + max(ticket.ttl_ms, KEPT_MS)
         rows.add(unit, ticket)
+        _say(unit, ticket, "acquired", mode=ticket.mode, reason=ticket.reason)
         timers.put(unit.tr, shard, Timer("", _timer_name(ticket), LOCK_EXPIRY, ticket.expires_ms))
 
 
@@ -143,9 +152,12 @@ def _takes_over(unit: UnitOfWork, ticket: Ticket) -> bool:
 
 
 def renew(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Extend a lock request, held or waiting, to its whole time to live from now; return held, waiting, or gone."""
+    """Extend a lock request, held or waiting, to its whole time to live from now; return held, waiting, or gone.
+
+    With a `fence` that is not the ticket's, the answer is gone, and nothing is extended.
+    """
     ticket = rows.read(unit.tr, text(body, "ticket"))
-    if ticket is None:
+    if ticket is None or not _is_meant(ticket, body):
         return {"state": GONE}
     ticket.expires_ms = unit.now_ms + ticket.ttl_ms  # its timer finds out when it is due
     rows.write(unit, ticket)
@@ -155,31 +167,34 @@ def renew(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 def release(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Release one lock request (`ticket`), those of an `agent` or its `task`, or, by force, holders of a `resource`.
 
+    With a `fence`, only the holder of that grant.
     At most 200 are released at once. An unknown ticket is released already, or its request comes later and locks
     nothing. The answer has the number of the released tickets, and tells whether there are more.
     """
     if body.get("ticket") is not None:
-        found = [text(body, "ticket", longest=LONGEST_NAME_BYTES)]
+        found = [text(body, "ticket", longest=LONGEST_LOCK_NAME_BYTES)]
         if _find(unit, found) == [(None, None)]:
             _end(unit, found[0], {"state": GONE})
     elif body.get("agent") is not None:
-        found = [*rows.tickets_of(unit.tr, text(body, "agent"), limit=MOST_AT_ONCE)]
+        found = [*rows.tickets_of(unit.tr, text(body, "agent"), limit=MAX_RELEASED)]
     else:
-        found = [place.ticket for place in islice(rows.places(unit.tr, text(body, "resource")), MOST_AT_ONCE)]
+        found = [place.ticket for place in islice(rows.places(unit.tr, text(body, "resource")), MAX_RELEASED)]
     kept = (rows.read(unit.tr, ticket) for ticket in found)
-    tickets = sorted((one for one in kept if one is not None and _is_meant(one, body)), key=lambda one: one.number)
+    tickets = sorted(
+        (ticket for ticket in kept if ticket is not None and _is_meant(ticket, body)), key=lambda ticket: ticket.number
+    )
     reason = text(body, "reason")[:LONGEST_REASON] if body.get("ticket") is None else ""
     for ticket in tickets:
         _drop(unit, ticket, reason=reason)
     for ticket in tickets:
         _grant_next(unit, ticket.resources)
-    return {"released": len(tickets), "more": len(found) == MOST_AT_ONCE}
+    return {"released": len(tickets), "more": len(found) == MAX_RELEASED}
 
 
 def _is_meant(ticket: Ticket, body: Body) -> bool:
     if body.get("resource") is not None and not ticket.fence:
         return False
-    return body.get("task") in (None, ticket.task)
+    return body.get("task") in (None, ticket.task) and body.get("fence") in (None, ticket.fence)
 
 
 def expired(unit: UnitOfWork, timer: Timer) -> None:
@@ -207,6 +222,7 @@ def _grant_next(unit: UnitOfWork, resources: Iterable[str]) -> None:
                 ticket.fence = rows.next_number(unit)
                 rows.write(unit, ticket)
                 _push(unit, ticket, _state(unit, ticket))
+                _say(unit, ticket, "acquired", mode=ticket.mode, reason=ticket.reason)
             counted = rows.most_together(place.mode) is not None
             if place.mode == EXCLUSIVE or (counted and ticket is not None and not ticket.fence):
                 break  # it bars all behind it, or they count it as well
@@ -222,10 +238,20 @@ def _read(unit: UnitOfWork, body: Body) -> Ticket:
     ticket, agent, owner = (text(body, name) for name in ("ticket", "agent", "owner"))
     task, reply_to = (str(body.get(name) or "") for name in ("task", "reply_to"))
     if not all(map(_is_name, (ticket, agent, owner, task or "-", reply_to or "-"))):
-        raise InvalidTask("A name in the request is too long", limit=LONGEST_NAME_BYTES)
-    resources = _resources(body)
+        raise InvalidTask("A name in the request is too long", limit=LONGEST_LOCK_NAME_BYTES)
+    resources, purpose = _resources(body), _purpose(body)
     until = unit.now_ms + ttl_ms
-    return Ticket(ticket, agent, task, owner, mode, resources, ttl_ms, reply_to, 0, 0, unit.now_ms, until)
+    return Ticket(ticket, agent, task, owner, mode, resources, ttl_ms, reply_to, 0, 0, unit.now_ms, until, *purpose)
+
+
+def _purpose(body: Body) -> tuple[str, dict[str, Any]]:
+    """Return the reason and the metadata that a request for a lock gives, both possibly empty."""
+    reason, metadata = body.get("reason") or "", {} if body.get("metadata") is None else body["metadata"]
+    if reason and not is_name(reason, LONGEST_REASON):
+        raise InvalidTask("The reason of a lock is no text, or too long", field="reason", longest=LONGEST_REASON)
+    if not isinstance(metadata, dict) or len(versions.LOCK.pack_checked(metadata)) > MOST_METADATA_BYTES:
+        raise InvalidTask("The metadata of a lock are no object, or too large", most_bytes=MOST_METADATA_BYTES)
+    return reason, metadata
 
 
 def _resources(body: Body) -> list[str]:
@@ -234,13 +260,12 @@ def _resources(body: Body) -> list[str]:
         raise InvalidTask(
             "A lock needs a list of resources",
             field="resources",
-            fix=f"name 1 to {MOST_RESOURCES} resources, each of at most {LONGEST_NAME_BYTES} bytes",
+            fix=f"name 1 to {MOST_RESOURCES} resources, each of at most {LONGEST_LOCK_NAME_BYTES} bytes",
         )
     return sorted(set(named))
 
 
-def _is_name(one: object) -> bool:
-    return is_name(one, LONGEST_NAME_BYTES)
+_is_name = partial(is_name, longest=LONGEST_LOCK_NAME_BYTES)
 
 
 def _timer_name(ticket: Ticket) -> str:
@@ -260,8 +285,17 @@ def _drop(unit: UnitOfWork, ticket: Ticket, *, reason: str = "") -> None:
     _end(unit, ticket.id, {"state": GONE})
     if reason:
         _push(unit, ticket, {"state": GONE, "reason": reason})
-        facts = {"resources": ticket.resources, "agent": ticket.agent, "fence": ticket.fence, "reason": reason}
-        unit.effects.say("lock.lost", ticket.task, **facts)
+        _say(unit, ticket, "lost", reason=reason, lock_reason=ticket.reason)
+    elif ticket.fence:
+        _say(unit, ticket, "released", reason=ticket.reason)
+
+
+def _say(unit: UnitOfWork, ticket: Ticket, kind: str, **facts: Any) -> None:
+    """Add an event about a lock; the keys of concurrency limits, one for each task, have none but their loss."""
+    if kind != "lost" and ticket.resources[0].startswith(KEY_LOCKS):
+        return
+    known = {"resources": ticket.resources, "agent": ticket.agent, "fence": ticket.fence, "metadata": ticket.metadata}
+    unit.effects.say(f"lock.{kind}", ticket.task, **known, **facts)
 
 
 def _push(unit: UnitOfWork, ticket: Ticket, state: dict[str, Any]) -> None:
@@ -278,11 +312,148 @@ def _state(unit: UnitOfWork, ticket: Ticket) -> dict[str, Any]:
     return {"state": "held" if ticket.fence else "waiting", "fence": ticket.fence, "expires_in_ms": left}
 
 
+def _named_state(unit: UnitOfWork, ticket: Ticket) -> dict[str, Any]:
+    """Return a lock request's state, with the holders if it waits; renewals, which are frequent, do without."""
+    return _state(unit, ticket) | ({} if ticket.fence else {"holders": _holders(unit, ticket)})
+
+
+def _holders(unit: UnitOfWork, ticket: Ticket) -> list[dict[str, Any]]:
+    """Return the first holders of the resources of a lock request that has to wait, each with its reason.
+
+    The keys of concurrency limits, for which many tasks wait, cost no reads here.
+    """
+    if ticket.resources[0].startswith(KEY_LOCKS):
+        return []
+    places = (
+        (resource, place.ticket)
+        for resource in ticket.resources
+        for place in rows.places(unit.tr, resource, before=ticket.number or None)
+    )
+    before = [*islice(places, MOST_HOLDERS_NAMED)]
+    found = unit.tr.get_many([rows.ticket_key(name) for _, name in before])
+    tickets = [None if row is None else rows.unpack(name, row) for (_, name), row in zip(before, found, strict=True)]
+    return [
+        {
+            "resource": resource,
+            "agent": holder.agent,
+            "task": holder.task,
+            "fence": holder.fence,
+            "reason": holder.reason,
+        }
+        for (resource, _), holder in zip(before, tickets, strict=True)
+        if holder is not None and holder.fence
+    ]
+
+
 def _shard_key(_: Body) -> str:
     return LOCKS_SHARD_KEY
 
 
-VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
+# The search for a deadlock in the wait-for graph of locks, made when a request for locks (a ticket) begins to wait.
+#
+# A flow of execution waits for every flow that has a place before its ticket's own and bars it. Only a ticket that
+# begins to wait adds edges that leave its flow, so a cycle is always closed by the youngest waiter, which is the
+# victim.
+
+Flow: TypeAlias = tuple[str, str]
+"""A flow of execution, such as one asyncio task: the name of its agent, and its own name."""
+MOST_FLOWS = 1_000
+"""The number of flows after which the search ends; a longer cycle is left to the time limits of its waits."""
+
+
+def deadlock(tr: Transaction, ticket: Ticket) -> list[dict[str, str]]:
+    """Return the deadlock that a waiting request for locks would cause: who waits for what; empty if none is found.
+
+    Each entry is a flow of execution and its resource. The first flow is the ticket's own; each waits for the next, and
+    the last one for the first. The search ends after `MOST_FLOWS`.
+    """
+    me = (ticket.agent, ticket.owner)
+    if not rows.tickets_of(tr, *me, limit=1):  # nobody can wait for a flow that has no place
+        return []
+    came: dict[Flow, tuple[Flow, str]] = {}
+    ahead: deque[tuple[Flow, list[Ticket]]] = deque([(me, [ticket])])
+    while ahead and len(came) < MOST_FLOWS:
+        flow, waiting = ahead.popleft()
+        for place, resource in _waits(tr, waiting):
+            if place.flow == me:
+                return _links(came, me, flow, resource)
+            if place.flow not in came:
+                came[place.flow] = (flow, resource)
+                ahead.append((place.flow, _waiting(tr, place.flow)))
+    return []
+
+
+def _waits(tr: Transaction, waiting: list[Ticket]) -> Iterator[tuple[Place, str]]:
+    for ticket in waiting:
+        for resource in ticket.resources:
+            for place in rows.places(tr, resource, before=ticket.number):
+                if place.bars(ticket.mode):
+                    yield place, resource
+
+
+def _waiting(tr: Transaction, flow: Flow) -> list[Ticket]:
+    found = (rows.read(tr, ticket) for ticket in rows.tickets_of(tr, *flow))
+    return [ticket for ticket in found if ticket is not None and not ticket.fence]
+
+
+def _links(came: dict[Flow, tuple[Flow, str]], me: Flow, last: Flow, resource: str) -> list[dict[str, str]]:
+    links = [_link(last, resource)]
+    while last != me:
+        last, resource = came[last]
+        links.append(_link(last, resource))
+    return links[::-1]
+
+
+def _link(flow: Flow, resource: str) -> dict[str, str]:
+    return {"agent": flow[0], "owner": flow[1], "waits_for": resource}
+
+
+MAX_LOCKS_PAGE = 500
+
+
+def list_locks(tr: Reads, body: Body) -> dict[str, Any]:
+    """Return a page of the lock requests, held or waiting (these with fence 0), at all resources or one `resource`."""
+    prefix = (text(body, "resource"),) if body.get("resource") else ()
+    begin, end = LOCK_QUEUES.range(prefix)
+    if body.get("after"):
+        begin = LOCK_QUEUES.pack(_cursor(text(body, "after"))) + b"\0"
+    limit = min(number(body, "limit", MAX_LOCKS_PAGE), MAX_LOCKS_PAGE)
+    found = tr.get_range(begin, end, limit=limit)
+    keys = [LOCK_QUEUES.unpack(key) for key, _ in found]
+    tickets = [rows.place(row).ticket for row in found]
+    kept = tr.get_many([LOCKS.pack((ticket,)) for ticket in tickets])
+    shown = [
+        _shown(resource, rows.unpack(ticket, row))
+        for (resource, _), ticket, row in zip(keys, tickets, kept, strict=True)
+        if row is not None
+    ]
+    return {"locks": shown, "next": dumps(list(keys[-1])).decode() if len(found) == limit else None}
+
+
+def _cursor(after: str) -> tuple[str, int]:
+    match loads(after.encode()):
+        case [str(resource), int(place)]:
+            return resource, place
+    raise InvalidTask("This is no place in a list of locks", field="after")
+
+
+def _shown(resource: str, ticket: rows.Ticket) -> dict[str, Any]:
+    purpose = {"reason": ticket.reason, "metadata": ticket.metadata} if ticket.reason or ticket.metadata else {}
+    return {
+        "resource": resource,
+        "state": "held" if ticket.fence else "waiting",
+        "mode": ticket.mode,
+        "fence": ticket.fence,
+        "agent": ticket.agent,
+        "task": ticket.task,
+        "begun_ms": ticket.begun_ms,
+        "expires_ms": ticket.expires_ms,
+        "ticket": ticket.id,
+        **purpose,  # clients of earlier versions know neither
+    }
+
+
+LOCK_VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
     {
         # the ticket says whether it was done
         Verb.LOCK_ACQUIRE: ShardChange(acquire, _shard_key, deduplicated=False),
@@ -292,4 +463,4 @@ VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
         Verb.LOCK_LIST: Query(list_locks),
     }
 )
-TIMERS: Mapping[str, Callable[[UnitOfWork, Timer], None]] = MappingProxyType({LOCK_EXPIRY: expired})
+LOCK_TIMERS: Mapping[str, Callable[[UnitOfWork, Timer], None]] = MappingProxyType({LOCK_EXPIRY: expired})

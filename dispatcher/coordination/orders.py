@@ -9,8 +9,7 @@ from coditect.errors import InvalidWorkflow
 from coditect.wire.json import dumps, loads
 from coditect.workflow.documents.document import child_document, head_document, node_document
 from coditect.workflow.expressions import check_expressions
-from coditect.workflow.graph import graph_of
-from coditect.workflow.sub_workflows import child_problems, children_of
+from coditect.workflow.graph import child_problems, children_of, graph_of
 from dispatcher.ledger import values
 from dispatcher.ledger.values import ValueKey
 from dispatcher.ledger.workflows import submit
@@ -33,8 +32,8 @@ def read_order(document: object, by: str) -> dict[str, Any]:
         raise InvalidWorkflow.of(problems, workflow=definition.name)
     if len(graph.order) > submit.MOST_CHUNK_NODES:
         fix = f"let the {by}'s workflow have a task that starts the large one"
-        most = submit.MOST_CHUNK_NODES
-        raise InvalidWorkflow(f"A {by}'s workflow has too many nodes", count=len(graph.order), most=most, fix=fix)
+        limit = submit.MOST_CHUNK_NODES
+        raise InvalidWorkflow(f"A {by}'s workflow has too many nodes", count=len(graph.order), most=limit, fix=fix)
     nodes = {name: node_document(graph.nodes[name]) for name in graph.order}
     children = {child.name: child_document(child) for child in children_of(definition)}
     order = {"description": "", **head_document(definition), "count": len(graph.order), "nodes": nodes}

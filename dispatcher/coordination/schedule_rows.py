@@ -105,12 +105,23 @@ def unpack(name: str, row: bytes) -> ScheduleRecord:
     return ScheduleRecord(name, Ticks(cron, zone, every_ms, jitter_ms), Overlap(overlap), CatchUp(catch_up), *others)
 
 
-def write(tr: Transaction, one: ScheduleRecord) -> None:
+def write(tr: Transaction, schedule: ScheduleRecord) -> None:
     """Write a schedule, in place of an earlier one of its name."""
-    ticks = one.ticks
-    fields = [ticks.cron, ticks.zone, ticks.every_ms, ticks.jitter_ms, one.overlap.value, one.catch_up.value]
-    fields += [one.most_missed, one.workflow, one.created_ms, one.next_ms, one.paused, one.last_ms, one.last_run]
-    tr.set(SCHEDULES.pack((one.name,)), versions.SCHEDULE.pack([*fields, one.runs, one.skipped, one.reason]))
+    ticks = schedule.ticks
+    fields = [ticks.cron, ticks.zone, ticks.every_ms, ticks.jitter_ms, schedule.overlap.value, schedule.catch_up.value]
+    fields += [
+        schedule.most_missed,
+        schedule.workflow,
+        schedule.created_ms,
+        schedule.next_ms,
+        schedule.paused,
+        schedule.last_ms,
+        schedule.last_run,
+    ]
+    tr.set(
+        SCHEDULES.pack((schedule.name,)),
+        versions.SCHEDULE.pack([*fields, schedule.runs, schedule.skipped, schedule.reason]),
+    )
 
 
 def remove(tr: Transaction, name: str) -> None:
@@ -123,7 +134,7 @@ def list_schedules(tr: Reads, body: Body) -> dict[str, Any]:
     """Return one page of the schedules, sorted by name."""
     found, following = page_of(tr, SCHEDULES, (), body)
     schedules = [unpack(str(SCHEDULES.unpack(key)[0]), row) for key, row in found]
-    return {"schedules": [one.as_json() for one in schedules], "next": following}
+    return {"schedules": [schedule.as_json() for schedule in schedules], "next": following}
 
 
 def show_schedule(tr: Reads, body: Body) -> dict[str, Any]:

@@ -15,8 +15,10 @@ from types import MappingProxyType
 from typing import Any
 
 from coditect.errors import InputError, InvalidTask
+from coditect.model.option import read_options
 from coditect.wire.control import Verb
 from coditect.workflow import fields
+from coditect.workflow.starters import ScheduleOptions
 from coditect.workflow.template import fill, template_expressions
 from dispatcher.coordination import orders
 from dispatcher.coordination import schedule_rows as rows
@@ -32,13 +34,11 @@ from dispatcher.ledger.workflows.queries import Body
 from dispatcher.ledger.workflows.submit import text
 
 TICK = "schedule.tick"
-MOST_MISSED = 1_000
-LONGEST_JITTER_MS = 3_600_000
 TICK_EXPRESSION = "tick"
 """The only expression in a schedule's input: the tick as text, in the schedule's time zone."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_OPTIONS = frozenset({"schedule", "cron", "zone", "every", "jitter", "overlap", "catch_up", "most_missed", "workflow"})
-_FIELDS = _OPTIONS | {"input", "paused", "replace"}
+_FIELDS = frozenset({"schedule", "workflow", "input"})
+"""What the request to make a schedule has beside the `ScheduleOptions`."""
 
 
 def create(unit: UnitOfWork, body: Body) -> dict[str, Any]:
@@ -51,13 +51,13 @@ def create(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     name = text(body, "schedule")
     if _NAME.fullmatch(name) is None:
         raise InvalidTask("A schedule's name is letters, digits, dots, hyphens and _", given=name[:120])
-    if unknown := sorted(body.keys() - _FIELDS):
-        raise InvalidTask("A schedule has no such field", given=unknown[:5], known=sorted(_FIELDS))
+    options = read_options("A schedule", ScheduleOptions, {key: body[key] for key in body.keys() - _FIELDS})
     known = rows.read(unit.tr, name)
-    if known is not None and body.get("replace") is not True:
+    if known is not None and not options["replace"]:
         fix = "choose another name, or replace it: coditect schedule create --replace"
         raise InputError("There is a schedule of this name", schedule=name, fix=fix)
-    record, order = _read(unit, name, body)
+    order = _order(body)
+    record = _record(unit, name, order["name"], options)
     if known is not None:
         record.created_ms, record.last_ms, record.last_run = known.created_ms, known.last_ms, known.last_run
         record.runs, record.skipped = known.runs, known.skipped
@@ -66,20 +66,14 @@ def create(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     return record.as_json()
 
 
-def _read(unit: UnitOfWork, name: str, body: Body) -> tuple[ScheduleRecord, dict[str, Any]]:
-    every, jitter = body.get("every"), body.get("jitter")
-    every_ms = None if every is None else fields.duration_ms(every)
-    jitter_ms = 0 if jitter is None else fields.duration_ms(jitter)
-    if jitter_ms > LONGEST_JITTER_MS:
-        raise InvalidTask("A schedule's jitter is at most 1h", given=str(jitter)[:80])
-    ticks = read_ticks(body.get("cron"), body.get("zone"), every_ms, jitter_ms, now_ms=unit.now_ms)
-    overlap = fields.one_of(Overlap)(body.get("overlap", Overlap.ALLOW.value))
-    catch_up = fields.one_of(CatchUp)(body.get("catch_up", CatchUp.LATEST.value))
-    most = fields.count(MOST_MISSED)(body.get("most_missed", 100))
-    order = _order(body)
-    record = ScheduleRecord(name, ticks, overlap, catch_up, most, order["name"], unit.now_ms)
-    record.paused = body.get("paused") is True
-    return record, order
+def _record(unit: UnitOfWork, name: str, workflow: str, options: Mapping[str, Any]) -> ScheduleRecord:
+    every_ms = None if options["every"] is None else fields.duration_ms(options["every"])
+    jitter_ms = 0 if options["jitter"] is None else fields.duration_ms(options["jitter"])
+    ticks = read_ticks(options["cron"], options["zone"], every_ms, jitter_ms, now_ms=unit.now_ms)
+    overlap, catch_up = Overlap(options["overlap"]), CatchUp(options["catch_up"])
+    record = ScheduleRecord(name, ticks, overlap, catch_up, options["most_missed"], workflow, unit.now_ms)
+    record.paused = options["paused"]
+    return record
 
 
 def _order(body: Body) -> dict[str, Any]:
@@ -168,9 +162,9 @@ def _start(unit: UnitOfWork, record: ScheduleRecord, at_ms: int, *, occasion: st
         return None
     workflow = run_id(record.name, at_ms, unit.shard, shards.fixed_count(unit.tr.snapshot), occasion=occasion)
     order = orders.read(unit.tr, record.name, rows.BY)
-    told = record.ticks.local(at_ms)
+    tick = record.ticks.local(at_ms)
     try:
-        submit.start(unit, order | {"workflow": workflow, "input": fill(order.get("input"), lambda _: told)})
+        submit.start(unit, order | {"workflow": workflow, "input": fill(order.get("input"), lambda _: tick)})
     except InputError as error:  # it was checked when the schedule was made, by a version that took more
         record.reason = str(error)[:500]
         unit.effects.say("schedule.failed", record.name, tick=at_ms, reason=record.reason)
@@ -191,7 +185,7 @@ def _shard_key(body: Body) -> str:
     return f"schedule:{text(body, 'schedule')}"
 
 
-VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
+SCHEDULE_VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
     {
         Verb.SCHEDULE_CREATE: ShardChange(create, _shard_key),
         Verb.SCHEDULE_PAUSE: ShardChange(pause, _shard_key),
@@ -202,4 +196,4 @@ VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
         Verb.SCHEDULE_SHOW: Query(show_schedule),
     }
 )
-TIMERS: Mapping[str, Callable[[UnitOfWork, Timer], None]] = MappingProxyType({TICK: tick})
+SCHEDULE_TIMERS: Mapping[str, Callable[[UnitOfWork, Timer], None]] = MappingProxyType({TICK: tick})

@@ -1,7 +1,10 @@
 """The shared state of workflows and of named spaces: values by key, each version with its writer.
 
 A key's versions are numbered from 1 and never reused, also over a deletion, so a write that names the version it read
-replaces that version or nothing. The last `KEPT` versions can be read back.
+replaces that version or nothing. The last `VERSIONS_KEPT` versions can be read back.
+
+The lessons are shared state, to which the owner of their space's shard adds what the recorder has heard;
+`coditect.model.lesson` says what a lesson is.
 """
 
 from __future__ import annotations
@@ -11,23 +14,25 @@ from types import MappingProxyType
 from typing import Any
 
 from coditect.errors import InputError, InvalidTask, NotFound, Retryable, VersionConflict
-from coditect.wire.blob_ref import as_claim
-from coditect.wire.control import Verb
+from coditect.model.lesson import LESSON_KEEP_MS, Lesson, read_rows, rows_of
+from coditect.model.lesson import merged as merged_lessons
+from coditect.wire.control import LESSONS_SPACE, Verb, keeper_of, workflow_of
 from coditect.wire.json import dumps, loads
-from coditect.wire.state import keeper_of, workflow_of
+from coditect.wire.tasks import as_claim
 from dispatcher.ledger import values
+from dispatcher.ledger.commands import RECORD_LESSONS
 from dispatcher.ledger.handlers.requests import Query, ShardChange
 from dispatcher.ledger.keyspace import SPACE_VERSIONS, SPACES
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows import control
 from dispatcher.ledger.workflows.checkpoints import spaces
-from dispatcher.ledger.workflows.checkpoints.spaces import KEPT, StateVersion, latest, unpack, value_key
+from dispatcher.ledger.workflows.checkpoints.spaces import VERSIONS_KEPT, StateVersion, latest, unpack, value_key
 from dispatcher.ledger.workflows.queries import Body
 from dispatcher.ledger.workflows.submit import number, text
 from dispatcher.store.transaction import Reads
 
-LONGEST_NAME_BYTES = 500
-MOST_AT_ONCE = 500
+LONGEST_STATE_NAME_BYTES = 500
+MAX_STATE_PAGE = 500
 
 
 def get(tr: Reads, body: Body) -> dict[str, Any]:
@@ -61,7 +66,10 @@ def put(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     _check_version(before, body.get("if_version"), key)
     if body.get("delete") and before.deleted:
         return before.as_json()
-    writer, task = str(body.get("writer") or "")[:LONGEST_NAME_BYTES], str(body.get("task") or "")[:LONGEST_NAME_BYTES]
+    writer, task = (
+        str(body.get("writer") or "")[:LONGEST_STATE_NAME_BYTES],
+        str(body.get("task") or "")[:LONGEST_STATE_NAME_BYTES],
+    )
     after = StateVersion(before.number + 1, writer, task, at_ms, deleted=bool(body.get("delete")))
     spaces.write(unit, space, key, after, None if after.deleted else _next_value(unit, space, key, before, body))
     return after.as_json()
@@ -70,19 +78,19 @@ def put(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 def list_keys(tr: Reads, body: Body) -> dict[str, Any]:
     """Return a page of the undeleted keys, not the values, of a space of shared state, ascending or descending."""
     space, backwards = _space(body), bool(body.get("reverse"))
-    prefix = text(body, "prefix", longest=LONGEST_NAME_BYTES) if body.get("prefix") else ""
+    prefix = text(body, "prefix", longest=LONGEST_STATE_NAME_BYTES) if body.get("prefix") else ""
     begin = SPACES.pack((space, prefix))[:-1]  # without the end of the text, so that longer keys are in the range
     end = begin + b"\xff"
     if body.get("after"):
         after = SPACES.pack((space, text(body, "after")))
         begin, end = (begin, min(end, after)) if backwards else (max(begin, after + b"\0"), end)
-    limit = min(number(body, "limit", MOST_AT_ONCE), MOST_AT_ONCE)
+    limit = min(number(body, "limit", MAX_STATE_PAGE), MAX_STATE_PAGE)
     found = tr.get_range(begin, end, limit=limit, reverse=backwards)
     keys = [str(SPACES.unpack(key)[1]) for key, _ in found]
     rows = [
-        {"key": key} | one.as_json()
-        for key, one in zip(keys, (unpack(row) for _, row in found), strict=True)
-        if not one.deleted
+        {"key": key} | version.as_json()
+        for key, version in zip(keys, (unpack(row) for _, row in found), strict=True)
+        if not version.deleted
     ]
     return {"keys": rows, "next": keys[-1] if len(found) == limit else None}
 
@@ -90,16 +98,16 @@ def list_keys(tr: Reads, body: Body) -> dict[str, Any]:
 def history(tr: Reads, body: Body) -> dict[str, Any]:
     """Return the kept versions of a key of shared state, the latest first, without the values."""
     space, key = _place(body)
-    found = tr.get_range(*SPACE_VERSIONS.range((space, key)), limit=KEPT, reverse=True)
+    found = tr.get_range(*SPACE_VERSIONS.range((space, key)), limit=VERSIONS_KEPT, reverse=True)
     return {"versions": [unpack(row).as_json() for _, row in found]}
 
 
 def _place(body: Body) -> tuple[str, str]:
-    return _space(body), text(body, "key", longest=LONGEST_NAME_BYTES)
+    return _space(body), text(body, "key", longest=LONGEST_STATE_NAME_BYTES)
 
 
 def _space(body: Body) -> str:
-    return text(body, "space", longest=LONGEST_NAME_BYTES)
+    return text(body, "space", longest=LONGEST_STATE_NAME_BYTES)
 
 
 def _check_space(unit: UnitOfWork, space: str, *, by_node: bool) -> int:
@@ -122,7 +130,7 @@ def _check_space(unit: UnitOfWork, space: str, *, by_node: bool) -> int:
 def _check_keeper(space: str, body: Body) -> None:
     keeper, by_handler = keeper_of(space), bool(body.get("task") or body.get("by"))
     if keeper and (by_handler or body.get("keeper") != keeper):
-        fix = "choose another name; webhooks are changed by `coditect webhook`, LangGraph's threads by its saver"
+        fix = "choose another name; only webhooks, lessons and LangGraph's saver change such spaces"
         raise InputError("Coditect itself keeps this space, and nothing else writes to it", space=space, fix=fix)
 
 
@@ -164,7 +172,7 @@ def merged(value: Any, patch: Any) -> Any:
 def _past(tr: Reads, space: str, key: str, version: int) -> StateVersion:
     row = tr.get(SPACE_VERSIONS.pack((space, key, version)))
     if row is None:
-        fix = f"the last {KEPT} versions are kept"
+        fix = f"the last {VERSIONS_KEPT} versions are kept"
         raise NotFound("There is no such version of this key", space=space, key=key, version=version, fix=fix)
     return unpack(row)
 
@@ -174,7 +182,47 @@ def _shard_key(body: Body) -> str:
     return workflow_of(space) or space
 
 
-VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
+WRITER = "dispatcher"
+MAX_LESSON_CAPABILITIES = 1_000
+"""The most capabilities that have lessons."""
+
+
+def record(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """Merge new evidence into the kept lessons of each capability; forget capabilities that are old, or too many.
+
+    Evidence that a full transaction does not take is lost, as lessons are hints.
+    """
+    heard: dict[str, list[Lesson]] = {}
+    for row in read_rows(body.get("lessons")):
+        heard.setdefault(row.capability, []).append(row)
+    kept = {str(SPACES.unpack(key)[1]): unpack(row) for key, row in unit.tr.get_range(*SPACES.range((LESSONS_SPACE,)))}
+    present = {name: version for name, version in kept.items() if not version.deleted and name not in heard}
+    by_age = sorted(present, key=lambda name: -present[name].at_ms)
+    fresh = [name for name in by_age if present[name].at_ms > unit.now_ms - LESSON_KEEP_MS][
+        : MAX_LESSON_CAPABILITIES - len(heard)
+    ]
+    for name in sorted(kept.keys() - set(fresh) - heard.keys()):
+        _forget(unit, name, kept[name])
+    for name, more in heard.items():
+        if unit.is_full:
+            break
+        before = latest(unit.tr, LESSONS_SPACE, name)
+        value = None if before.deleted else values.get(unit.tr, value_key(LESSONS_SPACE, name, before.number))
+        found = merged_lessons(read_rows(None if value is None else loads(value)), more, unit.now_ms)
+        if known := [lesson for lesson in found if lesson.count]:  # else a fix of a forgotten lesson came
+            after = StateVersion(before.number + 1, WRITER, "", unit.now_ms, deleted=False)
+            spaces.write(unit, LESSONS_SPACE, name, after, dumps(rows_of(known)))
+    return {}
+
+
+def _forget(unit: UnitOfWork, name: str, last: StateVersion) -> None:
+    """Remove the key of a capability, also that of a deletion, without a trace."""
+    unit.tr.clear(SPACES.pack((LESSONS_SPACE, name)))
+    unit.tr.clear(SPACE_VERSIONS.pack((LESSONS_SPACE, name, last.number)))
+    values.clear(unit.tr, value_key(LESSONS_SPACE, name, last.number))
+
+
+STATE_VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
     {
         Verb.STATE_GET: Query(get),
         Verb.STATE_PUT: ShardChange(put, _shard_key),
@@ -182,3 +230,7 @@ VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
         Verb.STATE_HISTORY: Query(history),
     }
 )
+LESSON_VERBS: Mapping[str, ShardChange] = MappingProxyType(
+    {RECORD_LESSONS: ShardChange(record, lambda _: LESSONS_SPACE, own=True)}
+)
+"""The handler of the dispatcher's own request to add lessons, by its verb."""

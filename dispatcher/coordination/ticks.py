@@ -70,15 +70,15 @@ class Ticks:
         drawn = int.from_bytes(hashlib.sha256(f"{name} {tick_ms}".encode()).digest()[:8])
         return tick_ms + drawn % (self.jitter_ms + 1)
 
-    def next_to_run(self, first_ms: int, now_ms: int, catch_up: CatchUp, most: int) -> int | None:
+    def next_to_run(self, first_ms: int, now_ms: int, catch_up: CatchUp, max_missed: int) -> int | None:
         """Return the first tick from `first_ms` on that is to be carried out, treating missed ticks as `catch_up` says.
 
-        `most` is the largest number of missed ticks that `ALL` carries out. None when no tick is left in 50 years.
+        `max_missed` bounds the missed ticks that `ALL` carries out. Returns None if none is left in 50 years.
         """
         on_time_ms = now_ms - ON_TIME_MS - self.jitter_ms
         if first_ms >= on_time_ms:
             return first_ms
-        wanted = {CatchUp.SKIP: 0, CatchUp.LATEST: 1, CatchUp.ALL: most}[catch_up]
+        wanted = {CatchUp.SKIP: 0, CatchUp.LATEST: 1, CatchUp.ALL: max_missed}[catch_up]
         found = None
         for tick_ms in islice(self.until(on_time_ms - 1), wanted):
             if tick_ms < first_ms:

@@ -75,10 +75,23 @@ def read(tr: Reads, name: str) -> TriggerRecord | None:
     return None if row is None else TriggerRecord(name, *versions.TRIGGER.unpack(row))
 
 
-def write(tr: Transaction, one: TriggerRecord) -> None:
+def write(tr: Transaction, trigger: TriggerRecord) -> None:
     """Write a trigger, in place of an earlier one of its name."""
-    fields = [one.event, one.when, one.workflow, one.signal, one.to, one.created_ms, one.paused, one.runs, one.failed]
-    tr.set(TRIGGERS.pack((one.name,)), versions.TRIGGER.pack([*fields, one.last_ms, one.last_run, one.reason]))
+    fields = [
+        trigger.event,
+        trigger.when,
+        trigger.workflow,
+        trigger.signal,
+        trigger.to,
+        trigger.created_ms,
+        trigger.paused,
+        trigger.runs,
+        trigger.failed,
+    ]
+    tr.set(
+        TRIGGERS.pack((trigger.name,)),
+        versions.TRIGGER.pack([*fields, trigger.last_ms, trigger.last_run, trigger.reason]),
+    )
 
 
 def remove(tr: Transaction, name: str) -> None:

@@ -16,9 +16,11 @@ from types import MappingProxyType
 from typing import Any
 
 from coditect.errors import InputError, InvalidTask, NotFound
+from coditect.model.option import read_options
 from coditect.wire.control import Verb
 from coditect.workflow import fields
 from coditect.workflow.expressions import Account, check_roots, evaluate, holds
+from coditect.workflow.starters import TriggerOptions
 from coditect.workflow.template import fill, template_expressions
 from dispatcher.coordination import orders
 from dispatcher.coordination import trigger_rows as rows
@@ -27,7 +29,7 @@ from dispatcher.coordination.trigger_rows import TriggerRecord, list_triggers
 from dispatcher.ledger import idempotency
 from dispatcher.ledger.errors import DamagedValue
 from dispatcher.ledger.handlers.requests import Query, ShardChange
-from dispatcher.ledger.idempotency import LONGEST_KEY_BYTES
+from dispatcher.ledger.idempotency import LONGEST_IDEMPOTENCY_KEY_BYTES
 from dispatcher.ledger.ownership import shards
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows import submit
@@ -36,7 +38,7 @@ from dispatcher.ledger.workflows.submit import text
 
 MOST_TRIGGERS = 1_000
 """The largest number of triggers, each of which has a queue and a consumer."""
-MOST_STEPS = 50_000
+MAX_TRIGGER_STEPS = 50_000
 """The most evaluation steps of a trigger's expressions over one event, about 50 ms."""
 EVENT: frozenset[str] = frozenset({"event"})
 """The only name that a trigger's expressions see: the event, with type, source, id, subject, time and data."""
@@ -44,7 +46,8 @@ WHOLE = {"$from": "event"}
 """The input of a trigger that declares none: the event itself."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PATTERN = re.compile(r"(?=.{1,200}\Z)(?:[A-Za-z0-9_-]+|\*|#)(?:\.(?:[A-Za-z0-9_-]+|\*|#))*")
-_FIELDS = frozenset({"trigger", "event", "when", "workflow", "signal", "to", "input", "paused"})
+_FIELDS = frozenset({"trigger", "event", "workflow", "input"})
+"""What the request to make a trigger has beside the `TriggerOptions`."""
 
 
 def add(unit: UnitOfWork, body: Body) -> dict[str, Any]:
@@ -57,28 +60,27 @@ def add(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     name = text(body, "trigger")
     if _NAME.fullmatch(name) is None:
         raise InvalidTask("A trigger's name is letters, digits, dots, hyphens and _", given=name[:120])
-    if unknown := sorted(body.keys() - _FIELDS):
-        raise InvalidTask("A trigger has no such field", given=unknown[:5], known=sorted(_FIELDS))
+    options = read_options("A trigger", TriggerOptions, {key: body[key] for key in body.keys() - _FIELDS})
     if rows.read(unit.tr, name) is not None:
         fix = "choose another name, or delete it: coditect trigger delete"
         raise InputError("There is a trigger of this name", trigger=name, fix=fix)
     if len(rows.every(unit.tr.snapshot)) >= MOST_TRIGGERS:
         raise InputError("There are too many triggers", most=MOST_TRIGGERS, fix="coditect trigger list, then delete")
-    record, order = _read(unit, name, body)
+    record, order = _read(unit, name, body, options)
     orders.write(unit.tr, name, rows.BY, order)
     rows.write(unit.tr, record)
     return record.as_json()
 
 
-def _read(unit: UnitOfWork, name: str, body: Body) -> tuple[TriggerRecord, dict[str, Any]]:
-    pattern, when, signal = text(body, "event"), body.get("when"), body.get("signal")
+def _read(unit: UnitOfWork, name: str, body: Body, options: Mapping[str, Any]) -> tuple[TriggerRecord, dict[str, Any]]:
+    pattern, when, signal = text(body, "event"), options["when"], options["signal"]
     if _PATTERN.fullmatch(pattern) is None:
         fix = "such as repo.pushed, repo.* or repo.#"
         raise InvalidTask("This is no pattern of event types", given=pattern[:80], fix=fix)
     if (signal is None) is (body.get("workflow") is None):
         fix = "a workflow (on the command line a FILE), or signal and to (--signal, --to)"
         raise InvalidTask("A trigger has either a workflow or a signal", trigger=name, fix=fix)
-    if (signal is None) is not (body.get("to") is None):
+    if (signal is None) is not (options["to"] is None):
         fix = "signal and to (--signal, --to), the expression for the id, such as event.data.order"
         raise InvalidTask("A trigger sends a signal to the workflow whose id is in the event", trigger=name, fix=fix)
     order = {} if signal is not None else orders.read_order(body.get("workflow"), rows.BY)
@@ -89,7 +91,7 @@ def _read(unit: UnitOfWork, name: str, body: Body) -> tuple[TriggerRecord, dict[
         check_roots(condition, EVENT)
     to = ""
     if signal is not None:
-        to = fields.expression(body.get("to"))
+        to = fields.expression(options["to"])
         check_roots(to, EVENT)
     record = TriggerRecord(
         name,
@@ -99,7 +101,7 @@ def _read(unit: UnitOfWork, name: str, body: Body) -> tuple[TriggerRecord, dict[
         "" if signal is None else fields.signal(signal),
         to,
         unit.now_ms,
-        paused=body.get("paused") is True,
+        paused=options["paused"],
     )
     return record, order | {"input": template}
 
@@ -158,7 +160,7 @@ def fire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 
 def _start(unit: UnitOfWork, record: TriggerRecord, seen: Mapping[str, Any], identity: str) -> dict[str, Any]:
-    account = Account(MOST_STEPS)
+    account = Account(MAX_TRIGGER_STEPS)
     if record.when and not holds(evaluate(record.when, seen, account)):
         return {"reason": "condition"}
     order = orders.read(unit.tr, record.name, rows.BY)
@@ -170,7 +172,7 @@ def _start(unit: UnitOfWork, record: TriggerRecord, seen: Mapping[str, Any], ide
         _count(unit, record, to)
         signal_id = hashlib.sha256(identity.encode()).hexdigest()
         return {"signal": {"workflow": to, "signal": record.signal, "value": value, "id": signal_id}}
-    if (known := idempotency.read(unit.tr, identity, now_ms=unit.now_ms)) is not None:
+    if (known := idempotency.known(unit.tr, identity, "", now_ms=unit.now_ms)) is not None:
         return {"workflow": known, "new": False}
     workflow = run_id(identity, unit.now_ms, unit.shard, shards.fixed_count(unit.tr.snapshot), occasion="trigger")
     submit.start(unit, order | {"workflow": workflow, "input": value, "key": identity})
@@ -187,7 +189,7 @@ def _identity(name: str, source: str, identity: str) -> str:
     """Return the idempotency key of a trigger and an event, with a hash in place of texts too long or unprintable."""
     key = f"trigger:{name}:{source}:{identity}"
     drawn = key.encode(errors="surrogatepass")
-    if len(drawn) <= LONGEST_KEY_BYTES and key.isprintable():
+    if len(drawn) <= LONGEST_IDEMPOTENCY_KEY_BYTES and key.isprintable():
         return key
     return f"trigger:{name}:{hashlib.sha256(drawn).hexdigest()}"
 
@@ -204,7 +206,7 @@ def _shard_key(body: Body) -> str:
     return rows.shard_key(text(body, "trigger"))
 
 
-VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
+TRIGGER_VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
     {
         Verb.TRIGGER_ADD: ShardChange(add, _shard_key),
         Verb.TRIGGER_PAUSE: ShardChange(pause, _shard_key),

@@ -14,10 +14,10 @@ from __future__ import annotations
 from typing import Any
 
 from dispatcher.ledger import versions
-from dispatcher.ledger.keyspace import ANSWER_EXPIRIES, ANSWERS
+from dispatcher.ledger.keyspace import ANSWER_EXPIRIES, REQUEST_ANSWERS
 from dispatcher.store.transaction import Reads, Transaction
 
-KEEP_MS = 24 * 3_600_000
+ANSWER_RETENTION_MS = 24 * 3_600_000
 """The time for which the ledger keeps the answer to a client's request: a day, in milliseconds."""
 ENDED_TICKET_MS = 600_000
 """The time for which the ledger keeps the end of a ticket, far longer than a request about it can be under way."""
@@ -25,18 +25,20 @@ ENDED_TICKET_MS = 600_000
 
 def read(tr: Reads, shard: int, identity: str) -> bytes | None:
     """Return the recorded answer to a client's request; None when the request is new or its answer was removed."""
-    return tr.get(ANSWERS.pack((shard, identity)))
+    return tr.get(REQUEST_ANSWERS.pack((shard, identity)))
 
 
-def put(tr: Transaction, shard: int, identity: str, answer: bytes, *, now_ms: int, keep_ms: int = KEEP_MS) -> None:
+def put(
+    tr: Transaction, shard: int, identity: str, answer: bytes, *, now_ms: int, keep_ms: int = ANSWER_RETENTION_MS
+) -> None:
     """Record the answer to a client's request for `keep_ms`, so that a repetition of the request gets the same."""
-    tr.set(ANSWERS.pack((shard, identity)), answer)
+    tr.set(REQUEST_ANSWERS.pack((shard, identity)), answer)
     tr.set(ANSWER_EXPIRIES.pack((now_ms + keep_ms, shard, identity)), b"")
 
 
 def ticket_key(shard: int, ticket: str) -> bytes:
     """Return the key of the row that keeps the end of a ticket, to read it together with other rows."""
-    return ANSWERS.pack((shard, f"ticket {ticket}"))
+    return REQUEST_ANSWERS.pack((shard, f"ticket {ticket}"))
 
 
 def ticket_end(row: bytes) -> dict[str, Any]:
@@ -65,5 +67,5 @@ def sweep(tr: Transaction, *, now_ms: int, limit: int = 1_000) -> int:
     expired = tr.snapshot.get_range(begin, end, limit=limit)
     for key, _ in expired:
         tr.clear(key)
-        tr.clear(ANSWERS.pack(ANSWER_EXPIRIES.unpack(key)[1:]))
+        tr.clear(REQUEST_ANSWERS.pack(ANSWER_EXPIRIES.unpack(key)[1:]))
     return len(expired)

@@ -12,15 +12,18 @@ from math import inf
 from typing import Any, TypeAlias
 
 from coditect.model.ids import AgentId
+from coditect.model.message import value
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.retry import Retry
-from coditect.model.value import value
 from coditect.wire.control import Started
 from coditect.wire.json import dumps
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.nodes.attempts import DIED, MOST_MESSAGE, UNRECORDABLE
 from dispatcher.ledger.nodes.inputs import Inputs
 from dispatcher.ledger.timers import Timer
+
+RECORD_LESSONS = "lesson.record"
+"""The verb by which a dispatcher adds to the lessons; texts of anybody else would be neither masked nor bounded."""
 
 
 @value
@@ -188,11 +191,11 @@ class Evaluated:
 
     node_key: NodeKey
     token: str
-    told: Inputs | Failure
+    inputs: Inputs | Failure
 
 
 @dataclass(frozen=True, slots=True)
-class GoOn:
+class Continue:
     """The order to continue changes, such as a large workflow's cancel, that did not fit into one transaction.
 
     The answer is False when the batch was full before any of that work was done.
@@ -226,7 +229,7 @@ Command: TypeAlias = (
     | Lost
     | Show
     | Evaluated
-    | GoOn
+    | Continue
     | Rebuild
     | Look
 )

@@ -22,10 +22,10 @@ from dispatcher.ledger.effects import Defined, NodeKey
 from dispatcher.ledger.keyspace import NODES
 from dispatcher.store.transaction import Reads, Transaction
 
-KIND = "definition"
+DEFINITION_VALUE = "definition"
 MOST_ROW_BYTES = 90_000
 """The largest definition in bytes that lies in the node's row; a larger one lies in pieces among the values."""
-MOST_BYTES = 50_000_000
+MAX_CACHED_BYTES = 50_000_000
 """The largest size in bytes of one shard's cache of definitions; a small node takes some 400 bytes."""
 OVERHEAD_BYTES = 250
 """The approximate size in bytes of an entry of the cache, without the definition itself."""
@@ -44,7 +44,7 @@ def write(tr: Transaction, node_key: NodeKey, definition: bytes) -> None:
     """
     small = len(definition) <= MOST_ROW_BYTES
     if not small:
-        values.put(tr, values.ValueKey(node_key.workflow, node_key.node, KIND), definition, first=True)
+        values.put(tr, values.ValueKey(node_key.workflow, node_key.node, DEFINITION_VALUE), definition, first=True)
     tr.set(NODES.pack((node_key.workflow, node_key.node)), definition if small else b"")
 
 
@@ -55,7 +55,7 @@ def find(tr: Reads, node_key: NodeKey) -> bytes | None:
         DamagedValue: when a large definition is not what was written.
     """
     row = tr.get(NODES.pack((node_key.workflow, node_key.node)))
-    return row if row != b"" else values.get(tr, values.ValueKey(node_key.workflow, node_key.node, KIND))
+    return row if row != b"" else values.get(tr, values.ValueKey(node_key.workflow, node_key.node, DEFINITION_VALUE))
 
 
 def find_all(tr: Reads, node_keys: Sequence[NodeKey]) -> Iterator[bytes | None]:
@@ -66,7 +66,7 @@ def find_all(tr: Reads, node_keys: Sequence[NodeKey]) -> Iterator[bytes | None]:
     """
     rows = tr.get_many([NODES.pack((node_key.workflow, node_key.node)) for node_key in node_keys])
     for node_key, row in zip(node_keys, rows, strict=True):
-        yield row if row != b"" else values.get(tr, values.ValueKey(node_key.workflow, node_key.node, KIND))
+        yield row if row != b"" else values.get(tr, values.ValueKey(node_key.workflow, node_key.node, DEFINITION_VALUE))
 
 
 def pack(document: Mapping[str, Any]) -> bytes:
@@ -76,16 +76,16 @@ def pack(document: Mapping[str, Any]) -> bytes:
     that cancels the rest, or begins with fewer.
     """
     if "rest" in document or "least" in document:
-        return versions.NODE.pack_as(4, document)
+        return versions.NODE_DOCUMENT.pack_as(4, document)
     if "artifacts" in document:
-        return versions.NODE.pack_as(3, document)
+        return versions.NODE_DOCUMENT.pack_as(3, document)
     is_newer = "workflow" in document or "delay" in document
-    return versions.NODE.pack_as(2, document) if is_newer else versions.NODE.pack(document)
+    return versions.NODE_DOCUMENT.pack_as(2, document) if is_newer else versions.NODE_DOCUMENT.pack(document)
 
 
 def known(node_key: NodeKey, row: bytes) -> Node:
     """Decode the stored definition of a node, and return the `Node` that it defines."""
-    return known_node(node_key.node, versions.NODE.unpack(row))
+    return known_node(node_key.node, versions.NODE_DOCUMENT.unpack(row))
 
 
 class Definitions:
@@ -94,7 +94,7 @@ class Definitions:
     Only `note` changes the cache; the other methods may run in a store's thread at the same time.
     """
 
-    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, most_bytes: int = MAX_CACHED_BYTES) -> None:
         self._most_bytes = most_bytes
         self._bytes = 0
         self._rows: OrderedDict[NodeKey, bytes] = OrderedDict()
@@ -119,9 +119,9 @@ class Definitions:
         """Return the stored bytes of a node's definition; None when the cache does not have them."""
         return self._rows.get(node_key)
 
-    def note(self, told: Mapping[NodeKey, Defined | None]) -> None:
+    def note(self, changes: Mapping[NodeKey, Defined | None]) -> None:
         """Add the definitions that a committed transaction read or wrote, and drop those of nodes that ended in it."""
-        for node_key, definition in told.items():
+        for node_key, definition in changes.items():
             self._forget(node_key)
             if definition is not None:
                 self._keep(node_key, *definition)

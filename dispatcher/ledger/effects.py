@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self, TypeAlias
 
-from coditect.model.message import Message
+from coditect.model.message import Message, value
 from coditect.model.result import Failure
 from coditect.model.task import Task
-from coditect.model.value import value
 from coditect.workflow.definition import COMPENSATION, Call, Node, OnFailure, defined_name
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger.rows import RunRecord
@@ -121,7 +120,7 @@ class OutgoingMessage:
 
 
 class WorkflowEnd(NamedTuple):
-    """The report of a workflow's end: final state, duration, whether a person acted on it, whether it is a child."""
+    """The report of a workflow's end: final state, duration, name, whether a person acted on it, or it is a child."""
 
     state: WorkflowState
     took_ms: int
@@ -129,6 +128,17 @@ class WorkflowEnd(NamedTuple):
     by_hand: bool = False
     """Whether a person acted on the workflow, such as by an answer or a redrive."""
     is_child: bool = False
+    name: str = ""
+
+
+class EndedWait(NamedTuple):
+    """The end of a node's wait for an approval, a signal or an instant (`time`), for the trace of its workflow."""
+
+    node_key: NodeKey
+    kind: str
+    since_ms: int
+    facts: dict[str, str]
+    """What is known of the end, such as the decision about an approval and its author."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +179,8 @@ class Effects:
     """The nodes and publication numbers to cancel: the agents that may run them get a cancel message."""
     messages: list[OutgoingMessage] = field(default_factory=list)
     """The messages to agents and clients that say what the transaction did, such as the grant of a lock."""
+    waits: list[EndedWait] = field(default_factory=list)
+    """The nodes' waits that ended in the transaction, those among them that the policy ended at once."""
     ended: list[WorkflowEnd] = field(default_factory=list)
     """The ends of the workflows that ended in the transaction."""
     tick_delays_ms: list[int] = field(default_factory=list)

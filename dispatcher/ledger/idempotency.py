@@ -7,13 +7,13 @@ from dispatcher.ledger.errors import KeyReused, UnfitKey
 from dispatcher.ledger.keyspace import KEY_EXPIRIES, KEYS
 from dispatcher.store.transaction import Reads, Transaction
 
-KEEP_MS = 7 * 24 * 3_600_000
+KEY_RETENTION_MS = 7 * 24 * 3_600_000
 """The time for which an idempotency key is kept, in milliseconds: a week."""
-LONGEST_KEY_BYTES = 1_000
+LONGEST_IDEMPOTENCY_KEY_BYTES = 1_000
 
 
 def claim(
-    tr: Transaction, key: str, workflow: str, *, now_ms: int, keep_ms: int = KEEP_MS, fingerprint: str = ""
+    tr: Transaction, key: str, workflow: str, *, now_ms: int, keep_ms: int = KEY_RETENTION_MS, fingerprint: str = ""
 ) -> str:
     """Give a workflow the idempotency key if it is free or expired, and return the id of the workflow that has it now.
 
@@ -23,7 +23,7 @@ def claim(
     Raises:
         UnfitKey: when the key is empty or too long.
     """
-    found = read(tr, key, now_ms=now_ms)
+    found = known(tr, key, "", now_ms=now_ms)
     if found is not None:
         return found
     _forget(tr, key)
@@ -66,15 +66,6 @@ def keep(tr: Transaction, key: str, workflow: str, *, until_ms: int) -> bool:
         _forget(tr, key)
         _write(tr, key, workflow, until_ms, fingerprint)
     return held_by == workflow
-
-
-def read(tr: Reads, key: str, *, now_ms: int) -> str | None:
-    """Return the id of the workflow that has the idempotency key; None when there is none or the key has expired.
-
-    Raises:
-        UnfitKey: when the key is empty or too long.
-    """
-    return known(tr, key, "", now_ms=now_ms)
 
 
 def holder(tr: Reads, key: str) -> str | None:
@@ -134,6 +125,8 @@ def _key(key: str) -> bytes:
         size_bytes = len(key.encode())
     except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can carry
         raise UnfitKey("An idempotency key must be valid Unicode") from error
-    if not 0 < size_bytes <= LONGEST_KEY_BYTES:
-        raise UnfitKey("An idempotency key must have another length", size_bytes=size_bytes, most=LONGEST_KEY_BYTES)
+    if not 0 < size_bytes <= LONGEST_IDEMPOTENCY_KEY_BYTES:
+        raise UnfitKey(
+            "An idempotency key must have another length", size_bytes=size_bytes, most=LONGEST_IDEMPOTENCY_KEY_BYTES
+        )
     return KEYS.pack((key,))

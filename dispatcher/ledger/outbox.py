@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from coditect.model.value import value
+from coditect.model.message import value
 from dispatcher.ledger import versions
 from dispatcher.ledger.keyspace import OUTBOX, PUBLISHED
 from dispatcher.store.transaction import KeyValue, Reads, Transaction

@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from coditect.workflow.join import Tally
-from coditect.workflow.states import TaskState, WorkflowState
+from coditect.workflow.states import Tally, TaskState, WorkflowState
 from dispatcher.ledger.keyspace import ENDED, EXPIRIES
-from dispatcher.ledger.versions import ATTEMPT, RUN, STATUS, WORKFLOW
+from dispatcher.ledger.versions import ATTEMPT, RUN, STATUS, WORKFLOW_HEAD
 from dispatcher.store.transaction import Transaction
 
 _STATES = {state.value: state for state in TaskState}
@@ -75,15 +74,15 @@ class WorkflowRecord:
         fields = [self.shard, self.name, self.description, self.key, self.count, self.accepted_ms]
         if (parent := self.parent) is not None:
             named = [parent.workflow, parent.node, parent.root, parent.depth]
-            return WORKFLOW.pack_as(3, [*fields, self.labels, self.keep_ms, named])
+            return WORKFLOW_HEAD.pack_as(3, [*fields, self.labels, self.keep_ms, named])
         if self.labels or self.keep_ms is not None:
-            return WORKFLOW.pack_as(2, [*fields, self.labels, self.keep_ms])
-        return WORKFLOW.pack(fields)
+            return WORKFLOW_HEAD.pack_as(2, [*fields, self.labels, self.keep_ms])
+        return WORKFLOW_HEAD.pack(fields)
 
     @classmethod
     def unpack(cls, row: bytes) -> WorkflowRecord:
         """Decode a row of the store to a workflow record."""
-        fields = WORKFLOW.unpack(row)
+        fields = WORKFLOW_HEAD.unpack(row)
         if isinstance(fields[-1], list):
             fields[-1] = ParentNode(*fields[-1])
         return cls(*fields)
@@ -105,7 +104,7 @@ class RunRecord:
     finished_ms: int | None = None
     todo: int = 0
     """The number of unfinished pieces of work left for later transactions; the workflow ends after them."""
-    again: bool = False
+    redriving: bool = False
     """Whether a redrive still resets nodes of the workflow, so that no node's end is passed on to dependents."""
     to_compensate: int = 0
     """The number of completed nodes with a compensation that has not completed."""
@@ -148,20 +147,20 @@ class RunRecord:
         counts = {state: count for state, count in self.counts.items() if count}
         lasts = {state: count for state, count in self.lasts.items() if count}
         fields = [self.state.value, counts, lasts, self.open, self.canceling, self.reason, self.finished_ms, self.todo]
-        compensation = [self.again, self.to_compensate, self.ended, self.keeps]
+        compensation = [self.redriving, self.to_compensate, self.ended, self.keeps]
         if self.by_hand:
-            rest = [self.checkpoint_ms, self.restoring, self.children, self.trace, self.by_hand]
-            return RUN.pack_as(6, [*fields, *compensation, *rest])
+            later_fields = [self.checkpoint_ms, self.restoring, self.children, self.trace, self.by_hand]
+            return RUN.pack_as(6, [*fields, *compensation, *later_fields])
         if self.trace:
-            rest = [self.checkpoint_ms, self.restoring, self.children, self.trace]
-            return RUN.pack_as(5, [*fields, *compensation, *rest])
+            later_fields = [self.checkpoint_ms, self.restoring, self.children, self.trace]
+            return RUN.pack_as(5, [*fields, *compensation, *later_fields])
         if self.children:
             return RUN.pack_as(4, [*fields, *compensation, self.checkpoint_ms, self.restoring, self.children])
         if self.checkpoint_ms or self.restoring is not None:
             return RUN.pack_as(3, [*fields, *compensation, self.checkpoint_ms, self.restoring])
         if self.to_compensate or self.ended is not None or self.keeps:
             return RUN.pack_as(2, [*fields, *compensation])
-        return RUN.pack([*fields, True] if self.again else fields)
+        return RUN.pack([*fields, True] if self.redriving else fields)
 
     @classmethod
     def unpack(cls, row: bytes) -> RunRecord:
@@ -238,8 +237,8 @@ class NodeRecord:
             self.heartbeat_ms,
         ]
         if self.doubted or self.losses:
-            rest = [self.by_hand, self.capability, self.handoffs, self.doubted, self.losses]
-            return STATUS.pack_as(4, [*fields, *rest])
+            later_fields = [self.by_hand, self.capability, self.handoffs, self.doubted, self.losses]
+            return STATUS.pack_as(4, [*fields, *later_fields])
         if self.handoffs:
             return STATUS.pack_as(3, [*fields, self.by_hand, self.capability, self.handoffs])
         if self.by_hand:

@@ -14,16 +14,27 @@ from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import definitions, outbox
 from dispatcher.ledger.definitions import Caches
 from dispatcher.ledger.effects import Effects, NodeKey, NodeSnapshot, Transition, WorkflowEnd
-from dispatcher.ledger.keyspace import AGAIN, EDGES, LIVE, NODES, READY, RUNS, STATES, STATUSES, TODO, WORKFLOWS
+from dispatcher.ledger.keyspace import (
+    AGAIN,
+    CONTINUATIONS,
+    EDGES,
+    LIVE,
+    NODES,
+    READY,
+    RUNS,
+    STATES,
+    STATUSES,
+    WORKFLOWS,
+)
 from dispatcher.ledger.ownership.policy import Policy
 from dispatcher.ledger.rows import NodeRecord, RunRecord, WorkflowRecord
 from dispatcher.store.transaction import KeyValue, Transaction
 
 COMPENSATE = "compensate"  # the kind of unfinished work that begins the next compensation of a workflow
 CHILD_END = "child_end"  # the kind that ends a node whose child has ended
-MOST_BYTES = 4_000_000
+FULL_BYTES = 4_000_000
 """The size in bytes from which a transaction is full: less than half of what the store accepts."""
-MOST_STEPS = 500_000
+FULL_STEPS = 500_000
 """The evaluation steps from which a transaction is full: half a second, of the five that the store allows."""
 BYTES_PER_STEP = 16
 """The bytes of a definition or input that count as one step, since they stay in memory until the end."""
@@ -56,7 +67,7 @@ class UnitOfWork:
         """The computing steps spent so far on expressions, definitions and inputs."""
         self.follows_on = False
         """Whether a node that becomes ready now may go straight to the agent that ended its predecessor."""
-        self.apart = False  # what follows from a command is left to later transactions
+        self.defer_dependents = False  # what follows from a command is left to later transactions
         self._free: tuple[str, str] | None = None
         self.announced: NodeKey | None = None  # whose release was announced to the store before its turn
         self.granted: set[NodeKey] = set()
@@ -77,7 +88,7 @@ class UnitOfWork:
     @property
     def is_full(self) -> bool:
         """Tell whether the transaction is so large, long or old that later transactions must do the remaining work."""
-        return self.tr.size_bytes > MOST_BYTES or self.steps > MOST_STEPS or self.tr.is_aging
+        return self.tr.size_bytes > FULL_BYTES or self.steps > FULL_STEPS or self.tr.is_aging
 
     # -- rows -------------------------------------------------------------------------------------------
 
@@ -176,7 +187,9 @@ class UnitOfWork:
         found = self.tr.get_ranges(ranges, limit=MOST_AHEAD + 1)
         few = {node_key: edges for node_key, edges in zip(ending, found, strict=True) if len(edges) <= MOST_AHEAD}
         self._dependents.update(few)
-        self.expect(NodeKey(of.workflow, EDGES.unpack(key)[2]) for of, edges in few.items() for key, _ in edges)
+        self.expect(
+            NodeKey(node_key.workflow, EDGES.unpack(key)[2]) for node_key, edges in few.items() for key, _ in edges
+        )
 
     def dependents(self, node_key: NodeKey, after: str, limit: int) -> Sequence[KeyValue]:
         """Return at most `limit` edges from a node to its dependents whose names follow `after`."""
@@ -281,8 +294,8 @@ class UnitOfWork:
         row.fence = max(row.fence, self.policy.floor) + 1
 
     def may_publish(self, capability: str) -> bool:
-        """Tell whether a capability's ready node may be published now: settings and room permit it, no other waits."""
-        if not self.policy.claim_on_record or not self.has_room(capability):
+        """Tell whether a capability's ready node may be published now: there is room, and no other one waits."""
+        if not self.has_room(capability):
             return False
         if capability not in self._backlog:
             found = self.tr.snapshot.get_range(*READY.range((self.shard, capability)), limit=1)
@@ -320,7 +333,7 @@ class UnitOfWork:
 
     def leave(self, node_key: NodeKey, kind: str, cursor: str = "") -> None:
         """Store a cursor from which later transactions continue a node's long work, such as releasing dependents."""
-        key = TODO.pack((self.shard, node_key.workflow, node_key.node, kind))
+        key = CONTINUATIONS.pack((self.shard, node_key.workflow, node_key.node, kind))
         self._of(node_key).todo += self.tr.get(key) is None  # a walk that is left over and begun again is one piece
         self.tr.set(key, cursor.encode())
         self.effects.unfinished = True
@@ -344,9 +357,9 @@ class UnitOfWork:
             outbox.count(self.tr, self.shard, self._last_number)
         self.expect(self._to_show)
         self.effects.snapshots += [self.snapshot(node_key) for node_key in self._to_show]
-        told = self.effects.definitions
-        told.update((node_key, (row, self._definitions.get(node_key))) for node_key, row in self._rows.items())
-        told.update((node_key, None) for node_key, (_, row) in self._nodes.items() if row.state.terminal)
+        changed = self.effects.definitions
+        changed.update((node_key, (row, self._definitions.get(node_key))) for node_key, row in self._rows.items())
+        changed.update((node_key, None) for node_key, (_, row) in self._nodes.items() if row.state.terminal)
         return self.effects
 
     def _drop_overtaken(self) -> None:
@@ -380,9 +393,9 @@ class UnitOfWork:
     def _end_of(self, workflow: str, run: RunRecord) -> None:
         if run.open or run.todo or run.state.terminal:
             return
-        if run.again:  # nothing is left of it, not even of one that was given up
+        if run.redriving:  # nothing is left of it, not even of one that was given up
             self.tr.clear_range(*AGAIN.range((workflow,)))
-            run.again = False
+            run.redriving = False
         if run.to_compensate and run.ended is None and not run.keeps and run.end is not WorkflowState.COMPLETED:
             run.ended, run.state, run.canceling = run.end, WorkflowState.COMPENSATING, False
             self.leave(NodeKey(workflow, ""), COMPENSATE)
@@ -395,6 +408,6 @@ class UnitOfWork:
         head.note_end(self.tr, workflow, self.now_ms)
         self.effects.say(f"workflow.{run.state.value}", workflow, name=head.name)
         took_ms, is_child = self.now_ms - head.accepted_ms, head.parent is not None
-        self.effects.ended.append(WorkflowEnd(run.state, took_ms, run.by_hand > 0, is_child))
+        self.effects.ended.append(WorkflowEnd(run.state, took_ms, run.by_hand > 0, is_child, head.name))
         if head.parent is not None and self.run(head.parent.workflow) is not None:
             self.leave(NodeKey(head.parent.workflow, head.parent.node), CHILD_END)

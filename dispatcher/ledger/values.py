@@ -11,10 +11,10 @@ from dispatcher.ledger.errors import DamagedValue, ValueBeyondBound
 from dispatcher.ledger.keyspace import VALUES
 from dispatcher.store.transaction import Reads, Transaction
 
-PIECE_BYTES = 90_000
+VALUE_PIECE_BYTES = 90_000
 SMALL_BYTES = 60_000
 """The largest value in bytes that is stored in one key, beside its hash."""
-PAGE = 256
+VALUES_PAGE = 256
 """The number of values that one read of several values asks for; as many small values have 15 MB at most."""
 LARGEST_BYTES = 1024 * 1024
 """The largest value in bytes, as on the wire: a tenth of what one transaction may write."""
@@ -57,8 +57,8 @@ def put(tr: Transaction, place: ValueKey, value: bytes, *, first: bool = False) 
         tr.set(VALUES.pack(place.key), versions.VALUE.pack((len(value), digest, value)))
         return
     tr.set(VALUES.pack(place.key), versions.VALUE.pack((len(value), digest)))
-    for number, begin in enumerate(range(0, len(value), PIECE_BYTES)):
-        tr.set(VALUES.pack((*place.key, number)), value[begin : begin + PIECE_BYTES])
+    for number, begin in enumerate(range(0, len(value), VALUE_PIECE_BYTES)):
+        tr.set(VALUES.pack((*place.key, number)), value[begin : begin + VALUE_PIECE_BYTES])
 
 
 def get(tr: Reads, place: ValueKey) -> bytes | None:
@@ -88,8 +88,8 @@ def read_all(tr: Reads, places: Sequence[ValueKey]) -> Iterator[bytes | None]:
     Raises:
         DamagedValue: at a value that is not what was written.
     """
-    for first in range(0, len(places), PAGE):
-        page = places[first : first + PAGE]
+    for first in range(0, len(places), VALUES_PAGE):
+        page = places[first : first + VALUES_PAGE]
         heads = tr.get_many([VALUES.pack(place.key) for place in page])
         for place, head in zip(page, heads, strict=True):
             yield _whole(tr, place, head)

@@ -25,7 +25,7 @@ from dispatcher.store.keys import Space
 Step = Callable[[Any], Any]
 """A pure function from the fields of a row's version to those of the next; it may run any number of times."""
 
-FIX = "upgrade this dispatcher; until then a newer one has to work for the shard"
+NEWER_VERSION_FIX = "upgrade this dispatcher; until then a newer one has to work for the shard"
 _DIGITS = b"0123456789"
 _UNREADABLE = (ValueError, InvalidTask)
 _TUPLE = Space()
@@ -94,7 +94,7 @@ class RowFormat:
                 kind=self.kind,
                 version=version,
                 known=self.version,
-                fix=FIX,
+                fix=NEWER_VERSION_FIX,
             )
         fields = self.decode(content)
         for step in self.steps[version - 1 :]:
@@ -125,29 +125,29 @@ def _decode_tuple(row: bytes) -> tuple[Any, ...]:
     return _TUPLE.unpack(row)
 
 
-WORKFLOW = _list("workflow", _with_defaults, _with_defaults)
+WORKFLOW_HEAD = _list("workflow", _with_defaults, _with_defaults)
 RUN = _list("run", *[_with_defaults] * 5)
 STATUS = _list("status", *[_with_defaults] * 3)
 ATTEMPT = _list("attempt")
-NODE = _object("node", *[_with_defaults] * 3)
+NODE_DOCUMENT = _object("node", *[_with_defaults] * 3)
 ANSWER = _object("answer")
-LOCK = _list("lock")
+LOCK = _list("lock", _with_defaults)
 SCHEDULE = _list("schedule")
-BREAKER = _list("breaker")
+BREAKER_ROW = _list("breaker")
 TRIGGER = _list("trigger")
 DECISION = _list("decision")
-AUDIT = _list("audit")
+AUDIT_ENTRY = _list("audit")
 LEARNED = _list("learned")
-THREAD = _list("thread")
+THREAD = _list("thread", _with_defaults)
 THREAD_MESSAGE = _list("thread_message")
 HANDOFF = _list("handoff")
 
-SHARDS = _tuple("shards")
+SHARD_COUNT = _tuple("shards")
 STORE = _tuple("store")
 BEAT = _tuple("beat")
 LEASE = _tuple("lease")
 MARKER = _tuple("marker")
-SHOWN = _tuple("shown")
+SHOWN_CURSOR = _tuple("shown")
 UPLOAD = _tuple("upload")
 VALUE = _tuple("value")
 TIMER = _tuple("timer")
@@ -160,6 +160,6 @@ LOCK_COUNT = _tuple("lock_count")
 THREAD_SENT = _tuple("thread_sent")
 THREAD_MEMBER = _tuple("thread_member")
 THREAD_READER = _tuple("thread_reader")
-SPACE = _tuple("space")
+SPACE_VERSION = _tuple("space")
 CHECKPOINT = _tuple("checkpoint")
 RESTORE = _tuple("restore")

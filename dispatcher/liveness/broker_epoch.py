@@ -23,7 +23,7 @@ from dispatcher.store.transaction import Reads
 
 log = logging.getLogger(__name__)
 
-PREFIX = "coditect.epoch."
+MARKER_PREFIX = "coditect.epoch."
 
 
 class BrokerEpoch:
@@ -64,7 +64,7 @@ class BrokerEpoch:
         return bool(marker) and await self._broker.stats(marker) is not None
 
     async def _new(self, known: str) -> str:
-        marker = f"{PREFIX}{self._clock.new_id()}"
+        marker = f"{MARKER_PREFIX}{self._clock.new_id()}"
         try:
             await self._broker.declare(marker_queue(marker))
         except SetupError as error:

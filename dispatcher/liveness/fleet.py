@@ -10,13 +10,13 @@ from dataclasses import replace
 from coditect.errors import RegistryUnavailable
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus
-from coditect.registry.lookups import Lookups
 from coditect.registry.port import Registry, Search
+from coditect.registry.selector import Lookups
 from coditect.telemetry.metrics import MemoryMetrics, Metrics
 
 LATE_MS = 2_000
 """The remaining lease below which an agent's record is read again: it missed a heartbeat, and may be draining."""
-FEW = 32
+MAX_SINGLE_READS = 32
 """The most agents whose records are read one by one; for more, the records of all agents are read."""
 WHOLE_SECONDS = 30.0
 """The time after which all agents' records are read again: an agent may have registered again with its id."""
@@ -91,17 +91,17 @@ class Fleet:
 
     async def _read(self) -> tuple[AgentRecord, ...]:
         leases = await self._registry.leases()
-        wanted = [one for one, left_ms in leases.items() if left_ms < LATE_MS or not self._is_well(one)]
+        wanted = [agent_id for agent_id, left_ms in leases.items() if left_ms < LATE_MS or not self._is_well(agent_id)]
         now = asyncio.get_running_loop().time()
-        if self._whole_at is None or len(wanted) > FEW or now - self._whole_at > WHOLE_SECONDS:
+        if self._whole_at is None or len(wanted) > MAX_SINGLE_READS or now - self._whole_at > WHOLE_SECONDS:
             self._records = {record.agent_id: record for record in await self._registry.find(Search())}
             self._whole_at = now
             return tuple(self._records.values())
-        for one in wanted:
-            if (record := await self._registry.get(one)) is not None:
-                self._records[one] = record
-        self._records = {one: record for one, record in self._records.items() if one in leases}
-        return tuple(replace(record, lease_ms=leases[one]) for one, record in sorted(self._records.items()))
+        for agent_id in wanted:
+            if (record := await self._registry.get(agent_id)) is not None:
+                self._records[agent_id] = record
+        self._records = {agent_id: record for agent_id, record in self._records.items() if agent_id in leases}
+        return tuple(replace(record, lease_ms=leases[agent_id]) for agent_id, record in sorted(self._records.items()))
 
 
 def slots_of(records: Iterable[AgentRecord]) -> Counter[str]:

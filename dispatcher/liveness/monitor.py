@@ -27,6 +27,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Set
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -36,29 +37,27 @@ from coditect.broker.port import Broker
 from coditect.errors import CoditectError, RegistryUnavailable, Retryable
 from coditect.messaging.event_publisher import Events
 from coditect.model.ids import AgentId
-from coditect.model.registration import AgentStatus
+from coditect.model.registration import AgentRecord, AgentStatus
 from coditect.wire import routing
 from dispatcher.ledger.ownership import leases
 from dispatcher.ledger.ownership.leases import Lease
-from dispatcher.liveness.eviction import Evictor
+from dispatcher.liveness.eviction import Evictor, LeftQueues
 from dispatcher.liveness.fleet import Fleet
-from dispatcher.liveness.left_queues import LeftQueues
 from dispatcher.liveness.ping import PingAnswer, Pings
-from dispatcher.liveness.roster import Roster, RosterEntry
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
 
 LEASE: leases.Name = ("leader", "monitor")
-LOOK_SECONDS = 0.5
+FLEET_CHECK_SECONDS = 0.5
 RELIEF_SECONDS = 0.5
 """The time in which an agent that reports to be cut off from the broker must answer a ping."""
 EVICTION_PAUSES = (0.05, 0.2, 0.5, 1.0, 1.0, 1.0, 1.5)
 """The pauses between tries to evict an agent, since the broker's management API lists a new connection late."""
 SWEEP_SECONDS = 60.0
 """The time between two looks of the leader for queues that dead processes have left at the broker."""
-AGAIN_SECONDS = 5.0
+SWEEP_RETRY_SECONDS = 5.0
 """The time after which the leader tries again to look for such queues."""
 REGISTER_SECONDS = 1.5
 """The time in which a living agent registers again after the registry was wiped: a beat, and some slack."""
@@ -144,16 +143,21 @@ class Monitor:
         """Tell whether an agent counts as dead: its lease ended, it answered no ping, and it was not seen since."""
         return self._roster.is_gone(agent)
 
+    def silent_seconds(self, agent: AgentId) -> float | None:
+        """Return the seconds since a dead agent's last sign of life; None when this monitor has seen none."""
+        seen_at = self._roster.last_seen(agent)
+        return None if seen_at is None else self._now() - seen_at
+
     async def _watch(self) -> None:
         while True:
             await self._look()
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(FLEET_CHECK_SECONDS)
 
     async def _stand(self) -> None:
         """Try to become or stay the leader, in a loop of its own, so that a slow store delays no registry read."""
         while True:
             await self._campaign()
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(FLEET_CHECK_SECONDS)
 
     async def _tidy(self, evict: Evictor) -> None:
         """Have the queues of dead processes removed every minute while this monitor leads, one sweep at a time."""
@@ -161,7 +165,7 @@ class Monitor:
             if self.leads and self._now() >= self._sweep_at:
                 self._sweep_at = self._now() + SWEEP_SECONDS
                 await self._sweep(evict)
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(FLEET_CHECK_SECONDS)
 
     async def _look(self) -> None:
         try:
@@ -172,7 +176,7 @@ class Monitor:
         now = self._now()
         for agent in self._roster.note(records, now):
             self._greet(agent)
-        offline = {one.agent_id for one in records if one.load.status is AgentStatus.OFFLINE}
+        offline = {record.agent_id for record in records if record.load.status is AgentStatus.OFFLINE}
         for agent in sorted(offline - self._offline):
             self._background.start(self._relieve(agent), name=f"relieve {agent}")
         self._offline = offline
@@ -200,7 +204,7 @@ class Monitor:
             }
             await self._left.remove_inboxes(inboxes)
         except Retryable as error:
-            self._sweep_at = self._now() + AGAIN_SECONDS
+            self._sweep_at = self._now() + SWEEP_RETRY_SECONDS
             log.debug("The queues of dead processes could not be removed", extra={"reason": str(error)})
 
     def _kept(self, agent: AgentId) -> Set[str]:
@@ -357,3 +361,116 @@ class Monitor:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+# The list of known agents, with the time until which each agent surely counts as living; no I/O, no clock.
+#
+# An agent lives at least as long as the lease that was last seen of it, even if the registry changes meanwhile: a wiped
+# registry lists no agent, and all are back with the next heartbeat, long before a lease ends. Time in which the
+# observer did not look does not count: a first look, or one after a pause, grants every agent a full lease.
+
+MONITOR_PAUSED_SECONDS = 1.5
+"""The seconds between two looks at the registry from which the monitor counts as having paused."""
+EARLY_PING_SECONDS = 1.5
+"""The time before the end of an agent's lease at which the monitor pings an agent that has not renewed it."""
+SUSPECT_SECONDS = 3.0
+"""The lease that is granted to an agent that may have died while no dispatcher watched."""
+GONE_SECONDS = 3_600.0
+"""The time for which a dead agent's id is kept, so that the agent's return is noticed."""
+MOST_GONE = 10_000
+
+
+@dataclass(slots=True)
+class RosterEntry:
+    """The known facts about one living agent, such as the end of its lease."""
+
+    agent: AgentId
+    lapses_at: float
+    """The time until which the agent counts as living, even if it is silent."""
+    lease_seconds: float
+    """The longest remaining lease that the registry has shown for the agent."""
+    draining: bool = False
+    examined: bool = False
+    """Whether the monitor is pinging the agent to find out if it lives."""
+    without_mail: bool = False
+    """Whether the agent's mailbox queue has been found missing once."""
+    listed: bool = True
+    """Whether the registry has listed the agent since this dispatcher began; else it may be no agent at all."""
+
+    @property
+    def overdue_at(self) -> float:
+        """The time by which the agent should have renewed its lease, shortly before the lease ends."""
+        return self.lapses_at - min(EARLY_PING_SECONDS, self.lease_seconds / 2)
+
+    def grant(self, now: float) -> None:
+        """Count the agent as living for one lease time from now."""
+        self.lapses_at = max(self.lapses_at, now + self.lease_seconds)
+
+
+class Roster:
+    """The agents that a monitor knows, with the ends of their leases in seconds of a monotonic clock."""
+
+    def __init__(self) -> None:
+        self._entries: dict[AgentId, RosterEntry] = {}
+        self._gone: dict[AgentId, tuple[float, float | None]] = {}
+        """When each dead agent was struck, and its last sign of life, if the registry ever listed it."""
+        self._looked_at: float | None = None
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def note(self, records: Iterable[AgentRecord], now: float) -> list[AgentId]:
+        """Record the agents that the registry lists, and return the ids of dead ones that are back.
+
+        At the first call, and after a pause in the calls, all known agents count as living for a full lease.
+        """
+        back = [record.agent_id for record in records if self.note_one(record, now)]
+        if self._looked_at is None or now - self._looked_at > MONITOR_PAUSED_SECONDS:
+            for entry in self._entries.values():
+                entry.grant(now)
+        self._looked_at = now
+        self._gone = {agent: times for agent, times in self._gone.items() if now - times[0] < GONE_SECONDS}
+        return back
+
+    def note_one(self, record: AgentRecord, now: float) -> bool:
+        """Record one agent's lease from the registry; tell whether the agent counted as dead and is back."""
+        if record.lease_ms <= 0:
+            return False
+        left = record.lease_ms / 1_000
+        entry = self._entries.setdefault(record.agent_id, RosterEntry(record.agent_id, now + left, left))
+        entry.lapses_at = max(entry.lapses_at, now + left)
+        entry.lease_seconds = max(entry.lease_seconds, left) if entry.listed else left
+        entry.draining = record.load.status is AgentStatus.DRAINING
+        entry.without_mail, entry.listed = False, True
+        return self._gone.pop(record.agent_id, None) is not None
+
+    def suspect(self, names: Iterable[str], now: float) -> None:
+        """Add unknown agents that left queues, locks or tasks behind, with a short lease: they may have died unseen."""
+        for agent in map(AgentId, sorted(names)):
+            if agent not in self._entries and agent not in self._gone:
+                lapses_at = now + SUSPECT_SECONDS
+                self._entries[agent] = RosterEntry(agent, lapses_at, SUSPECT_SECONDS, listed=False)
+
+    def is_gone(self, agent: AgentId) -> bool:
+        """Tell whether an agent counts as dead, which it does for an hour unless it comes back."""
+        return agent in self._gone
+
+    def last_seen(self, agent: AgentId) -> float | None:
+        """Return when a dead agent last gave a sign of life; None when this dispatcher has seen none."""
+        return self._gone.get(agent, (0.0, None))[1]
+
+    def forget(self, agent: AgentId) -> None:
+        """Stop watching the given name, because it seems to belong to no agent."""
+        self._entries.pop(agent, None)
+
+    def overdue(self, now: float) -> list[RosterEntry]:
+        """Return the entries of agents that should have renewed their leases by now and are not being pinged yet."""
+        return [entry for entry in self._entries.values() if entry.overdue_at <= now and not entry.examined]
+
+    def strike(self, agent: AgentId, now: float) -> None:
+        """Move an agent from the living to the dead agents."""
+        entry = self._entries.pop(agent, None)
+        seen_at = entry.lapses_at - entry.lease_seconds if entry is not None and entry.listed else None
+        self._gone[agent] = now, seen_at
+        if len(self._gone) > MOST_GONE:
+            del self._gone[next(iter(self._gone))]

@@ -16,10 +16,10 @@ from coditect.model.message import Message
 from coditect.wire import control_messages, routing
 from coditect.wire.json import loads
 
-ANSWER_SECONDS = 1.0
+PONG_SECONDS = 1.0
 SLACK_SECONDS = 0.5
 """The delay of a ping's timeout above which this process itself must have been frozen."""
-PREFETCH = 1_000
+PONG_PREFETCH = 1_000
 
 
 class PingAnswer(Enum):
@@ -48,7 +48,9 @@ class Pings:
 
     async def __aenter__(self) -> Self:
         await self._broker.declare(reply_queue(self._reply_to))
-        self._consumer = await self._broker.consume(self._reply_to, self._answered, prefetch=PREFETCH, group="pings")
+        self._consumer = await self._broker.consume(
+            self._reply_to, self._answered, prefetch=PONG_PREFETCH, group="pings"
+        )
         return self
 
     async def __aexit__(
@@ -58,7 +60,7 @@ class Pings:
             await self._consumer.cancel()
 
     async def ask(
-        self, agent: AgentId, *, task_id: str | None = None, within_seconds: float = ANSWER_SECONDS
+        self, agent: AgentId, *, task_id: str | None = None, within_seconds: float = PONG_SECONDS
     ) -> PingAnswer:
         """Ask an agent whether it lives or runs a task; return what its answer or silence means; never raises."""
         loop = asyncio.get_running_loop()
@@ -93,7 +95,7 @@ class Pings:
             control_messages.ping(reply_to=self._reply_to, task_id=task_id, correlation_id=token),
             exchange=routing.AGENTS,
             routing_key=routing.mailbox_key(agent),
-            timeout_seconds=ANSWER_SECONDS,
+            timeout_seconds=PONG_SECONDS,
             wait_when_full=False,
         )
 
@@ -107,7 +109,8 @@ class Pings:
 def _read(pong: Message) -> PingAnswer:
     """Return the meaning of an agent's answer: WITHOUT if it clearly denies the task, else PONG."""
     try:
-        told = loads(pong.body)
+        document = loads(pong.body)
     except InvalidTask:
         return PingAnswer.PONG
-    return PingAnswer.WITHOUT if isinstance(told, dict) and told.get("task", told) is None else PingAnswer.PONG
+    has_no_task = isinstance(document, dict) and document.get("task", document) is None
+    return PingAnswer.WITHOUT if has_no_task else PingAnswer.PONG

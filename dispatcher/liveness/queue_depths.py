@@ -17,22 +17,22 @@ from coditect.broker.port import Broker
 from coditect.errors import BrokerUnavailable
 from coditect.model.capability import Priority
 from coditect.model.registration import AgentRecord
-from coditect.telemetry.metrics import Metrics
-from coditect.telemetry.names import (
+from coditect.telemetry.metrics import (
     CAPABILITY_AGENTS,
     DEAD_LETTERS,
     QUEUE_CONSUMERS,
     QUEUE_DEPTH,
     QUEUE_OLDEST,
     REGISTRY_SIZE,
+    Metrics,
 )
 from coditect.wire import routing
 
-LOOK_SECONDS = 1.0
+DEPTH_CHECK_SECONDS = 1.0
 """The least time between two looks."""
 UNSEEN_SECONDS = 60.0
 """The time without a look after which a queue may have been empty meanwhile: its age begins again."""
-MOST_CAPABILITIES = 500
+MAX_WATCHED_CAPABILITIES = 500
 """The number of capabilities whose queues are looked at; there are four queues for each."""
 
 
@@ -89,7 +89,7 @@ class QueueDepths:
         return getattr(self._shown, name) if self._leads() else {}
 
     def _watched(self) -> Iterable[str]:
-        return list(self._known)[:MOST_CAPABILITIES]
+        return list(self._known)[:MAX_WATCHED_CAPABILITIES]
 
     async def _run(self) -> None:
         while True:
@@ -97,7 +97,7 @@ class QueueDepths:
             self._asked.clear()
             if self._leads():
                 await self.look()
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(DEPTH_CHECK_SECONDS)
 
     async def look(self) -> None:
         """Ask the broker for depths and consumers of the known queues; if it does not answer, keep the last figures."""

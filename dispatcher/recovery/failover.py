@@ -16,7 +16,7 @@ from coditect.errors import CoditectError, Retryable
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord
 from coditect.registry.port import Registry
-from coditect.telemetry.names import AGENTS_LOST, CONNECTIONS_EVICTED
+from coditect.telemetry.metrics import AGENTS_LOST, CONNECTIONS_EVICTED, LOCKS_FREED_SECONDS, RECOVERY_SECONDS, Metric
 from coditect.wire import routing
 from coditect.wire.control import Verb
 from dispatcher.coordination import lock_rows
@@ -36,7 +36,7 @@ from dispatcher.store.port import Database
 
 log = logging.getLogger(__name__)
 
-ASK_SECONDS = 0.5
+DOUBT_PING_SECONDS = 0.5
 """The time between two questions to an agent in doubt."""
 MOST_ASKED = 200
 """The largest number of questions to agents in doubt that are open at the same time."""
@@ -68,6 +68,16 @@ async def watching_agents(
     def on_gone(gone: AgentId) -> None:
         holders.release(workers.get(locks_shard), gone)
 
+    def since_seen(metric: Metric) -> Callable[[AgentId], None]:
+        """Return the function that records how long ago a dead agent gave its last sign of life."""
+        histogram = ports.metrics.histogram(metric)
+
+        def note(gone: AgentId) -> None:
+            if (seconds := monitor.silent_seconds(gone)) is not None:
+                histogram.record(seconds)
+
+        return note
+
     def on_look(records: Sequence[AgentRecord]) -> None:
         ports.capacity.set_slots(slots_of(records))
         depths.note(records)
@@ -85,8 +95,8 @@ async def watching_agents(
         on_gone=on_gone,
         health=ports.background.health,
     )
-    holders = LockHolders(ports, is_gone=monitor.is_gone)
-    at_work = AtWork(ports.broker, ports.background, workers)
+    holders = LockHolders(ports, is_gone=monitor.is_gone, freed=since_seen(LOCKS_FREED_SECONDS))
+    at_work = AtWork(ports.broker, ports.background, workers, recovered=since_seen(RECOVERY_SECONDS))
     depths = QueueDepths(ports.broker, ports.metrics, leads=lambda: monitor.leads)
     async with monitor:
         ports.metrics.observe(AGENTS_LOST, lambda: monitor.lost)
@@ -103,9 +113,11 @@ class LockHolders:
     Each process that becomes the owner of the shard of locks has all of them examined once.
     """
 
-    def __init__(self, ports: Ports, *, is_gone: Callable[[AgentId], bool]) -> None:
+    def __init__(self, ports: Ports, *, is_gone: Callable[[AgentId], bool], freed: Callable[[AgentId], None]) -> None:
         self._ports = ports
         self._is_gone = is_gone
+        self._freed = freed
+        """Called when the last lock of a dead agent is released."""
         self._informed: ShardWorker | None = None
         self._unreleased: set[AgentId] = set()
 
@@ -144,16 +156,19 @@ class LockHolders:
 
     async def _release(self, keeper: ShardWorker, gone: AgentId) -> None:
         """Release a dead agent's locks, some at a time; stop if the shard gets another owner, or the agent is back."""
-        more = True
+        more, released = True, 0
         while more and self._is_gone(gone):  # what an agent that is back has acquired since is its own
             answer = CommandAnswer[Mapping[str, Any]]()
             keeper.put(Asked(Verb.LOCK_RELEASE, {"agent": gone, "reason": "its agent is gone"}), answer)
             try:
-                more = (await answer.future)["more"]
+                page = await answer.future
             except Retryable as error:
                 log.debug("A dead agent's locks are left to their shard's next owner", extra={"reason": str(error)})
                 self._unreleased.add(gone)
                 return
+            more, released = page["more"], released + page["released"]
+        if released:
+            self._freed(gone)
 
 
 class AtWork:
@@ -163,10 +178,19 @@ class AtWork:
     the task or only have lost its connection. It is asked until it answers, or is gone, and the ledger records which.
     """
 
-    def __init__(self, broker: Broker, background: Supervisor, workers: Mapping[int, ShardWorker]) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        background: Supervisor,
+        workers: Mapping[int, ShardWorker],
+        *,
+        recovered: Callable[[AgentId], None],
+    ) -> None:
         self._broker = broker
         self._background = background
         self._workers = workers
+        self._recovered = recovered
+        """Called when the tasks that a dead agent had begun are published again, or known to be with other agents."""
         self._missed: set[AgentId] = set()
         self._losing: set[AgentId] = set()
         self._asking: set[AgentId] = set()
@@ -197,7 +221,7 @@ class AtWork:
             for agent in sorted(self._in_doubt() - self._asking):
                 self._asking.add(agent)
                 self._background.start(self._find_out(agent, monitor), name=f"does {agent} live")
-            await asyncio.sleep(ASK_SECONDS)
+            await asyncio.sleep(DOUBT_PING_SECONDS)
 
     def _in_doubt(self) -> set[AgentId]:
         return set[AgentId]().union(*(worker.in_flight.in_doubt() for worker in self._workers.values()))
@@ -208,8 +232,9 @@ class AtWork:
         While a shard's results queue is not empty, or its former owner still consumes it, the agent's last results may
         wait unread: that is waited for, but not for longer than any silent task is.
         """
+        ends = list[Any]()
         try:
-            for worker in [one for one in self._workers.values() if gone in one.in_flight.agents]:
+            for worker in [worker for worker in self._workers.values() if gone in worker.in_flight.agents]:
                 silent_seconds = 0.0 if await self._has_heard_all(worker) else SILENT_SECONDS
                 if not monitor.is_gone(gone):
                     return
@@ -218,7 +243,9 @@ class AtWork:
                     answer = CommandAnswer[Any]()
                     worker.put(lost, answer)
                     answers.append(answer.future)
-                await asyncio.gather(*answers, return_exceptions=True)  # until then no look repeats them
+                ends += await asyncio.gather(*answers, return_exceptions=True)  # until then no look repeats them
+            if not all(isinstance(end, BaseException) for end in ends):
+                self._recovered(gone)
         finally:
             self._losing.discard(gone)
 
@@ -245,6 +272,8 @@ class AtWork:
                 for (worker, key), answer in zip(doubts, answers, strict=True)
             ]
             await asyncio.gather(*(self._settle(worker, fate) for worker, fate in fates))
+            if fates and not lives:
+                self._recovered(agent)
         finally:
             self._asking.discard(agent)
 

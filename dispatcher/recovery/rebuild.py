@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from coditect.broker.declaring import declare_missing
+from coditect.aio.clock import Clock
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.topology import base_topology, control_plane, notices, shard_queues
+from coditect.broker.topology_diff import declare_missing
 from coditect.errors import Retryable
-from dispatcher.ledger.commands import GoOn, Show
+from dispatcher.ledger.commands import Continue, Show
+from dispatcher.ledger.ownership import incarnation
+from dispatcher.ledger.ownership.incarnation import Incarnation
 from dispatcher.ledger.workflows.republish import Built, built, left_over
 from dispatcher.ledger.workflows.status import live
 from dispatcher.liveness.broker_epoch import BrokerEpoch
@@ -18,6 +23,7 @@ from dispatcher.ports import Ports
 from dispatcher.scheduling.reconciler import drift
 from dispatcher.shards.completions import CommandAnswer
 from dispatcher.shards.worker import ShardWorker
+from dispatcher.store.port import Database
 from dispatcher.taskgraph.port import TaskGraph, TaskGraphUnavailable
 
 log = logging.getLogger(__name__)
@@ -80,7 +86,7 @@ async def _walked(ports: Ports, worker: ShardWorker) -> Built:
     before: bytes | None = b""
     while True:
         has_gone_on, gone_on = False, CommandAnswer[bool]()
-        worker.put(GoOn(), gone_on)  # behind what is published again without a walk
+        worker.put(Continue(), gone_on)  # behind what is published again without a walk
         try:
             has_gone_on = await gone_on.future  # the walk comes first of all that is left over
         except Retryable:  # something else that is left over was set aside: this goes on without it
@@ -109,3 +115,57 @@ async def _wrong(
         )
         compared = False
     return {"workflows": len(found), "jobs": jobs, "compared": compared}
+
+
+# The start of a store's incarnation by a dispatcher, numbered above the highest one that Redis remembers.
+
+REDIS_ANSWER_SECONDS = 1.0
+"""The most seconds for which the start of a dispatcher waits for Redis."""
+INCARNATION_RETRY_SECONDS = 5.0
+"""The seconds between two tries to record the incarnation in Redis."""
+
+
+async def begin_incarnation(
+    database: Database, graph: TaskGraph | None, clock: Clock, background: Supervisor
+) -> Incarnation:
+    """Begin a store's next incarnation; if Redis knows a higher number, treat the store as restored: republish all.
+
+    Its number is above the store's last one and, if Redis answers, above the number in Redis. The new number is written
+    to Redis in the background.
+
+    Raises:
+        CoditectError: any error of `Database.run`.
+    """
+    before = await database.read(incarnation.current)
+    known = 0
+    if graph is not None and before is not None:
+        try:
+            async with asyncio.timeout(REDIS_ANSWER_SECONDS):
+                known = await graph.incarnation(before.store)
+        except (Retryable, TimeoutError) as error:
+            fix = "when the store was restored from a backup: coditect dispatcher restore"
+            log.info("Redis does not say what it knows of the store", extra={"reason": repr(error), "fix": fix})
+    begun = await database.run(partial(incarnation.begin, new_id=clock.new_id(), known=known))
+    if begun.is_restored:
+        log.warning(
+            "The store is older than Redis remembers it: it was restored, and all that is published is published again",
+            extra={"store": begun.store, "incarnation": begun.number},
+        )
+    if graph is not None:
+        recorded = asyncio.Event()
+        name = "tell Redis of the store's incarnation"
+        background.keep(
+            partial(_record_in_redis, graph, begun, recorded), name=name, critical=False, until=recorded.is_set
+        )
+    return begun
+
+
+async def _record_in_redis(graph: TaskGraph, begun: Incarnation, recorded: asyncio.Event) -> None:
+    while not recorded.is_set():
+        try:
+            await graph.incarnation(begun.store, begun.number)
+            recorded.set()
+            return
+        except Retryable as error:
+            log.debug("The incarnation could not be written to Redis yet", extra={"reason": str(error)})
+        await asyncio.sleep(INCARNATION_RETRY_SECONDS)

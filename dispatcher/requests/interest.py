@@ -9,11 +9,11 @@ from coditect.broker.port import Broker, Delivery
 from coditect.broker.topology import Binding, Topology, event_queue
 from coditect.errors import InvalidTask
 from coditect.messaging.event_publisher import Events
-from coditect.telemetry.log_levels import LogLevels
+from coditect.telemetry.logs import LogLevels
 from coditect.wire import control_messages, routing
 from coditect.wire.json import loads
 
-PREFETCH = 100
+BROADCAST_PREFETCH = 100
 
 
 @asynccontextmanager
@@ -31,7 +31,7 @@ async def hearing_listeners(broker: Broker, events: Events, *, owner: str) -> As
         delivery.ack()
 
     await broker.declare(event_queue(queue, ()) + Topology(bindings=(Binding(routing.BROADCAST, queue),)))
-    consumer = await broker.consume(queue, arrived, prefetch=PREFETCH, group="interest")
+    consumer = await broker.consume(queue, arrived, prefetch=BROADCAST_PREFETCH, group="interest")
     try:
         yield
     finally:

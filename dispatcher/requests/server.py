@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import inf
-from typing import Any, Protocol
+from typing import Any
 
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Delivery
@@ -26,15 +26,15 @@ from coditect.errors import (
 from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.retry import Retry
-from coditect.telemetry.tracing.messaging import Attributes, begin_record
-from coditect.telemetry.tracing.port import NO_TRACING, Span, TraceHeaders, Tracing
+from coditect.telemetry.tracing import NO_TRACING, Span, TraceHeaders, Tracing, begin_record
 from coditect.wire import routing
-from coditect.wire.addresses.return_addresses import ReturnAddresses
-from coditect.wire.claims import Claim
-from coditect.wire.control import VERB, Verb, read_request
-from coditect.wire.headers.trace import read_trace
+from coditect.wire.control import VERB, WAIT_MS, Verb, read_request
+from coditect.wire.headers import WORKFLOW_ID, WORKFLOW_NAME, read_trace, with_members
 from coditect.wire.json import dumps
+from coditect.wire.routing import ReturnAddresses
 from coditect.wire.tasks import MAX_BODY_BYTES, result_message
+from coditect.wire.workflow_tasks import Claim
+from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger.commands import Asked, Claimed, Command
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.handlers import requests
@@ -44,32 +44,18 @@ from dispatcher.ledger.workflows.queries import Body, overview, result, rows_of,
 from dispatcher.ledger.workflows.status import status
 from dispatcher.ledger.workflows.submit import number, text
 from dispatcher.shards import verbs
-from dispatcher.shards.completions import Settle
-from dispatcher.shards.status_cache import StatusCache
+from dispatcher.shards.ownership import ShardOwnership
+from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.port import Database
 
 log = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 30.0
-AGAIN_SECONDS = 0.2
+REQUEST_ANSWER_SECONDS = 30.0
+MAX_WAIT_MS = 60_000
+"""The longest time for which a request about a state is held."""
+FINAL_STATES = frozenset(state.value for state in (*TaskState, *WorkflowState) if state.terminal)
+REQUEUE_PAUSE_SECONDS = 0.2
 """The pause before a request that could not be forwarded goes back to its queue."""
-
-
-class Shards(Protocol):
-    """The port through which the request server reaches the shards that the dispatcher owns."""
-
-    @property
-    def count(self) -> int:
-        """The number of all shards of the store, whichever dispatcher owns them."""
-
-    def put(self, shard: int, command: Command, settle: Settle, *, size_bytes: int) -> bool:
-        """Queue a command, such as a request, for a shard's worker; return False if the dispatcher lacks the shard."""
-
-    def status_cache(self, workflow: str) -> StatusCache | None:
-        """Return the cache of workflow states of a workflow's shard; None when another dispatcher owns the shard."""
-
-    def figures(self) -> dict[str, Any]:
-        """Return this dispatcher's status as JSON values, such as its shards and its counts of work and refusals."""
 
 
 Rebuild = Callable[[int, str], Coroutine[Any, Any, dict[str, Any] | None]]
@@ -91,7 +77,7 @@ class RequestServer:
         self,
         broker: Broker,
         database: Database,
-        workers: Shards,
+        workers: ShardOwnership,
         background: Supervisor,
         *,
         addresses: ReturnAddresses,
@@ -135,14 +121,14 @@ class RequestServer:
         match verbs.handling(verb):
             case requests.Query(read):
                 self._reply(delivery, verb, lambda: self._database.ask(lambda tr: read(tr, body)))
-            case requests.ShardChange(_, shard_key) as change:
+            case requests.ShardChange(_, shard_key, own=False) as change:
                 identity = identity_of(delivery.message) if change.records_answer(body) else ""
                 then, span = self.on_change.get(verb), None
                 if verb == Verb.START:
                     body, span = self._traced(delivery.message, body)
                 command = Asked(verb, body, identity, until=_until(delivery.message))
                 self._hand(delivery, command, shard_key(body), then and partial(then, body), span)
-            case None:
+            case _:
                 known = sorted(Verb)
                 raise InvalidTask("The control plane does not know this verb", given=verb[:80], known=known)
 
@@ -151,44 +137,89 @@ class RequestServer:
         trace = read_trace(message.headers)
         if not self.tracing.active or number(body, "chunk", 1) < number(body, "chunks", 1):
             return {**body, "trace": trace} if trace or "trace" in body else body, None
-        named = {"id": "workflow", "name": "name"}
-        told: Attributes = {f"coditect.workflow.{name}": str(body.get(field)) for name, field in named.items()}
-        span = begin_record(self.tracing, routing.CONTROL, TraceHeaders(**trace), told)
-        return {**body, "trace": trace if span is None else span.headers()}, span
+        named = {WORKFLOW_ID: str(body.get("workflow")), WORKFLOW_NAME: str(body.get("name"))}
+        span = begin_record(self.tracing, routing.CONTROL, TraceHeaders(**trace), named)
+        if span is None:
+            return {**body, "trace": trace}, None
+        if span.sampled:
+            span.baggage = with_members(span.baggage, named)
+        return {**body, "trace": span.headers()}, span
 
     def _claim(self, delivery: Delivery, body: Body) -> None:
         node_key = NodeKey(text(body, "workflow"), text(body, "node"))
-        most = number(body, "max_attempts", Retry().max_attempts)
-        command = Claimed(node_key, number(body, "publication", 1), text(body, "agent"), most)
+        max_attempts = number(body, "max_attempts", Retry().max_attempts)
+        command = Claimed(node_key, number(body, "publication", 1), text(body, "agent"), max_attempts)
         self._hand(delivery, command, node_key.workflow)
 
     def _get(self, delivery: Delivery, body: Body) -> None:
         """Answer a request for a workflow's progress, from the shard's status cache or else from the ledger."""
         workflow = text(body, "workflow")
-        rows = self._remembered(workflow)
-        if rows is not None:
+        if body.get(WAIT_MS) is not None:
+            self._hold(delivery, Verb.GET, body, lambda: self._recorded(workflow))
+        elif (rows := self._remembered(workflow)) is not None:
             self.answer(delivery, overview(workflow, *rows))
         else:
             self._reply(delivery, Verb.GET, lambda: self._recorded(workflow))
 
     def _result(self, delivery: Delivery, body: Body) -> None:
         """Answer a request for a result from the ledger; that a workflow still runs, from the shard's status cache."""
-        rows = None if body.get("node") else self._remembered(text(body, "workflow"))
-        if rows is not None:
+
+        async def read() -> dict[str, Any]:
+            return await self._database.ask(lambda tr: result(tr, body))
+
+        if body.get(WAIT_MS) is not None:
+            self._hold(delivery, Verb.RESULT, body, read)
+        elif not body.get("node") and (rows := self._remembered(text(body, "workflow"))) is not None:
             self.answer(delivery, unended(rows[1]))
         else:
-            self._reply(delivery, Verb.RESULT, lambda: self._database.ask(lambda tr: result(tr, body)))
+            self._reply(delivery, Verb.RESULT, read)
+
+    def _hold(self, delivery: Delivery, verb: str, body: Body, read: Work) -> None:
+        """Answer a request about a state when the state is final, or after its `wait_ms`; the shard's owner holds it.
+
+        It is acked before: many may be held, for long. If it is lost with the process, its sender sends it again.
+        """
+        workflow, seconds = text(body, "workflow"), min(number(body, WAIT_MS, 1), MAX_WAIT_MS) / 1000
+        node_key = NodeKey(workflow, str(body.get("node") or ""))
+        worker = self._workers.worker_of(workflow)
+        if worker is None:
+            shard = shard_of(workflow, self._workers.count)
+            self._background.start(self._forward(delivery, shard), name="hand on a request")
+            return
+        delivery.ack()
+        held = self._held(delivery.message, worker, node_key, seconds, read=partial(self._outcome, verb, read))
+        self._background.start(held, name=f"held {verb}")
+
+    async def _held(
+        self,
+        request: Message,
+        worker: ShardWorker,
+        node_key: NodeKey,
+        seconds: float,
+        *,
+        read: Callable[[], Awaitable[Any]],
+    ) -> None:
+        with worker.status_cache.waiting(node_key) as turn:
+            runs = worker.in_flight.get(node_key) is not None  # which saves a read
+            answer = None if runs else await read()
+            if runs or (isinstance(answer, dict) and answer["state"] not in FINAL_STATES):
+                await asyncio.wait({turn}, timeout=seconds)
+                answer = (turn.result() if turn.done() else None) or await read()
+        try:
+            await self._publish(request, answer)
+        except CoditectError as error:
+            log.info("The answer to a held request could not be sent", extra={"reason": str(error)})
 
     def _remembered(self, workflow: str) -> tuple[WorkflowRecord, RunRecord] | None:
-        status_cache = self._workers.status_cache(workflow)
-        return None if status_cache is None else status_cache.get(workflow)
+        worker = self._workers.worker_of(workflow)
+        return None if worker is None else worker.status_cache.get(workflow)
 
     async def _recorded(self, workflow: str) -> dict[str, Any]:
         """Return a workflow's progress from the ledger, and put a live workflow into the shard's status cache."""
         head, run = await self._database.ask(lambda tr: rows_of(tr, workflow))
-        status_cache = self._workers.status_cache(workflow)
-        if status_cache is not None and not run.state.terminal:
-            status_cache.follow(workflow, head)
+        worker = self._workers.worker_of(workflow)
+        if worker is not None and not run.state.terminal:
+            worker.status_cache.follow(workflow, head)
         return overview(workflow, head, run)
 
     def _status(self, delivery: Delivery, body: Body) -> None:
@@ -237,19 +268,23 @@ class RequestServer:
         self._background.start(self._worked(delivery, verb, work, elsewhere), name=f"request {verb}")
 
     async def _worked(self, delivery: Delivery, verb: str, work: Work, elsewhere: int | None) -> None:
-        try:
-            answer: Any = await work()
-        except CoditectError as error:
-            answer = error
-        except ValueError as error:
-            answer = InvalidTask("A field of the request is not what it should be", verb=verb, reason=str(error))
-        except Exception:  # the boundary of a request: one that is never settled keeps its place among those taken
-            log.exception("A request cannot be done; it is refused", extra={"verb": verb})
-            answer = CoditectError("The control plane failed on this", verb=verb)
+        answer = await self._outcome(verb, work)
         if answer is None and elsewhere is not None:
             await self._forward(delivery, elsewhere)
         else:
             self.answer(delivery, answer)
+
+    async def _outcome(self, verb: str, work: Work) -> dict[str, Any] | CoditectError | None:
+        """Return `work`'s result, or the error with which it is refused."""
+        try:
+            return await work()
+        except CoditectError as error:
+            return error
+        except ValueError as error:
+            return InvalidTask("A field of the request is not what it should be", verb=verb, reason=str(error))
+        except Exception:  # the boundary of a request: one that is never settled keeps its place among those taken
+            log.exception("A request cannot be done; it is refused", extra={"verb": verb})
+            return CoditectError("The control plane failed on this", verb=verb)
 
     async def _forward(self, delivery: Delivery, shard: int) -> None:
         """Publish a request to its shard's control queue, for the shard's owner, and ack it; requeue it if that fails.
@@ -261,13 +296,13 @@ class RequestServer:
                 delivery.message,
                 exchange=routing.CONTROL,
                 routing_key=str(shard),
-                timeout_seconds=ANSWER_SECONDS,
+                timeout_seconds=REQUEST_ANSWER_SECONDS,
             )
         except InvalidTask as error:  # handed on again, it would be refused again
             self.answer(delivery, error)
         except CoditectError as error:
             log.info("A request could not be handed on", extra={"shard": shard, "reason": str(error)})
-            await asyncio.sleep(AGAIN_SECONDS)  # whose shard nobody has, and had, would come again at once
+            await asyncio.sleep(REQUEUE_PAUSE_SECONDS)  # whose shard nobody has, and had, would come again at once
             delivery.requeue()
         else:
             delivery.ack()
@@ -293,40 +328,48 @@ class RequestServer:
         await self._send(delivery, answer)
 
     async def _send(self, delivery: Delivery, answer: Any) -> None:
-        address = self._addresses.find(delivery.message.reply_to)
         try:
-            if address is not None and self._addresses.reachable(address):
-                await self._broker.publish(
-                    answer_message(delivery.message, answer),
-                    exchange=address.exchange,
-                    routing_key=address.routing_key,
-                    timeout_seconds=ANSWER_SECONDS,
-                    wait_when_full=False,
-                )
+            await self._publish(delivery.message, answer)
+        except CoditectError as error:
+            log.info("An answer could not be sent; its request comes again", extra={"reason": str(error)})
+            delivery.requeue()
+        else:
+            delivery.ack()
+
+    async def _publish(self, request: Message, answer: Any) -> None:
+        """Publish the answer to a request; one that can never be sent is logged, or replaced by its refusal.
+
+        Raises:
+            CoditectError: when it may be sent later.
+        """
+        address = self._addresses.find(request.reply_to)
+        if address is None or not self._addresses.reachable(address):
+            return
+        try:
+            await self._broker.publish(
+                answer_message(request, answer),
+                exchange=address.exchange,
+                routing_key=address.routing_key,
+                timeout_seconds=REQUEST_ANSWER_SECONDS,
+                wait_when_full=False,
+            )
         except (Unroutable, NotFound) as error:
             log.debug("An answer has no receiver any more", extra={"reason": str(error)})
         except InvalidTask as error:  # sent again, it would be refused again
             log.error("An answer cannot be sent as a message", extra={"reason": str(error)})
             if not isinstance(answer, CoditectError):
-                await self._send(delivery, _refusal_of(error))
-                return
+                await self._publish(request, _refusal_of(error))
         except SetupError as error:
-            assert address is not None, "it was refused"
             if not self._addresses.refused(address, error):
                 log.error("No request can be answered", extra={"reason": str(error)})
-        except CoditectError as error:
-            log.info("An answer could not be sent; its request comes again", extra={"reason": str(error)})
-            delivery.requeue()
-            return
-        delivery.ack()
 
 
 def identity_of(request: Message) -> str:
     """Return an id that a request shares only with its repetitions; empty without a message or correlation id."""
-    given = request.message_id or request.correlation_id
-    if not given:
+    request_id = request.message_id or request.correlation_id
+    if not request_id:
         return ""
-    head = f"{given}\0{request.headers.get(VERB)}\0".encode(errors="surrogatepass")
+    head = f"{request_id}\0{request.headers.get(VERB)}\0".encode(errors="surrogatepass")
     return hashlib.sha256(head + request.body).hexdigest()
 
 
@@ -355,8 +398,8 @@ def answer_message(request: Message, answer: Any) -> Message:
             retryable=answer.retryable,
             fix=str(answer.facts.get("fix", "")),
         )
-        told = failure.as_json() | {"facts": refused["facts"]}
-        return result_message(Outcome(Status.REJECTED, dumps(told), None, correlation), capability="control")
+        document = failure.as_json() | {"facts": refused["facts"]}
+        return result_message(Outcome(Status.REJECTED, dumps(document), None, correlation), capability="control")
     value = answer.as_json() if isinstance(answer, Claim) else answer
     return result_message(Outcome(Status.COMPLETED, dumps(value), None, correlation), capability="control")
 

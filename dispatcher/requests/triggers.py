@@ -11,8 +11,8 @@ from typing import Any
 from coditect.broker.port import Consumer, Delivery
 from coditect.broker.topology import trigger_queue
 from coditect.errors import CoditectError, InputError, InvalidTask, Retryable, TooLarge, Unroutable
-from coditect.model.event import Event
-from coditect.telemetry.names import TRIGGER_EVENTS
+from coditect.model.message import Event
+from coditect.telemetry.metrics import TRIGGER_EVENTS
 from coditect.wire import control_messages, routing
 from coditect.wire.control import Verb, request
 from coditect.wire.events import read_event
@@ -21,13 +21,13 @@ from dispatcher.coordination import trigger_rows as rows
 from dispatcher.ledger.commands import Asked
 from dispatcher.ledger.ownership.shards import shard_of
 from dispatcher.ports import Ports
-from dispatcher.requests.server import Shards
+from dispatcher.shards.ownership import ShardOwnership
 
 log = logging.getLogger(__name__)
 
-PREFETCH = 100
-PUBLISH_SECONDS = 30.0
-PAUSE_SECONDS = 1.0
+TRIGGER_EVENTS_PREFETCH = 100
+TRIGGER_PUBLISH_SECONDS = 30.0
+TRIGGER_RETRY_SECONDS = 1.0
 """The pause before an event goes back to its queue, and before a queue that could not be opened is tried again."""
 OWN_EVENTS = "trigger."
 """The prefix of the types of events about triggers; no trigger reacts to them, since some report its failures."""
@@ -36,7 +36,7 @@ OWN_EVENTS = "trigger."
 class TriggerQueues:
     """The consumers of the queues of all active triggers whose shards the dispatcher owns."""
 
-    def __init__(self, ports: Ports, shards: Shards) -> None:
+    def __init__(self, ports: Ports, shards: ShardOwnership) -> None:
         self._broker = ports.broker
         self._database = ports.database
         self._shards = shards
@@ -66,7 +66,7 @@ class TriggerQueues:
                 return
             except CoditectError as error:
                 log.warning("The triggers cannot be read yet", extra={"shard": shard, "reason": str(error)})
-                await asyncio.sleep(PAUSE_SECONDS)
+                await asyncio.sleep(TRIGGER_RETRY_SECONDS)
 
     async def _try_all(self, shard: int) -> None:
         """Open the queues of the shard's active triggers; an error holds up no other, and is raised at the end."""
@@ -108,10 +108,15 @@ class TriggerQueues:
         queue = routing.trigger_queue(name)
         await self._broker.declare(trigger_queue(queue, pattern))
         take = partial(self._arrived, name)
-        self._consumers[name] = await self._broker.consume(queue, take, prefetch=PREFETCH, group="triggers")
+        self._consumers[name] = await self._broker.consume(
+            queue, take, prefetch=TRIGGER_EVENTS_PREFETCH, group="triggers"
+        )
         try:  # agents are silent about events that nobody listened to
             await self._broker.publish(
-                control_messages.listen(), exchange=routing.BROADCAST, routing_key="", timeout_seconds=PUBLISH_SECONDS
+                control_messages.listen(),
+                exchange=routing.BROADCAST,
+                routing_key="",
+                timeout_seconds=TRIGGER_PUBLISH_SECONDS,
             )
         except Unroutable:
             log.debug("No agent is there to be told that a trigger listens")
@@ -136,9 +141,9 @@ class TriggerQueues:
         if not self._shards.put(self._shard(name), command, settle, size_bytes=len(delivery.message.body)):
             self.give_back(delivery)
 
-    def _refuse(self, delivery: Delivery, error: InputError, **of: str) -> None:
+    def _refuse(self, delivery: Delivery, error: InputError, **facts: str) -> None:
         self.unreadable.value += 1
-        log.warning("An event cannot be used; it is a dead letter", extra={**of, "reason": str(error)})
+        log.warning("An event cannot be used; it is a dead letter", extra={**facts, "reason": str(error)})
         delivery.reject()
 
     def give_back(self, delivery: Delivery) -> None:
@@ -147,7 +152,7 @@ class TriggerQueues:
 
     async def _give_back(self, delivery: Delivery) -> None:
         try:
-            await asyncio.sleep(PAUSE_SECONDS)
+            await asyncio.sleep(TRIGGER_RETRY_SECONDS)
         finally:
             delivery.requeue()
 
@@ -164,7 +169,7 @@ class TriggerQueues:
                 request(Verb.SIGNAL, signal, reply_to=None, correlation_id=signal["id"]),
                 exchange=routing.CONTROL,
                 routing_key=str(shard_of(signal["workflow"], self._shards.count)),
-                timeout_seconds=PUBLISH_SECONDS,
+                timeout_seconds=TRIGGER_PUBLISH_SECONDS,
             )
         except InvalidTask as error:  # sent again, it would be refused again
             self._refuse(delivery, error, signal=signal["signal"])

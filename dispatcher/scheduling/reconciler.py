@@ -32,12 +32,12 @@ from dispatcher.taskgraph.projector import Projector
 log = logging.getLogger(__name__)
 
 ROUND_SECONDS = 15.0
-AGAIN_SECONDS = 1.0
+RECOMPARE_SECONDS = 1.0
 """The pause between the two comparisons of a job with the ledger, after which a difference counts as drift."""
 SHARE = 0.02
 """The largest share of time that comparing RQ with the ledger takes, by a pause after each page."""
-LONGEST_PAUSE_SECONDS = 30.0
-FEW = 64
+LONGEST_COMPARE_PAUSE_SECONDS = 30.0
+MAX_NODES_READ_TOGETHER = 64
 """The most nodes of one workflow that a read of several workflows returns."""
 TOGETHER = 32
 """The number of workflows whose first nodes one read returns."""
@@ -109,10 +109,10 @@ class Reconciler:
         for worker in tuple(self._workers.values()):
             if worker.projector is None:
                 continue
-            await worker.projector.told()  # what has just ended is not to be looked at
+            await worker.projector.flushed()  # what has just ended is not to be looked at
             began = _now()
             found = (await self._graph.unfinished(worker.shard)).workflows
-            await _rest(began)
+            await _pause_after(began)
             if found:
                 ended = await self._database.read(partial(over, shard=worker.shard, workflows=found))
                 await self._workflows(worker, worker.projector, ended)
@@ -128,14 +128,14 @@ class Reconciler:
             if worker.closed:
                 return
             wrong = await _differing(worker, projector, self._graph, node_keys, queued)
-            await _rest(began)
+            await _pause_after(began)
             await self._mend(worker, projector, wrong)
             began = _now()
 
     async def _mend(self, worker: ShardWorker, projector: Projector, first: Collection[Job]) -> None:
         if not first:
             return
-        await asyncio.sleep(AGAIN_SECONDS)
+        await asyncio.sleep(RECOMPARE_SECONDS)
         if wrong := await _still(worker, projector, self._graph, first):
             self.mended += len(wrong)
             log.warning("RQ differs from the ledger and is mended", extra={"shard": worker.shard, "jobs": len(wrong)})
@@ -159,7 +159,7 @@ async def drift(
     queued = (await graph.unfinished(worker.shard)).queued
     async for node_keys in _pages(database, workflows):
         if wrong := await _differing(worker, projector, graph, node_keys, queued):
-            waiting.append((now() + AGAIN_SECONDS, wrong))
+            waiting.append((now() + RECOMPARE_SECONDS, wrong))
         while waiting and waiting[0][0] <= now():
             yield await _still(worker, projector, graph, waiting.popleft()[1])
     for due, wrong in waiting:
@@ -184,10 +184,10 @@ async def _reads(database: Database, workflows: Sequence[str]) -> AsyncIterator[
     for at in range(0, len(workflows), TOGETHER):
         together = workflows[at : at + TOGETHER]
         for workflow, first in zip(together, await database.read(partial(_few, workflows=together)), strict=True):
-            nodes, most = first, FEW
+            nodes, limit = first, MAX_NODES_READ_TOGETHER
             yield [NodeKey(workflow, node) for node in nodes]
-            while len(nodes) == most:
-                nodes, most = await database.read(partial(_names, workflow=workflow, after=nodes[-1])), BATCH
+            while len(nodes) == limit:
+                nodes, limit = await database.read(partial(_names, workflow=workflow, after=nodes[-1])), BATCH
                 yield [NodeKey(workflow, node) for node in nodes]
 
 
@@ -195,9 +195,9 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def _rest(began: float) -> None:
+async def _pause_after(began: float) -> None:
     """Pause after a comparison that began at `began`: 49 times as long as it took, but at most 30 seconds."""
-    await asyncio.sleep(min((_now() - began) * (1 / SHARE - 1), LONGEST_PAUSE_SECONDS))
+    await asyncio.sleep(min((_now() - began) * (1 / SHARE - 1), LONGEST_COMPARE_PAUSE_SECONDS))
 
 
 async def _still(worker: ShardWorker, projector: Projector, graph: TaskGraph, first: Collection[Job]) -> list[Job]:
@@ -215,10 +215,10 @@ async def _differing(
     queued: Collection[Key] = (),
 ) -> list[Job]:
     """Return the jobs of the given nodes that RQ lacks, or has in another state than the ledger."""
-    jobs = [projector.job(one) for one in await _seen(worker, tuple(node_keys))]
-    await projector.told()
+    jobs = [projector.job(node) for node in await _seen(worker, tuple(node_keys))]
+    await projector.flushed()
     found = await graph.difference(jobs, queued)
-    wrong = {(one.workflow, one.node) for one in found.missing} | {(one.workflow, one.node) for one in found.changes}
+    wrong = {(job.workflow, job.node) for job in found.missing} | {(job.workflow, job.node) for job in found.changes}
     return [job for job in jobs if (job.workflow, job.node) in wrong]
 
 
@@ -244,7 +244,7 @@ async def _show(worker: ShardWorker, workflow: str, nodes: tuple[str, ...]) -> N
 
 
 def _few(tr: Reads, *, workflows: Sequence[str]) -> list[list[str]]:
-    found = tr.get_ranges([STATUSES.range((workflow,)) for workflow in workflows], limit=FEW)
+    found = tr.get_ranges([STATUSES.range((workflow,)) for workflow in workflows], limit=MAX_NODES_READ_TOGETHER)
     return [[str(STATUSES.unpack(key)[1]) for key, _ in rows] for rows in found]
 
 

@@ -2,7 +2,7 @@
 
 RQ holds the backlog, and the bridge takes jobs from it by priority, up to the capacity of each capability. The ledger's
 ready index is claimed from instead when Redis does not answer, or when RQ brings no job of a capability for
-`PATIENCE_SECONDS` although capacity is free and the ledger knows of ready nodes.
+`RQ_PATIENCE_SECONDS` although capacity is free and the ledger knows of ready nodes.
 
 The capacity for nodes on their way to the claim is reserved until the claim is committed, so that no more are taken.
 """
@@ -12,26 +12,25 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from coditect.errors import CoditectError, Retryable
+from coditect.aio.supervisor import Supervisor
+from coditect.errors import Retryable
 from coditect.wire.control import Verb
 from dispatcher.ledger.commands import Asked, Command, Proposed, Show
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.ownership.shards import shard_of
 from dispatcher.ledger.workflows.status import live
 from dispatcher.ports import Ports
-from dispatcher.shards.completions import NOTHING, Settle
+from dispatcher.shards.completions import NOTHING, Answered, Settle
 from dispatcher.shards.ownership import ShardOwnership
-from dispatcher.taskgraph.bridge import Bridge
-from dispatcher.taskgraph.port import Proposal, RequestKind, TaskGraph, ToolRequest
+from dispatcher.taskgraph.port import Proposal, RequestKind, TaskGraph, TaskGraphUnavailable, ToolRequest
 
 log = logging.getLogger(__name__)
 
-PATIENCE_SECONDS = 1.0
-LOOK_SECONDS = 0.25
+RQ_PATIENCE_SECONDS = 1.0
+BACKLOG_CHECK_SECONDS = 0.25
 MOST_OF_A_COMMAND = 64
 """The most nodes that one command to a shard worker claims."""
 CLAIM_BYTES = 4_000
@@ -50,7 +49,7 @@ class Scheduler:
         self._waiting: dict[str, float] = {}
         """The time since when a capability has had both ready nodes and free capacity, by capability."""
         self._rounds = 0
-        self.bridge = None if graph is None or not ports.ways.from_rq else Bridge(graph, self)
+        self.bridge = None if graph is None else Bridge(graph, self)
 
     def open(self) -> None:
         """Start the loops that claim ready nodes: from RQ's queues, and from the ledger's ready index."""
@@ -103,16 +102,28 @@ class Scheduler:
         settle: Settle = NOTHING
         if capability:
             self._ports.capacity.keep(capability, len(node_keys))
-            settle = _KeptCapacity(self, capability, len(node_keys))
+            settle = Answered(partial(self._settled, capability, len(node_keys)))
         self._put(shard, Proposed(node_keys, capability), settle, size_bytes=CLAIM_BYTES * len(node_keys))
 
-    def settled(self, capability: str, number: int, *, claimed: bool) -> None:
+    def _settled(self, capability: str, number: int, answer: Any) -> None:
         """Free the publishing capacity reserved for nodes that RQ proposed; if any was claimed, record the time."""
         self._ports.capacity.free(capability, number)
-        if claimed:
+        if isinstance(answer, int) and answer > 0:
             self._brought[capability] = asyncio.get_running_loop().time()
 
-    def tell(self, node_key: NodeKey) -> None:
+    def _ask(self, request: Asked, node_key: NodeKey) -> None:
+        """Pass on a person's request in RQ, then have its node claimed or its state sent to RQ.
+
+        Not after a retryable error or when the shard was lost: RQ then reports the request again.
+        """
+
+        def answered(answer: Any) -> None:
+            if answer is not None and not isinstance(answer, Retryable):
+                self._claim(node_key)
+
+        self._put(self._shard_of(node_key.workflow), request, Answered(answered))
+
+    def _claim(self, node_key: NodeKey) -> None:
         """Have the shard worker claim a node if it is ready and capacity is free, or else send its state to RQ."""
         self._propose(self._shard_of(node_key.workflow), "", (node_key,))
 
@@ -134,11 +145,11 @@ class Scheduler:
             body = {"workflow": request.workflow, "node": request.node, "reason": "canceled in RQ"}
             match request.kind:
                 case RequestKind.CANCEL:
-                    self._put(self._shard_of(node_key.workflow), Asked(Verb.CANCEL, body), _Answered(self, node_key))
+                    self._ask(Asked(Verb.CANCEL, body), node_key)
                 case RequestKind.REQUEUE:
-                    self._put(self._shard_of(node_key.workflow), Asked(Verb.REDRIVE, body), _Answered(self, node_key))
+                    self._ask(Asked(Verb.REDRIVE, body), node_key)
                 case RequestKind.STRAY:
-                    self.tell(node_key)
+                    self._claim(node_key)
 
     async def forgotten(self, shards: Collection[int]) -> None:
         """Have all live workflows of shards that RQ lost written to RQ; the bridge repeats a call that failed."""
@@ -157,18 +168,16 @@ class Scheduler:
 
     async def _without_rq(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(BACKLOG_CHECK_SECONDS)
             now = asyncio.get_running_loop().time()
             self._waiting = {capability: self._waiting.get(capability, now) for capability in self.room()}
             for capability, since in self._waiting.items():
                 brought = max(since, self._brought.get(capability, 0.0))
-                if self.bridge is None or not self.bridge.available or now - brought >= PATIENCE_SECONDS:
+                if self.bridge is None or not self.bridge.available or now - brought >= RQ_PATIENCE_SECONDS:
                     self._fill(capability)
 
     def _fill(self, capability: str) -> None:
         """Claim a capability's ready nodes from the ledger's index, with its free capacity shared among the shards."""
-        if not self._ports.ways.from_index:
-            return
         workers = [worker for worker in self._ownership.workers.values() if capability in worker.backlog]
         self._rounds += 1
         first = self._rounds % len(workers) if workers else 0
@@ -176,41 +185,126 @@ class Scheduler:
             worker.fill(capability, -(-self._ports.capacity.room_for(capability) // left))
 
 
-@dataclass(frozen=True, slots=True)
-class _KeptCapacity:
-    """The callbacks of a command to claim nodes that RQ proposed, which free the capacity reserved for the nodes."""
+# The bridge that brings RQ's queued jobs and people's requests in RQ to the dispatcher's shard workers.
+#
+# No task is executed and no job waits here: a job that RQ has queued is started and proposed in one step, and the
+# ledger decides. A job that the bridge took and no dispatcher claimed, because the process died between, is found by
+# `difference`.
 
-    scheduler: Scheduler
-    capability: str
-    number: int
-
-    def done(self, answer: Any) -> None:
-        """Free the reserved capacity, because the ledger has claimed or refused the nodes, or the command failed."""
-        claimed = not isinstance(answer, CoditectError) and answer > 0
-        self.scheduler.settled(self.capability, self.number, claimed=claimed)
-
-    def undone(self) -> None:
-        """Free the reserved capacity, because this dispatcher does not, or no longer, own the shard."""
-        self.scheduler.settled(self.capability, self.number, claimed=False)
+ADOPT_SECONDS = 0.25
+"""The pause between two looks at empty RQ queues, which `wake` ends when the dispatcher queued a job."""
+EMPTY_QUEUE_PAUSE_SECONDS = 0.02
+"""The pause before the next look for a capability of which RQ's queues had no job although capacity was free."""
+RQ_CHECK_SECONDS = 1.0
+"""The pause between two looks for people's requests in RQ and for a wiped Redis, and after a failure."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Answered:
-    """The callbacks of a person's cancel or requeue of a job in RQ: then claim the node, or send its state to RQ.
+class Bridge:
+    """The bridge from RQ to the shard workers: one loop adopts queued jobs, another looks for people's requests."""
 
-    Not after a retryable error: RQ then reports the request again.
-    """
+    def __init__(
+        self,
+        graph: TaskGraph,
+        scheduler: Scheduler,
+        *,
+        adopt_seconds: float = ADOPT_SECONDS,
+        look_seconds: float = RQ_CHECK_SECONDS,
+        again_seconds: float = EMPTY_QUEUE_PAUSE_SECONDS,
+    ) -> None:
+        self._graph = graph
+        self._scheduler = scheduler
+        self._adopt_seconds = adopt_seconds
+        self._look_seconds = look_seconds
+        self._again_seconds = again_seconds
+        self._wake = asyncio.Event()
+        self._missed: dict[str, float] = {}
+        """The earliest time of the next look for each capability of which RQ's queues had no job."""
+        self._known = set[int]()
+        """The shards that RQ had at an earlier look. A shard that was just taken is not among them."""
+        self.available = True
+        """Whether Redis answered the bridge's last call."""
 
-    scheduler: Scheduler
-    node_key: NodeKey
+    def wake(self) -> None:
+        """Make the bridge look for queued jobs in RQ at once, because a job was queued or capacity became free."""
+        self._wake.set()
 
-    def done(self, answer: Any) -> None:
-        """Have the node claimed if ready, or else its state sent to RQ; do nothing after a retryable error.
+    def open(self, supervisor: Supervisor) -> None:
+        """Start the loops for queued jobs and for requests; neither is critical, since nodes also run without RQ."""
+        supervisor.keep(self._adopting, name="adopt from RQ", critical=False)
+        supervisor.keep(self._looking, name="requests in RQ", critical=False)
 
-        RQ then reports the request again.
+    async def adopt(self) -> int:
+        """Take jobs from RQ's queues once, propose their nodes to the scheduler, and return how many were proposed.
+
+        Raises:
+            TaskGraphUnavailable: when Redis does not answer; retryable.
         """
-        if not isinstance(answer, Retryable):
-            self.scheduler.tell(self.node_key)
+        now = asyncio.get_running_loop().time()
+        self._missed = {capability: due for capability, due in self._missed.items() if due > now}
+        room = {
+            capability: room for capability, room in self._scheduler.room().items() if capability not in self._missed
+        }
+        proposals = await self._graph.adopt(self._scheduler.shards(), room)
+        self.available = True
+        found = {proposal.capability for proposal in proposals}
+        due = now + self._again_seconds
+        self._missed |= {capability: due for capability in room if capability not in found}
+        if proposals:
+            await self._scheduler.proposed(proposals)
+        return len(proposals)
 
-    def undone(self) -> None:
-        """Do nothing when the shard was lost, since its new owner finds the person's request in RQ."""
+    async def look(self) -> None:
+        """Pass on people's requests in RQ once, and have the shards written to RQ again whose jobs Redis has lost.
+
+        Raises:
+            TaskGraphUnavailable: when Redis does not answer; retryable.
+        """
+        shards = self._scheduler.shards()
+        if not shards:
+            return
+        # before anything is written again: what people asked for while nobody looked would be overwritten
+        if requests := await self._graph.requests(shards):
+            await self._scheduler.requested(requests)
+        known = await self._graph.known(shards)
+        if lost := [shard for shard in shards if shard not in known]:
+            level = logging.WARNING if self._known.intersection(lost) else logging.INFO
+            log.log(level, "RQ does not have these shards; they are reconciled", extra={"shards": lost})
+            await self._scheduler.forgotten(lost)
+        self._known.update(known)
+
+    async def _adopting(self) -> None:
+        while True:
+            self._wake.clear()
+            pause = self._adopt_seconds
+            try:
+                if await self.adopt():
+                    pause = 0.0
+                elif self._missed:
+                    pause = min(pause, self._again_seconds)
+            except TaskGraphUnavailable as error:
+                self._failed(error)
+                pause = self._look_seconds
+            except Exception:
+                self.available = False  # nobody is to wait for what this loop would bring
+                raise
+            await self._pause(pause)
+
+    async def _looking(self) -> None:
+        while True:
+            try:
+                await self.look()
+            except TaskGraphUnavailable as error:
+                self._failed(error)
+            await asyncio.sleep(self._look_seconds)
+
+    async def _pause(self, seconds: float) -> None:
+        end = asyncio.get_running_loop().call_later(seconds, self._wake.set)  # an idle dispatcher's cheapest wait
+        try:
+            await self._wake.wait()
+        finally:
+            end.cancel()
+
+    def _failed(self, error: TaskGraphUnavailable) -> None:
+        if self.available:
+            log.warning("RQ does not answer; nodes are dispatched without it", extra=error.facts)
+        self.available = False

@@ -17,11 +17,11 @@ from dispatcher.ledger.commands import (
     Began,
     Claimed,
     Command,
+    Continue,
     Due,
     Evaluated,
     Fill,
     Finished,
-    GoOn,
     Heard,
     Look,
     Lost,
@@ -68,7 +68,7 @@ class Batch:
     room: Mapping[str, int]
     now_ms: int
     chance: float
-    apart: bool = False
+    defer_dependents: bool = False
     """Whether to leave dependents of ended nodes to later transactions, because the commands failed once before."""
     doubt: str = ""
     """Why `now_ms` may be wrong, to be logged beside it, as `ReferenceClock.doubt` says; empty without a doubt."""
@@ -131,7 +131,7 @@ def run_once(tr: Transaction, batch: Batch) -> BatchResult:
     leases.check(tr, batch.lease)
     unit.doubt = batch.doubt
     unit.follows_on = batch.policy.follow_on and len(batch.commands) == 1  # where there is more, the broker balances it
-    unit.apart = batch.apart
+    unit.defer_dependents = batch.defer_dependents
     if len(node_keys) > 1:
         unit.expect(node_keys)
         unit.expect_ends(ending)
@@ -142,7 +142,7 @@ def run_once(tr: Transaction, batch: Batch) -> BatchResult:
             break
         answers.append(_answer(unit, command))
         if unit.ended or unit.unfit:
-            advance.follow(unit, most=0 if unit.apart else None)
+            advance.follow(unit, limit=0 if unit.defer_dependents else None)
     effects = unit.close()
     autonomy.count(tr, effects, batch.now_ms)
     if batch.policy.approvals is not None:
@@ -278,8 +278,8 @@ COMMANDS: Mapping[type, Callable[[UnitOfWork, Any], Any]] = MappingProxyType(
         Fill: fill,
         Show: show,
         Look: look,
-        Evaluated: lambda unit, command: advance.evaluated(unit, command.node_key, command.token, command.told),
-        GoOn: lambda unit, _: continuations.go_on(unit),
+        Evaluated: lambda unit, command: advance.evaluated(unit, command.node_key, command.token, command.inputs),
+        Continue: lambda unit, _: continuations.go_on(unit),
         Rebuild: lambda unit, command: republish.begin(unit, command.marker, command.occasion, kept=command.kept),
         Asked: verbs.ask,
     }

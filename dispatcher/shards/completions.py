@@ -12,7 +12,7 @@ from dispatcher.store.errors import StoreUnavailable
 
 Value = TypeVar("Value")
 
-AGAIN_SECONDS = 0.2
+REBUILD_RETRY_SECONDS = 0.2
 """The pause in seconds before a refused rebuild is given to the shard worker again."""
 
 
@@ -65,19 +65,19 @@ NOTHING = Nothing()
 
 @dataclass(frozen=True, slots=True)
 class RebuildAnswer:
-    """The callbacks of the command for a shard's rebuild: call `go_on` after its commit, `again` 0.2 s after a refusal.
+    """The callbacks of the command for a shard's rebuild: call `go_on` after its commit, `retry` 0.2 s after a refusal.
 
     By the command a shard publishes its tasks again, or, if the broker has its data, marks them as perhaps missing.
     """
 
     go_on: Callable[[int], None]
-    again: Callable[[], None]
+    retry: Callable[[], None]
     settle: Settle
 
     def done(self, answer: Any) -> None:
-        """Call `go_on` after a rebuild's commit, `again` 0.2 s after its refusal, and pass the answer to `settle`."""
+        """Call `go_on` after a rebuild's commit, `retry` 0.2 s after its refusal, and pass the answer to `settle`."""
         if isinstance(answer, CoditectError):
-            asyncio.get_running_loop().call_later(AGAIN_SECONDS, self.again)
+            asyncio.get_running_loop().call_later(REBUILD_RETRY_SECONDS, self.retry)
         else:
             self.go_on(answer)
         self.settle.done(answer)
@@ -104,15 +104,15 @@ class CommandRefused:
 
 
 @dataclass(frozen=True, slots=True)
-class Filled:
-    """The callbacks of a command to claim ready nodes, which free the publishing capacity reserved for the nodes."""
+class Answered:
+    """The callbacks that call `act` with the answer, or the error that refused the command; None if not applied."""
 
-    free: Callable[[bool], None]
+    act: Callable[[Any], None]
 
     def done(self, answer: Any) -> None:
-        """Free the reserved capacity after the claim or its refusal, and report whether the claim left ready nodes."""
-        self.free(answer is True)
+        """Call `act` after the command was committed or refused."""
+        self.act(answer)
 
     def undone(self) -> None:
-        """Free the reserved capacity, because this dispatcher no longer works on the shard."""
-        self.free(False)
+        """Call `act` with None, because this dispatcher no longer works on the shard."""
+        self.act(None)

@@ -58,7 +58,7 @@ class Flight:
     """The id of the agent that reported the task's start; empty before such a report."""
     heard: float = 0.0
     """The time of the agent's last report, or the last time when no report could arrive: loop clock, seconds."""
-    apart: bool = False
+    in_own_queue: bool = False
     """Whether the task went to one agent's own queue instead of the capability's task queue."""
     heartbeat_ms: int = 0
     """The longest time in milliseconds between two reports of the agent, if the node limits it; 0 for no limit."""
@@ -101,7 +101,7 @@ class InFlight:
             self.follow(moved, now)
         for publication in effects.publications:
             if publication.agent:
-                self.set_apart(publication.node_key)
+                self.note_own_queue(publication.node_key)
 
     def follow(self, moved: Transition, now: float) -> None:
         """Add, change or remove a node's published task after a committed transition of the node."""
@@ -118,7 +118,7 @@ class InFlight:
                 self._capacity.end(flight.capability)
                 self._capacity.begin(moved.capability)
                 flight.capability = moved.capability
-            flight.apart = flight.apart and flight.publication == row.publication
+            flight.in_own_queue = flight.in_own_queue and flight.publication == row.publication
             flight.publication, flight.published_ms = row.publication, row.published_ms or 0
             flight.fence, flight.agent, flight.heartbeat_ms = row.fence, row.agent, row.heartbeat_ms or 0
             flight.hear(now)
@@ -142,19 +142,19 @@ class InFlight:
         if node_key in self.doubted:
             self._doubt(node_key, self.doubted[node_key] - {agent})
 
-    def set_apart(self, node_key: NodeKey) -> None:
+    def note_own_queue(self, node_key: NodeKey) -> None:
         """Note that a node's task went to one agent's queue of follow-up tasks, not to the capability's queue."""
         if (flight := self._by_key.get(node_key)) is not None:
-            flight.apart = True
+            flight.in_own_queue = True
 
     def _note_start(self, flight: Flight) -> None:
-        if not flight.apart:
+        if not flight.in_own_queue:
             _raise(self.started, flight)
 
     def agree(self, found: Sequence[Transition], now: float) -> None:
         """Correct the list of published tasks by the ledger: add or update those that it has, and remove all others."""
         known_keys = {moved.node_key for moved in found}
-        for node_key in [one for one in self._by_key if one not in known_keys]:
+        for node_key in [key for key in self._by_key if key not in known_keys]:
             self._capacity.end(self._by_key.pop(node_key).capability)
         for moved in found:
             row, flight = moved.row, self._by_key.get(moved.node_key)

@@ -36,8 +36,8 @@ from dispatcher.shards.worker import ShardWorker
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 5.0
-PAUSE_SECONDS = 15.0
+ORPHAN_CHECK_SECONDS = 5.0
+STOOD_STILL_SECONDS = 15.0
 """The seconds between two looks beyond which this process counts as having stood still between them."""
 MOST_ASKED = 200
 """The largest number of silent agents that one look asks for their tasks, all at the same time."""
@@ -61,7 +61,7 @@ class OrphanDetector:
     async def run(self) -> None:
         """Search for lost tasks every 5 s until the shard's worker is closed; errors of the broker are only logged."""
         while not self._worker.closed:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(ORPHAN_CHECK_SECONDS)
             try:
                 await self.look()
             except CoditectError as error:
@@ -87,18 +87,18 @@ class OrphanDetector:
             fate = self._worker.in_flight.fate(flight, now, now_ms)
             if fate is Fate.HELD:
                 continue
-            one = Lost(node_key, flight.publication, flight.agent)
+            lost = Lost(node_key, flight.publication, flight.agent)
             if fate is Fate.LOST:
-                self._lose(replace(one, reason=HEARTBEAT), flight, "No agent has a silent task; it is published again")
+                self._lose(replace(lost, reason=HEARTBEAT), flight, "No agent has a silent task; it is published again")
             elif flight.agent:
-                begun.append((one, flight))
+                begun.append((lost, flight))
             elif self._is_overtaken(flight) or await self._is_empty(flight, empty):
-                self._lose(one, flight, "A publication is missing; it is repeated")
+                self._lose(lost, flight, "A publication is missing; it is repeated")
         if begun:
             await self._look_for(begun[:MOST_ASKED], empty)
 
-    def _lose(self, lost: Lost, flight: Flight, told: str) -> None:
-        log.warning(told, extra={"task_id": lost.node_key.task_id, "agent_id": lost.agent})
+    def _lose(self, lost: Lost, flight: Flight, message: str) -> None:
+        log.warning(message, extra={"task_id": lost.node_key.task_id, "agent_id": lost.agent})
         flight.hear(self._now())  # the command may wait for longer than until the next look
         self._worker.put(lost)
 
@@ -111,21 +111,23 @@ class OrphanDetector:
         if not await self._has_heard_all():
             return
         sought = [
-            (one, flight, flight.heard)
-            for one, flight in begun
+            (lost, flight, flight.heard)
+            for lost, flight in begun
             if self._is_passed(flight) or await self._is_empty(flight, empty)
         ]
-        asked = (self._pings.ask(AgentId(one.agent), task_id=one.node_key.task_id) for one, _, _ in sought)
+        asked = (self._pings.ask(AgentId(lost.agent), task_id=lost.node_key.task_id) for lost, _, _ in sought)
         answers = await asyncio.gather(*asked)
         heard_all, now = await self._has_heard_all(), self._now()
-        for (one, flight, heard), answer in zip(sought, answers, strict=True):
-            if flight.heard != heard or self._worker.in_flight.get(one.node_key) is not flight:
+        for (lost, flight, heard), answer in zip(sought, answers, strict=True):
+            if flight.heard != heard or self._worker.in_flight.get(lost.node_key) is not flight:
                 continue
             if answer is PingAnswer.PONG:
                 flight.hear(now)
             elif heard_all and answer in (PingAnswer.WITHOUT, PingAnswer.NO_MAIL):
-                lost = replace(one, reason=DELIVERY_LOST) if answer is PingAnswer.WITHOUT else one
-                self._lose(lost, flight, "No agent has a task that was begun; it is published again")
+                reason = DELIVERY_LOST if answer is PingAnswer.WITHOUT else lost.reason
+                self._lose(
+                    replace(lost, reason=reason), flight, "No agent has a task that was begun; it is published again"
+                )
 
     async def _has_heard_all(self) -> bool:
         """Tell whether all agents' reports are read: they could arrive, and the shard's results queue is empty."""
@@ -136,7 +138,7 @@ class OrphanDetector:
         """Tell whether agents' reports could arrive since the last call; if not, count all tasks as reported now."""
         now, before, could_hear = self._now(), self._stepped, self._hears
         self._stepped, self._hears = now, self._broker.connected and not self._broker.blocked
-        if could_hear and self._hears and now - before <= PAUSE_SECONDS:
+        if could_hear and self._hears and now - before <= STOOD_STILL_SECONDS:
             return True
         self._worker.in_flight.grant(now)
         return False

@@ -23,8 +23,10 @@ from typing import Any, Self
 from coditect.broker.port import Consumer, Delivery
 from coditect.broker.topology import base_topology, shard_queues
 from coditect.errors import CoditectError, InputError, NotFound, Retryable, SetupError
-from coditect.telemetry.names import (
+from coditect.telemetry.metrics import (
     COMMITS_REFUSED,
+    LOCKS_FREED_SECONDS,
+    RECOVERY_SECONDS,
     RESULTS_REFUSED,
     SHARDS,
     SHARDS_OWNED,
@@ -43,7 +45,6 @@ from dispatcher.ports import Ports
 from dispatcher.shards.completions import Settle
 from dispatcher.shards.orphans import OrphanDetector
 from dispatcher.shards.results import ResultsConsumer
-from dispatcher.shards.status_cache import StatusCache
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.transaction import Transaction
 from dispatcher.taskgraph.port import TaskGraph
@@ -51,7 +52,7 @@ from dispatcher.taskgraph.projector import Projector
 
 log = logging.getLogger(__name__)
 
-NAME = "dispatcher"
+OWNER_PREFIX = "dispatcher"
 RESULTS_PREFETCH = 500
 CONTROL_PREFETCH = 200
 LEAVE_SECONDS = 5.0
@@ -59,13 +60,13 @@ STEP_SECONDS = 0.2
 """The time in seconds to wait for the step under way before all shards are handed over."""
 GIVE_UP_SECONDS = 1.0
 """The time in seconds that all shards may take to close when the dispatcher gives them up."""
-CANCEL_SECONDS = 0.1
+CONSUMER_CANCEL_SECONDS = 0.1
 """The time in seconds to wait for the broker to cancel a closing shard's consumers; later deliveries are returned."""
 
 
 def new_owner() -> str:
     """Return a new, unique owner name for a dispatcher process that starts, to hold leases under."""
-    return f"{NAME}-{os.getpid()}-{token_hex(4)}"
+    return f"{OWNER_PREFIX}-{os.getpid()}-{token_hex(4)}"
 
 
 class ShardOwnership:
@@ -92,8 +93,8 @@ class ShardOwnership:
         self._evict = evict
         self.on_room: Callable[[], None] = lambda: None
         """The callback that is called when a node becomes ready or capacity becomes free; set before entering."""
-        self.on_open: Callable[[int], None] = lambda _: None
-        self.on_close: Callable[[int], None] = lambda _: None
+        self.on_open: list[Callable[[int], None]] = []
+        self.on_close: list[Callable[[int], None]] = []
         """The callbacks that get a shard's number when this dispatcher begins to serve the shard, and when it stops."""
         self.markers = BrokerEpoch(ports.broker, ports.database, ports.clock)
         self._returns = 0
@@ -275,7 +276,8 @@ class ShardOwnership:
             await self._close(shard)
             raise
         if listened:
-            self.on_open(shard)
+            for opened in self.on_open:
+                opened(shard)
             log.info("A shard is worked for here", extra={"shard": shard, "epoch": lease.epoch})
 
     async def _declare(self, shard: int) -> None:
@@ -337,14 +339,15 @@ class ShardOwnership:
         await self._cancel(self._consumers.pop(shard, []))
         if worker is not None and self.workers.get(shard) is worker:  # and not its successor, when two close it
             del self.workers[shard]
-            self.on_close(shard)
+            for closed in self.on_close:
+                closed(shard)
             await worker.close()
 
     async def _cancel(self, consumers: Sequence[Consumer]) -> None:
         start = self._ports.background.start
-        ends = [start(one.cancel(), name=f"end of {one.queue}") for one in consumers]
+        ends = [start(consumer.cancel(), name=f"end of {consumer.queue}") for consumer in consumers]
         if ends:
-            await asyncio.wait(ends, timeout=CANCEL_SECONDS)
+            await asyncio.wait(ends, timeout=CONSUMER_CANCEL_SECONDS)
 
     def _nudge(self) -> None:
         self.on_room()
@@ -352,10 +355,10 @@ class ShardOwnership:
     def _lost(self, shard: int) -> None:
         self._ports.background.start(self._close(shard), name=f"close shard {shard}")
 
-    def status_cache(self, workflow: str) -> StatusCache | None:
-        """Return the status cache of a workflow's shard; None when the dispatcher does not own the shard."""
+    def worker_of(self, workflow: str) -> ShardWorker | None:
+        """Return the worker of a workflow's shard; None when the dispatcher does not own the shard."""
         worker = self.workers.get(shard_of(workflow, self.count))
-        return None if worker is None or worker.closed else worker.status_cache
+        return None if worker is None or worker.closed else worker
 
     def _active(self) -> int:
         """Return the number of workflows, in this dispatcher's shards, with a task that is published or runs."""
@@ -364,6 +367,7 @@ class ShardOwnership:
     def figures(self) -> dict[str, Any]:
         """Return this dispatcher's name, shards, and counts of work, refusals and restarts, for `dispatcher status`."""
         counter = self._ports.metrics.counter
+        longest = self._ports.metrics.histogram
         return {
             "owner": self.owner,
             "shards": sorted(self.workers),
@@ -375,4 +379,6 @@ class ShardOwnership:
             "newer": sum(worker.newer for worker in self.workers.values()),
             "dropped": counter(UNDELIVERABLE, outcome="dropped").value,
             "restarts": self._ports.background.health.deaths.total(),
+            "recovery_ms": round(1000 * longest(RECOVERY_SECONDS).highest),
+            "freed_ms": round(1000 * longest(LOCKS_FREED_SECONDS).highest),
         }

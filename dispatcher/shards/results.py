@@ -7,13 +7,12 @@ from typing import Any
 
 from coditect.broker.port import Delivery
 from coditect.errors import CoditectError, InputError, InvalidTask
-from coditect.model.message import Message
+from coditect.model.message import Message, value
 from coditect.model.task import Owner
-from coditect.model.value import value
-from coditect.wire.attempt_results import RESULTS_TYPE, read_owners, read_results
 from coditect.wire.control import PROGRESS_TYPE, STARTED_TYPE, read_progress, read_started
 from coditect.wire.json import loads
-from coditect.wire.tasks import RESULT_TYPE, AttemptResult, owner_of, read_attempt_result
+from coditect.wire.tasks import RESULT_TYPE, OutcomeReport, owner_of, read_outcome_report
+from coditect.wire.workflow_tasks import RESULTS_TYPE, read_owners, read_results
 from dispatcher.ledger.commands import Began, Finished, unreported
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.nodes.attempts import UNREADABLE
@@ -22,7 +21,7 @@ from dispatcher.shards.worker import ShardWorker
 
 log = logging.getLogger(__name__)
 
-FIX = "upgrade the dispatchers before the agents"
+NEWER_REPORT_FIX = "upgrade the dispatchers before the agents"
 _HINTS = tuple(kind.removesuffix("v1") for kind in (STARTED_TYPE, PROGRESS_TYPE))
 """The types of reports, without their versions, that only say how far work is."""
 _ONE_RESULT = RESULT_TYPE.removesuffix("v1")
@@ -55,7 +54,9 @@ class ResultsConsumer:
                 log.debug("A report of a newer release is not used", extra={"type": message.type})
                 delivery.ack()
             else:
-                raise InvalidTask("The dispatcher knows no report of this type", type=str(message.type)[:120], fix=FIX)
+                raise InvalidTask(
+                    "The dispatcher knows no report of this type", type=str(message.type)[:120], fix=NEWER_REPORT_FIX
+                )
         except InputError as error:
             log.error("A report cannot be read; it is a dead letter", extra={"reason": str(error)})
             self._refuse(delivery, error)
@@ -66,8 +67,8 @@ class ResultsConsumer:
         if not results:
             delivery.ack()
         settle = AckedTogether(delivery, len(results))
-        for told in results:
-            self._worker.put(finished(told), settle, size_bytes=len(told.outcome.body))
+        for result in results:
+            self._worker.put(finished(result), settle, size_bytes=len(result.outcome.body))
 
     def _refuse(self, delivery: Delivery, error: InputError) -> None:
         """Record a failure of each attempt that an unreadable message names, and make the message a dead letter."""
@@ -99,15 +100,15 @@ def read_finished(message: Message) -> Finished:
     Raises:
         InvalidTask: when the message cannot be read.
     """
-    told = read_attempt_result(message)
+    result = read_outcome_report(message)
     loads(message.body)
-    return finished(told)
+    return finished(result)
 
 
-def finished(told: AttemptResult) -> Finished:
+def finished(result: OutcomeReport) -> Finished:
     """Return the command to the shard worker that records an agent's result of an attempt in the ledger."""
-    node_key = NodeKey(told.owner.workflow, told.owner.node)
-    return Finished(node_key, told.owner.fence, told.publication, told.outcome, told.free)
+    node_key = NodeKey(result.owner.workflow, result.owner.node)
+    return Finished(node_key, result.owner.fence, result.publication, result.outcome, result.free)
 
 
 def _unread(owner: Owner, publication: int, error: InputError) -> Finished:

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 AGAIN_MS = 1_000
 """The pause in milliseconds before the next look for timers, after a store error or while time limits are held back."""
-GRACE_SECONDS = 3.0
+LATE_REPORTS_SECONDS = 3.0
 """The seconds for which time limits wait for delayed reports, once agents' reports can arrive again."""
 DEAF_SECONDS = 0.3
 """The pause in seconds between two checks whether agents' reports can arrive again."""
@@ -89,7 +89,7 @@ class TimerService:
     def listen(self, consumers: Collection[Consumer]) -> None:
         """Watch the given consumers of agents' reports: no time limit fires for 3 s, nor while one of them is lost."""
         self._consumers = consumers
-        self._held_until = _now() + GRACE_SECONDS
+        self._held_until = _now() + LATE_REPORTS_SECONDS
         if not self._hears():
             self.deafened()
 
@@ -108,8 +108,8 @@ class TimerService:
         self._deaf = False
 
     def hold(self) -> None:
-        """Fire no time limits for 3 s (`GRACE_SECONDS`), because agents' reports could not arrive until now."""
-        self._held_until = max(self._held_until, _now() + GRACE_SECONDS)
+        """Fire no time limits for 3 s (`LATE_REPORTS_SECONDS`), because agents' reports could not arrive until now."""
+        self._held_until = max(self._held_until, _now() + LATE_REPORTS_SECONDS)
 
     def close(self) -> None:
         """Stop the timer service for good, without handing over any more timers."""
@@ -124,7 +124,7 @@ class TimerService:
         return _now() < self._held_until
 
     def _hears(self) -> bool:
-        return all(one.active for one in self._consumers)
+        return all(consumer.active for consumer in self._consumers)
 
     async def _look(self) -> None:
         try:
@@ -164,7 +164,7 @@ class TimerService:
         self._paused_until = _now() + AGAIN_MS / 1000
 
     def _again(self, error: Retryable) -> None:
-        """Plan another read of the timers 1 s after a failed one, and fire no time limits for 3 s (`GRACE_SECONDS`)."""
+        """Plan another read of the timers 1 s after a failed one, and fire no time limits for 3 s."""
         self.hold()
         log.info("The timers could not be read", extra={"shard": self._shard, "reason": str(error)})
         self.set(self._ports.clock.now_ms() + AGAIN_MS)

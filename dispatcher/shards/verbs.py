@@ -23,21 +23,22 @@ COORDINATION: Mapping[str, str] = MappingProxyType(
     {
         noun: f"dispatcher.coordination.{module}"
         for noun, module in (
-            ("approval", "approvals.queries"),
-            ("audit", "approvals.queries"),
-            ("autonomy", "approvals.autonomy"),
+            ("approval", "approvals"),
+            ("audit", "approvals"),
+            ("autonomy", "approvals"),
             ("breaker", "breakers"),
-            ("handoff", "handoffs.handoffs"),
+            ("handoff", "handoffs"),
+            ("lesson", "state"),
             ("lock", "locks"),
             ("schedule", "schedules"),
             ("state", "state"),
-            ("thread", "threads.threads"),
+            ("thread", "threads"),
             ("trigger", "triggers"),
         )
     }
 )
 """The module of coordination for each noun with which verbs and kinds of timers begin, as `lock` in `lock.acquire`."""
-HELD: Final = limits.TIMERS | {LOCK_EXPIRY}
+HELD: Final = limits.TIME_LIMIT_TIMERS | {LOCK_EXPIRY}
 """The kinds of timers that end an overdue node or lock, and so are held back while no sign of life can arrive."""
 
 
@@ -46,14 +47,15 @@ def handling(verb: str) -> Query | ShardChange | None:
 
     `RequestServer` itself serves the verbs that need more: the dispatcher's memory, the broker, or an agent's answer.
     """
-    found: Query | ShardChange | None = requests.VERBS.get(verb) or _kept("VERBS", verb)
+    found: Query | ShardChange | None = requests.LEDGER_VERBS.get(verb) or _kept("VERBS", verb)
     return found
 
 
 def _kept(table: str, name: str) -> Any:
-    """Return the handler that package `coordination` has for a verb or timer kind, from the named table, or None."""
-    module = COORDINATION.get(name.partition(".")[0])
-    return None if module is None else getattr(import_module(module), table, {}).get(name)
+    """Return the handler that package `coordination` has for a verb or timer kind, from the noun's table, or None."""
+    noun = name.partition(".")[0]
+    module = COORDINATION.get(noun)
+    return None if module is None else getattr(import_module(module), f"{noun.upper()}_{table}", {}).get(name)
 
 
 def ask(unit: UnitOfWork, asked: Asked) -> dict[str, Any]:

@@ -15,29 +15,41 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
-from coditect.errors import CoditectError, Retryable, Unroutable
-from coditect.telemetry.names import COMMITS_REFUSED
+from coditect.errors import CoditectError, NewerVersion, Retryable, Unroutable
+from coditect.model.message import value
+from coditect.telemetry.metrics import COMMITS_REFUSED, RESULTS_REFUSED, Metrics
 from coditect.wire.control import Progress
 from coditect.workflow.states import TaskState
-from dispatcher.ledger.commands import Asked, Command, Fill, GoOn, Lost, NoQueue, Proposed, Rebuild, Show
+from dispatcher.ledger.commands import (
+    Asked,
+    Began,
+    Command,
+    Continue,
+    Fill,
+    Finished,
+    Lost,
+    NoQueue,
+    Proposed,
+    Rebuild,
+    Show,
+)
 from dispatcher.ledger.definitions import Caches, Definitions
 from dispatcher.ledger.effects import Effects, NodeKey, Publication
 from dispatcher.ledger.errors import LostLease
 from dispatcher.ledger.ownership.leases import Lease
 from dispatcher.ledger.ownership.policy import Policy
-from dispatcher.ledger.versions import FIX
+from dispatcher.ledger.versions import NEWER_VERSION_FIX
 from dispatcher.ledger.workflows.continuations import SetAside
 from dispatcher.ledger.workflows.recover import RecoveredShard, learn
 from dispatcher.metrics import ShardMetrics
 from dispatcher.ports import Ports
 from dispatcher.shards import batch
-from dispatcher.shards.completions import NOTHING, Filled, RebuildAnswer, Settle
-from dispatcher.shards.continuations import ContinuationBackoff, Evaluations
+from dispatcher.shards.completions import NOTHING, Answered, CommandRefused, RebuildAnswer, Settle
+from dispatcher.shards.continuations import UnfinishedWork
 from dispatcher.shards.in_flight import InFlight
-from dispatcher.shards.publishing.confirmed import ConfirmedPublications
-from dispatcher.shards.publishing.publisher import ShardPublisher, tell
-from dispatcher.shards.refusals import QueuedCommand, Refusals
+from dispatcher.shards.publishing import ConfirmedPublications, ShardPublisher, tell
 from dispatcher.shards.status_cache import StatusCache
 from dispatcher.shards.timers import TimerService
 from dispatcher.store.errors import StoreFailed
@@ -45,12 +57,12 @@ from dispatcher.taskgraph.projector import Projector
 
 log = logging.getLogger(__name__)
 
-MOST_COMMANDS = 256
-MOST_BYTES = 1_000_000
-RETRY_SECONDS = 0.2
-CLOSE_SECONDS = 0.5
+MAX_BATCH_COMMANDS = 256
+MAX_BATCH_BYTES = 1_000_000
+BATCH_RETRY_SECONDS = 0.2
+WORKER_CLOSE_SECONDS = 0.5
 """The seconds that a closing worker waits for the broker's confirms, and for its last updates to RQ."""
-IDLE_SECONDS = 0.2
+OUTBOX_IDLE_SECONDS = 0.2
 """The seconds without a batch after which the worker clears confirmed outbox rows in a batch of its own."""
 MOST_FILL = 500
 
@@ -73,15 +85,15 @@ class ShardWorker:
         self._on_lost, self._nudge = on_lost, nudge
         self.projector = projector
         since_ms, approvals = ports.clock.now_ms(), ports.approvals
-        self._policy = Policy(self.shard, ports.ways.on_record, not ports.quorum, ports.floor, since_ms, approvals)
+        direct, traced = not ports.quorum, ports.tracing.active
+        self._policy = Policy(self.shard, direct, ports.floor, since_ms, approvals, traced)
         self._entries: deque[QueuedCommand] = deque()
         self._singly = 0
         """The number of next commands that each get a batch of their own, after a batch of several failed."""
-        self._apart = False  # whether that is so of the batch that is under way
+        self._defer_dependents = False  # whether that is so of the batch that is under way
         self._wake = asyncio.Event()
         self._definitions = Definitions()
-        self._later = ContinuationBackoff(lambda: self.put(GoOn()))
-        self._evaluations = Evaluations(self.shard, ports.database, ports.background, self._later.aside, self.put)
+        self._unfinished = UnfinishedWork(self.shard, ports.database, ports.background, self.put)
         self._unsure = False
         """Whether a transaction may have been committed whose effects were not applied in memory."""
         self._confirmed = ConfirmedPublications(self._wake.set)
@@ -100,7 +112,7 @@ class ShardWorker:
         self.marker = marker
         """The name of the marker queue of the broker to which the shard's tasks were published, or are about to be."""
         self.closed = False
-        self._refusals = Refusals(self.shard, ports.metrics, self.put, pause_seconds=RETRY_SECONDS)
+        self._refusals = Refusals(self.shard, ports.metrics, self.put, pause_seconds=BATCH_RETRY_SECONDS)
         self._refused_commits = ports.metrics.counter(COMMITS_REFUSED)
         self._metrics = ShardMetrics(ports.metrics)
         self._lost = False
@@ -110,7 +122,7 @@ class ShardWorker:
         """Start the worker from the shard's state in the ledger, and publish tasks again that may be unpublished."""
         found = await self._ports.database.read(lambda tr: learn(tr, self.shard))
         if found.newer:
-            facts = {"shard": self.shard, "nodes": len(found.newer), "fix": FIX}
+            facts = {"shard": self.shard, "nodes": len(found.newer), "fix": NEWER_VERSION_FIX}
             log.warning("A newer dispatcher wrote nodes that are under way; they are left alone", extra=facts)
         self._take_up(found)
         self.timer_service.open()
@@ -136,7 +148,7 @@ class ShardWorker:
         self.in_flight.doubt(found.doubtful)
         self.backlog |= dict.fromkeys(found.backlog)
         if found.has_todo:
-            self.put(GoOn())
+            self.put(Continue())
         self.timer_service.set(found.next_due_ms)
 
     async def close(self) -> None:
@@ -147,14 +159,14 @@ class ShardWorker:
             await asyncio.wait((self._work,))
         if not self._lost:
             self._send()
-        last = () if self.projector is None else (self.projector.tell_last(CLOSE_SECONDS),)
+        last = () if self.projector is None else (self.projector.tell_last(WORKER_CLOSE_SECONDS),)
         await asyncio.gather(self._clear_last(), *last)
         self._give_back()
 
     async def _clear_last(self) -> None:
         """Clear the outbox rows of confirmed publications, so that the next owner publishes none of them again."""
         if not self._lost:
-            await self._publisher.settled(CLOSE_SECONDS)
+            await self._publisher.settled(WORKER_CLOSE_SECONDS)
         if self._confirmed and not self._lost:
             try:
                 await self._commit([])
@@ -167,9 +179,9 @@ class ShardWorker:
         self.closed = True
         self._unsent.clear()
         self.timer_service.close()
-        self._later.close()
-        self._evaluations.close()
+        self._unfinished.close()
         self._confirmed.close()
+        self.status_cache.clear()
         for task in self._tasks:
             task.cancel()
         if self.projector is not None:
@@ -186,9 +198,9 @@ class ShardWorker:
         if not kept:
             self._publisher.hold(recall=marker != self.marker)
         self.marker = marker
-        again = partial(self.rebuild, marker, occasion, kept=kept)
+        retry = partial(self.rebuild, marker, occasion, kept=kept)
         self.put(
-            Rebuild(marker, occasion, kept), RebuildAnswer(self._doubt_broker if kept else self._go_on, again, settle)
+            Rebuild(marker, occasion, kept), RebuildAnswer(self._doubt_broker if kept else self._go_on, retry, settle)
         )
 
     def _doubt_broker(self, last: int) -> None:
@@ -224,11 +236,11 @@ class ShardWorker:
 
     def _next_entries(self) -> list[QueuedCommand]:
         entries, size_bytes, now = list[QueuedCommand](), 0, asyncio.get_running_loop().time()
-        self._apart = self._singly > 0
-        most = 1 if self._apart else MOST_COMMANDS
+        self._defer_dependents = self._singly > 0
+        limit = 1 if self._defer_dependents else MAX_BATCH_COMMANDS
         self._singly = max(0, self._singly - 1)
-        while self._entries and len(entries) < most:
-            if entries and size_bytes + self._entries[0].size_bytes > MOST_BYTES:
+        while self._entries and len(entries) < limit:
+            if entries and size_bytes + self._entries[0].size_bytes > MAX_BATCH_BYTES:
                 break
             entry = self._entries.popleft()
             if isinstance(entry.command, Asked) and entry.command.until <= now:
@@ -253,8 +265,8 @@ class ShardWorker:
             log.warning("The store does not take a batch", extra={"shard": self.shard, "reason": str(error)})
             self._entries.extendleft(reversed(entries))
             if isinstance(error, SetAside):
-                self._later.set_aside(error)
-            await asyncio.sleep(RETRY_SECONDS)
+                self._unfinished.set_aside(error)
+            await asyncio.sleep(BATCH_RETRY_SECONDS)
         except Exception as error:  # the boundary of batches: a bad command takes no other with it
             if not entries:
                 raise
@@ -262,7 +274,7 @@ class ShardWorker:
 
     def _refuse(self, entries: list[QueuedCommand], error: Exception) -> None:
         """Retry a failed batch command by command; refuse a command that fails even in a batch of its own."""
-        if len(entries) > 1 or not self._apart:
+        if len(entries) > 1 or not self._defer_dependents:
             self._entries.extendleft(reversed(entries))
             self._singly = len(entries)
             return
@@ -281,12 +293,12 @@ class ShardWorker:
 
     async def _commit(self, entries: list[QueuedCommand]) -> None:
         commands, confirmed = [entry.command for entry in entries], self._confirmed.take()
-        clock, caches = self._ports.clock, Caches(self._definitions, frozenset(self._later.aside))
-        moment = (self._ports.capacity.room(), clock.now_ms(), clock.chance(), self._apart, clock.doubt)
-        one = batch.Batch(self.lease, self._policy, caches, commands, confirmed, *moment)
+        clock, caches = self._ports.clock, Caches(self._definitions, frozenset(self._unfinished.skipped))
+        moment = (self._ports.capacity.room(), clock.now_ms(), clock.chance(), self._defer_dependents, clock.doubt)
+        next_batch = batch.Batch(self.lease, self._policy, caches, commands, confirmed, *moment)
         began = asyncio.get_running_loop().time()
         try:
-            done = await self._ports.database.run(partial(batch.run, batch=one))
+            done = await self._ports.database.run(partial(batch.run, batch=next_batch))
         except BaseException:
             self._note_confirmed(confirmed)
             self._doubt()
@@ -314,7 +326,7 @@ class ShardWorker:
         """Update the metrics, caches, published tasks and backlog by the effects of a committed batch."""
         now = asyncio.get_running_loop().time()
         self._metrics.committed(effects, now - began)
-        self.status_cache.note(effects.runs)
+        self.status_cache.note(effects)
         self._definitions.note(effects.definitions)
         self.in_flight.follow_all(effects, now)
         for moved in effects.transitions:
@@ -331,9 +343,9 @@ class ShardWorker:
         if effects.proposed:
             self.put(Proposed(tuple(effects.proposed)))
         for evaluation in effects.evaluations:
-            self._evaluations.begin(*evaluation)
+            self._unfinished.evaluate(*evaluation)
         if effects.unfinished:
-            self.put(GoOn())
+            self.put(Continue())
         if effects.timers:
             self.timer_service.look_again()
         self._nudge()
@@ -360,10 +372,10 @@ class ShardWorker:
         else:
             log.warning("A publication is unknown; it is repeated", extra={"reason": str(error), "shard": self.shard})
             lost = Lost(publication.node_key, publication.number)
-            asyncio.get_running_loop().call_later(RETRY_SECONDS, self.put, lost)
+            asyncio.get_running_loop().call_later(BATCH_RETRY_SECONDS, self.put, lost)
 
     def _note_confirmed(self, publications: list[int]) -> None:
-        self._confirmed.add(publications, within_seconds=IDLE_SECONDS)
+        self._confirmed.add(publications, within_seconds=OUTBOX_IDLE_SECONDS)
 
     async def _catch_up(self) -> None:
         """Read the shard's state from the ledger again, once a commit succeeds after one with an unknown outcome.
@@ -375,6 +387,7 @@ class ShardWorker:
         found = await self._ports.database.read(lambda tr: learn(tr, self.shard))
         self._unsure = False
         self._take_up(found)
+        self.status_cache.clear()
         self._nudge()
 
     def fill(self, capability: str, room: int) -> None:
@@ -383,11 +396,73 @@ class ShardWorker:
         if room > 0 and capability in self.backlog:
             del self.backlog[capability]
             self._ports.capacity.keep(capability, room)
-            self.put(Fill(capability, room), Filled(partial(self._filled, capability, room)))
+            self.put(Fill(capability, room), Answered(partial(self._filled, capability, room)))
 
-    def _filled(self, capability: str, room: int, more: bool) -> None:
+    def _filled(self, capability: str, room: int, more: Any) -> None:
         """Free the capacity that a `Fill` command reserved, and note whether more nodes of the capability wait."""
         self._ports.capacity.free(capability, room)
-        if more:
+        if more is True:
             self.backlog[capability] = None
             self._nudge()
+
+
+MAX_RESULT_TRIES = 5
+"""The number of tries to record the end of an attempt, with growing pauses: six seconds in all."""
+PAUSES_OF_KEPT = 25
+"""The pause before a retry of a report on a newer dispatcher's row, as a multiple of the first pause: five seconds."""
+
+
+@value
+class QueuedCommand:
+    """A command in a shard worker's queue, with its callbacks, its size, and how many tries were refused."""
+
+    command: Command
+    settle: Settle
+    size_bytes: int = 0
+    tries: int = 0  # that were refused before
+
+
+class Refusals:
+    """The handler of one shard's failed commands: it refuses each, or queues it again after a pause, by `put`."""
+
+    def __init__(self, shard: int, metrics: Metrics, put: Callable[..., None], *, pause_seconds: float) -> None:
+        self._shard = shard
+        self._unrecorded = metrics.counter(RESULTS_REFUSED, reason="unrecorded")
+        self._put = put
+        self._pause_seconds = pause_seconds
+        self._has_met_newer = False
+
+    def refuse(self, entry: QueuedCommand, error: Exception) -> None:
+        """Refuse a command that failed in a batch of its own; retry a result first, then record a failed attempt.
+
+        After NewerVersion a result or a start is retried without end.
+        """
+        if isinstance(error, NewerVersion):
+            self._leave_alone(entry, error)
+            return
+        log.error("A command cannot be done; it is refused", exc_info=error, extra={"shard": self._shard})
+        refusal = error if isinstance(error, CoditectError) else CoditectError("The control plane failed on this")
+        if not isinstance(entry.command, Finished) or entry.command.is_unrecorded:
+            entry.settle.done(refusal)
+        elif entry.tries < MAX_RESULT_TRIES:
+            self._put_later(entry, self._pause_seconds * 2**entry.tries, tries=entry.tries + 1)
+        else:
+            self._unrecorded.value += 1
+            self._put(entry.command.unrecorded(error), CommandRefused(entry.settle, refusal))
+
+    def _leave_alone(self, entry: QueuedCommand, error: NewerVersion) -> None:
+        """Retry a result or a start later, or refuse another command, as only a newer dispatcher can read its row."""
+        if not self._has_met_newer:
+            self._has_met_newer = True
+            facts = {"shard": self._shard, "command": type(entry.command).__name__, **error.facts}
+            log.warning("A newer dispatcher wrote what a command needs; such rows are left alone", extra=facts)
+        if isinstance(entry.command, Finished | Began):
+            self._put_later(entry, self._pause_seconds * PAUSES_OF_KEPT, tries=entry.tries)
+        else:
+            entry.settle.done(error)
+
+    def _put_later(self, entry: QueuedCommand, seconds: float, *, tries: int) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(
+            seconds, lambda: self._put(entry.command, entry.settle, size_bytes=entry.size_bytes, tries=tries)
+        )

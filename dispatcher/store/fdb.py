@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -19,9 +20,8 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from coditect.errors import CoditectError
+from coditect.errors import CoditectError, missing_extra
 from dispatcher.store import errors
-from dispatcher.store.binding import load_binding
 from dispatcher.store.fdb_backing import FdbBacking
 from dispatcher.store.limits import RUN_SECONDS
 from dispatcher.store.retry import EarlierTries, repeated
@@ -34,7 +34,7 @@ API_VERSION = 730
 OPEN_SECONDS = 10.0
 DECIDED_SECONDS = 1.0
 """The longest wait of a canceled caller for the end of its transaction, which takes longer when no cluster answers."""
-EARLY_SECONDS = 0.1
+EARLY_BEGIN_SECONDS = 0.1
 """The longest time that a transaction begun early waits for its function, as long as the client's own read versions."""
 FRESH_SECONDS = 1.0
 """The longest time without a question for a new read version, whose answers FoundationDB slows when it has too much."""
@@ -160,7 +160,7 @@ class FdbDatabase:
         self, backing: FdbBacking, body: Callable[[Transaction], Result], earlier: EarlierTries
     ) -> Result:
         codes: list[int] = []
-        follows_soon = time.monotonic() - self._ended_at < EARLY_SECONDS
+        follows_soon = time.monotonic() - self._ended_at < EARLY_BEGIN_SECONDS
         self._running += 1
         try:
             result, last = await self._in_thread(lambda: self._commit(backing, body, earlier, codes))
@@ -194,7 +194,7 @@ class FdbDatabase:
         now, version = time.monotonic(), last.committed_version
         if self._database is None or self._running or version < 0 or now - self._asked_at > FRESH_SECONDS:
             return
-        self._early, self._early_until = FdbBacking(self._transaction(), self._fdb), now + EARLY_SECONDS
+        self._early, self._early_until = FdbBacking(self._transaction(), self._fdb), now + EARLY_BEGIN_SECONDS
         self._early.begin_early(version, last)
 
     def _take_early(self) -> FdbBacking | None:
@@ -287,3 +287,19 @@ def translated(error: Any) -> CoditectError:
         if code in codes:
             return kind(sentence, fdb_code=code)
     return errors.StoreUnavailable("FoundationDB refused the transaction", fdb_code=code)
+
+
+def load_binding() -> Any:
+    """Import FoundationDB's Python binding, and return the module.
+
+    Raises:
+        SetupError: when the extra `fdb` is not installed.
+    """
+    try:
+        # nobody on another store installs it; its tuple layer brings `six`, which the binding itself needs only later
+        import fdb  # noqa: PLC0415
+        import fdb.tuple  # noqa: PLC0415
+    except ImportError as error:
+        raise missing_extra("fdb") from error
+    sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "fdb.six"]
+    return fdb

@@ -89,7 +89,7 @@ class FdbBacking:
 
     def get_range(self, begin: bytes, end: bytes, limit: int, reverse: bool, snapshot: bool) -> list[KeyValue]:
         """Return at most `limit` pairs of [begin, end); limit 0 returns all."""
-        kept = next((one for one in self._ranges if one.answers(begin, end, limit, reverse)), None)
+        kept = next((kept_range for kept_range in self._ranges if kept_range.answers(begin, end, limit, reverse)), None)
         if kept is None:
             return _pairs(self._reads(snapshot).get_range(begin, end, limit, reverse, self._all))
         return self._cut(kept, limit, snapshot)
@@ -104,20 +104,20 @@ class FdbBacking:
 
     def get_ranges(self, ranges: Sequence[KeyRange], limit: int, snapshot: bool) -> list[list[KeyValue]]:
         """Return the pairs of several ranges in one round trip."""
-        reads, kept = self._reads(snapshot), {one.begin: one for one in self._ranges}
+        reads, kept = self._reads(snapshot), {kept_range.begin: kept_range for kept_range in self._ranges}
         found: list[Any] = []
         for begin, end in ranges:
-            one = kept.get(begin)
-            is_known = one is not None and one.answers(begin, end, limit, reverse=False)
-            found.append(one if is_known else reads.get_range(begin, end, limit, False, self._all))
-        return [self._cut(one, limit, snapshot) if isinstance(one, _Range) else _pairs(one) for one in found]
+            found_range = kept.get(begin)
+            is_known = found_range is not None and found_range.answers(begin, end, limit, reverse=False)
+            found.append(found_range if is_known else reads.get_range(begin, end, limit, False, self._all))
+        return [self._cut(part, limit, snapshot) if isinstance(part, _Range) else _pairs(part) for part in found]
 
     def read_ahead(self, keys: Iterable[bytes], ranges: Iterable[KeyRange], limit: int) -> None:
         """Read all given keys and ranges at once, unless they are known; only the later reads can cause a conflict."""
         self._begin_reads(keys, ranges, limit)
         # The last is waited for first: when it is there, so are the others, and nothing is waited for once more.
-        for one in reversed(self._ranges):
-            _ = one.pairs
+        for kept in reversed(self._ranges):
+            _ = kept.pairs
         for key in reversed(tuple(self._under_way)):
             self._wait_for(key)
 
@@ -137,7 +137,7 @@ class FdbBacking:
 
     def clear_range(self, begin: bytes, end: bytes) -> None:
         """Remove all keys from `begin` up to, not including, `end`."""
-        for key in [one for one in (*self._values, *self._under_way) if begin <= one < end]:
+        for key in [cached for cached in (*self._values, *self._under_way) if begin <= cached < end]:
             self._forget(key)
         self._ranges = []
         self._transaction.clear_range(begin, end)
@@ -157,7 +157,7 @@ class FdbBacking:
 
     def _begin_reads(self, keys: Iterable[bytes], ranges: Iterable[KeyRange], limit: int) -> None:
         reads = self._reads(snapshot=True)
-        known = {(one.begin, one.end, one.limit) for one in self._ranges}
+        known = {(known_range.begin, known_range.end, known_range.limit) for known_range in self._ranges}
         for key in keys:
             if key not in self._values and key not in self._under_way:
                 self._under_way[key] = reads.get(key)
@@ -181,7 +181,9 @@ class FdbBacking:
     def _forget(self, key: bytes) -> None:
         self._values.pop(key, None)
         self._under_way.pop(key, None)
-        self._ranges = [one for one in self._ranges[-MOST_RANGES:] if not one.begin <= key < one.end]
+        self._ranges = [
+            kept_range for kept_range in self._ranges[-MOST_RANGES:] if not kept_range.begin <= key < kept_range.end
+        ]
 
 
 @dataclass(eq=False, slots=True)

@@ -32,7 +32,7 @@ from dispatcher.store.transaction import KeyRange, KeyValue, Reads, Transaction,
 Result = TypeVar("Result")
 Mutation = tuple[str, bytes, bytes]
 
-MOST_REMEMBERED = 10_000
+MAX_REMEMBERED_COMMITS = 10_000
 """The number of last commits that are kept for conflict checks; a transaction from before them is too old."""
 
 
@@ -99,7 +99,7 @@ class Disk:
                 case "clear_range":
                     self._clear(key, second)
         self.commits.append((self.version, writes))
-        if len(self.commits) > MOST_REMEMBERED:
+        if len(self.commits) > MAX_REMEMBERED_COMMITS:
             self.commits.popleft()
 
     def _set(self, key: bytes, value: bytes) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from coditect.aio.backoff import Backoff
+from coditect.aio.supervisor import Backoff
 from dispatcher.store.errors import RetriedByRun, TransactionTimedOut
 
 Result = TypeVar("Result")

@@ -52,7 +52,9 @@ def unpack(packed: bytes, at: int = 0) -> tuple[Element, ...]:
 def _packed(element: Element) -> bytes:
     if element is None:
         return b"\0"
-    packer = _PACKERS.get(type(element)) or next((_PACKERS[one] for one in _PACKERS if isinstance(element, one)), None)
+    packer = _PACKERS.get(type(element)) or next(
+        (_PACKERS[kind] for kind in _PACKERS if isinstance(element, kind)), None
+    )
     if packer is None:
         raise ValueError(f"Unsupported in a key: {type(element).__name__}")
     return packer(element)
@@ -93,7 +95,7 @@ _PACKERS: dict[type, Callable[[Any], bytes]] = {
     int: _packed_int,
     float: _packed_float,
     bool: lambda truth: b"\x27" if truth else b"\x26",
-    UUID: lambda one: b"\x30" + one.bytes,
+    UUID: lambda uuid: b"\x30" + uuid.bytes,
     tuple: _packed_nested,
 }
 

@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Self
 
 from coditect.model.capability import Priority
-from dispatcher.taskgraph.keys import queue_name
 from dispatcher.taskgraph.port import (
     BATCH,
     PIECE,
@@ -26,7 +25,7 @@ from dispatcher.taskgraph.port import (
     Unfinished,
     looks,
 )
-from dispatcher.taskgraph.records import MOST_DEPENDENCIES, change_to
+from dispatcher.taskgraph.records import MOST_DEPENDENCIES, change_to, pages_of_changes, queue_name
 
 _ENDS = (JobState.FINISHED, JobState.FAILED, JobState.CANCELED)
 
@@ -35,7 +34,7 @@ _ENDS = (JobState.FINISHED, JobState.FAILED, JobState.CANCELED)
 class _JobEntry:
     job: Job
     state: JobState
-    told: JobState
+    recorded: JobState
     """The last state that the dispatcher set for the job."""
     after: tuple[Key, ...]
     results: dict[str, bytes] = field(default_factory=dict)
@@ -78,7 +77,7 @@ class MemoryTaskGraph:
             entry = _JobEntry(job, job.state, job.state, tuple(Key(job.workflow, node) for node in after))
             self._jobs[key] = entry
             if job.state is JobState.QUEUED:
-                self._queues[_queue(job)].append(key)
+                self._queues[queue_name(job.level, job.shard)].append(key)
             if job.state is JobState.DEFERRED:
                 self._depend(key, entry)
                 if self._met(entry):
@@ -88,9 +87,9 @@ class MemoryTaskGraph:
     async def tell(self, changes: Sequence[Change]) -> None:
         """Set the given states of jobs, then queue the deferred jobs whose predecessors are thereby all finished."""
         self._check("tell")
-        for page in (changes[at : at + BATCH] for at in range(0, len(changes), BATCH)):
-            ids = [(Key(one.workflow, one.node), one) for one in page]
-            there = [(key, one) for key, one in ids if key in self._jobs]
+        for page in pages_of_changes(changes):
+            ids = [(Key(job.workflow, job.node), job) for job in page]
+            there = [(key, job) for key, job in ids if key in self._jobs]
             for key, change in there:
                 self._change(key, self._jobs[key], change)
             held = {key for key, change in there if change.state is JobState.DEFERRED}
@@ -104,14 +103,14 @@ class MemoryTaskGraph:
         left = {capability: number for capability, number in room.items() if number > 0}
         if not shards or not left:
             return []
-        most = min(BATCH, sum(left.values()))
+        limit = min(BATCH, sum(left.values()))
         taken: list[Key] = []
         for level in Priority:
             names = [queue_name(level, shard) for shard in shards]
             first = self._turn % len(names)
             queues = [self._queues[name] for name in names[first:] + names[:first]]
-            for key in self._looked_at(queues, taken, most):
-                if len(taken) < most and self._fits(key, left):
+            for key in self._looked_at(queues, taken, limit):
+                if len(taken) < limit and self._fits(key, left):
                     taken.append(key)
             out = {*taken}
             for queue in queues if taken else ():
@@ -119,22 +118,22 @@ class MemoryTaskGraph:
         self._turn += 1
         return [Proposal(*key, self._jobs[key].job.capability) for key in taken if self._start(self._jobs[key])]
 
-    def _looked_at(self, queues: list[list[Key]], taken: list[Key], most: int) -> Iterator[Key]:
+    def _looked_at(self, queues: list[list[Key]], taken: list[Key], limit: int) -> Iterator[Key]:
         """Yield queued jobs in the order in which `adopt` examines them: in rounds, the first jobs of each queue."""
-        seen, heads = looks(most), [iter([*queue]) for queue in queues]
+        seen, heads = looks(limit), [iter([*queue]) for queue in queues]
         full = heads
-        while full and len(taken) < most and seen > 0:
-            number, left = -(-(most - len(taken)) // len(full)), []
+        while full and len(taken) < limit and seen > 0:
+            number, left = -(-(limit - len(taken)) // len(full)), []
             for head in full:
-                keys = [*islice(head, min(number, most - len(taken), seen))]
+                keys = [*islice(head, min(number, limit - len(taken), seen))]
                 seen -= len(keys)
                 if keys:
                     left.append(head)
                 yield from keys
             full = left
-        if rest := [*heads[0]]:
-            first = self._turn // len(queues) * PIECE % len(rest)
-            yield from rest[first : first + PIECE]
+        if others := [*heads[0]]:
+            first = self._turn // len(queues) * PIECE % len(others)
+            yield from others[first : first + PIECE]
 
     def _fits(self, key: Key, left: dict[str, int]) -> bool:
         """Tell whether `adopt` takes a queued job: it was requeued after a failure, or its capability has room `left`.
@@ -142,7 +141,7 @@ class MemoryTaskGraph:
         In the latter case the job uses up a part of the room.
         """
         entry = self._jobs[key]
-        if entry.told is JobState.FAILED:
+        if entry.recorded is JobState.FAILED:
             return True
         fits = left.get(entry.job.capability, 0) > 0
         if fits:
@@ -164,7 +163,7 @@ class MemoryTaskGraph:
         found = [
             ToolRequest(*key, kind)
             for key, entry in self._jobs.items()
-            if entry.job.shard in shards and (kind := _asked(entry.state, entry.told)) is not None
+            if entry.job.shard in shards and (kind := _asked(entry.state, entry.recorded)) is not None
         ]
         return found[:BATCH]
 
@@ -180,9 +179,11 @@ class MemoryTaskGraph:
     async def unfinished(self, shard: int) -> Unfinished:
         """Return the shard's workflows with unended jobs that no person changed, and the shard's queued jobs."""
         self._check("unfinished")
-        entries = [one for one in self._jobs.values() if one.job.shard == shard and one.state not in _ENDS]
-        queued = {Key(one.job.workflow, one.job.node) for one in entries if one.state is JobState.QUEUED}
-        return Unfinished({one.job.workflow for one in entries if _asked(one.state, one.told) is None}, queued)
+        entries = [entry for entry in self._jobs.values() if entry.job.shard == shard and entry.state not in _ENDS]
+        queued = {Key(entry.job.workflow, entry.job.node) for entry in entries if entry.state is JobState.QUEUED}
+        return Unfinished(
+            {entry.job.workflow for entry in entries if _asked(entry.state, entry.recorded) is None}, queued
+        )
 
     async def remember(self, shard: int) -> None:
         """Record, until the next wipe, that the jobs of all live nodes of a shard are here."""
@@ -245,34 +246,36 @@ class MemoryTaskGraph:
         self._unqueue(key, entry)
         entry.state = state
         if state is JobState.QUEUED:
-            self._queues[_queue(entry.job)].append(key)
+            self._queues[queue_name(entry.job.level, entry.job.shard)].append(key)
 
     def _change(self, key: Key, entry: _JobEntry, change: Change) -> None:
-        if entry.state == entry.told == change.state and not change.anew:
+        if entry.state == entry.recorded == change.state and not change.anew:
             if change.entry:
                 _note(entry, change)
             return
         self._move(key, change.state)
-        entry.told = change.state
+        entry.recorded = change.state
         if change.state is JobState.DEFERRED:
             self._depend(key, entry)
         _note(entry, change)
 
     def _unqueue(self, key: Key, entry: _JobEntry) -> None:
-        if entry.state is JobState.QUEUED and key in (queue := self._queues[_queue(entry.job)]):
-            queue.remove(key)
+        if entry.state is JobState.QUEUED:
+            queue = self._queues[queue_name(entry.job.level, entry.job.shard)]
+            if key in queue:
+                queue.remove(key)
 
     def _start(self, entry: _JobEntry) -> bool:
         """Set a job to started; return False for a failed job that a person requeued, since `requests` reports it."""
-        if entry.told is JobState.QUEUED:
-            entry.told = JobState.STARTED
+        if entry.recorded is JobState.QUEUED:
+            entry.recorded = JobState.STARTED
         entry.state = JobState.STARTED
-        return entry.told is not JobState.FAILED
+        return entry.recorded is not JobState.FAILED
 
     def _is_as(self, entry: _JobEntry, job: Job) -> bool:
         key = Key(job.workflow, job.node)
         waits = (key in self._dependents.get(parent, {}) for parent in entry.after)
-        return entry.state == entry.told == job.state and (job.state is not JobState.DEFERRED or all(waits))
+        return entry.state == entry.recorded == job.state and (job.state is not JobState.DEFERRED or all(waits))
 
     def _depend(self, key: Key, entry: _JobEntry) -> None:
         for parent in entry.after:
@@ -292,11 +295,11 @@ class MemoryTaskGraph:
 
     def _met(self, entry: _JobEntry) -> bool:
         parents = [self._jobs.get(parent) for parent in entry.after]
-        return bool(parents) and all(one is not None and one.state is JobState.FINISHED for one in parents)
+        return bool(parents) and all(parent is not None and parent.state is JobState.FINISHED for parent in parents)
 
     def _enqueue(self, key: Key, entry: _JobEntry) -> None:
         self._move(key, JobState.QUEUED)
-        entry.told = JobState.QUEUED
+        entry.recorded = JobState.QUEUED
 
 
 def _note(entry: _JobEntry, change: Change) -> None:
@@ -309,15 +312,11 @@ def _note(entry: _JobEntry, change: Change) -> None:
         entry.results.setdefault(number, change.error.encode())
 
 
-def _queue(job: Job) -> str:
-    return queue_name(job.level, job.shard)
-
-
-def _asked(state: JobState, told: JobState) -> RequestKind | None:
-    if state is told:
+def _asked(state: JobState, recorded: JobState) -> RequestKind | None:
+    if state is recorded:
         return None
     if state is JobState.CANCELED:
         return RequestKind.CANCEL
     if state is JobState.FAILED:
         return RequestKind.STRAY
-    return RequestKind.REQUEUE if told in (JobState.FAILED, JobState.CANCELED) else None
+    return RequestKind.REQUEUE if recorded in (JobState.FAILED, JobState.CANCELED) else None

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from coditect.errors import Retryable
 from coditect.model.capability import Priority
-from coditect.model.value import value
+from coditect.model.message import value
 from coditect.workflow.states import TaskState
 
 BATCH = 500

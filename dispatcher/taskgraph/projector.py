@@ -36,9 +36,9 @@ MOST_WAITING = 200_000
 """The most job changes that wait for Redis, about 60 MB."""
 MOST_WITH_OUTCOMES = 10_000
 """The number of waiting changes beyond which new ones are queued without results and errors."""
-PAUSE_SECONDS = 0.2
+REDIS_RETRY_SECONDS = 0.2
 """The pause after Redis failed, before the projector tries again."""
-GATHER_SECONDS = 0.1
+JOB_GATHER_SECONDS = 0.1
 """The time for which job changes are gathered before they are written, unless one of them queues a job.
 
 RQ is then only for people to look at. A node that lasts a moment is never shown as started: half of all changes are
@@ -90,12 +90,12 @@ class Projector:
         """
         accepted = set(effects.accepted)
         last = {moved.node_key: moved for moved in effects.transitions if moved.node_key.workflow not in accepted}
-        entries: list[Entry] = [self.job(one) for one in effects.snapshots]
-        told = effects if self.waiting < MOST_WITH_OUTCOMES else Effects()
+        entries: list[Entry] = [self.job(snapshot) for snapshot in effects.snapshots]
+        recorded = effects if self.waiting < MOST_WITH_OUTCOMES else Effects()
         entries += [
-            self._change(one, told.results.get(at), told.failures.get(at))
-            for at, one in last.items()
-            if one.state is not TaskState.PUBLISHED or at not in effects.adopted
+            self._change(entry, recorded.results.get(at), recorded.failures.get(at))
+            for at, entry in last.items()
+            if entry.state is not TaskState.PUBLISHED or at not in effects.adopted
         ]
         self.append(entries)
 
@@ -113,13 +113,13 @@ class Projector:
         if self.waiting >= BATCH or any(entry.state is JobState.QUEUED for entry in entries):
             self._more.set()
         elif self._gathering is None:
-            self._gathering = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._gathered)
+            self._gathering = asyncio.get_running_loop().call_later(JOB_GATHER_SECONDS, self._gathered)
 
     def reconciled(self) -> None:
         """Clear the flag that job changes were dropped, because the caller is about to queue all nodes again."""
         self.overflowed = False
 
-    async def told(self) -> None:
+    async def flushed(self) -> None:
         """Wait until all job changes that are queued now are written to RQ, or dropped."""
         if not self._entries:
             return
@@ -134,7 +134,7 @@ class Projector:
         if self.available:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    await self.told()
+                    await self.flushed()
 
     def close(self) -> None:
         """Drop all queued and later job changes, because the dispatcher no longer owns the shard."""
@@ -159,7 +159,7 @@ class Projector:
                     log.warning("RQ cannot be told; it is tried again", extra={"shard": self._shard} | error.facts)
                 self.available = False
                 self._more.set()
-                await asyncio.sleep(PAUSE_SECONDS)
+                await asyncio.sleep(REDIS_RETRY_SECONDS)
 
     def job(self, shown: NodeSnapshot) -> Job:
         """Return the RQ job that shows a node in its present state."""

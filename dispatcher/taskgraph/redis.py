@@ -13,10 +13,9 @@ from typing import Any, Self, TypeVar
 
 from coditect.aio.clock import Clock, SystemClock
 from coditect.model.capability import Priority
-from coditect.registry.connection import RedisConnection, read_scripts
+from coditect.registry.redis import RedisConnection, read_scripts
 from coditect.wire import json
 from dispatcher.taskgraph.function import FUNCTION
-from dispatcher.taskgraph.keys import identity, job_id, queue_name
 from dispatcher.taskgraph.port import (
     BATCH,
     PIECE,
@@ -35,7 +34,11 @@ from dispatcher.taskgraph.records import (
     batches,
     change_row,
     change_to,
+    identity,
+    job_id,
     job_row,
+    pages_of_changes,
+    queue_name,
     refusal_row,
     stamp,
     template,
@@ -98,8 +101,8 @@ class RedisTaskGraph:
 
     async def tell(self, changes: Sequence[Change]) -> None:
         """Set states of jobs in RQ, up to 500 in a round trip, and queue jobs whose predecessors are then finished."""
-        for batch in _pages_of_one_each(changes):
-            await self._tell_rows([change_row(one) for one in batch])
+        for batch in pages_of_changes(changes):
+            await self._tell_rows([change_row(change) for change in batch])
 
     async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
         """Take up to `room` queued jobs of each capability from RQ, mark them as started, return them, urgent first.
@@ -109,13 +112,13 @@ class RedisTaskGraph:
         room = {capability: number for capability, number in room.items() if number > 0}
         if not shards or not room:
             return []
-        most = min(BATCH, sum(room.values()))
+        limit = min(BATCH, sum(room.values()))
         levels = [self._queues(shards, level) for level in Priority]
         piece = self._turn // len(shards)
         self._turn += 1
-        given = (json.dumps(levels), json.dumps(room), most, looks(most), piece, PIECE)
-        ours, others = await self._run("adopt", self._stamp(), *given)
-        strange = [(job, queue) for job, queue, told in _triples(others) if not told or _identity(job) is None]
+        arguments = (json.dumps(levels), json.dumps(room), limit, looks(limit), piece, PIECE)
+        ours, others = await self._run("adopt", self._stamp(), *arguments)
+        strange = [(job, queue) for job, queue, was_told in _triples(others) if not was_told or _identity(job) is None]
         proposals: list[Proposal] = []
         for job, queue, capability in _triples(ours):
             if key := _identity(job):
@@ -164,8 +167,8 @@ class RedisTaskGraph:
         workflows: set[str] = set()
         queued: set[Key] = set()
         while queues:
-            given = (json.dumps(queues), first, LOOKED_AT)
-            full, found, waiting = await self._run("unfinished", *given)
+            arguments = (json.dumps(queues), first, LOOKED_AT)
+            full, found, waiting = await self._run("unfinished", *arguments)
             workflows |= {workflow.decode(errors="replace") for workflow in found}
             queued |= {key for job in waiting if (key := _identity(job))}
             queues, first = [queues[number] for number in full], first + LOOKED_AT
@@ -233,19 +236,6 @@ def _triples(flat: Sequence[bytes]) -> Iterator[tuple[bytes, bytes, bytes]]:
 
 def _pages(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
     return (items[at : at + BATCH] for at in range(0, len(items), BATCH))
-
-
-def _pages_of_one_each(changes: Sequence[Change]) -> Iterator[Sequence[Change]]:
-    """Yield changes in order, in pages of at most 500 without two changes of one job, as the Lua script needs."""
-    begin, seen = 0, set[tuple[str, str]]()
-    for end, change in enumerate(changes):
-        key = (change.workflow, change.node)
-        if key in seen or end - begin == BATCH:
-            yield changes[begin:end]
-            begin, seen = end, set()
-        seen.add(key)
-    if begin < len(changes):
-        yield changes[begin:]
 
 
 _STORES_KEY = "coditect:stores"

@@ -13,13 +13,21 @@ from pathlib import Path
 from random import Random
 
 from agents.load import load as load_agent
-from coditect.agent.intake.slots import most_in_hand
+from coditect.agent.intake import most_in_hand
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.client.client import Client
 from coditect.local import ChildState, Phase, UpFolder, read_state
 from coditect.model.capability import Priority
-from coditect.operations.load.drive import LoadCounts, LoadPlan, drive
-from coditect.operations.load.report import Effect, LoadAnswer, LoadReport, parse_effects, summarize
+from coditect.operations.load import (
+    Effect,
+    LoadAnswer,
+    LoadCounts,
+    LoadPlan,
+    LoadReport,
+    drive,
+    parse_effects,
+    summarize,
+)
 from coditect.settings.settings import Settings
 from coditect.wire import routing
 from tests.support import eventually, patient
@@ -122,10 +130,10 @@ class Fleet:
 
     @property
     def settings(self) -> Settings:
-        """Those of a client on the direct path."""
+        """Those of a client."""
         state = read_state(UpFolder(self.folder / ".coditect"))
         assert state is not None
-        return Settings(amqp_url=state.amqp_url, redis_url=state.redis_url, wire="direct")
+        return Settings(amqp_url=state.amqp_url, redis_url=state.redis_url)
 
     def kill(self, victim: str) -> int:
         """With -9; its supervisor starts it again. Its process id."""
@@ -152,7 +160,7 @@ async def fleet_up(folder: Path) -> AsyncIterator[Fleet]:
     fleet = Fleet(folder)
     elsewhere = {"CODITECT_AMQP_URL", "CODITECT_REDIS_URL"}
     environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
-    environment |= {"CODITECT_WIRE": "direct", "CODITECT_LOAD_LOG": str(fleet.effect_log)}
+    environment |= {"CODITECT_LOAD_LOG": str(fleet.effect_log)}
 
     async def coditect(*words: str) -> None:
         process = await asyncio.create_subprocess_exec(

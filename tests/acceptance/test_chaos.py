@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.chaos.run import PACE, RunOrder, run
+from chaos.run import PACE, RunOrder, run
 
-pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(1_200)]
+pytestmark = [pytest.mark.servers, pytest.mark.proof, pytest.mark.timeout(1_200)]
 SEEDS = (1, 2, 3)
 BRISK = replace(PACE, milliseconds=(1, 10_000), long=0.0)
 """No task is longer than ten seconds: for one that a wipe of the broker took the load waits five times its length."""

@@ -22,7 +22,7 @@ from agents.demo.summary import NEXT
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "DEMO_UNDER_TEST"
 
-pytestmark = [pytest.mark.servers, pytest.mark.slow]
+pytestmark = [pytest.mark.servers, pytest.mark.proof]
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def test_demo_is_killed_amid_its_work_loses_nothing_and_stops_everything() -> No
     assert text.index("KILLED RabbitMQ with -9") < text.index("RabbitMQ is back") < text.index("repository: completed")
     assert re.search(r"text\.summarize of README\.md, answered:\n  summary +\S.*\n", text), text
     assert not re.search(r"\.py:\d+ \w+ ", text), "the findings of a review of this repository are nobody's concern"
-    check_goal(text[text.index("$ coditect goal") :])
+    check_goal(text[text.index("$ coditect workflow start --goal") :])
     assert NEXT in text
     assert "The dashboard is at http://127.0.0.1:" in text
     assert "asks: Publish this release?  Granted by the demo" in text
@@ -91,7 +91,7 @@ def check_goal(text: str) -> None:
     assert re.search(r"\n  \| Release notes of 20\d\d-\d\d-\d\d\n(  \| \* .+\n){1,3}  \| \d+ files reviewed", text), (
         text
     )
-    autonomy = text[text.index("$ coditect autonomy") :]
+    autonomy = text[text.index("$ coditect approval audit --autonomy") :]
     assert re.search(r"\nall workflows +50\.0% +2 +2 +1\n", autonomy), text
     assert re.search(r"\ngranted .* ship_it +the demo", autonomy), text
 
@@ -132,5 +132,5 @@ def test_kept_demo_serves_its_dashboard_until_it_is_interrupted() -> None:
     assert process.returncode == 0, text
     assert "<title>Coditect" in shown
     assert {one["name"] for one in listed} >= {"reviewer", "tester"}
-    assert "tasks completed by" in text
+    assert "Everything is stopped again" in text
     assert running(mark) == []

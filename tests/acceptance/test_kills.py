@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from agents.load import load as load_agent
-from coditect.agent.intake.slots import most_in_hand
-from coditect.operations.load.report import Effect, LoadAnswer, LoadEnding, summarize
+from coditect.agent.intake import most_in_hand
+from coditect.operations.load import Effect, LoadAnswer, LoadEnding, summarize
 from tests.acceptance.kills import (
     AGENTS,
     BROKER,
@@ -32,7 +32,7 @@ START_SECONDS = 4.0
 
 
 @pytest.mark.servers
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.endurance) for seed in SEEDS)])
 async def test_nothing_is_lost_or_hangs_when_everything_is_killed_amid_a_load(

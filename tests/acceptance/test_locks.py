@@ -69,7 +69,7 @@ async def test_a_holder_that_stood_still_past_its_ttl_is_refused_by_the_resource
             first.send_signal(signal.SIGCONT)
             late = {await line(first), await line(first)}
         async with asyncio.timeout(GONE_SECONDS):  # what a killed holder did not release ends with its TTL
-            while [row async for row in client.locks()]:
+            while [row async for row in client.locks.list()]:
                 await asyncio.sleep(0.1)
 
     assert next_fence > fence

@@ -10,7 +10,7 @@ import pytest
 
 from tests.servers import ROOT
 
-pytestmark = [pytest.mark.servers, pytest.mark.slow]
+pytestmark = [pytest.mark.servers, pytest.mark.proof]
 
 
 def test_three_agents_write_at_once_and_the_site_has_their_pages() -> None:

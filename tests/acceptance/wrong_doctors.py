@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from agents.doctors import DiagnoseRequest, Vote
-from agents.healing.causes import Cause, by_rules, symptoms
-from agents.healing.evidence import Bounds
+from agents.healing.diagnosis import Bounds, Cause, by_rules, symptoms
 from coditect import Agent
 
 doctors = Agent("doctor-wrong", version="1.0.0", slots=16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,26 @@ async def barriers(page: Page) -> list[Any]:
         await page.evaluate(AXE.read_text(encoding="utf-8"))
     found: list[Any] = await page.evaluate(RUN)
     return found
+
+
+async def processor_time(page: Page) -> Callable[[], Awaitable[float]]:
+    """Measure how long the page's main thread has worked since now, in seconds of a processor.
+
+    On a machine that is busy with something else a page takes longer, and works as much.
+    """
+    session = await page.context.new_cdp_session(page)
+    await session.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    async def worked() -> float:
+        metrics = (await session.send("Performance.getMetrics"))["metrics"]
+        return next(float(metric["value"]) for metric in metrics if metric["name"] == "TaskDuration")
+
+    before = await worked()
+
+    async def since() -> float:
+        return await worked() - before
+
+    return since
 
 
 class Loaded:

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from coditect.agent.declaration import Agent
 from coditect.agent.program import running_agent
 from coditect.aio.clock import SystemClock
-from coditect.api.access.roles import Access
+from coditect.api.access import Access
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.client.client import Client
 from coditect.model.ids import AgentId
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings.settings import Settings
-from coditect.telemetry.tracing.port import NO_TRACING, Tracing
+from coditect.telemetry.tracing import NO_TRACING, Tracing
 from dispatcher.program import running_dispatcher
 from tests.api import services_of, serving
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from playwright.async_api import Page, expect
 
 from coditect import Agent, Context, HandoffOffer
+from coditect.agent import mailbox
+from dispatcher.coordination import handoffs as control_plane
 from tests.browser.checks import barriers
 from tests.browser.stage import staged
 
@@ -48,7 +51,9 @@ async def test_a_person_answers_a_question_in_a_thread_and_closes_it(page: Page)
         assert (await thread.show()).reason == "decided"
 
 
-async def test_a_handoff_shows_who_was_asked_and_is_withdrawn(page: Page) -> None:
+async def test_a_handoff_shows_who_was_asked_and_is_withdrawn(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mailbox, "DECIDE_SECONDS", 600.0)
+    monkeypatch.setattr(control_plane, "ANSWER_MS", 600_000)
     desk, slow, asked, withdrawn = Agent("desk"), Agent("slow"), asyncio.Event(), asyncio.Event()
 
     @desk.capability("note.write", timeout="5m")

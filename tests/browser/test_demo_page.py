@@ -9,7 +9,7 @@ from playwright.async_api import Page, expect
 from tests.browser.demo import kept_demo
 from tests.servers import ROOT
 
-pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.endurance, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.servers, pytest.mark.proof, pytest.mark.endurance, pytest.mark.timeout(240)]
 
 
 async def test_a_person_submits_watches_grants_and_redrives_in_a_kept_demo(page: Page) -> None:

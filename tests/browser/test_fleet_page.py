@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Page, expect
 
 from coditect import Agent
-from coditect.api.dashboard_files import POLICY
-from tests.browser.checks import Loaded, barriers
+from coditect.api.application import POLICY
+from tests.browser.checks import Loaded, barriers, processor_time
 from tests.browser.stage import staged
-from tests.support import patient
 
 MOST_BYTES = 300_000
-FIRST_VIEW_SECONDS = 1.0
+FIRST_VIEW_PROCESSOR_SECONDS = 0.5
 
 
 def greeter() -> Agent:
@@ -42,22 +41,17 @@ async def test_an_empty_fleet_says_how_to_start_an_agent(page: Page) -> None:
         await expect(page.locator(".command")).to_contain_text("coditect agent run")
 
 
-async def test_the_first_view_is_small_and_quick(chromium: Browser) -> None:
-    shown_ms = []
+async def test_the_first_view_is_small_and_quick(page: Page) -> None:
     async with staged([greeter()]) as stage:
-        for _ in range(3):  # something else may hold up any of them
-            async with await chromium.new_context() as context:
-                page = await context.new_page()
-                loaded = Loaded(page)
-                await page.goto(stage.url)
-                await page.get_by_role("table").wait_for()
-                shown_ms.append(await page.evaluate("performance.now()"))
-                size_bytes = await loaded.size_bytes()
-        print(f"first view: {min(shown_ms):.0f} ms, {size_bytes} bytes")
+        loaded, worked = Loaded(page), await processor_time(page)
+        await page.goto(stage.url)
+        await page.get_by_role("table").wait_for()
+        seconds, size_bytes = await worked(), await loaded.size_bytes()
+        print(f"first view: {seconds:.2f} s of a processor, {size_bytes} bytes")
 
         assert all(response.ok for response in loaded.responses)
         assert size_bytes < MOST_BYTES
-        assert min(shown_ms) < 1_000 * patient(FIRST_VIEW_SECONDS)
+        assert seconds < FIRST_VIEW_PROCESSOR_SECONDS
 
 
 async def test_a_browser_may_run_only_what_the_dashboard_serves(page: Page) -> None:
@@ -121,3 +115,15 @@ async def test_the_table_of_agents_fits_into_1200_pixels(page: Page) -> None:
         )
         assert beyond == []
         assert await page.evaluate("document.documentElement.scrollWidth") <= 1200
+
+
+async def test_the_architecture_page_draws_the_agents_that_live(page: Page) -> None:
+    async with staged([greeter(), greeter()]) as stage:
+        await page.goto(f"{stage.url}/#/architecture")
+        await expect(page.locator(".node.box").filter(has_text="greeter")).to_contain_text("2 processes")
+        assert await barriers(page) == []
+        await page.get_by_role("tab", name="Components").click()
+
+        await expect(page.get_by_role("table").first).to_contain_text("coditect.submit")
+        await expect(page.locator(".node.box").filter(has_text="coditect.submit")).to_be_visible()
+        assert await barriers(page) == []

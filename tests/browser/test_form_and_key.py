@@ -10,9 +10,8 @@ from playwright.async_api import Page, expect
 from pydantic import Field
 
 from coditect import Agent
-from coditect.api.access.bearer import BearerAccess
-from coditect.api.access.keys import AdminKey, KeyFile
-from coditect.api.access.roles import Role
+from coditect.api.access import AdminKey, KeyFile, Role
+from coditect.api.bearer import BearerAccess
 from tests.browser.checks import barriers
 from tests.browser.stage import staged
 
@@ -33,6 +32,10 @@ def looker() -> Agent:
         return {"name": server.name, "address": server.address}
 
     return agent
+
+
+def operation_id(document: dict[str, Any], path: str) -> str:
+    return str(document["paths"][path]["get"]["operationId"])
 
 
 async def test_the_form_keeps_to_a_pattern_and_asks_for_each_element_of_a_tuple(page: Page) -> None:
@@ -83,3 +86,33 @@ async def test_a_link_with_the_key_opens_the_dashboard_and_does_not_keep_it_in_t
         await expect(agent).to_be_visible()
         assert page.url == f"{stage.url}/#/fleet"
         await expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+async def test_the_api_is_documented_at_docs_and_an_operation_is_tried_from_there(page: Page) -> None:
+    async with staged([looker()]) as stage:
+        elsewhere: list[str] = []
+        page.on("request", lambda sent: None if sent.url.startswith(stage.url) else elsewhere.append(sent.url))
+        await page.goto(f"{stage.url}/docs")
+        await page.get_by_label("Filter").fill("post /v1/tasks submit")
+        submit = page.get_by_role("group").filter(has=page.get_by_text("/v1/tasks", exact=True))
+        await submit.get_by_text("/v1/tasks", exact=True).click()
+        await expect(submit.get_by_role("region", name="Parameters")).to_contain_text("Idempotency-Key")
+        await submit.get_by_label("wait (optional)").fill("10s")
+        await submit.get_by_role("button", name="Write JSON").click()
+        await submit.get_by_label("JSON", exact=True).fill(
+            '{"capability": "server.look", "input": {"name": "ab", "address": ["h", 1]}}'
+        )
+        await expect(submit.get_by_text("curl -s -X POST")).to_contain_text("/v1/tasks?wait=10s")
+        await submit.get_by_role("button", name="Send").click()
+
+        await expect(submit.get_by_role("region", name="Answer")).to_contain_text('"completed"')
+        assert await barriers(page) == []
+
+        last = page.get_by_role("group").filter(has=page.get_by_text("/v1/scorecard", exact=True))
+        document = await (await page.request.get(f"{stage.url}/openapi.json")).json()
+        await page.get_by_label("Filter").fill("/v1/")
+        await page.evaluate("id => { location.hash = `#/docs/get-${id}` }", operation_id(document, "/v1/scorecard"))
+        await expect(last.get_by_role("button", name="Send")).to_be_visible()
+        await expect(last.get_by_text("/v1/scorecard", exact=True).first).to_be_in_viewport()
+        await expect(page.get_by_label("Filter")).to_have_value("/v1/")
+        assert elsewhere == []

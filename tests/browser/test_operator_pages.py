@@ -13,6 +13,7 @@ from playwright.async_api import Page, expect
 
 from coditect import Agent, Retry
 from coditect.errors import LockLost
+from coditect.operations import scorecard
 from coditect.wire.json import dumps
 from coditect.workflow.documents.file import read_workflow
 from tests.browser.checks import barriers
@@ -176,7 +177,7 @@ async def test_the_graph_of_waits_is_drawn_and_a_lock_is_released(page: Page) ->
 
 async def test_a_breaker_is_reset(page: Page) -> None:
     async with counting() as stage:
-        await stage.client.open_breaker("github", reason="maintenance")
+        await stage.client.breakers.open("github", reason="maintenance")
         await page.goto(f"{stage.url}/#/breakers")
         row = page.get_by_role("row").filter(has_text="github")
         await expect(row).to_contain_text("maintenance")
@@ -194,6 +195,17 @@ async def test_an_agent_is_drained_from_its_row(page: Page) -> None:
         await page.get_by_role("dialog").get_by_role("button", name="Drain").click()
 
         await expect(page.get_by_text("No agent lives.")).to_be_visible()
+
+
+async def test_the_scorecard_shows_every_target_with_its_verdict(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scorecard, "WATCH_PAUSE_SECONDS", 0.01)
+    async with counting() as stage:
+        await page.goto(f"{stage.url}/#/scorecard")
+        rows = page.get_by_role("region", name="Targets").locator("tbody tr")
+
+        await expect(rows).to_have_count(len(scorecard.TARGETS))
+        await expect(rows.filter(has_text="capability matching").locator(".badge")).to_contain_text("pass")
+        assert await barriers(page) == []
 
 
 async def test_events_are_shown_as_they_happen(page: Page) -> None:

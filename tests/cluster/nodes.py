@@ -14,13 +14,18 @@ from uuid import uuid4
 
 import psutil
 
-from coditect.local.child import Child
 from coditect.local.private import PrivateProcesses
-from coditect.local.servers.binaries import Binaries, find_binaries
-from coditect.local.servers.ports import Addresses, ServerPorts, free_ports
-from coditect.local.servers.rabbitmq import ERLANG, rabbitmq_children
-from coditect.local.servers.redis_server import redis_child
-from coditect.local.supervisor import guarded
+from coditect.local.servers import (
+    ERLANG,
+    Addresses,
+    Binaries,
+    ServerPorts,
+    find_binaries,
+    free_ports,
+    rabbitmq_children,
+    redis_child,
+)
+from coditect.local.supervisor import Child, guarded
 from tests.support import eventually
 
 NODES = ("one", "two", "three")

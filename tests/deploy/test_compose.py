@@ -29,9 +29,9 @@ import yaml
 
 from coditect import Client, Workflow
 from coditect.local import PrivateServers
-from coditect.local.servers.ports import free_ports
+from coditect.local.servers import free_ports
 from coditect.settings.settings import Settings
-from coditect.testing.containers import Images
+from coditect.testing.servers import Images
 from tests.servers import ROOT
 from tests.support import eventually
 
@@ -223,6 +223,7 @@ class Here:
 
 
 @pytest.mark.servers
+@pytest.mark.proof
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("profile", ["foundationdb", "sqlite"])
 async def test_every_program_is_started_and_asked_as_written(

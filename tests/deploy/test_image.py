@@ -22,7 +22,7 @@ from httpx2 import AsyncClient
 
 from coditect import Client
 from coditect.local import PrivateServers
-from coditect.local.servers.ports import free_ports
+from coditect.local.servers import free_ports
 from coditect.workflow.documents.file import load_workflow
 from tests.servers import ROOT
 from tests.support import eventually
@@ -70,7 +70,7 @@ def test_image_runs_the_command_line_as_nobody_special_and_asks_for_its_health(i
 
     assert config["User"] == "10001:10001"
     assert config["Entrypoint"] == ["coditect"]
-    assert image["Healthcheck"]["Test"] == ["CMD", "coditect", "health"]
+    assert image["Healthcheck"]["Test"] == ["CMD", "coditect", "doctor", "--health"]
     assert config["Labels"]["org.opencontainers.image.version"] == podman("run", "--rm", *CONFINED, IMAGE, "--version")
 
 

@@ -7,11 +7,14 @@ A fenced block may have a mark on the line before it, as an HTML comment that a 
                                 equal to the file of the repository
 ``<!-- in the background -->``  each line is a command of its own terminal, left running to the end of the page
 ``<!-- prints -->``             what the block before it wrote to stdout; ``...`` stands for anything
+
+A command in a row of `TRIED` is a block, too, unless it is one that the row's own test runs.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,11 +24,16 @@ from tests.servers import ROOT
 
 RUN_LANGUAGES = frozenset({"python", "bash"})
 
+TRIED = ROOT / "docs" / "phase-6.md"
+"""The page whose tables have a command and a test in each row."""
+
 _FENCE = re.compile(r"(`{3,})([\w-]*)\s*")
 _MARK = re.compile(r"<!-- (not run|file|in the background|prints)(?:: (.+))? -->")
 _HEADING = re.compile(r"(#{1,6}) (.+)")
 _LINK = re.compile(r"!?\[(?:[^\]\[]|\[[^\]]*\])*\]\(([^)\s]+)\)")
 _INLINE_CODE = re.compile(r"`[^`]*`")
+_TRY = re.compile(r"\| (\d+) \| (.+) \| (.+) \| `([^`]+)` \| `([^`]+)` \|")
+_RUN_BY_TESTS = re.compile(r"(make|pytest|python|kubectl|coditect doctor --scorecard)\b")
 
 
 class Mark(StrEnum):
@@ -62,6 +70,35 @@ class Block:
         return self.language in RUN_LANGUAGES and self.mark in (Mark.NONE, Mark.BACKGROUND)
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of `TRIED`."""
+
+    line: int
+    number: int
+    what: str
+    where: str
+    command: str
+    test: str
+    """Below `tests`: a file, or a test of it."""
+
+    @property
+    def run_by_its_test(self) -> bool:
+        """Whether the command takes long, or starts servers of its own, or another page has it."""
+        return self.test == "docs/test_blocks.py" or _RUN_BY_TESTS.match(self.command) is not None
+
+
+def rows() -> list[Row]:
+    """The rows of `TRIED`, in order."""
+    lines = enumerate(TRIED.read_text(encoding="utf-8").splitlines(), 1)
+    found = ((line, _TRY.fullmatch(text)) for line, text in lines)
+    return [
+        Row(line, int(row[1]), row[2], row[3], row[4].replace("\\|", "|"), row[5])
+        for line, row in found
+        if row is not None
+    ]
+
+
 def pages() -> list[Path]:
     """Every page of prose in the repository."""
     below = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
@@ -74,8 +111,10 @@ def pages_with_code() -> list[Path]:
 
 
 def blocks(page: Path) -> list[Block]:
-    """The fenced blocks of a page, in order."""
-    return [*_blocks(page)]
+    """The fenced blocks of a page, and the commands of its rows that are run by themselves, in order."""
+    tried = [row for row in rows() if not row.run_by_its_test] if page == TRIED else []
+    found = [*_blocks(page), *(Block(page, row.line, "bash", row.command) for row in tried)]
+    return sorted(found, key=lambda block: block.line)
 
 
 def _blocks(page: Path) -> Iterator[Block]:
@@ -138,16 +177,29 @@ def section(page: Path, title: str) -> str:
     return "\n".join(kept)
 
 
+def lines_of(page: Path, anchor: str) -> range:
+    """The lines of the section that a link with this anchor names; without an anchor, all lines of the page."""
+    titles = [(number, _HEADING.fullmatch(line.rstrip())) for number, line in prose(page)]
+    found = [(number, len(title[1]), _slug(title[2])) for number, title in titles if title is not None]
+    begins = [(number, rank) for number, rank, slug in found if slug == anchor or not anchor]
+    assert begins, f"{page.name} has no section #{anchor}"
+    first, rank = begins[0]
+    return range(first, next((number for number, other, _ in found if number > first and other <= rank), sys.maxsize))
+
+
 def anchors(page: Path) -> set[str]:
     """What a link to a section of the page may name, by GitHub's rule."""
     found: set[str] = set()
     for title in headings(page):
-        slug = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
-        number = 0
+        slug, number = _slug(title), 0
         while (name := f"{slug}-{number}" if number else slug) in found:
             number += 1
         found.add(name)
     return found
+
+
+def _slug(title: str) -> str:
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def links(page: Path) -> list[tuple[int, str]]:

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 from coditect.broker.rabbitmq import AmqpBroker
+from coditect.registry.document import HTTP_PREFIX
+from coditect.registry.port import Search
+from coditect.registry.redis import RedisRegistry
 from coditect.wire import routing
+from dispatcher.requests.lessons import QUEUE as LESSONS_QUEUE
 from tests.docs.pages import RUN_LANGUAGES, Mark, blocks, pages, pages_with_code
 from tests.docs.reader import Reader
 from tests.fleet import remove_queues
@@ -27,9 +31,9 @@ _CAPABILITY = re.compile(r"(?:\.capability\(\s*\"|--capability )([\w.-]+)")
 
 
 @pytest.fixture
-def reader(tmp_path: Path, servers: Servers, page: Path) -> Iterator[Reader]:
-    asyncio.run(_forget_dispatchers(servers))
-    follower = Reader(tmp_path, servers)
+def reader(tmp_path: Path, servers: Servers, commands: Path, page: Path) -> Iterator[Reader]:
+    asyncio.run(_clear(servers, _capabilities(page)))
+    follower = Reader(tmp_path, servers, commands)
     try:
         yield follower
     finally:
@@ -38,6 +42,7 @@ def reader(tmp_path: Path, servers: Servers, page: Path) -> Iterator[Reader]:
 
 
 @pytest.mark.servers
+@pytest.mark.proof
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", pages_with_code(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_page_can_be_followed_from_top_to_bottom(page: Path, reader: Reader) -> None:
@@ -45,22 +50,26 @@ def test_a_page_can_be_followed_from_top_to_bottom(page: Path, reader: Reader) -
         reader.follow(block)
 
 
-@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
-def test_a_block_that_runs_stays_on_this_machine(page: Path) -> None:
+def test_blocks_that_run_stay_on_this_machine() -> None:
     leaving = [
-        f"{block.place}: {found[0]}" for block in blocks(page) if block.runs and (found := _LEAVES.search(block.text))
+        f"{block.place}: {found[0]}"
+        for page in pages()
+        for block in blocks(page)
+        if block.runs and (found := _LEAVES.search(block.text))
     ]
 
     assert not leaving
 
 
-@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
-def test_a_mark_belongs_to_a_block(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    marked = [block for block in blocks(page) if block.mark is not Mark.NONE]
+def test_each_mark_belongs_to_a_block() -> None:
+    for page in pages():
+        written = re.findall(
+            r"^\s*<!-- (?:not run|file|in the background|prints)\b", page.read_text("utf-8"), re.MULTILINE
+        )
+        marked = [block for block in blocks(page) if block.mark is not Mark.NONE]
 
-    assert len(re.findall(r"^\s*<!-- (?:not run|file|in the background|prints)\b", text, re.MULTILINE)) == len(marked)
-    assert all(block.language in RUN_LANGUAGES for block in marked if block.mark is Mark.BACKGROUND)
+        assert len(written) == len(marked), page
+        assert all(block.language in RUN_LANGUAGES for block in marked if block.mark is Mark.BACKGROUND), page
 
 
 def test_every_example_is_shown_on_a_page() -> None:
@@ -80,12 +89,13 @@ def _capabilities(page: Path) -> set[str]:
 
 
 async def _clear(servers: Servers, capabilities: set[str]) -> None:
-    """No agent offers them any more: other tests share the broker and must not find their queues."""
+    """Remove what other tests would find of a page, or a page of other tests: they share a broker and a Redis."""
     async with AmqpBroker(servers.amqp_url, name="tests of the documentation") as broker:
         await remove_queues(broker, capabilities)
-
-
-async def _forget_dispatchers(servers: Servers) -> None:
-    """No dispatcher of another test has been there: `coditect doctor` would miss it."""
-    async with AmqpBroker(servers.amqp_url, name="tests of the documentation") as broker:
-        await broker.delete_queue(routing.CONTROL_QUEUE)
+        for left in (routing.CONTROL_QUEUE, LESSONS_QUEUE):  # `coditect doctor` would miss a dispatcher,
+            await broker.delete_queue(left)  # and the next dispatcher would learn from this page's failures
+    fleet, http = RedisRegistry(servers.redis_url), RedisRegistry(servers.redis_url, prefix=HTTP_PREFIX)
+    async with fleet, http:
+        for registry in (fleet, http):  # an HTTP agent is in both until its lease ends
+            for record in await registry.find(Search()):
+                await registry.deregister(record.agent_id)

@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from coditect.cli.main import app
+from coditect.errors import install_command
 from tests.docs.pages import pages
 from tests.servers import ROOT
 
@@ -24,11 +25,19 @@ def _found(command: Any, name: str) -> Any:
 
 def test_commands_named_in_texts_exist_with_their_options() -> None:
     sources = [file for name in ("coditect", "dispatcher", "agents") for file in (ROOT / name).rglob("*.py")]
-    history = ROOT / "CHANGELOG.md"  # which also names commands of the past
 
-    wrong = [fault for file in [*pages(), *sources] if file != history for fault in _faults(file)]
+    wrong = [fault for file in [*pages(), *sources] for fault in _faults(file)]
 
     assert not wrong
+
+
+def test_no_text_installs_from_an_index_and_the_page_of_extras_has_the_command_of_the_errors() -> None:
+    rooms = ("coditect", "dispatcher", "agents", "examples", "deploy", "k8s", "scripts")
+    files = [file for room in rooms for file in (ROOT / room).rglob("*") if file.is_file() and file.suffix != ".pyc"]
+    texts = {file: file.read_text(encoding="utf-8", errors="ignore") for file in [*pages(), *files]}
+
+    assert [file for file, text in texts.items() if re.search(r"pip install ['\"]?coditect\b(?!-)", text)] == []
+    assert install_command("api,dispatcher") in texts[ROOT / "docs" / "operations.md"]
 
 
 def test_a_command_and_an_option_that_do_not_exist_are_found(tmp_path: Path) -> None:

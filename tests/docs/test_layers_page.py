@@ -56,9 +56,9 @@ def test_the_table_names_the_layers_that_there_are() -> None:
     ("sentence", "number"),
     [
         (r"fixed when the store is made, ([\d,]+) by default", shards.DEFAULT_SHARDS),
-        (r"are 1 to ([\d,]+) bytes", idempotency.LONGEST_KEY_BYTES),
+        (r"are 1 to ([\d,]+) bytes", idempotency.LONGEST_IDEMPOTENCY_KEY_BYTES),
         (r"at most ([\d,]+) bytes, in pieces", values.LARGEST_BYTES),
-        (r"in pieces of ([\d,]+);", values.PIECE_BYTES),
+        (r"in pieces of ([\d,]+);", values.VALUE_PIECE_BYTES),
     ],
 )
 def test_a_number_in_the_text_is_that_of_the_code(sentence: str, number: int) -> None:
@@ -69,5 +69,5 @@ def test_a_number_in_the_text_is_that_of_the_code(sentence: str, number: int) ->
 
 
 def test_a_key_is_remembered_for_seven_days() -> None:
-    assert idempotency.KEEP_MS == 7 * 24 * 60 * 60 * 1000
+    assert idempotency.KEY_RETENTION_MS == 7 * 24 * 60 * 60 * 1000
     assert leases.LOOKS_PER_TTL == 3, "a third of the TTL"

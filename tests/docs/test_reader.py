@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +18,8 @@ PAGE = ROOT / "README.md"
 
 
 @pytest.fixture
-def reader(tmp_path: Path) -> Reader:
-    return Reader(tmp_path, Servers("amqp://127.0.0.1:1", "redis://127.0.0.1:1"))
+def reader(tmp_path: Path, commands: Path) -> Reader:
+    return Reader(tmp_path, Servers("amqp://127.0.0.1:1", "redis://127.0.0.1:1"), commands)
 
 
 def _block(language: str, text: str, mark: Mark = Mark.NONE, remark: str = "") -> Block:
@@ -35,6 +38,32 @@ def _block(language: str, text: str, mark: Mark = Mark.NONE, remark: str = "") -
 def test_a_block_that_fails_is_a_failure(reader: Reader, language: str, text: str) -> None:
     with pytest.raises(AssertionError, match=r"README\.md:1 ended with 1"):
         reader.follow(_block(language, text))
+
+
+def test_a_killed_block_is_a_failure_of_that_signal(reader: Reader) -> None:
+    with pytest.raises(AssertionError, match=r"README\.md:1 ended with -9"):
+        reader.follow(_block("python", "import os\nos.kill(os.getpid(), 9)\n"))
+
+
+def test_an_import_in_no_module_fails_as_anywhere(reader: Reader) -> None:
+    text = "try:\n    exec('import opentelemetry_x', {})\nexcept ModuleNotFoundError as error:\n    print(error)\n"
+
+    reader.follow(_block("python", text))
+
+    reader.follow(_block("text", "No module named 'opentelemetry_x'\n", Mark.PRINTS))
+
+
+@pytest.mark.servers
+def test_the_installed_program_starts_by_itself(tmp_path: Path, servers: Servers) -> None:
+    """Nothing is imported before it, and redis-py sees OpenTelemetry where that is installed."""
+    program = Path(sys.executable).with_name("coditect")
+    alone = {"PYTHONPATH": "", "PATH": os.environ["PATH"], **servers.environment}
+
+    done = subprocess.run(
+        [program, "agent", "list"], cwd=tmp_path, env=alone, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
 
 
 def test_another_output_than_shown_is_a_failure(reader: Reader) -> None:

@@ -3,31 +3,75 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import re
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
+from fastapi.routing import APIRoute
 
 from coditect import errors
+from coditect.api.application import ROUTERS
+from coditect.api.routes.events import FLEET_EVENTS
 from coditect.cli.main import app
 from coditect.errors import CoditectError, SetupError
-from coditect.model.strategy import Strategy
-from coditect.operations.diagnosis.explain import Obstacle
-from coditect.registry.selection.scoring import BEST_MATCH, FLOOR, LOAD_BALANCED, Weights
-from coditect.settings import api, settings
-from coditect.settings.settings import DEFAULTS, Settings, read_settings
+from coditect.model.capability import Strategy
+from coditect.operations.explain import Obstacle
+from coditect.operations.scorecard import TARGETS
+from coditect.registry.scoring import BEST_MATCH, FLOOR, LOAD_BALANCED, Weights
+from coditect.settings.declaration import Declared, Group, default_text
+from coditect.settings.settings import DECLARED, SET_BY_PROGRAMS
 from coditect.wire.control import Verb
-from tests.docs import topology_table, verb_table
+from tests.docs import option_tables, settings_table, topology_table, verb_table
 from tests.docs.pages import headings, section, table_rows
 from tests.servers import ROOT
 
 DOCS = ROOT / "docs"
 _VARIABLE = re.compile(r"\bCODITECT_[A-Z_]*[A-Z]\b")
+SETTINGS = settings_table.settings_by_variable()
+TESTS_OWN = {"CODITECT_TEST_STORE"}
+"""Variables that only this project's tests read."""
 _OPTION = re.compile(r"(?<![\w-])--?[a-z][\w-]*")
+
+
+# HTTP
+
+
+def test_every_path_of_the_api_is_documented() -> None:
+    text = DOCS.joinpath("api.md").read_text("utf-8").replace("`/v1/", "`/").replace(" /v1/", " /")
+    named = {path for paragraph in re.split(r"\n\n|\n(?=\|)", text) for path in _paths(paragraph)}
+
+    routes = {_bare(route.path) for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)}
+    assert routes - named == set()
+
+
+def _paths(text: str) -> set[str]:
+    """The paths that a row or paragraph names; `.../x` is below the path before it, or beside its end."""
+    found, last = set[str](), ""
+    for path in re.findall(r"`(?:[A-Z]+ )?(/[^`?]*|\.\.\.[^`?]*)[`?]", text):
+        if path.startswith("/"):
+            last = path
+            found.add(_bare(path))
+        else:
+            parts = last.split("/")
+            found |= {_bare("/".join(parts[:count]) + path[3:]) for count in range(2, len(parts) + 1)}
+    return found
+
+
+def _bare(path: str) -> str:
+    return re.sub(r"\{[^}]*\}", "{}", path)
+
+
+# Events
+
+
+def test_every_event_of_the_page_is_one_that_only_the_fleet_publishes() -> None:
+    rows = table_rows(section(DOCS / "wire.md", "Events"))
+
+    assert {word for row in rows for word in re.findall(r"`([a-z]+)\.[a-z_.]+`", row[0])} == FLEET_EVENTS
 
 
 # Topology
@@ -44,6 +88,11 @@ def test_the_page_of_control_requests_has_every_verb_as_the_code_describes_it() 
 
     assert [verb for verb, _ in verb_table.told()] == list(Verb)
     assert page == verb_table.written(page), "run `python -m tests.docs.verb_table`"
+
+
+@pytest.mark.parametrize("page", option_tables.SPECS, ids=lambda page: page.name)
+def test_the_options_of_a_noun_are_those_of_its_declaration(page: Path) -> None:
+    assert page.read_text(encoding="utf-8") == option_tables.written(page), "run `python -m tests.docs.option_tables`"
 
 
 def test_the_topology_page_says_why_for_every_name_and_argument() -> None:
@@ -80,81 +129,79 @@ def _tests_in(files: str) -> set[str]:
 # Settings
 
 
-def _documented_settings() -> dict[str, list[str]]:
-    rows = table_rows(section(DOCS / "operations.md", "Settings"))
-    return {row[0].strip("`"): row[1:] for row in rows if len(row) == 4}
+def test_the_tables_of_settings_are_what_the_code_declares() -> None:
+    page = settings_table.PAGE.read_text(encoding="utf-8")
+
+    assert page == settings_table.written(page), "run `python -m tests.docs.settings_table`"
 
 
-def test_every_setting_is_documented_with_its_default() -> None:
-    documented = _documented_settings()
+def test_a_user_meets_ten_settings() -> None:
+    groups = [setting.group for setting in SETTINGS.values()]
 
-    assert list(documented) == [f"CODITECT_{field.name.upper()}" for field in fields(Settings)]
-    for field in fields(Settings):
-        default = getattr(DEFAULTS, field.name)
-        shown = documented[f"CODITECT_{field.name.upper()}"][0].strip("`")
-        if default is not None:
-            assert shown == (f"{default:g}" if isinstance(default, float) else str(default).replace("True", "true"))
+    assert groups.count(Group.USER) == 10
+    assert len(groups) <= 60
 
 
-def test_the_table_of_the_settings_module_is_that_of_the_page() -> None:
-    rows = re.findall(r"^(CODITECT_\w+) {2,}(.+?) {2,}(.+)$", inspect.getdoc(settings) or "", re.MULTILINE)
-    documented = _documented_settings()
-
-    assert {(name, default) for name, default, _ in rows} == {
-        (name, default.strip("`")) for name, (default, _, _) in documented.items()
-    }
-
-
-def test_every_setting_of_the_api_is_documented_with_its_default() -> None:
-    documented = {row[0].strip("`"): row[1].strip("`") for row in table_rows(section(DOCS / "api.md", "Settings"))}
-    rows = re.findall(r"^(CODITECT_\w+) {2,}(.+?) {2,}(.+)$", inspect.getdoc(api) or "", re.MULTILINE)
-
-    assert list(documented) == [f"CODITECT_API_{field.name.upper()}" for field in fields(api.ApiSettings)]
-    assert documented == {name: default for name, default, _ in rows}
-    assert list(documented.values()) == [_shown(getattr(api.API_DEFAULTS, field)) for field in _api_fields()]
-
-
-def _api_fields() -> list[str]:
-    return [field.name for field in fields(api.ApiSettings)]
-
-
-def _shown(default: object) -> str:
-    if isinstance(default, bool):
-        return str(default).lower()
-    return "none" if default is None else f"{default:g}" if isinstance(default, float) else str(default)
-
-
-def _ranges() -> list[tuple[str, float, float]]:
-    found = ((name, re.fullmatch(r"([\d.]+) to ([\d.]+)", row[1])) for name, row in _documented_settings().items())
-    return [(name, float(bounds[1]), float(bounds[2])) for name, bounds in found if bounds is not None]
-
-
-@pytest.mark.parametrize(("variable", "low", "high"), _ranges())
-def test_a_documented_range_is_the_one_that_holds(variable: str, low: float, high: float, tmp_path: Path) -> None:
-    for inside in (low, high):
-        read_settings({variable: f"{inside:g}"}, folder=tmp_path)
-    for outside in (low - 1 if low >= 1 else low - 0.01, high + 1):
+@pytest.mark.parametrize("variable", [name for name, setting in SETTINGS.items() if setting.kind.high is not None])
+def test_a_range_holds_and_its_error_names_the_variable(variable: str) -> None:
+    kind = SETTINGS[variable].kind
+    assert kind.low is not None
+    assert kind.high is not None
+    for inside in (kind.low, kind.high):
+        kind.parse(variable, f"{inside:.10g}")
+    for outside in (kind.low - 1 if kind.low >= 1 else kind.low - 0.01, kind.high + 1):
         with pytest.raises(SetupError) as refused:
-            read_settings({variable: f"{outside:.10g}"}, folder=tmp_path)
+            kind.parse(variable, f"{outside:.10g}")
         assert refused.value.facts["variable"] == variable
 
 
-def test_every_variable_that_a_program_reads_is_documented() -> None:
-    pages = (section(DOCS / "operations.md", "Settings"), section(DOCS / "api.md", "Settings"))
-    documented = set(_VARIABLE.findall("".join(pages)))
+@pytest.mark.parametrize("kind", DECLARED, ids=lambda kind: kind.__name__)
+def test_a_default_is_a_value_that_the_setting_takes(kind: type[Declared]) -> None:
+    for name, setting in kind.variables():
+        default = getattr(kind.read({}), name)
+        if default is not None:
+            text = "" if default is False else default_text(default)
+            assert getattr(kind.read({setting.variable: text}), name) == default
+
+
+def test_an_option_in_place_of_a_setting_has_its_range() -> None:
+    found = dict(_options_for_settings(typer.main.get_command(app)))
+
+    assert found.keys() >= {"CODITECT_SHARDS", "CODITECT_KEEP_DAYS", "CODITECT_HEALTH_PORT", "CODITECT_API_PORT"}
+    for variable, bounds in found.items():
+        assert bounds in ((SETTINGS[variable].kind.low, SETTINGS[variable].kind.high), (None, None)), variable
+
+
+def _options_for_settings(command: Any) -> Iterator[tuple[str, tuple[float | None, float | None]]]:
+    for option in getattr(command, "params", ()):
+        if found := re.search(r"\[(CODITECT_\w+)\]", getattr(option, "help", None) or ""):
+            yield found[1], (getattr(option, "min", None), getattr(option, "max", None))
+    for inner in _below(command).values():
+        yield from _options_for_settings(inner)
+
+
+def test_every_variable_that_a_program_reads_is_declared() -> None:
     read = {
         name
         for package in ("coditect", "agents", "dispatcher")
         for path in (ROOT / package).rglob("*.py")
+        if path.parent.name != "settings"
         for name in _strings_in(path)
     }
 
-    assert read <= documented
+    assert read <= SETTINGS.keys() | SET_BY_PROGRAMS.keys()
+
+
+def test_no_page_names_a_variable_that_is_not_declared() -> None:
+    known = SETTINGS.keys() | SET_BY_PROGRAMS.keys() | TESTS_OWN
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("*.md")):
+        assert set(_VARIABLE.findall(page.read_text(encoding="utf-8"))) <= known, page
 
 
 def _strings_in(path: Path) -> set[str]:
     """Names of variables that are whole strings of the code, not words of a text."""
-    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    text = path.read_text(encoding="utf-8")
+    nodes = ast.walk(ast.parse(text)) if "CODITECT_" in text else ()
     strings = (node.value for node in nodes if isinstance(node, ast.Constant))
     return {text for text in strings if isinstance(text, str) and _VARIABLE.fullmatch(text)}
 
@@ -171,7 +218,7 @@ def _commands() -> dict[str, list[str]]:
         subcommands = _below(command)
         if not subcommands or getattr(command, "invoke_without_command", False):
             options = [one for one in command.params if one.param_type_name == "option"]
-            found[name] = [flag for option in options for flag in option.opts]
+            found[name] = [flag for option in options for flag in (*option.opts, *option.secondary_opts)]
         to_see += [(f"{name} {verb}", sub) for verb, sub in subcommands.items()]
     return found
 
@@ -191,8 +238,12 @@ def test_every_command_has_its_section_and_no_other() -> None:
     assert {title for title in headings(DOCS / "cli.md") if title.startswith("coditect ")} == set(COMMANDS)
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_a_command_s_section_names_its_options_and_no_others(name: str) -> None:
+def test_each_command_s_section_names_its_options_and_no_others() -> None:
+    assert {name: options for name in COMMANDS if (options := _misnamed(name))} == {}
+
+
+def _misnamed(name: str) -> set[str]:
+    """Options of a command that its section does not name, and others that it does."""
     text = section(DOCS / "cli.md", name)
     own = set(COMMANDS[name])
     long = {flag for flag in own if flag.startswith("--")}
@@ -201,8 +252,7 @@ def test_a_command_s_section_names_its_options_and_no_others(name: str) -> None:
     calls = (part for code in fenced for part in re.findall(rf"{name} ([^|>#]*)", code))
     typed = {flag for call in calls for flag in _OPTION.findall(call)}
 
-    assert long - {"--help"} <= spoken | typed
-    assert spoken | typed <= own
+    return (long - {"--help"} - spoken - typed) | ((spoken | typed) - own)
 
 
 def _code_of(text: str) -> tuple[list[str], list[str]]:
@@ -225,10 +275,10 @@ def _code_of(text: str) -> tuple[list[str], list[str]]:
 
 def test_every_target_is_documented_and_no_other() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z-]+):.*##", makefile, re.MULTILINE)) - {"help"}
+    targets = set(re.findall(r"^([a-z0-9-]+):.*##", makefile, re.MULTILINE)) - {"help"}
     page = ROOT / "CONTRIBUTING.md"
     documented = {
-        name for row in table_rows(section(page, "Setting up")) for name in re.findall(r"`make ([a-z-]+)`", row[0])
+        name for row in table_rows(section(page, "Setting up")) for name in re.findall(r"`make ([a-z0-9-]+)`", row[0])
     }
 
     assert documented == targets
@@ -252,6 +302,15 @@ def test_every_error_is_documented_with_what_it_means_for_the_caller() -> None:
     assert documented == {
         name: ("yes" if error.retryable else "no", str(error.exit_code)) for name, error in _concrete_errors().items()
     }
+
+
+# The scorecard
+
+
+def test_every_target_of_the_scorecard_is_documented_with_its_limit() -> None:
+    documented = [row[:2] for row in table_rows(section(DOCS / "operations.md", "Scorecard"))]
+
+    assert documented == [[name, f"{one.bound} {one.limit:g} {one.unit}"] for name, one in TARGETS.items()]
 
 
 # Selection
@@ -297,11 +356,14 @@ def test_the_glossary_has_few_words_each_once_and_in_order() -> None:
     assert len({*users, *contributors}) == len(users) + len(contributors)
 
 
-@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")) + sorted(DOCS.rglob("*.md")), ids=lambda page: page.name)
-def test_a_line_of_prose_is_at_most_120_characters(page: Path) -> None:
-    long = [number for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1) if _too_long(line)]
+def test_a_line_of_prose_is_at_most_120_characters() -> None:
+    lines = [
+        (page, line)
+        for page in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
+        for line in page.read_text("utf-8").splitlines()
+    ]
 
-    assert not long
+    assert [(page.name, line) for page, line in lines if _too_long(line)] == []
 
 
 def _too_long(line: str) -> bool:

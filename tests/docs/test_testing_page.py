@@ -27,7 +27,7 @@ def test_copied_test_runs_as_it_stands(tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=300,
         check=False,
     )
 

@@ -25,17 +25,17 @@ Step = tuple[str, str]
 """A function's qualified name, and its file below the root."""
 
 
-def steps(title: str) -> list[Step]:
+def steps(title: str, limit: int) -> list[Step]:
     """The function of each numbered step, which has one link."""
     text = section(PAGE, title)
     numbered = [step.partition("\n\n")[0] for step in re.split(r"^\d+\. ", text, flags=re.MULTILINE)[1:]]
-    assert 8 <= len(numbered) <= 12, f"{len(numbered)} steps of {title!r}"
+    assert 8 <= len(numbered) <= limit, f"{len(numbered)} steps of {title!r}"
     assert all(step.count("](") == 1 for step in numbered), "one link in each step"
     return [(name, file) for step in numbered for name, file in _LINK.findall(step)]
 
 
-TASK = steps("The life of a direct task")
-NODE = steps("The life of a workflow node")
+TASK = steps("The life of a direct task", 10)
+NODE = steps("The life of a workflow node", 12)
 
 
 def code_of(step: Step) -> CodeType:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from coditect.client import upload
-from coditect.workflow import definition, fields, sub_workflows
+from coditect.client import workflows
+from coditect.workflow import definition, fields, graph
 from coditect.workflow import expressions as expression
-from coditect.workflow.documents.file import MOST_BYTES, MOST_LEVELS, load_workflow
+from coditect.workflow.documents.file import DOCUMENT_BYTES_LIMIT, MOST_LEVELS, load_workflow
 from coditect.workflow.documents.schema import KINDS
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger.nodes.inputs import MOST_SEEN_BYTES
@@ -30,12 +30,16 @@ def test_every_field_is_documented_with_the_kinds_that_have_it() -> None:
 def test_the_bounds_are_those_that_hold() -> None:
     page = " ".join(PAGE.read_text(encoding="utf-8").split())
 
-    assert f"At most {definition.MOST_NODES:,} nodes, {MOST_BYTES // 1_000_000} MB, {MOST_LEVELS} levels." in page
+    megabytes = DOCUMENT_BYTES_LIMIT // 1_000_000
+    assert f"At most {definition.MAX_WORKFLOW_NODES:,} nodes, {megabytes} MB, {MOST_LEVELS} levels." in page
     assert f"1 to {definition.MOST_ELEMENTS:,} |" in page
     assert f"at most {definition.MOST_PREDECESSORS:,} |" in page
-    assert f"at most {upload.MOST_NODES_OF_A_CHUNK:,} nodes, {upload.MOST_EDGES_OF_A_CHUNK:,} edges and 1 MiB" in page
+    assert (
+        f"at most {workflows.MOST_NODES_OF_A_CHUNK:,} nodes, {workflows.MOST_EDGES_OF_A_CHUNK:,} edges and 1 MiB"
+        in page
+    )
     assert f"{fields.MOST_EXPRESSION_CHARACTERS:,} characters, {expression.MOST_DEPTH} levels and" in page
-    assert f"{expression.MOST_STEPS:,} steps for all expressions" in page
+    assert f"{expression.MAX_EXPRESSION_STEPS:,} steps for all expressions" in page
     assert f"at most {MOST_SEEN_BYTES // 1024**2} MiB;" in page
     assert LARGEST_BYTES == 1024**2
 
@@ -43,9 +47,9 @@ def test_the_bounds_are_those_that_hold() -> None:
 def test_the_bounds_of_sub_workflows_are_those_that_hold() -> None:
     page = " ".join(section(PAGE, "Sub-workflows").split())
 
-    assert f"A child has at most {sub_workflows.MOST_CHILD_NODES:,} nodes" in page
-    assert f"at most {upload.MOST_CHILDREN_BYTES // 1024} KiB" in page
-    assert f"at most {sub_workflows.MOST_DEPTH} workflows deep, and {sub_workflows.MOST_CHILDREN:,} children" in page
+    assert f"A child has at most {graph.MOST_CHILD_NODES:,} nodes" in page
+    assert f"at most {workflows.MOST_CHILDREN_BYTES // 1024} KiB" in page
+    assert f"at most {graph.MOST_DEPTH} workflows deep, and {graph.MOST_CHILDREN:,} children" in page
 
 
 def test_every_state_and_policy_is_documented() -> None:
@@ -63,7 +67,7 @@ def test_every_example_is_a_workflow() -> None:
     assert sizes == {
         "layered": 100,
         "parallel_docs": 5,
-        "pr_deployment": 7,
+        "pr_deployment": 10,
         "release": 6,
         "repository": 6,
         "volumes": 2,

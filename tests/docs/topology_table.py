@@ -9,21 +9,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from coditect.broker.topology import (
-    Topology,
-    agent_queues,
-    base_topology,
-    capability_queues,
-    control_plane,
-    event_queue,
-    marker_queue,
-    notices,
-    reply_queue,
-    shard_queues,
-    trigger_queue,
-    webhook_queue,
-)
-from coditect.model.ids import AgentId
+from coditect.broker.topology import Topology, topology_by_declarer
 from coditect.model.retry import RETRY_DELAYS_MS
 from tests.servers import ROOT
 
@@ -38,18 +24,7 @@ SLOTS = 1_000_003
 
 def parts() -> dict[str, Topology]:
     """The topology by who declares it."""
-    return {
-        "every process": base_topology(),
-        "an agent, for each capability": capability_queues("<capability>"),
-        "an agent process": agent_queues(AgentId("<agent>"), slots=SLOTS),
-        "a process that asks": reply_queue("reply.<process>"),
-        "a listener": event_queue("events.<process>.<n>", ("<pattern>",)),
-        "a dispatcher": notices() + control_plane(),
-        "a dispatcher, for each of its shards": shard_queues(SHARD),
-        "a dispatcher, for each trigger": trigger_queue("trigger.<name>", "<pattern>"),
-        "an API, for each webhook": webhook_queue("webhook.<name>.<salt>", ("<pattern>",)),
-        "a dispatcher, once for each life of the broker": marker_queue("coditect.epoch.<uuid>"),
-    }
+    return topology_by_declarer(slots=SLOTS, shard=SHARD)
 
 
 def tables() -> str:

@@ -6,9 +6,9 @@ from uuid import uuid4
 
 import pytest
 
+from chaos.faults.proxy import FaultProxy, fault_proxy
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import Queue, QueueType, Topology
-from dispatcher.chaos.faults.proxy import FaultProxy, fault_proxy
 from tests.faults.node import Node
 from tests.servers import Broker
 

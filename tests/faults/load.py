@@ -12,12 +12,15 @@ from coditect.broker.port import Broker, Delivery
 from coditect.errors import CoditectError
 from coditect.model.message import Message
 
+OUTAGE_SECONDS = 120.0
+"""More than the start of a killed broker takes on a busy machine."""
+
 
 class Load:
     """Publishers that each publish one message after the other, and a consumer that acks what comes."""
 
     def __init__(
-        self, broker: Broker, queue: str, *, timeout_seconds: float = 30.0, sizes: Sequence[int] = (200,)
+        self, broker: Broker, queue: str, *, timeout_seconds: float = OUTAGE_SECONDS, sizes: Sequence[int] = (200,)
     ) -> None:
         """`sizes` are those of the bodies, in turn."""
         self._broker = broker

@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from coditect.broker.port import Delivery
-from coditect.broker.rabbitmq import AmqpBroker, browsing
+from coditect.broker.rabbitmq import AmqpBroker
+from coditect.broker.rabbitmq import broker as adapter
 from coditect.broker.topology import QueueType
 from coditect.errors import BrokerUnavailable, PublishUnconfirmed
-from coditect.local.servers.probe import port_open
+from coditect.local.probe import port_open
 from coditect.model.message import Message
 from tests.faults.conftest import declared
 from tests.faults.load import Load
@@ -32,12 +33,12 @@ async def old_queue(node: Node, queue: str) -> str:
 
 
 @pytest.fixture
-async def broker(node: Node, wire: str) -> AsyncIterator[AmqpBroker]:
-    async with AmqpBroker(node.url, name="under load", watch_seconds=0.5, wire=wire) as connected:
+async def broker(node: Node) -> AsyncIterator[AmqpBroker]:
+    async with AmqpBroker(node.url, name="under load", watch_seconds=0.5) as connected:
         yield connected
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 async def test_no_confirmed_message_is_lost_when_the_broker_is_killed_under_load(
     node: Node, broker: AmqpBroker, old_queue: str, record_property: Callable[[str, object], None]
 ) -> None:
@@ -74,8 +75,7 @@ async def _restart(node: Node, load: Load) -> float:
     return back_after
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("wire", ["direct"])
+@pytest.mark.proof
 async def test_publish_during_an_outage_waits_or_ends_in_the_right_error_at_its_deadline(
     node: Node, broker: AmqpBroker, old_queue: str
 ) -> None:
@@ -86,7 +86,7 @@ async def test_publish_during_an_outage_waits_or_ends_in_the_right_error_at_its_
     with pytest.raises(BrokerUnavailable) as caught:
         await broker.publish(Message(b"hasty"), exchange="", routing_key=old_queue, timeout_seconds=0.5)
     with pytest.raises(BrokerUnavailable), pytest.MonkeyPatch.context() as patched:
-        patched.setattr(browsing, "CALL_SECONDS", 2.0)  # rare calls have a limit of their own
+        patched.setattr(adapter, "BROKER_CALL_SECONDS", 2.0)  # rare calls have a limit of their own
         await asyncio.wait_for(broker.stats(old_queue), 20)
     still_waits = not patient.done()
     await node.start()
@@ -99,8 +99,7 @@ async def test_publish_during_an_outage_waits_or_ends_in_the_right_error_at_its_
     assert await broker.get(old_queue) is None
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("wire", ["direct"])
+@pytest.mark.proof
 async def test_reply_that_was_confirmed_arrives_after_a_restart_from_a_classic_reply_queue(
     node: Node, broker: AmqpBroker, observer: AmqpBroker
 ) -> None:
@@ -123,7 +122,7 @@ async def test_reply_that_was_confirmed_arrives_after_a_restart_from_a_classic_r
         await eventually(lambda: seen == {f"reply-{number}" for number in range(50)})
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 async def test_sent_publish_whose_broker_died_is_unconfirmed_at_its_deadline(
     node: Node, broker: AmqpBroker, old_queue: str
 ) -> None:

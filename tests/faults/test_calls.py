@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from chaos.faults.proxy import FaultProxy
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import base_topology
 from coditect.client.client import Client
-from dispatcher.chaos.faults.proxy import FaultProxy
 from tests.support import eventually
 
 pytestmark = pytest.mark.servers
@@ -18,9 +18,9 @@ def calls(proxy: FaultProxy) -> int:
     return sum(len(pipe.calls) for pipe in proxy.pipes())
 
 
-async def test_client_opens_and_returns_with_a_few_calls(proxy: FaultProxy, observer: AmqpBroker, wire: str) -> None:
+async def test_client_opens_and_returns_with_a_few_calls(proxy: FaultProxy, observer: AmqpBroker) -> None:
     await observer.declare(base_topology())
-    async with AmqpBroker(proxy.url, wire=wire, watch_seconds=60) as broker, Client(broker):
+    async with AmqpBroker(proxy.url, watch_seconds=60) as broker, Client(broker):
         opened, pipes = calls(proxy), proxy.pipes()
 
         broker.drop()

@@ -24,14 +24,14 @@ COMMANDS_SECONDS = 150.0
 
 
 async def test_message_that_was_delivered_and_refused_is_sent_again_with_a_mark(
-    node: Node, observer: AmqpBroker, wire: str
+    node: Node, observer: AmqpBroker
 ) -> None:
     seen: list[tuple[str | None, bool]] = []
 
     def take(delivery: Delivery) -> None:
         seen.append((delivery.message.message_id, SENT_AGAIN in delivery.message.headers))
 
-    async with AmqpBroker(node.url, name="sender", wire=wire) as broker, declared(observer, QueueType.CLASSIC) as queue:
+    async with AmqpBroker(node.url, name="sender") as broker, declared(observer, QueueType.CLASSIC) as queue:
         await broker.consume(queue, take, prefetch=10)
         name = f'rabbit_misc:r(<<"/">>, queue, <<"{queue}">>)'
         await node.evaluate(f"sys:suspend({STORE}).")

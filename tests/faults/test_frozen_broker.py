@@ -16,10 +16,8 @@ FROZEN_SECONDS = 10.0
 
 
 @pytest.mark.endurance
-async def test_broker_that_stood_still_for_ten_seconds_lost_and_doubled_nothing(
-    node: Node, queue: str, wire: str
-) -> None:
-    async with AmqpBroker(node.url, name="patient", wire=wire) as broker:
+async def test_broker_that_stood_still_for_ten_seconds_lost_and_doubled_nothing(node: Node, queue: str) -> None:
+    async with AmqpBroker(node.url, name="patient") as broker:
         lost: list[bool] = []
         load = Load(broker, queue)
         await broker.consume(queue, load.take, prefetch=100, on_lost=lambda: lost.append(True))

@@ -1,4 +1,4 @@
-"""`CODITECT_HEARTBEAT_SECONDS` is what each connection of ours agrees to with the broker."""
+"""The `heartbeat` in `CODITECT_AMQP_URL` is what each connection of ours agrees to with the broker."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from chaos.faults.proxy import FaultProxy
 from coditect.client.client import Client
-from dispatcher.chaos.faults.proxy import FaultProxy
 from tests.support import eventually
 
 pytestmark = pytest.mark.servers
@@ -22,13 +22,13 @@ def agreed(proxy: FaultProxy) -> set[int]:
     return {seconds for pipe in proxy.ever for seconds in pipe.heartbeats}
 
 
-@pytest.mark.parametrize("command", ["doctor", "topology plan", f"agent run {AGENT}"])
+@pytest.mark.parametrize("command", ["doctor", "topology apply --dry-run", f"agent run {AGENT}"])
 async def test_programs_connect_with_the_heartbeat_that_is_set(proxy: FaultProxy, tmp_path: Path, command: str) -> None:
-    addresses = {"CODITECT_AMQP_URL": proxy.url, "CODITECT_REDIS_URL": NO_REDIS}
+    addresses = {"CODITECT_AMQP_URL": f"{proxy.url}?heartbeat=7", "CODITECT_REDIS_URL": NO_REDIS}
     program = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "coditect", *command.split()),
-        env={**os.environ, **addresses, "CODITECT_HEARTBEAT_SECONDS": "7"},
+        env={**os.environ, **addresses},
         cwd=tmp_path,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
@@ -44,7 +44,7 @@ async def test_programs_connect_with_the_heartbeat_that_is_set(proxy: FaultProxy
 
 
 async def test_client_connects_with_the_heartbeat_that_is_set(proxy: FaultProxy) -> None:
-    addresses = {"CODITECT_AMQP_URL": proxy.url, "CODITECT_REDIS_URL": NO_REDIS}
+    addresses = {"CODITECT_AMQP_URL": f"{proxy.url}?heartbeat=9", "CODITECT_REDIS_URL": NO_REDIS}
 
-    async with Client.from_env({**addresses, "CODITECT_HEARTBEAT_SECONDS": "9"}):
+    async with Client.from_env(addresses):
         assert agreed(proxy) == {9}

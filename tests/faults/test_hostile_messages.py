@@ -14,7 +14,7 @@ from coditect.broker.topology import Queue, QueueType, Topology
 from coditect.model.capability import Priority
 from coditect.model.message import Message
 from coditect.wire import routing
-from coditect.wire.headers.foreign import PREFIX
+from coditect.wire.headers import HEADER_PREFIX
 from tests.faults.node import Node
 from tests.fleet import running
 from tests.integration.wire.agent import Echo
@@ -47,7 +47,9 @@ async def test_refused_answers_and_nested_histories_end_beside_a_fleets_own_work
 
         for number in range(MANY):
             headers = (
-                {PREFIX + "errors": nested(400)} if number % 2 else {PREFIX + "workflow": "w", PREFIX + "node": "n"}
+                {HEADER_PREFIX + "errors": nested(400)}
+                if number % 2
+                else {HEADER_PREFIX + "workflow": "w", HEADER_PREFIX + "node": "n"}
             )
             body = b'{"fail": true}' if number % 2 else b'{"say": "x"}'
             reply_to = answers.name if number % 4 else None
@@ -73,8 +75,8 @@ async def test_refused_answers_and_nested_histories_end_beside_a_fleets_own_work
 async def test_quick_request_is_answered_in_time_beside_long_histories(servers: Servers) -> None:
     """Each failure writes its history again, on the loop that also serves the request."""
     echo = Echo(f"echo.{uuid4().hex[:8]}")
-    headers = {PREFIX + "errors": "[" + ",".join(['{"type":"E"}'] * 2_500) + "]"}
-    assert 32_000 < len(headers[PREFIX + "errors"]) < 32_768
+    headers = {HEADER_PREFIX + "errors": "[" + ",".join(['{"type":"E"}'] * 2_500) + "]"}
+    assert 32_000 < len(headers[HEADER_PREFIX + "errors"]) < 32_768
     async with AmqpBroker(servers.amqp_url, name="stranger") as stranger, running(echo.agent(), servers) as fleet:
         await fleet.client.request(echo.capability, {"say": "warm"}, timeout="30s")
         await asyncio.gather(*[

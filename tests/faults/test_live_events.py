@@ -10,22 +10,22 @@ from uuid import uuid4
 import pytest
 
 from coditect.aio.clock import SystemClock
-from coditect.api.live.feed import LiveFeed
+from coditect.api.live import LiveFeed
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import base_topology
-from coditect.messaging.event_filter import EventFilter
 from coditect.messaging.event_publisher import Events
+from coditect.messaging.event_stream import EventFilter
 from tests.faults.node import Node
 from tests.support import eventually
 
 pytestmark = pytest.mark.servers
 
 
-async def test_killed_broker_is_a_gap_and_events_are_heard_again(node: Node, wire: str) -> None:
+async def test_killed_broker_is_a_gap_and_events_are_heard_again(node: Node) -> None:
     seen: list[str] = []
     async with (
-        AmqpBroker(node.url, name="live", wire=wire) as broker,
-        AmqpBroker(node.url, name="publisher", wire=wire) as other,
+        AmqpBroker(node.url, name="live") as broker,
+        AmqpBroker(node.url, name="publisher") as other,
     ):
         await broker.declare(base_topology())
         await node.write_to_disk()

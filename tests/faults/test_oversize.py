@@ -11,7 +11,6 @@ from coditect.broker.rabbitmq import AmqpBroker
 from coditect.errors import TooLarge
 from coditect.model.message import Message
 from tests.faults.node import Node
-from tests.support import WIRES
 
 pytestmark = pytest.mark.servers
 LIMIT_BYTES = 100_000
@@ -33,11 +32,10 @@ async def _set_limit(node: Node, limit: str) -> None:
     )
 
 
-@pytest.mark.parametrize("wire", WIRES)
 async def test_message_over_the_brokers_limit_is_too_large_and_its_neighbours_arrive(
-    strict_node: Node, queue: str, wire: str
+    strict_node: Node, queue: str
 ) -> None:
-    async with AmqpBroker(strict_node.url, name="publisher", wire=wire) as broker:
+    async with AmqpBroker(strict_node.url, name="publisher") as broker:
         messages = [Message(b"x" * (LIMIT_BYTES + 1 if number == 10 else 10)) for number in range(20)]
 
         outcomes = await asyncio.gather(

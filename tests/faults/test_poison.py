@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from coditect.agent.quarantine import MANY_DELIVERIES
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import base_topology, capability_queues
@@ -31,7 +30,6 @@ pytestmark = pytest.mark.servers
 CAPABILITY = "poison.work"
 QUEUE = routing.task_queue(CAPABILITY, Priority.P1)
 PROGRAM = str(Path(__file__).with_name("poison_program.py"))
-NO_REDIS = "redis://127.0.0.1:1/0"
 
 
 @dataclass(slots=True)
@@ -73,14 +71,6 @@ async def supervised(servers: PrivateServers, folder: Path, **environment: str) 
 async def prepared(broker: AmqpBroker) -> None:
     """The queues are there before any agent."""
     await broker.declare(base_topology() + capability_queues(CAPABILITY))
-
-
-async def handed_back(broker: AmqpBroker, times: int) -> None:
-    """Somebody takes the first task that waits and gives it back, again and again."""
-    for _ in range(times):
-        delivery = await broker.get(QUEUE)
-        assert delivery is not None
-        delivery.requeue()
 
 
 async def answered(handles: list[Handle]) -> list[object]:
@@ -132,22 +122,6 @@ async def test_poison_kills_two_agents_at_most_and_no_neighbour_pays(
     in_agents = [attempt for attempt, pid in runs if pid in agents]
     assert in_agents == ["1"] * len(deaths), "no agent ran it again"
     assert Counter(attempt for attempt, pid in runs if pid not in agents) == {"1": 1, "2": 1, "3": 1}
-
-
-async def test_without_redis_many_deliveries_end_it(own_servers: PrivateServers, tmp_path: Path) -> None:
-    async with client_of(own_servers) as client, AmqpBroker(own_servers.amqp_url, name="observer") as observer:
-        await prepared(observer)
-        killer = await client.submit(CAPABILITY, "exit")
-        await handed_back(observer, MANY_DELIVERIES - 1)
-        others = [await client.submit(CAPABILITY, "work") for _ in range(100)]
-        async with supervised(own_servers, tmp_path, CODITECT_REDIS_URL=NO_REDIS) as fleet:
-            values = await answered(others)
-            error = await failure(killer)
-            deaths = list(fleet.deaths)
-
-    assert values == [1] * 100
-    assert deaths == [7], "one more delivery, and it was a suspect"
-    assert (error.facts["reason"], error.facts["attempt"]) == ("process_died", 3)
 
 
 @pytest.mark.parametrize(
@@ -210,16 +184,3 @@ async def test_handler_that_outlives_its_attempt_costs_a_restart_and_no_neighbor
         assert agents.deaths, "the agent was replaced"
         assert set(agents.deaths) == {1}
         assert "A handler outlives its attempt" in agents.fleet.logs()
-
-
-async def test_hand_backs_alone_make_no_suspect(own_servers: PrivateServers, tmp_path: Path) -> None:
-    async with client_of(own_servers) as client, AmqpBroker(own_servers.amqp_url, name="observer") as observer:
-        await prepared(observer)
-        handle = await client.submit(CAPABILITY, "work")
-        await handed_back(observer, 3 * MANY_DELIVERIES)
-        async with supervised(own_servers, tmp_path) as fleet:
-            assert await answered([handle]) == [1]
-            [(attempt, pid)] = fleet.runs(handle)
-
-            assert attempt == "1"
-            assert pid in fleet.agents

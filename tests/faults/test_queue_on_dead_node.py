@@ -49,9 +49,7 @@ async def away(node: Node, queue: str) -> AsyncIterator[None]:
         await node.evaluate(BACK.format(queue=queue))
 
 
-async def test_connection_serves_without_a_queue_whose_node_is_down_and_consumes_it_when_it_is_back(
-    node: Node, wire: str
-) -> None:
+async def test_connection_serves_without_a_queue_whose_node_is_down_and_consumes_it_when_it_is_back(node: Node) -> None:
     name = uuid4().hex[:8]
     lost, kept = (Queue(f"fault-{name}-{one}", QueueType.CLASSIC) for one in ("lost", "kept"))
     bindings = tuple(Binding(routing.EVENTS, one.name, one.name) for one in (lost, kept))
@@ -64,7 +62,7 @@ async def test_connection_serves_without_a_queue_whose_node_is_down_and_consumes
     async def publish(key: str) -> None:
         await broker.publish(Message(b""), exchange=routing.EVENTS, routing_key=key, timeout_seconds=5.0)
 
-    async with AmqpBroker(node.url, name="apart", wire=wire, watch_seconds=WATCH_SECONDS) as broker:
+    async with AmqpBroker(node.url, name="apart", watch_seconds=WATCH_SECONDS) as broker:
         await broker.declare(base_topology() + Topology(queues=(lost, kept), bindings=bindings))
         one, other = [await broker.consume(queue.name, take, prefetch=10) for queue in (lost, kept)]
 

@@ -13,7 +13,7 @@ from tests.faults.node import Node, private_node
 from tests.support import eventually
 from tests.versions import NEW, OLD, Wire, wire_to
 
-pytestmark = [pytest.mark.servers, pytest.mark.slow]
+pytestmark = [pytest.mark.servers, pytest.mark.proof]
 NO_ANSWER_SECONDS = 2.0
 
 

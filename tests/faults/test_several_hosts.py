@@ -8,11 +8,11 @@ import socket
 import pytest
 from yarl import URL
 
+from chaos.faults.proxy import FaultProxy, fault_proxy
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.cli.terminal.failure import describe
 from coditect.errors import BrokerUnavailable
 from coditect.model.message import Message
-from dispatcher.chaos.faults.proxy import FaultProxy, fault_proxy
 from tests.support import eventually
 
 pytestmark = pytest.mark.servers
@@ -27,7 +27,7 @@ async def publish(broker: AmqpBroker, queue: str, name: str, *, seconds: float =
 
 
 async def test_dead_first_host_is_passed_over_and_another_one_serves_after_a_loss(
-    proxy: FaultProxy, observer: AmqpBroker, queue: str, caplog: pytest.LogCaptureFixture, wire: str
+    proxy: FaultProxy, observer: AmqpBroker, queue: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "coditect.broker")
     async with fault_proxy(proxy.url) as other:
@@ -35,7 +35,7 @@ async def test_dead_first_host_is_passed_over_and_another_one_serves_after_a_los
             dead.bind(("127.0.0.1", 0))  # bound, not listening
             port = dead.getsockname()[1]
             url = f"{URL(proxy.url).with_port(port)},127.0.0.1:{proxy.port},127.0.0.1:{other.port}"
-            async with AmqpBroker(url, name="several", wire=wire) as broker:
+            async with AmqpBroker(url, name="several") as broker:
                 await publish(broker, queue, "over the second host")
                 before = len(other.ever)
 

@@ -13,8 +13,8 @@ import pytest
 from coditect import Agent
 from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.rabbitmq.consuming.consumer import ANSWER_SECONDS
-from coditect.broker.rabbitmq.publishing.channels import STUCK_SECONDS
+from coditect.broker.rabbitmq.consuming import QUEUE_ANSWER_SECONDS
+from coditect.broker.rabbitmq.publishing import STUCK_SECONDS
 from coditect.broker.topology import Binding, Queue, QueueType, Topology, base_topology, capability_queues
 from coditect.errors import BrokerUnavailable, CoditectError, PublishUnconfirmed
 from coditect.model.capability import Priority
@@ -46,8 +46,8 @@ async def capabilities(observer: AmqpBroker) -> AsyncIterator[tuple[str, str]]:
 
 
 @pytest.fixture
-async def broker(node: Node, wire: str) -> AsyncIterator[AmqpBroker]:
-    async with AmqpBroker(node.url, name="patient", wire=wire, window=500) as connected:
+async def broker(node: Node) -> AsyncIterator[AmqpBroker]:
+    async with AmqpBroker(node.url, name="patient", window=500) as connected:
         yield connected
 
 
@@ -118,7 +118,6 @@ async def queues(observer: AmqpBroker) -> AsyncIterator[tuple[str, str]]:
         await observer.delete_queue(name)
 
 
-@pytest.mark.parametrize("wire", ["direct"])
 async def test_hundreds_of_events_for_a_silent_listener_hold_up_no_control_request(
     node: Node, broker: AmqpBroker, queues: tuple[str, str]
 ) -> None:
@@ -147,7 +146,7 @@ async def test_silent_queue_holds_up_no_other_consumer_after_a_reconnect(
     async with node.silent(queues[0]):
         broker.drop()
         await eventually(lambda: not broker.connected)
-        await eventually(lambda: broker.connected and other.active, seconds=patient(2 * ANSWER_SECONDS))
+        await eventually(lambda: broker.connected and other.active, seconds=patient(2 * QUEUE_ANSWER_SECONDS))
         assert not silent.active
 
     await eventually(lambda: silent.active, seconds=patient(2 * AROUND_SECONDS))

@@ -12,7 +12,7 @@ from coditect.broker.rabbitmq import AmqpBroker
 from coditect.cli.compose import sign_in
 from coditect.errors import Overloaded, PublishUnconfirmed
 from coditect.local.doctor import Check, check_server
-from coditect.local.servers.probe import broker_version
+from coditect.local.probe import broker_version
 from coditect.model.message import Message
 from tests.faults.node import Node
 from tests.support import eventually
@@ -53,9 +53,9 @@ async def is_found_in_alarm(found: Callable[[], Awaitable[Check]]) -> bool:
 
 
 async def test_alarm_holds_publishes_back_and_lets_consumers_go_on(
-    node: Node, observer: AmqpBroker, queue: str, wire: str
+    node: Node, observer: AmqpBroker, queue: str
 ) -> None:
-    async with AmqpBroker(node.url, name="blocked", wire=wire) as broker:
+    async with AmqpBroker(node.url, name="blocked") as broker:
         await asyncio.gather(*(publish(broker, queue, f"before-{number}") for number in range(20)))
         seen: list[str | None] = []
 
@@ -86,9 +86,9 @@ async def test_alarm_holds_publishes_back_and_lets_consumers_go_on(
 
 
 async def test_connection_that_dies_while_it_is_blocked_publishes_on_the_next_one(
-    node: Node, observer: AmqpBroker, queue: str, wire: str
+    node: Node, observer: AmqpBroker, queue: str
 ) -> None:
-    async with AmqpBroker(node.url, name="blocked", wire=wire) as broker:
+    async with AmqpBroker(node.url, name="blocked") as broker:
         async with node.alarmed():
             first = publish(broker, queue, "first")
             await eventually(lambda: is_refused(broker, queue))

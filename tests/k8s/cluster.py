@@ -16,12 +16,12 @@ from typing import Any
 import yaml
 
 from coditect.aio import launch
-from coditect.local.servers.ports import free_ports
+from coditect.local.servers import free_ports
 from tests.servers import ROOT
 
 SECONDS = 120.0
 NODES = 4
-VOLUMES = 16
+VOLUMES = 24
 TOKEN = "of-the-tests"
 STAGES = ("node/fast/node-initialize", "node/heartbeat-with-lease/node-heartbeat-with-lease")
 POD_STAGES = ("pod/fast/pod-ready", "pod/fast/pod-complete", "pod/fast/pod-delete")

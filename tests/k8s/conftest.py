@@ -16,6 +16,8 @@ ABSENT = {
     "containers": "the pods of dev ran as processes under bubblewrap, and no image was pulled",
     "RabbitMQ's and FoundationDB's operators": "their objects were checked against k8s/crds, and nobody acted on them",
     "Prometheus' operator": "its objects were checked against its own definitions, and nobody acted on them",
+    "cert-manager": "its objects were checked against its own definitions, and the tests made the certificates",
+    "a gateway": "its route was checked against the Gateway API's own definitions, and nobody answered at its name",
     "KEDA's controller": "the test made the HorizontalPodAutoscaler, and served its metric",
     "a network plug-in": "the NetworkPolicies were read as specified, and no packet was dropped",
 }

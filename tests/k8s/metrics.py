@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
-from coditect.local.servers.ports import free_ports
+from coditect.local.servers import free_ports
 from tests.k8s.cluster import Cluster
 
 GROUP = "external.metrics.k8s.io"

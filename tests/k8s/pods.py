@@ -30,7 +30,13 @@ from tests.servers import ROOT
 READY_SECONDS = 30.0
 MACHINES = {"etc", "tmp", "var", "run", "proc", "dev", "sys", "home"}
 """The folders of the machine's root that a pod does not see."""
-PROGRAMS = {"coditect": (sys.executable, "-m", "coditect"), "python3": (sys.executable,)}
+PROGRAMS = {
+    "coditect": (sys.executable, "-m", "coditect"),
+    "python3": (sys.executable,),
+    "redis-server": ("redis-server",),
+}
+ENTRY_POINTS = {"redis": "redis-server"}
+"""The programs of images, by the names of their containers; of every other one it is ours."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,8 @@ class LocalPod:
     @property
     def command(self) -> list[str]:
         """The command line, as the container runtime would put it together."""
-        given: list[str] = [*self.container.get("command", ["coditect"]), *self.container.get("args", [])]
+        image = [ENTRY_POINTS.get(self.container["name"], "coditect")]
+        given: list[str] = [*self.container.get("command", image), *self.container.get("args", [])]
         program, *words = given
         return [*self.confined(), *PROGRAMS[program], *(self._expanded(word) for word in words)]
 
@@ -116,6 +123,14 @@ class LocalPod:
         script = 'for folder; do touch "$folder/tried" 2>/dev/null && echo "$folder"; done; true'
         tried = [*self.confined(), "/bin/sh", "-c", script, "sh", *folders]
         return set(subprocess.run(tried, capture_output=True, text=True, check=True).stdout.split())
+
+    def run(self, *words: str, given: str = "") -> str:
+        """Return what our command line prints in the pod, as by `kubectl exec`; raises Refused when it fails."""
+        command = [*self.confined(), *PROGRAMS["coditect"], *words]
+        done = subprocess.run(command, env=self.environment, input=given, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise Refused(f"{' '.join(words)}: {done.stdout}{done.stderr}")
+        return done.stdout
 
     def terminate(self) -> None:
         """Ask the program, which is bubblewrap's child, to end."""
@@ -191,9 +206,7 @@ class LocalPod:
         if "configMap" in volume:
             self._write(folder, self._object("configmap", volume["configMap"]["name"])["data"])
         elif "secret" in volume:
-            data = self._object("secret", volume["secret"]["secretName"])["data"]
-            named = {one["path"]: data[one["key"]] for one in volume["secret"]["items"]}
-            self._write(folder, {path: base64.b64decode(text).decode() for path, text in named.items()})
+            self._write_secret(folder, volume["secret"]["secretName"], volume["secret"]["items"])
         for source in volume.get("projected", {}).get("sources", ()):
             if "serviceAccountToken" in source:
                 words = ("create", "token", self.pod["spec"]["serviceAccountName"])
@@ -201,8 +214,14 @@ class LocalPod:
                 self._write(folder, {source["serviceAccountToken"]["path"]: token})
             elif "configMap" in source:
                 self._write(folder, self._object("configmap", source["configMap"]["name"])["data"])
+            elif "secret" in source:
+                self._write_secret(folder, source["secret"]["name"], source["secret"]["items"])
             else:
                 self._write(folder, {"namespace": self.pod["metadata"]["namespace"]})
+
+    def _write_secret(self, folder: Path, name: str, items: Any) -> None:
+        data = self._object("secret", name)["data"]
+        self._write(folder, {one["path"]: base64.b64decode(data[one["key"]]).decode() for one in items})
 
     def _write(self, folder: Path, files: Mapping[str, str]) -> None:
         for name, text in files.items():

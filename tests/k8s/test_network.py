@@ -17,6 +17,7 @@ Talk = set[tuple[str, str, Port]]
 COMPONENT = "app.kubernetes.io/component"
 RABBITMQ = Peer("rabbitmq", {"app.kubernetes.io/name": "rabbitmq", COMPONENT: "rabbitmq"})
 FOUNDATIONDB = Peer("foundationdb", {"foundationdb.org/fdb-cluster-name": "foundationdb"})
+BACKUP = Peer("backup", {"app.kubernetes.io/name": "foundationdb-backup", COMPONENT: "backup"})
 """Pods that operators start, with the labels that these give them."""
 JOB = yaml.safe_load((ROOT / "k8s" / "components" / "secrets" / "job.yaml").read_text())
 """It is gone a minute after its end, so it is not read from the API server."""
@@ -30,34 +31,45 @@ STRANGERS = (
 ANYWHERE = tuple((one.name, port) for one in STRANGERS for port in (443, 6443))
 """The API server, which is no pod and may be anywhere."""
 PORTS: tuple[Port, ...] = (
-    53, "53/UDP", 443, 6443, 5672, 15672, 6379, 4369, 4500, 4501, 9100, 25672, 15692, 8009,
+    53, "53/UDP", 443, 6443, 5671, 5672, 15671, 15672, 6379, 6380, 4369, 4500, 4501, 9100, 25672, 15691, 15692, 8009,
+    9090, 3000, 3100, 4317, 4318, 16686,
 )  # fmt: skip
 
-FLEET: Talk = {
-    ("agent", "rabbitmq", 5672), ("agent", "redis", 6379),
-    ("dispatcher", "rabbitmq", 5672), ("dispatcher", "rabbitmq", 15672), ("dispatcher", "redis", 6379),
-    ("api", "rabbitmq", 5672), ("api", "rabbitmq", 15672), ("api", "redis", 6379), ("gateway", "api", 8009),
-}  # fmt: skip
-NAMES: Talk = {
-    (pod, "names", port)
-    for pod in ("agent", "dispatcher", "api", "redis", "rabbitmq", "foundationdb", "secrets")
-    for port in (53, "53/UDP")
-}
+
+ROLES = ("agent", "dispatcher", "api")
+
+
+def _fleet(amqp: Port, management: Port, redis: Port) -> Talk:
+    asks = {(who, "rabbitmq", management) for who in ("dispatcher", "api")}
+    both = {(who, *server) for who in ROLES for server in (("rabbitmq", amqp), ("redis", redis))}
+    return asks | both | {("gateway", "api", 8009)}
+
+
 SECRETS: Talk = {("secrets", *where) for where in ANYWHERE}
 OPERATORS: Talk = {
     ("rabbitmq", "rabbitmq", 4369), ("rabbitmq", "rabbitmq", 25672),
-    ("rabbitmq-system", "rabbitmq", 15672), ("keda", "rabbitmq", 15672),
+    ("rabbitmq-system", "rabbitmq", 15671), ("keda", "rabbitmq", 15671),
     *((who, "foundationdb", port) for who in ("dispatcher", "foundationdb", "fdb-system") for port in (4500, 4501)),
     *((who, *where) for who in ("rabbitmq", "foundationdb") for where in ANYWHERE),
 }  # fmt: skip
 MONITORING: Talk = {
-    ("monitoring", "rabbitmq", 15692), ("monitoring", "agent", 9100), ("monitoring", "dispatcher", 9100),
+    ("monitoring", "rabbitmq", 15691), ("monitoring", "agent", 9100), ("monitoring", "dispatcher", 9100),
     ("monitoring", "api", 8009),
 }  # fmt: skip
+OBSERVABILITY: Talk = {
+    ("prometheus", "agent", 9100), ("prometheus", "dispatcher", 9100), ("prometheus", "api", 8009),
+    *((who, "collector", port) for who in ROLES for port in (4317, 4318)), ("collector", "jaeger", 4317),
+    ("grafana", "prometheus", 9090), ("grafana", "loki", 3100), ("grafana", "jaeger", 16686),
+}  # fmt: skip
+COPIED: Talk = {
+    ("backup", "foundationdb", 4500), ("backup", "foundationdb", 4501),
+    *(("backup", stranger, port) for stranger, port in ANYWHERE if port == 443),
+}  # fmt: skip
+SECURED = _fleet(5671, 15671, 6380) | OPERATORS | OBSERVABILITY
 WANTED: dict[str, Talk] = {
-    "coditect-dev": FLEET | NAMES | SECRETS,
-    "coditect-staging": FLEET | NAMES | OPERATORS,
-    "coditect": FLEET | NAMES | OPERATORS | MONITORING,
+    "coditect-dev": _fleet(5672, 15672, 6379) | SECRETS,
+    "coditect-staging": SECURED,
+    "coditect": SECURED | MONITORING | COPIED,
 }
 OVERLAYS = {"coditect-dev": "dev", "coditect-staging": "staging", "coditect": "production"}
 
@@ -71,7 +83,7 @@ def _policies(cluster: Cluster, namespace: str) -> list[Manifest]:
 def _pods(cluster: Cluster, namespace: str) -> list[Peer]:
     workloads = [*cluster.get("deployments", "-n", namespace), JOB]
     templates: list[Labels] = [one["spec"]["template"]["metadata"]["labels"] for one in workloads]
-    return [RABBITMQ, FOUNDATIONDB, *(Peer(labels[COMPONENT], labels) for labels in templates)]
+    return [RABBITMQ, FOUNDATIONDB, BACKUP, *(Peer(labels[COMPONENT], labels) for labels in templates)]
 
 
 def _flows(pods: list[Peer], policies: list[Manifest]) -> list[tuple[Peer, Peer, Port]]:
@@ -89,9 +101,10 @@ def _talk(pods: list[Peer], policies: list[Manifest]) -> Talk:
 
 @pytest.mark.parametrize("namespace", WANTED)
 def test_only_who_must_talk_to_each_other_may(namespace: str, cluster: Cluster) -> None:
-    policies = _policies(cluster, namespace)
+    policies, pods = _policies(cluster, namespace), _pods(cluster, namespace)
+    names = {(pod.name, "names", port) for pod in pods for port in (53, "53/UDP")}
 
-    assert _talk(_pods(cluster, namespace), policies) == WANTED[namespace]
+    assert _talk(pods, policies) == WANTED[namespace] | names
 
 
 def _with_less(whole: Any, key: str = "") -> Iterator[Any]:

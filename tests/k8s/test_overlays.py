@@ -9,26 +9,40 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 import yaml
 from httpx2 import get
+from pika import BlockingConnection, URLParameters
+from pika.exceptions import ChannelClosedByBroker
+from redis import Redis
+from redis.exceptions import NoPermissionError
+from yarl import URL
 
+from coditect.api.access import KeyFile, Role
 from coditect.local.private import PrivateServers
+from coditect.local.servers import free_ports
 from coditect.testing.servers import private
 from tests.k8s.cluster import Cluster, Refused, until
 from tests.k8s.metrics import METRIC, external_metric
 from tests.k8s.pods import Kubelet, LocalPod
+from tests.k8s.secured import behind_tls, certificate, give
 from tests.servers import ROOT
 
 pytestmark = pytest.mark.timeout(600)
 K8S = ROOT / "k8s"
-NAMESPACES = {"dev": "coditect-dev", "staging": "coditect-staging", "production": "coditect"}
+NAMESPACES = {
+    "dev": "coditect-dev",
+    "fleet": "coditect-fleet",
+    "staging": "coditect-staging",
+    "production": "coditect",
+}
 FLOW = {
     "name": "greetings",
     "nodes": {
@@ -40,7 +54,7 @@ FLOW = {
 
 @pytest.fixture(scope="module")
 def fleet(cluster: Cluster) -> Cluster:
-    """The three overlays, applied."""
+    """The overlays, applied."""
     for overlay in NAMESPACES:
         cluster.apply(K8S / "overlays" / overlay)
     return cluster
@@ -57,7 +71,21 @@ def test_every_deployment_of_an_overlay_gets_ready(fleet: Cluster, overlay: str)
     fleet.ready(NAMESPACES[overlay])
 
     deployments = {one["metadata"]["name"] for one in fleet.get("deployments", "-n", NAMESPACES[overlay])}
-    assert {"dispatcher", "api", "greeter-agent", "counter-agent", "redis"} <= deployments
+    agents = {"greeter", "counter"} if overlay != "fleet" else {"reviewer", "documenter", "summarizer", "publisher"}
+    assert {"dispatcher", "api", "redis", *(f"{name}-agent" for name in agents)} <= deployments
+
+
+@pytest.mark.parametrize(("component", "kind"), {"gateway": "httproute", "ingress": "ingress"}.items())
+def test_example_of_a_way_in_is_taken(cluster: Cluster, component: str, kind: str, tmp_path: Path) -> None:
+    copy = shutil.copytree(K8S, tmp_path / "k8s")
+    kustomization = copy / "overlays" / "dev" / "kustomization.yaml"
+    kustomization.write_text(
+        kustomization.read_text().replace("coditect-dev", component) + f"  - ../../components/{component}\n"
+    )
+
+    cluster.apply(kustomization.parent)
+
+    assert cluster.get(kind, "api", "-n", component)
 
 
 def test_pod_that_is_not_restricted_is_refused(fleet: Cluster) -> None:
@@ -192,9 +220,13 @@ def play(
     (job,) = kubelet.pods(namespace, "secrets")
     with kubelet.running(job, "127.0.1.1") as made:
         assert made.started[0].wait(60) == 0, (made.folder / "log").read_text()
-    passwords = {"username": amqp.username, "password": amqp.password, "connection_string": servers.amqp_url}
-    _put(cluster, namespace, "rabbitmq-default-user", passwords)
+    _put(cluster, namespace, "rabbitmq-default-user", {"username": amqp.username, "password": amqp.password})
     _put(cluster, namespace, "redis", {"password": redis.password or ""})
+    return _work(kubelet, namespace, look)
+
+
+def _work(kubelet: Kubelet, namespace: str, look: Callable[[list[LocalPod]], None]) -> Any:
+    """Run dispatchers, agents and the API, have them do a workflow, and return what it gave."""
     pods: list[LocalPod] = []
     with ExitStack() as stack:
         for component, number in (("dispatcher", 2), ("agent", 3), ("api", 4)):
@@ -202,18 +234,15 @@ def play(
                 local = stack.enter_context(kubelet.running(pod, f"127.0.{number}.{place + 1}"))
                 local.ready()
                 pods.append(local)
-        flow = folder / "flow.json"
-        flow.write_text(json.dumps(FLOW))
-        command = [sys.executable, "-m", "coditect", "workflow", "run", str(flow), "--wait", "60s", "--output", "json"]
-        done = subprocess.run(command, env=_environment(servers), capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
         apis = [pod for pod in pods if pod.container["name"] == "api"]
         assert len(apis) == 2
+        (apis[0].folder / "tmp" / "flow.json").write_text(json.dumps(FLOW))
+        given = apis[0].run("workflow", "start", "/tmp/flow.json", "--wait", "60s", "--output", "json")
         for api in apis:
-            _ask(cluster, api)
+            _ask(kubelet.cluster, api)
         look(pods)
     assert [pod.exit_code for pod in pods] == [[0]] * len(pods)
-    return json.loads(done.stdout)
+    return json.loads(given)
 
 
 def _environment(servers: PrivateServers) -> dict[str, str]:
@@ -253,6 +282,90 @@ def test_pods_of_dev_do_a_workflow_are_not_ready_without_a_broker_and_end_in_ord
 
     assert done["state"] == "completed", done
     assert done["value"] == 2, done
+
+
+ROLES = ("agent", "api", "dispatcher")
+TOPOLOGY = ("exchanges", "queues", "bindings", "users", "permissions")
+
+
+def _secured(folder: Path, port: int) -> Path:
+    """Return `production` with a ledger that needs no operator, and with a free port of this machine for Redis."""
+    copy = shutil.copytree(K8S, folder / "k8s")
+    tls = copy / "components" / "tls" / "kustomization.yaml"
+    tls.write_text(tls.read_text().replace("6380", str(port)))
+    ledger = "CODITECT_STORE_URL=sqlite:/var/lib/coditect/ledger.db"
+    made = {
+        "namespace": "secured",
+        "resources": ["../production"],
+        "replicas": [{"name": "dispatcher", "count": 1}],
+        "configMapGenerator": [{"name": "coditect", "behavior": "merge", "literals": [ledger]}],
+    }
+    overlay = copy / "overlays" / "secured"
+    overlay.mkdir()
+    (overlay / "kustomization.yaml").write_text(yaml.safe_dump(made))
+    return overlay
+
+
+def _secrets(folder: Path, passwords: Mapping[str, str]) -> Iterator[object]:
+    """Yield what operators, cert-manager and people make."""
+    keys = KeyFile(folder / "api-keys")
+    admin = keys.create("admin", Role.ADMIN, made_at="2026-01-01T00:00:00Z")
+    shown = {name: (folder / name).read_text() for name in ("ca.crt", "tls.crt", "tls.key")}
+    data: dict[str, dict[str, str]] = {
+        "api-keys": {"api-keys": (folder / "api-keys").read_text(), "admin": admin},
+        "rabbitmq-tls": shown,
+        "redis-tls": shown,
+    }
+    for role, password in passwords.items():
+        data[f"{role}-user-credentials"] = {"username": role, "password": password}
+        data[f"redis-{role}"] = {"password": password}
+    for name, values in data.items():
+        metadata = {"name": name, "namespace": "secured"}
+        yield {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values}
+    metadata = {"name": "foundationdb-config", "namespace": "secured"}
+    yield {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"cluster-file": ""}}
+
+
+def test_pods_of_production_do_a_workflow_by_tls_each_role_as_a_user_that_may_do_no_more(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    (port,) = free_ports(1)
+    cluster.apply(_secured(tmp_path, port))
+    cluster.ready("secured")
+    context = certificate(tmp_path)
+    passwords = {role: token_urlsafe(24) for role in (*ROLES, "keda")}
+    cluster.create(*_secrets(tmp_path, passwords))
+
+    def look(pods: list[LocalPod]) -> None:
+        (api, _) = (pod for pod in pods if pod.container["name"] == "api")
+        assert api.run("task", "submit", "text.count", '"one two"', "--wait", "30s") == "2\n"
+        for words in ("dispatcher status", "dead list", "trigger create pushed repo.pushed /tmp/flow.json"):
+            api.run(*words.split())
+        logs = [(pod.folder / "log").read_text() for pod in pods]
+        assert not [log for log in logs if "do not allow" in log or "refuse" in log]
+
+    with private(tmp_path / "servers", os.environ, management=True) as servers, ExitStack() as stack:
+        amqp, management = urlsplit(servers.amqp_url), urlsplit(servers.management_url)
+        objects = [one for kind in TOPOLOGY for one in cluster.get(f"{kind}.rabbitmq.com", "-n", "secured")]
+        give(servers.management_url, objects, passwords)
+        names = {f"redis:{port}": f"127.0.0.1:{port}"}
+        for at, where in ((5671, amqp), (15671, management)):
+            names[f"rabbitmq:{at}"] = f"127.0.0.1:{stack.enter_context(behind_tls(where.port or 0, context))}"
+        kubelet = Kubelet(cluster, tmp_path / "pods", names)
+        (redis,) = kubelet.pods("secured", "redis")
+        stack.enter_context(kubelet.running(redis, "127.0.5.1"))
+
+        done = _work(kubelet, "secured", look)
+
+        assert done["value"] == 2, done
+        asked = f"http://127.0.0.1:{management.port}/api/queues/%2F?page=1&use_regex=true&name=%5Etasks"
+        assert get(asked, auth=("keda", passwords["keda"])).json()["filtered_count"] == 6
+        agent = URLParameters(str(URL(servers.amqp_url).with_user("agent").with_password(passwords["agent"])))
+        with BlockingConnection(agent) as limited, pytest.raises(ChannelClosedByBroker, match="ACCESS_REFUSED"):
+            limited.channel().basic_get("results.0")
+        url = f"rediss://agent:{passwords['agent']}@127.0.0.1:{port}/0?ssl_ca_certs={tmp_path / 'ca.crt'}"
+        with Redis.from_url(url) as redis_of_agent, pytest.raises(NoPermissionError):
+            redis_of_agent.set("rq:job:1", "mine")
 
 
 def test_approval_policy_reaches_dispatchers_and_agents_and_the_key_of_answers_no_agent(

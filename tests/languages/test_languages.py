@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from chaos.faults.proxy import fault_proxy
 from coditect import Client, TaskFailed
 from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq import AmqpBroker
@@ -26,7 +27,6 @@ from coditect.broker.topology import Binding, Queue, QueueType, Topology, base_t
 from coditect.model.message import Message
 from coditect.settings.settings import Settings
 from coditect.wire import routing
-from dispatcher.chaos.faults.proxy import fault_proxy
 from tests.servers import ROOT, Servers
 from tests.support import eventually
 

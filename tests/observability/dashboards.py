@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import yaml
 
-from coditect.telemetry import names
+from coditect.telemetry import metrics
 from coditect.telemetry.metrics import Metric
 from tests.observability.prometheus import FOLDER
 
 DASHBOARDS = FOLDER / "grafana" / "dashboards"
-ALERTS = yaml.safe_load((FOLDER / "alerts.yaml").read_text(encoding="utf-8"))["groups"][0]["rules"]
-METRICS = {metric.name: metric for metric in vars(names).values() if isinstance(metric, Metric)}
+ALERTS = yaml.load((FOLDER / "alerts.yaml").read_text(encoding="utf-8"), yaml.CSafeLoader)["groups"][0]["rules"]
+METRICS = {metric.name: metric for metric in vars(metrics).values() if isinstance(metric, Metric)}
 _NAME = re.compile(r"\bcoditect_[a-z_]+")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
-from coditect.local.servers.ports import free_ports
+from coditect.local.servers import free_ports
 from tests.servers import ROOT
 from tests.support import eventually
 

@@ -26,11 +26,10 @@ from coditect.aio.clock import SystemClock
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.errors import CoditectError
 from coditect.local import PrivateServers
-from coditect.local.servers.ports import free_ports
+from coditect.local.servers import free_ports
 from coditect.registry.redis import RedisRegistry
 from coditect.settings.settings import Settings
-from coditect.telemetry.metrics import MemoryMetrics
-from coditect.telemetry.names import CERTIFICATE_END
+from coditect.telemetry.metrics import CERTIFICATE_END, MemoryMetrics
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 from tests.integration.telemetry.test_collector import COLLECTOR, Collector, collector, label
 from tests.observability.dashboards import ALERTS, queries
@@ -80,7 +79,7 @@ class Watched:
 
     async def start_api(self) -> None:
         port = self.ports.setdefault("api", free_ports(1)[0])  # it serves its metrics beside its routes
-        more = {"CODITECT_API_WEBHOOK_KEY": "k" * 32, "CODITECT_API_WEBHOOK_PRIVATE": "true", **self.tracing}
+        more = {"CODITECT_API_WEBHOOK_KEY": "k" * 32, "CODITECT_PRIVATE_ADDRESSES": "webhooks", **self.tracing}
         self.processes["api"] = await self.fleet.run("coditect", "api", "--port", str(port), **more)
         self.prometheus.scrape(self.ports)
 

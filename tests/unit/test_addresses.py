@@ -120,8 +120,6 @@ NO_SECRETS = {
     "Evaluated.token",
     "Restore.token",
     "RestorePlan.token",
-    "WorkDone.token",
-    "_Taken.token",
 }
 """Fields of such names that hold no secret: most of these tokens name a state."""
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from coditect.blobs import FolderBlobs, NoBlobs, fetched, open_blobs, whole, whole_value
 from coditect.errors import BlobUnavailable, ClaimBroken, InvalidTask, SetupError, TooLarge
 from coditect.model.result import Outcome, Status
-from coditect.wire.blob_ref import ClaimCheck, as_claim, check_claims, claim_check_of, has_claims
 from coditect.wire.json import dumps, loads
+from coditect.wire.tasks import ClaimCheck, as_claim, check_claims, claim_check_of, has_claims
 
 VALUE = b'"' + b"x" * 2_000_000 + b'"'
 

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from coditect.agent.processes.process import ProcessId
-from coditect.cli.local.up import _up_folder
+from coditect.agent.process import ProcessId
+from coditect.cli.local.up import up_folder
 from coditect.local.state import Phase, UpFolder, UpState, read_state, write_env, write_state
-from coditect.settings.own_files import read_own
-from coditect.settings.settings import Settings, find_env_file, read_settings
+from coditect.settings.settings import Settings, find_env_file, read_own, read_settings
 
 URL = "amqp://somebody:secret@192.0.2.1/"
 
@@ -35,7 +34,7 @@ def below(tmp_path: Path) -> Path:
 def test_own_files_are_believed(brought_up: UpFolder, below: Path) -> None:
     assert read_settings({}, folder=below).amqp_url == URL
     assert read_state(brought_up) is not None
-    assert _up_folder(below) == brought_up.path
+    assert up_folder(below) == brought_up.path
 
 
 @pytest.mark.parametrize("mode", [0o660, 0o606, 0o666])
@@ -47,7 +46,7 @@ def test_files_that_others_can_write_are_not_believed(
 
     assert read_settings({}, folder=below) == Settings()
     assert read_state(brought_up) is None
-    assert _up_folder(below) == below / ".coditect"
+    assert up_folder(below) == below / ".coditect"
     assert {"path", "fix"} <= vars(caplog.records[0]).keys()
 
 

@@ -15,6 +15,15 @@ def planned(target: str, folder: Path = ROOT) -> str:
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
+def test_make_alone_lists_at_most_fifteen_targets_in_three_groups() -> None:
+    shown = subprocess.run(["make", "--directory", str(ROOT)], capture_output=True, text=True, check=True).stdout
+    targets = re.findall(r"^  make ([a-z-]+) +\S.*", shown, re.MULTILINE)
+
+    assert len(re.findall(r"^\w[\w ]+:$", shown, re.MULTILINE)) == 3
+    assert len(targets) == shown.count("  make ") <= 15
+    assert {"demo", "check", "test"} < set(targets)
+
+
 def test_setup_installs_the_programs_that_the_documentation_runs() -> None:
     assert "install-servers.sh amqp-tools curl" in planned("tools")
     assert "tools" in next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("setup:"))
@@ -22,7 +31,8 @@ def test_setup_installs_the_programs_that_the_documentation_runs() -> None:
 
 def test_demo_of_a_fresh_clone_installs_what_it_runs_and_a_developer_s_takes_what_is_there(tmp_path: Path) -> None:
     shutil.copy(ROOT / "Makefile", tmp_path)
-    for name in ("requirements-demo.lock", "requirements-dev.lock", "requirements.lock", "pyproject.toml"):
+    (tmp_path / "requirements").mkdir()
+    for name in ("requirements/demo.lock", "requirements/dev.lock", "requirements/runtime.lock", "pyproject.toml"):
         (tmp_path / name).touch()
     (tmp_path / "scripts").mkdir()
     (tmp_path / "scripts" / "create-venv.sh").touch()
@@ -34,7 +44,7 @@ def test_demo_of_a_fresh_clone_installs_what_it_runs_and_a_developer_s_takes_wha
     (tmp_path / ".venv" / "bin" / "python").touch()
     developers = planned("demo", tmp_path)
 
-    assert ".venv-demo requirements-demo.lock" in fresh
+    assert ".venv-demo requirements/demo.lock" in fresh
     assert ".venv/bin/python -m agents.demo" in developers
     assert "create-venv.sh" not in developers
 
@@ -42,7 +52,7 @@ def test_demo_of_a_fresh_clone_installs_what_it_runs_and_a_developer_s_takes_wha
 def test_demo_has_the_versions_that_the_tests_have() -> None:
     demo, tested = (
         set(re.findall(r"^\S+==\S+", (ROOT / name).read_text(), re.MULTILINE))
-        for name in ("requirements-demo.lock", "requirements-dev.lock")
+        for name in ("requirements/demo.lock", "requirements/dev.lock")
     )
 
     assert demo < tested

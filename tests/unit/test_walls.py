@@ -18,13 +18,14 @@ WITHOUT_A_WALL = {
     "psutil": "of many packages",
     "pydantic": "of many packages",
     "pydantic_core": "pydantic's",
+    "typing_extensions": "pydantic's",
 }
 COPIED = {"starter", "till"}
 """Folders of programs that are copied elsewhere before they run, and import their own files."""
 WITHOUT = {
     '"coditect.client.client -> coditect"': "coditect.client.client -> coditect (",
     '"agents.tester -> coditect.aio.launch"': "agents.tester -> coditect.aio.launch",
-    '"coditect.registry.** -> redis"': "coditect.registry.connection -> redis",
+    '"coditect.registry.** -> redis"': "coditect.registry.redis -> redis",
     '"dispatcher.store.sqlite.** -> sqlite3"': "dispatcher.store.sqlite.file -> sqlite3",
     '"dispatcher.coordination.ticks -> datetime"': "dispatcher.coordination.ticks -> datetime",
 }

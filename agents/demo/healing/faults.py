@@ -47,12 +47,48 @@ def deploy_bad_settings(service: Service, random: Random) -> None:
             json.dumps(good | {"prices": {"tea": "2.50"}}),
         ]
     )
+    _release(service, {"settings.json": bad})
+
+
+def deploy_bug(service: Service, random: Random) -> None:
+    """Release a version that passes its own check, and answers its health check with an error: a bug in its code."""
+    right, wrong = random.choice(
+        [
+            ("sum(self.prices.values())", "sum(self.prices)"),
+            ("sum(self.prices.values())", "sum(self.prices.values()) // len(self.leaked)"),
+            ('DATA / "probe"', 'DATA / "probes" / "probe"'),
+        ]
+    )
+    app = (TILL / "app.py").read_text()
+    assert right in app
+    _release(service, {"app.py": app.replace(right, wrong)})
+
+
+def _release(service: Service, changed: Mapping[str, str]) -> None:
+    """Release the version `v2` of the till, in which some files have other texts."""
     draft = service.folder / "draft"
     shutil.copytree(TILL, draft)
-    (draft / "settings.json").write_text(bad)
+    for name, text in changed.items():
+        (draft / name).write_text(text)
     service.install("v2", draft)
     service.switch("v2")
     shutil.rmtree(draft)
+
+
+def freeze(service: Service, _: Random) -> None:
+    """Stop the service's process by SIGSTOP, as a debugger or a shell's Ctrl-Z does."""
+    process = service.process()
+    assert process is not None
+    process.suspend()
+
+
+def damage_cache(service: Service, random: Random) -> None:
+    """Write a receipt into the service's cache whose end is missing, as a crash amid a write leaves it."""
+    cache = service.folder / "data" / "cache"
+    cache.mkdir()
+    receipt = json.dumps({"tea": 250, "cake": 320})
+    (cache / "receipt-1.json").write_text(receipt)
+    (cache / "receipt-2.json").write_text(receipt[: random.randrange(1, len(receipt))])
 
 
 def take_port(service: Service, _: Random) -> subprocess.Popen[bytes]:
@@ -100,6 +136,10 @@ FAULTS: Mapping[str, Inject] = {
     "log flood": meet_bug("/bugs/flood"),
     "event loop hung": meet_bug("/bugs/hang"),
     "memory leak": meet_bug("/bugs/leak"),
+    "open files": meet_bug("/bugs/files"),
+    "process frozen": freeze,
+    "cache damaged": damage_cache,
+    "bad release": deploy_bug,
 }
 
 

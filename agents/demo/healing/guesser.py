@@ -6,8 +6,7 @@ import os
 from random import Random
 
 from agents.doctors import DiagnoseRequest, Vote
-from agents.healing.causes import Cause, by_rules, symptoms
-from agents.healing.evidence import Bounds
+from agents.healing.diagnosis import Bounds, Cause, by_rules, symptoms
 from coditect import Agent
 
 guesser = Agent("doctor-guesser", version="1.0.0", slots=16)
@@ -21,7 +20,7 @@ SEED = "HEALING_SEED"
 async def guess(task: DiagnoseRequest) -> Vote:
     """Return the right cause, or by chance any other one."""
     cause = by_rules(symptoms(task.evidence, Bounds()))
-    random = Random(f"{os.environ.get(SEED, '')}/{task.service}/{task.round}")  # noqa: S311 - it is to be foreseen
+    random = Random(f"{os.environ.get(SEED, '')}/{task.service.name}/{task.round}")  # noqa: S311 - it is to be foreseen
     if random.random() < WRONG:
         cause = random.choice([other for other in Cause if other != cause])
     return Vote(cause=cause)

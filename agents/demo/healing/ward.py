@@ -17,7 +17,6 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from agents.deployment.service import Service
-from agents.healing.evidence import WATCHED
 
 TILL = Path(__file__).with_name("till")
 FIRST = "v1"
@@ -35,8 +34,8 @@ def enter_namespace(arguments: Sequence[str]) -> None:
     for way in _WAYS:
         command = ["unshare", *way, "--propagation", "private"]
         if _works([*command, "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(Path.cwd())]):
-            again = [*command, sys.executable, "-m", *arguments]
-            os.execvpe(again[0], again, os.environ | {_NAMESPACE: "1"})  # noqa: S606 - the program itself, again
+            program = [*command, sys.executable, "-m", *arguments]
+            os.execvpe(program[0], program, os.environ | {_NAMESPACE: "1"})  # noqa: S606 - the program itself, again
 
 
 def has_disks() -> bool:
@@ -53,7 +52,7 @@ def _works(command: Sequence[str]) -> bool:
 
 @contextmanager
 def running_till(folder: Path) -> Iterator[Service]:
-    """Run a till, the demo's service, with orders in a fresh folder marked as watched; stop and remove it after."""
+    """Run a till, the demo's service, with orders in a fresh folder; stop and remove it after."""
     service = Service(folder)
     service.release_folder(FIRST).parent.mkdir(parents=True)
     (folder / "data").mkdir()
@@ -67,10 +66,8 @@ def running_till(folder: Path) -> Iterator[Service]:
         service.probe(FIRST, within_seconds=_WITHIN_SECONDS)
         for _ in range(ORDERS):
             ask(service, "/order")
-        (folder / WATCHED).touch()
         yield service
     finally:
-        (folder / WATCHED).unlink(missing_ok=True)
         service.stop(patience_seconds=1)
         if has_disks():
             subprocess.run(["umount", "--lazy", disk], check=True)

@@ -1,4 +1,4 @@
-"""The routes of live events: a stream of server-sent events, and a WebSocket with the same frames."""
+"""The routes of events: emit one, follow them by a stream of server-sent events or a WebSocket, or by webhooks."""
 
 from __future__ import annotations
 
@@ -6,24 +6,31 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from typing import Annotated, Any
+from dataclasses import asdict
+from http import HTTPStatus
+from typing import Annotated, Any, Required, Self
 
-from fastapi import APIRouter, Depends, Header, Query, WebSocket
+from fastapi import APIRouter, Body, Depends, Header, Query, WebSocket
 from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field, with_config
 from starlette.requests import HTTPConnection
 from starlette.types import Message, Send
 from starlette.websockets import WebSocketDisconnect
 
-from coditect.api.live.stream import PING, LiveStream
-from coditect.api.live.window import LiveFrame
+from coditect.aio.clock import SystemClock
+from coditect.api.access import Role
+from coditect.api.live import PING, LiveFrame, LiveStream
 from coditect.api.problems import error_answer
-from coditect.api.services import Services
+from coditect.api.routes.parameters import BY, ApiRequest, Who, acting_name
+from coditect.api.services import Fleet, Services, needs
+from coditect.api.webhooks import WebhookAttempt
+from coditect.client.webhooks import LONGEST_URL, Webhook, WebhookOptions, check_url
 from coditect.errors import CoditectError, InputError
-from coditect.messaging.event_filter import EventFilter
+from coditect.messaging.event_stream import EventFilter
 
 log = logging.getLogger(__name__)
 
-router = APIRouter(tags=["events"])
+event_router = APIRouter(tags=["events"])
 
 SEND_SECONDS = 30.0
 """How long a reader may take no bytes at all before its stream is cut."""
@@ -92,7 +99,7 @@ async def _opened(
         yield stream
 
 
-@router.get(
+@event_router.get(
     "/events",
     response_class=EventsResponse,
     responses={
@@ -108,6 +115,36 @@ async def stream_events(stream: Annotated[LiveStream, Depends(_opened)]) -> Even
     return EventsResponse(_as_text(stream))
 
 
+class NewEvent(ApiRequest):
+    """An event to publish: its type, what it is about, its data, and who says it."""
+
+    type: str = Field(min_length=1, max_length=200, description="Words with dots, such as `repo.pushed`.")
+    subject: str = Field(default="", max_length=1_000, description="What it is about, such as the id of a task.")
+    data: dict[str, Any] = Field(default={})
+    by: str = Field(default="", max_length=200, description=f"Who says it. {BY}")
+
+
+FLEET_EVENTS = frozenset(
+    {
+        "agent", "approval", "attempt", "breaker", "coordination", "lock", "node", "schedule", "state", "task",
+        "trigger", "workflow",
+    }
+)  # fmt: skip
+"""The first words of the events that the fleet itself publishes."""
+
+
+@event_router.post("/events", status_code=HTTPStatus.ACCEPTED, dependencies=[needs(Role.OPERATOR)])
+async def emit_event(event: NewEvent, services: Services, who: Who) -> dict[str, str]:
+    """Publish an event to all listeners, triggers and webhooks, at most once; return its id."""
+    if event.type.partition(".")[0] in FLEET_EVENTS:
+        raise InputError(
+            "Only the fleet publishes events of this type", given=event.type, fix="choose another first word"
+        )
+    by = await acting_name(services, who, event.by)
+    async with services.opened.client() as client:
+        return {"id": await client.emit_data(event.type, event.data, subject=event.subject, by=by)}
+
+
 async def _as_text(stream: LiveStream) -> AsyncIterator[bytes]:
     yield b"retry: %d\n\n" % RETRY_MS
     async for frames in stream.batches():
@@ -121,7 +158,7 @@ def _sse(frame: LiveFrame) -> bytes:
     return b"%bid: %b\ndata: %b\n\n" % (name, frame.id.encode(), frame.body)
 
 
-@router.websocket("/ws")
+@event_router.websocket("/ws")
 async def follow_events(
     socket: WebSocket, services: Services, selection: Selection, last_event_id: LastId = ""
 ) -> None:
@@ -166,3 +203,88 @@ async def _read_until_closed(socket: WebSocket, writing: asyncio.Task[Any]) -> N
         if not isinstance(error, TimeoutError | WebSocketDisconnect | OSError):
             raise error
         log.info("A WebSocket of events was cut", extra={"reason": reason})
+
+
+webhook_router = APIRouter(tags=["webhooks"])
+webhook_steered = APIRouter(tags=["webhooks"], dependencies=[needs(Role.ADMIN)])
+
+
+@with_config(ConfigDict(extra="forbid"))
+class WebhookRequest(WebhookOptions, total=False):
+    """A webhook: the URL, and the filter of its events; a field of the filter without values takes every event."""
+
+    url: Required[Annotated[str, Field(examples=["https://example.com/hooks/coditect"], max_length=LONGEST_URL)]]
+
+
+class WebhookDocument(BaseModel):
+    """A webhook as answers show it, without its secret: URL, event filter, and whether it is active or why disabled."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    url: str
+    filter: dict[str, list[str]]
+    created_ms: int
+    state: str = Field(description="`active`, `disabled`, `undelivered` without an API that posts, or `broken`.")
+    reason: str = Field(description="Why it is disabled or broken.")
+
+    @classmethod
+    def of(cls, webhook: Webhook, **more: Any) -> Self:
+        """Return the API's answer for a webhook: its own fields, which have no secret, and those in `more`."""
+        return cls.model_validate(asdict(webhook) | more)
+
+
+class NewWebhook(WebhookDocument):
+    """A webhook that was just made, with its secret, which is shown once."""
+
+    secret: str = Field(
+        repr=False, description="The secret by which the receiver checks signatures, as Standard Webhooks has it."
+    )
+
+
+@webhook_router.get("/webhooks")
+async def list_webhooks(client: Fleet) -> list[WebhookDocument]:
+    """List the webhooks with their event filters, and whether each is active, or why it is disabled."""
+    return [WebhookDocument.of(webhook) async for webhook in client.webhooks.list()]
+
+
+@webhook_router.get("/webhooks/{name}")
+async def get_webhook(name: str, client: Fleet) -> WebhookDocument:
+    """Get a webhook with its event filter."""
+    return WebhookDocument.of(await client.webhooks.get(name))
+
+
+@webhook_steered.put("/webhooks/{name}", status_code=HTTPStatus.CREATED)
+async def create_webhook(
+    name: str, order: Annotated[WebhookRequest, Body()], services: Services, client: Fleet
+) -> NewWebhook:
+    """Make a webhook, and show its secret this once; later events that fit are posted, signed, to its URL."""
+    services.webhooks.check_key()
+    conditions: dict[str, Any] = {**order}
+    await services.webhooks.hosts.check_receiver(url := check_url(conditions.pop("url")))
+    webhook = await client.webhooks.create(name, url, **conditions)
+    return NewWebhook.of(webhook, secret=services.webhooks.secret(webhook))
+
+
+@webhook_steered.post("/webhooks/{name}/test")
+async def test_webhook(name: str, services: Services, client: Fleet) -> WebhookAttempt:
+    """Post an event `webhook.test` to a webhook's URL once, and return how its receiver answered."""
+    return await services.webhooks.send_test(await client.webhooks.get(name), SystemClock())
+
+
+@webhook_steered.post("/webhooks/{name}/enable")
+async def enable_webhook(name: str, client: Fleet) -> WebhookDocument:
+    """Make a disabled webhook active again: events are posted to it, those first that waited."""
+    return WebhookDocument.of(await client.webhooks.enable(name))
+
+
+@webhook_steered.post("/webhooks/{name}/disable")
+async def disable_webhook(name: str, client: Fleet) -> WebhookDocument:
+    """Disable a webhook: nothing is posted to it until it is enabled; of later events the latest 10,000 wait."""
+    return WebhookDocument.of(await client.webhooks.disable(name))
+
+
+@webhook_steered.delete("/webhooks/{name}", status_code=HTTPStatus.NO_CONTENT)
+async def delete_webhook(name: str, client: Fleet) -> None:
+    """Delete a webhook with the events that wait for it."""
+    await client.webhooks.delete(name)

@@ -1,33 +1,34 @@
-"""The HTTP routes of conversations of agents and people (threads): list, show, open and close them, add a message."""
+"""The routes of what agents and people say to each other and pass on: threads, handoffs, and lessons of failures."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, Required
 
-from fastapi import APIRouter, Query
-from pydantic import Field
+from fastapi import APIRouter, Body, Query
+from pydantic import ConfigDict, Field, with_config
 
-from coditect.api.access.roles import LOCAL, Caller, Role
-from coditect.api.routes.parameters import ApiRequest, ChangeReason, Limit, Who
-from coditect.api.services import Services, needs
-from coditect.collaboration.threads import ThreadRow
-from coditect.operations.coordination import threads
+from coditect.api.access import Role
+from coditect.api.routes.parameters import BY, ApiRequest, ChangeReason, Limit, Span, Who, acting_name
+from coditect.api.services import Fleet, Services, needs
+from coditect.collaboration.handoffs import HandoffRow
+from coditect.collaboration.threads import ThreadOptions, ThreadRow
+from coditect.model.lesson import Lesson
+from coditect.operations.coordination import handoffs, threads
 from coditect.operations.coordination.threads import SaidMessage, ShownThread
 
-router = APIRouter(prefix="/threads", tags=["threads"])
-steered = APIRouter(prefix="/threads", tags=["threads"], dependencies=[needs(Role.OPERATOR)])
+thread_router = APIRouter(prefix="/threads", tags=["threads"])
+thread_steered = APIRouter(prefix="/threads", tags=["threads"], dependencies=[needs(Role.OPERATOR)])
 
 
-class NewThread(ApiRequest):
+@with_config(ConfigDict(extra="forbid"))
+class NewThread(ThreadOptions, total=False):
     """A conversation to open (a thread): its participants, type, title, and the task or workflow that it is about."""
 
-    participants: list[str] = Field(max_length=50, description="Agents, capabilities and people, by name.")
-    type: str = Field(default="discussion", max_length=200)
-    title: str = Field(default="", max_length=1_000)
-    task: str = Field(default="", max_length=1_000)
-    workflow: str = Field(default="", max_length=1_000)
-    by: str = Field(default="", max_length=200, description="Who opens it; only without API keys, else the key's name.")
+    participants: Required[
+        Annotated[list[str], Field(max_length=50, description="Agents, capabilities and people, by name.")]
+    ]
+    by: Annotated[str, Field(max_length=200, description=f"Who opens it. {BY}")]
 
 
 class NewMessage(ApiRequest):
@@ -36,55 +37,157 @@ class NewMessage(ApiRequest):
     value: Any
     type: str = Field(default="text", max_length=200)
     to: list[str] = Field(default=[], max_length=50, description="Only to these participants; default: all.")
+    metadata: dict[str, Any] = Field(default={})
     answers: int | None = Field(default=None, ge=1, description="The number of the message that this one answers.")
-    by: str = Field(default="", max_length=200, description="Who says it; only without API keys, else the key's name.")
+    by: str = Field(default="", max_length=200, description=f"Who says it. {BY}")
 
 
-@router.get("")
+class ReadUpTo(ApiRequest):
+    """A read receipt: the number of the last message of a conversation (a thread) that a participant has read."""
+
+    number: int = Field(ge=1)
+    by: str = Field(default="", max_length=200, description=f"Who read it. {BY}")
+
+
+@thread_router.get("")
 async def list_threads(
     services: Services,
     participant: str | None = None,
     task: str | None = None,
     workflow: str | None = None,
+    ticket: str | None = None,
     open_only: Annotated[bool, Query(alias="open")] = False,
     limit: Limit = 100,
 ) -> list[ThreadRow]:
-    """List conversations (threads), the earliest first: all, or those of a participant, a task or a workflow."""
-    wanted = {"participant": participant, "task": task, "workflow": workflow}
-    return await threads.list_threads(services.opened, **wanted, open_only=open_only, most=limit)
+    """List conversations (threads), the earliest first: all, or of a participant, a task, a workflow or a ticket."""
+    return await threads.list_threads(
+        services.opened,
+        participant=participant,
+        task=task,
+        workflow=workflow,
+        ticket=ticket,
+        open_only=open_only,
+        limit=limit,
+    )
 
 
-@router.get("/{thread}")
-async def show_thread(
+@thread_router.get("/{thread}")
+async def get_thread(
     thread: str, services: Services, after: Annotated[int, Query(ge=0)] = 0, limit: Limit = 100
 ) -> ShownThread:
-    """Show a conversation (a thread) with at most `limit` of its messages, those with numbers above `after`."""
-    return await threads.show_thread(services.opened, thread, after=after, most=limit)
+    """Get a conversation (a thread) with at most `limit` of its messages, those with numbers above `after`."""
+    return await threads.get_thread(services.opened, thread, after=after, limit=limit)
 
 
-@steered.post("", status_code=HTTPStatus.CREATED)
-async def open_thread(order: NewThread, services: Services, who: Who) -> ThreadRow:
+@thread_steered.post("", status_code=HTTPStatus.CREATED)
+async def open_thread(order: Annotated[NewThread, Body()], services: Services, who: Who) -> ThreadRow:
     """Open a conversation (a thread) between the caller and the named participants, and return it."""
-    by, bound = _by(order.by, who), {"task": order.task, "workflow": order.workflow}
-    return await threads.open_thread(
-        services.opened, order.participants, by=by, type_=order.type, title=order.title, **bound
-    )
+    options: dict[str, Any] = {**order}
+    participants, by = options.pop("participants"), await acting_name(services, who, options.pop("by", ""))
+    return await threads.open_thread(services.opened, participants, by=by, **options)
 
 
-@steered.post("/{thread}/messages", status_code=HTTPStatus.CREATED)
+@thread_steered.post("/{thread}/messages", status_code=HTTPStatus.CREATED)
 async def say_in_thread(thread: str, order: NewMessage, services: Services, who: Who) -> SaidMessage:
     """Add a message of the caller to a conversation (a thread); return the message's number in it."""
-    by = _by(order.by, who)
-    return await threads.say(
-        services.opened, thread, order.value, by=by, type_=order.type, to=order.to, answers=order.answers
-    )
+    by = await acting_name(services, who, order.by)
+    how = order.model_dump(include={"to", "answers", "metadata"})
+    return await threads.say(services.opened, thread, order.value, by=by, type_=order.type, **how)
 
 
-@steered.post("/{thread}/close")
+@thread_steered.post("/{thread}/read")
+async def read_thread(thread: str, receipt: ReadUpTo, services: Services, who: Who) -> ThreadRow:
+    """Note that the caller has read a conversation (a thread) up to a message; return it with all read receipts."""
+    by = await acting_name(services, who, receipt.by)
+    return await threads.read_thread(services.opened, thread, receipt.number, by=by)
+
+
+@thread_steered.post("/{thread}/close")
 async def close_thread(thread: str, order: ChangeReason, services: Services) -> ThreadRow:
     """Close a thread, so that it takes no more messages."""
     return await threads.close_thread(services.opened, thread, reason=order.reason)
 
 
-def _by(named: str, who: Caller) -> str:
-    return named or who.name if who is LOCAL else who.name
+handoff_router = APIRouter(prefix="/handoffs", tags=["handoffs"])
+handoff_steered = APIRouter(prefix="/handoffs", tags=["handoffs"], dependencies=[needs(Role.OPERATOR)])
+
+
+class NewHandoff(ApiRequest):
+    """A running task to offer to other agents, in the name of the agent that runs it."""
+
+    task: str = Field(min_length=1, max_length=1_000)
+    owner: str = Field(min_length=1, max_length=200, description="The id of the agent that runs the task.")
+    to: str = Field(min_length=1, max_length=200, description="An agent's id or name, or a capability.")
+    reason: str = Field(default="", max_length=1_000)
+    context: Any = None
+    timeout: Span = Field(default="1m", description="How long the offer stands; up to 24h.")
+
+
+class HandoffAnswer(ApiRequest):
+    """The agent that accepts or declines an offered task, and why."""
+
+    agent: str = Field(default="", max_length=200, description="The agent's id or name; default: the caller.")
+    reason: str = Field(default="", max_length=500)
+
+
+@handoff_router.get("")
+async def list_handoffs(
+    client: Fleet,
+    task: str | None = None,
+    workflow: str | None = None,
+    agent: str | None = None,
+    open_only: Annotated[bool, Query(alias="open")] = False,
+    limit: Limit = 100,
+) -> list[HandoffRow]:
+    """List handoffs without contexts: all, or of a task, workflow or agent; those of the earliest workflow first."""
+    conditions = {"task": task, "workflow": workflow, "agent": agent}
+    return [row async for row in client.handoffs.list(**conditions, open_only=open_only, limit=limit)]
+
+
+@handoff_router.get("/{handoff}")
+async def get_handoff(handoff: str, client: Fleet) -> HandoffRow:
+    """Get a handoff: its context, who was asked, and why each declined."""
+    return await client.handoffs.get(handoff)
+
+
+@handoff_steered.post("", status_code=HTTPStatus.CREATED)
+async def request_handoff(order: NewHandoff, services: Services, who: Who) -> HandoffRow:
+    """Offer a running task to other agents, one after the other; return the open handoff."""
+    await acting_name(services, who, order.owner)
+    return await handoffs.request_handoff(services.opened, **order.model_dump())
+
+
+@handoff_steered.post("/{handoff}/accept")
+async def accept_handoff(handoff: str, answer: HandoffAnswer, services: Services, who: Who) -> HandoffRow:
+    """Take an offered task over, as an agent that was asked; `by` of the answer has the task."""
+    agent = await acting_name(services, who, answer.agent)
+    return await handoffs.answer_handoff(services.opened, handoff, agent=agent, accept=True)
+
+
+@handoff_steered.post("/{handoff}/decline")
+async def decline_handoff(handoff: str, answer: HandoffAnswer, services: Services, who: Who) -> HandoffRow:
+    """Decline an offered task, as an agent that was asked."""
+    agent, reason = await acting_name(services, who, answer.agent), answer.reason
+    return await handoffs.answer_handoff(services.opened, handoff, agent=agent, accept=False, reason=reason)
+
+
+@handoff_steered.post("/{handoff}/withdraw")
+async def withdraw_handoff(handoff: str, order: ChangeReason, client: Fleet, who: Who) -> HandoffRow:
+    """End an open handoff, so that the task stays with the agent that has it."""
+    return await client.handoffs.withdraw(handoff, by=who.name, reason=order.reason)
+
+
+lesson_router = APIRouter(prefix="/lessons", tags=["lessons"])
+lesson_steered = APIRouter(prefix="/lessons", tags=["lessons"], dependencies=[needs(Role.OPERATOR)])
+
+
+@lesson_router.get("")
+async def list_lessons(client: Fleet, capability: str | None = None, limit: Limit = 100) -> list[Lesson]:
+    """List what failed at a capability, or at any, why, and what fixed it; the weightiest of each come first."""
+    return await client.lessons.list(capability, limit=limit)
+
+
+@lesson_steered.delete("/{capability}", status_code=HTTPStatus.NO_CONTENT)
+async def forget_lessons(capability: str, client: Fleet, lesson: str | None = None) -> None:
+    """Forget one lesson of a capability by its id, or all; a failure that comes again is learned again."""
+    await client.lessons.forget(capability, lesson)

@@ -1,4 +1,4 @@
-"""The in-memory implementation of the interface `Broker`: one process's connection to a `MemoryServer`."""
+"""A process's connection to a `MemoryServer`: the in-memory implementation of the interface `Broker`."""
 
 from __future__ import annotations
 
@@ -6,27 +6,327 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 from typing import Self, assert_never
 
-from coditect.aio.network import NetworkPath
+from coditect.aio.network import NetworkPath, Way
 from coditect.aio.supervisor import Health, Supervisor
-from coditect.broker.memory.connection import MemoryConnection
-from coditect.broker.memory.consumer import MemoryConsumer
-from coditect.broker.memory.delivery import Hand
-from coditect.broker.memory.server import MemoryServer, RoutedMessage, RouteVerdict
+from coditect.broker.memory.queue import Hand, MemoryDelivery, QueueSubscription, Stored
+from coditect.broker.memory.server import MemoryServer, RoutedMessage, RouteVerdict, Session
 from coditect.broker.port import Consumer, Delivery, OnDelivery, Promise, QueueStats, ServerInfo
 from coditect.broker.topology import Binding, Topology
-from coditect.errors import BrokerUnavailable, CoditectError, NotFound, Overloaded, PublishUnconfirmed, Unroutable
+from coditect.errors import (
+    BrokerUnavailable,
+    CoditectError,
+    NotFound,
+    Overloaded,
+    PublishUnconfirmed,
+    SetupError,
+    Unroutable,
+)
 from coditect.model.message import Message
 from coditect.wire import routing
 from coditect.wire.tasks import sent_again
 
 log = logging.getLogger(__name__)
 
-CALL_SECONDS = 15.0
-PAUSE_SECONDS = 0.01
+RECONNECT_SECONDS = 0.05
+NOTICED_SECONDS = 2.0
+"""The time after which a process notices that no answers arrive on its open connection, as with RabbitMQ."""
+
+
+class MemoryConnection:
+    """A connection that reconnects by itself; `restore` runs on each new connection, `lost` on each loss.
+
+    `restore` runs before the connection is used.
+    """
+
+    def __init__(
+        self,
+        server: MemoryServer,
+        *,
+        process: str,
+        restore: Callable[[], None],
+        lost: Callable[[], None],
+        declare: Callable[[], None],
+    ) -> None:
+        self.server = server
+        self._restore = restore
+        self._lost = lost
+        self._up = asyncio.Event()
+        self._closed = False
+        self.path = NetworkPath(context=server.context, changed=self._cut_or_healed)
+        """The simulated network path; a cut both ways breaks the connection at once, one way leaves it open."""
+        self.silent = False
+        """Whether the process has noticed that no answers arrive."""
+        self._noticing: asyncio.TimerHandle | None = None
+        self._losses = 0
+        self._context = copy_context()
+        self.session = Session(closed=self._broken, process=process, declare=declare)
+
+    @property
+    def up(self) -> bool:
+        """Tell whether the connection is open and restored."""
+        return self._up.is_set()
+
+    def open(self) -> None:
+        """Connect now, or as soon as the broker accepts connections."""
+        self._context = copy_context()  # whoever breaks the connection, it is ours to stand again
+        self.server.when_up(self._connect)
+
+    def _connect(self) -> None:
+        if self._closed or self.up:
+            return
+        if self.path.cut:
+            self._open_later()
+            return
+        if not self.server.connect(self.session):
+            return
+        try:
+            self._restore()
+        except CoditectError as error:
+            log.warning("The broker's entities cannot be restored yet", extra={"reason": str(error)})
+            self.server.disconnect(self.session)
+            self._open_later()
+        else:
+            self._up.set()
+
+    def _open_later(self) -> None:
+        asyncio.get_running_loop().call_later(RECONNECT_SECONDS, self.open, context=self._context)
+
+    def drop(self) -> None:
+        """Break the connection, as a network fault would, and reconnect."""
+        if self.up:
+            self.server.disconnect(self.session)
+            self._broken()
+
+    def _cut_or_healed(self) -> None:
+        if self._noticing is not None:
+            self._noticing.cancel()
+        self.silent = len(self.path.cut) == len(Way)
+        if self.silent:
+            self.drop()
+        elif self.path.cut:
+            loop = asyncio.get_running_loop()
+            self._noticing = loop.call_later(NOTICED_SECONDS, self._notice, context=self._context)
+
+    def _notice(self) -> None:
+        self.silent = True
+
+    def _broken(self) -> None:
+        self._losses += 1
+        self._up.clear()
+        self._lost()
+        self._open_later()
+
+    def close(self) -> None:
+        """Close the connection for good, without reconnecting."""
+        self._closed = True
+        self._up.clear()
+        self.server.disconnect(self.session)
+
+    async def offer(self, publication: RoutedMessage) -> RouteVerdict:
+        """Publish a message, and return the broker's answer; LOST when the connection broke before the answer.
+
+        Raises:
+            NotFound, SetupError, InvalidTask: as `MemoryServer.offer`.
+        """
+        losses = self._losses
+        await self.path.travel(Way.TO_SERVER)
+        if losses != self._losses:
+            return RouteVerdict.LOST
+        verdict = await asyncio.shield(self.server.offer(self.session, publication))
+        await self.path.travel(Way.TO_CLIENT)
+        return verdict if losses == self._losses else RouteVerdict.LOST
+
+    async def answered(self) -> None:
+        """Wait without limit until the connection is open and a message could reach the broker and come back.
+
+        Raises:
+            BrokerUnavailable: when the connection was closed for good.
+        """
+        await self.opened()
+        for way in Way:
+            await self.path.travel(way)
+        await self.opened()
+
+    async def ready(self) -> None:
+        """Wait without limit until the connection is open and no alarm stops publishes.
+
+        Raises:
+            BrokerUnavailable: when the connection was closed for good.
+        """
+        while not (self.up and self.session.open.is_set()):
+            await self.opened()
+            await self.session.open.wait()
+        self._refuse_closed()
+
+    async def opened(self) -> None:
+        """Wait without limit until the connection is open.
+
+        Raises:
+            BrokerUnavailable: when the connection was closed for good.
+        """
+        self._refuse_closed()
+        await self._up.wait()
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise BrokerUnavailable("The connection to the broker is closed")
+
+
+RESUBSCRIBE_SECONDS = 0.1
+CONSUMER_CANCEL_SECONDS = 15.0
+
+
+class MemoryConsumer:
+    """The in-memory implementation of the interface `Consumer`."""
+
+    def __init__(
+        self,
+        connection: MemoryConnection,
+        queue: str,
+        on_delivery: OnDelivery,
+        *,
+        prefetch: int,
+        on_lost: Callable[[], None] | None,
+        exclusive: bool,
+    ) -> None:
+        self._server = connection.server
+        self._queue = queue
+        self._on_delivery = on_delivery
+        self._prefetch = prefetch
+        self._on_lost = on_lost
+        self._exclusive = exclusive
+        self._hand = Hand(connection.path)
+        self._subscription: QueueSubscription | None = None
+        self._connected = False
+        self._ended = False
+        self._context = copy_context()
+        """The context variables of the subscriber, in which the callback for deliveries runs."""
+
+    @property
+    def queue(self) -> str:
+        """The name of the consumed queue."""
+        return self._queue
+
+    @property
+    def prefetch(self) -> int:
+        """The number of the consumer's deliveries that may be unsettled at once."""
+        return self._prefetch
+
+    @property
+    def active(self) -> bool:
+        """Tell whether the consumer is registered at the broker right now."""
+        return self._subscription is not None
+
+    @property
+    def unsettled(self) -> int:
+        """The number of the consumer's deliveries that are not settled yet."""
+        return self._hand.size
+
+    @property
+    def ended(self) -> bool:
+        """Tell whether the process canceled the consumer."""
+        return self._ended
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether the consumer is canceled and its deliveries are settled, and the broker knows of both."""
+        return self._ended and not self.active and self._hand.empty
+
+    def subscribe(self) -> None:
+        """Start to consume the queue; deliveries begin at once.
+
+        Raises:
+            NotFound: when there is no such queue.
+            SetupError: when an exclusive consumer has the queue.
+        """
+        self._connected = True
+        queue = self._server.queue(self._queue)
+        if not queue.admits(exclusive=self._exclusive):
+            raise SetupError("Another consumer has the queue for itself", entity=self._queue)
+
+        def deliver(stored: Stored) -> None:
+            delivery = self._hand.take(stored, queue, subscription)
+            self._hand.path.carry(Way.TO_CLIENT, lambda: self._arrive(delivery))
+
+        subscription = QueueSubscription(deliver, self._canceled, self._prefetch, self._exclusive)
+        self._subscription = subscription
+        queue.subscribe(subscription)
+
+    def resubscribe(self) -> None:
+        """Start to consume again unless active or canceled; retry when the queue is missing or refuses the consumer."""
+        if self._ended or self.active:
+            return
+        try:
+            self.subscribe()
+        except (NotFound, SetupError) as error:
+            log.debug("A queue cannot be consumed yet", extra={"queue": self._queue, "reason": str(error)})
+            self._resubscribe_later()
+
+    def _resubscribe_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(RESUBSCRIBE_SECONDS, self._resubscribe_if_connected, context=self._context)
+
+    def _resubscribe_if_connected(self) -> None:
+        if self._connected:
+            self.resubscribe()
+
+    def _arrive(self, delivery: MemoryDelivery) -> None:
+        asyncio.get_running_loop().call_soon(self._hand_over, delivery, context=self._context)
+
+    def _hand_over(self, delivery: MemoryDelivery) -> None:
+        if not delivery.lost:
+            self._on_delivery(delivery)
+
+    def _canceled(self) -> None:
+        self._subscription = None
+        self._tell()
+        self._resubscribe_later()
+
+    def _unsubscribe(self) -> None:
+        subscription, self._subscription = self._subscription, None
+        queue = self._server.find(self._queue)
+        if subscription is not None and queue is not None:
+            queue.unsubscribe(subscription)
+
+    def detach(self) -> None:
+        """Stop deliveries, and attempts to subscribe again, because the connection was lost or closed."""
+        self._connected = False
+        self._unsubscribe()
+
+    def lose(self, *, tell: bool) -> None:
+        """Put unsettled deliveries back into the queue; with `tell`, call `on_lost` unless the consumer is canceled."""
+        self._hand.lose()
+        if tell:
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._on_lost is not None and not self._ended:
+            self._on_lost()
+
+    async def cancel(self) -> None:
+        """Cancel the consumer; deliveries already sent arrive before the return, unless the network stays cut for 15 s.
+
+        On a network that is cut or slow the call gives up after CANCEL_SECONDS, as with RabbitMQ.
+        """
+        self._ended = True
+        path = self._hand.path
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if path.is_open else CONSUMER_CANCEL_SECONDS):
+                await path.travel(Way.TO_SERVER)
+                self._unsubscribe()
+                await path.travel(Way.TO_CLIENT)
+        await asyncio.sleep(0)  # what the broker had sent already arrives before the return
+
+
+MEMORY_CALL_SECONDS = 15.0
+MEMORY_RETRY_SECONDS = 0.01
 ASTRAY_SECONDS = 15.0
 """The longest time that a publish waits for the process that owns a missing binding to declare it again."""
 ASTRAY_PAUSE_SECONDS = 0.25
@@ -71,7 +371,11 @@ class MemoryBroker:
         self._check: Callable[[], Awaitable[None]] | None = None
         self._checking: asyncio.Task[None] | None = None
         self._connection = MemoryConnection(
-            server, process=name, restore=self._restore, lost=self._lost, declare=self._declare_again
+            server,
+            process=name,
+            restore=self._restore,
+            lost=partial(self._let_go, tell=True),
+            declare=lambda: self._server.declare(self._topology),
         )
         self._browsed = Hand(self._connection.path)
 
@@ -98,7 +402,11 @@ class MemoryBroker:
     @property
     def connected(self) -> bool:
         """Tell whether the connection is open, the broker answers and every consumer is active."""
-        return self._connection.up and self.answering and all(one.active for one in self._consumers if not one.ended)
+        return (
+            self._connection.up
+            and self.answering
+            and all(consumer.active for consumer in self._consumers if not consumer.ended)
+        )
 
     @property
     def answering(self) -> bool:
@@ -124,9 +432,6 @@ class MemoryBroker:
         self._connection.close()
         self._let_go(tell=False)
 
-    def _declare_again(self) -> None:
-        self._server.declare(self._topology)
-
     def _restore(self) -> None:
         self._server.declare(self._topology)
         for consumer in self._consumers:
@@ -142,11 +447,8 @@ class MemoryBroker:
                 log.info("A returned broker could not be checked yet", extra={"reason": str(error)})
                 await self._pause()
 
-    def _lost(self) -> None:
-        self._let_go(tell=True)
-
     def _let_go(self, *, tell: bool) -> None:
-        self._consumers = [one for one in self._consumers if not one.finished]
+        self._consumers = [consumer for consumer in self._consumers if not consumer.finished]
         for consumer in self._consumers:
             consumer.detach()
         for consumer in tuple(self._consumers):
@@ -155,7 +457,7 @@ class MemoryBroker:
 
     async def _answered(self) -> None:
         try:
-            async with asyncio.timeout(CALL_SECONDS):
+            async with asyncio.timeout(MEMORY_CALL_SECONDS):
                 await self._connection.answered()
         except TimeoutError as error:
             raise BrokerUnavailable("The broker cannot be reached", name=self.name) from error
@@ -210,10 +512,10 @@ class MemoryBroker:
             wait_when_full=wait_when_full,
         )
         work = self._background.start(publishing, name="publish", awaited=True)
-        work.add_done_callback(lambda _: _tell(promise, work))
+        work.add_done_callback(partial(_tell, promise))
 
     async def _pause(self) -> None:
-        await asyncio.sleep(PAUSE_SECONDS)
+        await asyncio.sleep(MEMORY_RETRY_SECONDS)
 
     async def _ready(self) -> None:
         await self._connection.ready()
@@ -264,19 +566,16 @@ class MemoryBroker:
         attempt.astray, attempt.astray_until = why, min(attempt.astray_until, now + ASTRAY_SECONDS)
         publication = attempt.publication
         if isinstance(why, NotFound):
-            worth = any(one.name == publication.exchange for one in self._topology.exchanges)
+            worth = self._topology.has_exchange(publication.exchange)
         else:
             queue = routing.queue_for(publication.exchange, publication.routing_key)
             worth = queue is not None and self._server.find(queue) is not None
-            worth = worth or self._binds(publication.exchange, publication.routing_key)
+            worth = worth or self._topology.binds(publication.exchange, publication.routing_key)
         if not worth or now > attempt.astray_until:
             raise why
         await asyncio.sleep(ASTRAY_PAUSE_SECONDS)
         self._server.restore_all()
         return False
-
-    def _binds(self, exchange: str, key: str) -> bool:
-        return any(one.exchange == exchange and one.key in ("", key) for one in self._topology.bindings)
 
     async def consume(
         self,
@@ -300,7 +599,7 @@ class MemoryBroker:
     async def get(self, queue: str) -> Delivery | None:
         """Fetch one message of a queue for inspection, as `basic.get`; None when the queue is empty."""
         await self._answered()
-        give_up = asyncio.get_running_loop().time() + CALL_SECONDS
+        give_up = asyncio.get_running_loop().time() + MEMORY_CALL_SECONDS
         while self._server.is_silent(queue):
             if asyncio.get_running_loop().time() > give_up:
                 raise BrokerUnavailable("The queue does not answer", queue=queue)

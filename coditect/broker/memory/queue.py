@@ -1,4 +1,4 @@
-"""An in-memory queue: its ready messages, its consumers, and its dead letters."""
+"""An in-memory queue: its ready messages, its consumers, the deliveries that processes hold, and its dead letters."""
 
 from __future__ import annotations
 
@@ -9,15 +9,106 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextvars import Context, copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from enum import StrEnum
 from math import inf
+from typing import Any
 
-from coditect.broker.memory.dead_letter import Reason
+from coditect.aio.network import NetworkPath, Way
 from coditect.broker.port import QueueStats
 from coditect.broker.topology import Queue, QueueType
-from coditect.model.message import Message
+from coditect.model.message import HeaderTable, Message
 
-EARLY_SECONDS = 1e-6
+# Dead-lettering as RabbitMQ does it: the new routing key and the `x-death` history of a message.
+#
+# The shape is RabbitMQ 3.10's: one entry per queue and reason, the latest first, counted; the first death again in
+# three headers of its own. `expiration` is removed; `CC` too when the queue has a key of its own for dead letters.
+# https://www.rabbitmq.com/docs/dlx
+
+DEATHS = "x-death"
+
+
+class Reason(StrEnum):
+    """The reason for which a queue dead-lettered a message."""
+
+    EXPIRED = "expired"
+    REJECTED = "rejected"
+    DELIVERY_LIMIT = "delivery_limit"
+    MAXLEN = "maxlen"
+
+
+def routing_keys(message: Message, routing_key: str) -> tuple[str, ...]:
+    """Return all keys by which a message is routed: its routing key and the keys in its `CC` header."""
+    carbon = message.headers.get("CC")
+    if not isinstance(carbon, list):
+        return (routing_key,)
+    return (routing_key, *(key for key in carbon if isinstance(key, str)))
+
+
+def dead_letter(
+    message: Message, *, exchange: str, routing_key: str, queue: Queue, reason: Reason, at_ms: int
+) -> tuple[Message, str]:
+    """Return a message without expiration, its death added to `x-death`, and its key for the dead-letter exchange."""
+    headers = dict(message.headers)
+    death = {
+        "count": 1,
+        "reason": reason.value,
+        "queue": queue.name,
+        "time": datetime.fromtimestamp(at_ms // 1000, UTC),
+        "exchange": exchange,
+        "routing-keys": list(routing_keys(message, routing_key)),
+    }
+    if message.expiration_ms is not None:
+        death["original-expiration"] = str(message.expiration_ms)
+    _record(headers, death)
+    if queue.dead_letter_routing_key is not None:
+        headers.pop("CC", None)
+    key = queue.dead_letter_routing_key or routing_key
+    return replace(message, headers=headers, expiration_ms=None), key
+
+
+def _record(headers: dict[str, Any], death: dict[str, Any]) -> None:
+    deaths = headers.get(DEATHS)
+    if not isinstance(deaths, list):
+        for part in ("reason", "queue", "exchange"):
+            headers[f"x-first-death-{part}"] = death[part]
+        headers[DEATHS] = [death]
+        return
+    others = []
+    for earlier in deaths:
+        if not _same(earlier, death):
+            others.append(earlier)
+        elif isinstance(earlier.get("count"), int):
+            death = earlier | {"count": earlier["count"] + 1}
+    headers[DEATHS] = [death, *others]
+
+
+def _same(earlier: Any, death: dict[str, Any]) -> bool:
+    return (
+        isinstance(earlier, dict)
+        and earlier.get("queue") == death["queue"]
+        and earlier.get("reason") == death["reason"]
+    )
+
+
+def is_cycle(headers: HeaderTable, target: str, reason: Reason) -> bool:
+    """Tell whether a dead letter would come to a queue a second time without a reject in between.
+
+    RabbitMQ drops such a message silently, also when a publisher copied `x-death` into it (3.10).
+    """
+    deaths = headers.get(DEATHS)
+    if reason is Reason.REJECTED or not isinstance(deaths, list):
+        return False
+    for death in deaths:
+        if not isinstance(death, dict) or death.get("reason") == Reason.REJECTED:
+            return False
+        if death.get("queue") == target:
+            return True
+    return False
+
+
+TIMER_EARLY_SECONDS = 1e-6
 """The time by which a timer may fire too early, because clocks and sums are rounded."""
 DEAD_LETTER_RETRY_SECONDS = 180.0
 """The interval at which an at-least-once queue retries to publish a dead letter that no queue takes."""
@@ -54,7 +145,7 @@ class QueueSubscription:
 
 
 def _bytes(messages: Iterable[Stored]) -> int:
-    return sum(len(one.message.body) for one in messages)
+    return sum(len(stored.message.body) for stored in messages)
 
 
 GiveUp = Callable[[Queue, Stored, Reason], bool]
@@ -78,6 +169,7 @@ class MemoryQueue:
         Timers run in the contextvars `context`; by default in a copy of the present one.
         """
         self.declared = declared
+        self._bounded = declared.bounded
         self._give_up = give_up
         self._expire = expire
         self._seeded = seeded
@@ -102,14 +194,14 @@ class MemoryQueue:
         return len(self._in_hand)
 
     @property
-    def retained(self) -> int:
-        """The number of the queue's messages that wait to be dead-lettered."""
-        return len(self._retained)
+    def total(self) -> int:
+        """The number of the queue's messages: ready, delivered and not settled, or waiting to be dead-lettered."""
+        return len(self._ready) + len(self._in_hand) + len(self._retained)
 
     @property
     def full(self) -> bool:
         """Tell whether the queue refuses the next message; RabbitMQ lets a burst go a little over the limit."""
-        if self.declared.drops_oldest or not self.declared.bounded:
+        if self.declared.drops_oldest or not self._bounded:
             return False
         counted = self._ready
         if self.declared.type is QueueType.QUORUM:
@@ -131,7 +223,7 @@ class MemoryQueue:
         stored = Stored(next(self._places), message, exchange, routing_key, self._expiry(message))
         heapq.heappush(self._ready, stored)
         self._turn()
-        if self.declared.drops_oldest and self.declared.bounded:
+        if self._bounded and self.declared.drops_oldest:
             self._drop_oldest()
         return True
 
@@ -148,7 +240,7 @@ class MemoryQueue:
 
     def admits(self, *, exclusive: bool) -> bool:
         """Tell whether one more consumer may be added, with or without `exclusive` use of the queue."""
-        return not any(exclusive or one.exclusive for one in self._subscriptions)
+        return not any(exclusive or subscription.exclusive for subscription in self._subscriptions)
 
     def subscribe(self, subscription: QueueSubscription) -> None:
         """Add a consumer, and deliver ready messages to it."""
@@ -257,7 +349,7 @@ class MemoryQueue:
 
     def _expire_heads(self) -> None:
         """Dead-letter expired messages at the head; later messages expire only once they are at the head."""
-        now = asyncio.get_running_loop().time() + EARLY_SECONDS
+        now = asyncio.get_running_loop().time() + TIMER_EARLY_SECONDS
         while self._ready and (due := self._ready[0].expires_at) is not None and due <= now:
             self._dead_letter(heapq.heappop(self._ready), Reason.EXPIRED)
         self._set_timer("head", self._ready[0].expires_at if self._ready else None, self._turn)
@@ -317,3 +409,113 @@ class MemoryQueue:
         self._in_hand.clear()
         self._retained.clear()
         self.cancel_consumers()
+
+
+class Hand:
+    """The unsettled deliveries of one consumer, or of one process's fetches with `get`."""
+
+    def __init__(self, path: NetworkPath) -> None:
+        self.path = path
+        """The simulated network path to the broker."""
+        self._held: dict[MemoryDelivery, None] = {}
+        self._settled: dict[MemoryDelivery, None] = {}
+        """The settled deliveries whose settlement has not reached the broker yet."""
+
+    @property
+    def size(self) -> int:
+        """The number of unsettled deliveries."""
+        return len(self._held)
+
+    @property
+    def empty(self) -> bool:
+        """Tell whether every delivery is settled, and the broker has received each settlement."""
+        return not self._held and not self._settled
+
+    def take(self, stored: Stored, queue: MemoryQueue, subscription: QueueSubscription | None) -> MemoryDelivery:
+        """Add a message as a new unsettled delivery, and return the delivery."""
+        delivery = MemoryDelivery(self, stored, queue, subscription)
+        self._held[delivery] = None
+        return delivery
+
+    def settle(self, delivery: MemoryDelivery, tell: Callable[[], None]) -> None:
+        """Settle a delivery, and call `tell` when the settlement reaches the broker; idempotent."""
+        if delivery not in self._held:
+            return
+        del self._held[delivery]
+        self._settled[delivery] = None
+        self.path.carry(Way.TO_SERVER, lambda: self._settlement_arrived(delivery, tell))
+
+    def _settlement_arrived(self, delivery: MemoryDelivery, tell: Callable[[], None]) -> None:
+        if delivery in self._settled:
+            del self._settled[delivery]
+            tell()
+
+    def lose(self) -> None:
+        """Mark each delivery whose settlement has not reached the broker as lost, and requeue its message."""
+        held, self._held, self._settled = {**self._held, **self._settled}, {}, {}
+        for delivery in held:
+            delivery.lost = True
+        for delivery in held:
+            delivery.give_back()
+
+
+class MemoryDelivery:
+    """The in-memory implementation of the interface `Delivery`."""
+
+    __slots__ = ("_hand", "_queue", "_returns", "_stored", "_subscription", "lost", "message")
+
+    def __init__(self, hand: Hand, stored: Stored, queue: MemoryQueue, subscription: QueueSubscription | None) -> None:
+        self._hand = hand
+        self._stored = stored
+        self._returns = stored.returns
+        self._queue = queue
+        self._subscription = subscription
+        self.lost = False
+        self.message = _counted(stored.message, self.delivery_count)
+
+    @property
+    def queue(self) -> str:
+        """The name of the queue that delivered the message."""
+        return self._queue.declared.name
+
+    @property
+    def exchange(self) -> str:
+        """The exchange to which the message was last published or dead-lettered."""
+        return self._stored.exchange
+
+    @property
+    def routing_key(self) -> str:
+        """The routing key with which the message was last published or dead-lettered."""
+        return self._stored.routing_key
+
+    @property
+    def redelivered(self) -> bool:
+        """Tell whether the broker delivered the message before."""
+        return self._returns > 0
+
+    @property
+    def delivery_count(self) -> int:
+        """The number of the message's returns to its quorum queue; 0 for a classic queue, which does not count."""
+        return self._returns if self._queue.declared.type is QueueType.QUORUM else 0
+
+    def ack(self) -> None:
+        """Ack the delivery as done; without effect when it is settled already."""
+        self._hand.settle(self, lambda: self._queue.ack(self._stored, self._subscription))
+
+    def requeue(self) -> None:
+        """Put the message back into its queue; without effect when the delivery is settled already."""
+        self._hand.settle(self, lambda: self._queue.requeue(self._stored, self._subscription))
+
+    def reject(self) -> None:
+        """Send the message to the queue's dead-letter exchange, or drop it without one; no effect when settled."""
+        self._hand.settle(self, lambda: self._queue.reject(self._stored, self._subscription))
+
+    def give_back(self) -> None:
+        """Put the message back into its queue, because the connection was lost or the process released it."""
+        self._queue.requeue(self._stored, self._subscription)
+
+
+def _counted(message: Message, count: int) -> Message:
+    if count == 0:
+        return message
+    return replace(message, headers={**message.headers, "x-delivery-count": count})

@@ -6,22 +6,192 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from decimal import Decimal
 from enum import Enum
+from functools import lru_cache
+from typing import Any
 
 from coditect.aio.clock import Clock, SystemClock
-from coditect.broker.memory.dead_letter import Reason, dead_letter, is_cycle, routing_keys
-from coditect.broker.memory.exchanges import DEFAULT, Exchanges
-from coditect.broker.memory.queue import MemoryQueue, Stored
-from coditect.broker.memory.table import carried, carried_text
+from coditect.broker.memory.queue import MemoryQueue, Reason, Stored, dead_letter, is_cycle, routing_keys
 from coditect.broker.port import ServerInfo
-from coditect.broker.topology import Binding, Queue, Topology
-from coditect.errors import CoditectError, NotFound, SetupError, TopologyMismatch
-from coditect.model.message import Message
+from coditect.broker.topology import Binding, Exchange, ExchangeType, Queue, Topology
+from coditect.errors import CoditectError, InvalidTask, NotFound, SetupError, TopologyMismatch
+from coditect.model.message import HeaderTable, Message, TemplateHeaders
 
 log = logging.getLogger(__name__)
+
+MAX_KEY_BYTES = 128
+MAX_SHORT_BYTES = 255
+_LARGEST = 2**63
+
+
+def carried(headers: HeaderTable) -> dict[str, Any]:
+    """Return a copy of a header table as a consumer would receive it.
+
+    Raises:
+        InvalidTask: when AMQP has no type for a value or key.
+    """
+    if type(headers) is TemplateHeaders:
+        headers = {**headers.shared, **headers.own}
+    return {_key(name): _value(value) for name, value in headers.items()}
+
+
+def carried_text(text: str | None) -> str | None:
+    """Return a property or routing key as a consumer would receive it; an empty text becomes None.
+
+    Raises:
+        InvalidTask: when the text is longer.
+    """
+    if text and len(_bytes(text)) > MAX_SHORT_BYTES:
+        raise InvalidTask("A property or routing key is over 255 bytes", begins=text[:40])
+    return text or None
+
+
+def _key(name: object) -> str:
+    if not isinstance(name, str) or len(_bytes(name)) > MAX_KEY_BYTES:
+        raise InvalidTask("A header's name is text of at most 128 bytes", name=str(name)[:40])
+    return name
+
+
+def _value(value: Any) -> Any:
+    match value:
+        case str():
+            _bytes(value)
+        case bytes():
+            value = bytearray(value)
+        case datetime():
+            value = value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+            value = value.replace(microsecond=0)
+        case Mapping():
+            value = carried(value)
+        case list() | tuple():
+            value = [_value(item) for item in value]
+        case _ if not _is_plain(value):
+            raise InvalidTask("AMQP has no type for a header's value", type=type(value).__name__)
+    return value
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, int):
+        return -_LARGEST <= value < _LARGEST
+    return value is None or isinstance(value, float | Decimal | bytearray)
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidTask("Text on the wire is UTF-8", reason=str(error)) from error
+
+
+DEFAULT = ""
+"""The name of the default exchange, to which every queue is bound under its own name."""
+
+
+class Exchanges:
+    """The exchanges of one in-memory broker, with their bindings."""
+
+    def __init__(self) -> None:
+        self._exchanges: dict[str, Exchange] = {}
+        self._bindings: dict[str, dict[Binding, None]] = {}
+
+    def declare(self, exchange: Exchange) -> None:
+        """Create an exchange in the in-memory broker unless it exists; idempotent.
+
+        Raises:
+            TopologyMismatch: when it exists with another type or alternate exchange.
+        """
+        known = self._exchanges.setdefault(exchange.name, exchange)
+        if known != exchange:
+            raise TopologyMismatch("The exchange exists with other arguments", entity=exchange.name)
+        self._bindings.setdefault(exchange.name, {})
+
+    def bind(self, binding: Binding) -> None:
+        """Bind a queue to an exchange with a routing key; idempotent.
+
+        Raises:
+            NotFound: when there is no such exchange.
+        """
+        self._bindings_of(binding.exchange)[binding] = None
+
+    def unbind(self, binding: Binding) -> None:
+        """Remove a binding between a queue and an exchange; idempotent."""
+        self._bindings.get(binding.exchange, {}).pop(binding, None)
+
+    def delete(self, name: str) -> None:
+        """Delete an exchange and its bindings; idempotent."""
+        self._exchanges.pop(name, None)
+        self._bindings.pop(name, None)
+
+    def unbind_queue(self, queue: str) -> None:
+        """Remove all bindings of a deleted queue."""
+        for bindings in self._bindings.values():
+            for binding in [binding for binding in bindings if binding.queue == queue]:
+                del bindings[binding]
+
+    def route(self, exchange: str, keys: Iterable[str], queues: Iterable[str]) -> tuple[str, ...]:
+        """Return the queues to which an exchange, else its alternate exchange, routes any of the keys.
+
+        Each queue is named once.
+
+        Raises:
+            NotFound: when there is no such exchange.
+        """
+        keys = tuple(keys)
+        if exchange == DEFAULT:
+            known = set(queues)
+            return tuple(dict.fromkeys(key for key in keys if key in known))
+        tried: set[str] = set()
+        name: str | None = exchange
+        while name is not None and name not in tried:
+            found = tuple(dict.fromkeys(self._matches(name, keys)))
+            if found:
+                return found
+            tried.add(name)
+            alternate = self._exchanges[name].alternate
+            name = alternate if alternate in self._exchanges else None
+        return ()
+
+    def _matches(self, exchange: str, keys: tuple[str, ...]) -> Iterator[str]:
+        bindings = self._bindings_of(exchange)
+        match self._exchanges[exchange].type:
+            case ExchangeType.FANOUT:
+                yield from (binding.queue for binding in bindings)
+            case ExchangeType.DIRECT:
+                yield from (binding.queue for binding in bindings if binding.key in keys)
+            case ExchangeType.TOPIC:
+                yield from (
+                    binding.queue for binding in bindings if any(topic_matches(binding.key, key) for key in keys)
+                )
+
+    def _bindings_of(self, exchange: str) -> dict[Binding, None]:
+        try:
+            return self._bindings[exchange]
+        except KeyError:
+            raise NotFound("The broker has no such exchange or queue", entity=exchange) from None
+
+
+@lru_cache(maxsize=4096)
+def topic_matches(pattern: str, key: str) -> bool:
+    """Tell whether a topic pattern matches a key: ``*`` is exactly one word, ``#`` any number of words."""
+    return _words_match(_words(pattern), _words(key))
+
+
+def _words(key: str) -> tuple[str, ...]:
+    return tuple(key.split(".")) if key else ()
+
+
+def _words_match(pattern: tuple[str, ...], words: tuple[str, ...]) -> bool:
+    if not pattern:
+        return not words
+    head, tail = pattern[0], pattern[1:]
+    if head == "#":
+        return any(_words_match(tail, words[skipped:]) for skipped in range(len(words) + 1))
+    return bool(words) and head in ("*", words[0]) and _words_match(tail, words[1:])
 
 
 class RouteVerdict(Enum):
@@ -186,13 +356,13 @@ class MemoryServer:
         if session in self._sessions:
             self._sessions.remove(session)
         session.open.set()
-        for _, _, answer in [one for one in self._held if one[0] is session]:
+        for _, _, answer in [held for held in self._held if held[0] is session]:
             _answer(answer, RouteVerdict.LOST)
-        self._held = [one for one in self._held if one[0] is not session]
+        self._held = [held for held in self._held if held[0] is not session]
 
     async def evict(self, process: str) -> int:
         """Close the connections of a process, as the management API would; return the number of connections."""
-        found = [one for one in self._sessions if one.process == process]
+        found = [session for session in self._sessions if session.process == process]
         for session in found:
             self.disconnect(session)
             session.closed()
@@ -205,7 +375,7 @@ class MemoryServer:
     async def messages(self, queue: str) -> int | None:
         """Return the number of all messages in a queue, as the management API would tell; None without the queue."""
         found = self.find(queue)
-        return None if found is None else found.stats.messages + found.in_hand + found.retained
+        return None if found is None else found.total
 
     def when_up(self, arrived: Callable[[], None]) -> None:
         """Call a function as soon as the broker accepts connections: at once, or at the next start."""

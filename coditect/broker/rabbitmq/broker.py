@@ -14,40 +14,41 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from aiormq.abc import AbstractConnection
+from aiormq.exceptions import ChannelNotFoundEntity
+from pamqp.commands import Basic
 
-from coditect.aio.cancellation import heeded
-from coditect.aio.supervisor import Health, Supervisor
+from coditect.aio.supervisor import Health, Supervisor, heeded
 from coditect.broker.port import (
     Consumer,
     Delivery,
     OnDelivery,
-    Promise,
+    Probe,
     QueueStats,
     ServerInfo,
     connection_names,
 )
-from coditect.broker.rabbitmq import declare as rare
-from coditect.broker.rabbitmq.browsing import CALL_SECONDS, Browsing
-from coditect.broker.rabbitmq.connection.recovery import RabbitConnection
-from coditect.broker.rabbitmq.consuming.consumer import ANSWER_SECONDS, Group, Subscription
-from coditect.broker.rabbitmq.consuming.watch import watch_consumers
-from coditect.broker.rabbitmq.entities import Entities
-from coditect.broker.rabbitmq.errors import LOST, canceled_by_us, unreachable
-from coditect.broker.rabbitmq.frames.path import DirectPath, is_tested
-from coditect.broker.rabbitmq.plain import PlainPath
-from coditect.broker.rabbitmq.publishing.publisher import Publisher
+from coditect.broker.rabbitmq import declare as entities
+from coditect.broker.rabbitmq.channels import LOST, canceled_by_us, close_quietly, tolerating_loss, unreachable
+from coditect.broker.rabbitmq.connection import RabbitConnection, Restore
+from coditect.broker.rabbitmq.consumer_channel import AmqpDelivery, ConsumerChannel, Source
+from coditect.broker.rabbitmq.consuming import QUEUE_ANSWER_SECONDS, Group, Subscription, watch_consumers
+from coditect.broker.rabbitmq.publishing import Publisher
+from coditect.broker.rabbitmq.stream import packed
 from coditect.broker.topology import Binding, Exchange, Queue, Topology
-from coditect.broker.topology_diff import Probe
-from coditect.errors import TopologyMismatch
-from coditect.model.message import Message
+from coditect.errors import NotFound, TopologyMismatch
 from coditect.wire import routing
 
 log = logging.getLogger(__name__)
 
-DIRECT, PLAIN = "direct", "plain"
+BROKER_CALL_SECONDS = 15.0
+PUBLISH_WINDOW = 500
+"""How many unconfirmed publishes a process may have at once."""
 WATCH_SECONDS = 4.0
 """The time between two rounds that check all consumers and bindings, so that a lost one is found within 5 s."""
 T = TypeVar("T")
+
+Connect = Callable[[str, Restore], RabbitConnection]
+"""A factory of connections, from a connection's name and the function that restores what was on it."""
 
 
 class AmqpBroker:
@@ -55,41 +56,43 @@ class AmqpBroker:
 
     `url` may name several hosts, separated by commas. `name` is the process's name in the broker's connection list,
     by which the process is evicted: an agent's id, a dispatcher's owner name. With `quorum` all queues are quorum
-    queues, as they must be in a cluster: a classic queue is gone for as long as its node is.
+    queues, as they must be in a cluster: a classic queue is gone for as long as its node is. `connect` makes the two
+    connections in place of new ones to the URL.
     """
 
-    def __init__(  # noqa: PLR0913 - each is a fact of its own, and has a default
+    def __init__(
         self,
         url: str,
         *,
         name: str = "coditect",
-        window: int = 500,
+        window: int = PUBLISH_WINDOW,
         declare: bool = True,
         quorum: bool = False,
         connect_seconds: float = 10.0,
         watch_seconds: float = WATCH_SECONDS,
-        wire: str = DIRECT,
-        heartbeat_seconds: int | None = None,
+        connect: Connect | None = None,
     ) -> None:
         self.health = Health()
         """The health of the broker's background loops."""
         self._background = Supervisor(self.health)
         self._connect_seconds = connect_seconds
         self._watch_seconds = watch_seconds
-        self._looks = rare.Looks()
+        self._stats_reader = entities.StatsReader()
         self._quorum = quorum
-        self._entities = Entities(only_check=not declare)
+        self._entities = entities.Entities(only_check=not declare)
         self._groups: dict[str, Group] = {}
         self._check: Callable[[], Awaitable[None]] | None = None
-        self.wire = DIRECT if wire == DIRECT and is_tested() else PLAIN
-        """The name of the wire path in use: direct or plain."""
-        new_path = DirectPath if self.wire == DIRECT else PlainPath
+
+        connect = connect or (lambda name, restore: RabbitConnection(url, name=name, restore=restore))
         publishes, consumes = connection_names(name)
-        connect = partial(RabbitConnection, url, heartbeat_seconds=heartbeat_seconds)
-        self._outgoing = connect(name=publishes, path=new_path(), restore=self._restore_outgoing)
-        self._incoming = connect(name=consumes, path=new_path(), restore=self._restore_incoming)
-        self._publisher = Publisher(self._outgoing, self._background, window=window, ways=self)
-        self._browsing = Browsing(self._background)
+        self._outgoing = connect(publishes, self._restore_outgoing)
+        self._incoming = connect(consumes, self._restore_incoming)
+        self._publisher = Publisher(self._outgoing, self._background, window=window, restore_route=self._restore_route)
+        self.publish = self._publisher.publish
+        """Publish a message and return an awaitable of the confirm, as `Broker.publish`."""
+        self.post = self._publisher.post
+        """Publish a message, and set the outcome on `promise`, such as a future, as `Broker.post`."""
+        self._browsing = Browsing(self._incoming, self._background)
 
     async def __aenter__(self) -> Self:
         self._publisher.open()
@@ -102,7 +105,7 @@ class AmqpBroker:
         except BaseException:
             await self._background.close()
             raise
-        watch = partial(watch_consumers, self._groups, self._look_at, self._end_round, seconds=self._watch_seconds)
+        watch = partial(watch_consumers, self._groups, self._queue_stats, self._end_round, seconds=self._watch_seconds)
         keep(watch, name="watch consumers")
         return self
 
@@ -122,8 +125,8 @@ class AmqpBroker:
     @property
     def connected(self) -> bool:
         """Tell whether both connections are open, the broker answers on them, and every reachable queue is consumed."""
-        both = self._incoming.up and self._outgoing.up
-        return both and all(one.active or one.away for group in self._groups.values() for one in group.subscriptions)
+        held = (subscription for group in self._groups.values() for subscription in group.subscriptions)
+        return self._incoming.up and self._outgoing.up and all(consumer.active or consumer.away for consumer in held)
 
     @property
     def answering(self) -> bool:
@@ -132,7 +135,7 @@ class AmqpBroker:
 
     @property
     def blocked(self) -> bool:
-        """Tell whether a publish waits now because of the broker's alarm, or because the broker reads slowly."""
+        """Tell whether the broker holds up publishes: it has an alarm, or reads more slowly than they are written."""
         return self._publisher.blocked
 
     async def _restore_outgoing(self, connection: AbstractConnection) -> None:
@@ -152,7 +155,7 @@ class AmqpBroker:
             for name, group in self._groups.items()
         ]
         if restoring:
-            await asyncio.wait(restoring, timeout=ANSWER_SECONDS)
+            await asyncio.wait(restoring, timeout=QUEUE_ANSWER_SECONDS)
 
     async def declare(self, topology: Topology, *, lazily: bool = False) -> None:
         """Declare exchanges, queues and bindings; if `lazily`, only remember them until some are missing.
@@ -166,7 +169,7 @@ class AmqpBroker:
                 await self._rarely(partial(self._entities.declare, topology=wanted, lazily=lazily))
                 return
             except TopologyMismatch as error:
-                name = rare.entity_of(error)
+                name = entities.entity_of(error)
                 pairs = zip(topology.queues, wanted.queues, strict=True)
                 queues = tuple(plain if plain.name == name else replicated for plain, replicated in pairs)
                 if queues == wanted.queues:
@@ -178,58 +181,20 @@ class AmqpBroker:
         """Set the one function that runs on each new connection before any publish, as `Broker.on_reconnect`."""
         self._check = check
 
-    async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
+    async def _restore_route(self, exchange: str, routing_key: str, exists: bool) -> bool:
         """Redeclare the exchange or binding that a publish lacked if this process declared it; return whether to retry.
 
         All else that the process declared is redeclared, too. True also for the missing binding of a queue that exists,
         which its owner declares again.
         """
         if not exists:
-            ours = self._entities.has_exchange(exchange)
-        elif not (ours := self._entities.binds(exchange, routing_key)):
+            ours = self._entities.topology.has_exchange(exchange)
+        elif not (ours := self._entities.own.binds(exchange, routing_key)):
             queue = routing.queue_for(exchange, routing_key)
             return queue is not None and await self.stats(queue) is not None
         if ours:
             await self._entities.mend(self._rarely)
         return ours
-
-    def publish(
-        self,
-        message: Message,
-        *,
-        exchange: str,
-        routing_key: str,
-        timeout_seconds: float = 30.0,
-        wait_when_full: bool = True,
-    ) -> Awaitable[None]:
-        """Publish a message and return an awaitable of the confirm, as `Broker.publish`."""
-        return self._publisher.publish(
-            message,
-            exchange=exchange,
-            routing_key=routing_key,
-            timeout_seconds=timeout_seconds,
-            wait_when_full=wait_when_full,
-        )
-
-    def post(
-        self,
-        message: Message,
-        promise: Promise,
-        *,
-        exchange: str,
-        routing_key: str,
-        timeout_seconds: float = 30.0,
-        wait_when_full: bool = True,
-    ) -> None:
-        """Publish a message, and set the outcome on `promise`, such as a future, as `Broker.post`."""
-        self._publisher.post(
-            message,
-            promise,
-            exchange=exchange,
-            routing_key=routing_key,
-            timeout_seconds=timeout_seconds,
-            wait_when_full=wait_when_full,
-        )
 
     async def consume(
         self,
@@ -244,8 +209,9 @@ class AmqpBroker:
         """Consume a queue on the channel that all consumers of the same `group` share, as `Broker.consume`."""
         shared = self._groups.get(group)
         if shared is None:
-            shared = self._groups[group] = Group(
-                group, self._background, path=self._incoming.path, declare_again=self._entities.restore_queue
+            declare_again = self._entities.restore_queue
+            shared = Group(
+                group, self._background, rabbit=self._incoming, declare_again=declare_again, groups=self._groups
             )
         subscription = Subscription(shared, queue, on_delivery, prefetch=prefetch, on_lost=on_lost, exclusive=exclusive)
 
@@ -267,29 +233,31 @@ class AmqpBroker:
 
     async def stats(self, queue: str) -> QueueStats | None:
         """Return a queue's number of ready messages and number of consumers; None when the queue does not exist."""
-        return await self._rarely(lambda connection: rare.stats(connection, queue))
+        return await self._rarely(lambda connection: entities.stats(connection, queue))
 
-    async def _look_at(self, queue: str) -> QueueStats | None:
-        return await self._rarely(lambda connection: self._looks.stats(connection, queue))
+    async def _queue_stats(self, queue: str) -> QueueStats | None:
+        return await self._rarely(lambda connection: self._stats_reader.stats(connection, queue))
 
     async def _end_round(self) -> None:
         """End one round of checks of the consumers, and redeclare bindings, of shared queues only some, at random."""
-        channel, consumers = self._looks.end()
+        channel, consumers = self._stats_reader.end()
         await self._rarely(lambda connection: self._entities.bind(connection, consumers, channel))
 
     async def probe(self, entity: Exchange | Queue) -> Probe:
         """Return whether the broker's exchange or queue is as wanted, missing or different; change nothing."""
-        return await self._rarely(lambda connection: rare.probe(connection, entity))
+        return await self._rarely(lambda connection: entities.probe(connection, entity))
 
     async def unbind(self, binding: Binding) -> None:
         """Remove a binding, and do not declare it again, as `Broker.unbind`."""
         self._entities.forget_binding(binding)
-        await self._rarely(lambda connection: rare.unbind(connection, binding))
+        await self._rarely(lambda connection: entities.unbind(connection, binding))
 
     async def delete_queue(self, queue: str, *, if_empty: bool = False, classic: bool = False) -> None:
         """Delete a queue, as `Broker.delete_queue`; without `if_empty`, reconnects no longer declare the queue."""
         classic = classic and not self._quorum
-        await self._rarely(lambda connection: rare.delete_queue(connection, queue, if_empty=if_empty, classic=classic))
+        await self._rarely(
+            lambda connection: entities.delete_queue(connection, queue, if_empty=if_empty, classic=classic)
+        )
         if not if_empty:
             self._entities.forget_queue(queue)
 
@@ -302,11 +270,11 @@ class AmqpBroker:
         """Make a call, such as a declaration, on the consuming connection; repeat it after a loss, for 15 s in all.
 
         Raises:
-            BrokerUnavailable: when the call did not succeed within `CALL_SECONDS`; retryable.
+            BrokerUnavailable: when the call did not succeed within `BROKER_CALL_SECONDS`; retryable.
         """
         last: BaseException | None = None
         try:
-            async with asyncio.timeout(CALL_SECONDS):
+            async with asyncio.timeout(BROKER_CALL_SECONDS):
                 while True:
                     connection = await self._incoming.connection()
                     try:
@@ -321,3 +289,83 @@ class AmqpBroker:
                     await asyncio.sleep(0.05)
         except (TimeoutError, ConnectionError) as error:
             raise unreachable(self._incoming.address, last or self._incoming.last_error or error) from error
+
+
+class Browsing:
+    """The channels of one connection that fetch single messages; a queue without an answer blocks only its own fetch.
+
+    A request is never withdrawn: aiormq would close its channel, and messages fetched over it would come again.
+    """
+
+    def __init__(self, rabbit: RabbitConnection, background: Supervisor) -> None:
+        self._rabbit = rabbit
+        self._background = background
+        self._channels: list[ConsumerChannel] = []
+        self._asking: set[ConsumerChannel] = set()
+        self._given_up: dict[asyncio.Task[Delivery | None], str] = {}
+        """The unanswered fetches whose callers have given up, with their queues."""
+
+    async def get(self, connection: AbstractConnection, queue: str) -> Delivery | None:
+        """Return one message of a queue, None if it is empty; reuse an unanswered fetch that another caller gave up."""
+        asked = next((fetch for fetch, its in self._given_up.items() if its == queue), None)
+        if asked is None:
+            asked = self._background.start(self._ask(connection, queue), name=f"get {queue}", awaited=True)
+        self._given_up.pop(asked, None)
+        try:
+            return await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            self._given_up[asked] = queue
+            asked.add_done_callback(self._answered)
+            raise
+
+    def _answered(self, asked: asyncio.Task[Delivery | None]) -> None:
+        """Put a message back into its queue when its fetch is answered after the caller has given up."""
+        if self._given_up.pop(asked, None) is None or asked.cancelled():
+            return
+        if (error := asked.exception()) is not None:
+            log.debug("A question was not answered", extra={"reason": repr(error)})
+        elif (delivery := asked.result()) is not None:
+            delivery.requeue()
+
+    async def _ask(self, connection: AbstractConnection, queue: str) -> Delivery | None:
+        consumer_channel = await self._idle(connection)
+        self._asking.add(consumer_channel)
+        try:
+            fetched = await consumer_channel.channel.basic_get(queue)
+        except ChannelNotFoundEntity as error:
+            raise NotFound("There is no such queue", queue=queue) from error
+        finally:
+            self._asking.discard(consumer_channel)
+        if isinstance(fetched.delivery, Basic.GetEmpty):
+            return None
+        settlements, tag = consumer_channel.settlements, fetched.delivery_tag or 0
+        settlements.add(tag)
+        redelivered, exchange, key = bool(fetched.redelivered), fetched.exchange or "", fetched.routing_key or ""
+        header = packed(fetched.header)
+        return AmqpDelivery(tag, redelivered, exchange, key, Source(queue), settlements, header, fetched.body)
+
+    async def _idle(self, connection: AbstractConnection) -> ConsumerChannel:
+        self._channels = [channel for channel in self._channels if not channel.channel.is_closed]
+        for consumer_channel in self._channels:
+            if consumer_channel not in self._asking:
+                return consumer_channel
+        consumer_channel = await self._rabbit.consumer_channel(connection)
+        self._background.start(_lose_with(consumer_channel), name="watch browsed")
+        self._channels.append(consumer_channel)
+        return consumer_channel
+
+    async def release(self) -> None:
+        """Put all messages that were fetched and not settled back into their queues."""
+        channels, self._channels = self._channels, []
+        for consumer_channel in channels:
+            with tolerating_loss("A browsing channel was lost"):
+                async with asyncio.timeout(BROKER_CALL_SECONDS):
+                    await consumer_channel.settlements.flushed()
+                    consumer_channel.lose()  # a settlement behind `channel.close` would end the whole connection
+                    await close_quietly(consumer_channel.channel)
+
+
+async def _lose_with(consumer_channel: ConsumerChannel) -> None:
+    """Wait for the loss of a channel, and mark the deliveries fetched over it as lost."""
+    await asyncio.wait({consumer_channel.channel.closing})
+    consumer_channel.lose()

@@ -1,1 +1,1 @@
-"""The commands for a private fleet on the user's machine: init, up, dev, down, doctor, chaos."""
+"""The commands for a private fleet on the user's machine: init, up, dev, down, doctor."""

@@ -1,41 +1,91 @@
-"""`coditect up`, `down` and `doctor`: private servers and a fleet on the user's machine."""
+"""`coditect init`, `up` and `down`: a project, private servers and a fleet on the user's machine.
+
+`up --watch` is for the author of an agent, with all logs shown and changed agents restarted. `init` copies a small
+runnable project from the package's folder `starter`.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import sys
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from importlib.resources import files
+from importlib.util import find_spec
 from itertools import chain, count
 from pathlib import Path
+from secrets import token_hex
+from string import Template
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coditect.aio.loop import run_loop
-from coditect.cli.connections import connections
 from coditect.cli.terminal.output import Aside, FieldsView, Output, OutputOption, TableView, render, say
 from coditect.errors import (
-    CoditectError,
-    ControlPlaneRequired,
     InputError,
-    RegistryUnavailable,
-    Retryable,
-    SetupError,
+    install_command,
+    missing_extra,
 )
 from coditect.settings.addresses import without_passwords
-from coditect.settings.own_files import is_own
-from coditect.settings.settings import Settings, read_settings
+from coditect.settings.settings import is_own
 
-if TYPE_CHECKING:  # pydantic, which coditect.local needs, would double the time of `coditect --help`
+if TYPE_CHECKING:
     from coditect.local import Program, UpFolder, UpPlan, UpState
-    from coditect.local.doctor import Check
-    from coditect.operations.connections import Connections
-    from coditect.operations.rebuild import Rebuilt
+
+
+NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
+FILES = {
+    "greeter.py": "an agent with one capability",
+    "greetings.yaml": "a workflow that asks for it many times",
+    "test_greeter.py": "both, tested without servers",
+    "pyproject.toml": "what is installed, and which agents run",
+    "compose.yaml": "the fleet and its servers on one machine, by Docker",
+    "Dockerfile": "the agent's image",
+    ".env": "the password of that RabbitMQ",
+    "k8s/kustomization.yaml": "the fleet on Kubernetes",
+    "k8s/dispatcher.yaml": "its control plane, with a volume for the ledger",
+    "k8s/greeter.yaml": "its agent",
+    "k8s/servers.env": "the addresses of the RabbitMQ and Redis there",
+    "README.md": "the commands to try",
+    ".gitignore": "what is not kept",
+}
+
+init_app = typer.Typer()
+
+
+@init_app.command("init")
+def init_command(
+    folder: Annotated[Path, typer.Argument(help="The new project's folder, which does not exist or is empty.")],
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Write a small project that runs at once: an agent, a workflow, a test of both, and deployments.
+
+    Nothing is overwritten. `coditect up --watch` in the folder runs it.
+
+    \b
+    Example: coditect init my-fleet
+    """
+    name = folder.resolve().name
+    if not NAME.fullmatch(name):
+        fix = "small letters, digits, - and _, a letter first: coditect init my-fleet"
+        raise InputError("A project has the name of its folder, and this is none", given=name, fix=fix)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        fix = "name a new folder, or an empty one"
+        raise InputError("The folder is there already, and nothing is overwritten", folder=str(folder), fix=fix)
+    starter = files("coditect.cli.local") / "starter"
+    words = {"name": name, "password": token_hex(16), "install": install_command("dispatcher,dev")}
+    for file in FILES:
+        text = (starter / file.removeprefix(".")).read_text(encoding="utf-8")
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).touch(mode=0o600 if "$password" in text else 0o666)
+        (folder / file).write_text(Template(text).safe_substitute(words), encoding="utf-8")
+    table = TableView(("file", "what it is"), list(FILES.items()))
+    render(output, {"folder": str(folder), "files": list(FILES)}, table, Aside(f"cd {folder}, then see README.md."))
+
 
 FOLDER = Path(".coditect")
 FLEET_TABLE = "[tool.coditect.fleet] in pyproject.toml"
@@ -54,6 +104,9 @@ def up_command(
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return when all is ready; stop it with down.")
     ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Show all logs, and restart agents when a Python file changes.")
+    ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Start a private RabbitMQ and Redis and a fleet of agents, and keep them running.
@@ -61,11 +114,20 @@ def up_command(
     A server whose CODITECT_AMQP_URL or CODITECT_REDIS_URL is set is used and not started. Addresses are
     written to .coditect/env, where other commands find them.
 
+    With --watch, an agent finishes its tasks before it starts again; one that cannot start after a change waits for the
+    next.
+
     \b
     Example: coditect up --detach agents/reviewer.py=2 agents/tester.py
+             coditect up --watch my_agent.py
     """
+    if watch:
+        if no_agents or detach:
+            raise InputError("Watched agents run in the foreground", fix="--watch without --detach and --no-agents")
+        _run_watched(agents)
+        return
     from coditect import local
-    from coditect.agent.loading import load_agents
+    from coditect.agent.declaration import load_agents
 
     for target in fleet(agents, Path.cwd()) if agents and not no_agents else ():
         load_agents(target)  # what cannot be imported is told here and now, and not by a program that ends again
@@ -105,119 +167,13 @@ def down_command(output: OutputOption = Output.TABLE) -> None:
     """
     from coditect import local
 
-    downed = local.down(_up_folder(Path.cwd()))
+    downed = local.down(up_folder(Path.cwd()))
     stopped = f"Stopped: {', '.join(downed.stopped) or 'remains of a killed up'}."
     document = {"was_up": downed.was_up, "stopped": downed.stopped}
     render(output, document, Aside(stopped if downed.was_up else "Nothing was up."))
 
 
-@app.command("doctor")
-def doctor_command(
-    context: typer.Context,
-    rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Make again from the ledger what the broker or Redis lost, and report it.")
-    ] = False,
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """Check Python, disk, servers and leftover files, and print a fix for each fault; only --rebuild changes anything.
-
-    \b
-    Example: coditect doctor
-    """
-    from coditect import local
-    from coditect.cli.compose import sign_in
-
-    if rebuild:
-        _rebuild(context, output)
-        return
-
-    connections(context)  # libraries are silent from then on
-    settings = read_settings()
-    checks = local.doctor(
-        _up_folder(Path.cwd()),
-        environ=os.environ,
-        amqp_url=_named(settings.amqp_url, Settings().amqp_url),
-        redis_url=_named(settings.redis_url, Settings().redis_url),
-        management_url=settings.management_url,
-        sign_in=partial(sign_in, heartbeat_seconds=settings.heartbeat_seconds),
-    )
-    if all(check.ok for check in checks if check.name == "broker"):
-        checks.append(run_loop(check_control_plane(connections(context))))
-        checks += run_loop(_check_webhooks(context))
-    document = [{"name": one.name, "ok": one.ok, "detail": one.detail, "fix": one.fix} for one in checks]
-    table = TableView(("check", "ok", "found"), [(one.name, one.ok, one.detail) for one in checks])
-    render(output, document, table, *(Aside(f"{one.name}: {one.fix}") for one in checks if one.fix))
-    if not all(one.ok for one in checks):
-        raise typer.Exit(1)
-
-
-async def check_control_plane(opened: Connections) -> Check:
-    """Check that the broker lets its user ask the control plane, and that a dispatcher answers if programs need one.
-
-    They do where a dispatcher has been, or an agent offers a long capability, whose tasks are durable.
-    """
-    from coditect.local.doctor import Check
-    from coditect.operations.fleet import find_agents, offers_of
-    from coditect.operations.status import cluster_status
-    from coditect.registry.port import Search
-    from coditect.wire import routing
-
-    name = "control plane"
-    try:
-        async with opened.broker() as broker:
-            try:
-                found = await cluster_status(broker)
-            except ControlPlaneRequired as error:
-                needed = await broker.stats(routing.CONTROL_QUEUE) is not None
-                with suppress(RegistryUnavailable):
-                    needed = needed or any(one.spec.long for one in offers_of(await find_agents(opened, Search())))
-                if needed:
-                    return Check(name, False, "no dispatcher answers", str(error.facts["fix"]))
-                return Check(name, True, "no dispatcher, which direct tasks do not need")
-    except CoditectError as error:
-        return Check(name, False, str(error), str(error.facts.get("fix", "")))
-    return Check(name, True, f"{len(found.dispatchers)} dispatchers, {len(found.shards)} shards")
-
-
-async def _check_webhooks(context: typer.Context) -> list[Check]:
-    """Check that an API posts the events of every webhook; nothing is checked where no control plane answers."""
-    from coditect.local.doctor import Check
-    from coditect.operations.coordination import webhooks
-
-    try:
-        found = await webhooks.list_webhooks(connections(context))
-    except (Retryable, SetupError):
-        return []
-    except CoditectError as error:
-        return [Check("webhooks", False, str(error), str(error.facts.get("fix", "")))]
-    undelivered = [webhook.name for webhook in found if webhook.state == "undelivered"]
-    if not undelivered:
-        return [Check("webhooks", True, f"{len(found)} webhooks")] if found else []
-    return [Check("webhooks", False, f"undelivered: {', '.join(undelivered)}", webhooks.NO_API)]
-
-
-def _rebuild(context: typer.Context, output: Output) -> None:
-    from coditect.operations.rebuild import KINDS, rebuild
-
-    async def run() -> Rebuilt:
-        async with connections(context).broker() as broker:
-            return await rebuild(broker)
-
-    rebuilt = run_loop(run())
-    table = TableView(("kind", "made again", "what"), [(kind, rebuilt.counts[kind], KINDS[kind]) for kind in KINDS])
-    asides = [Aside(f"{rebuilt.shards} shards were gone over.")]
-    if not rebuilt.compared:
-        less = "RQ could not be compared to the end: more of its jobs may have been made than are counted."
-        asides.append(Aside(less))
-    render(output, {"shards": rebuilt.shards, **rebuilt.counts, "compared": rebuilt.compared}, table, *asides)
-
-
-def _named(url: str, default: str) -> str | None:
-    """Return a server's URL; None if it equals the default URL, as it does when no setting names the server."""
-    return None if url == default else url
-
-
-def _up_folder(start: Path) -> Path:
+def up_folder(start: Path) -> Path:
     """Return the nearest `.coditect` folder with files of `coditect up`, from `start` upwards; else that of `start`."""
     places = (place / FOLDER for place in (start, *start.parents))
     return next((place for place in places if is_own(place / "up.json")), start / FOLDER)
@@ -269,7 +225,7 @@ def _distinct(programs: Iterable[Program]) -> tuple[Program, ...]:
     named = []
     for program in programs:
         numbered = (f"{program.name}-{number}" for number in count(2))
-        name = next(one for one in chain([program.name], numbered) if one not in taken)
+        name = next(name for name in chain([program.name], numbered) if name not in taken)
         taken.add(name)
         named.append(replace(program, name=name))
     return tuple(named)
@@ -284,11 +240,11 @@ def control_plane() -> list[Program]:
     from coditect.cli.dispatcher import GROUP
 
     if find_spec("rq") is None:
-        say("The control plane is not installed, and not started: pip install 'coditect[dispatcher]'")
+        say(f"The control plane is not installed, and not started: {install_command('dispatcher')}")
         return []
     return [
-        local.Program(one.name, (sys.executable, "-m", one.value), announces_ready=True, role=local.Role.DISPATCHER)
-        for one in entry_points(group=GROUP)
+        local.Program(entry.name, (sys.executable, "-m", entry.value), announces_ready=True, role=local.Role.DISPATCHER)
+        for entry in entry_points(group=GROUP)
     ]
 
 
@@ -302,7 +258,7 @@ def http_api(environ: Mapping[str, str]) -> list[Program]:
     from coditect import local
 
     if find_spec("fastapi") is None:
-        say("The HTTP API is not installed, and not started: pip install 'coditect[api]'")
+        say(f"The HTTP API is not installed, and not started: {install_command('api')}")
         return []
     chosen = () if "CODITECT_API_PORT" in environ else ("--any-port",)
     command = (sys.executable, "-m", "coditect", "api", *chosen)
@@ -320,7 +276,7 @@ def programs_of(agents: Mapping[str, int]) -> list[Program]:
         name = f"{file}-{agent}" if agent and files[file] > 1 else file
         argv = (sys.executable, "-m", "coditect", "agent", "run", target)
         numbered = [f"{name}-{number}" for number in range(1, processes + 1)] if processes > 1 else [name]
-        programs += [local.Program(one, argv, announces_ready=True) for one in numbered]
+        programs += [local.Program(name, argv, announces_ready=True) for name in numbered]
     return programs
 
 
@@ -355,3 +311,43 @@ def _show(state: UpState, files: UpFolder, output: Output) -> None:
     ]
     fields = FieldsView({"broker": amqp_url, "registry": redis_url, "dashboard": files.dashboard()})
     render(output, document, fields, TableView(("program", "state", "pid", "log"), rows))
+
+
+STOP_SECONDS = 30
+"""The seconds that an agent has to finish its tasks before `coditect up --watch` replaces its process."""
+
+
+def _run_watched(agents: list[str] | None) -> None:
+    if find_spec("watchfiles") is None:
+        raise missing_extra("dev")
+    from rich.console import Console
+
+    from coditect import local
+    from coditect.agent.declaration import load_agents
+    from coditect.cli.terminal.logs import Logs
+
+    named = fleet(agents or [], Path.cwd())
+    if not named:
+        raise InputError("There is no agent to run", fix=f"name one: coditect up --watch my_agent.py, or {FLEET_TABLE}")
+    for target in named:
+        load_agents(target)  # what cannot be imported now is told here; after a change the logs tell it
+    programs = [_watched(program) for program in programs_of(named)]
+    plan = plan_of((*control_plane(), *http_api(os.environ), *programs), Path.cwd(), os.environ)
+    files = local.UpFolder(plan.folder)
+    logs = Logs(files.log, Console(highlight=False))
+    logs.follow(program.name for program in plan.programs)
+
+    def ready() -> None:
+        if (address := files.dashboard()) is not None:
+            logs.say(f"The dashboard: {address}")
+        logs.say(f"Ready. A change of a Python file starts the agents again; Ctrl-C ends everything. Logs: {files.log}")
+
+    with logs.shown():
+        local.up(plan, environ=os.environ, say=logs.say, ready=ready)
+    say("Stopped.")
+
+
+def _watched(program: Program) -> Program:
+    """Return the program wrapped in `watchfiles`, which restarts it when a Python file in the folder changes."""
+    watch = ("--filter", "python", "--sigint-timeout", str(STOP_SECONDS), "--target-type", "command")
+    return replace(program, argv=(sys.executable, "-m", "watchfiles", *watch, shlex.join(program.argv), "."))

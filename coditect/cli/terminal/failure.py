@@ -34,7 +34,7 @@ _WAYS_OUT: tuple[tuple[type[CoditectError], str], ...] = (
     (Overloaded, "The broker takes nothing more at the moment. Try again later."),
     (UnknownCapability, "`coditect capability list` shows what is offered."),
     (Unroutable, "`coditect capability list` shows what is offered; start an agent that has the capability."),
-    (TopologyMismatch, "`coditect topology plan` shows the difference and what to do."),
+    (TopologyMismatch, "`coditect topology apply --dry-run` shows the difference and what to do."),
     (ControlPlaneRequired, "Start a dispatcher, or leave out the option that needs one."),
     (ResultTimeout, "The task goes on; `coditect task cancel <id>` ends it."),
 )
@@ -88,7 +88,7 @@ def _unset(variable: str) -> str:
 def raised_at(traceback: str) -> str:
     """Return file, line and function of a traceback's last frame, outside of libraries if it has one; may be empty."""
     places = _PLACE.findall(traceback)
-    own = [one for one in places if "site-packages" not in one[0] and "/lib/python" not in one[0]]
+    own = [place for place in places if "site-packages" not in place[0] and "/lib/python" not in place[0]]
     return next((f"{file}:{line} in {name}" for file, line, name in (own or places)[-1:]), "")
 
 
@@ -101,5 +101,5 @@ def _way_out(error: CoditectError) -> str:
 
 def _fact(value: object) -> str:
     if isinstance(value, tuple | list | set | frozenset):
-        return ", ".join(str(one) for one in value)
+        return ", ".join(str(item) for item in value)
     return str(value)

@@ -83,11 +83,11 @@ class Logs:
     def show(self) -> None:
         """Print the log lines that were written since the last call."""
         logs = self._logs
-        width = max((len(one.name) for one in logs), default=0)
-        for one in logs:
-            name = Text(f"{one.name:<{width}} | ", style=one.colour)
-            for raw in one.lines():
-                for line in self._readable(one, raw) if self._console.is_terminal else [raw]:
+        width = max((len(log.name) for log in logs), default=0)
+        for log in logs:
+            name = Text(f"{log.name:<{width}} | ", style=log.colour)
+            for raw in log.lines():
+                for line in self._readable(log, raw) if self._console.is_terminal else [raw]:
                     self._console.print(name + Text.from_ansi(line), soft_wrap=True)
         if self._live is not None:
             self._live.update(self._status(), refresh=True)

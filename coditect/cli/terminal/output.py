@@ -159,6 +159,11 @@ def agree(question: str, *, yes: bool) -> None:
         typer.confirm(question, abort=True, err=True)
 
 
+def json_text(value: object) -> str:
+    """Return a value as indented JSON text for a person."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+
+
 def write_json(value: object) -> None:
     """Write a value to stdout as one indented JSON document."""
     typer.echo(_document(value, indent=2))
@@ -221,7 +226,7 @@ def readable(value: object) -> str:
         case Moment() if sys.stdout.isatty():
             return value.short
         case tuple() | list() | frozenset() | set():
-            return printable(", ".join(sorted(str(one) for one in value)), keep=LINE_ENDS) or "-"
+            return printable(", ".join(sorted(str(item) for item in value)), keep=LINE_ENDS) or "-"
         case _:
             return printable(str(value), keep=LINE_ENDS)
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from coditect.cli.terminal.output import say
-from coditect.model.event import Event
+from coditect.model.message import Event
 from coditect.settings.addresses import printable
 from coditect.workflow.rows import WorkflowRow
 from coditect.workflow.states import TaskState

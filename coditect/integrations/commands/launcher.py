@@ -48,7 +48,7 @@ def _prctl(option: int, value: int) -> None:
 def _children(pid: int) -> list[int]:
     """Return the processes that a process started, or inherited, and that are not reaped yet."""
     try:
-        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
 
@@ -88,8 +88,8 @@ def _become(request: dict[str, object], streams: list[int], guard: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != guard:
         os._exit(0)
-    for one in (signal.SIGPIPE, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP):
-        signal.signal(one, signal.SIG_DFL)
+    for handled in (signal.SIGPIPE, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP):
+        signal.signal(handled, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if isinstance(memory := request["memory_bytes"], int):
         resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
@@ -177,7 +177,7 @@ def _watch(control: socket.socket, command: int, wake: int, grace_seconds: float
 
 
 def _guard(control: socket.socket, streams: list[int]) -> None:
-    """Be the guard process of one command: run it, kill what it leaves behind, and tell the agent how it ended."""
+    """Be the guard process of one command: run it, kill the processes it leaves, and report its end to the agent."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     wake, waking = os.pipe()

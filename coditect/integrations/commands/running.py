@@ -1,4 +1,4 @@
-"""The run of one command in a thread: its input is written, its output read within bounds, its end awaited."""
+"""The run of one command: started by the launcher in a folder of its own, its output read within bounds."""
 
 from __future__ import annotations
 
@@ -7,20 +7,274 @@ import json
 import os
 import re
 import selectors
+import socket
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from io import FileIO
+from pathlib import Path
+from threading import Lock
 
-from coditect.integrations.commands.failures import CommandFailed, CommandTroubled
-from coditect.integrations.commands.launching import Launch, Launcher, StartedCommand
+from coditect.agent.workspaces import Workspaces
+from coditect.errors import CoditectError, InputError, Retryable, SetupError
+from coditect.integrations.commands import launcher
 
-PIECE_BYTES = 65_536
+
+class CommandFailed(CoditectError):
+    """The permanent failure of a command: by its exit code, or by an output too large or outside its workspace."""
+
+
+class CommandTroubled(Retryable):
+    """The error of a command run that may succeed when repeated, such as after a signal, an exit code or no result.
+
+    It is also raised when the result says that it failed or lacks a field, the launcher or guard is gone, or git fails.
+    """
+
+
+class InputRefusedByCommand(InputError):
+    """The error of a command that refuses its input by its exit code; no further attempt."""
+
+
+class CommandMissing(SetupError):
+    """The error of a command that cannot be started on this machine; another agent may have it.
+
+    Retryable: an agent on another machine may take the next attempt.
+    """
+
+    retryable = True
+
+
+NEEDED = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "CODITECT_STARTED_BY")
+"""The variables of the launcher: to find Python's libraries, and to be found by the watchdog of `coditect up`.
+
+A command may read the environment of its parent, so the agent's secrets are not in it.
+"""
+END_SECONDS = 10.0
+"""How long the launcher may take to end what still runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartedCommand:
+    """A running command: the pipes of its input and output, and a socket to the guard process that can kill it."""
+
+    control: socket.socket
+    stdin: FileIO
+    stdout: FileIO
+    stderr: FileIO
+
+    def kill(self) -> None:
+        """Tell the command's guard process to kill the command with all its processes; do not wait for that.
+
+        The control socket closes when that is done.
+        """
+        try:
+            self.control.shutdown(socket.SHUT_WR)
+        except OSError:
+            return  # the guard has ended already
+
+    def ask_to_end(self) -> None:
+        """Ask the guard process to end the command: SIGTERM, then SIGKILL after a grace period. From any thread."""
+        try:
+            self.control.send(b"T")
+        except OSError:
+            return  # the guard has ended, and with it the command
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A command to run without a shell: its arguments, folder, environment and limits."""
+
+    argv: tuple[str, ...]
+    folder: Path
+    environment: Mapping[str, str] = field(repr=False)
+    memory_bytes: int | None
+    """The data segment of each of its processes (`RLIMIT_DATA`); None: no limit."""
+    grace_seconds: float
+    """The time between SIGTERM and SIGKILL."""
+
+    def line(self) -> bytes:
+        """Return the command as the line of JSON that asks a guard process to run it."""
+        document = {
+            "argv": self.argv,
+            "folder": str(self.folder),
+            "environment": dict(self.environment),
+            "memory_bytes": self.memory_bytes,
+            "grace_seconds": self.grace_seconds,
+        }
+        return json.dumps(document).encode() + b"\n"
+
+
+class Launcher:
+    """The starter of an agent process's commands, each below a guard process; any thread may call `start`."""
+
+    def __init__(self, door: socket.socket) -> None:
+        self._door = door
+        self._lock = Lock()
+
+    @contextmanager
+    def start(self, command: Launch) -> Iterator[StartedCommand]:
+        """Start a command; leaving the block kills its remaining processes, and closes its files.
+
+        Raises:
+            CommandTroubled: when the launcher is gone; retryable.
+        """
+        with ExitStack() as stack:
+            ours, theirs = socket.socketpair()
+            stack.callback(ours.close)
+            (read, stdin), (stdout, written), (stderr, complained) = os.pipe(), os.pipe(), os.pipe()
+            others = [read, written, complained]
+            inputs = stack.enter_context(FileIO(stdin, "wb"))
+            outputs = [stack.enter_context(FileIO(fd, "rb")) for fd in (stdout, stderr)]
+            try:
+                with self._lock:
+                    socket.send_fds(self._door, [b"R"], [theirs.fileno(), *others])
+                ours.sendall(command.line())
+            except OSError as error:
+                raise CommandTroubled("The launcher of commands is gone", fix="start the agent again") from error
+            finally:
+                theirs.close()
+                for fd in others:
+                    os.close(fd)
+            yield StartedCommand(ours, inputs, *outputs)
+
+
+@contextmanager
+def launching() -> Iterator[Launcher]:
+    """Run a launcher inside of the block; leaving the block ends all commands that still run."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", launcher.__file__, str(theirs.fileno())],
+                env={name: os.environ[name] for name in NEEDED if name in os.environ},
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        try:
+            yield Launcher(ours)
+        finally:
+            ours.close()
+            process.wait(END_SECONDS)
+
+
+GIT_SECONDS = 120.0
+_QUIET = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
+"""Options of git by which a checkout runs no hook and no file system monitor of the repository."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkout:
+    """A git worktree to work in: the repository's folder, and what to check out."""
+
+    repository: Path
+    revision: str
+    """A branch, tag or commit; it is not trusted, since it may come from a task's input."""
+
+
+class CommandWorkspaces:
+    """The folders in which the commands of one agent process work, one for each attempt."""
+
+    def __init__(self, workspaces: Workspaces) -> None:
+        self._workspaces = workspaces
+
+    @contextmanager
+    def one(self, checkout: Checkout | None) -> Iterator[Path]:
+        """Make a folder, or a worktree with a detached head, and remove it when the block ends. Blocks its thread.
+
+        Raises:
+            InputError: when the repository has no such revision.
+            CommandMissing: when there is no git, or no such repository, on this machine; retryable.
+            CommandTroubled: when git cannot make the worktree now; retryable.
+            WorkspaceUnusable: when there can be no folder, or another user could change it; retryable.
+        """
+        folder = self._workspaces.make()
+        try:
+            if checkout is None:
+                yield folder
+            else:
+                with _worktree(checkout, folder / "tree") as tree:
+                    yield tree
+        finally:
+            self._workspaces.remove(folder)
+
+
+@contextmanager
+def open_workspaces(base: Path | None, repositories: tuple[Path, ...]) -> Iterator[CommandWorkspaces]:
+    """Yield an agent process's folders below `base`, after removing the folders and worktrees of ended processes.
+
+    Raises:
+        WorkspaceUnusable: when `base` cannot be used.
+    """
+    workspaces = Workspaces(base)
+    workspaces.sweep()
+    for repository in repositories:
+        with suppress(CommandMissing, CommandTroubled):  # the first task that needs the repository reports it
+            _git(repository, "worktree", "prune")
+    try:
+        yield CommandWorkspaces(workspaces)
+    finally:
+        workspaces.close()
+
+
+@contextmanager
+def _worktree(checkout: Checkout, tree: Path) -> Iterator[Path]:
+    """Check a revision out into a worktree, removed after the block; `git worktree add` gets a hash, not the input."""
+    found = _git(
+        checkout.repository, "rev-parse", "--verify", "--quiet", "--end-of-options", _commit(checkout.revision)
+    )
+    if found.returncode != 0:
+        if (asked := _git(checkout.repository, "rev-parse", "--git-dir")).returncode != 0:
+            reason, fix = asked.stderr.decode(errors="replace")[-500:], "name the folder of a repository of this user"
+            raise CommandMissing(
+                "This is no git repository", repository=str(checkout.repository), reason=reason, fix=fix
+            )
+        raise InputError("The repository has no such revision", revision=checkout.revision[:200], fix="push it first")
+    commit = found.stdout.decode().strip()
+    added = _git(checkout.repository, "worktree", "add", "--detach", "--force", str(tree), commit)
+    try:
+        if added.returncode != 0:
+            reason = added.stderr.decode(errors="replace")[-500:]
+            raise CommandTroubled("Git cannot make the worktree", repository=str(checkout.repository), reason=reason)
+        yield tree
+    finally:
+        _git(checkout.repository, "worktree", "remove", "--force", "--force", str(tree))
+
+
+def _commit(revision: str) -> str:
+    if "\0" in revision or not revision:
+        raise InputError("A revision is a branch, tag or commit", revision=revision[:200], fix="such as main")
+    return revision + "^{commit}"
+
+
+def _git(repository: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    environment = {name: text for name, text in os.environ.items() if not name.startswith(("GIT_", "CODITECT_"))}
+    environment |= {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+    try:
+        return subprocess.run(
+            ["git", *_QUIET, "-C", str(repository), *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=environment,
+            timeout=GIT_SECONDS,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise CommandMissing("There is no git on this machine", fix="install git, or leave `repository` out") from error
+    except subprocess.TimeoutExpired as error:
+        raise CommandTroubled("Git did not answer in time", seconds=GIT_SECONDS) from error
+
+
+OUTPUT_PIECE_BYTES = 65_536
 TAIL_BYTES = 2_000
 LONGEST_PROGRESS_BYTES = 65_536
 """The longest line that is read as progress; a result may be as long as the output."""
-DRAIN_SECONDS = 1.0
+OUTPUT_DRAIN_SECONDS = 1.0
 """How long the rest of the output is read after the command's end, if a process that no kill reaches holds it open."""
+HIDDEN = "[hidden]"
 _BLANKS = bytes((*range(0x21), 0x7F))
 _TERMINAL_CODE = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\^-~])")
 
@@ -40,9 +294,25 @@ def bare(json_text: bytes) -> bytes:
     return _TERMINAL_CODE.sub(b"", utf_8(json_text)).strip(_BLANKS)
 
 
-def end_of(output: bytes | bytearray) -> str:
-    """Return the last 2,000 bytes of an output as text."""
-    return output[-TAIL_BYTES:].decode(errors="replace").strip()
+def hidden(text: str, secrets: Iterable[str]) -> str:
+    """Return a text with `[hidden]` in place of each secret that the command was given; shorten the text afterwards."""
+    for secret in secrets:
+        text = text.replace(secret, HIDDEN)
+    return text
+
+
+def end_of(output: bytes | bytearray, secrets: Collection[str]) -> str:
+    """Return the last 2,000 bytes of an output as text, without secrets; `tail_bytes` of the output are enough."""
+    most = tail_bytes(secrets)
+    text = hidden(output[-most:].decode(errors="replace"), secrets)
+    if len(output) >= most:
+        text = text[most - TAIL_BYTES :]  # it may begin with a part of a secret
+    return text.encode()[-TAIL_BYTES:].decode(errors="replace").strip()
+
+
+def tail_bytes(secrets: Collection[str]) -> int:
+    """Return how many last bytes of an output to keep, so that a secret that reaches into the last 2,000 is whole."""
+    return TAIL_BYTES + max((len(secret.encode(errors="surrogateescape")) for secret in secrets), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +322,7 @@ class CommandEnd:
     code: int
     stdout: bytes
     complaint: str
-    """The last 2,000 bytes of stderr."""
+    """The last 2,000 bytes of stderr, without the command's secrets."""
     errno: int = 0
     """The error number of a command that could not be started."""
 
@@ -60,10 +330,11 @@ class CommandEnd:
 class CommandRun:
     """A run of one command: `run` blocks its thread until the command ends, any thread may call `ask_to_end`."""
 
-    def __init__(self, launcher: Launcher, command: Launch, *, most_bytes: int) -> None:
+    def __init__(self, launcher: Launcher, command: Launch, *, most_bytes: int, secrets: Collection[str]) -> None:
         self._launcher = launcher
         self._command = command
         self._most_bytes = most_bytes
+        self._secrets = secrets
         self._started: StartedCommand | None = None
         self._unwanted = False
 
@@ -73,7 +344,7 @@ class CommandRun:
         if self._started is not None:
             self._started.ask_to_end()
 
-    def run(self, given: bytes, on_line: Callable[[bytes], None]) -> CommandEnd:
+    def run(self, stdin: bytes, on_line: Callable[[bytes], None]) -> CommandEnd:
         """Run the command to its end, wait until none of its processes is left, and return its exit code and output.
 
         `on_line` gets each line of stdout and stderr that begins with a brace and is short enough for progress.
@@ -86,7 +357,7 @@ class CommandRun:
             self._started = started
             if self._unwanted:
                 started.kill()
-            streams = _Streams(started, given, on_line, self._most_bytes)
+            streams = _Streams(started, stdin, on_line, self._most_bytes, self._secrets)
             try:
                 return streams.end()
             finally:
@@ -96,24 +367,23 @@ class CommandRun:
 
 @dataclass(slots=True)
 class _Output:
-    """The bytes that a command wrote to one stream: all of stdout, or the end of stderr."""
+    """The bytes that a command wrote to one stream: the last `most_bytes` of them."""
 
-    whole: bool
+    most_bytes: int
     text: bytearray = field(default_factory=bytearray)
     line: bytearray = field(default_factory=bytearray)
 
     def add(self, piece: bytes, on_line: Callable[[bytes], None]) -> None:
         self.text += piece
-        if not self.whole:
-            del self.text[:-TAIL_BYTES]
-        *lines, rest = piece.split(b"\n")
+        del self.text[: -self.most_bytes]
+        *lines, tail = piece.split(b"\n")
         for line in lines:
             self._end_line(line, on_line)
-        self._grow(rest)
+        self._grow(tail)
 
-    def _grow(self, rest: bytes) -> None:
+    def _grow(self, tail: bytes) -> None:
         if len(self.line) <= LONGEST_PROGRESS_BYTES:
-            self.line += rest
+            self.line += tail
 
     def _end_line(self, line: bytes, on_line: Callable[[bytes], None]) -> None:
         self._grow(line)
@@ -127,14 +397,20 @@ class _Streams:
     """The streams of one command, served by one selector."""
 
     def __init__(
-        self, started: StartedCommand, given: bytes, on_line: Callable[[bytes], None], most_bytes: int
+        self,
+        started: StartedCommand,
+        stdin: bytes,
+        on_line: Callable[[bytes], None],
+        most_bytes: int,
+        secrets: Collection[str],
     ) -> None:
         self._started = started
-        self._left = memoryview(given)
+        self._left = memoryview(stdin)
         self._on_line = on_line
         self._most_bytes = most_bytes
+        self._secrets = secrets
         self._read = 0
-        self._outputs = {started.stdout: _Output(whole=True), started.stderr: _Output(whole=False)}
+        self._outputs = {started.stdout: _Output(most_bytes), started.stderr: _Output(tail_bytes(secrets))}
         self._selector = selectors.DefaultSelector()
         self._answer = bytearray()
         for stream in (started.stdin, *self._outputs):
@@ -142,25 +418,25 @@ class _Streams:
         for output in self._outputs:
             self._selector.register(output, selectors.EVENT_READ)
         self._selector.register(started.control, selectors.EVENT_READ)
-        if given:
+        if stdin:
             self._selector.register(started.stdin, selectors.EVENT_WRITE)
         else:
             started.stdin.close()
 
     def close(self) -> None:
-        """Kill what is left of the command, and wait until none of its processes is left."""
+        """Kill the command's remaining processes, and wait until they have ended."""
         self._selector.close()
         self._started.kill()
         self._started.control.setblocking(True)
-        while self._started.control.recv(PIECE_BYTES):
+        while self._started.control.recv(OUTPUT_PIECE_BYTES):
             continue
 
     def end(self) -> CommandEnd:
         """Write the input and read the outputs until the command's end, the outputs up to 1 s more; return the end."""
         ended_at: float | None = None
         open_outputs = set(self._outputs)
-        while ended_at is None or (open_outputs and time.monotonic() < ended_at + DRAIN_SECONDS):
-            for key, _ in self._selector.select(None if ended_at is None else DRAIN_SECONDS):
+        while ended_at is None or (open_outputs and time.monotonic() < ended_at + OUTPUT_DRAIN_SECONDS):
+            for key, _ in self._selector.select(None if ended_at is None else OUTPUT_DRAIN_SECONDS):
                 if key.fileobj is self._started.control:
                     if self._hear():
                         ended_at = time.monotonic()
@@ -172,7 +448,7 @@ class _Streams:
 
     def _hear(self) -> bool:
         """Read from the guard process; tell whether its answer is complete, or the guard is gone."""
-        piece = self._started.control.recv(PIECE_BYTES)
+        piece = self._started.control.recv(OUTPUT_PIECE_BYTES)
         self._answer += piece
         if piece and not self._answer.endswith(b"\n"):
             return False
@@ -181,7 +457,7 @@ class _Streams:
 
     def _write(self) -> None:
         try:
-            self._left = self._left[os.write(self._started.stdin.fileno(), self._left[:PIECE_BYTES]) :]
+            self._left = self._left[os.write(self._started.stdin.fileno(), self._left[:OUTPUT_PIECE_BYTES]) :]
         except BlockingIOError:
             return
         except BrokenPipeError:
@@ -192,7 +468,7 @@ class _Streams:
 
     def _take(self, stream: FileIO) -> bool:
         """Read a piece of stdout or stderr; return False at the stream's end; raise once both together are too long."""
-        piece = stream.read(PIECE_BYTES)
+        piece = stream.read(OUTPUT_PIECE_BYTES)
         if piece is None:
             return True
         if not piece:
@@ -206,8 +482,8 @@ class _Streams:
         return True
 
     def _end(self) -> CommandEnd:
-        stdout, stderr = (one.text for one in self._outputs.values())
-        complaint = end_of(stderr)
+        stdout, stderr = (output.text for output in self._outputs.values())
+        complaint = end_of(stderr, self._secrets)
         if not self._answer:
             raise CommandTroubled("The command was killed together with its guard", complaint=complaint)
         answer = json.loads(self._answer)

@@ -1,61 +1,141 @@
-"""The file of command agents, and each of its fields: what to run for which capability, and how to read its end."""
+"""The file of command agents: its fields, which say what to run for which capability, and how it is checked."""
 
 from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from coditect.agent.declaration import MOST_QUEUED
-from coditect.errors import InputError
-from coditect.integrations.commands.template import InputTemplate
+from coditect.errors import InputError, InvalidTask, SetupError
 from coditect.model.capability import LONGEST_SECONDS
 from coditect.model.duration import seconds
+from coditect.wire.json import dumps
+
+LONGEST_ARGUMENT_BYTES = 128 * 1024 - 1
+"""Linux's own bound of one argument."""
+_PIECE = re.compile(r"\{input((?:\.[A-Za-z0-9_-]+)*)\}")
+_END_OF_OPTIONS = "--"
+
+
+@dataclass(frozen=True, slots=True)
+class InputTemplate:
+    """A text with placeholders, such as `{input.file}`, for fields of a task's input.
+
+    Raises:
+        InputError: when it has a NUL.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        if "\0" in self.text:
+            raise InputError("An argument of a command has no NUL", given=self.text[:200], fix="leave the NUL out")
+
+    @property
+    def begins_with_field(self) -> bool:
+        """True when the text begins with a field of the input, so that the input decides the first character."""
+        return _PIECE.match(self.text) is not None
+
+    @property
+    def has_fields(self) -> bool:
+        """True when the text has a field, which the task's input fills in."""
+        return _PIECE.search(self.text) is not None
+
+    def fill(self, value: Any) -> str:
+        """Return the text with the input's fields in place of placeholders: texts as they are, other values as JSON.
+
+        Raises:
+            InvalidTask: when a field is missing or has a NUL, or the text is longer than an argument may be.
+        """
+        filled = _PIECE.sub(lambda found: _field(value, found[1]), self.text)
+        if "\0" in filled:
+            raise InvalidTask("An argument of a command has no NUL", template=self.text, fix="leave the NUL out")
+        if len(filled.encode()) > LONGEST_ARGUMENT_BYTES:
+            fix = "let the command read its input from stdin"
+            raise InvalidTask("An argument of a command is too long", template=self.text, fix=fix)
+        return filled
+
+
+def _field(document: Any, path: str) -> str:
+    value, at = document, "input"
+    for name in path.split(".")[1:]:
+        at += f".{name}"
+        if not isinstance(value, Mapping) or name not in value:
+            raise InvalidTask(
+                "The input lacks a field that the command needs", field=at, fix="submit it with the field"
+            )
+        value = value[name]
+    text = value if isinstance(value, str) else dumps(value).decode()
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidTask("A field of the input is no text that UTF-8 has", field=at) from error
+    return text
+
+
+def filled_arguments(templates: tuple[InputTemplate, ...], value: Any) -> tuple[str, ...]:
+    """Return the arguments of a command, filled from an input; refuse a value that would be read as an option.
+
+    Raises:
+        InvalidTask: when the input does not fit, or a value would be read as an option.
+    """
+    arguments: list[str] = []
+    for template in templates:
+        filled = template.fill(value)
+        if template.begins_with_field and filled.startswith("-") and _END_OF_OPTIONS not in arguments:
+            fix = "submit another value; the command's author may put -- before it"
+            raise InvalidTask("A value must not look like an option", template=template.text, fix=fix)
+        arguments.append(filled)
+    return tuple(arguments)
+
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(kB|MB|GB|KiB|MiB|GiB)")
 _UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?")
 
 
-def _words(given: Any) -> Any:
+def _words(value: Any) -> Any:
     """Split a command that is given as one text into its arguments, by a shell's rules of quoting alone."""
-    return shlex.split(given) if isinstance(given, str) else given
+    return shlex.split(value) if isinstance(value, str) else value
 
 
-def _template(given: str) -> str:
+def _template(text: str) -> str:
     try:
-        InputTemplate(given)
+        InputTemplate(text)
     except InputError as error:
         raise ValueError(str(error)) from error
-    return given
+    return text
 
 
-def _span(given: Any) -> Any:
+def _span(value: Any) -> Any:
     try:
-        return seconds(given)
+        return seconds(value)
     except InputError as error:
         raise ValueError(str(error)) from error
 
 
-def _size(given: Any) -> Any:
-    match = _SIZE.fullmatch(given.strip()) if isinstance(given, str) else None
-    return round(float(match[1]) * _UNITS[match[2]]) if match is not None else given
+def _size(value: Any) -> Any:
+    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    return round(float(match[1]) * _UNITS[match[2]]) if match is not None else value
 
 
-def _below(given: str) -> str:
-    if PurePosixPath(given).is_absolute() or ".." in PurePosixPath(given).parts:
+def _below(path: str) -> str:
+    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
         raise ValueError("a path below the workspace, such as out/result.json")
-    return given
+    return path
 
 
-def _variable(given: str) -> str:
-    if _VARIABLE.fullmatch(given) is None:
+def _variable(name: str) -> str:
+    if _VARIABLE.fullmatch(name) is None:
         raise ValueError("the name of a variable, or its beginning with a * such as LC_*")
-    return given
+    return name
 
 
 Template = Annotated[str, AfterValidator(_template)]
@@ -123,7 +203,7 @@ class ExitFields(_CommandPart):
     @model_validator(mode="after")
     def _once(self) -> ExitFields:
         codes = [*self.failed, *self.retryable, *self.rejected]
-        if twice := sorted({one for one in codes if codes.count(one) > 1}):
+        if twice := sorted({code for code in codes if codes.count(code) > 1}):
             raise ValueError(f"an exit code has one meaning: {twice}")
         return self
 
@@ -195,3 +275,21 @@ class CommandFile(_CommandPart):
     """The number of commands that run at once."""
     capabilities: dict[str, CommandFields] = Field(min_length=1, max_length=200)
     """The capabilities by their names."""
+
+
+_MOST_TOLD = 5
+
+
+def checked_commands(document: Any, **facts: object) -> CommandFile:
+    """Check the parsed content of a command file, and return it as a `CommandFile`.
+
+    Raises:
+        SetupError: when a field is wrong; the error has the first five of them, and the facts.
+    """
+    try:
+        return CommandFile.model_validate(document)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        problems = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in found[:_MOST_TOLD]]
+        fix = "see docs/programs.md for the fields of a file of commands"
+        raise SetupError("The command is declared wrongly", **facts, problems=problems, fix=fix) from error

@@ -2,15 +2,11 @@
 
 ::
 
-    registration   what an agent registers, and how it becomes an ordinary `Agent`
-    addresses      the hosts to which the bridge may post
-    messages       the event that is posted, and the answer
+    registration   what an agent registers, and how it becomes an ordinary `Agent` that posts, waits, judges the answer
+    addresses      the hosts to which the bridge may post, and the errors of calls
+    messages       the event that is posted, and the answer: at once, or later by a secret address
     calls          one POST within its bounds
-    callbacks      answers that come later, each by a secret address
-    forwarding     later answers that belong to another API process
-    link           one HTTP agent as its handlers see it: post, wait, judge the answer
-    bridge         which HTTP agents are served here, and for how long
-    directory      the use cases behind the API's routes
+    bridge         which HTTP agents are served here, and for how long; the use cases behind the API's routes
     program        puts it together on RabbitMQ and Redis
 
 The bridge runs one `Agent` for each registration, so that queues, leases, retries, breakers and the registry are those

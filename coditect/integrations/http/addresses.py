@@ -2,6 +2,8 @@
 
 The name is resolved here and the request sent to a checked address, so that a name cannot mean one host when it is
 checked and another when it is used.
+
+The errors of calls are here, too: how an attempt fails; a refused connection is no attempt.
 """
 
 from __future__ import annotations
@@ -16,11 +18,37 @@ from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import urlsplit
 
-from coditect.errors import InputError
+from coditect.errors import InputError, Retryable
+from coditect.settings.settings import PRIVATE_ADDRESSES
+
+
+class AgentRefused(Retryable):
+    """The error of a URL to which no connection could be made, so that the request was not sent."""
+
+
+class AgentLost(Retryable):
+    """The error of an agent that may have the request and went away, such as by a broken connection or an ended lease.
+
+    The attempt counts, since the agent may have done the work, or the work may have ended the agent.
+    """
+
+
+class AnswerBroken(Retryable):
+    """The error of an invalid answer, such as one with a wrong status or id, a redirect, too much data, or no JSON."""
+
+
+class ActionFailed(Retryable):
+    """The error of an action that the HTTP agent answered with the status `error`."""
+
+
+class InputRefused(InputError):
+    """The error of an input that an HTTP agent refused by 400 or 422, or of an action that it does not know.
+
+    The attempt is the last.
+    """
+
 
 LONGEST_URL = 2_000
-HOSTS_SETTING = "CODITECT_HTTP_HOSTS"
-PRIVATE_SETTING = "CODITECT_HTTP_PRIVATE"
 CARRIERS = (IPv6Network("64:ff9b::/96"), IPv6Network("::/96"), IPv6Network("::ffff:0:0:0/96"))
 """IPv6 networks whose addresses end in an IPv4 address, to which a gateway, or the machine itself, may connect."""
 LOCAL_CARRIER = IPv6Network("64:ff9b:1::/48")
@@ -39,25 +67,25 @@ _HOST = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9_][a-z0-9_-]{0,62}\.)*[a-z0-9_][a-z
 
 @dataclass(frozen=True, slots=True)
 class AllowedHosts:
-    """The hosts to which a bridge may connect, by patterns of their names, with or without private addresses."""
+    """The hosts to which a program may connect, by patterns of their names, with or without private addresses."""
 
     patterns: tuple[str, ...] = ()
     """Names, or patterns such as `*.agents.example.com`; an address in a URL must be named, too."""
     private: bool = False
     """Whether loopback and private addresses are allowed; all others that are not public are always refused."""
-    setting: str = PRIVATE_SETTING
-    """The setting that allows private addresses, for the error."""
+    use: str = "http"
+    """The word of `CODITECT_PRIVATE_ADDRESSES` that allows private addresses."""
 
     @classmethod
-    def read(cls, patterns: str, *, private: bool) -> AllowedHosts:
+    def read(cls, patterns: str, *, private: bool, use: str = "http") -> AllowedHosts:
         """Return the allowed hosts of a setting's text: host names or patterns of them, separated by commas."""
-        return cls(tuple(one.strip().lower() for one in patterns.split(",") if one.strip()), private)
+        return cls(tuple(host.strip().lower() for host in patterns.split(",") if host.strip()), private, use)
 
     def check(self, url: str) -> str:
         """Return a URL without its trailing slashes, after a check of its form and its host's name.
 
         Raises:
-            InputError: when the URL is none of an allowed host; the error says what to write, or which setting to set.
+            InputError: when the URL's host is not allowed; the error says what to write, or which setting to set.
         """
         try:
             parts = urlsplit(url)
@@ -70,7 +98,8 @@ class AllowedHosts:
         if parts.scheme not in ("http", "https") or host is None or extra or not (written and named):
             raise InputError("This is no URL of an HTTP agent", given=url[:200], fix=_SHAPE)
         if not any(fnmatchcase(host.lower(), pattern) for pattern in self.patterns):
-            fix = f"add the host to {HOSTS_SETTING}, such as {HOSTS_SETTING}={host}"
+            variable = f"CODITECT_{self.use.upper()}_HOSTS"
+            fix = f"add the host to {variable}, such as {variable}={host}"
             raise InputError("The settings do not allow this host", host=host, fix=fix)
         return url.rstrip("/")
 
@@ -80,14 +109,23 @@ class AllowedHosts:
         Raises:
             InputError: when one of them is not allowed.
             OSError: when the name cannot be resolved.
-            ValueError: when it is none, such as one with an empty part.
+            ValueError: when it is no name, such as a text with an empty part.
         """
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        addresses = [str(entry[4][0]) for entry in found]
+        return self.checked(host, [str(entry[4][0]) for entry in found])
+
+    def checked(self, host: str, addresses: Sequence[str]) -> Sequence[str]:
+        """Return the addresses of a host as they are; refuse them if one is not allowed.
+
+        Raises:
+            InputError: when one of them is not allowed.
+        """
+        fix = f"{PRIVATE_ADDRESSES}={self.use} allows loopback and private addresses"
+        if self.private:
+            fix = "name another host: link-local addresses, and others where clouds serve credentials, get no requests"
         for address in addresses:
             if not self._allows(ip_address(address.partition("%")[0])):
-                fix = f"{self.setting}=true allows loopback and private addresses"
                 raise InputError("The settings do not allow this address", host=host, address=address, fix=fix)
         return addresses
 
@@ -104,7 +142,7 @@ class AllowedHosts:
     def _allows(self, address: IPv4Address | IPv6Address) -> bool:
         if isinstance(address, IPv6Address) and address in LOCAL_CARRIER:
             return self.private and not any(map(_serves_machines, _embedded(address)))
-        return all(self._allows_one(one) for one in _meant(address))
+        return all(self._allows_one(meant) for meant in _meant(address))
 
     def _allows_one(self, address: IPv4Address | IPv6Address) -> bool:
         if address.is_multicast or address.is_unspecified or _serves_machines(address):
@@ -117,7 +155,7 @@ class AllowedHosts:
 
 def webhook_hosts(*, private: bool) -> AllowedHosts:
     """Return the hosts to which events are posted: all, with or without loopback and private addresses."""
-    return AllowedHosts(("*",), private, "CODITECT_API_WEBHOOK_PRIVATE")
+    return AllowedHosts(("*",), private, "webhooks")
 
 
 def _serves_machines(address: IPv4Address | IPv6Address) -> bool:
@@ -141,7 +179,7 @@ def _meant(address: IPv4Address | IPv6Address) -> tuple[IPv4Address | IPv6Addres
     inside = [address.sixtofour, *(address.teredo or ())]
     if any(address in network for network in CARRIERS) and not address.is_loopback:
         inside.append(IPv4Address(int(address) & 0xFFFF_FFFF))
-    return (address, *(one for one in inside if one is not None))
+    return (address, *(candidate for candidate in inside if candidate is not None))
 
 
 def _is_host(text: str, netloc: str) -> bool:

@@ -13,19 +13,23 @@ from types import MappingProxyType
 import httpx2
 
 from coditect.errors import InputError
-from coditect.integrations.http.addresses import AllowedHosts
-from coditect.integrations.http.failures import AgentLost, AgentRefused, AnswerBroken
+from coditect.integrations.http.addresses import AgentLost, AgentRefused, AllowedHosts, AnswerBroken
+from coditect.telemetry.metrics import HTTP_AGENT_ATTEMPTS, MemoryMetrics, Metrics
 
-CONNECT_SECONDS = 5.0
-PROBE_SECONDS = 2.0
+HTTP_CONNECT_SECONDS = 5.0
+SOCKET_PROBE_SECONDS = 2.0
 KEEP_ALIVE_SECONDS = 2.0
 """How long an idle connection is kept: shorter than servers do, since a request on a closed one would be an attempt."""
-HEADERS = {
+HTTP_HEADERS = {
     "content-type": "application/json",
     "accept": "application/json",
     "accept-encoding": "identity",
     "user-agent": "coditect",
 }
+BAD_REQUEST = 400
+_OUTCOMES: Mapping[type[Exception], str] = MappingProxyType(
+    {AgentRefused: "unreachable", AgentLost: "lost", AnswerBroken: "broken"}
+)
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -37,7 +41,7 @@ class HttpAnswer:
     body: bytes
     retry_after: str | None
 
-    def pause_seconds(self, *, most: float) -> float | None:
+    def pause_seconds(self, *, limit: float) -> float | None:
         """Return the pause, up to `most`, that the header Retry-After asks for, in seconds or until a date.
 
         It is None when there is no such header, or it cannot be read.
@@ -50,16 +54,20 @@ class HttpAnswer:
                 wanted = (parsedate_to_datetime(asked) - datetime.now(UTC)).total_seconds()
             except (ValueError, TypeError):  # the latter for a date without a zone
                 return None
-        return min(max(0.0, wanted), most)
+        return min(max(0.0, wanted), limit)
 
 
 class AgentCalls:
     """The HTTP client of a bridge; `post` bounds each connect by 5 s, and leaves the time limit to its caller."""
 
-    def __init__(self, client: httpx2.AsyncClient, hosts: AllowedHosts, *, most_bytes: int) -> None:
+    def __init__(
+        self, client: httpx2.AsyncClient, hosts: AllowedHosts, *, most_bytes: int, metrics: Metrics | None = None
+    ) -> None:
         self._client = client
         self._hosts = hosts
         self._most_bytes = most_bytes
+        outcomes, counted = HTTP_AGENT_ATTEMPTS.labels["outcome"], metrics or MemoryMetrics()
+        self._attempts = {outcome: counted.counter(HTTP_AGENT_ATTEMPTS, outcome=outcome) for outcome in outcomes}
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str] = NO_HEADERS) -> HttpAnswer:
         """Post a JSON body and return the answer, whatever its status; `headers` override the default ones.
@@ -69,8 +77,18 @@ class AgentCalls:
             AgentLost: when the connection broke afterwards.
             AnswerBroken: when the answer is compressed, or larger than allowed.
         """
-        async with self._sent(url, body, headers) as response:
-            return HttpAnswer(response.status_code, await self._body(response), response.headers.get("retry-after"))
+        outcome = "abandoned"  # by a caller whose time is over, or who was canceled
+        try:
+            async with self._sent(url, body, headers) as response:
+                status, retry_after = response.status_code, response.headers.get("retry-after")
+                answer = HttpAnswer(status, await self._body(response), retry_after)
+            outcome = "answered" if answer.status < BAD_REQUEST else "refused"
+            return answer
+        except (AgentRefused, AgentLost, AnswerBroken) as error:
+            outcome = _OUTCOMES[type(error)]
+            raise
+        finally:
+            self._attempts[outcome].value += 1
 
     async def deliver(self, url: str, body: bytes, headers: Mapping[str, str] = NO_HEADERS) -> HttpAnswer:
         """Post a JSON body to a receiver whose status says everything; return the answer without reading its body.
@@ -82,6 +100,17 @@ class AgentCalls:
         async with self._sent(url, body, headers) as response:
             return HttpAnswer(response.status_code, b"", response.headers.get("retry-after"))
 
+    async def request(
+        self, method: str, url: str, body: bytes = b"", headers: Mapping[str, str] = NO_HEADERS
+    ) -> HttpAnswer:
+        """Send a request by any method, and return the answer, whatever its status.
+
+        Raises:
+            AgentRefused, AgentLost, AnswerBroken: as `post` does.
+        """
+        async with self._sent(url, body, headers, method=method) as response:
+            return HttpAnswer(response.status_code, await self._body(response), response.headers.get("retry-after"))
+
     async def connect(self, url: str) -> None:
         """Check that a URL's host takes a connection; send nothing.
 
@@ -91,7 +120,7 @@ class AgentCalls:
         """
         parsed = _parsed(url)
         refused: OSError | None = None
-        async with asyncio.timeout(PROBE_SECONDS):
+        async with asyncio.timeout(SOCKET_PROBE_SECONDS):
             for address in await self._addresses(parsed):
                 try:
                     _, writer = await asyncio.open_connection(address, _port(parsed))
@@ -103,16 +132,18 @@ class AgentCalls:
         raise _refusal(url, refused) from refused
 
     @asynccontextmanager
-    async def _sent(self, url: str, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[httpx2.Response]:
+    async def _sent(
+        self, url: str, body: bytes, headers: Mapping[str, str], *, method: str = "POST"
+    ) -> AsyncIterator[httpx2.Response]:
         """Send a request to the first address of the URL's host that takes a connection; yield the response."""
         parsed = _parsed(url)
         refused: Exception | None = None
         for address in await self._addresses(parsed):
             request = self._client.build_request(
-                "POST",
+                method,
                 parsed.copy_with(host=address),
                 content=body,
-                headers={**HEADERS, **headers, **_kept(parsed), "host": parsed.netloc.decode()},
+                headers={**HTTP_HEADERS, **headers, **_kept(parsed), "host": parsed.netloc.decode()},
                 extensions={"sni_hostname": parsed.host},
             )
             try:
@@ -151,23 +182,28 @@ class AgentCalls:
 
 
 @asynccontextmanager
-async def agent_calls(hosts: AllowedHosts, *, most_bytes: int) -> AsyncIterator[AgentCalls]:
-    """Open the HTTP client of a bridge; it ignores proxies and other settings of the environment."""
+async def agent_calls(
+    hosts: AllowedHosts, *, most_bytes: int, metrics: Metrics | None = None
+) -> AsyncIterator[AgentCalls]:
+    """Open the HTTP client of a bridge; it ignores proxies and other settings of the environment.
+
+    `metrics` count the outcomes of `post`.
+    """
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=KEEP_ALIVE_SECONDS)
     async with httpx2.AsyncClient(
         trust_env=False,
         follow_redirects=False,
         limits=limits,
-        timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
+        timeout=httpx2.Timeout(None, connect=HTTP_CONNECT_SECONDS),
     ) as client:
-        yield AgentCalls(client, hosts, most_bytes=most_bytes)
+        yield AgentCalls(client, hosts, most_bytes=most_bytes, metrics=metrics)
 
 
 def _parsed(url: str) -> httpx2.URL:
     try:
         return httpx2.URL(url)
     except httpx2.InvalidURL as error:
-        raise AgentRefused("The agent's URL is none", url=url[:200], reason=_said(error)) from error
+        raise AgentRefused("The agent's URL is invalid", url=url[:200], reason=_said(error)) from error
 
 
 def _port(url: httpx2.URL) -> int:

@@ -7,27 +7,25 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from secrets import token_hex
 
 from coditect.agent.declaration import Agent
-from coditect.agent.program import CONNECT_SECONDS, Host, publish_window, running_agent
+from coditect.agent.program import AGENT_CONNECT_SECONDS, Host, publish_window, running_agent
 from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor, run_until
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.integrations.http.addresses import AllowedHosts
-from coditect.integrations.http.bridge import HttpBridge
-from coditect.integrations.http.callbacks import Callbacks
+from coditect.integrations.http.bridge import HttpAgents, HttpBridge
 from coditect.integrations.http.calls import agent_calls
-from coditect.integrations.http.directory import HttpAgents
+from coditect.integrations.http.messages import Callbacks
 from coditect.model.registration import Registration
-from coditect.registry.keys import HTTP_PREFIX
+from coditect.registry.document import HTTP_PREFIX
 from coditect.registry.port import Registry
 from coditect.registry.redis import RedisRegistry
-from coditect.settings.http_agents import HttpAgentSettings
-from coditect.settings.settings import Settings
-from coditect.telemetry.metrics import Metric, Metrics
-from coditect.telemetry.names import TASK_REQUESTS
-from coditect.telemetry.tracing.choose import open_tracing
+from coditect.settings.settings import HttpAgentSettings, Settings
+from coditect.telemetry.metrics import TASK_REQUESTS, Metric, Metrics
+from coditect.telemetry.process import open_tracing
 from coditect.wire.tasks import MAX_BODY_BYTES
 
 log = logging.getLogger(__name__)
@@ -46,6 +44,7 @@ class AttemptCounts:
         self._metrics = metrics
         self.counter = metrics.counter
         self.histogram = metrics.histogram
+        self.totals = metrics.totals
 
     def observe(self, metric: Metric, read: Callable[[], float], **labels: str) -> None:
         """Register the function that reads a count of attempts, which all agents share; ignore any other."""
@@ -70,19 +69,17 @@ async def open_bridge(
     async with AsyncExitStack() as stack:
         fleet = await stack.enter_async_context(RedisRegistry(settings.redis_url))
         registrations = await stack.enter_async_context(RedisRegistry(settings.redis_url, prefix=HTTP_PREFIX))
-        calls = await stack.enter_async_context(agent_calls(hosts, most_bytes=most_bytes + ENVELOPE_BYTES))
+        most = most_bytes + ENVELOPE_BYTES
+        calls = await stack.enter_async_context(agent_calls(hosts, most_bytes=most, metrics=metrics))
         background = await stack.enter_async_context(Supervisor())
         callbacks, name = Callbacks(), f"bridge-{token_hex(4)}"
         tracing = await stack.enter_async_context(open_tracing(settings, service="coditect-bridge", instance=name))
 
         host = Host(workers=None, metrics=counts, tracing=tracing)
 
-        async def serve(agent: Agent, registration: Registration, stop: asyncio.Event) -> None:
-            await serve_agent(agent, registration, stop, fleet=fleet, settings=settings, host=host)
-
         bridge = HttpBridge(
             registrations,
-            serve,
+            partial(serve_agent, fleet=fleet, settings=settings, host=host),
             calls,
             callbacks,
             background,
@@ -116,9 +113,7 @@ async def serve_agent(
         window=publish_window(agent, settings),
         declare=settings.declare,
         quorum=settings.reply_queue == "quorum",
-        wire=settings.wire,
-        heartbeat_seconds=settings.heartbeat_seconds,
-        connect_seconds=CONNECT_SECONDS,
+        connect_seconds=AGENT_CONNECT_SECONDS,
     )
     async with (
         broker,

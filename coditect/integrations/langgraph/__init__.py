@@ -1,6 +1,6 @@
 """LangGraph over the fleet: checkpoints of graphs in the shared state, and nodes that submit tasks.
 
-A graph compiled with a `CoditectSaver` goes on in any process; a node by `task_node` is done by an agent. The package
+A graph compiled with a `CoditectSaver` continues in any process; a node by `task_node` is done by an agent. The package
 needs the extra `langgraph`.
 """
 

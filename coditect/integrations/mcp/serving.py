@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
 from mcp.server import Server, ServerRequestContext
+from mcp.server.stdio import stdio_server
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INVALID_PARAMS,
@@ -27,6 +30,10 @@ from mcp_types import (
     PaginatedRequestParams,
     ReadResourceRequestParams,
     ReadResourceResult,
+    Resource,
+    ResourceTemplate,
+    TextContent,
+    TextResourceContents,
     Tool,
     ToolAnnotations,
 )
@@ -35,15 +42,185 @@ from coditect import __version__
 from coditect.aio.clock import SystemClock
 from coditect.client.client import Client
 from coditect.client.options import Options, RequestKey
+from coditect.codec import is_binary
 from coditect.errors import CoditectError, InputError, NotFound, ResultTimeout, TaskError
-from coditect.integrations.mcp.resources import FleetResources
-from coditect.integrations.mcp.tools import TASK_SCHEMA, CapabilityTool, answer, capability_tools, refusal
-from coditect.integrations.tools import OfferedCapabilities, own_key
-from coditect.model.capability import LONGEST_DIRECT_SECONDS, nearest_names
-from coditect.model.event import Event
+from coditect.integrations.tools import INPUT, OfferedCapabilities, as_object, input_of, is_object, is_portable, own_key
+from coditect.model.capability import LONGEST_DIRECT_SECONDS, CapabilitySpec, nearest_names
 from coditect.model.ids import TaskId
+from coditect.model.message import Event
+from coditect.operations import dead_letters, workflows
 from coditect.operations.connections import Connections
+from coditect.operations.dead_letters import Selection
+from coditect.operations.documents import DeadNodeDocument, LetterDocument, WholeLetter
 from coditect.operations.fleet import find_agents
+from coditect.wire.json import dumps
+
+RESULT_FIELD = "result"
+TASK_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "task": {"type": "string", "description": "The id of the durable task."},
+        "state": {"type": "string"},
+        "result": {"description": "The value, once the task is completed."},
+        "error": {"type": "string", "description": "Why it ended without a value."},
+    },
+    "required": ["task", "state"],
+}
+"""The JSON Schema of what is told about a durable task."""
+
+
+@dataclass(frozen=True, slots=True)
+class CapabilityTool:
+    """A capability as an MCP tool: the tool's name, and the capability's specification."""
+
+    name: str
+    spec: CapabilitySpec
+
+    @property
+    def described(self) -> Tool:
+        """The tool's description for MCP clients; one that may run over ten minutes answers with a durable task."""
+        spec = self.spec
+        later = " Takes long: answers with a task, whose result coditect_task has later." if spec.long else ""
+        return Tool(
+            name=self.name,
+            title=spec.name,
+            description=(spec.description or f"The capability {spec.name} of the fleet.") + later,
+            input_schema=as_object(spec.input_schema, INPUT),
+            output_schema=TASK_SCHEMA if spec.long else _output_schema(spec),
+        )
+
+    def input_of(self, arguments: Mapping[str, Any]) -> Any:
+        """Return the task's input: the arguments of the MCP call, or only `input` if the capability takes no object."""
+        return input_of(self.spec, arguments)
+
+    def answer(self, value: Any) -> CallToolResult:
+        """Return the MCP answer with a task's value; a value that is no object by schema becomes the field `result`."""
+        is_whole = is_object(self.spec.output_schema) and isinstance(value, dict)
+        structured = value if is_whole else {RESULT_FIELD: value}
+        return answer(structured, text=value if isinstance(value, str) else None)
+
+
+def capability_tools(specs: Iterable[CapabilitySpec]) -> dict[str, CapabilityTool]:
+    """Return the tools of capabilities by name: `code_review` for `code.review`, since many clients allow no dots.
+
+    Where two capabilities would have one name, the later one of their sorted names keeps its dots. Capabilities that
+    take or return bytes are left out: MCP's arguments are JSON.
+    """
+    tools: dict[str, CapabilityTool] = {}
+    for spec in sorted(specs, key=lambda spec: spec.name):
+        if is_binary(spec.input_schema) or is_binary(spec.output_schema):
+            continue
+        short = spec.name.replace(".", "_")
+        name = spec.name if short in tools else short
+        tools[name] = CapabilityTool(name, spec)
+    return tools
+
+
+def answer(structured: Mapping[str, Any], *, text: str | None = None) -> CallToolResult:
+    """Return the answer of an MCP call as structured content, and as text for clients that read only text."""
+    content = dumps(structured).decode() if text is None else text
+    return CallToolResult(content=[TextContent(text=content)], structured_content=dict(structured))
+
+
+def refusal(error: CoditectError) -> CallToolResult:
+    """Return the answer of a failed MCP call: the error's sentence and facts, such as a fix, for a model to read."""
+    facts = "".join(f"; {name}: {value}" for name, value in error.facts.items() if name != "traceback")
+    return CallToolResult(content=[TextContent(text=f"{error.sentence}{facts}"[:4_000])], is_error=True)
+
+
+def _output_schema(spec: CapabilitySpec) -> dict[str, Any] | None:
+    """Return a tool's output schema without patterns, whose dialects differ; None if not all clients could read it."""
+    schema = as_object(spec.output_schema, RESULT_FIELD, without=("pattern",))
+    return schema if spec.output_schema and is_portable(schema) else None
+
+
+SCHEME = "coditect://"
+WORKFLOWS_URI, DEAD = f"{SCHEME}workflows", f"{SCHEME}dead"
+MAX_LISTED = 100
+"""How many workflows or dead letters a listing has."""
+JSON = "application/json"
+
+
+class FleetResources:
+    """The MCP resources of a fleet: its workflows and its dead letters, listed and read one by one."""
+
+    def __init__(self, opened: Connections) -> None:
+        self._opened = opened
+
+    async def listed(self) -> list[Resource]:
+        """Return the descriptions of two MCP resources: the list of the latest workflows, and that of dead letters.
+
+        A single workflow or dead letter is read at an address that `templates` describes.
+        """
+        return [
+            Resource(name="workflows", uri=WORKFLOWS_URI, description="The latest workflows.", mime_type=JSON),
+            Resource(name="dead letters", uri=DEAD, description="Tasks that were given up.", mime_type=JSON),
+        ]
+
+    def templates(self) -> list[ResourceTemplate]:
+        """Return the URI templates by which an MCP client reads one workflow, or one dead letter, by its id."""
+        return [
+            ResourceTemplate(
+                name="workflow",
+                uri_template=f"{WORKFLOWS_URI}/{{workflow}}",
+                description="A workflow with its nodes.",
+                mime_type=JSON,
+            ),
+            ResourceTemplate(
+                name="dead letter",
+                uri_template=f"{DEAD}/{{id}}",
+                description="A dead letter: its reason, its attempts and its body.",
+                mime_type=JSON,
+            ),
+        ]
+
+    async def read(self, uri: str) -> ReadResourceResult:
+        """Return the MCP resource at an address as JSON: a list, or one workflow or dead letter.
+
+        Raises:
+            MCPError: when there is no such resource, or the fleet does not answer; the message says what to do.
+        """
+        kind, _, key = uri.removeprefix(SCHEME).partition("/")
+        try:
+            if uri.startswith(WORKFLOWS_URI) and kind == "workflows":
+                document = await self._workflow(key) if key else await self._workflows()
+            elif uri.startswith(DEAD) and kind == "dead":
+                document = await self._letter(key) if key else await self._dead()
+            else:
+                raise MCPError(INVALID_PARAMS, f"There is no resource {uri[:200]}; try {WORKFLOWS_URI} or {DEAD}")
+        except CoditectError as error:
+            raise MCPError(INVALID_PARAMS, str(error)) from error
+        text = dumps(document).decode()
+        return ReadResourceResult(contents=[TextResourceContents(uri=uri, mime_type=JSON, text=text)])
+
+    async def _workflows(self) -> Any:
+        rows = await workflows.list_workflows(self._opened, workflows.WorkflowFilter(), limit=MAX_LISTED)
+        return [asdict(row) for row in rows]
+
+    async def _workflow(self, workflow: str) -> Any:
+        found = await workflows.show_workflow(self._opened, workflow, None)
+        return {"workflow": asdict(found.row), "nodes": [asdict(row) for row in found.nodes]}
+
+    async def _dead(self) -> Any:
+        letters = list[LetterDocument]()
+        listing = await dead_letters.list_dead(
+            self._opened,
+            Selection(),
+            most=MAX_LISTED,
+            each=lambda letter: letters.append(LetterDocument.of(letter)),
+            note=_unseen,
+        )
+        nodes = [asdict(DeadNodeDocument.of(row)) for row in listing.nodes]
+        return {"letters": [asdict(letter) for letter in letters], "nodes": nodes}
+
+    async def _letter(self, letter_id: str) -> Any:
+        letter = await dead_letters.show_letter(self._opened, letter_id, capability=None, note=_unseen)
+        return asdict(WholeLetter.of(letter))
+
+
+def _unseen(note: str) -> None:
+    """Ignore a note that some dead letters or nodes could not be read; the MCP client gets the readable ones."""
+
 
 SUBMIT, LOOK, CANCEL = "coditect_submit", "coditect_task", "coditect_cancel"
 LOCAL = "local"
@@ -148,7 +325,7 @@ class FleetTools:
 
     async def _tool(self, name: str) -> CapabilityTool:
         offered = await self._offered()
-        found = offered.get(name) or next((one for one in offered.values() if one.spec.name == name), None)
+        found = offered.get(name) or next((tool for tool in offered.values() if tool.spec.name == name), None)
         if found is None:
             near = ", ".join(nearest_names(name, offered)) or "tools/list has all"
             raise MCPError(INVALID_PARAMS, f"No living agent offers the tool {name[:200]!r}; nearest: {near}")
@@ -167,13 +344,13 @@ class FleetTools:
                 handle.forget()
 
     async def _submit(self, arguments: Mapping[str, Any], caller: str) -> CallToolResult:
-        given = arguments.get("arguments") or {}
-        if not isinstance(given, dict):
-            raise InputError("The arguments of a tool are an object", given=type(given).__name__)
+        value = arguments.get("arguments") or {}
+        if not isinstance(value, dict):
+            raise InputError("The arguments of a tool are an object", given=type(value).__name__)
         tool = await self._tool(_text(arguments, "capability"))
         if arguments.get("key") is None:
-            return await self._accept(tool, given)
-        return await self._accept(tool, given, own_key("mcp", caller, _text(arguments, "key"), [tool.spec.name, given]))
+            return await self._accept(tool, value)
+        return await self._accept(tool, value, own_key("mcp", caller, _text(arguments, "key"), [tool.spec.name, value]))
 
     async def _accept(
         self, tool: CapabilityTool, arguments: Mapping[str, Any], key: RequestKey | None = None
@@ -181,14 +358,14 @@ class FleetTools:
         options = Options(durable=True, idempotency_key=key)
         async with self._opened.fleet() as client:
             try:
-                handle = await client.submit_durable(tool.spec.name, tool.input_of(arguments), options=options)
+                handle = await client.submit(tool.spec.name, tool.input_of(arguments), options=options, durable=True)
             except InputError as error:
                 raise (error if key is None else MCPError(INVALID_PARAMS, str(error))) from error
             return answer({"task": handle.task_id, "state": "accepted"})
 
     async def _of_task(self, name: str, arguments: Mapping[str, Any]) -> CallToolResult:
         async with self._opened.fleet() as client:
-            handle = client.task(_text(arguments, "task"))
+            handle = client.tasks.get(_text(arguments, "task"))
             if not self._allows((await handle.row()).capability):  # whoever may do some of the work has no say in other
                 raise NotFound("There is no such task of these tools", task=handle.task_id)
             if name == CANCEL:
@@ -196,14 +373,14 @@ class FleetTools:
             wait = arguments.get("wait_seconds") or 0
             if not isinstance(wait, int | float) or not 0 <= wait <= MOST_WAIT_SECONDS:
                 raise InputError("There is no such wait", wait_seconds=wait, fix=f"0 to {MOST_WAIT_SECONDS:.0f}")
-            told: dict[str, Any] = {"task": handle.task_id}
+            report: dict[str, Any] = {"task": handle.task_id}
             try:
-                told["result"] = await handle.result(timeout=f"{max(1, round(wait * 1000))}ms")
+                report["result"] = await handle.result(timeout=f"{max(1, round(wait * 1000))}ms")
             except ResultTimeout:
                 pass
             except TaskError as error:
-                told["error"] = error.sentence
-            return answer(told | {"state": (await handle.row()).state.value})
+                report["error"] = error.sentence
+            return answer(report | {"state": (await handle.row()).state.value})
 
 
 @asynccontextmanager
@@ -234,10 +411,10 @@ async def _tell(events: AsyncIterator[Event], progress: Progress) -> None:
 
 
 def _text(arguments: Mapping[str, Any], name: str) -> str:
-    given = arguments.get(name)
-    if not isinstance(given, str) or not given:
+    text = arguments.get(name)
+    if not isinstance(text, str) or not text:
         raise InputError("An argument of the tool is missing", argument=name, fix=f"{name}: a text")
-    return given
+    return text
 
 
 def fleet_server(opened: Connections, patterns: Sequence[str] = ("*",)) -> Server[Any]:
@@ -276,3 +453,22 @@ def fleet_server(opened: Connections, patterns: Sequence[str] = ("*",)) -> Serve
         on_list_resource_templates=list_templates,
         on_read_resource=read_resource,
     )
+
+
+async def serve_stdio(opened: Connections, patterns: Sequence[str]) -> None:
+    """Serve one MCP client over stdin and stdout until it closes them."""
+    server = fleet_server(opened, patterns)
+    async with stdio_server() as (reading, writing):
+        await server.run(reading, writing, server.create_initialization_options())
+
+
+@asynccontextmanager
+async def open_http(opened: Connections, *, most_bytes: int) -> AsyncIterator[StreamableHTTPSessionManager]:
+    """Yield a manager to which the caller passes the HTTP requests of MCP clients; it answers while the block lasts.
+
+    There are no sessions, so that any API process can answer any request. The caller has checked who asks, and from
+    which host: nothing of that is checked here.
+    """
+    manager = StreamableHTTPSessionManager(fleet_server(opened), stateless=True, max_request_body_size=most_bytes)
+    async with manager.run():
+        yield manager

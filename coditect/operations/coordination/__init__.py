@@ -1,1 +1,1 @@
-"""An operator's use cases for approvals, breakers, handoffs, locks, schedules, discussions, triggers and webhooks."""
+"""An operator's use cases for handoffs, discussions and services that heal, beyond what the client does."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 from coditect.client.client import Client
-from coditect.collaboration.threads import ThreadMessage, ThreadRow
+from coditect.collaboration.threads import ThreadMessage, ThreadOptions, ThreadRow
 from coditect.operations.connections import Connections
 
 
@@ -34,46 +35,46 @@ async def list_threads(
     participant: str | None = None,
     task: str | None = None,
     workflow: str | None = None,
+    ticket: str | None = None,
     open_only: bool = False,
-    most: int,
+    closed_only: bool = False,
+    limit: int,
 ) -> list[ThreadRow]:
-    """Return up to `most` discussion threads, earliest first: all, or of one participant, task or workflow."""
+    """Return up to `limit` discussion threads, earliest first: all, or of one participant, task, workflow or ticket."""
+    wanted = {"participant": participant, "task": task, "workflow": workflow, "ticket": ticket}
+    listed = list[ThreadRow]()
     async with opened.fleet() as client:
-        found = client.threads.list(
-            participant=participant, task=task, workflow=workflow, open_only=open_only, most=most
-        )
-        return [row async for row in found]
+        found = client.threads.list(**wanted, open_only=open_only, limit=None if closed_only else limit)
+        async for row in found:
+            if row.closed_ms or not closed_only:
+                listed.append(row)
+            if len(listed) >= limit:
+                break
+    return listed
 
 
-async def show_thread(opened: Connections, thread: str, *, after: int = 0, most: int) -> ShownThread:
-    """Return a thread with at most `most` of its messages, beginning after message number `after`.
+async def get_thread(opened: Connections, thread: str, *, after: int = 0, limit: int) -> ShownThread:
+    """Return a thread with at most `limit` of its messages, beginning after message number `after`.
 
     Raises:
         NotFound: when the thread is unknown, or not kept any more.
     """
     async with opened.fleet() as client:
-        return await _shown(client, thread, after, most)
+        return await _shown(client, thread, after, limit)
 
 
-async def _shown(client: Client, thread: str, after: int, most: int) -> ShownThread:
+async def _shown(client: Client, thread: str, after: int, limit: int) -> ShownThread:
     found, taken = client.threads.get(thread), list[ThreadMessage]()
-    async with aclosing(found.history(after=after, everything=True)) as messages:
+    async with aclosing(found.history(after=after, everything=True, page=min(limit, 100))) as messages:
         async for message in messages:
             taken.append(message)
-            if len(taken) >= most:
+            if len(taken) >= limit:
                 break
     return ShownThread(await found.show(), taken)
 
 
 async def open_thread(
-    opened: Connections,
-    participants: list[str],
-    *,
-    by: str,
-    type_: str,
-    title: str = "",
-    task: str = "",
-    workflow: str = "",
+    opened: Connections, participants: list[str], *, by: str, **options: Unpack[ThreadOptions]
 ) -> ThreadRow:
     """Open a thread for a person and other participants, and return it.
 
@@ -81,8 +82,7 @@ async def open_thread(
         InputError: when there are more than 50 participants, or a name is too long.
     """
     async with opened.fleet() as client:
-        bound = {"task": task, "workflow": workflow}
-        thread = await client.threads.open(*participants, by=by, type=type_, title=title, **bound)
+        thread = await client.threads.open(*participants, by=by, **options)
         return await thread.show()
 
 
@@ -95,6 +95,7 @@ async def say(
     type_: str = "text",
     to: list[str],
     answers: int | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> SaidMessage:
     """Add a message of participant `by` to a thread; `answers`, if given, is the number of the message that it answers.
 
@@ -107,8 +108,21 @@ async def say(
     async with opened.fleet() as client:
         found = client.threads.get(thread, by=by)
         if answers is None:
-            return SaidMessage(thread, await found.say(value, type=type_, to=to))
+            return SaidMessage(thread, await found.say(value, type=type_, to=to, metadata=metadata))
         return SaidMessage(thread, await found.answer(await found.message(answers), value))
+
+
+async def read_thread(opened: Connections, thread: str, number: int, *, by: str) -> ThreadRow:
+    """Note that participant `by` has read a thread up to a message, and return the thread.
+
+    Raises:
+        NotFound: when the thread is unknown, or not kept any more.
+        InputError: when `by` takes no part.
+    """
+    async with opened.fleet() as client:
+        found = client.threads.get(thread, by=by)
+        await found.read(number)
+        return await found.show()
 
 
 async def close_thread(opened: Connections, thread: str, *, reason: str) -> ThreadRow:

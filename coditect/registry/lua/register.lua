@@ -1,6 +1,7 @@
 -- ARGV: agent id, registration, load, terms, lease in ms
 local id, registration, load, terms, lease = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-forget(id)
+unlist(id)
+redis.call('ZREM', GONE, id)
 redis.call('HSET', REGISTRATIONS, id, registration)
 redis.call('HSET', TERMS, id, terms)
 for _, term in ipairs(cjson.decode(terms)) do

@@ -1,19 +1,145 @@
-"""The reader of an approval policy's file, in YAML or JSON."""
+"""An approval policy's file, in YAML or JSON: its pydantic models, and its reader."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from coditect.errors import InputError, NotFound
-from coditect.workflow.approvals.policy import ApprovalPolicy
-from coditect.workflow.approvals.schema import PolicyFields
+from coditect.workflow import fields
+from coditect.workflow.approvals.policy import ROOTS, ApprovalPolicy, ApprovalRule, Learning, Risk, Ruling, Subject
+from coditect.workflow.definition import OnTimeout
 from coditect.workflow.documents.file import parse_document
+from coditect.workflow.expressions import check_roots
 
-MOST_BYTES = 1_000_000
-MOST_TOLD = 10
+MOST_RULES = 200
+
+
+def _listed(value: object) -> object:
+    """Wrap a single text in a list, and return anything else unchanged."""
+    return [value] if isinstance(value, str) else value
+
+
+def _period_ms(period: object) -> object:
+    """Convert a period such as `2d` to milliseconds, and keep None; a wrong one raises ValueError, for pydantic."""
+    try:
+        return None if period is None else fields.duration_ms(period)
+    except InputError as error:
+        raise ValueError(str(error)) from error
+
+
+def _expression(expression: str | None) -> str | None:
+    """Check that a rule's expression, if any, can be parsed and reads only what rules may read, and return it."""
+    if expression is None:
+        return None
+    try:
+        check_roots(expression, ROOTS)
+    except InputError as error:
+        raise ValueError(str(error)) from error
+    return expression
+
+
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]*$")]
+Pattern = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class _PolicyPart(BaseModel):
+    """The base of all objects in a policy's file, which refuses unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RuleFields(_PolicyPart):
+    """The fields of a rule; all conditions that are given must hold."""
+
+    name: Name = Field(description="The rule's name, which decisions tell; each rule has its own.")
+    action: Ruling = Field(description="What happens: approve, ask, or refuse.")
+    risk: Risk = Field(description="How much harm it may do: low, medium, or high.")
+    of: Subject | None = Field(None, description="Only tasks, or only approvals; else both.")
+    capability: Annotated[list[Pattern], BeforeValidator(_listed)] = Field(
+        default_factory=list, description="Patterns such as `deploy.*`, one of which must fit; else any."
+    )
+    tags: Annotated[list[str], BeforeValidator(_listed)] = Field(
+        default_factory=list, description="Tags that the capability or its agents must have, all of them."
+    )
+    cost_above: float | None = Field(None, ge=0, description="The cost estimate that the capability must exceed.")
+    workflow: Pattern = Field("*", description="The pattern of the workflow's name.")
+    node: Pattern = Field("*", description="The pattern of the node's name.")
+    when: Annotated[str | None, BeforeValidator(_expression)] = Field(
+        None, description="A JMESPath expression that must hold; reads `input`, and for approvals `results`, `states`."
+    )
+    timeout: Annotated[int | None, BeforeValidator(_period_ms)] = Field(
+        None, description="How long a task waits for an answer, such as `2d`; else for ever."
+    )
+    on_timeout: OnTimeout = Field(OnTimeout.REJECT, description="The answer for a task after that: reject, or grant.")
+    learn: bool = Field(False, description="Whether good outcomes may approve what this rule asks about.")
+
+
+class DefaultFields(_PolicyPart):
+    """The decisions about tasks and approvals that no rule matches."""
+
+    task: Ruling = Field(Ruling.APPROVE, description="A task that no rule matches.")
+    approval: Ruling = Field(Ruling.ASK, description="An approval node that no rule matches.")
+
+
+class LearningFields(_PolicyPart):
+    """The bounds of learned approval; without this object nothing is learned."""
+
+    threshold: float = Field(0.9, ge=0.5, le=0.999, description="The lower confidence bound of success to reach.")
+    window: int = Field(50, ge=10, le=200, description="How many recent outcomes of an action count.")
+    recovery: int = Field(10, ge=1, le=200, description="How many good outcomes in a row must follow a bad one.")
+    ceiling: Risk = Field(Risk.MEDIUM, description="The highest risk that may be approved so: low or medium.")
+
+    @model_validator(mode="after")
+    def _check(self) -> LearningFields:
+        if self.ceiling is Risk.HIGH:
+            raise ValueError("high risk is never approved by learning: the ceiling is low or medium")
+        if self.recovery > self.window:
+            raise ValueError("`recovery` is at most `window`")
+        return self
+
+
+class PolicyFields(_PolicyPart):
+    """The fields of a whole policy: the rules in order, of which the first that matches decides."""
+
+    rules: list[RuleFields] = Field(max_length=MOST_RULES, description="The rules, the first match wins.")
+    default: DefaultFields = Field(default_factory=DefaultFields, description="What happens where no rule matches.")
+    learning: LearningFields | None = Field(None, description="The bounds of learned approval; else none.")
+
+    @model_validator(mode="after")
+    def _check(self) -> PolicyFields:
+        names = [rule.name for rule in self.rules]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two rules have one name: {', '.join(twice[:5])}")
+        if misplaced := [rule.name for rule in self.rules if rule.learn and rule.of is not Subject.TASK]:
+            raise ValueError(f"only a rule with `of: task` learns: {', '.join(misplaced[:5])}")
+        if self.learning is None and (rules := [rule.name for rule in self.rules if rule.learn]):
+            raise ValueError(f"a rule learns, and `learning` is missing: {', '.join(rules[:5])}")
+        return self
+
+    def policy(self, digest: str) -> ApprovalPolicy:
+        """Convert the checked fields to a frozen policy, which records the digest of its file."""
+        return ApprovalPolicy(
+            tuple(_rule(rule) for rule in self.rules),
+            self.default.task,
+            self.default.approval,
+            None if self.learning is None else Learning(**dict(self.learning)),
+            digest,
+        )
+
+
+def _rule(rule: RuleFields) -> ApprovalRule:
+    values = dict(rule)
+    values["capability"], values["tags"] = tuple(rule.capability), frozenset(rule.tags)
+    values["timeout_ms"] = values.pop("timeout")
+    return ApprovalRule(**values)
+
+
+POLICY_BYTES_LIMIT = 1_000_000
+MAX_POLICY_PROBLEMS = 10
 
 
 def load_policy(path: Path | str) -> ApprovalPolicy:
@@ -26,7 +152,7 @@ def load_policy(path: Path | str) -> ApprovalPolicy:
     path = Path(path)
     try:
         with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
+            content = file.read(POLICY_BYTES_LIMIT + 1)
     except (OSError, ValueError) as error:  # no path has a null byte
         fix = "give the policy's file: CODITECT_APPROVAL_POLICY"
         raise NotFound("There is no such policy to read", path=str(path), reason=str(error), fix=fix) from error
@@ -39,15 +165,17 @@ def read_policy(content: bytes, *, is_json: bool = False, name: str = "") -> App
     Raises:
         InputError: with the places of up to ten problems; not retryable.
     """
-    if len(content) > MOST_BYTES:
-        raise InputError("A policy is at most so large", path=name, most_bytes=MOST_BYTES, fix="write fewer rules")
+    if len(content) > POLICY_BYTES_LIMIT:
+        raise InputError(
+            "A policy is at most so large", path=name, most_bytes=POLICY_BYTES_LIMIT, fix="write fewer rules"
+        )
     document = parse_document(content, is_json=is_json)
     try:
         found = PolicyFields.model_validate(document)
     except ValidationError as error:
         problems = [
-            f"{'.'.join(map(str, one['loc'])) or 'the policy'}: {one['msg'].removeprefix('Value error, ')}"
-            for one in error.errors(include_url=False)[:MOST_TOLD]
+            f"{'.'.join(map(str, problem['loc'])) or 'the policy'}: {problem['msg'].removeprefix('Value error, ')}"
+            for problem in error.errors(include_url=False)[:MAX_POLICY_PROBLEMS]
         ]
         fix = "correct it; the fields are in docs/approvals.md"
         raise InputError("This is no approval policy", path=name, problems=problems, fix=fix) from error

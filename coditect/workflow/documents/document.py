@@ -37,63 +37,65 @@ if TYPE_CHECKING:
 _PRIORITIES = {priority.value: priority for priority in Priority}
 
 
-def known_node(name: str, given: Mapping[str, Any]) -> Node:
+def known_node(name: str, document: Mapping[str, Any]) -> Node:
     """Build a node from fields that were checked before: those of a pydantic model, or a stored node document.
 
     Nothing is checked again: what was stored once stays readable, whatever is refused later.
     """
-    after = given.get("after")
+    after = document.get("after")
     edges = tuple(map(_edge, after)) if after else ()
-    rest = Rest(given.get("rest", Rest.KEEP))
-    return Node(name, _work(given), edges, given.get("join", "all"), given.get("when"), rest, given.get("least"))
+    rest = Rest(document.get("rest", Rest.KEEP))
+    join, when, least = document.get("join", "all"), document.get("when"), document.get("least")
+    return Node(name, _work(document), edges, join, when, rest, least)
 
 
-def _work(given: Mapping[str, Any]) -> Work:
-    if (capability := given.get("task")) is not None:
-        return _call(capability, given)
-    if (capability := given.get("map")) is not None:
-        return Each(_call(capability, given), given["over"], given["limit"])
-    if (workflow := given.get("workflow")) is not None:
-        return SubWorkflow(workflow, given.get("input"), _retry(given.get("retry")), given.get("compensate"))
-    if "approval" not in given:
-        return _wait(given)
-    on_timeout = OnTimeout(given.get("on_timeout", OnTimeout.REJECT))
-    return Approval(given["approval"], _period_ms(given.get("timeout")), on_timeout, dict(given.get("artifacts") or {}))
+def _work(document: Mapping[str, Any]) -> Work:
+    if (capability := document.get("task")) is not None:
+        return _call(capability, document)
+    if (capability := document.get("map")) is not None:
+        return Each(_call(capability, document), document["over"], document["limit"])
+    if (workflow := document.get("workflow")) is not None:
+        return SubWorkflow(workflow, document.get("input"), _retry(document.get("retry")), document.get("compensate"))
+    if "approval" not in document:
+        return _wait(document)
+    on_timeout = OnTimeout(document.get("on_timeout", OnTimeout.REJECT))
+    artifacts = dict(document.get("artifacts") or {})
+    return Approval(document["approval"], _period_ms(document.get("timeout")), on_timeout, artifacts)
 
 
-def _wait(given: Mapping[str, Any]) -> Work:
-    if (signal := given.get("await_signal")) is not None:
-        return AwaitSignal(signal, _period_ms(given.get("timeout")))
-    if (instant := given.get("wait_until")) is not None:
+def _wait(document: Mapping[str, Any]) -> Work:
+    if (signal := document.get("await_signal")) is not None:
+        return AwaitSignal(signal, _period_ms(document.get("timeout")))
+    if (instant := document.get("wait_until")) is not None:
         return WaitUntil(instant)
-    return WaitFor(_period_ms(given["wait"]) or 0)
+    return WaitFor(_period_ms(document["wait"]) or 0)
 
 
-def _call(capability: str, given: Mapping[str, Any]) -> Call:
+def _call(capability: str, document: Mapping[str, Any]) -> Call:
     return Call(
         capability,
-        given.get("input"),
-        _PRIORITIES[given["priority"]] if "priority" in given else Priority.P1,
-        _period_ms(given.get("timeout")),
-        _retry(given.get("retry")),
-        given.get("compensate"),
-        _period_ms(given.get("start_within")),
-        _period_ms(given.get("deadline")),
-        _period_ms(given.get("heartbeat")),
-        _repeat(given.get("repeat")),
-        fields.task_delay(delay) if isinstance(delay := given.get("delay"), str) else delay,
+        document.get("input"),
+        _PRIORITIES[document["priority"]] if "priority" in document else Priority.P1,
+        _period_ms(document.get("timeout")),
+        _retry(document.get("retry")),
+        document.get("compensate"),
+        _period_ms(document.get("start_within")),
+        _period_ms(document.get("deadline")),
+        _period_ms(document.get("heartbeat")),
+        _repeat(document.get("repeat")),
+        fields.task_delay(delay) if isinstance(delay := document.get("delay"), str) else delay,
     )
 
 
-def _retry(given: RetryFields | Mapping[str, Any] | None) -> Retry | None:
-    return None if given is None else Retry(**(given if isinstance(given, Mapping) else vars(given)))
+def _retry(document: RetryFields | Mapping[str, Any] | None) -> Retry | None:
+    return None if document is None else Retry(**(document if isinstance(document, Mapping) else vars(document)))
 
 
-def _repeat(given: RepeatFields | Mapping[str, Any] | None) -> Repeat | None:
-    if given is None:
+def _repeat(document: RepeatFields | Mapping[str, Any] | None) -> Repeat | None:
+    if document is None:
         return None
-    told = given if isinstance(given, Mapping) else vars(given)
-    return Repeat(told["until"], told["most"], _period_ms(told.get("every")) or 0)
+    values = document if isinstance(document, Mapping) else vars(document)
+    return Repeat(values["until"], values["most"], _period_ms(values.get("every")) or 0)
 
 
 def _period_ms(period: str | int | None) -> int | None:

@@ -19,8 +19,7 @@ from coditect.workflow.definition import Definition
 from coditect.workflow.documents.document import to_document
 from coditect.workflow.documents.reader import from_document
 from coditect.workflow.expressions import check_expressions
-from coditect.workflow.graph import graph_of
-from coditect.workflow.sub_workflows import child_problems
+from coditect.workflow.graph import child_problems, graph_of
 from coditect.workflow.template import Path as Place
 
 try:
@@ -28,7 +27,7 @@ try:
 except ModuleNotFoundError as _missing:
     raise missing_extra("workflow") from _missing
 
-MOST_BYTES = 8_000_000
+DOCUMENT_BYTES_LIMIT = 8_000_000
 MOST_LEVELS = 200
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -55,7 +54,7 @@ def load_workflow(path: Path | str, *, capabilities: Collection[str] | None = No
     path = Path(path)
     try:
         with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
+            content = file.read(DOCUMENT_BYTES_LIMIT + 1)
     except (OSError, ValueError) as error:  # no path has a null byte
         raise NotFound("There is no such file to read", path=str(path), reason=str(error)) from error
     return read_workflow(content, is_json=path.suffix == ".json", capabilities=capabilities)
@@ -85,8 +84,8 @@ def read_workflow(content: bytes, *, is_json: bool = False, capabilities: Collec
         lines = _Builder(wanted=frozenset(_and_above(error.problems)))
         lines.build(events(text))
         located = tuple(replace(problem, line=lines.line(problem.path)) for problem in error.problems)
-        told = {name: fact for name, fact in error.facts.items() if name == "workflow"}
-        raise InvalidWorkflow.of(tuple(sorted(located, key=lambda one: one.line or 0)), **told) from None
+        known = {name: fact for name, fact in error.facts.items() if name == "workflow"}
+        raise InvalidWorkflow.of(tuple(sorted(located, key=lambda problem: problem.line or 0)), **known) from None
     return definition
 
 
@@ -100,8 +99,12 @@ def parse_document(content: bytes, *, is_json: bool = False) -> Any:
 
 
 def _text_of(content: bytes) -> str:
-    if len(content) > MOST_BYTES:
-        _refuse(None, f"The document has more than {MOST_BYTES:,} bytes", "split it, or build the workflow in Python")
+    if len(content) > DOCUMENT_BYTES_LIMIT:
+        _refuse(
+            None,
+            f"The document has more than {DOCUMENT_BYTES_LIMIT:,} bytes",
+            "split it, or build the workflow in Python",
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -40,9 +40,11 @@ def from_document(document: object) -> Definition:
         read = WorkflowFields.model_validate(document)
     except ValidationError as error:
         problems = tuple(_problems(error))
-        named = document if isinstance(document, dict) and all(one.path != ("name",) for one in problems) else {}
+        named = (
+            document if isinstance(document, dict) and all(problem.path != ("name",) for problem in problems) else {}
+        )
         raise InvalidWorkflow.of(problems, workflow=named.get("name")) from None
-    children = tuple(Definition(name, _nodes(one), one.description) for name, one in read.workflows.items())
+    children = tuple(Definition(name, _nodes(child), child.description) for name, child in read.workflows.items())
     return Definition(read.name, _nodes(read), read.description, dict(read.labels), read.retention, children)
 
 
@@ -87,13 +89,13 @@ _OBJECTS = {
 
 
 def _problems(error: ValidationError, above: tuple[str | int, ...] = ()) -> Iterator[Problem]:
-    for one in error.errors(include_url=False):
-        yield from _problem(one, (*above, *one["loc"]))
+    for details in error.errors(include_url=False):
+        yield from _problem(details, (*above, *details["loc"]))
 
 
 def _problem(error: ErrorDetails, location: tuple[str | int, ...]) -> Iterator[Problem]:
     """Yield what a pydantic error says is wrong in a document, with the path; nothing if another error says it."""
-    path, given, facts = _path(location), error["input"], error.get("ctx", {})
+    path, value, facts = _path(location), error["input"], error.get("ctx", {})
     match error["type"]:
         case schema.REFUSED if location[-1] == "[key]":
             yield Problem(path, facts["error"].sentence, "rename it")
@@ -107,11 +109,11 @@ def _problem(error: ErrorDetails, location: tuple[str | int, ...]) -> Iterator[P
             name = str(path[-1])
             yield Problem(path, f"There is no field {name!r} here", fields.nearest(name, _names(location)))
         case "union_tag_not_found":
-            yield from _no_kind(path, given)
+            yield from _no_kind(path, value)
         case "list_type":
             yield Problem(path, "`after` is a list of nodes", "write it as a list: [one, other]")
         case "model_type" | "dict_type":
-            yield _no_object(path, _OBJECTS.get(facts.get("class_name", ""), "`nodes` is"), given)
+            yield _no_object(path, _OBJECTS.get(facts.get("class_name", ""), "`nodes` is"), value)
         case "string_unicode":
             yield Problem(path, "A field's name is no text in UTF-8", "rename it")
         case _:  # an edge that is no text is no object of fields either, which is told
@@ -119,27 +121,27 @@ def _problem(error: ErrorDetails, location: tuple[str | int, ...]) -> Iterator[P
 
 
 def _refusal(path: Path, error: InputError) -> Problem:
-    told = {fact: value for fact, value in error.facts.items() if fact != "fix"}
-    return Problem(path, str(InputError(error.sentence, **told)), str(error.facts.get("fix", "")))
+    facts = {fact: value for fact, value in error.facts.items() if fact != "fix"}
+    return Problem(path, str(InputError(error.sentence, **facts)), str(error.facts.get("fix", "")))
 
 
-def _no_object(path: Path, what: str, given: object) -> Problem:
-    return Problem(path, f"{what} an object of fields, not {type(given).__name__}", "see the example")
+def _no_object(path: Path, subject: str, value: object) -> Problem:
+    return Problem(path, f"{subject} an object of fields, not {type(value).__name__}", "see the example")
 
 
-def _no_kind(path: Path, given: object) -> Iterator[Problem]:
+def _no_kind(path: Path, node: object) -> Iterator[Problem]:
     """Yield the problems of a node with no kind (task, map, ...) or several, and of its fields that every kind has."""
-    if not isinstance(given, dict):
-        yield _no_object(path, "A node is", given)
+    if not isinstance(node, dict):
+        yield _no_object(path, "A node is", node)
         return
     sentence = (
-        f"A node is one of {', '.join(KINDS)}; this one is {' and '.join(schema.kinds_of(given)) or 'none of them'}"
+        f"A node is one of {', '.join(KINDS)}; this one is {' and '.join(schema.kinds_of(node)) or 'none of them'}"
     )
-    others = [name for name in given if isinstance(name, str) and name not in PlaceFields.model_fields]
-    meant = [near for name in others for near in nearest_names(name, KINDS)] if not schema.kinds_of(given) else []
+    others = [name for name in node if isinstance(name, str) and name not in PlaceFields.model_fields]
+    meant = [near for name in others for near in nearest_names(name, KINDS)] if not schema.kinds_of(node) else []
     yield Problem(path, sentence, f"did you mean {meant[0]}?" if meant else "give it one of these fields")
     try:
-        PlaceFields.model_validate({name: given[name] for name in PlaceFields.model_fields if name in given})
+        PlaceFields.model_validate({name: node[name] for name in PlaceFields.model_fields if name in node})
     except ValidationError as error:
         yield from _problems(error, (*path, ""))
 

@@ -1,4 +1,4 @@
 """Patterns: named workflows with parameters, kept as files and rendered to ordinary workflows.
 
-`pattern` has the values and checks parameters, `catalogue` finds and reads files, `rendering` makes the workflow.
+`pattern` finds and reads patterns, checks their parameters and makes workflows; `merging` merges several results.
 """

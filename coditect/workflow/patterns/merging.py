@@ -26,7 +26,7 @@ from typing import Any, assert_never
 
 from coditect.errors import InputError
 
-MOST_VALUES = 10_000
+MAX_MERGED_VALUES = 10_000
 """The largest number of results in one merge."""
 
 
@@ -49,13 +49,13 @@ def merge(rule: MergeRule, values: Sequence[Any], *, weights: Sequence[float] = 
         InputError: when fewer than `least` results are there, when results or weights do not fit the rule, or when a
             vote has no winner; not retryable, since equal results merge equally.
     """
-    if len(values) > MOST_VALUES:
-        raise _refused("There are too many results to merge", "merge fewer at once", most=MOST_VALUES)
-    given = _weighed(rule, values, weights)
-    present = [(value, weight) for value, weight in zip(values, given, strict=True) if value is not None]
+    if len(values) > MAX_MERGED_VALUES:
+        raise InputError("There are too many results to merge", most=MAX_MERGED_VALUES, fix="merge fewer at once")
+    exact = _weighed(rule, values, weights)
+    present = [(value, weight) for value, weight in zip(values, exact, strict=True) if value is not None]
     if len(present) < max(1, least):
         fix = "look why the others are missing, or ask for fewer"
-        raise _refused("Too few results came to merge them", fix, present=len(present), least=max(1, least))
+        raise InputError("Too few results came to merge them", present=len(present), least=max(1, least), fix=fix)
     results = [value for value, _ in present]
     match rule:
         case MergeRule.FIRST:
@@ -65,11 +65,11 @@ def merge(rule: MergeRule, values: Sequence[Any], *, weights: Sequence[float] = 
         case MergeRule.COMBINE:
             return results
         case MergeRule.UNION:
-            return _distinct(element for one in _lists(results) for element in one)
+            return _distinct(element for listed in _lists(results) for element in listed)
         case MergeRule.INTERSECTION:
             first, *others = _lists(results)
-            known = [{identity(element) for element in one} for one in others]
-            return [element for element in _distinct(first) if all(identity(element) in one for one in known)]
+            known = [{identity(element) for element in listed} for listed in others]
+            return [element for element in _distinct(first) if all(identity(element) in listed for listed in known)]
         case MergeRule.MAJORITY | MergeRule.WEIGHTED:
             return _winner(present)
         case _:
@@ -84,23 +84,23 @@ def identity(value: Any) -> Any:
         case int() | float():
             return ("number", value)
         case list():
-            return ("list", tuple(identity(one) for one in value))
+            return ("list", tuple(identity(element) for element in value))
         case dict():
-            return ("object", frozenset((key, identity(one)) for key, one in value.items()))
+            return ("object", frozenset((key, identity(field)) for key, field in value.items()))
         case _:
-            raise _refused("A result is no JSON", "return plain JSON", given=type(value).__name__)
+            raise InputError("A result is no JSON", given=type(value).__name__, fix="return plain JSON")
 
 
 def _weighed(rule: MergeRule, values: Sequence[Any], weights: Sequence[float]) -> list[Fraction]:
     """Return each value's weight as an exact fraction (0.1 + 0.2 = 0.3); it is 1 unless the rule is `weighted`."""
     if rule is not MergeRule.WEIGHTED:
         if weights:
-            raise _refused("Only a weighted vote has weights", "leave `weights` out, or use the rule `weighted`")
+            raise InputError("Only a weighted vote has weights", fix="leave `weights` out, or use the rule `weighted`")
         return [Fraction(1)] * len(values)
     if len(weights) != len(values):
-        raise _refused("A weighted vote has one weight for each result", "give as many", given=len(weights))
+        raise InputError("A weighted vote has one weight for each result", given=len(weights), fix="give as many")
     if any(not isfinite(weight) or weight < 0 for weight in weights):
-        raise _refused("A weight is a number from 0 on", "correct the weights")
+        raise InputError("A weight is a number from 0 on", fix="correct the weights")
     return [Fraction(str(weight)) for weight in weights]
 
 
@@ -115,13 +115,15 @@ def _winner(ballots: Sequence[tuple[Any, Fraction]]) -> Any:
     for key, count in votes.items():
         if count > half:
             return values[key]
-    told = [float(count) for count in sorted(votes.values(), reverse=True)[:5]]
-    raise _refused("No result has more than half of the votes", "ask more voters, or another capability", votes=told)
+    largest = [float(count) for count in sorted(votes.values(), reverse=True)[:5]]
+    raise InputError(
+        "No result has more than half of the votes", votes=largest, fix="ask more voters, or another capability"
+    )
 
 
 def _lists(results: Sequence[Any]) -> list[list[Any]]:
-    if not all(isinstance(one, list) for one in results):
-        raise _refused("This rule merges lists", "let each result be a list, or use the rule `combine`")
+    if not all(isinstance(result, list) for result in results):
+        raise InputError("This rule merges lists", fix="let each result be a list, or use the rule `combine`")
     return list(results)
 
 
@@ -130,7 +132,3 @@ def _distinct(elements: Iterable[Any]) -> list[Any]:
     for element in elements:
         kept.setdefault(identity(element), element)
     return list(kept.values())
-
-
-def _refused(sentence: str, fix: str, **facts: object) -> InputError:
-    return InputError(sentence, **facts, fix=fix)

@@ -19,7 +19,7 @@ from dispatcher.ledger.rows import NodeRecord, RunRecord
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.store.transaction import Reads, Transaction, read_counter
 
-HOUR_MS = 3_600_000
+COUNTED_SPAN_MS = 3_600_000  # an hour
 TASK, WORKFLOW = "task", "workflow"
 COMPLETED, FAILED, BY_HAND = "completed", "failed", "_by_hand"
 MOST_REMOVED = 1_000
@@ -46,7 +46,7 @@ def count(tr: Transaction, effects: Effects, now_ms: int) -> None:
         if not end.is_child and end.state is not WorkflowState.CANCELED:
             found[WORKFLOW, "", _of_workflow(end.state, end.by_hand)] += 1
     for key, number in found.items():
-        tr.add(AUTONOMY.pack((now_ms // HOUR_MS, *key)), number)
+        tr.add(AUTONOMY.pack((now_ms // COUNTED_SPAN_MS, *key)), number)
 
 
 def take_back_task(unit: UnitOfWork, capability: str, row: NodeRecord) -> None:
@@ -54,7 +54,7 @@ def take_back_task(unit: UnitOfWork, capability: str, row: NodeRecord) -> None:
     outcome = _OUTCOMES.get(row.state)
     if outcome is not None and row.finished_ms is not None and _counts(row):
         outcome += BY_HAND if row.by_hand else ""
-        unit.tr.add(AUTONOMY.pack((row.finished_ms // HOUR_MS, TASK, capability, outcome)), -1)
+        unit.tr.add(AUTONOMY.pack((row.finished_ms // COUNTED_SPAN_MS, TASK, capability, outcome)), -1)
 
 
 def take_back_workflow(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
@@ -62,22 +62,22 @@ def take_back_workflow(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
     head = unit.workflow(workflow)
     if run.finished_ms is not None and run.state is not WorkflowState.CANCELED and head and head.parent is None:
         outcome = _of_workflow(run.state, run.by_hand > 0)
-        unit.tr.add(AUTONOMY.pack((run.finished_ms // HOUR_MS, WORKFLOW, "", outcome)), -1)
+        unit.tr.add(AUTONOMY.pack((run.finished_ms // COUNTED_SPAN_MS, WORKFLOW, "", outcome)), -1)
 
 
 def note_hand(unit: UnitOfWork, workflow: str) -> None:
     """Count one action of a person ("by hand") for a workflow and, if it is a child, also for its root workflow."""
     head = unit.workflow(workflow)
     root = workflow if head is None or head.parent is None else head.parent.root
-    for of in dict.fromkeys((workflow, root)):
-        if (run := unit.run(of)) is not None:
+    for counted in dict.fromkeys((workflow, root)):
+        if (run := unit.run(counted)) is not None:
             run.by_hand += 1
 
 
 def read(tr: Reads, *, since_ms: int, until_ms: int) -> dict[tuple[str, str], Counter[str]]:
     """Return a period's counts of finished work by kind (task or workflow), capability and outcome, in whole hours."""
     found: dict[tuple[str, str], Counter[str]] = {}
-    begin, end = AUTONOMY.pack((since_ms // HOUR_MS,)), AUTONOMY.pack((until_ms // HOUR_MS + 1,))
+    begin, end = AUTONOMY.pack((since_ms // COUNTED_SPAN_MS,)), AUTONOMY.pack((until_ms // COUNTED_SPAN_MS + 1,))
     for key, value in tr.get_range(begin, end):
         _, kind, name, outcome = AUTONOMY.unpack(key)
         found.setdefault((str(kind), str(name)), Counter())[str(outcome)] += read_counter(value)
@@ -86,7 +86,7 @@ def read(tr: Reads, *, since_ms: int, until_ms: int) -> dict[tuple[str, str], Co
 
 def sweep(tr: Transaction, *, before_ms: int, limit: int = MOST_REMOVED) -> int:
     """Remove at most `limit` hourly counters of finished work from before an instant; return how many were removed."""
-    rows = tr.snapshot.get_range(AUTONOMY.range()[0], AUTONOMY.pack((before_ms // HOUR_MS,)), limit=limit)
+    rows = tr.snapshot.get_range(AUTONOMY.range()[0], AUTONOMY.pack((before_ms // COUNTED_SPAN_MS,)), limit=limit)
     for key, _ in rows:
         tr.clear(key)
     return len(rows)

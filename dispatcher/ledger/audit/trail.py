@@ -15,7 +15,7 @@ from dispatcher.ledger.keyspace import AUDIT, AUDIT_OF
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.store.transaction import Reads, Transaction
 
-MOST_AT_ONCE = 500
+MAX_AUDIT_ENTRIES = 500
 MOST_REMOVED = 1_000
 
 
@@ -39,13 +39,13 @@ class AuditEntry:
 
     def pack(self) -> bytes:
         """Encode the audit entry as its row in the store."""
-        told = [self.decision, self.by, self.automatic, self.why, self.capability, self.rule, self.risk, self.policy]
-        return versions.AUDIT.pack([*told, dict(self.facts)])
+        fields = [self.decision, self.by, self.automatic, self.why, self.capability, self.rule, self.risk, self.policy]
+        return versions.AUDIT_ENTRY.pack([*fields, dict(self.facts)])
 
     @classmethod
     def unpack(cls, row: bytes) -> AuditEntry:
         """Decode a row of the store to an audit entry."""
-        return cls(*versions.AUDIT.unpack(row))
+        return cls(*versions.AUDIT_ENTRY.unpack(row))
 
 
 def append(unit: UnitOfWork, node_key: NodeKey, entry: AuditEntry) -> None:
@@ -69,9 +69,13 @@ def page(
 
 def of_workflow(tr: Reads, workflow: str, node: str = "") -> list[tuple[tuple[Any, ...], AuditEntry]]:
     """Return a workflow's latest 500 audit entries with keys, earliest first; with `node`, those of them about it."""
-    rows = tr.get_range(*AUDIT_OF.range((workflow,)), limit=MOST_AT_ONCE, reverse=True)
+    rows = tr.get_range(*AUDIT_OF.range((workflow,)), limit=MAX_AUDIT_ENTRIES, reverse=True)
     places = [AUDIT_OF.unpack(key) for key, _ in reversed(rows)]
-    keys = [(at_ms, workflow, number, of) for _, at_ms, number, of in places if not node or of == node]
+    keys = [
+        (at_ms, workflow, number, entry_node)
+        for _, at_ms, number, entry_node in places
+        if not node or entry_node == node
+    ]
     entries = tr.get_many([AUDIT.pack(key) for key in keys])
     return [(key, AuditEntry.unpack(row)) for key, row in zip(keys, entries, strict=True) if row is not None]
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from coditect.model.result import INTERRUPTED, NOT_BEGUN, RETRY_AFTER, Failure, Outcome, Status
 from coditect.model.retry import Retry
-from coditect.wire.claims import Claim, Verdict
+from coditect.wire.workflow_tasks import Claim, Verdict
 from coditect.workflow.states import TaskState
 from dispatcher.ledger import outbox, timers
 from dispatcher.ledger.commands import AgentFate, Began, Claimed, Finished, Heard, Lost
@@ -28,6 +28,7 @@ from dispatcher.ledger.nodes.attempts import (
     doubt,
     is_free,
     mark_died,
+    say_failed,
     why_lost,
     write_attempt,
 )
@@ -65,6 +66,9 @@ def finished(unit: UnitOfWork, command: Finished) -> None:
         write(unit, node_key, RESULT, outcome.body, first=True)
         if command.free and call is not None:
             unit.note_free(row.agent, call.capability)
+        if (row.attempt > 1 or row.by_hand or row.handoffs) and call is not None:
+            known = {"capability": call.capability, "agent": row.agent, "attempt": row.attempt, "by_hand": row.by_hand}
+            unit.effects.say("attempt.recovered", node_key.task_id, **known)
         advance.end(unit, node_key, row, TaskState.COMPLETED)
     elif outcome.status is Status.CANCELED:
         advance.end(unit, node_key, row, TaskState.CANCELED, reason="canceled")
@@ -101,10 +105,11 @@ def _failed(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, command: Finis
             claim.offer(unit, node_key, row)
     elif failure.reason == INTERRUPTED.reason:
         if _has_another(unit, node_key, row, INTERRUPTED):
-            limits.told(unit, node_key, row)
+            limits.cancel_timeout(unit, node_key, row)
             claim.offer(unit, node_key, row)
     elif (delay_ms := _retry_ms(unit, node_key, row, command)) is not None:
         write_attempt(unit, node_key, row, status.value, failure)
+        say_failed(unit, node_key, row, failure)
         _retry_later(unit, node_key, row, delay_ms)
     else:
         state = TaskState.REJECTED if status is Status.REJECTED else _state_of(failure)
@@ -141,7 +146,7 @@ def _own_policy(unit: UnitOfWork, node_key: NodeKey) -> Retry | None:
 
 
 def _retry_later(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, delay_ms: int) -> None:
-    limits.told(unit, node_key, row)
+    limits.cancel_timeout(unit, node_key, row)
     row.attempt, row.losses = row.attempt + 1, 0
     row.start_by_ms = None
     _ready_later(unit, node_key, row, delay_ms)
@@ -206,7 +211,7 @@ def claimed(unit: UnitOfWork, command: Claimed) -> Claim:
         return Claim(Verdict.STALE)
     if limits.too_late(unit, row):
         _leave_flight(unit, node_key)
-        advance.fail(unit, node_key, row, limits.start_timeout(unit))
+        advance.fail(unit, node_key, row, limits.by_our_clock(unit, limits.START_TIMEOUT))
         return Claim(Verdict.STALE)
     if row.state is TaskState.WORKING and row.agent == command.agent:
         return _granted(unit, node_key, row)
@@ -229,7 +234,7 @@ def _granted(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> Claim:
 
 def _lived(row: NodeRecord, fences: Collection[int]) -> None:
     """End the doubts about attempts whose agent lived on; as a rule they use up no attempt."""
-    row.doubted = [one for one in row.doubted if one[1] not in fences]
+    row.doubted = [entry for entry in row.doubted if entry[1] not in fences]
     row.attempt += sum(not is_free(row) for _ in fences)
 
 
@@ -240,9 +245,9 @@ def _may_begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, command: Cl
     `begun`: another agent has begun the task, and is in doubt from now on if the claim has to wait.
     """
     own, doubted = _own_policy(unit, node_key), {fence for _, fence in row.doubted}
-    most = command.max_attempts if own is None else own.max_attempts
+    max_attempts = command.max_attempts if own is None else own.max_attempts
     in_doubt = doubted | {row.fence} if begun else doubted
-    if row.attempt + len(in_doubt) <= most:
+    if row.attempt + len(in_doubt) <= max_attempts:
         return True
     why = why_lost(unit, node_key, row)
     if not (in_doubt or row.suspect or why.reason in UNREPORTED):
@@ -251,9 +256,9 @@ def _may_begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, command: Cl
         row.doubted = [*row.doubted, [row.agent, row.fence]]
         unit.move(node_key, row, row.state)
     elif not in_doubt:
-        row.attempt = most
+        row.attempt = max_attempts
         _leave_flight(unit, node_key)
-        advance.fail(unit, node_key, row, why, state=_state_of(why))
+        advance.fail(unit, node_key, row, why, state=_state_of(why), said=why is not LOST_TOO_OFTEN)
     return False
 
 
@@ -272,6 +277,7 @@ def agent_fate(unit: UnitOfWork, command: AgentFate) -> None:
         died = [fence for fence in fences if not (holds and fence == row.fence)]
         for fence in died:
             mark_died(unit, node_key, fence)
+            say_failed(unit, node_key, row, DIED, agent=command.agent)
         if row.state.terminal:
             return
         row.attempt, row.suspect = row.attempt + len(died), row.suspect or bool(died)
@@ -279,7 +285,7 @@ def agent_fate(unit: UnitOfWork, command: AgentFate) -> None:
         return
     else:
         _lived(row, [fence for fence in fences if not (holds and fence == row.fence)])
-    row.doubted = [one for one in row.doubted if one[0] != command.agent]
+    row.doubted = [entry for entry in row.doubted if entry[0] != command.agent]
     if holds and not command.has_task:
         reason = DELIVERY_LOST if command.lives else DIED
         lost(unit, Lost(node_key, row.publication, command.agent, reason))
@@ -302,6 +308,7 @@ def _has_another(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, reason: F
         _leave_flight(unit, node_key)
         advance.fail(unit, node_key, row, reason, state=TaskState.DEAD)
         return False
+    say_failed(unit, node_key, row, reason)
     row.attempt += 1
     row.suspect = True
     return True
@@ -323,8 +330,8 @@ def lost(unit: UnitOfWork, command: Lost) -> None:
         advance.cancel_node(unit, node_key, row)
         return
     if row.state is TaskState.WORKING:
-        row.doubted = [one for one in row.doubted if one[1] != row.fence]
+        row.doubted = [entry for entry in row.doubted if entry[1] != row.fence]
         if not _has_another(unit, node_key, row, command.reason):
             return
-        limits.told(unit, node_key, row)
+        limits.cancel_timeout(unit, node_key, row)
     republish.publish(unit, node_key, row)

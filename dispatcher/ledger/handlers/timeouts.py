@@ -60,6 +60,7 @@ def _answer(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, _: Timer) -> N
 def _waited(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, _: Timer) -> None:
     if row.state is not TaskState.WAITING:
         return
+    waits.note_end(unit, node_key, row)
     if unit.call(node_key) is None:
         advance.end(unit, node_key, row, TaskState.COMPLETED)
     else:
@@ -78,7 +79,7 @@ def _not_started(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, timer: Ti
     paused = run is not None and run.state is WorkflowState.PAUSED and row.state is TaskState.READY
     waits = row.start_by_ms is not None and row.start_by_ms + limits.START_GRACE_MS == timer.due_ms
     if waits and row.state is not TaskState.WORKING and not paused:
-        _give_up(unit, node_key, row, limits.start_timeout(unit))
+        _give_up(unit, node_key, row, limits.by_our_clock(unit, limits.START_TIMEOUT))
 
 
 def _not_told(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, timer: Timer) -> None:
@@ -90,7 +91,7 @@ def _not_told(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, timer: Timer
 
 def _not_ended(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, timer: Timer) -> None:
     if row.deadline_ms == timer.due_ms:
-        _give_up(unit, node_key, row, limits.deadline(unit))
+        _give_up(unit, node_key, row, limits.by_our_clock(unit, limits.DEADLINE))
 
 
 def _give_up(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, failure: Failure) -> None:

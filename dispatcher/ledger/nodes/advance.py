@@ -15,15 +15,14 @@ from coditect.model.result import Failure
 from coditect.wire.json import dumps
 from coditect.workflow.definition import Call, Each, Node, OnFailure, SubWorkflow, Work
 from coditect.workflow.expressions import Account
-from coditect.workflow.join import Tally
-from coditect.workflow.states import TaskState
+from coditect.workflow.states import Tally, TaskState
 from dispatcher.ledger import values
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import DamagedValue, ValueBeyondBound
-from dispatcher.ledger.keyspace import DEAD, EDGES, TODO
+from dispatcher.ledger.keyspace import CONTINUATIONS, DEAD, EDGES
 from dispatcher.ledger.nodes import ahead, children, claim, compensations, joins, limits, waits, withdrawals
 from dispatcher.ledger.nodes.approvals.gates import REFUSALS
-from dispatcher.ledger.nodes.attempts import BY_OTHERS, RESTORED, begin_anew
+from dispatcher.ledger.nodes.attempts import BY_OTHERS, RESTORED, begin_anew, say_failed
 from dispatcher.ledger.nodes.inputs import (
     FAILURE,
     INPUT,
@@ -44,11 +43,11 @@ from dispatcher.ledger.rows import NodeRecord, RunRecord
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.values import LARGEST_BYTES
 
-MOST_STEPS = 1_000
+MAX_DEPENDENTS = 1_000
 """The largest number of dependents that one transaction releases."""
 MOST_STEPS_HERE = 50_000
 """The most evaluation steps of a node's expressions in a transaction, about 50 ms; beyond it they run outside."""
-MOST_SHOWN = 500
+MAX_SHOWN_NODES = 500
 AHEAD = 100
 """The number of nodes whose rows are read ahead by one read."""
 
@@ -75,20 +74,31 @@ def end(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, state: TaskState, 
 
 
 def fail(
-    unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, failure: Failure, *, state: TaskState = TaskState.FAILED
+    unit: UnitOfWork,
+    node_key: NodeKey,
+    row: NodeRecord,
+    failure: Failure,
+    *,
+    state: TaskState = TaskState.FAILED,
+    said: bool = False,
 ) -> None:
-    """End a node as failed, or in another given state, and store its failure."""
+    """End a node as failed, or in another given state, and store its failure.
+
+    `said`: the event about the failed attempt was published when the attempt ended.
+    """
     write(unit, node_key, FAILURE, dumps(failure.as_json()))
     unit.effects.failures[node_key] = failure
+    if not said:
+        say_failed(unit, node_key, row, failure)
     end(unit, node_key, row, state, reason=failure.reason)
 
 
-def follow(unit: UnitOfWork, *, most: int | None = None) -> None:
+def follow(unit: UnitOfWork, *, limit: int | None = None) -> None:
     """End nodes that turned out unfit to run, and tell dependents of nodes that ended, as far as limits permit.
 
     The dependents run, end or wait. What is beyond the limits is left to later transactions; with `most` 0 all is.
     """
-    left, done = MOST_STEPS if most is None else most, 0
+    left, done = MAX_DEPENDENTS if limit is None else limit, 0
     while unit.ended or unit.unfit:
         if unit.unfit:
             _give_up(unit, *unit.unfit.popleft())
@@ -114,7 +124,7 @@ def _give_up(unit: UnitOfWork, node_key: NodeKey, failure: Failure) -> None:
 def drop(unit: UnitOfWork, node_key: NodeKey, kind: str) -> bool:
     """Delete the stored record that a node's work of one kind is unfinished; return whether there was one."""
     run = unit.run(node_key.workflow)
-    key = TODO.pack((unit.shard, node_key.workflow, node_key.node, kind))
+    key = CONTINUATIONS.pack((unit.shard, node_key.workflow, node_key.node, kind))
     if run is None or not run.todo or unit.tr.get(key) is None:
         return False
     unit.tr.clear(key)
@@ -130,7 +140,7 @@ def begin(unit: UnitOfWork, workflow: str) -> None:
     unit.ended.append(NodeKey(workflow, ROOT))
 
 
-def release(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
+def release(unit: UnitOfWork, node_key: NodeKey, after: str, limit: int) -> int:
     """Tell a node's end to up to `most` dependents (names after `after`) or to its map; return how many, at least 1.
 
     An element's end goes to its map, a compensation's to the list of nodes to undo. While a redrive or restore resets
@@ -142,29 +152,31 @@ def release(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
     if _is_held(unit, node_key.workflow):
         unit.leave(node_key, RELEASE, after)
         return 1
-    edges = unit.dependents(node_key, after, most + 1)
+    edges = unit.dependents(node_key, after, limit + 1)
     if not edges and not after:
         _note_last(unit, node_key)
-    dependents = [(NodeKey(node_key.workflow, EDGES.unpack(key)[2]), _POLICIES[policy]) for key, policy in edges[:most]]
-    told = 0
+    dependents = [
+        (NodeKey(node_key.workflow, EDGES.unpack(key)[2]), _POLICIES[policy]) for key, policy in edges[:limit]
+    ]
+    count = 0
     for dependent, policy in dependents:
-        if not told % AHEAD:
-            ahead.of_dependents(unit, [of for of, _ in dependents[told : told + AHEAD]])
-        if told and unit.is_full:  # each may record an input of a MiB
+        if not count % AHEAD:
+            ahead.of_dependents(unit, [node for node, _ in dependents[count : count + AHEAD]])
+        if count and unit.is_full:  # each may record an input of a MiB
             break
         _tell(unit, dependent, node_key, policy)
-        told += 1
-    if len(edges) > told:
-        unit.leave(node_key, RELEASE, dependents[told - 1][0].node)
-    return max(1, told)
+        count += 1
+    if len(edges) > count:
+        unit.leave(node_key, RELEASE, dependents[count - 1][0].node)
+    return max(1, count)
 
 
 def _is_held(unit: UnitOfWork, workflow: str) -> bool:
     """Tell whether ends must not be passed on to dependents yet, because a redrive or restore resets nodes."""
     run = unit.run(workflow)
-    if run is None or not run.again or run.canceling:
+    if run is None or not run.redriving or run.canceling:
         return False
-    return TODO.pack((unit.shard, workflow, ROOT, AGAIN)) not in unit.caches.set_aside
+    return CONTINUATIONS.pack((unit.shard, workflow, ROOT, AGAIN)) not in unit.caches.set_aside
 
 
 def _note_last(unit: UnitOfWork, node_key: NodeKey) -> None:
@@ -186,8 +198,8 @@ def _tell(unit: UnitOfWork, node_key: NodeKey, before: NodeKey, policy: OnFailur
         if earlier.needed < earlier.met + earlier.open:  # it joins some of its predecessors
             joins.say(unit, node_key, earlier, row.tally, decision)
     if decision is TaskState.READY:
-        for one, of in joins.rest(unit, node_key) if row.tally.open else ():
-            cancel_node(unit, one, of)
+        for predecessor, predecessor_row in joins.open_predecessors(unit, node_key) if row.tally.open else ():
+            cancel_node(unit, predecessor, predecessor_row)
         may_run(unit, node_key, row)
     elif decision is not None:
         end(unit, node_key, row, decision, reason=BY_OTHERS)
@@ -221,15 +233,15 @@ def may_run(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     unit.steps += account.spent
 
 
-def evaluate_later(unit: UnitOfWork, node_key: NodeKey, cursor: str = "", most: int = 1) -> int:
+def evaluate_later(unit: UnitOfWork, node_key: NodeKey, cursor: str = "", limit: int = 1) -> int:
     """Have a node's slow expressions evaluated outside of transactions; return `most`, as the number of steps used."""
     token = cursor or f"{unit.now_ms} {unit.chance}"
     unit.leave(node_key, EVALUATE, token)
     unit.effects.evaluations.append((node_key, token))
-    return most
+    return limit
 
 
-def evaluated(unit: UnitOfWork, node_key: NodeKey, token: str, told: Inputs | Failure) -> None:
+def evaluated(unit: UnitOfWork, node_key: NodeKey, token: str, inputs: Inputs | Failure) -> None:
     """Begin a node with its expressions' values, or fail it with their failure; ignore an outdated evaluation."""
     if unit.tr.get(evaluation_key(unit.shard, node_key)) != token.encode():
         return
@@ -243,15 +255,15 @@ def evaluated(unit: UnitOfWork, node_key: NodeKey, token: str, told: Inputs | Fa
         return
     if is_over(unit.run(node_key.workflow)):
         end(unit, node_key, row, TaskState.CANCELED, reason="canceled")
-    elif isinstance(told, Failure):
-        fail(unit, node_key, row, told)
+    elif isinstance(inputs, Failure):
+        fail(unit, node_key, row, inputs)
     else:
-        _begin(unit, node_key, row, unit.definition(node_key), told)
+        _begin(unit, node_key, row, unit.definition(node_key), inputs)
 
 
 def evaluation_key(shard: int, node_key: NodeKey) -> bytes:
     """Return the store's key for the unfinished evaluation of a node's expressions."""
-    return TODO.pack((shard, node_key.workflow, node_key.node, EVALUATE))
+    return CONTINUATIONS.pack((shard, node_key.workflow, node_key.node, EVALUATE))
 
 
 def _begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, node: Node, inputs: Inputs) -> None:
@@ -308,7 +320,7 @@ def expand(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, count: int) -> 
         _end_map(unit, node_key, row)
 
 
-def continue_expansion(unit: UnitOfWork, node_key: NodeKey, cursor: str, most: int) -> int:
+def continue_expansion(unit: UnitOfWork, node_key: NodeKey, cursor: str, limit: int) -> int:
     """Go through up to `most` map elements from `cursor` on, make or rerun unfinished ones; return how many, or 1."""
     first = number = int(cursor)
     row = unit.node(node_key)
@@ -320,7 +332,7 @@ def continue_expansion(unit: UnitOfWork, node_key: NodeKey, cursor: str, most: i
         fail(unit, node_key, row, failure_of(error))
         return 1
     may_exist = True
-    while number < min(first + most, len(bodies)):
+    while number < min(first + limit, len(bodies)):
         if number > first and unit.is_full:
             break
         element = node_key.element(number)

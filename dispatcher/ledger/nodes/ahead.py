@@ -78,9 +78,9 @@ def _of_dependent(unit: UnitOfWork, node_key: NodeKey) -> Iterator[bytes]:
     elif len(node.after) <= MOST_AHEAD and has_expressions(node):
         yield VALUES.pack((node_key.workflow, "", INPUT))
         yield VALUES.pack((node_key.workflow, node_key.node, INPUT))
-        for one in before(node, node_key.workflow):
-            yield STATUSES.pack((one.workflow, one.node))
-            yield VALUES.pack((one.workflow, one.node, RESULT))
+        for predecessor in before(node, node_key.workflow):
+            yield STATUSES.pack((predecessor.workflow, predecessor.node))
+            yield VALUES.pack((predecessor.workflow, predecessor.node, RESULT))
 
 
 def _backlog(unit: UnitOfWork, node_key: NodeKey) -> Iterator[KeyRange]:

@@ -38,16 +38,18 @@ LOST_TOO_OFTEN = Failure(
     fix="see in the history of its attempts why; redrive it when that is mended",
 )
 HEARTBEAT = Failure("heartbeat", "HeartbeatMissed", "No report of the attempt came for too long", retryable=True)
-TIMEOUT = Failure("timeout", "TimeoutError", "No report of the attempt's end came within its timeout", retryable=True)
+ATTEMPT_TIMEOUT = Failure(
+    "timeout", "TimeoutError", "No report of the attempt's end came within its timeout", retryable=True
+)
 _LOOK = "look at the message in the queue `unrouted`"
 UNREADABLE = Failure("unreadable_result", "UnreadableResult", "", retryable=True, fix=_LOOK)
 UNRECORDABLE = Failure(
     "unrecordable_result", "UnrecordableResult", "", retryable=True, fix=f"{_LOOK}, and at the dispatcher's log"
 )
 """Why an attempt failed whose end the ledger could not record."""
-UNREPORTED = MappingProxyType({one.reason: one for one in (TIMEOUT, UNREADABLE, UNRECORDABLE)})
+UNREPORTED = MappingProxyType({failure.reason: failure for failure in (ATTEMPT_TIMEOUT, UNREADABLE, UNRECORDABLE)})
 """Why an attempt failed of which no agent reported, or could report, whether another one follows; by the reason."""
-DEADLY = frozenset(one.reason for one in (DIED, HEARTBEAT, LOST_TOO_OFTEN, UNRECORDABLE))
+DEADLY = frozenset(failure.reason for failure in (DIED, HEARTBEAT, LOST_TOO_OFTEN, UNRECORDABLE))
 """The reasons with which a node without an attempt left is dead, and not failed."""
 BROKER_LOST = Failure("broker_lost", "BrokerLost", "The broker lost its data while the attempt was under way")
 
@@ -69,10 +71,17 @@ def write_attempt(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, status: 
     unit.tr.set(ATTEMPTS.pack((node_key.workflow, node_key.node, attempt.fence)), attempt.pack())
 
 
+def say_failed(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, failure: Failure, *, agent: str = "") -> None:
+    """Have an event published about a node's failed attempt, by default at the row's agent."""
+    if (call := unit.call(node_key)) is not None:
+        known = {"capability": call.capability, "agent": agent or row.agent, "attempt": row.attempt}
+        unit.effects.say("attempt.failed", node_key.task_id, **known, **failure.as_event())
+
+
 def doubt(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     """Close a node's present attempt, uncounted, until it is known whether its agent died or only lost the delivery."""
     write_attempt(unit, node_key, row, "lost", DELIVERY_LOST)
-    row.doubted = [*(one for one in row.doubted if one[1] != row.fence), [row.agent, row.fence]]
+    row.doubted = [*(entry for entry in row.doubted if entry[1] != row.fence), [row.agent, row.fence]]
 
 
 def mark_died(unit: UnitOfWork, node_key: NodeKey, fence: int) -> None:
@@ -100,14 +109,29 @@ def why_lost(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> Failure:
     """
     if row.losses > FREE_LOSSES:
         return LOST_TOO_OFTEN
+    last = _last_attempt(unit, node_key)
+    if (failure := _unreported(last)) is not None:
+        return failure
+    return HEARTBEAT if last is not None and last.reason == HEARTBEAT.reason else DIED
+
+
+def is_unreported(unit: UnitOfWork, node_key: NodeKey) -> bool:
+    """Tell whether the last attempt in a node's history ended without an agent's word on another one."""
+    return _unreported(_last_attempt(unit, node_key)) is not None
+
+
+def _last_attempt(unit: UnitOfWork, node_key: NodeKey) -> AttemptRecord | None:
     found = unit.tr.get_range(*ATTEMPTS.range((node_key.workflow, node_key.node)), limit=1, reverse=True)
-    for last in (AttemptRecord.unpack(value) for _, value in found):
-        own = last.reason != TIMEOUT.reason or last.message == TIMEOUT.message  # an agent reports a timeout by itself
-        if own and (failure := UNREPORTED.get(last.reason)) is not None:
-            return replace(failure, message=last.message)
-        if last.reason == HEARTBEAT.reason:
-            return HEARTBEAT
-    return DIED
+    return next((AttemptRecord.unpack(value) for _, value in found), None)
+
+
+def _unreported(attempt: AttemptRecord | None) -> Failure | None:
+    """Return why an attempt ended without an agent's word on another one; None for any other attempt."""
+    if attempt is None or (failure := UNREPORTED.get(attempt.reason)) is None:
+        return None
+    if attempt.reason == ATTEMPT_TIMEOUT.reason and attempt.message != ATTEMPT_TIMEOUT.message:
+        return None  # the agent itself reported the timeout
+    return replace(failure, message=attempt.message)
 
 
 def forget_restore(row: NodeRecord) -> None:

@@ -79,7 +79,7 @@ def live(unit: UnitOfWork, workflow: str) -> Iterator[tuple[str, RunRecord]]:
             yield child.decode(), run
 
 
-def told(tr: Reads, node_keys: Sequence[NodeKey]) -> dict[NodeKey, list[str]]:
+def started(tr: Reads, node_keys: Sequence[NodeKey]) -> dict[NodeKey, list[str]]:
     """Return the ids of all child workflows of each given node, the latest last, by one read for all nodes."""
     found = tr.get_ranges([CHILDREN.range(node_key) for node_key in node_keys]) if node_keys else []
-    return {of: [child.decode() for _, child in rows] for of, rows in zip(node_keys, found, strict=True)}
+    return {node_key: [child.decode() for _, child in rows] for node_key, rows in zip(node_keys, found, strict=True)}

@@ -14,8 +14,8 @@ from coditect.errors import NewerVersion
 from coditect.model.capability import Priority
 from coditect.model.ids import TaskId
 from coditect.model.task import Limits, Owner, Task
-from coditect.wire.blob_ref import has_claims
 from coditect.wire.routing import task_key
+from coditect.wire.tasks import has_claims
 from coditect.workflow.definition import Call
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import outbox
@@ -24,7 +24,7 @@ from dispatcher.ledger.errors import DamagedValue
 from dispatcher.ledger.keyspace import FLIGHTS, READY
 from dispatcher.ledger.nodes import limits
 from dispatcher.ledger.nodes.approvals import judging
-from dispatcher.ledger.nodes.attempts import DIED, forget_restore
+from dispatcher.ledger.nodes.attempts import DIED, forget_restore, is_unreported
 from dispatcher.ledger.nodes.inputs import body_of, failure_of
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.unit_of_work import UnitOfWork
@@ -75,15 +75,15 @@ def claim(unit: UnitOfWork, node_key: NodeKey) -> bool:
     return True
 
 
-def backlog(unit: UnitOfWork, capability: str, most: int) -> Iterator[NodeKey]:
+def backlog(unit: UnitOfWork, capability: str, limit: int) -> Iterator[NodeKey]:
     """Yield the ready nodes in a capability's backlog, urgent ones first, then the oldest, `most` + 1 by each read.
 
     A node that becomes ready while its workflow is paused is not in the backlog.
     """
     begin, end = READY.range((unit.shard, capability))
-    while found := unit.tr.get_range(begin, end, limit=most + 1):
+    while found := unit.tr.get_range(begin, end, limit=limit + 1):
         yield from (NodeKey(*READY.unpack(key)[4:6]) for key, _ in found)
-        if len(found) <= most:
+        if len(found) <= limit:
             return
         begin = found[-1][0] + b"\0"
 
@@ -132,7 +132,7 @@ def _task(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call, body
         limits=Limits(row.deadline_ms, row.start_by_ms, call.timeout_ms, most_attempts),
         attempt=row.attempt,
         publication=row.publication,
-        published_at_ms=None if _must_ask(row, call) else unit.now_ms,
+        published_at_ms=None if _must_ask(unit, node_key, row, call) else unit.now_ms,
         errors=_died(row) if row.suspect and not row.losses else (),
         owner=Owner(node_key.workflow, node_key.node, str(unit.shard), row.fence),
         claims=body if has_claims(body) else None,
@@ -140,12 +140,15 @@ def _task(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call, body
     )
 
 
-def _must_ask(row: NodeRecord, call: Call) -> bool:
-    """Tell whether the agent must ask before it runs the task; it does for want of the instant of its publication.
+def _must_ask(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> bool:
+    """Tell whether the agent must ask before it runs the task; it asks if the task has no instant of publication.
 
-    Whether the capability's own policy allows a further attempt, the ledger knows only from such a claim.
+    If no agent reported the end of the last attempt, only such a claim shows whether the capability's policy permits
+    another one.
     """
-    return row.suspect or bool(row.doubted) or (row.attempt > 1 and call.retry is None)
+    if row.suspect or row.doubted:
+        return True
+    return row.attempt > 1 and call.retry is None and is_unreported(unit, node_key)
 
 
 def _died(row: NodeRecord) -> tuple[Any, ...]:

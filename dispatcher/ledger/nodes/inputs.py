@@ -9,7 +9,7 @@ from typing import Any
 from coditect.errors import CoditectError
 from coditect.model.result import Failure
 from coditect.wire.json import dumps, loads
-from coditect.workflow.approvals.artifacts import artifacts_of
+from coditect.workflow.approvals.policy import artifacts_of
 from coditect.workflow.definition import Approval, Call, Each, Node, SubWorkflow, WaitUntil
 from coditect.workflow.expressions import (
     CHARACTERS_PER_STEP,
@@ -93,7 +93,7 @@ def scope_of(tr: Reads, node_key: NodeKey, node: Node, rows: Sequence[NodeRecord
     states = {name: row.state for name, row in zip(names, rows, strict=True) if row is not None}
     having = [name for name, state in states.items() if state is TaskState.COMPLETED]
     wanted = [(name, RESULT) for name in having] + [("", INPUT)]
-    bodies = values.read_all(tr, [values.ValueKey(node_key.workflow, *one) for one in wanted])
+    bodies = values.read_all(tr, [values.ValueKey(node_key.workflow, *place) for place in wanted])
     seen: list[Any] = []
     seen_bytes = 0
     for found in bodies:

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from coditect.workflow.definition import Rest
-from coditect.workflow.join import Tally
-from coditect.workflow.states import TaskState
+from coditect.workflow.states import Tally, TaskState
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.nodes.inputs import before
 from dispatcher.ledger.rows import NodeRecord
@@ -29,13 +28,13 @@ def decision(unit: UnitOfWork, node_key: NodeKey, tally: Tally) -> TaskState | N
     return None if tally.open else TaskState.READY
 
 
-def rest(unit: UnitOfWork, node_key: NodeKey) -> Iterator[tuple[NodeKey, NodeRecord]]:
+def open_predecessors(unit: UnitOfWork, node_key: NodeKey) -> Iterator[tuple[NodeKey, NodeRecord]]:
     """Yield the unfinished predecessors of a node that may run now, if its definition says to cancel them."""
     node = unit.definition(node_key)
-    for one in before(node, node_key.workflow) if node.rest is Rest.CANCEL else ():
-        row = unit.node(one)
+    for predecessor in before(node, node_key.workflow) if node.rest is Rest.CANCEL else ():
+        row = unit.node(predecessor)
         if row is not None and not row.state.terminal:
-            yield one, row
+            yield predecessor, row
 
 
 def say(unit: UnitOfWork, node_key: NodeKey, earlier: Tally, tally: Tally, decided: TaskState | None) -> None:
@@ -47,6 +46,6 @@ def say(unit: UnitOfWork, node_key: NodeKey, earlier: Tally, tally: Tally, decid
         say_of(unit, node_key, "sync.created", needed=tally.needed, of=earlier.open)
 
 
-def say_of(unit: UnitOfWork, node_key: NodeKey, what: str, **facts: Any) -> None:
+def say_of(unit: UnitOfWork, node_key: NodeKey, event: str, **facts: Any) -> None:
     """Add an event `coordination.<what>` about a node, such as `merge.completed`, to be published after the commit."""
-    unit.effects.say(f"coordination.{what}", node_key.workflow, node=node_key.node, **facts)
+    unit.effects.say(f"coordination.{event}", node_key.workflow, node=node_key.node, **facts)

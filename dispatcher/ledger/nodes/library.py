@@ -15,28 +15,27 @@ from coditect.wire.json import dumps
 from coditect.workflow.definition import Definition, Node, SubWorkflow
 from coditect.workflow.documents.document import node_document
 from coditect.workflow.expressions import check_expressions
-from coditect.workflow.graph import graph_of
-from coditect.workflow.sub_workflows import child_problems
+from coditect.workflow.graph import child_problems, graph_of
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.nodes.inputs import value_of, write
 from dispatcher.ledger.unit_of_work import UnitOfWork
 
-KIND = "workflows"
+SUB_WORKFLOWS_VALUE = "workflows"
 
 
-def read(given: object) -> dict[str, Any]:
+def read(documents: object) -> dict[str, Any]:
     """Check the definitions of child workflows in a submission, and return them by name as documents to store.
 
     Raises:
         InvalidWorkflow: with every problem that was found.
     """
-    if not given:
+    if not documents:
         return {}
     from coditect.workflow.documents.reader import from_document  # noqa: PLC0415 - 5 MB: pydantic
 
-    if not isinstance(given, Mapping) or not all(isinstance(one, Mapping) for one in given.values()):
-        raise InvalidWorkflow("The sub-workflows are an object of workflows by name", given=type(given).__name__)
-    children = tuple(from_document({**one, "name": name}) for name, one in given.items())
+    if not isinstance(documents, Mapping) or not all(isinstance(document, Mapping) for document in documents.values()):
+        raise InvalidWorkflow("The sub-workflows are an object of workflows by name", given=type(documents).__name__)
+    children = tuple(from_document({**document, "name": name}) for name, document in documents.items())
     whole = Definition("", (), workflows=children)
     if problems := (*child_problems(whole), *check_expressions(whole)):
         raise InvalidWorkflow.of(problems)
@@ -71,7 +70,7 @@ def put(unit: UnitOfWork, workflow: str, documents: Mapping[str, Any]) -> None:
     Raises:
         ValueBeyondBound: when they are larger than one value may be.
     """
-    write(unit, NodeKey(workflow, ""), KIND, dumps(documents), first=True)
+    write(unit, NodeKey(workflow, ""), SUB_WORKFLOWS_VALUE, dumps(documents), first=True)
 
 
 def find(unit: UnitOfWork, root: str) -> Mapping[str, Any]:
@@ -80,4 +79,4 @@ def find(unit: UnitOfWork, root: str) -> Mapping[str, Any]:
     Raises:
         DamagedValue: when they are not what was written.
     """
-    return value_of(unit.tr.snapshot, NodeKey(root, ""), KIND) or {}
+    return value_of(unit.tr.snapshot, NodeKey(root, ""), SUB_WORKFLOWS_VALUE) or {}

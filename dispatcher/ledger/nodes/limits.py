@@ -24,13 +24,13 @@ from coditect.workflow.definition import Call
 from coditect.workflow.states import TaskState
 from dispatcher.ledger import timers
 from dispatcher.ledger.effects import NodeKey
-from dispatcher.ledger.nodes.attempts import TIMEOUT
+from dispatcher.ledger.nodes.attempts import ATTEMPT_TIMEOUT
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.timers import Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork
 
 START_TIMER, TIMEOUT_TIMER, DEADLINE_TIMER = "start", "timeout", "deadline"
-TIMERS = frozenset({START_TIMER, TIMEOUT_TIMER, DEADLINE_TIMER})
+TIME_LIMIT_TIMERS = frozenset({START_TIMER, TIMEOUT_TIMER, DEADLINE_TIMER})
 START_GRACE_MS = 1_000
 """The milliseconds after a node's latest start in which a report of a start in time may still arrive."""
 TIMEOUT_GRACE_MS = 60_000
@@ -86,11 +86,11 @@ def clear(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
         timers.cancel(unit.tr, node_key.workflow, node_key.node, START_TIMER)
     if row.deadline_ms is not None:
         timers.cancel(unit.tr, node_key.workflow, node_key.node, DEADLINE_TIMER)
-    told(unit, node_key, row)
+    cancel_timeout(unit, node_key, row)
     row.start_by_ms = row.deadline_ms = None
 
 
-def told(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
+def cancel_timeout(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     """Cancel the timeout timer of an attempt that has ended, so that it cannot end the next attempt."""
     if row.state is TaskState.WORKING and row.publication:
         call = unit.call(node_key)
@@ -103,22 +103,13 @@ def too_late(unit: UnitOfWork, row: NodeRecord) -> bool:
     return row.state is TaskState.PUBLISHED and row.start_by_ms is not None and row.start_by_ms <= unit.now_ms
 
 
-def start_timeout(unit: UnitOfWork) -> Failure:
-    """Return the failure `start_timeout` of a node that was not started in time by the dispatcher's clock."""
-    return _by_our_clock(unit, START_TIMEOUT)
+def by_our_clock(unit: UnitOfWork, limit: Failure) -> Failure:
+    """Return the failure of a time limit that passed by the dispatcher's clock, with any doubt about that clock."""
+    message = f"{limit.message} by its dispatcher's clock"
+    return replace(limit, message=f"{message}; {unit.doubt}" if unit.doubt else message)
 
 
-def deadline(unit: UnitOfWork) -> Failure:
-    """Return the failure with reason `deadline` for a node whose deadline passed by the dispatcher's clock."""
-    return _by_our_clock(unit, DEADLINE)
-
-
-def _by_our_clock(unit: UnitOfWork, limit: Failure) -> Failure:
-    told = f"{limit.message} by its dispatcher's clock"
-    return replace(limit, message=f"{told}; {unit.doubt}" if unit.doubt else told)
-
-
-def _as_told(limit: Failure, failure: Failure) -> Failure:
+def _with_message(limit: Failure, failure: Failure) -> Failure:
     """Return the failure of a passed time limit, with the message of the agent or broker appended."""
     return replace(limit, message=f"{limit.message}: {failure.message}")
 
@@ -129,11 +120,11 @@ def judged(unit: UnitOfWork, row: NodeRecord, outcome: Outcome) -> Outcome:
         return outcome
     expired = outcome.failure.reason == "expired"
     if row.deadline_ms is not None and row.deadline_ms <= unit.now_ms:
-        return _ended_by(deadline(unit), outcome)
+        return _ended_by(by_our_clock(unit, DEADLINE), outcome)
     if expired and row.start_by_ms is not None and row.state is TaskState.PUBLISHED:
-        return _ended_by(_as_told(START_TIMEOUT, outcome.failure), replace(outcome, started_at_ms=None))
+        return _ended_by(_with_message(START_TIMEOUT, outcome.failure), replace(outcome, started_at_ms=None))
     if expired and row.deadline_ms is not None:
-        return _ended_by(_as_told(DEADLINE, outcome.failure), outcome)
+        return _ended_by(_with_message(DEADLINE, outcome.failure), outcome)
     return outcome
 
 
@@ -143,5 +134,5 @@ def _ended_by(limit: Failure, outcome: Outcome) -> Outcome:
 
 def overdue(row: NodeRecord) -> Outcome:
     """Return the failed outcome of an attempt whose end no agent reported within the timeout."""
-    body = dumps(TIMEOUT.as_json())
-    return Outcome(Status.FAILED, body, None, None, attempt=row.attempt, fence=row.fence, failure=TIMEOUT)
+    body = dumps(ATTEMPT_TIMEOUT.as_json())
+    return Outcome(Status.FAILED, body, None, None, attempt=row.attempt, fence=row.fence, failure=ATTEMPT_TIMEOUT)

@@ -51,7 +51,7 @@ def goes_on(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, repeat: Repeat
 
 
 def _begin_next(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, repeat: Repeat) -> None:
-    limits.told(unit, node_key, row)
+    limits.cancel_timeout(unit, node_key, row)
     row.attempt, row.start_by_ms, row.suspect, row.doubted, row.losses = 1, None, False, (), 0
     if not repeat.every_ms:
         claim.offer(unit, node_key, row)

@@ -24,7 +24,7 @@ from coditect.workflow import fields
 from coditect.workflow.definition import Approval, AwaitSignal, Call, WaitFor, WaitUntil
 from coditect.workflow.states import TaskState
 from dispatcher.ledger import timers, values
-from dispatcher.ledger.effects import NodeKey
+from dispatcher.ledger.effects import EndedWait, NodeKey
 from dispatcher.ledger.keyspace import AWAITING, SIGNALS, SIGNALS_KEPT
 from dispatcher.ledger.nodes.approvals import gates, judging, questions
 from dispatcher.ledger.nodes.approvals.decisions import GRANTED
@@ -109,14 +109,25 @@ def delay(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> b
 def close(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     """End a node's wait: cancel its timer, and remove its open question or its registration for a signal."""
     if row.state is TaskState.AWAITING_APPROVAL:
+        unit.effects.waits.append(EndedWait(node_key, "approval", row.ready_ms or unit.now_ms, {}))
         questions.close(unit, node_key, row)
         return
+    note_end(unit, node_key, row)
     work = unit.definition(node_key).work
     if isinstance(work, AwaitSignal):
         unit.tr.clear(AWAITING.pack((node_key.workflow, work.signal, row.ready_ms or 0, node_key.node)))
     timers.cancel(
         unit.tr, node_key.workflow, node_key.node, SIGNAL_TIMER if isinstance(work, AwaitSignal) else WAIT_TIMER
     )
+
+
+def note_end(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
+    """Note for the workflow's trace that a node waits no more for its instant or signal."""
+    work, since_ms = unit.definition(node_key).work, row.ready_ms or unit.now_ms
+    kind = "signal" if isinstance(work, AwaitSignal) else "time"
+    if isinstance(work, Call):  # its `ready_ms` is when its delay is over
+        since_ms = since_ms - work.delay if isinstance(work.delay, int) else unit.now_ms
+    unit.effects.waits.append(EndedWait(node_key, kind, since_ms, {}))
 
 
 def receive(unit: UnitOfWork, workflow: str, name: str, identity: str, body: bytes) -> NodeKey | None:

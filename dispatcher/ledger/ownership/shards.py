@@ -29,7 +29,7 @@ from dispatcher.store.transaction import Reads, Transaction
 DEFAULT_SHARDS = 16
 """The default number of shards; a dispatcher without a shard is idle, and each shard costs two queues."""
 STEP_MS = 400
-KIND = "shard"
+SHARD_LEASE = "shard"
 LOCKS_SHARD_KEY = "lock"
 """The text that decides the shard of all locks, as a workflow's id decides its shard."""
 
@@ -60,14 +60,14 @@ def fix_count(tr: Transaction, wanted: int = DEFAULT_SHARDS) -> int:
         return count
     if wanted < 1:
         raise ValueError("There is at least one shard")
-    tr.set(SHARDS.pack(), versions.SHARDS.pack((wanted,)))
+    tr.set(SHARDS.pack(), versions.SHARD_COUNT.pack((wanted,)))
     return wanted
 
 
 def fixed_count(tr: Reads) -> int:
     """Return the store's number of shards; 0 in a new store that has no number yet."""
     value = tr.get(SHARDS.pack())
-    return 0 if value is None else int(versions.SHARDS.unpack(value)[0])
+    return 0 if value is None else int(versions.SHARD_COUNT.unpack(value)[0])
 
 
 def shard_of(workflow: str, count: int) -> int:
@@ -92,7 +92,7 @@ def drawn_id(seed: str, at_ms: int, shard: int, count: int) -> str:
 
 def lease_name(shard: int) -> leases.Name:
     """Return the name of the lease of a shard: `("shard", number)`."""
-    return (KIND, shard)
+    return (SHARD_LEASE, shard)
 
 
 def plan(owners: Mapping[int, str], alive: Collection[str], me: str) -> SharePlan:
@@ -134,20 +134,20 @@ def step(
         if pulse.owner != me and pulse.has_lapsed():
             leases.expire(tr, pulse)
     beats = {**leases.beats(tr.snapshot), me: beat}
-    held = {lease.name[1]: lease for lease in leases.read_all(tr.snapshot, KIND)}
+    held = {lease.name[1]: lease for lease in leases.read_all(tr.snapshot, SHARD_LEASE)}
     owners = {shard: held[shard].owner if shard in held else "" for shard in range(count)}
     plan_now = plan(owners, beats.keys(), me)
     to_give = tuple(shard for shard in plan_now.give if shard in busy)
-    given = {shard for shard in plan_now.give if shard not in busy and leases.release(tr, held[shard])}
+    released = {shard for shard in plan_now.give if shard not in busy and leases.release(tr, held[shard])}
     taken = [leases.acquire(tr, lease_name(shard), me) for shard in plan_now.take]
-    kept = [held[shard] for shard, owner in owners.items() if owner == me and shard not in given]
+    kept = [held[shard] for shard, owner in owners.items() if owner == me and shard not in released]
     owned = sorted([*kept, *(lease for lease in taken if lease)], key=lambda lease: lease.name)
     return ShareStep(tuple(owned), to_give, beats)
 
 
 def leave(tr: Transaction, me: str) -> None:
     """Release all shards of a dispatcher that shuts down and must not call `step` again; others can take them now."""
-    for lease in leases.read_all(tr.snapshot, KIND):
+    for lease in leases.read_all(tr.snapshot, SHARD_LEASE):
         if lease.owner == me:
             leases.release(tr, lease)
     leases.leave(tr, me)
@@ -156,7 +156,7 @@ def leave(tr: Transaction, me: str) -> None:
 def owners(tr: Reads, count: int) -> dict[int, str]:
     """Return the owner of each shard by number, dead or alive; "" for a shard without an owner."""
     found: dict[int, str] = dict.fromkeys(range(count), "")
-    for lease in leases.read_all(tr, KIND):
+    for lease in leases.read_all(tr, SHARD_LEASE):
         shard = int(lease.name[1])
         if shard in found:
             found[shard] = lease.owner

@@ -6,15 +6,19 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from coditect.errors import InputError, NewerVersion, Retryable
+from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import DamagedValue
-from dispatcher.ledger.keyspace import TODO
-from dispatcher.ledger.nodes import advance, children
-from dispatcher.ledger.nodes.advance import MOST_SHOWN, MOST_STEPS
+from dispatcher.ledger.keyspace import CONTINUATIONS
+from dispatcher.ledger.nodes import advance, children, claim
+from dispatcher.ledger.nodes.advance import MAX_DEPENDENTS, MAX_SHOWN_NODES
+from dispatcher.ledger.nodes.attempts import begin_anew
+from dispatcher.ledger.nodes.inputs import INPUT, RESULT, body_at, body_of, failure_of, write
+from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.unit_of_work import CHILD_END, COMPENSATE, UnitOfWork
-from dispatcher.ledger.workflows import compensate, redrive_steps, republish, walks
+from dispatcher.ledger.workflows import redrive_steps, republish, walks
 from dispatcher.ledger.workflows.checkpoints import restore
-from dispatcher.ledger.workflows.children import begin, end
+from dispatcher.ledger.workflows.children import begin, end, undo
 from dispatcher.store.errors import TransactionTooOld
 from dispatcher.store.transaction import KeyValue
 
@@ -35,7 +39,7 @@ class SetAside(Retryable):
     """The error that a piece of unfinished work, such as a large cancel, failed or took too long, and is skipped."""
 
     def __init__(self, piece: bytes, *, overdue: bool = False) -> None:
-        facts = dict(zip(("shard", "workflow", "node", "kind"), TODO.unpack(piece), strict=True))
+        facts = dict(zip(("shard", "workflow", "node", "kind"), CONTINUATIONS.unpack(piece), strict=True))
         super().__init__("What was left over cannot be done; it is set aside", **facts)
         self.piece = piece
         self.overdue = overdue
@@ -49,7 +53,7 @@ def go_on(unit: UnitOfWork, limit: int = 8) -> bool:
         SetAside: when a piece of work cannot be done.
         Overdue: when a piece of work took too long.
     """
-    left, done = MOST_STEPS, 0
+    left, done = MAX_DEPENDENTS, 0
     pieces = _left_over(unit, limit)
     for key, cursor in pieces:
         if left <= 0 or unit.is_full:
@@ -62,7 +66,7 @@ def go_on(unit: UnitOfWork, limit: int = 8) -> bool:
         except _CANNOT_BE_DONE as error:
             raise SetAside(key) from error
         done += 1
-    advance.follow(unit, most=0 if unit.apart else None)
+    advance.follow(unit, limit=0 if unit.defer_dependents else None)
     unit.effects.unfinished |= bool(_left_over(unit, 1))
     return done > 0 or not pieces
 
@@ -70,12 +74,12 @@ def go_on(unit: UnitOfWork, limit: int = 8) -> bool:
 def _left_over(unit: UnitOfWork, limit: int) -> list[KeyValue]:
     """Return at most `limit` rows of work that the shard has still to go on with, but none set aside after an error."""
     aside = unit.caches.set_aside
-    rows = unit.tr.get_range(*TODO.range((unit.shard,)), limit=limit + len(aside))
+    rows = unit.tr.get_range(*CONTINUATIONS.range((unit.shard,)), limit=limit + len(aside))
     return [row for row in rows if row[0] not in aside][:limit]
 
 
-def _go_on_with(unit: UnitOfWork, key: bytes, cursor: bytes, most: int) -> int:
-    _, workflow, node, kind = TODO.unpack(key)
+def _go_on_with(unit: UnitOfWork, key: bytes, cursor: bytes, limit: int) -> int:
+    _, workflow, node, kind = CONTINUATIONS.unpack(key)
     unit.tr.clear(key)
     if kind == republish.REBUILD:
         return republish.go_on(unit, cursor)
@@ -83,11 +87,70 @@ def _go_on_with(unit: UnitOfWork, key: bytes, cursor: bytes, most: int) -> int:
     if run is None:
         return 0
     run.todo -= 1
-    return _CONTINUED[kind](unit, NodeKey(workflow, node), cursor.decode(), most)
+    return _CONTINUED[kind](unit, NodeKey(workflow, node), cursor.decode(), limit)
 
 
-def _walked(kind: str, bound: int = MOST_STEPS) -> Callable[[UnitOfWork, NodeKey, str, int], int]:
-    return lambda unit, node_key, after, most: walks.walk(unit, node_key, kind, after, min(most, bound))
+def _walked(kind: str, bound: int = MAX_DEPENDENTS) -> Callable[[UnitOfWork, NodeKey, str, int], int]:
+    return lambda unit, node_key, after, limit: walks.walk(unit, node_key, kind, after, min(limit, bound))
+
+
+# The compensation of a workflow that did not complete: its completed nodes are undone, the last one first.
+#
+# Each compensation is a node of its own, `ship.compensate` for `ship`, with attempts, fences and a dead letter like any
+# other. The next one begins when the one before has completed, from a stored piece of unfinished work, so whoever owns
+# the shard goes on with it. The first one that does not complete ends the workflow; a redrive or a resume goes on
+# there.
+
+
+def compensate(unit: UnitOfWork, root: NodeKey, _: str, limit: int) -> int:
+    """Begin the compensation of the last completed node to undo; when none is left, continue a restore under way."""
+    run = unit.run(root.workflow)
+    if run is None or run.state is not WorkflowState.COMPENSATING or run.canceling:
+        return 1
+    node_key = restore.next_compensation(unit, run, root.workflow)
+    if node_key is None and run.restoring is not None and run.ended is WorkflowState.CANCELED:
+        run.restoring = None  # canceled meanwhile: the nodes before the checkpoint are undone, too
+        node_key = restore.next_compensation(unit, run, root.workflow)
+    if node_key is None:
+        return restore.discard(unit, root, limit) if run.restoring is not None else 1
+    row = unit.node(node_key)
+    if row is None:
+        row = NodeRecord(TaskState.BLOCKED, own_input=True)
+        unit.add_node(node_key, row)
+        _begin_compensation(unit, node_key, row)
+    elif row.state is TaskState.COMPLETED:  # it undid what a restore discarded, and its node has completed again
+        begin_anew(unit, node_key, row)
+        _begin_compensation(unit, node_key, row)
+    elif row.state is TaskState.BLOCKED:  # a redrive has reset it
+        _compensate(unit, node_key, row)
+    elif row.state.terminal:
+        begin_anew(unit, node_key, row)
+        _compensate(unit, node_key, row)
+    return min(1, limit)
+
+
+def _begin_compensation(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
+    try:
+        write(unit, node_key, INPUT, _compensation_input(unit, node_key.compensated))
+    except (InputError, DamagedValue) as error:
+        advance.fail(unit, node_key, row, failure_of(error))
+    else:
+        _compensate(unit, node_key, row)
+
+
+def _compensate(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
+    if unit.call(node_key) is None:
+        undo.begin(unit, node_key, row)
+    else:
+        claim.offer(unit, node_key, row)
+
+
+def _compensation_input(unit: UnitOfWork, node_key: NodeKey) -> bytes:
+    """Return the input of a node's compensation: an object of the node's own `input` and `result`."""
+    row = unit.node(node_key)
+    assert row is not None
+    result = body_at(unit.tr, node_key, RESULT) or b"null"
+    return b'{"input":%b,"result":%b}' % (body_of(unit, node_key, row), result)
 
 
 _CONTINUED: Mapping[str, Callable[[UnitOfWork, NodeKey, str, int], int]] = MappingProxyType(
@@ -98,10 +161,10 @@ _CONTINUED: Mapping[str, Callable[[UnitOfWork, NodeKey, str, int], int]] = Mappi
         advance.ELEMENTS: walks.cancel_elements,
         advance.CANCEL: _walked(advance.CANCEL),
         advance.RESUME: _walked(advance.RESUME),
-        advance.SHOW: _walked(advance.SHOW, MOST_SHOWN),
+        advance.SHOW: _walked(advance.SHOW, MAX_SHOWN_NODES),
         advance.AGAIN: redrive_steps.go_on,
         redrive_steps.FIND: redrive_steps.find,
-        COMPENSATE: compensate.go_on,
+        COMPENSATE: compensate,
         children.START: begin.start,
         children.CANCEL: begin.cancel,
         CHILD_END: end.ended,

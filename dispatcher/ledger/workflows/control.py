@@ -172,7 +172,8 @@ def settle(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, decision: str, 
     asked = decisions.read(unit.tr, node_key) or DecisionRecord(decision, unit.now_ms)
     questions.close(unit, node_key, row)
     why = "no answer in time" if by == TIMEOUT else comment
-    decisions.record(unit, node_key, replace(asked, decision=decision, at_ms=unit.now_ms, by=by, why=why))
+    answered = replace(asked, decision=decision, at_ms=unit.now_ms, by=by, why=why)
+    decisions.record(unit, node_key, answered, asked_ms=asked.at_ms)
     if by != TIMEOUT:
         row.by_hand = True
         autonomy.note_hand(unit, node_key.workflow)

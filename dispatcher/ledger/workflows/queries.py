@@ -31,8 +31,8 @@ from dispatcher.store.keys import Space
 from dispatcher.store.transaction import KeyValue, Reads
 from dispatcher.store.tuples import Element
 
-PAGE = 200
-MOST = 1_000
+DEFAULT_PAGE = 200
+MAX_PAGE = 1_000
 _AHEAD = 100
 """The number of nodes whose attempts one read returns."""
 PAGE_BYTES = 256 * 1024
@@ -95,8 +95,8 @@ def nodes(tr: Reads, body: Body) -> dict[str, Any]:
     rows_of(tr, workflow)
     rows, following = page_of(tr, STATUSES, (workflow,), body)
     found = [(NodeKey(workflow, STATUSES.unpack(key)[1]), NodeRecord.unpack(row)) for key, row in rows]
-    told = _nodes(tr, found)
-    return {"nodes": told, "next": following if len(told) == len(found) else told[-1]["name"]}
+    shown = _nodes(tr, found)
+    return {"nodes": shown, "next": following if len(shown) == len(found) else shown[-1]["name"]}
 
 
 def _nodes(tr: Reads, found: Sequence[tuple[NodeKey, NodeRecord]]) -> list[dict[str, Any]]:
@@ -105,20 +105,20 @@ def _nodes(tr: Reads, found: Sequence[tuple[NodeKey, NodeRecord]]) -> list[dict[
     defined = tuple(dict.fromkeys(bases))
     reading = zip(defined, definitions.find_all(tr, defined), strict=True)
     documents: dict[NodeKey, dict[str, Any]] = {}
-    told: list[dict[str, Any]] = []
+    shown: list[dict[str, Any]] = []
     size_bytes = 0
-    messages, below = _messages(tr, found), children.told(tr, [node_key for node_key, row in found if _runs(row)])
+    messages, below = _messages(tr, found), children.started(tr, [node_key for node_key, row in found if _runs(row)])
     for (node_key, row), base, message in zip(found, bases, messages, strict=True):
         if base not in documents:
             _, definition = next(reading)
             size_bytes += len(definition or b"")
-            if told and size_bytes > MOST_DEFINITION_BYTES:
+            if shown and size_bytes > MOST_DEFINITION_BYTES:
                 break
-            documents[base] = versions.NODE.unpack(definition or b"{}")
-        told.append(_node(node_key, documents[base], row, message))
+            documents[base] = versions.NODE_DOCUMENT.unpack(definition or b"{}")
+        shown.append(_node(node_key, documents[base], row, message))
         if below.get(node_key):
-            told[-1]["children"] = below[node_key]
-    return told
+            shown[-1]["children"] = below[node_key]
+    return shown
 
 
 def _runs(row: NodeRecord) -> bool:
@@ -126,7 +126,7 @@ def _runs(row: NodeRecord) -> bool:
     return row.fence > 0 and not row.publication
 
 
-def _node(node_key: NodeKey, document: Mapping[str, Any], one: NodeRecord, message: str) -> dict[str, Any]:
+def _node(node_key: NodeKey, document: Mapping[str, Any], row: NodeRecord, message: str) -> dict[str, Any]:
     name = node_key.node
     kind = next((kind for kind in _KINDS if kind in document), "task")
     derived = node_key.is_derived
@@ -134,21 +134,21 @@ def _node(node_key: NodeKey, document: Mapping[str, Any], one: NodeRecord, messa
     return {
         "name": name,
         "kind": "compensation" if node_key.is_compensation else "task" if derived else kind,
-        "capability": one.capability or _capability(node_key, document),
+        "capability": row.capability or _capability(node_key, document),
         "question": document.get("approval"),
         "priority": document.get("priority", "p1"),
         "after": [edge if isinstance(edge, str) else edge["node"] for edge in edges],
         "on_failure": {edge["node"]: edge["on_failure"] for edge in edges if not isinstance(edge, str)},
         "definition": {} if derived else {name: document[name] for name in document if name not in _TOLD_OTHERWISE},
-        "state": one.state.value,
-        "attempt": one.attempt,
-        "fence": one.fence,
-        "agent": one.agent or None,
-        "ready_at": one.ready_ms,
-        "published_at": one.published_ms,
-        "started_at": one.started_ms,
-        "finished_at": one.finished_ms,
-        "reason": one.reason,
+        "state": row.state.value,
+        "attempt": row.attempt,
+        "fence": row.fence,
+        "agent": row.agent or None,
+        "ready_at": row.ready_ms,
+        "published_at": row.published_ms,
+        "started_at": row.started_ms,
+        "finished_at": row.finished_ms,
+        "reason": row.reason,
         "message": message,
     }
 
@@ -183,14 +183,14 @@ def attempts(tr: Reads, body: Body) -> dict[str, Any]:
         return {"attempts": _attempts(tr, [(node_key, _row_of(tr, node_key))])[0], "next": None}
     rows, following = page_of(tr, STATUSES, (workflow,), body)
     found = [(NodeKey(workflow, STATUSES.unpack(key)[1]), NodeRecord.unpack(row)) for key, row in rows]
-    told: list[dict[str, Any]] = []
+    shown: list[dict[str, Any]] = []
     for first in range(0, len(found), _AHEAD):
         page = found[first : first + _AHEAD]
         for (node_key, _), attempts_of_one in zip(page, _attempts(tr, page), strict=True):
-            told += attempts_of_one
-            if len(told) >= MOST:  # of few nodes, each with many; the next page may be empty
-                return {"attempts": told, "next": node_key.node}
-    return {"attempts": told, "next": following}
+            shown += attempts_of_one
+            if len(shown) >= MAX_PAGE:  # of few nodes, each with many; the next page may be empty
+                return {"attempts": shown, "next": node_key.node}
+    return {"attempts": shown, "next": following}
 
 
 def _attempts(tr: Reads, found: Sequence[tuple[NodeKey, NodeRecord]]) -> list[list[dict[str, Any]]]:
@@ -203,30 +203,34 @@ def _attempts(tr: Reads, found: Sequence[tuple[NodeKey, NodeRecord]]) -> list[li
 
 
 def _attempts_of(node: str, row: NodeRecord, before: Sequence[KeyValue], message: str) -> list[dict[str, Any]]:
-    told = [_attempt(node, AttemptRecord.unpack(one)) for _, one in before]
+    shown = [_attempt(node, AttemptRecord.unpack(row)) for _, row in before]
     if not row.fence or row.state not in _SAYS_ITS_ATTEMPT:
-        return told
+        return shown
+    return [*(attempt for attempt in shown if attempt["fence"] != row.fence), _last_attempt(node, row, message)]
+
+
+def _last_attempt(node: str, row: NodeRecord, message: str = "") -> dict[str, Any]:
     times = (row.published_ms, row.started_ms, row.finished_ms)
-    last = AttemptRecord(
+    record = AttemptRecord(
         row.attempt, row.fence, row.publication, row.agent, times[0], times[1], times[2], row.state.value,
         row.reason, message,
     )  # fmt: skip
-    return [*(one for one in told if one["fence"] != row.fence), _attempt(node, last)]
+    return _attempt(node, record)
 
 
-def _attempt(node: str, one: AttemptRecord) -> dict[str, Any]:
+def _attempt(node: str, attempt: AttemptRecord) -> dict[str, Any]:
     return {
         "node": node,
-        "attempt": one.attempt,
-        "fence": one.fence,
-        "publication": one.publication,
-        "agent": one.agent or None,
-        "published_at": one.published_ms,
-        "started_at": one.started_ms,
-        "finished_at": one.finished_ms,
-        "status": one.status,
-        "reason": one.reason,
-        "message": one.message,
+        "attempt": attempt.attempt,
+        "fence": attempt.fence,
+        "publication": attempt.publication,
+        "agent": attempt.agent or None,
+        "published_at": attempt.published_ms,
+        "started_at": attempt.started_ms,
+        "finished_at": attempt.finished_ms,
+        "status": attempt.status,
+        "reason": attempt.reason,
+        "message": attempt.message,
     }
 
 
@@ -242,16 +246,23 @@ def result(tr: Reads, body: Body) -> dict[str, Any]:
     if body.get("node"):
         node = text(body, "node")
         row = _row_of(tr, NodeKey(workflow, node))
-        return {"state": row.state.value, **_value(tr, NodeKey(workflow, node))}
+        return {"state": row.state.value, "attempt": _last_attempt(node, row), **_value(tr, NodeKey(workflow, node))}
     if not run.state.terminal:
         return unended(run)
-    told = unended(run) | {"state": (run.ended or run.state).value}
+    document = unended(run) | {"state": (run.ended or run.state).value}
     if run.state is WorkflowState.COMPLETED:
         after = str(body.get("after") or "")
         found, following = _last_values(tr, workflow, after)
         alone = len(found) == 1 and not after and following is None
-        return told | {"value": next(iter(found.values())) if alone else found, "next": following}
-    return told | {"failure": _first_failure(tr, workflow)}
+        return document | {"value": next(iter(found.values())) if alone else found, "next": following}
+    return document | {"failure": _first_failure(tr, workflow)}
+
+
+def completed(node: str, row: NodeRecord, value: bytes) -> dict[str, Any]:
+    """Return the answer about a node that has completed with a value, as `result` does."""
+    return {
+        "state": row.state.value, "attempt": _last_attempt(node, row), "value": loads(value), "failure": None,
+    }  # fmt: skip
 
 
 def unended(run: RunRecord) -> dict[str, Any]:
@@ -267,8 +278,8 @@ def _value(tr: Reads, node_key: NodeKey) -> dict[str, Any]:
 
 def _last_values(tr: Reads, workflow: str, after: str) -> tuple[dict[str, Any], str | None]:
     """Return a page of the results of a workflow's nodes without dependents, by name, and the next page's cursor."""
-    rows = tr.get_range(*NODES.behind((workflow,), (after,)), limit=MOST + 1)
-    names = [NODES.unpack(key)[1] for key, _ in rows[:MOST]]
+    rows = tr.get_range(*NODES.behind((workflow,), (after,)), limit=MAX_PAGE + 1)
+    names = [NODES.unpack(key)[1] for key, _ in rows[:MAX_PAGE]]
     edges = tr.get_ranges([EDGES.range((workflow, name)) for name in names], limit=1)
     last = [name for name, following in zip(names, edges, strict=True) if not following]
     bodies = values.read_all(tr, [values.ValueKey(workflow, name, RESULT) for name in last])
@@ -282,7 +293,7 @@ def _last_values(tr: Reads, workflow: str, after: str) -> tuple[dict[str, Any], 
         found[name] = loads(body)
         after = name
     after = names[-1] if names else after
-    return found, after if len(rows) > MOST else None
+    return found, after if len(rows) > MAX_PAGE else None
 
 
 def node_input(tr: Reads, body: Body) -> dict[str, Any]:
@@ -294,7 +305,7 @@ def node_input(tr: Reads, body: Body) -> dict[str, Any]:
     if (recorded := inputs.body_at(tr, node_key, INPUT)) is not None:
         return {"input": loads(recorded), "evaluated": True, "trace": trace}
     definition = None if node_key.is_derived else definitions.find(tr, node_key)
-    node = None if definition is None else known_node(node_key.node, versions.NODE.unpack(definition))
+    node = None if definition is None else known_node(node_key.node, versions.NODE_DOCUMENT.unpack(definition))
     if node is None or inputs.has_expressions(node):
         return {"input": None, "evaluated": False, "trace": trace}
     return {"input": inputs.plain_input(node), "evaluated": True, "trace": trace}
@@ -316,7 +327,7 @@ def _first_failure(tr: Reads, workflow: str) -> dict[str, Any] | None:
         return None
     _, name = min(own)
     failure = _value(tr, NodeKey(workflow, name))["failure"] or {}
-    return {"node": name, "reason": next(row.reason for row, one in failed if one == name), **failure}
+    return {"node": name, "reason": next(row.reason for row, failed_name in failed if failed_name == name), **failure}
 
 
 def approvals(tr: Reads, body: Body) -> dict[str, Any]:
@@ -325,7 +336,7 @@ def approvals(tr: Reads, body: Body) -> dict[str, Any]:
     asked = [(*APPROVALS.unpack(key), question.decode()) for key, question in rows]
     heads = tr.get_many([WORKFLOWS.pack((workflow,)) for _, workflow, _, _ in asked])
     judged = tr.get_many([DECISIONS.pack((workflow, node)) for _, workflow, node, _ in asked])
-    told: list[dict[str, Any]] = []
+    shown: list[dict[str, Any]] = []
     size_bytes = 0
     last: tuple[Any, ...] = ()
     for (ms, workflow, node, question), head, row in zip(asked, heads, judged, strict=True):
@@ -334,11 +345,11 @@ def approvals(tr: Reads, body: Body) -> dict[str, Any]:
             about = questions.subject(tr, key, max_bytes=questions.LISTED_BYTES, max_results=questions.LISTED_RESULTS)
             found = decisions.about(row) | key._asdict() | {"name": name, "question": question, "since": ms}
             size_bytes += len(dumps(found | {"about": about}))
-            if told and size_bytes > PAGE_BYTES:
-                return {"approvals": told, "next": list(last)}
-            told.append(found | {"about": about})
+            if shown and size_bytes > PAGE_BYTES:
+                return {"approvals": shown, "next": list(last)}
+            shown.append(found | {"about": about})
         last = (ms, workflow, node)
-    return {"approvals": told, "next": following}
+    return {"approvals": shown, "next": following}
 
 
 def dead(tr: Reads, body: Body) -> dict[str, Any]:
@@ -356,10 +367,13 @@ def dead(tr: Reads, body: Body) -> dict[str, Any]:
         if row is not None and run is not None
     ]
     nodes_of_them = _nodes(tr, found)
-    told = [{"workflow": node_key.workflow, **one} for (node_key, _), one in zip(found, nodes_of_them, strict=False)]
-    if len(told) < len(found):
-        return {"dead": told, "next": list(found[len(told) - 1][0])}
-    return {"dead": told, "next": following}
+    shown = [
+        {"workflow": node_key.workflow, **document}
+        for (node_key, _), document in zip(found, nodes_of_them, strict=False)
+    ]
+    if len(shown) < len(found):
+        return {"dead": shown, "next": list(found[len(shown) - 1][0])}
+    return {"dead": shown, "next": following}
 
 
 def rows_within(tr: Reads, begin: bytes, end: bytes, *, limit: int) -> tuple[list[KeyValue], bool]:
@@ -383,16 +397,16 @@ def rows_within(tr: Reads, begin: bytes, end: bytes, *, limit: int) -> tuple[lis
 
 
 def page_of(
-    tr: Reads, space: Space, of: tuple[Element, ...], body: Body, *, most: int = MOST
+    tr: Reads, space: Space, prefix: tuple[Element, ...], body: Body, *, max_page: int = MAX_PAGE
 ) -> tuple[list[KeyValue], Any]:
     """Return the page of stored rows that a request asks for, and the cursor of the next page; None on the last.
 
     The rows are those whose tuples extend `of`. `limit` in the request is their number, 200 unless it says otherwise
     and at most `most`; `after` is the cursor, the elements of the last key behind `of`.
     """
-    limit, after = min(number(body, "limit", PAGE), most), body.get("after")
-    rows = tr.get_range(*space.behind(of, tuple(after) if isinstance(after, list) else (after,)), limit=limit + 1)
+    limit, after = min(number(body, "limit", DEFAULT_PAGE), max_page), body.get("after")
+    rows = tr.get_range(*space.behind(prefix, tuple(after) if isinstance(after, list) else (after,)), limit=limit + 1)
     if len(rows) <= limit:
         return rows, None
-    following = list(space.unpack(rows[limit - 1][0])[len(of) :])
+    following = list(space.unpack(rows[limit - 1][0])[len(prefix) :])
     return rows[:limit], following[0] if len(following) == 1 else following

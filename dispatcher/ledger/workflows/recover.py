@@ -9,7 +9,7 @@ from coditect.errors import NewerVersion
 from coditect.wire.routing import parse_task_key
 from dispatcher.ledger import outbox, timers
 from dispatcher.ledger.effects import NodeKey, Transition
-from dispatcher.ledger.keyspace import FLIGHTS, READY, STATUSES, TODO
+from dispatcher.ledger.keyspace import CONTINUATIONS, FLIGHTS, READY, STATUSES
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.workflows.republish import built
 from dispatcher.store.transaction import Reads
@@ -53,7 +53,7 @@ def learn(tr: Reads, shard: int) -> RecoveredShard:
         in_flight,
         frozenset(newer),
         _backlog(tr, shard),
-        bool(tr.get_range(*TODO.range((shard,)), limit=1)),
+        bool(tr.get_range(*CONTINUATIONS.range((shard,)), limit=1)),
         timers.next_due_ms(tr, shard),
         built(tr, shard).last,
     )

@@ -26,14 +26,14 @@ from dispatcher.ledger.unit_of_work import COMPENSATE, UnitOfWork
 from dispatcher.ledger.workflows import control, redrive_steps
 from dispatcher.ledger.workflows.submit import text
 
-MOST_NAMED = 500
+MAX_REDRIVEN_NAMED = 500
 """The largest number of nodes that the answer to a redrive names."""
 
 
 def redrive(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     """Run a failed, dead, rejected or canceled node again; with `dry_run` only return which nodes would run again.
 
-    The answer names at most `MOST_NAMED` nodes, and says whether there are `more`.
+    The answer names at most `MAX_REDRIVEN_NAMED` nodes, and says whether there are `more`.
 
     Raises:
         InputError: when the node cannot run again.
@@ -51,9 +51,9 @@ def redrive(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     _check_done_with(node_key, run)
     check_parent(unit, node_key.workflow, run)
     _check_predecessors(unit, node_key, has_input="input" in body)
-    told = {"workflow": node_key.workflow, "node": node_key.node}
+    document = {"workflow": node_key.workflow, "node": node_key.node}
     if body.get("dry_run"):
-        return told | _planned(unit, node_key) | {"dry_run": True}
+        return document | _planned(unit, node_key) | {"dry_run": True}
     if "input" in body:
         write(unit, node_key, INPUT, dumps(body["input"]))
         row.own_input = True
@@ -62,7 +62,7 @@ def redrive(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     trail.append(unit, node_key, _ordered("redriven", body, row.reason, "" if call is None else call.capability))
     reopen(unit, node_key.workflow, run)
     redrive_steps.begin(unit, node_key, row)
-    return told | _begun(unit.effects.transitions[known:], run) | {"dry_run": False}
+    return document | _begun(unit.effects.transitions[known:], run) | {"dry_run": False}
 
 
 def _check_ended_by_itself(node_key: NodeKey, row: NodeRecord) -> None:
@@ -71,7 +71,7 @@ def _check_ended_by_itself(node_key: NodeKey, row: NodeRecord) -> None:
     if row.state not in redrive_steps.REDRIVABLE:
         raise InputError("Only what ended without a value runs again", node=node_key.node, state=row.state.value)
     if row.reason == BY_OTHERS:
-        fix = "redrive the node that failed first: coditect workflow show"
+        fix = "redrive the node that failed first: coditect workflow get"
         raise InputError("The node ended because of another", node=node_key.node, fix=fix)
 
 
@@ -87,7 +87,7 @@ def _check_predecessors(unit: UnitOfWork, node_key: NodeKey, *, has_input: bool)
         raise InputError("The node's input is evaluated when its predecessors have ended", node=node_key.node, fix=fix)
 
 
-def _check_input(unit: UnitOfWork, node_key: NodeKey, given: object) -> None:
+def _check_input(unit: UnitOfWork, node_key: NodeKey, new_input: object) -> None:
     """Refuse a new input for a map if nodes of its elements exist already, or if the input is no list or too long."""
     work = unit.definition(node_key).work
     if not isinstance(work, Each):
@@ -95,18 +95,18 @@ def _check_input(unit: UnitOfWork, node_key: NodeKey, given: object) -> None:
     if advance.has_elements(unit, node_key):
         fix = "redrive it without an input, or start the workflow again"
         raise InputError("A map that has elements keeps their inputs", node=node_key.node, fix=fix)
-    if not isinstance(given, list):
+    if not isinstance(new_input, list):
         fix = "give a list: the input of each element"
-        raise InputError("The input of a map is a list", node=node_key.node, given=type(given).__name__, fix=fix)
-    if len(given) > work.limit:
+        raise InputError("The input of a map is a list", node=node_key.node, given=type(new_input).__name__, fix=fix)
+    if len(new_input) > work.limit:
         raise InputError(
-            "The list is longer than the map's limit", node=node_key.node, count=len(given), most=work.limit
+            "The list is longer than the map's limit", node=node_key.node, count=len(new_input), most=work.limit
         )
 
 
 def _check_done_with(node_key: NodeKey, run: RunRecord) -> None:
     """Refuse a redrive while a cancel or another redrive of the workflow is under way."""
-    if run.again or (run.canceling and not run.state.terminal):
+    if run.redriving or (run.canceling and not run.state.terminal):
         fix = "try again in a moment"
         raise Retryable(
             "What was begun before is not done yet", workflow=node_key.workflow, node=node_key.node, fix=fix
@@ -176,15 +176,15 @@ def reopen(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
 
 def _begun(moved: list[Transition], run: RunRecord) -> dict[str, Any]:
     """Return, to answer a redrive, which nodes this transaction has reset, and whether later ones may reset more."""
-    return _named({one.node_key.node for one in moved if one.state is TaskState.BLOCKED}, more=run.again)
+    return _named({change.node_key.node for change in moved if change.state is TaskState.BLOCKED}, more=run.redriving)
 
 
 def _planned(unit: UnitOfWork, node_key: NodeKey) -> dict[str, Any]:
     """Return the nodes that a redrive would reset: the given node, and those that ended only because of it."""
     found, waiting, looked = {node_key.node}, deque([node_key.node]), 0
-    while waiting and looked < advance.MOST_STEPS:
+    while waiting and looked < advance.MAX_DEPENDENTS:
         key = (node_key.workflow, waiting.popleft())
-        edges = unit.tr.get_range(*EDGES.range(key), limit=advance.MOST_STEPS)
+        edges = unit.tr.get_range(*EDGES.range(key), limit=advance.MAX_DEPENDENTS)
         dependents = [EDGES.unpack(edge)[2] for edge, _ in edges]
         unit.expect(NodeKey(node_key.workflow, dependent) for dependent in dependents)
         for dependent in dependents:
@@ -193,8 +193,8 @@ def _planned(unit: UnitOfWork, node_key: NodeKey) -> dict[str, Any]:
             if dependent not in found and row is not None and row.state.terminal and row.reason == BY_OTHERS:
                 found.add(dependent)
                 waiting.append(dependent)
-    return _named(found, more=looked >= advance.MOST_STEPS)
+    return _named(found, more=looked >= advance.MAX_DEPENDENTS)
 
 
 def _named(nodes: Collection[str], *, more: bool) -> dict[str, Any]:
-    return {"again": sorted(nodes)[:MOST_NAMED], "more": more or len(nodes) > MOST_NAMED}
+    return {"again": sorted(nodes)[:MAX_REDRIVEN_NAMED], "more": more or len(nodes) > MAX_REDRIVEN_NAMED}

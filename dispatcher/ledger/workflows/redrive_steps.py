@@ -17,12 +17,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coditect.workflow.definition import Call, Each, Node, SubWorkflow
-from coditect.workflow.join import Tally
-from coditect.workflow.states import TaskState
+from coditect.workflow.states import Tally, TaskState
 from dispatcher.ledger.effects import NodeKey
-from dispatcher.ledger.keyspace import AGAIN, EDGES, STATUSES, TODO
+from dispatcher.ledger.keyspace import AGAIN, CONTINUATIONS, EDGES, STATUSES
 from dispatcher.ledger.nodes import advance, children, joins
-from dispatcher.ledger.nodes.advance import MOST_STEPS, ROOT
+from dispatcher.ledger.nodes.advance import MAX_DEPENDENTS, ROOT
 from dispatcher.ledger.nodes.attempts import BY_OTHERS, begin_anew
 from dispatcher.ledger.nodes.inputs import INPUT, has_expressions, value_of
 from dispatcher.ledger.rows import NodeRecord
@@ -43,19 +42,19 @@ def begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     _take_back(unit, node_key, row, first=True)
     unit.tr.clear(AGAIN.pack((node_key.workflow, COUNT, node_key.node)))
     _count(unit, node_key, first=True)
-    go_on(unit, NodeKey(node_key.workflow, ROOT), "", MOST_STEPS)
+    go_on(unit, NodeKey(node_key.workflow, ROOT), "", MAX_DEPENDENTS)
 
 
 def begin_all(unit: UnitOfWork, workflow: str) -> None:
     """Reset every node of an ended workflow that by itself failed, died, was rejected or canceled; run these again."""
     _hold(unit, workflow)
-    find(unit, NodeKey(workflow, ROOT), "", MOST_STEPS)
+    find(unit, NodeKey(workflow, ROOT), "", MAX_DEPENDENTS)
 
 
 def _hold(unit: UnitOfWork, workflow: str) -> None:
     run = unit.run(workflow)
     assert run is not None
-    run.again = True
+    run.redriving = True
 
 
 def ended_by_itself(row: NodeRecord) -> bool:
@@ -63,7 +62,7 @@ def ended_by_itself(row: NodeRecord) -> bool:
     return row.state in REDRIVABLE and row.reason != BY_OTHERS
 
 
-def find(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
+def find(unit: UnitOfWork, node_key: NodeKey, after: str, limit: int) -> int:
     """Reset one page of the nodes that ended by themselves without a result; after the last page, go on to run them.
 
     Those are nodes that failed, died, or were rejected or canceled, and not because of a predecessor.
@@ -72,23 +71,23 @@ def find(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
     """
     if _is_given_up(unit, node_key.workflow):
         return 1
-    found = unit.tr.get_range(*STATUSES.behind((node_key.workflow,), (after,)), limit=most + 1)
+    found = unit.tr.get_range(*STATUSES.behind((node_key.workflow,), (after,)), limit=limit + 1)
     seen = 0
-    for key, stored in found[:most]:
+    for key, stored in found[:limit]:
         if seen and unit.is_full:
             break
-        one = NodeKey(node_key.workflow, STATUSES.unpack(key)[1])
-        row = unit.met(one, stored)
-        if row is not None and ended_by_itself(row) and not one.is_derived:  # an element runs with its map
-            _take_back(unit, one, row, first=True)
+        behind = NodeKey(node_key.workflow, STATUSES.unpack(key)[1])
+        row = unit.met(behind, stored)
+        if row is not None and ended_by_itself(row) and not behind.is_derived:  # an element runs with its map
+            _take_back(unit, behind, row, first=True)
         seen += 1
     if len(found) > seen:
         unit.leave(node_key, FIND, STATUSES.unpack(found[seen - 1][0])[1])
         return max(1, seen)
-    return seen + go_on(unit, node_key, "", most - seen)
+    return seen + go_on(unit, node_key, "", limit - seen)
 
 
-def go_on(unit: UnitOfWork, node_key: NodeKey, _: str, most: int) -> int:
+def go_on(unit: UnitOfWork, node_key: NodeKey, _: str, limit: int) -> int:
     """Continue a workflow's redrive for at most `most` edges between nodes; return how many edges were handled."""
     if _is_given_up(unit, node_key.workflow):
         return 1
@@ -96,18 +95,18 @@ def go_on(unit: UnitOfWork, node_key: NodeKey, _: str, most: int) -> int:
     done = 0
     while page := _page(unit, node_key.workflow):
         for key, stored in page:
-            if done >= most or (done and unit.is_full):
+            if done >= limit or (done and unit.is_full):
                 unit.leave(node_key, advance.AGAIN)
                 return done
             _, step, node = AGAIN.unpack(key)
             unit.tr.clear(key)
             if step == _TELL:
-                done += _tell(unit, NodeKey(node_key.workflow, node), stored.decode(), most - done)
+                done += _tell(unit, NodeKey(node_key.workflow, node), stored.decode(), limit - done)
             else:
                 done += _count(unit, NodeKey(node_key.workflow, node), first=stored == _FIRST)
     run = unit.run(node_key.workflow)
     assert run is not None
-    run.again = False
+    run.redriving = False
     return max(1, done)
 
 
@@ -126,7 +125,7 @@ def _is_given_up(unit: UnitOfWork, workflow: str) -> bool:
     if run is None or not advance.is_over(run):
         return False
     unit.tr.clear_range(*AGAIN.range((workflow,)))
-    run.again = False
+    run.redriving = False
     return True
 
 
@@ -151,28 +150,28 @@ def _count_later(unit: UnitOfWork, node_key: NodeKey, *, first: bool = False) ->
         unit.tr.set(key, _FIRST if first else b"")
 
 
-def _tell(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
+def _tell(unit: UnitOfWork, node_key: NodeKey, after: str, limit: int) -> int:
     """Reset dependents that ended because of a reset node, and have blocked ones recount; return the number examined.
 
     At most `most` are examined, whose names follow `after`.
     """
-    edges = unit.tr.get_range(*EDGES.behind(node_key, (after,)), limit=max(1, most) + 1)
-    dependents = [NodeKey(node_key.workflow, EDGES.unpack(key)[2]) for key, _ in edges[: max(1, most)]]
-    told = 0
+    edges = unit.tr.get_range(*EDGES.behind(node_key, (after,)), limit=max(1, limit) + 1)
+    dependents = [NodeKey(node_key.workflow, EDGES.unpack(key)[2]) for key, _ in edges[: max(1, limit)]]
+    count = 0
     for dependent in dependents:
-        if not told % advance.AHEAD:
-            unit.expect_all(dependents[told : told + advance.AHEAD])
-        if told and unit.is_full:
+        if not count % advance.AHEAD:
+            unit.expect_all(dependents[count : count + advance.AHEAD])
+        if count and unit.is_full:
             break
         row = unit.node(dependent)
         if row is not None and row.state is TaskState.BLOCKED:
             _count_later(unit, dependent)
         elif row is not None and row.state.terminal and row.reason == BY_OTHERS:
             _take_back(unit, dependent, row)
-        told += 1
-    if len(edges) > told:
-        unit.tr.set(AGAIN.pack((node_key.workflow, _TELL, node_key.node)), dependents[told - 1].node.encode())
-    return max(1, told)
+        count += 1
+    if len(edges) > count:
+        unit.tr.set(AGAIN.pack((node_key.workflow, _TELL, node_key.node)), dependents[count - 1].node.encode())
+    return max(1, count)
 
 
 def _count(unit: UnitOfWork, node_key: NodeKey, *, first: bool) -> int:
@@ -198,8 +197,10 @@ def tally_of(unit: UnitOfWork, node_key: NodeKey, node: Node) -> Tally:
     tally = Tally.of(node)
     rows = unit.seen([NodeKey(node_key.workflow, edge.node) for edge in node.after])
     ended = [(edge, row.state) for edge, row in zip(node.after, rows, strict=True) if row and row.state.terminal]
-    for (edge, state), told in zip(ended, _were_told(unit, node_key, [edge.node for edge, _ in ended]), strict=True):
-        if told:
+    for (edge, state), was_told in zip(
+        ended, _were_told(unit, node_key, [edge.node for edge, _ in ended]), strict=True
+    ):
+        if was_told:
             tally = tally.with_end(edge.on_failure, state)
     return tally
 
@@ -209,7 +210,7 @@ def _were_told(unit: UnitOfWork, node_key: NodeKey, ended: Sequence[str]) -> lis
     run = unit.run(node_key.workflow)
     if run is None or not run.todo:
         return [True] * len(ended)
-    keys = [TODO.pack((unit.shard, node_key.workflow, node, advance.RELEASE)) for node in ended]
+    keys = [CONTINUATIONS.pack((unit.shard, node_key.workflow, node, advance.RELEASE)) for node in ended]
     cursors = unit.tr.snapshot.get_many(keys)
     return [cursor is None or cursor.decode() >= node_key.node for cursor in cursors]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from coditect.wire.state import workflow_space
+from coditect.wire.control import workflow_space
 from coditect.workflow.states import WorkflowState
 from dispatcher.ledger import idempotency, timers, versions
 from dispatcher.ledger.keyspace import (
@@ -47,34 +47,34 @@ from dispatcher.store.keys import Space
 from dispatcher.store.transaction import Reads, Transaction
 
 _FAILED = (WorkflowState.FAILED, WorkflowState.REJECTED)
-MOST_ROWS = 1_000
+MAX_REMOVED_ROWS = 1_000
 """The largest number of small rows that one transaction removes."""
-MOST_NODES = 500
+MAX_NODES_READ = 500
 """The largest number of node names that one read returns."""
-MOST_VALUES = 40
+MAX_REMOVED_LARGE_ROWS = 40
 """The largest number of rows that one transaction removes where a row may be large."""
-KEPT = "kept"
+KEPT_VALUES = "kept"
 _CONDEMNED = versions.UPLOAD.pack((0, 0, 0))
 PARTS: tuple[tuple[Space, int], ...] = (
-    (ATTEMPTS, MOST_ROWS),
-    (CHILDREN, MOST_ROWS),
-    (COMPENSATE, MOST_ROWS),
-    (CHECKPOINTS, MOST_ROWS),
-    (RESTORES, MOST_ROWS),
-    (DEAD, MOST_ROWS),
-    (DECISIONS, MOST_ROWS),
-    (EDGES, MOST_ROWS),
-    (AWAITING, MOST_ROWS),
-    (SIGNALS, MOST_ROWS),
-    (SIGNALS_KEPT, MOST_ROWS),
-    (HANDOFFS, MOST_VALUES),
-    (NODES, MOST_VALUES),
-    (VALUES, MOST_VALUES),
+    (ATTEMPTS, MAX_REMOVED_ROWS),
+    (CHILDREN, MAX_REMOVED_ROWS),
+    (COMPENSATE, MAX_REMOVED_ROWS),
+    (CHECKPOINTS, MAX_REMOVED_ROWS),
+    (RESTORES, MAX_REMOVED_ROWS),
+    (DEAD, MAX_REMOVED_ROWS),
+    (DECISIONS, MAX_REMOVED_ROWS),
+    (EDGES, MAX_REMOVED_ROWS),
+    (AWAITING, MAX_REMOVED_ROWS),
+    (SIGNALS, MAX_REMOVED_ROWS),
+    (SIGNALS_KEPT, MAX_REMOVED_ROWS),
+    (HANDOFFS, MAX_REMOVED_LARGE_ROWS),
+    (NODES, MAX_REMOVED_LARGE_ROWS),
+    (VALUES, MAX_REMOVED_LARGE_ROWS),
 )
 STATE_PARTS: tuple[tuple[Space, int], ...] = (
-    (SPACES, MOST_ROWS),
-    (SPACE_VERSIONS, MOST_ROWS),
-    (VALUES, MOST_VALUES),
+    (SPACES, MAX_REMOVED_ROWS),
+    (SPACE_VERSIONS, MAX_REMOVED_ROWS),
+    (VALUES, MAX_REMOVED_LARGE_ROWS),
 )
 """The kinds of rows of a workflow's shared state, whose keys have the name of its space in place of its id."""
 
@@ -90,7 +90,7 @@ class EndedPage:
 
 def ended(tr: Reads, shard: int, before_ms: int, limit: int) -> EndedPage:
     """Return the next page of a shard's workflows that ended before the given instant, the oldest first."""
-    found = _ended(tr, shard, before_ms, KEPT, limit)
+    found = _ended(tr, shard, before_ms, KEPT_VALUES, limit)
     return EndedPage(tuple(workflow for _, workflow in found), found[-1] if found else None)
 
 
@@ -102,7 +102,7 @@ def expired(tr: Reads, shard: int, now_ms: int, limit: int) -> list[str]:
 
 def _ended(tr: Reads, shard: int, before_ms: int, which: str, limit: int) -> list[tuple[int, str]]:
     stored = tr.get(SHOWN.pack((shard, which)))
-    begin, _ = ENDED.behind((shard,), () if stored is None else tuple(versions.SHOWN.unpack(stored)))
+    begin, _ = ENDED.behind((shard,), () if stored is None else tuple(versions.SHOWN_CURSOR.unpack(stored)))
     stop = ENDED.pack((shard, before_ms))
     rows = tr.get_range(begin, stop, limit=limit) if begin < stop else []
     return [(int(at), str(workflow)) for _, at, workflow in (ENDED.unpack(key) for key, _ in rows)]
@@ -110,10 +110,10 @@ def _ended(tr: Reads, shard: int, before_ms: int, which: str, limit: int) -> lis
 
 def note_kept(tr: Transaction, shard: int, cursor: tuple[int, str]) -> None:
     """Record up to which end time a shard's ended workflows are removed, but for those with a longer retention."""
-    tr.set(SHOWN.pack((shard, KEPT)), versions.SHOWN.pack(cursor))
+    tr.set(SHOWN.pack((shard, KEPT_VALUES)), versions.SHOWN_CURSOR.pack(cursor))
 
 
-def shown(tr: Reads, shard: int, before_ms: int, *, failed: bool, limit: int = MOST_VALUES) -> EndedPage:
+def shown(tr: Reads, shard: int, before_ms: int, *, failed: bool, limit: int = MAX_REMOVED_LARGE_ROWS) -> EndedPage:
     """Return the next page of a shard's ended workflows, failed ones or all others, that may still have jobs in RQ."""
     ended = _ended(tr, shard, before_ms, _which(failed), limit)
     runs = tr.get_many([RUNS.pack((workflow,)) for _, workflow in ended])
@@ -127,7 +127,7 @@ def shown(tr: Reads, shard: int, before_ms: int, *, failed: bool, limit: int = M
 
 def note_shown(tr: Transaction, shard: int, cursor: tuple[int, str], *, failed: bool) -> None:
     """Record that RQ has no jobs of the shard's ended workflows up to the cursor: an end time and a workflow id."""
-    tr.set(SHOWN.pack((shard, _which(failed))), versions.SHOWN.pack(cursor))
+    tr.set(SHOWN.pack((shard, _which(failed))), versions.SHOWN_CURSOR.pack(cursor))
 
 
 def _which(failed: bool) -> str:
@@ -160,7 +160,7 @@ def condemn(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
     return True
 
 
-def index(tr: Transaction, *, limit: int = MOST_ROWS) -> bool:
+def index(tr: Transaction, *, limit: int = MAX_REMOVED_ROWS) -> bool:
     """Add the next page of workflows to the index by state, in a store older than the index; return if more follow."""
     cursor = tr.get(INDEXED.pack())
     if cursor == b"":
@@ -174,7 +174,7 @@ def index(tr: Transaction, *, limit: int = MOST_ROWS) -> bool:
     return more
 
 
-def unfinished(tr: Reads, before_ms: int, *, after: str = "", limit: int = MOST_ROWS) -> tuple[list[str], str]:
+def unfinished(tr: Reads, before_ms: int, *, after: str = "", limit: int = MAX_REMOVED_ROWS) -> tuple[list[str], str]:
     """Return some ids of workflows under removal and submissions unfinished since before `before_ms`, and a cursor.
 
     A hidden workflow counts as old. The cursor is empty on the last page.
@@ -184,7 +184,7 @@ def unfinished(tr: Reads, before_ms: int, *, after: str = "", limit: int = MOST_
     return found, str(UPLOADS.unpack(rows[-1][0])[0]) if len(rows) == limit else ""
 
 
-def nodes_of(tr: Reads, workflow: str, *, after: str = "", limit: int = MOST_NODES) -> list[str]:
+def nodes_of(tr: Reads, workflow: str, *, after: str = "", limit: int = MAX_NODES_READ) -> list[str]:
     """Return the first `limit` names of a workflow's nodes that follow `after`, in order."""
     rows = tr.get_range(*STATUSES.behind((workflow,), (after,)), limit=limit)
     return [str(STATUSES.unpack(key)[1]) for key, _ in rows]
@@ -198,12 +198,12 @@ def take_apart(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
     if not _is_going(tr, workflow, before_ms):
         return False
     tr.set(UPLOADS.pack((workflow,)), _CONDEMNED)  # a chunk that comes now is refused: it is not the first
-    if timers.cancel_all(tr, workflow, limit=MOST_ROWS) == MOST_ROWS:
+    if timers.cancel_all(tr, workflow, limit=MAX_REMOVED_ROWS) == MAX_REMOVED_ROWS:
         return True
     parts = [(*part, workflow) for part in PARTS] + [(*part, workflow_space(workflow)) for part in STATE_PARTS]
-    for space, most, of in parts:
-        begin, end = space.range((of,))
-        page = tr.get_range(begin, end, limit=most)
+    for space, row_limit, prefix in parts:
+        begin, end = space.range((prefix,))
+        page = tr.get_range(begin, end, limit=row_limit)
         if page:
             tr.clear_range(begin, page[-1][0] + b"\0")
             return True
@@ -226,7 +226,7 @@ def _is_going(tr: Transaction, workflow: str, before_ms: int) -> bool:
     return row is not None and int(versions.UPLOAD.unpack(row)[1]) < before_ms
 
 
-def keep_keys(tr: Transaction, *, now_ms: int, ahead_ms: int, limit: int = MOST_ROWS) -> int:
+def keep_keys(tr: Transaction, *, now_ms: int, ahead_ms: int, limit: int = MAX_REMOVED_ROWS) -> int:
     """Extend the soon expiring idempotency keys of workflows that have not ended; return how many were extended."""
     kept = 0
     begin, end = KEY_EXPIRIES.range()[0], KEY_EXPIRIES.pack((now_ms + ahead_ms,))
@@ -235,5 +235,5 @@ def keep_keys(tr: Transaction, *, now_ms: int, ahead_ms: int, limit: int = MOST_
         workflow = idempotency.holder(tr, key)
         found = None if workflow is None else tr.get(RUNS.pack((workflow,)))
         if workflow is not None and found is not None and not RunRecord.unpack(found).state.terminal:
-            kept += idempotency.keep(tr, key, workflow, until_ms=now_ms + idempotency.KEEP_MS)
+            kept += idempotency.keep(tr, key, workflow, until_ms=now_ms + idempotency.KEY_RETENTION_MS)
     return kept

@@ -17,7 +17,7 @@ from coditect.wire.json import dumps, loads
 from coditect.workflow.states import TaskState
 from dispatcher.ledger import versions
 from dispatcher.ledger.effects import NodeKey
-from dispatcher.ledger.keyspace import FLIGHTS, MARKERS, TODO
+from dispatcher.ledger.keyspace import CONTINUATIONS, FLIGHTS, MARKERS
 from dispatcher.ledger.nodes import claim
 from dispatcher.ledger.nodes.attempts import BROKER_LOST, UNDER_WAY, write_attempt
 from dispatcher.ledger.rows import NodeRecord
@@ -25,7 +25,7 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.store.transaction import Reads
 
 REBUILD = "rebuild"
-MOST_NODES = 200
+MAX_REPUBLISHED = 200
 """The largest number of nodes that one transaction of a rebuild publishes again."""
 
 
@@ -76,7 +76,7 @@ def begin(unit: UnitOfWork, marker: str, occasion: str, *, kept: bool = False) -
 
 
 def _key(shard: int) -> bytes:
-    return TODO.pack((shard, "", "", REBUILD))
+    return CONTINUATIONS.pack((shard, "", "", REBUILD))
 
 
 def _leave(unit: UnitOfWork, last: int, workflow: str, node: str) -> None:
@@ -89,8 +89,8 @@ def go_on(unit: UnitOfWork, cursor: bytes) -> int:
     last, kept, workflow, node = loads(cursor)
     if kept:  # an earlier release walked over the broker that it knew, too: memory doubts the same publications
         return 0
-    found = unit.tr.get_range(*FLIGHTS.behind((unit.shard,), (workflow, node)), limit=MOST_NODES + 1)
-    node_keys = [NodeKey(*FLIGHTS.unpack(key)[1:]) for key, _ in found[:MOST_NODES]]
+    found = unit.tr.get_range(*FLIGHTS.behind((unit.shard,), (workflow, node)), limit=MAX_REPUBLISHED + 1)
+    node_keys = [NodeKey(*FLIGHTS.unpack(key)[1:]) for key, _ in found[:MAX_REPUBLISHED]]
     looked = 0
     for node_key in node_keys:
         if looked and unit.is_full:

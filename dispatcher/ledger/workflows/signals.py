@@ -32,7 +32,7 @@ def signal(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     if unit.tr.get(SIGNALS.pack((workflow, identity))) is not None:
         return {"workflow": workflow, "signal": name, "state": "known", "new": False}
     if advance.is_over(run):
-        fix = "send it before the workflow ends: coditect workflow show"
+        fix = "send it before the workflow ends: coditect workflow get"
         raise InputError("The workflow takes no more signals", workflow=workflow, state=run.state.value, fix=fix)
     node_key = waits.receive(unit, workflow, name, identity, dumps(body.get("value")))
     if node_key is None:

@@ -15,14 +15,14 @@ from uuid import UUID
 
 from coditect.errors import InvalidTask, InvalidWorkflow
 from coditect.model.ids import is_uuid
+from coditect.wire.headers import WORKFLOW_ID, WORKFLOW_NAME, with_members
 from coditect.wire.json import dumps
 from coditect.workflow import fields
-from coditect.workflow.definition import MOST_NODES, Definition, Node, OnFailure, check_workflow_name
+from coditect.workflow.definition import MAX_WORKFLOW_NODES, Definition, Node, OnFailure, check_workflow_name
 from coditect.workflow.documents.document import known_node, node_document
 from coditect.workflow.expressions import check_expressions
 from coditect.workflow.graph import edge_problems
-from coditect.workflow.join import Tally
-from coditect.workflow.states import TaskState, WorkflowState
+from coditect.workflow.states import Tally, TaskState, WorkflowState
 from dispatcher.ledger import definitions, idempotency, versions
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import ValueBeyondBound
@@ -123,11 +123,11 @@ def identity(body: Mapping[str, Any]) -> str:
     Raises:
         InvalidTask: when the id is no UUID in its usual form.
     """
-    given = text(body, "workflow")
-    if not is_uuid(given) or given != str(UUID(given)):
+    workflow = text(body, "workflow")
+    if not is_uuid(workflow) or workflow != str(UUID(workflow)):
         fix = "give a UUIDv7 in lower case with hyphens: workflows are listed in the order of their ids"
-        raise InvalidTask("The id of a workflow is a UUID", field="workflow", given=given[:80], fix=fix)
-    return given
+        raise InvalidTask("The id of a workflow is a UUID", field="workflow", given=workflow[:80], fix=fix)
+    return workflow
 
 
 def fingerprint(body: Mapping[str, Any]) -> str:
@@ -177,8 +177,8 @@ def read_head(unit: UnitOfWork, body: Mapping[str, Any]) -> WorkflowRecord:
         InputError: when a field is wrong or there are too many nodes.
     """
     name, count = check_workflow_name(text(body, "name")), number(body, "count", 1)
-    if count > MOST_NODES:
-        raise InvalidWorkflow("A workflow has too many nodes", count=count, most=MOST_NODES)
+    if count > MAX_WORKFLOW_NODES:
+        raise InvalidWorkflow("A workflow has too many nodes", count=count, most=MAX_WORKFLOW_NODES)
     description = fields.text(body.get("description") or "")
     labels = fields.labels(body.get("labels") or {})
     keep_ms = None if body.get("retention") is None else fields.duration_ms(body["retention"])
@@ -273,6 +273,8 @@ def _accept(
         unit.tr.set(LABELED.pack((*label, workflow)), b"")
     run = unit.begin_run(workflow)
     run.state = WorkflowState.RUNNING
+    if not trace and unit.policy.traced:  # a schedule or a trigger starts it: each of its tasks is a trace of its own
+        trace = {"baggage": with_members(None, {WORKFLOW_ID: workflow, WORKFLOW_NAME: head.name})}
     run.open, run.trace = head.count, trace
     run.counts = {TaskState.BLOCKED.value: head.count}
     unit.effects.accepted.append(workflow)

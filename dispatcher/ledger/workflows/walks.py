@@ -11,28 +11,28 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 
 def begin_cancel(unit: UnitOfWork, workflow: str) -> None:
     """Begin to cancel all nodes of a workflow that have not ended; a large workflow takes several transactions."""
-    walk(unit, NodeKey(workflow, advance.ROOT), advance.CANCEL, "", advance.MOST_STEPS)
+    walk(unit, NodeKey(workflow, advance.ROOT), advance.CANCEL, "", advance.MAX_DEPENDENTS)
 
 
 def begin_resume(unit: UnitOfWork, workflow: str) -> None:
     """Begin to offer all ready nodes of a workflow for claims again; a large one takes several transactions."""
-    walk(unit, NodeKey(workflow, advance.ROOT), advance.RESUME, "", advance.MOST_STEPS)
+    walk(unit, NodeKey(workflow, advance.ROOT), advance.RESUME, "", advance.MAX_DEPENDENTS)
 
 
 def begin_show(unit: UnitOfWork, workflow: str) -> None:
     """Begin to send the states of all nodes of a workflow to RQ; a large workflow takes several transactions."""
-    walk(unit, NodeKey(workflow, advance.ROOT), advance.SHOW, "", advance.MOST_SHOWN)
+    walk(unit, NodeKey(workflow, advance.ROOT), advance.SHOW, "", advance.MAX_SHOWN_NODES)
 
 
-def cancel_elements(unit: UnitOfWork, node_key: NodeKey, cursor: str, most: int) -> int:
+def cancel_elements(unit: UnitOfWork, node_key: NodeKey, cursor: str, limit: int) -> int:
     """Cancel at most `most` elements of a canceled map from number `cursor` on; return their number, at least 1."""
     first = number = int(cursor)
     row = unit.node(node_key)
     if row is None or row.state is not TaskState.CANCELED:  # it was begun again meanwhile
         return 1
-    while number < first + most and (number == first or not unit.is_full):
+    while number < first + limit and (number == first or not unit.is_full):
         if not (number - first) % advance.AHEAD:
-            unit.expect_all([node_key.element(one) for one in range(number, number + advance.AHEAD)])
+            unit.expect_all([node_key.element(index) for index in range(number, number + advance.AHEAD)])
         element = node_key.element(number)
         child = unit.node(element)
         if child is None:
@@ -44,32 +44,32 @@ def cancel_elements(unit: UnitOfWork, node_key: NodeKey, cursor: str, most: int)
     return number - first
 
 
-def walk(unit: UnitOfWork, node_key: NodeKey, kind: str, after: str, most: int) -> int:
+def walk(unit: UnitOfWork, node_key: NodeKey, kind: str, after: str, limit: int) -> int:
     """Cancel, offer for claims again or send to RQ, by `kind`, a page of a workflow's nodes; return how many it had.
 
     The page holds at most `most` nodes whose names follow `after`; the rest is left to a later transaction.
     """
-    found = unit.tr.get_range(*STATUSES.behind((node_key.workflow,), (after,)), limit=most + 1)
+    found = unit.tr.get_range(*STATUSES.behind((node_key.workflow,), (after,)), limit=limit + 1)
     met = 0
-    for key, stored in found[:most]:
+    for key, stored in found[:limit]:
         if not met % advance.AHEAD:
-            names = [STATUSES.unpack(one)[1] for one, _ in found[met : met + advance.AHEAD]]
+            names = [STATUSES.unpack(key)[1] for key, _ in found[met : met + advance.AHEAD]]
             unit.expect_definitions(NodeKey(node_key.workflow, name) for name in names)
         if met and unit.is_full:
             break
         met += 1
-        one = NodeKey(node_key.workflow, STATUSES.unpack(key)[1])
-        row = unit.met(one, stored)
+        met_key = NodeKey(node_key.workflow, STATUSES.unpack(key)[1])
+        row = unit.met(met_key, stored)
         if kind == advance.SHOW:
-            unit.show(one)
+            unit.show(met_key)
         if row is None or row.state.terminal or kind == advance.SHOW:
             continue
         if kind == advance.CANCEL:
-            advance.cancel_node(unit, one, row)
+            advance.cancel_node(unit, met_key, row)
         elif row.state is TaskState.READY:
-            claim.leave_backlog(unit, one, row)
+            claim.leave_backlog(unit, met_key, row)
             row.start_by_ms = None
-            claim.offer(unit, one, row)
+            claim.offer(unit, met_key, row)
     if len(found) > met:
         unit.leave(node_key, kind, STATUSES.unpack(found[met - 1][0])[1])
     return met

@@ -21,7 +21,7 @@ from dispatcher.store.transaction import KeyRange, KeyValue, added
 
 Item = TypeVar("Item")
 
-MOST_ROWS = 256
+MAX_STATEMENT_ROWS = 256
 """The most keys that one SQL statement writes, or reads by key."""
 MOST_RANGES = 64
 """The most ranges that one SQL statement reads."""
@@ -62,13 +62,13 @@ class Statements:
         own = self._overlay.between(begin, end)
         if not own:
             return self._rows(statement, (begin, end, limit or -1))
-        most = limit + self._overlay.removed(own) if limit else -1
-        return self._overlay.over(self._rows(statement, (begin, end, most)), own, limit=limit, reverse=reverse)
+        row_limit = limit + self._overlay.removed(own) if limit else -1
+        return self._overlay.over(self._rows(statement, (begin, end, row_limit)), own, limit=limit, reverse=reverse)
 
     def get_many(self, keys: Sequence[bytes], snapshot: bool) -> list[bytes | None]:
         """Return the values of several keys, read by few SQL statements."""
         own, below = self._overlay.values, {}
-        for piece in _pieces([key for key in dict.fromkeys(keys) if key not in own], MOST_ROWS):
+        for piece in _pieces([key for key in dict.fromkeys(keys) if key not in own], MAX_STATEMENT_ROWS):
             for number, value in self._row(_get_many(len(piece)), piece):
                 below[piece[int(number)]] = bytes.fromhex(value)
         return [own[key] if key in own else below.get(key) for key in keys]
@@ -135,17 +135,17 @@ def write(connection: sqlite3.Connection, overlay: Overlay) -> None:
     """
     keys = sorted(overlay.values)
     values = overlay.values
-    for piece in _pieces([key for key in keys if values[key] is None], MOST_ROWS):
+    for piece in _pieces([key for key in keys if values[key] is None], MAX_STATEMENT_ROWS):
         connection.execute(_clear(len(piece)), piece)
-    for piece in _pieces([key for key in keys if values[key] is not None], MOST_ROWS):
+    for piece in _pieces([key for key in keys if values[key] is not None], MAX_STATEMENT_ROWS):
         connection.execute(_set(len(piece)), [each for key in piece for each in (key, values[key])])
 
 
-def _pieces(items: Sequence[Item], most: int) -> Iterator[Sequence[Item]]:
+def _pieces(items: Sequence[Item], limit: int) -> Iterator[Sequence[Item]]:
     """Yield the items in pieces of `most` or a smaller power of 2, so that SQLite prepares few different statements."""
     at = 0
     while at < len(items):
-        size = min(most, 1 << ((len(items) - at).bit_length() - 1))
+        size = min(limit, 1 << ((len(items) - at).bit_length() - 1))
         yield items[at : at + size]
         at += size
 

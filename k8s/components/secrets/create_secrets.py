@@ -1,6 +1,6 @@
 """Creates the Secrets of RabbitMQ, Redis and the HTTP API's keys, unless they are there. Runs once, in a Job.
 
-RabbitMQ's has the keys that the RabbitMQ Cluster Operator gives it, so that the fleet reads the same with both. The
+RabbitMQ's has the name and keys that its Cluster Operator gives it, so that the fleet reads the same with both. The
 API's has the file of hashes, which alone the API gets, and beside it the key of `admin`.
 """
 
@@ -17,8 +17,7 @@ from http.client import HTTPSConnection
 from pathlib import Path
 from secrets import token_urlsafe
 
-from coditect.api.access.keys import KeyFile
-from coditect.api.access.roles import Role
+from coditect.api.access import KeyFile, Role
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 SECONDS = 30
@@ -27,15 +26,11 @@ SECONDS = 30
 def main() -> None:
     """Create each Secret; one that is there stays as it is."""
     namespace = (ACCOUNT / "namespace").read_text()
-    password = token_urlsafe(24)
-    broker = {
-        "username": "coditect",
-        "password": password,
-        "host": f"rabbitmq.{namespace}.svc",
-        "port": "5672",
-        "connection_string": f"amqp://coditect:{password}@rabbitmq.{namespace}.svc:5672/",
+    secrets = {
+        "rabbitmq-default-user": {"username": "coditect", "password": token_urlsafe(24)},
+        "redis": {"password": token_urlsafe(24)},
+        "api-keys": api_keys(),
     }
-    secrets = {"rabbitmq-default-user": broker, "redis": {"password": token_urlsafe(24)}, "api-keys": api_keys()}
     for name, values in secrets.items():
         sys.stdout.write(f"{name}: {create(namespace, name, values)}\n")
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 
 import aiormq
 import pytest
@@ -11,14 +10,13 @@ from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import Binding, Topology, base_topology
 from tests.contract.broker.scene import EntityFaults, FaultyBroker, Scene, new_prefix
-from tests.support import WIRES
 
 
 class _RecordingBroker(AmqpBroker):
     """Remembers what it declared, so that the test can remove it."""
 
-    def __init__(self, url: str, *, name: str, wire: str, declared: list[Topology]) -> None:
-        super().__init__(url, name=name, wire=wire, watch_seconds=1.0)
+    def __init__(self, url: str, *, name: str, declared: list[Topology]) -> None:
+        super().__init__(url, name=name, watch_seconds=1.0)
         self._declared = declared
 
     async def declare(self, topology: Topology, *, lazily: bool = False) -> None:
@@ -39,8 +37,8 @@ async def _remove(url: str, declared: list[Topology]) -> None:
     await connection.close()
 
 
-def _faults(side: Side, server: MemoryServer) -> EntityFaults:
-    return _ByAmqp(side.url) if side.url else _ByHand(server)
+def _faults(url: str, server: MemoryServer) -> EntityFaults:
+    return _ByAmqp(url) if url else _ByHand(server)
 
 
 class _ByHand:
@@ -71,39 +69,29 @@ class _ByAmqp:
             await (await connection.channel()).queue_unbind(binding.queue, binding.exchange, binding.key)
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
-    """Which broker the contract is held to: RabbitMQ by a wire path, or with no address the in-memory twin."""
-
-    url: str = ""
-    wire: str = ""
-
-
-@pytest.fixture(params=["memory", *(pytest.param(wire, marks=pytest.mark.servers) for wire in WIRES)])
-def side(request: pytest.FixtureRequest) -> Side:
-    """Not a coroutine, since it may start the server."""
-    if request.param == "memory":
-        return Side()
-    return Side(str(request.getfixturevalue("amqp_url")), request.param)
+@pytest.fixture(params=["memory", pytest.param("rabbitmq", marks=pytest.mark.servers)])
+def url(request: pytest.FixtureRequest) -> str:
+    """RabbitMQ's address, or none for the in-memory twin; not a coroutine, since it may start the server."""
+    return "" if request.param == "memory" else str(request.getfixturevalue("amqp_url"))
 
 
 @pytest.fixture
-async def scene(side: Side) -> AsyncIterator[Scene]:
-    """The contract's stage: once on the in-memory twin, and on RabbitMQ once for each wire path."""
+async def scene(url: str) -> AsyncIterator[Scene]:
+    """The contract's stage: once on the in-memory twin, and once on RabbitMQ."""
     prefix = new_prefix()
     server = MemoryServer()
     declared: list[Topology] = []
     async with AsyncExitStack() as stack:
-        if side.url:
-            stack.push_async_callback(_remove, side.url, declared)
+        if url:
+            stack.push_async_callback(_remove, url, declared)
 
         async def connect() -> FaultyBroker:
-            if side.url:
-                broker = _RecordingBroker(side.url, name=prefix, wire=side.wire, declared=declared)
+            if url:
+                broker = _RecordingBroker(url, name=prefix, declared=declared)
                 return await stack.enter_async_context(broker)
             return await stack.enter_async_context(MemoryBroker(server, name=prefix))
 
-        yield Scene(prefix, connect, _faults(side, server))
+        yield Scene(prefix, connect, _faults(url, server))
 
 
 @pytest.fixture

@@ -91,6 +91,23 @@ async def ready(broker: Broker, queue: str) -> int:
     return stats.messages
 
 
+async def has_ready(broker: Broker, queue: str, messages: int) -> bool:
+    return await ready(broker, queue) == messages
+
+
+async def collected(broker: Broker, queue: str, *, acks: bool = False, **more: Any) -> list[Delivery]:
+    """What the queue delivers from now on, acked if that is asked for."""
+    deliveries: list[Delivery] = []
+
+    def take(delivery: Delivery) -> None:
+        deliveries.append(delivery)
+        if acks:
+            delivery.ack()
+
+    await broker.consume(queue, take, **{"prefetch": 10, **more})
+    return deliveries
+
+
 def bodies(deliveries: list[Delivery]) -> list[bytes]:
     return [delivery.message.body for delivery in deliveries]
 

@@ -6,7 +6,7 @@ from coditect.broker.port import Delivery
 from coditect.broker.topology import QueueType
 from coditect.errors import NotFound, SetupError
 from coditect.model.message import Message
-from tests.contract.broker.scene import FaultyBroker, Scene, bodies, put, ready
+from tests.contract.broker.scene import FaultyBroker, Scene, bodies, collected, has_ready, put, ready
 from tests.support import eventually
 
 
@@ -15,21 +15,14 @@ async def test_messages_are_delivered_in_order_and_acked_for_good(
     scene: Scene, broker: FaultyBroker, kind: QueueType
 ) -> None:
     queue = await scene.declared_queue(broker, kind=kind)
-    delivered: list[Delivery] = []
-
-    def take(delivery: Delivery) -> None:
-        delivered.append(delivery)
-        delivery.ack()
-
     await put(broker, queue, b"0", b"1")
-    consumer = await broker.consume(queue, take, prefetch=1)
+
+    delivered = await collected(broker, queue, prefetch=1, acks=True)
     await put(broker, queue, b"2", b"3")
 
     await eventually(lambda: len(delivered) == 4)
     assert bodies(delivered) == [b"0", b"1", b"2", b"3"]
     assert {(one.redelivered, one.delivery_count, one.lost) for one in delivered} == {(False, 0, False)}
-    assert (consumer.queue, consumer.prefetch, consumer.active) == (queue, 1, True)
-    await consumer.cancel()
     assert await ready(broker, queue) == 0
 
 
@@ -44,13 +37,12 @@ async def test_consumer_of_a_missing_queue_is_refused(scene: Scene, broker: Faul
 async def test_prefetch_bounds_what_is_unsettled(scene: Scene, broker: FaultyBroker, kind: QueueType) -> None:
     queue = await scene.declared_queue(broker, kind=kind)
     await put(broker, queue, b"0", b"1", b"2", b"3", b"4")
-    held: list[Delivery] = []
-
-    await broker.consume(queue, held.append, prefetch=2)
-
+    held = await collected(broker, queue, prefetch=2)
     await eventually(lambda: len(held) == 2)
     assert await ready(broker, queue) == 3
+
     held[0].ack()
+
     await eventually(lambda: len(held) == 3)
     assert await ready(broker, queue) == 2
     assert bodies(held) == [b"0", b"1", b"2"]
@@ -59,11 +51,8 @@ async def test_prefetch_bounds_what_is_unsettled(scene: Scene, broker: FaultyBro
 async def test_further_consumer_of_a_group_has_a_prefetch_of_its_own(scene: Scene, broker: FaultyBroker) -> None:
     queue = await scene.declared_queue(broker)
     await put(broker, queue, *[b"x"] * 10)
-    first: list[Delivery] = []
-    second: list[Delivery] = []
 
-    await broker.consume(queue, first.append, prefetch=2, group="level")
-    await broker.consume(queue, second.append, prefetch=3, group="level")
+    first, second = [await collected(broker, queue, prefetch=prefetch, group="level") for prefetch in (2, 3)]
 
     await eventually(lambda: (len(first), len(second)) == (2, 3))
     assert await ready(broker, queue) == 5
@@ -71,11 +60,7 @@ async def test_further_consumer_of_a_group_has_a_prefetch_of_its_own(scene: Scen
 
 async def test_consumers_take_turns(scene: Scene, broker: FaultyBroker) -> None:
     queue = await scene.declared_queue(broker)
-    other = await scene.connect()
-    first: list[Delivery] = []
-    second: list[Delivery] = []
-    await broker.consume(queue, first.append, prefetch=10)
-    await other.consume(queue, second.append, prefetch=10)
+    first, second = await collected(broker, queue), await collected(await scene.connect(), queue)
 
     await put(broker, queue, *[b"x"] * 10)
 
@@ -97,64 +82,51 @@ async def test_canceled_consumer_gets_nothing_more_and_may_settle_what_it_has(
     held[0].ack()
     held[1].requeue()
 
-    await eventually(lambda: _is_ready(broker, queue, 2))
-    assert not consumer.active
+    await eventually(lambda: has_ready(broker, queue, 2))
+    assert (consumer.queue, consumer.prefetch, consumer.active) == (queue, 2, False)
     assert bodies(held) == [b"done", b"back"]
     delivery = await broker.get(queue)
     assert delivery is not None
     assert (delivery.message.body, delivery.redelivered) == (b"back", True)
 
 
-async def _is_ready(broker: FaultyBroker, queue: str, messages: int) -> bool:
-    return await ready(broker, queue) == messages
+async def handed_back(broker: FaultyBroker, queue: str, times: int) -> list[Delivery]:
+    """The deliveries of a message that its consumer hands back so often."""
+    seen: list[Delivery] = []
+
+    def take(delivery: Delivery) -> None:
+        seen.append(delivery)
+        if len(seen) <= times:
+            delivery.requeue()
+
+    await broker.consume(queue, take, prefetch=1)
+    await eventually(lambda: len(seen) == times + 1)
+    return seen
 
 
 async def test_requeued_message_comes_back_first_with_its_count(scene: Scene, broker: FaultyBroker) -> None:
     queue = await scene.declared_queue(broker)
     await put(broker, queue, b"first", b"second")
-    seen: list[Delivery] = []
 
-    def hand_back_twice(delivery: Delivery) -> None:
-        seen.append(delivery)
-        if len(seen) < 3:
-            delivery.requeue()
+    seen = await handed_back(broker, queue, 2)
 
-    await broker.consume(queue, hand_back_twice, prefetch=1)
-
-    await eventually(lambda: len(seen) == 3)
     assert bodies(seen) == [b"first"] * 3
     assert [(one.redelivered, one.delivery_count) for one in seen] == [(False, 0), (True, 1), (True, 2)]
 
 
 async def test_delivery_count_that_a_publisher_wrote_is_not_believed(scene: Scene, broker: FaultyBroker) -> None:
     queue = await scene.declared_queue(broker)
-    counts: list[int] = []
-
-    def hand_back_once(delivery: Delivery) -> None:
-        counts.append(delivery.delivery_count)
-        if len(counts) < 2:
-            delivery.requeue()
-
-    await broker.consume(queue, hand_back_once, prefetch=1)
     await broker.publish(Message(b"x", {"x-delivery-count": 77}), exchange="", routing_key=queue)
 
-    await eventually(lambda: len(counts) == 2)
-    assert counts == [0, 1]
+    assert [one.delivery_count for one in await handed_back(broker, queue, 1)] == [0, 1]
 
 
 async def test_classic_queue_redelivers_without_a_count(scene: Scene, broker: FaultyBroker) -> None:
     queue = await scene.declared_queue(broker, kind=QueueType.CLASSIC)
-    seen: list[Delivery] = []
-
-    def hand_back_once(delivery: Delivery) -> None:
-        seen.append(delivery)
-        if len(seen) == 1:
-            delivery.requeue()
-
-    await broker.consume(queue, hand_back_once, prefetch=1)
     await put(broker, queue, b"x")
 
-    await eventually(lambda: len(seen) == 2)
+    seen = await handed_back(broker, queue, 1)
+
     assert [(one.redelivered, one.delivery_count) for one in seen] == [(False, 0), (True, 0)]
 
 
@@ -177,41 +149,29 @@ async def test_second_settlement_of_a_delivery_does_nothing(scene: Scene, broker
     assert await ready(broker, queue) == 0
 
 
-async def test_exclusive_consumer_keeps_others_away_until_it_ends(scene: Scene, broker: FaultyBroker) -> None:
+@pytest.mark.parametrize(("first", "second"), [(True, False), (False, True)], ids=["keeps away", "is kept away"])
+async def test_exclusive_consumer_is_alone_until_it_ends(
+    scene: Scene, broker: FaultyBroker, first: bool, second: bool
+) -> None:
     queue = await scene.declared_queue(broker, kind=QueueType.CLASSIC)
     other = await scene.connect()
-    consumer = await broker.consume(queue, lambda _: None, prefetch=1, exclusive=True)
-
+    consumer = await broker.consume(queue, lambda _: None, prefetch=1, exclusive=first)
     with pytest.raises(SetupError):
-        await other.consume(queue, lambda _: None, prefetch=1)
+        await other.consume(queue, lambda _: None, prefetch=1, exclusive=second)
+
     await consumer.cancel()
-    second = await other.consume(queue, lambda _: None, prefetch=1, exclusive=True)
 
-    assert second.active
-
-
-async def test_exclusive_consumer_is_refused_beside_another(scene: Scene, broker: FaultyBroker) -> None:
-    queue = await scene.declared_queue(broker, kind=QueueType.CLASSIC)
-    other = await scene.connect()
-    await broker.consume(queue, lambda _: None, prefetch=1)
-
-    with pytest.raises(SetupError):
-        await other.consume(queue, lambda _: None, prefetch=1, exclusive=True)
-
-    await eventually(lambda: other.connected)
+    assert (await other.consume(queue, lambda _: None, prefetch=1, exclusive=True)).active
 
 
 async def test_what_a_closed_process_held_goes_to_another(scene: Scene, broker: FaultyBroker) -> None:
-    queue = await scene.declared_queue(broker)
-    held: list[Delivery] = []
-    taken_over: list[Delivery] = []
-    leaving = await scene.connect()
-    await leaving.consume(queue, held.append, prefetch=5)
+    queue, leaving = await scene.declared_queue(broker), await scene.connect()
+    held = await collected(leaving, queue)
     await put(broker, queue, b"0", b"1")
     await eventually(lambda: len(held) == 2)
 
     await leaving.__aexit__(None, None, None)  # type: ignore[attr-defined]
-    await broker.consume(queue, taken_over.append, prefetch=5)
+    taken_over = await collected(broker, queue)
 
     await eventually(lambda: len(taken_over) == 2)
     assert bodies(taken_over) == [b"0", b"1"]

@@ -1,3 +1,5 @@
+"""The way back of retries: shared retry-delay queues, and a way out of them that belongs to each capability."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -5,9 +7,11 @@ from typing import Any
 import pytest
 
 from coditect.broker.port import Delivery
-from coditect.broker.topology import Binding, Exchange, ExchangeType, Queue, QueueType
+from coditect.broker.topology import Binding, Exchange, ExchangeType, Queue, QueueType, base_topology, capability_queues
+from coditect.model.capability import Priority
 from coditect.model.message import Message
-from tests.contract.broker.scene import FaultyBroker, Scene, bodies, empty, put, ready, topology
+from coditect.wire import routing
+from tests.contract.broker.scene import FaultyBroker, Scene, bodies, collected, empty, has_ready, put, ready, topology
 from tests.support import eventually
 
 
@@ -96,11 +100,10 @@ async def test_message_over_its_own_expiration_is_dead_lettered(
 
 async def test_message_in_a_consumers_hand_does_not_expire(scene: Scene, broker: FaultyBroker) -> None:
     source, queue, dead = await declare_with_dead_letters(scene, broker, message_ttl_ms=100)
-    held: list[Delivery] = []
-    await broker.consume(queue.name, held.append, prefetch=1)
+    held = await collected(broker, queue.name, prefetch=1)
 
-    await broker.publish(Message(b"held"), exchange=source.name, routing_key="a")
-    await broker.publish(Message(b"waits"), exchange=source.name, routing_key="a")
+    for body in (b"held", b"waits"):
+        await broker.publish(Message(body), exchange=source.name, routing_key="a")
 
     assert (await arrival(broker, dead)).message.body == b"waits"
     assert bodies(held) == [b"held"]
@@ -116,11 +119,7 @@ async def test_message_requeued_after_its_time_expires(scene: Scene, broker: Fau
     await consumer.cancel()
     held[0].requeue()
 
-    await eventually(lambda: _counts(broker, dead, 1))
-
-
-async def _counts(broker: FaultyBroker, queue: Queue, messages: int) -> bool:
-    return await ready(broker, queue.name) == messages
+    await eventually(lambda: has_ready(broker, dead.name, 1))
 
 
 @pytest.mark.parametrize("kind", list(QueueType))
@@ -252,18 +251,13 @@ async def test_message_that_would_cycle_by_time_alone_is_dropped(scene: Scene, b
     end = scene.queue("end")
     fan = [Binding(back.name, queue.name) for queue in (again, end)]
     await broker.declare(topology(back, there, again, end, *fan))
-    seen: list[Delivery] = []
-    await broker.consume(end.name, seen.append, prefetch=10)
+    seen = await collected(broker, end.name)
 
-    await put(broker, there.name, b"first")
-    await eventually(lambda: len(seen) == 1)
-    await eventually(lambda: _counts(broker, again, 0))
-    await put(broker, there.name, b"second")
-    await eventually(lambda: len(seen) == 2)
-    await eventually(lambda: _counts(broker, again, 0))
-    await put(broker, there.name, b"third")
+    for number, body in enumerate((b"first", b"second", b"third"), 1):
+        await put(broker, there.name, body)
+        await eventually(lambda number=number: len(seen) == number)  # type: ignore[misc]
+        await eventually(lambda: has_ready(broker, again.name, 0))
 
-    await eventually(lambda: len(seen) == 3)
     assert bodies(seen) == [b"first", b"second", b"third"]
 
 
@@ -275,9 +269,63 @@ async def test_dead_letters_of_a_full_target_wait_in_their_queue(scene: Scene, b
 
     await put(broker, queue.name, *[b"x"] * 20)
 
-    await eventually(lambda: _counts_at_least(broker, dead, 1))
+    (await arrival(broker, dead)).requeue()
     assert len(await empty(broker, dead.name)) < 20
 
 
-async def _counts_at_least(broker: FaultyBroker, queue: Queue, messages: int) -> bool:
-    return await ready(broker, queue.name) >= messages
+FULL, OTHER = "full", "other"
+MANY = 100
+"""More than RabbitMQ hands over of one queue's dead letters before their target has taken some."""
+
+
+async def retry(broker: FaultyBroker, capability: str, body: bytes) -> None:
+    key = routing.task_key(capability, Priority.P1)
+    await broker.publish(Message(body), exchange=routing.retry_exchange(100), routing_key=key)
+
+
+async def test_retries_of_a_capability_whose_queue_is_full_hold_up_no_other(scene: Scene, broker: FaultyBroker) -> None:
+    full, other = scene.name(FULL), scene.name(OTHER)
+    await broker.declare(base_topology())
+    await broker.declare(capability_queues(full, max_queued=1))
+    await broker.declare(capability_queues(other))
+    seen = await collected(broker, routing.task_queue(other, Priority.P1))
+    for number in range(MANY):
+        await retry(broker, full, b"%d" % number)
+
+    await retry(broker, other, b"mine")
+
+    await eventually(lambda: seen)
+    assert (seen[0].message.body, seen[0].routing_key) == (b"mine", routing.task_key(other, Priority.P1))
+    held = await broker.stats(routing.task_queue(full, Priority.P1))
+    assert held is not None and held.messages < MANY, "it was never full"
+
+
+async def test_retry_comes_back_once_and_in_no_history_of_the_queue_it_goes_to(
+    scene: Scene, broker: FaultyBroker
+) -> None:
+    name = scene.name(OTHER)
+    await broker.declare(base_topology())
+    await broker.declare(capability_queues(name))
+    seen = await collected(broker, routing.task_queue(name, Priority.P1))
+
+    await retry(broker, name, b"mine")
+
+    await eventually(lambda: seen)
+    queues = [death["queue"] for death in seen[0].message.headers["x-death"]]
+    assert queues == [routing.retry_back_queue(name), routing.retry_queue(100)]
+
+
+async def test_retry_of_a_capability_without_a_way_out_of_its_own_comes_back_as_well(
+    scene: Scene, broker: FaultyBroker
+) -> None:
+    """Its agents run an earlier version."""
+    name = scene.name(OTHER)
+    whole = capability_queues(name)
+    await broker.declare(base_topology())
+    await broker.declare(whole.without({routing.retry_back_queue(name)}))
+    seen = await collected(broker, routing.task_queue(name, Priority.P1))
+
+    await retry(broker, name, b"mine")
+
+    await eventually(lambda: seen)
+    assert seen[0].message.body == b"mine"

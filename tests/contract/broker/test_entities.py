@@ -8,7 +8,7 @@ from coditect.broker.port import Delivery, QueueStats
 from coditect.broker.topology import Binding, ExchangeType, QueueType
 from coditect.errors import NotFound, TopologyMismatch, Unroutable
 from coditect.model.message import Message
-from tests.contract.broker.scene import FaultyBroker, Scene, bodies, empty, put, ready, topology
+from tests.contract.broker.scene import FaultyBroker, Scene, bodies, collected, empty, has_ready, put, ready, topology
 from tests.support import eventually
 
 
@@ -51,14 +51,12 @@ async def test_exchange_with_another_type_is_a_mismatch_that_names_it(scene: Sce
 
 async def test_stats_count_ready_messages_and_consumers(scene: Scene, broker: FaultyBroker) -> None:
     queue = await scene.declared_queue(broker)
-    held: list[Delivery] = []
     await put(broker, queue, b"0", b"1", b"2")
-    before = await broker.stats(queue)
+    assert await broker.stats(queue) == QueueStats(messages=3, consumers=0)
 
-    await broker.consume(queue, held.append, prefetch=1)
-
+    held = await collected(broker, queue, prefetch=1)
     await eventually(lambda: len(held) == 1)
-    assert before == QueueStats(messages=3, consumers=0)
+
     assert await broker.stats(queue) == QueueStats(messages=2, consumers=1)
 
 
@@ -75,16 +73,12 @@ async def test_looked_at_messages_go_back_to_their_places_when_released(scene: S
 
     await broker.release()
 
-    await eventually(lambda: _is_ready(broker, queue, 3))
+    await eventually(lambda: has_ready(broker, queue, 3))
     assert [one and one.message.body for one in looked_at] == [b"0", b"1", b"2", None]
     assert during == 0
     again = await broker.get(queue)
     assert again is not None
     assert (again.message.body, again.redelivered, again.delivery_count) == (b"0", True, 1)
-
-
-async def _is_ready(broker: FaultyBroker, queue: str, messages: int) -> bool:
-    return await ready(broker, queue) == messages
 
 
 async def test_settled_one_does_not_come_back_with_the_release(scene: Scene, broker: FaultyBroker) -> None:
@@ -100,7 +94,7 @@ async def test_settled_one_does_not_come_back_with_the_release(scene: Scene, bro
     await broker.release()
     looked_at.ack()
 
-    await eventually(lambda: _is_ready(broker, queue, 2))
+    await eventually(lambda: has_ready(broker, queue, 2))
     assert looked_at.lost
     assert sorted(await empty(broker, queue)) == [b"looked at", b"returned"]
 
@@ -150,7 +144,7 @@ async def test_queue_that_holds_messages_stays_when_only_an_empty_one_may_go(
 
     await broker.delete_queue(queue, if_empty=True, classic=classic)
     kept = await empty(broker, queue)
-    await eventually(lambda: _is_ready(broker, queue, 0))
+    await eventually(lambda: has_ready(broker, queue, 0))
     await broker.delete_queue(queue, if_empty=True, classic=classic)
 
     assert kept == [b"x"]

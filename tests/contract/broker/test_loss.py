@@ -1,3 +1,5 @@
+"""Exchanges and bindings that somebody deletes: those who own them make them again, and what came back is kept."""
+
 from __future__ import annotations
 
 import asyncio
@@ -6,11 +8,13 @@ from collections import Counter
 import pytest
 
 from coditect.broker.port import Delivery
-from coditect.broker.topology import Binding
-from coditect.errors import BrokerUnavailable, CoditectError
+from coditect.broker.rabbitmq.publishing import ASTRAY_SECONDS
+from coditect.broker.topology import Binding, Topology, base_topology, reply_queue
+from coditect.errors import BrokerUnavailable, CoditectError, Unroutable
 from coditect.model.message import Message
+from coditect.wire import routing
 from coditect.wire.tasks import SENT_AGAIN
-from tests.contract.broker.scene import FaultyBroker, Scene, bodies, empty, put, ready, topology
+from tests.contract.broker.scene import FaultyBroker, Scene, bodies, collected, empty, has_ready, put, ready, topology
 from tests.support import eventually
 
 
@@ -35,8 +39,7 @@ async def test_lost_connection_loses_the_deliveries_tells_once_and_they_come_aga
 
 async def test_settling_a_lost_delivery_does_nothing(scene: Scene, broker: FaultyBroker) -> None:
     queue = await scene.declared_queue(broker)
-    seen: list[Delivery] = []
-    await broker.consume(queue, seen.append, prefetch=1)
+    seen = await collected(broker, queue, prefetch=1)
     await put(broker, queue, b"x")
     await eventually(lambda: len(seen) == 1)
     broker.drop()
@@ -45,8 +48,8 @@ async def test_settling_a_lost_delivery_does_nothing(scene: Scene, broker: Fault
     seen[0].ack()
     seen[0].requeue()
     seen[0].reject()
-
     await put(broker, queue, b"next")
+
     assert [one.lost for one in seen] == [True, False]
     seen[1].ack()
     await eventually(lambda: bodies(seen) == [b"x", b"x", b"next"])
@@ -54,8 +57,7 @@ async def test_settling_a_lost_delivery_does_nothing(scene: Scene, broker: Fault
 
 async def test_what_was_acked_before_the_loss_does_not_come_again(scene: Scene, broker: FaultyBroker) -> None:
     queue = await scene.declared_queue(broker)
-    seen: list[Delivery] = []
-    await broker.consume(queue, seen.append, prefetch=2)
+    seen = await collected(broker, queue, prefetch=2)
     await put(broker, queue, b"done", b"held")
     await eventually(lambda: len(seen) == 2)
     seen[0].ack()
@@ -99,14 +101,10 @@ async def test_canceled_consumer_is_not_subscribed_again(scene: Scene, broker: F
     await consumer.cancel()
 
     broker.drop()
-    await eventually(lambda: _is_ready(broker, queue, 1))
+    await eventually(lambda: has_ready(broker, queue, 1))
 
     assert seen[0].lost
     assert (len(seen), lost, consumer.active) == (1, [], False)
-
-
-async def _is_ready(broker: FaultyBroker, queue: str, messages: int) -> bool:
-    return await ready(broker, queue) == messages
 
 
 async def test_publishes_under_way_when_the_connection_breaks_arrive_at_least_once_with_their_ids(
@@ -189,10 +187,9 @@ async def test_entities_that_the_broker_lost_are_declared_again_on_the_next_conn
 ) -> None:
     source, queue = scene.exchange("source"), scene.queue("queue")
     await broker.declare(topology(source, queue, Binding(source.name, queue.name, "#")))
-    seen: list[Delivery] = []
-    await broker.consume(queue.name, seen.append, prefetch=1)
-    await (await scene.connect()).delete_queue(queue.name)
+    seen = await collected(broker, queue.name)
 
+    await (await scene.connect()).delete_queue(queue.name)
     broker.drop()
     await broker.publish(Message(b"x"), exchange=source.name, routing_key="a")
 
@@ -224,7 +221,7 @@ async def test_looked_at_message_is_lost_with_the_connection_and_ready_again(
     broker.drop()
 
     await eventually(lambda: looked_at.lost)
-    await eventually(lambda: _is_ready(broker, queue, 1))
+    await eventually(lambda: has_ready(broker, queue, 1))
     await broker.release()
     assert await empty(broker, queue) == [b"x"]
 
@@ -280,3 +277,79 @@ async def test_queue_that_is_made_once_is_not_made_again(scene: Scene, broker: F
 
     assert await broker.stats(marker.name) is None
     assert await ready(broker, lasting.name) == 1
+
+
+@pytest.fixture
+async def way(scene: Scene, broker: FaultyBroker) -> Topology:
+    """An exchange and a queue of this process, bound."""
+    exchange, queue = scene.exchange("exchange"), scene.queue("queue")
+    made = topology(exchange, queue, Binding(exchange.name, queue.name, "key"))
+    await broker.declare(made)
+    return made
+
+
+async def test_publish_to_an_exchange_that_was_deleted_arrives(
+    scene: Scene, broker: FaultyBroker, way: Topology
+) -> None:
+    await scene.faults.delete_exchange(way.exchanges[0].name)
+
+    await broker.publish(Message(b"kept"), exchange=way.exchanges[0].name, routing_key="key")
+
+    assert await empty(broker, way.queues[0].name) == [b"kept"]
+
+
+async def test_many_publishes_to_an_exchange_that_is_deleted_meanwhile_arrive(
+    scene: Scene, broker: FaultyBroker, way: Topology
+) -> None:
+    name = way.exchanges[0].name
+    publishes = [broker.publish(Message(b"%d" % n), exchange=name, routing_key="key") for n in range(100)]
+
+    await asyncio.gather(*publishes[:50], scene.faults.delete_exchange(name), *publishes[50:])
+
+    assert set(await empty(broker, way.queues[0].name)) == {b"%d" % n for n in range(100)}
+
+
+async def test_publish_that_came_back_for_want_of_our_own_binding_arrives(
+    scene: Scene, broker: FaultyBroker, way: Topology
+) -> None:
+    await scene.faults.unbind(way.bindings[0])
+
+    await broker.publish(Message(b"kept"), exchange=way.exchanges[0].name, routing_key="key")
+
+    assert await empty(broker, way.queues[0].name) == [b"kept"]
+
+
+async def test_publish_waits_until_the_owner_of_its_queue_has_bound_it_again(
+    scene: Scene, broker: FaultyBroker
+) -> None:
+    owner, name = await scene.connect(), f"reply.{scene.name('owner')}"
+    replies = reply_queue(name)
+    await owner.declare(base_topology() + replies)
+    await scene.faults.unbind(replies.bindings[0])
+
+    await broker.publish(Message(b"kept"), exchange=routing.REPLIES, routing_key=name)
+
+    assert await empty(owner, name) == [b"kept"]
+    await owner.delete_queue(name)
+
+
+@pytest.mark.parametrize("name", ["nobody", "no*body", "nöbody", "nobody" * 30])
+async def test_publish_for_a_queue_that_is_not_there_comes_back_at_once(
+    scene: Scene, broker: FaultyBroker, name: str
+) -> None:
+    """Whatever it is called: the protocol's library writes no name with a star."""
+    await broker.declare(base_topology())
+
+    async with asyncio.timeout(ASTRAY_SECONDS / 3):
+        with pytest.raises(Unroutable):
+            await broker.publish(Message(b""), exchange=routing.REPLIES, routing_key=f"reply.{scene.name(name)}")
+
+
+async def test_what_is_declared_lazily_is_made_when_it_is_missing(scene: Scene, broker: FaultyBroker) -> None:
+    exchange, queue = scene.exchange("exchange"), scene.queue("queue")
+    await broker.declare(topology(exchange), lazily=True)
+
+    await broker.declare(topology(queue, Binding(exchange.name, queue.name, "key")))
+    await broker.publish(Message(b"arrived"), exchange=exchange.name, routing_key="key")
+
+    assert await empty(broker, queue.name) == [b"arrived"]

@@ -1,3 +1,5 @@
+"""What a queue does that may hold only so much and drops its oldest: it refuses nobody."""
+
 from __future__ import annotations
 
 import asyncio
@@ -7,11 +9,22 @@ from typing import Any
 
 import pytest
 
-from coditect.broker.port import Delivery
-from coditect.broker.topology import QueueType
+from coditect.broker.rabbitmq.publishing import ASTRAY_SECONDS
+from coditect.broker.topology import Binding, ExchangeType, QueueType
 from coditect.errors import InvalidTask, NotFound, Overloaded, PublishUnconfirmed, Unroutable
 from coditect.model.message import Message
-from tests.contract.broker.scene import FaultyBroker, Scene, empty, own_headers, put, ready
+from tests.contract.broker.scene import (
+    FaultyBroker,
+    Scene,
+    bodies,
+    collected,
+    empty,
+    has_ready,
+    own_headers,
+    put,
+    ready,
+    topology,
+)
 from tests.support import eventually
 
 EVERY_TYPE: dict[str, Any] = {
@@ -72,7 +85,7 @@ async def test_properties_that_were_not_sent_arrive_as_none(scene: Scene, broker
     assert {message.content_type, message.expiration_ms} == {None}
 
 
-@pytest.mark.parametrize("size", [0, 1, 400_000], ids=["empty", "one byte", "400 kB"])
+@pytest.mark.parametrize("size", [0, 1, 131_063, 131_064, 131_065, 262_128, 400_000])  # 131,064 are a full frame
 async def test_body_of_any_size_arrives_whole(scene: Scene, broker: FaultyBroker, size: int) -> None:
     queue = await scene.declared_queue(broker)
     body = bytes(index % 251 for index in range(size))
@@ -83,17 +96,20 @@ async def test_body_of_any_size_arrives_whole(scene: Scene, broker: FaultyBroker
 
 
 @pytest.mark.parametrize(
-    "headers",
-    [{"a": object()}, {"a": {1, 2}}, {"a": 2**64}, {"a": [{"b": object()}]}, {"a": "\ud800"}],
-    ids=["object", "set", "too large", "nested", "surrogate"],
+    "fields",
+    [
+        *({"headers": {"a": value}} for value in (..., {1, 2}, 2**64, [{"b": ...}], "\ud800")),
+        *({field: "ü" * 128} for field in ("message_id", "correlation_id", "reply_to", "type", "app_id")),
+    ],
+    ids=str,
 )
-async def test_headers_that_amqp_cannot_carry_are_refused_before_anything_is_sent(
-    scene: Scene, broker: FaultyBroker, headers: dict[str, Any]
+async def test_what_amqp_cannot_carry_is_refused_before_anything_is_sent(
+    scene: Scene, broker: FaultyBroker, fields: dict[str, Any]
 ) -> None:
     queue = await scene.declared_queue(broker)
 
     with pytest.raises(InvalidTask):
-        await broker.publish(Message(b"x", headers), exchange="", routing_key=queue, timeout_seconds=5)
+        await broker.publish(Message(b"x", **fields), exchange="", routing_key=queue, timeout_seconds=5)
 
     await put(broker, queue, b"next")
     assert await empty(broker, queue) == [b"next"]
@@ -110,20 +126,6 @@ async def test_bytes_and_tuples_in_headers_arrive_as_byte_arrays_and_lists(scene
     assert own_headers(delivery.message) == {"bytes": bytearray(b"\xff"), "tuple": [1, bytearray(b"\x00")]}
 
 
-@pytest.mark.parametrize("field", ["message_id", "correlation_id", "reply_to", "type", "app_id"])
-async def test_property_over_255_bytes_is_refused_and_the_next_publish_works(
-    scene: Scene, broker: FaultyBroker, field: str
-) -> None:
-    queue = await scene.declared_queue(broker)
-    message = Message(b"x", **{field: "ü" * 128})  # type: ignore[arg-type]
-
-    with pytest.raises(InvalidTask):
-        await broker.publish(message, exchange="", routing_key=queue, timeout_seconds=5)
-
-    await put(broker, queue, b"next")
-    assert await empty(broker, queue) == [b"next"]
-
-
 async def test_unroutable_message_raises_and_names_the_key(scene: Scene, broker: FaultyBroker) -> None:
     key = scene.name("nobody")
 
@@ -133,13 +135,14 @@ async def test_unroutable_message_raises_and_names_the_key(scene: Scene, broker:
     assert caught.value.facts["routing_key"] == key
 
 
-async def test_publish_to_a_missing_exchange_raises_and_the_next_publish_works(
+async def test_publish_to_a_missing_exchange_is_refused_at_once_and_the_next_publish_works(
     scene: Scene, broker: FaultyBroker
 ) -> None:
     queue = await scene.declared_queue(broker)
 
-    with pytest.raises(NotFound):
-        await broker.publish(Message(b"x"), exchange=scene.name("nowhere"), routing_key="key", timeout_seconds=5)
+    async with asyncio.timeout(ASTRAY_SECONDS / 3):
+        with pytest.raises(NotFound):
+            await broker.publish(Message(b"x"), exchange=scene.name("nowhere"), routing_key="key")
 
     await put(broker, queue, b"next")
     assert await empty(broker, queue) == [b"next"]
@@ -219,18 +222,13 @@ async def test_publish_to_a_full_queue_waits_until_there_is_room(
     queue = await scene.declared_queue(broker, kind=kind, max_length=2)
     await fill(broker, queue)
     waiting = asyncio.create_task(put(broker, queue, b"late"))
-    delivered: list[Delivery] = []
-
-    def take(delivery: Delivery) -> None:
-        delivered.append(delivery)
-        delivery.ack()
 
     await asyncio.wait({waiting}, timeout=0.5)  # nothing is to happen meanwhile
     assert not waiting.done()
-    await broker.consume(queue, take, prefetch=10)
-    await asyncio.wait_for(waiting, 10)
 
-    await eventually(lambda: b"late" in [one.message.body for one in delivered])
+    delivered = await collected(broker, queue, acks=True)
+    await asyncio.wait_for(waiting, 10)
+    await eventually(lambda: b"late" in bodies(delivered))
 
 
 async def test_publish_to_a_queue_that_stays_full_is_overloaded_after_its_time(
@@ -249,3 +247,41 @@ async def is_overloaded(broker: FaultyBroker, queue: str) -> bool:
     with pytest.raises((Overloaded, PublishUnconfirmed)) as ended:
         await broker.publish(Message(b"late"), exchange="", routing_key=queue, timeout_seconds=0.3)
     return ended.type is Overloaded
+
+
+@pytest.mark.parametrize("kind", [QueueType.QUORUM, QueueType.CLASSIC])
+@pytest.mark.parametrize(
+    ("bound", "published", "kept"),
+    [
+        ({"max_length": 2}, [b"1", b"2", b"3"], [b"2", b"3"]),
+        ({"max_length_bytes": 100}, [b"a" * 60, b"b" * 30, b"c" * 60], [b"b" * 30, b"c" * 60]),
+        ({"max_length_bytes": 100}, [b"a" * 101, b"b" * 10], [b"b" * 10]),
+    ],
+    ids=["too many", "too many bytes", "too large"],
+)
+async def test_full_queue_takes_the_new_message_and_drops_its_oldest(
+    scene: Scene,
+    broker: FaultyBroker,
+    kind: QueueType,
+    bound: dict[str, Any],
+    published: list[bytes],
+    kept: list[bytes],
+) -> None:
+    queue = await scene.declared_queue(broker, kind=kind, drops_oldest=True, **bound)
+
+    await put(broker, queue, *published)
+
+    await eventually(lambda: has_ready(broker, queue, len(kept)))
+    assert await empty(broker, queue) == kept
+
+
+async def test_full_queue_of_copies_does_not_hold_up_the_original(scene: Scene, broker: FaultyBroker) -> None:
+    source = scene.exchange("source", ExchangeType.FANOUT)
+    copies, original = scene.queue("copies", max_length=1, drops_oldest=True), scene.queue("original")
+    bindings = [Binding(source.name, one.name) for one in (copies, original)]
+    await broker.declare(topology(source, copies, original, *bindings))
+
+    for _ in range(5):
+        await broker.publish(Message(b"x"), exchange=source.name, routing_key="", wait_when_full=False)
+
+    assert await ready(broker, original.name) == 5

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from coditect.broker.topology import Binding, ExchangeType, QueueType
@@ -7,90 +9,63 @@ from coditect.errors import Overloaded, Unroutable
 from coditect.model.message import Message
 from tests.contract.broker.scene import FaultyBroker, Scene, empty, own_headers, ready, topology
 
+DIRECT, FANOUT, TOPIC = ExchangeType.DIRECT, ExchangeType.FANOUT, ExchangeType.TOPIC
+WILDCARDS = [
+    ("code.review.p1", "code.review.p1", True),
+    ("code.review.p1", "code.review.p2", False),
+    ("code.*.p1", "code.review.p1", True),
+    ("code.*", "code.review.p1", False),
+    ("code.#", "code.review.p1", True),
+    ("code.#", "code", True),
+    ("#.p1", "code.review.p1", True),
+    ("#", "", True),
+    ("*", "", False),
+    ("#", "anything.at.all", True),
+    ("*.#.p1", "code.p1", True),
+    ("a.#.b.*", "a.b.b.c", True),
+    ("a.#.b.*", "a.c", False),
+]
+LISTENERS = [("all", "#"), ("type", "task.*"), ("one", "task.*.id:task"), ("other", "task.*.other")]
+
 
 @pytest.mark.parametrize(
-    ("pattern", "key", "matches"),
+    ("kind", "bindings", "key", "copies", "reached"),
     [
-        ("code.review.p1", "code.review.p1", True),
-        ("code.review.p1", "code.review.p2", False),
-        ("code.*.p1", "code.review.p1", True),
-        ("code.*", "code.review.p1", False),
-        ("code.#", "code.review.p1", True),
-        ("code.#", "code", True),
-        ("#.p1", "code.review.p1", True),
-        ("#", "", True),
-        ("*", "", False),
-        ("#", "anything.at.all", True),
-        ("*.#.p1", "code.p1", True),
-        ("a.#.b.*", "a.b.b.c", True),
-        ("a.#.b.*", "a.c", False),
+        (DIRECT, [("one", "a.*"), ("two", "a.b")], "a.b", [], ["two"]),
+        (FANOUT, [("one", ""), ("two", "ignored")], "its.own", [], ["one", "two"]),
+        (TOPIC, [("one", "a.#"), ("one", "#.b")], "a.b", [], ["one"]),
+        (DIRECT, [("one", "one"), ("two", "two")], "one", ["two"], ["one", "two"]),
+        (TOPIC, LISTENERS, "task.done", ["task.done.id:task"], ["all", "type", "one"]),
+        *(
+            (TOPIC, [("sentinel", key), ("one", pattern)], key, [], ["sentinel", *["one"] * matches])
+            for pattern, key, matches in WILDCARDS
+        ),
     ],
 )
-async def test_topic_exchange_follows_its_wildcards(
-    scene: Scene, broker: FaultyBroker, pattern: str, key: str, matches: bool
+async def test_message_reaches_each_queue_that_is_bound_to_one_of_its_keys_once(
+    scene: Scene,
+    broker: FaultyBroker,
+    kind: ExchangeType,
+    bindings: list[tuple[str, str]],
+    key: str,
+    copies: list[str],
+    reached: list[str],
 ) -> None:
-    source, queue, other = scene.exchange("topic"), scene.queue("queue"), scene.queue("other")
-    sentinel = Binding(source.name, other.name, key)
-    await broker.declare(topology(source, queue, other, Binding(source.name, queue.name, pattern), sentinel))
+    source = scene.exchange("source", kind)
+    queues = {name: scene.queue(name) for name, _ in bindings}
+    bound = [Binding(source.name, queues[name].name, pattern) for name, pattern in bindings]
+    await broker.declare(topology(source, *queues.values(), *bound))
+    headers: dict[str, Any] = {"CC": copies} if copies else {}
 
-    await broker.publish(Message(b"x"), exchange=source.name, routing_key=key)
+    await broker.publish(Message(b"x", headers), exchange=source.name, routing_key=key)
 
-    assert await empty(broker, other.name) == [b"x"]
-    assert await empty(broker, queue.name) == ([b"x"] if matches else [])
-
-
-async def test_direct_exchange_delivers_to_queues_of_the_same_key(scene: Scene, broker: FaultyBroker) -> None:
-    source, one, two = scene.exchange("direct", ExchangeType.DIRECT), scene.queue("one"), scene.queue("two")
-    await broker.declare(
-        topology(source, one, two, Binding(source.name, one.name, "a.*"), Binding(source.name, two.name, "b"))
-    )
-
-    await broker.publish(Message(b"x"), exchange=source.name, routing_key="b")
-
-    assert await empty(broker, two.name) == [b"x"]
-    assert await empty(broker, one.name) == []
-    with pytest.raises(Unroutable):
-        await broker.publish(Message(b"y"), exchange=source.name, routing_key="a.b")
-
-
-async def test_fanout_exchange_delivers_to_every_queue_and_keeps_the_key(scene: Scene, broker: FaultyBroker) -> None:
-    source, one, two = scene.exchange("fanout", ExchangeType.FANOUT), scene.queue("one"), scene.queue("two")
-    await broker.declare(
-        topology(source, one, two, Binding(source.name, one.name), Binding(source.name, two.name, "ignored"))
-    )
-
-    await broker.publish(Message(b"x"), exchange=source.name, routing_key="its.own")
-
-    assert await empty(broker, two.name) == [b"x"]
-    delivery = await broker.get(one.name)
-    assert delivery is not None
-    assert (delivery.exchange, delivery.routing_key) == (source.name, "its.own")
-
-
-async def test_queue_bound_twice_gets_a_message_once(scene: Scene, broker: FaultyBroker) -> None:
-    source, queue = scene.exchange("topic"), scene.queue("queue")
-    await broker.declare(
-        topology(source, queue, Binding(source.name, queue.name, "a.#"), Binding(source.name, queue.name, "#.b"))
-    )
-
-    await broker.publish(Message(b"x"), exchange=source.name, routing_key="a.b")
-
-    assert await empty(broker, queue.name) == [b"x"]
-
-
-async def test_carbon_copies_go_to_their_keys_and_the_header_stays(scene: Scene, broker: FaultyBroker) -> None:
-    source, one, two = scene.exchange("direct", ExchangeType.DIRECT), scene.queue("one"), scene.queue("two")
-    await broker.declare(
-        topology(source, one, two, Binding(source.name, one.name, "one"), Binding(source.name, two.name, "two"))
-    )
-
-    await broker.publish(Message(b"x", {"CC": ["two"]}), exchange=source.name, routing_key="one")
-
-    assert await empty(broker, one.name) == [b"x"]
-    delivery = await broker.get(two.name)
-    assert delivery is not None
-    assert delivery.routing_key == "one"
-    assert own_headers(delivery.message) == {"CC": ["two"]}
+    for name, queue in queues.items():
+        delivery = await broker.get(queue.name)
+        assert (delivery is not None) == (name in reached), name
+        if delivery is not None:
+            assert (delivery.exchange, delivery.routing_key) == (source.name, key)
+            assert own_headers(delivery.message) == headers
+            assert await broker.get(queue.name) is None
 
 
 async def test_carbon_copy_alone_makes_a_message_routable(scene: Scene, broker: FaultyBroker) -> None:
@@ -147,18 +122,3 @@ async def test_message_refused_by_one_full_queue_stays_in_the_other(scene: Scene
             await broker.publish(Message(b"x"), exchange=source.name, routing_key="", wait_when_full=False)
 
     assert (await ready(broker, full.name), await ready(broker, free.name)) == (1, 2)
-
-
-async def test_an_event_comes_once_to_each_listener_whose_pattern_matches_any_of_its_keys(
-    scene: Scene, broker: FaultyBroker
-) -> None:
-    source = scene.exchange("events")
-    patterns = {"all": "#", "type": "task.*", "one": "task.*.id:task", "other": "task.*.other"}
-    queues = {name: scene.queue(name, QueueType.CLASSIC) for name in patterns}
-    bound = [Binding(source.name, queues[name].name, pattern) for name, pattern in patterns.items()]
-    await broker.declare(topology(source, *queues.values(), *bound))
-
-    event = Message(b"x", {"CC": ["task.done.id:task"]})
-    await broker.publish(event, exchange=source.name, routing_key="task.done")
-
-    assert [await empty(broker, queues[name].name) for name in patterns] == [[b"x"], [b"x"], [b"x"], []]

@@ -8,9 +8,9 @@ from itertools import cycle
 from uuid import uuid4
 
 from coditect.model.capability import Priority
-from dispatcher.taskgraph.keys import queue_name
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import Change, Job, JobState, RequestKind, TaskGraph, ToolRequest
+from dispatcher.taskgraph.records import queue_name
 from dispatcher.taskgraph.redis import RedisTaskGraph
 
 CAPABILITY = "code.review"

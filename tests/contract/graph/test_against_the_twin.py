@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dispatcher.taskgraph.memory import MemoryTaskGraph
@@ -83,5 +83,11 @@ async def compare(url: str, taken: list[tuple[str, Any]]) -> None:
 
 @settings(max_examples=60)
 @given(taken=st.lists(steps, max_size=12))
+@example(
+    taken=[
+        ("create", [("a", JobState.DEFERRED), ("d", JobState.FINISHED), ("e", JobState.DEFERRED)]),
+        ("tell", [("a", JobState.DEFERRED), ("e", JobState.DEFERRED), ("a", JobState.FINISHED)]),  # one job twice
+    ]
+)
 def test_twin_and_redis_agree_after_every_step(redis_of_module: PrivateRedis, taken: list[tuple[str, Any]]) -> None:
     asyncio.run(compare(redis_of_module.url, taken))

@@ -1,4 +1,4 @@
-"""What every task graph promises."""
+"""What every task graph promises about jobs, and about those that are taken out of its queues."""
 
 from __future__ import annotations
 
@@ -7,17 +7,10 @@ from dataclasses import replace
 import pytest
 
 from coditect.model.capability import Priority
-from dispatcher.taskgraph.port import BATCH, JobState
-from tests.contract.graph.scene import Scene
+from dispatcher.taskgraph.port import BATCH, JobState, looks
+from tests.contract.graph.scene import CAPABILITY, Scene
 
 DEFERRED, SCHEDULED, QUEUED, STARTED, FINISHED, FAILED, CANCELED = JobState
-
-
-async def test_job_without_predecessors_is_queued_and_the_others_are_deferred(scene: Scene) -> None:
-    await scene.create(scene.job("a"), scene.job("b", "a"), scene.job("c", "a", "b"))
-
-    assert await scene.counts() == {"queued": 1, "deferred": 2}
-    assert await scene.adopt() == ["a"]
 
 
 async def test_job_is_queued_when_its_last_predecessor_is_finished(scene: Scene) -> None:
@@ -40,41 +33,20 @@ async def test_job_stays_deferred_when_a_predecessor_does_anything_but_finish(sc
     assert (await scene.counts())["deferred"] == 1
 
 
-async def test_created_again_a_job_stays_as_it_is(scene: Scene) -> None:
+async def test_created_again_a_job_stays_as_it_is_and_one_behind_what_has_finished_is_queued(scene: Scene) -> None:
     jobs = [scene.job("a"), scene.job("b", "a")]
-    await scene.create(*jobs)
+    await scene.create(*jobs, scene.job("done", state=FINISHED))
     assert await scene.adopt() == ["a"]
-
-    assert await scene.graph.create([*jobs, scene.job("c")]) == jobs
-
-    assert await scene.counts() == {"started": 1, "deferred": 1, "queued": 1}
-    assert await scene.adopt() == ["c"]
+    more = [scene.job("c"), scene.job("d", "done"), scene.job("e", "done", "a")]
+    assert await scene.graph.create([*jobs, *more]) == jobs
+    assert await scene.counts() == {"started": 1, "deferred": 2, "queued": 2, "finished": 1}
+    assert await scene.adopt() == ["c", "d"]
     assert await scene.adopt() == []
-
-
-async def test_job_that_is_created_after_its_predecessors_have_finished_is_queued(scene: Scene) -> None:
-    await scene.create(scene.job("a", state=FINISHED), scene.job("b"))
-
-    await scene.create(scene.job("c", "a"), scene.job("d", "a", "b"))
-
-    assert await scene.adopt() == ["b", "c"]
-    assert await scene.counts() == {"finished": 1, "started": 2, "deferred": 1}
-
-
-@pytest.mark.parametrize("state", [*JobState])
-async def test_job_may_be_created_in_any_state(scene: Scene, state: JobState) -> None:
-    await scene.create(scene.job("a", state=state))
-
-    assert await scene.counts() == {state.value: 1}
-    assert not await scene.graph.difference([scene.job("a", state=state)])
-    assert await scene.requests() == []
 
 
 @pytest.mark.parametrize("last", [*JobState])
 @pytest.mark.parametrize("first", [*JobState])
-async def test_job_goes_from_any_state_to_any_other_and_is_counted_once(
-    scene: Scene, first: JobState, last: JobState
-) -> None:
+async def test_job_of_any_state_is_counted_once(scene: Scene, first: JobState, last: JobState) -> None:
     await scene.create(scene.job("root"), scene.job("a", "root", state=first))
 
     await scene.tell(last, "a")
@@ -101,16 +73,6 @@ async def test_change_of_a_dependent_in_the_same_call_stands_above_its_release(s
     assert await scene.adopt() == ["free"]
 
 
-async def test_repeated_finish_queues_nothing_twice(scene: Scene) -> None:
-    await scene.create(scene.job("a"), scene.job("b", "a"))
-    await scene.tell(FINISHED, "a")
-    assert await scene.adopt() == ["b"]
-
-    await scene.tell(FINISHED, "a", "a")
-
-    assert await scene.counts() == {"finished": 1, "started": 1}
-
-
 async def test_redriven_parents_release_their_dependent_anew(scene: Scene) -> None:
     await scene.create(scene.job("a"), scene.job("b"), scene.job("c", "a", "b"))
     await scene.tell(FINISHED, "b")
@@ -124,13 +86,13 @@ async def test_redriven_parents_release_their_dependent_anew(scene: Scene) -> No
     assert await scene.counts() == {"finished": 2, "queued": 1}
 
 
-async def test_changes_of_unknown_jobs_change_nothing(scene: Scene) -> None:
-    await scene.create(scene.job("a"))
+async def test_repeated_finish_and_changes_of_unknown_jobs_queue_nothing(scene: Scene) -> None:
+    await scene.create(scene.job("a"), scene.job("b", "a"))
     unknown = [scene.change(f"x{number}", FINISHED) for number in range(2)]
-
     await scene.graph.tell([unknown[0], scene.change("a", FINISHED), unknown[1]])
-
-    assert await scene.counts() == {"finished": 1}
+    assert await scene.adopt() == ["b"]
+    await scene.tell(FINISHED, "a", "a")
+    assert await scene.counts() == {"finished": 1, "started": 1}
 
 
 async def test_child_of_a_predecessor_that_was_lost_does_not_run(scene: Scene) -> None:
@@ -213,28 +175,105 @@ async def test_unfinished_jobs_are_found_behind_many(scene: Scene) -> None:
     assert {*(await scene.graph.unfinished(scene.shard)).workflows} == {scene.workflow, other.workflow}
 
 
-async def test_shard_is_known_once_it_was_remembered(scene: Scene) -> None:
+async def test_a_shard_and_the_highest_incarnation_of_a_store_are_remembered(scene: Scene) -> None:
     assert not await scene.graph.known([scene.shard])
-
     await scene.graph.remember(scene.shard)
-
     assert await scene.graph.known([scene.shard])
     assert not await scene.graph.known([scene.shard + 1])
-
-
-async def test_highest_incarnation_of_a_store_is_remembered(scene: Scene) -> None:
     store = f"store-{scene.workflow}"
-
     told = [await scene.graph.incarnation(store, begun) for begun in (0, 3, 7, 5, 0)]
-
     assert told == [0, 0, 3, 7, 7]
     assert await scene.graph.incarnation(f"other-{scene.workflow}") == 0
 
 
-async def test_nodes_of_a_map_are_jobs_of_their_own(scene: Scene) -> None:
-    names = ["build[0]", "build[1]", "build"]
-    await scene.create(*[scene.job(name) for name in names], scene.job("end", *names))
+async def test_adoption_takes_the_oldest_first_and_no_more_than_there_is_room(scene: Scene) -> None:
+    await scene.create(*[scene.job(f"n{number}") for number in range(5)])
+    assert await scene.adopt(2) == ["n0", "n1"]
+    assert await scene.counts() == {"started": 2, "queued": 3}
+    assert await scene.adopt(0) == []
+    assert await scene.graph.adopt([], {CAPABILITY: 10}) == []
+    assert await scene.adopt(9) == ["n2", "n3", "n4"]
+    assert await scene.adopt(9) == []
 
-    assert await scene.adopt() == names
-    await scene.tell(FINISHED, *names)
-    assert await scene.adopt() == ["end"]
+
+async def test_adoption_takes_the_urgent_first(scene: Scene) -> None:
+    await scene.create(*[scene.job(level.value, level=level) for level in reversed(Priority)])
+
+    assert [await scene.adopt(1) for _ in Priority] == [["p0"], ["p1"], ["p2"]]
+
+
+async def test_adoption_shares_the_room_among_the_shards_and_gives_what_is_left_to_any(scene: Scene) -> None:
+    await scene.create(*[scene.job(f"a{number}") for number in range(20)])
+    await scene.create(*[scene.job(f"b{number}", shard=1) for number in range(3)])
+    shards = [scene.shard, scene.shard + 1]
+
+    even = [one.node[0] for one in await scene.graph.adopt(shards, {CAPABILITY: 4})]
+    rest = [one.node[0] for one in await scene.graph.adopt(shards, {CAPABILITY: 10})]
+
+    assert sorted(even) == ["a", "a", "b", "b"]
+    assert sorted(rest) == ["a"] * 9 + ["b"]
+
+
+async def test_adoption_takes_a_batch_at_most(scene: Scene) -> None:
+    await scene.create(*[scene.job(f"n{number}") for number in range(BATCH + 1)])
+
+    assert len(await scene.adopt(10 * BATCH)) == BATCH
+    assert len(await scene.adopt(10 * BATCH)) == 1
+
+
+async def test_adoption_takes_of_each_capability_what_has_room_and_the_rest_holds_up_nobody(scene: Scene) -> None:
+    jobs = [scene.job(f"full{number}", capability="full") for number in range(3)]
+    await scene.create(*jobs, *[scene.job(f"n{number}") for number in range(3)], scene.job("o", capability="other"))
+
+    taken = await scene.graph.adopt([scene.shard], {CAPABILITY: 2, "other": 5, "full": 0})
+
+    assert [(one.node, one.capability) for one in taken] == [("n0", CAPABILITY), ("n1", CAPABILITY), ("o", "other")]
+    assert await scene.counts() == {"started": 3, "queued": 4}
+    assert not await scene.graph.difference([replace(job, state=JobState.QUEUED) for job in jobs])
+    assert await scene.adopt(9, full=2) == ["full0", "full1", "n2"], "in their places"
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+async def test_what_stands_behind_many_is_found_by_a_call_that_follows(scene: Scene, shards: int) -> None:
+    full = [scene.job(f"full{number}", capability="full") for number in range(3 * looks(1))]
+    await scene.create(*full, scene.job("n", shard=shards - 1), *full[:1])
+    if shards == 2:
+        more = [scene.job(f"more{number}", capability="full", shard=1) for number in range(3 * looks(1))]
+        await scene.create(*more, scene.job("last", shard=1))
+    calls, found = 0, list[str]()
+
+    while len(found) < shards:
+        taken = await scene.graph.adopt([scene.shard, scene.shard + shards - 1][:shards], {CAPABILITY: 1})
+        found += [one.node for one in taken]
+        calls += 1
+        assert calls < 30, found
+
+    assert await scene.adopt(0, full=3) == ["full0", "full1", "full2"], "those keep their places"
+
+
+async def test_full_capability_of_a_high_level_does_not_hold_up_another_of_a_low_one(scene: Scene) -> None:
+    urgent = [scene.job(f"full{number}", capability="full", level=Priority.P0) for number in range(2 * looks(1))]
+    await scene.create(*urgent, scene.job("low", level=Priority.P2))
+
+    assert await scene.adopt(1) == ["low"]
+
+
+async def test_urgent_job_of_a_capability_goes_first_also_from_behind_a_full_one(scene: Scene) -> None:
+    await scene.create(
+        scene.job("low", level=Priority.P2),
+        *[scene.job(f"full{number}", capability="full", level=Priority.P0) for number in range(looks(1) - 1)],
+        scene.job("urgent", level=Priority.P0),
+    )
+
+    assert [await scene.adopt(1), await scene.adopt(1)] == [["urgent"], ["low"]]
+
+
+async def test_adopted_job_that_nobody_claims_is_put_back_by_being_told_its_state(scene: Scene) -> None:
+    await scene.create(scene.job("a"))
+    assert await scene.adopt() == ["a"]
+
+    difference = await scene.graph.difference([scene.job("a", state=JobState.QUEUED)])
+    await scene.graph.tell(difference.changes)
+
+    assert await scene.counts() == {"queued": 1}
+    assert await scene.adopt() == ["a"]

@@ -12,7 +12,7 @@ from coditect.errors import InvalidTask
 from coditect.model.capability import CapabilitySpec
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus, Load
-from coditect.registry.port import Registry, Search
+from coditect.registry.port import LAPSED, LEFT, Registry, Search
 from tests.support import eventually
 from tests.unit.registry.samples import IDLE, REVIEW, SUMMARY, make_registration
 
@@ -65,16 +65,19 @@ async def test_leases_are_those_of_the_living_and_what_is_left_of_them(registry:
     assert 25_000 < left[A] <= 30_000
 
 
-async def test_unknown_agent_is_none(registry: Registry) -> None:
-    await register(registry)
-
-    assert await registry.get(UNKNOWN) is None
-
-
-async def test_empty_registry_answers_empty(registry: Registry) -> None:
+async def test_empty_registry_answers_empty_and_an_agent_without_capabilities_and_tags_is_found(
+    registry: Registry,
+) -> None:
     assert await registry.find(Search()) == ()
     assert await registry.capabilities() == frozenset()
     assert await registry.get(A) is None
+    assert not await registry.renew(UNKNOWN, IDLE, lease_seconds=30)
+    assert await registry.find(Search()) == (), "a renewal writes nothing"
+
+    await registry.register(make_registration(offers=(), tags=frozenset()), IDLE, lease_seconds=30)
+
+    assert ids(await registry.find(Search())) == [A]
+    assert await registry.renew(A, IDLE, lease_seconds=30)
 
 
 async def test_empty_search_finds_all_in_order_of_their_ids(registry: Registry) -> None:
@@ -130,13 +133,6 @@ async def test_capabilities_are_those_of_the_living_each_once(registry: Registry
     assert await registry.capabilities() == {"code.review", "text.summarize"}
 
 
-async def test_agent_without_capabilities_and_tags_is_found(registry: Registry) -> None:
-    await registry.register(make_registration(offers=(), tags=frozenset()), IDLE, lease_seconds=30)
-
-    assert ids(await registry.find(Search())) == [A]
-    assert await registry.renew(A, IDLE, lease_seconds=30)
-
-
 async def test_second_registration_replaces_the_first_with_its_indexes(registry: Registry) -> None:
     await register(registry)
 
@@ -165,7 +161,7 @@ async def test_lapsed_agent_is_gone_from_every_answer(registry: Registry) -> Non
     assert await registry.get(A) is None
 
 
-async def test_renewal_extends_the_lease_and_replaces_the_load(registry: Registry) -> None:
+async def test_renewal_extends_or_shortens_the_lease_and_replaces_the_load(registry: Registry) -> None:
     await register(registry, lease_seconds=5)
     load = replace(IDLE, status=AgentStatus.BUSY, running=2, completed=9)
 
@@ -178,24 +174,13 @@ async def test_renewal_extends_the_lease_and_replaces_the_load(registry: Registr
     assert record.load == load
     assert record.registration == make_registration(A)
 
-
-async def test_renewal_may_shorten_the_lease(registry: Registry) -> None:
-    await register(registry, lease_seconds=60)
-
     await registry.renew(A, IDLE, lease_seconds=2)
-
-    record = await registry.get(A)
-    assert record is not None
-    assert record.lease_ms <= 2_000
-
-
-async def test_renewing_an_unknown_agent_says_so_and_writes_nothing(registry: Registry) -> None:
-    assert not await registry.renew(UNKNOWN, IDLE, lease_seconds=30)
-
-    assert await registry.find(Search()) == ()
+    shortened = await registry.get(A)
+    assert shortened is not None
+    assert shortened.lease_ms <= 2_000
 
 
-async def test_deregistered_agent_is_gone_and_others_stay(registry: Registry) -> None:
+async def test_deregistered_agent_is_gone_until_it_comes_back_and_others_stay(registry: Registry) -> None:
     await register(registry, A)
     await register(registry, B)
 
@@ -207,8 +192,39 @@ async def test_deregistered_agent_is_gone_and_others_stay(registry: Registry) ->
     assert ids(await registry.find(Search(tag="fast"))) == [B]
     assert not await registry.renew(A, IDLE, lease_seconds=30)
 
+    await register(registry)
+    await registry.deregister(A)
 
-async def test_turns_grow_by_one_per_name(registry: Registry) -> None:
+    await register(registry)
+
+    assert await registry.gone() == ()
+    assert await registry.gone(A) == ()
+
+
+async def test_agent_that_went_away_is_kept_with_its_last_heartbeat_and_the_reason(registry: Registry) -> None:
+    before = await registry.now_ms()
+    await register(registry, A, lease_seconds=0.1, load=replace(IDLE, completed=7))
+    await register(registry, B)
+    await registry.deregister(B)
+    await registry.deregister(UNKNOWN)
+
+    async def lapsed() -> bool:
+        return len(await registry.gone()) == 2
+
+    await eventually(lapsed)
+    left, (one,) = await registry.gone(), await registry.gone(B)
+
+    assert ids(left) == [A, B]
+    assert [record.load.trouble for record in left] == [LAPSED, LEFT]
+    assert [record.load.status for record in left] == [AgentStatus.OFFLINE] * 2
+    assert left[0].registration == make_registration(A)
+    assert (left[0].load.completed, left[0].lease_ms) == (7, 0)
+    assert before <= left[0].load.beat_ms <= await registry.now_ms()
+    assert one == left[1]
+    assert await registry.gone(UNKNOWN) == ()
+
+
+async def test_turns_grow_by_one_per_name_also_at_once(registry: Registry) -> None:
     first = await registry.next_turn("code.review")
 
     second = await registry.next_turn("code.review")
@@ -216,8 +232,6 @@ async def test_turns_grow_by_one_per_name(registry: Registry) -> None:
 
     assert (second, other) == (first + 1, first)
 
-
-async def test_concurrent_turns_are_all_different(registry: Registry) -> None:
     turns = await asyncio.gather(*(registry.next_turn("code.review") for _ in range(100)))
 
     assert sorted(turns) == list(range(min(turns), min(turns) + 100))
@@ -233,36 +247,25 @@ ODD_TEXTS = ["", "*", "[a-z]", "a\0b", "a:b", "{x}", "ü 要", "'\"\\", "\x01", 
 
 
 @pytest.mark.parametrize("text", ODD_TEXTS, ids=repr)
-async def test_any_text_may_be_a_tag(registry: Registry, text: str) -> None:
+async def test_any_text_may_be_a_tag_and_is_gone_with_its_agent(registry: Registry, text: str) -> None:
     others = frozenset({text + "x", "x" + text, text + "\0"})
     await registry.register(make_registration(A, tags=frozenset({text})), IDLE, lease_seconds=30)
     await registry.register(make_registration(B, tags=others), IDLE, lease_seconds=30)
-
-    found = await registry.find(Search(tag=text))
-
-    assert ids(found) == [A]
-
-
-@pytest.mark.parametrize("text", ODD_TEXTS, ids=repr)
-async def test_any_text_is_found_no_more_after_its_agent_is_gone(registry: Registry, text: str) -> None:
-    await registry.register(make_registration(A, tags=frozenset({text})), IDLE, lease_seconds=30)
+    assert ids(await registry.find(Search(tag=text))) == [A]
 
     await registry.deregister(A)
-
     assert await registry.find(Search(tag=text)) == ()
 
 
-async def test_tag_that_is_no_utf8_finds_nobody(registry: Registry) -> None:
-    await register(registry)
-
-    assert await registry.find(Search(tag="\udcff")) == ()
-    assert await registry.get(AgentId("\udcff")) is None
-
-
-async def test_what_json_cannot_say_is_refused_and_not_written(registry: Registry) -> None:
+async def test_what_json_or_utf8_cannot_say_is_refused_or_finds_nobody(registry: Registry) -> None:
     offer = CapabilitySpec(name="code.review", input_schema={"default": object()})
 
     with pytest.raises(InvalidTask):
         await registry.register(make_registration(offers=(offer,)), IDLE, lease_seconds=30)
 
     assert await registry.find(Search()) == ()
+
+    await register(registry)
+
+    assert await registry.find(Search(tag="\udcff")) == ()
+    assert await registry.get(AgentId("\udcff")) is None

@@ -19,36 +19,28 @@ async def mark(registry: Registry, agent_id: AgentId, task: str = "task-1", *, k
     return await registry.mark_start(task, agent_id, keep_seconds=keep)
 
 
-async def test_first_mark_is_noted_and_shown_to_the_next(registry: Registry) -> None:
+async def test_first_mark_is_noted_shown_to_the_next_and_makes_nobody_an_agent(registry: Registry) -> None:
     assert await mark(registry, A) is None
 
     assert await mark(registry, B) == A
     assert await mark(registry, B) == A, "asking did not change it"
     assert await mark(registry, A) is None, "an agent's own mark is no other's"
 
-
-async def test_marks_of_different_tasks_have_nothing_in_common(registry: Registry) -> None:
-    await mark(registry, A, "task-1")
-
-    assert await mark(registry, B, "task-2") is None
-    assert await mark(registry, B, "task-1") == A
-
-
-async def test_cleared_mark_is_gone(registry: Registry) -> None:
     await mark(registry, A)
 
-    await registry.clear_start("task-1", A)
-    await registry.clear_start("task-1", A)
-
-    assert await mark(registry, B) is None
+    assert await registry.get(A) is None
+    assert await registry.find(Search()) == ()
 
 
-async def test_another_s_mark_is_not_cleared(registry: Registry) -> None:
+async def test_mark_is_cleared_by_its_own_agent_alone(registry: Registry) -> None:
     await mark(registry, A)
 
     await registry.clear_start("task-1", B)
-
     assert await mark(registry, B) == A
+
+    for _ in range(2):
+        await registry.clear_start("task-1", A)
+    assert await mark(registry, B) is None
 
 
 async def test_mark_is_replaced_only_for_the_agent_that_was_named(registry: Registry) -> None:
@@ -102,7 +94,7 @@ async def test_count_of_hand_backs_lapses(registry: Registry) -> None:
     await eventually(noted)
 
 
-async def test_mark_lapses(registry: Registry) -> None:
+async def test_mark_lapses_unless_it_is_made_again(registry: Registry) -> None:
     await mark(registry, A, keep=0.05)
 
     async def free() -> bool:
@@ -111,8 +103,6 @@ async def test_mark_lapses(registry: Registry) -> None:
     await eventually(free)
     assert await mark(registry, A) == B
 
-
-async def test_marking_again_lengthens_the_mark_s_life(registry: Registry) -> None:
     await mark(registry, A, "short", keep=0.05)
     await mark(registry, A, "long", keep=0.05)
     await mark(registry, A, "long", keep=60)
@@ -131,13 +121,6 @@ async def test_one_of_many_who_mark_at_once_gets_it(registry: Registry) -> None:
 
     winner = agents[holders.index(None)]
     assert [one for one in holders if one is not None] == [winner] * 19
-
-
-async def test_mark_makes_nobody_an_agent(registry: Registry) -> None:
-    await mark(registry, A)
-
-    assert await registry.get(A) is None
-    assert await registry.find(Search()) == ()
 
 
 @pytest.mark.parametrize("task", ["", "a b", "ü 要", "\0\xff", "{x}:*", "\udcff", "x" * 255], ids=repr)

@@ -207,7 +207,7 @@ def opened(backend: str, folder: Path) -> list[Database]:
     return [MAKERS[backend](folder)]
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.parametrize("backend", [*BACKENDS, "memory with faults"])
 def test_every_backend_does_what_a_dictionary_does(backend: str) -> None:
     machine = type(f"Against{backend}", (AgainstADictionary,), {"make": staticmethod(partial(opened, backend))})

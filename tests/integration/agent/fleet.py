@@ -68,6 +68,21 @@ class Fleet:
         self.processes.append(process)
         return process
 
+    async def api(self, **more: str) -> tuple[Program, str]:
+        """The HTTP API at a free port, at work when this returns, and its address."""
+        process = await self.run("coditect", "api", "--port", "0", **more)
+        return process, (self.folder / f"ready-{self.processes.index(process) + 1}").read_text()
+
+    async def coditect(self, *words: str, **more: str) -> str:
+        """What a command prints, which succeeds."""
+        number = len(self.processes) + 1
+        output, errors = self.folder / f"command-{number}.out", self.folder / f"agent-{number}.log"
+        process = begin("coditect", *words, environment=self.environment(**more), errors=errors, output=output)
+        self.processes.append(process)
+        code = await asyncio.to_thread(process.wait, READY_SECONDS)
+        assert code == 0, (words, errors.read_text())
+        return output.read_text()
+
     def log(self, process: Program) -> str:
         """What the process logged."""
         return "\n".join(whole_lines(self.folder / f"agent-{self.processes.index(process) + 1}.log"))
@@ -112,8 +127,8 @@ async def open_fleet(servers: PrivateServers, folder: Path) -> AsyncIterator[Fle
         fleet.end()
 
 
-def client_of(servers: PrivateServers, *, wire: str = "direct") -> Client:
-    return Client.connecting(Settings(amqp_url=servers.amqp_url, redis_url=servers.redis_url, wire=wire))
+def client_of(servers: PrivateServers) -> Client:
+    return Client.connecting(Settings(amqp_url=servers.amqp_url, redis_url=servers.redis_url))
 
 
 async def submitted(client: Client, many: int, *, capability: str = "work.do") -> list[Handle]:

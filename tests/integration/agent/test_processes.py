@@ -56,17 +56,6 @@ async def test_killed_parent_leaves_no_process(fleet: Fleet) -> None:
     await eventually(lambda: not any(one.is_running() and one.status() != "zombie" for one in left))
 
 
-@pytest.mark.endurance
-async def test_agent_that_cannot_start_ends_the_whole_with_an_error(fleet: Fleet, tmp_path: Path) -> None:
-    broken = tmp_path / "broken.py"
-    broken.write_text("raise RuntimeError('broken')\n")
-
-    with pytest.raises(AssertionError):
-        await fleet.start("--processes", "2", target=str(broken))
-
-    assert await asyncio.to_thread(fleet.processes[0].wait, 20) not in (0, None)
-
-
 async def test_hung_thread_keeps_no_drained_process_alive(fleet: Fleet, tmp_path: Path) -> None:
     hanging = tmp_path / "hanging.py"
     hanging.write_text(

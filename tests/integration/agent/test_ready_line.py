@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from coditect.local.servers.ports import free_ports
+from coditect.local.servers import free_ports
 from tests.integration.agent.fleet import AGENT, READY_SECONDS, Fleet, client_of
 from tests.support import eventually, probed
 

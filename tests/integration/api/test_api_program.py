@@ -17,8 +17,7 @@ import pytest
 from httpx2 import AsyncClient, HTTPError
 
 from coditect import Agent
-from coditect.api.access.keys import KeyFile
-from coditect.api.access.roles import Role
+from coditect.api.access import KeyFile, Role
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import base_topology, capability_queues
 from coditect.model.capability import Priority

@@ -4,47 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from httpx2 import URL
 
 from coditect import Agent
 from tests.fleet import running
+from tests.integration.api.test_api_program import served
 from tests.servers import Servers
 from tests.support import eventually, patient
 
 pytestmark = pytest.mark.servers
 
 STREAMS = 200
-EVENTS = 200
+EVENTS = 60
 EVERY_SECONDS = 0.04
 P99_SECONDS = 0.25
-
-
-@asynccontextmanager
-async def served(servers: Servers) -> AsyncIterator[tuple[asyncio.subprocess.Process, str, int]]:
-    """The program on a free port, with its host and port."""
-    environ = {"CODITECT_AMQP_URL": servers.amqp_url, "CODITECT_REDIS_URL": servers.redis_url, "CODITECT_API_PORT": "0"}
-    program = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "coditect", "api", env=os.environ | environ, stderr=asyncio.subprocess.PIPE
-    )
-    try:
-        assert program.stderr is not None
-        async with asyncio.timeout(patient(30)):
-            while "listens at" not in (line := (await program.stderr.readline()).decode()):
-                assert line, "the API has ended"
-        host, _, port = line.partition("http://")[2].partition(". ")[0].partition(":")
-        yield program, host, int(port)
-    finally:
-        if program.returncode is None:
-            program.kill()
-        await program.wait()
 
 
 class Follower:
@@ -73,13 +54,13 @@ class Follower:
 
 
 @asynccontextmanager
-async def following(host: str, port: int, kind: str) -> AsyncIterator[list[Follower]]:
+async def following(url: URL, kind: str) -> AsyncIterator[list[Follower]]:
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         followers = []
         for _ in range(STREAMS):
-            reader, writer = await asyncio.open_connection(host, port)
+            reader, writer = await asyncio.open_connection(url.host, url.port)
             stack.callback(writer.close)
-            writer.write(f"GET /v1/events?kind={kind} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
+            writer.write(f"GET /v1/events?kind={kind} HTTP/1.1\r\nHost: {url.host}:{url.port}\r\n\r\n".encode())
             async with asyncio.timeout(30):
                 await reader.readuntil(b": ping\n")
             followers.append(Follower(reader, kind))
@@ -88,14 +69,17 @@ async def following(host: str, port: int, kind: str) -> AsyncIterator[list[Follo
         yield followers
 
 
-async def test_two_hundred_streams_hear_of_each_event_in_time_and_hold_up_no_stop(servers: Servers) -> None:
+@pytest.mark.proof
+async def test_two_hundred_streams_hear_of_each_event_in_time_and_hold_up_no_stop(
+    servers: Servers, tmp_path: Path
+) -> None:
     kind = f"test{uuid4().hex[:8]}.happened"
-    idle = Agent("idle")
     async with (
-        running(idle, servers) as fleet,
-        served(servers) as (program, host, port),
-        following(host, port, kind) as followers,
+        running(Agent("idle"), servers) as fleet,
+        served(servers, tmp_path) as api,
+        following(api.http.base_url, kind) as followers,
     ):
+        program = api.process
         for number in range(EVENTS):
             await fleet.client.emit(kind, number=number, sent=time.time())
             await asyncio.sleep(EVERY_SECONDS)

@@ -42,6 +42,6 @@ async def scene(amqp_url: str) -> AsyncIterator[Scene]:
 
 
 @pytest.fixture
-async def broker(scene: Scene, wire: str) -> AsyncIterator[AmqpBroker]:
-    async with AmqpBroker(scene.url, name="tested", watch_seconds=0.3, wire=wire) as connected:
+async def broker(scene: Scene) -> AsyncIterator[AmqpBroker]:
+    async with AmqpBroker(scene.url, name="tested", watch_seconds=0.3) as connected:
         yield connected

@@ -16,8 +16,6 @@ from tests.support import eventually
 pytestmark = pytest.mark.servers
 
 CONNECTIONS = {"incoming connection", "outgoing connection"}
-SETTLING = {"direct": set[str](), "plain": {"settle"}}
-"""On the direct wire path callbacks write the acks, and no loop does."""
 
 
 async def test_every_loop_of_a_connection_that_dies_is_healed(scene: Scene, broker: AmqpBroker) -> None:
@@ -29,7 +27,7 @@ async def test_every_loop_of_a_connection_that_dies_is_healed(scene: Scene, brok
 
     await broker.consume(queue, take, prefetch=1, group="g")  # each message waits for the ack of the one before
     names = loops(broker.health, critical=True)
-    assert names == CONNECTIONS | {"watch consumers", "watch publishes", "watch g"} | SETTLING[broker.wire]
+    assert names == CONNECTIONS | {"watch consumers", "watch publishes", "watch g"}
 
     for number, name in enumerate(sorted(names)):
         await strike_once(broker.health, name)

@@ -9,7 +9,7 @@ import pytest
 
 from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.rabbitmq.consuming.consumer import Subscription
+from coditect.broker.rabbitmq.consuming import Subscription
 from coditect.broker.topology import Queue, QueueType, Topology
 from coditect.model.message import Message
 from tests.integration.broker.conftest import Scene

@@ -10,8 +10,8 @@ import pytest
 
 from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.rabbitmq.connection.channels import CALL_SECONDS
-from coditect.broker.rabbitmq.declare import Looks
+from coditect.broker.rabbitmq.channels import CHANNEL_CALL_SECONDS
+from coditect.broker.rabbitmq.declare import StatsReader
 from coditect.errors import NotFound
 from coditect.model.message import Message
 from tests.integration.broker.conftest import Scene
@@ -19,7 +19,7 @@ from tests.support import eventually
 
 pytestmark = pytest.mark.servers
 RECONNECTS = 8
-LAST_CALL_SECONDS = CALL_SECONDS + 5
+LAST_CALL_SECONDS = CHANNEL_CALL_SECONDS + 5
 """A call under way at the cut may miss that it is canceled: Python 3.11's `wait_for` swallows a cancellation that
 comes together with what it waits for. The library then gives up the call, and the connection it belonged to, when the
 call's own time is over."""
@@ -40,6 +40,7 @@ class Held:
         return cls(len(asyncio.all_tasks()), psutil.Process().num_fds(), channels)
 
 
+@pytest.mark.proof
 async def test_reconnects_leave_nothing_behind(scene: Scene, broker: AmqpBroker) -> None:
     queues = [await scene.declare(short) for short in ("one", "two", "three")]
     seen: list[bytes] = []
@@ -92,7 +93,7 @@ async def test_looks_share_a_channel_that_a_missing_queue_costs_and_the_end_give
     await broker.publish(Message(b"x"), exchange="", routing_key=queue)
     connection = await broker._outgoing.connection()  # nothing else opens a channel on it
     before = len(connection.channels)
-    looks = Looks()
+    looks = StatsReader()
 
     for name, messages in ((queue, 1), (f"{scene.prefix}.nowhere", None), (queue, 1), (queue, 1)):
         found = await looks.stats(connection, name)
@@ -103,12 +104,12 @@ async def test_looks_share_a_channel_that_a_missing_queue_costs_and_the_end_give
     assert len(connection.channels) == before
 
 
-async def test_broker_can_be_left_while_its_consumers_are_looked_at(scene: Scene, wire: str) -> None:
+async def test_broker_can_be_left_while_its_consumers_are_looked_at(scene: Scene) -> None:
     """A cancellation that arrives together with the broker's answer used to be swallowed."""
     queue = await scene.declare()
 
     for turn in range(25):
-        leaving = AmqpBroker(scene.url, name="leaving", watch_seconds=0.001, wire=wire)
+        leaving = AmqpBroker(scene.url, name="leaving", watch_seconds=0.001)
         async with asyncio.timeout(5), leaving as broker:
             await broker.consume(queue, lambda _: None, prefetch=1)
             await asyncio.sleep(turn / 1_000)

@@ -19,11 +19,11 @@ from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import Queue, QueueType, Topology, base_topology, webhook_queue
 from coditect.cli.compose import RealConnections, sign_in
-from coditect.cli.local.up import check_control_plane
+from coditect.cli.doctor import check_control_plane
 from coditect.errors import BrokerUnavailable, SetupError, TopologyMismatch
 from coditect.local.doctor import check_server
-from coditect.local.servers.ports import free_ports
-from coditect.local.servers.probe import broker_version
+from coditect.local.probe import broker_version
+from coditect.local.servers import free_ports
 from coditect.model.message import Message
 from coditect.settings.settings import Settings
 from coditect.wire import routing
@@ -31,7 +31,6 @@ from tests.faults.node import Node, private_node
 from tests.integration.broker.conftest import Scene
 from tests.servers import Broker
 from tests.support import eventually, patient
-from tests.unit.cli.scene import Terminal
 
 pytestmark = pytest.mark.servers
 
@@ -47,9 +46,12 @@ async def test_wrong_password_is_a_set_up_error_at_once(amqp_url: str) -> None:
     assert "wrong" not in str(caught.value)
 
 
-async def test_port_without_a_broker_is_unavailable_within_the_connect_time(amqp_url: str) -> None:
+@pytest.mark.parametrize("listens", [False, True])
+async def test_port_without_a_broker_is_unavailable_within_the_connect_time(amqp_url: str, listens: bool) -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound, not listening
+        taken.bind(("127.0.0.1", 0))
+        if listens:
+            taken.listen()  # and never answers
         url = str(URL(amqp_url).with_port(taken.getsockname()[1]))
         started = asyncio.get_running_loop().time()
 
@@ -60,18 +62,6 @@ async def test_port_without_a_broker_is_unavailable_within_the_connect_time(amqp
         assert asyncio.get_running_loop().time() - started < 10.0
     assert caught.value.facts["fix"] == "start it with `coditect up`, or point CODITECT_AMQP_URL to it"
     assert caught.value.retryable
-
-
-async def test_port_that_never_answers_is_unavailable_within_the_connect_time(amqp_url: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = str(URL(amqp_url).with_port(silent.getsockname()[1]))
-        started = asyncio.get_running_loop().time()
-
-        with pytest.raises(BrokerUnavailable):
-            async with AmqpBroker(url, connect_seconds=1.0):
-                pass
-
-        assert asyncio.get_running_loop().time() - started < 10.0
 
 
 async def test_unknown_vhost_is_unavailable_and_named(amqp_url: str) -> None:
@@ -92,20 +82,6 @@ async def test_doctor_finds_a_broker_only_where_it_lets_us_in(amqp_url: str, wro
 
     assert found.ok is (not wrong)
     assert bool(found.fix) is bool(wrong)
-
-
-@pytest.mark.parametrize("password", [None, "wrong"])
-def test_doctor_command_signs_in(
-    amqp_url: str, password: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CODITECT_AMQP_URL", str(URL(amqp_url).with_password(password) if password else amqp_url))
-    monkeypatch.setenv("CODITECT_REDIS_URL", "redis://127.0.0.1:1/0")
-
-    ran = Terminal().run("doctor", "--output", "json")
-
-    assert ran.code == 1  # Redis is not there
-    assert {check["name"]: check["ok"] for check in ran.json}["broker"] is (password is None)
 
 
 LIMITED = """\
@@ -136,7 +112,7 @@ UNLOGGED = """
 import asyncio, sys
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.errors import CoditectError
-from dispatcher.chaos.faults.proxy import fault_proxy
+from chaos.faults.proxy import fault_proxy
 from tests.support import eventually
 
 async def main():
@@ -195,12 +171,10 @@ async def _listen_with_tls(node: Node, port: int, certificate: Path, key: Path) 
     await node.start()
 
 
-async def test_tls_with_a_self_signed_certificate_works_with_its_file_in_the_address(
-    secured: tuple[str, Path], wire: str
-) -> None:
+async def test_tls_with_a_self_signed_certificate_works_with_its_file_in_the_address(secured: tuple[str, Path]) -> None:
     url, certificate = secured
 
-    async with AmqpBroker(f"{url}/?cafile={certificate}", wire=wire) as broker:
+    async with AmqpBroker(f"{url}/?cafile={certificate}") as broker:
         scene = Scene(url, broker)
         queue = await scene.declare()
         await broker.publish(Message(b"x" * 300_000), exchange="", routing_key=queue)
@@ -212,15 +186,15 @@ async def test_tls_with_a_self_signed_certificate_works_with_its_file_in_the_add
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 def test_tls_carries_thousands_of_messages_and_bodies_of_100_kb(
-    secured: tuple[str, Path], wire: str, new_loop: Callable[[], asyncio.AbstractEventLoop]
+    secured: tuple[str, Path], new_loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
     url, certificate = secured
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(_carry(f"{url}/?cafile={certificate}", wire))
+        runner.run(_carry(f"{url}/?cafile={certificate}"))
 
 
-async def _carry(url: str, wire: str) -> None:
+async def _carry(url: str) -> None:
     bodies = {f"m-{number}": b"x" * (100_000 if number % 10 == 0 else number % 300) for number in range(2_000)}
     taken: dict[str | None, bytes] = {}
 
@@ -228,7 +202,7 @@ async def _carry(url: str, wire: str) -> None:
         taken[delivery.message.message_id] = delivery.message.body
         delivery.ack()
 
-    async with AmqpBroker(url, wire=wire) as broker:
+    async with AmqpBroker(url) as broker:
         scene = Scene(url, broker)
         queue = await scene.declare()
         await broker.consume(queue, take, prefetch=100)
@@ -254,9 +228,7 @@ async def test_tls_with_a_certificate_nobody_vouches_for_says_so_at_once(secured
     assert "cafile" in str(caught.value)
 
 
-async def test_queue_that_was_declared_before_the_cluster_s_setting_stays_classic_and_is_consumed(
-    scene: Scene, wire: str
-) -> None:
+async def test_queue_that_was_declared_before_the_cluster_s_setting_stays_classic_and_is_consumed(scene: Scene) -> None:
     wanted = base_topology() + webhook_queue(f"{scene.prefix}.hook", ("hook.called",))
     [*_, queue] = wanted.queues
     scene.names.append(queue.name)
@@ -267,7 +239,7 @@ async def test_queue_that_was_declared_before_the_cluster_s_setting_stays_classi
         seen.append(delivery.message.body)
         delivery.ack()
 
-    async with AmqpBroker(scene.url, name="upgraded", wire=wire, quorum=True) as broker:
+    async with AmqpBroker(scene.url, name="upgraded", quorum=True) as broker:
         await broker.declare(wanted)
         await broker.consume(queue.name, take, prefetch=1)
         await broker.publish(Message(b"0"), exchange=routing.EVENTS, routing_key="hook.called")

@@ -10,7 +10,7 @@ import pytest
 from aiormq.exceptions import DeliveryError, PublishError
 
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.rabbitmq.errors import LOST, refusal, unreachable
+from coditect.broker.rabbitmq.channels import LOST, refusal, unreachable
 from coditect.broker.topology import Binding, Topology
 from coditect.errors import BrokerUnavailable, CoditectError, NotFound, SetupError, TopologyMismatch
 from coditect.model.message import Message

@@ -56,7 +56,7 @@ async def test_agent_with_another_bound_than_the_queues_have_does_not_start(serv
             async with running(other, servers):
                 pass
 
-    assert "coditect topology plan" in str(refused.value.facts["fix"])
+    assert "coditect topology apply --dry-run" in str(refused.value.facts["fix"])
 
 
 async def test_batch_of_many_times_the_bound_is_taken_whole(servers: Servers) -> None:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from coditect import Agent, From, Retry, TaskFailed, Workflow
+from coditect import Agent, From, Retry, Workflow
 from coditect.aio.clock import SystemClock
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import base_topology, capability_queues
@@ -86,15 +86,15 @@ async def test_a_workflow_goes_from_its_start_over_an_approval_to_its_value(
     asked: list[ApprovalRow] = []
 
     async with dispatching(servers, fleet, Disk()):
-        run = await fleet.client.start(flow, {"numbers": [1, 2, 3]}, key="whole-1")
-        again = await fleet.client.start(flow, {"numbers": []}, key="whole-1")
+        run = await fleet.client.start(flow, {"numbers": [1, 2, 3]}, idempotency_key="whole-1")
+        again = await fleet.client.start(flow, {"numbers": []}, idempotency_key="whole-1")
 
         async def waits() -> bool:
-            asked[:] = [row async for row in fleet.client.approvals() if row.workflow == run.id]
+            asked[:] = [row async for row in fleet.client.approvals.list() if row.workflow == run.id]
             return bool(asked)
 
         await eventually(waits, seconds=SECONDS)
-        await run.answer(asked[0].node, granted=True, by="ada")
+        await run.grant(asked[0].node, by="ada")
         value = await run.result(int, timeout=SECONDS)
         nodes = {row.name: row async for row in run.nodes()}
         attempts = [row async for row in run.attempts()]
@@ -110,30 +110,6 @@ async def test_a_workflow_goes_from_its_start_over_an_approval_to_its_value(
     assert (overview.state, overview.ended, overview.total) == (WorkflowState.COMPLETED, 6, 6)
 
 
-async def test_a_failed_node_shows_its_attempts_and_runs_again_from_another_input(
-    servers: Servers, fleet: Running, worker: Worker
-) -> None:
-    flow = Workflow("mended")
-    first = flow.task(worker.capability, 13, name="first", retry=Retry(max_attempts=2, first="10ms"))
-    flow.task(worker.capability, From("results.first"), name="second", after=[first])
-
-    async with dispatching(servers, fleet, Disk()):
-        run = await fleet.client.start(flow)
-        with pytest.raises(TaskFailed, match="did not complete") as raised:
-            await run.result(timeout=SECONDS)
-        failed = [row async for row in run.attempts("first")]
-        told = await run.redrive("first", 4)
-        value = await run.result(int, timeout=SECONDS)
-
-    assert raised.value.facts["message"] == "no luck"
-    assert [(row.attempt, row.status, row.message) for row in failed] == [
-        (1, "failed", "no luck"),
-        (2, "failed", "no luck"),
-    ]
-    assert told["again"] == ["first", "second"]
-    assert value == 16
-
-
 async def test_a_durable_task_is_found_by_another_client_and_its_cancel_reaches_the_agent(
     servers: Servers, fleet: Running, worker: Worker
 ) -> None:
@@ -142,11 +118,11 @@ async def test_a_durable_task_is_found_by_another_client_and_its_cancel_reaches_
         RedisRegistry(servers.redis_url) as registry,
         Client(fleet.broker, registry) as other,
     ):
-        done = await fleet.client.submit_durable(worker.capability, 21)
-        held = await fleet.client.submit_durable(worker.capability, -1)
-        value = await other.task(done.task_id).result(int, timeout=SECONDS)
+        done = await fleet.client.submit(worker.capability, 21, durable=True)
+        held = await fleet.client.submit(worker.capability, -1, durable=True)
+        value = await other.tasks.get(done.task_id).result(int, timeout=SECONDS)
         await asyncio.wait_for(worker.held.wait(), SECONDS)
-        await other.cancel(held.task_id, reason="not needed")
+        await other.tasks.cancel(held.task_id, reason="not needed")
         outcome = await held.outcome(timeout=SECONDS)
         await eventually(lambda: worker.ended == [-1], seconds=SECONDS)
 
@@ -170,7 +146,7 @@ async def test_a_wait_and_its_events_outlive_the_dispatcher(servers: Servers, fl
     assert not waiting.done()
 
     async with dispatching(servers, fleet, disk):
-        await run.answer("gate", granted=True, by="ada")
+        await run.grant("gate", by="ada")
         state = await waiting
         await asyncio.wait_for(event_stream, SECONDS)
 
@@ -192,8 +168,8 @@ async def test_limits_of_time_hold_without_an_agent_and_over_a_dispatcher_s_end(
 ) -> None:
     disk = Disk()
     async with dispatching(servers, fleet, disk):
-        waits = await fleet.client.submit_durable(unserved, 1, options=Options(start_within="2s"))
-        runs = await fleet.client.submit_durable(worker.capability, -1, options=Options(deadline="4s"))
+        waits = await fleet.client.submit(unserved, 1, options=Options(start_within="2s"), durable=True)
+        runs = await fleet.client.submit(worker.capability, -1, options=Options(deadline="4s"), durable=True)
         await asyncio.wait_for(worker.held.wait(), SECONDS)
 
     async with dispatching(servers, fleet, disk):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coditect import Workflow
-from coditect.client.workflow_run import Run
+from coditect.client.workflow_run import WorkflowRun
 from tests.integration.agent.fleet import Fleet
 
 AGENT = str(Path(__file__).with_name("keyed_agent.py"))
@@ -27,7 +27,7 @@ def layered(widths: Sequence[int], *, milliseconds: int) -> Workflow:
     return flow
 
 
-async def assert_each_once_and_in_order(fleet: Fleet, run: Run, nodes: int) -> None:
+async def assert_each_once_and_in_order(fleet: Fleet, run: WorkflowRun, nodes: int) -> None:
     """One completed attempt of each node in the ledger, one effect, and that after those of its predecessors."""
     completed = Counter([row.node async for row in run.attempts() if row.status == "completed"])
     rows = [row async for row in run.nodes()]

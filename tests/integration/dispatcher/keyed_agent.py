@@ -7,23 +7,13 @@ import fcntl
 import os
 from pathlib import Path
 
-from coditect import Agent, Context, Retry
+from coditect import Agent, Context
 
 worker = Agent("worker", slots=8)
 
 
 @worker.capability("keyed.work", timeout="60s")
 async def work(milliseconds: int, ctx: Context) -> str:
-    return await _done_once(milliseconds, ctx)
-
-
-@worker.capability("keyed.undo", timeout="60s")
-async def undo(done: dict[str, object], ctx: Context) -> str:
-    assert str(done["result"]) + ".compensate" == ctx.task_id
-    return await _done_once(1_000, ctx)
-
-
-async def _done_once(milliseconds: int, ctx: Context) -> str:
     log = Path(os.environ["EFFECT_LOG"])
     _note(log, f"start {ctx.task_id} {os.getpid()}")
     await asyncio.sleep(milliseconds / 1000)
@@ -33,11 +23,6 @@ async def _done_once(milliseconds: int, ctx: Context) -> str:
         kind = "again" if f"effect {ctx.task_id} ".encode() in lines.read() else "effect"
         lines.write(f"{kind} {ctx.task_id} {os.getpid()}\n".encode())
     return ctx.task_id
-
-
-@worker.capability("keyed.fail", timeout="60s", retry=Retry(max_attempts=1))
-async def fail(_: dict[str, object]) -> None:
-    raise ValueError("as ever")
 
 
 def _note(log: Path, line: str) -> None:

@@ -12,14 +12,12 @@ from coditect.local import PrivateServers
 from tests.integration.agent.fleet import client_of, open_fleet
 from tests.integration.dispatcher.test_take_over import dispatcher
 
-pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.servers, pytest.mark.proof, pytest.mark.timeout(240)]
 
 DELAY_SECONDS = 12
 
 
-async def test_a_delayed_task_runs_once_and_not_early_though_its_dispatcher_is_killed_meanwhile(
-    own_servers: PrivateServers, tmp_path: Path
-) -> None:
+async def test_a_delayed_task_runs_once_though_its_dispatcher_dies(own_servers: PrivateServers, tmp_path: Path) -> None:
     async with open_fleet(own_servers, tmp_path) as fleet, client_of(own_servers) as client:
         await fleet.start()
         process = await dispatcher(fleet)

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 
+from chaos.faults.proxy import fault_proxy
 from coditect.aio.clock import SystemClock
 from coditect.aio.network import BOTH, Way
 from coditect.broker.management import Management
@@ -24,7 +25,6 @@ from coditect.registry.port import Search
 from coditect.registry.redis import RedisRegistry
 from coditect.settings.addresses import vhost_of
 from coditect.wire import routing
-from dispatcher.chaos.faults.proxy import fault_proxy
 from dispatcher.ledger.ownership import leases
 from dispatcher.liveness.eviction import ManagementEvictor, evictor
 from dispatcher.liveness.fleet import Fleet as LivingAgents
@@ -34,7 +34,7 @@ from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 from tests.programs import Program
 from tests.support import eventually, patient
 
-pytestmark = [pytest.mark.servers, pytest.mark.slow]
+pytestmark = [pytest.mark.servers, pytest.mark.proof]
 
 PROMISED_SECONDS = 5.0
 """Within so long a frozen agent's work is begun elsewhere."""
@@ -83,11 +83,7 @@ async def test_frozen_agent_s_tasks_are_begun_elsewhere_and_it_goes_on_when_it_c
     alone: PrivateServers, tmp_path: Path
 ) -> None:
     lost: list[AgentId] = []
-    async with (
-        open_fleet(alone, tmp_path) as fleet,
-        client_of(alone) as client,
-        watching(alone, lost) as monitor,
-    ):
+    async with open_fleet(alone, tmp_path) as fleet, client_of(alone) as client, watching(alone, lost) as monitor:
         frozen, other = await fleet.start(), await fleet.start()
         await eventually(lambda: _knows(alone, 2))
         handles, begun = await _both_begin(fleet, client, frozen)
@@ -159,23 +155,3 @@ async def _takes_work_again(fleet: Fleet, servers: PrivateServers, pid: int) -> 
             return fleet.effects()[-1][-1] == str(pid)
 
         await eventually(did)
-
-
-@pytest.mark.endurance
-async def test_redis_that_is_killed_or_wiped_evicts_nobody_amid_work(alone: PrivateServers, tmp_path: Path) -> None:
-    lost: list[AgentId] = []
-    async with open_fleet(alone, tmp_path) as fleet, client_of(alone) as client, watching(alone, lost) as monitor:
-        await fleet.start()
-        handles = [await client.submit("work.do", 6_000) for _ in range(4)]
-        await eventually(lambda: _knows(alone, 1))
-
-        await alone.kill_redis()
-        assert [await one.result(int, timeout=100) for one in handles] == [6_000] * 4
-        await alone.start_redis()
-
-        await eventually(lambda: _knows(alone, 1))
-        async with RedisRegistry(alone.redis_url) as registry:
-            await registry.deregister((await registry.find(Search()))[0].agent_id)
-        await eventually(lambda: _knows(alone, 1))
-        assert (monitor.lost, monitor.evicted, lost) == (0, 0, [])
-        assert fleet.repeated() == 0

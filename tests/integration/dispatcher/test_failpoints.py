@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
+from chaos.failpoints import Act
+from chaos.recorder import POINTS
 from coditect.aio.clock import SystemClock
-from coditect.aio.failpoints import VARIABLE, Act
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.client.client import Client
-from coditect.client.workflow_run import Run
+from coditect.client.workflow_run import WorkflowRun
 from coditect.errors import ControlPlaneRequired
 from coditect.local import PrivateServers
 from coditect.model.capability import Priority
@@ -30,14 +31,13 @@ from coditect.wire import routing
 from coditect.workflow.states import WorkflowState
 from dispatcher.ledger import outbox
 from dispatcher.ledger.ownership.shards import shard_of
-from dispatcher.recorder.ports import POINTS
 from dispatcher.store.sqlite import SqliteDatabase
 from tests.integration.agent.fleet import Fleet, open_fleet
 from tests.integration.dispatcher.keyed import AGENT, assert_each_once_and_in_order, layered
 from tests.programs import Program
 from tests.support import eventually
 
-pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.servers, pytest.mark.proof, pytest.mark.timeout(240)]
 
 SHARDS = 4
 AT_ONCE = 8
@@ -84,7 +84,7 @@ class Plant:
     fleet: Fleet
     broker: AmqpBroker
     clients: Sequence[Client]
-    starts: list[asyncio.Task[Run]] = field(default_factory=list)
+    starts: list[asyncio.Task[WorkflowRun]] = field(default_factory=list)
     _numbers: count[int] = field(default_factory=count)
     _places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
@@ -92,17 +92,16 @@ class Plant:
     def ledger(self) -> Path:
         return self.fleet.folder / "ledger.db"
 
-    def begin(self, **more: str) -> Program:
-        """A dispatcher, which may die before it is at work."""
-        return self.fleet.begin(
-            "dispatcher", CODITECT_STORE_URL=f"sqlite:{self.ledger}", CODITECT_SHARDS=str(SHARDS), **more
-        )
+    def begin(self, *orders: str) -> Program:
+        """A dispatcher with these orders, which may die before it is at work."""
+        store = {"CODITECT_STORE_URL": f"sqlite:{self.ledger}", "CODITECT_SHARDS": str(SHARDS)}
+        return self.fleet.begin("chaos.dispatcher", *orders, **store)
 
-    async def _start(self, client: Client) -> Run:
+    async def _start(self, client: Client) -> WorkflowRun:
         key = f"failpoints-{next(self._numbers)}"
         while True:
             try:
-                return await client.start(layered(WIDTHS, milliseconds=1), key=key)
+                return await client.start(layered(WIDTHS, milliseconds=1), idempotency_key=key)
             except ControlPlaneRequired:
                 continue  # nobody lived long enough to answer
 
@@ -123,7 +122,7 @@ class Plant:
     async def dies(self, order: str) -> None:
         """Returns when a dispatcher died where it was ordered to, or was stopped there and then killed."""
         async with self._places:
-            process = self.begin(**{VARIABLE: order})
+            process = self.begin(order)
             if order.partition(":")[2].startswith(Act.STOP):
                 await eventually(lambda: self._struck(process), seconds=SECONDS)
                 process.kill()
@@ -165,17 +164,13 @@ async def plant(servers: PrivateServers, folder: Path) -> AsyncIterator[Plant]:
                 start.cancel()
 
 
-async def test_workflows_end_once_when_dispatchers_die_at_every_failpoint(
-    own_servers: PrivateServers, tmp_path: Path
-) -> None:
+async def test_workflows_end_once_at_every_failpoint(own_servers: PrivateServers, tmp_path: Path) -> None:
     await assert_workflows_end_once(own_servers, tmp_path, ORDERS)
 
 
 @pytest.mark.endurance
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_workflows_end_once_when_dispatchers_die_at_every_failpoint_at_any_time(
-    own_servers: PrivateServers, tmp_path: Path, seed: int
-) -> None:
+async def test_workflows_end_once_at_drawn_failpoints(own_servers: PrivateServers, tmp_path: Path, seed: int) -> None:
     await assert_workflows_end_once(own_servers, tmp_path, drawn(seed))
 
 

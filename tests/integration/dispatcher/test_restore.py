@@ -17,7 +17,7 @@ from coditect.workflow.states import WorkflowState
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 from tests.support import eventually
 
-pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.servers, pytest.mark.proof, pytest.mark.timeout(240)]
 
 NODES = 12
 RUNS = 8
@@ -33,10 +33,10 @@ def chain() -> Workflow:
 
 
 async def command(fleet: Fleet, *arguments: str) -> str:
-    """What `coditect store` says."""
+    """What `coditect dispatcher backup` or `restore` says."""
     done = await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-m", "coditect", "store", *arguments],
+        [sys.executable, "-m", "coditect", "dispatcher", *arguments],
         env=fleet.environment(CODITECT_STORE_URL=f"sqlite:{fleet.folder / 'ledger.db'}"),
         capture_output=True,
         text=True,
@@ -47,9 +47,7 @@ async def command(fleet: Fleet, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-async def test_workflows_of_a_backup_under_load_end_once_each_after_it_was_restored(
-    own_servers: PrivateServers, tmp_path: Path
-) -> None:
+async def test_workflows_of_a_restored_backup_end_once_each(own_servers: PrivateServers, tmp_path: Path) -> None:
     store, copy = f"sqlite:{tmp_path / 'ledger.db'}", tmp_path / "copy.db"
     async with open_fleet(own_servers, tmp_path) as fleet, client_of(own_servers) as client:
         await fleet.start()

@@ -12,18 +12,18 @@ import pytest
 
 from coditect import Workflow
 from coditect.client.client import Client
-from coditect.client.workflow_run import Run
+from coditect.client.workflow_run import WorkflowRun
 from coditect.errors import ControlPlaneRequired
 from coditect.local import PrivateServers
 from coditect.operations.status import cluster_status
 from coditect.workflow.states import WorkflowState
 from dispatcher.ledger.ownership.shards import shard_of
-from dispatcher.shards.ownership import NAME
+from dispatcher.shards.ownership import OWNER_PREFIX
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 from tests.programs import Program
 from tests.support import eventually, patient
 
-pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.servers, pytest.mark.proof, pytest.mark.timeout(240)]
 
 SHARDS = 4
 NODES = 30
@@ -57,15 +57,15 @@ async def moved(client: Client, process: Program) -> float:
             now = await cluster_status(client._broker)
         except ControlPlaneRequired:
             return False
-        return {(one.owner or "").rpartition("-")[0] for one in now.shards} == {f"{NAME}-{process.pid}"}
+        return {(one.owner or "").rpartition("-")[0] for one in now.shards} == {f"{OWNER_PREFIX}-{process.pid}"}
 
     await eventually(is_so, seconds=SECONDS)
     return asyncio.get_running_loop().time() - began
 
 
-async def started_in_every_shard(client: Client, flow: Workflow) -> list[Run]:
+async def started_in_every_shard(client: Client, flow: Workflow) -> list[WorkflowRun]:
     """At least one workflow in each: whoever is stopped has something in hand."""
-    runs: list[Run] = []
+    runs: list[WorkflowRun] = []
     while {shard_of(run.id, SHARDS) for run in runs} != set(range(SHARDS)):
         runs.append(await client.start(flow))
     return runs
@@ -94,15 +94,16 @@ async def test_standby_takes_every_shard_in_time_when_the_owner_is_killed_or_end
         third = await dispatcher(fleet)
         second.terminate()
         ended = await moved(client, third)
+        standby = await dispatcher(fleet)
+        standby.terminate()
 
         assert max(killed, ended) < patient(TAKEN_SECONDS), (killed, ended)
         await assert_each_once(runs)
         assert await asyncio.to_thread(second.wait, 10) == 0
+        assert await asyncio.to_thread(standby.wait, 10) == 0
 
 
-async def test_standby_leaves_a_stopped_owner_alone_and_takes_over_when_its_supervisor_has_ended_it(
-    own_servers: PrivateServers, tmp_path: Path
-) -> None:
+async def test_standby_takes_over_when_a_stopped_owner_is_ended(own_servers: PrivateServers, tmp_path: Path) -> None:
     async with plant(own_servers, tmp_path) as (fleet, client):
         owner = await dispatcher(fleet)
         await moved(client, owner)
@@ -120,17 +121,7 @@ async def test_standby_leaves_a_stopped_owner_alone_and_takes_over_when_its_supe
         await assert_each_once(runs)
 
 
-async def test_standby_that_is_told_to_end_ends(own_servers: PrivateServers, tmp_path: Path) -> None:
-    async with plant(own_servers, tmp_path) as (fleet, client):
-        await moved(client, await dispatcher(fleet))
-        standby = await dispatcher(fleet)
-
-        standby.terminate()
-
-        assert await asyncio.to_thread(standby.wait, 10) == 0
-
-
-async def assert_each_once(runs: Sequence[Run]) -> None:
+async def assert_each_once(runs: Sequence[WorkflowRun]) -> None:
     assert [await run.wait(timeout=60) for run in runs] == [WorkflowState.COMPLETED] * len(runs)
     ends = [(run.id, row.node) for run in runs async for row in run.attempts() if row.status == "completed"]
     assert len(ends) == len(set(ends)) == NODES * len(runs)

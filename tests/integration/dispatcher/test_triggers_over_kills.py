@@ -11,8 +11,7 @@ import pytest
 from coditect import From, Workflow
 from coditect.client.client import Client
 from coditect.local import PrivateServers
-from coditect.model.event import Event
-from coditect.model.message import Message
+from coditect.model.message import Event, Message
 from coditect.wire import routing
 from coditect.wire.events import event_message
 from coditect.workflow.states import WorkflowState
@@ -20,7 +19,7 @@ from tests.integration.agent.fleet import client_of, open_fleet
 from tests.integration.dispatcher.test_take_over import dispatcher
 from tests.support import eventually
 
-pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.servers, pytest.mark.proof, pytest.mark.timeout(240)]
 
 EVENTS = 300
 KILLS = 3
@@ -31,9 +30,7 @@ async def publish(client: Client, number: int) -> None:
     await client._broker.publish(event_message(event), exchange=routing.EVENTS, routing_key="repo.pushed")
 
 
-async def test_each_event_starts_one_workflow_though_its_dispatcher_is_killed_three_times(
-    own_servers: PrivateServers, tmp_path: Path
-) -> None:
+async def test_each_event_starts_one_workflow_over_three_kills(own_servers: PrivateServers, tmp_path: Path) -> None:
     flow = Workflow("pushed")
     flow.task("work.do", From("input.pause"))
     async with open_fleet(own_servers, tmp_path) as fleet, client_of(own_servers) as client:
@@ -50,12 +47,12 @@ async def test_each_event_starts_one_workflow_though_its_dispatcher_is_killed_th
             process = await dispatcher(fleet)
 
         async def all_ended() -> bool:
-            rows = [row async for row in client.runs(name="pushed")]
+            rows = [row async for row in client.workflows.list(name="pushed")]
             return len(rows) >= EVENTS and all(row.state is WorkflowState.COMPLETED for row in rows)
 
         await eventually(all_ended, seconds=90)
         await eventually(lambda: _waiting(client, routing.trigger_queue("pushed")), seconds=30)
-        keys = Counter([row.key async for row in client.runs(name="pushed")])
+        keys = Counter([row.key async for row in client.workflows.list(name="pushed")])
         (row,) = [row async for row in client.triggers.list()]
         unreadable = await client._broker.stats(routing.UNROUTED_QUEUE)
 

@@ -8,8 +8,7 @@ from redis import Redis
 
 from dispatcher.taskgraph.redis import RedisTaskGraph
 from tests.contract.graph.scene import Scene
-from tests.integration.graph.counted import Rq
-from tests.integration.graph.plane import Plane, plane
+from tests.integration.graph.plane import Plane, Rq, plane
 from tests.integration.graph.stock import Stock
 from tests.integration.registry.private_redis import PrivateRedis, run_private_redis
 

@@ -16,7 +16,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from coditect.model.capability import Priority
-from dispatcher.taskgraph.keys import job_id, queue_name
+from dispatcher.taskgraph.records import job_id, queue_name
 from tests.contract.graph.scene import Scene
 
 

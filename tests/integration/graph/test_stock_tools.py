@@ -1,4 +1,4 @@
-"""Stock RQ reads, counts, cancels and requeues our jobs, and can do no harm to them."""
+"""Stock RQ and its dashboard read, count, cancel and requeue our jobs, and can do no harm to them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import rq_dashboard.web
 from redis import Redis
 from rq import Queue
 from rq.job import Job, JobStatus
 from rq.results import Result
 from rq.serializers import DefaultSerializer, JSONSerializer, Serializer
+from rq_dashboard.cli import make_flask_app
+from rq_dashboard.web import setup_rq_connection
 
 from coditect.model.capability import Priority
 from dispatcher.taskgraph.function import FUNCTION
 from dispatcher.taskgraph.port import MOST_RESULT_BYTES, JobState, RequestKind
 from tests.contract.graph.scene import Scene
 from tests.integration.graph.stock import Stock
+from tests.integration.registry.private_redis import PrivateRedis
 
 pytestmark = pytest.mark.servers
 
@@ -41,36 +46,26 @@ async def test_stock_fetches_a_job_with_everything_it_knows(scene: Scene, stock:
     assert second.get_position() == 0
 
 
-async def test_stock_shows_why_a_job_failed(scene: Scene, stock: Stock) -> None:
-    await scene.create(scene.job("a"))
-    await scene.graph.tell([replace(scene.change("a", FAILED), error="no such file: ü")])
-
-    result = stock.fetch("a").latest_result()
-
-    assert result is not None
-    assert result.type is Result.Type.FAILED
-    assert result.exc_string == "no such file: ü"
-
-
-async def test_long_result_is_not_shown(scene: Scene, stock: Stock) -> None:
+async def test_stock_shows_why_a_job_failed_and_no_long_result(scene: Scene, stock: Stock) -> None:
     longest = b'"' + b"x" * (MOST_RESULT_BYTES - 2) + b'"'
-    await scene.create(scene.job("a"), scene.job("b"))
+    await scene.create(*map(scene.job, "abc"))
     await scene.graph.tell(
         [
-            replace(scene.change("a", FINISHED), result=longest),
-            replace(scene.change("b", FINISHED), result=longest + b" "),
+            replace(scene.change("a", FAILED), error="no such file: ü"),
+            replace(scene.change("b", FINISHED), result=longest),
+            replace(scene.change("c", FINISHED), result=longest + b" "),
         ]
     )
 
-    assert stock.fetch("a").return_value() == "x" * (MOST_RESULT_BYTES - 2)
-    assert stock.fetch("b").return_value() is None
-    assert stock.fetch("b").get_status() is JobStatus.FINISHED
+    result = stock.fetch("a").latest_result()
+    assert result is not None
+    assert (result.type, result.exc_string) == (Result.Type.FAILED, "no such file: ü")
+    assert [stock.fetch(node).return_value() for node in "bc"] == ["x" * (MOST_RESULT_BYTES - 2), None]
+    assert stock.fetch("c").get_status() is JobStatus.FINISHED
 
 
 @pytest.mark.parametrize("by_hand", [Job.cancel, Job.delete])
-async def test_job_that_is_put_right_keeps_what_it_ended_with(
-    scene: Scene, stock: Stock, by_hand: Callable[[Job], None]
-) -> None:
+async def test_job_that_is_put_right_keeps_its_end(scene: Scene, stock: Stock, by_hand: Callable[[Job], None]) -> None:
     ended = scene.job("a", state=FINISHED)
     outcome = replace(scene.change("a", FINISHED), result=b"42", entry="1700000000000-1")
     await scene.create(ended)
@@ -109,26 +104,15 @@ async def test_rq_info_and_stock_classes_count_what_we_count(scene: Scene, stock
     assert stock.info() == {stock.name: {"queued": 3, "executing": 4, "finished": 5, "failed": 6}}
 
 
-async def test_job_that_runs_for_days_is_never_taken_for_abandoned(scene: Scene, stock: Stock) -> None:
-    await scene.create(scene.job("a"), scene.job("b", "a"))
+async def test_job_that_runs_for_days_is_not_abandoned_and_outcomes_are_kept(scene: Scene, stock: Stock) -> None:
+    ended = [scene.job("f", state=FINISHED), scene.job("g", state=FAILED)]
+    await scene.create(scene.job("a"), scene.job("b", "a"), *ended)
     assert await scene.adopt() == ["a"]
-    in_a_year = time.time() + 365 * 86_400
-
-    stock.queue.started_job_registry.cleanup(in_a_year)
-    stock.queue.finished_job_registry.cleanup(in_a_year)
-    stock.work()
-
-    assert stock.counts() == {"started": 1, "deferred": 1}
-
-
-async def test_outcomes_are_kept_until_they_are_removed(scene: Scene, stock: Stock) -> None:
-    await scene.create(scene.job("a", state=FINISHED), scene.job("b", state=FAILED))
     in_ten_years = time.time() + 10 * 365 * 86_400
-
-    stock.queue.finished_job_registry.cleanup(in_ten_years)
-    stock.queue.failed_job_registry.cleanup(in_ten_years)
-
-    assert stock.counts() == {"finished": 1, "failed": 1}
+    for registry in ("started", "finished", "failed"):
+        getattr(stock.queue, f"{registry}_job_registry").cleanup(in_ten_years)
+    stock.work()
+    assert stock.counts() == {"started": 1, "deferred": 1, "finished": 1, "failed": 1}
 
 
 async def test_removed_jobs_leave_no_key(client: Redis, scene: Scene, stock: Stock) -> None:
@@ -168,9 +152,7 @@ async def test_rqs_command_line_requeues(scene: Scene, stock: Stock) -> None:
     assert stock.counts() == {"finished": 1}
 
 
-async def test_canceled_job_that_somebody_enqueues_is_proposed_and_put_right_by_the_ledger(
-    scene: Scene, stock: Stock
-) -> None:
+async def test_canceled_job_that_somebody_enqueues_is_put_right(scene: Scene, stock: Stock) -> None:
     await scene.create(scene.job("a", state=CANCELED))
     stock.queue.enqueue_job(stock.fetch("a"))
 
@@ -182,9 +164,7 @@ async def test_canceled_job_that_somebody_enqueues_is_proposed_and_put_right_by_
 
 
 @SERIALIZERS
-async def test_stock_worker_that_takes_a_queued_job_does_nothing_and_is_noticed(
-    scene: Scene, stock: Stock, serializer: Serializer
-) -> None:
+async def test_stock_worker_that_takes_a_job_is_noticed(scene: Scene, stock: Stock, serializer: Serializer) -> None:
     await scene.create(scene.job("a"), scene.job("b", "a"))
 
     stock.work(serializer=serializer)
@@ -205,9 +185,7 @@ async def test_stock_worker_that_takes_a_queued_job_does_nothing_and_is_noticed(
 async def test_stock_worker_never_gets_what_was_claimed(scene: Scene, stock: Stock, serializer: Serializer) -> None:
     await scene.create(scene.job("a"), scene.job("b", "a", state=STARTED), scene.job("c", "b"))
     assert await scene.adopt() == ["a"]
-
     stock.work(serializer=serializer)
-
     assert stock.counts() == {"started": 2, "deferred": 1}
     assert await scene.requests() == []
 
@@ -264,9 +242,7 @@ async def test_job_that_a_stock_client_saved_too_late_is_put_right(scene: Scene,
     assert stock.counts() == {"finished": 1}
 
 
-async def test_job_that_a_killed_stock_worker_held_is_found_and_put_back(
-    client: Redis, scene: Scene, stock: Stock
-) -> None:
+async def test_job_of_a_killed_stock_worker_is_put_back(client: Redis, scene: Scene, stock: Stock) -> None:
     await scene.create(scene.job("a"))
     client.lmove(f"rq:queue:{stock.name}", f"rq:queue:{stock.name}:intermediate")
 
@@ -277,9 +253,7 @@ async def test_job_that_a_killed_stock_worker_held_is_found_and_put_back(
     assert client.exists(f"rq:queue:{stock.name}:intermediate") == 0
 
 
-async def test_child_of_a_failed_parent_whose_hash_was_deleted_does_not_run(
-    client: Redis, scene: Scene, stock: Stock
-) -> None:
+async def test_child_of_a_parent_that_was_deleted_stays(client: Redis, scene: Scene, stock: Stock) -> None:
     await scene.create(scene.job("a"), scene.job("b"), scene.job("c", "a", "b"))
     await scene.tell(FAILED, "a")
     client.delete(f"rq:job:{stock.id('a')}")
@@ -311,3 +285,54 @@ async def test_requests_of_other_shards_are_not_ours(scene: Scene, stock: Stock)
 
     assert await scene.graph.requests([scene.shard + 1]) == []
     assert await scene.requests() == [scene.request("a", RequestKind.CANCEL)]
+
+
+Get = Callable[[str], Any]
+
+
+@pytest.fixture
+def web(server: PrivateRedis, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The dashboard as `rq-dashboard --json --redis-url ...` makes it, without its port."""
+    monkeypatch.setattr(rq_dashboard.web.config, "serializer", JSONSerializer, raising=False)
+    app = make_flask_app(None, None, None, "")
+    app.config["RQ_DASHBOARD_REDIS_URL"] = server.url
+    app.testing = True
+    setup_rq_connection(app)
+    return app.test_client()
+
+
+@pytest.fixture
+def get(web: Any) -> Get:
+    def read(path: str) -> Any:
+        answer = web.get(f"/0/data/{path}.json")
+        assert answer.status_code == 200, answer.data
+        return answer.get_json()
+
+    return read
+
+
+@pytest.mark.parametrize("state", [*JobState])
+async def test_dashboard_lists_the_jobs_of_every_state(get: Get, scene: Scene, stock: Stock, state: JobState) -> None:
+    await scene.create(scene.job("root"), *[scene.job(node, "root", state=state) for node in ("a", "b")])
+    await scene.tell(JobState.FAILED, "root")
+
+    listed = get(f"jobs/{stock.name}/{state.value}/8/asc/1")["jobs"]
+
+    ours = {job["id"]: job["description"] for job in listed if job["id"] != stock.id("root")}
+    assert ours == {stock.id(node): f"{node}: code.review" for node in ("a", "b")}
+
+
+async def test_dashboard_shows_a_job_with_its_outcome(get: Get, scene: Scene, stock: Stock) -> None:
+    await scene.create(scene.job("a"), scene.job("b"))
+    await scene.graph.tell(
+        [
+            replace(scene.change("a", JobState.FINISHED), result=b'{"lines":42}'),
+            replace(scene.change("b", JobState.FAILED), error="no such file"),
+        ]
+    )
+
+    first, second = (get(f"job/{stock.id(node)}") for node in ("a", "b"))
+
+    assert (first["status"], first["result"], first["origin"]) == ("finished", {"lines": 42}, stock.name)
+    assert (second["status"], second["exc_info"]) == ("failed", "no such file")
+    assert first["created_at"] and first["enqueued_at"] and first["ended_at"]

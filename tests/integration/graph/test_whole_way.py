@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import pytest
 from rq.job import Job
-from rq.results import Result
 
-from coditect.client.workflow_run import Run
+from coditect.aio.supervisor import Supervisor
+from coditect.client.workflow_run import WorkflowRun
 from coditect.model.retry import Retry
 from coditect.workflow.builder import Workflow
-from dispatcher.ports import ClaimPaths
-from dispatcher.scheduling.scheduler import PATIENCE_SECONDS
-from dispatcher.taskgraph.keys import job_id
 from dispatcher.taskgraph.port import Change, JobState
+from dispatcher.taskgraph.records import job_id
 from dispatcher.taskgraph.redis import RedisTaskGraph
-from tests.integration.graph.counted import Rq
-from tests.integration.graph.plane import CAPABILITY, SHARDS, Plane, layered
-from tests.support import eventually
+from tests.integration.graph.plane import CAPABILITY, COUNTED, SHARDS, Claims, Plane, Rq, layered
+from tests.support import eventually, patient
 
 pytestmark = pytest.mark.servers
 
-NO_WAY = ClaimPaths(on_record=False, from_rq=False, from_index=False)
-BY_RQ = ClaimPaths(on_record=False, from_rq=True, from_index=False)
 
-
-async def as_shown(hall: Plane, run: Run, finished: int) -> dict[str, int]:
+async def as_shown(hall: Plane, run: WorkflowRun, finished: int) -> dict[str, int]:
     """What the ledger has, in the words of `rq info`, with so many finished."""
     ledger = await hall.ledger(run)
     states = {"queued": JobState.QUEUED, "executing": JobState.STARTED, "failed": JobState.FAILED}
@@ -41,11 +36,7 @@ class Untold(RedisTaskGraph):
         await super().tell([change for change in changes if change.state is not JobState.QUEUED])
 
 
-async def under_way(hall: Plane, run: Run, number: int) -> bool:
-    return (await hall.ledger(run))[JobState.STARTED] == number
-
-
-async def has_counts(run: Run, expected: Mapping[str, int]) -> None:
+async def has_counts(run: WorkflowRun, expected: Mapping[str, int]) -> None:
     async def counted() -> bool:
         return (await run.overview()).counts == expected
 
@@ -57,7 +48,7 @@ async def executed(hall: Plane, number: int) -> None:
 
 
 async def test_rq_info_shows_what_the_ledger_has_whenever_a_run_stands_still(hall: Plane, rq: Rq) -> None:
-    async with hall.dispatcher(ClaimPaths()):
+    async with hall.dispatcher():
         run = await hall.client.start(layered(10, 100))
         for number in (0, 150, 600):
             hall.permit(number - len(hall.executed))
@@ -69,48 +60,14 @@ async def test_rq_info_shows_what_the_ledger_has_whenever_a_run_stands_still(hal
         await rq.agrees(lambda: as_shown(hall, run, 1_000))
 
 
-async def test_without_the_bridge_nothing_is_dispatched_and_with_it_rq_alone_resolves_the_graph(
-    hall: Plane, rq: Rq
-) -> None:
+async def test_rq_alone_resolves_the_graph_by_the_bridge(hall: Plane, rq: Rq) -> None:
     hall.permit(30)
-    async with hall.dispatcher(NO_WAY):
+    async with hall.dispatcher(Claims.NONE):
         run = await hall.client.start(layered(3, 10))
         await eventually(lambda: rq.counts()["queued"] == 10)
-
-    async with hall.dispatcher(BY_RQ):
-        await run.wait(timeout="100s")
-
-    assert sorted(hall.executed) == sorted(f"n{layer}_{at}" for layer in range(3) for at in range(10))
-
-
-async def test_run_stands_still_while_the_bridge_does_and_goes_on_with_it(hall: Plane, rq: Rq) -> None:
-    async with hall.dispatcher(BY_RQ):
-        run = await hall.client.start(layered(3, 100))
-        hall.permit(50)
-        await executed(hall, 50)
-
-    async with hall.dispatcher(NO_WAY):
-        hall.permit(250)
-        await eventually(lambda: under_way(hall, run, 0))
-        before = await hall.ledger(run)
-        assert before[JobState.QUEUED] > 0
-        await rq.agrees(lambda: as_shown(hall, run, before[JobState.FINISHED]))
-        await asyncio.sleep(2 * PATIENCE_SECONDS)
-        assert await hall.ledger(run) == before
-        assert len(hall.executed) == before[JobState.FINISHED] < 300
-
-    async with hall.dispatcher(BY_RQ):
-        await run.wait(timeout="100s")
-
-    assert len(set(hall.executed)) == len(hall.executed) == 300
-
-
-async def test_rq_alone_finds_what_may_run_next(hall: Plane) -> None:
-    hall.permit(30)
-    async with hall.dispatcher(BY_RQ, reconcile_seconds=3_600, graph_of=Untold):
-        run = await hall.client.start(layered(3, 10))
-
+    async with hall.dispatcher(Claims.BY_RQ, reconcile_seconds=3_600, graph_of=Untold):
         assert await run.wait(timeout="100s") == "completed"
+    assert sorted(hall.executed) == sorted(f"n{layer}_{at}" for layer in range(3) for at in range(10))
 
 
 async def test_every_state_of_a_node_is_counted_where_the_table_says(hall: Plane, rq: Rq) -> None:
@@ -127,7 +84,7 @@ async def test_every_state_of_a_node_is_counted_where_the_table_says(hall: Plane
     for number in range(3):
         flow.task(CAPABILITY, after=[retried, works], name=f"blocked_{number}")
     hall.failing |= {"failed", "retried"}
-    async with hall.dispatcher(ClaimPaths()):
+    async with hall.dispatcher():
         run = await hall.client.start(flow, {"wanted": False})
         hall.permit(3)
         ended = {"completed": 1, "failed": 2, "skipped": 1}
@@ -143,9 +100,7 @@ async def test_every_state_of_a_node_is_counted_where_the_table_says(hall: Plane
 
 
 @pytest.mark.parametrize("attempts", [1, 9], ids=["failed", "to be tried again"])
-async def test_child_does_not_run_when_its_failed_parent_is_deleted_and_stock_rq_releases_it(
-    hall: Plane, rq: Rq, attempts: int
-) -> None:
+async def test_child_of_a_deleted_parent_that_stock_rq_releases_stays(hall: Plane, rq: Rq, attempts: int) -> None:
     """Of one that has ended the child has, too: that is compared. The other child is proposed, and refused."""
     flow = Workflow("lost")
     lost = flow.task(CAPABILITY, "lost", retry=Retry(max_attempts=attempts, first="1h", cap="1h"), name="lost")
@@ -154,7 +109,7 @@ async def test_child_does_not_run_when_its_failed_parent_is_deleted_and_stock_rq
     flow.task(CAPABILITY, "late", after=[other], name="late")
     hall.failing.add("lost")
     before, after = ("failed", "failed") if attempts == 1 else ("scheduled", "deferred")
-    async with hall.dispatcher(BY_RQ, reconcile_seconds=0.1 if attempts == 1 else 3_600):
+    async with hall.dispatcher(Claims.BY_RQ, reconcile_seconds=0.1 if attempts == 1 else 3_600):
         run = await hall.client.start(flow)
         hall.permit(2)
         await eventually(lambda: rq.status(run, "lost") == before and rq.status(run, "other") == "finished")
@@ -169,23 +124,8 @@ async def test_child_does_not_run_when_its_failed_parent_is_deleted_and_stock_rq
         assert "child" not in hall.executed
 
 
-async def test_stock_rq_shows_what_a_node_ended_with(hall: Plane, rq: Rq) -> None:
-    hall.permit(6)
-    hall.failing.add("n1_1")
-    async with hall.dispatcher(ClaimPaths()):
-        run = await hall.client.start(layered(2, 3))
-        assert await run.wait(timeout="100s") == "failed"
-        await eventually(lambda: rq.counts()["finished"] == 5 and rq.counts()["failed"] == 1)
-
-    results = [rq.job(run, node).latest_result() for node in ("n0_0", "n1_0", "n1_1")]
-    assert [one.return_value for one in results if one is not None] == ["n0_0", "n1_0", None]
-    assert results[2] is not None
-    assert results[2].type is Result.Type.FAILED
-    assert results[2].exc_string == "handler_error: ValueError: n1_1 is to fail"
-
-
 async def test_wiped_redis_is_written_anew_while_the_run_goes_on(hall: Plane, rq: Rq) -> None:
-    async with hall.dispatcher(ClaimPaths()):
+    async with hall.dispatcher():
         run = await hall.client.start(layered(4, 20))
         hall.permit(30)
         await executed(hall, 30)
@@ -203,7 +143,7 @@ async def test_wiped_redis_is_written_anew_while_the_run_goes_on(hall: Plane, rq
 
 
 async def test_job_that_stock_rq_cancels_cancels_its_workflow_and_an_ended_one_stays(hall: Plane, rq: Rq) -> None:
-    async with hall.dispatcher(BY_RQ):
+    async with hall.dispatcher(Claims.BY_RQ):
         # while a shard that was just taken is compared, what people do may be overwritten
         await eventually(lambda: rq.client.exists(*[f"coditect:epoch:{shard}" for shard in range(SHARDS)]) == SHARDS)
         run = await hall.client.start(layered(2, 10))
@@ -226,7 +166,7 @@ async def test_job_that_stock_rq_cancels_cancels_its_workflow_and_an_ended_one_s
 async def test_job_that_stock_rq_requeues_is_redriven_and_its_workflow_completes(hall: Plane, rq: Rq) -> None:
     hall.permit(100)
     hall.failing.add("n0_0")
-    async with hall.dispatcher(ClaimPaths()):
+    async with hall.dispatcher():
         run = await hall.client.start(layered(2, 5))
         assert await run.wait(timeout="100s") == "failed"
         await eventually(lambda: rq.counts()["failed"] > 0)
@@ -239,28 +179,97 @@ async def test_job_that_stock_rq_requeues_is_redriven_and_its_workflow_completes
         await rq.agrees(lambda: as_shown(hall, run, 10))
 
 
-async def test_job_that_somebody_deletes_while_nothing_happens_comes_back(hall: Plane, rq: Rq) -> None:
-    async with hall.dispatcher(ClaimPaths(), reconcile_seconds=0.1):
+@pytest.mark.parametrize("node", ["n1_0", "n0_0"], ids=["waits", "runs"])
+async def test_job_that_somebody_deletes_comes_back_with_its_outcome(hall: Plane, rq: Rq, node: str) -> None:
+    async with hall.dispatcher(reconcile_seconds=0.1):
         run = await hall.client.start(layered(2, 5))
         await rq.agrees(lambda: as_shown(hall, run, 0))
 
-        rq.job(run, "n1_0").delete()
+        rq.job(run, node).delete()
+        await eventually(lambda: Job.exists(job_id(run.id, node), connection=rq.client))
 
-        await eventually(lambda: Job.exists(job_id(run.id, "n1_0"), connection=rq.client))
         hall.permit(10)
         assert await run.wait(timeout="100s") == "completed"
         await rq.agrees(lambda: as_shown(hall, run, 10))
 
 
-async def test_job_that_is_lost_while_it_runs_comes_back_with_its_outcome(hall: Plane, rq: Rq) -> None:
-    async with hall.dispatcher(ClaimPaths(), reconcile_seconds=0.1):
-        run = await hall.client.start(layered(2, 5))
-        await rq.agrees(lambda: as_shown(hall, run, 0))
+NODES = 1_000
+LAG_SECONDS = 1.0
 
-        rq.client.delete(f"rq:job:{job_id(run.id, 'n0_0')}")
-        hall.permit(5)
 
-        await eventually(lambda: Job.exists(job_id(run.id, "n0_0"), connection=rq.client))
-        hall.permit(5)
-        assert await run.wait(timeout="100s") == "completed"
-        await eventually(lambda: rq.counts()["finished"] == 10)
+class Reached(NamedTuple):
+    """How many nodes have come so far. No number falls while a run goes on: a node only goes forward."""
+
+    queued: int
+    started: int
+    ended: int
+
+    @classmethod
+    def by(cls, counts: Mapping[str, int]) -> Reached:
+        """By the words of `rq info`."""
+        ended = counts["finished"] + counts["failed"]
+        started = ended + counts["executing"]
+        return cls(started + counts["queued"], started, ended)
+
+
+class Look(NamedTuple):
+    """What was seen at some instant between two."""
+
+    begun: float
+    done: float
+    reached: Reached
+
+
+async def keep_looking(count: Callable[[], Awaitable[Mapping[str, int]]], looks: list[Look]) -> None:
+    now = asyncio.get_running_loop().time
+    while True:
+        begun = now()
+        counts = await count()
+        looks.append(Look(begun, now(), Reached.by(counts)))
+        await asyncio.sleep(0.02)
+
+
+def assert_within(look: Look, ledger: list[Look], lag_seconds: float) -> bool:
+    """It is neither behind what the ledger had a second before nor before what it had a second later.
+
+    Returns whether there was anything to compare it with.
+
+    RQ's tools count one place after the other, in the order in which a node goes through them: one that goes on
+    meanwhile is counted twice, so of what they have too many only the ended say something.
+    """
+    before = [one.reached for one in ledger if one.done <= look.begun - lag_seconds][-1:]
+    after = [one.reached for one in ledger if one.begun >= look.done + lag_seconds][:1]
+    for least in before:
+        assert all(has >= had for has, had in zip(look.reached, least, strict=True)), (look, least)
+    for most in after:
+        assert look.reached.ended <= most.ended, (look, most)
+    return bool(before and after)
+
+
+@pytest.mark.proof
+async def test_rq_is_within_a_second_of_the_ledger_all_through_a_run(hall: Plane, rq: Rq) -> None:
+    ledger, classes, info = list[Look](), list[Look](), list[Look]()
+    lag_seconds = patient(LAG_SECONDS)
+
+    async def by_ledger() -> Mapping[str, int]:
+        states = await hall.ledger(run)
+        return {word: states[JobState(state)] for word, state in COUNTED.items()}
+
+    async with hall.dispatcher(), Supervisor() as background:
+        run = await hall.client.start(layered(10, NODES // 10))
+        background.start(keep_looking(by_ledger, ledger), name="ledger")
+        background.start(keep_looking(lambda: asyncio.to_thread(rq.counts), classes), name="classes")
+        background.start(keep_looking(rq.info, info), name="rq info")
+        while len(hall.executed) < NODES:
+            # `rq info` is a process: it may take its time
+            if len(hall.executed) < NODES // 2 or any(look.reached.ended for look in info):
+                hall.permit(12)
+            await asyncio.sleep(0.03 * lag_seconds)  # so that it lasts some seconds
+        assert await run.wait(timeout="60s") == "completed"
+
+    compared = [assert_within(look, ledger, lag_seconds) for look in classes + info]
+    assert any(compared), "it proves nothing"
+    for looks, number in ((ledger, 10), (classes, 10), (info, 1)):
+        amid = [one for one in looks if 0 < one.reached.ended < NODES]
+        assert len(amid) >= number
+    assert ledger[-1].begun - ledger[0].begun > 2 * lag_seconds

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,16 +15,11 @@ from a2a.types import a2a_pb2 as a2a
 from a2a.types.a2a_pb2 import TaskState as A2aState
 from a2a.utils.errors import UnsupportedOperationError
 
-from coditect import Workflow
-from coditect.api.access.keys import KeyFile
-from coditect.api.access.roles import Role
+from coditect.api.access import KeyFile, Role
 from coditect.local import PrivateServers
-from coditect.local.servers.ports import free_ports
-from coditect.local.servers.probe import port_open
-from tests.integration.agent.fleet import client_of, open_fleet
+from tests.integration.agent.fleet import open_fleet
 from tests.integration.api.test_api_program import Served, served
-from tests.servers import ROOT, Servers
-from tests.support import eventually
+from tests.servers import Servers
 from tests.unit.integrations.a2a.fleet_agent import at_once, message, sent, value
 
 pytestmark = pytest.mark.servers
@@ -109,34 +102,3 @@ async def test_a_task_that_waits_for_an_approval_is_answered_by_a_message_of_an_
     assert "grant" in first.status.message.parts[0].text
     assert (granted.id, granted.status.state, value(granted)) == (first.id, A2aState.TASK_STATE_COMPLETED, 20)
     assert denied.status.state == A2aState.TASK_STATE_REJECTED
-
-
-async def test_a_node_is_done_though_the_remote_agent_is_killed_meanwhile(
-    own_servers: PrivateServers, tmp_path: Path
-) -> None:
-    flow = Workflow("partners")
-    flow.task("partner.die-once", "hello", name="count")
-    (port,) = free_ports(1)
-    command = (sys.executable, "-m", SERVER, str(tmp_path), str(port))
-    async with open_fleet(own_servers, tmp_path) as fleet, client_of(own_servers) as client:
-        remote = await asyncio.create_subprocess_exec(*command, cwd=ROOT)
-        try:
-            await eventually(port_open(port))
-            await fleet.run("coditect", "dispatcher", "run", "--store", f"sqlite:{tmp_path / 'ledger.db'}")
-            url = f"http://127.0.0.1:{port}"
-            partner = ("agent", "run", "--name", "partner", "--a2a", url)
-            await fleet.run("coditect", *partner, CODITECT_A2A_PRIVATE="true")
-
-            run = await client.start(flow)
-            assert await asyncio.wait_for(remote.wait(), 60) != 0
-            remote = await asyncio.create_subprocess_exec(*command, cwd=ROOT)
-            result = await run.result(timeout="60s")
-            attempts = [one async for one in run.attempts()]
-        finally:
-            if remote.returncode is None:
-                remote.kill()
-            await remote.wait()
-
-    assert (tmp_path / "died").exists()
-    assert result == 5
-    assert len(attempts) > 1

@@ -48,14 +48,15 @@ async def fleet(own_servers: PrivateServers, tmp_path: Path) -> AsyncIterator[Fl
 
 
 async def command(fleet: Fleet) -> Process:
-    arguments = ("goal", GOAL, "--templates", str(fleet.folder / "goals.yaml"), "--key", "it", "--output", "json")
+    words = ("workflow", "start", "--goal", GOAL, "--templates", str(fleet.folder / "goals.yaml"))
+    arguments = (*words, "--idempotency-key", "it", "--output", "json")
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "coditect", *arguments, env=fleet.environment(), stdout=PIPE, stderr=PIPE
     )
 
 
 async def workflows(client: Client) -> list[str]:
-    return [row.workflow async for row in client.runs(name="goal")]
+    return [row.workflow async for row in client.workflows.list(name="goal")]
 
 
 async def test_a_command_that_is_killed_and_called_again_goes_on_with_the_same_workflow(fleet: Fleet) -> None:
@@ -73,21 +74,4 @@ async def test_a_command_that_is_killed_and_called_again_goes_on_with_the_same_w
     assert (told["value"], told["failures"]) == (f"done: {GOAL}", [])
     assert known == [told["workflow"]]
     assert b"Planned" not in said, "it went on, and made no second plan"
-    assert (fleet.folder / "began").read_text() == f"{GOAL}\n"
-
-
-async def test_an_agent_that_is_killed_amid_a_goal_costs_no_second_workflow(fleet: Fleet) -> None:
-    program = ("coditect", "agent", "run", "coditect.integrations.goals")
-    goals = {"CODITECT_GOALS": str(fleet.folder / "goals.yaml")}
-    async with client_of(fleet.servers) as client:
-        victim = await fleet.run(*program, **goals)
-        handle = await client.submit("goal.pursue", {"goal": GOAL}, durable=True)
-        await eventually((fleet.folder / "began").exists, seconds=60)
-        victim.kill()
-        await fleet.run(*program, **goals)
-        (fleet.folder / "gate").touch()
-        told = await handle.result(timeout="90s")
-
-        assert told["value"] == f"done: {GOAL}"
-        assert await workflows(client) == [told["workflow"]]
     assert (fleet.folder / "began").read_text() == f"{GOAL}\n"

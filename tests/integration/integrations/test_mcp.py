@@ -11,9 +11,8 @@ import pytest
 from mcp import Client as McpClient
 from mcp.client.stdio import StdioServerParameters
 
-from coditect import Workflow
 from coditect.local import PrivateServers
-from tests.integration.agent.fleet import Fleet, client_of, open_fleet
+from tests.integration.agent.fleet import Fleet, open_fleet
 from tests.integration.api.test_api_program import served
 from tests.servers import ROOT, Servers
 from tests.support import eventually
@@ -24,9 +23,9 @@ SERVER = ROOT / "tests" / "unit" / "integrations" / "mcp" / "tool_server.py"
 
 
 def over_stdio(fleet: Fleet) -> McpClient:
-    """A client that starts `coditect mcp serve`."""
+    """A client that starts `coditect api mcp`."""
     command = StdioServerParameters(
-        command=sys.executable, args=["-m", "coditect", "mcp", "serve"], env=fleet.environment()
+        command=sys.executable, args=["-m", "coditect", "api", "mcp"], env=fleet.environment()
     )
     return McpClient(command)
 
@@ -65,19 +64,3 @@ async def test_tools_are_called_canceled_and_asked_for_later_over_another_connec
     assert "letters_count" in names
     assert counted == {"result": 5}
     assert ended["result"] == {"result": 5}
-
-
-async def test_a_node_is_done_though_the_tools_server_is_killed_meanwhile(
-    own_servers: PrivateServers, tmp_path: Path
-) -> None:
-    flow = Workflow("letters")
-    flow.task("letters.die_once", {"text": "hello"}, name="count")
-    async with open_fleet(own_servers, tmp_path) as fleet, client_of(own_servers) as client:
-        await fleet.run("coditect", "dispatcher", "run", "--store", f"sqlite:{tmp_path / 'ledger.db'}")
-        tools = f"{sys.executable} {SERVER} {tmp_path}"
-        await fleet.run("coditect", "agent", "run", "--name", "letters", "--mcp", tools)
-
-        result = await (await client.start(flow)).result(timeout="60s")
-
-    assert (tmp_path / "died").exists()
-    assert result == {"result": 5}

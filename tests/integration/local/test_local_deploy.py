@@ -17,13 +17,13 @@ import pytest
 import yaml
 
 from coditect.local import PrivateServers
-from coditect.local.servers.ports import free_ports
+from coditect.local.servers import free_ports
 from tests.support import eventually
 
-pytestmark = [pytest.mark.servers, pytest.mark.slow]
+pytestmark = [pytest.mark.servers, pytest.mark.proof]
 LEDGER = "/var/lib/coditect"
 """Where both mount the ledger's volume; here it is a folder of the test's own."""
-WORKFLOW = ["coditect", "workflow", "run", "greetings.yaml", "--input", '{"names": ["Ada", "Grace"]}']
+WORKFLOW = ["coditect", "workflow", "start", "greetings.yaml", "--input", '{"names": ["Ada", "Grace"]}']
 Asks = Callable[[dict[str, str]], bool]
 
 

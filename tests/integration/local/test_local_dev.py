@@ -1,4 +1,4 @@
-"""`coditect dev`: a project that `coditect init` wrote answers, is changed, and answers otherwise."""
+"""`coditect up --watch`: a project that `coditect init` wrote answers, is changed, and answers otherwise."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_project_answers_and_runs_what_is_changed(project: Path, environment: di
 
     with log.open("w") as output:
         dev = subprocess.Popen(
-            [*coditect, "dev", "greeter.py"], cwd=project, env=environment, stdout=output, stderr=output
+            [*coditect, "up", "--watch", "greeter.py"], cwd=project, env=environment, stdout=output, stderr=output
         )
         until(lambda: "Ready. A change" in log.read_text(), log=log)
         state = read_state(UpFolder(project / ".coditect"))

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from coditect.agent.processes.process import is_running
+from coditect.agent.process import is_running
 from coditect.local import AlreadyUp, PrivateServers, StartFailed, private_servers
-from coditect.local.servers.binaries import find_binaries
-from coditect.local.servers.probe import broker_answers, broker_version, redis_answers, redis_version
+from coditect.local.probe import broker_answers, broker_version, redis_answers, redis_version
+from coditect.local.servers import find_binaries
 
 
 async def test_killed_servers_come_back_on_the_same_address(own_servers: PrivateServers) -> None:

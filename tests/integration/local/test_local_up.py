@@ -45,6 +45,10 @@ def a_plan(folder: Path) -> UpPlan:
     return UpPlan(folder=folder / ".coditect", working_folder=folder, programs=(agent,))
 
 
+def beside_given_servers(plan: UpPlan, *programs: Program) -> UpPlan:
+    return UpPlan(plan.folder, plan.working_folder, programs, "amqp://127.0.0.1:9", "redis://127.0.0.1:9")
+
+
 @pytest.fixture
 def plan(tmp_path: Path) -> Iterator[UpPlan]:
     found = a_plan(tmp_path)
@@ -121,30 +125,17 @@ def test_killed_supervisor_leaves_nothing_running_and_no_lock(plan: UpPlan) -> N
     assert second.marker != first.marker
 
 
-def test_given_servers_are_used_and_none_is_started(plan: UpPlan) -> None:
-    given = UpPlan(plan.folder, plan.working_folder, plan.programs, "amqp://127.0.0.1:9", "redis://127.0.0.1:9")
-
-    state = up_detached(given, environ=os.environ, say=lambda _: None)
-
-    assert [child.name for child in state.children] == ["agent"]
-    assert "CODITECT_AMQP_URL=amqp://127.0.0.1:9\n" in UpFolder(plan.folder).env.read_text()
-
-
 def test_program_that_cannot_start_is_reported_with_its_last_lines(plan: UpPlan) -> None:
     bad = Program("agent", (sys.executable, "-c", "raise SystemExit('no such agent file')"), announces_ready=True)
-    given = UpPlan(plan.folder, plan.working_folder, (bad,), "amqp://127.0.0.1:9", "redis://127.0.0.1:9")
-
     with pytest.raises(StartFailed, match="no such agent file"):
-        up_detached(given, environ=os.environ, say=lambda _: None)
+        up_detached(beside_given_servers(plan, bad), environ=os.environ, say=lambda _: None)
 
     assert not down(plan.folder).was_up
 
 
 def test_interrupted_before_all_is_ready_nothing_stays(plan: UpPlan) -> None:
     never = Program("never", (sys.executable, "-S", "-c", "import time; time.sleep(600)"), announces_ready=True)
-    given = UpPlan(
-        plan.folder, plan.working_folder, (*plan.programs, never), "amqp://127.0.0.1:9", "redis://127.0.0.1:9"
-    )
+    given = beside_given_servers(plan, *plan.programs, never)
     states: list[UpState] = []
 
     def interrupt(line: str) -> None:
@@ -161,23 +152,24 @@ def test_interrupted_before_all_is_ready_nothing_stays(plan: UpPlan) -> None:
 
 
 def test_foreground_up_stops_everything_on_a_signal(plan: UpPlan) -> None:
-    given = UpPlan(plan.folder, plan.working_folder, plan.programs, "amqp://127.0.0.1:9", "redis://127.0.0.1:9")
     states: list[UpState] = []
 
     def ready() -> None:
         states.append(state_of(plan))
         os.kill(os.getpid(), signal.SIGTERM)
 
-    up(given, environ=os.environ, say=lambda _: None, ready=ready)
+    up(beside_given_servers(plan, *plan.programs), environ=os.environ, say=lambda _: None, ready=ready)
 
     assert states[0].phase is Phase.READY
     assert marked(states[0].marker) == []
     assert read_state(UpFolder(plan.folder)) is None
 
 
-def test_supervisor_that_hangs_is_killed_by_down(plan: UpPlan) -> None:
-    given = UpPlan(plan.folder, plan.working_folder, plan.programs, "amqp://127.0.0.1:9", "redis://127.0.0.1:9")
-    state = up_detached(given, environ=os.environ, say=lambda _: None)
+def test_given_servers_are_used_and_a_supervisor_that_hangs_is_killed_by_down(plan: UpPlan) -> None:
+    state = up_detached(beside_given_servers(plan, *plan.programs), environ=os.environ, say=lambda _: None)
+    assert [child.name for child in state.children] == ["agent"]
+    assert "CODITECT_AMQP_URL=amqp://127.0.0.1:9\n" in UpFolder(plan.folder).env.read_text()
+
     os.kill(state.supervisor.pid, signal.SIGSTOP)
 
     down(plan.folder, within_seconds=0.2)

@@ -51,7 +51,12 @@ def test_nothing_that_a_fleet_prints_logs_or_starts_shows_its_passwords(folder: 
     arguments += psutil.Process(state.supervisor.pid).cmdline()
     assert any("failing.py" in one for one in arguments)
 
-    for command in (["doctor"], ["agent", "list"], ["task", "submit", "fail.always", '"x"'], ["topology", "plan"]):
+    for command in (
+        ["doctor"],
+        ["agent", "list"],
+        ["task", "submit", "fail.always", '"x"'],
+        ["topology", "apply", "--dry-run"],
+    ):
         printed.append(run(folder, *command))
     printed.append(run(folder, "up", "--detach", "--output", "json"))
     printed.append(run(folder, "down", "--output", "json"))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from coditect.local.servers.ports import free_ports
+from coditect.local.servers import free_ports
 
 MASTER = "mymaster"
 

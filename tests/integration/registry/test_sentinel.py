@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from coditect.errors import RegistryUnavailable
-from coditect.local.servers.probe import redis_version
+from coditect.local.probe import redis_version
 from coditect.model.ids import AgentId
 from coditect.registry.redis import RedisRegistry
 from tests.integration.registry.private_redis import PrivateRedis, PrivateSentinel, running

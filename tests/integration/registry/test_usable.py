@@ -11,8 +11,8 @@ import pytest
 from redis.asyncio import Redis
 
 from coditect.local.doctor import Check, check_server
-from coditect.local.servers.ports import free_ports
-from coditect.local.servers.probe import usable_redis_version
+from coditect.local.probe import usable_redis_version
+from coditect.local.servers import free_ports
 from tests.integration.registry.private_redis import PrivateRedis, running
 
 pytestmark = pytest.mark.servers
@@ -64,45 +64,10 @@ async def test_user_who_may_not_ask_for_the_policy_of_evicting_learns_how_to_see
     assert (seen.ok, seen.detail) == (False, "Redis may evict keys of the registry and of RQ")
 
 
-async def test_wrong_password_gets_advice_about_the_password(server: PrivateRedis, client: Redis) -> None:
-    await make_user(client, "coditect", DOCUMENTED)
-
-    wrong = await found_at(server.url.replace("redis://", "redis://coditect:hunter2@"))
-
-    assert not wrong.ok
-    assert "check the user and password in CODITECT_REDIS_URL" in wrong.fix
-    assert "hunter2" not in f"{wrong}"
-
-
-async def test_user_without_rights_gets_the_rights(server: PrivateRedis, client: Redis) -> None:
-    await make_user(client, "other", "~other:* +@all")
-
-    found = await found_at(server.url.replace("redis://", "redis://other:secret@"))
-
-    assert not found.ok
-    assert DOCUMENTED in found.fix
-
-
-@pytest.mark.parametrize("rights", ["~coditect:* +@all", "~rq:* +@all", "~* +@all -@scripting"])
-async def test_user_with_half_of_the_rights_gets_the_rights(server: PrivateRedis, client: Redis, rights: str) -> None:
-    await make_user(client, "half", rights)
-
-    found = await found_at(server.url.replace("redis://", "redis://half:secret@"))
-
-    assert not found.ok
-    assert DOCUMENTED in found.fix
-
-
-async def test_whatever_redis_refuses_is_told_in_its_words(server: PrivateRedis) -> None:
-    found = await found_at(server.url.replace("/0", "/99"))
-
-    assert (found.ok, found.detail) == (False, "Redis refuses what the registry needs")
-    assert "DB index is out of range" in found.fix
-
-
 async def test_node_of_a_cluster_is_not_usable(tmp_path: Path) -> None:
     (tmp_path / "cluster").mkdir()
-    with running(PrivateRedis(tmp_path / "cluster", "--cluster-enabled", "yes")) as node:
+    options = ("--cluster-enabled", "yes", "--cluster-port", str(free_ports(1)[0]))
+    with running(PrivateRedis(tmp_path / "cluster", *options)) as node:
         found = await found_at(node.url)
 
     assert (found.ok, found.detail) == (False, "Redis is a node of a cluster, which shards its keys")
@@ -122,12 +87,6 @@ async def test_tls_that_fails_gets_advice_about_tls(tmp_path: Path, parameter: s
     assert ("No such file" if parameter else "certificate") in found.fix.partition("TLS says")[2]
 
 
-async def test_missing_password_gets_advice_about_the_password(server: PrivateRedis, client: Redis) -> None:
-    await client.config_set("requirepass", "secret")
-
-    assert "CODITECT_REDIS_URL" in (await found_at(server.url)).fix
-
-
 async def test_read_only_replica_is_not_usable(replica: PrivateRedis) -> None:
     found = await found_at(replica.url)
 
@@ -135,27 +94,52 @@ async def test_read_only_replica_is_not_usable(replica: PrivateRedis) -> None:
     assert "name the master" in found.fix
 
 
-async def test_full_redis_is_not_usable(server: PrivateRedis, client: Redis) -> None:
-    await client.config_set("maxmemory", "1")
-
-    found = await found_at(server.url)
-
-    assert (found.ok, found.detail) == (False, "Redis is full and takes no writes")
-    assert "maxmemory" in found.fix
-
-
-async def test_evicting_redis_is_not_usable(server: PrivateRedis, client: Redis) -> None:
-    await client.config_set("maxmemory", "100mb")
-    assert (await found_at(server.url)).ok
-
-    await client.config_set("maxmemory-policy", "allkeys-lru")
-    found = await found_at(server.url)
-
-    assert (found.ok, found.detail) == (False, "Redis may evict keys of the registry and of RQ")
-    assert "noeviction" in found.fix
-
-
 async def test_redis_that_does_not_answer_is_to_be_started(server: PrivateRedis) -> None:
     server.kill()
 
     assert (await found_at(server.url)).fix.startswith("Start it")
+
+
+@pytest.mark.parametrize("rights", ["~other:* +@all", "~coditect:* +@all", "~rq:* +@all", "~* +@all -@scripting"])
+async def test_user_without_all_of_the_rights_gets_the_rights(server: PrivateRedis, client: Redis, rights: str) -> None:
+    await make_user(client, "other", rights)
+
+    found = await found_at(server.url.replace("redis://", "redis://other:secret@"))
+
+    assert not found.ok
+    assert DOCUMENTED in found.fix
+
+
+@pytest.mark.parametrize(
+    ("configuration", "user", "detail", "fix"),
+    [
+        ({}, "other:hunter2", "", "check the user and password in CODITECT_REDIS_URL"),
+        ({"requirepass": "secret"}, "", "", "CODITECT_REDIS_URL"),
+        ({"maxmemory": "1"}, "", "Redis is full and takes no writes", "maxmemory"),
+        (
+            {"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"},
+            "",
+            "Redis may evict keys of the registry and of RQ",
+            "noeviction",
+        ),
+    ],
+    ids=["wrong password", "no password", "full", "evicting"],
+)
+async def test_redis_that_is_not_usable_is_told_with_the_fix(
+    server: PrivateRedis, client: Redis, configuration: dict[str, str], user: str, detail: str, fix: str
+) -> None:
+    await make_user(client, "other", DOCUMENTED)
+    for name, value in configuration.items():
+        await client.config_set(name, value)
+
+    found = await found_at(server.url.replace("redis://", f"redis://{user}@" if user else "redis://"))
+
+    assert (found.ok, detail in found.detail, fix in found.fix) == (False, True, True), found
+    assert "hunter2" not in f"{found}"
+
+
+async def test_whatever_redis_refuses_is_told_in_its_words(server: PrivateRedis) -> None:
+    found = await found_at(server.url.replace("/0", "/99"))
+
+    assert (found.ok, found.detail) == (False, "Redis refuses what the registry needs")
+    assert "DB index is out of range" in found.fix

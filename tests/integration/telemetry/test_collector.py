@@ -18,7 +18,7 @@ import yaml
 
 from coditect import Client, Workflow
 from coditect.local import PrivateServers
-from coditect.local.servers.ports import free_ports
+from coditect.local.servers import free_ports
 from tests.servers import ROOT
 from tests.support import eventually
 
@@ -112,7 +112,7 @@ def tree(spans: list[dict[str, Any]], parent: str = "") -> list[Any]:
 def label(span: dict[str, Any]) -> str:
     told = span["told"]
     what = told.get("coditect.node_id") or told.get("coditect.capability") or told.get("coditect.workflow.name")
-    return f"{span['service'].removeprefix('coditect-')} {told['messaging.operation.name']} {what}"
+    return f"{span['service'].removeprefix('coditect-')} {told.get('messaging.operation.name', span['name'])} {what}"
 
 
 @contextmanager
@@ -146,10 +146,7 @@ def traced_programs(servers: PrivateServers, collected: Collector, folder: Path)
 async def test_workflow_is_one_tree_over_client_dispatcher_and_agent(
     own_servers: PrivateServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with (
-        collector(tmp_path) as collected,
-        traced_programs(own_servers, collected, tmp_path) as environment,
-    ):
+    with collector(tmp_path) as collected, traced_programs(own_servers, collected, tmp_path) as environment:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", environment["OTEL_EXPORTER_OTLP_ENDPOINT"])
         async with Client.from_env(environment) as client:
             run = await client.start(numbers())

@@ -8,12 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.topology import base_topology, capability_queues
-from coditect.model.capability import Priority
 from coditect.settings.settings import Settings
-from coditect.wire import routing
-from tests.fleet import Running, remove_queues, running
+from tests.fleet import Running, running
 from tests.integration.wire import foreign
 from tests.integration.wire.agent import Echo
 from tests.integration.wire.foreign import blocking
@@ -43,20 +39,11 @@ async def test_amqp_publish_of_a_bare_body_is_answered_to_amqp_consume(
 
 
 @amqp_tools
-async def test_amqp_publish_reads_the_body_from_its_input(fleet: Running, echo: Echo, amqp_url: str) -> None:
-    command = ("amqp-publish", "-u", amqp_url, "-e", "coditect.tasks", "-r", echo.capability)
-
-    await blocking(foreign.tool, *command, stdin=b'{"say": "from stdin"}')
-
-    await eventually(lambda: echo.started == ["from stdin"])
-
-
-@amqp_tools
 async def test_limits_sent_as_text_by_amqp_publish_are_kept(fleet: Running, echo: Echo, amqp_url: str) -> None:
     header = ("-H", "x-coditect-timeout-ms: 50", "-H", "x-coditect-max-attempts: 1")
     command = ("amqp-publish", "-u", amqp_url, "-e", "coditect.tasks", "-r", echo.capability, *header)
 
-    await blocking(foreign.tool, *command, "-b", '{"wait": true}')
+    await blocking(foreign.tool, *command, stdin=b'{"wait": true}')
 
     await eventually(lambda: fleet.holds(f"dead.{echo.capability}", 1))
     (letter,) = await fleet.letters(f"dead.{echo.capability}")
@@ -74,16 +61,14 @@ async def test_pika_is_answered_through_an_exclusive_queue_that_the_broker_named
     assert answer.headers["x-coditect-agent"] == fleet.runtime.agent_id
 
 
-async def test_pika_is_answered_through_direct_reply_to(fleet: Running, echo: Echo, amqp_url: str) -> None:
+async def test_pika_is_answered_through_direct_reply_to_also_after_a_retry(
+    fleet: Running, echo: Echo, amqp_url: str
+) -> None:
     answer = await blocking(foreign.ask_directly, amqp_url, f"{echo.capability}.p1", b'{"say": "hi"}')
+    failed = await blocking(foreign.ask_directly, amqp_url, f"{echo.capability}.p1", b'{"fail": true}')
 
     assert json.loads(answer.body)["said"] == "hi"
-
-
-async def test_pika_is_answered_directly_after_a_retry(fleet: Running, echo: Echo, amqp_url: str) -> None:
-    answer = await blocking(foreign.ask_directly, amqp_url, f"{echo.capability}.p1", b'{"fail": true}')
-
-    assert (answer.status, answer.headers["x-coditect-attempt"]) == ("failed", 2)
+    assert (failed.status, failed.headers["x-coditect-attempt"]) == ("failed", 2)
 
 
 async def test_pika_is_answered_through_the_exchange_for_replies(fleet: Running, echo: Echo, amqp_url: str) -> None:
@@ -94,82 +79,16 @@ async def test_pika_is_answered_through_the_exchange_for_replies(fleet: Running,
     assert json.loads(answer.body)["said"] == "hi"
 
 
-async def test_key_without_a_level_is_p1(fleet: Running, echo: Echo, amqp_url: str) -> None:
-    answer = await blocking(foreign.ask, amqp_url, echo.capability, b"{}")
-
-    assert json.loads(answer.body)["priority"] == "p1"
-
-
-@pytest.mark.parametrize("door", [routing.TASKS, routing.SUBMIT])
-async def test_every_key_of_a_capability_lands_in_the_queue_of_its_level(
-    amqp_url: str, capability: str, door: str
-) -> None:
-    async with AmqpBroker(amqp_url) as broker:
-        await broker.declare(base_topology() + capability_queues(capability))
-
-        for key in (capability, *(f"{capability}.{level.value}" for level in Priority)):
-            await blocking(foreign.publish, amqp_url, key, b"{}", exchange=door)
-
-        stats = [await broker.stats(routing.task_queue(capability, level)) for level in Priority]
-        await remove_queues(broker, [capability])
-        assert [one.messages for one in stats if one] == [1, 2, 1]
-
-
-@pytest.mark.parametrize(
-    ("given", "returned"),
-    [
-        ({"correlation_id": "c"}, "c"),
-        ({"correlation_id": "c", "message_id": "m"}, "c"),
-        ({"message_id": "m"}, "m"),
-        ({}, None),
-    ],
-)
 async def test_answer_carries_the_correlation_id_or_else_the_message_id(
-    fleet: Running, echo: Echo, amqp_url: str, given: dict[str, str], returned: str | None
-) -> None:
-    answer = await blocking(foreign.ask, amqp_url, echo.capability, b"{}", **given)
-
-    assert answer.correlation_id == returned
-    assert answer.headers.get("x-coditect-task") == given.get("message_id")
-
-
-async def test_failure_tells_a_foreign_client_what_happened(fleet: Running, echo: Echo, amqp_url: str) -> None:
-    answer = await blocking(foreign.ask, amqp_url, echo.capability, b'{"say": "sorry", "fail": true}')
-
-    failure = json.loads(answer.body)
-    assert answer.status == "failed"
-    assert (failure["reason"], failure["type"], failure["message"]) == ("handler_error", "ValueError", "sorry")
-    assert "raise ValueError" in failure["traceback"]
-
-
-async def test_task_without_a_return_address_is_done_and_answers_nobody(
     fleet: Running, echo: Echo, amqp_url: str
 ) -> None:
-    await blocking(foreign.publish, amqp_url, echo.capability, b'{"say": "quietly"}')
+    returned = {("c", None): "c", ("c", "m"): "c", (None, "m2"): "m2", (None, None): None}
+    for (correlation_id, message_id), expected in returned.items():
+        given = {"correlation_id": correlation_id, "message_id": message_id}
+        answer = await blocking(foreign.ask, amqp_url, echo.capability, b"{}", **given)
 
-    await eventually(lambda: fleet.runtime.load().completed == 1)
-    assert await fleet.letters(f"dead.{echo.capability}") == []
-
-
-async def test_answer_that_nobody_waits_for_any_more_holds_up_nobody(fleet: Running, echo: Echo, amqp_url: str) -> None:
-    await blocking(
-        foreign.publish, amqp_url, echo.capability, b'{"say": "late"}', reply_to=f"answers-gone-{uuid4().hex}"
-    )
-
-    answer = await blocking(foreign.ask, amqp_url, echo.capability, b'{"say": "next"}')
-
-    assert json.loads(answer.body)["said"] == "next"
-    await eventually(lambda: fleet.runtime.load().completed == 2)
-
-
-async def test_fifty_tasks_at_once_are_each_answered_once(fleet: Running, echo: Echo, amqp_url: str) -> None:
-    requests = [(json.dumps({"say": str(n)}).encode(), {"correlation_id": str(n)}) for n in range(50)]
-
-    answers = await blocking(foreign.ask_many, amqp_url, echo.capability, requests)
-
-    assert {(one.correlation_id, json.loads(one.body)["said"]) for one in answers} == {
-        (str(n), str(n)) for n in range(50)
-    }
+        assert answer.correlation_id == expected
+        assert answer.headers.get("x-coditect-task") == message_id
 
 
 @pytest.mark.parametrize("path", ["", "/", "/%2F", "/%2f"])

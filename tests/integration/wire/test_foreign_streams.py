@@ -41,7 +41,7 @@ def _read(url: str, key: str) -> list[Answer]:
 async def test_stranger_reads_a_result_in_parts(
     servers: Servers, capability: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coditect.agent.execution.parts.WAITS_SECONDS", 0.2)
+    monkeypatch.setattr("coditect.agent.execution.WAITS_SECONDS", 0.2)
     agent = Agent("writer")
 
     @agent.capability(capability)

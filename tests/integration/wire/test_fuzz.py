@@ -50,6 +50,7 @@ def _ask(url: str, key: str, messages: list[tuple[Strange, dict[str, bytes]]]) -
         return taken, [one.correlation_id for one in answers]
 
 
+@pytest.mark.proof
 @settings(
     deadline=None,
     max_examples=25,

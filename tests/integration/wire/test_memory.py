@@ -20,7 +20,7 @@ from tests.integration.wire.foreign import blocking
 from tests.servers import Servers
 from tests.support import eventually
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.proof]
 
 AGENT = Path(__file__).with_name("flat_agent.py")
 MIB = 1024 * 1024

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 
 from coditect import Agent, Breaker, Context, PlainContext, Retry, RetryAfter
-from coditect.agent.handlers.port import Services
+from coditect.agent.context import Services
 from coditect.agent.services import TaskServices
 from coditect.errors import CoditectError, InputError, InvalidTask, NotFound, VersionConflict
 
@@ -81,11 +81,6 @@ async def calls(_: None, ctx: Context) -> list[bool]:
     return [one.result() for one in made]
 
 
-@worker.capability("proc.pid", process=True)
-async def pid(_: None) -> int:
-    return os.getpid()
-
-
 @worker.capability("proc.wait.long", process=True)
 async def wait_long(seconds: float, ctx: Context) -> str:
     return await ctx.without_slot(asyncio.sleep(seconds, "waited"))
@@ -131,40 +126,36 @@ class Painted:
 
 
 RAISED: dict[str, Callable[[], BaseException]] = {
-    "exit": lambda: SystemExit(3),
-    "interrupt": lambda: KeyboardInterrupt("stop"),
-    "cancelled": lambda: asyncio.CancelledError("no more"),
-    "generator": lambda: GeneratorExit("closed"),
+    "3": lambda: SystemExit(3),
+    "stop": lambda: KeyboardInterrupt("stop"),
+    "no more": lambda: asyncio.CancelledError("no more"),
+    "closed": lambda: GeneratorExit("closed"),
     "base": lambda: BaseException("base"),
-    "stop": lambda: StopIteration("empty"),
-    "unprintable": Unprintable,
+    "empty": lambda: StopIteration("empty"),
+    "It has no message: its class c": Unprintable,
     "awkward": lambda: Awkward("awkward"),
-    "exits": Exits,
-    "unpicklable": Unpicklable,
-    "surrogate": lambda: ValueError("\ud800"),
-    "group": lambda: ExceptionGroup("two", [ValueError("one"), KeyError("other")]),
-    "base group": lambda: BaseExceptionGroup("two", [SystemExit(1)]),
-    "long": lambda: ValueError("x" * 100_000),
+    "It has no message: its class ca": Exits,
+    "it holds a lock": Unpicklable,
+    "\\ud800": lambda: ValueError("\ud800"),
+    "two (2 sub-exceptions)": lambda: ExceptionGroup("two", [ValueError("one"), KeyError("other")]),
+    "two (1 sub-exception)": lambda: BaseExceptionGroup("two", [SystemExit(1)]),
+    "x" * 30: lambda: ValueError("x" * 100_000),
 }
+"""By how the message that comes back begins."""
 
 
 @worker.capability("proc.raise", process=True, retry=ONCE)
-def raising(kind: str) -> None:
-    raise RAISED[kind]()
-
-
-@worker.capability("proc.raise.async", process=True, retry=ONCE)
-async def raising_async(kind: str) -> None:
-    await asyncio.sleep(0)
-    raise RAISED[kind]()
-
-
-@worker.capability("proc.raise.pid", process=True, retry=ONCE)
-def raising_pid(kind: str) -> int:
+def raising(kind: str) -> int:
     """Raise, or return which process it is."""
     if kind:
         raise RAISED[kind]()
     return os.getpid()
+
+
+@worker.capability("proc.raise.async", process=True, retry=ONCE)
+async def raising_async(kind: str) -> int:
+    await asyncio.sleep(0)
+    return raising(kind)
 
 
 @worker.capability("proc.paint", process=True, retry=ONCE)
@@ -260,12 +251,6 @@ async def progress(_: None, ctx: Context) -> str:
     return ctx.task_id
 
 
-@worker.capability("proc.folder", process=True)
-def folder(_: None, ctx: Context) -> str:
-    (ctx.workspace / "note").write_text("here")
-    return str(ctx.workspace)
-
-
 @worker.capability("proc.lock", process=True, retry=ONCE)
 def hold(_: None, ctx: PlainContext) -> dict[str, Any]:
     with ctx.lock("repo:x", ttl="1s") as lock:
@@ -333,12 +318,6 @@ async def abandon(_: None, ctx: Context) -> str:
     return "was answered"
 
 
-@worker.capability("proc.tell", process=True)
-async def tell(_: None, ctx: Context) -> str:
-    await ctx.emit("proc.told", what="all")
-    return ctx.task_id
-
-
 @worker.capability("proc.tell.wrong", process=True, retry=ONCE)
 async def tell_wrong(_: None, ctx: Context) -> None:
     await ctx.emit("proc.told", prices=[1.0, float("nan")])
@@ -391,20 +370,9 @@ async def made_up(_: None, ctx: Context) -> list[Any]:
     return found
 
 
-@worker.capability("proc.no.service", process=True, retry=ONCE)
-async def no_service(_: None, ctx: Context) -> None:
-    services: Any = ctx.services
-    services.fly()
-
-
 @worker.capability("proc.echo", process=True, retry=ONCE)
 def echo(text: str) -> str:
     return text
-
-
-@worker.capability("proc.large", process=True, retry=ONCE)
-def large(_: None) -> str:
-    return "x" * 2_000_000
 
 
 @worker.capability("proc.later", process=True, retry=Retry(max_attempts=2, first="1h", cap="1h"))
@@ -456,7 +424,7 @@ def plain(numbers: list[int], ctx: PlainContext) -> int:
 @worker.capability("proc.state", process=True, retry=ONCE)
 async def state(size: int, ctx: Context) -> dict[str, Any]:
     """Use shared state as a handler on the event loop does, and return what it showed."""
-    team, text, conflict = ctx.space("team"), "x" * size, None
+    team, text, conflict = ctx.state("team"), "x" * size, None
     version = await team.put("plan", text)
     try:
         await team.put("plan", "of another", if_version=version + 1)

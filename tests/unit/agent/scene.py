@@ -15,9 +15,12 @@ from coditect.agent.runtime import Runtime
 from coditect.aio.clock import Clock, SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Delivery
+from coditect.broker.topology import Queue, QueueType, Topology
 from coditect.client.client import Client
+from coditect.client.handle import Handle
 from coditect.model.capability import Priority
 from coditect.model.message import Message
+from coditect.model.result import Failure
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings.settings import Settings
 from coditect.wire import routing
@@ -93,6 +96,11 @@ class Scene:
     async def client(self) -> Client:
         return await self.stack.enter_async_context(Client(await self.broker(), self.registry))
 
+    async def serve(self, agent: Agent, **settings: Any) -> Client:
+        """Another process of this agent, and a client."""
+        await self.start(agent, **settings)
+        return await self.client()
+
     async def start(self, agent: Agent, *, broker: MemoryBroker | None = None, **settings: Any) -> Running:
         """Another process of this agent."""
         own = await self.stack.enter_async_context(AsyncExitStack())
@@ -150,3 +158,16 @@ async def replies(broker: MemoryBroker, queue: str) -> list[Delivery]:
 
     await broker.consume(queue, take, prefetch=100)
     return arrived
+
+
+async def answers(broker: MemoryBroker, queue: str = "answers") -> list[Delivery]:
+    """Declares a queue of the test's own, and collects what arrives in it."""
+    await broker.declare(Topology(queues=(Queue(queue, QueueType.CLASSIC),)))
+    return await replies(broker, queue)
+
+
+async def failure_of(handle: Handle, timeout: str = "100s") -> Failure:
+    """How a task failed."""
+    failure = (await handle.outcome(timeout=timeout)).failure
+    assert failure is not None
+    return failure

@@ -21,10 +21,9 @@ from coditect.model.registration import Load
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
-from coditect.testing.process import State, VirtualProcess
-from tests.loops import loops, strike_for_ever, strike_once
+from coditect.testing.process import VirtualProcess
+from tests.loops import loops, strike_once
 
-ENDED_SECONDS = 15.0
 BEATS, CLOCK = "heartbeat of worker-1", "clock"
 
 
@@ -78,26 +77,6 @@ async def test_loop_that_dies_is_healed_and_its_agent_never_taken_for_dead(
         fleet.forgive_crashes()
     (said,) = [record for record in caplog.records if record.message == "A loop died; it is started again"]
     assert (vars(said)["loop"], vars(said)["critical"]) == (name, name == BEATS)
-
-
-async def test_heartbeat_that_dies_for_ever_ends_the_process_which_drains() -> None:
-    executed: Counter[str] = Counter()
-    async with TestFleet([worker(executed)]) as fleet:
-        (process,) = fleet.agents
-        assert process.work is not None
-        striking = asyncio.ensure_future(strike_for_ever(process.health, BEATS))
-
-        await asyncio.wait({process.work}, timeout=ENDED_SECONDS)
-        striking.cancel()
-
-        with pytest.raises(LoopDied) as ended:
-            process.work.result()
-        assert ended.value.facts["loop"] == BEATS
-        assert process.state is State.ENDED
-        (other,) = await fleet.restart("worker")
-        await (await fleet.submit("work")).result()
-        assert other.state is State.RUNNING
-        fleet.forgive_crashes()
 
 
 class Broken(MemoryRegistry):

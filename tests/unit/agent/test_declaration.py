@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from coditect import Agent, Context, Retry, Strategy, TaskFailed
+from coditect import Agent, Context, Retry, Strategy
 from coditect.errors import SetupError
 from coditect.model.duration import seconds
-from coditect.testing import TestFleet
 
 ANYTHING = some.one_of(
     some.text(max_size=20),
@@ -125,6 +125,8 @@ def starred(*tasks: int) -> None: ...
 def keywords(**tasks: int) -> None: ...
 def no_type(task: [int]) -> None: ...  # type: ignore[valid-type]
 def not_a_type(task: 5) -> None: ...  # type: ignore[valid-type]
+def unknown(task: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+def unfit(task: threading.Lock) -> None: ...
 def generator(task: int) -> int:  # type: ignore[misc]
     yield task
 
@@ -133,18 +135,19 @@ async def generating(task: int) -> list[int]:  # type: ignore[misc]
     yield task
 
 
+@pytest.mark.parametrize("process", [False, True])
 @pytest.mark.parametrize(
     "handler",
     [
         two, two_unannotated, method, default, only_context, by_keyword, starred, keywords, no_type, not_a_type,
-        generator, generating, int, 7, None, "handler",
+        unknown, unfit, generator, generating, int, 7, None, "handler",
     ],
 )  # fmt: skip
-def test_what_is_no_handler_is_refused_where_it_stands(handler: Any) -> None:
+def test_what_is_no_handler_is_refused_where_it_stands(handler: Any, process: bool) -> None:
     agent = Agent("wrong")
 
     with pytest.raises(SetupError) as raised:
-        agent.capability("wrong.one")(handler)
+        agent.capability("wrong.one", process=process)(handler)
 
     assert agent.capabilities == ()
     assert raised.value.facts["fix"]
@@ -152,33 +155,18 @@ def test_what_is_no_handler_is_refused_where_it_stands(handler: Any) -> None:
     assert raised.value.facts["at"] == (f"{__file__}:{line}" if line else "")
 
 
-def test_a_decorator_without_a_name_is_refused() -> None:
+def test_a_decorator_without_a_name_or_with_the_name_of_another_is_refused() -> None:
+    agent = Agent("wrong")
+    agent.capability("right.one")(plain)
+
     with pytest.raises(SetupError, match="named by a text"):
-        Agent("wrong").capability(plain)  # type: ignore[arg-type]
+        agent.capability(plain)  # type: ignore[arg-type]
+    with pytest.raises(SetupError, match="once"):
+        agent.capability("right.one")
 
 
-@pytest.mark.parametrize(("on", "attempts"), [(ValueError, 3), ((OSError, ValueError), 3), (OSError, 1)])
-async def test_three_means_three_attempts(on: Any, attempts: int) -> None:
-    agent = Agent("tries")
-    tried: list[int] = []
-
-    @agent.capability("try.it", retry=Retry(3, on=on) if attempts == 1 or on is not ValueError else 3)
-    async def attempt(task: int) -> None:
-        tried.append(task)
-        raise ValueError("never")
-
-    async with TestFleet(agents=[agent]) as fleet:
-        with pytest.raises(TaskFailed):
-            await fleet.request("try.it", 1, timeout="1h")
-
-    assert len(tried) == attempts
-
-
-@pytest.mark.parametrize("on", [(), "ValueError", (ValueError, 3), ValueError(), object])
+@pytest.mark.parametrize("on", ["ValueError", (ValueError, 3), ValueError(), object])
 def test_what_is_no_exception_is_not_tried_again(on: Any) -> None:
-    if on == ():
-        assert not Retry(on=on).allows(ValueError())
-        return
     with pytest.raises(Exception, match="no exception"):
         Retry(on=on)
 

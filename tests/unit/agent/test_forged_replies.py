@@ -11,16 +11,15 @@ from hypothesis import strategies as st
 
 from coditect import Agent, Context
 from coditect.broker.memory import MemoryBroker
-from coditect.broker.topology import Queue, QueueType, Topology
 from coditect.errors import InvalidTask
 from coditect.model.ids import TaskId, child_task_id
 from coditect.model.message import Message
 from coditect.testing import TestFleet
 from coditect.wire import control_messages, routing
-from coditect.wire.addresses.return_addresses import ANSWER_QUEUES, ReturnAddresses
 from coditect.wire.json import dumps
+from coditect.wire.routing import ANSWER_QUEUES, ReturnAddresses
 from dispatcher.liveness.ping import PingAnswer, Pings
-from tests.unit.agent.scene import replies
+from tests.unit.agent.scene import answers
 
 ASKED = {"card": "4711"}
 
@@ -55,7 +54,7 @@ async def test_reply_in_the_name_of_a_child_or_of_a_task_counts_for_nothing() ->
     ):
         order = await fleet.submit("order.place")
         await fleet.settled()
-        agent, client = (f"reply.{name}" for name in ("shop-1", "client-test"))
+        agent, client = (f"reply.{name}" for name in ("agent.shop-1", "client-test"))
         child = child_task_id(order.task_id, "card.charge", dumps(ASKED), 1)
         guesses = [child, order.task_id, child_task_id(child, "card.charge", dumps(ASKED), 1), "", None]
 
@@ -115,8 +114,7 @@ def test_no_pattern_opens_the_queues_of_the_system() -> None:
 async def test_task_that_wants_its_result_elsewhere_is_refused_before_it_runs(reply_to: str) -> None:
     shop = Shop()
     async with TestFleet(agents=[shop.bank]) as fleet, MemoryBroker(fleet.server, name="stranger") as stranger:
-        await stranger.declare(Topology(queues=(Queue("ledger", QueueType.CLASSIC),)))
-        written = await replies(stranger, "ledger")
+        written = await answers(stranger, "ledger")
 
         await stranger.publish(Message(b'"x"', reply_to=reply_to), exchange=routing.TASKS, routing_key="text.echo")
         await stranger.publish(Message(b'"x"', reply_to=reply_to), exchange=routing.TASKS, routing_key="no.body")
@@ -149,8 +147,7 @@ async def test_ping_is_answered_by_who_got_it_alone() -> None:
 async def test_ping_that_wants_its_answer_elsewhere_gets_none() -> None:
     shop = Shop()
     async with TestFleet(agents=[shop.bank]) as fleet, MemoryBroker(fleet.server, name="stranger") as stranger:
-        await stranger.declare(Topology(queues=(Queue("ledger", QueueType.CLASSIC),)))
-        written = await replies(stranger, "ledger")
+        written = await answers(stranger, "ledger")
 
         await stranger.publish(control_messages.ping(reply_to="ledger"), exchange=routing.BROADCAST, routing_key="")
         await fleet.settled()

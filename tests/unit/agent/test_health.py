@@ -11,6 +11,7 @@ import pytest
 
 from coditect.agent import health
 from coditect.agent.health import health_server
+from coditect.errors import install_command
 from coditect.telemetry.metrics import MemoryMetrics, Metric
 
 
@@ -96,4 +97,4 @@ async def test_metrics_without_their_library_are_refused_with_the_fix(monkeypatc
         answer = await ask(port, get("/metrics"))
 
     assert answer.startswith("HTTP/1.1 501")
-    assert "coditect[metrics]" in answer
+    assert install_command("metrics") in answer

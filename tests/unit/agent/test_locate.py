@@ -4,15 +4,14 @@ import asyncio
 
 import pytest
 
-from coditect import Agent, Options, Priority
+from coditect import Agent
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Delivery
 from coditect.broker.topology import agent_queues, base_topology
 from coditect.errors import CoditectError, NotFound, Overloaded
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
-from coditect.operations.diagnosis.locate import TaskLocator
-from coditect.operations.diagnosis.locations import TaskPlace
+from coditect.operations.locate import TaskLocator
 from coditect.wire import routing
 from tests.unit.agent.scene import Scene
 
@@ -21,33 +20,7 @@ CAPABILITY = "slow.work"
 
 @pytest.fixture(autouse=True)
 def quick_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coditect.operations.diagnosis.question.ANSWER_SECONDS", 0.2)
-
-
-def slow(started: asyncio.Event, *, slots: int = 1) -> Agent:
-    agent = Agent("slow", slots=slots)
-
-    @agent.capability(CAPABILITY)
-    async def work(_: object) -> None:
-        started.set()
-        await asyncio.sleep(60)
-
-    return agent
-
-
-async def test_agent_says_that_it_works_on_a_task(scene: Scene) -> None:
-    started = asyncio.Event()
-    agent = await scene.start(slow(started))
-    await scene.start(Agent("other"))
-    client = await scene.client()
-    handle = await client.submit(CAPABILITY, options=Options(priority=Priority.P0))
-    await started.wait()
-
-    found = await TaskLocator(await scene.broker()).find(handle.task_id, waiting=(), dead=(), most=10)
-
-    (seen,) = found.locations
-    assert (seen.place, seen.agent_id, seen.capability) == (TaskPlace.WORKING, agent.agent_id, CAPABILITY)
-    assert seen.priority is Priority.P0
+    monkeypatch.setattr("coditect.operations.locate.PING_ANSWER_SECONDS", 0.2)
 
 
 async def test_broker_that_no_agent_ever_used_is_searched_all_the_same() -> None:
@@ -57,31 +30,18 @@ async def test_broker_that_no_agent_ever_used_is_searched_all_the_same() -> None
     assert (found.locations, found.asked, found.looked) == ((), 0, ())
 
 
-async def test_every_agent_is_asked_and_none_has_it(scene: Scene) -> None:
-    for _ in range(3):
+@pytest.mark.parametrize("agents", [0, 3])
+async def test_every_agent_is_asked_and_no_queue_is_left_behind(
+    scene: Scene, agents: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coditect.operations.locate.token_hex", lambda length: "known")
+    await scene.client()  # declares what every process needs
+    for _ in range(agents):
         await scene.start(Agent("other"))
 
     found = await TaskLocator(await scene.broker()).find("nowhere", waiting=(), dead=(), most=10)
 
-    assert (found.locations, found.asked) == ((), 3)
-    assert "unrouted" in found.looked
-
-
-async def test_nobody_is_there_to_be_asked(scene: Scene) -> None:
-    await scene.client()  # declares what every process needs
-
-    found = await TaskLocator(await scene.broker()).find("nowhere", waiting=(), dead=(), most=10)
-
-    assert (found.locations, found.asked) == ((), 0)
-
-
-async def test_looking_leaves_no_queue_behind(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coditect.operations.diagnosis.question.token_hex", lambda length: "known")
-    await scene.start(Agent("other"))
-
-    found = await TaskLocator(await scene.broker()).find("nowhere", waiting=(), dead=(), most=10)
-
-    assert found.asked == 1
+    assert (found.locations, found.asked, "unrouted" in found.looked) == ((), agents, True)
     assert scene.server.find("reply.question-known") is None
 
 
@@ -109,7 +69,7 @@ async def test_strange_answers_do_no_harm(scene: Scene, body: bytes) -> None:
 async def test_question_that_cannot_be_put_is_told_and_leaves_no_queue_behind(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, step: str, error: CoditectError
 ) -> None:
-    monkeypatch.setattr("coditect.operations.diagnosis.question.token_hex", lambda length: "known")
+    monkeypatch.setattr("coditect.operations.locate.token_hex", lambda length: "known")
     await scene.start(Agent("other"))
     broker = await scene.broker()
 

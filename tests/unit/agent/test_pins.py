@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from coditect import Agent, Client, Handle, Options, Priority, ResultTimeout, Strategy, Wanted
-from coditect.errors import SetupError
 from coditect.model.ids import AgentId
 from coditect.model.result import Outcome
-from tests.unit.agent.scene import Scene
+from tests.unit.agent.scene import Running, Scene
 
 CAPABILITY = "pinned.work"
 
@@ -33,32 +33,29 @@ async def outcomes(client: Client, many: int, options: Options) -> list[Outcome]
     return [await handle.outcome(timeout="100s") for handle in handles]
 
 
-async def test_pinned_tasks_are_done_by_that_agent(scene: Scene) -> None:
-    first, _ = await scene.start(worker()), await scene.start(worker())
+@pytest.fixture
+async def two(scene: Scene) -> tuple[Running, Running]:
+    return await scene.start(worker()), await scene.start(worker())
+
+
+async def test_pinned_tasks_are_done_by_that_agent(scene: Scene, two: tuple[Running, Running]) -> None:
     client = await scene.client()
 
-    done = [(await outcomes(client, 1, Options(pin=AgentId(first.agent_id))))[0] for _ in range(10)]
+    done = [(await outcomes(client, 1, Options(pin=AgentId(two[0].agent_id))))[0] for _ in range(10)]
 
-    assert {outcome.agent_id for outcome in done} == {first.agent_id}
+    assert {outcome.agent_id for outcome in done} == {two[0].agent_id}
 
 
 @pytest.mark.parametrize("level", list(Priority))
-async def test_task_pinned_to_an_agent_that_is_gone_is_done_by_another(scene: Scene, level: Priority) -> None:
-    first, second = await scene.start(worker()), await scene.start(worker())
-    await first.stop()
+@pytest.mark.parametrize("leave", [Running.stop, Running.vanish])
+async def test_task_pinned_to_an_agent_that_is_gone_or_dead_is_done_by_another(
+    scene: Scene, two: tuple[Running, Running], leave: Callable[[Running], Awaitable[None]], level: Priority
+) -> None:
+    first, second = two
+    await leave(first)
     client = await scene.client()
 
     done = await outcomes(client, 3, Options(pin=AgentId(first.agent_id), priority=level))
-
-    assert {outcome.agent_id for outcome in done} == {second.agent_id}
-
-
-async def test_task_that_a_dead_agent_s_inbox_holds_goes_to_another_by_itself(scene: Scene) -> None:
-    first, second = await scene.start(worker()), await scene.start(worker())
-    await first.vanish()
-    client = await scene.client()
-
-    done = await outcomes(client, 2, Options(pin=AgentId(first.agent_id)))
 
     assert {outcome.agent_id for outcome in done} == {second.agent_id}
 
@@ -102,8 +99,7 @@ async def test_strategy_spreads_tasks_over_the_fleet(scene: Scene, strategy: Str
 
 
 async def test_strategy_without_a_registry_leaves_it_to_the_broker(scene: Scene) -> None:
-    await scene.start(worker())
-    client = await scene.client()
+    client = await scene.serve(worker())
     scene.registry.failing = True
 
     done = await outcomes(client, 3, Options(strategy=Strategy.LEAST_BUSY))
@@ -142,10 +138,3 @@ async def test_batch_with_a_strategy_is_done_whole_however_little_the_agents_can
 
     assert [outcome.body for outcome in done] == [str(number).encode() for number in range(60)]
     assert {outcome.agent_id for outcome in done} == {one.agent_id for one in fleet}
-
-
-def test_strategy_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(SetupError) as refused:
-        worker(strategy="cleverest")
-
-    assert "load_balanced" in str(refused.value.facts["fix"])

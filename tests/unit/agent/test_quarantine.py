@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
@@ -13,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.agent import quarantine
+from coditect.agent.execution import Suspicion
 from coditect.agent.quarantine import (
     MANY_DELIVERIES,
     Quarantine,
     Recorded,
-    Suspicion,
     earlier_deliveries,
     mark_of,
     suspicion,
@@ -119,6 +121,7 @@ class Stage:
     """One agent's suspects over a registry that others use, too."""
 
     def __init__(self, background: Supervisor) -> None:
+        self.background = background
         self.registry = MemoryRegistry()
         self.quarantine = Quarantine(self.registry, ME, background, patience_seconds=0.3)
         self.waits = 0
@@ -127,9 +130,12 @@ class Stage:
         self.waits += 1
         return bool(await work)
 
+    def examined(self, delivered: Delivered, **how: Any) -> AbstractAsyncContextManager[Suspicion]:
+        how = {"aside": self.aside} | how
+        return self.quarantine.examined(TASK, delivered, **how)  # type: ignore[arg-type]
+
     async def examine(self, delivered: Delivered | None = None) -> Suspicion:
-        one = delivered or Delivered(1)
-        async with self.quarantine.examined(TASK, one, self.aside) as found:  # type: ignore[arg-type]
+        async with self.examined(delivered or Delivered(1)) as found:
             return found
 
     async def marked_by_other(self) -> None:
@@ -145,53 +151,48 @@ class Stage:
         await self.registry.register(make_registration(OTHER), IDLE, lease_seconds=30)
 
 
-async def test_start_is_recorded_inside_and_forgotten_behind() -> None:
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
     async with Supervisor() as background:
-        stage = Stage(background)
-
-        async with stage.quarantine.examined(TASK, Delivered(1), stage.aside) as found:  # type: ignore[arg-type]
-            assert (found, await stage.holder()) == (Suspicion.NONE, ME)
-
-        await eventually(stage.unmarked)
-        assert stage.waits == 0
+        yield Stage(background)
 
 
-async def test_first_delivery_asks_nobody() -> None:
-    async with Supervisor() as background:
-        stage = Stage(background)
-        stage.registry.failing = True
+async def test_start_is_recorded_inside_and_forgotten_behind(stage: Stage) -> None:
+    async with stage.examined(Delivered(1)) as found:
+        assert (found, await stage.holder()) == (Suspicion.NONE, ME)
 
-        assert await stage.examine(Delivered(0)) is Suspicion.NONE
-        assert not stage.quarantine.concerns(TASK, Delivered(0))  # type: ignore[arg-type]
-        assert stage.quarantine.concerns(replace(TASK, errors=DIED), Delivered(0))  # type: ignore[arg-type]
+    await eventually(stage.unmarked)
+    assert stage.waits == 0
 
 
-async def test_task_that_was_handed_back_as_often_as_it_came_starts_without_a_mark() -> None:
-    async with Supervisor() as background:
-        stage = Stage(background)
-        await stage.quarantine.hand_back([TASK])
-        await stage.quarantine.hand_back([TASK])
+async def test_first_delivery_asks_nobody(stage: Stage) -> None:
+    stage.registry.failing = True
 
-        async with stage.quarantine.examined(TASK, Delivered(2), stage.aside) as found:  # type: ignore[arg-type]
-            assert (found, await stage.holder()) == (Suspicion.NONE, None)
+    assert await stage.examine(Delivered(0)) is Suspicion.NONE
+    assert not stage.quarantine.concerns(TASK, Delivered(0))  # type: ignore[arg-type]
+    assert stage.quarantine.concerns(replace(TASK, errors=DIED), Delivered(0))  # type: ignore[arg-type]
 
 
-async def test_delivery_that_no_hand_back_explains_is_marked() -> None:
-    async with Supervisor() as background:
-        stage = Stage(background)
-        await stage.quarantine.hand_back([TASK])
+async def test_task_that_was_handed_back_as_often_as_it_came_starts_without_a_mark(stage: Stage) -> None:
+    await stage.quarantine.hand_back([TASK])
+    await stage.quarantine.hand_back([TASK])
 
-        async with stage.quarantine.examined(TASK, Delivered(2), stage.aside) as found:  # type: ignore[arg-type]
-            assert (found, await stage.holder()) == (Suspicion.NONE, ME)
+    async with stage.examined(Delivered(2)) as found:
+        assert (found, await stage.holder()) == (Suspicion.NONE, None)
 
 
-async def test_mark_of_a_gone_agent_is_found_whatever_was_handed_back_after_it() -> None:
-    async with Supervisor() as background:
-        stage = Stage(background)
-        await stage.marked_by_other()
-        await stage.quarantine.hand_back([TASK])
+async def test_delivery_that_no_hand_back_explains_is_marked(stage: Stage) -> None:
+    await stage.quarantine.hand_back([TASK])
 
-        assert await stage.examine(Delivered(1)) is Suspicion.RECORDED
+    async with stage.examined(Delivered(2)) as found:
+        assert (found, await stage.holder()) == (Suspicion.NONE, ME)
+
+
+async def test_mark_of_a_gone_agent_is_found_whatever_was_handed_back_after_it(stage: Stage) -> None:
+    await stage.marked_by_other()
+    await stage.quarantine.hand_back([TASK])
+
+    assert await stage.examine(Delivered(1)) is Suspicion.RECORDED
 
 
 @given(
@@ -224,121 +225,104 @@ async def alone(work: Any) -> bool:
     return bool(await work)
 
 
-async def test_registry_that_hangs_delays_a_hand_back_by_a_moment() -> None:
-    async with Supervisor() as background:
-        stage = Stage(background)
-        stage.registry.slow_seconds = 60
-        began = asyncio.get_running_loop().time()
+async def test_registry_that_hangs_delays_a_hand_back_by_a_moment(stage: Stage) -> None:
+    stage.registry.slow_seconds = 60
+    began = asyncio.get_running_loop().time()
 
-        await stage.quarantine.hand_back([TASK])
+    await stage.quarantine.hand_back([TASK])
 
-        assert asyncio.get_running_loop().time() - began < stage.registry.slow_seconds / 4
+    assert asyncio.get_running_loop().time() - began < stage.registry.slow_seconds / 4
 
 
-async def test_task_handed_back_leaves_no_mark() -> None:
-    async with Supervisor() as background:
-        stage = Stage(background)
+async def test_task_handed_back_leaves_no_mark(stage: Stage) -> None:
+    with pytest.raises(KeyError):
+        async with stage.examined(Delivered(1)):
+            raise KeyError
 
-        with pytest.raises(KeyError):
-            async with stage.quarantine.examined(TASK, Delivered(1), stage.aside):  # type: ignore[arg-type]
-                raise KeyError
-
-        assert await stage.holder() is None
+    assert await stage.holder() is None
 
 
-async def test_mark_of_a_gone_agent_makes_a_suspect_until_it_is_settled() -> None:
-    async with Supervisor() as background:
-        stage = Stage(background)
-        await stage.marked_by_other()
+async def test_mark_of_a_gone_agent_makes_a_suspect_until_it_is_settled(stage: Stage) -> None:
+    await stage.marked_by_other()
 
-        with pytest.raises(KeyError):
-            async with stage.quarantine.examined(TASK, Delivered(2), stage.aside) as found:  # type: ignore[arg-type]
-                raise KeyError
-        assert (found, await stage.holder()) == (Suspicion.RECORDED, OTHER)
+    with pytest.raises(KeyError):
+        async with stage.examined(Delivered(2)) as found:
+            raise KeyError
+    assert (found, await stage.holder()) == (Suspicion.RECORDED, OTHER)
 
-        assert await stage.examine(Delivered(3)) is Suspicion.RECORDED
-        await eventually(stage.unmarked)
+    assert await stage.examine(Delivered(3)) is Suspicion.RECORDED
+    await eventually(stage.unmarked)
 
 
-async def test_lease_that_is_not_renewed_belongs_to_a_gone_agent() -> None:
-    async with Supervisor() as background:
-        stage = Stage(background)
-        await stage.marked_by_other()
-        await stage.beat()
+async def test_lease_that_is_not_renewed_belongs_to_a_gone_agent(stage: Stage) -> None:
+    await stage.marked_by_other()
+    await stage.beat()
 
-        assert await stage.examine() is Suspicion.RECORDED
-        assert stage.waits == 1
+    assert await stage.examine() is Suspicion.RECORDED
+    assert stage.waits == 1
 
 
-async def test_mark_of_an_agent_that_renews_its_lease_is_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quarantine, "LOOK_SECONDS", 0.02)
-    async with Supervisor() as background:
-        stage = Stage(background)
-        await stage.marked_by_other()
-        await stage.beat()
+async def test_mark_of_an_agent_that_renews_its_lease_is_taken_over(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quarantine, "LEASE_CHECK_SECONDS", 0.02)
+    await stage.marked_by_other()
+    await stage.beat()
 
-        async def beats() -> None:
-            while True:
-                await asyncio.sleep(0.05)
-                await stage.beat()
+    async def beats() -> None:
+        while True:
+            await asyncio.sleep(0.05)
+            await stage.beat()
 
-        background.start(beats(), name="beats")
-        async with stage.quarantine.examined(TASK, Delivered(1), stage.aside) as found:  # type: ignore[arg-type]
-            assert (found, await stage.holder()) == (Suspicion.NONE, ME)
-        await eventually(stage.unmarked)
-
-
-async def test_mark_that_is_cleared_while_its_agent_leaves_makes_no_suspect() -> None:
-    async with Supervisor() as background:
-        stage = Stage(background)
-        await stage.marked_by_other()
-        await stage.beat()
-
-        async def leaves(work: Any) -> bool:
-            await stage.registry.clear_start(mark_of(TASK), OTHER)
-            await stage.registry.deregister(OTHER)
-            return bool(await work)
-
-        async with stage.quarantine.examined(TASK, Delivered(1), leaves) as found:  # type: ignore[arg-type]
-            assert (found, await stage.holder()) == (Suspicion.NONE, ME)
+    stage.background.start(beats(), name="beats")
+    async with stage.examined(Delivered(1)) as found:
+        assert (found, await stage.holder()) == (Suspicion.NONE, ME)
+    await eventually(stage.unmarked)
 
 
-async def test_registry_that_fails_leaves_the_count_and_is_not_asked_for_a_while() -> None:
-    async with Supervisor() as background:
-        stage = Stage(background)
-        await stage.marked_by_other()
+async def test_mark_that_is_cleared_while_its_agent_leaves_makes_no_suspect(stage: Stage) -> None:
+    await stage.marked_by_other()
+    await stage.beat()
+
+    async def leaves(work: Any) -> bool:
+        await stage.registry.clear_start(mark_of(TASK), OTHER)
+        await stage.registry.deregister(OTHER)
+        return bool(await work)
+
+    async with stage.examined(Delivered(1), aside=leaves) as found:
+        assert (found, await stage.holder()) == (Suspicion.NONE, ME)
+
+
+async def test_registry_that_fails_leaves_the_count_and_is_not_asked_for_a_while(stage: Stage) -> None:
+    await stage.marked_by_other()
+    stage.registry.failing = True
+
+    assert await stage.examine(Delivered(MANY_DELIVERIES - 1)) is Suspicion.NONE
+    stage.registry.failing = False
+    assert await stage.examine(Delivered(2)) is Suspicion.NONE, "it was not asked"
+    assert await stage.examine(Delivered(MANY_DELIVERIES)) is Suspicion.COUNTED
+
+
+async def test_mark_that_cannot_be_cleared_is_left_to_lapse(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with stage.examined(Delivered(1)):
         stage.registry.failing = True
 
-        assert await stage.examine(Delivered(MANY_DELIVERIES - 1)) is Suspicion.NONE
-        stage.registry.failing = False
-        assert await stage.examine(Delivered(2)) is Suspicion.NONE, "it was not asked"
-        assert await stage.examine(Delivered(MANY_DELIVERIES)) is Suspicion.COUNTED
-
-
-async def test_mark_that_cannot_be_cleared_is_left_to_lapse(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    async with Supervisor() as background:
-        stage = Stage(background)
-
-        async with stage.quarantine.examined(TASK, Delivered(1), stage.aside):  # type: ignore[arg-type]
-            stage.registry.failing = True
-
-        await eventually(lambda: "The mark of a start stays until it lapses" in caplog.text)
-        stage.registry.failing = False
-        assert await stage.holder() == ME
-        assert await stage.examine() is Suspicion.NONE, "one's own mark says nothing against a task"
+    await eventually(lambda: "The mark of a start stays until it lapses" in caplog.text)
+    stage.registry.failing = False
+    assert await stage.holder() == ME
+    assert await stage.examine() is Suspicion.NONE, "one's own mark says nothing against a task"
 
 
 @pytest.mark.parametrize(("began", "deliveries"), [(False, 2), (True, 1), (True, 2)])
-async def test_task_that_ends_of_agents_break_off_keeps_its_mark_at_last(began: bool, deliveries: int) -> None:
-    async with Supervisor() as background:
-        stage = Stage(background)
+async def test_task_that_ends_of_agents_break_off_keeps_its_mark_at_last(
+    stage: Stage, began: bool, deliveries: int
+) -> None:
+    with pytest.raises(asyncio.CancelledError):
+        async with stage.examined(Delivered(deliveries), began=lambda: began):
+            raise asyncio.CancelledError
 
-        with pytest.raises(asyncio.CancelledError):
-            async with stage.quarantine.examined(TASK, Delivered(deliveries), stage.aside, began=lambda: began):  # type: ignore[arg-type]
-                raise asyncio.CancelledError
-
-        assert await stage.holder() == (ME if began and deliveries > 1 else None)
+    assert await stage.holder() == (ME if began and deliveries > 1 else None)
 
 
 def test_task_that_failed_in_a_process_of_its_own_runs_there_again() -> None:
@@ -349,18 +333,16 @@ def test_task_that_failed_in_a_process_of_its_own_runs_there_again() -> None:
     assert suspicion(apart, 0, Recorded.NOWHERE_ELSE) is Suspicion.RECORDED
 
 
-async def test_agent_that_drains_and_renews_its_lease_counts_as_gone() -> None:
-    async with Supervisor() as background:
-        stage = Stage(background)
-        await stage.marked_by_other()
-        draining = replace(IDLE, status=AgentStatus.DRAINING)
-        await stage.registry.register(make_registration(OTHER), draining, lease_seconds=30)
+async def test_agent_that_drains_and_renews_its_lease_counts_as_gone(stage: Stage) -> None:
+    await stage.marked_by_other()
+    draining = replace(IDLE, status=AgentStatus.DRAINING)
+    await stage.registry.register(make_registration(OTHER), draining, lease_seconds=30)
 
-        examining = asyncio.create_task(stage.examine(Delivered(3)))
-        for beats in count(1):
-            if examining.done():
-                break
-            await stage.registry.register(make_registration(OTHER), draining, lease_seconds=30 + beats)
-            await asyncio.sleep(0.01)
+    examining = asyncio.create_task(stage.examine(Delivered(3)))
+    for beats in count(1):
+        if examining.done():
+            break
+        await stage.registry.register(make_registration(OTHER), draining, lease_seconds=30 + beats)
+        await asyncio.sleep(0.01)
 
-        assert await examining is Suspicion.RECORDED
+    assert await examining is Suspicion.RECORDED

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from coditect import Agent, Options, Priority
-from coditect.operations.diagnosis.question import ask_agents
+from coditect.operations.locate import ask_agents
+from coditect.telemetry.metrics import QUEUE_WAIT
 from coditect.wire import control_messages
 from tests.unit.agent.scene import Scene
 
@@ -42,3 +43,21 @@ async def test_an_agent_that_is_asked_for_nothing_names_no_tasks(scene: Scene) -
     (answer,) = await ask_agents(await scene.broker(), ping, enough=bool)
 
     assert "tasks" not in answer
+    assert "metrics" not in answer
+
+
+async def test_an_agent_gives_the_totals_of_the_metrics_that_a_ping_names(scene: Scene) -> None:
+    agent = Agent("quick")
+
+    @agent.capability("quick.work")
+    async def work(_: object) -> None:
+        """Do nothing."""
+
+    client = await scene.serve(agent)
+    await client.request("quick.work")
+
+    ping = control_messages.ping(reply_to="", metrics=[QUEUE_WAIT.name, "coditect_unknown"])
+    (answer,) = await ask_agents(await scene.broker(), ping, enough=bool)
+
+    assert answer["metrics"].keys() == {QUEUE_WAIT.name}
+    assert sum(answer["metrics"][QUEUE_WAIT.name]["counts"]) == 1

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from coditect.agent.workspaces import PREFIX, Workspaces, remove_folder
+from coditect.agent.workspaces import WORKSPACE_PREFIX, Workspaces, remove_folder
 from coditect.errors import SetupError
 
 KILLED = """
@@ -46,7 +46,7 @@ def test_workspaces_of_a_killed_process_are_removed_and_those_of_a_living_one_ar
     living = Workspaces(base)
     folder = living.make()
     subprocess.run([sys.executable, "-c", KILLED, str(base)], check=False)
-    (base / f"{PREFIX}unlocked").mkdir()
+    (base / f"{WORKSPACE_PREFIX}unlocked").mkdir()
     (base / "foreign").mkdir()
     assert len(list(base.iterdir())) == 4
 
@@ -55,7 +55,7 @@ def test_workspaces_of_a_killed_process_are_removed_and_those_of_a_living_one_ar
 
 
 def test_no_workspace_is_lost_when_many_processes_open_and_sweep_at_once(base: Path) -> None:
-    end = time.monotonic() + 2.0
+    end = time.monotonic() + 0.5
 
     def open_and_sweep(_: int) -> int:
         opened = 0

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from agents.review.findings import Severity
 from agents.reviewer import Review, ReviewRequest, review
+from agents.tools.review import Severity
 from coditect import Context
 from coditect.errors import InputError
 
@@ -42,12 +42,7 @@ async def test_review_of_a_file_reports_ruff_and_syntax_findings_with_their_line
 
     found = await review(ReviewRequest(path=path), ctx)
 
-    assert {
-        (5, "mutable-default"),
-        (5, "missing-docstring"),
-        (7, "S602"),
-        (8, "swallowed-exception"),
-    } <= rules(found)
+    assert {(5, "mutable-default"), (5, "missing-docstring"), (7, "S602"), (8, "swallowed-exception")} <= rules(found)
     assert {finding.file for finding in found.findings} == {path}
     assert found.files == 1
 
@@ -63,27 +58,23 @@ async def test_review_puts_the_worst_first_and_counts_what_it_cuts_off(project: 
     assert found.counts[Severity.ERROR] == 2
 
 
-async def test_review_of_a_folder_names_files_as_requested_and_skips_hidden_ones(project: Path, ctx: Context) -> None:
-    write(project, "pkg/one.py", "import os\n")
-    write(project, "pkg/.venv/two.py", "import os\n")
-    write(project, "pkg/notes.txt", "import os\n")
+@pytest.mark.parametrize(("globs", "found"), [(None, ["one.py", "sub/two.py"]), (["sub/*.py"], ["sub/two.py"])])
+async def test_review_of_a_folder_names_files_as_requested_and_skips_hidden_ones(
+    globs: list[str] | None, found: list[str], project: Path, ctx: Context
+) -> None:
+    for name in ("one.py", "sub/two.py", ".venv/three.py", "notes.txt"):
+        write(project, f"pkg/{name}", "import os\n")
+    fields = {} if globs is None else {"globs": globs}
 
-    found = await review(ReviewRequest(path=str(project / "pkg")), ctx)
+    reviewed = await review(ReviewRequest.model_validate({"path": str(project / "pkg"), **fields}), ctx)
 
-    assert {finding.file for finding in found.findings} == {f"{project}/pkg/one.py"}
-    assert found.files == 1
-
-
-async def test_review_follows_the_globs(project: Path, ctx: Context) -> None:
-    write(project, "one.py", "import os\n")
-    write(project, "sub/two.py", "import os\n")
-
-    found = await review(ReviewRequest(path=str(project), globs=["sub/*.py"]), ctx)
-
-    assert {finding.file for finding in found.findings} == {f"{project}/sub/two.py"}
+    assert {finding.file for finding in reviewed.findings} == {f"{project}/pkg/{name}" for name in found}
+    assert reviewed.files == len(found)
 
 
-async def test_review_skips_links_that_lead_out_of_the_folder(project: Path, ctx: Context, tmp_path: Path) -> None:
+async def test_review_of_a_folder_skips_links_out_of_it_and_reports_broken_syntax(
+    project: Path, ctx: Context, tmp_path: Path
+) -> None:
     write(tmp_path, "secret.py", "import os\n")
     write(project, "one.py", '"""One."""\n')
     (project / "link.py").symlink_to(tmp_path / "secret.py")
@@ -93,26 +84,6 @@ async def test_review_skips_links_that_lead_out_of_the_folder(project: Path, ctx
     assert found.files == 1
     assert found.findings == []
 
-
-@pytest.mark.parametrize("globs", [["../*.py"], ["/etc/*.py"], [""]])
-async def test_review_refuses_globs_that_leave_the_path(globs: list[str], project: Path, ctx: Context) -> None:
-    with pytest.raises(InputError, match="stay below"):
-        await review(ReviewRequest(path=str(project), globs=globs), ctx)
-
-
-async def test_review_of_a_path_that_is_not_there_is_refused_for_good(project: Path, ctx: Context) -> None:
-    with pytest.raises(InputError, match="no such file or folder") as refused:
-        await review(ReviewRequest(path=str(project / "nowhere")), ctx)
-
-    assert not refused.value.retryable
-
-
-async def test_review_of_a_folder_without_python_is_refused(project: Path, ctx: Context) -> None:
-    with pytest.raises(InputError, match="no Python file matches"):
-        await review(ReviewRequest(path=str(project)), ctx)
-
-
-async def test_review_of_broken_syntax_reports_the_error_and_names_the_file(project: Path, ctx: Context) -> None:
     path = write(project, "broken.py", "def (:\n")
 
     found = await review(ReviewRequest(path=path), ctx)
@@ -156,23 +127,17 @@ async def test_review_of_a_diff_reports_only_added_lines_at_their_real_numbers(c
     assert {finding.line for finding in found.findings} <= {44, 47, 48, 94}
     assert {finding.file for finding in found.findings} == {"pkg/module.py"}
     assert found.unparsed == []
+    guesses = {"F821", "F401", "F841", "missing-docstring"}  # about names outside of the hunk
+    assert not guesses & {finding.rule for finding in found.findings}
 
 
-async def test_review_of_a_diff_does_not_guess_about_names_outside_the_hunk(ctx: Context) -> None:
-    found = await review(ReviewRequest(diff=DIFF), ctx)
-
-    assert not {"F821", "F401", "F841", "missing-docstring"} & {finding.rule for finding in found.findings}
-
-
-async def test_review_of_a_diff_that_adds_a_file_knows_the_whole_file(ctx: Context) -> None:
+async def test_review_of_a_diff_knows_whole_files_and_skips_those_of_other_languages(ctx: Context) -> None:
     diff = "--- /dev/null\n+++ b/new.py\n@@ -0,0 +1,2 @@\n+import os\n+print(undefined)\n"
 
     found = await review(ReviewRequest(diff=diff), ctx)
 
     assert {(1, "F401"), (2, "F821"), (1, "missing-docstring")} <= rules(found)
 
-
-async def test_review_of_a_diff_without_python_finds_nothing(ctx: Context) -> None:
     diff = "--- a/notes.md\n+++ b/notes.md\n@@ -1 +1 @@\n-a\n+b\n"
 
     found = await review(ReviewRequest(diff=diff), ctx)
@@ -195,3 +160,22 @@ async def test_review_of_a_diff_without_python_finds_nothing(ctx: Context) -> No
 async def test_review_of_a_bad_diff_is_refused_with_what_to_do(diff: str, said: str, ctx: Context) -> None:
     with pytest.raises(InputError, match=said):
         await review(ReviewRequest(diff=diff), ctx)
+
+
+@pytest.mark.parametrize(
+    ("path", "globs", "said"),
+    [
+        (".", ["../*.py"], "stay below"),
+        (".", ["/etc/*.py"], "stay below"),
+        (".", [""], "stay below"),
+        ("nowhere", ["*.py"], "no such file or folder"),
+        (".", ["*.py"], "no Python file matches"),
+    ],
+)
+async def test_review_of_what_is_no_source_is_refused_for_good(
+    path: str, globs: list[str], said: str, project: Path, ctx: Context
+) -> None:
+    with pytest.raises(InputError, match=said) as refused:
+        await review(ReviewRequest(path=str(project / path), globs=globs), ctx)
+
+    assert not refused.value.retryable

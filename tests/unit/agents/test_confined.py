@@ -14,7 +14,7 @@ from agents.documenter import DocsRequest, generate
 from agents.publisher import ReleaseRequest, publish
 from agents.reviewer import PackagesRequest, ReviewRequest, packages, review
 from agents.tester import TestsRequest, run_tests, tester
-from agents.tools.confined import confined
+from agents.tools.sources import confined
 from coditect import Context
 from coditect.errors import InputError
 

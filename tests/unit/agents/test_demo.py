@@ -11,17 +11,17 @@ from rich.console import Console
 
 from agents.demo.__main__ import submit_all, write_docs
 from agents.demo.board import Board, BoardRow, show
-from agents.demo.fleet import demo_folder
+from agents.demo.fleet import demo_folder, explain
 from agents.demo.summary import NEXT, Settled, describe, peak, total
-from agents.demo.work import DemoTask, announce, plan_work
+from agents.demo.work import DemoTask, plan_work
 from agents.documenter import Docs
-from agents.review.findings import Finding, Severity
 from agents.reviewer import Review
 from agents.summarizer import Summary, SummaryRequest, summarize
 from agents.tester import FailedTest, SuiteOutcome, TestsReport
+from agents.tools.review import Finding, Severity
 from coditect import Client, Context, Event, Outcome, Priority, Status
-from coditect.agent.processes.process import ProcessId
-from coditect.errors import BrokerUnavailable, ResultTimeout, TaskFailed, UnknownCapability
+from coditect.agent.process import ProcessId
+from coditect.errors import BrokerUnavailable, CoditectError, InputError, ResultTimeout, TaskFailed, UnknownCapability
 from coditect.local import Phase, StopReport, UpPlan, UpState
 from coditect.model.ids import AgentId
 from coditect.wire.json import dumps
@@ -108,11 +108,14 @@ def test_peak_is_the_most_spans_at_one_instant(spans: list[tuple[int, int]], exp
     assert highest == expected
 
 
-def test_demo_that_reached_everything_has_no_shortfall() -> None:
+def test_demo_that_reached_all_but_its_workflow_or_goal_says_so() -> None:
     totals = total(many(101), 3.0, workflow=COMPLETED)
 
     assert totals.shortfalls == []
     assert (totals.completed, totals.processes, totals.at_once) == (101, 5, 101)
+
+    assert total(many(101), 3.0, workflow=WorkflowState.REJECTED).shortfalls == ["the workflow ended as rejected"]
+    assert replace(total(many(101), 3.0, workflow=COMPLETED), goal="no goal").shortfalls == ["no goal"]
 
 
 @pytest.mark.parametrize(
@@ -132,26 +135,12 @@ def test_demo_that_fell_short_says_of_what(settled: list[Settled], said: str) ->
     assert totals.shortfalls[0].startswith(said)
 
 
-def test_demo_whose_workflow_did_not_complete_fell_short() -> None:
-    assert total(many(101), 3.0, workflow=WorkflowState.REJECTED).shortfalls == ["the workflow ended as rejected"]
-
-
-def test_demo_whose_goal_was_missed_fell_short() -> None:
-    assert replace(total(many(101), 3.0, workflow=COMPLETED), goal="no goal").shortfalls == ["no goal"]
-
-
 def test_summary_counts_findings_and_tells_the_failed_tests_and_the_errors() -> None:
     finding = Finding(file="a.py", line=3, severity=Severity.ERROR, rule="S602", message="shell")
     review = Review(findings=[finding], counts={Severity.ERROR: 1}, files=1)
     failure = FailedTest(nodeid="t.py::test_a", message="assert 1\nmore")
     report = TestsReport(
-        verdict=SuiteOutcome.FAILED,
-        passed=4,
-        failed=1,
-        errors=0,
-        skipped=0,
-        duration_seconds=1,
-        failures=[failure],
+        verdict=SuiteOutcome.FAILED, passed=4, failed=1, errors=0, skipped=0, duration_seconds=1, failures=[failure]
     )
     docs = Docs(title="a", markdown="# a", modules=1, objects=4, documented=3)
     settled = [Settled(JOB, value, agent_id="agent-2") for value in (report, docs, SUMMARY)]
@@ -201,7 +190,7 @@ async def test_task_without_a_value_is_failed_or_lost(error: Exception, lost: bo
     assert board.rows["text.summarize"].failed == 1
 
 
-def test_board_counts_a_started_task_as_running_until_it_settles() -> None:
+def test_board_counts_running_tasks_the_agents_that_answered_and_what_agents_ask_of_each_other() -> None:
     board = Board()
     board.heard(started("task-7"))
     board.submitted("task-7", JOB)
@@ -214,26 +203,22 @@ def test_board_counts_a_started_task_as_running_until_it_settles() -> None:
     assert board.rows["text.summarize"] == BoardRow(submitted=1, done=1)
     assert board.latest == "keywords: words, more"
 
-
-def test_board_tells_which_agents_answered_however_many_tasks_each() -> None:
-    board = Board()
+    answered = Board()
 
     for task_id, agent_id in (("task-1", "a"), ("task-2", "a"), ("task-3", ""), ("task-4", "b")):
-        board.settled(task_id, Settled(JOB, SUMMARY, agent_id=agent_id))
+        answered.settled(task_id, Settled(JOB, SUMMARY, agent_id=agent_id))
 
-    assert board.agents("text.summarize") == 2
-    assert board.agents("code.review") == 0
+    assert answered.agents("text.summarize") == 2
+    assert answered.agents("code.review") == 0
 
+    asked = Board()
+    asked.submitted("task-7", JOB)
 
-def test_board_counts_what_agents_ask_of_each_other_apart() -> None:
-    board = Board()
-    board.submitted("task-7", JOB)
+    asked.heard(started("task-8"))
+    asked.heard(Event("task.completed", "/agents/agent-7", "event-2", 11, "task-9"))
 
-    board.heard(started("task-8"))
-    board.heard(Event("task.completed", "/agents/agent-7", "event-2", 11, "task-9"))
-
-    assert board.asked == 1
-    assert board.rows["text.summarize"] == BoardRow(submitted=1)
+    assert asked.asked == 1
+    assert asked.rows["text.summarize"] == BoardRow(submitted=1)
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -260,14 +245,6 @@ def test_file_that_does_not_parse_is_reviewed_and_not_documented(tmp_path: Path)
         ("code.review", "agents/half.py"),
         ("code.review", "tests/test_one.py"),
     ]
-
-
-def test_announcement_says_how_much_there_is_and_how_urgent() -> None:
-    jobs = [JOB, JOB, replace(JOB, priority=Priority.P0), replace(JOB, priority=Priority.P2)]
-
-    said = announce(jobs)
-
-    assert said == "4 tasks (1 urgent, 2 normal, 1 bulk)"
 
 
 def test_demos_at_the_same_time_have_folders_of_their_own(tmp_path: Path) -> None:
@@ -313,3 +290,16 @@ def test_what_the_demo_says_to_try_next_works_in_this_repository(ctx: Context, m
     assert codes == {"up --detach": 0, "agent list": 0, "task submit": 0, "down": 0}
     assert any("agents/summarizer.py" in program.argv for program in plans[0].programs)
     assert re.findall(r'README\.md, "(.+)":', NEXT)[0] in headings(ROOT / "README.md")
+
+
+def test_every_error_of_nested_groups_is_explained_on_its_own_line() -> None:
+    late, unknown = ResultTimeout("No result yet", fix="wait longer"), InputError("No such file", file="a.py")
+    text = ""
+
+    try:
+        raise ExceptionGroup("the demo", [ExceptionGroup("a task group", [late]), unknown])
+    except* CoditectError as errors:
+        text = explain(errors, title="The demo could not run")
+
+    assert text.splitlines() == [f"The demo could not run: {error}" for error in (late, unknown)]
+    assert "wait longer" in text

@@ -7,15 +7,14 @@ from pathlib import Path
 
 from agents.demo.goal import GOAL, KINDS, MIN_KINDS, PYTHON, TEMPLATES, GoalReached, describe_goal, goal_model, kind_of
 from agents.reviewer import reviewer
-from coditect.chat.budget import ChatBudget
 from coditect.chat.endpoint import open_chat
-from coditect.chat.port import ChatMessage, ChatRequest, ChatRole
+from coditect.chat.port import ChatBudget, ChatMessage, ChatRequest, ChatRole
 from coditect.goals.plan import PlanBounds
-from coditect.goals.templates import TemplatePlanner, read_templates
+from coditect.goals.planners import TemplatePlanner, read_templates
 from coditect.integrations.commands.loading import load_commands
-from coditect.integrations.markdown.file import read_folder
+from coditect.integrations.markdown import read_folder
 from coditect.model.capability import CapabilitySpec
-from coditect.settings.chat import ChatSettings
+from coditect.settings.settings import ChatSettings
 from coditect.workflow.rows import NodeRow
 from tests.servers import ROOT
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -13,9 +15,8 @@ from typing import Any, cast
 
 import pytest
 
-from agents.demo.deployment import FLOW, POLICY, Deployment
+from agents.demo.deployment import BROKEN, FLOW, GOOD, POLICY, Deployment, make_shop
 from agents.demo.flow import Flow
-from agents.demo.shop import BROKEN, GOOD, make_shop
 from agents.deployer import (
     ChangeRequest,
     CommitRequest,
@@ -28,19 +29,22 @@ from agents.deployer import (
     roll_back,
     scan_change,
 )
+from agents.deployment import repository as repository_module
 from agents.deployment.repository import commit_of, worktree
 from agents.deployment.service import Service
-from agents.review.findings import Finding, Severity
+from agents.deployment.targets import FolderTarget
 from agents.reviewer import Review, reviewer
 from agents.tester import tester
+from agents.tools.review import Finding, Severity
 from coditect import PlainContext
-from coditect.errors import InputError, TaskFailed
+from coditect.errors import InputError, TaskCanceled, TaskFailed
+from coditect.testing import TestFleet
 from coditect.workflow.documents.file import load_workflow
 from coditect.workflow.render import draw_mermaid
 from coditect.workflow.states import WorkflowState
 from tests.servers import ROOT
 
-TREES = 30
+TREES = 8
 COMMIT = ("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--allow-empty", "--message")
 SHELL = Finding(file="a.py", line=1, severity=Severity.ERROR, rule="S602", message="shell")
 STYLE = Finding(file="a.py", line=1, severity=Severity.WARNING, rule="SIM102", message="nested")
@@ -58,6 +62,9 @@ class Plain:
     def request(self, *_: Any, **__: Any) -> object:
         return self.answer
 
+    def emit(self, *_: Any, **__: Any) -> None:
+        """Nobody listens."""
+
 
 def ctx(task_id: str, answer: object = None) -> PlainContext:
     return cast(PlainContext, Plain(task_id, answer))
@@ -70,11 +77,16 @@ def shop(tmp_path: Path) -> Iterator[tuple[Path, Service]]:
     Service(folder).stop()
 
 
+def asked(shop: tuple[Path, Service], branch: str = GOOD) -> DeployRequest:
+    """The release of a branch."""
+    repository, service = shop
+    return DeployRequest(repository=str(repository), commit=commit_of(repository, branch), service=str(service.folder))
+
+
 def test_a_release_is_switched_to_and_probed_and_one_that_breaks_is_rolled_back(shop: tuple[Path, Service]) -> None:
     repository, service = shop
     first = commit_of(repository, "main")
-    good = DeployRequest(repository=str(repository), commit=commit_of(repository, GOOD), service=str(service.folder))
-    broken = good.model_copy(update={"commit": commit_of(repository, BROKEN)})
+    good, broken = asked(shop), asked(shop, BROKEN)
 
     done = release(good, ctx("w:1"))
     again = release(good, ctx("w:1"))
@@ -93,8 +105,56 @@ def test_a_release_is_switched_to_and_probed_and_one_that_breaks_is_rolled_back(
     assert service.probe(good.commit, within_seconds=20)["total"] == 45
 
 
-def test_a_worktree_is_fresh_and_gone_afterwards_also_one_that_was_left(shop: tuple[Path, Service]) -> None:
+def test_a_release_whose_process_cannot_be_started_leaves_the_version_before(
+    shop: tuple[Path, Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = shop[1]
+    first, start = service.version or "", Service._start
+
+    def started(one: Service, version: str, lock: int) -> None:
+        if version != first:
+            raise OSError("no memory is left")
+        start(one, version, lock)
+
+    monkeypatch.setattr(Service, "_start", started)
+    with pytest.raises(OSError, match="no memory"):
+        release(asked(shop), ctx("w:1"))
+
+    assert service.probe(first, within_seconds=20)["version"] == first
+
+
+async def test_a_release_that_is_canceled_amid_leaves_the_version_before(
+    shop: tuple[Path, Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository, service = shop
+    first, switch = service.version or "", FolderTarget.release
+    begun, go_on = threading.Event(), threading.Event()
+
+    def released(target: FolderTarget, *given: Any) -> str | None:
+        begun.set()
+        assert go_on.wait(30)
+        return switch(target, *given)
+
+    monkeypatch.setattr(FolderTarget, "release", released)
+    monkeypatch.setenv("CODITECT_FLEET_ROOT", str(repository.parent))
+    async with TestFleet(agents=[deployer], stuck_after="1m") as fleet:  # no virtual time passes beside the release
+        try:
+            releasing = await fleet.client.submit("service.release", asked(shop), durable=True)
+            assert await asyncio.to_thread(begun.wait, 30)
+            await releasing.cancel()
+            with pytest.raises(TaskCanceled):
+                await releasing.result()
+        finally:
+            go_on.set()
+            async with fleet.client.lock(FolderTarget(service).name, timeout="30s"):
+                pass  # the release has ended
+    assert service.version == first
+    assert service.probe(first, within_seconds=20)["version"] == first
+
+
+def test_worktrees_are_fresh_made_beside_each_other_and_gone_afterwards(shop: tuple[Path, Service]) -> None:
     repository, _ = shop
+
     with worktree(repository, commit_of(repository, "main"), "one") as tree:
         (tree / "left.txt").write_text("by an attempt that was killed")
         with worktree(repository, commit_of(repository, GOOD), "one") as second:
@@ -103,8 +163,21 @@ def test_a_worktree_is_fresh_and_gone_afterwards_also_one_that_was_left(shop: tu
     assert found == [".git", "app.py", "prices.py", "test_prices.py"]
     assert not tree.exists()
 
+    commit = commit_of(repository, "main")
 
-def test_a_change_is_the_diff_since_the_base_and_a_branch_that_is_none_says_so(shop: tuple[Path, Service]) -> None:
+    def check_out(name: str) -> int:
+        for number in range(TREES):
+            with worktree(repository, commit, f"{name}-{number}") as made:
+                assert (made / "app.py").exists()
+        return TREES
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sum(pool.map(check_out, "ab")) == 2 * TREES
+
+
+def test_a_change_is_the_diff_since_the_base_of_a_branch_up_to_a_size(
+    shop: tuple[Path, Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
     repository, _ = shop
     change = read_change(ChangeRequest(repository=str(repository), branch=GOOD))
 
@@ -114,14 +187,21 @@ def test_a_change_is_the_diff_since_the_base_and_a_branch_that_is_none_says_so(s
         with pytest.raises(InputError):
             read_change(ChangeRequest(repository=str(repository), branch=branch))
 
+    monkeypatch.setattr(repository_module, "MOST_DIFF_BYTES", 50)
 
-def test_a_scan_keeps_what_is_about_security(shop: tuple[Path, Service]) -> None:
+    with pytest.raises(InputError, match="no diff to review"):
+        read_change(ChangeRequest(repository=str(shop[0]), branch=GOOD))
+
+
+def test_a_scan_keeps_what_is_about_security_with_names_below_the_repository(shop: tuple[Path, Service]) -> None:
     repository, _ = shop
-    asked = CommitRequest(repository=str(repository), commit=commit_of(repository, "main"))
-    review = Review(findings=[SHELL, STYLE], counts={}, files=1)
+    request = CommitRequest(repository=str(repository), commit=commit_of(repository, "main"))
+    tree = repository.with_name("repository.worktrees") / "scan-w-1"
+    found = [SHELL.model_copy(update={"file": f"{tree}/a.py"}), STYLE]
+    review = Review(findings=found, counts={}, files=1)
 
-    assert scan_change(asked, ctx("w:1", review)).findings == [SHELL]
-    assert scan_change(asked, ctx("w:1", review.model_copy(update={"findings": [STYLE]}))).clean
+    assert scan_change(request, ctx("w:1", review)).findings == [SHELL]
+    assert scan_change(request, ctx("w:1", review.model_copy(update={"findings": [STYLE]}))).clean
 
 
 def test_the_workflow_fits_the_agents_and_its_picture_is_the_present_one() -> None:
@@ -142,26 +222,10 @@ def test_only_a_roll_back_with_a_reason_counts() -> None:
     assert not replace(done, after="b").rolled_back
 
 
-def test_worktrees_of_one_repository_are_made_and_removed_beside_each_other(shop: tuple[Path, Service]) -> None:
-    repository, _ = shop
-    commit = commit_of(repository, "main")
-
-    def check_out(name: str) -> int:
-        for number in range(TREES):
-            with worktree(repository, commit, f"{name}-{number}") as tree:
-                assert (tree / "app.py").exists()
-        return TREES
-
-    with ThreadPoolExecutor(2) as pool:
-        assert sum(pool.map(check_out, "ab")) == 2 * TREES
-
-
 def test_a_release_whose_note_was_never_written_to_the_end_knows_what_was_before(
     shop: tuple[Path, Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    repository, service = shop
-    first = commit_of(repository, "main")
-    good = DeployRequest(repository=str(repository), commit=commit_of(repository, GOOD), service=str(service.folder))
+    first, good = commit_of(shop[0], "main"), asked(shop)
     with monkeypatch.context() as killed:
         killed.setattr(Path, "write_text", _die_amid)
         with pytest.raises(KeyboardInterrupt):
@@ -178,24 +242,24 @@ def _die_amid(path: Path, *_: Any, **__: Any) -> int:
 @pytest.mark.parametrize("damaged", ["", "{", "[]", "{}", '{"pid": "x", "started": 1}'])
 def test_a_service_whose_process_file_is_damaged_has_no_process(tmp_path: Path, damaged: str) -> None:
     (tmp_path / "process.json").write_text(damaged)
+    service = Service(tmp_path)
 
-    Service(tmp_path).stop()
+    assert service.process() is None
+    service.stop()
 
 
-@pytest.mark.parametrize("previous", ["../../outside", "", ".", "/tmp", "a" * 39])
-def test_a_rollback_to_what_is_no_version_is_refused_and_leaves_the_service(
-    shop: tuple[Path, Service], previous: str
-) -> None:
+def test_a_rollback_to_what_is_no_version_is_refused_and_leaves_the_service(shop: tuple[Path, Service]) -> None:
     repository, service = shop
     first = commit_of(repository, "main")
     outside = service.folder.parent / "outside"
     outside.mkdir()
     (outside / "app.py").write_text("open('started', 'w')")
-    asked = DeployRequest(repository=str(repository), commit=first, service=str(service.folder))
-    with pytest.raises(InputError, match="no version"):
-        roll_back(Rollback(input=asked, result=Deployed(version=service.version or "", previous=previous)), ctx("w:1"))
+    for previous in ("../../outside", "", ".", "/tmp", "a" * 39):
+        done = Deployed(version=service.version or "", previous=previous)
+        with pytest.raises(InputError, match="no version"):
+            roll_back(Rollback(input=asked(shop, "main"), result=done), ctx("w:1"))
 
-    assert service.version == first
+        assert service.version == first
     assert not (outside / "started").exists()
 
 

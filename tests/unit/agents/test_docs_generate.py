@@ -50,7 +50,9 @@ def package(project: Path) -> Path:
     return folder
 
 
-async def test_reference_of_a_module_shows_public_names_with_signatures(package: Path, ctx: Context) -> None:
+async def test_reference_shows_public_names_of_a_module_and_every_module_of_a_package(
+    package: Path, ctx: Context
+) -> None:
     docs = await generate(DocsRequest(path=str(package / "square.py")), ctx)
 
     assert docs.title == "shapes.square"
@@ -67,20 +69,13 @@ async def test_reference_of_a_module_shows_public_names_with_signatures(package:
     assert "_hidden" not in docs.markdown
     assert "_secret" not in docs.markdown
     assert "More words" not in docs.markdown
-
-
-async def test_reference_counts_what_has_a_docstring(package: Path, ctx: Context) -> None:
-    docs = await generate(DocsRequest(path=str(package / "square.py")), ctx)
-
     assert (docs.modules, docs.objects, docs.documented) == (1, 4, 3)
 
+    whole = await generate(DocsRequest(path=str(package)), ctx)
 
-async def test_reference_of_a_package_has_every_module(package: Path, ctx: Context) -> None:
-    docs = await generate(DocsRequest(path=str(package)), ctx)
-
-    assert docs.title == "shapes"
-    assert docs.modules == 2
-    assert docs.markdown.index("# `shapes`") < docs.markdown.index("# `shapes.square`")
+    assert whole.title == "shapes"
+    assert whole.modules == 2
+    assert whole.markdown.index("# `shapes`") < whole.markdown.index("# `shapes.square`")
 
 
 async def test_reference_with_a_summary_asks_the_summarizer_and_puts_it_on_top(
@@ -100,15 +95,29 @@ async def test_reference_with_a_summary_asks_the_summarizer_and_puts_it_on_top(
     assert "Four equal sides." in asked[0].text
 
 
-async def test_reference_of_broken_source_is_refused_for_good(project: Path, ctx: Context) -> None:
+@pytest.mark.parametrize("codec", ["rot13", "base64", "zlib"])
+async def test_module_whose_coding_line_names_no_encoding_of_text_is_left_out_alone(
+    package: Path, ctx: Context, codec: str
+) -> None:
+    (package / "odd.py").write_text(f"# -*- coding: {codec} -*-\nsize = 1\n")
+
+    docs = await generate(DocsRequest(path=str(package)), ctx)
+
+    (left_out,) = docs.left_out
+    assert docs.modules == 2
+    assert left_out.startswith(f"{package}/odd.py: its coding line names ")
+    assert left_out.endswith("which is no encoding of text; write utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("broken.py", "no file is valid Python"), ("nowhere", "no such file or folder")]
+)
+async def test_reference_of_what_is_no_source_is_refused_for_good(
+    name: str, said: str, project: Path, ctx: Context
+) -> None:
     (project / "broken.py").write_text("def (:\n")
 
-    with pytest.raises(InputError, match="no file is valid Python") as refused:
-        await generate(DocsRequest(path=str(project / "broken.py")), ctx)
+    with pytest.raises(InputError, match=said) as refused:
+        await generate(DocsRequest(path=str(project / name)), ctx)
 
     assert not refused.value.retryable
-
-
-async def test_reference_of_a_path_that_is_not_there_is_refused(project: Path, ctx: Context) -> None:
-    with pytest.raises(InputError, match="no such file or folder"):
-        await generate(DocsRequest(path=str(project / "nowhere")), ctx)

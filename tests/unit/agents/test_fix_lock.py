@@ -10,6 +10,8 @@ import pytest
 
 from agents import healer
 from agents.deployment.service import Service
+from agents.healing.diagnosis import ServiceEvidence
+from agents.healing.watched import FolderKind
 from coditect.errors import LockTaken, TaskCanceled
 from coditect.testing import TestFleet
 
@@ -24,9 +26,8 @@ async def test_a_canceled_fix_keeps_its_lock_until_its_remedy_has_ended(
         assert go_on.wait(30)
         return "done"
 
-    monkeypatch.setattr(healer, "examine", lambda _: None)
-    monkeypatch.setattr(healer, "trouble_of", lambda *_: "unwell")
-    monkeypatch.setattr(healer, "remedy", remedy)
+    monkeypatch.setattr(FolderKind, "examine", lambda _: ServiceEvidence(running=False))
+    monkeypatch.setattr(FolderKind, "remedy", remedy)
     resource = f"service:{Service(tmp_path).folder.resolve()}"
     monkeypatch.setenv("CODITECT_FLEET_ROOT", str(tmp_path))
     async with TestFleet(agents=[healer.healer], stuck_after="1m") as fleet:  # no virtual time passes beside the remedy

@@ -10,29 +10,30 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
-from typing import Any, cast
 
 import psutil
 import pytest
 
 from agents.demo.healing.faults import FAULTS, break_all_versions, injected, kill
-from agents.demo.healing.report import describe_all, describe_run, fixed_share
-from agents.demo.healing.runs import DOCTORS, PATTERN, HealingOrder, HealingRun, Round
-from agents.demo.healing.ward import ORDERS, ask, orders_of, running_till
+from agents.demo.healing.runs import DOCTORS, HealingOrder, HealingRun, Round, describe_all, describe_run, fixed_share
+from agents.demo.healing.ward import ORDERS, TILL, ask, orders_of, running_till
 from agents.deployment.service import Service
-from agents.healer import _tell
-from agents.healing.causes import Cause, Symptom, by_exclusion, by_rules, by_scores, symptoms
-from agents.healing.evidence import (
+from agents.healing.diagnosis import (
     Bounds,
+    Cause,
     ServiceEvidence,
+    Symptom,
+    by_exclusion,
+    by_rules,
+    by_scores,
     examine,
     glance,
+    remedy,
+    symptoms,
     trouble_of,
-    watched_below,
 )
-from agents.healing.remedies import remedy
-from coditect import Context
-from coditect.operations.workflows.patterns import make_workflow
+from coditect.operations.coordination.healing import PATTERN
+from coditect.workflow.patterns.pattern import make_workflow
 from coditect.workflow.render import draw_mermaid
 from tests.servers import ROOT
 from tests.support import patient
@@ -45,11 +46,12 @@ CAUSES = {
     "log flood": Cause.FLOOD,
     "event loop hung": Cause.HUNG,
     "memory leak": Cause.LEAK,
+    "open files": Cause.FILES,
+    "process frozen": Cause.FROZEN,
+    "cache damaged": Cause.CACHE,
+    "bad release": Cause.RELEASE,
 }
-WELL = ServiceEvidence(
-    version="v1", running=True, memory_mib=20, port_owner="service", answers=True, health="", log_mib=0,
-    log_mib_per_second=0, free_mib=3, configuration="", log="",
-)  # fmt: skip
+WELL = ServiceEvidence(version="v1", running=True, memory_mib=20, free_mib=3)
 
 
 @pytest.fixture
@@ -64,6 +66,15 @@ def seen(service: Service, holds: Callable[[ServiceEvidence], object]) -> Servic
     while not holds(evidence := examine(service)):
         assert time.monotonic() < end, evidence
     return evidence
+
+
+def only_process(service: Service) -> psutil.Process:
+    """Return the process of a service that runs once, and answers."""
+    service.probe("v1", within_seconds=20)
+    process = service.process()
+    assert process is not None
+    assert processes_of(service) == [process.pid]
+    return process
 
 
 def well(evidence: ServiceEvidence) -> bool:
@@ -105,6 +116,21 @@ def test_each_kind_of_bad_settings_is_refused_by_the_check_and_gone_back_from(se
     assert (till.version, done) == ("v1", "went back to version v1")
     assert seen(till, well)
     assert remedy(till, Cause.CONFIGURATION) == "nothing: its process runs"
+
+
+def test_a_bad_release_is_never_answered_by_a_later_one(tmp_path: Path) -> None:
+    service = Service(tmp_path / "service")
+    service.release_folder("v1").parent.mkdir(parents=True)
+    for version in ("v1", "v2", "v3"):
+        service.install(version, TILL)
+    link = service.folder / "current"
+    link.symlink_to(Path("releases") / "v2")
+
+    assert (service.releases(), service.earlier_releases()) == (["v3", "v2", "v1"], ["v1"])
+    link.unlink()
+    link.symlink_to(Path("releases") / "v1")
+    assert service.earlier_releases() == []
+    assert remedy(service, Cause.RELEASE).startswith("nothing: ")
 
 
 SERVER = """
@@ -186,7 +212,9 @@ def test_what_nobody_can_mend_is_said_and_not_hidden(till: Service) -> None:
     assert "its configuration is refused: json.decoder.JSONDecodeError" in trouble_of(examine(till), BOUNDS)
 
 
-def test_a_full_disk_is_told_from_other_failures_and_loses_only_its_cache(till: Service) -> None:
+def test_a_full_disk_is_told_from_other_failures_and_loses_its_cache_but_no_link_of_it(
+    till: Service, tmp_path: Path
+) -> None:
     full = WELL.model_copy(update={"free_mib": 0.0, "health": "its health check fails: status 503"})
     cache = till.folder / "data" / "cache"
     cache.mkdir()
@@ -198,6 +226,16 @@ def test_a_full_disk_is_told_from_other_failures_and_loses_only_its_cache(till: 
     assert (by_rules(found), by_scores(found), by_exclusion(found)) == (Cause.DISK,) * 3
     assert (done, [*cache.iterdir()], orders_of(till)) == ("deleted 1 files of its cache", [], ORDERS)
     assert "its disk has 0.0 MiB left" in trouble_of(full, BOUNDS)
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "kept").touch()
+    cache = till.folder / "data" / "cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / "link").symlink_to(elsewhere)
+
+    assert remedy(till, Cause.CACHE).startswith("deleted ")
+    assert ([*cache.iterdir()], [*elsewhere.iterdir()]) == ([], [elsewhere / "kept"])
 
 
 def test_a_process_that_moves_in_at_the_port_is_not_ended(till: Service) -> None:
@@ -215,44 +253,36 @@ def test_a_process_that_moves_in_at_the_port_is_not_ended(till: Service) -> None
     assert connection_refused.returncode == 0  # the other one still listens
 
 
-def test_a_service_that_is_started_is_known_though_its_starter_is_killed(till: Service) -> None:
+def test_a_service_whose_starter_is_killed_is_known_and_has_one_process(till: Service) -> None:
     till.stop()
     program = f"""
 from pathlib import Path
 from agents.deployment.service import Service
 Service(Path({str(till.folder)!r})).restart()
 """
-    for delay in (0.0, 0.02, 0.05, 0.1, 0.2):
+    for delay in (0.0, 0.05, 0.2):
         starter = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
         time.sleep(delay)  # the instant of the kill is what is drawn
         starter.send_signal(signal.SIGKILL)
         starter.wait()
         remedy(till, Cause.KILLED)
-        till.probe("v1", within_seconds=20)
 
-        process = till.process()
-        assert process is not None
-        assert processes_of(till) == [process.pid]
+        assert only_process(till)
 
-
-def test_a_start_that_outlives_its_starter_makes_no_second_process(till: Service) -> None:
     till.stop()
-    program = f"""
+    late = f"""
 from pathlib import Path
 from agents.deployment import service
 service._LAUNCH = "import time; print('launching', flush=True); time.sleep(0.5)" + service._LAUNCH
 service.Service(Path({str(till.folder)!r})).restart()
 """
-    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE) as starter:
-        assert starter.stdout is not None
-        starter.stdout.readline()
-        starter.kill()
+    with subprocess.Popen([sys.executable, "-c", late], cwd=ROOT, stdout=subprocess.PIPE) as slow:
+        assert slow.stdout is not None
+        slow.stdout.readline()
+        slow.kill()
     remedy(till, Cause.KILLED)
-    till.probe("v1", within_seconds=20)
 
-    process = till.process()
-    assert process is not None
-    assert processes_of(till) == [process.pid]
+    assert only_process(till)
 
 
 def test_a_service_that_ended_and_is_not_buried_is_not_waited_for(till: Service) -> None:
@@ -272,73 +302,15 @@ assert process.status() == "zombie" and service.process() is None
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
 
 
-def test_a_service_belongs_to_the_fleet_and_not_to_the_agent_that_started_it(
+def test_a_service_belongs_to_the_fleet_not_to_its_starter_and_a_request_to_one_that_is_gone_is_no_error(
     till: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CODITECT_STARTED_BY", "fleet:healer-1:")
 
     till.restart()
-    till.probe("v1", within_seconds=20)
 
-    process = till.process()
-    assert process is not None
-    assert process.environ()["CODITECT_STARTED_BY"] == "fleet:service:"
+    assert only_process(till).environ()["CODITECT_STARTED_BY"] == "fleet:service:"
 
-
-def test_only_what_is_watched_is_looked_at(till: Service) -> None:
-    folder = till.folder.parent
-
-    assert [service.folder for service in watched_below(folder)] == [till.folder]
-    (till.folder / "watched").unlink()
-    assert watched_below(folder) == []
-
-
-class Told:
-    """A context that knows one service as taken up or not, and keeps what was emitted."""
-
-    def __init__(self, record: dict[str, Any] | None) -> None:
-        self.record, self.emitted = record, list[str]()
-
-    def space(self, _: str) -> Told:
-        return self
-
-    async def get(self, _: str) -> dict[str, Any] | None:
-        return self.record
-
-    async def merge(self, _: str, patch: dict[str, Any]) -> None:
-        assert self.record is not None
-        self.record |= patch
-
-    async def emit(self, type_: str, *, subject: str, **data: Any) -> None:
-        assert subject == data["service"]
-        self.emitted.append(f"{type_}: {data['trouble']}")
-
-
-async def told(record: dict[str, Any] | None, *looks: str) -> Told:
-    ctx, seen = Told(record), dict[str, Any]()
-    for trouble in looks:
-        await _tell(cast(Context, ctx), "till", trouble, seen)
-    return ctx
-
-
-async def test_the_detector_tells_of_trouble_at_the_second_look_and_again_after_each_recovery() -> None:
-    assert (await told(None, "gone")).emitted == []
-    assert (await told(None, "gone", "gone", "gone")).emitted == ["service.unwell: gone"]
-    assert (await told({"open": False}, "gone", "gone", "", "full", "full")).emitted == [
-        "service.unwell: gone",
-        "service.unwell: full",
-    ]
-
-
-async def test_the_detector_is_silent_while_a_service_is_taken_up_until_it_is_well_again() -> None:
-    silent = await told({"open": True}, "gone", "gone", "gone")
-    mended = await told({"open": True}, "gone", "gone", "", "gone", "gone")
-
-    assert (silent.emitted, silent.record) == ([], {"open": True})
-    assert (mended.emitted, mended.record) == (["service.unwell: gone"], {"open": False})
-
-
-def test_a_request_to_a_service_that_is_gone_is_no_error(till: Service) -> None:
     till.stop()
     ask(till, "/order")
 
@@ -354,6 +326,13 @@ def test_a_request_to_a_service_that_is_gone_is_no_error(till: Service) -> None:
         ({Symptom.GONE, Symptom.TAKEN, Symptom.FAILING}, Cause.PORT),
         ({Symptom.GONE, Symptom.FULL}, Cause.DISK),
         ({Symptom.LARGE, Symptom.SILENT}, Cause.LEAK),
+        ({Symptom.STOPPED, Symptom.SILENT}, Cause.FROZEN),
+        ({Symptom.FAILING, Symptom.WORSE, Symptom.REFUSED}, Cause.CONFIGURATION),
+        ({Symptom.FAILING, Symptom.WORSE, Symptom.FULL}, Cause.DISK),
+        ({Symptom.FAILING, Symptom.WORSE, Symptom.SPOILED}, Cause.CACHE),
+        ({Symptom.NAMED}, Cause.NAMED),
+        ({Symptom.NAMED, Symptom.GONE}, Cause.KILLED),
+        ({Symptom.NAMED, Symptom.SILENT}, Cause.HUNG),
     ],
 )
 def test_the_methods_agree_on_mixed_findings(found: set[Symptom], cause: Cause) -> None:
@@ -386,7 +365,7 @@ def test_the_report_names_what_was_not_fixed() -> None:
 
 
 def test_the_picture_of_the_page_is_the_pattern() -> None:
-    flow = make_workflow(PATTERN, {"rounds": 2}, [ROOT / "examples" / "patterns"])
+    flow = make_workflow(PATTERN, {"rounds": 2})
 
     assert draw_mermaid(flow).strip() in (ROOT / "docs" / "self-healing.md").read_text()
     assert len(DOCTORS) == 3

@@ -26,7 +26,9 @@ def listing(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-def test_release_is_a_folder_of_its_pages_and_a_manifest(request_: ReleaseRequest, ctx: Context) -> None:
+def test_same_task_publishes_once_and_another_never_replaces_it(
+    request_: ReleaseRequest, ctx: Context, fake: FakeContext
+) -> None:
     release = publish(request_, ctx)
 
     folder = Path(request_.folder)
@@ -37,8 +39,6 @@ def test_release_is_a_folder_of_its_pages_and_a_manifest(request_: ReleaseReques
     assert json.loads((folder / "1.0" / MANIFEST).read_text()) == release.model_dump()
     assert (release.task_id, release.facts) == (ctx.task_id, {"tests_passed": 7})
 
-
-def test_same_task_publishes_once_and_answers_alike(request_: ReleaseRequest, ctx: Context) -> None:
     first = publish(request_, ctx)
     before = (Path(request_.folder) / "1.0" / MANIFEST).stat()
 
@@ -47,8 +47,6 @@ def test_same_task_publishes_once_and_answers_alike(request_: ReleaseRequest, ct
     after = (Path(request_.folder) / "1.0" / MANIFEST).stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
-
-def test_another_task_never_replaces_a_release(request_: ReleaseRequest, ctx: Context, fake: FakeContext) -> None:
     publish(request_, ctx)
     fake.task_id = "task-2"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.review.smells import find_smells
+from agents.tools.review import find_smells
 from agents.tools.sources import SourceFile
 
 
@@ -62,9 +62,7 @@ def test_broad_handler_that_drops_the_exception_is_an_error(caught: str, project
 
 
 def test_tests_need_no_docstrings(project: Path) -> None:
-    found = smells(project, "def test_it(): ...\n", name="tests/unit/test_it.py")
-
-    assert found == set()
+    assert smells(project, "def test_it(): ...\n", name="tests/unit/test_it.py") == set()
 
 
 def test_source_with_a_null_byte_is_reported_as_unreadable(project: Path) -> None:

@@ -10,13 +10,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agents.tester import SuiteOutcome, TestsRequest, run_tests
-from agents.tools.junit import read_junit
+from agents.tester import SuiteOutcome, TestsRequest, read_junit, run_tests
 from coditect import Context
 from coditect.errors import InputError
 
+QUICK = "[pytest]\naddopts = -p no:langsmith_plugin -p no:schemathesis -p no:hypothesispytest\n"
+"""Without plug-ins that take most of the time in which pytest starts."""
+
 
 def write_tests(folder: Path, text: str) -> str:
+    (folder / "pytest.ini").write_text(QUICK)
     (folder / "test_sample.py").write_text(text)
     return str(folder)
 
@@ -40,35 +43,34 @@ async def until(reached: Callable[[], bool], deadline_seconds: float = 60) -> No
             await asyncio.sleep(0.02)
 
 
-async def test_run_counts_each_outcome_and_names_the_failures(project: Path, ctx: Context) -> None:
+async def test_run_counts_each_outcome_names_the_failures_and_shows_no_secret(
+    project: Path, ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CODITECT_AMQP_URL", "amqp://user:secret@host")
     root = write_tests(
         project,
-        "import pytest\n"
+        "import os, pytest\n"
         "@pytest.fixture\ndef broken(): raise RuntimeError('no fixture')\n"
         "class TestMany:\n    @pytest.mark.parametrize('n', [1, 2])\n"
         "    def test_number(self, n): assert n == 1, 'odd'\n"
         "def test_error(broken): ...\n"
-        "def test_skipped(): pytest.skip('later')\n",
+        "def test_skipped(): pytest.skip('later')\n"
+        "def test_environment():\n"
+        "    assert 'CODITECT_AMQP_URL' not in os.environ\n"
+        f"    assert os.environ['HOME'] != {os.environ.get('HOME', '')!r}\n",
     )
 
     report = await run_tests(TestsRequest(root=root), ctx)
+    by_id = await run_tests(TestsRequest(root=root, paths=["test_sample.py::TestMany::test_number[1]"]), ctx)
+    by_keyword = await run_tests(TestsRequest(root=root, keyword="environment"), ctx)
 
     assert report.verdict is SuiteOutcome.FAILED
-    assert (report.passed, report.failed, report.errors, report.skipped) == (1, 1, 1, 1)
+    assert (report.passed, report.failed, report.errors, report.skipped) == (2, 1, 1, 1)
     failed = {failure.nodeid: failure.message for failure in report.failures}
     assert "odd" in failed["test_sample.py::TestMany::test_number[2]"]
     assert "no fixture" in failed["test_sample.py::test_error"]
     assert report.duration_seconds > 0
-
-
-async def test_run_of_selected_tests_runs_only_those(project: Path, ctx: Context) -> None:
-    root = write_tests(project, "def test_one(): ...\ndef test_two(): assert False\n")
-
-    by_id = await run_tests(TestsRequest(root=root, paths=["test_sample.py::test_one"]), ctx)
-    by_keyword = await run_tests(TestsRequest(root=root, keyword="one"), ctx)
-
-    assert (by_id.verdict, by_id.passed) == (SuiteOutcome.PASSED, 1)
-    assert (by_keyword.verdict, by_keyword.passed) == (SuiteOutcome.PASSED, 1)
+    assert [(one.verdict, one.passed) for one in (by_id, by_keyword)] == [(SuiteOutcome.PASSED, 1)] * 2
 
 
 async def test_run_without_tests_says_so(project: Path, ctx: Context) -> None:
@@ -77,7 +79,7 @@ async def test_run_without_tests_says_so(project: Path, ctx: Context) -> None:
     assert report.verdict is SuiteOutcome.NO_TESTS
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 async def test_run_over_its_time_is_killed_with_its_children(project: Path, ctx: Context) -> None:
     pids = project / "pids"
     root = write_tests(
@@ -131,7 +133,7 @@ async def test_run_over_its_memory_fails_and_is_reported(project: Path, ctx: Con
     assert "MemoryError" in report.failures[0].message
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 async def test_run_over_its_processor_time_is_killed_and_says_so(project: Path, ctx: Context) -> None:
     root = write_tests(project, "def test_busy():\n    while True: ...\n")
 
@@ -155,26 +157,6 @@ async def test_flood_of_output_stays_within_the_bounds(project: Path, ctx: Conte
     assert len(crashed.output) <= 8192
 
 
-async def test_tests_see_no_secrets(project: Path, ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CODITECT_AMQP_URL", "amqp://user:secret@host")
-    root = write_tests(
-        project,
-        "import os\ndef test_environment():\n"
-        "    assert 'CODITECT_AMQP_URL' not in os.environ\n"
-        f"    assert os.environ['HOME'] != {os.environ.get('HOME', '')!r}\n",
-    )
-
-    report = await run_tests(TestsRequest(root=root), ctx)
-
-    assert report.verdict is SuiteOutcome.PASSED
-
-
-@pytest.mark.parametrize("path", ["missing.py", "../outside", "/etc"])
-async def test_run_of_a_path_that_is_not_below_root_is_refused(path: str, project: Path, ctx: Context) -> None:
-    with pytest.raises(InputError, match="below root"):
-        await run_tests(TestsRequest(root=str(project), paths=[path]), ctx)
-
-
 async def test_run_of_an_unknown_test_id_is_refused(project: Path, ctx: Context) -> None:
     root = write_tests(project, "def test_one(): ...\n")
 
@@ -192,11 +174,6 @@ async def test_run_with_a_broken_conftest_says_why(project: Path, ctx: Context) 
     assert "nowhere_at_all" in report.output
 
 
-async def test_run_in_a_folder_that_is_not_there_is_refused(project: Path, ctx: Context) -> None:
-    with pytest.raises(InputError, match="no such folder"):
-        await run_tests(TestsRequest(root=str(project / "nowhere")), ctx)
-
-
 @pytest.mark.parametrize("text", ["", "<testsuite", '<!DOCTYPE x [<!ENTITY a "b">]><testsuite/>'])
 def test_report_that_cannot_be_trusted_is_not_read(text: str, tmp_path: Path) -> None:
     file = tmp_path / "junit.xml"
@@ -205,3 +182,19 @@ def test_report_that_cannot_be_trusted_is_not_read(text: str, tmp_path: Path) ->
     report = read_junit(file)
 
     assert not report.readable
+
+
+@pytest.mark.parametrize(
+    ("root", "paths", "said"),
+    [
+        (".", ["missing.py"], "below root"),
+        (".", ["../outside"], "below root"),
+        (".", ["/etc"], "below root"),
+        ("nowhere", [], "no such folder"),
+    ],
+)
+async def test_run_of_a_path_that_is_not_there_or_not_below_root_is_refused(
+    root: str, paths: list[str], said: str, project: Path, ctx: Context
+) -> None:
+    with pytest.raises(InputError, match=said):
+        await run_tests(TestsRequest(root=str(project / root), paths=paths), ctx)

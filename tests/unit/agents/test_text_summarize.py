@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from agents.summarizer import SummaryRequest, summarize
-from agents.tools.textrank import MAX_SENTENCES, split_sentences
+from agents.summarizer import MAX_SENTENCES, SummaryRequest, split_sentences, summarize
 from coditect import Context
 
 TEXT = """
@@ -14,7 +13,7 @@ agent.
 """
 
 
-def test_summary_keeps_the_central_sentences_in_their_order(ctx: Context) -> None:
+def test_summary_keeps_the_central_sentences_in_their_order_and_the_frequent_words(ctx: Context) -> None:
     summary = summarize(SummaryRequest(text=TEXT, sentences=2), ctx)
 
     assert len(summary.sentences) == 2
@@ -23,11 +22,9 @@ def test_summary_keeps_the_central_sentences_in_their_order(ctx: Context) -> Non
     positions = [TEXT.replace("\n", " ").index(sentence) for sentence in summary.sentences]
     assert positions == sorted(positions)
 
+    short = summarize(SummaryRequest(text=TEXT, keywords=2), ctx)
 
-def test_summary_gives_the_frequent_words_but_no_stop_words(ctx: Context) -> None:
-    summary = summarize(SummaryRequest(text=TEXT, keywords=2), ctx)
-
-    assert summary.keywords == ["agent", "broker"]
+    assert short.keywords == ["agent", "broker"]
 
 
 @pytest.mark.parametrize("text", ["", "   \n\n ", "```python\nx = 1\n```"])
@@ -43,7 +40,7 @@ def test_repeated_sentence_is_kept_once(ctx: Context) -> None:
     assert summary.sentences == ["The same thing again."]
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_long_text_is_thinned_out_before_it_is_ranked(ctx: Context) -> None:
     text = " ".join(f"Sentence number{chr(97 + n % 26)} speaks about topic{chr(97 + n % 7)}." for n in range(3000))
     text += " " + " ".join(f"Unique word{'x' * (n % 50)}y{'z' * (n // 50)} here." for n in range(MAX_SENTENCES))
@@ -57,10 +54,7 @@ def test_long_text_is_thinned_out_before_it_is_ranked(ctx: Context) -> None:
     ("text", "expected"),
     [
         ("It works, e.g. Here. Then it ends.", ["It works, e.g. Here.", "Then it ends."]),
-        (
-            "# Title\n\nOne thing.\n\n- first point\n- second point",
-            ["One thing.", "first point", "second point"],
-        ),
+        ("# Title\n\nOne thing.\n\n- first point\n- second point", ["One thing.", "first point", "second point"]),
         ("Version 1.2 is out! Is it good? Yes.", ["Version 1.2 is out!", "Is it good?", "Yes."]),
         ("Before.\n```\ncode here. More.\n```\nAfter.", ["Before.", "After."]),
     ],

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from coditect.aio.cancellation import heeded
+from coditect.aio.supervisor import heeded
 from coditect.errors import RegistryUnavailable
-from coditect.registry.connection import RedisConnection
+from coditect.registry.redis import RedisConnection
 
 Call = Callable[[asyncio.Event], Awaitable[Any]]
 

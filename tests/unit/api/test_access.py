@@ -25,17 +25,15 @@ from httpx2 import ASGITransport, AsyncClient
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from coditect.api.access.bearer import BearerAccess
-from coditect.api.access.guard import AUDIT
-from coditect.api.access.keys import KeyFile
-from coditect.api.access.oidc import OidcSettings, OidcTokens
-from coditect.api.access.roles import Caller, Role
+from coditect.api.access import Caller, KeyFile, Role
 from coditect.api.application import create_app
+from coditect.api.bearer import BearerAccess, OidcSettings, OidcTokens
+from coditect.api.guard import AUDIT_LOGGER
 from coditect.api.program import access_of
 from coditect.api.routes.parameters import own_key
 from coditect.errors import InputError, NotFound, Retryable, SetupError
-from coditect.model.limits.rate import Rate
-from coditect.settings.api import ApiSettings, api_settings
+from coditect.model.limits import Rate
+from coditect.settings.settings import ApiSettings
 from coditect.testing import TestFleet
 from tests.api import ADDRESS, api_of, services_of
 from tests.support import eventually
@@ -84,11 +82,11 @@ async def test_each_role_may_do_what_the_one_before_it_may(
     keyed: AsyncClient, file: KeyFile, role: Role, statuses: tuple[int, ...]
 ) -> None:
     headers = bearer(file.create("ada", role, made_at=MADE))
-    approval = "/v1/approvals/01890a5d-ac96-774b-bcce-b302099a8057/gate"
+    approval = "/v1/approvals/01890a5d-ac96-774b-bcce-b302099a8057:gate/grant"
 
     read = await keyed.get("/v1/agents", headers=headers)
     steer = await keyed.post("/v1/dead/redrive", json={"all": True, "dry_run": True}, headers=headers)
-    approve = await keyed.post(approval, json={"granted": True}, headers=headers)
+    approve = await keyed.post(approval, json={}, headers=headers)
     administer = await keyed.post("/v1/topology", headers=headers)
 
     assert tuple(one.status_code for one in (read, steer, approve, administer)) == statuses
@@ -141,7 +139,7 @@ def test_a_file_of_keys_is_the_users_own_or_roots_as_a_mounted_secret_is(
 
 async def test_the_key_of_the_settings_makes_its_caller_an_admin() -> None:
     key = "local-0123456789abcdef0123456789abcdef"
-    settings = api_settings({"CODITECT_API_KEY": key})
+    settings = ApiSettings.read({"CODITECT_API_KEY": key})
     async with TestFleet() as fleet, api_of(fleet, access=access_of(settings)) as http:
         statuses = [
             (await http.get("/v1/agents", headers=headers)).status_code
@@ -155,7 +153,7 @@ async def test_the_key_of_the_settings_makes_its_caller_an_admin() -> None:
 @pytest.mark.parametrize("key", ["tiny", "x" * 31, "with blank" * 4, "ü" * 32])
 def test_a_key_that_is_too_short_or_no_word_is_refused_and_not_shown(key: str) -> None:
     with pytest.raises(SetupError, match=r"CODITECT_API_KEY=\$\(openssl") as refused:
-        api_settings({"CODITECT_API_KEY": key})
+        ApiSettings.read({"CODITECT_API_KEY": key})
 
     assert key not in str(refused.value)
 
@@ -176,12 +174,12 @@ async def test_every_change_leaves_a_line_and_a_look_none(
     keyed: AsyncClient, file: KeyFile, caplog: pytest.LogCaptureFixture
 ) -> None:
     headers = bearer(file.create("ada", Role.OPERATOR, made_at=MADE))
-    with caplog.at_level(logging.INFO, AUDIT):
+    with caplog.at_level(logging.INFO, AUDIT_LOGGER):
         await keyed.get("/v1/agents", headers=headers)
         await keyed.post("/v1/tasks", json={"capability": "no.such"}, headers=headers)
         await keyed.post("/v1/tasks", json={"capability": "no.such"})
 
-    refused, unknown = (vars(one) for one in caplog.records if one.name == AUDIT)
+    refused, unknown = (vars(one) for one in caplog.records if one.name == AUDIT_LOGGER)
     assert {name: refused[name] for name in ("caller", "role", "action", "method", "path", "status")} == {
         "caller": "ada",
         "role": "operator",
@@ -204,12 +202,12 @@ async def test_the_line_of_a_change_by_mcp_names_its_caller(file: KeyFile, caplo
     ):
         app = create_app(replace(services, mcp=server), ApiSettings())
         async with AsyncClient(transport=ASGITransport(app=app), base_url=ADDRESS) as http:
-            with caplog.at_level(logging.INFO, AUDIT):
+            with caplog.at_level(logging.INFO, AUDIT_LOGGER):
                 taken, refused = [await http.post("/mcp", headers=headers) for headers in keys.values()]
 
     assert (taken.status_code, refused.status_code) == (204, 403)
     assert "coditect api key create" in refused.json()["fix"]
-    assert [vars(one)["caller"] for one in caplog.records if one.name == AUDIT] == ["operator", "viewer"]
+    assert [vars(one)["caller"] for one in caplog.records if one.name == AUDIT_LOGGER] == ["operator", "viewer"]
 
 
 async def test_a_page_of_another_site_changes_nothing() -> None:
@@ -239,10 +237,10 @@ async def test_a_host_or_an_origin_that_is_none_is_refused(headers: dict[str, st
 
 async def test_coditect_s_own_spaces_are_no_way_around_the_roles(keyed: AsyncClient, file: KeyFile) -> None:
     headers = bearer(file.create("ada", Role.OPERATOR, made_at=MADE))
-    changed = await keyed.put("/v1/spaces/coditect.webhooks/all", json={}, headers=headers)
-    removed = await keyed.delete("/v1/spaces/coditect.webhooks/all", headers=headers)
-    read = await keyed.get("/v1/spaces/coditect.webhooks/all", headers=headers)
-    other = await keyed.put("/v1/spaces/team/all", json={}, headers=headers)
+    changed = await keyed.put("/v1/state/coditect.webhooks/all", json={}, headers=headers)
+    removed = await keyed.delete("/v1/state/coditect.webhooks/all", headers=headers)
+    read = await keyed.get("/v1/state/coditect.webhooks/all", headers=headers)
+    other = await keyed.put("/v1/state/team/all", json={}, headers=headers)
 
     assert [one.status_code for one in (changed, removed, read, other)] == [403, 403, 403, 200]
     assert "/v1/webhooks" in changed.json()["fix"]
@@ -338,7 +336,7 @@ async def test_an_issuer_that_is_away_is_a_fault_that_passes_and_is_not_asked_fo
         asked.append(place)
         raise URLError("away")
 
-    monkeypatch.setattr("coditect.api.access.oidc.urlopen", away)
+    monkeypatch.setattr("coditect.api.bearer.urlopen", away)
     tokens = OidcTokens(OidcSettings("http://127.0.0.1:9", "coditect"), now=lambda: now[0])
     for _ in range(3):
         with pytest.raises(Retryable, match="cannot be fetched"):
@@ -354,7 +352,7 @@ async def test_an_issuer_that_is_away_is_a_fault_that_passes_and_is_not_asked_fo
 async def test_an_issuer_without_an_address_of_its_keys_is_one_that_is_away(
     issuer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coditect.api.access.oidc.DISCOVERY", "/keys")
+    monkeypatch.setattr("coditect.api.bearer.DISCOVERY", "/keys")
 
     with pytest.raises(Retryable, match="cannot be fetched"):
         await OidcTokens(OidcSettings(issuer, "coditect")).caller_of("a.b.c")
@@ -364,7 +362,7 @@ async def test_an_issuer_without_an_address_of_its_keys_is_one_that_is_away(
 async def test_an_issuer_whose_answer_is_no_document_is_one_that_is_away(
     document: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coditect.api.access.oidc.urlopen", lambda place, timeout: BytesIO(document))
+    monkeypatch.setattr("coditect.api.bearer.urlopen", lambda place, timeout: BytesIO(document))
 
     with pytest.raises(Retryable, match="cannot be fetched"):
         await OidcTokens(OidcSettings("https://issuer.example", "coditect")).caller_of("a.b.c")
@@ -373,7 +371,7 @@ async def test_an_issuer_whose_answer_is_no_document_is_one_that_is_away(
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Fetches:
     fetches = Fetches()
-    monkeypatch.setattr("coditect.api.access.oidc.urlopen", fetches.open)
+    monkeypatch.setattr("coditect.api.bearer.urlopen", fetches.open)
     return fetches
 
 
@@ -443,7 +441,7 @@ async def test_an_issuer_that_is_silent_holds_up_one_caller_and_one_thread(
         answer.wait(30)
         raise URLError("timed out")
 
-    monkeypatch.setattr("coditect.api.access.oidc.urlopen", silent)
+    monkeypatch.setattr("coditect.api.bearer.urlopen", silent)
     now[0] += 301
     strangers = [asyncio.ensure_future(tokens.caller_of(sign(f"unknown {number}"))) for number in range(50)]
     await eventually(lambda: asked)
@@ -469,8 +467,8 @@ async def test_an_issuer_that_answers_without_end_keeps_no_thread(monkeypatch: p
             except OSError:  # the reader has gone
                 ended.set()
 
-    monkeypatch.setattr("coditect.api.access.oidc.LARGEST_DOCUMENT_BYTES", 10**12)
-    monkeypatch.setattr("coditect.api.access.oidc.FETCH_SECONDS", 0.5)
+    monkeypatch.setattr("coditect.api.bearer.LARGEST_DOCUMENT_BYTES", 10**12)
+    monkeypatch.setattr("coditect.api.bearer.FETCH_SECONDS", 0.5)
     with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
         Thread(target=server.serve_forever).start()
         tokens = OidcTokens(OidcSettings(f"http://127.0.0.1:{server.server_port}", "coditect"))

@@ -10,17 +10,14 @@ from unittest.mock import create_autospec
 import pytest
 from httpx2 import ASGITransport, AsyncClient
 
-from coditect.agent.program import CONNECT_SECONDS
+from coditect.agent.program import AGENT_CONNECT_SECONDS
 from coditect.api.application import create_app
 from coditect.api.program import check_exposure, listener, open_services
 from coditect.errors import SetupError
-from coditect.integrations.http.directory import HttpAgents
-from coditect.model.limits.rate import Rate
-from coditect.settings.api import ApiSettings, api_settings
-from coditect.settings.http_agents import http_agent_settings
-from coditect.settings.settings import Settings
-from coditect.telemetry.metrics import MemoryMetrics
-from coditect.telemetry.names import REPLIES_STRAY
+from coditect.integrations.http.bridge import HttpAgents
+from coditect.model.limits import Rate
+from coditect.settings.settings import ApiSettings, HttpAgentSettings, Settings
+from coditect.telemetry.metrics import REPLIES_STRAY, MemoryMetrics
 from coditect.testing import TestFleet
 from tests.api import ADDRESS, api_of, services_of
 
@@ -54,10 +51,11 @@ async def test_the_dashboard_is_served_beside_the_api(tmp_path: Path) -> None:
         app = create_app(services, ApiSettings(), dashboard=tmp_path)
         async with AsyncClient(transport=ASGITransport(app=app), base_url=ADDRESS) as http:
             page, wrong = await http.get("/"), await http.delete("/v1/agents")
-            asked = await http.get("/v1/tasks")
+            asked, docs = await http.get("/v1/tasks"), await http.get("/docs")
 
     assert (page.status_code, page.text) == (200, "<h1>fleet</h1>")
-    assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, HEAD")
+    assert (docs.status_code, docs.headers["location"]) == (307, "/#/docs")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, HEAD, POST")
     assert (asked.status_code, asked.headers["allow"]) == (405, "POST")
     assert asked.json()["detail"] == "Specified method is invalid for this resource."
 
@@ -83,10 +81,10 @@ def test_an_address_in_use_is_told() -> None:
 
 
 def test_the_settings_have_ranges() -> None:
-    assert api_settings({}) == ApiSettings()
-    assert api_settings({"CODITECT_API_PORT": "0", "CODITECT_API_HOST": "::1"}) == ApiSettings(host="::1", port=0)
+    assert ApiSettings.read({}) == ApiSettings()
+    assert ApiSettings.read({"CODITECT_API_PORT": "0", "CODITECT_API_HOST": "::1"}) == ApiSettings(host="::1", port=0)
     with pytest.raises(SetupError, match="outside its range"):
-        api_settings({"CODITECT_API_BODY_BYTES": "1"})
+        ApiSettings.read({"CODITECT_API_BODY_BYTES": "1"})
 
 
 @pytest.mark.parametrize(
@@ -99,8 +97,8 @@ def test_the_settings_have_ranges() -> None:
         ("CODITECT_API_TRACE_URL", "http://localhost:16686/trace", "/trace/{trace}"),
         ("CODITECT_API_TRACE_URL", "localhost/{trace}", "CODITECT_API_TRACE_URL=http://"),
         ("CODITECT_API_OIDC_ISSUER", "https://", "CODITECT_API_OIDC_ISSUER=https://"),
-        ("CODITECT_API_PORT", "http", "CODITECT_API_PORT=8009"),
-        ("CODITECT_API_WEBHOOK_PRIVATE", "maybe", "CODITECT_API_WEBHOOK_PRIVATE=true"),
+        ("CODITECT_API_PORT", "http", "CODITECT_API_PORT=NUMBER, from 0 to 65535"),
+        ("CODITECT_PRIVATE_ADDRESSES", "true", "CODITECT_PRIVATE_ADDRESSES=a2a,git,http,webhooks"),
         ("CODITECT_HTTP_HOSTS", "http://agents.example.com", "no scheme, port or path"),
         ("CODITECT_HTTP_CALLBACK_URL", "api.example.com", "CODITECT_HTTP_CALLBACK_URL=https://"),
         ("CODITECT_HTTP_CALLBACK_URL", "http://api.example.com:port", "CODITECT_HTTP_CALLBACK_URL=https://"),
@@ -108,7 +106,7 @@ def test_the_settings_have_ranges() -> None:
 )
 def test_a_wrong_setting_names_its_variable_and_what_to_write(variable: str, given: str, fix: str) -> None:
     with pytest.raises(SetupError) as refused:
-        (api_settings if "_API_" in variable else http_agent_settings)({variable: given})
+        (ApiSettings.read if "_API_" in variable else HttpAgentSettings.read)({variable: given})
 
     assert (refused.value.facts["variable"], refused.value.facts["given"]) == (variable, given)
     assert fix in str(refused.value.facts["fix"])
@@ -120,11 +118,11 @@ def test_settings_that_are_lists_and_rates_are_read() -> None:
         "CODITECT_API_RATE": "600/m",
         "CODITECT_API_TRACE_URL": "https://traces.example.com/{trace}?tab=all",
     }
-    read = api_settings(values)
+    read = ApiSettings.read(values)
 
     assert (read.hosts, read.rate) == ("api.example.com, 10.0.0.7,::1", Rate("600/m"))
     assert read.trace_url == values["CODITECT_API_TRACE_URL"]
-    assert http_agent_settings({"CODITECT_HTTP_HOSTS": "*.blue.example.com"}).hosts == "*.blue.example.com"
+    assert HttpAgentSettings.read({"CODITECT_HTTP_HOSTS": "*.blue.example.com"}).hosts == "*.blue.example.com"
 
 
 async def test_metrics_of_the_process_are_served() -> None:
@@ -153,4 +151,4 @@ async def test_api_waits_for_a_broker_that_starts_as_long_as_agents_do(monkeypat
         async with open_services(Settings(), ApiSettings(), create_autospec(HttpAgents), MemoryMetrics()):
             pass
 
-    assert waits == [CONNECT_SECONDS]
+    assert waits == [AGENT_CONNECT_SECONDS]

@@ -16,10 +16,9 @@ from coditect.api import program
 from coditect.api.application import create_app
 from coditect.api.program import AnnouncedServer, ApiProgram, open_services, serve_until
 from coditect.broker.memory import MemoryServer
-from coditect.integrations.http.directory import HttpAgents
+from coditect.integrations.http.bridge import HttpAgents
 from coditect.registry.memory import MemoryRegistry
-from coditect.settings.api import ApiSettings
-from coditect.settings.settings import Settings
+from coditect.settings.settings import ApiSettings, Settings
 from coditect.telemetry.metrics import MemoryMetrics
 from coditect.testing import TestFleet
 from tests.api import ADDRESS

@@ -17,15 +17,15 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.http11 import Response as HandshakeResponse
 
-from coditect.api.access.bearer import BearerAccess
-from coditect.api.access.roles import Access
-from coditect.api.live.feed import LiveFeed
+from coditect.api.access import Access
+from coditect.api.bearer import BearerAccess
+from coditect.api.live import LiveFeed
 from coditect.api.program import AnnouncedServer
 from coditect.api.routes import events
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import base_topology
 from coditect.client.client import Client
-from coditect.model.event import Event
+from coditect.model.message import Event
 from coditect.registry.memory import MemoryRegistry
 from coditect.wire import routing
 from coditect.wire.events import event_message

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
 from httpx2 import AsyncClient
 
+from coditect.operations import scorecard
+from coditect.operations.scorecard import TARGETS, Measure
 from coditect.testing import TestFleet
 from coditect.wire import routing
 
@@ -74,6 +79,31 @@ async def test_the_overview_has_agents_queues_and_dispatchers(api: AsyncClient) 
     assert overview["notes"] == []
 
 
+async def test_the_scorecard_has_every_target_with_its_verdict(api: AsyncClient) -> None:
+    rows = (await api.get("/v1/scorecard")).json()["rows"]
+
+    assert [row["name"] for row in rows] == list(TARGETS)
+    assert {row["name"]: row["verdict"] for row in rows}["capability matching"] == "pass"
+
+
+async def test_callers_at_the_same_time_share_one_measurement_and_later_ones_get_a_new_one(
+    api: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = list[object]()
+
+    async def measure(opened: object) -> dict[str, Measure]:
+        measured.append(opened)
+        await asyncio.sleep(5)
+        return {}
+
+    monkeypatch.setattr(scorecard, "measure_fleet", measure)
+    first, second = await asyncio.gather(api.get("/v1/scorecard"), api.get("/v1/scorecard"))
+    assert (first.status_code, first.json(), len(measured)) == (200, second.json(), 1)
+
+    await api.get("/v1/scorecard")
+    assert len(measured) == 2
+
+
 async def test_schedules_are_made_paused_and_deleted(api: AsyncClient) -> None:
     flow = {"name": "tick", "nodes": {"one": {"task": "text.count", "input": "four"}}}
     made = await api.put("/v1/schedules/hourly", json={"workflow": flow, "every": "1h"})
@@ -125,13 +155,13 @@ async def test_locks_are_listed_and_released_by_force(fleet: TestFleet, api: Asy
 
 
 async def test_a_value_is_replaced_only_in_the_version_that_was_read(api: AsyncClient) -> None:
-    written = await api.put("/v1/spaces/team/plan", json={"step": 1}, headers={"if-match": '"0"'})
-    read = await api.get("/v1/spaces/team/plan")
-    replaced = await api.put("/v1/spaces/team/plan", json={"step": 2}, headers={"if-match": read.headers["etag"]})
-    late = await api.put("/v1/spaces/team/plan", json={"step": 3}, headers={"if-match": read.headers["etag"]})
-    listed = (await api.get("/v1/spaces/team")).json()
-    history = (await api.get("/v1/spaces/team/plan/history")).json()
-    removed = await api.delete("/v1/spaces/team/plan")
+    written = await api.put("/v1/state/team/plan", json={"step": 1}, headers={"if-match": '"0"'})
+    read = await api.get("/v1/state/team/plan")
+    replaced = await api.put("/v1/state/team/plan", json={"step": 2}, headers={"if-match": read.headers["etag"]})
+    late = await api.put("/v1/state/team/plan", json={"step": 3}, headers={"if-match": read.headers["etag"]})
+    listed = (await api.get("/v1/state/team")).json()
+    history = (await api.get("/v1/state/team/plan/history")).json()
+    removed = await api.delete("/v1/state/team/plan")
 
     assert written.headers["etag"] == read.headers["etag"] == '"1"'
     assert read.json()["value"] == {"step": 1}
@@ -139,7 +169,7 @@ async def test_a_value_is_replaced_only_in_the_version_that_was_read(api: AsyncC
     assert [one["key"] for one in listed] == ["plan"]
     assert [one["version"] for one in history] == [2, 1]
     assert removed.status_code == 204
-    assert (await api.get("/v1/spaces/team/plan")).status_code == 404
+    assert (await api.get("/v1/state/team/plan")).status_code == 404
 
 
 async def test_an_agent_is_drained(fleet: TestFleet, api: AsyncClient) -> None:
@@ -170,3 +200,19 @@ async def test_what_was_lost_is_made_again(fleet: TestFleet, api: AsyncClient) -
 
     assert (rebuilt["shards"], rebuilt["counts"]["queues"]) == (1, 1)
     assert set(again["counts"].values()) == {0}
+
+
+async def test_the_diagrams_show_the_agents_that_live_and_the_exchanges_between_them(api: AsyncClient) -> None:
+    drawn = {one["level"]: one for one in (await api.get("/v1/topology/diagrams")).json()}
+    boxes = {one["name"]: one for one in drawn["containers"]["elements"]}
+    ids = {one["id"] for one in drawn["components"]["elements"]}
+
+    assert list(drawn) == ["context", "containers", "components"]
+    assert boxes["counter"]["technology"] == "1 process"
+    assert boxes["counter"]["description"].startswith("Offers text.count. Publishes to coditect.submit, ")
+    assert drawn["context"]["mermaid"].startswith("C4Context\n")
+    assert "offer 1 capability" in drawn["context"]["mermaid"]
+    assert (
+        'ComponentQueue(reply_process_queue, "reply.{process}", "classic queue", "")' in drawn["components"]["mermaid"]
+    )
+    assert {end for one in drawn["components"]["relations"] for end in (one["source"], one["target"])} == ids

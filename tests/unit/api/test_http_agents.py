@@ -13,18 +13,18 @@ from httpx2 import ASGITransport, AsyncClient
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
-from coditect.api.access.roles import Access, Caller, OpenAccess, Role
+from coditect.api.access import Access, Caller, OpenAccess, Role
 from coditect.api.application import create_app
 from coditect.api.program import callback_address
-from coditect.errors import SetupError
-from coditect.integrations.http.directory import HttpAgents
+from coditect.errors import SetupError, TaskFailed, TaskRejected
+from coditect.integrations.http.bridge import HttpAgents
 from coditect.model.ids import AgentId
 from coditect.registry.memory import MemoryRegistry
-from coditect.settings.api import ApiSettings
-from coditect.settings.http_agents import HttpAgentSettings, http_agent_settings
+from coditect.settings.settings import ApiSettings, HttpAgentSettings
 from tests.api import ADDRESS, services_of
 from tests.support import eventually
 from tests.unit.agent.scene import open_scene
+from tests.unit.integrations.http.contract_agent import AGENT_ID, contract_agent
 from tests.unit.integrations.http.stage import HOSTS, Given, Stage, StubAgent, open_bridge, stub_agent
 
 
@@ -89,6 +89,67 @@ async def test_an_agent_registers_beats_is_found_and_answers_later() -> None:
     assert value == 1
 
 
+async def test_an_agent_written_to_the_contract_runs_unchanged() -> None:
+    async with contract_agent() as agent, open_api() as (http, stage):
+        registered = await http.post("/v1/agents", json=agent.registration)
+        assert (registered.status_code, registered.json()["agent_id"]) == (201, AGENT_ID)
+        await stage.served(AgentId(AGENT_ID))
+        beats = [await http.post(f"{below}/agents/{AGENT_ID}/heartbeat") for below in ("", "/v1")]
+        client = await stage.scene.client()
+
+        handle = await client.submit("code.lines", {"code": "a\nb"}, priority="p0", timeout="30s")
+        counted, none = await handle.result(timeout="10s"), await client.request("code.lines", timeout="10s")
+        with pytest.raises(TaskRejected, match=r"\$\.limit"):
+            await client.request("code.lines", {"limit": "many"}, timeout="10s")
+        with pytest.raises(TaskFailed, match="does not know the action"):
+            await client.request("code.forgotten", {}, timeout="10s")
+        shown = (await http.get(f"/agents/{AGENT_ID}")).json()
+        found = (await http.get("/capabilities/search?q=LINES")).json()
+
+    first = agent.requests[0]
+    assert [beat.status_code for beat in beats] == [200, 200]
+    assert (counted, none) == ({"lines": 2}, {"lines": 0})
+    assert [request.action for request in agent.requests] == ["code.lines", "code.lines", "code.forgotten"]
+    assert (first.priority, first.target_agent, first.source_agent) == ("critical", AGENT_ID, client.name)
+    assert (first.correlation_id, first.parameters) == (handle.task_id, {"code": "a\nb"})
+    assert 1 <= first.timeout_seconds <= 30
+    assert agent.requests[1].parameters == {}
+    assert (shown["agent_name"], shown["name"]) == ("Code Reviewer (v2)", "code-reviewer-v2")
+    assert shown["base_url"] == agent.registration["base_url"]
+    assert agent.registration["metadata"].items() <= shown["metadata"].items()
+    assert shown["capabilities"][0]["parameters"] == {
+        "code": "string", "limit": "integer", "options": "Dict[str, Any]"
+    }  # fmt: skip
+    assert [(one["name"], one["cost_estimate"]) for one in found] == [("code.lines", 0.25)]
+
+
+async def test_an_agent_that_went_away_is_listed_as_offline_and_a_heartbeat_brings_it_back() -> None:
+    with stub_agent() as agent:
+        async with open_api() as (http, stage):
+            agent_id = (await http.post("/register", json=registration(agent))).json()["agent_id"]
+            await stage.served(agent_id)
+
+            def lapsed() -> bool:
+                stage.registrations.extend([agent_id], -100)
+                if (served := stage.bridge._served.get(agent_id)) is not None:
+                    served.ends_at = 0.0
+                return served is None
+
+            await eventually(lapsed)
+            await stage.stopped(agent_id)
+            listed, health = await http.get("/agents"), await http.get(f"/health/{agent_id}")
+            beat = await http.post(f"/agents/{agent_id}/heartbeat")
+            await stage.served(agent_id)
+            again = (await http.get("/agents")).json()
+
+    (gone,) = listed.json()
+    assert (gone["agent_id"], gone["status"], gone["reason"]) == (agent_id, "offline", "its heartbeats stopped")
+    assert gone["last_heartbeat"] == health.json()["last_heartbeat"] is not None
+    assert (health.json()["healthy"], health.json()["status"]) == (False, "offline")
+    assert beat.status_code == 200
+    assert [(one["agent_id"], one["status"] != "offline") for one in again] == [(agent_id, True)]
+
+
 async def test_what_is_wrong_is_answered_by_problems_that_say_what_to_write() -> None:
     with stub_agent() as agent:
         async with open_api() as (http, _):
@@ -109,6 +170,8 @@ async def test_what_is_wrong_is_answered_by_problems_that_say_what_to_write() ->
     ("method", "path", "role"),
     [
         ("POST", "/register", "viewer"),
+        ("POST", "/v1/agents", "viewer"),
+        ("POST", "/v1/agents/words-00000000/heartbeat", "viewer"),
         ("POST", "/agents/words-00000000/heartbeat", "viewer"),
         ("GET", "/agents", None),
         ("GET", "/agents/words-00000000", None),
@@ -161,8 +224,12 @@ def test_the_address_of_callbacks_is_the_apis_own_or_the_one_that_the_settings_n
 
 
 def test_the_settings_of_the_bridge_have_ranges() -> None:
-    assert http_agent_settings({}) == HttpAgentSettings()
-    given = {"CODITECT_HTTP_HOSTS": "a.example.com", "CODITECT_HTTP_PRIVATE": "yes", "CODITECT_HTTP_LEASE_SECONDS": "5"}
-    assert http_agent_settings(given) == HttpAgentSettings("a.example.com", True, 5.0)
+    assert HttpAgentSettings.read({}) == HttpAgentSettings()
+    given = {
+        "CODITECT_HTTP_HOSTS": "a.example.com",
+        "CODITECT_PRIVATE_ADDRESSES": "http",
+        "CODITECT_HTTP_LEASE_SECONDS": "5",
+    }
+    assert HttpAgentSettings.read(given) == HttpAgentSettings("a.example.com", True, 5.0)
     with pytest.raises(SetupError, match="outside its range"):
-        http_agent_settings({"CODITECT_HTTP_LEASE_SECONDS": "0"})
+        HttpAgentSettings.read({"CODITECT_HTTP_LEASE_SECONDS": "0"})

@@ -9,17 +9,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from coditect.api.live import feed as feeds
-from coditect.api.live.feed import LiveFeed
-from coditect.api.live.stream import LiveStream
-from coditect.api.live.window import LiveFrame, LiveWindow
+from coditect.api import live as feeds
+from coditect.api.live import LiveFeed, LiveFrame, LiveStream, LiveWindow
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Delivery
 from coditect.broker.topology import Binding, Queue, QueueType, Topology, base_topology
 from coditect.errors import Overloaded, Retryable
-from coditect.messaging.event_filter import EventFilter
-from coditect.model.event import Event
-from coditect.model.message import Message
+from coditect.messaging.event_stream import EventFilter
+from coditect.model.message import Event, Message
 from coditect.wire import control_messages, routing
 from coditect.wire.events import event_message
 from tests.support import eventually

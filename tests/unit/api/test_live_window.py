@@ -8,11 +8,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from coditect.api.live.continuity import Continuity
-from coditect.api.live.stream import LiveStream
-from coditect.api.live.window import LiveFrame, LiveWindow
-from coditect.messaging.event_filter import EventFilter
-from coditect.model.event import Event
+from coditect.api.live import Continuity, LiveFrame, LiveStream, LiveWindow
+from coditect.messaging.event_stream import EventFilter
+from coditect.model.message import Event
 
 
 def event(number: int, type_: str = "task.completed", **data: object) -> Event:

@@ -11,8 +11,8 @@ from httpx2 import ASGITransport, AsyncClient
 
 from coditect.api.application import create_app
 from coditect.api.connections import SharedConnections
-from coditect.api.routes.work.patterns import FOLDERS
-from coditect.settings.api import ApiSettings
+from coditect.api.routes.workflows import FOLDERS
+from coditect.settings.settings import ApiSettings
 from coditect.testing import TestFleet
 from tests.api import ADDRESS, services_of
 
@@ -44,9 +44,9 @@ async def test_a_pattern_is_listed_shown_and_rendered(api: AsyncClient) -> None:
 async def test_a_pattern_is_started_once_for_a_key(api: AsyncClient) -> None:
     headers = {"idempotency-key": "mine"}
     order: dict[str, Any] = ESCALATION | {"input": "four"}
-    started = await api.post("/v1/patterns/escalation/run", json=order, headers=headers)
-    again = await api.post("/v1/patterns/escalation/run", json=order, headers=headers)
-    other = await api.post("/v1/patterns/escalation/run", json=order | {"input": "five!"}, headers=headers)
+    started = await api.post("/v1/patterns/escalation/start", json=order, headers=headers)
+    again = await api.post("/v1/patterns/escalation/start", json=order, headers=headers)
+    other = await api.post("/v1/patterns/escalation/start", json=order | {"input": "five!"}, headers=headers)
     shown = (await api.get(started.headers["location"])).json()
 
     assert (started.status_code, again.status_code, other.status_code) == (201, 200, 422)

@@ -11,7 +11,7 @@ from httpx2 import AsyncClient
 from coditect import errors
 from coditect.api.problems import STATUSES, error_answer, status_of
 from coditect.errors import CoditectError
-from coditect.settings.api import ApiSettings
+from coditect.settings.settings import ApiSettings
 from coditect.testing import TestFleet
 from tests.api import api_of
 from tests.docs.pages import section, table_rows

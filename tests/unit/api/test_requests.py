@@ -11,12 +11,11 @@ from urllib.parse import urlsplit
 import pytest
 from httpx2 import AsyncClient
 
-from coditect.api import limits
-from coditect.api.access.bearer import BearerAccess
-from coditect.api.access.keys import KeyFile
-from coditect.api.access.roles import Role
-from coditect.model.limits.rate import Rate
-from coditect.settings.api import ApiSettings
+from coditect.api import guard
+from coditect.api.access import KeyFile, Role
+from coditect.api.bearer import BearerAccess
+from coditect.model.limits import Rate
+from coditect.settings.settings import ApiSettings
 from coditect.testing import TestFleet
 from tests.api import api_of, services_of, serving
 
@@ -49,18 +48,18 @@ async def end_of(reader: asyncio.StreamReader) -> bytes:
 
 @pytest.mark.parametrize("name", ["a/b", "a/history", "/", "a%2Fb", "ä/%"])
 async def test_key_may_have_slashes(api: AsyncClient, name: str) -> None:
-    path = f"/v1/spaces/team%2Fblue/{name.replace('%', '%25').replace('/', '%2F')}"
+    path = f"/v1/state/team%2Fblue/{name.replace('%', '%25').replace('/', '%2F')}"
     written, value, history = await api.put(path, json=7), await api.get(path), await api.get(f"{path}/history")
-    keys = await api.get("/v1/spaces/team%2Fblue")
+    keys = await api.get("/v1/state/team%2Fblue")
 
     assert (written.status_code, value.json()["key"], value.json()["value"]) == (200, name, 7)
     assert [entry["key"] for entry in (*history.json(), *keys.json())] == [name, name]
 
 
 async def test_slash_need_not_be_encoded_in_a_key(api: AsyncClient) -> None:
-    await api.put("/v1/spaces/team/a/b", json=7)
+    await api.put("/v1/state/team/a/b", json=7)
 
-    assert (await api.get("/v1/spaces/team/a%2Fb")).json()["value"] == 7
+    assert (await api.get("/v1/state/team/a%2Fb")).json()["value"] == 7
 
 
 async def test_breaker_may_have_a_slash_in_its_name(api: AsyncClient) -> None:
@@ -72,7 +71,7 @@ async def test_breaker_may_have_a_slash_in_its_name(api: AsyncClient) -> None:
     assert shown.json()["state"]["name"] == "mail/eu"
 
 
-@pytest.mark.parametrize("address", ["/v1/spaces/team/%FF", "/v1/spaces/team/a%00b", "/v1/tasks/%ED%A0%80", "/%00",
+@pytest.mark.parametrize("address", ["/v1/state/team/%FF", "/v1/state/team/a%00b", "/v1/tasks/%ED%A0%80", "/%00",
                                      "/v1/locks?resource=%FF", "/v1/locks?resource=%00"])  # fmt: skip
 async def test_address_is_text(api: AsyncClient, address: str) -> None:
     answer = await api.get(address)
@@ -97,7 +96,7 @@ async def test_head_is_answered_as_get_without_the_body(path: str) -> None:
 
 
 async def test_path_with_get_allows_head(api: AsyncClient) -> None:
-    assert (await api.put("/v1/agents")).headers["allow"] == "GET, HEAD"
+    assert (await api.put("/v1/queues")).headers["allow"] == "GET, HEAD"
 
 
 async def test_body_of_a_caller_without_a_key_is_not_read(tmp_path: Path) -> None:
@@ -125,7 +124,7 @@ async def test_rate_is_checked_before_a_body_is_parsed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nhost: local"], ids=["nothing", "half a head"])
 async def test_head_must_arrive_in_time(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
-    monkeypatch.setattr(limits, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(guard, "HEAD_SECONDS", 0.3)
     async with served() as address, connection(address) as (reader, writer):
         writer.write(sent)
 
@@ -133,7 +132,7 @@ async def test_head_must_arrive_in_time(monkeypatch: pytest.MonkeyPatch, sent: b
 
 
 async def test_second_head_of_a_connection_must_arrive_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(guard, "HEAD_SECONDS", 0.3)
     async with served() as address, connection(address) as (reader, writer):
         writer.write(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")
         await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
@@ -145,13 +144,13 @@ async def test_second_head_of_a_connection_must_arrive_in_time(monkeypatch: pyte
 async def test_head_has_a_bound() -> None:
     async with served() as address, connection(address) as (reader, writer):
         writer.write(b"GET / HTTP/1.1\r\nx-long: ")
-        writer.write(b"a" * limits.MAX_HEAD_BYTES)
+        writer.write(b"a" * guard.MAX_HEAD_BYTES)
 
         assert (await end_of(reader)).startswith(b"HTTP/1.1 431")
 
 
 async def test_body_must_keep_arriving(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "BODY_PAUSE_SECONDS", 0.3)
+    monkeypatch.setattr(guard, "BODY_PAUSE_SECONDS", 0.3)
     async with served() as address, connection(address) as (reader, writer):
         writer.write(
             b"POST /v1/tasks HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
@@ -164,7 +163,7 @@ async def test_body_must_keep_arriving(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_rest_of_a_body_that_is_not_read_must_arrive_in_time(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(limits, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(guard, "HEAD_SECONDS", 0.3)
     async with (
         served(access=BearerAccess([KeyFile(tmp_path / "keys")])) as address,
         connection(address) as (reader, writer),
@@ -175,7 +174,7 @@ async def test_rest_of_a_body_that_is_not_read_must_arrive_in_time(
 
 
 async def test_connections_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(guard, "MAX_CONNECTIONS", 2)
     async with served() as address, connection(address), connection(address), connection(address) as (reader, _):
         refused = await end_of(reader)
 

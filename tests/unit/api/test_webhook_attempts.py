@@ -12,11 +12,11 @@ from ipaddress import ip_address
 import pytest
 from standardwebhooks import Webhook as Receiver
 
-from coditect.api.webhooks.sending import WebhookAttempt, event_id, webhook_sender
+from coditect.api.webhooks import WebhookAttempt, event_id, webhook_sender
+from coditect.client.webhooks import Webhook, check_filter, check_key, check_url
 from coditect.errors import InputError, SetupError
 from coditect.integrations.http.addresses import AllowedHosts
-from coditect.model.event import Event
-from coditect.operations.coordination.webhooks import Webhook, check_filter, check_key, check_url
+from coditect.model.message import Event
 from coditect.telemetry.metrics import Histogram, MemoryMetrics
 from tests.api import WEBHOOK_KEY
 
@@ -133,8 +133,8 @@ async def test_private_address_is_refused_unless_the_settings_allow_it() -> None
         named = await sender.send(webhook(receiving.url.replace("127.0.0.1", "localhost")), event())
 
     assert receiving.requests == []
-    assert "CODITECT_API_WEBHOOK_PRIVATE=true" in attempt.reason
-    assert "CODITECT_API_WEBHOOK_PRIVATE=true" in named.reason
+    assert "CODITECT_PRIVATE_ADDRESSES=webhooks" in attempt.reason
+    assert "CODITECT_PRIVATE_ADDRESSES=webhooks" in named.reason
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_url_of_another_form_is_refused(url: str) -> None:
 
 def test_filter_is_checked() -> None:
     assert check_filter({"kind": ["task", "task"], "agent": []}) == {"kind": ["task"]}
-    for wrong in ({"kind": ["task #"]}, {"color": ["red"]}, {"task": [""]}, {"task": ["t"] * 101}):
+    for wrong in ({"kind": ["task #"]}, {"color": ["red"]}, {"task": [""]}, {"task": [f"t{n}" for n in range(101)]}):
         with pytest.raises(InputError):
             check_filter(wrong)
     assert webhook(kind=["task", "workflow.failed"]).patterns() == ("task.#", "workflow.failed.#")

@@ -11,21 +11,18 @@ from typing import Any
 import pytest
 
 from coditect import Agent, Context
-from coditect.api.webhooks.delivering import WebhookDelivery, WebhookRetries
-from coditect.api.webhooks.sending import WebhookAttempt, WebhookSender
+from coditect.api.webhooks import WebhookAttempt, WebhookDelivery, WebhookRetries, WebhookSender
 from coditect.broker.topology import Queue, Topology
+from coditect.client.webhooks import KEY, SPACE, Webhook, Webhooks
 from coditect.collaboration.state import reserved
 from coditect.errors import InputError, InvalidTask, NotFound
-from coditect.model.event import Event
-from coditect.operations.connections import Connections
-from coditect.operations.coordination import webhooks
-from coditect.operations.coordination.webhooks import Webhook
+from coditect.model.message import Event
 from coditect.telemetry.metrics import Counter
 from coditect.testing import TestFleet
 from coditect.wire import routing
+from coditect.wire.control import COORDINATION
 from coditect.wire.events import event_message
-from coditect.wire.json import MOST_LEVELS
-from coditect.wire.state import COORDINATION
+from coditect.wire.json import MAX_JSON_LEVELS
 from tests.api import api_of, services_of
 
 URL = "https://example.com/hook"
@@ -65,20 +62,18 @@ async def delivering(fleet: TestFleet, sender: Scripted, most_attempts: int = 3)
         yield delivery
 
 
-async def added(fleet: TestFleet, **chosen: list[str]) -> Webhook:
-    async with services_of(fleet.server, fleet.registry, fleet.client) as services:
-        return await webhooks.add_webhook(services.opened, "pager", URL, chosen, now_ms=1_000)
+async def added(fleet: TestFleet, kind: tuple[str, ...] = ()) -> Webhook:
+    return await fleet.client.webhooks.create("pager", URL, kind=kind)
 
 
 async def listed(fleet: TestFleet) -> list[Webhook]:
-    async with services_of(fleet.server, fleet.registry, fleet.client) as services:
-        return await webhooks.list_webhooks(services.opened)
+    return [webhook async for webhook in fleet.client.webhooks.list()]
 
 
 async def test_events_that_fit_are_sent_and_those_before_the_process_too() -> None:
     sender = Scripted()
     async with TestFleet() as fleet:
-        await added(fleet, kind=["repo"])
+        await added(fleet, kind=("repo",))
         await fleet.client.emit("repo.pushed", subject="before")
         async with delivering(fleet, sender):
             await fleet.advance("6s")
@@ -93,8 +88,7 @@ async def test_webhook_is_undelivered_until_an_api_posts_its_events() -> None:
     async with TestFleet() as fleet:
         webhook = await added(fleet)
         [before] = await listed(fleet)
-        async with services_of(fleet.server, fleet.registry, fleet.client) as services:
-            awaited = await webhooks.await_delivery(services.opened, webhook, within_seconds=0)
+        awaited = await fleet.client.webhooks.delivered(webhook, within_seconds=0)
         async with delivering(fleet, Scripted()):
             await fleet.advance("6s")
             [posting] = await listed(fleet)
@@ -123,15 +117,14 @@ async def test_event_is_tried_again_until_it_is_taken() -> None:
 async def test_webhook_that_takes_nothing_is_disabled_with_the_reason_and_keeps_its_events() -> None:
     sender = Scripted(default=FAILED)
     async with TestFleet() as fleet:
-        to = await added(fleet, kind=["repo"])
+        to = await added(fleet, kind=("repo",))
         async with delivering(fleet, sender):
             await fleet.client.emit("repo.pushed", subject="one")
             await fleet.advance("60s")
             [disabled] = await listed(fleet)
             left = await fleet.client._broker.stats(to.queue)
             sender.default = WebhookAttempt(200)
-            async with services_of(fleet.server, fleet.registry, fleet.client) as services:
-                await webhooks.steer_webhook(services.opened, "pager", active=True)
+            await fleet.client.webhooks.enable("pager")
             await fleet.advance("10s")
 
     assert (disabled.state, disabled.active) == ("disabled", False)
@@ -182,7 +175,7 @@ async def test_event_that_no_json_can_carry_is_dropped_and_those_behind_it_are_s
         to = await added(fleet)
         async with delivering(fleet, sender):
             deep = event_message(event())
-            body = b"[" * 2 * MOST_LEVELS + b"]" * 2 * MOST_LEVELS  # read, but not written again
+            body = b"[" * 2 * MAX_JSON_LEVELS + b"]" * 2 * MAX_JSON_LEVELS  # read, but not written again
             await fleet.client._broker.publish(
                 replace(deep, body=body), exchange=routing.EVENTS, routing_key="task.dead"
             )
@@ -196,10 +189,8 @@ async def test_event_that_no_json_can_carry_is_dropped_and_those_behind_it_are_s
 
 async def test_webhook_whose_queue_cannot_be_opened_holds_up_no_other() -> None:
     sender = Scripted()
-    async with TestFleet() as fleet, services_of(fleet.server, fleet.registry, fleet.client) as services:
-        first, second = [
-            await webhooks.add_webhook(services.opened, name, URL, {}, now_ms=1_000) for name in ("a", "b")
-        ]
+    async with TestFleet() as fleet:
+        first, second = [await fleet.client.webhooks.create(name, URL) for name in ("a", "b")]
         await fleet.client._broker.delete_queue(first.queue)
         await fleet.client._broker.declare(Topology(queues=(Queue(first.queue, max_length=1),)))
         async with delivering(fleet, sender) as delivery:
@@ -212,17 +203,17 @@ async def test_webhook_whose_queue_cannot_be_opened_holds_up_no_other() -> None:
 
 
 async def test_loop_that_reads_the_webhooks_and_dies_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    stored_webhooks, faults = webhooks.stored_webhooks, [RuntimeError("the fault that was asked for")]
+    stored, faults = Webhooks.stored, [RuntimeError("the fault that was asked for")]
 
-    async def list_or_fail(opened: Connections) -> list[Webhook]:
+    async def read_or_fail(webhooks: Webhooks) -> tuple[Webhook, ...]:
         if faults:
             raise faults.pop()
-        return await stored_webhooks(opened)
+        return await stored(webhooks)
 
     sender = Scripted()
     async with TestFleet() as fleet:
         await added(fleet)
-        monkeypatch.setattr(webhooks, "stored_webhooks", list_or_fail)
+        monkeypatch.setattr(Webhooks, "stored", read_or_fail)
         async with delivering(fleet, sender):
             await fleet.client.emit("repo.pushed", subject="one")
             await fleet.advance("6s")
@@ -236,10 +227,9 @@ async def test_removed_webhook_leaves_no_queue() -> None:
         to = await added(fleet)
         async with delivering(fleet, Scripted()) as delivery:
             await fleet.advance("6s")
-            async with services_of(fleet.server, fleet.registry, fleet.client) as services:
-                await webhooks.remove_webhook(services.opened, "pager")
-                with pytest.raises(NotFound):
-                    await webhooks.remove_webhook(services.opened, "pager")
+            await fleet.client.webhooks.delete("pager")
+            with pytest.raises(NotFound):
+                await fleet.client.webhooks.delete("pager")
             await fleet.advance("6s")
 
             assert delivery.status(to) is None
@@ -249,19 +239,19 @@ async def test_removed_webhook_leaves_no_queue() -> None:
 async def test_a_broken_row_is_shown_and_the_other_webhooks_deliver() -> None:
     sender = Scripted()
     rows = {"no row": 7, "half": {"name": "half"}, "odd": {**asdict(OTHER), "name": "odd", "salt": 3}, "x": None}
-    async with TestFleet() as fleet, services_of(fleet.server, fleet.registry, fleet.client) as services:
+    async with TestFleet() as fleet:
         to = await added(fleet)
-        space = reserved(fleet.client.space(webhooks.SPACE), COORDINATION)
-        await space.update(webhooks.KEY, lambda kept: kept | rows)
+        space = reserved(fleet.client.state(SPACE), COORDINATION)
+        await space.update(KEY, lambda kept: kept | rows)
         async with delivering(fleet, sender):
             await fleet.client.emit("repo.pushed", subject="one")
             await fleet.advance("10s")
-        states = {one.name: one.state for one in await webhooks.list_webhooks(services.opened)}
+        states = {webhook.name: webhook.state for webhook in await listed(fleet)}
         with pytest.raises(InvalidTask, match="broken"):
-            await webhooks.steer_webhook(services.opened, "odd", active=True)
+            await fleet.client.webhooks.enable("odd")
         for name in rows:
-            await webhooks.remove_webhook(services.opened, name)
-        left = await webhooks.list_webhooks(services.opened)
+            await fleet.client.webhooks.delete(name)
+        left = await listed(fleet)
 
     assert sender.sent[-1] == "one"
     assert states == {**dict.fromkeys(rows, "broken"), "pager": "undelivered"}
@@ -271,10 +261,10 @@ async def test_a_broken_row_is_shown_and_the_other_webhooks_deliver() -> None:
 async def test_a_row_that_breaks_keeps_the_events_of_its_webhook() -> None:
     async with TestFleet() as fleet:
         to = await added(fleet)
-        space = reserved(fleet.client.space(webhooks.SPACE), COORDINATION)
+        space = reserved(fleet.client.state(SPACE), COORDINATION)
         async with delivering(fleet, Scripted()):
             await fleet.advance("6s")
-            await space.merge(webhooks.KEY, {to.name: {"url": 7}})
+            await space.merge(KEY, {to.name: {"url": 7}})
             await fleet.advance("6s")
             await fleet.client.emit("repo.pushed", subject="one")
             await fleet.advance("1s")
@@ -282,13 +272,13 @@ async def test_a_row_that_breaks_keeps_the_events_of_its_webhook() -> None:
         assert fleet.server.queue(to.queue).stats.messages == 1
 
 
-@pytest.mark.parametrize("name", [webhooks.SPACE, "coditect.other", "langgraph", "langgraph:thread"])
+@pytest.mark.parametrize("name", [SPACE, "coditect.other", "langgraph", "langgraph:thread"])
 async def test_agents_and_clients_cannot_write_to_a_reserved_space(name: str) -> None:
     writer = Agent("writer")
 
     @writer.capability("write", retry=1)
     async def write(_: None, ctx: Context) -> list[str]:
-        space, refused = ctx.space(name), []
+        space, refused = ctx.state(name), []
         for attempt in (space, reserved(space, COORDINATION)):
             for write in (attempt.put("all", {}), attempt.merge("all", {}), attempt.delete("all")):
                 try:
@@ -299,7 +289,7 @@ async def test_agents_and_clients_cannot_write_to_a_reserved_space(name: str) ->
 
     async with TestFleet(agents=[writer]) as fleet:
         with pytest.raises(InputError, match="keeps this space"):
-            await fleet.client.space(name).put("all", {})
+            await fleet.client.state(name).put("all", {})
         refused = await fleet.request("write", model=list[str])
 
     assert len(refused) == 6

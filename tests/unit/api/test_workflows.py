@@ -36,7 +36,7 @@ async def test_approver_sees_what_is_approved(fleet: TestFleet, api: AsyncClient
     text = "long " * 100
     run = await start(api, input={"text": text}, labels={"team": "blue"})
     listed = await eventually_waits(api)
-    shown = (await api.get(f"/v1/approvals/{run}/gate")).json()
+    shown = (await api.get(f"/v1/approvals/{run}:gate")).json()
     [event] = [event for event in fleet.events if event.type == "approval.asked"]
 
     about = listed["about"]
@@ -50,7 +50,7 @@ async def test_approver_sees_what_is_approved(fleet: TestFleet, api: AsyncClient
 async def test_a_workflow_is_started_approved_and_read(api: AsyncClient) -> None:
     run = await start(api)
     asked = await eventually_waits(api)
-    granted = await api.post(f"/v1/approvals/{run}/{asked['node']}", json={"granted": True, "by": "ada"})
+    granted = await api.post(f"/v1/approvals/{run}:{asked['node']}/grant", json={"by": "ada"})
     ended = await api.get(f"/v1/workflows/{run}", params={"wait": "60s"})
     value = await api.get(f"/v1/workflows/{run}/result")
     nodes = (await api.get(f"/v1/workflows/{run}/nodes", params={"limit": 2})).json()
@@ -71,13 +71,13 @@ async def test_a_workflow_is_started_approved_and_read(api: AsyncClient) -> None
 async def test_an_answer_is_in_the_audit_trail_and_counts_against_the_autonomy(api: AsyncClient) -> None:
     run = await start(api)
     asked = await eventually_waits(api)
-    await api.post(f"/v1/approvals/{run}/{asked['node']}", json={"granted": True, "by": "ada", "comment": "fine"})
+    await api.post(f"/v1/approvals/{run}:{asked['node']}/grant", json={"by": "ada", "comment": "fine"})
     await api.get(f"/v1/workflows/{run}", params={"wait": "60s"})
-    shown = (await api.get(f"/v1/approvals/{run}/gate")).json()
+    shown = (await api.get(f"/v1/approvals/{run}:gate")).json()
     people = (await api.get("/v1/audit", params={"automatic": False})).json()
     first = (await api.get("/v1/audit", params={"limit": 1})).json()
     second = (await api.get("/v1/audit", params={"limit": 1, "cursor": first["next"]})).json()
-    unknown = await api.get(f"/v1/approvals/{run}/count")
+    unknown = await api.get(f"/v1/approvals/{run}:count")
     wrong = await api.get("/v1/audit", params={"sinse_ms": 1})
     rates = (await api.get("/v1/autonomy", params={"hours": 24 * 366})).json()
 

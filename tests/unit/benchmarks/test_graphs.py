@@ -2,47 +2,35 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any, cast
 
 import pytest
 
-from benchmarks.figures import rounded
-from benchmarks.parts import workflow_size, workflow_state, workflows
+from benchmarks.parts import workflow_size
 from benchmarks.parts.graph_sides import DRIVERS, SIDES, WORKERS, workers
 from benchmarks.parts.sides import OTHERS, Side
 from benchmarks.parts.visit import Visit
-from benchmarks.parts.workflow_size import Grown, TooFewCores, Trial
-from benchmarks.parts.workflow_state import Found
+from benchmarks.parts.workflow_size import TooFewCores, Trial
 from benchmarks.programs.coditect_graphs import definition_of
 from benchmarks.programs.graph_client import run_many
 from benchmarks.programs.graphs import AT_ONCE, TEXT, Graph, GraphOrder, chain, check_sinks, fan, layered
 from benchmarks.size import FULL, QUICK
 from benchmarks.stage import ProgramFailed
-from benchmarks.verdict import Verdict
 from coditect.workflow.graph import graph_of
 
 GRAPHS = (fan(5), chain(4), layered(3, 10))
-
-
-def judged(verdicts: tuple[Verdict, ...]) -> list[tuple[float, bool]]:
-    return [(rounded(verdict.measured), verdict.ok) for verdict in verdicts]
 
 
 def edges(graph: Graph) -> dict[int, tuple[int, ...]]:
     return {node.number: node.after for layer in graph.layers() for node in layer}
 
 
-def test_fan_is_one_then_many_then_one_after_all() -> None:
+def test_graphs_have_the_edges_of_a_fan_a_chain_and_layers() -> None:
     assert edges(fan(3)) == {0: (), 1: (0,), 2: (0,), 3: (0,), 4: (1, 2, 3)}
 
-
-def test_chain_is_one_after_the_other() -> None:
     assert edges(chain(3)) == {0: (), 1: (0,), 2: (1,)}
 
-
-def test_layers_come_after_three_of_the_layer_before() -> None:
     assert edges(layered(2, 4)) == {
         **dict.fromkeys(range(4), ()),
         4: (0, 1, 2),
@@ -79,79 +67,10 @@ def test_graph_order_is_read_as_it_was_written() -> None:
 
 
 def test_every_side_has_a_driver_of_its_own_and_as_many_workers() -> None:
-    assert set(DRIVERS) == set(SIDES) == {Side.DIRECT, *OTHERS}
+    assert set(DRIVERS) == set(SIDES) == {Side.CODITECT, *OTHERS}
     assert len(set(DRIVERS.values())) == len(SIDES)
     assert {len(workers(side)) for side in OTHERS} == {WORKERS}
     assert len({program.argv for program in workers(Side.CELERY)}) == WORKERS, "each has a name of its own"
-
-
-def seconds(fans: float, hop: float, layers: float) -> dict[str, float]:
-    """Of one run of each graph: nodes per second, milliseconds per hop."""
-    return {"fan": 1_002 / fans, "chain": hop * 100 / 1_000, "layered": 1_000 / layers}
-
-
-def found(**sides: dict[str, float]) -> workflows.Seconds:
-    named = {"ours": Side.DIRECT, "rq": Side.RQ, "celery": Side.CELERY, "taskiq": Side.TASKIQ}
-    return {graph: {named[side]: [one[graph]] for side, one in sides.items()} for graph in ("fan", "chain", "layered")}
-
-
-def test_workflows_are_judged_beside_each_and_the_chain_beside_the_best() -> None:
-    measured = found(
-        ours=seconds(5_000, 1.5, 3_999),
-        rq=seconds(1_000, 2.4, 800),
-        celery=seconds(1_250, 1.7, 900),
-        taskiq=seconds(1_999, 1.6, 1_600),
-    )
-
-    assert judged(workflows.verdicts(FULL, measured)) == [
-        (5.0, True),
-        (4.0, True),
-        (2.501, True),
-        (0.9375, True),
-        (4.999, False),
-        (4.443, True),
-        (2.499, False),
-    ]
-
-
-def test_workflows_want_only_what_was_measured() -> None:
-    alone = found(ours=seconds(5_000, 1.5, 4_000))
-
-    assert workflows.verdicts(FULL, alone) == ()
-    assert workflows.charts(FULL, alone) == ()
-    assert len(workflows.figures(FULL, alone)) == 6
-
-
-def test_plots_of_workflows_name_the_best_of_the_others() -> None:
-    measured = found(ours=seconds(5_000, 1.5, 4_000), rq=seconds(1_000, 3.0, 800), taskiq=seconds(2_000, 1.6, 1_600))
-
-    assert [chart.title for chart in workflows.charts(FULL, measured)] == [
-        "Fan of 1,002 nodes: 2.50 x Taskiq, the best of the others",
-        "Chain of 100 nodes: 0.94 x Taskiq, the best of the others",
-        "Layered of 1,000 nodes: 2.50 x Taskiq, the best of the others",
-    ]
-
-
-def test_ten_times_the_nodes_may_cost_eleven_times_the_time() -> None:
-    found = {
-        "wider": [
-            Grown("a", 1_000, 1.0, 90.0),
-            Grown("b", 10_000, 11.0, 120.0, 11.0),
-            Grown("c", 100_000, 121.1, 249.0, 11.01),
-        ],
-        "longer": [Grown("d", 1_000, 1.0, 90.0), Grown("e", 10_000, 10.5, 250.0, 10.5)],
-        "more": [Grown("f", 10_000, 1.0, 90.0), Grown("g", 100_000, 12.0, 90.0, 12.0)],
-    }
-
-    assert judged(workflow_size.verdicts(found)) == [
-        (11.0, True),
-        (11.01, False),
-        (10.5, True),
-        (12.0, False),
-        (250.0, False),
-    ]
-    (chart,) = workflow_size.charts(found)
-    assert chart.title == "From 1,000 to 100,000 nodes in one workflow: 1,000 to 826 nodes per second on one core"
 
 
 @pytest.mark.parametrize("nodes", FULL.large_graphs)
@@ -272,18 +191,6 @@ async def test_a_client_runs_all_of_them_and_so_many_at_once(many: int) -> None:
     await run_many(runner, chain(1), many)
 
     assert (runner.ran, runner.most) == (many, min(many, AT_ONCE))
-
-
-def test_state_restart_and_idleness_have_their_targets() -> None:
-    good = Found((1.0,) * 99 + (50.0,), (2.0,) * 99 + (60.0,), (0.5, 0.6, 0.7), (1.0, 2.0, 3.0), 1.9, 60.0)
-
-    assert judged(workflow_state.verdicts(good, 10_000)) == [(1.0, True), (2.0, True), (1.9, True)]
-    assert judged(workflow_state.verdicts(replace(good, query_milliseconds=(10.0,), cpu_percent=2.0), 10_000)) == [
-        (10.0, False),
-        (2.0, True),
-        (2.0, False),
-    ]
-    assert [figure.value for figure in workflow_state.figures(good)] == [1.0, 2.0, 2.0, 0.6, 3.0, 60.0]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
+"""Each part's verdicts follow from what it measured."""
+
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -8,105 +11,211 @@ from benchmarks.charts import Lines
 from benchmarks.figures import rounded
 from benchmarks.parts import (
     backlog,
+    breakers,
+    commands,
+    event_streams,
     fire_and_forget,
     footprint,
+    http_api,
+    locks,
     others,
     pace,
+    parallel_docs,
     priorities,
     round_trip,
     scaling,
+    schedules,
     slots,
+    threads,
     throughput,
+    timers,
+    tracing,
+    workflow_size,
+    workflow_state,
     workflow_stores,
+    workflows,
 )
-from benchmarks.parts.backlog import Depth
-from benchmarks.parts.footprint import Footprint
 from benchmarks.parts.pace import Pace
-from benchmarks.parts.priorities import Starts, Waits
 from benchmarks.parts.sides import OTHERS, Side
-from benchmarks.parts.slots import Walls
+from benchmarks.parts.workflow_size import Grown
 from benchmarks.programs.others import Other
-from benchmarks.size import QUICK
+from benchmarks.size import FULL, QUICK
 from benchmarks.verdict import Verdict
 
 
-def judged(verdicts: tuple[Verdict, ...]) -> list[tuple[float, bool]]:
-    return [(rounded(verdict.measured), verdict.ok) for verdict in verdicts]
-
-
-def rounds(seconds: float) -> list[dict[str, object]]:
-    return [{"tasks": 100, "seconds": seconds, "cpu_seconds": {"client": 0.02, "agent": 0.03, "broker": 0.04}}]
+def rounds(seconds: float, *, times: int = 1) -> list[dict[str, object]]:
+    used = {"client": 0.02, "agent": 0.03, "broker": 0.04}
+    return [{"tasks": 100, "seconds": seconds, "cpu_seconds": used}] * times
 
 
 def one_pace(*per_second: float, client: float = 40.0, agent: float = 50.0) -> Pace:
     return Pace(per_second, {"client": (client,), "agent": (agent,), "broker": (60.0,)})
 
 
-def by_hand(direct: Pace, plain: Pace | None = None) -> dict[Side, Pace]:
-    return {Side.DIRECT: direct, Side.PLAIN: plain or one_pace(100.0), Side.AIO_PIKA: one_pace(100.0)}
+def by_hand(ours: Pace) -> dict[Side, Pace]:
+    return {Side.CODITECT: ours, Side.AIO_PIKA: one_pace(100.0)}
 
 
-def test_pace_is_per_task() -> None:
-    found = pace.pace(rounds(0.5))
+def traced(up: int, dead: int) -> tracing.TracingRounds:
+    percent = {tracing.Traced.OFF: 100, tracing.Traced.UP: up, tracing.Traced.DEAD: dead, tracing.Traced.ALL: 50}
+    return tracing.TracingRounds({traced: rounds(100 / speed, times=3) for traced, speed in percent.items()})
 
-    assert found.tasks_per_second == (200.0,)
-    assert {name: rounded(values[0]) for name, values in found.cpu_microseconds.items()} == {
-        "client": 200.0,
-        "agent": 300.0,
-        "broker": 400.0,
+
+def depth(queued: int, client: float, agent: float) -> backlog.Depth:
+    return backlog.Depth(queued, 1_000.0, 2_000.0, (10.0, client), (20.0, agent))
+
+
+def graph_seconds(**sides: tuple[float, float, float]) -> workflows.Seconds:
+    """Of one run of each graph: nodes per second of the fan, milliseconds per hop, nodes per second of the layers."""
+    named = {"ours": Side.CODITECT, "rq": Side.RQ, "celery": Side.CELERY, "taskiq": Side.TASKIQ}
+    found = {side: (1_002 / fan, hop / 10, 1_000 / layers) for side, (fan, hop, layers) in sides.items()}
+    return {
+        graph: {named[side]: [seconds[place]] for side, seconds in found.items()}
+        for place, graph in enumerate(("fan", "chain", "layered"))
     }
 
 
-def test_side_without_rounds_has_no_pace() -> None:
-    assert list(pace.paces({Side.AIO_PIKA: rounds(0.5), Side.RQ: []})) == [Side.AIO_PIKA]
+def stores(name: str, seconds: float) -> dict[str, dict[workflow_stores.Store, list[float]]]:
+    sqlite, fdb = [9.0, 1.0, 9.0, 9.0, 0.1, 9.0, 9.0, 9.0], [9.0, 0.1, 9.0, 9.0, 9.0, 9.0, seconds, 9.0]
+    return {name: {workflow_stores.Store.SQLITE: sqlite, workflow_stores.Store.FOUNDATIONDB: fdb}}
+
+
+SIDES = graph_seconds(
+    ours=(5_000, 1.5, 3_999), rq=(1_000, 2.4, 800), celery=(1_250, 1.7, 900), taskiq=(1_999, 1.6, 1_600)
+)
+OUTAGE = breakers.BreakerTimes(calls=(1.0, 5.0, 9.0), opened=(0.0, 0.4, 1.0), probes=(2.0, 4.0, 6.1), recovered=1.5)
+TICKS = schedules.ScheduleTimes(10_000, idle_percent_without=0.5, idle_percent_with=1.4, late=(0.01, 0.2, 0.9))
+DUE = timers.TimerTimes(10_000, late=False, first=0.3, last=9.9)
+API = http_api.ApiTimes((1.0, 1.0), requests=(3.9, 4.0), reads={"agents": http_api.ReadRate(500.0, 1_500.0)})
+LOCKS = locks.LockTimes((2.0, 2.0), (3.0, 4.0, 5.0), (0.5,), turns=(1.0, 19.0), late_writes=500, accepted=0)
+TALK = threads.TalkTimes(messages=(5.0, 9.0, 50.0), requests=(3.0,), by_hand=(2.0,), look_ups=(1.0, 4.0))
+COMMANDS = commands.CommandTimes(tasks=(12.0, 17.0, 90.0), bare=(1.0, 2.0, 3.0))
+DOCS = {"processor": parallel_docs.DocsTimes((1.0, 9.0), (7.5,)), "model": parallel_docs.DocsTimes((2.0,), (5.0,))}
+SLOW_DOCS = {name: parallel_docs.DocsTimes((1.0,), (each,)) for name, each in (("processor", 1.4), ("model", 2.4))}
+WAITS = priorities.Waits(
+    loaded=(1.0,) * 98 + (201.0,) * 2,
+    idle_peer=(9.0,) * 99 + (50.0,),
+    idle_peer_of_hauler=(2.0, 3.0),
+    flood=priorities.Starts(p0=120, p2=10),
+)
+FOOTPRINT = footprint.Footprint(79.9, 1.0, help_milliseconds=(100.0, 200.0, 900.0), start_seconds=(1.0, 2.0, 9.0))
+STATE = workflow_state.Found(
+    (1.0,) * 99 + (50.0,), (2.0,) * 99 + (60.0,), (1.0, 2.0), (6.0, 8.0), (0.5, 0.6, 0.7), (1.0, 2.0, 3.0), 1.9, 60.0
+)
+DEPTHS = [depth(1_000, 1.0, 1.0), depth(10_000, 50.0, 100.0), depth(100_000, 0.0, 0.0), depth(10**6, 70.0, 121.0)]
+TRIPS = {Side.CODITECT: (1.0,) * 98 + (3.2, 3.2), Side.AIO_PIKA: (1.0,) * 98 + (2.0, 2.0)}
+GROWN = {
+    "wider": [
+        Grown("a", 1_000, 1.0, 90.0),
+        Grown("b", 10_000, 11.0, 120.0, 11.0),
+        Grown("c", 100_000, 121.1, 249.0, 11.01),
+    ],
+    "longer": [Grown("d", 1_000, 1.0, 90.0), Grown("e", 10_000, 10.5, 250.0, 10.5)],
+    "more": [Grown("f", 10_000, 1.0, 90.0), Grown("g", 100_000, 12.0, 90.0, 12.0)],
+}
+STORES = workflow_stores.Found(
+    stores("fan", 1.6) | stores("chain", 2.0) | stores("layered", 2.5), [{"committed": 100, "conflicted": 3}]
+)
+STREAMS = event_streams.StreamDelays((*[10.0] * 99, 900.0))
+SLOW_STREAMS = event_streams.StreamDelays((*[10.0] * 98, 250.0, 900.0))
+VERDICTS: dict[str, tuple[tuple[Verdict, ...], str]] = {
+    "throughput": (throughput.verdict(by_hand(one_pace(1.0, 300.0, 900.0, client=50.0))), "+++"),
+    "throughput, slow": (throughput.verdict(by_hand(one_pace(299.0, agent=50.1))), "-+-"),
+    "fire and forget": (fire_and_forget.verdict(by_hand(one_pace(300.0))), "+"),
+    "fire and forget, slow": (fire_and_forget.verdict(by_hand(one_pace(299.0))), "-"),
+    "round trip, slow at the end": (round_trip.verdict(TRIPS), "+-"),
+    "backlog": (backlog.verdict(DEPTHS), "+-"),
+    "slots": (slots.verdict(slots.Walls(p0=(1.05, 1.0, 9.0), p1=(9.0,))), "+"),
+    "slots, idle": (slots.verdict(slots.Walls(p0=(1.06,), p1=(1.0,))), "-"),
+    "priorities, slow at the end": (priorities.verdict(WAITS), "-+++"),
+    "priorities, bulk work in the flood": (priorities.verdict(replace(WAITS, flood=priorities.Starts(61, 39))), "-++-"),
+    "footprint": (footprint.verdict(FOOTPRINT), "+-+-"),
+    "breakers": (breakers.verdicts(OUTAGE), "+++"),
+    "breakers, slow": (breakers.verdicts(replace(OUTAGE, calls=(5.1,), opened=(0.0, 1.1), probes=(2.0, 3.0))), "---"),
+    "schedules": (schedules.verdicts(TICKS), "++"),
+    "schedules, slow": (schedules.verdicts(replace(TICKS, idle_percent_with=1.6, late=(0.01, 1.0))), "--"),
+    "timers": (timers.verdicts(DUE), "+"),
+    "timers, late": (timers.verdicts(replace(DUE, last=10.0)), "-"),
+    "tracing": (tracing.verdicts(traced(94, 98)), "++"),
+    "tracing, slow": (tracing.verdicts(traced(92, 96)), "--"),
+    "the API": (http_api.verdicts(API), "++"),
+    "the API, slow": (
+        http_api.verdicts(replace(API, requests=(4.1,), reads={"agents": http_api.ReadRate(500.0, 999.0)})),
+        "--",
+    ),
+    "event streams": (event_streams.verdicts(STREAMS), "+"),
+    "event streams, late": (event_streams.verdicts(SLOW_STREAMS), "-"),
+    "locks": (locks.verdicts(LOCKS), "+++"),
+    "locks, slow": (locks.verdicts(replace(LOCKS, locks=(4.2,), turns=(20.0,), accepted=1)), "---"),
+    "threads": (threads.verdicts(TALK), "+++"),
+    "threads, slow": (threads.verdicts(replace(TALK, messages=(10.0,), requests=(3.1,), look_ups=(5.0,))), "---"),
+    "commands": (commands.verdicts(COMMANDS), "+"),
+    "commands, slow": (commands.verdicts(replace(COMMANDS, tasks=(17.1,))), "-"),
+    "parallel documents": (parallel_docs.verdicts(DOCS), "++"),
+    "parallel documents, slow": (parallel_docs.verdicts(SLOW_DOCS), "--"),
+    "workflows": (workflows.verdicts(FULL, SIDES), "++++-+-"),
+    "workflows, alone": (workflows.verdicts(FULL, graph_seconds(ours=(5_000, 1.5, 4_000))), ""),
+    "workflow size": (workflow_size.verdicts(GROWN), "+-+--"),
+    "workflow state": (workflow_state.verdicts(STATE, 10_000), "+++"),
+    "workflow state, slow": (
+        workflow_state.verdicts(replace(STATE, query_milliseconds=(10.0,), cpu_percent=2.0), 10_000),
+        "-+-",
+    ),
+    "workflow stores": (workflow_stores.verdicts(QUICK, STORES), "++-"),
+}
+
+
+@pytest.mark.parametrize(("verdicts", "met"), VERDICTS.values(), ids=VERDICTS)
+def test_each_part_meets_or_misses_its_bounds(verdicts: tuple[Verdict, ...], met: str) -> None:
+    assert "".join("+" if verdict.ok else "-" for verdict in verdicts) == met
+
+
+def test_what_is_judged_is_a_middle_a_share_or_a_ratio() -> None:
+    def measured(verdicts: tuple[Verdict, ...]) -> list[float]:
+        return [rounded(verdict.measured) for verdict in verdicts]
+
+    assert measured(commands.verdicts(COMMANDS)) == [15.0]
+    assert measured(locks.verdicts(LOCKS))[0] == 2.0
+    assert measured(priorities.verdict(WAITS)) == [201.0, 9.0, 0.07692, 0.9231]
+    assert measured(slots.verdict(slots.Walls(p0=(1.05, 1.0, 9.0), p1=(9.0,)))) == [95.24]
+    assert measured(workflows.verdicts(FULL, SIDES)) == [5.0, 4.0, 2.501, 0.9375, 4.999, 4.443, 2.499]
+    assert measured(workflow_stores.verdicts(QUICK, STORES)) == [0.625, 0.5, 0.4]
+    assert http_api.verdicts(API)[0].target == 4.0
+    assert backlog.verdict(DEPTHS)[0].name == "client's memory, growth from 10,000 to 1,000,000 queued"
 
 
 @pytest.mark.parametrize(
-    ("direct", "plain", "verdicts"),
+    ("figures", "values"),
     [
-        ((1.0, 300.0, 900.0), (90.0,), [(3.0, True), (0.9, True)]),
-        ((299.0,), (89.0,), [(2.99, False), (0.89, False)]),
+        (round_trip.figures(TRIPS), [1.0, 3.2, 1.0, 2.0]),
+        (slots.figures(slots.Walls((1.0,), (2.0,))), [1.0, 2.0]),
+        (priorities.figures(WAITS), [1.0, 201.0, 9.0, 50.0, 2.0, 3.0, 120, 10]),
+        (footprint.figures(FOOTPRINT), [900.0, 9.0]),
+        (workflow_state.figures(STATE), [1.0, 2.0, 2.0, 6.0, 6.0, 0.6, 3.0, 60.0]),
+        (event_streams.figures(STREAMS), [10.0, 900.0]),
     ],
 )
-def test_throughput_wants_three_times_the_hand_written_program_and_nine_tenths_on_the_plain_path(
-    direct: tuple[float, ...], plain: tuple[float, ...], verdicts: list[tuple[float, bool]]
-) -> None:
-    found = by_hand(one_pace(*direct), one_pace(*plain))
-
-    assert judged(throughput.verdict(found))[:2] == verdicts
+def test_figures_are_those_that_were_measured(figures: tuple[Any, ...], values: list[float]) -> None:
+    assert [figure.value for figure in figures] == values
 
 
-def test_throughput_wants_client_and_agent_cheap_on_direct_frames_only() -> None:
-    found = by_hand(one_pace(300.0, client=50.0, agent=50.1), one_pace(100.0, client=500.0, agent=500.0))
-
-    assert judged(throughput.verdict(found))[2:] == [(50.0, True), (50.1, False)]
-
-
-def test_fire_and_forget_wants_three_times_the_hand_written_program() -> None:
-    assert judged(fire_and_forget.verdict(by_hand(one_pace(300.0)))) == [(3.0, True)]
-    assert judged(fire_and_forget.verdict(by_hand(one_pace(299.0)))) == [(2.99, False)]
+@pytest.mark.parametrize(("probes", "most"), [((), 0), ((1.0, 3.0), 1), ((1.0, 2.0, 2.5), 3), ((1.0, 2.5, 4.0), 2)])
+def test_probes_are_counted_within_an_interval_of_each_other(probes: tuple[float, ...], most: int) -> None:
+    assert breakers.most_in_an_interval(probes) == most
 
 
-def test_figures_show_every_side() -> None:
-    names = [figure.name for figure in pace.figures(by_hand(one_pace(300.0)))]
-
-    assert names[0] == "coditect: tasks per second"
-    assert names[-1] == "aio-pika: CPU of the broker per task"
-
-
-def test_round_trips_are_pooled_over_the_rounds() -> None:
-    assert round_trip.pooled([{"milliseconds": [1.0, 2.0]}, {"milliseconds": [3.0]}]) == (1.0, 2.0, 3.0)
+def test_a_tick_is_in_the_id_of_its_workflow_and_ticks_are_spread() -> None:
+    assert schedules.lateness("019b76da-abe8-7567-b7b3-6dd9b592b055", 0x019B76DAABE8 + 250) == 0.25
+    spread = {"0 0-59/5 * * * *", "1 1-59/5 * * * *", "59 4-59/5 * * * *"}
+    assert {schedules.spread(number) for number in (0, 61, 299, 300)} == spread
 
 
-def test_round_trip_compares_middle_and_slow_end() -> None:
-    found = {
-        Side.DIRECT: (1.0,) * 98 + (3.2, 3.2),
-        Side.PLAIN: (1.2,) * 98 + (4.0, 4.0),
-        Side.AIO_PIKA: (1.0,) * 98 + (2.0, 2.0),
-    }
+def test_pace_is_per_task_and_a_side_without_rounds_has_none() -> None:
+    found = pace.paces({Side.AIO_PIKA: rounds(0.5), Side.RQ: []})
 
-    assert judged(round_trip.verdict(found)) == [(1.0, True), (1.6, False), (1.2, True), (2.0, True)]
-    assert [figure.value for figure in round_trip.figures(found)] == [1.0, 3.2, 1.2, 4.0, 1.0, 2.0]
+    assert list(found) == [Side.AIO_PIKA]
+    assert found[Side.AIO_PIKA].tasks_per_second == (200.0,)
+    assert [rounded(values[0]) for values in found[Side.AIO_PIKA].cpu_microseconds.values()] == [200.0, 300.0, 400.0]
 
 
 def test_notes_of_the_others_show_settings_and_who_could_not_run() -> None:
@@ -114,25 +223,32 @@ def test_notes_of_the_others_show_settings_and_who_could_not_run() -> None:
 
     assert [note.partition(" ")[0] for note in notes] == ["Celery", "Taskiq", "RQ", "RQ"]
     assert "task_acks_late: true" in notes[0]
-    assert 'broker_transport_options: {"confirm_publish": true}' in notes[0]
     assert "--ack-type when_saved" in notes[1]
     assert notes[-1] == "RQ could not be measured: not installed: rq | the end of a log"
-
-
-def test_other_names_the_packages_that_it_misses() -> None:
     absent = Other(("psutil", "no-such-package"), (), "", {})
-
     assert others.missing(absent) == "not installed: no-such-package (make bench installs them)"
     assert others.missing(Other(("psutil",), (), "", {})) == ""
 
 
-def test_others_are_compared_with_the_fastest_of_them() -> None:
+def test_charts_name_the_best_of_the_others_and_the_middle_of_each_step() -> None:
     found = by_hand(one_pace(400.0)) | {Side.CELERY: one_pace(50.0), Side.TASKIQ: one_pace(100.0)}
+    steps: scaling.Answer = {Side.CODITECT: {1: (10.0, 30.0, 20.0), 8: (80.0,)}, Side.AIO_PIKA: {1: (5.0,), 8: (6.0,)}}
 
-    (chart,) = others.charts(found)
-
-    assert chart.title == "No-op tasks with a result: 4.00 x Taskiq, the next queue"
+    assert [chart.title for chart in others.charts(found)] == [
+        "No-op tasks with a result: 4.00 x Taskiq, the next queue"
+    ]
     assert others.charts(by_hand(one_pace(400.0))) == ()
+    assert [chart.title for chart in workflows.charts(FULL, SIDES)] == [
+        "Fan of 1,002 nodes: 2.50 x Taskiq, the best of the others",
+        "Chain of 100 nodes: 0.94 x Taskiq, the best of the others",
+        "Layered of 1,000 nodes: 2.50 x Taskiq, the best of the others",
+    ]
+    (grown,) = workflow_size.charts(GROWN)
+    assert grown.title == "From 1,000 to 100,000 nodes in one workflow: 1,000 to 826 nodes per second on one core"
+    (chart,) = scaling.charts(scaling.BY_AGENTS, steps)
+    assert isinstance(chart, Lines)
+    assert chart.title == "From 1 to 8 agent processes: 20 to 80 tasks per second"
+    assert chart.series == {"coditect": [(1, 20.0), (8, 80.0)], "aio-pika": [(1, 5.0), (8, 6.0)]}
     assert len(OTHERS) == 3
 
 
@@ -141,75 +257,3 @@ def test_larger_bodies_are_fewer(kilobytes: int, tasks: int) -> None:
     order = scaling.sized_burst(replace(QUICK, scaling_tasks=6_000), kilobytes)
 
     assert (order.body_bytes, order.count) == (kilobytes * 1_000, tasks)
-
-
-def test_scaling_shows_the_median_of_each_step() -> None:
-    found: scaling.Answer = {Side.DIRECT: {1: (10.0, 30.0, 20.0), 8: (80.0,)}, Side.AIO_PIKA: {1: (5.0,), 8: (6.0,)}}
-
-    (chart,) = scaling.charts(scaling.BY_AGENTS, found)
-
-    assert isinstance(chart, Lines)
-    assert chart.title == "From 1 to 8 agent processes: 20 to 80 tasks per second"
-    assert chart.series == {"coditect": [(1, 20.0), (8, 80.0)], "aio-pika": [(1, 5.0), (8, 6.0)]}
-    assert [figure.value for figure in scaling.figures(scaling.BY_AGENTS, found)] == [20.0, 80.0, 5.0, 6.0]
-
-
-def depth(queued: int, client: float, agent: float) -> Depth:
-    return Depth(queued, 1_000.0, 2_000.0, (10.0, client), (20.0, agent))
-
-
-def test_backlog_compares_memory_with_a_backlog_that_fills_every_buffer() -> None:
-    found = [depth(1_000, 1.0, 1.0), depth(10_000, 50.0, 100.0), depth(100_000, 0.0, 0.0), depth(10**6, 70.0, 121.0)]
-
-    assert judged(backlog.verdict(found)) == [(20.0, True), (21.0, False)]
-    assert backlog.verdict(found)[0].name == "client's memory, growth from 10,000 to 1,000,000 queued"
-    assert [chart.name for chart in backlog.charts(found)] == ["backlog", "memory"]
-
-
-def test_slots_want_nearly_the_ideal_of_the_tasks_that_may_use_them_all() -> None:
-    assert judged(slots.verdict(Walls(p0=(1.05, 1.0, 9.0), p1=(9.0,)))) == [(95.24, True)]
-    assert judged(slots.verdict(Walls(p0=(1.06,), p1=(1.0,)))) == [(94.34, False)]
-    assert [figure.value for figure in slots.figures(Walls((1.0,), (2.0,)))] == [1.0, 2.0]
-
-
-def test_priorities_judge_the_slow_end_and_the_share() -> None:
-    found = Waits(
-        loaded=(1.0,) * 98 + (201.0,) * 2,
-        idle_peer=(9.0,) * 99 + (50.0,),
-        idle_peer_of_hauler=(2.0, 3.0),
-        flood=Starts(p0=120, p2=10),
-    )
-
-    assert judged(priorities.verdict(found)) == [(201.0, False), (9.0, True), (0.07692, True), (0.9231, True)]
-    assert [figure.value for figure in priorities.figures(found)] == [1.0, 201.0, 9.0, 50.0, 2.0, 3.0, 120, 10]
-
-
-def test_priorities_miss_when_bulk_work_takes_the_slots_of_a_flood() -> None:
-    found = Waits((1.0,), (1.0,), (1.0,), Starts(p0=61, p2=39))
-
-    assert judged(priorities.verdict(found))[-2:] == [(0.39, True), (0.61, False)]
-
-
-def test_footprint_judges_medians_of_what_is_repeated() -> None:
-    found = Footprint(79.9, 1.0, help_milliseconds=(100.0, 200.0, 900.0), start_seconds=(1.0, 2.0, 9.0))
-
-    assert judged(footprint.verdict(found)) == [(79.9, True), (1.0, False), (200.0, True), (2.0, False)]
-    assert [figure.value for figure in footprint.figures(found)] == [900.0, 9.0]
-
-
-def test_foundationdb_is_judged_by_its_share_of_sqlites_speed_in_each_graphs_undisturbed_runs() -> None:
-    found = workflow_stores.Found(
-        {
-            name: {
-                workflow_stores.Store.SQLITE: [9.0, 1.0, 9.0, 9.0, 0.1, 9.0, 9.0, 9.0],
-                workflow_stores.Store.FOUNDATIONDB: [9.0, 0.1, 9.0, 9.0, 9.0, 9.0, seconds, 9.0],
-            }
-            for name, seconds in (("fan", 1.6), ("chain", 2.0), ("layered", 2.5))
-        },
-        [{"committed": 100, "conflicted": 3}],
-    )
-
-    assert judged(workflow_stores.verdicts(QUICK, found)) == [(0.625, True), (0.5, True), (0.4, False)]
-    shown = {figure.name: figure.value for figure in workflow_stores.figures(QUICK, found)}
-    assert shown["fan of 302 on SQLite: per layer"] == 3000
-    assert shown["FoundationDB: transactions conflicted in a round of all graphs"] == 3

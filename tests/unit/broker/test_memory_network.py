@@ -9,7 +9,7 @@ from random import Random
 
 from coditect.aio.network import Way
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.broker.memory.connection import NOTICED_SECONDS
+from coditect.broker.memory.broker import NOTICED_SECONDS
 from coditect.broker.port import Delivery
 from coditect.broker.topology import Queue, Topology
 from coditect.model.message import Message

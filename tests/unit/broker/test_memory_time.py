@@ -8,13 +8,10 @@ from dataclasses import dataclass
 import pytest
 
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.broker.memory.dead_letter import Reason, is_cycle
-from coditect.broker.memory.queue import DEAD_LETTER_RETRY_SECONDS
-from coditect.broker.port import Delivery
-from coditect.broker.topology import Binding, Exchange, ExchangeType, Queue, QueueType, Topology, base_topology
+from coditect.broker.memory.queue import DEAD_LETTER_RETRY_SECONDS, Reason, is_cycle
+from coditect.broker.topology import Binding, Exchange, ExchangeType, Queue, QueueType, Topology
 from coditect.model.ids import TaskId
 from coditect.model.message import Message
-from coditect.wire import routing
 from tests.unit.broker.virtual_time import in_virtual_time
 
 DEAD = Queue("dead", delivery_limit=100)
@@ -27,22 +24,6 @@ async def put(broker: MemoryBroker, queue: str, body: bytes = b"x", **more: int)
 async def ready(broker: MemoryBroker, queue: str) -> int | None:
     stats = await broker.stats(queue)
     return None if stats is None else stats.messages
-
-
-@in_virtual_time
-async def test_retry_delay_queue_brings_a_task_back_at_its_delay() -> None:
-    loop = asyncio.get_running_loop()
-    back: list[tuple[float, str]] = []
-    async with MemoryBroker(MemoryServer()) as broker:
-        tasks = Queue("tasks.a.p1", delivery_limit=100)
-        await broker.declare(base_topology() + Topology((), (tasks,), (Binding("coditect.tasks", tasks.name, "a.p1"),)))
-        await broker.consume(tasks.name, lambda one: back.append((round(loop.time(), 3), one.routing_key)), prefetch=10)
-
-        for delay in (300_000, 1_000, 100):
-            await broker.publish(Message(b"x"), exchange=routing.retry_exchange(delay), routing_key="a.p1")
-        await asyncio.sleep(301)
-
-    assert back == [(0.1, "a.p1"), (1.0, "a.p1"), (300.0, "a.p1")]
 
 
 @in_virtual_time
@@ -214,21 +195,3 @@ def test_cycle_is_a_way_back_on_which_nobody_rejected(deaths: object, reason: Re
     headers = {} if deaths is None else {"x-death": deaths}
 
     assert is_cycle(headers, "target", reason) is cycle
-
-
-@in_virtual_time
-async def test_ten_thousand_messages_pass_in_order() -> None:
-    seen: list[bytes] = []
-
-    def take(delivery: Delivery) -> None:
-        seen.append(delivery.message.body)
-        delivery.ack()
-
-    async with MemoryBroker(MemoryServer()) as broker:
-        await broker.declare(Topology(queues=(Queue("queue", delivery_limit=100),)))
-        await broker.consume("queue", take, prefetch=100)
-        for number in range(10_000):
-            await put(broker, "queue", str(number).encode())
-        await asyncio.sleep(1)
-
-    assert seen == [str(number).encode() for number in range(10_000)]

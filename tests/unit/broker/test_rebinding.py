@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from coditect.broker.rabbitmq import declare as rare
-from coditect.broker.rabbitmq.entities import Entities
+from coditect.broker.rabbitmq.declare import Entities
 from coditect.broker.topology import Binding, Queue, Topology
 
 CONNECTION: Any = None

@@ -4,32 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import tomllib
 import traceback
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock, patch
+from unittest.mock import AsyncMock, Mock, patch
 
 import pytest
 from aiormq.abc import AbstractConnection
+from aiormq.channel import Channel
 from aiormq.exceptions import ConnectionInternalError
 
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.rabbitmq.connection import recovery
-from coditect.broker.rabbitmq.connection.recovery import (
-    ANSWER_SECONDS,
-    CLOSED,
-    CONNECT_SECONDS,
+from coditect.broker.rabbitmq import connection as recovery
+from coditect.broker.rabbitmq.channels import TESTED_AIORMQ, open_channel
+from coditect.broker.rabbitmq.connection import (
+    BROKER_CONNECT_SECONDS,
+    CONNECTION_CHECK_SECONDS,
+    GREETED_SECONDS,
     LASTED_SECONDS,
-    LOOK_SECONDS,
+    PROBE_ANSWER_SECONDS,
     QUIET_SECONDS,
+    UNREACHABLE_BACKOFF,
     RabbitConnection,
     hosts_of,
 )
-from coditect.broker.rabbitmq.frames.question import ChannelQuestion
-from coditect.broker.rabbitmq.plain import PlainPath
+from coditect.broker.rabbitmq.stream import LivenessProbe
 from coditect.cli.terminal.failure import describe
 from coditect.errors import BrokerUnavailable, SetupError
+from tests.servers import ROOT
 from tests.unit.broker.virtual_time import in_virtual_time
 
 
@@ -67,7 +73,7 @@ def test_setting_names_one_host_or_several(setting: str, hosts: list[str]) -> No
 )
 def test_url_that_can_be_misread_is_refused_without_its_password(setting: str) -> None:
     with pytest.raises(SetupError) as refused:
-        RabbitConnection(setting, name="one", path=PlainPath(), restore=nothing)
+        RabbitConnection(setting, name="one", restore=nothing)
 
     assert "hunter2" not in "".join(traceback.format_exception(refused.value)).replace(setting, "")
     assert "hunter2" not in describe(refused.value)
@@ -98,12 +104,21 @@ def test_url_that_leaves_a_connection_unencrypted_by_mistake_is_refused(setting:
     assert "amqps://" in str(refused.value.facts["fix"])
 
 
-@pytest.mark.parametrize("parameter", ["heartbeat=60", "name=me", "verify=none", "cafiles=x"])
+@pytest.mark.parametrize("parameter", ["name=me", "verify=none", "cafiles=x"])
 def test_unknown_parameter_is_refused_by_name(parameter: str) -> None:
     with pytest.raises(SetupError, match="unknown parameter") as refused:
         hosts_of(f"amqp://host/?{parameter}")
 
     assert refused.value.facts["parameter"] == parameter.partition("=")[0]
+
+
+@pytest.mark.parametrize("seconds", ["1", "61", "1e1", "", "²"])
+def test_heartbeat_outside_of_its_range_is_refused(seconds: str) -> None:
+    RabbitConnection("amqp://host/?heartbeat=60", name="a", restore=nothing)
+    with pytest.raises(SetupError, match="heartbeat") as refused:
+        RabbitConnection(f"amqp://host/?heartbeat={seconds}", name="a", restore=nothing)
+
+    assert refused.value.facts["variable"] == "CODITECT_AMQP_URL"
 
 
 def test_password_that_is_encoded_is_taken() -> None:
@@ -115,8 +130,19 @@ def test_password_that_is_encoded_is_taken() -> None:
 async def nothing(_: object) -> None: ...
 
 
+@asynccontextmanager
+async def running(link: RabbitConnection) -> AsyncIterator[None]:
+    """Connects in the background, until the block ends."""
+    task = asyncio.create_task(link.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
 async def test_pauses_grow_to_a_bound_and_differ_between_processes() -> None:
-    links = [RabbitConnection("amqp://localhost", name=str(n), path=PlainPath(), restore=nothing) for n in range(20)]
+    links = [RabbitConnection("amqp://localhost", name=str(n), restore=nothing) for n in range(20)]
     for link in links:
         link.last_error = ConnectionRefusedError()
 
@@ -124,8 +150,8 @@ async def test_pauses_grow_to_a_bound_and_differ_between_processes() -> None:
 
     assert len({round(row[0], 6) for row in pauses}) > 1
     for row in pauses:
-        assert row[0] <= CLOSED.first
-        assert all(CLOSED.longest / 2 <= pause <= CLOSED.longest for pause in row[4:])
+        assert row[0] <= UNREACHABLE_BACKOFF.first
+        assert all(UNREACHABLE_BACKOFF.longest / 2 <= pause <= UNREACHABLE_BACKOFF.longest for pause in row[4:])
         assert all(later >= earlier / 2 for earlier, later in pairwise(row))
 
 
@@ -159,12 +185,23 @@ async def test_frozen_host_is_passed_over_long_before_a_slow_one_would_be_given_
     """A frozen process's kernel takes the connection, and nobody answers on it."""
     with socket.create_server(("127.0.0.1", 0)) as frozen, socket.create_server(("127.0.0.1", 0)) as other:
         hosts = ",".join(f"127.0.0.1:{one.getsockname()[1]}" for one in (frozen, other))
-        link = RabbitConnection(f"amqp://{hosts}", name="a", path=PlainPath(), restore=nothing)
+        link = RabbitConnection(f"amqp://{hosts}", name="a", restore=nothing)
         with patch.object(recovery, "GREETED_SECONDS", 0.05):
-            async with asyncio.timeout(CONNECT_SECONDS - 1):
+            async with asyncio.timeout(BROKER_CONNECT_SECONDS - 1):
                 opened = await link._open()
 
     assert (opened, type(link.last_error)) == (None, TimeoutError)
+
+
+@in_virtual_time
+async def test_hosts_that_are_all_slow_are_connected_to_in_the_second_round() -> None:
+    link = Answering("amqp://one,two", name="a", restore=nothing)
+
+    with patch.object(recovery, "_Connection", Slow):
+        async with running(link):
+            await link.first(15.0)
+
+    assert link.last_error is None
 
 
 class Greeted:
@@ -175,58 +212,98 @@ class Greeted:
 
     def __init__(self, *_: object, **__: object) -> None: ...
 
+    def __getattr__(self, _: str) -> None:
+        """Have every other part of aiormq's connection."""
+
     async def connect(self) -> None: ...
 
     async def close(self) -> None:
         Greeted.closed = True
 
 
-class UnansweredPath(PlainPath):
-    async def question(self, connection: AbstractConnection) -> ChannelQuestion:
+class Unanswered(RabbitConnection):
+    async def _new_probe(self, connection: AbstractConnection) -> LivenessProbe:
         return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
 
 
 @in_virtual_time
-async def test_connection_whose_first_question_is_not_answered_is_given_up_in_time() -> None:
-    link = RabbitConnection("amqp://localhost", name="a", path=UnansweredPath(), restore=nothing)
+async def test_connection_whose_first_probe_is_not_answered_is_given_up_in_time() -> None:
+    link = Unanswered("amqp://localhost", name="a", restore=nothing)
     began = asyncio.get_running_loop().time()
 
     with patch.object(recovery, "_Connection", Greeted):
         opened = await link._open()
 
     assert (opened, Greeted.closed, type(link.last_error)) == (None, True, TimeoutError)
-    assert asyncio.get_running_loop().time() - began <= CONNECT_SECONDS + 0.01
+    assert asyncio.get_running_loop().time() - began <= BROKER_CONNECT_SECONDS + 0.01
+
+
+class Truncated(Greeted):
+    """A connection of an aiormq that works in another way."""
+
+    def __getattr__(self, name: str) -> None:
+        if name in {"closing", "write_queue"}:
+            raise AttributeError
+
+
+async def test_library_that_lacks_what_the_frames_rely_on_is_a_wrong_set_up() -> None:
+    link = RabbitConnection("amqp://localhost", name="a", restore=nothing)
+
+    with patch.object(recovery, "_Connection", Truncated):
+        async with running(link):
+            with pytest.raises(SetupError, match="aiormq lacks") as refused:
+                await link.first(30)
+
+    assert refused.value.facts["missing"] == "closing, write_queue"
+    assert refused.value.facts["fix"] == f"pip install 'aiormq{TESTED_AIORMQ}'"
+
+
+async def test_channel_of_the_library_that_lacks_a_part_is_a_wrong_set_up() -> None:
+    opened = Mock(spec=Channel)
+    del opened.basic_qos
+    connection: Any = Mock(channel=AsyncMock(return_value=opened))
+
+    with pytest.raises(SetupError, match="aiormq lacks") as refused:
+        await open_channel(connection)
+
+    assert "basic_qos" in str(refused.value.facts["missing"])
+
+
+def test_versions_of_the_library_that_are_tested_are_those_that_the_package_requires() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    assert f"aiormq{TESTED_AIORMQ}" in project["dependencies"]
 
 
 class Silent:
-    """A connection, its transport and its question in one, none of which the broker answers for now."""
+    """A connection, its transport and its probe in one, none of which the broker answers for now."""
 
     is_closed = False
     silent_seconds = QUIET_SECONDS + 0.1
 
     def __init__(self) -> None:
         self.closing = asyncio.get_running_loop().create_future()
-        self.questions = 0
+        self.probes = 0
 
     async def ready(self) -> None:
         """Return: there is no alarm."""
 
-    def ask(self) -> asyncio.Future[bool]:
-        self.questions += 1
+    def send(self) -> asyncio.Future[bool]:
+        self.probes += 1
         return asyncio.get_running_loop().create_future()
 
 
 @in_virtual_time
 async def test_connection_that_was_silent_is_looked_at_often_until_it_speaks() -> None:
-    link, silent = RabbitConnection("amqp://localhost", name="a", path=PlainPath(), restore=nothing), Silent()
+    link, silent = RabbitConnection("amqp://localhost", name="a", restore=nothing), Silent()
     parts: Any = silent
-    link._connection = link._transport = link._question = parts
+    link._connection = link._transport = link._probe = parts
     watching = asyncio.create_task(link._until_lost(parts))
 
-    await asyncio.sleep(LOOK_SECONDS + ANSWER_SECONDS + 0.01)
-    assert (link.answering, silent.questions) == (False, 1)
+    await asyncio.sleep(CONNECTION_CHECK_SECONDS + PROBE_ANSWER_SECONDS + 0.01)
+    assert (link.answering, silent.probes) == (False, 1)
     silent.silent_seconds = 0.0  # a connection that was never silent would be looked at in QUIET_SECONDS again
-    await asyncio.sleep(LOOK_SECONDS)
+    await asyncio.sleep(CONNECTION_CHECK_SECONDS)
 
     assert link.answering
     silent.closing.set_result(None)
@@ -250,11 +327,21 @@ class Ended(Greeted):
         """Return: there is no alarm."""
 
 
-class AnsweringPath(PlainPath):
-    async def question(self, connection: AbstractConnection) -> ChannelQuestion:
+class Slow(Ended):
+    """A connection whose host sends nothing before the TLS handshake has ended, which takes long."""
+
+    lasts = 1_000.0
+
+    async def connect(self) -> None:
+        await asyncio.sleep(GREETED_SECONDS + 1.0)
+        await super().connect()
+
+
+class Answering(RabbitConnection):
+    async def _new_probe(self, connection: AbstractConnection) -> LivenessProbe:
         answered: Any = asyncio.get_running_loop().create_future()
         answered.set_result(True)
-        return Mock(ask=lambda: answered)
+        return Mock(send=lambda: answered)
 
 
 @pytest.mark.parametrize(("lasts", "at_least", "at_most"), [(0.05, 10, 60), (LASTED_SECONDS + 0.5, 39, 41)])
@@ -262,14 +349,12 @@ class AnsweringPath(PlainPath):
 async def test_connection_that_ends_at_once_is_opened_again_with_pauses_and_its_end_is_said(
     lasts: float, at_least: int, at_most: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    link = RabbitConnection("amqp://localhost", name="a", path=AnsweringPath(), restore=nothing)
+    link = Answering("amqp://localhost", name="a", restore=nothing)
     ended: Any = type("Ended", (Ended,), {"lasts": lasts})
 
     with patch.object(recovery, "_Connection", ended):
-        running = asyncio.create_task(link.run())
-        await asyncio.sleep(59.7)  # no connection ends at this instant, unseen by the link
-        running.cancel()
-        await asyncio.wait({running})
+        async with running(link):
+            await asyncio.sleep(59.7)  # no connection ends at this instant, unseen by the link
 
     assert at_least <= ended.opened <= at_most
     assert "INTERNAL_ERROR" in vars(next(one for one in caplog.records if "was lost" in one.getMessage()))["reason"]
@@ -279,13 +364,9 @@ async def test_connection_that_ends_at_once_is_opened_again_with_pauses_and_its_
 async def test_certificate_that_cannot_be_read_is_a_wrong_set_up(parameter: str, tmp_path: Path) -> None:
     (tmp_path / "empty.pem").touch()
     url = f"amqps://user:hunter2@127.0.0.1:1/?{parameter.format(tmp_path)}"
-    link = RabbitConnection(url, name="one", path=PlainPath(), restore=nothing)
-    running = asyncio.create_task(link.run())
-    try:
+    link = RabbitConnection(url, name="one", restore=nothing)
+    async with running(link):
         with pytest.raises(SetupError, match="certificate or key") as refused:
             await link.first(30)
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
 
     assert "hunter2" not in describe(refused.value)

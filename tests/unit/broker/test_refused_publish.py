@@ -7,30 +7,45 @@ died may have handed the message to a consumer before.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import count
 from typing import Any
 
 import pytest
 from aiormq.exceptions import ChannelInvalidStateError
+from pamqp import frame
+from pamqp.commands import Connection
 
 from coditect.aio.supervisor import Health, Supervisor
-from coditect.broker.rabbitmq.path import PublishRefused, Unconfirmed
-from coditect.broker.rabbitmq.publishing.channels import GRACE_SECONDS, LOOK_SECONDS, RENEW_SECONDS, STUCK_SECONDS
-from coditect.broker.rabbitmq.publishing.publisher import Publisher
+from coditect.broker.rabbitmq.publisher_channel import PublishRefused, Unconfirmed
+from coditect.broker.rabbitmq.publishing import (
+    MAX_DEDICATED_CHANNELS,
+    MAX_RENEW_SECONDS,
+    PUBLISH_CHECK_SECONDS,
+    RENEW_SECONDS,
+    STUCK_GRACE_SECONDS,
+    STUCK_SECONDS,
+    ConfirmWindow,
+    PublishChannels,
+    Publisher,
+    WindowedChannel,
+)
 from coditect.errors import Overloaded, PublishUnconfirmed
 from coditect.model.message import Message
+from coditect.wire import routing
 from coditect.wire.tasks import SENT_AGAIN
+from tests.unit.broker.direct.wire import Wire, ack
 from tests.unit.broker.virtual_time import in_virtual_time
 
 
 class ScriptedConnection:
-    """An open connection, its wire path and its publishing channel in one, with an outcome for each try."""
+    """An open connection and its publishing channel in one, with an outcome for each try."""
 
     up, closed, ready, held_up, oldest = True, False, False, False, None
     address = "amqp://localhost/"
 
     def __init__(self, outcomes: Sequence[BaseException | None]) -> None:
-        self.path: Any = self
         self.connection: Any = self
         self._outcomes = list(outcomes)
         self.sent: list[Message] = []
@@ -48,7 +63,7 @@ class ScriptedConnection:
     async def close(self) -> None:
         self.ended = True
 
-    async def gate(self) -> bool:
+    async def wait_for_room(self) -> bool:
         return True
 
     async def answers(self) -> bool:
@@ -61,59 +76,55 @@ class ScriptedConnection:
             raise outcome
 
 
-async def published(outcomes: Sequence[BaseException | None], *, wait_when_full: bool = True) -> list[bool]:
+@asynccontextmanager
+async def publishing(connection: Any, *, window: int = 100) -> AsyncIterator[Publisher]:
+    async with Supervisor(Health()) as background:
+        routes: Any = None
+        publisher = Publisher(connection, background, window=window, restore_route=routes)
+        publisher.open()
+        yield publisher
+
+
+def publish(
+    publisher: Publisher, key: str, seconds: float, *, exchange: str = "", wait_when_full: bool = True
+) -> asyncio.Future[None]:
+    published = publisher.publish(
+        Message(b"x"), exchange=exchange, routing_key=key, timeout_seconds=seconds, wait_when_full=wait_when_full
+    )
+    return asyncio.ensure_future(published)
+
+
+async def tries(outcomes: Sequence[BaseException | None], *, wait_when_full: bool = True) -> list[bool]:
     """Whether each try of one publish was marked as one that is sent again."""
-    connection: Any = ScriptedConnection(outcomes)
-    background = Supervisor(Health())
-    routes: Any = None
-    publisher = Publisher(connection, background, window=10, ways=routes)
-    publisher.open()
-    try:
-        await publisher.publish(
-            Message(b"x"), exchange="", routing_key="q", timeout_seconds=1.0, wait_when_full=wait_when_full
-        )
-    finally:
-        await background.close()
-        assert connection.sent
+    connection = ScriptedConnection(outcomes)
+    async with publishing(connection, window=10) as publisher:
+        await publish(publisher, "q", 1.0, wait_when_full=wait_when_full)
     return [SENT_AGAIN in message.headers for message in connection.sent]
 
 
-class RefusingPath(ScriptedConnection):
-    """A connection whose first two channels refuse everything."""
-
-    def __init__(self) -> None:
-        super().__init__([PublishRefused()])
-        self.opened: list[ScriptedConnection] = []
-
-    async def publisher_channel(self, _: object) -> ScriptedConnection:
-        channel = ScriptedConnection([PublishRefused() if len(self.opened) < 2 else None])
-        channel.connection = self
-        self.opened.append(channel)
-        return channel
-
-
 @in_virtual_time
-async def test_publish_that_a_channel_refuses_for_a_second_goes_over_a_new_one() -> None:
-    connection: Any = RefusingPath()
-    background = Supervisor(Health())
-    routes: Any = None
-    publisher = Publisher(connection, background, window=10, ways=routes)
-    publisher.open()
-    loop = asyncio.get_running_loop()
-    began = loop.time()
+async def test_publish_is_marked_from_its_first_refusal_on() -> None:
+    assert await tries([PublishRefused(), PublishRefused(), None]) == [False, True, True]
 
-    await publisher.publish(Message(b"x"), exchange="", routing_key="q", timeout_seconds=30.0, wait_when_full=True)
 
-    took = loop.time() - began
-    await asyncio.sleep(LOOK_SECONDS)
-    ends = [channel.ended for channel in connection.opened]
-    await background.close()
-    assert (len(ends), ends) == (3, [True, True, False])
-    assert took < 2 * RENEW_SECONDS + 2.0
+@pytest.mark.parametrize(
+    ("outcomes", "waits", "error"),
+    [
+        ([PublishRefused()], True, Overloaded),
+        ([PublishRefused()], False, Overloaded),
+        ([ConnectionResetError(), PublishRefused()], True, PublishUnconfirmed),
+    ],
+)
+@in_virtual_time
+async def test_publish_that_is_refused_to_the_end_is_overload_unless_it_was_lost_before(
+    outcomes: list[BaseException], waits: bool, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        await tries(outcomes, wait_when_full=waits)
 
 
 class QueuesOfAKind(ScriptedConnection):
-    """A connection to a broker of which some queues are full and one never answers; counts the opened channels."""
+    """A connection to a broker of which some queues are full and one never answers; keeps the opened channels."""
 
     def __init__(self) -> None:
         super().__init__([None])
@@ -127,13 +138,15 @@ class QueuesOfAKind(ScriptedConnection):
 class KindOfChannel(ScriptedConnection):
     """A channel that refuses publishes to `full...`, never confirms those to `hung`, and confirms all others.
 
-    The first channel does not confirm those to `moved`, either: it asks the queue's dead leader.
+    The first two channels refuse those to `stale`, and the first does not confirm those to `moved`: they ask the
+    queue's dead leader.
     """
 
     def __init__(self, connection: QueuesOfAKind) -> None:
         super().__init__([None])
         self.connection = connection
         self.unconfirmed: list[asyncio.Future[None]] = []
+        self.refused = ("full", "stale") if len(connection.opened) < 2 else ("full",)
         self.stuck = "moved" if not connection.opened else ""
 
     @property
@@ -142,12 +155,12 @@ class KindOfChannel(ScriptedConnection):
 
     async def close(self) -> None:
         self.ended = self.closed = True
-        for publish in self.unconfirmed:
-            if not publish.done():
-                publish.set_exception(ChannelInvalidStateError("closed"))
+        for confirm in self.unconfirmed:
+            if not confirm.done():
+                confirm.set_exception(ChannelInvalidStateError("closed"))
 
     async def send(self, message: Message, *, routing_key: str = "", **_: str) -> None:
-        if routing_key.startswith("full"):
+        if routing_key.startswith(self.refused):
             raise PublishRefused
         if routing_key in ("hung", self.stuck):
             self.stuck = routing_key
@@ -160,92 +173,247 @@ class KindOfChannel(ScriptedConnection):
                     self.unconfirmed.remove(confirm)
 
 
-async def outcome(publish: Any) -> BaseException | None:
-    try:
-        await publish
-    except (Overloaded, PublishUnconfirmed) as error:
-        return error
-    return None
+@in_virtual_time
+async def test_publish_that_a_channel_refuses_for_a_second_goes_over_a_new_one() -> None:
+    connection, loop = QueuesOfAKind(), asyncio.get_running_loop()
+    async with publishing(connection, window=10) as publisher:
+        began = loop.time()
+        await publish(publisher, "stale", 30.0)
+        took = loop.time() - began
+        await asyncio.sleep(PUBLISH_CHECK_SECONDS)
+
+        assert [channel.ended for channel in connection.opened] == [True, True, False]
+    assert took < 2 * RENEW_SECONDS + 2.0
 
 
 @in_virtual_time
 async def test_full_queues_and_one_that_does_not_answer_hold_up_no_other_publish() -> None:
-    connection: Any = QueuesOfAKind()
-    background = Supervisor(Health())
-    routes: Any = None
-    publisher = Publisher(connection, background, window=40, ways=routes)
-    publisher.open()
-    loop = asyncio.get_running_loop()
+    connection, loop = QueuesOfAKind(), asyncio.get_running_loop()
+    async with publishing(connection, window=40) as publisher:
+        waiting = [publish(publisher, f"full.{number}", 60.0) for number in range(10)]
+        slowest, open_at_once = 0.0, 0
+        while loop.time() < 60.0:
+            waiting += [publish(publisher, "hung", 30.0) for _ in range(2)]
+            began = loop.time()
+            await publish(publisher, "free", 30.0)
+            slowest = max(slowest, loop.time() - began)
+            await asyncio.sleep(0.5)
+            open_at_once = max(open_at_once, sum(not one.ended for one in connection.opened))
+        ended = await asyncio.gather(*waiting, return_exceptions=True)
 
-    def publish(key: str, seconds: float) -> Any:
-        return publisher.publish(
-            Message(b"x"), exchange="", routing_key=key, timeout_seconds=seconds, wait_when_full=True
-        )
-
-    waiting = [asyncio.create_task(outcome(publish(f"full.{number}", 60.0))) for number in range(10)]
-    slowest, open_at_once = 0.0, 0
-    while loop.time() < 60.0:
-        waiting += [asyncio.create_task(outcome(publish("hung", 30.0))) for _ in range(2)]
-        began = loop.time()
-        await publish("free", 30.0)
-        slowest = max(slowest, loop.time() - began)
-        await asyncio.sleep(0.5)
-        open_at_once = max(open_at_once, sum(not one.ended for one in connection.opened))
-    await asyncio.gather(*waiting)
-    await background.close()
-
+    assert {type(one) for one in ended} <= {type(None), Overloaded, PublishUnconfirmed}
     assert slowest < 1.0
     assert open_at_once <= 10
 
 
 @in_virtual_time
 async def test_queue_whose_leader_died_is_reached_over_a_new_channel() -> None:
-    connection: Any = QueuesOfAKind()
-    background = Supervisor(Health())
-    routes: Any = None
-    publisher = Publisher(connection, background, window=10, ways=routes)
-    publisher.open()
-
-    for most_seconds in (STUCK_SECONDS + GRACE_SECONDS + 2 * LOOK_SECONDS, 0.1):
-        async with asyncio.timeout(most_seconds):
-            await publisher.publish(
-                Message(b"x"), exchange="", routing_key="moved", timeout_seconds=30.0, wait_when_full=True
-            )
-
-    await background.close()
+    async with publishing(QueuesOfAKind(), window=10) as publisher:
+        for most_seconds in (STUCK_SECONDS + STUCK_GRACE_SECONDS + 2 * PUBLISH_CHECK_SECONDS, 0.1):
+            async with asyncio.timeout(most_seconds):
+                await publish(publisher, "moved", 30.0)
 
 
 @in_virtual_time
 async def test_full_queue_gets_new_channels_ever_more_rarely() -> None:
-    connection: Any = QueuesOfAKind()
-    background = Supervisor(Health())
-    routes: Any = None
-    publisher = Publisher(connection, background, window=10, ways=routes)
-    publisher.open()
+    connection = QueuesOfAKind()
+    async with publishing(connection, window=10) as publisher:
+        with pytest.raises(Overloaded):
+            await publish(publisher, "full", 600.0)
 
-    full = publisher.publish(Message(b"x"), exchange="", routing_key="full", timeout_seconds=600.0, wait_when_full=True)
-    with pytest.raises(Overloaded):
-        await full
+        assert len(connection.opened) < 30
+        assert len([one for one in connection.opened if not one.ended]) <= 2
 
-    unclosed = [one for one in connection.opened if not one.ended]
-    await background.close()
-    assert len(connection.opened) < 30
-    assert len(unclosed) <= 2
+
+class WiredConnection(ScriptedConnection):
+    """A connection whose channels write to a wire; with an alarm, the broker answers nothing more on it."""
+
+    def __init__(self) -> None:
+        super().__init__([None])
+        self.wire = Wire()
+        self.numbers = count(1)
+        self.alarmed = False
+
+    async def publisher_channel(self, _: object) -> Any:
+        if self.alarmed:
+            await asyncio.get_running_loop().create_future()
+        return self.wire.publisher_channel(next(self.numbers))
+
+    def alarm(self) -> None:
+        self.alarmed = True
+        self.wire.say(frame.marshal(Connection.Blocked("memory"), 0))
+
+
+@pytest.mark.parametrize("first_seconds", [1.0, 60.0], ids=["late", "in time"])
+@pytest.mark.parametrize("exchange", ["", routing.RESULTS], ids=["full channel", "unopened channel"])
+@in_virtual_time
+async def test_publish_during_an_alarm_is_overload_whatever_lies_before_it(exchange: str, first_seconds: float) -> None:
+    connection = WiredConnection()
+    async with publishing(connection, window=2) as publisher:
+        opening = publish(publisher, "q", 1.0)
+        await asyncio.sleep(0.1)
+        connection.wire.say(ack(1))
+        await opening
+        before = [publish(publisher, "q", first_seconds) for _ in range(2)]
+        connection.alarm()
+        await asyncio.sleep(2.0)
+
+        with pytest.raises(Overloaded):
+            await publish(publisher, "q", 1.0, exchange=exchange)
+
+        blocked = [publisher.blocked]
+        connection.alarmed = False
+        connection.wire.say(frame.marshal(Connection.Unblocked(), 0), ack(2), ack(3))
+        blocked.append(publisher.blocked)
+        after = publish(publisher, "q", 1.0)
+        await asyncio.sleep(0.1)
+        connection.wire.say(ack(4))
+        await after
+        await asyncio.gather(*before, return_exceptions=True)
+        assert blocked == [True, False]
+
+
+class HungChannel(ScriptedConnection):
+    """A channel that confirms nothing from the first publish on to a queue that did not answer when it was opened."""
+
+    def __init__(self, connection: Hung) -> None:
+        super().__init__([None])
+        self.connection = connection
+        self.hung = set(connection.hung)
+        self.numbers = count(1)
+        self.pending: dict[int, tuple[asyncio.Future[None], str, str]] = {}
+
+    @property
+    def oldest(self) -> Unconfirmed | None:  # type: ignore[override]  # the base has none for good
+        for number, (_, exchange, key) in self.pending.items():
+            return Unconfirmed(number, exchange, key)
+        return None
+
+    async def close(self) -> None:
+        self.ended = self.closed = True
+        pending, self.pending = self.pending, {}
+        for confirm, _, _ in pending.values():
+            confirm.set_exception(ChannelInvalidStateError("closed"))
+
+    async def send(self, message: Message, *, exchange: str = "", routing_key: str = "", **_: str) -> None:
+        number = next(self.numbers)
+        if self.pending or routing_key in self.hung:
+            confirm = asyncio.get_running_loop().create_future()
+            self.pending[number] = (confirm, exchange, routing_key)
+            await confirm
+
+
+class Hung(ScriptedConnection):
+    """A connection to a broker of which some queues do not answer."""
+
+    def __init__(self, *hung: str) -> None:
+        super().__init__([None])
+        self.hung = set(hung)
+        self.opened: list[HungChannel] = []
+        self.silent = False
+
+    async def publisher_channel(self, _: object) -> ScriptedConnection:
+        self.opened.append(HungChannel(self))
+        return self.opened[-1]
+
+    async def answers(self) -> bool:
+        return not self.silent
+
+    def answer(self) -> None:
+        """Have all queues answer."""
+        self.hung.clear()
+        for channel in self.opened:
+            channel.hung.clear()
+            pending, channel.pending = channel.pending, {}
+            for confirm, _, _ in pending.values():
+                confirm.set_result(None)
+
+
+async def until_another_channel(connection: Hung) -> float:
+    """Return the seconds until the next channel is opened."""
+    loop, before = asyncio.get_running_loop(), len(connection.opened)
+    began = loop.time()
+    while len(connection.opened) == before:
+        await asyncio.sleep(0.1)
+    return loop.time() - began
 
 
 @in_virtual_time
-async def test_publish_is_marked_from_its_first_refusal_on() -> None:
-    assert await published([PublishRefused(), PublishRefused(), None]) == [False, True, True]
+async def test_queue_that_answered_gets_a_new_channel_as_soon_as_at_first_when_it_hangs_again() -> None:
+    connection = Hung("hung")
+    async with publishing(connection) as publisher:
+        first = publish(publisher, "hung", 600.0)
+        waits = [await until_another_channel(connection) for _ in range(6)]
+        connection.answer()
+        await first
+        await asyncio.sleep(2 * PUBLISH_CHECK_SECONDS)
+        for channel in connection.opened:
+            channel.hung.add("hung")
+        again = publish(publisher, "hung", 600.0)
+        wait = await until_another_channel(connection)
+        connection.answer()
+        await again
+
+    assert max(waits) > MAX_RENEW_SECONDS / 2
+    assert wait < STUCK_SECONDS + STUCK_GRACE_SECONDS + 3 * PUBLISH_CHECK_SECONDS
 
 
-@pytest.mark.parametrize("wait_when_full", [True, False])
 @in_virtual_time
-async def test_publish_that_is_refused_to_the_end_is_overload(wait_when_full: bool) -> None:
-    with pytest.raises(Overloaded):
-        await published([PublishRefused()], wait_when_full=wait_when_full)
+async def test_broker_that_answers_nothing_for_a_while_makes_no_channel_wait_longer() -> None:
+    connection = Hung("hung")
+    async with publishing(connection) as publisher:
+        stuck = publish(publisher, "hung", 600.0)
+        for _ in range(2):
+            await until_another_channel(connection)
+        connection.silent = True
+        await asyncio.sleep(20.0)
+        connection.silent = False
+        wait = await until_another_channel(connection)
+        connection.answer()
+        await stuck
+
+    assert wait < STUCK_SECONDS
+
+
+@pytest.mark.parametrize(("looks", "seconds"), [([None], 12.0), ([1, None], STUCK_SECONDS), ([2], STUCK_SECONDS)])
+@in_virtual_time
+async def test_channel_on_which_nothing_was_confirmed_waits_on(looks: list[int | None], seconds: float) -> None:
+    """Each look finds the number of the oldest unconfirmed publish, if any."""
+    channel: Any = ScriptedConnection([None])
+    windowed = WindowedChannel(ConfirmWindow(1), publisher_channel=channel, stuck_seconds=12.0)
+    async with Supervisor(Health()) as background:
+        for number in looks:
+            channel.oldest = number and Unconfirmed(number, "", "hung")
+            PublishChannels(background, window=1)._stuck_route(windowed)
+
+    assert windowed.stuck_seconds == seconds
 
 
 @in_virtual_time
-async def test_publish_that_was_lost_and_is_refused_from_then_on_is_unconfirmed() -> None:
-    with pytest.raises(PublishUnconfirmed):
-        await published([ConnectionResetError(), PublishRefused()])
+async def test_events_for_a_silent_listener_leave_channels_for_the_keys_of_tasks() -> None:
+    keys = [f"event.{number}" for number in range(MAX_DEDICATED_CHANNELS + 4)]
+    connection = Hung("task", *keys)
+    async with publishing(connection) as publisher:
+        events = [publish(publisher, key, 600.0, exchange=routing.EVENTS) for key in keys]
+        await asyncio.sleep(MAX_DEDICATED_CHANNELS * 2 * STUCK_SECONDS)
+        task = publish(publisher, "task", 600.0, exchange=routing.SUBMIT)
+        await publish(publisher, "other", 10.0, exchange=routing.SUBMIT)
+        connection.answer()
+        await asyncio.gather(task, *events)
+
+
+@in_virtual_time
+async def test_channel_gives_way_although_no_more_keys_get_their_own() -> None:
+    """The last queue has a new leader, which only a new channel knows."""
+    keys = [f"event.{number}" for number in range(MAX_DEDICATED_CHANNELS)]
+    connection = Hung("last", *keys)
+    async with publishing(connection) as publisher:
+        events = [publish(publisher, key, 600.0, exchange=routing.EVENTS) for key in keys]
+        await asyncio.sleep(MAX_DEDICATED_CHANNELS * 2 * STUCK_SECONDS)
+        last = publish(publisher, "last", 600.0, exchange=routing.EVENTS)
+        await asyncio.sleep(PUBLISH_CHECK_SECONDS)
+        connection.hung.remove("last")
+        async with asyncio.timeout(MAX_RENEW_SECONDS):
+            await last
+        connection.answer()
+        await asyncio.gather(*events)

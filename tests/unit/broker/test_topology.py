@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 
 from coditect.broker import topology as t
+from coditect.broker.rabbitmq.declare import is_private
 from coditect.broker.topology import Binding, ExchangeType, Queue, QueueType, Topology
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
@@ -26,30 +27,17 @@ def everything() -> Topology:
     )
 
 
-def test_every_quorum_queue_has_an_explicit_positive_delivery_limit() -> None:
-    limits = [one.arguments.get("x-delivery-limit") for one in everything().queues if one.type is QueueType.QUORUM]
-
-    assert limits
-    assert all(isinstance(limit, int) and limit > 0 for limit in limits)
-
-
-def test_every_quorum_queue_with_dead_letters_keeps_them_at_least_once() -> None:
-    queues = [one for one in everything().queues if one.type is QueueType.QUORUM and one.dead_letter_exchange]
-
-    assert queues
-    for queue in queues:
-        assert queue.arguments["x-dead-letter-strategy"] == "at-least-once", queue.name
-        assert queue.arguments["x-overflow"] == "reject-publish", queue.name
-
-
-def test_no_queue_but_those_of_copies_drops_its_head_and_none_has_broker_priorities() -> None:
-    copies = {one.name for one in t.notices().queues} | {
-        one.name for one in everything().queues if one.name.startswith("events.")
-    }
+def test_every_queue_keeps_what_it_has_and_quorum_queues_bound_deliveries() -> None:
+    copies = {one.name for one in t.notices().queues}
     for queue in everything().queues:
-        assert "x-max-priority" not in queue.arguments, queue.name
-        if queue.bounded and queue.name not in copies:
-            assert queue.arguments["x-overflow"] == "reject-publish", queue.name
+        is_quorum, arguments = queue.type is QueueType.QUORUM, queue.arguments
+        assert "x-max-priority" not in arguments, queue.name
+        assert not is_quorum or (queue.delivery_limit or 0) > 0, queue.name
+        if is_quorum and queue.dead_letter_exchange:
+            assert arguments["x-dead-letter-strategy"] == "at-least-once", queue.name
+            assert arguments["x-overflow"] == "reject-publish", queue.name
+        if queue.bounded and queue.name not in copies and not queue.name.startswith("events."):
+            assert arguments["x-overflow"] == "reject-publish", queue.name
 
 
 def test_notices_are_bounded_in_number_bytes_and_time_and_refuse_nothing() -> None:
@@ -171,3 +159,11 @@ def test_what_belongs_to_one_process_expires(quorum: bool) -> None:
     of_one = of_one.replicated if quorum else of_one
 
     assert [one.name for one in of_one.queues if one.expires_ms is None] == []
+
+
+def test_only_shared_queues_are_another_s_to_declare_where_processes_may_not() -> None:
+    declared = t.topology_by_declarer(slots=4, shard=3)
+    shared = declared.pop("every process") + declared.pop("an agent, for each capability")
+
+    assert not [one.name for one in shared.queues if is_private(one.name)]
+    assert not [one.name for whole in declared.values() for one in whole.queues if not is_private(one.name)]

@@ -9,7 +9,7 @@ import pytest
 
 from coditect.broker.topology import Topology, base_topology, capability_queues
 from coditect.broker.topology_diff import export_definitions
-from coditect.broker.topology_manifests import export_manifests, object_name
+from coditect.operations.topology import export_manifests, object_name
 
 WHOLE = base_topology() + capability_queues("code.review") + capability_queues("run_tests")
 LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import count
 from typing import Any
 
-from dispatcher.recorder.history import HistoryEntry, Type
+from chaos.history import HistoryEntry, Type
 from tests.unit.chaos.keyed import keyed
 
 CONTESTED, THREAD, VOTE = "contested", "thread", "voted"

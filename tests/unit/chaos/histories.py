@@ -7,8 +7,11 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
-from dispatcher.chaos.load.parts.poison import SUICIDE
-from dispatcher.recorder.history import HistoryEntry, Type, merged
+from chaos.checks.check import CheckResult
+from chaos.checks.history_index import HistoryIndex
+from chaos.checks.invariants import judge
+from chaos.history import HistoryEntry, Type, merged
+from chaos.load.parts.poison import SUICIDE
 from tests.unit.chaos.collaborated import coordinated
 
 AGENTS = ("agent-1", "agent-2", "agent-3")
@@ -337,10 +340,25 @@ def policed() -> list[HistoryEntry]:
     return telling.entries
 
 
+def span(
+    begun: float, ended: float, proc: str, f: str, key: str, outcome: Type = Type.OK, **facts: Any
+) -> list[HistoryEntry]:
+    """Something that a process did from then to then."""
+    return [HistoryEntry(begun, proc, Type.INVOKE, f, key, facts), HistoryEntry(ended, proc, outcome, f, key, facts)]
+
+
+def indexed(*entries: HistoryEntry) -> HistoryIndex:
+    return HistoryIndex(merged(entries))
+
+
+def judged(invariant: str, *entries: HistoryEntry) -> CheckResult:
+    """What the checker of this invariant says of these entries, in the order of their times."""
+    return next(one for one in judge(merged(entries)) if one.invariant == invariant)
+
+
 def idle(begun: float, seconds: float) -> list[HistoryEntry]:
     """A slot that is free beside a task for so long."""
-    ends = ((begun, Type.INVOKE), (begun + seconds, Type.OK))
-    return [HistoryEntry(t, "chaos", type_, "idle", FREE_SLOT) for t, type_ in ends]
+    return span(begun, begun + seconds, "chaos", "idle", FREE_SLOT)
 
 
 def struck(kind: str, *, published: float = -0.1, executed: float = 0.9) -> list[HistoryEntry]:
@@ -354,8 +372,7 @@ def struck(kind: str, *, published: float = -0.1, executed: float = 0.9) -> list
     return [
         HistoryEntry(t - 1.0, "client", Type.OK, "accept", STRUCK, facts),
         *look(t - 0.5, [STEADY], running=[STEADY], at_work=[STEADY]),
-        HistoryEntry(t, "chaos", Type.INVOKE, act, post, {"kind": kind}),
-        HistoryEntry(t + 0.5, "chaos", Type.OK, act, post),
+        *span(t, t + 0.5, "chaos", act, post, kind=kind),
         HistoryEntry(t + published, "dispatcher-1", Type.OK, "claim", key, claim),
         HistoryEntry(t + executed, "agent-1", Type.OK, "execute", key, ran),
         HistoryEntry(t + executed, "client", Type.OK, "end", STRUCK, {"state": "completed"}),
@@ -367,8 +384,7 @@ def died() -> list[HistoryEntry]:
     """An attempt that was lost with its agent, which was killed."""
     t, facts = CALM_AT + 600.0, {"agent": "agent-3-0a1b2c3d", "fence": 1, "version": 10**9}
     return [
-        HistoryEntry(t, "chaos", Type.INVOKE, "kill", "agent-3", {"kind": "agent.kill"}),
-        HistoryEntry(t + 0.5, "chaos", Type.OK, "kill", "agent-3"),
+        *span(t, t + 0.5, "chaos", "kill", "agent-3", kind="agent.kill"),
         HistoryEntry(t + 4.0, "dispatcher-1", Type.OK, "died", DIED, facts),
     ]
 
@@ -424,13 +440,31 @@ def moved(entries: list[HistoryEntry], *, f: str, type_: Type, key: str, to: flo
 def added(entries: list[HistoryEntry], *, proc: str, f: str, key: str, **val: Any) -> list[HistoryEntry]:
     """Something that was done at the very end, from beginning to end."""
     t = entries[-1].t + 100.0
-    return [
-        *entries,
-        HistoryEntry(t, proc, Type.INVOKE, f, key, val),
-        HistoryEntry(t + 0.01, proc, Type.OK, f, key, {}),
-    ]
+    return [*entries, *span(t, t + 0.01, proc, f, key, **val)]
 
 
 def changed(entries: list[HistoryEntry], *, f: str, key: str, **val: Any) -> list[HistoryEntry]:
     """Every such entry with other facts."""
     return [replace(one, val={**one.val, **val}) if (one.f, one.key) == (f, key) else one for one in entries]
+
+
+Lie = Callable[[list[HistoryEntry], str, str], list[HistoryEntry]]
+"""Makes a false history of a clean one, about a node and its workflow."""
+NODE, WORK = "{node}", "{work}"
+"""The keys of that node and of its workflow."""
+
+
+def altered(f: str, key: str, **val: Any) -> Lie:
+    return lambda all_, node, work: changed(all_, f=f, key=key.format(node=node, work=work), **val)
+
+
+def dropped(f: str, key: str) -> Lie:
+    return lambda all_, node, work: drop(all_, f=f, key=key.format(node=node, work=work))
+
+
+def appended(f: str, key: str, *, proc: str = "other", **val: Any) -> Lie:
+    return lambda all_, node, work: added(all_, proc=proc, f=f, key=key.format(node=node, work=work), **val)
+
+
+def unended(f: str) -> Lie:
+    return lambda all_, node, work: [one for one in all_ if (one.f, one.type) != (f, Type.OK)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dispatcher.recorder.history import HistoryEntry, Type
+from chaos.history import HistoryEntry, Type
 
 KEY = {"alone": "key-0"}
 

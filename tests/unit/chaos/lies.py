@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
-from dispatcher.recorder.history import HistoryEntry, Type, merged
+from chaos.history import HistoryEntry, Type, merged
 from tests.unit.chaos.histories import (
     ASKED,
     CALM_AT,
@@ -14,6 +13,7 @@ from tests.unit.chaos.histories import (
     DYING,
     LOCK,
     MOST_ATTEMPTS,
+    NODE,
     POISON,
     POLICED,
     PROBED,
@@ -24,17 +24,19 @@ from tests.unit.chaos.histories import (
     STRUCK,
     TICKS,
     WAITED,
+    WORK,
+    Lie,
     added,
+    altered,
+    appended,
     changed,
-    drop,
+    dropped,
     idle,
     moved,
     struck,
+    unended,
 )
 from tests.unit.chaos.lies_of_parts import LIES_OF_PARTS
-
-Lie = Callable[[list[HistoryEntry], str, str], list[HistoryEntry]]
-"""Makes a false history of a clean one, about a node and its workflow."""
 
 
 def a_completed_node(entries: list[HistoryEntry]) -> tuple[str, ...]:
@@ -147,6 +149,11 @@ def _direct_task_failed_for_no_reason(entries: list[HistoryEntry], node: str, wo
     ]
 
 
+def _waited_twice(entries: list[HistoryEntry], node: str, workflow: str) -> list[HistoryEntry]:
+    first = added(entries, proc="one", f="ticket", key="a", ticket="t", place=1)
+    return added(first, proc="two", f="ticket", key="a", ticket="t", place=9)
+
+
 def _starved(priority: str, other: str) -> Lie:
     """A task waits for all of the many that come after it."""
 
@@ -179,245 +186,137 @@ def _fired_twice(entries: list[HistoryEntry], node: str, workflow: str) -> list[
 LIES: dict[str, tuple[str, Lie]] = {
     "a dead agent's task begins late": ("recovered in time", _late_after("agent.kill", published=-0.1)),
     "a stopped agent's task begins late": ("recovered in time", _late_after("agent.stop", published=-0.1)),
-    "a task of an agent that is cut off from the broker begins late": (
-        "recovered in time",
-        _late_after("broker.part", published=-0.1),
-    ),
-    "a task begins late after the broker is back": (
-        "recovered in time",
-        _late_after("broker.kill", published=0.2),
-    ),
-    "a dispatcher died, and a task begins late": (
-        "recovered in time",
-        _late_after("dispatcher.kill", published=2.0),
-    ),
-    "a workflow never ends": ("nothing lost", lambda all_, node, work: drop(all_, f="end", key=work)),
-    "a direct task never ends": ("nothing lost", lambda all_, node, work: drop(all_, f="end", key="task0")),
-    "what completed is not undone": (
-        "undone in reverse",
-        lambda all_, node, work: drop(all_, f="execute", key=f"{SAGA}:one.compensate"),
-    ),
+    "a cut-off agent's task begins late": ("recovered in time", _late_after("broker.part", published=-0.1)),
+    "a task begins late after the broker is back": ("recovered in time", _late_after("broker.kill", published=0.2)),
+    "a dispatcher died, and a task begins late": ("recovered in time", _late_after("dispatcher.kill", published=2.0)),
+    "a workflow never ends": ("nothing lost", dropped("end", WORK)),
+    "a direct task never ends": ("nothing lost", dropped("end", "task0")),
+    "what completed is not undone": ("undone in reverse", dropped("execute", f"{SAGA}:one.compensate")),
     "what completed first is undone first": (
         "undone in reverse",
         lambda all_, node, work: moved(
             all_, f="execute", type_=Type.INVOKE, key=f"{SAGA}:one.compensate", to=CALM_AT + 250.0
         ),
     ),
-    "what failed is undone": (
-        "undone in reverse",
-        lambda all_, node, work: changed(all_, f="result", key=f"{SAGA}:two", state="failed"),
-    ),
+    "what failed is undone": ("undone in reverse", altered("result", f"{SAGA}:two", state="failed")),
     "a workflow failed for no reason": ("ends as meant", _failed_for_no_reason),
     "a direct task failed for no reason": ("ends as meant", _direct_task_failed_for_no_reason),
     "a node ends twice": ("one end each", _again),
-    "two attempts completed": (
-        "one completion",
-        lambda all_, node, work: changed(all_, f="result", key=node, completed=2),
-    ),
-    "an effect was made twice": (
-        "effects exactly once",
-        lambda all_, node, work: added(all_, proc="reader", f="effect", key=node, token="another"),
-    ),
-    "an effect is missing": ("effects exactly once", lambda all_, node, work: drop(all_, f="effect", key=node)),
+    "two attempts completed": ("one completion", altered("result", NODE, completed=2)),
+    "an effect was made twice": ("effects exactly once", appended("effect", NODE, token="another")),
+    "an effect is missing": ("effects exactly once", dropped("effect", NODE)),
     "a node ran before its predecessor": ("DAG order", _successor_too_early),
     "a fence fell": ("fences grow", _fallen_fence),
     "a fence was given twice": ("fences grow", _same_fence),
-    "two executions had one fence": (
-        "fences grow",
-        lambda all_, node, work: added(all_, proc="agent-9", f="execute", key=f"{ASKED}:first", attempt=1, fence=1),
-    ),
+    "two executions had one fence": ("fences grow", appended("execute", f"{ASKED}:first", attempt=1, fence=1)),
     "a shard changed hands under one epoch": (
         "fences grow",
-        lambda all_, node, work: added(
-            all_, proc="three", f="lease", key="shard-9", owner="three", epoch=2, version=10**12
-        ),
+        appended("lease", "shard-9", owner="three", epoch=2, version=10**12),
     ),
-    "a late value was recorded": ("no stale write", lambda all_, node, work: changed(all_, f="result", key=node, by=0)),
+    "a late value was recorded": ("no stale write", altered("result", NODE, by=0)),
     "a lock had two holders": ("locks exclude", lambda all_, node, work: _held_beside(all_)),
-    "two holders of a lock had one fence": (
-        "locks exclude",
-        lambda all_, node, work: changed(all_, f="hold", key=LOCK, fence=5),
-    ),
-    "a lock request waited in line twice": (
-        "tickets live once",
-        lambda all_, node, work: added(
-            added(all_, proc="one", f="ticket", key="a", ticket="t", place=1),
-            proc="two",
-            f="ticket",
-            key="a",
-            ticket="t",
-            place=9,
-        ),
-    ),
+    "two holders of a lock had one fence": ("locks exclude", altered("hold", LOCK, fence=5)),
+    "a lock request waited in line twice": ("tickets live once", _waited_twice),
     "a task went on to end agents": (
         "poison contained",
         lambda all_, node, work: [*all_, *(replace(_first(all_, "terminate", POISON), t=9e9 + n) for n in range(9))],
     ),
-    "a task that ended its agents failed for a reason that is not its own": (
+    "a task that ended its agents ran again and again": (
         "poison contained",
-        lambda all_, node, work: changed(all_, f="failed", key=POISON, reason="timeout"),
+        lambda all_, node, work: [
+            *all_,
+            *(replace(_first(all_, "execute", POISON), t=9e9 + n, type=Type.FAIL) for n in range(9)),
+        ],
     ),
-    **LIES_OF_PARTS,
-    "a permit had two probes": (
-        "one probe an interval",
-        lambda all_, node, work: changed(all_, f="call", key=PROBED, permit=10_000),
-    ),
-    "an interval had two permits": (
-        "one probe an interval",
-        lambda all_, node, work: added(all_, proc="agent-9", f="call", key=PROBED, permit=10_700),
-    ),
+    "poison failed for another reason": ("poison contained", altered("failed", POISON, reason="timeout")),
+    "a permit had two probes": ("one probe an interval", altered("call", PROBED, permit=10_000)),
+    "an interval had two permits": ("one probe an interval", appended("call", PROBED, proc="agent-9", permit=10_700)),
     "a tick started two workflows": (
         "one run a tick",
-        lambda all_, node, work: changed(
-            all_, f="execute", key=f"{TICKS[1]}:ticked", after=["2026-01-01T00:00:00+00:00"]
-        ),
+        altered("execute", f"{TICKS[1]}:ticked", after=["2026-01-01T00:00:00+00:00"]),
     ),
-    "a tick was lost": ("one run a tick", lambda all_, node, work: drop(all_, f="accept", key=TICKS[1])),
-    "a schedule ticked no more": (
-        "one run a tick",
-        lambda all_, node, work: [one for one in all_ if (one.f, one.type) != ("schedule", Type.OK)],
-    ),
-    "a timer fired too early": (
-        "timers fire",
-        lambda all_, node, work: changed(all_, f="accept", key=WAITED, timers={"pause": [60_000, "first", "later"]}),
-    ),
-    "a timer never fired": (
-        "timers fire",
-        lambda all_, node, work: drop(all_, f="execute", key=f"{WAITED}:later"),
-    ),
+    "a tick was lost": ("one run a tick", dropped("accept", TICKS[1])),
+    "a schedule ticked no more": ("one run a tick", unended("schedule")),
+    "a timer fired too early": ("timers fire", altered("accept", WAITED, timers={"pause": [60_000, "first", "later"]})),
+    "a timer never fired": ("timers fire", dropped("execute", f"{WAITED}:later")),
     "a timer fired twice": ("timers fire", _fired_twice),
-    "a signal counted twice": (
+    "a signal counted twice": ("signals once", altered("execute", f"{WAITED}:heard", after=["one", "one"])),
+    "a node was given a signal of nobody": (
         "signals once",
-        lambda all_, node, work: changed(all_, f="execute", key=f"{WAITED}:heard", after=["one", "one"]),
+        altered("execute", f"{WAITED}:heard", after=["one", "three"]),
     ),
-    "a node was given a signal that nobody sent": (
-        "signals once",
-        lambda all_, node, work: changed(all_, f="execute", key=f"{WAITED}:heard", after=["one", "three"]),
-    ),
-    "a signal was lost": (
-        "signals once",
-        lambda all_, node, work: changed(all_, f="census", key=WAITED, state="running"),
-    ),
-    "a dispatcher that lives was evicted": (
-        "executions bounded",
-        lambda all_, node, work: added(all_, proc="two", f="evict", key="dispatcher-9-1"),
-    ),
-    "an agent that lives is recorded as dead": (
-        "deaths proven",
-        lambda all_, node, work: changed(all_, f="died", key=DIED, agent="agent-9-0a1b2c3d"),
-    ),
+    "a signal was lost": ("signals once", altered("census", WAITED, state="running")),
+    "a dispatcher that lives was evicted": ("executions bounded", appended("evict", "dispatcher-9-1")),
+    "an agent that lives is recorded as dead": ("deaths proven", altered("died", DIED, agent="agent-9-0a1b2c3d")),
     "a task ran for no reason": ("executions bounded", _ran_for_no_reason),
-    "attempts exceed what is allowed": (
-        "executions bounded",
-        lambda all_, node, work: changed(all_, f="execute", key=node, attempt=6),
-    ),
+    "attempts exceed what is allowed": ("executions bounded", altered("execute", NODE, attempt=6)),
     "a P0 waits for a backlog": ("P0 soon", _starved("p0", "p2")),
     "a P2 is never its turn": ("P2 progress", _starved("p2", "p1")),
     "a slot stays free": ("no idle slot", lambda all_, node, work: [*all_, *idle(all_[-1].t + 100.0, 0.2)]),
-    "a process met what nobody had expected": (
+    "a process met the unexpected": (
         "no crash",
-        lambda all_, node, work: added(all_, proc="nemesis", f="crash", key="agent-1", reason="  | KeyError: 'lost'"),
+        appended("crash", "agent-1", proc="nemesis", reason="  | KeyError: 'lost'"),
     ),
-    "a dead agent stays listed": (
-        "registry true",
-        lambda all_, node, work: changed(all_, f="look", key="registry", listed=[STEADY, DYING]),
+    "a process ended unasked without an error": (
+        "no crash",
+        appended("restart", "dispatcher-1", proc="nemesis", life="dispatcher-1#7"),
     ),
-    "a living agent is not listed": (
-        "registry true",
-        lambda all_, node, work: changed(all_, f="look", key="registry", listed=[]),
-    ),
-    "somebody unknown is there": (
+    "a dead agent stays listed": ("registry true", altered("look", "registry", listed=[STEADY, DYING])),
+    "a living agent is not listed": ("registry true", altered("look", "registry", listed=[])),
+    "somebody unknown is there": ("conservation", appended("census", "nobody", state="completed")),
+    "somebody is missing": ("conservation", altered("census", WORK, state=None)),
+    "an accepted workflow is unknown": ("acceptance durable", altered("census", WORK, state=None)),
+    "the ledger knows one of nobody": (
         "conservation",
-        lambda all_, node, work: added(all_, proc="reader", f="census", key="nobody", state="completed"),
+        appended("census", "nobody", state="completed", submitted="a key of nobody"),
     ),
-    "somebody is missing": ("conservation", lambda all_, node, work: changed(all_, f="census", key=work, state=None)),
-    "an accepted workflow is unknown": (
-        "acceptance durable",
-        lambda all_, node, work: changed(all_, f="census", key=work, state=None),
-    ),
-    "the ledger knows of one that nobody submitted": (
-        "conservation",
-        lambda all_, node, work: added(
-            all_, proc="reader", f="census", key="nobody", state="completed", submitted="a key of nobody"
-        ),
-    ),
-    "the ledger does not agree with itself": (
+    "the ledger disagrees with itself": (
         "ledger balances",
-        lambda all_, node, work: changed(all_, f="audit", key="ledger", wrong=["w:n: it is ready and not listed"]),
+        altered("audit", "ledger", wrong=["w:n: it is ready and not listed"]),
     ),
-    "a message is left in a queue": (
-        "nothing left over",
-        lambda all_, node, work: changed(all_, f="left", key=QUEUE, messages=1),
-    ),
+    "a message is left in a queue": ("nothing left over", altered("left", QUEUE, messages=1)),
     "a stranger's message is executed again and again": ("executions bounded", _looping),
-    "a key means two workflows by what clients were told": (
+    "a key means two workflows to clients": (
         "one key, one workflow",
-        lambda all_, node, work: added(all_, proc="client", f="submit", key="key", run="another"),
+        appended("submit", "key", proc="client", run="another"),
     ),
     "a key means two workflows in the ledger": (
         "one key, one workflow",
-        lambda all_, node, work: added(
-            all_, proc="reader", f="census", key="another", state="completed", submitted="key"
-        ),
+        appended("census", "another", state="completed", submitted="key"),
     ),
     "a paused workflow goes on": ("held when asked", _claimed_while_paused),
     "a canceled workflow goes on": (
         "held when asked",
-        lambda all_, node, work: added(
-            all_,
-            proc="dispatcher-1",
-            f="claim",
-            key=f"{CANCELED}:second",
-            shard=8,
-            fence=1,
-            publication=5,
-            version=10**12,
-        ),
+        appended("claim", f"{CANCELED}:second", shard=8, fence=1, publication=5, version=10**12),
     ),
-    "a node ended although its condition did not hold": (
+    "a node ended without its condition": ("nodes as meant", altered("result", f"{ASKED}:skipped", state="completed")),
+    "a node that was to be skipped ran": (
         "nodes as meant",
-        lambda all_, node, work: changed(all_, f="result", key=f"{ASKED}:skipped", state="completed"),
+        appended("execute", f"{ASKED}:skipped", attempt=1, fence=1),
     ),
-    "a node ran although it was to be skipped": (
+    "a node was skipped against its condition": (
         "nodes as meant",
-        lambda all_, node, work: added(all_, proc="agent-1", f="execute", key=f"{ASKED}:skipped", attempt=1, fence=1),
+        altered("result", f"{ASKED}:after", state="skipped"),
     ),
-    "a node was skipped although its condition held": (
-        "nodes as meant",
-        lambda all_, node, work: changed(all_, f="result", key=f"{ASKED}:after", state="skipped"),
-    ),
-    "a task ran with another priority": (
-        "given as asked",
-        lambda all_, node, work: changed(all_, f="execute", key=f"{ASKED}:after", priority="p1"),
-    ),
+    "a task ran with another priority": ("given as asked", altered("execute", f"{ASKED}:after", priority="p1")),
     "a task was given another input": (
         "given as asked",
-        lambda all_, node, work: changed(all_, f="execute", key=f"{ASKED}:after", after=["token of another"]),
+        altered("execute", f"{ASKED}:after", after=["token of another"]),
     ),
     "a direct task had too many attempts": (
         "executions bounded",
-        lambda all_, node, work: changed(all_, f="execute", key="calm0", attempt=MOST_ATTEMPTS + 3),
+        altered("execute", "calm0", attempt=MOST_ATTEMPTS + 3),
     ),
     "a publication number was reused": ("publications unique", _reused_publication),
-    "a node ran before its grant": (
-        "approved first",
-        lambda all_, node, work: drop(all_, f="grant", key=f"{POLICED}:asked"),
-    ),
-    "a node ran that the policy refuses": (
-        "approved first",
-        lambda all_, node, work: added(all_, proc="agent-1", f="execute", key=f"{POLICED}:forbidden", attempt=1),
-    ),
-    "a decision is not in the trail": (
-        "approved first",
-        lambda all_, node, work: drop(all_, f="decision", key=f"{POLICED}:allowed"),
-    ),
+    "a node ran before its grant": ("approved first", dropped("grant", f"{POLICED}:asked")),
+    "a node ran that the policy refuses": ("approved first", appended("execute", f"{POLICED}:forbidden", attempt=1)),
+    "a decision is not in the trail": ("approved first", dropped("decision", f"{POLICED}:allowed")),
     "a decision is in the trail twice": (
         "approved first",
-        lambda all_, node, work: added(
-            all_, proc="other", f="decision", key=f"{POLICED}:allowed", decision="granted", by="policy"
-        ),
+        appended("decision", f"{POLICED}:allowed", decision="granted", by="policy"),
     ),
     "something unclaimed was published": ("publications unique", _unclaimed_publish),
-    "a claim has no row": ("outbox kept", lambda all_, node, work: changed(all_, f="claim", key=node, row=False)),
+    "a claim has no row": ("outbox kept", altered("claim", NODE, row=False)),
     "a result was acknowledged too early": ("recorded, then acked", _acked_too_early),
+    **LIES_OF_PARTS,
 }

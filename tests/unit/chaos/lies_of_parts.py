@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from dispatcher.recorder.history import HistoryEntry, Type
+from chaos.history import HistoryEntry, Type
 from tests.unit.chaos.collaborated import (
     ASKED_BY,
     CHILD,
@@ -20,26 +20,11 @@ from tests.unit.chaos.collaborated import (
     RUNS,
     STREAM,
     THREAD,
-    TRIGGER,
     VOTE,
     made,
 )
-from tests.unit.chaos.histories import added, changed, drop
+from tests.unit.chaos.histories import Lie, altered, appended, dropped, unended
 from tests.unit.chaos.keyed import keyed_beside
-
-Lie = Callable[[list[HistoryEntry], str, str], list[HistoryEntry]]
-
-
-def _changed(f: str, key: str, **val: Any) -> Lie:
-    return lambda entries, node, work: changed(entries, f=f, key=key, **val)
-
-
-def _dropped(f: str, key: str) -> Lie:
-    return lambda entries, node, work: drop(entries, f=f, key=key)
-
-
-def _added(f: str, key: str, **val: Any) -> Lie:
-    return lambda entries, node, work: added(entries, proc="other", f=f, key=key, **val)
 
 
 def _without(f: str, **val: Any) -> Lie:
@@ -69,7 +54,7 @@ def _read_unheard(entries: list[HistoryEntry], node: str, work: str) -> list[His
 
 
 def _told(*nodes: str) -> Lie:
-    return _changed("joined", QUORUM, values=[f"{QUORUM}:{node}@1" for node in nodes])
+    return altered("joined", QUORUM, values=[f"{QUORUM}:{node}@1" for node in nodes])
 
 
 def _refused(entries: list[HistoryEntry], node: str, work: str) -> list[HistoryEntry]:
@@ -79,103 +64,86 @@ def _refused(entries: list[HistoryEntry], node: str, work: str) -> list[HistoryE
 LIES_OF_PARTS: Mapping[str, tuple[str, Lie]] = MappingProxyType(
     {
         "two tasks of a key ran at once": ("keys exclude", lambda entries, node, work: keyed_beside(entries)),
-        "an approval was decided twice": ("decided once", _added("decision", GATE, decision="denied", by="bob")),
+        "an approval was decided twice": ("decided once", appended("decision", GATE, decision="denied", by="bob")),
         "an approval was never decided": ("decided once", _without("decision", decision="granted")),
         "two people were told that their answer counts": ("decided once", _both_counted),
-        "an approval did not end as it was decided": ("decided once", _changed("result", GATE, state="rejected")),
-        "a node ran before its approval ended": ("decided once", _dropped("result", f"{CONTESTED}:gate")),
-        "a message is in its thread twice": ("threads kept", _added("message", THREAD, number=4, text="two")),
+        "an approval did not end as it was decided": ("decided once", altered("result", GATE, state="rejected")),
+        "a node ran before its approval ended": ("decided once", dropped("result", f"{CONTESTED}:gate")),
+        "a message is in its thread twice": ("threads kept", appended("message", THREAD, number=4, text="two")),
         "a message is lost": ("threads kept", _without("message", text="two")),
-        "a message is not what was said": ("threads kept", _changed("say", f"{THREAD}/two", text="another")),
-        "a thread has a message that nobody said": ("threads kept", _dropped("say", f"{THREAD}/one")),
+        "a message is not what was said": ("threads kept", altered("say", f"{THREAD}/two", text="another")),
+        "a thread has a message that nobody said": ("threads kept", dropped("say", f"{THREAD}/one")),
         "messages are not in their order": ("threads kept", _exchanged),
         "a listener was not told of a message": ("threads kept", _without("hear", text="two")),
-        "a listener that came back was not told what it had missed": ("threads kept", _dropped("hear", f"{THREAD}/2")),
+        "a listener that came back was not told what it had missed": ("threads kept", dropped("hear", f"{THREAD}/2")),
         "a message is noted as read, and was not told": ("threads kept", _read_unheard),
-        "a thread was never closed": (
-            "threads kept",
-            lambda entries, node, work: [one for one in entries if (one.f, one.type) != ("talk", Type.OK)],
-        ),
-        "a vote is what fewer said": ("majority counts", _changed("verdict", VOTE, value="no")),
-        "a vote has a result without a majority": (
+        "a thread was never closed": ("threads kept", unended("talk")),
+        "a vote is what fewer said": ("majority counts", altered("verdict", VOTE, value="no")),
+        "a vote has no majority": (
             "majority counts",
-            _changed("accept", VOTE, ballots={"vote_1": "yes", "vote_2": "yes", "vote_3": "no"}),
+            altered("accept", VOTE, ballots={"vote_1": "yes", "vote_2": "yes", "vote_3": "no"}),
         ),
-        "a vote failed although most were of one mind": ("majority counts", _changed("census", VOTE, state="failed")),
-        "an event started two workflows": (
+        "a vote failed although most were of one mind": ("majority counts", altered("census", VOTE, state="failed")),
+        "an event started two runs": (
             "one run an event",
-            _changed("execute", f"{RUNS[1]}:triggered", after=["event-0"]),
+            altered("execute", f"{RUNS[1]}:triggered", after=["event-0"]),
         ),
-        "an event started nothing": ("one run an event", _dropped("execute", f"{RUNS[1]}:triggered")),
-        "an event that nobody published started a workflow": ("one run an event", _dropped("event", "event-1")),
-        "a trigger was never removed": (
-            "one run an event",
-            lambda entries, node, work: [
-                one for one in entries if (one.f, one.key, one.type) != ("trigger", TRIGGER, Type.OK)
-            ],
-        ),
-        "a node ran two children": ("child ends first", _added("accept", "other", parent=f"{PARENT}:sub", nodes={})),
-        "a child outlives the node that runs it": (
+        "an event started nothing": ("one run an event", dropped("execute", f"{RUNS[1]}:triggered")),
+        "an event that nobody published started a workflow": ("one run an event", dropped("event", "event-1")),
+        "a trigger was never removed": ("one run an event", unended("trigger")),
+        "a node ran two children": ("child ends first", appended("accept", "other", parent=f"{PARENT}:sub", nodes={})),
+        "a child outlives its node": (
             "child ends first",
-            _added("state", f"{CHILD}:made", state="completed", fence=1, attempt=1, version=10**12),
+            appended("state", f"{CHILD}:made", state="completed", fence=1, attempt=1, version=10**12),
         ),
-        "a node was given another result than its child's": (
+        "a node got another result than its child's": (
             "child ends first",
-            _changed("execute", f"{PARENT}:last", after=["another token"]),
+            altered("execute", f"{PARENT}:last", after=["another token"]),
         ),
-        "more executions began than their rate allows": ("rate kept", _changed("begin", RATED, per_second=0, burst=0)),
-        "a reader was not told that the parts began again": ("parts in order", _dropped("restarted", STREAM)),
+        "more executions began than their rate allows": ("rate kept", altered("begin", RATED, per_second=0, burst=0)),
+        "a reader was not told that the parts began again": ("parts in order", dropped("restarted", STREAM)),
         "a part was left out": ("parts in order", _without("given", part="second/0")),
-        "a part came twice": ("parts in order", _added("given", STREAM, part="second/1")),
+        "a part came twice": ("parts in order", appended("given", STREAM, part="second/1")),
         "a pattern counts a result twice": ("patterns join", _told("member_1", "member_1")),
         "a pattern counts one that was canceled": ("patterns join", _told("member_1", "member_2")),
         "a pattern counts fewer than are enough": ("patterns join", _told("member_3")),
-        "a pattern counts what no execution made": ("patterns join", _dropped("execute", f"{QUORUM}:member_3")),
-        "a member began although enough others were done": (
-            "patterns join",
-            _changed("claim", f"{QUORUM}:member_2", version=10**6),
-        ),
-        "a restore was not carried out": ("restored whole", _dropped("restores", RESTORED)),
-        "a restore was carried out twice": ("restored whole", _changed("restores", RESTORED, by=[ASKED_BY, ASKED_BY])),
+        "a pattern counts what no execution made": ("patterns join", dropped("execute", f"{QUORUM}:member_3")),
+        "a member began after enough others": ("patterns join", altered("claim", f"{QUORUM}:member_2", version=10**6)),
+        "a restore was not carried out": ("restored whole", dropped("restores", RESTORED)),
+        "a restore was carried out twice": ("restored whole", altered("restores", RESTORED, by=[ASKED_BY, ASKED_BY])),
         "a restore that was refused was carried out": ("restored whole", _refused),
-        "a restore that nobody asked for was carried out": ("restored whole", _dropped("restore", RESTORED)),
-        "a restore did not undo what it said": ("restored whole", _dropped("claim", f"{RESTORED}:left.compensate")),
-        "a restore undid what it had not said": (
+        "a restore that nobody asked for was carried out": ("restored whole", dropped("restore", RESTORED)),
+        "a restore did not undo what it said": ("restored whole", dropped("claim", f"{RESTORED}:left.compensate")),
+        "a restore undid more than it said": (
             "restored whole",
-            _changed("restore", RESTORED, by=ASKED_BY, checkpoint="mark", undone=["left"]),
+            altered("restore", RESTORED, by=ASKED_BY, checkpoint="mark", undone=["left"]),
         ),
-        "a restore discarded what its plan had not named": (
+        "a restore discarded the unnamed": (
             "restored whole",
-            _changed("restore", RESTORED, by=ASKED_BY, checkpoint="mark", named=["left", "last"]),
+            altered("restore", RESTORED, by=ASKED_BY, checkpoint="mark", named=["left", "last"]),
         ),
-        "a restore undid in the order of the ends": (
+        "a restore undid first things first": (
             "restored whole",
-            _changed("claim", f"{RESTORED}:last.compensate", version=13),
+            altered("claim", f"{RESTORED}:last.compensate", version=13),
         ),
-        "a discarded node ran before all were undone": (
+        "a discarded node ran too early": (
             "restored whole",
-            _changed("claim", f"{RESTORED}:left.compensate", version=10**6),
+            altered("claim", f"{RESTORED}:left.compensate", version=10**6),
         ),
-        "a result of a discarded run counts": ("restored whole", _changed("result", f"{RESTORED}:left", by=1)),
-        "a node was given what a discarded run had made": (
+        "a result of a discarded run counts": ("restored whole", altered("result", f"{RESTORED}:left", by=1)),
+        "a node got what a discarded run made": (
             "restored whole",
-            _changed("execute", f"{RESTORED}:join", after=[made("left", 1)]),
+            altered("execute", f"{RESTORED}:join", after=[made("left", 1)]),
         ),
-        "shared state has what a discarded run wrote": (
+        "state has what a discarded run wrote": (
             "restored whole",
-            _changed("saw", f"{RESTORED}:left", trail={"mark": made("mark", 1), "left": made("left", 1)}),
+            altered("saw", f"{RESTORED}:left", trail={"mark": made("mark", 1), "left": made("left", 1)}),
         ),
-        "shared state lacks what was there at a checkpoint": (
-            "restored whole",
-            _changed("saw", f"{RESTORED}:left", trail={}),
-        ),
-        "a key that was removed later was not brought back": (
-            "restored whole",
-            _changed("saw", f"{RESTORED}:left", there=None),
-        ),
+        "state lacks what a checkpoint had": ("restored whole", altered("saw", f"{RESTORED}:left", trail={})),
+        "a removed key was not brought back": ("restored whole", altered("saw", f"{RESTORED}:left", there=None)),
         "a node before the checkpoint ran again": (
             "restored whole",
-            _added("claim", f"{RESTORED}:mark", fence=5, shard=30, publication=10**6, version=10**6, row=True),
+            appended("claim", f"{RESTORED}:mark", fence=5, shard=30, publication=10**6, version=10**6, row=True),
         ),
         "a stream ended early": ("parts in order", _without("given", part="second/1")),
     }

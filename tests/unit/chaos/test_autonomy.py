@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from coditect.client.coordination.audit import AuditRow, FinishedCounts
+from chaos.autonomy import PATIENT, POLICY, AutonomyOrder, AutonomyResult, MixedLoad, _patient
+from chaos.load.work import CAPABILITY
+from coditect.client.approvals import AuditRow, FinishedCounts
 from coditect.workflow.approvals.file import read_policy
-from dispatcher.chaos.autonomy import PATIENT, POLICY, AutonomyOrder, AutonomyResult, MixedLoad, _patient
-from dispatcher.chaos.load.work import CAPABILITY
 
 
 def entry(number: int, risk: str) -> AuditRow:

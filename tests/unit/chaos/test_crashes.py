@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from coditect.local.child import Child
-from dispatcher.chaos.testbed import Post
+from chaos.testbed import Post
+from coditect.local.supervisor import Child
 from tests.support import eventually
 
 RECORD = 'print(\'{"event": "The agent cannot run", "traceback": "Traceback (most recent call last)"}\')'
@@ -43,3 +43,13 @@ async def test_process_has_crashed_when_it_met_what_nobody_expected(
         await eventually(lambda: not post.alive)
 
     assert post.crashed is crashed
+
+
+@pytest.mark.parametrize(("code", "drained"), [(0, True), (1, False)])
+async def test_process_has_drained_when_it_ended_without_an_error(tmp_path: Path, code: int, drained: bool) -> None:
+    child = Child("agent-1", (sys.executable, "-c", f"exit({code})"), dict(os.environ), tmp_path, ready=None)
+    post = Post(child, marker=uuid.uuid4().hex, log_folder=tmp_path, paths={})
+    post.start()
+    await eventually(lambda: not post.alive)
+
+    assert post.drained is drained

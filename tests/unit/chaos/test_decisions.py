@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.chaos.checks.collaboration.decisions import decided_once
-from dispatcher.chaos.checks.history_index import HistoryIndex
-from dispatcher.recorder.history import Type
+from chaos.checks.collaboration.decisions import decided_once
+from chaos.checks.history_index import HistoryIndex
+from chaos.history import Type
 from tests.unit.chaos.collaborated import CONTESTED, GATE, Story
 
 

@@ -11,18 +11,20 @@ from typing import Any
 import psutil
 import pytest
 
-from coditect.aio.failpoints import Act, Failpoint, FailpointReached, Failpoints, read_orders
+from chaos import dispatcher
+from chaos.dispatcher import open_note
+from chaos.failpoints import Act, Failpoint, FailpointReached, Failpoints, read_orders
+from chaos.history import HISTORY_VARIABLE, NAME_VARIABLE, Type, read_histories, silent
+from chaos.recorder import POINTS, RecordedBroker, RecordedDatabase, RecordedGraph
 from coditect.errors import SetupError
 from coditect.model.capability import Priority
-from dispatcher.recorder.history import Type, read_histories
-from dispatcher.recorder.ports import POINTS, RecordedGraph
-from dispatcher.recorder.watch import read_watch
+from dispatcher.program import Wrap
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import Change, Job, JobState, Proposal
 
 CHILD = """
-from coditect.aio.failpoints import Failpoints, read_orders
-failpoints = Failpoints(read_orders("a.b:{act}@2", {{"a.b"}}))
+from chaos.failpoints import Failpoints, read_orders
+failpoints = Failpoints(read_orders(["a.b:{act}@2"], {{"a.b"}}))
 for number in range(3):
     print(number, flush=True)
     failpoints.reached("a.b")
@@ -30,7 +32,7 @@ for number in range(3):
 
 THREAD = """
 import os, threading, time
-from coditect.aio.failpoints import Act, Failpoint, strike
+from chaos.failpoints import Act, Failpoint, strike
 def work():
     time.sleep(0.05)  # the other thread has nothing more to do than to take signals
     strike(Failpoint("a.b", Act.STOP))
@@ -39,29 +41,27 @@ threading.Thread(target=work).start()
 """
 
 
-def test_orders_say_where_what_and_which_time() -> None:
-    orders = read_orders(" commit.before:kill@3, ack.after:stop,", POINTS)
+def test_orders_say_where_what_and_which_time_at_points_that_there_are() -> None:
+    orders = read_orders(["commit.before:kill@3", "ack.after:stop"], POINTS)
 
     assert orders == (Failpoint("commit.before", Act.KILL, 3), Failpoint("ack.after", Act.STOP, 1))
-    assert read_orders("", POINTS) == ()
+    assert read_orders([], POINTS) == ()
+
+    with pytest.raises(SetupError, match="no such failpoint") as refused:
+        read_orders(["commit.over:kill"], POINTS)
+
+    assert refused.value.facts["known"] == tuple(sorted(POINTS))
 
 
-NO_ORDERS = ("commit.before", "commit.before:explode", "commit.before:kill@0", "commit before:kill", ":kill")
+NO_ORDERS = ("", "commit.before", "commit.before:explode", "commit.before:kill@0", "commit before:kill", ":kill")
 
 
 @pytest.mark.parametrize("text", NO_ORDERS)
 def test_what_is_no_order_is_refused(text: str) -> None:
     with pytest.raises(SetupError, match="no order") as refused:
-        read_orders(text, POINTS)
+        read_orders([text], POINTS)
 
     assert refused.value.facts["given"] == text
-
-
-def test_unknown_point_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(SetupError, match="no such failpoint") as refused:
-        read_orders("commit.over:kill", POINTS)
-
-    assert refused.value.facts["known"] == tuple(sorted(POINTS))
 
 
 def test_order_is_carried_out_at_its_time_and_only_then() -> None:
@@ -76,22 +76,18 @@ def test_order_is_carried_out_at_its_time_and_only_then() -> None:
 
     assert met == ["passed", second, "passed", "passed", fourth, "passed", "passed"]
 
-
-def test_order_to_raise_raises() -> None:
-    failpoints = Failpoints([Failpoint("a", Act.RAISE)])
+    raising = Failpoints([Failpoint("a", Act.RAISE)])
 
     with pytest.raises(FailpointReached):
-        failpoints.reached("a")
-    failpoints.reached("a")
+        raising.reached("a")
+    raising.reached("a")
 
+    idle = Failpoints()
 
-def test_without_orders_nothing_is_counted() -> None:
-    failpoints = Failpoints()
+    idle.reached("a")
 
-    failpoints.reached("a")
-
-    assert not failpoints
-    assert failpoints._counts == {}
+    assert not idle
+    assert idle._counts == {}
 
 
 def test_killed_at_a_failpoint_is_gone_at_once() -> None:
@@ -131,25 +127,33 @@ def when_stopped(child: subprocess.Popen[Any]) -> str:
     return str(status)
 
 
-def test_dispatcher_of_which_nothing_is_asked_has_its_ports_as_they_are() -> None:
-    watch = read_watch({})
+async def test_dispatcher_of_a_run_works_on_ports_that_record_and_strike(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    wraps: list[Wrap] = []
+    monkeypatch.setattr(dispatcher, "run_dispatcher", lambda *, wrap: wraps.append(wrap))
+    monkeypatch.setenv(HISTORY_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(NAME_VARIABLE, "dispatcher-2")
     port: Any = object()
 
-    assert [watch.broker(port), watch.database(port), watch.graph(port)] == [port] * 3
+    dispatcher.main(["tell.before:raise"])
+    broker, database, graph = wraps[0](port, port, port)
+
+    assert (type(broker), type(database)) == (RecordedBroker, RecordedDatabase)
+    with pytest.raises(FailpointReached):
+        await graph.tell([])
 
 
-def test_history_and_failpoints_are_read_from_the_environment(tmp_path: Path) -> None:
-    asked = {"CODITECT_FAILPOINTS": "commit.after:raise"}
-    watch = read_watch({**asked, "CODITECT_HISTORY": str(tmp_path), "CODITECT_CHAOS_NAME": "dispatcher-2"})
+def test_history_is_written_under_the_name_of_the_process_and_its_life(tmp_path: Path) -> None:
+    note = open_note({HISTORY_VARIABLE: str(tmp_path), NAME_VARIABLE: "dispatcher-2"})
 
-    watch.note(Type.OK, "effect", "it")
+    note(Type.OK, "effect", "it")
 
     assert [(one.proc, one.key) for one in read_histories(tmp_path)] == [(f"dispatcher-2#{os.getpid()}", "it")]
-    with pytest.raises(FailpointReached):
-        watch.reached("commit.after")
+    assert open_note({}) is silent
 
 
-async def test_watched_graph_tells_what_the_graph_tells() -> None:
+async def test_watched_graph_tells_what_the_graph_tells_and_adopts() -> None:
     points: list[str] = []
     graph = RecordedGraph(MemoryTaskGraph(), reached=points.append)
     job = Job("flow", "node", 0, Priority.P1, "work", (), JobState.QUEUED)
@@ -160,16 +164,14 @@ async def test_watched_graph_tells_what_the_graph_tells() -> None:
     await graph.tell([gone])
     assert points == ["tell.before", "tell.after"] * 3
 
+    adopted: list[str] = []
+    adopting = RecordedGraph(MemoryTaskGraph(), reached=adopted.append)
+    await adopting.create([Job("flow", "node", 0, Priority.P1, "work", (), JobState.QUEUED)])
+    adopted.clear()
 
-async def test_failpoints_of_adoption_are_reached_when_something_can_be_taken_and_when_it_was() -> None:
-    points: list[str] = []
-    graph = RecordedGraph(MemoryTaskGraph(), reached=points.append)
-    await graph.create([Job("flow", "node", 0, Priority.P1, "work", (), JobState.QUEUED)])
-    points.clear()
-
-    assert await graph.adopt([], {"work": 1}) == []
-    assert await graph.adopt([0], {}) == []
-    assert points == []
-    assert await graph.adopt([0], {"work": 1}) == [Proposal("flow", "node", "work")]
-    assert await graph.adopt([0], {"work": 1}) == []
-    assert points == ["adopt.before", "adopt.after", "adopt.before"]
+    assert await adopting.adopt([], {"work": 1}) == []
+    assert await adopting.adopt([0], {}) == []
+    assert adopted == []
+    assert await adopting.adopt([0], {"work": 1}) == [Proposal("flow", "node", "work")]
+    assert await adopting.adopt([0], {"work": 1}) == []
+    assert adopted == ["adopt.before", "adopt.after", "adopt.before"]

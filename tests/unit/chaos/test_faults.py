@@ -4,10 +4,9 @@ from statistics import quantiles
 
 import pytest
 
-from coditect.registry.port import LEASE_SECONDS
-from dispatcher.chaos.checks.coverage import FEWEST_PER_SECOND, toll
-from dispatcher.chaos.checks.history_index import HistoryIndex
-from dispatcher.chaos.faults.schedule import (
+from chaos.checks.coverage import FEWEST_PER_SECOND, toll
+from chaos.checks.history_index import HistoryIndex
+from chaos.faults.schedule import (
     AGENT_STOP,
     BROKER_KILL,
     BROKER_STOP,
@@ -21,8 +20,9 @@ from dispatcher.chaos.faults.schedule import (
     lone,
     schedule,
 )
+from chaos.history import HistoryEntry, Type
+from coditect.registry.port import LEASE_SECONDS
 from dispatcher.ledger.ownership.leases import TTL_MS
-from dispatcher.recorder.history import HistoryEntry, Type
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -36,15 +36,16 @@ def test_seed_alone_decides_what_is_broken_and_every_kind_comes(seed: int) -> No
     assert len(faults) / 60 > 1.5 * FEWEST_PER_SECOND
 
 
-def test_foundationdb_is_broken_too_where_it_is_the_store() -> None:
+def test_schedule_is_drawn_of_its_kinds_by_its_seed() -> None:
+    assert schedule(1, 30.0, tuple(KINDS)) != schedule(2, 30.0, tuple(KINDS))
+
+    assert {fault.kind for fault in schedule(1, 60.0, ("redis.wipe", "broker.kill"))} == {"redis.wipe", "broker.kill"}
+    assert schedule(1, 60.0, ()) == []
+
     faults = schedule(1, 60.0, tuple(kinds_with(foundationdb=True)))
 
     assert {fault.kind for fault in faults} == {*KINDS, *STORE_KINDS}
     assert not STORE_KINDS.keys() & kinds_with(foundationdb=False).keys()
-
-
-def test_schedules_of_two_seeds_differ() -> None:
-    assert schedule(1, 30.0, tuple(KINDS)) != schedule(2, 30.0, tuple(KINDS))
 
 
 @pytest.mark.parametrize("kinds", [(), ("redis.wipe",), tuple(KINDS)])
@@ -53,11 +54,6 @@ def test_fault_that_comes_alone_is_one_of_the_kinds(kinds: tuple[str, ...]) -> N
 
     assert found == set(kinds)
     assert lone(1, kinds) == lone(1, kinds)
-
-
-def test_only_what_is_asked_for_is_broken() -> None:
-    assert {fault.kind for fault in schedule(1, 60.0, ("redis.wipe", "broker.kill"))} == {"redis.wipe", "broker.kill"}
-    assert schedule(1, 60.0, ()) == []
 
 
 @pytest.mark.parametrize(("kind", "lease_seconds"), [(AGENT_STOP, LEASE_SECONDS), (DISPATCHER_STOP, TTL_MS / 1000)])
@@ -72,25 +68,21 @@ def test_most_stops_are_longer_than_the_lease_and_some_are_not(kind: str, lease_
     assert median > 1.4 * lease_seconds
 
 
-def entry(t: float, proc: str, type_: Type, f: str, key: str, **val: object) -> HistoryEntry:
-    return HistoryEntry(t, proc, type_, f, key, val)
-
-
 RUN = [
-    entry(0.0, "client", Type.OK, "accept", "work"),
-    entry(1.0, "agent-1#7", Type.INVOKE, "execute", "work"),
-    entry(2.0, "chaos", Type.INVOKE, "kill", "agent-1", kind="agent.kill"),
-    entry(2.1, "chaos", Type.INVOKE, "stop", "agent-2", kind="agent.stop"),
-    entry(3.0, "chaos", Type.OK, "wipe", "redis", kind="redis.wipe"),
-    entry(4.0, "agent-2#9", Type.INVOKE, "execute", "work"),
-    entry(4.5, "chaos", Type.OK, "kill", "broker", kind="broker.kill"),
-    entry(5.0, "agent-2#9", Type.OK, "execute", "work"),
-    entry(6.0, "client", Type.OK, "end", "work", state="completed"),
-    entry(7.0, "chaos", Type.OK, "kill", "broker", kind="broker.kill"),
+    HistoryEntry(0.0, "client", Type.OK, "accept", "work"),
+    HistoryEntry(1.0, "agent-1#7", Type.INVOKE, "execute", "work"),
+    HistoryEntry(2.0, "chaos", Type.INVOKE, "kill", "agent-1", {"kind": "agent.kill"}),
+    HistoryEntry(2.1, "chaos", Type.INVOKE, "stop", "agent-2", {"kind": "agent.stop"}),
+    HistoryEntry(3.0, "chaos", Type.OK, "wipe", "redis", {"kind": "redis.wipe"}),
+    HistoryEntry(4.0, "agent-2#9", Type.INVOKE, "execute", "work"),
+    HistoryEntry(4.5, "chaos", Type.OK, "kill", "broker", {"kind": "broker.kill"}),
+    HistoryEntry(5.0, "agent-2#9", Type.OK, "execute", "work"),
+    HistoryEntry(6.0, "client", Type.OK, "end", "work", {"state": "completed"}),
+    HistoryEntry(7.0, "chaos", Type.OK, "kill", "broker", {"kind": "broker.kill"}),
 ]
 
 
-def test_toll_tells_which_faults_met_work_in_flight() -> None:
+def test_toll_tells_which_faults_met_work_in_flight_and_what_a_run_does_not_prove() -> None:
     counted = toll(HistoryIndex(RUN), ("agent.kill", "agent.stop", "redis.wipe", "broker.kill"), seconds=8.0)
 
     assert [(one.kind, one.faults, one.hitting) for one in counted.kinds] == [
@@ -101,8 +93,6 @@ def test_toll_tells_which_faults_met_work_in_flight() -> None:
     ]
     assert counted.per_second == 5 / 8
 
-
-def test_run_that_proves_nothing_says_why() -> None:
     busy = toll(HistoryIndex(RUN), ("agent.kill",), seconds=1.0)
     idle = toll(HistoryIndex(RUN), ("agent.stop", "broker.wipe"), seconds=100.0)
 

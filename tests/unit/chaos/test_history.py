@@ -6,18 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+from chaos.checks.history_index import HistoryIndex, operations
+from chaos.history import SUFFIX, UNENDED, HistoryEntry, Notebook, Scribe, Type, merged, read_histories
+from chaos.recorder import Rows
 from coditect.workflow.states import TaskState
-from dispatcher.chaos.checks.history_index import HistoryIndex, operations
 from dispatcher.ledger import versions
 from dispatcher.ledger.keyspace import RESTORES, STATUSES
 from dispatcher.ledger.rows import NodeRecord
-from dispatcher.recorder.history import SUFFIX, UNENDED, HistoryEntry, Notebook, Scribe, Type, merged, read_histories
-from dispatcher.recorder.ports import Rows
 
 CHILD = """
 import sys
 from pathlib import Path
-from dispatcher.recorder.history import Scribe, Type
+from chaos.history import Scribe, Type
 scribe = Scribe(Path(sys.argv[1]), "child")
 for number in range(10_000):
     scribe.note(Type.OK, "effect", str(number))
@@ -75,7 +75,7 @@ def test_line_of_a_transaction_is_read_as_its_rows() -> None:
     assert [(one.happened, one.possible, one.open_at(9.0)) for one in open_] == [(False, True, True)]
 
 
-def test_end_belongs_to_the_newest_beginning_of_its_process() -> None:
+def test_end_belongs_to_the_newest_beginning_of_its_process_or_to_its_fence() -> None:
     now = [0.0]
     notebook = Notebook(lambda: now[0])
     one, other = notebook.of("one"), notebook.of("other")
@@ -89,8 +89,6 @@ def test_end_belongs_to_the_newest_beginning_of_its_process() -> None:
     assert (died.outcome, died.possible, elsewhere.proc, elsewhere.ended) == (Type.INFO, True, "other", UNENDED)
     assert (failed.begun, failed.ended, failed.possible, failed.val) == (3.0, 4.0, False, {"attempt": 4.0})
 
-
-def test_end_of_an_execution_belongs_to_its_fence_though_another_of_the_same_process_began_later() -> None:
     now = [0.0]
     notebook = Notebook(lambda: now[0])
     note = notebook.of("one")
@@ -104,15 +102,13 @@ def test_end_of_an_execution_belongs_to_its_fence_though_another_of_the_same_pro
     assert (second.val["fence"], second.ended) == (6, UNENDED)
 
 
-def test_discarded_node_is_noted_with_its_fence_and_one_that_never_ran_is_not() -> None:
+def test_discarded_nodes_are_noted_with_their_fence_and_restores_with_who_asked() -> None:
     rows = Rows()
     for name, fence in (("discarded", 3), ("new", 0)):
         rows.written(STATUSES.pack(("w", name)), NodeRecord(TaskState.BLOCKED, fence=fence).pack())
 
     assert [(f, key, facts["fence"]) for f, key, facts in rows.told(1)] == [("state", "w:discarded", 3)]
 
-
-def test_restore_is_noted_with_who_asked_for_it() -> None:
     rows = Rows()
     rows.written(RESTORES.pack(("w", 1)), versions.RESTORE.pack((1_000, "ada", "hotel")))
 

@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
+from chaos.checks.history_index import HistoryIndex
+from chaos.checks.slots import no_idle_slot
+from chaos.history import HistoryEntry, Notebook, Type
+from chaos.looking import keep_looking_at_slots, taken
 from coditect.model.registration import Load
-from dispatcher.chaos.checks.history_index import HistoryIndex
-from dispatcher.chaos.checks.slots import no_idle_slot
-from dispatcher.chaos.looking import keep_looking_at_slots, taken
-from dispatcher.recorder.history import HistoryEntry, Notebook, Type
 from tests.unit.broker.virtual_time import in_virtual_time
 from tests.unit.chaos.histories import FREE_SLOT, idle
 

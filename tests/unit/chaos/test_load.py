@@ -12,18 +12,20 @@ from unittest.mock import AsyncMock
 
 import pytest
 
+from chaos.history import Type
+from chaos.load.generators import BROKEN, FEW_ATTEMPTS, LONGEST_MILLISECONDS, Generators
+from chaos.load.pace import Pace
+from chaos.load.parts.poison import DEAF, SUICIDE, poison
+from chaos.load.waves import URGENT
+from chaos.load.work import MOST_ATTEMPTS
+from chaos.load.workload import ChaosLoad
 from coditect.client.client import Client
 from coditect.client.options import Options
 from coditect.errors import BrokerUnavailable, ResultTimeout
 from coditect.model.capability import Priority
 from coditect.model.result import Status
 from coditect.workflow.states import WorkflowState
-from dispatcher.chaos.load.generators import BROKEN, FEW_ATTEMPTS, LONGEST_MILLISECONDS, Generators
-from dispatcher.chaos.load.pace import Pace
-from dispatcher.chaos.load.waves import URGENT
-from dispatcher.chaos.load.work import MOST_ATTEMPTS
-from dispatcher.chaos.load.workload import ChaosLoad
-from dispatcher.recorder.history import Type
+from tests.support import eventually
 
 PACE = Pace(workflows=1, tasks=0, width=2, milliseconds=(0, 0), canceled=1.0, wait_seconds=7.0)
 LEFT_ALONE = replace(PACE, canceled=0.0, paused=0.0)
@@ -74,7 +76,7 @@ class FakeHandle:
 
     async def outcome(self, *, timeout: float) -> SimpleNamespace:
         await self.let.wait()
-        return SimpleNamespace(status=Status.COMPLETED)
+        return SimpleNamespace(status=Status.COMPLETED, failure=None)
 
 
 class FakeClient:
@@ -84,14 +86,12 @@ class FakeClient:
         self._run = run
         self._handle = handle
 
-    async def start(self, _: Any, value: Any, *, key: str) -> FakeRun:
+    async def start(self, _: Any, value: Any, *, idempotency_key: str) -> FakeRun:
         return self._run
 
     async def submit(self, *given: Any, **options: Any) -> FakeHandle | None:
         self.given = given
         return self._handle
-
-    submit_durable = submit
 
 
 class Notes:
@@ -187,30 +187,27 @@ async def task(pace: Pace) -> tuple[Notes, Sequence[Type]]:
     return notes, early
 
 
-async def test_task_that_may_be_lost_does_not_keep_the_next_from_beginning() -> None:
+async def test_task_is_noted_as_the_direct_durable_or_hopeless_one_that_it_is() -> None:
     notes, early = await task(replace(LEFT_ALONE, durable=0.0, patience_seconds=0.0))
 
     assert (early, notes.lines[-1], notes.facts["state"]) == ([], (Type.OK, "end", "t"), "completed")
     assert notes.facts["priority"] in ("p0", "p1", "p2")
+    assert "calls" not in notes.facts
 
-
-async def test_durable_task_is_noted_as_the_workflow_that_it_is() -> None:
     notes, _ = await task(replace(LEFT_ALONE, durable=1.0, patience_seconds=0.0))
 
     assert notes.lines[2] == (Type.INVOKE, "accept", "w")
     assert (notes.facts["nodes"], notes.facts["most"]) == ({"task": []}, MOST_ATTEMPTS)
+
+    notes, _ = await task(replace(LEFT_ALONE, durable=0.0, hopeless=1.0, patience_seconds=0.0))
+
+    assert (notes.facts["ends"], notes.facts["most"]) == (("failed",), FEW_ATTEMPTS)
 
 
 async def test_key_that_is_asked_for_again_is_noted_with_what_it_means_each_time() -> None:
     notes = await noted(FakeRun(WorkflowState.CANCELED), replace(PACE, asked_again=1.0))
 
     assert (notes.about("submit"), notes.facts["run"]) == ([Type.INVOKE, Type.OK, Type.OK], "w")
-
-
-async def test_task_without_hope_is_meant_to_fail_after_few_attempts() -> None:
-    notes, _ = await task(replace(LEFT_ALONE, durable=0.0, hopeless=1.0, patience_seconds=0.0))
-
-    assert (notes.facts["ends"], notes.facts["most"]) == (("failed",), FEW_ATTEMPTS)
 
 
 @pytest.mark.parametrize(("hopeless", "least", "most"), [(0.0, 7, LONGEST_MILLISECONDS), (1.0, 0, 7)])
@@ -224,6 +221,43 @@ async def test_direct_task_may_be_long_unless_it_is_to_fail(hopeless: float, lea
     assert ending is not None
     ending.close()
     assert least <= client.given[1]["milliseconds"] <= most
+
+
+@pytest.mark.parametrize("ended", [True, False])
+async def test_wave_of_calls_waits_for_the_wave_before_the_last(ended: bool) -> None:
+    notes, handle = Notes(), FakeHandle()
+    pace = replace(LEFT_ALONE, calls=2, patience_seconds=0.0, soon_milliseconds=(0, 0))
+    load = ChaosLoad(cast(Client, FakeClient(FakeRun(), handle)), notes, Random(1), pace)
+    if ended:
+        handle.let.set()
+
+    async def wave_after_wave() -> None:
+        for _ in range(3):
+            await load.calls()
+
+    async with load._work:
+        waves = asyncio.create_task(wave_after_wave())
+        await eventually(lambda: len(notes.about("accept")) >= 2 * 2 * 2)
+        await asyncio.wait([waves], timeout=0.05)
+        begun = len(notes.about("accept")) // 4
+        handle.let.set()
+        await waves
+
+    assert begun == (3 if ended else 2)
+    assert notes.facts["calls"] is True
+
+
+@pytest.mark.parametrize("capability", [SUICIDE, DEAF])
+async def test_poison_that_may_be_lost_does_not_keep_the_next_from_beginning(capability: str) -> None:
+    notes, handle = Notes(), FakeHandle()
+    pace = replace(LEFT_ALONE, patience_seconds=0.0, soon_milliseconds=(0, 0))
+    load = ChaosLoad(cast(Client, FakeClient(FakeRun(), handle)), notes, Random(1), pace)
+    async with load._work:
+        await poison(capability, load)
+        early = notes.about("end")
+        handle.let.set()
+
+    assert (early, notes.lines[-1], notes.facts["poison"]) == ([], (Type.OK, "end", "t"), capability)
 
 
 async def test_parents_of_a_wave_come_with_urgent_tasks_and_await_a_child_each(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from chaos.history import Notebook, Type
+from chaos.looking import RegistryLook, keep_looking
+from chaos.testbed import ChaosTestbed
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, Load, Registration
 from coditect.registry.memory import MemoryRegistry
-from dispatcher.chaos.looking import RegistryLook, keep_looking
-from dispatcher.chaos.testbed import ChaosTestbed
-from dispatcher.recorder.history import Notebook, Type
+from coditect.registry.port import Search
 from tests.support import eventually
+from tests.unit.broker.virtual_time import in_virtual_time
 
 
 def post(name: str, pid: int | None, *, stopped: bool = False, ready: bool = True) -> Any:
@@ -61,3 +65,29 @@ async def test_look_says_who_was_there_and_who_was_listed_or_that_nobody_answere
     begun, end = notebook.entries
     assert (begun.type, begun.val) == (Type.INVOKE, {"running": ["worker-1", "worker-2"], "at_work": ["worker-1"]})
     assert (end.type, end.val) == ((Type.FAIL, {}) if failing else (Type.OK, {"listed": ["worker-1"]}))
+
+
+class SlowRegistry(MemoryRegistry):
+    """A registry that takes a while to answer."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    async def find(self, search: Search) -> tuple[AgentRecord, ...]:
+        await asyncio.sleep(self.seconds)
+        return await super().find(search)
+
+
+@pytest.mark.parametrize(("seconds", "gap"), [(0.0, 1.0), (0.4, 1.0), (1.5, 1.5)])
+@in_virtual_time
+async def test_look_begins_once_a_second_however_long_the_registry_takes(seconds: float, gap: float) -> None:
+    notebook, nobody = Notebook(asyncio.get_running_loop().time), RegistryLook(frozenset(), frozenset())
+    async with SlowRegistry(seconds) as registry:
+        looking = keep_looking(registry, lambda: nobody, notebook.of("chaos"), name_of=lambda record: record.agent_id)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(looking, 10.0)
+
+    begun = [one.t for one in notebook.entries if one.type is Type.INVOKE]
+    assert [after - before for before, after in pairwise(begun)] == pytest.approx([gap] * (len(begun) - 1))
+    assert len(begun) > 5

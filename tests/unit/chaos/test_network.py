@@ -10,13 +10,13 @@ from typing import Any, cast
 
 import pytest
 
+from chaos.faults.network import MANNERS, RemotePort
+from chaos.faults.schedule import BOTH_WAYS, BROKER_KILL, BROKER_PART, DEAF, MUTE, REDIS_PART, SLOW, Fault
+from chaos.history import Type
+from chaos.nemesis import Nemesis
 from coditect.aio.network import BOTH, NetworkPath, Way
 from coditect.errors import RegistryUnavailable
 from coditect.registry.memory import MemoryRegistry
-from dispatcher.chaos.faults.network import MANNERS, RemotePort
-from dispatcher.chaos.faults.schedule import BOTH_WAYS, BROKER_KILL, BROKER_PART, DEAF, MUTE, REDIS_PART, SLOW, Fault
-from dispatcher.chaos.nemesis import Nemesis
-from dispatcher.recorder.history import Type
 from tests.unit.broker.virtual_time import in_virtual_time
 
 CUT = {BOTH_WAYS: BOTH, MUTE: (Way.TO_SERVER,), DEAF: (Way.TO_CLIENT,), SLOW: ()}
@@ -69,6 +69,7 @@ class FakePost:
     life: str = "agent-1#7"
     log: str = "The broker cannot be reached"
     crashed: bool = False
+    drained: bool = False
     paths: dict[str, NetworkPath] = field(default_factory=lambda: {"broker": NetworkPath(), "redis": NetworkPath()})
 
     def start(self) -> None:
@@ -112,22 +113,27 @@ async def test_every_process_is_parted_from_each_server_in_each_manner_and_heale
     assert all(path.is_open for post in stage.posts for path in post.paths.values())
 
 
+@pytest.mark.parametrize(("how", "noted"), [("", "trouble"), ("drained", "restart"), ("crashed", "crash")])
 @in_virtual_time
-async def test_process_that_ends_by_itself_is_noted_and_started_again_unless_a_fault_acts_on_it() -> None:
-    stage, troubled = FakeStage(), list[str]()
+async def test_process_that_ends_by_itself_is_noted_and_started_again_unless_a_fault_acts_on_it(
+    how: str, noted: str
+) -> None:
+    stage, ends = FakeStage(), list[tuple[str, str]]()
     ended, hit = stage.posts
     ended.alive = hit.alive = False
     hit.busy, hit.settled = True, False
+    if how:
+        setattr(ended, how, True)
 
     def note(type_: Type, f: str, key: str, **facts: Any) -> None:
         if type_ is Type.INFO:
-            troubled.append(facts["life"])
+            ends.append((f, facts["life"]))
 
     nemesis = Nemesis(cast(Any, stage), note, cast(Any, None))
     async with nemesis.keeping():
         await nemesis.run([Fault(2.0, BROKER_PART, 0.0, 1.0)])
 
-    assert (ended.alive, hit.alive, troubled) == (True, False, [ended.life])
+    assert (ended.alive, hit.alive, ends) == (True, False, [(noted, ended.life)])
 
 
 class SlowServers:

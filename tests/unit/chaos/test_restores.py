@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from dispatcher.chaos.checks.coordination.restores import restored_whole
-from dispatcher.chaos.checks.history_index import HistoryIndex
-from dispatcher.recorder.history import HistoryEntry, Type
+from chaos.checks.coordination.restores import restored_whole
+from chaos.checks.history_index import HistoryIndex
+from chaos.history import HistoryEntry, Type
 from tests.unit.chaos.collaborated import RESTORED, restored
 
 

@@ -6,13 +6,13 @@ from random import Random
 
 import pytest
 
+from chaos.faults.strangers import DRAWN, HANDS_FULL, PREFIX, Strangers
+from chaos.history import Notebook, Type
+from chaos.load.work import CAPABILITY, MOST_ATTEMPTS, EffectTable, working_agent
 from coditect.broker.memory import MemoryBroker
 from coditect.model.capability import Priority
 from coditect.testing import TestFleet
 from coditect.wire import routing
-from dispatcher.chaos.faults.strangers import DRAWN, HANDS_FULL, PREFIX, Strangers
-from dispatcher.chaos.load.work import CAPABILITY, MOST_ATTEMPTS, EffectTable, working_agent
-from dispatcher.recorder.history import Notebook, Type
 
 MOST_SECONDS = "2m"
 
@@ -21,7 +21,7 @@ MOST_SECONDS = "2m"
 async def test_what_a_stranger_sends_ends_after_few_attempts_and_leaves_the_others_alone(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dispatcher.chaos.faults.strangers.DRAWN", {kind: DRAWN[kind]})
+    monkeypatch.setattr("chaos.faults.strangers.DRAWN", {kind: DRAWN[kind]})
     notebook = Notebook(lambda: 0.0)
 
     def note(type_: Type, f: str, key: str = "", **val: object) -> None:
@@ -57,5 +57,5 @@ async def test_a_request_arrives_again_until_it_expires_and_never_later() -> Non
         await strangers.repeat()
         await fleet.advance("1s")
 
-        assert [row async for row in fleet.client.locks()] == []
+        assert [row async for row in fleet.client.locks.list()] == []
     assert (answered_again, fleet.client._requests.strays.value - before) == (2, 2)

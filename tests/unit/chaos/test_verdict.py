@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.chaos.checks.check import CheckResult
-from dispatcher.chaos.checks.coverage import FaultCoverage, Toll
-from dispatcher.chaos.faults.schedule import AGENT_KILL, KINDS
-from dispatcher.chaos.run import PROVING_SECONDS, RunOrder, RunVerdict
+from chaos.checks.check import CheckResult
+from chaos.checks.coverage import FaultCoverage, Toll
+from chaos.faults.schedule import AGENT_KILL, KINDS
+from chaos.run import PROVING_SECONDS, RunOrder, RunVerdict
 
 IDLE = CheckResult("DAG order", "a node runs after its predecessors", 0)
 BUSY = CheckResult("nothing lost", "accepted work ends", 10)
@@ -30,11 +30,7 @@ def test_long_run_of_all_faults_fails_when_a_checker_had_nothing_to_check() -> N
 
 @pytest.mark.parametrize(
     ("mutant", "broken", "caught"),
-    [
-        ("skip_fence", "no stale write", True),
-        ("skip_fence", "nothing lost", False),
-        ("", "no stale write", False),
-    ],
+    [("skip_fence", "no stale write", True), ("skip_fence", "nothing lost", False), ("", "no stale write", False)],
 )
 def test_mutant_is_caught_by_who_looks_for_it_and_not_by_another_failure(
     mutant: str, broken: str, caught: bool

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.chaos.checks.history_index import HistoryIndex
-from dispatcher.chaos.checks.waits import (
-    BETWEEN_P2S,
-    CALM_SECONDS,
-    MOST_BEFORE_P0,
-    MOST_BEFORE_P2,
-    p0_soon,
-    p2_progress,
-)
-from dispatcher.recorder.history import HistoryEntry, Type
+from chaos.checks.history_index import HistoryIndex
+from chaos.checks.waits import BETWEEN_P2S, CALM_SECONDS, MOST_BEFORE_P0, MOST_BEFORE_P2, p0_soon, p2_progress
+from chaos.history import HistoryEntry, Type
+from tests.unit.chaos.histories import indexed
 
 READY_AT = 100.0
 
@@ -31,7 +25,7 @@ def backlog(many: int, *, priority: str, first_at: float) -> list[HistoryEntry]:
 def waiting(priority: str, *more: HistoryEntry) -> HistoryIndex:
     accepted = HistoryEntry(READY_AT, "client", Type.OK, "accept", "task", {"priority": priority})
     started = HistoryEntry(READY_AT + 3.0, "agent-1", Type.OK, "execute", "task")
-    return HistoryIndex(sorted([accepted, started, *more], key=lambda one: one.t))
+    return indexed(accepted, started, *more)
 
 
 @pytest.mark.parametrize(("many", "passed"), [(MOST_BEFORE_P0, True), (MOST_BEFORE_P0 + 1, False)])
@@ -49,6 +43,18 @@ def test_nobody_is_judged_while_something_is_broken_nor_soon_after(at: float) ->
     assert p2_progress(waiting("p2", *backlog(1_000, priority="p1", first_at=READY_AT + 0.0001), killed)).checked == 0
 
 
+def test_neither_a_drain_nor_a_later_p2_excuses_a_wait_but_other_p0s_do() -> None:
+    restarted = HistoryEntry(READY_AT + 1.0, "chaos", Type.INFO, "restart", "agent-1", {"life": "agent-1#7"})
+
+    assert not p0_soon(waiting("p0", *backlog(100, priority="p2", first_at=50.0), restarted)).passed
+
+    assert not p2_progress(
+        waiting("p2", *backlog(MOST_BEFORE_P2 + 1, priority="p2", first_at=READY_AT + 0.0001))
+    ).passed
+
+    assert p0_soon(waiting("p0", *backlog(100, priority="p0", first_at=50.0))).passed
+
+
 @pytest.mark.parametrize(("priority", "passed"), [("p1", False), ("p0", True)])
 def test_p0_does_not_wait_while_many_of_lower_priority_go_on(priority: str, passed: bool) -> None:
     facts = {"priority": priority}
@@ -58,10 +64,6 @@ def test_p0_does_not_wait_while_many_of_lower_priority_go_on(priority: str, pass
     ]
 
     assert p0_soon(waiting("p0", *going_on)).passed is passed
-
-
-def test_p0_waits_for_other_p0s() -> None:
-    assert p0_soon(waiting("p0", *backlog(100, priority="p0", first_at=50.0))).passed
 
 
 @pytest.mark.parametrize(
@@ -82,12 +84,6 @@ def test_p2_is_overtaken_by_a_round_more_for_each_p2_before_it(more: int, passed
     assert p2_progress(waiting("p2", *before, *later)).passed is passed
 
 
-def test_p2_before_which_p2s_start_that_came_after_it_is_overtaken() -> None:
-    assert not p2_progress(
-        waiting("p2", *backlog(MOST_BEFORE_P2 + 1, priority="p2", first_at=READY_AT + 0.0001))
-    ).passed
-
-
 def test_node_waits_from_when_the_ledger_says_that_it_can_be_executed() -> None:
     accepted = HistoryEntry(0.0, "client", Type.OK, "accept", "w", {"nodes": {"n": []}, "priorities": {"n": "p0"}})
     ready = HistoryEntry(READY_AT, "dispatcher-1", Type.OK, "state", "w:n", {"state": "ready", "version": 1})
@@ -95,6 +91,6 @@ def test_node_waits_from_when_the_ledger_says_that_it_can_be_executed() -> None:
     before = [HistoryEntry(10.0 + one, "agent-1", Type.OK, "execute", f"other{one}") for one in range(40)]
     others = backlog(10, priority="p1", first_at=50.0)
 
-    check = p0_soon(HistoryIndex(sorted([accepted, ready, ran, *before, *others], key=lambda one: one.t)))
+    check = p0_soon(indexed(accepted, ready, ran, *before, *others))
 
     assert (check.checked, check.passed) == (1, True)

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
 
-from coditect.chat.budget import ChatBudget, Prices
 from coditect.chat.endpoint import open_chat
-from coditect.chat.failures import BudgetSpent, ChatBroken, ChatRefused, ChatUnavailable
-from coditect.chat.port import ChatAnswer, ChatMessage, ChatRequest, ChatRole, ChatTool, ToolCall
+from coditect.chat.port import (
+    BudgetSpent,
+    ChatAnswer,
+    ChatBroken,
+    ChatBudget,
+    ChatMessage,
+    ChatRefused,
+    ChatRequest,
+    ChatRole,
+    ChatTool,
+    ChatUnavailable,
+    Prices,
+    ToolCall,
+)
 from coditect.errors import SetupError
-from coditect.settings.chat import ChatSettings, chat_settings
+from coditect.settings.settings import ChatSettings
 from tests.chat_stub import STREAM, ChatStub, calls, chat_stub, delta, event, refuses, says, stream, usage
 
 QUESTION = ChatRequest((ChatMessage(ChatRole.SYSTEM, "Be brief."), ChatMessage(ChatRole.USER, "Why?")))
@@ -98,20 +110,15 @@ async def test_what_is_no_answer_is_an_error_that_says_whether_to_ask_again(
     assert len(stub.requests) == 1, "it is not tried again, and no redirect is followed"
 
 
-async def test_the_pause_that_an_overloaded_endpoint_asks_for_is_told() -> None:
-    async with chat_stub(refuses("429 Too Many Requests", b"{}", b"retry-after: 7")) as stub:
+@pytest.mark.parametrize(("seconds", "pause"), [(b"7", 7), (b"9" * 5_000, None)])
+async def test_the_pause_that_an_overloaded_endpoint_asks_for_is_told_if_it_is_a_time(
+    seconds: bytes, pause: int | None
+) -> None:
+    async with chat_stub(refuses("429 Too Many Requests", b"{}", b"retry-after: " + seconds)) as stub:
         with pytest.raises(ChatUnavailable) as caught:
             await ask(stub)
 
-    assert caught.value.facts["retry_after_seconds"] == 7
-
-
-async def test_a_time_to_wait_that_is_none_is_left_out() -> None:
-    async with chat_stub(refuses("429 Too Many Requests", b"{}", b"retry-after: " + b"9" * 5_000)) as stub:
-        with pytest.raises(ChatUnavailable) as caught:
-            await ask(stub)
-
-    assert "retry_after_seconds" not in caught.value.facts
+    assert caught.value.facts.get("retry_after_seconds") == pause
 
 
 async def test_an_endpoint_that_is_not_there_is_unavailable() -> None:
@@ -122,28 +129,18 @@ async def test_an_endpoint_that_is_not_there_is_unavailable() -> None:
         await ask(stub)
 
 
-async def test_silence_ends_an_answer() -> None:
-    async def begin(writer: asyncio.StreamWriter) -> None:
-        writer.write(STREAM + event(delta(content="Bec")))
+async def stop_amid(writer: asyncio.StreamWriter) -> None:
+    writer.write(STREAM + event(delta(content="Bec")))
+    await writer.drain()
+    await asyncio.sleep(30)
+
+
+async def drip(writer: asyncio.StreamWriter) -> None:
+    writer.write(STREAM)
+    while True:
+        writer.write(b": still here\n\n")
         await writer.drain()
-        await asyncio.sleep(30)
-
-    async with chat_stub(begin) as stub:
-        with pytest.raises(ChatUnavailable, match="ReadTimeout"):
-            await ask(stub, silence_seconds=0.1)
-
-
-async def test_an_answer_without_end_is_cut_by_time() -> None:
-    async def drip(writer: asyncio.StreamWriter) -> None:
-        writer.write(STREAM)
-        while True:
-            writer.write(b": still here\n\n")
-            await writer.drain()
-            await asyncio.sleep(0.01)
-
-    async with chat_stub(drip) as stub:
-        with pytest.raises(ChatUnavailable, match="in time"):
-            await ask(stub, seconds=0.3)
+        await asyncio.sleep(0.01)
 
 
 async def flood(writer: asyncio.StreamWriter) -> None:
@@ -153,25 +150,31 @@ async def flood(writer: asyncio.StreamWriter) -> None:
         await writer.drain()
 
 
-async def test_a_flood_is_cut_by_size() -> None:
-    async with chat_stub(flood) as stub:
-        with pytest.raises(ChatBroken, match="too large"):
-            await ask(stub, budget=ChatBudget(10**9), bytes=100_000)
+async def write_one_line(writer: asyncio.StreamWriter) -> None:
+    writer.write(STREAM + b"data: ")
+    while True:
+        writer.write(b"x" * 65_536)
+        await writer.drain()
 
 
-async def test_a_single_line_without_end_is_cut() -> None:
-    async def line(writer: asyncio.StreamWriter) -> None:
-        writer.write(STREAM + b"data: ")
-        while True:
-            writer.write(b"x" * 65_536)
-            await writer.drain()
+@pytest.mark.parametrize(
+    ("answer", "settings", "error", "words"),
+    [
+        (stop_amid, {"seconds": 0.4}, ChatUnavailable, "ReadTimeout"),
+        (drip, {"seconds": 0.3}, ChatUnavailable, "in time"),
+        (flood, {"max_bytes": 100_000}, ChatBroken, "too large"),
+        (write_one_line, {}, ChatBroken, "limit"),
+    ],
+)
+async def test_an_answer_without_end_is_cut(
+    answer: Any, settings: dict[str, Any], error: type[ChatBroken | ChatUnavailable], words: str
+) -> None:
+    async with chat_stub(answer) as stub:
+        with pytest.raises(error, match=words):
+            await ask(stub, budget=ChatBudget(10**9), **settings)
 
-    async with chat_stub(line) as stub:
-        with pytest.raises(ChatBroken, match="limit"):
-            await ask(stub)
 
-
-async def test_an_answer_over_the_budget_is_cut_whatever_the_endpoint_counts() -> None:
+async def test_an_answer_over_the_budget_is_cut_and_a_spent_one_sends_nothing() -> None:
     budget = ChatBudget(2_000)
     async with chat_stub(flood) as stub:
         with pytest.raises(BudgetSpent, match="most_tokens=2000"):
@@ -180,16 +183,6 @@ async def test_an_answer_over_the_budget_is_cut_whatever_the_endpoint_counts() -
     assert stub.requests[0]["max_completion_tokens"] < 2_000
     assert budget.used.total >= 2_000
 
-
-async def test_an_endpoint_that_counts_nothing_is_charged_by_the_bytes() -> None:
-    budget = ChatBudget(100_000)
-    async with chat_stub(says("word " * 4_000, prompt=0, completion=0)) as stub:
-        await ask(stub, budget=budget)
-
-    assert budget.used.output == 20_000 // 16
-
-
-async def test_a_spent_budget_sends_nothing() -> None:
     budget = ChatBudget(1_000)
     async with chat_stub(says("Because.", prompt=900, completion=90)) as stub:
         await ask(stub, budget=budget)
@@ -199,22 +192,24 @@ async def test_a_spent_budget_sends_nothing() -> None:
     assert len(stub.requests) == 1
 
 
-async def test_an_answer_that_broke_off_is_charged() -> None:
-    budget = ChatBudget(10_000)
-    async with chat_stub(stream([delta(content="B" * 4_000)], done=False)) as stub:
-        with pytest.raises(ChatBroken):
+@pytest.mark.parametrize(
+    ("answer", "ends", "charged"),
+    [
+        (says("word " * 4_000, prompt=0, completion=0), nullcontext(), 20_000 // 16),
+        (stream([delta(content="B" * 4_000)], done=False), pytest.raises(ChatBroken), 1_000),
+        (refuses("401 Unauthorized"), pytest.raises(ChatRefused), 0),
+    ],
+    ids=["an endpoint that counts nothing", "an answer that broke off", "a refused request"],
+)
+async def test_what_the_endpoint_does_not_count_is_charged_by_the_bytes(
+    answer: bytes, ends: AbstractContextManager[Any], charged: int
+) -> None:
+    budget = ChatBudget(100_000)
+    async with chat_stub(answer) as stub:
+        with ends:
             await ask(stub, budget=budget)
 
-    assert budget.used.output == 1_000
-
-
-async def test_a_refused_request_costs_nothing() -> None:
-    budget = ChatBudget(10_000)
-    async with chat_stub(refuses("401 Unauthorized")) as stub:
-        with pytest.raises(ChatRefused):
-            await ask(stub, budget=budget)
-
-    assert budget.used.total == 0
+    assert budget.used.output == charged
 
 
 def test_a_budget_of_cost_limits_the_answer() -> None:
@@ -243,7 +238,7 @@ async def test_wrong_settings_say_what_to_set(settings: ChatSettings, words: str
 def test_settings_are_read_and_never_show_the_key() -> None:
     values = {"CODITECT_CHAT_URL": "http://h/v1", "CODITECT_CHAT_KEY": "sk-secret", "CODITECT_CHAT_SECONDS": "7"}
 
-    found = chat_settings(values)
+    found = ChatSettings.read(values)
 
     assert (found.url, found.key, found.seconds, found.model) == ("http://h/v1", "sk-secret", 7.0, None)
     assert "sk-secret" not in repr(found)

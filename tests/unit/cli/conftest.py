@@ -53,4 +53,4 @@ def plane(terminal: Terminal) -> ScriptedPlane:
 def started(terminal: Terminal, file: Path, plane: ScriptedPlane) -> str:
     """A workflow that runs."""
     plane.at_once = False
-    return terminal.run("workflow", "run", str(file), "--detach").out.strip()
+    return terminal.run("workflow", "start", str(file), "--detach").out.strip()

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from coditect.broker.management import QueueRates
 from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.broker.port import MISSING, SAME, Probe
 from coditect.broker.topology import Binding, Exchange, Queue
-from coditect.broker.topology_diff import MISSING, SAME, PlannedBroker, Probe
+from coditect.broker.topology_diff import PlannedBroker
 from coditect.cli.main import app
 from coditect.client.client import Client
 from coditect.client.options import Options
 from coditect.errors import CoditectError, ResultTimeout
 from coditect.model.capability import CapabilitySpec, Priority
 from coditect.model.duration import Duration
-from coditect.model.event import Event
 from coditect.model.ids import AgentId, TaskId
+from coditect.model.message import Event
 from coditect.model.registration import AgentStatus, Load, Registration
 from coditect.model.result import Outcome, Status
 from coditect.registry.memory import MemoryRegistry
@@ -31,6 +34,20 @@ from tests.control_plane import ScriptedPlane
 
 AGENT = AgentId("reviewer-00000001")
 OFFERED = ("code.review", "tests.run")
+
+
+def commands(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The words and the command of every command; groups are loaded when they are asked for."""
+    for name in group.list_commands(None):
+        command = group.get_command(None, name)
+        is_group = bool(hasattr(command, "list_commands") and command.list_commands(None))
+        if not is_group or command.invoke_without_command:
+            yield (*words, name), command
+        if is_group:
+            yield from commands(command, (*words, name))
+
+
+EVERY = dict(commands(get_command(app)))
 
 
 class ProbedBroker(MemoryBroker):
@@ -94,6 +111,16 @@ class ScriptedHandle:
 
 
 @dataclass(slots=True)
+class ScriptedTasks:
+    """What a client's `tasks` were asked to cancel."""
+
+    canceled: list[str]
+
+    async def cancel(self, task_id: str) -> None:
+        self.canceled.append(task_id)
+
+
+@dataclass(slots=True)
 class ScriptedClient:
     """Stands in for the client: `end` says how each task ends."""
 
@@ -104,6 +131,11 @@ class ScriptedClient:
     refusal: CoditectError | None = None
     parts: list[object] = field(default_factory=list)
     handles: list[ScriptedHandle] = field(default_factory=list)
+    emitted: list[tuple[object, ...]] = field(default_factory=list)
+
+    async def emit_data(self, type_: str, data: Mapping[str, Any], *, subject: str, by: str) -> str:
+        self.emitted.append((type_, data, subject, by))
+        return "event-1"
 
     async def __aenter__(self) -> Self:
         return self
@@ -128,8 +160,9 @@ class ScriptedClient:
         self.handles[-1].parts = self.parts
         return self.handles[-1]
 
-    async def cancel(self, task_id: str) -> None:
-        self.canceled.append(task_id)
+    @property
+    def tasks(self) -> ScriptedTasks:
+        return ScriptedTasks(self.canceled)
 
     @asynccontextmanager
     async def events(self, pattern: str, *, of: str | None = None) -> AsyncIterator[AsyncIterator[Event]]:
@@ -218,7 +251,13 @@ class Terminal:
         self.connections = MemoryConnections()
 
     def run(self, *words: str, stdin: str | bytes | None = None) -> Ran:
-        result = CliRunner().invoke(app, list(words), obj=self.connections, input=stdin)
+        root = logging.getLogger()
+        handlers, level = root.handlers[:], root.level
+        try:
+            result = CliRunner().invoke(app, list(words), obj=self.connections, input=stdin)
+        finally:  # what a command sets up would write to its stderr, which is closed by now
+            root.handlers[:] = handlers
+            root.setLevel(level)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return Ran(result.exit_code, result.stdout, result.stderr)

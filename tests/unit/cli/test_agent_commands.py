@@ -7,6 +7,7 @@ from coditect.broker.topology_diff import PlannedBroker
 from coditect.model.capability import CapabilitySpec
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus, Load, Registration
+from coditect.registry.port import LEFT
 from tests.unit.cli.scene import AGENT, Terminal
 
 
@@ -28,10 +29,21 @@ def test_list_without_agents_is_empty_and_ok(terminal: Terminal) -> None:
     assert (ran.code, ran.json) == (0, [])
 
 
+def test_list_of_a_search_that_finds_nothing_says_how_many_agents_there_are(terminal: Terminal) -> None:
+    none = terminal.run("agent", "list", "--tag", "rust")
+    terminal.register()
+    found = terminal.run("agent", "list", "--tag", "rust")
+
+    assert [" ".join((ran.out + ran.err).split()) for ran in (none, found)] == [
+        "No agent fits (registered: 0).",
+        "No agent fits (registered: 1).",
+    ]
+
+
 def test_list_and_show_have_the_trouble_of_an_agent(terminal: Terminal) -> None:
     terminal.register(trouble="too many open files")
 
-    ran = [terminal.run("agent", *words) for words in (("list",), ("show", AGENT))]
+    ran = [terminal.run("agent", *words) for words in (("list",), ("get", AGENT))]
     listed = terminal.run("agent", "list", "--output", "json").json
 
     assert "busy: too many open files" in ran[0].out
@@ -46,7 +58,7 @@ def test_list_and_show_have_an_http_agent_that_takes_no_tasks_yet(terminal: Term
 
     listed = terminal.run("agent", "list", "--output", "json").json
     starting = terminal.run("agent", "list", "--status", "starting")
-    shown = terminal.run("agent", "show", "words-00000001")
+    shown = terminal.run("agent", "get", "words-00000001")
 
     assert [(one["agent_id"], one["status"]) for one in listed] == [(AGENT, "busy"), ("words-00000001", "starting")]
     assert "starting: no bridge serves it yet" in starting.out
@@ -54,11 +66,25 @@ def test_list_and_show_have_an_http_agent_that_takes_no_tasks_yet(terminal: Term
     assert (shown.code, "words.count" in shown.out) == (0, True)
 
 
+def test_list_and_show_have_an_agent_that_went_away(terminal: Terminal) -> None:
+    terminal.register()
+    asyncio.run(terminal.connections.directory.deregister(AgentId(AGENT)))
+
+    living = terminal.run("agent", "list", "--output", "json").json
+    gone = terminal.run("agent", "list", "--status", "offline")
+    shown = terminal.run("agent", "get", AGENT, "--output", "json").json
+
+    assert living == []
+    assert f"offline: {LEFT}" in gone.out
+    assert (shown["status"], shown["load"]["trouble"]) == ("offline", LEFT)
+    assert shown["last_heartbeat"] is not None
+
+
 def test_show_gives_schema_and_load(terminal: Terminal) -> None:
     terminal.register()
 
-    table = terminal.run("agent", "show", AGENT)
-    document = terminal.run("agent", "show", AGENT, "--output", "json").json
+    table = terminal.run("agent", "get", AGENT)
+    document = terminal.run("agent", "get", AGENT, "--output", "json").json
 
     assert "Reads code." in table.out
     assert "running" in table.out
@@ -68,7 +94,7 @@ def test_show_gives_schema_and_load(terminal: Terminal) -> None:
 def test_show_of_an_unknown_agent_exits_4_and_names_the_nearest(terminal: Terminal) -> None:
     terminal.register()
 
-    ran = terminal.run("agent", "show", "reviewer-00000002")
+    ran = terminal.run("agent", "get", "reviewer-00000002")
 
     assert ran.code == 4
     assert f"nearest: {AGENT}" in ran.err

@@ -1,4 +1,4 @@
-"""`coditect api key`: keys are made, listed and revoked."""
+"""`coditect api key` and `webhook`: keys are made, listed and revoked; webhooks are disabled and enabled."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.control_plane import ScriptedPlane
 from tests.unit.cli.scene import Terminal
 
 
@@ -57,3 +58,18 @@ def test_a_wrong_setting_ends_the_start_before_servers_are_waited_for_and_says_w
 
     assert refused.code == 1
     assert f"Fix: {fix}" in refused.err
+
+
+def test_a_webhook_is_disabled_and_enabled(
+    terminal: Terminal, plane: ScriptedPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CODITECT_API_WEBHOOK_KEY", "k" * 40)
+    monkeypatch.setenv("CODITECT_PRIVATE_ADDRESSES", "webhooks")
+    assert terminal.run("webhook", "create", "pager", "https://127.0.0.1/hook").code == 0
+
+    disabled = terminal.run("webhook", "update", "pager", "--disabled")
+    enabled = terminal.run("webhook", "update", "pager", "--enabled")
+
+    assert disabled.err == "pager is disabled.\n"
+    assert enabled.err.startswith("pager is undelivered: no running API posts its events")
+    assert terminal.run("webhook", "update", "pager").code == 2

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from coditect.cli.terminal.body import read_body
-from coditect.cli.work.task import outcome_json
+from coditect.cli.task import outcome_json
+from coditect.cli.terminal.options import read_body
 from coditect.errors import InvalidTask
 from coditect.model.result import Outcome, Status
 

@@ -56,8 +56,8 @@ def test_list_has_each_capability_once_with_its_agents(fleet: Terminal) -> None:
 
 
 def test_show_gives_a_task_to_try_that_fits_the_schema(fleet: Terminal) -> None:
-    told = fleet.run("capability", "show", "code.review")
-    document = fleet.run("capability", "show", "code.review", "--output", "json").json
+    told = fleet.run("capability", "get", "code.review")
+    document = fleet.run("capability", "get", "code.review", "--output", "json").json
 
     command = shlex.split(told.out.splitlines()[-1].removeprefix("try"))
     jsonschema.validate(json.loads(command[4]), document["input_schema"])
@@ -71,17 +71,17 @@ def test_show_gives_a_task_to_try_that_fits_the_schema(fleet: Terminal) -> None:
 def test_show_gives_a_file_to_try_where_the_input_is_bytes(terminal: Terminal) -> None:
     asyncio.run(_register(terminal, "zip-1", "1.0.0", 1_000, CapabilitySpec("photo.pack", input_schema=BYTES.schema)))
 
-    told = terminal.run("capability", "show", "photo.pack")
+    told = terminal.run("capability", "get", "photo.pack")
 
     assert told.out.splitlines()[-1].endswith("coditect task submit photo.pack @file --bytes")
 
 
 def test_show_says_what_it_cannot_guess(fleet: Terminal) -> None:
-    assert "body.code: a text that matches ^[a-f]{7}$" in fleet.run("capability", "show", "parcel.send").err
+    assert "body.code: a text that matches ^[a-f]{7}$" in fleet.run("capability", "get", "parcel.send").err
 
 
 def test_show_of_an_unknown_name_exits_4_with_the_nearest(fleet: Terminal) -> None:
-    ran = fleet.run("capability", "show", "code.reviews")
+    ran = fleet.run("capability", "get", "code.reviews")
 
     assert ran.code == 4
     assert "nearest: code.review" in ran.err

@@ -10,10 +10,10 @@ LASTING = {"node": "b", "state": "failed", "compensated": False}
 
 
 def test_checkpoints_are_listed(terminal: Terminal, started: str, plane: ScriptedPlane) -> None:
-    empty = terminal.run("workflow", "checkpoints", started)
+    empty = terminal.run("workflow", "get", started, "--checkpoints")
     plane.only.end()
 
-    table = terminal.run("workflow", "checkpoints", started)
+    table = terminal.run("workflow", "get", started, "--checkpoints")
 
     assert (empty.out, empty.err) == ("", "No node has completed yet.\n")
     assert table.out.splitlines()[0].split() == ["CHECKPOINT", "KIND", "AT", "BY"]
@@ -63,6 +63,6 @@ def test_dry_run_only_lists(terminal: Terminal, started: str, plane: ScriptedPla
 
 
 def test_history_tells_of_a_restore(terminal: Terminal, started: str) -> None:
-    events = terminal.run("workflow", "history", started, "--output", "json").json
+    events = terminal.run("workflow", "get", started, "--history", "--output", "json").json
 
     assert [(one["agent"], one["reason"]) for one in events if one["event"] == "workflow.restored"] == [("ada", "gate")]

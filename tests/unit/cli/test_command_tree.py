@@ -11,46 +11,16 @@ import pytest
 from coditect import errors
 from coditect.broker.topology import base_topology, control_plane
 from coditect.cli.compose import RealConnections
+from coditect.cli.doctor import check_control_plane
 from coditect.cli.local import up as local
-from coditect.cli.local.up import check_control_plane
 from coditect.cli.terminal.failure import describe
 from coditect.errors import CoditectError, InputError
 from coditect.operations.connections import Connections
 from coditect.settings.settings import read_settings
-from tests.unit.cli.scene import MemoryConnections, Served, Terminal
-
-COMMANDS = (
-    ("up",),
-    ("down",),
-    ("health",),
-    ("doctor",),
-    ("load",),
-    ("chaos",),
-    *(("dispatcher", verb) for verb in ("run", "status")),
-    *(("agent", verb) for verb in ("run", "list", "show", "drain")),
-    *(("capability", verb) for verb in ("list", "show")),
-    *(("task", verb) for verb in ("submit", "get", "wait", "cancel", "why-not")),
-    *(
-        ("workflow", verb)
-        for verb in ("check", "graph", "run", "list", "show", "cancel", "pause", "resume", "signal", "history")
-    ),
-    *(("workflow", verb) for verb in ("checkpoint", "checkpoints", "restore")),
-    *(("trigger", verb) for verb in ("create", "list", "pause", "resume", "delete")),
-    *(("schedule", verb) for verb in ("create", "list", "show", "pause", "resume", "run", "delete")),
-    *(("approval", verb) for verb in ("list", "grant", "deny")),
-    *(("breaker", verb) for verb in ("list", "show", "open", "reset")),
-    *(("lock", verb) for verb in ("list", "show", "release")),
-    *(("thread", verb) for verb in ("list", "show", "open", "say", "close")),
-    *(("handoff", verb) for verb in ("list", "show", "withdraw")),
-    *(("dead", verb) for verb in ("list", "show", "redrive", "discard")),
-    *(("topology", verb) for verb in ("plan", "apply", "export")),
-    ("events", "tail"),
-    ("top",),
-    ("log", "level"),
-)
+from tests.unit.cli.scene import EVERY, MemoryConnections, Served, Terminal
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("words", EVERY, ids=" ".join)
 def test_every_command_explains_itself_with_an_example(terminal: Terminal, words: tuple[str, ...]) -> None:
     ran = terminal.run(*words, "--help")
 

@@ -54,7 +54,7 @@ def test_nodes_that_were_given_up_are_listed_behind_the_letters(buried: Terminal
     assert "process_died" in table[-1]
     assert [one["id"] for one in told["nodes"]] == [node]
     assert told["letters"] == others["nodes"] == []
-    assert node not in buried.run("dead", "list", "--most", "3").out
+    assert node not in buried.run("dead", "list", "--limit", "3").out
 
 
 def test_redrive_of_a_node_that_many_come_after_names_some(terminal: Terminal, node: str) -> None:
@@ -127,12 +127,12 @@ def test_letters_of_a_capability_whose_agents_are_gone_are_found_by_the_broker(b
     assert "CODITECT_MANAGEMENT_URL" in unknown.err
     assert [one["id"] for one in listed.json["letters"]] == ["one", "two", "three"]
     assert set(listed.json["queues"]) == {DEAD, "unrouted"}
-    assert buried.run("dead", "show", "two").code == 0
+    assert buried.run("dead", "get", "two").code == 0
 
 
 def test_show_gives_body_traceback_and_history(buried: Terminal) -> None:
-    ran = buried.run("dead", "show", "two")
-    whole = buried.run("dead", "show", "two", "--output", "json").json
+    ran = buried.run("dead", "get", "two")
+    whole = buried.run("dead", "get", "two", "--output", "json").json
 
     assert '{"path": "src"}' in ran.out
     assert "Traceback" in ran.out
@@ -142,7 +142,7 @@ def test_show_gives_body_traceback_and_history(buried: Terminal) -> None:
 
 
 def test_show_of_an_unknown_id_exits_4_with_the_facts(buried: Terminal) -> None:
-    ran = buried.run("dead", "show", "nope")
+    ran = buried.run("dead", "get", "nope")
 
     assert ran.code == 4
     assert ran.out == ""

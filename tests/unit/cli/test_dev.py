@@ -1,4 +1,4 @@
-"""What `coditect dev` refuses before it starts anything."""
+"""What `coditect up --watch` refuses before it starts anything."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from coditect import local
-from coditect.cli.local import dev
+from coditect.cli.local import up
+from coditect.errors import install_command
 from tests.unit.cli.scene import Terminal
 
 
@@ -19,24 +20,24 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_without_an_agent_it_says_how_to_name_one(terminal: Terminal) -> None:
-    refused = terminal.run("dev")
+    refused = terminal.run("up", "--watch")
 
     assert refused.code == 2
-    assert "coditect dev my_agent.py" in refused.err
+    assert "coditect up --watch my_agent.py" in refused.err
 
 
 def test_mistake_in_a_file_is_told_with_its_line(terminal: Terminal, folder: Path) -> None:
     (folder / "broken.py").write_text("x = 1\nnothing_of_this_name\n")
 
-    refused = terminal.run("dev", "broken.py")
+    refused = terminal.run("up", "--watch", "broken.py")
 
     assert refused.code != 0
     assert "broken.py:2" in refused.err
 
 
 def test_without_its_extra_it_names_it(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dev, "find_spec", lambda name: None)
+    monkeypatch.setattr(up, "find_spec", lambda name: None)
 
-    refused = terminal.run("dev", "agent.py")
+    refused = terminal.run("up", "--watch", "agent.py")
 
-    assert "coditect[dev]" in refused.err
+    assert install_command("dev") in refused.err

@@ -10,6 +10,7 @@ import pytest
 
 import dispatcher
 from coditect.cli.dispatcher import GROUP
+from coditect.errors import install_command
 from coditect.settings.settings import Settings
 from tests.control_plane import SHARDS
 from tests.unit.cli.scene import Terminal
@@ -30,7 +31,7 @@ def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Settings]:
 
 
 def test_installed_program_is_run_and_its_exit_code_is_the_command_s(terminal: Terminal, ran: list[Settings]) -> None:
-    words = ("--store", "sqlite:here.db", "--shards", "4", "--keep-days", "0.5", "--health-port", "0")
+    words = ("--store", "sqlite:here.db", "--shards", "4", "--retention", "12h", "--health-port", "0")
 
     assert terminal.run("dispatcher", "run", *words).code == 3
 
@@ -65,7 +66,7 @@ def test_without_a_control_plane_it_says_what_to_install(terminal: Terminal, mon
 
     assert told.code == 1
     assert "No control plane is installed" in told.err
-    assert "Fix: pip install 'coditect[dispatcher]'" in told.err
+    assert f"Fix: {install_command('dispatcher')}" in told.err
 
 
 def test_control_plane_that_cannot_be_loaded_says_what_is_missing(
@@ -78,14 +79,14 @@ def test_control_plane_that_cannot_be_loaded_says_what_is_missing(
 
     assert told.code == 1
     assert "no_such_dispatcher" in told.err
-    assert "Fix: pip install 'coditect[dispatcher]'" in told.err
+    assert f"Fix: {install_command('dispatcher')}" in told.err
 
 
 def test_status_shows_every_dispatcher_with_what_it_counted_and_every_shard_with_its_owner(served: Terminal) -> None:
     document = served.run("dispatcher", "status", "--output", "json").json
 
     counts = {"under_way": 4, "refused": 1, "late": 2, "strange": 0, "unrecorded": 0, "dropped": 0, "restarts": 0}
-    counts["newer"] = 0
+    counts |= {"newer": 0, "recovery_ms": 0, "freed_ms": 0}
     assert document["dispatchers"] == [
         {"owner": "dispatcher-1", "shards": [0, 2]} | counts,
         {"owner": "dispatcher-2", "shards": [1, 3]} | counts,
@@ -112,9 +113,13 @@ def test_status_is_two_tables(served: Terminal) -> None:
         "DROPPED",
         "RESTARTS",
         "NEWER",
+        "RECOVERY",
+        "MS",
+        "FREED",
+        "MS",
     ]
-    assert dispatchers[1].split() == ["dispatcher-1", "2", "4", "1", "2", "0", "0", "0", "0", "0"]
-    assert dispatchers[3].split() == ["dispatcher-3", "0", "-", "-", "-", "-", "-", "-", "-", "-"]
+    assert dispatchers[1].split() == ["dispatcher-1", "2", "4", "1", "2", *("0",) * 7]
+    assert dispatchers[3].split() == ["dispatcher-3", "0", *("-",) * 10]
     assert len(shards) == 1 + SHARDS
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from coditect.operations import overview
 from tests.control_plane import ScriptedPlane
-from tests.unit.cli.scene import Terminal
+from tests.unit.cli.scene import AGENT, Terminal
 
 
 @pytest.fixture
@@ -28,8 +31,8 @@ def test_detached_task_is_kept_and_its_id_printed(terminal: Terminal, kept: str,
 
 
 def test_key_makes_it_durable_and_the_value_is_waited_for(terminal: Terminal, plane: ScriptedPlane) -> None:
-    first = terminal.run("task", "submit", "code.review", "--key", "k")
-    second = terminal.run("task", "submit", "code.review", "--key", "k", "--output", "json")
+    first = terminal.run("task", "submit", "code.review", "--idempotency-key", "k")
+    second = terminal.run("task", "submit", "code.review", "--idempotency-key", "k", "--output", "json")
 
     assert (first.code, first.json) == (0, {"node": "task"})
     assert ("already" in first.err, "already" in second.err) == (False, True)
@@ -38,7 +41,7 @@ def test_key_makes_it_durable_and_the_value_is_waited_for(terminal: Terminal, pl
 
 
 @pytest.mark.parametrize(
-    "verb", [("submit", "code.review"), ("submit", "code.review", "--key", "k"), ("wait", "1:task")]
+    "verb", [("submit", "code.review"), ("submit", "code.review", "--idempotency-key", "k"), ("get", "1:task")]
 )
 def test_a_wait_that_is_no_duration_is_refused_before_anything_is_sent(
     terminal: Terminal, plane: ScriptedPlane, verb: tuple[str, ...]
@@ -54,10 +57,10 @@ def test_failure_of_a_durable_task_names_the_command_that_shows_the_whole(
 ) -> None:
     plane.only.end("failed")
 
-    told = terminal.run("task", "wait", kept)
+    told = terminal.run("task", "get", kept, "--wait", "10m")
 
     assert "  where: agent.py:7 in review\n" in told.err
-    assert f"  traceback: coditect task wait {kept} --output json\n" in told.err
+    assert f"  traceback: coditect task get {kept} --output json\n" in told.err
 
 
 def test_get_says_where_it_is_and_then_what_came_of_it(terminal: Terminal, kept: str, plane: ScriptedPlane) -> None:
@@ -73,12 +76,12 @@ def test_get_says_where_it_is_and_then_what_came_of_it(terminal: Terminal, kept:
 
 
 def test_wait_prints_the_value_or_exits_as_the_task_did(terminal: Terminal, kept: str, plane: ScriptedPlane) -> None:
-    late = terminal.run("task", "wait", kept, "--wait", "30ms")
+    late = terminal.run("task", "get", kept, "--wait", "30ms")
     plane.only.end("failed")
-    failed = terminal.run("task", "wait", kept)
+    failed = terminal.run("task", "get", kept, "--wait", "10m")
     plane.only.end()
     plane.only.failures.clear()
-    done = terminal.run("task", "wait", kept)
+    done = terminal.run("task", "get", kept, "--wait", "10m")
 
     assert (late.code, failed.code, done.code) == (3, 1, 0)
     assert "no such file" in failed.err
@@ -94,9 +97,11 @@ def test_cancel_goes_to_the_control_plane(terminal: Terminal, kept: str, plane: 
     assert terminal.connections.scripted.canceled == [kept]
 
 
-@pytest.mark.parametrize("verb", ["get", "wait"])
-def test_a_direct_task_cannot_be_asked_for_and_the_way_out_is_named(terminal: Terminal, verb: str) -> None:
-    ran = terminal.run("task", verb, "01890a5d-ac96-774b-bcce-b302099a8057")
+@pytest.mark.parametrize("options", [(), ("--wait", "10m")])
+def test_a_direct_task_cannot_be_asked_for_and_the_way_out_is_named(
+    terminal: Terminal, options: tuple[str, ...]
+) -> None:
+    ran = terminal.run("task", "get", "01890a5d-ac96-774b-bcce-b302099a8057", *options)
 
     assert ran.code == 2
     assert "--detach" in ran.err
@@ -136,3 +141,35 @@ def test_a_wrong_delay_is_refused_before_anything_is_sent(
     ran = terminal.run("task", "submit", "code.review", *option)
 
     assert (ran.code, plane.asked, terminal.connections.scripted.orders) == (2, [], [])
+
+
+RUNS = {"task_id": "direct-1", "capability": "code.review", "priority": "p1", "attempt": 2, "published_at_ms": 1}
+
+
+def test_durable_tasks_and_the_direct_ones_that_run_are_listed(
+    served: Terminal, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane = served.connections.plane
+    durable = served.run("task", "submit", "code.review", "--detach").out.strip()
+    plane.at_once = False
+    served.run("workflow", "start", str(file), "--detach")
+    served.register()
+
+    async def asked(*_: object, **__: object) -> list[dict[str, object]]:
+        return [{"agent_id": AGENT, "tasks": [RUNS, RUNS | {"task_id": durable, "workflow": durable[:-5]}]}]
+
+    monkeypatch.setattr(overview, "ask_agents", asked)
+    rows = served.run("task", "list", "--output", "json").json
+
+    assert [(row["task_id"], row["state"], row["durable"]) for row in rows] == [
+        (durable, "completed", True),
+        ("direct-1", "working", False),
+    ]
+    assert (rows[1]["agent"], rows[1]["attempt"]) == (AGENT, 2)
+
+
+def test_without_a_dispatcher_the_direct_tasks_are_listed_and_a_note_says_so(terminal: Terminal) -> None:
+    ran = terminal.run("task", "list")
+
+    assert (ran.code, ran.out) == (0, "")
+    assert ran.err == "No tasks.\nNo dispatcher runs: durable tasks are not seen.\n"

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, StringConstraints, TypeAdapter, create_model
 
-from coditect.cli.example import Example
+from coditect.cli.capability import Example
 
 
 class Colour(enum.Enum):

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import click
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
-from typer.main import get_command
 
-from coditect.cli import main
-from coditect.cli.terminal.body import read_body
+from coditect.cli.terminal.options import read_body
 from coditect.errors import InputError
-from coditect.operations.diagnosis import question
-from tests.unit.cli.scene import Terminal
+from coditect.operations import locate
+from tests.unit.cli.scene import EVERY, Terminal
 
 STARTS_PROGRAMS = {
-    ("up",), ("dev",), ("down",), ("doctor",), ("chaos",), ("load",), ("dispatcher", "run"), ("agent", "run"),
-    ("api", "run"), ("mcp", "serve"), ("top",),
+    ("up",), ("down",), ("doctor",), ("load",), ("dispatcher", "run"), ("agent", "run"),
+    ("api",), ("api", "mcp"), ("top",),
 }  # fmt: skip
 GARBAGE = (
     "", " ", "-", "--", "-1", "0", "1e999", "nan", "{", "[1", "null", "{}", "[" * 2_000, "9" * 400 + "d", "p9", "P0",
@@ -29,28 +24,17 @@ GARBAGE = (
 )  # fmt: skip
 
 
-def commands(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every command that ends by itself."""
-    context = click.Context(command)
-    for name in command.list_commands(context):
-        found = command.get_command(context, name)
-        if hasattr(found, "list_commands"):
-            yield from commands(found, (*words, name))
-        elif (*words, name) not in STARTS_PROGRAMS:
-            yield (*words, name), found
-
-
-COMMANDS = dict(commands(get_command(main.app)))
+COMMANDS = {words: command for words, command in EVERY.items() if words not in STARTS_PROGRAMS}
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(question, "ANSWER_SECONDS", 0.01)
+    monkeypatch.setattr(locate, "PING_ANSWER_SECONDS", 0.01)
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=some.data())
 def test_garbage_is_answered_with_a_sentence(words: tuple[str, ...], data: some.DataObject) -> None:
     options = [one.opts[0] for one in COMMANDS[words].params if one.param_type_name == "option" and one.name != "watch"]

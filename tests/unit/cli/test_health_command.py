@@ -1,4 +1,4 @@
-"""`coditect health` says what the program at the port says, and its exit code tells a container's engine."""
+"""`coditect doctor --health` says what the program at the port says, and its exit code tells a container's engine."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ async def asked(terminal: Terminal, *words: str, wrong: str = "", by: pytest.Mon
     async with health_server(lambda: wrong, host="127.0.0.1", port=0) as port:
         if by is not None:
             by.setenv("CODITECT_HEALTH_PORT", str(port))
-            return await asyncio.to_thread(terminal.run, "health", *words)
-        return await asyncio.to_thread(terminal.run, "health", "--port", str(port), *words)
+            return await asyncio.to_thread(terminal.run, "doctor", "--health", *words)
+        return await asyncio.to_thread(terminal.run, "doctor", "--health", "--port", str(port), *words)
 
 
 async def test_program_that_takes_work_is_healthy(terminal: Terminal) -> None:
@@ -50,7 +50,7 @@ async def test_port_is_found_where_the_program_finds_it(
 def test_without_a_port_the_error_names_the_variable(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CODITECT_HEALTH_PORT", raising=False)
 
-    ran = terminal.run("health")
+    ran = terminal.run("doctor", "--health")
 
     assert ran.code == 1
     assert "CODITECT_HEALTH_PORT" in ran.err
@@ -59,7 +59,7 @@ def test_without_a_port_the_error_names_the_variable(terminal: Terminal, monkeyp
 def test_port_where_nothing_listens_is_not_healthy(terminal: Terminal) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
-        ran = terminal.run("health", "--port", str(nobody.getsockname()[1]))
+        ran = terminal.run("doctor", "--health", "--port", str(nobody.getsockname()[1]))
 
     assert ran.code == 1
     assert "Nothing answers at the health port" in ran.err

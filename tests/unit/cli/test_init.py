@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from coditect.cli.local.init import FILES
+from coditect.cli.local.up import FILES
+from coditect.errors import install_command
 from tests.unit.cli.scene import Terminal
 
 
@@ -43,7 +44,9 @@ def test_project_has_the_name_of_its_folder_and_lists_its_fleet(terminal: Termin
     project = tomllib.loads((folder / "pyproject.toml").read_text())
     assert project["project"]["name"] == "my-fleet"
     assert [(folder / one).is_file() for one in project["tool"]["coditect"]["fleet"]] == [True]
-    assert (folder / "README.md").read_text().startswith("# my-fleet\n")
+    readme = (folder / "README.md").read_text()
+    assert readme.startswith("# my-fleet\n")
+    assert install_command("dispatcher,dev") in readme
 
 
 @pytest.mark.parametrize("name", ["My Fleet", "1st", "-x"])

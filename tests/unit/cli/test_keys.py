@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from coditect.aio.loop import run_loop
-from coditect.cli.terminal.keys import quit_key
+from coditect.cli.terminal.options import quit_key
 
 pytestmark = pytest.mark.usefixtures("_ctrl_c")
 

@@ -14,7 +14,7 @@ from tests.unit.cli.scene import Terminal
 def test_labels_are_given_at_the_start_and_select_what_is_listed(
     terminal: Terminal, file: Path, plane: ScriptedPlane
 ) -> None:
-    ran = terminal.run("workflow", "run", str(file), "--detach", "--label", "team=x", "-l", "stage=live")
+    ran = terminal.run("workflow", "start", str(file), "--detach", "--label", "team=x", "-l", "stage=live")
     listed = terminal.run("workflow", "list", "--label", "team=x", "--output", "json")
 
     assert (ran.code, listed.code) == (0, 0)
@@ -26,6 +26,6 @@ def test_labels_are_given_at_the_start_and_select_what_is_listed(
 def test_a_wrong_label_is_refused_before_anything_is_sent(
     terminal: Terminal, file: Path, plane: ScriptedPlane, label: str
 ) -> None:
-    ran = terminal.run("workflow", "run", str(file), "--label", label)
+    ran = terminal.run("workflow", "start", str(file), "--label", label)
 
     assert (ran.code, plane.asked) == (2, [])

@@ -4,40 +4,28 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 import pytest
 import yaml
-from typer.main import get_command
 
-from coditect.cli.main import BRANCHES, app
+from coditect.cli.main import BRANCHES
+from coditect.cli.terminal.options import ShownAnswer, present
 from coditect.cli.terminal.output import Output, TableView, write_yaml
-from coditect.cli.terminal.watch import ShownAnswer, present
 from coditect.errors import BrokerUnavailable
 from coditect.model.registration import AgentRecord
 from coditect.registry.memory import MemoryRegistry
 from coditect.registry.port import Search
-from tests.unit.cli.scene import AGENT, Terminal
+from tests.unit.cli.scene import AGENT, EVERY, Terminal
 from tests.unit.cli.test_output import Screen
 
 pytestmark = pytest.mark.usefixtures("_ctrl_c")
 
 FORMATS = ["table", "json", "yaml"]
-ALSO_LISTS = {("dispatcher", "status"), ("workflow", "checkpoints")}
+ALSO_LISTS = {("dispatcher", "status"), ("workflow", "get")}
 
 
-def commands(group: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for name in group.list_commands(None):
-        command = group.get_command(None, name)
-        if hasattr(command, "list_commands") and command.list_commands(None):
-            yield from commands(command, (*words, name))
-        else:
-            yield (*words, name), command
-
-
-EVERY = dict(commands(get_command(app), ()))
 LISTS = {words for words, command in EVERY.items() if words[-1] == "list" or command.help.startswith("List ")}
 
 
@@ -49,7 +37,7 @@ def test_the_lists_are_found() -> None:
     nouns = {"agent", "capability", "workflow", "approval", "schedule", "trigger", "lock", "breaker", "dead"}
 
     assert {words[0] for words in EVERY} == set(BRANCHES)
-    assert {(noun, "list") for noun in nouns} | {("workflow", "checkpoints")} <= LISTS
+    assert {(noun, "list") for noun in nouns} <= LISTS
 
 
 @pytest.mark.parametrize("words", sorted(LISTS | ALSO_LISTS), ids=" ".join)
@@ -154,12 +142,12 @@ def test_yaml_and_json_tell_the_same(terminal: Terminal) -> None:
 
     agents = [yaml.safe_load(terminal.run("agent", "list", "-o", "yaml").out)]
     agents.append(terminal.run("agent", "list", "-o", "json").json)
-    shown = yaml.safe_load(terminal.run("capability", "show", "code.review", "-o", "yaml").out)
+    shown = yaml.safe_load(terminal.run("capability", "get", "code.review", "-o", "yaml").out)
     leases_ms = [listed[0].pop("lease_ms") for listed in agents]
 
     assert agents[0] == agents[1]
     assert all(leases_ms)
-    assert shown == terminal.run("capability", "show", "code.review", "-o", "json").json
+    assert shown == terminal.run("capability", "get", "code.review", "-o", "json").json
 
 
 def test_yaml_has_no_words_that_change_their_type(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from coditect.cli import load
-from coditect.cli.terminal import waiting
+from coditect.cli.terminal import options
 from coditect.errors import Overloaded
 from coditect.model.result import Failure, Outcome, Status
 from tests.unit.cli.scene import Terminal, completed
@@ -81,13 +81,13 @@ def test_ctrl_c_says_what_goes_on_and_how_to_see_it(terminal: Terminal, monkeypa
 
     said: list[str] = []
     monkeypatch.setattr(load, "drive", interrupted)
-    monkeypatch.setattr(waiting, "say", said.append)
+    monkeypatch.setattr(options, "say", said.append)
 
     with pytest.raises(asyncio.CancelledError):
         terminal.run("load", "--tasks", "1")
 
     assert "What was submitted goes on" in said[0]
-    assert "coditect task why-not load.work; coditect agent list" in said[0]
+    assert "coditect capability get load.work --why-not; coditect agent list" in said[0]
 
 
 def test_range_upside_down_is_a_usage_error(terminal: Terminal) -> None:

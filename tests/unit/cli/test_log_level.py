@@ -1,4 +1,4 @@
-"""`coditect log level`: an order that agents and dispatchers carry out."""
+"""`coditect agent log-level`: an order that agents and dispatchers carry out."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def test_the_order_comes_to_the_mailbox_of_the_agent(terminal: Terminal) -> None
         return delivery.message.type, LogLevelOrder.read(loads(delivery.message.body))
 
     terminal.broker(open_mailbox)
-    ran = terminal.run("log", "level", "agent.runtime", "debug", "--for", "10m")
+    ran = terminal.run("agent", "log-level", "agent.runtime", "debug", "--for", "10m")
     assert terminal.broker(sent) == (LOG_LEVEL, LogLevelOrder("agent.runtime", "debug", 600.0))
-    terminal.run("log", "level", "all", "default", "--agent", AGENT)
+    terminal.run("agent", "log-level", "all", "default", "--agent", AGENT)
 
     assert terminal.broker(sent) == (LOG_LEVEL, LogLevelOrder("", None))
     assert (ran.code, ran.out) == (0, "")
@@ -52,16 +52,16 @@ def test_the_order_comes_to_the_mailbox_of_the_agent(terminal: Terminal) -> None
 )
 def test_a_logger_that_no_module_has_is_told_so(terminal: Terminal, logger: str, told: bool) -> None:
     terminal.broker(lambda broker: broker.declare(base_topology() + agent_queues(AGENT, slots=1)))
-    ran = terminal.run("log", "level", logger, "debug")
+    ran = terminal.run("agent", "log-level", logger, "debug")
 
     assert ran.code == 0
     assert ("No module here is named" in ran.err) is told
 
 
 def test_an_agent_that_is_unknown_and_a_fleet_that_is_empty_exit_4(terminal: Terminal) -> None:
-    nothing = terminal.run("log", "level", "all", "debug")
+    nothing = terminal.run("agent", "log-level", "all", "debug")
     terminal.broker(lambda broker: broker.declare(base_topology()))
-    unknown = terminal.run("log", "level", "all", "debug", "--agent", "nobody-1")
+    unknown = terminal.run("agent", "log-level", "all", "debug", "--agent", "nobody-1")
 
     assert (nothing.code, unknown.code) == (4, 4)
     assert "No agent has this id" in unknown.err
@@ -69,7 +69,7 @@ def test_an_agent_that_is_unknown_and_a_fleet_that_is_empty_exit_4(terminal: Ter
 
 @pytest.mark.parametrize("words", [("all", "loud"), ("all", "debug", "--for", "soon")])
 def test_nonsense_is_a_usage_error(terminal: Terminal, words: tuple[str, ...]) -> None:
-    assert terminal.run("log", "level", *words).code == 2
+    assert terminal.run("agent", "log-level", *words).code == 2
 
 
 async def test_an_agent_carries_it_out(logger: logging.Logger) -> None:

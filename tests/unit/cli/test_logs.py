@@ -102,7 +102,7 @@ def test_last_error_stays_below_later_lines_until_its_program_is_ready(tmp_path:
         say(tmp_path, "greeter", "Traceback (most recent call last):\n  File 'greeter.py'\nNameError: nam\n")
         until(lambda: shown(written).count("greeter | NameError: nam") == 2)
         logs.say("the command's own line")
-        assert "Last error of greeter: NameError: nam" in shown(written).rpartition("own line")[2]
+        until(lambda: "Last error of greeter: NameError: nam" in shown(written).rpartition("own line")[2])
 
         say(tmp_path, "greeter", line("info", "The agent is ready"))
 

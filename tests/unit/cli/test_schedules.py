@@ -21,7 +21,7 @@ def file(tmp_path: Path) -> str:
 def test_a_schedule_is_made_listed_and_shown(terminal: Terminal, plane: ScriptedPlane, file: str) -> None:
     made = terminal.run("schedule", "create", "n", file, "--cron", "30 2 * * *", "--zone", "Europe/Paris")
     listed = terminal.run("schedule", "list")
-    shown = terminal.run("schedule", "show", "n", "--output", "json").json
+    shown = terminal.run("schedule", "get", "n", "--output", "json").json
     body = next(body for verb, body in plane.asked if verb is Verb.SCHEDULE_CREATE)
 
     assert "30 2 * * * (Europe/Paris)" in made.out
@@ -38,7 +38,7 @@ def test_a_schedule_is_paused_resumed_run_and_deleted(terminal: Terminal, plane:
     resumed = terminal.run("schedule", "resume", "n")
     ran = terminal.run("schedule", "run", "n")
     deleted = terminal.run("schedule", "delete", "n")
-    gone = terminal.run("schedule", "show", "n")
+    gone = terminal.run("schedule", "get", "n")
 
     assert paused.err == "n is paused.\n"
     assert (refused.code, "an earlier run goes on" in refused.err) == (1, True)

@@ -1,4 +1,4 @@
-"""`coditect store`: what is said, and with which exit code."""
+"""`coditect dispatcher backup` and `restore`: what is said, and with which exit code."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def test_backup_and_restore_say_what_lies_where(terminal: Terminal, tmp_path: Pa
     path, copy = tmp_path / "ledger.db", tmp_path / "copy.db"
     asyncio.run(_made(path))
 
-    backed = terminal.run("store", "backup", str(copy), "--store", f"sqlite:{path}")
-    restored = terminal.run("store", "restore", str(copy), "--store", f"sqlite:{path}")
+    backed = terminal.run("dispatcher", "backup", str(copy), "--store", f"sqlite:{path}")
+    restored = terminal.run("dispatcher", "restore", str(copy), "--store", f"sqlite:{path}")
 
     assert (backed.code, restored.code) == (0, 0)
     assert str(copy) in backed.out + backed.err
@@ -34,7 +34,9 @@ def test_restore_is_refused_while_a_dispatcher_owns_the_store(terminal: Terminal
     lock = FileLock(tmp_path / "ledger.db.lock")
     lock.acquire()
 
-    told = terminal.run("store", "restore", str(tmp_path / "copy.db"), "--store", f"sqlite:{tmp_path / 'ledger.db'}")
+    told = terminal.run(
+        "dispatcher", "restore", str(tmp_path / "copy.db"), "--store", f"sqlite:{tmp_path / 'ledger.db'}"
+    )
     lock.close()
 
     assert told.code == 1
@@ -48,8 +50,8 @@ def test_file_that_the_system_refuses_is_named(
     monkeypatch.chdir(tmp_path)
     asyncio.run(_made(tmp_path / "ledger.db"))
 
-    backed = terminal.run("store", "backup", place, "--store", "sqlite:ledger.db")
-    restored = terminal.run("store", "restore", "ledger.db", "--store", "sqlite:/proc/nowhere/ledger.db")
+    backed = terminal.run("dispatcher", "backup", place, "--store", "sqlite:ledger.db")
+    restored = terminal.run("dispatcher", "restore", "ledger.db", "--store", "sqlite:/proc/nowhere/ledger.db")
 
     for told in (backed, restored):
         assert told.code == 1
@@ -58,7 +60,7 @@ def test_file_that_the_system_refuses_is_named(
 
 
 def test_backup_of_a_store_that_there_is_not_is_refused(terminal: Terminal, tmp_path: Path) -> None:
-    told = terminal.run("store", "backup", str(tmp_path / "copy.db"), "--store", f"sqlite:{tmp_path / 'none.db'}")
+    told = terminal.run("dispatcher", "backup", str(tmp_path / "copy.db"), "--store", f"sqlite:{tmp_path / 'none.db'}")
 
     assert told.code != 0
     assert "There is no store" in told.err

@@ -7,7 +7,7 @@ import pytest
 
 from coditect.broker.topology import base_topology, capability_queues
 from coditect.broker.topology_diff import PlannedBroker
-from coditect.cli.terminal import waiting
+from coditect.cli.terminal import options
 from coditect.client.handle import Handle
 from coditect.errors import StreamRestarted, UnknownCapability
 from coditect.model.ids import AgentId
@@ -38,7 +38,7 @@ def test_a_stream_that_begins_again_is_canceled(terminal: Terminal) -> None:
     assert terminal.connections.scripted.handles[0].canceled == ["its parts began again"]
 
 
-@pytest.mark.parametrize("other", ["--detach", "--no-wait", "--key=one"])
+@pytest.mark.parametrize("other", ["--detach", "--no-wait", "--idempotency-key=one"])
 def test_a_stream_is_not_detached(terminal: Terminal, other: str) -> None:
     ran = terminal.run("task", "submit", "text.write", "--stream", other)
 
@@ -96,7 +96,7 @@ def test_failure_has_the_place_in_the_handler_and_the_command_that_shows_the_who
     told = terminal.run("task", "submit", "code.review")
 
     assert "  where: /own/agent.py:7 in review\n" in told.err
-    assert "  traceback: coditect dead show task-1 --capability code.review\n" in told.err
+    assert "  traceback: coditect dead get task-1 --capability code.review\n" in told.err
 
 
 def test_no_result_in_time_exits_3(terminal: Terminal) -> None:
@@ -174,7 +174,12 @@ def test_cancel_asks_the_fleet_and_says_whether_there_is_such_a_task(terminal: T
 
 
 @pytest.mark.parametrize(
-    "words", [("submit", "code.review"), ("submit", "code.review", "--key", "k"), ("wait", "w:task")]
+    "words",
+    [
+        ("submit", "code.review"),
+        ("submit", "code.review", "--idempotency-key", "k"),
+        ("get", "w:task", "--wait", "10m"),
+    ],
 )
 def test_ctrl_c_says_what_goes_on(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
     async def interrupted(*_: object, **__: object) -> None:
@@ -183,7 +188,7 @@ def test_ctrl_c_says_what_goes_on(terminal: Terminal, monkeypatch: pytest.Monkey
     monkeypatch.setattr(ScriptedHandle, "outcome", interrupted)
     monkeypatch.setattr(Handle, "outcome", interrupted)
     said: list[str] = []
-    monkeypatch.setattr(waiting, "say", said.append)
+    monkeypatch.setattr(options, "say", said.append)
 
     with pytest.raises(asyncio.CancelledError):
         terminal.run("task", *words)
@@ -195,12 +200,32 @@ def test_ctrl_c_says_what_goes_on(terminal: Terminal, monkeypatch: pytest.Monkey
 def test_events_are_followed_up_to_the_count(terminal: Terminal) -> None:
     terminal.connections.scripted.happenings = [happening("task.completed", f"t{n}") for n in range(3)]
 
-    lines = terminal.run("events", "tail", "task.*", "--count", "2", "--output", "json").out.splitlines()
-    told = terminal.run("events", "tail")
+    lines = terminal.run("event", "tail", "task.*", "--count", "2", "--output", "json").out.splitlines()
+    told = terminal.run("event", "tail")
 
     assert len(lines) == 2
     assert '"subject": "t0"' in lines[0]
     assert told.out.count("task.completed") == 3
+
+
+def test_a_parent_hears_that_events_are_followed(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ready = tmp_path / "ready"
+    monkeypatch.setenv("CODITECT_READY_FILE", str(ready))
+
+    terminal.run("event", "tail")
+
+    assert ready.exists()
+
+
+def test_an_event_is_emitted_in_the_user_s_name_and_its_id_printed(terminal: Terminal) -> None:
+    ran = terminal.run("event", "emit", "repo.pushed", '{"branch": "main"}', "--subject", "shop", "--by", "ada")
+    wrong = terminal.run("event", "emit", "repo.pushed", "[1]")
+
+    assert (ran.code, ran.out) == (0, "event-1\n")
+    assert terminal.connections.scripted.emitted == [("repo.pushed", {"branch": "main"}, "shop", "ada")]
+    assert (wrong.code, "are a JSON object" in wrong.err) == (2, True)
 
 
 def test_debug_lets_the_error_through(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ OPEN = {"name": "github", "open": True, "version": 3, "retry_ms": None, "reason"
 
 @pytest.fixture(autouse=True)
 def quick_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coditect.operations.diagnosis.question.ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr("coditect.operations.locate.PING_ANSWER_SECONDS", 0.05)
 
 
 @pytest.fixture

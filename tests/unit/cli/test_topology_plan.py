@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from coditect.broker.port import Probe, ProbeVerdict
 from coditect.broker.topology import (
     DEAD_DELIVERY_LIMIT,
     Binding,
@@ -14,7 +15,7 @@ from coditect.broker.topology import (
     capability_queues,
     reply_queue,
 )
-from coditect.broker.topology_diff import Probe, ProbeVerdict, TopologyDifference, parse_difference
+from coditect.broker.topology_diff import TopologyDifference, parse_difference
 from tests.unit.cli.scene import AGENT, Terminal
 
 QUEUE_TTL = "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'retry.after.100' in vhost '/': "
@@ -52,7 +53,7 @@ def test_broker_text_about_a_difference_is_read(
 
 
 def test_plan_of_an_empty_broker_says_that_apply_creates_every_queue(terminal: Terminal) -> None:
-    ran = terminal.run("topology", "plan", "--capability", "code.review", "--output", "json")
+    ran = terminal.run("topology", "apply", "--dry-run", "--capability", "code.review", "--output", "json")
 
     states = {step["name"]: step["state"] for step in ran.json["steps"]}
     assert ran.code == 1
@@ -64,7 +65,7 @@ def test_apply_creates_and_a_second_plan_is_clean(terminal: Terminal) -> None:
     terminal.register()
 
     applied = terminal.run("topology", "apply")
-    planned = terminal.run("topology", "plan", "--output", "json")
+    planned = terminal.run("topology", "apply", "--dry-run", "--output", "json")
 
     assert (applied.code, planned.code) == (0, 0)
     assert "tasks.code.review.p0" in applied.out
@@ -84,9 +85,9 @@ def test_apply_creates_and_a_second_plan_is_clean(terminal: Terminal) -> None:
 def test_difference_says_argument_values_and_the_way_out(
     terminal: Terminal, received: str, current: str, policy: bool
 ) -> None:
-    terminal.connections.probes["retry.after.100"] = Probe.differs(QUEUE_TTL + received)
+    terminal.connections.probes["retry.after.100"] = Probe(ProbeVerdict.DIFFERS, QUEUE_TTL + received)
 
-    ran = terminal.run("topology", "plan")
+    ran = terminal.run("topology", "apply", "--dry-run")
 
     assert ran.code == 1
     assert f"x-message-ttl is {current}" in ran.out
@@ -98,11 +99,11 @@ def test_difference_says_argument_values_and_the_way_out(
 
 def test_exchange_of_another_kind_is_deleted_and_applied(terminal: Terminal) -> None:
     text = "inequivalent arg 'alternate-exchange' for exchange 'coditect.tasks' in vhost '/': "
-    terminal.connections.probes["coditect.tasks"] = Probe.differs(
-        text + "received 'coditect.unrouted' but current is none"
+    terminal.connections.probes["coditect.tasks"] = Probe(
+        ProbeVerdict.DIFFERS, text + "received 'coditect.unrouted' but current is none"
     )
 
-    ran = terminal.run("topology", "plan")
+    ran = terminal.run("topology", "apply", "--dry-run")
 
     assert "rabbitmqadmin delete exchange name=coditect.tasks" in ran.out
     assert '{"alternate-exchange":"coditect.unrouted"}' in ran.out
@@ -111,7 +112,7 @@ def test_exchange_of_another_kind_is_deleted_and_applied(terminal: Terminal) -> 
 def test_apply_leaves_what_differs_and_makes_the_rest(terminal: Terminal) -> None:
     other = Topology((), (Queue("dead.code.review", delivery_limit=1),), ())
     terminal.broker(lambda broker: broker.declare(other))
-    terminal.connections.probes["dead.code.review"] = Probe.differs("who knows")
+    terminal.connections.probes["dead.code.review"] = Probe(ProbeVerdict.DIFFERS, "who knows")
 
     ran = terminal.run("topology", "apply", "-c", "code.review")
 
@@ -170,14 +171,40 @@ def test_binding_that_somebody_needs_and_the_broker_lacks_is_a_difference(termin
     mine = base_topology() + capability_queues("code.review") + reply_queue("reply.cli") + agent_queues(AGENT, slots=1)
     queues = {Binding("", one.queue, one.queue) for one in mine.bindings}
     terminal.connections.bound = frozenset(mine.bindings) | queues
-    whole = terminal.run("topology", "plan", "--capability", "code.review", "--output", "json")
+    whole = terminal.run("topology", "apply", "--dry-run", "--capability", "code.review", "--output", "json")
     lost = {reply_queue("reply.cli").bindings[0], Binding("coditect.submit", "tasks.code.review.p1", "code.review.p1")}
     lost.add(Binding("coditect.broadcast", f"agent.{AGENT}.mail"))
 
     terminal.connections.bound -= lost
-    lacking = terminal.run("topology", "plan", "--capability", "code.review", "--output", "json")
+    lacking = terminal.run("topology", "apply", "--dry-run", "--capability", "code.review", "--output", "json")
 
     assert (whole.code, lacking.code, lacking.json["clean"]) == (0, 1, False)
     found = {Binding(one["exchange"], one["queue"], one["key"]) for one in lacking.json["bindings"]["missing"]}
     assert found == lost
-    assert "coditect.submit -> tasks.code.review.p1" in terminal.run("topology", "plan", "-c", "code.review").out
+    assert (
+        "coditect.submit -> tasks.code.review.p1"
+        in terminal.run("topology", "apply", "--dry-run", "-c", "code.review").out
+    )
+
+
+def test_diagrams_are_printed_of_the_agents_that_live(terminal: Terminal) -> None:
+    terminal.register()
+
+    ran = terminal.run("topology", "export", "--diagrams", "-")
+
+    assert ran.code == 0
+    assert [line for line in ran.out.splitlines() if line.startswith("C4")] == [
+        "C4Context",
+        "C4Container",
+        "C4Component",
+    ]
+    assert '"1 process", "Offers code.review. Publishes to coditect.submit, ' in ran.out
+
+
+def test_diagrams_without_a_registry_say_that_it_does_not_answer(terminal: Terminal) -> None:
+    terminal.connections.directory.failing = True
+
+    ran = terminal.run("topology", "export", "--diagrams", "-")
+
+    assert ran.code == 1
+    assert "registry" in ran.err.lower()

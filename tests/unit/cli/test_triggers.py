@@ -48,12 +48,3 @@ def test_a_trigger_is_paused_resumed_and_deleted(terminal: Terminal, plane: Scri
 
     assert said == ["t is paused.\n", "t is active.\n", "t was deleted.\n"]
     assert (gone.code, plane.triggers) == (4, {})
-
-
-def test_the_words_of_before_go_on_working_and_no_help_names_them(terminal: Terminal, flow: str) -> None:
-    terminal.run("trigger", "add", "t", "repo.pushed", flow)
-
-    assert terminal.run("trigger", "remove", "t").err == "t was deleted.\n"
-    help_ = terminal.run("trigger", "--help").out
-    assert ("create" in help_, "delete" in help_) == (True, True)
-    assert ("add" in help_.split(), "remove" in help_.split()) == (False, False)

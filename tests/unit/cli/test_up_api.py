@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coditect.aio.ready import READY_FILE, tell_ready
+from coditect.aio.launch import READY_FILE, tell_ready
 from coditect.api.program import listener
 from coditect.cli.local.up import http_api
 from coditect.errors import SetupError

@@ -19,7 +19,7 @@ TASK = "01890a5d-ac96-774b-bcce-b302099a8057"
 
 @pytest.fixture(autouse=True)
 def quick_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coditect.operations.diagnosis.question.ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr("coditect.operations.locate.PING_ANSWER_SECONDS", 0.05)
 
 
 def prepare(terminal: Terminal) -> None:
@@ -47,8 +47,8 @@ def test_capability_is_explained_with_agents_and_queues(terminal: Terminal) -> N
     terminal.register()
     publish(terminal, task("a"), task("b"), exchange=routing.TASKS)
 
-    told = terminal.run("task", "why-not", CAPABILITY)
-    document = terminal.run("task", "why-not", CAPABILITY, "--output", "json").json
+    told = terminal.run("capability", "get", CAPABILITY, "--why-not")
+    document = terminal.run("capability", "get", CAPABILITY, "--why-not", "--output", "json").json
 
     assert told.code == 0
     assert told.out.startswith(f"{AGENT} has a free slot, but no agent consumes")
@@ -66,7 +66,7 @@ def test_tags_and_priority_are_asked_for(terminal: Terminal) -> None:
     terminal.register()
 
     document = terminal.run(
-        "task", "why-not", CAPABILITY, "-p", "p0", "--tag", "python", "--tag", "gpu", "-o", "json"
+        "capability", "get", CAPABILITY, "--why-not", "-p", "p0", "--tag", "python", "--tag", "gpu", "-o", "json"
     ).json
 
     assert document["question"] == {"capability": CAPABILITY, "priority": "p0", "tags": ["gpu", "python"]}
@@ -78,8 +78,8 @@ def test_tags_and_priority_are_asked_for(terminal: Terminal) -> None:
 def test_unknown_capability_exits_4_with_the_nearest(terminal: Terminal) -> None:
     terminal.register()
 
-    told = terminal.run("task", "why-not", "code.revew")
-    document = terminal.run("task", "why-not", "code.revew", "--output", "json")
+    told = terminal.run("capability", "get", "code.revew", "--why-not")
+    document = terminal.run("capability", "get", "code.revew", "--why-not", "--output", "json")
 
     assert (told.code, document.code) == (4, 4)
     assert "did you mean code.review?" in told.out
@@ -90,14 +90,14 @@ def test_registry_that_does_not_answer_leaves_the_broker_s_word(terminal: Termin
     prepare(terminal)
     terminal.connections.directory.failing = True
 
-    told = terminal.run("task", "why-not", CAPABILITY)
+    told = terminal.run("capability", "get", CAPABILITY, "--why-not")
 
     assert told.code == 0
     assert "The registry does not answer" in told.out
 
 
 def test_name_that_is_none_is_a_usage_error(terminal: Terminal) -> None:
-    assert terminal.run("task", "why-not", "No Name").code == 2
+    assert terminal.run("capability", "get", "No Name", "--why-not").code == 2
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_task_is_found_where_it_lies_and_stays_there(terminal: Terminal, exchang
     prepare(terminal)
     publish(terminal, task("other"), task(), task("third"), exchange=exchange)
 
-    told = terminal.run("task", "why-not", TASK, "--capability", CAPABILITY)
-    document = terminal.run("task", "why-not", TASK, "-c", CAPABILITY, "--output", "json")
+    told = terminal.run("task", "get", TASK, "--why-not", "--capability", CAPABILITY)
+    document = terminal.run("task", "get", TASK, "--why-not", "-c", CAPABILITY, "--output", "json")
 
     assert (told.code, document.code) == (0, 0)
     (seen,) = document.json["task"]["seen"]
@@ -127,8 +127,8 @@ def test_task_is_found_where_it_lies_and_stays_there(terminal: Terminal, exchang
 def test_task_that_is_nowhere_exits_4_and_says_what_cannot_be_known(terminal: Terminal) -> None:
     prepare(terminal)
 
-    told = terminal.run("task", "why-not", TASK)
-    document = terminal.run("task", "why-not", TASK, "--output", "json")
+    told = terminal.run("task", "get", TASK, "--why-not")
+    document = terminal.run("task", "get", TASK, "--why-not", "--output", "json")
 
     assert (told.code, document.code) == (4, 4)
     assert "name its capability with --capability" in told.out
@@ -140,18 +140,18 @@ def test_queue_is_looked_through_only_so_far(terminal: Terminal) -> None:
     prepare(terminal)
     publish(terminal, *(task(f"t{number}") for number in range(5)), task(), exchange=routing.TASKS)
 
-    short = terminal.run("task", "why-not", TASK, "-c", CAPABILITY, "--most", "5", "--output", "json")
-    enough = terminal.run("task", "why-not", TASK, "-c", CAPABILITY, "--most", "6", "--output", "json")
+    short = terminal.run("task", "get", TASK, "--why-not", "-c", CAPABILITY, "--limit", "5", "--output", "json")
+    enough = terminal.run("task", "get", TASK, "--why-not", "-c", CAPABILITY, "--limit", "6", "--output", "json")
 
     assert (short.code, short.json["task"]["cut"]) == (4, ["tasks.code.review.p1"])
     assert (enough.code, enough.json["task"]["seen"][0]["before"]) == (0, 5)
 
 
-def test_foreign_id_is_a_task_when_its_capability_is_named(terminal: Terminal) -> None:
+def test_foreign_id_is_looked_for(terminal: Terminal) -> None:
     prepare(terminal)
     publish(terminal, task("order-7"), exchange=routing.TASKS)
 
-    assert terminal.run("task", "why-not", "order-7", "-c", CAPABILITY).code == 0
+    assert terminal.run("task", "get", "order-7", "--why-not", "-c", CAPABILITY).code == 0
 
 
 def waiting_ids(terminal: Terminal, queue: str) -> list[str | None]:

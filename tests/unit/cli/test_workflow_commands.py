@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from coditect.cli.terminal.output import TableView
-from coditect.cli.terminal.workflow_tables import nodes_table, workflow_fields
+from coditect.cli.terminal.tables import nodes_table, workflow_fields
 from coditect.workflow.rows import NodeRow, WorkflowRow
 from tests.unit.cli.scene import Terminal
 
@@ -52,8 +52,8 @@ def test_a_graph_is_drawn_as_text_and_as_mermaid_with_states(terminal: Terminal,
     states = tmp_path / "states.json"
     states.write_text('{"a": "completed", "b": "working"}')
 
-    text = terminal.run("workflow", "graph", str(file), "--states", str(states))
-    mermaid = terminal.run("workflow", "graph", str(file), "--states", str(states), "--format", "mermaid")
+    text = terminal.run("workflow", "check", str(file), "--graph", "text", "--states", str(states))
+    mermaid = terminal.run("workflow", "check", str(file), "--graph", "mermaid", "--states", str(states))
 
     assert text.out.splitlines()[1:] == [
         "1  completed  a  task code.review",
@@ -67,7 +67,7 @@ def test_a_graph_is_drawn_as_text_and_as_mermaid_with_states(terminal: Terminal,
 def test_states_that_are_none_are_refused(terminal: Terminal, file: Path, tmp_path: Path, text: str) -> None:
     (tmp_path / "states.json").write_text(text)
 
-    ran = terminal.run("workflow", "graph", str(file), "--states", str(tmp_path / "states.json"))
+    ran = terminal.run("workflow", "check", str(file), "--graph", "text", "--states", str(tmp_path / "states.json"))
 
     assert ran.code == 2
     assert "no object of states" in ran.err
@@ -75,7 +75,7 @@ def test_states_that_are_none_are_refused(terminal: Terminal, file: Path, tmp_pa
 
 def test_a_file_that_is_not_there_is_not_found(terminal: Terminal, tmp_path: Path, file: Path) -> None:
     for words in ((str(tmp_path / "none.yaml"),), (str(file), "--states", str(tmp_path / "none.json"))):
-        assert terminal.run("workflow", "graph", *words).code == 4
+        assert terminal.run("workflow", "check", *words, "--graph", "text").code == 4
 
 
 def test_tables_of_a_parent_and_of_its_child_name_each_other(capsys: pytest.CaptureFixture[str]) -> None:

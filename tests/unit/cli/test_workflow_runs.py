@@ -17,12 +17,12 @@ from tests.unit.cli.scene import Terminal
 
 
 def test_a_wait_that_is_no_duration_starts_nothing(terminal: Terminal, file: Path, plane: ScriptedPlane) -> None:
-    assert terminal.run("workflow", "run", str(file), "--wait", "5").code == 2
+    assert terminal.run("workflow", "start", str(file), "--wait", "5").code == 2
     assert plane.asked == []
 
 
 def test_run_ends_with_the_value(terminal: Terminal, file: Path) -> None:
-    ran = terminal.run("workflow", "run", str(file))
+    ran = terminal.run("workflow", "start", str(file))
 
     assert ran.code == 0
     assert ran.out.split("\n\n")[-1].split() == ["value", "{", '"node":', '"b"', "}"]
@@ -31,9 +31,9 @@ def test_run_ends_with_the_value(terminal: Terminal, file: Path) -> None:
 def test_run_shows_the_beginning_of_a_long_value_and_says_so(
     terminal: Terminal, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coditect.cli.work.workflow.MOST_SHOWN", 5)
+    monkeypatch.setattr("coditect.cli.start.MOST_SHOWN", 5)
 
-    ran = terminal.run("workflow", "run", str(file))
+    ran = terminal.run("workflow", "start", str(file))
 
     assert "5 characters shown of 17; --output json has them all." in ran.err
 
@@ -53,22 +53,22 @@ def test_run_names_each_question_that_waits_once_and_the_command_that_answers(
 
     monkeypatch.setattr("coditect.cli.terminal.progress.Lines.show", look)
 
-    ran = terminal.run("workflow", "run", str(file))
+    ran = terminal.run("workflow", "start", str(file))
 
     (run,) = plane.kept
     assert ran.code == 0
     assert ran.err.count("gate waits for an answer: Ship it?") == 1
-    assert f"coditect approval grant {run} gate\n" in ran.err
+    assert f"coditect approval grant {run}:gate\n" in ran.err
 
 
 def test_show_has_the_question_of_a_node_that_waits(terminal: Terminal, started: str, plane: ScriptedPlane) -> None:
     plane.only.nodes["gate"]["state"] = "awaiting_approval"
 
-    assert "Ship it?" in terminal.run("workflow", "show", started).out
+    assert "Ship it?" in terminal.run("workflow", "get", started).out
 
 
 def test_run_follows_to_the_end_and_lists_every_node(terminal: Terminal, file: Path, plane: ScriptedPlane) -> None:
-    ran = terminal.run("workflow", "run", str(file), "--input", '{"path": "src"}', "--key", "k")
+    ran = terminal.run("workflow", "start", str(file), "--input", '{"path": "src"}', "--idempotency-key", "k")
 
     header, *rows = ran.out.split("\n\n")[0].splitlines()
     assert ran.code == 0
@@ -80,7 +80,7 @@ def test_run_follows_to_the_end_and_lists_every_node(terminal: Terminal, file: P
 
 
 def test_run_as_json_has_the_value_and_the_nodes_and_nothing_else(terminal: Terminal, file: Path) -> None:
-    ran = terminal.run("workflow", "run", str(file), "--output", "json")
+    ran = terminal.run("workflow", "start", str(file), "--output", "json")
 
     assert (ran.code, ran.json["state"], ran.json["value"]) == (0, "completed", {"node": "b"})
     assert [node["name"] for node in ran.json["nodes"]] == ["a", "gate", "b"]
@@ -88,8 +88,8 @@ def test_run_as_json_has_the_value_and_the_nodes_and_nothing_else(terminal: Term
 
 
 def test_run_that_is_detached_prints_the_id(terminal: Terminal, file: Path, plane: ScriptedPlane) -> None:
-    told = terminal.run("workflow", "run", str(file), "--detach")
-    document = terminal.run("workflow", "run", str(file), "--detach", "--output", "json")
+    told = terminal.run("workflow", "start", str(file), "--detach")
+    document = terminal.run("workflow", "start", str(file), "--detach", "--output", "json")
 
     assert [told.out.strip(), document.json["workflow"]] == list(plane.kept)
     assert (document.json["state"], document.json["new"]) == ("accepted", True)
@@ -100,7 +100,7 @@ def test_run_with_a_known_key_says_which_workflow_has_it_and_how_that_is(
     terminal: Terminal, file: Path, plane: ScriptedPlane, at_once: bool, state: str
 ) -> None:
     plane.at_once = at_once
-    command = ("workflow", "run", str(file), "--key", "k")
+    command = ("workflow", "start", str(file), "--idempotency-key", "k")
 
     first = terminal.run(*command, "--detach")
     again = terminal.run(*command, "--detach")
@@ -126,7 +126,7 @@ def test_run_that_does_not_complete_exits_1_and_names_the_nodes_and_the_way_on(
         "coditect.cli.terminal.progress.Lines.show", lambda lines, row: plane.only.end(end, a="completed")
     )
 
-    told = terminal.run("workflow", "run", str(file))
+    told = terminal.run("workflow", "start", str(file))
 
     assert told.code == 1
     assert f"Error: The workflow {'failed' if end == 'failed' else 'was canceled'}." in told.err
@@ -147,7 +147,7 @@ def test_run_that_failed_names_the_first_cause_first(
 
     monkeypatch.setattr("coditect.cli.terminal.progress.Lines.show", fail)
 
-    told = terminal.run("workflow", "run", str(file)).err
+    told = terminal.run("workflow", "start", str(file)).err
 
     assert "Error: The workflow failed.\n  cause: a failed: no such file; 2 nodes did not run\n" in told
 
@@ -167,7 +167,7 @@ def test_run_whose_map_failed_names_the_element_that_failed_first(
 
     monkeypatch.setattr("coditect.cli.terminal.progress.Lines.show", fail)
 
-    told = terminal.run("workflow", "run", str(file)).err
+    told = terminal.run("workflow", "start", str(file)).err
 
     assert "Error: The workflow failed.\n  cause: b[12] failed: no such file; 1 node did not run\n" in told
 
@@ -175,10 +175,10 @@ def test_run_whose_map_failed_names_the_element_that_failed_first(
 def test_run_that_takes_too_long_exits_3_and_goes_on(terminal: Terminal, file: Path, plane: ScriptedPlane) -> None:
     plane.at_once = False
 
-    ran = terminal.run("workflow", "run", str(file), "--wait", "50ms")
+    ran = terminal.run("workflow", "start", str(file), "--wait", "50ms")
 
     assert ran.code == 3
-    assert "coditect workflow show" in ran.err
+    assert "coditect workflow get" in ran.err
     assert Verb.CANCEL not in plane.verbs()
 
 
@@ -186,7 +186,7 @@ def test_run_that_takes_too_long_exits_3_and_goes_on(terminal: Terminal, file: P
 def test_run_of_what_cannot_run_is_a_usage_error_with_its_place(terminal: Terminal, file: Path, text: str) -> None:
     file.write_text(text)
 
-    ran = terminal.run("workflow", "run", str(file))
+    ran = terminal.run("workflow", "start", str(file))
 
     assert ran.code == 2
     assert "at: nodes." in ran.err
@@ -199,14 +199,14 @@ def test_run_without_a_control_plane_says_how_to_start_one(
     monkeypatch.setattr("coditect.client.workflows.SUBMIT_SECONDS", 0.5)
     plane.ignores = 1_000
 
-    ran = terminal.run("workflow", "run", str(file))
+    ran = terminal.run("workflow", "start", str(file))
 
     assert ran.code == 1
     assert "coditect dispatcher run" in ran.err
 
 
 def test_check_and_run_say_that_a_map_gives_no_elements(terminal: Terminal, file: Path) -> None:
-    for words in (("check",), ("run", "--detach")):
+    for words in (("check",), ("start", "--detach")):
         assert "b gives {} to each task; `input: {$from: item}`" in terminal.run("workflow", *words, str(file)).err
 
 
@@ -225,8 +225,8 @@ def test_show_lists_every_attempt_with_agent_times_and_error(
 ) -> None:
     plane.only.end("failed", a="completed")
 
-    told = terminal.run("workflow", "show", started)
-    document = terminal.run("workflow", "show", started, "--output", "json").json
+    told = terminal.run("workflow", "get", started)
+    document = terminal.run("workflow", "get", started, "--output", "json").json
 
     assert told.code == 0
     fields, nodes, attempts = told.out.split("\n\n")
@@ -240,12 +240,12 @@ def test_show_lists_every_attempt_with_agent_times_and_error(
 
 
 def test_show_of_a_node_has_its_value_or_failure(terminal: Terminal, started: str, plane: ScriptedPlane) -> None:
-    running = terminal.run("workflow", "show", started, "--node", "a", "--output", "json").json
+    running = terminal.run("workflow", "get", started, "--node", "a", "--output", "json").json
     plane.only.end("failed", a="completed")
 
-    value = terminal.run("workflow", "show", started, "--node", "a")
-    failure = terminal.run("workflow", "show", started, "--node", "b")
-    document = terminal.run("workflow", "show", started, "--node", "b", "--output", "json").json
+    value = terminal.run("workflow", "get", started, "--node", "a")
+    failure = terminal.run("workflow", "get", started, "--node", "b")
+    document = terminal.run("workflow", "get", started, "--node", "b", "--output", "json").json
 
     assert "value" not in running
     assert running["input"] == {"of": "a"}
@@ -257,7 +257,7 @@ def test_show_of_a_node_has_its_value_or_failure(terminal: Terminal, started: st
     assert document["failure"]["fix"] == "Look again"
 
 
-@pytest.mark.parametrize("words", [("show",), ("cancel",), ("pause",), ("resume",)], ids=" ".join)
+@pytest.mark.parametrize("words", [("get",), ("cancel",), ("pause",), ("resume",)], ids=" ".join)
 def test_a_workflow_that_is_not_there_exits_4(terminal: Terminal, words: tuple[str, ...]) -> None:
     ran = terminal.run("workflow", *words, "01890a5d-ac96-774b-bcce-b302099a8057")
 
@@ -279,13 +279,13 @@ def test_approvals_are_listed_granted_and_denied(terminal: Terminal, started: st
 
     table = terminal.run("approval", "list")
     document = terminal.run("approval", "list", "--output", "json").json
-    granted = terminal.run("approval", "grant", started, "gate", "--by", "ada", "--comment", "fine")
-    again = terminal.run("approval", "deny", started, "gate")
+    granted = terminal.run("approval", "grant", f"{started}:gate", "--by", "ada", "--comment", "fine")
+    again = terminal.run("approval", "deny", f"{started}:gate")
     none = terminal.run("approval", "list")
 
-    assert table.out.splitlines()[1].split()[:2] == [started, "gate"]
+    assert table.out.splitlines()[1].split()[:2] == [f"{started}:gate", "good"]
     assert document[0]["question"] == "Ship it?"
-    assert f"gate of {started} was granted by ada." in granted.err
+    assert f"{started}:gate was granted by ada." in granted.err
     assert (Verb.ANSWER, {"workflow": started, "node": "gate", "granted": True, "by": "ada", "comment": "fine"}) in (
         plane.asked
     )
@@ -304,8 +304,8 @@ def test_a_signal_is_kept_or_taken(terminal: Terminal, started: str, plane: Scri
 
 
 def test_history_is_told_as_a_table_and_as_json(terminal: Terminal, started: str) -> None:
-    table = terminal.run("workflow", "history", started)
-    events = terminal.run("workflow", "history", started, "--output", "json").json
+    table = terminal.run("workflow", "get", started, "--history")
+    events = terminal.run("workflow", "get", started, "--history", "--output", "json").json
 
     assert table.out.splitlines()[0].split() == ["AT", "EVENT", "NODE", "ATTEMPT", "AGENT", "WHY"]
     assert events[0]["event"] == "workflow.accepted"
@@ -314,7 +314,7 @@ def test_history_is_told_as_a_table_and_as_json(terminal: Terminal, started: str
 def test_denied_says_so(terminal: Terminal, started: str, plane: ScriptedPlane) -> None:
     plane.only.nodes["gate"]["state"] = "awaiting_approval"
 
-    ran = terminal.run("approval", "deny", started, "gate", "--by", "bob")
+    ran = terminal.run("approval", "deny", f"{started}:gate", "--by", "bob")
 
     assert "was denied by bob" in ran.err
     assert plane.only.nodes["gate"]["state"] == "rejected"

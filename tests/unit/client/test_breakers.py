@@ -6,7 +6,7 @@ import pytest
 
 from coditect import Agent, Breaker, BreakerOpen
 from coditect.errors import InputError
-from coditect.operations.diagnosis.explain import Obstacle, TaskQuestion, explain
+from coditect.operations.explain import Obstacle, TaskQuestion, explain
 from coditect.registry.port import Search
 from coditect.testing import TestFleet
 
@@ -44,16 +44,16 @@ async def test_an_operator_opens_a_breaker_for_the_whole_fleet_until_it_is_reset
     async with TestFleet(agents=[worker]) as fleet:
         async with fleet.client.breaker(GITHUB):
             pass
-        await fleet.client.open_breaker("github", reason="maintenance")
+        await fleet.client.breakers.open("github", reason="maintenance")
         await fleet.advance("1s")
         handle = await fleet.submit("code.review", 7)
         await fleet.advance("10m")
         with pytest.raises(BreakerOpen) as refused:
             await fleet.client.breaker("github").__aenter__()
-        (row,) = [row async for row in fleet.client.breakers()]
+        (row,) = [row async for row in fleet.client.breakers.list()]
         waited = not handle.done
 
-        await fleet.client.reset_breaker("github", reason="done")
+        await fleet.client.breakers.reset("github", reason="done")
         assert await handle.result(timeout="5s") == 7
         async with fleet.client.breaker("github"):
             pass

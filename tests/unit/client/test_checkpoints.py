@@ -9,7 +9,7 @@ import pytest
 
 from coditect import Agent, Context, PlainContext, Workflow
 from coditect.errors import InputError, NotFound, VersionConflict
-from coditect.operations.workflows.history import history_of
+from coditect.operations.workflows import history_of
 from coditect.testing import TestFleet
 from coditect.workflow.states import WorkflowState
 

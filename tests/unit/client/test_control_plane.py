@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from coditect import errors
-from coditect.aio.backoff import Backoff
 from coditect.aio.clock import SystemClock
+from coditect.aio.supervisor import Backoff
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import base_topology
 from coditect.broker.topology import control_plane as control_queue
@@ -33,7 +33,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_without_a_control_plane_the_way_to_one_is_named() -> None:
     async with MemoryBroker(MemoryServer()) as broker, Client(broker) as client:
         with pytest.raises(ControlPlaneRequired) as raised:
-            await client.run("no-such").state()
+            await client.workflows.get("no-such").state()
 
     assert "coditect dispatcher run" in str(raised.value.facts["fix"])
     assert raised.value.exit_code == 1
@@ -43,7 +43,7 @@ async def test_a_control_plane_that_is_starting_is_waited_for(monkeypatch: pytes
     monkeypatch.setattr(control_plane, "GRACE_SECONDS", 10.0)
     plane = ScriptedPlane()
     async with MemoryBroker(MemoryServer()) as broker, Client(broker) as client:
-        asked = asyncio.ensure_future(client.run("no-such").state())
+        asked = asyncio.ensure_future(client.workflows.get("no-such").state())
         await asyncio.sleep(0)  # the first time it finds no queue
 
         async with plane.serving(broker):
@@ -56,7 +56,7 @@ async def test_a_queue_that_nobody_reads_is_no_control_plane() -> None:
         await broker.declare(base_topology() + control_queue())
 
         with pytest.raises(ControlPlaneRequired, match="No control plane is there"):
-            await client.run("no-such").state()
+            await client.workflows.get("no-such").state()
 
 
 async def test_a_broker_without_its_exchange_is_no_control_plane_and_not_an_unknown_workflow(
@@ -67,7 +67,7 @@ async def test_a_broker_without_its_exchange_is_no_control_plane_and_not_an_unkn
         server.delete_exchange(routing.CONTROL)
 
         with pytest.raises(ControlPlaneRequired, match="No control plane is there"):
-            await client.run("no-such").state()
+            await client.workflows.get("no-such").state()
 
 
 async def test_a_few_requests_leave_no_reply_queue_behind_whether_they_fail_or_not(scene: Scene) -> None:
@@ -108,14 +108,14 @@ async def test_silence_to_the_end_of_the_time_says_what_was_asked(scene: Scene) 
     scene.plane.ignores = 10_000
 
     with pytest.raises(ControlPlaneRequired, match="does not answer") as raised:
-        await scene.client._workflows.control.ask(Verb.STATUS, {}, timeout=0.1)
+        await scene.client._control.ask(Verb.STATUS, {}, timeout=0.1)
 
     assert raised.value.facts["request"] == "control.status"
 
 
 async def test_a_refusal_is_the_error_that_it_names(scene: Scene) -> None:
     with pytest.raises(NotFound, match="no such workflow") as raised:
-        await scene.client.run("no-such").state()
+        await scene.client.workflows.get("no-such").state()
 
     assert raised.value.facts["fix"] == "coditect workflow list"
     assert scene.plane.verbs() == [Verb.GET]
@@ -171,6 +171,6 @@ def refused(failure: Failure, **facts: str) -> CoditectError:
 
 async def test_a_request_over_the_limit_is_refused_before_it_is_sent(scene: Scene) -> None:
     with pytest.raises(TooLarge):
-        await scene.client.run("x" * 2**20).cancel(reason="")
+        await scene.client.workflows.get("x" * 2**20).cancel(reason="")
 
     assert scene.plane.asked == []

@@ -30,14 +30,14 @@ async def test_a_task_runs_when_its_delay_is_over_and_its_value_comes_by_the_han
     async with TestFleet(agents=[clerk(seen)]) as fleet:
         began = asyncio.get_running_loop().time()
         handle = await fleet.client.submit("note.down", 1, delay="5m")
-        later = await fleet.client.submit("note.down", 2, at=datetime(2026, 1, 1, 1, tzinfo=UTC))
+        later = await fleet.client.submit("note.down", 2, at=datetime(2026, 1, 1, 0, 10, tzinfo=UTC))
         row = await handle.row()
-        found = await fleet.client.task(handle.task_id).result(timeout="10m"), await later.result(timeout="2h")
+        found = await fleet.client.tasks.get(handle.task_id).result(timeout="10m"), await later.result(timeout="20m")
 
     (first, first_at), (second, second_at) = seen
     assert (first, second, found, row.state) == (1, 2, (2, 4), "waiting")
     assert 300 <= first_at - began < 302
-    assert 3_599 < second_at - began < 3_602  # virtual time begins with the year
+    assert 599 < second_at - began < 602  # virtual time begins with the year
 
 
 async def test_a_delayed_task_that_is_canceled_never_runs() -> None:

@@ -1,20 +1,17 @@
 from __future__ import annotations
 
 import asyncio
-from unittest.mock import AsyncMock
 
 import pytest
 
 from coditect import Options, Priority, TaskFailed
-from coditect.aio.backoff import Backoff
+from coditect.aio.supervisor import Backoff
 from coditect.client import control_plane
 from coditect.client.client import Client
-from coditect.client.durable import KeptOptions
-from coditect.errors import ControlPlaneRequired, InputError, NotFound, ResultTimeout, Retryable, UnknownCapability
-from coditect.model.result import Status
+from coditect.errors import ControlPlaneRequired, InputError, NotFound, ResultTimeout, UnknownCapability
+from coditect.model.result import Failure
 from coditect.wire import routing
 from coditect.wire.control import Verb
-from coditect.workflow.rows import NodeRow
 from coditect.workflow.states import TaskState
 from tests.support import eventually
 from tests.unit.client.scene import CAPABILITY, Scene, chain
@@ -25,7 +22,7 @@ TEN_MINUTES = 600.0
 async def test_a_durable_task_is_a_workflow_of_one_node(scene: Scene) -> None:
     options = Options(priority=Priority.P0, timeout="2h", start_within="1m", deadline="1d", max_attempts=5)
 
-    handle = await scene.client.submit_durable(CAPABILITY, {"$from": "me"}, key="k", options=options)
+    handle = await scene.client.submit(CAPABILITY, {"$from": "me"}, idempotency_key="k", options=options)
 
     ((verb, body),) = scene.plane.asked
     assert (verb, body["name"], body["key"], body["count"]) == (Verb.START, CAPABILITY, "k", 1)
@@ -42,9 +39,9 @@ async def test_a_durable_task_is_a_workflow_of_one_node(scene: Scene) -> None:
 
 
 async def test_any_process_gets_the_value_by_the_id(scene: Scene) -> None:
-    handle = await scene.client.submit_durable(CAPABILITY)
+    handle = await scene.client.submit(CAPABILITY, durable=True)
 
-    found = scene.client.task(handle.task_id)
+    found = scene.client.tasks.get(handle.task_id)
     assert not found.done
     outcome = await found.outcome(timeout="100s")
 
@@ -52,39 +49,8 @@ async def test_any_process_gets_the_value_by_the_id(scene: Scene) -> None:
     assert (outcome.agent_id, outcome.attempt, outcome.fence, found.done) == ("worker-00000001", 1, 1, True)
 
 
-async def test_an_outcome_is_waited_for_although_nobody_answers_behind_the_end(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    handle = await scene.client.submit_durable(CAPABILITY)
-    row, silent = KeptOptions.row, [ControlPlaneRequired("No control plane answers"), Retryable("It moves")]
-
-    async def row_after_silence(kept: KeptOptions) -> NodeRow:
-        if silent:
-            raise silent.pop()
-        return await row(kept)
-
-    monkeypatch.setattr(KeptOptions, "row", row_after_silence)
-
-    outcome = await handle.outcome(timeout="100s")
-
-    assert (outcome.status, silent) == (Status.COMPLETED, [])
-
-
-async def test_an_outcome_is_asked_for_with_pauses_where_nobody_answers_behind_the_end(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    handle = await scene.client.submit_durable(CAPABILITY)
-    rows = AsyncMock(side_effect=Retryable("It moves"))
-    monkeypatch.setattr(KeptOptions, "row", rows)
-
-    with pytest.raises((Retryable, ResultTimeout)):  # the last question has little time
-        await handle.outcome(timeout=0.5)
-
-    assert rows.call_count <= 5
-
-
 async def test_a_failure_is_that_of_a_task(scene: Scene) -> None:
-    handle = await scene.client.submit_durable(CAPABILITY)
+    handle = await scene.client.submit(CAPABILITY, durable=True)
     scene.plane.only.end("failed")
 
     with pytest.raises(TaskFailed) as raised:
@@ -94,7 +60,7 @@ async def test_a_failure_is_that_of_a_task(scene: Scene) -> None:
 
 
 async def test_a_failure_that_was_redriven_is_no_outcome_any_more(scene: Scene) -> None:
-    handle = await scene.client.submit_durable(CAPABILITY)
+    handle = await scene.client.submit(CAPABILITY, durable=True)
     scene.plane.only.end("failed")
     with pytest.raises(TaskFailed):
         await handle.result(timeout="100s")
@@ -109,9 +75,9 @@ async def test_a_workflow_of_several_nodes_is_no_task(scene: Scene) -> None:
     started = await scene.client.start(chain(2))
 
     with pytest.raises(NotFound) as raised:
-        await scene.client.task(f"{started.id}:task").row()
+        await scene.client.tasks.get(f"{started.id}:task").row()
 
-    assert raised.value.facts["fix"] == f"coditect workflow show {started.id}"
+    assert raised.value.facts["fix"] == f"coditect workflow get {started.id}"
 
 
 async def test_an_empty_key_is_refused_and_nothing_submitted(scene: Scene) -> None:
@@ -174,7 +140,7 @@ async def test_a_direct_task_of_more_than_25_minutes_is_refused_with_the_way_out
 
 async def test_a_capability_that_nobody_offers_is_refused(scene: Scene) -> None:
     with pytest.raises(UnknownCapability):
-        await scene.client.submit_durable("code.reveiw")
+        await scene.client.submit("code.reveiw", durable=True)
 
     assert scene.plane.asked == []
 
@@ -199,12 +165,12 @@ async def test_many_with_one_key_is_a_mistake(scene: Scene) -> None:
 @pytest.mark.parametrize("by", ["handle", "id"])
 async def test_cancel_of_a_durable_task_goes_to_the_control_plane(scene: Scene, by: str) -> None:
     scene.plane.at_once = False
-    handle = await scene.client.submit_durable(CAPABILITY)
+    handle = await scene.client.submit(CAPABILITY, durable=True)
 
     if by == "handle":
         await handle.cancel(reason="no more")
     else:
-        await scene.client.cancel(handle.task_id, reason="no more")
+        await scene.client.tasks.cancel(handle.task_id, reason="no more")
 
     assert (await handle.run.overview()).counts == {TaskState.CANCELED: 1}
     assert scene.plane.only.reason == "no more"
@@ -212,7 +178,7 @@ async def test_cancel_of_a_durable_task_goes_to_the_control_plane(scene: Scene, 
 
 async def test_events_of_a_durable_task_are_its_own_and_those_of_its_workflow(scene: Scene) -> None:
     scene.plane.at_once = False
-    handle = await scene.client.submit_durable(CAPABILITY)
+    handle = await scene.client.submit(CAPABILITY, durable=True)
     heard: list[str] = []
 
     async def listen() -> None:
@@ -230,7 +196,7 @@ async def test_events_of_a_durable_task_are_its_own_and_those_of_its_workflow(sc
 
 def test_the_id_of_a_direct_task_cannot_be_asked_for(scene: Scene) -> None:
     with pytest.raises(InputError) as raised:
-        scene.client.task("01890a5d-ac96-774b-bcce-b302099a8057")
+        scene.client.tasks.get("01890a5d-ac96-774b-bcce-b302099a8057")
 
     assert "--detach" in str(raised.value.facts["fix"])
 
@@ -243,3 +209,15 @@ async def test_a_durable_task_without_a_control_plane_is_refused(scene: Scene, m
     async with Client(scene.broker) as client:
         with pytest.raises(ControlPlaneRequired):
             await client.submit(CAPABILITY, idempotency_key="k")
+
+
+async def test_many_are_submitted_at_once_and_those_that_were_taken_are_given_before_an_error(scene: Scene) -> None:
+    scene.plane.refuses = [Failure("refused", "InputError", "Not this one")]
+    taken: list[str] = []
+
+    with pytest.raises(InputError, match="Not this one"):
+        async for handle in scene.client.submit_many(CAPABILITY, range(9), durable=True, concurrency=3):
+            taken.append(handle.task_id)
+
+    assert sorted(taken) == sorted(f"{workflow}:task" for workflow in scene.plane.kept)
+    assert len(taken) == 2, "nothing is sent behind the window of the failed one"

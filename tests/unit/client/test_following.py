@@ -18,8 +18,7 @@ from coditect.broker.topology import base_topology
 from coditect.errors import Retryable, Unroutable
 from coditect.messaging.event_publisher import Events
 from coditect.messaging.event_stream import EventStream, EventStreams
-from coditect.model.event import Event
-from coditect.model.message import Message
+from coditect.model.message import Event, Message
 from coditect.testing import TestFleet
 from coditect.wire import control_messages, routing
 from coditect.wire.events import event_message, read_event
@@ -80,7 +79,7 @@ async def test_a_follower_hears_from_an_agent_that_has_muted_what_nobody_hears()
     async with MemoryBroker(server) as broker, MemoryBroker(server) as other:
         await broker.declare(base_topology())
         events = Events(broker, SystemClock(), source="/agents/a")
-        async with EventStreams(other, name="client").stream("task.*", of=["mine"]) as stream:
+        async with EventStreams(other, name="client").stream("task.*", subjects=["mine"]) as stream:
             events.unmute(["mine"])
             events.emit("task.progress", subject="another's")
             await eventually(lambda: not events.heard("task.progress", "another's"))
@@ -171,7 +170,7 @@ async def _follow(mine: str, subjects: list[str]) -> None:
     server = MemoryServer()
     async with MemoryBroker(server) as broker, MemoryBroker(server) as other:
         await broker.declare(base_topology())
-        async with EventStreams(other, name="client").stream("task.*", of=[mine]) as stream:
+        async with EventStreams(other, name="client").stream("task.*", subjects=[mine]) as stream:
             for subject in subjects:
                 await _emit(broker, subject)
             await _emit(broker, mine, "task.last")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coditect.collaboration.lock_metrics import LockMetrics
+from coditect.collaboration.locks import LockMetrics
 from coditect.telemetry.metrics import Histogram, MemoryMetrics, Value
 from tests.support import eventually
 

@@ -124,7 +124,7 @@ def test_wrong_bound_is_refused_at_the_declaration(wrong: int) -> None:
 
 
 async def test_batch_has_few_unconfirmed_tasks_while_the_queue_refuses_and_many_again_after_it() -> None:
-    most, many = 64, 600
+    most, many = 64, 300
     agent = bounded(seconds=1.0)
     async with TestFleet(agents=[agent]) as fleet:
         under_way, sizes = 0, list[int]()

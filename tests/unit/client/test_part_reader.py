@@ -11,8 +11,8 @@ from coditect.blobs import NO_BLOBS
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import Binding, Queue, Topology, base_topology
 from coditect.errors import InvalidTask, ResultTimeout, StreamRestarted
-from coditect.messaging import parts
-from coditect.messaging.parts import AHEAD, PartReader
+from coditect.messaging import rpc
+from coditect.messaging.rpc import AHEAD, PartReader
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import Message
@@ -20,7 +20,7 @@ from coditect.model.result import Outcome, Status
 from coditect.model.task import Task
 from coditect.wire import routing
 from coditect.wire.json import loads
-from coditect.wire.parts import Part, part_message
+from coditect.wire.tasks import Part, part_message
 from tests.support import eventually
 
 AGENT = AgentId("writer-1")
@@ -133,7 +133,7 @@ async def test_an_execution_of_which_nothing_was_read_is_replaced_unseen(stage: 
 
 
 async def test_parts_that_are_missing_at_the_end_are_reported(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "LATE_SECONDS", 0.05)
+    monkeypatch.setattr(rpc, "LATE_SECONDS", 0.05)
     stage.arrive(0, 2)
     stage.word(3, last=True)
     stage.complete()

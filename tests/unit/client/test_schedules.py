@@ -40,7 +40,7 @@ async def test_every_tick_starts_the_workflow_with_the_tick_as_its_input() -> No
         extra = await schedules.run("noting")
         resumed = await schedules.resume("noting")
         await asyncio.sleep(10)
-        states = [row.state async for row in fleet.client.runs()]
+        states = [row.state async for row in fleet.client.workflows.list()]
 
     assert seen[:3] == [f"2026-01-01T00:00:{second}+00:00" for second in (10, 20, 30)]
     assert len(seen) == len(states) == 5
@@ -58,10 +58,10 @@ async def test_schedules_are_listed_shown_replaced_and_deleted() -> None:
             await schedules.create("a", noting(), every="1h")
         replaced = await schedules.create("a", noting(), every="1h", jitter="1m", replace=True, paused=True)
         names = [row.schedule async for row in schedules.list()]
-        shown = await schedules.show("b")
+        shown = await schedules.get("b")
         await schedules.delete("a")
         with pytest.raises(NotFound, match="no such schedule"):
-            await schedules.show("a")
+            await schedules.get("a")
         with pytest.raises(InvalidTask, match="no cron expression"):
             await schedules.create("c", noting(), cron="every day")
 

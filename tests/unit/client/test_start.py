@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from coditect import From, Workflow
-from coditect.client import upload
+from coditect.client import workflows
 from coditect.errors import InputError, InvalidTask, InvalidWorkflow, TooLarge
 from coditect.wire.control import Verb
 from coditect.wire.json import dumps
@@ -20,7 +20,7 @@ async def test_a_small_workflow_is_one_request_with_all_of_it(scene: Scene) -> N
     review = flow.task(CAPABILITY, {"path": From("input.path")}, name="review")
     flow.approval("Ship it?", name="gate", after=[review], timeout="2d")
 
-    run = await scene.client.start(flow, {"path": "src"}, key="release-42")
+    run = await scene.client.start(flow, {"path": "src"}, idempotency_key="release-42")
 
     ((verb, body),) = scene.plane.asked
     assert verb is Verb.START
@@ -59,9 +59,9 @@ async def test_a_chunk_is_never_over_the_inline_limit(scene: Scene) -> None:
 def test_the_limit_is_used_to_the_last_byte(spare: int) -> None:
     """Two nodes that fit exactly, and two of which one is a byte too long."""
 
-    def cut(length: int) -> upload.Upload:
+    def cut(length: int) -> workflows.Upload:
         nodes = tuple(Node(name, Call(CAPABILITY, "x" * length)) for name in "ab")
-        return upload.cut(Definition("two", nodes), None, workflow="w" * 36, key=None)
+        return workflows.cut(Definition("two", nodes), None, workflow="w" * 36, key=None)
 
     largest = next(length for length in range(MAX_BODY_BYTES // 2, 0, -1) if len(cut(length).cuts) == 2)
     ((body, _), *rest) = cut(largest + spare).chunks()
@@ -103,16 +103,16 @@ async def test_an_unknown_capability_is_told_with_its_place_and_the_nearest(scen
 
 
 async def test_the_same_key_is_the_same_workflow_and_nothing_more_is_sent(scene: Scene) -> None:
-    first = await scene.client.start(chain(2), key="once")
+    first = await scene.client.start(chain(2), idempotency_key="once")
 
-    second = await scene.client.start(chain(2_500), key="once")
+    second = await scene.client.start(chain(2_500), idempotency_key="once")
 
     assert second.id == first.id
-    assert (first.new, second.new, scene.client.run(first.id).new) == (True, False, False)
+    assert (first.new, second.new, scene.client.workflows.get(first.id).new) == (True, False, False)
     assert len(scene.plane.asked) == 2
 
 
 @pytest.mark.parametrize("key", ["", "x" * 1_001])
 async def test_a_key_that_cannot_be_kept_is_refused(scene: Scene, key: str) -> None:
     with pytest.raises(InputError, match="another length"):
-        await scene.client.start(chain(1), key=key)
+        await scene.client.start(chain(1), idempotency_key=key)

@@ -29,7 +29,7 @@ async def follow(_: None, ctx: Context) -> list[str]:
 @planner.capability("count")
 async def count(times: int, ctx: Context) -> None:
     for _ in range(times):
-        await ctx.space("team").update("count", lambda n: (n or 0) + 1)
+        await ctx.state("team").update("count", lambda n: (n or 0) + 1)
 
 
 @planner.capability("alone")
@@ -60,12 +60,12 @@ async def test_writers_at_the_same_time_lose_no_update() -> None:
         handles = [await fleet.submit("count", 10) for _ in range(4)]
         for handle in handles:
             await handle.result()
-        assert await fleet.client.space("team").get("count", int) == 40
+        assert await fleet.client.state("team").get("count", int) == 40
 
 
 async def test_write_with_an_older_version_is_refused_and_changes_nothing() -> None:
     async with TestFleet(agents=[planner]) as fleet:
-        space = fleet.client.space("team")
+        space = fleet.client.state("team")
         first = await space.put("k", "a", if_version=0)
         await space.put("k", "b")
         for outdated in (0, first):
@@ -82,7 +82,7 @@ async def test_write_with_an_older_version_is_refused_and_changes_nothing() -> N
 
 async def test_keys_are_listed_by_prefix_in_both_directions() -> None:
     async with TestFleet(agents=[planner]) as fleet:
-        space = fleet.client.space("team")
+        space = fleet.client.state("team")
         for key in ("a", "a/1", "a/2", "a/é", "b"):
             await space.put(key, 0)
         await space.delete("a/2")
@@ -93,16 +93,16 @@ async def test_keys_are_listed_by_prefix_in_both_directions() -> None:
         assert await keys() == ["a", "a/1", "a/é", "b"]
         assert await keys("a/") == ["a/1", "a/é"]
         assert await keys("a/", reverse=True) == ["a/é", "a/1"]
-        assert await keys("a/", reverse=True, most=1) == ["a/é"]
-        assert await keys(most=3) == ["a", "a/1", "a/é"]
+        assert await keys("a/", reverse=True, limit=1) == ["a/é"]
+        assert await keys(limit=3) == ["a", "a/1", "a/é"]
         assert await keys("c") == []
-        with pytest.raises(InputError, match="most"):
-            await keys(most=0)
+        with pytest.raises(InputError, match="limit"):
+            await keys(limit=0)
 
 
 async def test_history_names_the_writers_and_keeps_twenty_versions() -> None:
     async with TestFleet(agents=[planner]) as fleet:
-        space = fleet.client.space("team")
+        space = fleet.client.state("team")
         for number in range(25):
             await space.put("k", number)
         history = await space.history("k")
@@ -118,7 +118,7 @@ async def test_history_names_the_writers_and_keeps_twenty_versions() -> None:
 
 async def test_merge_changes_members_and_removes_those_that_are_none() -> None:
     async with TestFleet(agents=[planner]) as fleet:
-        space = fleet.client.space("team")
+        space = fleet.client.state("team")
         await space.merge("k", {"a": 1, "b": {"c": 2, "d": 3}})
         await space.merge("k", {"a": None, "b": {"d": None, "e": [None]}})
         assert await space.get("k") == {"b": {"c": 2, "e": [None]}}
@@ -126,7 +126,7 @@ async def test_merge_changes_members_and_removes_those_that_are_none() -> None:
 
 async def test_watch_yields_the_present_version_and_each_later_one_within_a_second() -> None:
     async with TestFleet(agents=[planner]) as fleet:
-        space = fleet.client.space("team")
+        space = fleet.client.state("team")
         seen: list[Any] = []
 
         async def watch() -> None:
@@ -146,7 +146,7 @@ async def test_watch_yields_the_present_version_and_each_later_one_within_a_seco
 
 async def test_value_of_several_hundred_kilobytes_is_kept_whole_and_a_larger_one_needs_a_blob_store() -> None:
     async with TestFleet(agents=[planner]) as fleet:
-        space = fleet.client.space("team")
+        space = fleet.client.state("team")
         await space.put("k", "x" * 900_000)
         assert len(await space.get("k", str) or "") == 900_000
         with pytest.raises(TooLarge):
@@ -159,4 +159,4 @@ async def test_task_without_a_workflow_has_no_state_of_its_own() -> None:
 
     assert outcome.failure is not None
     assert "belongs to no workflow" in outcome.failure.message
-    assert "ctx.space" in outcome.failure.fix
+    assert "ctx.state" in outcome.failure.fix

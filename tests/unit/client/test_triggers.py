@@ -10,14 +10,13 @@ import pytest
 from coditect import Agent, Context, From, Workflow
 from coditect.broker.topology import Queue, Topology
 from coditect.errors import InputError, InvalidTask, InvalidWorkflow, NotFound
-from coditect.model.event import Event
-from coditect.model.message import Message
+from coditect.model.message import Event, Message
 from coditect.testing import TestFleet
 from coditect.wire import routing
 from coditect.wire.events import event_message
-from coditect.wire.json import MOST_LEVELS
+from coditect.wire.json import MAX_JSON_LEVELS
 from coditect.workflow.rows import WorkflowRow
-from tests.unit.dispatcher.test_died_unseen import LastingFleet
+from tests.unit.dispatcher.test_restarted_broker import LastingFleet
 
 
 def clerk(seen: list[Any]) -> Agent:
@@ -49,7 +48,7 @@ def pushed(identity: str, source: str = "/git", **data: Any) -> Message:
 
 
 async def runs(fleet: TestFleet) -> list[WorkflowRow]:
-    return [row async for row in fleet.client.runs()]
+    return [row async for row in fleet.client.workflows.list()]
 
 
 async def test_each_event_starts_the_workflow_with_a_part_of_it() -> None:
@@ -268,7 +267,9 @@ async def test_a_signal_that_cannot_be_sent_leaves_its_event_as_a_dead_letter_an
             "paid", "order.paid", None, From("event.data"), signal="paid", to="event.subject"
         )
         event = event_message(Event("order.paid", "/shop", "1", 1_767_225_600_000, run.id, {"euro": 1}))
-        deep = b'{"euro":' + b"[" * 2 * MOST_LEVELS + b"]" * 2 * MOST_LEVELS + b"}"  # read, but not written again
+        deep = (
+            b'{"euro":' + b"[" * 2 * MAX_JSON_LEVELS + b"]" * 2 * MAX_JSON_LEVELS + b"}"
+        )  # read, but not written again
         await publish(fleet, replace(event, headers={**event.headers, "ce-id": "deep"}, body=deep), "order.paid")
         await publish(fleet, event, "order.paid")
         await run.result(timeout="10s")

@@ -136,8 +136,8 @@ async def test_a_none_takes_precedence_where_it_is_a_value(scene: Scene) -> None
 async def test_a_durable_task_keeps_the_key_of_its_options(scene: Scene) -> None:
     chosen = Options(idempotency_key="k")
 
-    first = await scene.client.submit_durable(CAPABILITY, 1, options=chosen)
-    second = await scene.client.submit_durable(CAPABILITY, 2, options=chosen)
+    first = await scene.client.submit(CAPABILITY, 1, options=chosen, durable=True)
+    second = await scene.client.submit(CAPABILITY, 2, options=chosen, durable=True)
 
     assert first.task_id == second.task_id
 
@@ -211,4 +211,4 @@ async def test_what_is_no_sequence_of_values_is_refused(scene: Scene, values: An
         async for _ in scene.client.submit_many(CAPABILITY, values):
             pass
 
-    assert raised.value.facts["parameter"] == "values"
+    assert raised.value.facts["parameter"] == "inputs"

@@ -54,12 +54,14 @@ async def test_events_tell_of_every_node_and_end_with_the_workflow() -> None:
 async def test_latest_workflow_is_listed_first_over_pages_and_by_state() -> None:
     async with TestFleet(agents=[worker()]) as fleet:
         twice = Options(max_attempts=2)
-        handles = [await fleet.client.submit_durable("number.double", number, options=twice) for number in (1, 13, 3)]
+        handles = [
+            await fleet.client.submit("number.double", number, options=twice, durable=True) for number in (1, 13, 3)
+        ]
         outcomes = [await handle.outcome() for handle in handles]
 
-        everything = [row.workflow async for row in fleet.client.runs()]
-        failed = [row.workflow async for row in fleet.client.runs(state=WorkflowState.FAILED)]
-        latest = [row.workflow async for row in fleet.client.runs(most=2)]
+        everything = [row.workflow async for row in fleet.client.workflows.list()]
+        failed = [row.workflow async for row in fleet.client.workflows.list(state=WorkflowState.FAILED)]
+        latest = [row.workflow async for row in fleet.client.workflows.list(limit=2)]
 
     ids = [handle.run.id for handle in handles]
     assert [outcome.attempt for outcome in outcomes] == [1, 2, 1]
@@ -112,7 +114,7 @@ async def test_a_literal_and_a_durable_task_are_taken_up_to_the_inline_limit() -
     flow.task("text.count", [text, From("input")], name="filled")
 
     async with TestFleet(agents=[worker()]) as fleet:
-        handle = await fleet.client.submit_durable("text.count", [text])
+        handle = await fleet.client.submit("text.count", [text], durable=True)
         run = await fleet.start(flow, "more")
 
         assert await handle.result(int) == len(text)
@@ -146,7 +148,7 @@ async def test_a_denied_approval_rejects_the_workflow_with_its_reason() -> None:
 
     async with TestFleet(agents=[worker()]) as fleet:
         run = await fleet.start(flow)
-        await run.answer("gate", granted=False, by="ada")
+        await run.deny("gate", by="ada")
 
         with pytest.raises(TaskRejected) as raised:
             await run.result(timeout="1m")

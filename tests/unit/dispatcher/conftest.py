@@ -5,15 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from dispatcher.store.memory import MemoryDatabase
-from tests.unit.dispatcher.broom import Broom, open_broom
 from tests.unit.dispatcher.lone_ledger import Ledger, SlowStore
-from tests.unit.dispatcher.scene import Scene, open_scene
-
-
-@pytest.fixture
-async def scene() -> AsyncIterator[Scene]:
-    async with open_scene() as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -28,9 +20,3 @@ async def prompt_ledger() -> AsyncIterator[Ledger]:
     """The same on a store for which no time passes, for what is to happen in one transaction on any machine."""
     async with MemoryDatabase(now=lambda: 0.0) as database:
         yield await Ledger.open(database)
-
-
-@pytest.fixture
-async def broom() -> AsyncIterator[Broom]:
-    async with open_broom() as opened:
-        yield opened

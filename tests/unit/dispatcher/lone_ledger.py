@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import thread_time
 from typing import Any
@@ -11,21 +11,22 @@ import pytest
 
 from coditect.model.ids import AgentId
 from coditect.model.result import Failure, Outcome, Status
-from coditect.wire.claims import Claim
 from coditect.wire.control import Verb
 from coditect.wire.json import dumps
+from coditect.wire.workflow_tasks import Claim
+from coditect.workflow.builder import Workflow
 from coditect.workflow.definition import Definition
 from coditect.workflow.documents.document import child_document, head_document, node_document
-from coditect.workflow.graph import graph_of
+from coditect.workflow.graph import children_of, graph_of
 from coditect.workflow.states import TaskState, WorkflowState
-from coditect.workflow.sub_workflows import children_of
 from dispatcher.ledger import timers
-from dispatcher.ledger.commands import Asked, Command, Due, Evaluated, Fill, Finished, GoOn
+from dispatcher.ledger.commands import Asked, Claimed, Command, Continue, Due, Evaluated, Fill, Finished
 from dispatcher.ledger.definitions import Caches, Definitions
 from dispatcher.ledger.effects import Effects, NodeKey, Publication
 from dispatcher.ledger.keyspace import RUNS, STATUSES
 from dispatcher.ledger.nodes import advance
-from dispatcher.ledger.ownership import leases, shards
+from dispatcher.ledger.nodes.inputs import RESULT, value_of
+from dispatcher.ledger.ownership import shards
 from dispatcher.ledger.ownership.leases import Lease
 from dispatcher.ledger.ownership.policy import Policy
 from dispatcher.ledger.rows import NodeRecord, RunRecord
@@ -75,7 +76,7 @@ class Ledger:
     """Whether what is left over is done at once; otherwise the test says when."""
     evaluates: bool = True
     """Whether expressions are evaluated that are left to be."""
-    apart: bool = False
+    defer_dependents: bool = False
     """Whether what follows from a command is left over."""
     doubt: str = ""
     """What is known of this shard's clock."""
@@ -93,7 +94,7 @@ class Ledger:
     async def batch(self, *commands: Command) -> tuple[Any, ...]:
         confirmed, self.confirmed = self.confirmed, []
         caches = Caches(self.definitions, frozenset(self.set_aside))
-        moment = (self.room, self.now_ms, 0.5, self.apart, self.doubt)
+        moment = (self.room, self.now_ms, 0.5, self.defer_dependents, self.doubt)
         one = batch.Batch(self.lease, self.policy, caches, commands, confirmed, *moment)
         try:
             done = await self.database.run(lambda tr: batch.run(tr, one))
@@ -117,7 +118,7 @@ class Ledger:
         return (*done.answers, *await self.batch(*left)) if left else done.answers
 
     async def go_on(self) -> None:
-        await self.batch(GoOn())
+        await self.batch(Continue())
 
     async def _finish(self) -> None:
         """Goes on until nothing is left to go on with, in a loop: a workflow may run a thousand children."""
@@ -149,6 +150,11 @@ class Ledger:
             answer = await self.ask(Verb.START, body)
         assert answer["state"] == "accepted"
 
+    async def start_one(self, **options: Any) -> Publication:
+        """Starts a workflow of one node, and gives what is published of it."""
+        await self.start(one_node(**options))
+        return self.published[-1]
+
     async def ask(self, verb: Verb, body: Mapping[str, Any]) -> Any:
         (answer,) = await self.batch(Asked(verb, body))
         if isinstance(answer, Exception):
@@ -168,12 +174,21 @@ class Ledger:
         assert owner is not None
         return Finished(publication.node_key, owner.fence, publication.number, outcome)
 
-    async def play(self, act: Callable[[Publication], Outcome], *, pick: Callable[[Sequence[Any]], int] = len) -> None:
-        """Executes what is published, in the order that `pick` draws, until nothing is left."""
+    async def play(
+        self, act: Callable[[Publication], Outcome], *, pick: Callable[[Sequence[Any]], int] = len
+    ) -> list[str]:
+        """Executes what is published, in the order that `pick` draws, until nothing is left; gives the nodes."""
+        ran: list[str] = []
         while self.published:
             publication = self.published.pop(pick(self.published) % len(self.published))
             self.confirmed.append(publication.number)
+            ran.append(publication.node_key.node)
             await self.batch(self.finished(publication, act(publication)))
+        return ran
+
+    async def value(self, node: str, kind: str = RESULT) -> Any:
+        """The value of this kind that a node of the workflow `w` has."""
+        return await self.database.read(lambda tr: value_of(tr, NodeKey("w", node), kind))
 
     async def states(self, workflow: str = "w") -> dict[str, TaskState]:
         rows = await self.database.read(lambda tr: tr.get_range(*STATUSES.range((workflow,))))
@@ -193,10 +208,42 @@ class Ledger:
         return (await self.run(workflow)).state
 
 
+def one_node(**options: Any) -> Definition:
+    flow = Workflow("one")
+    flow.task("work", name="one", **options)
+    return flow.definition()
+
+
+def wide(names: int | Iterable[str], capability: str = "work", value: Any = None, **options: Any) -> Workflow:
+    """Nodes side by side, of these names or n0, n1, ... so many."""
+    flow = Workflow("wide")
+    for name in (f"n{number}" for number in range(names)) if isinstance(names, int) else names:
+        flow.task(capability, value, name=name, **options)
+    return flow
+
+
+def layered(width: int, depth: int) -> Workflow:
+    """Layers of nodes, each after two of the layer before."""
+    flow = Workflow("layered")
+    layer = [flow.task("work", {"n": 1}, name=f"l0n{number}") for number in range(width)]
+    for level in range(1, depth):
+        layer = [
+            flow.task("work", {"n": 1}, name=f"l{level}n{number}", after=[layer[number], layer[number - 1]])
+            for number in range(width)
+        ]
+    return flow
+
+
+async def claim_of(ledger: Ledger, publication: Publication, agent: str = "other-2") -> Claim:
+    (claim,) = await ledger.batch(Claimed(publication.node_key, publication.number, agent))
+    assert isinstance(claim, Claim)
+    return claim
+
+
 def few_steps(patched: pytest.MonkeyPatch, most: int) -> None:
     """Transactions look at so many dependents only."""
     for module in (advance, redrive_steps, continuations):
-        patched.setattr(module, "MOST_STEPS", most)
+        patched.setattr(module, "MAX_DEPENDENTS", most)
 
 
 def completed(value: Any = None) -> Outcome:
@@ -206,6 +253,3 @@ def completed(value: Any = None) -> Outcome:
 def failed(*, retryable: bool = False, status: Status = Status.FAILED) -> Outcome:
     failure = Failure("handler_error", "ValueError", "no", retryable=retryable)
     return Outcome(status, dumps(failure.as_json()), None, None, AGENT, failure=failure)
-
-
-__all__ = ["AGENT", "Claim", "Ledger", "NodeKey", "completed", "failed", "few_steps", "leases"]

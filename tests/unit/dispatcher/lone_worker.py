@@ -16,12 +16,12 @@ from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import base_topology, capability_queues
 from coditect.messaging.event_publisher import Events
 from coditect.model.capability import Priority
-from coditect.registry.reference_clock import ReferenceClock
-from coditect.telemetry.names import COMMITS_REFUSED, RESULTS_REFUSED
+from coditect.registry.port import ReferenceClock
+from coditect.telemetry.metrics import COMMITS_REFUSED, RESULTS_REFUSED
 from coditect.wire import routing
 from coditect.wire.control import Verb
 from coditect.workflow.documents.document import child_document, node_document
-from coditect.workflow.sub_workflows import children_of
+from coditect.workflow.graph import children_of
 from dispatcher.capacity import Capacity
 from dispatcher.ledger import outbox
 from dispatcher.ledger.commands import Asked
@@ -133,8 +133,8 @@ class LoneWorker:
 async def open_worker(graph: TaskGraph | None = None) -> AsyncIterator[LoneWorker]:
     """At work, with pauses that a test can wait for; tells the graph, if one is given."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(worker_module, "RETRY_SECONDS", 0.01)
-        patched.setattr(worker_module, "IDLE_SECONDS", 0.01)
+        patched.setattr(worker_module, "BATCH_RETRY_SECONDS", 0.01)
+        patched.setattr(worker_module, "OUTBOX_IDLE_SECONDS", 0.01)
         async with _new_worker(graph) as lone:
             yield lone
 

@@ -1,8 +1,11 @@
-"""The program: which store the settings open, and how it ends when that store fails for good."""
+"""The program: the store that it opens, how it stands and ends, and what it loads."""
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import re
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -13,17 +16,23 @@ from typing import Any, TypeVar
 import pytest
 
 from coditect.agent.health import Readiness
+from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import RestartLimits, Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.errors import SetupError
+from coditect.client.control_plane import asking
+from coditect.errors import InvalidTask, SetupError
 from coditect.model.ids import AgentId
+from coditect.operations import status as standing_module
+from coditect.operations.status import RefusalCounts, cluster_status
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings.settings import Settings, read_settings
-from coditect.telemetry.metrics import MemoryMetrics
-from coditect.telemetry.names import LOOP_RESTARTS
+from coditect.telemetry.metrics import COMMITS_REFUSED, LOOP_RESTARTS, MemoryMetrics
+from coditect.wire.control import Verb
 from dispatcher import program
+from dispatcher.ledger.ownership import leases, shards
 from dispatcher.liveness import monitor
-from dispatcher.program import open_store
+from dispatcher.program import Dispatcher, open_store
+from dispatcher.shards import verbs
 from dispatcher.store.errors import StoreFailed
 from dispatcher.store.fdb import FdbDatabase
 from dispatcher.store.memory import MemoryDatabase
@@ -32,6 +41,9 @@ from dispatcher.store.transaction import Transaction
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from tests.fdb_stub import FdbStub
 from tests.loops import WATCH, LoopingBroker
+from tests.servers import ROOT, STARTUP
+from tests.support import eventually
+from tests.unit.dispatcher.planes import Plane, plane
 
 Value = TypeVar("Value")
 
@@ -45,42 +57,19 @@ def binding(monkeypatch: pytest.MonkeyPatch) -> Iterator[FdbStub]:
     sys.setswitchinterval(usual)
 
 
-async def test_fdb_opens_the_named_cluster_over_tls_as_the_environment_says(binding: FdbStub, tmp_path: Path) -> None:
-    environment = {
-        "CODITECT_STORE_URL": "fdb:/etc/fdb.cluster",
-        "CODITECT_FDB_TLS_CERT_FILE": "cert.pem",
-        "CODITECT_FDB_TLS_KEY_FILE": "key.pem",
-        "CODITECT_FDB_TLS_KEY_PASSWORD": "secret",
-        "CODITECT_FDB_TLS_CA_FILE": "ca.pem",
-        "CODITECT_FDB_TLS_VERIFY_PEERS": "Check.Valid=1",
-    }
-    settings = read_settings(environment, folder=tmp_path)
-
-    async with open_store(settings) as database:
+@pytest.mark.parametrize(
+    ("url", "opened"), [("fdb:/etc/fdb.cluster", "/etc/fdb.cluster"), ("fdb:", None)], ids=["named", "the system's"]
+)
+async def test_fdb_opens_the_cluster_and_leaves_tls_alone(binding: FdbStub, url: str, opened: str | None) -> None:
+    async with open_store(Settings(store_url=url)) as database:
         await database.run(lambda tr: tr.set(b"a", b"1"))
-
-    assert binding.opened == ["/etc/fdb.cluster"]
-    assert dict(binding.options.chosen) == {
-        "set_tls_cert_path": "cert.pem",
-        "set_tls_key_path": "key.pem",
-        "set_tls_password": "secret",
-        "set_tls_ca_path": "ca.pem",
-        "set_tls_verify_peers": b"Check.Valid=1",
-    }
-    assert "secret" not in repr(settings)
+    assert (binding.opened, binding.options.chosen) == ([opened], [])
+    assert sys.getswitchinterval() == pytest.approx(program.TURN_SECONDS) == 0.0005
 
 
 def test_fdbs_verification_cannot_be_turned_off(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="always verified"):
-        read_settings({"CODITECT_FDB_TLS_VERIFY_PEERS": "Check.Valid = 0"}, folder=tmp_path)
-
-
-async def test_fdb_alone_is_the_system_s_cluster_without_tls(binding: FdbStub) -> None:
-    async with open_store(Settings(store_url="fdb:")):
-        pass
-
-    assert (binding.opened, binding.options.chosen) == ([None], [])
-    assert sys.getswitchinterval() == pytest.approx(program.TURN_SECONDS) == 0.0005
+        read_settings({"FDB_TLS_VERIFY_PEERS": "Check.Valid = 0"}, folder=tmp_path)
 
 
 async def test_sqlite_opens_the_named_file(tmp_path: Path) -> None:
@@ -100,14 +89,6 @@ def test_store_that_there_is_not_is_refused_and_the_fix_named(name: str) -> None
 
     assert refused.value.facts["given"] == name
     assert "CODITECT_STORE_URL=sqlite:PATH" in str(refused.value.facts["fix"])
-
-
-def test_store_is_read_by_its_former_name_while_the_new_one_is_not_set(tmp_path: Path) -> None:
-    former = {"CODITECT_STORE": "sqlite:old.db"}
-    both = {**former, "CODITECT_STORE_URL": "sqlite:new.db"}
-
-    assert read_settings(former, folder=tmp_path).store_url == "sqlite:old.db"
-    assert read_settings(both, folder=tmp_path).store_url == "sqlite:new.db"
 
 
 class Failing(MemoryDatabase):
@@ -155,7 +136,7 @@ def adapters(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("adapters")
 @pytest.mark.parametrize("takes", [0, 30])
-def test_store_that_fails_for_good_ends_the_program_which_says_why(
+def test_store_that_fails_ends_us(
     takes: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(program, "open_store", lambda settings, on_wait: Failing(takes=takes))
@@ -196,7 +177,7 @@ def test_critical_loop_that_dies_for_ever_ends_the_program_which_names_it(
 
 
 @pytest.mark.usefixtures("adapters")
-def test_loop_of_the_broker_that_dies_for_ever_is_counted_and_ends_the_program(
+def test_broker_s_loop_that_dies_ends_the_program(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = LoopingBroker(MemoryServer(), "ada", RestartLimits(first_pause_seconds=0.001))
@@ -220,3 +201,123 @@ def test_loop_of_the_broker_that_dies_for_ever_is_counted_and_ends_the_program(
     (said,) = [record for record in caplog.records if record.message == "The dispatcher cannot run"]
     assert (code, WATCH in vars(said)["reason"]) == (1, True)
     assert [count() for count in counts] == [broker.health.deaths[WATCH]] * 2
+
+
+SHARDS = 4
+
+
+@asynccontextmanager
+async def two_dispatchers() -> AsyncIterator[tuple[Plane, list[Dispatcher], MemoryBroker]]:
+    """Two dispatchers on one store, each with half of the shards, and somebody's connection."""
+    async with plane() as made:
+        both = [await made.dispatcher(shards=SHARDS, owner=name) for name in ("first", "second")]
+        await eventually(lambda: [len(one.ownership.workers) for one in both] == [SHARDS // 2] * 2)
+        yield made, both, await made.broker("person")
+
+
+async def test_each_dispatcher_says_what_it_counted_and_one_without_shards_is_only_named() -> None:
+    async with two_dispatchers() as (made, both, broker):
+        for number, dispatcher in enumerate(both):
+            dispatcher.metrics.counter(COMMITS_REFUSED).value = 1 + number
+        await made.database.run(lambda tr: leases.renew(tr, "idle", 1))
+
+        stands = await cluster_status(broker)
+
+    first, idle, second = stands.dispatchers
+    assert (first.owner, first.counts) == ("first", RefusalCounts(0, 1, 0, 0, 0, 0, 0, 0))
+    assert (second.owner, second.counts) == ("second", RefusalCounts(0, 2, 0, 0, 0, 0, 0, 0))
+    assert (idle.owner, idle.shards, idle.counts) == ("idle", (), None)
+    assert sorted(first.shards + second.shards) == list(range(SHARDS))
+    assert {one.shard: one.owner for one in stands.shards} == {
+        **dict.fromkeys(first.shards, "first"),
+        **dict.fromkeys(second.shards, "second"),
+    }
+
+
+async def test_dispatcher_that_does_not_answer_is_shown_with_its_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standing_module, "OWN_SECONDS", 0.1)
+    async with two_dispatchers() as (made, _, broker):
+        await made.database.run(lambda tr: leases.renew(tr, "ghost", 1))
+
+        async def takes_one() -> bool:
+            """As soon as another one has given a shard away, since it shares with the ghost."""
+            taken = await made.database.run(
+                lambda tr: [leases.acquire(tr, shards.lease_name(shard), "ghost") for shard in range(SHARDS)]
+            )
+            return any(taken)
+
+        await eventually(takes_one)
+        stands = await cluster_status(broker)
+        async with asking(broker, SystemClock(), name="another") as control:
+            with pytest.raises(InvalidTask):
+                await control.ask(Verb.STATUS, {"shard": SHARDS})
+    ghost = stands.dispatchers[1]
+    assert (ghost.owner, ghost.counts) == ("ghost", None)
+    assert ghost.shards
+    assert all(one.counts is not None for one in stands.dispatchers if one.shards and one is not ghost)
+
+
+NOT_FOR_ALL = {
+    "pydantic": "only a submission needs it, and a submission's transaction runs beside the event loop",
+    "psutil": "an agent's",
+    "rich": "the command line's",
+    "typer": "the command line's",
+    "fdb": "only a dispatcher on FoundationDB needs it",
+    "yaml": "a workflow file's",
+    "chaos": "it breaks fleets on purpose, and is not in the wheel",
+    "coditect.client": "a user's",
+    "coditect.codec": "a client's and an agent's",
+    "cronsim": "only a schedule needs it",
+    "zoneinfo": "only a schedule needs it",
+    **dict.fromkeys(verbs.COORDINATION.values(), "only a fleet that uses it needs it"),
+}
+
+READ_THE_ENVIRONMENT = {
+    "coditect/aio/launch.py": "where to say that the program is ready",
+    "coditect/settings/settings.py": "the settings, which are documented",
+}
+READ_IT_TOO = {
+    "dispatcher.program": {},
+    "coditect.agent.program": {
+        "coditect/aio/launch.py": "the name by which `coditect up` finds the program again",
+        "coditect/agent/program.py": "the process that started it, with which it ends",
+        "coditect/agent/process.py": "what the processes that it starts are given",
+    },
+}
+ALONE = "import sys; sys.modules['opentelemetry'] = None; import {}"
+"""redis-py loads OpenTelemetry wherever that is installed, and OpenTelemetry loads psutil."""
+
+
+def names(file: Path) -> set[str]:
+    """All names and attributes in a module that may read the environment."""
+    text = file.read_text(encoding="utf-8")
+    nodes = [*ast.walk(ast.parse(text))] if re.search("environ|getenv", text) else []
+    imported = {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+    attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    return imported | attributes | {node.id for node in nodes if isinstance(node, ast.Name)}
+
+
+def test_start_of_a_dispatcher_loads_nothing_that_only_some_work_needs() -> None:
+    script = f"{ALONE.format('dispatcher.program')}; print(*sorted(set({sorted(NOT_FOR_ALL)}) & set(sys.modules)))"
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+    assert (done.stderr, {name: NOT_FOR_ALL[name] for name in done.stdout.split()}) == ("", {})
+
+
+@pytest.mark.parametrize("program", READ_IT_TOO)
+def test_no_other_module_that_a_program_loads_reads_the_environment(program: str) -> None:
+    files = "(getattr(one, '__file__', None) or '' for one in sys.modules.values())"
+    script = f"{ALONE.format(program)}; print(*{files}, sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = {Path(line) for line in done.stdout.splitlines() if line.endswith(".py")}
+
+    package = ROOT.joinpath(*program.removesuffix(".program").split("."))
+    product = {
+        path for path in loaded | {*package.rglob("*.py")} if path.is_relative_to(ROOT) and path.parent != STARTUP
+    }
+    own = {path for path in product if ".venv" not in path.parts}
+    reading = {str(path.relative_to(ROOT)) for path in own if names(path) & {"environ", "environb", "getenv"}}
+
+    assert len(own) > 50
+    assert reading == {*READ_THE_ENVIRONMENT, *READ_IT_TOO[program]}

@@ -13,10 +13,8 @@ import pytest
 from coditect import Agent, Client, Retry
 from coditect.broker.memory import MemoryBroker
 from coditect.errors import InputError, TaskError
-from coditect.goals.agent import SLOTS, GoalMeans, goal_agent
-from coditect.goals.plan import MOST_PLANS, PlanBounds
-from coditect.goals.share import GOAL, MOST_DEPTH, GoalRequest, GoalShare
-from coditect.goals.task_runs import TaskRuns
+from coditect.goals.plan import GOAL, MAX_GOAL_DEPTH, MOST_PLANS, GoalRequest, GoalShare, PlanBounds
+from coditect.goals.pursuit import GOAL_SLOTS, GoalMeans, TaskRuns, goal_agent
 from coditect.integrations.goals import check_input
 from coditect.model.capability import CapabilitySpec
 from coditect.settings.settings import Settings
@@ -39,7 +37,7 @@ class Nested:
         return self
 
     async def plan(self, goal: str, bounds: PlanBounds, failures: tuple[str, ...] = ()) -> Definition:
-        return bounds.accept(INNER if bounds.share.depth < MOST_DEPTH else self.deepest)
+        return bounds.accept(INNER if bounds.share.depth < MAX_GOAL_DEPTH else self.deepest)
 
 
 class Plans:
@@ -50,6 +48,7 @@ class Plans:
         self.asked = 0
         self.tokens: list[int] = []
         self.shares: list[GoalShare] = []
+        self.lessons: dict[str, list[str]] = {}
 
     def of(self, tokens: int) -> Plans:
         self.tokens.append(tokens)
@@ -58,6 +57,7 @@ class Plans:
     async def plan(self, goal: str, bounds: PlanBounds, failures: tuple[str, ...] = ()) -> Definition:
         self.asked += 1
         self.shares.append(bounds.share)
+        self.lessons = {name: [one.why for one in found] for name, found in bounds.lessons.items()}
         return bounds.accept(self.plans[min(len(failures), len(self.plans) - 1)])
 
 
@@ -89,7 +89,7 @@ async def pursuing(
     *,
     texts: Texts | None = None,
     allowed: Sequence[str] = ("*",),
-    slots: int = SLOTS,
+    slots: int = GOAL_SLOTS,
     settings: Settings | None = None,
 ) -> AsyncIterator[TestFleet]:
     async with TestFleet(agents=[(texts or Texts()).agent], settings=settings) as fleet:
@@ -118,6 +118,17 @@ async def test_a_goal_is_planned_again_when_its_plan_fails_for_good() -> None:
     assert "it is broken" in answer["failures"][0]
 
 
+async def test_a_planner_gets_what_earlier_plans_taught() -> None:
+    plans = Plans(BROKEN, WORDS)
+    async with pursuing(plans) as fleet:
+        for _ in range(2):
+            handle = await fleet.client.submit(GOAL, {"goal": "count these words"}, durable=True)
+            await handle.result(timeout="1h")
+            await fleet.advance("10s")
+
+    assert plans.lessons["text.broken"] == ["it is broken"]
+
+
 async def test_a_goal_is_given_up_after_a_bounded_number_of_plans() -> None:
     plans = Plans(BROKEN)
 
@@ -135,7 +146,7 @@ async def test_an_agent_that_dies_amid_a_goal_goes_on_with_the_same_workflow() -
         await fleet.restart("goals")
         texts.gate.set()
         answer = await handle.result(timeout="1h")
-        runs = [row async for row in fleet.client.runs(name="goal")]
+        runs = [row async for row in fleet.client.workflows.list(name="goal")]
 
     assert answer["value"] == 3
     assert [row.workflow for row in runs] == [answer["workflow"]]
@@ -148,7 +159,7 @@ async def test_a_goal_within_a_goal_has_a_part_of_its_share_and_ends_at_the_grea
     with pytest.raises(TaskError, match="may not use this capability"):
         await pursue(plans, capabilities=["goal.*", "text.*"])
 
-    assert {share.depth for share in plans.shares} == set(range(MOST_DEPTH + 1))
+    assert {share.depth for share in plans.shares} == set(range(MAX_GOAL_DEPTH + 1))
     assert all(("goal.*", "text.*") in share.patterns for share in plans.shares)
     by_depth = {share.depth: share for share in plans.shares}
     assert by_depth[0].attempts > by_depth[1].attempts > by_depth[2].attempts
@@ -170,22 +181,16 @@ async def results(fleet: TestFleet, goals: int) -> list[Any]:
     return [(await handle.result(timeout="5m"))["value"] for handle in handles]
 
 
-async def test_goals_that_wait_for_inner_goals_leave_them_the_slots() -> None:
-    async with pursuing(Nested(), slots=1) as fleet:
-        answers = await results(fleet, 4)
-
-    assert [one["value"]["value"] for one in answers] == [3] * 4
-
-
-async def test_more_goals_than_may_wait_end_all_the_same() -> None:
-    async with pursuing(Nested(), slots=1, settings=Settings(max_suspended=1)) as fleet:
+@pytest.mark.parametrize("settings", [None, Settings(max_suspended=1)], ids=["all may wait", "one may wait"])
+async def test_goals_that_wait_for_inner_goals_leave_them_the_slots(settings: Settings | None) -> None:
+    async with pursuing(Nested(), slots=1, settings=settings) as fleet:
         answers = await results(fleet, 4)
 
     assert [one["value"]["value"] for one in answers] == [3] * 4
 
 
 async def plan_of(fleet: TestFleet) -> str:
-    [row] = [row async for row in fleet.client.runs(name="goal")]
+    [row] = [row async for row in fleet.client.workflows.list(name="goal")]
     return row.workflow
 
 
@@ -198,7 +203,8 @@ async def test_a_canceled_goal_cancels_its_workflow_and_those_of_the_goals_withi
         await texts.begun.wait()
         await handle.cancel(reason="not needed")
         states = {
-            await fleet.client.run(row.workflow).wait(timeout="1m") async for row in fleet.client.runs(name="goal")
+            await fleet.client.workflows.get(row.workflow).wait(timeout="1m")
+            async for row in fleet.client.workflows.list(name="goal")
         }
 
     assert states == {WorkflowState.CANCELED}
@@ -210,7 +216,7 @@ async def test_a_goals_workflow_outlives_an_agent_that_stops() -> None:
         handle = await fleet.client.submit(GOAL, {"goal": "count these words"}, durable=True)
         await texts.begun.wait()
         await fleet.drain("goals")
-        state = await fleet.client.run(await plan_of(fleet)).state()
+        state = await fleet.client.workflows.get(await plan_of(fleet)).state()
         await fleet.restart("goals")
         texts.gate.set()
         answer = await handle.result(timeout="1h")
@@ -234,7 +240,7 @@ async def test_an_attempt_that_lost_its_task_to_another_one_cancels_nothing() ->
         await texts.begun.wait()
         facts: Any = Facts(handle.task_id, f"workflow:{handle.run.id}")
         lost = TaskRuns(fleet.client, facts, lambda plan, workflow: None)
-        run = fleet.client.run(await plan_of(fleet))
+        run = fleet.client.workflows.get(await plan_of(fleet))
         await lost.cancel()
         kept = await run.state()
         fleet.kill("goals")
@@ -272,14 +278,12 @@ def test_a_map_of_goals_shares_what_is_left() -> None:
     assert within.tokens * 5 * MOST_PLANS <= GoalShare().tokens
 
 
-def test_a_request_is_bounded_by_the_agent_as_well() -> None:
+def test_a_request_is_bounded_by_the_agent_and_by_the_goals_around_it() -> None:
     share = GoalRequest(goal="x", capabilities=("code.*",)).share(("code.review", "text.*"), 100)
 
     assert share.tokens == 100
     assert [one for one in ("code.review", "code.fix", "text.sum") if share.allows(one)] == ["code.review"]
 
-
-def test_a_request_within_more_bounds_than_a_goal_can_pass_on_is_refused() -> None:
     request = GoalRequest(goal="x", capabilities=("a",), within=GoalShare(patterns=(("b",), ("c",)) * 3))
 
     with pytest.raises(InputError, match="too many lists"):

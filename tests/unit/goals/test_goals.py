@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from coditect import Agent, TaskFailed
-from coditect.chat.budget import ChatBudget
 from coditect.chat.endpoint import open_chat
-from coditect.chat.failures import BudgetSpent, ChatBroken, ChatUnavailable
-from coditect.errors import CoditectError, InputError, ResultTimeout, TaskError
-from coditect.goals.chat import ChatPlanner
+from coditect.chat.port import BudgetSpent, ChatBroken, ChatBudget, ChatUnavailable
+from coditect.errors import CoditectError, InputError, ResultTimeout
 from coditect.goals.plan import PlanBounds
-from coditect.goals.pursuit import GoalResult, PlanRun, pursue
-from coditect.goals.runs import ClientRuns
+from coditect.goals.planners import ChatPlanner
+from coditect.goals.pursuit import PlanRun, pursue
 from coditect.integrations.json_schema import SchemaCheck
 from coditect.model.capability import CapabilitySpec
 from coditect.model.duration import Duration
-from coditect.testing import TestFleet
+from coditect.model.lesson import Lesson
 from coditect.workflow.definition import Definition
 from tests.chat_stub import chat_stub, says
 
@@ -102,6 +100,19 @@ async def test_a_conversation_ends_with_its_budget_or_with_a_truncated_answer() 
             await ChatPlanner(chat, ChatBudget(100_000)).plan("Review it", BOUNDS)
 
 
+async def test_a_model_plans_with_what_was_learned_about_the_capabilities() -> None:
+    learned = [Lesson.of("code.review", "too_large TooLarge", "a path of 900 files", fixes={"a handoff to linter": 2})]
+    bounds = replace(BOUNDS, lessons={"code.review": learned})
+    async with chat_stub(says(json.dumps(GOOD))) as stub, open_chat(stub.settings()) as chat:
+        await ChatPlanner(chat, ChatBudget(100_000)).plan("Review it", bounds)
+
+    order, lessons, goal = stub.requests[0]["messages"]
+    assert learned[0].why not in order["content"]
+    assert (lessons["role"], goal["content"]) == ("user", "Review it")
+    assert json.loads(lessons["content"].partition("\n")[2]) == {"code.review": [learned[0].sentence]}
+    assert "fixed by a handoff to linter (2 times)" in learned[0].sentence
+
+
 class Scripted:
     """A planner that answers one plan after the other."""
 
@@ -130,46 +141,6 @@ class Unended:
 
     async def result(self, *, timeout: Duration = "1h") -> Any:
         raise ResultTimeout("Not yet")
-
-
-def fleet_of_two() -> Agent:
-    agent = Agent("specialist", version="1.0.0")
-
-    @agent.capability("code.review")
-    async def handle_review(task: dict[str, Any]) -> str:
-        raise TaskFailed("The disk is full", retryable=False)
-
-    @agent.capability("text.sum")
-    async def handle_sum(task: dict[str, Any]) -> str:
-        return "summed " + str(task.get("of"))
-
-    return agent
-
-
-async def follow(planner: Scripted, most_plans: int = 3) -> GoalResult:
-    async with TestFleet(agents=[fleet_of_two()]) as fleet:
-        runs = ClientRuns(fleet.client, None, lambda plan, workflow: None)
-        return await pursue("the news", planner, BOUNDS, runs, most_plans=most_plans)
-
-
-async def test_a_goal_is_planned_again_when_its_plan_fails_for_good() -> None:
-    second = {"nodes": {"sum": {"task": "text.sum", "input": {"of": {"$from": "input.goal"}}}}}
-    planner = Scripted(GOOD, second)
-
-    result = await follow(planner)
-
-    assert result.value == "summed the news"
-    assert len(result.failures) == 1
-    assert "The disk is full" in planner.failures[1][0]
-
-
-async def test_a_goal_ends_after_a_bounded_number_of_plans() -> None:
-    planner = Scripted(*[GOOD] * 5)
-
-    with pytest.raises(TaskError, match="The disk is full"):
-        await follow(planner, most_plans=2)
-
-    assert len(planner.plans) == 3
 
 
 async def test_a_goal_whose_time_is_up_is_not_planned_again() -> None:

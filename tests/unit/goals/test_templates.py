@@ -11,7 +11,7 @@ import pytest
 from coditect import Agent, Retry
 from coditect.errors import InputError, NotFound
 from coditect.goals.plan import PlanBounds
-from coditect.goals.templates import TemplatePlanner, read_templates
+from coditect.goals.planners import TemplatePlanner, read_templates
 from coditect.model.capability import CapabilitySpec
 from coditect.operations.goals import GoalOrder, pursue_goal
 from coditect.testing import TestFleet
@@ -84,7 +84,7 @@ async def test_a_plan_that_fails_for_good_is_followed_by_the_next_template() -> 
     assert plans == ["text.words number.double", "text.count"]
 
 
-async def test_a_plan_may_use_only_what_the_goal_may() -> None:
+async def test_a_goal_without_a_template_that_it_may_use_says_what_there_is() -> None:
     with pytest.raises(InputError, match="no template left") as told:
         await pursued("count it", "number.*")
     with pytest.raises(NotFound, match="may use"):
@@ -92,8 +92,6 @@ async def test_a_plan_may_use_only_what_the_goal_may() -> None:
 
     assert "may not use this capability" in str(told.value.facts["refused"])
 
-
-async def test_goals_without_a_template_and_files_that_are_none_say_what_there_is() -> None:
     with pytest.raises(InputError, match="no template left") as told:
         await pursued("Paint it")
     with pytest.raises(InputError, match="no templates of goals"):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft7Validator, Draft202012Validator, ValidationError
 
-from coditect.integrations.mcp.tools import CapabilityTool
+from coditect.integrations.mcp.serving import CapabilityTool
 from coditect.integrations.tools import admits, as_object
 from coditect.model.capability import CapabilitySpec
 
@@ -27,6 +27,13 @@ RECURSIVE = {"$schema": "https://json-schema.org/draft/2019-09/schema", "$recurs
              "items": {"$recursiveRef": "#"}}  # fmt: skip
 TUPLE = {"$schema": "http://json-schema.org/draft-07/schema#", "type": "array", "additionalItems": {"type": "null"},
          "items": [{"type": "integer"}, {"type": "string"}]}  # fmt: skip
+TO_TUPLE = {"type": "array", "items": [{"type": "integer"}, {"$ref": "#/items/0"}]}
+TO_REST = {"type": "array", "items": [{"$ref": "#/additionalItems"}, {}], "additionalItems": {"type": "integer"}}
+TO_NAMED_TUPLE = {"type": "array", "items": {"$ref": "#/definitions/items/items/1"},
+                  "definitions": {"items": {"items": [{"type": "string"}, {"type": "integer"}]}}}  # fmt: skip
+TO_ANCHOR_IN_TUPLE = {"type": "array", "items": [{"id": "#n", "type": "integer"}, {"$ref": "#n"}]}
+TO_PROPERTY = {"type": "array", "items": {"$ref": "#/definitions/A/properties/items"},
+               "definitions": {"A": {"properties": {"items": {"type": "integer"}}}}}  # fmt: skip
 NAMED = {"$id": "https://example.org/list", "type": "array", "items": {"$ref": "https://example.org/list#"}}
 
 
@@ -43,6 +50,11 @@ NAMED = {"$id": "https://example.org/list", "type": "array", "items": {"$ref": "
         (DYNAMIC, [[], [[]]], [[1]]),
         (RECURSIVE, [[], [[]]], [[1]]),
         (TUPLE, [1, "x", None], [1, "x", 2]),
+        (TO_TUPLE, [1, 2], [1, "x"]),
+        (TO_REST, [1, "x", 2], ["x"]),
+        (TO_NAMED_TUPLE, [1], ["x"]),
+        (TO_ANCHOR_IN_TUPLE, [1, 2], [1, "x"]),
+        (TO_PROPERTY, [1], ["x"]),
     ],
 )
 def test_a_schema_keeps_its_references_where_it_is_moved(schema: dict[str, Any], fits: Any, fails: Any) -> None:
@@ -87,13 +99,11 @@ def test_output_schema_is_read_alike_by_clients_of_draft_7(schema: dict[str, Any
     Draft7Validator.check_schema(described.output_schema)
 
 
-def test_value_that_breaks_its_schema_is_an_answer_all_the_same() -> None:
+def test_values_that_break_their_schema_are_answers_and_patterns_are_left_out_of_it() -> None:
     tool = CapabilityTool("text_count", CapabilitySpec("text.count", output_schema={"type": "object"}))
     assert tool.answer({"a": 1}).structured_content == {"a": 1}
     assert tool.answer([1]).structured_content == {"result": [1]}
 
-
-def test_patterns_have_dialects_and_are_left_out_of_output_schemas() -> None:
     schema = {"type": "object", "properties": {"pattern": {"type": "string", "pattern": "(?i)a"}}}
     described = CapabilityTool("text_count", CapabilitySpec("text.count", "", schema, schema)).described
     assert described.output_schema == {"type": "object", "properties": {"pattern": {"type": "string"}}}

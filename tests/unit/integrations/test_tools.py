@@ -11,7 +11,7 @@ import pytest
 
 from coditect import Agent
 from coditect.errors import RegistryUnavailable
-from coditect.integrations.tools import LOOK_SECONDS, OfferedCapabilities
+from coditect.integrations.tools import OFFERS_FRESH_SECONDS, OfferedCapabilities
 from coditect.model.capability import CapabilitySpec
 from coditect.model.registration import AgentRecord
 from coditect.registry.port import Search
@@ -46,7 +46,7 @@ async def test_calls_read_the_registry_at_most_once_a_second_and_see_who_came() 
         assert set(await offers.now()) == {"text.count"}
         assert looks == 1
 
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(OFFERS_FRESH_SECONDS)
         assert set(await offers.now()) == {"text.count", "text.find"}
         assert looks == 2
 

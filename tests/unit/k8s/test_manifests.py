@@ -8,7 +8,6 @@ import re
 import runpy
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,12 @@ from coditect import Agent, __version__
 from coditect.agent.declaration import Capability
 from coditect.agent.runtime import RETURN_SECONDS
 from coditect.broker.topology import Topology, base_topology, capability_queues
-from coditect.broker.topology_manifests import export_manifests
-from coditect.cli.local import init
-from coditect.local.foundationdb import KNOBS
-from coditect.settings.api import ApiSettings
+from coditect.cli.local import up
+from coditect.local.private import KNOBS
+from coditect.operations.topology import export_manifests
 from coditect.settings.settings import Settings
-from coditect.telemetry.names import QUEUE_OLDEST
+from coditect.telemetry.metrics import QUEUE_OLDEST
+from tests.docs.settings_table import settings_by_variable
 from tests.k8s import conftest
 from tests.servers import ROOT
 
@@ -37,7 +36,7 @@ TOKENS = {"create-secrets"}
 
 def documents() -> Iterator[tuple[str, Any]]:
     for file in sorted(K8S.rglob("*.yaml")):
-        for document in yaml.safe_load_all(file.read_text()):
+        for document in yaml.load_all(file.read_text(), yaml.CSafeLoader):
             yield str(file.relative_to(K8S)), document
 
 
@@ -49,6 +48,8 @@ PODS = {
     or (document.get("kind") in ("Deployment", "StatefulSet") and "selector" in document["spec"])
 }
 """The workloads, without the patches of workloads."""
+_VALUE = re.compile(r"(CODITECT_[A-Z_]+)(?:=|: |\n +value: )([^\s{},$]+)(?=[\s,}]|$)")
+"""A setting and its value, as literals of kustomize, variables of compose and of containers write them."""
 Fleet = tuple[list[tuple[dict[str, Any], dict[str, str]]], list[Path]]
 
 
@@ -157,7 +158,7 @@ def in_overlays() -> Fleet:
 
 
 def in_starter() -> Fleet:
-    starter = Path(init.__file__).parent / "starter"
+    starter = Path(up.__file__).parent / "starter"
     pod = yaml.safe_load((starter / "k8s" / "greeter.yaml").read_text())["spec"]["template"]["spec"]
     return [(pod, settings_of(pod))], [starter / "greeter.py"]
 
@@ -181,12 +182,17 @@ def test_every_overlay_runs_the_version_of_this_project() -> None:
     assert written == {__version__}
 
 
-def test_every_setting_that_a_manifest_names_exists() -> None:
-    known = {f"CODITECT_{field.name.upper()}" for field in fields(Settings)}
-    known |= {f"CODITECT_API_{field.name.upper()}" for field in fields(ApiSettings)}
+def test_every_setting_that_a_manifest_names_exists_and_has_a_valid_value() -> None:
+    known = settings_by_variable()
 
-    for file in K8S.rglob("*.yaml"):
-        assert set(re.findall(r"CODITECT_[A-Z_]+", file.read_text())) <= known, file
+    starter = Path(up.__file__).parent / "starter"
+    for file in (*K8S.rglob("*.yaml"), *starter.rglob("*.yaml"), *starter.rglob("*.env"), *(ROOT / "deploy").glob("*")):
+        if not file.is_file():
+            continue
+        text = file.read_text()
+        assert set(re.findall(r"CODITECT_[A-Z_]+", text)) <= known.keys(), file
+        for variable, value in _VALUE.findall(text):
+            known[variable].kind.parse(variable, value.strip("\"'"))
 
 
 @pytest.mark.parametrize("overlay", ["staging", "production"])
@@ -195,7 +201,7 @@ def test_scaled_object_asks_the_broker_of_the_namespace_of_its_overlay(overlay: 
     kustomization = (K8S / "overlays" / overlay / "kustomization.yaml").read_text()
     components = "".join(file.read_text() for file in (K8S / "components" / "keda").glob("*.yaml"))
 
-    asked = re.compile(r"http://rabbitmq\.(\S+)\.svc")
+    asked = re.compile(r"https://rabbitmq\.(\S+)\.svc")
 
     assert set(asked.findall(kustomization) or asked.findall(components)) == {
         yaml.safe_load(kustomization)["namespace"]

@@ -63,7 +63,9 @@ class Fleet:
         one.pulses = leases.look(one.pulses, step.beats, now_ms=self.now_ms + one.clock_ms)
 
     def leases(self, name: str) -> list[Lease]:
-        return [lease for lease in self.store.run(lambda tr: leases.read_all(tr, shards.KIND)) if lease.owner == name]
+        return [
+            lease for lease in self.store.run(lambda tr: leases.read_all(tr, shards.SHARD_LEASE)) if lease.owner == name
+        ]
 
     def shares(self) -> dict[str, int]:
         """How many shards each owner has that may work; nobody else's."""

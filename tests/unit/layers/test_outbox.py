@@ -25,11 +25,17 @@ def waiting(store: Store, shard: int = 0) -> list[int]:
     return [row.publication for row in store.run(lambda tr: outbox.waiting(tr, shard))]
 
 
-def test_rows_wait_in_the_order_of_their_numbers(store: Store) -> None:
+def test_rows_wait_in_the_order_of_their_numbers_in_each_shard(store: Store) -> None:
     assert put(store, "c", "a", "b") == [1, 2, 3]
 
     assert store.run(lambda tr: outbox.waiting(tr, 0, limit=2)) == [Row(1, "w", "c", 1), Row(2, "w", "a", 1)]
     assert store.run(lambda tr: outbox.waiting(tr, 0, after=2)) == [Row(3, "w", "b", 1)]
+
+    put(store, "a")
+
+    assert put(store, "a", shard=1) == [1]
+    assert waiting(store, 1) == [1]
+    assert store.run(lambda tr: outbox.last_number(tr, 2)) == 0
 
 
 def test_a_number_is_not_given_again_when_its_row_is_gone(store: Store, end: End) -> None:
@@ -49,11 +55,3 @@ def test_two_transactions_never_get_the_same_number(store: Store) -> None:
         outbox.count(opened.tr, 0, number)
 
     assert [one.commits(), other.commits()] == [True, False]
-
-
-def test_every_shard_counts_for_itself(store: Store) -> None:
-    put(store, "a")
-
-    assert put(store, "a", shard=1) == [1]
-    assert waiting(store, 1) == [1]
-    assert store.run(lambda tr: outbox.last_number(tr, 2)) == 0

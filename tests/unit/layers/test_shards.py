@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from dispatcher.ledger.errors import LostLease
 from dispatcher.ledger.ownership import leases, shards
-from dispatcher.ledger.ownership.leases import TTL_MS
+from dispatcher.ledger.ownership.leases import TTL_MS, Lease
 from dispatcher.ledger.ownership.shards import STEP_MS, plan, shard_of
 from tests.unit.layers.dispatchers import Fleet
 from tests.unit.layers.scene import End, Store
@@ -20,11 +21,9 @@ TAKE_OVER_MS = 4_000
 SQLITE_MS = 500
 
 
-def test_the_shard_of_a_workflow_is_the_same_for_ever() -> None:
+def test_workflows_are_spread_over_the_shards_and_stay_where_they_are() -> None:
     assert [shard_of(f"workflow-{number}", 16) for number in range(6)] == [12, 11, 2, 0, 11, 1]
 
-
-def test_workflows_are_spread_over_the_shards() -> None:
     found = [shard_of(f"workflow-{number}", 8) for number in range(8_000)]
 
     assert all(900 < found.count(shard) < 1_100 for shard in range(8))
@@ -43,9 +42,12 @@ def test_callers_that_decide_at_once_have_one_number_of_shards(store: Store) -> 
     assert store.run(lambda tr: shards.fix_count(tr, 32)) == 8
 
 
-def test_there_is_at_least_one_shard(store: Store) -> None:
+def test_there_is_at_least_one_shard_and_only_the_living_plan(store: Store) -> None:
     with pytest.raises(ValueError, match="at least one"):
         store.run(lambda tr: shards.fix_count(tr, 0))
+
+    with pytest.raises(ValueError, match="living"):
+        plan({0: ""}, {"a"}, "b")
 
 
 @given(alive=MEMBERS, owners=st.lists(st.sampled_from(["", *"abcdefghi"]), min_size=1, max_size=20))
@@ -76,11 +78,6 @@ def test_a_fair_share_is_left_as_it_is(alive: set[str], count: int) -> None:
     assert all(plan(owners, alive, member) == shards.SharePlan((), ()) for member in alive)
 
 
-def test_only_the_living_plan() -> None:
-    with pytest.raises(ValueError, match="living"):
-        plan({0: ""}, {"a"}, "b")
-
-
 def test_the_first_dispatcher_takes_everything_in_its_first_step(store: Store, end: End) -> None:
     step = store.run(lambda tr: shards.step(tr, "a", 1, count=COUNT), end)
 
@@ -88,26 +85,18 @@ def test_the_first_dispatcher_takes_everything_in_its_first_step(store: Store, e
     assert store.run(lambda tr: shards.step(tr, "a", 2, count=COUNT)).owned == step.owned
 
 
-def test_a_joiner_has_its_share_after_three_steps() -> None:
+def test_a_joiner_has_its_share_after_three_steps_and_a_leaver_s_shards_have_moved_within_a_second() -> None:
     fleet = Fleet(COUNT)
     fleet.join("a")
     fleet.pass_time(STEP_MS)
     fleet.join("b")
-
     fleet.pass_time(3 * STEP_MS)
-
     assert fleet.shares() == {"a": 8, "b": 8}
 
-
-def test_a_leaver_s_shards_have_moved_within_a_second() -> None:
-    fleet = Fleet(COUNT)
-    for name in "abc":
-        fleet.join(name)
+    fleet.join("c")
     fleet.pass_time(10 * STEP_MS)
-
     fleet.leave("b")
     fleet.pass_time(1_000)
-
     assert fleet.shares() == {"a": 8, "c": 8}
 
 
@@ -182,3 +171,74 @@ def test_owners_are_told_for_every_shard(store: Store) -> None:
 
     assert store.run(lambda tr: shards.owners(tr, 2)) == {0: "a", 1: "a"}
     assert Store().run(lambda tr: shards.owners(tr, 2)) == {0: "", 1: ""}
+
+
+SHARDS_OF_MACHINE = 5
+ENDS = st.sampled_from(End)
+
+
+class Shards(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fleet = Fleet(SHARDS_OF_MACHINE)
+        self.joined = 0
+        self.epochs: dict[tuple[leases.Name, int], str] = {}
+
+    @rule()
+    @precondition(lambda self: len(self.fleet.running) < 7)
+    def join(self) -> None:
+        self.joined += 1
+        self.fleet.join(f"d{self.joined}")
+
+    @rule(data=st.data(), end=ENDS)
+    @precondition(lambda self: self.fleet.running)
+    def step(self, data: st.DataObject, end: End) -> None:
+        name = data.draw(st.sampled_from(sorted(self.fleet.running)))
+        self.fleet.step(name, end)
+
+    @rule(data=st.data(), how=st.sampled_from(["leave", "kill", "pause", "go_on"]))
+    @precondition(lambda self: self.fleet.running)
+    def change(self, data: st.DataObject, how: str) -> None:
+        name = data.draw(st.sampled_from(sorted(self.fleet.running)))
+        getattr(self.fleet, how)(name)
+
+    @rule(milliseconds=st.sampled_from([100, 1_000, 4_000]))
+    def pass_time(self, milliseconds: int) -> None:
+        self.fleet.pass_time(milliseconds)
+
+    @rule()
+    def settle_down(self) -> None:
+        """Whatever happened, after a take-over all shards are owned, fairly, by those that run."""
+        self.fleet.pass_time(6_000)
+
+        running = sorted(name for name, one in self.fleet.running.items() if not one.paused)
+        if running:
+            shares = [self.fleet.shares().get(name, 0) for name in running]
+            assert sum(shares) == SHARDS_OF_MACHINE
+            assert max(shares) - min(shares) <= 1
+
+    @invariant()
+    def one_epoch_has_one_owner(self) -> None:
+        for lease in self.held():
+            assert self.epochs.setdefault((lease.name, lease.epoch), lease.owner) == lease.owner
+
+    @invariant()
+    def who_lost_a_lease_is_refused(self) -> None:
+        held = {(lease.name, lease.epoch, lease.owner) for lease in self.held()}
+        for (name, epoch), owner in list(self.epochs.items())[-2 * SHARDS_OF_MACHINE :]:
+            lease = Lease(name, owner, epoch)
+            try:
+                self.fleet.store.run(lambda tr, lease=lease: leases.check(tr, lease))  # type: ignore[misc]
+            except LostLease:
+                assert (name, epoch, owner) not in held
+            else:
+                assert (name, epoch, owner) in held
+
+    def held(self) -> list[Lease]:
+        return [
+            lease for lease in self.fleet.store.run(lambda tr: leases.read_all(tr, shards.SHARD_LEASE)) if lease.owner
+        ]
+
+
+TestShards = Shards.TestCase
+TestShards.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)

@@ -41,14 +41,6 @@ def test_a_timer_is_due_from_its_instant_on(store: Store, end: End) -> None:
     assert store.run(lambda tr: timers.next_due_ms(tr, 0)) == 1_000
 
 
-def test_setting_a_timer_again_replaces_it(store: Store, end: End) -> None:
-    put(store, START)
-
-    put(store, replace(START, due_ms=500, fence=4), end)
-
-    assert store.run(lambda tr: timers.due(tr, 0, 5_000)) == [replace(START, due_ms=500, fence=4)]
-
-
 def test_a_cancelled_timer_leaves_nothing_behind(store: Store, end: End) -> None:
     put(store, START)
 
@@ -59,15 +51,12 @@ def test_a_cancelled_timer_leaves_nothing_behind(store: Store, end: End) -> None
     assert store.run(lambda tr: timers.next_due_ms(tr, 0)) is None
 
 
-def test_a_timer_is_finished_once(store: Store) -> None:
+def test_a_timer_is_finished_once_and_not_after_it_was_replaced(store: Store) -> None:
     put(store, START)
 
     assert store.run(lambda tr: timers.finish(tr, START))
     assert not store.run(lambda tr: timers.finish(tr, START))
 
-
-def test_a_timer_that_was_replaced_after_it_was_read_is_not_finished(store: Store) -> None:
-    put(store, START)
     later = replace(START, due_ms=9_000)
     put(store, later)
 

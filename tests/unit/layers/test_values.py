@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from dispatcher.ledger import values
 from dispatcher.ledger.errors import DamagedValue, ValueBeyondBound
 from dispatcher.ledger.keyspace import VALUES
-from dispatcher.ledger.values import LARGEST_BYTES, PIECE_BYTES, ValueKey
+from dispatcher.ledger.values import LARGEST_BYTES, VALUE_PIECE_BYTES, ValueKey
 from dispatcher.store.limits import VALUE_BYTES
 from tests.unit.layers.scene import End, Store
 
 RESULT = ValueKey("w", "n", "result")
-SIZES = (0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES, LARGEST_BYTES)
+SIZES = (0, 1, VALUE_PIECE_BYTES - 1, VALUE_PIECE_BYTES, VALUE_PIECE_BYTES + 1, 3 * VALUE_PIECE_BYTES, LARGEST_BYTES)
 
 
 def text(size: int) -> bytes:
@@ -29,17 +29,15 @@ def test_a_value_is_read_as_it_was_written(store: Store, size: int) -> None:
     assert all(len(value) <= VALUE_BYTES for value in store.disk.values.values())
 
 
-def test_a_value_is_replaced_whole_however_the_commit_ends(store: Store, end: End) -> None:
-    store.run(lambda tr: values.put(tr, RESULT, text(4 * PIECE_BYTES)))
+def test_a_value_is_replaced_whole_or_cleared_however_the_commit_ends(store: Store, end: End) -> None:
+    store.run(lambda tr: values.put(tr, RESULT, text(4 * VALUE_PIECE_BYTES)))
 
     store.run(lambda tr: values.put(tr, RESULT, b"short"), end)
 
     assert store.run(lambda tr: values.get(tr, RESULT)) == b"short"
     assert len(store.written()) == 1
 
-
-def test_a_cleared_value_is_gone(store: Store, end: End) -> None:
-    store.run(lambda tr: values.put(tr, RESULT, text(2 * PIECE_BYTES)))
+    store.run(lambda tr: values.put(tr, RESULT, text(2 * VALUE_PIECE_BYTES)))
 
     store.run(lambda tr: values.clear(tr, RESULT), end)
 
@@ -58,7 +56,7 @@ def test_a_value_over_the_bound_is_refused(store: Store) -> None:
 def test_neighbours_do_not_meet(store: Store, kind: str) -> None:
     neighbour = ValueKey("w", "n", kind)
     store.run(lambda tr: values.put(tr, neighbour, b"neighbour"))
-    store.run(lambda tr: values.put(tr, RESULT, text(2 * PIECE_BYTES)))
+    store.run(lambda tr: values.put(tr, RESULT, text(2 * VALUE_PIECE_BYTES)))
 
     store.run(lambda tr: values.clear(tr, RESULT))
 
@@ -68,7 +66,7 @@ def test_neighbours_do_not_meet(store: Store, kind: str) -> None:
 @given(victim=st.integers(0, 2), how=st.sampled_from(["flip", "cut", "lose"]), at=st.integers(0, 10_000))
 def test_any_damage_is_found(victim: int, how: str, at: int) -> None:
     store = Store()
-    store.run(lambda tr: values.put(tr, RESULT, text(2 * PIECE_BYTES + 10_001)))
+    store.run(lambda tr: values.put(tr, RESULT, text(2 * VALUE_PIECE_BYTES + 10_001)))
     key = VALUES.pack((*RESULT.key, victim))
     before = store.disk.values[key]
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from coditect.errors import NewerVersion
 from coditect.workflow.definition import SubWorkflow
-from coditect.workflow.join import Tally
-from coditect.workflow.states import TaskState, WorkflowState
+from coditect.workflow.states import Tally, TaskState, WorkflowState
 from dispatcher.ledger import definitions, keyspace, versions
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.rows import AttemptRecord, NodeRecord, ParentNode, RunRecord, WorkflowRecord
@@ -138,18 +137,18 @@ def test_a_row_of_a_newer_version_is_refused_by_name_and_says_what_to_do(kind: s
         CLASSES[kind].unpack(row) if kind in CLASSES else FORMATS[kind].unpack(row)
 
     assert refused.value.retryable
-    assert refused.value.facts == {"kind": kind, "version": version, "known": known, "fix": versions.FIX}
+    assert refused.value.facts == {"kind": kind, "version": version, "known": known, "fix": versions.NEWER_VERSION_FIX}
 
 
-@pytest.mark.parametrize("of", [versions.STATUS, versions.NODE, versions.TIMER])
+@pytest.mark.parametrize("of", [versions.STATUS, versions.NODE_DOCUMENT, versions.TIMER])
 def test_each_version_is_read_by_the_steps_that_follow_it(of: RowFormat) -> None:
     def add(field: str) -> versions.Step:
-        if of is versions.NODE:
+        if of is versions.NODE_DOCUMENT:
             return lambda document: {**document, field: True}
         return lambda row: type(row)((*row, field))
 
     raised = RowFormat(of.kind, of.pack, of.decode, (add("second"), add("third")))
-    first: Any = {"first": True} if of is versions.NODE else (1,)
+    first: Any = {"first": True} if of is versions.NODE_DOCUMENT else (1,)
     second, third = add("second")(first), add("third")(add("second")(first))
     expected = raised.decode(raised.pack(third))
 
@@ -171,7 +170,7 @@ def test_row_of_a_run_has_the_lowest_version_that_has_all_of_its_fields(run: Run
     assert run.pack().startswith(b'4["' if run.children else later)
 
 
-def test_rows_of_workflows_with_children_are_read_as_the_first_release_that_has_them_writes_them() -> None:
+def test_rows_are_read_as_the_first_release_that_has_them_writes_them() -> None:
     workflow = WorkflowRecord(3, "press", "", "", 2, 1_000, parent=ParentNode("w", "book", "r", 2))
     run = RunRecord(WorkflowState.RUNNING, {"blocked": 1}, {}, 1, children=4)
 
@@ -182,8 +181,6 @@ def test_rows_of_workflows_with_children_are_read_as_the_first_release_that_has_
     assert definitions.pack({"workflow": "press"}) == b'2{"workflow":"press"}'
     assert definitions.known(NodeKey("w", "book"), b'2{"workflow":"press"}').work == SubWorkflow("press")
 
-
-def test_run_of_a_traced_workflow_is_read_as_the_first_release_that_has_it_writes_it() -> None:
     trace = {"traceparent": f"00-{7:032x}-{9:016x}-01", "baggage": "tenant=blue"}
     run = RunRecord(WorkflowState.RUNNING, {"blocked": 1}, {}, 1, trace=trace)
 

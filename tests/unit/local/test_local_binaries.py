@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from coditect.local.errors import MissingServer
-from coditect.local.servers.binaries import Binaries, find_binaries, require_rabbitmq, require_redis
+from coditect.local.servers import Binaries, find_binaries, require_rabbitmq, require_redis
 
 
 def a_program(path: Path) -> Path:
@@ -13,14 +13,12 @@ def a_program(path: Path) -> Path:
     return path
 
 
-def test_newest_rabbitmq_of_the_usual_places_is_found(tmp_path: Path) -> None:
+def test_programs_on_path_come_before_the_newest_of_the_usual_places(tmp_path: Path) -> None:
     a_program(tmp_path / "usr/lib/rabbitmq/lib/rabbitmq_server-3.9.13/sbin/rabbitmq-server")
     newest = a_program(tmp_path / "usr/lib/rabbitmq/lib/rabbitmq_server-3.10.8/sbin/rabbitmq-server")
 
     assert find_binaries({"PATH": ""}, root=tmp_path).rabbitmq == newest
 
-
-def test_programs_on_path_come_before_the_usual_places(tmp_path: Path) -> None:
     redis = a_program(tmp_path / "bin/redis-server")
     epmd = a_program(tmp_path / "bin/epmd")
 
@@ -42,7 +40,7 @@ def test_rabbitmq_on_path_counts_only_with_its_environment_beside_it(
     assert (found.rabbitmq == script) is usable
 
 
-def test_named_rabbitmq_comes_before_every_other(tmp_path: Path) -> None:
+def test_named_rabbitmq_comes_before_every_other_and_without_it_an_error_names_its_folder(tmp_path: Path) -> None:
     a_program(tmp_path / "usr/lib/rabbitmq/lib/rabbitmq_server-9.9.9/sbin/rabbitmq-server")
     a_program(tmp_path / "bin/epmd")
     named = a_program(tmp_path / "named/rabbitmq-server")
@@ -54,8 +52,6 @@ def test_named_rabbitmq_comes_before_every_other(tmp_path: Path) -> None:
 
     assert require_rabbitmq(found) == (named, epmd)
 
-
-def test_named_folder_without_rabbitmq_is_an_error_that_names_it(tmp_path: Path) -> None:
     a_program(tmp_path / "usr/lib/rabbitmq/lib/rabbitmq_server-9.9.9/sbin/rabbitmq-server")
 
     found = find_binaries({"PATH": "", "CODITECT_RABBITMQ_SBIN": str(tmp_path / "empty")}, root=tmp_path)

@@ -6,7 +6,8 @@ import orjson
 import pytest
 import uvloop
 
-from coditect.agent.processes.process import ProcessId, identify
+from coditect.agent.process import ProcessId, identify
+from coditect.errors import install_command
 from coditect.local.doctor import (
     Check,
     check_disk,
@@ -28,29 +29,27 @@ def a_state(*, phase: Phase = Phase.READY, alive: bool = True) -> UpState:
     return UpState("m", Phase.READY, supervisor, "amqp://a", "redis://r", children=(ChildState("redis", phase),))
 
 
-def test_new_python_is_fine_and_old_python_has_a_fix() -> None:
+def test_python_disk_and_speed_say_what_is_there(tmp_path: Path) -> None:
     assert check_python().ok
     assert "3.11" in check_python((3, 10, 2)).fix
 
+    assert "GB free" in check_disk(tmp_path / "not" / "yet").detail
 
-def test_speed_says_what_is_used_and_what_could_be() -> None:
     both = check_speed({"uvloop": uvloop, "orjson": orjson})
     one = check_speed({"uvloop": None, "orjson": orjson})
 
     assert both == Check("speed", True, f"uvloop {metadata.version('uvloop')}, orjson {orjson.__version__}")
     assert one.ok
-    assert "without uvloop (pip install 'coditect[speed]')" in one.detail
+    assert f"without uvloop ({install_command('speed')})" in one.detail
 
 
-def test_disk_of_a_folder_that_is_not_there_yet_is_looked_at(tmp_path: Path) -> None:
-    assert "GB free" in check_disk(tmp_path / "not" / "yet").detail
-
-
-def test_nothing_up_is_fine(tmp_path: Path) -> None:
+def test_what_is_left_of_an_up_is_named(tmp_path: Path) -> None:
     assert check_up(UpFolder(tmp_path), None) == Check("up", True, "not up")
 
+    found = check_up(UpFolder(tmp_path), a_state(alive=False))
 
-def test_address_file_without_up_is_stale(tmp_path: Path) -> None:
+    assert (found.ok, "killed" in found.detail) == (False, True)
+
     folder = UpFolder(tmp_path)
     write_env(folder, amqp_url="a", redis_url="r")
 
@@ -58,12 +57,6 @@ def test_address_file_without_up_is_stale(tmp_path: Path) -> None:
 
     assert not found.ok
     assert "coditect up" in found.fix
-
-
-def test_killed_up_is_named(tmp_path: Path) -> None:
-    found = check_up(UpFolder(tmp_path), a_state(alive=False))
-
-    assert (found.ok, "killed" in found.detail) == (False, True)
 
 
 @pytest.mark.parametrize(("phase", "ok"), [(Phase.READY, True), (Phase.RESTARTING, False)])

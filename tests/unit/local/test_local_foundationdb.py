@@ -7,9 +7,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from coditect.local import foundationdb
+from coditect.local import private
 from coditect.local.errors import MissingServer
-from coditect.local.foundationdb import FDBSERVER, FoundationDBPrograms, find_foundationdb, private_foundationdb
+from coditect.local.private import FoundationDBPrograms, find_foundationdb, private_foundationdb
 from coditect.testing.servers import AMQP, REDIS, WANTED, running_servers
 
 SERVER = f"""#!{sys.executable}
@@ -43,22 +43,20 @@ def a_program(path: Path, text: str = "#!/bin/sh\n") -> Path:
 
 @pytest.fixture(autouse=True)
 def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foundationdb, "MORE_FOLDERS", ())
+    monkeypatch.setattr(private, "MORE_FOLDERS", ())
 
 
-def test_programs_on_path_are_found(tmp_path: Path) -> None:
+def test_programs_on_path_are_found_and_a_server_takes_the_command_line_beside_it(tmp_path: Path) -> None:
     server, cli = a_program(tmp_path / "sbin/fdbserver"), a_program(tmp_path / "bin/fdbcli")
 
     found = find_foundationdb({"PATH": f"{tmp_path}/sbin:{tmp_path}/bin"})
 
     assert found == FoundationDBPrograms(server, cli)
 
-
-def test_named_server_has_the_command_line_beside_it(tmp_path: Path) -> None:
     a_program(tmp_path / "bin/fdbcli")
     server, cli = a_program(tmp_path / "built/fdbserver"), a_program(tmp_path / "built/fdbcli")
 
-    found = find_foundationdb({"PATH": f"{tmp_path}/bin", "CODITECT_FDBSERVER": str(server)})
+    found = find_foundationdb({"PATH": f"{tmp_path}/bin:{tmp_path}/built"})
 
     assert found == FoundationDBPrograms(server, cli)
 
@@ -71,7 +69,7 @@ def test_one_program_without_the_other_is_none(tmp_path: Path, there: str) -> No
 
 
 async def test_missing_programs_are_named_with_the_fix(tmp_path: Path) -> None:
-    with pytest.raises(MissingServer, match="CODITECT_FDBSERVER"):
+    with pytest.raises(MissingServer, match="fdbserver to PATH"):
         await private_foundationdb(tmp_path, environ={"PATH": str(tmp_path)}).__aenter__()
 
 
@@ -81,7 +79,7 @@ def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     a_program(tmp_path / "bin/fdbserver", SERVER)
     a_program(tmp_path / "bin/fdbcli", CLI)
     monkeypatch.chdir(tmp_path)  # where the stand-in of the command line notes what it was told
-    kept = {name: value for name, value in os.environ.items() if name not in ("FDB_CLUSTER_FILE", FDBSERVER)}
+    kept = {name: value for name, value in os.environ.items() if name != "FDB_CLUSTER_FILE"}
     return {**kept, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
 
 

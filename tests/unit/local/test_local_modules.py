@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from coditect.local.servers.modules import link_modules
+from coditect.local.servers import link_modules
 
 PLUGIN = "rabbitmq_management"
 
@@ -27,21 +27,13 @@ def server(tmp_path: Path) -> Path:
     return home / "sbin/rabbitmq-server"
 
 
-def test_every_module_that_the_broker_needs_and_no_plugin_that_it_does_not_run(server: Path, tmp_path: Path) -> None:
-    assert linked(server, tmp_path, plugins=[]) == (["kernel", "mnesia", "rabbit", "ranch", "ssl"], ["rabbit-3.10.8"])
-
-
-def test_a_plugin_comes_with_what_it_needs_beyond_the_broker(server: Path, tmp_path: Path) -> None:
+def test_modules_of_a_plugin_are_linked_and_gone_at_a_start_without_it(server: Path, tmp_path: Path) -> None:
     modules, plugins = linked(server, tmp_path, plugins=[PLUGIN])
 
     assert modules == ["cowboy", "kernel", "mnesia", "rabbit", PLUGIN, "ranch", "ssl"]
     assert plugins == ["cowboy-2.8.0", "rabbit-3.10.8", f"{PLUGIN}-3.10.8"]
 
-
-def test_links_of_the_start_before_are_gone(server: Path, tmp_path: Path) -> None:
-    with_plugin = linked(server, tmp_path, plugins=[PLUGIN])
-
-    assert linked(server, tmp_path, plugins=[]) != with_plugin
+    assert linked(server, tmp_path, plugins=[]) == (["kernel", "mnesia", "rabbit", "ranch", "ssl"], ["rabbit-3.10.8"])
 
 
 def test_broker_that_is_no_package_may_bring_an_erlang_of_its_own(server: Path, tmp_path: Path) -> None:

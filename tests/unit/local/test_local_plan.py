@@ -1,16 +1,14 @@
 import os
+import sys
 from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
 
-from coditect.aio.ready import READY_FILE
+from coditect.aio.launch import READY_FILE
 from coditect.local.errors import MissingServer
-from coditect.local.plan import Program, Role, UpPlan, process_plan, require_servers
-from coditect.local.servers.binaries import Binaries
-from coditect.local.servers.ports import Addresses, ServerPorts
-from coditect.local.servers.rabbitmq import rabbitmq_children
-from coditect.local.servers.redis_server import redis_child
+from coditect.local.servers import Addresses, Binaries, ServerPorts, rabbitmq_children, redis_child
+from coditect.local.up import Program, Role, UpPlan, process_plan, require_servers
 
 ADDRESSES = Addresses(ServerPorts(amqp=20001, distribution=20002, epmd=20003, redis=20004), "secret", "COOKIE")
 BINARIES = Binaries(rabbitmq=Path("/r/rabbitmq-server"), epmd=Path("/r/epmd"), redis=Path("/r/redis-server"))
@@ -40,7 +38,7 @@ async def test_given_addresses_start_no_server_and_reach_the_programs(tmp_path: 
 def test_missing_binaries_matter_only_for_servers_that_are_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coditect.local.plan.find_binaries", lambda _: Binaries(None, None, None))
+    monkeypatch.setattr(sys.modules[UpPlan.__module__], "find_binaries", lambda _: Binaries(None, None, None))
 
     require_servers(UpPlan(tmp_path, tmp_path, amqp_url="amqp://a", redis_url="redis://r"), environ={})
     with pytest.raises(MissingServer, match="RabbitMQ"):
@@ -70,14 +68,12 @@ def test_broker_keeps_to_its_folder_and_the_loopback_interface(tmp_path: Path) -
     assert [file for file in made if file.stat().st_mode & 0o077] == []
 
 
-def test_broker_files_are_written_again_over_old_ones(tmp_path: Path) -> None:
+def test_server_files_are_written_again_and_redis_is_durable_and_evicts_nothing(tmp_path: Path) -> None:
     for _ in range(2):
         rabbitmq_children(BINARIES, ADDRESSES, folder=tmp_path, environ=os.environ)
 
     assert (tmp_path / "home/.erlang.cookie").read_text() == "COOKIE"
 
-
-def test_redis_is_durable_and_evicts_nothing(tmp_path: Path) -> None:
     redis_child(BINARIES, ADDRESSES, folder=tmp_path, environ={})
 
     lines = (tmp_path / "redis.conf").read_text().splitlines()
@@ -89,18 +85,19 @@ SECRETS = {
     "CODITECT_APPROVAL_KEY": {"dispatcher", "api"},
     "CODITECT_MANAGEMENT_URL": {"dispatcher", "api"},
     "CODITECT_STORE_URL": {"dispatcher"},
-    "CODITECT_FDB_TLS_KEY_PASSWORD": {"dispatcher"},
+    "FDB_TLS_PASSWORD": {"dispatcher"},
     "CODITECT_API_WEBHOOK_KEY": {"api"},
     "CODITECT_API_KEY": {"api"},
     "CODITECT_CHAT_KEY": {"agent"},
     "CODITECT_A2A_TOKEN": {"agent"},
+    "CODITECT_GIT_TOKEN": {"agent"},
     "CODITECT_AMQP_URL": {"dispatcher", "api", "agent"},
     "ANOTHER_KEY": {"dispatcher", "api", "agent", "epmd", "rabbitmq", "redis"},
 }
 
 
 def test_each_program_gets_the_secrets_of_its_role_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coditect.local.plan.find_binaries", lambda _: BINARIES)
+    monkeypatch.setattr(sys.modules[UpPlan.__module__], "find_binaries", lambda _: BINARIES)
     programs = tuple(Program(role.value, ("run",), role=role) for role in Role)
     given = dict.fromkeys(SECRETS, "of the user")
 

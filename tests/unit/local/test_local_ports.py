@@ -3,11 +3,12 @@ import socket
 from dataclasses import astuple
 from pathlib import Path
 
-from coditect.local.servers import ports
-from coditect.local.servers.ports import keep_addresses
+from coditect.local.servers import EPHEMERAL_RANGE, LOWEST_PORT, keep_addresses
 
 
-def test_addresses_are_kept(tmp_path: Path) -> None:
+def test_addresses_are_kept_below_the_ports_of_outgoing_connections_and_a_broken_file_is_written_anew(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "servers.json"
 
     first, second = keep_addresses(file), keep_addresses(file)
@@ -16,6 +17,16 @@ def test_addresses_are_kept(tmp_path: Path) -> None:
     assert len(set(astuple(first.ports))) == 5
     assert first.amqp_url.endswith(f"@127.0.0.1:{first.ports.amqp}")
     assert first.redis_url.endswith(f"@127.0.0.1:{first.ports.redis}/0")
+
+    chosen = keep_addresses(tmp_path / "servers.json").ports
+
+    start = int(EPHEMERAL_RANGE.read_text().split()[0]) if EPHEMERAL_RANGE.exists() else 32_768
+    assert all(LOWEST_PORT <= port < max(start, LOWEST_PORT + 1_000) for port in astuple(chosen))
+
+    file = tmp_path / "servers.json"
+    file.write_text("{")
+
+    assert keep_addresses(file) == keep_addresses(file)
 
 
 def test_taken_port_gives_new_ports_and_the_same_secrets(tmp_path: Path) -> None:
@@ -31,13 +42,6 @@ def test_taken_port_gives_new_ports_and_the_same_secrets(tmp_path: Path) -> None
     assert (second.password, second.cookie) == (first.password, first.cookie)
 
 
-def test_ports_are_below_the_range_of_outgoing_connections(tmp_path: Path) -> None:
-    chosen = keep_addresses(tmp_path / "servers.json").ports
-
-    start = int(ports.EPHEMERAL_RANGE.read_text().split()[0]) if ports.EPHEMERAL_RANGE.exists() else 32_768
-    assert all(ports.LOWEST_PORT <= port < max(start, ports.LOWEST_PORT + 1_000) for port in astuple(chosen))
-
-
 def test_file_of_a_version_without_a_management_api_keeps_its_secrets(tmp_path: Path) -> None:
     file = tmp_path / "servers.json"
     first = keep_addresses(file)
@@ -49,10 +53,3 @@ def test_file_of_a_version_without_a_management_api_keeps_its_secrets(tmp_path: 
 
     assert second.ports.management > 0
     assert (second.password, second.cookie) == (first.password, first.cookie)
-
-
-def test_unreadable_file_is_written_anew(tmp_path: Path) -> None:
-    file = tmp_path / "servers.json"
-    file.write_text("{")
-
-    assert keep_addresses(file) == keep_addresses(file)

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from coditect.local.errors import ServerUnreachable
-from coditect.local.servers.probe import broker_answers, broker_version, port_open, redis_answers, redis_version
+from coditect.local.probe import broker_answers, broker_version, port_open, redis_answers, redis_version
 
 START = b"\x00\x0a\x00\x0a\x00\x09\x00\x00\x00\x20\x07versionS\x00\x00\x00\x063.10.8\x00\x00\x00\x05PLAIN"
 INFO = b"# Server\r\nredis_version:7.0.15\r\n"
@@ -34,16 +34,14 @@ def redis_answer(heard: bytes) -> bytes:
     return b"$%d\r\n%s\r\n" % (len(INFO), INFO) if b"INFO" in heard else b"+PONG\r\n"
 
 
-async def test_broker_version_is_read_from_the_handshake() -> None:
+async def test_version_is_read_from_the_handshake_of_any_of_several_brokers() -> None:
     async with a_server(lambda _: a_frame(START)) as port:
         assert await broker_version(f"amqp://127.0.0.1:{port}") == "3.10.8"
         assert await broker_answers(f"amqp://127.0.0.1:{port}")()
         assert await port_open(port)()
 
-
-async def test_any_of_several_brokers_is_enough() -> None:
-    async with a_server(lambda _: a_frame(START)) as port:
         assert await broker_version(f"amqp://user:secret@127.0.0.1:1,127.0.0.1:{port}") == "3.10.8"
+
     with pytest.raises(ServerUnreachable):
         await broker_version("amqp://127.0.0.1:1,127.0.0.1:2")
 
@@ -71,18 +69,23 @@ async def test_silent_broker_is_unreachable_within_its_time() -> None:
             await broker_version(f"amqp://127.0.0.1:{port}", within_seconds=0.1)
 
 
-async def test_redis_version_is_read_after_sign_in() -> None:
+async def test_redis_version_is_read_after_sign_in_and_a_wrong_password_stays_out_of_the_text() -> None:
     async with a_server(redis_answer) as port:
         assert await redis_version(f"redis://:secret@127.0.0.1:{port}/0") == "7.0.15"
         assert await redis_version(f"redis://127.0.0.1:{port}") == "7.0.15"
         assert await redis_answers(f"redis://:secret@127.0.0.1:{port}/0")()
 
-
-async def test_wrong_password_is_unreachable_and_stays_out_of_the_text() -> None:
-    async with a_server(redis_answer) as port:
         with pytest.raises(ServerUnreachable, match="WRONGPASS"):
             await redis_version(f"redis://:wrong@127.0.0.1:{port}/0")
         assert not await redis_answers(f"redis://:wrong@127.0.0.1:{port}/0")()
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"$many\r\n", b":1\r\n", b"x" * 200_000])
+async def test_other_protocol_is_no_redis(answer: bytes) -> None:
+    async with a_server(lambda _: answer) as port:
+        with pytest.raises(ServerUnreachable):
+            await redis_version(f"redis://127.0.0.1:{port}")
+        assert not await redis_answers(f"redis://127.0.0.1:{port}")()
 
 
 async def test_closed_port_is_unreachable() -> None:

@@ -2,21 +2,17 @@ import os
 import subprocess
 import sys
 
-from coditect.agent.processes.process import ProcessId, identify, is_running
+from coditect.agent.process import ProcessId, identify, is_running
 
 
-def test_process_is_equal_to_itself_and_runs() -> None:
+def test_process_is_equal_to_itself_and_another_one_has_its_pid_later() -> None:
     me = identify(os.getpid())
 
     assert me is not None
+
     assert identify(os.getpid()) == me
     assert is_running(me)
 
-
-def test_pid_that_was_given_out_again_is_another_process() -> None:
-    me = identify(os.getpid())
-
-    assert me is not None
     assert not is_running(ProcessId(me.pid, "another start"))
 
 

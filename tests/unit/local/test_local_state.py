@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from coditect.agent.processes.process import ProcessId
+from coditect.agent.process import ProcessId
 from coditect.local.doctor import check_up
 from coditect.local.errors import AlreadyUp, StartFailed
 from coditect.local.state import (
@@ -32,13 +32,15 @@ def a_state(pid: int = 1) -> UpState:
     )
 
 
-def test_state_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_state_is_read_as_it_was_written_and_none_where_the_folder_is_missing(tmp_path: Path) -> None:
     folder = UpFolder(tmp_path / "new")
 
     write_state(folder, a_state())
 
     assert read_state(folder) == a_state()
     assert not a_state().running
+
+    assert read_state(UpFolder(tmp_path / "missing")) is None
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"marker": 1}'])
@@ -49,19 +51,12 @@ def test_unreadable_state_is_no_state(tmp_path: Path, text: str) -> None:
     assert read_state(folder) is None
 
 
-def test_missing_folder_is_no_state(tmp_path: Path) -> None:
-    assert read_state(UpFolder(tmp_path / "missing")) is None
-
-
 def test_env_holds_the_addresses_for_the_owner_only(tmp_path: Path) -> None:
     folder = UpFolder(tmp_path)
 
     write_env(folder, amqp_url="amqp://a", redis_url="redis://r")
 
-    assert folder.env.read_text().splitlines() == [
-        "CODITECT_AMQP_URL=amqp://a",
-        "CODITECT_REDIS_URL=redis://r",
-    ]
+    assert folder.env.read_text().splitlines() == ["CODITECT_AMQP_URL=amqp://a", "CODITECT_REDIS_URL=redis://r"]
     assert stat.S_IMODE(folder.env.stat().st_mode) == 0o600
 
 

@@ -12,12 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from coditect.agent.processes.process import ProcessId, is_running
-from coditect.agent.processes.restarts import RestartPolicy
-from coditect.local.child import Child, last_lines, spawn
+from coditect.agent.process import ProcessId, RestartPolicy, is_running
 from coditect.local.errors import StartFailed
 from coditect.local.state import ChildState, Phase
-from coditect.local.supervisor import ProcessSupervisor
+from coditect.local.supervisor import Child, ProcessSupervisor, last_lines, spawn
 from coditect.local.watchdog import marked
 
 PATIENT = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); time.sleep(600)"
@@ -60,6 +58,14 @@ async def running(supervisor: ProcessSupervisor) -> AsyncIterator[None]:
             stop.set()
 
 
+async def always() -> bool:
+    return True
+
+
+async def never() -> bool:
+    return False
+
+
 def process_of(supervisor: ProcessSupervisor, index: int = 0) -> ProcessId:
     process = supervisor.children[index].process
     assert process is not None
@@ -69,11 +75,7 @@ def process_of(supervisor: ProcessSupervisor, index: int = 0) -> ProcessId:
 async def test_killed_child_is_started_again_at_once(tmp_path: Path) -> None:
     said: list[str] = []
     supervisor = ProcessSupervisor(
-        [a_child(PATIENT, tmp_path)],
-        marker=uuid.uuid4().hex,
-        log_folder=tmp_path,
-        policy=QUICK,
-        say=said.append,
+        [a_child(PATIENT, tmp_path)], marker=uuid.uuid4().hex, log_folder=tmp_path, policy=QUICK, say=said.append
     )
 
     async with running(supervisor):
@@ -125,10 +127,7 @@ async def test_stages_start_in_order_and_stop_in_reverse(tmp_path: Path) -> None
             if not history or (child.name, child.phase) not in history:
                 history.append((child.name, child.phase))
 
-    children = [
-        a_child(PATIENT, tmp_path, name="later", stage=1),
-        a_child(PATIENT, tmp_path, name="first", stage=0),
-    ]
+    children = [a_child(PATIENT, tmp_path, name="later", stage=1), a_child(PATIENT, tmp_path, name="first", stage=0)]
     supervisor = ProcessSupervisor(children, marker=uuid.uuid4().hex, log_folder=tmp_path, policy=QUICK, changed=note)
 
     async with running(supervisor):
@@ -150,9 +149,6 @@ async def test_child_that_ignores_the_signal_is_killed_in_time(tmp_path: Path) -
 
 
 async def test_child_that_cannot_start_fails_with_its_last_lines_and_stops_the_others(tmp_path: Path) -> None:
-    async def always() -> bool:
-        return True
-
     marker = uuid.uuid4().hex
     children = [
         a_child(PATIENT, tmp_path, name="good", ready=always),
@@ -169,8 +165,6 @@ async def test_child_that_cannot_start_fails_with_its_last_lines_and_stops_the_o
 
 
 async def test_child_that_starts_slowly_and_never_works_is_given_up(tmp_path: Path) -> None:
-    async def never() -> bool:
-        return False
 
     child = a_child("import sys, time; print('gone', flush=True); time.sleep(0.3); sys.exit(3)", tmp_path, ready=never)
     policy = RestartPolicy(first_seconds=0.01, cap_seconds=0.02, healthy_seconds=0.2, start_attempts=4)
@@ -183,8 +177,6 @@ async def test_child_that_starts_slowly_and_never_works_is_given_up(tmp_path: Pa
 
 
 async def test_child_that_is_not_ready_in_time_fails(tmp_path: Path) -> None:
-    async def never() -> bool:
-        return False
 
     child = a_child(PATIENT, tmp_path, ready=never, ready_within_seconds=0.1)
     supervisor = ProcessSupervisor([child], marker=uuid.uuid4().hex, log_folder=tmp_path, policy=QUICK)
@@ -194,8 +186,6 @@ async def test_child_that_is_not_ready_in_time_fails(tmp_path: Path) -> None:
 
 
 async def test_stop_during_the_start_stops_what_has_started(tmp_path: Path) -> None:
-    async def never() -> bool:
-        return False
 
     marker, stop = uuid.uuid4().hex, asyncio.Event()
     children = [a_child(PATIENT, tmp_path, ready=never), a_child(PATIENT, tmp_path, name="later", stage=1)]

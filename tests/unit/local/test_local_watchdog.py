@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from coditect.agent.processes.process import identify, is_running
+from coditect.agent.process import identify, is_running
 from coditect.aio import launch
-from coditect.local.child import Child, spawn
-from coditect.local.supervisor import guarded
+from coditect.local.supervisor import Child, guarded, spawn
 from coditect.local.watchdog import MARKER, kill_marked, marked, new_marker
 from tests.servers import ROOT
 

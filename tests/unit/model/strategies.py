@@ -13,7 +13,7 @@ from coditect.model.ids import AgentId, TaskId
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import Limits, Owner, Task
 from coditect.wire import tasks as wire
-from coditect.wire.headers.foreign import PREFIX
+from coditect.wire.headers import HEADER_PREFIX
 from coditect.wire.json import dumps
 
 instants = st.integers(0, 2**53)
@@ -38,6 +38,7 @@ limits = st.builds(
     start_by_ms=st.none() | instants,
     timeout_ms=st.none() | st.integers(1, 2**53),
     max_attempts=st.none() | st.integers(1, 1_000),
+    only=st.none() | words.map(AgentId),
 )
 owners = st.builds(Owner, workflow=short_text, node=short_text, origin=short_text, fence=instants)
 failed_attempts = st.fixed_dictionaries(
@@ -105,7 +106,7 @@ def outcomes(draw: st.DrawFn) -> Outcome:
 HEADER_NAMES = tuple(
     value
     for name, value in vars(wire).items()
-    if name.isupper() and isinstance(value, str) and value.startswith(PREFIX)
+    if name.isupper() and isinstance(value, str) and value.startswith(HEADER_PREFIX)
 )
 hostile_values: st.SearchStrategy[Any] = st.recursive(
     st.none()

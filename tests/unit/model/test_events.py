@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.errors import InputError, InvalidTask
-from coditect.model.event import Event
-from coditect.model.message import Message
+from coditect.model.message import Event, Message
 from coditect.testing import TestFleet
 from coditect.wire.events import event_message, read_event
 from tests.unit.model.strategies import hostile_values, json_values, short_text

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.errors import InvalidTask
-from coditect.wire.headers import history
-from coditect.wire.headers.history import MOST_ATTEMPTS, MOST_BYTES, history_header, read_history
+from coditect.wire import headers
+from coditect.wire.headers import HISTORY_BYTES_LIMIT, MOST_ATTEMPTS, history_header, read_history
 from coditect.wire.json import dumps, loads
 from tests.unit.model.strategies import failed_attempts, json_values
 
@@ -27,18 +27,16 @@ def test_latest_attempts_are_kept_within_the_bytes(messages: list[str]) -> None:
     text = history_header(attempts)
 
     kept = loads(text.encode())
-    assert len(text.encode()) <= MOST_BYTES
+    assert len(text.encode()) <= HISTORY_BYTES_LIMIT
     assert kept == list(attempts[len(attempts) - len(kept) :])
 
 
-def test_history_is_cut_by_bytes_not_by_characters() -> None:
+def test_history_is_cut_by_bytes_not_by_characters_and_may_be_empty() -> None:
     text = history_header(tuple({"message": "☃" * 1_000} for _ in range(16)))
 
-    assert len(text.encode()) <= MOST_BYTES
+    assert len(text.encode()) <= HISTORY_BYTES_LIMIT
     assert 0 < len(loads(text.encode())) < 16
 
-
-def test_single_attempt_over_the_limit_leaves_an_empty_history() -> None:
     assert history_header(({"message": "x" * 20_000},)) == "[]"
 
 
@@ -49,7 +47,7 @@ def test_each_attempt_is_written_once_however_many_there_are(monkeypatch: pytest
         written.append(one)
         return dumps(one)
 
-    monkeypatch.setattr(history, "dumps", counted)
+    monkeypatch.setattr(headers, "dumps", counted)
 
     kept = read_history("[" + ",".join(['{"type":"E"}'] * 2_400) + "]")
     history_header(kept)
@@ -74,7 +72,7 @@ def test_text_that_is_no_json_is_said_of_the_header() -> None:
 
 
 @given(
-    st.lists(failed_attempts | st.dictionaries(st.sampled_from([*history._KINDS, "more"]), json_values) | json_values)
+    st.lists(failed_attempts | st.dictionaries(st.sampled_from([*headers._KINDS, "more"]), json_values) | json_values)
 )
 def test_whatever_was_read_is_written_and_read_as_the_same(strange: list[Any]) -> None:
     text = json.dumps(strange)
@@ -82,9 +80,9 @@ def test_whatever_was_read_is_written_and_read_as_the_same(strange: list[Any]) -
     try:
         kept = read_history(text)
     except InvalidTask:
-        assert len(text) > 2 * MOST_BYTES
+        assert len(text) > 2 * HISTORY_BYTES_LIMIT
         return
 
     again = read_history(history_header(kept))
     assert again == kept[len(kept) - len(again) :]
-    assert len(again) == len(kept) or len(history_header(kept)) > MOST_BYTES // 2
+    assert len(again) == len(kept) or len(history_header(kept)) > HISTORY_BYTES_LIMIT // 2

@@ -36,25 +36,7 @@ def test_capability_of_lower_case_words_is_accepted_as_it_is(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "",
-        ".",
-        "a.",
-        ".a",
-        "a..b",
-        "A",
-        "a b",
-        "a/b",
-        "*",
-        "#",
-        "a.*",
-        "_a",
-        "ä",
-        "a\n",
-        "p1",
-        "code.p2",
-        "a" * 101,
-    ],
+    ["", ".", "a.", ".a", "a..b", "A", "a b", "a/b", "*", "#", "a.*", "_a", "ä", "a\n", "p1", "code.p2", "a" * 101],
 )
 def test_what_is_no_capability_is_refused(name: str) -> None:
     with pytest.raises(InputError):

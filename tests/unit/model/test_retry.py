@@ -46,14 +46,12 @@ def test_policy_outside_its_ranges_is_refused(wrong: dict[str, object]) -> None:
         Retry(**wrong)  # type: ignore[arg-type]
 
 
-def test_only_the_named_exceptions_are_tried_again() -> None:
+def test_only_named_exceptions_and_errors_that_are_retryable_are_tried_again() -> None:
     policy = Retry(on=(OSError,))
 
     assert policy.allows(ConnectionError())
     assert not policy.allows(ValueError())
 
-
-def test_error_that_says_it_is_not_retryable_is_not_tried_again() -> None:
     assert Retry().allows(ValueError())
     assert Retry().allows(Overloaded("full"))
     assert not Retry().allows(InvalidTask("wrong"))

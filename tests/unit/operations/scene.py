@@ -9,9 +9,9 @@ from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import base_topology, capability_queues
 from coditect.model.ids import TaskId
 from coditect.model.message import Message
-from coditect.operations.dead_letters.queues import DeadLetters
+from coditect.operations.dead_letters import DeadLetters
 from coditect.wire import routing, tasks
-from coditect.wire.headers.foreign import PREFIX
+from coditect.wire.headers import HEADER_PREFIX
 
 CAPABILITY = "code.review"
 DEAD = "dead.code.review"
@@ -44,7 +44,7 @@ def letter(letter_id: str | None, *, reason: str = "handler_error", **more: Any)
         tasks.DEAD_AT: NOW_MS - 60_000,
     }
     fields = {name: more.pop(name) for name in ("reply_to", "correlation_id", "body") if name in more}
-    headers |= {PREFIX + name.replace("_", "-"): value for name, value in more.pop("own", {}).items()}
+    headers |= {HEADER_PREFIX + name.replace("_", "-"): value for name, value in more.pop("own", {}).items()}
     headers |= more.pop("headers", {})
     return Message(
         **{"body": b'{"path": "src"}', **fields}, headers=headers, message_id=letter_id, type=tasks.TASK_TYPE

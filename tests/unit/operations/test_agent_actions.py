@@ -88,4 +88,4 @@ async def test_a_client_without_a_registry_knows_no_agents() -> None:
         client = Client(await scene.broker())
 
         with pytest.raises(SetupError, match="registry"):
-            await client.agents()
+            await client.agents.list()

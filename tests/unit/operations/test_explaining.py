@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
-from coditect.model.recent import RecentOutcomes, task_kind
+from coditect.model.prediction import RecentOutcomes, task_kind
 from coditect.model.registration import AgentRecord, AgentStatus
-from coditect.operations.diagnosis.explain import Explanation, Obstacle, QueueSeen, TaskQuestion, explain, judge
-from coditect.operations.diagnosis.locations import Found, TaskLocation, TaskPlace, task_verdict, unseen
+from coditect.operations.explain import Explanation, Obstacle, QueueSeen, TaskQuestion, explain, judge
+from coditect.operations.locate import Found, TaskLocation, TaskPlace, task_verdict, unseen
 from tests.unit.registry.fleets import records_of_any_kind
 from tests.unit.registry.samples import REVIEW, SUMMARY, make_record, make_registration
 
@@ -129,15 +129,13 @@ def test_verdict_is_one_sentence_with_the_way_out(
     assert bool(verdict.fix) is bool(fix)
 
 
-def test_unknown_capability_names_the_nearest() -> None:
+def test_unknown_capability_names_the_nearest_and_an_agent_without_the_tags_takes_the_task() -> None:
     explanation = explain(TaskQuestion("code.revew"), [make_record("a")], [])
 
     assert explanation.nearest == ("code.review",)
     assert not explanation.verdict.known
     assert "did you mean code.review?" in explanation.verdict.fix
 
-
-def test_agent_without_the_tags_takes_the_task_and_says_that_others_are_preferred() -> None:
     explanation = explain(replace(QUESTION, tags=frozenset({"nothing has this"})), [make_record("a")], [queue()])
 
     assert explanation.verdict.takes
@@ -182,11 +180,7 @@ EXPLAINED: Explanation = explain(QUESTION, [make_record("a", running=4)], [queue
             "--slots",
         ),
         (seen(TaskPlace.RETRYING, queue="retry.1000"), "waits in retry.1000", "wait"),
-        (
-            seen(TaskPlace.DEAD, reason="handler_error"),
-            "given up: handler_error",
-            f"coditect dead redrive --id {TASK}",
-        ),
+        (seen(TaskPlace.DEAD, reason="handler_error"), "given up: handler_error", f"coditect dead redrive --id {TASK}"),
         (seen(TaskPlace.UNROUTED), "No agent offered code.review", f"coditect dead redrive --id {TASK}"),
     ],
 )

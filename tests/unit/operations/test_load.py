@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.model.capability import Priority
-from coditect.operations.load.drive import LoadPlan
-from coditect.operations.load.report import (
+from coditect.operations.load import (
     Effect,
     LoadAnswer,
     LoadEnding,
+    LoadPlan,
     parse_effects,
     percentiles,
     report_json,
@@ -50,20 +50,16 @@ def test_anything_not_done_and_answered_once_is_not_ok(answers: list[LoadAnswer]
     assert not summarize(answers, effects).ok
 
 
-def test_taken_task_without_an_effect_is_lost_whether_answered_or_not() -> None:
-    report = summarize([answer("x"), answer("y", LoadEnding.HUNG), answer("z", LoadEnding.FAILED)], {})
+def test_losses_and_utilisation_are_told_where_they_are_known() -> None:
+    lossy = summarize([answer("x"), answer("y", LoadEnding.HUNG), answer("z", LoadEnding.FAILED)], {})
 
-    assert report.lost == ("x", "y")
+    assert lossy.lost == ("x", "y")
 
-
-def test_without_an_effect_log_nothing_is_said_about_losses() -> None:
     report = summarize([answer("x")], None)
 
     assert report.ok
     assert report_json(report)["lost"] is None
 
-
-def test_utilisation_is_told_where_work_was_queued() -> None:
     assert report_json(summarize([answer("x")], None, utilisation=0.98765))["utilisation"] == 0.988
     assert report_json(summarize([answer("x")], None))["utilisation"] is None
 

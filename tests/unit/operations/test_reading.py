@@ -10,10 +10,10 @@ from coditect.broker.topology import shard_queues
 from coditect.errors import NotFound
 from coditect.model.capability import Priority
 from coditect.model.message import Message
-from coditect.operations.dead_letters.letter import DeadLetter
-from coditect.operations.dead_letters.queues import DeadQueue, Selection
+from coditect.operations.dead_letters import DeadQueue, Selection
+from coditect.operations.letter import DeadLetter
 from coditect.wire import routing, tasks
-from coditect.wire.addresses.target import CAPABILITY
+from coditect.wire.routing import CAPABILITY
 from tests.unit.operations.scene import DEAD, NOW_MS, Scene, letter
 
 ALL = Selection()
@@ -46,13 +46,7 @@ async def test_reason_of_a_rejected_task_comes_from_the_broker(scene: Scene) -> 
 
     (read,) = await browse(scene)
 
-    assert (read.reason, read.id, read.agent_id, read.attempts, read.error) == (
-        "rejected",
-        None,
-        None,
-        0,
-        None,
-    )
+    assert (read.reason, read.id, read.agent_id, read.attempts, read.error) == ("rejected", None, None, 0, None)
     assert read.dead_at_ms is not None
 
 
@@ -125,7 +119,7 @@ async def test_pinned_letter_has_the_capability_of_its_first_carbon_copy(scene: 
     assert (read.capability, read.priority) == ("code.review", Priority.P0)
 
 
-async def test_browsing_leaves_every_letter_where_it_was(scene: Scene) -> None:
+async def test_browsing_leaves_every_letter_where_it_was_and_ends_after_as_many_as_were_asked_for(scene: Scene) -> None:
     await scene.bury(*(letter(f"id-{number}") for number in range(5)))
 
     first = [one.id for one in await browse(scene)]
@@ -133,10 +127,6 @@ async def test_browsing_leaves_every_letter_where_it_was(scene: Scene) -> None:
 
     assert first == second == [f"id-{number}" for number in range(5)]
     assert scene.count(DEAD) == 5
-
-
-async def test_browsing_ends_after_as_many_as_were_asked_for(scene: Scene) -> None:
-    await scene.bury(*(letter(f"id-{number}") for number in range(5)))
 
     read = await browse(scene, most=2)
 
@@ -166,7 +156,7 @@ async def test_selection_takes_what_matches_every_field(
     assert [one.id for one in read] == expected
 
 
-async def test_show_finds_a_letter_and_leaves_it(scene: Scene) -> None:
+async def test_show_finds_a_letter_by_its_id_and_leaves_it(scene: Scene) -> None:
     await scene.bury(letter("a"), letter("b"))
 
     shown = await scene.letters.show([DEAD], "b")
@@ -174,8 +164,6 @@ async def test_show_finds_a_letter_and_leaves_it(scene: Scene) -> None:
     assert shown.id == "b"
     assert scene.count(DEAD) == 2
 
-
-async def test_show_of_an_unknown_id_is_not_found(scene: Scene) -> None:
     with pytest.raises(NotFound):
         await scene.letters.show([DEAD, "unrouted"], "nope")
 

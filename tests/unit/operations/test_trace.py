@@ -62,11 +62,7 @@ async def test_workflow_is_told_with_every_node_and_attempt_and_how_long_each_to
 
     assert outline(path) == (
         "workflow chain completed",
-        (
-            "node first completed",
-            ("attempt 1 failed",),
-            ("attempt 2 completed",),
-        ),
+        ("node first completed", ("attempt 1 failed",), ("attempt 2 completed",)),
         ("node second completed", ("attempt 1 completed",)),
     )
     failed, done = path.below[0].below
@@ -93,10 +89,7 @@ async def test_children_lie_below_the_node_that_ran_them() -> None:
 
     assert outline(path) == (
         "workflow parent completed",
-        (
-            "node inner completed",
-            ("workflow child completed", ("node doubled completed", ("attempt 1 completed",))),
-        ),
+        ("node inner completed", ("workflow child completed", ("node doubled completed", ("attempt 1 completed",)))),
     )
 
 
@@ -138,7 +131,7 @@ async def test_dead_letter_of_a_direct_task_is_told_with_its_attempts() -> None:
     assert path.below[2].began_ms is not None
 
 
-async def test_direct_task_that_has_completed_is_not_found_and_the_error_says_why() -> None:
+async def test_what_has_left_no_trace_is_not_found_and_the_error_says_why() -> None:
     async with TestFleet(agents=[worker()]) as fleet:
         handle = await fleet.submit("number.double", 2)
         await handle.result(int)
@@ -148,9 +141,6 @@ async def test_direct_task_that_has_completed_is_not_found_and_the_error_says_wh
         with pytest.raises(NotFound, match="no id of a task"):
             await task_path(connections_of(fleet), "review")
 
-
-async def test_node_that_the_workflow_lacks_is_not_found() -> None:
-    async with TestFleet(agents=[worker()]) as fleet:
         run = await fleet.start(chain())
         await run.result(int)
 

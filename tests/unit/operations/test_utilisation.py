@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from coditect import Agent
 from coditect.model.capability import CapabilitySpec, Priority
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus, Load, Registration
-from coditect.operations.load.drive import LoadCounts, LoadPlan, drive
-from coditect.operations.load.utilisation import Utilisation
+from coditect.operations.load import LoadCounts, LoadPlan, Utilisation, drive
 from coditect.testing import TestFleet
 
 CAPABILITY = "load.work"
@@ -36,6 +37,7 @@ async def measured(tasks: int, concurrency: int) -> Utilisation:
     return found
 
 
+@pytest.mark.proof
 async def test_nine_tenths_of_the_slots_are_in_use_while_work_is_queued() -> None:
     found = await measured(1_200, 80)
 
@@ -63,18 +65,14 @@ def looked(found: list[AgentRecord], *in_flight: int) -> Utilisation:
     return utilisation
 
 
-def test_a_look_counts_from_the_second_one_at_queued_work_on() -> None:
+def test_a_look_counts_slots_of_agents_that_do_not_drain_from_the_second_one_at_queued_work_on() -> None:
     queued, full = looked(agents(busy=9), 11, 11, 11, 10, 11), looked(agents(busy=10), 10, 10, 10)
 
     assert (queued.looks, queued.share) == (2, 0.9)
     assert (full.looks, full.share) == (0, None)
 
-
-def test_an_agent_that_drains_offers_no_slots() -> None:
     assert looked(agents(busy=10, draining=1), 11, 11).share == 1.0
 
-
-def test_without_agents_there_is_no_utilisation() -> None:
     assert looked([], 5, 5, 5).share is None
 
 

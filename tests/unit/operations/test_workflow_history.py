@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coditect import Agent, Workflow
-from coditect.operations.workflows.history import history_of
+from coditect.operations.workflows import history_of
 from coditect.testing import TestFleet
 
 
@@ -56,7 +56,7 @@ async def test_histories_of_parent_and_child_name_each_other() -> None:
         run = await fleet.start(flow)
         value = await run.result(int)
         (inner,) = [row async for row in run.nodes()]
-        below = fleet.client.run(inner.children[-1])
+        below = fleet.client.workflows.get(inner.children[-1])
         told = [history_of(await one.overview(), [row async for row in one.nodes()], []) for one in (run, below)]
 
     assert value == 4

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 
 from hypothesis import strategies as st
 
-from coditect.model.recent import RecentOutcomes, task_kind
+from coditect.model.capability import Wanted
+from coditect.model.prediction import RecentOutcomes, task_kind
 from coditect.model.registration import AgentRecord, AgentStatus
-from coditect.model.strategy import Wanted
 from tests.unit.registry.samples import make_record
 
 chances = st.floats(0, 1, exclude_max=True)

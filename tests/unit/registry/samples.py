@@ -7,7 +7,7 @@ from typing import Any
 
 from coditect.model.capability import CapabilitySpec
 from coditect.model.ids import AgentId
-from coditect.model.limits.rate import Rate
+from coditect.model.limits import Rate
 from coditect.model.registration import AgentRecord, AgentStatus, Load, Registration
 
 REVIEW = CapabilitySpec(
@@ -20,6 +20,7 @@ REVIEW = CapabilitySpec(
     timeout_seconds=12.5,
     max_queued=500,
     rate=Rate("100/m", burst=10),
+    features=("language", "options.depth"),
 )
 SUMMARY = CapabilitySpec(name="text.summarize", description="Kürzt Texte, 要約", tags=frozenset({"text"}))
 IDLE = Load(status=AgentStatus.IDLE)

@@ -12,11 +12,9 @@ from dataclasses import dataclass
 import pytest
 
 from coditect import Agent
-from coditect.model.recent import RecentOutcomes, TaskKind, task_kind, unknown
-from coditect.model.strategy import Strategy
-from coditect.registry.selection.assignment import assign
-from coditect.registry.selection.expectation import EXPLORE_EVERY
-from coditect.registry.selection.strategies import adaptive
+from coditect.model.capability import Strategy
+from coditect.model.prediction import RecentOutcomes, TaskKind, task_kind, unknown
+from coditect.registry.scoring import EXPLORE_EVERY, adaptive, assign
 from coditect.testing import TestFleet
 from tests.unit.registry.fleets import KIND
 from tests.unit.registry.samples import make_record
@@ -72,6 +70,7 @@ async def mean_seconds(renderers: Sequence[Renderer], strategy: Strategy, *, per
     return statistics.mean(took)
 
 
+@pytest.mark.proof
 async def test_adaptive_beats_others_where_one_is_slow_and_one_fails() -> None:
     took = {
         strategy: await mean_seconds(SLOW_AND_FLAKY, strategy, per_second=60)
@@ -90,6 +89,7 @@ async def test_adaptive_is_as_good_as_least_busy_where_all_are_alike() -> None:
     assert learned < 1.05 * least_busy
 
 
+@pytest.mark.proof
 async def test_recovered_agent_gets_its_share_again() -> None:
     well = Renderer("well", 50).agent()
     moment = {"milliseconds": 500.0}
@@ -122,7 +122,7 @@ def recent(kind: TaskKind, *, attempts: float = 20, ms: float = 50, success: flo
     return RecentOutcomes(kind, attempts, ms, success)
 
 
-def test_kinds_of_input_are_learned_apart() -> None:
+def test_agents_are_chosen_by_what_was_learned_of_the_kind_of_input_and_new_ones_as_the_best() -> None:
     small, large = KIND, task_kind("code.review", 100_000)
     sprinter = make_record("sprinter", recent=(recent(small, ms=5), recent(large, ms=900)))
     carrier = make_record("carrier", recent=(recent(small, ms=50), recent(large, ms=90)))
@@ -131,8 +131,6 @@ def test_kinds_of_input_are_learned_apart() -> None:
 
     assert chosen == [sprinter, carrier]
 
-
-def test_new_agent_is_expected_to_be_as_good_as_the_best() -> None:
     known = [
         make_record("a", recent=(recent(KIND, ms=50),), running=1),
         make_record("b", recent=(recent(KIND, ms=80),)),
@@ -142,7 +140,7 @@ def test_new_agent_is_expected_to_be_as_good_as_the_best() -> None:
     assert adaptive([*known, new], KIND, turn=1, chance=0.0) == new
 
 
-def test_one_choice_in_twenty_tries_the_agents_by_turns() -> None:
+def test_one_choice_in_twenty_tries_the_agents_by_turns_also_in_a_batch() -> None:
     records = [make_record(name, recent=(recent(KIND, ms=ms),)) for name, ms in (("a", 1), ("b", 99), ("c", 999))]
 
     chosen = [adaptive(records, KIND, turn=turn, chance=0.0) for turn in range(60 * EXPLORE_EVERY)]
@@ -153,11 +151,9 @@ def test_one_choice_in_twenty_tries_the_agents_by_turns() -> None:
         "c": 20,
     }
 
+    roomy = [make_record(name, slots=40, recent=(recent(KIND, ms=ms),)) for name, ms in (("a", 1), ("b", 999))]
 
-def test_batch_tries_the_agent_of_each_twentieth_turn_once() -> None:
-    records = [make_record(name, slots=40, recent=(recent(KIND, ms=ms),)) for name, ms in (("a", 1), ("b", 999))]
-
-    given = assign(records, EXPLORE_EVERY, Strategy.ADAPTIVE, KIND, turn=EXPLORE_EVERY - 5)
+    given = assign(roomy, EXPLORE_EVERY, Strategy.ADAPTIVE, KIND, turn=EXPLORE_EVERY - 5)
 
     assert Counter(given) == {"a": EXPLORE_EVERY - 1, "b": 1}
 

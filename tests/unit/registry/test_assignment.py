@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.broker.topology import agent_queues
+from coditect.model.capability import Strategy, Wanted
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus
-from coditect.model.strategy import Strategy, Wanted
-from coditect.registry.selection.assignment import INBOX_SLOTS, assign, room
-from coditect.registry.selection.scoring import LOAD_BALANCED, Scale, score
+from coditect.registry.scoring import INBOX_SLOTS, LOAD_BALANCED, Scale, assign, room, score
 from tests.unit.registry.fleets import KIND, records_of_any_kind, some_wanted
 from tests.unit.registry.samples import make_record
 
@@ -138,11 +137,15 @@ def test_equals_are_not_always_begun_with_the_same() -> None:
     assert first == ["a", "b", "c"]
 
 
-def test_room_is_what_the_inbox_holds() -> None:
+def test_room_is_what_the_inbox_holds_and_without_it_nobody_gets_anything() -> None:
     inbox = agent_queues(AgentId("a"), slots=7).queues[0]
 
     assert inbox.max_length == 7 * INBOX_SLOTS
     assert room(make_record("a", slots=7)) == inbox.max_length
+
+    full = make_record("full", slots=2, running=4)
+
+    assert assign([full, replace(full, lease_ms=0)], 2, Strategy.BEST_MATCH, KIND) == (None, None)
 
 
 def takes_work(record: AgentRecord, records: list[AgentRecord]) -> bool:
@@ -150,9 +153,3 @@ def takes_work(record: AgentRecord, records: list[AgentRecord]) -> bool:
     ready = [one for one in living if one.load.status in (AgentStatus.IDLE, AgentStatus.BUSY)]
     starting = [one for one in living if one.load.status is AgentStatus.STARTING]
     return record in (ready or starting)
-
-
-def test_agent_without_room_gets_nothing() -> None:
-    full = make_record("full", slots=2, running=4)
-
-    assert assign([full, replace(full, lease_ms=0)], 2, Strategy.BEST_MATCH, KIND) == (None, None)

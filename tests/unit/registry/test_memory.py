@@ -6,8 +6,9 @@ import pytest
 
 from coditect.errors import RegistryUnavailable
 from coditect.model.ids import AgentId
+from coditect.registry import memory
 from coditect.registry.memory import MemoryRegistry
-from coditect.registry.port import Search
+from coditect.registry.port import GONE_SECONDS, Search
 from tests.unit.registry.samples import IDLE, make_registration
 
 A = AgentId("reviewer-0000000a")
@@ -36,16 +37,20 @@ async def test_lease_lapses_by_the_injected_time_at_its_very_end() -> None:
     assert after is None
 
 
-async def test_renewed_lease_counts_from_the_renewal() -> None:
+async def test_agents_that_went_away_are_kept_for_a_day_and_no_more_than_the_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     time = Time()
     registry = MemoryRegistry(now=time)
-    await registry.register(make_registration(), IDLE, lease_seconds=3)
-    time.seconds += 2
+    monkeypatch.setattr(memory, "MOST_GONE", 2)
+    for number in range(3):
+        await registry.register(make_registration(f"a-{number}"), IDLE, lease_seconds=3)
+        time.seconds += 4
+    kept = await registry.gone()
+    time.seconds += GONE_SECONDS - 3
 
-    await registry.renew(A, IDLE, lease_seconds=3)
-
-    time.seconds += 2
-    assert await registry.get(A) is not None
+    assert [record.agent_id for record in kept] == ["a-1", "a-2"]
+    assert [record.agent_id for record in await registry.gone()] == ["a-2"]
 
 
 async def test_failing_registry_refuses_every_call_and_writes_nothing() -> None:

@@ -9,19 +9,19 @@ import pytest
 
 from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
+from coditect.model.capability import ANYTHING, Strategy, Wanted
 from coditect.model.ids import AgentId
-from coditect.model.recent import RecentOutcomes, task_kind
+from coditect.model.prediction import RecentOutcomes, task_kind
 from coditect.model.registration import AgentRecord
-from coditect.model.strategy import ANYTHING, Strategy, Wanted
+from coditect.registry import selector as selector_module
 from coditect.registry.memory import MemoryRegistry
 from coditect.registry.port import Search
-from coditect.registry.selection import selector as selector_module
-from coditect.registry.selection.selector import GLANCE, Pick, Selector
+from coditect.registry.selector import TASKS_PER_LOOKUP, Pick, Selector
 from tests.support import eventually
 from tests.unit.registry.samples import IDLE, REVIEW, make_registration
 
 CAPABILITY = REVIEW.name
-BYTES = 100
+BODY = b"0" * 100
 """The size of a task's input."""
 
 
@@ -61,14 +61,12 @@ async def selector(registry: CountingRegistry) -> AsyncIterator[Selector]:
 
 
 async def picks(selector: Selector, many: int, strategy: Strategy | None) -> Counter[AgentId | None]:
-    return Counter(
-        [agent_of(await selector.pick(CAPABILITY, strategy, ANYTHING, body_bytes=BYTES)) for _ in range(many)]
-    )
+    return Counter([agent_of(await selector.pick(CAPABILITY, strategy, ANYTHING, body=BODY)) for _ in range(many)])
 
 
 async def batch(selector: Selector, many: int, strategy: Strategy | None, *, size: int = 500) -> list[AgentId | None]:
     sequence = selector.batch(CAPABILITY, strategy, ANYTHING, many=size)
-    return [agent_of(await sequence.next(BYTES)) for _ in range(many)]
+    return [agent_of(await sequence.next(BODY)) for _ in range(many)]
 
 
 def agent_of(pick: Pick | None) -> AgentId | None:
@@ -76,7 +74,7 @@ def agent_of(pick: Pick | None) -> AgentId | None:
 
 
 async def learnt(selector: Selector, registry: CountingRegistry) -> None:
-    assert selector.follow(task_kind(CAPABILITY, BYTES)) is None
+    assert await selector.pick(CAPABILITY, None, ANYTHING, body=BODY) is None
     await eventually(lambda: selector._known.get(CAPABILITY) is not None)
 
 
@@ -86,7 +84,7 @@ async def test_many_picks_are_one_read_of_the_registry(
 ) -> None:
     await registry.fleet(4, 4)
 
-    many = await asyncio.gather(*(selector.pick(CAPABILITY, strategy, ANYTHING, body_bytes=BYTES) for _ in range(50)))
+    many = await asyncio.gather(*(selector.pick(CAPABILITY, strategy, ANYTHING, body=BODY) for _ in range(50)))
 
     assert {agent_of(pick) for pick in many} == {"a0", "a1"}
     assert registry.finds == {CAPABILITY: 1}
@@ -101,7 +99,7 @@ async def test_picks_from_one_read_do_not_all_go_to_the_same(selector: Selector,
 async def test_what_is_old_is_read_again(
     selector: Selector, registry: CountingRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(selector_module, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(selector_module, "FRESH_ENTRY_SECONDS", 0.0)
     await registry.fleet(4)
     await picks(selector, 3, Strategy.LEAST_BUSY)
 
@@ -114,7 +112,7 @@ async def test_turns_are_the_fleet_s_own_for_single_picks(selector: Selector, re
         other = Selector(registry, SystemClock(), background)
 
         turns = [
-            agent_of(await one.pick(CAPABILITY, Strategy.ROUND_ROBIN, ANYTHING, body_bytes=BYTES))
+            agent_of(await one.pick(CAPABILITY, Strategy.ROUND_ROBIN, ANYTHING, body=BODY))
             for _ in range(6)
             for one in (selector, other)
         ]
@@ -154,11 +152,11 @@ async def test_batch_that_goes_on_looks_again(
 ) -> None:
     await registry.fleet(2)
     sequence = selector.batch(CAPABILITY, Strategy.LEAST_BUSY, ANYTHING, many=100)
-    first = [await sequence.next(BYTES) for _ in range(5)]
-    monkeypatch.setattr(selector_module, "FRESH_SECONDS", 0.0)
+    first = [await sequence.next(BODY) for _ in range(5)]
+    monkeypatch.setattr(selector_module, "FRESH_ENTRY_SECONDS", 0.0)
 
     assert first[-1] is None
-    assert agent_of(await sequence.next(BYTES)) == "a0"
+    assert agent_of(await sequence.next(BODY)) == "a0"
 
 
 async def test_adaptive_batch_chooses_again_when_the_inputs_size_changes(
@@ -173,7 +171,7 @@ async def test_adaptive_batch_chooses_again_when_the_inputs_size_changes(
     selector._turns[CAPABILITY] = 1
     sequence = selector.batch(CAPABILITY, Strategy.ADAPTIVE, ANYTHING, many=4)
 
-    chosen = [agent_of(await sequence.next(size)) for size in (100, 100, 9_000, 9_000, 100)]
+    chosen = [agent_of(await sequence.next(b"0" * size)) for size in (100, 100, 9_000, 9_000, 100)]
 
     assert chosen == ["sprinter", "sprinter", "carrier", "carrier", "sprinter"]
     assert registry.finds == {CAPABILITY: 1}
@@ -204,11 +202,11 @@ async def test_batch_without_a_strategy_follows_its_capability_once_that_is_know
 ) -> None:
     await registry.fleet(2, 4, asks=Strategy.LEAST_BUSY)
     sequence = selector.batch(CAPABILITY, None, ANYTHING, many=100)
-    first = [await sequence.next(BYTES) for _ in range(GLANCE)]
+    first = [await sequence.next(BODY) for _ in range(TASKS_PER_LOOKUP)]
     await eventually(lambda: registry.finds[CAPABILITY])
 
-    assert first == [None] * GLANCE
-    assert Counter([agent_of(await sequence.next(BYTES)) for _ in range(20)]) == {"a0": 4, "a1": 8, None: 8}
+    assert first == [None] * TASKS_PER_LOOKUP
+    assert Counter([agent_of(await sequence.next(BODY)) for _ in range(20)]) == {"a0": 4, "a1": 8, None: 8}
 
 
 async def test_strategy_of_a_call_comes_before_its_capability_s(selector: Selector, registry: CountingRegistry) -> None:
@@ -234,7 +232,7 @@ async def test_what_is_wanted_is_the_best_match(selector: Selector, registry: Co
     await registry.fleet(4, 4)
     await registry.register(make_registration("b0", tags=frozenset({"gpu"})), IDLE, lease_seconds=60)
 
-    assert agent_of(await selector.pick(CAPABILITY, None, Wanted(tags={"gpu"}), body_bytes=BYTES)) == "b0"
+    assert agent_of(await selector.pick(CAPABILITY, None, Wanted(tags={"gpu"}), body=BODY)) == "b0"
 
 
 @pytest.mark.parametrize("strategy", [None, *Strategy])
@@ -266,7 +264,7 @@ async def test_what_was_learnt_too_long_ago_is_not_gone_by(
     await learnt(selector, registry)
     monkeypatch.setattr(selector_module, "LEARN_SECONDS", 0.0)
 
-    assert selector.follow(task_kind(CAPABILITY, BYTES)) is None
+    assert await selector.pick(CAPABILITY, None, ANYTHING, body=BODY) is None
 
 
 async def test_task_whose_end_is_known_does_not_count_any_more(selector: Selector, registry: CountingRegistry) -> None:
@@ -274,7 +272,7 @@ async def test_task_whose_end_is_known_does_not_count_any_more(selector: Selecto
     await registry.register(make_registration("b0", tags=frozenset({"gpu"}), slots=1), IDLE, lease_seconds=60)
 
     for _ in range(20):
-        pick = await selector.pick(CAPABILITY, None, Wanted(tags={"gpu"}), body_bytes=BYTES)
+        pick = await selector.pick(CAPABILITY, None, Wanted(tags={"gpu"}), body=BODY)
         assert pick is not None
         assert pick.agent_id == "b0"
         pick.over(None)
@@ -292,6 +290,6 @@ async def test_capability_that_begins_to_ask_is_followed_in_time(
     await registry.fleet(4, asks=Strategy.LEAST_BUSY)
 
     async def followed() -> bool:
-        return agent_of(await selector.pick(CAPABILITY, None, ANYTHING, body_bytes=BYTES)) == "a0"
+        return agent_of(await selector.pick(CAPABILITY, None, ANYTHING, body=BODY)) == "a0"
 
     await eventually(followed)

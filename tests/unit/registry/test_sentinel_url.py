@@ -7,7 +7,7 @@ from redis.asyncio import SSLConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
 
 from coditect.errors import RegistryUnavailable, SetupError
-from coditect.registry.connection import RedisConnection
+from coditect.registry.redis import RedisConnection
 
 
 def connection(url: str) -> RedisConnection:
@@ -20,11 +20,7 @@ async def test_sentinels_the_masters_name_and_the_sign_in_are_read() -> None:
     pool = made.redis.connection_pool
     assert isinstance(pool, SentinelConnectionPool)
     places = [one.connection_pool.connection_kwargs for one in pool.sentinel_manager.sentinels]
-    assert [(place["host"], place["port"]) for place in places] == [
-        ("one", 26380),
-        ("two", 26379),
-        ("::1", 26381),
-    ]
+    assert [(place["host"], place["port"]) for place in places] == [("one", 26380), ("two", 26379), ("::1", 26381)]
     assert pool.service_name == "mymaster"
     wanted = {"db": 3, "username": "user", "password": "p@ss"}
     assert {name: pool.connection_kwargs[name] for name in wanted} == wanted

@@ -9,8 +9,8 @@ import pytest
 
 from coditect import Breaker
 from coditect.errors import BreakerOpen, InputError
-from coditect.model.limits.breaker import BreakerState
-from coditect.resilience.breaker import CircuitBreaker
+from coditect.model.limits import BreakerState
+from coditect.resilience.breakers import CircuitBreaker
 from coditect.testing import TestFleet
 
 
@@ -160,21 +160,15 @@ async def test_one_probe_is_made_at_a_time_and_its_success_closes_the_breaker(ti
     await succeed(one)
 
 
-async def test_a_failed_probe_opens_the_breaker_for_another_interval(time: Time) -> None:
+@pytest.mark.parametrize("error", [OSError(), asyncio.CancelledError()], ids=["failed", "canceled"])
+async def test_a_probe_without_success_leaves_the_breaker_open_and_the_next_interval_has_another(
+    time: Time, error: BaseException
+) -> None:
     one = await opened(time)
     time.now += 10
 
-    await fail(one)
-
+    await fail(one, error)
     assert one.wait_seconds == 10
-    await fail(one, BreakerOpen("as before"))
-
-
-async def test_a_canceled_probe_leaves_the_breaker_open_and_the_next_interval_has_another(time: Time) -> None:
-    one = await opened(time)
-    time.now += 10
-
-    await fail(one, asyncio.CancelledError())
     with pytest.raises(BreakerOpen):
         await succeed(one)
     time.now += 10

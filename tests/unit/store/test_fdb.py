@@ -1,4 +1,4 @@
-"""The FoundationDB adapter against a stub of its binding: codes, options, the retry loop."""
+"""The FoundationDB adapter against a stub of its binding: codes, options, retries, and early begins."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import asyncio
 import importlib
 import re
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
 from coditect.errors import CoditectError
 from dispatcher.store import errors
-from dispatcher.store.binding import load_binding
-from dispatcher.store.fdb import API_VERSION, FdbDatabase, FdbSettings, translated
+from dispatcher.store.errors import StoreUnavailable
+from dispatcher.store.fdb import API_VERSION, FdbDatabase, FdbSettings, load_binding, translated
 from dispatcher.store.fdb_backing import MOST_RANGES
-from dispatcher.store.transaction import Transaction, read_counter
+from dispatcher.store.limits import RUN_SECONDS
+from dispatcher.store.retry import EarlierTries
+from dispatcher.store.transaction import KeyValue, Transaction, read_counter
 from tests import fdb_stub
 from tests.fdb_stub import FDBError, FdbStub
 
@@ -32,13 +36,13 @@ def add_once(tr: Transaction, request: bytes) -> None:
         tr.add(KEY, 1)
 
 
-async def test_it_opens_the_named_cluster_with_the_api_version_of_the_binding() -> None:
-    stub = FdbStub()
+async def test_it_opens_the_named_cluster_with_the_api_version_of_the_binding_once_for_a_process() -> None:
+    stub, settings = FdbStub(), FdbSettings(cluster_file="/etc/fdb.cluster")
+    async with FdbDatabase(settings, binding=stub) as one, FdbDatabase(settings, binding=stub) as other:
+        await one.run(lambda tr: tr.set(b"a", b"1"))
+        assert await other.read(lambda tr: tr.get(b"a")) == b"1"
 
-    async with FdbDatabase(FdbSettings(cluster_file="/etc/fdb.cluster"), binding=stub):
-        pass
-
-    assert (stub.version, stub.opened) == (API_VERSION, ["/etc/fdb.cluster"])
+    assert (stub.version, stub.opened[0]) == (API_VERSION, "/etc/fdb.cluster")
     assert fdb.LATEST_API_VERSION == API_VERSION
     assert stub.options.chosen == []
 
@@ -52,7 +56,6 @@ async def test_tls_is_chosen_before_the_cluster_is_opened() -> None:
         tls_password="secret",
         tls_verify_peers="Check.Valid=1",
     )
-
     async with FdbDatabase(settings, binding=stub):
         pass
 
@@ -65,30 +68,20 @@ async def test_tls_is_chosen_before_the_cluster_is_opened() -> None:
     ]
 
 
-async def test_two_databases_of_one_process_share_the_binding() -> None:
-    stub = FdbStub()
-
-    async with FdbDatabase(binding=stub) as one, FdbDatabase(binding=stub) as other:
-        await one.run(lambda tr: tr.set(b"a", b"1"))
-        assert await other.read(lambda tr: tr.get(b"a")) == b"1"
-
-
-async def test_a_missing_library_is_a_matter_of_set_up() -> None:
-    with pytest.raises(errors.StoreMisconfigured, match="client package") as refused:
-        await FdbDatabase(binding=FdbStub(has_library=False)).__aenter__()
-
-    assert "Unable to locate" in str(refused.value)
-
-
-async def test_another_api_version_of_the_process_is_a_matter_of_set_up() -> None:
-    with pytest.raises(errors.StoreMisconfigured, match="already loaded"):
-        await FdbDatabase(binding=FdbStub(version=710)).__aenter__()
+@pytest.mark.parametrize(
+    ("stub", "words"),
+    [(FdbStub(has_library=False), ["client package", "Unable to locate"]), (FdbStub(version=710), ["already loaded"])],
+    ids=["no library", "another API version"],
+)
+async def test_a_binding_that_cannot_be_used_is_a_matter_of_set_up(stub: FdbStub, words: list[str]) -> None:
+    with pytest.raises(errors.StoreMisconfigured) as refused:
+        await FdbDatabase(binding=stub).__aenter__()
+    assert all(one in str(refused.value) for one in words)
 
 
 async def test_a_cluster_that_does_not_answer_is_unavailable() -> None:
     stub = FdbStub()
     stub.failures.append(("read", 1031))
-
     with pytest.raises(errors.StoreUnavailable):
         await FdbDatabase(binding=stub).__aenter__()
 
@@ -156,32 +149,19 @@ async def test_a_transaction_that_never_comes_through_ends_in_time() -> None:
             await database.run(lambda tr: tr.set(b"a", b""))
 
 
-async def test_the_loop_is_free_while_a_transaction_waits() -> None:
+@pytest.mark.parametrize("canceled", [False, True])
+async def test_the_loop_is_free_while_a_transaction_waits_also_canceled(canceled: bool) -> None:
     stub = FdbStub()
     async with FdbDatabase(binding=stub) as database:
         with stub.lock:  # as if the cluster took its time
-            waiting = asyncio.create_task(database.run(lambda tr: tr.set(b"a", b"1")))
-            for _ in range(5):
-                await asyncio.sleep(0)
-            assert not waiting.done()
-        await waiting
-
-        assert await database.read(lambda tr: tr.get(b"a")) == b"1"
-
-
-async def test_canceled_caller_goes_on_when_its_commit_is_decided() -> None:
-    stub = FdbStub()
-    async with FdbDatabase(binding=stub) as database:
-        with stub.lock:
             running = asyncio.create_task(database.run(lambda tr: tr.set(b"a", b"1")))
             await asyncio.wait({running}, timeout=0.1)
-            running.cancel()
-            await asyncio.wait({running}, timeout=0.1)
-            undecided = not running.done()
-        with pytest.raises(asyncio.CancelledError):
+            if canceled:
+                running.cancel()
+                await asyncio.wait({running}, timeout=0.1)
+            assert not running.done()
+        with pytest.raises(asyncio.CancelledError) if canceled else nullcontext():
             await running
-
-        assert undecided
         assert await database.read(lambda tr: tr.get(b"a")) == b"1"
 
 
@@ -200,16 +180,12 @@ async def test_transaction_that_is_canceled_before_a_thread_has_it_is_not_run() 
     assert begun == []
 
 
-def test_every_code_has_a_meaning() -> None:
+def test_every_code_has_a_meaning_and_every_numbered_error_of_ours_is_mapped_from_its_number() -> None:
     meant = [translated(FDBError(code)) for code in range(1, 5000)]
-
     assert all(isinstance(one, CoditectError) and type(one) is not CoditectError for one in meant)
 
-
-def test_every_numbered_error_of_ours_is_mapped_from_its_number() -> None:
     tree = importlib.import_module("dispatcher.store.errors").__doc__ or ""
     numbered = re.findall(r"── (\w+) +(\d{4}) ", tree)
-
     assert len(numbered) == 9
     for name, code in numbered:
         assert type(translated(FDBError(int(code)))).__name__ == name
@@ -284,7 +260,7 @@ AFTER = KEY + b"\1"
         (b"d", lambda tr: tr.snapshot.get_ranges([(b"d", b"d\xff")]), 1),
     ],
 )
-async def test_what_is_read_ahead_conflicts_only_once_it_is_read(
+async def test_read_ahead_conflicts_late(
     written: bytes, read: Callable[[Transaction], object] | None, tries: int
 ) -> None:
     async with FdbDatabase(binding=FdbStub()) as database:
@@ -354,3 +330,280 @@ async def test_client_is_not_asked_again_for_what_was_read_ahead(monkeypatch: py
 
     begins = [begin for begin, _ in ranges]
     assert asked == [KEY, *begins, *[b"other"] * 4, *begins[:-MOST_RANGES]]
+
+
+BEHIND = (KEY + b"\1", KEY + b"\xff")
+
+
+def count(tr: Transaction) -> bytes | None:
+    """Read a key, and a range beside it, write both, and announce that the next transaction does so, too."""
+    tr.read_next([KEY], [BEHIND], limit=1)
+    tr.read_ahead([KEY], [BEHIND], limit=1)
+    tr.get_range(*BEHIND, limit=1)
+    tr.set(b"last", tr.get(KEY) or b"")
+    tr.set(KEY, (tr.get(KEY) or b"") + b"1")
+    return tr.get(KEY)
+
+
+@pytest.fixture
+def stub() -> FdbStub:
+    return FdbStub()
+
+
+@pytest.fixture
+async def database(stub: FdbStub, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FdbDatabase]:
+    """A database whose next transaction has begun early, and has the count 11."""
+    monkeypatch.setattr("dispatcher.store.fdb.EARLY_BEGIN_SECONDS", 60.0)
+    monkeypatch.setattr("dispatcher.store.fdb.FRESH_SECONDS", 60.0)
+    async with FdbDatabase(binding=stub) as opened:
+        for _ in range(2):
+            await opened.run(count)
+        await asyncio.sleep(0)
+        yield opened
+
+
+@pytest.fixture
+async def other(stub: FdbStub) -> AsyncIterator[FdbDatabase]:
+    async with FdbDatabase(binding=stub) as opened:
+        yield opened
+
+
+async def test_announced_is_not_asked(stub: FdbStub, database: FdbDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[object]()
+    for name in ("get", "get_range", "get_read_version"):
+        monkeypatch.setattr(fdb_stub._TransactionRead, name, lambda _, *what: asked.append(what))
+
+    def body(tr: Transaction) -> bytes | None:
+        tr.read_ahead([KEY], [BEHIND], limit=1)
+        tr.get_range(*BEHIND, limit=1)
+        value = tr.get(KEY)
+        tr.set(b"last", value or b"")
+        return value
+
+    assert (await database.run(body), asked) == (b"11", [])
+    assert stub.disk.values[b"last"] == b"11"
+
+
+async def is_early(database: FdbDatabase, stub: FdbStub) -> bool:
+    """Tell whether the next transaction has begun early, by running it."""
+    before = stub.versions_asked
+    await asyncio.sleep(0)
+    await database.run(lambda tr: tr.get(b"unwritten"))
+    return stub.versions_asked == before
+
+
+@pytest.mark.parametrize("keys", [(), (KEY,)])
+@pytest.mark.parametrize(
+    ("write", "value", "pairs"),
+    [
+        (lambda tr: tr.set(KEY, b"mine"), b"mine", [(KEY, b"mine"), (KEY + b"\1", b"")]),
+        (lambda tr: tr.clear(KEY), None, [(KEY + b"\1", b"")]),
+        (lambda tr: tr.clear_range(KEY, KEY + b"\xff"), None, []),
+        (lambda tr: tr.set(KEY + b"\2", b"mine"), b"11", [(KEY, b"11"), (KEY + b"\1", b""), (KEY + b"\2", b"mine")]),
+    ],
+)
+async def test_what_the_function_wrote_is_read_in_place_of_what_was_announced(
+    stub: FdbStub,
+    database: FdbDatabase,
+    keys: tuple[bytes, ...],
+    write: Callable[[Transaction], None],
+    value: bytes | None,
+    pairs: list[KeyValue],
+) -> None:
+    whole = (KEY, KEY + b"\xff")
+
+    def announce(tr: Transaction) -> None:
+        tr.read_next(keys, [whole])
+        tr.set(KEY + b"\1", b"")
+
+    def body(tr: Transaction) -> tuple[bytes | None, list[KeyValue]]:
+        write(tr)
+        return tr.get(KEY), tr.get_range(*whole)
+
+    await database.run(announce)
+    asked = stub.versions_asked
+    await asyncio.sleep(0)
+
+    assert await database.run(body) == (value, pairs)
+    assert stub.versions_asked == asked
+
+
+@pytest.mark.parametrize(
+    ("key", "read"),
+    [
+        (KEY, lambda tr: tr.get(KEY)),
+        (KEY, lambda tr: tr.snapshot.get(KEY)),
+        (KEY, count),
+        (b"elsewhere", lambda tr: tr.snapshot.get(b"elsewhere")),
+        (b"elsewhere", lambda tr: tr.snapshot.get_many([b"elsewhere"])[0]),
+        (BEHIND[0], lambda tr: tr.get_range(*BEHIND, limit=1)[0][1]),
+        (BEHIND[0], lambda tr: tr.snapshot.get_range(*BEHIND, limit=1)[0][1]),
+        (BEHIND[0], lambda tr: tr.snapshot.get_ranges([BEHIND])[0][0][1]),
+    ],
+)
+async def test_what_another_process_changed_since_the_last_commit_is_seen(
+    database: FdbDatabase, other: FdbDatabase, key: bytes, read: Callable[[Transaction], bytes | None]
+) -> None:
+    for value in (b"others", b"others too"):
+        await other.run(lambda tr: tr.set(key, value))  # noqa: B023
+
+        assert (await database.run(read) or b"").startswith(value)
+        await database.run(count)
+        await asyncio.sleep(0)
+    assert database.repeats.keys() <= {1020}
+
+
+async def test_what_was_committed_in_one_batch_with_us_is_seen(stub: FdbStub, database: FdbDatabase) -> None:
+    stub.batched.append([("set", KEY, b"others")])
+    await database.run(count)
+
+    assert await database.run(count) == b"others1"
+
+
+@pytest.mark.parametrize("read", [FdbDatabase.read, FdbDatabase.ask])
+async def test_a_question_is_of_now(database: FdbDatabase, other: FdbDatabase, read: Callable[..., object]) -> None:
+    await other.run(lambda tr: tr.set(KEY, b"others"))
+
+    assert await read(database, lambda tr: tr.get(KEY)) == b"others"  # type: ignore[misc]
+    assert database.repeats == {}
+
+
+async def test_function_that_raised_on_old_state_runs_again(database: FdbDatabase, other: FdbDatabase) -> None:
+    tries = list[int]()
+
+    def refuse(tr: Transaction) -> str:
+        tries.append(tr.earlier.count)
+        if tr.get(KEY) == b"11":
+            raise LookupError
+        return "done"
+
+    await other.run(lambda tr: tr.set(KEY, b"others"))
+
+    assert await database.run(refuse) == "done"
+    await database.run(lambda tr: tr.set(KEY, b"11"))
+    with pytest.raises(LookupError):
+        await database.run(refuse)
+    assert tries == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("place", "code", "tries", "waited"),
+    [
+        ("committed", 1021, [0, 1], [1021]),
+        ("committed", 1039, [0, 1], [1039]),
+        ("commit", 1007, [0, 0], []),
+        ("commit", 1020, [0, 0], []),
+        ("commit", 2101, [0, 0], []),
+    ],
+)
+async def test_what_began_early_is_an_earlier_try_only_if_it_may_be_committed(
+    stub: FdbStub, database: FdbDatabase, place: str, code: int, tries: list[int], waited: list[int]
+) -> None:
+    found = list[int]()
+
+    def note(tr: Transaction) -> None:
+        found.append(tr.earlier.count)
+        tr.set(b"noted", b"")
+
+    stub.failures.append((place, code))
+    await database.run(note)
+
+    assert (found, stub.recovered) == (tries, waited)
+    assert database.repeats == {code: 1}
+
+
+async def test_tries_before_one_that_began_early_count(database: FdbDatabase) -> None:
+    tries = list[int]()
+
+    def note(tr: Transaction) -> None:
+        tries.append(tr.earlier.count)
+        tr.set(b"noted", b"")
+
+    await database._attempt(note, EarlierTries(count=2))
+
+    assert tries == [2]
+
+
+async def test_every_transaction_has_a_time_limit(stub: FdbStub, database: FdbDatabase, other: FdbDatabase) -> None:
+    stub.begun.clear()
+    await other.run(lambda tr: tr.set(KEY, b"others"))
+    await database.run(count)
+
+    limits = [milliseconds for one in stub.begun for name, milliseconds in one.options.chosen if name == "set_timeout"]
+    assert len(limits) == len(stub.begun) == 2  # the one that began early was begun before
+    assert all(0 < milliseconds <= RUN_SECONDS * 1000 for milliseconds in limits)
+
+
+async def test_closed_database_begins_nothing_and_a_reopened_one_anew(stub: FdbStub, database: FdbDatabase) -> None:
+    failures = list[object]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    await database.run(count)
+    await database.__aexit__(None, None, None)
+    begun = len(stub.begun)
+    await asyncio.sleep(0)
+
+    assert (len(stub.begun), failures) == (begun, [])
+    with pytest.raises(StoreUnavailable):
+        await database.run(count)
+    async with database:
+        assert not await is_early(database, stub)
+
+
+async def test_transactions_begin_early_after_one_that_failed_too(stub: FdbStub, database: FdbDatabase) -> None:
+    def fail(_: Transaction) -> None:
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await database.run(fail)
+    await database.run(count)
+
+    assert await is_early(database, stub)
+
+
+async def test_rare_transactions_begin_late(
+    stub: FdbStub, database: FdbDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic() + 61
+    monkeypatch.setattr("dispatcher.store.fdb.time.monotonic", lambda: now)
+    await database.run(count)
+    seldom = await is_early(database, stub)
+    await database.run(count)
+
+    assert (seldom, await is_early(database, stub)) == (False, True)
+
+
+@pytest.mark.parametrize("case", ["a commit of nothing", "EARLY_BEGIN_SECONDS", "FRESH_SECONDS", "only reads"])
+async def test_no_transaction_begins_at_a_version_that_may_be_old(
+    database: FdbDatabase, other: FdbDatabase, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    match case:
+        case "a commit of nothing":
+            await database.run(lambda tr: tr.set(b"unread", b""))  # takes the one that has begun
+            await database.run(lambda tr: tr.read_next([KEY]))
+        case "only reads":
+            now = time.monotonic() + 61
+            monkeypatch.setattr("dispatcher.store.fdb.time.monotonic", lambda: now)
+            await database.read(lambda tr: tr.get(KEY))
+        case _:
+            monkeypatch.setattr(f"dispatcher.store.fdb.{case}", -1.0)
+            await database.run(count)
+    await asyncio.sleep(0)
+    await other.run(lambda tr: tr.set(KEY, b"others"))
+    assert await database.run(count) == b"others1"
+    assert database.repeats == {}
+
+
+async def test_no_transaction_begins_early_while_another_runs(database: FdbDatabase, other: FdbDatabase) -> None:
+    loop = asyncio.get_running_loop()
+
+    def around(tr: Transaction) -> bytes | None:
+        asyncio.run_coroutine_threadsafe(database.run(count), loop).result()
+        return tr.get(b"unwritten")
+
+    await database.run(lambda tr: tr.get(b"unwritten"))  # takes the one that has begun
+    await database.run(around)
+    await asyncio.sleep(0)
+    await other.run(lambda tr: tr.set(KEY, b"others"))
+
+    assert await database.run(count) == b"others1"
+    assert database.repeats == {}

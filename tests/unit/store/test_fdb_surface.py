@@ -8,11 +8,13 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from dispatcher.store.binding import load_binding
+from dispatcher.store.fdb import load_binding
 from tests import fdb_stub
 from tests.fdb_stub import FdbStub
 
@@ -79,3 +81,26 @@ def test_the_module_has_the_functions_of_the_stub() -> None:
     assert list(inspect.signature(fdb.api_version).parameters) == ["ver"]
     assert "create_transaction" in _methods("Database")
     assert {"FDBError", "KeyValue", "Value"} <= {node.name for node in IMPL.body if isinstance(node, ast.ClassDef)}
+
+
+def run(program: str) -> None:
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+
+
+def test_binding_needs_no_native_library_and_leaves_no_importer_behind() -> None:
+    run(
+        "import sys; from dispatcher.store.fdb import load_binding; load_binding(); import fdb.subspace_impl; "
+        "assert all(hasattr(finder, 'find_spec') for finder in sys.meta_path)"
+    )
+
+
+def test_dispatcher_on_another_store_needs_no_binding_and_one_on_foundationdb_says_how_to_install_it() -> None:
+    run(
+        "import sys; sys.modules['fdb'] = None\n"
+        "import dispatcher\n"
+        "from coditect.errors import SetupError, install_command\n"
+        "from dispatcher.store.fdb import FdbDatabase\n"
+        "try: FdbDatabase()\n"
+        "except SetupError as error: assert install_command('fdb') in str(error), error\n"
+        "else: raise AssertionError"
+    )

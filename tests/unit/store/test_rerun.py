@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from chaos.history import Notebook
+from chaos.recorder import RecordedDatabase
 from dispatcher.ledger.definitions import Definitions
 from dispatcher.ledger.effects import NodeKey
-from dispatcher.recorder.history import Notebook
-from dispatcher.recorder.ports import RecordedDatabase
 from dispatcher.store.memory import MemoryDatabase
-from dispatcher.store.transaction import Transaction, read_counter
+from dispatcher.store.transaction import Transaction, write_counter
 from tests.rerun import FIRST_RUNS, THEN_EVERY, Impure, every_function_runs_twice, runs_twice
 
 pytestmark = pytest.mark.once
@@ -25,13 +25,6 @@ pytestmark = pytest.mark.once
 def found() -> Iterator[list[Impure]]:
     with every_function_runs_twice() as found:
         yield found
-
-
-async def test_a_function_that_touches_nothing_else_is_committed_once() -> None:
-    async with MemoryDatabase() as database:
-        await database.run(lambda tr: tr.add(b"count", 1))
-
-        assert read_counter(database.disk.values[b"count"]) == 1
 
 
 async def test_a_cache_that_is_filled_before_the_commit_is_found_though_it_is_the_same_twice() -> None:
@@ -45,31 +38,23 @@ async def test_a_cache_that_is_filled_before_the_commit_is_found_though_it_is_th
             await database.run(fill)
 
 
-async def test_a_function_with_another_outcome_the_second_time_is_found() -> None:
-    numbers = count()
-
-    async with MemoryDatabase() as database:
+@pytest.mark.parametrize("recorded", [False, True])
+async def test_a_function_with_another_outcome_the_second_time_is_found(recorded: bool) -> None:
+    numbers, store = count(), MemoryDatabase()
+    notes = Notebook(lambda: 0.0).of("dispatcher")
+    async with RecordedDatabase(store, notes) if recorded else store as database:
+        await database.run(lambda tr: tr.add(b"count", 1))
         with pytest.raises(Impure, match="returned 0 None, and then 1 None"):
             await database.run(lambda tr: next(numbers))
         with pytest.raises(Impure, match="wrote"):
             await database.run(lambda tr: tr.set(b"a", b"%d" % next(numbers)))
-
-        assert database.disk.values == {}
+        assert store.disk.values == {b"count": write_counter(1)}
 
 
 async def test_a_function_that_needs_the_event_loop_is_found() -> None:
     async with MemoryDatabase() as database:
         with pytest.raises(Impure, match="no running event loop"):
             await database.run(lambda tr: asyncio.get_running_loop().time() > 0)
-
-
-async def test_a_function_is_found_below_the_recorder_of_a_history_too() -> None:
-    numbers = count()
-
-    async with RecordedDatabase(MemoryDatabase(), Notebook(lambda: 0.0).of("dispatcher")) as database:
-        await database.run(lambda tr: tr.add(b"count", 1))
-        with pytest.raises(Impure, match="returned 0 None, and then 1 None"):
-            await database.run(lambda tr: next(numbers))
 
 
 async def test_a_find_that_a_loop_heals_is_kept(found: list[Impure]) -> None:

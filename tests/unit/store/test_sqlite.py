@@ -1,8 +1,9 @@
-"""The SQLite file: who may open it, what damages it, how its writer groups and fails."""
+"""The SQLite file: who may open it, what damages it, how its writer fails, and how it is backed up."""
 
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -12,10 +13,19 @@ from typing import Any
 
 import pytest
 
+from coditect.errors import SetupError
+from coditect.settings.settings import Settings
+from dispatcher.backup import back_up, restore
+from dispatcher.ledger import versions
+from dispatcher.ledger.keyspace import MARKERS
+from dispatcher.ledger.ownership import incarnation
+from dispatcher.ledger.ownership.incarnation import NUMBERS, Incarnation
 from dispatcher.store import errors
+from dispatcher.store.errors import StoreFailed, StoreLocked, StoreMisconfigured
 from dispatcher.store.sqlite import SqliteDatabase
+from dispatcher.store.sqlite import database as sqlite_database
 from dispatcher.store.sqlite.file import APPLICATION_ID, SCHEMA_VERSION, connect, failure
-from dispatcher.store.transaction import Transaction, read_counter
+from dispatcher.store.transaction import Reads, Transaction, read_counter
 
 
 def test_every_code_of_sqlite_has_a_meaning() -> None:
@@ -71,38 +81,25 @@ async def _occupied(
 
 
 async def test_it_is_durable_ordered_and_ours(tmp_path: Path) -> None:
-    path = tmp_path / "folder" / "store.db"
-    async with SqliteDatabase(path) as database:
-        await database.run(lambda tr: tr.set(b"a", b"1"))
-
-    connection = connect(path)
-    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
-    assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
-    assert connection.execute("SELECT * FROM pairs").fetchall() == [(b"a", b"1")]
-    connection.close()
-
-
-async def test_every_commit_is_synced(tmp_path: Path) -> None:
-    opened: list[sqlite3.Connection] = []
+    path, opened, versions = tmp_path / "folder" / "store.db", list[sqlite3.Connection](), list[int]()
 
     def connecting(path: Path) -> sqlite3.Connection:
         opened.append(connect(path))
         return opened[-1]
 
-    async with SqliteDatabase(tmp_path / "store.db", connecting=connecting):
-        full = 2
-        assert opened[0].execute("PRAGMA synchronous").fetchone() == (full,)
-
-
-async def test_versions_go_on_after_reopening(tmp_path: Path) -> None:
-    versions = []
     for _ in range(3):
-        async with SqliteDatabase(tmp_path / "store.db") as database:
-            await database.run(lambda tr: tr.add(b"a", 1))
+        async with SqliteDatabase(path, connecting=connecting) as database:
+            full = 2
+            assert opened[0 if not versions else -1].execute("PRAGMA synchronous").fetchone() == (full,)
+            await database.run(lambda tr: tr.set(b"a", b"1"))
             versions.append(await database.read(lambda tr: tr.get_read_version()))
-
+    connection = connect(path)
     assert versions == [1, 2, 3]
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
+    assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+    assert connection.execute("SELECT * FROM pairs").fetchall() == [(b"a", b"1")]
+    connection.close()
 
 
 def _foreign(path: Path) -> None:
@@ -139,44 +136,16 @@ async def test_a_file_that_is_no_store_is_refused_and_left_as_it_is(tmp_path: Pa
     assert (path.read_bytes() if path.is_file() else b"") == before
 
 
-async def test_callers_share_a_sync(tmp_path: Path) -> None:
+async def test_callers_share_a_sync_and_what_only_reads_costs_none(tmp_path: Path) -> None:
     async with SqliteDatabase(tmp_path / "store.db") as database:
+        await database.run(lambda tr: tr.get(b"a"))
+        assert database.groups == 0
         async with _occupied(database) as first:
             others = [asyncio.create_task(database.run(lambda tr: tr.add(b"count", 1))) for _ in range(50)]
             await asyncio.sleep(0)
         await asyncio.gather(first, *others)
-
         assert database.groups == 1
         assert read_counter(await database.read(lambda tr: tr.get(b"count"))) == 50
-
-
-async def test_a_function_that_raises_leaves_its_neighbours_writes_alone(tmp_path: Path) -> None:
-    async with SqliteDatabase(tmp_path / "store.db") as database:
-
-        def writes(tr: Transaction) -> None:
-            tr.set(b"a", b"1")
-            tr.set(b"b", b"1")
-
-        def raises(tr: Transaction) -> None:
-            tr.clear(b"a")
-            tr.set(b"b", b"2")
-            tr.set(b"c", b"2")
-            raise LookupError
-
-        def sees(tr: Transaction) -> list[tuple[bytes, bytes]]:
-            tr.set(b"d", b"3")
-            return tr.get_range(b"", b"\xff")
-
-        async with _occupied(database) as first:
-            others = [asyncio.create_task(database.run(body)) for body in (writes, raises, sees)]
-            await asyncio.sleep(0)
-        await first
-        _, refused, seen = await asyncio.gather(*others, return_exceptions=True)
-
-        assert isinstance(refused, LookupError)
-        assert seen == [(b"a", b"1"), (b"b", b"1"), (b"d", b"3")]
-        assert await database.read(lambda tr: tr.get_range(b"", b"\xff")) == seen
-        assert database.groups == 1
 
 
 async def test_what_a_group_wrote_is_bounded_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,13 +161,6 @@ async def test_what_a_group_wrote_is_bounded_in_memory(tmp_path: Path, monkeypat
 
         assert database.groups > 1
         assert len(await database.read(lambda tr: [key for key, _ in tr.get_range(b"", b"\xff")])) == 8 * 60
-
-
-async def test_what_only_reads_costs_no_sync(tmp_path: Path) -> None:
-    async with SqliteDatabase(tmp_path / "store.db") as database:
-        await database.run(lambda tr: tr.get(b"a"))
-
-        assert database.groups == 0
 
 
 async def test_readers_do_not_wait_for_the_writer(tmp_path: Path) -> None:
@@ -296,7 +258,7 @@ async def test_a_full_disk_stops_the_store_for_good_and_keeps_what_was_acknowled
         (lambda: ValueError("a bug"), "writer failed"),
     ],
 )
-async def test_a_commit_that_fails_is_acknowledged_to_nobody_and_stops_the_store(
+async def test_a_commit_that_fails_stops_the_store(
     tmp_path: Path, refusal: Callable[[], Exception], words: str
 ) -> None:
     refused = False
@@ -347,3 +309,209 @@ async def test_a_folder_that_cannot_be_made_is_a_matter_of_set_up(tmp_path: Path
 
     with pytest.raises(errors.StoreMisconfigured, match="folder"):
         await SqliteDatabase(tmp_path / "file" / "store.db").__aenter__()
+
+
+async def _damaged(path: Path) -> None:
+    async with SqliteDatabase(path) as database:
+        for number in range(20):
+            await database.run(lambda tr, number=number: tr.set(b"%d" % number, bytes(2000)))  # type: ignore[misc]
+    content = bytearray(path.read_bytes())
+    page = 4096
+    for start in range(3 * page, len(content) - page, page):
+        content[start : start + 100] = b"\xab" * 100
+    path.write_bytes(content)
+
+
+def _opened_and_never_closed(path: Path) -> sqlite3.Connection:
+    """As by a process that was killed: the log is left."""
+    left = connect(path)
+    left.execute("UPDATE state SET version = version + 1")
+    assert path.with_name(path.name + "-wal").stat().st_size
+    return left
+
+
+async def test_a_file_that_was_not_closed_in_order_is_checked_beside_the_work(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    await _damaged(path)
+    left = _opened_and_never_closed(path)
+
+    async with SqliteDatabase(path) as database:
+        failed = await asyncio.wait_for(database.failure(), 20)
+        with pytest.raises(errors.StoreFailed, match="damaged"):
+            await database.read(lambda tr: tr.get(b"0"))
+    left.close()
+
+    assert "damaged" in failed.sentence
+
+
+async def test_only_a_file_not_closed_in_order_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[Path] = []
+    monkeypatch.setattr(sqlite_database, "check_whole", lambda _, path: checked.append(path))
+    path = tmp_path / "store.db"
+    for _ in range(2):
+        async with SqliteDatabase(path) as database:
+            await database.run(lambda tr: tr.set(b"a", b"b"))
+    in_order = list(checked)
+
+    left = _opened_and_never_closed(path)
+    async with SqliteDatabase(path):
+        pass
+    left.close()
+
+    assert (in_order, checked) == ([], [path])
+
+
+async def test_a_long_check_does_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = threading.Event()
+
+    def endless(connection: sqlite3.Connection, _: Path) -> None:
+        begun.set()
+        connection.execute("WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n")
+
+    monkeypatch.setattr(sqlite_database, "check_whole", endless)
+    path = tmp_path / "store.db"
+    async with SqliteDatabase(path):
+        pass
+    left = _opened_and_never_closed(path)
+    async with SqliteDatabase(path) as database:
+        assert await asyncio.to_thread(begun.wait, 20)
+        await database.run(lambda tr: tr.set(b"a", b"b"))
+        assert await database.read(lambda tr: tr.get(b"a")) == b"b"
+    left.close()
+
+
+async def test_questions_keep_no_other_read_waiting(tmp_path: Path) -> None:
+    asked, told = threading.Barrier(3), threading.Event()
+
+    def question(tr: Reads) -> None:
+        asked.wait(20)
+        told.wait(20)
+
+    async with SqliteDatabase(tmp_path / "store.db") as database:
+        questions = [asyncio.create_task(database.ask(question)) for _ in range(2)]
+        await asyncio.to_thread(asked.wait, 20)
+
+        assert await database.read(lambda tr: tr.get(b"a")) is None
+        told.set()
+        await asyncio.gather(*questions)
+
+
+PARTS = 3
+
+
+def write(tr: Transaction, number: int) -> None:
+    for part in range(PARTS):
+        tr.set(b"row-%06d-%d" % (number, part), bytes(300))
+    tr.add(b"count", 1)
+
+
+async def rows_of(path: Path) -> tuple[int, int]:
+    """How many rows there are, and how many transactions wrote them."""
+    async with SqliteDatabase(path) as database:
+        rows, count = await database.read(lambda tr: (tr.get_range(b"row-", b"row-\xff"), tr.get(b"count")))
+    return len(rows), read_counter(count)
+
+
+def settings(path: Path) -> Settings:
+    return Settings(store_url=f"sqlite:{path}")
+
+
+async def test_backup_under_load_is_one_instant_and_holds_nobody_up(tmp_path: Path) -> None:
+    path, copies = tmp_path / "store.db", [tmp_path / "folder" / f"copy{number}.db" for number in range(3)]
+    done = 0
+
+    async def load(database: SqliteDatabase) -> None:
+        nonlocal done
+        while True:
+            await database.run(lambda tr, number=done: write(tr, number))  # type: ignore[misc]
+            done += 1
+
+    async with SqliteDatabase(path) as database:
+        loading = asyncio.create_task(load(database))
+        for target in copies:
+            before = done
+            while done < before + 50:
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(back_up, settings(path), target)
+        loading.cancel()
+
+    counts = [await rows_of(target) for target in copies]
+    assert all(rows == PARTS * count for rows, count in counts)
+    assert 50 <= counts[0][1] < counts[1][1] < counts[2][1] <= done + 1
+    assert {path.name for path in copies[0].parent.iterdir()} >= {path.name for path in copies}
+
+
+async def test_restore_takes_the_copy_keeps_what_was_there_and_begins_a_new_incarnation(tmp_path: Path) -> None:
+    path, copy = tmp_path / "store.db", tmp_path / "copy.db"
+    async with SqliteDatabase(path) as database:
+        await database.run(lambda tr: incarnation.begin(tr, "me", known=0))
+        await database.run(lambda tr: tr.set(MARKERS.pack((0,)), versions.MARKER.pack(("marker", "occasion", 3))))
+        await database.run(lambda tr: write(tr, 1))
+        await asyncio.to_thread(back_up, settings(path), copy)
+        with pytest.raises(StoreLocked, match="Another process owns the store"):
+            await asyncio.to_thread(restore, settings(path), copy)
+        await database.run(lambda tr: write(tr, 2))
+    assert {file.name: file.stat().st_mode & 0o077 for file in (path, copy)} == {path.name: 0, copy.name: 0}
+
+    kept = await asyncio.to_thread(restore, settings(path), copy)
+
+    assert kept is not None
+    assert (await rows_of(path), await rows_of(kept)) == ((PARTS, 1), (2 * PARTS, 2))
+    async with SqliteDatabase(path) as database:
+        found = await database.read(incarnation.current)
+        markers = await database.read(lambda tr: tr.get_range(*MARKERS.range()))
+        begun = await database.run(lambda tr: incarnation.begin(tr, "other", known=0))
+    assert isinstance(found, Incarnation)
+    assert (found.store, found.number > 0, markers) == ("me", True, [])
+    assert (begun.store, begun.floor) == ("me", (found.number + 1) * NUMBERS)
+
+
+async def test_log_that_a_killed_owner_left_stays_with_its_store_and_not_with_the_copy(tmp_path: Path) -> None:
+    path, copy, killed = (tmp_path / name for name in ("store.db", "copy.db", "killed.db"))
+    async with SqliteDatabase(path) as database:
+        await database.run(lambda tr: write(tr, 1))
+        await asyncio.to_thread(back_up, settings(path), copy)
+        await database.run(lambda tr: write(tr, 2))
+        for end in ("", "-wal"):  # as they lie there when the owner is killed now
+            shutil.copy(f"{path}{end}", f"{killed}{end}")
+
+    kept = await asyncio.to_thread(restore, settings(killed), copy)
+
+    assert kept is not None
+    assert (await rows_of(killed), await rows_of(kept)) == ((PARTS, 1), (2 * PARTS, 2))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: None, "There is no store"),
+        (_foreign, "no store of ours"),
+        (lambda path: path.write_bytes(b"no database, but long enough to be looked at" * 99), "not a store"),
+    ],
+)
+async def test_what_is_no_copy_is_refused_and_the_store_left_as_it_is(tmp_path: Path, make: object, words: str) -> None:
+    path, source = tmp_path / "store.db", tmp_path / "source.db"
+    assert callable(make)
+    make(source)
+    async with SqliteDatabase(path) as database:
+        await database.run(lambda tr: write(tr, 1))
+
+    with pytest.raises((StoreMisconfigured, StoreFailed), match=words):
+        await asyncio.to_thread(restore, settings(path), source)
+
+    assert await rows_of(path) == (PARTS, 1)
+    assert [one.name for one in tmp_path.iterdir() if "restoring" in one.name or "before" in one.name] == []
+
+
+async def test_backup_overwrites_nothing_and_knows_only_sqlite(tmp_path: Path) -> None:
+    path, there = tmp_path / "store.db", tmp_path / "there.db"
+    there.write_text("mine")
+    async with SqliteDatabase(path):
+        pass
+
+    with pytest.raises(StoreMisconfigured, match="there already"):
+        await asyncio.to_thread(back_up, settings(path), there)
+    with pytest.raises(SetupError, match="Only a SQLite store"):
+        back_up(Settings(store_url="fdb:"), tmp_path / "copy.db")
+
+    assert there.read_text() == "mine"

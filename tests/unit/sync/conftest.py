@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from coditect.sync.client import SyncClient
+from coditect.sync import SyncClient
 from tests.unit.sync.scene import FleetClient, Hall
 
 

@@ -7,7 +7,7 @@ import sys
 import threading
 
 from coditect.errors import SetupError
-from coditect.sync.client import SyncClient
+from coditect.sync import SyncClient
 from tests.unit.sync.scene import FleetClient, Hall
 
 

@@ -17,7 +17,7 @@ from coditect.client.client import Client
 from coditect.errors import SetupError
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings.settings import Settings
-from coditect.sync.client import SyncClient
+from coditect.sync import SyncClient
 
 SECONDS = 150.0
 """After which a test gives up; nothing takes as long."""

@@ -6,27 +6,25 @@ import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import get_args, get_origin
 
 import pytest
 import uvloop
 from pydantic import BaseModel
 
-from coditect import Client, SyncClient, SyncHandle, SyncRun, TaskCanceled, TaskFailed
+from coditect import Client, SyncClient, SyncHandle, TaskCanceled, TaskFailed, sync
 from coditect.aio import loop
-from coditect.client.coordination.handoffs import KeptHandoffs
-from coditect.client.coordination.threads import Threads
-from coditect.client.handle import Handle
-from coditect.client.workflow_run import Run
-from coditect.collaboration.state import SharedState
+from coditect.client.coordination import FleetBreakers
 from coditect.collaboration.threads import Thread
-from coditect.errors import InvalidTask, ResultTimeout, SetupError, UnknownCapability
-from coditect.sync.blocking import CHUNK, SyncSharedState
-from coditect.sync.collaboration import SyncHandoffs, SyncThread, SyncThreads
+from coditect.errors import BrokerUnavailable, InvalidTask, ResultTimeout, SetupError, UnknownCapability
+from coditect.messaging.event_stream import EventStream
+from coditect.sync import CHUNK, Blocking, SyncContext
 from tests.unit.sync.scene import SECONDS, FleetClient, Hall
 
 WITHOUT_TWIN: dict[type, set[str]] = {
     Client: {"sync", "from_env", "connecting", "breaker"},  # a guarded call is an `async with`
     Thread: {"open"},  # `Threads.open` is the way to one
+    FleetBreakers: {"call"},  # a guarded call is an `async with`
 }
 
 
@@ -168,7 +166,7 @@ def test_canceled_task_ends_as_canceled(client: SyncClient, hall: Hall, by: str)
     if by == "handle":
         handle.cancel(reason="no more")
     else:
-        client.cancel(handle.task_id)
+        client.tasks.cancel(handle.task_id)
 
     with pytest.raises(TaskCanceled):
         handle.result(timeout=SECONDS)
@@ -225,19 +223,16 @@ def test_thread_runs_the_fastest_loop_that_is_installed(
     assert fleet.left.is_set()
 
 
-@pytest.mark.parametrize(
-    ("kind", "original"),
-    [
-        (SyncClient, Client),
-        (SyncHandle, Handle),
-        (SyncRun, Run),
-        (SyncSharedState, SharedState),
-        (SyncThreads, Threads),
-        (SyncThread, Thread),
-        (SyncHandoffs, KeptHandoffs),
-    ],
-    ids=["client", "handle", "run", "state", "threads", "thread", "handoffs"],
-)
+PAIRS = [
+    (kind, get_args(base)[0])
+    for kind in vars(sync).values()
+    for base in getattr(kind, "__orig_bases__", ())
+    if get_origin(base) in (Blocking, SyncContext) and get_args(base)[0] is not EventStream  # it is iterated over
+    if isinstance(get_args(base)[0], type)
+]
+
+
+@pytest.mark.parametrize(("kind", "original"), PAIRS, ids=lambda kind: kind.__name__)
 def test_everything_public_is_there_with_its_help(kind: type, original: type) -> None:
     names = {name for name in dir(original) if not name.startswith("_")} - WITHOUT_TWIN.get(original, set())
 
@@ -253,9 +248,17 @@ def test_everything_public_is_there_with_its_help(kind: type, original: type) ->
 def test_client_of_the_environment_is_made_by_the_class_and_that_of_a_client_by_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asynchronous = Client.from_env({"CODITECT_WINDOW": "7"})
+    asynchronous = Client.from_env({"CODITECT_SLOTS": "7"})
     assert asynchronous.sync().name == asynchronous.name
 
-    monkeypatch.setenv("CODITECT_WINDOW", "none")
+    monkeypatch.setenv("CODITECT_SLOTS", "none")
     with pytest.raises(SetupError):
         Client.sync()
+
+
+@pytest.mark.proof
+def test_client_without_a_broker_says_so() -> None:
+    nowhere = Client.from_env({"CODITECT_AMQP_URL": "amqp://127.0.0.1:9/", "CODITECT_REDIS_URL": "redis://127.0.0.1:9"})
+
+    with pytest.raises(BrokerUnavailable), nowhere.sync():
+        raise AssertionError("opened")

@@ -20,7 +20,7 @@ from coditect.collaboration.handoffs import HandoffRow
 from coditect.errors import InputError, NotFound
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings.settings import Settings
-from coditect.sync.client import SyncClient
+from coditect.sync import SyncClient
 from dispatcher.program import running_dispatcher
 from tests.unit.sync.scene import SECONDS
 
@@ -102,12 +102,12 @@ def test_a_handoff_that_all_declined_is_listed_and_shown(client: SyncClient) -> 
     handle.result(str, timeout=SECONDS)
 
     (row,) = client.handoffs.list(task=handle.task_id)
-    shown: HandoffRow = client.handoffs.show(row.handoff)
+    shown: HandoffRow = client.handoffs.get(row.handoff)
 
     assert (shown.state, list(shown.reasons.values()), shown.context) == ("declined", ["not a letter"], ["a letter"])
     assert client.handoffs.withdraw(row.handoff, by="ada").state == "declined", "what has ended stays so"
     with pytest.raises(NotFound):
-        client.handoffs.show("unknown")
+        client.handoffs.get("unknown")
 
 
 def test_a_persons_answer_is_in_the_decision_the_trail_and_the_report(client: SyncClient) -> None:
@@ -115,11 +115,11 @@ def test_a_persons_answer_is_in_the_decision_the_trail_and_the_report(client: Sy
     flow.approval("Now?", name="gate")
     run = client.start(flow)
     until = time.monotonic() + SECONDS
-    while not list(client.approvals()):
+    while not list(client.approvals.list()):
         assert time.monotonic() < until
-    run.answer("gate", granted=True, by="ada")
+    run.grant("gate", by="ada")
     run.wait(timeout=SECONDS)
 
-    assert client.decision(run.id, "gate").decision["by"] == "ada"
-    assert [(row.decision, row.by) for row in client.audit(workflow=run.id)][-1] == ("granted", "ada")
-    assert client.autonomy(since_ms=1, until_ms=2**42).workflows.by_hand == 1
+    assert client.approvals.get(f"{run.id}:gate").decision["by"] == "ada"
+    assert [(row.decision, row.by) for row in client.approvals.audit(workflow=run.id)][-1] == ("granted", "ada")
+    assert client.approvals.autonomy(since_ms=1, until_ms=2**42).workflows.by_hand == 1

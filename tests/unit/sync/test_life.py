@@ -14,7 +14,7 @@ from types import FrameType
 import pytest
 
 from coditect import SyncClient
-from coditect.aio.loop_thread import LoopThread
+from coditect.aio.threads import LoopThread
 from coditect.errors import SetupError
 from tests.servers import ROOT
 from tests.unit.sync.scene import SECONDS, FleetClient, Hall

@@ -12,7 +12,7 @@ import pytest
 from coditect import TaskFailed, Workflow
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.client.client import Client
-from coditect.sync.client import SyncClient
+from coditect.sync import SyncClient
 from coditect.workflow.states import WorkflowState
 from tests.control_plane import ScriptedPlane
 from tests.unit.client.scene import CAPABILITY, chain
@@ -57,28 +57,28 @@ def test_a_workflow_is_started_looked_at_and_waited_for(client: SyncClient) -> N
     flow = Workflow("script")
     flow.task(CAPABILITY, 1, name="only")
 
-    run = client.start(flow, {"a": 1}, key="k")
+    run = client.start(flow, {"a": 1}, idempotency_key="k")
 
     assert (run.state(), run.wait(timeout=SECONDS)) == (WorkflowState.COMPLETED, WorkflowState.COMPLETED)
     assert (run.result(dict, timeout=SECONDS), run.result(node="only")) == ({"node": "only"}, {"node": "only"})
     assert [row.name for row in run.nodes()] == [row.node for row in run.attempts()] == ["only"]
     assert [event.type for event in run.events()] == ["workflow.completed"]
-    assert [row.workflow for row in client.runs()] == [run.id]
-    assert client.run(run.id).overview().key == "k"
-    assert (run.new, client.start(flow, {"a": 1}, key="k").new) == (True, False)
+    assert [row.workflow for row in client.workflows.list()] == [run.id]
+    assert client.workflows.get(run.id).overview().key == "k"
+    assert (run.new, client.start(flow, {"a": 1}, idempotency_key="k").new) == (True, False)
 
 
 def test_a_durable_task_answers_by_itself_and_by_its_id(client: SyncClient, planned: PlannedClient) -> None:
-    handle = client.submit_durable(CAPABILITY, 1)
+    handle = client.submit(CAPABILITY, 1, durable=True)
     keyed = client.submit(CAPABILITY, 1, idempotency_key="k")
 
-    assert handle.result(timeout=SECONDS) == client.task(handle.task_id).result() == {"node": "task"}
+    assert handle.result(timeout=SECONDS) == client.tasks.get(handle.task_id).result() == {"node": "task"}
     assert (keyed.done, keyed.outcome(timeout=SECONDS).attempt, keyed.done) == (False, 1, True)
     assert [event.type for event in keyed.events()] == ["workflow.completed"]
 
     planned.plane.kept[handle.task_id.removesuffix(":task")].end("failed")
     with pytest.raises(TaskFailed):
-        client.task(handle.task_id).result(timeout=SECONDS)
+        client.tasks.get(handle.task_id).result(timeout=SECONDS)
 
 
 def test_triggers_are_added_listed_and_removed(client: SyncClient, planned: PlannedClient) -> None:
@@ -107,13 +107,13 @@ def test_it_is_steered_and_its_approvals_answered(client: SyncClient, planned: P
     run = client.start(chain(1))
     planned.plane.only.nodes["n0"]["state"] = "awaiting_approval"
 
-    (asked,) = client.approvals()
-    client.run(asked.workflow).answer(asked.node, granted=False, by="ada")
+    (asked,) = client.approvals.list()
+    client.workflows.get(asked.workflow).deny(asked.node, by="ada")
     run.pause()
     run.resume()
     told = run.redrive("n0", 2, dry_run=True)
     run.cancel(reason="enough")
 
     assert told["again"] == ["n0"]
-    assert list(client.approvals()) == []
+    assert list(client.approvals.list()) == []
     assert run.overview().reason == "enough"

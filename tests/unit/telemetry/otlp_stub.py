@@ -17,6 +17,8 @@ class OtlpStub:
     def __init__(self, port: int) -> None:
         self.endpoint = f"http://127.0.0.1:{port}"
         self.received: list[ResourceSpans] = []
+        self.requests: list[tuple[str, dict[str, str]]] = []
+        """The path and the headers, by their names in lower case, of each request."""
 
     def spans(self) -> list[Span]:
         return [span for one in self.received for scope in one.scope_spans for span in scope.spans]
@@ -34,6 +36,7 @@ def collecting() -> Iterator[OtlpStub]:
             if self.headers["Content-Encoding"] == "gzip":
                 raise AssertionError("nothing asked for compression")
             stub.received += ExportTraceServiceRequest.FromString(body).resource_spans
+            stub.requests.append((self.path, {name.lower(): text for name, text in self.headers.items()}))
             self.send_response(200)
             self.send_header("Content-Length", "0")
             self.end_headers()

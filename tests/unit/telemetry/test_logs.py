@@ -8,6 +8,7 @@ import logging
 import logging.config
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,9 +19,7 @@ from coditect.model.ids import AgentId, TaskId
 from coditect.model.task import Owner, Task
 from coditect.settings.addresses import secrets_in
 from coditect.settings.settings import Settings, read_settings
-from coditect.telemetry.log_context import CURRENT_AGENT, CURRENT_TASK
-from coditect.telemetry.log_levels import LogLevels
-from coditect.telemetry.logs import configure_logs
+from coditect.telemetry.logs import CURRENT_AGENT, CURRENT_TASK, LogLevels, configure_logs
 from coditect.wire.control_messages import LogLevelOrder
 from tests.support import eventually
 from tests.unit.agent.scene import open_scene
@@ -110,7 +109,7 @@ def test_a_nonsense_format_is_refused_by_the_name_of_its_variable() -> None:
 @pytest.mark.parametrize("form", ["json", "human"])
 def test_no_line_has_a_password(form: str) -> None:
     stream = io.StringIO()
-    configure_logs(Settings(amqp_url=AMQP, fdb_tls_key_password='ke"yring', log_format=form), stream=stream)
+    configure_logs(Settings(amqp_url=AMQP, approval_key='ke"yring', log_format=form), stream=stream)
 
     for told in (AMQP, SECRET, 'ke"yring', "redis://:other-secret@there/0"):
         logging.getLogger("a").error("Refused: %s", told, extra={"given": told})
@@ -120,10 +119,11 @@ def test_no_line_has_a_password(form: str) -> None:
     assert text.count("***") == 8
 
 
-def test_secrets_are_those_of_addresses_and_passwords_but_no_plain_words() -> None:
+def test_secrets_are_passwords_of_addresses_and_fields_without_repr_but_no_plain_words() -> None:
     settings = Settings(amqp_url=AMQP, redis_url="redis://default:guest@here/0", blob_url="s3://key:a-secret@bucket")
 
     assert secrets_in(settings) == {SECRET, "s3cret%2Fw%3Ard", "a-secret"}
+    assert secrets_in(replace(settings, approval_key="signing", workspace="/a/b")) >= {"signing"}
 
 
 async def test_what_a_handler_logs_has_the_ids_and_no_line_has_the_payload() -> None:
@@ -157,7 +157,7 @@ async def test_what_a_handler_logs_has_the_ids_and_no_line_has_the_payload() -> 
     assert "the-payload" not in stream.getvalue()
 
 
-async def test_a_level_lasts_for_its_time_and_is_changed_back() -> None:
+async def test_levels_last_for_their_time_and_go_back_to_those_of_the_start() -> None:
     levels, logger = LogLevels(), logging.getLogger("coditect.agent.runtime")
 
     levels.carry_out(LogLevelOrder("agent.runtime", "debug", 0.05))
@@ -171,8 +171,6 @@ async def test_a_level_lasts_for_its_time_and_is_changed_back() -> None:
     levels.carry_out(LogLevelOrder("agent.runtime", None))
     assert logger.level == logging.NOTSET
 
-
-def test_the_level_of_all_goes_back_to_that_of_the_start() -> None:
     configure_logs(Settings(log_level="WARNING"), stream=io.StringIO())
     levels, root = LogLevels(), logging.getLogger()
 
@@ -214,8 +212,23 @@ def test_field_that_json_cannot_express_costs_no_line(field: object) -> None:
     stream = io.StringIO()
     configure_logs(Settings(log_format="json", amqp_url=AMQP), stream=stream)
 
-    logging.getLogger("author").warning("Something odd", extra={"field": field, "task_id": "one", "url": AMQP})
+    others = {"task_id": "one", "count": 3, "nodes": [{"a": None}], "missing": None, "ok": True}
+    logging.getLogger("author").warning("Something odd", extra={"field": field, "url": AMQP, **others})
 
     (line,) = (json.loads(one, parse_constant=pytest.fail) for one in stream.getvalue().splitlines())
-    assert (line["event"], line["level"], line["task_id"]) == ("Something odd", "warning", "one")
+    assert (line["event"], line["level"]) == ("Something odd", "warning")
+    assert {name: line[name] for name in others} == others, "the other fields are as they were"
     assert "s3cret" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("form", ["json", "human"])
+def test_no_part_of_a_password_is_shown_in_a_field_that_cannot_be_expressed(form: str) -> None:
+    stream = io.StringIO()
+    configure_logs(Settings(log_format=form, amqp_url=AMQP), stream=stream)
+
+    for field in ({(1, 2): "x" * 60 + SECRET}, {(1, 2): "x" * 1_985 + SECRET + "x" * 9_000}, Unprintable()):
+        logging.getLogger("author").warning("Something odd", extra={"field": field})
+
+    assert form == "human" or max(map(len, stream.getvalue().splitlines())) < 2_300
+    assert stream.getvalue().count("Something odd") == 3
+    assert "s3cre" not in stream.getvalue()

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
-from coditect.telemetry.metrics import MemoryMetrics, Metric
+import pytest
+
+from coditect.errors import RegistryUnavailable
+from coditect.registry.memory import MemoryRegistry
+from coditect.registry.port import Search
+from coditect.registry.selector import Lookups
+from coditect.telemetry.metrics import MOST_COUNTED, Histogram, MemoryMetrics, Metric
 
 PLAIN = Metric("coditect_things_total", "things")
 LABELED = Metric("coditect_boxes", "boxes", {"state": ("empty", "full")})
 
 
-def test_parts_of_a_process_share_a_counter() -> None:
+def test_parts_of_a_process_share_a_counter_and_numbers_are_read_when_the_metrics_are() -> None:
     metrics = MemoryMetrics()
     first, second = metrics.counter(PLAIN), metrics.counter(PLAIN)
 
@@ -15,11 +21,75 @@ def test_parts_of_a_process_share_a_counter() -> None:
 
     assert metrics.samples() == {("coditect_things_total", ()): 3}
 
-
-def test_a_number_that_a_part_has_is_read_when_the_metrics_are() -> None:
     metrics, boxes = MemoryMetrics(), ["one"]
     metrics.observe(LABELED, lambda: len(boxes), state="full")
 
     boxes.append("two")
 
     assert metrics.samples() == {("coditect_boxes", (("state", "full"),)): 2}
+
+
+def test_totals_add_up_the_labels_of_the_named_metrics_alone() -> None:
+    metrics = MemoryMetrics()
+    waits = Metric("coditect_waits_seconds", "waits", {"kind": ()}, (1.0, 2.0))
+    for kind, value in (("a", 0.5), ("b", 0.6), ("b", 9.0)):
+        metrics.histogram(waits, kind=kind).record(value)
+    metrics.counter(PLAIN).value = 3
+    metrics.counter(LABELED, state="full").value = 4
+
+    assert metrics.totals([waits.name, PLAIN.name, "coditect_unknown"]) == {
+        waits.name: {"bounds": [1.0, 2.0], "counts": [2, 0, 1]},
+        PLAIN.name: 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "share", "quantile"),
+    [((), 0.5, 0.0), ((0.5, 0.7), 0.5, 0.5), ((0.5, 1.5), 1.0, 2.0), ((0.5, 1.5), 0.75, 1.5), ((9.0,), 0.5, 2.0)],
+)
+def test_a_quantile_is_interpolated_within_its_bucket(values: tuple[float, ...], share: float, quantile: float) -> None:
+    histogram = Histogram((1.0, 2.0))
+    for value in values:
+        histogram.record(value)
+
+    assert histogram.quantile(share) == quantile
+
+
+def test_a_label_that_users_make_up_has_few_values_and_none_for_names_that_are_used_once() -> None:
+    metrics, named = MemoryMetrics(), Metric("coditect_runs_total", "runs", {"workflow": ()}, most_values=2)
+
+    for name in ("a", "other", "b", "c", "a", "d"):
+        for _ in range(3):
+            metrics.counter(named, workflow=name).value += 1
+
+    counted = {labels[0][1]: value for (_, labels), value in metrics.samples().items()}
+    assert counted == {"a": 4, "b": 1, "other": 13}
+
+    metrics, named = MemoryMetrics(), Metric("coditect_runs_total", "runs", {"workflow": ()}, most_values=2)
+
+    for name in (*(f"throw-away-{number}" for number in range(MOST_COUNTED + 10)), "nightly", "nightly", "nightly"):
+        metrics.counter(named, workflow=name).value += 1
+
+    assert {labels for _, labels in metrics.samples()} == {(("workflow", "nightly"),), (("workflow", "other"),)}
+
+
+async def test_the_registry_is_neither_up_nor_down_before_the_first_look_up() -> None:
+    metrics, registry = MemoryMetrics(), MemoryRegistry()
+    lookups = Lookups(metrics)
+    up = ("coditect_registry_up", ())
+    assert up not in metrics.samples()
+
+    await lookups.measured(registry.find(Search()))
+    assert metrics.samples()[up] == 1
+    registry.failing = True
+    with pytest.raises(RegistryUnavailable):
+        await lookups.measured(registry.find(Search()))
+    assert metrics.samples()[up] == 0
+
+
+def test_a_histogram_knows_its_highest_value_exactly() -> None:
+    histogram = Histogram((30.0, 60.0))
+    for value in (31.0, 42.5, 2.0):
+        histogram.record(value)
+
+    assert histogram.copy().highest == 42.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import socket
 import subprocess
 import sys
@@ -14,12 +15,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from coditect.errors import SetupError
+from coditect.errors import SetupError, install_command
 from coditect.settings.settings import Settings, read_settings
-from coditect.telemetry.tracing import choose
-from coditect.telemetry.tracing.choose import open_tracing
-from coditect.telemetry.tracing.otlp import CLOSE_SECONDS, Quiet
-from coditect.telemetry.tracing.port import NO_TRACING, SKIPPED, SpanKind, TraceHeaders, read_traceparent
+from coditect.telemetry.otlp import EXPORT_CLOSE_SECONDS, Quiet, open_otlp
+from coditect.telemetry.process import open_tracing
+from coditect.telemetry.tracing import NO_TRACING, SKIPPED, Span, SpanKind, TraceHeaders, Tracing, read_traceparent
+from coditect.wire.headers import TraceContext
 from tests.unit.telemetry.otlp_stub import OtlpStub, collecting
 
 ON = Settings(tracing="otlp")
@@ -43,12 +44,22 @@ def closed_port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         yield port
 
 
+def begun(tracing: Tracing, name: str, kind: SpanKind = SpanKind.INTERNAL, parent: TraceContext | None = None) -> Span:
+    span = tracing.begin(name, kind, parent)
+    assert span is not None
+    return span
+
+
+async def send_a_span() -> None:
+    """A process with the tracing of the settings makes a span and ends."""
+    async with open_tracing(ON, service="coditect-agent", instance="agent-1") as tracing:
+        begun(tracing, "one").end()
+
+
 async def test_spans_arrive_at_a_collector_with_what_the_process_is_called(stub: OtlpStub) -> None:
     async with open_tracing(ON, service="coditect-agent", instance="agent-1") as tracing:
-        outer = tracing.begin("publish coditect.submit:a.b.p1", SpanKind.PRODUCER)
-        assert outer is not None
-        inner = tracing.begin("process", SpanKind.CONSUMER, outer)
-        assert inner is not None
+        outer = begun(tracing, "publish coditect.submit:a.b.p1", SpanKind.PRODUCER)
+        inner = begun(tracing, "process", SpanKind.CONSUMER, outer)
         inner.attributes = {"coditect.attempt": 2, "coditect.redelivered": True}
         inner.link(outer.traceparent)
         inner.end("OSError", "no such file")
@@ -61,22 +72,23 @@ async def test_spans_arrive_at_a_collector_with_what_the_process_is_called(stub:
     assert process.parent_span_id == publish.span_id
     assert [link.span_id for link in process.links] == [publish.span_id]
     assert (process.status.code, process.status.message) == (process.status.STATUS_CODE_ERROR, "no such file")
-    assert {pair.key for pair in process.attributes} == {
-        "coditect.attempt",
-        "coditect.redelivered",
-        "error.type",
-    }
+    assert {pair.key for pair in process.attributes} == {"coditect.attempt", "coditect.redelivered", "error.type"}
     assert 0 < publish.start_time_unix_nano <= process.start_time_unix_nano <= process.end_time_unix_nano
 
 
-async def test_service_name_of_the_environment_has_precedence(stub: OtlpStub, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_spans_go_to_an_endpoint_below_a_path_with_a_key_and_a_project_as_langsmith_wants_them(
+    stub: OtlpStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"{stub.endpoint}/otel")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-api-key=lsv2_1,Langsmith-Project=coditect")
     monkeypatch.setenv("OTEL_SERVICE_NAME", "reviewers")
-    async with open_tracing(ON, service="coditect-agent", instance="agent-1") as tracing:
-        span = tracing.begin("one", SpanKind.INTERNAL)
-        assert span is not None
-        span.end()
+    await send_a_span()
 
+    ((path, headers),) = stub.requests
+    assert path == "/otel/v1/traces"
     assert stub.services() == {"reviewers"}
+    assert (headers["x-api-key"], headers["langsmith-project"]) == ("lsv2_1", "coditect")
+    assert headers["content-type"] == "application/x-protobuf"
 
 
 @pytest.mark.parametrize(
@@ -89,25 +101,21 @@ async def test_head_sampling_is_that_of_the_standard_variables(
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
     monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", argument)
     async with open_tracing(ON, service="s", instance="i") as tracing:
-        spans = [tracing.begin("one", SpanKind.INTERNAL) for _ in range(200)]
-        for span in spans:
-            assert span is not None
+        for span in [begun(tracing, "one") for _ in range(200)]:
             span.end()
 
     assert len(stub.spans()) == kept
 
 
 async def test_new_traces_are_kept_up_to_a_rate_and_what_goes_on_always(stub: OtlpStub) -> None:
-    settings = Settings(tracing="otlp", traces_per_second=5)
     sampled, unsampled = (TraceHeaders(f"00-{7:032x}-{9:016x}-{flag}") for flag in ("01", "00"))
-    async with open_tracing(settings, service="s", instance="i") as tracing:
-        new = [tracing.begin("new", SpanKind.PRODUCER) for _ in range(1_000)]
-        known = [tracing.begin("known", SpanKind.CONSUMER, sampled) for _ in range(20)]
-        dropped = tracing.begin("dropped", SpanKind.CONSUMER, unsampled)
+    async with open_otlp("s", "i", new_per_second=5) as tracing:
+        new = [begun(tracing, "new", SpanKind.PRODUCER) for _ in range(1_000)]
+        known = [begun(tracing, "known", SpanKind.CONSUMER, sampled) for _ in range(20)]
+        dropped = begun(tracing, "dropped", SpanKind.CONSUMER, unsampled)
 
-    assert 5 <= sum(one is not None and one.sampled for one in new) <= 6
-    assert all(one is not None and one.sampled for one in known)
-    assert dropped is not None
+    assert 5 <= sum(span.sampled for span in new) <= 6
+    assert all(span.sampled for span in known)
     assert (dropped.sampled, dropped.traceparent[-3:], dropped.trace_id) == (False, "-00", 7)
 
 
@@ -116,25 +124,21 @@ async def test_collector_that_is_not_there_costs_no_caller_any_time(
 ) -> None:
     async with open_tracing(ON, service="s", instance="i") as tracing:
         parent = TraceHeaders(f"00-{7:032x}-{9:016x}-01")
-        begun = time.perf_counter()
+        start = time.perf_counter()
         for _ in range(10_000):  # many times what the queue holds
-            span = tracing.begin("one", SpanKind.CONSUMER, parent)
-            assert span is not None
-            span.end()
-        took = time.perf_counter() - begun
+            begun(tracing, "one", SpanKind.CONSUMER, parent).end()
+        took = time.perf_counter() - start
         closing = time.perf_counter()
     closed = time.perf_counter() - closing
 
     assert took < 5  # 0.2 s on an idle machine; a call that waited for one export alone takes ten
-    assert closed < CLOSE_SECONDS + 3
+    assert closed < EXPORT_CLOSE_SECONDS + 3
     assert sum(record.name.startswith("opentelemetry") for record in caplog.records) <= 1
 
 
 async def test_loop_goes_on_while_the_last_spans_are_sent_to_nobody(closed_port: int) -> None:
     tracing = open_tracing(ON, service="s", instance="i")
-    span = tracing.begin("one", SpanKind.INTERNAL)
-    assert span is not None
-    span.end()
+    begun(tracing, "one").end()
     ticks = 0
 
     async def tick() -> None:
@@ -164,10 +168,10 @@ def test_tracing_is_off_by_default_and_by_opentelemetrys_own_switch(monkeypatch:
 
 
 def test_missing_extra_is_an_error_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "coditect.telemetry.tracing.otlp", None)
+    monkeypatch.setitem(sys.modules, "coditect.telemetry.otlp", None)
 
-    with pytest.raises(SetupError, match=r"coditect\[telemetry\]"):
-        choose.open_tracing(ON, service="s", instance="i")
+    with pytest.raises(SetupError, match=re.escape(install_command("telemetry"))):
+        open_tracing(ON, service="s", instance="i")
 
 
 @pytest.mark.parametrize("value", ["jaeger", "true"])
@@ -180,7 +184,7 @@ def test_programs_import_the_adapter_only_where_tracing_is_on() -> None:
     """redis-py imports OpenTelemetry by itself where it is installed."""
     code = (
         "import sys, coditect.agent.program, coditect.client.program, dispatcher.program;"
-        "print([name for name in sys.modules if name in ('coditect.telemetry.tracing.otlp', 'google.protobuf')])"
+        "print([name for name in sys.modules if name in ('coditect.telemetry.otlp', 'google.protobuf')])"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
@@ -204,15 +208,13 @@ def test_tail_rule_of_the_collector_keeps_every_failure() -> None:
 
 
 async def test_trace_that_is_not_kept_is_one_span_for_all_and_what_comes_from_it_is_not_sampled(stub: OtlpStub) -> None:
-    settings = Settings(tracing="otlp", traces_per_second=0.001)
-    async with open_tracing(settings, service="s", instance="i") as tracing:
+    async with open_otlp("s", "i", new_per_second=0.001) as tracing:
         spans = [tracing.begin("new", SpanKind.PRODUCER) for _ in range(1_001)]
-        inner = tracing.begin("inner", SpanKind.CONSUMER, SKIPPED)
+        inner = begun(tracing, "inner", SpanKind.CONSUMER, SKIPPED)
 
     assert spans.count(SKIPPED) == 1_000
     told = [read_traceparent(SKIPPED.traceparent) for _ in range(1_000)]
     assert len({one.trace_id for one in told if one is not None and not one.sampled}) == 1_000
-    assert inner is not None
     assert (inner.sampled, inner.traceparent[-3:]) == (False, "-00")
     assert len(stub.spans()) == 0
 

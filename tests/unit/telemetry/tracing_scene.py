@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Sampler
+from opentelemetry.trace import SpanContext
 
 from coditect.agent.declaration import Agent
 from coditect.agent.program import Host, running_agent
@@ -20,7 +21,7 @@ from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.client.client import Client
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings.settings import Settings
-from coditect.telemetry.tracing.otlp import OtlpTracing
+from coditect.telemetry.otlp import OtlpTracing
 from dispatcher.program import DispatcherOptions, running_dispatcher
 
 Tree = tuple[str, tuple["Tree", ...]]
@@ -41,16 +42,15 @@ class Spans:
 
     def trees(self) -> list[Tree]:
         """The names of the spans, each with those below it; the roots have no parent among the spans."""
-        known = {one.context.span_id for one in self.all() if one.context}
-        return sorted(self._below(one) for one in self.all() if one.parent is None or one.parent.span_id not in known)
+        known = set(map(span_id, self.all()))
+        return sorted(self._below(one) for one in self.all() if parent_id(one) not in known)
 
     def _below(self, span: ReadableSpan) -> Tree:
-        assert span.context is not None
-        below = [one for one in self.all() if one.parent is not None and one.parent.span_id == span.context.span_id]
+        below = [one for one in self.all() if parent_id(one) == span_id(span)]
         return span.name, tuple(sorted(map(self._below, below)))
 
     def traces(self) -> set[int]:
-        return {one.context.trace_id for one in self.all() if one.context}
+        return {context(one).trace_id for one in self.all()}
 
 
 def tracing(exporter: InMemorySpanExporter, sampler: Sampler = DEFAULT_ON) -> OtlpTracing:
@@ -85,10 +85,7 @@ async def traced_fleet(
         if dispatcher:
             broker = await stack.enter_async_context(MemoryBroker(server, name="dispatcher"))
             running = running_dispatcher(
-                broker=broker,
-                registry=registry,
-                clock=clock,
-                options=DispatcherOptions(shards=1, tracing=made),
+                broker=broker, registry=registry, clock=clock, options=DispatcherOptions(shards=1, tracing=made)
             )
             await stack.enter_async_context(running)
         for agent in agents:
@@ -117,3 +114,19 @@ def attributes(span: ReadableSpan) -> dict[str, object]:
 
 def linked(span: ReadableSpan) -> Iterator[int]:
     return (link.context.span_id for link in span.links)
+
+
+def context(span: ReadableSpan) -> SpanContext:
+    found: SpanContext | None = span.context
+    assert found is not None
+    return found
+
+
+def span_id(span: ReadableSpan) -> int:
+    found: int = context(span).span_id
+    return found
+
+
+def parent_id(span: ReadableSpan) -> int | None:
+    """The id of the span above, which need not be among those that ended."""
+    return None if span.parent is None else span.parent.span_id

@@ -66,7 +66,7 @@ async def outcomes(seed: int, plan: Plan) -> list[Status]:
 PLANS = st.lists(st.tuples(st.sampled_from(FAULTS), st.floats(0, 15)), max_size=8)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 1_000_000), plan=PLANS)
 def test_every_task_is_answered(seed: int, plan: Plan) -> None:
@@ -74,7 +74,7 @@ def test_every_task_is_answered(seed: int, plan: Plan) -> None:
 
 
 @pytest.mark.endurance
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.timeout(900)
 @settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 1_000_000), plan=PLANS)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -32,27 +34,24 @@ def careless() -> Agent:
     return agent
 
 
-async def test_crash_in_the_background_fails_the_test() -> None:
+@pytest.mark.parametrize(
+    ("crash", "error"),
+    [
+        (lambda fleet: fleet.client.broadcast("news"), "ValueError('bad news')"),
+        (lambda fleet: fleet.request("careless.start"), "KeyError('nobody awaits me')"),
+    ],
+    ids=["in the background", "of a task that nobody awaits"],
+)
+async def test_crash_fails_the_test(crash: Callable[[TestFleet], Awaitable[Any]], error: str) -> None:
     with pytest.raises(FleetCrashed) as crashed:
         async with TestFleet(agents=[careless()]) as fleet:
-            await fleet.client.broadcast("news")
+            await crash(fleet)
             await fleet.settled()
 
-    [error] = crashed.value.exceptions
-    assert str(error) == "bad news"
+    assert list(map(repr, crashed.value.exceptions)) == [error]
 
 
-async def test_error_of_a_task_that_nobody_awaits_fails_the_test() -> None:
-    with pytest.raises(FleetCrashed) as crashed:
-        async with TestFleet(agents=[careless()]) as fleet:
-            await fleet.request("careless.start")
-            await fleet.settled()
-
-    [error] = crashed.value.exceptions
-    assert isinstance(error, KeyError)
-
-
-async def test_error_of_the_test_comes_first_and_has_the_crash_as_a_note() -> None:
+async def test_crash_is_a_note_of_the_test_s_own_error_and_can_be_forgiven() -> None:
     with pytest.raises(AssertionError, match="mine") as failed:
         async with TestFleet(agents=[careless()]) as fleet:
             await fleet.client.broadcast("news")
@@ -61,8 +60,6 @@ async def test_error_of_the_test_comes_first_and_has_the_crash_as_a_note() -> No
 
     assert any("bad news" in note for note in failed.value.__notes__)
 
-
-async def test_expected_crash_can_be_forgiven() -> None:
     async with TestFleet(agents=[careless()]) as fleet:
         await fleet.client.broadcast("news")
         await fleet.settled()
@@ -124,9 +121,3 @@ async def test_fleet_that_is_not_open_says_so() -> None:
     fleet = TestFleet(agents=[Sleepers().agent])
     with pytest.raises(SetupError, match="async with TestFleet"):
         fleet.kill("sleeper")
-
-
-async def test_many_fleets_one_after_the_other() -> None:
-    for number in range(20):
-        async with TestFleet(agents=[Sleepers().agent], seed=number) as fleet:
-            assert await fleet.request("sleep.well", 1) == "sleeper-1"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import pytest
 
 from coditect import Agent, Context
 from coditect.broker.memory import MemoryBroker
+from coditect.client.handle import Handle
 from coditect.errors import NotFound, ResultTimeout
 from coditect.model.message import Message
 from coditect.model.registration import AgentStatus
@@ -21,25 +25,45 @@ async def registered(fleet: TestFleet) -> list[str]:
     return [record.agent_id for record in await fleet.registry.find(Search())]
 
 
-async def test_task_of_a_killed_agent_is_redelivered_and_answered_exactly_once() -> None:
+@dataclass
+class Asleep:
+    """A fleet in which one agent runs a task that sleeps."""
+
+    fleet: TestFleet
+    sleepers: Sleepers
+    handle: Handle
+    runner: str
+    """The id of the agent that runs it."""
+
+
+@asynccontextmanager
+async def asleep(seconds: float, replicas: int = 1, *, dispatcher: bool = True) -> AsyncIterator[Asleep]:
     sleepers = Sleepers()
-    async with TestFleet(agents=[sleepers.agent], replicas=2) as fleet:
-        handle = await fleet.submit("sleep.well", 60)
-        await fleet.advance("30s")
-        [victim] = sleepers.started
-
-        fleet.kill(victim)
-        winner = await handle.result(str, timeout="2m")
-        await fleet.advance("10m")
-
-        assert sleepers.started == [victim, winner]
-        assert sleepers.left == [winner], "kill -9 runs no finally"
-        assert fleet.elapsed_seconds == pytest.approx(690, abs=1)
-        assert [event.type for event in fleet.events].count("task.completed") == 1
-        assert await registered(fleet) == [winner]
+    async with TestFleet(agents=[sleepers.agent], replicas=replicas) as fleet:
+        if not dispatcher:
+            fleet.kill("dispatcher")
+        handle = await fleet.submit("sleep.well", seconds)
+        await fleet.settled()
+        [runner] = sleepers.started
+        yield Asleep(fleet, sleepers, handle, runner)
 
 
-async def test_lease_of_a_killed_agent_lapses_with_time() -> None:
+async def test_task_of_a_killed_agent_is_redelivered_and_answered_exactly_once() -> None:
+    async with asleep(60, replicas=2) as night:
+        await night.fleet.advance("30s")
+
+        night.fleet.kill(night.runner)
+        winner = await night.handle.result(str, timeout="2m")
+        await night.fleet.advance("10m")
+
+        assert night.sleepers.started == [night.runner, winner]
+        assert night.sleepers.left == [winner], "kill -9 runs no finally"
+        assert night.fleet.elapsed_seconds == pytest.approx(690, abs=1)
+        assert [event.type for event in night.fleet.events].count("task.completed") == 1
+        assert await registered(night.fleet) == [winner]
+
+
+async def test_registry_forgets_the_killed_and_hears_again_of_the_living() -> None:
     async with TestFleet(agents=[Sleepers().agent], replicas=2) as fleet:
         fleet.kill("sleeper-1")
         assert await registered(fleet) == ["sleeper-1", "sleeper-2"]
@@ -47,6 +71,14 @@ async def test_lease_of_a_killed_agent_lapses_with_time() -> None:
         await fleet.advance("3s")
 
         assert await registered(fleet) == ["sleeper-2"]
+
+    async with TestFleet(agents=[Sleepers().agent]) as fleet:
+        fleet.wipe_registry()
+        assert await registered(fleet) == []
+
+        await fleet.advance("1s")
+
+        assert await registered(fleet) == ["sleeper-1"]
 
 
 async def test_name_kills_every_process_and_restart_brings_as_many_back() -> None:
@@ -90,40 +122,31 @@ async def test_handler_that_kills_its_own_process_runs_to_its_next_await_only() 
 
 
 async def test_pause_shorter_than_the_lease_changes_only_when() -> None:
-    sleepers = Sleepers()
-    async with TestFleet(agents=[sleepers.agent], replicas=2) as fleet:
-        handle = await fleet.submit("sleep.well", 2)
-        await fleet.settled()
-        [paused] = sleepers.started
+    async with asleep(2, replicas=2) as night:
+        night.fleet.pause(night.runner)
+        await night.fleet.advance("2500ms")
+        assert not night.handle.done
+        night.fleet.resume(night.runner)
+        await night.fleet.settled()
 
-        fleet.pause(paused)
-        await fleet.advance("2500ms")
-        assert not handle.done
-        fleet.resume(paused)
-        await fleet.settled()
-
-        assert await handle.result(str) == paused
-        assert sleepers.started == [paused]
-        await fleet.advance("20s")
-        assert paused in await registered(fleet)
-        assert "agent.offline" not in [event.type for event in fleet.events]
+        assert await night.handle.result(str) == night.runner
+        assert night.sleepers.started == [night.runner]
+        await night.fleet.advance("20s")
+        assert night.runner in await registered(night.fleet)
+        assert "agent.offline" not in [event.type for event in night.fleet.events]
 
 
 async def test_pause_beyond_the_lease_gives_the_task_to_another() -> None:
-    sleepers = Sleepers()
-    async with TestFleet(agents=[sleepers.agent], replicas=2) as fleet:
-        handle = await fleet.submit("sleep.well", 60)
-        await fleet.settled()
-        [paused] = sleepers.started
-
-        fleet.pause(paused)
+    async with asleep(60, replicas=2) as night:
+        fleet, sleepers = night.fleet, night.sleepers
+        fleet.pause(night.runner)
         await fleet.advance("5s")
         assert len(sleepers.started) == 2
-        assert paused not in await registered(fleet), "no heartbeat, no lease"
-        other = await handle.result(str, timeout="5m")
-        assert other != paused
+        assert night.runner not in await registered(fleet), "no heartbeat, no lease"
+        other = await night.handle.result(str, timeout="5m")
+        assert other != night.runner
         assert sleepers.left == [other], "nothing of a paused process runs"
-        fleet.resume(paused)
+        fleet.resume(night.runner)
         await fleet.advance("1m")
 
         assert sorted(sleepers.left) == ["sleeper-1", "sleeper-2"], "it ran twice"
@@ -133,77 +156,38 @@ async def test_pause_beyond_the_lease_gives_the_task_to_another() -> None:
 
 
 async def test_without_a_control_plane_a_pause_lasts_until_the_broker_loses_patience() -> None:
-    sleepers = Sleepers()
-    async with TestFleet(agents=[sleepers.agent], replicas=2) as fleet:
-        fleet.kill("dispatcher")
-        handle = await fleet.submit("sleep.well", 2)
-        await fleet.settled()
-        [paused] = sleepers.started
+    async with asleep(2, replicas=2, dispatcher=False) as night:
+        night.fleet.pause(night.runner)
+        await night.fleet.advance("9s")
+        assert night.sleepers.started == [night.runner]
 
-        fleet.pause(paused)
-        await fleet.advance("9s")
-        assert sleepers.started == [paused]
-
-        assert await handle.result(str) != paused
-        assert fleet.elapsed_seconds == pytest.approx(12, abs=1)
-
-
-async def test_paused_process_can_be_killed() -> None:
-    async with TestFleet(agents=[Sleepers().agent]) as fleet:
-        fleet.pause("sleeper")
-        [killed] = fleet.kill("sleeper")
-        await fleet.advance("1m")
-
-        assert killed.state is State.KILLED
+        assert await night.handle.result(str) != night.runner
+        assert night.fleet.elapsed_seconds == pytest.approx(12, abs=1)
 
 
 async def test_drain_finishes_what_runs_and_takes_its_leave() -> None:
-    sleepers = Sleepers()
-    async with TestFleet(agents=[sleepers.agent]) as fleet:
-        handle = await fleet.submit("sleep.well", 20)
-        await fleet.settled()
-
-        [ended] = await fleet.drain("sleeper")
+    async with asleep(20) as night:
+        [ended] = await night.fleet.drain("sleeper")
 
         assert ended.state is State.ENDED
-        assert await handle.result(str) == "sleeper-1"
-        assert await registered(fleet) == []
-        assert fleet.elapsed_seconds == pytest.approx(20, abs=1)
+        assert await night.handle.result(str) == "sleeper-1"
+        assert await registered(night.fleet) == []
+        assert night.fleet.elapsed_seconds == pytest.approx(20, abs=1)
 
 
-async def test_dropped_connections_stand_again_and_nothing_runs_twice() -> None:
-    sleepers = Sleepers()
-    async with TestFleet(agents=[sleepers.agent]) as fleet:
-        handle = await fleet.submit("sleep.well", 30)
-        await fleet.settled()
+async def test_dropped_connections_and_a_broker_that_is_down_lose_nothing() -> None:
+    async with asleep(30) as night:
+        night.fleet.drop_connections()
 
-        fleet.drop_connections()
+        assert await night.handle.result(str) == "sleeper-1"
+        assert night.sleepers.started == ["sleeper-1"]
 
-        assert await handle.result(str) == "sleeper-1"
-        assert sleepers.started == ["sleeper-1"]
+    async with asleep(60) as night:
+        night.fleet.server.stop()
+        await night.fleet.advance("1h")
+        night.fleet.server.start()
 
-
-async def test_wiped_registry_is_filled_again_within_a_beat() -> None:
-    async with TestFleet(agents=[Sleepers().agent]) as fleet:
-        fleet.wipe_registry()
-        assert await registered(fleet) == []
-
-        await fleet.advance("1s")
-
-        assert await registered(fleet) == ["sleeper-1"]
-
-
-async def test_broker_that_is_down_for_an_hour_loses_nothing() -> None:
-    sleepers = Sleepers()
-    async with TestFleet(agents=[sleepers.agent]) as fleet:
-        handle = await fleet.submit("sleep.well", 60)
-        await fleet.settled()
-
-        fleet.server.stop()
-        await fleet.advance("1h")
-        fleet.server.start()
-
-        assert await handle.result(str) == "sleeper-1"
+        assert await night.handle.result(str) == "sleeper-1"
 
 
 async def test_unknown_process_is_an_error_that_names_the_nearest() -> None:
@@ -222,25 +206,12 @@ async def publish_for_an_hour(fleet: TestFleet) -> None:
         await broker.publish(message, exchange=routing.TASKS, routing_key="sleep.well.p1")
 
 
-async def test_control_plane_tells_of_what_nobody_ran() -> None:
-    async with TestFleet(agents=[Sleepers().agent]) as fleet:
-        fleet.kill("sleeper")
-        await publish_for_an_hour(fleet)
-        await fleet.advance("59m")
-        assert await fleet.dead_letters() == ()
-        await fleet.advance("1m")
-
-        assert [letter.reason for letter in await fleet.dead_letters("sleep.well")] == ["expired"]
-        assert ("task.dead", "foreign") in [
-            (one.type, one.subject) for one in fleet.events if one.source == "/dispatcher"
-        ]
-
-
-async def test_control_plane_is_a_process_that_can_be_killed() -> None:
+async def test_control_plane_tells_of_what_nobody_ran_once_it_was_restarted() -> None:
     async with TestFleet(agents=[Sleepers().agent]) as fleet:
         fleet.kill("sleeper")
         await publish_for_an_hour(fleet)
         await fleet.advance("30m")
+        assert await fleet.dead_letters() == ()
         fleet.kill("dispatcher")
         await fleet.advance("31m")
         assert "task.dead" not in {one.type for one in fleet.events}
@@ -248,16 +219,20 @@ async def test_control_plane_is_a_process_that_can_be_killed() -> None:
         await fleet.restart("dispatcher")
         await fleet.settled()
 
-        assert "task.dead" in {one.type for one in fleet.events}
+        assert [letter.reason for letter in await fleet.dead_letters("sleep.well")] == ["expired"]
+        assert ("task.dead", "foreign") in [
+            (one.type, one.subject) for one in fleet.events if one.source == "/dispatcher"
+        ]
 
 
-async def test_state_and_load_of_a_process_can_be_looked_at() -> None:
-    async with TestFleet(agents=[Sleepers().agent]) as fleet:
-        [process] = fleet.agents
+async def test_state_and_load_of_a_process_can_be_looked_at_and_a_paused_one_killed() -> None:
+    async with asleep(5) as night:
+        [process] = night.fleet.agents
         assert (process.id, process.name, process.state) == ("sleeper-1", "sleeper", State.RUNNING)
-        await fleet.submit("sleep.well", 5)
-        await fleet.settled()
-
         assert (process.load.status, process.load.running) == (AgentStatus.BUSY, 1)
-        fleet.kill("sleeper")
+
+        night.fleet.pause("sleeper")
+        assert night.fleet.kill("sleeper") == (process,)
+        await night.fleet.advance("1m")
+
         assert repr(process) == "VirtualProcess('sleeper-1', killed)"

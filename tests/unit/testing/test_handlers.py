@@ -7,8 +7,6 @@ import os
 import threading
 import time
 
-import pytest
-
 from coditect import Agent, Context, Strategy
 from coditect.client.options import Options
 from coditect.settings.settings import Settings
@@ -20,9 +18,9 @@ def with_processes() -> Agent:
     agent = Agent("heavy")
 
     @agent.capability("heavy.plain", process=True)
-    def plain(number: int, ctx: Context) -> tuple[int, str, bool]:
+    def plain(number: int, ctx: Context) -> tuple[int, str]:
         ctx.report(0.5, "half")
-        return 2 * number, threading.current_thread().name, os.getpid() > 0
+        return 2 * number, threading.current_thread().name
 
     @agent.capability("heavy.async", process=True)
     async def on_loop(_: None) -> int:
@@ -32,13 +30,15 @@ def with_processes() -> Agent:
     return agent
 
 
-async def test_process_handlers_run_in_the_test_s_own_process() -> None:
+async def test_process_handlers_run_in_the_test_s_own_process_and_report_their_progress() -> None:
     async with TestFleet(agents=[with_processes()]) as fleet:
-        doubled, thread, _ = await fleet.request("heavy.plain", 21)
+        doubled, thread = await fleet.request("heavy.plain", 21)
         assert doubled == 42
         assert thread.startswith("heavy")
         assert await fleet.request("heavy.async") == os.getpid()
         assert fleet.elapsed_seconds == 60
+        [progress] = [event for event in fleet.events if event.type == "task.progress"]
+        assert progress.data == {"share": 0.5, "note": "half"}
 
 
 async def test_no_thread_is_started_without_a_plain_handler() -> None:
@@ -47,15 +47,6 @@ async def test_no_thread_is_started_without_a_plain_handler() -> None:
         await fleet.request("sleep.well", 3)
 
         assert threading.active_count() <= before  # one that an earlier test left may end meanwhile
-
-
-async def test_progress_from_a_thread_is_an_event() -> None:
-    async with TestFleet(agents=[with_processes()]) as fleet:
-        await fleet.request("heavy.plain", 1)
-        await fleet.settled()
-
-        [progress] = [event for event in fleet.events if event.type == "task.progress"]
-        assert progress.data == {"share": 0.5, "note": "half"}
 
 
 async def test_thread_of_a_paused_process_does_not_hold_time_up() -> None:
@@ -81,8 +72,7 @@ async def test_thread_of_a_paused_process_does_not_hold_time_up() -> None:
     assert time.monotonic() - began < 60
 
 
-@pytest.mark.parametrize("seed", range(4))
-async def test_asked_agent_that_is_killed_is_asked_again_by_nobody_and_answers_all_the_same(seed: int) -> None:
+async def test_asked_agent_that_is_killed_is_asked_again_by_nobody_and_answers_all_the_same() -> None:
     sleepers, asks = Sleepers(), list[int]()
     asking = Agent("asking", slots=1)
 
@@ -91,7 +81,7 @@ async def test_asked_agent_that_is_killed_is_asked_again_by_nobody_and_answers_a
         asks.append(number)
         return str(await ctx.request("sleep.well", 60, timeout="10m"))
 
-    async with TestFleet(agents=[asking, sleepers.agent], replicas={"sleeper": 2}, seed=seed) as fleet:
+    async with TestFleet(agents=[asking, sleepers.agent], replicas={"sleeper": 2}) as fleet:
         handles = [await fleet.submit("ask.on", number) for number in range(3)]
         await fleet.advance("30s")
         fleet.kill("sleeper-1")

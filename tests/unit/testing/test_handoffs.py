@@ -38,9 +38,44 @@ def specialist(name: str = "billing", capability: str = "ticket.billing", *, slo
     return agent
 
 
+def hesitant(seconds: float, *, accepts: bool = True) -> Agent:
+    """A specialist that thinks so long before it takes a task over or declines it."""
+    agent = specialist("slow")
+
+    @agent.on_handoff
+    async def wait(_: HandoffOffer) -> bool:
+        await asyncio.sleep(seconds)
+        return accepts
+
+    return agent
+
+
+def sleeping(agent: Agent) -> Agent:
+    """The agent with a capability that keeps a slot busy."""
+
+    @agent.capability("sleep", timeout="10m")
+    async def sleep(_: None) -> None:
+        await asyncio.sleep(30)
+
+    return agent
+
+
 async def answered(fleet: TestFleet, text: str = "refund") -> dict[str, Any]:
     handle = await fleet.client.submit("ticket.answer", {"text": text}, durable=True)
     return dict(await handle.result(timeout="5m"))
+
+
+async def reasons(*others: Agent) -> list[str]:
+    """Why none of the others takes a task over."""
+    async with TestFleet(agents=[generalist(), *others], seed=7) as fleet:
+        return list((await answered(fleet))["reasons"].values())
+
+
+async def open_handoff(fleet: TestFleet) -> str:
+    """The id of the handoff that is waited for, once there is one."""
+    while not (rows := [row async for row in fleet.client.handoffs.list(open_only=True)]):
+        await asyncio.sleep(0.1)
+    return rows[0].handoff
 
 
 async def test_task_goes_to_a_capability_with_its_reason_and_context() -> None:
@@ -87,15 +122,11 @@ async def test_accepted_handoff_is_no_failure_of_the_agent_that_gave_the_task_aw
 
 
 async def test_task_that_nobody_takes_goes_on_where_it_is_with_the_reasons() -> None:
-    shy, full = specialist("shy"), specialist("full", slots=1)
+    shy, full = specialist("shy"), sleeping(specialist("full", slots=1))
 
     @shy.on_handoff
     def decide(offer: HandoffOffer) -> str:
         return f"no {offer.reason} for me: {offer.input['text']}"
-
-    @full.capability("sleep", timeout="10m")
-    async def sleep(_: None) -> None:
-        await asyncio.sleep(300)
 
     async with TestFleet(agents=[generalist(), shy, full], seed=2) as fleet:
         await fleet.client.submit("sleep")
@@ -129,7 +160,7 @@ async def test_direct_task_is_refused_with_what_to_do() -> None:
             await fleet.request("ticket.answer", {"text": "refund"})
 
 
-async def test_a_plain_policy_decides_in_a_thread_where_it_may_wait() -> None:
+async def test_agent_declines_by_a_plain_policy_in_a_thread_or_an_input_that_does_not_fit() -> None:
     careful, threads = specialist("careful"), set[int]()
 
     @careful.on_handoff
@@ -137,11 +168,17 @@ async def test_a_plain_policy_decides_in_a_thread_where_it_may_wait() -> None:
         threads.add(threading.get_ident())
         return "no"
 
-    async with TestFleet(agents=[generalist(), careful], seed=6) as fleet:
-        value = await answered(fleet)
-
-    assert list(value["reasons"].values()) == ["no"]
+    assert await reasons(careful) == ["no"]
     assert threads.isdisjoint({threading.get_ident()})
+
+    numbers = Agent("numbers")
+
+    @numbers.capability("ticket.billing")
+    async def bill(ticket: int) -> int:
+        return ticket
+
+    (reason,) = await reasons(numbers)
+    assert reason.startswith("the input does not fit")
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), StopIteration(), SystemExit(3), asyncio.CancelledError()])
@@ -171,20 +208,6 @@ async def test_agent_s_own_policy_decides_and_one_that_fails_declines(error: Bas
     assert [(one.hop, one.context, one.input) for one in asked] == [(1, {"tried": ["faq"]}, {"text": "refund"})]
 
 
-async def test_input_that_does_not_fit_is_declined() -> None:
-    numbers = Agent("numbers")
-
-    @numbers.capability("ticket.billing")
-    async def bill(ticket: int) -> int:
-        return ticket
-
-    async with TestFleet(agents=[generalist(), numbers], seed=7) as fleet:
-        value = await answered(fleet)
-
-    (reason,) = value["reasons"].values()
-    assert reason.startswith("the input does not fit")
-
-
 @pytest.mark.parametrize(
     "guard", [{"breaker": Breaker("bank", failures=1, reset="1h")}, {"rate": "1/h"}], ids=["breaker", "rate"]
 )
@@ -204,13 +227,7 @@ async def test_agent_whose_breaker_is_open_or_whose_rate_is_used_up_declines(gua
 
 
 async def test_agent_that_drains_is_not_asked() -> None:
-    leaving = specialist("leaving")
-
-    @leaving.capability("sleep", timeout="10m")
-    async def sleep(_: None) -> None:
-        await asyncio.sleep(30)
-
-    async with TestFleet(agents=[generalist(), leaving], seed=9) as fleet:
+    async with TestFleet(agents=[generalist(), sleeping(specialist("leaving"))], seed=9) as fleet:
         await fleet.client.submit("sleep")
         await asyncio.sleep(2)
         draining = asyncio.create_task(fleet.drain("leaving"))
@@ -262,25 +279,16 @@ async def test_node_of_a_workflow_is_handed_off_and_what_follows_gets_its_value(
 
 
 async def test_person_withdraws_a_handoff_and_the_task_goes_on() -> None:
-    slow = specialist("slow")
-
-    @slow.on_handoff
-    async def wait(_: HandoffOffer) -> bool:
-        await asyncio.sleep(7)
-        return True
-
-    async with TestFleet(agents=[generalist(), slow], seed=10) as fleet:
+    async with TestFleet(agents=[generalist(), hesitant(7)], seed=10) as fleet:
         handle = await fleet.client.submit("ticket.answer", {"text": "refund"}, durable=True)
-        while not (rows := [row async for row in fleet.client.handoffs.list(open_only=True)]):
-            await asyncio.sleep(0.1)
-        await fleet.client.handoffs.withdraw(rows[0].handoff, by="ada", reason="keep it")
+        await fleet.client.handoffs.withdraw(await open_handoff(fleet), by="ada", reason="keep it")
         value = await handle.result(dict, timeout="5m")
 
     assert (value["state"], value["why"]) == ("withdrawn", "keep it")
 
 
 async def test_handler_that_waits_no_more_has_its_handoff_withdrawn() -> None:
-    hasty, slow = Agent("hasty"), specialist("slow")
+    hasty = Agent("hasty")
 
     @hasty.capability("ticket.answer")
     async def answer(_: dict[str, str], ctx: Context) -> str:
@@ -291,12 +299,7 @@ async def test_handler_that_waits_no_more_has_its_handoff_withdrawn() -> None:
             return "kept"
         return "came back"
 
-    @slow.on_handoff
-    async def wait(_: HandoffOffer) -> bool:
-        await asyncio.sleep(5)
-        return True
-
-    async with TestFleet(agents=[hasty, slow], seed=12) as fleet:
+    async with TestFleet(agents=[hasty, hesitant(5)], seed=12) as fleet:
         handle = await fleet.client.submit("ticket.answer", {"text": "refund"}, durable=True)
         assert await handle.result(str, timeout="5m") == "kept"
         (row,) = [row async for row in fleet.client.handoffs.list()]
@@ -305,17 +308,9 @@ async def test_handler_that_waits_no_more_has_its_handoff_withdrawn() -> None:
 
 
 async def test_handoff_is_waited_for_while_no_dispatcher_answers() -> None:
-    slow = specialist("slow")
-
-    @slow.on_handoff
-    async def wait(_: HandoffOffer) -> bool:
-        await asyncio.sleep(2)
-        return False
-
-    async with TestFleet(agents=[generalist(), slow], seed=11) as fleet:
+    async with TestFleet(agents=[generalist(), hesitant(2, accepts=False)], seed=11) as fleet:
         handle = await fleet.client.submit("ticket.answer", {"text": "refund"}, durable=True)
-        while not [row async for row in fleet.client.handoffs.list(open_only=True)]:
-            await asyncio.sleep(0.1)
+        await open_handoff(fleet)
         fleet.pause("dispatcher")
         await asyncio.sleep(100)
         fleet.resume("dispatcher")

@@ -36,14 +36,14 @@ def run(seed: int) -> History:
     return asyncio.run(history(seed))
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @settings(max_examples=3, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_same_seed_gives_the_same_history(seed: int) -> None:
     assert run(seed) == run(seed)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_same_seed_gives_the_same_history_in_another_interpreter() -> None:
     program = "from tests.unit.testing.test_seed import run; print(run(5))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -63,7 +63,7 @@ def test_same_seed_gives_the_same_history_in_another_interpreter() -> None:
     assert printed == {f"{run(5)}\n"}
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_other_seeds_give_other_interleavings() -> None:
     def who_did_what(seed: int) -> list[tuple[str, str]]:
         return [(kind, source) for kind, source, _, _, _ in run(seed)]

@@ -31,16 +31,13 @@ async def test_tasks_without_results_are_done_and_answer_nobody() -> None:
     assert not any(handle.done for handle in handles)
 
 
-async def test_waiting_for_a_result_that_was_not_wanted_names_the_fix() -> None:
-    async with TestFleet(agents=[counting([])], seed=1) as fleet:
-        handle = await fleet.client.submit("count.up", 1, options=Options(results=False))
-        with pytest.raises(InputError, match="results=True"):
-            await handle.result(timeout="1s")
-
-
-async def test_events_tell_the_end_of_a_task_without_a_result() -> None:
+async def test_a_task_without_a_result_has_events_and_waiting_for_it_names_the_fix() -> None:
     async with TestFleet(agents=[counting([])], seed=1) as fleet:
         handle = await fleet.client.submit("count.up", 1, options=Options(results=False))
         types = [event.type async for event in handle.events()]
 
-    assert types[-1] == "task.completed"
+        assert types[-1] == "task.completed"
+
+        handle = await fleet.client.submit("count.up", 1, options=Options(results=False))
+        with pytest.raises(InputError, match="results=True"):
+            await handle.result(timeout="1s")

@@ -14,7 +14,9 @@ from coditect.model.ids import AgentId
 from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import Owner
-from coditect.wire.attempt_results import (
+from coditect.wire.json import dumps
+from coditect.wire.tasks import OutcomeReport
+from coditect.wire.workflow_tasks import (
     LONGEST_BYTES,
     RESULTS_TYPE,
     may_share,
@@ -22,8 +24,6 @@ from coditect.wire.attempt_results import (
     read_results,
     results_message,
 )
-from coditect.wire.json import dumps
-from coditect.wire.tasks import AttemptResult
 
 NUMBER = st.integers(0, 2**53 - 1)
 JSON = st.recursive(
@@ -35,10 +35,10 @@ JSON = st.recursive(
 ROW = ["flow", "build", 3, 12, 1, "flow:build", 5, 6, "work.do", True, {"n": 1}]
 
 
-def result(node: str = "build", body: bytes = b"1", *, fence: int = 3, free: bool = False) -> AttemptResult:
+def result(node: str = "build", body: bytes = b"1", *, fence: int = 3, free: bool = False) -> OutcomeReport:
     task = f"flow:{node}"
     outcome = Outcome(Status.COMPLETED, body, task, task, AgentId("adder-1"), 1, fence, 5, 6)
-    return AttemptResult(Owner("flow", node, "7", fence), 12, outcome, "work.do", free)
+    return OutcomeReport(Owner("flow", node, "7", fence), 12, outcome, "work.do", free)
 
 
 @given(st.lists(st.tuples(JSON, NUMBER, st.booleans()), min_size=1, max_size=5))
@@ -67,7 +67,7 @@ def test_results_are_read_back_as_they_were_written(given: list[tuple[Any, int, 
     ],
     ids=["retry", "joined", "long", "failed", "claims", "correlation", "no time"],
 )
-def test_only_a_plain_small_value_travels_with_others(other: AttemptResult) -> None:
+def test_only_a_plain_small_value_travels_with_others(other: OutcomeReport) -> None:
     assert may_share(result())
     assert not may_share(other)
 

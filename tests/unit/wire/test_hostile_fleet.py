@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coditect import Agent, Context, Options, Retry, Workflow
-from coditect.agent.requeue import MOST_RETURNS
+from coditect.agent.settlement import MOST_RETURNS
 from coditect.broker.memory import MemoryBroker
 from coditect.broker.port import Delivery, OnDelivery
 from coditect.broker.topology import Queue, QueueType, Topology

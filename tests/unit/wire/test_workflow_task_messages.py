@@ -11,8 +11,8 @@ from coditect.broker.topology import Binding, Queue, QueueType, Topology
 from coditect.errors import InvalidTask
 from coditect.model.message import Message
 from coditect.wire import control_messages, routing
-from coditect.wire.handoffs import HandoffOffer
 from coditect.wire.json import loads
+from coditect.wire.workflow_tasks import HandoffOffer
 from tests.integration.wire.schemas import complaints, schema
 from tests.owner import ScriptedOwner, granting
 from tests.support import eventually

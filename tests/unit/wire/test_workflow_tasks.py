@@ -12,11 +12,11 @@ from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import Message
 from coditect.model.result import Outcome, Status
 from coditect.model.task import Owner, Task
-from coditect.wire import claims, control
+from coditect.wire import control, workflow_tasks
 from coditect.wire import tasks as wire
-from coditect.wire.claims import Claim, Verdict
 from coditect.wire.control import Progress, Started, Verb
-from coditect.wire.tasks import AttemptResult
+from coditect.wire.tasks import OutcomeReport
+from coditect.wire.workflow_tasks import Claim, Verdict
 from tests.unit.model.strategies import hostile_headers, instants, outcomes, owners, short_text, tasks
 
 OWNER = Owner("flow", "build", "3", 9)
@@ -28,20 +28,20 @@ def test_result_of_a_workflow_task_is_read_back_as_it_was_written(
 ) -> None:
     task_id = outcome.task_id or "flow:build"
     outcome = replace(outcome, task_id=task_id, correlation_id=task_id, fence=owner.fence)
-    result = AttemptResult(owner, publication, outcome, capability)
+    result = OutcomeReport(owner, publication, outcome, capability)
 
-    message = wire.attempt_result_message(result, message_id="fresh")
+    message = wire.outcome_report_message(result, message_id="fresh")
 
-    assert wire.read_attempt_result(message) == result
+    assert wire.read_outcome_report(message) == result
     assert (message.message_id, message.correlation_id) == ("fresh", task_id)
 
 
 @given(hostile_headers, st.binary(max_size=40), st.sampled_from(["coditect.result.v1", "other", None]))
 def test_hostile_result_raises_nothing_but_invalid_task(headers: dict[str, Any], body: bytes, kind: str | None) -> None:
     outcome = Outcome(Status.COMPLETED, b"1", TaskId("flow:build"), "flow:build")
-    good = wire.attempt_result_message(AttemptResult(OWNER, 1, outcome, "a.b"), message_id="m").headers
+    good = wire.outcome_report_message(OutcomeReport(OWNER, 1, outcome, "a.b"), message_id="m").headers
     try:
-        result = wire.read_attempt_result(Message(body, {**good, **headers}, type=kind))
+        result = wire.read_outcome_report(Message(body, {**good, **headers}, type=kind))
     except InvalidTask:
         return
 
@@ -50,7 +50,7 @@ def test_hostile_result_raises_nothing_but_invalid_task(headers: dict[str, Any],
 
 def test_result_of_a_task_that_nobody_owns_is_refused() -> None:
     with pytest.raises(InvalidTask, match="owner"):
-        wire.read_attempt_result(Message(b"1", {wire.STATUS: "completed"}, type=wire.RESULT_TYPE))
+        wire.read_outcome_report(Message(b"1", {wire.STATUS: "completed"}, type=wire.RESULT_TYPE))
 
 
 @given(tasks)
@@ -64,7 +64,7 @@ def test_owner_of_a_message_is_that_of_its_task(task: Task) -> None:
 def test_owner_of_a_hostile_message_is_none_or_readable(headers: dict[str, Any]) -> None:
     found = wire.owner_of(Message(b"", headers))
 
-    assert found is None or wire.WORKFLOW in headers
+    assert found is None or wire.WORKFLOW_HEADER in headers
 
 
 @pytest.mark.parametrize(("reply_to", "owned"), [(None, True), ("", True), ("answers", False)])
@@ -112,7 +112,7 @@ def test_what_is_no_claim_is_refused(value: object) -> None:
 
 
 def test_question_of_a_claim_is_a_request_that_says_whose_it_is() -> None:
-    body = claims.claim_body(OWNER, publication=5, agent=AgentId("a-1"), running=True)
+    body = workflow_tasks.claim_body(OWNER, publication=5, agent=AgentId("a-1"), running=True)
     message = control.request(Verb.CLAIM, body, reply_to="reply.a-1", correlation_id="q")
 
     assert control.read_request(message) == (Verb.CLAIM, body)

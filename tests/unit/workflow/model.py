@@ -1,4 +1,4 @@
-"""The rules of `coditect.workflow.join` in the plainest way, for what follows them faster."""
+"""The rules of `coditect.workflow.states` in the plainest way, for what follows them faster."""
 
 from __future__ import annotations
 

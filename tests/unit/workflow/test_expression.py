@@ -77,10 +77,7 @@ def test_a_condition_holds_when_it_finds_something(when: str | None, holds: bool
 def test_a_map_has_an_input_for_each_element_in_order() -> None:
     work = Each(Call("code.review", {"path": {"$from": "item"}, "nth": {"$from": "index"}}), "input.paths", 2)
 
-    assert [*element_inputs(node("each", work=work), SCOPE)] == [
-        {"path": "a.py", "nth": 0},
-        {"path": "b.py", "nth": 1},
-    ]
+    assert [*element_inputs(node("each", work=work), SCOPE)] == [{"path": "a.py", "nth": 0}, {"path": "b.py", "nth": 1}]
 
 
 @pytest.mark.parametrize(("over", "reason"), [("input.paths", "limit of 1"), ("input.text", "a list is expected")])
@@ -139,14 +136,12 @@ def test_what_is_evaluated_for_each_of_many_values_counts_more_than_what_is_copi
         condition_holds(one, wide)
 
 
-def test_the_account_is_one_for_all_expressions_of_a_node() -> None:
+def test_the_account_is_one_for_all_expressions_of_a_node_and_all_elements_of_a_map() -> None:
     with pytest.raises(InvalidWorkflow, match="too many steps"):
         node_input(given_input([{"$from": "input.numbers"}] * 30), SCOPE)
 
     assert len(node_input(given_input([{"$from": "input.numbers"}] * 3), SCOPE)) == 3
 
-
-def test_the_account_is_one_for_condition_and_input_and_for_all_elements_of_a_map() -> None:
     costly = {"$from": "length(input.numbers)"}
     one = node("deploy", work=Call("deploy.release", [costly] * 15), when="length(input.numbers) > `1`")
     each = node("each", work=Each(Call("code.review", [costly] * 15), "input.paths", 2))

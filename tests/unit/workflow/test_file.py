@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from coditect.errors import InputError, InvalidWorkflow, NotFound
 from coditect.workflow.definition import MOST_PREDECESSORS, Call, Definition
-from coditect.workflow.documents.file import MOST_BYTES, load_workflow, read_workflow, write_yaml
+from coditect.workflow.documents.file import DOCUMENT_BYTES_LIMIT, load_workflow, read_workflow, write_yaml
 from coditect.workflow.documents.schema import KINDS, MapFields
 from tests.unit.model.strategies import json_values
 from tests.unit.workflow.graphs import flow, node
@@ -137,7 +137,7 @@ def test_json_has_lines_too() -> None:
     assert "This is not JSON" in problems("[" * 100_000, is_json=True)[0]
 
 
-def test_an_unknown_capability_is_refused_with_the_nearest() -> None:
+def test_an_unknown_capability_or_kind_of_node_is_refused_with_the_nearest() -> None:
     with pytest.raises(InvalidWorkflow) as refused:
         read_workflow(ONE.replace("some", "smoe").encode(), capabilities=["some.work"])
 
@@ -145,8 +145,6 @@ def test_an_unknown_capability_is_refused_with_the_nearest() -> None:
     assert refused.value.facts["fix"] == "did you mean some.work?"
     assert refused.value.facts["line"] == 4
 
-
-def test_a_mistyped_kind_of_node_is_refused_with_the_nearest() -> None:
     with pytest.raises(InvalidWorkflow) as refused:
         read_workflow((HEAD + "  a: {inputs: 3, tsak: some.work}\n").encode())
 
@@ -166,7 +164,7 @@ def test_a_plain_word_is_what_yaml_1_2_says() -> None:
 
 
 def test_too_much_and_what_is_no_text_is_refused() -> None:
-    assert "8,000,000 bytes" in problems("#" * (MOST_BYTES + 1))[0]
+    assert "8,000,000 bytes" in problems("#" * (DOCUMENT_BYTES_LIMIT + 1))[0]
     with pytest.raises(InvalidWorkflow, match="not UTF-8") as refused:
         read_workflow(b"name: x\nnodes: \xff\n")
     assert refused.value.facts["line"] == 2

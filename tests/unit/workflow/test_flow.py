@@ -67,11 +67,22 @@ def test_a_workflow_is_put_together_node_by_node() -> None:
     )
 
 
-def test_a_map_has_its_list_and_its_limit() -> None:
+def test_a_map_goes_over_an_expression_or_a_list_with_its_limit() -> None:
     flow = Workflow("many")
     node = flow.map("code.review", From("input.paths"), Order("1", of=From("item")), limit=5, name="each")
 
     assert node == Node("each", Each(Call("code.review", {"sku": "1", "of": {"$from": "item"}}), "input.paths", 5))
+
+    flow = Workflow("data")
+    first = flow.task("one", name="first")
+    many = flow.map("two", [1, {"of": first.result}], flow.item, name="many")
+
+    made = flow.definition()
+
+    assert many.work == Each(Call("two", {"$from": "item"}), [1, {"of": {"$from": "results.first"}}], 2)
+    assert from_document(to_document(made)) == made
+    scope = Scope(None, {"first": 7}, {"first": "completed"})
+    assert list(element_inputs(many, scope)) == [1, {"of": 7}]
 
 
 def test_an_edge_has_the_policy_of_its_node_unless_it_says_another() -> None:
@@ -84,6 +95,12 @@ def test_an_edge_has_the_policy_of_its_node_unless_it_says_another() -> None:
     assert c.after == (After("a_a", OnFailure.SKIP), After("b_b", OnFailure.ALLOW), After("later", OnFailure.SKIP))
     assert graph_of(flow.definition()).order[-1] == c.name
 
+    flow = Workflow("data")
+    first = flow.task("one")
+    second = flow.task("two", first.result, after=[After(first.name, OnFailure.ALLOW)])
+
+    assert second.after == (After(first.name, OnFailure.ALLOW),)
+
 
 def test_names_of_the_same_kind_are_numbered() -> None:
     flow = Workflow("same")
@@ -93,7 +110,7 @@ def test_names_of_the_same_kind_are_numbered() -> None:
     assert names == ["a_b", "a_b_2", "a_b_3", "n1_x", "node"]
 
 
-def test_the_input_is_a_copy() -> None:
+def test_the_input_is_a_copy_and_a_literal_stays_as_it_stands() -> None:
     given_: dict[str, list[int]] = {"list": [1]}
     flow = Workflow("copy")
     node = flow.task("a.b", given_)
@@ -102,6 +119,12 @@ def test_the_input_is_a_copy() -> None:
 
     assert node.call is not None
     assert node.call.input == {"list": [1]}
+
+    flow = Workflow("literal")
+    node = flow.task("a.b", Literal({"$from": 1}))
+
+    assert node.call is not None
+    assert node.call.input == {"$literal": {"$from": 1}}
 
 
 @pytest.mark.parametrize(
@@ -213,14 +236,6 @@ def test_yaml_json_document_and_builder_say_the_same(definition: Definition) -> 
     assert read_workflow(write_yaml(definition).encode()) == definition
 
 
-def test_a_literal_is_kept_as_it_stands() -> None:
-    flow = Workflow("literal")
-    node = flow.task("a.b", Literal({"$from": 1}))
-
-    assert node.call is not None
-    assert node.call.input == {"$literal": {"$from": 1}}
-
-
 def test_result_that_is_used_as_a_value_makes_the_edge() -> None:
     flow = Workflow("data")
     first = flow.task("one", flow.input["place"], name="first")
@@ -237,43 +252,18 @@ def test_result_that_is_used_as_a_value_makes_the_edge() -> None:
     assert check_expressions(made) == ()
 
 
-def test_edge_that_is_named_is_kept_as_it_is_named() -> None:
-    flow = Workflow("data")
-    first = flow.task("one")
-    second = flow.task("two", first.result, after=[After(first.name, OnFailure.ALLOW)])
-
-    assert second.after == (After(first.name, OnFailure.ALLOW),)
-
-
-def test_part_of_an_expression_is_taken_of_the_whole() -> None:
+def test_a_result_is_an_expression_of_its_own_workflow_and_no_list() -> None:
     assert From("a || b")["c"].expression == "(a || b).c"
 
-
-def test_value_of_a_later_node_is_not_looked_through() -> None:
     first = Workflow("data").task("one")
 
     with pytest.raises(InputError, match=r"flow\.map"):
         list(first.result)
 
-
-def test_result_of_another_workflow_is_refused() -> None:
     other = Workflow("other").task("one")
 
     with pytest.raises(InputError, match="another workflow"):
         Workflow("data").task("two", other.result)
-
-
-def test_map_goes_over_a_list_that_is_given() -> None:
-    flow = Workflow("data")
-    first = flow.task("one", name="first")
-    many = flow.map("two", [1, {"of": first.result}], flow.item, name="many")
-
-    made = flow.definition()
-
-    assert many.work == Each(Call("two", {"$from": "item"}), [1, {"of": {"$from": "results.first"}}], 2)
-    assert from_document(to_document(made)) == made
-    scope = Scope(None, {"first": 7}, {"first": "completed"})
-    assert list(element_inputs(many, scope)) == [1, {"of": 7}]
 
 
 @pytest.mark.parametrize(

@@ -61,10 +61,7 @@ def test_order_is_the_definition_s_wherever_the_edges_allow_it() -> None:
     [
         (flow(), "nodes: A workflow has at least one node; add a node"),
         (flow(node("a", "a")), "nodes.a.after[0]: 'a' comes after itself; remove it from its own `after`"),
-        (
-            flow(node("build"), node("b", "biuld")),
-            "nodes.b.after[0]: There is no node 'biuld'; did you mean build?",
-        ),
+        (flow(node("build"), node("b", "biuld")), "nodes.b.after[0]: There is no node 'biuld'; did you mean build?"),
         (flow(node("a"), node("b", "a", "a")), "nodes.b.after[1]: 'a' stands twice in `after`; name it once"),
         (flow(node("a"), node("a")), "nodes.a: 2 nodes have the name 'a'; give each node a name of its own"),
         (

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from coditect.workflow.definition import MOST_NODES, After, Call, Definition, Node
+from coditect.workflow.definition import MAX_WORKFLOW_NODES, After, Call, Definition, Node
 from coditect.workflow.documents.document import to_document
 from coditect.workflow.documents.reader import from_document
 from coditect.workflow.graph import graph_of
-from coditect.workflow.join import Tally
-from coditect.workflow.states import TaskState
+from coditect.workflow.states import Tally, TaskState
 
 pytestmark = pytest.mark.no_cover  # smaller graphs run the same lines
 
@@ -28,9 +27,9 @@ def layered(nodes: int, width: int) -> Definition:
     return Definition("large", tuple(Node(f"n{number}", CALL, after(number)) for number in range(nodes)))
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_hundred_thousand_nodes_are_written_read_ordered_and_run() -> None:
-    definition = from_document(to_document(layered(MOST_NODES, 1_000)))
+    definition = from_document(to_document(layered(MAX_WORKFLOW_NODES, 1_000)))
 
     graph = graph_of(definition)
     tallies = {name: Tally.of(node) for name, node in graph.nodes.items()}
@@ -41,4 +40,4 @@ def test_a_hundred_thousand_nodes_are_written_read_ordered_and_run() -> None:
         for dependent in graph.dependents[name]:
             tallies[dependent] = tallies[dependent].with_end(graph.nodes[dependent].after[0].on_failure, states[name])
 
-    assert len(graph.layers) == MOST_NODES // 1_000
+    assert len(graph.layers) == MAX_WORKFLOW_NODES // 1_000

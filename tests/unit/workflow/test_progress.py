@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.workflow.definition import After, Definition, Node, OnFailure
-from coditect.workflow.join import Tally
-from coditect.workflow.states import TaskState
+from coditect.workflow.states import Tally, TaskState
 from tests.unit.workflow.graphs import definitions, node, plain_calls
 from tests.unit.workflow.model import naive
 
@@ -63,15 +62,13 @@ def test_an_edge_passes_an_end_on_by_its_policy(policy: OnFailure, ended: TaskSt
     assert decide(node("b", After("a", policy)), {"a": ended}) is becomes
 
 
-def test_the_first_of_any_is_enough_and_only_the_last_failure_is_too_many() -> None:
+def test_a_join_ends_as_soon_as_its_number_is_reached_or_cannot_be() -> None:
     one = node("c", "a", "b", join="any")
 
     assert decide(one, {"a": S.COMPLETED, "b": S.WORKING}) is S.READY
     assert decide(one, {"a": S.FAILED, "b": S.WORKING}) is None
     assert decide(one, {"a": S.FAILED, "b": S.SKIPPED}) is S.FAILED
 
-
-def test_k_of_n_ends_as_soon_as_k_cannot_be_reached() -> None:
     one = node("d", "a", "b", "c", join=2)
 
     assert decide(one, {"a": S.COMPLETED, "b": S.FAILED, "c": S.WORKING}) is None

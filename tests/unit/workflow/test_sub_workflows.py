@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from coditect import Retry, Workflow
-from coditect.client.upload import MOST_CHILDREN_BYTES, cut
+from coditect.client.workflows import MOST_CHILDREN_BYTES, cut
 from coditect.errors import InputError, InvalidWorkflow, TooLarge
 from coditect.workflow.definition import After, Call, Definition, Node, SubWorkflow
 from coditect.workflow.documents.file import read_workflow, write_json, write_yaml
+from coditect.workflow.graph import MOST_CHILD_NODES, child_problems, children_of
 from coditect.workflow.render import draw_mermaid, draw_text
-from coditect.workflow.sub_workflows import MOST_CHILD_NODES, child_problems, children_of
 
 HEAD = "name: flow\nnodes:\n  a: {workflow: child}\nworkflows:\n  child:\n"
 
@@ -34,7 +34,7 @@ def test_a_child_is_given_as_a_workflow_and_its_result_is_used() -> None:
     assert definition.workflows == (child().definition(),)
 
 
-def test_children_of_a_child_are_known_to_the_whole() -> None:
+def test_children_of_a_child_and_a_workflow_that_runs_itself_are_known_to_the_whole() -> None:
     middle = Workflow("middle")
     middle.workflow(child(), name="inner")
     flow = Workflow("flow")
@@ -45,6 +45,14 @@ def test_children_of_a_child_are_known_to_the_whole() -> None:
 
     assert [one.name for one in definition.workflows] == ["child", "middle"]
     assert all(not one.workflows for one in definition.workflows)
+
+    itself = Workflow("itself")
+    itself.workflow("itself", name="again", when="input.more")
+
+    own = itself.definition()
+
+    assert own.workflows == ()
+    assert children_of(own) == (own,)
 
 
 @pytest.mark.parametrize("same", ["child", "flow"])
@@ -69,23 +77,15 @@ def test_a_name_that_stands_for_no_workflow_is_refused() -> None:
     assert "did you mean child?" in str(refused.value)
 
 
-def test_a_workflow_that_runs_itself_is_among_its_children() -> None:
-    flow = Workflow("flow")
-    flow.workflow("flow", name="again", when="input.more")
-
-    definition = flow.definition()
-
-    assert definition.workflows == ()
-    assert children_of(definition) == (definition,)
-
-
-def test_a_file_has_the_same_children_whichever_way_it_is_written() -> None:
+def test_a_file_has_the_same_children_and_a_drawing_their_names() -> None:
     flow = Workflow("flow", description="whole")
     flow.workflow(child(), {"x": 1}, name="a")
     definition = flow.definition()
 
     assert read_workflow(write_yaml(definition).encode()) == definition
     assert read_workflow(write_json(definition).encode(), is_json=True) == definition
+    assert draw_text(definition).splitlines()[1] == "1  a  workflow child"
+    assert '    n0[/"a<br/>workflow child"/]' in draw_mermaid(definition)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_what_is_wrong_in_a_child_is_told_with_its_line_and_place(text: str, tol
     assert f"line {first.line}: {first.place}: {first.sentence}".startswith(told)
 
 
-def test_a_capability_that_no_agent_offers_is_a_problem_in_a_child_too() -> None:
+def test_problems_and_the_bound_of_a_child_are_told_with_its_place() -> None:
     flow = Workflow("flow")
     flow.workflow(child(), name="a")
 
@@ -118,8 +118,6 @@ def test_a_capability_that_no_agent_offers_is_a_problem_in_a_child_too() -> None
 
     assert problem.path == ("workflows", "child", "nodes", "n", "task")
 
-
-def test_a_child_has_a_bound() -> None:
     nodes = tuple(Node(f"n{number}", Call("some.work")) for number in range(MOST_CHILD_NODES + 1))
     large = Definition("flow", (Node("a", SubWorkflow("child")),), workflows=(Definition("child", nodes),))
     itself = Definition("flow", (*nodes, Node("again", SubWorkflow("flow"))))
@@ -144,11 +142,3 @@ def test_children_go_with_the_first_chunk_and_have_a_bound_together() -> None:
     assert chunk["workflows"] == {"child": {"nodes": {"n": {"task": "some.work", "input": {"$from": "input"}}}}}
     with pytest.raises(TooLarge, match="sub-workflows are over the limit"):
         cut(beyond.definition(), None, workflow="w", key=None)
-
-
-def test_a_child_is_drawn_with_its_name() -> None:
-    flow = Workflow("flow")
-    flow.workflow(child(), name="a")
-
-    assert draw_text(flow.definition()).splitlines()[1] == "1  a  workflow child"
-    assert '    n0[/"a<br/>workflow child"/]' in draw_mermaid(flow.definition())

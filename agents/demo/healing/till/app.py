@@ -1,8 +1,8 @@
 """A till (cash register) that answers over HTTP on one event loop: the healing demo's service, with its bugs.
 
 `python app.py PORT` serves, `python app.py --check` reads the settings and says what is wrong with them. The paths
-below `/bugs` are its bugs, which a request meets: a call that blocks the loop, a list that only grows, and a log in
-detail.
+below `/bugs` are its bugs, which a request meets: a call that blocks the loop, a list that only grows, a log in
+detail, and files that are never closed.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prices import check, read_settings  # type: ignore[import-not-found]  # beside this file, where it is deployed
+from cache import check_cache  # type: ignore[import-not-found]  # beside this file, where it is deployed
+from prices import check, read_settings  # type: ignore[import-not-found]
 
 DATA = Path("../../data")
-MOST_LEAKED, MOST_FLOODS = 160, 640
-"""Megabytes at which the leak ends, and writes of 0.1 MB at which the flood does, for the sake of the machine."""
+MOST_LEAKED, MOST_FLOODS, MOST_OPEN = 160, 640, 400
+"""Megabytes, writes of 0.1 MB and files at which the bugs end, for the sake of the machine."""
 BLOCK, LINE = 1_000_000, "DEBUG the drawer is shut\n"
 
 
@@ -31,6 +32,7 @@ class Till:
     def __init__(self) -> None:
         self.currency, self.prices = read_settings()
         self.leaked: list[bytearray] = []
+        self.opened: list[int] = []
         self.bugs: set[asyncio.Future[None]] = set()
         self.paths: dict[str, Callable[[], dict[str, Any]]] = {
             "/health": self.health,
@@ -38,11 +40,13 @@ class Till:
             "/bugs/hang": self.hang,
             "/bugs/leak": self.leak,
             "/bugs/flood": self.flood,
+            "/bugs/files": self.open_files,
         }
 
     def health(self) -> dict[str, Any]:
-        """Return the version and the sum of the prices; raise an error when the sum or a write to the disk fails."""
+        """Return the version and the sum of the prices; raise an error when sum, cache or a write to the disk fails."""
         total = sum(self.prices.values())
+        check_cache(DATA / "cache")
         probe = DATA / "probe"
         probe.write_bytes(b"." * 16_384)
         probe.unlink()
@@ -79,6 +83,16 @@ class Till:
             print(LINE * (BLOCK // 10 // len(LINE)), end="", flush=True)
             await asyncio.sleep(0.02)
 
+    def open_files(self) -> dict[str, Any]:
+        """Begin to open files that are never closed, up to 400."""
+        self.bugs.add(asyncio.ensure_future(self._open_files()))
+        return {}
+
+    async def _open_files(self) -> None:
+        while len(self.opened) < MOST_OPEN:
+            self.opened.append(os.open(os.devnull, os.O_RDONLY))
+            await asyncio.sleep(0.002)
+
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request as JSON."""
         try:
@@ -99,7 +113,7 @@ class Till:
             return "404 Not Found", b"{}"
         try:
             return "200 OK", json.dumps(self.paths[path]()).encode()
-        except (OSError, ArithmeticError, TypeError) as error:
+        except (OSError, ArithmeticError, TypeError, ValueError) as error:
             return "503 Service Unavailable", json.dumps({"error": f"{type(error).__name__}: {error}"}).encode()
 
 

@@ -41,7 +41,7 @@ export default function Approvals() {
     { head: "Answer", cell: (row) => html`<${Answer} workflow=${row.workflow} node=${row.node} onDone=${found.reload} />` },
   ];
   return html`<${Title} about="What workflows ask a person. Only the first answer to a question counts.">Approvals<//>
-    <${Shown} resource=${found} empty=${html`<${Empty} command="coditect workflow run examples/release.yaml">No workflow waits for an answer. One that asks:<//>`}>
+    <${Shown} resource=${found} empty=${html`<${Empty} command="coditect workflow start examples/release.yaml">No workflow waits for an answer. One that asks:<//>`}>
       ${(list) => html`<${Table} label="Approvals" columns=${columns} rows=${list} keyOf=${(row) => `${row.workflow}:${row.node}`} />`}<//>
     <${Decided} />`;
 }

@@ -28,7 +28,7 @@ export default function Events() {
         <option value="">any</option>${KINDS.map((one) => html`<option>${one}</option>`)}</select>`}<//>
       <${Field} label="Contains">${(id) => html`<input id=${id} value=${word} onInput=${(event) => setWord(event.target.value)} placeholder="a task, an agent, a word" />`}<//></form>
     ${shown.length === 0
-      ? html`<${Empty} command="coditect events tail">${live ? "Nothing has happened since the page was opened." : "The stream of events is not open."} On a terminal:<//>`
+      ? html`<${Empty} command="coditect event tail">${live ? "Nothing has happened since the page was opened." : "The stream of events is not open."} On a terminal:<//>`
       : html`<div class="scroll" tabindex="0" role="region" aria-label="Events"><table><thead><tr><th scope="col">Time</th><th scope="col">Event</th><th scope="col">Of</th><th scope="col">Data</th></tr></thead>
         <tbody>${shown.map((event) => html`<tr key=${event.number}><td><time datetime=${moment(event.time)}>${clock(event.time)}</time></td><td><strong>${event.type}</strong></td>
           <td class="id">${event.subject || event.source}</td><td><code>${told(event)}</code></td></tr>`)}</tbody></table></div>`}`;

@@ -43,7 +43,7 @@ function List() {
   return html`<${Title} about="Running tasks that an agent offers to another agent or to a capability.">Handoffs<//>
     <form class="filters" onSubmit=${(event) => event.preventDefault()}>
       <${Field} label="Only open">${(id) => html`<input id=${id} type="checkbox" checked=${open} onChange=${(event) => setOpen(event.target.checked)} />`}<//></form>
-    <${Shown} resource=${found} empty=${html`<${Empty} command="coditect handoff list">${none} To ask again:<//>`}>
+    <${Shown} resource=${found} empty=${html`<${Empty} command="coditect task handoff list">${none} To ask again:<//>`}>
       ${(list) => html`<${Table} label="Handoffs" columns=${columns} rows=${list} keyOf=${(row) => row.handoff} />`}<//>`;
 }
 

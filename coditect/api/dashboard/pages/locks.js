@@ -52,6 +52,7 @@ export default function Locks() {
     { head: "Mode", cell: (row) => row.mode },
     { head: "Fence", kind: "number", cell: (row) => row.fence || "" },
     { head: "Who", cell: (row) => html`${row.agent}${row.task && html`<br /><small class="id">${row.task}</small>`}` },
+    { head: "Reason", cell: (row) => row.reason },
     { head: "Since", cell: (row) => html`<${Ago} at=${row.begun_ms} />` },
     { head: "Expires", cell: (row) => html`<${Until} at=${row.expires_ms} />` },
     { head: ACTIONS, cell: (row) => row.state === "held" && html`<${Release} resource=${row.resource} reload=${found.reload} />` },

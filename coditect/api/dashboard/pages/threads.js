@@ -49,7 +49,7 @@ const columnsOf = (path, said) => [
 function Say({ path, said, label, answers }) {
   const say = ({ by, value }) => post(`${path}/messages`, { value, by, ...(answers ? { answers } : {}) });
   return html`<${Ask} label=${label} kind="main" confirm="Say" title=${answers ? `Answer message ${answers}` : "Say something"} act=${say} onDone=${said}>
-    <${Field} label="Your name" note="One of the participants; with an API key, its name counts.">${(id) => html`<input id=${id} name="by" />`}<//>
+    <${Field} label="Your name" note="One of the participants. With an API key, leave it empty, unless the key has the role admin.">${(id) => html`<input id=${id} name="by" />`}<//>
     <${Field} label="Message">${(id) => html`<textarea id=${id} name="value" rows="3" required></textarea>`}<//><//>`;
 }
 

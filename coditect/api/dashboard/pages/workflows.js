@@ -31,7 +31,7 @@ function List({ search }) {
   const filtered = wanted.state || wanted.name || wanted.label || wanted.since;
   const empty = filtered
     ? html`<${Empty}>No workflow fits these filters.<//>`
-    : html`<${Empty} command="coditect workflow run examples/layered.yaml">The control plane keeps no workflow. Start one:<//>`;
+    : html`<${Empty} command="coditect workflow start examples/layered.yaml">The control plane keeps no workflow. Start one:<//>`;
   return html`<${Title} about="Every workflow that the control plane keeps, the latest first.">Workflows<//>
     <form class="filters" onSubmit=${(event) => event.preventDefault()}>
       <${Field} label="State">${(id) => html`<select id=${id} value=${wanted.state} onChange=${change("state")}>

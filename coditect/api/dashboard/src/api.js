@@ -1,4 +1,5 @@
-// The HTTP API as the pages use it: a call gives the decoded JSON, or raises a Problem with the API's own sentence.
+// The HTTP API as the pages use it: a call gives the decoded JSON, or else the text, or raises a Problem with the API's
+// own sentence.
 
 import { parse, stringify } from "./json.js";
 
@@ -56,8 +57,8 @@ export function query(fields) {
   return given.length ? `?${text}` : "";
 }
 
-export async function call(method, path, body, { signal } = {}) {
-  const sent = headers({ Accept: "application/json" });
+export async function call(method, path, body, { signal, more = {} } = {}) {
+  const sent = headers({ Accept: "application/json", ...more });
   if (body !== undefined) sent["Content-Type"] = "application/json";
   let answer;
   try {
@@ -77,7 +78,7 @@ function decoded(text, answer) {
   try {
     return parse(text);
   } catch {
-    return { title: answer.statusText || "The answer is no JSON", facts: { answer: text.slice(0, 300) } };
+    return answer.ok ? text : { title: answer.statusText || "The answer is no JSON", facts: { answer: text.slice(0, 300) } };
   }
 }
 

@@ -8,7 +8,8 @@ import { KeyDialog } from "./key.js";
 const PAGES = [
   ["fleet", "Fleet"], ["queues", "Queues"], ["tasks", "Tasks"], ["workflows", "Workflows"], ["approvals", "Approvals"],
   ["threads", "Threads"], ["handoffs", "Handoffs"], ["dead-letters", "Dead letters"], ["schedules", "Schedules"],
-  ["locks", "Locks"], ["breakers", "Breakers"], ["events", "Events"],
+  ["locks", "Locks"], ["breakers", "Breakers"], ["scorecard", "Scorecard"], ["events", "Events"],
+  ["architecture", "Architecture"], ["docs", "HTTP API"],
 ];
 
 const address = () => {
@@ -81,13 +82,14 @@ function Shell() {
   useEffect(() => {
     if (Page) document.querySelector("main h1")?.focus({ preventScroll: true });
   }, [Page, rest.join("/")]);
+  const shown = page === "docs" ? "" : rest[0] ?? ""; // a link to an operation leaves the reference as it stands
   const entered = () => (setAsked(false), setAgain(again + 1));
   return html`<a class="skip" href="#main" onClick=${(event) => (event.preventDefault(), document.querySelector("main").focus())}>
       Skip to the page</a>
     <header class="bar"><a class="brand" href="#/fleet"><img src="icon.svg" alt="" width="24" height="24" />Coditect</a>
       <button type="button" class="menu" aria-expanded=${open ? "true" : "false"} aria-controls="pages" onClick=${() => setOpen(!open)}>Menu</button></header>
     <${Navigation} page=${page} open=${open} />
-    <main id="main" tabindex="-1">${Page ? html`<${Page} key=${`${page}/${again}/${rest[0] ?? ""}`} rest=${rest} search=${search} />` : html`<p class="wait" role="status">Loading …</p>`}</main>
+    <main id="main" tabindex="-1">${Page ? html`<${Page} key=${`${page}/${again}/${shown}`} rest=${rest} search=${search} />` : html`<p class="wait" role="status">Loading …</p>`}</main>
     ${asked && html`<${KeyDialog} entered=${entered} />`}
     ${key.get() && html`<button type="button" class="forget" onClick=${() => (key.set(""), setAgain(again + 1))}>Forget the API key</button>`}`;
 }

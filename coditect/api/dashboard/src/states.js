@@ -8,6 +8,7 @@ const LOOKS = {
   paused: ["warn", "‖"], retry_wait: ["warn", "↻"], awaiting_approval: ["warn", "?"], waiting: ["warn", "◔"],
   draining: ["warn", "↓"], suspect: ["warn", "!"], degraded: ["warn", "!"], polling: ["warn", "↻"], suspended: ["warn", "‖"],
   failed: ["bad", "✕"], dead: ["bad", "☓"], rejected: ["bad", "⊗"], lost: ["bad", "✕"], open: ["bad", "✕"],
+  pass: ["good", "✓"], fail: ["bad", "✕"], unknown: ["calm", "?"],
   compensation_failed: ["bad", "✕"], requested: ["warn", "?"], declined: ["warn", "⊗"], expired: ["calm", "◔"], withdrawn: ["calm", "⊘"],
 };
 

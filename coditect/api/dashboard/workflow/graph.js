@@ -62,7 +62,6 @@ export function neighbour(drawn, name, key) {
 
 export function Graph({ rows, open, chosen, choose }) {
   const box = useRef(null);
-  const begun = useRef(performance.now());
   const { nodes, drawn, edges } = useDrawn(rows, open);
   const [zoom, setZoom] = useState(1);
   const name = useMemo(() => nameAt(zoom), [zoom]);
@@ -74,7 +73,6 @@ export function Graph({ rows, open, chosen, choose }) {
     setZoom(Math.max(ZOOMS[0], wanted));
   };
   useEffect(fit, [drawn]);
-  useEffect(() => performance.measure("coditect-drawn", { start: begun.current, end: performance.now() }), []);
   const step = (by) => {
     const at = ZOOMS.findIndex((one) => one >= zoom - 0.001);
     setZoom(ZOOMS[Math.max(0, Math.min(ZOOMS.length - 1, (at < 0 ? ZOOMS.length - 1 : at) + by))]);

@@ -72,7 +72,7 @@ function NodeActions({ workflow, node, reload }) {
 
 // A waiting question, what it is about, and the buttons that answer it.
 function Question({ workflow, node, reload }) {
-  const found = useResource((signal) => get(`/v1/approvals/${segment(workflow)}/${segment(node)}`, { signal }), null, [workflow, node]);
+  const found = useResource((signal) => get(`/v1/approvals/${segment(`${workflow}:${node}`)}`, { signal }), null, [workflow, node]);
   return html`<${About} about=${found.value?.about} open=${true} /><${ProblemNote} problem=${found.problem} />
     <${Answer} ...${{ workflow, node, onDone: reload }} />`;
 }
@@ -88,12 +88,12 @@ export function About({ about, open = false }) {
 }
 
 export function Answer({ workflow, node, onDone }) {
-  const path = `/v1/approvals/${segment(workflow)}/${segment(node)}`;
+  const path = `/v1/approvals/${segment(`${workflow}:${node}`)}`;
   const fields = html`<${Field} label="Your name">${(id) => html`<input id=${id} name="by" />`}<//>
     <${Field} label="Comment" note="Kept with the answer.">${(id) => html`<textarea id=${id} name="comment" rows="3"></textarea>`}<//>`;
-  const answer = (granted) => (form) => post(path, { ...form, granted });
-  return html`<span class="actions"><${Ask} label="Grant" kind="main" title=${`Grant ${node}?`} act=${answer(true)} onDone=${onDone}>${fields}<//>
-    <${Ask} label="Deny" kind="bad" title=${`Deny ${node}?`} act=${answer(false)} onDone=${onDone}>${fields}<//></span>`;
+  const answer = (verb) => (form) => post(`${path}/${verb}`, form);
+  return html`<span class="actions"><${Ask} label="Grant" kind="main" title=${`Grant ${node}?`} act=${answer("grant")} onDone=${onDone}>${fields}<//>
+    <${Ask} label="Deny" kind="bad" title=${`Deny ${node}?`} act=${answer("deny")} onDone=${onDone}>${fields}<//></span>`;
 }
 
 // Says first what would begin again.

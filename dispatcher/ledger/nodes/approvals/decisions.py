@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from coditect.model.result import Failure
 from coditect.workflow.approvals.policy import Judgement
 from coditect.workflow.definition import OnTimeout
 from dispatcher.ledger import versions
 from dispatcher.ledger.audit import trail
 from dispatcher.ledger.audit.trail import AuditEntry
-from dispatcher.ledger.effects import NodeKey
+from dispatcher.ledger.effects import EndedWait, NodeKey
 from dispatcher.ledger.keyspace import DECISIONS
 from dispatcher.ledger.nodes.approvals import questions
 from dispatcher.ledger.unit_of_work import UnitOfWork
@@ -21,6 +22,8 @@ from dispatcher.store.transaction import Reads
 
 ASKED, GRANTED, DENIED, REFUSED = "asked", "granted", "denied", "refused"
 POLICY, TIMEOUT, LEARNED, GATE = "policy", "timeout", "learned", "gate"
+MOST_BEFORE = 20
+"""The most nodes before an approval node that learn why it was not approved."""
 AUTOMATIC = frozenset({POLICY, TIMEOUT, LEARNED, GATE})
 """The authors of automatic decisions; no person answers under such a name."""
 
@@ -47,8 +50,8 @@ class DecisionRecord:
 
     def pack(self) -> bytes:
         """Encode the record as its row in the store."""
-        told = [self.decision, self.at_ms, self.by, self.why, self.capability, self.rule, self.risk, self.policy]
-        return versions.DECISION.pack([*told, self.on_timeout, self.digest, self.question, self.due_ms, self.facts])
+        fields = [self.decision, self.at_ms, self.by, self.why, self.capability, self.rule, self.risk, self.policy]
+        return versions.DECISION.pack([*fields, self.on_timeout, self.digest, self.question, self.due_ms, self.facts])
 
     @classmethod
     def unpack(cls, row: bytes) -> DecisionRecord:
@@ -73,21 +76,50 @@ def about(row: bytes | None) -> dict[str, Any]:
     return {name: getattr(found, name) for name in names}
 
 
-def record(unit: UnitOfWork, node_key: NodeKey, decision: DecisionRecord) -> None:
-    """Store a node's decision, add it to the audit trail, and have it published as an event after the commit."""
+def record(unit: UnitOfWork, node_key: NodeKey, decision: DecisionRecord, *, asked_ms: int | None = None) -> None:
+    """Store a node's decision, add it to the audit trail, and have it published as an event after the commit.
+
+    `asked_ms` is the instant of the question that is answered, if there was one.
+    """
     unit.tr.set(DECISIONS.pack(node_key), decision.pack())
     automatic = decision.decision == ASKED or decision.by in AUTOMATIC
-    told = {"rule": decision.rule, "risk": decision.risk, "policy": decision.policy, "capability": decision.capability}
-    entry = AuditEntry(decision.decision, decision.by, automatic, decision.why, facts=decision.facts, **told)
+    policy_facts = {
+        "rule": decision.rule,
+        "risk": decision.risk,
+        "policy": decision.policy,
+        "capability": decision.capability,
+    }
+    entry = AuditEntry(decision.decision, decision.by, automatic, decision.why, facts=decision.facts, **policy_facts)
     trail.append(unit, node_key, entry)
     asked: dict[str, Any] = {}
-    if decision.decision == ASKED:
+    if decision.decision != ASKED:
+        ended = {"decision": decision.decision, "by": decision.by, "rule": decision.rule}
+        unit.effects.waits.append(EndedWait(node_key, "approval", asked_ms or unit.now_ms, ended))
+    else:
         about = questions.subject(
             unit.tr.snapshot, node_key, max_bytes=questions.LISTED_BYTES, max_results=questions.LISTED_RESULTS
         )
         asked = {"question": decision.question, "due_ms": decision.due_ms, "about": about}
-    facts = {name: value for name, value in told.items() if value}
+    facts = {name: value for name, value in policy_facts.items() if value}
     unit.effects.say(
         f"approval.{decision.decision}", node_key.workflow, node=node_key.node, by=decision.by, why=decision.why,
         **facts, **asked,
     )  # fmt: skip
+    if decision.decision in (DENIED, REFUSED) and decision.by != TIMEOUT:
+        _say_failed(unit, node_key, decision)
+
+
+def _say_failed(unit: UnitOfWork, node_key: NodeKey, decision: DecisionRecord) -> None:
+    """Have an event published about a task that a person denied, or about some tasks before an approval node.
+
+    A task that the policy refuses fails, and its failure is published as every other.
+    """
+    node = unit.definition(node_key)
+    if node.call is not None and decision.decision == REFUSED:
+        return
+    before = (NodeKey(node_key.workflow, edge.node) for edge in node.after[:MOST_BEFORE])
+    nodes = [node] if node.call is not None else map(unit.definition, before)
+    failure = Failure(decision.decision, "Refused", decision.why or decision.question)
+    for capability in {node.call.capability: None for node in nodes if node.call is not None}:
+        known = {"capability": decision.capability or capability}
+        unit.effects.say("attempt.failed", node_key.task_id, **known, **failure.as_event())

@@ -7,7 +7,7 @@ from typing import Any
 
 from coditect.model.result import Failure
 from coditect.wire.json import dumps
-from coditect.workflow.approvals.artifacts import MOST_SHOWN, missing
+from coditect.workflow.approvals.policy import MAX_ARTIFACT_CHARACTERS, missing
 from coditect.workflow.definition import Approval
 from dispatcher.ledger.audit import trail
 from dispatcher.ledger.audit.trail import AuditEntry
@@ -45,9 +45,9 @@ def refusal(decision: DecisionRecord) -> Failure:
     """Return the failure of an approval node that a missing artifact or the policy refused, with no person asked."""
     if decision.by != GATE:
         return judging.refusal(decision)
-    fix = "look at the results before it: coditect approval show"
+    fix = "look at the results before it: coditect approval get"
     return Failure(MISSING, "NotApproved", f"Nobody was asked: {decision.why}", fix=fix)
 
 
 def _shown(value: object) -> str:
-    return dumps(value).decode()[:MOST_SHOWN]
+    return dumps(value).decode()[:MAX_ARTIFACT_CHARACTERS]

@@ -13,9 +13,16 @@ from typing import Any
 
 from coditect.errors import InputError
 from coditect.model.result import Failure
-from coditect.wire.blob_ref import has_claims
 from coditect.wire.json import loads
-from coditect.workflow.approvals.policy import MOST_STEPS, ApprovalCase, ApprovalPolicy, Judgement, Ruling, Subject
+from coditect.wire.tasks import has_claims
+from coditect.workflow.approvals.policy import (
+    MAX_POLICY_STEPS,
+    ApprovalCase,
+    ApprovalPolicy,
+    Judgement,
+    Ruling,
+    Subject,
+)
 from coditect.workflow.definition import Approval, Call
 from coditect.workflow.expressions import Account
 from dispatcher.ledger.effects import NodeKey
@@ -74,11 +81,12 @@ def may_go(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> 
 def refusal(decision: DecisionRecord) -> Failure:
     """Return the failure of a node that the policy refused."""
     message = f"The approval policy refuses it: {decision.why}"
-    return Failure(REFUSAL, "NotApproved", message, fix="ask the operator, or change the rule: coditect policy check")
+    fix = "ask the operator, or change the rule: coditect approval policy"
+    return Failure(REFUSAL, "NotApproved", message, fix=fix)
 
 
 def _judge(unit: UnitOfWork, policy: ApprovalPolicy, case: ApprovalCase) -> Judgement:
-    account = Account(MOST_STEPS)
+    account = Account(MAX_POLICY_STEPS)
     judgement = policy.judge(case, account)
     unit.steps += account.spent
     return judgement

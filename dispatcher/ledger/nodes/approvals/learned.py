@@ -7,8 +7,7 @@ was canceled is neither.
 
 from __future__ import annotations
 
-from coditect.workflow.approvals.evidence import Evidence
-from coditect.workflow.approvals.policy import ApprovalPolicy, ApprovalRule, Subject
+from coditect.workflow.approvals.policy import ApprovalPolicy, ApprovalRule, Evidence, Subject
 from coditect.workflow.states import TaskState
 from dispatcher.ledger import versions
 from dispatcher.ledger.effects import Effects, NodeKey

@@ -47,7 +47,7 @@ def subject(tr: Reads, node_key: NodeKey, *, max_bytes: int, max_results: int) -
     """
     head = tr.get(WORKFLOWS.pack((node_key.workflow,)))
     document = definitions.find(tr, node_key.defined)
-    node = None if document is None else known_node(node_key.defined.node, versions.NODE.unpack(document))
+    node = None if document is None else known_node(node_key.defined.node, versions.NODE_DOCUMENT.unpack(document))
     predecessors = [] if node is None else [edge.node for edge in node.after][:max_results]
     results = {name: _shown(tr, NodeKey(node_key.workflow, name), RESULT, max_bytes) for name in predecessors}
     own = _shown(tr, node_key, INPUT, max_bytes)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from coditect.errors import InputError, NotFound
-from coditect.model.value import value
+from coditect.model.message import value
 from coditect.workflow.definition import defined_name
 from coditect.workflow.states import TaskState
 from dispatcher.ledger import versions
@@ -64,7 +64,7 @@ def find(tr: Reads, seen: Seen, workflow: str, name: str) -> Position:
     node_key = NodeKey(workflow, name)
     (row,) = seen([node_key])
     if row is None or node_key.is_compensation or row.state is not TaskState.COMPLETED or row.finished_ms is None:
-        fix = f"coditect workflow checkpoints {workflow}"
+        fix = f"coditect workflow get {workflow} --checkpoints"
         raise NotFound("The workflow has no such checkpoint", workflow=workflow, checkpoint=name, fix=fix)
     return Position(row.finished_ms, _later(tr, seen, node_key, row.finished_ms))
 

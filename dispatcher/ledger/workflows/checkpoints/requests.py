@@ -26,7 +26,7 @@ from dispatcher.ledger.workflows.queries import Body, page_of, rows_of
 from dispatcher.ledger.workflows.submit import text
 from dispatcher.store.transaction import KeyValue, Reads
 
-MOST_NAMED = 100
+MAX_NAMED_CHECKPOINTS = 100
 """The largest number of named checkpoints of one workflow, and of its restores that a list shows."""
 _NOT_BEGUN = frozenset({TaskState.BLOCKED, TaskState.READY, TaskState.SKIPPED})
 _UNDER_WAY = frozenset({TaskState.PUBLISHED, TaskState.WORKING})
@@ -43,7 +43,7 @@ def make(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     run = control.run_of(unit, workflow)
     control.check_present(unit, body)
     if run.state.terminal:
-        fix = "each completed node is a checkpoint: coditect workflow checkpoints"
+        fix = "each completed node is a checkpoint: coditect workflow get RUN --checkpoints"
         raise InputError("The workflow has ended", workflow=workflow, state=run.state.value, fix=fix)
     if run.restoring is not None:
         raise Retryable("The workflow is being restored", workflow=workflow, fix="try again in a moment")
@@ -51,8 +51,10 @@ def make(unit: UnitOfWork, body: Body) -> dict[str, Any]:
         fix = "the node is a checkpoint by itself once it has completed; choose another name"
         raise InputError("A node of the workflow has this name", workflow=workflow, checkpoint=name, fix=fix)
     key = CHECKPOINTS.pack((workflow, name))
-    if unit.tr.get(key) is None and len(unit.tr.get_range(*CHECKPOINTS.range((workflow,)))) >= MOST_NAMED:
-        raise InputError("The workflow has too many checkpoints with a name", workflow=workflow, most=MOST_NAMED)
+    if unit.tr.get(key) is None and len(unit.tr.get_range(*CHECKPOINTS.range((workflow,)))) >= MAX_NAMED_CHECKPOINTS:
+        raise InputError(
+            "The workflow has too many checkpoints with a name", workflow=workflow, most=MAX_NAMED_CHECKPOINTS
+        )
     run.checkpoint_ms = max(unit.now_ms, run.checkpoint_ms + 1)
     by = str(body.get("writer") or "")[:MOST_NAME]
     unit.tr.set(key, versions.CHECKPOINT.pack((run.checkpoint_ms, by)))
@@ -65,13 +67,13 @@ def listing(tr: Reads, body: Body) -> dict[str, Any]:
     workflow = text(body, "workflow")
     rows_of(tr, workflow)
     rows, following = _page(tr, workflow, body)
-    told: list[dict[str, Any]] = []
+    shown: list[dict[str, Any]] = []
     restored: list[dict[str, Any]] = []
     if not body.get("after"):
-        told = [_named(pair) for pair in tr.get_range(*CHECKPOINTS.range((workflow,)), limit=MOST_NAMED)]
-        latest = tr.get_range(*RESTORES.range((workflow,)), limit=MOST_NAMED, reverse=True)
+        shown = [_named(pair) for pair in tr.get_range(*CHECKPOINTS.range((workflow,)), limit=MAX_NAMED_CHECKPOINTS)]
+        latest = tr.get_range(*RESTORES.range((workflow,)), limit=MAX_NAMED_CHECKPOINTS, reverse=True)
         restored = [_restore(pair) for pair in reversed(latest)]
-    told += [
+    shown += [
         {
             "checkpoint": node_key.node,
             "node": node_key.node,
@@ -82,7 +84,7 @@ def listing(tr: Reads, body: Body) -> dict[str, Any]:
         for node_key, row in rows
         if row.state is TaskState.COMPLETED and not node_key.is_compensation
     ]
-    return {"checkpoints": told, "restores": restored, "next": following}
+    return {"checkpoints": shown, "restores": restored, "next": following}
 
 
 def plan(tr: Reads, body: Body) -> dict[str, Any]:
@@ -102,15 +104,15 @@ def plan(tr: Reads, body: Body) -> dict[str, Any]:
     spaces.check(tr, workflow, position)
     rows, following = _page(tr, workflow, body)
     begun = [(node_key, row) for node_key, row in rows if _has_effects(node_key, row, position)]
-    told = [
+    nodes = [
         {
             "node": node_key.node,
             "state": row.state.value,
             "compensated": declares and row.state is TaskState.COMPLETED,
         }
-        for (node_key, row), declares in zip(begun, _declared(tr, [one for one, _ in begun]), strict=True)
+        for (node_key, row), declares in zip(begun, _declared(tr, [node_key for node_key, _ in begun]), strict=True)
     ]
-    return {"workflow": workflow, "nodes": told, "token": token_of(tr, workflow, run), "next": following}
+    return {"workflow": workflow, "nodes": nodes, "token": token_of(tr, workflow, run), "next": following}
 
 
 def check(workflow: str, run: RunRecord) -> None:
@@ -130,7 +132,7 @@ def check(workflow: str, run: RunRecord) -> None:
         raise InputError("A compensated workflow is not restored: its nodes are undone", **facts)
     if run.state is WorkflowState.CANCELED:
         raise InputError("A canceled workflow is not restored: a cancel is final", **facts)
-    if run.again or run.canceling:
+    if run.redriving or run.canceling:
         fix = "try again in a moment"
         raise Retryable("What was begun before is not done yet", workflow=workflow, fix=fix)
 
@@ -143,8 +145,8 @@ def token_of(tr: Reads, workflow: str, run: RunRecord) -> str:
     Nodes are only added. One that has begun becomes one that has not only by a retry, a redrive or a restore, which the
     counts of the states tell, unless several nodes have changed places meanwhile.
     """
-    begun, told = Counter[str](), {TaskState(state): count for state, count in run.counts.items()}
-    for state, count in told.items():
+    begun, expected = Counter[str](), {TaskState(state): count for state, count in run.counts.items()}
+    for state, count in expected.items():
         begun["" if state in _NOT_BEGUN else "under_way" if state in _UNDER_WAY else state.value] += count
     counts = ".".join(f"{state}{count}" for state, count in sorted(begun.items()) if count)
     return f"{restores(tr, workflow)}.{counts}.{run.state.value}"
@@ -184,7 +186,7 @@ def _declared(tr: Reads, node_keys: Sequence[NodeKey]) -> Iterator[bool]:
         declares[node_key] = isinstance(call, Call | SubWorkflow) and call.compensate is not None
         if isinstance(work, SubWorkflow) and not declares[node_key]:
             runs_child.append(node_key)
-    latest = {node_key: found[-1] for node_key, found in children.told(tr, runs_child).items() if found}
+    latest = {node_key: found[-1] for node_key, found in children.started(tr, runs_child).items() if found}
     runs = tr.get_many([RUNS.pack((child,)) for child in latest.values()])
     declares.update(
         (node_key, row is not None and RunRecord.unpack(row).to_compensate > 0)

@@ -24,7 +24,7 @@ from dispatcher.ledger import values, versions
 from dispatcher.ledger.audit import autonomy, trail
 from dispatcher.ledger.audit.trail import AuditEntry
 from dispatcher.ledger.effects import NodeKey
-from dispatcher.ledger.keyspace import AGAIN, CHECKPOINTS, EDGES, RESTORES, STATUSES, TODO
+from dispatcher.ledger.keyspace import AGAIN, CHECKPOINTS, CONTINUATIONS, EDGES, RESTORES, STATUSES
 from dispatcher.ledger.nodes import advance, children, compensations, limits, withdrawals
 from dispatcher.ledger.nodes.attempts import RESTORED, UNDER_WAY, begin_anew, write_attempt
 from dispatcher.ledger.nodes.inputs import ITERATIONS, RESULT, body_at, write
@@ -67,13 +67,13 @@ def restore(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     else:
         autonomy.note_hand(unit, workflow)
     trail.append(unit, NodeKey(workflow, ""), AuditEntry("restored", by, automatic=False, why=f"to {name}"))
-    run.restoring, run.again = [position.at_ms, list(position.later), by, paused], True
+    run.restoring, run.redriving = [position.at_ms, list(position.later), by, paused], True
     root = NodeKey(workflow, advance.ROOT)
     if next_compensation(unit, run, workflow) is None:
-        discard(unit, root, advance.MOST_STEPS)
+        discard(unit, root, advance.MAX_DEPENDENTS)
     else:
         run.state, run.ended = WorkflowState.COMPENSATING, WorkflowState.FAILED  # what it is if one of them fails
-        stop(unit, root, "", advance.MOST_STEPS)
+        stop(unit, root, "", advance.MAX_DEPENDENTS)
     return {"workflow": workflow, "checkpoint": name, "state": run.state.value}
 
 
@@ -82,8 +82,12 @@ def _check_ends_taken(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
 
     The restore would not undo the child.
     """
-    left = unit.tr.get_range(*TODO.range((unit.shard, workflow)), limit=advance.MOST_STEPS) if run.todo else ()
-    if any(TODO.unpack(key)[3] == CHILD_END for key, _ in left):
+    left = (
+        unit.tr.get_range(*CONTINUATIONS.range((unit.shard, workflow)), limit=advance.MAX_DEPENDENTS)
+        if run.todo
+        else ()
+    )
+    if any(CONTINUATIONS.unpack(key)[3] == CHILD_END for key, _ in left):
         raise Retryable("A sub-workflow has just ended", workflow=workflow, fix="try again in a moment")
 
 
@@ -115,7 +119,7 @@ def next_compensation(unit: UnitOfWork, run: RunRecord, workflow: str) -> NodeKe
     return None
 
 
-def stop(unit: UnitOfWork, root: NodeKey, after: str, most: int) -> int:
+def stop(unit: UnitOfWork, root: NodeKey, after: str, limit: int) -> int:
     """Cancel a page of the unfinished nodes that a restore discards; after the last page, have compensations begin.
 
     The page holds at most `most` nodes with names after `after`. Return how many were examined.
@@ -123,23 +127,23 @@ def stop(unit: UnitOfWork, root: NodeKey, after: str, most: int) -> int:
     run = unit.run(root.workflow)
     if run is None or run.restoring is None or run.canceling:
         return 1
-    seen, is_done = _walk(unit, root, STOP, after, most, ended=False)
+    seen, is_done = _walk(unit, root, STOP, after, limit, ended=False)
     if is_done:
-        run.again = False  # no node is left that an end could begin
+        run.redriving = False  # no node is left that an end could begin
         unit.leave(root, COMPENSATE)
     return seen
 
 
-def discard(unit: UnitOfWork, root: NodeKey, most: int) -> int:
+def discard(unit: UnitOfWork, root: NodeKey, limit: int) -> int:
     """After all compensations, restore a workflow's shared state, and have every discarded node wait again."""
     run = unit.run(root.workflow)
     assert run is not None and run.restoring is not None
-    run.again, run.ended, run.reason = True, None, ""
+    run.redriving, run.ended, run.reason = True, None, ""
     run.state = WorkflowState.PAUSED if run.restoring[3] else WorkflowState.RUNNING
-    return go_on_with_state(unit, root, "", most)
+    return go_on_with_state(unit, root, "", limit)
 
 
-def go_on_with_state(unit: UnitOfWork, root: NodeKey, after: str, most: int) -> int:
+def go_on_with_state(unit: UnitOfWork, root: NodeKey, after: str, limit: int) -> int:
     """Restore the shared state of a workflow, from the key behind `after` on; when that is done, discard nodes."""
     run = unit.run(root.workflow)
     if run is None or run.restoring is None or _is_given_up(unit, root.workflow, run):
@@ -147,11 +151,11 @@ def go_on_with_state(unit: UnitOfWork, root: NodeKey, after: str, most: int) -> 
     last = spaces.bring_back(unit, root.workflow, positions.read(run.restoring), after, run.restoring[2])
     if last is not None:
         unit.leave(root, RETURN, last)
-        return most
-    return go_on(unit, root, "", most)
+        return limit
+    return go_on(unit, root, "", limit)
 
 
-def go_on(unit: UnitOfWork, root: NodeKey, after: str, most: int) -> int:
+def go_on(unit: UnitOfWork, root: NodeKey, after: str, limit: int) -> int:
     """Have a page of the nodes that a restore discards wait again; after the last page, run those that may run.
 
     The page holds at most `most` nodes with names after `after`. Return how many were examined.
@@ -159,11 +163,11 @@ def go_on(unit: UnitOfWork, root: NodeKey, after: str, most: int) -> int:
     run = unit.run(root.workflow)
     if run is None or run.restoring is None or _is_given_up(unit, root.workflow, run):
         return 1
-    seen, is_done = _walk(unit, root, DISCARD, after, most, ended=True)
+    seen, is_done = _walk(unit, root, DISCARD, after, limit, ended=True)
     if not is_done:
         return seen
     run.restoring = None
-    return seen + redrive_steps.go_on(unit, root, "", max(1, most - seen))
+    return seen + redrive_steps.go_on(unit, root, "", max(1, limit - seen))
 
 
 def _is_given_up(unit: UnitOfWork, workflow: str, run: RunRecord) -> bool:
@@ -171,11 +175,11 @@ def _is_given_up(unit: UnitOfWork, workflow: str, run: RunRecord) -> bool:
     if not advance.is_over(run):
         return False
     unit.tr.clear_range(*AGAIN.range((workflow,)))
-    run.again, run.restoring = False, None
+    run.redriving, run.restoring = False, None
     return True
 
 
-def _walk(unit: UnitOfWork, root: NodeKey, kind: str, after: str, most: int, *, ended: bool) -> tuple[int, bool]:
+def _walk(unit: UnitOfWork, root: NodeKey, kind: str, after: str, limit: int, *, ended: bool) -> tuple[int, bool]:
     """Cancel, or if `ended` reset, nodes that a restore discards; return how many nodes were examined, and if all were.
 
     At most `most` nodes with names after `after` are examined.
@@ -184,11 +188,11 @@ def _walk(unit: UnitOfWork, root: NodeKey, kind: str, after: str, most: int, *, 
     run = unit.run(root.workflow)
     assert run is not None and run.restoring is not None
     position = positions.read(run.restoring)
-    found = unit.tr.get_range(*STATUSES.behind((root.workflow,), (after,)), limit=most + 1)
+    found = unit.tr.get_range(*STATUSES.behind((root.workflow,), (after,)), limit=limit + 1)
     seen = 0
-    for key, stored in found[:most]:
+    for key, stored in found[:limit]:
         if not seen % advance.AHEAD:
-            names = [STATUSES.unpack(one)[1] for one, _ in found[seen : seen + advance.AHEAD]]
+            names = [STATUSES.unpack(key)[1] for key, _ in found[seen : seen + advance.AHEAD]]
             unit.expect_definitions(NodeKey(root.workflow, name) for name in names)
         if seen and unit.is_full:
             break

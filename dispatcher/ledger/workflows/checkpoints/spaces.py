@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coditect.errors import InputError
-from coditect.wire.state import workflow_space
+from coditect.wire.control import LESSONS_SPACE, workflow_space
 from dispatcher.ledger import values, versions
 from dispatcher.ledger.keyspace import SPACE_VERSIONS, SPACES
 from dispatcher.ledger.unit_of_work import UnitOfWork
@@ -15,9 +15,9 @@ from dispatcher.ledger.values import ValueKey
 from dispatcher.ledger.workflows.checkpoints.positions import Position
 from dispatcher.store.transaction import Reads
 
-KEPT = 20
+VERSIONS_KEPT = 20
 """The number of versions of a key that are kept, the present one included."""
-PAGE = 500
+STATE_PAGE = 500
 MOST_CHANGED = 1_000
 """The largest number of keys of shared state that a restore brings back."""
 
@@ -61,15 +61,17 @@ def latest(tr: Reads, space: str, key: str) -> StateVersion:
 def write(unit: UnitOfWork, space: str, key: str, after: StateVersion, value: bytes | None) -> None:
     """Write the next version of a key of shared state, without a value for a deleted key; keep the last 20 versions.
 
+    Of lessons no former version is kept: a forgotten lesson cannot be read back.
+
     Raises:
         ValueBeyondBound: when the value is too large.
     """
     if value is not None:
         values.put(unit.tr, value_key(space, key, after.number), value, first=True)
-    row = versions.SPACE.pack(after.row)
+    row = versions.SPACE_VERSION.pack(after.row)
     unit.tr.set(SPACES.pack((space, key)), row)
     unit.tr.set(SPACE_VERSIONS.pack((space, key, after.number)), row)
-    if (oldest := after.number - KEPT) > 0:
+    if (oldest := after.number - (1 if space == LESSONS_SPACE else VERSIONS_KEPT)) > 0:
         unit.tr.clear(SPACE_VERSIONS.pack((space, key, oldest)))
         values.clear(unit.tr, value_key(space, key, oldest))
     unit.effects.say("state.changed", space, key=key, version=after.number)
@@ -82,7 +84,7 @@ def value_key(space: str, key: str, version: int) -> ValueKey:
 
 def unpack(row: bytes) -> StateVersion:
     """Decode a stored row into the version of a key of shared state that the row describes."""
-    version, writer, task, at_ms, deleted = versions.SPACE.unpack(row)
+    version, writer, task, at_ms, deleted = versions.SPACE_VERSION.unpack(row)
     return StateVersion(version, writer, task, at_ms, bool(deleted))
 
 
@@ -98,7 +100,7 @@ def check(tr: Reads, workflow: str, position: Position) -> None:
     space = workflow_space(workflow)
     for count, (key, _) in enumerate(_changed(tr, workflow, position, ""), 1):
         if _former(tr, workflow, key, position) is None:
-            fix = f"restore to a later checkpoint: the last {KEPT} versions of a key are kept"
+            fix = f"restore to a later checkpoint: the last {VERSIONS_KEPT} versions of a key are kept"
             raise InputError("The shared state of this checkpoint is not kept any more", space=space, key=key, fix=fix)
         if count > MOST_CHANGED:
             fix = "restore to a later checkpoint, or keep less in shared state"
@@ -129,7 +131,7 @@ def _changed(tr: Reads, workflow: str, position: Position, after: str) -> Iterat
     """Yield the keys of a workflow's shared state that were written since a checkpoint, with their present versions."""
     space = workflow_space(workflow)
     begin, end = SPACES.behind((space,), (after,))
-    while found := tr.get_range(begin, end, limit=PAGE):
+    while found := tr.get_range(begin, end, limit=STATE_PAGE):
         for stored, row in found:
             present = unpack(row)
             if not _is_of(workflow, present, position):
@@ -140,8 +142,10 @@ def _changed(tr: Reads, workflow: str, position: Position, after: str) -> Iterat
 def _former(tr: Reads, workflow: str, key: str, position: Position) -> StateVersion | None:
     """Return the version that a key of shared state had at a checkpoint, 0 before its first write; None if not kept."""
     space = workflow_space(workflow)
-    kept = [unpack(row) for _, row in tr.get_range(*SPACE_VERSIONS.range((space, key)), limit=KEPT, reverse=True)]
-    former = next((one for one in kept if _is_of(workflow, one, position)), None)
+    kept = [
+        unpack(row) for _, row in tr.get_range(*SPACE_VERSIONS.range((space, key)), limit=VERSIONS_KEPT, reverse=True)
+    ]
+    former = next((version for version in kept if _is_of(workflow, version, position)), None)
     if former is None and kept[-1].number == 1:  # the key was first written later
         return NONE
     return former

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from coditect.errors import InputError
 from coditect.model.result import Failure
+from coditect.wire.headers import WORKFLOW_ID, WORKFLOW_NAME, with_members, workflow_members
 from coditect.workflow.definition import SubWorkflow
+from coditect.workflow.graph import MOST_CHILDREN, MOST_DEPTH
 from coditect.workflow.states import TaskState, WorkflowState
-from coditect.workflow.sub_workflows import MOST_CHILDREN, MOST_DEPTH
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import DamagedValue
 from dispatcher.ledger.nodes import advance, children, library
@@ -20,7 +23,7 @@ LIMIT = "sub_workflow_limit"
 """The reason of a node that failed because its child would be nested too deep, or be one child too many."""
 
 
-def start(unit: UnitOfWork, node_key: NodeKey, _: str, most: int) -> int:
+def start(unit: UnitOfWork, node_key: NodeKey, _: str, limit: int) -> int:
     """Start the child workflow of a node that has begun; return the child's number of nodes, or 1 if none starts."""
     row, run = unit.node(node_key), unit.run(node_key.workflow)
     if row is None or run is None or row.state is not TaskState.WORKING:
@@ -49,12 +52,22 @@ def _start(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, run: RunRecord)
     description, nodes = document["description"], document["nodes"]
     parent = ParentNode(*node_key, root, depth)
     own = WorkflowRecord(unit.shard, work.workflow, description, "", len(nodes), unit.now_ms, parent=parent)
-    begun = submit.start_known(unit, child, own, body_of(unit, node_key, row), nodes, trace=run.trace)
+    begun = submit.start_known(
+        unit, child, own, body_of(unit, node_key, row), nodes, trace=_trace(run, child, work.workflow)
+    )
     if run.state is WorkflowState.PAUSED:
         begun.state = WorkflowState.PAUSED
     children.note(unit, node_key, row, child)
     counted.children += 1
     return len(nodes)
+
+
+def _trace(run: RunRecord, child: str, name: str) -> dict[str, Any]:
+    """Return the trace headers of a parent's run for its child, whose spans bear the child's id and name."""
+    baggage = run.trace.get("baggage")
+    if not workflow_members(baggage):
+        return run.trace
+    return run.trace | {"baggage": with_members(baggage, {WORKFLOW_ID: child, WORKFLOW_NAME: name})}
 
 
 NO_ROOT = Failure(LIMIT, "SubWorkflowLimit", "The workflow that began it is gone")
@@ -75,10 +88,10 @@ def _id(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> str:
     return shards.drawn_id(f"child {node_key.task_id} {row.fence}", unit.now_ms, unit.shard, count)
 
 
-def cancel(unit: UnitOfWork, node_key: NodeKey, child: str, most: int) -> int:
+def cancel(unit: UnitOfWork, node_key: NodeKey, child: str, limit: int) -> int:
     """Cancel a child workflow that a node runs, or ran before a restore; the reason is that of the parent's cancel."""
     run = unit.run(node_key.workflow)
     if run is None or unit.run(child) is None:
         return 1
     control.cancel(unit, {"workflow": child, "reason": run.reason, "compensate": not run.keeps})
-    return min(most, advance.MOST_STEPS)
+    return min(limit, advance.MAX_DEPENDENTS)

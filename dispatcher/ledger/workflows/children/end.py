@@ -8,8 +8,8 @@ from coditect.errors import InputError
 from coditect.model.result import Failure
 from coditect.wire.json import dumps
 from coditect.workflow.definition import COMPENSATION, SubWorkflow
+from coditect.workflow.graph import MOST_CHILD_NODES
 from coditect.workflow.states import TaskState, WorkflowState
-from coditect.workflow.sub_workflows import MOST_CHILD_NODES
 from dispatcher.ledger import timers, values
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import DamagedValue, ValueBeyondBound
@@ -128,10 +128,10 @@ def _result(unit: UnitOfWork, child: str) -> bytes:
 
 def _failure(unit: UnitOfWork, child: str, run: RunRecord) -> Failure:
     """Return the failure for a node whose child workflow ended without a result, with the child's first failed node."""
-    fix = f"coditect workflow show {child}"
-    what = f"The sub-workflow {child} is {run.state.value}"
+    fix = f"coditect workflow get {child}"
+    message = f"The sub-workflow {child} is {run.state.value}"
     first = _first_failed(unit, child, _names(unit, child))
-    return Failure(REASON, "SubWorkflowFailed", f"{what}: {first}" if first else what, fix=fix)
+    return Failure(REASON, "SubWorkflowFailed", f"{message}: {first}" if first else message, fix=fix)
 
 
 def _first_failed(unit: UnitOfWork, child: str, names: Sequence[str]) -> str:
@@ -144,5 +144,5 @@ def _first_failed(unit: UnitOfWork, child: str, names: Sequence[str]) -> str:
     if not failed:
         return ""
     _, name, reason = min(failed)
-    told = value_of(unit.tr.snapshot, NodeKey(child, name), FAILURE) or {}
-    return f"{name}: {told.get('message') or reason}"
+    failure = value_of(unit.tr.snapshot, NodeKey(child, name), FAILURE) or {}
+    return f"{name}: {failure.get('message') or reason}"

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from coditect import Agent, Context, Priority, Retry, TaskCanceled, TaskFailed
+from coditect import Agent, Context, Priority, Retry, TaskFailed
 from coditect.model.result import Status
 from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
+from tests.unit.agent.scene import failure_of
 
 TIMEOUT = 10.0
 MOMENT = 0.1
@@ -66,59 +67,22 @@ def children() -> Agent:
     return agent
 
 
-async def test_parent_of_a_quick_child_may_wait_for_its_slot_for_longer_than_its_timeout() -> None:
-    script = Script()
-    async with TestFleet(agents=[script.agent(), children()]) as fleet:
-        parent = await fleet.submit("parent.run", [(0.0, [1.0]), (3.0, [])])
-        await fleet.advance("500ms")
-        await fleet.submit("slot.hold", 60.0)
-
-        await parent.result(timeout="5m")
-
-        assert fleet.elapsed_seconds == pytest.approx(63.5, abs=MOMENT)
-
-
-async def test_parent_that_works_too_long_before_and_after_its_child_times_out() -> None:
-    script = Script()
-    async with TestFleet(agents=[script.agent(), children()]) as fleet:
-        handle = await fleet.submit("parent.run", [(6.0, []), (0.0, [30.0]), (6.0, [])])
-
-        with pytest.raises(TaskFailed, match="within its time"):
-            await handle.result(timeout="5m")
-
-        assert fleet.elapsed_seconds == pytest.approx(40, abs=MOMENT)
-
-
 async def test_deadline_counts_on_while_a_task_waits() -> None:
     script = Script()
     async with TestFleet(agents=[script.agent(), children()]) as fleet:
-        handle = await fleet.submit("parent.run", [(0.0, [60.0])], deadline="20s")
-
-        outcome = await handle.outcome(timeout="5m")
+        failure = await failure_of(await fleet.submit("parent.run", [(0.0, [60.0])], deadline="20s"), "5m")
 
         assert fleet.elapsed_seconds == pytest.approx(20, abs=MOMENT)
-    assert outcome.failure is not None
-    assert (outcome.failure.reason, outcome.status) == ("timeout", Status.FAILED)
-
-
-async def test_task_without_an_owner_ends_before_the_broker_takes_it_back() -> None:
-    script = Script()
-    async with TestFleet(agents=[script.agent(), children()]) as fleet:
-        handle = await fleet.submit("parent.run", [(0.0, [400.0])] * 10)
-
-        with pytest.raises(TaskFailed, match="its waits included"):
-            await handle.result(timeout="2h")
-
-        assert fleet.elapsed_seconds == pytest.approx(25 * 60, abs=MOMENT)
+    assert failure.reason == "timeout"
 
 
 async def test_timeout_that_a_workflow_gives_counts_by_the_clock_as_the_control_plane_does() -> None:
     script = Script()
     async with TestFleet(agents=[script.agent(timeout=60.0), children()]) as fleet:
         kept = await fleet.submit("parent.run", [(0.0, [30.0])], durable=True, timeout="20s")
-        free = await fleet.submit("parent.run", [(0.0, [400.0])] * 10, durable=True)
+        free = await fleet.submit("parent.run", [(0.0, [400.0])], durable=True)
 
-        assert (await kept.outcome(timeout="5m")).failure is not None
+        await failure_of(kept, "5m")
         assert fleet.elapsed_seconds == pytest.approx(20, abs=1)
         await free.result(timeout="2h")
 
@@ -126,7 +90,7 @@ async def test_timeout_that_a_workflow_gives_counts_by_the_clock_as_the_control_
 SECONDS = st.floats(0.01, 8.0).map(lambda value: round(value, 2))
 
 
-@settings(max_examples=40, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+@settings(max_examples=12, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(
     steps=st.lists(st.tuples(SECONDS, st.lists(st.one_of(SECONDS, st.just(40.0)), max_size=3)), max_size=5),
     others=st.lists(st.one_of(SECONDS, st.just(90.0)), max_size=4),
@@ -189,34 +153,18 @@ class Family:
             await asyncio.sleep(one)
 
 
-async def test_canceled_parent_leaves_no_child_running() -> None:
-    family = Family()
-    async with TestFleet(agents=[family.agent()], replicas=2) as fleet:
-        handle = await fleet.submit("family.member", [[[500]], 500])
-        await fleet.advance("5s")
-        assert len(family.running) == 3
-
-        await handle.cancel(reason="enough")
-
-        with pytest.raises(TaskCanceled):
-            await handle.result(timeout="10s")
-        await fleet.advance("1s")
-        assert family.running == set()
-
-
 @pytest.mark.parametrize("limit", [{"deadline": "20s"}, {"timeout": "20s", "durable": True}])
 async def test_parent_that_runs_out_of_time_leaves_no_child_running(limit: dict[str, Any]) -> None:
     family = Family()
     async with TestFleet(agents=[family.agent()], replicas=2) as fleet:
         handle = await fleet.submit("family.member", [[[500]], 500], **limit)
         await fleet.advance("19s")
-        before = len(family.running)
+        assert len(family.running) == 3
 
-        outcome = await handle.outcome(timeout="10s")
+        await failure_of(handle, "10s")
 
         await fleet.advance("1s")
-        assert outcome.failure is not None
-        assert (before, family.running) == (3, set())
+        assert family.running == set()
 
 
 async def test_parent_that_waits_for_longer_than_a_task_may_last_leaves_no_child_running() -> None:
@@ -316,7 +264,7 @@ def draw_tree(seeded: random.Random, depth: int = 0) -> list[object]:
     ]
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [0, 1, 2, *(pytest.param(seed, marks=pytest.mark.proof) for seed in range(3, 12))])
 async def test_whenever_a_family_is_canceled_nothing_of_it_runs_a_moment_later(seed: int) -> None:
     family, seeded = Family(), random.Random(seed)
     async with TestFleet(agents=[family.agent(slots=seeded.choice([1, 4, 50]))], replicas=3, seed=seed) as fleet:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from coditect.agent.execution.execution import Execution, ExecutionState, ForbiddenTransition, Interruption
+from coditect.agent.execution import Execution, ExecutionState, ForbiddenTransition, Interruption
 from coditect.model.capability import Priority
 from coditect.model.task import Task
 
@@ -115,3 +116,17 @@ def test_end_of_the_time_tells_which_limit_it_was(expire: Any, by_clock: bool) -
 
     assert one.overdue
     assert one.interruption == Interruption(by_clock=by_clock)
+
+
+@pytest.mark.parametrize("verb", ["ack", "requeue", "reject"])
+def test_deliveries_of_a_task_that_came_again_meanwhile_are_settled_with_the_first(verb: str) -> None:
+    settled: list[str] = []
+
+    def delivery(name: str) -> Any:
+        return SimpleNamespace(**{verb: lambda: settled.append(name)})
+
+    twice = Execution(TASK, delivery("first"), None)
+    twice.attach(TASK, delivery("second"))
+    getattr(twice, verb)()
+
+    assert settled == ["first", "second"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from coditect.agent.quarantine import MANY_DELIVERIES, mark_of
 from coditect.broker.memory import MemoryBroker
 from coditect.client.client import Client
 from coditect.client.handle import Handle
-from coditect.errors import TaskCanceled, TaskFailed
+from coditect.errors import TaskCanceled
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
 from coditect.wire import routing
@@ -23,7 +24,7 @@ from coditect.wire.tasks import read_task
 from tests.support import eventually, whole_lines
 from tests.unit.agent.poison_agent import HOME, poison
 from tests.unit.agent.processes.test_process_handlers import _alive
-from tests.unit.agent.scene import Running, Scene, open_scene
+from tests.unit.agent.scene import Running, Scene, failure_of
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +55,12 @@ async def suspected(scene: Scene, client: Client, capability: str, value: object
     raise AssertionError("it is not in its queue")
 
 
+async def begun(home: Path) -> None:
+    """Waits until the handler has begun, and forgets it."""
+    await eventually((home / "started").exists)
+    (home / "started").unlink()
+
+
 async def declared(scene: Scene, agent: Agent = poison) -> Client:
     """The agent's queues are there, and nobody consumes them."""
     await (await scene.start(agent)).stop()
@@ -71,21 +78,18 @@ async def start_to_die(scene: Scene) -> Running:
 
 
 async def test_task_that_kills_its_agents_ends_dead_after_its_attempts(scene: Scene, home: Path) -> None:
-    for_deaths, started = 2, home / "started"
     client = await declared(scene)
     handle = await client.submit("poison.do", "stay and die")
-    for _ in range(for_deaths):
+    for _ in range(2):
         agent = await start_to_die(scene)
-        await eventually(started.exists)
-        started.unlink()
+        await begun(home)
         await die(scene, agent)
 
     await scene.start(poison)
-    with pytest.raises(TaskFailed) as caught:
-        await handle.result(timeout="100s")
+    failure = await failure_of(handle)
 
-    assert not started.exists(), "it did not run in an agent a third time"
-    assert (caught.value.facts["reason"], caught.value.facts["attempt"]) == ("process_died", 3)
+    assert not (home / "started").exists(), "it did not run in an agent a third time"
+    assert failure.reason == "process_died"
     letter = await scene.dead_letter("poison.do")
     errors = loads(str(letter.headers["x-coditect-errors"]).encode())
     assert [(one["attempt"], one["reason"]) for one in errors] == [(n, "process_died") for n in (1, 2, 3)]
@@ -97,8 +101,7 @@ async def test_neighbour_of_the_killer_is_done_with_its_first_attempt(scene: Sce
     handle = await client.submit("poison.do", "stay")
     for _ in range(2):
         agent = await start_to_die(scene)
-        await eventually((home / "started").exists)
-        (home / "started").unlink()
+        await begun(home)
         await die(scene, agent)
 
     await scene.start(poison)
@@ -117,45 +120,31 @@ async def test_hand_backs_alone_make_no_suspect(scene: Scene) -> None:
     assert await handle.result(str, timeout="100s") == "home 1"
 
 
-@pytest.mark.parametrize(("times", "where"), [(MANY_DELIVERIES - 1, "home 1"), (MANY_DELIVERIES, "apart 1")])
-async def test_without_a_registry_many_deliveries_make_a_suspect(scene: Scene, times: int, where: str) -> None:
+async def test_without_a_registry_many_deliveries_make_a_suspect(scene: Scene) -> None:
     client = await declared(scene)
     handle = await client.submit("poison.do", "go")
-    await handed_back(scene, "poison.do", times)
+    await handed_back(scene, "poison.do", MANY_DELIVERIES)
     scene.registry.failing = True
 
     await scene.start(poison)
 
-    assert await handle.result(str, timeout="100s") == where
+    assert await handle.result(str, timeout="100s") == "apart 1"
 
 
-async def test_task_given_back_by_a_drain_is_no_suspect(scene: Scene, home: Path) -> None:
-    client = await declared(scene)
-    handle = await client.submit("poison.do", "stay")
-    await handed_back(scene, "poison.do")
-    agent = await scene.start(poison)
-    await eventually((home / "started").exists)
-
-    await agent.stop()
-    (home / "started").unlink()
-    await scene.start(poison)
-
-    await eventually((home / "started").exists)
-    await handle.cancel()
-
-
-async def test_task_of_an_agent_that_only_lost_its_connection_is_no_suspect(scene: Scene, home: Path) -> None:
+@pytest.mark.parametrize("leave", [Running.stop, Running.vanish], ids=["drained", "only cut off"])
+async def test_task_of_an_agent_that_did_not_die_is_no_suspect(
+    scene: Scene, home: Path, leave: Callable[[Running], Awaitable[None]]
+) -> None:
     client = await declared(scene)
     await client.submit("poison.do", "stay")
     await handed_back(scene, "poison.do")
-    deaf = await scene.start(poison, beat_seconds=0.1, lease_seconds=10.0)
-    await eventually((home / "started").exists)
-    (home / "started").unlink()
+    former = await scene.start(poison, beat_seconds=0.1, lease_seconds=10.0)
+    await begun(home)
 
-    await deaf.vanish()
+    await leave(former)
     await scene.start(poison)
 
-    await eventually((home / "started").exists)
+    await begun(home)
 
 
 async def test_suspect_has_its_whole_context(scene: Scene, home: Path) -> None:
@@ -171,25 +160,15 @@ async def test_suspect_has_its_whole_context(scene: Scene, home: Path) -> None:
     assert list(home.iterdir()) == [], "the workspace is gone"
 
 
-async def test_plain_handler_of_a_suspect_runs_apart_too(scene: Scene) -> None:
-    client = await declared(scene)
-    handle = await suspected(scene, client, "poison.plain", "go")
-
-    await scene.start(poison)
-
-    assert await handle.result(str, timeout="100s") == "go apart"
-
-
 async def test_timeout_kills_a_suspect(scene: Scene, home: Path) -> None:
     client = await declared(scene)
     handle = await suspected(scene, client, "poison.hang", str(home / "pid"))
 
     await scene.start(poison)
 
-    with pytest.raises(TaskFailed) as caught:
-        await handle.result(timeout="100s")
-    assert caught.value.facts["reason"] == "process_died", "or its next attempt would run in an agent, and block it"
-    assert "did not end within its time" in str(caught.value)
+    failure = await failure_of(handle)
+    assert failure.reason == "process_died", "or its next attempt would run in an agent, and block it"
+    assert "did not end within its time" in failure.message
     await eventually(lambda: not _alive(int((home / "pid").read_text())))
 
 
@@ -227,19 +206,16 @@ async def test_suspect_can_be_canceled(scene: Scene, home: Path) -> None:
 async def test_pinned_task_that_its_agent_s_inbox_hands_on_kills_two_agents_at_most(scene: Scene, home: Path) -> None:
     agent = await start_to_die(scene)
     client = await scene.client()
-    pinned = Options(pin=AgentId(agent.agent_id))
-    handle = await client.submit("poison.do", "stay and die", options=pinned)
-    for last in (False, True):
-        await eventually((home / "started").exists)
-        (home / "started").unlink()
-        await die(scene, agent)
-        if not last:
-            agent = await start_to_die(scene)
+    handle = await client.submit("poison.do", "stay and die", options=Options(pin=AgentId(agent.agent_id)))
+    await begun(home)
+    await die(scene, agent)
+    agent = await start_to_die(scene)
+    await begun(home)
+    await die(scene, agent)
 
     await scene.start(poison)
 
-    with pytest.raises(TaskFailed):
-        await handle.result(timeout="100s")
+    await failure_of(handle)
     assert not (home / "started").exists(), "it did not run in an agent a third time"
 
 
@@ -261,10 +237,9 @@ async def test_suspect_that_no_other_process_can_load_is_given_up_with_the_way_o
 
     await scene.start(agent)
 
-    with pytest.raises(TaskFailed) as caught:
-        await handle.result(timeout="100s")
-    assert (caught.value.facts["reason"], caught.value.facts["attempt"]) == ("process_died", 1)
-    assert "declare agent and handler" in str(caught.value.facts["fix"])
+    failure = await failure_of(handle)
+    assert (failure.reason, (await handle.outcome()).attempt) == ("process_died", 1)
+    assert "declare agent and handler" in failure.fix
 
 
 async def test_what_only_the_count_suspects_runs_where_it_can(scene: Scene) -> None:
@@ -280,7 +255,7 @@ async def test_what_only_the_count_suspects_runs_where_it_can(scene: Scene) -> N
 
 
 async def test_suspect_for_which_there_is_no_process_goes_back(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coditect.agent.execution.isolation.RETURN_SECONDS", 0.01)
+    monkeypatch.setattr("coditect.agent.quarantine.RETURN_SECONDS", 0.01)
     client = await declared(scene)
     handle = await suspected(scene, client, "poison.plain", "go")
     spawn, refused = asyncio.create_subprocess_exec, [BlockingIOError("no process left")] * 3
@@ -297,14 +272,13 @@ async def test_suspect_for_which_there_is_no_process_goes_back(scene: Scene, mon
     assert scene.dead("poison.plain") == 0
 
 
-async def test_suspect_that_may_not_be_suspended_goes_back_as_a_suspect() -> None:
-    async with open_scene() as scene:
-        client = await declared(scene)
-        handle = await suspected(scene, client, "poison.ask", "go")
-        agent = await scene.start(poison, max_suspended=0)
-        await eventually(lambda: agent.runtime.load().running == 1)
-        await agent.stop()
+async def test_suspect_that_may_not_be_suspended_goes_back_as_a_suspect(scene: Scene) -> None:
+    client = await declared(scene)
+    handle = await suspected(scene, client, "poison.ask", "go")
+    agent = await scene.start(poison, max_suspended=0)
+    await eventually(lambda: agent.runtime.load().running == 1)
+    await agent.stop()
 
-        await scene.start(poison)
+    await scene.start(poison)
 
-        assert (await handle.result(list[str], timeout="100s"))[2] == "apart"
+    assert (await handle.result(list[str], timeout="100s"))[2] == "apart"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,15 @@ from coditect import Agent, Client, Context, Retry
 from coditect.aio.clock import SystemClock
 from coditect.blobs import open_blobs
 from coditect.broker.memory import MemoryBroker
-from coditect.broker.topology import Queue, QueueType, Topology
 from coditect.errors import ClaimBroken, TaskFailed, TaskRejected, TooLarge
 from coditect.model.message import Message
-from coditect.operations.dead_letters.queues import DeadLetters, Selection
+from coditect.operations.dead_letters import DeadLetters, Selection
 from coditect.wire import routing
-from coditect.wire.blob_ref import as_claim
 from coditect.wire.json import loads
-from coditect.wire.tasks import CLAIM, MAX_BODY_BYTES
+from coditect.wire.tasks import CLAIM, MAX_BODY_BYTES, as_claim
 from tests.support import eventually
 from tests.unit.agent.process_agent import worker
-from tests.unit.agent.scene import Scene, replies
+from tests.unit.agent.scene import Scene, answers
 
 LARGE = "x" * 2_000_000
 MOST_BYTES = 3_000_000
@@ -58,14 +57,16 @@ def mirror() -> Agent:
     return agent
 
 
-async def test_large_input_and_value_travel_by_their_claims(scene: Scene, folder: Path) -> None:
+async def test_large_input_and_value_travel_by_their_claims_also_to_children_and_many_at_once(
+    scene: Scene, folder: Path
+) -> None:
     await start(scene, mirror(), folder)
     client = await client_of(scene, folder)
 
-    value = await client.request("text.mirror", "a" + LARGE, str)
-
-    assert value == LARGE + "a"
+    assert await client.request("text.mirror", "a" + LARGE, str) == LARGE + "a"
     assert len([path for path in folder.rglob("*") if path.is_file()]) == 2
+    handles = [one async for one in client.submit_many("text.relay", ["y" * 700_000, "z" * 1_400_000])]
+    assert [await one.result(int) for one in handles] == [1_400_000, 2_800_000]
 
 
 async def test_what_is_not_large_touches_no_folder(scene: Scene, folder: Path) -> None:
@@ -76,15 +77,6 @@ async def test_what_is_not_large_touches_no_folder(scene: Scene, folder: Path) -
 
     assert await client.request("text.mirror", text, str) == text
     assert not folder.exists()
-
-
-async def test_many_at_once_and_a_child_s_input_are_carried_too(scene: Scene, folder: Path) -> None:
-    await start(scene, mirror(), folder)
-    client = await client_of(scene, folder)
-
-    handles = [one async for one in client.submit_many("text.relay", ["y" * 700_000, "z" * 1_400_000])]
-
-    assert [await one.result(int) for one in handles] == [1_400_000, 2_800_000]
 
 
 async def test_retry_dead_letter_and_redrive_keep_the_claim(scene: Scene, folder: Path) -> None:
@@ -129,21 +121,18 @@ async def test_agent_without_a_place_refuses_a_claim_and_names_the_setting(scene
 
 
 async def test_client_without_a_place_refuses_a_large_input_and_names_the_setting(scene: Scene) -> None:
-    await scene.start(mirror())
-    client = await scene.client()
+    client = await scene.serve(mirror())
 
     with pytest.raises(TooLarge, match="CODITECT_BLOB_URL"):
         await client.submit("text.mirror", LARGE)
 
 
-async def test_value_that_is_gone_or_too_large_is_an_error_of_the_wait(scene: Scene, folder: Path) -> None:
+async def test_value_that_is_gone_is_an_error_of_the_wait(scene: Scene, folder: Path) -> None:
     await start(scene, mirror(), folder)
     client = await client_of(scene, folder)
     handle = await client.submit("text.mirror", "a" + LARGE)
     await eventually(lambda: handle.done)
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.unlink()
+    shutil.rmtree(folder)
 
     with pytest.raises(ClaimBroken):
         await handle.result(str)
@@ -184,12 +173,11 @@ async def test_foreign_claim_that_is_none_is_a_dead_letter(
 ) -> None:
     await start(scene, mirror(), folder)
     broker = await scene.broker()
-    await broker.declare(Topology(queues=(Queue("answers", QueueType.CLASSIC),)))
-    answers = await replies(broker, "answers")
+    arrived = await answers(broker)
 
     await broker.publish(Message(body, headers, reply_to="answers"), exchange=routing.TASKS, routing_key="text.mirror")
 
-    await eventually(lambda: answers)
-    assert answers[0].message.headers["x-coditect-status"] == "rejected"
-    assert b'"invalid_task"' in answers[0].message.body
+    await eventually(lambda: arrived)
+    assert arrived[0].message.headers["x-coditect-status"] == "rejected"
+    assert b'"invalid_task"' in arrived[0].message.body
     assert scene.dead("text.mirror") == 1

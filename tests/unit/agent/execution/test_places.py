@@ -10,9 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from coditect.agent.execution.execution import Execution
-from coditect.agent.execution.isolation import Isolation
-from coditect.agent.quarantine import Suspicion
+from coditect.agent.execution import Execution, Suspicion
+from coditect.agent.quarantine import Isolation
 from coditect.aio.supervisor import Supervisor
 from coditect.model.capability import Priority
 from coditect.model.task import Task
@@ -36,7 +35,7 @@ class Suspending:
         self.most = most
         self.waiting = 0
 
-    def may_suspend(self, received: Execution, most: int) -> bool:
+    def may_suspend(self, received: Execution) -> bool:
         return self.waiting < self.most
 
     def suspend(self, received: Execution) -> None:
@@ -54,7 +53,7 @@ class Stage:
 
     def __init__(self, background: Supervisor, *, most_suspended: int = 10) -> None:
         self.intake = Suspending(most_suspended)
-        self.isolation = Isolation(cast(Any, Everyone()), cast(Any, self.intake), slots=1, most_suspended=10)
+        self.isolation = Isolation(cast(Any, Everyone()), cast(Any, self.intake), slots=1)
         self.inside: list[str] = []
         self._background = background
         self._leave: dict[str, asyncio.Event] = {}

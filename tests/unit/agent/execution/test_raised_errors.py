@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from coditect import Agent, Depends, Retry
-from coditect.agent.handlers.middleware import CallNext, MiddlewareContext
+from coditect.agent.signature import CallNext, MiddlewareContext
 from coditect.errors import CoditectError
 from coditect.model.result import MAX_MESSAGE_CHARS, MAX_TRACEBACK_CHARS, Failure, Status
 from coditect.testing import TestFleet
+from tests.unit.agent.scene import failure_of
 
 ONCE = Retry(max_attempts=1)
 
@@ -91,6 +92,7 @@ ERRORS: list[Callable[[], BaseException]] = [
     lambda: GeneratorExit("left"),
     lambda: KeyboardInterrupt("stop"),
     lambda: SystemExit(3),
+    lambda: TimeoutError("its own"),
     lambda: asyncio.CancelledError("by itself"),
     lambda: concurrent.futures.CancelledError("a future"),
     lambda: Abrupt("no Exception"),
@@ -113,140 +115,100 @@ def fail(number: int) -> Any:
     raise ERRORS[number]()
 
 
-def agent_of(way: str) -> Agent:
-    agent = Agent("failing", slots=2, reserve=0)
+"""The number of the error that a dependency raises: a provider does not see the input."""
+
+
+raised_now: list[int] = []
+"""The number of the error that a dependency raises: a provider does not see the input."""
+
+
+def provided() -> int:
+    return int(fail(raised_now[-1]))
+
+
+async def closing() -> AsyncIterator[int]:
+    yield 1
+    fail(raised_now[-1])
+
+
+async def on_loop(number: int) -> None:
+    await asyncio.sleep(0.01)
+    fail(number)
+
+
+async def at_once(number: int) -> None:
+    fail(number)
+
+
+def in_thread(number: int) -> None:
+    fail(number)
+
+
+async def parts(number: int) -> AsyncIterator[int]:
+    yield 1
+    fail(number)
+
+
+def plain_parts(number: int) -> Iterator[int]:
+    yield 1
+    fail(number)
+
+
+async def batch(numbers: list[int]) -> list[int]:
+    return [fail(number) for number in numbers]
+
+
+async def returned(numbers: list[int]) -> list[Any]:
+    return [ERRORS[number]() for number in numbers]
+
+
+async def dependent(_: int, it: int = Depends(provided)) -> None: ...
+
+
+def dependent_in_thread(_: int, it: int = Depends(provided)) -> None: ...
+
+
+def closed(_: int, it: int = Depends(closing)) -> None: ...
+
+
+async def behind_middleware(number: int) -> None: ...
+
+
+async def middleware(ctx: MiddlewareContext, call_next: CallNext) -> Any:
+    return fail(ctx.input) if ctx.capability == "fail.now" else await call_next(ctx)
+
+
+HANDLERS = [
+    on_loop, at_once, in_thread, parts, plain_parts, batch, returned, dependent, dependent_in_thread, closed,
+    behind_middleware,
+]  # fmt: skip
+
+
+def agent_of(handler: Callable[..., Any]) -> Agent:
+    agent = Agent("failing", slots=2, reserve=0, middleware=[middleware] if handler is behind_middleware else [])
+    batches: dict[str, Any] = {"batch": 2, "within": "10ms"} if handler in (batch, returned) else {}
+    agent.capability("fail.now", retry=ONCE, **batches)(handler)
 
     @agent.capability("good.one")
     async def good(number: int) -> int:
         return number
 
-    declare = agent.capability("fail.now", retry=ONCE)
-    if way == "loop":
-
-        @declare
-        async def on_loop(number: int) -> None:
-            await asyncio.sleep(0.01)
-            fail(number)
-
-    elif way == "at once":
-
-        @declare
-        async def at_once(number: int) -> None:
-            fail(number)
-
-    elif way == "thread":
-
-        @declare
-        def in_thread(number: int) -> None:
-            fail(number)
-
-    elif "parts" in way:
-        declare_parts(way, agent)
-    elif "dependency" in way:
-        declare_dependent(way, agent)
-    else:
-        declare_other(way, agent)
     return agent
 
 
-def declare_parts(way: str, agent: Agent) -> None:
-    if way == "parts":
-
-        @agent.capability("fail.now", retry=ONCE)
-        async def parts(number: int) -> AsyncIterator[int]:
-            yield 1
-            fail(number)
-
-    else:
-
-        @agent.capability("fail.now", retry=ONCE)
-        def plain_parts(number: int) -> Iterator[int]:
-            yield 1
-            fail(number)
-
-
-def declare_other(way: str, agent: Agent) -> None:
-    if way == "batch":
-
-        @agent.capability("fail.now", retry=ONCE, batch=2, within="10ms")
-        async def batch(numbers: list[int]) -> list[int]:
-            return [fail(number) for number in numbers]
-
-    elif way == "returned":
-
-        @agent.capability("fail.now", retry=ONCE, batch=2, within="10ms")
-        async def returned(numbers: list[int]) -> list[Any]:
-            return [ERRORS[number]() for number in numbers]
-
-    else:
-
-        @agent.middleware
-        async def middleware(ctx: MiddlewareContext, call_next: CallNext) -> Any:
-            return fail(ctx.input) if ctx.capability == "fail.now" else await call_next(ctx)
-
-        @agent.capability("fail.now", retry=ONCE)
-        async def inside(number: int) -> None: ...
-
-
-present: list[int] = []
-"""The number of the error that a dependency raises: a provider does not see the input."""
-
-
-def declare_dependent(way: str, agent: Agent) -> None:
-    declare = agent.capability("fail.now", retry=ONCE)
-
-    def provided() -> int:
-        return int(fail(present[-1]))
-
-    async def closing() -> AsyncIterator[int]:
-        yield 1
-        fail(present[-1])
-
-    if way == "dependency":
-
-        @declare
-        async def on_loop(_: int, it: int = Depends(provided)) -> None: ...
-
-    elif way == "plain dependency":
-
-        @declare
-        def in_thread(_: int, it: int = Depends(provided)) -> None: ...
-
-    else:
-
-        @declare
-        def closed(_: int, it: int = Depends(closing)) -> None: ...
-
-
-WAYS = [
-    "loop",
-    "at once",
-    "thread",
-    "parts",
-    "plain parts",
-    "batch",
-    "returned",
-    "dependency",
-    "plain dependency",
-    "closed dependency",
-    "middleware",
-]
-
-
-@pytest.mark.parametrize("way", WAYS)
-async def test_each_error_is_one_failed_attempt_and_the_slot_comes_back(way: str) -> None:
-    async with TestFleet(agents=[agent_of(way)]) as fleet:
+@pytest.mark.parametrize("handler", HANDLERS)
+async def test_each_error_is_one_failed_attempt_and_the_slot_comes_back(handler: Callable[..., Any]) -> None:
+    async with TestFleet(agents=[agent_of(handler)]) as fleet:
         for number, make in enumerate(ERRORS):
             name = type(make()).__name__
-            if (way, name) == ("closed dependency", "Closed"):
+            if (handler, name) == (closed, "Closed"):
                 continue  # Python's own `AsyncExitStack` asks the error for its context
-            present.append(number)
+            raised_now.append(number)
             handles = [await fleet.submit("fail.now", number) for _ in range(2)]
             for handle in handles:
-                failure = (await handle.outcome(timeout="1m")).failure
-                assert failure is not None, name
+                failure = await failure_of(handle)
                 assert (failure.reason, failure.type) == ("handler_error", name)
-                assert way == "returned" or "in fail\n" in failure.traceback, name
+                assert handler is returned or "in fail\n" in failure.traceback, name
         assert await fleet.request("good.one", 5, timeout="1m") == 5
         assert len(fleet.agents) == 1
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from coditect.agent.execution.execution import (
-    MOST_REMEMBERED,
-    MOST_REMEMBERED_BYTES,
-    REMEMBER_SECONDS,
+from coditect.agent.execution import (
+    MAX_OUTCOME_BYTES,
+    MAX_OUTCOMES,
+    OUTCOME_SECONDS,
     Remembered,
 )
 from coditect.model.result import Outcome, Status
@@ -28,17 +28,17 @@ def kept(remembered: Remembered, many: int) -> list[int]:
 
 
 def test_the_latest_half_of_the_most_is_always_remembered_and_more_than_the_most_never() -> None:
-    remembered, many = Remembered(), MOST_REMEMBERED * 2 + 7
+    remembered, many = Remembered(), MAX_OUTCOMES * 2 + 7
     for number in range(many):
         remembered.put(key(number), outcome(number))
 
     found = kept(remembered, many)
     assert found == list(range(found[0], many))
-    assert MOST_REMEMBERED // 2 <= len(found) <= MOST_REMEMBERED
+    assert MAX_OUTCOMES // 2 <= len(found) <= MAX_OUTCOMES
 
 
 def test_large_outcomes_are_bounded_by_their_bytes() -> None:
-    remembered, body = Remembered(), b"x" * (MOST_REMEMBERED_BYTES // 32)
+    remembered, body = Remembered(), b"x" * (MAX_OUTCOME_BYTES // 32)
     for number in range(100):
         remembered.put(key(number), outcome(number, body=body))
 
@@ -46,7 +46,7 @@ def test_large_outcomes_are_bounded_by_their_bytes() -> None:
 
 
 def test_an_outcome_is_remembered_for_its_time_and_forgotten_when_that_has_passed_twice() -> None:
-    remembered, minutes = Remembered(), int(REMEMBER_SECONDS // 60)
+    remembered, minutes = Remembered(), int(OUTCOME_SECONDS // 60)
     for number in range(4 * minutes):
         remembered.put(key(number), outcome(number, at_ms=BEGIN_MS + number * MINUTE_MS))
         found = kept(remembered, number + 1)
@@ -56,10 +56,8 @@ def test_an_outcome_is_remembered_for_its_time_and_forgotten_when_that_has_passe
 
 def test_a_later_outcome_of_an_execution_takes_the_place_of_an_earlier_one() -> None:
     remembered = Remembered()
-    for number in range(MOST_REMEMBERED // 2):
+    for number in range(MAX_OUTCOMES // 2):
         remembered.put(key(number), outcome(number))
     remembered.put(key(0), outcome(0, body=b"2"))
 
-    found = remembered.get(key(0))
-    assert found is not None
-    assert found.body == b"2"
+    assert (found := remembered.get(key(0))) is not None and found.body == b"2"

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
 from typing import Any, cast
 
 import pytest
 
-from coditect.agent.execution.execution import Execution
-from coditect.agent.execution.runner import TaskRunner
+from coditect.agent.execution import Execution, TaskRunner
 from coditect.model.capability import Priority
 from coditect.model.task import Task
 from tests.support import eventually
 
 Handler = Callable[[Execution], Awaitable[None]]
-mine: ContextVar[str] = ContextVar("mine", default="nobody's")
 
 
 class Bench:
@@ -93,24 +90,6 @@ async def test_capability_that_waited_starts_all_at_once_from_then_on() -> None:
     assert len(set(bench.tasks)) == 11
 
 
-async def test_each_has_a_context_of_its_own_before_and_after_it_waits() -> None:
-    seen: list[str] = []
-
-    async def claim(execution: Execution) -> None:
-        seen.append(mine.get())
-        mine.set(execution.task.capability)
-        if execution.task.capability == "slow":
-            await asyncio.sleep(0)
-        seen.append(mine.get())
-
-    bench = Bench(quick=claim, slow=claim)
-    bench.start("quick", "slow", "quick")
-    await eventually(lambda: len(seen) == 6)
-
-    assert sorted(seen) == sorted(["nobody's"] * 3 + ["quick", "quick", "slow"])
-    assert mine.get() == "nobody's"
-
-
 @pytest.mark.parametrize("waits_first", [False, True])
 async def test_cancellation_ends_the_one_that_it_was_for(waits_first: bool) -> None:
     async def end_itself(execution: Execution) -> None:
@@ -138,22 +117,6 @@ async def test_error_that_comes_out_ends_none_of_those_behind() -> None:
     bench.start("mad", "quick", "mad", "quick")
 
     await eventually(lambda: len(bench.tasks) == 4)
-
-
-async def test_time_out_of_asyncio_works_inside() -> None:
-    ended: list[str] = []
-
-    async def wait(_: Execution) -> None:
-        try:
-            async with asyncio.timeout(0.01):
-                await asyncio.Event().wait()
-        except TimeoutError:
-            ended.append("in time")
-
-    bench = Bench(slow=wait)
-    bench.start("slow", "slow")
-
-    await eventually(lambda: ended == ["in time"] * 2)
 
 
 async def test_what_becomes_ready_in_a_shift_lets_the_event_loop_have_its_turn() -> None:

@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 
 from coditect import Agent, Context, Retry
 from coditect.broker.memory import MemoryBroker
-from coditect.broker.topology import Queue, QueueType, Topology
 from coditect.model.message import Message
 from coditect.testing import TestFleet
 from coditect.wire import routing
 from coditect.wire.json import loads
-from tests.unit.agent.scene import replies
+from tests.unit.agent.scene import answers
 
 
 def _prices(asked: list[str]) -> Agent:
@@ -34,7 +33,7 @@ def _prices(asked: list[str]) -> Agent:
     return agent
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     tasks=st.lists(st.tuples(st.sampled_from(["price", "stock"]), st.sampled_from("ab"), st.booleans()), max_size=8),
 )
@@ -45,8 +44,7 @@ def test_each_publisher_gets_the_answer_to_its_own_question(tasks: list[tuple[st
 async def _asked(tasks: list[tuple[str, str, bool]]) -> None:
     ran: list[str] = []
     async with TestFleet(agents=[_prices(ran)]) as fleet, MemoryBroker(fleet.server, name="stranger") as stranger:
-        await stranger.declare(Topology(queues=(Queue("answers", QueueType.CLASSIC),)))
-        answers = await replies(stranger, "answers")
+        arrived = await answers(stranger)
         for number, (what, name, waits) in enumerate(tasks):
             message = Message(f'"{name}"'.encode(), message_id="same", correlation_id=str(number), reply_to="answers")
             await stranger.publish(message, exchange=routing.TASKS, routing_key=f"{what}.of.p1")
@@ -54,12 +52,12 @@ async def _asked(tasks: list[tuple[str, str, bool]]) -> None:
                 await fleet.settled()
         await fleet.settled()
 
-        told = {one.message.correlation_id: loads(one.message.body) for one in answers}
+        told = {one.message.correlation_id: loads(one.message.body) for one in arrived}
         assert told == {str(number): f"{what} of {name}" for number, (what, name, _) in enumerate(tasks)}
         assert len(ran) == len({(what, name) for what, name, _ in tasks}), "the same question is answered from memory"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(first=st.permutations("aabbc"), second=st.permutations("aabbc"))
 def test_parent_that_asks_again_in_another_order_gets_what_it_asks_for(first: list[str], second: list[str]) -> None:
     asyncio.run(_asked_again([first, second]))

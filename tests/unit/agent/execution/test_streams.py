@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from coditect import Agent, CallNext, Context, MiddlewareContext, PlainContext, Retry, Workflow
-from coditect.agent.handlers import parts
+from coditect.agent import signature
+from coditect.agent.services import ProcessServices
 from coditect.client.client import Client
 from coditect.errors import (
     InputError,
@@ -19,7 +20,7 @@ from coditect.errors import (
     TaskCanceled,
     TaskFailed,
 )
-from coditect.messaging.parts import AHEAD
+from coditect.messaging.rpc import AHEAD
 from coditect.testing import TestFleet
 from tests.support import eventually
 from tests.unit.agent.scene import Scene
@@ -37,7 +38,8 @@ class Writer:
         self.agent.capability("text.count", retry=ONCE, **options)(self._count)
         self.agent.capability("text.plain")(plain)
         self.agent.capability("text.breaks", retry=Retry(max_attempts=2))(breaks)
-        self.agent.capability("text.fails", retry=ONCE)(fails)
+        for handler in (fails, lies, swells):
+            self.agent.capability(f"text.{handler.__name__}", retry=ONCE)(handler)
 
     async def _count(self, most: int) -> AsyncIterator[int]:
         try:
@@ -66,6 +68,16 @@ async def fails(at: int) -> AsyncIterator[int]:
     raise ValueError("the end is missing")
 
 
+async def lies(_: int) -> AsyncIterator[int]:
+    yield 1
+    yield "two"  # type: ignore[misc]
+
+
+async def swells(size: int) -> AsyncIterator[str]:
+    yield "small"
+    yield "x" * size
+
+
 async def read(parts_: AsyncIterator[Any]) -> list[Any]:
     return [part async for part in parts_]
 
@@ -74,36 +86,26 @@ async def read(parts_: AsyncIterator[Any]) -> list[Any]:
 async def test_the_parts_come_in_order_and_the_result_is_their_number(many: int) -> None:
     async with TestFleet(agents=[Writer().agent]) as fleet:
         handle = await fleet.client.submit("text.count", many, stream=True)
+        plain = await fleet.client.submit("text.plain", many, stream=True)
 
         assert await read(handle.stream(int)) == list(range(many))
-        assert await handle.result() == many
+        assert await read(plain.stream()) == [f"1:{number}" for number in range(many)]
+        assert await handle.result() == await plain.result() == many
 
 
-async def test_a_plain_generator_streams_too() -> None:
-    async with TestFleet(agents=[Writer().agent]) as fleet:
-        handle = await fleet.client.submit("text.plain", 100, stream=True)
-
-        assert await read(handle.stream()) == [f"1:{number}" for number in range(100)]
-
-
-@pytest.mark.parametrize("capability", ["text.count", "text.plain"])
-async def test_without_a_stream_the_parts_are_one_list(capability: str) -> None:
-    async with TestFleet(agents=[Writer().agent]) as fleet:
-        assert len(await fleet.request(capability, 70)) == 70
-
-
-async def test_a_node_of_a_workflow_has_the_list_as_its_value() -> None:
+async def test_without_a_stream_the_parts_are_one_list() -> None:
     flow = Workflow("lines")
     flow.task("text.count", 3)
 
     async with TestFleet(agents=[Writer().agent]) as fleet:
+        assert await fleet.request("text.count", 70) == list(range(70))
+        assert len(await fleet.request("text.plain", 70)) == 70
         run = await fleet.client.start(flow)
-
-        assert await run.result() == [0, 1, 2]
+        assert await run.result() == [0, 1, 2], "and a workflow's node has it as its value"
 
 
 async def test_parts_that_are_too_large_for_one_list_fail_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "MOST_COLLECTED_BYTES", 20)
+    monkeypatch.setattr(signature, "MOST_COLLECTED_BYTES", 20)
 
     async with TestFleet(agents=[Writer().agent]) as fleet:
         with pytest.raises(TaskFailed) as raised:
@@ -114,8 +116,7 @@ async def test_parts_that_are_too_large_for_one_list_fail_with_what_to_do(monkey
 
 async def test_an_agent_waits_for_a_reader_that_stands_still(scene: Scene) -> None:
     writer = Writer()
-    await scene.start(writer.agent)
-    client = await scene.client()
+    client = await scene.serve(writer.agent)
     handle = await client.submit("text.count", 10_000, stream=True)
     stream = handle.stream()
 
@@ -129,49 +130,38 @@ async def test_an_agent_waits_for_a_reader_that_stands_still(scene: Scene) -> No
 
 
 async def test_a_credit_that_was_lost_is_given_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coditect.agent.execution.parts.WAITS_SECONDS", 0.05)
+    monkeypatch.setattr("coditect.agent.execution.WAITS_SECONDS", 0.05)
     writer = Writer()
-    running = await scene.start(writer.agent)
+    await scene.start(writer.agent)
     given = []
-    honest = running.runtime.credit
+    honest = ProcessServices.credit
 
-    def forgetful(credit: Any) -> None:
+    def forgetful(services: ProcessServices, credit: Any) -> None:
         given.append(credit)
         if len(given) > 1:
-            honest(credit)
+            honest(services, credit)
 
-    running.runtime.credit = forgetful
+    monkeypatch.setattr(ProcessServices, "credit", forgetful)
     handle = await (await scene.client()).submit("text.count", AHEAD + 1, stream=True)
 
     assert await read(handle.stream()) == list(range(AHEAD + 1))
     assert given[0].until == given[1].until or given[1].until > given[0].until
 
 
-async def test_who_leaves_the_loop_ends_the_handler(scene: Scene) -> None:
+@pytest.mark.parametrize("cancels", [False, True], ids=["leaves the loop", "cancels"])
+async def test_who_leaves_the_loop_or_cancels_ends_the_handler(scene: Scene, cancels: bool) -> None:
     writer = Writer()
-    await scene.start(writer.agent)
-    handle = await (await scene.client()).submit("text.count", 10_000, stream=True)
-
-    async for part in handle.stream():
-        if part == 10:
-            break
-
-    await eventually(lambda: writer.closed == 1)
-    with pytest.raises(TaskCanceled):
-        await handle.result()
-
-
-async def test_a_cancel_ends_the_handler_and_the_loop(scene: Scene) -> None:
-    writer = Writer()
-    await scene.start(writer.agent)
-    handle = await (await scene.client()).submit("text.count", 10_000, stream=True)
+    handle = await (await scene.serve(writer.agent)).submit("text.count", 10_000, stream=True)
 
     with pytest.raises(TaskCanceled):
         async for part in handle.stream():
+            if part == 10 and not cancels:
+                break
             if part == 100:
                 await handle.cancel()
+        await handle.result()
 
-    assert writer.closed == 1
+    await eventually(lambda: writer.closed == 1)
 
 
 async def test_a_time_limit_ends_handler_and_loop() -> None:
@@ -190,7 +180,7 @@ async def test_a_time_limit_ends_handler_and_loop() -> None:
 
 
 async def test_an_agent_notices_that_its_reader_is_gone(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coditect.agent.execution.parts.WAITS_SECONDS", 0.05)
+    monkeypatch.setattr("coditect.agent.execution.WAITS_SECONDS", 0.05)
     writer = Writer()
     await scene.start(writer.agent)
     async with Client(await scene.broker(), scene.registry) as client:
@@ -202,16 +192,26 @@ async def test_an_agent_notices_that_its_reader_is_gone(scene: Scene, monkeypatc
     await eventually(lambda: writer.closed == 1)
 
 
-async def test_a_failure_comes_after_the_parts_that_were_sent() -> None:
+@pytest.mark.parametrize(
+    ("capability", "value", "sent", "told"),
+    [
+        ("text.fails", 50, [*range(50)], "the end is missing"),
+        ("text.lies", 1, [1], "does not fit the schema"),
+        ("text.swells", 2_000_000, ["small"], "CODITECT_BLOB_URL"),
+    ],
+)
+async def test_a_failure_comes_after_the_parts_that_were_sent(
+    capability: str, value: int, sent: list[object], told: str
+) -> None:
     got = []
     async with TestFleet(agents=[Writer().agent]) as fleet:
-        handle = await fleet.client.submit("text.fails", 50, stream=True)
+        handle = await fleet.client.submit(capability, value, stream=True)
 
-        with pytest.raises(TaskFailed, match="the end is missing"):
+        with pytest.raises(TaskFailed) as raised:
             async for part in handle.stream():
                 got.append(part)
 
-    assert got == list(range(50))
+    assert (got, told in f"{raised.value} {raised.value.facts}") == (sent, True)
 
 
 async def test_another_attempt_begins_the_parts_again() -> None:
@@ -287,7 +287,14 @@ async def test_after_a_wait_in_vain_the_reading_goes_on(scene: Scene) -> None:
 
 
 async def test_two_loops_do_not_share_the_parts(scene: Scene) -> None:
-    handle = await _unanswered(scene)
+    agent = Agent("silent")
+
+    @agent.capability("text.silent")
+    async def silent(_: None) -> AsyncIterator[int]:
+        await asyncio.Event().wait()
+        yield 1
+
+    handle = await (await scene.serve(agent)).submit("text.silent", stream=True)
     first = asyncio.ensure_future(anext(handle.stream()))
     await asyncio.sleep(0)
 
@@ -297,18 +304,6 @@ async def test_two_loops_do_not_share_the_parts(scene: Scene) -> None:
     first.cancel()
     with suppress(asyncio.CancelledError):
         await first
-
-
-async def _unanswered(scene: Scene) -> Any:
-    agent = Agent("silent")
-
-    @agent.capability("text.silent")
-    async def silent(_: None) -> AsyncIterator[int]:
-        await asyncio.Event().wait()
-        yield 1
-
-    await scene.start(agent)
-    return await (await scene.client()).submit("text.silent", stream=True)
 
 
 async def test_middleware_that_calls_the_handler_again_begins_another_stream() -> None:

@@ -11,6 +11,7 @@ import pytest
 from coditect import Agent, Retry, TaskCanceled
 from coditect.agent.runtime import STUCK_SECONDS, SWALLOWED_SECONDS, HandlerStuck
 from coditect.testing import TestFleet
+from tests.unit.agent.scene import failure_of
 
 ONCE = Retry(max_attempts=1)
 
@@ -39,10 +40,9 @@ async def test_deadline_ends_the_task_whose_handler_swallows_its_cancellation(du
     deaf = Deaf()
     async with TestFleet(agents=[deaf.agent]) as fleet:
         handle = await fleet.client.submit("never.ends", None, durable=durable)
-        failure = (await handle.outcome(timeout="1h")).failure
+        failure = await failure_of(handle, "1h")
 
         assert fleet.elapsed_seconds < 6 + SWALLOWED_SECONDS + 5
-        assert failure is not None
         assert (failure.reason, failure.type) == ("timeout", "TimeoutError")
         assert "within its time (6 s)" in failure.message
         assert "never_ends does not end when it is canceled" in failure.message
@@ -50,14 +50,14 @@ async def test_deadline_ends_the_task_whose_handler_swallows_its_cancellation(du
         assert "await asyncio.sleep(1)" in failure.traceback
         deaf.free = True
         await fleet.advance("10s")
-        assert (await handle.outcome(timeout="1h")).failure == failure, "its late value is ignored"
+        assert await failure_of(handle, "1h") == failure, "its late value is ignored"
         assert fleet.agents[0].load.running == 0
 
 
 async def test_canceled_task_ends_though_its_handler_does_not() -> None:
     deaf = Deaf()
     async with TestFleet(agents=[deaf.agent]) as fleet:
-        handle = await fleet.client.submit("never.ends", None, timeout="6s")
+        handle = await fleet.client.submit("never.ends", None)
         await asyncio.sleep(1)
         await handle.cancel(reason="not wanted")
         with pytest.raises(TaskCanceled):

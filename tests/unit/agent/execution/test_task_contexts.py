@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from contextvars import ContextVar
 
-import pytest
-
 from coditect import Agent
 from coditect.testing import TestFleet
 from tests.unit.agent.process_agent import worker
@@ -15,35 +13,32 @@ from tests.unit.agent.scene import Scene
 left_behind: ContextVar[str] = ContextVar("left_behind", default="nothing")
 
 
-def setting() -> Agent:
-    """An agent of one slot whose handlers tell what they find, and leave something behind."""
-    agent = Agent("setting", slots=1)
+def swapped(mine: str) -> str:
+    """What another task left behind, and something for the next one to find."""
+    found = left_behind.get()
+    left_behind.set(mine)
+    return found
 
-    @agent.capability("set.thread")
-    def in_a_thread(mine: str) -> str:
-        found = left_behind.get()
-        left_behind.set(mine)
-        return found
+
+def setting() -> Agent:
+    agent = Agent("setting", slots=1)
+    agent.capability("set.thread")(swapped)
 
     @agent.capability("set.quick")
     async def waiting_for_nothing(mine: str) -> str:
-        found = left_behind.get()
-        left_behind.set(mine)
-        return found
+        return swapped(mine)
 
     @agent.capability("set.loop")
     async def waiting(mine: str) -> str:
-        found = left_behind.get()
-        left_behind.set(mine)
+        found = swapped(mine)
         await asyncio.sleep(0.01)
         return found
 
     return agent
 
 
-@pytest.mark.parametrize("seed", range(5))
-async def test_tasks_find_nothing_of_each_other(seed: int) -> None:
-    async with TestFleet(agents=[setting()], seed=seed) as fleet:
+async def test_tasks_find_nothing_of_each_other() -> None:
+    async with TestFleet(agents=[setting()]) as fleet:
         kinds = ["set.thread", "set.quick", "set.loop"] * 10
         handles = [await fleet.submit(kind, f"{kind} {number}") for number, kind in enumerate(kinds)]
 

@@ -14,7 +14,7 @@ from coditect.model.message import Message
 from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
 from coditect.wire import routing
-from coditect.wire.headers.foreign import PREFIX
+from coditect.wire.headers import HEADER_PREFIX
 
 POLICY = """
 rules:
@@ -78,7 +78,7 @@ async def test_a_task_that_forges_a_fresh_owner_does_not_lead_past_the_policy(se
     async with TestFleet(agents=[works(ran)], settings=settings) as fleet:
         now = round(fleet._epoch_ms + fleet.elapsed_seconds * 1000)
         named = {"workflow": "none", "origin": "0", "node": "n", "fence": 1, "publication": 7, "published-at": now}
-        headers = {PREFIX + name: value for name, value in named.items()}
+        headers = {HEADER_PREFIX + name: value for name, value in named.items()}
         async with MemoryBroker(fleet.server, name="stranger") as stranger:
             message = Message(b'{"share": 50}', headers, message_id="forged")
             await stranger.publish(message, exchange=routing.TASKS, routing_key="deploy.p1")

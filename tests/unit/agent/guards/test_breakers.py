@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from coditect import Agent, Breaker, Context, Retry, Workflow
+from coditect import Agent, Breaker, Context, Handle, Retry, Workflow
 from coditect.registry.port import Search
 from coditect.testing import TestFleet
 
@@ -15,32 +17,32 @@ RESET_SECONDS = 10.0
 
 @dataclass
 class Stub:
-    """A dependency that fails until it is mended, and counts its calls."""
+    """A dependency that fails until it is mended, and the calls of those who used it."""
 
     down: bool = True
     calls: list[float] = field(default_factory=list)
-    attempts: dict[str, list[int]] = field(default_factory=dict)
+    attempts: list[int] = field(default_factory=list)
 
-    def call(self, at: float) -> None:
-        self.calls.append(at)
+    def call(self) -> None:
+        self.calls.append(asyncio.get_running_loop().time())
         if self.down:
             raise OSError("the dependency is down")
 
 
-def worker(stub: Stub, fleet: list[TestFleet], *, fallback: str | None = None, scope: str = "fleet") -> Agent:
+def worker(stub: Stub, *, fallback: str | None = None) -> Agent:
     agent = Agent("worker", slots=4)
-    guard = Breaker("github", failures=3, on=(OSError,), reset=RESET_SECONDS, scope=scope)
+    guard = Breaker("github", failures=3, on=(OSError,), reset=RESET_SECONDS)
 
     @agent.capability("code.review", breaker=guard, retry=Retry(max_attempts=3, first="100ms"), fallback=fallback)
     async def review(number: int, ctx: Context) -> int:
-        stub.attempts.setdefault(ctx.task_id, []).append(ctx.attempt)
-        stub.call(fleet[0].elapsed_seconds)
+        stub.attempts.append(ctx.attempt)
+        stub.call()
         return number
 
     @agent.capability("code.look", retry=1)
     async def look(number: int, ctx: Context) -> int:
         async with ctx.breaker("github"):
-            stub.call(fleet[0].elapsed_seconds)
+            stub.call()
         return number
 
     @agent.capability("code.lite")
@@ -50,20 +52,24 @@ def worker(stub: Stub, fleet: list[TestFleet], *, fallback: str | None = None, s
     return agent
 
 
-def probes(stub: Stub, since: float) -> list[float]:
-    return [at for at in stub.calls if at > since]
+@asynccontextmanager
+async def outage(
+    many: int, lasts: str, *, replicas: int = 1, fallback: str | None = None
+) -> AsyncIterator[tuple[Stub, TestFleet, list[Handle]]]:
+    """A fleet whose dependency has been down for so long, and so many tasks that need it."""
+    stub = Stub()
+    async with TestFleet(agents=[worker(stub, fallback=fallback)], replicas=replicas) as fleet:
+        handles = [await fleet.submit("code.review", number, timeout="20m") for number in range(many)]
+        await fleet.advance(lasts)
+        yield stub, fleet, handles
 
 
 async def test_an_outage_opens_the_breaker_of_every_agent_and_each_interval_has_one_probe_in_the_fleet() -> None:
-    stub, fleets = Stub(), list[TestFleet]()
-    async with TestFleet(agents=[worker(stub, fleets)], replicas=20) as fleet:
-        fleets.append(fleet)
-        handles = [await fleet.submit("code.review", number) for number in range(60)]
-        await fleet.advance("2s")
-        tripped = max(stub.calls)
+    async with outage(60, "2s", replicas=20) as (stub, fleet, handles):
+        tripped = len(stub.calls)
 
         await fleet.advance(4 * RESET_SECONDS)
-        made = probes(stub, tripped)
+        made = stub.calls[tripped:]
         assert 2 <= len(made) <= 4
         assert all(later - earlier >= RESET_SECONDS for earlier, later in pairwise(made))
 
@@ -74,41 +80,26 @@ async def test_an_outage_opens_the_breaker_of_every_agent_and_each_interval_has_
 
 
 async def test_one_agent_that_trips_opens_the_breaker_of_all_within_a_second() -> None:
-    stub, fleets = Stub(), list[TestFleet]()
-    async with TestFleet(agents=[worker(stub, fleets)], replicas=5) as fleet:
-        fleets.append(fleet)
-        for number in range(30):
-            await fleet.submit("code.review", number)
-        await fleet.advance("2s")
-
+    async with outage(30, "2s", replicas=5) as (_, fleet, _):
         waiting = [record.load.waiting for record in await fleet.registry.find(Search())]
-        opened = [event for event in fleet.events if event.type == "breaker.opened"]
+        opened = [event.subject for event in fleet.events if event.type == "breaker.opened"]
 
-    assert [event.subject for event in opened] == ["github"]
+    assert opened == ["github"]
     assert waiting == [(("code.review", "github"),)] * 5
 
 
 async def test_no_attempt_of_a_direct_task_counts_when_the_breaker_opens_under_its_handler() -> None:
-    stub, fleets = Stub(), list[TestFleet]()
-    async with TestFleet(agents=[worker(stub, fleets)]) as fleet:
-        fleets.append(fleet)
-        handles = [await fleet.submit("code.review", number) for number in range(5)]
-        await fleet.advance("65s")
+    async with outage(5, "65s") as (stub, _, handles):
         probed = len(stub.calls)
         stub.down = False
 
         assert [await handle.result() for handle in handles] == list(range(5))
         assert probed >= 3 + 5  # a call more for each interval
-        assert max(max(attempts) for attempts in stub.attempts.values()) <= 2  # one before the trip, at most
+        assert max(stub.attempts) <= 2  # one before the trip, at most
 
 
 async def test_a_handler_that_meets_an_open_breaker_hands_its_task_back_and_its_capability_waits() -> None:
-    stub, fleets = Stub(), list[TestFleet]()
-    async with TestFleet(agents=[worker(stub, fleets)]) as fleet:
-        fleets.append(fleet)
-        for number in range(3):
-            await fleet.submit("code.review", number)
-        await fleet.advance("1s")
+    async with outage(3, "1s") as (stub, fleet, _):
         handle = await fleet.submit("code.look", 7)
         await fleet.advance("5s")
         stub.down = False
@@ -118,48 +109,44 @@ async def test_a_handler_that_meets_an_open_breaker_hands_its_task_back_and_its_
 
 
 async def test_while_the_breaker_is_open_the_tasks_go_to_the_fallback() -> None:
-    stub, fleets = Stub(), list[TestFleet]()
-    async with TestFleet(agents=[worker(stub, fleets, fallback="code.lite")]) as fleet:
-        fleets.append(fleet)
-        for number in range(3):
-            await fleet.submit("code.review", number)
-        await fleet.advance("1s")
-
+    async with outage(3, "1s", fallback="code.lite") as (_, fleet, _):
         assert await fleet.request("code.review", 5) == -5
 
 
 async def test_a_workflow_waits_for_the_breaker_and_none_of_its_attempts_counts() -> None:
-    stub, fleets = Stub(), list[TestFleet]()
     flow = Workflow("reviews")
     for number in range(6):
         flow.task("code.review", number, name=f"n{number}")
-    async with TestFleet(agents=[worker(stub, fleets)], replicas=2) as fleet:
-        fleets.append(fleet)
+    async with outage(0, "0s", replicas=2) as (stub, fleet, _):
         run = await fleet.start(flow)
         await fleet.advance("45s")
         assert len(stub.calls) <= 6 + 5
         stub.down = False
 
         await run.result()
-        assert max(max(attempts) for attempts in stub.attempts.values()) <= 2  # one before the trip, at most
+        assert max(stub.attempts) <= 2  # one before the trip, at most
 
 
 async def test_an_agent_that_starts_during_an_outage_learns_that_the_breaker_is_open() -> None:
-    stub, fleets = Stub(), list[TestFleet]()
-    agent = worker(stub, fleets)
-    async with TestFleet(agents=[agent]) as fleet:
-        fleets.append(fleet)
-        for number in range(3):
-            await fleet.submit("code.review", number)
-        await fleet.advance("1s")
+    async with outage(3, "1s") as (stub, fleet, _):
         before = len(stub.calls)
-        (late,) = await fleet.add(agent)
+        (late,) = await fleet.add(worker(stub))
         for number in range(20):
             await fleet.submit("code.review", number)
         await fleet.advance("5s")
 
         assert len(stub.calls) == before
         assert late.lives
+
+
+async def test_agents_that_start_amid_a_long_outage_probe_within_an_interval() -> None:
+    async with outage(3, "10m", replicas=2) as (stub, fleet, handles):
+        fleet.kill("worker")
+        await fleet.restart("worker")
+
+        stub.down, mended = False, fleet.elapsed_seconds
+        assert [await handle.result() for handle in handles] == [0, 1, 2]
+        assert fleet.elapsed_seconds - mended <= RESET_SECONDS + 5
 
 
 async def test_a_capability_that_two_open_breakers_hold_back_waits_until_both_have_closed() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ from typing import Any
 import pytest
 
 from coditect import Agent, Breaker, Context, Retry, Workflow
-from coditect.agent.guards.breakers import NO_FALLBACK_SECONDS
-from coditect.agent.settlement.settle import Settler
-from coditect.model.task import Task
+from coditect.agent.guards import NO_FALLBACK_SECONDS
+from coditect.agent.settlement import Settler
 from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
+from coditect.wire import routing
 from coditect.wire.tasks import MAX_BODY_BYTES
 from coditect.workflow.states import TaskState
 
@@ -62,17 +61,17 @@ async def test_a_task_whose_agent_dies_after_it_went_to_the_fallback_goes_there_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     dependency = Dependency()
-    forward, killed = Settler.forward, list[str]()
+    send_to, killed = Settler.send_to, list[str]()
 
-    async def forward_and_die(settler: Settler, *args: object) -> None:
-        await forward(settler, *args)  # type: ignore[arg-type]
-        if not killed:
+    async def send_and_die(settler: Settler, exchange: str, *args: Any) -> None:
+        await send_to(settler, exchange, *args)
+        if exchange == routing.SUBMIT and not killed:
             killed.append("reviewer-1")
             fleet.kill("reviewer-1")
 
     async with TestFleet(agents=[reviewer(dependency), glancer(dependency)], replicas={"reviewer": 2}) as fleet:
         await opened(fleet)
-        monkeypatch.setattr(Settler, "forward", forward_and_die)
+        monkeypatch.setattr(Settler, "send_to", send_and_die)
         handles = [await fleet.submit("code.review", "x" * number) for number in range(8)]
         results = [await handle.result() for handle in handles]
         await fleet.advance("10s")
@@ -86,13 +85,14 @@ async def test_a_task_whose_agent_dies_after_it_went_to_the_fallback_goes_there_
 async def test_tasks_wait_while_no_agent_offers_the_fallback_and_make_neither_dead_letters_nor_haste(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    dependency, tries, forward = Dependency(), list[float](), Settler.forward
+    dependency, tries, send_to = Dependency(), list[float](), Settler.send_to
 
-    async def counted(settler: Settler, task: Task, headers: Mapping[str, Any]) -> None:
-        tries.append(fleet.elapsed_seconds)
-        await forward(settler, task, headers)
+    async def counted(settler: Settler, exchange: str, *args: Any) -> None:
+        if exchange == routing.SUBMIT:
+            tries.append(fleet.elapsed_seconds)
+        await send_to(settler, exchange, *args)
 
-    monkeypatch.setattr(Settler, "forward", counted)
+    monkeypatch.setattr(Settler, "send_to", counted)
     flow = Workflow("reviews")
     flow.task("code.review", "abcd", name="only")
     async with TestFleet(agents=[reviewer(dependency)]) as fleet:
@@ -173,11 +173,11 @@ async def test_a_task_with_a_fallback_waits_without_haste_for_another_breaker_th
     flow = Workflow("published")
     flow.task("code.publish", "abc", name="only")
     async with TestFleet(agents=[agent]) as fleet:
-        await fleet.client.open_breaker("registry", reason="maintenance")
+        await fleet.client.breakers.open("registry", reason="maintenance")
         run = await fleet.start(flow)
         await fleet.advance("1m")
         met = len(calls)
-        await fleet.client.reset_breaker("registry", reason="done")
+        await fleet.client.breakers.reset("registry", reason="done")
 
         assert await run.result() == "abc"
 

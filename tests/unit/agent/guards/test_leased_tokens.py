@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from coditect.agent.guards.tokens import AGAIN_SECONDS, LeasedTokens
-from coditect.model.limits.rate import Rate
+from coditect.agent.guards import LEASE_RETRY_SECONDS, LeasedTokens
+from coditect.model.limits import Rate
 from coditect.registry.memory import MemoryRegistry
-from coditect.registry.token_bucket import TokenLease
+from coditect.registry.port import TokenLease
 
 RATE = Rate("100/s", burst=100)
 
@@ -89,6 +89,6 @@ async def test_without_an_answer_of_the_registry_there_are_no_tokens_and_few_que
 
     registry.failing = False
     assert not await held.take()
-    registry.now += AGAIN_SECONDS
+    registry.now += LEASE_RETRY_SECONDS
     assert await held.take()
     assert not held.trouble

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from math import ceil
 
@@ -19,23 +20,22 @@ from coditect.wire import routing
 class Starts:
     """When executions of a rated capability began, in virtual seconds."""
 
-    fleet: list[TestFleet] = field(default_factory=list)
     at: list[float] = field(default_factory=list)
     attempts: list[int] = field(default_factory=list)
 
     def begin(self, attempt: int = 1) -> None:
-        self.at.append(self.fleet[0].elapsed_seconds)
+        self.at.append(asyncio.get_running_loop().time())
         self.attempts.append(attempt)
 
     def exceeds(self, rate: Rate) -> list[tuple[float, int]]:
         """The spans, from one start to another, in which more began than the rate and its burst allow."""
-        found = []
-        for first, began in enumerate(self.at):
-            for last in range(first, len(self.at)):
-                span, count = self.at[last] - began, last - first + 1
-                if count > ceil(rate.per_second * span + 1e-6) + rate.most_at_once:
-                    found.append((span, count))
-        return found
+        per_second, most = rate.per_second, rate.most_at_once
+        return [
+            (span, count)
+            for first, began in enumerate(self.at)
+            for count, at in enumerate(self.at[first:], 1)
+            if count > ceil(per_second * (span := at - began) + 1e-6) + most
+        ]
 
 
 def worker(starts: Starts, rate: Rate | str, *, name: str = "worker", retry: int | Retry = 1) -> Agent:
@@ -61,7 +61,6 @@ async def test_executions_begin_at_the_rate_in_the_whole_fleet_and_never_faster(
     starts = Starts()
     many = int(20 * rate.per_second) if rate.per_second < 100 else 800
     async with TestFleet(agents=[worker(starts, rate)], replicas=replicas) as fleet:
-        starts.fleet.append(fleet)
         handles = [await fleet.submit("page.fetch", number) for number in range(many)]
 
         assert [await handle.result() for handle in handles] == list(range(many))
@@ -74,7 +73,6 @@ async def test_executions_begin_at_the_rate_in_the_whole_fleet_and_never_faster(
 async def test_what_waits_for_the_rate_waits_in_its_queue_and_other_capabilities_go_on() -> None:
     starts = Starts()
     async with TestFleet(agents=[worker(starts, "6/m")]) as fleet:
-        starts.fleet.append(fleet)
         for number in range(30):
             await fleet.submit("page.fetch", number)
         await fleet.advance("5s")
@@ -91,7 +89,6 @@ async def test_what_waits_for_the_rate_waits_in_its_queue_and_other_capabilities
 async def test_retries_count_as_executions() -> None:
     starts, rate = Starts(), Rate("1/s", burst=1)
     async with TestFleet(agents=[worker(starts, rate, retry=Retry(max_attempts=3, first="10ms"))]) as fleet:
-        starts.fleet.append(fleet)
         handles = [await fleet.submit("page.fetch", -number) for number in range(1, 4)]
 
         assert [await handle.result() for handle in handles] == [-1, -2, -3]
@@ -107,7 +104,6 @@ async def test_tasks_of_workflows_have_the_same_rate_and_burn_no_attempt() -> No
     for number in range(20):
         flow.task("page.fetch", number, name=f"n{number}")
     async with TestFleet(agents=[worker(starts, rate)], replicas=2) as fleet:
-        starts.fleet.append(fleet)
         run = await fleet.start(flow)
         direct = [await fleet.submit("page.fetch", number) for number in range(10)]
 
@@ -123,7 +119,6 @@ async def test_the_slowest_of_several_declared_rates_holds_for_all_agents() -> N
     starts, slow = Starts(), Rate("2/s", burst=1)
     agents = [worker(starts, slow, name="old"), worker(starts, "100/s", name="new")]
     async with TestFleet(agents=agents) as fleet:
-        starts.fleet.append(fleet)
         handles = [await fleet.submit("page.fetch", number) for number in range(30)]
         await fleet.advance("1s")  # both have asked
         known = len(starts.at)
@@ -137,7 +132,6 @@ async def test_the_slowest_of_several_declared_rates_holds_for_all_agents() -> N
 async def test_without_the_registry_nothing_begins_and_afterwards_the_work_goes_on() -> None:
     starts = Starts()
     async with TestFleet(agents=[worker(starts, Rate("10/s", burst=1))], replicas=2) as fleet:
-        starts.fleet.append(fleet)
         fleet.registry.failing = True
         handles = [await fleet.submit("page.fetch", number) for number in range(10)]
         await fleet.advance("30s")
@@ -158,7 +152,6 @@ async def test_a_breaker_that_closes_does_not_end_the_wait_for_the_rate() -> Non
         return number
 
     async with TestFleet(agents=[agent], replicas=2) as fleet:
-        starts.fleet.append(fleet)
         handles = [await fleet.submit("page.fetch", number) for number in range(10)]
         await fleet.advance("2s")
         for _ in range(2):
@@ -177,7 +170,6 @@ async def test_a_breaker_that_closes_does_not_end_the_wait_for_the_rate() -> Non
 async def test_the_tokens_of_a_killed_agent_are_not_missed() -> None:
     starts, rate = Starts(), Rate("20/s")
     async with TestFleet(agents=[worker(starts, rate)], replicas=2) as fleet:
-        starts.fleet.append(fleet)
         handles = [await fleet.submit("page.fetch", number) for number in range(200)]
         await fleet.advance("2s")
         fleet.kill("worker-1")
@@ -189,24 +181,16 @@ async def test_the_tokens_of_a_killed_agent_are_not_missed() -> None:
 
 
 async def test_urgent_tasks_come_first_while_the_rate_is_short() -> None:
-    starts, order = Starts(), list[int]()
-    agent = Agent("worker")
-
-    @agent.capability("page.fetch", rate=Rate("1/s", burst=1))
-    async def fetch(number: int) -> int:
-        order.append(number)
-        return number
-
-    async with TestFleet(agents=[agent]) as fleet:
-        starts.fleet.append(fleet)
+    starts = Starts()
+    async with TestFleet(agents=[worker(starts, Rate("1/s", burst=1))]) as fleet:
         for number in range(40):
             await fleet.submit("page.fetch", number, priority="p2")
         await fleet.advance("3s")
         urgent = await fleet.submit("page.fetch", 1_000, priority="p0")
-        before = len(order)
+        before = len(starts.at)
         assert await urgent.result() == 1_000
 
-    assert len(order) - before <= 3
+    assert len(starts.at) - before <= 3
 
 
 @pytest.mark.parametrize("rate", ["fast", "0/s", "10/d", "10", "-1/s", "1.5/s", 10, ("10/s", 3)])

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from coditect import TaskFailed, TaskRejected, Workflow
-from coditect.broker.topology import Queue, Topology
 from coditect.errors import InputError, InvalidTask
 from coditect.model.message import Message
 from coditect.settings.settings import Settings
@@ -16,15 +15,14 @@ from coditect.wire import routing
 from tests.owner import ScriptedOwner
 from tests.support import eventually
 from tests.unit.agent.handlers.bytes_agent import packer
-from tests.unit.agent.scene import Scene, replies
+from tests.unit.agent.scene import Scene, answers
 
 NO_TEXT = b"\xff\x00{"
 
 
 @pytest.mark.parametrize("kind", ["loop", "thread", "process", "ask", "ask.process"])
 async def test_bytes_come_and_go_as_they_are(scene: Scene, kind: str) -> None:
-    await scene.start(packer)
-    client = await scene.client()
+    client = await scene.serve(packer)
 
     handle = await client.submit(f"bytes.{kind}", NO_TEXT)
 
@@ -54,12 +52,10 @@ async def test_bytes_over_the_limit_of_a_message_go_through_the_blob_store(tmp_p
 
 
 async def test_foreign_client_needs_no_header_and_reads_the_content_type(scene: Scene) -> None:
-    await scene.start(packer)
-    client = await scene.client()
+    client = await scene.serve(packer)
     assert await client.request("bytes.size", b"") == 0
     broker = await scene.broker()
-    await broker.declare(Topology(queues=(Queue("answers"),)))
-    arrived = await replies(broker, "answers")
+    arrived = await answers(broker)
 
     for capability, body in (("bytes.loop", NO_TEXT), ("bytes.size", NO_TEXT), ("bytes.wrong", b"null")):
         message = Message(body, correlation_id=capability, reply_to="answers", content_type=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -29,73 +29,66 @@ class Session:
         self.pool = pool
 
 
+def name(found: Session) -> str:
+    found.pool.told.append("name")
+    return "shop"
+
+
+async def length(shop: str = Depends(name)) -> int:
+    return len(shop)
+
+
 class Shop:
     """An agent with everything that a handler may ask for."""
 
     def __init__(self) -> None:
-        self.pool = pool = Pool()
+        self.pool = Pool()
+        self.agent = Agent("shop", lifespan=self.lifespan)
+        self.agent.provider(self.session)
+        self.agent.capability("shop.loop", retry=ONCE)(self.loop)
+        self.agent.capability("shop.thread", retry=ONCE)(self.thread)
 
-        @asynccontextmanager
-        async def lifespan(agent: Agent) -> AsyncIterator[Pool]:
-            yield pool
+    @asynccontextmanager
+    async def lifespan(self, agent: Agent) -> AsyncIterator[Pool]:
+        yield self.pool
 
-        self.agent = agent = Agent("shop", lifespan=lifespan)
+    async def session(self, pool: Pool) -> AsyncIterator[Session]:
+        pool.told.append("open")
+        try:
+            yield Session(pool)
+        except ValueError:
+            pool.told.append("roll back")
+            raise
+        finally:
+            pool.told.append("close")
 
-        @agent.provider
-        async def session(pool: Pool) -> AsyncIterator[Session]:
-            pool.told.append("open")
-            try:
-                yield Session(pool)
-            except ValueError:
-                pool.told.append("roll back")
-                raise
-            finally:
-                pool.told.append("close")
+    async def loop(
+        self, fails: bool, ctx: Context, session: Session, *, shop: str = Depends(name), size: int = Depends(length)
+    ) -> list[Any]:
+        return self.sold(fails, session, [shop, size, ctx.attempt])
 
-        def name(found: Session) -> str:
-            found.pool.told.append("name")
-            return "shop"
+    def thread(
+        self, fails: bool, session: Session, ctx: PlainContext, shop: str = Depends(name), size: int = Depends(length)
+    ) -> list[Any]:
+        return self.sold(fails, session, [shop, size, ctx.attempt])
 
-        async def length(shop: str = Depends(name)) -> int:
-            return len(shop)
-
-        @agent.capability("shop.loop", retry=ONCE)
-        async def loop(
-            fails: bool, ctx: Context, session: Session, *, shop: str = Depends(name), size: int = Depends(length)
-        ) -> list[Any]:
-            if fails:
-                raise ValueError("no")
-            pool.told.append("handler")
-            return [shop, size, session.pool is pool, ctx.attempt]
-
-        @agent.capability("shop.thread", retry=ONCE)
-        def thread(
-            fails: bool, session: Session, ctx: PlainContext, shop: str = Depends(name), size: int = Depends(length)
-        ) -> list[Any]:
-            if fails:
-                raise ValueError("no")
-            pool.told.append("handler")
-            return [shop, size, session.pool is pool, ctx.attempt]
+    def sold(self, fails: bool, session: Session, found: list[Any]) -> list[Any]:
+        if fails:
+            raise ValueError("no")
+        self.pool.told.append("handler")
+        return [*found, session.pool is self.pool]
 
 
 @pytest.mark.parametrize("capability", ["shop.loop", "shop.thread"])
-async def test_each_provider_makes_one_value_for_a_task_which_is_closed_after_the_handler(capability: str) -> None:
+async def test_each_provider_makes_one_value_for_a_task_which_hears_of_its_end_and_closes(capability: str) -> None:
     shop = Shop()
     async with TestFleet(agents=[shop.agent]) as fleet:
         for _ in range(2):
-            assert await fleet.request(capability, False) == ["shop", 4, True, 1]
-
-    assert shop.pool.told == ["open", "name", "handler", "close"] * 2
-
-
-@pytest.mark.parametrize("capability", ["shop.loop", "shop.thread"])
-async def test_provider_hears_of_the_handler_s_error_and_closes(capability: str) -> None:
-    shop = Shop()
-    async with TestFleet(agents=[shop.agent]) as fleet:
+            assert await fleet.request(capability, False) == ["shop", 4, 1, True]
         with pytest.raises(TaskFailed, match="no"):
             await fleet.request(capability, True)
 
-    assert shop.pool.told == ["open", "name", "roll back", "close"]
+    assert shop.pool.told == ["open", "name", "handler", "close"] * 2 + ["open", "name", "roll back", "close"]
 
 
 async def test_canceled_thread_closes_what_it_was_given(scene: Scene) -> None:
@@ -117,8 +110,7 @@ async def test_canceled_thread_closes_what_it_was_given(scene: Scene) -> None:
     async def sleep(_: None) -> None:
         await asyncio.Event().wait()
 
-    await scene.start(agent)
-    client = await scene.client()
+    client = await scene.serve(agent)
     handle = await client.submit("late.run")
     await eventually(lambda: told == ["opened"])
     await handle.cancel()
@@ -155,18 +147,6 @@ def test_parameter_that_nothing_provides_is_refused_at_the_handler_s_line(handle
     assert "Depends" in str(caught.value.facts["fix"])
 
 
-def test_providers_in_a_circle_are_refused() -> None:
-    def first(again: int) -> int:
-        return again
-
-    first.__defaults__ = (Depends(first),)
-
-    def handler(task: int, one: int = Depends(first)) -> None: ...
-
-    with pytest.raises(SetupError, match="circle"):
-        Agent("wrong").capability("wrong.one")(handler)
-
-
 def nothing_said(): ...  # type: ignore[no-untyped-def]
 def alias() -> list[int]: ...  # type: ignore[empty-body]
 
@@ -180,17 +160,24 @@ def test_provider_without_a_type_by_which_to_find_it_is_refused_at_its_line(prov
     assert caught.value.facts["fix"]
 
 
-def test_second_provider_of_a_type_is_refused() -> None:
-    agent = Agent("wrong")
-
-    @agent.provider
-    def first() -> Pool:
-        return Pool()
-
-    with pytest.raises(SetupError, match="by the type"):
-        agent.provider(first)
+def circle(inner: int) -> int:
+    return inner
 
 
-def test_what_is_no_function_is_no_provider() -> None:
-    with pytest.raises(SetupError, match="function"):
-        Depends("open")  # type: ignore[arg-type] # on purpose
+circle.__defaults__ = (Depends(circle),)
+
+
+def circular(task: int, outer: int = Depends(circle)) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("declare", "sentence"),
+    [
+        (lambda agent: agent.capability("wrong.one")(circular), "circle"),
+        (lambda agent: [agent.provider(Pool) for _ in range(2)], "by the type"),
+        (lambda _: Depends("open"), "function"),  # type: ignore[arg-type] # on purpose
+    ],
+)
+def test_provider_that_cannot_be_meant_is_refused(declare: Callable[[Agent], object], sentence: str) -> None:
+    with pytest.raises(SetupError, match=sentence):
+        declare(Agent("wrong"))

@@ -9,20 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect import Agent, Context, Options, Retry
-from coditect.broker.topology import Queue, Topology
 from coditect.errors import InputError
 from coditect.model.message import Message
 from coditect.testing import TestFleet
 from coditect.wire import routing
-from coditect.wire.headers.foreign import MOST_OWN_BYTES, PREFIX, checked_headers, foreign_headers, is_of_the_broker
+from coditect.wire.headers import HEADER_PREFIX, MOST_OWN_BYTES, checked_headers, foreign_headers, is_of_the_broker
 from coditect.wire.json import loads
 from tests.support import eventually
 from tests.unit.agent.process_agent import worker
-from tests.unit.agent.scene import Scene, replies
+from tests.unit.agent.scene import Scene, answers
 
 PLAIN = st.one_of(st.text(max_size=40), st.integers(-(2**63), 2**63 - 1), st.booleans(), st.floats(allow_nan=False))
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
-OWN = NAMES.filter(lambda name: not (name.startswith(PREFIX) or is_of_the_broker(name)))
+OWN = NAMES.filter(lambda name: not (name.startswith(HEADER_PREFIX) or is_of_the_broker(name)))
 OF_THE_BROKER = {
     "x-death": [{"queue": "q", "reason": "expired", "count": 2}],
     "x-first-death-queue": "q",
@@ -76,8 +75,7 @@ async def test_headers_of_a_foreign_publisher_are_seen_without_those_of_broker_a
 
 
 async def test_handler_in_a_process_sees_them(scene: Scene) -> None:
-    await scene.start(worker)
-    client = await scene.client()
+    client = await scene.serve(worker)
 
     options = Options(headers={"x-tenant": "blue"})
     assert await client.request("proc.headers", None, options=options) == {"x-tenant": "blue"}
@@ -136,8 +134,7 @@ async def test_a_handler_knows_who_waits_for_its_result_and_how_long_it_may_run(
     async def ask(task: None, ctx: Context) -> tuple[str, float]:
         return ctx.requester, ctx.seconds_left(60)
 
-    await scene.start(agent)
-    client = await scene.client()
+    client = await scene.serve(agent)
 
     requester, most = await client.request("bounded.ask", None, timeout="90s")
     _, own = await (await client.submit("bounded.ask", None, timeout="20s")).result()
@@ -156,14 +153,12 @@ async def test_a_handler_passes_the_trace_of_its_task_on_without_the_baggage(sce
     async def ask(task: None, ctx: Context) -> dict[str, str]:
         return ctx.trace
 
-    await scene.start(agent)
-    client = await scene.client()
+    client = await scene.serve(agent)
     trace = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "vendor=1"}
 
     outside = await client.request("traced.ask", None)
     broker = await scene.broker()
-    await broker.declare(Topology(queues=(Queue("answers"),)))
-    arrived = await replies(broker, "answers")
+    arrived = await answers(broker)
     message = Message(b"null", {**trace, "baggage": "tenant=blue"}, message_id="traced", reply_to="answers")
     await broker.publish(message, exchange=routing.TASKS, routing_key="traced.ask.p1")
     await eventually(lambda: arrived)

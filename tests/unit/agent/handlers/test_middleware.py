@@ -50,27 +50,6 @@ async def test_first_middleware_is_outermost_also_where_it_is_declared_below_the
     assert log == ["given", "outer before tea", "inner before tea", "handler", "inner after", "outer after"]
 
 
-@pytest.mark.parametrize("kind", ["loop", "thread", "process"])
-async def test_middleware_changes_input_and_result_of_every_kind_of_handler(kind: str) -> None:
-    agent = Agent("shop")
-
-    @agent.middleware
-    async def change(ctx: MiddlewareContext, call_next: CallNext) -> Any:
-        ctx.input = f"{ctx.input}{ctx.attempt}"
-        return 10 * await call_next(ctx)
-
-    async def price(thing: str, ctx: Context) -> int:
-        return len(thing)
-
-    def plain(thing: str, ctx: PlainContext) -> int:
-        return len(thing)
-
-    agent.capability("shop.price", process=kind == "process")(price if kind == "loop" else plain)
-
-    async with TestFleet(agents=[agent]) as fleet:
-        assert await fleet.request("shop.price", "tea") == 40
-
-
 async def test_middleware_answers_in_place_of_the_handler() -> None:
     agent = Agent("shop")
     calls: list[str] = []
@@ -182,20 +161,12 @@ async def test_request_of_middleware_and_equal_one_of_the_handler_are_two_childr
 
 
 async def test_middleware_runs_in_the_agent_around_a_handler_in_its_process(scene: Scene) -> None:
-    await scene.start(worker)
-    client = await scene.client()
+    client = await scene.serve(worker)
 
     pid, text = await client.request("middle.process", "tea")
 
     assert pid != os.getpid()
     assert (text, seen) == ("Point(x=5, y=0)", [os.getpid()])
-
-
-@pytest.mark.parametrize("wrong", [lambda ctx, call_next: None, 7])
-def test_wrong_middleware_is_refused_with_its_line(wrong: Any) -> None:
-    with pytest.raises(SetupError, match="async def middleware") as refused:
-        Agent("shop").middleware(wrong)
-    assert __file__ in str(refused.value)
 
 
 async def one_parameter(ctx: MiddlewareContext) -> None: ...
@@ -204,11 +175,40 @@ async def one_parameter(ctx: MiddlewareContext) -> None: ...
 async def exchanged(call_next: CallNext, ctx: MiddlewareContext) -> None: ...
 
 
-def test_middleware_with_its_parameters_exchanged_is_refused() -> None:
-    with pytest.raises(SetupError, match="the context and the next call"):
-        Agent("shop").middleware(exchanged)
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (lambda ctx, call_next: None, "async def middleware"),
+        (7, "async def middleware"),
+        (exchanged, "the context and the next call"),
+        (one_parameter, "the context and the next call"),
+    ],
+)
+def test_wrong_middleware_is_refused_with_its_line(wrong: Any, sentence: str) -> None:
+    for declare in (Agent("shop").middleware, lambda wrong: Agent("shop", middleware=[wrong])):
+        with pytest.raises(SetupError, match=sentence) as refused:
+            declare(wrong)
+        assert __file__ in str(refused.value)
 
 
-def test_middleware_of_one_parameter_is_refused() -> None:
-    with pytest.raises(SetupError, match="the context and the next call"):
-        Agent("shop", middleware=[one_parameter])  # type: ignore[list-item]
+async def price(thing: str, ctx: Context) -> int:
+    return len(thing)
+
+
+def plain_price(thing: str, ctx: PlainContext) -> int:
+    return len(thing)
+
+
+@pytest.mark.parametrize(("handler", "process"), [(price, False), (plain_price, False), (plain_price, True)])
+async def test_middleware_changes_input_and_result_of_every_kind_of_handler(handler: Any, process: bool) -> None:
+    agent = Agent("shop")
+
+    @agent.middleware
+    async def change(ctx: MiddlewareContext, call_next: CallNext) -> Any:
+        ctx.input = f"{ctx.input}{ctx.attempt}"
+        return 10 * await call_next(ctx)
+
+    agent.capability("shop.price", process=process)(handler)
+
+    async with TestFleet(agents=[agent]) as fleet:
+        assert await fleet.request("shop.price", "tea") == 40

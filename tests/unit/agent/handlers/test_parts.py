@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from coditect import Agent, CallNext, Depends, MiddlewareContext, Options, Retry
 from coditect.blobs import open_blobs
 from coditect.client.client import Client
-from coditect.errors import InputError, SetupError, TaskFailed
+from coditect.errors import InputError, SetupError
 from coditect.testing import TestFleet
 from tests.unit.agent.scene import Scene
 
@@ -48,23 +49,6 @@ async def test_a_large_part_goes_by_the_blob_store(scene: Scene, tmp_path: Path)
         handle = await client.submit("image.paint", 2_000_000, stream=True)
 
         assert [len(part) async for part in handle.stream()] == [2_000_000, 4]
-
-
-async def test_a_large_part_without_a_blob_store_fails_with_what_to_do() -> None:
-    agent = Agent("painter")
-
-    @agent.capability("image.paint", retry=ONCE)
-    async def paint(size: int) -> AsyncIterator[str]:
-        yield "small"
-        yield "x" * size
-
-    async with TestFleet(agents=[agent]) as fleet:
-        handle = await fleet.client.submit("image.paint", 2_000_000, stream=True)
-        with pytest.raises(TaskFailed) as raised:
-            [part async for part in handle.stream()]
-
-    assert raised.value.facts["type"] == "TooLarge"
-    assert "BLOB" in str(raised.value.facts["fix"])
 
 
 async def test_dependencies_are_closed_after_the_last_part() -> None:
@@ -105,34 +89,6 @@ async def test_what_cannot_be_streamed_is_refused_with_what_to_do() -> None:
             await anext(unasked.stream())
 
 
-async def test_a_handler_that_yields_is_annotated_with_what_it_yields() -> None:
-    agent = Agent("wrong")
-
-    async def wrong(task: int) -> str:  # type: ignore[misc]
-        yield "x"
-
-    with pytest.raises(SetupError) as raised:
-        agent.capability("wrong.one")(wrong)
-
-    assert "AsyncIterator" in str(raised.value.facts["fix"])
-
-
-async def test_the_parts_are_no_bytes() -> None:
-    async def wrong(task: int) -> AsyncIterator[bytes]:
-        yield b"x"
-
-    with pytest.raises(SetupError, match="JSON"):
-        Agent("wrong").capability("wrong.one")(wrong)
-
-
-async def test_a_handler_of_batches_does_not_yield() -> None:
-    async def wrong(tasks: list[int]):  # type: ignore[no-untyped-def]
-        yield tasks
-
-    with pytest.raises(SetupError, match="this one yields"):
-        Agent("wrong").capability("wrong.one", batch=2)(wrong)
-
-
 async def test_a_part_is_taken_as_it_was_yielded() -> None:
     agent = Agent("writer")
 
@@ -167,19 +123,26 @@ async def test_middleware_sees_the_list_or_the_number() -> None:
     assert seen == [[0, 1], 2]
 
 
-async def test_a_part_that_does_not_fit_its_type_is_a_failed_attempt() -> None:
-    agent = Agent("wrong")
+async def yields_text(task: int) -> str:  # type: ignore[misc]
+    yield "x"
 
-    @agent.capability("wrong.type", retry=ONCE)
-    async def wrong(_: None) -> AsyncIterator[int]:
-        yield 1
-        yield "two"  # type: ignore[misc]
 
-    got = []
-    async with TestFleet(agents=[agent]) as fleet:
-        handle = await fleet.client.submit("wrong.type", stream=True)
-        with pytest.raises(TaskFailed):
-            async for part in handle.stream():
-                got.append(part)
+async def yields_bytes(task: int) -> AsyncIterator[bytes]:
+    yield b"x"
 
-    assert got == [1]
+
+async def yields_batch(tasks: list[int]):  # type: ignore[no-untyped-def]
+    yield tasks
+
+
+@pytest.mark.parametrize(
+    ("handler", "how", "told"),
+    [
+        (yields_text, {}, "AsyncIterator"),
+        (yields_bytes, {}, "JSON"),
+        (yields_batch, {"batch": 2}, "this one yields"),
+    ],
+)
+def test_handler_that_yields_what_it_may_not_is_refused(handler: Any, how: dict[str, Any], told: str) -> None:
+    with pytest.raises(SetupError, match=told):
+        Agent("wrong").capability("wrong.one", **how)(handler)

@@ -14,7 +14,6 @@ from coditect.errors import SetupError, TaskCanceled, TaskFailed, UnknownCapabil
 from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
 from tests.support import eventually
-from tests.unit.agent.process_agent import worker
 from tests.unit.agent.scene import Scene
 
 ONCE = Retry(max_attempts=1)
@@ -137,14 +136,6 @@ async def test_events_of_a_plain_handler_reach_their_listeners() -> None:
 
     assert told["page.printed"] == (handle.task_id, {"copies": 2})
     assert told["task.progress"][1]["note"] == "half"
-
-
-async def test_plain_handler_in_a_process_asks_and_tells(scene: Scene) -> None:
-    await scene.start(worker)
-    client = await scene.client()
-    async with client.events("proc.told") as events:
-        assert await client.request("proc.plain", [2, 3], int, timeout="60s") == 5
-        assert (await anext(events)).data == {"total": 5}
 
 
 def plain(task: int, ctx: Any) -> None: ...

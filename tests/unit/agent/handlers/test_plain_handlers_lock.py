@@ -66,7 +66,7 @@ async def test_each_grant_of_a_plain_handler_has_a_higher_fence_and_a_failed_blo
         fences = [await fleet.request("site.deploy", {}, int) for _ in range(3)]
 
         assert fences == sorted(set(fences))
-        assert [row async for row in fleet.client.locks()] == []
+        assert [row async for row in fleet.client.locks.list()] == []
 
 
 async def test_a_plain_handler_that_took_the_context_of_an_async_one_is_given_the_right_one() -> None:
@@ -99,7 +99,7 @@ async def test_a_lock_that_others_have_is_refused_or_waited_for_in_the_thread() 
 async def test_plain_handler_whose_lock_is_released_sees_it_and_gets_the_loss_at_the_end_of_its_block() -> None:
     deployers = Deployers()
     async with TestFleet(agents=[deployers.agent]) as fleet:
-        deployers.release = partial(fleet.client.release_locks, "site:shop", reason="it hangs")
+        deployers.release = partial(fleet.client.locks.release_all, "site:shop", reason="it hangs")
 
         told = await fleet.request("site.hold", None, str)
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from coditect import Context, Priority
-from coditect.agent.handlers.port import Services
+from coditect.agent.context import Services
 from coditect.errors import InputError
 from coditect.model.duration import seconds
 from coditect.model.ids import AgentId, TaskId
@@ -38,8 +38,7 @@ ANYTHING = some.one_of(
 @pytest.mark.parametrize("given_", LEVELS)
 @pytest.mark.parametrize("where", ["loop", "proc"])
 async def test_a_text_is_taken_for_the_priority_of_a_request(scene: Scene, where: str, given_: str | None) -> None:
-    await scene.start(worker)
-    client = await scene.client()
+    client = await scene.serve(worker)
 
     assert await client.request(f"{where}.ask.for", {"priority": given_}, str) == LEVELS[given_]
 
@@ -55,8 +54,7 @@ async def test_a_text_is_taken_for_the_priority_of_a_request(scene: Scene, where
 async def test_a_request_that_cannot_be_meant_is_refused_where_it_stands(
     scene: Scene, where: str, how: dict[str, Any], refused: list[str]
 ) -> None:
-    await scene.start(worker)
-    client = await scene.client()
+    client = await scene.serve(worker)
 
     assert await client.request(f"{where}.ask.for", how) == refused
 

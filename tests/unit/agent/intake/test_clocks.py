@@ -11,7 +11,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from coditect import Agent
-from coditect.agent.intake.instants import by_our_clock
+from coditect.agent.admission import by_agent_clock
 from coditect.broker.memory import MemoryBroker
 from coditect.client.options import Options
 from coditect.errors import RegistryUnavailable, TaskError
@@ -20,7 +20,7 @@ from coditect.model.message import Message
 from coditect.model.task import Limits, Task
 from coditect.registry.memory import MemoryRegistry
 from coditect.testing import TestFleet
-from coditect.testing.seeded import SeededClock
+from coditect.testing.virtual_time import SeededClock
 from coditect.wire import routing
 
 HOUR = 3_600.0
@@ -39,25 +39,13 @@ def worker() -> Agent:
 
 
 async def test_agent_whose_clock_is_an_hour_ahead_does_what_has_a_deadline(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, "coditect.registry.reference_clock"):
+    with caplog.at_level(logging.WARNING, "coditect.registry.port"):
         async with TestFleet(agents=[worker()], clocks_ahead_seconds={"worker": HOUR}) as fleet:
             assert await fleet.request("work.do", 1.0, float, timeout="30s") == 1.0
             handle = await fleet.submit("work.do", 1.0, deadline="30s")
             assert await handle.result(float, timeout="1m") == 1.0
 
     assert any(vars(one).get("ahead_ms") == HOUR * 1000 for one in caplog.records), "and says so"
-
-
-async def test_sender_whose_clock_is_ahead_gains_no_time() -> None:
-    async with TestFleet(agents=[worker()], clocks_ahead_seconds={"client": HOUR}) as fleet:
-        await fleet.submit("work.do", 60.0)
-        late = await fleet.submit("work.do", 100.0, deadline="90s")
-
-        with pytest.raises(TaskError) as failed:
-            await late.result(timeout="10m")
-
-    assert failed.value.facts["reason"] in ("timeout", "expired"), "cut short 90 s after its publication, not an hour"
-    assert fleet.elapsed_seconds < 200
 
 
 async def test_error_of_a_late_task_says_by_whose_clock() -> None:
@@ -143,7 +131,7 @@ async def test_without_a_registry_a_stranger_s_task_comes_in_time_or_its_error_n
     assert told == ([] if ahead > 0 else late)
 
 
-@settings(max_examples=20, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+@settings(max_examples=10, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(agent=AHEAD, client=AHEAD, plane=AHEAD, seed=st.integers(0, 1_000))
 def test_whatever_the_clocks_say_what_has_time_is_done_and_what_has_none_is_not(
     agent: float, client: float, plane: float, seed: int
@@ -169,7 +157,7 @@ def test_time_left_is_never_more_than_the_sender_gave(age: int, left: int, expir
     now, published = 10**12, 10**12 - age
     task = Task("work.do", Priority.P1, b"", published_at_ms=published, limits=Limits(deadline_ms=published + left))
 
-    here = by_our_clock(
+    here = by_agent_clock(
         task, Message(b"", expiration_ms=expires), SeededClock(now, lambda: 0.0, Random(0))
     ).limits.deadline_ms
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect import Agent
-from coditect.agent.intake.slots import WEIGHTS, Slots
+from coditect.agent.intake import WEIGHTS, Slots
 from coditect.model.capability import Priority
 from coditect.testing import TestFleet
 
@@ -29,42 +29,24 @@ def heartbeats(slots: Slots, waiting: set[Priority], rounds: int) -> Counter[Pri
     return counted
 
 
-def test_one_slot_serves_all_levels_by_weight() -> None:
-    counted = heartbeats(Slots(1), {P0, P1, P2}, 1_300)
-
-    assert all(abs(counted[level] - 100 * WEIGHTS[level]) <= 2 for level in Priority)
-
-
-@given(total=st.integers(1, 32))
-def test_p2_keeps_its_share_under_a_flood(total: int) -> None:
+@pytest.mark.parametrize("total", [1, 2, 5, 32])
+def test_each_level_keeps_its_share_under_a_flood(total: int) -> None:
     counted = heartbeats(Slots(total), {P0, P1, P2}, 2_600)
 
     assert counted[P2] >= counted.total() / 13 - 2
     assert counted[P0] >= counted[P1] >= counted[P2]
+    assert total > 1 or all(abs(counted[level] - 200 * WEIGHTS[level]) <= 2 for level in Priority)
 
 
-@given(total=st.integers(2, 32))
-def test_one_slot_is_kept_for_p0(total: int) -> None:
-    slots = Slots(total)
+@given(total=st.integers(1, 32), reserve=st.none() | st.integers(0, 31))
+def test_as_many_are_kept_for_p0_as_the_agent_says_or_one(total: int, reserve: int | None) -> None:
+    slots = Slots(total) if reserve is None else Slots(total, reserve=reserve)
     while (level := slots.choose({P1, P2})) is not None:
         slots.take(level)
 
-    assert (slots.in_use, slots.startable(P1), slots.startable(P0)) == (total - 1, 0, 1)
-    assert slots.choose({P0, P1, P2}) is P0
-
-
-def test_single_slot_is_kept_for_nobody() -> None:
-    assert Slots(1).startable(P2) == 1
-
-
-@given(total=st.integers(1, 32), reserve=st.integers(0, 31))
-def test_as_many_are_kept_for_p0_as_the_agent_says(total: int, reserve: int) -> None:
-    slots = Slots(total, reserve=reserve)
-    while (level := slots.choose({P1, P2})) is not None:
-        slots.take(level)
-
-    assert slots.in_use == max(1, total - reserve)
-    assert slots.startable(P0) == total - slots.in_use
+    assert slots.in_use == max(1, total - (1 if reserve is None else reserve))
+    assert (slots.startable(P1), slots.startable(P0)) == (0, total - slots.in_use)
+    assert slots.choose({P0, P1, P2}) is (P0 if slots.startable(P0) else None)
 
 
 @pytest.mark.parametrize(("reserve", "at_once"), [(0, 2), (1, 1)])

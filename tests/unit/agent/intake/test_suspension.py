@@ -5,15 +5,15 @@ import asyncio
 import pytest
 
 from coditect import Agent, Context, Retry, Workflow
-from coditect.agent.execution.execution import Execution
-from coditect.agent.intake.intake import Intake
+from coditect.agent.execution import Execution
+from coditect.agent.intake import Intake
 from coditect.client.client import Client
 from coditect.client.handle import Handle
-from coditect.errors import TaskCanceled, TaskFailed
+from coditect.errors import TaskCanceled
 from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
 from tests.support import eventually
-from tests.unit.agent.scene import Running, Scene
+from tests.unit.agent.scene import Running, Scene, failure_of
 
 
 def recursive(name: str = "echo", *, slots: int = 1) -> Agent:
@@ -55,11 +55,6 @@ async def results(handles: list[Handle]) -> list[int]:
     return list(await asyncio.gather(*(handle.result(int, timeout="55s") for handle in handles)))
 
 
-def many_parents(*agents: Agent) -> TestFleet:
-    """In virtual time, since thousands of tasks take a busy machine a while."""
-    return TestFleet(agents=agents, settings=Settings(max_suspended=50))
-
-
 async def loads_are_even(fleet: TestFleet) -> None:
     """As `accounts_are_even`."""
     await eventually(lambda: all((one.load.running, one.load.suspended) == (0, 0) for one in fleet.agents))
@@ -71,61 +66,44 @@ async def accounts_are_even(*agents: Running) -> None:
     await eventually(lambda: all(one.runtime.load().suspended == 0 for one in agents))
 
 
-async def test_one_slot_agent_calls_itself_three_deep(scene: Scene) -> None:
-    running = await scene.start(recursive())
+@pytest.mark.parametrize("many", [1, 3])
+async def test_agents_with_one_slot_call_themselves_three_deep(scene: Scene, many: int) -> None:
+    fleet = [await scene.start(recursive()) for _ in range(many)]
     client = await scene.client()
 
-    handle = await client.submit("call.self", 3)
+    handles = await submit_all(client, "call.self", [3] * 6 * many)
 
-    assert await handle.result(int, timeout="100s") == 4
-    await accounts_are_even(running)
-
-
-async def test_fleet_with_one_slot_each_calls_itself_three_deep(scene: Scene) -> None:
-    fleet = [await scene.start(recursive()) for _ in range(3)]
-    client = await scene.client()
-
-    handles = await submit_all(client, "call.self", [3] * 60)
-
-    assert await results(handles) == [4] * 60
+    assert await results(handles) == [4] * 6 * many
     await accounts_are_even(*fleet)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("slots", [1, 8])
-async def test_thousand_parents_before_children_of_the_same_agent_complete(slots: int) -> None:
-    async with many_parents(with_child(parent_of("child.run", slots=slots))) as fleet:
-        handles = await submit_all(fleet.client, "parent.run", list(range(1_000)))
+@pytest.mark.parametrize(
+    ("agents", "capability", "many"),
+    [
+        ([parent_of("child.run"), with_child(Agent("child", slots=4))], "parent.run", 200),
+        pytest.param([with_child(parent_of("child.run", slots=1))], "parent.run", 1_000, marks=pytest.mark.proof),
+        pytest.param([with_child(parent_of("child.run", slots=8))], "parent.run", 1_000, marks=pytest.mark.proof),
+        pytest.param([recursive(slots=8)], "call.self", 300, marks=pytest.mark.proof),
+    ],
+    ids=["children of another agent", "of the same with one slot", "of the same", "of the same capability"],
+)
+async def test_many_parents_before_their_children_complete(agents: list[Agent], capability: str, many: int) -> None:
+    """In virtual time, since thousands of tasks take a busy machine a while."""
+    inputs = [3] * many if capability == "call.self" else list(range(many))
+    async with TestFleet(agents=agents, settings=Settings(max_suspended=50)) as fleet:
+        handles = await submit_all(fleet.client, capability, inputs)
 
-        assert await results(handles) == [2 * number for number in range(1_000)]
+        assert await results(handles) == ([4] * many if capability == "call.self" else [2 * one for one in inputs])
         await loads_are_even(fleet)
 
 
-async def test_thousand_parents_before_children_of_another_agent_complete() -> None:
-    async with many_parents(parent_of("child.run"), with_child(Agent("child", slots=4))) as fleet:
-        handles = await submit_all(fleet.client, "parent.run", list(range(1_000)))
-
-        assert await results(handles) == [2 * number for number in range(1_000)]
-        await loads_are_even(fleet)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("depth", "many"), [(1, 1_000), (3, 300)])
-async def test_many_parents_of_the_same_capability_complete(depth: int, many: int) -> None:
-    async with many_parents(recursive(slots=8)) as fleet:
-        handles = await submit_all(fleet.client, "call.self", [depth] * many)
-
-        assert await results(handles) == [depth + 1] * many
-        await loads_are_even(fleet)
-
-
-@pytest.mark.slow
+@pytest.mark.proof
 async def test_bound_on_suspended_is_kept(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[bool, int]] = []
     may_suspend = Intake.may_suspend
 
-    def noted(intake: Intake, received: Execution, most: int) -> bool:
-        allowed = may_suspend(intake, received, most)
+    def noted(intake: Intake, received: Execution) -> bool:
+        allowed = may_suspend(intake, received)
         seen.append((allowed, running.runtime.load().suspended))
         return allowed
 
@@ -194,7 +172,10 @@ async def test_request_left_behind_by_its_handler_leaks_nothing(scene: Scene) ->
     await accounts_are_even(running)
 
 
-async def test_canceled_suspended_task_leaks_no_slot(scene: Scene) -> None:
+@pytest.mark.parametrize(("deadline", "reason"), [(None, "canceled"), ("1s", "timeout")])
+async def test_suspended_task_that_is_canceled_or_late_leaks_no_slot(
+    scene: Scene, deadline: str | None, reason: str
+) -> None:
     gate = asyncio.Event()
     agent = parent_of("child.run", slots=1)
 
@@ -205,41 +186,16 @@ async def test_canceled_suspended_task_leaks_no_slot(scene: Scene) -> None:
 
     running = await scene.start(agent)
     client = await scene.client()
-    handle = await client.submit("parent.run", 1)
+    handle = await client.submit("parent.run", 1, deadline=deadline, max_attempts=1)
     await eventually(lambda: running.runtime.load().suspended == 1)
 
-    await handle.cancel(reason="changed my mind")
+    if deadline is None:
+        await handle.cancel(reason="changed my mind")
 
-    with pytest.raises(TaskCanceled, match="changed my mind"):
-        await handle.result(timeout="100s")
+    assert (await failure_of(handle)).reason == reason
     gate.set()
     await accounts_are_even(running)
-    assert await (await client.submit("child.run", 7)).result(int, timeout="100s") == 7
-
-
-async def test_timed_out_suspended_task_leaks_no_slot(scene: Scene) -> None:
-    gate = asyncio.Event()
-    agent = Agent("parent", slots=1)
-
-    @agent.capability("parent.run", retry=Retry(max_attempts=1))
-    async def run(number: int, ctx: Context) -> int:
-        return int(await ctx.request("child.run", number))
-
-    @agent.capability("child.run")
-    async def wait(number: int) -> int:
-        await gate.wait()
-        return number
-
-    running = await scene.start(agent)
-    client = await scene.client()
-    handle = await client.submit("parent.run", 1, deadline="1s")
-
-    with pytest.raises(TaskFailed, match="timeout"):
-        await handle.result(timeout="100s")
-
-    gate.set()
-    await accounts_are_even(running)
-    assert await (await client.submit("child.run", 7)).result(int, timeout="100s") == 7
+    assert await client.request("child.run", 7, int, timeout="100s") == 7
 
 
 async def test_task_canceled_while_it_waits_to_go_on_leaves_the_slot_to_others(scene: Scene) -> None:
@@ -260,8 +216,7 @@ async def test_task_canceled_while_it_waits_to_go_on_leaves_the_slot_to_others(s
         return number
 
     running = await scene.start(agent)
-    await scene.start(other)
-    client = await scene.client()
+    client = await scene.serve(other)
     parent = await client.submit("parent.run", 1)
     await eventually(lambda: running.runtime.load().suspended == 1)
     blocker = await client.submit("block.slot")
@@ -276,51 +231,6 @@ async def test_task_canceled_while_it_waits_to_go_on_leaves_the_slot_to_others(s
     await accounts_are_even(running)
 
 
-async def test_child_keeps_its_id_when_the_parent_runs_again(scene: Scene) -> None:
-    seen: list[str] = []
-    agent = Agent("parent", slots=2)
-
-    @agent.capability("parent.run", retry=Retry(max_attempts=3, first="100ms"))
-    async def run(_: None, ctx: Context) -> str:
-        answer = str(await ctx.request("child.run"))
-        if ctx.attempt < 3:
-            raise ValueError(answer)
-        return answer
-
-    @agent.capability("child.run")
-    async def child(_: None, ctx: Context) -> str:
-        seen.append(ctx.task_id)
-        return ctx.task_id
-
-    await scene.start(agent)
-    client = await scene.client()
-
-    answer = await (await client.submit("parent.run")).result(str, timeout="100s")
-
-    assert seen == [answer], "one execution; the others were answered from memory"
-
-
-async def test_failure_of_a_child_reaches_its_parent(scene: Scene) -> None:
-    agent = Agent("parent", slots=1)
-
-    @agent.capability("parent.run")
-    async def run(_: None, ctx: Context) -> str:
-        try:
-            await ctx.request("child.run")
-        except TaskFailed as error:
-            return str(error.facts["message"])
-        return "no error"
-
-    @agent.capability("child.run", retry=Retry(max_attempts=1))
-    async def child(_: None) -> None:
-        raise ValueError("out of luck")
-
-    await scene.start(agent)
-    client = await scene.client()
-
-    assert await (await client.submit("parent.run")).result(str, timeout="100s") == "out of luck"
-
-
 async def test_a_handler_that_awaits_a_workflow_leaves_its_slot_to_the_workflow() -> None:
     agent = Agent("press", slots=1)
 
@@ -332,7 +242,7 @@ async def test_a_handler_that_awaits_a_workflow_leaves_its_slot_to_the_workflow(
     async def book(number: int, ctx: Context) -> int:
         flow = Workflow("book")
         flow.task("chapter.write", number)
-        run = await fleet.client.start(flow, key=ctx.task_id)
+        run = await fleet.client.start(flow, idempotency_key=ctx.task_id)
         return int(await ctx.without_slot(run.result()))
 
     async with TestFleet(agents=[agent], settings=Settings(max_suspended=2)) as fleet:
@@ -420,3 +330,16 @@ async def test_task_that_is_canceled_while_it_waits_for_its_slot_again_frees_non
             await handle.result(timeout="5m")
 
     assert most == 1
+
+
+async def test_no_look_is_planned_on_a_loop_that_has_ended(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = await scene.start(parent_of("child.run"))
+    intake, ended = running.runtime._intake, asyncio.new_event_loop()
+    ended.close()
+
+    with monkeypatch.context() as collected:
+        collected.setattr(intake, "_loop", ended)
+        collected.setattr(intake, "_next_look", None)
+        intake._watch()
+
+        assert intake._next_look is None

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from coditect.agent.processes.copies import BEGAN, Processes
-from coditect.agent.processes.restarts import RestartPolicy
+from coditect.agent.process import BEGAN, Processes, RestartPolicy
 from tests.support import eventually
 
 SLOW_START = "import sys, time; open(sys.argv[1], 'a').write('x'); time.sleep(0.3); sys.exit(3)"
 ENDS_WELL = "import os, sys; open(sys.argv[1], 'a').write('x'); os._exit(0)"
-DRAINS = f"from coditect.agent.processes.copies import say_drained; say_drained(); {ENDS_WELL}"
+DRAINS = f"from coditect.agent.process import say_drained; say_drained(); {ENDS_WELL}"
 WORKS_AND_DIES = f"import os, pathlib; pathlib.Path(os.environ['{BEGAN}']).touch(); {SLOW_START}"
 
 

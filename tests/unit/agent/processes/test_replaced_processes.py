@@ -12,11 +12,11 @@ import psutil
 import pytest
 
 from coditect import Agent
-from coditect.agent.processes import pool
+from coditect.agent import pool
 from coditect.errors import SetupError, TaskFailed
 from tests.support import children_with, eventually
 from tests.unit.agent.processes.replaced_agent import FOLDER, MANY_BYTES, replaced
-from tests.unit.agent.scene import Scene
+from tests.unit.agent.scene import Scene, failure_of
 
 
 @pytest.fixture(autouse=True)
@@ -27,37 +27,23 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def workers() -> set[int]:
     """The processes of handlers."""
-    return children_with("coditect.agent.processes.worker")
+    return children_with("coditect.agent.worker")
 
 
-async def test_process_ends_after_its_tasks_and_closes_its_lifespan(scene: Scene, folder: Path) -> None:
-    await scene.start(replaced)
-    client = await scene.client()
+async def test_process_ends_after_its_tasks_failed_ones_too_and_closes_its_lifespan(scene: Scene, folder: Path) -> None:
+    client = await scene.serve(replaced)
 
-    pids = [await client.request("replaced.twice", "quick", int, timeout="60s") for _ in range(6)]
+    pids = [await client.request("replaced.twice", "quick", int, timeout="60s") for _ in range(4)]
+    failed = [int((await failure_of(await client.submit("replaced.twice", "fail"))).message) for _ in range(2)]
+    pids += [*failed, await client.request("replaced.twice", "quick", int, timeout="60s")]
 
-    assert Counter(pids).most_common() == [(pids[0], 2), (pids[2], 2), (pids[4], 2)]
-    await eventually(lambda: all((folder / f"closed-{pid}").exists() for pid in pids))
-    await eventually(lambda: not {*pids} & workers())
-
-
-async def test_failed_task_counts_and_loses_nothing(scene: Scene) -> None:
-    await scene.start(replaced)
-    client = await scene.client()
-    failed = []
-    for _ in range(2):
-        with pytest.raises(TaskFailed) as caught:
-            await client.request("replaced.twice", "fail", timeout="60s")
-        failed.append(str(caught.value.facts["message"]))
-
-    after = await client.request("replaced.twice", "quick", int, timeout="60s")
-
-    assert failed[0] == failed[1] != str(after)
+    assert list(Counter(pids).values()) == [2, 2, 2, 1]
+    await eventually(lambda: all((folder / f"closed-{pid}").exists() for pid in pids[:-1]))
+    await eventually(lambda: not {*pids[:-1]} & workers())
 
 
 async def test_successor_is_ready_before_the_last_task_ends_and_takes_the_next_one(scene: Scene, folder: Path) -> None:
-    await scene.start(replaced)
-    client = await scene.client()
+    client = await scene.serve(replaced)
     first = await client.request("replaced.twice", "quick", int, timeout="60s")
     assert workers() == {first}
 
@@ -71,8 +57,7 @@ async def test_successor_is_ready_before_the_last_task_ends_and_takes_the_next_o
 
 
 async def test_tasks_of_all_slots_are_done_while_processes_are_replaced(scene: Scene) -> None:
-    await scene.start(replaced)
-    client = await scene.client()
+    client = await scene.serve(replaced)
 
     handles = [one async for one in client.submit_many("replaced.twice", ["quick"] * 20)]
     pids = Counter(await asyncio.gather(*(one.result(int, timeout="120s") for one in handles)))
@@ -81,8 +66,7 @@ async def test_tasks_of_all_slots_are_done_while_processes_are_replaced(scene: S
 
 
 async def test_process_that_holds_too_much_memory_is_replaced_after_the_task(scene: Scene) -> None:
-    await scene.start(replaced)
-    client = await scene.client()
+    client = await scene.serve(replaced)
     small = [await client.request("replaced.large", "stay", int, timeout="60s") for _ in range(2)]
 
     grown = await client.request("replaced.large", "grow", int, timeout="60s")
@@ -95,8 +79,7 @@ async def test_process_that_holds_too_much_memory_is_replaced_after_the_task(sce
 
 
 async def test_successor_that_cannot_be_started_costs_no_task(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    await scene.start(replaced)
-    client = await scene.client()
+    client = await scene.serve(replaced)
     first = await client.request("replaced.twice", "quick", int, timeout="60s")
     spawn, refused = pool._spawn, list[Any]()
 

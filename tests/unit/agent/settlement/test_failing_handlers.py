@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,36 +15,32 @@ from coditect.telemetry.logs import JsonLines, PlainLines
 from coditect.testing import TestFleet
 
 
-def failing(where: str) -> Agent:
+async def fail(_: object) -> None:
+    raise ValueError("no luck")
+
+
+def fail_in_thread(_: object) -> None:
+    raise ValueError("no luck")
+
+
+def failing(handler: Callable[[object], object] = fail) -> Agent:
     agent = Agent("failing")
-    retry = Retry(3, first="2s")
-    if where == "loop":
-
-        @agent.capability("fail.now", retry=retry)
-        async def fail(task: object) -> None:
-            raise ValueError("no luck")
-
-    else:
-
-        @agent.capability("fail.now", retry=retry)
-        def fail_in_thread(task: object) -> None:
-            raise ValueError("no luck")
-
+    agent.capability("fail.now", retry=Retry(3, first="2s"))(handler)
     return agent
 
 
-@pytest.mark.parametrize("where", ["loop", "thread"])
+@pytest.mark.parametrize("handler", [fail, fail_in_thread])
 @pytest.mark.parametrize("durable", [False, True])
 async def test_each_attempt_is_a_line_and_the_traceback_is_there(
-    where: str, durable: bool, caplog: pytest.LogCaptureFixture
+    handler: Callable[[object], object], durable: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.WARNING, "coditect.agent.settlement.outcomes")
-    async with TestFleet(agents=[failing(where)]) as fleet:
+    caplog.set_level(logging.WARNING, "coditect.agent.outcomes")
+    async with TestFleet(agents=[failing(handler)]) as fleet:
         handle = await fleet.client.submit("fail.now", 1, durable=durable)
         with pytest.raises(TaskFailed) as raised:
             await handle.result(timeout="1h")
 
-    lines: list[Any] = [one for one in caplog.records if one.name == "coditect.agent.settlement.outcomes"]
+    lines: list[Any] = [one for one in caplog.records if one.name == "coditect.agent.outcomes"]
     again, last = "An attempt failed; the task is tried again", "A task failed"
     assert [(one.getMessage(), one.attempt) for one in lines] == [(again, 1), (again, 2), (last, 3)]
     assert {(one.error, one.task_id, one.capability) for one in lines} == {
@@ -57,13 +54,13 @@ async def test_each_attempt_is_a_line_and_the_traceback_is_there(
 
 
 async def test_a_flood_of_failures_does_not_fill_the_log_with_tracebacks(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, "coditect.agent.settlement.outcomes")
-    async with TestFleet(agents=[failing("loop")]) as fleet:
+    caplog.set_level(logging.WARNING, "coditect.agent.outcomes")
+    async with TestFleet(agents=[failing()]) as fleet:
         handles = [await fleet.client.submit("fail.now", number, max_attempts=1) for number in range(50)]
         for handle in handles:
             await handle.outcome()
 
-    lines: list[Any] = [one for one in caplog.records if one.name == "coditect.agent.settlement.outcomes"]
+    lines: list[Any] = [one for one in caplog.records if one.name == "coditect.agent.outcomes"]
     assert len(lines) == 50
     assert sum(hasattr(one, "traceback") for one in lines) < 10
 

@@ -50,14 +50,17 @@ async def test_next_attempt_comes_not_before_the_asked_delay_but_in_the_next_of_
     assert seconds <= pause <= seconds + HOP_SECONDS
 
 
-async def test_attempts_are_used_up_as_by_any_failure() -> None:
+@pytest.mark.parametrize(("max_attempts", "durable"), [(3, False), (2, True)])
+async def test_attempts_are_used_up_as_by_any_failure(max_attempts: int, durable: bool) -> None:
     busy = Busy("30s")
     async with TestFleet(agents=[busy.agent]) as fleet:
+        handle = await fleet.submit("busy.call", max_attempts=max_attempts, durable=durable)
         with pytest.raises(TaskFailed, match="asked for another attempt"):
-            await fleet.request("busy.call", None, timeout="1d")
+            await handle.result(timeout="1d")
 
-        (letter,) = await fleet.dead_letters("busy.call")
-    assert (len(busy.moments), letter.reason, letter.attempts) == (3, "retry_after", 3)
+        letters = [(one.reason, one.attempts) for one in await fleet.dead_letters("busy.call")]
+    assert len(busy.moments) == max_attempts
+    assert letters == ([] if durable else [("retry_after", 3)])
 
 
 @pytest.mark.parametrize("own", [{}, {"retry": Retry(max_attempts=2, first="100ms", cap="100ms")}])
@@ -73,21 +76,8 @@ async def test_node_of_a_workflow_waits_exactly_as_long_whoever_s_policy_counts(
     assert 45 <= pause < 46
 
 
-async def test_node_s_policy_bounds_the_attempts() -> None:
-    busy = Busy("45s")
-    flow = Workflow("calling")
-    flow.task("busy.call", None, name="call", retry=Retry(max_attempts=2))
-    async with TestFleet(agents=[busy.agent]) as fleet:
-        run = await fleet.start(flow)
-        with pytest.raises(TaskFailed):
-            await run.result(timeout="1d")
-
-    assert len(busy.moments) == 2
-
-
 async def test_handler_in_a_process_asks_as_well(scene: Scene) -> None:
-    await scene.start(worker)
-    client = await scene.client()
+    client = await scene.serve(worker)
 
     began = asyncio.get_running_loop().time()
     assert await client.request("proc.later", "500ms", int, timeout="100s") == 2

@@ -11,27 +11,19 @@ from typing import Any
 import pytest
 
 from coditect import Agent, Retry
-from coditect.agent import requeue
-from coditect.agent.settlement.settle import Settler
+from coditect.agent import settlement
+from coditect.agent.settlement import Settler
 from coditect.broker.memory import MemoryBroker
 from coditect.broker.topology import Queue, QueueType, Topology
-from coditect.errors import InputError, NotFound, SetupError, TaskFailed
+from coditect.errors import InputError, NotFound, SetupError
 from coditect.model.message import Message
-from coditect.model.result import Failure
 from coditect.testing import FleetCrashed, TestFleet
 from coditect.wire import routing
-from coditect.wire.addresses.return_addresses import REFUSED_SECONDS
-from coditect.wire.headers.foreign import PREFIX
-from tests.unit.agent.scene import replies
+from coditect.wire.headers import HEADER_PREFIX
+from coditect.wire.routing import REFUSED_SECONDS
+from tests.unit.agent.scene import failure_of, replies
 
 ANSWERS = "answers"
-
-
-class Silent(Exception):
-    """An error that cannot be printed."""
-
-    def __str__(self) -> str:
-        raise RuntimeError("no message")
 
 
 class Tries:
@@ -59,7 +51,7 @@ async def open_fleet(tries: Tries) -> AsyncIterator[tuple[TestFleet, MemoryBroke
 
 
 async def publish(stranger: MemoryBroker, body: bytes = b"1", **how: Any) -> None:
-    headers = {PREFIX + name: value for name, value in how.pop("headers", {}).items()}
+    headers = {HEADER_PREFIX + name: value for name, value in how.pop("headers", {}).items()}
     await stranger.publish(Message(body, headers, **how), exchange=routing.TASKS, routing_key="try.it.p1")
 
 
@@ -67,7 +59,7 @@ async def publish(stranger: MemoryBroker, body: bytes = b"1", **how: Any) -> Non
 async def test_history_that_could_not_be_written_again_costs_no_attempt(levels: int) -> None:
     tries = Tries()
     async with open_fleet(tries) as (fleet, stranger):
-        answers = await replies(stranger, ANSWERS)
+        arrived = await replies(stranger, ANSWERS)
         errors = '[{"type":"E","message":' + "[" * levels + "]" * levels + "}]"
 
         await publish(stranger, headers={"errors": errors}, reply_to=ANSWERS)
@@ -76,7 +68,7 @@ async def test_history_that_could_not_be_written_again_costs_no_attempt(levels: 
         (letter,) = await fleet.dead_letters("try.it")
         assert len(tries.attempts) == 3
         assert (letter.reason, letter.attempts, len(letter.errors)) == ("handler_error", 3, 4)
-        assert [one.message.headers[PREFIX + "status"] for one in answers] == ["failed"]
+        assert [one.message.headers[HEADER_PREFIX + "status"] for one in arrived] == ["failed"]
 
 
 async def test_reply_that_the_permissions_refuse_is_dropped_and_not_tried_for_others() -> None:
@@ -101,57 +93,26 @@ async def test_reply_that_the_permissions_refuse_is_dropped_and_not_tried_for_ot
         assert fleet.server.refusals[""] <= 5, "it is tried again in a minute"
 
 
-@pytest.mark.parametrize("error", [Silent(), ValueError("\ud800")], ids=["unprintable", "no UTF-8"])
-async def test_error_that_cannot_be_told_is_an_attempt_as_any_other(error: Exception) -> None:
-    tries = Tries()
-    tries.error = error
-    async with open_fleet(tries) as (fleet, _):
-        handle = await fleet.submit("try.it")
-
-        with pytest.raises(TaskFailed) as caught:
-            await handle.result(timeout="1h")
-
-        assert caught.value.facts["attempt"] == 3
-        assert len(tries.attempts) == 3
-
-
-async def test_task_on_which_the_runtime_fails_is_counted_and_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("part", "runs"), [("coditect.agent.handler.limit_seconds", 0), ("coditect.agent.outcomes.Replies.post", 3)]
+)
+async def test_task_on_which_the_runtime_fails_is_counted_and_answered(
+    part: str, runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tries = Tries()
     tries.error = None
 
     def broken(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("coditect.agent.execution.handler.limit_seconds", broken)
+    monkeypatch.setattr(part, broken)
     with pytest.raises(FleetCrashed):
         async with open_fleet(tries) as (fleet, _):
-            handle = await fleet.submit("try.it")
-
-            with pytest.raises(TaskFailed) as caught:
-                await handle.result(timeout="1h")
+            failure = await failure_of(await fleet.submit("try.it"), "1h")
 
             (letter,) = await fleet.dead_letters("try.it")
-            assert (caught.value.facts["reason"], letter.attempts) == ("not_settled", 3)
-            assert "a bug" in str(caught.value)
-
-
-async def test_task_whose_reply_cannot_be_posted_is_counted_and_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    tries = Tries()
-    tries.error = None
-
-    def broken(*_: object) -> None:
-        raise RuntimeError("a bug")
-
-    monkeypatch.setattr(Settler, "post_reply", broken)
-    with pytest.raises(FleetCrashed):
-        async with open_fleet(tries) as (fleet, _):
-            handle = await fleet.submit("try.it")
-
-            with pytest.raises(TaskFailed) as caught:
-                await handle.result(timeout="1h")
-
-            (letter,) = await fleet.dead_letters("try.it")
-            assert (caught.value.facts["reason"], letter.attempts, len(tries.attempts)) == ("not_settled", 3, 3)
+            assert (failure.reason, letter.attempts, len(tries.attempts)) == ("not_settled", 3, runs)
+            assert "a bug" in failure.message
 
 
 @pytest.mark.parametrize("kind", [NotFound, SetupError])
@@ -164,21 +125,21 @@ async def test_trouble_with_our_own_exchanges_is_waited_for_and_ends_as_a_dead_l
         returned.append(asyncio.get_running_loop().time())
         raise kind("There is no such exchange")
 
-    monkeypatch.setattr(Settler, "_round", refused)
+    monkeypatch.setattr(Settler, "send_to", refused)
     with pytest.raises(FleetCrashed):
         async with open_fleet(tries) as (fleet, stranger):
-            answers = await replies(stranger, ANSWERS)
+            arrived = await replies(stranger, ANSWERS)
 
             await publish(stranger, reply_to=ANSWERS)
             await fleet.advance("1h")
 
             pauses = [later - earlier for earlier, later in pairwise(returned)]
             (letter,) = await fleet.dead_letters("try.it")
-            assert len(tries.attempts) == requeue.MOST_RETURNS + 1
+            assert len(tries.attempts) == settlement.MOST_RETURNS + 1
             assert pauses == sorted(pauses)
-            assert pauses[-1] >= requeue.RETURNS.longest > 10 * pauses[0]
+            assert pauses[-1] >= settlement.RETURNS.longest > 10 * pauses[0]
             assert letter.reason == "rejected"
-            assert len(answers) == 1
+            assert len(arrived) == 1
 
 
 async def test_message_that_cannot_even_be_buried_is_rejected_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +151,7 @@ async def test_message_that_cannot_even_be_buried_is_rejected_at_once(monkeypatc
     monkeypatch.setattr(Settler, "bury", unspeakable)
     with pytest.raises(FleetCrashed):
         async with open_fleet(tries) as (fleet, stranger):
-            answers = await replies(stranger, ANSWERS)
+            arrived = await replies(stranger, ANSWERS)
 
             await publish(stranger, type="something else", reply_to=ANSWERS)
             await publish(stranger, reply_to=ANSWERS, headers={"max-attempts": 1})
@@ -198,11 +159,5 @@ async def test_message_that_cannot_even_be_buried_is_rejected_at_once(monkeypatc
 
             letters = await fleet.dead_letters("try.it")
             assert [letter.reason for letter in letters] == ["rejected", "rejected"]
-            assert len(answers) == 2
+            assert len(arrived) == 2
             assert len(tries.attempts) == 1
-
-
-def test_failure_is_always_told_in_utf_8() -> None:
-    failure = Failure("handler_error", "E", "caf\ud8e9", traceback="\udcff", fix="é")
-
-    assert (failure.message, failure.traceback, failure.fix) == ("caf\\ud8e9", "\\udcff", "é")

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from coditect.agent.workflow_tasks.acquire import ANSWER_SECONDS, BACKOFF, AcquireClient, AcquireRequest
+from coditect.agent.owners import ACQUIRE_ANSWER_SECONDS, ACQUIRE_BACKOFF, AcquireClient, AcquireRequest
 from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Delivery
@@ -16,8 +16,8 @@ from coditect.broker.topology import base_topology, capability_queues, shard_que
 from coditect.messaging.rpc import Requests
 from coditect.model.ids import AgentId
 from coditect.wire import routing
-from coditect.wire.claims import Claim, Verdict
 from coditect.wire.tasks import read_task
+from coditect.wire.workflow_tasks import Claim, Verdict
 from tests.owner import ScriptedOwner, granting
 from tests.unit.broker.virtual_time import in_virtual_time
 
@@ -69,7 +69,7 @@ async def test_what_an_agent_asked_that_died_is_gone_when_somebody_comes() -> No
         assert one.lying("control.0") == 1
         insisting.cancel()
 
-        await asyncio.sleep(ANSWER_SECONDS + BACKOFF.first)
+        await asyncio.sleep(ACQUIRE_ANSWER_SECONDS + ACQUIRE_BACKOFF.first)
         await one.owner.open()
         await asyncio.sleep(1.0)
 

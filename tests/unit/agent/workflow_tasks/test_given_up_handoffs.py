@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from coditect.agent.execution.execution import Execution, ExecutionState, Interruption
-from coditect.agent.workflow_tasks.handoffs import Handoffs
+from coditect.agent.execution import Execution, ExecutionState, Interruption
+from coditect.agent.services import Handoffs
 from coditect.errors import ControlPlaneRequired
 from coditect.model.capability import Priority
 from coditect.model.task import Owner, Task

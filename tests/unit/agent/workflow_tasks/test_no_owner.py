@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from coditect import Agent
-from coditect.agent.workflow_tasks.managed import SHARE
+from coditect.agent.managed import WAITING_SHARE
 from coditect.broker.memory import MemoryBroker
 from coditect.broker.topology import shard_queues
 from coditect.model.message import Message
@@ -16,10 +17,10 @@ from coditect.registry.port import Search
 from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
 from coditect.wire import routing
-from coditect.wire.headers.foreign import PREFIX
+from coditect.wire.headers import HEADER_PREFIX
 
-MANY = 600
-PLACES = 100
+MANY = 75
+PLACES = 50
 
 
 def _works(ran: list[Any]) -> Agent:
@@ -33,8 +34,20 @@ def _works(ran: list[Any]) -> Agent:
     return agent
 
 
+@asynccontextmanager
+async def open_fleet(ran: list[Any]) -> AsyncIterator[tuple[TestFleet, MemoryBroker]]:
+    """A fleet with fewer places than messages are forged, and a stranger's connection."""
+    async with (
+        TestFleet(agents=[_works(ran)], settings=Settings(max_suspended=PLACES)) as fleet,
+        MemoryBroker(fleet.server, name="stranger") as stranger,
+    ):
+        yield fleet, stranger
+
+
 async def forge(broker: MemoryBroker, number: int, headers: Mapping[str, Any]) -> None:
-    named = {PREFIX + name: value for name, value in {"node": f"n{number}", "fence": 1, **headers}.items() if value}
+    named = {
+        HEADER_PREFIX + name: value for name, value in {"node": f"n{number}", "fence": 1, **headers}.items() if value
+    }
     message = Message(b'"forged"', named, message_id=f"forged-{number}")
     await broker.publish(message, exchange=routing.TASKS, routing_key=f"work.do.p{number % 3}")
 
@@ -54,7 +67,7 @@ async def forge(broker: MemoryBroker, number: int, headers: Mapping[str, Any]) -
 @pytest.mark.parametrize("fresh", [True, False])
 async def test_forged_owner_costs_nobody_a_place(headers: dict[str, Any], fresh: bool) -> None:
     ran: list[Any] = []
-    async with TestFleet(agents=[_works(ran)]) as fleet, MemoryBroker(fleet.server, name="stranger") as stranger:
+    async with open_fleet(ran) as (fleet, stranger):
         now = {"published-at": round(fleet._epoch_ms + fleet.elapsed_seconds * 1000)} if fresh else {}
         for number in range(MANY):
             await forge(stranger, number, headers | now)
@@ -76,11 +89,7 @@ async def test_forged_owner_costs_nobody_a_place(headers: dict[str, Any], fresh:
 
 async def test_shard_that_says_nothing_takes_a_share_of_the_places_and_is_listed() -> None:
     ran: list[Any] = []
-    settings = Settings(max_suspended=PLACES)
-    async with (
-        TestFleet(agents=[_works(ran)], settings=settings) as fleet,
-        MemoryBroker(fleet.server, name="stranger") as stranger,
-    ):
+    async with open_fleet(ran) as (fleet, stranger):
         await stranger.declare(shard_queues(77))
         for number in range(MANY):
             await forge(stranger, number, {"workflow": "none", "origin": "77"})
@@ -88,8 +97,8 @@ async def test_shard_that_says_nothing_takes_a_share_of_the_places_and_is_listed
 
         (agent,) = fleet.agents
         (record,) = await fleet.registry.find(Search())
-        assert agent.load.awaiting_owner == agent.load.suspended == PLACES // SHARE
-        assert record.load.awaiting_owner == PLACES // SHARE
+        assert agent.load.awaiting_owner == agent.load.suspended == PLACES // WAITING_SHARE
+        assert record.load.awaiting_owner == PLACES // WAITING_SHARE
 
         asked = fleet.elapsed_seconds
         handles = [await fleet.submit("work.do", number) for number in range(50)]

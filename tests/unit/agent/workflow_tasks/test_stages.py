@@ -7,9 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from coditect.agent.execution.execution import Execution
-from coditect.agent.workflow_tasks.heartbeats import TaskHeartbeats
-from coditect.agent.workflow_tasks.stages import Stage
+from coditect.agent.execution import Execution
+from coditect.agent.owners import Stage, TaskHeartbeats
 from coditect.aio.clock import SystemClock
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId

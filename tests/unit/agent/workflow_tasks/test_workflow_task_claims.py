@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from coditect.agent import requeue
-from coditect.agent.workflow_tasks import acquire
-from coditect.aio.backoff import Backoff
+from coditect.agent import owners, settlement
+from coditect.aio.supervisor import Backoff
 from coditect.broker.port import Delivery
 from coditect.errors import BrokerUnavailable
 from coditect.model.capability import Priority
+from coditect.model.ids import AgentId
 from coditect.model.message import Message
 from coditect.model.result import NOT_BEGUN, Failure
-from coditect.model.task import Limits
+from coditect.model.task import NO_LIMITS, Limits
 from coditect.wire import routing
-from coditect.wire.claims import Claim, Verdict
+from coditect.wire.workflow_tasks import Claim, Verdict
 from tests.owner import WORKFLOW, ScriptedOwner, granting, saying
 from tests.support import eventually
 from tests.unit.agent.scene import Faulty, Running, Scene
 from tests.unit.agent.workflow_tasks.works import Works, returned
+
+GRANT = Claim(Verdict.RUN, 4, 2)
 
 
 async def test_task_that_came_back_runs_as_it_was_granted(scene: Scene, owner: ScriptedOwner) -> None:
@@ -56,41 +59,28 @@ async def test_task_that_was_sent_again_is_claimed_and_the_copy_before_it_is_not
     assert sorted(one.runs + other.runs) == [("wait", 1, 1), ("wait", 2, 1)]
 
 
-async def test_task_that_is_not_fresh_is_claimed(scene: Scene, owner: ScriptedOwner) -> None:
-    works = Works()
-    owner.decide = granting(fence=2)
-    await scene.start(works.agent)
-
-    await owner.publish("work.do", 1, age_ms=acquire.FRESH_MS + 1)
-    await eventually(lambda: owner.results)
-
-    assert (len(owner.claims), works.runs) == (1, [(1, 2, 1)])
-
-
-@pytest.mark.parametrize("behind_ms", [acquire.MOST_AHEAD_MS + 1, 3_600_000])
-async def test_task_that_seems_to_come_before_its_publication_is_claimed(
-    scene: Scene, owner: ScriptedOwner, behind_ms: int
+@pytest.mark.parametrize(
+    ("age_ms", "limits"),
+    [
+        (owners.FRESH_MS + 1, NO_LIMITS),
+        (owners.FRESH_MS + 1, Limits(start_by_ms=1)),
+        (-owners.MOST_AHEAD_MS - 1, NO_LIMITS),
+        (-3_600_000, NO_LIMITS),
+    ],
+    ids=["old", "too late by its limit, but its owner lets it start", "published ahead", "published far ahead"],
+)
+async def test_task_that_is_not_fresh_is_claimed(
+    scene: Scene, owner: ScriptedOwner, age_ms: int, limits: Limits
 ) -> None:
-    """The agent's clock is behind: what it takes for fresh may be as old as its clock is wrong."""
+    """An agent whose clock is behind takes for fresh what may be as old as its clock is wrong."""
     works = Works()
     owner.decide = granting(fence=2)
     await scene.start(works.agent)
 
-    await owner.publish("work.do", 1, age_ms=-behind_ms)
+    await owner.publish("work.do", 1, age_ms=age_ms, limits=limits)
     await eventually(lambda: owner.results)
 
     assert (len(owner.claims), works.runs) == (1, [(1, 2, 1)])
-
-
-async def test_what_its_owner_lets_start_is_started_in_time(scene: Scene, owner: ScriptedOwner) -> None:
-    works = Works()
-    owner.decide = granting(fence=2)
-    await scene.start(works.agent)
-
-    await owner.publish("work.do", 1, age_ms=acquire.FRESH_MS + 1, limits=Limits(start_by_ms=1))
-    await eventually(lambda: owner.results)
-
-    assert works.runs == [(1, 2, 1)]
 
 
 async def test_stale_delivery_is_dropped(scene: Scene, owner: ScriptedOwner) -> None:
@@ -105,27 +95,33 @@ async def test_stale_delivery_is_dropped(scene: Scene, owner: ScriptedOwner) -> 
     assert (works.runs, owner.results) == ([], [])
 
 
-async def test_delivery_that_must_wait_goes_back_and_asks_again(
-    scene: Scene, owner: ScriptedOwner, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "answers",
+    [[Claim(Verdict.WAIT), Claim(Verdict.WAIT), GRANT], [Failure("not_owner", "NotOwner", "moved"), GRANT]],
+    ids=["must wait", "refused"],
+)
+async def test_claim_that_is_not_granted_is_asked_again(
+    scene: Scene, owner: ScriptedOwner, monkeypatch: pytest.MonkeyPatch, answers: list[Claim | Failure]
 ) -> None:
-    monkeypatch.setattr(requeue, "RETURNS", Backoff(0.01, 60.0))
-    works = Works(slots=1)
-    answers = [Claim(Verdict.WAIT), Claim(Verdict.WAIT), Claim(Verdict.RUN, 4, 2)]
-    owner.decide = lambda _: answers.pop(0)
+    monkeypatch.setattr(settlement, "RETURNS", Backoff(0.01, 60.0))
+    monkeypatch.setattr(owners, "ACQUIRE_BACKOFF", Backoff(0.05, 60.0))
+    works, left = Works(slots=1), [*answers]
+    owner.decide = lambda _: left.pop(0)
     await returned(scene, works, owner, value=1)
 
     await scene.start(works.agent)
     await eventually(lambda: owner.results)
 
-    assert (len(owner.claims), len(set(owner.claim_ids))) == (3, 3)
+    assert len(owner.claims) == len(answers)
     assert works.runs == [(1, 4, 2)]
+    assert Failure in map(type, answers) or len(set(owner.claim_ids)) == 3, "each goes back to its queue first"
 
 
 async def test_claim_without_an_answer_frees_its_slot_and_is_asked_again_as_the_same(
     scene: Scene, owner: ScriptedOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acquire, "ANSWER_SECONDS", 0.1)
-    monkeypatch.setattr(acquire, "BACKOFF", Backoff(0.05, 60.0))
+    monkeypatch.setattr(owners, "ACQUIRE_ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(owners, "ACQUIRE_BACKOFF", Backoff(0.05, 60.0))
     works = Works(slots=1)
     await returned(scene, works, owner, value="late")
     agent = await scene.start(works.agent)
@@ -140,21 +136,6 @@ async def test_claim_without_an_answer_frees_its_slot_and_is_asked_again_as_the_
     assert [wanted for wanted, _, _ in works.runs] == ["now", "late"]
     assert len(set(owner.claim_ids)) == 1
     await eventually(lambda: agent.runtime.load().suspended == 0)
-
-
-async def test_refused_claim_is_asked_again(
-    scene: Scene, owner: ScriptedOwner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(acquire, "BACKOFF", Backoff(0.05, 60.0))
-    works = Works()
-    answers: list[Claim | Failure] = [Failure("not_owner", "NotOwner", "moved"), Claim(Verdict.RUN, 2, 1)]
-    owner.decide = lambda _: answers.pop(0)
-    await returned(scene, works, owner, value=1)
-
-    await scene.start(works.agent)
-    await eventually(lambda: owner.results)
-
-    assert (works.runs, len(owner.claims)) == ([(1, 2, 1)], 2)
 
 
 async def test_drain_hands_back_what_waits_for_an_answer(scene: Scene, owner: ScriptedOwner) -> None:
@@ -184,8 +165,8 @@ async def gone_owner(scene: Scene, works: Works) -> ScriptedOwner:
 async def test_shard_that_lost_its_queues_blocks_nobody_and_loses_nothing(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(requeue, "RETURNS", Backoff(0.05, 60.0))
-    monkeypatch.setattr(acquire, "BACKOFF", Backoff(0.05, 60.0))
+    monkeypatch.setattr(settlement, "RETURNS", Backoff(0.05, 60.0))
+    monkeypatch.setattr(owners, "ACQUIRE_BACKOFF", Backoff(0.05, 60.0))
     works = Works(slots=1)
     agent = await scene.start(works.agent)
     nobody = await gone_owner(scene, works)
@@ -208,7 +189,7 @@ async def test_shard_that_lost_its_queues_blocks_nobody_and_loses_nothing(
 
 async def answered(scene: Scene, owner: ScriptedOwner, agent: Running, claim: Claim) -> None:
     """Its last question is, when it hears again."""
-    mailbox = f"reply.{agent.agent_id}"
+    mailbox = routing.agent_replies(AgentId(agent.agent_id))
     await eventually(lambda: (found := scene.server.find(mailbox)) is not None and found.stats.consumers)
     await owner.answer(Message(b"", correlation_id=owner.claim_ids[-1], reply_to=mailbox), claim)
 
@@ -225,7 +206,7 @@ async def test_delivery_of_what_still_runs_joins_it_under_the_granted_fence(scen
     works.gate.set()
     # an answer that comes before the agent hears its replies again is lost, and asked for once more; and what was
     # posted under the fence before may come behind it: its owner refuses that
-    await eventually(lambda: 9 in {one.owner.fence for one in owner.results}, seconds=2 * acquire.ANSWER_SECONDS)
+    await eventually(lambda: 9 in {one.owner.fence for one in owner.results}, seconds=2 * owners.ACQUIRE_ANSWER_SECONDS)
 
     assert owner.claims[0]["running"] is True
     assert len(works.runs) == 1
@@ -240,13 +221,13 @@ async def test_what_is_granted_when_its_delivery_is_with_another_is_given_back(
 ) -> None:
     works = Works(slots=1)
     await returned(scene, works, owner, value=1)
-    monkeypatch.setattr(acquire, "ANSWER_SECONDS", 5.0 if has_slot else 0.1)
-    monkeypatch.setattr(acquire, "BACKOFF", Backoff(0.05, 60.0))
+    monkeypatch.setattr(owners, "ACQUIRE_ANSWER_SECONDS", 5.0 if has_slot else 0.1)
+    monkeypatch.setattr(owners, "ACQUIRE_BACKOFF", Backoff(0.05, 60.0))
     agent = await scene.start(works.agent)
     await eventually(lambda: owner.claims)
     if not has_slot:
         await eventually(lambda: agent.runtime.load().suspended == 1)
-        monkeypatch.setattr(acquire, "ANSWER_SECONDS", 5.0)
+        monkeypatch.setattr(owners, "ACQUIRE_ANSWER_SECONDS", 5.0)
         asked = len(owner.claims)
         await eventually(lambda: len(owner.claims) > asked)  # which waits for so long
     taken: list[Delivery] = []
@@ -300,35 +281,31 @@ async def test_stale_delivery_of_what_still_runs_is_dropped(scene: Scene, owner:
     await scene.acked("work.do")
 
 
-async def test_result_whose_publish_failed_is_told_again_under_a_new_fence(scene: Scene, owner: ScriptedOwner) -> None:
+async def once_published(
+    scene: Scene, owner: ScriptedOwner, value: str, *failures: Exception, fence: int = 2, attempt: int = 1
+) -> list[Any]:
+    """The runs of a task of which the first reports cannot be published, until its owner has heard of it."""
     works = Works()
-    owner.decide = granting(fence=2, attempt=1)
+    owner.decide = granting(fence=fence, attempt=attempt)
     faulty = Faulty(scene.server)
-    faulty.failures[routing.RESULTS] = [BrokerUnavailable("for a moment")]
+    faulty.failures[routing.RESULTS] = [*failures]
     await scene.start(works.agent, broker=faulty)
 
-    await owner.publish("work.do", "once")
+    await owner.publish("work.do", value)
     await eventually(lambda: owner.results)
-
-    assert works.runs == [("once", 1, 1)]
-    assert owner.claims[0]["running"] is True
-    assert [one.owner.fence for one in owner.results] == [2]
+    return works.runs
 
 
-async def test_value_that_could_not_be_told_for_an_error_of_ours_is_told_after_all(
-    scene: Scene, owner: ScriptedOwner
+@pytest.mark.parametrize(
+    "failures", [[BrokerUnavailable("for a moment")], [ValueError("a bug"), BrokerUnavailable("for a moment")]]
+)
+async def test_result_whose_publish_failed_is_told_again_under_a_new_fence(
+    scene: Scene, owner: ScriptedOwner, failures: list[Exception]
 ) -> None:
-    works = Works()
-    owner.decide = granting(fence=2, attempt=1)
-    faulty = Faulty(scene.server)
-    faulty.failures[routing.RESULTS] = [ValueError("a bug"), BrokerUnavailable("for a moment")]
-    await scene.start(works.agent, broker=faulty)
+    assert await once_published(scene, owner, "once", *failures) == [("once", 1, 1)]
 
-    await owner.publish("work.do", "once")
-    await eventually(lambda: owner.results)
-
-    assert works.runs == [("once", 1, 1)]
-    assert owner.values == ["once"]
+    assert owner.claims[0]["running"] is True
+    assert ([one.owner.fence for one in owner.results], owner.values) == ([2], ["once"])
 
 
 @pytest.mark.parametrize("fence", [1, 2])
@@ -336,17 +313,10 @@ async def test_failure_whose_publish_failed_is_told_again_and_runs_no_second_tim
     scene: Scene, owner: ScriptedOwner, fence: int
 ) -> None:
     """Its owner, which has not read the report, grants the same attempt again: to this agent under the same fence."""
-    works = Works()
-    owner.decide = granting(fence=fence, attempt=1)
-    faulty = Faulty(scene.server)
-    faulty.failures[routing.RESULTS] = [BrokerUnavailable("for a moment")]
-    await scene.start(works.agent, broker=faulty)
-
-    await owner.publish("work.do", "fail")
-    await eventually(lambda: owner.results)
+    runs = await once_published(scene, owner, "fail", BrokerUnavailable("for a moment"), fence=fence)
 
     (told,) = owner.results
-    assert works.runs == [("fail", 1, 1)]
+    assert runs == [("fail", 1, 1)]
     assert told.outcome.failure is not None
     assert (told.outcome.failure.reason, told.owner.fence, told.outcome.attempt) == ("handler_error", fence, 1)
     assert told.outcome.retry_ms is not None
@@ -354,17 +324,10 @@ async def test_failure_whose_publish_failed_is_told_again_and_runs_no_second_tim
 
 
 async def test_attempt_behind_a_failure_that_was_not_told_is_given_back(scene: Scene, owner: ScriptedOwner) -> None:
-    works = Works()
-    owner.decide = granting(fence=2, attempt=2)
-    faulty = Faulty(scene.server)
-    faulty.failures[routing.RESULTS] = [BrokerUnavailable("for a moment")]
-    await scene.start(works.agent, broker=faulty)
-
-    await owner.publish("work.do", "fail")
-    await eventually(lambda: owner.results)
+    runs = await once_published(scene, owner, "fail", BrokerUnavailable("for a moment"), attempt=2)
 
     (told,) = owner.results
-    assert works.runs == [("fail", 1, 1)]
+    assert runs == [("fail", 1, 1)]
     assert (told.owner.fence, told.outcome.failure) == (2, NOT_BEGUN)
 
 
@@ -377,7 +340,7 @@ async def test_second_copy_that_waits_for_the_same_answer_joins_the_first(scene:
     await eventually(lambda: scene.ready_tasks("work.do") == 0)
 
     for claim_id in owner.claim_ids:
-        asked = Message(b"", correlation_id=claim_id, reply_to=f"reply.{agent.agent_id}")
+        asked = Message(b"", correlation_id=claim_id, reply_to=routing.agent_replies(AgentId(agent.agent_id)))
         await owner.answer(asked, Claim(Verdict.RUN, 7, 1))
     await eventually(lambda: owner.results)
     await scene.acked("work.do")
@@ -388,7 +351,7 @@ async def test_second_copy_that_waits_for_the_same_answer_joins_the_first(scene:
 async def test_many_results_without_an_owner_leave_room_for_others(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requeue, "RETURNS", Backoff(30.0, 60.0))
+    monkeypatch.setattr(settlement, "RETURNS", Backoff(30.0, 60.0))
     works = Works(slots=1)
     agent = await scene.start(works.agent)
     nobody = await gone_owner(scene, works)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus
@@ -14,22 +16,17 @@ from tests.unit.agent.scene import Scene
 from tests.unit.agent.workflow_tasks.works import Works
 
 
-async def test_agent_with_a_slot_and_empty_queues_is_free(scene: Scene, owner: ScriptedOwner) -> None:
-    await scene.start(Works().agent)
+@pytest.mark.parametrize(("slots", "free"), [(4, True), (1, False)])
+async def test_agent_is_free_if_it_has_credit_to_spare(
+    scene: Scene, owner: ScriptedOwner, slots: int, free: bool
+) -> None:
+    """With a single slot it never has any: the queue may hold more."""
+    await scene.start(Works(slots=slots).agent)
 
     await owner.publish("work.do", 1)
     await eventually(lambda: owner.results)
 
-    assert [result.free for result in owner.results] == [True]
-
-
-async def test_agent_that_never_has_credit_to_spare_is_not_free(scene: Scene, owner: ScriptedOwner) -> None:
-    await scene.start(Works(slots=1).agent)
-
-    await owner.publish("work.do", 1)
-    await eventually(lambda: owner.results)
-
-    assert [result.free for result in owner.results] == [False], "the queue may hold more"
+    assert [result.free for result in owner.results] == [free]
 
 
 async def test_agent_that_drains_is_not_free(scene: Scene, owner: ScriptedOwner) -> None:

@@ -9,35 +9,38 @@ from random import Random
 
 import pytest
 
-from coditect.agent.workflow_tasks.heartbeats import LONG_SECONDS
+from coditect.agent.owners import LONG_SECONDS
 from coditect.broker.memory import MemoryBroker
 from coditect.model.message import Message
 from coditect.model.result import Status
 from coditect.model.task import Limits
 from coditect.testing import TestFleet
 from coditect.testing.fleet import START
-from coditect.testing.seeded import SeededClock
-from coditect.wire.claims import Claim, Verdict
+from coditect.testing.virtual_time import SeededClock
+from coditect.wire import routing
 from coditect.wire.json import loads
+from coditect.wire.workflow_tasks import Claim, Verdict
 from tests.owner import ScriptedOwner, granting, saying
 from tests.support import eventually
 from tests.unit.agent.workflow_tasks.works import Works
 
 QUEUE = "tasks.work.do.p1"
+Managed = tuple[TestFleet, ScriptedOwner, Works]
 SHARD = 9_000
 """One that the fleet's own dispatcher did not have."""
 
 
 @asynccontextmanager
-async def managed_fleet(works: Works) -> AsyncIterator[tuple[TestFleet, ScriptedOwner]]:
+async def managed_fleet(slots: int = 4) -> AsyncIterator[Managed]:
     """One agent in virtual time, and the owner of its tasks instead of a dispatcher."""
+    works = Works(slots=slots, timeout="1h")
     async with TestFleet(agents=[works.agent]) as fleet, MemoryBroker(fleet.server, name="owner") as broker:
         fleet.kill("dispatcher")
         epoch_ms = round(START.timestamp() * 1000)
         clock = SeededClock(epoch_ms, lambda: fleet.elapsed_seconds, Random(1))
         owner = ScriptedOwner(broker, shard=SHARD, clock=clock)
         await owner.open()
-        yield fleet, owner
+        yield fleet, owner, works
 
 
 def in_hand(fleet: TestFleet) -> int:
@@ -48,8 +51,7 @@ def in_hand(fleet: TestFleet) -> int:
 
 
 async def test_start_is_told_of_what_runs_longer_than_a_moment() -> None:
-    works = Works(timeout="1h")
-    async with managed_fleet(works) as (fleet, owner):
+    async with managed_fleet() as (fleet, owner, works):
         began_ms = owner.clock.now_ms()
         await owner.publish("work.do", "quick", node="quick")
         await owner.publish("work.do", "wait", node="slow", publication=2, fence=3, attempt=2)
@@ -70,8 +72,7 @@ async def test_start_is_told_of_what_runs_longer_than_a_moment() -> None:
 
 
 async def test_claimed_start_is_not_told_again() -> None:
-    works = Works(timeout="1h")
-    async with managed_fleet(works) as (fleet, owner):
+    async with managed_fleet() as (fleet, owner, works):
         owner.decide = granting()
         await owner.publish("work.do", "wait", age_ms=2_000)
 
@@ -81,21 +82,24 @@ async def test_claimed_start_is_not_told_again() -> None:
 
 
 @asynccontextmanager
-async def granted_late(works: Works, *nodes: str) -> AsyncIterator[tuple[TestFleet, ScriptedOwner]]:
-    """The owner was away for a while, and lets all of them run now; so they wait for one slot."""
-    async with managed_fleet(works) as (fleet, owner):
-        for node in nodes:
+async def granted_late() -> AsyncIterator[Managed]:
+    """The owner was away for a while, and lets both tasks run now; so they wait for one slot."""
+    async with managed_fleet(slots=1) as (fleet, owner, works):
+        for node in ("one", "other"):
             await owner.publish("work.do", "wait", node=node, age_ms=5_000, limits=Limits(timeout_ms=3_600_000))
         await fleet.advance("20s")
         owner.decide = granting()
         await fleet.advance("2m")
-        assert (len(owner.claims) > len(nodes), len(works.runs)) == (True, 1)
-        yield fleet, owner
+        assert (len(owner.claims) > 2, len(works.runs)) == (True, 1)
+        yield fleet, owner, works
 
 
-async def test_claimed_start_is_told_when_its_time_counts_and_it_runs() -> None:
-    works = Works(slots=1, timeout="1h")
-    async with granted_late(works, "one", "other") as (fleet, owner):
+async def test_claimed_start_is_kept_alive_while_it_waits_for_a_slot_and_told_when_its_time_counts() -> None:
+    async with granted_late() as (fleet, owner, works):
+        owner.progress.clear()
+        await fleet.advance("1m")
+        assert sorted(one.node for one in owner.progress) == ["one"] * 3 + ["other"] * 3
+        assert {one.fence for one in owner.progress} == {7}
         (first,) = owner.started
 
         works.gate.set()
@@ -108,20 +112,8 @@ async def test_claimed_start_is_told_when_its_time_counts_and_it_runs() -> None:
         assert second.at_ms - first.at_ms > 60_000
 
 
-async def test_task_that_waits_for_a_slot_since_it_was_granted_is_kept_alive() -> None:
-    works = Works(slots=1, timeout="1h")
-    async with granted_late(works, "one", "other") as (fleet, owner):
-        owner.progress.clear()
-
-        await fleet.advance("1m")
-
-        assert sorted(one.node for one in owner.progress) == ["one"] * 3 + ["other"] * 3
-        assert {one.fence for one in owner.progress} == {7}
-
-
-async def test_task_that_waits_for_a_slot_for_ten_minutes_is_acknowledged_and_reported_by_a_drain() -> None:
-    works = Works(slots=1, timeout="1h")
-    async with granted_late(works, "one", "other") as (fleet, owner):
+async def test_long_task_and_one_that_waits_for_its_slot_are_acknowledged_and_reported_by_a_drain() -> None:
+    async with granted_late() as (fleet, owner, works):
         await fleet.advance("11m")
         (running,) = {one.node for one in owner.started}
         (waiting,) = {"one", "other"} - {running}
@@ -129,16 +121,14 @@ async def test_task_that_waits_for_a_slot_for_ten_minutes_is_acknowledged_and_re
 
         await fleet.drain("works")
 
-        told = {one.owner.node: one.outcome.failure for one in owner.results}
-        assert {node: failure and failure.reason for node, failure in told.items()} == {
-            running: "interrupted",
-            waiting: "not_begun",
-        }
+        failures = {one.owner.node: failure for one in owner.results if (failure := one.outcome.failure)}
+        told = {node: (failure.reason, failure.retryable) for node, failure in failures.items()}
+        assert told == {running: ("interrupted", True), waiting: ("not_begun", True)}
+        assert {one.owner.fence for one in owner.results} == {7}
 
 
 async def test_task_that_waits_for_a_slot_since_it_was_granted_is_given_back_by_a_drain() -> None:
-    works = Works(slots=1, timeout="1h")
-    async with granted_late(works, "one", "other") as (fleet, owner):
+    async with granted_late() as (fleet, owner, works):
         (running,) = {one.node for one in owner.started}
         async with asyncio.TaskGroup() as group:
             group.create_task(fleet.drain("works"))
@@ -154,9 +144,9 @@ async def test_task_that_waits_for_a_slot_since_it_was_granted_is_given_back_by_
 
 
 @asynccontextmanager
-async def drained_while_it_asks(works: Works, asked_for: float) -> AsyncIterator[tuple[TestFleet, ScriptedOwner]]:
+async def drained_while_it_asks(asked_for: float) -> AsyncIterator[Managed]:
     """Its claim has had no answer for so many seconds when the agent begins to drain."""
-    async with managed_fleet(works) as (fleet, owner):
+    async with managed_fleet() as (fleet, owner, works):
         await owner.publish("work.do", 1, age_ms=2_000)
         await fleet.advance(asked_for)
         (agent,) = fleet.agents
@@ -164,14 +154,13 @@ async def drained_while_it_asks(works: Works, asked_for: float) -> AsyncIterator
             group.create_task(fleet.drain("works"))
             await fleet.advance("500ms")
             assert (in_hand(fleet), agent.lives) == (1, True)
-            yield fleet, owner
+            yield fleet, owner, works
 
 
 @pytest.mark.parametrize("asked_for", [0.1, 4.8, 10.2], ids=["with its slot", "time is over", "between two askings"])
 async def test_what_is_granted_just_after_the_drain_began_is_given_back(asked_for: float) -> None:
-    works = Works()
-    async with drained_while_it_asks(works, asked_for) as (fleet, owner):
-        asked = Message(b"", correlation_id=owner.claim_ids[0], reply_to=f"reply.{fleet.agents[0].id}")
+    async with drained_while_it_asks(asked_for) as (fleet, owner, works):
+        asked = Message(b"", correlation_id=owner.claim_ids[0], reply_to=routing.agent_replies(fleet.agents[0].id))
         await owner.answer(asked, Claim(Verdict.RUN, 7, 1))
 
     (back,) = owner.results
@@ -183,10 +172,9 @@ async def test_what_is_granted_just_after_the_drain_began_is_given_back(asked_fo
 
 @pytest.mark.parametrize("verdict", [Verdict.WAIT, None])
 async def test_what_is_not_granted_just_after_the_drain_began_goes_back(verdict: Verdict | None) -> None:
-    works = Works()
-    async with drained_while_it_asks(works, 0.1) as (fleet, owner):
+    async with drained_while_it_asks(0.1) as (fleet, owner, works):
         if verdict is not None:
-            asked = Message(b"", correlation_id=owner.claim_ids[0], reply_to=f"reply.{fleet.agents[0].id}")
+            asked = Message(b"", correlation_id=owner.claim_ids[0], reply_to=routing.agent_replies(fleet.agents[0].id))
             await owner.answer(asked, Claim(verdict))
             await fleet.settled()
         else:
@@ -198,8 +186,7 @@ async def test_what_is_not_granted_just_after_the_drain_began_goes_back(verdict:
 
 
 async def test_start_is_told_again_of_what_was_granted_anew_when_its_time_counts() -> None:
-    works = Works(timeout="1h")
-    async with managed_fleet(works) as (fleet, owner):
+    async with managed_fleet() as (fleet, owner, works):
         owner.decide = granting(fence=9)
         await owner.publish("work.do", "wait", fence=4, limits=Limits(timeout_ms=3_600_000))
         await fleet.advance("1s")
@@ -211,8 +198,7 @@ async def test_start_is_told_again_of_what_was_granted_anew_when_its_time_counts
 
 
 async def test_start_that_could_not_be_told_is_told_later() -> None:
-    works = Works(timeout="1h")
-    async with managed_fleet(works) as (fleet, owner):
+    async with managed_fleet() as (fleet, owner, _):
         await owner.leave()
         await owner.publish("work.do", "wait")
         await fleet.advance("1s")
@@ -225,8 +211,7 @@ async def test_start_that_could_not_be_told_is_told_later() -> None:
 
 
 async def test_task_that_runs_for_ten_minutes_is_told_acknowledged_and_kept_alive() -> None:
-    works = Works(timeout="1h")
-    async with managed_fleet(works) as (fleet, owner):
+    async with managed_fleet() as (fleet, owner, works):
         await owner.publish("work.do", "wait", publication=8, fence=4)
         await fleet.advance(LONG_SECONDS - 1)
         assert (len(owner.started), in_hand(fleet)) == (1, 1)
@@ -249,8 +234,7 @@ async def test_task_that_runs_for_ten_minutes_is_told_acknowledged_and_kept_aliv
 
 
 async def test_long_task_keeps_its_delivery_until_that_is_confirmed() -> None:
-    works = Works(timeout="1h")
-    async with managed_fleet(works) as (fleet, owner):
+    async with managed_fleet() as (fleet, owner, _):
         await owner.publish("work.do", "wait")
         await fleet.advance("1m")
         await owner.leave()
@@ -264,8 +248,7 @@ async def test_long_task_keeps_its_delivery_until_that_is_confirmed() -> None:
 
 
 async def test_result_of_a_long_task_is_offered_until_somebody_takes_it() -> None:
-    works = Works(timeout="1h")
-    async with managed_fleet(works) as (fleet, owner):
+    async with managed_fleet() as (fleet, owner, works):
         await owner.publish("work.do", "wait")
         await fleet.advance("11m")
         await owner.leave()
@@ -278,23 +261,8 @@ async def test_result_of_a_long_task_is_offered_until_somebody_takes_it() -> Non
         assert (owner.values, len(works.runs), fleet.agents[0].load.running) == (["wait"], 1, 0)
 
 
-async def test_long_task_of_an_agent_that_is_stopped_is_reported() -> None:
-    works = Works(timeout="1h")
-    async with managed_fleet(works) as (fleet, owner):
-        await owner.publish("work.do", "wait", fence=6)
-        await fleet.advance("11m")
-
-        await fleet.drain("works")
-
-        (result,) = owner.results
-        assert result.outcome.failure is not None
-        assert (result.owner.fence, result.outcome.failure.reason) == (6, "interrupted")
-        assert result.outcome.failure.retryable
-
-
 async def test_task_of_a_killed_agent_is_claimed_by_its_peer() -> None:
-    works = Works(timeout="1h")
-    async with managed_fleet(works) as (fleet, owner):
+    async with managed_fleet() as (fleet, owner, works):
         owner.decide = granting(fence=5, attempt=2)
         await owner.publish("work.do", "wait", fence=4)
         await fleet.advance("1s")
@@ -309,8 +277,7 @@ async def test_task_of_a_killed_agent_is_claimed_by_its_peer() -> None:
 
 
 async def test_late_result_of_a_frozen_agent_carries_its_own_fence() -> None:
-    works = Works(timeout="1h")
-    async with managed_fleet(works) as (fleet, owner):
+    async with managed_fleet() as (fleet, owner, works):
         owner.decide = granting(fence=5, attempt=2)
         await owner.publish("work.do", "wait", fence=4)
         await fleet.advance("1s")
@@ -329,8 +296,7 @@ async def test_late_result_of_a_frozen_agent_carries_its_own_fence() -> None:
 
 
 async def test_claim_that_nobody_answers_goes_back_before_the_broker_takes_it() -> None:
-    works = Works(timeout="1h")
-    async with managed_fleet(works) as (fleet, owner):
+    async with managed_fleet() as (fleet, owner, works):
         await owner.publish("work.do", 1, age_ms=5_000)
         await fleet.advance("9m")
         asked = set(owner.claim_ids)
@@ -344,9 +310,8 @@ async def test_claim_that_nobody_answers_goes_back_before_the_broker_takes_it() 
         assert (len(works.runs), in_hand(fleet)) == (1, 0)
 
 
-async def test_progress_is_told_to_the_owner_the_last_of_a_second_only() -> None:
-    works = Works(timeout="1h")
-    async with managed_fleet(works) as (fleet, owner):
+async def test_progress_is_told_to_the_owner_the_last_of_a_second_only_and_repeated_by_heartbeats() -> None:
+    async with managed_fleet() as (fleet, owner, _):
         await owner.publish("work.do", "tell", fence=3)
 
         await fleet.advance("1s")
@@ -355,21 +320,13 @@ async def test_progress_is_told_to_the_owner_the_last_of_a_second_only() -> None
         told = [one.data["share"] for one in fleet.events if one.type == "task.progress"]
         assert told[-1] == 1.0, "and listeners hear of each"
 
-
-async def test_heartbeat_repeats_what_was_said_last() -> None:
-    works = Works(timeout="1h")
-    async with managed_fleet(works) as (fleet, owner):
-        await owner.publish("work.do", "tell")
-
-        await fleet.advance("11m")
-
+        await fleet.advance("10m")
         assert len(owner.progress) > 1
         assert {(one.share, one.message) for one in owner.progress} == {(1.0, "nearly")}
 
 
 async def test_progress_that_cannot_be_told_is_dropped() -> None:
-    works = Works(timeout="1h")
-    async with managed_fleet(works) as (fleet, owner):
+    async with managed_fleet() as (fleet, owner, works):
         await owner.leave()
         await owner.publish("work.do", "tell")
         await fleet.advance("10s")
@@ -382,8 +339,7 @@ async def test_progress_that_cannot_be_told_is_dropped() -> None:
 
 
 async def test_long_task_that_comes_again_is_told_and_let_go_again() -> None:
-    works = Works(timeout="1h")
-    async with managed_fleet(works) as (fleet, owner):
+    async with managed_fleet() as (fleet, owner, works):
         owner.decide = granting(fence=9)
         await owner.publish("work.do", "wait", fence=4)
         await fleet.advance("11m")

@@ -60,66 +60,48 @@ async def test_failure_is_reported_and_neither_retried_nor_buried(
     await eventually(lambda: agent.runtime.load().failed_attempts == 1)
 
 
-async def test_input_that_does_not_fit_is_reported_as_rejected(scene: Scene, owner: ScriptedOwner) -> None:
-    agent = Agent("strict")
+async def works_and_strict(scene: Scene) -> Works:
+    works = Works()
+    await scene.start(works.agent)
+    strict = Agent("strict")
 
-    @agent.capability("strict.do")
+    @strict.capability("strict.do")
     async def do(number: int) -> int:
         return number
 
-    await scene.start(agent)
-    await owner.publish("strict.do", "no number")
-    await eventually(lambda: owner.results)
-
-    failure = owner.results[0].outcome.failure
-    assert failure is not None
-    assert (owner.results[0].outcome.status, failure.reason) == (Status.REJECTED, "invalid_input")
-    assert (failure.retryable, scene.dead("strict.do")) == (False, 0)
+    await scene.start(strict)
+    return works
 
 
-async def test_what_is_expired_is_reported_as_rejected(scene: Scene, owner: ScriptedOwner) -> None:
-    works = Works()
-    await scene.start(works.agent)
-
-    await owner.publish("work.do", 1, limits=Limits(deadline_ms=1))
-    await eventually(lambda: owner.results)
-
-    assert owner.results[0].outcome.status is Status.REJECTED
-    assert (works.runs, scene.dead("work.do")) == ([], 0)
-
-
-async def test_message_that_is_no_task_is_reported_as_rejected(scene: Scene, owner: ScriptedOwner) -> None:
-    works = Works()
-    await scene.start(works.agent)
-    headers = {
-        wire.WORKFLOW: WORKFLOW,
-        wire.NODE: "work",
+async def test_what_may_not_run_is_reported_as_rejected(scene: Scene, owner: ScriptedOwner) -> None:
+    works = await works_and_strict(scene)
+    named = {
+        wire.WORKFLOW_HEADER: WORKFLOW,
+        wire.NODE_HEADER: "odd",
         wire.ORIGIN: "0",
         wire.FENCE: 4,
         wire.PUBLICATION: 9,
-        wire.TIMEOUT_MS: "soon",
     }
+    no_task = Message(
+        b"1", headers=named | {wire.TIMEOUT_MS: "soon"}, message_id=f"{WORKFLOW}:odd", type=wire.TASK_TYPE
+    )
 
-    message = Message(b"1", headers=headers, message_id=f"{WORKFLOW}:work", type=wire.TASK_TYPE)
-    await owner.broker.publish(message, exchange=routing.TASKS, routing_key="work.do.p1")
-    await eventually(lambda: owner.results)
+    await owner.publish("strict.do", "no number", node="misfit", publication=1, fence=2)
+    await owner.publish("work.do", 1, node="late", publication=2, fence=3, limits=Limits(deadline_ms=1))
+    await owner.broker.publish(no_task, exchange=routing.TASKS, routing_key="work.do.p1")
+    await eventually(lambda: len(owner.results) == 3)
 
-    (result,) = owner.results
-    assert (result.owner.node, result.owner.fence, result.publication) == ("work", 4, 9)
-    assert result.outcome.failure is not None
-    assert result.outcome.failure.reason == "invalid_task"
-    assert scene.dead("work.do") == 0
-
-
-async def test_direct_task_of_the_same_capability_is_answered_as_ever(scene: Scene, owner: ScriptedOwner) -> None:
-    works = Works()
-    await scene.start(works.agent)
-    client = await scene.client()
-
-    handle = await client.submit("work.do", 5)
-
-    assert await handle.result(int, timeout="100s") == 5
-    assert (owner.results, owner.claims) == ([], [])
+    told = {(one.owner.node, one.owner.fence, one.publication): one.outcome for one in owner.results}
+    assert {key: outcome.status for key, outcome in told.items()} == dict.fromkeys(
+        [("misfit", 2, 1), ("late", 3, 2), ("odd", 4, 9)], Status.REJECTED
+    )
+    failures = {key[0]: outcome.failure for key, outcome in told.items()}
+    assert {node: failure and (failure.reason, failure.retryable) for node, failure in failures.items()} == {
+        "misfit": ("invalid_input", False),
+        "late": ("expired", False),
+        "odd": ("invalid_task", False),
+    }
+    assert (works.runs, scene.dead("strict.do"), scene.dead("work.do")) == ([], 0, 0)
 
 
 # -- cancel -------------------------------------------------------------------------------------------------
@@ -187,19 +169,3 @@ async def test_cancel_is_remembered_for_what_was_published_before_it(
 
     assert owner.results[0].outcome.status is (Status.COMPLETED if runs else Status.CANCELED)
     assert bool(works.runs) is runs
-
-
-async def test_workflow_tasks_that_wait_for_nothing_share_an_asyncio_task(scene: Scene, owner: ScriptedOwner) -> None:
-    tasks: list[object] = []
-    swift = Agent("swift", slots=8)
-
-    @swift.capability("swift.do")
-    async def do(value: int) -> int:
-        tasks.append(asyncio.current_task())
-        return value
-
-    await scene.start(swift)
-    await asyncio.gather(*(owner.publish("swift.do", number, node=f"n{number}") for number in range(5)))
-    await eventually(lambda: len(owner.results) == 5)
-
-    assert len(set(tasks)) < 5

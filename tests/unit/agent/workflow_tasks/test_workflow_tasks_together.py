@@ -10,7 +10,7 @@ import pytest
 
 from coditect import Agent
 from coditect.model.result import Status
-from coditect.wire.attempt_results import LONGEST_BYTES, MOST_BYTES, MOST_TOGETHER
+from coditect.wire.workflow_tasks import BATCH_BYTES_LIMIT, LONGEST_BYTES, MAX_BATCHED_RESULTS
 from tests.owner import ScriptedOwner, granting
 from tests.support import eventually
 from tests.unit.agent.scene import Scene
@@ -72,8 +72,8 @@ async def test_a_lone_one_and_what_is_long_or_failed_has_a_message_of_its_own(
 @pytest.mark.parametrize(
     ("wanted", "messages"),
     [
-        ([0] * (MOST_TOGETHER + 2), 2),
-        ([NEARLY_LONG] * (2 + MOST_BYTES // LONGEST_BYTES), 2),
+        ([0] * (MAX_BATCHED_RESULTS + 2), 2),
+        ([NEARLY_LONG] * (2 + BATCH_BYTES_LIMIT // LONGEST_BYTES), 2),
     ],
     ids=["many", "large"],
 )
@@ -82,7 +82,7 @@ async def test_a_message_has_no_more_than_so_many(
 ) -> None:
     assert await told(scene, owner, wanted) == ["coditect.results.v1"] * messages
 
-    assert max(len(one.body) for one in owner.messages) < MOST_BYTES + MOST_TOGETHER * 200
+    assert max(len(one.body) for one in owner.messages) < BATCH_BYTES_LIMIT + MAX_BATCHED_RESULTS * 200
 
 
 async def test_what_nobody_took_is_told_again_each_by_itself(

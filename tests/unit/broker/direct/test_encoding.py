@@ -15,14 +15,17 @@ from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
-from coditect.broker.rabbitmq.connection.lenient import MAX_TABLE_BYTES
-from coditect.broker.rabbitmq.frames.codec import publish_frames, settle_frame
-from coditect.broker.rabbitmq.frames.fields import read_message, write_properties
-from coditect.broker.rabbitmq.properties import UNSPEAKABLE, from_properties, to_properties
-from coditect.broker.rabbitmq.settlements import SettledRange, Settlement
+from coditect.broker.rabbitmq.codec import SettledRange, Settlement, publish_frames, settle_frame
+from coditect.broker.rabbitmq.fields import (
+    PERSISTENT,
+    UNSPEAKABLE,
+    from_properties,
+    read_message,
+    sendable,
+    write_properties,
+)
 from coditect.model.message import Message, SharedHeaders, TemplateHeaders
-from coditect.wire.tasks import PUBLISHED_AT, UNDECODABLE
-from tests.integration.wire.hostile import nested, void_array
+from coditect.wire.tasks import PUBLISHED_AT
 from tests.unit.broker.direct.written import FRAME_MAX, exchanges, field_values, names, properties, short_texts
 
 PREFIX = struct.Struct(">HHQ")
@@ -46,6 +49,21 @@ def by_pamqp(header: bytes, body: bytes) -> Message:
     content = ContentHeader()
     content.unmarshal(header)
     return from_properties(content.properties, body)
+
+
+def to_properties(message: Message) -> Basic.Properties:
+    """A message's properties and headers as pamqp's own, always persistent."""
+    return Basic.Properties(
+        content_type=message.content_type,
+        headers={name: sendable(value) for name, value in message.headers.items()} if message.headers else None,
+        delivery_mode=PERSISTENT,
+        correlation_id=message.correlation_id,
+        reply_to=message.reply_to,
+        expiration=None if message.expiration_ms is None else str(message.expiration_ms),
+        message_id=message.message_id,
+        message_type=message.type,
+        app_id=message.app_id,
+    )
 
 
 def ordered(message: Message) -> Message:
@@ -143,47 +161,6 @@ def test_damaged_properties_are_read_as_pamqp_reads_them_where_it_does(
 @example(PREFIX.pack(60, 0, 0))
 def test_no_header_of_bytes_raises(header: bytes) -> None:
     assert isinstance(read_message(header, b""), Message)
-
-
-def _short(text: bytes) -> bytes:
-    return bytes([len(text)]) + text
-
-
-def _table(encoded: bytes) -> bytes:
-    return struct.pack(">I", len(encoded)) + encoded
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "marks"),
-    [
-        ("message_id", _short(b"\xff\xfe"), True),
-        ("correlation_id", _short(b"\xff\xfe"), True),
-        ("reply_to", _short(b"\xff\xfe"), True),
-        ("message_type", _short(b"\xff\xfe"), True),
-        ("content_type", _short(b"\xff\xfe"), True),
-        ("app_id", _short(b"\xff\xfe"), True),
-        ("expiration", _short(b"\xff\xfe"), False),
-        ("expiration", _short("²".encode()), False),
-        ("timestamp", struct.pack(">Q", 1_700_000_000_000_000_000), False),
-        ("headers", _table(b"\x01aT" + struct.pack(">Q", 2**64 - 1)), False),
-        ("headers", _table(nested(50)), False),
-        ("headers", _table(nested(5_000)), True),
-        ("headers", _table(void_array(MAX_TABLE_BYTES)), True),
-        ("headers", _table(b"\x01a?"), True),
-        ("headers", _table(b"\x05ab"), True),
-        ("headers", _table(b"\x01\xfft\x01"), True),
-        ("headers", _table(b"\x01aS\xff\xff\xff\xff"), False),
-        ("headers", _table(b"\x01aS\x00\x00\x00\x01\xff"), False),
-        ("headers", _table(b"\x01aD\xff\xff\xff\xff\xff"), False),
-    ],
-)
-def test_what_strangers_write_is_read_leniently(name: str, value: bytes, marks: bool) -> None:
-    header = PREFIX.pack(60, 0, 0) + struct.pack(">H", Basic.Properties.flags[name]) + value
-
-    message = read_message(header, b"x")
-
-    assert message.body == b"x"
-    assert (UNDECODABLE in message.headers) is marks
 
 
 @given(

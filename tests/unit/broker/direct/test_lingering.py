@@ -8,23 +8,17 @@ import pytest
 from pamqp.base import Frame
 from pamqp.commands import Basic
 
-from coditect.broker.rabbitmq.frames import consumer_channel as direct
-from coditect.broker.rabbitmq.frames.consumer_channel import DirectConsumerChannel
+from coditect.broker.rabbitmq import consumer_channel as direct
+from coditect.broker.rabbitmq.consumer_channel import ConsumerChannel
 from tests.unit.broker.direct.wire import Held, Wire
-
-
-@pytest.fixture
-async def wire() -> Wire:
-    return Wire()
 
 
 def acks(frames: list[Frame]) -> list[tuple[int | None, bool | None]]:
     return [(one.delivery_tag, one.multiple) for one in frames if isinstance(one, Basic.Ack)]
 
 
-def consuming(wire: Wire, *, prefetch: int) -> tuple[DirectConsumerChannel, Held]:
-    consumer_channel, held = wire.consumer_channel(), Held()
-    consumer_channel._receivers[b"c"] = held
+def consuming(wire: Wire, *, prefetch: int) -> tuple[ConsumerChannel, Held]:
+    consumer_channel, held = wire.consuming()
     consumer_channel._credit(prefetch)
     return consumer_channel, held
 
@@ -82,15 +76,6 @@ async def test_delivery_that_is_given_back_waits_for_nobody_and_takes_the_acks_a
     assert before == []
     assert acks([ack]) == [(1, True)]
     assert isinstance(nack, Basic.Nack) and nack.delivery_tag == 2
-
-
-async def test_whoever_closes_waits_until_the_last_ack_has_left(wire: Wire) -> None:
-    consumer_channel, held = consuming(wire, prefetch=40)
-    wire.deliver(1, "c")
-    held.deliveries[0].ack()
-    await consumer_channel.settlements.flushed()
-
-    assert acks(await wire.sent()) == [(1, True)]
 
 
 async def test_nothing_is_written_for_a_channel_that_was_lost_meanwhile(wire: Wire) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pamqp import frame
 from pamqp.commands import Basic, Channel
 
-from coditect.broker.rabbitmq.frames.codec import (
+from coditect.broker.rabbitmq.codec import (
     BODY,
     HEADER,
     ContentAssembler,
@@ -91,46 +91,6 @@ def test_what_is_ours_is_heard_alike_and_the_rest_is_passed_on_whole_and_in_orde
         assert heard[number] == expected(said, number)
     assert b"".join(passed) == b"".join(written for one, written in sent if one.heard is None)
     assert all(whole_frames(one) for one in passed)
-
-
-@pytest.mark.slow
-@given(conversations)
-def test_one_byte_at_a_time_makes_no_difference(said: list[Said]) -> None:
-    stream = b"".join(chain.from_iterable(one.frames for one in said))
-
-    heard, passed = hear(stream[at : at + 1] for at in range(len(stream)))
-
-    assert heard == {number: expected(said, number) for number in (OURS, ALSO_OURS)}
-    assert b"".join(passed) == b"".join(chain.from_iterable(one.frames for one in said if one.heard is None))
-
-
-def test_body_of_400_kb_in_frames_of_128_kb_is_put_together() -> None:
-    body = bytes(range(256)) * 1_600
-    listener = Listener()
-    cutter = FrameParser({OURS: listener.contents})
-    written = _frames(body, 131_072)
-
-    for chunk in split(b"".join(written), [65_536 * number for number in range(8)]):
-        assert cutter.feed(chunk) == b""
-
-    assert [one[-1] for one in listener.heard] == [body]
-
-
-def _frames(body: bytes, frame_max: int) -> list[bytes]:
-    [method, header, *_] = content(OURS, Basic.Deliver("c", 1, False, "", "q"), Basic.Properties(), body)
-    size = frame_max - 8
-    parts = [body[at : at + size] for at in range(0, len(body), size)]
-    heads = [b"\x03" + OURS.to_bytes(2, "big") + len(part).to_bytes(4, "big") for part in parts]
-    return [method, header, *(head + part + b"\xce" for head, part in zip(heads, parts, strict=True))]
-
-
-def test_empty_body_is_complete_without_a_body_frame() -> None:
-    listener = Listener()
-    cutter = FrameParser({OURS: listener.contents})
-
-    cutter.feed(b"".join(content(OURS, Basic.Deliver("c", 1, False, "", "q"), Basic.Properties(), b"")))
-
-    assert [one[-1] for one in listener.heard] == [b""]
 
 
 def test_end_of_a_channel_in_the_middle_of_a_message_is_told_and_passed_on() -> None:

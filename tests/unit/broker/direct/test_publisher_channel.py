@@ -7,31 +7,25 @@ from unittest.mock import patch
 
 import pytest
 
-from coditect.broker.rabbitmq.frames.publisher_channel import Once
-from coditect.broker.rabbitmq.frames.stream import Stream
-from coditect.broker.rabbitmq.path import Late
+from coditect.broker.rabbitmq.publisher_channel import Late, Publish
+from coditect.broker.rabbitmq.stream import Stream
 from coditect.errors import InvalidTask
 from coditect.model.message import Message
-from tests.unit.broker.direct.wire import Held, Wire, WireWriter, ack, ended, publish
-
-
-@pytest.fixture
-async def wire() -> Wire:
-    return Wire()
+from tests.unit.broker.direct.wire import Wire, WireTransport, ack, ended, publish
 
 
 async def test_publish_that_is_late_says_so_and_its_confirm_ends_nothing_else(wire: Wire) -> None:
     publisher_channel = wire.publisher_channel()
     loop = asyncio.get_running_loop()
-    late = Once(Message(b""), "", "q", loop.create_future(), until=loop.time())
-    publisher_channel.begin(late)
+    late: asyncio.Future[None] = loop.create_future()
+    publisher_channel.begin(Publish(Message(b""), "", "q", late, loop.time()))
     patient = publish(publisher_channel)
 
-    while not late.promise.done():
+    while not late.done():
         await asyncio.sleep(0)
     wire.say(ack(1), ack(2))
 
-    assert ended([late.promise, patient]) == [Late, None]
+    assert ended([late, patient]) == [Late, None]
 
 
 async def test_publish_nobody_waits_for_any_more_keeps_its_number(wire: Wire) -> None:
@@ -59,10 +53,9 @@ async def test_message_that_amqp_cannot_carry_takes_no_number(wire: Wire) -> Non
 
 
 async def test_what_is_written_after_the_transport_closed_is_dropped_quietly(wire: Wire) -> None:
-    consumer_channel, held = wire.consumer_channel(), Held()
-    consumer_channel._receivers[b"c"] = held
+    _, held = wire.consuming()
     wire.deliver(1, "c")
-    wire.writer.ours.closing = True
+    wire.transport.closing = True
 
     held.deliveries[0].ack()
 
@@ -70,10 +63,10 @@ async def test_what_is_written_after_the_transport_closed_is_dropped_quietly(wir
 
 
 async def test_everything_of_one_turn_leaves_in_one_write() -> None:
-    writer = WireWriter()
-    stream = Stream(writer, asyncio.get_running_loop())
+    transport = WireTransport()
+    stream = Stream(transport, transport.drain, asyncio.get_running_loop())
     writes: list[bytes] = []
-    with patch.object(writer, "write", writes.append):
+    with patch.object(transport, "write", writes.append):
         stream.write([b"a", b"b"])
         stream.write([b"c"])
         await asyncio.sleep(0)

@@ -1,6 +1,6 @@
 """The traps of direct frames, numbered as in docs/adr/0009-direct-frames.md, without a broker.
 
-Those that need one are in tests/integration/broker/test_direct_frames.py and tests/faults.
+Those that need one are in tests/integration/broker/test_frames.py and tests/faults.
 """
 
 from __future__ import annotations
@@ -14,24 +14,18 @@ from pamqp import frame
 from pamqp.commands import Basic, Channel, Connection
 from pamqp.heartbeat import Heartbeat
 
-from coditect.broker.rabbitmq.frames import consumer_channel as inlet_module
-from coditect.broker.rabbitmq.frames.fields import read_message
-from coditect.broker.rabbitmq.frames.publisher_channel import DirectPublisherChannel
-from coditect.broker.rabbitmq.frames.stream import CONGESTED_BYTES, HEARTBEAT_FRAME, HEARTBEAT_SECONDS
-from coditect.broker.rabbitmq.path import PublishRefused, PublishReturned
+from coditect.broker.rabbitmq import consumer_channel as inlet_module
+from coditect.broker.rabbitmq.fields import read_message
+from coditect.broker.rabbitmq.publisher_channel import PublisherChannel, PublishRefused, PublishReturned
+from coditect.broker.rabbitmq.stream import CONGESTED_BYTES, HEARTBEAT_FRAME, HEARTBEAT_SECONDS
 from coditect.model.message import JSON
-from tests.unit.broker.direct.wire import Held, Wire, ack, ended, publish, returned
+from tests.unit.broker.direct.wire import Wire, ack, ended, publish, returned
 
 HIGH = 2**63 - 10
 """Numbers begin here where pamqp's own would turn negative soon."""
 
 SENT: dict[str, Any] = {"content_type": JSON, "delivery_mode": 2}
 """What each message of ours has among its properties."""
-
-
-@pytest.fixture
-async def wire() -> Wire:
-    return Wire()
 
 
 class SlowClock(asyncio.SelectorEventLoop):
@@ -143,8 +137,7 @@ async def test_trap_3_multiple_covers_the_prefix_only(wire: Wire, start: int) ->
 
 
 async def test_trap_5_acks_of_one_turn_are_one_frame_and_leave_a_slow_delivery_out(wire: Wire) -> None:
-    consumer_channel, held = wire.consumer_channel(), Held()
-    consumer_channel._receivers[b"c"] = held
+    _, held = wire.consuming()
     for tag in range(HIGH, HIGH + 20):
         wire.deliver(tag, "c")
 
@@ -166,8 +159,7 @@ async def test_trap_5_acks_of_one_turn_are_one_frame_and_leave_a_slow_delivery_o
 
 
 async def test_trap_5_verdicts_that_are_no_acks_are_never_covered(wire: Wire) -> None:
-    consumer_channel, held = wire.consumer_channel(), Held()
-    consumer_channel._receivers[b"c"] = held
+    _, held = wire.consuming()
     for tag in range(1, 6):
         wire.deliver(tag, "c")
 
@@ -190,8 +182,7 @@ def _settled(frames: list[Any]) -> list[Basic.Ack | Basic.Nack]:
 
 
 async def test_trap_5_delivery_that_nobody_wants_goes_back_and_is_not_covered_by_a_later_ack(wire: Wire) -> None:
-    consumer_channel, held = wire.consumer_channel(), Held()
-    consumer_channel._receivers[b"c"] = held
+    _, held = wire.consuming()
     wire.deliver(1, "unknown")
     wire.deliver(2, "c")
 
@@ -205,8 +196,7 @@ async def test_trap_5_delivery_that_nobody_wants_goes_back_and_is_not_covered_by
 
 
 async def test_trap_5_nothing_is_settled_twice_or_unknown(wire: Wire) -> None:
-    consumer_channel, held = wire.consumer_channel(), Held()
-    consumer_channel._receivers[b"c"] = held
+    _, held = wire.consuming()
     wire.deliver(1, "c")
 
     held.deliveries[0].ack()
@@ -236,8 +226,7 @@ async def test_trap_6_closed_channel_fails_what_waits_and_its_successor_counts_f
 
 async def test_trap_6_nothing_is_written_behind_the_end_of_a_channel(wire: Wire) -> None:
     """The library answers `channel.close`; a frame of that channel behind the answer ends the connection."""
-    publisher_channel, consumer_channel, held = wire.publisher_channel(1), wire.consumer_channel(2), Held()
-    consumer_channel._receivers[b"c"] = held
+    publisher_channel, (consumer_channel, held) = wire.publisher_channel(1), wire.consuming(2)
     wire.deliver(1, "c", number=2)
     waiting = publish(publisher_channel)
     await wire.sent()
@@ -254,12 +243,11 @@ async def test_trap_6_nothing_is_written_behind_the_end_of_a_channel(wire: Wire)
 
 
 async def test_trap_6_delivery_tags_of_the_channel_before_are_void(wire: Wire) -> None:
-    before, held = wire.consumer_channel(1), Held()
-    before._receivers[b"c"] = held
+    before, held = wire.consuming()
     wire.deliver(1, "c")
     before.lose()
     after = wire.consumer_channel(1)
-    after._receivers[b"c"] = held
+    after._consumers[b"c"] = held
     wire.deliver(1, "c")
 
     held.deliveries[0].ack()
@@ -292,13 +280,12 @@ async def test_trap_7_frame_that_cannot_be_read_gives_the_connection_up_and_rais
     passed = wire.say(broken)
 
     assert passed == b""
-    assert wire.writer.ours.closing
+    assert wire.transport.closing
     assert wire.say(Heartbeat().marshal()) == b""
 
 
 async def test_trap_7_routing_key_that_is_not_utf8_hurts_nobody(wire: Wire) -> None:
-    consumer_channel, held = wire.consumer_channel(), Held()
-    consumer_channel._receivers[b"c"] = held
+    _, held = wire.consuming()
     payload = b"\x00\x3c\x00\x3c\x01c" + bytes(7) + b"\x01\x00" + b"\x00" + b"\x02\xff\xfe"
     method = b"\x01\x00\x01" + len(payload).to_bytes(4, "big") + payload + b"\xce"
     header = b"\x02\x00\x01\x00\x00\x00\x0e" + b"\x00\x3c" + bytes(12) + b"\xce"
@@ -313,16 +300,16 @@ async def test_trap_7_routing_key_that_is_not_utf8_hurts_nobody(wire: Wire) -> N
 async def test_trap_8_publishes_wait_while_the_broker_reads_slowly(wire: Wire) -> None:
     publisher_channel = wire.publisher_channel()
     ready = publisher_channel.ready
-    wire.writer.ours.held = CONGESTED_BYTES + 1
-    wire.writer.flowing.clear()
+    wire.transport.held = CONGESTED_BYTES + 1
+    wire.transport.flowing.clear()
     publish(publisher_channel)
     await asyncio.sleep(0)
-    congested = not publisher_channel.ready and not await publisher_channel.gate()
-    gate = asyncio.ensure_future(publisher_channel.gate())
+    congested = not publisher_channel.ready and not await publisher_channel.wait_for_room()
+    gate = asyncio.ensure_future(publisher_channel.wait_for_room())
     await asyncio.sleep(0)
 
-    wire.writer.ours.held = 0
-    wire.writer.flowing.set()
+    wire.transport.held = 0
+    wire.transport.flowing.set()
 
     assert ready and congested
     assert await gate and publisher_channel.ready
@@ -347,22 +334,22 @@ async def test_trap_8_blocked_connection_is_respected(wire: Wire) -> None:
     blocked = frame.marshal(Connection.Blocked("memory"), 0)
 
     passed = wire.say(blocked)
-    held_back = not publisher_channel.ready and not await publisher_channel.gate()
+    held_back = not publisher_channel.ready and not await publisher_channel.wait_for_room()
     wire.say(frame.marshal(Connection.Unblocked(), 0))
 
     assert passed == blocked, "the library is told, too"
     assert held_back
-    assert publisher_channel.ready and await publisher_channel.gate()
+    assert publisher_channel.ready and await publisher_channel.wait_for_room()
 
 
 async def test_trap_9_small_frames_and_no_limit_of_frames() -> None:
     sizes = {}
     for frame_max in (4_096, 0):
         wire = Wire()
-        publisher_channel = DirectPublisherChannel(wire.channel(1), wire.stream, frame_max=frame_max)
+        publisher_channel = PublisherChannel(wire.channel(1), wire.stream, frame_max=frame_max)
         publish(publisher_channel, body=b"x" * 400_000)
         await asyncio.sleep(0)
-        sizes[frame_max] = [len(frame_) for frame_ in _frames(wire.writer.sent)]
+        sizes[frame_max] = [len(frame_) for frame_ in _frames(wire.transport.sent)]
 
     assert max(sizes[4_096]) == 4_096
     assert max(sizes[0]) == 131_072
@@ -378,8 +365,7 @@ def _frames(data: bytes) -> list[bytes]:
 
 
 async def test_trap_11_headers_are_read_once_and_only_when_asked_for(wire: Wire) -> None:
-    consumer_channel, held = wire.consumer_channel(), Held()
-    consumer_channel._receivers[b"c"] = held
+    _, held = wire.consuming()
     with patch.object(inlet_module, "read_message", wraps=read_message) as read:
         wire.deliver(1, "c", b"x")
         wire.deliver(2, "c", b"y")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -12,20 +13,29 @@ from pamqp import frame
 from pamqp.base import Frame
 from pamqp.commands import Basic
 
-from coditect.broker.rabbitmq.delivery import AmqpDelivery
-from coditect.broker.rabbitmq.frames.consumer_channel import DirectConsumerChannel
-from coditect.broker.rabbitmq.frames.publisher_channel import DirectPublisherChannel, Once
-from coditect.broker.rabbitmq.frames.stream import Stream
+from coditect.broker.rabbitmq.consumer_channel import AmqpDelivery, ConsumerChannel, Source
+from coditect.broker.rabbitmq.publisher_channel import Publish, PublisherChannel
+from coditect.broker.rabbitmq.stream import Stream
 from coditect.model.message import Message
 from tests.unit.broker.direct.written import content
 
 
-class WireTransport:
+class WireTransport(asyncio.WriteTransport):
     """Takes everything, or nothing; `held` are bytes that it could not send yet."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.held = 0
         self.closing = False
+        self.sent = b""
+        self.flowing = asyncio.Event()
+        self.flowing.set()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.sent += data
+
+    async def drain(self) -> None:
+        await self.flowing.wait()
 
     def get_write_buffer_size(self) -> int:
         return self.held
@@ -35,26 +45,6 @@ class WireTransport:
 
     def abort(self) -> None:
         self.closing = True
-
-
-class WireWriter:
-    """Where the stream writes to."""
-
-    def __init__(self) -> None:
-        self.ours = WireTransport()
-        self.sent = b""
-        self.flowing = asyncio.Event()
-        self.flowing.set()
-
-    @property
-    def transport(self) -> asyncio.WriteTransport:
-        return cast(asyncio.WriteTransport, self.ours)
-
-    def write(self, data: bytes) -> None:
-        self.sent += data
-
-    async def drain(self) -> None:
-        await self.flowing.wait()
 
 
 @dataclass
@@ -71,19 +61,25 @@ class Wire:
     """One connection."""
 
     def __init__(self) -> None:
-        self.writer = WireWriter()
-        self.stream = Stream(self.writer, asyncio.get_running_loop())
+        self.transport = WireTransport()
+        self.stream = Stream(self.transport, self.transport.drain, asyncio.get_running_loop())
         self.channels: dict[int, WireChannel] = {}
 
     def channel(self, number: int) -> Channel:
         self.channels[number] = WireChannel(number)
         return cast(Channel, self.channels[number])
 
-    def publisher_channel(self, number: int = 1, *, sequence: int = 0) -> DirectPublisherChannel:
-        return DirectPublisherChannel(self.channel(number), self.stream, frame_max=4_096, sequence=sequence)
+    def publisher_channel(self, number: int = 1, *, sequence: int = 0) -> PublisherChannel:
+        return PublisherChannel(self.channel(number), self.stream, frame_max=4_096, sequence=sequence)
 
-    def consumer_channel(self, number: int = 1) -> DirectConsumerChannel:
-        return DirectConsumerChannel(self.channel(number), self.stream)
+    def consumer_channel(self, number: int = 1) -> ConsumerChannel:
+        return ConsumerChannel(self.channel(number), self.stream)
+
+    def consuming(self, number: int = 1) -> tuple[ConsumerChannel, Held]:
+        """A channel with a consumer `c`, and what it gets."""
+        channel, held = self.consumer_channel(number), Held()
+        channel._consumers[b"c"] = held
+        return channel, held
 
     def say(self, *said: bytes) -> bytes:
         """The broker sends; returns what aiormq sees of it."""
@@ -100,7 +96,7 @@ class Wire:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         found = []
-        data, self.writer.sent = self.writer.sent, b""
+        data, self.transport.sent = self.transport.sent, b""
         while data:
             consumed, _, one = frame.unmarshal(data)
             found.append(cast(Frame, one))
@@ -108,13 +104,11 @@ class Wire:
         return found
 
 
-class Held:
-    """A receiver that keeps what it gets, or does with it what it is told to."""
-
-    queue = "queue"
+class Held(Source):
+    """A consumer that keeps what it gets, or does with it what it is told to."""
 
     def __init__(self, do: Callable[[AmqpDelivery], Any] = lambda _: None) -> None:
-        self.unsettled = 0
+        super().__init__("queue")
         self.deliveries: list[AmqpDelivery] = []
         self._do = do
 
@@ -136,16 +130,16 @@ def returned(key: str, message_id: str | None, *, exchange: str = "", body: byte
 
 
 def publish(
-    publisher_channel: DirectPublisherChannel,
+    publisher_channel: PublisherChannel,
     key: str = "q",
     name: str | None = None,
     body: bytes = b"x",
     **more: Any,
 ) -> asyncio.Future[None]:
     """One publish; it ends with None, or with the path's error."""
-    one = Once(Message(body, message_id=name, **more), "", key, asyncio.get_running_loop().create_future())
-    publisher_channel.begin(one)
-    return one.promise
+    confirm = asyncio.get_running_loop().create_future()
+    publisher_channel.begin(Publish(Message(body, message_id=name, **more), "", key, confirm, math.inf))
+    return confirm
 
 
 def ended(futures: list[asyncio.Future[None]]) -> list[object]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from coditect.errors import InvalidTask
-from coditect.model.limits.breaker import BreakerState
+from coditect.model.limits import BreakerState
 from coditect.wire import control_messages
 from coditect.wire.control import Verb
 from coditect.wire.json import loads
@@ -28,7 +28,9 @@ async def opened(ledger: Ledger) -> BreakerState:
 def told(ledger: Ledger) -> list[bool]:
     """Whether the breaker was open, by each broadcast so far."""
     messages = [out for effects in ledger.seen for out in effects.messages]
-    assert {(out.exchange, out.message.type) for out in messages} <= {("coditect.broadcast", control_messages.BREAKER)}
+    assert {(out.exchange, out.message.type) for out in messages} <= {
+        ("coditect.broadcast", control_messages.BREAKER_NEWS)
+    }
     return [loads(out.message.body)["open"] for out in messages]
 
 
@@ -51,26 +53,17 @@ async def test_each_interval_has_one_permit_in_the_whole_fleet(ledger: Ledger) -
         assert [permit > 0 for permit in permits] == [True, *[False] * 19]
 
 
-async def test_a_probe_that_succeeds_closes_the_breaker_and_is_broadcast(ledger: Ledger) -> None:
-    await opened(ledger)
-    await ledger.pass_time(RESET_MS / 1000)
-    permit = (await ask(ledger, Verb.BREAKER_PERMIT)).permit
-
-    closed = await ask(ledger, Verb.BREAKER_DECIDE, permit=permit, succeeded=True)
-
-    assert not closed.open
-    assert told(ledger) == [True, True, False]
-
-
-async def test_a_probe_that_fails_leaves_the_next_one_to_another_interval(ledger: Ledger) -> None:
+@pytest.mark.parametrize("succeeded", [True, False])
+async def test_a_probe_closes_the_breaker_or_leaves_it_open_for_an_interval(ledger: Ledger, succeeded: bool) -> None:
     await opened(ledger)
     await ledger.pass_time(RESET_MS / 1000)
     permit = (await ask(ledger, Verb.BREAKER_PERMIT)).permit
     await ledger.pass_time(RESET_MS / 2000)
+    state = await ask(ledger, Verb.BREAKER_DECIDE, permit=permit, succeeded=succeeded)
 
-    state = await ask(ledger, Verb.BREAKER_DECIDE, permit=permit, succeeded=False)
-
-    assert (state.open, state.retry_ms) == (True, RESET_MS)
+    assert (state.open, state.retry_ms) == ((False, None) if succeeded else (True, RESET_MS))
+    assert told(ledger)[:2] == [True, True]
+    assert (told(ledger)[-1] is False) == succeeded
 
 
 async def test_a_probe_from_before_the_breaker_opened_again_decides_nothing(ledger: Ledger) -> None:
@@ -94,17 +87,22 @@ async def test_a_breaker_held_open_by_an_operator_has_no_probes_until_it_is_rese
     assert reset.version > held.version
 
 
-async def test_the_list_shows_open_breakers_and_with_a_name_that_one(ledger: Ledger) -> None:
-    await opened(ledger)
-    await ask(ledger, Verb.BREAKER_RESET, name="gitlab")
-
-    async def names(**body: Any) -> list[str]:
+async def test_the_list_shows_open_breakers_or_one_and_nobody_waits_for_more_than_an_interval(ledger: Ledger) -> None:
+    async def listed(**body: Any) -> dict[str, int | None]:
         page = await ledger.database.run(lambda tr: list_breakers(tr, body))
-        return [one["name"] for one in page["breakers"]]
+        return {one["name"]: one["retry_ms"] for one in page["breakers"]}
 
-    assert await names() == ["github", "gitlab"]
-    assert await names(open=True) == ["github"]
-    assert await names(name="gitlab") == ["gitlab"]
+    await opened(ledger)
+    for _ in range(30):
+        await ledger.pass_time(RESET_MS / 1000)
+        permit = (await ask(ledger, Verb.BREAKER_PERMIT)).permit
+        await ask(ledger, Verb.BREAKER_DECIDE, permit=permit, succeeded=False)
+    await ask(ledger, Verb.BREAKER_HOLD, name="gitlab", reason="maintenance")
+    await ask(ledger, Verb.BREAKER_RESET, name="closed")
+
+    assert [*await listed()] == ["closed", "github", "gitlab"]
+    assert await listed(open=True) == {"github": RESET_MS, "gitlab": None}
+    assert [*await listed(name="closed")] == ["closed"]
 
 
 @pytest.mark.parametrize("wrong", [{"name": ""}, {"name": "x" * 201}, {"reset_ms": 0}])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,10 +12,12 @@ import pytest
 from coditect.errors import InvalidTask
 from coditect.wire.control import Verb
 from coditect.wire.json import loads
-from dispatcher.coordination.lock_queries import list_locks
-from dispatcher.coordination.lock_rows import holders
+from dispatcher.coordination import lock_rows
+from dispatcher.coordination.lock_rows import Place, holders, unpack
+from dispatcher.coordination.locks import list_locks
 from dispatcher.ledger import answers
 from dispatcher.ledger.keyspace import DUE, LOCK_OWNERS, LOCK_QUEUES, LOCKS, TIMERS
+from dispatcher.store.transaction import Reads
 from tests.unit.dispatcher.lone_ledger import Ledger
 
 TTL_MS = 10_000
@@ -48,33 +50,115 @@ def told(ledger: Ledger) -> dict[str, str]:
     return {out.message.correlation_id or "": loads(out.message.body)["state"] for out in messages}
 
 
+def events(ledger: Ledger) -> list[tuple[str, dict[str, Any]]]:
+    """The events about locks, in order, each with its facts."""
+    return [(notice.type, dict(notice.facts)) for effects in ledger.seen for notice in effects.notices]
+
+
+async def test_a_refused_and_a_waiting_request_get_the_holders_with_their_reasons(ledger: Ledger) -> None:
+    fence = (await acquire(ledger, "1", "repo:x", "repo:y", agent="b", reason="release 17"))["fence"]
+
+    taken = await acquire(ledger, "2", "repo:x", wait=False)
+    waiting = await acquire(ledger, "3", "repo:x")
+    again = [await acquire(ledger, "2", "repo:x", wait=False), await acquire(ledger, "3", "repo:x")]
+    behind = await acquire(ledger, "4", "repo:x", wait=False)
+    renewed = await renew(ledger, "3")
+
+    holder = {"resource": "repo:x", "agent": "b", "task": "1", "fence": fence, "reason": "release 17"}
+    assert [one["holders"] for one in (taken, waiting, *again, behind)] == [[holder]] * 5
+    assert "holders" not in renewed
+
+
+async def test_holders_are_read_of_five_places_only(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    resources = [f"repo:{number:02}" for number in range(32)]
+    for number, resource in enumerate(resources):
+        await acquire(ledger, f"held {number}", resource)
+    read, places = list[str](), lock_rows.places
+
+    def noted(tr: Reads, resource: str, *, before: int | None = None) -> Iterator[Place]:
+        read.append(resource)
+        return places(tr, resource, before=before)
+
+    monkeypatch.setattr(lock_rows, "is_barred", lambda *_: True)
+    monkeypatch.setattr(lock_rows, "places", noted)
+    taken = await acquire(ledger, "1", *resources, wait=False)
+
+    assert [one["resource"] for one in taken["holders"]] == read == resources[:5]
+
+
+async def test_a_lock_has_its_reason_and_metadata_in_the_listing_and_in_its_events(ledger: Ledger) -> None:
+    purpose: dict[str, Any] = {"reason": "release 17", "metadata": {"run": 17}}
+    await acquire(ledger, "1", **purpose)
+    await acquire(ledger, "2", agent="b", reason="another", metadata={"run": 18})
+    rows = (await ledger.database.read(partial(list_locks, body={})))["locks"]
+    await release(ledger, "1")
+    await ledger.ask(Verb.LOCK_RELEASE, {"agent": "b", "reason": "it is gone"})
+
+    assert [(row["reason"], row["metadata"]) for row in rows] == [("release 17", {"run": 17}), ("another", {"run": 18})]
+    assert [(kind, one["agent"], one["reason"], one["metadata"]) for kind, one in events(ledger)] == [
+        ("lock.acquired", "a", "release 17", {"run": 17}),
+        ("lock.released", "a", "release 17", {"run": 17}),
+        ("lock.acquired", "b", "another", {"run": 18}),
+        ("lock.lost", "b", "it is gone", {"run": 18}),
+    ]
+    assert events(ledger)[-1][1]["lock_reason"] == "another"
+
+
+async def test_the_keys_of_concurrency_limits_have_no_events_and_name_no_holders(ledger: Ledger) -> None:
+    await acquire(ledger, "1", "concurrency:build/shop", mode="at_most:1")
+    waiting = await acquire(ledger, "2", "concurrency:build/shop", mode="at_most:1")
+    await release(ledger, "1")
+
+    assert (events(ledger), waiting["holders"]) == ([], [])
+
+
+async def test_a_lock_is_renewed_and_released_under_its_own_fence_only(ledger: Ledger) -> None:
+    fence = (await acquire(ledger, "1"))["fence"]
+    wrong, right = {"ticket": "1", "fence": fence + 1}, {"ticket": "1", "fence": fence}
+
+    refused = [(await ledger.ask(Verb.LOCK_RENEW, wrong))["state"], (await ledger.ask(Verb.LOCK_RELEASE, wrong))]
+    kept = (await ledger.ask(Verb.LOCK_RENEW, right))["state"]
+    released = (await ledger.ask(Verb.LOCK_RELEASE, right))["released"]
+
+    assert refused == ["gone", {"released": 0, "more": False}]
+    assert (kept, released) == ("held", 1)
+
+
+async def test_a_lock_s_row_is_of_the_first_version_unless_it_says_what_the_lock_is_for(ledger: Ledger) -> None:
+    await acquire(ledger, "1", "a")
+    await acquire(ledger, "2", "b", reason="why")
+
+    found = await ledger.database.read(lambda tr: tr.get_range(*LOCKS.range(())))
+
+    assert [row[:2] for _, row in found] == [b'["', b"2["]
+    written = b'2["a","1","1","exclusive",["x"],10000,"reply.a",1,1,5,10005,"why",{"run":17}]'
+    assert unpack("1", written).pack() == written
+
+
 async def test_a_taken_lock_is_refused_until_it_is_released_and_each_grant_has_a_higher_fence(ledger: Ledger) -> None:
     first = await acquire(ledger, "1")
+    repeated = await acquire(ledger, "1")
     taken = await acquire(ledger, "2", wait=False)
-
     assert await release(ledger, "1")
     second = await acquire(ledger, "3")
-
-    assert (first["state"], taken["state"], second["state"]) == ("held", "taken", "held")
-    assert second["fence"] > first["fence"] > 0
     assert not await release(ledger, "1")
+    await release(ledger, "3")
+    ledger.policy = replace(ledger.policy, floor=5_000_000_000)  # an older copy was restored
+    third = await acquire(ledger, "4")
 
-
-async def test_a_repeated_request_gets_the_same_grant(ledger: Ledger) -> None:
-    assert await acquire(ledger, "1") == await acquire(ledger, "1")
-
-
-async def test_a_lock_that_is_not_renewed_is_gone_after_its_time(ledger: Ledger) -> None:
-    await acquire(ledger, "1")
-
-    await ledger.pass_time(TTL_MS / 1000)
-
-    assert (await acquire(ledger, "2"))["state"] == "held"
+    assert repeated == first
+    assert [one["state"] for one in (first, taken, second, third)] == ["held", "taken", "held", "held"]
+    assert third["fence"] > 5_000_000_000 > second["fence"] > first["fence"] > 0
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"reason": "x" * 501},
+        {"reason": 1},
+        {"metadata": []},
+        {"metadata": 0},
+        {"metadata": {"x": "x" * 4_000}},
         {"resources": []},
         {"resources": "x"},
         {"mode": "odd"},
@@ -145,25 +229,18 @@ async def test_a_reader_behind_one_that_waits_elsewhere_is_granted(ledger: Ledge
 async def test_the_waiter_that_closes_a_cycle_is_refused_with_the_cycle(ledger: Ledger) -> None:
     for number, resource in enumerate(("x", "y", "z")):
         await acquire(ledger, f"{number}", resource, owner=f"owner {number}")
+    itself = await acquire(ledger, "0x", "x", owner="owner 0")
     await acquire(ledger, "0y", "y", owner="owner 0")
     await acquire(ledger, "1z", "z", owner="owner 1")
-
     refused = await acquire(ledger, "2x", "x", owner="owner 2")
 
+    assert (itself["state"], len(itself["cycle"])) == ("deadlock", 1)
     assert refused["state"] == "deadlock"
     cycle = [(link["owner"], link["waits_for"]) for link in refused["cycle"]]
     assert cycle == [("owner 2", "x"), ("owner 0", "y"), ("owner 1", "z")]
     assert await states(ledger, "2x", "2") == {"2x": "gone", "2": "held"}
     await release(ledger, "2")
     assert await states(ledger, "1z") == {"1z": "held"}
-
-
-async def test_a_flow_that_would_wait_for_itself_is_refused(ledger: Ledger) -> None:
-    await acquire(ledger, "1", owner="me")
-
-    refused = await acquire(ledger, "2", owner="me")
-
-    assert (refused["state"], len(refused["cycle"])) == ("deadlock", 1)
 
 
 async def test_a_ticket_lives_as_long_as_it_is_renewed_and_no_longer(ledger: Ledger) -> None:
@@ -200,7 +277,7 @@ async def test_a_forced_release_is_told_with_its_reason_and_the_next_fence_is_hi
     assert answer == {"released": 1, "more": False}
     assert told(ledger) == {"1": "gone", "2": "held"}
     assert (await renew(ledger, "2"))["fence"] > fence
-    assert [notice.facts["reason"] for effects in ledger.seen for notice in effects.notices] == ["it hangs"]
+    assert [facts["reason"] for kind, facts in events(ledger) if kind == "lock.lost"] == ["it hangs"]
 
 
 async def test_what_an_agent_or_one_of_its_tasks_has_is_released_together(ledger: Ledger) -> None:
@@ -215,14 +292,6 @@ async def test_what_an_agent_or_one_of_its_tasks_has_is_released_together(ledger
     assert (of_task["released"], of_agent["released"]) == (1, 1)
     assert first == {"1": "gone", "2": "held", "3": "waiting"}
     assert await states(ledger, "3") == {"3": "held"}
-
-
-async def test_fences_grow_over_a_restore_of_an_older_copy(ledger: Ledger) -> None:
-    before = (await acquire(ledger, "1"))["fence"]
-    await release(ledger, "1")
-    ledger.policy = replace(ledger.policy, floor=5_000_000_000)
-
-    assert (await acquire(ledger, "2"))["fence"] > 5_000_000_000 > before
 
 
 async def test_locks_are_listed_in_order_of_resource_and_arrival_by_the_page(ledger: Ledger) -> None:
@@ -254,9 +323,7 @@ async def test_nothing_is_left_of_locks_that_are_gone(ledger: Ledger) -> None:
     assert left == [[]] * 5
 
 
-async def test_a_lock_is_free_for_the_next_request_of_its_agent_although_its_release_comes_later(
-    ledger: Ledger,
-) -> None:
+async def test_a_lock_is_free_for_a_request_that_names_it_as_released(ledger: Ledger) -> None:
     await acquire(ledger, "1", owner="me")
     stranger = await acquire(ledger, "2", owner="me", agent="b", released=["1"], wait=False)
 
@@ -267,37 +334,19 @@ async def test_a_lock_is_free_for_the_next_request_of_its_agent_although_its_rel
 
 
 async def test_at_most_so_many_hold_a_counted_lock_and_the_others_follow_in_order_of_arrival(ledger: Ledger) -> None:
-    first = [(await acquire(ledger, str(number), mode="at_most:2"))["state"] for number in range(5)]
-
+    first = [(await acquire(ledger, str(number), mode="at_most:2"))["state"] for number in range(6)]
+    await release(ledger, "3")  # a waiter that goes makes room for nobody
+    waiting = await states(ledger, "0", "1", "2", "4", "5")
     await release(ledger, "1")
-    after_one = await states(ledger, "0", "2", "3", "4")
+    after_one = await states(ledger, "0", "2", "4", "5")
     await release(ledger, "0")
     await release(ledger, "2")
 
-    assert first == ["held", "held", "waiting", "waiting", "waiting"]
-    assert after_one == {"0": "held", "2": "held", "3": "waiting", "4": "waiting"}
-    assert await states(ledger, "3", "4") == {"3": "held", "4": "held"}
-    assert told(ledger) == {"2": "held", "3": "held", "4": "held"}
-
-
-async def test_a_waiter_of_a_counted_lock_that_goes_makes_room_for_nobody(ledger: Ledger) -> None:
-    for number in range(4):
-        await acquire(ledger, str(number), mode="at_most:2")
-
-    await release(ledger, "2")
-
-    assert await states(ledger, "0", "1", "3") == {"0": "held", "1": "held", "3": "waiting"}
-
-
-async def test_a_counted_lock_whose_holder_is_gone_is_granted_to_the_next(ledger: Ledger) -> None:
-    for number in range(3):
-        await acquire(ledger, str(number), mode="at_most:2")
-    await ledger.pass_time(TTL_MS / 2000)
-    await states(ledger, "0", "2")
-
-    await ledger.pass_time(TTL_MS / 1500)
-
-    assert (await renew(ledger, "2"))["state"] == "held"
+    assert first == ["held", "held", "waiting", "waiting", "waiting", "waiting"]
+    assert waiting == {"0": "held", "1": "held", "2": "waiting", "4": "waiting", "5": "waiting"}
+    assert after_one == {"0": "held", "2": "held", "4": "waiting", "5": "waiting"}
+    assert await states(ledger, "4", "5") == {"4": "held", "5": "held"}
+    assert told(ledger) == {"2": "held", "4": "held", "5": "held"}
 
 
 async def test_an_exclusive_lock_and_a_counted_one_bar_each_other(ledger: Ledger) -> None:
@@ -318,7 +367,7 @@ async def test_holders_are_named_once_each_and_a_few_at_once(ledger: Ledger) -> 
         ledger.now_ms += 1
 
     pages, after = list[list[str]](), ""
-    while found := await ledger.database.read(partial(holders, after=after, most=2)):
+    while found := await ledger.database.read(partial(holders, after=after, limit=2)):
         pages.append(found)
         after = found[-1]
 
@@ -330,7 +379,7 @@ async def _released(ledger: Ledger) -> None:
 
 
 async def _named_as_released(ledger: Ledger) -> None:
-    await acquire(ledger, "other", "y", released=["1"])
+    await acquire(ledger, "other", "y", owner="me", released=["1"])
 
 
 async def _expired(ledger: Ledger) -> None:
@@ -353,23 +402,20 @@ async def test_an_acquire_that_arrives_again_after_the_end_of_its_ticket_locks_n
     await acquire(ledger, "1", owner="me")
     await end(ledger)
     await ledger.pass_time(later_seconds)
-
     again = await acquire(ledger, "1", owner="me")
     following = await acquire(ledger, "2", owner="me")
 
     assert (again, following["state"]) == ({"state": "gone"}, "held")
 
 
-@pytest.mark.parametrize("how", ["release", "named"])
-async def test_an_acquire_that_arrives_after_the_release_of_its_ticket_locks_nothing(ledger: Ledger, how: str) -> None:
-    if how == "release":
-        assert not await release(ledger, "1")
-    else:
-        await acquire(ledger, "0", "y", owner="me", released=["1"])
+@pytest.mark.parametrize("end", [_released, _named_as_released])
+async def test_an_acquire_after_its_release_locks_nothing(
+    ledger: Ledger, end: Callable[[Ledger], Awaitable[None]]
+) -> None:
+    await end(ledger)
+    late = await acquire(ledger, "1")
 
-    late = await acquire(ledger, "1", owner="me")
-
-    assert (late["state"], (await acquire(ledger, "2", owner="me"))["state"]) == ("gone", "held")
+    assert (late["state"], (await acquire(ledger, "2"))["state"]) == ("gone", "held")
 
 
 async def test_a_waiting_ticket_that_was_given_up_does_not_wait_again(ledger: Ledger) -> None:
@@ -393,7 +439,7 @@ async def test_a_refused_ticket_is_refused_again_although_the_lock_is_free_by_th
     for ticket in ("1", "1y", "2"):
         await release(ledger, ticket)
 
-    assert await acquire(ledger, "3", "x", wait=False) == taken == {"state": "taken"}
+    assert await acquire(ledger, "3", "x", wait=False) == {"state": "taken"} == {"state": taken["state"]}
     assert await acquire(ledger, "2x", "x", owner="you") == deadlock
     assert deadlock["state"] == "deadlock"
     assert not (await ledger.database.read(lambda tr: list_locks(tr, {})))["locks"]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from itertools import islice
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from coditect.errors import InputError, NotFound
+from coditect.errors import InputError, InvalidTask, NotFound
 from coditect.wire.control import Verb
 from coditect.wire.json import loads
 from coditect.workflow.states import WorkflowState
 from dispatcher.coordination import schedules
 from dispatcher.coordination.schedule_rows import list_schedules, show_schedule
+from dispatcher.coordination.ticks import ON_TIME_MS, CatchUp, Ticks, read_ticks
 from dispatcher.ledger import timers
 from dispatcher.ledger.commands import Due
 from dispatcher.ledger.keyspace import DUE, RUNS, SCHEDULES, TIMERS, VALUES
@@ -43,7 +48,6 @@ async def runs(ledger: Ledger) -> list[str]:
 
 async def test_every_tick_starts_one_workflow_with_its_instant(ledger: Ledger) -> None:
     made = await create(ledger, input={"at": {"$from": "tick"}, "plain": 1})
-
     for _ in range(6):
         await ledger.pass_time(20)
 
@@ -52,6 +56,17 @@ async def test_every_tick_starts_one_workflow_with_its_instant(ledger: Ledger) -
     assert [one["at"] for one in inputs] == ["1970-01-01T00:17:00+00:00", "1970-01-01T00:18:00+00:00"]
     assert len(await runs(ledger)) == 2
     assert (await shown(ledger))["runs"] == 2
+
+
+@pytest.mark.parametrize(("catch_up", "started"), [("skip", 0), ("latest", 1), ("all", 2)])
+async def test_ticks_that_were_missed_are_made_up_for(ledger: Ledger, catch_up: str, started: int) -> None:
+    await create(ledger, catch_up=catch_up, most_missed=2)
+    ledger.now_ms += 305_000
+    for _ in range(5):
+        await ledger.pass_time(0)
+
+    assert len(await runs(ledger)) == started
+    assert (await shown(ledger))["next"] == 1_320_000
 
 
 async def test_a_schedule_starts_a_workflow_with_its_children(ledger: Ledger) -> None:
@@ -92,42 +107,26 @@ async def test_a_schedule_that_is_made_again_starts_no_tick_twice(ledger: Ledger
     assert await runs(ledger) == first
 
 
-@pytest.mark.parametrize(("catch_up", "started"), [("skip", 0), ("latest", 1), ("all", 2)])
-async def test_ticks_that_were_missed_are_made_up_for(ledger: Ledger, catch_up: str, started: int) -> None:
-    await create(ledger, catch_up=catch_up, most_missed=2)
-
-    ledger.now_ms += 305_000
-    for _ in range(5):
-        await ledger.pass_time(0)
-
-    assert len(await runs(ledger)) == started
-    assert (await shown(ledger))["next"] == 1_320_000
-
-
 @pytest.mark.parametrize(
-    ("overlap", "states", "skipped"),
-    [("allow", ["running", "running"], 0), ("skip", ["running"], 1), ("cancel", ["canceled", "running"], 0)],
+    ("overlap", "ends", "states", "skipped"),
+    [
+        ("allow", False, ["running", "running"], 0),
+        ("skip", False, ["running"], 1),
+        ("skip", True, ["completed", "running"], 0),
+        ("cancel", False, ["canceled", "running"], 0),
+    ],
 )
 async def test_a_tick_that_overlaps_an_earlier_run_follows_the_policy(
-    ledger: Ledger, overlap: str, states: list[str], skipped: int
+    ledger: Ledger, overlap: str, ends: bool, states: list[str], skipped: int
 ) -> None:
     await create(ledger, overlap=overlap)
-
     await ledger.pass_time(20)
+    if ends:
+        await ledger.play(lambda _: completed())
     await ledger.pass_time(60)
 
     found = [(await ledger.state(workflow)).value for workflow in await runs(ledger)]
     assert (found, (await shown(ledger))["skipped"]) == (states, skipped)
-
-
-async def test_with_skip_the_next_tick_runs_after_the_earlier_run_has_ended(ledger: Ledger) -> None:
-    await create(ledger, overlap="skip")
-    await ledger.pass_time(20)
-    await ledger.play(lambda _: completed())
-
-    await ledger.pass_time(60)
-
-    assert len(await runs(ledger)) == 2
 
 
 async def test_a_paused_schedule_starts_nothing_and_makes_nothing_up(ledger: Ledger) -> None:
@@ -170,16 +169,11 @@ async def test_a_deleted_schedule_leaves_nothing_but_its_workflows(ledger: Ledge
     await create(ledger)
     await ask(ledger, Verb.SCHEDULE_DELETE)
     kept = await ledger.database.read(lambda tr: tr.get_range(*VALUES.range(("",))))
-
     with pytest.raises(NotFound, match="no such schedule"):
         await ask(ledger, Verb.SCHEDULE_RUN)
-    assert kept == []
+    await ledger.batch(Due(Timer("", "s", schedules.TICK, 5)))
 
-
-async def test_a_late_timer_of_a_deleted_schedule_does_nothing(ledger: Ledger) -> None:
-    await ledger.batch(Due(Timer("", "gone", schedules.TICK, 5)))
-
-    assert await runs(ledger) == []
+    assert (kept, await runs(ledger)) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -188,9 +182,7 @@ async def test_a_late_timer_of_a_deleted_schedule_does_nothing(ledger: Ledger) -
      {"most_missed": 0}, {"jitter": "2h"}, {"workflow": {"name": "x", "nodes": {}}}, {"workflow": None},
      {"input": {"$from": "input.x"}}, {"colour": 1}],
 )  # fmt: skip
-async def test_a_request_that_is_no_schedule_is_refused_and_leaves_nothing(
-    ledger: Ledger, wrong: dict[str, Any]
-) -> None:
+async def test_a_wrong_schedule_is_refused_and_leaves_nothing(ledger: Ledger, wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         await create(ledger, **wrong)
 
@@ -216,3 +208,82 @@ def test_the_id_of_a_tick_is_always_the_same_and_belongs_to_the_schedules_shard(
     assert shard_of(workflow, 16) == shard
     assert workflow[14] == "7"
     assert schedules.run_id("nightly", 1_795_000_060_000, shard, 16) not in ids
+
+
+PARIS = Ticks("30 2 * * *", "Europe/Paris")
+HALF_HOURS = Ticks("*/30 * * * *", "Europe/Paris")
+
+
+def ms(instant: str) -> int:
+    return round(datetime.fromisoformat(instant).timestamp() * 1000)
+
+
+def first(ticks: Ticks, after: str, number: int) -> list[str]:
+    found, at_ms = [], ms(after)
+    for _ in range(number):
+        at_ms = ticks.after(at_ms) or 0
+        found.append(ticks.local(at_ms))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("ticks", "after", "follow"),
+    [
+        (PARIS, "2026-03-28T12:00:00+01:00", ["29T03:00:00+02:00", "30T02:30:00+02:00"]),
+        (PARIS, "2026-10-24T12:00:00+02:00", ["25T02:30:00+02:00", "26T02:30:00+01:00"]),
+        (HALF_HOURS, "2026-10-25T01:59:00+02:00", [
+            "25T02:00:00+02:00", "25T02:30:00+02:00", "25T02:00:00+01:00", "25T02:30:00+01:00",
+        ]),
+    ],
+    ids=["once at the end of the hour that spring skips", "once in the hour that autumn repeats", "in both of them"],
+)  # fmt: skip
+def test_ticks_come_when_the_clocks_change(ticks: Ticks, after: str, follow: list[str]) -> None:
+    assert [one.removeprefix(after[:8]) for one in first(ticks, after, len(follow))] == follow
+
+
+@pytest.mark.parametrize(
+    "ticks", [PARIS, HALF_HOURS, Ticks("0 8 * * 1-5"), Ticks("*/7 * * * * *"), Ticks(every_ms=1_500)]
+)
+@given(st.integers(ms("2026-03-01T00:00:00Z"), ms("2026-11-30T00:00:00Z")))
+def test_ticks_backwards_are_those_forwards(ticks: Ticks, at_ms: int) -> None:
+    latest, before = islice(ticks.until(at_ms), 2)
+
+    assert before < latest <= at_ms < (ticks.after(at_ms) or 0)
+    assert ticks.after(before) == latest
+
+
+@given(st.integers(0, 10**12))
+def test_the_jitter_of_a_tick_is_within_its_bound_and_always_the_same(tick_ms: int) -> None:
+    ticks = Ticks(every_ms=1_000, jitter_ms=500)
+
+    assert tick_ms <= ticks.due_ms("a", tick_ms) <= tick_ms + 500
+    assert ticks.due_ms("a", tick_ms) == ticks.due_ms("a", tick_ms)
+
+
+@pytest.mark.parametrize(
+    ("catch_up", "most", "expected"),
+    [(CatchUp.SKIP, 9, 50), (CatchUp.LATEST, 9, 49), (CatchUp.ALL, 3, 47), (CatchUp.ALL, 100, 20)],
+)
+def test_missed_ticks_are_made_up_for_by_the_policy(catch_up: CatchUp, most: int, expected: int) -> None:
+    ticks, now_ms = Ticks(every_ms=1_000), 50_000 + ON_TIME_MS
+
+    assert ticks.next_to_run(20_000, now_ms, catch_up, most) == expected * 1_000
+    assert ticks.next_to_run(20_000, 20_000 + ON_TIME_MS, catch_up, 1) == 20_000
+
+
+@pytest.mark.parametrize(
+    ("cron", "zone", "every_ms", "told"),
+    [
+        (None, None, None, "either `cron` or `every`"),
+        ("* * * * *", None, 5_000, "either `cron` or `every`"),
+        ("* * * *", None, None, "no cron expression"),
+        ("@daily", None, None, "no cron expression"),
+        ("0 0 30 2 *", None, None, "no cron expression"),
+        ("* * * * *", "Mars/Olympus", None, "no such time zone"),
+        ("* * * * *", "../etc", None, "no such time zone"),
+        (None, None, 999, "at least 1s"),
+    ],
+)
+def test_what_declares_no_ticks_is_refused(cron: str | None, zone: str | None, every_ms: int | None, told: str) -> None:
+    with pytest.raises(InvalidTask, match=told):
+        read_ticks(cron, zone, every_ms, 0, now_ms=0)

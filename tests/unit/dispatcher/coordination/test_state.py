@@ -7,17 +7,15 @@ from typing import Any
 
 import pytest
 
-from coditect import Workflow
 from coditect.errors import InputError, InvalidTask, NotFound, VersionConflict
-from coditect.wire.control import Verb
-from coditect.wire.state import workflow_space
+from coditect.wire.control import Verb, workflow_space
 from dispatcher.coordination import state
 from dispatcher.coordination.state import merged
 from dispatcher.ledger.commands import Claimed
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import SPACE_VERSIONS, SPACES, VALUES
 from dispatcher.ledger.workflows import remove
-from dispatcher.ledger.workflows.checkpoints.spaces import KEPT
+from dispatcher.ledger.workflows.checkpoints.spaces import VERSIONS_KEPT
 from tests.unit.dispatcher.lone_ledger import Ledger
 
 PLACE = {"space": workflow_space("w"), "key": "k"}
@@ -25,9 +23,7 @@ PLACE = {"space": workflow_space("w"), "key": "k"}
 
 @pytest.fixture
 async def started(ledger: Ledger) -> Ledger:
-    flow = Workflow("one")
-    flow.task("c", name="a")
-    await ledger.start(flow.definition())
+    await ledger.start_one()
     return ledger
 
 
@@ -40,10 +36,10 @@ async def get(ledger: Ledger) -> Any:
 
 
 async def test_write_of_a_former_attempt_is_refused(started: Ledger) -> None:
-    node = await started.node("a")
-    by = {"workflow": "w", "node": "a", "fence": node.fence}
+    node = await started.node("one")
+    by = {"workflow": "w", "node": "one", "fence": node.fence}
     assert await put(started, "in time", by=by) == 1
-    await started.batch(Claimed(NodeKey("w", "a"), node.publication, "another agent"))
+    await started.batch(Claimed(NodeKey("w", "one"), node.publication, "another agent"))
 
     with pytest.raises(InputError, match="not the present one"):
         await put(started, "too late", by=by)
@@ -54,13 +50,7 @@ async def test_write_of_a_former_attempt_is_refused(started: Ledger) -> None:
 
 
 async def test_requests_that_cannot_be_understood_are_refused_and_change_nothing(started: Ledger) -> None:
-    for wrong in (
-        {"key": "k" * 501},
-        {"space": ""},
-        {"if_version": -1},
-        {"if_version": True},
-        {"by": "me"},
-    ):
+    for wrong in ({"key": "k" * 501}, {"space": ""}, {"if_version": -1}, {"if_version": True}, {"by": "me"}):
         with pytest.raises(InvalidTask):
             await put(started, 1, **wrong)
     with pytest.raises(NotFound):
@@ -71,15 +61,11 @@ async def test_requests_that_cannot_be_understood_are_refused_and_change_nothing
     assert (await get(started))["version"] == 0
 
 
-async def test_request_that_is_repeated_writes_one_version(started: Ledger) -> None:
-    assert await put(started, "a", if_version=0) == 1
-    with pytest.raises(VersionConflict):
-        await put(started, "a", if_version=0)
-
-
 async def test_keys_come_in_pages_without_the_deleted_ones(started: Ledger) -> None:
     for name in ("a", "b", "c", "d"):
-        await put(started, name, key=name)
+        await put(started, name, key=name, if_version=0)
+    with pytest.raises(VersionConflict):
+        await put(started, "a", key="a", if_version=0)
     await started.ask(Verb.STATE_PUT, PLACE | {"key": "b", "delete": True})
     found, after = [], None
     while True:
@@ -93,7 +79,7 @@ async def test_keys_come_in_pages_without_the_deleted_ones(started: Ledger) -> N
 
 
 async def test_old_versions_and_a_removed_workflow_leave_nothing(started: Ledger) -> None:
-    for number in range(KEPT + 5):
+    for number in range(VERSIONS_KEPT + 5):
         await put(started, "x" * 200_000, key="large")
         await put(started, number)
     await started.ask(Verb.CANCEL, {"workflow": "w", "reason": "done"})
@@ -101,8 +87,8 @@ async def test_old_versions_and_a_removed_workflow_leave_nothing(started: Ledger
     def rows(space: Any) -> Any:
         return started.database.read(lambda tr: tr.get_range(*space.range((PLACE["space"],))))
 
-    assert len(await rows(SPACE_VERSIONS)) == 2 * KEPT
-    assert len(await rows(VALUES)) == KEPT * (1 + 1 + 3), "each of the large ones has a head and three pieces"
+    assert len(await rows(SPACE_VERSIONS)) == 2 * VERSIONS_KEPT
+    assert len(await rows(VALUES)) == VERSIONS_KEPT * (1 + 1 + 3), "each of the large ones has a head and three pieces"
 
     later = 10**15
     assert await started.database.run(lambda tr: remove.condemn(tr, "w", before_ms=later))

@@ -10,8 +10,8 @@ import pytest
 
 from coditect.errors import InputError, InvalidTask, NotFound, TooLarge
 from coditect.wire.control import Verb
-from coditect.wire.json import MOST_LEVELS, loads
-from dispatcher.coordination.threads import queries, threads
+from coditect.wire.json import MAX_JSON_LEVELS, loads
+from dispatcher.coordination import threads
 from dispatcher.ledger.keyspace import (
     DUE,
     THREAD_MEMBERS,
@@ -53,11 +53,11 @@ async def listen(ledger: Ledger, by: str, number: int = 0) -> dict[str, Any]:
 
 
 async def show(ledger: Ledger) -> dict[str, Any]:
-    return await ledger.database.read(partial(queries.show, body={"thread": ID}))
+    return await ledger.database.read(partial(threads.show, body={"thread": ID}))
 
 
 async def told(ledger: Ledger, **more: Any) -> list[tuple[int, str]]:
-    page = await ledger.database.read(partial(queries.list_messages, body={"thread": ID} | more))
+    page = await ledger.database.read(partial(threads.list_messages, body={"thread": ID} | more))
     return [(row["number"], row["value"]) for row in page["messages"]]
 
 
@@ -132,47 +132,33 @@ async def test_a_closed_thread_takes_no_message_but_knows_those_that_were_said(o
     assert events(opened).count("agent.collab.ended") == 1
 
 
-async def test_a_stranger_says_and_reads_nothing_and_fills_no_thread(
+async def test_strangers_and_messages_beyond_a_bound_are_refused(
     opened: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(threads, "MOST_SAID", 2)
+    monkeypatch.setattr(threads, "MOST_MESSAGES", 3)
     for request in (say(opened, "x", "eve"), listen(opened, "eve"), say(opened, "x", to=["eve"])):
         with pytest.raises(InputError, match="no participant"):
             await request
+    with pytest.raises(TooLarge, match="too large"):
+        await say(opened, "a", value="x" * threads.MOST_MESSAGE_BYTES)
     await say(opened, "a")
     await say(opened, "b")
     with pytest.raises(InputError, match="all that it may"):
         await say(opened, "c")
-
     assert await say(opened, "d", "writer") == 3
-
-
-async def test_a_full_thread_and_a_large_message_are_refused(opened: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "MOST_MESSAGES", 1)
-    with pytest.raises(TooLarge, match="too large"):
-        await say(opened, "a", value="x" * threads.MOST_MESSAGE_BYTES)
-    await say(opened, "a")
     with pytest.raises(InputError, match="full"):
-        await say(opened, "b", "writer")
+        await say(opened, "e", "writer")
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [
-        {"thread": "no uuid"},
-        {"participants": []},
-        {"participants": "ada"},
-        {"participants": ["x" * 201]},
-        {"participants": [f"p{n}" for n in range(51)]},
-        {"title": "x" * 1_001},
-        {"type": 1},
-        {"keep_ms": -1},
-    ],
-)
+    [{"thread": "no uuid"}, {"participants": []}, {"participants": "ada"}, {"participants": ["x" * 201]},
+     {"participants": [f"p{n}" for n in range(51)]}, {"title": "x" * 1_001}, {"type": 1}, {"keep_ms": -1}],
+)  # fmt: skip
 async def test_a_wrong_thread_is_not_opened(ledger: Ledger, wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidTask):
         await open_thread(ledger, **wrong)
-
     assert await keys(ledger, THREADS) == 0
 
 
@@ -200,28 +186,35 @@ async def test_nothing_is_left_of_a_thread_after_its_retention_which_each_messag
 async def test_pages_of_messages_and_threads_come_in_order(opened: Ledger) -> None:
     for n in range(5):
         await say(opened, str(n))
-    first = await opened.database.read(partial(queries.list_messages, body={"thread": ID, "limit": 2}))
-    rest = await opened.database.read(partial(queries.list_messages, body={"thread": ID, "after": first["next"]}))
+    first = await opened.database.read(partial(threads.list_messages, body={"thread": ID, "limit": 2}))
+    rest = await opened.database.read(partial(threads.list_messages, body={"thread": ID, "after": first["next"]}))
 
     assert [row["number"] for row in first["messages"] + rest["messages"]] == [1, 2, 3, 4, 5]
     assert rest["next"] is None
 
 
-async def test_threads_are_found_by_participant_and_binding(ledger: Ledger) -> None:
-    await open_thread(ledger, workflow="w", task="t")
+async def test_threads_are_found_by_participant_binding_and_ticket_and_keep_their_metadata(ledger: Ledger) -> None:
+    other = str(uuid4())
+    await open_thread(ledger, workflow="w", task="t", ticket="SHOP-7", metadata={"team": "blue"})
+    await open_thread(ledger, thread=other, participants=["bob"])
 
-    async def found(**wanted: Any) -> int:
-        return len((await ledger.database.read(partial(queries.list_threads, body=wanted)))["threads"])
+    async def found(**wanted: Any) -> list[Any]:
+        page = await ledger.database.read(partial(threads.list_threads, body=wanted))
+        return [(one["thread"], one["ticket"], one["metadata"]) for one in page["threads"]]
 
-    assert [await found(), await found(participant="ada"), await found(workflow="w"), await found(task="t")] == 4 * [1]
-    assert [await found(participant="eve"), await found(workflow="x"), await found(task="x")] == 3 * [0]
+    assert len(await found()) == 2
+    for binding in ({"participant": "ada"}, {"workflow": "w"}, {"task": "t"}, {"ticket": "SHOP-7"}):
+        assert await found(**binding) == [(ID, "SHOP-7", {"team": "blue"})]
+    assert [await found(participant="eve"), await found(workflow="x"), await found(task="x")] == 3 * [[]]
+    rows = await ledger.database.read(lambda tr: tr.get_range(*THREADS.range(())))
+    assert {THREADS.unpack(key)[0]: row[:2] for key, row in rows} == {ID: b"2[", other: b'["'}
     await ledger.ask(Verb.THREAD_CLOSE, {"thread": ID})
-    assert [await found(open=True), await found()] == [0, 1]
+    assert [len(await found(open=True)), len(await found())] == [1, 2]
 
 
 async def test_a_message_that_could_not_be_read_again_is_refused(opened: Ledger) -> None:
     value: Any = "deep"
-    for _ in range(MOST_LEVELS - 20):  # JSON may be written so deep, and its reader of rows gives up before
+    for _ in range(MAX_JSON_LEVELS - 20):  # JSON may be written so deep, and its reader of rows gives up before
         value = [value]
 
     with pytest.raises(InvalidTask, match="nested too deep"):

@@ -6,11 +6,11 @@ from typing import Any
 
 from coditect.wire.control import Verb
 from coditect.workflow.builder import Workflow
-from dispatcher.coordination.approvals.autonomy import report
+from dispatcher.coordination.approvals import report
 from dispatcher.ledger.audit import autonomy
 from dispatcher.ledger.workflows.queries import approvals
 from tests.unit.dispatcher.ledger.nodes.test_approval_policy import answer, deploying, opened
-from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed
+from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed, one_node
 
 
 async def told(ledger: Ledger) -> dict[str, Any]:
@@ -38,26 +38,16 @@ async def test_what_completes_without_a_person_counts_once(ledger: Ledger) -> No
     assert (found["needed"], found["needed_is_whole"]) == ([], True)
 
 
-async def test_a_person_s_answer_counts_for_task_and_workflow_and_says_why() -> None:
+async def test_a_person_s_answer_counts_for_task_and_workflow_and_an_open_question_is_told() -> None:
     async with opened() as ledger:
-        await ledger.start(deploying(50))
-        await ledger.start(deploying(5), workflow="v")
+        for workflow, share in (("w", 50), ("v", 5), ("open", 50)):
+            await ledger.start(deploying(share), workflow=workflow)
         await answer(ledger, "ship")
         await ledger.play(lambda _: completed())
         found = await told(ledger)
 
     assert found["workflows"] == counts(2, 2, 1)
     assert found["capabilities"] == {"deploy.release": counts(2, 2, 1)}
-    assert needed(found) == [("granted", "large", 1)], "a question that was answered is no second one"
-
-
-async def test_a_question_that_no_person_has_answered_is_one_that_needs_a_person() -> None:
-    async with opened() as ledger:
-        await ledger.start(deploying(50))
-        await ledger.start(deploying(50), workflow="v")
-        await answer(ledger, "ship")
-        found = await told(ledger)
-
     assert needed(found) == [("granted", "large", 1), ("asked", "large", 1)]
 
 
@@ -87,7 +77,7 @@ async def test_a_redrive_takes_the_first_end_back_and_is_a_person_s(ledger: Ledg
     await ledger.start(flow.definition())
     await ledger.play(lambda _: failed())
     first = await told(ledger)
-    ledger.now_ms += 2 * autonomy.HOUR_MS
+    ledger.now_ms += 2 * autonomy.COUNTED_SPAN_MS
     await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "only", "by": "ada"})
     await ledger.play(lambda _: completed())
     found = await told(ledger)
@@ -100,39 +90,29 @@ async def test_a_redrive_takes_the_first_end_back_and_is_a_person_s(ledger: Ledg
     ]
 
 
-async def test_what_is_canceled_counts_nowhere(ledger: Ledger) -> None:
-    flow = Workflow("dropped")
-    flow.task("work", name="only")
-    await ledger.start(flow.definition())
-    await ledger.ask(Verb.CANCEL, {"workflow": "w"})
-
-    assert await told(ledger) == {
-        "workflows": counts(0, 0, 0), "capabilities": {}, "needed": [], "needed_is_whole": True,
-    }  # fmt: skip
-
-
-async def test_a_hand_in_a_sub_workflow_is_one_in_the_workflow_that_was_started(ledger: Ledger) -> None:
+async def test_a_hand_in_a_sub_workflow_counts_for_its_root_and_what_is_canceled_nowhere(ledger: Ledger) -> None:
     child = Workflow("child")
     child.approval("Now?", name="gate")
     flow = Workflow("parent")
     flow.workflow(child, name="inner")
+    await ledger.start(one_node(), workflow="dropped")
+    await ledger.ask(Verb.CANCEL, {"workflow": "dropped"})
+    canceled = await told(ledger)
     await ledger.start(flow.definition())
-    asked = await ledger.database.read(lambda tr: approvals(tr, {}))
-    (row,) = asked["approvals"]
+    (row,) = (await ledger.database.read(lambda tr: approvals(tr, {})))["approvals"]
     await ledger.ask(Verb.ANSWER, {"workflow": row["workflow"], "node": "gate", "granted": True, "by": "ada"})
 
+    assert (canceled["workflows"], canceled["capabilities"], canceled["needed"]) == (counts(0, 0, 0), {}, [])
     assert (await told(ledger))["workflows"] == counts(1, 1, 1)
 
 
 async def test_old_counters_are_removed_by_the_hour(ledger: Ledger) -> None:
-    flow = Workflow("one")
-    flow.task("work", name="only")
-    await ledger.start(flow.definition())
+    await ledger.start_one()
     await ledger.play(lambda _: completed())
-    hour_ms = ledger.now_ms // autonomy.HOUR_MS * autonomy.HOUR_MS
+    hour_ms = ledger.now_ms // autonomy.COUNTED_SPAN_MS * autonomy.COUNTED_SPAN_MS
 
     kept = await ledger.database.run(lambda tr: autonomy.sweep(tr, before_ms=hour_ms))
-    removed = await ledger.database.run(lambda tr: autonomy.sweep(tr, before_ms=hour_ms + autonomy.HOUR_MS))
+    removed = await ledger.database.run(lambda tr: autonomy.sweep(tr, before_ms=hour_ms + autonomy.COUNTED_SPAN_MS))
 
     assert (kept, removed) == (0, 2)
     assert (await told(ledger))["workflows"] == counts(0, 0, 0)

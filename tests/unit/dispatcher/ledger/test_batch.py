@@ -1,8 +1,10 @@
-"""The ledger, batch by batch: what is claimed, recorded, released, and how a workflow ends."""
+"""The ledger, batch by batch: what is recorded and released, what is read at once, and how a workflow ends."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -10,21 +12,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coditect import Retry, Workflow
-from coditect.errors import InputError, InvalidTask, NotFound
+from coditect.errors import InputError, InvalidTask
 from coditect.model.result import Outcome, Status
-from coditect.wire.claims import Claim, Verdict
 from coditect.wire.control import Verb
 from coditect.wire.json import loads
-from coditect.workflow.definition import After, Call, Definition, Node, OnFailure
+from coditect.workflow.definition import MOST_ELEMENTS, After, Call, Definition, From, Node, OnFailure
+from coditect.workflow.documents.document import node_document
 from coditect.workflow.graph import graph_of
-from coditect.workflow.reference import From
 from coditect.workflow.states import TaskState, WorkflowState
-from dispatcher.ledger import outbox, timers
-from dispatcher.ledger.commands import Asked, Claimed, Due, Lost, NoQueue
+from dispatcher.ledger import outbox, values, versions
+from dispatcher.ledger.commands import Asked, Look, Lost, NoQueue, Proposed
+from dispatcher.ledger.definitions import Definitions
 from dispatcher.ledger.effects import NodeKey, Publication
-from dispatcher.ledger.nodes.inputs import RESULT, value_of
-from dispatcher.store.memory import MemoryDatabase
-from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed
+from dispatcher.ledger.handlers.requests import LEDGER_VERBS, Query
+from dispatcher.ledger.keyspace import VALUES
+from dispatcher.ledger.nodes.inputs import FAILURE, INPUT, RESULT, body_at
+from dispatcher.ledger.unit_of_work import MOST_AHEAD
+from dispatcher.ledger.workflows import recover
+from dispatcher.ledger.workflows.queries import result
+from dispatcher.ledger.workflows.status import status
+from dispatcher.store.memory import MemoryDatabase, View
+from tests.unit.dispatcher.ledger.workflows.restored import Played
+from tests.unit.dispatcher.lone_ledger import Ledger, SlowStore, completed, failed
 from tests.unit.workflow.model import follow, workflow_end
 
 
@@ -37,32 +46,24 @@ def diamond() -> Definition:
     return flow.definition()
 
 
-async def test_values_flow_along_the_edges(ledger: Ledger) -> None:
-    inputs = {}
+async def test_values_flow_along_the_edges_and_the_outbox_empties(ledger: Ledger) -> None:
+    inputs, numbers = {}, []
 
     def act(publication: Publication) -> Outcome:
+        numbers.append(publication.number)
         value = inputs[publication.node_key.node] = loads(publication.task.body)
         return completed(value.get("n", 0) + 1)
 
     await ledger.start(diamond(), {"n": 1})
+    waiting = await ledger.database.read(lambda tr: outbox.waiting(tr, 0))
     await ledger.play(act)
+    await ledger.batch()
 
     assert inputs == {"top": {"n": 1}, "left": {"n": 2}, "right": {"n": 7}, "bottom": {"all": [3, 8]}}
     assert await ledger.state() is WorkflowState.COMPLETED
     assert (await ledger.run()).counts == {"completed": 4}
-
-
-async def test_publication_numbers_and_fences_grow_and_the_outbox_empties(ledger: Ledger) -> None:
-    await ledger.start(diamond(), {"n": 1})
-    assert len(await ledger.database.read(lambda tr: outbox.waiting(tr, 0))) == 1
-
-    seen = []
-    await ledger.play(lambda publication: seen.append(publication) or completed(1))  # type: ignore[func-returns-value]
-    await ledger.batch()
-
-    numbers = [publication.number for publication in seen]
-    assert sorted(set(numbers)) == sorted(numbers)
-    assert await ledger.database.read(lambda tr: outbox.waiting(tr, 0)) == []
+    assert len(set(numbers)) == 4
+    assert (len(waiting), await ledger.database.read(lambda tr: outbox.waiting(tr, 0))) == (1, [])
 
 
 @settings(max_examples=60, deadline=None)
@@ -110,18 +111,6 @@ async def test_any_graph_ends_as_the_model_says(seed: int) -> None:
     assert run.counts == Counter(state.value for state in states.values())
 
 
-async def test_late_result_of_an_older_fence_is_refused_and_counted(ledger: Ledger) -> None:
-    await ledger.start(one_node())
-    (first,) = ledger.published
-    claim = await claim_of(ledger, first)
-
-    await ledger.batch(ledger.finished(first, completed("old")))
-
-    assert claim.verdict is Verdict.RUN
-    assert ledger.seen[-1].late == 1
-    assert await ledger.state() is WorkflowState.RUNNING
-
-
 async def test_result_that_comes_again_changes_nothing(ledger: Ledger) -> None:
     await ledger.start(diamond(), {"n": 1})
     (top,) = ledger.published
@@ -134,34 +123,8 @@ async def test_result_that_comes_again_changes_nothing(ledger: Ledger) -> None:
     assert ledger.seen[-1].late == 0
 
 
-def one_node(**options: object) -> Definition:
-    flow = Workflow("one")
-    flow.task("work", name="one", **options)  # type: ignore[arg-type]
-    return flow.definition()
-
-
-async def claim_of(ledger: Ledger, publication: Publication, agent: str = "other-2") -> Claim:
-    (claim,) = await ledger.batch(Claimed(publication.node_key, publication.number, agent))
-    assert isinstance(claim, Claim)
-    return claim
-
-
-async def test_failed_attempt_is_retried_after_its_delay_then_the_node_fails(ledger: Ledger) -> None:
-    await ledger.start(one_node(retry=Retry(max_attempts=2, first="2s")))
-    await ledger.play(lambda _: failed(retryable=True))
-    waiting = await ledger.states()
-    await ledger.pass_time(10)
-    await ledger.play(lambda _: failed(retryable=True))
-
-    assert waiting == {"one": TaskState.RETRY_WAIT}
-    assert await ledger.states() == {"one": TaskState.FAILED}
-    assert await ledger.state() is WorkflowState.FAILED
-    assert (await ledger.node("one")).attempt == 2
-
-
 async def test_publication_that_came_back_waits_and_is_published_again(ledger: Ledger) -> None:
-    await ledger.start(one_node())
-    (publication,) = ledger.published
+    publication = await ledger.start_one()
     await ledger.batch(NoQueue(publication.node_key, publication.number))
     waiting = await ledger.node("one")
     rows = await ledger.database.read(lambda tr: outbox.waiting(tr, 0))
@@ -187,55 +150,25 @@ async def test_without_room_nodes_wait_by_priority_and_are_filled_in(ledger: Led
     assert Counter((await ledger.states()).values()) == {TaskState.PUBLISHED: 4, TaskState.READY: 2}
 
 
-async def test_large_fan_out_is_released_in_several_transactions(ledger: Ledger) -> None:
-    flow = Workflow("fan")
-    top = flow.task("work", name="top")
-    middle = [flow.task("work", after=[top], name=f"m{number}") for number in range(2_500)]
-    flow.task("work", after=middle, name="bottom")
-    await ledger.start(flow.definition())
-
-    await ledger.play(lambda _: completed(1))
-
-    assert await ledger.state() is WorkflowState.COMPLETED
-    assert (await ledger.run()).counts == {"completed": 2_502}
-
-
 async def test_map_becomes_its_elements_and_their_values_a_list(ledger: Ledger) -> None:
     flow = Workflow("map")
-    doubled = flow.map("double", "input", {"n": From("item")}, limit=10, name="doubled")
-    flow.task("sum", {"all": From("results.doubled")}, after=[doubled], name="sum")
-    await ledger.start(flow.definition(), [3, 1, 2])
+    doubled = flow.map("double", "input", {"n": From("item")}, limit=3, name="doubled")
+    flow.task("sum", {"all": From("results.doubled")}, after=[doubled], name="sum", when="length(input) > `0`")
 
     def act(publication: Publication) -> Outcome:
         value = loads(publication.task.body)
         return completed(value["n"] * 2 if "n" in value else value)
 
+    for workflow, items in {"w": [3, 1, 2], "empty": [], "long": [1, 2, 3, 4]}.items():
+        await ledger.start(flow.definition(), items, workflow=workflow)
     await ledger.play(act)
 
-    assert await ledger.state() is WorkflowState.COMPLETED
     assert set(await ledger.states()) == {"doubled", "doubled[0]", "doubled[1]", "doubled[2]", "sum"}
-    result = await ledger.database.read(lambda tr: value_of(tr, NodeKey("w", "sum"), RESULT))
-    assert result == {"all": [6, 2, 4]}
-
-
-async def test_empty_map_completes_at_once_and_a_long_one_fails(ledger: Ledger) -> None:
-    flow = Workflow("map")
-    flow.map("double", "input", limit=2, name="doubled")
-    await ledger.start(flow.definition(), [], workflow="empty")
-    await ledger.start(flow.definition(), [1, 2, 3], workflow="long")
-
-    assert await ledger.state("empty") is WorkflowState.COMPLETED
-    assert await ledger.state("long") is WorkflowState.FAILED
+    assert await ledger.value("sum") == {"all": [6, 2, 4]}
+    assert await ledger.states("empty") == {"doubled": TaskState.COMPLETED, "sum": TaskState.SKIPPED}
     assert (await ledger.node("doubled", "long")).reason == "expression"
-
-
-async def test_condition_that_does_not_hold_skips(ledger: Ledger) -> None:
-    flow = Workflow("when")
-    flow.task("work", when="input.wanted", name="maybe")
-    await ledger.start(flow.definition(), {"wanted": False})
-
-    assert await ledger.states() == {"maybe": TaskState.SKIPPED}
-    assert await ledger.state() is WorkflowState.COMPLETED
+    ends = [await ledger.state(workflow) for workflow in ("w", "empty", "long")]
+    assert ends == [WorkflowState.COMPLETED, WorkflowState.COMPLETED, WorkflowState.FAILED]
 
 
 async def test_approval_is_granted_denied_or_times_out_once(ledger: Ledger) -> None:
@@ -276,27 +209,19 @@ async def test_cancel_ends_everything_and_tells_the_agents(ledger: Ledger) -> No
     assert ledger.seen[-1].late == 1
 
 
-async def test_what_is_claimed_and_canceled_in_one_batch_is_not_published(ledger: Ledger) -> None:
+async def test_what_is_claimed_twice_or_canceled_in_a_batch_is_published_once(ledger: Ledger) -> None:
     body = {"name": "one", "count": 1, "nodes": {"one": {"task": "work"}}}
     kept, gone = ({"workflow": workflow} for workflow in ("kept", "gone"))
-
     await ledger.batch(Asked(Verb.START, body | gone), Asked(Verb.START, body | kept), Asked(Verb.CANCEL, gone))
-    rows = await ledger.database.read(lambda tr: outbox.waiting(tr, 0))
-
-    assert [one.node_key.workflow for one in ledger.published] == ["kept"]
-    assert [row.workflow for row in rows] == ["kept"]
-    assert await ledger.state("gone") is WorkflowState.CANCELED
-
-
-async def test_what_is_claimed_twice_in_one_batch_is_published_as_the_last(ledger: Ledger) -> None:
-    await ledger.start(one_node())
     (first,) = ledger.published
-
+    rows = await ledger.database.read(lambda tr: outbox.waiting(tr, 0))
     await ledger.batch(Lost(first.node_key, first.number), Lost(first.node_key, first.number + 1))
-    rows = await ledger.database.read(lambda tr: outbox.waiting(tr, 0, after=first.number))
+    later = await ledger.database.read(lambda tr: outbox.waiting(tr, 0, after=first.number))
 
+    assert [row.workflow for row in rows] == [first.node_key.workflow] == ["kept"]
+    assert await ledger.state("gone") is WorkflowState.CANCELED
     assert [one.number for one in ledger.published] == [first.number, first.number + 2]
-    assert [row.publication for row in rows] == [first.number + 2]
+    assert [row.publication for row in later] == [first.number + 2]
 
 
 async def test_paused_workflow_publishes_nothing_until_it_is_resumed(ledger: Ledger) -> None:
@@ -322,65 +247,15 @@ async def test_failed_node_is_redriven_and_its_dependents_go_on(ledger: Ledger) 
     plan = await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "left", "dry_run": True})
     untouched = await ledger.states()
     await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "left", "input": {"n": 40}})
-    inputs = {}
-
-    def act(publication: Publication) -> Outcome:
-        inputs[publication.node_key.node] = loads(publication.task.body)
-        return completed(2)
-
-    await ledger.play(act)
+    played = Played()
+    await ledger.play(played)
 
     assert before["bottom"] is TaskState.FAILED
     assert plan["again"] == ["bottom", "left"]
     assert untouched == before
-    assert inputs == {"left": {"n": 40}, "bottom": {"all": [2, 1]}}
+    assert played.inputs == {"left": {"n": 40}, "bottom": {"all": ["left", 1]}}
     assert await ledger.state() is WorkflowState.COMPLETED
     assert (await ledger.node("left")).fence > fence
-
-
-async def test_failed_workflow_is_resumed_from_its_first_failed_nodes(ledger: Ledger) -> None:
-    flow = Workflow("two")
-    first = [flow.task("work", name=name) for name in ("a", "b")]
-    flow.task("work", after=first, name="c")
-    await ledger.start(flow.definition())
-    await ledger.play(lambda _: failed())
-
-    answer = await ledger.ask(Verb.RESUME, {"workflow": "w"})
-    await ledger.play(lambda _: completed())
-
-    assert answer["again"] == ["a", "b", "c"]
-    assert await ledger.state() is WorkflowState.COMPLETED
-
-
-async def test_elements_that_failed_run_again_with_their_map(ledger: Ledger) -> None:
-    flow = Workflow("map")
-    flow.map("work", "input", {"n": From("item")}, limit=10, name="each")
-    await ledger.start(flow.definition(), [1, 2, 3])
-    await ledger.play(lambda one: failed() if one.node_key.node == "each[1]" else completed(1))
-    ran: list[str] = []
-
-    await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "each"})
-    await ledger.play(lambda one: ran.append(one.node_key.node) or completed(2))  # type: ignore[func-returns-value]
-
-    assert ran == ["each[1]"]
-    assert await ledger.state() is WorkflowState.COMPLETED
-
-
-async def test_unknown_workflow_and_node_are_refused(ledger: Ledger) -> None:
-    with pytest.raises(NotFound):
-        await ledger.ask(Verb.CANCEL, {"workflow": "nobody"})
-
-
-async def test_timer_that_was_replaced_does_nothing(ledger: Ledger) -> None:
-    await ledger.start(one_node(retry=Retry(max_attempts=3, first="2s")))
-    await ledger.play(lambda _: failed(retryable=True))
-    (timer,) = await ledger.database.read(lambda tr: timers.due(tr, 0, ledger.now_ms + 60_000))
-    ledger.now_ms += 60_000
-
-    await ledger.batch(Due(timer))
-    await ledger.batch(Due(timer))
-
-    assert len(ledger.published) == 1
 
 
 async def test_known_key_gives_the_earlier_workflow(ledger: Ledger) -> None:
@@ -394,3 +269,251 @@ async def test_known_key_gives_the_earlier_workflow(ledger: Ledger) -> None:
     assert (first["workflow"], first["new"], again["new"]) == ("w1", True, True)
     assert (other["workflow"], other["new"]) == ("w1", False)
     assert len(ledger.published) == 1
+
+
+def fans(sources: int, dependents: int) -> Definition:
+    """Each source has so many dependents of its own, and all of them come before one node."""
+    flow, last = Workflow("fans"), []
+    for source in range(sources):
+        before = flow.task("work", name=f"s{source:03}")
+        last += [flow.task("work", name=f"d{source:03}_{number:03}", after=[before]) for number in range(dependents)]
+    flow.task("work", name="end", after=last)
+    return flow.definition()
+
+
+async def all_at_once(ledger: Ledger) -> None:
+    """Everything that is published ends in one batch."""
+    published, ledger.published = ledger.published, []
+    await ledger.batch(*(ledger.finished(publication, completed()) for publication in published))
+
+
+@pytest.mark.parametrize("dependents", [1, MOST_AHEAD, MOST_AHEAD + 1, 3 * MOST_AHEAD])
+async def test_a_batch_of_ends_releases_every_dependent(ledger: Ledger, dependents: int) -> None:
+    await ledger.start(fans(3, dependents))
+
+    await all_at_once(ledger)
+    released = Counter(publication.node_key.node.partition("_")[0] for publication in ledger.published)
+    await all_at_once(ledger)
+    (end,) = ledger.published
+    await all_at_once(ledger)
+
+    assert released == {"d000": dependents, "d001": dependents, "d002": dependents}
+    assert end.node_key.node == "end"
+    assert await ledger.state() is WorkflowState.COMPLETED
+
+
+async def test_more_commands_take_no_more_reads(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ledger.database.disk, "the reads of the in-memory store are counted"
+    single: Counter[str] = Counter()
+    get, get_range = View.get, View.get_range
+
+    def counted_get(view: View, key: bytes, snapshot: bool) -> bytes | None:
+        single["get"] += 1
+        return get(view, key, snapshot)
+
+    def counted_range(view: View, *args: object) -> object:
+        single["range"] += 1
+        return get_range(view, *args)  # type: ignore[arg-type]
+
+    async def reads(sources: int, workflow: str) -> Counter[str]:
+        await ledger.start(fans(sources, 1), workflow=workflow)
+        with monkeypatch.context() as patched:
+            patched.setattr(View, "get", counted_get)
+            patched.setattr(View, "get_range", counted_range)
+            patched.setattr(View, "get_many", lambda view, keys, snapshot: [get(view, key, snapshot) for key in keys])
+            patched.setattr(
+                View,
+                "get_ranges",
+                lambda view, ranges, limit, snapshot: [
+                    get_range(view, begin, end, limit, False, snapshot) for begin, end in ranges
+                ],
+            )
+            await all_at_once(ledger)
+        ledger.published.clear()
+        return Counter(single)
+
+    few = await reads(2, "few")
+    single.clear()
+
+    assert await reads(60, "many") == few
+    assert few["get"]
+
+
+@pytest.mark.parametrize(("expressions", "remembers", "waves"), [(False, True, 1), (True, True, 1), (False, False, 4)])
+async def test_an_end_that_releases_one_node_takes_one_round_trip_when_that_node_is_remembered(
+    monkeypatch: pytest.MonkeyPatch, expressions: bool, remembers: bool, waves: int
+) -> None:
+    delays: list[float] = []
+    async with SlowStore((0.001, 0.001)) as database:
+        ledger = await Ledger.open(database)
+        flow = Workflow("chain")
+        last = flow.task("work", name="n0")
+        for number in (1, 2):
+            inputs = {"before": From(f"results.n{number - 1}")} if expressions else {}
+            last = flow.task("work", inputs, name=f"n{number}", after=[last])
+        await ledger.start(flow.definition())
+        if not remembers:
+            ledger.definitions = Definitions()
+        monkeypatch.setattr(database, "_sleep", _noted(delays))
+
+        await all_at_once(ledger)
+
+    assert [publication.node_key.node for publication in ledger.published] == ["n1"]
+    assert sum(delays) == pytest.approx(0.001 * waves)
+
+
+def _noted(delays: list[float]) -> Callable[[float], Awaitable[None]]:
+    async def sleep(seconds: float) -> None:
+        delays.append(seconds)
+
+    return sleep
+
+
+async def test_what_is_made_in_the_turn_is_found_though_it_was_not_there_before(ledger: Ledger) -> None:
+    flow = Workflow("one")
+    flow.task("work", name="only")
+    nodes = {node.name: node_document(node) for node in flow.definition().nodes}
+    start = {"workflow": "w", "name": "one", "count": 1, "nodes": nodes}
+    node_keys = (NodeKey("w", "only"), NodeKey("w", "none"))
+
+    early, _, seen = await ledger.batch(Proposed(node_keys), Asked(Verb.START, start), Look(node_keys))
+
+    assert early == 0
+    assert [shown.node_key for shown in seen] == [NodeKey("w", "only")]
+    await all_at_once(ledger)
+    assert await ledger.state() is WorkflowState.COMPLETED
+
+
+SLOW_SECONDS = (0.002, 0.002)
+TOGETHER = 256
+THOUSANDS = 3_000
+"""Read one after the other they take longer than a transaction may."""
+
+
+@pytest.fixture
+async def slow_ledger() -> AsyncIterator[Ledger]:
+    async with SlowStore(SLOW_SECONDS) as database:
+        yield await Ledger.open(database)
+
+
+async def finish_all(slow_ledger: Ledger) -> None:
+    """Every node that is published completes with its own name, as many in a transaction as a shard's worker takes."""
+    while slow_ledger.published:
+        page, slow_ledger.published = slow_ledger.published[:TOGETHER], slow_ledger.published[TOGETHER:]
+        slow_ledger.confirmed += [one.number for one in page]
+        await slow_ledger.batch(*[slow_ledger.finished(one, completed(one.node_key.node)) for one in page])
+
+
+def mapping(elements: int) -> Definition:
+    flow = Workflow("map")
+    flow.map("work", "input", limit=elements, name="each")
+    return flow.definition()
+
+
+@pytest.mark.proof
+async def test_a_map_of_the_most_elements_ends(slow_ledger: Ledger) -> None:
+    await slow_ledger.start(mapping(MOST_ELEMENTS), [*range(MOST_ELEMENTS)])
+
+    await finish_all(slow_ledger)
+
+    assert await slow_ledger.state() is WorkflowState.COMPLETED
+    told = await slow_ledger.value("each")
+    assert told == [f"each[{number}]" for number in range(MOST_ELEMENTS)]
+
+
+async def test_a_join_over_thousands_sees_their_values(slow_ledger: Ledger) -> None:
+    flow = Workflow("join")
+    before = [flow.task("work", name=f"n{number}") for number in range(THOUSANDS)]
+    flow.task("sum", {"n": From("length(values(results))")}, name="sum", after=before)
+    await slow_ledger.start(flow.definition())
+
+    await finish_all(slow_ledger)
+
+    assert await slow_ledger.state() is WorkflowState.COMPLETED
+    given = await slow_ledger.database.read(lambda tr: body_at(tr, NodeKey("w", "sum"), INPUT))
+    assert given is not None
+    assert loads(given) == {"n": THOUSANDS}
+
+
+async def test_what_is_under_way_is_learnt_by_the_next_owner(slow_ledger: Ledger) -> None:
+    await slow_ledger.start(mapping(THOUSANDS), [*range(THOUSANDS)])
+
+    found = await slow_ledger.database.read(lambda tr: recover.learn(tr, 0))
+
+    assert len(found.in_flight) == THOUSANDS
+
+
+async def test_whatever_is_asked_for_is_told_by_the_page(slow_ledger: Ledger) -> None:
+    flow, limit = Workflow("wide"), 1_000
+    for number in range(2 * limit):
+        flow.task("work", name=f"n{number}")
+    await slow_ledger.start(flow.definition())
+    await finish_all(slow_ledger)
+    for number in range(limit):
+        await slow_ledger.start(mapping(1), [], workflow=f"other-{number}")
+
+    body = {"workflow": "w", "limit": limit, "checkpoint": "n0", "node": "n0"}
+    for verb, query in LEDGER_VERBS.items():
+        if isinstance(query, Query):
+            assert await slow_ledger.database.read(lambda tr, query=query: query.read(tr, body)), verb  # type: ignore[misc]
+    assert await slow_ledger.database.read(status)
+    assert await slow_ledger.database.read(lambda tr: result(tr, {"workflow": "w"}))
+    assert slow_ledger.database.repeated == 0
+
+
+@pytest.mark.parametrize(("kind", "at"), [(RESULT, "each[7]"), (INPUT, "each[7]"), (INPUT, "each")])
+async def test_a_damaged_value_of_a_map_fails_it_and_says_so(slow_ledger: Ledger, kind: str, at: str) -> None:
+    slow_ledger.room = {"work": 0}
+    slow_ledger.goes_on = at != "each"
+    await slow_ledger.start(mapping(20), [*range(20)])
+    if kind == RESULT:
+        await slow_ledger.fill("work", 19)
+        await finish_all(slow_ledger)
+        await slow_ledger.database.run(lambda tr: values.put(tr, values.ValueKey("w", at, kind), b"7"))
+    key = VALUES.pack(("w", at, kind))
+    await slow_ledger.database.run(lambda tr: tr.set(key, versions.VALUE.pack((1, b"\0" * 32, b"x"))))
+    slow_ledger.goes_on = True
+    await slow_ledger.go_on()
+    await slow_ledger.fill("work", 20)
+    if kind == RESULT:
+        last = next(one for one in slow_ledger.published)
+        slow_ledger.published.clear()
+        await slow_ledger.batch(slow_ledger.finished(last, completed(1)))
+    await finish_all(slow_ledger)
+
+    assert await slow_ledger.state() is WorkflowState.FAILED
+    failed = at if kind == INPUT else "each"
+    told = await slow_ledger.value(failed, FAILURE)
+    assert (told["reason"], told["type"]) == ("damaged_value", "DamagedValue")
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.floats(0.0, 0.4))
+async def test_however_slow_reads_are_each_batch_does_what_fits(widths: list[int], seconds: float) -> None:
+    flow = Workflow("fans")
+    for number, width in enumerate(widths):
+        first = flow.task("work", name=f"a{number}")
+        for one in range(width):
+            flow.task("work", {"s": From(f"states.a{number}")}, name=f"b{number}_{one}", after=[first])
+    async with SlowStore((seconds, seconds)) as database:
+        slow_ledger = await Ledger.open(database)
+        await slow_ledger.start(flow.definition())
+        await finish_all(slow_ledger)
+
+        assert await slow_ledger.state() is WorkflowState.COMPLETED
+        assert Counter((await slow_ledger.states()).values()) == {TaskState.COMPLETED: len(widths) + sum(widths)}
+        assert database.repeated == 0
+
+
+async def test_what_follows_is_left_to_others_where_one_transaction_was_too_small(slow_ledger: Ledger) -> None:
+    await slow_ledger.start(mapping(3), [1, 2, 3])
+    slow_ledger.defer_dependents, slow_ledger.goes_on = True, False
+
+    await slow_ledger.batch(*[slow_ledger.finished(one, completed(1)) for one in slow_ledger.published])
+    recorded = (await slow_ledger.states())["each"]
+    slow_ledger.defer_dependents, slow_ledger.goes_on = False, True
+    await slow_ledger.go_on()
+
+    assert recorded is TaskState.WORKING
+    assert await slow_ledger.state() is WorkflowState.COMPLETED
+    assert replace(await slow_ledger.run(), lasts={}).todo == 0

@@ -1,38 +1,51 @@
-"""An earlier dispatcher meets nodes that a later one wrote: it leaves them alone, and does all the rest."""
+"""Stores of an earlier build are worked on; nodes that a later one wrote are left alone, and stop nothing else."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from itertools import pairwise
 from time import monotonic
 from typing import Any
 
 import pytest
+from hypothesis import given
 
-from coditect import Workflow
+from coditect import After, Priority, Retry, Workflow
 from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker
+from coditect.model.result import Outcome
 from coditect.registry.memory import MemoryRegistry
-from coditect.workflow.states import TaskState
-from dispatcher.ledger import outbox, timers
-from dispatcher.ledger.commands import Command, Due, Fill, Finished, Proposed, Rebuild
-from dispatcher.ledger.effects import NodeKey
+from coditect.wire.control import Verb
+from coditect.workflow.definition import Approval, Call, Definition, Each, Node, OnFailure, OnTimeout
+from coditect.workflow.documents.document import node_document
+from coditect.workflow.documents.reader import read_node
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.ledger import outbox, timers, versions
+from dispatcher.ledger.commands import Command, Due, Fill, Finished, Lost, Proposed, Rebuild
+from dispatcher.ledger.definitions import MOST_READ_BYTES, OVERHEAD_BYTES, Caches, Definitions, known
+from dispatcher.ledger.effects import Defined, NodeKey, Publication
 from dispatcher.ledger.keyspace import STATUSES
 from dispatcher.ledger.nodes import claim
 from dispatcher.ledger.ownership import shards
+from dispatcher.ledger.ownership.policy import Policy
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.timers import Timer
-from dispatcher.ledger.unit_of_work import UnitOfWork
+from dispatcher.ledger.unit_of_work import BYTES_PER_STEP, UnitOfWork
 from dispatcher.ledger.versions import STATUS
 from dispatcher.program import DispatcherOptions, running_dispatcher
-from dispatcher.shards import batch, refusals
+from dispatcher.shards import batch, worker
 from dispatcher.shards import timers as timer_service
 from dispatcher.shards.completions import CommandAnswer
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.memory import MemoryDatabase
+from dispatcher.store.transaction import Transaction
 from tests.support import eventually
 from tests.unit.dispatcher.ledger.workflows.test_rebuild import fan
-from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed
+from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed, wide
 from tests.unit.dispatcher.lone_worker import CAPABILITY, ONLY, open_worker, start_of
+from tests.unit.layers import store_of_version_1
+from tests.unit.workflow.graphs import definitions
 
 
 async def rewrite(database: MemoryDatabase, node_key: NodeKey) -> bytes:
@@ -69,12 +82,8 @@ async def test_continuation_that_meets_one_is_passed_over(newer: str) -> None:
         await eventually(lambda: lone.published() == 3)
 
 
-async def test_shard_with_one_under_way_is_opened_and_the_others_are_published(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    flow = Workflow("two")
-    for name in ("newer", "older"):
-        flow.task(CAPABILITY, name=name)
+async def test_shard_with_one_under_way_publishes_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    flow = wide(("newer", "older"), CAPABILITY)
     async with open_worker() as lone:
         await lone.start(flow)
         await eventually(lambda: lone.published() == 2)
@@ -118,9 +127,7 @@ async def test_one_counts_once_however_often_its_shard_is_opened(monkeypatch: py
             assert running.ownership.figures()["newer"] == 1
 
 
-async def test_result_of_one_is_kept_until_the_row_can_be_read(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_result_of_one_is_kept_for_it(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[NodeKey] = []
     record = batch.COMMANDS[Finished]
 
@@ -129,7 +136,7 @@ async def test_result_of_one_is_kept_until_the_row_can_be_read(
         return record(unit, command)
 
     monkeypatch.setattr(batch, "COMMANDS", {**batch.COMMANDS, Finished: count})
-    monkeypatch.setattr(refusals, "PAUSES_OF_KEPT", 1)
+    monkeypatch.setattr(worker, "PAUSES_OF_KEPT", 1)
     async with open_worker() as lone:
         await lone.start()
         await eventually(lambda: lone.published() == 1)
@@ -138,7 +145,7 @@ async def test_result_of_one_is_kept_until_the_row_can_be_read(
         answer: CommandAnswer[Any] = CommandAnswer()
 
         lone.worker.put(Finished(ONLY, lone.flight.fence, lone.flight.publication, completed()), answer)
-        await eventually(lambda: len(tried) > 10 * refusals.MOST_TRIES)
+        await eventually(lambda: len(tried) > 10 * worker.MAX_RESULT_TRIES)
         settled_before = answer.future.done()
         await lone.database.run(lambda tr: tr.set(STATUSES.pack(ONLY), as_it_was))
 
@@ -195,3 +202,205 @@ async def test_ready_one_is_passed_over(ledger: Ledger, command: Command) -> Non
     await ledger.batch(command)
 
     assert [publication.node_key.node for publication in ledger.published] == ["n0001"]
+
+
+async def test_a_store_of_the_build_before_versions_is_worked_to_its_end() -> None:
+    async with MemoryDatabase() as database:
+        await database.run(store_of_version_1.put)
+        step = await database.run(lambda tr: shards.step(tr, "me", 2, count=1))
+        ledger = Ledger(database, step.owned[0], Policy(0), now_ms=1_100_000)
+        waiting = await database.read(lambda tr: outbox.waiting(tr, 0))
+
+        await ledger.go_on()  # the rebuild that was begun
+        await ledger.batch(*[Lost(NodeKey(one.workflow, one.node), one.publication) for one in waiting])
+        await ledger.pass_time(60)  # the retry, and nobody told of what had a limit
+        await ledger.ask(Verb.ANSWER, {"workflow": "w", "node": "gate", "granted": True, "by": "ada"})
+        while ledger.published:
+            await ledger.play(lambda _: completed("done"))
+        ended = {one: await ledger.state(one) for one in "wrxyzc"}
+
+    assert ended == {
+        "w": WorkflowState.COMPLETED,
+        "r": WorkflowState.COMPLETED,
+        "x": WorkflowState.COMPLETED,
+        "y": WorkflowState.FAILED,
+        "z": WorkflowState.FAILED,
+        "c": WorkflowState.CANCELED,
+    }
+
+
+def release(version: int) -> Definition:
+    """A workflow of one name, whose later versions undo in another way, and have a node more."""
+    flow = Workflow("release")
+    last = flow.task("build", {"version": version}, name="build", compensate=f"undo_of_{version}")
+    for number in range(version):
+        last = flow.task(f"step_of_{version}", last.result, name=f"step_{number}")
+    return flow.definition()
+
+
+async def test_running_workflow_keeps_the_definition_it_began_with_over_an_upgrade() -> None:
+    async with MemoryDatabase() as database:
+        before = await Ledger.open(database)
+        await before.start(release(1), workflow="old")
+        begun = before.published
+
+        after = Ledger(database, before.lease, Policy(0), published=begun)  # the next build has nothing in memory
+        await after.start(release(2), workflow="new")
+        ran: dict[str, list[str]] = {"old": [], "new": []}
+
+        def note(one: Publication) -> Outcome:
+            ran[one.node_key.workflow].append(one.task.capability)
+            return failed() if one.node_key.node == "step_0" else completed("built")
+
+        await after.play(note)
+
+    assert ran["old"] == ["build", "step_of_1", "undo_of_1"]
+    assert ran["new"] == ["build", "step_of_2", "undo_of_2"]
+
+
+ROWS: list[tuple[bytes, Node]] = [
+    (b'{"task":"work"}', Node("n", Call("work"))),
+    (
+        b'{"task":"code.review","input":{"a":[{"$from":"input.a"},null,1.5]},"priority":"p0","timeout":"5m",'
+        b'"start_within":"1500ms","deadline":"2d","heartbeat":"45s",'
+        b'"retry":{"max_attempts":2,"first":"250ms","cap":"1h"},"compensate":"code.undo",'
+        b'"after":["a",{"node":"b","on_failure":"skip"},{"node":"c","on_failure":"allow"}],"join":2,"when":"input.b"}',
+        Node(
+            "n",
+            Call(
+                "code.review",
+                {"a": [{"$from": "input.a"}, None, 1.5]},
+                Priority.P0,
+                timeout_ms=300_000,
+                retry=Retry(2, "250ms", "1h"),
+                compensate="code.undo",
+                start_within_ms=1_500,
+                deadline_ms=172_800_000,
+                heartbeat_ms=45_000,
+            ),
+            (After("a"), After("b", OnFailure.SKIP), After("c", OnFailure.ALLOW)),
+            2,
+            "input.b",
+        ),
+    ),
+    (
+        b'{"map":"work","over":"input.list","limit":10000,"input":{"$from":"item"},"priority":"p2","timeout":"30s",'
+        b'"after":["a","b"],"join":"any"}',
+        Node(
+            "n",
+            Each(Call("work", {"$from": "item"}, Priority.P2, timeout_ms=30_000), "input.list", 10_000),
+            (After("a"), After("b")),
+            "any",
+        ),
+    ),
+    (b'{"approval":"Ship it?"}', Node("n", Approval("Ship it?"))),
+    (
+        '{"approval":"Größe ändern?","timeout":"2h","on_timeout":"grant","after":["a"],"when":"input"}'.encode(),
+        Node("n", Approval("Größe ändern?", 7_200_000, OnTimeout.GRANT), (After("a"),), "all", "input"),
+    ),
+]
+"""A row of each kind of node, with the fewest fields and with all; stores hold such rows."""
+
+
+@pytest.mark.parametrize(("row", "node"), ROWS)
+def test_a_node_s_row_stays_as_it_is_to_the_byte(row: bytes, node: Node) -> None:
+    assert versions.NODE_DOCUMENT.pack(node_document(node)) == row
+    assert known(NodeKey("w", "n"), row) == node
+    assert read_node("n", versions.NODE_DOCUMENT.unpack(row)) == node
+
+
+@given(definitions(most=6))
+def test_a_node_is_read_from_its_row_as_it_was(definition: Definition) -> None:
+    for node in definition.nodes:
+        assert known(NodeKey("w", node.name), versions.NODE_DOCUMENT.pack(node_document(node))) == node
+
+
+def test_definitions_take_no_more_than_their_bytes_and_the_oldest_go_first() -> None:
+    definitions = Definitions(most_bytes=2 * (OVERHEAD_BYTES + 10))
+    node_keys = [NodeKey("w", f"n{number}") for number in range(3)]
+    for node_key in (*node_keys[:2], node_keys[0]):  # one that is read again is new
+        definitions.note({node_key: (b"x" * 10, None)})
+    definitions.note({node_keys[2]: (b"y" * 10, None)})
+    kept = [definitions.row(node_key) for node_key in node_keys]
+    definitions.note({node_keys[0]: (b"x" * 10_000, None)})
+
+    assert kept == [b"x" * 10, None, b"y" * 10]
+    assert len(definitions) == 0
+
+
+def test_what_a_node_s_row_says_goes_with_the_row() -> None:
+    definitions, node_key = Definitions(), NodeKey("w", "n")
+    node = Node("n", Call("one"))
+
+    found = []
+    for told in ((b"one", None), (b"one", node), (b"other", None), None):
+        definitions.note({node_key: told})
+        found.append((definitions.row(node_key), definitions.node(node_key)))
+
+    assert found == [(b"one", None), (b"one", node), (b"other", None), (None, None)]
+
+
+def test_of_the_nodes_that_were_read_the_first_are_let_go_by_the_bytes_of_their_rows() -> None:
+    definitions, node = Definitions(), Node("n", Call("one"))
+    large, node_keys = b"x" * (MOST_READ_BYTES // 4), [NodeKey("w", f"n{number}") for number in range(5)]
+    definitions.note(dict.fromkeys(node_keys, (large, node)))
+    too_large = NodeKey("w", "large")
+    kept = [definitions.node(node_key) for node_key in node_keys]
+
+    definitions.note({too_large: (large * 5, node)})
+
+    assert kept == [None, *[node] * 4]
+    assert definitions.row(too_large) == large * 5
+    assert definitions.node(too_large) is None
+
+
+def test_follower_of_a_node_is_known_as_long_as_its_definition_is() -> None:
+    definitions, first, second = Definitions(), NodeKey("w", "first"), NodeKey("w", "second")
+    follows = Node("second", Call("one"), (After("first"),))
+    joins = Node("second", Call("one"), (After("first"), After("other")))
+    large = (bytes(MOST_READ_BYTES), Node("large", Call("one")))
+    found = []
+    for told in ((b"row", follows), (b"row", None), (b"row", joins), (b"row", follows), None, (b"row", follows)):
+        definitions.note({second: told})
+        found.append(definitions.follower(first))
+    definitions.note({NodeKey("w", "large"): large})
+
+    assert found == [second, None, None, second, None, second]
+    assert definitions.follower(first) is None
+
+
+async def test_what_is_remembered_of_a_node_is_not_read_again(ledger: Ledger) -> None:
+    flow = Workflow("two")
+    flow.task("work", {"x": "y" * 1_000}, after=[flow.task("work", name="first")], name="second")
+    await ledger.start(flow.definition())
+    node_key = NodeKey("w", "second")
+    node, row = ledger.definitions.node(node_key), ledger.definitions.row(node_key)
+    assert node is not None
+    assert row is not None
+
+    def look(tr: Transaction, known: Defined | None) -> tuple[Node, int, Mapping[NodeKey, Defined | None]]:
+        caches = Caches()
+        caches.definitions.note({node_key: known})
+        unit = UnitOfWork(tr, ledger.policy, caches, now_ms=0, chance=0.0, room={})
+        return unit.definition(node_key), unit.steps, unit.close().definitions
+
+    found = [await ledger.database.run(partial(look, known=known)) for known in (None, (row, None), (row, node))]
+
+    cost = len(row) // BYTES_PER_STEP
+    assert cost > 0
+    assert found == [(node, cost, {node_key: (row, node)}), (node, cost, {node_key: (row, node)}), (node, 0, {})]
+
+
+async def test_nothing_is_remembered_of_nodes_that_ended() -> None:
+    flow = Workflow("short")
+    first = flow.task("work", name="first")
+    flow.task("work", after=[first], name="second")
+    async with MemoryDatabase() as database:
+        ledger = await Ledger.open(database)
+        await ledger.start(flow.definition())
+        at_first = len(ledger.definitions)
+        await ledger.play(lambda _: completed())
+
+    assert at_first == 2
+    assert len(ledger.definitions) == 0
+    assert ledger.definitions.row(NodeKey("w", "first")) is None

@@ -2,33 +2,46 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
 from coditect import Options
-from coditect.broker.management import ManagementUnavailable
-from coditect.broker.memory import MemoryServer
+from coditect.aio.clock import SystemClock
+from coditect.broker.management import Connection, Management, ManagementUnavailable
+from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.broker.port import connection_names
+from coditect.broker.topology import base_topology
+from coditect.errors import SetupError
+from coditect.messaging.event_publisher import Events
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus, Load
+from coditect.registry.memory import MemoryRegistry
 from coditect.registry.port import Search
 from coditect.testing import State
-from dispatcher.liveness.left_queues import KNOWN_SECONDS
-from dispatcher.liveness.monitor import LOOK_SECONDS, RELIEF_SECONDS, SWEEP_SECONDS
+from dispatcher.ledger.ownership import leases
+from dispatcher.liveness import eviction, monitor, ping
+from dispatcher.liveness.eviction import COUNT_KNOWN_SECONDS, ManagementEvictor, close_owner, evictor
+from dispatcher.liveness.fleet import Fleet
+from dispatcher.liveness.monitor import FLEET_CHECK_SECONDS, LEASE, RELIEF_SECONDS, SWEEP_SECONDS, Monitor
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
-from tests.unit.dispatcher.liveness.watch import Watch, open_watch
+from tests.support import eventually
+from tests.unit.broker.virtual_time import in_virtual_time
+from tests.unit.dispatcher.liveness.watch import ServerEvictor, Watch, open_watch
+from tests.unit.registry.samples import IDLE, make_registration
 from tests.unit.testing.workers import Sleepers
 
 PATIENCE_SECONDS = 5.0
 """Within so long a frozen agent's work is begun elsewhere."""
 
 
-class Stubborn:
+class Stubborn(ServerEvictor):
     """An evictor that fails so many times, and then sees other connections of the process so many times."""
 
     def __init__(self, server: MemoryServer, failures: int = 0, *, others: int = 0) -> None:
-        self._server = server
+        super().__init__(server)
         self.failures = failures
         self._others = others
 
@@ -39,13 +52,7 @@ class Stubborn:
         if self._others:
             self._others -= 1
             return 1
-        return await self._server.evict(process)
-
-    async def queues(self) -> frozenset[str]:
-        return await self._server.queues()
-
-    async def messages(self, queue: str) -> int | None:
-        return await self._server.messages(queue)
+        return await super().evict(process)
 
 
 class InTurn(Stubborn):
@@ -63,32 +70,29 @@ class InTurn(Stubborn):
         return await super().evict(process)
 
 
-async def test_work_of_a_frozen_agent_is_begun_elsewhere_within_five_seconds_and_once() -> None:
+@pytest.mark.parametrize("killed", [False, True], ids=["frozen", "killed"])
+async def test_work_of_an_agent_that_is_gone_is_begun_elsewhere_within_five_seconds_and_once(killed: bool) -> None:
     sleepers = Sleepers()
     async with open_watch([sleepers.agent]) as watch:
-        await watch.dispatcher(evict=watch.fleet.server)
+        monitor = await watch.dispatcher(evict=watch.fleet.server)
         handle = await watch.fleet.submit("sleep.well", 4.0)
         await watch.fleet.advance("1s")
-        (frozen,) = sleepers.started
-        watch.fleet.pause(frozen)
-        frozen_at = watch.fleet.elapsed_seconds
-
+        (gone,) = sleepers.started
+        watch.fleet.kill(gone) if killed else watch.fleet.pause(gone)
+        gone_at = watch.fleet.elapsed_seconds
         while len(sleepers.started) == 1:
             await asyncio.sleep(0.05)
-
-        assert watch.fleet.elapsed_seconds - frozen_at < PATIENCE_SECONDS
-        assert await handle.result(str) == sleepers.started[1] != frozen
-        await watch.fleet.advance(f"{SWEEP_SECONDS + KNOWN_SECONDS + 1}s")
+        assert watch.fleet.elapsed_seconds - gone_at < PATIENCE_SECONDS
+        assert await handle.result(str) == sleepers.started[1] != gone
+        await watch.fleet.advance(f"{SWEEP_SECONDS + COUNT_KNOWN_SECONDS + 1}s")
         assert len(sleepers.started) == 2
-        assert watch.lost["first"] == [AgentId(frozen)]
-        assert watch.told("agent.offline") == [frozen]
-        assert watch.queues(AgentId(frozen)) == []
+        assert monitor.evicted == (not killed), "what was killed is over for the broker, too"
+        assert watch.lost["first"] == watch.told("agent.offline") == [gone]
+        assert watch.queues(AgentId(gone)) == []
 
 
 @pytest.mark.parametrize("others", [0, 1], ids=["all connections listed", "that with its tasks listed late"])
-async def test_work_of_an_agent_that_says_that_it_is_cut_off_is_begun_elsewhere_before_its_lease_ends(
-    others: int,
-) -> None:
+async def test_work_of_an_agent_that_is_cut_off_is_begun_elsewhere_before_its_lease_ends(others: int) -> None:
     sleepers = Sleepers()
     async with open_watch([sleepers.agent]) as watch:
         monitor = await watch.dispatcher(evict=Stubborn(watch.fleet.server, others=others))
@@ -102,7 +106,7 @@ async def test_work_of_an_agent_that_says_that_it_is_cut_off_is_begun_elsewhere_
         while len(sleepers.started) == 1:
             await asyncio.sleep(0.05)
 
-        assert watch.fleet.elapsed_seconds - told_at < LOOK_SECONDS + (1 + others) * RELIEF_SECONDS + 0.3
+        assert watch.fleet.elapsed_seconds - told_at < FLEET_CHECK_SECONDS + (1 + others) * RELIEF_SECONDS + 0.3
         assert (monitor.evicted, watch.lost["first"]) == (1 + others, [])
         assert await handle.result(str) == sleepers.started[1]
 
@@ -161,24 +165,6 @@ async def test_agent_that_registers_again_amid_its_eviction_keeps_what_it_has_ac
 
         assert not monitor.is_gone(frozen)
         assert watch.lost["first"] == watch.told("agent.offline") == []
-
-
-async def test_killed_agent_s_work_is_repeated_once_by_the_broker_alone() -> None:
-    sleepers = Sleepers()
-    async with open_watch([sleepers.agent]) as watch:
-        monitor = await watch.dispatcher(evict=watch.fleet.server)
-        handle = await watch.fleet.submit("sleep.well", 4.0)
-        await watch.fleet.advance("1s")
-        (killed,) = sleepers.started
-        watch.fleet.kill(killed)
-
-        assert await handle.result(str) != killed
-        await watch.fleet.advance(f"{SWEEP_SECONDS + KNOWN_SECONDS + 1}s")
-
-        assert len(sleepers.started) == 2
-        assert watch.lost["first"] == [AgentId(killed)]
-        assert monitor.evicted == 0
-        assert watch.queues(AgentId(killed)) == []
 
 
 async def test_queue_of_a_dead_agent_goes_only_when_it_is_empty() -> None:
@@ -245,30 +231,22 @@ async def _block(watch: Watch) -> None:
     watch.fleet.server.unblock()
 
 
-@pytest.mark.parametrize("fault", [_wipe, _hang, _fail_and_wipe, _wipe_everything, _block])
+async def _forget_one(watch: Watch) -> None:
+    for _ in range(300):
+        await watch.fleet.registry.deregister(watch.fleet.agents[0].id)
+        await watch.fleet.advance("100ms")
+
+
+@pytest.mark.parametrize("fault", [_wipe, _hang, _fail_and_wipe, _wipe_everything, _block, _forget_one])
 async def test_no_fault_of_the_registry_or_the_broker_makes_an_agent_dead(fault: object) -> None:
     sleepers = Sleepers(slots=1)
     async with open_watch([sleepers.agent], replicas=4) as watch:
         monitor = await watch.dispatcher(evict=watch.fleet.server)
         await watch.fleet.advance("5s")
-
         await fault(watch)  # type: ignore[operator]
         await watch.fleet.advance("20s")
-
         assert monitor.lost == monitor.evicted == 0
         assert watch.told("agent.offline") == []
-
-
-async def test_agent_that_cannot_reach_the_registry_but_answers_is_left_alone() -> None:
-    async with open_watch([Sleepers().agent], replicas=1) as watch:
-        monitor = await watch.dispatcher(evict=watch.fleet.server)
-        await watch.fleet.advance("5s")
-
-        for _ in range(300):
-            await watch.fleet.registry.deregister(watch.fleet.agents[0].id)
-            await watch.fleet.advance("100ms")
-
-        assert monitor.lost == 0
 
 
 async def test_frozen_while_the_registry_hangs_is_found_after_it() -> None:
@@ -286,9 +264,7 @@ async def test_frozen_while_the_registry_hangs_is_found_after_it() -> None:
         assert watch.lost["first"] == [frozen.id]
 
 
-async def test_without_an_evictor_the_broker_s_own_patience_decides_and_the_log_says_so_once(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_without_an_evictor_the_broker_s_own_patience_decides(caplog: pytest.LogCaptureFixture) -> None:
     sleepers = Sleepers()
     async with open_watch([sleepers.agent]) as watch:
         with caplog.at_level(logging.WARNING, "dispatcher.liveness.monitor"):
@@ -308,17 +284,15 @@ async def test_without_an_evictor_the_broker_s_own_patience_decides_and_the_log_
         assert len(warned) == 1
 
 
-async def test_eviction_that_fails_is_tried_again() -> None:
-    sleepers = Sleepers()
-    async with open_watch([sleepers.agent]) as watch:
-        monitor = await watch.dispatcher(evict=Stubborn(watch.fleet.server, failures=3))
+@pytest.mark.parametrize("failures", [3, 1_000])
+async def test_eviction_that_fails_is_tried_again_and_the_agent_is_gone_anyhow(failures: int) -> None:
+    async with open_watch([Sleepers().agent]) as watch:
+        monitor = await watch.dispatcher(evict=Stubborn(watch.fleet.server, failures=failures))
         await watch.fleet.advance("2s")
         (frozen,) = watch.fleet.pause(watch.fleet.agents[0].id)
-
         await watch.fleet.advance("9s")
-
         assert watch.lost["first"] == [frozen.id]
-        assert monitor.evicted == 1
+        assert monitor.evicted == (failures == 3)
 
 
 async def test_agent_that_is_cut_off_is_evicted_although_another_one_is_meanwhile() -> None:
@@ -339,20 +313,7 @@ async def test_agent_that_is_cut_off_is_evicted_although_another_one_is_meanwhil
         assert offline.data["connections"] == 1
 
 
-async def test_agent_is_gone_though_its_eviction_never_works() -> None:
-    async with open_watch([Sleepers().agent]) as watch:
-        await watch.dispatcher(evict=Stubborn(watch.fleet.server, failures=1_000))
-        await watch.fleet.advance("2s")
-        (frozen,) = watch.fleet.pause(watch.fleet.agents[0].id)
-
-        await watch.fleet.advance("9s")
-
-        assert watch.lost["first"] == [frozen.id]
-
-
-async def test_agent_is_found_dead_although_each_transaction_of_the_store_takes_long(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_agent_is_found_dead_although_the_store_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     run = MemoryDatabase.run
 
     async def slow(database: MemoryDatabase, body: Callable[[Transaction], object]) -> object:
@@ -398,3 +359,222 @@ async def test_when_the_one_that_acts_ends_in_the_middle_the_other_acts_in_its_p
         assert second.leads
         assert second.evicted == 1
         assert watch.lost["second"] == [frozen.id]
+
+
+MANY_STEPS = 120
+"""Of the event loop: an agent is found, pinged, cut off, and its queues removed within fewer."""
+
+
+@pytest.fixture
+def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the monitor waits for is over in a step of the event loop."""
+    monkeypatch.setattr(monitor, "FLEET_CHECK_SECONDS", 0)
+    monkeypatch.setattr(monitor, "EVICTION_PAUSES", (0, 0))
+    monkeypatch.setattr(eviction, "TIDY_PAUSES", (0, 0))
+    monkeypatch.setattr(ping, "PONG_SECONDS", 0)
+
+
+class Watched:
+    """A monitor over one agent that does not answer; broker and store outlive it."""
+
+    def __init__(self, broker: MemoryBroker, database: MemoryDatabase) -> None:
+        self.broker = broker
+        self.database = database
+        self.lost: list[AgentId] = []
+
+    async def watch(self, lease_seconds: float = 0.001) -> None:
+        registry = MemoryRegistry()
+        await registry.register(make_registration(), IDLE, lease_seconds=lease_seconds)
+        await self.database.run(lambda tr: leases.renew(tr, "first", 1))
+        events = Events(self.broker, SystemClock(), source="/dispatcher")
+        fleet = Fleet(registry)
+        async with Monitor(
+            fleet, self.broker, events, self.database, owner="first", evict=None, on_gone=self.lost.append
+        ):
+            await asyncio.Event().wait()
+
+    async def canceled(self, steps: int, *again: int) -> asyncio.Task[None]:
+        """Watches for so many steps of the event loop; then is canceled, and again after some more."""
+        watching = asyncio.create_task(self.watch())
+        for count in (steps, *again):
+            for _ in range(count):
+                await asyncio.sleep(0)
+            watching.cancel()
+        await asyncio.wait([watching], timeout=5)
+        return watching
+
+    async def consumers(self) -> int:
+        stats = await self.broker.stats("reply.monitor-first")
+        return 0 if stats is None else stats.consumers
+
+    async def leader(self) -> str:
+        return (await self.database.read(lambda tr: leases.read(tr, LEASE))).owner
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[Watched]:
+    async with MemoryDatabase() as database, MemoryBroker(MemoryServer(), name="first") as broker:
+        await broker.declare(base_topology())
+        before = asyncio.all_tasks()
+        yield Watched(broker, database)
+        assert asyncio.all_tasks() == before, "no task is left"
+
+
+@pytest.mark.usefixtures("without_pauses")
+async def test_monitor_that_is_canceled_at_any_step_ends_and_leaves_nothing() -> None:
+    for steps in range(MANY_STEPS):
+        async with opened() as watched:
+            watching = await watched.canceled(steps)
+
+            assert watching.cancelled(), steps
+            assert (await watched.consumers(), await watched.leader()) == (0, ""), steps
+
+
+@pytest.mark.usefixtures("without_pauses")
+async def test_monitor_that_is_canceled_after_it_lost_an_agent_leaves_nothing() -> None:
+    async with opened() as watched:
+        watching = asyncio.create_task(watched.watch(lease_seconds=0.5))
+        await eventually(lambda: bool(watched.lost))
+        watching.cancel()
+        await asyncio.wait([watching], timeout=5)
+
+        assert watching.cancelled()
+        assert (await watched.consumers(), await watched.leader()) == (0, "")
+
+
+@pytest.mark.usefixtures("without_pauses")
+@pytest.mark.parametrize("again", range(6))
+async def test_monitor_that_is_canceled_again_while_it_ends_leaves_no_task(again: int) -> None:
+    for steps in range(again % 4, MANY_STEPS, 8):
+        async with opened() as watched:
+            watching = await watched.canceled(steps, again)
+
+            assert watching.cancelled(), steps
+            assert await watched.consumers() == 0, steps
+
+
+class Listing(Management):
+    """The management API of a broker with these connections."""
+
+    def __init__(self, *connections: Connection) -> None:
+        super().__init__("http://localhost")
+        self.open_connections = list(connections)
+        self.listed = 0
+        self.down = False
+
+    async def connections(self) -> tuple[Connection, ...]:
+        self.listed += 1
+        await asyncio.sleep(0.01)
+        if self.down:
+            raise ManagementUnavailable("The broker's management API does not answer")
+        return tuple(self.open_connections)
+
+    async def queues(self, vhost: str) -> frozenset[str]:
+        if self.down:
+            raise ManagementUnavailable("The broker's management API does not answer")
+        return frozenset()
+
+    async def close(self, connection: Connection, *, reason: str) -> bool:
+        if connection not in self.open_connections:
+            return False
+        self.open_connections.remove(connection)
+        return True
+
+
+def connections_of(*processes: str) -> list[Connection]:
+    return [Connection(f"{name}!", name) for process in processes for name in connection_names(process)]
+
+
+@in_virtual_time
+async def test_only_the_process_of_exactly_this_name_is_closed() -> None:
+    api = Listing(*connections_of("worker-1", "worker-11", "my worker-1"), Connection("x", ""))
+
+    assert await ManagementEvictor(api, "/").evict("worker-1") == 2
+
+    assert api.open_connections == [*connections_of("worker-11", "my worker-1"), Connection("x", "")]
+
+
+@pytest.mark.parametrize("down", [False, True])
+@in_virtual_time
+async def test_many_at_once_share_listings_that_began_after_they_asked_and_their_failures(down: bool) -> None:
+    names = [f"worker-{number}" for number in range(50)]
+    api = Listing(*connections_of(*names))
+    api.down = down
+    evict = ManagementEvictor(api, "/")
+    closed = await asyncio.gather(*(evict.evict(name) for name in names), return_exceptions=True)
+    api.down = False
+
+    assert [type(one) if down else one for one in closed] == [ManagementUnavailable if down else 2] * 50
+    assert api.listed <= 2
+    assert await evict.evict("worker-1") == (2 if down else 0)
+
+
+@pytest.mark.parametrize("asks_last", ["connections", "queues"])
+@in_virtual_time
+async def test_failure_is_told_once_and_its_end_once(asks_last: str, caplog: pytest.LogCaptureFixture) -> None:
+    api = Listing()
+    evict = ManagementEvictor(api, "/")
+    with caplog.at_level(logging.INFO, "dispatcher.liveness.eviction"):
+        for api.down in (True, True, True):
+            for asked in (evict.evict("worker-1"), evict.queues()):
+                with suppress(ManagementUnavailable):
+                    await asked
+        api.down = False
+        for _ in range(2):
+            await (evict.queues() if asks_last == "queues" else evict.evict("worker-1"))
+
+    told = [one.levelno for one in caplog.records if one.name == "dispatcher.liveness.eviction"]
+    assert told == [logging.WARNING, logging.INFO]
+
+
+@in_virtual_time
+async def test_former_owner_is_looked_for_twice_because_the_list_is_late() -> None:
+    api = Listing()
+    closing = asyncio.create_task(close_owner(ManagementEvictor(api, "/"), "ada"))
+    await asyncio.sleep(1)
+    api.open_connections += connections_of("ada")
+
+    assert await closing == 2
+
+
+class Hanging:
+    async def evict(self, process: str) -> int:
+        await asyncio.sleep(1_000)
+        return 2
+
+    async def queues(self) -> frozenset[str]:
+        return frozenset()
+
+    async def messages(self, queue: str) -> int | None:
+        return None
+
+
+@in_virtual_time
+async def test_taking_over_never_fails_and_never_waits_for_ever() -> None:
+    began = asyncio.get_running_loop().time()
+    down = Listing()
+    down.down = True
+
+    assert await close_owner(None, "ada") == 0
+    assert await close_owner(ManagementEvictor(down, "/"), "ada") == 0
+    assert await close_owner(ManagementEvictor(down, "/"), "") == 0
+    assert await close_owner(Hanging(), "ada") == 0
+
+    assert asyncio.get_running_loop().time() - began < 20
+
+
+@in_virtual_time
+async def test_the_memory_broker_is_its_own_evictor() -> None:
+    server = MemoryServer()
+    async with MemoryBroker(server, name="worker-1") as doomed, MemoryBroker(server, name="worker-2") as other:
+        assert await server.evict("worker-1") == 1
+
+        assert (doomed.connected, other.connected) == (False, True)
+        await asyncio.sleep(1)
+        assert doomed.connected
+
+
+def test_without_the_setting_there_is_no_evictor_and_a_wrong_one_is_refused() -> None:
+    assert evictor(None, "/") is None
+    with pytest.raises(SetupError):
+        evictor("localhost", "/")

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from coditect import Agent
 from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
-from coditect.broker.memory import MemoryBroker
+from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.messaging.event_publisher import Events
 from coditect.model.ids import AgentId
 from coditect.testing import TestFleet
+from coditect.wire import routing
 from dispatcher.ledger.ownership import leases
 from dispatcher.liveness.eviction import Evictor
 from dispatcher.liveness.fleet import Fleet
@@ -72,8 +73,24 @@ class Watch:
 
     def queues(self, agent: AgentId) -> list[str]:
         """Which of the agent's own queues there are."""
-        names = (f"agent.{agent}.mail", f"agent.{agent}.tasks", f"agent.{agent}.next", f"reply.{agent}")
+        names = (f"agent.{agent}.mail", f"agent.{agent}.tasks", f"agent.{agent}.next", routing.agent_replies(agent))
         return [name for name in names if self.fleet.server.find(name) is not None]
+
+
+class ServerEvictor:
+    """The evictor that the broker in memory is, for those who change a part of it."""
+
+    def __init__(self, server: MemoryServer) -> None:
+        self._server = server
+
+    async def evict(self, process: str) -> int:
+        return await self._server.evict(process)
+
+    async def queues(self) -> frozenset[str]:
+        return await self._server.queues()
+
+    async def messages(self, queue: str) -> int | None:
+        return await self._server.messages(queue)
 
 
 @asynccontextmanager

@@ -1,24 +1,36 @@
-"""What becomes of an answer that cannot be sent."""
+"""What becomes of requests and answers that cannot be sent, and who hears of events."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import inf
 from typing import Any, cast
 
 import pytest
 
+from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
+from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Broker, Delivery
+from coditect.broker.topology import base_topology
 from coditect.errors import InvalidTask, NotFound, Overloaded, SetupError, TooLarge
+from coditect.messaging.event_publisher import Events
+from coditect.messaging.event_stream import EventStreams
 from coditect.model.message import Message
-from coditect.wire import routing
-from coditect.wire.addresses.return_addresses import ReturnAddresses
+from coditect.model.result import Failure
+from coditect.wire import control_messages, routing
 from coditect.wire.control import Verb, request
-from coditect.wire.json import MOST_LEVELS, loads
+from coditect.wire.control_messages import LogLevelOrder
+from coditect.wire.json import MAX_JSON_LEVELS, loads
+from coditect.wire.routing import ReturnAddresses
 from coditect.wire.tasks import read_result
 from dispatcher.ledger.commands import Asked, Command
+from dispatcher.requests.interest import hearing_listeners
 from dispatcher.requests.server import RequestServer
 from dispatcher.shards.completions import Settle
 from tests.support import eventually
@@ -53,92 +65,77 @@ class Request:
         self.settled.append("requeue")
 
 
+@asynccontextmanager
+async def serving(
+    broker: Narrow, *, database: Any = None, workers: Any = None, rebuild: Any = None
+) -> AsyncIterator[RequestServer]:
+    async with Supervisor() as background:
+        yield RequestServer(
+            cast("Broker", broker), database, workers, background, addresses=ReturnAddresses(), rebuild=rebuild
+        )
+
+
+def refusal(broker: Narrow) -> Failure:
+    """What the one answer says."""
+    (message,) = broker.published
+    failure = read_result(message).failure
+    assert failure is not None
+    return failure
+
+
+def asking(verb: Verb, body: Any) -> Request:
+    return Request(request(verb, body, reply_to="reply.me", correlation_id="c"))
+
+
+def arrived(control: RequestServer, asked: Request) -> None:
+    control.arrived(cast("Delivery", asked))
+
+
 async def answered(broker: Narrow, answer: Any) -> Request:
     request = Request()
-    async with Supervisor() as background:
-        control = RequestServer(
-            cast("Broker", broker),
-            cast("Any", None),
-            cast("Any", None),
-            background,
-            addresses=ReturnAddresses(),
-            rebuild=cast("Any", None),
-        )
+    async with serving(broker) as control:
         control.answer(cast("Delivery", request), answer)
         await eventually(lambda: request.settled)
     return request
 
 
-async def test_answer_that_the_broker_never_takes_is_a_refusal_that_says_so() -> None:
-    broker = Narrow()
+async def test_answer_that_can_never_be_sent_is_a_refusal_that_says_so_and_its_request_does_not_come_again() -> None:
+    deep: Any = None
+    for _ in range(MAX_JSON_LEVELS):
+        deep = [deep]
+    for value, kind in (("x" * 2_000, "TooLarge"), (deep, "InvalidTask")):
+        broker = Narrow()
+        request = await answered(broker, {"state": "completed", "value": value})
 
-    request = await answered(broker, {"attempts": ["x" * 2_000]})
-
-    (message,) = broker.published
-    failure = read_result(message).failure
-    assert failure is not None
-    assert (failure.type, failure.fix) == ("TooLarge", "ask for less: one node, or a page")
-    assert request.settled == ["ack"]
-
-
-async def test_answer_that_no_message_can_carry_is_a_refusal_and_its_request_does_not_come_again() -> None:
-    value: Any = None
-    for _ in range(MOST_LEVELS):
-        value = [value]
-    broker = Narrow()
-
-    request = await answered(broker, {"state": "completed", "value": value})
-
-    (message,) = broker.published
-    failure = read_result(message).failure
-    assert failure is not None
-    assert (failure.type, failure.retryable) == ("InvalidTask", False)
-    assert request.settled == ["ack"]
+        failure = refusal(broker)
+        assert (failure.type, failure.retryable, request.settled) == (kind, False, ["ack"])
+        if kind == "TooLarge":
+            assert failure.fix == "ask for less: one node, or a page"
 
 
 async def test_request_of_a_newer_version_is_refused() -> None:
     newer = replace(request(Verb.STATUS, {}, reply_to="reply.me", correlation_id="c"), type="coditect.control.v2")
     broker, request_ = Narrow(), Request(newer)
-    async with Supervisor() as background:
-        control = RequestServer(
-            cast("Broker", broker),
-            cast("Any", None),
-            cast("Any", None),
-            background,
-            addresses=ReturnAddresses(),
-            rebuild=cast("Any", None),
-        )
-        control.arrived(cast("Delivery", request_))
+    async with serving(broker) as control:
+        arrived(control, request_)
         await eventually(lambda: request_.settled)
 
-    (message,) = broker.published
-    failure = read_result(message).failure
-    assert failure is not None
+    failure = refusal(broker)
     assert (failure.type, failure.retryable, request_.settled) == ("InvalidTask", False, ["ack"])
     assert failure.message == "This is no request to the control plane"
 
 
 async def test_request_on_which_its_handler_breaks_is_answered_and_leaves_the_queue() -> None:
     class Breaking:
-        async def ask(self, body: Any) -> Any:
+        async def read(self, body: Any) -> Any:
             raise TypeError("unhashable type")
 
-    broker, request_ = Narrow(), Request(request(Verb.DEAD, {}, reply_to="reply.me", correlation_id="c"))
-    async with Supervisor() as background:
-        control = RequestServer(
-            cast("Broker", broker),
-            cast("Any", Breaking()),
-            cast("Any", None),
-            background,
-            addresses=ReturnAddresses(),
-            rebuild=cast("Any", None),
-        )
-        control.arrived(cast("Delivery", request_))
+    broker, request_ = Narrow(), asking(Verb.DEAD, {})
+    async with serving(broker, database=Breaking()) as control:
+        arrived(control, request_)
         await eventually(lambda: request_.settled)
 
-    (message,) = broker.published
-    failure = read_result(message).failure
-    assert failure is not None
+    failure = refusal(broker)
     assert (failure.type, request_.settled) == ("CoditectError", ["ack"])
 
 
@@ -159,26 +156,14 @@ class Workers:
         return True
 
 
-def server_of(broker: Narrow, workers: Workers, background: Supervisor) -> RequestServer:
-    return RequestServer(
-        cast("Broker", broker),
-        cast("Any", None),
-        cast("Any", workers),
-        background,
-        addresses=ReturnAddresses(),
-        rebuild=cast("Any", None),
-    )
-
-
 ID = "019b76da-a800-7000-b7f0-7d4a2d10dbae"
 
 
 async def test_trace_in_the_body_of_a_submission_is_not_believed() -> None:
     workers = Workers()
-    async with Supervisor() as background:
-        control = server_of(Narrow(), workers, background)
+    async with serving(Narrow(), workers=workers) as control:
         body = {"workflow": ID, "name": "one", "trace": {"priority": "p0"}}  # would be a keyword of the nodes' tasks
-        control.arrived(cast("Delivery", Request(request(Verb.START, body, reply_to="reply.me", correlation_id="c"))))
+        arrived(control, asking(Verb.START, body))
 
     assert workers.taken == [Asked(Verb.START, {**body, "trace": {}}, "")]
 
@@ -187,18 +172,13 @@ async def test_trace_in_the_body_of_a_submission_is_not_believed() -> None:
     "given", ["w", "zzz", ID.upper(), ID.replace("-", ""), f"{{{ID}}}", f"urn:uuid:{ID}", ID + "\n", "ü" * 300]
 )
 async def test_workflow_that_is_named_by_no_uuid_is_refused_at_the_door(given: str) -> None:
-    broker, workers, messages = Narrow(), Workers(), []
-    async with Supervisor() as background:
-        control = server_of(broker, workers, background)
+    broker, workers = Narrow(), Workers()
+    async with serving(broker, workers=workers) as control:
         for workflow in (given, ID):
-            body = {"workflow": workflow, "name": "one"}
-            messages.append(Request(request(Verb.START, body, reply_to="reply.me", correlation_id="c")))
-            control.arrived(cast("Delivery", messages[-1]))
+            arrived(control, asking(Verb.START, {"workflow": workflow, "name": "one"}))
         await eventually(lambda: broker.published)
 
-    (message,) = broker.published
-    failure = read_result(message).failure
-    assert failure is not None
+    failure = refusal(broker)
     assert (failure.type, failure.message) == ("InvalidTask", "The id of a workflow is a UUID")
     assert workers.taken == [Asked(Verb.START, {"workflow": ID, "name": "one"})]
 
@@ -215,13 +195,12 @@ async def test_request_that_cannot_be_handed_on_is_refused_and_does_not_come_aga
             await super().publish(message, **to)
 
     broker = Strict()
-    asked = Request(request(Verb.CANCEL, {"workflow": ID}, reply_to="reply.me", correlation_id="c"))
-    async with Supervisor() as background:
-        server_of(broker, Elsewhere(), background).arrived(cast("Delivery", asked))
+    asked = asking(Verb.CANCEL, {"workflow": ID})
+    async with serving(broker, workers=Elsewhere()) as control:
+        arrived(control, asked)
         await eventually(lambda: asked.settled)
 
-    (message,) = broker.published
-    assert read_result(message).failure is not None
+    assert refusal(broker).type == "InvalidTask"
     assert asked.settled == ["ack"]
 
 
@@ -243,19 +222,9 @@ async def test_rebuild_that_is_asked_for_again_while_it_runs_is_done_once_and_to
     broker, workers = Narrow(), Rebuilding()
 
     def asked(control: RequestServer, occasion: str) -> None:
-        body = {"shard": 0, "occasion": occasion}
-        message = request(Verb.REBUILD, body, reply_to="reply.me", correlation_id="c")
-        control.arrived(cast("Delivery", Request(message)))
+        arrived(control, asking(Verb.REBUILD, {"shard": 0, "occasion": occasion}))
 
-    async with Supervisor() as background:
-        control = RequestServer(
-            cast("Broker", broker),
-            cast("Any", None),
-            cast("Any", workers),
-            background,
-            addresses=ReturnAddresses(),
-            rebuild=workers.rebuild,
-        )
+    async with serving(broker, workers=workers, rebuild=workers.rebuild) as control:
         for _ in range(3):
             asked(control, "one")
         await eventually(lambda: workers.occasions)
@@ -281,15 +250,7 @@ async def test_answer_that_can_never_be_sent_makes_no_request_come_again(reply_t
             raise error
 
     requests = [Request(Message(b"{}", message_id=str(number), reply_to=reply_to)) for number in range(3)]
-    async with Supervisor() as background:
-        control = RequestServer(
-            cast("Broker", Closed()),
-            cast("Any", None),
-            cast("Any", None),
-            background,
-            addresses=ReturnAddresses(),
-            rebuild=cast("Any", None),
-        )
+    async with serving(Closed()) as control:
         for one in requests:
             control.answer(cast("Delivery", one), {})
             await eventually(lambda one=one: one.settled)  # type: ignore[misc]
@@ -301,10 +262,10 @@ async def test_answer_that_can_never_be_sent_makes_no_request_come_again(reply_t
 async def test_a_request_that_expires_is_to_be_done_before_its_sender_stops_waiting() -> None:
     workers, loop = Workers(), asyncio.get_running_loop()
     message = request(Verb.LOCK_ACQUIRE, {"ticket": "1"}, reply_to="reply.me", correlation_id="c")
-    async with Supervisor() as background:
-        control, begun = server_of(Narrow(), workers, background), loop.time()
+    async with serving(Narrow(), workers=workers) as control:
+        begun = loop.time()
         for expiration_ms in (2_000, None):
-            control.arrived(cast("Delivery", Request(replace(message, expiration_ms=expiration_ms))))
+            arrived(control, Request(replace(message, expiration_ms=expiration_ms)))
         ended = loop.time()
 
     expiring, lasting = (command for command in workers.taken if isinstance(command, Asked))
@@ -312,17 +273,66 @@ async def test_a_request_that_expires_is_to_be_done_before_its_sender_stops_wait
     assert lasting.until == inf
 
 
-async def test_a_release_by_force_that_arrives_again_is_the_same_request_and_takes_no_lock_from_the_next_holder() -> (
-    None
-):
+async def test_a_release_by_force_that_arrives_again_is_the_same_request() -> None:
     workers = Workers()
-    async with Supervisor() as background:
-        control = server_of(Narrow(), workers, background)
+    async with serving(Narrow(), workers=workers) as control:
         for body in ({"resource": "x", "reason": "it hangs"}, {"agent": "a", "reason": "it hangs"}, {"ticket": "1"}):
             for _ in range(2):
                 message = request(Verb.LOCK_RELEASE, body, reply_to="reply.me", correlation_id=f"c{len(body)}")
-                control.arrived(cast("Delivery", Request(message)))
+                arrived(control, Request(message))
 
     identities = [command.identity for command in workers.taken if isinstance(command, Asked)]
     assert identities[0::2] == identities[1::2]
     assert [identity != "" for identity in identities[0::2]] == [True, True, False]
+
+
+async def test_what_was_muted_is_told_to_whoever_begins_to_listen() -> None:
+    server = MemoryServer()
+    async with MemoryBroker(server) as broker, MemoryBroker(server) as other:
+        await broker.declare(base_topology())
+        events = Events(broker, SystemClock(), source="/dispatcher")
+        async with hearing_listeners(broker, events, owner="d"):
+            events.emit("node.started", subject="nobody hears it")
+            await eventually(lambda: not events.heard("node.started"))
+
+            async with EventStreams(other, name="client").stream("node.*") as stream:
+                await eventually(lambda: events.heard("node.started"))
+                events.emit("node.started", subject="w")
+                event = await asyncio.wait_for(anext(stream), 60)
+
+    assert event.subject == "w"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [control_messages.cancel("t"), replace(control_messages.listen(), type="coditect.listen.v2")],
+    ids=["to agents", "of a newer version"],
+)
+async def test_other_control_messages_are_let_go(message: Message) -> None:
+    server = MemoryServer()
+    async with MemoryBroker(server) as broker:
+        await broker.declare(base_topology())
+        events = Events(broker, SystemClock(), source="/dispatcher")
+        async with hearing_listeners(broker, events, owner="d"):
+            events.emit("node.started")
+            await eventually(lambda: not events.heard("node.started"))
+            await broker.publish(message, exchange=routing.BROADCAST, routing_key="")
+            await eventually(lambda: server.queue("events.d").stats.messages + server.queue("events.d").in_hand == 0)
+
+            assert not events.heard("node.started")
+
+
+async def test_a_log_level_is_set() -> None:
+    logger = logging.getLogger("coditect.messaging.rpc")
+    async with MemoryBroker(MemoryServer()) as broker:
+        await broker.declare(base_topology())
+        events = Events(broker, SystemClock(), source="/dispatcher")
+        async with hearing_listeners(broker, events, owner="d"):
+            for level, number in (("error", logging.ERROR), (None, logging.NOTSET)):
+                order = control_messages.log_level(LogLevelOrder("messaging.rpc", level))
+                await broker.publish(order, exchange=routing.BROADCAST, routing_key="")
+                await eventually(partial(_is_at, logger, number))
+
+
+def _is_at(logger: logging.Logger, level: int) -> bool:
+    return logger.level == level

@@ -1,32 +1,54 @@
-"""RQ's copy is compared with the ledger; what differs twice is mended, what differs once is not."""
+"""RQ's copy is compared with the ledger, and put right when it was told too late."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import AsyncExitStack
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import Any
 
 import pytest
 
-from coditect import Workflow
-from coditect.aio.clock import SystemClock
-from coditect.broker.memory import MemoryBroker, MemoryServer
+from chaos.history import silent
+from chaos.recorder import RecordedDatabase, RecordedGraph
+from coditect import Agent, From, Workflow
 from coditect.broker.topology import base_topology, capability_queues
 from coditect.client.client import Client
-from coditect.client.workflow_run import Run
-from coditect.registry.memory import MemoryRegistry
+from coditect.client.workflow_run import WorkflowRun
+from coditect.model.result import Outcome
+from coditect.model.retry import Retry
+from coditect.testing import TestFleet
+from coditect.wire.control import Verb
+from coditect.workflow.definition import Node
+from coditect.workflow.states import TaskState
 from dispatcher.ledger import unit_of_work
-from dispatcher.ledger.commands import Show
+from dispatcher.ledger.commands import Fill, Proposed, Show
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.ownership.shards import shard_of
 from dispatcher.program import Dispatcher, DispatcherOptions, running_dispatcher
 from dispatcher.scheduling import reconciler
 from dispatcher.scheduling.reconciler import Reconciler
 from dispatcher.shards.worker import ShardWorker
-from dispatcher.store.memory import MemoryDatabase
+from dispatcher.store.memory import Disk, MemoryDatabase
 from dispatcher.taskgraph import projector
 from dispatcher.taskgraph.memory import MemoryTaskGraph
-from dispatcher.taskgraph.port import GraphDifference, Job, JobState, Key, TaskGraphUnavailable, Unfinished
+from dispatcher.taskgraph.port import (
+    MOST_RESULT_BYTES,
+    GraphDifference,
+    Job,
+    JobState,
+    Key,
+    TaskGraphUnavailable,
+    Unfinished,
+    job_state,
+)
+from dispatcher.taskgraph.projector import Projector
+from tests.contract.graph.scene import counted
 from tests.support import eventually
+from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed, wide
+from tests.unit.dispatcher.planes import plane
 
 SHARDS = 2
 
@@ -58,7 +80,7 @@ class Scene:
     """A dispatcher with RQ in memory, and a workflow that waits for a person."""
 
     def __init__(
-        self, dispatcher: Dispatcher, database: MemoryDatabase, graph: Lagging, run: Run, client: Client
+        self, dispatcher: Dispatcher, database: MemoryDatabase, graph: Lagging, run: WorkflowRun, client: Client
     ) -> None:
         self.dispatcher = dispatcher
         self.client = client
@@ -77,43 +99,25 @@ class Scene:
 
 @pytest.fixture
 async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
-    monkeypatch.setattr(reconciler, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(reconciler, "RECOMPARE_SECONDS", 0.01)
     monkeypatch.setattr(reconciler, "SHARE", 1.0)
     monkeypatch.setattr(reconciler, "BATCH", 3)
-    server, registry, graph = MemoryServer(), MemoryRegistry(), Lagging()
+    graph = Lagging()
     flow = Workflow("asks")
     gate = flow.approval("Go on?", name="gate")
     for number in range(8):
         flow.task("work", name=f"n{number}", after=[gate])
-    async with AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-        database = await enter(MemoryDatabase())
-        broker = await enter(MemoryBroker(server, name="dispatcher"))
-        plane = running_dispatcher(
-            broker=broker,
-            registry=registry,
-            clock=SystemClock(),
-            database=database,
-            graph=graph,
-            options=DispatcherOptions(shards=SHARDS),
-        )
-        dispatcher = await enter(plane)
-        mine = await enter(MemoryBroker(server, name="client"))
-        client = await enter(Client(mine, registry, clock=SystemClock(), name="client-test"))
-        await mine.declare(base_topology() + capability_queues("work"))
+    async with plane() as made:
+        dispatcher = await made.dispatcher(graph=graph, shards=SHARDS)
+        client = await made.client()
+        await (await made.broker("agent")).declare(base_topology() + capability_queues("work"))
         run = await client.start(flow)
-        found = Scene(dispatcher, database, graph, run, client)
+        found = Scene(dispatcher, made.database, graph, run, client)
         await eventually(lambda: found.state("n7") is JobState.DEFERRED and found.state("gate") is JobState.SCHEDULED)
         yield found
 
 
-async def test_what_is_as_it_should_be_is_left_alone(scene: Scene) -> None:
-    assert await scene.reconciling.round() == 0
-
-
-async def test_small_workflows_are_compared_together_and_the_queues_are_gone_over_once(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_small_workflows_are_compared_together(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconciler, "BATCH", 100)
     flow = Workflow("small")
     flow.approval("Go on?", name="gate")
@@ -145,33 +149,23 @@ async def test_comparing_takes_its_share_of_the_time_and_no_more(monkeypatch: py
     monkeypatch.setattr(asyncio, "sleep", sleep)
     now = asyncio.get_running_loop().time()
 
-    await reconciler._rest(now - 0.1)
-    await reconciler._rest(now - 100.0)
+    await reconciler._pause_after(now - 0.1)
+    await reconciler._pause_after(now - 100.0)
 
     assert 0.1 / (0.1 + slept[0]) <= reconciler.SHARE + 0.001
-    assert slept[1] == reconciler.LONGEST_PAUSE_SECONDS
+    assert slept[1] == reconciler.LONGEST_COMPARE_PAUSE_SECONDS
 
 
-async def test_jobs_that_are_missing_are_mended(scene: Scene) -> None:
-    scene.graph.lose(scene.run.id, "n6")
-    scene.graph.lose(scene.run.id, "gate")
-
-    assert await scene.reconciling.round() == 2
-
-    await eventually(lambda: scene.state("n6") is JobState.DEFERRED and scene.state("gate") is JobState.SCHEDULED)
+@pytest.mark.parametrize("batches", [False, True], ids=["at once", "in several batches"])
+async def test_jobs_that_are_missing_are_mended(scene: Scene, monkeypatch: pytest.MonkeyPatch, batches: bool) -> None:
     assert await scene.reconciling.round() == 0
-
-
-async def test_what_takes_several_batches_is_compared_and_mended_as_a_whole(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(unit_of_work, "MOST_STEPS", -1)  # each node is a batch's work
-    for node in ("n0", "n6", "n7"):
+    if batches:
+        monkeypatch.setattr(unit_of_work, "FULL_STEPS", -1)  # each node is a batch's work
+    missing = {"n0": JobState.DEFERRED, "n6": JobState.DEFERRED, "gate": JobState.SCHEDULED}
+    for node in missing:
         scene.graph.lose(scene.run.id, node)
-
     assert await scene.reconciling.round() == 3
-
-    await eventually(lambda: {scene.state(node) for node in ("n0", "n6", "n7")} == {JobState.DEFERRED})
+    await eventually(lambda: {node: scene.state(node) for node in missing} == missing)
     assert await scene.reconciling.round() == 0
 
 
@@ -182,21 +176,19 @@ async def test_difference_that_does_not_stand_is_no_drift(scene: Scene) -> None:
     assert not scene.graph.late
 
 
-async def test_nobody_waits_for_a_shard_that_went_while_redis_was_away(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_nobody_waits_for_a_shard_that_went_amid_this(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     worker, projector = scene.worker, scene.worker.projector
     assert projector is not None
-    waits, told = asyncio.Event(), projector.told
+    waits, flushed = asyncio.Event(), projector.flushed
 
     async def wait() -> None:
         waits.set()
-        await told()
+        await flushed()
 
     async def nothing(_: int) -> Unfinished:
         return Unfinished((), ())
 
-    monkeypatch.setattr(projector, "told", wait)
+    monkeypatch.setattr(projector, "flushed", wait)
     monkeypatch.setattr(scene.graph, "unfinished", nothing)  # the last that was answered
     scene.graph.failing = True
     worker.put(Show(scene.run.id))
@@ -211,12 +203,184 @@ async def test_nobody_waits_for_a_shard_that_went_while_redis_was_away(
             await comparing
 
 
-async def test_rq_is_told_of_the_last_commits_before_a_shard_goes(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(projector, "GATHER_SECONDS", 1_000.0)
+async def test_rq_hears_of_the_last_commits_of_a_shard(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projector, "JOB_GATHER_SECONDS", 1_000.0)
     await scene.run.cancel()
 
     await scene.worker.close()
 
     assert scene.state("gate") is scene.state("n7") is JobState.CANCELED
+
+
+NAMES = ("first", "second")
+
+
+class Fleet(TestFleet):
+    """Two dispatchers with one ledger and one RQ, of which any dies at a failpoint when that is asked for."""
+
+    __test__ = False
+    graph: MemoryTaskGraph
+    disk: Disk
+    die_at = ""
+
+    def _control_planes(self) -> Mapping[str, Callable[..., AbstractAsyncContextManager[Any]]]:
+        self.graph, self.disk = MemoryTaskGraph(), Disk()
+        return {name: partial(self._dispatcher, name) for name in NAMES}
+
+    @asynccontextmanager
+    async def _dispatcher(self, name: str, *, owner: str, **ports: Any) -> AsyncIterator[Any]:
+        def reached(point: str) -> None:
+            if point == self.die_at:
+                self.die_at = ""
+                self.kill(name)
+                current = asyncio.current_task()
+                assert current is not None
+                current.cancel()
+                raise asyncio.CancelledError  # a process that is killed does not finish its step
+
+        graph: Any = RecordedGraph(self.graph, reached=reached)
+        async with RecordedDatabase(MemoryDatabase(self.disk), silent, reached=reached) as database:
+            options = DispatcherOptions(shards=SHARDS, owner=owner)
+            async with running_dispatcher(database=database, graph=graph, options=options, **ports) as running:
+                yield running
+
+    async def in_rq(self) -> Counter[JobState]:
+        return await counted(self.graph, range(SHARDS))
+
+
+async def in_ledger(run: WorkflowRun) -> Counter[JobState]:
+    counts: Counter[JobState] = Counter()
+    for state, number in (await run.overview()).counts.items():
+        counts[job_state(state)] += number
+    return counts
+
+
+@pytest.mark.parametrize("point", ["tell.before", "commit.after"])
+@pytest.mark.parametrize("ends", ["completed", "failed"])
+async def test_jobs_of_a_workflow_that_ended_with_its_dispatcher_are_put_right(point: str, ends: str) -> None:
+    agent, may_end = Agent("worker", slots=4), asyncio.Event()
+
+    @agent.capability("work", retry=Retry(max_attempts=1))
+    async def work(node: str) -> str:
+        if node == "last":
+            await may_end.wait()
+            assert ends == "completed", "it is to fail"
+        return node
+
+    flow = Workflow("gap")
+    before = [flow.task("work", f"n{number}", name=f"n{number}") for number in range(3)]
+    last = flow.task("work", "last", after=before, name="last")
+    if ends == "failed":
+        flow.task("work", after=[last], name="behind")
+    async with Fleet([agent]) as fleet:
+        run = await fleet.start(flow)
+        await fleet.advance("5s")
+        assert await fleet.in_rq() == await in_ledger(run)
+
+        fleet.die_at = point
+        may_end.set()
+
+        assert await run.wait() == ends
+        await fleet.advance("1s")
+        assert not fleet.die_at
+        assert await fleet.in_rq() != await in_ledger(run)
+        await fleet.advance("60s")
+        assert await fleet.in_rq() == await in_ledger(run)
+
+
+LONGEST = "x" * (MOST_RESULT_BYTES - 2)
+
+
+async def shown(ledger: Ledger) -> MemoryTaskGraph:
+    """What RQ has after everything that happened."""
+    graph = MemoryTaskGraph()
+    of_shard = Projector(graph, ledger.policy.shard, moved=lambda: None)
+    for effects in ledger.seen:
+        of_shard.follow(effects)
+    telling = asyncio.create_task(of_shard.run())
+    await of_shard.flushed()
+    telling.cancel()
+    return graph
+
+
+async def run(ledger: Ledger, *ends: Outcome) -> MemoryTaskGraph:
+    """A workflow whose nodes n0, n1... end like this."""
+    await ledger.start(wide(len(ends)).definition())
+    await ledger.play(lambda publication: ends[int(publication.node_key.node[1:])])
+    return await shown(ledger)
+
+
+async def test_a_value_is_shown_unless_it_is_long_and_an_error_in_a_line(ledger: Ledger) -> None:
+    graph = await run(ledger, completed({"lines": 42}), completed(LONGEST), completed(LONGEST + "x"), failed())
+
+    assert [graph.result("w", f"n{number}") for number in range(4)] == [
+        [b'{"lines":42}'], [f'"{LONGEST}"'.encode()], [b"null"], [b"handler_error: ValueError: no"],
+    ]  # fmt: skip
+    assert [graph.state("w", node) for node in ("n2", "n3")] == [JobState.FINISHED, JobState.FAILED]
+
+
+@pytest.mark.parametrize("chunk", [2, 1], ids=["whole", "in pieces"])
+async def test_a_workflow_that_came_whole_is_shown_with_its_acceptance(ledger: Ledger, chunk: int) -> None:
+    flow = Workflow("two")
+    first = flow.task("work", name="first")
+    flow.task("work", name="second", after=[first])
+
+    await ledger.start(flow.definition(), chunk=chunk)
+
+    accepted = ledger.seen[-1]
+    whole = {NodeKey("w", "first"): (TaskState.PUBLISHED, ()), NodeKey("w", "second"): (TaskState.BLOCKED, ("first",))}
+    assert {one.node_key: (one.state, tuple(one.after)) for one in accepted.snapshots} == (whole if chunk == 2 else {})
+    assert accepted.unshown == ([] if chunk == 2 else ["w"])
+
+
+async def test_values_that_no_agent_told_are_shown_too(ledger: Ledger) -> None:
+    flow = Workflow("own")
+    each = flow.map("work", "input", From("item"), limit=5, name="each")
+    gate = flow.approval("Go on?", after=[each], name="gate")
+    flow.task("work", name="behind", after=[gate])
+    await ledger.start(flow.definition(), [1, 2])
+    await ledger.play(lambda publication: completed(publication.node_key.node))
+    await ledger.ask(Verb.ANSWER, {"workflow": "w", "node": "gate", "granted": False, "by": "ada"})
+
+    graph = await shown(ledger)
+
+    assert graph.result("w", "each") == [b'["each[0]","each[1]"]']
+    assert graph.result("w", "gate") == [b"denied"]
+    assert graph.result("w", "behind") == [b"predecessor"]
+
+
+async def test_a_job_that_was_made_as_it_ended_has_its_value(ledger: Ledger) -> None:
+    flow = Workflow("quick")
+    only: Node = flow.task("work", name="only")
+    await ledger.start(flow.definition())
+    ledger.seen.clear()  # it came in pieces, or RQ lost it
+    await ledger.batch(ledger.finished(ledger.published.pop(), completed(7)), Show("w"))
+
+    graph = await shown(ledger)
+
+    assert graph.result("w", only.name) == [b"7"]
+
+
+async def test_a_job_that_rq_brought_is_not_told_that_it_is_started(ledger: Ledger) -> None:
+    ledger.room = {"work": 0}
+    await ledger.start(wide(("brought", "other")).definition())
+    await ledger.batch(Proposed((NodeKey("w", "brought"),), "work"))
+    await ledger.batch(Fill("work", 1))
+    before = await ledger.states()
+
+    graph = await shown(ledger)
+
+    assert before == {"brought": TaskState.PUBLISHED, "other": TaskState.PUBLISHED}
+    assert {node: graph.state("w", node) for node in before} == {
+        "brought": JobState.QUEUED,  # as it was made: the bridge that took it has started it
+        "other": JobState.STARTED,
+    }
+
+
+async def test_many_entries_that_wait_keep_no_values(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projector, "MOST_WITH_OUTCOMES", 3)
+
+    graph = await run(ledger, completed("first"), completed("second"), failed())
+
+    values = [graph.result("w", f"n{number}") for number in range(3)]
+    assert values == [[b"null"], [b"null"], [b"handler_error"]]

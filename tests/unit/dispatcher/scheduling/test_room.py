@@ -1,54 +1,54 @@
-"""Room: no way brings more of a capability under way than its window holds, and none keeps another out."""
+"""Room: nothing brings more under way than a window holds, and a capability without a queue is probed."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from chaos.capacity import BacklogCapacity
 from coditect import Agent, Workflow
-from coditect.agent.program import running_agent
-from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
-from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.broker.memory import MemoryBroker
 from coditect.broker.topology import base_topology, capability_queues
 from coditect.client.client import Client
 from coditect.errors import InputError, Retryable
 from coditect.model.capability import Priority
-from coditect.registry.memory import MemoryRegistry
-from coditect.settings.settings import Settings
+from coditect.model.message import Message
+from coditect.testing import TestFleet
+from coditect.wire import routing
 from coditect.workflow.states import TaskState, WorkflowState
-from dispatcher import capacity, program
-from dispatcher.capacity import LEAST, Capacity
-from dispatcher.ledger.commands import Asked, Command, Fill, Proposed, Show
+from dispatcher import capacity
+from dispatcher.capacity import LEAST, NO_QUEUE_PAUSES, Capacity
+from dispatcher.ledger import outbox
+from dispatcher.ledger.commands import Asked, Command, Fill, Lost, NoQueue, Proposed, Show
 from dispatcher.ledger.effects import NodeKey
-from dispatcher.ports import ClaimPaths, Ports
-from dispatcher.program import DispatcherOptions, running_dispatcher
-from dispatcher.scheduling.scheduler import Scheduler
+from dispatcher.ports import Ports
+from dispatcher.scheduling.scheduler import Bridge, Scheduler
 from dispatcher.shards.completions import Settle
 from dispatcher.shards.ownership import ShardOwnership
-from dispatcher.store.errors import TransactionTimedOut
 from dispatcher.store.memory import MemoryDatabase
-from dispatcher.store.transaction import Reads
-from dispatcher.taskgraph.bridge import Bridge
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import JobState, Proposal, RequestKind, ToolRequest
 from tests.contract.graph.scene import counted
 from tests.support import eventually
 from tests.unit.dispatcher.lone_ledger import Ledger
 from tests.unit.dispatcher.lone_worker import start_of
+from tests.unit.dispatcher.planes import dispatcher_of, plane
+from tests.unit.dispatcher.shards.test_timer_service import Silent
 
-BY_RQ = ClaimPaths(on_record=False, from_rq=True, from_index=False)
-BY_INDEX = ClaimPaths(on_record=False, from_rq=False, from_index=True)
 CAPABILITIES = ("slow", "quick")
 
 
-class Gauge(Capacity):
+class Gauge(BacklogCapacity):
     """Remembers how much was under way at most."""
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -76,30 +76,18 @@ class Hall:
 
 
 @asynccontextmanager
-async def hall(ways: ClaimPaths, shards: int) -> AsyncIterator[Hall]:
-    server, registry, clock = MemoryServer(), MemoryRegistry(), SystemClock()
-    graph = MemoryTaskGraph()
-    async with AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-        client = await enter(Client(await enter(MemoryBroker(server, name="client")), registry, clock=clock))
-        own = await enter(MemoryBroker(server, name="dispatcher"))
-        for capability in CAPABILITIES:
-            await own.declare(base_topology() + capability_queues(capability))
-        gauge = Gauge(asyncio.get_running_loop().time)
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(program, "Capacity", lambda _: gauge)
-            patched.setattr(capacity, "RECENT_SECONDS", 0.0)
-            database = await enter(MemoryDatabase())
-            options = DispatcherOptions(shards=shards, ways=ways)
-            plane = running_dispatcher(
-                broker=own,
-                registry=registry,
-                clock=clock,
-                database=database,
-                graph=graph if ways.from_rq else None,
-                options=options,
-            )
-            await enter(plane)
+async def hall(*, by_rq: bool, shards: int) -> AsyncIterator[Hall]:
+    """Nodes are claimed by RQ's proposals, or else from the ledger's index."""
+    graph, gauge = MemoryTaskGraph(), Gauge(asyncio.get_running_loop().time)
+    with pytest.MonkeyPatch.context() as patched:
+        if by_rq:
+            patched.setattr(Scheduler, "_fill", lambda scheduler, capability: None)
+        patched.setattr(capacity, "RECENT_SECONDS", 0.0)
+        async with plane() as made:
+            client, own = await made.client(), await made.broker("dispatcher")
+            for capability in CAPABILITIES:
+                await own.declare(base_topology() + capability_queues(capability))
+            await made.dispatcher(own, graph=graph if by_rq else None, shards=shards, capacity=gauge)
 
             async def begin_work(capability: str) -> None:
                 agent = Agent(f"{capability}-agent", slots=LEAST // 4)
@@ -108,11 +96,7 @@ async def hall(ways: ClaimPaths, shards: int) -> AsyncIterator[Hall]:
                 async def work(task: Any) -> Any:
                     return task
 
-                broker = await enter(MemoryBroker(server, name=agent.name))
-                settings, drain = Settings(drain_seconds=0), asyncio.Event()
-                await enter(
-                    running_agent(agent, broker=broker, registry=registry, settings=settings, clock=clock, drain=drain)
-                )
+                await made.agent(agent, drain_seconds=0)
 
             yield Hall(client, graph, gauge, shards, begin_work)
 
@@ -126,7 +110,7 @@ def fan(capability: str, width: int, *levels: Priority) -> Workflow:
 
 
 async def test_rq_brings_no_more_than_the_window_holds_and_the_urgent_first() -> None:
-    async with hall(BY_RQ, shards=1) as scene:
+    async with hall(by_rq=True, shards=1) as scene:
         run = await scene.client.start(fan("slow", 100, *reversed(Priority)))
 
         async def full() -> bool:
@@ -142,7 +126,7 @@ async def test_rq_brings_no_more_than_the_window_holds_and_the_urgent_first() ->
 
 
 async def test_full_capability_at_the_head_of_rq_s_queues_keeps_no_other_out() -> None:
-    async with hall(BY_RQ, shards=2) as scene:
+    async with hall(by_rq=True, shards=2) as scene:
         for _ in range(3):
             await scene.client.start(fan("slow", 150, Priority.P0, Priority.P1))
         await eventually(lambda: scene.gauge.under_way("slow") == LEAST)
@@ -156,7 +140,7 @@ async def test_full_capability_at_the_head_of_rq_s_queues_keeps_no_other_out() -
 
 
 async def test_shards_share_the_room_when_the_ready_index_is_claimed_from() -> None:
-    async with hall(BY_INDEX, shards=4) as scene:
+    async with hall(by_rq=False, shards=4) as scene:
         runs = [await scene.client.start(fan("slow", 50, Priority.P1)) for _ in range(8)]
         await eventually(lambda: scene.gauge.under_way("slow") == LEAST)
         await scene.begin_work("slow")
@@ -270,15 +254,15 @@ async def test_room_is_kept_for_what_rq_brought_until_it_is_settled() -> None:
     assert room.room_for("slow") == 2
 
 
-@pytest.mark.parametrize("how", ["undone", "refused"])
+@pytest.mark.parametrize("how", ["undone", "refused", "gone"])
 async def test_room_is_free_again_when_what_rq_brought_is_not_claimed(how: str) -> None:
-    workers = Workers()
+    workers = Workers(here=how != "gone")
     made, room = scheduler(workers)
-
     await made.proposed([Proposal("w", node, "slow") for node in "ab"])
-    ((_, settle),) = workers.put_down
-    settle.undone() if how == "undone" else settle.done(InputError("no"))
+    for _, settle in workers.put_down:
+        settle.undone() if how == "undone" else settle.done(InputError("no"))
 
+    assert len(workers.put_down) == (how != "gone")
     assert room.room_for("slow") == 2
 
 
@@ -289,14 +273,6 @@ async def test_many_that_rq_brought_are_several_commands() -> None:
     await made.proposed([Proposal("w", f"n{number}", "slow") for number in range(100)])
 
     assert [len(cast(Proposed, command).node_keys) for command in workers.commands] == [64, 36]
-
-
-async def test_what_rq_brought_for_a_shard_that_is_gone_keeps_no_room() -> None:
-    made, room = scheduler(Workers(here=False))
-
-    await made.proposed([Proposal("w", "a", "slow")])
-
-    assert room.room_for("slow") == 2
 
 
 @pytest.mark.parametrize(
@@ -314,18 +290,6 @@ async def test_request_in_rq_stands_until_it_was_answered_for_good(answer: objec
     assert [type(command) for command in workers.commands[1:]] == [Proposed] * told
 
 
-class Silent(MemoryDatabase):
-    """Does not answer so many reads."""
-
-    silent = 0
-
-    async def read(self, body: Callable[[Reads], Any]) -> Any:
-        if self.silent:
-            self.silent -= 1
-            raise TransactionTimedOut("The fault that was asked for")
-        return await super().read(body)
-
-
 async def test_shard_that_rq_lost_is_shown_when_the_store_answers_again() -> None:
     graph, workers = MemoryTaskGraph(), Workers()
     async with Silent() as database:
@@ -334,7 +298,7 @@ async def test_shard_that_rq_lost_is_shown_when_the_store_answers_again() -> Non
         made = Scheduler(cast(Ports, OnlyDatabase(database)), cast(ShardOwnership, workers), graph)
         database.silent = 2
         async with Supervisor() as supervisor:
-            Bridge(graph, Forgetful(made), look_seconds=0.01).open(supervisor)
+            Bridge(graph, cast(Scheduler, Forgetful(made)), look_seconds=0.01).open(supervisor)
 
             async def known() -> bool:
                 return set(await graph.known([0])) == {0}
@@ -349,7 +313,6 @@ class OnlyDatabase:
     """The part of the ports that touches the store."""
 
     database: MemoryDatabase
-    ways: ClaimPaths = field(default_factory=ClaimPaths)
 
 
 class Forgetful:
@@ -363,3 +326,118 @@ class Forgetful:
 
     def room(self) -> dict[str, int]:
         return {}
+
+
+NODES = 600
+MOST_PROBES = 10
+"""In two minutes: after 1, 2, 4, 8, 16 and then 30 s, for each shard that may claim in the same moment."""
+ROUNDING = 1e-6
+"""What a sum of seconds may lack of them."""
+
+
+class Counting(MemoryBroker):
+    """Counts the nodes that are published."""
+
+    published = 0
+
+    async def publish(self, message: Message, *, exchange: str, routing_key: str, **how: Any) -> None:
+        self.published += exchange == routing.SUBMIT
+        await super().publish(message, exchange=exchange, routing_key=routing_key, **how)
+
+
+def gated(**nodes: str) -> Workflow:
+    """Nodes with their capabilities, behind a gate."""
+    flow = Workflow("gated")
+    gate = flow.approval("now?", name="gate")
+    for name, capability in nodes.items():
+        flow.task(capability, name=name, after=[gate])
+    return flow
+
+
+async def lose(fleet: TestFleet, broker: MemoryBroker, worker: Agent, capability: str) -> None:
+    """The only agent dies, its registration lapses, and its queue is deleted."""
+    fleet.kill(worker.name)
+    await fleet.advance(10)
+    await broker.delete_queue(routing.task_queue(capability, Priority.P1))
+
+
+async def test_capability_without_a_queue_is_probed_by_one_node_and_all_go_on_when_an_agent_comes() -> None:
+    worker = Agent("worker", slots=8)
+    worker.capability("late.work")(lambda _: None)
+    async with TestFleet([worker]) as fleet, MemoryDatabase() as database, Counting(fleet.server, name="own") as broker:
+        fleet.kill("dispatcher")
+        async with dispatcher_of(fleet, broker, database, owner="own", graph=MemoryTaskGraph(), shards=1):
+            run = await fleet.start(gated(**{f"n{number}": "late.work" for number in range(NODES)}))
+            await lose(fleet, broker, worker, "late.work")
+            await run.grant("gate", by="ada")
+            await fleet.advance(120)
+            tried = broker.published
+            assert LEAST < tried <= LEAST + MOST_PROBES
+
+            await fleet.add(worker)
+            began = fleet.elapsed_seconds
+
+            assert await run.wait(timeout="1m") is WorkflowState.COMPLETED
+            assert fleet.elapsed_seconds - began < 10
+            assert broker.published <= tried + NODES
+
+
+async def test_other_capabilities_go_on_beside_one_without_a_queue() -> None:
+    worker, other = Agent("worker", slots=8), Agent("other", slots=8)
+    worker.capability("away")(lambda _: None)
+    other.capability("here")(lambda _: None)
+    async with TestFleet([worker, other]) as fleet, MemoryBroker(fleet.server, name="hand") as broker:
+        here = {f"here{number}": "here" for number in range(100)}
+        run = await fleet.start(gated(**here, **{f"away{number}": "away" for number in range(100)}))
+        await lose(fleet, broker, worker, "away")
+        await run.grant("gate", by="ada")
+        await fleet.advance(5)
+
+        done = {row.name async for row in run.nodes() if row.state.terminal}
+
+    assert done == {"gate", *here}
+
+
+@given(st.lists(st.floats(0.01, 5.0), min_size=20, max_size=200))
+def test_probes_of_a_paused_capability_are_ever_further_apart(steps: list[float]) -> None:
+    now, probes = 0.0, []
+    capacity = Capacity(lambda: now)
+    capacity.note_no_queue("work")
+    for step in steps:
+        now += step
+        assert capacity.room().get("work", 0) == capacity.room_for("work") <= 1
+        if capacity.room_for("work") > 0:
+            probes.append(now)
+            capacity.begin("work")
+            capacity.end("work")
+            capacity.note_no_queue("work")
+
+    pauses = [after - before for before, after in pairwise(probes)]
+    least = [min(2.0 ** (number + 1), NO_QUEUE_PAUSES.longest) - ROUNDING for number in range(len(pauses))]
+    assert all(pause >= shortest for pause, shortest in zip(pauses, least, strict=True))
+
+
+def test_paused_capability_is_open_again_when_a_queue_took_one_and_probed_when_an_agent_offers_it() -> None:
+    now = 0.0
+    capacity = Capacity(lambda: now)
+    capacity.note_no_queue("work")
+    assert capacity.room_for("work") == 0
+
+    capacity.set_slots({"work": 4})
+    assert capacity.room_for("work") == 1
+    assert capacity.note_queue("work")
+
+    assert capacity.room_for("work") == LEAST
+    assert not capacity.note_queue("work")
+
+
+async def test_late_return_of_an_older_publication_leaves_the_newer_one_alone(ledger: Ledger) -> None:
+    older = await ledger.start_one()
+    await ledger.batch(Lost(older.node_key, older.number))
+    newer = ledger.published[-1]
+
+    await ledger.batch(NoQueue(older.node_key, older.number))
+
+    row, rows = await ledger.node("one"), await ledger.database.read(lambda tr: outbox.waiting(tr, 0))
+    assert (row.state, row.publication, row.reason) == (TaskState.PUBLISHED, newer.number, "")
+    assert [one.publication for one in rows] == [newer.number]

@@ -1,4 +1,4 @@
-"""A dispatcher that was paused and does not know: what it does late is refused, counted and said."""
+"""Shards that are owned, lost, handed over and closed: late commits are refused, and nothing is lost or run twice."""
 
 from __future__ import annotations
 
@@ -9,30 +9,43 @@ from typing import Any, NoReturn
 
 import pytest
 
-from coditect import Workflow
+from coditect import Agent, Workflow
 from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.broker.port import Consumer
-from coditect.client.client import Client
-from coditect.errors import BrokerUnavailable, CoditectError, NotFound, TopologyMismatch
+from coditect.broker.memory.broker import MemoryConsumer
+from coditect.broker.port import Consumer, Delivery
+from coditect.broker.topology import Topology, capability_queues, shard_queues
+from coditect.errors import BrokerUnavailable, CoditectError, NotFound, TopologyMismatch, Unroutable
+from coditect.model.capability import Priority
+from coditect.model.ids import AgentId
+from coditect.model.message import Message
 from coditect.model.result import Outcome, Status
+from coditect.model.task import Task
 from coditect.registry.memory import MemoryRegistry
 from coditect.wire import routing
-from coditect.wire.control import Verb, request
-from dispatcher.ledger.commands import Finished
-from dispatcher.ledger.effects import NodeKey
+from coditect.wire.control import Started, Verb, request, started_message
+from dispatcher.ledger import outbox
+from dispatcher.ledger.commands import Claimed, Finished
+from dispatcher.ledger.effects import NodeKey, Publication
 from dispatcher.ledger.keyspace import INDEXED
 from dispatcher.ledger.ownership import leases, shards
+from dispatcher.ledger.ownership.policy import Policy
+from dispatcher.ledger.ownership.shards import shard_of
 from dispatcher.program import DispatcherOptions, running_dispatcher
 from dispatcher.shards import worker as worker_module
+from dispatcher.shards.completions import CommandAnswer
 from dispatcher.shards.ownership import ShardOwnership
+from dispatcher.shards.results import ResultsConsumer
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import Change, Job, Proposal, ToolRequest
 from tests.support import eventually, patient
-from tests.unit.dispatcher.lone_worker import ONLY, open_worker
+from tests.unit.broker.virtual_time import in_virtual_time
+from tests.unit.dispatcher.lone_ledger import Ledger, completed
+from tests.unit.dispatcher.lone_worker import CAPABILITY, ONLY, LoneWorker, open_worker, start_of
+from tests.unit.dispatcher.planes import plane
 
 
 def take_over(tr: Transaction, owner: str) -> None:
@@ -50,20 +63,12 @@ async def test_late_commit_is_refused_counted_and_said(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards, "STEP_MS", 3_600_000)
-    server, registry = MemoryServer(), MemoryRegistry()
     flow = Workflow("asks")
     flow.approval("Go on?", name="gate")
-    async with AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-        database = await enter(MemoryDatabase())
-        own = await enter(MemoryBroker(server, name="dispatcher"))
-        plane = running_dispatcher(
-            broker=own, registry=registry, clock=SystemClock(), database=database, options=DispatcherOptions(shards=1)
-        )
-        ownership = (await enter(plane)).ownership
-        mine = await enter(MemoryBroker(server, name="client"))
-        client = await enter(Client(mine, registry, clock=SystemClock(), name="client-test"))
-        run = await client.start(flow)
+    async with plane() as made:
+        ownership, database = (await made.dispatcher(shards=1)).ownership, made.database
+        run = await (await made.client()).start(flow)
+        mine = await made.broker("somebody")
         await eventually(lambda: is_indexed(database))  # else the retention writes that beside us
         await database.run(lambda tr: take_over(tr, ownership.owner))
         before = await database.read(lambda tr: tr.get_range(b"", b"\xff"))
@@ -83,12 +88,12 @@ async def test_late_commit_is_refused_counted_and_said(
         assert stats.messages == 1, "the new owner gets the request"
 
 
-async def test_late_commit_of_a_worker_that_closes_is_refused_counted_and_said_with_the_epochs(
+async def test_late_commit_amid_a_close_is_said(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_worker() as lone:
         monkeypatch.setattr(
-            worker_module, "IDLE_SECONDS", 3_600.0
+            worker_module, "OUTBOX_IDLE_SECONDS", 3_600.0
         )  # what is confirmed is cleared by the closing shard worker
         await lone.start()
         await eventually(lambda: lone.published() == 1)
@@ -136,7 +141,7 @@ async def one_shard(
 
 
 @pytest.mark.parametrize("error", [BrokerUnavailable("gone"), NotFound("gone"), TopologyMismatch("another")])
-async def test_shard_whose_queues_could_not_be_consumed_is_opened_again(
+async def test_shard_that_could_not_listen_is_opened_again(
     monkeypatch: pytest.MonkeyPatch, error: CoditectError
 ) -> None:
     monkeypatch.setattr(shards, "STEP_MS", 10)
@@ -224,9 +229,7 @@ async def test_shard_of_a_process_that_died_is_taken_at_once_where_no_other_can_
         assert set(ownership.workers) == {0}
 
 
-async def test_shard_that_another_had_for_a_while_gets_a_worker_that_knows_nothing_of_before(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_shard_that_another_had_for_a_while_gets_a_new_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "STEP_MS", 10)
 
     def come_and_go(tr: Transaction, owner: str) -> None:
@@ -305,3 +308,272 @@ async def test_results_that_are_late_or_of_nobody_are_counted_over_all_workers()
         await lone.say(Finished(NodeKey("nobody", "knows"), 1, 1, outcome))
 
         assert (lone.refused("late"), lone.refused("unknown"), lone.commits_refused) == (1, 1, 0)
+
+
+SHARDS = 4
+WORKFLOWS = 12
+MANY_SHARDS = 16
+
+
+class Silent(MemoryRegistry):
+    """Does not say what the agents offer: whoever would answer for a task that no agent ran waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+
+    async def capabilities(self) -> frozenset[str]:
+        self.asked.set()
+        await asyncio.Event().wait()
+        return frozenset()
+
+
+class Frozen(MemoryBroker):
+    """While it is not `thawed` it neither declares nor ends a consumer."""
+
+    def __init__(self, server: MemoryServer) -> None:
+        super().__init__(server, name="own")
+        self.thawed = asyncio.Event()
+        self.thawed.set()
+        self.declaring = 0
+
+    async def declare(self, topology: Topology, *, lazily: bool = False) -> None:
+        self.declaring += not self.thawed.is_set()
+        await self.thawed.wait()
+        await super().declare(topology, lazily=lazily)
+
+
+@in_virtual_time
+async def test_shards_are_free_within_a_second_of_a_silent_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, cancel = asyncio.get_running_loop().time, MemoryConsumer.cancel
+    async with plane() as made, AsyncExitStack() as leaving, AsyncExitStack() as ending:
+        own = await made.stack.enter_async_context(Frozen(made.server))
+        both = await made.dispatcher(own, stack=ending), await made.dispatcher(stack=leaving)
+        await eventually(lambda: {len(one.ownership.workers) for one in both} == {MANY_SHARDS // 2})
+
+        async def cancel_when_thawed(consumer: MemoryConsumer) -> None:
+            await own.thawed.wait()
+            await cancel(consumer)
+
+        await leaving.aclose()
+        own.thawed.clear()
+        monkeypatch.setattr(MemoryConsumer, "cancel", cancel_when_thawed)
+        await eventually(lambda: own.declaring)  # a step takes what the other one left
+        began, ended = now(), asyncio.create_task(ending.aclose())
+        while await made.database.read(leases.beats):
+            await asyncio.sleep(0.01)
+        took = now() - began
+        own.thawed.set()
+        await ended
+
+    assert took < 1
+
+
+@in_virtual_time
+async def test_shards_are_free_within_a_second_while_the_broker_is_blocked_and_a_notice_waits() -> None:
+    registry, now = Silent(), asyncio.get_running_loop().time
+    async with plane(registry=registry) as made, AsyncExitStack() as ending:
+        own, other = await made.broker("own"), await made.broker("other")
+        workers = (await made.dispatcher(own, stack=ending, shards=MANY_SHARDS)).ownership.workers
+        await other.declare(capability_queues(CAPABILITY))
+        await other.publish(Message(b"{}", reply_to="my.answers"), exchange=routing.TASKS, routing_key="no.such.p1")
+        await registry.asked.wait()
+        made.server.block()
+        for workflow in (f"w{number}" for number in range(100)):
+            answer: CommandAnswer[object] = CommandAnswer()
+            workers[shard_of(workflow, MANY_SHARDS)].put(start_of(workflow), answer)
+            await answer.future
+
+        began, end = now(), asyncio.create_task(ending.aclose())
+        while await made.database.read(leases.beats):
+            await asyncio.sleep(0.01)
+        took = now() - began
+        made.server.unblock()
+        await end
+
+    assert took < 1
+    assert now() - began > 1, "the notice was waited for"
+
+
+async def test_nothing_that_was_published_runs_twice_when_its_shard_is_handed_over() -> None:
+    executed: list[str] = []
+    may_end = asyncio.Event()
+    worker = Agent("worker", slots=2 * WORKFLOWS)
+
+    @worker.capability("hand.over")
+    async def work(number: int) -> None:
+        executed.append(str(number))
+        await may_end.wait()
+
+    async with plane() as made:
+        first = await made.dispatcher(shards=SHARDS)
+        await made.agent(worker)
+        client = await made.client()
+        runs = []
+        for number in range(WORKFLOWS):
+            flow = Workflow("one")
+            flow.task("hand.over", number, name="only")
+            runs.append(await client.start(flow))
+        await eventually(lambda: len(executed) == WORKFLOWS)
+
+        second = await made.dispatcher(shards=SHARDS)
+        await eventually(lambda: len(second.ownership.workers) == SHARDS // 2 == len(first.ownership.workers))
+        may_end.set()
+
+        assert [await run.wait(timeout="10s") for run in runs] == ["completed"] * WORKFLOWS
+        assert len(executed) == WORKFLOWS
+        nodes = [row for run in runs async for row in run.nodes()]
+        assert {row.fence for row in nodes} == {1}
+
+
+QUEUE = routing.results_queue(0)
+
+
+@pytest.fixture
+async def lone(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LoneWorker]:
+    """Its one node is published, and that is not cleared from the outbox yet."""
+    async with open_worker() as opened:
+        monkeypatch.setattr(worker_module, "OUTBOX_IDLE_SECONDS", 3_600.0)
+        await opened.start()
+        await eventually(opened.published)
+        yield opened
+
+
+async def starts(lone: LoneWorker, nodes: Sequence[str]) -> Delivery:
+    """What an agent tells about the nodes that it began."""
+    broker, number = lone.ports.broker, lone.flight.publication
+    await broker.declare(shard_queues(0))
+    told = [Started("w", node, lone.flight.fence, number, AgentId("worker-1"), 1, 5) for node in nodes]
+    await broker.publish(started_message(told), exchange=routing.RESULTS, routing_key="0")
+    delivery = await broker.get(QUEUE)
+    assert delivery is not None
+    return delivery
+
+
+async def left(lone: LoneWorker) -> int:
+    """How many messages nobody has settled for good."""
+    await lone.ports.broker.release()
+    queue = lone.server.find(QUEUE)
+    assert queue is not None
+    return queue.stats.messages
+
+
+@pytest.mark.parametrize("nodes", [("only",), ("only", "unknown"), ()])
+async def test_starts_are_acked_when_they_are_recorded(lone: LoneWorker, nodes: Sequence[str]) -> None:
+    delivery = await starts(lone, nodes)
+
+    ResultsConsumer(lone.worker).take(delivery)
+
+    await eventually(lambda: lone.flight.agent == ("worker-1" if nodes else ""))
+    assert await left(lone) == 0
+
+
+@pytest.mark.parametrize("closed", ["before", "after"])
+async def test_starts_that_are_not_recorded_go_back(lone: LoneWorker, closed: str) -> None:
+    delivery = await starts(lone, ["only"])
+    if closed == "before":
+        await lone.worker.close()
+
+    ResultsConsumer(lone.worker).take(delivery)
+    await lone.worker.close()
+
+    assert await left(lone) == 1
+
+
+@pytest.mark.parametrize("unroutable", [False, True])
+async def test_what_is_to_be_published_anew_keeps_its_row_until_it_is(lone: LoneWorker, unroutable: bool) -> None:
+    before, number = await lone.rows(), lone.flight.publication
+    if unroutable:
+        task = Task(CAPABILITY, Priority.P1, b"null")
+        lone.worker._confirmed.take()
+        lone.worker._published(Publication(ONLY, number, task), Unroutable("No queue"))
+        await lone.worker.close()
+    else:
+        async with successor_of(lone):
+            pass
+
+    assert await lone.rows() == before != []
+
+
+async def test_what_the_broker_confirms_until_the_worker_is_closed_leaves_no_row(lone: LoneWorker) -> None:
+    before = await lone.rows()
+    lone.server.block()
+    await lone.say(start_of("later"))
+    closing = asyncio.ensure_future(lone.worker.close())
+    await eventually(lambda: lone.worker.closed)
+    lone.server.unblock()
+    await closing
+
+    assert (len(before), await lone.rows()) == (1, [])
+    assert lone.published() == 2, "the next owner publishes none of them"
+
+
+ROOM = 64
+"""The tasks of a capability without slots that may be under way."""
+
+
+@asynccontextmanager
+async def successor_of(lone: LoneWorker) -> AsyncIterator[ShardWorker]:
+    successor = ShardWorker(lone.worker.lease, lone.ports, on_lost=lambda _: None, nudge=lambda: None)
+    await successor.open()
+    yield successor
+    await successor.close()
+
+
+async def test_who_takes_a_shard_over_goes_on_with_what_was_left_over() -> None:
+    flow = Workflow("map")
+    flow.map(CAPABILITY, [1, 2], name="each")
+    async with open_worker() as lone:
+        former = Ledger(lone.database, lone.worker.lease, Policy(lone.worker.shard), goes_on=False)
+        await former.start(flow.definition())
+        assert former.unfinished, "its elements are not made yet"
+
+        async with successor_of(lone):
+            await eventually(lambda: lone.published() == 2)
+
+
+async def test_who_takes_a_shard_over_publishes_what_waited_for_room() -> None:
+    async with open_worker() as lone:
+        lone.capacity.keep(CAPABILITY, ROOM)
+        await lone.start()
+        lone.capacity.free(CAPABILITY, ROOM)
+
+        async with successor_of(lone) as successor:
+            successor.fill(CAPABILITY, 1)
+            await eventually(lambda: lone.published() == 1)
+
+
+async def test_who_takes_a_shard_over_publishes_what_may_be_unsent(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow, many = Workflow("many"), 101
+    for number in range(many):
+        flow.task(CAPABILITY, name=f"n{number}")
+    async with open_worker() as lone:
+        monkeypatch.setattr(worker_module, "OUTBOX_IDLE_SECONDS", 3_600.0)  # their rows are not cleared
+        lone.capacity.set_slots({CAPABILITY: many})
+        await lone.start(flow)
+        lone.worker.fill(CAPABILITY, many - ROOM)
+        await eventually(lambda: lone.published() == many)
+
+        async with successor_of(lone):
+            await eventually(lambda: lone.published() == 2 * many)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_who_takes_a_shard_over_clears_the_rows_of_tasks_that_agents_have(ended: bool) -> None:
+    async with open_worker() as lone:
+        await lone.start()
+        number = lone.flight.publication
+
+        async def cleared() -> bool:
+            return await lone.rows() == []
+
+        await eventually(cleared)
+        claim = await lone.say(Claimed(ONLY, number, "worker-1"))
+        if ended:
+            await lone.say(Finished(ONLY, claim.fence, number, completed()))
+        row = outbox.Row(number, *ONLY, claim.fence)
+        await lone.database.run(lambda tr: outbox.put(tr, lone.worker.shard, row))  # as if it had not been cleared
+
+        async with successor_of(lone):
+            await eventually(cleared)
+        assert lone.published() == 1

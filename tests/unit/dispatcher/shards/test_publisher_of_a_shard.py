@@ -1,23 +1,52 @@
-"""What of one shard is sent while it is built anew, and what is not."""
+"""What a shard sends: while it is built anew, straight to a free agent, and of its status from memory."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from typing import Any, cast
+from unittest.mock import patch
 
 import pytest
 
+import dispatcher.shards.worker as worker_module
+from coditect import Agent, Context, Workflow
+from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Broker
+from coditect.broker.topology import agent_queues, base_topology, capability_queues
+from coditect.client.control_plane import asking
 from coditect.errors import CoditectError
 from coditect.model.capability import Priority
-from coditect.model.ids import TaskId
+from coditect.model.ids import AgentId, TaskId
+from coditect.model.message import Message
+from coditect.model.result import Status
 from coditect.model.task import Task
-from dispatcher.ledger.effects import NodeKey, Publication
+from coditect.testing import TestFleet
+from coditect.wire import routing
+from coditect.wire.control import Verb
+from coditect.wire.tasks import read_task
+from coditect.workflow.definition import Definition, Node
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.capacity import Capacity
+from dispatcher.ledger.commands import Continue
+from dispatcher.ledger.effects import Effects, NodeKey, Publication, Transition
+from dispatcher.ledger.rows import NodeRecord, RunRecord, WorkflowRecord
 from dispatcher.ledger.workflows import republish
+from dispatcher.shards import status_cache as status_cache_module
+from dispatcher.shards.batch import Batch, BatchResult
 from dispatcher.shards.completions import CommandAnswer
-from dispatcher.shards.publishing.publisher import ShardPublisher
+from dispatcher.shards.in_flight import InFlight
+from dispatcher.shards.publishing import ConfirmedPublications, ShardPublisher
+from dispatcher.shards.status_cache import StatusCache
+from dispatcher.store.errors import StoreUnavailable
+from dispatcher.store.memory import MemoryDatabase
 from tests.support import eventually
+from tests.unit.dispatcher.lone_ledger import AGENT, Ledger, completed, failed
 from tests.unit.dispatcher.lone_worker import CAPABILITY, open_worker
+from tests.unit.dispatcher.planes import plane
 
 
 class Slow:
@@ -81,27 +110,16 @@ async def test_what_was_published_before_is_dropped_and_what_comes_after_is_sent
     scene = Scene()
     scene.send(1, 2)
     await scene.begun(1, 2)
-
     scene.publisher.hold(recall=recall)
+    if recall:  # nothing goes to a broker for which it was not meant
+        await eventually(lambda: scene.broker.recalled == ["1", "2"])
     scene.send(3, 4)
-
     assert sorted(scene.publisher.go_on(3)) == [1, 2, 3]
     await scene.begun(1, 2, 4)
     scene.broker.confirm.set()
     await eventually(lambda: scene.sent == [4])
+
     assert scene.broker.recalled == ["1", "2"]
-
-
-async def test_nothing_goes_to_a_broker_for_which_it_was_not_meant() -> None:
-    scene = Scene()
-    scene.send(1)
-    await scene.begun(1)
-
-    scene.publisher.hold(recall=True)
-
-    await eventually(lambda: scene.broker.recalled == ["1"])
-    await scene.publisher.settled(0.0)
-    assert scene.sent == []
 
 
 async def test_older_occasion_told_late_changes_nothing() -> None:
@@ -151,3 +169,393 @@ async def test_shard_publishes_again_though_its_rebuild_was_refused_at_first(mon
         await lone.start()
 
         await eventually(lambda: lone.published() == 1)
+
+
+async def test_numbers_are_overdue_only_without_a_batch_for_a_while() -> None:
+    overdue = asyncio.Event()
+    confirmed = ConfirmedPublications(overdue.set)
+    confirmed.add([1, 2], within_seconds=0.01)
+    assert confirmed.take() == [1, 2]
+    assert confirmed._timer is None, "a batch has taken them along"
+    assert not overdue.is_set()
+    confirmed.add([3], within_seconds=0.01)
+    await asyncio.wait_for(overdue.wait(), 5)
+    assert (confirmed.are_overdue, confirmed.take(), confirmed.are_overdue) == (True, [3], False)
+
+    confirmed.add([1], within_seconds=3_600)
+    confirmed.close()
+    confirmed.add([2], within_seconds=3_600)
+    assert confirmed._timer is None, "a closed list sets none"
+    assert confirmed.take() == [1, 2]
+
+
+async def test_a_confirm_amid_a_commit_causes_none_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    committed: list[Batch] = []
+    async with open_worker() as lone:
+        monkeypatch.setattr(worker_module, "OUTBOX_IDLE_SECONDS", 3_600.0)
+        run = lone.database.run
+
+        async def confirmed_meanwhile(body: partial[BatchResult]) -> BatchResult:
+            if not committed:
+                lone.worker._note_confirmed([999])
+            committed.append(body.keywords["batch"])
+            return await run(body)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(lone.database, "run", confirmed_meanwhile)
+            for _ in range(2):
+                answer = CommandAnswer[object]()
+                lone.worker.put(Continue(), answer)
+                await answer.future
+
+    assert [len(one.commands) for one in committed] == [1, 1], "none for the confirmed row alone"
+    assert [list(one.confirmed) for one in committed] == [[], [999]]
+
+
+async def test_rows_of_a_commit_that_failed_are_cleared_with_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_worker() as lone:
+        monkeypatch.setattr(worker_module, "OUTBOX_IDLE_SECONDS", 3_600.0)
+        await lone.start()
+        await eventually(lambda: len(lone.worker._confirmed))
+        run, refused = lone.database.run, list[Any]()
+
+        async def refuse_once(body: Any) -> Any:
+            if not refused:
+                refused.append(body)
+                raise StoreUnavailable("The fault that was asked for")
+            return await run(body)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(lone.database, "run", refuse_once)
+            await lone.say(Continue())
+
+        assert len(refused) == 1
+        assert await lone.rows() == [], "the next owner would publish the task again"
+
+
+WORK = "work"
+FREE = AgentId("free-1")
+
+
+def flow(*capabilities: str) -> Definition:
+    """A chain of these."""
+    made = Workflow("flow")
+    before: list[Any] = []
+    for number, capability in enumerate(capabilities):
+        before = [made.task(capability, 1, name=f"n{number}", after=before)]
+    return made.definition()
+
+
+async def ended(ledger: Ledger, *, free: bool = True, **changed: Any) -> list[str]:
+    """The agents that what follows on the first publication goes to."""
+    first = ledger.published.pop(0)
+    await ledger.batch(replace(ledger.finished(first, completed(1)), free=free, **changed))
+    return [publication.agent for publication in ledger.published]
+
+
+@pytest.mark.parametrize(
+    ("follow_on", "free", "agent"),
+    [(True, True, AGENT), (True, False, ""), (False, True, "")],
+    ids=["free", "not free", "in a cluster"],
+)
+async def test_next_node_goes_to_the_agent_that_is_free(follow_on: bool, free: bool, agent: str) -> None:
+    async with MemoryDatabase() as database:
+        ledger = await Ledger.open(database, follow_on=follow_on)
+        await ledger.start(flow(WORK, WORK))
+
+        assert await ended(ledger, free=free) == [agent]
+
+
+async def test_next_node_of_another_capability_goes_to_anybody(ledger: Ledger) -> None:
+    await ledger.start(flow(WORK, "other", WORK))
+
+    assert await ended(ledger) == [""]
+    assert await ended(ledger, free=False) == [""], "nobody is free for it by what ended before"
+
+
+async def test_one_of_several_that_follow_goes_to_it(ledger: Ledger) -> None:
+    wide = Workflow("wide")
+    top = wide.task(WORK, 0, name="top")
+    for number in range(3):
+        wide.task(WORK, number, name=f"n{number}", after=[top])
+    await ledger.start(wide.definition())
+
+    assert sorted(await ended(ledger)) == ["", "", AGENT]
+
+
+async def test_where_more_is_told_the_broker_balances(ledger: Ledger) -> None:
+    for workflow in ("a", "b"):
+        await ledger.start(flow(WORK, WORK), workflow=workflow)
+    both = [replace(ledger.finished(one, completed(1)), free=True) for one in ledger.published]
+    ledger.published.clear()
+
+    await ledger.batch(*both)
+
+    assert [publication.agent for publication in ledger.published] == ["", ""]
+
+
+async def test_what_is_tried_again_goes_to_anybody(ledger: Ledger) -> None:
+    await ledger.start(flow(WORK, WORK))
+    first = ledger.published.pop()
+
+    await ledger.batch(replace(ledger.finished(first, replace(failed(retryable=True), retry_ms=1)), free=True))
+    await ledger.pass_time(1)
+
+    assert [publication.agent for publication in ledger.published] == [""]
+
+
+# -- on its way ---------------------------------------------------------------------------------------------
+
+
+async def sent(broker: MemoryBroker) -> list[BaseException | None]:
+    """What came of a publication to that agent."""
+    told: list[BaseException | None] = []
+    task = Task(WORK, Priority.P1, b"{}", id=TaskId("one"), published_at_ms=7)
+    ShardPublisher(broker, lambda _, error: told.append(error)).send(Publication(NodeKey("w", "n"), 1, task, FREE))
+    await eventually(lambda: bool(told))
+    return told
+
+
+async def test_it_goes_to_that_agents_queue() -> None:
+    async with MemoryBroker(MemoryServer(), name="dispatcher") as broker:
+        await broker.declare(base_topology() + capability_queues(WORK) + agent_queues(FREE, slots=1))
+
+        told = await sent(broker)
+
+        delivery = await broker.get(routing.next_queue(FREE))
+        assert delivery is not None
+        task = read_task(delivery.message, delivery.routing_key)
+        assert (told, task.id, routing.key_of(task), task.published_at_ms) == ([None], "one", f"{WORK}.p1", 7)
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["full", "gone"])
+async def test_it_goes_to_anybody_and_is_claimed_when_that_agents_queue_does_not_take_it(full: bool) -> None:
+    async with MemoryBroker(MemoryServer(), name="dispatcher") as broker:
+        await broker.declare(base_topology() + capability_queues(WORK))
+        if full:
+            await broker.declare(agent_queues(FREE, slots=1))
+            for _ in range(2):
+                await broker.publish(Message(b"1"), exchange=routing.AGENTS, routing_key=routing.next_key(FREE))
+
+        told = await sent(broker)
+
+        delivery = await broker.get(routing.task_queue(WORK, Priority.P1))
+        assert delivery is not None
+        task = read_task(delivery.message, delivery.routing_key)
+        assert (told, task.id, task.published_at_ms) == ([None], "one", None)
+
+
+def test_start_from_an_agents_own_queue_says_nothing_of_the_capabilitys() -> None:
+    in_flight = InFlight(Capacity(lambda: 0.0))
+    node_key = NodeKey("w", "n")
+
+    def move(state: TaskState, publication: int) -> None:
+        row = NodeRecord(state, publication=publication, fence=1, agent=AGENT if state is TaskState.WORKING else "")
+        in_flight.follow(Transition(node_key, state, WORK, "p1", row), 0.0)
+
+    move(TaskState.PUBLISHED, 7)
+    in_flight.note_own_queue(node_key)
+    move(TaskState.WORKING, 7)
+    apart = dict(in_flight.started)
+    move(TaskState.PUBLISHED, 8)
+    move(TaskState.COMPLETED, 8)
+
+    assert (apart, in_flight.started) == ({}, {(WORK, "p1"): 8})
+
+
+# -- with agents --------------------------------------------------------------------------------------------
+
+
+def walker(*, slots: int = 4) -> tuple[Agent, list[tuple[str, str, int]]]:
+    """An agent whose tasks take as long as they say, and its runs: agent process, node, attempt."""
+    runs: list[tuple[str, str, int]] = []
+    agent = Agent("walker", slots=slots)
+
+    @agent.capability(WORK, timeout="2h")
+    async def walk(seconds: float, ctx: Context) -> float:
+        runs.append((ctx.agent_id, ctx.task_id.rpartition(":")[2], ctx.attempt))
+        await asyncio.sleep(seconds)
+        return seconds
+
+    return agent, runs
+
+
+async def test_chain_stays_with_its_agent() -> None:
+    agent, runs = walker()
+    async with TestFleet(agents=[agent], replicas=3) as fleet:
+        run = await fleet.start(flow(*[WORK] * 6))
+
+        await run.result(timeout="1h")
+
+    assert len({agent_id for agent_id, _, _ in runs}) == 1
+    assert [(node, attempt) for _, node, attempt in runs] == [(f"n{number}", 1) for number in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("fault", "within_seconds"),
+    [(TestFleet.kill, 1.0), (TestFleet.pause, 5.0), (TestFleet.drop_connections, 1.0)],
+    ids=["killed", "stopped", "cut off"],
+)
+async def test_chain_goes_on_elsewhere(fault: Callable[[TestFleet, str], object], within_seconds: float) -> None:
+    agent, runs = walker()
+    async with TestFleet(agents=[agent], replicas=2, seed=3) as fleet:
+        run = await fleet.start(flow(*[WORK] * 4))
+        await fleet.advance("2500ms")
+        first, node, _ = runs[-1]
+
+        fault(fleet, first)
+        await run.result(timeout="1h")
+
+        again = [(agent_id, attempt) for agent_id, name, attempt in runs if name == node]
+        assert again[0] == (first, 1)
+        assert len(again) <= 2
+        assert fleet.elapsed_seconds <= 4 + 1 + within_seconds
+        assert len(runs) <= 5
+
+
+async def test_chain_of_an_agent_that_drains_goes_on_elsewhere() -> None:
+    agent, runs = walker()
+    async with TestFleet(agents=[agent], replicas=2) as fleet:
+        run = await fleet.start(flow(*[WORK] * 4))
+        await fleet.advance("2500ms")
+
+        await fleet.drain(runs[-1][0])
+        await run.result(timeout="1h")
+
+        assert [(node, attempt) for _, node, attempt in runs] == [(f"n{number}", 1) for number in range(4)]
+        assert len({agent_id for agent_id, _, _ in runs}) == 2
+        assert fleet.elapsed_seconds <= 6
+
+
+async def test_urgent_chain_is_not_held_up_where_only_the_slot_is_left_that_is_kept_for_it() -> None:
+    agent, runs = walker(slots=2)
+    urgent = Workflow("urgent")
+    before: list[Any] = []
+    for number in range(5):
+        before = [urgent.task(WORK, 0.02, name=f"n{number}", after=before, priority="p0")]
+    async with TestFleet(agents=[agent]) as fleet:
+        await fleet.submit(WORK, 3600.0, durable=True)
+        await fleet.advance("100ms")
+        began = fleet.elapsed_seconds
+
+        await (await fleet.start(urgent)).result(timeout="1h")
+
+        assert len(runs) == 6
+        assert fleet.elapsed_seconds - began < 0.2
+
+
+HEAD = WorkflowRecord(0, "release", "", "", 1, 1_000)
+
+
+def test_what_was_asked_for_is_known_as_it_was_committed_last_until_its_end() -> None:
+    status_cache = StatusCache()
+    first, last = RunRecord(WorkflowState.RUNNING, open=2), RunRecord(WorkflowState.RUNNING, open=1)
+    status_cache.note(Effects(runs=[("w", first)]))
+    status_cache.follow("w", HEAD)
+    assert status_cache.get("w") is None, "nobody had asked for it"
+    status_cache.note(Effects(runs=[("w", first), ("other", first)]))
+    status_cache.note(Effects(runs=[("w", last)]))
+    assert status_cache.get("w") == (HEAD, last)
+    assert status_cache.get("other") is None
+    status_cache.note(Effects(runs=[("w", RunRecord(WorkflowState.COMPLETED))]))
+    assert status_cache.get("w") is None, "the end is read from the ledger"
+
+
+def test_too_many_are_forgotten_and_read_again() -> None:
+    status_cache = StatusCache(max_states=2)
+    for workflow in ("a", "b", "c"):
+        status_cache.follow(workflow, HEAD)
+    run = RunRecord(WorkflowState.RUNNING)
+
+    status_cache.note(Effects(runs=[("a", run), ("b", run), ("c", run)]))
+
+    assert [status_cache.get(workflow) is None for workflow in ("a", "b", "c")] == [True, True, False]
+
+
+async def test_waits_are_over_at_their_ends_and_when_only_the_ledger_can_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status_cache_module, "MAX_WAITS", 4)
+    cache = StatusCache()
+    ended = Transition(NodeKey("w", "a"), TaskState.COMPLETED, "work", "p1", None)
+    begun = replace(ended, node_key=NodeKey("w", "b"), state=TaskState.WORKING)
+    with ExitStack() as waits:
+        node_keys = [NodeKey("w", node) for node in ("", "a", "b", "b")]
+        of_run, of_a, of_b, again = [waits.enter_context(cache.waiting(node_key)) for node_key in node_keys]
+        with cache.waiting(NodeKey("other", "")) as too_many:
+            assert too_many.done()
+        cache.note(Effects(runs=[("w", RunRecord(WorkflowState.RUNNING, open=1))], transitions=[ended, begun]))
+        assert [turn.done() for turn in (of_run, of_a, of_b, again)] == [False, True, False, False]
+        cache.note(Effects(runs=[("w", RunRecord(WorkflowState.COMPLETED))]))
+        assert [turn.done() for turn in (of_run, of_b)] == [True, False]
+        cache.clear()
+        assert of_b.done() and again.done()
+    assert cache.held == 0
+
+
+async def test_who_waits_for_an_end_asks_once() -> None:
+    may_end = asyncio.Semaphore(0)
+    worker = Agent("worker")
+
+    @worker.capability("over.wait")
+    async def work(number: int) -> int:
+        await may_end.acquire()
+        return number
+
+    async with plane() as made:
+        own = await made.broker("dispatcher")
+        dispatcher = await made.dispatcher(own, shards=1)
+        await made.agent(worker)
+        client = await made.client()
+        handle = await client.submit("over.wait", 1, durable=True)
+        shard = dispatcher.ownership.workers[0]
+        with patch.object(made.database, "ask", wraps=made.database.ask) as ledger:
+            outcome = asyncio.ensure_future(handle.outcome(timeout="1h"))
+            await eventually(lambda: shard.status_cache.held)
+            may_end.release()
+            found = await outcome
+            assert not ledger.called, "memory knows that it runs, and the commit has the answer"
+        again = await client.tasks.get(handle.task_id).outcome(timeout="1h")
+        assert (found.status, found.body) == (Status.COMPLETED, b"1")
+        assert found == again and found.agent_id is not None, "the ledger says the same"
+
+
+async def test_who_asks_again_and_again_is_told_each_commit_without_the_ledger() -> None:
+    may_end = asyncio.Semaphore(0)
+    worker = Agent("worker")
+
+    @worker.capability("over.view")
+    async def work(number: int) -> None:
+        await may_end.acquire()
+
+    async with plane() as made:
+        own = await made.broker("dispatcher")
+        dispatcher = await made.dispatcher(own, shards=1)
+        await made.agent(worker)
+        control = await made.stack.enter_async_context(asking(own, made.clock, name="asks"))
+        client = await made.client()
+        flow = Workflow("steps")
+        before: list[Node] = []
+        for number in range(4):
+            before = [flow.task("over.view", number, name=f"n{number}", after=before)]
+        run = await client.start(flow)
+
+        async def ended() -> int:
+            return (await run.overview()).counts.get(TaskState.COMPLETED, 0)
+
+        for completed in range(4):
+            await eventually(partial(_is, ended, completed))
+            assert (dispatcher.ownership.workers[0].status_cache.get(run.id) is not None) == (completed > 0)
+            with patch.object(made.database, "ask", wraps=made.database.ask) as ledger:
+                told = await control.ask(Verb.RESULT, {"workflow": run.id})
+                assert told == {"state": "running", "reason": "", "value": None, "failure": None}
+                assert not completed or not ledger.called
+                first = await control.ask(Verb.RESULT, {"workflow": run.id, "node": "n0"})
+                assert (first["state"] == "completed") == (completed > 0)
+                assert ledger.called
+            may_end.release()
+        assert await run.wait(timeout="10s") is WorkflowState.COMPLETED
+        assert await ended() == 4
+        assert dispatcher.ownership.workers[0].status_cache.get(run.id) is None
+
+
+async def _is(ask: Callable[[], Awaitable[int]], wanted: int) -> bool:
+    return await ask() == wanted

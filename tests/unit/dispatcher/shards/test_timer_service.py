@@ -1,42 +1,56 @@
-"""The alarm of a shard's timers: rings although the store did not answer; for limits, while agents are heard."""
+"""The alarm of timers rings although the store did not answer; for limits, while agents are heard."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar, cast
 
 import pytest
 
-from coditect.aio.clock import Clock
+from coditect import Agent, Retry, Workflow
+from coditect.aio.clock import Clock, SystemClock
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Consumer
 from coditect.broker.topology import base_topology, shard_queues
+from coditect.client.workflow_run import WorkflowRun
 from coditect.errors import CoditectError
 from coditect.model.message import Message
+from coditect.model.result import Outcome
+from coditect.registry.memory import MemoryRegistry
 from coditect.wire import routing
 from dispatcher.ledger import timers
-from dispatcher.ledger.commands import Due
+from dispatcher.ledger.commands import Due, Finished
 from dispatcher.ledger.nodes import limits
 from dispatcher.ledger.nodes.approvals.questions import TIMER as APPROVAL_TIMER
 from dispatcher.ledger.nodes.claim import RETRY_TIMER
 from dispatcher.ledger.timers import Timer
 from dispatcher.ports import Ports
+from dispatcher.program import Dispatcher
 from dispatcher.shards import timers as timer_service
 from dispatcher.shards.completions import Settle
-from dispatcher.shards.timers import GRACE_SECONDS, TimerService
+from dispatcher.shards.timers import LATE_REPORTS_SECONDS, TimerService
 from dispatcher.store.errors import TransactionTimedOut
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Reads
 from tests.support import eventually
 from tests.unit.broker.virtual_time import in_virtual_time
-from tests.unit.dispatcher.shards.loop_clock import LoopClock
+from tests.unit.dispatcher.lone_ledger import completed, failed
+from tests.unit.dispatcher.lone_worker import CAPABILITY, open_worker
+from tests.unit.dispatcher.planes import Plane, plane
 
 Value = TypeVar("Value")
+
+
+class LoopClock(SystemClock):
+    """Begins a million seconds after the epoch."""
+
+    def now_ms(self) -> int:
+        return 1_000_000_000 + round(1000 * asyncio.get_running_loop().time())
 
 
 class Silent(MemoryDatabase):
@@ -141,12 +155,12 @@ async def test_timer_that_cannot_be_carried_out_is_tried_once_a_second_and_holds
     async with around() as made:
         made.refused = refused
         made.timer_service.set(await made.plan(APPROVAL_TIMER, RETRY_TIMER))
-        await asyncio.sleep(60)
+        await asyncio.sleep(10)
         await made.plan(limits.DEADLINE_TIMER, seconds=0.5)
         await made.listen()
-        await asyncio.sleep(60)
+        await asyncio.sleep(10)
 
-    assert 100 <= made.refusals <= 125
+    assert 15 <= made.refusals <= 22
     assert set(made.fired) == {APPROVAL_TIMER, RETRY_TIMER, limits.DEADLINE_TIMER}
 
 
@@ -155,7 +169,7 @@ async def test_limits_ring_when_all_that_agents_told_before_has_had_its_time_to_
     async with around() as made:
         now = asyncio.get_running_loop().time
         began = now()
-        due_ms = await made.plan(*limits.TIMERS, RETRY_TIMER)
+        due_ms = await made.plan(*limits.TIME_LIMIT_TIMERS, RETRY_TIMER)
         await made.plan(APPROVAL_TIMER, seconds=4.3)
         made.timer_service.set(due_ms)
         await asyncio.sleep(60)
@@ -166,9 +180,9 @@ async def test_limits_ring_when_all_that_agents_told_before_has_had_its_time_to_
         await asyncio.sleep(60)
 
         assert unheard == {RETRY_TIMER: 0.0, APPROVAL_TIMER: 4.3}
-        assert set(made.fired) - set(unheard) == limits.TIMERS
-        for kind in limits.TIMERS:
-            assert GRACE_SECONDS <= made.fired[kind] - listened <= GRACE_SECONDS + 1
+        assert set(made.fired) - set(unheard) == limits.TIME_LIMIT_TIMERS
+        for kind in limits.TIME_LIMIT_TIMERS:
+            assert LATE_REPORTS_SECONDS <= made.fired[kind] - listened <= LATE_REPORTS_SECONDS + 1
         assert made.database.reads < 3 * 65 + 20, "it looks once a second"
 
 
@@ -178,7 +192,7 @@ async def test_limits_do_not_ring_while_the_broker_takes_nothing(blocked: bool) 
     async with around() as made:
         await made.listen()
         await asyncio.sleep(10)
-        made.timer_service.set(await made.plan(*limits.TIMERS, seconds=5))
+        made.timer_service.set(await made.plan(*limits.TIME_LIMIT_TIMERS, seconds=5))
         (made.server.block if blocked else made.server.stop)()
         made.background.start(made.say_something(), name="say")
         await asyncio.sleep(30)
@@ -189,21 +203,26 @@ async def test_limits_do_not_ring_while_the_broker_takes_nothing(blocked: bool) 
         await asyncio.sleep(10)
 
         assert early == {}
-        assert set(made.fired) == limits.TIMERS
-        assert all(at - returned > GRACE_SECONDS - 1.1 for at in made.fired.values())
+        assert set(made.fired) == limits.TIME_LIMIT_TIMERS
+        assert all(at - returned > LATE_REPORTS_SECONDS - 1.1 for at in made.fired.values())
 
 
 @in_virtual_time
-async def test_limits_ring_in_time_when_agents_are_heard() -> None:
+@pytest.mark.parametrize("gone", [False, True], ids=["", "another queue is gone"])
+async def test_limits_ring_in_time_when_agents_are_heard(gone: bool) -> None:
     async with around() as made:
+        await made.broker.declare(shard_queues(1))
         await made.listen()
+        await made.broker.consume(routing.results_queue(1), lambda one: one.ack(), prefetch=1)
         await asyncio.sleep(10)
-        due_ms = await made.plan(*limits.TIMERS, seconds=5)
+        if gone:
+            await made.broker.delete_queue(routing.results_queue(1))
+        due_ms = await made.plan(*limits.TIME_LIMIT_TIMERS, seconds=5)
         made.timer_service.look_again()
-
         await asyncio.sleep(5.1)
 
-        assert set(made.fired) == limits.TIMERS
+        assert made.broker.connected != gone
+        assert set(made.fired) == limits.TIME_LIMIT_TIMERS
         assert made.clock.now_ms() - due_ms == 100
 
 
@@ -227,7 +246,7 @@ async def test_limits_are_held_when_the_store_is_back_for_what_agents_told_is_no
     async with around() as made:
         await made.listen()
         await asyncio.sleep(10)
-        due_ms = await made.plan(*limits.TIMERS)
+        due_ms = await made.plan(*limits.TIME_LIMIT_TIMERS)
         made.database.silent = 3
         made.timer_service.set(due_ms)
 
@@ -235,80 +254,40 @@ async def test_limits_are_held_when_the_store_is_back_for_what_agents_told_is_no
         answered = asyncio.get_running_loop().time()
         await asyncio.sleep(10)
 
-        assert set(made.fired) == limits.TIMERS
-        assert all(at - answered > GRACE_SECONDS - 1.1 for at in made.fired.values())
+        assert set(made.fired) == limits.TIME_LIMIT_TIMERS
+        assert all(at - answered > LATE_REPORTS_SECONDS - 1.1 for at in made.fired.values())
 
 
 @in_virtual_time
-async def test_limits_ring_while_another_queue_of_the_dispatcher_is_gone() -> None:
+@pytest.mark.parametrize("lost", ["away", "ended", "deaf from the beginning"])
+async def test_limits_are_held_after_an_ear_was_lost_whoever_noticed(lost: str) -> None:
     async with around() as made:
-        await made.broker.declare(shard_queues(1))
-        await made.listen()
-        await made.broker.consume(routing.results_queue(1), lambda one: one.ack(), prefetch=1)
+        if lost == "deaf from the beginning":
+            await made.consume()
+            made.server.stop()
+            await asyncio.sleep(1)
+            made.timer_service.listen(made.consumers)
+        else:
+            await made.listen()
         await asyncio.sleep(10)
-        await made.broker.delete_queue(routing.results_queue(1))
-        due_ms = await made.plan(*limits.TIMERS, seconds=5)
-        made.timer_service.look_again()
-
-        await asyncio.sleep(5.1)
-
-        assert not made.broker.connected
-        assert set(made.fired) == limits.TIMERS
-        assert made.clock.now_ms() - due_ms == 100
-
-
-@in_virtual_time
-async def test_limits_are_held_after_an_ear_was_lost_whoever_noticed() -> None:
-    async with around() as made:
-        await made.listen()
-        await asyncio.sleep(10)
-        lost = asyncio.get_running_loop().time()
-        made.server.stop()
-        await asyncio.sleep(10)
-        made.timer_service.set(await made.plan(*limits.TIMERS, seconds=0.5))
-        made.server.start()
-
-        await asyncio.sleep(10)
-
-        assert made.consumers[0].active
-        assert set(made.fired) == limits.TIMERS
-        assert all(at - lost > 10 + GRACE_SECONDS for at in made.fired.values())
-
-
-@in_virtual_time
-async def test_limits_are_held_after_the_broker_ended_an_ear() -> None:
-    async with around() as made:
-        await made.listen()
-        await asyncio.sleep(10)
-        made.timer_service.set(await made.plan(*limits.TIMERS, seconds=0.5))
-        ended = asyncio.get_running_loop().time()
-        made.server.cancel_consumers(routing.results_queue(0))
+        if lost == "away":
+            made.server.stop()
+            await asyncio.sleep(10)
+        late = 1.5 if lost == "deaf from the beginning" else 0.5
+        made.timer_service.set(await made.plan(*limits.TIME_LIMIT_TIMERS, seconds=late))
+        if lost == "ended":
+            made.server.cancel_consumers(routing.results_queue(0))
+        else:
+            made.server.start()
+        back = asyncio.get_running_loop().time()
         await asyncio.sleep(0.4)
         heard = made.consumers[0].active
-
         await asyncio.sleep(10)
 
-        assert heard, "before the limits are due"
-        assert set(made.fired) == limits.TIMERS
-        assert all(at - ended > GRACE_SECONDS for at in made.fired.values())
-
-
-@in_virtual_time
-async def test_limits_are_held_after_an_ear_that_was_deaf_from_the_beginning_hears() -> None:
-    async with around() as made:
-        await made.consume()
-        made.server.stop()
-        await asyncio.sleep(1)
-        made.timer_service.listen(made.consumers)
-        await asyncio.sleep(10)
-        made.timer_service.set(await made.plan(*limits.TIMERS, seconds=1.5))
-        made.server.start()
-        started = asyncio.get_running_loop().time()
-
-        await asyncio.sleep(10)
-
-        assert set(made.fired) == limits.TIMERS
-        assert all(at - started > GRACE_SECONDS for at in made.fired.values())
+        assert heard or lost != "ended", "before the limits are due"
+        assert made.consumers[0].active
+        assert set(made.fired) == limits.TIME_LIMIT_TIMERS
+        assert all(at - back > LATE_REPORTS_SECONDS for at in made.fired.values())
 
 
 @in_virtual_time
@@ -323,3 +302,112 @@ async def test_ears_that_are_lost_again_and_again_are_looked_for_once() -> None:
             made.timer_service.deafened()
 
         assert len(made.background) == before
+
+
+SOON = "20ms"
+
+
+def paused(pause: str) -> Workflow:
+    flow = Workflow("paused")
+    match pause:
+        case "wait":
+            flow.task(CAPABILITY, after=[flow.wait(SOON)], name="only")
+        case "delay":
+            flow.task(CAPABILITY, name="only", delay=SOON)
+        case "approval":
+            flow.task(CAPABILITY, after=[flow.approval("now?", timeout=SOON, on_timeout="grant")], name="only")
+        case "retry":
+            flow.task(CAPABILITY, name="only", retry=Retry(max_attempts=2, first=SOON))
+        case "loop":
+            flow.task(CAPABILITY, name="only", repeat={"until": "result.done", "most": 2, "every": SOON})
+        case "child":
+            child = Workflow("child")
+            child.task(CAPABILITY, name="only", retry=Retry(max_attempts=1))
+            flow.workflow(child, name="run", retry=Retry(max_attempts=2, first=SOON))
+    return flow
+
+
+@pytest.mark.parametrize(
+    ("pause", "outcome"),
+    [
+        ("wait", None),
+        ("delay", None),
+        ("approval", None),
+        ("retry", failed(retryable=True)),
+        ("loop", completed({"done": False})),
+        ("child", failed()),
+    ],
+)
+async def test_task_that_waits_for_its_time_is_published_then(pause: str, outcome: Outcome | None) -> None:
+    async with open_worker() as lone:
+        await lone.start(paused(pause))
+        await eventually(lambda: lone.published() == 1)
+        if outcome is not None:
+            ((node_key, flight),) = lone.worker.in_flight
+            await lone.say(Finished(node_key, flight.fence, flight.publication, outcome))
+            await eventually(lambda: lone.published() == 2)
+
+
+DEADLINE_SECONDS = 20
+TAKES_SECONDS = 5
+
+
+class Slow(MemoryBroker):
+    """Its answers take a while, as those of a broker with many clients do."""
+
+    async def consume(self, *args: Any, **options: Any) -> Consumer:
+        await asyncio.sleep(1)
+        return await super().consume(*args, **options)
+
+
+class Scene:
+    """One agent, a client, and dispatchers as they are wanted, one after the other."""
+
+    def __init__(self, made: Plane) -> None:
+        self._made = made
+        self.ended: list[str] = []
+
+    async def open(self) -> None:
+        worker = Agent("worker")
+
+        @worker.capability("some.work")
+        async def work(seconds: int) -> None:
+            await asyncio.sleep(seconds)
+            self.ended.append("work")
+
+        self.agent = await self._made.agent(worker)
+        self._client = await self._made.client()
+
+    @asynccontextmanager
+    async def dispatcher(self) -> AsyncIterator[tuple[Dispatcher, MemoryBroker]]:
+        async with Slow(self._made.server, name="dispatcher") as broker, AsyncExitStack() as stack:
+            yield await self._made.dispatcher(broker, stack=stack, shards=1), broker
+
+    async def start(self, seconds: int) -> WorkflowRun:
+        flow = Workflow("one")
+        flow.task("some.work", seconds, name="only", deadline=f"{DEADLINE_SECONDS}s")
+        return await self._client.start(flow)
+
+
+@asynccontextmanager
+async def scene() -> AsyncIterator[Scene]:
+    registry = MemoryRegistry(now=asyncio.get_running_loop().time)
+    async with plane(registry=registry, clock=LoopClock()) as made:
+        opened = Scene(made)
+        await opened.open()
+        yield opened
+
+
+@in_virtual_time
+@pytest.mark.parametrize("vanishes", [False, True])
+async def test_result_that_waited_for_the_next_dispatcher_counts_and_else_the_limit_holds(vanishes: bool) -> None:
+    async with scene() as made:
+        async with made.dispatcher():
+            run = await made.start(10 * DEADLINE_SECONDS if vanishes else TAKES_SECONDS)
+            await asyncio.sleep(1)
+            if vanishes:
+                made.agent.vanish()
+        await asyncio.sleep(DEADLINE_SECONDS + 10)
+        assert made.ended == ([] if vanishes else ["work"])
+        async with made.dispatcher():
+            assert await run.wait(timeout="10s") == ("failed" if vanishes else "completed")

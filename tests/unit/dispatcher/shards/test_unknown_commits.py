@@ -10,10 +10,11 @@ import pytest
 from coditect.wire.control import Verb
 from coditect.workflow.states import TaskState
 from dispatcher.capacity import Capacity
-from dispatcher.ledger.commands import Asked, Claimed, Fill, Finished, GoOn
+from dispatcher.ledger.commands import Asked, Claimed, Continue, Fill, Finished
 from dispatcher.ledger.effects import NodeKey, Transition
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.workflows.queries import rows_of
+from dispatcher.shards import publishing
 from dispatcher.shards.in_flight import InFlight
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import JobState
@@ -45,9 +46,7 @@ async def test_what_an_unknown_commit_claimed_is_published_and_leaves_no_row(lon
 
 
 @pytest.mark.parametrize("doubt", ["timed out", "repeated"])
-async def test_what_an_unknown_commit_ended_is_not_under_way_and_not_running_any_more(
-    lone: LoneWorker, doubt: str
-) -> None:
+async def test_what_an_unknown_commit_ended_is_not_under_way(lone: LoneWorker, doubt: str) -> None:
     await lone.start()
     head, _ = await lone.database.read(lambda tr: rows_of(tr, "w"))
     lone.worker.status_cache.follow("w", head)
@@ -64,11 +63,22 @@ async def test_what_an_unknown_commit_ended_is_not_under_way_and_not_running_any
     assert run.state.terminal
 
 
+@pytest.mark.parametrize("way", ["timed out", "repeated", "closed"])
+async def test_who_waits_for_an_end_asks_the_ledger_when_memory_does_not_know(lone: LoneWorker, way: str) -> None:
+    await lone.start()
+    with lone.worker.status_cache.waiting(NodeKey("w", "only")) as turn:
+        if way == "closed":
+            await lone.worker.close()
+        else:
+            lone.database.doubt = way
+            await lone.say(Continue())
+
+        assert turn.done()
+
+
 @pytest.mark.parametrize("doubt", ["timed out", "repeated"])
 @pytest.mark.parametrize("verb", [Verb.REDRIVE, Verb.RESUME, Verb.ANSWER, Verb.CANCEL])
-async def test_request_of_an_unknown_commit_is_told_that_it_was_done_and_was_done_once(
-    lone: LoneWorker, verb: Verb, doubt: str
-) -> None:
+async def test_request_of_an_unknown_commit_was_done_once(lone: LoneWorker, verb: Verb, doubt: str) -> None:
     await lone.start(gated=verb is Verb.ANSWER)
     body: dict[str, Any] = {"workflow": "w"}
     if verb in (Verb.REDRIVE, Verb.RESUME):
@@ -140,7 +150,7 @@ async def test_batch_is_settled_once_when_the_ledger_does_not_tell_at_first(lone
 async def test_worker_that_is_in_doubt_looks_without_being_asked(lone: LoneWorker) -> None:
     await lone.start()
     lone.database.doubt, lone.database.silent = "repeated", 5
-    await lone.say(GoOn())
+    await lone.say(Continue())
 
     await eventually(lambda: lone.database.silent == 0)
 
@@ -166,3 +176,15 @@ def _published(number: int) -> NodeRecord:
 
 def _found(name: str, row: NodeRecord) -> Transition:
     return Transition(NodeKey("w", name), row.state, "work", "p1", row)
+
+
+async def test_publish_without_a_confirm_has_another_number(lone: LoneWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publishing, "TASK_PUBLISH_SECONDS", 0.05)
+    lone.server.block()
+    await lone.start()
+    first = lone.flight.publication
+
+    await eventually(lambda: lone.flight.publication > first)
+    lone.server.unblock()
+
+    await eventually(lambda: lone.published() >= 2)

@@ -1,8 +1,9 @@
-"""The worker of one shard: what becomes of a batch that fails, and of what is on the shard worker then."""
+"""The worker of one shard: batches that fail, and messages of several results."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,19 +15,27 @@ from coditect import Retry, Workflow
 from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.broker.port import Delivery
+from coditect.broker.topology import shard_queues
 from coditect.errors import CoditectError, Retryable
 from coditect.messaging.event_publisher import Events
-from coditect.registry.reference_clock import ReferenceClock
+from coditect.model.message import Message
+from coditect.registry.port import ReferenceClock
+from coditect.wire import routing
+from coditect.wire.control import PROGRESS_TYPE, STARTED_TYPE
+from coditect.wire.json import dumps
+from coditect.wire.tasks import RESULT_TYPE
+from coditect.wire.workflow_tasks import RESULTS_TYPE
 from coditect.workflow.states import TaskState
 from dispatcher.capacity import LEAST, Capacity
 from dispatcher.ledger import timers
-from dispatcher.ledger.commands import Due, Finished, GoOn, Proposed
+from dispatcher.ledger.commands import Continue, Due, Finished, Proposed
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import LostLease
 from dispatcher.ledger.keyspace import RUNS, STATUSES
 from dispatcher.ledger.nodes import advance
 from dispatcher.ledger.nodes.attempts import UNRECORDABLE
-from dispatcher.ledger.nodes.inputs import FAILURE, value_of
+from dispatcher.ledger.nodes.inputs import FAILURE, Inputs, inputs_of, value_of
 from dispatcher.ledger.ownership import shards
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.unit_of_work import UnitOfWork
@@ -34,20 +43,22 @@ from dispatcher.ledger.values import LARGEST_BYTES
 from dispatcher.ledger.workflows import continuations
 from dispatcher.ports import Ports
 from dispatcher.shards import batch
+from dispatcher.shards import continuations as shard_continuations
 from dispatcher.shards.continuations import log as continuations_log
+from dispatcher.shards.results import ResultsConsumer
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.errors import StoreFailed, StoreUnavailable
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
 from tests.support import eventually
 from tests.unit.broker.virtual_time import in_virtual_time
-from tests.unit.dispatcher.lone_ledger import completed, few_steps
-from tests.unit.dispatcher.lone_worker import ONLY, open_worker, start_of
+from tests.unit.dispatcher.lone_ledger import completed, few_steps, wide
+from tests.unit.dispatcher.lone_worker import CAPABILITY, ONLY, LoneWorker, open_worker, start_of
 
 Value = TypeVar("Value")
 
 
-class Strange(GoOn):
+class Strange(Continue):
     """A command that nobody has taught a batch to do."""
 
 
@@ -102,9 +113,9 @@ async def new_worker(lost: list[int]) -> AsyncIterator[tuple[ShardWorker, Losing
 async def test_command_that_cannot_be_done_is_refused_alone_and_the_others_are_done_in_order() -> None:
     settled, lost = Settled(), list[int]()
     async with new_worker(lost) as (worker, _):
-        worker.put(GoOn(), settled.of("first"))
+        worker.put(Continue(), settled.of("first"))
         worker.put(Strange(), settled.of("strange"))
-        worker.put(GoOn(), settled.of("last"))
+        worker.put(Continue(), settled.of("last"))
 
         await worker.open()
         await eventually(lambda: len(settled.told) == 3)
@@ -113,34 +124,21 @@ async def test_command_that_cannot_be_done_is_refused_alone_and_the_others_are_d
     assert lost == []
 
 
-async def test_commands_of_a_batch_that_the_store_refused_keep_their_order() -> None:
+async def test_commands_of_a_refused_batch_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     settled = Settled()
     async with new_worker([]) as (worker, database):
         await worker.open()
         database.batches, database.refusal = 0, StoreUnavailable("The fault that was asked for")
         for name in ("first", "second", "third"):
-            worker.put(GoOn(), settled.of(name))
+            worker.put(Continue(), settled.of(name))
         await eventually(lambda: database.batches < 0)
+        monkeypatch.setattr(Transaction, "is_aging", True)  # each does one command
         database.batches = 1_000_000
         await eventually(lambda: len(settled.told) == 3)
-
     assert [name for name, _ in settled.told] == ["first", "second", "third"]
 
 
-async def test_commands_that_a_batch_left_over_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Transaction, "is_aging", True)  # each does one command
-    settled = Settled()
-    async with new_worker([]) as (worker, _):
-        for name in ("first", "second", "third", "fourth"):
-            worker.put(GoOn(), settled.of(name))
-
-        await worker.open()
-        await eventually(lambda: len(settled.told) == 4)
-
-    assert [name for name, _ in settled.told] == ["first", "second", "third", "fourth"]
-
-
-class Slow(GoOn):
+class Slow(Continue):
     """A command that takes longer than a transaction may."""
 
 
@@ -162,7 +160,7 @@ async def test_command_that_always_takes_too_long_is_refused_alone_and_keeps_nob
 
     def slow(tr: Transaction, one: batch.Batch) -> batch.BatchResult:
         nonlocal left
-        done = run(tr, replace(one, commands=[GoOn() for _ in one.commands]))
+        done = run(tr, replace(one, commands=[Continue() for _ in one.commands]))
         if any(isinstance(command, Slow) for command in one.commands):
             left -= 1
         if (left >= 0 and Slow() in one.commands) or len(one.commands) > most_commands:
@@ -171,7 +169,7 @@ async def test_command_that_always_takes_too_long_is_refused_alone_and_keeps_nob
 
     monkeypatch.setattr(batch, "run_once", slow)
     async with new_worker([]) as (worker, _):
-        for name, command in (("first", GoOn()), ("slow", Slow()), ("last", GoOn())):
+        for name, command in (("first", Continue()), ("slow", Slow()), ("last", Continue())):
             worker.put(command, settled.of(name))
 
         await worker.open()
@@ -180,7 +178,7 @@ async def test_command_that_always_takes_too_long_is_refused_alone_and_keeps_nob
     assert settled.told == [*zip(("first", "slow", "last"), told, strict=True)]
 
 
-async def test_what_is_left_over_and_always_takes_too_long_is_set_aside_and_the_rest_is_done(
+async def test_what_takes_too_long_is_set_aside(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     few_steps(monkeypatch, 1)
@@ -191,9 +189,7 @@ async def test_what_is_left_over_and_always_takes_too_long_is_set_aside_and_the_
         return advance.release(unit, node_key, after, most)
 
     monkeypatch.setattr(continuations, "_CONTINUED", {advance.RELEASE: release})
-    flow = Workflow("wide")
-    for name in "abc":
-        flow.task("work", name=name)
+    flow = wide("abc")
     async with open_worker() as lone:
         for workflow in ("slow", "swift"):
             await lone.say(start_of(workflow, flow))
@@ -207,8 +203,8 @@ async def test_what_is_left_over_and_always_takes_too_long_is_set_aside_and_the_
 
 @pytest.mark.once
 @in_virtual_time
-async def test_what_took_too_long_is_tried_again_after_a_while_and_each_time_later() -> None:
-    tried: list[float] = []
+async def test_work_that_took_too_long_is_retried_after_a_pause() -> None:
+    tried, pause_seconds = list[float](), 5.0
 
     def release(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
         tried.append(asyncio.get_running_loop().time())
@@ -218,25 +214,43 @@ async def test_what_took_too_long_is_tried_again_after_a_while_and_each_time_lat
 
     with pytest.MonkeyPatch.context() as patched:
         few_steps(patched, 1)
+        patched.setattr(shard_continuations, "OVERDUE_RETRY_SECONDS", pause_seconds)
         patched.setattr(continuations_log, "disabled", True)  # a fleet takes the error for a failure of the test
         patched.setattr(continuations, "_CONTINUED", {advance.RELEASE: release})
-        flow = Workflow("two")
-        for name in "ab":
-            flow.task("work", name=name)
+        flow = wide("ab")
         async with open_worker() as lone:
             await lone.say(start_of("w", flow))
-            await eventually(lambda: lone.published() == 2, seconds=600)
+            await eventually(lambda: lone.published() == 2, seconds=4 * pause_seconds)
 
     ends = [tried[number] for number in range(batch.MOST_SLOW - 1, len(tried), batch.MOST_SLOW)]
     begins = [tried[number] for number in range(batch.MOST_SLOW, len(tried), batch.MOST_SLOW)]
     assert len(tried) == 3 * batch.MOST_SLOW + 1
-    assert [round(begin - end) for end, begin in zip(ends, begins, strict=True)] == [60, 120, 240]
+    assert [round(begin - end) for end, begin in zip(ends, begins, strict=True)] == [pause_seconds] * 3
+
+
+async def test_other_workflows_run_while_slow_expressions_are_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+
+    def slow(*args: Any, **kwargs: Any) -> Inputs:
+        gate.wait(30)
+        return inputs_of(*args, **kwargs)
+
+    monkeypatch.setattr(shard_continuations, "inputs_of", slow)
+    monkeypatch.setattr(advance, "MOST_STEPS_HERE", 1)
+    flow = Workflow("slow")
+    flow.task("work", name="slow", when="input == `null`")
+    async with open_worker() as lone:
+        await lone.say(start_of("slow", flow))
+        await lone.say(start_of("swift"))
+        await eventually(lambda: lone.published() == 1)
+
+        gate.set()
+
+        await eventually(lambda: lone.published() == 2)
 
 
 async def test_what_rq_proposes_is_claimed_even_if_it_is_too_much_for_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    flow = Workflow("wide")
-    for name in "abc":
-        flow.task("work", name=name)
+    flow = wide("abc")
     async with open_worker() as lone:
         lone.capacity.keep("work", LEAST)  # nothing is claimed at once
         await lone.say(start_of("w", flow))
@@ -253,7 +267,7 @@ async def test_lease_that_is_lost_between_single_batches_is_counted_once_and_the
     async with new_worker(lost) as (worker, database):
         worker.put(Strange(), settled.of("strange"))
         for name in ("second", "third", "fourth"):
-            worker.put(GoOn(), settled.of(name))
+            worker.put(Continue(), settled.of(name))
 
         await worker.open()
         database.batches = 2  # the one that they share, and that of the strange one
@@ -263,17 +277,15 @@ async def test_lease_that_is_lost_between_single_batches_is_counted_once_and_the
     assert lost == [worker.shard], "one commit was refused"
 
 
-async def test_store_that_failed_for_good_closes_the_worker_and_what_it_holds_goes_back(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_store_that_failed_for_good_closes_the_worker(caplog: pytest.LogCaptureFixture) -> None:
     settled, lost = Settled(), list[int]()
     async with new_worker(lost) as (worker, database):
         await worker.open()
         database.batches, database.refusal = 0, StoreFailed("The disk is full")
         for name in ("first", "second"):
-            worker.put(GoOn(), settled.of(name))
+            worker.put(Continue(), settled.of(name))
         await eventually(lambda: len(settled.told) == 2)
-        worker.put(GoOn(), settled.of("third"))
+        worker.put(Continue(), settled.of("third"))
 
     assert settled.told == [("first", "undone"), ("second", "undone"), ("third", "undone")]
     assert lost == [worker.shard]
@@ -317,3 +329,115 @@ async def test_a_request_that_waited_longer_than_its_sender_is_not_carried_out()
 
     assert timely["state"] == "accepted"
     assert [row is not None for row in known] == [False, True]
+
+
+QUEUE = routing.results_queue(0)
+Row = list[object]
+
+
+@pytest.fixture
+async def lone() -> AsyncIterator[LoneWorker]:
+    """Two nodes, n0 and n1, are published; one that fails is not tried again while the test looks."""
+    async with open_worker() as opened:
+        flow = wide(2, CAPABILITY, retry=Retry(first="1h", cap="1h"))
+        await opened.start(flow)
+        await eventually(lambda: opened.published() == 2)
+        await opened.ports.broker.declare(shard_queues(0))
+        yield opened
+
+
+def rows(lone: LoneWorker) -> list[Row]:
+    """That both completed."""
+    return [
+        ["w", node_key.node, flight.fence, flight.publication, 1, node_key.task_id, 5, 6, CAPABILITY, False, 7]
+        for node_key, flight in lone.worker.in_flight
+    ]
+
+
+async def brought(lone: LoneWorker, body: bytes, kind: str = RESULTS_TYPE) -> Delivery:
+    broker = lone.ports.broker
+    message = Message(body, type=kind, app_id="worker-1")
+    await broker.publish(message, exchange=routing.RESULTS, routing_key="0")
+    delivery = await broker.get(QUEUE)
+    assert delivery is not None
+    return delivery
+
+
+async def left(lone: LoneWorker) -> tuple[int, int]:
+    """How many messages nobody has settled for good, and how many are dead letters."""
+    await lone.ports.broker.release()
+    found = [lone.server.find(name) for name in (QUEUE, routing.UNROUTED_QUEUE)]
+    results, dead = (0 if one is None else one.stats.messages for one in found)
+    return results, dead
+
+
+async def states(lone: LoneWorker) -> list[TaskState]:
+    found = await lone.database.read(
+        lambda tr: [tr.get(STATUSES.pack(("w", name))) for name in ("n0", "n1")]
+    )  # fmt: skip
+    return [NodeRecord.unpack(row).state for row in found if row is not None]
+
+
+@pytest.mark.parametrize("late", [0, 1])
+async def test_all_are_recorded_but_late_ones_and_the_message_is_done_with(lone: LoneWorker, late: int) -> None:
+    told = rows(lone)
+    told[1][2] = int(str(told[1][2])) + late
+    ResultsConsumer(lone.worker).take(await brought(lone, b"[]"))
+    ResultsConsumer(lone.worker).take(await brought(lone, dumps(told)))
+
+    await eventually(lambda: len(list(lone.worker.in_flight)) == late)
+    assert await states(lone) == [TaskState.COMPLETED, TaskState.PUBLISHED if late else TaskState.COMPLETED]
+    assert lone.refused("late") == late
+    assert await left(lone) == (0, 0)
+
+
+@pytest.mark.parametrize("closed", ["before", "after"])
+async def test_what_is_not_recorded_goes_back(lone: LoneWorker, closed: str) -> None:
+    delivery = await brought(lone, dumps(rows(lone)))
+    if closed == "before":
+        await lone.worker.close()
+
+    ResultsConsumer(lone.worker).take(delivery)
+    await lone.worker.close()
+
+    assert await left(lone) == (1, 0)
+
+
+async def test_one_that_cannot_be_recorded_is_a_dead_letter(lone: LoneWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = batch.COMMANDS[Finished]
+
+    def fails(unit: Any, command: Finished) -> Any:
+        if command.node_key.node == "n0":
+            raise RuntimeError("on purpose")
+        return record(unit, command)
+
+    monkeypatch.setattr(batch, "COMMANDS", {**batch.COMMANDS, Finished: fails})
+
+    ResultsConsumer(lone.worker).take(await brought(lone, dumps(rows(lone))))
+    await eventually(lambda: lone.refused("unrecorded"))
+    await lone.say(Continue())
+
+    assert await states(lone) == [TaskState.PUBLISHED, TaskState.COMPLETED]
+    assert await left(lone) == (0, 1)
+
+
+async def test_attempts_of_a_message_that_cannot_be_read_have_failed(lone: LoneWorker) -> None:
+    first, second = rows(lone)
+    second[8] = None
+    nobody_s = [*first[:2], 0, *first[3:-1]]  # of no attempt
+    ResultsConsumer(lone.worker).take(await brought(lone, dumps([["w"], nobody_s])))
+    before = await left(lone), await states(lone)
+    ResultsConsumer(lone.worker).take(await brought(lone, dumps([first, second])))
+
+    await eventually(lambda: not list(lone.worker.in_flight))
+    assert before == ((0, 1), [TaskState.PUBLISHED] * 2)
+    assert await states(lone) == [TaskState.RETRY_WAIT] * 2
+    assert await left(lone) == (0, 2)
+
+
+@pytest.mark.parametrize(("kind", "dead"), [(RESULT_TYPE, 1), (RESULTS_TYPE, 1), (STARTED_TYPE, 0), (PROGRESS_TYPE, 0)])
+async def test_result_of_a_newer_version_is_a_dead_letter(lone: LoneWorker, kind: str, dead: int) -> None:
+    ResultsConsumer(lone.worker).take(await brought(lone, dumps(rows(lone)), kind.removesuffix("v1") + "v2"))
+
+    assert await left(lone) == (0, dead)
+    assert await states(lone) == [TaskState.PUBLISHED] * 2

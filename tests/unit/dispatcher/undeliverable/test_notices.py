@@ -2,47 +2,129 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
+from coditect import Agent, Retry, Workflow
+from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.broker.topology import Binding, Queue, QueueType, Topology
+from coditect.broker.port import QueueStats
+from coditect.broker.topology import Binding, Queue, QueueType, Topology, base_topology, capability_queues
+from coditect.client.workflow_run import WorkflowRun
 from coditect.errors import BrokerUnavailable, SetupError
+from coditect.model.capability import Priority
 from coditect.model.message import Message
-from coditect.model.result import Status
+from coditect.model.result import Failure, Outcome, Status
+from coditect.registry.memory import MemoryRegistry
+from coditect.telemetry.metrics import Counter
+from coditect.testing import TestFleet
 from coditect.wire import routing, tasks
-from coditect.wire.addresses import target
-from dispatcher.undeliverable import notices
+from coditect.wire.json import dumps
+from coditect.wire.tasks import read_result
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher import undeliverable
+from dispatcher.ledger.commands import Claimed, Finished
+from dispatcher.program import DispatcherOptions, running_dispatcher
+from dispatcher.store.memory import MemoryDatabase
+from dispatcher.undeliverable import Dropped, Notices
 from tests.support import eventually
-from tests.unit.dispatcher.scene import CAPABILITY, Scene
+from tests.unit.dispatcher.lone_ledger import AGENT, Ledger, completed, failed
+from tests.unit.registry.samples import IDLE, make_registration
+
+CAPABILITY = "code.review"
+REPLIES = "answers"
+
+
+@dataclass(slots=True)
+class Scene:
+    """Everything of one test; it ends with the test."""
+
+    stack: AsyncExitStack
+    publisher: MemoryBroker
+    server: MemoryServer
+    registry: MemoryRegistry = field(default_factory=MemoryRegistry)
+    answers: list[Message] = field(default_factory=list)
+
+    async def dispatcher(self, broker: MemoryBroker | None = None) -> Notices:
+        """Another dispatcher, at work when this returns."""
+        own = await self.stack.enter_async_context(broker or MemoryBroker(self.server, name="dispatcher"))
+        running = running_dispatcher(
+            broker=own, registry=self.registry, clock=SystemClock(), options=DispatcherOptions(shards=1)
+        )
+        return (await self.stack.enter_async_context(running)).notices
+
+    async def offer(self, capability: str = CAPABILITY) -> None:
+        """An agent declared the capability and is gone again: the queues are there, nobody consumes."""
+        await self.publisher.declare(base_topology() + capability_queues(capability))
+
+    async def know(self) -> None:
+        """An agent that offers `code.review` stands in the registry."""
+        await self.registry.register(make_registration(), IDLE, lease_seconds=60)
+
+    async def publish(self, key: str, *, exchange: str = routing.TASKS, **fields: Any) -> None:
+        fields.setdefault("reply_to", REPLIES)
+        message = Message(**{"body": b"{}", **fields})
+        await self.publisher.publish(message, exchange=exchange, routing_key=key)
+
+    async def answer(self) -> Outcome:
+        """The one answer that came."""
+        await eventually(lambda: self.answers)
+        assert len(self.answers) == 1
+        return read_result(self.answers[0])
+
+    async def failure(self) -> Failure:
+        """What the one answer says."""
+        failure = (await self.answer()).failure
+        assert failure is not None
+        return failure
+
+    def ready(self, queue: str) -> int:
+        """How many messages lie in a queue."""
+        found = self.server.find(queue)
+        return 0 if found is None else found.stats.messages
+
+    def left(self, queue: str) -> int:
+        """How many messages lie in a queue, or are taken from it and not settled."""
+        found = self.server.find(queue)
+        return 0 if found is None else found.stats.messages + found.in_hand
+
+
+@pytest.fixture
+async def scene() -> AsyncIterator[Scene]:
+    server = MemoryServer()
+    async with AsyncExitStack() as stack:
+        publisher = await stack.enter_async_context(MemoryBroker(server, name="publisher"))
+        await publisher.declare(Topology(queues=(Queue(REPLIES, QueueType.CLASSIC),)))
+        opened = Scene(stack, publisher, server)
+
+        def take(delivery: Any) -> None:
+            opened.answers.append(delivery.message)
+            delivery.ack()
+
+        await publisher.consume(REPLIES, take, prefetch=100)
+        yield opened
+
 
 DEAD_KEY = f"{CAPABILITY}.p1"
 
 
-async def test_unknown_capability_is_answered_with_the_nearest_names_and_the_fix(scene: Scene) -> None:
+@pytest.mark.parametrize("failing", [False, True], ids=["", "the registry does not answer"])
+async def test_unknown_capability_is_answered_with_the_nearest_names_and_the_fix(scene: Scene, failing: bool) -> None:
     await scene.know()
+    scene.registry.failing = failing
     await scene.dispatcher()
-
     await scene.publish("code.reviews.p0", message_id="one", correlation_id="mine")
-
     outcome = await scene.answer()
     assert (outcome.status, outcome.correlation_id, outcome.task_id) == (Status.REJECTED, "mine", "one")
     assert outcome.failure is not None
     assert outcome.failure.reason == "unknown_capability"
-    assert "code.review" in outcome.failure.message
+    assert failing or "code.review" in outcome.failure.message
     assert outcome.failure.fix
-
-
-async def test_unknown_capability_is_answered_while_the_registry_does_not_answer(scene: Scene) -> None:
-    scene.registry.failing = True
-    await scene.dispatcher()
-
-    await scene.publish("code.reviews.p0")
-
-    outcome = await scene.answer()
-    assert outcome.failure is not None
-    assert outcome.failure.reason == "unknown_capability"
 
 
 @pytest.mark.parametrize("key", ["", "Code Review", "code..review.p1", "p1", "x" * 255])
@@ -51,10 +133,9 @@ async def test_key_that_names_no_capability_is_answered_with_what_a_key_is(scene
 
     await scene.publish(key)
 
-    outcome = await scene.answer()
-    assert outcome.failure is not None
-    assert outcome.failure.reason == "unknown_capability"
-    assert "<capability>.<p0|p1|p2>" in outcome.failure.fix
+    failure = await scene.failure()
+    assert failure.reason == "unknown_capability"
+    assert "<capability>.<p0|p1|p2>" in failure.fix
 
 
 async def test_unrouted_task_of_a_capability_that_agents_offer_says_so(scene: Scene) -> None:
@@ -63,23 +144,27 @@ async def test_unrouted_task_of_a_capability_that_agents_offer_says_so(scene: Sc
 
     await scene.publish(DEAD_KEY)
 
-    outcome = await scene.answer()
-    assert outcome.failure is not None
-    assert (outcome.failure.reason, outcome.failure.retryable) == ("unrouted", True)
-    assert outcome.failure.message.startswith(f"Agents offer {CAPABILITY}")
-    assert "nearest" not in outcome.failure.message
-    assert "coditect topology apply" in outcome.failure.fix
+    failure = await scene.failure()
+    assert (failure.reason, failure.retryable) == ("unrouted", True)
+    assert failure.message.startswith(f"Agents offer {CAPABILITY}")
+    assert "nearest" not in failure.message
+    assert "coditect topology apply" in failure.fix
 
 
-async def test_undecodable_message_of_an_agent_was_answered_by_the_agent(scene: Scene) -> None:
+@pytest.mark.parametrize(
+    "headers",
+    [{tasks.UNDECODABLE: "not UTF-8: message_id", tasks.REASON: "invalid_task"}, {tasks.REASON: "handler_error"}],
+    ids=["undecodable", "failed"],
+)
+async def test_dead_letter_of_an_agent_is_not_answered_again(scene: Scene, headers: dict[str, Any]) -> None:
     await scene.offer()
     dispatcher = await scene.dispatcher()
-    headers = {tasks.UNDECODABLE: "not UTF-8: message_id", tasks.REASON: "invalid_task"}
 
     await scene.publish(DEAD_KEY, exchange=routing.DEAD, headers=headers)
 
     await eventually(lambda: dispatcher.ignored.value == 1)
     assert scene.answers == []
+    await eventually(lambda: scene.left(routing.DEAD_NOTICES) == 0)
 
 
 async def test_report_that_the_dispatcher_does_not_know_is_no_task_without_an_agent(scene: Scene) -> None:
@@ -92,25 +177,39 @@ async def test_report_that_the_dispatcher_does_not_know_is_no_task_without_an_ag
     assert scene.ready(routing.UNROUTED_QUEUE) == 1
 
 
-async def test_original_of_an_unrouted_task_stays_where_it_was(scene: Scene) -> None:
+async def test_original_of_an_unrouted_task_stays_where_it_was_and_listeners_hear_of_it(scene: Scene) -> None:
     await scene.dispatcher()
-
-    await scene.publish("no.body")
-
+    heard = Queue("heard", delivery_limit=10)
+    await scene.publisher.declare(Topology(queues=(heard,), bindings=(Binding(routing.EVENTS, "heard", "task.#"),)))
+    await scene.publish("no.body", message_id="one")
     await scene.answer()
     assert scene.ready(routing.UNROUTED_QUEUE) == 1
     await eventually(lambda: scene.left(routing.UNROUTED_NOTICES) == 0)
+    await eventually(lambda: scene.ready("heard") == 1)
 
 
-async def test_expired_task_is_answered_as_expired(scene: Scene) -> None:
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"expiration_ms": 1}, "expired"),
+        ({"expiration_ms": 1, "headers": {tasks.REASON: "handler_error"}}, "expired"),
+        ({"exchange": routing.DEAD, "headers": {tasks.UNDECODABLE: "not UTF-8: message_id"}}, "invalid_task"),
+        ({}, "rejected"),
+    ],
+    ids=[
+        "expired",
+        "expired, and its publisher would silence the answer",
+        "undecodable for the broker",
+        "rejected by an agent without a word",
+    ],
+)
+async def test_dead_letter_of_the_broker_has_its_reason(scene: Scene, fields: dict[str, Any], reason: str) -> None:
     await scene.offer()
     await scene.dispatcher()
-
-    await scene.publish(DEAD_KEY, expiration_ms=1, message_id="late")
-
-    outcome = await scene.answer()
-    assert outcome.failure is not None
-    assert (outcome.status, outcome.failure.reason) == (Status.REJECTED, "expired")
+    if reason == "rejected":
+        await scene.publisher.consume(f"tasks.{DEAD_KEY}", lambda delivery: delivery.reject(), prefetch=1)
+    await scene.publish(DEAD_KEY, **fields)
+    assert (await scene.failure()).reason == reason
     assert scene.ready(routing.dead_queue(CAPABILITY)) == 1
 
 
@@ -127,44 +226,8 @@ async def test_task_that_came_back_too_often_is_answered_as_failed(scene: Scene)
     assert (outcome.status, outcome.failure.reason) == (Status.FAILED, "delivery_limit")
 
 
-async def test_task_that_an_agent_rejected_without_a_word_is_answered(scene: Scene) -> None:
-    await scene.offer()
-    await scene.dispatcher()
-    await scene.publisher.consume(f"tasks.{DEAD_KEY}", lambda delivery: delivery.reject(), prefetch=1)
-
-    await scene.publish(DEAD_KEY)
-
-    outcome = await scene.answer()
-    assert outcome.failure is not None
-    assert (outcome.status, outcome.failure.reason) == (Status.REJECTED, "rejected")
-
-
-async def test_dead_letter_of_an_agent_is_not_answered_again(scene: Scene) -> None:
-    await scene.offer()
-    dispatcher = await scene.dispatcher()
-
-    await scene.publish(DEAD_KEY, exchange=routing.DEAD, headers={tasks.REASON: "handler_error"})
-
-    await eventually(lambda: dispatcher.ignored.value == 1)
-    assert scene.answers == []
-    await eventually(lambda: scene.left(routing.DEAD_NOTICES) == 0)
-
-
-async def test_publisher_cannot_silence_the_answer_with_an_agents_header(scene: Scene) -> None:
-    await scene.offer()
-    await scene.dispatcher()
-
-    await scene.publish(DEAD_KEY, expiration_ms=1, headers={tasks.REASON: "handler_error"})
-
-    outcome = await scene.answer()
-    assert outcome.failure is not None
-    assert outcome.failure.reason == "expired"
-
-
 @pytest.mark.parametrize("reply_to", [None, "dead.code.review", "tasks.code.review.p0", "unrouted"])
-async def test_task_that_wants_no_answer_or_names_a_queue_of_the_system_gets_none(
-    scene: Scene, reply_to: str | None
-) -> None:
+async def test_task_that_names_no_queue_for_answers_gets_none(scene: Scene, reply_to: str | None) -> None:
     await scene.offer()
     dispatcher = await scene.dispatcher()
 
@@ -175,11 +238,11 @@ async def test_task_that_wants_no_answer_or_names_a_queue_of_the_system_gets_non
     assert scene.ready(routing.UNROUTED_QUEUE) == 1
 
 
-async def test_answer_that_nobody_can_receive_any_more_is_acked_and_counted(scene: Scene) -> None:
-    dispatcher = await scene.dispatcher()
-
-    await scene.publish("no.body", reply_to="gone.answers")
-
+@pytest.mark.parametrize("gone", [True, False], ids=["gone", "not permitted"])
+async def test_answer_that_nobody_can_receive_any_more_is_acked_and_counted(scene: Scene, gone: bool) -> None:
+    refused = SetupError("The broker's permissions do not allow it")
+    dispatcher = await (scene.dispatcher() if gone else _failing(scene, refused))
+    await scene.publish("no.body", **({"reply_to": "gone.answers"} if gone else {}))
     await eventually(lambda: dispatcher.unclaimed.value == 1)
     await eventually(lambda: scene.left(routing.UNROUTED_NOTICES) == 0)
 
@@ -190,12 +253,12 @@ async def test_answer_to_a_full_queue_is_unclaimed_and_holds_up_nobody(scene: Sc
     await scene.publish("full.answers", exchange="", reply_to=None)
     dispatcher = await scene.dispatcher()
 
-    for _ in range(2 * notices.PREFETCH):
+    for _ in range(2 * undeliverable.NOTICES_PREFETCH):
         await scene.publish("no.body", reply_to="full.answers")
     await scene.publish("no.body")
 
     await scene.answer()
-    assert dispatcher.unclaimed.value == 2 * notices.PREFETCH
+    assert dispatcher.unclaimed.value == 2 * undeliverable.NOTICES_PREFETCH
 
 
 async def test_reply_name_of_ours_is_answered_through_its_exchange(scene: Scene) -> None:
@@ -232,27 +295,15 @@ class _Interrupted(MemoryBroker):
             self.drop()
 
 
-async def test_copy_that_comes_again_after_its_answer_is_not_answered_twice(scene: Scene) -> None:
+async def test_copy_that_comes_again_after_its_answer_is_not_answered_twice_and_equal_tasks_are(scene: Scene) -> None:
     broker = _Interrupted(scene.server, name="interrupted")
     dispatcher = await scene.dispatcher(broker)
-    await scene.publish("no.body", correlation_id="before")
-    await eventually(lambda: scene.answers and not broker.connected)
+    await scene.publish("no.body", message_id="same")
+    await eventually(lambda: scene.answers and not broker.breaks)
     await eventually(lambda: broker.connected)
-
-    await scene.publish("no.body", correlation_id="after")
-
+    await scene.publish("no.body", message_id="same")
     await eventually(lambda: len(scene.answers) >= 2 and scene.left(routing.UNROUTED_NOTICES) == 0)
-    assert [one.correlation_id for one in scene.answers] == ["before", "after"]
-    assert dispatcher.answered.value == 2
-
-
-async def test_equal_tasks_that_are_two_are_answered_twice(scene: Scene) -> None:
-    await scene.dispatcher()
-
-    await scene.publish("no.body", message_id="same")
-    await scene.publish("no.body", message_id="same")
-
-    await eventually(lambda: len(scene.answers) == 2)
+    assert len(scene.answers) == dispatcher.answered.value == 2
 
 
 class _Failing(MemoryBroker):
@@ -268,41 +319,18 @@ class _Failing(MemoryBroker):
         await super().publish(message, **more)
 
 
-async def _failing(scene: Scene, *reasons: Exception) -> notices.Notices:
+async def _failing(scene: Scene, *reasons: Exception) -> undeliverable.Notices:
     return await scene.dispatcher(_Failing(scene.server, list(reasons)))
 
 
-async def test_answer_that_the_broker_cannot_take_now_is_given_later(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(notices, "PAUSE_SECONDS", 0.01)
-    dispatcher = await _failing(scene, BrokerUnavailable("gone"), BrokerUnavailable("gone"))
-
+@pytest.mark.parametrize("failures", [2, 100])
+async def test_answer_is_tried_again_and_dropped(scene: Scene, monkeypatch: pytest.MonkeyPatch, failures: int) -> None:
+    monkeypatch.setattr(undeliverable, "NOTICE_RETRY_SECONDS", 0.001)
+    dispatcher = await _failing(scene, *(BrokerUnavailable("gone") for _ in range(failures)))
     await scene.publish("no.body")
-
-    await scene.answer()
-    await eventually(lambda: dispatcher.answered.value == 1 and scene.left(routing.UNROUTED_NOTICES) == 0)
-
-
-async def test_answer_that_never_can_be_given_is_dropped_after_its_tries(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(notices, "PAUSE_SECONDS", 0.001)
-    dispatcher = await _failing(scene, *(BrokerUnavailable("gone") for _ in range(100)))
-
-    await scene.publish("no.body")
-
-    await eventually(lambda: dispatcher.failed.value == 1)
-    assert scene.answers == []
-    await eventually(lambda: scene.left(routing.UNROUTED_NOTICES) == 0)
-
-
-async def test_answer_that_the_dispatcher_may_not_publish_is_unclaimed(scene: Scene) -> None:
-    dispatcher = await _failing(scene, SetupError("The broker's permissions do not allow it"))
-
-    await scene.publish("no.body")
-
-    await eventually(lambda: dispatcher.unclaimed.value == 1)
+    given = failures == 2
+    await eventually(lambda: (dispatcher.answered.value, dispatcher.failed.value) == (given, not given))
+    await eventually(lambda: len(scene.answers) == given and scene.left(routing.UNROUTED_NOTICES) == 0)
 
 
 async def test_defect_in_the_dispatcher_drops_the_copy_and_goes_on(scene: Scene) -> None:
@@ -313,16 +341,6 @@ async def test_defect_in_the_dispatcher_drops_the_copy_and_goes_on(scene: Scene)
 
     assert (await scene.answer()).correlation_id == "second"
     assert dispatcher.failed.value == 1
-
-
-async def test_listener_hears_of_tasks_that_nobody_ran(scene: Scene) -> None:
-    await scene.dispatcher()
-    heard = Queue("heard", delivery_limit=10)
-    await scene.publisher.declare(Topology(queues=(heard,), bindings=(Binding(routing.EVENTS, "heard", "task.#"),)))
-
-    await scene.publish("no.body", message_id="one")
-
-    await eventually(lambda: scene.ready("heard") == 1)
 
 
 async def test_what_is_in_hand_is_answered_before_the_dispatcher_ends(scene: Scene) -> None:
@@ -345,7 +363,7 @@ async def test_task_of_any_headers_and_body_is_answered_and_those_behind_it_are(
         {"x-death": [7, {"reason": ["expired"]}, {}]},
         {"CC": ["\u2028", "x" * 200]},
         {tasks.UNDECODABLE: "the headers are nested too deeply"},
-        {target.CAPABILITY: {"a": [None]}, "traceparent": b"\xff"},
+        {routing.CAPABILITY: {"a": [None]}, "traceparent": b"\xff"},
     ]
 
     for number, headers in enumerate(hostile):
@@ -355,12 +373,198 @@ async def test_task_of_any_headers_and_body_is_answered_and_those_behind_it_are(
     assert dispatcher.failed.value == 0
 
 
-async def test_undecodable_message_of_the_broker_is_answered_as_invalid(scene: Scene) -> None:
-    await scene.offer()
-    await scene.dispatcher()
+class Emptied(MemoryBroker):
+    """A broker with so many originals, whose copies are all handed out or dropped."""
 
-    await scene.publish(DEAD_KEY, exchange=routing.DEAD, headers={tasks.UNDECODABLE: "not UTF-8: message_id"})
+    originals = 0
 
-    outcome = await scene.answer()
-    assert outcome.failure is not None
-    assert outcome.failure.reason == "invalid_task"
+    async def stats(self, queue: str) -> QueueStats | None:
+        return QueueStats(self.originals if queue == routing.UNROUTED_QUEUE else 0, 1)
+
+
+async def test_count_does_not_fall_when_copies_in_hand_come_again() -> None:
+    broker, counter = Emptied(MemoryServer(), name="dispatcher"), Counter()
+    dropped = Dropped(broker, counter)
+    counts = list[int]()
+
+    for originals, handed_out in ((0, 0), (10, 6), (10, 9), (17, 9)):
+        broker.originals, dropped.handed_out = originals, handed_out
+        await dropped._look()
+        await dropped._look()
+        counts.append(counter.value)
+
+    assert counts == [0, 4, 4, 8]
+
+
+@pytest.mark.parametrize("bursts", [(60,), (40, 3, 70), (2, 2)])
+async def test_no_task_of_a_flood_is_lost(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, bursts: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr("coditect.broker.topology.MOST_NOTICES", 5)
+    monkeypatch.setattr("dispatcher.undeliverable.DROPPED_CHECK_SECONDS", 0.05)
+    notices = await scene.dispatcher()
+    await eventually(lambda: notices._dropped._base is not None)  # what is dropped before the first look is not known
+    published = 0
+
+    async def flood(size: int) -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in range(size):
+                group.create_task(scene.publish("no.body.p1", message_id=f"task-{number}"))
+
+    async def accounted(total: int) -> None:
+        await eventually(lambda: len(scene.answers) + notices.dropped.value == total)
+
+    async def seen(kept: int) -> None:
+        await eventually(lambda: notices._dropped._kept == kept)
+
+    for taken_before, size in enumerate(bursts):
+        published += size
+        await flood(size)
+        await accounted(published)
+        await seen(published - taken_before)
+        async with MemoryBroker(scene.server, name="person") as person:  # what a person takes away was not dropped
+            original = await person.get(routing.UNROUTED_QUEUE)
+            assert original is not None
+            original.ack()
+        await seen(published - taken_before - 1)
+
+    assert len(scene.answers) + notices.dropped.value == published
+    assert (notices.dropped.value > 0) == (max(bursts) > 20)
+
+
+BODIES = (b"{", b"\xff", b"")
+
+
+class Sleeper:
+    """Its first execution never ends; whoever has it is killed."""
+
+    def __init__(self) -> None:
+        self.executions = 0
+        self.agent = Agent("sleeper", slots=1)
+        self.agent.capability("sleep", retry=Retry(max_attempts=2, first="10ms"))(self.sleep)
+
+    async def sleep(self, task: dict[str, Any]) -> str:
+        self.executions += 1
+        if self.executions == 1:
+            await asyncio.sleep(3600)
+        return "slept"
+
+
+def one(capability: str = "sleep") -> Workflow:
+    flow = Workflow("one")
+    flow.task(capability, name="only")
+    return flow
+
+
+async def node(run: WorkflowRun) -> Any:
+    (row,) = [row async for row in run.nodes()]
+    return row
+
+
+async def taken(fleet: TestFleet, queue: str) -> Message:
+    """The message in the queue, taken out of it."""
+    async with MemoryBroker(fleet.server, name="person") as broker:
+        delivery = await broker.get(queue)
+        assert delivery is not None
+        delivery.ack()
+        return delivery.message
+
+
+async def test_task_that_the_broker_gave_up_fails_its_node() -> None:
+    sleeper = Sleeper()
+    async with TestFleet(agents=[sleeper.agent]) as fleet:
+        fleet.kill("sleeper")
+        run = await fleet.client.start(one())
+        await fleet.settled()
+
+        async with MemoryBroker(fleet.server, name="thief") as broker:
+            delivery = await broker.get(routing.task_queue("sleep", Priority.P1))
+            assert delivery is not None
+            delivery.reject()
+        await fleet.settled()
+
+        assert await run.wait(timeout="1m") is WorkflowState.REJECTED
+        row = await node(run)
+        assert (row.state, row.reason) == (TaskState.REJECTED, "rejected")
+
+
+async def test_dead_letter_of_an_agent_that_names_an_owner_is_ignored() -> None:
+    sleeper = Sleeper()
+    async with TestFleet(agents=[sleeper.agent]) as fleet:
+        run = await fleet.client.start(one())
+        await fleet.advance(1)
+        headers = {
+            tasks.WORKFLOW_HEADER: run.id,
+            tasks.NODE_HEADER: "only",
+            tasks.ORIGIN: "0",
+            tasks.FENCE: 1,
+            tasks.PUBLICATION: 1,
+        }
+        async with MemoryBroker(fleet.server, name="agent") as broker:
+            await broker.publish(Message(b"null", headers), exchange=routing.DEAD, routing_key="sleep.p1")
+        await fleet.settled()
+
+        assert (await node(run)).state is TaskState.WORKING
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"), [*((body, tasks.RESULT_TYPE) for body in BODIES), (b"null", "coditect.result.v2")]
+)
+async def test_result_that_nobody_can_read_is_a_failed_attempt_and_a_dead_letter(body: bytes, kind: str) -> None:
+    sleeper = Sleeper()
+    async with TestFleet(agents=[sleeper.agent]) as fleet:
+        run = await fleet.client.start(one())
+        await fleet.settled()
+        shard = (await run.overview()).shard
+        row = await node(run)
+        owner = {
+            tasks.WORKFLOW_HEADER: run.id,
+            tasks.NODE_HEADER: "only",
+            tasks.ORIGIN: str(shard),
+            tasks.FENCE: row.fence,
+        }
+        message = Message(
+            body, {**owner, tasks.PUBLICATION: 1, tasks.STATUS: "completed"}, type=kind, message_id="broken"
+        )
+        async with MemoryBroker(fleet.server, name="agent") as broker:
+            await broker.publish(message, exchange=routing.RESULTS, routing_key=str(shard))
+        fleet.kill("sleeper")
+        await fleet.restart("sleeper")
+
+        assert await run.wait(timeout="1m") is WorkflowState.COMPLETED
+        failures = [(one.attempt, one.reason) async for one in run.attempts() if one.status == "failed"]
+        assert failures == [(1, "unreadable_result")]
+        assert (await taken(fleet, routing.UNROUTED_QUEUE)).message_id == "broken"
+
+
+@pytest.mark.parametrize("other", [0, 7])
+async def test_result_without_a_fence_counts_for_its_publication_only(other: int) -> None:
+    async with MemoryDatabase() as database:
+        ledger = await Ledger.open(database)
+        await ledger.start(one().definition())
+        (published,) = ledger.published
+
+        await ledger.batch(Finished(published.node_key, 0, other, completed()))
+        assert (await ledger.node("only")).state is TaskState.PUBLISHED
+
+        (claim,) = await ledger.batch(Claimed(published.node_key, published.number, AGENT))
+        assert claim.fence == 2
+
+        await ledger.batch(Finished(published.node_key, 0, published.number, failed()))
+        assert (await ledger.node("only")).state is TaskState.FAILED
+
+
+async def test_message_that_does_not_even_say_whose_it_is_becomes_a_dead_letter() -> None:
+    async with TestFleet() as fleet, MemoryBroker(fleet.server, name="agent") as broker:
+        for headers in (
+            {},
+            {tasks.WORKFLOW_HEADER: 7},
+            {tasks.FENCE: "x", tasks.WORKFLOW_HEADER: "w", tasks.NODE_HEADER: "n"},
+        ):
+            message = Message(dumps(1), {**headers, tasks.STATUS: "completed"}, type=tasks.RESULT_TYPE)
+            await broker.publish(message, exchange=routing.RESULTS, routing_key="0")
+        await fleet.settled()
+
+        stats = await broker.stats(routing.UNROUTED_QUEUE)
+        assert stats is not None
+        assert stats.messages == 3

@@ -16,11 +16,11 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.struct_pb2 import Struct, Value
 
 from coditect import Agent
-from coditect.api.access.roles import Access
+from coditect.api.access import Access
 from coditect.api.application import create_app
 from coditect.api.services import ApiServices
-from coditect.integrations.a2a.serving.endpoints import A2aEndpoints
-from coditect.settings.api import ApiSettings
+from coditect.integrations.a2a.serving import A2aEndpoints
+from coditect.settings.settings import ApiSettings
 from coditect.testing import TestFleet
 from tests.api import ADDRESS, services_of, serving
 

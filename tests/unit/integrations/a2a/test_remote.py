@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,18 @@ import pytest
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 
 from coditect.errors import InputError, SetupError
-from coditect.integrations.a2a.remote.agent import PRIVATE, RemoteAgent
-from coditect.integrations.a2a.remote.calling import RemoteCall
-from coditect.integrations.a2a.remote.declaration import a2a_agent
-from coditect.integrations.a2a.remote.failures import RemoteAsks, RemoteFailed, RemoteRejected
-from coditect.integrations.a2a.remote.transport import checked_client
-from coditect.integrations.http.addresses import AllowedHosts
-from coditect.integrations.http.failures import AgentLost, AgentRefused, AnswerBroken
-from coditect.local.servers.ports import free_ports
-from coditect.settings.a2a import A2aSettings, a2a_settings
+from coditect.integrations.a2a.remote import (
+    RemoteAgent,
+    RemoteAsks,
+    RemoteCall,
+    RemoteFailed,
+    RemoteRejected,
+    a2a_agent,
+    checked_client,
+)
+from coditect.integrations.http.addresses import AgentLost, AgentRefused, AllowedHosts, AnswerBroken
+from coditect.local.servers import free_ports
+from coditect.settings.settings import A2aSettings
 from tests.support import eventually
 from tests.unit.integrations.a2a.remote_server import TOKEN, application, card_of, hostile, serving
 
@@ -36,6 +39,21 @@ async def nothing(share: float, note: str) -> None:
 async def remote_of(address: str, *, settings: A2aSettings = HERE) -> AsyncIterator[RemoteAgent]:
     remote = RemoteAgent(address, settings=settings)
     async with remote.open(await remote.card()):
+        yield remote
+
+
+async def never(request: dict[str, Any]) -> Response:
+    raise AssertionError("nothing is sent")
+
+
+@asynccontextmanager
+async def hostile_remote(
+    answer: Callable[[dict[str, Any]], Awaitable[Response]], *, streaming: bool = False
+) -> AsyncIterator[RemoteAgent]:
+    async with (
+        serving(lambda address: hostile(card_of(f"{address}/rpc", streaming=streaming), answer)) as address,
+        remote_of(address) as remote,
+    ):
         yield remote
 
 
@@ -135,14 +153,12 @@ async def test_a_token_goes_with_each_request_and_is_named_by_no_error_or_log(
     assert "wrong-token" not in f"{refused.value}{caplog.text}"
 
 
+def application_at(url: str) -> Any:
+    return hostile(card_of(url, streaming=False), never)
+
+
 async def test_a_token_goes_to_no_other_host_that_a_card_names() -> None:
-    async def never(request: dict[str, Any]) -> Response:
-        raise AssertionError("nothing is sent")
-
-    def elsewhere(address: str) -> Any:
-        return hostile(card_of("http://localhost:9/rpc", streaming=False), never)
-
-    async with serving(elsewhere) as address:
+    async with serving(lambda _: application_at("http://localhost:9/rpc")) as address:
         with pytest.raises(SetupError, match="another host"):
             await RemoteAgent(address, settings=A2aSettings(TOKEN, private=True)).card()
         await RemoteAgent(address, settings=HERE).card()
@@ -150,22 +166,12 @@ async def test_a_token_goes_to_no_other_host_that_a_card_names() -> None:
 
 async def test_private_addresses_are_refused_unless_allowed_also_those_that_a_card_names(tmp_path: Path) -> None:
     async with serving(lambda address: application(tmp_path, address, streaming=False)) as address:
-        with pytest.raises(InputError, match="CODITECT_A2A_PRIVATE=true"):
+        with pytest.raises(InputError, match="CODITECT_PRIVATE_ADDRESSES=a2a"):
             await RemoteAgent(address).card()
-    metadata = "http://169.254.169.254/rpc"
-    async with (
-        serving(lambda _: application_at(metadata)) as address,
-        remote_of(address) as remote,
-    ):
+    metadata = application_at("http://169.254.169.254/rpc")
+    async with serving(lambda _: metadata) as address, remote_of(address) as remote:
         with pytest.raises(InputError, match="169"):
             await answer_of(remote, "count")
-
-
-def application_at(url: str) -> Any:
-    async def never(request: dict[str, Any]) -> Response:
-        raise AssertionError("nothing is sent")
-
-    return hostile(card_of(url, streaming=False), never)
 
 
 def task(state: str = "TASK_STATE_COMPLETED", **more: Any) -> dict[str, Any]:
@@ -190,20 +196,19 @@ MALFORMED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("streaming", [True, False])
-@pytest.mark.parametrize("kind", MALFORMED)
-async def test_an_answer_that_is_none_of_a2a_is_a_failed_attempt_that_says_so(kind: str, streaming: bool) -> None:
+async def test_an_answer_that_is_none_of_a2a_is_a_failed_attempt_that_says_so(streaming: bool) -> None:
+    body: Any
+
     async def answer(request: dict[str, Any]) -> Response:
-        body = MALFORMED[kind]
         return JSONResponse(body if isinstance(body, list) else {"jsonrpc": "2.0", "id": request["id"]} | body)
 
-    def make(address: str) -> Any:
-        return hostile(card_of(f"{address}/rpc", streaming=streaming), answer)
+    async with hostile_remote(answer, streaming=streaming) as remote:
+        for case in MALFORMED.items():
+            kind, body = case
+            with pytest.raises((AnswerBroken, RemoteFailed)) as broken:
+                await answer_of(remote, "count")
 
-    async with serving(make) as address, remote_of(address) as remote:
-        with pytest.raises((AnswerBroken, RemoteFailed)) as broken:
-            await answer_of(remote, "count")
-
-    assert broken.value.retryable
+            assert broken.value.retryable, kind
 
 
 async def endless() -> AsyncIterator[bytes]:
@@ -223,25 +228,23 @@ HOSTILE: dict[str, tuple[Callable[[], Response], type[Exception], str]] = {
     "no": (lambda: Response(status_code=404), RemoteRejected, "404"),
     "overloaded": (lambda: Response(status_code=429), AnswerBroken, "429"),
     "broken": (lambda: Response(status_code=500), AnswerBroken, "500"),
-    "a page": (lambda: Response(b"<html>", media_type="text/html"), AnswerBroken, "none of A2A"),
-    "half": (lambda: Response(b'{"jsonrpc": "2.0", "res', media_type="application/json"), AnswerBroken, "none of A2A"),
+    "a page": (lambda: Response(b"<html>", media_type="text/html"), AnswerBroken, "not valid A2A"),
+    "half": (lambda: Response(b'{"jsonrpc": "2', media_type="application/json"), AnswerBroken, "not valid A2A"),
 }
 
 
 @pytest.mark.parametrize("streaming", [True, False])
-@pytest.mark.parametrize("kind", HOSTILE)
-async def test_a_hostile_answer_is_bounded_and_followed_nowhere(kind: str, streaming: bool) -> None:
-    make_answer, error, match = HOSTILE[kind]
+async def test_a_hostile_answer_is_bounded_and_followed_nowhere(streaming: bool) -> None:
+    make_answer: Callable[[], Response]
 
     async def answer(request: dict[str, Any]) -> Response:
         return make_answer()
 
-    def make(address: str) -> Any:
-        return hostile(card_of(f"{address}/rpc", streaming=streaming), answer)
-
-    async with serving(make) as address, remote_of(address) as remote:
-        with pytest.raises(error, match=match):
-            await answer_of(remote, "count")
+    async with hostile_remote(answer, streaming=streaming) as remote:
+        for case in HOSTILE.values():
+            make_answer, error, match = case
+            with pytest.raises(error, match=match):
+                await answer_of(remote, "count")
 
 
 @pytest.mark.parametrize(
@@ -263,7 +266,7 @@ async def test_an_answer_and_each_event_of_a_stream_is_bounded_and_no_cookie_kep
 
     async with (
         serving(lambda address: hostile(card_of(address, streaming=False), answer)) as address,
-        checked_client(AllowedHosts(("*",), True, PRIVATE)) as http,
+        checked_client(AllowedHosts(("*",), True)) as http,
     ):
         if whole:
             assert (await http.post(f"{address}/rpc", json={})).content == body
@@ -280,44 +283,38 @@ async def test_a_hostile_text_is_cut_and_a_half_of_a_pair_does_no_harm() -> None
         told["result"]["task"]["status"]["message"] = said
         return JSONResponse(told)
 
-    async with (
-        serving(lambda address: hostile(card_of(f"{address}/rpc", streaming=False), answer)) as address,
-        remote_of(address) as remote,
-    ):
+    async with hostile_remote(answer) as remote:
         with pytest.raises(RemoteFailed) as failed:
             await answer_of(remote, "count", "\ud83d")
 
     assert len(str(failed.value)) < 3_000
 
 
-def broken_cards() -> dict[str, tuple[Any, str]]:
-    none = card_of("http://x/rpc", streaming=False, skills=())
-    twice = card_of("http://x/rpc", streaming=False, skills=("a b", "a-b"))
-    many = card_of("http://x/rpc", streaming=False, skills=tuple(f"s{number}" for number in range(201)))
-    long = card_of("http://x/rpc", streaming=False, skills=("s" * 200,))
-    mute = card_of("http://x/rpc", streaming=False)
-    mute.supported_interfaces[0].protocol_binding = "GRPC"
-    file = card_of("file:///etc/passwd", streaming=False)
-    return {
-        "no skills": (none, "1 to 200"),
-        "many skills": (many, "1 to 200"),
-        "one name twice": (twice, "one name"),
-        "a long name": (long, "capability"),
-        "no JSON-RPC": (mute, "no JSON-RPC"),
-        "a file": (file, "names no URL"),
-    }
-
-
-@pytest.mark.parametrize("kind", broken_cards())
-async def test_a_card_that_cannot_be_used_says_why(kind: str) -> None:
-    card, match = broken_cards()[kind]
-
-    async def never(request: dict[str, Any]) -> Response:
-        raise AssertionError("nothing is sent")
-
+@pytest.mark.parametrize(
+    ("skills", "match"),
+    [
+        ((), "1 to 200"),
+        (tuple(f"s{number}" for number in range(201)), "1 to 200"),
+        (("a b", "a-b"), "one name"),
+        (("s" * 200,), "capability"),
+    ],
+    ids=["no skills", "many skills", "one name twice", "a long name"],
+)
+async def test_a_card_with_skills_that_cannot_be_capabilities_says_why(skills: tuple[str, ...], match: str) -> None:
+    card = card_of("http://x/rpc", streaming=False, skills=skills)
     async with serving(lambda _: hostile(card, never)) as address:
         with pytest.raises(SetupError, match=match):
             await a2a_agent("partner", address, settings=HERE)
+
+
+async def test_a_card_without_json_rpc_over_http_says_so() -> None:
+    mute = card_of("http://x/rpc", streaming=False)
+    mute.supported_interfaces[0].protocol_binding = "GRPC"
+    for card, match in ((mute, "no JSON-RPC"), (card_of("file:///etc/passwd", streaming=False), "names no URL")):
+        application = hostile(card, never)
+        async with serving(lambda _, application=application: application) as address:  # type: ignore[misc]
+            with pytest.raises(SetupError, match=match):
+                await a2a_agent("partner", address, settings=HERE)
 
 
 async def test_a_url_without_an_agent_says_so() -> None:
@@ -327,25 +324,19 @@ async def test_a_url_without_an_agent_says_so() -> None:
     with pytest.raises(AgentRefused, match="no connection"):
         await RemoteAgent("http://127.0.0.1:9", settings=HERE).card()
 
-    async def never(request: dict[str, Any]) -> Response:
-        raise AssertionError("nothing is sent")
-
-    async with serving(lambda address: hostile(card_of(address, streaming=False), never)) as address:
+    async with serving(application_at) as address:
         with pytest.raises(RemoteRejected, match="404"):
             await RemoteAgent(f"{address}/nothing", settings=HERE).card()
 
 
-async def test_an_agent_that_stays_away_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_agent_that_stays_away_is_lost() -> None:
     async def answer(request: dict[str, Any]) -> Response:
         if request["method"] == "SendMessage":
             return JSONResponse({"jsonrpc": "2.0", "id": request["id"], "result": task("TASK_STATE_WORKING")})
         told = {"code": -32001, "message": "no such task"}
         return JSONResponse({"jsonrpc": "2.0", "id": request["id"], "error": told})
 
-    async with (
-        serving(lambda address: hostile(card_of(f"{address}/rpc", streaming=False), answer)) as address,
-        remote_of(address) as remote,
-    ):
+    async with hostile_remote(answer) as remote:
         with pytest.raises(AgentLost, match="forgot the task"):
             await answer_of(remote, "count")
 
@@ -369,16 +360,16 @@ async def test_a_message_waits_for_an_agent_that_is_started_again(
         await eventually(lambda: len(sent) > 2)  # the others were refused
         async with serving(lambda _: application(tmp_path, address, streaming=True), port=port):
             assert await asked == 5
-        monkeypatch.setattr("coditect.integrations.a2a.remote.calling.CONNECT_SECONDS", 0.2)
+        monkeypatch.setattr("coditect.integrations.a2a.remote.RETRY_CONNECT_SECONDS", 0.2)
         with pytest.raises(AgentRefused, match="no connection"):
             await answer_of(remote, "count")
 
 
 def test_the_settings_are_read_and_checked() -> None:
-    read = a2a_settings({"CODITECT_A2A_TOKEN": "t", "CODITECT_A2A_PRIVATE": "yes"})
+    read = A2aSettings.read({"CODITECT_A2A_TOKEN": "t", "CODITECT_PRIVATE_ADDRESSES": "git, a2a"})
 
     assert read == A2aSettings("t", private=True)
-    assert a2a_settings({}) == A2aSettings()
+    assert A2aSettings.read({}) == A2aSettings()
     with pytest.raises(SetupError, match="CODITECT_A2A_TOKEN") as wrong:
-        a2a_settings({"CODITECT_A2A_TOKEN": "se\ncret"})
+        A2aSettings.read({"CODITECT_A2A_TOKEN": "se\ncret"})
     assert "cret" not in str(wrong.value)

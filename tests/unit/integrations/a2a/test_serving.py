@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,17 +25,13 @@ from a2a.utils.errors import (
 from pydantic import BaseModel
 
 from coditect import Agent, Context, Retry
-from coditect.api.access.bearer import BearerAccess
-from coditect.api.access.guard import AUDIT
-from coditect.api.access.keys import KeyFile
-from coditect.api.access.roles import Role
-from coditect.integrations.a2a.parts import plain
-from coditect.integrations.a2a.remote.agent import RemoteAgent
-from coditect.integrations.a2a.remote.declaration import a2a_agent
-from coditect.integrations.a2a.remote.failures import RemoteRejected
-from coditect.integrations.a2a.serving.problems import told
-from coditect.settings.a2a import A2aSettings
-from coditect.settings.api import ApiSettings
+from coditect.api.access import KeyFile, Role
+from coditect.api.bearer import BearerAccess
+from coditect.api.guard import AUDIT_LOGGER
+from coditect.integrations.a2a.messages import plain
+from coditect.integrations.a2a.remote import RemoteAgent, RemoteRejected, a2a_agent
+from coditect.integrations.a2a.serving import told
+from coditect.settings.settings import A2aSettings, ApiSettings
 from tests.unit.integrations.a2a.fleet_agent import at_once, connected, message, sent, value
 
 MADE = "2026-01-01T00:00:00+00:00"
@@ -102,26 +99,32 @@ async def test_each_capability_is_a_skill_of_the_card_with_its_modes_and_schemas
     assert plain(schemas.params)["code.review"]["input"]["required"] == ["repo", "number"]
 
 
-async def test_a_message_is_a_task_and_its_value_an_artifact() -> None:
+async def test_a_task_ends_with_its_value_as_an_artifact_or_its_failure_as_the_message_of_its_state() -> None:
     async with connected([Workers().agent]) as one:
         counted = await sent(one.client, message("hello", "text.count"))
         reviewed = await sent(one.client, message({"repo": "x", "number": 3}, "code.review"))
         found = await one.client.get_task(a2a.GetTaskRequest(id=counted.id))
 
-    assert counted.status.state == A2aState.TASK_STATE_COMPLETED
-    assert value(counted) == 5
-    assert value(reviewed) == {"repo": "x", "number": 3}
-    assert found == counted
+        assert counted.status.state == A2aState.TASK_STATE_COMPLETED
+        assert value(counted) == 5
+        assert value(reviewed) == {"repo": "x", "number": 3}
+        assert found == counted
 
-
-async def test_a_text_for_another_type_is_read_as_json_or_is_the_only_required_field() -> None:
-    async with connected([Workers().agent]) as one:
         read = await sent(one.client, message('{"repo": "x", "number": 3}', "code.review"))
-        wrong = await sent(one.client, message("please", "code.review"))
+        unread = await sent(one.client, message("please", "code.review"))
 
-    assert value(read) == {"repo": "x", "number": 3}
+        assert value(read) == {"repo": "x", "number": 3}
+        assert unread.status.state == A2aState.TASK_STATE_REJECTED
+        assert "object" in unread.status.message.parts[0].text, unread
+
+        failed = await sent(one.client, message({"repo": "x", "number": -1}, "code.review"))
+        wrong = await sent(one.client, message({"repo": "x"}, "code.review"))
+
+    assert failed.status.state == A2aState.TASK_STATE_FAILED
+    assert failed.status.message.parts[0].text == "there is no such pull request"
     assert wrong.status.state == A2aState.TASK_STATE_REJECTED
-    assert "object" in wrong.status.message.parts[0].text, wrong
+    assert "number" in wrong.status.message.parts[0].text
+    assert not failed.artifacts
 
 
 async def test_a_text_is_json_where_the_schema_says_so_by_a_reference_a_union_or_an_enum() -> None:
@@ -155,44 +158,31 @@ async def test_a_text_is_json_where_the_schema_says_so_by_a_reference_a_union_or
     assert values == [2, "list", 3, "str"]
 
 
-@pytest.mark.parametrize("version", [None, "", "0.3", "2.0", "one"])
-@pytest.mark.parametrize("method", ["SendMessage", "message/send", "nothing"])
-async def test_another_version_is_refused_by_its_code_whatever_the_method(version: str | None, method: str) -> None:
-    headers = {} if version is None else {"a2a-version": version}
+async def test_another_version_is_refused_by_its_code_whatever_the_method() -> None:
     async with connected([Workers().agent]) as one:
         one.http.headers.pop("a2a-version", None)
-        answer = await one.http.post("/a2a", headers=headers, json={"jsonrpc": "2.0", "id": 7, "method": method})
+        for version, method in product([None, "", "0.3", "2.0", "one"], ["SendMessage", "message/send", "nothing"]):
+            headers = {} if version is None else {"a2a-version": version}
+            answer = await one.http.post("/a2a", headers=headers, json={"jsonrpc": "2.0", "id": 7, "method": method})
 
-    refused = answer.json()
-    assert (refused["id"], refused["error"]["code"]) == (7, -32009)
-    assert "A2A-Version: 1.0" in refused["error"]["message"]
-
-
-@pytest.mark.parametrize("body", [b"", b"{", b'{"id": "\xff"}', b"[" * 5_000, b'{"id": NaN}'])
-async def test_what_is_no_json_is_refused_by_the_code_for_it(body: bytes) -> None:
-    async with connected([Workers().agent]) as one:
-        answer = await one.http.post("/a2a", headers={"a2a-version": "1.0"}, content=body)
-
-    assert (answer.json()["id"], answer.json()["error"]["code"]) == (None, -32700)
+            refused = answer.json()
+            assert (refused["id"], refused["error"]["code"]) == (7, -32009), (version, method)
+            assert "A2A-Version: 1.0" in refused["error"]["message"]
 
 
-async def test_a_message_id_with_another_input_is_refused() -> None:
-    workers = Workers()
-    async with connected([workers.agent]) as one:
-        await sent(one.client, message("hello", "text.count", message_id="once"))
-        with pytest.raises(InvalidParamsError, match="key"):
-            await sent(one.client, message("other", "text.count", message_id="once"))
-
-    assert workers.ran == 1
-
-
-async def test_a_message_that_is_sent_again_is_the_same_task() -> None:
+async def test_a_message_that_is_sent_again_is_the_same_task_and_with_another_input_refused() -> None:
     workers = Workers()
     async with connected([workers.agent]) as one:
         first = await sent(one.client, message("hello", "text.count", message_id="once"))
         again = await sent(one.client, message("hello", "text.count", message_id="once"))
 
-    assert first == again
+        assert first == again
+        assert workers.ran == 1
+
+        await sent(one.client, message("hello", "text.count", message_id="once"))
+        with pytest.raises(InvalidParamsError, match="key"):
+            await sent(one.client, message("other", "text.count", message_id="once"))
+
     assert workers.ran == 1
 
 
@@ -240,7 +230,7 @@ async def test_a_listing_has_values_until_they_are_large() -> None:
     assert [len(one.artifacts) for one in page.tasks] == [1, 1, 0]
 
 
-async def test_a_stream_has_the_task_its_progress_its_value_and_its_end() -> None:
+async def test_a_stream_has_the_task_its_progress_its_value_and_its_end_and_none_has_a_task_that_ended() -> None:
     workers = Workers()
     async with connected([workers.agent], streaming=True) as one:
         seen = list[a2a.StreamResponse]()
@@ -248,37 +238,20 @@ async def test_a_stream_has_the_task_its_progress_its_value_and_its_end() -> Non
             seen.append(part)
             workers.go_on.set()
 
-    assert seen[0].HasField("task")
-    notes = [part.status_update for part in seen if part.status_update.metadata]
-    assert [(note.metadata["share"], note.status.message.parts[0].text) for note in notes] == [(0.5, "half")]
-    (result,) = (part.artifact_update.artifact for part in seen if part.HasField("artifact_update"))
-    assert result.parts[0].text == "done"
-    assert seen[-1].status_update.status.state == A2aState.TASK_STATE_COMPLETED
+        assert seen[0].HasField("task")
+        notes = [part.status_update for part in seen if part.status_update.metadata]
+        assert [(note.metadata["share"], note.status.message.parts[0].text) for note in notes] == [(0.5, "half")]
+        (result,) = (part.artifact_update.artifact for part in seen if part.HasField("artifact_update"))
+        assert result.parts[0].text == "done"
+        assert seen[-1].status_update.status.state == A2aState.TASK_STATE_COMPLETED
 
-
-async def test_a_task_that_was_begun_before_is_followed_and_one_that_has_ended_is_not() -> None:
-    workers = Workers()
-    async with connected([workers.agent], streaming=True) as one:
         (begun, *_) = [part async for part in one.client.send_message(message("hello", "text.count"))]
         with pytest.raises(UnsupportedOperationError, match="GetTask"):
             _ = [part async for part in one.client.subscribe(a2a.SubscribeToTaskRequest(id=begun.task.id))]
 
 
-async def test_the_failure_of_a_task_is_the_message_of_its_state() -> None:
-    async with connected([Workers().agent]) as one:
-        failed = await sent(one.client, message({"repo": "x", "number": -1}, "code.review"))
-        wrong = await sent(one.client, message({"repo": "x"}, "code.review"))
-
-    assert failed.status.state == A2aState.TASK_STATE_FAILED
-    assert failed.status.message.parts[0].text == "there is no such pull request"
-    assert wrong.status.state == A2aState.TASK_STATE_REJECTED
-    assert "number" in wrong.status.message.parts[0].text
-    assert not failed.artifacts
-
-
-@pytest.mark.parametrize(
-    ("request_", "error", "match"),
-    [
+async def test_a_mistake_is_an_error_that_says_what_to_do() -> None:
+    mistakes: tuple[tuple[a2a.SendMessageRequest, type[Exception], str], ...] = (
         (message("x", "text.cuont"), InvalidParamsError, "text.count"),
         (message("x"), InvalidParamsError, "skillId"),
         (message("x", "text.count", task_id="0:task"), TaskNotFoundError, "0"),
@@ -286,17 +259,7 @@ async def test_the_failure_of_a_task_is_the_message_of_its_state() -> None:
         (message("x", "text.count", context_id="c" * 201), InvalidParamsError, "200"),
         (message("x", "text.count", message_id="m" * 1_001), InvalidParamsError, "1000"),
         (message("x", "text.count", message_id=""), InvalidParamsError, "Validation failed"),
-    ],
-)
-async def test_a_mistake_is_an_error_that_says_what_to_do(
-    request_: a2a.SendMessageRequest, error: type[Exception], match: str
-) -> None:
-    async with connected([Workers().agent]) as one:
-        with pytest.raises(error, match=match):
-            await sent(one.client, request_)
-
-
-async def test_a_file_is_not_taken_nor_media_types_that_the_skill_has_not_nor_push_notifications() -> None:
+    )
     file = message("x", "text.count")
     file.message.parts.append(a2a.Part(raw=b"x", media_type="image/png"))
     picture = message("x", "text.count")
@@ -304,6 +267,10 @@ async def test_a_file_is_not_taken_nor_media_types_that_the_skill_has_not_nor_pu
     pushed = message("x", "text.count")
     pushed.configuration.task_push_notification_config.url = "http://127.0.0.1/"
     async with connected([Workers().agent]) as one:
+        for request, error, match in mistakes:
+            with pytest.raises(error, match=match):
+                await sent(one.client, request)
+
         with pytest.raises(InvalidParamsError, match="text or data"):
             await sent(one.client, file)
         with pytest.raises(ContentTypeNotSupportedError, match="application/json"):
@@ -311,14 +278,20 @@ async def test_a_file_is_not_taken_nor_media_types_that_the_skill_has_not_nor_pu
         with pytest.raises(PushNotificationNotSupportedError, match="webhook"):
             await sent(one.client, pushed)
 
+        for body in (b"", b"{", b'{"id": "\xff"}', b"[" * 5_000, b'{"id": NaN}'):
+            answer = await one.http.post("/a2a", headers={"a2a-version": "1.0"}, content=body)
 
-@pytest.mark.parametrize("accepted", ["application/json", "application/*", "*/*", "Application/JSON; charset=utf-8"])
-async def test_a_range_of_media_types_is_that_of_http_and_no_pattern_of_a_shell(accepted: str) -> None:
-    fitting, pattern = message("x", "text.count", message_id="1"), message("x", "text.count", message_id="2")
-    fitting.configuration.accepted_output_modes.append(accepted)
-    pattern.configuration.accepted_output_modes.append("[a-z]*")  # as a shell's, a long one takes minutes to read
+            assert (answer.json()["id"], answer.json()["error"]["code"]) == (None, -32700), body
+
+
+async def test_a_range_of_media_types_is_that_of_http_and_no_pattern_of_a_shell() -> None:
     async with connected([Workers().agent]) as one:
-        assert value(await sent(one.client, fitting)) == 1
+        for accepted in ("application/json", "application/*", "*/*", "Application/JSON; charset=utf-8"):
+            fitting = message("x", "text.count")
+            fitting.configuration.accepted_output_modes.append(accepted)
+            assert value(await sent(one.client, fitting)) == 1
+        pattern = message("x", "text.count")
+        pattern.configuration.accepted_output_modes.append("[a-z]*")  # as a shell's, a long one takes minutes to read
         with pytest.raises(ContentTypeNotSupportedError):
             await sent(one.client, pattern)
 
@@ -334,12 +307,12 @@ async def test_a_body_that_is_too_large_names_the_bound(most: int, size: int, na
 
 
 async def test_the_audit_line_of_a_request_says_its_method(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, AUDIT)
+    caplog.set_level(logging.INFO, AUDIT_LOGGER)
     async with connected([Workers().agent]) as one:
         await one.client.list_tasks(a2a.ListTasksRequest())
         await one.http.post("/a2a", content=b"{")
 
-    lines = [vars(record) for record in caplog.records if record.name == AUDIT]
+    lines = [vars(record) for record in caplog.records if record.name == AUDIT_LOGGER]
     assert [(line["action"], line["path"]) for line in lines] == [("ListTasks", "/a2a"), (None, "/a2a")]
 
 

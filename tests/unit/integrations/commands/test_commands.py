@@ -16,11 +16,10 @@ import pytest
 
 from coditect import TaskFailed, TaskRejected
 from coditect.agent.runtime import STUCK_SECONDS, SWALLOWED_SECONDS
-from coditect.agent.workspaces import PREFIX
+from coditect.agent.workspaces import WORKSPACE_PREFIX
 from coditect.errors import InputError, InvalidTask, SetupError
-from coditect.integrations.commands.declaration import command_agent
-from coditect.integrations.commands.loading import checked_commands, load_commands
-from coditect.integrations.commands.template import InputTemplate, filled_arguments
+from coditect.integrations.commands.loading import command_agent, load_commands
+from coditect.integrations.commands.schema import InputTemplate, checked_commands, filled_arguments
 from coditect.testing import TestFleet
 
 ECHO = "import sys, json; print(json.dumps({'got': json.load(sys.stdin)}))"
@@ -32,7 +31,7 @@ async def fleet(folder: Path, code: str, *arguments: str, **fields: Any) -> Asyn
     given = {"name": "tool", "capabilities": {"tool.run": {"command": command, "attempts": 1} | fields}}
     async with TestFleet(agents=[command_agent(checked_commands(given), folder=str(folder))]) as running:
         yield running
-    assert not list(folder.glob(f"{PREFIX}*")), "no workspace is left"
+    assert not list(folder.glob(f"{WORKSPACE_PREFIX}*")), "no workspace is left"
     assert not _left(str(folder)), "no process is left"
 
 
@@ -125,20 +124,35 @@ def test_a_template_has_fields_of_the_input_and_nothing_else() -> None:
         InputTemplate("x\0")
 
 
+FLOOD = "import sys\nwhile True: sys.{}.write('x' * 65536)"
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
+OUT_FILE: dict[str, Any] = {"result": {"file": "out.json"}}
+
+
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("code", "fields", "words"),
     [
-        ("import sys; sys.exit('it is broken')", "it is broken"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "signal=9"),
-        ("pass", "gave no result"),
-        ("import sys; sys.stdout.buffer.write(bytes(range(256)) * 40)", "gave no result"),
-        ("print('{')", "gave no result"),
-        ("import sys; sys.exit(65)", "refuses the input"),
-        ('import sys; print(\'{"is_error": true, "result": "no credit"}\'); sys.exit(1)', "no credit"),
+        ("import sys; sys.exit('it is broken')", {}, "it is broken"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", {}, "signal=9"),
+        ("pass", {}, "gave no result"),
+        ("import sys; sys.stdout.buffer.write(bytes(range(256)) * 40)", {}, "gave no result"),
+        ("print('{')", {}, "gave no result"),
+        ("import sys; sys.exit(65)", {}, "refuses the input"),
+        ('import sys; print(\'{"is_error": true, "result": "no credit"}\'); sys.exit(1)', {}, "no credit"),
+        ("", {"command": ["/no/such/program"]}, "install it"),
+        (FLOOD.format("stdout"), {"limits": {"output": "1MB"}}, "wrote more than it may"),
+        (FLOOD.format("stderr"), {"limits": {"output": "1MB"}}, "wrote more than it may"),
+        ("b'x' * 2**30", {"limits": {"memory": "256MB"}}, "MemoryError"),
+        (DEAF, {"limits": {"time": "1s", "grace": "3s"}}, "the command python"),
+        ("import os; os.symlink('/etc/passwd', 'out.json')", OUT_FILE, "outside of the workspace"),
+        ("import os; os.mkdir('out.json')", OUT_FILE, "no regular file"),
+        ("import os; os.mkfifo('out.json')", OUT_FILE, "no regular file"),
     ],
 )
-async def test_what_is_no_good_end_is_a_failure_that_says_why(tmp_path: Path, code: str, words: str) -> None:
-    async with fleet(tmp_path, code) as running:
+async def test_what_is_no_good_end_is_a_failure_that_says_why(
+    tmp_path: Path, code: str, fields: dict[str, Any], words: str
+) -> None:
+    async with fleet(tmp_path, code, **fields) as running:
         with pytest.raises(TaskFailed, match=words):
             await run(running)
 
@@ -154,12 +168,6 @@ async def test_exit_codes_say_whether_it_is_tried_again(tmp_path: Path, exit_cod
     assert len(log.read_text()) == attempts
 
 
-async def test_a_command_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
-    async with fleet(tmp_path, "", command=["/no/such/program"]) as running:
-        with pytest.raises(TaskFailed, match="install it"):
-            await run(running)
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have other bounds")
 async def test_arguments_that_are_too_long_together_are_the_fault_of_the_input(tmp_path: Path) -> None:
     async with fleet(tmp_path, "pass", *["{input}"] * 100, input="arguments") as running:
@@ -167,23 +175,31 @@ async def test_arguments_that_are_too_long_together_are_the_fault_of_the_input(t
             await run(running, "a" * 100_000)
 
 
-async def test_a_command_that_closes_stdin_early_gives_its_result(tmp_path: Path) -> None:
-    async with fleet(tmp_path, "import sys; sys.stdin.close(); print(1)") as running:
-        assert await run(running, "x" * 500_000) == 1
+LINES = """
+print('{"progress": 0.5, "note": "half"}', flush=True)
+print('{"type": "step", "usage": {"cost": 0.25}}')
+print('no json')
+print('{"type": "result", "is_error": false, "result": [1, 2]}')
+"""
+OF_LINES = {"format": "lines", "value": "result", "failed": "is_error", "cost": "usage.cost"}
+EMPTY = "print('{\"is_error\": false}'); print('{}'); print('{\"progress\": 1.0}')"
 
 
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
-async def test_a_flood_of_output_is_cut_and_killed(tmp_path: Path, stream: str) -> None:
-    code = f"import sys\nwhile True: sys.{stream}.write('x' * 65536)"
-    async with fleet(tmp_path, code, limits={"output": "1MB"}) as running:
-        with pytest.raises(TaskFailed, match="wrote more than it may"):
-            await run(running)
-
-
-async def test_too_much_memory_ends_it(tmp_path: Path) -> None:
-    async with fleet(tmp_path, "b'x' * 2**30", limits={"memory": "256MB"}) as running:
-        with pytest.raises(TaskFailed, match="MemoryError"):
-            await run(running)
+@pytest.mark.parametrize(
+    ("code", "fields", "given", "value"),
+    [
+        ("import sys; sys.stdin.close(); print(1)", {}, "x" * 500_000, 1),
+        (LINES, {"result": OF_LINES}, None, [1, 2]),
+        (EMPTY, {"result": {"format": "lines"}}, None, {}),
+        ("open('out.json', 'w').write('[1]')", OUT_FILE, None, [1]),
+    ],
+    ids=["that closes stdin early", "in lines", "an empty object", "in a file"],
+)
+async def test_a_command_that_ends_well_gives_its_result(
+    tmp_path: Path, code: str, fields: dict[str, Any], given: Any, value: Any
+) -> None:
+    async with fleet(tmp_path, code, **fields) as running:
+        assert await run(running, given) == value
 
 
 async def test_secrets_are_hidden_in_its_complaint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +210,32 @@ async def test_secrets_are_hidden_in_its_complaint(tmp_path: Path, monkeypatch: 
             await run(running)
 
     assert "log in with [hidden]" in str(caught.value) and "sk-very" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "sys.exit(key + 'x' * 1_990)",
+        "print(key + 'x' * 1_990); sys.exit(1)",
+        "print('x' * 195 + key)",
+        "print(json.dumps({'progress': 0.5, 'note': 'x' * 495 + key})); sys.exit(1)",
+        "print(json.dumps({'is_error': True, 'key': key, 'pad': 'x'})); sys.exit(1)",
+        "print(json.dumps(key)[:-1])",
+        "os.write(2, os.environb[b'MY_API_KEY']); sys.exit(1)",
+    ],
+    ids=["stderr", "stdout", "no result", "note", "in JSON", "in broken JSON", "no UTF-8"],
+)
+async def test_no_part_of_a_secret_is_shown_where_a_text_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    monkeypatch.setenv("MY_API_KEY", 'AAAAAA-"BBBBBB-CCCCCC' + ("\udcff" if "environb" in code else ""))
+    prelude = "import json, os, sys; key = os.environ['MY_API_KEY']; "
+    async with fleet(tmp_path, prelude + code, environment=["MY_API_KEY"]) as running:
+        with pytest.raises(TaskFailed) as caught:
+            await run(running)
+        shown = f"{caught.value} {running.events}"
+
+    assert not [part for part in ("AAA", "BBB", "CCC") if part in shown]
 
 
 STUBBORN = """
@@ -234,18 +276,6 @@ async def test_a_cancel_ends_what_ignores_sigterm_with_all_that_it_started(tmp_p
         assert _sleepers() == []
 
 
-async def test_lines_of_json_have_progress_result_and_cost(tmp_path: Path) -> None:
-    code = """
-print('{"progress": 0.5, "note": "half"}', flush=True)
-print('{"type": "step", "usage": {"cost": 0.25}}')
-print('no json')
-print('{"type": "result", "is_error": false, "result": [1, 2]}')
-"""
-    result = {"format": "lines", "value": "result", "failed": "is_error", "cost": "usage.cost"}
-    async with fleet(tmp_path, code, result=result) as running:
-        assert await run(running) == [1, 2]
-
-
 LAST = '{"type": "result", "is_error": %s, "result": [1, 2]}'
 FAILED, FINE = LAST % "true", LAST % "false"
 TURN = '{"type": "turn", "is_error": false, "result": "an earlier line"}\n'
@@ -276,12 +306,6 @@ async def test_no_earlier_line_takes_the_place_of_the_last(tmp_path: Path, stdou
             await run(running)
 
 
-async def test_an_empty_object_is_a_result(tmp_path: Path) -> None:
-    code = f"print({TURN!r}); print('{{}}'); print('{{\"progress\": 1.0}}')"
-    async with fleet(tmp_path, code, result={"format": "lines"}) as running:
-        assert await run(running) == {}
-
-
 async def test_a_json_line_on_stderr_is_no_result(tmp_path: Path) -> None:
     code = f"import sys; print({FINE!r}, flush=True); sys.stdout.close(); sys.stderr.write({TURN!r})"
     async with fleet(tmp_path, code, result={"format": "lines", "value": "result"}) as running:
@@ -302,24 +326,6 @@ async def test_latin_1_is_refused_with_the_parser_s_reason(tmp_path: Path, form:
     code = 'import sys; sys.stdout.buffer.write(b\'{"a": "\\xe4"}\')'
     async with fleet(tmp_path, code, result={"format": form}) as running:
         with pytest.raises(TaskFailed, match=r"not valid UTF-8"):
-            await run(running)
-
-
-async def test_a_result_s_file_lies_in_the_workspace(tmp_path: Path) -> None:
-    code = "open('out.json', 'w').write('[1]')"
-    async with fleet(tmp_path, code, result={"file": "out.json"}) as running:
-        assert await run(running) == [1]
-    async with fleet(
-        tmp_path, "import os; os.symlink('/etc/passwd', 'out.json')", result={"file": "out.json"}
-    ) as running:
-        with pytest.raises(TaskFailed, match="outside of the workspace"):
-            await run(running)
-
-
-@pytest.mark.parametrize("made", ["mkdir", "mkfifo"])
-async def test_a_result_s_file_is_a_regular_one(tmp_path: Path, made: str) -> None:
-    async with fleet(tmp_path, f"import os; os.{made}('out.json')", result={"file": "out.json"}) as running:
-        with pytest.raises(TaskFailed, match="no regular file"):
             await run(running)
 
 
@@ -349,13 +355,6 @@ def test_the_grace_of_a_command_ends_before_its_agent_is_replaced() -> None:
     checked_commands(given("30s"))
     with pytest.raises(SetupError, match="grace"):
         checked_commands(given(f"{SWALLOWED_SECONDS + STUCK_SECONDS}s"))
-
-
-async def test_a_command_that_ignores_sigterm_is_named(tmp_path: Path) -> None:
-    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
-    async with fleet(tmp_path, code, limits={"time": "1s", "grace": "3s"}) as running:
-        with pytest.raises(TaskFailed, match="the command python"):
-            await run(running)
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -19,9 +19,9 @@ from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker
 from coditect.integrations.http.addresses import AllowedHosts
-from coditect.integrations.http.bridge import ALIVE, HttpBridge
-from coditect.integrations.http.callbacks import Callbacks
+from coditect.integrations.http.bridge import ALIVE, HttpAgents, HttpBridge
 from coditect.integrations.http.calls import AgentCalls, agent_calls
+from coditect.integrations.http.messages import AgentResponseEvent, Callbacks
 from coditect.integrations.http.registration import HttpRegistration
 from coditect.model.ids import AgentId
 from coditect.model.registration import Registration
@@ -47,7 +47,23 @@ class Given:
 
 
 def success(event: dict[str, Any], result: Any = "done") -> Given:
-    return Given(body=json.dumps({"request_id": event["event_id"], "status": "success", "result": result}).encode())
+    return Given(body=answer_of(event, result=result))
+
+
+def later(event: dict[str, Any]) -> Given:
+    return Given(202)
+
+
+def answer_of(event: dict[str, Any], **fields: Any) -> bytes:
+    return json.dumps({"request_id": event["event_id"], "status": "success", **fields}).encode()
+
+
+def answered(event: dict[str, Any], **fields: Any) -> AgentResponseEvent:
+    return AgentResponseEvent.model_validate_json(answer_of(event, **fields))
+
+
+def token_of(event: dict[str, Any]) -> str:
+    return str(event["callback_url"]).rpartition("/")[2]
 
 
 class StubAgent(ThreadingHTTPServer):
@@ -121,6 +137,13 @@ class Stage:
     calls: AgentCalls
     bridge: HttpBridge
     looks: asyncio.Task[None]
+
+    @property
+    def agents(self) -> HttpAgents:
+        """What the bridge's API may be asked."""
+        return HttpAgents(
+            self.registrations, self.scene.registry, self.bridge, self.callbacks, HOSTS, lease_seconds=LEASE_SECONDS
+        )
 
     async def end(self) -> None:
         """End the bridge in good order."""

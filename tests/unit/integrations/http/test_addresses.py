@@ -96,7 +96,7 @@ async def test_private_addresses_are_allowed_by_their_setting_alone(
     resolving(monkeypatch, address)
 
     assert await AllowedHosts(("*",), private=True).addresses("agent.example.com", 80) == [address]
-    with pytest.raises(InputError, match="CODITECT_HTTP_PRIVATE=true"):
+    with pytest.raises(InputError, match="CODITECT_PRIVATE_ADDRESSES=http"):
         await AllowedHosts(("*",)).addresses("agent.example.com", 80)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 from typing import Any
 
@@ -11,31 +10,54 @@ import pytest
 
 from coditect import TaskFailed, TaskRejected
 from coditect.agent.declaration import Agent
+from coditect.agent.mailbox import ANSWERED_LATER
+from coditect.aio.supervisor import Supervisor
 from coditect.errors import NotFound
-from coditect.integrations.http.failures import AnswerBroken
-from coditect.integrations.http.messages import AgentResponseEvent
+from coditect.integrations.http import registration as bridge_link
+from coditect.integrations.http.addresses import AnswerBroken
+from coditect.integrations.http.calls import AgentCalls, HttpAnswer
+from coditect.integrations.http.registration import AgentLink, http_agent
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
-from coditect.model.registration import AgentStatus
 from coditect.registry.memory import MemoryRegistry
+from coditect.wire.workflow_tasks import HandoffOffer
 from tests.support import eventually
-from tests.unit.integrations.http.stage import Given, Stage, open_bridge, stub_agent, success
+from tests.unit.integrations.http.stage import (
+    Given,
+    Stage,
+    answer_of,
+    answered,
+    later,
+    open_bridge,
+    stub_agent,
+    success,
+    token_of,
+)
 
 
-def later(event: dict[str, Any]) -> Given:
-    return Given(202)
+def another_agent() -> Agent:
+    agent = Agent("other")
+
+    @agent.capability("words.count")
+    async def count(task: Any) -> str:
+        return "by the other"
+
+    return agent
 
 
-def answered(event: dict[str, Any], **fields: Any) -> AgentResponseEvent:
-    return AgentResponseEvent.model_validate_json(answer_of(event, **fields))
+@pytest.fixture
+def held_posts(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
+    """Whether a request is about to be posted, and what lets it go; meanwhile no refusal is waited for."""
+    post, posted, let = stage.calls.post, asyncio.Event(), asyncio.Event()
 
+    async def slow(*given: Any) -> HttpAnswer:
+        posted.set()
+        await let.wait()
+        return await post(*given)
 
-def answer_of(event: dict[str, Any], **fields: Any) -> bytes:
-    return json.dumps({"request_id": event["event_id"], "status": "success", **fields}).encode()
-
-
-def token_of(event: dict[str, Any]) -> str:
-    return str(event["callback_url"]).rpartition("/")[2]
+    monkeypatch.setattr(bridge_link, "REFUSAL_SECONDS", 60.0)
+    monkeypatch.setattr(AgentCalls, "post", lambda _, *given: slow(*given))
+    return posted, let
 
 
 async def test_a_task_is_posted_with_all_its_facts_and_its_answer_is_the_result(stage: Stage) -> None:
@@ -48,7 +70,7 @@ async def test_a_task_is_posted_with_all_its_facts_and_its_answer_is_the_result(
 
     (event,) = agent.events
     assert value == {"words": 2}
-    assert event["event_type"] == "agent.request"
+    assert event["event_type"] == "agent_request"
     assert event["action"] == "words.count"
     assert event["parameters"] == {"text": "a b"}
     assert event["priority"] == "critical"
@@ -56,6 +78,7 @@ async def test_a_task_is_posted_with_all_its_facts_and_its_answer_is_the_result(
     assert event["target_agent"] == agent_id
     assert event["correlation_id"] == handle.task_id
     assert 15 < event["timeout_seconds"] <= 20
+    assert isinstance(event["timeout_seconds"], int)
     assert event["callback_url"].startswith("http://127.0.0.1:9/agent-response/")
 
 
@@ -91,21 +114,7 @@ async def test_an_input_that_does_not_fit_the_schema_is_refused_and_not_posted(s
     assert [event["parameters"] for event in agent.events] == [{"text": "a"}]
 
 
-async def test_an_answer_by_callback_is_the_result_and_a_second_one_is_refused(stage: Stage) -> None:
-    with stub_agent(later) as agent:
-        await stage.register(agent.url, "words.count")
-        handle = await (await stage.scene.client()).submit("words.count")
-        await eventually(lambda: agent.events)
-        (event,) = agent.events
-
-        stage.callbacks.take(token_of(event), answered(event, result=7))
-
-        assert await handle.result(timeout="10s") == 7
-        with pytest.raises(NotFound):
-            stage.callbacks.take(token_of(event), answered(event, result=8))
-
-
-async def test_a_callback_with_a_wrong_answer_is_refused_and_the_attempt_waits_on(stage: Stage) -> None:
+async def test_an_answer_by_callback_is_the_result_once_and_the_attempt_waits_on_after_wrong_ones(stage: Stage) -> None:
     with stub_agent(later) as agent:
         await stage.register(agent.url, "words.count")
         handle = await (await stage.scene.client()).submit("words.count")
@@ -120,6 +129,8 @@ async def test_a_callback_with_a_wrong_answer_is_refused_and_the_attempt_waits_o
 
         assert await handle.result(timeout="10s") == 7
         assert len(stage.callbacks) == 0
+        with pytest.raises(NotFound):
+            stage.callbacks.take(token_of(event), answered(event, result=8))
 
 
 @pytest.mark.parametrize(
@@ -202,23 +213,73 @@ async def test_an_error_and_a_timeout_of_the_agent_are_failures_with_its_words(s
                 await handle.result(timeout="10s")
 
 
+@pytest.mark.parametrize(
+    ("error", "attempts"),
+    [
+        ("Unknown action: words.count", 1),
+        ("Action 'words.count' is not supported", 1),
+        ("Error: action words.count not found", 1),
+        ("action not implemented: words.count", 1),
+        ("Unsupported action 'words.count' (known: words.sum)", 1),
+        ({"code": "unknown_action", "message": "no words.count"}, 1),
+        ({"code": "ACTION_NOT_FOUND"}, 1),
+        ("the action failed: page not found", 2),
+        ("Plan failed: unknown action type in step 3", 2),
+        ("unknown action type in step 3", 2),
+        ({"plan": ["Unknown action: words.count"]}, 2),
+    ],
+)  # fmt: skip
+async def test_an_action_that_the_agent_does_not_know_is_not_tried_again(
+    stage: Stage, error: Any, attempts: int
+) -> None:
+    with stub_agent(lambda event: Given(body=answer_of(event, status="error", error=error))) as agent:
+        await stage.register(agent.url, "words.count")
+        handle = await (await stage.scene.client()).submit("words.count", max_attempts=2)
+
+        with pytest.raises(TaskFailed):
+            await handle.result(timeout="10s")
+
+    assert len({event["event_id"] for event in agent.events}) == len(agent.events) == attempts
+
+
 async def test_a_url_that_refuses_costs_no_attempt_and_another_agent_does_the_task(stage: Stage) -> None:
-    other = Agent("other")
-
-    @other.capability("words.count")
-    async def count(task: str) -> str:
-        return f"{task} by the other"
-
     with stub_agent() as agent:
         agent_id = await stage.register(agent.url, "words.count")
         agent.kill()
-        client = await stage.scene.client()
-        handle = await client.submit("words.count", "done", max_attempts=1)
+        handle = await (await stage.scene.client()).submit("words.count", max_attempts=1)
         await stage.stopped(agent_id)
+        await stage.scene.start(another_agent())
+        assert await handle.result(timeout="20s") == "by the other"
 
-        await stage.scene.start(other)
 
-        assert await handle.result(timeout="20s") == "done by the other"
+async def test_a_post_that_is_refused_after_its_agent_was_found_gone_costs_no_attempt(
+    stage: Stage, held_posts: tuple[asyncio.Event, asyncio.Event]
+) -> None:
+    posted, let = held_posts
+    with stub_agent() as agent:
+        link = stage.bridge._served[await stage.register(agent.url, "words.count")].link
+        handle = await (await stage.scene.client()).submit("words.count", max_attempts=1)
+        await posted.wait()
+        agent.kill()
+        link._doubt()
+        await eventually(lambda: link._gone)
+        let.set()
+        await stage.scene.start(another_agent())
+        assert await handle.result(timeout="20s") == "by the other"
+
+
+async def test_an_answer_that_comes_just_after_its_agent_was_found_gone_counts(
+    stage: Stage, held_posts: tuple[asyncio.Event, asyncio.Event]
+) -> None:
+    posted, let = held_posts
+    with stub_agent() as agent:
+        link = stage.bridge._served[await stage.register(agent.url, "words.count")].link
+        handle = await (await stage.scene.client()).submit("words.count", max_attempts=1)
+        await posted.wait()
+        link.end("its heartbeats stopped")
+        let.set()
+
+        assert await handle.result(timeout="20s") == "done"
 
 
 async def test_an_agent_that_comes_back_at_its_url_is_served_again(stage: Stage) -> None:
@@ -235,12 +296,6 @@ async def test_an_agent_that_comes_back_at_its_url_is_served_again(stage: Stage)
 
 
 async def test_an_agent_that_dies_amid_a_deferred_task_loses_it_to_another(stage: Stage) -> None:
-    other = Agent("other")
-
-    @other.capability("words.count")
-    async def count(task: Any) -> str:
-        return "by the other"
-
     with stub_agent(later) as agent:
         agent_id = await stage.register(agent.url, "words.count")
         handle = await (await stage.scene.client()).submit("words.count")
@@ -248,8 +303,7 @@ async def test_an_agent_that_dies_amid_a_deferred_task_loses_it_to_another(stage
 
         agent.kill()
         await stage.stopped(agent_id)
-        await stage.scene.start(other)
-
+        await stage.scene.start(another_agent())
         assert await handle.result(timeout="20s") == "by the other"
 
 
@@ -353,17 +407,6 @@ async def test_one_of_two_bridges_serves_an_agent_and_the_other_follows(
             await eventually(lambda: other.bridge.serving == {agent_id})
 
 
-async def test_the_status_of_an_idle_agent_is_shown(stage: Stage) -> None:
-    with stub_agent() as agent:
-        agent_id = await stage.register(agent.url, "words.count")
-
-        async def idle() -> bool:
-            record = await stage.scene.registry.get(agent_id)
-            return record is not None and record.load.status is AgentStatus.IDLE
-
-        await eventually(idle)
-
-
 async def test_a_bridge_that_ends_leaves_the_registration(stage: Stage) -> None:
     registrations = MemoryRegistry()
     with stub_agent() as agent:
@@ -390,3 +433,91 @@ async def test_why_an_agent_cannot_be_served_is_told_and_it_is_tried_again_later
         await stage.register(agent.url, given)  # type: ignore[arg-type]
 
     assert stage.bridge.trouble(agent_id) == ""
+
+
+async def test_http_agents_answer_a_request_to_several_agents_each_for_itself(stage: Stage) -> None:
+    def named(event: dict[str, Any]) -> Given:
+        return success(event, event["target_agent"])
+
+    with stub_agent(named) as one, stub_agent(named) as other:
+        ids = {await stage.register(agent.url, "words.count", name=name) for name, agent in (("a", one), ("b", other))}
+        client = await stage.scene.client()
+        answers = [answer async for answer in client.ask_all("words.count", agents=["a", "b"], timeout="60s")]
+
+    assert {answer.value for answer in answers} == {answer.agent_id for answer in answers} == ids
+
+
+@pytest.mark.parametrize("topics", ["news, plans", ["news", "plans", 7, {"other": 1}, ""]])
+async def test_an_agent_hears_the_broadcasts_that_it_names(stage: Stage, topics: Any) -> None:
+    with stub_agent() as agent:
+        await stage.register(agent.url, "words.count", metadata={"broadcasts": topics})
+        client = await stage.scene.client()
+        for topic in ("other", "plans", "news"):
+            await client.broadcast(topic, {"about": topic})
+        await eventually(lambda: len(agent.events) == 2)
+
+    assert {event["action"]: event["parameters"] for event in agent.events} == {
+        "plans": {"about": "plans"},
+        "news": {"about": "news"},
+    }
+
+
+OFFER = HandoffOffer("w:one.1", "w:one", "words.count", "owner-1", "too long", {"pages": 9}, 1, "text")
+
+
+async def decided(stage: Stage, answer: Any) -> tuple[Any, dict[str, Any]]:
+    """What an HTTP agent decides about an offer by an answer, and the request that it got."""
+    with stub_agent(answer) as stub:
+        agent_id = await stage.enter(stub.url, "words.count", metadata={"handoffs": "ask"})
+        record = await stage.registrations.get(agent_id)
+        assert record is not None
+        async with Supervisor() as background:
+            link = AgentLink(stub.url, stage.calls, stage.callbacks, background, callback_url="", doubt=lambda: None)
+            decide = http_agent(record.registration, link).handoff_policy
+            assert decide is not None
+            return await decide(OFFER), stub.events[0]
+
+
+@pytest.mark.parametrize(("answer", "decision"), [(True, True), ("no paper", "no paper"), (None, ANSWERED_LATER)])
+async def test_an_agent_that_wants_to_be_asked_decides_about_offers_or_answers_later(
+    stage: Stage, answer: Any, decision: Any
+) -> None:
+    told, event = await decided(stage, lambda event: success(event, answer))
+
+    assert told == decision
+    assert (event["action"], event["parameters"], event["source_agent"]) == (
+        "coditect.handoff",
+        OFFER.as_json(),
+        "owner-1",
+    )
+    assert event["correlation_id"] is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (lambda event: Given(500), "another status"),
+        (lambda event: Given(body=answer_of(event, status="error", error="no space")), "no space"),
+        (lambda event: Given(200, b"{", {"content-length": "1000"}, drips=True), "did not answer in time"),
+    ],
+)  # fmt: skip
+async def test_an_offer_about_which_the_agent_cannot_be_asked_is_declined(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, answer: Any, why: str
+) -> None:
+    monkeypatch.setattr(bridge_link, "HEAR_SECONDS", 1)
+
+    told, _ = await decided(stage, answer)
+
+    assert told.startswith("it could not be asked: ")
+    assert why in told
+
+
+async def test_a_broadcast_that_the_agent_does_not_take_is_logged_and_forgotten(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with stub_agent(lambda event: Given(500)) as agent:
+        await stage.register(agent.url, "words.count", metadata={"broadcasts": "news"})
+        await (await stage.scene.client()).broadcast("news")
+        await eventually(lambda: "did not take what was sent to it" in caplog.text)
+        assert len(agent.events) == 1

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import httpx2
 import pytest
 
-from coditect.integrations.http.addresses import AllowedHosts
+from coditect.integrations.http.addresses import AgentLost, AgentRefused, AllowedHosts, AnswerBroken
 from coditect.integrations.http.calls import AgentCalls, agent_calls
-from coditect.integrations.http.failures import AgentLost, AgentRefused
 from coditect.model.message import Message
+from coditect.telemetry.metrics import MemoryMetrics
 from coditect.wire import routing
 from tests.support import eventually
 from tests.unit.integrations.http.stage import HOSTS, Stage, stub_agent
@@ -47,6 +47,17 @@ async def test_the_request_goes_to_the_checked_address_with_the_host_of_the_url(
     assert "content-type: application/json" in head
 
 
+async def test_a_request_of_any_method_goes_the_same_way() -> None:
+    answer = b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\nno"
+    async with raw_server(answer) as (port, arrived), agent_calls(HOSTS, most_bytes=100) as calls:
+        got = await calls.request("GET", f"http://localhost:{port}/repos?page=2", headers={"authorization": "token x"})
+
+    head = arrived[0].decode().lower()
+    assert (got.status, got.body) == (404, b"no")
+    assert head.startswith("get /repos?page=2 http/1.1")
+    assert "authorization: token x\r\n" in head
+
+
 async def test_a_connection_that_ends_without_an_answer_is_an_agent_that_is_lost() -> None:
     async with raw_server(b"") as (port, _), agent_calls(HOSTS, most_bytes=100) as calls:
         with pytest.raises(AgentLost):
@@ -56,9 +67,9 @@ async def test_a_connection_that_ends_without_an_answer_is_an_agent_that_is_lost
 async def test_a_host_that_is_not_allowed_any_more_is_not_connected_to() -> None:
     async with raw_server(b"") as (port, arrived), agent_calls(HOSTS, most_bytes=100) as calls:
         strict = type(calls)(calls._client, type(HOSTS)(("*",)), most_bytes=100)
-        with pytest.raises(AgentRefused, match="CODITECT_HTTP_PRIVATE"):
+        with pytest.raises(AgentRefused, match="CODITECT_PRIVATE_ADDRESSES=http"):
             await strict.post(f"http://127.0.0.1:{port}/agent-request", b"{}")
-        with pytest.raises(AgentRefused, match="CODITECT_HTTP_PRIVATE"):
+        with pytest.raises(AgentRefused, match="CODITECT_PRIVATE_ADDRESSES=http"):
             await strict.connect(f"http://127.0.0.1:{port}")
 
     assert arrived == []
@@ -72,6 +83,22 @@ async def test_a_port_where_nothing_listens_refuses() -> None:
             await calls.post(f"http://127.0.0.1:{port}/agent-request", b"{}")
         with pytest.raises(AgentRefused):
             await calls.connect(f"http://127.0.0.1:{port}")
+
+
+async def test_posts_are_counted_by_their_outcome() -> None:
+    metrics = MemoryMetrics()
+    head = b"HTTP/1.1 %s\r\ncontent-length: 2\r\n%s\r\nno"
+    answers = (head % (b"200 OK", b""), head % (b"500 No", b""), head % (b"200 OK", b"content-encoding: gzip\r\n"), b"")
+    async with agent_calls(HOSTS, most_bytes=100, metrics=metrics) as calls:
+        for answer in answers:
+            async with raw_server(answer) as (port, _):
+                with suppress(AgentLost, AnswerBroken):
+                    await calls.post(f"http://127.0.0.1:{port}/agent-request", b"{}")
+        with pytest.raises(AgentRefused):
+            await calls.post(f"http://127.0.0.1:{port}/agent-request", b"{}")
+
+    counted = {labels[0][1]: value for (_, labels), value in metrics.samples().items()}
+    assert counted == {"answered": 1, "refused": 1, "broken": 1, "lost": 1, "unreachable": 1, "abandoned": 0}
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example", "\u2603.net", "[v1.x]"])

@@ -9,16 +9,16 @@ from pydantic import ValidationError
 
 from coditect import Agent
 from coditect.broker.memory import MemoryBroker
-from coditect.errors import InputError, InvalidTask, NotFound, Overloaded
-from coditect.integrations.http import directory
-from coditect.integrations.http.directory import HttpAgents
+from coditect.errors import Conflict, InputError, InvalidTask, NotFound, Overloaded
+from coditect.integrations.http import bridge
+from coditect.integrations.http.bridge import HttpAgents
 from coditect.integrations.http.messages import AgentResponseEvent, AnswerStatus
 from coditect.integrations.http.registration import HttpRegistration
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus
-from coditect.registry.port import Search
+from coditect.registry.port import LEFT, Search
 from tests.support import eventually
-from tests.unit.integrations.http.stage import HOSTS, LEASE_SECONDS, Given, Stage, stub_agent
+from tests.unit.integrations.http.stage import LEASE_SECONDS, Given, Stage, stub_agent
 
 WORDS = AgentId("words-00000000")
 NOWHERE = "http://127.0.0.1:9"
@@ -27,10 +27,19 @@ ANSWER = AgentResponseEvent(request_id="another", status=AnswerStatus.SUCCESS)
 
 @pytest.fixture
 def agents(stage: Stage) -> HttpAgents:
-    scene = stage.scene
-    return HttpAgents(
-        stage.registrations, scene.registry, stage.bridge, stage.callbacks, HOSTS, lease_seconds=LEASE_SECONDS
-    )
+    return stage.agents
+
+
+@pytest.fixture
+async def native_id(stage: Stage) -> AgentId:
+    """An agent that does not speak HTTP."""
+    native = Agent("native")
+
+    @native.capability("words.sort")
+    async def sort(words: list[str]) -> list[str]:
+        return sorted(words)
+
+    return AgentId((await stage.scene.start(native)).agent_id)
 
 
 def registration(url: str = NOWHERE, **fields: Any) -> HttpRegistration:
@@ -52,6 +61,9 @@ async def test_registering_again_keeps_the_agent_and_changes_its_registration(ag
     ("fields", "said"),
     [
         ({"name": "Words and more"}, "lower-case"),
+        ({"agent_id": "next.native-00000001"}, "choose another agent_id"),
+        ({"agent_id": "mail.native-00000001"}, "choose another agent_id"),
+        ({"agent_id": "monitor-dispatcher-0-0123abcd"}, "choose another agent_id"),
         ({"capabilities": ["Words"]}, "lower-case words joined by dots"),
         ({"capabilities": ["words.count", "words.count"]}, "once"),
         ({"base_url": "http://example.org"}, "CODITECT_HTTP_HOSTS"),
@@ -66,7 +78,7 @@ async def test_a_wrong_registration_says_what_to_write(agents: HttpAgents, field
     assert "at" not in refused.value.facts
 
 
-@pytest.mark.parametrize("fields", [{"capabilities": []}, {"slots": 0}, {"metadata": {"a": 1}}, {"more": 1}])
+@pytest.mark.parametrize("fields", [{"capabilities": []}, {"slots": 0}, {"agent_id": "a/b"}, {"more": 1}])
 def test_a_registration_of_another_shape_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         registration(**fields)
@@ -88,15 +100,8 @@ async def test_a_heartbeat_extends_the_lease_and_that_of_an_unknown_agent_says_t
 
 
 async def test_agents_are_found_beside_the_fleet_also_before_a_bridge_serves_them(
-    stage: Stage, agents: HttpAgents
+    stage: Stage, agents: HttpAgents, native_id: AgentId
 ) -> None:
-    native = Agent("native")
-
-    @native.capability("words.sort")
-    async def sort(words: list[str]) -> list[str]:
-        return sorted(words)
-
-    running = await stage.scene.start(native)
     waiting = AgentId((await agents.register(registration())).agent_id)
     with stub_agent() as stub:
         served = await stage.register(stub.url, "words.count")
@@ -107,11 +112,11 @@ async def test_agents_are_found_beside_the_fleet_also_before_a_bridge_serves_the
         keyword = {one.agent_id for one in await agents.find(Search(keyword="SORT"))}
 
         assert found == {
-            running.agent_id: AgentStatus.IDLE, waiting: AgentStatus.STARTING, served: AgentStatus.IDLE
+            native_id: AgentStatus.IDLE, waiting: AgentStatus.STARTING, served: AgentStatus.IDLE
         }  # fmt: skip
         assert counting == {waiting, served}
         assert starting == [waiting]
-        assert keyword == {running.agent_id}
+        assert keyword == {native_id}
         assert (await agents.health(served)).healthy
         unwell = await agents.health(waiting)
         assert (unwell.healthy, unwell.status) == (False, "starting")
@@ -119,6 +124,29 @@ async def test_agents_are_found_beside_the_fleet_also_before_a_bridge_serves_the
         with pytest.raises(NotFound) as unknown:
             await agents.health(AgentId(f"{served}x"))
         assert served in unknown.value.facts["nearest"]  # type: ignore[operator]
+
+
+async def test_an_agent_that_registers_as_offline_is_not_served_and_its_heartbeats_get_404(
+    stage: Stage, agents: HttpAgents
+) -> None:
+    with stub_agent() as stub:
+        agent_id = await stage.register(stub.url, "words.count", name="words")
+
+        answer = await agents.register(registration(stub.url, status="offline"))
+        assert (answer.status, answer.lease_seconds) == ("offline", 0.0)
+        await stage.stopped(agent_id)
+
+        (gone,) = await agents.find(Search(status=AgentStatus.OFFLINE))
+        assert (gone.agent_id, gone.load.trouble) == (agent_id, LEFT)
+        assert await agents.find(Search()) == ()
+        with pytest.raises(NotFound, match="POST /register"):
+            await agents.beat(agent_id)
+
+
+async def test_the_id_of_an_agent_of_another_kind_is_refused(agents: HttpAgents, native_id: AgentId) -> None:
+
+    with pytest.raises(InputError, match="another agent_id"):
+        await agents.register(registration(agent_id=native_id))
 
 
 async def test_an_agent_whose_url_fails_waits_for_its_breaker_and_says_so(stage: Stage, agents: HttpAgents) -> None:
@@ -134,25 +162,56 @@ async def test_an_agent_whose_url_fails_waits_for_its_breaker_and_says_so(stage:
         assert not any(handle.done for handle in handles)
 
 
-async def test_the_number_of_agents_is_bounded(
+async def test_the_number_of_agents_is_bounded_also_for_heartbeats_of_those_whose_lease_has_ended(
     agents: HttpAgents, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(directory, "MOST_AGENTS", 1)
+    monkeypatch.setattr(bridge, "MOST_AGENTS", 1)
+    lapsed = AgentId((await agents.register(registration())).agent_id)
     await agents.register(registration())
-    await agents.register(registration())
-
     with pytest.raises(Overloaded):
         await agents.register(registration("http://127.0.0.1:7"))
 
+    stage.registrations.extend([lapsed], -2 * LEASE_SECONDS)
+    await agents.register(registration("http://127.0.0.1:7"))
+    with pytest.raises(Overloaded):
+        await agents.beat(lapsed)
 
-async def test_an_answer_to_no_request_is_refused(agents: HttpAgents, stage: Stage) -> None:
+
+async def test_an_agent_that_registers_as_those_of_other_platforms_may_beat_every_30_seconds(
+    agents: HttpAgents,
+) -> None:
+    foreign = await agents.register(registration(agent_name="Words"))
+    beat = await agents.beat(AgentId(foreign.agent_id))
+
+    assert beat == foreign
+    assert (foreign.lease_seconds, foreign.heartbeat_seconds) == (90.0, 30.0)
+
+
+async def test_only_the_key_that_registered_an_agent_or_an_admin_moves_it_to_another_url(agents: HttpAgents) -> None:
+    def at(port: int, **fields: Any) -> HttpRegistration:
+        return registration(f"http://127.0.0.1:{port}", agent_id="reviewer.1", **fields)
+
+    async def owner() -> object:
+        return (await agents.get(AgentId("reviewer.1"))).registration.metadata.get("registered_by")
+
+    await agents.register(at(1), by="blue", admin=False)
+    with pytest.raises(Conflict, match="another agent_id"):
+        await agents.register(at(2, metadata={"registered_by": "green"}), by="green", admin=False)
+    await agents.register(at(1, version="2.0.0"), by="green", admin=False)
+    assert await owner() == "blue"
+    await agents.register(at(2), by="blue", admin=False)
+    await agents.register(at(3, metadata={"registered_by": "green"}), by="root")
+
+    assert await owner() is None
+    with pytest.raises(Conflict):
+        await agents.register(at(4), by="green", admin=False)
+
+
+async def test_an_answer_to_no_request_or_to_another_is_refused(agents: HttpAgents, stage: Stage) -> None:
     async with MemoryBroker(stage.scene.server, name="api") as broker:
         for token in ("guessed", "guessed.too", ".", ""):
             with pytest.raises(NotFound):
                 await agents.answer(token, ANSWER, broker)
 
-
-async def test_an_answer_that_is_none_is_an_error_of_its_sender(agents: HttpAgents, stage: Stage) -> None:
-    async with MemoryBroker(stage.scene.server, name="api") as broker:
         with stage.callbacks.expect("task.1", WORDS) as expected, pytest.raises(InvalidTask, match="request_id"):
             await agents.answer(expected.token, ANSWER, broker)

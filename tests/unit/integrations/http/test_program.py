@@ -11,8 +11,7 @@ from coditect.integrations.http import program
 from coditect.model.registration import AgentRecord
 from coditect.registry.memory import MemoryRegistry
 from coditect.registry.port import Search
-from coditect.settings.http_agents import HttpAgentSettings
-from coditect.settings.settings import Settings
+from coditect.settings.settings import HttpAgentSettings, Settings
 from coditect.telemetry.metrics import MemoryMetrics
 from tests.support import eventually
 

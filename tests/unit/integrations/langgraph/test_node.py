@@ -70,7 +70,7 @@ async def test_a_node_is_a_durable_task_and_is_not_submitted_again_when_the_grap
         graph = graph_of(node, CoditectSaver(fleet.client))
         paused = await graph.ainvoke({"text": "hello"}, thread("a"))
         ended = await graph.ainvoke(Command(resume="fine"), thread("a"))
-        runs = [run async for run in fleet.client.runs()]
+        runs = [run async for run in fleet.client.workflows.list()]
 
     assert paused["length"] == 5
     assert ended == {"text": "hello", "length": 5, "verdict": "fine"}
@@ -114,7 +114,7 @@ async def test_a_task_that_failed_is_done_again_when_the_graph_goes_on() -> None
         with pytest.raises(TaskFailed, match="letters are gone"):
             await graph.ainvoke({"text": "hello"}, thread("a"))
         paused = await graph.ainvoke(None, thread("a"))
-        runs = [run async for run in fleet.client.runs()]
+        runs = [run async for run in fleet.client.workflows.list()]
 
     assert paused["length"] == 5
     assert (counter.calls, len(runs)) == (2, 1)

@@ -23,10 +23,10 @@ from langgraph.types import Command, Send, interrupt
 from coditect.collaboration.state import reserved
 from coditect.errors import InputError, InvalidTask, SetupError, TooLarge
 from coditect.integrations.langgraph import CoditectSaver
-from coditect.integrations.langgraph.checkpoints import LARGEST_BYTES
-from coditect.integrations.langgraph.loops import RunningLoop
+from coditect.integrations.langgraph.node import RunningLoop
+from coditect.integrations.langgraph.saver import LARGEST_BYTES
 from coditect.testing import TestFleet
-from coditect.wire.state import LANGGRAPH
+from coditect.wire.control import LANGGRAPH
 
 
 def thread(name: str, **more: str) -> RunnableConfig:
@@ -68,17 +68,26 @@ def paused_graph(saver: BaseCheckpointSaver[Any]) -> Any:
     return graph.compile(checkpointer=saver)
 
 
-async def test_a_paused_graph_goes_on_with_another_saver() -> None:
+async def test_a_paused_graph_goes_on_with_another_saver_and_from_another_thread() -> None:
     async with TestFleet() as fleet:
         paused = await paused_graph(CoditectSaver(fleet.client)).ainvoke({"text": "hello"}, thread("a"))
         other = paused_graph(CoditectSaver(fleet.client))
         ended = await other.ainvoke(Command(resume="granted"), thread("a"))
         steps = [state.metadata["step"] async for state in other.aget_state_history(thread("a"))]
 
-    assert paused["__interrupt__"][0].value == "HELLO"
-    assert ended == {"text": "HELLO", "verdict": "granted"}
-    assert steps == sorted(steps, reverse=True)
-    assert len(steps) == 4
+        assert paused["__interrupt__"][0].value == "HELLO"
+        assert ended == {"text": "HELLO", "verdict": "granted"}
+        assert steps == sorted(steps, reverse=True)
+        assert len(steps) == 4
+
+        blocking = paused_graph(CoditectSaver(fleet.client))
+        blocked = await asyncio.to_thread(blocking.invoke, {"text": "hello"}, thread("c"))
+        listed = await asyncio.to_thread(lambda: [*blocking.get_state_history(thread("c"), limit=2)])
+        with pytest.raises(SetupError, match="own event loop"):
+            blocking.invoke({"text": "hello"}, thread("b"))
+
+    assert blocked["__interrupt__"][0].value == "HELLO"
+    assert [state.next for state in listed] == [("approve",), ("write",)]
 
 
 def test_a_saver_whose_loop_has_ended_says_so_and_does_not_wait_for_it() -> None:
@@ -95,47 +104,32 @@ def test_a_saver_whose_loop_has_ended_says_so_and_does_not_wait_for_it() -> None
     ended.close()
 
 
-async def test_a_graph_that_blocks_is_called_from_another_thread() -> None:
-    async with TestFleet() as fleet:
-        graph = paused_graph(CoditectSaver(fleet.client))
-        paused = await asyncio.to_thread(graph.invoke, {"text": "hello"}, thread("a"))
-        listed = await asyncio.to_thread(lambda: [*graph.get_state_history(thread("a"), limit=2)])
-        with pytest.raises(SetupError, match="own event loop"):
-            graph.invoke({"text": "hello"}, thread("b"))
-
-    assert paused["__interrupt__"][0].value == "HELLO"
-    assert [state.next for state in listed] == [("approve",), ("write",)]
-
-
-async def test_of_two_equal_writes_the_first_counts_but_of_an_error_the_last() -> None:
+async def test_writes_of_a_checkpoint_are_kept_once_and_belong_to_it_alone() -> None:
     async with TestFleet() as fleet:
         saver = CoditectSaver(fleet.client)
-        at = await saver.aput(thread("a"), empty_checkpoint(), {}, {})
-        await saver.aput_writes(at, [("x", 1), ("y", 2)], "late", "~b")
-        await saver.aput_writes(at, [("x", 3)], "early", "~a")
-        await saver.aput_writes(at, [("x", "again")], "late", "~b")
+        latest = await saver.aput(thread("a"), empty_checkpoint(), {}, {})
+        await saver.aput_writes(latest, [("x", 1), ("y", 2)], "late", "~b")
+        await saver.aput_writes(latest, [("x", 3)], "early", "~a")
+        await saver.aput_writes(latest, [("x", "again")], "late", "~b")
         for error in ("first", "last"):
-            await saver.aput_writes(at, [("__error__", error)], "late", "~b")
-        found = await saver.aget_tuple(thread("a"))
+            await saver.aput_writes(latest, [("__error__", error)], "late", "~b")
+        kept = await saver.aget_tuple(thread("a"))
 
-    assert found is not None
-    assert found.pending_writes == [
-        ("early", "x", 3),
-        ("late", "__error__", "last"),
-        ("late", "x", 1),
-        ("late", "y", 2),
-    ]
+        assert kept is not None
+        assert kept.pending_writes == [
+            ("early", "x", 3),
+            ("late", "__error__", "last"),
+            ("late", "x", 1),
+            ("late", "y", 2),
+        ]
 
-
-async def test_writes_that_come_before_their_checkpoint_are_kept_and_belong_to_it_alone() -> None:
-    async with TestFleet() as fleet:
         saver = CoditectSaver(fleet.client)
         first, second = {**empty_checkpoint(), "id": "1"}, {**empty_checkpoint(), "id": "12"}
-        await saver.aput_writes(thread("a", checkpoint_id="1"), [("x", 1)], "task")
-        await saver.aput_writes(thread("a", checkpoint_id="12"), [("x", 2)], "task")
-        await saver.aput(thread("a"), first, {}, {})  # type: ignore[arg-type]
-        await saver.aput(thread("a", checkpoint_id="1"), second, {}, {})  # type: ignore[arg-type]
-        found = [one async for one in saver.alist(thread("a"))]
+        await saver.aput_writes(thread("b", checkpoint_id="1"), [("x", 1)], "task")
+        await saver.aput_writes(thread("b", checkpoint_id="12"), [("x", 2)], "task")
+        await saver.aput(thread("b"), first, {}, {})  # type: ignore[arg-type]
+        await saver.aput(thread("b", checkpoint_id="1"), second, {}, {})  # type: ignore[arg-type]
+        found = [one async for one in saver.alist(thread("b"))]
 
     assert [one.pending_writes for one in found] == [[("task", "x", 2)], [("task", "x", 1)]]
     assert found[0].parent_config == found[1].config
@@ -169,7 +163,7 @@ async def test_a_thread_that_is_deleted_leaves_the_others_alone() -> None:
             await saver.aput_writes(at, [("x", 1)], "task")
         await saver.adelete_thread("a")
         left = [one.config["configurable"]["thread_id"] async for one in saver.alist(None)]
-        gone = [one async for one in fleet.client.space("langgraph:a").entries()]
+        gone = [one async for one in fleet.client.state("langgraph:a").entries()]
 
     assert left == ["ab"]
     assert gone == []
@@ -229,7 +223,7 @@ async def test_a_forged_value_runs_nothing_in_the_process_that_reads_it(
     async with TestFleet() as fleet:
         saver = CoditectSaver(fleet.client)
         at = await saver.aput(thread("a"), empty_checkpoint(), {}, {})
-        space = reserved(fleet.client.space("langgraph:a"), LANGGRAPH)
+        space = reserved(fleet.client.state("langgraph:a"), LANGGRAPH)
         key = f"writes//{at['configurable']['checkpoint_id']}/task"
         await space.put(key, {"0": ["", "x", format, b64encode(body).decode()]})
         with nullcontext() if format == "msgpack" else pytest.raises(InvalidTask):

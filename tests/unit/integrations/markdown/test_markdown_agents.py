@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
@@ -10,16 +11,21 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from coditect import Agent, TaskFailed
-from coditect.chat.budget import ChatBudget
+from coditect import Agent, TaskFailed, TaskRejected
 from coditect.chat.endpoint import open_chat
+from coditect.chat.port import ChatBudget
 from coditect.errors import SetupError
-from coditect.integrations.markdown.conversation import Conversation, FleetTool
-from coditect.integrations.markdown.declaration import markdown_agent
-from coditect.integrations.markdown.file import MarkdownAgent, read_agent, read_folder
+from coditect.integrations.markdown import (
+    Conversation,
+    FleetTool,
+    MarkdownAgent,
+    markdown_agent,
+    read_agent,
+    read_folder,
+)
 from coditect.model.capability import CapabilitySpec
 from coditect.testing import TestFleet
-from coditect.wire.json import MOST_LEVELS
+from coditect.wire.json import MAX_JSON_LEVELS
 from tests.chat_stub import ChatStub, calls, chat_stub, says
 
 REVIEWER = """---
@@ -90,6 +96,34 @@ async def test_a_model_does_the_task_with_the_tools_that_its_file_names() -> Non
     assert [one["content"] for one in second["messages"] if one["role"] == "tool"] == ["5", "true"]
 
 
+async def test_a_model_gets_the_lessons_of_its_own_capability_and_of_its_tools() -> None:
+    async with working(Counter(), says("done"), says("done")) as (fleet, stub):
+        with pytest.raises(TaskRejected):
+            await fleet.request("text.count", {"not": "a text"})
+        await fleet.client.emit("attempt.failed", capability="helpers.reviewer", error="token=abc", reason="timeout")
+        await fleet.client.emit("attempt.failed", capability="site.deploy", error="no concern of the model")
+        await fleet.advance("10s")
+        await fleet.request("helpers.reviewer", "x")
+
+    instructions, lessons, given = stub.requests[0]["messages"]
+    assert (instructions["role"], instructions["content"]) == ("system", "Review the text that you are given.")
+    assert (lessons["role"], given["content"]) == ("user", "x")
+    head, _, found = lessons["content"].partition("\n")
+    assert head.endswith("never instructions:")
+    told = {name: one.partition(" [")[0] for name, (one,) in json.loads(found).items()}
+    assert told.keys() == {"helpers.reviewer", "text.count"}
+    assert told["helpers.reviewer"] == "timeout: token=***"
+
+
+async def test_a_model_works_without_a_control_plane_to_learn_from() -> None:
+    async with working(Counter(), says("done"), says("done")) as (fleet, stub):
+        fleet.kill("dispatcher")
+        for _ in range(2):
+            assert await fleet.request("helpers.reviewer", "x") == "done"
+
+    assert stub.requests[1]["messages"][0]["content"] == "Review the text that you are given."
+
+
 async def test_a_model_calls_nothing_else_and_only_with_what_fits() -> None:
     counter = Counter()
     hostile = calls(
@@ -105,7 +139,7 @@ async def test_a_model_calls_nothing_else_and_only_with_what_fits() -> None:
 
 async def test_a_result_that_no_json_can_carry_is_told_to_the_model() -> None:
     value: object = None
-    for _ in range(2 * MOST_LEVELS):
+    for _ in range(2 * MAX_JSON_LEVELS):
         value = [value]
 
     async def request(capability: str, given: object) -> object:
@@ -129,7 +163,7 @@ async def test_a_conversation_ends_by_its_budget_and_by_its_rounds() -> None:
             await fleet.request("helpers.reviewer", "x")
 
 
-def test_a_file_says_what_is_wrong_with_it(tmp_path: Path) -> None:
+def test_a_file_says_what_is_wrong_with_it_and_where(tmp_path: Path) -> None:
     (tmp_path / "reviewer.md").write_text(REVIEWER)
     assert read_folder(tmp_path) == [
         MarkdownAgent(
@@ -151,6 +185,9 @@ def test_a_file_says_what_is_wrong_with_it(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="no such folder"):
         read_folder(tmp_path / "none")
 
+    with pytest.raises(SetupError, match="line=6"):
+        read_agent("\ufeff\n\n" + PLAIN.replace("Reads.", "[Reads."))
+
 
 PLAIN = "---\nname: a\ndescription: Reads.\n---\nRead it."
 
@@ -171,18 +208,11 @@ def test_odd_blanks_and_a_byte_order_mark_are_read(tmp_path: Path, content: str)
     assert read_folder(tmp_path) == [MarkdownAgent(name="a", description="Reads.", instructions="Read it.")]
 
 
-def test_a_plain_text_may_have_a_colon() -> None:
+def test_a_description_may_have_a_colon_and_instructions_may_be_missing() -> None:
     text = 'Use it for: reviews. <example>Context: "a" #1</example>'
     agent = read_agent(PLAIN.replace("Reads.", text).replace("---\nRead", "model: inherit\ncolor: red\n---\nRead"))
     assert (agent.description, agent.name, agent.model) == (text, "a", None)
 
-
-def test_the_line_of_a_mistake_is_that_of_the_file() -> None:
-    with pytest.raises(SetupError, match="line=6"):
-        read_agent("\ufeff\n\n" + PLAIN.replace("Reads.", "[Reads."))
-
-
-def test_front_matter_alone_without_a_newline_at_its_end_is_an_agent() -> None:
     assert read_agent("---\nname: a\ndescription: Reads.\n---").instructions == ""
 
 

@@ -21,12 +21,11 @@ from mcp.server.mcpserver import Context
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS
 
+from chaos.faults.proxy import fault_proxy
 from coditect.errors import InputError, SetupError
-from coditect.integrations.mcp import servers
-from coditect.integrations.mcp.declaration import agent_of, value_of
-from coditect.integrations.mcp.servers import ToolServer, ToolServerLost
-from coditect.local.servers.ports import free_ports
-from dispatcher.chaos.faults.proxy import fault_proxy
+from coditect.integrations.mcp import declaration
+from coditect.integrations.mcp.declaration import ToolServer, ToolServerLost, agent_of, value_of
+from coditect.local.servers import free_ports
 from tests.support import eventually
 
 SILENT = Path(__file__).with_name("tool_server.py")
@@ -103,7 +102,7 @@ def url() -> tuple[int, str]:
 async def test_a_remote_server_that_restarts_is_connected_to_again(
     url: tuple[int, str], mode: str, broken: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(servers, "Client", partial(Client, mode=mode))
+    monkeypatch.setattr(declaration, "Client", partial(Client, mode=mode))
     port, address = url
     server = ToolServer(address)
     async with server.open():
@@ -123,7 +122,7 @@ async def test_a_remote_server_that_restarts_is_connected_to_again(
 async def test_a_connection_that_breaks_during_a_call_is_made_again(
     url: tuple[int, str], mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(servers, "Client", partial(Client, mode=mode))
+    monkeypatch.setattr(declaration, "Client", partial(Client, mode=mode))
     (port, address), begun = url, asyncio.Event()
     async with serving(port, begun=begun), fault_proxy(address) as proxy:
         server = ToolServer(proxy.url)
@@ -173,7 +172,7 @@ async def test_an_error_of_the_server_is_retryable_and_a_refusal_is_final(
 
 
 async def test_a_server_that_answers_nothing_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers, "PROBE_SECONDS", 1.0)
+    monkeypatch.setattr(declaration, "MCP_PROBE_SECONDS", 1.0)
     server = ToolServer(f"{sys.executable} {SILENT} {tmp_path}")
     async with server.open():
         await server.call("count", {"text": "hello"}, nothing)
@@ -190,8 +189,8 @@ async def test_a_server_that_answers_nothing_is_replaced(tmp_path: Path, monkeyp
 async def test_a_server_that_never_answers_the_greeting_is_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(servers, "CONNECT_SECONDS", 1.0)
-    monkeypatch.setattr(servers, "PROBE_SECONDS", 1.0)
+    monkeypatch.setattr(declaration, "MCP_CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr(declaration, "MCP_PROBE_SECONDS", 1.0)
     started = tmp_path / "started"
     code = f"open({str(started)!r}, 'a').write('x'); import sys; sys.stdin.read()"
     server = ToolServer(f'{sys.executable} -c "{code}"')
@@ -201,7 +200,7 @@ async def test_a_server_that_never_answers_the_greeting_is_started_again(
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
 async def test_a_change_of_the_tools_is_noticed(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers, "Client", partial(Client, mode=mode))
+    monkeypatch.setattr(declaration, "Client", partial(Client, mode=mode))
     server, changed = ToolServer("in-process"), asyncio.Event()
     server._at = letters()  # type: ignore[assignment]
     server.on_change = changed.set
@@ -211,6 +210,24 @@ async def test_a_change_of_the_tools_is_noticed(mode: str, monkeypatch: pytest.M
         async with asyncio.timeout(10):
             await changed.wait()
         assert "shout" in {tool.name for tool in server.known}
+
+
+async def test_tools_that_cannot_be_used_are_logged_once_and_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = ToolServer("in-process")
+    server._at = letters()  # type: ignore[assignment]
+
+    def reasons() -> list[str]:
+        return [vars(one)["reason"] for one in caplog.records if "cannot be used" in one.message]
+
+    async with server.open():
+        known, client = await server.tools(), await server._client()
+        for most, reported in ((3, 1), (3, 1), (200, 1), (3, 2)):
+            monkeypatch.setattr(declaration, "MOST_TOOLS", most)
+            await server._probe(client)
+            assert reasons() == ["it lists more than 3 tools"] * reported
+        assert server.known == known
 
 
 ODD = """

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from coditect.errors import SetupError
-from coditect.integrations.mcp.declaration import ToolFailed, agent_of, mcp_agent, value_of
-from coditect.integrations.mcp.servers import ToolServer, ToolServerLost
+from coditect.integrations.mcp.declaration import ToolFailed, ToolServer, ToolServerLost, agent_of, mcp_agent, value_of
 
 SERVER = Path(__file__).with_name("tool_server.py")
 
@@ -53,7 +52,7 @@ async def test_a_value_is_what_is_structured_or_the_only_text_and_a_failed_tool_
             value_of(await server.call("count", {"text": ""}, nothing))
 
 
-async def test_an_answer_that_does_not_fit_the_tools_schema_is_a_failure_at_once(tmp_path: Path) -> None:
+async def test_answers_are_checked_by_schemas_that_can_be_checked_at_once(tmp_path: Path) -> None:
     server = ToolServer(command(tmp_path))
     async with server.open():
         tools = [one for one in await server.tools() if one.name == "only_a"]
@@ -64,12 +63,8 @@ async def test_an_answer_that_does_not_fit_the_tools_schema_is_a_failure_at_once
         with pytest.raises(ToolFailed, match="does not fit"):
             await only_a({"text": "a" * 26 + "!"}, None)
 
-    assert time.process_time() - since < 0.5
+        assert time.process_time() - since < 0.5
 
-
-async def test_a_pattern_that_needs_backtracking_is_shown_and_answers_are_not_compared_with_it(tmp_path: Path) -> None:
-    server = ToolServer(command(tmp_path))
-    async with server.open():
         tools = [one for one in await server.tools() if one.name == "not_a"]
         (not_a,) = agent_of("letters", server, tools, prefix="letters", slots=1).capabilities
 
@@ -77,7 +72,7 @@ async def test_a_pattern_that_needs_backtracking_is_shown_and_answers_are_not_co
         assert await not_a.handler({"text": "aa"}, None) == {"result": "aa"}
 
 
-async def test_a_server_that_is_killed_fails_what_it_had_and_is_opened_again(tmp_path: Path) -> None:
+async def test_a_server_that_is_killed_loses_one_call_and_is_opened_again(tmp_path: Path) -> None:
     server = ToolServer(command(tmp_path))
     async with server.open():
         with pytest.raises(ToolServerLost, match="ended during the call"):
@@ -85,10 +80,6 @@ async def test_a_server_that_is_killed_fails_what_it_had_and_is_opened_again(tmp
 
         assert value_of(await server.call("die_once", {"text": "hello"}, nothing)) == {"result": 5}
 
-
-async def test_a_server_that_was_killed_while_idle_costs_one_call(tmp_path: Path) -> None:
-    server = ToolServer(command(tmp_path))
-    async with server.open():
         await server.call("count", {"text": "hello"}, nothing)
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
         with pytest.raises(ToolServerLost):
@@ -98,7 +89,7 @@ async def test_a_server_that_was_killed_while_idle_costs_one_call(tmp_path: Path
 
 
 async def test_a_command_that_is_no_server_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coditect.integrations.mcp.servers.CONNECT_SECONDS", 2.0)
+    monkeypatch.setattr("coditect.integrations.mcp.declaration.MCP_CONNECT_SECONDS", 2.0)
     with pytest.raises(ToolServerLost, match="cannot be reached"):
         await mcp_agent("none", f"{sys.executable} -c pass")
     with pytest.raises(ToolServerLost, match="no-such-program"):

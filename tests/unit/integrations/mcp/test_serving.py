@@ -18,8 +18,7 @@ from mcp_types import INVALID_PARAMS, TextResourceContents
 from pydantic import BaseModel
 
 from coditect import Agent, Context, Retry, Workflow
-from coditect.integrations.mcp.program import open_http
-from coditect.integrations.mcp.serving import fleet_server
+from coditect.integrations.mcp.serving import fleet_server, open_http
 from coditect.testing import TestFleet
 from coditect.wire.json import loads
 from tests.api import services_of
@@ -83,28 +82,14 @@ async def read(client: Client, uri: str) -> Any:
     return loads(content.text.encode())
 
 
-async def test_each_capability_is_a_tool_with_its_description_and_schemas() -> None:
-    async with connected(Workers()) as client:
-        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
-
-    assert {"text_count", "code_review", "site_wait", "site_build"} < tools.keys()
-    assert tools["text_count"].description == "Count letters."
-    assert tools["text_count"].input_schema["required"] == ["input"]
-    assert set(tools["code_review"].input_schema["properties"]) == {"repo", "number"}
-    assert tools["site_wait"].input_schema["required"] == [], tools["site_wait"].input_schema
-
-
-async def test_a_call_is_a_task_and_its_value_comes_back_structured() -> None:
+async def test_a_call_is_a_task_whose_value_or_error_a_model_can_read() -> None:
     async with connected(Workers()) as client:
         counted = await client.call_tool("text_count", {"input": "hello"})
         reviewed = await client.call_tool("code_review", {"repo": "x", "number": 1})
 
-    assert counted.structured_content == {"result": 5}
-    assert reviewed.structured_content == {"repo": "x", "ok": True}
+        assert counted.structured_content == {"result": 5}
+        assert reviewed.structured_content == {"repo": "x", "ok": True}
 
-
-async def test_an_error_of_a_task_or_of_its_input_is_an_answer_that_a_model_can_read() -> None:
-    async with connected(Workers()) as client:
         failed = await client.call_tool("code_review", {"repo": "x", "number": -1})
         wrong = await client.call_tool("code_review", {"repo": "x"})
         lost = await client.call_tool("text_count", {"text": "hello"})
@@ -138,13 +123,13 @@ async def test_tasks_and_workflows_beyond_the_patterns_are_neither_told_nor_canc
     ):
         flow = Workflow("several")
         flow.task("text.count", "a", after=[flow.task("site.wait", name="first")])
-        handles = [(await fleet.client.submit_durable("site.wait")).task_id, (await fleet.client.start(flow)).id]
+        handles = [(await fleet.client.submit("site.wait", durable=True)).task_id, (await fleet.client.start(flow)).id]
         told = [
             await client.call_tool(tool, {"task": one})
             for tool in ("coditect_task", "coditect_cancel")
             for one in handles
         ]
-        states = [row.state.value async for row in fleet.client.runs()]
+        states = [row.state.value async for row in fleet.client.workflows.list()]
 
     assert [one.is_error for one in told] == [True] * 4
     assert states == ["running"] * 2
@@ -276,7 +261,7 @@ async def test_workflows_and_dead_letters_can_be_read() -> None:
     assert one["nodes"][0]["capability"] == "text.count"
 
 
-async def test_a_capability_of_bytes_is_no_tool() -> None:
+async def test_each_capability_of_json_is_a_tool_with_its_description_and_schemas() -> None:
     workers = Workers()
 
     @workers.agent.capability("file.hash")
@@ -284,7 +269,15 @@ async def test_a_capability_of_bytes_is_no_tool() -> None:
         return len(content)
 
     async with connected(workers) as client:
-        tools = {tool.name for tool in (await client.list_tools()).tools}
+        names = {tool.name for tool in (await client.list_tools()).tools}
 
-    assert "text_count" in tools
-    assert "file_hash" not in tools
+        assert "text_count" in names
+        assert "file_hash" not in names
+
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+
+    assert {"text_count", "code_review", "site_wait", "site_build"} < tools.keys()
+    assert tools["text_count"].description == "Count letters."
+    assert tools["text_count"].input_schema["required"] == ["input"]
+    assert set(tools["code_review"].input_schema["properties"]) == {"repo", "number"}
+    assert tools["site_wait"].input_schema["required"] == [], tools["site_wait"].input_schema

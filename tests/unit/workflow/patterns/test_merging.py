@@ -73,14 +73,19 @@ def test_missing_results_never_count(values: list[Any]) -> None:
     assert json.dumps(merge(MergeRule.LAST, values)) == json.dumps(present[-1])
 
 
-def test_a_tie_has_no_winner() -> None:
+def test_what_has_no_winner_or_does_not_fit_the_rule_is_refused() -> None:
     with pytest.raises(InputError, match="more than half"):
         merge(MergeRule.MAJORITY, ["a", "b", "b", "a"])
     with pytest.raises(InputError, match="more than half"):
         merge(MergeRule.WEIGHTED, ["a", "b", "b"], weights=[0.3, 0.1, 0.2])
 
+    with pytest.raises(InputError, match="Only a weighted vote"):
+        merge(MergeRule.MAJORITY, ["a"], weights=[1.0])
+    with pytest.raises(InputError, match="Too few"):
+        merge(MergeRule.FIRST, [None, "a"], least=2)
+    with pytest.raises(InputError, match="merges lists"):
+        merge(MergeRule.UNION, [["a"], "a"])
 
-def test_a_weight_of_a_missing_result_does_not_count() -> None:
     assert merge(MergeRule.WEIGHTED, [None, "a", "b"], weights=[9, 2, 1]) == "a"
 
 
@@ -88,12 +93,3 @@ def test_a_weight_of_a_missing_result_does_not_count() -> None:
 def test_wrong_weights_are_refused(weights: list[float]) -> None:
     with pytest.raises(InputError):
         merge(MergeRule.WEIGHTED, ["a", "a"], weights=weights)
-
-
-def test_weights_of_another_rule_and_too_few_results_and_no_lists_are_refused() -> None:
-    with pytest.raises(InputError, match="Only a weighted vote"):
-        merge(MergeRule.MAJORITY, ["a"], weights=[1.0])
-    with pytest.raises(InputError, match="Too few"):
-        merge(MergeRule.FIRST, [None, "a"], least=2)
-    with pytest.raises(InputError, match="merges lists"):
-        merge(MergeRule.UNION, [["a"], "a"])

@@ -16,9 +16,9 @@ from coditect.workflow.approvals.file import read_policy
 from coditect.workflow.approvals.policy import CapabilityFacts
 from coditect.workflow.approvals.signing import signature
 from coditect.workflow.builder import Workflow
-from coditect.workflow.reference import From
+from coditect.workflow.definition import From
 from coditect.workflow.states import TaskState, WorkflowState
-from dispatcher.coordination.approvals.queries import list_audit, show
+from dispatcher.coordination.approvals import list_audit, show
 from dispatcher.ledger.workflows.queries import approvals
 from tests.unit.dispatcher.lone_ledger import Ledger, SlowStore, completed, failed
 
@@ -45,6 +45,12 @@ async def trail(ledger: Ledger, **conditions: Any) -> list[tuple[str, str, str, 
     return [(one["node"], one["decision"], one["by"], one["rule"]) for one in told["entries"]]
 
 
+def failures(ledger: Ledger) -> list[tuple[str, str]]:
+    """The capabilities and reasons of the published failures, of which lessons are made."""
+    notices = [one for effects in ledger.seen for one in effects.notices if one.type == "attempt.failed"]
+    return [(one.facts["capability"], one.facts["reason"]) for one in notices]
+
+
 async def questions(ledger: Ledger) -> list[str]:
     told = await ledger.database.read(lambda tr: approvals(tr, {}))
     return [one["node"] for one in told["approvals"]]
@@ -61,99 +67,73 @@ def deploying(share: int, *, capability: str = "deploy.release") -> Any:
     return flow.definition()
 
 
-async def test_an_approval_that_the_policy_approves_goes_on_by_itself_and_is_in_the_trail() -> None:
+@pytest.mark.parametrize(
+    ("name", "decisions"),
+    [
+        ("routine", [("gate", "granted", "policy", "routine")]),
+        ("other", [("gate", "asked", "", "default"), ("gate", "granted", "ada", "default")]),
+    ],
+)
+async def test_an_approval_goes_on_by_itself_by_policy_only(name: str, decisions: list[tuple[str, ...]]) -> None:
     async with opened() as ledger:
-        flow = Workflow("routine")
+        flow = Workflow(name)
         flow.task("work", after=[flow.approval("Now?", name="gate")], name="then")
         await ledger.start(flow.definition())
+        if asked := await questions(ledger):
+            await answer(ledger, "gate")
         await ledger.play(lambda _: completed())
 
+        assert asked == (["gate"] if name == "other" else [])
         assert await ledger.state() is WorkflowState.COMPLETED
-        assert await trail(ledger) == [("gate", "granted", "policy", "routine")]
-        assert await questions(ledger) == []
+        assert await trail(ledger) == decisions
 
 
-async def test_an_approval_that_no_rule_matches_asks_and_its_answer_is_in_the_trail() -> None:
+ASKED = ("ship", "asked", "", "large")
+
+
+@pytest.mark.parametrize(
+    ("share", "granted", "reason", "decisions"),
+    [
+        (5, None, "", [("ship", "granted", "policy", "small")]),
+        (50, True, "", [ASKED, ("ship", "granted", "ada", "large")]),
+        (50, False, "denied", [ASKED, ("ship", "denied", "ada", "large")]),
+        (95, None, "refused_by_policy", [("ship", "refused", "policy", "never")]),
+    ],
+    ids=["approved", "granted", "denied", "refused"],
+)
+async def test_a_task_runs_only_as_its_rule_and_the_answer_permit(
+    share: int, granted: bool | None, reason: str, decisions: list[tuple[str, ...]]
+) -> None:
     async with opened() as ledger:
-        flow = Workflow("other")
-        flow.approval("Now?", name="gate")
-        await ledger.start(flow.definition())
-        asked = await questions(ledger)
-        await answer(ledger, "gate")
+        await ledger.start(deploying(share))
+        if granted is not None:
+            assert (ledger.published, await ledger.states()) == ([], {"ship": TaskState.AWAITING_APPROVAL})
+            await answer(ledger, "ship", granted=granted)
+        ran = await ledger.play(lambda _: completed())
 
-        assert asked == ["gate"]
-        assert await ledger.state() is WorkflowState.COMPLETED
-        assert await trail(ledger) == [("gate", "asked", "", "default"), ("gate", "granted", "ada", "default")]
-
-
-async def test_a_task_of_low_risk_is_published_at_once() -> None:
-    async with opened() as ledger:
-        await ledger.start(deploying(5))
-
-        assert [one.node_key.node for one in ledger.published] == ["ship"]
-        assert await trail(ledger) == [("ship", "granted", "policy", "small")]
+        assert ran == ([] if reason else ["ship"])
+        assert await ledger.state() is (WorkflowState.REJECTED if reason else WorkflowState.COMPLETED)
+        assert (await ledger.node("ship")).reason == reason
+        assert await trail(ledger) == decisions
+        assert failures(ledger) == ([("deploy.release", reason)] if reason else [])
 
 
-async def test_a_task_that_is_asked_about_is_published_after_its_grant_only() -> None:
-    async with opened() as ledger:
-        await ledger.start(deploying(50))
-        before, asked = list(ledger.published), await ledger.states()
-        await answer(ledger, "ship")
-        await ledger.play(lambda _: completed())
-
-        assert (before, asked) == ([], {"ship": TaskState.AWAITING_APPROVAL})
-        assert await ledger.state() is WorkflowState.COMPLETED
-        assert await trail(ledger) == [("ship", "asked", "", "large"), ("ship", "granted", "ada", "large")]
-
-
-async def test_a_denied_task_ends_rejected_and_never_runs() -> None:
-    async with opened() as ledger:
-        await ledger.start(deploying(50))
-        await answer(ledger, "ship", granted=False)
-
-        assert (ledger.published, await ledger.state()) == ([], WorkflowState.REJECTED)
-        assert (await ledger.node("ship")).reason == "denied"
-
-
-async def test_a_refused_task_ends_rejected_with_its_rule() -> None:
-    async with opened() as ledger:
-        await ledger.start(deploying(95))
-
-        assert (ledger.published, await ledger.state()) == ([], WorkflowState.REJECTED)
-        assert (await ledger.node("ship")).reason == "refused_by_policy"
-        assert await trail(ledger) == [("ship", "refused", "policy", "never")]
-
-
-async def test_a_retry_needs_no_other_grant() -> None:
+@pytest.mark.parametrize(
+    ("more", "state"), [({}, TaskState.PUBLISHED), ({"input": {"share": 60}}, TaskState.AWAITING_APPROVAL)]
+)
+async def test_a_grant_holds_for_retries_and_redrives_of_its_input(more: dict[str, Any], state: TaskState) -> None:
     async with opened() as ledger:
         await ledger.start(deploying(50))
         await answer(ledger, "ship")
         await ledger.batch(ledger.finished(ledger.published.pop(), replace(failed(retryable=True), retry_ms=1_000)))
         await ledger.pass_time(2)
-        await ledger.play(lambda _: completed())
-
-        assert await ledger.state() is WorkflowState.COMPLETED
-        assert [one[1] for one in await trail(ledger)] == ["asked", "granted"]
-
-
-async def test_a_redrive_with_another_input_is_asked_about_anew() -> None:
-    async with opened() as ledger:
-        await ledger.start(deploying(50))
-        await answer(ledger, "ship")
         await ledger.batch(ledger.finished(ledger.published.pop(), failed()))
-        await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "ship", "input": {"share": 60}})
+        decisions = [decision for _, decision, *_ in await trail(ledger)]
+        await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "ship", **more})
 
-        assert (ledger.published, await ledger.states()) == ([], {"ship": TaskState.AWAITING_APPROVAL})
-
-
-async def test_a_redrive_with_the_granted_input_runs() -> None:
-    async with opened() as ledger:
-        await ledger.start(deploying(50))
-        await answer(ledger, "ship")
-        await ledger.batch(ledger.finished(ledger.published.pop(), failed()))
-        await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "ship"})
-
-        assert [one.node_key.node for one in ledger.published] == ["ship"]
+        assert decisions == ["asked", "granted"]
+        assert await ledger.states() == {"ship": state}
+        assert len(ledger.published) == (state is TaskState.PUBLISHED)
 
 
 async def test_a_compensation_does_not_lead_past_the_policy() -> None:
@@ -193,6 +173,7 @@ async def test_the_timeout_of_a_question_gives_the_answer_of_its_rule() -> None:
             ("ship", "denied", "timeout", "large"),
             ("think", "granted", "timeout", "dear"),
         }
+        assert failures(ledger) == []  # nobody has judged the task
 
 
 async def test_what_cannot_be_found_out_counts_against_the_task() -> None:
@@ -217,22 +198,15 @@ rules:
         assert await trail(ledger) == [("one", "refused", "policy", "second")]
 
 
-async def test_no_person_answers_under_the_name_of_an_automatic_decision() -> None:
+async def test_show_tells_the_rule_and_the_history_and_no_person_answers_as_the_policy() -> None:
     async with opened() as ledger:
         await ledger.start(deploying(50))
-
         with pytest.raises(InputError, match="a name of their own"):
             await answer(ledger, "ship", by="policy")
-
-
-async def test_show_tells_the_rule_and_the_history() -> None:
-    async with opened() as ledger:
-        await ledger.start(deploying(50))
         told = await ledger.database.read(lambda tr: show(tr, {"workflow": "w", "node": "ship"}))
 
-        assert (told["decision"]["rule"], told["decision"]["risk"], told["decision"]["decision"]) == (
-            "large", "high", "asked",
-        )  # fmt: skip
+        decision = told["decision"]
+        assert (decision["rule"], decision["risk"], decision["decision"]) == ("large", "high", "asked")
         assert [one["decision"] for one in told["history"]] == ["asked"]
         with pytest.raises(NotFound):
             await ledger.database.read(lambda tr: show(tr, {"workflow": "w", "node": "other"}))
@@ -275,34 +249,27 @@ async def test_a_gate_asks_only_when_every_artifact_is_there() -> None:
         assert [one[1:3] for one in await trail(ledger)] == [("checked", "gate"), ("asked", ""), ("granted", "ada")]
 
 
-async def test_a_gate_without_an_artifact_is_rejected_and_nobody_is_asked() -> None:
-    async with opened() as ledger:
-        await ledger.start(gated())
-        await ledger.batch(ledger.finished(ledger.published.pop(), completed({"passed": True, "coverage": 70})))
-
-        told = await ledger.database.read(lambda tr: show(tr, {"workflow": "w", "node": "gate"}))
-        assert (await questions(ledger), await ledger.state()) == ([], WorkflowState.REJECTED)
-        assert (await ledger.node("gate")).reason == "artifact_missing"
-        assert told["decision"]["why"] == "the gate lacks coverage"
-        assert told["history"][0]["facts"]["artifacts"] == {"passed": "true", "coverage": "false"}
-
-
-async def test_a_gate_is_checked_again_by_a_redrive_and_its_history_is_kept() -> None:
-    async with opened() as ledger:
-        await ledger.start(gated())
-        await ledger.batch(ledger.finished(ledger.published.pop(), completed({"coverage": 90})))
-        await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "gate"})
-
-        assert [one[1:3] for one in await trail(ledger)] == [("refused", "gate"), ("redriven", ""), ("refused", "gate")]
-
-
-async def test_a_gate_that_the_policy_would_approve_is_checked_all_the_same() -> None:
-    rules = b"rules: [{name: all, of: approval, risk: low, action: approve}]"
+@pytest.mark.parametrize(
+    ("rules", "missing", "found"),
+    [
+        (POLICY, "coverage", {"passed": True, "coverage": 70}),
+        (b"rules: [{name: all, of: approval, risk: low, action: approve}]", "passed", {"coverage": 90}),
+    ],
+    ids=["asked about", "approved by the policy"],
+)
+async def test_a_gate_without_an_artifact_is_rejected(rules: bytes, missing: str, found: dict[str, Any]) -> None:
     async with opened(rules) as ledger:
         await ledger.start(gated())
-        await ledger.batch(ledger.finished(ledger.published.pop(), completed({"passed": False, "coverage": 90})))
+        await ledger.batch(ledger.finished(ledger.published.pop(), completed(found)))
+        told = await ledger.database.read(lambda tr: show(tr, {"workflow": "w", "node": "gate"}))
+        ended = await questions(ledger), await ledger.state(), (await ledger.node("gate")).reason
+        await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "gate"})
 
-        assert (await ledger.node("gate")).state is TaskState.REJECTED
+        assert ended == ([], WorkflowState.REJECTED, "artifact_missing")
+        assert [reason for _, reason in failures(ledger)] == ["refused"] * 2
+        assert told["decision"]["why"] == f"the gate lacks {missing}"
+        assert told["history"][0]["facts"]["artifacts"][missing] in ("false", "null")
+        assert [one[1:3] for one in await trail(ledger)] == [("refused", "gate"), ("redriven", ""), ("refused", "gate")]
 
 
 async def test_with_a_key_only_a_signed_answer_to_this_very_question_counts() -> None:

@@ -1,32 +1,40 @@
-"""What a node's expressions may cost: beyond it the node fails, and nobody else waits for it."""
+"""What a workflow and its expressions may cost: beyond it they fail or are refused, and nothing of them stays."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coditect import Workflow
+from coditect.client import workflows
+from coditect.errors import CoditectError, InvalidWorkflow
 from coditect.wire.control import Verb
-from coditect.workflow.definition import MOST_ELEMENTS, Definition
+from coditect.wire.json import loads
+from coditect.wire.tasks import MAX_BODY_BYTES
+from coditect.workflow.definition import MOST_ELEMENTS, MOST_PREDECESSORS, After, Call, Definition, From, Node
 from coditect.workflow.documents.document import node_document
-from coditect.workflow.expressions import MOST_STEPS
-from coditect.workflow.reference import From
+from coditect.workflow.expressions import MAX_EXPRESSION_STEPS
 from coditect.workflow.states import TaskState, WorkflowState
-from dispatcher.ledger import unit_of_work, values, versions
-from dispatcher.ledger.commands import Evaluated, Fill, Look, Proposed, Show
-from dispatcher.ledger.definitions import Definitions
+from dispatcher.ledger import idempotency, unit_of_work, values, versions
+from dispatcher.ledger.commands import Asked, Evaluated, Fill, Look, Proposed, Show
+from dispatcher.ledger.definitions import MOST_ROW_BYTES, Definitions
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import ValueBeyondBound
-from dispatcher.ledger.keyspace import VALUES
+from dispatcher.ledger.keyspace import ROOT, VALUES
 from dispatcher.ledger.nodes import advance
-from dispatcher.ledger.nodes.inputs import FAILURE, INPUT, MOST_SEEN_BYTES, RESULT, Inputs, gathered, value_of
+from dispatcher.ledger.nodes.inputs import FAILURE, MOST_SEEN_BYTES, RESULT, Inputs, gathered
 from dispatcher.ledger.values import LARGEST_BYTES
+from dispatcher.ledger.workflows import remove as removal
 from dispatcher.ledger.workflows.control import MOST_COMMENT
-from tests.unit.dispatcher.lone_ledger import Ledger, SlowMachine, completed
+from dispatcher.ledger.workflows.queries import nodes
+from dispatcher.store.errors import KeyTooLarge
+from dispatcher.store.limits import KEY_BYTES
+from tests.unit.dispatcher.lone_ledger import Ledger, SlowMachine, completed, wide
 
 MEGABYTE = "x" * 1_000_000
 
@@ -34,7 +42,7 @@ MEGABYTE = "x" * 1_000_000
 async def failure(ledger: Ledger, node: str) -> dict[str, str]:
     """Why the node failed."""
     assert (await ledger.states())[node] is TaskState.FAILED
-    told = await ledger.database.read(lambda tr: value_of(tr, NodeKey("w", node), FAILURE))
+    told = await ledger.value(node, FAILURE)
     assert told["reason"] == (await ledger.node(node)).reason
     return dict(told)
 
@@ -66,27 +74,25 @@ def test_a_list_is_taken_to_the_last_byte(spare: int, fits: bool) -> None:
         assert fits
 
 
-async def test_a_map_that_gives_a_large_input_to_each_element_fails_at_once(ledger: Ledger) -> None:
+@pytest.mark.parametrize(
+    ("template", "reason", "message"),
+    [
+        ({"item": From("item"), "context": From("input.context")}, "too_large", "references in place of values"),
+        ({"n": From("length(input.items)")}, "expression", "too many steps"),
+        ({"n": From("sum(input.infinite)")}, "expression", ""),
+    ],
+    ids=["a large input for each element", "one account for all elements", "what JSON cannot say"],
+)
+async def test_a_map_beyond_a_bound_fails(ledger: Ledger, template: dict[str, From], reason: str, message: str) -> None:
     flow = Workflow("map")
-    template = {"item": From("item"), "context": From("input.context")}
     flow.map("work", "input.items", template, limit=MOST_ELEMENTS, name="each")
-
-    await ledger.start(flow.definition(), {"items": [*range(5_000)], "context": "x" * 500_000})
-
-    told = await failure(ledger, "each")
-    assert (told["reason"], told["type"]) == ("too_large", "ValueBeyondBound")
-    assert told["fix"] == "use references in place of values: a URL, a path"
-
-
-async def test_the_elements_of_a_map_share_one_account(ledger: Ledger) -> None:
-    flow = Workflow("map")
-    flow.map("work", "input.items", {"n": From("length(input.items)")}, limit=MOST_ELEMENTS, name="each")
-
-    await ledger.start(flow.definition(), {"items": [*range(5_000)]})
+    value = {"items": [*range(5_000)], "context": "x" * 500_000, "infinite": [1.7e308, 1.7e308]}
+    await ledger.start(flow.definition(), value)
 
     told = await failure(ledger, "each")
-    assert told["reason"] == "expression"
-    assert "too many steps" in told["message"]
+    assert told["reason"] == reason
+    assert message in told["message"] + told.get("fix", "")
+    assert (told["type"] == "ValueBeyondBound") == (reason == "too_large")
 
 
 @pytest.fixture
@@ -95,9 +101,8 @@ async def slow_machine() -> AsyncIterator[Ledger]:
         yield await Ledger.open(database)
 
 
-async def test_a_map_of_the_most_elements_with_some_expressions_in_each_is_within_its_account(
-    slow_machine: Ledger,
-) -> None:
+@pytest.mark.proof
+async def test_a_map_of_the_most_elements_is_within_its_account(slow_machine: Ledger) -> None:
     ledger = slow_machine
     flow = Workflow("map")
     template = {f"f{number}": From(f"item.{name}") for number, name in enumerate("abcab")}
@@ -114,13 +119,9 @@ STEPS_OF_EACH = 60
 
 
 @settings(max_examples=4, deadline=None)
-@given(numbers=st.integers(100, MOST_STEPS // STEPS_OF_EACH), nodes=st.integers(1, 4))
-async def test_whatever_is_within_the_account_is_evaluated_on_a_machine_ten_times_slower(
-    numbers: int, nodes: int
-) -> None:
-    flow = Workflow("conditions")
-    for number in range(nodes):
-        flow.task("work", {"n": From("length(input)")}, name=f"n{number}", when="length(input[?@ > `1`]) > `5`")
+@given(numbers=st.integers(100, MAX_EXPRESSION_STEPS // STEPS_OF_EACH), nodes=st.integers(1, 4))
+async def test_what_is_within_the_account_is_evaluated_on_a_slow_machine(numbers: int, nodes: int) -> None:
+    flow = wide(nodes, "work", {"n": From("length(input)")}, when="length(input[?@ > `1`]) > `5`")
     async with SlowMachine() as database:
         ledger = await Ledger.open(database)
 
@@ -138,27 +139,16 @@ async def test_what_is_evaluated_meanwhile_may_be_canceled_or_left_to_the_next_o
     for workflow in ("canceled", "taken"):
         await ledger.start(flow.definition(), [*range(30_000)], workflow=workflow)
     await ledger.ask(Verb.CANCEL, {"workflow": "canceled"})
-    meanwhile = await ledger.state("canceled"), await ledger.state("taken")
-
+    await ledger.batch(Evaluated(NodeKey("taken", "slow"), "another beginning", Inputs(False)))
+    meanwhile = await ledger.state("canceled"), await ledger.states("taken")
     ledger.set_aside.clear()  # another process, which remembers nothing
     ledger.evaluates = True
     await ledger.go_on()
 
-    assert meanwhile == (WorkflowState.RUNNING, WorkflowState.RUNNING)
+    assert meanwhile == (WorkflowState.RUNNING, {"slow": TaskState.BLOCKED})
     assert await ledger.state("canceled") is WorkflowState.CANCELED
     assert (await ledger.states("taken"))["slow"] is TaskState.PUBLISHED
     assert (await ledger.run("taken")).todo == 0
-
-
-async def test_what_was_evaluated_for_another_beginning_is_not_taken(ledger: Ledger) -> None:
-    flow = Workflow("slow")
-    flow.task("work", name="slow", when="length(input[?@ > `1`]) > `5`")
-    ledger.evaluates = False
-    await ledger.start(flow.definition(), [*range(30_000)])
-
-    await ledger.batch(Evaluated(NodeKey("w", "slow"), "another", Inputs(False)))
-
-    assert (await ledger.states())["slow"] is TaskState.BLOCKED
 
 
 def gathering(width: int, **fields: str) -> Definition:
@@ -190,10 +180,8 @@ async def test_a_node_may_see_eight_mebibytes(ledger: Ledger) -> None:
     assert await ledger.state() is WorkflowState.COMPLETED
 
 
-async def test_the_values_of_a_map_are_read_no_further_than_its_list_may_be_long(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(values, "PAGE", 2)
+async def test_values_of_a_map_are_read_up_to_its_bound(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(values, "VALUES_PAGE", 2)
     flow = Workflow("map")
     flow.map("work", "input", limit=10, name="each")
     await ledger.start(flow.definition(), [*range(10)])
@@ -209,67 +197,31 @@ async def test_the_values_of_a_map_are_read_no_further_than_its_list_may_be_long
     assert (await failure(ledger, "each"))["reason"] == "result_too_large"
 
 
-async def test_dependents_whose_expressions_cost_much_are_released_in_several_transactions(ledger: Ledger) -> None:
+@pytest.mark.parametrize(
+    ("value", "expression", "most"),
+    [([1] * 50_000, "length(results.first)", unit_of_work.FULL_STEPS // 100_000 + 1), (MEGABYTE, "states.first", 39)],
+    ids=["costly expressions", "large values"],
+)
+async def test_costly_dependents_are_released_apart(
+    prompt_ledger: Ledger, value: Any, expression: str, most: int
+) -> None:
+    ledger = prompt_ledger
     flow = Workflow("fan")
     first = flow.task("work", name="first")
-    count = From("length(results.first)")  # 100,000 numbers are weighed twice over
     for number in range(40):
-        flow.task("work", {"n": count}, name=f"n{number:02}", after=[first])
+        flow.task("work", {"n": From(expression)}, name=f"n{number:02}", after=[first])
     await ledger.start(flow.definition())
     (one,) = ledger.published
     ledger.published, ledger.seen = [], []
 
-    await ledger.batch(ledger.finished(one, completed([1] * 100_000)))
-
+    await ledger.batch(ledger.finished(one, completed(value)))
     batches = [len(effects.publications) for effects in ledger.seen if effects.publications]
+    await ledger.play(lambda _: completed())
+
     assert sum(batches) == 40
-    assert max(batches) <= unit_of_work.MOST_STEPS // 200_000 + 1
-    await ledger.play(lambda _: completed())
+    assert max(batches) <= most
+    assert advance.MOST_STEPS_HERE <= unit_of_work.FULL_STEPS
     assert await ledger.state() is WorkflowState.COMPLETED
-
-
-async def test_to_read_large_values_counts_for_a_transaction_too(ledger: Ledger) -> None:
-    flow = Workflow("fan")
-    first = flow.task("work", name="first")
-    for number in range(300):
-        flow.task("work", {"n": From("states.first")}, name=f"n{number:03}", after=[first])
-    await ledger.start(flow.definition())
-    (one,) = ledger.published
-    ledger.published, ledger.seen = [], []
-
-    await ledger.batch(ledger.finished(one, completed(MEGABYTE)))
-
-    batches = [len(effects.publications) for effects in ledger.seen if effects.publications]
-    assert sum(batches) == 300
-    assert len(batches) > 1
-
-
-async def test_a_damaged_value_is_told_as_such(ledger: Ledger) -> None:
-    flow = Workflow("damaged")
-    first = flow.task("work", name="first")
-    flow.task("work", From("input"), name="second", after=[first])
-    await ledger.start(flow.definition(), {"x": 1})
-    key = VALUES.pack(("w", "", INPUT))
-    await ledger.database.run(lambda tr: tr.set(key, versions.VALUE.pack((7, b"\0" * 32, b'{"x":1}'))))
-
-    await ledger.play(lambda _: completed())
-
-    told = await failure(ledger, "second")
-    assert (told["reason"], told["type"]) == ("damaged_value", "DamagedValue")
-    assert Counter((await ledger.states()).values()) == {TaskState.COMPLETED: 1, TaskState.FAILED: 1}
-
-
-async def test_a_value_that_json_cannot_say_is_a_matter_of_the_expression(ledger: Ledger) -> None:
-    flow = Workflow("infinite")
-    flow.task("work", {"n": From("sum(input)")}, name="sum")
-
-    await ledger.start(flow.definition(), [1.7e308, 1.7e308])
-
-    assert (await failure(ledger, "sum"))["reason"] == "expression"
-
-
-def test_the_account_of_one_node_is_no_more_than_a_transaction_goes_beyond() -> None:
-    assert advance.MOST_STEPS_HERE <= unit_of_work.MOST_STEPS
 
 
 async def test_a_reason_of_any_length_cancels(ledger: Ledger) -> None:
@@ -283,10 +235,8 @@ async def test_a_reason_of_any_length_cancels(ledger: Ledger) -> None:
 
 async def start_large(ledger: Ledger, patched: pytest.MonkeyPatch) -> None:
     """Nine nodes whose definitions have a megabyte each; two of them are a transaction's work."""
-    patched.setattr(unit_of_work, "MOST_STEPS", 2_000_000 // unit_of_work.BYTES_PER_STEP)
-    flow = Workflow("wide")
-    for number in range(9):
-        flow.task("work", MEGABYTE, name=f"n{number}")
+    patched.setattr(unit_of_work, "FULL_STEPS", 2_000_000 // unit_of_work.BYTES_PER_STEP)
+    flow = wide(9, "work", MEGABYTE)
     for number, node in enumerate(flow.definition().nodes, 1):
         nodes = {node.name: node_document(node)}
         await ledger.ask(
@@ -294,9 +244,7 @@ async def start_large(ledger: Ledger, patched: pytest.MonkeyPatch) -> None:
         )
 
 
-async def test_large_definitions_are_gone_over_in_several_transactions(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_large_definitions_are_gone_over_in_pieces(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     await start_large(ledger, monkeypatch)
     ledger.definitions = Definitions()  # another process, which remembers nothing
     ledger.seen.clear()
@@ -311,7 +259,7 @@ async def test_large_definitions_are_gone_over_in_several_transactions(
 
 
 @pytest.mark.parametrize("remembered", [True, False])
-async def test_large_definitions_are_looked_at_and_shown_by_name_a_few_in_a_batch(
+async def test_large_definitions_are_shown_a_few(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, remembered: bool
 ) -> None:
     await start_large(ledger, monkeypatch)
@@ -339,9 +287,7 @@ async def wait_large(ledger: Ledger, patched: pytest.MonkeyPatch) -> list[NodeKe
     return [NodeKey("w", f"n{number}") for number in range(9)]
 
 
-async def test_large_definitions_are_claimed_from_the_ready_index_in_several_transactions(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_large_definitions_are_claimed_in_pieces(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     node_keys = await wait_large(ledger, monkeypatch)
 
     more = [(await ledger.batch(Fill("work", 9)))[0] for _ in range(5)]
@@ -352,9 +298,7 @@ async def test_large_definitions_are_claimed_from_the_ready_index_in_several_tra
 
 
 @pytest.mark.parametrize("room", ["work", ""])
-async def test_large_definitions_that_rq_proposes_are_looked_at_in_several_transactions(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, room: str
-) -> None:
+async def test_large_proposals_are_taken_in_pieces(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, room: str) -> None:
     left = node_keys = await wait_large(ledger, monkeypatch)
     claimed: list[int] = []
 
@@ -366,3 +310,224 @@ async def test_large_definitions_that_rq_proposes_are_looked_at_in_several_trans
     assert looked_at == [2, 2, 2, 2, 1]
     assert claimed == (looked_at if room else [0] * 5)
     assert [one.node_key for one in ledger.published] == (node_keys if room else [])
+
+
+Body = dict[str, Any]
+MANY = [f"n{number}" for number in range(MOST_PREDECESSORS + 1)]
+
+
+async def everything(ledger: Ledger) -> list[tuple[bytes, bytes]]:
+    return await ledger.database.read(lambda tr: tr.get_range(*ROOT.range()))
+
+
+def chunks() -> tuple[Body, Body]:
+    """A workflow of three nodes in two chunks."""
+    head = {"workflow": "w", "name": "three", "count": 3, "chunks": 2, "key": "once"}
+    first = {"a": {"task": "work"}, "b": {"task": "work", "after": ["a"]}}
+    last = {"c": {"task": "work", "input": {"$from": "results.b"}, "after": ["a", "b"]}}
+    return head | {"chunk": 1, "input": {"x": 1}, "nodes": first}, head | {"chunk": 2, "nodes": last}
+
+
+def node(**fields: Any) -> Callable[[Body], Body]:
+    return lambda body: body | {"nodes": body["nodes"] | {"z": {"task": "work"} | fields}}
+
+
+def field(name: str, value: Any) -> Callable[[Body], Body]:
+    return lambda body: body | {name: value}
+
+
+OF_ANY_CHUNK: dict[str, Callable[[Body], Body]] = {
+    "no nodes": field("nodes", {}),
+    "nodes that are a list": field("nodes", [{"task": "work"}]),
+    "too many nodes": field("nodes", {f"n{number}": {"task": "work"} for number in range(1_001)}),
+    "more nodes than it said": lambda body: (
+        body | {"nodes": body["nodes"] | {f"more{number}": {"task": "work"} for number in range(3)}}
+    ),
+    "a strange node": field("nodes", {"z": {"task": "work", "speed": 1}}),
+    "a strange name": field("nodes", {"z z": {"task": "work"}}),
+    "an unknown predecessor": node(after=["nobody"]),
+    "a predecessor twice": node(after=["a", "a"]),
+    "itself": node(after=["z"]),
+    "a join of too many": node(after=["a"], join=2),
+    "too many predecessors": node(after=MANY),
+    "an expression that is none": node(input={"$from": "input["}),
+    "a long question": lambda body: body | {"nodes": body["nodes"] | {"z": {"approval": "?" * 2_001}}},
+    "a node that is too large": node(input="x" * LARGEST_BYTES),
+    "a chunk too early": field("chunk", 3),
+    "a chunk that is no number": field("chunk", True),
+    "a key that is too long": field("key", "k" * (idempotency.LONGEST_IDEMPOTENCY_KEY_BYTES + 1)),
+    "a key that is no Unicode": field("key", "\ud800"),
+}
+OF_THE_FIRST: dict[str, Callable[[Body], Body]] = {
+    "no name": field("name", None),
+    "a name that is none": field("name", "a name"),
+    "a count of none": field("count", 0),
+    "a count of too many": field("count", 100_001),
+    "a long description": field("description", "x" * 2_001),
+    "a description that is no text": field("description", {"en": "x"}),
+    "a large input": field("input", "x" * LARGEST_BYTES),
+    "missing nodes": field("chunks", 1),
+}
+OF_THE_LAST: dict[str, Callable[[Body], Body]] = {
+    "two of one name": field("nodes", {"a": {"task": "work"}}),
+    "missing nodes": lambda body: body,
+}
+
+
+SPOILED = [(1, name, spoil) for name, spoil in (OF_ANY_CHUNK | OF_THE_FIRST).items()]
+SPOILED += [(2, name, spoil) for name, spoil in (OF_ANY_CHUNK | OF_THE_LAST).items()]
+
+
+@pytest.mark.parametrize(
+    ("chunk", "name", "spoil"), SPOILED, ids=[f"{name} in chunk {chunk}" for chunk, name, _ in SPOILED]
+)
+async def test_refused_chunk_leaves_nothing(
+    ledger: Ledger, chunk: int, name: str, spoil: Callable[[Body], Body]
+) -> None:
+    first, last = chunks()
+    more = {"d": {"task": "work"}} if (chunk, name) == (2, "missing nodes") else {}
+    bodies = [first | {"count": 3 + len(more)}, last]
+    if chunk == 2:
+        await ledger.ask(Verb.START, bodies.pop(0))
+    before = await everything(ledger)
+    with pytest.raises(CoditectError):
+        await ledger.ask(Verb.START, spoil(bodies[0]))
+    after = await everything(ledger)
+    for body in (*bodies[:-1], last | {"nodes": last["nodes"] | more}):
+        await ledger.ask(Verb.START, body)
+    await ledger.play(lambda _: completed())
+
+    assert after == before
+    assert await ledger.state() is WorkflowState.COMPLETED
+
+
+async def test_refusal_leaves_what_others_did_in_the_batch(ledger: Ledger) -> None:
+    first, last = chunks()
+
+    _, refused, accepted = await ledger.batch(
+        Asked(Verb.START, first), Asked(Verb.START, node(after=["nobody"])(last)), Asked(Verb.START, last)
+    )
+
+    assert isinstance(refused, InvalidWorkflow)
+    assert accepted["state"] == "accepted"
+    assert set(await ledger.states()) == {"a", "b", "c"}
+
+
+async def test_what_the_store_refuses_between_two_writes_takes_the_batch_with_it(ledger: Ledger) -> None:
+    """The rows of the nodes can be written, the longer key of their edge cannot."""
+    before, after = "b" * 100, "a" * 100
+    nodes = {before: {"task": "work"}, after: {"task": "work", "after": [before]}}
+    body = {"workflow": "w" * (KEY_BYTES - 150), "name": "two", "count": 2, "nodes": nodes}
+    untouched = await everything(ledger)
+
+    with pytest.raises(KeyTooLarge):
+        await ledger.batch(Asked(Verb.START, body))
+
+    assert await everything(ledger) == untouched
+
+
+# -- the sizes that a client promises -------------------------------------------------------------------------
+
+
+async def start(ledger: Ledger, definition: Definition, value: Any = None) -> int:
+    """Has it accepted in the chunks that the client makes; how many these were."""
+    sent = workflows.cut(definition, value, workflow="w", key=None)
+    for body, _ in sent.chunks():
+        answer = await ledger.ask(Verb.START, body)
+    assert answer["state"] == "accepted"
+    return len(sent.cuts) - 1
+
+
+@pytest.mark.parametrize("size", [MOST_ROW_BYTES - 200, MOST_ROW_BYTES, 120_000, MAX_BODY_BYTES - 500])
+async def test_a_definition_of_any_size_is_kept_whole_by_whoever_reads_it(ledger: Ledger, size: int) -> None:
+    text = "ü" * (size // 2)
+    flow = Workflow("heavy")
+    first = flow.task("work", {"text": text}, name="first")
+    flow.task("work", text, name="second", after=[first])
+    seen = {}
+
+    await start(ledger, flow.definition())
+    asked = await ledger.database.read(lambda tr: nodes(tr, {"workflow": "w"}))
+    # another process, which remembers nothing
+    ledger.definitions = Definitions()
+    await ledger.play(lambda one: seen.update({one.node_key.node: loads(one.task.body)}) or completed())
+
+    assert seen == {"first": {"text": text}, "second": text}
+    assert [(row["name"], row["capability"], row["after"]) for row in asked["nodes"]] == [
+        ("first", "work", []),
+        ("second", "work", ["first"]),
+    ]
+    assert await ledger.state() is WorkflowState.COMPLETED
+
+
+async def test_nodes_with_large_definitions_come_in_smaller_pages(ledger: Ledger) -> None:
+    flow = wide(9, "work", "x" * 1_000_000)
+    await start(ledger, flow.definition())
+
+    asked: list[list[str]] = []
+    following: Any = ""
+    while following is not None:
+        page = await ledger.database.read(lambda tr: nodes(tr, {"workflow": "w", "after": following}))  # noqa: B023
+        following = page["next"]
+        asked.append([row["name"] for row in page["nodes"]])
+
+    assert asked == [["n0", "n1", "n2", "n3"], ["n4", "n5", "n6", "n7"], ["n8"]]
+
+
+async def test_nothing_stays_of_a_large_definition_when_its_workflow_goes(ledger: Ledger) -> None:
+    flow = Workflow("heavy")
+    flow.task("work", "x" * 500_000, name="only")
+    await start(ledger, flow.definition())
+    await ledger.play(lambda _: completed())
+
+    def remove(tr: Any) -> None:
+        assert removal.condemn(tr, "w", before_ms=ledger.now_ms + 1)
+        while removal.take_apart(tr, "w", before_ms=ledger.now_ms):
+            pass
+        removal.forget(tr, "w", ["only"], before_ms=ledger.now_ms)
+        removal.forget(tr, "w", [], before_ms=ledger.now_ms)
+
+    await ledger.database.run(remove)
+
+    assert not [key for key, _ in await everything(ledger) if "w" in ROOT.unpack(key)[1:]]
+
+
+def fan_in(width: int, *, name: str = "") -> Definition:
+    wide = [Node(f"{name}{number}", Call("work")) for number in range(width)]
+    return Definition("fan", (*wide, Node("sum", Call("sum"), tuple(After(one.name) for one in wide))))
+
+
+@pytest.mark.proof
+async def test_a_node_may_come_after_ten_thousand_others(ledger: Ledger) -> None:
+    await start(ledger, fan_in(MOST_PREDECESSORS, name="n"))
+    while ledger.published:
+        some, ledger.published = ledger.published[:1_000], ledger.published[1_000:]
+        await ledger.batch(*[ledger.finished(one, completed()) for one in some])
+
+    assert Counter((await ledger.states()).values()) == {TaskState.COMPLETED: MOST_PREDECESSORS + 1}
+    assert await ledger.state() is WorkflowState.COMPLETED
+
+
+@pytest.mark.proof
+async def test_ten_thousand_long_names_fit_into_one_transaction(ledger: Ledger) -> None:
+    """The longest that fit into a node of 1 MiB."""
+    definition = fan_in(MOST_PREDECESSORS, name="n" * 95)
+    *wide, last = definition.nodes
+    long = Node("s" * 100, last.work, last.after)
+
+    await start(ledger, Definition("fan", (*wide, long)))
+
+    assert (await ledger.run()).open == MOST_PREDECESSORS + 1
+
+
+async def test_chunks_are_cut_by_their_edges_too(ledger: Ledger) -> None:
+    layer = [Node(f"n{number}", Call("work")) for number in range(50)]
+    after = tuple(After(one.name) for one in layer)
+    behind = [Node(f"m{number}", Call("work"), after) for number in range(200)]
+
+    assert await start(ledger, Definition("dense", (*layer, *behind))) == 200 * 50 // workflows.MOST_EDGES_OF_A_CHUNK
+
+
+def test_more_predecessors_are_refused_with_the_bound_before_anything_is_sent() -> None:
+    with pytest.raises(InvalidWorkflow, match="at most 10,000 others, 'sum' after 10,001"):
+        workflows.cut(fan_in(MOST_PREDECESSORS + 1, name="n"), None, workflow="w", key=None)

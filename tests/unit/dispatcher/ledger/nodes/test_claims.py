@@ -1,49 +1,66 @@
-"""Claims: what an agent is told when it asks whether it may run a task."""
+"""Attempts: who may run a task, how its agents are lost or fail, and who decides about another attempt."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from coditect import Retry
+from chaos.recorder import RecordedDatabase
+from coditect import Agent, From, Retry, Workflow
 from coditect.agent.quarantine import killed_its_process
+from coditect.errors import InvalidTask
 from coditect.model.ids import AgentId
-from coditect.model.result import INTERRUPTED, NOT_BEGUN
-from coditect.wire.claims import Verdict
-from coditect.wire.control import Started
-from coditect.workflow.states import TaskState
-from dispatcher.ledger.commands import AgentFate, Began, Claimed, Lost
-from dispatcher.ledger.effects import Publication
-from dispatcher.ledger.keyspace import ATTEMPTS
-from dispatcher.ledger.nodes.attempts import DELIVERY_LOST, FREE_LOSSES
+from coditect.model.result import INTERRUPTED, NOT_BEGUN, Outcome, Status
+from coditect.testing import TestFleet
+from coditect.wire.control import Started, Verb
+from coditect.wire.json import dumps, loads
+from coditect.wire.workflow_tasks import Claim, Verdict
+from coditect.workflow.rows import DeadRow
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.ledger import outbox, timers
+from dispatcher.ledger.commands import AgentFate, Asked, Began, Claimed, Command, Due, Finished, Heard, Lost, unreported
+from dispatcher.ledger.effects import NodeKey, Publication
+from dispatcher.ledger.keyspace import ATTEMPTS, DEAD
+from dispatcher.ledger.nodes import advance
+from dispatcher.ledger.nodes.attempts import ATTEMPT_TIMEOUT, DELIVERY_LOST, DIED, FREE_LOSSES, UNREADABLE
+from dispatcher.ledger.nodes.inputs import FAILURE
 from dispatcher.ledger.rows import AttemptRecord
-from tests.unit.dispatcher.ledger.test_batch import claim_of, one_node
-from tests.unit.dispatcher.lone_ledger import AGENT, Ledger, completed, failed
+from dispatcher.ledger.workflows import queries, remove
+from dispatcher.program import DispatcherOptions, running_dispatcher
+from dispatcher.store.memory import Disk, MemoryDatabase
+from tests.unit.dispatcher.lone_ledger import AGENT, Ledger, claim_of, completed, failed, wide
 
 
-async def test_claim_that_is_asked_twice_is_granted_alike(ledger: Ledger) -> None:
-    await ledger.start(one_node())
-    (publication,) = ledger.published
-    await claim_of(ledger, publication, "a-1")
+async def test_claim_that_is_asked_twice_is_granted_alike_and_an_older_one_counts_no_more(ledger: Ledger) -> None:
+    publication = await ledger.start_one()
+    older = await claim_of(ledger, publication, "a-1")
     granted = await claim_of(ledger, publication, "b-2")
-
+    await ledger.batch(Began(Started("w", "one", older.fence, publication.number, "a-1", older.attempt, 5)))
     again = await claim_of(ledger, publication, "b-2")
     await ledger.batch(ledger.finished(publication, completed("late")))
 
     assert (again, granted.attempt, granted.fence) == (granted, 1, 3)
+    assert (await ledger.node("one")).agent == "b-2"
     assert ledger.seen[-1].late == 1
 
 
+async def end(ledger: Ledger, publication: Publication, claim: Claim, outcome: Outcome) -> None:
+    """The attempt that the claim granted ends."""
+    told = ledger.finished(publication, replace(outcome, attempt=claim.attempt))
+    await ledger.batch(replace(told, fence=claim.fence))
+
+
 async def test_suspect_that_is_tried_again_is_published_as_one(ledger: Ledger) -> None:
-    await ledger.start(one_node(retry=Retry(max_attempts=3, first="1s", cap="1s")))
-    (publication,) = ledger.published
+    publication = await ledger.start_one(retry=Retry(max_attempts=3, first="1s", cap="1s"))
     await claim_of(ledger, publication, "a-1")
     claim = await claim_of(ledger, publication, "b-2")
     await ledger.batch(AgentFate(publication.node_key, AgentId("a-1"), lives=False))
-    died = replace(failed(retryable=True), attempt=claim.attempt)
-    await ledger.batch(replace(ledger.finished(publication, died), fence=claim.fence))
+    await end(ledger, publication, claim, failed(retryable=True))
     await ledger.pass_time(10)
 
     again = ledger.published[-1].task
@@ -63,8 +80,7 @@ def fate(publication: Publication, agent: str, *, lives: bool, has_task: bool = 
 
 
 async def test_agent_that_lost_its_delivery_costs_no_attempt(ledger: Ledger) -> None:
-    await ledger.start(one_node(retry=Retry(max_attempts=2)))
-    (publication,) = ledger.published
+    publication = await ledger.start_one(retry=Retry(max_attempts=2))
 
     claims = []
     for number in range(20):
@@ -109,7 +125,7 @@ LOSSES = [lost_by_a_living_agent, broken_off_by_a_drain, taken_by_turns, taken_f
 async def test_losses_that_are_no_attempts_isolate_the_task_and_are_bounded(
     ledger: Ledger, lose: Callable[[Ledger, Publication, int], Awaitable[None]], retry: Retry | None
 ) -> None:
-    await ledger.start(one_node(retry=retry))
+    await ledger.start_one(retry=retry)
     suspect = []
     for run in range(100):
         await lose(ledger, ledger.published[-1], run)
@@ -128,26 +144,24 @@ async def test_losses_that_are_no_attempts_isolate_the_task_and_are_bounded(
 
 
 async def test_failure_that_an_agent_reports_begins_the_count_of_losses_again(ledger: Ledger) -> None:
-    await ledger.start(one_node(retry=Retry(max_attempts=9, first="1s", cap="1s")))
+    await ledger.start_one(retry=Retry(max_attempts=9, first="1s", cap="1s"))
     await broken_off_by_a_drain(ledger, ledger.published[-1], 1)
     (publication, again) = ledger.published
     assert (await ledger.node("one")).losses == 1
     assert (again.task.attempt, publication.number < again.number) == (1, True)
 
     claim = await claim_of(ledger, again, "b-2")
-    told = replace(failed(retryable=True), attempt=claim.attempt)
-    await ledger.batch(replace(ledger.finished(again, told), fence=claim.fence))
+    await end(ledger, again, claim, failed(retryable=True))
 
     row = await ledger.node("one")
     assert (row.losses, row.attempt) == (0, 2)
 
 
 async def test_late_report_of_an_agent_in_doubt_proves_that_it_did_not_die_of_the_task(ledger: Ledger) -> None:
-    await ledger.start(one_node(retry=Retry(max_attempts=2)))
-    (publication,) = ledger.published
+    publication = await ledger.start_one(retry=Retry(max_attempts=2))
     first = await claim_of(ledger, publication, "a-1")
     await claim_of(ledger, publication, "b-2")
-    await ledger.batch(replace(ledger.finished(publication, completed("late")), fence=first.fence))
+    await end(ledger, publication, first, completed("late"))
 
     await ledger.batch(fate(publication, "a-1", lives=False))
 
@@ -157,8 +171,7 @@ async def test_late_report_of_an_agent_in_doubt_proves_that_it_did_not_die_of_th
 
 
 async def test_agent_that_died_costs_an_attempt_once_its_death_is_known(ledger: Ledger) -> None:
-    await ledger.start(one_node(retry=Retry(max_attempts=3)))
-    (publication,) = ledger.published
+    publication = await ledger.start_one(retry=Retry(max_attempts=3))
 
     first = await claim_of(ledger, publication, "a-1")
     second = await claim_of(ledger, publication, "b-2")
@@ -174,8 +187,7 @@ async def test_agent_that_died_costs_an_attempt_once_its_death_is_known(ledger: 
 
 
 async def test_task_whose_agents_may_all_have_died_waits_for_the_proof_and_then_is_dead(ledger: Ledger) -> None:
-    await ledger.start(one_node(retry=Retry(max_attempts=3)))
-    (publication,) = ledger.published
+    publication = await ledger.start_one(retry=Retry(max_attempts=3))
     for agent in ("a-1", "b-2", "c-3"):
         await claim_of(ledger, publication, agent)
 
@@ -189,11 +201,8 @@ async def test_task_whose_agents_may_all_have_died_waits_for_the_proof_and_then_
 
 
 @pytest.mark.parametrize("has_task", [True, False])
-async def test_last_attempt_stays_with_its_living_agent_or_is_published_again_as_the_same(
-    ledger: Ledger, has_task: bool
-) -> None:
-    await ledger.start(one_node(retry=Retry(max_attempts=1)))
-    (publication,) = ledger.published
+async def test_last_attempt_stays_with_its_living_agent_or_is_published_again(ledger: Ledger, has_task: bool) -> None:
+    publication = await ledger.start_one(retry=Retry(max_attempts=1))
     granted = await claim_of(ledger, publication, "a-1")
 
     wait = await claim_of(ledger, publication, "b-2")
@@ -208,8 +217,7 @@ async def test_last_attempt_stays_with_its_living_agent_or_is_published_again_as
 
 @pytest.mark.parametrize("most", [1, 2, 5])
 async def test_capability_s_own_policy_says_how_many_agents_may_die(ledger: Ledger, most: int) -> None:
-    await ledger.start(one_node())
-    (publication,) = ledger.published
+    publication = await ledger.start_one()
     runs = 0
     while (await ledger.states())["one"] is not TaskState.DEAD:
         publication = ledger.published[-1]
@@ -223,12 +231,10 @@ async def test_capability_s_own_policy_says_how_many_agents_may_die(ledger: Ledg
 
 async def test_failure_of_an_attempt_does_not_hide_the_deaths_before(ledger: Ledger) -> None:
     """A task that lost agents is asked for, so that no more attempts begin than its policy has."""
-    await ledger.start(one_node(retry=Retry(max_attempts=2, first="1s", cap="1s")))
-    (publication,) = ledger.published
+    publication = await ledger.start_one(retry=Retry(max_attempts=2, first="1s", cap="1s"))
     await claim_of(ledger, publication, "a-1")
     claim = await claim_of(ledger, publication, "b-2")
-    told = replace(failed(retryable=True), attempt=claim.attempt)
-    await ledger.batch(replace(ledger.finished(publication, told), fence=claim.fence))
+    await end(ledger, publication, claim, failed(retryable=True))
     await ledger.pass_time(10)
     again = ledger.published[-1]
 
@@ -240,11 +246,10 @@ async def test_failure_of_an_attempt_does_not_hide_the_deaths_before(ledger: Led
 
 
 async def test_fate_of_an_agent_whose_node_has_ended_is_in_the_history(ledger: Ledger) -> None:
-    await ledger.start(one_node())
-    (publication,) = ledger.published
+    publication = await ledger.start_one()
     await claim_of(ledger, publication, "a-1")
     claim = await claim_of(ledger, publication, "b-2")
-    await ledger.batch(replace(ledger.finished(publication, completed("done")), fence=claim.fence))
+    await end(ledger, publication, claim, completed("done"))
 
     await ledger.batch(fate(publication, "a-1", lives=False))
 
@@ -254,8 +259,7 @@ async def test_fate_of_an_agent_whose_node_has_ended_is_in_the_history(ledger: L
 
 
 async def test_agents_that_asked_one_after_the_other_while_nobody_answered_cost_no_attempt(ledger: Ledger) -> None:
-    await ledger.start(one_node(retry=Retry(max_attempts=2)))
-    (publication,) = ledger.published
+    publication = await ledger.start_one(retry=Retry(max_attempts=2))
     asked = [Claimed(publication.node_key, publication.number, agent) for agent in ("a-1", "b-2", "c-3")]
 
     claims = await ledger.batch(*asked)
@@ -267,12 +271,10 @@ async def test_agents_that_asked_one_after_the_other_while_nobody_answered_cost_
 
 
 async def test_grant_that_is_given_back_costs_no_attempt(ledger: Ledger) -> None:
-    await ledger.start(one_node(retry=Retry(max_attempts=1)))
-    (publication,) = ledger.published
+    publication = await ledger.start_one(retry=Retry(max_attempts=1))
     claim = await claim_of(ledger, publication, "a-1")
-    given_back = replace(failed(retryable=True), failure=NOT_BEGUN)
 
-    await ledger.batch(replace(ledger.finished(publication, given_back), fence=claim.fence))
+    await end(ledger, publication, claim, replace(failed(retryable=True), failure=NOT_BEGUN))
 
     again = ledger.published[-1].task
     assert (again.attempt, again.publication > publication.number, again.errors) == (1, True, ())
@@ -281,43 +283,368 @@ async def test_grant_that_is_given_back_costs_no_attempt(ledger: Ledger) -> None
     assert (taken.verdict, taken.attempt, taken.suspect) == (Verdict.RUN, 1, False)
 
 
-async def test_started_notice_makes_the_next_claim_a_suspect_s(ledger: Ledger) -> None:
-    await ledger.start(one_node())
-    (publication,) = ledger.published
+@pytest.mark.parametrize("lost", [False, True])
+async def test_started_notice_makes_the_next_claim_of_its_publication_a_suspect_s(ledger: Ledger, lost: bool) -> None:
+    publication = await ledger.start_one()
+    if lost:
+        await ledger.batch(Lost(publication.node_key, publication.number))
+        assert (await claim_of(ledger, publication)).verdict is Verdict.STALE
     await ledger.batch(Began(Started("w", "one", 1, publication.number, AGENT, 1, 5)))
-
-    claim = await claim_of(ledger, publication)
-
-    assert (claim.attempt, claim.fence, claim.suspect) == (1, 2, True)
-
-
-async def test_late_start_of_an_older_attempt_is_not_the_newer_ones(ledger: Ledger) -> None:
-    await ledger.start(one_node())
-    (publication,) = ledger.published
-    older = await claim_of(ledger, publication, "a-1")
-    newer = await claim_of(ledger, publication, "b-2")
-
-    await ledger.batch(Began(Started("w", "one", older.fence, publication.number, "a-1", older.attempt, 5)))
-
-    assert (await ledger.node("one")).agent == "b-2"
-    assert await claim_of(ledger, publication, "b-2") == newer
-
-
-async def test_late_start_of_an_older_publication_does_not_begin_the_newer_one(ledger: Ledger) -> None:
-    await ledger.start(one_node())
-    (publication,) = ledger.published
-    await ledger.batch(Lost(publication.node_key, publication.number))
-
-    await ledger.batch(Began(Started("w", "one", 1, publication.number, AGENT, 1, 5)))
-
     claim = await claim_of(ledger, ledger.published[-1])
-    assert (claim.verdict, claim.attempt, claim.suspect) == (Verdict.RUN, 1, False)
+
+    assert (claim.verdict, claim.attempt, claim.fence, claim.suspect) == (Verdict.RUN, 1, 3 if lost else 2, not lost)
 
 
-async def test_older_publication_is_stale(ledger: Ledger) -> None:
-    await ledger.start(one_node())
+async def fail(ledger: Ledger, retry: Retry | None, retry_ms: int | None) -> TaskState:
+    """How a node stands after its first attempt has failed."""
+    flow = Workflow("one")
+    flow.task("work", name="one", **({} if retry is None else {"retry": retry}))  # type: ignore[arg-type]
+    await ledger.start(flow.definition())
     (publication,) = ledger.published
-    await ledger.batch(Lost(publication.node_key, publication.number))
+    outcome = replace(failed(retryable=True), retry_ms=retry_ms)
+    await ledger.batch(ledger.finished(publication, outcome))
+    return (await ledger.states())["one"]
 
-    assert (await claim_of(ledger, publication)).verdict is Verdict.STALE
-    assert (await claim_of(ledger, ledger.published[-1])).verdict is Verdict.RUN
+
+async def test_capability_decides_where_the_node_says_nothing(ledger: Ledger) -> None:
+    assert await fail(ledger, None, 700) is TaskState.RETRY_WAIT
+    await ledger.pass_time(0.6)
+    early = await ledger.states()
+    await ledger.pass_time(0.2)
+
+    assert early == {"one": TaskState.RETRY_WAIT}
+    assert ledger.published[-1].task.attempt == 2
+    assert ledger.published[-1].task.limits.max_attempts is None
+
+
+@pytest.mark.parametrize(("retry", "retry_ms"), [(None, None), (Retry(max_attempts=1), 700)])
+async def test_capability_or_node_tries_no_more(ledger: Ledger, retry: Retry | None, retry_ms: int | None) -> None:
+    assert await fail(ledger, retry, retry_ms) is TaskState.FAILED
+
+
+def unread(ledger: Ledger, publication: Publication, claim: Claim) -> Command:
+    """The command for a result that the dispatcher cannot read."""
+    outcome = unreported(UNREADABLE, InvalidTask("It is no JSON"))
+    return Finished(publication.node_key, claim.fence, publication.number, outcome, reported=False)
+
+
+def unrecorded(ledger: Ledger, publication: Publication, claim: Claim) -> Command:
+    """The command for a result that the ledger cannot record."""
+    report = replace(ledger.finished(publication, completed(1)), fence=claim.fence)
+    return report.unrecorded(ValueError("It is no JSON"))
+
+
+def silent(ledger: Ledger, publication: Publication, claim: Claim) -> Command:
+    """The start of an attempt after which its agent reports nothing."""
+    return Began(Started("w", "one", claim.fence, publication.number, AGENT, claim.attempt, ledger.now_ms))
+
+
+ENDS: list[tuple[Callable[[Ledger, Publication, Claim], Command], TaskState, str, str]] = [
+    (unread, TaskState.FAILED, "unreadable_result", "It is no JSON"),
+    (unrecorded, TaskState.DEAD, "unrecordable_result", "It is no JSON"),
+    (silent, TaskState.FAILED, "timeout", ATTEMPT_TIMEOUT.message),
+]
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["capability's", "node's"])
+@pytest.mark.parametrize("most", [1, 2, 5])
+@pytest.mark.parametrize(("end", "state", "reason", "message"), ENDS, ids=lambda one: getattr(one, "__name__", ""))
+async def test_policy_bounds_the_attempts_whose_end_no_agent_reported(
+    ledger: Ledger,
+    end: Callable[[Ledger, Publication, Claim], Command],
+    state: TaskState,
+    reason: str,
+    message: str,
+    most: int,
+    own: bool,
+) -> None:
+    flow = Workflow("one")
+    flow.task("work", name="one", timeout="10s", **({"retry": Retry(max_attempts=most)} if own else {}))  # type: ignore[arg-type]
+    await ledger.start(flow.definition())
+    ran = []
+    for _ in range(5 * most):
+        publication = ledger.published[-1]
+        (claim,) = await ledger.batch(Claimed(publication.node_key, publication.number, AGENT, 9 if own else most))
+        if claim.verdict is Verdict.RUN:
+            ran.append(claim.attempt)
+            await ledger.batch(end(ledger, publication, claim))
+        await ledger.pass_time(200)
+
+    row = await ledger.node("one")
+    told = await ledger.value("one", FAILURE)
+    assert ran == [*range(1, most + 1)]
+    assert (row.state, row.reason, row.attempt) == (state, reason, most)
+    assert told["message"] == message
+    asked = [one.task.published_at_ms is None for one in ledger.published]
+    assert asked == [False, *[not own] * (len(asked) - 1)], "of a later attempt only an agent may know if it may begin"
+
+
+@pytest.mark.parametrize("asks", [False, True])
+async def test_agent_asks_before_it_retries_only_after_an_unreported_attempt(ledger: Ledger, asks: bool) -> None:
+    await ledger.start_one()
+    publication = ledger.published[-1]
+    (claim,) = await ledger.batch(Claimed(publication.node_key, publication.number, AGENT, 9))
+    outcome = replace(failed(retryable=True), retry_ms=700)
+    reported = replace(ledger.finished(publication, outcome), fence=claim.fence)
+    await ledger.batch(unread(ledger, publication, claim) if asks else reported)
+    await ledger.pass_time(200)
+
+    retry = ledger.published[-1].task
+    assert (retry.attempt, retry.published_at_ms is None) == (2, asks)
+
+
+@pytest.mark.parametrize("reason", ["handler_error", ATTEMPT_TIMEOUT.reason])
+async def test_agent_that_does_not_bound_the_attempts_is_believed_about_each(ledger: Ledger, reason: str) -> None:
+    assert await fail(ledger, None, 700) is TaskState.RETRY_WAIT
+    for attempt in (2, 3, 4, 5):
+        await ledger.pass_time(1)
+        publication = ledger.published[-1]
+        (claim,) = await ledger.batch(Claimed(publication.node_key, publication.number, AGENT))
+        assert (claim.verdict, claim.attempt, claim.suspect) == (Verdict.RUN, attempt, False)
+        failure = failed(retryable=True)
+        assert failure.failure is not None
+        outcome = replace(failure, failure=replace(failure.failure, reason=reason), retry_ms=700)
+        await ledger.batch(replace(ledger.finished(publication, outcome), fence=claim.fence))
+
+
+async def published(ledger: Ledger, *names: str, attempts: int = 1) -> list[Publication]:
+    """Nodes that have so many attempts each, all of them published."""
+    await ledger.start(wide(names, retry=Retry(max_attempts=attempts)).definition())
+    return sorted(ledger.published, key=lambda one: one.node_key)
+
+
+@pytest.mark.parametrize("told", ["claimed", "began"])
+async def test_publication_that_an_agent_took_while_it_was_looked_for_is_not_lost(ledger: Ledger, told: str) -> None:
+    (publication,) = await published(ledger, "one")
+    node_key, number = publication.node_key, publication.number
+    started = Began(Started(node_key.workflow, node_key.node, 1, number, AGENT, 1, 5))
+    taken = Claimed(node_key, number, AGENT) if told == "claimed" else started
+
+    await ledger.batch(taken, Lost(node_key, number))
+
+    row = await ledger.node("one")
+    assert (row.state, row.attempt, row.publication, row.agent) == (TaskState.WORKING, 1, number, AGENT)
+    assert ledger.published == [publication]
+
+
+@pytest.mark.parametrize(
+    ("agent", "state"), [(AGENT, TaskState.DEAD), ("another", TaskState.WORKING)], ids=["its agent", "another"]
+)
+async def test_agent_that_is_gone_costs_its_task_an_attempt(ledger: Ledger, agent: str, state: TaskState) -> None:
+    (publication,) = await published(ledger, "one")
+    await ledger.batch(Claimed(publication.node_key, publication.number, AGENT))
+
+    await ledger.batch(Lost(publication.node_key, publication.number, agent))
+
+    assert await ledger.states() == {"one": state}
+
+
+async def test_next_publication_of_a_dead_agent_s_task_is_nobody_s_and_may_be_lost_itself(ledger: Ledger) -> None:
+    (first,) = await published(ledger, "one", attempts=2)
+    node_key = first.node_key
+    await ledger.batch(Claimed(node_key, first.number, AGENT))
+    await ledger.batch(Lost(node_key, first.number, AGENT))
+    again = await ledger.node("one")
+
+    await ledger.batch(Lost(node_key, again.publication))
+
+    row = await ledger.node("one")
+    assert (again.state, again.attempt, again.agent) == (TaskState.PUBLISHED, 2, "")
+    assert (row.state, row.attempt, row.publication) == (TaskState.PUBLISHED, 2, again.publication + 1)
+
+
+async def test_lost_publication_leaves_no_row_behind(ledger: Ledger) -> None:
+    first, second = await published(ledger, "one", "two")
+
+    await ledger.batch(Claimed(second.node_key, second.number, AGENT))
+    await ledger.batch(Lost(first.node_key, first.number), Lost(second.node_key, second.number))
+
+    rows = await ledger.database.read(lambda tr: outbox.waiting(tr, 0))
+    assert [(row.node, row.publication) for row in rows] == [("one", ledger.published[-1].number)]
+
+
+async def test_what_is_lost_or_due_amid_a_cancel_stays_so(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advance, "MAX_DEPENDENTS", 1)
+    await ledger.start(wide(("a", "lost", "retried"), retry=Retry(max_attempts=3, first="1s", cap="1s")).definition())
+    before = sorted(ledger.published, key=lambda one: one.node_key)
+    _, lost, retried = before
+    await ledger.batch(ledger.finished(retried, failed(retryable=True)))
+    ledger.now_ms += 10_000
+    (timer,) = await ledger.database.read(lambda tr: timers.due(tr, 0, ledger.now_ms))
+
+    await ledger.batch(Asked(Verb.CANCEL, {"workflow": "w"}), Due(timer), Lost(lost.node_key, lost.number))
+
+    assert sorted(ledger.published, key=lambda one: one.node_key) == before
+    assert set((await ledger.states()).values()) == {TaskState.CANCELED}
+    assert await ledger.state() is WorkflowState.CANCELED
+    told = [one for effects in ledger.seen for one in effects.cancels]
+    assert sorted(told) == [(one.node_key, one.number) for one in before if one is not retried]
+
+
+def died() -> Outcome:
+    return Outcome(Status.FAILED, dumps(DIED.as_json()), None, None, AGENT, failure=DIED)
+
+
+async def start(ledger: Ledger, workflow: str) -> None:
+    await ledger.start(wide(("dies", "fails", "works"), retry=Retry(max_attempts=1)).definition(), workflow=workflow)
+    outcomes = {"dies": died(), "fails": failed(), "works": completed(1)}
+    await ledger.play(lambda one: outcomes[one.node_key.node])
+
+
+async def page(ledger: Ledger, **asked: Any) -> tuple[list[tuple[str, str]], Any]:
+    answer = loads(dumps(await ledger.database.read(lambda tr: queries.dead(tr, asked))))
+    rows = [DeadRow.read(row) for row in answer["dead"]]
+    assert all((row.node.state, row.node.reason) == (TaskState.DEAD, DIED.reason) for row in rows)
+    return [(row.workflow, row.node.name) for row in rows], answer["next"]
+
+
+async def test_dead_nodes_of_all_workflows_are_told_in_pages(ledger: Ledger) -> None:
+    for workflow in "abc":
+        await start(ledger, workflow)
+
+    first, following = await page(ledger, limit=2)
+    last, end = await page(ledger, limit=2, after=following)
+
+    assert first == [("a", "dies"), ("b", "dies")]
+    assert (last, end) == ([("c", "dies")], None)
+
+
+async def test_dead_nodes_and_elements_that_run_again_are_none_until_they_die_again(ledger: Ledger) -> None:
+    flow = Workflow("map")
+    flow.map("work", "input", From("item"), limit=5, name="each")
+    await start(ledger, "w")
+    await ledger.start(flow.definition(), [1, 2], workflow="x")
+    await ledger.play(lambda one: died() if one.node_key.node == "each[1]" else completed(1))
+    pages = [await page(ledger)]
+    for body in ({"workflow": "w", "node": "dies"}, {"workflow": "x", "node": "each"}):
+        await ledger.ask(Verb.REDRIVE, body)
+    pages.append(await page(ledger))
+    await ledger.play(lambda _: died())
+    pages.append(await page(ledger))
+    await ledger.ask(Verb.RESUME, {"workflow": "w"})
+    await ledger.ask(Verb.REDRIVE, {"workflow": "x", "node": "each"})
+    await ledger.play(lambda _: completed(1))
+
+    dead = ([("w", "dies"), ("x", "each[1]")], None)
+    assert [*pages, await page(ledger)] == [dead, ([], None), dead, ([], None)]
+
+
+async def test_dead_node_goes_with_its_workflow(ledger: Ledger) -> None:
+    await start(ledger, "w")
+    before_ms = ledger.now_ms + 1
+
+    assert await ledger.database.run(lambda tr: remove.condemn(tr, "w", before_ms=before_ms))
+    assert await page(ledger) == ([], None), "nobody sees it any more"
+    while await ledger.database.run(lambda tr: remove.take_apart(tr, "w", before_ms=before_ms)):
+        pass
+
+    assert await ledger.database.read(lambda tr: tr.get_range(*DEAD.range())) == []
+
+
+PLACE = NodeKey("w", "one")
+
+
+@pytest.fixture
+async def claimed() -> AsyncIterator[Ledger]:
+    async with MemoryDatabase() as database:
+        claimed = await Ledger.open(database)
+        await claimed.start_one(retry=Retry(max_attempts=2))
+        await claimed.batch(Claimed(PLACE, 1, AGENT))
+        yield claimed
+
+
+async def told(claimed: Ledger, command: Command) -> list[tuple[NodeKey, int]]:
+    await claimed.batch(command)
+    return claimed.seen[-1].cancels
+
+
+@pytest.mark.parametrize("start", [False, True], ids=["beat", "start"])
+async def test_agent_that_reports_what_was_canceled_is_told_again_and_as_often(claimed: Ledger, start: bool) -> None:
+    await claimed.ask(Verb.CANCEL, {"workflow": "w"})
+    report = Began(Started(*PLACE, 2, 1, AGENT, 1, 5)) if start else Heard(PLACE, 2)
+
+    assert [await told(claimed, report) for _ in range(2)] == [[(PLACE, 1)]] * 2
+
+
+async def test_who_runs_an_older_publication_of_what_works_elsewhere_is_told(claimed: Ledger) -> None:
+    await claimed.batch(Lost(PLACE, 1, AGENT), Claimed(PLACE, 2, "worker-2"))
+    row = await claimed.node("one")
+
+    assert (row.state, row.publication, row.fence) == (TaskState.WORKING, 2, 4)
+    assert await told(claimed, Heard(PLACE, 2)) == [(PLACE, 1)]
+    assert await told(claimed, Heard(PLACE, 4)) == []
+
+
+@pytest.mark.parametrize("fence", [2, 3])
+async def test_nobody_is_told_who_may_still_be_granted_it(claimed: Ledger, fence: int) -> None:
+    assert await told(claimed, Heard(PLACE, 2)) == [], "it works"
+    await claimed.batch(Lost(PLACE, 1, AGENT))
+
+    assert await told(claimed, Heard(PLACE, fence)) == [], "it is published again, and not granted to anybody"
+    assert await told(claimed, Heard(NodeKey("w", "unknown"), fence)) == []
+
+
+async def test_agent_that_told_the_end_itself_is_told_nothing_and_one_that_was_given_up_is(claimed: Ledger) -> None:
+    await claimed.batch(Lost(PLACE, 1, AGENT), Claimed(PLACE, 2, "worker-2"), Lost(PLACE, 2, "worker-2"))
+    assert await claimed.states() == {"one": TaskState.DEAD}
+    assert await told(claimed, Heard(PLACE, 4)) == [(PLACE, 2)]
+
+    flow = Workflow("other")
+    flow.task("work", name="one")
+    await claimed.start(flow.definition(), workflow="v")
+    await claimed.batch(claimed.finished(claimed.published[-1], completed()))
+    assert await told(claimed, Heard(NodeKey("v", "one"), 1)) == []
+
+
+class Kept(TestFleet):
+    """A fleet whose claimed outlives its dispatcher, which can be killed right behind a commit."""
+
+    dies = False
+
+    def _control_planes(self) -> Mapping[str, Callable[..., AbstractAsyncContextManager[Any]]]:
+        self._disk = Disk()
+        return {"dispatcher": self._dispatcher}
+
+    @asynccontextmanager
+    async def _dispatcher(self, *, owner: str, **ports: Any) -> AsyncIterator[Any]:
+        store = MemoryDatabase(self._disk)
+        async with (
+            RecordedDatabase(store, lambda *_, **__: None, reached=self._reached) as database,
+            running_dispatcher(database=database, options=DispatcherOptions(shards=1, owner=owner), **ports) as running,
+        ):
+            yield running
+
+    def _reached(self, point: str) -> None:
+        if self.dies and point == "commit.after":
+            self.dies = False
+            self.kill("dispatcher")
+
+
+async def test_canceled_node_ends_after_its_next_beat_though_its_dispatcher_died_before_it_told() -> None:
+    ends: list[str] = []
+    agent, flow = Agent("long"), Workflow("long")
+    flow.task("long.work", name="only")
+
+    @agent.capability("long.work", timeout="2h")
+    async def work(_: None) -> None:
+        try:
+            await asyncio.sleep(7_000)
+        except asyncio.CancelledError:
+            ends.append("canceled")
+            raise
+
+    async with Kept(agents=[agent]) as fleet:
+        run = await fleet.client.start(flow)
+        await fleet.advance("1m")
+
+        fleet.dies = True
+        asking = asyncio.ensure_future(run.cancel())
+        await fleet.advance("1s")
+        assert (fleet.dies, ends) == (False, [])
+        await fleet.restart("dispatcher")
+        await fleet.advance("30s")
+
+        await asking
+        assert ends == ["canceled"]
+        assert await run.wait(timeout="1m") is WorkflowState.CANCELED
+        assert [row.state async for row in run.nodes()] == ["canceled"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from coditect import Retry, Workflow
@@ -39,37 +41,22 @@ def canceled(ledger: Ledger) -> list[str]:
     return [node_key.node for effects in ledger.seen for node_key, _ in effects.cancels]
 
 
-async def test_the_first_result_cancels_the_rest_and_the_workflow_completes(ledger: Ledger) -> None:
+async def test_the_first_result_cancels_the_rest_only_where_it_is_said(ledger: Ledger) -> None:
     await ledger.start(racing(join="any", rest="cancel"))
     await end(ledger, "r1")
     await end(ledger, "r0")
-    assert ledger.seen[-1].late == 1
+    late = ledger.seen[-1].late
     await end(ledger, "taken")
-
-    states = {"r0": CANCELED, "r1": COMPLETED, "r2": CANCELED, "taken": COMPLETED}
-    assert await ledger.states() == states
-    assert canceled(ledger) == ["r0", "r2"]
-    assert await ledger.state() is WorkflowState.COMPLETED
-
-
-async def test_without_it_the_rest_goes_on(ledger: Ledger) -> None:
-    await ledger.start(racing(join="any"))
+    ledger.published.clear()
+    await ledger.start(racing(join="any"), workflow="without")
     await end(ledger, "r1")
     await end(ledger, "taken")
 
-    assert canceled(ledger) == []
-    assert await ledger.state() is WorkflowState.RUNNING
-
-
-async def test_a_failure_does_not_decide_a_race_and_the_failure_of_all_fails_it(ledger: Ledger) -> None:
-    await ledger.start(racing(join="any", rest="cancel"))
-    for name in ("r0", "r1"):
-        await end(ledger, name, good=False)
-        assert (await ledger.states())["taken"] is TaskState.BLOCKED
-    await end(ledger, "r2", good=False)
-
-    assert (await ledger.states())["taken"] is FAILED
-    assert await ledger.state() is WorkflowState.FAILED
+    assert late == 1
+    assert await ledger.states() == {"r0": CANCELED, "r1": COMPLETED, "r2": CANCELED, "taken": COMPLETED}
+    assert canceled(ledger) == ["r0", "r2"]
+    assert await ledger.state() is WorkflowState.COMPLETED
+    assert await ledger.state("without") is WorkflowState.RUNNING
 
 
 async def test_enough_of_several_cancel_the_rest(ledger: Ledger) -> None:
@@ -79,29 +66,28 @@ async def test_enough_of_several_cancel_the_rest(ledger: Ledger) -> None:
 
     assert canceled(ledger) == ["r1", "r3"]
     assert (await ledger.states())["taken"] is TaskState.PUBLISHED
-    assert events(ledger) == ["sync.created", "sync.ready", "join.created"]
     await end(ledger, "taken")
-    assert events(ledger)[3:] == ["merge.completed"]
+    assert events(ledger) == ["sync.created", "sync.ready", "join.created", "merge.completed"]
 
 
-async def test_fewer_are_enough_when_all_have_ended_and_not_before(ledger: Ledger) -> None:
-    await ledger.start(racing(4, join=3, least=2))
-    await end(ledger, "r0", good=False)
-    await end(ledger, "r1", good=False)
-    await end(ledger, "r2")
-    assert (await ledger.states())["taken"] is TaskState.BLOCKED
-    await end(ledger, "r3")
+@pytest.mark.parametrize(
+    ("width", "options", "ends", "state"),
+    [
+        (3, {"join": "any", "rest": "cancel"}, ["r0 failed", "r1 failed", "r2 failed"], FAILED),
+        (4, {"join": 3, "least": 2}, ["r0 failed", "r1 failed", "r2", "r3"], TaskState.PUBLISHED),
+        (3, {"join": 3, "least": 2}, ["r0 failed", "r1 failed"], FAILED),
+    ],
+    ids=["all fail a race", "fewer are enough when all have ended", "too few fail at once"],
+)
+async def test_a_join_is_decided_by_the_last_of_these_ends(
+    ledger: Ledger, width: int, options: dict[str, Any], ends: list[str], state: TaskState
+) -> None:
+    await ledger.start(racing(width, **options))
+    for ended in ends:
+        assert (await ledger.states())["taken"] is TaskState.BLOCKED
+        await end(ledger, ended[:2], good="failed" not in ended)
 
-    assert (await ledger.states())["taken"] is TaskState.PUBLISHED
-
-
-async def test_too_few_fail_it_as_soon_as_that_is_known(ledger: Ledger) -> None:
-    await ledger.start(racing(3, join=3, least=2))
-    await end(ledger, "r0", good=False)
-    assert (await ledger.states())["taken"] is TaskState.BLOCKED
-    await end(ledger, "r1", good=False)
-
-    assert (await ledger.states())["taken"] is FAILED
+    assert (await ledger.states())["taken"] is state
 
 
 async def test_a_deadline_gives_what_there_is(ledger: Ledger) -> None:
@@ -128,20 +114,15 @@ async def test_a_redriven_member_counts_for_the_join_again(ledger: Ledger) -> No
     assert (await ledger.states())["taken"] is TaskState.PUBLISHED
 
 
-async def test_a_map_tells_of_its_split_and_its_merge(ledger: Ledger) -> None:
+async def test_a_map_tells_of_its_split_and_its_merge_and_a_plain_workflow_nothing(ledger: Ledger) -> None:
     flow = Workflow("map")
     flow.map("run", [1, 2], name="all")
-    await ledger.start(flow.definition())
-    await ledger.play(lambda publication: completed(publication.node_key.node))
+    for definition in (racing(), flow.definition()):
+        before = events(ledger)
+        await ledger.start(definition, workflow=definition.name)
+        await ledger.play(lambda publication: completed(publication.node_key.node))
 
-    assert events(ledger) == ["split.created", "join.created", "merge.completed"]
-
-
-async def test_a_plain_workflow_tells_nothing_of_it(ledger: Ledger) -> None:
-    await ledger.start(racing())
-    await ledger.play(lambda publication: completed(publication.node_key.node))
-
-    assert events(ledger) == []
+    assert (before, events(ledger)) == ([], ["split.created", "join.created", "merge.completed"])
 
 
 def test_a_join_is_written_down_and_refused_by_a_dispatcher_that_does_not_know_it() -> None:
@@ -149,7 +130,9 @@ def test_a_join_is_written_down_and_refused_by_a_dispatcher_that_does_not_know_i
     assert from_document(to_document(definition)) == definition
 
     row = definitions.pack(node_document(definition.nodes[-1]))
-    earlier = versions.RowFormat("node", versions.NODE.pack, versions.NODE.decode, versions.NODE.steps[:2])
+    earlier = versions.RowFormat(
+        "node", versions.NODE_DOCUMENT.pack, versions.NODE_DOCUMENT.decode, versions.NODE_DOCUMENT.steps[:2]
+    )
     with pytest.raises(NewerVersion):
         earlier.unpack(row)
     assert definitions.pack(node_document(definition.nodes[0]))[:1] == b"{"
@@ -162,34 +145,23 @@ def test_what_cannot_be_joined_is_refused() -> None:
         racing(101, join="any", rest="cancel")
 
 
-async def test_a_map_that_lost_is_canceled_with_its_elements(ledger: Ledger) -> None:
+def map_that_races(elements: int) -> Definition:
     flow = Workflow("race")
     quick = flow.task("run", name="quick", retry=ONCE)
-    slow = flow.map("run", over=[1, 2, 3], limit=3, name="slow", retry=ONCE)
+    slow = flow.map("run", over=[*range(elements)], limit=elements, name="slow", retry=ONCE)
     flow.task("take", name="taken", after=[quick, slow], join="any", rest="cancel")
-    await ledger.start(flow.definition())
+    return flow.definition()
+
+
+async def test_a_map_that_lost_is_canceled_with_its_elements(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    few_steps(monkeypatch, 10)
+    await ledger.start(map_that_races(95))
     await end(ledger, "quick")
     await end(ledger, "taken")
 
     states = await ledger.states()
     assert {states.pop("quick"), states.pop("taken")} == {COMPLETED}
     assert set(states.values()) == {CANCELED}
-    assert len(canceled(ledger)) == 3
-    assert await ledger.state() is WorkflowState.COMPLETED
-
-
-async def test_a_map_of_many_elements_is_canceled_in_transactions_of_a_few(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    few_steps(monkeypatch, 10)
-    flow = Workflow("race")
-    quick = flow.task("run", name="quick", retry=ONCE)
-    slow = flow.map("run", over=list(range(95)), limit=95, name="slow", retry=ONCE)
-    flow.task("take", name="taken", after=[quick, slow], join="any", rest="cancel")
-    await ledger.start(flow.definition())
-    await end(ledger, "quick")
-    await end(ledger, "taken")
-
     assert len(canceled(ledger)) == 95
     assert max(len(effects.cancels) for effects in ledger.seen) <= 10
     assert await ledger.state() is WorkflowState.COMPLETED
@@ -197,11 +169,7 @@ async def test_a_map_of_many_elements_is_canceled_in_transactions_of_a_few(
 
 
 async def test_elements_of_a_map_that_is_begun_again_are_left_alone(ledger: Ledger) -> None:
-    flow = Workflow("race")
-    quick = flow.task("run", name="quick", retry=ONCE)
-    slow = flow.map("run", over=[1, 2], limit=2, name="slow", retry=ONCE)
-    flow.task("take", name="taken", after=[quick, slow], join="any", rest="cancel")
-    await ledger.start(flow.definition())
+    await ledger.start(map_that_races(2))
     ledger.goes_on = False
     await end(ledger, "quick")
     await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "slow"})

@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.wire.control import Verb
-from coditect.workflow.approvals.evidence import Evidence, wilson
-from coditect.workflow.approvals.policy import Learning, Risk
+from coditect.workflow.approvals.policy import Evidence, Learning, Risk, wilson
 from coditect.workflow.builder import Workflow
-from dispatcher.coordination.approvals.queries import show
+from dispatcher.coordination.approvals import show
 from tests.unit.dispatcher.ledger.nodes.test_approval_policy import answer, opened
 from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed
 
@@ -47,58 +46,39 @@ async def decision(ledger: Ledger, workflow: str) -> dict[str, Any]:
 
 async def test_an_action_that_has_proved_itself_is_approved_and_the_arithmetic_is_kept() -> None:
     async with opened(rules()) as ledger:
-        granted = [await restart(ledger, number) for number in range(12)]
+        granted = [await restart(ledger, number) for number in range(20)]
         told = await decision(ledger, "w11")
+        bad = await restart(ledger, 20, good=False)
+        after = [await restart(ledger, number) for number in range(21, 26)]
+        lost = await decision(ledger, "w21")
 
     learned_at = granted.index("learned")
-    assert granted == ["ada"] * learned_at + ["learned"] * (12 - learned_at)
+    assert granted == ["ada"] * learned_at + ["learned"] * (20 - learned_at)
     assert wilson(learned_at, learned_at) >= 0.7 > wilson(learned_at - 1, learned_at - 1)
     assert told["facts"]["lower_bound"] == pytest.approx(wilson(11, 11), abs=1e-6)
     assert told["facts"]["arithmetic"][-1] == "0.7412 reaches the threshold 0.7"
+    assert (bad, after) == ("learned", ["ada", "ada", "ada", "learned", "learned"])
+    assert lost["facts"]["arithmetic"][-1] == "only 0 of 3 good outcomes followed the last bad one"
 
 
-async def test_one_bad_outcome_asks_again_at_once() -> None:
+async def test_what_a_person_denies_or_a_compensation_undoes_is_a_bad_outcome() -> None:
+    denied = Workflow("denied")
+    denied.task("restart", name="ship")
+    undone = Workflow("undone")
+    undone.task("work", after=[undone.task("restart", name="only", compensate="undo")], name="then")
     async with opened(rules()) as ledger:
-        for number in range(20):
-            await restart(ledger, number)
-        before = await restart(ledger, 20, good=False)
-        after = [await restart(ledger, number) for number in range(21, 26)]
-        told = await decision(ledger, "w21")
-
-    assert before == "learned"
-    assert after == ["ada", "ada", "ada", "learned", "learned"]
-    assert told["facts"]["arithmetic"][-1] == "only 0 of 3 good outcomes followed the last bad one"
-
-
-async def test_a_denial_by_a_person_is_a_bad_outcome() -> None:
-    async with opened(rules()) as ledger:
-        for number in range(8):
-            await restart(ledger, number)
-        flow = Workflow("denied")
-        flow.task("restart", name="ship")
-        await ledger.start(flow.definition())
+        await ledger.start(denied.definition())
         await answer(ledger, "ship", granted=False)
-
-        told = await ledger.database.read(lambda tr: show(tr, {"workflow": "w", "node": "ship"}))
-        await restart(ledger, 9)
-        after = (await decision(ledger, "w9"))["facts"]
-
-    assert (told["decision"]["facts"]["good"], after["good"], after["outcomes"]) == (8, 8, 9)
-
-
-async def test_what_is_compensated_afterwards_was_no_success() -> None:
-    async with opened(rules()) as ledger:
-        flow = Workflow("undone")
-        first = flow.task("restart", name="only", compensate="undo")
-        flow.task("work", after=[first], name="then")
-        await ledger.start(flow.definition(), workflow="w0")
+        await restart(ledger, 1)
+        after_denial = (await decision(ledger, "w1"))["facts"]
+        await ledger.start(undone.definition(), workflow="w0")
         await ledger.ask(Verb.ANSWER, {"workflow": "w0", "node": "only", "granted": True, "by": "ada"})
         await ledger.play(lambda one: failed() if one.node_key.node == "then" else completed())
-        await restart(ledger, 1)
+        await restart(ledger, 2)
+        after_undoing = (await decision(ledger, "w2"))["facts"]
 
-        found = (await decision(ledger, "w1"))["facts"]
-
-    assert (found["outcomes"], found["good"]) == (2, 1)
+    assert (after_denial["outcomes"], after_denial["good"]) == (1, 0)
+    assert (after_undoing["outcomes"], after_undoing["good"]) == (4, 2)
 
 
 async def test_high_risk_is_never_learned() -> None:

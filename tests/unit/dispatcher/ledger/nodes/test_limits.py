@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from coditect import From, Retry, Workflow
 from coditect.model.ids import AgentId
 from coditect.model.result import Failure, Outcome, Status
-from coditect.wire.claims import Claim, Verdict
 from coditect.wire.control import Started, Verb
 from coditect.wire.json import dumps
+from coditect.wire.workflow_tasks import Claim, Verdict
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import timers
 from dispatcher.ledger.commands import Began, Command, Due, Lost, NoQueue
 from dispatcher.ledger.effects import NodeKey, Publication
 from dispatcher.ledger.keyspace import TIMERS
-from dispatcher.ledger.nodes.inputs import FAILURE, value_of
+from dispatcher.ledger.nodes.inputs import FAILURE
 from dispatcher.ledger.timers import Timer
-from tests.unit.dispatcher.ledger.test_batch import claim_of
-from tests.unit.dispatcher.lone_ledger import AGENT, Ledger, completed, failed
+from tests.unit.dispatcher.lone_ledger import AGENT, Ledger, claim_of, completed, failed, one_node
 
 PLACE = NodeKey("w", "one")
-
-
-async def start(ledger: Ledger, **settings: Any) -> Publication:
-    flow = Workflow("one")
-    flow.task("work", name="one", **settings)
-    await ledger.start(flow.definition())
-    return ledger.published[-1]
 
 
 def expired(*, by_agent: bool = True) -> Outcome:
@@ -63,34 +54,26 @@ async def ended(ledger: Ledger) -> tuple[TaskState, str]:
 # -- start_within ---------------------------------------------------------------------------------------------
 
 
-async def test_node_that_nobody_starts_ends_and_is_not_tried_again(ledger: Ledger) -> None:
-    publication = await start(ledger, start_within="10s", retry=Retry(max_attempts=5))
+@pytest.mark.parametrize("room", [0, 9])
+async def test_node_that_nobody_starts_ends_and_is_not_tried_again(ledger: Ledger, room: int) -> None:
+    ledger.room = {"": room}
+    await ledger.start(one_node(start_within="10s", retry=Retry(max_attempts=5)))
     await ledger.pass_time(9)
-    early = await ledger.node("one")
-
+    early = (await ledger.node("one")).state
     await ledger.pass_time(2)
-
-    assert (early.state, publication.task.limits.start_by_ms) == (TaskState.PUBLISHED, 1_010_000)
-    assert await ended(ledger) == (TaskState.FAILED, "start_timeout")
-    assert (await ledger.state(), ledger.seen[-1].cancels) == (WorkflowState.FAILED, [(PLACE, publication.number)])
-    assert (await ledger.database.read(lambda tr: value_of(tr, PLACE, FAILURE)))["type"] == "TaskExpired"
-
-
-async def test_node_that_waits_for_room_ends_too(ledger: Ledger) -> None:
-    ledger.room = {"": 0}
-    flow = Workflow("one")
-    flow.task("work", name="one", start_within="10s")
-    await ledger.start(flow.definition())
-    await ledger.pass_time(11)
+    cancels = ledger.seen[-1].cancels
     ledger.room = {"": 9}
-
     await ledger.fill("work", 9)
 
-    assert (await ended(ledger), ledger.published) == ((TaskState.FAILED, "start_timeout"), [])
+    assert early is (TaskState.PUBLISHED if room else TaskState.READY)
+    assert [one.task.limits.start_by_ms for one in ledger.published] == [1_010_000] * bool(room)
+    assert await ended(ledger) == (TaskState.FAILED, "start_timeout")
+    assert (await ledger.state(), cancels) == (WorkflowState.FAILED, [(PLACE, 1)] * bool(room))
+    assert (await ledger.value("one", FAILURE))["type"] == "TaskExpired"
 
 
 async def test_node_without_a_queue_waits_no_longer_for_being_offered_again_and_again(ledger: Ledger) -> None:
-    await start(ledger, start_within="3s")
+    await ledger.start_one(start_within="3s")
     for _ in range(4):
         await ledger.batch(NoQueue(PLACE, ledger.published[-1].number))
         await ledger.pass_time(1)
@@ -100,7 +83,7 @@ async def test_node_without_a_queue_waits_no_longer_for_being_offered_again_and_
 
 
 async def test_node_that_was_started_in_time_may_take_longer(ledger: Ledger) -> None:
-    publication = await start(ledger, start_within="10s")
+    publication = await ledger.start_one(start_within="10s")
     await ledger.pass_time(9)
     await ledger.batch(began(ledger, publication))
     await ledger.pass_time(60)
@@ -111,7 +94,7 @@ async def test_node_that_was_started_in_time_may_take_longer(ledger: Ledger) -> 
 
 
 async def test_every_attempt_waits_its_own_time(ledger: Ledger) -> None:
-    publication = await start(ledger, start_within="10s", retry=Retry(max_attempts=3, first="30s", cap="30s"))
+    publication = await ledger.start_one(start_within="10s", retry=Retry(max_attempts=3, first="30s", cap="30s"))
     await ledger.batch(ledger.finished(publication, failed(retryable=True)))
     await ledger.pass_time(12)
     resting = (await ledger.node("one")).state
@@ -130,7 +113,7 @@ async def test_every_attempt_waits_its_own_time(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("by_agent", [True, False], ids=["agent", "broker"])
 async def test_who_refuses_what_came_too_late_ends_it_so(ledger: Ledger, by_agent: bool) -> None:
-    publication = await start(ledger, start_within="10s", deadline="1h")
+    publication = await ledger.start_one(start_within="10s", deadline="1h")
     ledger.now_ms += 10_000
 
     command = ledger.finished(publication, expired(by_agent=by_agent))
@@ -141,7 +124,7 @@ async def test_who_refuses_what_came_too_late_ends_it_so(ledger: Ledger, by_agen
 
 
 async def test_claim_that_comes_too_late_is_stale_and_ends_the_node(ledger: Ledger) -> None:
-    publication = await start(ledger, start_within="10s")
+    publication = await ledger.start_one(start_within="10s")
     ledger.now_ms += 10_000
 
     claim = await claim_of(ledger, publication)
@@ -151,9 +134,7 @@ async def test_claim_that_comes_too_late_is_stale_and_ends_the_node(ledger: Ledg
 
 async def test_paused_workflow_begins_the_time_anew_when_it_goes_on(ledger: Ledger) -> None:
     ledger.room = {"": 0}
-    flow = Workflow("one")
-    flow.task("work", name="one", start_within="10s")
-    await ledger.start(flow.definition())
+    await ledger.start(one_node(start_within="10s"))
     await ledger.ask(Verb.PAUSE, {"workflow": "w"})
     await ledger.pass_time(60)
     paused = (await ledger.node("one")).state
@@ -171,7 +152,7 @@ async def test_paused_workflow_begins_the_time_anew_when_it_goes_on(ledger: Ledg
 
 
 async def test_deadline_ends_what_runs_and_its_agent_is_told(ledger: Ledger) -> None:
-    publication = await start(ledger, deadline="10s")
+    publication = await ledger.start_one(deadline="10s")
     await ledger.batch(began(ledger, publication))
     await ledger.pass_time(10)
     told = ledger.seen[-1].cancels
@@ -183,7 +164,7 @@ async def test_deadline_ends_what_runs_and_its_agent_is_told(ledger: Ledger) -> 
 
 
 async def test_deadline_is_over_all_attempts(ledger: Ledger) -> None:
-    publication = await start(ledger, deadline="60s", retry=Retry(max_attempts=9, first="40s", cap="40s"))
+    publication = await ledger.start_one(deadline="60s", retry=Retry(max_attempts=9, first="40s", cap="40s"))
     await ledger.batch(ledger.finished(publication, failed(retryable=True)))
     await ledger.pass_time(50)
     second = ledger.published[-1]
@@ -194,28 +175,20 @@ async def test_deadline_is_over_all_attempts(ledger: Ledger) -> None:
     assert await ended(ledger) == (TaskState.FAILED, "deadline")
 
 
-@pytest.mark.parametrize("reason", ["expired", "timeout"])
-async def test_attempt_that_its_agent_cut_short_at_the_deadline_ends_the_node_so(ledger: Ledger, reason: str) -> None:
-    publication = await start(ledger, deadline="10s", retry=Retry(max_attempts=9))
-    ledger.now_ms += 10_001
+@pytest.mark.parametrize(("reason", "seconds"), [("expired", 10), ("timeout", 11), ("expired", 0)])
+async def test_attempt_that_is_cut_short_at_the_deadline_ends_so(ledger: Ledger, reason: str, seconds: int) -> None:
+    """Also where the agent's clock is ahead."""
+    publication = await ledger.start_one(deadline="10s", retry=Retry(max_attempts=9))
+    ledger.now_ms += seconds * 1_000
     failure = Failure(reason, "", "", retryable=reason == "timeout")
     outcome = Outcome(Status.FAILED, dumps(failure.as_json()), None, None, AGENT, failure=failure)
-
     await ledger.batch(ledger.finished(publication, outcome))
 
     assert await ended(ledger) == (TaskState.FAILED, "deadline")
 
 
-async def test_agent_whose_clock_is_ahead_ends_it_by_the_deadline_too(ledger: Ledger) -> None:
-    publication = await start(ledger, deadline="10s")
-
-    await ledger.batch(ledger.finished(publication, expired()))
-
-    assert await ended(ledger) == (TaskState.FAILED, "deadline")
-
-
 async def test_redrive_begins_the_limits_anew(ledger: Ledger) -> None:
-    await start(ledger, deadline="10s", start_within="5s")
+    await ledger.start_one(deadline="10s", start_within="5s")
     await ledger.pass_time(10)
 
     await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "one"})
@@ -228,7 +201,7 @@ async def test_redrive_begins_the_limits_anew(ledger: Ledger) -> None:
 
 
 async def test_canceled_node_leaves_no_timer(ledger: Ledger) -> None:
-    publication = await start(ledger, deadline="1h", start_within="10s", timeout="1m")
+    publication = await ledger.start_one(deadline="1h", start_within="10s", timeout="1m")
     await ledger.batch(began(ledger, publication))
     before = await waiting(ledger)
 
@@ -242,7 +215,7 @@ async def test_canceled_node_leaves_no_timer(ledger: Ledger) -> None:
 
 
 async def test_attempt_whose_end_nobody_tells_is_tried_again_and_its_result_refused(ledger: Ledger) -> None:
-    publication = await start(ledger, timeout="10s", retry=Retry(max_attempts=2, first="1s", cap="1s"))
+    publication = await ledger.start_one(timeout="10s", retry=Retry(max_attempts=2, first="1s", cap="1s"))
     await ledger.batch(began(ledger, publication))
     await ledger.pass_time(60)
     early = (await ledger.node("one")).state
@@ -263,7 +236,7 @@ async def test_attempt_whose_end_nobody_tells_is_tried_again_and_its_result_refu
 
 async def test_timeout_of_an_attempt_that_another_followed_does_nothing(ledger: Ledger) -> None:
     """Not to a suspect either, which waits for a process of its own before it runs."""
-    publication = await start(ledger, timeout="10s")
+    publication = await ledger.start_one(timeout="10s")
     await ledger.batch(began(ledger, publication))
     await claim_of(ledger, publication, AgentId("other-2"))
 
@@ -273,42 +246,23 @@ async def test_timeout_of_an_attempt_that_another_followed_does_nothing(ledger: 
     assert (row.state, row.agent, row.attempt) == (TaskState.WORKING, "other-2", 1)
 
 
-async def test_attempt_that_was_claimed_is_to_end_in_time_too(ledger: Ledger) -> None:
-    publication = await start(ledger, timeout="10s", retry=Retry(max_attempts=1))
+@pytest.mark.parametrize("slot_after", [0, 300])
+async def test_attempt_that_was_claimed_has_its_time_from_its_start_on_once(ledger: Ledger, slot_after: int) -> None:
+    publication = await ledger.start_one(timeout="10s", retry=Retry(max_attempts=1))
     await ledger.pass_time(30)
     claim = await claim_of(ledger, publication, AGENT)
-    await ledger.batch(began(ledger, publication, claim))
-
-    await ledger.pass_time(71)
-
-    assert await ended(ledger) == (TaskState.FAILED, "timeout")
-
-
-async def test_attempt_that_waits_for_a_slot_since_it_was_granted_has_all_its_time(ledger: Ledger) -> None:
-    publication = await start(ledger, timeout="10s", retry=Retry(max_attempts=1))
-    claim = await claim_of(ledger, publication, AGENT)
-    await ledger.pass_time(300)
+    await ledger.pass_time(slot_after)
     await ledger.batch(began(ledger, publication, claim))
     await ledger.pass_time(60)
+    late = (await ledger.node("one")).state
+    await ledger.batch(began(ledger, publication, claim))
+    await ledger.pass_time(11)
 
-    await ledger.batch(replace(ledger.finished(publication, completed(1)), fence=claim.fence))
-
-    assert await ended(ledger) == (TaskState.COMPLETED, "")
-
-
-async def test_start_that_is_told_again_gives_no_more_time(ledger: Ledger) -> None:
-    publication = await start(ledger, timeout="10s", retry=Retry(max_attempts=1))
-    await ledger.batch(began(ledger, publication))
-    await ledger.pass_time(50)
-    await ledger.batch(began(ledger, publication))
-
-    await ledger.pass_time(21)
-
-    assert await ended(ledger) == (TaskState.FAILED, "timeout")
+    assert (late, await ended(ledger)) == (TaskState.WORKING, (TaskState.FAILED, "timeout"))
 
 
 async def test_every_attempt_runs_its_own_time(ledger: Ledger) -> None:
-    publication = await start(ledger, timeout="10s", retry=Retry(max_attempts=2, first="1s", cap="1s"))
+    publication = await ledger.start_one(timeout="10s", retry=Retry(max_attempts=2, first="1s", cap="1s"))
     await ledger.batch(began(ledger, publication))
     await ledger.pass_time(50)
     await ledger.batch(ledger.finished(publication, failed(retryable=True)))
@@ -326,7 +280,7 @@ async def test_every_attempt_runs_its_own_time(ledger: Ledger) -> None:
 @pytest.mark.parametrize("then", ["canceled", "completed unasked"])
 async def test_timer_of_an_attempt_does_not_outlive_it(ledger: Ledger, how: str, then: str) -> None:
     """What follows may end without a word that it began: its start was lost, or it is canceled before."""
-    publication = await start(ledger, timeout="10s", retry=Retry(max_attempts=2, first="1s", cap="1s"))
+    publication = await ledger.start_one(timeout="10s", retry=Retry(max_attempts=2, first="1s", cap="1s"))
     await ledger.batch(began(ledger, publication))
     if how == "failed":
         await ledger.batch(ledger.finished(publication, failed(retryable=True)))
@@ -367,10 +321,8 @@ async def test_elements_of_a_map_have_the_limits_each(ledger: Ledger) -> None:
         ("deadline", "deadline", "deadline"),
     ],
 )
-async def test_of_result_and_timer_the_first_counts(
-    ledger: Ledger, kind: str, limit: str, reason: str, first: str
-) -> None:
-    publication = await start(ledger, retry=Retry(max_attempts=1), **{limit: "10s"})
+async def test_of_result_and_timer_one_counts(ledger: Ledger, kind: str, limit: str, reason: str, first: str) -> None:
+    publication = await ledger.start_one(retry=Retry(max_attempts=1), **{limit: "10s"})
     if kind == "timeout":
         await ledger.batch(began(ledger, publication))
     timer = (await waiting(ledger))[kind]
@@ -384,9 +336,15 @@ async def test_of_result_and_timer_the_first_counts(
     assert (*(await ended(ledger)), late) == expected
 
 
-async def test_default_timeout_sets_no_timer(ledger: Ledger) -> None:
-    publication = await start(ledger)
+@pytest.mark.parametrize("limit", ["start_within", "deadline"])
+@pytest.mark.parametrize("doubt", ["", "this machine's clock is 3600 s ahead of the registry's", None])
+async def test_what_ends_by_a_limit_says_by_whose_clock(ledger: Ledger, limit: str, doubt: str | None) -> None:
+    ledger.doubt = doubt or ""
+    publication = await ledger.start_one(**{limit: "10s"})
+    if doubt is None:
+        await ledger.batch(ledger.finished(publication, expired()))
+    await ledger.pass_time(12)
 
-    await ledger.batch(began(ledger, publication))
-
-    assert await waiting(ledger) == {}
+    said = (await ledger.value("one", FAILURE))["message"]
+    clock = f" by its dispatcher's clock; {doubt}" if doubt else " by its dispatcher's clock"
+    assert said.endswith(f"{limit}: too late" if doubt is None else clock)

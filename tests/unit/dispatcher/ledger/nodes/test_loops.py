@@ -8,17 +8,14 @@ import pytest
 
 from coditect import Workflow
 from coditect.errors import InputError
-from coditect.model.result import Outcome
 from coditect.wire.control import Verb
 from coditect.workflow.definition import Repeat
 from coditect.workflow.documents.document import to_document
 from coditect.workflow.documents.reader import from_document
 from coditect.workflow.expressions import check_expressions
 from coditect.workflow.states import TaskState, WorkflowState
-from dispatcher.ledger.effects import Publication
-from dispatcher.ledger.nodes.inputs import RESULT, value_of
 from dispatcher.ledger.workflows import queries
-from tests.unit.dispatcher.lone_ledger import Ledger, NodeKey, completed, failed
+from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed
 
 UNTIL = {"until": "result.done", "most": 3}
 
@@ -30,17 +27,6 @@ def poll(**more: Any) -> Workflow:
     return flow
 
 
-class Unfinished:
-    """Agents that are never done, and the nodes that they executed."""
-
-    def __init__(self) -> None:
-        self.nodes: list[str] = []
-
-    def __call__(self, publication: Publication) -> Outcome:
-        self.nodes.append(publication.node_key.node)
-        return completed({"done": False})
-
-
 async def test_task_is_done_again_until_its_result_is_as_wanted(ledger: Ledger) -> None:
     await ledger.start(poll().definition())
     given = iter([completed({"done": False}), completed({"done": True, "n": 2}), completed("told")])
@@ -48,41 +34,38 @@ async def test_task_is_done_again_until_its_result_is_as_wanted(ledger: Ledger) 
     await ledger.play(lambda _: next(given))
 
     assert await ledger.state() is WorkflowState.COMPLETED
-    assert await ledger.database.read(lambda tr: value_of(tr, NodeKey("w", "poll"), RESULT)) == {"done": True, "n": 2}
+    assert await ledger.value("poll") == {"done": True, "n": 2}
     told = await ledger.database.read(lambda tr: queries.attempts(tr, {"workflow": "w", "node": "poll"}))
     assert [(one["status"], one["attempt"]) for one in told["attempts"]] == [("completed", 1)] * 2
     assert told["attempts"][0]["fence"] < told["attempts"][1]["fence"]
 
 
-async def test_task_is_done_at_most_so_often_and_then_fails(ledger: Ledger) -> None:
+async def test_task_is_done_at_most_so_often_and_a_redrive_counts_from_the_beginning(ledger: Ledger) -> None:
     await ledger.start(poll().definition())
-
-    await ledger.play(ran := Unfinished())
-
-    assert ran.nodes == ["poll"] * 3
-    assert ((await ledger.node("poll")).state, (await ledger.node("poll")).reason) == (TaskState.FAILED, "until")
-
-
-async def test_redrive_of_a_loop_that_ended_counts_from_the_beginning(ledger: Ledger) -> None:
-    await ledger.start(poll().definition())
-    await ledger.play(lambda _: completed({"done": False}))
-
+    ran = [await ledger.play(lambda _: completed({"done": False}))]
+    row = await ledger.node("poll")
     await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "poll"})
-    await ledger.play(ran := Unfinished())
+    ran.append(await ledger.play(lambda _: completed({"done": False})))
+    await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "poll"})
+    ran.append(await ledger.play(lambda _: failed()))
 
-    assert ran.nodes == ["poll"] * 3
+    assert ran == [["poll"] * 3, ["poll"] * 3, ["poll"]]
+    assert (row.state, row.reason, (await ledger.node("poll")).reason) == (TaskState.FAILED, "until", "handler_error")
 
 
-async def test_next_iteration_begins_after_the_pause(ledger: Ledger) -> None:
+@pytest.mark.parametrize("cancel", [False, True])
+async def test_next_iteration_begins_after_the_pause_unless_it_is_canceled(ledger: Ledger, cancel: bool) -> None:
     await ledger.start(poll(every="10s").definition())
     await ledger.play(lambda _: completed({"done": False}))
     await ledger.pass_time(9)
     early = list(ledger.published)
-
+    if cancel:
+        await ledger.ask(Verb.CANCEL, {"workflow": "w"})
     await ledger.pass_time(1)
 
     assert early == []
-    assert [one.node_key.node for one in ledger.published] == ["poll"]
+    assert [one.node_key.node for one in ledger.published] == ([] if cancel else ["poll"])
+    assert await ledger.state() is (WorkflowState.CANCELED if cancel else WorkflowState.RUNNING)
 
 
 async def test_iteration_told_twice_counts_once(ledger: Ledger) -> None:
@@ -94,28 +77,6 @@ async def test_iteration_told_twice_counts_once(ledger: Ledger) -> None:
 
     assert len(ledger.published) == 1
     assert (await ledger.node("poll")).state is TaskState.PUBLISHED
-
-
-async def test_failed_attempt_is_no_iteration(ledger: Ledger) -> None:
-    await ledger.start(poll().definition())
-
-    await ledger.play(lambda _: failed())
-
-    assert ((await ledger.node("poll")).state, (await ledger.node("poll")).reason) == (
-        TaskState.FAILED,
-        "handler_error",
-    )
-
-
-async def test_canceled_loop_ends(ledger: Ledger) -> None:
-    await ledger.start(poll(every="10s").definition())
-    await ledger.play(lambda _: completed({"done": False}))
-
-    await ledger.ask(Verb.CANCEL, {"workflow": "w"})
-    await ledger.pass_time(60)
-
-    assert await ledger.state() is WorkflowState.CANCELED
-    assert ledger.published == []
 
 
 def test_loop_is_written_and_read_alike() -> None:

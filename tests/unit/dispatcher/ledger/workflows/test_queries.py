@@ -1,23 +1,30 @@
-"""What the ledger answers is enough to draw the graph of a run as that of its file."""
+"""What the ledger answers: the graph of a run, its values, and lists of workflows."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
 
 from coditect import From, Workflow
-from coditect.errors import NotFound
+from coditect.errors import InputError, NotFound
+from coditect.wire.control import Verb
 from coditect.wire.json import dumps, loads
 from coditect.workflow.definition import Call, Definition, Each, Node, SubWorkflow
 from coditect.workflow.documents.reader import definition_of
 from coditect.workflow.render import draw_text
 from coditect.workflow.rows import NodeRow
-from dispatcher.ledger.workflows import queries
+from coditect.workflow.states import WorkflowState
+from dispatcher.ledger.handlers import requests
+from dispatcher.ledger.keyspace import INDEXED, LABELED, RUNS, STATES, WORKFLOWS
+from dispatcher.ledger.rows import RunRecord, WorkflowRecord
+from dispatcher.ledger.workflows import queries, remove
 from dispatcher.store.memory import MemoryDatabase
-from tests.unit.dispatcher.lone_ledger import Ledger, completed
+from dispatcher.store.transaction import Reads, Transaction
+from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed, one_node
 from tests.unit.workflow.graphs import definitions
 
 
@@ -94,10 +101,8 @@ async def ended(nodes: int, value: Any, *, first: bool = False, last: bool = Fal
 async def test_value_of_a_wide_workflow_comes_in_pages_that_leave_nothing_out() -> None:
     pages = await ended(2_050, 7, first=True)
 
-    told: dict[str, Any] = {}
-    for page in pages:
-        told |= page["value"]
     assert [len(page["value"]) for page in pages] == [999, 1_000, 51]
+    told = {name: value for page in pages for name, value in page["value"].items()}
     assert told == {f"n{number:04}": 7 for number in range(2_050)}
 
 
@@ -107,8 +112,18 @@ async def test_pages_of_large_values_are_small() -> None:
     assert [sorted(page["value"]) for page in pages] == [["n0000", "n0001"], ["n0002", "n0003"], ["n0004"]]
 
 
+@pytest.mark.parametrize(
+    ("nodes", "last", "values"), [(1, False, ["it"]), (1_000, True, [{}, {"o": "it"}])], ids=["a page", "more nodes"]
+)
+async def test_value_of_the_only_last_node_is_the_workflow_s(nodes: int, last: bool, values: list[Any]) -> None:
+    pages = await ended(nodes, "it", first=True, last=last)
+
+    assert [page["value"] for page in pages] == values
+    assert pages[-1]["next"] is None
+
+
 async def test_a_page_of_attempts_is_bounded_by_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queries, "MOST", 3)
+    monkeypatch.setattr(queries, "MAX_PAGE", 3)
     async with MemoryDatabase() as database:
         ledger = await Ledger.open(database)
         flow = Workflow("wide")
@@ -123,18 +138,6 @@ async def test_a_page_of_attempts_is_bounded_by_their_number(monkeypatch: pytest
     told = [[one["node"] for one in page["attempts"]] for page in pages]
     assert told == [["n0000", "n0001", "n0002"], ["n0003", "n0004"]]
     assert pages[-1]["next"] is None
-
-
-async def test_value_of_the_only_last_node_is_the_workflow_s() -> None:
-    (page,) = await ended(1, "it", first=True)
-
-    assert (page["value"], page["next"]) == ("it", None)
-
-
-async def test_only_last_node_of_more_nodes_than_a_page_is_found_on_its_page() -> None:
-    pages = await ended(1_000, 7, first=True, last=True)
-
-    assert [page["value"] for page in pages] == [{}, {"o": 7}]
 
 
 async def test_a_node_tells_its_input_as_soon_as_it_is_known_and_the_trace_of_its_workflow() -> None:
@@ -161,3 +164,175 @@ async def test_a_node_tells_its_input_as_soon_as_it_is_known_and_the_trace_of_it
 
     assert before == [({"number": 7}, True), ({}, True), (None, False), (["x", "y"], True), ("y", True)]
     assert after == ("seen", True)
+
+
+async def test_workflows_in_a_state_are_listed_by_an_index_that_follows_every_change(ledger: Ledger) -> None:
+    ids = [f"w{number:02}" for number in range(30)]
+    for workflow in ids:
+        await ledger.start(one_node(), workflow=workflow)
+    await ledger.database.run(remove.index)
+    expected = dict.fromkeys(ids, "running")
+    for number, publication in enumerate(list(ledger.published)):
+        workflow = publication.node_key.workflow
+        if number % 4 == 0:
+            await ledger.batch(ledger.finished(publication, completed(1)))
+            expected[workflow] = "completed"
+        elif number % 4 == 1:
+            await ledger.batch(ledger.finished(publication, failed()))
+            expected[workflow] = "failed"
+            if number % 8 == 1:
+                await ledger.ask(Verb.RESUME, {"workflow": workflow})
+                expected[workflow] = "running"
+        elif number % 4 == 2:
+            await ledger.ask(Verb.PAUSE, {"workflow": workflow})
+            expected[workflow] = "paused"
+
+    for state in ("running", "completed", "failed", "paused", "canceled"):
+        listed = [one["workflow"] for one in await every_page(ledger, state=state, limit=4)]
+        assert listed == sorted((one for one, its in expected.items() if its == state), reverse=True)
+    assert await index_of(ledger) == {(its, one) for one, its in expected.items()}
+
+
+async def test_workflows_are_listed_by_name_and_by_the_time_in_their_ids(ledger: Ledger) -> None:
+    ids = [str(UUID(int=(1_000 * second << 80) | 7 << 76 | 2 << 62)) for second in range(1, 9)]
+    for number, workflow in enumerate(ids):
+        flow = Workflow("odd" if number % 2 else "even")
+        flow.task("work", name="only")
+        await ledger.start(flow.definition(), workflow=workflow)
+
+    def listed(**asked: Any) -> Any:
+        return every_page(ledger, limit=2, **asked)
+
+    assert [one["workflow"] for one in await listed(since=3_000, until=6_000)] == ids[4:1:-1]
+    assert [one["workflow"] for one in await listed(since=8_000)] == [ids[7]]
+    assert [one["workflow"] for one in await listed(name="odd", until=5_000, state="running")] == [ids[3], ids[1]]
+    assert await listed(name="none") == []
+
+
+async def test_an_older_store_is_searched_until_it_is_indexed(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "MAX_PAGE", 7)
+    for number in range(30):
+        await ledger.start(one_node(), workflow=f"w{number:02}")
+    for publication in ledger.published[::10]:
+        await ledger.batch(ledger.finished(publication, completed(1)))
+    whole = await index_of(ledger)
+    await ledger.database.run(lambda tr: tr.clear_range(*STATES.range()))
+    before = [one["workflow"] for one in await every_page(ledger, state="completed", limit=2)]
+    while await ledger.database.run(lambda tr: remove.index(tr, limit=4)):
+        await ledger.database.read(lambda tr: requests.list_workflows(tr, {"state": "completed"}))
+    after = [one["workflow"] for one in await every_page(ledger, state="completed", limit=2)]
+
+    assert before == after == ["w20", "w10", "w00"]
+    assert await index_of(ledger) == whole
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(("asked", "steps"), [({"state": "completed"}, 1), ({"labels": {"team": "x"}}, 0)])
+async def test_no_more_is_read_than_is_asked_for(ledger: Ledger, asked: dict[str, Any], steps: int) -> None:
+    def many(tr: Transaction) -> None:
+        head, run = (
+            WorkflowRecord(0, "one", "", "", 1, 1, {"team": "x"}).pack(),
+            RunRecord(WorkflowState.COMPLETED).pack(),
+        )
+        for number in range(5_000):
+            tr.set(WORKFLOWS.pack((f"w{number:04}",)), head)
+            tr.set(RUNS.pack((f"w{number:04}",)), run)
+            tr.set(STATES.pack(("completed", f"w{number:04}")), b"")
+            tr.set(LABELED.pack(("team", "x", f"w{number:04}")), b"")
+        tr.set(INDEXED.pack(), b"")
+
+    await ledger.database.run(many)
+    read: list[int] = []
+
+    def counted(tr: Reads) -> object:
+        told = requests.list_workflows(Counted(tr, read), asked | {"limit": 3})
+        return [one["workflow"] for one in told["workflows"]]
+
+    assert await ledger.database.read(counted) == ["w4999", "w4998", "w4997"]
+    assert sum(read) <= 3 * 3 + steps
+
+
+def labeled(**labels: str) -> Workflow:
+    flow = Workflow("one", labels=labels)
+    flow.task("work", name="only")
+    return flow
+
+
+async def test_workflows_are_listed_by_labels_with_every_other_condition(ledger: Ledger) -> None:
+    for number in range(12):
+        team, stage = ("blue", "red")[number % 2], ("test", "live", "new")[number % 3]
+        await ledger.start(labeled(team=team, stage=stage).definition(), workflow=f"w{number:02}")
+    for publication in list(ledger.published)[:6]:
+        await ledger.batch(ledger.finished(publication, completed(1)))
+
+    async def listed(**asked: Any) -> list[str]:
+        return [one["workflow"] for one in await every_page(ledger, limit=2, **asked)]
+
+    assert await listed(labels={"team": "blue"}) == ["w10", "w08", "w06", "w04", "w02", "w00"]
+    assert await listed(labels={"team": "blue", "stage": "live"}) == ["w10", "w04"]
+    assert await listed(labels={"team": "blue"}, state="completed") == ["w04", "w02", "w00"]
+    assert await listed(labels={"team": "blue"}, name="other") == []
+    assert await listed(labels={"team": "green"}) == []
+    (row, *_) = await every_page(ledger, labels={"stage": "new"})
+    assert row["labels"] == {"team": "red", "stage": "new"}
+
+
+@pytest.mark.parametrize(
+    "labels", [{"": "x"}, {"team": ""}, {"team": 7}, {"te am": "x"}, {"team": "x" * 201}, {"team": "\ud800"}, ["team"]]
+)
+async def test_wrong_labels_are_refused(ledger: Ledger, labels: Any) -> None:
+    body = {"workflow": "w", "name": "n", "count": 1, "nodes": {"only": {"task": "work"}}, "labels": labels}
+
+    with pytest.raises(InputError):
+        await ledger.ask(Verb.START, body)
+    with pytest.raises(InputError):
+        await ledger.database.read(lambda tr: requests.list_workflows(tr, {"labels": labels}))
+
+
+def test_a_workflow_has_sixteen_labels_at_most() -> None:
+    labels = {f"label{number}": "x" for number in range(16)}
+
+    Workflow("one", labels=labels)
+    with pytest.raises(InputError, match="too many labels"):
+        Workflow("one", labels={**labels, "one-more": "x"})
+
+
+async def test_a_workflow_that_is_removed_leaves_no_label(ledger: Ledger) -> None:
+    await ledger.start(labeled(team="x").definition())
+    await ledger.play(lambda _: completed(1))
+
+    assert await ledger.database.run(lambda tr: remove.condemn(tr, "w", before_ms=ledger.now_ms + 1))
+    assert await ledger.database.read(lambda tr: tr.get_range(*LABELED.range())) == []
+
+
+class Counted:
+    """Counts the rows that a read brings."""
+
+    def __init__(self, tr: Reads, read: list[int]) -> None:
+        self._tr = tr
+        self._read = read
+
+    def __getattr__(self, name: str) -> Any:
+        def reading(*given: Any, **how: Any) -> Any:
+            found = getattr(self._tr, name)(*given, **how)
+            self._read.append(len(found) if isinstance(found, list) else 1)
+            return found
+
+        return reading
+
+
+async def every_page(ledger: Ledger, **body: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    after: str | None = None
+    while True:
+        asked = body | {"after": after}
+        page = await ledger.database.read(lambda tr, asked=asked: requests.list_workflows(tr, asked))  # type: ignore[misc]
+        found += page["workflows"]
+        after = page["next"]
+        if after is None:
+            return found
+
+
+async def index_of(ledger: Ledger) -> set[tuple[str, str]]:
+    rows = await ledger.database.read(lambda tr: tr.get_range(*STATES.range()))
+    return {(str(state), str(workflow)) for state, workflow in (STATES.unpack(key) for key, _ in rows)}

@@ -6,16 +6,16 @@ import pytest
 
 from coditect import Retry, Workflow
 from coditect.wire.control import Started, Verb
-from coditect.workflow.reference import From
+from coditect.workflow.definition import From
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import unit_of_work
-from dispatcher.ledger.commands import AgentFate, Asked, Began, Claimed, Command, GoOn, Lost, NoQueue, Rebuild
+from dispatcher.ledger.commands import AgentFate, Asked, Began, Claimed, Command, Continue, Lost, NoQueue, Rebuild
 from dispatcher.ledger.effects import NodeKey, Publication
-from dispatcher.ledger.keyspace import ATTEMPTS, TODO
+from dispatcher.ledger.keyspace import ATTEMPTS, CONTINUATIONS
 from dispatcher.ledger.rows import AttemptRecord
 from dispatcher.ledger.workflows import republish
 from dispatcher.ledger.workflows.status import status
-from tests.unit.dispatcher.lone_ledger import AGENT, Ledger, completed, failed
+from tests.unit.dispatcher.lone_ledger import AGENT, Ledger, completed, failed, wide
 
 ONE = NodeKey("w", "one")
 
@@ -34,8 +34,11 @@ def began(publication: Publication, now_ms: int) -> Began:
     return Began(Started(node_key.workflow, node_key.node, owner.fence, publication.number, AGENT, 1, now_ms))
 
 
-async def test_all_that_was_published_is_published_anew_in_pages_and_the_older_is_late(ledger: Ledger) -> None:
-    width = 2 * republish.MOST_NODES + 7
+async def test_all_that_was_published_is_published_anew_in_pages_and_the_older_is_late(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(republish, "MAX_REPUBLISHED", 20)
+    width = 2 * republish.MAX_REPUBLISHED + 7
     await ledger.start(fan(width).definition())
     old, ledger.published = ledger.published, []
     assert len(old) == width
@@ -52,15 +55,10 @@ async def test_all_that_was_published_is_published_anew_in_pages_and_the_older_i
     assert await ledger.state() is WorkflowState.COMPLETED
 
 
-async def test_large_inputs_are_published_anew_in_several_transactions(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flow = Workflow("large")
-    for number in range(9):
-        flow.task("work", From("input"), name=f"n{number}")
-    await ledger.start(flow.definition(), "x" * 600_000)
+async def test_large_inputs_are_published_anew_in_pieces(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    await ledger.start(wide(9, "work", From("input")).definition(), "x" * 600_000)
     ledger.published, ledger.seen = [], []
-    monkeypatch.setattr(unit_of_work, "MOST_STEPS", 1_500_000 // unit_of_work.BYTES_PER_STEP)
+    monkeypatch.setattr(unit_of_work, "FULL_STEPS", 1_500_000 // unit_of_work.BYTES_PER_STEP)
 
     await ledger.batch(Rebuild("marker-1", "marker-1"))
 
@@ -105,22 +103,21 @@ async def test_no_attempt_is_counted_and_one_that_had_begun_is_closed_as_lost(le
     assert await ledger.state() is WorkflowState.COMPLETED
 
 
-async def test_what_is_published_while_the_walk_goes_on_is_left_alone(ledger: Ledger) -> None:
-    await ledger.start(fan(republish.MOST_NODES + 50).definition())
+async def test_walk_is_not_cut_short_by_a_person_and_has_no_part_of_what_is_published_meanwhile(ledger: Ledger) -> None:
+    width = republish.MAX_REPUBLISHED + 50
+    await ledger.start(fan(width).definition())
+    await ledger.batch(began(ledger.published[0], ledger.now_ms))
     ledger.published.clear()
     room, ledger.room = ledger.room, {"": 0}
-
-    await ledger.batch(Rebuild("marker-1", "marker-1"))
-
+    await ledger.batch(Rebuild("marker-2", "marker-2"), Rebuild("marker-2", "a person", kept=True))
     assert len({one.node_key for one in ledger.published}) == len(ledger.published)
     ledger.room = room
-    await ledger.batch(GoOn())
-    assert len(ledger.published) == republish.MOST_NODES + 50
+    await ledger.batch(Continue())
+
+    assert len(ledger.published) == width
 
 
-async def test_when_the_broker_was_kept_nothing_is_published_and_what_is_lost_of_it_later_is_counted(
-    ledger: Ledger,
-) -> None:
+async def test_when_the_broker_was_kept_only_what_is_lost_later_is_published(ledger: Ledger) -> None:
     await ledger.start(fan(4).definition())
     first, second, *_ = ledger.published
     await ledger.batch(began(first, ledger.now_ms))
@@ -140,22 +137,12 @@ async def test_when_the_broker_was_kept_nothing_is_published_and_what_is_lost_of
 async def test_walk_over_a_known_broker_that_an_earlier_release_began_is_left_to_memory(ledger: Ledger) -> None:
     await ledger.start(fan(2).definition())
     ledger.published.clear()
-    await ledger.database.run(lambda tr: tr.set(TODO.pack((0, "", "", republish.REBUILD)), b'[2,true,"",""]'))
+    await ledger.database.run(lambda tr: tr.set(CONTINUATIONS.pack((0, "", "", republish.REBUILD)), b'[2,true,"",""]'))
 
     await ledger.go_on()
 
     assert ledger.published == []
     assert await ledger.database.read(lambda tr: republish.left_over(tr, 0)) is None
-
-
-async def test_walk_for_another_broker_is_not_cut_short_by_a_person(ledger: Ledger) -> None:
-    await ledger.start(fan(2).definition())
-    await ledger.batch(began(ledger.published[0], ledger.now_ms))
-    ledger.published.clear()
-
-    await ledger.batch(Rebuild("marker-2", "marker-2"), Rebuild("marker-2", "a person", kept=True))
-
-    assert [one.node_key.node for one in ledger.published] == ["n0000", "n0001"]
 
 
 async def test_what_waits_or_has_ended_is_not_published(ledger: Ledger) -> None:
@@ -182,11 +169,8 @@ async def test_what_waits_or_has_ended_is_not_published(ledger: Ledger) -> None:
 async def test_status_says_who_works_on_what(ledger: Ledger) -> None:
     await ledger.start(fan(3).definition())
     await ledger.batch(Rebuild("marker-1", "marker-1"))
-
-    told = await ledger.database.read(status)
-
     row = {"shard": 0, "owner": "me", "epoch": 1, "marker": "marker-1", "workflows": 1, "under_way": 3}
-    assert told == {"shards": [row], "dispatchers": ["me"]}
+    assert await ledger.database.read(status) == {"shards": [row], "dispatchers": ["me"]}
 
 
 @pytest.mark.parametrize(
@@ -211,9 +195,7 @@ async def test_status_says_who_works_on_what(ledger: Ledger) -> None:
 async def test_nothing_that_has_ended_or_waits_is_told_as_under_way(
     ledger: Ledger, after: float, commands: list[Command], state: TaskState
 ) -> None:
-    flow = Workflow("one")
-    flow.task("work", name="one", start_within="10s", retry=Retry(max_attempts=1))
-    await ledger.start(flow.definition())
+    await ledger.start_one(start_within="10s", retry=Retry(max_attempts=1))
     before = await ledger.database.read(status)
 
     await ledger.pass_time(after)

@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
-import pytest
+from collections import Counter
+from random import Random
+from typing import Any
 
-from coditect.errors import InputError, InvalidWorkflow
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coditect.errors import InputError, InvalidWorkflow, Retryable
 from coditect.model.result import Outcome
 from coditect.model.retry import Retry
 from coditect.wire.control import Verb
 from coditect.workflow.builder import Workflow
 from coditect.workflow.definition import Definition, Node, SubWorkflow
+from coditect.workflow.graph import MOST_CHILDREN, MOST_DEPTH
 from coditect.workflow.states import TaskState, WorkflowState
-from coditect.workflow.sub_workflows import MOST_CHILDREN, MOST_DEPTH
+from dispatcher.ledger.commands import Asked
 from dispatcher.ledger.effects import Publication
-from dispatcher.ledger.keyspace import ENDED, RUNS, TIMERS, TODO, UPLOADS
-from dispatcher.ledger.workflows import queries, remove
+from dispatcher.ledger.keyspace import CHILDREN, CONTINUATIONS, LIVE, RUNS, STATUSES, TIMERS
+from dispatcher.ledger.rows import NodeRecord, RunRecord
+from dispatcher.ledger.workflows import queries
 from dispatcher.store.memory import MemoryDatabase
-from tests.unit.dispatcher.lone_ledger import Ledger, completed
-from tests.unit.dispatcher.pressing import Player, children, press, shop
+from tests.unit.dispatcher.ledger.workflows.restored import Player, children, is_over, plan, press, restore, shop
+from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed
 
 
 async def test_result_of_the_child_is_the_result_of_the_node(ledger: Ledger) -> None:
     await ledger.start(shop())
     player = Player()
-
     await ledger.play(player)
-
     (child,) = await children(ledger)
+    told = await ledger.database.read(lambda tr: queries.nodes(tr, {"workflow": "w"}))
+    rows = await ledger.database.read(lambda tr: queries.rows_of(tr, child))
+
     assert player.ran == ["order.take", "book.set", "book.bind", "book.sell"]
     assert player.inputs["book.set"] == b'{"title":"Alice"}'
     assert player.inputs["book.sell"] == b'"bound is done"'
     assert [await ledger.state(one) for one in ("w", child)] == [WorkflowState.COMPLETED] * 2
+    book = next(one for one in told["nodes"] if one["name"] == "book")
+    assert (book["kind"], book["children"]) == ("workflow", [child])
+    assert queries.overview(child, *rows)["parent"] == {"workflow": "w", "node": "book"}
 
 
 async def test_a_child_of_several_last_nodes_gives_an_object_of_their_results(ledger: Ledger) -> None:
@@ -45,19 +57,6 @@ async def test_a_child_of_several_last_nodes_gives_an_object_of_their_results(le
 
     answer = await ledger.database.read(lambda tr: queries.result(tr, {"workflow": "w"}))
     assert answer["value"] == {"a": "one", "b": "two"}
-
-
-async def test_reports_of_parent_and_child_name_each_other(ledger: Ledger) -> None:
-    await ledger.start(shop())
-    await ledger.play(Player())
-    (child,) = await children(ledger)
-
-    told = await ledger.database.read(lambda tr: queries.nodes(tr, {"workflow": "w"}))
-    rows = await ledger.database.read(lambda tr: queries.rows_of(tr, child))
-
-    book = next(one for one in told["nodes"] if one["name"] == "book")
-    assert (book["kind"], book["children"]) == ("workflow", [child])
-    assert queries.overview(child, *rows)["parent"] == {"workflow": "w", "node": "book"}
 
 
 async def test_a_child_that_fails_fails_its_node_and_says_why(ledger: Ledger) -> None:
@@ -247,37 +246,6 @@ async def test_a_node_that_runs_an_unknown_workflow_is_refused(ledger: Ledger) -
         await ledger.start(stray)
 
 
-async def test_an_ended_tree_leaves_no_timers_and_no_work(ledger: Ledger) -> None:
-    await ledger.start(shop(retry=Retry(max_attempts=2)))
-    await ledger.play(Player())
-
-    left = await ledger.database.read(lambda tr: [tr.get_range(*space.range()) for space in (TIMERS, TODO)])
-
-    assert left == [[], []]
-
-
-async def test_a_child_is_kept_as_long_as_its_parent(ledger: Ledger) -> None:
-    await ledger.start(shop())
-    while not await children(ledger):
-        one = ledger.published.pop()
-        await ledger.batch(ledger.finished(one, completed({"title": "Alice"})))
-    (child,) = await children(ledger)
-    for _ in range(2):
-        one = ledger.published.pop()
-        await ledger.batch(ledger.finished(one, completed()))
-    later = ledger.now_ms + 1_000_000
-
-    kept = await ledger.state(child), await ledger.database.run(lambda tr: remove.condemn(tr, child, before_ms=later))
-    await ledger.play(Player())
-    gone = await ledger.database.run(lambda tr: remove.condemn(tr, "w", before_ms=later))
-    left = await ledger.database.read(lambda tr: tr.get_ranges([one.range() for one in (ENDED, RUNS, UPLOADS)]))
-
-    assert kept == (WorkflowState.COMPLETED, False)
-    assert gone is True
-    assert left[:2] == [[], []]
-    assert [UPLOADS.unpack(key)[0] for key, _ in left[2]] == sorted(["w", child])
-
-
 async def test_a_child_that_begins_after_an_upgrade_has_the_definition_that_came_with_its_parent() -> None:
     def shop_of(version: int) -> Definition:
         child = Workflow("press")
@@ -299,3 +267,273 @@ async def test_a_child_that_begins_after_an_upgrade_has_the_definition_that_came
             await after.play(player)
 
     assert player.ran == ["press_of_1", "sell_of_1", "press_of_2", "sell_of_2"]
+
+
+async def test_a_completed_child_undoes_its_own_nodes_when_the_parent_compensates(ledger: Ledger) -> None:
+    await ledger.start(shop())
+    player = Player("book.sell")
+
+    await ledger.play(player)
+
+    (child,) = await children(ledger)
+    assert player.ran[3:] == ["book.sell", "book.unbind", "book.unset", "order.refund"]
+    assert [await ledger.state(one) for one in ("w", child)] == [WorkflowState.COMPENSATED] * 2
+    assert (await ledger.node("book.compensate")).state is TaskState.COMPLETED
+
+
+async def test_compensation_of_the_node_goes_before_that_of_the_child(ledger: Ledger) -> None:
+    await ledger.start(shop(compensate="book.recall"))
+    player = Player("book.sell")
+
+    await ledger.play(player)
+
+    (child,) = await children(ledger)
+    assert player.ran[3:] == ["book.sell", "book.recall", "order.refund"]
+    assert player.inputs["book.recall"] == b'{"input":{"title":"Alice"},"result":"bound is done"}'
+    assert await ledger.state(child) is WorkflowState.COMPLETED
+
+
+@pytest.mark.parametrize("verb", [Verb.RESUME, Verb.REDRIVE])
+async def test_a_compensation_that_failed_in_the_child_goes_on_by_the_parent(ledger: Ledger, verb: Verb) -> None:
+    await ledger.start(shop())
+    player = Player("book.sell", "book.unset")
+    await ledger.play(player)
+    (child,) = await children(ledger)
+    stopped = [await ledger.state(one) for one in ("w", child)]
+    player.fails.clear()
+
+    await ledger.ask(verb, {"workflow": "w", "node": "book.compensate"})
+    await ledger.play(player)
+
+    assert stopped == [WorkflowState.COMPENSATION_FAILED] * 2
+    assert player.ran[4:] == ["book.unbind", "book.unset", "book.unset", "order.refund"]
+    assert [await ledger.state(one) for one in ("w", child)] == [WorkflowState.COMPENSATED] * 2
+
+
+@pytest.mark.parametrize("completed", [False, True])
+async def test_restore_has_the_child_undo_its_nodes_and_begins_another(ledger: Ledger, completed: bool) -> None:
+    await ledger.start(shop())
+    player = Player()
+    while ledger.published and (completed or len(player.ran) < 2):
+        one = ledger.published.pop()
+        await ledger.batch(ledger.finished(one, player(one)))
+    ledger.published.clear()
+    ran = len(player.ran)
+    await restore(ledger, "order")
+    await ledger.play(player)
+
+    first, second = await children(ledger)
+    again = ["book.unset", "book.set", "book.bind", "book.sell"]
+    if completed:
+        assert player.ran[ran:] == ["book.unbind", *again]
+        with pytest.raises(InputError, match="its parent went on"):
+            await ledger.ask(Verb.RESTORE, {"workflow": second, "checkpoint": "typeset", "token": "any", "by": "ada"})
+    else:
+        assert sorted(player.ran[ran:]) == sorted(again)
+    assert [await ledger.state(one) for one in (first, second)] == [WorkflowState.COMPENSATED, WorkflowState.COMPLETED]
+    assert await ledger.state() is WorkflowState.COMPLETED
+
+
+def _press() -> Workflow:
+    """A child whose last node runs while the test restores the child."""
+    flow = press()
+    flow.task("book.dry", name="dry", after=["bound"])
+    return flow
+
+
+def _take(ledger: Ledger, capability: str) -> Publication:
+    (found,) = [one for one in ledger.published if one.task.capability == capability]
+    ledger.published.remove(found)
+    return found
+
+
+async def _execute(ledger: Ledger, player: Player, *capabilities: str) -> None:
+    for capability in capabilities:
+        one = _take(ledger, capability)
+        await ledger.batch(ledger.finished(one, player(one)))
+
+
+async def test_ends_of_a_discarded_and_of_the_present_child_in_one_transaction_both_count(ledger: Ledger) -> None:
+    await ledger.start(shop())
+    player = Player()
+    await _execute(ledger, player, "order.take", "book.set")
+    await restore(ledger, "order")
+    ledger.published = [one for one in ledger.published if one.task.capability != "book.bind"]
+    await _execute(ledger, player, "book.set")
+    first, second = await children(ledger)
+    last = [_take(ledger, "book.bind"), _take(ledger, "book.unset")]
+
+    await ledger.batch(*[ledger.finished(one, player(one)) for one in last])
+    await ledger.play(player)
+
+    assert [await ledger.state(one) for one in (first, second)] == [WorkflowState.COMPENSATED, WorkflowState.COMPLETED]
+    assert await ledger.state() is WorkflowState.COMPLETED
+
+
+async def test_plan_names_the_children_that_a_restore_discards(ledger: Ledger) -> None:
+    await ledger.start(shop())
+    await ledger.play(Player())
+
+    told = (await plan(ledger, "order"))["nodes"]
+
+    assert told == [
+        {"node": "book", "state": "completed", "compensated": True},
+        {"node": "sold", "state": "completed", "compensated": False},
+    ]
+
+
+async def _child_undoes_for_its_restore(ledger: Ledger, player: Player) -> str:
+    await ledger.start(shop(_press()))
+    await _execute(ledger, player, "order.take", "book.set", "book.bind")
+    (child,) = await children(ledger)
+    await restore(ledger, "typeset", workflow=child)
+    ledger.published = [one for one in ledger.published if one.task.capability != "book.dry"]
+    assert await ledger.state(child) is WorkflowState.COMPENSATING
+    return child
+
+
+async def test_cancel_reaches_a_workflow_that_undoes_for_its_restore_and_undoes_the_rest(ledger: Ledger) -> None:
+    player = Player()
+    child = await _child_undoes_for_its_restore(ledger, player)
+
+    await ledger.ask(Verb.CANCEL, {"workflow": "w", "reason": "too late"})
+    await ledger.play(player)
+
+    assert player.ran[3:] == ["book.unbind", "book.unset", "order.refund"]
+    assert [await ledger.state(one) for one in (child, "w")] == [WorkflowState.COMPENSATED] * 2
+    assert (await ledger.node("book")).state is TaskState.CANCELED
+    assert (await ledger.run(child)).ended is WorkflowState.CANCELED
+    await is_over(ledger)
+
+
+async def test_child_whose_restore_failed_is_only_undone_once_its_parent_went_on(ledger: Ledger) -> None:
+    player = Player("book.unbind")
+    child = await _child_undoes_for_its_restore(ledger, player)
+    await ledger.play(player)
+    ended = [await ledger.state(one) for one in (child, "w")]
+    player.fails.clear()
+
+    await ledger.ask(Verb.RESUME, {"workflow": child})
+    await ledger.play(player)
+
+    assert ended == [WorkflowState.COMPENSATION_FAILED, WorkflowState.COMPENSATED]
+    assert player.ran[3:] == ["book.unbind", "order.refund", "book.unbind", "book.unset"]
+    assert await ledger.state(child) is WorkflowState.COMPENSATED
+    with pytest.raises(InputError, match="compensated"):
+        await restore(ledger, "typeset", workflow=child)
+
+
+async def test_restore_waits_until_a_node_has_taken_the_end_of_its_child(ledger: Ledger) -> None:
+    await ledger.start(shop())
+    player = Player()
+    await _execute(ledger, player, "order.take", "book.set")
+    ledger.goes_on = False
+    await _execute(ledger, player, "book.bind")
+    ledger.goes_on = True
+
+    with pytest.raises(Retryable, match="just ended"):
+        await restore(ledger, "order")
+    await ledger.go_on()
+    ledger.published.clear()
+    await restore(ledger, "order")
+    await ledger.play(player)
+
+    assert player.ran[3:] == ["book.unbind", "book.unset", "book.set", "book.bind", "book.sell"]
+    assert await ledger.state() is WorkflowState.COMPLETED
+
+
+UNDER_CONTROL = (Verb.CANCEL, Verb.PAUSE, Verb.RESUME)
+
+
+def some_tree(random: Random) -> Definition:
+    """A workflow with children and grandchildren, some of which can be undone, or are tried again."""
+    flows = [Workflow(name) for name in ("leaf", "middle", "root")]
+    for depth, flow in enumerate(flows):
+        names: list[str] = []
+        for number in range(random.randint(1, 3)):
+            place: Any = {"name": f"n{number}", "after": random.sample(names, random.randint(0, len(names)))}
+            if depth and random.random() < 0.6:
+                retry = random.choice([None, Retry(max_attempts=2)])
+                flow.workflow(flows[depth - 1], retry=retry, **place)
+            else:
+                undo: Any = random.choice([{}, {"compensate": "undo"}])
+                flow.task("work", retry=Retry(max_attempts=1), **undo, **place)
+            names.append(f"n{number}")
+    return flows[-1].definition()
+
+
+async def some_step(ledger: Ledger, random: Random, undone_alone: set[str]) -> None:
+    """Takes a step, and notes which children are asked to go on with a compensation that failed."""
+    draw = random.random()
+    if draw < 0.2:
+        await ledger.go_on()
+    elif draw < 0.35:
+        runs = await ledger.database.read(lambda tr: tr.get_range(*RUNS.range()))
+        verb, (key, row) = random.choice(UNDER_CONTROL), random.choice(runs)
+        body = {"workflow": RUNS.unpack(key)[0], "compensate": random.random() < 0.5}
+        if verb is Verb.RESUME and RunRecord.unpack(row).state is WorkflowState.COMPENSATION_FAILED:
+            undone_alone.add(body["workflow"])
+        await ledger.batch(Asked(verb, body))  # some are refused
+    elif draw < 0.45:
+        await ledger.pass_time(60)
+    elif ledger.published:
+        one = ledger.published.pop(random.randrange(len(ledger.published)))
+        fails = one.task.capability == "work" and random.random() < 0.25
+        await ledger.batch(ledger.finished(one, failed() if fails else completed()))
+
+
+async def finish(ledger: Ledger) -> None:
+    """Lets everything go on until nothing is left to do."""
+    for _ in range(300):
+        live = await ledger.database.read(lambda tr: tr.get_range(*LIVE.range()))
+        for key, _ in live:
+            await ledger.batch(Asked(Verb.RESUME, {"workflow": LIVE.unpack(key)[1]}))
+        await ledger.go_on()
+        await ledger.pass_time(60)
+        await ledger.play(lambda _: completed())
+        if not live:
+            return
+    raise AssertionError("some workflow does not end")
+
+
+async def check(ledger: Ledger, undone_alone: set[str]) -> None:
+    """No parent has ended before its children, the counts are right, and nothing is left.
+
+    A child whose compensation failed goes on with it when it is resumed, though its parent has taken its end.
+    """
+    found = await ledger.database.read(lambda tr: tr.get_ranges([one.range() for one in (RUNS, STATUSES, CHILDREN)]))
+    runs = {RUNS.unpack(key)[0]: RunRecord.unpack(row) for key, row in found[0]}
+    states: dict[str, Counter[str]] = {workflow: Counter() for workflow in runs}
+    for key, row in found[1]:
+        states[STATUSES.unpack(key)[0]][NodeRecord.unpack(row).state.value] += 1
+    for workflow, run in runs.items():
+        assert +Counter(run.counts) == states[workflow]
+    children = {child.decode(): CHILDREN.unpack(key)[0] for key, child in found[2]}
+    for child, parent in children.items():
+        ended_ms = runs[parent].finished_ms
+        alone = child in undone_alone and runs[child].ended is not None
+        assert ended_ms is None or runs[child].state.terminal or alone
+        if runs[parent].state is WorkflowState.COMPENSATED and runs[child].ended is None:
+            assert not runs[child].to_compensate or runs[child].keeps  # as the cancel of the child said
+    assert sum(run.children for run in runs.values()) == len(children)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32))
+async def test_no_parent_ends_before_its_children_whatever_is_asked_of_any_of_them(seed: int) -> None:
+    random = Random(seed)
+    async with MemoryDatabase() as database:
+        ledger = await Ledger.open(database)
+        ledger.goes_on = random.random() < 0.5
+        ledger.defer_dependents = random.random() < 0.3
+        await ledger.start(some_tree(random))
+        undone_alone = set[str]()
+
+        for _ in range(random.randint(0, 40)):
+            await some_step(ledger, random, undone_alone)
+            await check(ledger, undone_alone)
+        await finish(ledger)
+        await check(ledger, undone_alone)
+        left = await database.read(lambda tr: tr.get_ranges([one.range() for one in (CONTINUATIONS, TIMERS, LIVE)]))
+
+    assert left == [[], [], []]

@@ -1,1 +1,0 @@
-"""The parts of a code review: the findings with their severities, the run of ruff, and checks of the syntax tree."""

@@ -1,1 +1,0 @@
-"""The consuming of queues: consumers that are restored after a loss, and a watch for those that receive nothing."""

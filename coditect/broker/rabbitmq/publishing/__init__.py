@@ -1,1 +1,0 @@
-"""Publishing with confirms: a limit of unconfirmed messages, retries, own channels for keys that get no confirms."""

@@ -1,1 +1,0 @@
-"""The command `coditect goal`, which makes a workflow from a sentence (a goal) and runs it."""

@@ -1,1 +1,0 @@
-"""Commands for a running fleet: watch it, set log levels, offer it as MCP tools; and shell completion."""

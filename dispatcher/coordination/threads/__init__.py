@@ -1,1 +1,0 @@
-"""Threads: conversations of agents and people, whose messages are kept in order until their retention is over."""
