@@ -1,4 +1,7 @@
-"""`coditect agent`: run, list and drain agents, and set the log level of what runs."""
+"""`coditect agent`: run, list and drain agents, and set the log level of what runs.
+
+What only the other commands need is imported by them: an agent keeps in memory what `coditect agent run` imports.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ from typing import Annotated
 import typer
 
 from coditect.aio.loop import run_loop
-from coditect.cli.capability import SPEC_COLUMNS, spec_cells
 from coditect.cli.connections import complete_agent, complete_capability, connections
 from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
 from coditect.cli.terminal.options import ShownAnswer, WatchOption, present
@@ -29,11 +31,7 @@ from coditect.errors import missing_extra
 from coditect.model.duration import seconds
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus
-from coditect.operations import fleet
-from coditect.operations.documents import AgentDocument, LoadDocument
-from coditect.registry.port import Search
 from coditect.settings.settings import A2aSettings, ChatSettings, read_settings, read_variables
-from coditect.wire.control_messages import LogLevelOrder
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -199,6 +197,9 @@ def list_agents(
     \b
     Example: coditect agent list --capability hello.greet
     """
+    from coditect.operations import fleet
+    from coditect.registry.port import Search
+
     search = Search(capability=capability, tag=tag, keyword=keyword, status=status)
     opened = connections(context)
 
@@ -222,6 +223,10 @@ def get_agent(context: typer.Context, agent_id: AgentArgument, output: OutputOpt
     \b
     Example: coditect agent get reviewer-1f2e3d4c
     """
+    from coditect.cli.capability import SPEC_COLUMNS, spec_cells
+    from coditect.operations import fleet
+    from coditect.operations.documents import LoadDocument
+
     record = run_loop(fleet.get_agent(connections(context), AgentId(agent_id)))
     document = agent_json(record)
     fields = {name: value for name, value in document.items() if name not in {"capabilities", "load"}}
@@ -243,6 +248,8 @@ def drain_agent(
     \b
     Example: coditect agent drain reviewer-1f2e3d4c --wait 60s
     """
+    from coditect.operations import fleet
+
     wait_seconds = seconds(wait) if wait else None
     run_loop(fleet.drain_agent(connections(context), AgentId(agent_id), wait_seconds=wait_seconds))
     say(f"{agent_id} {'is gone' if wait else 'was asked to drain'}.")
@@ -265,6 +272,8 @@ def _row(record: AgentRecord) -> tuple[object, ...]:
 
 def agent_json(record: AgentRecord) -> dict[str, object]:
     """Return an agent's registry record as JSON values for `--output json`."""
+    from coditect.operations.documents import AgentDocument
+
     document = asdict(AgentDocument.of(record))
     last = {"last_heartbeat": instant(record.load.beat_ms)} if record.load.beat_ms else {}
     return document | {"started_at": instant(record.registration.started_at_ms)} | last
@@ -302,6 +311,9 @@ def set_level(
     \b
     Example: coditect agent log-level agent.runtime debug --for 10m
     """
+    from coditect.operations import fleet
+    from coditect.wire.control_messages import LogLevelOrder
+
     wanted = None if level is LevelChoice.DEFAULT else level.value
     order = LogLevelOrder("" if logger == EVERY else logger, wanted, None if lasting is None else seconds(lasting))
     run_loop(fleet.set_log_level(connections(context), order, agent_id=agent))

@@ -1,10 +1,13 @@
-"""`coditect dispatcher`: run the control plane, show its state, back its ledger up and restore it."""
+"""`coditect dispatcher`: run the control plane, show its state, back its ledger up and restore it.
+
+What only the other commands need is imported by them: a dispatcher keeps in memory what its command imports.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
 
 import typer
 
@@ -14,9 +17,11 @@ from coditect.cli.terminal.options import ShownAnswer, WatchOption, checked, pre
 from coditect.cli.terminal.output import Output, OutputOption, TableView, say
 from coditect.errors import ControlPlaneRequired, install_command
 from coditect.model.duration import seconds
-from coditect.operations.connections import Connections
-from coditect.operations.status import COUNTS, ClusterStatus, DispatcherStatus, cluster_status
 from coditect.settings.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from coditect.operations.connections import Connections
+    from coditect.operations.status import ClusterStatus, DispatcherStatus
 
 GROUP = "coditect.control_plane"
 """The group of Python entry points under which a control plane offers its program."""
@@ -98,6 +103,8 @@ def show_status(context: typer.Context, output: OutputOption = Output.TABLE, wat
 
 
 def _status(stands: ClusterStatus) -> ShownAnswer:
+    from coditect.operations.status import COUNTS
+
     members = stands.dispatchers
     dispatchers = [{"owner": member.owner, "shards": member.shards} | _counts(member) for member in members]
     columns = ("dispatcher", "shards", *(name.replace("_", " ") for name in COUNTS))
@@ -108,11 +115,15 @@ def _status(stands: ClusterStatus) -> ShownAnswer:
 
 
 async def _cluster_status(opened: Connections) -> ClusterStatus:
+    from coditect.operations.status import cluster_status
+
     async with opened.broker() as broker:
         return await cluster_status(broker)
 
 
 def _counts(dispatcher: DispatcherStatus) -> dict[str, int | None]:
+    from coditect.operations.status import COUNTS
+
     return dict.fromkeys(COUNTS) if dispatcher.counts is None else asdict(dispatcher.counts)
 
 
