@@ -173,15 +173,16 @@ def release(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """
     if body.get("ticket") is not None:
         found = [text(body, "ticket", longest=LONGEST_LOCK_NAME_BYTES)]
-        if _find(unit, found) == [(None, None)]:
-            _end(unit, found[0], {"state": GONE})
     elif body.get("agent") is not None:
         found = [*rows.tickets_of(unit.tr, text(body, "agent"), limit=MAX_RELEASED)]
     else:
         found = [place.ticket for place in islice(rows.places(unit.tr, text(body, "resource")), MAX_RELEASED)]
-    kept = (rows.read(unit.tr, ticket) for ticket in found)
+    kept = _find(unit, found)
+    if kept == [(None, None)]:
+        _end(unit, found[0], {"state": GONE})
     tickets = sorted(
-        (ticket for ticket in kept if ticket is not None and _is_meant(ticket, body)), key=lambda ticket: ticket.number
+        (ticket for ticket, _ in kept if ticket is not None and _is_meant(ticket, body)),
+        key=lambda ticket: ticket.number,
     )
     reason = text(body, "reason")[:LONGEST_REASON] if body.get("ticket") is None else ""
     for ticket in tickets:

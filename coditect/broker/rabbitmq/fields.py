@@ -44,7 +44,7 @@ _PROPERTIES_AT = 12
 CONTENT_TYPE, CONTENT_ENCODING, HEADERS, DELIVERY_MODE = 1 << 15, 1 << 14, 1 << 13, 1 << 12
 PRIORITY, CORRELATION_ID, REPLY_TO, EXPIRATION = 1 << 11, 1 << 10, 1 << 9, 1 << 8
 MESSAGE_ID, TIMESTAMP, TYPE, USER_ID, APP_ID = 1 << 7, 1 << 6, 1 << 5, 1 << 4, 1 << 3
-_RARE = CONTENT_ENCODING | PRIORITY | EXPIRATION | TIMESTAMP | USER_ID | 0b111
+_RARE = CONTENT_ENCODING | PRIORITY | TIMESTAMP | USER_ID | 0b111
 """The flags of properties that Coditect's messages rarely have, which the lenient decoder reads."""
 
 
@@ -86,13 +86,13 @@ def _read_with_care(header: bytes, body: bytes) -> Message:
     return from_properties(content.properties, body)
 
 
-def _read(header: bytes, body: bytes) -> Message:  # noqa: C901 - one flag after the other, as they are sent
+def _read(header: bytes, body: bytes) -> Message:  # noqa: C901, PLR0912 - one flag after the other, as sent
     flags: int = _FLAGS.unpack_from(header, _PROPERTIES_AT)[0]
     if flags & _RARE:
         raise _Unusual
     at = _PROPERTIES_AT + 2
     headers: HeaderTable = NO_HEADERS
-    content_type = correlation_id = reply_to = message_id = type_ = app_id = None
+    content_type = correlation_id = reply_to = expiration = message_id = type_ = app_id = None
     if flags & _ORDINARY == _ORDINARY and header.startswith(_BEGINS_A_TASK, at):
         at += len(_BEGINS_A_TASK) + _LONG.size
         content_type, headers = JSON, {PUBLISHED_AT: _LONG.unpack_from(header, at - _LONG.size)[0]}
@@ -110,6 +110,11 @@ def _read(header: bytes, body: bytes) -> Message:  # noqa: C901 - one flag after
     if flags & REPLY_TO:
         end = at + 1 + header[at]
         reply_to, at = text(header[at + 1 : end]), end
+    if flags & EXPIRATION:  # a request to the control plane expires when nobody waits for its answer any more
+        end = at + 1 + header[at]
+        if not header[at + 1 : end].isdigit():
+            raise _Unusual
+        expiration, at = int(header[at + 1 : end]), end
     if flags & MESSAGE_ID:
         end = at + 1 + header[at]
         message_id, at = header[at + 1 : end].decode(), end
@@ -129,7 +134,7 @@ def _read(header: bytes, body: bytes) -> Message:  # noqa: C901 - one flag after
         reply_to or None,
         type_ or None,
         content_type or None,
-        None,
+        expiration,
         app_id or None,
     )
 
