@@ -360,17 +360,17 @@ class TestFleet:
 
     # -- work -------------------------------------------------------------------------------------------
 
-    async def submit(self, capability: str, value: Any = None, **how: Any) -> Handle:
+    async def submit(self, capability: str, input: Any = None, **how: Any) -> Handle:
         """Submit a task by the fleet's own client; see `Client.submit`."""
-        return await self.client.submit(capability, value, **how)
+        return await self.client.submit(capability, input, **how)
 
-    async def start(self, workflow: Workflow | Definition, value: Any = None, **how: Any) -> WorkflowRun:
+    async def start(self, workflow: Workflow | Definition, input: Any = None, **how: Any) -> WorkflowRun:
         """Start a workflow on the fleet's control plane; see `Client.start`."""
-        return await self.client.start(workflow, value, **how)
+        return await self.client.start(workflow, input, **how)
 
-    async def request(self, capability: str, value: Any = None, model: Any = Any, **how: Any) -> Any:
+    async def request(self, capability: str, input: Any = None, model: Any = Any, **how: Any) -> Any:
         """Submit a task, wait for its end, and return the result's value; see `Client.request`."""
-        return await self.client.request(capability, value, model, **how)
+        return await self.client.request(capability, input, model, **how)
 
     # -- processes --------------------------------------------------------------------------------------
 

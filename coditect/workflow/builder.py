@@ -114,20 +114,20 @@ class Workflow:
         self._numbers: dict[str, int] = {}
         self._children: dict[str, Definition] = {}
 
-    def task(self, capability: str, value: Any = None, **options: Unpack[TaskOptions]) -> Node:
-        """Add a node that runs a task; `value` is its input, and may hold `node.result` and `From(expression)`.
+    def task(self, capability: str, input: Any = None, **options: Unpack[TaskOptions]) -> Node:
+        """Add a node that runs a task; its `input` may hold `node.result` and `From(expression)`.
 
         The node comes after every node whose result its input has.
         """
         used: list[From] = []
-        placing, call = _call(capability, value, options, used.append)
+        placing, call = _call(capability, input, options, used.append)
         return self._add(call, capability, placing, used)
 
     def map(
         self,
         capability: str,
         over: str | From | Sequence[Any],
-        value: Any = None,
+        input: Any = None,
         *,
         limit: int | None = None,
         **options: Unpack[TaskOptions],
@@ -137,7 +137,7 @@ class Workflow:
         A list longer than `limit` fails the node; a list that is given here needs no limit.
         """
         used: list[From] = []
-        placing, call = _call(capability, value, options, used.append)
+        placing, call = _call(capability, input, options, used.append)
         if call.delay is not None:
             raise InputError("A map has no delay", given=options["delay"], fix="let it come after flow.wait(...)")
         listed = fields.over(over, used.append)
@@ -180,19 +180,19 @@ class Workflow:
     def workflow(
         self,
         child: Workflow | Definition | str,
-        value: Any = None,
+        input: Any = None,
         *,
         retry: Retry | None = None,
         compensate: str | None = None,
         **placing: Unpack[Placing],
     ) -> Node:
-        """Add a node that runs another workflow as its child; `value` is the child's input.
+        """Add a node that runs another workflow as its child, with `input` as its input.
 
         A name stands for this workflow itself, or for a child that was given before.
         """
         used: list[From] = []
         name = check_workflow_name(child) if isinstance(child, str) else self._take_in(child)
-        template = None if value is None else fields.template(value, used.append)
+        template = None if input is None else fields.template(input, used.append)
         work = SubWorkflow(name, template, _given(fields.retry, retry), _given(fields.capability, compensate))
         return self._add(work, name, _placed(placing), used)
 
@@ -295,13 +295,13 @@ def _given(read: Callable[[object], T], value: object) -> T | None:
     return None if value is None else read(value)
 
 
-def _call(capability: str, value: Any, options: TaskOptions, met: fields.Met) -> tuple[_Place, Call]:
+def _call(capability: str, input: Any, options: TaskOptions, met: fields.Met) -> tuple[_Place, Call]:
     arguments.check_names("A task of a workflow", options, TaskOptions.__annotations__)
     placing: dict[str, Any] = dict(options)
     own = {name: placing.pop(name) for name in _OWN if name in placing}
     call = Call(
         fields.capability(capability),
-        None if value is None else fields.template(value, met),
+        None if input is None else fields.template(input, met),
         fields.priority(own.get("priority", Priority.P1)),
         _given(fields.duration_ms, own.get("timeout")),
         _given(fields.retry, own.get("retry")),

@@ -13,6 +13,7 @@ import pytest
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
+from coditect.agent.context import Context, PlainContext
 from coditect.api.application import ROUTERS
 from coditect.client.approvals import Approvals
 from coditect.client.client import Agents, Client, Tasks
@@ -26,6 +27,8 @@ from coditect.collaboration.lessons import Lessons
 from coditect.collaboration.locks import GrantedLockOptions
 from coditect.collaboration.state import SharedState
 from coditect.collaboration.threads import Thread, ThreadOptions
+from coditect.testing.fleet import TestFleet
+from coditect.workflow.builder import Workflow
 from coditect.workflow.starters import ScheduleOptions, TriggerOptions
 from tests.unit.cli.scene import EVERY
 
@@ -313,3 +316,13 @@ def test_a_command_has_the_defaults_of_its_method(command: str) -> None:
     }
 
     assert other <= OTHER_DEFAULTS.keys()
+
+
+@pytest.mark.parametrize("kind", [Client, Context, PlainContext, Workflow, TestFleet])
+def test_the_input_of_a_task_or_workflow_has_one_name(kind: type) -> None:
+    methods = (method for name, method in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_"))
+    named = {method.__name__: inspect.signature(method).parameters.keys() for method in methods}
+
+    other = {name for name, parameters in named.items() if parameters & {"body", "data", "payload", "value"}}
+
+    assert not other - {"broadcast", "emit", "emit_data"}  # an event has data
