@@ -14,7 +14,7 @@ import typer
 
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import complete_capability, connections
-from coditect.cli.terminal.options import ShownAnswer, WatchOption, present, read_body
+from coditect.cli.terminal.options import ShownAnswer, WatchOption, only_with, present, read_body
 from coditect.cli.terminal.output import Aside, FieldsView, Output, OutputOption, TableView, instant, json_text, say
 from coditect.cli.terminal.tables import show_why_not
 from coditect.codec import is_binary
@@ -248,6 +248,7 @@ def get_capability(
              coditect capability get hello.greet --why-not --priority p0
     """
     opened = connections(context)
+    only_with(context, ("why_not",), "priority", "tag", "input_text")
     if why_not and (lessons or watch):
         raise InputError("These options show different things", fix="--lessons, --watch or both; or --why-not")
     if why_not:

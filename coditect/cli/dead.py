@@ -9,7 +9,7 @@ import typer
 
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import complete_agent, complete_capability, connections
-from coditect.cli.terminal.options import LimitOption, ShownAnswer, WatchOption, present, read_body
+from coditect.cli.terminal.options import LimitOption, ShownAnswer, WatchOption, only_with, present, read_body
 from coditect.cli.terminal.output import (
     FieldsView,
     Output,
@@ -151,13 +151,12 @@ def redrive_letters(
     Example: coditect dead redrive --capability hello.greet --reason handler_error --yes
              coditect dead redrive --node 01890a5d-ac96-774b-bcce-b302099a8057:tests --dry-run
     """
+    only_with(context, ("node",), "body")
     if node is not None:
         if ids or capability or reason or agent or everything:
             raise typer.BadParameter("--node excludes --id, --capability, --reason, --agent and --all")
         _redrive_node(connections(context), node, body, dry_run=dry_run, yes=yes, output=output)
         return
-    if body is not None:
-        raise typer.BadParameter("--input is for --node")
     selection = _selection(ids, capability, reason, agent, everything=everything)
     agree("Bring the matching dead letters back?", yes=yes or dry_run)
     work = dead.redrive_letters(connections(context), selection, dry_run=dry_run, keep_limits=keep_limits, note=say)

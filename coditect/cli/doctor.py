@@ -18,6 +18,7 @@ import typer
 
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections, listed
+from coditect.cli.terminal.options import only_with
 from coditect.cli.terminal.output import Aside, Output, OutputOption, TableView, render, say
 from coditect.errors import CoditectError, ControlPlaneRequired, InputError, RegistryUnavailable, Retryable, SetupError
 from coditect.settings.settings import Settings, read_settings
@@ -66,9 +67,10 @@ def doctor_command(
     \b
     Example: coditect doctor
     """
-    if health + scorecard + rebuild > 1 or (prove and not scorecard) or (port is not None and not health):
-        fix = "--health with --port, --scorecard with --prove, or --rebuild"
-        raise InputError("These options do different things", fix=fix)
+    only_with(context, ("health",), "port")
+    only_with(context, ("scorecard",), "prove")
+    if health + scorecard + rebuild > 1:
+        raise InputError("These options do different things", fix="--health, --scorecard or --rebuild")
     if health:
         _health(port, output)
     elif scorecard:

@@ -21,6 +21,7 @@ from coditect.cli.terminal.options import (
     checked,
     going_on,
     labels_of,
+    only_with,
     present,
     read_body,
 )
@@ -119,7 +120,9 @@ def start_workflow(
              coditect workflow start --pattern majority_vote --with 'voters=["a.vote", "b.vote"]' --input '{"q": 1}'
              coditect workflow start --goal "Review and document the module" --templates goals.yaml
     """
-    if (file, pattern, goal).count(None) != 2 or (parameters and pattern is None):
+    only_with(context, ("pattern",), "parameters", "folder")
+    only_with(context, ("goal",), "templates", "capability", "plans", "tokens")
+    if (file, pattern, goal).count(None) != 2:
         fix = "FILE; --pattern NAME and --with; or --goal TEXT"
         raise InputError("A workflow is started from a file, a pattern or a goal", fix=fix)
     if goal is not None:

@@ -12,7 +12,7 @@ import typer
 from coditect.aio.launch import tell_ready
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
-from coditect.cli.terminal.options import LimitOption, ShownAnswer, WatchOption, present, read_body
+from coditect.cli.terminal.options import LimitOption, ShownAnswer, WatchOption, only_with, present, read_body
 from coditect.cli.terminal.output import (
     Output,
     OutputOption,
@@ -94,8 +94,9 @@ def get_value(
     \b
     Example: coditect state get team plan
     """
-    if (watch and version is not None) or (count is not None and not watch):
-        raise InputError("Only the latest versions of a value are watched", fix="--watch with --count, or --version")
+    only_with(context, ("watch",), "count")
+    if watch and version is not None:
+        raise InputError("Only the latest versions of a value are watched", fix="--watch or --version")
     if watch:
         with suppress(KeyboardInterrupt):
             run_loop(_watch(connections(context), space, key, count, output))

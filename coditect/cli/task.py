@@ -26,6 +26,7 @@ from coditect.cli.terminal.options import (
     WatchOption,
     checked,
     going_on,
+    only_with,
     present,
     read_body,
     takes,
@@ -184,6 +185,8 @@ def get_task(
     """
     if trace + why_not + (wait is not None) > 1:
         raise InputError("These options show different things", fix="--trace, --why-not or --wait")
+    only_with(context, ("why_not",), "limit")
+    only_with(context, ("trace", "why_not"), "capability")
     if why_not:
         question = None if capability is None else TaskQuestion(check_capability_name(capability))
         show_why_not(run_loop(why_not_task(connections(context), task_id, question, most=limit)), output)
@@ -192,8 +195,6 @@ def get_task(
         path = run_loop(task_path(connections(context), task_id, capability=capability))
         render(output, path, path_table(path))
         return
-    if capability is not None:
-        raise InputError("The capability finds a direct task", fix="--trace or --why-not with --capability NAME")
     if wait is not None:
         _tell(task_id, run_loop(_wait(connections(context), task_id, wait)), output)
         return

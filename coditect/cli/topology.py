@@ -134,9 +134,12 @@ def _write(plan: TopologyPlan, output: Output, *, missing: str, applied: bool) -
     rows += [("binding", _way(binding), missing) for binding in plan.unbound or ()]
     fixes = [f"\n{step.kind} {step.name}: {step.fix}" for step in differing]
     same = len(plan.steps) - len(differing if applied else changes)
-    note = (
-        f"{BINDINGS_NOTE} ({plan.bindings})" if plan.unbound is None else f"{len(plan.unbound)} bindings are missing."
-    )
+    if applied:
+        note = f"All {plan.bindings} bindings were declared."
+    elif plan.unbound is None:
+        note = f"{BINDINGS_NOTE} ({plan.bindings})"
+    else:
+        note = f"{len(plan.unbound)} bindings are missing."
     aside = Aside(f"{same} of {len(plan.steps)} are as the code wants them. {note}")
     render(output, document, TableView(("kind", "name", "state"), rows), *fixes, aside)
 

@@ -23,6 +23,7 @@ from coditect.cli.terminal.options import (
     ShownAnswer,
     WatchOption,
     labels_of,
+    only_with,
     present,
     read_body,
     user_name,
@@ -110,6 +111,7 @@ def check_workflow(
     Example: coditect workflow check examples/release.yaml
              coditect workflow check examples/release.yaml --graph mermaid
     """
+    only_with(context, ("form",), "states", "live")
     try:
         definition = load_file(file, capability)
     except InvalidWorkflow as error:

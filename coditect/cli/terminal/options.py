@@ -36,6 +36,24 @@ ByOption = Annotated[str | None, typer.Option("--by", help="Who says so. Default
 LimitOption = Annotated[int, typer.Option("--limit", min=1, max=100_000, help="Most rows to list.")]
 
 
+def only_with(context: typer.Context, partners: Collection[str], *options: str) -> None:
+    """Refuse options that add something to others, all by their parameters' names, when none of those is given.
+
+    Raises:
+        BadParameter: names the option, and those that it goes with.
+    """
+
+    def given(name: str) -> bool:
+        source = context.get_parameter_source(name)
+        return source is not None and source.name == "COMMANDLINE"
+
+    if not any(map(given, partners)):
+        flags = {parameter.name: max(parameter.opts, key=len) for parameter in context.command.params}
+        for name in filter(given, options):
+            others = " or ".join(flags[partner] for partner in partners)
+            raise typer.BadParameter(f"{flags[name]} does something with {others} only")
+
+
 def user_name() -> str:
     """Return the name of the user of this machine; `unknown` when the user has none."""
     try:

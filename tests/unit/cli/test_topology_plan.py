@@ -69,6 +69,7 @@ def test_apply_creates_and_a_second_plan_is_clean(terminal: Terminal) -> None:
 
     assert (applied.code, planned.code) == (0, 0)
     assert "tasks.code.review.p0" in applied.out
+    assert f"All {planned.json['bindings']['declared_again_by_apply']} bindings were declared" in applied.err
     assert f"{len(planned.json['steps'])} of {len(planned.json['steps'])} are as the code wants them" in applied.err
     assert planned.json["clean"] is True
 
