@@ -107,7 +107,8 @@ def _write(event: Event, output: Output) -> None:
         case Output.YAML:
             write_yaml(document, start="---\n")
         case Output.TABLE:
-            text = f"{readable(moment)}  {event.type}  {event.subject or event.source}  {dict(event.data) or ''}"
+            data = readable(event.data) if event.data else ""
+            text = f"{readable(moment)}  {event.type}  {event.subject or event.source}  {data}"
             typer.echo(printable(text.rstrip()))
 
 

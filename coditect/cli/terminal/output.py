@@ -215,16 +215,16 @@ def _drawn(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Renderable
 
 
 def readable(value: object) -> str:
-    """Return a value as text for a table cell: `-` for None, yes or no for a bool, a list's elements sorted, ..."""
+    """Return a value as text for a table cell: `-` for None, yes or no for a bool, JSON for an object, ..."""
     match value:
-        case None:
-            return "-"
-        case bool():
-            return "yes" if value else "no"
+        case None | bool():
+            return {None: "-", True: "yes", False: "no"}[value]
         case float():
             return f"{value:.1f}"
         case Moment() if sys.stdout.isatty():
             return value.short
+        case Mapping():
+            return printable(json.dumps(dict(value), ensure_ascii=False, default=str))
         case tuple() | list() | frozenset() | set():
             return printable(", ".join(sorted(str(item) for item in value)), keep=LINE_ENDS) or "-"
         case _:

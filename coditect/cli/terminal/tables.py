@@ -68,7 +68,7 @@ def attempts_table(rows: Sequence[AttemptRow], *, limit: int = MOST_ROWS) -> lis
     """Return a table of attempts (agent, times, error), first published first; if cut to `limit` rows, add a note."""
     columns = ("node", "attempt", "fence", "agent", "status", "published", "started", "took", "error")
     by_time = sorted(rows, key=lambda row: (row.published_at_ms or 0, row.fence))
-    table = TableView(columns, [_attempt(row) for row in by_time[:limit]], "No attempts yet.")
+    table = TableView(columns, [_attempt(row) for row in by_time[:limit]], "No attempts.")
     cut = f"{limit} shown of {len(rows)} attempts; --output json has them all."
     return [table] if len(rows) <= limit else [table, Aside(cut)]
 

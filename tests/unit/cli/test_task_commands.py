@@ -198,14 +198,15 @@ def test_ctrl_c_says_what_goes_on(terminal: Terminal, monkeypatch: pytest.Monkey
 
 
 def test_events_are_followed_up_to_the_count(terminal: Terminal) -> None:
-    terminal.connections.scripted.happenings = [happening("task.completed", f"t{n}") for n in range(3)]
+    happenings = [happening("task.completed", f"t{n}", cached=True) for n in range(3)]
+    terminal.connections.scripted.happenings = happenings
 
     lines = terminal.run("event", "tail", "task.*", "--count", "2", "--output", "json").out.splitlines()
     told = terminal.run("event", "tail")
 
     assert len(lines) == 2
     assert '"subject": "t0"' in lines[0]
-    assert told.out.count("task.completed") == 3
+    assert told.out.count("task.completed") == told.out.count('{"cached": true}') == 3
 
 
 def test_a_parent_hears_that_events_are_followed(
