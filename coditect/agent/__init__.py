@@ -19,6 +19,5 @@
     heartbeat       registration and lease
     program         puts a process together
 
-`coditect agent run` and `TestFleet` start agent processes. The package imports `messaging`, `registry`, `broker` and
-the layers below these.
+`coditect agent run` and `TestFleet` start agent processes.
 """

@@ -1,4 +1,4 @@
-"""The composition root of a client: chooses RabbitMQ as its broker and Redis as its registry."""
+"""The composition root of every program that is a client: chooses RabbitMQ as its broker and Redis as its registry."""
 
 from __future__ import annotations
 

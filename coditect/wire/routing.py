@@ -3,6 +3,8 @@
 ::
 
     coditect.submit      <capability>.<level>   -> tasks.<capability>.<level>
+    coditect.tasks       <capability>.<level>   -> the same; a task that none of them takes -> coditect.unrouted
+    coditect.unrouted    (fanout)               -> unrouted, unrouted.notices
     coditect.agents      <agent>, mail.<agent>  -> agent.<agent>.tasks, agent.<agent>.mail
                          next.<agent>           -> agent.<agent>.next
     coditect.replies     <reply queue>          -> reply.<process>, reply.agent.<chosen id>
@@ -11,6 +13,8 @@
     coditect.dead        <capability>.<level>   -> dead.<capability>
     coditect.results     <shard>                -> results.<shard>
     coditect.control     <shard>, any           -> control.<shard>, control
+    coditect.events      <type of the event>    -> events.<process or part>
+    coditect.broadcast   (fanout)               -> agent.<agent>.mail, events.<dispatcher>
 """
 
 from __future__ import annotations

@@ -70,14 +70,14 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     ├── "lock_owner"  (agent, owner, ticket)                              → nothing
     ├── "lock_count"  ()                                                  → last number given, as a place or as a fence
     │
-    │   threads (coordination/threads/); a message is a row of its own, at most 90,000 bytes
+    │   threads (coordination/threads.py); a message is a row of its own, at most 90,000 bytes
     ├── "thread"      (thread)                                            → its row: participants, binding, last number
     ├── "thread_message" (thread, number)                                 → its row: sender, type, value, at_ms
     ├── "thread_sent" (thread, message)                                   → number; of each message, by its id
     ├── "thread_member" (thread, participant)                             → last number read, messages said
     ├── "thread_reader" (thread, ticket)                                  → participant, reply_to; while it listens
     │
-    │   handoffs of running tasks (coordination/handoffs/); a row is at most 90,000 bytes
+    │   handoffs of running tasks (coordination/handoffs.py); a row is at most 90,000 bytes
     ├── "handoff"     (workflow, node, number)                            → its row: who hands off, who was asked
     │
     │   shared state (coordination/state.py); a space is "workflow:" and an id, or "space:" and a name

@@ -1,4 +1,4 @@
-"""The announcement to the store of the rows that a batch's transaction is about to read (`Transaction.read_ahead`).
+"""The rows that a batch's transaction is about to read, named to the store ahead of it (`Transaction.read_ahead`).
 
 On FoundationDB each read alone is a round trip, and the report of one node's end makes seven. One wave brings them:
 what the batch names, and what releases the node that follows. Of a node that the cache of definitions does not know,

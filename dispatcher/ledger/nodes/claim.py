@@ -1,8 +1,8 @@
 """The claim: the transaction that takes a ready node and gives its task to the outbox, to be published.
 
-A claim is a transaction of the shard's owner that finds the node ready, gives it a new publication number and a new
-fence, and writes the outbox. Nothing else publishes a node, so no node runs early, and two runs of a node have two
-fences.
+A claim is a transaction of the shard's owner that finds the node ready, or has just made it so, gives it a new
+publication number and a new fence, and writes the outbox. Nothing else publishes a node, so no node runs early, and two
+runs of a node have two fences.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def claim(unit: UnitOfWork, node_key: NodeKey) -> bool:
 
 
 def backlog(unit: UnitOfWork, capability: str, limit: int) -> Iterator[NodeKey]:
-    """Yield the ready nodes in a capability's backlog, urgent ones first, then the oldest, `most` + 1 by each read.
+    """Yield the ready nodes in a capability's backlog, urgent ones first, then the oldest, `limit` + 1 by each read.
 
     A node that becomes ready while its workflow is paused is not in the backlog.
     """

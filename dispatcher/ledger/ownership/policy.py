@@ -1,4 +1,4 @@
-"""The settings by which the owner of a shard carries out its transactions."""
+"""The settings of a shard's transactions: the lowest new fence, who approves what, and where nodes go."""
 
 from __future__ import annotations
 
