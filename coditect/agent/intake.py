@@ -113,7 +113,7 @@ class Intake:
 
     def _arrived(self, credit: QueueCredit, delivery: Delivery) -> None:
         if self.closed:
-            credit.give_back(delivery)
+            credit.give_back_late(delivery)
             return
         if (execution := self.screen(delivery, credit)) is None:
             return
@@ -178,7 +178,7 @@ class Intake:
                 credit.may_hold_more = False
                 await self._widen(credit, credit.reserved)
                 await asyncio.sleep(QUEUE_FETCH_SECONDS)
-            while credit.reserved and (delivery := await self._get(credit)) is not None:
+            while credit.reserved and not self.closed and (delivery := await self._get(credit)) is not None:
                 credit.may_hold_more = not credit.consumers
                 self._arrived(credit, delivery)
             if credit.reserved:
@@ -434,9 +434,11 @@ class Intake:
         self.closed = True
         if self._next_look is not None:
             self._next_look.cancel()
-        for credit in self._others:
-            await credit.close_consumers()
-            await self._give_back_all(credit, credit.waiting)
+        await asyncio.gather(*map(self._close, self._others))
+
+    async def _close(self, credit: QueueCredit) -> None:
+        await credit.close_consumers()
+        await self._give_back_all(credit, credit.waiting)
 
     def pause(self, queue: str, reason: PauseReason) -> None:
         """Take no more tasks of a queue, and return those that have not started; those that run go on."""
@@ -571,6 +573,10 @@ class QueueCredit:
         self.passes_on = passes_on
         self.waiting: deque[Execution] = deque()
         self.consumers: list[Consumer] = []
+        self._closing = 0
+        """The number of calls that close consumers now."""
+        self._late: list[Delivery] = []
+        """The deliveries that arrived after the agent began to drain, and before the consumers were closed."""
         self.may_hold_more = False
         """Whether the queue may hold tasks that no consumer brings; a free slot then fetches one."""
         self.paused: set[PauseReason] = set()
@@ -676,8 +682,15 @@ class QueueCredit:
     async def close_consumers(self) -> None:
         """Cancel all consumers of the queue; the agent keeps their deliveries, which no longer use up any prefetch."""
         consumers, self.consumers = self.consumers, []
-        for consumer in consumers:
-            await consumer.cancel()
+        self._closing += 1
+        try:
+            for consumer in consumers:
+                await consumer.cancel()
+        finally:
+            self._closing -= 1
+        late, self._late = self._late, []
+        for delivery in late:
+            self.give_back_late(delivery)
 
     # -- what waits -------------------------------------------------------------------------------------
 
@@ -695,6 +708,16 @@ class QueueCredit:
             delivery.reject()
         else:
             delivery.requeue()
+
+    def give_back_late(self, delivery: Delivery) -> None:
+        """Return a delivery that must not start here, once no consumer is left that would bring it again at once.
+
+        Each return counts at the broker, which gives a task up at its delivery limit.
+        """
+        if self.consumers or self._closing:
+            self._late.append(delivery)
+        else:
+            self.give_back(delivery)
 
     def returnable(self, overdue: float = inf) -> list[Execution]:
         """Return the waiting tasks that should go back to their queue, because they waited too long for a slot.

@@ -11,7 +11,10 @@ import pytest
 from coditect import Agent, Context
 from coditect.agent.program import STOPPED, _canceled_by_signals
 from coditect.broker.memory import MemoryBroker
+from coditect.broker.memory.broker import MemoryConsumer
+from coditect.broker.port import Delivery
 from coditect.errors import SetupError, Unroutable
+from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
 from coditect.model.registration import AgentStatus
@@ -75,6 +78,63 @@ async def test_drain_finishes_what_runs_and_returns_the_rest(scene: Scene) -> No
     assert started == [0]
     assert await handles[0].result(int, timeout="1s") == 0
     assert scene.ready_tasks("gate.pass") == 2
+
+
+async def test_task_that_comes_while_an_agent_closes_its_consumers_goes_back_once(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancel, canceled = MemoryConsumer.cancel, list[str]()
+
+    async def on_a_busy_machine(consumer: MemoryConsumer) -> None:
+        canceled.append(consumer.queue)
+        await asyncio.sleep(0.05)
+        await cancel(consumer)
+
+    monkeypatch.setattr(MemoryConsumer, "cancel", on_a_busy_machine)
+    agent = await scene.start(gated(asyncio.Event(), []))
+    client = await scene.client()
+
+    stopping = asyncio.ensure_future(agent.stop())
+    await eventually(lambda: canceled)
+    await client.submit("gate.pass", 1, priority="p2")  # whose consumer is canceled at the same time, or later
+    await stopping
+
+    async with MemoryBroker(scene.server, name="any") as broker:
+        delivery = await broker.get(routing.task_queue("gate.pass", Priority.P2))
+    assert scene.ready(routing.dead_queue("gate.pass")) == 0
+    assert delivery is not None
+    assert delivery.delivery_count == 1  # each return counts, and a queue gives up a task at its limit
+
+
+async def test_task_that_is_fetched_while_its_agent_begins_to_drain_goes_back_once(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get, gets = MemoryBroker.get, list[str]()
+
+    async def under_way(broker: MemoryBroker, queue: str) -> Delivery | None:
+        gets.append(queue)
+        await asyncio.sleep(0.02)
+        return await get(broker, queue)
+
+    first, started, agent = asyncio.Event(), list[int](), Agent("two", slots=2, reserve=0)
+
+    @agent.capability("gate.pass")
+    async def wait(number: int) -> None:
+        started.append(number)
+        await (first if number == started[0] else asyncio.Event()).wait()
+
+    running = await scene.start(agent, drain_seconds=0.5)
+    client = await scene.client()
+    for number in range(6):
+        await client.submit("gate.pass", number, priority=["p1", "p2"][number % 2])
+    await eventually(lambda: len(started) == 2 and scene.ready_tasks("gate.pass") == 4)
+
+    monkeypatch.setattr(MemoryBroker, "get", under_way)
+    first.set()  # the slot that is free now fetches a task, while another one keeps the agent
+    await eventually(lambda: gets)
+    await running.stop()
+
+    assert len(gets) == 1
 
 
 async def test_drained_agent_is_deregistered_its_queues_are_gone_and_its_inbox_gets_nothing_more(scene: Scene) -> None:
