@@ -314,7 +314,8 @@ class ScriptedPlane:
             case Verb.SCHEDULE_RESUME:
                 kept |= {"state": "active", "next": NOW}
             case Verb.SCHEDULE_RUN:
-                return {"schedule": body["schedule"], "workflow": None if kept["state"] == "paused" else "w"}
+                kept["reason"] = "overlap" if kept["overlap"] == "skip" else ""
+                return {"schedule": body["schedule"], "workflow": None if kept["reason"] else "w"}
             case Verb.SCHEDULE_DELETE:
                 del self.schedules[body["schedule"]]
             case Verb.SCHEDULE_CREATE | Verb.SCHEDULE_SHOW:

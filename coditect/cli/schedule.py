@@ -123,7 +123,9 @@ def run_schedule(context: typer.Context, name: ScheduleArgument) -> None:
     """
     workflow = ask(context, lambda client: client.schedules.run(name))
     if workflow is None:
-        say(f"{name}: nothing was started, since an earlier run goes on.")
+        row = ask(context, lambda client: client.schedules.get(name))
+        reason = "an earlier run goes on" if row["reason"] == "overlap" else row["reason"]
+        say(f"{name}: nothing was started: {reason}.")
         raise typer.Exit(1)
     typer.echo(workflow)
 

@@ -6,10 +6,12 @@ import asyncio
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -21,15 +23,17 @@ from urllib.request import urlopen
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from fastapi.routing import APIRoute
 from httpx2 import ASGITransport, AsyncClient
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from coditect.api.access import Caller, KeyFile, Role
-from coditect.api.application import create_app
+from coditect.api.application import ROUTERS, create_app
 from coditect.api.bearer import BearerAccess, OidcSettings, OidcTokens
 from coditect.api.guard import AUDIT_LOGGER
 from coditect.api.program import access_of
+from coditect.api.routes import collaboration, http_agents
 from coditect.api.routes.parameters import own_key
 from coditect.errors import InputError, NotFound, Retryable, SetupError
 from coditect.model.limits import Rate
@@ -39,6 +43,12 @@ from tests.api import ADDRESS, api_of, services_of
 from tests.support import eventually
 
 MADE = "2026-01-01T00:00:00+00:00"
+VIEWERS_MAY = {
+    "POST /agent-response/{token}": "the path is the credential",
+    "POST /patterns/{name}/render": "it changes nothing",
+    "POST /workflows/check": "it changes nothing",
+}
+"""The requests that are no GET and that a viewer may make all the same, and why."""
 
 
 @pytest.fixture
@@ -90,6 +100,20 @@ async def test_each_role_may_do_what_the_one_before_it_may(
     administer = await keyed.post("/v1/topology", headers=headers)
 
     assert tuple(one.status_code for one in (read, steer, approve, administer)) == statuses
+
+
+async def test_a_viewer_may_change_nothing(keyed: AsyncClient, file: KeyFile) -> None:
+    headers, admitted = bearer(file.create("ada", Role.VIEWER, made_at=MADE)), list[str]()
+    for router in (*ROUTERS, http_agents.router, collaboration.steered):
+        for route in (each for each in router.routes if isinstance(each, APIRoute)):
+            path = re.sub(r"{\w+(:\w+)?}", "x", route.path)
+            prefix = "" if router in (http_agents.router, collaboration.steered) else "/v1"
+            for method in (route.methods or set()) - {"GET", "HEAD"}:
+                answer = await keyed.request(method, prefix + path, json={}, headers=headers)
+                if answer.status_code != HTTPStatus.FORBIDDEN:
+                    admitted.append(f"{method} {route.path}")
+
+    assert sorted(admitted) == sorted(VIEWERS_MAY)
 
 
 def test_the_file_has_no_key_and_belongs_to_its_user(file: KeyFile, tmp_path: Path) -> None:

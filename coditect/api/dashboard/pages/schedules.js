@@ -7,7 +7,7 @@ import { useResource } from "../src/resource.js";
 
 const ticks = (row) => (row.every_ms ? `every ${span(row.every_ms)}` : `${row.cron} (${row.zone ?? "UTC"})`) + (row.jitter_ms ? `, jitter ${span(row.jitter_ms)}` : "");
 
-const started = ({ workflow }) => (workflow ? html`<a href=${`#/workflows/${workflow}`}>Started</a>` : "Nothing was started, since an earlier run goes on.");
+const started = ({ workflow }) => (workflow ? html`<a href=${`#/workflows/${workflow}`}>Started</a>` : "Nothing was started; the schedule's state says why.");
 
 function Steer({ row, reload }) {
   const to = (verb) => async () => {
