@@ -18,6 +18,7 @@ from chaos.checks.history_index import TERMINAL, HistoryIndex, Operation
 from chaos.faults.schedule import BROKER_PART, SLOW
 from chaos.history import UNENDED, post_of
 from chaos.load.work import SLOTS
+from coditect.workflow.definition import COMPENSATION
 
 BEGINS: Mapping[str, float] = MappingProxyType({"agent.kill": 2.0, "agent.stop": 6.0, "dispatcher.kill": 6.0})
 """The longest time from the beginning of a process's fault until its work has begun elsewhere, by kind.
@@ -111,7 +112,8 @@ def _waits(index: HistoryIndex) -> Iterator[HeldUp]:
             if not work.val.get("calls"):
                 yield from _executed(index, work.key, [(0.0, work.ended)])
         elif work.key not in held:
-            special = {*(work.val.get("joins") or {}), *(work.val.get("meant") or {})}
+            undone = {f"{name}{COMPENSATION}" for name in work.val.get("undo") or ()}  # not before the workflow fails
+            special = {*(work.val.get("joins") or {}), *(work.val.get("meant") or {}), *undone}
             for name in nodes:
                 key = f"{work.key}:{name}"
                 claims = [(one.begun, one.ended) for one in index.about("claim", key) if one.happened]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chaos.checks.history_index import HistoryIndex
+from chaos.checks.recovery import recovered
 from chaos.checks.waits import BETWEEN_P2S, CALM_SECONDS, MOST_BEFORE_P0, MOST_BEFORE_P2, p0_soon, p2_progress
 from chaos.history import HistoryEntry, Type
 from tests.unit.chaos.histories import indexed
@@ -94,3 +95,20 @@ def test_node_waits_from_when_the_ledger_says_that_it_can_be_executed() -> None:
     check = p0_soon(indexed(accepted, ready, ran, *before, *others))
 
     assert (check.checked, check.passed) == (1, True)
+
+
+@pytest.mark.parametrize(("name", "passed"), [("next", False), ("first.compensate", True)])
+def test_node_that_a_dead_dispatcher_held_up_is_late_but_a_compensation_waits_for_the_workflow_to_fail(
+    name: str, passed: bool
+) -> None:
+    facts = {"nodes": {"first": [], name: ["first"]}, "undo": ["first"]}
+    check = recovered(
+        indexed(
+            HistoryEntry(0.0, "chaos", Type.OK, "kill", "dispatcher-1", {"kind": "dispatcher.kill"}),
+            HistoryEntry(1.0, "client", Type.OK, "accept", "run", facts),
+            HistoryEntry(5.0, "agent-1", Type.OK, "execute", "run:first"),
+            HistoryEntry(9.0, "dispatcher-2", Type.OK, "state", f"run:{name}", {"state": "ready"}),
+        )
+    )
+
+    assert check.passed is passed
