@@ -70,12 +70,12 @@ class Schedule:
     next: int | None
     """The next tick; None of a paused schedule."""
     last: int | None
-    """The tick that was carried out last."""
+    """The tick that was due last, whether it started a workflow or was skipped for overlap."""
     last_run: str | None
     """The id of the workflow that was started last."""
     runs: int
     skipped: int
-    """The number of ticks that started nothing, because the workflow of an earlier tick still ran."""
+    """The number of ticks and ordered runs that started nothing, since an earlier workflow still ran."""
     reason: str
     """Why the last tick started no workflow; empty when it did."""
 

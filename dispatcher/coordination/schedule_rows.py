@@ -47,12 +47,12 @@ class ScheduleRecord:
     """The next tick; None while the schedule is paused, or when no tick is left."""
     paused: bool = False
     last_ms: int | None = None
-    """The tick that was carried out last."""
+    """The tick that was due last, whether it started a workflow or was skipped for overlap."""
     last_run: str = ""
     """The id of the workflow that was started last."""
     runs: int = 0
     skipped: int = 0
-    """The number of ticks that started nothing because the workflow of an earlier one still ran."""
+    """The number of ticks and ordered runs that started nothing because the workflow of an earlier one still ran."""
     reason: str = ""
     """Why the last tick started no workflow; empty when it did."""
 
