@@ -94,6 +94,8 @@ class ScriptedPlane:
     values: dict[str, Any] = field(default_factory=dict)
     """Of shared state, by key."""
     breakers: list[dict[str, Any]] = field(default_factory=list)
+    about: dict[str, Any] = field(default_factory=dict)
+    """What every approval is about."""
     page: int = 1_000
     """Most rows of one answer."""
 
@@ -215,7 +217,14 @@ class ScriptedPlane:
         return self._paged("approvals", self._approvals(), body)
 
     def _node(self, verb: Verb, body: dict[str, Any]) -> dict[str, Any]:
-        return {"input": {"of": body["node"]}, "evaluated": True, "trace": ""} if verb is Verb.NODE_INPUT else {}
+        match verb:
+            case Verb.NODE_INPUT:
+                return {"input": {"of": body["node"]}, "evaluated": True, "trace": ""}
+            case Verb.APPROVAL_SHOW:
+                (row,) = (row for row in self._approvals() if row["node"] == body["node"])
+                asked = {"decision": "asked", "question": row["question"], "at_ms": NOW}
+                return {"decision": asked, "about": row["about"], "history": []}
+        return {}
 
     def _told(self, kept: Kept, verb: Verb, body: dict[str, Any]) -> dict[str, Any]:
         match verb:
@@ -350,6 +359,7 @@ class ScriptedPlane:
     def _approvals(self) -> list[dict[str, Any]]:
         return [
             {"workflow": workflow, "node": name, "name": kept.head["name"], "question": "Ship it?", "since": NOW}
+            | {"about": self.about}
             for workflow, kept in self.kept.items()
             for name, node in kept.nodes.items()
             if node["state"] == "awaiting_approval"

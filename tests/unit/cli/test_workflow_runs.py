@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from io import StringIO
 from pathlib import Path
 
@@ -291,6 +292,21 @@ def test_approvals_are_listed_granted_and_denied(terminal: Terminal, started: st
     )
     assert (again.code, "This node asks for no approval" in again.err) == (2, True)
     assert (none.out, none.err) == ("", "No approval is open.\n")
+
+
+def test_what_is_approved_stands_beside_the_question(terminal: Terminal, started: str, plane: ScriptedPlane) -> None:
+    plane.only.nodes["gate"]["state"] = "awaiting_approval"
+    plane.about = {"labels": {"team": "blue"}, "input": {"euro": 7}, "results": {"a": ["ü"]}, "workflow_input": {}}
+
+    listed = terminal.run("approval", "list").out
+    got = terminal.run("approval", "get", f"{started}:gate").out
+
+    about = 'labels {"team": "blue"}, input {"euro": 7}, results {"a": ["ü"]}'
+    assert re.search(rf"{started}:gate +good +Ship it\? +{re.escape(about)}  ", listed)
+    compact = "".join(got.split())
+    assert "questionShipit?" in compact
+    assert 'labels{"team":"blue"}input{"euro":7}results{"a":["ü"]}' in compact
+    assert "workflow input" not in listed + got
 
 
 def test_a_signal_is_kept_or_taken(terminal: Terminal, started: str, plane: ScriptedPlane) -> None:
