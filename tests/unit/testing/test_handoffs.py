@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
 
 from coditect import Agent, Breaker, Context, From, HandoffOffer, PlainContext, TaskFailed, Workflow
+from coditect.agent.program import Host
 from coditect.registry.port import Search
+from coditect.telemetry.metrics import ATTEMPTS, TASK_ERRORS, TASK_SECONDS, TASK_TIMEOUTS, MemoryMetrics
 from coditect.testing import TestFleet
 from tests.support import eventually
 
@@ -93,7 +96,11 @@ async def test_task_goes_to_a_capability_with_its_reason_and_context() -> None:
 
 
 @pytest.mark.parametrize("plain", [False, True])
-async def test_accepted_handoff_is_no_failure_of_the_agent_that_gave_the_task_away(plain: bool) -> None:
+async def test_accepted_handoff_is_no_failure_of_the_agent_that_gave_the_task_away(
+    plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = MemoryMetrics()
+    monkeypatch.setattr("coditect.testing.fleet.Host", partial(Host, metrics=metrics))
     giver = Agent("giver", slots=2)
 
     if plain:
@@ -119,6 +126,12 @@ async def test_accepted_handoff_is_no_failure_of_the_agent_that_gave_the_task_aw
 
         assert (record.load.completed, record.load.failed) == (0, 0)
         assert [one.load.completed for one in others if one.agent_id != record.agent_id] == [1]
+
+    failures = [metrics.counter(metric, capability="ticket.answer") for metric in (TASK_ERRORS, TASK_TIMEOUTS)]
+    failures.append(metrics.counter(ATTEMPTS, outcome="failed"))
+    assert [counter.value for counter in failures] == [0, 0, 0]
+    assert metrics.counter(ATTEMPTS, outcome="completed").value == 1
+    assert metrics.histogram(TASK_SECONDS, capability="ticket.answer").number() == 1
 
 
 async def test_task_that_nobody_takes_goes_on_where_it_is_with_the_reasons() -> None:
