@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from coditect import Agent, Retry, TaskCanceled
+from coditect import Agent, Context, Retry, TaskCanceled
 from coditect.agent.runtime import STUCK_SECONDS, SWALLOWED_SECONDS, HandlerStuck
+from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
 from tests.unit.agent.scene import failure_of
 
@@ -21,7 +22,9 @@ class Deaf:
 
     def __init__(self) -> None:
         self.free = False
-        self.agent = Agent("deaf", slots=2, reserve=0)
+        self.begun: list[tuple[int, int]] = []
+        """Of the neighbors: for how many seconds, and as which attempt."""
+        self.agent = Agent("deaf", slots=3, reserve=0)
 
         @self.agent.capability("never.ends", timeout="6s", retry=ONCE)
         async def never_ends(_: Any) -> str:
@@ -33,6 +36,12 @@ class Deaf:
         @self.agent.capability("good.one")
         async def good(number: int) -> int:
             return number
+
+        @self.agent.capability("slow.one", timeout="10m", retry=ONCE)
+        async def slow(seconds: int, ctx: Context) -> str:
+            self.begun.append((seconds, ctx.attempt))
+            await asyncio.sleep(seconds)
+            return ctx.agent_id
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -83,3 +92,26 @@ async def test_agent_that_a_handler_does_not_leave_ends_so_that_it_is_started_ag
         assert again.load.running == 0
         deaf.free = True
         await fleet.advance("10s")
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_neighbor_of_a_stuck_handler_finishes_in_the_drain_or_repeats_the_same_attempt(durable: bool) -> None:
+    deaf = Deaf()
+    async with TestFleet(agents=[deaf.agent], settings=Settings(drain_seconds=30)) as fleet:
+        (stuck,) = fleet.agents
+        try:
+            await fleet.client.submit("never.ends", None)
+            await fleet.advance("30s")
+            short, long = [await fleet.client.submit("slow.one", seconds, durable=durable) for seconds in (25, 300)]
+            assert await short.result(str, timeout="1m") == stuck.id
+            assert fleet.elapsed_seconds > 6 + SWALLOWED_SECONDS + STUCK_SECONDS, "it ended after the replacement began"
+            assert stuck.work is not None
+            with pytest.raises(HandlerStuck):
+                await asyncio.wait_for(stuck.work, 60)
+            (again,) = await fleet.restart("deaf")
+
+            assert await long.result(str, timeout="10m") == again.id
+            assert deaf.begun == [(25, 1), (300, 1), (300, 1)]
+        finally:
+            deaf.free = True
+            await fleet.advance("10s")
