@@ -7,8 +7,11 @@ import json
 import logging
 import logging.config
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -200,6 +203,38 @@ def test_logs_are_configured_in_place_of_what_a_module_set_up(silence: str) -> N
     own.info("The agent is ready")
 
     assert [line["event"] for line in written(stream)] == ["The agent is ready"]
+
+
+WHOLE_AGENT = """
+import os, signal, sys
+from coditect.agent import program
+from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.registry.memory import MemoryRegistry
+from coditect.settings.settings import Settings
+
+program.AmqpBroker = lambda url, *, name, **more: MemoryBroker(MemoryServer(), name=name)
+program.RedisRegistry = lambda url: MemoryRegistry()
+program.tell_ready = lambda since: os.kill(os.getpid(), signal.SIGTERM)
+program.run(sys.argv[1], Settings(log_format="json"))
+"""
+"""A program that runs the agent of a file on in-memory servers until it is ready."""
+SILENCE = """
+import logging.config
+from coditect import Agent
+
+logging.config.dictConfig({"version": 1, "root": {"level": "CRITICAL", "handlers": []}})
+agent = Agent("silent")
+"""
+
+
+def test_agent_whose_file_configures_logs_of_its_own_is_not_silenced(tmp_path: Path) -> None:
+    file = tmp_path / "silent.py"
+    file.write_text(SILENCE)
+    command = [sys.executable, "-c", WHOLE_AGENT, str(file)]
+
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+
+    assert "The agent is ready" in [json.loads(line)["event"] for line in ran.stderr.splitlines()]
 
 
 class Unprintable:
