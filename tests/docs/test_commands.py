@@ -15,6 +15,11 @@ from tests.docs.pages import pages
 from tests.servers import ROOT
 
 _CALL = re.compile(r"(?:^ *|`|: )coditect((?: +(?:'[^'\n]*'|\"[^\"\n]*\"|[^\s`'\"|;&<>()\\]+))+)", re.MULTILINE)
+_CAPABILITY = re.compile(
+    r"(?:--capability|-c|capability (?:get|forget)|task submit|What to do, e\.g\.|joined by dots, such as)"
+    r"[ =]([a-z][\w-]*(?:\.[a-z][\w-]*)+)"
+)
+_DECLARED = re.compile(r"""\.capability\(\s*"([\w.-]+)"|^name: ([\w.-]+)$""", re.MULTILINE)
 _TREE = typer.main.get_command(app)
 
 
@@ -29,6 +34,19 @@ def test_commands_named_in_texts_exist_with_their_options() -> None:
     wrong = [fault for file in [*pages(), *sources] for fault in _faults(file)]
 
     assert not wrong
+
+
+def test_capabilities_named_in_commands_are_of_the_reference_fleet_an_example_or_a_generated_project() -> None:
+    rooms = ("agents", "examples", "coditect/cli/local/starter")
+    agents = [path for room in rooms for path in (ROOT / room).rglob("*") if path.suffix in (".py", ".md")]
+    declared = {"".join(names) for agent in agents for names in _DECLARED.findall(agent.read_text(encoding="utf-8"))}
+    texts = [path for name in ("coditect", "dispatcher", "agents") for path in (ROOT / name).rglob("*.[pj][ys]")]
+    lines = [line for text in texts for line in text.read_text(encoding="utf-8").splitlines()]
+
+    named = {name for line in lines if "coditect agent run" not in line for name in _CAPABILITY.findall(line)}
+
+    assert {"hello.greet", "code.review"} <= named
+    assert named - declared == set()
 
 
 def test_no_text_installs_from_an_index_and_the_page_of_extras_has_the_command_of_the_errors() -> None:
