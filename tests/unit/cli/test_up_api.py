@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 
 from coditect.aio.launch import READY_FILE, tell_ready
-from coditect.api.program import listener
+from coditect.api.program import access_of, listener
 from coditect.cli.local.up import http_api
 from coditect.errors import SetupError
 from coditect.local.state import UpFolder
+from coditect.local.up import UpPlan, process_plan
+from coditect.settings.settings import ApiSettings
+from coditect.testing import TestFleet
+from tests.api import api_of
 
 
 def test_port_of_the_environment_is_taken_and_no_other() -> None:
@@ -39,3 +43,16 @@ def test_address_is_known_from_the_ready_file(tmp_path: Path, monkeypatch: pytes
     tell_ready(address="http://127.0.0.1:8009")
 
     assert (before, folder.address_of("api")) == (None, "http://127.0.0.1:8009")
+
+
+async def test_api_that_up_starts_refuses_a_request_without_its_key(tmp_path: Path) -> None:
+    plan = process_plan(UpPlan(tmp_path, tmp_path, tuple(http_api({})), "amqp://a", "redis://r"), environ={})
+    settings = ApiSettings.read(plan.children[-1].env)
+    task = {"capability": "text.count", "input": "four"}
+    async with TestFleet() as fleet, api_of(fleet, access=access_of(settings), settings=settings) as http:
+        refused = [await http.get("/v1/agents"), await http.post("/v1/tasks", json=task)]
+        refused.append(await http.post("/v1/approvals/flow:gate/grant", json={"by": "ada"}))
+        allowed = await http.get("/v1/agents", headers={"authorization": f"Bearer {plan.api_key}"})
+
+    assert [answer.status_code for answer in refused] == [401, 401, 401]
+    assert allowed.status_code == 200
