@@ -440,7 +440,7 @@ async def test_nobody_requests_a_handoff_for_others_of_a_task_that_is_not_report
 
 
 async def test_an_input_in_the_blob_store_is_not_part_of_the_offer(ledger: Ledger) -> None:
-    await ledger.start_one(value={"$claim": {"sha256": "a" * 64, "bytes": 5_000_000}})
+    await ledger.start_one(input={"$claim": {"sha256": "a" * 64, "bytes": 5_000_000}})
     await ask_others(ledger)
 
     ((_, offer),) = offers(ledger.seen[-1])
