@@ -117,8 +117,8 @@ async def look(task: ServiceRequest, ctx: Context) -> Health:
 async def watch(task: WatchRequest, ctx: Context) -> Health:
     """Return what is wrong with a service as soon as two looks in a row find it unwell; well when the time is over.
 
-    A service that an earlier healing left to a person is not unwell again before it was well, and one that is released
-    or mended meanwhile not before that is done. The event `service.unwell` tells others of it.
+    A service that an earlier healing left to a person counts as unwell only after it was well again. While a service is
+    being released or mended, it does not count as unwell. The event `service.unwell` tells others of it.
 
     Raises:
         InputError: not retryable; there is no such service.
@@ -186,7 +186,7 @@ async def verify(task: VerifyRequest, ctx: Context) -> Health:
     """Return that the service is well once two looks in a row say so, or what is wrong when the time is over.
 
     A service without a process is not waited for, unless something else starts it. A service that was healed three
-    times within ten minutes does not count as well again: what ails it comes back, and a person must look.
+    times within ten minutes does not count as well: the same fault comes back, and a person must look.
     """
     service, clock, well = task.service, asyncio.get_running_loop().time, 0
     end = clock() + (task.within_seconds or service.kind.patience_seconds)
