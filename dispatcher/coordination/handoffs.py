@@ -267,8 +267,7 @@ def _ask_next(unit: UnitOfWork, row: NodeRecord | None, handoff: HandoffRecord) 
     handoff.asked.append([agent, unit.now_ms, ""])
     patient = not handoff.reply_to and not handoff.waiting  # nobody waits for the end, and nobody is left to ask
     due_ms = handoff.until_ms if patient else min(unit.now_ms + ANSWER_MS, handoff.until_ms)
-    timers.put(unit.tr, unit.shard, Timer("", handoff.id, EXPIRY, due_ms))
-    unit.effects.timers = True
+    unit.set_timer(Timer("", handoff.id, EXPIRY, due_ms))
     handoff_rows.write(unit.tr, handoff)
     message = control_messages.message(control_messages.HANDOFF, _offer(unit, row, handoff).as_json())
     unit.effects.messages.append(OutgoingMessage(message, routing.AGENTS, routing.mailbox_key(AgentId(agent))))

@@ -275,8 +275,7 @@ def _timer_name(ticket: Ticket) -> str:
 
 
 def _set_timer(unit: UnitOfWork, ticket: Ticket, due_ms: int) -> None:
-    timers.put(unit.tr, unit.shard, Timer("", _timer_name(ticket), LOCK_EXPIRY, due_ms))
-    unit.effects.timers = True
+    unit.set_timer(Timer("", _timer_name(ticket), LOCK_EXPIRY, due_ms))
 
 
 def _drop(unit: UnitOfWork, ticket: Ticket, *, reason: str = "") -> None:

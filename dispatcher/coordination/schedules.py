@@ -146,8 +146,7 @@ def _set(unit: UnitOfWork, record: ScheduleRecord, next_ms: int | None) -> None:
         timers.cancel(unit.tr, "", record.name, TICK)
     else:
         due_ms = record.ticks.due_ms(record.name, next_ms)
-        timers.put(unit.tr, unit.shard, Timer("", record.name, TICK, due_ms))
-        unit.effects.timers = True
+        unit.set_timer(Timer("", record.name, TICK, due_ms))
 
 
 def _start(unit: UnitOfWork, record: ScheduleRecord, at_ms: int, *, occasion: str = "tick") -> str | None:

@@ -20,7 +20,7 @@ from coditect.wire.routing import reply_address
 from coditect.wire.tasks import result_message
 from dispatcher.coordination import thread_rows
 from dispatcher.coordination.thread_rows import KeptMessage, Listening, Member, ThreadRecord
-from dispatcher.ledger import timers, versions
+from dispatcher.ledger import versions
 from dispatcher.ledger.effects import OutgoingMessage
 from dispatcher.ledger.handlers.requests import Query, ShardChange
 from dispatcher.ledger.keyspace import THREAD_MESSAGES, THREADS
@@ -164,8 +164,7 @@ def expired(unit: UnitOfWork, timer: Timer) -> None:
 
 
 def _keep(unit: UnitOfWork, thread: ThreadRecord) -> None:
-    timers.put(unit.tr, unit.shard, Timer("", thread.id, EXPIRY, thread.last_ms + thread.keep_ms))
-    unit.effects.timers = True
+    unit.set_timer(Timer("", thread.id, EXPIRY, thread.last_ms + thread.keep_ms))
 
 
 def _check_room(thread: ThreadRecord, sender: str, done: Member) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self, TypeAlias
 
@@ -195,8 +196,8 @@ class Effects:
     """Definitions that the transaction read or wrote, for the cache; None for the nodes that ended in it."""
     unfinished: bool = False
     """Whether the transaction left work for a later one."""
-    timers: bool = False
-    """Whether a timer was set that may be due before the one for which the timer service waits."""
+    due_ms: float = math.inf
+    """The instant of the first of the timers that were set, in milliseconds since the epoch; infinite without any."""
 
     def say(self, type_: str, workflow: str, **facts: Any) -> None:
         """Add an event about a workflow, or another subject such as a breaker, to be published after the commit."""

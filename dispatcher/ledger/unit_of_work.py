@@ -11,7 +11,7 @@ from coditect.errors import NewerVersion
 from coditect.model.result import Failure
 from coditect.workflow.definition import Call, Node, SubWorkflow
 from coditect.workflow.states import TaskState, WorkflowState
-from dispatcher.ledger import definitions, outbox
+from dispatcher.ledger import definitions, outbox, timers
 from dispatcher.ledger.definitions import Caches
 from dispatcher.ledger.effects import Effects, NodeKey, NodeSnapshot, Transition, WorkflowEnd
 from dispatcher.ledger.keyspace import (
@@ -28,6 +28,7 @@ from dispatcher.ledger.keyspace import (
 )
 from dispatcher.ledger.ownership.policy import Policy
 from dispatcher.ledger.rows import NodeRecord, RunRecord, WorkflowRecord
+from dispatcher.ledger.timers import Timer
 from dispatcher.store.transaction import KeyValue, Transaction
 
 COMPENSATE = "compensate"  # the kind of unfinished work that begins the next compensation of a workflow
@@ -330,6 +331,11 @@ class UnitOfWork:
         if run is None:
             raise KeyError(node_key)
         return run
+
+    def set_timer(self, timer: Timer) -> None:
+        """Store a timer of the shard, in place of one of the same name, and note its instant for the timer service."""
+        timers.put(self.tr, self.shard, timer)
+        self.effects.due_ms = min(self.effects.due_ms, timer.due_ms)
 
     def leave(self, node_key: NodeKey, kind: str, cursor: str = "") -> None:
         """Store a cursor from which later transactions continue a node's long work, such as releasing dependents."""

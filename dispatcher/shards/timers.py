@@ -51,6 +51,10 @@ class TimerService:
         """Whether the service waits for lost consumers of agents' reports to become active again."""
         self._held_until = math.inf
         """The instant until which time limits are held back, on the loop's clock."""
+        self._next_ms = math.inf
+        """The instant of the scheduled look, in milliseconds since the epoch; infinite without one."""
+        self._set_ms = math.inf
+        """The instant of the first timer that was set since the last reading of the store began."""
         self._paused_until = -math.inf
         """The instant before which no timer fires, on the loop's clock."""
         self._seen_ms = -1
@@ -78,12 +82,20 @@ class TimerService:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
+        self._next_ms = math.inf
         if due_ms is not None and not self._closed:
+            self._next_ms = due_ms
             seconds = max(0.0, (due_ms - self._ports.clock.now_ms()) / 1000, self._paused_until - _now())
             self._handle = asyncio.get_running_loop().call_later(seconds, self._ring)
 
+    def set_no_later(self, due_ms: float) -> None:
+        """Look for due timers at `due_ms` at the latest, because a timer was set for then."""
+        self._set_ms = min(self._set_ms, due_ms)
+        if due_ms < self._next_ms:
+            self.set(int(due_ms))
+
     def look_again(self) -> None:
-        """Wake the loop to read the next timer from the store, because a timer was set or carried out."""
+        """Wake the loop to read the next timer from the store, because a timer was carried out."""
         self._wake.set()
 
     def listen(self, consumers: Collection[Consumer]) -> None:
@@ -127,6 +139,7 @@ class TimerService:
         return all(consumer.active for consumer in self._consumers)
 
     async def _look(self) -> None:
+        self._set_ms = math.inf
         try:
             due_ms = await self._next_due_ms()
             if due_ms is not None and due_ms <= self._seen_ms and self._holds():
@@ -136,13 +149,13 @@ class TimerService:
         except Retryable as error:
             self._again(error)
         else:
-            self.set(due_ms)
+            self.set(_first(due_ms, self._set_ms))
 
     async def _next_due_ms(self, *, after_ms: int = -1) -> int | None:
         return await self._ports.database.read(lambda tr: timers.next_due_ms(tr, self._shard, after_ms=after_ms))
 
     def _ring(self) -> None:
-        self._handle = None
+        self._handle, self._next_ms = None, math.inf
         self._is_due = True
         self._wake.set()
 
@@ -168,6 +181,11 @@ class TimerService:
         self.hold()
         log.info("The timers could not be read", extra={"shard": self._shard, "reason": str(error)})
         self.set(self._ports.clock.now_ms() + AGAIN_MS)
+
+
+def _first(read_ms: int | None, set_ms: float) -> int | None:
+    first_ms = set_ms if read_ms is None else min(read_ms, set_ms)
+    return None if first_ms == math.inf else int(first_ms)
 
 
 def _now() -> float:

@@ -346,8 +346,7 @@ class ShardWorker:
             self._unfinished.evaluate(*evaluation)
         if effects.unfinished:
             self.put(Continue())
-        if effects.timers:
-            self.timer_service.look_again()
+        self.timer_service.set_no_later(effects.due_ms)
         self._nudge()
 
     def _send(self) -> None:

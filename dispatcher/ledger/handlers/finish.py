@@ -13,7 +13,7 @@ from coditect.model.result import INTERRUPTED, NOT_BEGUN, RETRY_AFTER, Failure, 
 from coditect.model.retry import Retry
 from coditect.wire.workflow_tasks import Claim, Verdict
 from coditect.workflow.states import TaskState
-from dispatcher.ledger import outbox, timers
+from dispatcher.ledger import outbox
 from dispatcher.ledger.commands import AgentFate, Began, Claimed, Finished, Heard, Lost
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import FLIGHTS
@@ -155,8 +155,7 @@ def _retry_later(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, delay_ms:
 def _ready_later(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, delay_ms: int) -> None:
     unit.move(node_key, row, TaskState.RETRY_WAIT)
     timer = Timer(node_key.workflow, node_key.node, claim.RETRY_TIMER, unit.now_ms + delay_ms, row.fence)
-    timers.put(unit.tr, unit.shard, timer)
-    unit.effects.timers = True
+    unit.set_timer(timer)
 
 
 def began(unit: UnitOfWork, command: Began) -> None:

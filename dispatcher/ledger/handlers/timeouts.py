@@ -125,5 +125,4 @@ def no_queue(unit: UnitOfWork, command: NoQueue) -> None:
     row.reason = "no_queue"
     unit.move(node_key, row, TaskState.RETRY_WAIT)
     timer = Timer(node_key.workflow, node_key.node, claim.RETRY_TIMER, unit.now_ms + NO_QUEUE_MS, row.fence)
-    timers.put(unit.tr, unit.shard, timer)
-    unit.effects.timers = True
+    unit.set_timer(timer)

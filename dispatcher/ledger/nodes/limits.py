@@ -52,10 +52,10 @@ def wait(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> No
     row.heartbeat_ms = call.heartbeat_ms
     if call.deadline_ms is not None and row.deadline_ms is None:
         row.deadline_ms = unit.now_ms + call.deadline_ms
-        _put(unit, Timer(node_key.workflow, node_key.node, DEADLINE_TIMER, row.deadline_ms))
+        unit.set_timer(Timer(node_key.workflow, node_key.node, DEADLINE_TIMER, row.deadline_ms))
     if call.start_within_ms is not None and (row.start_by_ms is None or row.state is TaskState.WORKING):
         row.start_by_ms = unit.now_ms + call.start_within_ms
-        _put(unit, Timer(node_key.workflow, node_key.node, START_TIMER, row.start_by_ms + START_GRACE_MS))
+        unit.set_timer(Timer(node_key.workflow, node_key.node, START_TIMER, row.start_by_ms + START_GRACE_MS))
 
 
 def began(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
@@ -72,12 +72,7 @@ def began(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     known = timers.read(unit.tr, node_key.workflow, node_key.node, TIMEOUT_TIMER)
     if known is None or known.fence != row.fence:
         due_ms = unit.now_ms + call.timeout_ms + TIMEOUT_GRACE_MS
-        _put(unit, Timer(node_key.workflow, node_key.node, TIMEOUT_TIMER, due_ms, row.fence))
-
-
-def _put(unit: UnitOfWork, timer: Timer) -> None:
-    timers.put(unit.tr, unit.shard, timer)
-    unit.effects.timers = True
+        unit.set_timer(Timer(node_key.workflow, node_key.node, TIMEOUT_TIMER, due_ms, row.fence))
 
 
 def clear(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:

@@ -11,7 +11,7 @@ from coditect.wire.json import dumps, loads
 from coditect.workflow.definition import Repeat
 from coditect.workflow.expressions import Account, repeat_ends
 from coditect.workflow.states import TaskState
-from dispatcher.ledger import timers, values
+from dispatcher.ledger import values
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.nodes import advance, claim, limits
 from dispatcher.ledger.nodes.attempts import write_attempt
@@ -58,5 +58,4 @@ def _begin_next(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, repeat: Re
         return
     unit.move(node_key, row, TaskState.RETRY_WAIT)
     due_ms = unit.now_ms + repeat.every_ms
-    timers.put(unit.tr, unit.shard, Timer(node_key.workflow, node_key.node, claim.RETRY_TIMER, due_ms, row.fence))
-    unit.effects.timers = True
+    unit.set_timer(Timer(node_key.workflow, node_key.node, claim.RETRY_TIMER, due_ms, row.fence))

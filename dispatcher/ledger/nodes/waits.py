@@ -191,8 +191,7 @@ def _await(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, work: AwaitSign
 
 
 def _set_timer(unit: UnitOfWork, node_key: NodeKey, kind: str, due_ms: int) -> None:
-    timers.put(unit.tr, unit.shard, Timer(node_key.workflow, node_key.node, kind, due_ms))
-    unit.effects.timers = True
+    unit.set_timer(Timer(node_key.workflow, node_key.node, kind, due_ms))
 
 
 def _instant_ms(found: object) -> int:

@@ -30,8 +30,7 @@ def ask(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, question: str, tim
     unit.move(node_key, row, TaskState.AWAITING_APPROVAL)
     unit.tr.set(APPROVALS.pack((unit.now_ms, node_key.workflow, node_key.node)), question.encode())
     if timeout_ms is not None:
-        timers.put(unit.tr, unit.shard, Timer(node_key.workflow, node_key.node, TIMER, unit.now_ms + timeout_ms))
-        unit.effects.timers = True
+        unit.set_timer(Timer(node_key.workflow, node_key.node, TIMER, unit.now_ms + timeout_ms))
 
 
 def close(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:

@@ -10,7 +10,7 @@ from coditect.wire.json import dumps
 from coditect.workflow.definition import COMPENSATION, SubWorkflow
 from coditect.workflow.graph import MOST_CHILD_NODES
 from coditect.workflow.states import TaskState, WorkflowState
-from dispatcher.ledger import timers, values
+from dispatcher.ledger import values
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import DamagedValue, ValueBeyondBound
 from dispatcher.ledger.keyspace import EDGES, NODES
@@ -69,8 +69,7 @@ def _end_node(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, child: str) 
         row.attempt += 1
         unit.move(node_key, row, TaskState.RETRY_WAIT)
         timer = Timer(node_key.workflow, node_key.node, claim.RETRY_TIMER, unit.now_ms + delay_ms, row.fence)
-        timers.put(unit.tr, unit.shard, timer)
-        unit.effects.timers = True
+        unit.set_timer(timer)
     else:
         advance.fail(unit, node_key, row, failure)
 

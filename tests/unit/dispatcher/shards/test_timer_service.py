@@ -58,13 +58,18 @@ class Silent(MemoryDatabase):
 
     silent = 0
     reads = 0
+    held: asyncio.Event | None = None
+    """What an answer that was read waits for."""
 
     async def read(self, body: Callable[[Reads], Value]) -> Value:
         self.reads += 1
         if self.silent:
             self.silent -= 1
             raise TransactionTimedOut("The fault that was asked for")
-        return await super().read(body)
+        found = await super().read(body)
+        if self.held is not None:
+            await self.held.wait()
+        return found
 
 
 @dataclass
@@ -147,6 +152,40 @@ async def test_alarm_rings_after_an_outage_of_the_store(monkeypatch: pytest.Monk
 
         await eventually(lambda: set(made.fired) == {RETRY_TIMER})
         assert made.database.silent == 0
+
+
+@in_virtual_time
+async def test_timer_that_is_due_behind_the_next_one_costs_no_read_of_the_store() -> None:
+    async with around() as made:
+        made.timer_service.set_no_later(await made.plan(RETRY_TIMER, seconds=5))
+        for number in range(100):
+            made.timer_service.set_no_later(await made.plan(APPROVAL_TIMER, seconds=10 + number / 10))
+        before = made.database.reads
+        made.timer_service.set_no_later(await made.plan(limits.DEADLINE_TIMER, seconds=4))
+        await made.listen()
+        await asyncio.sleep(30)
+
+    assert before == 0
+    order = sorted(made.fired, key=lambda kind: made.fired[kind])
+    assert order == [limits.DEADLINE_TIMER, RETRY_TIMER, APPROVAL_TIMER]
+    assert made.fired[RETRY_TIMER] - made.fired[limits.DEADLINE_TIMER] == pytest.approx(1)
+
+
+@in_virtual_time
+async def test_timer_that_is_set_while_the_store_is_read_fires_in_time() -> None:
+    async with around() as made:
+        now = asyncio.get_running_loop().time
+        await made.plan(APPROVAL_TIMER, seconds=60)
+        made.database.held = asyncio.Event()
+        made.timer_service.look_again()
+        await eventually(lambda: made.database.reads == 1)
+        set_at = now()
+        made.timer_service.set_no_later(await made.plan(RETRY_TIMER, seconds=1))
+        made.database.held.set()
+        await asyncio.sleep(90)
+
+    assert made.fired[RETRY_TIMER] - set_at == pytest.approx(1, abs=0.1)
+    assert set(made.fired) == {RETRY_TIMER, APPROVAL_TIMER}
 
 
 @in_virtual_time
