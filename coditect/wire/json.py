@@ -111,19 +111,26 @@ def dumps(value: Any, *, otherwise: Callable[[Any], Any] = _refuse) -> bytes:
         InvalidTask: when JSON cannot express the value.
         Exception: any error that `otherwise` raises.
     """
-    if orjson is not None:
-        try:
-            written: bytes = orjson.dumps(value, option=_OPTIONS)
-            if value is None or b"null" not in written or _agrees(value):
-                return bytes(memoryview(written)) if len(written) < _ORJSON_BUFFER else written
-        except TypeError:
-            pass  # the definition decides, and gives the reason
+    written = dumps_plain(value)
+    if written is not None and (value is None or b"null" not in written or _agrees(value)):
+        return written
     try:
         return _written(_plain(value, otherwise, MAX_JSON_LEVELS))
     except _Refused as error:
         raise error.as_invalid(_UNWRITABLE) from error
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidTask(_UNWRITABLE, reason=str(error)[:200]) from error
+
+
+def dumps_plain(value: Any) -> bytes | None:
+    """Return a plain value as JSON, and NaN as null, by orjson; None without orjson, and where only `dumps` decides."""
+    if orjson is None:
+        return None
+    try:
+        written: bytes = orjson.dumps(value, option=_OPTIONS)
+    except TypeError:
+        return None
+    return bytes(memoryview(written)) if len(written) < _ORJSON_BUFFER else written
 
 
 def check(value: Any, *, any_keys: bool = False, any_floats: bool = False, sentence: str = _UNWRITABLE) -> None:

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import orjson
 import pytest
-from pydantic import BaseModel, ConfigDict, PlainSerializer, field_serializer
+from pydantic import BaseModel, ConfigDict, PlainSerializer, TypeAdapter, field_serializer
 
 from coditect.codec import codec, encode_any
 from coditect.errors import InvalidTask, SetupError
@@ -191,6 +191,45 @@ def test_refusal_of_a_submitted_value_names_the_place(value: object, place: str)
 )
 def test_value_that_only_looks_like_a_refused_one_is_written(annotation: Any, value: object, said: bytes) -> None:
     assert codec(annotation).encode(value) == said
+
+
+@dataclass
+class Letter:
+    """A type of a bounded number of parts, whose texts may be long."""
+
+    text: str
+    number: int = 1
+    score: float | None = None
+    kind: Literal["plain", "rich"] = "plain"
+    at: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+    sender: UUID | None = None
+
+
+@pytest.mark.parametrize(
+    "letter",
+    [
+        Letter("The quick brown fox. " * 10_000),
+        Letter("".join(map(chr, (*range(256), 0x2028, 0xFFFD, 0x1F600))), score=1e22, kind="rich", sender=UUID(int=7)),
+        Letter("null", 2**64 - 1, 5e-324),
+        Letter("NaN", -(2**63), -0.0),
+    ],
+    ids=["long", "odd characters", "most", "least"],
+)
+def test_long_texts_are_written_as_pydantic_writes_them(letter: Letter) -> None:
+    assert codec(Letter).encode(letter) == TypeAdapter(Letter).dump_json(letter)
+    assert codec(Letter).decode(codec(Letter).encode(letter)) == letter
+
+
+@pytest.mark.parametrize(
+    ("letter", "place"),
+    [(Letter("", 2**64), "number"), (Letter("", score=math.nan), "score"), (Letter("x" * 10_000, -(2**70)), "number")],
+    ids=["integer", "NaN", "long"],
+)
+def test_beside_a_long_text_too_nothing_is_written_that_json_cannot_say(letter: Letter, place: str) -> None:
+    with pytest.raises(InvalidTask, match="cannot be written as JSON") as refused:
+        codec(Letter).encode(letter)
+
+    assert refused.value.facts["at"] == place
 
 
 @pytest.mark.parametrize(
