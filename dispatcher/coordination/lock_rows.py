@@ -149,15 +149,15 @@ def remove(unit: UnitOfWork, ticket: Ticket) -> None:
     unit.tr.clear(LOCK_OWNERS.pack((ticket.agent, ticket.owner, ticket.id)))
 
 
-def places(tr: Reads, resource: str, *, before: int | None = None) -> Iterator[Place]:
+def places(tr: Reads, resource: str, *, before: int | None = None, first: int = FIRST_READ) -> Iterator[Place]:
     """Yield the places of lock requests, holding or waiting, at a resource in order, or those before number `before`.
 
-    Rows are read only as needed.
+    Rows are read only as needed, `first` of them together.
     """
     begin, end = LOCK_QUEUES.range((resource,))
     if before is not None:
         end = LOCK_QUEUES.pack((resource, before))
-    limit = FIRST_READ
+    limit = first
     while rows := tr.get_range(begin, end, limit=limit):
         for row in rows:
             yield place(row)

@@ -327,7 +327,7 @@ def _holders(unit: UnitOfWork, ticket: Ticket) -> list[dict[str, Any]]:
     places = (
         (resource, place.ticket)
         for resource in ticket.resources
-        for place in rows.places(unit.tr, resource, before=ticket.number or None)
+        for place in rows.places(unit.tr, resource, before=ticket.number or None, first=MOST_HOLDERS_NAMED)
     )
     before = [*islice(places, MOST_HOLDERS_NAMED)]
     found = unit.tr.get_many([rows.ticket_key(name) for _, name in before])

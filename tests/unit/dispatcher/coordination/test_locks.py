@@ -75,9 +75,10 @@ async def test_holders_are_read_of_five_places_only(ledger: Ledger, monkeypatch:
         await acquire(ledger, f"held {number}", resource)
     read, places = list[str](), lock_rows.places
 
-    def noted(tr: Reads, resource: str, *, before: int | None = None) -> Iterator[Place]:
+    def noted(tr: Reads, resource: str, *, before: int | None = None, first: int) -> Iterator[Place]:
         read.append(resource)
-        return places(tr, resource, before=before)
+        assert first == 5, "together"
+        return places(tr, resource, before=before, first=first)
 
     monkeypatch.setattr(lock_rows, "is_barred", lambda *_: True)
     monkeypatch.setattr(lock_rows, "places", noted)
