@@ -34,7 +34,7 @@ deployer = Agent("deployer", version="1.0.0", slots=8, tags=frozenset({"release"
 
 RELEASED = "service.released"
 """The type of the event that tells of a release; its subject is the service's lock, its data `version`, `previous`."""
-_COMMIT = Field(pattern=r"^[0-9a-f]{40,64}$", description="the hash of a commit")
+_COMMIT = Field(pattern=r"^[0-9a-f]{40,64}$", description="the hash of a commit", examples=["0" * 40])
 _SECURITY = "S"
 """The first letter of ruff's rules about security, which come from bandit."""
 _TWICE = Retry(max_attempts=2, first="1s", cap="1m")
@@ -51,6 +51,8 @@ class _DeployerRequest(BaseModel):
 
 class ChangeRequest(_DeployerRequest):
     """A request to read a change: a branch of a repository, or a pull request of a Git server."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"repository": ".", "branch": "main"}]})
 
     repository: str | None = Field(None, min_length=1, description="a git repository on the agent's machine")
     branch: str | None = Field(None, min_length=1, max_length=200)

@@ -23,7 +23,7 @@ reviewer = Agent("reviewer", version="1.0.0", slots=48, tags=frozenset({"python"
 class ReviewRequest(BaseModel):
     """A request for a review of Python code, given by exactly one of `path` and `diff`."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"path": "agents"}]})
 
     path: str | None = Field(None, min_length=1, description="file or folder on the agent's machine")
     globs: list[str] = Field(["**/*.py"], max_length=50, description="which files of a folder")

@@ -84,7 +84,9 @@ class Kind(Protocol):
 class Watched(BaseModel):
     """A service to watch and to heal. A text alone is the folder of a service."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, json_schema_extra={"examples": [{"name": "shop", "folder": "shop"}]}
+    )
 
     name: str = Field(min_length=1, max_length=200, description="the name by which people know it")
     folder: str | None = Field(None, min_length=1, description="its folder on the agent's machine")

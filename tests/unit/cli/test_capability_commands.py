@@ -12,6 +12,9 @@ import jsonschema
 import pytest
 from pydantic import BaseModel, Field
 
+from agents import deployer, doctors, documenter, guides, healer, load, publisher, reviewer, summarizer, tester
+from coditect import Agent
+from coditect.cli.capability import Example
 from coditect.codec import BYTES, codec
 from coditect.model.capability import CapabilitySpec
 from coditect.model.ids import AgentId
@@ -66,6 +69,22 @@ def test_show_gives_a_task_to_try_that_fits_the_schema(fleet: Terminal) -> None:
     assert document["example"] == {"path": "text", "depth": 2}
     assert document["versions"] == ["1.0.0", "2.0.0"]
     assert '"minimum": 2' in told.out
+
+
+REFERENCE_AGENTS = [
+    agent
+    for module in (deployer, doctors, documenter, guides, healer, load, publisher, reviewer, summarizer, tester)
+    for agent in vars(module).values()
+    if isinstance(agent, Agent)
+]
+
+
+@pytest.mark.parametrize("agent", REFERENCE_AGENTS, ids=lambda agent: agent.name)
+def test_task_to_try_fits_each_capability_of_the_reference_agents(agent: Agent) -> None:
+    for capability in agent.capabilities:
+        example = Example(capability.spec.input_schema)
+        assert example.unsure == []
+        capability.signature.input.decode(json.dumps(example.body).encode())
 
 
 def test_show_gives_a_file_to_try_where_the_input_is_bytes(terminal: Terminal) -> None:

@@ -82,7 +82,7 @@ async def test_a_busy_fleet_that_lost_an_agent_passes_every_target() -> None:
             await task.result()
         await run.result()
         await fleet.restart(row.agent)
-        tasks = [await fleet.submit("work.wait", 0.2) for _ in range(160)]
+        tasks = [await fleet.submit("work.wait", 0.4) for _ in range(100)]
         await fleet.advance("1s")
         measures = await measure_fleet(opened)
         for task in tasks:
