@@ -254,7 +254,7 @@ def test_run_and_doc_say_what_a_cluster_has_and_the_run_had_not(
 
     conftest.pytest_terminal_summary(pytest.TerminalReporter(pytestconfig, told))
 
-    doc = " ".join((ROOT / "docs" / "kubernetes.md").read_text().partition("Not proven by it,")[2].split())
+    doc = " ".join((ROOT / "docs" / "kubernetes.md").read_text().partition("what it does not prove:")[2].split())
     for what in conftest.ABSENT:
         assert f"\n{what}: " in told.getvalue()
         assert what in doc
