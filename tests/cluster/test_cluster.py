@@ -155,7 +155,7 @@ async def test_service_continues_when_a_frozen_node_is_noticed_and_when_it_is_ba
                 await scene.calm()
         with scene.measured(f"node {node} continued", promised_seconds=CONTINUES_SECONDS):
             await scene.calm()
-            await scene.cluster.whole()
+            await scene.cluster.rejoin(node)
 
 
 async def test_service_continues_through_a_rolling_restart(scene: Scene) -> None:
