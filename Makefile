@@ -195,7 +195,7 @@ COLLECTOR := $(CACHE)/otelcol
 
 k8s-test: setup ## Apply the manifests to a real Kubernetes API server, which it builds once by Go (45 minutes), and run their pods as processes (seven minutes)
 	@programs="$$(scripts/kubernetes-servers.sh $(KUBERNETES))"; \
-	CODITECT_KUBERNETES="$$programs" $(PYTHON) -m pytest -p no:randomly tests/k8s
+	CODITECT_KUBERNETES="$$programs" $(PYTHON) -m pytest -v -p no:randomly tests/k8s
 
 collector-test: setup ## A workflow's trace in a real OpenTelemetry Collector, which it builds once by Go (some minutes)
 	@program="$$(scripts/otel-collector.sh $(COLLECTOR))"; \

@@ -229,9 +229,9 @@ def _encoder(adapter: TypeAdapter[Any]) -> Callable[[Any], bytes]:
     def encode(value: Any) -> bytes:
         try:
             if flat:  # orjson writes long texts ten times as fast, and refuses long integers itself
-                said = dumps_plain(plain(value, mode="json", warnings="error"))
-                if said is not None and not (loose.numbers and b"null" in said):
-                    return said
+                text = dumps_plain(plain(value, mode="json", warnings="error"))
+                if text is not None and not (loose.numbers and b"null" in text):
+                    return text
             written = dump(value, warnings="error")
             if checked and (loose.keys or _is_suspicious(written, loose)):
                 plain_value = value if type(value) in _CONTAINERS else plain(value)
