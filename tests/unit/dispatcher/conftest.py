@@ -6,6 +6,8 @@ import pytest
 
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.lone_ledger import Ledger, SlowStore
+from tests.unit.dispatcher.lone_worker import LoneWorker, open_worker
+from tests.unit.dispatcher.planes import Plane, plane
 
 
 @pytest.fixture
@@ -20,3 +22,17 @@ async def prompt_ledger() -> AsyncIterator[Ledger]:
     """The same on a store for which no time passes, for what is to happen in one transaction on any machine."""
     async with MemoryDatabase(now=lambda: 0.0) as database:
         yield await Ledger.open(database)
+
+
+@pytest.fixture
+async def lone() -> AsyncIterator[LoneWorker]:
+    """The worker of one shard, at work."""
+    async with open_worker() as opened:
+        yield opened
+
+
+@pytest.fixture
+async def made() -> AsyncIterator[Plane]:
+    """A control plane in memory, with the parts that a test adds to it."""
+    async with plane() as opened:
+        yield opened

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from time import thread_time
 from typing import Any
 
@@ -11,30 +12,34 @@ import pytest
 
 from coditect.model.ids import AgentId
 from coditect.model.result import Failure, Outcome, Status
-from coditect.wire.control import Verb
+from coditect.model.retry import Retry
+from coditect.wire.control import Started, Verb
 from coditect.wire.json import dumps
 from coditect.wire.workflow_tasks import Claim
 from coditect.workflow.builder import Workflow
-from coditect.workflow.definition import Definition
+from coditect.workflow.definition import After, Call, Definition, From, Node, OnFailure
 from coditect.workflow.documents.document import child_document, head_document, node_document
 from coditect.workflow.graph import children_of, graph_of
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import timers
-from dispatcher.ledger.commands import Asked, Claimed, Command, Continue, Due, Evaluated, Fill, Finished
+from dispatcher.ledger.commands import Asked, Began, Claimed, Command, Continue, Due, Evaluated, Fill, Finished
 from dispatcher.ledger.definitions import Caches, Definitions
-from dispatcher.ledger.effects import Effects, NodeKey, Publication
-from dispatcher.ledger.keyspace import RUNS, STATUSES
+from dispatcher.ledger.effects import Effects, NodeKey, Notice, OutgoingMessage, Publication
+from dispatcher.ledger.keyspace import ATTEMPTS, RUNS, STATUSES
 from dispatcher.ledger.nodes import advance
 from dispatcher.ledger.nodes.inputs import RESULT, value_of
 from dispatcher.ledger.ownership import shards
 from dispatcher.ledger.ownership.leases import Lease
 from dispatcher.ledger.ownership.policy import Policy
-from dispatcher.ledger.rows import NodeRecord, RunRecord
+from dispatcher.ledger.rows import AttemptRecord, NodeRecord, RunRecord
 from dispatcher.ledger.workflows import continuations, redrive_steps
 from dispatcher.shards import batch
 from dispatcher.shards.continuations import evaluate
+from dispatcher.store.keys import Space
 from dispatcher.store.memory import Faults, MemoryDatabase
+from dispatcher.store.transaction import Reads
 
+Query = Callable[[Reads, Mapping[str, Any]], dict[str, Any]]
 AGENT = AgentId("worker-1")
 READ_SECONDS = (0.0005, 0.002)
 """Of a cluster that is not near; nobody waits for it here, but transactions age by it."""
@@ -131,8 +136,9 @@ class Ledger:
             self.going = False
 
     async def start(
-        self, definition: Definition, value: Any = None, *, workflow: str = "w", chunk: int = 1_000
+        self, flow: Workflow | Definition, value: Any = None, *, workflow: str = "w", chunk: int = 1_000
     ) -> None:
+        definition = flow.definition() if isinstance(flow, Workflow) else flow
         graph = graph_of(definition)
         children = {child.name: child_document(child) for child in children_of(definition)}
         parts = [graph.order[at : at + chunk] for at in range(0, len(graph.order), chunk)]
@@ -155,10 +161,11 @@ class Ledger:
         await self.start(one_node(**options))
         return self.published[-1]
 
-    async def ask(self, verb: Verb, body: Mapping[str, Any]) -> Any:
+    async def ask(self, verb: Verb, body: Mapping[str, Any]) -> dict[str, Any]:
         (answer,) = await self.batch(Asked(verb, body))
         if isinstance(answer, Exception):
             raise answer
+        assert isinstance(answer, dict)
         return answer
 
     async def pass_time(self, seconds: float) -> None:
@@ -174,24 +181,89 @@ class Ledger:
         assert owner is not None
         return Finished(publication.node_key, owner.fence, publication.number, outcome)
 
+    def began(self, publication: Publication, claim: Claim | None = None) -> Began:
+        """An agent's notice that it started, under the fence of the publication or of the claim."""
+        task = publication.task
+        assert task.owner is not None
+        fence = task.owner.fence if claim is None else claim.fence
+        attempt = task.attempt if claim is None else claim.attempt
+        return Began(Started(*publication.node_key, fence, publication.number, AGENT, attempt, self.now_ms))
+
+    def take(self, node: str) -> Publication:
+        """The latest publication of the node, which then no longer counts as published."""
+        taken = [publication for publication in self.published if publication.node_key.node == node][-1]
+        self.published.remove(taken)
+        return taken
+
+    async def end(self, node: str, outcome: Outcome) -> None:
+        """The latest publication of the node ends."""
+        await self.batch(self.finished(self.take(node), outcome))
+
+    async def complete(self, *nodes: str) -> None:
+        """Each of the nodes completes with its own name as its value."""
+        for node in nodes:
+            await self.end(node, completed(node))
+
     async def play(
-        self, act: Callable[[Publication], Outcome], *, pick: Callable[[Sequence[Any]], int] = len
+        self,
+        act: Callable[[Publication], Outcome],
+        *,
+        pick: Callable[[Sequence[Any]], int] = len,
+        limit: int = 1_000_000,
     ) -> list[str]:
         """Executes what is published, in the order that `pick` draws, until nothing is left; gives the nodes."""
         ran: list[str] = []
-        while self.published:
+        while self.published and len(ran) < limit:
             publication = self.published.pop(pick(self.published) % len(self.published))
             self.confirmed.append(publication.number)
             ran.append(publication.node_key.node)
             await self.batch(self.finished(publication, act(publication)))
         return ran
 
+    async def read(self, query: Query, **body: Any) -> dict[str, Any]:
+        """The answer to a query."""
+        return await self.database.read(lambda tr: query(tr, body))
+
+    async def pages(self, query: Query, **body: Any) -> list[dict[str, Any]]:
+        """All pages of the answer to a query."""
+        pages: list[dict[str, Any]] = []
+        while not pages or pages[-1]["next"] is not None:
+            page = body | ({"after": pages[-1]["next"]} if pages else {})
+            pages.append(await self.read(query, **page))
+        return pages
+
+    async def rows(self, space: Space, *prefix: Any) -> list[tuple[bytes, bytes]]:
+        """The rows of the space whose keys begin with the prefix."""
+        return await self.database.read(lambda tr: tr.get_range(*space.range(prefix)))
+
+    async def everything(self) -> list[tuple[bytes, bytes]]:
+        return await self.database.read(lambda tr: tr.get_range(b"", b"\xff"))
+
+    async def attempts(self, node: str) -> list[AttemptRecord]:
+        """The attempts of a node of the workflow `w` that others followed."""
+        return [AttemptRecord.unpack(row) for _, row in await self.rows(ATTEMPTS, "w", node)]
+
+    @property
+    def messages(self) -> list[OutgoingMessage]:
+        """The messages that were sent, but for tasks."""
+        return [message for effects in self.seen for message in effects.messages]
+
+    @property
+    def notices(self) -> list[Notice]:
+        """The events that were published."""
+        return [notice for effects in self.seen for notice in effects.notices]
+
+    @property
+    def cancels(self) -> list[tuple[NodeKey, int]]:
+        """The publications that were called off."""
+        return [cancel for effects in self.seen for cancel in effects.cancels]
+
     async def value(self, node: str, kind: str = RESULT) -> Any:
         """The value of this kind that a node of the workflow `w` has."""
         return await self.database.read(lambda tr: value_of(tr, NodeKey("w", node), kind))
 
     async def states(self, workflow: str = "w") -> dict[str, TaskState]:
-        rows = await self.database.read(lambda tr: tr.get_range(*STATUSES.range((workflow,))))
+        rows = await self.rows(STATUSES, workflow)
         return {STATUSES.unpack(key)[1]: NodeRecord.unpack(row).state for key, row in rows}
 
     async def node(self, name: str, workflow: str = "w") -> NodeRecord:
@@ -212,6 +284,42 @@ def one_node(**options: Any) -> Definition:
     flow = Workflow("one")
     flow.task("work", name="one", **options)
     return flow.definition()
+
+
+def tasks(capability: str = "work", /, **after: str) -> Workflow:
+    """Nodes of one capability, each after those that its text names: `tasks(a="", b="", c="a b")`."""
+    flow = Workflow("tasks")
+    for name, predecessors in after.items():
+        flow.task(capability, name=name, after=predecessors.split())
+    return flow
+
+
+def one_map(limit: int = 10) -> Workflow:
+    """A node `each` over the elements of the input, which has no more than so many."""
+    flow = Workflow("map")
+    flow.map("work", "input", {"n": From("item")}, limit=limit, name="each")
+    return flow
+
+
+def fan(width: int) -> Workflow:
+    """Nodes side by side, and the node `sum` after them."""
+    flow = Workflow("fan")
+    nodes = [flow.task("work", {"n": number}, name=f"n{number:04}") for number in range(width)]
+    flow.task("sum", name="sum", after=nodes)
+    return flow
+
+
+def some_graph(random: Random, nodes: tuple[int, int] = (2, 9)) -> Definition:
+    """A graph of so many nodes with edges and joins of every kind."""
+    made = []
+    for number in range(random.randint(*nodes)):
+        after = tuple(
+            After(f"n{before}", random.choice(list(OnFailure)))
+            for before in random.sample(range(number), random.randint(0, min(number, 4)))
+        )
+        join = random.choice(["all", "any", random.randint(1, len(after))]) if after else "all"
+        made.append(Node(f"n{number}", Call("work", retry=Retry(max_attempts=1)), after, join))  # type: ignore[arg-type]
+    return Definition("random", tuple(made))
 
 
 def wide(names: int | Iterable[str], capability: str = "work", value: Any = None, **options: Any) -> Workflow:

@@ -128,6 +128,9 @@ class LoneWorker:
     async def rows(self) -> list[outbox.Row]:
         return await self.database.read(lambda tr: outbox.waiting(tr, self.worker.shard))
 
+    async def is_cleared(self) -> bool:
+        return await self.rows() == []
+
 
 @asynccontextmanager
 async def open_worker(graph: TaskGraph | None = None) -> AsyncIterator[LoneWorker]:

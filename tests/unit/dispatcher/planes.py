@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from chaos.history import silent
+from chaos.recorder import RecordedDatabase, RecordedGraph
 from coditect import Agent
 from coditect.agent.program import running_agent
 from coditect.aio.clock import SystemClock
@@ -18,7 +21,8 @@ from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
 from dispatcher.liveness.eviction import Evictor
 from dispatcher.program import Dispatcher, DispatcherOptions, running_dispatcher
-from dispatcher.store.memory import MemoryDatabase
+from dispatcher.store.memory import Disk, MemoryDatabase
+from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import TaskGraph
 
 
@@ -95,3 +99,53 @@ def dispatcher_of(
         graph=graph,
         options=DispatcherOptions(owner=owner, **options),
     )
+
+
+def lone_dispatcher(
+    broker: MemoryBroker,
+    database: MemoryDatabase,
+    *,
+    registry: MemoryRegistry | None = None,
+    graph: TaskGraph | None = None,
+    shards: int = 1,
+    **options: Any,
+) -> AbstractAsyncContextManager[Dispatcher]:
+    """A dispatcher of one shard, if it is not told another number, with a registry of its own."""
+    return running_dispatcher(
+        broker=broker,
+        registry=registry or MemoryRegistry(),
+        clock=SystemClock(),
+        database=database,
+        graph=graph,
+        options=DispatcherOptions(shards=shards, **options),
+    )
+
+
+class MortalFleet(TestFleet):
+    """A fleet whose store and RQ outlive its dispatchers, of which any dies at a failpoint when that is asked for."""
+
+    __test__ = False
+    names: tuple[str, ...] = ("dispatcher",)
+    shards = 1
+    die_at = ""
+
+    def _control_planes(self) -> Mapping[str, Callable[..., AbstractAsyncContextManager[Any]]]:
+        self.graph, self.disk = MemoryTaskGraph(), Disk()
+        return {name: partial(self._dispatcher, name) for name in self.names}
+
+    @asynccontextmanager
+    async def _dispatcher(self, name: str, *, owner: str, **ports: Any) -> AsyncIterator[Any]:
+        def reached(point: str) -> None:
+            if point == self.die_at:
+                self.die_at = ""
+                self.kill(name)
+                current = asyncio.current_task()
+                assert current is not None
+                current.cancel()
+                raise asyncio.CancelledError  # a process that is killed does not finish its step
+
+        graph: Any = RecordedGraph(self.graph, reached=reached)
+        async with RecordedDatabase(MemoryDatabase(self.disk), silent, reached=reached) as database:
+            options = DispatcherOptions(shards=self.shards, owner=owner)
+            async with running_dispatcher(database=database, graph=graph, options=options, **ports) as running:
+                yield running

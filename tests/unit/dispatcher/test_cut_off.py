@@ -34,7 +34,7 @@ from tests.loops import loops, strike_for_ever, strike_once
 from tests.support import eventually
 from tests.unit.dispatcher.liveness.watch import ServerEvictor
 from tests.unit.dispatcher.lone_ledger import layered
-from tests.unit.dispatcher.lone_worker import open_worker
+from tests.unit.dispatcher.lone_worker import LoneWorker
 from tests.unit.dispatcher.planes import dispatcher_of
 
 SHARDS = 4
@@ -91,7 +91,7 @@ class PartedWhileItOpens(MemoryBroker):
 
 
 @asynccontextmanager
-async def scene(seed: int = 0, *, second: type[MemoryBroker] = MemoryBroker) -> AsyncIterator[Scene]:
+async def open_scene(*, second: type[MemoryBroker] = MemoryBroker) -> AsyncIterator[Scene]:
     worker, executed = Agent("worker", slots=8), Counter[str]()
 
     @worker.capability("work")
@@ -99,7 +99,7 @@ async def scene(seed: int = 0, *, second: type[MemoryBroker] = MemoryBroker) -> 
         executed[ctx.task_id] += 1
         await asyncio.sleep(0.3)
 
-    async with TestFleet([worker], replicas=2, seed=seed) as fleet, AsyncExitStack() as stack:
+    async with TestFleet([worker], replicas=2) as fleet, AsyncExitStack() as stack:
         fleet.kill("dispatcher")
         disk, posts = Disk(), []
         for name, kind in (("ada", MemoryBroker), ("bob", second)):
@@ -115,6 +115,12 @@ async def scene(seed: int = 0, *, second: type[MemoryBroker] = MemoryBroker) -> 
             post.heal("store")
 
 
+@pytest.fixture
+async def scene() -> AsyncIterator[Scene]:
+    async with open_scene() as opened:
+        yield opened
+
+
 def chain(many: int) -> Workflow:
     flow = Workflow("chain")
     before = flow.task("work", name="n0")
@@ -125,107 +131,104 @@ def chain(many: int) -> Workflow:
 
 @pytest.mark.parametrize("ways", [BOTH, (Way.TO_SERVER,), (Way.TO_CLIENT,)], ids=["both", "mute", "deaf"])
 @pytest.mark.parametrize("of", ["broker", "store"])
-async def test_shards_of_a_dispatcher_that_is_cut_off_move_and_come_back(of: str, ways: tuple[Way, ...]) -> None:
-    async with scene() as one:
-        ada, bob = one.posts
-        runs = [await one.fleet.start(chain(20)) for _ in range(6)]
-        await one.fleet.advance(1)
+async def test_shards_of_a_cut_off_dispatcher_move_and_come_back(scene: Scene, of: str, ways: tuple[Way, ...]) -> None:
+    ada, bob = scene.posts
+    runs = [await scene.fleet.start(chain(20)) for _ in range(6)]
+    await scene.fleet.advance(1)
 
-        ada.part(of, *ways)
-        began = one.fleet.elapsed_seconds
-        await eventually(lambda: bob.shards == set(range(SHARDS)))
-        assert one.fleet.elapsed_seconds - began < MOVED_SECONDS + NOTICED_SECONDS * (ways != BOTH)
-        assert (ada.shards, bob.unready) == (set(), "")
-        assert of in ada.unready
-        done = sum(one.executed.values())
-        await one.fleet.advance(3)
-        assert sum(one.executed.values()) - done > 30, "all six chains go on"
+    ada.part(of, *ways)
+    began = scene.fleet.elapsed_seconds
+    await eventually(lambda: bob.shards == set(range(SHARDS)))
+    assert scene.fleet.elapsed_seconds - began < MOVED_SECONDS + NOTICED_SECONDS * (ways != BOTH)
+    assert (ada.shards, bob.unready) == (set(), "")
+    assert of in ada.unready
+    done = sum(scene.executed.values())
+    await scene.fleet.advance(3)
+    assert sum(scene.executed.values()) - done > 30, "all six chains go on"
 
-        await one.fleet.advance(PARTED_SECONDS)
-        ada.heal(of)
-        await eventually(lambda: [len(post.shards) for post in one.posts] == [2, 2])
+    await scene.fleet.advance(PARTED_SECONDS)
+    ada.heal(of)
+    await eventually(lambda: [len(post.shards) for post in scene.posts] == [2, 2])
 
-        assert ada.unready == ""
-        assert {await run.wait(timeout="5m") for run in runs} == {WorkflowState.COMPLETED}
-        assert max(one.executed.values()) <= 2
+    assert ada.unready == ""
+    assert {await run.wait(timeout="5m") for run in runs} == {WorkflowState.COMPLETED}
+    assert max(scene.executed.values()) <= 2
 
 
 @pytest.mark.parametrize("of", ["broker", "store"])
-async def test_cut_that_is_shorter_than_a_lease_moves_nothing_and_repeats_nothing(of: str) -> None:
-    async with scene() as one:
-        ada, bob = one.posts
-        before = ada.shards, bob.shards
-        runs = [await one.fleet.start(chain(10)) for _ in range(4)]
-        await one.fleet.advance(1)
+async def test_cut_that_is_shorter_than_a_lease_moves_nothing_and_repeats_nothing(scene: Scene, of: str) -> None:
+    ada, bob = scene.posts
+    before = ada.shards, bob.shards
+    runs = [await scene.fleet.start(chain(10)) for _ in range(4)]
+    await scene.fleet.advance(1)
 
-        ada.part(of)
-        await one.fleet.advance(1.5)
-        ada.heal(of)
+    ada.part(of)
+    await scene.fleet.advance(1.5)
+    ada.heal(of)
 
-        assert {await run.wait(timeout="1m") for run in runs} == {WorkflowState.COMPLETED}
-        assert (ada.shards, bob.shards) == before
-        assert set(one.executed.values()) == {1}
-
-
-async def test_dispatchers_of_a_machine_that_stood_still_keep_their_shards() -> None:
-    async with scene() as one:
-        before = [dict(post.dispatcher.ownership.workers) for post in one.posts]
-
-        one.fleet._virtual_clock.now += PARTED_SECONDS
-        await one.fleet.advance(3)
-
-        assert [dict(post.dispatcher.ownership.workers) for post in one.posts] == before
+    assert {await run.wait(timeout="1m") for run in runs} == {WorkflowState.COMPLETED}
+    assert (ada.shards, bob.shards) == before
+    assert set(scene.executed.values()) == {1}
 
 
-async def test_dispatcher_without_a_broker_takes_no_shard_until_it_is_back_and_keeps_its_connections_then() -> None:
-    async with scene() as one:
-        ada, bob = one.posts
-        ada.part("broker")
-        await eventually(lambda: bob.shards == set(range(SHARDS)))
-        seen = set[int]()
-        for _ in range(round(PARTED_SECONDS / 0.5)):
-            await one.fleet.advance(0.5)
-            seen.add(len(bob.shards))
-        assert seen == {SHARDS}, "a shard that it took would have nobody who listens"
-        ada.heal("broker")
-        await eventually(lambda: len(ada.shards) == 2)
-        losses = 0
+async def test_dispatchers_of_a_machine_that_stood_still_keep_their_shards(scene: Scene) -> None:
+    before = [dict(post.dispatcher.ownership.workers) for post in scene.posts]
 
-        async def lost() -> None:
-            nonlocal losses
-            losses += 1
+    scene.fleet._virtual_clock.now += PARTED_SECONDS
+    await scene.fleet.advance(3)
 
-        ada.broker.on_reconnect(lost)
-        await one.fleet.advance(15)  # longer than a former owner is looked for
-        assert (losses, len(ada.shards)) == (0, 2)
+    assert [dict(post.dispatcher.ownership.workers) for post in scene.posts] == before
+
+
+async def test_dispatcher_without_a_broker_takes_no_shard_and_keeps_its_connections_when_it_is_back(
+    scene: Scene,
+) -> None:
+    ada, bob = scene.posts
+    ada.part("broker")
+    await eventually(lambda: bob.shards == set(range(SHARDS)))
+    seen = set[int]()
+    for _ in range(round(PARTED_SECONDS / 0.5)):
+        await scene.fleet.advance(0.5)
+        seen.add(len(bob.shards))
+    assert seen == {SHARDS}, "a shard that it took would have nobody who listens"
+    ada.heal("broker")
+    await eventually(lambda: len(ada.shards) == 2)
+    losses = 0
+
+    async def lost() -> None:
+        nonlocal losses
+        losses += 1
+
+    ada.broker.on_reconnect(lost)
+    await scene.fleet.advance(15)  # longer than a former owner is looked for
+    assert (losses, len(ada.shards)) == (0, 2)
 
 
 async def test_shard_that_is_given_up_while_it_opens_is_listened_to_by_its_next_owner_alone() -> None:
-    async with scene(second=PartedWhileItOpens) as one:
-        _, bob = one.posts
+    async with open_scene(second=PartedWhileItOpens) as scene:
+        _, bob = scene.posts
         await eventually(lambda: bob.dispatcher.ownership.cut_off_from == "broker")
-        await one.fleet.advance(1)
+        await scene.fleet.advance(1)
 
         bob.heal("broker")
-        await one.fleet.advance(PARTED_SECONDS)
+        await scene.fleet.advance(PARTED_SECONDS)
 
-        assert [(len(post.shards), post.unready) for post in one.posts] == [(2, ""), (2, "")]
-        queues = [one.fleet.server.queue(name(shard)) for name in QUEUES for shard in range(SHARDS)]
+        assert [(len(post.shards), post.unready) for post in scene.posts] == [(2, ""), (2, "")]
+        queues = [scene.fleet.server.queue(name(shard)) for name in QUEUES for shard in range(SHARDS)]
         assert {queue.stats.consumers for queue in queues} == {1}
-        assert await (await one.fleet.start(chain(3))).wait(timeout="1m") is WorkflowState.COMPLETED
+        assert await (await scene.fleet.start(chain(3))).wait(timeout="1m") is WorkflowState.COMPLETED
 
 
-async def test_exchange_that_is_gone_keeps_no_shard_from_being_opened() -> None:
-    async with scene() as one:
-        ada, bob = one.posts
-        for exchange in (routing.RESULTS, routing.CONTROL):
-            one.fleet.server.delete_exchange(exchange)
+async def test_exchange_that_is_gone_keeps_no_shard_from_being_opened(scene: Scene) -> None:
+    ada, bob = scene.posts
+    for exchange in (routing.RESULTS, routing.CONTROL):
+        scene.fleet.server.delete_exchange(exchange)
 
-        ada.part("broker")
+    ada.part("broker")
 
-        await eventually(lambda: bob.shards == set(range(SHARDS)))
-        run = await one.fleet.start(chain(3))
-        assert await run.wait(timeout="1m") is WorkflowState.COMPLETED
+    await eventually(lambda: bob.shards == set(range(SHARDS)))
+    run = await scene.fleet.start(chain(3))
+    assert await run.wait(timeout="1m") is WorkflowState.COMPLETED
 
 
 SCALED_SHARDS = 8
@@ -351,7 +354,7 @@ class LoopScene:
 
 
 @asynccontextmanager
-async def loop_scene(seed: int = 0) -> AsyncIterator[LoopScene]:
+async def open_loop_scene(seed: int = 0) -> AsyncIterator[LoopScene]:
     worker, executed = Agent("worker", slots=2), Counter[str]()
 
     @worker.capability("work")
@@ -371,83 +374,86 @@ async def loop_scene(seed: int = 0) -> AsyncIterator[LoopScene]:
         fleet.forgive_crashes()
 
 
-async def test_every_loop_of_the_dispatcher_is_critical_or_optional() -> None:
-    async with loop_scene() as one:
-        health = one.dispatcher.health
+@pytest.fixture
+async def at_work() -> AsyncIterator[LoopScene]:
+    async with open_loop_scene() as opened:
+        yield opened
 
-        assert loops(health, critical=True) == set(CRITICAL)
-        assert loops(health, critical=False) - {"tell Redis of the store's incarnation"} == set(OPTIONAL)
-        assert one.unready == ""
+
+async def test_every_loop_of_the_dispatcher_is_critical_or_optional(at_work: LoopScene) -> None:
+    health = at_work.dispatcher.health
+
+    assert loops(health, critical=True) == set(CRITICAL)
+    assert loops(health, critical=False) - {"tell Redis of the store's incarnation"} == set(OPTIONAL)
+    assert at_work.unready == ""
 
 
 @pytest.mark.parametrize("name", CRITICAL + OPTIONAL)
-async def test_loop_that_dies_is_healed_and_nothing_is_lost(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    async with loop_scene() as one:
-        run = await one.fleet.start(chain(NODES))
-        await one.fleet.advance(0.5)
+async def test_loop_that_dies_is_healed_and_nothing_is_lost(
+    at_work: LoopScene, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = await at_work.fleet.start(chain(NODES))
+    await at_work.fleet.advance(0.5)
 
-        await strike_once(one.dispatcher.health, name)
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        down = one.unready
+    await strike_once(at_work.dispatcher.health, name)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    down = at_work.unready
 
-        assert (repr(name) in down) is (name in CRITICAL)
-        assert "Struck" in down or name in OPTIONAL
-        assert await one.healed() < HEALED_SECONDS
-        assert one.dispatcher.ownership.figures()["restarts"] == 1
-        assert await run.wait(timeout="60s") is WorkflowState.COMPLETED
-        assert Counter(one.executed.values()) == {1: NODES}
+    assert (repr(name) in down) is (name in CRITICAL)
+    assert "Struck" in down or name in OPTIONAL
+    assert await at_work.healed() < HEALED_SECONDS
+    assert at_work.dispatcher.ownership.figures()["restarts"] == 1
+    assert await run.wait(timeout="60s") is WorkflowState.COMPLETED
+    assert Counter(at_work.executed.values()) == {1: NODES}
     (said,) = [record for record in caplog.records if record.message == "A loop died; it is started again"]
     assert (vars(said)["loop"], vars(said)["critical"]) == (name, name in CRITICAL)
     assert "Struck" in vars(said)["error"]
 
 
-async def test_loop_that_waits_for_a_shard_s_lost_consumers_and_dies_is_healed() -> None:
+async def test_loop_that_waits_for_a_shard_s_lost_consumers_and_dies_is_healed(at_work: LoopScene) -> None:
     name = "consumers of shard 0"
-    async with loop_scene() as one:
-        run = await one.fleet.start(chain(NODES))
-        await one.fleet.advance(0.5)
-        one.fleet.server.cancel_consumers(routing.results_queue(0))
-        await eventually(lambda: name in loops(one.dispatcher.health, critical=True))
+    run = await at_work.fleet.start(chain(NODES))
+    await at_work.fleet.advance(0.5)
+    at_work.fleet.server.cancel_consumers(routing.results_queue(0))
+    await eventually(lambda: name in loops(at_work.dispatcher.health, critical=True))
 
-        await strike_once(one.dispatcher.health, name)
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+    await strike_once(at_work.dispatcher.health, name)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
 
-        assert repr(name) in one.dispatcher.health.why_not()
-        assert await one.healed() < HEALED_SECONDS
-        assert name not in loops(one.dispatcher.health, critical=True), "it is over, since reports arrive again"
-        assert await run.wait(timeout="60s") is WorkflowState.COMPLETED
-        assert Counter(one.executed.values()) == {1: NODES}
+    assert repr(name) in at_work.dispatcher.health.why_not()
+    assert await at_work.healed() < HEALED_SECONDS
+    assert name not in loops(at_work.dispatcher.health, critical=True), "it is over, since reports arrive again"
+    assert await run.wait(timeout="60s") is WorkflowState.COMPLETED
+    assert Counter(at_work.executed.values()) == {1: NODES}
 
 
 @pytest.mark.parametrize("name", CRITICAL)
-async def test_critical_loop_that_dies_for_ever_ends_the_process_and_is_named(name: str) -> None:
-    async with loop_scene() as one:
-        striking = asyncio.ensure_future(strike_for_ever(one.dispatcher.health, name))
-        began = one.fleet.elapsed_seconds
+async def test_critical_loop_that_dies_for_ever_ends_the_process_and_is_named(at_work: LoopScene, name: str) -> None:
+    striking = asyncio.ensure_future(strike_for_ever(at_work.dispatcher.health, name))
+    began = at_work.fleet.elapsed_seconds
 
-        with pytest.raises(LoopDied) as ended:
-            await run_until(asyncio.Event(), one.dispatcher.health.failure())
+    with pytest.raises(LoopDied) as ended:
+        await run_until(asyncio.Event(), at_work.dispatcher.health.failure())
 
-        assert one.fleet.elapsed_seconds - began < ENDED_SECONDS
-        assert ended.value.facts["loop"] == name
-        assert ended.value.facts["deaths"] == RestartLimits().most_deaths
-        striking.cancel()
+    assert at_work.fleet.elapsed_seconds - began < ENDED_SECONDS
+    assert ended.value.facts["loop"] == name
+    assert ended.value.facts["deaths"] == RestartLimits().most_deaths
+    striking.cancel()
 
 
-async def test_optional_loops_that_die_for_ever_hold_up_no_workflow() -> None:
-    async with loop_scene() as one:
-        striking = [asyncio.ensure_future(strike_for_ever(one.dispatcher.health, name)) for name in OPTIONAL]
-        await one.fleet.advance(1)
+async def test_optional_loops_that_die_for_ever_hold_up_no_workflow(at_work: LoopScene) -> None:
+    striking = [asyncio.ensure_future(strike_for_ever(at_work.dispatcher.health, name)) for name in OPTIONAL]
+    await at_work.fleet.advance(1)
 
-        run = await one.fleet.start(chain(NODES))
+    run = await at_work.fleet.start(chain(NODES))
 
-        assert await run.wait(timeout="300s") is WorkflowState.COMPLETED
-        assert Counter(one.executed.values()) == {1: NODES}
-        assert one.unready == ""
-        for each in striking:
-            each.cancel()
+    assert await run.wait(timeout="300s") is WorkflowState.COMPLETED
+    assert Counter(at_work.executed.values()) == {1: NODES}
+    assert at_work.unready == ""
+    for each in striking:
+        each.cancel()
 
 
 @settings(max_examples=5, deadline=None)
@@ -457,17 +463,17 @@ async def test_optional_loops_that_die_for_ever_hold_up_no_workflow() -> None:
 )
 def test_loops_that_die_at_any_instant_lose_nothing(seed: int, deaths: list[tuple[str, float]]) -> None:
     async def live() -> None:
-        async with loop_scene(seed) as one:
-            run = await one.fleet.start(chain(NODES))
+        async with open_loop_scene(seed) as at_work:
+            run = await at_work.fleet.start(chain(NODES))
             for name, pause in deaths:
                 await asyncio.sleep(pause)
-                if one.dispatcher.ownership.workers:
-                    await strike_once(one.dispatcher.health, name)
+                if at_work.dispatcher.ownership.workers:
+                    await strike_once(at_work.dispatcher.health, name)
 
             assert await run.wait(timeout="120s") is WorkflowState.COMPLETED
-            await one.healed()
+            await at_work.healed()
 
-            assert len(one.executed) == NODES
+            assert len(at_work.executed) == NODES
 
     asyncio.run(live())
 
@@ -482,15 +488,14 @@ class Raising:
         raise RuntimeError("the fault that was asked for")
 
 
-async def test_worker_that_dies_with_a_command_in_hand_does_those_behind_it() -> None:
-    async with open_worker() as lone:
-        lone.worker.put(Continue(), Raising())
-        lone.worker.put(Continue(), Raising())
+async def test_worker_that_dies_with_a_command_in_hand_does_those_behind_it(lone: LoneWorker) -> None:
+    lone.worker.put(Continue(), Raising())
+    lone.worker.put(Continue(), Raising())
 
-        await lone.start()
+    await lone.start()
 
-        await eventually(lambda: lone.published() == 1)
-        assert lone.ports.background.health.deaths == {"shard worker 0": 2}
+    await eventually(lambda: lone.published() == 1)
+    assert lone.ports.background.health.deaths == {"shard worker 0": 2}
 
 
 @pytest.mark.parametrize("seed", [1, 2])

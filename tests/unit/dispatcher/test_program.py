@@ -136,9 +136,7 @@ def adapters(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("adapters")
 @pytest.mark.parametrize("takes", [0, 30])
-def test_store_that_fails_ends_us(
-    takes: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_failed_store_ends_us(takes: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(program, "open_store", lambda settings, on_wait: Failing(takes=takes))
 
     code = program.main(Settings(shards=4))
@@ -156,7 +154,7 @@ class Broken(MemoryRegistry):
 
 
 @pytest.mark.usefixtures("adapters")
-def test_critical_loop_that_dies_for_ever_ends_the_program_which_names_it(
+def test_critical_loop_that_dies_for_ever_ends_the_program(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     @asynccontextmanager
@@ -177,7 +175,7 @@ def test_critical_loop_that_dies_for_ever_ends_the_program_which_names_it(
 
 
 @pytest.mark.usefixtures("adapters")
-def test_broker_s_loop_that_dies_ends_the_program(
+def test_broker_s_dying_loop_ends_the_program(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = LoopingBroker(MemoryServer(), "ada", RestartLimits(first_pause_seconds=0.001))

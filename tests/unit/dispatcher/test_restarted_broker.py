@@ -266,22 +266,6 @@ async def test_rebuild_on_demand_of_a_healthy_fleet_executes_nothing_twice(at: f
         assert len(attempts) == 120
 
 
-async def test_rebuild_on_demand_publishes_anew_what_waits_and_the_older_is_dropped() -> None:
-    workers = Workers(seconds=5.0)
-    async with TestFleet(agents=[workers.agent]) as fleet:
-        run = await fleet.client.start(layered(20, 1))
-        await fleet.advance(4)
-        begun = workers.executions
-        assert 0 < begun < 20
-
-        async with MemoryBroker(fleet.server, name="doctor") as broker:
-            rebuilt = await rebuild(broker)
-
-        assert rebuilt.counts["published"] == 20 - begun
-        assert await run.wait(timeout="5m") is WorkflowState.COMPLETED
-        assert workers.executions == 20
-
-
 @pytest.mark.parametrize("dies", ["before", "after"])
 async def test_what_a_rebuild_left_with_an_agent_that_dies_runs_elsewhere(dies: str) -> None:
     workers = Workers(seconds=10.0)
@@ -364,23 +348,6 @@ async def test_keys_of_an_agent_that_died_while_no_dispatcher_was_there_are_soon
 
         assert fleet.elapsed_seconds - back < SOON_SECONDS
         assert await handle.result(str) == started[1] != holder
-
-
-async def test_lock_of_a_client_and_key_of_a_living_agent_outlive_the_absence_of_every_dispatcher() -> None:
-    started: list[str] = []
-    async with LastingFleet(agents=[builder(started)], replicas=2) as fleet:
-        handle = await fleet.submit("repo.build", "search")
-        async with fleet.client.lock("site") as lock:
-            await fleet.advance("1s")
-            fleet.kill("dispatcher")
-            await fleet.advance("4s")
-            await fleet.restart("dispatcher")
-            await fleet.advance(f"{SOON_SECONDS}s")
-
-            assert [row.fence async for row in fleet.client.locks.list(resource="site")] == [lock.fence]
-        assert await handle.result(str) == started[0]
-
-    assert len(started) == 1
 
 
 async def grant_late(fleet: TestFleet, run: WorkflowRun, dead: str) -> None:

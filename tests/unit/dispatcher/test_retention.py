@@ -38,7 +38,7 @@ from tests.unit.dispatcher.coordination.test_handoffs import ask_others
 from tests.unit.dispatcher.ledger.nodes.test_approval_policy import answer
 from tests.unit.dispatcher.ledger.nodes.test_waits import signal
 from tests.unit.dispatcher.ledger.workflows.restored import children, restore, shop
-from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed
+from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed, fan, one_node, tasks
 from tests.unit.layers.scene import Opened
 
 KEPT = {"shards", "beat", "lease", "published", "key", "key_expiry", "indexed", "shown", "autonomy"}
@@ -76,7 +76,7 @@ class Broom:
 
     async def left(self) -> set[str]:
         """What there are keys of."""
-        rows = await self.ledger.database.read(lambda tr: tr.get_range(*ROOT.range()))
+        rows = await self.ledger.rows(ROOT)
         return {str(ROOT.unpack(key)[0]) for key, _ in rows}
 
 
@@ -88,13 +88,6 @@ async def broom() -> AsyncIterator[Broom]:
         ports = Ports(broker, database, events, ReferenceClock(clock), background, Capacity(lambda: 0.0))
         ledger = await Ledger.open(database)
         yield Broom(ledger, graph, clock, Retention(ports, owner="me", graph=graph, keep_days=7))
-
-
-def fan(width: int) -> Definition:
-    flow = Workflow("fan")
-    nodes = [flow.task("work", {"n": number}, name=f"n{number:04}") for number in range(width)]
-    flow.task("sum", name="sum", after=nodes)
-    return flow.definition()
 
 
 async def ended(broom: Broom, workflow: str = "w", width: int = 3) -> None:
@@ -110,7 +103,7 @@ def keeping(retention: str) -> Definition:
 
 
 async def kept_of(broom: Broom) -> list[str]:
-    rows = await broom.ledger.database.read(lambda tr: tr.get_range(*RUNS.range()))
+    rows = await broom.ledger.rows(RUNS)
     return [str(RUNS.unpack(key)[0]) for key, _ in rows]
 
 
@@ -129,17 +122,15 @@ async def test_workflow_is_taken_away_with_everything_after_its_time_and_not_bef
         await broom.ledger.database.read(lambda tr: queries.rows_of(tr, "w"))
     assert (await counted(broom.graph, [0]))[JobState.FINISHED] == 0
     assert await broom.ledger.state("alive") is WorkflowState.RUNNING
-    rows = await broom.ledger.database.read(lambda tr: tr.get_range(*ROOT.range()))
+    rows = await broom.ledger.rows(ROOT)
     assert not [key for key, _ in rows if "w" in ROOT.unpack(key)[1:]]
 
 
 async def test_children_are_taken_away_with_their_parent_and_not_before(broom: Broom) -> None:
     await broom.ledger.start(shop())
-    while not await children(broom.ledger):
-        await broom.ledger.batch(broom.ledger.finished(broom.ledger.published.pop(), completed({"title": "Alice"})))
+    await broom.ledger.end("order", completed({"title": "Alice"}))
     (child,) = await children(broom.ledger)
-    for _ in range(2):
-        await broom.ledger.batch(broom.ledger.finished(broom.ledger.published.pop(), completed()))
+    await broom.ledger.complete("typeset", "bound")
 
     await broom.sweep(after_ms=7 * DAY_MS + 1)
     kept = await broom.ledger.state(child)
@@ -147,7 +138,7 @@ async def test_children_are_taken_away_with_their_parent_and_not_before(broom: B
     await broom.sweep(after_ms=7 * DAY_MS + 1)
 
     assert kept is WorkflowState.COMPLETED
-    rows = await broom.ledger.database.read(lambda tr: tr.get_range(*ROOT.range()))
+    rows = await broom.ledger.rows(ROOT)
     assert not [key for key, _ in rows if {"w", child} & {*map(str, ROOT.unpack(key)[1:])}]
 
 
@@ -175,7 +166,7 @@ async def test_interrupted_removal_goes_on_and_nobody_sees_the_rest(broom: Broom
 
 
 async def test_unfinished_upload_goes_after_an_hour_and_a_chunk_after_that_is_refused(broom: Broom) -> None:
-    definition = fan(3)
+    definition = fan(3).definition()
     chunk = {"workflow": "w", "name": "fan", "chunks": 2, "count": 4, "input": None}
     nodes = {node.name: node_document(node) for node in definition.nodes}
     first = dict(list(nodes.items())[:2])
@@ -216,7 +207,7 @@ async def test_answers_go_after_a_day_and_not_before(broom: Broom) -> None:
     later = Asked(Verb.PAUSE, {"workflow": "w"}, "later")
     await broom.ledger.batch(later)
     await broom.sweep(after_ms=answers.ANSWER_RETENTION_MS - 1)
-    rows = await broom.ledger.database.read(lambda tr: tr.get_range(*REQUEST_ANSWERS.range()))
+    rows = await broom.ledger.rows(REQUEST_ANSWERS)
 
     assert isinstance(refused, InputError)
     assert [REQUEST_ANSWERS.unpack(key) for key, _ in rows] == [(0, "later")]
@@ -303,12 +294,8 @@ async def test_a_wrong_retention_is_refused(broom: Broom) -> None:
 
 
 async def test_rq_keeps_what_lives_and_for_an_hour_what_failed(broom: Broom) -> None:
-    flow = Workflow("two")
-    flow.task("work", name="first")
-    flow.task("work", name="second")
-    definition = flow.definition()
     for workflow, outcome in (("done", completed(1)), ("failed", failed()), ("lives", None)):
-        await broom.ledger.start(definition, workflow=workflow)
+        await broom.ledger.start(tasks(first="", second=""), workflow=workflow)
         names = ("first", "second")
         ended = JobState.FINISHED if outcome is not None else JobState.STARTED
         await broom.graph.create([Job(workflow, node, 0, Priority.P1, "work", (), ended) for node in names])
@@ -347,14 +334,12 @@ async def test_rq_keeps_what_runs_again_however_long_ago_it_ended_and_is_shown_i
 async def test_whenever_workflows_end_each_is_forgotten_by_rq_in_its_time(ends: list[tuple[bool, int]]) -> None:
     async with MemoryDatabase() as database:
         ledger = await Ledger.open(database)
-        flow = Workflow("one")
-        flow.task("work", name="only")
         forgotten: set[str] = set()
         ended: dict[str, tuple[bool, int]] = {}
         for number, (fails, pause_ms) in enumerate(ends):
             workflow = f"w{number:02}"
             ledger.now_ms += pause_ms
-            await ledger.start(flow.definition(), workflow=workflow)
+            await ledger.start(one_node(), workflow=workflow)
             await ledger.play(lambda _, fails=fails: failed() if fails else completed(1))  # type: ignore[misc]
             ended[workflow] = fails, ledger.now_ms
             for failing, age_ms in ((False, SHOWN_MS), (True, SHOWN_FAILED_MS)):
@@ -410,15 +395,15 @@ async def remove_whole(ledger: Ledger) -> None:
 
 async def kinds_of_rows(ledger: Ledger) -> set[str]:
     """The kinds of the rows that name the workflow, by their key."""
-    rows = await ledger.database.read(lambda tr: tr.get_range(*ROOT.range()))
+    rows = await ledger.rows(ROOT)
     return {str(ROOT.unpack(key)[0]) for key, _ in rows if "w" in ROOT.unpack(key)[1:]} - OF_THE_TRAIL
 
 
 async def test_nothing_is_left_of_a_workflow_that_did_all_that_leaves_rows(prompt_ledger: Ledger) -> None:
-    flow = Workflow("all")
+    flow = Workflow("all", labels={"team": "blue"})
     told = flow.signal("go", name="told", after=[flow.approval("now?", name="gate")])
     flow.task("work", name="one", after=[told], retry=Retry(max_attempts=2), compensate="undo")
-    await prompt_ledger.start(flow.definition())
+    await prompt_ledger.start(flow)
     await answer(prompt_ledger, "gate")
     for name in ("go", "unheard"):
         await signal(prompt_ledger, name, identity=name)

@@ -27,11 +27,10 @@ async def opened(ledger: Ledger) -> BreakerState:
 
 def told(ledger: Ledger) -> list[bool]:
     """Whether the breaker was open, by each broadcast so far."""
-    messages = [out for effects in ledger.seen for out in effects.messages]
-    assert {(out.exchange, out.message.type) for out in messages} <= {
+    assert {(out.exchange, out.message.type) for out in ledger.messages} <= {
         ("coditect.broadcast", control_messages.BREAKER_NEWS)
     }
-    return [loads(out.message.body)["open"] for out in messages]
+    return [loads(out.message.body)["open"] for out in ledger.messages]
 
 
 async def test_a_trip_opens_the_breaker_once_and_is_broadcast(ledger: Ledger) -> None:

@@ -20,10 +20,9 @@ from coditect.wire.workflow_tasks import Verdict
 from coditect.workflow.states import TaskState
 from dispatcher.coordination import handoff_rows, handoffs
 from dispatcher.ledger.commands import Began
-from dispatcher.ledger.effects import Effects, NodeKey
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.handlers.requests import ShardChange
-from dispatcher.ledger.keyspace import ATTEMPTS, DUE, FLIGHTS, HANDOFFS, TIMERS
-from dispatcher.ledger.rows import AttemptRecord
+from dispatcher.ledger.keyspace import DUE, FLIGHTS, HANDOFFS, TIMERS
 from tests.unit.dispatcher.ledger.nodes.test_approval_policy import answer, opened
 from tests.unit.dispatcher.lone_ledger import Ledger, claim_of, completed, failed, few_steps, wide
 
@@ -47,60 +46,43 @@ async def ask_others(ledger: Ledger, *, fence: int = 1, ticket: str = "t1", **mo
         "ticket": ticket,
         "reply_to": f"reply.{OWNER}",
     }
-    answer: dict[str, Any] = await ledger.ask(Verb.HANDOFF_REQUEST, body | more)
-    return answer
+    return await ledger.ask(Verb.HANDOFF_REQUEST, body | more)
 
 
 async def accept(ledger: Ledger, handoff: str, agent: str = OTHERS[0]) -> dict[str, Any]:
-    answer: dict[str, Any] = await ledger.ask(Verb.HANDOFF_ACCEPT, {"handoff": handoff, "agent": agent})
-    return answer
+    return await ledger.ask(Verb.HANDOFF_ACCEPT, {"handoff": handoff, "agent": agent})
 
 
 async def decline(ledger: Ledger, handoff: str, agent: str, reason: str = "no") -> dict[str, Any]:
-    answer: dict[str, Any] = await ledger.ask(
-        Verb.HANDOFF_DECLINE, {"handoff": handoff, "agent": agent, "reason": reason}
-    )
-    return answer
+    body = {"handoff": handoff, "agent": agent, "reason": reason}
+    return await ledger.ask(Verb.HANDOFF_DECLINE, body)
 
 
 async def withdraw(ledger: Ledger, handoff: str) -> dict[str, Any]:
-    answer: dict[str, Any] = await ledger.ask(Verb.HANDOFF_WITHDRAW, {"handoff": handoff, "by": "ada", "reason": "why"})
-    return answer
-
-
-def offers(effects: Effects) -> list[tuple[str, dict[str, Any]]]:
-    """The agents to which a transaction offers a task, each with the offer."""
-    return [
-        (out.routing_key.removeprefix("mail."), loads(out.message.body))
-        for out in effects.messages
-        if out.message.type == control_messages.HANDOFF
-    ]
+    return await ledger.ask(Verb.HANDOFF_WITHDRAW, {"handoff": handoff, "by": "ada", "reason": "why"})
 
 
 def offered(ledger: Ledger) -> list[str]:
     """The agents that were asked, in order."""
-    return [agent for effects in ledger.seen for agent, _ in offers(effects)]
+    offers = [out for out in ledger.messages if out.message.type == control_messages.HANDOFF]
+    return [out.routing_key.removeprefix("mail.") for out in offers]
 
 
 def said(ledger: Ledger) -> list[str]:
     """The events of handoffs, in order."""
-    kinds = [notice.type for effects in ledger.seen for notice in effects.notices]
+    kinds = [notice.type for notice in ledger.notices]
     return [kind.removeprefix("agent.handoff.") for kind in kinds if kind.startswith("agent.handoff.")]
 
 
 def news(ledger: Ledger) -> list[str]:
     """What the owner was told, by push."""
-    return [
-        loads(out.message.body)["state"]
-        for effects in ledger.seen
-        for out in effects.messages
-        if out.message.type != control_messages.HANDOFF
-    ]
+    pushed = [out.message for out in ledger.messages if out.message.type != control_messages.HANDOFF]
+    return [loads(message.body)["state"] for message in pushed]
 
 
 async def kept(ledger: Ledger) -> list[handoff_rows.HandoffRecord]:
     """The handoffs of the node `one`."""
-    found = await ledger.database.read(lambda tr: tr.get_range(*HANDOFFS.range(("w", "one"))))
+    found = await ledger.rows(HANDOFFS, "w", "one")
     return [handoff_rows.unpack(NodeKey("w", "one"), int(HANDOFFS.unpack(key)[2]), row) for key, row in found]
 
 
@@ -120,11 +102,6 @@ async def begun(ledger: Ledger) -> Ledger:
     return ledger
 
 
-async def attempts(ledger: Ledger) -> list[AttemptRecord]:
-    found = await ledger.database.read(lambda tr: tr.get_range(*ATTEMPTS.range(("w", "one"))))
-    return [AttemptRecord.unpack(row) for _, row in found]
-
-
 LOCK = {"resources": ["repo"], "mode": "exclusive", "ttl_ms": 10_000, "reply_to": "reply.x"}
 MINE = {"agent": OWNER, "task": "w:one", "owner": "w:one/1/f1"}
 THEIRS = {"agent": OTHERS[0], "task": "w:one", "owner": "w:one/1/f2"}
@@ -138,9 +115,9 @@ async def test_an_accepted_task_is_published_to_the_new_owner_under_a_new_fence(
     assert (publication.agent, publication.task.capability, publication.task.attempt) == (OTHERS[0], "work.other", 1)
     assert publication.task.owner is not None
     assert publication.task.owner.fence == 2
-    assert [(one.status, one.agent, one.fence) for one in await attempts(begun)] == [("handed_off", OWNER, 1)]
+    assert [(row.status, row.agent, row.fence) for row in await begun.attempts("one")] == [("handed_off", OWNER, 1)]
     assert (news(begun), said(begun)) == (["accepted"], ["requested", "accepted"])
-    kinds = {out.message.type for one in begun.seen for out in one.messages}
+    kinds = {out.message.type for out in begun.messages}
     assert control_messages.CANCEL not in kinds, "its owner waits for the end of the handoff"
 
 
@@ -292,7 +269,7 @@ async def test_a_task_is_tried_again_as_the_capability_that_took_it_over_and_red
     row = await begun.node("one")
 
     assert (again.capability, again.attempt) == ("work.other", 2)
-    assert await begun.database.read(partial(handoffs.show, body={"task": "w:one"})) == {"handoff": None}
+    assert await begun.read(handoffs.show, task="w:one") == {"handoff": None}
     assert begun.published[-1].task.capability == begun.published[0].task.capability
     assert (row.capability, row.handoffs) == ("", 0)
 
@@ -302,7 +279,7 @@ async def test_locks_go_with_the_task_under_a_new_fence_and_wait_for_its_new_own
     waits = {"agent": "d", "task": "x", "owner": "x"}
     await begun.ask(Verb.LOCK_ACQUIRE, LOCK | waits | {"ticket": "waiting"})
     await accept(begun, ID)
-    told = [out.message for effects in begun.seen for out in effects.messages if out.message.correlation_id == "old"]
+    told = [out.message for out in begun.messages if out.message.correlation_id == "old"]
     assert [loads(one.body)["state"] for one in told] == ["gone"], "its holder hears of it at once"
 
     await begun.ask(Verb.LOCK_RELEASE, {"ticket": "old"})
@@ -335,7 +312,7 @@ async def test_a_task_that_goes_to_a_capability_of_the_policy_is_asked_about_fir
     async with opened() as ledger:
         flow = Workflow("ship")
         flow.task("work", {"share": 50}, name="one", timeout="1m")
-        await ledger.start(flow.definition())
+        await ledger.start(flow)
         asked = await ask_others(ledger, capability="deploy.release")
         told = await accept(ledger, asked["handoff"])
         assert (told["state"], await ledger.states()) == ("accepted", {"one": TaskState.AWAITING_APPROVAL})
@@ -368,7 +345,7 @@ async def test_handoffs_are_listed_by_task_workflow_agent_and_state(begun: Ledge
     await ask_others(begun, ticket="t2")
 
     async def ids(**wanted: Any) -> list[str]:
-        page = await begun.database.read(partial(handoffs.list_handoffs, body=wanted))
+        page = await begun.read(handoffs.list_handoffs, **wanted)
         return [row["handoff"] for row in page["handoffs"]]
 
     both = ["w:one.1", "w:one.2"]
@@ -423,7 +400,7 @@ async def test_others_request_a_handoff_for_the_owner_which_is_canceled_when_an_
     await ledger.pass_time(15)  # the only agent that is asked has the whole time
     accepted = await accept(ledger, ID)
 
-    told = [(out.routing_key, loads(out.message.body)) for one in ledger.seen for out in one.messages]
+    told = [(out.routing_key, loads(out.message.body)) for out in ledger.messages]
     cancel = {"task_id": "w:one", "reason": f"handed off to {OTHERS[0]}", "publication": 1, "handed_off": True}
     assert (requested["state"], accepted["by"]) == ("requested", OTHERS[0])
     assert told[-1] == (f"mail.{OWNER}", cancel)
@@ -443,14 +420,12 @@ async def test_an_input_in_the_blob_store_is_not_part_of_the_offer(ledger: Ledge
     await ledger.start_one(input={"$claim": {"sha256": "a" * 64, "bytes": 5_000_000}})
     await ask_others(ledger)
 
-    ((_, offer),) = offers(ledger.seen[-1])
+    offer = loads(ledger.messages[-1].message.body)
     assert (offer["whole"], offer["input"]) == (False, None)
 
 
-async def test_a_task_that_is_being_canceled_changes_hands_no_more(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await ledger.start(wide(("a", "b", "one")).definition())
+async def test_a_task_amid_its_cancel_changes_hands_no_more(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    await ledger.start(wide(("a", "b", "one")))
     await ask_others(ledger, fence=(await ledger.node("one")).fence)
     ledger.goes_on = False
     few_steps(monkeypatch, 1)
@@ -488,11 +463,5 @@ async def test_a_list_is_read_in_pages_of_some_bytes(ledger: Ledger) -> None:
         handoff = (await ask_others(ledger, ticket=f"t{number}", context="x" * 60_000))["handoff"]
         await withdraw(ledger, handoff)
 
-    pages: list[int] = []
-    after: str | None = None
-    while after is not None or not pages:
-        page = await ledger.database.read(partial(handoffs.list_handoffs, body={"after": after}))
-        pages.append(len(page["handoffs"]))
-        after = page["next"]
-
+    pages = [len(page["handoffs"]) for page in await ledger.pages(handoffs.list_handoffs)]
     assert (pages[0], sum(pages)) == (5, 20)

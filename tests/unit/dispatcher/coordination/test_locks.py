@@ -26,8 +26,7 @@ TTL_MS = 10_000
 async def acquire(ledger: Ledger, ticket: str, *resources: str, mode: str = "exclusive", **more: Any) -> dict[str, Any]:
     owner = {"agent": "a", "task": ticket, "owner": ticket, "reply_to": "reply.a"}
     body = {"ticket": ticket, "resources": [*(resources or ("repo:x",))], "mode": mode, "ttl_ms": TTL_MS}
-    answer: dict[str, Any] = await ledger.ask(Verb.LOCK_ACQUIRE, body | owner | more)
-    return answer
+    return await ledger.ask(Verb.LOCK_ACQUIRE, body | owner | more)
 
 
 async def release(ledger: Ledger, ticket: str) -> bool:
@@ -35,8 +34,7 @@ async def release(ledger: Ledger, ticket: str) -> bool:
 
 
 async def renew(ledger: Ledger, ticket: str) -> dict[str, Any]:
-    answer: dict[str, Any] = await ledger.ask(Verb.LOCK_RENEW, {"ticket": ticket})
-    return answer
+    return await ledger.ask(Verb.LOCK_RENEW, {"ticket": ticket})
 
 
 async def states(ledger: Ledger, *tickets: str) -> dict[str, str]:
@@ -45,14 +43,13 @@ async def states(ledger: Ledger, *tickets: str) -> dict[str, str]:
 
 def told(ledger: Ledger) -> dict[str, str]:
     """The state that was last pushed to the owner of each ticket."""
-    messages = [out for effects in ledger.seen for out in effects.messages]
-    assert {(out.exchange, out.routing_key) for out in messages} <= {("coditect.replies", "reply.a")}
-    return {out.message.correlation_id or "": loads(out.message.body)["state"] for out in messages}
+    assert {(out.exchange, out.routing_key) for out in ledger.messages} <= {("coditect.replies", "reply.a")}
+    return {out.message.correlation_id or "": loads(out.message.body)["state"] for out in ledger.messages}
 
 
 def events(ledger: Ledger) -> list[tuple[str, dict[str, Any]]]:
     """The events about locks, in order, each with its facts."""
-    return [(notice.type, dict(notice.facts)) for effects in ledger.seen for notice in effects.notices]
+    return [(notice.type, dict(notice.facts)) for notice in ledger.notices]
 
 
 async def test_a_refused_and_a_waiting_request_get_the_holders_with_their_reasons(ledger: Ledger) -> None:
@@ -91,7 +88,7 @@ async def test_a_lock_has_its_reason_and_metadata_in_the_listing_and_in_its_even
     purpose: dict[str, Any] = {"reason": "release 17", "metadata": {"run": 17}}
     await acquire(ledger, "1", **purpose)
     await acquire(ledger, "2", agent="b", reason="another", metadata={"run": 18})
-    rows = (await ledger.database.read(partial(list_locks, body={})))["locks"]
+    rows = (await ledger.read(list_locks))["locks"]
     await release(ledger, "1")
     await ledger.ask(Verb.LOCK_RELEASE, {"agent": "b", "reason": "it is gone"})
 
@@ -129,7 +126,7 @@ async def test_a_lock_s_row_is_of_the_first_version_unless_it_says_what_the_lock
     await acquire(ledger, "1", "a")
     await acquire(ledger, "2", "b", reason="why")
 
-    found = await ledger.database.read(lambda tr: tr.get_range(*LOCKS.range(())))
+    found = await ledger.rows(LOCKS)
 
     assert [row[:2] for _, row in found] == [b'["', b"2["]
     written = b'2["a","1","1","exclusive",["x"],10000,"reply.a",1,1,5,10005,"why",{"run":17}]'
@@ -190,8 +187,8 @@ async def test_readers_share_and_a_writer_among_them_is_not_starved(ledger: Ledg
     for ticket in ("r1", "r2"):
         await acquire(ledger, ticket, mode="shared")
     await acquire(ledger, "w")
-    await acquire(ledger, "r3", mode="shared")
-    await acquire(ledger, "r4", mode="shared")
+    for ticket in ("r3", "r4"):
+        await acquire(ledger, ticket, mode="shared")
     first = await states(ledger, "r1", "r2", "w", "r3", "r4")
 
     await release(ledger, "r1")
@@ -299,13 +296,11 @@ async def test_locks_are_listed_in_order_of_resource_and_arrival_by_the_page(led
     await acquire(ledger, "1", "x", "y")
     await acquire(ledger, "2", "x", mode="shared")
 
-    pages: list[list[tuple[str, str, str]]] = []
-    after = None
-    while not pages or after:
-        page = await ledger.database.read(lambda tr: list_locks(tr, {"limit": 2, "after": after}))  # noqa: B023
-        pages.append([(one["resource"], one["ticket"], one["state"]) for one in page["locks"]])
-        after = page["next"]
-    of_one = await ledger.database.read(lambda tr: list_locks(tr, {"resource": "y"}))
+    pages = [
+        [(row["resource"], row["ticket"], row["state"]) for row in page["locks"]]
+        for page in await ledger.pages(list_locks, limit=2)
+    ]
+    of_one = await ledger.read(list_locks, resource="y")
 
     assert pages == [[("x", "1", "held"), ("x", "2", "waiting")], [("y", "1", "held")]]
     assert [one["ticket"] for one in of_one["locks"]] == ["1"]
@@ -317,11 +312,8 @@ async def test_nothing_is_left_of_locks_that_are_gone(ledger: Ledger) -> None:
     await release(ledger, "1")
     await release(ledger, "2")
 
-    left = await ledger.database.read(
-        lambda tr: [tr.get_range(*of.range()) for of in (LOCKS, LOCK_QUEUES, LOCK_OWNERS, TIMERS, DUE)]
-    )
-
-    assert left == [[]] * 5
+    for space in (LOCKS, LOCK_QUEUES, LOCK_OWNERS, TIMERS, DUE):
+        assert await ledger.rows(space) == []
 
 
 async def test_a_lock_is_free_for_a_request_that_names_it_as_released(ledger: Ledger) -> None:
@@ -443,7 +435,7 @@ async def test_a_refused_ticket_is_refused_again_although_the_lock_is_free_by_th
     assert await acquire(ledger, "3", "x", wait=False) == {"state": "taken"} == {"state": taken["state"]}
     assert await acquire(ledger, "2x", "x", owner="you") == deadlock
     assert deadlock["state"] == "deadlock"
-    assert not (await ledger.database.read(lambda tr: list_locks(tr, {})))["locks"]
+    assert not (await ledger.read(list_locks))["locks"]
 
 
 async def test_the_end_of_a_ticket_is_removed_some_minutes_later(ledger: Ledger) -> None:

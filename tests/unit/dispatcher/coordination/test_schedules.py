@@ -29,21 +29,19 @@ ONE = {"name": "one", "nodes": {"only": {"task": "work", "input": {"$from": "inp
 
 async def create(ledger: Ledger, name: str = "s", **more: Any) -> dict[str, Any]:
     when = {} if "cron" in more else {"every": "1m"}
-    answer: dict[str, Any] = await ledger.ask(Verb.SCHEDULE_CREATE, {"schedule": name, "workflow": ONE} | when | more)
-    return answer
+    return await ledger.ask(Verb.SCHEDULE_CREATE, {"schedule": name, "workflow": ONE} | when | more)
 
 
 async def ask(ledger: Ledger, verb: Verb, name: str = "s") -> dict[str, Any]:
-    answer: dict[str, Any] = await ledger.ask(verb, {"schedule": name})
-    return answer
+    return await ledger.ask(verb, {"schedule": name})
 
 
 async def shown(ledger: Ledger, name: str = "s") -> dict[str, Any]:
-    return await ledger.database.read(lambda tr: show_schedule(tr, {"schedule": name}))
+    return await ledger.read(show_schedule, schedule=name)
 
 
 async def runs(ledger: Ledger) -> list[str]:
-    return [RUNS.unpack(key)[0] for key, _ in await ledger.database.read(lambda tr: tr.get_range(*RUNS.range()))]
+    return [RUNS.unpack(key)[0] for key, _ in await ledger.rows(RUNS)]
 
 
 async def test_every_tick_starts_one_workflow_with_its_instant(ledger: Ledger) -> None:
@@ -168,7 +166,7 @@ async def test_a_schedule_is_replaced_only_on_request_and_keeps_its_count(ledger
 async def test_a_deleted_schedule_leaves_nothing_but_its_workflows(ledger: Ledger) -> None:
     await create(ledger)
     await ask(ledger, Verb.SCHEDULE_DELETE)
-    kept = await ledger.database.read(lambda tr: tr.get_range(*VALUES.range(("",))))
+    kept = await ledger.rows(VALUES, "")
     with pytest.raises(NotFound, match="no such schedule"):
         await ask(ledger, Verb.SCHEDULE_RUN)
     await ledger.batch(Due(Timer("", "s", schedules.TICK, 5)))
@@ -186,15 +184,15 @@ async def test_a_wrong_schedule_is_refused_and_leaves_nothing(ledger: Ledger, wr
     with pytest.raises(InputError):
         await create(ledger, **wrong)
 
-    assert await ledger.database.read(lambda tr: tr.get_range(*SCHEDULES.range())) == []
+    assert await ledger.rows(SCHEDULES) == []
 
 
 async def test_schedules_are_listed_by_name_in_pages(ledger: Ledger) -> None:
     for name in ("b", "a", "c"):
         await create(ledger, name)
 
-    first = await ledger.database.read(lambda tr: list_schedules(tr, {"limit": 2}))
-    second = await ledger.database.read(lambda tr: list_schedules(tr, {"limit": 2, "after": first["next"]}))
+    first = await ledger.read(list_schedules, limit=2)
+    second = await ledger.read(list_schedules, limit=2, after=first["next"])
 
     assert [one["schedule"] for page in (first, second) for one in page["schedules"]] == ["a", "b", "c"]
     assert second["next"] is None

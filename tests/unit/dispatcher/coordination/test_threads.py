@@ -35,10 +35,9 @@ async def opened(ledger: Ledger) -> Ledger:
 
 
 async def open_thread(ledger: Ledger, **more: Any) -> dict[str, Any]:
-    answer: dict[str, Any] = await ledger.ask(
+    return await ledger.ask(
         Verb.THREAD_OPEN, {"thread": ID, "participants": ["ada", "writer", "code.review"], "keep_ms": 60_000} | more
     )
-    return answer
 
 
 async def say(ledger: Ledger, message: str, by: str = "ada", **more: Any) -> int:
@@ -48,12 +47,11 @@ async def say(ledger: Ledger, message: str, by: str = "ada", **more: Any) -> int
 
 async def listen(ledger: Ledger, by: str, number: int = 0) -> dict[str, Any]:
     body = {"thread": ID, "names": [by], "ticket": f"ticket of {by}", "reply_to": f"reply.{by}"}
-    answer: dict[str, Any] = await ledger.ask(Verb.THREAD_READ, body | ({"number": number} if number else {}))
-    return answer
+    return await ledger.ask(Verb.THREAD_READ, body | ({"number": number} if number else {}))
 
 
 async def show(ledger: Ledger) -> dict[str, Any]:
-    return await ledger.database.read(partial(threads.show, body={"thread": ID}))
+    return await ledger.read(threads.show, thread=ID)
 
 
 async def told(ledger: Ledger, **more: Any) -> list[tuple[int, str]]:
@@ -66,12 +64,11 @@ async def keys(ledger: Ledger, *spaces: Space) -> int:
 
 
 def pushed(ledger: Ledger) -> list[tuple[str, Any]]:
-    messages = [out for effects in ledger.seen for out in effects.messages]
-    return [(out.routing_key, loads(out.message.body)) for out in messages]
+    return [(out.routing_key, loads(out.message.body)) for out in ledger.messages]
 
 
 def events(ledger: Ledger) -> list[str]:
-    return [notice.type for effects in ledger.seen for notice in effects.notices]
+    return [notice.type for notice in ledger.notices]
 
 
 async def test_messages_are_numbered_in_order_and_a_repeated_one_is_said_once(opened: Ledger) -> None:
@@ -132,7 +129,7 @@ async def test_a_closed_thread_takes_no_message_but_knows_those_that_were_said(o
     assert events(opened).count("agent.collab.ended") == 1
 
 
-async def test_strangers_and_messages_beyond_a_bound_are_refused(
+async def test_strangers_and_messages_beyond_bounds_are_refused(
     opened: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(threads, "MOST_SAID", 2)
@@ -186,8 +183,8 @@ async def test_nothing_is_left_of_a_thread_after_its_retention_which_each_messag
 async def test_pages_of_messages_and_threads_come_in_order(opened: Ledger) -> None:
     for n in range(5):
         await say(opened, str(n))
-    first = await opened.database.read(partial(threads.list_messages, body={"thread": ID, "limit": 2}))
-    rest = await opened.database.read(partial(threads.list_messages, body={"thread": ID, "after": first["next"]}))
+    first = await opened.read(threads.list_messages, thread=ID, limit=2)
+    rest = await opened.read(threads.list_messages, thread=ID, after=first["next"])
 
     assert [row["number"] for row in first["messages"] + rest["messages"]] == [1, 2, 3, 4, 5]
     assert rest["next"] is None
@@ -206,7 +203,7 @@ async def test_threads_are_found_by_participant_binding_and_ticket_and_keep_thei
     for binding in ({"participant": "ada"}, {"workflow": "w"}, {"task": "t"}, {"ticket": "SHOP-7"}):
         assert await found(**binding) == [(ID, "SHOP-7", {"team": "blue"})]
     assert [await found(participant="eve"), await found(workflow="x"), await found(task="x")] == 3 * [[]]
-    rows = await ledger.database.read(lambda tr: tr.get_range(*THREADS.range(())))
+    rows = await ledger.rows(THREADS)
     assert {THREADS.unpack(key)[0]: row[:2] for key, row in rows} == {ID: b"2[", other: b'["'}
     await ledger.ask(Verb.THREAD_CLOSE, {"thread": ID})
     assert [len(await found(open=True)), len(await found())] == [1, 2]

@@ -32,7 +32,7 @@ async def fire(ledger: Ledger, identity: str = "1", name: str = "pushed") -> Any
 
 
 async def heads(ledger: Ledger) -> list[WorkflowRecord]:
-    rows = await ledger.database.read(lambda tr: tr.get_range(*WORKFLOWS.range()))
+    rows = await ledger.rows(WORKFLOWS)
     return [WorkflowRecord.unpack(row) for _, row in rows]
 
 

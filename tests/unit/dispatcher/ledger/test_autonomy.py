@@ -14,7 +14,7 @@ from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed, one_nod
 
 
 async def told(ledger: Ledger) -> dict[str, Any]:
-    return await ledger.database.read(lambda tr: report(tr, {"since": 1, "until": ledger.now_ms + 1}))
+    return await ledger.read(report, since=1, until=ledger.now_ms + 1)
 
 
 def needed(found: dict[str, Any]) -> list[tuple[str, str, int]]:
@@ -28,7 +28,7 @@ def counts(finished: int, completed: int, by_hand: int) -> dict[str, int]:
 async def test_what_completes_without_a_person_counts_once(ledger: Ledger) -> None:
     flow = Workflow("many")
     flow.task("bind", after=[flow.map("work", [1, 2, 3], name="each")], name="last")
-    await ledger.start(flow.definition())
+    await ledger.start(flow)
     await ledger.play(lambda _: completed())
 
     found = await told(ledger)
@@ -74,7 +74,7 @@ async def test_a_grant_by_the_policy_and_a_denial_at_a_timeout_are_no_person_s()
 async def test_a_redrive_takes_the_first_end_back_and_is_a_person_s(ledger: Ledger) -> None:
     flow = Workflow("again")
     flow.task("then", after=[flow.task("work", name="only")], name="after")
-    await ledger.start(flow.definition())
+    await ledger.start(flow)
     await ledger.play(lambda _: failed())
     first = await told(ledger)
     ledger.now_ms += 2 * autonomy.COUNTED_SPAN_MS
@@ -85,9 +85,8 @@ async def test_a_redrive_takes_the_first_end_back_and_is_a_person_s(ledger: Ledg
     assert (first["workflows"], first["capabilities"]) == (counts(1, 0, 0), {"work": counts(1, 0, 0)})
     assert found["workflows"] == counts(1, 1, 1)
     assert found["capabilities"] == {"then": counts(1, 1, 0), "work": counts(1, 1, 1)}
-    assert [(one["decision"], one["by"], one["why"]) for one in found["needed"]] == [
-        ("redriven", "ada", "it had ended: handler_error")
-    ]
+    (redriven,) = found["needed"]
+    assert (redriven["decision"], redriven["by"], redriven["why"]) == ("redriven", "ada", "it had ended: handler_error")
 
 
 async def test_a_hand_in_a_sub_workflow_counts_for_its_root_and_what_is_canceled_nowhere(ledger: Ledger) -> None:
@@ -98,8 +97,8 @@ async def test_a_hand_in_a_sub_workflow_counts_for_its_root_and_what_is_canceled
     await ledger.start(one_node(), workflow="dropped")
     await ledger.ask(Verb.CANCEL, {"workflow": "dropped"})
     canceled = await told(ledger)
-    await ledger.start(flow.definition())
-    (row,) = (await ledger.database.read(lambda tr: approvals(tr, {})))["approvals"]
+    await ledger.start(flow)
+    (row,) = (await ledger.read(approvals))["approvals"]
     await ledger.ask(Verb.ANSWER, {"workflow": row["workflow"], "node": "gate", "granted": True, "by": "ada"})
 
     assert (canceled["workflows"], canceled["capabilities"], canceled["needed"]) == (counts(0, 0, 0), {}, [])

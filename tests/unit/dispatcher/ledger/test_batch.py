@@ -11,13 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coditect import Retry, Workflow
+from coditect import Workflow
 from coditect.errors import InputError, InvalidTask
 from coditect.model.result import Outcome, Status
 from coditect.wire.control import Verb
 from coditect.wire.json import loads
-from coditect.workflow.definition import MOST_ELEMENTS, After, Call, Definition, From, Node, OnFailure
-from coditect.workflow.documents.document import node_document
+from coditect.workflow.definition import MOST_ELEMENTS, From
 from coditect.workflow.graph import graph_of
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import outbox, values, versions
@@ -33,17 +32,17 @@ from dispatcher.ledger.workflows.queries import result
 from dispatcher.ledger.workflows.status import status
 from dispatcher.store.memory import MemoryDatabase, View
 from tests.unit.dispatcher.ledger.workflows.restored import Played
-from tests.unit.dispatcher.lone_ledger import Ledger, SlowStore, completed, failed
+from tests.unit.dispatcher.lone_ledger import Ledger, SlowStore, completed, failed, one_map, some_graph, tasks, wide
 from tests.unit.workflow.model import follow, workflow_end
 
 
-def diamond() -> Definition:
+def diamond() -> Workflow:
     flow = Workflow("diamond")
     top = flow.task("work", {"n": From("input.n")}, name="top")
     left = flow.task("work", {"n": From("results.top")}, name="left", after=[top])
     right = flow.task("work", {"n": 7}, name="right", after=[top])
     flow.task("sum", {"all": From("[results.left, results.right]")}, name="bottom", after=[left, right])
-    return flow.definition()
+    return flow
 
 
 async def test_values_flow_along_the_edges_and_the_outbox_empties(ledger: Ledger) -> None:
@@ -70,32 +69,20 @@ async def test_values_flow_along_the_edges_and_the_outbox_empties(ledger: Ledger
 @given(st.integers(0, 2**32))
 async def test_any_graph_ends_as_the_model_says(seed: int) -> None:
     random = Random(seed)
-    nodes = []
-    for number in range(random.randint(1, 14)):
-        after = tuple(
-            After(f"n{before}", random.choice(list(OnFailure)))
-            for before in random.sample(range(number), random.randint(0, min(number, 4)))
-        )
-        join = random.choice(["all", "any", random.randint(1, len(after))]) if after else "all"
-        nodes.append(Node(f"n{number}", Call("work", retry=Retry(max_attempts=1)), after, join))  # type: ignore[arg-type]
-    definition = Definition("random", tuple(nodes))
+    definition = some_graph(random, (1, 14))
     graph = graph_of(definition)
-    fate = {node.name: random.choice([Status.COMPLETED, Status.COMPLETED, *Status]) for node in nodes}
+    fate = {name: random.choice([Status.COMPLETED, Status.COMPLETED, *Status]) for name in graph.order}
     ends = {Status.COMPLETED: TaskState.COMPLETED, Status.FAILED: TaskState.FAILED}
     ends |= {Status.CANCELED: TaskState.CANCELED, Status.REJECTED: TaskState.REJECTED}
-    runs: Counter[str] = Counter()
-    order: list[str] = []
 
     def act(publication: Publication) -> Outcome:
-        runs[publication.node_key.node] += 1
-        order.append(publication.node_key.node)
         status = fate[publication.node_key.node]
         return completed() if status is Status.COMPLETED else failed(status=status)
 
     async with MemoryDatabase() as database:
         ledger = await Ledger.open(database)
         await ledger.start(definition, chunk=random.randint(1, 5))
-        await ledger.play(act, pick=lambda waiting: random.randrange(len(waiting)))
+        order = await ledger.play(act, pick=lambda waiting: random.randrange(len(waiting)))
         states, run = await ledger.states(), await ledger.run()
 
     model = dict.fromkeys(graph.order, TaskState.BLOCKED)
@@ -106,21 +93,9 @@ async def test_any_graph_ends_as_the_model_says(seed: int) -> None:
         follow(graph, model)
     assert all(state.terminal for state in model.values())
     assert all(state.terminal for state in states.values())
-    assert max(runs.values()) == 1
+    assert max(Counter(order).values()) == 1
     assert run.state is workflow_end(graph, states)
     assert run.counts == Counter(state.value for state in states.values())
-
-
-async def test_result_that_comes_again_changes_nothing(ledger: Ledger) -> None:
-    await ledger.start(diamond(), {"n": 1})
-    (top,) = ledger.published
-    ledger.published.clear()
-
-    await ledger.batch(ledger.finished(top, completed(1)))
-    await ledger.batch(ledger.finished(top, completed(1)))
-
-    assert len(ledger.published) == 2
-    assert ledger.seen[-1].late == 0
 
 
 async def test_publication_that_came_back_waits_and_is_published_again(ledger: Ledger) -> None:
@@ -140,7 +115,7 @@ async def test_without_room_nodes_wait_by_priority_and_are_filled_in(ledger: Led
     flow = Workflow("wide")
     for number in range(6):
         flow.task("work", priority=f"p{number % 3}", name=f"n{number}")
-    await ledger.start(flow.definition())
+    await ledger.start(flow)
     begun = [publication.node_key.node for publication in ledger.published]
 
     await ledger.fill("work", 3)
@@ -160,7 +135,7 @@ async def test_map_becomes_its_elements_and_their_values_a_list(ledger: Ledger) 
         return completed(value["n"] * 2 if "n" in value else value)
 
     for workflow, items in {"w": [3, 1, 2], "empty": [], "long": [1, 2, 3, 4]}.items():
-        await ledger.start(flow.definition(), items, workflow=workflow)
+        await ledger.start(flow, items, workflow=workflow)
     await ledger.play(act)
 
     assert set(await ledger.states()) == {"doubled", "doubled[0]", "doubled[1]", "doubled[2]", "sum"}
@@ -176,7 +151,7 @@ async def test_approval_is_granted_denied_or_times_out_once(ledger: Ledger) -> N
     gate = flow.approval("ship it?", timeout="1h", name="gate")
     flow.task("ship", after=[gate], name="ship")
     for workflow in ("granted", "denied", "late"):
-        await ledger.start(flow.definition(), workflow=workflow)
+        await ledger.start(flow, workflow=workflow)
 
     for nobody in ({}, {"by": ""}, {"by": 7}):
         with pytest.raises(InvalidTask):
@@ -259,26 +234,18 @@ async def test_failed_node_is_redriven_and_its_dependents_go_on(ledger: Ledger) 
 
 
 async def test_known_key_gives_the_earlier_workflow(ledger: Ledger) -> None:
-    node = {"one": {"task": "work"}}
-    body = {"name": "one", "key": "k", "count": 1, "nodes": node}
+    body = {"name": "one", "key": "k", "count": 1, "nodes": {"one": {"task": "work"}}}
 
-    first = await ledger.ask(Verb.START, body | {"workflow": "w1"})
-    again = await ledger.ask(Verb.START, body | {"workflow": "w1"})
-    other = await ledger.ask(Verb.START, body | {"workflow": "w2"})
+    answers = [await ledger.ask(Verb.START, body | {"workflow": workflow}) for workflow in ("w1", "w1", "w2")]
 
-    assert (first["workflow"], first["new"], again["new"]) == ("w1", True, True)
-    assert (other["workflow"], other["new"]) == ("w1", False)
+    assert [(told["workflow"], told["new"]) for told in answers] == [("w1", True), ("w1", True), ("w1", False)]
     assert len(ledger.published) == 1
 
 
-def fans(sources: int, dependents: int) -> Definition:
+def fans(sources: int, dependents: int) -> Workflow:
     """Each source has so many dependents of its own, and all of them come before one node."""
-    flow, last = Workflow("fans"), []
-    for source in range(sources):
-        before = flow.task("work", name=f"s{source:03}")
-        last += [flow.task("work", name=f"d{source:03}_{number:03}", after=[before]) for number in range(dependents)]
-    flow.task("work", name="end", after=last)
-    return flow.definition()
+    after = {f"d{source:03}_{number:03}": f"s{source:03}" for source in range(sources) for number in range(dependents)}
+    return tasks(**dict.fromkeys(after.values(), ""), **after, end=" ".join(after))
 
 
 async def all_at_once(ledger: Ledger) -> None:
@@ -351,7 +318,7 @@ async def test_an_end_that_releases_one_node_takes_one_round_trip_when_that_node
         for number in (1, 2):
             inputs = {"before": From(f"results.n{number - 1}")} if expressions else {}
             last = flow.task("work", inputs, name=f"n{number}", after=[last])
-        await ledger.start(flow.definition())
+        await ledger.start(flow)
         if not remembers:
             ledger.definitions = Definitions()
         monkeypatch.setattr(database, "_sleep", _noted(delays))
@@ -370,10 +337,7 @@ def _noted(delays: list[float]) -> Callable[[float], Awaitable[None]]:
 
 
 async def test_what_is_made_in_the_turn_is_found_though_it_was_not_there_before(ledger: Ledger) -> None:
-    flow = Workflow("one")
-    flow.task("work", name="only")
-    nodes = {node.name: node_document(node) for node in flow.definition().nodes}
-    start = {"workflow": "w", "name": "one", "count": 1, "nodes": nodes}
+    start = {"workflow": "w", "name": "one", "count": 1, "nodes": {"only": {"task": "work"}}}
     node_keys = (NodeKey("w", "only"), NodeKey("w", "none"))
 
     early, _, seen = await ledger.batch(Proposed(node_keys), Asked(Verb.START, start), Look(node_keys))
@@ -404,15 +368,9 @@ async def finish_all(slow_ledger: Ledger) -> None:
         await slow_ledger.batch(*[slow_ledger.finished(one, completed(one.node_key.node)) for one in page])
 
 
-def mapping(elements: int) -> Definition:
-    flow = Workflow("map")
-    flow.map("work", "input", limit=elements, name="each")
-    return flow.definition()
-
-
 @pytest.mark.proof
 async def test_a_map_of_the_most_elements_ends(slow_ledger: Ledger) -> None:
-    await slow_ledger.start(mapping(MOST_ELEMENTS), [*range(MOST_ELEMENTS)])
+    await slow_ledger.start(one_map(MOST_ELEMENTS), [*range(MOST_ELEMENTS)])
 
     await finish_all(slow_ledger)
 
@@ -422,10 +380,10 @@ async def test_a_map_of_the_most_elements_ends(slow_ledger: Ledger) -> None:
 
 
 async def test_a_join_over_thousands_sees_their_values(slow_ledger: Ledger) -> None:
-    flow = Workflow("join")
-    before = [flow.task("work", name=f"n{number}") for number in range(THOUSANDS)]
-    flow.task("sum", {"n": From("length(values(results))")}, name="sum", after=before)
-    await slow_ledger.start(flow.definition())
+    flow = wide(THOUSANDS)
+    after = [f"n{number}" for number in range(THOUSANDS)]
+    flow.task("sum", {"n": From("length(values(results))")}, name="sum", after=after)
+    await slow_ledger.start(flow)
 
     await finish_all(slow_ledger)
 
@@ -436,7 +394,7 @@ async def test_a_join_over_thousands_sees_their_values(slow_ledger: Ledger) -> N
 
 
 async def test_what_is_under_way_is_learnt_by_the_next_owner(slow_ledger: Ledger) -> None:
-    await slow_ledger.start(mapping(THOUSANDS), [*range(THOUSANDS)])
+    await slow_ledger.start(one_map(THOUSANDS), [*range(THOUSANDS)])
 
     found = await slow_ledger.database.read(lambda tr: recover.learn(tr, 0))
 
@@ -444,20 +402,18 @@ async def test_what_is_under_way_is_learnt_by_the_next_owner(slow_ledger: Ledger
 
 
 async def test_whatever_is_asked_for_is_told_by_the_page(slow_ledger: Ledger) -> None:
-    flow, limit = Workflow("wide"), 1_000
-    for number in range(2 * limit):
-        flow.task("work", name=f"n{number}")
-    await slow_ledger.start(flow.definition())
+    limit = 1_000
+    await slow_ledger.start(wide(2 * limit))
     await finish_all(slow_ledger)
     for number in range(limit):
-        await slow_ledger.start(mapping(1), [], workflow=f"other-{number}")
+        await slow_ledger.start(one_map(1), [], workflow=f"other-{number}")
 
     body = {"workflow": "w", "limit": limit, "checkpoint": "n0", "node": "n0"}
     for verb, query in LEDGER_VERBS.items():
         if isinstance(query, Query):
             assert await slow_ledger.database.read(lambda tr, query=query: query.read(tr, body)), verb  # type: ignore[misc]
     assert await slow_ledger.database.read(status)
-    assert await slow_ledger.database.read(lambda tr: result(tr, {"workflow": "w"}))
+    assert await slow_ledger.read(result, workflow="w")
     assert slow_ledger.database.repeated == 0
 
 
@@ -465,7 +421,7 @@ async def test_whatever_is_asked_for_is_told_by_the_page(slow_ledger: Ledger) ->
 async def test_a_damaged_value_of_a_map_fails_it_and_says_so(slow_ledger: Ledger, kind: str, at: str) -> None:
     slow_ledger.room = {"work": 0}
     slow_ledger.goes_on = at != "each"
-    await slow_ledger.start(mapping(20), [*range(20)])
+    await slow_ledger.start(one_map(20), [*range(20)])
     if kind == RESULT:
         await slow_ledger.fill("work", 19)
         await finish_all(slow_ledger)
@@ -476,9 +432,7 @@ async def test_a_damaged_value_of_a_map_fails_it_and_says_so(slow_ledger: Ledger
     await slow_ledger.go_on()
     await slow_ledger.fill("work", 20)
     if kind == RESULT:
-        last = next(one for one in slow_ledger.published)
-        slow_ledger.published.clear()
-        await slow_ledger.batch(slow_ledger.finished(last, completed(1)))
+        await slow_ledger.play(lambda _: completed(1), limit=1)
     await finish_all(slow_ledger)
 
     assert await slow_ledger.state() is WorkflowState.FAILED
@@ -497,7 +451,7 @@ async def test_however_slow_reads_are_each_batch_does_what_fits(widths: list[int
             flow.task("work", {"s": From(f"states.a{number}")}, name=f"b{number}_{one}", after=[first])
     async with SlowStore((seconds, seconds)) as database:
         slow_ledger = await Ledger.open(database)
-        await slow_ledger.start(flow.definition())
+        await slow_ledger.start(flow)
         await finish_all(slow_ledger)
 
         assert await slow_ledger.state() is WorkflowState.COMPLETED
@@ -506,7 +460,7 @@ async def test_however_slow_reads_are_each_batch_does_what_fits(widths: list[int
 
 
 async def test_what_follows_is_left_to_others_where_one_transaction_was_too_small(slow_ledger: Ledger) -> None:
-    await slow_ledger.start(mapping(3), [1, 2, 3])
+    await slow_ledger.start(one_map(3), [1, 2, 3])
     slow_ledger.defer_dependents, slow_ledger.goes_on = True, False
 
     await slow_ledger.batch(*[slow_ledger.finished(one, completed(1)) for one in slow_ledger.published])

@@ -12,10 +12,8 @@ import pytest
 from hypothesis import given
 
 from coditect import After, Priority, Retry, Workflow
-from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker
 from coditect.model.result import Outcome
-from coditect.registry.memory import MemoryRegistry
 from coditect.wire.control import Verb
 from coditect.workflow.definition import Approval, Call, Definition, Each, Node, OnFailure, OnTimeout
 from coditect.workflow.documents.document import node_document
@@ -33,7 +31,6 @@ from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.timers import Timer
 from dispatcher.ledger.unit_of_work import BYTES_PER_STEP, UnitOfWork
 from dispatcher.ledger.versions import STATUS
-from dispatcher.program import DispatcherOptions, running_dispatcher
 from dispatcher.shards import batch, worker
 from dispatcher.shards import timers as timer_service
 from dispatcher.shards.completions import CommandAnswer
@@ -41,9 +38,9 @@ from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
 from tests.support import eventually
-from tests.unit.dispatcher.ledger.workflows.test_rebuild import fan
-from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed, wide
-from tests.unit.dispatcher.lone_worker import CAPABILITY, ONLY, open_worker, start_of
+from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed, fan, tasks, wide
+from tests.unit.dispatcher.lone_worker import CAPABILITY, ONLY, LoneWorker, open_worker, start_of
+from tests.unit.dispatcher.planes import lone_dispatcher
 from tests.unit.layers import store_of_version_1
 from tests.unit.workflow.graphs import definitions
 
@@ -58,49 +55,39 @@ async def rewrite(database: MemoryDatabase, node_key: NodeKey) -> bytes:
     return row
 
 
-def chain() -> Workflow:
-    flow = Workflow("chain")
-    first = flow.task(CAPABILITY, name="first")
-    second = flow.task(CAPABILITY, after=[first], name="second")
-    flow.task(CAPABILITY, after=[second], name="third")
-    return flow
-
-
 @pytest.mark.parametrize("newer", ["second", "third"])
-async def test_continuation_that_meets_one_is_passed_over(newer: str) -> None:
+async def test_continuation_that_meets_one_is_passed_over(lone: LoneWorker, newer: str) -> None:
     outcomes = {"a": failed(), "b": completed()}
-    async with open_worker() as lone:
-        for workflow in outcomes:
-            await lone.say(start_of(workflow, chain()))
-        await eventually(lambda: lone.published() == 2)
-        await rewrite(lone.database, NodeKey("a", newer))
+    for workflow in outcomes:
+        await lone.say(start_of(workflow, tasks(CAPABILITY, first="", second="first", third="second")))
+    await eventually(lambda: lone.published() == 2)
+    await rewrite(lone.database, NodeKey("a", newer))
 
-        for node_key, flight in lone.worker.in_flight:
-            lone.worker.put(Finished(node_key, flight.fence, flight.publication, outcomes[node_key.workflow]))
+    for node_key, flight in lone.worker.in_flight:
+        lone.worker.put(Finished(node_key, flight.fence, flight.publication, outcomes[node_key.workflow]))
 
-        await eventually(lambda: [node_key for node_key, _ in lone.worker.in_flight] == [NodeKey("b", "second")])
-        await eventually(lambda: lone.published() == 3)
+    await eventually(lambda: [node_key for node_key, _ in lone.worker.in_flight] == [NodeKey("b", "second")])
+    await eventually(lambda: lone.published() == 3)
 
 
-async def test_shard_with_one_under_way_publishes_the_others(caplog: pytest.LogCaptureFixture) -> None:
+async def test_shard_with_one_under_way_publishes_others(lone: LoneWorker, caplog: pytest.LogCaptureFixture) -> None:
     flow = wide(("newer", "older"), CAPABILITY)
-    async with open_worker() as lone:
-        await lone.start(flow)
-        await eventually(lambda: lone.published() == 2)
-        unsent = [outbox.Row(one.publication, "w", node_key.node, one.fence) for node_key, one in lone.worker.in_flight]
-        await lone.worker.close()
-        await rewrite(lone.database, NodeKey("w", "newer"))
-        for row in unsent:
-            await lone.database.run(lambda tr, row=row: outbox.put(tr, 0, row))  # type: ignore[misc]
+    await lone.start(flow)
+    await eventually(lambda: lone.published() == 2)
+    unsent = [outbox.Row(one.publication, "w", node_key.node, one.fence) for node_key, one in lone.worker.in_flight]
+    await lone.worker.close()
+    await rewrite(lone.database, NodeKey("w", "newer"))
+    for row in unsent:
+        await lone.database.run(lambda tr, row=row: outbox.put(tr, 0, row))  # type: ignore[misc]
 
-        lone.worker = ShardWorker(lone.worker.lease, lone.ports, on_lost=lambda _: None, nudge=lambda: None)
-        await lone.worker.open()
-        await eventually(lambda: lone.published() == 3)
-        under_way = {node_key.node for node_key, _ in lone.worker.in_flight}
-        await lone.worker.close()
+    lone.worker = ShardWorker(lone.worker.lease, lone.ports, on_lost=lambda _: None, nudge=lambda: None)
+    await lone.worker.open()
+    await eventually(lambda: lone.published() == 3)
+    under_way = {node_key.node for node_key, _ in lone.worker.in_flight}
+    await lone.worker.close()
 
-        assert under_way == {"older"}
-        assert [row.node for row in await lone.rows()] == ["newer"], "whoever can read it publishes it"
+    assert under_way == {"older"}
+    assert [row.node for row in await lone.rows()] == ["newer"], "whoever can read it publishes it"
     assert lone.worker.newer == 1
     assert [vars(one)["nodes"] for one in caplog.records if "left alone" in one.message] == [1]
 
@@ -112,14 +99,7 @@ async def test_one_counts_once_however_often_its_shard_is_opened(monkeypatch: py
         await eventually(lambda: lone.published() == 1)
         await lone.worker.close()
         await rewrite(lone.database, ONLY)
-        successor = running_dispatcher(
-            broker=broker,
-            registry=MemoryRegistry(),
-            clock=SystemClock(),
-            database=lone.database,
-            options=DispatcherOptions(shards=1, owner="me"),
-        )
-        async with successor as running:
+        async with lone_dispatcher(broker, lone.database, owner="me") as running:
             await eventually(lambda: 0 in running.ownership.workers)
             await running.ownership._close(0)
             await eventually(lambda: 0 in running.ownership.workers)
@@ -127,7 +107,9 @@ async def test_one_counts_once_however_often_its_shard_is_opened(monkeypatch: py
             assert running.ownership.figures()["newer"] == 1
 
 
-async def test_result_of_one_is_kept_for_it(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_result_of_one_is_kept_for_it(
+    lone: LoneWorker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tried: list[NodeKey] = []
     record = batch.COMMANDS[Finished]
 
@@ -137,20 +119,18 @@ async def test_result_of_one_is_kept_for_it(caplog: pytest.LogCaptureFixture, mo
 
     monkeypatch.setattr(batch, "COMMANDS", {**batch.COMMANDS, Finished: count})
     monkeypatch.setattr(worker, "PAUSES_OF_KEPT", 1)
-    async with open_worker() as lone:
-        await lone.start()
-        await eventually(lambda: lone.published() == 1)
-        as_it_was = await rewrite(lone.database, ONLY)
+    await lone.start()
+    await eventually(lambda: lone.published() == 1)
+    as_it_was = await rewrite(lone.database, ONLY)
 
-        answer: CommandAnswer[Any] = CommandAnswer()
+    answer: CommandAnswer[Any] = CommandAnswer()
+    lone.worker.put(Finished(ONLY, lone.flight.fence, lone.flight.publication, completed()), answer)
+    await eventually(lambda: len(tried) > 10 * worker.MAX_RESULT_TRIES)
+    settled_before = answer.future.done()
+    await lone.database.run(lambda tr: tr.set(STATUSES.pack(ONLY), as_it_was))
 
-        lone.worker.put(Finished(ONLY, lone.flight.fence, lone.flight.publication, completed()), answer)
-        await eventually(lambda: len(tried) > 10 * worker.MAX_RESULT_TRIES)
-        settled_before = answer.future.done()
-        await lone.database.run(lambda tr: tr.set(STATUSES.pack(ONLY), as_it_was))
-
-        await answer.future
-        row = await lone.database.read(lambda tr: tr.get(STATUSES.pack(ONLY)))
+    await answer.future
+    row = await lone.database.read(lambda tr: tr.get(STATUSES.pack(ONLY)))
     assert not settled_before
     assert row is not None
     assert (NodeRecord.unpack(row).state, lone.refused("unrecorded")) == (TaskState.COMPLETED, 0)
@@ -158,7 +138,7 @@ async def test_result_of_one_is_kept_for_it(caplog: pytest.LogCaptureFixture, mo
 
 
 @pytest.mark.once
-async def test_timer_of_one_is_looked_at_with_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_timer_of_one_is_looked_at_with_pauses(lone: LoneWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[float] = []
     act = batch.COMMANDS[Due]
 
@@ -168,20 +148,19 @@ async def test_timer_of_one_is_looked_at_with_pauses(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(batch, "COMMANDS", {**batch.COMMANDS, Due: count})
     monkeypatch.setattr(timer_service, "AGAIN_MS", 100)
-    async with open_worker() as lone:
-        await lone.start()
-        await rewrite(lone.database, ONLY)
-        await lone.database.run(lambda tr: timers.put(tr, 0, Timer(*ONLY, claim.RETRY_TIMER, 0)))
+    await lone.start()
+    await rewrite(lone.database, ONLY)
+    await lone.database.run(lambda tr: timers.put(tr, 0, Timer(*ONLY, claim.RETRY_TIMER, 0)))
 
-        lone.worker.timer_service.look_again()
-        await eventually(lambda: len(looked) >= 10)
+    lone.worker.timer_service.look_again()
+    await eventually(lambda: len(looked) >= 10)
 
     pauses = [later - earlier for earlier, later in pairwise(looked)]
     assert sum(pause > 0.09 for pause in pauses) >= 4, "each look is two tries"
 
 
 async def test_broker_that_lost_everything_gets_all_but_them(ledger: Ledger) -> None:
-    await ledger.start(fan(3).definition())
+    await ledger.start(fan(3))
     ledger.published.clear()
     await rewrite(ledger.database, NodeKey("w", "n0001"))
 
@@ -195,7 +174,7 @@ async def test_broker_that_lost_everything_gets_all_but_them(ledger: Ledger) -> 
 )
 async def test_ready_one_is_passed_over(ledger: Ledger, command: Command) -> None:
     ledger.room = {"": 0}
-    await ledger.start(fan(3).definition())
+    await ledger.start(fan(3))
     await rewrite(ledger.database, NodeKey("w", "n0000"))
     ledger.room = {"": int(isinstance(command, Proposed))}
 
@@ -217,16 +196,10 @@ async def test_a_store_of_the_build_before_versions_is_worked_to_its_end() -> No
         await ledger.ask(Verb.ANSWER, {"workflow": "w", "node": "gate", "granted": True, "by": "ada"})
         while ledger.published:
             await ledger.play(lambda _: completed("done"))
-        ended = {one: await ledger.state(one) for one in "wrxyzc"}
+        ended = {workflow: await ledger.state(workflow) for workflow in "wrxyzc"}
 
-    assert ended == {
-        "w": WorkflowState.COMPLETED,
-        "r": WorkflowState.COMPLETED,
-        "x": WorkflowState.COMPLETED,
-        "y": WorkflowState.FAILED,
-        "z": WorkflowState.FAILED,
-        "c": WorkflowState.CANCELED,
-    }
+    done = dict.fromkeys("wrx", WorkflowState.COMPLETED)
+    assert ended == done | dict.fromkeys("yz", WorkflowState.FAILED) | {"c": WorkflowState.CANCELED}
 
 
 def release(version: int) -> Definition:
@@ -372,11 +345,10 @@ def test_follower_of_a_node_is_known_as_long_as_its_definition_is() -> None:
 async def test_what_is_remembered_of_a_node_is_not_read_again(ledger: Ledger) -> None:
     flow = Workflow("two")
     flow.task("work", {"x": "y" * 1_000}, after=[flow.task("work", name="first")], name="second")
-    await ledger.start(flow.definition())
+    await ledger.start(flow)
     node_key = NodeKey("w", "second")
     node, row = ledger.definitions.node(node_key), ledger.definitions.row(node_key)
-    assert node is not None
-    assert row is not None
+    assert node is not None and row is not None
 
     def look(tr: Transaction, known: Defined | None) -> tuple[Node, int, Mapping[NodeKey, Defined | None]]:
         caches = Caches()
@@ -391,16 +363,10 @@ async def test_what_is_remembered_of_a_node_is_not_read_again(ledger: Ledger) ->
     assert found == [(node, cost, {node_key: (row, node)}), (node, cost, {node_key: (row, node)}), (node, 0, {})]
 
 
-async def test_nothing_is_remembered_of_nodes_that_ended() -> None:
-    flow = Workflow("short")
-    first = flow.task("work", name="first")
-    flow.task("work", after=[first], name="second")
-    async with MemoryDatabase() as database:
-        ledger = await Ledger.open(database)
-        await ledger.start(flow.definition())
-        at_first = len(ledger.definitions)
-        await ledger.play(lambda _: completed())
+async def test_nothing_is_remembered_of_nodes_that_ended(ledger: Ledger) -> None:
+    await ledger.start(tasks(first="", second="first"))
+    at_first = len(ledger.definitions)
+    await ledger.play(lambda _: completed())
 
-    assert at_first == 2
-    assert len(ledger.definitions) == 0
+    assert (at_first, len(ledger.definitions)) == (2, 0)
     assert ledger.definitions.row(NodeKey("w", "first")) is None

@@ -41,18 +41,16 @@ async def start(ledger: Ledger) -> None:
     flow = Workflow("gated")
     gate = flow.approval("ship it?", after=[flow.task("work", name="a")], name="gate")
     flow.task("work", after=[gate], name="ship")
-    await ledger.start(flow.definition())
+    await ledger.start(flow)
 
 
 async def fail(ledger: Ledger) -> None:
     """Whatever is published fails."""
-    while ledger.published:
-        await ledger.batch(ledger.finished(ledger.published.pop(), failed()))
+    await ledger.play(lambda _: failed())
 
 
 async def succeed(ledger: Ledger) -> None:
-    while ledger.published:
-        await ledger.batch(ledger.finished(ledger.published.pop(), completed(1)))
+    await ledger.play(lambda _: completed(1))
 
 
 async def resume(ledger: Ledger) -> None:
@@ -83,10 +81,6 @@ CASES: list[Any] = [
 ]
 
 
-async def everything(ledger: Ledger) -> dict[bytes, bytes]:
-    return dict(await ledger.database.read(lambda tr: tr.get_range(b"", b"\xff")))
-
-
 @pytest.mark.parametrize(("before", "asked", "between"), CASES)
 async def test_repeated_request_changes_nothing(ledger: Ledger, before: Step, asked: Asked, between: Step) -> None:
     await start(ledger)
@@ -94,7 +88,7 @@ async def test_repeated_request_changes_nothing(ledger: Ledger, before: Step, as
     (told,) = await ledger.batch(asked)
     await between(ledger)
     ledger.published.clear()
-    was = await everything(ledger)
+    was = await ledger.everything()
 
     (again,) = await ledger.batch(asked)
     twice = await ledger.batch(asked, asked)
@@ -102,7 +96,7 @@ async def test_repeated_request_changes_nothing(ledger: Ledger, before: Step, as
     assert not isinstance(told, Exception)
     assert [again, *twice] == [told] * 3
     assert ledger.published == []
-    assert await everything(ledger) == was
+    assert await ledger.everything() == was
 
 
 async def test_another_request_for_the_same_is_done(ledger: Ledger) -> None:
@@ -173,14 +167,13 @@ async def test_request_that_was_put_off_is_done_later(ledger: Ledger, monkeypatc
 
 
 def test_the_same_message_is_the_same_request_and_another_with_its_id_is_not() -> None:
-    one = request(Verb.PAUSE, WORKFLOW, reply_to="r", correlation_id="1")
+    def identity(verb: Verb = Verb.PAUSE, workflow: str = "w", *, reply_to: str = "r", message: str = "1") -> str:
+        return identity_of(request(verb, {"workflow": workflow}, reply_to=reply_to, correlation_id=message))
 
-    assert identity_of(one) == identity_of(request(Verb.PAUSE, WORKFLOW, reply_to="other", correlation_id="1"))
-    assert identity_of(one) != identity_of(request(Verb.RESUME, WORKFLOW, reply_to="r", correlation_id="1"))
-    assert identity_of(one) != identity_of(request(Verb.PAUSE, {"workflow": "x"}, reply_to="r", correlation_id="1"))
-    assert identity_of(one) != identity_of(request(Verb.PAUSE, WORKFLOW, reply_to="r", correlation_id="2"))
-    assert identity_of(request(Verb.PAUSE, WORKFLOW, reply_to="r", correlation_id="")) == ""
-    assert identity_of(request(Verb.PAUSE, WORKFLOW, reply_to="r", correlation_id="\ud800"))
+    assert identity() == identity(reply_to="other")
+    assert identity() not in (identity(Verb.RESUME), identity(workflow="x"), identity(message="2"))
+    assert identity(message="") == ""
+    assert identity(message="\ud800")
 
 
 class MadeUp(StrEnum):
@@ -229,9 +222,7 @@ def add(monkeypatch: pytest.MonkeyPatch, **made_up: Query | ShardChange) -> None
     monkeypatch.setattr(verbs, "handling", lambda verb: known.get(verb) or handling(verb))
 
 
-async def test_verbs_are_served_by_the_shards_of_their_keys(
-    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_verbs_are_served_by_their_keys_shards(broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     add(monkeypatch, take=ShardChange(take, lock_of), look=Query(look))
 
     async with asking(broker, SystemClock(), name="asks") as control:
@@ -262,9 +253,7 @@ async def refused(control: ControlPlane, verb: Verb) -> str:
     return caught.value.sentence
 
 
-async def test_request_without_a_key_or_a_verb_is_refused(
-    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_request_without_key_or_verb_is_refused(broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     add(monkeypatch, take=ShardChange(take, lock_of))
     assert verbs.handling(MadeUp.RECORD) is not None
 

@@ -83,21 +83,20 @@ def left_of(watch: Watch, agent: AgentId) -> list[str]:
 
 
 @pytest.mark.parametrize("mail", [True, False], ids=["all", "without a mailbox"])
-async def test_queues_of_an_agent_that_died_unseen_are_removed_with_answers_that_nobody_will_read(mail: bool) -> None:
-    async with open_watch([Sleepers().agent]) as watch:
-        dead = await die_unseen(watch)
-        async with MemoryBroker(watch.fleet.server, name="before") as broker:
-            await broker.publish(Message(body=b"1"), exchange=routing.REPLIES, routing_key=routing.agent_replies(dead))
-            if not mail:
-                await broker.delete_queue(routing.mailbox_queue(dead))
-        await watch.dispatcher(evict=watch.fleet.server)
-        await watch.fleet.advance(f"{FOUND_SECONDS}s")
-        soon = left_of(watch, dead)
-        await watch.fleet.advance(f"{SUSPECT_SECONDS}s")
+async def test_queues_of_an_agent_that_died_unseen_are_removed_with_unread_answers(watch: Watch, mail: bool) -> None:
+    dead = await die_unseen(watch)
+    async with MemoryBroker(watch.fleet.server, name="before") as broker:
+        await broker.publish(Message(body=b"1"), exchange=routing.REPLIES, routing_key=routing.agent_replies(dead))
+        if not mail:
+            await broker.delete_queue(routing.mailbox_queue(dead))
+    await watch.dispatcher(evict=watch.fleet.server)
+    await watch.fleet.advance(f"{FOUND_SECONDS}s")
+    soon = left_of(watch, dead)
+    await watch.fleet.advance(f"{SUSPECT_SECONDS}s")
 
-        assert (soon, watch.queues(dead)) == ([], [])
-        assert watch.told("agent.offline") == watch.lost["first"] == ([dead] if mail else [])
-        assert [len(watch.queues(living.id)) for living in watch.fleet.agents] == [4]
+    assert (soon, watch.queues(dead)) == ([], [])
+    assert watch.told("agent.offline") == watch.lost["first"] == ([dead] if mail else [])
+    assert [len(watch.queues(living.id)) for living in watch.fleet.agents] == [4]
 
 
 async def test_queues_of_dead_dispatchers_are_removed_and_those_of_the_living_and_of_clients_stay() -> None:
@@ -115,75 +114,70 @@ async def test_queues_of_dead_dispatchers_are_removed_and_those_of_the_living_an
 
 
 @pytest.mark.parametrize(("failures", "uncounted"), [(2, 0), (0, 3)], ids=["unlisted", "uncounted"])
-async def test_queues_that_could_not_be_listed_or_counted_at_first_are_removed(failures: int, uncounted: int) -> None:
-    async with open_watch([Sleepers().agent]) as watch:
-        dead = await die_unseen(watch)
-        await watch.dispatcher(evict=Unlisted(watch.fleet.server, failures, uncounted=uncounted))
-        await watch.fleet.advance(f"{FOUND_SECONDS + failures * SWEEP_RETRY_SECONDS}s")
+async def test_queues_that_are_listed_or_counted_late_are_removed(watch: Watch, failures: int, uncounted: int) -> None:
+    dead = await die_unseen(watch)
+    await watch.dispatcher(evict=Unlisted(watch.fleet.server, failures, uncounted=uncounted))
+    await watch.fleet.advance(f"{FOUND_SECONDS + failures * SWEEP_RETRY_SECONDS}s")
 
-        assert left_of(watch, dead) == []
-
-
-async def test_queues_of_an_agent_that_dies_later_and_unseen_are_found_within_the_minute() -> None:
-    async with open_watch([Sleepers().agent]) as watch:
-        await watch.dispatcher(evict=watch.fleet.server)
-        await watch.fleet.advance("5s")
-        async with MemoryBroker(watch.fleet.server, name="short-lived") as broker:
-            await broker.declare(agent_queues(AgentId("short-lived"), slots=1))
-
-        await watch.fleet.advance(f"{SWEEP_SECONDS + FOUND_SECONDS}s")
-
-        assert left_of(watch, AgentId("short-lived")) == []
+    assert left_of(watch, dead) == []
 
 
-async def test_next_leader_removes_the_queues_that_a_leader_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with open_watch([Sleepers().agent]) as watch:
-        monkeypatch.setattr(eviction, "TIDY_PAUSES", (1_000.0,))
-        await watch.dispatcher("first", evict=watch.fleet.server)
-        await watch.dispatcher("second", evict=watch.fleet.server)
-        await watch.fleet.advance("1s")
-        dead = watch.fleet.agents[0].id
-        watch.fleet.kill(dead)
-        await watch.fleet.advance(f"{LEASE_SECONDS + 3}s")
-        assert (watch.lost["second"], len(watch.queues(dead))) == ([dead], 4)
+async def test_queues_of_an_agent_that_dies_later_and_unseen_are_found_within_the_minute(watch: Watch) -> None:
+    await watch.dispatcher(evict=watch.fleet.server)
+    await watch.fleet.advance("5s")
+    async with MemoryBroker(watch.fleet.server, name="short-lived") as broker:
+        await broker.declare(agent_queues(AgentId("short-lived"), slots=1))
 
-        monkeypatch.setattr(eviction, "TIDY_PAUSES", (0.0,))
-        await watch.end("first")
-        await watch.fleet.advance(f"{FOUND_SECONDS}s")
+    await watch.fleet.advance(f"{SWEEP_SECONDS + FOUND_SECONDS}s")
 
-        assert watch.queues(dead) == []
+    assert left_of(watch, AgentId("short-lived")) == []
 
 
-async def test_leaders_that_live_for_seconds_remove_an_inbox_together() -> None:
-    async with open_watch([Sleepers().agent]) as watch:
-        dead = await die_unseen(watch)
-        lives = round(eviction.COUNT_KNOWN_SECONDS / LIFE_SECONDS) + 2
-        left = list[list[str]]()
-        for owner in map(str, range(lives)):
-            await watch.dispatcher(owner, evict=watch.fleet.server)
-            await watch.fleet.advance(f"{LIFE_SECONDS}s")
-            await watch.end(owner)
-            left.append(left_of(watch, dead))
+async def test_next_leader_removes_the_queues_that_a_leader_left(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eviction, "TIDY_PAUSES", (1_000.0,))
+    await watch.dispatcher("first", evict=watch.fleet.server)
+    await watch.dispatcher("second", evict=watch.fleet.server)
+    await watch.fleet.advance("1s")
+    dead = watch.fleet.agents[0].id
+    watch.fleet.kill(dead)
+    await watch.fleet.advance(f"{LEASE_SECONDS + 3}s")
+    assert (watch.lost["second"], len(watch.queues(dead))) == ([dead], 4)
 
-        assert left[0] == [routing.inbox_queue(dead)]
-        assert left[-1] == []
+    monkeypatch.setattr(eviction, "TIDY_PAUSES", (0.0,))
+    await watch.end("first")
+    await watch.fleet.advance(f"{FOUND_SECONDS}s")
+
+    assert watch.queues(dead) == []
 
 
-async def test_empty_queues_of_a_dead_agent_are_removed_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_leaders_that_live_for_seconds_remove_an_inbox_together(watch: Watch) -> None:
+    dead = await die_unseen(watch)
+    lives = round(eviction.COUNT_KNOWN_SECONDS / LIFE_SECONDS) + 2
+    left = list[list[str]]()
+    for owner in map(str, range(lives)):
+        await watch.dispatcher(owner, evict=watch.fleet.server)
+        await watch.fleet.advance(f"{LIFE_SECONDS}s")
+        await watch.end(owner)
+        left.append(left_of(watch, dead))
+
+    assert left[0] == [routing.inbox_queue(dead)]
+    assert left[-1] == []
+
+
+async def test_empty_queues_of_a_dead_agent_are_removed_at_once(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eviction, "TIDY_PAUSES", (eviction.TIDY_PAUSES[0], 1_000.0))
-    async with open_watch([Sleepers().agent]) as watch:
-        await watch.dispatcher(evict=watch.fleet.server)
-        await watch.fleet.advance("2s")
-        dead = watch.fleet.agents[0].id
-        watch.fleet.kill(dead)
-        while not watch.lost["first"]:
-            await asyncio.sleep(0.05)
-        await watch.fleet.advance("100ms")
+    await watch.dispatcher(evict=watch.fleet.server)
+    await watch.fleet.advance("2s")
+    dead = watch.fleet.agents[0].id
+    watch.fleet.kill(dead)
+    while not watch.lost["first"]:
+        await asyncio.sleep(0.05)
+    await watch.fleet.advance("100ms")
 
-        assert watch.queues(dead) == [routing.inbox_queue(dead)]
+    assert watch.queues(dead) == [routing.inbox_queue(dead)]
 
 
-async def test_sweeps_never_overlap_however_often_the_lead_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sweeps_never_overlap_whoever_leads(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     campaign, sweep, under_way = Monitor._campaign, Monitor._sweep, list[int]()
     running = 0
 
@@ -200,10 +194,9 @@ async def test_sweeps_never_overlap_however_often_the_lead_changes(monkeypatch: 
 
     monkeypatch.setattr(Monitor, "_campaign", lost_and_won)
     monkeypatch.setattr(Monitor, "_sweep", counted)
-    async with open_watch([Sleepers().agent]) as watch:
-        await die_unseen(watch)
-        await watch.dispatcher(evict=watch.fleet.server)
-        await watch.fleet.advance(f"{2 * FOUND_SECONDS}s")
+    await die_unseen(watch)
+    await watch.dispatcher(evict=watch.fleet.server)
+    await watch.fleet.advance(f"{2 * FOUND_SECONDS}s")
 
     assert len(under_way) > 1
     assert set(under_way) == {1}
@@ -231,20 +224,19 @@ async def test_agent_registers_before_it_has_queues(monkeypatch: pytest.MonkeyPa
     assert all(declared.values())
 
 
-async def test_agent_that_registers_again_within_a_beat_keeps_its_queues() -> None:
-    async with open_watch([Sleepers().agent]) as watch:
-        registration = make_registration()
-        starting = registration.agent_id
-        async with MemoryBroker(watch.fleet.server, name=starting) as broker:
-            await broker.declare(agent_queues(starting, slots=1))
-            await watch.dispatcher(evict=watch.fleet.server)
-            await watch.fleet.advance(f"{REGISTER_SECONDS - 0.5}s")
-            for _ in range(40):
-                await watch.fleet.registry.register(registration, IDLE, lease_seconds=LEASE_SECONDS)
-                await watch.fleet.advance("500ms")
+async def test_agent_that_registers_again_within_a_beat_keeps_its_queues(watch: Watch) -> None:
+    registration = make_registration()
+    starting = registration.agent_id
+    async with MemoryBroker(watch.fleet.server, name=starting) as broker:
+        await broker.declare(agent_queues(starting, slots=1))
+        await watch.dispatcher(evict=watch.fleet.server)
+        await watch.fleet.advance(f"{REGISTER_SECONDS - 0.5}s")
+        for _ in range(40):
+            await watch.fleet.registry.register(registration, IDLE, lease_seconds=LEASE_SECONDS)
+            await watch.fleet.advance("500ms")
 
-        assert len(watch.queues(starting)) == 3
-        assert watch.lost["first"] == []
+    assert len(watch.queues(starting)) == 3
+    assert watch.lost["first"] == []
 
 
 async def test_program_that_consumes_an_agent_s_queues_and_neither_registers_nor_answers_keeps_them() -> None:
@@ -392,22 +384,23 @@ async def test_inbox_of_an_agent_that_was_back_and_drains_just_before_the_next_l
 
 
 @pytest.mark.parametrize("back", [True, False])
-async def test_instant_of_an_agent_that_is_back_and_an_old_one_are_forgotten_or_noted_again(back: bool) -> None:
-    async with open_watch([Sleepers().agent]) as watch:
-        agent = watch.fleet.agents[0].id
-        old_ms = await watch.fleet.registry.now_ms() - (0 if back else MAILBOX_EXPIRES_MS)
-        await watch.database.run(lambda tr: tr.set(UNBOUND.pack((agent,)), write_counter(old_ms)))
-        if not back:
-            watch.fleet.kill(agent)
-        await watch.dispatcher(evict=watch.fleet.server)
-        await watch.fleet.advance(f"{LEASE_SECONDS + 3}s")
+async def test_noted_instant_is_forgotten_when_its_agent_is_back_and_renewed_when_old(watch: Watch, back: bool) -> None:
+    agent = watch.fleet.agents[0].id
+    old_ms = await watch.fleet.registry.now_ms() - (0 if back else MAILBOX_EXPIRES_MS)
+    await watch.database.run(lambda tr: tr.set(UNBOUND.pack((agent,)), write_counter(old_ms)))
+    if not back:
+        watch.fleet.kill(agent)
+    await watch.dispatcher(evict=watch.fleet.server)
+    await watch.fleet.advance(f"{LEASE_SECONDS + 3}s")
 
-        noted = await watch.database.read(lambda tr: tr.get_range(*UNBOUND.range()))
-        assert [read_counter(value) > old_ms for _, value in noted] == ([] if back else [True])
+    noted = await watch.database.read(lambda tr: tr.get_range(*UNBOUND.range()))
+    assert [read_counter(value) > old_ms for _, value in noted] == ([] if back else [True])
 
 
 @pytest.mark.parametrize("killed", [True, False])
-async def test_inbox_is_unbound_before_the_mailbox_is_deleted(killed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_inbox_is_unbound_before_the_mailbox_goes(
+    watch: Watch, killed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps, unbind, delete = list[tuple[str, str]](), MemoryServer.unbind, MemoryServer.delete_queue
 
     def unbound(server: MemoryServer, binding: Binding) -> None:
@@ -420,34 +413,32 @@ async def test_inbox_is_unbound_before_the_mailbox_is_deleted(killed: bool, monk
 
     monkeypatch.setattr(MemoryServer, "unbind", unbound)
     monkeypatch.setattr(MemoryServer, "delete_queue", deleted)
-    async with open_watch([Sleepers().agent]) as watch:
-        await watch.dispatcher(evict=watch.fleet.server)
-        await watch.fleet.advance("2s")
-        one = watch.fleet.agents[0].id
-        watch.fleet.kill(one) if killed else await watch.fleet.drain(one)
-        await watch.fleet.advance(f"{FOUND_SECONDS + SUSPECT_SECONDS}s")
+    await watch.dispatcher(evict=watch.fleet.server)
+    await watch.fleet.advance("2s")
+    one = watch.fleet.agents[0].id
+    watch.fleet.kill(one) if killed else await watch.fleet.drain(one)
+    await watch.fleet.advance(f"{FOUND_SECONDS + SUSPECT_SECONDS}s")
 
     first, second = ("unbind", routing.inbox_queue(one)), ("delete", routing.mailbox_queue(one))
     assert steps.index(first) < steps.index(second)
 
 
-async def test_dispatcher_ends_while_many_dead_agents_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_dispatcher_ends_while_many_dead_agents_wait(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = list[Binding]()
 
     async def hangs(_: MemoryBroker, binding: Binding) -> None:
         begun.append(binding)
         await asyncio.Event().wait()
 
-    async with open_watch([Sleepers().agent]) as watch:
-        for number in range(CHECKED_TOGETHER + 5):
-            async with MemoryBroker(watch.fleet.server, name="dead") as broker:
-                await broker.declare(agent_queues(AgentId(f"dead-{number}"), slots=4))
-        monkeypatch.setattr(MemoryBroker, "unbind", hangs)
-        await watch.dispatcher(evict=watch.fleet.server)
-        await watch.fleet.advance("5s")
-        together = len(begun)
-        await watch.end("first")
-        gc.collect()  # a step that was made and never taken would be told now, which fails a test
+    for number in range(CHECKED_TOGETHER + 5):
+        async with MemoryBroker(watch.fleet.server, name="dead") as broker:
+            await broker.declare(agent_queues(AgentId(f"dead-{number}"), slots=4))
+    monkeypatch.setattr(MemoryBroker, "unbind", hangs)
+    await watch.dispatcher(evict=watch.fleet.server)
+    await watch.fleet.advance("5s")
+    together = len(begun)
+    await watch.end("first")
+    gc.collect()  # a step that was made and never taken would be told now, which fails a test
 
     assert together == CHECKED_TOGETHER
 
@@ -460,15 +451,14 @@ async def taken(broker: MemoryBroker, queue: Queue) -> bytes:
 
 
 @pytest.mark.parametrize("evicts", [True, False])
-async def test_store_keeps_nothing_of_an_inbox_that_is_deleted_or_that_nobody_can_count(evicts: bool) -> None:
-    async with open_watch([Sleepers().agent]) as watch:
-        await watch.dispatcher(evict=watch.fleet.server if evicts else None)
-        await watch.fleet.advance("2s")
-        dead = watch.fleet.agents[0].id
-        watch.fleet.kill(dead)
-        while not watch.lost["first"]:
-            await watch.fleet.advance("100ms")
-        await watch.fleet.advance(f"{2 * SWEEP_SECONDS + FOUND_SECONDS}s")
+async def test_store_keeps_nothing_of_an_inbox_that_is_deleted_or_uncountable(watch: Watch, evicts: bool) -> None:
+    await watch.dispatcher(evict=watch.fleet.server if evicts else None)
+    await watch.fleet.advance("2s")
+    dead = watch.fleet.agents[0].id
+    watch.fleet.kill(dead)
+    while not watch.lost["first"]:
+        await watch.fleet.advance("100ms")
+    await watch.fleet.advance(f"{2 * SWEEP_SECONDS + FOUND_SECONDS}s")
 
-        assert left_of(watch, dead) == ([] if evicts else [routing.inbox_queue(dead)])
-        assert await watch.database.read(lambda tr: tr.get_range(*UNBOUND.range())) == []
+    assert left_of(watch, dead) == ([] if evicts else [routing.inbox_queue(dead)])
+    assert await watch.database.read(lambda tr: tr.get_range(*UNBOUND.range())) == []

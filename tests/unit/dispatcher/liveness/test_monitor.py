@@ -13,6 +13,7 @@ from coditect.broker.management import Connection, Management, ManagementUnavail
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import connection_names
 from coditect.broker.topology import base_topology
+from coditect.client.handle import Handle
 from coditect.errors import SetupError
 from coditect.messaging.event_publisher import Events
 from coditect.model.ids import AgentId
@@ -70,133 +71,122 @@ class InTurn(Stubborn):
         return await super().evict(process)
 
 
+async def begin(watch: Watch, sleepers: Sleepers, seconds: float) -> tuple[Handle, AgentId]:
+    """An agent has begun a task of so many seconds a moment ago."""
+    handle = await watch.fleet.submit("sleep.well", seconds)
+    await watch.fleet.advance("1s")
+    (agent,) = map(AgentId, sleepers.started)
+    return handle, agent
+
+
 @pytest.mark.parametrize("killed", [False, True], ids=["frozen", "killed"])
-async def test_work_of_an_agent_that_is_gone_is_begun_elsewhere_within_five_seconds_and_once(killed: bool) -> None:
-    sleepers = Sleepers()
-    async with open_watch([sleepers.agent]) as watch:
-        monitor = await watch.dispatcher(evict=watch.fleet.server)
-        handle = await watch.fleet.submit("sleep.well", 4.0)
-        await watch.fleet.advance("1s")
-        (gone,) = sleepers.started
-        watch.fleet.kill(gone) if killed else watch.fleet.pause(gone)
-        gone_at = watch.fleet.elapsed_seconds
-        while len(sleepers.started) == 1:
-            await asyncio.sleep(0.05)
-        assert watch.fleet.elapsed_seconds - gone_at < PATIENCE_SECONDS
-        assert await handle.result(str) == sleepers.started[1] != gone
-        await watch.fleet.advance(f"{SWEEP_SECONDS + COUNT_KNOWN_SECONDS + 1}s")
-        assert len(sleepers.started) == 2
-        assert monitor.evicted == (not killed), "what was killed is over for the broker, too"
-        assert watch.lost["first"] == watch.told("agent.offline") == [gone]
-        assert watch.queues(AgentId(gone)) == []
+async def test_work_of_a_lost_agent_is_begun_elsewhere_soon_and_once(
+    watch: Watch, sleepers: Sleepers, killed: bool
+) -> None:
+    monitor = await watch.dispatcher(evict=watch.fleet.server)
+    handle, gone = await begin(watch, sleepers, 4.0)
+    watch.fleet.kill(gone) if killed else watch.fleet.pause(gone)
+    gone_at = watch.fleet.elapsed_seconds
+    while len(sleepers.started) == 1:
+        await asyncio.sleep(0.05)
+    assert watch.fleet.elapsed_seconds - gone_at < PATIENCE_SECONDS
+    assert await handle.result(str) == sleepers.started[1] != gone
+    await watch.fleet.advance(f"{SWEEP_SECONDS + COUNT_KNOWN_SECONDS + 1}s")
+    assert len(sleepers.started) == 2
+    assert monitor.evicted == (not killed), "what was killed is over for the broker, too"
+    assert watch.lost["first"] == watch.told("agent.offline") == [gone]
+    assert watch.queues(gone) == []
 
 
 @pytest.mark.parametrize("others", [0, 1], ids=["all connections listed", "that with its tasks listed late"])
-async def test_work_of_an_agent_that_is_cut_off_is_begun_elsewhere_before_its_lease_ends(others: int) -> None:
-    sleepers = Sleepers()
-    async with open_watch([sleepers.agent]) as watch:
-        monitor = await watch.dispatcher(evict=Stubborn(watch.fleet.server, others=others))
-        handle = await watch.fleet.submit("sleep.well", 4.0)
-        await watch.fleet.advance("1s")
-        (cut_off,) = map(AgentId, sleepers.started)
-        watch.fleet.pause(cut_off)  # it answers nothing by the broker
-        told_at = watch.fleet.elapsed_seconds
+async def test_work_of_a_cut_off_agent_is_begun_elsewhere_before_its_lease_ends(
+    watch: Watch, sleepers: Sleepers, others: int
+) -> None:
+    monitor = await watch.dispatcher(evict=Stubborn(watch.fleet.server, others=others))
+    handle, cut_off = await begin(watch, sleepers, 4.0)
+    watch.fleet.pause(cut_off)  # it answers nothing by the broker
+    told_at = watch.fleet.elapsed_seconds
 
-        await watch.fleet.registry.renew(cut_off, Load(AgentStatus.OFFLINE), lease_seconds=1.5)
-        while len(sleepers.started) == 1:
-            await asyncio.sleep(0.05)
+    await watch.fleet.registry.renew(cut_off, Load(AgentStatus.OFFLINE), lease_seconds=1.5)
+    while len(sleepers.started) == 1:
+        await asyncio.sleep(0.05)
 
-        assert watch.fleet.elapsed_seconds - told_at < FLEET_CHECK_SECONDS + (1 + others) * RELIEF_SECONDS + 0.3
-        assert (monitor.evicted, watch.lost["first"]) == (1 + others, [])
-        assert await handle.result(str) == sleepers.started[1]
+    assert watch.fleet.elapsed_seconds - told_at < FLEET_CHECK_SECONDS + (1 + others) * RELIEF_SECONDS + 0.3
+    assert (monitor.evicted, watch.lost["first"]) == (1 + others, [])
+    assert await handle.result(str) == sleepers.started[1]
 
 
-async def test_agent_that_says_that_it_is_cut_off_and_answers_keeps_its_work() -> None:
-    sleepers = Sleepers()
-    async with open_watch([sleepers.agent]) as watch:
-        monitor = await watch.dispatcher(evict=watch.fleet.server)
-        handle = await watch.fleet.submit("sleep.well", 4.0)
-        await watch.fleet.advance("1s")
-        (agent,) = map(AgentId, sleepers.started)
+async def test_agent_that_says_that_it_is_cut_off_and_answers_keeps_its_work(watch: Watch, sleepers: Sleepers) -> None:
+    monitor = await watch.dispatcher(evict=watch.fleet.server)
+    handle, agent = await begin(watch, sleepers, 4.0)
 
-        for _ in range(10):
-            await watch.fleet.registry.renew(agent, Load(AgentStatus.OFFLINE), lease_seconds=1.5)
-            await watch.fleet.advance("200ms")
+    for _ in range(10):
+        await watch.fleet.registry.renew(agent, Load(AgentStatus.OFFLINE), lease_seconds=1.5)
+        await watch.fleet.advance("200ms")
 
-        assert await handle.result(str) == agent
-        assert (monitor.evicted, watch.lost["first"]) == (0, [])
+    assert await handle.result(str) == agent
+    assert (monitor.evicted, watch.lost["first"]) == (0, [])
 
 
-async def test_frozen_agent_that_continues_registers_again_and_works_as_before() -> None:
-    sleepers = Sleepers()
-    async with open_watch([sleepers.agent]) as watch:
-        monitor = await watch.dispatcher(evict=watch.fleet.server)
-        handle = await watch.fleet.submit("sleep.well", 20.0)
-        await watch.fleet.advance("1s")
-        (frozen,) = sleepers.started
-        watch.fleet.pause(frozen)
-        await watch.fleet.advance("6s")
-        assert monitor.evicted == 1
+async def test_frozen_agent_that_continues_registers_again_and_works(watch: Watch, sleepers: Sleepers) -> None:
+    monitor = await watch.dispatcher(evict=watch.fleet.server)
+    handle, frozen = await begin(watch, sleepers, 20.0)
+    watch.fleet.pause(frozen)
+    await watch.fleet.advance("6s")
+    assert monitor.evicted == 1
 
-        watch.fleet.resume(frozen)
-        await watch.fleet.advance("2s")
-        other = next(one.id for one in watch.fleet.agents if one.id != frozen)
-        watch.fleet.kill(other)
-        after = await watch.fleet.submit("sleep.well", 1.0)
+    watch.fleet.resume(frozen)
+    await watch.fleet.advance("2s")
+    other = next(one.id for one in watch.fleet.agents if one.id != frozen)
+    watch.fleet.kill(other)
+    after = await watch.fleet.submit("sleep.well", 1.0)
 
-        assert await after.result(str) == frozen
-        assert await handle.result(str) == frozen
-        assert watch.told("agent.online").count(frozen) == 2
-        assert watch.lost["first"] == [frozen, other]
-        assert [one.agent_id for one in await watch.fleet.registry.find(Search())] == [frozen]
+    assert await after.result(str) == await handle.result(str) == frozen
+    assert watch.told("agent.online").count(frozen) == 2
+    assert watch.lost["first"] == [frozen, other]
+    assert [one.agent_id for one in await watch.fleet.registry.find(Search())] == [frozen]
 
 
-async def test_agent_that_registers_again_amid_its_eviction_keeps_what_it_has_acquired_since() -> None:
-    async with open_watch([Sleepers().agent]) as watch:
-        monitor = await watch.dispatcher(evict=Stubborn(watch.fleet.server, failures=100))
-        await watch.fleet.advance("1s")
-        frozen = watch.fleet.agents[0].id
-        watch.fleet.pause(frozen)
-        while not monitor.is_gone(frozen):
-            await asyncio.sleep(0.05)
+async def test_agent_that_registers_again_amid_its_eviction_keeps_what_it_has_acquired_since(watch: Watch) -> None:
+    monitor = await watch.dispatcher(evict=Stubborn(watch.fleet.server, failures=100))
+    await watch.fleet.advance("1s")
+    frozen = watch.fleet.agents[0].id
+    watch.fleet.pause(frozen)
+    while not monitor.is_gone(frozen):
+        await asyncio.sleep(0.05)
 
-        watch.fleet.resume(frozen)
-        await watch.fleet.advance("20s")
+    watch.fleet.resume(frozen)
+    await watch.fleet.advance("20s")
 
-        assert not monitor.is_gone(frozen)
-        assert watch.lost["first"] == watch.told("agent.offline") == []
-
-
-async def test_queue_of_a_dead_agent_goes_only_when_it_is_empty() -> None:
-    sleepers = Sleepers()
-    async with open_watch([sleepers.agent]) as watch:
-        await watch.dispatcher(evict=watch.fleet.server)
-        gone = watch.fleet.agents[0].id
-        watch.fleet.kill(gone)
-        pinned = []
-        for _ in range(100):
-            pinned.append(await watch.fleet.submit("sleep.well", 0.01, options=Options(pin=gone)))
-            await watch.fleet.advance("100ms")
-
-        for handle in pinned:
-            await handle.result(str, timeout="1m")
-        await watch.fleet.advance("70s")
-
-        assert watch.queues(gone) == []
+    assert not monitor.is_gone(frozen)
+    assert watch.lost["first"] == watch.told("agent.offline") == []
 
 
-async def test_agent_that_ends_in_order_is_told_of_and_nothing_is_closed() -> None:
-    async with open_watch([Sleepers().agent]) as watch:
-        monitor = await watch.dispatcher(evict=watch.fleet.server)
-        await watch.fleet.advance("2s")
+async def test_queue_of_a_dead_agent_goes_only_when_it_is_empty(watch: Watch, sleepers: Sleepers) -> None:
+    await watch.dispatcher(evict=watch.fleet.server)
+    gone = watch.fleet.agents[0].id
+    watch.fleet.kill(gone)
+    pinned = []
+    for _ in range(100):
+        pinned.append(await watch.fleet.submit("sleep.well", 0.01, options=Options(pin=gone)))
+        await watch.fleet.advance("100ms")
 
-        (ended, *_) = await watch.fleet.drain(watch.fleet.agents[0].id)
-        await watch.fleet.advance("10s")
+    for handle in pinned:
+        await handle.result(str, timeout="1m")
+    await watch.fleet.advance("70s")
 
-        assert ended.state is State.ENDED
-        assert watch.lost["first"] == [ended.id]
-        assert watch.told("agent.offline") == [ended.id]
-        assert monitor.evicted == 0
+    assert watch.queues(gone) == []
+
+
+async def test_agent_that_ends_in_order_is_told_of_and_nothing_is_closed(watch: Watch) -> None:
+    monitor = await watch.dispatcher(evict=watch.fleet.server)
+    await watch.fleet.advance("2s")
+
+    (ended, *_) = await watch.fleet.drain(watch.fleet.agents[0].id)
+    await watch.fleet.advance("10s")
+
+    assert (ended.state, monitor.evicted) == (State.ENDED, 0)
+    assert watch.lost["first"] == watch.told("agent.offline") == [ended.id]
 
 
 async def _wipe(watch: Watch) -> None:
@@ -249,116 +239,107 @@ async def test_no_fault_of_the_registry_or_the_broker_makes_an_agent_dead(fault:
         assert watch.told("agent.offline") == []
 
 
-async def test_frozen_while_the_registry_hangs_is_found_after_it() -> None:
-    async with open_watch([Sleepers().agent]) as watch:
-        await watch.dispatcher(evict=watch.fleet.server)
-        await watch.fleet.advance("5s")
-        watch.fleet.registry.failing = True
-        (frozen,) = watch.fleet.pause(watch.fleet.agents[0].id)
-        await watch.fleet.advance("8s")
-        assert watch.lost["first"] == []
+async def test_frozen_while_the_registry_hangs_is_found_after_it(watch: Watch) -> None:
+    await watch.dispatcher(evict=watch.fleet.server)
+    await watch.fleet.advance("5s")
+    watch.fleet.registry.failing = True
+    (frozen,) = watch.fleet.pause(watch.fleet.agents[0].id)
+    await watch.fleet.advance("8s")
+    assert watch.lost["first"] == []
 
-        watch.fleet.registry.failing = False
-        await watch.fleet.advance("5s")
+    watch.fleet.registry.failing = False
+    await watch.fleet.advance("5s")
 
-        assert watch.lost["first"] == [frozen.id]
+    assert watch.lost["first"] == [frozen.id]
 
 
-async def test_without_an_evictor_the_broker_s_own_patience_decides(caplog: pytest.LogCaptureFixture) -> None:
-    sleepers = Sleepers()
-    async with open_watch([sleepers.agent]) as watch:
-        with caplog.at_level(logging.WARNING, "dispatcher.liveness.monitor"):
-            monitor = await watch.dispatcher(evict=None)
-        handle = await watch.fleet.submit("sleep.well", 4.0)
-        await watch.fleet.advance("1s")
-        (frozen,) = sleepers.started
-        watch.fleet.pause(frozen)
+async def test_without_an_evictor_the_broker_decides(
+    watch: Watch, sleepers: Sleepers, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "dispatcher.liveness.monitor"):
+        monitor = await watch.dispatcher(evict=None)
+    handle, frozen = await begin(watch, sleepers, 4.0)
+    watch.fleet.pause(frozen)
 
-        await watch.fleet.advance("5s")
-        assert watch.lost["first"] == [AgentId(frozen)]
-        assert len(sleepers.started) == 1
+    await watch.fleet.advance("5s")
+    assert watch.lost["first"] == [frozen]
+    assert len(sleepers.started) == 1
 
-        assert await handle.result(str) != frozen
-        assert monitor.evicted == 0
-        warned = [one for one in caplog.records if "10 to 15 s" in one.message]
-        assert len(warned) == 1
+    assert await handle.result(str) != frozen
+    assert monitor.evicted == 0
+    assert sum("10 to 15 s" in record.message for record in caplog.records) == 1
 
 
 @pytest.mark.parametrize("failures", [3, 1_000])
-async def test_eviction_that_fails_is_tried_again_and_the_agent_is_gone_anyhow(failures: int) -> None:
-    async with open_watch([Sleepers().agent]) as watch:
-        monitor = await watch.dispatcher(evict=Stubborn(watch.fleet.server, failures=failures))
-        await watch.fleet.advance("2s")
-        (frozen,) = watch.fleet.pause(watch.fleet.agents[0].id)
-        await watch.fleet.advance("9s")
-        assert watch.lost["first"] == [frozen.id]
-        assert monitor.evicted == (failures == 3)
+async def test_eviction_that_fails_is_tried_again_and_the_agent_is_gone_anyhow(watch: Watch, failures: int) -> None:
+    monitor = await watch.dispatcher(evict=Stubborn(watch.fleet.server, failures=failures))
+    await watch.fleet.advance("2s")
+    (frozen,) = watch.fleet.pause(watch.fleet.agents[0].id)
+    await watch.fleet.advance("9s")
+    assert watch.lost["first"] == [frozen.id]
+    assert monitor.evicted == (failures == 3)
 
 
-async def test_agent_that_is_cut_off_is_evicted_although_another_one_is_meanwhile() -> None:
-    async with open_watch([Sleepers().agent]) as watch:
-        cut_off, gone = (one.id for one in watch.fleet.agents)
-        evictor = InTurn(watch.fleet.server, [gone, cut_off])
-        monitor = await watch.dispatcher(evict=evictor)
-        await watch.fleet.advance("1s")
-        watch.fleet.pause(cut_off)
-        watch.fleet.pause(gone)
+async def test_agent_that_is_cut_off_is_evicted_although_another_one_is_meanwhile(watch: Watch) -> None:
+    cut_off, gone = (one.id for one in watch.fleet.agents)
+    evictor = InTurn(watch.fleet.server, [gone, cut_off])
+    monitor = await watch.dispatcher(evict=evictor)
+    await watch.fleet.advance("1s")
+    watch.fleet.pause(cut_off)
+    watch.fleet.pause(gone)
 
-        for _ in range(40):
-            await watch.fleet.registry.renew(cut_off, Load(AgentStatus.OFFLINE), lease_seconds=1.5)
-            await watch.fleet.advance("200ms")
+    for _ in range(40):
+        await watch.fleet.registry.renew(cut_off, Load(AgentStatus.OFFLINE), lease_seconds=1.5)
+        await watch.fleet.advance("200ms")
 
-        assert (evictor.left, monitor.evicted, watch.lost["first"]) == ([], 2, [gone])
-        (offline,) = [event for event in watch.fleet.events if event.type == "agent.offline"]
-        assert offline.data["connections"] == 1
+    assert (evictor.left, monitor.evicted, watch.lost["first"]) == ([], 2, [gone])
+    (offline,) = [event for event in watch.fleet.events if event.type == "agent.offline"]
+    assert offline.data["connections"] == 1
 
 
-async def test_agent_is_found_dead_although_the_store_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_agent_is_found_dead_although_the_store_is_slow(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     run = MemoryDatabase.run
 
     async def slow(database: MemoryDatabase, body: Callable[[Transaction], object]) -> object:
         await asyncio.sleep(2.0)
         return await run(database, body)
 
-    async with open_watch([Sleepers().agent]) as watch:
-        await watch.dispatcher(evict=watch.fleet.server)
-        monkeypatch.setattr(MemoryDatabase, "run", slow)
-        await watch.fleet.advance("10s")
-        (frozen,) = watch.fleet.pause(watch.fleet.agents[0].id)
-        await watch.fleet.advance("20s")
+    await watch.dispatcher(evict=watch.fleet.server)
+    monkeypatch.setattr(MemoryDatabase, "run", slow)
+    await watch.fleet.advance("10s")
+    (frozen,) = watch.fleet.pause(watch.fleet.agents[0].id)
+    await watch.fleet.advance("20s")
 
-        assert watch.lost["first"] == [frozen.id]
-
-
-async def test_two_dispatchers_both_notice_and_one_acts() -> None:
-    async with open_watch([Sleepers().agent]) as watch:
-        first = await watch.dispatcher("first", evict=watch.fleet.server)
-        second = await watch.dispatcher("second", evict=watch.fleet.server)
-        await watch.fleet.advance("2s")
-        assert (first.leads, second.leads) == (True, False)
-        (frozen,) = watch.fleet.pause(watch.fleet.agents[0].id)
-
-        await watch.fleet.advance("9s")
-
-        assert watch.lost["first"] == watch.lost["second"] == [frozen.id]
-        assert (first.evicted, second.evicted) == (1, 0)
-        assert watch.told("agent.offline") == [frozen.id]
+    assert watch.lost["first"] == [frozen.id]
 
 
-async def test_when_the_one_that_acts_ends_in_the_middle_the_other_acts_in_its_place() -> None:
-    async with open_watch([Sleepers().agent]) as watch:
-        await watch.dispatcher("first", evict=Stubborn(watch.fleet.server, failures=1_000))
-        second = await watch.dispatcher("second", evict=watch.fleet.server)
-        await watch.fleet.advance("2s")
-        (frozen,) = watch.fleet.pause(watch.fleet.agents[0].id)
-        await watch.fleet.advance("4s")
+async def test_two_dispatchers_both_notice_and_one_acts(watch: Watch) -> None:
+    first = await watch.dispatcher("first", evict=watch.fleet.server)
+    second = await watch.dispatcher("second", evict=watch.fleet.server)
+    await watch.fleet.advance("2s")
+    assert (first.leads, second.leads) == (True, False)
+    (frozen,) = watch.fleet.pause(watch.fleet.agents[0].id)
 
-        await watch.end("first")
-        await watch.fleet.advance("4s")
+    await watch.fleet.advance("9s")
 
-        assert second.leads
-        assert second.evicted == 1
-        assert watch.lost["second"] == [frozen.id]
+    assert watch.lost["first"] == watch.lost["second"] == [frozen.id]
+    assert (first.evicted, second.evicted) == (1, 0)
+    assert watch.told("agent.offline") == [frozen.id]
+
+
+async def test_when_the_one_that_acts_ends_in_the_middle_the_other_acts_in_its_place(watch: Watch) -> None:
+    await watch.dispatcher("first", evict=Stubborn(watch.fleet.server, failures=1_000))
+    second = await watch.dispatcher("second", evict=watch.fleet.server)
+    await watch.fleet.advance("2s")
+    (frozen,) = watch.fleet.pause(watch.fleet.agents[0].id)
+    await watch.fleet.advance("4s")
+
+    await watch.end("first")
+    await watch.fleet.advance("4s")
+
+    assert second.leads
+    assert second.evicted == 1
+    assert watch.lost["second"] == [frozen.id]
 
 
 MANY_STEPS = 120
@@ -387,10 +368,8 @@ class Watched:
         await registry.register(make_registration(), IDLE, lease_seconds=lease_seconds)
         await self.database.run(lambda tr: leases.renew(tr, "first", 1))
         events = Events(self.broker, SystemClock(), source="/dispatcher")
-        fleet = Fleet(registry)
-        async with Monitor(
-            fleet, self.broker, events, self.database, owner="first", evict=None, on_gone=self.lost.append
-        ):
+        ports = (Fleet(registry), self.broker, events, self.database)
+        async with Monitor(*ports, owner="first", evict=None, on_gone=self.lost.append):
             await asyncio.Event().wait()
 
     async def canceled(self, steps: int, *again: int) -> asyncio.Task[None]:
@@ -537,16 +516,10 @@ async def test_former_owner_is_looked_for_twice_because_the_list_is_late() -> No
     assert await closing == 2
 
 
-class Hanging:
+class Hanging(ServerEvictor):
     async def evict(self, process: str) -> int:
         await asyncio.sleep(1_000)
         return 2
-
-    async def queues(self) -> frozenset[str]:
-        return frozenset()
-
-    async def messages(self, queue: str) -> int | None:
-        return None
 
 
 @in_virtual_time
@@ -555,23 +528,11 @@ async def test_taking_over_never_fails_and_never_waits_for_ever() -> None:
     down = Listing()
     down.down = True
 
-    assert await close_owner(None, "ada") == 0
-    assert await close_owner(ManagementEvictor(down, "/"), "ada") == 0
+    for evict in (None, ManagementEvictor(down, "/"), Hanging(MemoryServer())):
+        assert await close_owner(evict, "ada") == 0
     assert await close_owner(ManagementEvictor(down, "/"), "") == 0
-    assert await close_owner(Hanging(), "ada") == 0
 
     assert asyncio.get_running_loop().time() - began < 20
-
-
-@in_virtual_time
-async def test_the_memory_broker_is_its_own_evictor() -> None:
-    server = MemoryServer()
-    async with MemoryBroker(server, name="worker-1") as doomed, MemoryBroker(server, name="worker-2") as other:
-        assert await server.evict("worker-1") == 1
-
-        assert (doomed.connected, other.connected) == (False, True)
-        await asyncio.sleep(1)
-        assert doomed.connected
 
 
 def test_without_the_setting_there_is_no_evictor_and_a_wrong_one_is_refused() -> None:

@@ -34,6 +34,7 @@ from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.memory import MemoryDatabase
 from tests.support import eventually
 from tests.unit.broker.virtual_time import in_virtual_time
+from tests.unit.dispatcher.liveness.watch import ServerEvictor
 
 DEAD = AgentId("worker-1")
 NODE = NodeKey("w", "n1")
@@ -112,9 +113,8 @@ async def test_dead_agent_s_task_is_published_again_when_all_reports_have_been_r
 async def test_dead_agent_s_task_waits_while_a_former_owner_may_hold_reports() -> None:
     worker = BegunWork()
     async with watching(worker) as (broker, at_work, _):
-        former, _ = [
-            await broker.consume(routing.results_queue(0), lambda told: told.ack(), prefetch=10) for _ in range(2)
-        ]
+        former = await broker.consume(routing.results_queue(0), lambda told: told.ack(), prefetch=10)
+        await broker.consume(routing.results_queue(0), lambda told: told.ack(), prefetch=10)
 
         await look(at_work)
         assert worker.lost == []
@@ -314,8 +314,11 @@ async def test_locks_whose_shard_moves_amid_their_release_are_released_when_it_i
     assert (released(closed), released(keeper)) == ([GONE], [GONE])
 
 
-class Counting:
+class Counting(ServerEvictor):
+    """An evictor that finds so many connections of each process, and the processes that it was asked for."""
+
     def __init__(self, *, closes: int = 2) -> None:
+        super().__init__(MemoryServer())
         self.asked: list[str] = []
         self._closes = closes
 
@@ -323,12 +326,6 @@ class Counting:
         self.asked.append(process)
         await asyncio.sleep(1)
         return self._closes
-
-    async def queues(self) -> frozenset[str]:
-        return frozenset()
-
-    async def messages(self, queue: str) -> int | None:
-        return None
 
 
 @in_virtual_time

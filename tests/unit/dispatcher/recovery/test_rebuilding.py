@@ -41,7 +41,7 @@ from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import GraphDifference, Job, JobState
 from tests.support import eventually
 from tests.unit.dispatcher.lone_ledger import AGENT, Ledger, wide
-from tests.unit.dispatcher.lone_worker import ONLY, open_worker
+from tests.unit.dispatcher.lone_worker import ONLY, LoneWorker
 from tests.unit.dispatcher.planes import dispatcher_of, plane
 from tests.unit.layers.scene import Store
 
@@ -113,7 +113,7 @@ async def test_what_was_missing_is_told_once(scene: Scene) -> None:
     assert (await scene.rebuild())["jobs"] == 0
 
 
-async def test_jobs_that_redis_does_not_tell_are_not_waited_for(
+async def test_rebuild_does_not_wait_for_redis(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(rebuilding, "COMPARE_SECONDS", 0.0)
@@ -159,33 +159,33 @@ class Unsure:
 
 @pytest.mark.parametrize("silent_seconds", [0, 100])
 @pytest.mark.parametrize("there", [True, False])
-async def test_what_was_begun_is_published_anew_if_the_broker_is_new(there: bool, silent_seconds: int) -> None:
+async def test_begun_task_is_published_anew_if_the_broker_is_new(
+    lone: LoneWorker, there: bool, silent_seconds: int
+) -> None:
     """A silence may be this process's: it stood still. The orphan detector knows of that, not the rebuild."""
-    async with open_worker() as lone:
-        await lone.start()
-        await eventually(lambda: lone.published() == 1)
-        flight = lone.flight
-        await lone.say(Began(Started(*ONLY, flight.fence, flight.publication, AGENT, 1, 0)))
-        before = lone.flight.publication
-        lone.flight.heard -= silent_seconds
+    await lone.start()
+    await eventually(lambda: lone.published() == 1)
+    flight = lone.flight
+    await lone.say(Began(Started(*ONLY, flight.fence, flight.publication, AGENT, 1, 0)))
+    before = lone.flight.publication
+    lone.flight.heard -= silent_seconds
 
-        told = await rebuilding.rebuild(lone.ports, lone.worker, cast(BrokerEpoch, Unsure(there)), "a person")
+    told = await rebuilding.rebuild(lone.ports, lone.worker, cast(BrokerEpoch, Unsure(there)), "a person")
 
-        assert (told["published"], told["working"]) == (0, 0 if there else 1)
-        assert (lone.flight.publication == before) is there
+    assert (told["published"], told["working"]) == (0, 0 if there else 1)
+    assert (lone.flight.publication == before) is there
 
 
-async def test_all_that_is_published_anew_is_told_when_batches_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_full_batches_tell_all_that_they_publish_anew(lone: LoneWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     flow = wide(WIDTH)
-    async with open_worker() as lone:
-        await lone.start(flow)
-        await eventually(lambda: lone.published() == WIDTH)
-        looks = count()
-        monkeypatch.setattr(UnitOfWork, "is_full", property(lambda _: next(looks) < 10))
+    await lone.start(flow)
+    await eventually(lambda: lone.published() == WIDTH)
+    looks = count()
+    monkeypatch.setattr(UnitOfWork, "is_full", property(lambda _: next(looks) < 10))
 
-        told = await rebuilding.rebuild(lone.ports, lone.worker, cast(BrokerEpoch, Unsure(there=False)), "a person")
+    told = await rebuilding.rebuild(lone.ports, lone.worker, cast(BrokerEpoch, Unsure(there=False)), "a person")
 
-        assert told["published"] == WIDTH
+    assert told["published"] == WIDTH
 
 
 SLOW_SECONDS = 10.0

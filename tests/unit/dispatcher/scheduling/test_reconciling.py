@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
-from typing import Any
+from collections.abc import AsyncIterator, Collection, Sequence
 
 import pytest
 
-from chaos.history import silent
-from chaos.recorder import RecordedDatabase, RecordedGraph
 from coditect import Agent, From, Workflow
 from coditect.broker.topology import base_topology, capability_queues
 from coditect.client.client import Client
 from coditect.client.workflow_run import WorkflowRun
 from coditect.model.result import Outcome
 from coditect.model.retry import Retry
-from coditect.testing import TestFleet
 from coditect.wire.control import Verb
-from coditect.workflow.definition import Node
 from coditect.workflow.states import TaskState
 from dispatcher.ledger import unit_of_work
 from dispatcher.ledger.commands import Fill, Proposed, Show
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.ownership.shards import shard_of
-from dispatcher.program import Dispatcher, DispatcherOptions, running_dispatcher
+from dispatcher.program import Dispatcher
 from dispatcher.scheduling import reconciler
 from dispatcher.scheduling.reconciler import Reconciler
 from dispatcher.shards.worker import ShardWorker
-from dispatcher.store.memory import Disk, MemoryDatabase
+from dispatcher.store.memory import MemoryDatabase
 from dispatcher.taskgraph import projector
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import (
@@ -47,8 +40,8 @@ from dispatcher.taskgraph.port import (
 from dispatcher.taskgraph.projector import Projector
 from tests.contract.graph.scene import counted
 from tests.support import eventually
-from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed, wide
-from tests.unit.dispatcher.planes import plane
+from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed, tasks, wide
+from tests.unit.dispatcher.planes import MortalFleet, plane
 
 SHARDS = 2
 
@@ -212,37 +205,11 @@ async def test_rq_hears_of_the_last_commits_of_a_shard(scene: Scene, monkeypatch
     assert scene.state("gate") is scene.state("n7") is JobState.CANCELED
 
 
-NAMES = ("first", "second")
+class Fleet(MortalFleet):
+    """Two dispatchers with one ledger and one RQ."""
 
-
-class Fleet(TestFleet):
-    """Two dispatchers with one ledger and one RQ, of which any dies at a failpoint when that is asked for."""
-
-    __test__ = False
-    graph: MemoryTaskGraph
-    disk: Disk
-    die_at = ""
-
-    def _control_planes(self) -> Mapping[str, Callable[..., AbstractAsyncContextManager[Any]]]:
-        self.graph, self.disk = MemoryTaskGraph(), Disk()
-        return {name: partial(self._dispatcher, name) for name in NAMES}
-
-    @asynccontextmanager
-    async def _dispatcher(self, name: str, *, owner: str, **ports: Any) -> AsyncIterator[Any]:
-        def reached(point: str) -> None:
-            if point == self.die_at:
-                self.die_at = ""
-                self.kill(name)
-                current = asyncio.current_task()
-                assert current is not None
-                current.cancel()
-                raise asyncio.CancelledError  # a process that is killed does not finish its step
-
-        graph: Any = RecordedGraph(self.graph, reached=reached)
-        async with RecordedDatabase(MemoryDatabase(self.disk), silent, reached=reached) as database:
-            options = DispatcherOptions(shards=SHARDS, owner=owner)
-            async with running_dispatcher(database=database, graph=graph, options=options, **ports) as running:
-                yield running
+    names = ("first", "second")
+    shards = SHARDS
 
     async def in_rq(self) -> Counter[JobState]:
         return await counted(self.graph, range(SHARDS))
@@ -305,7 +272,7 @@ async def shown(ledger: Ledger) -> MemoryTaskGraph:
 
 async def run(ledger: Ledger, *ends: Outcome) -> MemoryTaskGraph:
     """A workflow whose nodes n0, n1... end like this."""
-    await ledger.start(wide(len(ends)).definition())
+    await ledger.start(wide(len(ends)))
     await ledger.play(lambda publication: ends[int(publication.node_key.node[1:])])
     return await shown(ledger)
 
@@ -321,11 +288,7 @@ async def test_a_value_is_shown_unless_it_is_long_and_an_error_in_a_line(ledger:
 
 @pytest.mark.parametrize("chunk", [2, 1], ids=["whole", "in pieces"])
 async def test_a_workflow_that_came_whole_is_shown_with_its_acceptance(ledger: Ledger, chunk: int) -> None:
-    flow = Workflow("two")
-    first = flow.task("work", name="first")
-    flow.task("work", name="second", after=[first])
-
-    await ledger.start(flow.definition(), chunk=chunk)
+    await ledger.start(tasks(first="", second="first"), chunk=chunk)
 
     accepted = ledger.seen[-1]
     whole = {NodeKey("w", "first"): (TaskState.PUBLISHED, ()), NodeKey("w", "second"): (TaskState.BLOCKED, ("first",))}
@@ -338,7 +301,7 @@ async def test_values_that_no_agent_told_are_shown_too(ledger: Ledger) -> None:
     each = flow.map("work", "input", From("item"), limit=5, name="each")
     gate = flow.approval("Go on?", after=[each], name="gate")
     flow.task("work", name="behind", after=[gate])
-    await ledger.start(flow.definition(), [1, 2])
+    await ledger.start(flow, [1, 2])
     await ledger.play(lambda publication: completed(publication.node_key.node))
     await ledger.ask(Verb.ANSWER, {"workflow": "w", "node": "gate", "granted": False, "by": "ada"})
 
@@ -350,20 +313,18 @@ async def test_values_that_no_agent_told_are_shown_too(ledger: Ledger) -> None:
 
 
 async def test_a_job_that_was_made_as_it_ended_has_its_value(ledger: Ledger) -> None:
-    flow = Workflow("quick")
-    only: Node = flow.task("work", name="only")
-    await ledger.start(flow.definition())
+    await ledger.start_one()
     ledger.seen.clear()  # it came in pieces, or RQ lost it
     await ledger.batch(ledger.finished(ledger.published.pop(), completed(7)), Show("w"))
 
     graph = await shown(ledger)
 
-    assert graph.result("w", only.name) == [b"7"]
+    assert graph.result("w", "one") == [b"7"]
 
 
 async def test_a_job_that_rq_brought_is_not_told_that_it_is_started(ledger: Ledger) -> None:
     ledger.room = {"work": 0}
-    await ledger.start(wide(("brought", "other")).definition())
+    await ledger.start(wide(("brought", "other")))
     await ledger.batch(Proposed((NodeKey("w", "brought"),), "work"))
     await ledger.batch(Fill("work", 1))
     before = await ledger.states()

@@ -40,7 +40,7 @@ from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import JobState, Proposal, RequestKind, ToolRequest
 from tests.contract.graph.scene import counted
 from tests.support import eventually
-from tests.unit.dispatcher.lone_ledger import Ledger
+from tests.unit.dispatcher.lone_ledger import Ledger, tasks
 from tests.unit.dispatcher.lone_worker import start_of
 from tests.unit.dispatcher.planes import dispatcher_of, plane
 from tests.unit.dispatcher.shards.test_timer_service import Silent
@@ -125,20 +125,6 @@ async def test_rq_brings_no_more_than_the_window_holds_and_the_urgent_first() ->
         assert scene.gauge.highest == {"slow": LEAST}
 
 
-async def test_full_capability_at_the_head_of_rq_s_queues_keeps_no_other_out() -> None:
-    async with hall(by_rq=True, shards=2) as scene:
-        for _ in range(3):
-            await scene.client.start(fan("slow", 150, Priority.P0, Priority.P1))
-        await eventually(lambda: scene.gauge.under_way("slow") == LEAST)
-        await scene.begin_work("quick")
-
-        runs = [await scene.client.start(fan("quick", 100, Priority.P1)) for _ in range(2)]
-
-        assert [await run.wait(timeout="15s") for run in runs] == [WorkflowState.COMPLETED] * 2
-        assert scene.gauge.highest["slow"] == scene.gauge.under_way("slow") == LEAST
-        assert scene.gauge.highest["quick"] <= LEAST
-
-
 async def test_shards_share_the_room_when_the_ready_index_is_claimed_from() -> None:
     async with hall(by_rq=False, shards=4) as scene:
         runs = [await scene.client.start(fan("slow", 50, Priority.P1)) for _ in range(8)]
@@ -151,7 +137,7 @@ async def test_shards_share_the_room_when_the_ready_index_is_claimed_from() -> N
 
 async def test_what_rq_proposes_is_claimed_where_there_is_room_and_else_stays_ready(ledger: Ledger) -> None:
     ledger.room = {"work": 0}
-    await ledger.start(fan("work", 1, Priority.P1).definition())
+    await ledger.start(fan("work", 1, Priority.P1))
     node_key = NodeKey("w", "p1n0")
 
     refused = await ledger.batch(Proposed((node_key,)))
@@ -167,9 +153,7 @@ async def test_what_rq_proposes_is_claimed_where_there_is_room_and_else_stays_re
 
 
 async def test_what_rq_proposes_while_it_is_blocked_is_refused_and_shown_as_it_is(ledger: Ledger) -> None:
-    flow = Workflow("two")
-    flow.task("work", name="behind", after=[flow.task("work", name="first")])
-    await ledger.start(flow.definition())
+    await ledger.start(tasks(first="", behind="first"))
     behind = NodeKey("w", "behind")
 
     answers = await ledger.batch(Proposed((behind,), "work"))
@@ -182,7 +166,7 @@ async def test_what_rq_proposes_while_it_is_blocked_is_refused_and_shown_as_it_i
 
 async def test_ready_index_is_claimed_from_no_further_than_there_is_room(ledger: Ledger) -> None:
     ledger.room = {"work": 0}
-    await ledger.start(fan("work", 3, Priority.P1).definition())
+    await ledger.start(fan("work", 3, Priority.P1))
 
     some = await ledger.batch(Fill("work", 2))
     ledger.room = {"work": -5}  # the window has become smaller since room was kept
@@ -294,7 +278,7 @@ async def test_shard_that_rq_lost_is_shown_when_the_store_answers_again() -> Non
     graph, workers = MemoryTaskGraph(), Workers()
     async with Silent() as database:
         ledger = await Ledger.open(database)
-        await ledger.start(fan("work", 1, Priority.P1).definition())
+        await ledger.start(fan("work", 1, Priority.P1))
         made = Scheduler(cast(Ports, OnlyDatabase(database)), cast(ShardOwnership, workers), graph)
         database.silent = 2
         async with Supervisor() as supervisor:

@@ -46,6 +46,10 @@ WORK = "code.review"
 NOW_MS = 10_000_000
 
 
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
 @dataclass
 class Mailbox:
     """An agent's, as far as pings go."""
@@ -113,14 +117,13 @@ class Walked:
         node_key = NodeKey("w", f"n{number}")
         agent = AGENT if state is TaskState.WORKING else ""
         row = NodeRecord(state, publication=number, fence=1, agent=agent, published_ms=NOW_MS - age_ms)
-        self.in_flight.follow(Transition(node_key, state, WORK, level, row), asyncio.get_running_loop().time())
+        self.in_flight.follow(Transition(node_key, state, WORK, level, row), now())
         return node_key
 
     async def fill(self, level: Priority = Priority.P1) -> None:
         """Something lies in the queue."""
-        await self.broker.publish(
-            Message(body=b"1"), exchange=routing.SUBMIT, routing_key=routing.task_key(WORK, level)
-        )
+        key = routing.task_key(WORK, level)
+        await self.broker.publish(Message(body=b"1"), exchange=routing.SUBMIT, routing_key=key)
 
 
 @asynccontextmanager
@@ -188,7 +191,7 @@ async def test_silent_agent_is_gone_when_nothing_redelivers_what_it_had(age_ms: 
         node_key = walked.move(7, TaskState.WORKING, age_ms=age_ms)
         for _ in range(10):
             await walked.walk(20)
-            walked.in_flight.hear(node_key, 1, asyncio.get_running_loop().time())
+            walked.in_flight.hear(node_key, 1, now())
 
         await walked.walk(60)
         early = list(walked.lost)
@@ -198,31 +201,20 @@ async def test_silent_agent_is_gone_when_nothing_redelivers_what_it_had(age_ms: 
         assert walked.lost == ([Lost(node_key, 7, AGENT, HEARTBEAT)] if lost else [])
 
 
-@pytest.mark.parametrize(
-    ("answers", "queue", "waits", "lost"),
-    [
-        (False, "empty", False, True),
-        (False, "empty", True, False),
-        (False, "full", False, False),
-        (True, "empty", False, False),
-        (None, "empty", False, True),
-        (None, "empty", True, False),
-        (None, "full", False, False),
-    ],
-    ids=[
-        "without it",
-        "its end may wait",
-        "it may lie there",
-        "has it",
-        "gone",
-        "gone, its end may wait",
-        "gone, it may lie there",
-    ],
-)
+BEGUN = {
+    "without it": (False, "empty", False, True),
+    "its end may wait": (False, "empty", True, False),
+    "it may lie there": (False, "full", False, False),
+    "has it": (True, "empty", False, False),
+    "gone": (None, "empty", False, True),
+    "gone, its end may wait": (None, "empty", True, False),
+    "gone, it may lie there": (None, "full", False, False),
+}
+
+
+@pytest.mark.parametrize(("answers", "queue", "waits", "lost"), BEGUN.values(), ids=BEGUN)
 @in_virtual_time
-async def test_what_was_begun_is_lost_if_nobody_has_it(
-    answers: bool | None, queue: str, waits: bool, lost: bool
-) -> None:
+async def test_begun_work_is_lost_if_nobody_has_it(answers: bool | None, queue: str, waits: bool, lost: bool) -> None:
     async with opened() as walked:
         if answers is not None:
             await walked.answer(has_it=answers)
@@ -278,7 +270,7 @@ async def test_search_begins_again_with_a_sign_of_life() -> None:
         walked.move(8)
         walked.move(8, TaskState.COMPLETED)
         await walked.walk(60)
-        walked.in_flight.hear(node_key, 1, asyncio.get_running_loop().time())
+        walked.in_flight.hear(node_key, 1, now())
 
         await walked.walk(240)
 
@@ -290,7 +282,7 @@ async def test_what_is_heard_of_while_its_agent_is_asked_is_not_lost() -> None:
     async with opened() as walked:
         mailbox = await walked.answer(has_it=False)
         node_key = walked.move(7, TaskState.WORKING)
-        mailbox.meanwhile = lambda: walked.in_flight.hear(node_key, 1, asyncio.get_running_loop().time())
+        mailbox.meanwhile = lambda: walked.in_flight.hear(node_key, 1, now())
 
         await walked.walk(60 + ORPHAN_CHECK_SECONDS)
 
@@ -337,7 +329,7 @@ async def test_time_in_which_nobody_could_be_heard_is_no_silence(what: str, stat
                     await held
             case "clock":
                 walked.set_ms += 3_600_000
-                walked.in_flight.hear(node_key, 1, asyncio.get_running_loop().time())
+                walked.in_flight.hear(node_key, 1, now())
         await walked.walk(60)
         early = list(walked.lost)
         await walked.walk(2 * ORPHAN_CHECK_SECONDS)
@@ -346,19 +338,16 @@ async def test_time_in_which_nobody_could_be_heard_is_no_silence(what: str, stat
         assert [cast(Lost, one).node_key for one in walked.lost] == [node_key]
 
 
-async def test_who_takes_a_shard_over_looks_into_the_queue_of_the_node_s_level() -> None:
+async def test_who_takes_a_shard_over_looks_into_the_queue_of_the_node_s_level(ledger: Ledger) -> None:
     flow = Workflow("levels")
     for level in Priority:
         flow.task(WORK, name=level.value, priority=level)
-    async with MemoryDatabase() as database:
-        ledger = await Ledger.open(database)
-        await ledger.start(flow.definition())
+    await ledger.start(flow)
 
-        found = (await database.read(lambda tr: learn(tr, 0))).in_flight
+    found = (await ledger.database.read(lambda tr: learn(tr, 0))).in_flight
 
-    assert {moved.node_key.node: (moved.capability, moved.level) for moved in found} == {
-        level.value: (WORK, level.value) for level in Priority
-    }
+    levels = {moved.node_key.node: (moved.capability, moved.level) for moved in found}
+    assert levels == {level.value: (WORK, level.value) for level in Priority}
 
 
 async def test_long_node_outlives_a_time_without_the_broker() -> None:
@@ -401,7 +390,7 @@ class HeartbeatWalk(Walked):
         """Takes in what the ledger has done since."""
         for effects in self.clock.seen[self.followed :]:
             for moved in effects.transitions:
-                self.in_flight.follow(moved, asyncio.get_running_loop().time())
+                self.in_flight.follow(moved, now())
         self.followed = len(self.clock.seen)
 
 
@@ -411,13 +400,13 @@ async def working(*, taken_over: bool = False, **settings: str) -> AsyncIterator
     server = MemoryServer()
     async with MemoryDatabase() as database, MemoryBroker(server, name="dispatcher") as broker:
         ledger = await Ledger.open(database)
-        walked, now = HeartbeatWalk(server, broker), asyncio.get_running_loop().time()
+        walked = HeartbeatWalk(server, broker)
         walked.clock = ledger
         walked.open(Pings(broker, name="pings"))
         await ledger.start_one(**settings)
         await ledger.batch(Began(Started("w", "one", 1, 1, AGENT, 1, ledger.now_ms)))
         if taken_over:
-            walked.in_flight.agree((await database.read(lambda tr: learn(tr, 0))).in_flight, now)
+            walked.in_flight.agree((await database.read(lambda tr: learn(tr, 0))).in_flight, now())
         else:
             walked.follow()
         yield ledger, walked
@@ -428,7 +417,7 @@ async def working(*, taken_over: bool = False, **settings: str) -> AsyncIterator
 async def test_node_whose_agent_is_silent_for_longer_is_given_to_another(taken_over: bool) -> None:
     async with working(taken_over=taken_over, heartbeat="45s") as (ledger, walked):
         await walked.walk(20)
-        walked.in_flight.hear(PLACE, 1, asyncio.get_running_loop().time())
+        walked.in_flight.hear(PLACE, 1, now())
         await walked.walk(HEARTBEAT_SECONDS)
         heard = list(walked.lost)
         await walked.walk(ORPHAN_CHECK_SECONDS)
@@ -490,31 +479,20 @@ def one(
     return made
 
 
-@pytest.mark.parametrize(
-    ("flights", "until", "then"),
-    [
-        (one(begun=False), 60.0, Fate.SOUGHT),
-        (one(begun=False, acked=True), 60.0, Fate.SOUGHT),
-        (one(begun=False, heartbeat_ms=20_000), 60.0, Fate.SOUGHT),
-        (one(begun=False, doubted=True), 2.9, Fate.LOST),
-        (one(begun=True), 60.0, Fate.SOUGHT),
-        (one(begun=True, acked=True), 60.0, Fate.LOST),
-        (one(begun=True, doubted=True), 60.0, Fate.LOST),
-        (one(begun=True, heartbeat_ms=20_000), 20.0, Fate.LOST),
-        (one(begun=True, acked=True, heartbeat_ms=90_000), 90.0, Fate.LOST),
-    ],
-    ids=[
-        "not begun",
-        "not begun, published long ago",
-        "not begun, with a heartbeat",
-        "not begun, doubted",
-        "begun",
-        "long",
-        "begun, doubted",
-        "with a heartbeat",
-        "long, with a heartbeat",
-    ],
-)
+SILENCES = {
+    "not begun": (one(begun=False), 60.0, Fate.SOUGHT),
+    "not begun, published long ago": (one(begun=False, acked=True), 60.0, Fate.SOUGHT),
+    "not begun, with a heartbeat": (one(begun=False, heartbeat_ms=20_000), 60.0, Fate.SOUGHT),
+    "not begun, doubted": (one(begun=False, doubted=True), 2.9, Fate.LOST),
+    "begun": (one(begun=True), 60.0, Fate.SOUGHT),
+    "long": (one(begun=True, acked=True), 60.0, Fate.LOST),
+    "begun, doubted": (one(begun=True, doubted=True), 60.0, Fate.LOST),
+    "with a heartbeat": (one(begun=True, heartbeat_ms=20_000), 20.0, Fate.LOST),
+    "long, with a heartbeat": (one(begun=True, acked=True, heartbeat_ms=90_000), 90.0, Fate.LOST),
+}
+
+
+@pytest.mark.parametrize(("flights", "until", "then"), SILENCES.values(), ids=SILENCES)
 def test_silence_is_judged_by_what_it_is_a_silence_of(flights: InFlight, until: float, then: Fate) -> None:
     ((_, flight),) = flights
 

@@ -9,8 +9,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from coditect import Agent, Workflow
-from coditect.aio.clock import SystemClock
+from coditect import Workflow
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.memory.broker import MemoryConsumer
 from coditect.broker.port import Consumer, Delivery
@@ -31,7 +30,6 @@ from dispatcher.ledger.keyspace import INDEXED
 from dispatcher.ledger.ownership import leases, shards
 from dispatcher.ledger.ownership.policy import Policy
 from dispatcher.ledger.ownership.shards import shard_of
-from dispatcher.program import DispatcherOptions, running_dispatcher
 from dispatcher.shards import worker as worker_module
 from dispatcher.shards.completions import CommandAnswer
 from dispatcher.shards.ownership import ShardOwnership
@@ -45,7 +43,7 @@ from tests.support import eventually, patient
 from tests.unit.broker.virtual_time import in_virtual_time
 from tests.unit.dispatcher.lone_ledger import Ledger, completed
 from tests.unit.dispatcher.lone_worker import CAPABILITY, ONLY, LoneWorker, open_worker, start_of
-from tests.unit.dispatcher.planes import plane
+from tests.unit.dispatcher.planes import Plane, lone_dispatcher, plane
 
 
 def take_over(tr: Transaction, owner: str) -> None:
@@ -60,49 +58,45 @@ async def is_indexed(database: MemoryDatabase) -> bool:
 
 
 async def test_late_commit_is_refused_counted_and_said(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    made: Plane, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards, "STEP_MS", 3_600_000)
     flow = Workflow("asks")
     flow.approval("Go on?", name="gate")
-    async with plane() as made:
-        ownership, database = (await made.dispatcher(shards=1)).ownership, made.database
-        run = await (await made.client()).start(flow)
-        mine = await made.broker("somebody")
-        await eventually(lambda: is_indexed(database))  # else the retention writes that beside us
-        await database.run(lambda tr: take_over(tr, ownership.owner))
-        before = await database.read(lambda tr: tr.get_range(b"", b"\xff"))
+    ownership, database = (await made.dispatcher(shards=1)).ownership, made.database
+    run = await (await made.client()).start(flow)
+    mine = await made.broker("somebody")
+    await eventually(lambda: is_indexed(database))  # else the retention writes that beside us
+    await database.run(lambda tr: take_over(tr, ownership.owner))
+    before = await database.read(lambda tr: tr.get_range(b"", b"\xff"))
 
-        await mine.publish(
-            request(Verb.CANCEL, {"workflow": run.id}, reply_to=None, correlation_id="late"),
-            exchange=routing.CONTROL,
-            routing_key="0",
-        )
-        await eventually(lambda: ownership.figures()["refused"] == 1)
+    await mine.publish(
+        request(Verb.CANCEL, {"workflow": run.id}, reply_to=None, correlation_id="late"),
+        exchange=routing.CONTROL,
+        routing_key="0",
+    )
+    await eventually(lambda: ownership.figures()["refused"] == 1)
 
-        await eventually(lambda: not ownership.workers)
-        assert await database.read(lambda tr: tr.get_range(b"", b"\xff")) == before
-        assert "A shard is another's by now" in caplog.text
-        stats = await mine.stats(routing.control_queue(0))
-        assert stats is not None
-        assert stats.messages == 1, "the new owner gets the request"
+    await eventually(lambda: not ownership.workers)
+    assert await database.read(lambda tr: tr.get_range(b"", b"\xff")) == before
+    assert "A shard is another's by now" in caplog.text
+    stats = await mine.stats(routing.control_queue(0))
+    assert stats is not None
+    assert stats.messages == 1, "the new owner gets the request"
 
 
 async def test_late_commit_amid_a_close_is_said(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    lone: LoneWorker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_worker() as lone:
-        monkeypatch.setattr(
-            worker_module, "OUTBOX_IDLE_SECONDS", 3_600.0
-        )  # what is confirmed is cleared by the closing shard worker
-        await lone.start()
-        await eventually(lambda: lone.published() == 1)
-        await lone.database.run(lambda tr: take_over(tr, "me"))
+    monkeypatch.setattr(worker_module, "OUTBOX_IDLE_SECONDS", 3_600.0)  # the closing worker clears what is confirmed
+    await lone.start()
+    await eventually(lambda: lone.published() == 1)
+    await lone.database.run(lambda tr: take_over(tr, "me"))
 
-        await lone.worker.close()
+    await lone.worker.close()
 
-        assert lone.commits_refused == 1
-        assert len(await lone.rows()) == 1, "the new owner decides about it"
+    assert lone.commits_refused == 1
+    assert len(await lone.rows()) == 1, "the new owner decides about it"
     (said,) = [record for record in caplog.records if record.message == "A shard is another's by now"]
     facts = vars(said)
     assert said.levelname == "WARNING"
@@ -128,22 +122,16 @@ async def one_shard(
     kind: type[MemoryBroker] = MemoryBroker, store: MemoryDatabase | None = None
 ) -> AsyncIterator[tuple[Any, ShardOwnership]]:
     """Yield a dispatcher's broker and its ownership of the only shard."""
-    async with store or MemoryDatabase() as database, kind(MemoryServer(), name="dispatcher") as own:
-        plane = running_dispatcher(
-            broker=own,
-            registry=MemoryRegistry(),
-            clock=SystemClock(),
-            database=database,
-            options=DispatcherOptions(shards=1),
-        )
-        async with plane as running:
-            yield own, running.ownership
+    async with (
+        store or MemoryDatabase() as database,
+        kind(MemoryServer(), name="dispatcher") as own,
+        lone_dispatcher(own, database) as running,
+    ):
+        yield own, running.ownership
 
 
 @pytest.mark.parametrize("error", [BrokerUnavailable("gone"), NotFound("gone"), TopologyMismatch("another")])
-async def test_shard_that_could_not_listen_is_opened_again(
-    monkeypatch: pytest.MonkeyPatch, error: CoditectError
-) -> None:
+async def test_shard_that_cannot_listen_is_opened_again(monkeypatch: pytest.MonkeyPatch, error: CoditectError) -> None:
     monkeypatch.setattr(shards, "STEP_MS", 10)
     async with one_shard(Deaf) as (own, ownership):
         own.deaf, own.error = 2, error
@@ -194,21 +182,13 @@ class HungGraph(MemoryTaskGraph):
 
 async def test_all_shards_are_opened_together_while_redis_hangs() -> None:
     """One after the other they took two seconds each on a busy machine, and the start failed."""
-    options = DispatcherOptions(shards=4)
     async with MemoryDatabase() as store, Together(MemoryServer(), name="dispatcher") as broker:
         broker.all_asked = asyncio.Barrier(4)
         for _ in range(2):  # the second finds a store of which Redis may know
-            plane = running_dispatcher(
-                broker=broker,
-                registry=MemoryRegistry(),
-                clock=SystemClock(),
-                database=store,
-                options=options,
-                graph=HungGraph(),
-            )
             async with AsyncExitStack() as stack:
                 async with asyncio.timeout(patient(2)):
-                    running = await stack.enter_async_context(plane)
+                    opening = lone_dispatcher(broker, store, graph=HungGraph(), shards=4)
+                    running = await stack.enter_async_context(opening)
 
                 assert len(running.ownership.workers) == 4
 
@@ -299,19 +279,16 @@ async def test_shard_that_two_close_at_once_keeps_its_next_worker(monkeypatch: p
         assert await consumers_of_results(own) == 1
 
 
-async def test_results_that_are_late_or_of_nobody_are_counted_over_all_workers() -> None:
+async def test_results_that_are_late_or_of_nobody_are_counted_over_all_workers(lone: LoneWorker) -> None:
     outcome = Outcome(Status.COMPLETED, b"1", None, None)
-    async with open_worker() as lone:
-        await lone.start()
+    await lone.start()
 
-        await lone.say(Finished(ONLY, 0, 99, outcome))
-        await lone.say(Finished(NodeKey("nobody", "knows"), 1, 1, outcome))
+    await lone.say(Finished(ONLY, 0, 99, outcome))
+    await lone.say(Finished(NodeKey("nobody", "knows"), 1, 1, outcome))
 
-        assert (lone.refused("late"), lone.refused("unknown"), lone.commits_refused) == (1, 1, 0)
+    assert (lone.refused("late"), lone.refused("unknown"), lone.commits_refused) == (1, 1, 0)
 
 
-SHARDS = 4
-WORKFLOWS = 12
 MANY_SHARDS = 16
 
 
@@ -395,42 +372,11 @@ async def test_shards_are_free_within_a_second_while_the_broker_is_blocked_and_a
     assert now() - began > 1, "the notice was waited for"
 
 
-async def test_nothing_that_was_published_runs_twice_when_its_shard_is_handed_over() -> None:
-    executed: list[str] = []
-    may_end = asyncio.Event()
-    worker = Agent("worker", slots=2 * WORKFLOWS)
-
-    @worker.capability("hand.over")
-    async def work(number: int) -> None:
-        executed.append(str(number))
-        await may_end.wait()
-
-    async with plane() as made:
-        first = await made.dispatcher(shards=SHARDS)
-        await made.agent(worker)
-        client = await made.client()
-        runs = []
-        for number in range(WORKFLOWS):
-            flow = Workflow("one")
-            flow.task("hand.over", number, name="only")
-            runs.append(await client.start(flow))
-        await eventually(lambda: len(executed) == WORKFLOWS)
-
-        second = await made.dispatcher(shards=SHARDS)
-        await eventually(lambda: len(second.ownership.workers) == SHARDS // 2 == len(first.ownership.workers))
-        may_end.set()
-
-        assert [await run.wait(timeout="10s") for run in runs] == ["completed"] * WORKFLOWS
-        assert len(executed) == WORKFLOWS
-        nodes = [row for run in runs async for row in run.nodes()]
-        assert {row.fence for row in nodes} == {1}
-
-
 QUEUE = routing.results_queue(0)
 
 
 @pytest.fixture
-async def lone(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LoneWorker]:
+async def loaded(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LoneWorker]:
     """Its one node is published, and that is not cleared from the outbox yet."""
     async with open_worker() as opened:
         monkeypatch.setattr(worker_module, "OUTBOX_IDLE_SECONDS", 3_600.0)
@@ -459,53 +405,53 @@ async def left(lone: LoneWorker) -> int:
 
 
 @pytest.mark.parametrize("nodes", [("only",), ("only", "unknown"), ()])
-async def test_starts_are_acked_when_they_are_recorded(lone: LoneWorker, nodes: Sequence[str]) -> None:
-    delivery = await starts(lone, nodes)
+async def test_starts_are_acked_when_they_are_recorded(loaded: LoneWorker, nodes: Sequence[str]) -> None:
+    delivery = await starts(loaded, nodes)
 
-    ResultsConsumer(lone.worker).take(delivery)
+    ResultsConsumer(loaded.worker).take(delivery)
 
-    await eventually(lambda: lone.flight.agent == ("worker-1" if nodes else ""))
-    assert await left(lone) == 0
+    await eventually(lambda: loaded.flight.agent == ("worker-1" if nodes else ""))
+    assert await left(loaded) == 0
 
 
 @pytest.mark.parametrize("closed", ["before", "after"])
-async def test_starts_that_are_not_recorded_go_back(lone: LoneWorker, closed: str) -> None:
-    delivery = await starts(lone, ["only"])
+async def test_starts_that_are_not_recorded_go_back(loaded: LoneWorker, closed: str) -> None:
+    delivery = await starts(loaded, ["only"])
     if closed == "before":
-        await lone.worker.close()
+        await loaded.worker.close()
 
-    ResultsConsumer(lone.worker).take(delivery)
-    await lone.worker.close()
+    ResultsConsumer(loaded.worker).take(delivery)
+    await loaded.worker.close()
 
-    assert await left(lone) == 1
+    assert await left(loaded) == 1
 
 
 @pytest.mark.parametrize("unroutable", [False, True])
-async def test_what_is_to_be_published_anew_keeps_its_row_until_it_is(lone: LoneWorker, unroutable: bool) -> None:
-    before, number = await lone.rows(), lone.flight.publication
+async def test_what_is_to_be_published_anew_keeps_its_row_until_it_is(loaded: LoneWorker, unroutable: bool) -> None:
+    before, number = await loaded.rows(), loaded.flight.publication
     if unroutable:
         task = Task(CAPABILITY, Priority.P1, b"null")
-        lone.worker._confirmed.take()
-        lone.worker._published(Publication(ONLY, number, task), Unroutable("No queue"))
-        await lone.worker.close()
+        loaded.worker._confirmed.take()
+        loaded.worker._published(Publication(ONLY, number, task), Unroutable("No queue"))
+        await loaded.worker.close()
     else:
-        async with successor_of(lone):
+        async with successor_of(loaded):
             pass
 
-    assert await lone.rows() == before != []
+    assert await loaded.rows() == before != []
 
 
-async def test_what_the_broker_confirms_until_the_worker_is_closed_leaves_no_row(lone: LoneWorker) -> None:
-    before = await lone.rows()
-    lone.server.block()
-    await lone.say(start_of("later"))
-    closing = asyncio.ensure_future(lone.worker.close())
-    await eventually(lambda: lone.worker.closed)
-    lone.server.unblock()
+async def test_what_the_broker_confirms_until_the_worker_is_closed_leaves_no_row(loaded: LoneWorker) -> None:
+    before = await loaded.rows()
+    loaded.server.block()
+    await loaded.say(start_of("later"))
+    closing = asyncio.ensure_future(loaded.worker.close())
+    await eventually(lambda: loaded.worker.closed)
+    loaded.server.unblock()
     await closing
 
-    assert (len(before), await lone.rows()) == (1, [])
-    assert lone.published() == 2, "the next owner publishes none of them"
+    assert (len(before), await loaded.rows()) == (1, [])
+    assert loaded.published() == 2, "the next owner publishes none of them"
 
 
 ROOM = 64
@@ -520,60 +466,53 @@ async def successor_of(lone: LoneWorker) -> AsyncIterator[ShardWorker]:
     await successor.close()
 
 
-async def test_who_takes_a_shard_over_goes_on_with_what_was_left_over() -> None:
+async def test_next_owner_continues_with_what_was_left_over(lone: LoneWorker) -> None:
     flow = Workflow("map")
     flow.map(CAPABILITY, [1, 2], name="each")
-    async with open_worker() as lone:
-        former = Ledger(lone.database, lone.worker.lease, Policy(lone.worker.shard), goes_on=False)
-        await former.start(flow.definition())
-        assert former.unfinished, "its elements are not made yet"
+    former = Ledger(lone.database, lone.worker.lease, Policy(lone.worker.shard), goes_on=False)
+    await former.start(flow.definition())
+    assert former.unfinished, "its elements are not made yet"
 
-        async with successor_of(lone):
-            await eventually(lambda: lone.published() == 2)
-
-
-async def test_who_takes_a_shard_over_publishes_what_waited_for_room() -> None:
-    async with open_worker() as lone:
-        lone.capacity.keep(CAPABILITY, ROOM)
-        await lone.start()
-        lone.capacity.free(CAPABILITY, ROOM)
-
-        async with successor_of(lone) as successor:
-            successor.fill(CAPABILITY, 1)
-            await eventually(lambda: lone.published() == 1)
+    async with successor_of(lone):
+        await eventually(lambda: lone.published() == 2)
 
 
-async def test_who_takes_a_shard_over_publishes_what_may_be_unsent(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_next_owner_publishes_what_waited_for_room(lone: LoneWorker) -> None:
+    lone.capacity.keep(CAPABILITY, ROOM)
+    await lone.start()
+    lone.capacity.free(CAPABILITY, ROOM)
+
+    async with successor_of(lone) as successor:
+        successor.fill(CAPABILITY, 1)
+        await eventually(lambda: lone.published() == 1)
+
+
+async def test_next_owner_publishes_what_may_be_unsent(lone: LoneWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     flow, many = Workflow("many"), 101
     for number in range(many):
         flow.task(CAPABILITY, name=f"n{number}")
-    async with open_worker() as lone:
-        monkeypatch.setattr(worker_module, "OUTBOX_IDLE_SECONDS", 3_600.0)  # their rows are not cleared
-        lone.capacity.set_slots({CAPABILITY: many})
-        await lone.start(flow)
-        lone.worker.fill(CAPABILITY, many - ROOM)
-        await eventually(lambda: lone.published() == many)
+    monkeypatch.setattr(worker_module, "OUTBOX_IDLE_SECONDS", 3_600.0)  # their rows are not cleared
+    lone.capacity.set_slots({CAPABILITY: many})
+    await lone.start(flow)
+    lone.worker.fill(CAPABILITY, many - ROOM)
+    await eventually(lambda: lone.published() == many)
 
-        async with successor_of(lone):
-            await eventually(lambda: lone.published() == 2 * many)
+    async with successor_of(lone):
+        await eventually(lambda: lone.published() == 2 * many)
 
 
 @pytest.mark.parametrize("ended", [False, True])
-async def test_who_takes_a_shard_over_clears_the_rows_of_tasks_that_agents_have(ended: bool) -> None:
-    async with open_worker() as lone:
-        await lone.start()
-        number = lone.flight.publication
+async def test_next_owner_clears_the_rows_of_tasks_that_agents_have(lone: LoneWorker, ended: bool) -> None:
+    await lone.start()
+    number = lone.flight.publication
 
-        async def cleared() -> bool:
-            return await lone.rows() == []
+    await eventually(lone.is_cleared)
+    claim = await lone.say(Claimed(ONLY, number, "worker-1"))
+    if ended:
+        await lone.say(Finished(ONLY, claim.fence, number, completed()))
+    row = outbox.Row(number, *ONLY, claim.fence)
+    await lone.database.run(lambda tr: outbox.put(tr, lone.worker.shard, row))  # as if it had not been cleared
 
-        await eventually(cleared)
-        claim = await lone.say(Claimed(ONLY, number, "worker-1"))
-        if ended:
-            await lone.say(Finished(ONLY, claim.fence, number, completed()))
-        row = outbox.Row(number, *ONLY, claim.fence)
-        await lone.database.run(lambda tr: outbox.put(tr, lone.worker.shard, row))  # as if it had not been cleared
-
-        async with successor_of(lone):
-            await eventually(cleared)
-        assert lone.published() == 1
+    async with successor_of(lone):
+        await eventually(lone.is_cleared)
+    assert lone.published() == 1

@@ -39,14 +39,14 @@ from dispatcher.shards import status_cache as status_cache_module
 from dispatcher.shards.batch import Batch, BatchResult
 from dispatcher.shards.completions import CommandAnswer
 from dispatcher.shards.in_flight import InFlight
-from dispatcher.shards.publishing import ConfirmedPublications, ShardPublisher
+from dispatcher.shards.publishing import ConfirmedPublications, ShardPublisher, send_cancel
 from dispatcher.shards.status_cache import StatusCache
 from dispatcher.store.errors import StoreUnavailable
 from dispatcher.store.memory import MemoryDatabase
 from tests.support import eventually
 from tests.unit.dispatcher.lone_ledger import AGENT, Ledger, completed, failed
-from tests.unit.dispatcher.lone_worker import CAPABILITY, open_worker
-from tests.unit.dispatcher.planes import plane
+from tests.unit.dispatcher.lone_worker import CAPABILITY, LoneWorker
+from tests.unit.dispatcher.planes import Plane
 
 
 class Slow:
@@ -134,41 +134,39 @@ async def test_older_occasion_told_late_changes_nothing() -> None:
     assert scene.broker.begun == []
 
 
-async def test_rebuild_that_is_asked_for_twice_publishes_once_what_the_first_one_began() -> None:
-    async with open_worker() as lone:
-        await lone.start()
-        await eventually(lambda: lone.published() == 1)
-        lone.server.stop()
-        noted: CommandAnswer[int] = CommandAnswer()
-        lone.worker.rebuild("marker", "a person", noted)
-        last = await noted.future
-        await eventually(lambda: lone.flight.publication > last)
+async def test_rebuild_that_is_asked_for_twice_publishes_once_what_the_first_one_began(lone: LoneWorker) -> None:
+    await lone.start()
+    await eventually(lambda: lone.published() == 1)
+    lone.server.stop()
+    noted: CommandAnswer[int] = CommandAnswer()
+    lone.worker.rebuild("marker", "a person", noted)
+    last = await noted.future
+    await eventually(lambda: lone.flight.publication > last)
 
-        again: CommandAnswer[int] = CommandAnswer()
-        lone.worker.rebuild("marker", "a person", again)
-        assert await again.future == last
-        lone.server.start()
+    again: CommandAnswer[int] = CommandAnswer()
+    lone.worker.rebuild("marker", "a person", again)
+    assert await again.future == last
+    lone.server.start()
 
-        await eventually(lambda: lone.published() == 2)
-        assert lone.flight.publication == last + 1
-        assert lone.capacity.under_way(CAPABILITY) == 1
+    await eventually(lambda: lone.published() == 2)
+    assert lone.flight.publication == last + 1
+    assert lone.capacity.under_way(CAPABILITY) == 1
 
 
-async def test_shard_publishes_again_though_its_rebuild_was_refused_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_shard_publishes_again_after_a_refused_rebuild(lone: LoneWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> int:
         raise ValueError("The fault that was asked for")
 
-    async with open_worker() as lone:
-        noted: CommandAnswer[int] = CommandAnswer()
-        with monkeypatch.context() as patched:
-            patched.setattr(republish, "begin", refuse)
-            lone.worker.rebuild("marker", "a person", noted)
-            with pytest.raises(CoditectError, match="failed on this"):
-                await noted.future
+    noted: CommandAnswer[int] = CommandAnswer()
+    with monkeypatch.context() as patched:
+        patched.setattr(republish, "begin", refuse)
+        lone.worker.rebuild("marker", "a person", noted)
+        with pytest.raises(CoditectError, match="failed on this"):
+            await noted.future
 
-        await lone.start()
+    await lone.start()
 
-        await eventually(lambda: lone.published() == 1)
+    await eventually(lambda: lone.published() == 1)
 
 
 async def test_numbers_are_overdue_only_without_a_batch_for_a_while() -> None:
@@ -189,48 +187,48 @@ async def test_numbers_are_overdue_only_without_a_batch_for_a_while() -> None:
     assert confirmed.take() == [1, 2]
 
 
-async def test_a_confirm_amid_a_commit_causes_none_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_confirm_amid_a_commit_causes_none_of_its_own(lone: LoneWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     committed: list[Batch] = []
-    async with open_worker() as lone:
-        monkeypatch.setattr(worker_module, "OUTBOX_IDLE_SECONDS", 3_600.0)
-        run = lone.database.run
+    monkeypatch.setattr(worker_module, "OUTBOX_IDLE_SECONDS", 3_600.0)
+    run = lone.database.run
 
-        async def confirmed_meanwhile(body: partial[BatchResult]) -> BatchResult:
-            if not committed:
-                lone.worker._note_confirmed([999])
-            committed.append(body.keywords["batch"])
-            return await run(body)
+    async def confirmed_meanwhile(body: partial[BatchResult]) -> BatchResult:
+        if not committed:
+            lone.worker._note_confirmed([999])
+        committed.append(body.keywords["batch"])
+        return await run(body)
 
-        with monkeypatch.context() as patched:
-            patched.setattr(lone.database, "run", confirmed_meanwhile)
-            for _ in range(2):
-                answer = CommandAnswer[object]()
-                lone.worker.put(Continue(), answer)
-                await answer.future
+    with monkeypatch.context() as patched:
+        patched.setattr(lone.database, "run", confirmed_meanwhile)
+        for _ in range(2):
+            answer = CommandAnswer[object]()
+            lone.worker.put(Continue(), answer)
+            await answer.future
 
     assert [len(one.commands) for one in committed] == [1, 1], "none for the confirmed row alone"
     assert [list(one.confirmed) for one in committed] == [[], [999]]
 
 
-async def test_rows_of_a_commit_that_failed_are_cleared_with_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with open_worker() as lone:
-        monkeypatch.setattr(worker_module, "OUTBOX_IDLE_SECONDS", 3_600.0)
-        await lone.start()
-        await eventually(lambda: len(lone.worker._confirmed))
-        run, refused = lone.database.run, list[Any]()
+async def test_rows_of_a_failed_commit_are_cleared_with_the_next(
+    lone: LoneWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "OUTBOX_IDLE_SECONDS", 3_600.0)
+    await lone.start()
+    await eventually(lambda: len(lone.worker._confirmed))
+    run, refused = lone.database.run, list[Any]()
 
-        async def refuse_once(body: Any) -> Any:
-            if not refused:
-                refused.append(body)
-                raise StoreUnavailable("The fault that was asked for")
-            return await run(body)
+    async def refuse_once(body: Any) -> Any:
+        if not refused:
+            refused.append(body)
+            raise StoreUnavailable("The fault that was asked for")
+        return await run(body)
 
-        with monkeypatch.context() as patched:
-            patched.setattr(lone.database, "run", refuse_once)
-            await lone.say(Continue())
+    with monkeypatch.context() as patched:
+        patched.setattr(lone.database, "run", refuse_once)
+        await lone.say(Continue())
 
-        assert len(refused) == 1
-        assert await lone.rows() == [], "the next owner would publish the task again"
+    assert len(refused) == 1
+    assert await lone.rows() == [], "the next owner would publish the task again"
 
 
 WORK = "work"
@@ -278,7 +276,7 @@ async def test_one_of_several_that_follow_goes_to_it(ledger: Ledger) -> None:
     top = wide.task(WORK, 0, name="top")
     for number in range(3):
         wide.task(WORK, number, name=f"n{number}", after=[top])
-    await ledger.start(wide.definition())
+    await ledger.start(wide)
 
     assert sorted(await ended(ledger)) == ["", "", AGENT]
 
@@ -343,6 +341,15 @@ async def test_it_goes_to_anybody_and_is_claimed_when_that_agents_queue_does_not
         assert delivery is not None
         task = read_task(delivery.message, delivery.routing_key)
         assert (told, task.id, task.published_at_ms) == ([None], "one", None)
+
+
+async def test_cancel_that_reaches_no_agent_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async with MemoryBroker(MemoryServer(), name="dispatcher") as broker:  # which has none of the exchanges
+        with caplog.at_level("INFO", "dispatcher.shards.publishing"):
+            await send_cancel(broker, NodeKey("w", "n"), 7)
+
+    (said,) = caplog.records
+    assert (said.message, vars(said)["task_id"]) == ("A cancel reached no agent", "w:n")
 
 
 def test_start_from_an_agents_own_queue_says_nothing_of_the_capabilitys() -> None:
@@ -491,7 +498,7 @@ async def test_waits_are_over_at_their_ends_and_when_only_the_ledger_can_tell(mo
     assert cache.held == 0
 
 
-async def test_who_waits_for_an_end_asks_once() -> None:
+async def test_who_waits_for_an_end_asks_once(made: Plane) -> None:
     may_end = asyncio.Semaphore(0)
     worker = Agent("worker")
 
@@ -500,25 +507,24 @@ async def test_who_waits_for_an_end_asks_once() -> None:
         await may_end.acquire()
         return number
 
-    async with plane() as made:
-        own = await made.broker("dispatcher")
-        dispatcher = await made.dispatcher(own, shards=1)
-        await made.agent(worker)
-        client = await made.client()
-        handle = await client.submit("over.wait", 1, durable=True)
-        shard = dispatcher.ownership.workers[0]
-        with patch.object(made.database, "ask", wraps=made.database.ask) as ledger:
-            outcome = asyncio.ensure_future(handle.outcome(timeout="1h"))
-            await eventually(lambda: shard.status_cache.held)
-            may_end.release()
-            found = await outcome
-            assert not ledger.called, "memory knows that it runs, and the commit has the answer"
-        again = await client.tasks.get(handle.task_id).outcome(timeout="1h")
-        assert (found.status, found.body) == (Status.COMPLETED, b"1")
-        assert found == again and found.agent_id is not None, "the ledger says the same"
+    own = await made.broker("dispatcher")
+    dispatcher = await made.dispatcher(own, shards=1)
+    await made.agent(worker)
+    client = await made.client()
+    handle = await client.submit("over.wait", 1, durable=True)
+    shard = dispatcher.ownership.workers[0]
+    with patch.object(made.database, "ask", wraps=made.database.ask) as ledger:
+        outcome = asyncio.ensure_future(handle.outcome(timeout="1h"))
+        await eventually(lambda: shard.status_cache.held)
+        may_end.release()
+        found = await outcome
+        assert not ledger.called, "memory knows that it runs, and the commit has the answer"
+    again = await client.tasks.get(handle.task_id).outcome(timeout="1h")
+    assert (found.status, found.body) == (Status.COMPLETED, b"1")
+    assert found == again and found.agent_id is not None, "the ledger says the same"
 
 
-async def test_who_asks_again_and_again_is_told_each_commit_without_the_ledger() -> None:
+async def test_who_asks_again_and_again_is_told_each_commit_without_the_ledger(made: Plane) -> None:
     may_end = asyncio.Semaphore(0)
     worker = Agent("worker")
 
@@ -526,35 +532,34 @@ async def test_who_asks_again_and_again_is_told_each_commit_without_the_ledger()
     async def work(number: int) -> None:
         await may_end.acquire()
 
-    async with plane() as made:
-        own = await made.broker("dispatcher")
-        dispatcher = await made.dispatcher(own, shards=1)
-        await made.agent(worker)
-        control = await made.stack.enter_async_context(asking(own, made.clock, name="asks"))
-        client = await made.client()
-        flow = Workflow("steps")
-        before: list[Node] = []
-        for number in range(4):
-            before = [flow.task("over.view", number, name=f"n{number}", after=before)]
-        run = await client.start(flow)
+    own = await made.broker("dispatcher")
+    dispatcher = await made.dispatcher(own, shards=1)
+    await made.agent(worker)
+    control = await made.stack.enter_async_context(asking(own, made.clock, name="asks"))
+    client = await made.client()
+    flow = Workflow("steps")
+    before: list[Node] = []
+    for number in range(4):
+        before = [flow.task("over.view", number, name=f"n{number}", after=before)]
+    run = await client.start(flow)
 
-        async def ended() -> int:
-            return (await run.overview()).counts.get(TaskState.COMPLETED, 0)
+    async def ended() -> int:
+        return (await run.overview()).counts.get(TaskState.COMPLETED, 0)
 
-        for completed in range(4):
-            await eventually(partial(_is, ended, completed))
-            assert (dispatcher.ownership.workers[0].status_cache.get(run.id) is not None) == (completed > 0)
-            with patch.object(made.database, "ask", wraps=made.database.ask) as ledger:
-                told = await control.ask(Verb.RESULT, {"workflow": run.id})
-                assert told == {"state": "running", "reason": "", "value": None, "failure": None}
-                assert not completed or not ledger.called
-                first = await control.ask(Verb.RESULT, {"workflow": run.id, "node": "n0"})
-                assert (first["state"] == "completed") == (completed > 0)
-                assert ledger.called
-            may_end.release()
-        assert await run.wait(timeout="10s") is WorkflowState.COMPLETED
-        assert await ended() == 4
-        assert dispatcher.ownership.workers[0].status_cache.get(run.id) is None
+    for done in range(4):
+        await eventually(partial(_is, ended, done))
+        assert (dispatcher.ownership.workers[0].status_cache.get(run.id) is not None) == (done > 0)
+        with patch.object(made.database, "ask", wraps=made.database.ask) as ledger:
+            told = await control.ask(Verb.RESULT, {"workflow": run.id})
+            assert told == {"state": "running", "reason": "", "value": None, "failure": None}
+            assert not done or not ledger.called
+            first = await control.ask(Verb.RESULT, {"workflow": run.id, "node": "n0"})
+            assert (first["state"] == "completed") == (done > 0)
+            assert ledger.called
+        may_end.release()
+    assert await run.wait(timeout="10s") is WorkflowState.COMPLETED
+    assert await ended() == 4
+    assert dispatcher.ownership.workers[0].status_cache.get(run.id) is None
 
 
 async def _is(ask: Callable[[], Awaitable[int]], wanted: int) -> bool:

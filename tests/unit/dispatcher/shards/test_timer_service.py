@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -17,11 +17,9 @@ from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Consumer
 from coditect.broker.topology import base_topology, shard_queues
-from coditect.client.workflow_run import WorkflowRun
 from coditect.errors import CoditectError
 from coditect.model.message import Message
 from coditect.model.result import Outcome
-from coditect.registry.memory import MemoryRegistry
 from coditect.wire import routing
 from dispatcher.ledger import timers
 from dispatcher.ledger.commands import Due, Finished
@@ -30,7 +28,6 @@ from dispatcher.ledger.nodes.approvals.questions import TIMER as APPROVAL_TIMER
 from dispatcher.ledger.nodes.claim import RETRY_TIMER
 from dispatcher.ledger.timers import Timer
 from dispatcher.ports import Ports
-from dispatcher.program import Dispatcher
 from dispatcher.shards import timers as timer_service
 from dispatcher.shards.completions import Settle
 from dispatcher.shards.timers import LATE_REPORTS_SECONDS, TimerService
@@ -40,8 +37,8 @@ from dispatcher.store.transaction import Reads
 from tests.support import eventually
 from tests.unit.broker.virtual_time import in_virtual_time
 from tests.unit.dispatcher.lone_ledger import completed, failed
-from tests.unit.dispatcher.lone_worker import CAPABILITY, open_worker
-from tests.unit.dispatcher.planes import Plane, plane
+from tests.unit.dispatcher.lone_worker import CAPABILITY, LoneWorker
+from tests.unit.dispatcher.planes import MortalFleet
 
 Value = TypeVar("Value")
 
@@ -377,76 +374,34 @@ def paused(pause: str) -> Workflow:
         ("child", failed()),
     ],
 )
-async def test_task_that_waits_for_its_time_is_published_then(pause: str, outcome: Outcome | None) -> None:
-    async with open_worker() as lone:
-        await lone.start(paused(pause))
-        await eventually(lambda: lone.published() == 1)
-        if outcome is not None:
-            ((node_key, flight),) = lone.worker.in_flight
-            await lone.say(Finished(node_key, flight.fence, flight.publication, outcome))
-            await eventually(lambda: lone.published() == 2)
+async def test_task_that_waits_for_its_time_is_published(lone: LoneWorker, pause: str, outcome: Outcome | None) -> None:
+    await lone.start(paused(pause))
+    await eventually(lambda: lone.published() == 1)
+    if outcome is not None:
+        ((node_key, flight),) = lone.worker.in_flight
+        await lone.say(Finished(node_key, flight.fence, flight.publication, outcome))
+        await eventually(lambda: lone.published() == 2)
 
 
-DEADLINE_SECONDS = 20
-TAKES_SECONDS = 5
+@pytest.mark.parametrize("dies", [False, True])
+async def test_result_that_waited_for_the_next_dispatcher_counts_and_else_the_limit_holds(dies: bool) -> None:
+    ended: list[str] = []
+    agent, flow = Agent("worker"), Workflow("one")
+    flow.task("some.work", name="only", deadline="20s")
 
+    @agent.capability("some.work")
+    async def work(_: None) -> None:
+        await asyncio.sleep(5)
+        ended.append("work")
 
-class Slow(MemoryBroker):
-    """Its answers take a while, as those of a broker with many clients do."""
+    async with MortalFleet([agent]) as fleet:
+        run = await fleet.start(flow)
+        await fleet.advance("1s")
+        fleet.kill("dispatcher")
+        if dies:
+            fleet.kill("worker")
+        await fleet.advance("30s")
+        assert ended == ([] if dies else ["work"])
+        await fleet.restart("dispatcher")
 
-    async def consume(self, *args: Any, **options: Any) -> Consumer:
-        await asyncio.sleep(1)
-        return await super().consume(*args, **options)
-
-
-class Scene:
-    """One agent, a client, and dispatchers as they are wanted, one after the other."""
-
-    def __init__(self, made: Plane) -> None:
-        self._made = made
-        self.ended: list[str] = []
-
-    async def open(self) -> None:
-        worker = Agent("worker")
-
-        @worker.capability("some.work")
-        async def work(seconds: int) -> None:
-            await asyncio.sleep(seconds)
-            self.ended.append("work")
-
-        self.agent = await self._made.agent(worker)
-        self._client = await self._made.client()
-
-    @asynccontextmanager
-    async def dispatcher(self) -> AsyncIterator[tuple[Dispatcher, MemoryBroker]]:
-        async with Slow(self._made.server, name="dispatcher") as broker, AsyncExitStack() as stack:
-            yield await self._made.dispatcher(broker, stack=stack, shards=1), broker
-
-    async def start(self, seconds: int) -> WorkflowRun:
-        flow = Workflow("one")
-        flow.task("some.work", seconds, name="only", deadline=f"{DEADLINE_SECONDS}s")
-        return await self._client.start(flow)
-
-
-@asynccontextmanager
-async def scene() -> AsyncIterator[Scene]:
-    registry = MemoryRegistry(now=asyncio.get_running_loop().time)
-    async with plane(registry=registry, clock=LoopClock()) as made:
-        opened = Scene(made)
-        await opened.open()
-        yield opened
-
-
-@in_virtual_time
-@pytest.mark.parametrize("vanishes", [False, True])
-async def test_result_that_waited_for_the_next_dispatcher_counts_and_else_the_limit_holds(vanishes: bool) -> None:
-    async with scene() as made:
-        async with made.dispatcher():
-            run = await made.start(10 * DEADLINE_SECONDS if vanishes else TAKES_SECONDS)
-            await asyncio.sleep(1)
-            if vanishes:
-                made.agent.vanish()
-        await asyncio.sleep(DEADLINE_SECONDS + 10)
-        assert made.ended == ([] if vanishes else ["work"])
-        async with made.dispatcher():
-            assert await run.wait(timeout="10s") == ("failed" if vanishes else "completed")
+        assert await run.wait(timeout="10s") == ("failed" if dies else "completed")

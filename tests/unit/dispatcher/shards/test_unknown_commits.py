@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -23,12 +22,6 @@ from tests.unit.dispatcher.lone_ledger import completed, failed
 from tests.unit.dispatcher.lone_worker import CAPABILITY, ONLY, LoneWorker, open_worker
 
 
-@pytest.fixture
-async def lone() -> AsyncIterator[LoneWorker]:
-    async with open_worker() as opened:
-        yield opened
-
-
 @pytest.mark.parametrize("doubt", ["timed out", "repeated"])
 async def test_what_an_unknown_commit_claimed_is_published_and_leaves_no_row(lone: LoneWorker, doubt: str) -> None:
     lone.database.doubt = doubt
@@ -39,10 +32,7 @@ async def test_what_an_unknown_commit_claimed_is_published_and_leaves_no_row(lon
     assert lone.published() == 1
     assert lone.capacity.under_way(CAPABILITY) == 1
 
-    async def cleared() -> bool:
-        return await lone.rows() == []
-
-    await eventually(cleared)
+    await eventually(lone.is_cleared)
 
 
 @pytest.mark.parametrize("doubt", ["timed out", "repeated"])

@@ -179,7 +179,7 @@ async def test_command_that_always_takes_too_long_is_refused_alone_and_keeps_nob
 
 
 async def test_what_takes_too_long_is_set_aside(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    lone: LoneWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     few_steps(monkeypatch, 1)
 
@@ -190,11 +190,10 @@ async def test_what_takes_too_long_is_set_aside(
 
     monkeypatch.setattr(continuations, "_CONTINUED", {advance.RELEASE: release})
     flow = wide("abc")
-    async with open_worker() as lone:
-        for workflow in ("slow", "swift"):
-            await lone.say(start_of(workflow, flow))
+    for workflow in ("slow", "swift"):
+        await lone.say(start_of(workflow, flow))
 
-        await eventually(lambda: lone.published() == 1 + 3)
+    await eventually(lambda: lone.published() == 1 + 3)
 
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert "it is set aside" in record.message
@@ -228,7 +227,7 @@ async def test_work_that_took_too_long_is_retried_after_a_pause() -> None:
     assert [round(begin - end) for end, begin in zip(ends, begins, strict=True)] == [pause_seconds] * 3
 
 
-async def test_other_workflows_run_while_slow_expressions_are_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_workflows_run_while_others_are_evaluated(lone: LoneWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
 
     def slow(*args: Any, **kwargs: Any) -> Inputs:
@@ -239,27 +238,27 @@ async def test_other_workflows_run_while_slow_expressions_are_evaluated(monkeypa
     monkeypatch.setattr(advance, "MOST_STEPS_HERE", 1)
     flow = Workflow("slow")
     flow.task("work", name="slow", when="input == `null`")
-    async with open_worker() as lone:
-        await lone.say(start_of("slow", flow))
-        await lone.say(start_of("swift"))
-        await eventually(lambda: lone.published() == 1)
+    await lone.say(start_of("slow", flow))
+    await lone.say(start_of("swift"))
+    await eventually(lambda: lone.published() == 1)
 
-        gate.set()
+    gate.set()
 
-        await eventually(lambda: lone.published() == 2)
+    await eventually(lambda: lone.published() == 2)
 
 
-async def test_what_rq_proposes_is_claimed_even_if_it_is_too_much_for_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_proposals_that_are_too_much_for_a_batch_are_claimed(
+    lone: LoneWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     flow = wide("abc")
-    async with open_worker() as lone:
-        lone.capacity.keep("work", LEAST)  # nothing is claimed at once
-        await lone.say(start_of("w", flow))
-        lone.capacity.free("work", LEAST)
-        monkeypatch.setattr(UnitOfWork, "is_full", True)
+    lone.capacity.keep("work", LEAST)  # nothing is claimed at once
+    await lone.say(start_of("w", flow))
+    lone.capacity.free("work", LEAST)
+    monkeypatch.setattr(UnitOfWork, "is_full", True)
 
-        lone.worker.put(Proposed(tuple(NodeKey("w", name) for name in "abc")))
+    lone.worker.put(Proposed(tuple(NodeKey("w", name) for name in "abc")))
 
-        await eventually(lambda: lone.published() == 3)
+    await eventually(lambda: lone.published() == 3)
 
 
 async def test_lease_that_is_lost_between_single_batches_is_counted_once_and_the_rest_goes_back() -> None:
@@ -293,23 +292,24 @@ async def test_store_that_failed_for_good_closes_the_worker(caplog: pytest.LogCa
 
 
 @pytest.mark.parametrize("attempts", [1, 3])
-async def test_result_that_cannot_be_recorded_is_a_failed_attempt_and_in_the_end_a_dead_letter(attempts: int) -> None:
+async def test_unrecordable_result_is_a_failed_attempt_and_in_the_end_a_dead_letter(
+    lone: LoneWorker, attempts: int
+) -> None:
     flow = Workflow("one")
     flow.task("work", name="only", retry=Retry(max_attempts=attempts, first="1ms", cap="1ms"))
     settled = Settled()
-    async with open_worker() as lone:
-        await lone.start(flow)
-        for attempt in range(1, attempts + 1):
-            await eventually(lambda attempt=attempt: len(lone.worker.in_flight) and lone.flight.publication == attempt)  # type: ignore[misc]
-            too_large = replace(completed(), body=b"1" * (LARGEST_BYTES + 1))
-            lone.worker.put(Finished(ONLY, 0, attempt, too_large), settled.of(f"attempt {attempt}"))
-            await eventually(lambda attempt=attempt: len(settled.told) == attempt)  # type: ignore[misc]
-            (due,) = await lone.database.read(lambda tr: timers.due(tr, 0, 2**50)) or (None,)
-            if due is not None:
-                lone.worker.put(Due(due))
+    await lone.start(flow)
+    for attempt in range(1, attempts + 1):
+        await eventually(lambda attempt=attempt: len(lone.worker.in_flight) and lone.flight.publication == attempt)  # type: ignore[misc]
+        too_large = replace(completed(), body=b"1" * (LARGEST_BYTES + 1))
+        lone.worker.put(Finished(ONLY, 0, attempt, too_large), settled.of(f"attempt {attempt}"))
+        await eventually(lambda attempt=attempt: len(settled.told) == attempt)  # type: ignore[misc]
+        (due,) = await lone.database.read(lambda tr: timers.due(tr, 0, 2**50)) or (None,)
+        if due is not None:
+            lone.worker.put(Due(due))
 
-        row = await lone.database.read(lambda tr: tr.get(STATUSES.pack(ONLY)))
-        told = await lone.database.read(lambda tr: value_of(tr, ONLY, FAILURE))
+    row = await lone.database.read(lambda tr: tr.get(STATUSES.pack(ONLY)))
+    told = await lone.database.read(lambda tr: value_of(tr, ONLY, FAILURE))
 
     assert row is not None
     assert (NodeRecord.unpack(row).state, NodeRecord.unpack(row).attempt) == (TaskState.DEAD, attempts)
@@ -318,14 +318,13 @@ async def test_result_that_cannot_be_recorded_is_a_failed_attempt_and_in_the_end
     assert lone.refused("unrecorded") == attempts
 
 
-async def test_a_request_that_waited_longer_than_its_sender_is_not_carried_out() -> None:
+async def test_a_request_that_waited_longer_than_its_sender_is_not_carried_out(lone: LoneWorker) -> None:
     now = asyncio.get_running_loop().time()
-    async with open_worker() as lone:
-        with pytest.raises(Retryable):
-            await lone.say(replace(start_of("late"), until=now - 1))
-        timely = await lone.say(replace(start_of("timely"), until=now + 60))
+    with pytest.raises(Retryable):
+        await lone.say(replace(start_of("late"), until=now - 1))
+    timely = await lone.say(replace(start_of("timely"), until=now + 60))
 
-        known = [await lone.database.read(lambda tr, w=w: tr.get(RUNS.pack((w,)))) for w in ("late", "timely")]  # type: ignore[misc]
+    known = [await lone.database.read(lambda tr, w=w: tr.get(RUNS.pack((w,)))) for w in ("late", "timely")]  # type: ignore[misc]
 
     assert timely["state"] == "accepted"
     assert [row is not None for row in known] == [False, True]
@@ -336,7 +335,7 @@ Row = list[object]
 
 
 @pytest.fixture
-async def lone() -> AsyncIterator[LoneWorker]:
+async def loaded() -> AsyncIterator[LoneWorker]:
     """Two nodes, n0 and n1, are published; one that fails is not tried again while the test looks."""
     async with open_worker() as opened:
         flow = wide(2, CAPABILITY, retry=Retry(first="1h", cap="1h"))
@@ -379,31 +378,33 @@ async def states(lone: LoneWorker) -> list[TaskState]:
 
 
 @pytest.mark.parametrize("late", [0, 1])
-async def test_all_are_recorded_but_late_ones_and_the_message_is_done_with(lone: LoneWorker, late: int) -> None:
-    told = rows(lone)
+async def test_all_are_recorded_but_late_ones_and_the_message_is_done_with(loaded: LoneWorker, late: int) -> None:
+    told = rows(loaded)
     told[1][2] = int(str(told[1][2])) + late
-    ResultsConsumer(lone.worker).take(await brought(lone, b"[]"))
-    ResultsConsumer(lone.worker).take(await brought(lone, dumps(told)))
+    ResultsConsumer(loaded.worker).take(await brought(loaded, b"[]"))
+    ResultsConsumer(loaded.worker).take(await brought(loaded, dumps(told)))
 
-    await eventually(lambda: len(list(lone.worker.in_flight)) == late)
-    assert await states(lone) == [TaskState.COMPLETED, TaskState.PUBLISHED if late else TaskState.COMPLETED]
-    assert lone.refused("late") == late
-    assert await left(lone) == (0, 0)
+    await eventually(lambda: len(list(loaded.worker.in_flight)) == late)
+    assert await states(loaded) == [TaskState.COMPLETED, TaskState.PUBLISHED if late else TaskState.COMPLETED]
+    assert loaded.refused("late") == late
+    assert await left(loaded) == (0, 0)
 
 
 @pytest.mark.parametrize("closed", ["before", "after"])
-async def test_what_is_not_recorded_goes_back(lone: LoneWorker, closed: str) -> None:
-    delivery = await brought(lone, dumps(rows(lone)))
+async def test_what_is_not_recorded_goes_back(loaded: LoneWorker, closed: str) -> None:
+    delivery = await brought(loaded, dumps(rows(loaded)))
     if closed == "before":
-        await lone.worker.close()
+        await loaded.worker.close()
 
-    ResultsConsumer(lone.worker).take(delivery)
-    await lone.worker.close()
+    ResultsConsumer(loaded.worker).take(delivery)
+    await loaded.worker.close()
 
-    assert await left(lone) == (1, 0)
+    assert await left(loaded) == (1, 0)
 
 
-async def test_one_that_cannot_be_recorded_is_a_dead_letter(lone: LoneWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_result_that_is_unrecordable_is_a_dead_letter(
+    loaded: LoneWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     record = batch.COMMANDS[Finished]
 
     def fails(unit: Any, command: Finished) -> Any:
@@ -413,31 +414,31 @@ async def test_one_that_cannot_be_recorded_is_a_dead_letter(lone: LoneWorker, mo
 
     monkeypatch.setattr(batch, "COMMANDS", {**batch.COMMANDS, Finished: fails})
 
-    ResultsConsumer(lone.worker).take(await brought(lone, dumps(rows(lone))))
-    await eventually(lambda: lone.refused("unrecorded"))
-    await lone.say(Continue())
+    ResultsConsumer(loaded.worker).take(await brought(loaded, dumps(rows(loaded))))
+    await eventually(lambda: loaded.refused("unrecorded"))
+    await loaded.say(Continue())
 
-    assert await states(lone) == [TaskState.PUBLISHED, TaskState.COMPLETED]
-    assert await left(lone) == (0, 1)
+    assert await states(loaded) == [TaskState.PUBLISHED, TaskState.COMPLETED]
+    assert await left(loaded) == (0, 1)
 
 
-async def test_attempts_of_a_message_that_cannot_be_read_have_failed(lone: LoneWorker) -> None:
-    first, second = rows(lone)
+async def test_attempts_of_a_message_that_cannot_be_read_have_failed(loaded: LoneWorker) -> None:
+    first, second = rows(loaded)
     second[8] = None
     nobody_s = [*first[:2], 0, *first[3:-1]]  # of no attempt
-    ResultsConsumer(lone.worker).take(await brought(lone, dumps([["w"], nobody_s])))
-    before = await left(lone), await states(lone)
-    ResultsConsumer(lone.worker).take(await brought(lone, dumps([first, second])))
+    ResultsConsumer(loaded.worker).take(await brought(loaded, dumps([["w"], nobody_s])))
+    before = await left(loaded), await states(loaded)
+    ResultsConsumer(loaded.worker).take(await brought(loaded, dumps([first, second])))
 
-    await eventually(lambda: not list(lone.worker.in_flight))
+    await eventually(lambda: not list(loaded.worker.in_flight))
     assert before == ((0, 1), [TaskState.PUBLISHED] * 2)
-    assert await states(lone) == [TaskState.RETRY_WAIT] * 2
-    assert await left(lone) == (0, 2)
+    assert await states(loaded) == [TaskState.RETRY_WAIT] * 2
+    assert await left(loaded) == (0, 2)
 
 
 @pytest.mark.parametrize(("kind", "dead"), [(RESULT_TYPE, 1), (RESULTS_TYPE, 1), (STARTED_TYPE, 0), (PROGRESS_TYPE, 0)])
-async def test_result_of_a_newer_version_is_a_dead_letter(lone: LoneWorker, kind: str, dead: int) -> None:
-    ResultsConsumer(lone.worker).take(await brought(lone, dumps(rows(lone)), kind.removesuffix("v1") + "v2"))
+async def test_result_of_a_newer_version_is_a_dead_letter(loaded: LoneWorker, kind: str, dead: int) -> None:
+    ResultsConsumer(loaded.worker).take(await brought(loaded, dumps(rows(loaded)), kind.removesuffix("v1") + "v2"))
 
-    assert await left(lone) == (0, dead)
-    assert await states(lone) == [TaskState.PUBLISHED] * 2
+    assert await left(loaded) == (0, dead)
+    assert await states(loaded) == [TaskState.PUBLISHED] * 2

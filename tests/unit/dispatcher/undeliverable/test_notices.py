@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from coditect import Agent, Retry, Workflow
-from coditect.aio.clock import SystemClock
+from coditect import Agent, Retry
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import QueueStats
 from coditect.broker.topology import Binding, Queue, QueueType, Topology, base_topology, capability_queues
@@ -28,12 +27,13 @@ from coditect.wire.json import dumps
 from coditect.wire.tasks import read_result
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher import undeliverable
-from dispatcher.ledger.commands import Claimed, Finished
-from dispatcher.program import DispatcherOptions, running_dispatcher
+from dispatcher.ledger.commands import Finished
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.undeliverable import Dropped, Notices
 from tests.support import eventually
-from tests.unit.dispatcher.lone_ledger import AGENT, Ledger, completed, failed
+from tests.unit.dispatcher.lone_ledger import AGENT, Ledger, claim_of, completed, failed
+from tests.unit.dispatcher.lone_ledger import tasks as tasks_of
+from tests.unit.dispatcher.planes import lone_dispatcher
 from tests.unit.registry.samples import IDLE, make_registration
 
 CAPABILITY = "code.review"
@@ -53,9 +53,8 @@ class Scene:
     async def dispatcher(self, broker: MemoryBroker | None = None) -> Notices:
         """Another dispatcher, at work when this returns."""
         own = await self.stack.enter_async_context(broker or MemoryBroker(self.server, name="dispatcher"))
-        running = running_dispatcher(
-            broker=own, registry=self.registry, clock=SystemClock(), options=DispatcherOptions(shards=1)
-        )
+        database = await self.stack.enter_async_context(MemoryDatabase())
+        running = lone_dispatcher(own, database, registry=self.registry)
         return (await self.stack.enter_async_context(running)).notices
 
     async def offer(self, capability: str = CAPABILITY) -> None:
@@ -188,21 +187,16 @@ async def test_original_of_an_unrouted_task_stays_where_it_was_and_listeners_hea
     await eventually(lambda: scene.ready("heard") == 1)
 
 
-@pytest.mark.parametrize(
-    ("fields", "reason"),
-    [
-        ({"expiration_ms": 1}, "expired"),
-        ({"expiration_ms": 1, "headers": {tasks.REASON: "handler_error"}}, "expired"),
-        ({"exchange": routing.DEAD, "headers": {tasks.UNDECODABLE: "not UTF-8: message_id"}}, "invalid_task"),
-        ({}, "rejected"),
-    ],
-    ids=[
-        "expired",
-        "expired, and its publisher would silence the answer",
-        "undecodable for the broker",
-        "rejected by an agent without a word",
-    ],
-)
+UNREADABLE = {tasks.UNDECODABLE: "not UTF-8: message_id"}
+DEAD_LETTERS: dict[str, tuple[dict[str, Any], str]] = {
+    "expired": ({"expiration_ms": 1}, "expired"),
+    "silenced by its publisher": ({"expiration_ms": 1, "headers": {tasks.REASON: "handler_error"}}, "expired"),
+    "undecodable for the broker": ({"exchange": routing.DEAD, "headers": UNREADABLE}, "invalid_task"),
+    "rejected by an agent without a word": ({}, "rejected"),
+}
+
+
+@pytest.mark.parametrize(("fields", "reason"), DEAD_LETTERS.values(), ids=DEAD_LETTERS)
 async def test_dead_letter_of_the_broker_has_its_reason(scene: Scene, fields: dict[str, Any], reason: str) -> None:
     await scene.offer()
     await scene.dispatcher()
@@ -397,7 +391,7 @@ async def test_count_does_not_fall_when_copies_in_hand_come_again() -> None:
 
 
 @pytest.mark.parametrize("bursts", [(60,), (40, 3, 70), (2, 2)])
-async def test_no_task_of_a_flood_is_lost(
+async def test_no_task_in_a_flood_gets_lost(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, bursts: tuple[int, ...]
 ) -> None:
     monkeypatch.setattr("coditect.broker.topology.MOST_NOTICES", 5)
@@ -450,10 +444,10 @@ class Sleeper:
         return "slept"
 
 
-def one(capability: str = "sleep") -> Workflow:
-    flow = Workflow("one")
-    flow.task(capability, name="only")
-    return flow
+def owner_of(run: WorkflowRun, shard: str, fence: int) -> dict[str, Any]:
+    """The headers that say whose a message is."""
+    place = {tasks.WORKFLOW_HEADER: run.id, tasks.NODE_HEADER: "only", tasks.ORIGIN: shard}
+    return place | {tasks.FENCE: fence, tasks.PUBLICATION: 1}
 
 
 async def node(run: WorkflowRun) -> Any:
@@ -474,7 +468,7 @@ async def test_task_that_the_broker_gave_up_fails_its_node() -> None:
     sleeper = Sleeper()
     async with TestFleet(agents=[sleeper.agent]) as fleet:
         fleet.kill("sleeper")
-        run = await fleet.client.start(one())
+        run = await fleet.client.start(tasks_of("sleep", only=""))
         await fleet.settled()
 
         async with MemoryBroker(fleet.server, name="thief") as broker:
@@ -491,15 +485,9 @@ async def test_task_that_the_broker_gave_up_fails_its_node() -> None:
 async def test_dead_letter_of_an_agent_that_names_an_owner_is_ignored() -> None:
     sleeper = Sleeper()
     async with TestFleet(agents=[sleeper.agent]) as fleet:
-        run = await fleet.client.start(one())
+        run = await fleet.client.start(tasks_of("sleep", only=""))
         await fleet.advance(1)
-        headers = {
-            tasks.WORKFLOW_HEADER: run.id,
-            tasks.NODE_HEADER: "only",
-            tasks.ORIGIN: "0",
-            tasks.FENCE: 1,
-            tasks.PUBLICATION: 1,
-        }
+        headers = owner_of(run, "0", 1)
         async with MemoryBroker(fleet.server, name="agent") as broker:
             await broker.publish(Message(b"null", headers), exchange=routing.DEAD, routing_key="sleep.p1")
         await fleet.settled()
@@ -513,19 +501,11 @@ async def test_dead_letter_of_an_agent_that_names_an_owner_is_ignored() -> None:
 async def test_result_that_nobody_can_read_is_a_failed_attempt_and_a_dead_letter(body: bytes, kind: str) -> None:
     sleeper = Sleeper()
     async with TestFleet(agents=[sleeper.agent]) as fleet:
-        run = await fleet.client.start(one())
+        run = await fleet.client.start(tasks_of("sleep", only=""))
         await fleet.settled()
         shard = (await run.overview()).shard
-        row = await node(run)
-        owner = {
-            tasks.WORKFLOW_HEADER: run.id,
-            tasks.NODE_HEADER: "only",
-            tasks.ORIGIN: str(shard),
-            tasks.FENCE: row.fence,
-        }
-        message = Message(
-            body, {**owner, tasks.PUBLICATION: 1, tasks.STATUS: "completed"}, type=kind, message_id="broken"
-        )
+        headers = owner_of(run, str(shard), (await node(run)).fence) | {tasks.STATUS: "completed"}
+        message = Message(body, headers, type=kind, message_id="broken")
         async with MemoryBroker(fleet.server, name="agent") as broker:
             await broker.publish(message, exchange=routing.RESULTS, routing_key=str(shard))
         fleet.kill("sleeper")
@@ -538,20 +518,16 @@ async def test_result_that_nobody_can_read_is_a_failed_attempt_and_a_dead_letter
 
 
 @pytest.mark.parametrize("other", [0, 7])
-async def test_result_without_a_fence_counts_for_its_publication_only(other: int) -> None:
-    async with MemoryDatabase() as database:
-        ledger = await Ledger.open(database)
-        await ledger.start(one().definition())
-        (published,) = ledger.published
+async def test_result_without_a_fence_counts_for_its_publication_only(ledger: Ledger, other: int) -> None:
+    published = await ledger.start_one()
 
-        await ledger.batch(Finished(published.node_key, 0, other, completed()))
-        assert (await ledger.node("only")).state is TaskState.PUBLISHED
+    await ledger.batch(Finished(published.node_key, 0, other, completed()))
+    assert (await ledger.node("one")).state is TaskState.PUBLISHED
 
-        (claim,) = await ledger.batch(Claimed(published.node_key, published.number, AGENT))
-        assert claim.fence == 2
+    assert (await claim_of(ledger, published, AGENT)).fence == 2
 
-        await ledger.batch(Finished(published.node_key, 0, published.number, failed()))
-        assert (await ledger.node("only")).state is TaskState.FAILED
+    await ledger.batch(Finished(published.node_key, 0, published.number, failed()))
+    assert (await ledger.node("one")).state is TaskState.FAILED
 
 
 async def test_message_that_does_not_even_say_whose_it_is_becomes_a_dead_letter() -> None:

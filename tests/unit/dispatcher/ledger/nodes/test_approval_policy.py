@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
@@ -40,19 +39,25 @@ async def opened(content: bytes = POLICY, **facts: CapabilityFacts) -> AsyncIter
         yield await Ledger.open(database, approvals=policy)
 
 
+@pytest.fixture
+async def ledger() -> AsyncIterator[Ledger]:
+    async with opened() as ledger:
+        yield ledger
+
+
 async def trail(ledger: Ledger, **conditions: Any) -> list[tuple[str, str, str, str]]:
-    told = await ledger.database.read(lambda tr: list_audit(tr, {"workflow": "w", **conditions}))
+    told = await ledger.read(list_audit, workflow="w", **conditions)
     return [(one["node"], one["decision"], one["by"], one["rule"]) for one in told["entries"]]
 
 
 def failures(ledger: Ledger) -> list[tuple[str, str]]:
     """The capabilities and reasons of the published failures, of which lessons are made."""
-    notices = [one for effects in ledger.seen for one in effects.notices if one.type == "attempt.failed"]
+    notices = [one for one in ledger.notices if one.type == "attempt.failed"]
     return [(one.facts["capability"], one.facts["reason"]) for one in notices]
 
 
 async def questions(ledger: Ledger) -> list[str]:
-    told = await ledger.database.read(lambda tr: approvals(tr, {}))
+    told = await ledger.read(approvals)
     return [one["node"] for one in told["approvals"]]
 
 
@@ -74,18 +79,17 @@ def deploying(share: int, *, capability: str = "deploy.release") -> Any:
         ("other", [("gate", "asked", "", "default"), ("gate", "granted", "ada", "default")]),
     ],
 )
-async def test_an_approval_goes_on_by_itself_by_policy_only(name: str, decisions: list[tuple[str, ...]]) -> None:
-    async with opened() as ledger:
-        flow = Workflow(name)
-        flow.task("work", after=[flow.approval("Now?", name="gate")], name="then")
-        await ledger.start(flow.definition())
-        if asked := await questions(ledger):
-            await answer(ledger, "gate")
-        await ledger.play(lambda _: completed())
+async def test_only_a_policy_answers_an_approval(ledger: Ledger, name: str, decisions: list[tuple[str, ...]]) -> None:
+    flow = Workflow(name)
+    flow.task("work", after=[flow.approval("Now?", name="gate")], name="then")
+    await ledger.start(flow)
+    if asked := await questions(ledger):
+        await answer(ledger, "gate")
+    await ledger.play(lambda _: completed())
 
-        assert asked == (["gate"] if name == "other" else [])
-        assert await ledger.state() is WorkflowState.COMPLETED
-        assert await trail(ledger) == decisions
+    assert asked == (["gate"] if name == "other" else [])
+    assert await ledger.state() is WorkflowState.COMPLETED
+    assert await trail(ledger) == decisions
 
 
 ASKED = ("ship", "asked", "", "large")
@@ -102,61 +106,59 @@ ASKED = ("ship", "asked", "", "large")
     ids=["approved", "granted", "denied", "refused"],
 )
 async def test_a_task_runs_only_as_its_rule_and_the_answer_permit(
-    share: int, granted: bool | None, reason: str, decisions: list[tuple[str, ...]]
+    ledger: Ledger, share: int, granted: bool | None, reason: str, decisions: list[tuple[str, ...]]
 ) -> None:
-    async with opened() as ledger:
-        await ledger.start(deploying(share))
-        if granted is not None:
-            assert (ledger.published, await ledger.states()) == ([], {"ship": TaskState.AWAITING_APPROVAL})
-            await answer(ledger, "ship", granted=granted)
-        ran = await ledger.play(lambda _: completed())
+    await ledger.start(deploying(share))
+    if granted is not None:
+        assert (ledger.published, await ledger.states()) == ([], {"ship": TaskState.AWAITING_APPROVAL})
+        await answer(ledger, "ship", granted=granted)
+    ran = await ledger.play(lambda _: completed())
 
-        assert ran == ([] if reason else ["ship"])
-        assert await ledger.state() is (WorkflowState.REJECTED if reason else WorkflowState.COMPLETED)
-        assert (await ledger.node("ship")).reason == reason
-        assert await trail(ledger) == decisions
-        assert failures(ledger) == ([("deploy.release", reason)] if reason else [])
+    assert ran == ([] if reason else ["ship"])
+    assert await ledger.state() is (WorkflowState.REJECTED if reason else WorkflowState.COMPLETED)
+    assert (await ledger.node("ship")).reason == reason
+    assert await trail(ledger) == decisions
+    assert failures(ledger) == ([("deploy.release", reason)] if reason else [])
 
 
 @pytest.mark.parametrize(
     ("more", "state"), [({}, TaskState.PUBLISHED), ({"input": {"share": 60}}, TaskState.AWAITING_APPROVAL)]
 )
-async def test_a_grant_holds_for_retries_and_redrives_of_its_input(more: dict[str, Any], state: TaskState) -> None:
-    async with opened() as ledger:
-        await ledger.start(deploying(50))
-        await answer(ledger, "ship")
-        await ledger.batch(ledger.finished(ledger.published.pop(), replace(failed(retryable=True), retry_ms=1_000)))
-        await ledger.pass_time(2)
-        await ledger.batch(ledger.finished(ledger.published.pop(), failed()))
-        decisions = [decision for _, decision, *_ in await trail(ledger)]
-        await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "ship", **more})
+async def test_a_grant_holds_for_its_input_when_run_again(
+    ledger: Ledger, more: dict[str, Any], state: TaskState
+) -> None:
+    await ledger.start(deploying(50))
+    await answer(ledger, "ship")
+    await ledger.batch(ledger.finished(ledger.published.pop(), replace(failed(retryable=True), retry_ms=1_000)))
+    await ledger.pass_time(2)
+    await ledger.batch(ledger.finished(ledger.published.pop(), failed()))
+    decisions = [decision for _, decision, *_ in await trail(ledger)]
+    await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "ship", **more})
 
-        assert decisions == ["asked", "granted"]
-        assert await ledger.states() == {"ship": state}
-        assert len(ledger.published) == (state is TaskState.PUBLISHED)
-
-
-async def test_a_compensation_does_not_lead_past_the_policy() -> None:
-    async with opened() as ledger:
-        flow = Workflow("sly")
-        first = flow.task("work", {"share": 50}, name="first", compensate="deploy.release")
-        flow.task("work", after=[first], name="second")
-        await ledger.start(flow.definition())
-        await ledger.batch(ledger.finished(ledger.published.pop(), completed()))
-        await ledger.batch(ledger.finished(ledger.published.pop(), failed()))
-
-        assert await questions(ledger) == ["first.compensate"]
-        assert ledger.published == []
+    assert decisions == ["asked", "granted"]
+    assert await ledger.states() == {"ship": state}
+    assert len(ledger.published) == (state is TaskState.PUBLISHED)
 
 
-async def test_each_element_of_a_map_is_judged_by_its_own_input() -> None:
-    async with opened() as ledger:
-        flow = Workflow("many")
-        flow.map("deploy.release", [5, 50], {"share": {"$from": "item"}}, limit=5, name="ship")
-        await ledger.start(flow.definition())
+async def test_a_compensation_does_not_lead_past_the_policy(ledger: Ledger) -> None:
+    flow = Workflow("sly")
+    first = flow.task("work", {"share": 50}, name="first", compensate="deploy.release")
+    flow.task("work", after=[first], name="second")
+    await ledger.start(flow)
+    await ledger.complete("first")
+    await ledger.end("second", failed())
 
-        assert [one.node_key.node for one in ledger.published] == ["ship[0]"]
-        assert await questions(ledger) == ["ship[1]"]
+    assert await questions(ledger) == ["first.compensate"]
+    assert ledger.published == []
+
+
+async def test_each_element_of_a_map_is_judged_by_its_own_input(ledger: Ledger) -> None:
+    flow = Workflow("many")
+    flow.map("deploy.release", [5, 50], {"share": {"$from": "item"}}, limit=5, name="ship")
+    await ledger.start(flow)
+
+    assert [one.node_key.node for one in ledger.published] == ["ship[0]"]
+    assert await questions(ledger) == ["ship[1]"]
 
 
 async def test_the_timeout_of_a_question_gives_the_answer_of_its_rule() -> None:
@@ -164,7 +166,7 @@ async def test_the_timeout_of_a_question_gives_the_answer_of_its_rule() -> None:
         flow = Workflow("two")
         flow.task("deploy.release", {"share": 50}, name="ship")
         flow.task("dear", name="think")
-        await ledger.start(flow.definition())
+        await ledger.start(flow)
         await ledger.pass_time(3_600)
 
         assert [one.node_key.node for one in ledger.published] == ["think"]
@@ -176,12 +178,11 @@ async def test_the_timeout_of_a_question_gives_the_answer_of_its_rule() -> None:
         assert failures(ledger) == []  # nobody has judged the task
 
 
-async def test_what_cannot_be_found_out_counts_against_the_task() -> None:
-    async with opened() as ledger:
-        await ledger.start(deploying(0, capability="unregistered"))
+async def test_what_cannot_be_found_out_counts_against_the_task(ledger: Ledger) -> None:
+    await ledger.start(deploying(0, capability="unregistered"))
 
-        assert await questions(ledger) == ["ship"], "its cost is unknown, so it is asked about"
-        assert await trail(ledger) == [("ship", "asked", "", "dear")]
+    assert await questions(ledger) == ["ship"], "its cost is unknown, so it is asked about"
+    assert await trail(ledger) == [("ship", "asked", "", "dear")]
 
 
 async def test_an_expression_that_fails_refuses_and_does_not_approve() -> None:
@@ -193,40 +194,32 @@ rules:
     async with opened(rules) as ledger:
         flow = Workflow("fails")
         flow.task("work", {"words": "none"}, name="one")
-        await ledger.start(flow.definition())
+        await ledger.start(flow)
 
         assert await trail(ledger) == [("one", "refused", "policy", "second")]
 
 
-async def test_show_tells_the_rule_and_the_history_and_no_person_answers_as_the_policy() -> None:
-    async with opened() as ledger:
-        await ledger.start(deploying(50))
-        with pytest.raises(InputError, match="a name of their own"):
-            await answer(ledger, "ship", by="policy")
-        told = await ledger.database.read(lambda tr: show(tr, {"workflow": "w", "node": "ship"}))
+async def test_show_tells_the_rule_and_the_history_and_no_person_answers_as_the_policy(ledger: Ledger) -> None:
+    await ledger.start(deploying(50))
+    with pytest.raises(InputError, match="a name of their own"):
+        await answer(ledger, "ship", by="policy")
+    told = await ledger.read(show, workflow="w", node="ship")
 
-        decision = told["decision"]
-        assert (decision["rule"], decision["risk"], decision["decision"]) == ("large", "high", "asked")
-        assert [one["decision"] for one in told["history"]] == ["asked"]
-        with pytest.raises(NotFound):
-            await ledger.database.read(lambda tr: show(tr, {"workflow": "w", "node": "other"}))
+    decision = told["decision"]
+    assert (decision["rule"], decision["risk"], decision["decision"]) == ("large", "high", "asked")
+    assert [one["decision"] for one in told["history"]] == ["asked"]
+    with pytest.raises(NotFound):
+        await ledger.read(show, workflow="w", node="other")
 
 
-async def test_the_trail_is_read_in_pages_and_by_its_conditions() -> None:
-    async with opened() as ledger:
-        for number in range(5):
-            ledger.now_ms += 1_000
-            await ledger.start(deploying(5 if number % 2 else 95), workflow=f"w{number}")
+async def test_the_trail_is_read_in_pages_and_by_its_conditions(ledger: Ledger) -> None:
+    for number in range(5):
+        ledger.now_ms += 1_000
+        await ledger.start(deploying(5 if number % 2 else 95), workflow=f"w{number}")
 
-        found, after = list[str](), None
-        while True:
-            asked = {"limit": 2, "after": after, "decision": "refused"}
-            told = await ledger.database.read(partial(list_audit, body=asked))
-            found += [one["workflow"] for one in told["entries"]]
-            if (after := told["next"]) is None:
-                break
+    pages = await ledger.pages(list_audit, limit=2, decision="refused")
 
-    assert found == ["w4", "w2", "w0"]
+    assert [entry["workflow"] for page in pages for entry in page["entries"]] == ["w4", "w2", "w0"]
 
 
 def gated(**placing: Any) -> Any:
@@ -237,16 +230,15 @@ def gated(**placing: Any) -> Any:
     return flow.definition()
 
 
-async def test_a_gate_asks_only_when_every_artifact_is_there() -> None:
-    async with opened() as ledger:
-        await ledger.start(gated())
-        await ledger.batch(ledger.finished(ledger.published.pop(), completed({"passed": True, "coverage": 90})))
-        asked = await questions(ledger)
-        await answer(ledger, "gate")
-        await ledger.play(lambda _: completed())
+async def test_a_gate_asks_only_when_every_artifact_is_there(ledger: Ledger) -> None:
+    await ledger.start(gated())
+    await ledger.batch(ledger.finished(ledger.published.pop(), completed({"passed": True, "coverage": 90})))
+    asked = await questions(ledger)
+    await answer(ledger, "gate")
+    await ledger.play(lambda _: completed())
 
-        assert (asked, await ledger.state()) == (["gate"], WorkflowState.COMPLETED)
-        assert [one[1:3] for one in await trail(ledger)] == [("checked", "gate"), ("asked", ""), ("granted", "ada")]
+    assert (asked, await ledger.state()) == (["gate"], WorkflowState.COMPLETED)
+    assert [one[1:3] for one in await trail(ledger)] == [("checked", "gate"), ("asked", ""), ("granted", "ada")]
 
 
 @pytest.mark.parametrize(
@@ -261,7 +253,7 @@ async def test_a_gate_without_an_artifact_is_rejected(rules: bytes, missing: str
     async with opened(rules) as ledger:
         await ledger.start(gated())
         await ledger.batch(ledger.finished(ledger.published.pop(), completed(found)))
-        told = await ledger.database.read(lambda tr: show(tr, {"workflow": "w", "node": "gate"}))
+        told = await ledger.read(show, workflow="w", node="gate")
         ended = await questions(ledger), await ledger.state(), (await ledger.node("gate")).reason
         await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "gate"})
 
@@ -272,24 +264,23 @@ async def test_a_gate_without_an_artifact_is_rejected(rules: bytes, missing: str
         assert [one[1:3] for one in await trail(ledger)] == [("refused", "gate"), ("redriven", ""), ("refused", "gate")]
 
 
-async def test_with_a_key_only_a_signed_answer_to_this_very_question_counts() -> None:
+async def test_with_a_key_only_a_signed_answer_to_this_very_question_counts(ledger: Ledger) -> None:
     key = "k" * 32
-    async with opened() as ledger:
-        assert ledger.policy.approvals is not None
-        ledger.policy = replace(ledger.policy, approvals=replace(ledger.policy.approvals, answer_key=key))
-        await ledger.start(deploying(50))
-        told = {"workflow": "w", "node": "ship", "granted": True, "by": "ada", "comment": ""}
-        right = told | {"signature": signature(key, told, asked_ms=ledger.now_ms)}
-        wrong = {
-            "none": told,
-            "of another key": told | {"signature": signature("x" * 32, told, asked_ms=ledger.now_ms)},
-            "of an earlier question": told | {"signature": signature(key, told, asked_ms=ledger.now_ms - 1)},
-            "of another answer": right | {"by": "eve"},
-        }
-        for body in wrong.values():
-            with pytest.raises(InputError, match="not signed"):
-                await ledger.ask(Verb.ANSWER, body)
-        before = list(ledger.published)
-        await ledger.ask(Verb.ANSWER, right)
+    assert ledger.policy.approvals is not None
+    ledger.policy = replace(ledger.policy, approvals=replace(ledger.policy.approvals, answer_key=key))
+    await ledger.start(deploying(50))
+    told = {"workflow": "w", "node": "ship", "granted": True, "by": "ada", "comment": ""}
+    right = told | {"signature": signature(key, told, asked_ms=ledger.now_ms)}
+    wrong = {
+        "none": told,
+        "of another key": told | {"signature": signature("x" * 32, told, asked_ms=ledger.now_ms)},
+        "of an earlier question": told | {"signature": signature(key, told, asked_ms=ledger.now_ms - 1)},
+        "of another answer": right | {"by": "eve"},
+    }
+    for body in wrong.values():
+        with pytest.raises(InputError, match="not signed"):
+            await ledger.ask(Verb.ANSWER, body)
+    before = list(ledger.published)
+    await ledger.ask(Verb.ANSWER, right)
 
-        assert (before, [one.node_key.node for one in ledger.published]) == ([], ["ship"])
+    assert (before, [one.node_key.node for one in ledger.published]) == ([], ["ship"])

@@ -34,7 +34,7 @@ from dispatcher.ledger.workflows.control import MOST_COMMENT
 from dispatcher.ledger.workflows.queries import nodes
 from dispatcher.store.errors import KeyTooLarge
 from dispatcher.store.limits import KEY_BYTES
-from tests.unit.dispatcher.lone_ledger import Ledger, SlowMachine, completed, wide
+from tests.unit.dispatcher.lone_ledger import Ledger, SlowMachine, completed, one_map, wide
 
 MEGABYTE = "x" * 1_000_000
 
@@ -87,7 +87,7 @@ async def test_a_map_beyond_a_bound_fails(ledger: Ledger, template: dict[str, Fr
     flow = Workflow("map")
     flow.map("work", "input.items", template, limit=MOST_ELEMENTS, name="each")
     value = {"items": [*range(5_000)], "context": "x" * 500_000, "infinite": [1.7e308, 1.7e308]}
-    await ledger.start(flow.definition(), value)
+    await ledger.start(flow, value)
 
     told = await failure(ledger, "each")
     assert told["reason"] == reason
@@ -108,7 +108,7 @@ async def test_a_map_of_the_most_elements_is_within_its_account(slow_machine: Le
     template = {f"f{number}": From(f"item.{name}") for number, name in enumerate("abcab")}
     flow.map("work", "input", template, limit=MOST_ELEMENTS, name="each")
 
-    await ledger.start(flow.definition(), [{"a": 1, "b": "two", "c": [3, 4]}] * MOST_ELEMENTS)
+    await ledger.start(flow, [{"a": 1, "b": "two", "c": [3, 4]}] * MOST_ELEMENTS)
 
     assert (await ledger.run()).counts == {"working": 1, "published": MOST_ELEMENTS}
     assert ledger.database.repeated <= 5  # none on a quiet machine; a busy one does less in the same time
@@ -125,7 +125,7 @@ async def test_what_is_within_the_account_is_evaluated_on_a_slow_machine(numbers
     async with SlowMachine() as database:
         ledger = await Ledger.open(database)
 
-        await ledger.start(flow.definition(), [*range(numbers)])
+        await ledger.start(flow, [*range(numbers)])
         await ledger.play(lambda _: completed())
 
         assert await ledger.state() is WorkflowState.COMPLETED
@@ -137,7 +137,7 @@ async def test_what_is_evaluated_meanwhile_may_be_canceled_or_left_to_the_next_o
     flow.task("work", name="slow", when="length(input[?@ > `1`]) > `5`")
     ledger.evaluates = False
     for workflow in ("canceled", "taken"):
-        await ledger.start(flow.definition(), [*range(30_000)], workflow=workflow)
+        await ledger.start(flow, [*range(30_000)], workflow=workflow)
     await ledger.ask(Verb.CANCEL, {"workflow": "canceled"})
     await ledger.batch(Evaluated(NodeKey("taken", "slow"), "another beginning", Inputs(False)))
     meanwhile = await ledger.state("canceled"), await ledger.states("taken")
@@ -166,10 +166,8 @@ async def test_a_node_that_sees_too_much_fails_and_says_what_to_do(ledger: Ledge
     await ledger.play(lambda _: completed(MEGABYTE))
 
     told = await failure(ledger, "sum")
-    assert (told["reason"], told["fix"]) == (
-        "too_large",
-        "return references in place of large values, or let the node come after fewer",
-    )
+    assert told["reason"] == "too_large"
+    assert told["fix"] == "return references in place of large values, or let the node come after fewer"
 
 
 async def test_a_node_may_see_eight_mebibytes(ledger: Ledger) -> None:
@@ -182,16 +180,13 @@ async def test_a_node_may_see_eight_mebibytes(ledger: Ledger) -> None:
 
 async def test_values_of_a_map_are_read_up_to_its_bound(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(values, "VALUES_PAGE", 2)
-    flow = Workflow("map")
-    flow.map("work", "input", limit=10, name="each")
-    await ledger.start(flow.definition(), [*range(10)])
+    await ledger.start(one_map(), [*range(10)])
     behind = values.ValueKey("w", "each[4]", RESULT)
 
     last = ledger.published.pop(0)
     await ledger.play(lambda _: completed("x" * 500_000))
-    await ledger.database.run(
-        lambda tr: tr.set(VALUES.pack(behind.key), versions.VALUE.pack((7, b"\0" * 32, b"damaged")))
-    )
+    damaged = versions.VALUE.pack((7, b"\0" * 32, b"damaged"))
+    await ledger.database.run(lambda tr: tr.set(VALUES.pack(behind.key), damaged))
     await ledger.batch(ledger.finished(last, completed("x" * 500_000)))
 
     assert (await failure(ledger, "each"))["reason"] == "result_too_large"
@@ -202,19 +197,16 @@ async def test_values_of_a_map_are_read_up_to_its_bound(ledger: Ledger, monkeypa
     [([1] * 50_000, "length(results.first)", unit_of_work.FULL_STEPS // 100_000 + 1), (MEGABYTE, "states.first", 39)],
     ids=["costly expressions", "large values"],
 )
-async def test_costly_dependents_are_released_apart(
-    prompt_ledger: Ledger, value: Any, expression: str, most: int
-) -> None:
+async def test_costly_nodes_are_released_apart(prompt_ledger: Ledger, value: Any, expression: str, most: int) -> None:
     ledger = prompt_ledger
     flow = Workflow("fan")
     first = flow.task("work", name="first")
     for number in range(40):
         flow.task("work", {"n": From(expression)}, name=f"n{number:02}", after=[first])
-    await ledger.start(flow.definition())
-    (one,) = ledger.published
-    ledger.published, ledger.seen = [], []
+    await ledger.start(flow)
+    ledger.seen.clear()
 
-    await ledger.batch(ledger.finished(one, completed(value)))
+    await ledger.end("first", completed(value))
     batches = [len(effects.publications) for effects in ledger.seen if effects.publications]
     await ledger.play(lambda _: completed())
 
@@ -239,9 +231,8 @@ async def start_large(ledger: Ledger, patched: pytest.MonkeyPatch) -> None:
     flow = wide(9, "work", MEGABYTE)
     for number, node in enumerate(flow.definition().nodes, 1):
         nodes = {node.name: node_document(node)}
-        await ledger.ask(
-            Verb.START, {"workflow": "w", "name": "wide", "count": 9, "chunk": number, "chunks": 9, "nodes": nodes}
-        )
+        chunk = {"workflow": "w", "name": "wide", "count": 9, "chunk": number, "chunks": 9, "nodes": nodes}
+        await ledger.ask(Verb.START, chunk)
 
 
 async def test_large_definitions_are_gone_over_in_pieces(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +250,7 @@ async def test_large_definitions_are_gone_over_in_pieces(ledger: Ledger, monkeyp
 
 
 @pytest.mark.parametrize("remembered", [True, False])
-async def test_large_definitions_are_shown_a_few(
+async def test_large_definitions_are_shown_few(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, remembered: bool
 ) -> None:
     await start_large(ledger, monkeypatch)
@@ -314,10 +305,6 @@ async def test_large_proposals_are_taken_in_pieces(ledger: Ledger, monkeypatch: 
 
 Body = dict[str, Any]
 MANY = [f"n{number}" for number in range(MOST_PREDECESSORS + 1)]
-
-
-async def everything(ledger: Ledger) -> list[tuple[bytes, bytes]]:
-    return await ledger.database.read(lambda tr: tr.get_range(*ROOT.range()))
 
 
 def chunks() -> tuple[Body, Body]:
@@ -389,10 +376,10 @@ async def test_refused_chunk_leaves_nothing(
     bodies = [first | {"count": 3 + len(more)}, last]
     if chunk == 2:
         await ledger.ask(Verb.START, bodies.pop(0))
-    before = await everything(ledger)
+    before = await ledger.everything()
     with pytest.raises(CoditectError):
         await ledger.ask(Verb.START, spoil(bodies[0]))
-    after = await everything(ledger)
+    after = await ledger.everything()
     for body in (*bodies[:-1], last | {"nodes": last["nodes"] | more}):
         await ledger.ask(Verb.START, body)
     await ledger.play(lambda _: completed())
@@ -404,9 +391,8 @@ async def test_refused_chunk_leaves_nothing(
 async def test_refusal_leaves_what_others_did_in_the_batch(ledger: Ledger) -> None:
     first, last = chunks()
 
-    _, refused, accepted = await ledger.batch(
-        Asked(Verb.START, first), Asked(Verb.START, node(after=["nobody"])(last)), Asked(Verb.START, last)
-    )
+    bodies = (first, node(after=["nobody"])(last), last)
+    _, refused, accepted = await ledger.batch(*[Asked(Verb.START, body) for body in bodies])
 
     assert isinstance(refused, InvalidWorkflow)
     assert accepted["state"] == "accepted"
@@ -418,12 +404,12 @@ async def test_what_the_store_refuses_between_two_writes_takes_the_batch_with_it
     before, after = "b" * 100, "a" * 100
     nodes = {before: {"task": "work"}, after: {"task": "work", "after": [before]}}
     body = {"workflow": "w" * (KEY_BYTES - 150), "name": "two", "count": 2, "nodes": nodes}
-    untouched = await everything(ledger)
+    untouched = await ledger.everything()
 
     with pytest.raises(KeyTooLarge):
         await ledger.batch(Asked(Verb.START, body))
 
-    assert await everything(ledger) == untouched
+    assert await ledger.everything() == untouched
 
 
 # -- the sizes that a client promises -------------------------------------------------------------------------
@@ -447,7 +433,7 @@ async def test_a_definition_of_any_size_is_kept_whole_by_whoever_reads_it(ledger
     seen = {}
 
     await start(ledger, flow.definition())
-    asked = await ledger.database.read(lambda tr: nodes(tr, {"workflow": "w"}))
+    asked = await ledger.read(nodes, workflow="w")
     # another process, which remembers nothing
     ledger.definitions = Definitions()
     await ledger.play(lambda one: seen.update({one.node_key.node: loads(one.task.body)}) or completed())
@@ -461,17 +447,11 @@ async def test_a_definition_of_any_size_is_kept_whole_by_whoever_reads_it(ledger
 
 
 async def test_nodes_with_large_definitions_come_in_smaller_pages(ledger: Ledger) -> None:
-    flow = wide(9, "work", "x" * 1_000_000)
-    await start(ledger, flow.definition())
+    await start(ledger, wide(9, "work", MEGABYTE).definition())
 
-    asked: list[list[str]] = []
-    following: Any = ""
-    while following is not None:
-        page = await ledger.database.read(lambda tr: nodes(tr, {"workflow": "w", "after": following}))  # noqa: B023
-        following = page["next"]
-        asked.append([row["name"] for row in page["nodes"]])
+    pages = [[row["name"] for row in page["nodes"]] for page in await ledger.pages(nodes, workflow="w")]
 
-    assert asked == [["n0", "n1", "n2", "n3"], ["n4", "n5", "n6", "n7"], ["n8"]]
+    assert pages == [["n0", "n1", "n2", "n3"], ["n4", "n5", "n6", "n7"], ["n8"]]
 
 
 async def test_nothing_stays_of_a_large_definition_when_its_workflow_goes(ledger: Ledger) -> None:
@@ -489,17 +469,17 @@ async def test_nothing_stays_of_a_large_definition_when_its_workflow_goes(ledger
 
     await ledger.database.run(remove)
 
-    assert not [key for key, _ in await everything(ledger) if "w" in ROOT.unpack(key)[1:]]
+    assert not [key for key, _ in await ledger.everything() if "w" in ROOT.unpack(key)[1:]]
 
 
-def fan_in(width: int, *, name: str = "") -> Definition:
+def fan_in(width: int, *, name: str = "n") -> Definition:
     wide = [Node(f"{name}{number}", Call("work")) for number in range(width)]
     return Definition("fan", (*wide, Node("sum", Call("sum"), tuple(After(one.name) for one in wide))))
 
 
 @pytest.mark.proof
 async def test_a_node_may_come_after_ten_thousand_others(ledger: Ledger) -> None:
-    await start(ledger, fan_in(MOST_PREDECESSORS, name="n"))
+    await start(ledger, fan_in(MOST_PREDECESSORS))
     while ledger.published:
         some, ledger.published = ledger.published[:1_000], ledger.published[1_000:]
         await ledger.batch(*[ledger.finished(one, completed()) for one in some])
@@ -530,4 +510,4 @@ async def test_chunks_are_cut_by_their_edges_too(ledger: Ledger) -> None:
 
 def test_more_predecessors_are_refused_with_the_bound_before_anything_is_sent() -> None:
     with pytest.raises(InvalidWorkflow, match="at most 10,000 others, 'sum' after 10,001"):
-        workflows.cut(fan_in(MOST_PREDECESSORS + 1, name="n"), None, workflow="w", key=None)
+        workflows.cut(fan_in(MOST_PREDECESSORS + 1), None, workflow="w", key=None)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from chaos.recorder import RecordedDatabase
-from coditect import Agent, From, Retry, Workflow
+from coditect import Agent, Retry, Workflow
 from coditect.agent.quarantine import killed_its_process
 from coditect.errors import InvalidTask
 from coditect.model.ids import AgentId
 from coditect.model.result import INTERRUPTED, NOT_BEGUN, Outcome, Status
-from coditect.testing import TestFleet
 from coditect.wire.control import Started, Verb
 from coditect.wire.json import dumps, loads
 from coditect.wire.workflow_tasks import Claim, Verdict
@@ -25,15 +22,14 @@ from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import outbox, timers
 from dispatcher.ledger.commands import AgentFate, Asked, Began, Claimed, Command, Due, Finished, Heard, Lost, unreported
 from dispatcher.ledger.effects import NodeKey, Publication
-from dispatcher.ledger.keyspace import ATTEMPTS, DEAD
+from dispatcher.ledger.keyspace import DEAD
 from dispatcher.ledger.nodes import advance
 from dispatcher.ledger.nodes.attempts import ATTEMPT_TIMEOUT, DELIVERY_LOST, DIED, FREE_LOSSES, UNREADABLE
 from dispatcher.ledger.nodes.inputs import FAILURE
-from dispatcher.ledger.rows import AttemptRecord
 from dispatcher.ledger.workflows import queries, remove
-from dispatcher.program import DispatcherOptions, running_dispatcher
-from dispatcher.store.memory import Disk, MemoryDatabase
-from tests.unit.dispatcher.lone_ledger import AGENT, Ledger, claim_of, completed, failed, wide
+from dispatcher.store.memory import MemoryDatabase
+from tests.unit.dispatcher.lone_ledger import AGENT, Ledger, claim_of, completed, failed, one_map, tasks, wide
+from tests.unit.dispatcher.planes import MortalFleet
 
 
 async def test_claim_that_is_asked_twice_is_granted_alike_and_an_older_one_counts_no_more(ledger: Ledger) -> None:
@@ -70,9 +66,7 @@ async def test_suspect_that_is_tried_again_is_published_as_one(ledger: Ledger) -
 
 async def history(ledger: Ledger) -> list[tuple[int, str, str]]:
     """Return attempt, agent and reason of each attempt in the node's history."""
-    found = await ledger.database.read(lambda tr: tr.get_range(*ATTEMPTS.range(("w", "one"))))
-    rows = [AttemptRecord.unpack(value) for _, value in found]
-    return [(row.attempt, row.agent, row.reason) for row in rows]
+    return [(row.attempt, row.agent, row.reason) for row in await ledger.attempts("one")]
 
 
 def fate(publication: Publication, agent: str, *, lives: bool, has_task: bool = False) -> AgentFate:
@@ -179,9 +173,8 @@ async def test_agent_that_died_costs_an_attempt_once_its_death_is_known(ledger: 
     await ledger.batch(fate(publication, "a-1", lives=False), fate(publication, "a-1", lives=False))
     third = await claim_of(ledger, publication, "c-3")
 
-    assert (first.attempt, first.suspect) == (1, False)
-    assert (second.attempt, second.suspect) == (1, True)
-    assert (third.attempt, third.suspect) == (2, True)
+    claims = [(claim.attempt, claim.suspect) for claim in (first, second, third)]
+    assert claims == [(1, False), (1, True), (2, True)]
     assert before == [(1, "a-1", "delivery_lost")]
     assert await history(ledger) == [(1, "a-1", "process_died"), (2, "b-2", "delivery_lost")]
 
@@ -297,12 +290,8 @@ async def test_started_notice_makes_the_next_claim_of_its_publication_a_suspect_
 
 async def fail(ledger: Ledger, retry: Retry | None, retry_ms: int | None) -> TaskState:
     """How a node stands after its first attempt has failed."""
-    flow = Workflow("one")
-    flow.task("work", name="one", **({} if retry is None else {"retry": retry}))  # type: ignore[arg-type]
-    await ledger.start(flow.definition())
-    (publication,) = ledger.published
-    outcome = replace(failed(retryable=True), retry_ms=retry_ms)
-    await ledger.batch(ledger.finished(publication, outcome))
+    await ledger.start_one(retry=retry)
+    await ledger.end("one", replace(failed(retryable=True), retry_ms=retry_ms))
     return (await ledger.states())["one"]
 
 
@@ -336,7 +325,7 @@ def unrecorded(ledger: Ledger, publication: Publication, claim: Claim) -> Comman
 
 def silent(ledger: Ledger, publication: Publication, claim: Claim) -> Command:
     """The start of an attempt after which its agent reports nothing."""
-    return Began(Started("w", "one", claim.fence, publication.number, AGENT, claim.attempt, ledger.now_ms))
+    return ledger.began(publication, claim)
 
 
 ENDS: list[tuple[Callable[[Ledger, Publication, Claim], Command], TaskState, str, str]] = [
@@ -358,9 +347,7 @@ async def test_policy_bounds_the_attempts_whose_end_no_agent_reported(
     most: int,
     own: bool,
 ) -> None:
-    flow = Workflow("one")
-    flow.task("work", name="one", timeout="10s", **({"retry": Retry(max_attempts=most)} if own else {}))  # type: ignore[arg-type]
-    await ledger.start(flow.definition())
+    await ledger.start_one(timeout="10s", retry=Retry(max_attempts=most) if own else None)
     ran = []
     for _ in range(5 * most):
         publication = ledger.published[-1]
@@ -381,8 +368,7 @@ async def test_policy_bounds_the_attempts_whose_end_no_agent_reported(
 
 @pytest.mark.parametrize("asks", [False, True])
 async def test_agent_asks_before_it_retries_only_after_an_unreported_attempt(ledger: Ledger, asks: bool) -> None:
-    await ledger.start_one()
-    publication = ledger.published[-1]
+    publication = await ledger.start_one()
     (claim,) = await ledger.batch(Claimed(publication.node_key, publication.number, AGENT, 9))
     outcome = replace(failed(retryable=True), retry_ms=700)
     reported = replace(ledger.finished(publication, outcome), fence=claim.fence)
@@ -409,7 +395,7 @@ async def test_agent_that_does_not_bound_the_attempts_is_believed_about_each(led
 
 async def published(ledger: Ledger, *names: str, attempts: int = 1) -> list[Publication]:
     """Nodes that have so many attempts each, all of them published."""
-    await ledger.start(wide(names, retry=Retry(max_attempts=attempts)).definition())
+    await ledger.start(wide(names, retry=Retry(max_attempts=attempts)))
     return sorted(ledger.published, key=lambda one: one.node_key)
 
 
@@ -417,8 +403,7 @@ async def published(ledger: Ledger, *names: str, attempts: int = 1) -> list[Publ
 async def test_publication_that_an_agent_took_while_it_was_looked_for_is_not_lost(ledger: Ledger, told: str) -> None:
     (publication,) = await published(ledger, "one")
     node_key, number = publication.node_key, publication.number
-    started = Began(Started(node_key.workflow, node_key.node, 1, number, AGENT, 1, 5))
-    taken = Claimed(node_key, number, AGENT) if told == "claimed" else started
+    taken = Claimed(node_key, number, AGENT) if told == "claimed" else ledger.began(publication)
 
     await ledger.batch(taken, Lost(node_key, number))
 
@@ -465,7 +450,7 @@ async def test_lost_publication_leaves_no_row_behind(ledger: Ledger) -> None:
 
 async def test_what_is_lost_or_due_amid_a_cancel_stays_so(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(advance, "MAX_DEPENDENTS", 1)
-    await ledger.start(wide(("a", "lost", "retried"), retry=Retry(max_attempts=3, first="1s", cap="1s")).definition())
+    await ledger.start(wide(("a", "lost", "retried"), retry=Retry(max_attempts=3, first="1s", cap="1s")))
     before = sorted(ledger.published, key=lambda one: one.node_key)
     _, lost, retried = before
     await ledger.batch(ledger.finished(retried, failed(retryable=True)))
@@ -477,8 +462,7 @@ async def test_what_is_lost_or_due_amid_a_cancel_stays_so(ledger: Ledger, monkey
     assert sorted(ledger.published, key=lambda one: one.node_key) == before
     assert set((await ledger.states()).values()) == {TaskState.CANCELED}
     assert await ledger.state() is WorkflowState.CANCELED
-    told = [one for effects in ledger.seen for one in effects.cancels]
-    assert sorted(told) == [(one.node_key, one.number) for one in before if one is not retried]
+    assert sorted(ledger.cancels) == [(one.node_key, one.number) for one in before if one is not retried]
 
 
 def died() -> Outcome:
@@ -486,13 +470,13 @@ def died() -> Outcome:
 
 
 async def start(ledger: Ledger, workflow: str) -> None:
-    await ledger.start(wide(("dies", "fails", "works"), retry=Retry(max_attempts=1)).definition(), workflow=workflow)
+    await ledger.start(wide(("dies", "fails", "works"), retry=Retry(max_attempts=1)), workflow=workflow)
     outcomes = {"dies": died(), "fails": failed(), "works": completed(1)}
     await ledger.play(lambda one: outcomes[one.node_key.node])
 
 
 async def page(ledger: Ledger, **asked: Any) -> tuple[list[tuple[str, str]], Any]:
-    answer = loads(dumps(await ledger.database.read(lambda tr: queries.dead(tr, asked))))
+    answer = loads(dumps(await ledger.read(queries.dead, **asked)))
     rows = [DeadRow.read(row) for row in answer["dead"]]
     assert all((row.node.state, row.node.reason) == (TaskState.DEAD, DIED.reason) for row in rows)
     return [(row.workflow, row.node.name) for row in rows], answer["next"]
@@ -510,10 +494,8 @@ async def test_dead_nodes_of_all_workflows_are_told_in_pages(ledger: Ledger) -> 
 
 
 async def test_dead_nodes_and_elements_that_run_again_are_none_until_they_die_again(ledger: Ledger) -> None:
-    flow = Workflow("map")
-    flow.map("work", "input", From("item"), limit=5, name="each")
     await start(ledger, "w")
-    await ledger.start(flow.definition(), [1, 2], workflow="x")
+    await ledger.start(one_map(), [1, 2], workflow="x")
     await ledger.play(lambda one: died() if one.node_key.node == "each[1]" else completed(1))
     pages = [await page(ledger)]
     for body in ({"workflow": "w", "node": "dies"}, {"workflow": "x", "node": "each"}):
@@ -538,7 +520,7 @@ async def test_dead_node_goes_with_its_workflow(ledger: Ledger) -> None:
     while await ledger.database.run(lambda tr: remove.take_apart(tr, "w", before_ms=before_ms)):
         pass
 
-    assert await ledger.database.read(lambda tr: tr.get_range(*DEAD.range())) == []
+    assert await ledger.rows(DEAD) == []
 
 
 PLACE = NodeKey("w", "one")
@@ -589,35 +571,9 @@ async def test_agent_that_told_the_end_itself_is_told_nothing_and_one_that_was_g
     assert await claimed.states() == {"one": TaskState.DEAD}
     assert await told(claimed, Heard(PLACE, 4)) == [(PLACE, 2)]
 
-    flow = Workflow("other")
-    flow.task("work", name="one")
-    await claimed.start(flow.definition(), workflow="v")
-    await claimed.batch(claimed.finished(claimed.published[-1], completed()))
+    await claimed.start(tasks(one=""), workflow="v")
+    await claimed.complete("one")
     assert await told(claimed, Heard(NodeKey("v", "one"), 1)) == []
-
-
-class Kept(TestFleet):
-    """A fleet whose claimed outlives its dispatcher, which can be killed right behind a commit."""
-
-    dies = False
-
-    def _control_planes(self) -> Mapping[str, Callable[..., AbstractAsyncContextManager[Any]]]:
-        self._disk = Disk()
-        return {"dispatcher": self._dispatcher}
-
-    @asynccontextmanager
-    async def _dispatcher(self, *, owner: str, **ports: Any) -> AsyncIterator[Any]:
-        store = MemoryDatabase(self._disk)
-        async with (
-            RecordedDatabase(store, lambda *_, **__: None, reached=self._reached) as database,
-            running_dispatcher(database=database, options=DispatcherOptions(shards=1, owner=owner), **ports) as running,
-        ):
-            yield running
-
-    def _reached(self, point: str) -> None:
-        if self.dies and point == "commit.after":
-            self.dies = False
-            self.kill("dispatcher")
 
 
 async def test_canceled_node_ends_after_its_next_beat_though_its_dispatcher_died_before_it_told() -> None:
@@ -633,14 +589,14 @@ async def test_canceled_node_ends_after_its_next_beat_though_its_dispatcher_died
             ends.append("canceled")
             raise
 
-    async with Kept(agents=[agent]) as fleet:
+    async with MortalFleet(agents=[agent]) as fleet:
         run = await fleet.client.start(flow)
         await fleet.advance("1m")
 
-        fleet.dies = True
+        fleet.die_at = "commit.after"
         asking = asyncio.ensure_future(run.cancel())
         await fleet.advance("1s")
-        assert (fleet.dies, ends) == (False, [])
+        assert (fleet.die_at, ends) == ("", [])
         await fleet.restart("dispatcher")
         await fleet.advance("30s")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,30 +28,22 @@ def racing(of: int = 3, **options: object) -> Definition:
     return flow.definition()
 
 
-async def end(ledger: Ledger, name: str, *, good: bool = True) -> None:
-    publication = next(one for one in ledger.published if one.node_key.node == name)
-    await ledger.batch(ledger.finished(publication, completed(name) if good else failed()))
-
-
 def events(ledger: Ledger) -> list[str]:
-    kinds = [notice.type for effects in ledger.seen for notice in effects.notices]
+    kinds = [notice.type for notice in ledger.notices]
     return [kind.removeprefix("coordination.") for kind in kinds if kind.startswith("coordination.")]
 
 
 def canceled(ledger: Ledger) -> list[str]:
-    return [node_key.node for effects in ledger.seen for node_key, _ in effects.cancels]
+    return [node_key.node for node_key, _ in ledger.cancels]
 
 
 async def test_the_first_result_cancels_the_rest_only_where_it_is_said(ledger: Ledger) -> None:
     await ledger.start(racing(join="any", rest="cancel"))
-    await end(ledger, "r1")
-    await end(ledger, "r0")
+    await ledger.complete("r1", "r0")
     late = ledger.seen[-1].late
-    await end(ledger, "taken")
-    ledger.published.clear()
+    await ledger.complete("taken")
     await ledger.start(racing(join="any"), workflow="without")
-    await end(ledger, "r1")
-    await end(ledger, "taken")
+    await ledger.complete("r1", "taken")
 
     assert late == 1
     assert await ledger.states() == {"r0": CANCELED, "r1": COMPLETED, "r2": CANCELED, "taken": COMPLETED}
@@ -61,12 +54,11 @@ async def test_the_first_result_cancels_the_rest_only_where_it_is_said(ledger: L
 
 async def test_enough_of_several_cancel_the_rest(ledger: Ledger) -> None:
     await ledger.start(racing(5, join=3, rest="cancel", least=1))
-    for name in ("r4", "r0", "r2"):
-        await end(ledger, name)
+    await ledger.complete("r4", "r0", "r2")
 
     assert canceled(ledger) == ["r1", "r3"]
     assert (await ledger.states())["taken"] is TaskState.PUBLISHED
-    await end(ledger, "taken")
+    await ledger.complete("taken")
     assert events(ledger) == ["sync.created", "sync.ready", "join.created", "merge.completed"]
 
 
@@ -85,7 +77,7 @@ async def test_a_join_is_decided_by_the_last_of_these_ends(
     await ledger.start(racing(width, **options))
     for ended in ends:
         assert (await ledger.states())["taken"] is TaskState.BLOCKED
-        await end(ledger, ended[:2], good="failed" not in ended)
+        await ledger.end(ended[:2], failed() if "failed" in ended else completed())
 
     assert (await ledger.states())["taken"] is state
 
@@ -94,8 +86,8 @@ async def test_a_deadline_gives_what_there_is(ledger: Ledger) -> None:
     flow = Workflow("quorum")
     members = [flow.task("run", name=f"r{number}", deadline="30s") for number in range(3)]
     flow.task("take", name="taken", after=members, join=2, least=1, rest="cancel")
-    await ledger.start(flow.definition())
-    await end(ledger, "r1")
+    await ledger.start(flow)
+    await ledger.complete("r1")
     await ledger.pass_time(31)
 
     states = {"r0": FAILED, "r1": COMPLETED, "r2": FAILED, "taken": TaskState.PUBLISHED}
@@ -104,12 +96,10 @@ async def test_a_deadline_gives_what_there_is(ledger: Ledger) -> None:
 
 async def test_a_redriven_member_counts_for_the_join_again(ledger: Ledger) -> None:
     await ledger.start(racing(2, join=2, least=1))
-    await end(ledger, "r0", good=False)
-    await end(ledger, "r1", good=False)
+    await ledger.play(lambda _: failed())
     assert (await ledger.states())["taken"] is FAILED
-    ledger.published.clear()
     await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "r0"})
-    await end(ledger, "r0")
+    await ledger.complete("r0")
 
     assert (await ledger.states())["taken"] is TaskState.PUBLISHED
 
@@ -130,9 +120,7 @@ def test_a_join_is_written_down_and_refused_by_a_dispatcher_that_does_not_know_i
     assert from_document(to_document(definition)) == definition
 
     row = definitions.pack(node_document(definition.nodes[-1]))
-    earlier = versions.RowFormat(
-        "node", versions.NODE_DOCUMENT.pack, versions.NODE_DOCUMENT.decode, versions.NODE_DOCUMENT.steps[:2]
-    )
+    earlier = replace(versions.NODE_DOCUMENT, steps=versions.NODE_DOCUMENT.steps[:2])
     with pytest.raises(NewerVersion):
         earlier.unpack(row)
     assert definitions.pack(node_document(definition.nodes[0]))[:1] == b"{"
@@ -156,8 +144,7 @@ def map_that_races(elements: int) -> Definition:
 async def test_a_map_that_lost_is_canceled_with_its_elements(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     few_steps(monkeypatch, 10)
     await ledger.start(map_that_races(95))
-    await end(ledger, "quick")
-    await end(ledger, "taken")
+    await ledger.complete("quick", "taken")
 
     states = await ledger.states()
     assert {states.pop("quick"), states.pop("taken")} == {COMPLETED}
@@ -171,13 +158,11 @@ async def test_a_map_that_lost_is_canceled_with_its_elements(ledger: Ledger, mon
 async def test_elements_of_a_map_that_is_begun_again_are_left_alone(ledger: Ledger) -> None:
     await ledger.start(map_that_races(2))
     ledger.goes_on = False
-    await end(ledger, "quick")
+    await ledger.complete("quick")
     await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "slow"})
     ledger.goes_on = True
     await ledger.go_on()
-    ledger.published.reverse()  # the latest publication of each first
-    for name in ("slow[0]", "slow[1]"):
-        await end(ledger, name)
+    await ledger.complete("slow[0]", "slow[1]")
 
     assert canceled(ledger) == []
     assert (await ledger.states())["slow"] is COMPLETED

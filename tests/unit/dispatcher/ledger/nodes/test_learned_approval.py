@@ -31,7 +31,7 @@ async def restart(ledger: Ledger, number: int, *, good: bool = True) -> str:
     flow, workflow = Workflow("one"), f"w{number}"
     flow.task("restart", name="only")
     ledger.now_ms += 1_000
-    await ledger.start(flow.definition(), workflow=workflow)
+    await ledger.start(flow, workflow=workflow)
     told = await decision(ledger, workflow)
     if told["decision"] == "asked":
         await ledger.ask(Verb.ANSWER, {"workflow": workflow, "node": "only", "granted": True, "by": "ada"})
@@ -40,7 +40,7 @@ async def restart(ledger: Ledger, number: int, *, good: bool = True) -> str:
 
 
 async def decision(ledger: Ledger, workflow: str) -> dict[str, Any]:
-    told = await ledger.database.read(lambda tr: show(tr, {"workflow": workflow, "node": "only"}))
+    told = await ledger.read(show, workflow=workflow, node="only")
     return dict(told["decision"])
 
 
@@ -67,11 +67,11 @@ async def test_what_a_person_denies_or_a_compensation_undoes_is_a_bad_outcome() 
     undone = Workflow("undone")
     undone.task("work", after=[undone.task("restart", name="only", compensate="undo")], name="then")
     async with opened(rules()) as ledger:
-        await ledger.start(denied.definition())
+        await ledger.start(denied)
         await answer(ledger, "ship", granted=False)
         await restart(ledger, 1)
         after_denial = (await decision(ledger, "w1"))["facts"]
-        await ledger.start(undone.definition(), workflow="w0")
+        await ledger.start(undone, workflow="w0")
         await ledger.ask(Verb.ANSWER, {"workflow": "w0", "node": "only", "granted": True, "by": "ada"})
         await ledger.play(lambda one: failed() if one.node_key.node == "then" else completed())
         await restart(ledger, 2)

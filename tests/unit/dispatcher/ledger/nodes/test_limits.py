@@ -9,13 +9,13 @@ import pytest
 from coditect import From, Retry, Workflow
 from coditect.model.ids import AgentId
 from coditect.model.result import Failure, Outcome, Status
-from coditect.wire.control import Started, Verb
+from coditect.wire.control import Verb
 from coditect.wire.json import dumps
-from coditect.wire.workflow_tasks import Claim, Verdict
+from coditect.wire.workflow_tasks import Verdict
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import timers
-from dispatcher.ledger.commands import Began, Command, Due, Lost, NoQueue
-from dispatcher.ledger.effects import NodeKey, Publication
+from dispatcher.ledger.commands import Command, Due, Lost, NoQueue
+from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import TIMERS
 from dispatcher.ledger.nodes.inputs import FAILURE
 from dispatcher.ledger.timers import Timer
@@ -31,14 +31,6 @@ def expired(*, by_agent: bool = True) -> Outcome:
     return Outcome(Status.REJECTED, body, None, None, AGENT if by_agent else None, started_at_ms=7, failure=failure)
 
 
-def began(ledger: Ledger, publication: Publication, claim: Claim | None = None) -> Began:
-    """Under the fence of the publication, or of the claim that was granted since."""
-    owner = publication.task.owner
-    assert owner is not None
-    fence = owner.fence if claim is None else claim.fence
-    return Began(Started("w", "one", fence, publication.number, AGENT, publication.task.attempt, ledger.now_ms))
-
-
 async def waiting(ledger: Ledger) -> dict[str, Timer]:
     found = await ledger.database.read(lambda tr: timers.due(tr, 0, ledger.now_ms + 10**9))
     return {timer.kind: timer for timer in found}
@@ -47,7 +39,7 @@ async def waiting(ledger: Ledger) -> dict[str, Timer]:
 async def ended(ledger: Ledger) -> tuple[TaskState, str]:
     """How the node ended; nothing of it waits any more."""
     row = await ledger.node("one")
-    assert await ledger.database.read(lambda tr: tr.get_range(*TIMERS.range(("w",)))) == []
+    assert await ledger.rows(TIMERS, "w") == []
     return row.state, row.reason
 
 
@@ -85,7 +77,7 @@ async def test_node_without_a_queue_waits_no_longer_for_being_offered_again_and_
 async def test_node_that_was_started_in_time_may_take_longer(ledger: Ledger) -> None:
     publication = await ledger.start_one(start_within="10s")
     await ledger.pass_time(9)
-    await ledger.batch(began(ledger, publication))
+    await ledger.batch(ledger.began(publication))
     await ledger.pass_time(60)
 
     await ledger.batch(ledger.finished(publication, completed(1)))
@@ -100,7 +92,7 @@ async def test_every_attempt_waits_its_own_time(ledger: Ledger) -> None:
     resting = (await ledger.node("one")).state
     await ledger.pass_time(4)
     second = ledger.published[-1]
-    await ledger.batch(began(ledger, second))
+    await ledger.batch(ledger.began(second))
     await ledger.pass_time(300)
     await ledger.batch(Lost(PLACE, second.number, AGENT))
     third = ledger.published[-1]
@@ -153,7 +145,7 @@ async def test_paused_workflow_begins_the_time_anew_when_it_goes_on(ledger: Ledg
 
 async def test_deadline_ends_what_runs_and_its_agent_is_told(ledger: Ledger) -> None:
     publication = await ledger.start_one(deadline="10s")
-    await ledger.batch(began(ledger, publication))
+    await ledger.batch(ledger.began(publication))
     await ledger.pass_time(10)
     told = ledger.seen[-1].cancels
 
@@ -193,7 +185,7 @@ async def test_redrive_begins_the_limits_anew(ledger: Ledger) -> None:
 
     await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "one"})
     limits = ledger.published[-1].task.limits
-    await ledger.batch(began(ledger, ledger.published[-1]))
+    await ledger.batch(ledger.began(ledger.published[-1]))
     await ledger.pass_time(10)
 
     assert (limits.start_by_ms, limits.deadline_ms) == (1_015_000, 1_020_000)
@@ -202,7 +194,7 @@ async def test_redrive_begins_the_limits_anew(ledger: Ledger) -> None:
 
 async def test_canceled_node_leaves_no_timer(ledger: Ledger) -> None:
     publication = await ledger.start_one(deadline="1h", start_within="10s", timeout="1m")
-    await ledger.batch(began(ledger, publication))
+    await ledger.batch(ledger.began(publication))
     before = await waiting(ledger)
 
     await ledger.ask(Verb.CANCEL, {"workflow": "w"})
@@ -216,7 +208,7 @@ async def test_canceled_node_leaves_no_timer(ledger: Ledger) -> None:
 
 async def test_attempt_whose_end_nobody_tells_is_tried_again_and_its_result_refused(ledger: Ledger) -> None:
     publication = await ledger.start_one(timeout="10s", retry=Retry(max_attempts=2, first="1s", cap="1s"))
-    await ledger.batch(began(ledger, publication))
+    await ledger.batch(ledger.began(publication))
     await ledger.pass_time(60)
     early = (await ledger.node("one")).state
     await ledger.pass_time(10)
@@ -226,7 +218,7 @@ async def test_attempt_whose_end_nobody_tells_is_tried_again_and_its_result_refu
 
     await ledger.batch(ledger.finished(publication, completed("late")))
     late = ledger.seen[-1].late
-    await ledger.batch(began(ledger, second))
+    await ledger.batch(ledger.began(second))
     await ledger.pass_time(70)
 
     assert (early, second.task.attempt, late) == (TaskState.WORKING, 2, 1)
@@ -237,7 +229,7 @@ async def test_attempt_whose_end_nobody_tells_is_tried_again_and_its_result_refu
 async def test_timeout_of_an_attempt_that_another_followed_does_nothing(ledger: Ledger) -> None:
     """Not to a suspect either, which waits for a process of its own before it runs."""
     publication = await ledger.start_one(timeout="10s")
-    await ledger.batch(began(ledger, publication))
+    await ledger.batch(ledger.began(publication))
     await claim_of(ledger, publication, AgentId("other-2"))
 
     await ledger.pass_time(300)
@@ -252,10 +244,10 @@ async def test_attempt_that_was_claimed_has_its_time_from_its_start_on_once(ledg
     await ledger.pass_time(30)
     claim = await claim_of(ledger, publication, AGENT)
     await ledger.pass_time(slot_after)
-    await ledger.batch(began(ledger, publication, claim))
+    await ledger.batch(ledger.began(publication, claim))
     await ledger.pass_time(60)
     late = (await ledger.node("one")).state
-    await ledger.batch(began(ledger, publication, claim))
+    await ledger.batch(ledger.began(publication, claim))
     await ledger.pass_time(11)
 
     assert (late, await ended(ledger)) == (TaskState.WORKING, (TaskState.FAILED, "timeout"))
@@ -263,11 +255,11 @@ async def test_attempt_that_was_claimed_has_its_time_from_its_start_on_once(ledg
 
 async def test_every_attempt_runs_its_own_time(ledger: Ledger) -> None:
     publication = await ledger.start_one(timeout="10s", retry=Retry(max_attempts=2, first="1s", cap="1s"))
-    await ledger.batch(began(ledger, publication))
+    await ledger.batch(ledger.began(publication))
     await ledger.pass_time(50)
-    await ledger.batch(ledger.finished(publication, failed(retryable=True)))
+    await ledger.end("one", failed(retryable=True))
     await ledger.pass_time(2)
-    await ledger.batch(began(ledger, ledger.published[-1]))
+    await ledger.batch(ledger.began(ledger.published[-1]))
     await ledger.pass_time(60)
     late = (await ledger.node("one")).state
 
@@ -281,7 +273,7 @@ async def test_every_attempt_runs_its_own_time(ledger: Ledger) -> None:
 async def test_timer_of_an_attempt_does_not_outlive_it(ledger: Ledger, how: str, then: str) -> None:
     """What follows may end without a word that it began: its start was lost, or it is canceled before."""
     publication = await ledger.start_one(timeout="10s", retry=Retry(max_attempts=2, first="1s", cap="1s"))
-    await ledger.batch(began(ledger, publication))
+    await ledger.batch(ledger.began(publication))
     if how == "failed":
         await ledger.batch(ledger.finished(publication, failed(retryable=True)))
     else:
@@ -293,38 +285,30 @@ async def test_timer_of_an_attempt_does_not_outlive_it(ledger: Ledger, how: str,
     if then != "canceled":
         await ledger.batch(ledger.finished(ledger.published[-1], completed(1)))
 
-    left = await ledger.database.read(lambda tr: tr.get_range(*TIMERS.range(("w",))))
-    assert left == []
+    assert await ledger.rows(TIMERS, "w") == []
 
 
 async def test_elements_of_a_map_have_the_limits_each(ledger: Ledger) -> None:
     flow = Workflow("many")
     flow.map("work", "input", From("item"), limit=3, name="many", deadline="10s")
-    await ledger.start(flow.definition(), [1, 2])
-    await ledger.batch(ledger.finished(ledger.published[0], completed(1)))
+    await ledger.start(flow, [1, 2])
+    await ledger.complete("many[0]")
 
     await ledger.pass_time(10)
 
-    assert await ledger.states() == {
-        "many": TaskState.FAILED,
-        "many[0]": TaskState.COMPLETED,
-        "many[1]": TaskState.FAILED,
-    }
+    states = {"many": TaskState.FAILED, "many[0]": TaskState.COMPLETED, "many[1]": TaskState.FAILED}
+    assert await ledger.states() == states
 
 
 @pytest.mark.parametrize("first", ["result", "timer"])
 @pytest.mark.parametrize(
     ("kind", "limit", "reason"),
-    [
-        ("start", "start_within", "start_timeout"),
-        ("timeout", "timeout", "timeout"),
-        ("deadline", "deadline", "deadline"),
-    ],
+    [("start", "start_within", "start_timeout"), *((limit, limit, limit) for limit in ("timeout", "deadline"))],
 )
 async def test_of_result_and_timer_one_counts(ledger: Ledger, kind: str, limit: str, reason: str, first: str) -> None:
     publication = await ledger.start_one(retry=Retry(max_attempts=1), **{limit: "10s"})
     if kind == "timeout":
-        await ledger.batch(began(ledger, publication))
+        await ledger.batch(ledger.began(publication))
     timer = (await waiting(ledger))[kind]
     ledger.now_ms = timer.due_ms
     commands: list[Command] = [ledger.finished(publication, completed(1)), Due(timer)]

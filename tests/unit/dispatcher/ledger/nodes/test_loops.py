@@ -28,20 +28,20 @@ def poll(**more: Any) -> Workflow:
 
 
 async def test_task_is_done_again_until_its_result_is_as_wanted(ledger: Ledger) -> None:
-    await ledger.start(poll().definition())
+    await ledger.start(poll())
     given = iter([completed({"done": False}), completed({"done": True, "n": 2}), completed("told")])
 
     await ledger.play(lambda _: next(given))
 
     assert await ledger.state() is WorkflowState.COMPLETED
     assert await ledger.value("poll") == {"done": True, "n": 2}
-    told = await ledger.database.read(lambda tr: queries.attempts(tr, {"workflow": "w", "node": "poll"}))
+    told = await ledger.read(queries.attempts, workflow="w", node="poll")
     assert [(one["status"], one["attempt"]) for one in told["attempts"]] == [("completed", 1)] * 2
     assert told["attempts"][0]["fence"] < told["attempts"][1]["fence"]
 
 
 async def test_task_is_done_at_most_so_often_and_a_redrive_counts_from_the_beginning(ledger: Ledger) -> None:
-    await ledger.start(poll().definition())
+    await ledger.start(poll())
     ran = [await ledger.play(lambda _: completed({"done": False}))]
     row = await ledger.node("poll")
     await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "poll"})
@@ -55,7 +55,7 @@ async def test_task_is_done_at_most_so_often_and_a_redrive_counts_from_the_begin
 
 @pytest.mark.parametrize("cancel", [False, True])
 async def test_next_iteration_begins_after_the_pause_unless_it_is_canceled(ledger: Ledger, cancel: bool) -> None:
-    await ledger.start(poll(every="10s").definition())
+    await ledger.start(poll(every="10s"))
     await ledger.play(lambda _: completed({"done": False}))
     await ledger.pass_time(9)
     early = list(ledger.published)
@@ -69,7 +69,7 @@ async def test_next_iteration_begins_after_the_pause_unless_it_is_canceled(ledge
 
 
 async def test_iteration_told_twice_counts_once(ledger: Ledger) -> None:
-    await ledger.start(poll().definition())
+    await ledger.start(poll())
     first = ledger.published.pop()
 
     for _ in range(4):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from coditect.model.result import Outcome
 from coditect.wire.control import Verb
 from coditect.wire.json import loads
 from coditect.workflow.builder import Workflow
-from coditect.workflow.definition import Definition
 from dispatcher.ledger.effects import Publication
 from dispatcher.ledger.keyspace import AGAIN, CHILDREN, CONTINUATIONS
 from dispatcher.ledger.workflows.checkpoints import requests
@@ -33,26 +31,20 @@ class Played:
 
 
 async def plan(ledger: Ledger, checkpoint: str, workflow: str = "w") -> dict[str, Any]:
-    return await ledger.database.read(partial(requests.plan, body={"workflow": workflow, "checkpoint": checkpoint}))
+    return await ledger.read(requests.plan, workflow=workflow, checkpoint=checkpoint)
 
 
 async def restore(ledger: Ledger, checkpoint: str, workflow: str = "w") -> dict[str, Any]:
     token = (await plan(ledger, checkpoint, workflow))["token"]
-    return dict(
-        await ledger.ask(Verb.RESTORE, {"workflow": workflow, "checkpoint": checkpoint, "token": token, "by": "ada"})
-    )
-
-
-async def listed(ledger: Ledger) -> dict[str, Any]:
-    return await ledger.database.read(partial(requests.listing, body={"workflow": "w"}))
+    body = {"workflow": workflow, "checkpoint": checkpoint, "token": token, "by": "ada"}
+    return dict(await ledger.ask(Verb.RESTORE, body))
 
 
 async def is_over(ledger: Ledger) -> None:
     """Nothing of a restore is left behind."""
     run = await ledger.run()
     assert (run.restoring, run.redriving, run.todo, run.open) == (None, False, 0, 0)
-    assert await ledger.database.read(lambda tr: tr.get_range(*AGAIN.range(("w",)))) == []
-    assert await ledger.database.read(lambda tr: tr.get_range(*CONTINUATIONS.range((0,)))) == []
+    assert await ledger.rows(AGAIN, "w") == await ledger.rows(CONTINUATIONS, 0) == []
 
 
 def press() -> Workflow:
@@ -63,13 +55,13 @@ def press() -> Workflow:
     return flow
 
 
-def shop(child: Workflow | None = None, **options: Any) -> Definition:
+def shop(child: Workflow | None = None, **options: Any) -> Workflow:
     """A parent that has a book pressed, and sells it."""
     flow = Workflow("shop")
     order = flow.task("order.take", name="order", compensate="order.refund")
     book = flow.workflow(child or press(), {"title": order.result["title"]}, name="book", **options)
     flow.task("book.sell", book.result, name="sold")
-    return flow.definition()
+    return flow
 
 
 class Player:
@@ -89,5 +81,4 @@ class Player:
 
 
 async def children(ledger: Ledger, node: str = "book", workflow: str = "w") -> list[str]:
-    rows = await ledger.database.read(lambda tr: tr.get_range(*CHILDREN.range((workflow, node))))
-    return [child.decode() for _, child in rows]
+    return [child.decode() for _, child in await ledger.rows(CHILDREN, workflow, node)]

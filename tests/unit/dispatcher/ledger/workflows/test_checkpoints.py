@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from coditect import Workflow
@@ -26,18 +25,18 @@ from dispatcher.ledger.keyspace import AGAIN, COMPENSATE
 from dispatcher.ledger.nodes.advance import MAX_DEPENDENTS
 from dispatcher.ledger.workflows.checkpoints import positions, requests
 from dispatcher.store.memory import MemoryDatabase
-from tests.unit.dispatcher.ledger.workflows.restored import Played, is_over, listed, plan, restore
-from tests.unit.dispatcher.ledger.workflows.test_redrive import check_tallies, some_graph
-from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed, few_steps
+from tests.unit.dispatcher.ledger.workflows.restored import Played, is_over, plan, restore
+from tests.unit.dispatcher.ledger.workflows.test_redrive import check_tallies
+from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed, few_steps, some_graph, tasks
 
 
-def chain(*, compensated: bool = True) -> Definition:
+def chain(*, compensated: bool = True) -> Workflow:
     flow = Workflow("trip")
     undo: dict[str, Any] = {"compensate": "undo"} if compensated else {}
     hotel = flow.task("book", name="hotel", **undo)
     flight = flow.task("book", {"room": From("results.hotel")}, name="flight", after=[hotel], **undo)
     flow.task("book", {"seat": From("results.flight")}, name="car", after=[flight], **undo)
-    return flow.definition()
+    return flow
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -61,7 +60,7 @@ async def test_nodes_that_completed_later_run_again_with_new_fences_and_the_new_
 
 async def test_late_result_of_a_discarded_attempt_is_refused(ledger: Ledger) -> None:
     await ledger.start(chain(compensated=False))
-    await ledger.batch(ledger.finished(ledger.published.pop(), completed("hotel")))
+    await ledger.complete("hotel")
     stale = ledger.published.pop()
 
     await restore(ledger, "hotel")
@@ -70,9 +69,8 @@ async def test_late_result_of_a_discarded_attempt_is_refused(ledger: Ledger) -> 
     await ledger.batch(ledger.finished(stale, completed("stale")))
     await ledger.batch(ledger.finished(fresh, completed("fresh")))
 
-    assert [(at.node, number) for effects in ledger.seen for at, number in effects.cancels] == [
-        ("flight", stale.number)
-    ]
+    canceled = [(at.node, number) for at, number in ledger.cancels]
+    assert canceled == [("flight", stale.number)]
     assert sum(effects.late for effects in ledger.seen) == 2
     assert loads(ledger.published.pop().task.body) == {"seat": "fresh"}
 
@@ -92,15 +90,14 @@ async def test_discarded_nodes_are_undone_in_reverse_before_any_runs_again(ledge
     assert again.inputs["flight.compensate"] == {"input": {"room": "hotel"}, "result": flight}
     assert again.order[4:] == ["flight.compensate", "hotel.compensate"] * fails
     assert await ledger.state() is (WorkflowState.COMPENSATED if fails else WorkflowState.COMPLETED)
-    rows = await ledger.database.read(lambda tr: tr.get_range(*COMPENSATE.range(("w",))))
-    assert [row for _, row in rows] == ([] if fails else [b"hotel", b"flight", b"car"])
+    rows = [row for _, row in await ledger.rows(COMPENSATE, "w")]
+    assert rows == ([] if fails else [b"hotel", b"flight", b"car"])
     await is_over(ledger)
 
 
 async def test_compensation_that_fails_ends_the_restore_and_a_resume_goes_on_with_it(ledger: Ledger) -> None:
     await ledger.start(chain())
-    await ledger.batch(ledger.finished(ledger.published.pop(), completed("hotel")))
-    await ledger.batch(ledger.finished(ledger.published.pop(), completed("flight")))
+    await ledger.complete("hotel", "flight")
 
     await restore(ledger, "hotel")
     ledger.published = ledger.published[1:]  # the car's is called off
@@ -120,9 +117,9 @@ async def test_compensation_that_fails_ends_the_restore_and_a_resume_goes_on_wit
 
 async def test_paused_workflow_stays_paused_and_runs_the_discarded_nodes_when_it_is_resumed(ledger: Ledger) -> None:
     await ledger.start(chain())
-    await ledger.batch(ledger.finished(ledger.published.pop(), completed("hotel")))
+    await ledger.complete("hotel")
     await ledger.ask(Verb.PAUSE, {"workflow": "w"})
-    await ledger.batch(ledger.finished(ledger.published.pop(), completed("flight")))
+    await ledger.complete("flight")
     played = Played()
 
     await restore(ledger, "hotel")
@@ -136,12 +133,7 @@ async def test_paused_workflow_stays_paused_and_runs_the_discarded_nodes_when_it
 
 
 async def test_what_ended_in_the_millisecond_of_a_checkpoint_stays(ledger: Ledger) -> None:
-    flow = Workflow("wide")
-    one, two = flow.task("c", name="one"), flow.task("c", name="two")
-    three = flow.task("c", name="three", after=[one])
-    flow.task("c", name="four", after=[three])
-    flow.task("c", name="five", after=[two])
-    await ledger.start(flow.definition())
+    await ledger.start(tasks(one="", two="", three="one", four="three", five="two"))
     await ledger.play(Played())
     again = Played()
 
@@ -153,12 +145,12 @@ async def test_what_ended_in_the_millisecond_of_a_checkpoint_stays(ledger: Ledge
 
 async def test_checkpoint_on_request_discards_what_ended_after_it_and_later_ones_are_forgotten(ledger: Ledger) -> None:
     await ledger.start(chain(compensated=False))
-    await ledger.batch(ledger.finished(ledger.published.pop(), completed("hotel")))
+    await ledger.complete("hotel")
     await ledger.ask(Verb.CHECKPOINT, {"workflow": "w", "checkpoint": "booked", "writer": "cli"})
-    await ledger.batch(ledger.finished(ledger.published.pop(), completed("flight")))
+    await ledger.complete("flight")
     await ledger.ask(Verb.CHECKPOINT, {"workflow": "w", "checkpoint": "later"})
     ledger.published.clear()
-    named = (await listed(ledger))["checkpoints"]
+    named = (await ledger.read(requests.listing, workflow="w"))["checkpoints"]
     await restore(ledger, "booked")
     for forgotten in ("later", "flight"):
         with pytest.raises(NotFound, match="no such checkpoint"):
@@ -167,9 +159,10 @@ async def test_checkpoint_on_request_discards_what_ended_after_it_and_later_ones
     await ledger.play(again)
 
     assert again.order == ["flight", "car"]
-    booked = next(one for one in named if one["checkpoint"] == "booked")
+    booked = next(row for row in named if row["checkpoint"] == "booked")
     assert (booked["node"], booked["by"]) == ("", "cli")
-    assert [(one["checkpoint"], one["by"]) for one in (await listed(ledger))["restores"]] == [("booked", "ada")]
+    restores = (await ledger.read(requests.listing, workflow="w"))["restores"]
+    assert [(row["checkpoint"], row["by"]) for row in restores] == [("booked", "ada")]
 
 
 async def test_checkpoint_with_the_name_of_a_node_or_of_an_ended_workflow_is_refused(ledger: Ledger) -> None:
@@ -209,18 +202,17 @@ async def test_plan_tells_what_cannot_be_undone_and_a_restore_by_an_old_plan_is_
     two = flow.task("c", name="two", after=[one], compensate="undo")
     three = flow.task("c", name="three", after=[two])
     flow.task("c", name="four", after=[three], compensate="undo")
-    await ledger.start(flow.definition())
-    for name in ("one", "two", "three"):
-        await ledger.batch(ledger.finished(ledger.published.pop(), completed(name)))
+    await ledger.start(flow)
+    await ledger.complete("one", "two", "three")
     planned = await plan(ledger, "one")
 
-    await ledger.batch(ledger.finished(ledger.published.pop(), completed()))
+    await ledger.complete("four")
 
     assert [(one["node"], one["compensated"]) for one in planned["nodes"]] == [
         ("four", False), ("three", False), ("two", True),
     ]  # fmt: skip
+    asked = {"workflow": "w", "checkpoint": "one", "token": planned["token"], "by": "ada"}
     with pytest.raises(VersionConflict, match="went on since"):
-        asked = {"workflow": "w", "checkpoint": "one", "token": planned["token"], "by": "ada"}
         await ledger.ask(Verb.RESTORE, asked)
 
 
@@ -234,8 +226,7 @@ async def test_nodes_that_run_again_or_wait_after_an_attempt_are_in_the_next_pla
     await ledger.fill("book", 9)
     plans.append(await plan(ledger, "hotel"))
     ledger.room[""] = 0
-    outcome = replace(failed(retryable=True), retry_ms=1_000)
-    await ledger.batch(ledger.finished(ledger.published.pop(), outcome))
+    await ledger.end("flight", replace(failed(retryable=True), retry_ms=1_000))
     await ledger.pass_time(2)
     plans.append(await plan(ledger, "hotel"))
 
@@ -247,7 +238,7 @@ async def test_nodes_that_run_again_or_wait_after_an_attempt_are_in_the_next_pla
 @pytest.mark.parametrize("compensate", [True, False])
 async def test_canceled_and_compensated_workflows_are_not_restored(ledger: Ledger, compensate: bool) -> None:
     await ledger.start(chain())
-    await ledger.batch(ledger.finished(ledger.published.pop(), completed("hotel")))
+    await ledger.complete("hotel")
     await ledger.ask(Verb.CANCEL, {"workflow": "w", "compensate": compensate})
     await ledger.play(Played())
 
@@ -263,14 +254,13 @@ async def test_shared_state_is_what_it_was_and_its_versions_go_on(ledger: Ledger
         return int((await ledger.ask(Verb.STATE_PUT, body))["version"])
 
     async def get(key: str) -> tuple[Any, int, str]:
-        body = {"space": workflow_space("w"), "key": key}
-        entry = await ledger.database.read(partial(state.get, body=body))
+        entry = await ledger.read(state.get, space=workflow_space("w"), key=key)
         return entry["value"], entry["version"], entry["writer"]
 
     await put("plan", "first")
     await put("gone", "there", task="w:hotel")
     await put("same", 1)
-    await ledger.batch(ledger.finished(ledger.published.pop(), completed("hotel")))
+    await ledger.complete("hotel")
     await put("plan", "of the flight", task="w:flight")  # in the same millisecond
     ledger.now_ms += 1
     await put("gone", None, delete=True)
@@ -288,7 +278,7 @@ async def test_shared_state_is_what_it_was_and_its_versions_go_on(ledger: Ledger
 async def test_restore_is_refused_when_the_shared_state_of_its_checkpoint_is_not_kept(ledger: Ledger) -> None:
     await ledger.start(chain(compensated=False))
     body = {"space": workflow_space("w"), "key": "count"}
-    await ledger.batch(ledger.finished(ledger.published.pop(), completed("hotel")))
+    await ledger.complete("hotel")
     ledger.now_ms += 1
     for number in range(21):
         await ledger.ask(Verb.STATE_PUT, body | {"value": number})
@@ -305,32 +295,25 @@ async def test_node_that_completes_after_a_restore_is_undone_in_its_own_place(le
     flow.task("c", name="next", after=[first])
     flow.task("c", name="kept", compensate="undo")
     flow.task("c", name="other", compensate="undo")
-    await ledger.start(flow.definition())
-    for name in ("first", "next", "kept"):
-        one = next(one for one in ledger.published if one.node_key.node == name)
-        await ledger.batch(ledger.finished(one, completed(name)))
+    await ledger.start(flow)
+    await ledger.complete("first", "next", "kept")
 
     await restore(ledger, "first")
-    other, again = (ledger.published[-1:], ledger.published[-2:-1])
-    assert [one.node_key.node for one in (*other, *again)] == ["other", "next"]
-    played = Played("next")
-    for one in (*other, *again):
-        await ledger.batch(ledger.finished(one, played(one)))
-    ledger.published = ledger.published[-1:]
+    ledger.published = ledger.published[-2:]
+    assert [publication.node_key.node for publication in ledger.published] == ["next", "other"]
+    await ledger.complete("other")
+    await ledger.end("next", failed())
+    played = Played()
     await ledger.play(played)
 
-    assert played.order == ["other", "next", "other.compensate", "kept.compensate"]
+    assert played.order == ["other.compensate", "kept.compensate"]
 
 
 @pytest.mark.parametrize("passes", [True, False])
 async def test_checkpoint_whose_many_dependents_ended_with_it_is_refused(prompt_ledger: Ledger, passes: bool) -> None:
     ledger = prompt_ledger
-    flow = Workflow("wide")
-    first = flow.task("c", name="first")
-    for number in range(positions.MOST_LATER + 1):
-        flow.task("c", name=f"n{number}", after=[first])
-    await ledger.start(flow.definition())
-    await ledger.batch(ledger.finished(ledger.published.pop(), completed()))
+    await ledger.start(tasks(first="", **{f"n{number}": "first" for number in range(positions.MOST_LATER + 1)}))
+    await ledger.complete("first")
     ledger.now_ms += passes
     await ledger.batch(*[ledger.finished(one, completed()) for one in ledger.published])
     ledger.published.clear()
@@ -360,7 +343,7 @@ async def test_map_runs_again_over_the_new_list_whatever_the_length(ledger: Ledg
     flow.task("list", name="first", after=[before])
     flow.map("one", From("results.first"), {"it": From("item")}, limit=50, name="each", after=["first"])
     flow.task("sum", From("results.each"), name="sum", after=["each"])
-    await ledger.start(flow.definition())
+    await ledger.start(flow)
     await ledger.play(Fanned("a", "b", "c"))
     again = Fanned(*items)
 
@@ -376,8 +359,8 @@ async def test_map_runs_again_over_the_new_list_whatever_the_length(ledger: Ledg
 async def test_elements_that_completed_after_a_checkpoint_are_undone_and_run_again(ledger: Ledger) -> None:
     flow = Workflow("fan")
     flow.map("one", ["a", "b", "c"], {"it": From("item")}, name="each", compensate="undo")
-    await ledger.start(flow.definition())
-    await ledger.batch(ledger.finished(ledger.published.pop(0), completed("kept")))
+    await ledger.start(flow)
+    await ledger.complete("each[0]")
     await ledger.ask(Verb.CHECKPOINT, {"workflow": "w", "checkpoint": "one-done"})
     await ledger.play(Played())
     again = Played()
@@ -397,8 +380,8 @@ async def test_wait_approval_and_signal_are_waited_for_again_and_a_signal_that_c
     go = flow.signal("go", name="go", after=[first])
     ask = flow.approval("Ship it?", name="ask", after=[first])
     flow.task("c", {"go": From("results.go")}, name="last", after=[wait, go, ask])
-    await ledger.start(flow.definition())
-    await ledger.batch(ledger.finished(ledger.published.pop(), completed()))
+    await ledger.start(flow)
+    await ledger.complete("first")
     await ledger.pass_time(1)
     await ledger.ask(Verb.SIGNAL, {"workflow": "w", "signal": "go", "value": 7, "id": "s1"})
     await ledger.ask(Verb.ANSWER, {"workflow": "w", "node": "ask", "granted": True, "by": "ada"})
@@ -421,14 +404,13 @@ async def test_loop_of_a_discarded_node_begins_with_its_first_iteration(ledger: 
     flow = Workflow("loop")
     first = flow.task("c", name="first")
     flow.task("c", name="poll", after=[first], repeat={"until": "result == `2`", "most": 2})
-    await ledger.start(flow.definition())
-    await ledger.batch(ledger.finished(ledger.published.pop(), completed()))
-    await ledger.batch(ledger.finished(ledger.published.pop(), completed(1)))
+    await ledger.start(flow)
+    await ledger.complete("first")
+    await ledger.end("poll", completed(1))
 
     await restore(ledger, "first")
-    ledger.published = ledger.published[-1:]
-    await ledger.batch(ledger.finished(ledger.published.pop(), completed(1)))
-    await ledger.batch(ledger.finished(ledger.published.pop(), completed(2)))
+    await ledger.end("poll", completed(1))
+    await ledger.end("poll", completed(2))
 
     assert await ledger.state() is WorkflowState.COMPLETED
 
@@ -437,14 +419,10 @@ async def test_node_that_waits_for_any_predecessor_stays_when_it_had_run_by_then
     flow = Workflow("any")
     quick, slow = flow.task("c", name="quick"), flow.task("c", name="slow")
     flow.task("c", name="either", after=[quick, slow], join="any")
-    await ledger.start(flow.definition())
-    by_name = {one.node_key.node: one for one in ledger.published}
-    ledger.published.clear()
-    await ledger.batch(ledger.finished(by_name["quick"], completed()))
-    ledger.now_ms += 1
-    await ledger.batch(ledger.finished(ledger.published.pop(), completed()))
-    ledger.now_ms += 1
-    await ledger.batch(ledger.finished(by_name["slow"], completed()))
+    await ledger.start(flow)
+    for name in ("quick", "either", "slow"):
+        await ledger.complete(name)
+        ledger.now_ms += 1
     again = Played()
 
     await restore(ledger, "either")
@@ -457,9 +435,8 @@ async def test_node_that_waits_for_any_predecessor_stays_when_it_had_run_by_then
 
 async def test_retry_that_waits_for_its_time_is_discarded_with_its_timer(ledger: Ledger) -> None:
     await ledger.start(chain(compensated=False))
-    await ledger.batch(ledger.finished(ledger.published.pop(), completed()))
-    retried = replace(failed(retryable=True), retry_ms=700)
-    await ledger.batch(ledger.finished(ledger.published.pop(), retried))
+    await ledger.complete("hotel")
+    await ledger.end("flight", replace(failed(retryable=True), retry_ms=700))
 
     await restore(ledger, "hotel")
     await ledger.pass_time(600)
@@ -504,10 +481,10 @@ class Agents:
 
 async def some_restore(ledger: Ledger, random: Random) -> None:
     """Restore to a random checkpoint, and check that what stays is untouched and what does not is discarded."""
-    listing = await ledger.database.read(partial(requests.listing, body={"workflow": "w"}))
-    if not (told := listing["checkpoints"]):
+    checkpoints = (await ledger.read(requests.listing, workflow="w"))["checkpoints"]
+    if not checkpoints:
         return
-    chosen = random.choice(told)
+    chosen = random.choice(checkpoints)
     before = {name: await ledger.node(name) for name in await ledger.states()}
     try:
         await restore(ledger, chosen["checkpoint"])
@@ -576,6 +553,7 @@ async def drawn(seed: int, steps: int, definition: Definition, *, goes_on: bool,
 
 @settings(max_examples=12, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([1, 2, 5, MAX_DEPENDENTS]), st.booleans())
+@example(8, 1, False)  # a node of a restore may run, and its ends were taken back before
 async def test_restored_workflow_ends_with_every_end_counted_once(seed: int, steps: int, goes_on: bool) -> None:
     definition = some_graph(Random(seed))
     ledger, _ = await drawn(seed, steps, definition, goes_on=goes_on, fail=0.3)
@@ -584,7 +562,7 @@ async def test_restored_workflow_ends_with_every_end_counted_once(seed: int, ste
     run = await ledger.run()
     assert run.state.terminal
     assert (run.todo, run.open, run.redriving, run.restoring) == (0, 0, False, None)
-    assert await ledger.database.read(lambda tr: tr.get_range(*AGAIN.range())) == []
+    assert await ledger.rows(AGAIN) == []
 
 
 @settings(max_examples=12, deadline=None)
@@ -603,7 +581,7 @@ async def test_what_is_done_is_done_once_more_than_undone(seed: int, steps: int,
     run, states = await ledger.run(), await ledger.states()
     assert run.state.terminal
     assert (run.todo, run.open, run.redriving, run.restoring) == (0, 0, False, None)
-    listed = [name.decode() for _, name in await ledger.database.read(lambda tr: tr.get_range(*COMPENSATE.range()))]
+    listed = [name.decode() for _, name in await ledger.rows(COMPENSATE)]
     assert len(listed) == run.to_compensate == len(set(listed))
     done = {name: count for name, count in act.effects.items() if name in undone}
     assert {name for name, count in done.items() if count} == set(listed)

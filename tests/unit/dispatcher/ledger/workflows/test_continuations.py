@@ -20,7 +20,17 @@ from dispatcher.ledger.nodes.advance import EXPAND, MAX_DEPENDENTS
 from dispatcher.ledger.workflows import redrive
 from dispatcher.ledger.workflows.continuations import SetAside
 from dispatcher.ledger.workflows.redrive import MAX_REDRIVEN_NAMED
-from tests.unit.dispatcher.lone_ledger import READ_SECONDS, Ledger, SlowStore, completed, failed, few_steps, wide
+from tests.unit.dispatcher.lone_ledger import (
+    READ_SECONDS,
+    Ledger,
+    SlowStore,
+    completed,
+    failed,
+    few_steps,
+    one_map,
+    tasks,
+    wide,
+)
 
 SMALLER = 5
 """Bounds and workflows are so many times smaller here, and the store is so many times slower."""
@@ -43,7 +53,7 @@ async def ledger() -> AsyncIterator[Ledger]:
 
 
 async def test_workflow_that_is_shown_again_while_it_is_shown_ends_all_the_same(ledger: Ledger) -> None:
-    await ledger.start(wide(SMALLER * NODES).definition())
+    await ledger.start(wide(SMALLER * NODES))
     ledger.published.sort(key=lambda publication: publication.number)
 
     await ledger.batch(Show("w"), Show("w"))
@@ -54,26 +64,19 @@ async def test_workflow_that_is_shown_again_while_it_is_shown_ends_all_the_same(
     assert await ledger.state() is WorkflowState.COMPLETED
 
 
-def fan_behind_one() -> Workflow:
-    flow = Workflow("fan")
-    first = flow.task("work", name="first")
-    wide = [flow.task("work", name=f"n{number:03}", after=[first]) for number in range(NODES)]
-    flow.task("sum", name="sum", after=wide)
-    return flow
+def fan_behind_one(**more: str) -> Workflow:
+    wide = {f"n{number:03}": "first" for number in range(NODES)}
+    return tasks(first="", **wide, sum=" ".join(wide), **more)
 
 
 async def test_redrive_begins_while_the_node_s_end_is_told(prompt_ledger: Ledger) -> None:
     ledger = prompt_ledger
     again = Asked(Verb.REDRIVE, {"workflow": "w", "node": "first"})
-    flow = fan_behind_one()
-    flow.task("work", name="alone")
-    await ledger.start(flow.definition())
-    by_name = {one.node_key.node: one for one in ledger.published}
-    ledger.published.clear()
-    await ledger.batch(ledger.finished(by_name["alone"], failed()))
+    await ledger.start(fan_behind_one(alone=""))
+    await ledger.end("alone", failed())
     # the end and the redrives in one transaction: nothing of the rest is done between them
     _, dry, other, told, refused = await ledger.batch(
-        ledger.finished(by_name["first"], failed()),
+        ledger.finished(ledger.take("first"), failed()),
         Asked(Verb.REDRIVE, {**again.body, "dry_run": True}),
         Asked(Verb.REDRIVE, {"workflow": "w", "node": "alone"}),
         again,
@@ -91,7 +94,7 @@ async def test_redrive_begins_while_the_node_s_end_is_told(prompt_ledger: Ledger
 
 async def test_redrive_waits_for_the_end_of_a_cancel(ledger: Ledger) -> None:
     again = Asked(Verb.REDRIVE, {"workflow": "w", "node": "first"})
-    await ledger.start(fan_behind_one().definition())
+    await ledger.start(fan_behind_one())
     _, refused = await ledger.batch(Asked(Verb.CANCEL, {"workflow": "w"}), again)
 
     assert isinstance(refused, Retryable)
@@ -100,16 +103,14 @@ async def test_redrive_waits_for_the_end_of_a_cancel(ledger: Ledger) -> None:
 
 
 async def failed_fan(ledger: Ledger) -> None:
-    await ledger.start(fan_behind_one().definition())
+    await ledger.start(fan_behind_one())
     await ledger.play(lambda _: failed())
     assert await ledger.state() is WorkflowState.FAILED
 
 
 async def test_another_redrive_waits_until_ends_are_taken_back(prompt_ledger: Ledger) -> None:
     ledger = prompt_ledger
-    flow = fan_behind_one()
-    flow.task("work", name="alone")
-    await ledger.start(flow.definition())
+    await ledger.start(fan_behind_one(alone=""))
     await ledger.play(lambda _: failed())
     asked = [Asked(Verb.REDRIVE, {"workflow": "w", "node": node}) for node in ("first", "alone")]
 
@@ -128,10 +129,7 @@ async def test_node_that_fails_again_before_its_end_is_taken_back_ends_everythin
     await failed_fan(ledger)
     ledger.goes_on = False
     await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "first"})
-    (first,) = ledger.published
-    ledger.published.clear()
-
-    await ledger.batch(ledger.finished(first, failed()))
+    await ledger.end("first", failed())
     meanwhile = await ledger.state()
     while ledger.seen[-1].unfinished:
         await ledger.batch(Continue())
@@ -154,7 +152,7 @@ async def test_cancel_while_ends_are_taken_back_ends_the_workflow(ledger: Ledger
     ledger.goes_on = True
     await ledger.ask(Verb.CANCEL, {"workflow": "w"})
     canceled = await ledger.state(), {state.terminal for state in (await ledger.states()).values()}
-    left = await ledger.database.read(lambda tr: tr.get_range(*AGAIN.range()))
+    left = await ledger.rows(AGAIN)
     ledger.published.clear()
     while ended := sorted(name for name, state in (await ledger.states()).items() if state is TaskState.CANCELED):
         for name in ended:
@@ -171,7 +169,7 @@ async def test_cancel_while_ends_are_taken_back_ends_the_workflow(ledger: Ledger
 @pytest.mark.parametrize("failing", [[*range(NODES)], [220, 239]], ids=["all", "few"])
 async def test_nodes_that_failed_run_again_and_what_follows_them_once(ledger: Ledger, failing: list[int]) -> None:
     bad = {f"n{number:03}" for number in failing}
-    await ledger.start(fan_behind_one().definition())
+    await ledger.start(fan_behind_one())
     await ledger.play(lambda one: failed() if one.node_key.node in bad else completed(1))
     told = await ledger.ask(Verb.RESUME, {"workflow": "w"})
     ran = await ledger.play(lambda _: completed(1))
@@ -185,11 +183,8 @@ async def test_nodes_that_failed_run_again_and_what_follows_them_once(ledger: Le
 async def test_answer_with_the_longest_names_is_kept(monkeypatch: pytest.MonkeyPatch, prompt_ledger: Ledger) -> None:
     few_steps(monkeypatch, MAX_DEPENDENTS)
     monkeypatch.setattr(redrive, "MAX_REDRIVEN_NAMED", MAX_REDRIVEN_NAMED)
-    flow = Workflow("long")
-    first = flow.task("work", name="first")
-    for number in range(MAX_REDRIVEN_NAMED + 1):
-        flow.task("work", name=f"n{number:0{MOST_NAME_CHARACTERS - 1}}", after=[first])
-    await prompt_ledger.start(flow.definition())
+    names = [f"n{number:0{MOST_NAME_CHARACTERS - 1}}" for number in range(MAX_REDRIVEN_NAMED + 1)]
+    await prompt_ledger.start(tasks(first="", **dict.fromkeys(names, "first")))
     await prompt_ledger.play(lambda _: failed())
 
     (told,) = await prompt_ledger.batch(Asked(Verb.REDRIVE, {"workflow": "w", "node": "first"}, "identity"))
@@ -198,16 +193,9 @@ async def test_answer_with_the_longest_names_is_kept(monkeypatch: pytest.MonkeyP
 
 
 async def test_map_that_was_canceled_before_it_was_whole_runs_again_as_a_whole(ledger: Ledger) -> None:
-    flow = Workflow("map")
-    flow.map("work", "input", {"n": From("item")}, limit=NODES, name="each")
-    (each,) = flow.definition().nodes
-    body = {
-        "workflow": "w",
-        "name": "map",
-        "input": [*range(NODES)],
-        "count": 1,
-        "nodes": {"each": node_document(each)},
-    }
+    (each,) = one_map(NODES).definition().nodes
+    nodes = {"each": node_document(each)}
+    body = {"workflow": "w", "name": "map", "input": [*range(NODES)], "count": 1, "nodes": nodes}
 
     # canceled in the very transaction that makes the first elements
     await ledger.batch(Asked(Verb.START, body), Continue(), Asked(Verb.CANCEL, {"workflow": "w"}))
@@ -221,30 +209,24 @@ async def test_map_that_was_canceled_before_it_was_whole_runs_again_as_a_whole(l
 
 
 @pytest.mark.parametrize(("width", "size"), [(18, 600_000), (SMALLER * NODES, 10_000)], ids=["large", "many"])
-async def test_large_inputs_are_released(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, width: int, size: int
-) -> None:
+async def test_large_input_is_released(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, width: int, size: int) -> None:
     few_steps(monkeypatch, MAX_DEPENDENTS)
     flow = Workflow("large")
     first = flow.task("work", name="first")
     for number in range(width):
         flow.task("work", From("results.first"), name=f"n{number:04}", after=[first])
-    await ledger.start(flow.definition())
-    (one,) = ledger.published
-    ledger.published.clear()
-    await ledger.batch(ledger.finished(one, completed("x" * size)))
+    await ledger.start(flow)
+    await ledger.end("first", completed("x" * size))
 
     assert len(ledger.published) == width
     assert (await ledger.run()).todo == 0
 
 
 async def test_what_cannot_be_done_keeps_nothing_else_of_the_shard_waiting(ledger: Ledger) -> None:
-    flow = Workflow("map")
-    flow.map("work", "input", {"n": From("item")}, limit=10, name="each")
-    await ledger.start(flow.definition(), [1])
+    await ledger.start(one_map(), [1])
     await ledger.database.run(lambda tr: tr.set(CONTINUATIONS.pack((0, "w", "each", EXPAND)), b"no number"))
     with pytest.raises(SetAside) as refused:
-        await ledger.start(flow.definition(), [1, 2], workflow="x")
+        await ledger.start(one_map(), [1, 2], workflow="x")
     for number in range(8):  # many others were set aside before
         piece = CONTINUATIONS.pack((0, "a", f"each{number}", EXPAND))
         await ledger.database.run(lambda tr, piece=piece: tr.set(piece, b"0"))  # type: ignore[misc]

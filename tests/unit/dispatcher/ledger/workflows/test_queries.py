@@ -24,13 +24,12 @@ from dispatcher.ledger.rows import RunRecord, WorkflowRecord
 from dispatcher.ledger.workflows import queries, remove
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Reads, Transaction
-from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed, one_node
+from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed, one_node, wide
 from tests.unit.workflow.graphs import definitions
 
 
 async def nodes(ledger: Ledger) -> list[NodeRow]:
-    asked: dict[str, Any] = {"workflow": "w", "limit": 1_000}
-    answer = await ledger.database.read(lambda tr: queries.nodes(tr, asked))
+    answer = await ledger.read(queries.nodes, workflow="w", limit=1_000)
     return [NodeRow.read(row) for row in loads(dumps(answer))["nodes"]]
 
 
@@ -57,29 +56,16 @@ async def test_the_graph_of_a_run_is_that_of_its_definition_but_for_the_inputs(d
     assert {one.name: one for one in told.nodes} == {one.name: without_input(one) for one in definition.nodes}
 
 
-async def test_the_graph_of_a_run_counts_the_elements_of_its_maps() -> None:
+async def test_the_graph_of_a_run_counts_the_elements_of_its_maps(ledger: Ledger) -> None:
     flow = Workflow("counted")
     flow.map("count", "input", From("item"), limit=5, name="each")
-    async with MemoryDatabase() as database:
-        ledger = await Ledger.open(database)
-        await ledger.start(flow.definition(), [1, 2, 3])
-        await ledger.batch(ledger.finished(ledger.published.pop(), completed()))
+    await ledger.start(flow, [1, 2, 3])
+    await ledger.complete("each[2]")
 
-        rows = await nodes(ledger)
+    rows = await nodes(ledger)
 
     drawn = draw_text(definition_of("counted", rows), {row.name: row.state for row in rows})
     assert drawn.splitlines()[1] == "1  working  each  map count, at most 5: 1/3 completed, 2 published"
-
-
-async def result_pages(ledger: Ledger) -> list[dict[str, Any]]:
-    """Every page of the workflow's value."""
-    pages: list[dict[str, Any]] = []
-    after: str | None = None
-    while not pages or after is not None:
-        asked = {"workflow": "w"} | ({"after": after} if after else {})
-        pages.append(await ledger.database.read(lambda tr: queries.result(tr, asked)))  # noqa: B023
-        after = pages[-1]["next"]
-    return pages
 
 
 async def ended(nodes: int, value: Any, *, first: bool = False, last: bool = False) -> list[dict[str, Any]]:
@@ -91,11 +77,11 @@ async def ended(nodes: int, value: Any, *, first: bool = False, last: bool = Fal
         flow.task("a.last", after=wide, name="o")
     async with MemoryDatabase() as database:
         ledger = await Ledger.open(database)
-        await ledger.start(flow.definition())
+        await ledger.start(flow)
         while ledger.published:
             batch = [ledger.published.pop() for _ in range(min(100, len(ledger.published)))]
             await ledger.batch(*[ledger.finished(one, completed(value)) for one in batch])
-        return await result_pages(ledger)
+        return await ledger.pages(queries.result, workflow="w")
 
 
 async def test_value_of_a_wide_workflow_comes_in_pages_that_leave_nothing_out() -> None:
@@ -122,45 +108,32 @@ async def test_value_of_the_only_last_node_is_the_workflow_s(nodes: int, last: b
     assert pages[-1]["next"] is None
 
 
-async def test_a_page_of_attempts_is_bounded_by_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_page_of_attempts_is_bounded_by_their_number(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queries, "MAX_PAGE", 3)
-    async with MemoryDatabase() as database:
-        ledger = await Ledger.open(database)
-        flow = Workflow("wide")
-        for number in range(5):
-            flow.task("a.wide", name=f"n{number:04}")
-        await ledger.start(flow.definition())
-        asked: dict[str, Any] = {"workflow": "w", "limit": 1_000}
-        pages = [await ledger.database.read(lambda tr: queries.attempts(tr, asked))]
-        asked["after"] = pages[0]["next"]
-        pages.append(await ledger.database.read(lambda tr: queries.attempts(tr, asked)))
+    await ledger.start(wide(5))
 
-    told = [[one["node"] for one in page["attempts"]] for page in pages]
-    assert told == [["n0000", "n0001", "n0002"], ["n0003", "n0004"]]
-    assert pages[-1]["next"] is None
+    pages = await ledger.pages(queries.attempts, workflow="w", limit=1_000)
+
+    assert [[row["node"] for row in page["attempts"]] for page in pages] == [["n0", "n1", "n2"], ["n3", "n4"]]
 
 
-async def test_a_node_tells_its_input_as_soon_as_it_is_known_and_the_trace_of_its_workflow() -> None:
+async def test_a_node_tells_its_input_as_soon_as_it_is_known_and_the_trace_of_its_workflow(ledger: Ledger) -> None:
     flow = Workflow("given")
     first = flow.task("a.first", {"number": 7}, name="first")
     flow.task("a.plain", after=[first], name="plain")
     flow.task("a.second", {"$from": "results.first"}, after=[first], name="second")
     flow.map("a.each", "input", From("item"), limit=5, name="each")
-    async with MemoryDatabase() as database:
-        ledger = await Ledger.open(database)
-        await ledger.start(flow.definition(), ["x", "y"])
+    await ledger.start(flow, ["x", "y"])
 
-        async def told(node: str) -> tuple[Any, bool]:
-            asked = {"workflow": "w", "node": node}
-            answer = await ledger.database.read(lambda tr: queries.node_input(tr, asked))
-            return answer["input"], answer["evaluated"]
+    async def told(node: str) -> tuple[Any, bool]:
+        answer = await ledger.read(queries.node_input, workflow="w", node=node)
+        return answer["input"], answer["evaluated"]
 
-        before = [await told(node) for node in ("first", "plain", "second", "each", "each[1]")]
-        ready = next(one for one in ledger.published if one.node_key.node == "first")
-        await ledger.batch(ledger.finished(ready, completed("seen")))
-        after = await told("second")
-        with pytest.raises(NotFound):
-            await told("none")
+    before = [await told(node) for node in ("first", "plain", "second", "each", "each[1]")]
+    await ledger.end("first", completed("seen"))
+    after = await told("second")
+    with pytest.raises(NotFound):
+        await told("none")
 
     assert before == [({"number": 7}, True), ({}, True), (None, False), (["x", "y"], True), ("y", True)]
     assert after == ("seen", True)
@@ -198,7 +171,7 @@ async def test_workflows_are_listed_by_name_and_by_the_time_in_their_ids(ledger:
     for number, workflow in enumerate(ids):
         flow = Workflow("odd" if number % 2 else "even")
         flow.task("work", name="only")
-        await ledger.start(flow.definition(), workflow=workflow)
+        await ledger.start(flow, workflow=workflow)
 
     def listed(**asked: Any) -> Any:
         return every_page(ledger, limit=2, **asked)
@@ -219,7 +192,7 @@ async def test_an_older_store_is_searched_until_it_is_indexed(ledger: Ledger, mo
     await ledger.database.run(lambda tr: tr.clear_range(*STATES.range()))
     before = [one["workflow"] for one in await every_page(ledger, state="completed", limit=2)]
     while await ledger.database.run(lambda tr: remove.index(tr, limit=4)):
-        await ledger.database.read(lambda tr: requests.list_workflows(tr, {"state": "completed"}))
+        await ledger.read(requests.list_workflows, state="completed")
     after = [one["workflow"] for one in await every_page(ledger, state="completed", limit=2)]
 
     assert before == after == ["w20", "w10", "w00"]
@@ -230,10 +203,8 @@ async def test_an_older_store_is_searched_until_it_is_indexed(ledger: Ledger, mo
 @pytest.mark.parametrize(("asked", "steps"), [({"state": "completed"}, 1), ({"labels": {"team": "x"}}, 0)])
 async def test_no_more_is_read_than_is_asked_for(ledger: Ledger, asked: dict[str, Any], steps: int) -> None:
     def many(tr: Transaction) -> None:
-        head, run = (
-            WorkflowRecord(0, "one", "", "", 1, 1, {"team": "x"}).pack(),
-            RunRecord(WorkflowState.COMPLETED).pack(),
-        )
+        head = WorkflowRecord(0, "one", "", "", 1, 1, {"team": "x"}).pack()
+        run = RunRecord(WorkflowState.COMPLETED).pack()
         for number in range(5_000):
             tr.set(WORKFLOWS.pack((f"w{number:04}",)), head)
             tr.set(RUNS.pack((f"w{number:04}",)), run)
@@ -261,7 +232,7 @@ def labeled(**labels: str) -> Workflow:
 async def test_workflows_are_listed_by_labels_with_every_other_condition(ledger: Ledger) -> None:
     for number in range(12):
         team, stage = ("blue", "red")[number % 2], ("test", "live", "new")[number % 3]
-        await ledger.start(labeled(team=team, stage=stage).definition(), workflow=f"w{number:02}")
+        await ledger.start(labeled(team=team, stage=stage), workflow=f"w{number:02}")
     for publication in list(ledger.published)[:6]:
         await ledger.batch(ledger.finished(publication, completed(1)))
 
@@ -286,7 +257,7 @@ async def test_wrong_labels_are_refused(ledger: Ledger, labels: Any) -> None:
     with pytest.raises(InputError):
         await ledger.ask(Verb.START, body)
     with pytest.raises(InputError):
-        await ledger.database.read(lambda tr: requests.list_workflows(tr, {"labels": labels}))
+        await ledger.read(requests.list_workflows, labels=labels)
 
 
 def test_a_workflow_has_sixteen_labels_at_most() -> None:
@@ -295,14 +266,6 @@ def test_a_workflow_has_sixteen_labels_at_most() -> None:
     Workflow("one", labels=labels)
     with pytest.raises(InputError, match="too many labels"):
         Workflow("one", labels={**labels, "one-more": "x"})
-
-
-async def test_a_workflow_that_is_removed_leaves_no_label(ledger: Ledger) -> None:
-    await ledger.start(labeled(team="x").definition())
-    await ledger.play(lambda _: completed(1))
-
-    assert await ledger.database.run(lambda tr: remove.condemn(tr, "w", before_ms=ledger.now_ms + 1))
-    assert await ledger.database.read(lambda tr: tr.get_range(*LABELED.range())) == []
 
 
 class Counted:
@@ -322,17 +285,9 @@ class Counted:
 
 
 async def every_page(ledger: Ledger, **body: Any) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    after: str | None = None
-    while True:
-        asked = body | {"after": after}
-        page = await ledger.database.read(lambda tr, asked=asked: requests.list_workflows(tr, asked))  # type: ignore[misc]
-        found += page["workflows"]
-        after = page["next"]
-        if after is None:
-            return found
+    return [row for page in await ledger.pages(requests.list_workflows, **body) for row in page["workflows"]]
 
 
 async def index_of(ledger: Ledger) -> set[tuple[str, str]]:
-    rows = await ledger.database.read(lambda tr: tr.get_range(*STATES.range()))
-    return {(str(state), str(workflow)) for state, workflow in (STATES.unpack(key) for key, _ in rows)}
+    keys = [STATES.unpack(key) for key, _ in await ledger.rows(STATES)]
+    return {(str(state), str(workflow)) for state, workflow in keys}

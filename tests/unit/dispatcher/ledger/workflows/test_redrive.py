@@ -9,14 +9,14 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from coditect import Retry, Workflow
+from coditect import Workflow
 from coditect.errors import InputError
 from coditect.wire.control import Verb
 from coditect.wire.json import loads
-from coditect.workflow.definition import After, Call, Definition, From, Node, OnFailure
+from coditect.workflow.definition import After, Definition, From, Node, OnFailure
 from coditect.workflow.states import Tally, TaskState, WorkflowState
 from dispatcher.ledger import keyspace
 from dispatcher.ledger.commands import Asked, Continue
@@ -30,7 +30,7 @@ from dispatcher.ledger.workflows import queries, redrive_steps, status
 from dispatcher.ledger.workflows.redrive_steps import REDRIVABLE
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger.workflows.restored import Played
-from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed, few_steps
+from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed, few_steps, one_map, some_graph, tasks
 
 
 async def take(ledger: Ledger) -> dict[str, Publication]:
@@ -44,29 +44,18 @@ async def redrive(ledger: Ledger, node: str, **more: Any) -> Any:
     return await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": node, **more})
 
 
-def one_map(limit: int = 10) -> Definition:
-    flow = Workflow("map")
-    flow.map("work", "input", {"n": From("item")}, limit=limit, name="each")
-    return flow.definition()
-
-
 # -- what comes after it ------------------------------------------------------------------------------------
 
 
 async def test_redrive_counts_a_predecessor_once_whose_end_is_left_over(ledger: Ledger) -> None:
-    flow = Workflow("fan")
-    wide, bad = flow.task("work", name="wide"), flow.task("work", name="bad")
-    for number in range(MAX_DEPENDENTS):
-        flow.task("rest", name=f"n{number:04}", after=[wide])
-    flow.task("sum", name="z", after=[wide, bad])
-    await ledger.start(flow.definition())
-    first = await take(ledger)
-    await ledger.batch(ledger.finished(first["bad"], failed()))
+    dependents = {f"n{number:04}": "wide" for number in range(MAX_DEPENDENTS)}
+    await ledger.start(tasks(wide="", bad="", **dependents, z="wide bad"))
+    await ledger.end("bad", failed())
     again = Asked(Verb.REDRIVE, {"workflow": "w", "node": "bad"})
 
-    await ledger.batch(ledger.finished(first["wide"], completed(1)), again)
+    await ledger.batch(ledger.finished(ledger.take("wide"), completed(1)), again)
     meanwhile = await ledger.node("z")
-    await ledger.batch(ledger.finished((await take(ledger))["bad"], completed(1)))
+    await ledger.complete("bad")
 
     assert (meanwhile.state, meanwhile.tally) == (TaskState.BLOCKED, Tally(2, 1, 1))
     assert (await ledger.node("z")).state is TaskState.PUBLISHED
@@ -96,7 +85,7 @@ async def half_redriven(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> dict
     flow.task("work", after=[After(a.name, OnFailure.ALLOW)], name="x")
     flow.task("work", after=[After(a.name, OnFailure.ALLOW), b], name="y")
     flow.task("work", after=[b], name="z")
-    await ledger.start(flow.definition())
+    await ledger.start(flow)
     first = await take(ledger)
     await ledger.batch(ledger.finished(first["a"], failed()))
     await take(ledger)
@@ -127,13 +116,10 @@ async def test_end_during_a_redrive_that_is_left_over_is_counted_once_and_holds_
 
 
 async def test_redrive_leaves_a_paused_workflow_paused(ledger: Ledger) -> None:
-    flow = Workflow("paused")
-    flow.task("work", name="a")
-    flow.task("work", after=[flow.task("work", name="b")], name="c")
-    await ledger.start(flow.definition())
-    first = await take(ledger)
+    await ledger.start(tasks(a="", b="", c="b"))
     await ledger.ask(Verb.PAUSE, {"workflow": "w"})
-    await ledger.batch(ledger.finished(first["a"], failed()), ledger.finished(first["b"], completed(1)))
+    await ledger.end("a", failed())
+    await ledger.complete("b")
 
     await redrive(ledger, "a")
     meanwhile = await ledger.state(), list(ledger.published), ledger.seen[-1].notices
@@ -207,7 +193,7 @@ async def test_map_that_was_canceled_before_its_last_element_was_counted_has_its
     for number in range(6):
         flow.task("rest", From("results.large"), after=[large], name=f"n{number}")
     flow.map("work", "input", {"n": From("item")}, limit=10, name="each")
-    await ledger.start(flow.definition(), [1, 2])
+    await ledger.start(flow, [1, 2])
     first = await take(ledger)
     await ledger.batch(ledger.finished(first["each[0]"], completed(1)))
 
@@ -229,7 +215,7 @@ async def test_map_that_is_told_again_runs_its_elements_again(ledger: Ledger) ->
     flow = Workflow("told")
     before = flow.task("work", name="before")
     flow.map("work", "input", {"n": From("item")}, limit=10, after=[After(before.name, OnFailure.ALLOW)], name="each")
-    await ledger.start(flow.definition(), [1, 2])
+    await ledger.start(flow, [1, 2])
     await ledger.play(lambda one: completed(1) if one.node_key.node == "each[0]" else failed())
     fence = (await ledger.node("each[1]")).fence
 
@@ -248,15 +234,12 @@ async def test_map_that_is_told_again_runs_its_elements_again(ledger: Ledger) ->
 
 
 async def told(ledger: Ledger, node: str) -> tuple[str, str, str]:
-    nodes = await ledger.database.read(lambda tr: queries.nodes(tr, {"workflow": "w"}))
-    return next((one["state"], one["reason"], one["message"]) for one in nodes["nodes"] if one["name"] == node)
+    nodes = await ledger.read(queries.nodes, workflow="w")
+    return next((row["state"], row["reason"], row["message"]) for row in nodes["nodes"] if row["name"] == node)
 
 
 async def test_failure_of_an_earlier_life_stands_in_its_attempt_alone(ledger: Ledger) -> None:
-    flow = Workflow("two")
-    flow.task("work", name="a")
-    flow.task("work", name="b")
-    await ledger.start(flow.definition())
+    await ledger.start(tasks(a="", b=""))
     await ledger.play(lambda _: failed())
     before = await told(ledger, "a")
 
@@ -264,19 +247,19 @@ async def test_failure_of_an_earlier_life_stands_in_its_attempt_alone(ledger: Le
     await ledger.play(lambda _: completed(1))
     await redrive(ledger, "b")
     await ledger.ask(Verb.CANCEL, {"workflow": "w"})
-    attempts = await ledger.database.read(lambda tr: queries.attempts(tr, {"workflow": "w", "node": "a"}))
+    attempts = (await ledger.read(queries.attempts, workflow="w", node="a"))["attempts"]
 
     assert before == ("failed", "handler_error", "no")
     assert await told(ledger, "a") == ("completed", "", "")
     assert await told(ledger, "b") == ("canceled", "canceled", "")
-    assert [(one["status"], one["message"]) for one in attempts["attempts"]] == [("failed", "no"), ("completed", "")]
+    assert [(row["status"], row["message"]) for row in attempts] == [("failed", "no"), ("completed", "")]
 
 
 async def test_approval_that_times_out_has_a_value_of_its_own(ledger: Ledger) -> None:
     flow = Workflow("gate")
     gate = flow.approval("ship it?", timeout="1h", on_timeout="grant", name="gate")
     flow.task("ship", after=[gate], when="results.gate.granted", name="ship")
-    await ledger.start(flow.definition())
+    await ledger.start(flow)
     await ledger.ask(Verb.ANSWER, {"workflow": "w", "node": "gate", "granted": False, "by": "ada"})
     await redrive(ledger, "gate")
     asked = await ledger.value("gate")
@@ -297,7 +280,7 @@ async def test_a_plan_names_what_ended_because_of_the_node_and_not_what_failed_b
     root = flow.task("work", name="a")
     flow.task("work", name="skipped", after=[root])
     flow.task("work", name="ran", after=[After(root.name, OnFailure.ALLOW)])
-    await ledger.start(flow.definition())
+    await ledger.start(flow)
     await ledger.play(lambda _: failed())
 
     assert (await redrive(ledger, "a", dry_run=True))["again"] == ["a", "skipped"]
@@ -307,7 +290,7 @@ async def test_a_plan_names_what_ended_because_of_the_node_and_not_what_failed_b
 async def test_input_of_a_node_that_waits_for_its_expression_is_refused(ledger: Ledger, template: Any) -> None:
     flow = Workflow("waits")
     flow.task("work", template, after=[After(flow.task("work", name="a").name, OnFailure.ALLOW)], name="b")
-    await ledger.start(flow.definition(), {"path": "src"})
+    await ledger.start(flow, {"path": "src"})
     await ledger.play(lambda _: failed())
     await redrive(ledger, "a")
     (first,) = (await take(ledger)).values()
@@ -325,9 +308,7 @@ async def test_input_of_a_node_that_waits_for_its_expression_is_refused(ledger: 
 
 
 async def test_canceled_workflow_is_not_resumed_but_its_nodes_are_redriven(ledger: Ledger) -> None:
-    flow = Workflow("chain")
-    flow.task("work", after=[flow.task("work", name="a")], name="b")
-    await ledger.start(flow.definition())
+    await ledger.start(tasks(a="", b="a"))
     await ledger.ask(Verb.CANCEL, {"workflow": "w"})
 
     with pytest.raises(InputError, match="The workflow was canceled") as refused:
@@ -345,7 +326,7 @@ async def failed_with_an_input(ledger: Ledger) -> None:
     flow = Workflow("two")
     first = flow.task("work", From("input"), name="a")
     flow.task("work", after=[first], name="b")
-    await ledger.start(flow.definition(), 7)
+    await ledger.start(flow, 7)
     await ledger.play(lambda _: failed())
 
 
@@ -358,21 +339,17 @@ async def damage(ledger: Ledger, kind: str) -> bytes:
     return was
 
 
-async def everything(ledger: Ledger) -> list[tuple[bytes, bytes]]:
-    return await ledger.database.read(lambda tr: tr.get_range(b"", b"\xff"))
-
-
 @pytest.mark.parametrize("verb", [Verb.REDRIVE, Verb.RESUME])
 @pytest.mark.parametrize("kind", [FAILURE, INPUT])
 async def test_nothing_begins_anew_by_halves_when_a_value_is_damaged(ledger: Ledger, kind: str, verb: Verb) -> None:
     asked = Asked(verb, {"workflow": "w", "node": "a"}, "i")
     await failed_with_an_input(ledger)
     was = await damage(ledger, kind)
-    before = await everything(ledger)
+    before = await ledger.everything()
 
     with pytest.raises(DamagedValue, match=kind):
         await ledger.batch(asked)
-    refused = await everything(ledger)
+    refused = await ledger.everything()
     await ledger.database.run(lambda tr: tr.set(VALUES.pack(("w", "a", kind)), was))
     (told,) = await ledger.batch(asked)
     await ledger.play(lambda _: completed(1))
@@ -392,7 +369,7 @@ async def test_workflow_that_was_left_half_way_is_canceled_and_its_nodes_begin_a
 
     await ledger.ask(Verb.CANCEL, {"workflow": "w"})
     canceled = await ledger.state()
-    left = await ledger.database.read(lambda tr: tr.get_range(*keyspace.AGAIN.range()))
+    left = await ledger.rows(keyspace.AGAIN)
     ledger.published.clear()
     for node in ("a", "b"):
         await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": node})
@@ -401,18 +378,6 @@ async def test_workflow_that_was_left_half_way_is_canceled_and_its_nodes_begin_a
     assert canceled is WorkflowState.CANCELED
     assert left == []
     assert await ledger.state() is WorkflowState.COMPLETED
-
-
-def some_graph(random: Random) -> Definition:
-    nodes = []
-    for number in range(random.randint(2, 9)):
-        after = tuple(
-            After(f"n{before}", random.choice(list(OnFailure)))
-            for before in random.sample(range(number), random.randint(0, min(number, 4)))
-        )
-        join = random.choice(["all", "any", random.randint(1, len(after))]) if after else "all"
-        nodes.append(Node(f"n{number}", Call("work", retry=Retry(max_attempts=1)), after, join))  # type: ignore[arg-type]
-    return Definition("random", tuple(nodes))
 
 
 async def check_tallies(ledger: Ledger, definition: Definition) -> None:
@@ -469,6 +434,8 @@ async def some_step(ledger: Ledger, random: Random, *, pauses: bool) -> None:
 
 @settings(max_examples=12, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([1, 2, 5, MAX_DEPENDENTS]), st.booleans(), st.booleans())
+@example(0, 2, True, False)  # a node may run when its workflow has been canceled
+@example(2, 1, False, False)  # an attempt fails when its workflow has been canceled
 async def test_whoever_waits_has_counted_what_has_ended(seed: int, steps: int, goes_on: bool, pauses: bool) -> None:
     random = Random(seed)
     definition = some_graph(random)
@@ -493,16 +460,16 @@ async def test_whoever_waits_has_counted_what_has_ended(seed: int, steps: int, g
 
         assert (await ledger.state()).terminal
         assert (await ledger.run()).todo == 0
-        assert await ledger.database.read(lambda tr: tr.get_range(*keyspace.AGAIN.range())) == []
+        assert await ledger.rows(keyspace.AGAIN) == []
 
 
-def chain() -> Definition:
+def chain() -> Workflow:
     flow = Workflow("trip")
     hotel = flow.task("hotel.book", {"nights": 2}, name="hotel", compensate="hotel.cancel")
     plain = flow.task("note.write", name="note", after=[hotel])
     flight = flow.task("flight.book", {"room": From("results.hotel")}, name="flight", after=[hotel], compensate="undo")
     flow.task("card.charge", name="card", after=[plain, flight], compensate="card.refund")
-    return flow.definition()
+    return flow
 
 
 fails = partial(Played, tells=" is done")
@@ -512,7 +479,7 @@ async def test_completed_nodes_are_undone_in_reverse_order_when_a_node_fails(led
     await ledger.start(chain())
     played = fails("card")
     await ledger.play(played)
-    told = await ledger.database.read(lambda tr: queries.result(tr, {"workflow": "w"}))
+    told = await ledger.read(queries.result, workflow="w")
 
     assert played.order[-2:] == ["flight.compensate", "hotel.compensate"]
     assert await ledger.state() is WorkflowState.COMPENSATED
@@ -521,7 +488,7 @@ async def test_completed_nodes_are_undone_in_reverse_order_when_a_node_fails(led
     assert played.inputs["hotel.compensate"] == {"input": {"nights": 2}, "result": "hotel is done"}
     assert played.inputs["flight.compensate"] == {"input": {"room": "hotel is done"}, "result": "flight is done"}
     assert "card.compensate" not in await ledger.states()
-    assert await ledger.database.read(lambda tr: tr.get_range(*COMPENSATE.range(("w",)))) == []
+    assert await ledger.rows(COMPENSATE, "w") == []
     for verb in (Verb.REDRIVE, Verb.RESUME):
         with pytest.raises(InputError, match="compensated"):
             await ledger.ask(verb, {"workflow": "w", "node": "card"})
@@ -543,9 +510,8 @@ async def test_failed_compensation_ends_the_workflow_until_it_begins_again(ledge
 
 async def test_failed_attempt_of_a_compensation_is_followed_by_another(ledger: Ledger) -> None:
     await ledger.start(chain())
-    while "flight.compensate" not in [one.node_key.node for one in ledger.published]:
-        one = ledger.published.pop(0)
-        await ledger.batch(ledger.finished(one, failed() if one.node_key.node == "card" else completed()))
+    await ledger.complete("hotel", "note", "flight")
+    await ledger.end("card", failed())
     first = ledger.published.pop()
 
     await ledger.batch(ledger.finished(first, replace(failed(retryable=True), retry_ms=700)))
@@ -562,7 +528,7 @@ async def test_cancel_compensates_what_has_completed_unless_it_says_otherwise(le
     played = fails()
     for workflow in ("w", "without"):
         await ledger.start(chain(), workflow=workflow)
-        await ledger.batch(ledger.finished(ledger.published.pop(), completed()))
+        await ledger.complete("hotel")
     ledger.published.clear()
     await ledger.ask(Verb.CANCEL, {"workflow": "without", "compensate": False})
     await ledger.ask(Verb.CANCEL, {"workflow": "w", "reason": "rain"})
@@ -577,7 +543,7 @@ async def test_cancel_compensates_what_has_completed_unless_it_says_otherwise(le
 
 async def test_only_a_cancel_without_compensation_ends_a_compensation_under_way(ledger: Ledger) -> None:
     await ledger.start(chain())
-    await ledger.batch(ledger.finished(ledger.published.pop(), completed()))
+    await ledger.complete("hotel")
     states = []
     for compensate in (True, True, False):
         await ledger.ask(Verb.CANCEL, {"workflow": "w", "compensate": compensate})
@@ -590,7 +556,7 @@ async def test_only_a_cancel_without_compensation_ends_a_compensation_under_way(
 async def test_completed_elements_of_a_map_are_compensated_one_by_one(ledger: Ledger) -> None:
     flow = Workflow("rooms")
     flow.map("room.book", "input", From("item"), limit=9, name="rooms", compensate="room.cancel")
-    await ledger.start(flow.definition(), [7, 8, 9])
+    await ledger.start(flow, [7, 8, 9])
     played = fails("rooms[1]")
 
     await ledger.play(played, pick=lambda _: 0)
@@ -603,11 +569,11 @@ async def test_row_of_a_node_names_the_capability_that_it_calls_and_no_question(
     flow = Workflow("asked")
     first = flow.task("room.book", name="first", compensate="room.cancel")
     flow.approval("Go?", name="go", after=[first])
-    await ledger.start(flow.definition())
-    await ledger.batch(ledger.finished(ledger.published.pop(), completed()))
+    await ledger.start(flow)
+    await ledger.complete("first")
     await ledger.ask(Verb.ANSWER, {"workflow": "w", "node": "go", "granted": False, "by": "ada"})
 
-    told = await ledger.database.read(lambda tr: queries.nodes(tr, {"workflow": "w"}))
+    told = await ledger.read(queries.nodes, workflow="w")
 
     assert {one["name"]: one["capability"] for one in told["nodes"]} == {
         "first": "room.book",

@@ -25,7 +25,7 @@ from dispatcher.ledger.rows import NodeRecord, RunRecord
 from dispatcher.ledger.workflows import queries
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger.workflows.restored import Player, children, is_over, plan, press, restore, shop
-from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed
+from tests.unit.dispatcher.lone_ledger import Ledger, completed, failed, tasks
 
 
 async def test_result_of_the_child_is_the_result_of_the_node(ledger: Ledger) -> None:
@@ -33,7 +33,7 @@ async def test_result_of_the_child_is_the_result_of_the_node(ledger: Ledger) -> 
     player = Player()
     await ledger.play(player)
     (child,) = await children(ledger)
-    told = await ledger.database.read(lambda tr: queries.nodes(tr, {"workflow": "w"}))
+    told = await ledger.read(queries.nodes, workflow="w")
     rows = await ledger.database.read(lambda tr: queries.rows_of(tr, child))
 
     assert player.ran == ["order.take", "book.set", "book.bind", "book.sell"]
@@ -46,17 +46,13 @@ async def test_result_of_the_child_is_the_result_of_the_node(ledger: Ledger) -> 
 
 
 async def test_a_child_of_several_last_nodes_gives_an_object_of_their_results(ledger: Ledger) -> None:
-    child = Workflow("pair")
-    child.task("one", name="a")
-    child.task("two", name="b")
     flow = Workflow("w")
-    flow.workflow(child, name="book")
-    await ledger.start(flow.definition())
+    flow.workflow(tasks(a="", b=""), name="book")
+    await ledger.start(flow)
 
-    await ledger.play(lambda one: completed(one.task.capability))
+    await ledger.complete("a", "b")
 
-    answer = await ledger.database.read(lambda tr: queries.result(tr, {"workflow": "w"}))
-    assert answer["value"] == {"a": "one", "b": "two"}
+    assert (await ledger.read(queries.result, workflow="w"))["value"] == {"a": "a", "b": "b"}
 
 
 async def test_a_child_that_fails_fails_its_node_and_says_why(ledger: Ledger) -> None:
@@ -65,11 +61,10 @@ async def test_a_child_that_fails_fails_its_node_and_says_why(ledger: Ledger) ->
     await ledger.play(Player("book.bind"))
 
     (child,) = await children(ledger)
-    answer = await ledger.database.read(lambda tr: queries.result(tr, {"workflow": "w"}))
+    answer = await ledger.read(queries.result, workflow="w")
     assert await ledger.state(child) is WorkflowState.COMPENSATED
     assert await ledger.state() is WorkflowState.COMPENSATED
-    assert answer["failure"]["node"] == "book"
-    assert answer["failure"]["reason"] == "sub_workflow"
+    assert (answer["failure"]["node"], answer["failure"]["reason"]) == ("book", "sub_workflow")
     assert "bound: no" in answer["failure"]["message"]
 
 
@@ -88,7 +83,7 @@ async def test_a_node_with_a_retry_runs_a_new_child_after_one_that_failed(ledger
     assert [await ledger.state(child) for child in both] == [WorkflowState.COMPENSATED, WorkflowState.COMPLETED]
     assert await ledger.state() is WorkflowState.COMPLETED
     assert (await ledger.node("book")).attempt == 2
-    told = await ledger.database.read(lambda tr: queries.attempts(tr, {"workflow": "w", "node": "book"}))
+    told = await ledger.read(queries.attempts, workflow="w", node="book")
     assert [one["status"] for one in told["attempts"]] == ["failed", "completed"]
 
 
@@ -98,7 +93,7 @@ async def test_redrive_of_the_node_runs_a_new_child_with_the_recorded_input(ledg
     flow = Workflow("shop")
     order = flow.task("order.take", name="order")
     flow.workflow(child, {"title": order.result["title"]}, name="book")
-    await ledger.start(flow.definition())
+    await ledger.start(flow)
     player = Player("book.set")
     await ledger.play(player)
     (first,) = await children(ledger)
@@ -118,9 +113,7 @@ async def test_redrive_of_the_node_runs_a_new_child_with_the_recorded_input(ledg
 async def test_cancel_of_the_parent_cancels_the_child_and_waits_for_its_compensation(ledger: Ledger) -> None:
     await ledger.start(shop())
     player = Player()
-    for _ in range(2):
-        one = ledger.published.pop()
-        await ledger.batch(ledger.finished(one, player(one)))
+    await ledger.play(player, limit=2)
     (child,) = await children(ledger)
     ledger.published.clear()
 
@@ -138,7 +131,7 @@ async def test_cancel_before_the_child_is_started_starts_none(ledger: Ledger) ->
     flow = Workflow("w")
     flow.workflow(press(), name="book")
     ledger.goes_on = False
-    await ledger.start(flow.definition())
+    await ledger.start(flow)
 
     await ledger.ask(Verb.CANCEL, {"workflow": "w"})
     await ledger.go_on()
@@ -150,7 +143,7 @@ async def test_cancel_before_the_child_is_started_starts_none(ledger: Ledger) ->
 async def test_cancel_of_a_child_cancels_its_node(ledger: Ledger) -> None:
     flow = Workflow("w")
     flow.workflow(press(), name="book", retry=Retry(max_attempts=3))
-    await ledger.start(flow.definition())
+    await ledger.start(flow)
     (child,) = await children(ledger)
 
     await ledger.ask(Verb.CANCEL, {"workflow": child})
@@ -164,14 +157,13 @@ async def test_pause_and_resume_go_to_the_children(ledger: Ledger) -> None:
     outer.workflow(press(), {"title": "Alice"}, name="inner")
     flow = Workflow("w")
     flow.workflow(outer, name="book")
-    await ledger.start(flow.definition())
+    await ledger.start(flow)
     (middle,) = await children(ledger)
     (inner,) = await children(ledger, "inner", middle)
 
     await ledger.ask(Verb.PAUSE, {"workflow": "w"})
     paused = [await ledger.state(one) for one in ("w", middle, inner)]
-    one = ledger.published.pop()
-    await ledger.batch(ledger.finished(one, completed()))
+    await ledger.complete("typeset")
     held = list(ledger.published)
     await ledger.ask(Verb.RESUME, {"workflow": "w"})
     await ledger.play(Player())
@@ -199,7 +191,7 @@ async def test_a_workflow_that_runs_itself_ends_by_its_condition(ledger: Ledger)
     flow = Workflow("countdown")
     step = flow.task("count.down", flow.input, name="step")
     flow.workflow("countdown", step.result, name="next", when="results.step.n > `0`")
-    await ledger.start(flow.definition(), {"n": 3})
+    await ledger.start(flow, {"n": 3})
 
     def count(one: Publication) -> Outcome:
         return completed({"n": int(one.task.body.decode().split(":")[1].strip("}")) - 1})
@@ -213,9 +205,9 @@ async def test_a_workflow_that_runs_itself_ends_by_its_condition(ledger: Ledger)
 async def test_recursion_is_bounded(ledger: Ledger) -> None:
     flow = Workflow("endless")
     flow.workflow("endless", name="next")
-    await ledger.start(flow.definition())
+    await ledger.start(flow)
 
-    answer = await ledger.database.read(lambda tr: queries.result(tr, {"workflow": "w"}))
+    answer = await ledger.read(queries.result, workflow="w")
 
     assert await ledger.state() is WorkflowState.FAILED
     assert (await ledger.run()).children == MOST_DEPTH
@@ -224,19 +216,17 @@ async def test_recursion_is_bounded(ledger: Ledger) -> None:
 
 async def test_number_of_children_is_bounded(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dispatcher.ledger.workflows.children.begin.MOST_CHILDREN", 3)
-    child = Workflow("one")
-    child.task("work", name="a")
-    flow = Workflow("many")
+    flow, child = Workflow("many"), tasks(a="")
     for _ in range(5):
         flow.workflow(child)
-    await ledger.start(flow.definition())
+    await ledger.start(flow)
     await ledger.play(lambda _: completed())
 
     states = sorted((await ledger.states()).values())
 
     assert MOST_CHILDREN > 3
     assert states == [TaskState.COMPLETED] * 3 + [TaskState.FAILED] * 2
-    assert (await ledger.node("one_5")).reason == "sub_workflow_limit"
+    assert (await ledger.node("tasks_5")).reason == "sub_workflow_limit"
 
 
 async def test_a_node_that_runs_an_unknown_workflow_is_refused(ledger: Ledger) -> None:
@@ -314,9 +304,7 @@ async def test_a_compensation_that_failed_in_the_child_goes_on_by_the_parent(led
 async def test_restore_has_the_child_undo_its_nodes_and_begins_another(ledger: Ledger, completed: bool) -> None:
     await ledger.start(shop())
     player = Player()
-    while ledger.published and (completed or len(player.ran) < 2):
-        one = ledger.published.pop()
-        await ledger.batch(ledger.finished(one, player(one)))
+    await ledger.play(player, limit=4 if completed else 2)
     ledger.published.clear()
     ran = len(player.ran)
     await restore(ledger, "order")
@@ -341,27 +329,15 @@ def _press() -> Workflow:
     return flow
 
 
-def _take(ledger: Ledger, capability: str) -> Publication:
-    (found,) = [one for one in ledger.published if one.task.capability == capability]
-    ledger.published.remove(found)
-    return found
-
-
-async def _execute(ledger: Ledger, player: Player, *capabilities: str) -> None:
-    for capability in capabilities:
-        one = _take(ledger, capability)
-        await ledger.batch(ledger.finished(one, player(one)))
-
-
 async def test_ends_of_a_discarded_and_of_the_present_child_in_one_transaction_both_count(ledger: Ledger) -> None:
     await ledger.start(shop())
     player = Player()
-    await _execute(ledger, player, "order.take", "book.set")
+    await ledger.play(player, limit=2)
+    ledger.take("bound")
     await restore(ledger, "order")
-    ledger.published = [one for one in ledger.published if one.task.capability != "book.bind"]
-    await _execute(ledger, player, "book.set")
+    await ledger.complete("typeset")
     first, second = await children(ledger)
-    last = [_take(ledger, "book.bind"), _take(ledger, "book.unset")]
+    last = [ledger.take("bound"), ledger.take("typeset.compensate")]
 
     await ledger.batch(*[ledger.finished(one, player(one)) for one in last])
     await ledger.play(player)
@@ -384,10 +360,10 @@ async def test_plan_names_the_children_that_a_restore_discards(ledger: Ledger) -
 
 async def _child_undoes_for_its_restore(ledger: Ledger, player: Player) -> str:
     await ledger.start(shop(_press()))
-    await _execute(ledger, player, "order.take", "book.set", "book.bind")
+    await ledger.play(player, limit=3)
     (child,) = await children(ledger)
+    ledger.take("dry")
     await restore(ledger, "typeset", workflow=child)
-    ledger.published = [one for one in ledger.published if one.task.capability != "book.dry"]
     assert await ledger.state(child) is WorkflowState.COMPENSATING
     return child
 
@@ -426,9 +402,9 @@ async def test_child_whose_restore_failed_is_only_undone_once_its_parent_went_on
 async def test_restore_waits_until_a_node_has_taken_the_end_of_its_child(ledger: Ledger) -> None:
     await ledger.start(shop())
     player = Player()
-    await _execute(ledger, player, "order.take", "book.set")
+    await ledger.play(player, limit=2)
     ledger.goes_on = False
-    await _execute(ledger, player, "book.bind")
+    await ledger.play(player, limit=1)
     ledger.goes_on = True
 
     with pytest.raises(Retryable, match="just ended"):
@@ -468,7 +444,7 @@ async def some_step(ledger: Ledger, random: Random, undone_alone: set[str]) -> N
     if draw < 0.2:
         await ledger.go_on()
     elif draw < 0.35:
-        runs = await ledger.database.read(lambda tr: tr.get_range(*RUNS.range()))
+        runs = await ledger.rows(RUNS)
         verb, (key, row) = random.choice(UNDER_CONTROL), random.choice(runs)
         body = {"workflow": RUNS.unpack(key)[0], "compensate": random.random() < 0.5}
         if verb is Verb.RESUME and RunRecord.unpack(row).state is WorkflowState.COMPENSATION_FAILED:
@@ -485,7 +461,7 @@ async def some_step(ledger: Ledger, random: Random, undone_alone: set[str]) -> N
 async def finish(ledger: Ledger) -> None:
     """Lets everything go on until nothing is left to do."""
     for _ in range(300):
-        live = await ledger.database.read(lambda tr: tr.get_range(*LIVE.range()))
+        live = await ledger.rows(LIVE)
         for key, _ in live:
             await ledger.batch(Asked(Verb.RESUME, {"workflow": LIVE.unpack(key)[1]}))
         await ledger.go_on()
