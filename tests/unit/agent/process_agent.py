@@ -1,8 +1,9 @@
-"""The agent whose handlers run in processes of their own; the process loads it from this file."""
+"""The agents whose handlers run in processes of their own, which load them from this file."""
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import multiprocessing
 import os
 import signal
@@ -14,11 +15,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import AfterValidator
 
-from coditect import Agent, Breaker, Context, PlainContext, Retry, RetryAfter
+from coditect import Agent, Breaker, CallNext, Context, MiddlewareContext, PlainContext, Retry, RetryAfter
 from coditect.agent.context import Services
 from coditect.agent.services import TaskServices
 from coditect.errors import CoditectError, InputError, InvalidTask, NotFound, VersionConflict
@@ -26,6 +27,115 @@ from coditect.errors import CoditectError, InputError, InvalidTask, NotFound, Ve
 DEPENDENCY = Breaker("dependency", failures=2, reset="100ms", on=(OSError,), scope="local")
 worker = Agent("process-worker", slots=2, breakers=[DEPENDENCY])
 ONCE = Retry(max_attempts=1)
+
+
+class Silent(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(4)
+
+    __repr__ = __str__
+
+
+class Curious(Exception):
+    def __getattr__(self, name: str) -> Any:
+        raise KeyError(name)
+
+
+class Endless(Exception):
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self, name + "s")
+
+
+class Closed(Exception):
+    def __getattribute__(self, name: str) -> Any:
+        raise LookupError(name)
+
+
+class Undecided(OSError):
+    def __bool__(self) -> bool:
+        raise ValueError("neither true nor false")
+
+    __len__ = __bool__
+
+
+class Abrupt(BaseException):
+    pass
+
+
+class Text(str):
+    __slots__ = ()
+
+    def __getitem__(self, _: object) -> str:
+        raise IndexError
+
+    def encode(self, *_: object) -> bytes:
+        raise IndexError
+
+
+class Wrapped(ExceptionGroup[Exception]):
+    def derive(self, _: object) -> Any:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return Text("wrapped")
+
+
+class Fixed(CoditectError):
+    facts: Any = None
+
+    def __init__(self) -> None:
+        Exception.__init__(self, "no facts")
+
+    def __str__(self) -> str:
+        return "no facts"
+
+
+class Exits(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(4)
+
+
+class Unpicklable(Exception):
+    def __init__(self) -> None:
+        super().__init__("it holds a lock")
+        self.lock = threading.Lock()
+
+
+def circular() -> Exception:
+    first, second = ValueError("first"), Silent("second")
+    first.__cause__, second.__cause__ = second, first
+    return first
+
+
+ERRORS: list[Callable[[], BaseException]] = [
+    lambda: StopIteration("at an end"),
+    lambda: StopAsyncIteration("at an end"),
+    lambda: GeneratorExit("left"),
+    lambda: KeyboardInterrupt("stop"),
+    lambda: SystemExit(3),
+    lambda: TimeoutError("its own"),
+    lambda: asyncio.CancelledError("by itself"),
+    lambda: concurrent.futures.CancelledError("a future"),
+    lambda: Abrupt("no Exception"),
+    Silent,
+    lambda: Curious("asks"),
+    lambda: Endless("asks"),
+    lambda: Closed("shut"),
+    lambda: Undecided("which?"),
+    Fixed,
+    lambda: ValueError("a lone \udc80 surrogate"),
+    lambda: ValueError("x" * 10_000_000),
+    lambda: ExceptionGroup("several", [ValueError("one"), Silent()]),
+    lambda: BaseExceptionGroup("several", [KeyboardInterrupt("one"), Closed()]),
+    lambda: Wrapped("wrapped", [Curious()]),
+    circular,
+    Unpicklable,
+    Exits,
+]
+
+
+def fail(number: int) -> Any:
+    raise ERRORS[number]()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,33 +197,12 @@ async def wait_long(seconds: float, ctx: Context) -> str:
 
 
 @worker.capability("proc.fail", process=True, retry=Retry(max_attempts=3, first="100ms", on=(ValueError,)))
-def fail(kind: str) -> None:
+def fail_for(kind: str) -> None:
     if kind == "value":
         raise ValueError("wrong value")
     if kind == "input":
         raise InvalidTask("not like this")
     raise KeyError("wrong key")
-
-
-class Unprintable(Exception):
-    def __str__(self) -> str:
-        raise RuntimeError("it has no text")
-
-
-class Awkward(Exception):
-    def __getattr__(self, name: str) -> Any:
-        raise RuntimeError(f"it has no {name}")
-
-
-class Unpicklable(Exception):
-    def __init__(self) -> None:
-        super().__init__("it holds a lock")
-        self.lock = threading.Lock()
-
-
-class Exits(Exception):
-    def __str__(self) -> str:
-        raise SystemExit(4)
 
 
 def _check_color(color: str) -> str:
@@ -125,37 +214,16 @@ class Painted:
     color: Annotated[str, AfterValidator(_check_color)]
 
 
-RAISED: dict[str, Callable[[], BaseException]] = {
-    "3": lambda: SystemExit(3),
-    "stop": lambda: KeyboardInterrupt("stop"),
-    "no more": lambda: asyncio.CancelledError("no more"),
-    "closed": lambda: GeneratorExit("closed"),
-    "base": lambda: BaseException("base"),
-    "empty": lambda: StopIteration("empty"),
-    "It has no message: its class c": Unprintable,
-    "awkward": lambda: Awkward("awkward"),
-    "It has no message: its class ca": Exits,
-    "it holds a lock": Unpicklable,
-    "\\ud800": lambda: ValueError("\ud800"),
-    "two (2 sub-exceptions)": lambda: ExceptionGroup("two", [ValueError("one"), KeyError("other")]),
-    "two (1 sub-exception)": lambda: BaseExceptionGroup("two", [SystemExit(1)]),
-    "x" * 30: lambda: ValueError("x" * 100_000),
-}
-"""By how the message that comes back begins."""
-
-
 @worker.capability("proc.raise", process=True, retry=ONCE)
-def raising(kind: str) -> int:
-    """Raise, or return which process it is."""
-    if kind:
-        raise RAISED[kind]()
-    return os.getpid()
+def raising(number: int) -> int:
+    """Raise an error, or return which process it is."""
+    return int(fail(number)) if number >= 0 else os.getpid()
 
 
 @worker.capability("proc.raise.async", process=True, retry=ONCE)
-async def raising_async(kind: str) -> int:
+async def raising_async(number: int) -> int:
     await asyncio.sleep(0)
-    return raising(kind)
+    return raising(number)
 
 
 @worker.capability("proc.paint", process=True, retry=ONCE)
@@ -281,16 +349,8 @@ async def ask_wrong(_: None, ctx: Context) -> dict[str, str]:
 
 
 @worker.capability("proc.ask.for", process=True, retry=ONCE)
-async def ask_for(how: dict[str, Any], ctx: Context) -> Any:
-    return await asked_for(how, ctx)
-
-
 @worker.capability("loop.ask.for", retry=ONCE)
-async def ask_for_on_the_loop(how: dict[str, Any], ctx: Context) -> Any:
-    return await asked_for(how, ctx)
-
-
-async def asked_for(how: dict[str, Any], ctx: Context) -> Any:
+async def ask_for(how: dict[str, Any], ctx: Context) -> Any:
     """The child's answer, or which parameter was refused, and the fix."""
     try:
         return await ctx.request(how.pop("capability", "loop.level"), **how)
@@ -319,12 +379,8 @@ async def abandon(_: None, ctx: Context) -> str:
 
 
 @worker.capability("proc.tell.wrong", process=True, retry=ONCE)
-async def tell_wrong(_: None, ctx: Context) -> None:
-    await ctx.emit("proc.told", prices=[1.0, float("nan")])
-
-
 @worker.capability("loop.tell.wrong", retry=ONCE)
-async def tell_wrong_on_the_loop(_: None, ctx: Context) -> None:
+async def tell_wrong(_: None, ctx: Context) -> None:
     await ctx.emit("proc.told", prices=[1.0, float("nan")])
 
 
@@ -444,3 +500,80 @@ async def state(size: int, ctx: Context) -> dict[str, Any]:
         "keys": [one.key async for one in team.entries()],
         "history": [one.version for one in await team.history("plan")],
     }
+
+
+packer = Agent("packer", slots=4)
+"""An agent of bytes, with handlers of every kind."""
+
+
+@packer.capability("bytes.loop", retry=ONCE)
+async def on_loop(data: bytes) -> bytes:
+    return data[::-1]
+
+
+@packer.capability("bytes.thread", retry=ONCE)
+def in_thread(data: bytes) -> bytes:
+    return data[::-1]
+
+
+@packer.capability("bytes.process", process=True, retry=ONCE)
+def in_process(data: bytes) -> bytes:
+    return data[::-1]
+
+
+@packer.capability("bytes.size", retry=ONCE)
+async def size(data: bytes) -> int:
+    return len(data)
+
+
+@packer.capability("bytes.make", retry=ONCE)
+async def make(size: int) -> bytes:
+    return bytes([255]) * size
+
+
+@packer.capability("bytes.wrong", retry=ONCE)
+async def wrong(_: None) -> bytes:
+    return cast("bytes", "text")
+
+
+@packer.capability("bytes.ask", retry=ONCE)
+async def ask_for_bytes(data: bytes, ctx: Context) -> bytes:
+    return await ctx.request("bytes.loop", data, bytes)
+
+
+@packer.capability("bytes.ask.process", process=True, retry=ONCE)
+async def ask_for_bytes_in_process(data: bytes, ctx: Context) -> bytes:
+    answer = await ctx.request("bytes.loop", data)
+    assert isinstance(answer, bytes)
+    return answer
+
+
+batcher = Agent("batcher", slots=11)
+
+
+@batcher.capability("batch.where", batch=10, within="20ms", retry=ONCE)
+async def where(items: list[str], contexts: list[Context]) -> list[list[str]]:
+    return [[item, ctx.task_id, str(os.getpid())] for item, ctx in zip(items, contexts, strict=True)]
+
+
+measuring = Agent("measuring", slots=2)
+measured_in: list[int] = []
+"""The process in which the middleware ran."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    x: int
+    y: int
+
+
+@measuring.middleware
+async def measured(ctx: MiddlewareContext, call_next: CallNext) -> Any:
+    measured_in.append(os.getpid())
+    ctx.input = Point(x=len(ctx.input) + 2, y=0) if ctx.input == "tea" else ctx.input
+    return await call_next(ctx)
+
+
+@measuring.capability("middle.process", process=True)
+def where_with_point(point: Point | str) -> list[Any]:
+    return [os.getpid(), str(point)]

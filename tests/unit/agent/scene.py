@@ -86,6 +86,8 @@ class Scene:
     registry: MemoryRegistry = field(init=False)
     """It has the same clock: an agent corrects its own by the registry's."""
 
+    own_client: Client | None = None
+
     def __post_init__(self) -> None:
         self.registry = MemoryRegistry(wall_ms=self.clock.now_ms)
 
@@ -95,6 +97,16 @@ class Scene:
 
     async def client(self) -> Client:
         return await self.stack.enter_async_context(Client(await self.broker(), self.registry))
+
+    async def submit(self, capability: str, value: Any = None, **options: Any) -> Handle:
+        """A task of the scene's own client."""
+        self.own_client = self.own_client or await self.client()
+        return await self.own_client.submit(capability, value, **options)
+
+    async def request(self, capability: str, value: Any = None, model: Any = Any, **options: Any) -> Any:
+        """The answer to a request of the scene's own client."""
+        self.own_client = self.own_client or await self.client()
+        return await self.own_client.request(capability, value, model, **options)
 
     async def serve(self, agent: Agent, **settings: Any) -> Client:
         """Another process of this agent, and a client."""

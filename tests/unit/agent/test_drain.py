@@ -38,6 +38,23 @@ def gated(gate: asyncio.Event, started: list[int], *, slots: int = 2) -> Agent:
     return agent
 
 
+def stubborn(started: asyncio.Event, gate: asyncio.Event) -> Agent:
+    """An agent whose handler ignores cancellations until the gate opens, and then fails; its next run is done."""
+    agent = Agent("stubborn")
+
+    @agent.capability("be.stubborn")
+    async def stay(_: None) -> str:
+        if gate.is_set():
+            return "done elsewhere"
+        started.set()
+        while not gate.is_set():
+            with suppress(asyncio.CancelledError):
+                await gate.wait()
+        raise SetupError("The client is closed")
+
+    return agent
+
+
 async def test_signal_before_the_agent_is_ready_counts_whatever_its_start_makes_of_the_cancellation() -> None:
     async def start() -> None:
         with _canceled_by_signals() as stop:
@@ -60,8 +77,7 @@ async def test_drain_finishes_what_runs_and_returns_the_rest(scene: Scene) -> No
     gate, started = asyncio.Event(), list[int]()
     agent = await scene.start(gated(gate, started, slots=1), drain_seconds=5)
     agent_id = AgentId(agent.agent_id)
-    client = await scene.client()
-    handles = [await client.submit("gate.pass", number) for number in range(3)]
+    handles = [await scene.submit("gate.pass", number) for number in range(3)]
     await eventually(lambda: started)
 
     async def draining() -> bool:
@@ -80,9 +96,7 @@ async def test_drain_finishes_what_runs_and_returns_the_rest(scene: Scene) -> No
     assert scene.ready_tasks("gate.pass") == 2
 
 
-async def test_task_that_comes_while_an_agent_closes_its_consumers_goes_back_once(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_task_that_comes_as_consumers_close_goes_back_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     cancel, canceled = MemoryConsumer.cancel, list[str]()
 
     async def on_a_busy_machine(consumer: MemoryConsumer) -> None:
@@ -92,11 +106,10 @@ async def test_task_that_comes_while_an_agent_closes_its_consumers_goes_back_onc
 
     monkeypatch.setattr(MemoryConsumer, "cancel", on_a_busy_machine)
     agent = await scene.start(gated(asyncio.Event(), []))
-    client = await scene.client()
 
     stopping = asyncio.ensure_future(agent.stop())
     await eventually(lambda: canceled)
-    await client.submit("gate.pass", 1, priority="p2")  # whose consumer is canceled at the same time, or later
+    await scene.submit("gate.pass", 1, priority="p2")  # whose consumer is canceled at the same time, or later
     await stopping
 
     async with MemoryBroker(scene.server, name="any") as broker:
@@ -106,9 +119,7 @@ async def test_task_that_comes_while_an_agent_closes_its_consumers_goes_back_onc
     assert delivery.delivery_count == 1  # each return counts, and a queue gives up a task at its limit
 
 
-async def test_task_that_is_fetched_while_its_agent_begins_to_drain_goes_back_once(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_task_fetched_as_the_drain_begins_goes_back_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     get, gets = MemoryBroker.get, list[str]()
 
     async def under_way(broker: MemoryBroker, queue: str) -> Delivery | None:
@@ -124,9 +135,8 @@ async def test_task_that_is_fetched_while_its_agent_begins_to_drain_goes_back_on
         await (first if number == started[0] else asyncio.Event()).wait()
 
     running = await scene.start(agent, drain_seconds=0.5)
-    client = await scene.client()
     for number in range(6):
-        await client.submit("gate.pass", number, priority=["p1", "p2"][number % 2])
+        await scene.submit("gate.pass", number, priority=["p1", "p2"][number % 2])
     await eventually(lambda: len(started) == 2 and scene.ready_tasks("gate.pass") == 4)
 
     monkeypatch.setattr(MemoryBroker, "get", under_way)
@@ -167,27 +177,13 @@ async def test_drain_that_takes_too_long_returns_what_still_runs() -> None:
         assert sorted(started) == [0, 0, 1]
 
 
-async def test_handler_that_outlasts_the_drain_holds_up_nobody_and_answers_nobody(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_handler_that_outlasts_the_drain_holds_up_nobody(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may fail only because its agent goes, as by a closed client; the task is another agent's by then."""
     monkeypatch.setattr("coditect.agent.runtime.RETURN_SECONDS", 0.1)
     started, gate = asyncio.Event(), asyncio.Event()
-    agent = Agent("stubborn")
-
-    @agent.capability("be.stubborn")
-    async def stay(_: None) -> str:
-        if gate.is_set():
-            return "done elsewhere"
-        started.set()
-        while not gate.is_set():
-            with suppress(asyncio.CancelledError):
-                await gate.wait()
-        raise SetupError("The client is closed")
-
+    agent = stubborn(started, gate)
     running = await scene.start(agent, drain_seconds=0.1)
-    client = await scene.client()
-    handle = await client.submit("be.stubborn")
+    handle = await scene.submit("be.stubborn")
     await started.wait()
     await asyncio.wait_for(running.runtime.drain(), 60)
     assert scene.ready_tasks("be.stubborn") == 1
@@ -199,19 +195,9 @@ async def test_handler_that_outlasts_the_drain_holds_up_nobody_and_answers_nobod
 
 async def test_task_whose_handler_fails_because_its_agent_closes_what_it_waits_for_goes_back(scene: Scene) -> None:
     started, gate = asyncio.Event(), asyncio.Event()
-    agent = Agent("closing")
-
-    @agent.capability("be.closing")
-    async def stay(_: None) -> str:
-        if started.is_set():
-            return "done elsewhere"
-        started.set()
-        await gate.wait()
-        raise SetupError("The client is closed")
-
+    agent = stubborn(started, gate)
     running = await scene.start(agent, drain_seconds=5)
-    client = await scene.client()
-    handle = await client.submit("be.closing")
+    handle = await scene.submit("be.stubborn")
     await started.wait()
     stopping = asyncio.ensure_future(running.stop())
     await eventually(lambda: running.runtime.load().status is AgentStatus.DRAINING)
@@ -232,8 +218,7 @@ async def test_thread_that_never_ends_holds_up_no_drain(scene: Scene) -> None:
         gate.wait(10)
 
     running = await scene.start(agent, drain_seconds=0.1)
-    client = await scene.client()
-    await client.submit("be.stubborn")
+    await scene.submit("be.stubborn")
     await eventually(started.is_set)
 
     await asyncio.wait_for(running.stop(), 60)

@@ -111,6 +111,18 @@ class Basket:
     orders: list[Order]
 
 
+@dataclass
+class Letter:
+    """A type of a bounded number of parts, whose texts may be long."""
+
+    text: str
+    number: int = 1
+    score: float | None = None
+    kind: Literal["plain", "rich"] = "plain"
+    at: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+    sender: UUID | None = None
+
+
 REFUSED_VALUES = [
     (float, math.nan, ""),
     (float, -math.inf, ""),
@@ -139,10 +151,13 @@ REFUSED_VALUES = [
     (dict[Decimal, int], {Decimal("Infinity"): 1}, ""),
     (dict[str, str], {"\ud800": "cut"}, ""),
     (dict[int, dict[str, int]], {1: {"\udc80": 1}}, "[1]"),
+    (Letter, Letter("", 2**64), "number"),
+    (Letter, Letter("", score=math.nan), "score"),
+    (Letter, Letter("x" * 10_000, -(2**70)), "number"),
 ]
 
 
-@pytest.mark.parametrize(("annotation", "value", "place"), REFUSED_VALUES, ids=str)
+@pytest.mark.parametrize(("annotation", "value", "place"), REFUSED_VALUES, ids=lambda value: str(value)[:100])
 def test_value_that_json_cannot_say_is_refused_behind_an_annotation(annotation: Any, value: object, place: str) -> None:
     with pytest.raises(InvalidTask, match="cannot be written as JSON") as refused:
         codec(annotation).encode(value)
@@ -193,18 +208,6 @@ def test_value_that_only_looks_like_a_refused_one_is_written(annotation: Any, va
     assert codec(annotation).encode(value) == said
 
 
-@dataclass
-class Letter:
-    """A type of a bounded number of parts, whose texts may be long."""
-
-    text: str
-    number: int = 1
-    score: float | None = None
-    kind: Literal["plain", "rich"] = "plain"
-    at: datetime = datetime(2026, 1, 1, tzinfo=UTC)
-    sender: UUID | None = None
-
-
 @pytest.mark.parametrize(
     "letter",
     [
@@ -218,18 +221,6 @@ class Letter:
 def test_long_texts_are_written_as_pydantic_writes_them(letter: Letter) -> None:
     assert codec(Letter).encode(letter) == TypeAdapter(Letter).dump_json(letter)
     assert codec(Letter).decode(codec(Letter).encode(letter)) == letter
-
-
-@pytest.mark.parametrize(
-    ("letter", "place"),
-    [(Letter("", 2**64), "number"), (Letter("", score=math.nan), "score"), (Letter("x" * 10_000, -(2**70)), "number")],
-    ids=["integer", "NaN", "long"],
-)
-def test_beside_a_long_text_too_nothing_is_written_that_json_cannot_say(letter: Letter, place: str) -> None:
-    with pytest.raises(InvalidTask, match="cannot be written as JSON") as refused:
-        codec(Letter).encode(letter)
-
-    assert refused.value.facts["at"] == place
 
 
 @pytest.mark.parametrize(

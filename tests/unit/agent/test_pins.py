@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from coditect import Agent, Client, Handle, Options, Priority, ResultTimeout, Strategy, Wanted
+from coditect import Agent, Handle, Options, Priority, ResultTimeout, Strategy, Wanted
 from coditect.model.ids import AgentId
 from coditect.model.result import Outcome
 from tests.unit.agent.scene import Running, Scene
@@ -14,12 +14,10 @@ from tests.unit.agent.scene import Running, Scene
 CAPABILITY = "pinned.work"
 
 
-def worker(
-    release: asyncio.Event | None = None, *, slots: int = 2, strategy: str | None = None, tags: tuple[str, ...] = ()
-) -> Agent:
+def worker(release: asyncio.Event | None = None, *, slots: int = 2, tags: tuple[str, ...] = ()) -> Agent:
     agent = Agent("worker", slots=slots, tags=tags)
 
-    @agent.capability(CAPABILITY, timeout="20s", strategy=strategy)
+    @agent.capability(CAPABILITY, timeout="20s")
     async def work(number: int) -> int:
         if release is not None:
             await release.wait()
@@ -28,8 +26,8 @@ def worker(
     return agent
 
 
-async def outcomes(client: Client, many: int, options: Options) -> list[Outcome]:
-    handles = [await client.submit(CAPABILITY, number, options=options) for number in range(many)]
+async def outcomes(scene: Scene, many: int, options: Options) -> list[Outcome]:
+    handles = [await scene.submit(CAPABILITY, number, options=options) for number in range(many)]
     return [await handle.outcome(timeout="100s") for handle in handles]
 
 
@@ -39,9 +37,7 @@ async def two(scene: Scene) -> tuple[Running, Running]:
 
 
 async def test_pinned_tasks_are_done_by_that_agent(scene: Scene, two: tuple[Running, Running]) -> None:
-    client = await scene.client()
-
-    done = [(await outcomes(client, 1, Options(pin=AgentId(two[0].agent_id))))[0] for _ in range(10)]
+    done = [(await outcomes(scene, 1, Options(pin=AgentId(two[0].agent_id))))[0] for _ in range(10)]
 
     assert {outcome.agent_id for outcome in done} == {two[0].agent_id}
 
@@ -53,9 +49,7 @@ async def test_task_pinned_to_an_agent_that_is_gone_or_dead_is_done_by_another(
 ) -> None:
     first, second = two
     await leave(first)
-    client = await scene.client()
-
-    done = await outcomes(client, 3, Options(pin=AgentId(first.agent_id), priority=level))
+    done = await outcomes(scene, 3, Options(pin=AgentId(first.agent_id), priority=level))
 
     assert {outcome.agent_id for outcome in done} == {second.agent_id}
 
@@ -63,9 +57,8 @@ async def test_task_pinned_to_an_agent_that_is_gone_or_dead_is_done_by_another(
 async def test_what_a_full_inbox_refuses_goes_to_another_at_once(scene: Scene) -> None:
     release = asyncio.Event()
     first = await scene.start(worker(release, slots=1))
-    client = await scene.client()
     options = Options(pin=AgentId(first.agent_id))
-    handles = [await client.submit(CAPABILITY, number, options=options) for number in range(8)]
+    handles = [await scene.submit(CAPABILITY, number, options=options) for number in range(8)]
     second = await scene.start(worker(slots=8))
 
     elsewhere = [outcome for outcome in await asyncio.gather(*(_early(handle) for handle in handles)) if outcome]
@@ -87,9 +80,7 @@ async def _early(handle: Handle) -> Outcome | None:
 @pytest.mark.parametrize("strategy", list(Strategy))
 async def test_strategy_spreads_tasks_over_the_fleet(scene: Scene, strategy: Strategy) -> None:
     fleet = [await scene.start(worker(), beat_seconds=0.05) for _ in range(3)]
-    client = await scene.client()
-
-    done = await outcomes(client, 12, Options(strategy=strategy))
+    done = await outcomes(scene, 12, Options(strategy=strategy))
 
     by_agent = Counter(outcome.agent_id for outcome in done)
     assert [outcome.failure for outcome in done] == [None] * 12
@@ -98,38 +89,16 @@ async def test_strategy_spreads_tasks_over_the_fleet(scene: Scene, strategy: Str
         assert sorted(by_agent.values()) == [4, 4, 4]
 
 
-async def test_strategy_without_a_registry_leaves_it_to_the_broker(scene: Scene) -> None:
-    client = await scene.serve(worker())
-    scene.registry.failing = True
-
-    done = await outcomes(client, 3, Options(strategy=Strategy.LEAST_BUSY))
-
-    assert [outcome.failure for outcome in done] == [None, None, None]
-
-
-async def test_call_without_a_strategy_follows_that_of_its_capability(scene: Scene) -> None:
-    small, _ = [await scene.start(worker(slots=slots, strategy="load_balanced")) for slots in (2, 14)]
-    client = await scene.client()
-
-    done = Counter([(await outcomes(client, 1, Options()))[0].agent_id for _ in range(48)])
-
-    assert done[AgentId(small.agent_id)] <= 16, "the broker alone gives it half; an eighth, drawn by chance, is 6"
-
-
 async def test_task_goes_to_the_agent_that_has_what_is_wanted(scene: Scene) -> None:
     await scene.start(worker())
     wanted = await scene.start(worker(tags=("gpu",)))
-    client = await scene.client()
-
-    done = await outcomes(client, 4, Options(wanted=Wanted(tags={"gpu"})))
+    done = await outcomes(scene, 4, Options(wanted=Wanted(tags={"gpu"})))
 
     assert {outcome.agent_id for outcome in done} == {wanted.agent_id}
 
 
 @pytest.mark.parametrize("strategy", list(Strategy))
-async def test_batch_with_a_strategy_is_done_whole_however_little_the_agents_can_take(
-    scene: Scene, strategy: Strategy
-) -> None:
+async def test_batch_with_a_strategy_is_done_whole_however_few_the_slots(scene: Scene, strategy: Strategy) -> None:
     fleet = [await scene.start(worker(slots=slots)) for slots in (2, 4)]
     client = await scene.client()
 

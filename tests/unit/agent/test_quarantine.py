@@ -173,19 +173,13 @@ async def test_first_delivery_asks_nobody(stage: Stage) -> None:
     assert stage.quarantine.concerns(replace(TASK, errors=DIED), Delivered(0))  # type: ignore[arg-type]
 
 
-async def test_task_that_was_handed_back_as_often_as_it_came_starts_without_a_mark(stage: Stage) -> None:
-    await stage.quarantine.hand_back([TASK])
-    await stage.quarantine.hand_back([TASK])
+@pytest.mark.parametrize(("hand_backs", "holder"), [(2, None), (1, ME)])
+async def test_delivery_without_a_hand_back_is_marked(stage: Stage, hand_backs: int, holder: AgentId | None) -> None:
+    for _ in range(hand_backs):
+        await stage.quarantine.hand_back([TASK])
 
     async with stage.examined(Delivered(2)) as found:
-        assert (found, await stage.holder()) == (Suspicion.NONE, None)
-
-
-async def test_delivery_that_no_hand_back_explains_is_marked(stage: Stage) -> None:
-    await stage.quarantine.hand_back([TASK])
-
-    async with stage.examined(Delivered(2)) as found:
-        assert (found, await stage.holder()) == (Suspicion.NONE, ME)
+        assert (found, await stage.holder()) == (Suspicion.NONE, holder)
 
 
 async def test_mark_of_a_gone_agent_is_found_whatever_was_handed_back_after_it(stage: Stage) -> None:
@@ -262,9 +256,7 @@ async def test_lease_that_is_not_renewed_belongs_to_a_gone_agent(stage: Stage) -
     assert stage.waits == 1
 
 
-async def test_mark_of_an_agent_that_renews_its_lease_is_taken_over(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_mark_of_a_living_agent_is_taken_over(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quarantine, "LEASE_CHECK_SECONDS", 0.02)
     await stage.marked_by_other()
     await stage.beat()

@@ -1,3 +1,5 @@
+"""The reviewer: the packages of a repository, and findings in files, folders and diffs."""
+
 from __future__ import annotations
 
 import textwrap
@@ -6,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from agents.reviewer import Review, ReviewRequest, review
+from agents.reviewer import PackagesRequest, Review, ReviewRequest, packages, review
 from agents.tools.review import Severity
 from coditect import Context
 from coditect.errors import InputError
@@ -72,9 +74,7 @@ async def test_review_of_a_folder_names_files_as_requested_and_skips_hidden_ones
     assert reviewed.files == len(found)
 
 
-async def test_review_of_a_folder_skips_links_out_of_it_and_reports_broken_syntax(
-    project: Path, ctx: Context, tmp_path: Path
-) -> None:
+async def test_review_skips_links_out_and_reports_broken_syntax(project: Path, ctx: Context, tmp_path: Path) -> None:
     write(tmp_path, "secret.py", "import os\n")
     write(project, "one.py", '"""One."""\n')
     (project / "link.py").symlink_to(tmp_path / "secret.py")
@@ -172,10 +172,29 @@ async def test_review_of_a_bad_diff_is_refused_with_what_to_do(diff: str, said: 
         (".", ["*.py"], "no Python file matches"),
     ],
 )
-async def test_review_of_what_is_no_source_is_refused_for_good(
-    path: str, globs: list[str], said: str, project: Path, ctx: Context
-) -> None:
+async def test_review_needs_a_source(path: str, globs: list[str], said: str, project: Path, ctx: Context) -> None:
     with pytest.raises(InputError, match=said) as refused:
         await review(ReviewRequest(path=str(project / path), globs=globs), ctx)
 
     assert not refused.value.retryable
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("shop", "shop/till", "shop/till/.cache", "shop/build", "tools/lint", "docs"):
+        (tmp_path / folder).mkdir(parents=True)
+    for folder in ("shop", "shop/till", "shop/till/.cache", "shop/build", "tools/lint"):
+        (tmp_path / folder / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("repository")
+def test_packages_are_found_once_and_what_is_not_ours_is_left_out() -> None:
+    assert packages(PackagesRequest(roots=["tools", "shop", "shop/till"])) == ["shop", "shop/till", "tools/lint"]
+
+
+@pytest.mark.usefixtures("repository")
+@pytest.mark.parametrize("roots", [["shop", "nowhere"], ["docs"]])
+def test_roots_without_a_package_are_refused(roots: list[str]) -> None:
+    with pytest.raises(InputError):
+        packages(PackagesRequest(roots=roots))

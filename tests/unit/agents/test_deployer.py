@@ -44,6 +44,7 @@ from coditect.workflow.render import draw_mermaid
 from coditect.workflow.states import WorkflowState
 from tests.servers import ROOT
 
+Shop = tuple[Path, Service]
 TREES = 8
 COMMIT = ("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--allow-empty", "--message")
 SHELL = Finding(file="a.py", line=1, severity=Severity.ERROR, rule="S602", message="shell")
@@ -71,19 +72,19 @@ def ctx(task_id: str, answer: object = None) -> PlainContext:
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Iterator[tuple[Path, Service]]:
+def shop(tmp_path: Path) -> Iterator[Shop]:
     repository, folder = make_shop(tmp_path / "shop")
     yield repository, Service(folder)
     Service(folder).stop()
 
 
-def asked(shop: tuple[Path, Service], branch: str = GOOD) -> DeployRequest:
+def asked(shop: Shop, branch: str = GOOD) -> DeployRequest:
     """The release of a branch."""
     repository, service = shop
     return DeployRequest(repository=str(repository), commit=commit_of(repository, branch), service=str(service.folder))
 
 
-def test_a_release_is_switched_to_and_probed_and_one_that_breaks_is_rolled_back(shop: tuple[Path, Service]) -> None:
+def test_a_release_is_switched_to_and_probed_and_one_that_breaks_is_rolled_back(shop: Shop) -> None:
     repository, service = shop
     first = commit_of(repository, "main")
     good, broken = asked(shop), asked(shop, BROKEN)
@@ -105,9 +106,7 @@ def test_a_release_is_switched_to_and_probed_and_one_that_breaks_is_rolled_back(
     assert service.probe(good.commit, within_seconds=20)["total"] == 45
 
 
-def test_a_release_whose_process_cannot_be_started_leaves_the_version_before(
-    shop: tuple[Path, Service], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_release_that_cannot_start_leaves_the_version_before(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     service = shop[1]
     first, start = service.version or "", Service._start
 
@@ -123,9 +122,7 @@ def test_a_release_whose_process_cannot_be_started_leaves_the_version_before(
     assert service.probe(first, within_seconds=20)["version"] == first
 
 
-async def test_a_release_that_is_canceled_amid_leaves_the_version_before(
-    shop: tuple[Path, Service], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_canceled_release_leaves_the_version_before(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     repository, service = shop
     first, switch = service.version or "", FolderTarget.release
     begun, go_on = threading.Event(), threading.Event()
@@ -152,7 +149,7 @@ async def test_a_release_that_is_canceled_amid_leaves_the_version_before(
     assert service.probe(first, within_seconds=20)["version"] == first
 
 
-def test_worktrees_are_fresh_made_beside_each_other_and_gone_afterwards(shop: tuple[Path, Service]) -> None:
+def test_worktrees_are_fresh_made_beside_each_other_and_gone_afterwards(shop: Shop) -> None:
     repository, _ = shop
 
     with worktree(repository, commit_of(repository, "main"), "one") as tree:
@@ -175,9 +172,7 @@ def test_worktrees_are_fresh_made_beside_each_other_and_gone_afterwards(shop: tu
         assert sum(pool.map(check_out, "ab")) == 2 * TREES
 
 
-def test_a_change_is_the_diff_since_the_base_of_a_branch_up_to_a_size(
-    shop: tuple[Path, Service], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_change_is_the_diff_since_the_branch_s_base_up_to_a_size(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     repository, _ = shop
     change = read_change(ChangeRequest(repository=str(repository), branch=GOOD))
 
@@ -193,7 +188,7 @@ def test_a_change_is_the_diff_since_the_base_of_a_branch_up_to_a_size(
         read_change(ChangeRequest(repository=str(shop[0]), branch=GOOD))
 
 
-def test_a_scan_keeps_what_is_about_security_with_names_below_the_repository(shop: tuple[Path, Service]) -> None:
+def test_a_scan_keeps_what_is_about_security_with_names_below_the_repository(shop: Shop) -> None:
     repository, _ = shop
     request = CommitRequest(repository=str(repository), commit=commit_of(repository, "main"))
     tree = repository.with_name("repository.worktrees") / "scan-w-1"
@@ -222,9 +217,7 @@ def test_only_a_roll_back_with_a_reason_counts() -> None:
     assert not replace(done, after="b").rolled_back
 
 
-def test_a_release_whose_note_was_never_written_to_the_end_knows_what_was_before(
-    shop: tuple[Path, Service], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_release_whose_note_was_cut_off_knows_what_was_before(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     first, good = commit_of(shop[0], "main"), asked(shop)
     with monkeypatch.context() as killed:
         killed.setattr(Path, "write_text", _die_amid)
@@ -248,7 +241,7 @@ def test_a_service_whose_process_file_is_damaged_has_no_process(tmp_path: Path, 
     service.stop()
 
 
-def test_a_rollback_to_what_is_no_version_is_refused_and_leaves_the_service(shop: tuple[Path, Service]) -> None:
+def test_a_rollback_to_what_is_no_version_is_refused_and_leaves_the_service(shop: Shop) -> None:
     repository, service = shop
     first = commit_of(repository, "main")
     outside = service.folder.parent / "outside"
@@ -263,7 +256,7 @@ def test_a_rollback_to_what_is_no_version_is_refused_and_leaves_the_service(shop
     assert not (outside / "started").exists()
 
 
-def test_links_of_a_branch_stay_links_in_its_release(shop: tuple[Path, Service], tmp_path: Path) -> None:
+def test_links_of_a_branch_stay_links_in_its_release(shop: Shop, tmp_path: Path) -> None:
     _, service = shop
     tree = tmp_path / "tree"
     tree.mkdir()
@@ -278,7 +271,7 @@ def test_links_of_a_branch_stay_links_in_its_release(shop: tuple[Path, Service],
 
 
 @pytest.mark.parametrize("attributes", ["", "*.py -diff\n", "*.py binary\n", "*.py diff=none\n"])
-def test_a_change_hides_no_line_from_the_review_and_the_policy(shop: tuple[Path, Service], attributes: str) -> None:
+def test_a_change_hides_no_line_from_the_review_and_the_policy(shop: Shop, attributes: str) -> None:
     repository, _ = shop
     run = partial(subprocess.run, cwd=repository, check=True, capture_output=True)
     run(["git", "config", "diff.none.textconv", "true"])  # a program that prints nothing

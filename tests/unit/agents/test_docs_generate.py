@@ -50,9 +50,7 @@ def package(project: Path) -> Path:
     return folder
 
 
-async def test_reference_shows_public_names_of_a_module_and_every_module_of_a_package(
-    package: Path, ctx: Context
-) -> None:
+async def test_reference_shows_public_names_and_every_module_of_a_package(package: Path, ctx: Context) -> None:
     docs = await generate(DocsRequest(path=str(package / "square.py")), ctx)
 
     assert docs.title == "shapes.square"
@@ -96,9 +94,7 @@ async def test_reference_with_a_summary_asks_the_summarizer_and_puts_it_on_top(
 
 
 @pytest.mark.parametrize("codec", ["rot13", "base64", "zlib"])
-async def test_module_whose_coding_line_names_no_encoding_of_text_is_left_out_alone(
-    package: Path, ctx: Context, codec: str
-) -> None:
+async def test_module_in_no_encoding_of_text_is_left_out_alone(package: Path, ctx: Context, codec: str) -> None:
     (package / "odd.py").write_text(f"# -*- coding: {codec} -*-\nsize = 1\n")
 
     docs = await generate(DocsRequest(path=str(package)), ctx)
@@ -112,9 +108,7 @@ async def test_module_whose_coding_line_names_no_encoding_of_text_is_left_out_al
 @pytest.mark.parametrize(
     ("name", "said"), [("broken.py", "no file is valid Python"), ("nowhere", "no such file or folder")]
 )
-async def test_reference_of_what_is_no_source_is_refused_for_good(
-    name: str, said: str, project: Path, ctx: Context
-) -> None:
+async def test_reference_of_no_source_is_refused_for_good(name: str, said: str, project: Path, ctx: Context) -> None:
     (project / "broken.py").write_text("def (:\n")
 
     with pytest.raises(InputError, match=said) as refused:

@@ -16,9 +16,7 @@ from coditect.errors import LockTaken, TaskCanceled
 from coditect.testing import TestFleet
 
 
-async def test_a_canceled_fix_keeps_its_lock_until_its_remedy_has_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_canceled_fix_is_locked_until_its_remedy_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
     def remedy(*_: object) -> str:

@@ -344,7 +344,7 @@ async def test_a_title_of_any_length_fits_into_the_site(project: Path, ctx: Cont
     assert SiteRequest.model_validate({"title": "Site", "pages": [guide.model_dump()]})
 
 
-async def test_a_reference_that_is_too_long_is_written_in_brief_and_then_cut(
+async def test_a_long_reference_is_brief_and_then_cut(
     shop: Path, ctx: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a", "b", "c"):

@@ -226,9 +226,7 @@ def test_a_branch_is_reported_to_nobody(server: GitServerStub) -> None:
     [(503, Retryable), (429, Retryable), (401, SetupError), (403, SetupError), (404, NotFound), (301, InputError)],
 )
 @pytest.mark.parametrize("server", ["github"], indirect=True)
-def test_an_answer_without_a_value_says_whether_to_try_again(
-    server: GitServerStub, status: int, error: type[CoditectError]
-) -> None:
+def test_a_refusal_says_whether_to_try_again(server: GitServerStub, status: int, error: type[CoditectError]) -> None:
     server.open(7, GOOD)
     server.answers = [status]
 
@@ -264,7 +262,7 @@ def test_a_server_that_is_down_while_its_api_is_looked_for_is_asked_again(server
 
 
 @pytest.mark.parametrize("server", ["github"], indirect=True)
-def test_a_pull_request_that_is_closed_or_missing_or_whose_token_is_wrong_is_refused(
+def test_closed_missing_and_forbidden_pull_requests_fail(
     server: GitServerStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.open(7, GOOD, state="closed")

@@ -26,12 +26,9 @@ def listing(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-def test_same_task_publishes_once_and_another_never_replaces_it(
-    request_: ReleaseRequest, ctx: Context, fake: FakeContext
-) -> None:
-    release = publish(request_, ctx)
+def test_same_task_publishes_once_and_another_never(request_: ReleaseRequest, ctx: Context, fake: FakeContext) -> None:
+    release, folder = publish(request_, ctx), Path(request_.folder)
 
-    folder = Path(request_.folder)
     assert listing(folder) == {"1.0", "1.0/model.md", "1.0/agent.md", f"1.0/{MANIFEST}"}
     written = (folder / "1.0" / "model.md").read_bytes()
     assert written.decode() == PAGES[0].text
@@ -39,22 +36,17 @@ def test_same_task_publishes_once_and_another_never_replaces_it(
     assert json.loads((folder / "1.0" / MANIFEST).read_text()) == release.model_dump()
     assert (release.task_id, release.facts) == (ctx.task_id, {"tests_passed": 7})
 
-    first = publish(request_, ctx)
-    before = (Path(request_.folder) / "1.0" / MANIFEST).stat()
-
-    assert publish(request_, ctx) == first
-
-    after = (Path(request_.folder) / "1.0" / MANIFEST).stat()
+    before = (folder / "1.0" / MANIFEST).stat()
+    assert publish(request_, ctx) == release
+    after = (folder / "1.0" / MANIFEST).stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
-    publish(request_, ctx)
     fake.task_id = "task-2"
-
     with pytest.raises(InputError, match="task-1") as caught:
         publish(request_, ctx)
 
     assert not caught.value.retryable
-    assert listing(Path(request_.folder)) == {"1.0", "1.0/model.md", "1.0/agent.md", f"1.0/{MANIFEST}"}
+    assert listing(folder) == {"1.0", "1.0/model.md", "1.0/agent.md", f"1.0/{MANIFEST}"}
 
 
 def test_executions_side_by_side_leave_one_release(request_: ReleaseRequest, ctx: Context) -> None:

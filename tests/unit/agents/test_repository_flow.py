@@ -10,19 +10,17 @@ import pytest
 from agents.documenter import Docs, DocsRequest, documenter, generate
 from agents.publisher import ReleaseRequest, publish, publisher
 from agents.reviewer import PackagesRequest, Review, ReviewRequest, packages, review, reviewer
-from agents.tester import SuiteOutcome, TestsReport, TestsRequest, tester
+from agents.tester import SuiteOutcome, TestsRequest, tester
 from coditect import Context
 from coditect.workflow.definition import Definition, Node
 from coditect.workflow.documents.file import load_workflow
 from coditect.workflow.expressions import Scope, condition_holds, element_inputs, node_input
 from tests.servers import ROOT
+from tests.unit.agents.test_pull_requests import GREEN
 
 REFERENCED = ("coditect/cli", "coditect/api")
 """Packages of programs that have a reference of their own: `--help`, and OpenAPI."""
 FLEET = (reviewer, tester, documenter, publisher)
-GREEN = TestsReport(
-    verdict=SuiteOutcome.PASSED, passed=7, failed=0, errors=0, skipped=0, duration_seconds=0.1, failures=[]
-)
 
 
 @pytest.fixture
@@ -39,9 +37,7 @@ def scope(given: Any, **results: Any) -> Scope:
     return Scope(given, results, dict.fromkeys(results, "completed"))
 
 
-def test_without_an_input_every_package_of_this_repository_is_reviewed(
-    flow: Definition, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_an_input_every_package_here_is_reviewed(flow: Definition, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     found = packages(PackagesRequest.model_validate(node_input(node(flow, "packages"), scope(None))))
 
@@ -78,7 +74,7 @@ async def test_results_of_the_agents_become_the_release(flow: Definition, ctx: C
     assert release.facts == {
         "files_reviewed": reviews[0].files,
         "worst_findings": [finding.message for finding in reviews[0].findings][:10],
-        "tests_passed": 7,
+        "tests_passed": GREEN.passed,
         "names_documented": pages[0].documented,
     }
 

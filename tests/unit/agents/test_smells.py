@@ -32,9 +32,7 @@ DOC = '"""M."""\n'
     ],
 )
 def test_smell_is_found_at_the_line_of_the_definition(code: str, rule: str, project: Path) -> None:
-    found = smells(project, DOC + code)
-
-    assert found == {(2, rule)}
+    assert smells(project, DOC + code) == {(2, rule)}
 
 
 @pytest.mark.parametrize(
@@ -49,16 +47,12 @@ def test_smell_is_found_at_the_line_of_the_definition(code: str, rule: str, proj
     ],
 )
 def test_code_within_the_bounds_has_no_smell(code: str, project: Path) -> None:
-    found = smells(project, DOC + code)
-
-    assert found == set()
+    assert smells(project, DOC + code) == set()
 
 
 @pytest.mark.parametrize("caught", ["except:", "except BaseException:", "except (ValueError, Exception):"])
 def test_broad_handler_that_drops_the_exception_is_an_error(caught: str, project: Path) -> None:
-    found = smells(project, f"{DOC}try:\n    g()\n{caught}\n    ...\n")
-
-    assert found == {(4, "swallowed-exception")}
+    assert smells(project, f"{DOC}try:\n    g()\n{caught}\n    ...\n") == {(4, "swallowed-exception")}
 
 
 def test_tests_need_no_docstrings(project: Path) -> None:
@@ -69,6 +63,4 @@ def test_source_with_a_null_byte_is_reported_as_unreadable(project: Path) -> Non
     file = project / "null.py"
     file.write_bytes(b"x = '\x00'\n")
 
-    found = find_smells(SourceFile("null.py", file))
-
-    assert found is None
+    assert find_smells(SourceFile("null.py", file)) is None

@@ -19,6 +19,7 @@ from coditect.errors import InputError, SetupError, TaskFailed
 from coditect.local.servers import free_ports
 
 FIRST, SECOND, BROKEN = ("1" * 40, "2" * 40, "3" * 40)
+Trees = dict[str, Path]
 HERE = Path(__file__).parent
 
 
@@ -38,7 +39,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def trees(tmp_path: Path) -> dict[str, Path]:
+def trees(tmp_path: Path) -> Trees:
     """The files of three versions: two that are well, and one that dies at its start."""
     found = {}
     for version in (FIRST, SECOND, BROKEN):
@@ -70,7 +71,7 @@ def names(programs: Path) -> set[str]:
 
 
 def test_a_container_is_replaced_probed_and_put_back_as_it_was(
-    container: ContainerTarget, trees: dict[str, Path], programs: Path
+    container: ContainerTarget, trees: Trees, programs: Path
 ) -> None:
     before = released(container, FIRST, trees[FIRST], "task-1")
     container.probe(FIRST)
@@ -88,7 +89,7 @@ def test_a_container_is_replaced_probed_and_put_back_as_it_was(
 
 
 def test_a_container_without_one_before_is_removed_and_a_later_version_is_left_alone(
-    container: ContainerTarget, trees: dict[str, Path], programs: Path
+    container: ContainerTarget, trees: Trees, programs: Path
 ) -> None:
     released(container, FIRST, trees[FIRST], "task-1")
     late = container.roll_back(SECOND, None)
@@ -99,7 +100,7 @@ def test_a_container_without_one_before_is_removed_and_a_later_version_is_left_a
 
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_a_release_and_its_undoing_that_were_killed_anywhere_are_done_by_the_next_attempts(
-    container: ContainerTarget, trees: dict[str, Path], programs: Path, monkeypatch: pytest.MonkeyPatch, at: int
+    container: ContainerTarget, trees: Trees, programs: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     released(container, FIRST, trees[FIRST], "task-1")
     killed = _killed(at, monkeypatch, lambda: released(container, SECOND, trees[SECOND], "task-2"))
@@ -130,9 +131,7 @@ def _killed(at: int, monkeypatch: pytest.MonkeyPatch, action: Callable[[], objec
     return False
 
 
-def test_a_container_that_cannot_be_started_leaves_the_one_before(
-    container: ContainerTarget, trees: dict[str, Path], programs: Path
-) -> None:
+def test_a_container_that_fails_leaves_the_one_before(container: ContainerTarget, trees: Trees, programs: Path) -> None:
     """The workflow undoes what has completed: nobody else brings the service back."""
     (trees[SECOND] / "refuse").touch()
     with pytest.raises(TaskFailed, match="not found"):
@@ -147,18 +146,14 @@ def test_a_container_that_cannot_be_started_leaves_the_one_before(
     assert container.probe(FIRST)
 
 
-def test_a_docker_that_does_not_answer_is_no_container_that_is_missing(
-    container: ContainerTarget, programs: Path
-) -> None:
+def test_a_docker_that_does_not_answer_is_no_missing_container(container: ContainerTarget, programs: Path) -> None:
     (programs / "bin" / "docker").write_text("#!/bin/sh\necho 'dial tcp: lookup far: no such host' >&2\nexit 1\n")
     with pytest.raises(TaskFailed, match="no such host"):
         container.roll_back(FIRST, None)
     (programs / "bin" / "docker").write_text("#!/bin/sh\necho 'No such container: shop' >&2\nexit 1\n")
 
 
-def test_a_container_that_the_deployer_did_not_start_is_not_touched(
-    container: ContainerTarget, trees: dict[str, Path], programs: Path
-) -> None:
+def test_a_container_of_others_is_not_touched(container: ContainerTarget, trees: Trees, programs: Path) -> None:
     released(container, FIRST, trees[FIRST], "task-1")
     file = programs / "docker" / "containers" / "shop.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"labels": {}}))
@@ -170,7 +165,7 @@ def test_a_container_that_the_deployer_did_not_start_is_not_touched(
 
 
 def test_a_commit_without_a_dockerfile_and_a_machine_without_docker_say_what_is_missing(
-    container: ContainerTarget, trees: dict[str, Path], programs: Path, monkeypatch: pytest.MonkeyPatch
+    container: ContainerTarget, trees: Trees, programs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (trees[FIRST] / "Dockerfile").unlink()
     with pytest.raises(InputError, match="Dockerfile"):
@@ -226,9 +221,7 @@ def images(programs: Path) -> list[str]:
     return [container["image"] for container in found]
 
 
-def test_a_deployment_is_rolled_out_and_undone_to_what_it_was(
-    deployment: KubernetesTarget, trees: dict[str, Path], programs: Path
-) -> None:
+def test_a_deployment_is_rolled_out_and_undone(deployment: KubernetesTarget, trees: Trees, programs: Path) -> None:
     releases = [released(deployment, FIRST, trees[FIRST], "task-1") for _ in range(2)]
     place = deployment.probe(FIRST)
     broken = released(deployment, BROKEN, trees[BROKEN], "task-2")
@@ -248,7 +241,7 @@ def test_a_deployment_is_rolled_out_and_undone_to_what_it_was(
 
 
 def test_a_release_that_was_undone_is_done_anew_and_a_roll_back_without_effect_fails(
-    deployment: KubernetesTarget, trees: dict[str, Path], programs: Path
+    deployment: KubernetesTarget, trees: Trees, programs: Path
 ) -> None:
     previous = released(deployment, FIRST, trees[FIRST], "task-1")
     deployment.roll_back(FIRST, previous)
@@ -263,9 +256,7 @@ def test_a_release_that_was_undone_is_done_anew_and_a_roll_back_without_effect_f
         deployment.roll_back(FIRST, previous)
 
 
-def test_a_deployment_goes_back_to_an_image_of_another_name(
-    deployment: KubernetesTarget, trees: dict[str, Path], programs: Path
-) -> None:
+def test_a_deployment_goes_back_to_another_image(deployment: KubernetesTarget, trees: Trees, programs: Path) -> None:
     target = KubernetesTarget(deployment.spec.model_copy(update={"image": "other/shop"}))
     previous = released(target, FIRST, trees[FIRST], "task-1")
     target.roll_back(FIRST, previous)
@@ -274,18 +265,14 @@ def test_a_deployment_goes_back_to_an_image_of_another_name(
     assert images(programs) == ["envoy:1", "registry/shop:old"]
 
 
-def test_a_version_that_others_replaced_meanwhile_is_not_well(
-    deployment: KubernetesTarget, trees: dict[str, Path]
-) -> None:
+def test_a_version_that_others_replaced_is_not_well(deployment: KubernetesTarget, trees: Trees) -> None:
     released(deployment, SECOND, trees[SECOND], "task-1")
 
     with pytest.raises(TaskFailed, match="another version"):
         deployment.probe(FIRST)
 
 
-def test_an_image_is_built_and_pushed_before_it_is_rolled_out(
-    deployment: KubernetesTarget, trees: dict[str, Path], programs: Path
-) -> None:
+def test_an_image_is_built_and_pushed_first(deployment: KubernetesTarget, trees: Trees, programs: Path) -> None:
     target = KubernetesTarget(deployment.spec.model_copy(update={"build": True}))
     for _ in range(2):
         released(target, FIRST, trees[FIRST], "task-1")
@@ -299,7 +286,7 @@ def test_an_image_is_built_and_pushed_before_it_is_rolled_out(
     ("update", "said"), [({"container": "none"}, "no such container"), ({"namespace": "other"}, "NotFound")]
 )
 def test_what_the_cluster_does_not_have_is_named(
-    deployment: KubernetesTarget, trees: dict[str, Path], update: dict[str, str], said: str
+    deployment: KubernetesTarget, trees: Trees, update: dict[str, str], said: str
 ) -> None:
     target = KubernetesTarget(deployment.spec.model_copy(update=update))
 

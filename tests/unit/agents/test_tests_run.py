@@ -4,7 +4,6 @@ import asyncio
 import functools
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -13,6 +12,7 @@ import pytest
 from agents.tester import SuiteOutcome, TestsRequest, read_junit, run_tests
 from coditect import Context
 from coditect.errors import InputError
+from tests.support import eventually
 
 QUICK = "[pytest]\naddopts = -p no:langsmith_plugin -p no:schemathesis -p no:hypothesispytest\n"
 """Without plug-ins that take most of the time in which pytest starts."""
@@ -33,14 +33,6 @@ def is_gone(pid: int) -> bool:
 
 def written(file: Path) -> str:
     return file.read_text() if file.exists() else ""
-
-
-async def until(reached: Callable[[], bool], deadline_seconds: float = 60) -> None:
-    async with asyncio.timeout(deadline_seconds):
-        while True:
-            if reached():
-                return
-            await asyncio.sleep(0.02)
 
 
 async def test_run_counts_each_outcome_names_the_failures_and_shows_no_secret(
@@ -74,9 +66,7 @@ async def test_run_counts_each_outcome_names_the_failures_and_shows_no_secret(
 
 
 async def test_run_without_tests_says_so(project: Path, ctx: Context) -> None:
-    report = await run_tests(TestsRequest(root=str(project)), ctx)
-
-    assert report.verdict is SuiteOutcome.NO_TESTS
+    assert (await run_tests(TestsRequest(root=str(project)), ctx)).verdict is SuiteOutcome.NO_TESTS
 
 
 @pytest.mark.proof
@@ -102,7 +92,7 @@ async def test_run_over_its_time_is_killed_with_its_children(project: Path, ctx:
     assert took < seconds + 60
     assert written(pids)
     for pid in written(pids).split():
-        await until(functools.partial(is_gone, int(pid)))
+        await eventually(functools.partial(is_gone, int(pid)))
 
 
 async def test_cancelled_run_leaves_no_process(project: Path, ctx: Context) -> None:
@@ -114,14 +104,14 @@ async def test_cancelled_run_leaves_no_process(project: Path, ctx: Context) -> N
         "    time.sleep(300)\n",
     )
     running = asyncio.ensure_future(run_tests(TestsRequest(root=root), ctx))
-    await until(lambda: written(pids) != "")
+    await eventually(lambda: written(pids))
     pid = int(written(pids))
 
     running.cancel()
 
     with pytest.raises(asyncio.CancelledError):
         await running
-    await until(lambda: is_gone(pid))
+    await eventually(lambda: is_gone(pid))
 
 
 async def test_run_over_its_memory_fails_and_is_reported(project: Path, ctx: Context) -> None:
@@ -137,9 +127,7 @@ async def test_run_over_its_memory_fails_and_is_reported(project: Path, ctx: Con
 async def test_run_over_its_processor_time_is_killed_and_says_so(project: Path, ctx: Context) -> None:
     root = write_tests(project, "def test_busy():\n    while True: ...\n")
 
-    report = await run_tests(TestsRequest(root=root, cpu_seconds=2), ctx)
-
-    assert report.verdict is SuiteOutcome.KILLED
+    assert (await run_tests(TestsRequest(root=root, cpu_seconds=2), ctx)).verdict is SuiteOutcome.KILLED
 
 
 async def test_flood_of_output_stays_within_the_bounds(project: Path, ctx: Context) -> None:
@@ -179,9 +167,7 @@ def test_report_that_cannot_be_trusted_is_not_read(text: str, tmp_path: Path) ->
     file = tmp_path / "junit.xml"
     file.write_text(text)
 
-    report = read_junit(file)
-
-    assert not report.readable
+    assert not read_junit(file).readable
 
 
 @pytest.mark.parametrize(

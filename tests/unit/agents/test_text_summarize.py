@@ -22,9 +22,7 @@ def test_summary_keeps_the_central_sentences_in_their_order_and_the_frequent_wor
     positions = [TEXT.replace("\n", " ").index(sentence) for sentence in summary.sentences]
     assert positions == sorted(positions)
 
-    short = summarize(SummaryRequest(text=TEXT, keywords=2), ctx)
-
-    assert short.keywords == ["agent", "broker"]
+    assert summarize(SummaryRequest(text=TEXT, keywords=2), ctx).keywords == ["agent", "broker"]
 
 
 @pytest.mark.parametrize("text", ["", "   \n\n ", "```python\nx = 1\n```"])
@@ -35,9 +33,8 @@ def test_text_without_sentences_has_an_empty_summary(text: str, ctx: Context) ->
 
 
 def test_repeated_sentence_is_kept_once(ctx: Context) -> None:
-    summary = summarize(SummaryRequest(text="The same thing again. " * 50, sentences=3), ctx)
-
-    assert summary.sentences == ["The same thing again."]
+    request = SummaryRequest(text="The same thing again. " * 50, sentences=3)
+    assert summarize(request, ctx).sentences == ["The same thing again."]
 
 
 @pytest.mark.proof
@@ -45,9 +42,7 @@ def test_long_text_is_thinned_out_before_it_is_ranked(ctx: Context) -> None:
     text = " ".join(f"Sentence number{chr(97 + n % 26)} speaks about topic{chr(97 + n % 7)}." for n in range(3000))
     text += " " + " ".join(f"Unique word{'x' * (n % 50)}y{'z' * (n // 50)} here." for n in range(MAX_SENTENCES))
 
-    summary = summarize(SummaryRequest(text=text, sentences=5), ctx)
-
-    assert len(summary.sentences) == 5
+    assert len(summarize(SummaryRequest(text=text, sentences=5), ctx).sentences) == 5
 
 
 @pytest.mark.parametrize(
@@ -60,9 +55,7 @@ def test_long_text_is_thinned_out_before_it_is_ranked(ctx: Context) -> None:
     ],
 )
 def test_sentences_end_where_a_reader_ends_them(text: str, expected: list[str]) -> None:
-    found = split_sentences(text)
-
-    assert found == expected
+    assert split_sentences(text) == expected
 
 
 def test_request_for_no_sentence_is_refused() -> None:

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -161,6 +161,15 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
 # A watch that a schedule keeps going
 
 
+HEALERS = [detector, healer, rules, scores, exclusion, merger]
+SHOP: dict[str, Any] = {"name": "shop", "command": "shop/shopctl"}
+
+
+async def watched_run(fleet: TestFleet, service: Mapping[str, Any]) -> WorkflowRun:
+    """The first run of a watch."""
+    return fleet.client.workflows.get(str(await watch_service(fleet.client, service, make_workflow(PATTERN, {}))))
+
+
 async def settled(fleet: TestFleet, run: WorkflowRun, holds: Callable[[TaskState], bool]) -> None:
     for _ in range(100):
         if holds((await run.look("watch")).state):
@@ -182,9 +191,8 @@ async def test_the_service_of_the_example_is_healed_again_and_again_also_after_i
     ((name, fields),) = parse_document((place / "heal.yaml").read_bytes()).items()
     shop.remedy(Cause.KILLED)
     try:
-        async with TestFleet([detector, healer, rules, scores, exclusion, merger], stuck_after="1m") as fleet:
-            flow = make_workflow(PATTERN, {})
-            first = fleet.client.workflows.get(str(await watch_service(fleet.client, named(name, fields), flow)))
+        async with TestFleet(HEALERS, stuck_after="1m") as fleet:
+            first = await watched_run(fleet, named(name, fields))
             await settled(fleet, first, lambda state: state is TaskState.WORKING)
             fleet.kill("detector")
             os.kill(int((place / "shop.pid").read_text()), signal.SIGKILL)
@@ -207,9 +215,7 @@ async def test_the_service_of_the_example_is_healed_again_and_again_also_after_i
         subprocess.run([place / "shopctl", "stop"], check=True)
 
 
-async def test_a_watch_that_a_tick_began_before_its_first_run_is_found(
-    shop: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_watch_that_a_tick_began_first_is_found(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with TestFleet([detector], stuck_after="1m") as fleet:
         run = fleet.client.schedules.run
 
@@ -218,26 +224,23 @@ async def test_a_watch_that_a_tick_began_before_its_first_run_is_found(
             return await run(name)
 
         monkeypatch.setattr(fleet.client.schedules, "run", late)
-        service = {"name": "shop", "command": "shop/shopctl"}
-        workflow = await watch_service(fleet.client, service, make_workflow(PATTERN, {}))
-        assert workflow == (await fleet.client.schedules.get("heal-shop"))["last_run"] is not None
+        workflow = await watched_run(fleet, SHOP)
+        assert workflow.id == (await fleet.client.schedules.get("heal-shop"))["last_run"] is not None
 
 
 async def test_the_vote_of_a_doctor_that_is_not_there_is_not_waited_for(shop: Path) -> None:
     (shop / "running").unlink()
-    service = {"name": "shop", "command": "shop/shopctl"}
     async with TestFleet([detector, healer, rules, scores, merger], stuck_after="1m") as fleet:
-        run = fleet.client.workflows.get(str(await watch_service(fleet.client, service, make_workflow(PATTERN, {}))))
+        run = await watched_run(fleet, SHOP)
         assert await fixed_by(fleet, run) == {"cause": "process_killed", "done": "started it"}
 
 
 @pytest.mark.parametrize("gone", [healer, merger], ids=lambda agent: str(agent.name))
 async def test_a_person_is_asked_also_when_an_agent_of_the_healing_is_gone(shop: Path, gone: Agent) -> None:
     (shop / "running").unlink()
-    service = {"name": "shop", "command": "shop/shopctl"}
-    there = [agent for agent in (detector, healer, rules, scores, exclusion, merger) if agent is not gone]
+    there = [agent for agent in HEALERS if agent is not gone]
     async with TestFleet(there, stuck_after="1m") as fleet:
-        run = fleet.client.workflows.get(str(await watch_service(fleet.client, service, make_workflow(PATTERN, {}))))
+        run = await watched_run(fleet, SHOP)
         for _ in range(20):
             if asked := [question async for question in fleet.client.approvals.list()]:
                 break
@@ -320,7 +323,7 @@ def test_each_fault_of_a_deployment_has_a_remedy(
 async def test_a_rollout_that_fails_is_undone_by_the_workflow(cluster: Cluster) -> None:
     service = {"name": "shop", "deployment": "shop"}
     cluster.change(revision=3, bad="ImagePullBackOff", available=1)
-    async with TestFleet([detector, healer, rules, scores, exclusion, merger], stuck_after="1m") as fleet:
+    async with TestFleet(HEALERS, stuck_after="1m") as fleet:
         run = await fleet.start(make_workflow(PATTERN, {}), {"service": service})
         assert await run.wait(timeout="10m") is WorkflowState.COMPLETED
         assert (await run.look("watch")).value["why"].endswith("pod shop-3 waits: ImagePullBackOff")
@@ -473,9 +476,7 @@ def test_only_new_whole_lines_of_a_log_count_and_another_reader_finds_them(tmp_p
     assert (wrote("panic\n"), wrote("panic\n")) == ("", "")  # the first was long ago
 
 
-def test_a_pattern_that_takes_too_long_is_refused_and_stops_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pattern_that_takes_too_long_is_refused_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signs, "_SEARCH_SECONDS", 0.5)
     reader = LogReader(LogSign(log="shop.log", pattern="(a+)+b"), 0)
     (tmp_path / "shop.log").write_text(f"{'a' * 100}\n")
@@ -543,7 +544,7 @@ class Remembering:
         return cast(Context, self)
 
 
-SERVICE = Watched(name="shop", command="shop/shopctl", every_seconds=0.1)
+SERVICE = Watched.model_validate({**SHOP, "every_seconds": 0.1})
 
 
 async def watched_for(ctx: Remembering, hours: float) -> Health:
@@ -635,9 +636,7 @@ async def test_a_process_that_has_just_been_started_may_be_silent(
     assert service.kind.remedy(Cause.RELEASE) == "nothing: its version does not answer with errors"
 
 
-async def test_a_look_says_what_is_wrong_and_a_service_that_was_healed_three_times_is_left_to_a_person(
-    shop: Path,
-) -> None:
+async def test_a_look_says_what_is_wrong_and_a_service_healed_three_times_is_left_to_a_person(shop: Path) -> None:
     sign = HttpSign(http="http://127.0.0.1:1/")
     with_probe = SERVICE.model_copy(update={"signs": [sign]})
 

@@ -21,13 +21,11 @@ from coditect import (
     TaskRejected,
     Workflow,
 )
-from coditect.agent.declaration import Agent as Declared
-from coditect.errors import SetupError
 from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
 from tests.owner import ScriptedOwner, granting
 from tests.support import eventually
-from tests.unit.agent.execution.batch_agent import batcher
+from tests.unit.agent.process_agent import batcher
 from tests.unit.agent.scene import Scene
 
 ONCE = Retry(max_attempts=1)
@@ -228,18 +226,6 @@ async def test_drain_ends_what_was_gathered_and_gives_back_what_outlasts_it() ->
         assert await late.result() == 4
 
 
-async def test_killed_agent_loses_no_task_of_a_batch() -> None:
-    shop = Shop()
-    shop.gate.clear()
-    async with TestFleet(agents=[shop.agent]) as fleet:
-        handles = [await fleet.submit("shop.prices", thing) for thing in "abcd"]
-        await eventually(lambda: shop.batches)
-        fleet.kill("shop")
-        shop.gate.set()
-        await fleet.add(shop.agent)
-        assert [await one.result() for one in handles] == [1, 1, 1, 1]
-
-
 async def test_middleware_goes_around_each_task_and_dependencies_around_the_call() -> None:
     agent = Agent("shop", slots=5)
     told: list[Any] = []
@@ -278,41 +264,6 @@ async def test_suspect_is_a_batch_of_its_own_in_a_process_of_its_own(scene: Scen
     item, _, pid = owner.values[0]
     assert item == "suspect"
     assert pid != str(os.getpid())
-
-
-def declare(agent: Declared, handler: Any, **how: Any) -> None:
-    agent.capability("shop.prices", **({"batch": 2} | how))(handler)
-
-
-async def no_list(things: str) -> list[int]: ...  # type: ignore[empty-body]
-
-
-async def no_lists(things: list[str]) -> int: ...  # type: ignore[empty-body]
-
-
-async def fine(things: list[str]) -> list[int]: ...  # type: ignore[empty-body]
-
-
-def plain(things: list[str]) -> list[int]: ...  # type: ignore[empty-body]
-
-
-@pytest.mark.parametrize(
-    ("handler", "how", "told"),
-    [
-        (no_list, {}, "takes and returns lists"),
-        (no_lists, {}, "takes and returns lists"),
-        (plain, {}, "asyncio.to_thread"),
-        (fine, {"process": True}, "asyncio.to_thread"),
-        (fine, {"batch": 8}, r"Agent\(slots=9\)"),
-        (fine, {"batch": 0}, "batch"),
-        (fine, {"within": "2m"}, "at most 60 s"),
-        (fine, {"batch": None, "within": "1s"}, "batch=100"),
-    ],
-)
-def test_wrong_declaration_is_refused_with_its_line(handler: Any, how: dict[str, Any], told: str) -> None:
-    with pytest.raises(SetupError, match=told) as refused:
-        declare(Agent("shop"), handler, **how)
-    assert __file__ in str(refused.value)
 
 
 def test_types_of_one_task_are_published() -> None:

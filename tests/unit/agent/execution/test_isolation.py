@@ -1,37 +1,36 @@
-"""What happens to a suspect."""
+"""Suspects: what happens to them, and how many of them run at once."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from coditect import Agent, Context, Options, Retry
-from coditect.agent.quarantine import MANY_DELIVERIES, mark_of
+from coditect.agent.execution import Execution, Suspicion
+from coditect.agent.quarantine import MANY_DELIVERIES, Isolation, mark_of
+from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker
 from coditect.client.client import Client
 from coditect.client.handle import Handle
 from coditect.errors import TaskCanceled
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
+from coditect.model.task import Task
 from coditect.wire import routing
 from coditect.wire.json import loads
 from coditect.wire.tasks import read_task
 from tests.support import eventually, whole_lines
-from tests.unit.agent.poison_agent import HOME, poison
+from tests.unit.agent.poison_agent import poison
 from tests.unit.agent.processes.test_process_handlers import _alive
 from tests.unit.agent.scene import Running, Scene, failure_of
 
-
-@pytest.fixture(autouse=True)
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setenv(HOME, str(os.getpid()))
-    monkeypatch.setenv("POISON_FOLDER", str(tmp_path))
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("home")
 
 
 async def handed_back(scene: Scene, capability: str, times: int = 1) -> None:
@@ -110,27 +109,6 @@ async def test_neighbour_of_the_killer_is_done_with_its_first_attempt(scene: Sce
     assert scene.dead("poison.do") == 0
 
 
-async def test_hand_backs_alone_make_no_suspect(scene: Scene) -> None:
-    client = await declared(scene)
-    handle = await client.submit("poison.do", "go")
-    await handed_back(scene, "poison.do", 3 * MANY_DELIVERIES)
-
-    await scene.start(poison)
-
-    assert await handle.result(str, timeout="100s") == "home 1"
-
-
-async def test_without_a_registry_many_deliveries_make_a_suspect(scene: Scene) -> None:
-    client = await declared(scene)
-    handle = await client.submit("poison.do", "go")
-    await handed_back(scene, "poison.do", MANY_DELIVERIES)
-    scene.registry.failing = True
-
-    await scene.start(poison)
-
-    assert await handle.result(str, timeout="100s") == "apart 1"
-
-
 @pytest.mark.parametrize("leave", [Running.stop, Running.vanish], ids=["drained", "only cut off"])
 async def test_task_of_an_agent_that_did_not_die_is_no_suspect(
     scene: Scene, home: Path, leave: Callable[[Running], Awaitable[None]]
@@ -205,8 +183,7 @@ async def test_suspect_can_be_canceled(scene: Scene, home: Path) -> None:
 
 async def test_pinned_task_that_its_agent_s_inbox_hands_on_kills_two_agents_at_most(scene: Scene, home: Path) -> None:
     agent = await start_to_die(scene)
-    client = await scene.client()
-    handle = await client.submit("poison.do", "stay and die", options=Options(pin=AgentId(agent.agent_id)))
+    handle = await scene.submit("poison.do", "stay and die", options=Options(pin=AgentId(agent.agent_id)))
     await begun(home)
     await die(scene, agent)
     agent = await start_to_die(scene)
@@ -242,16 +219,18 @@ async def test_suspect_that_no_other_process_can_load_is_given_up_with_the_way_o
     assert "declare agent and handler" in failure.fix
 
 
-async def test_what_only_the_count_suspects_runs_where_it_can(scene: Scene) -> None:
-    agent = nested()
+@pytest.mark.parametrize(
+    ("agent", "value"), [(poison, "apart 1"), (nested(), "go")], ids=["in a process of its own", "where it can"]
+)
+async def test_without_a_registry_many_deliveries_make_a_suspect(scene: Scene, agent: Agent, value: str) -> None:
     client = await declared(scene, agent)
-    handle = await client.submit("nested.do", "go")
-    await handed_back(scene, "nested.do", MANY_DELIVERIES)
+    handle = await client.submit(f"{agent.name}.do", "go")
+    await handed_back(scene, f"{agent.name}.do", MANY_DELIVERIES)
     scene.registry.failing = True
 
     await scene.start(agent)
 
-    assert await handle.result(str, timeout="100s") == "go"
+    assert await handle.result(str, timeout="100s") == value
 
 
 async def test_suspect_for_which_there_is_no_process_goes_back(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,3 +261,96 @@ async def test_suspect_that_may_not_be_suspended_goes_back_as_a_suspect(scene: S
     await scene.start(poison)
 
     assert (await handle.result(list[str], timeout="100s"))[2] == "apart"
+
+
+TASK = Task("a.b", Priority.P1, b"1")
+
+
+class Everyone:
+    """Suspects everybody."""
+
+    @asynccontextmanager
+    async def examined(self, *_: object, **more: object) -> AsyncIterator[Suspicion]:
+        yield Suspicion.RECORDED
+
+
+class Suspending:
+    """Counts who waits without a slot."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.waiting = 0
+
+    def may_suspend(self, received: Execution) -> bool:
+        return self.waiting < self.most
+
+    def suspend(self, received: Execution) -> None:
+        self.waiting += 1
+
+    async def resume(self, received: Execution) -> None:
+        self.abandon(received)
+
+    def abandon(self, received: Execution) -> None:
+        self.waiting -= 1
+
+
+class Places:
+    """One place for each depth, and who is in it."""
+
+    def __init__(self, background: Supervisor, *, most_suspended: int = 10) -> None:
+        self.intake = Suspending(most_suspended)
+        self.isolation = Isolation(cast(Any, Everyone()), cast(Any, self.intake), slots=1)
+        self.inside: list[str] = []
+        self._background = background
+        self._leave: dict[str, asyncio.Event] = {}
+
+    def enter(self, name: str, *, depth: int = 0) -> asyncio.Task[None]:
+        self._leave[name] = asyncio.Event()
+        return self._background.start(self._stay(name, depth), name=name)
+
+    async def _stay(self, name: str, depth: int) -> None:
+        received = Execution(replace(TASK, depth=depth), cast(Any, None), None)
+        async with self.isolation.around(received):
+            self.inside.append(name)
+            await self._leave[name].wait()
+        self.inside.remove(name)
+
+    def leave(self, name: str) -> None:
+        self._leave[name].set()
+
+
+@pytest.fixture
+async def background() -> AsyncIterator[Supervisor]:
+    async with Supervisor() as opened:
+        yield opened
+
+
+async def test_who_is_awaited_by_a_suspect_has_a_place_of_its_own(background: Supervisor) -> None:
+    stage = Places(background)
+    stage.enter("parent", depth=0)
+    stage.enter("child", depth=1)
+
+    await eventually(lambda: stage.inside == ["parent", "child"])
+
+
+async def test_who_may_not_wait_goes_on_without_a_place(background: Supervisor) -> None:
+    stage = Places(background, most_suspended=0)
+    stage.enter("first")
+    stage.enter("second")
+
+    await eventually(lambda: stage.inside == ["first", "second"])
+
+
+async def test_who_is_canceled_while_waiting_takes_no_place_along(background: Supervisor) -> None:
+    stage = Places(background)
+    stage.enter("first")
+    waiting = stage.enter("second")
+    await eventually(lambda: stage.intake.waiting == 1)
+
+    waiting.cancel()
+    await eventually(waiting.done)
+    assert stage.intake.waiting == 0
+    stage.leave("first")
+    stage.enter("third")
+
+    await eventually(lambda: stage.inside == ["third"])

@@ -1,22 +1,28 @@
-"""Inputs and values over the inline limit travel by their claim; everything else stays as it was."""
+"""Large inputs and values travel by their claim; inputs are validated in a thread, and the event loop has its turn."""
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, ValidationInfo, field_validator
 
 from coditect import Agent, Client, Context, Retry
 from coditect.aio.clock import SystemClock
 from coditect.blobs import open_blobs
 from coditect.broker.memory import MemoryBroker
-from coditect.errors import ClaimBroken, TaskFailed, TaskRejected, TooLarge
+from coditect.codec import LARGE_BYTES, codec
+from coditect.errors import ClaimBroken, InvalidTask, TaskFailed, TaskRejected, TooLarge
 from coditect.model.message import Message
 from coditect.operations.dead_letters import DeadLetters, Selection
+from coditect.settings.settings import Settings
+from coditect.testing import TestFleet
 from coditect.wire import routing
-from coditect.wire.json import loads
+from coditect.wire.json import dumps, loads
 from coditect.wire.tasks import CLAIM, MAX_BODY_BYTES, as_claim
 from tests.support import eventually
 from tests.unit.agent.process_agent import worker
@@ -41,6 +47,12 @@ async def client_of(scene: Scene, folder: Path) -> Client:
     return await scene.stack.enter_async_context(Client(await scene.broker(), scene.registry, blobs=blobs))
 
 
+async def served(scene: Scene, agent: Agent, folder: Path) -> Client:
+    """A client of a running agent, both with a place for large values."""
+    await start(scene, agent, folder)
+    return await client_of(scene, folder)
+
+
 def mirror() -> Agent:
     agent = Agent("mirror")
 
@@ -57,11 +69,10 @@ def mirror() -> Agent:
     return agent
 
 
-async def test_large_input_and_value_travel_by_their_claims_also_to_children_and_many_at_once(
+async def test_large_inputs_and_values_travel_by_claims_to_children_and_many_at_once(
     scene: Scene, folder: Path
 ) -> None:
-    await start(scene, mirror(), folder)
-    client = await client_of(scene, folder)
+    client = await served(scene, mirror(), folder)
 
     assert await client.request("text.mirror", "a" + LARGE, str) == LARGE + "a"
     assert len([path for path in folder.rglob("*") if path.is_file()]) == 2
@@ -70,8 +81,7 @@ async def test_large_input_and_value_travel_by_their_claims_also_to_children_and
 
 
 async def test_what_is_not_large_touches_no_folder(scene: Scene, folder: Path) -> None:
-    await start(scene, mirror(), folder)
-    client = await client_of(scene, folder)
+    client = await served(scene, mirror(), folder)
 
     text = "x" * (MAX_BODY_BYTES - 2)
 
@@ -80,8 +90,7 @@ async def test_what_is_not_large_touches_no_folder(scene: Scene, folder: Path) -
 
 
 async def test_retry_dead_letter_and_redrive_keep_the_claim(scene: Scene, folder: Path) -> None:
-    await start(scene, mirror(), folder)
-    client = await client_of(scene, folder)
+    client = await served(scene, mirror(), folder)
 
     assert await client.request("text.mirror", "once" + LARGE, str) == LARGE + "ecno"
     with pytest.raises(TaskFailed):
@@ -104,8 +113,7 @@ async def test_retry_dead_letter_and_redrive_keep_the_claim(scene: Scene, folder
 
 
 async def test_handlers_in_processes_take_and_give_large_values(scene: Scene, folder: Path) -> None:
-    await start(scene, worker, folder)
-    client = await client_of(scene, folder)
+    client = await served(scene, worker, folder)
 
     assert await client.request("proc.echo", LARGE, str) == LARGE
 
@@ -128,8 +136,7 @@ async def test_client_without_a_place_refuses_a_large_input_and_names_the_settin
 
 
 async def test_value_that_is_gone_is_an_error_of_the_wait(scene: Scene, folder: Path) -> None:
-    await start(scene, mirror(), folder)
-    client = await client_of(scene, folder)
+    client = await served(scene, mirror(), folder)
     handle = await client.submit("text.mirror", "a" + LARGE)
     await eventually(lambda: handle.done)
     shutil.rmtree(folder)
@@ -149,10 +156,9 @@ async def test_place_that_refuses_is_an_attempt_like_another(scene: Scene, folde
         return LARGE
 
     await start(scene, agent, folder)
-    client = await scene.client()
 
     with pytest.raises(TaskFailed) as caught:
-        await client.request("give.much")
+        await scene.request("give.much")
 
     assert (caught.value.facts["reason"], caught.value.retryable) == ("blob_unavailable", True)
     assert attempts == [1, 2]
@@ -168,9 +174,7 @@ async def test_place_that_refuses_is_an_attempt_like_another(scene: Scene, folde
         ({CLAIM: "coditect.claim.v1"}, CLAIMED.replace(b"a" * 8, b"../../..")),
     ],
 )
-async def test_foreign_claim_that_is_none_is_a_dead_letter(
-    scene: Scene, folder: Path, headers: dict[str, Any], body: bytes
-) -> None:
+async def test_false_claim_is_a_dead_letter(scene: Scene, folder: Path, headers: dict[str, Any], body: bytes) -> None:
     await start(scene, mirror(), folder)
     broker = await scene.broker()
     arrived = await answers(broker)
@@ -181,3 +185,73 @@ async def test_foreign_claim_that_is_none_is_a_dead_letter(
     assert arrived[0].message.headers["x-coditect-status"] == "rejected"
     assert b'"invalid_task"' in arrived[0].message.body
     assert scene.dead("text.mirror") == 1
+
+
+class Noted(BaseModel):
+    """Its validation notes the thread that it runs in."""
+
+    text: str
+    thread: str = ""
+
+    @field_validator("thread", mode="before")
+    @classmethod
+    def _note(cls, _: object, __: ValidationInfo) -> str:
+        return threading.current_thread().name
+
+
+noting = Agent("noting", slots=2)
+
+
+@noting.capability("note.loop")
+async def on_the_loop(task: Noted) -> str:
+    return task.thread
+
+
+@noting.capability("note.thread")
+def in_a_thread(task: Noted) -> str:
+    return task.thread
+
+
+@pytest.mark.parametrize("capability", ["note.loop", "note.thread"])
+@pytest.mark.parametrize("size", [10, LARGE_BYTES, 3_000_000])
+async def test_only_small_inputs_are_validated_on_the_loop(capability: str, size: int, tmp_path: Path) -> None:
+    settings = Settings(blob_url=f"file://{tmp_path}")
+    async with TestFleet(agents=[noting], settings=settings) as fleet:
+        where = await fleet.request(capability, {"text": "x" * size, "thread": ""}, str, timeout="1m")
+
+    assert (where == "MainThread") == (capability == "note.loop" and size < LARGE_BYTES)
+
+
+async def test_large_input_that_does_not_fit_is_refused_as_any_other() -> None:
+    async with TestFleet(agents=[noting]) as fleet:
+        for capability in ("note.loop", "note.thread"):
+            with pytest.raises(TaskRejected) as refused:
+                await fleet.request(capability, {"text": 1, "more": "x" * LARGE_BYTES}, timeout="1m")
+            assert refused.value.facts["reason"] == "invalid_input"
+
+
+@pytest.mark.parametrize("type_", [list[dict[str, list[int]]], dict[str, dict[str, list[int]]]])
+async def test_loop_turns_while_a_large_list_is_validated(type_: object) -> None:
+    """A thread alone would not do: validation keeps the interpreter's lock."""
+    items = [{"numbers": [1, 2, 3], "more": [4, 5, 6]}] * 60_000
+    raw = dumps(items if type_ == list[dict[str, list[int]]] else {str(n): one for n, one in enumerate(items)})
+    decode = codec(type_).decode
+    turns = 0
+    decoding = asyncio.create_task(asyncio.to_thread(decode, raw))
+    while not decoding.done():
+        await asyncio.sleep(0.001)
+        turns += 1
+
+    assert len(await decoding) == len(items)
+    assert turns >= 6, "validation in one piece leaves the loop two or three turns"
+
+
+def test_large_list_is_judged_as_a_small_one_is() -> None:
+    decode = codec(list[Noted]).decode
+
+    with pytest.raises(InvalidTask) as small:
+        decode(dumps([{"text": 1}]))
+    with pytest.raises(InvalidTask) as large:
+        decode(dumps([{"text": 1}, {"text": "x" * LARGE_BYTES}]))
+
+    assert str(large.value) == str(small.value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -11,112 +10,12 @@ import pytest
 
 from coditect import Agent, Depends, Retry
 from coditect.agent.signature import CallNext, MiddlewareContext
-from coditect.errors import CoditectError
 from coditect.model.result import MAX_MESSAGE_CHARS, MAX_TRACEBACK_CHARS, Failure, Status
 from coditect.testing import TestFleet
+from tests.unit.agent.process_agent import ERRORS, fail
 from tests.unit.agent.scene import failure_of
 
 ONCE = Retry(max_attempts=1)
-
-
-class Silent(Exception):
-    def __str__(self) -> str:
-        raise SystemExit(4)
-
-    __repr__ = __str__
-
-
-class Curious(Exception):
-    def __getattr__(self, name: str) -> Any:
-        raise KeyError(name)
-
-
-class Endless(Exception):
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self, name + "s")
-
-
-class Closed(Exception):
-    def __getattribute__(self, name: str) -> Any:
-        raise LookupError(name)
-
-
-class Undecided(OSError):
-    def __bool__(self) -> bool:
-        raise ValueError("neither true nor false")
-
-    __len__ = __bool__
-
-
-class Abrupt(BaseException):
-    pass
-
-
-class Text(str):
-    __slots__ = ()
-
-    def __getitem__(self, _: object) -> str:
-        raise IndexError
-
-    def encode(self, *_: object) -> bytes:
-        raise IndexError
-
-
-class Wrapped(ExceptionGroup[Exception]):
-    def derive(self, _: object) -> Any:
-        raise NotImplementedError
-
-    def __str__(self) -> str:
-        return Text("wrapped")
-
-
-class Fixed(CoditectError):
-    facts: Any = None
-
-    def __init__(self) -> None:
-        Exception.__init__(self, "no facts")
-
-    def __str__(self) -> str:
-        return "no facts"
-
-
-def circular() -> Exception:
-    first, second = ValueError("first"), Silent("second")
-    first.__cause__, second.__cause__ = second, first
-    return first
-
-
-ERRORS: list[Callable[[], BaseException]] = [
-    lambda: StopIteration("at an end"),
-    lambda: StopAsyncIteration("at an end"),
-    lambda: GeneratorExit("left"),
-    lambda: KeyboardInterrupt("stop"),
-    lambda: SystemExit(3),
-    lambda: TimeoutError("its own"),
-    lambda: asyncio.CancelledError("by itself"),
-    lambda: concurrent.futures.CancelledError("a future"),
-    lambda: Abrupt("no Exception"),
-    Silent,
-    lambda: Curious("asks"),
-    lambda: Endless("asks"),
-    lambda: Closed("shut"),
-    lambda: Undecided("which?"),
-    Fixed,
-    lambda: ValueError("a lone \udc80 surrogate"),
-    lambda: ValueError("x" * 10_000_000),
-    lambda: ExceptionGroup("several", [ValueError("one"), Silent()]),
-    lambda: BaseExceptionGroup("several", [KeyboardInterrupt("one"), Closed()]),
-    lambda: Wrapped("wrapped", [Curious()]),
-    circular,
-]
-
-
-def fail(number: int) -> Any:
-    raise ERRORS[number]()
-
-
-"""The number of the error that a dependency raises: a provider does not see the input."""
-
 
 raised_now: list[int] = []
 """The number of the error that a dependency raises: a provider does not see the input."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from coditect import Agent, CallNext, Context, MiddlewareContext, PlainContext, Retry, Workflow
+from coditect import Agent, CallNext, Context, Depends, MiddlewareContext, Options, PlainContext, Retry, Workflow
 from coditect.agent import signature
 from coditect.agent.services import ProcessServices
+from coditect.blobs import open_blobs
 from coditect.client.client import Client
 from coditect.errors import (
     InputError,
@@ -37,6 +39,7 @@ class Writer:
         self.agent = Agent("writer")
         self.agent.capability("text.count", retry=ONCE, **options)(self._count)
         self.agent.capability("text.plain")(plain)
+        self.agent.capability("text.whole")(whole)
         self.agent.capability("text.breaks", retry=Retry(max_attempts=2))(breaks)
         for handler in (fails, lies, swells):
             self.agent.capability(f"text.{handler.__name__}", retry=ONCE)(handler)
@@ -76,6 +79,11 @@ async def lies(_: int) -> AsyncIterator[int]:
 async def swells(size: int) -> AsyncIterator[str]:
     yield "small"
     yield "x" * size
+    yield "small"
+
+
+async def whole(text: str) -> str:
+    return text
 
 
 async def read(parts_: AsyncIterator[Any]) -> list[Any]:
@@ -142,7 +150,7 @@ async def test_a_credit_that_was_lost_is_given_again(scene: Scene, monkeypatch: 
             honest(services, credit)
 
     monkeypatch.setattr(ProcessServices, "credit", forgetful)
-    handle = await (await scene.client()).submit("text.count", AHEAD + 1, stream=True)
+    handle = await scene.submit("text.count", AHEAD + 1, stream=True)
 
     assert await read(handle.stream()) == list(range(AHEAD + 1))
     assert given[0].until == given[1].until or given[1].until > given[0].until
@@ -200,9 +208,7 @@ async def test_an_agent_notices_that_its_reader_is_gone(scene: Scene, monkeypatc
         ("text.swells", 2_000_000, ["small"], "CODITECT_BLOB_URL"),
     ],
 )
-async def test_a_failure_comes_after_the_parts_that_were_sent(
-    capability: str, value: int, sent: list[object], told: str
-) -> None:
+async def test_a_failure_comes_after_the_parts(capability: str, value: int, sent: list[object], told: str) -> None:
     got = []
     async with TestFleet(agents=[Writer().agent]) as fleet:
         handle = await fleet.client.submit(capability, value, stream=True)
@@ -276,7 +282,7 @@ async def test_after_a_wait_in_vain_the_reading_goes_on(scene: Scene) -> None:
         yield 2
 
     await scene.start(agent)
-    handle = await (await scene.client()).submit("text.slow", stream=True)
+    handle = await scene.submit("text.slow", stream=True)
     got = []
     with pytest.raises(ResultTimeout):
         async for part in handle.stream(timeout="100ms"):
@@ -334,3 +340,84 @@ async def test_middleware_that_calls_the_handler_again_begins_another_stream() -
 
     assert first == 0
     assert calls == [3, 3]
+
+
+async def test_a_large_part_goes_by_the_blob_store(scene: Scene, tmp_path: Path) -> None:
+    await scene.start(Writer().agent, blob_url=str(tmp_path))
+    blobs = open_blobs(str(tmp_path), most_bytes=10_000_000)
+    async with Client(await scene.broker(), scene.registry, blobs=blobs) as client:
+        handle = await client.submit("text.swells", 2_000_000, stream=True)
+
+        assert [len(part) async for part in handle.stream()] == [5, 2_000_000, 5]
+
+
+async def test_dependencies_are_closed_after_the_last_part() -> None:
+    told, agent = [], Agent("shop")
+
+    async def session() -> AsyncIterator[str]:
+        yield "session"
+        told.append("close")
+
+    @agent.capability("shop.list")
+    async def things(_: None, session: str = Depends(session)) -> AsyncIterator[str]:
+        yield session
+        told.append("last")
+
+    async with TestFleet(agents=[agent]) as fleet:
+        handle = await fleet.client.submit("shop.list", stream=True)
+
+        assert [part async for part in handle.stream()] == ["session"]
+        assert await fleet.request("shop.list") == ["session"]
+
+    assert told == ["last", "close"] * 2
+
+
+async def test_what_cannot_be_streamed_is_refused_with_what_to_do() -> None:
+    async with TestFleet(agents=[Writer().agent]) as fleet:
+        for fields in ({"durable": True}, {"idempotency_key": "one"}, {"results": False}):
+            with pytest.raises(InputError) as raised:
+                await fleet.client.submit("text.count", 1, stream=True, **fields)
+            assert raised.value.facts["parameter"] == "stream"
+        whole = await fleet.client.submit("text.whole", "all", stream=True)
+        with pytest.raises(InputError, match="as a whole"):
+            await anext(whole.stream())
+        assert await whole.result() == "all"
+        with pytest.raises(InputError, match="whole result"):
+            await fleet.client.request("text.count", 1, options=Options(stream=True))
+        unasked = await fleet.client.submit("text.count", 1)
+        with pytest.raises(InputError, match="without a stream"):
+            await anext(unasked.stream())
+
+
+async def test_a_part_is_taken_as_it_was_yielded() -> None:
+    agent = Agent("writer")
+
+    @agent.capability("text.rows")
+    async def rows(most: int) -> AsyncIterator[dict[str, int]]:
+        row = {}
+        for number in range(most):
+            row["number"] = number
+            yield row
+
+    async with TestFleet(agents=[agent]) as fleet:
+        handle = await fleet.client.submit("text.rows", 3, stream=True)
+
+        assert [row["number"] async for row in handle.stream()] == [0, 1, 2]
+        assert [row["number"] for row in await fleet.request("text.rows", 3)] == [0, 1, 2]
+
+
+async def test_middleware_sees_the_list_or_the_number() -> None:
+    agent, seen = Writer().agent, []
+
+    @agent.middleware
+    async def watch(ctx: MiddlewareContext, call_next: CallNext) -> object:
+        value = await call_next(ctx)
+        seen.append(value)
+        return value
+
+    async with TestFleet(agents=[agent]) as fleet:
+        assert await fleet.request("text.count", 2) == [0, 1]
+        handle = await fleet.client.submit("text.count", 2, stream=True)
+        assert [part async for part in handle.stream()] == [0, 1]
+
+    assert seen == [[0, 1], 2]

@@ -1,20 +1,115 @@
-"""Dependencies of handlers: by default value or type, made anew for each task, closed after it, also in processes."""
+"""What is around a handler: the lifespan of its agent, dependencies, and middleware, in processes too."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import os
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from coditect import Agent, Context, Depends, PlainContext, Retry
-from coditect.errors import SetupError, TaskFailed
-from coditect.testing import TestFleet
+from coditect import Agent, CallNext, Context, Depends, MiddlewareContext, PlainContext, Retry, TaskCanceled, TaskFailed
+from coditect.errors import NotFound, SetupError, TaskRejected
+from coditect.testing import FleetCrashed, TestFleet
 from tests.support import eventually
-from tests.unit.agent.handlers import lifespan_agent
+from tests.unit.agent import lifespan_agents
+from tests.unit.agent.process_agent import measured_in, measuring
 from tests.unit.agent.scene import Scene
+
+
+class Story:
+    """An agent with a lifespan, and what happened in which order."""
+
+    def __init__(self, *, broken_at: str = "") -> None:
+        self.told: list[str] = []
+
+        @asynccontextmanager
+        async def lifespan(agent: Agent) -> AsyncIterator[dict[str, str]]:
+            self._tell("start", broken_at)
+            yield {"name": agent.name}
+            self._tell("stop", broken_at)
+
+        self.agent = Agent("story", lifespan=lifespan)
+
+        @self.agent.capability("story.loop")
+        async def loop(_: None, ctx: Context) -> str:
+            await asyncio.sleep(1)
+            self.told.append("task")
+            return str(ctx.lifespan["name"])
+
+        @self.agent.capability("story.thread")
+        def thread(_: None, ctx: PlainContext) -> str:
+            return str(ctx.lifespan["name"])
+
+    def _tell(self, what: str, broken_at: str) -> None:
+        self.told.append(what)
+        if what == broken_at:
+            raise ConnectionError("no database")
+
+
+@pytest.mark.parametrize("capability", ["story.loop", "story.thread"])
+async def test_handler_finds_the_value_of_the_lifespan(capability: str) -> None:
+    async with TestFleet(agents=[Story().agent]) as fleet:
+        assert await fleet.request(capability, None, str) == "story"
+
+
+async def test_stop_runs_after_the_drain_has_ended_the_last_task() -> None:
+    story = Story()
+    async with TestFleet(agents=[story.agent]) as fleet:
+        handle = await fleet.submit("story.loop")
+        await fleet.settled()
+        await fleet.drain("story")
+        await handle.result()
+
+    assert story.told == ["start", "task", "stop"]
+
+
+@pytest.mark.parametrize("moment", ["start", "stop"])
+async def test_lifespan_that_fails_ends_the_agent_with_an_error_that_names_its_line(moment: str) -> None:
+    story = Story(broken_at=moment)
+    with pytest.raises((SetupError, FleetCrashed)) as caught:
+        async with TestFleet(agents=[story.agent]) as fleet:
+            await fleet.drain("story")
+
+    error = caught.value.exceptions[0] if isinstance(caught.value, FleetCrashed) else caught.value
+    assert isinstance(error, SetupError)
+    assert f"failed at its {moment}" in error.sentence
+    facts = error.facts
+    assert (facts["agent"], facts["reason"]) == ("story", "ConnectionError: no database")
+    assert str(facts["at"]).startswith(__file__)
+    assert facts["fix"]
+
+
+async def test_agent_whose_lifespan_fails_never_offers_anything() -> None:
+    story = Story(broken_at="start")
+    async with TestFleet() as fleet:
+        with pytest.raises(SetupError):
+            await fleet.add(story.agent)
+
+        assert "agent.online" not in {event.type for event in fleet.events}
+        with pytest.raises(NotFound):
+            fleet.server.queue("tasks.story.loop.p1")
+
+
+async def test_each_process_has_a_lifespan_and_dependencies_of_its_own_on_one_loop_and_closes_them(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = tmp_path / "journal"
+    monkeypatch.setenv(lifespan_agents.JOURNAL, str(journal))
+    running = await scene.start(lifespan_agents.agent)
+
+    found = [await scene.request(f"span.{kind}", None, int, timeout="60s") for kind in ("async", "async", "plain")]
+    found.append(await scene.request("span.given", 4, int, timeout="60s"))
+    await running.stop()
+
+    assert found == [1, 2, 1, 5]
+    lines = journal.read_text().splitlines()
+    assert sorted(line.split()[0] for line in lines) == ["start"] * 4 + ["stop"] * 4
+    assert len({line.split()[1] for line in lines}) == 4, "the agent and a process for each of three capabilities"
+
 
 ONCE = Retry(max_attempts=1)
 
@@ -118,66 +213,176 @@ async def test_canceled_thread_closes_what_it_was_given(scene: Scene) -> None:
     await eventually(lambda: told == ["opened", "closed"])
 
 
-async def test_process_makes_and_closes_them_on_one_loop(
-    scene: Scene, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(lifespan_agent.JOURNAL, str(tmp_path / "journal"))
-    running = await scene.start(lifespan_agent.agent)
-    client = await scene.client()
-
-    assert await client.request("span.given", 4, int, timeout="60s") == 5
-    await running.stop()  # while the journal is there
-
-
-async def needs_unknown(other: int) -> str:
-    return ""
+def told(agent: Agent, name: str, log: list[str]) -> None:
+    @agent.middleware
+    async def tell(ctx: MiddlewareContext, call_next: CallNext) -> Any:
+        log.append(f"{name} before {ctx.input}")
+        try:
+            return await call_next(ctx)
+        finally:
+            log.append(f"{name} after")
 
 
-def not_closed(task: int, ctx: Context, other: int) -> None: ...
-def of_unknown(task: int, other: str = Depends(needs_unknown)) -> None: ...
+async def test_first_middleware_is_outermost_also_where_it_is_declared_below_the_capability() -> None:
+    log: list[str] = []
+
+    async def given(ctx: MiddlewareContext, call_next: CallNext) -> Any:
+        log.append("given")
+        return await call_next(ctx)
+
+    agent = Agent("shop", middleware=[given])
+    told(agent, "outer", log)
+
+    @agent.capability("shop.price")
+    async def price(thing: str) -> int:
+        log.append("handler")
+        return len(thing)
+
+    told(agent, "inner", log)
+
+    async with TestFleet(agents=[agent]) as fleet:
+        assert await fleet.request("shop.price", "tea") == 3
+
+    assert log == ["given", "outer before tea", "inner before tea", "handler", "inner after", "outer after"]
 
 
-@pytest.mark.parametrize("handler", [not_closed, of_unknown])
-def test_parameter_that_nothing_provides_is_refused_at_the_handler_s_line(handler: Any) -> None:
-    with pytest.raises(SetupError) as caught:
-        Agent("wrong").capability("wrong.one")(handler)
+async def test_middleware_answers_in_place_of_the_handler() -> None:
+    agent = Agent("shop")
+    calls: list[str] = []
+    known: dict[str, int] = {}
 
-    assert str(caught.value.facts["at"]).startswith(__file__)
-    assert "other" in str(caught.value)
-    assert "Depends" in str(caught.value.facts["fix"])
+    @agent.middleware
+    async def cache(ctx: MiddlewareContext, call_next: CallNext) -> Any:
+        if ctx.input not in known:
+            known[ctx.input] = await call_next(ctx)
+        return known[ctx.input]
 
+    @agent.capability("shop.price")
+    async def price(thing: str) -> int:
+        calls.append(thing)
+        return len(thing)
 
-def nothing_said(): ...  # type: ignore[no-untyped-def]
-def alias() -> list[int]: ...  # type: ignore[empty-body]
+    async with TestFleet(agents=[agent]) as fleet:
+        assert [await fleet.request("shop.price", "tea") for _ in range(2)] == [3, 3]
 
-
-@pytest.mark.parametrize("provide", [nothing_said, alias])
-def test_provider_without_a_type_by_which_to_find_it_is_refused_at_its_line(provide: Any) -> None:
-    with pytest.raises(SetupError) as caught:
-        Agent("wrong").provider(provide)
-
-    assert str(caught.value.facts["at"]).startswith(__file__)
-    assert caught.value.facts["fix"]
-
-
-def circle(inner: int) -> int:
-    return inner
+    assert calls == ["tea"]
 
 
-circle.__defaults__ = (Depends(circle),)
+async def test_error_of_middleware_is_one_of_the_attempt_and_input_is_checked_before() -> None:
+    agent = Agent("shop")
+    inputs: list[Any] = []
+
+    @agent.middleware
+    async def refuse(ctx: MiddlewareContext, call_next: CallNext) -> Any:
+        inputs.append(ctx.input)
+        if ctx.attempt == 1:
+            raise OSError("not today")
+        return await call_next(ctx)
+
+    @agent.capability("shop.price", retry=Retry(max_attempts=2))
+    async def price(thing: str) -> int:
+        return len(thing)
+
+    async with TestFleet(agents=[agent]) as fleet:
+        assert await fleet.request("shop.price", "tea") == 3
+        with pytest.raises(TaskRejected):
+            await fleet.request("shop.price", 7)
+
+    assert inputs == ["tea", "tea"], "what does not fit the type never gets there"
 
 
-def circular(task: int, outer: int = Depends(circle)) -> None: ...
+@pytest.mark.parametrize("plain", [False, True])
+async def test_cancellation_and_time_limit_pass_through_middleware(plain: bool) -> None:
+    agent = Agent("shop")
+    ended: list[str] = []
+    began = asyncio.Event()
+
+    @agent.middleware
+    async def watch(ctx: MiddlewareContext, call_next: CallNext) -> Any:
+        try:
+            return await call_next(ctx)
+        except asyncio.CancelledError:
+            ended.append(ctx.task_id)
+            raise
+
+    @agent.capability("shop.wait", timeout="5s", retry=ONCE)
+    async def wait(_: None) -> None:
+        began.set()
+        await asyncio.sleep(60)
+
+    @agent.capability("shop.wait.plain", timeout="5s", retry=ONCE)
+    def plain_wait(_: None, ctx: PlainContext) -> None:
+        ctx.request("shop.wait")
+
+    async with TestFleet(agents=[agent]) as fleet:
+        capability = "shop.wait.plain" if plain else "shop.wait"
+        handle = await fleet.submit(capability)
+        await asyncio.wait_for(began.wait(), 4)
+        await handle.cancel()
+        with pytest.raises(TaskCanceled):
+            await handle.result()
+        assert handle.task_id in ended
+        late = await fleet.submit("shop.wait")
+        with pytest.raises(TaskFailed) as failed:
+            await late.result()
+        assert failed.value.facts["reason"] == "timeout"
+        assert late.task_id in ended
 
 
-@pytest.mark.parametrize(
-    ("declare", "sentence"),
-    [
-        (lambda agent: agent.capability("wrong.one")(circular), "circle"),
-        (lambda agent: [agent.provider(Pool) for _ in range(2)], "by the type"),
-        (lambda _: Depends("open"), "function"),  # type: ignore[arg-type] # on purpose
-    ],
-)
-def test_provider_that_cannot_be_meant_is_refused(declare: Callable[[Agent], object], sentence: str) -> None:
-    with pytest.raises(SetupError, match=sentence):
-        declare(Agent("wrong"))
+async def test_request_of_middleware_and_equal_one_of_the_handler_are_two_children() -> None:
+    agent = Agent("shop")
+    children: list[str] = []
+
+    @agent.middleware
+    async def ask(ctx: MiddlewareContext, call_next: CallNext) -> Any:
+        if ctx.capability == "shop.ask":
+            await ctx.request("shop.price", "tea")
+            (ctx.workspace / "note").write_text("from outside")
+        return await call_next(ctx)
+
+    @agent.capability("shop.price")
+    async def price(thing: str, ctx: Context) -> int:
+        children.append(ctx.task_id)
+        return len(thing)
+
+    @agent.capability("shop.ask")
+    async def asks(_: None, ctx: Context) -> str:
+        await ctx.request("shop.price", "tea")
+        return (ctx.workspace / "note").read_text()
+
+    async with TestFleet(agents=[agent]) as fleet:
+        assert await fleet.request("shop.ask") == "from outside"
+
+    assert len(set(children)) == 2
+
+
+async def test_middleware_runs_in_the_agent_around_a_handler_in_its_process(scene: Scene) -> None:
+    await scene.start(measuring)
+
+    pid, text = await scene.request("middle.process", "tea")
+
+    assert pid != os.getpid()
+    assert (text, measured_in) == ("Point(x=5, y=0)", [os.getpid()])
+
+
+async def price(thing: str, ctx: Context) -> int:
+    return len(thing)
+
+
+def plain_price(thing: str, ctx: PlainContext) -> int:
+    return len(thing)
+
+
+@pytest.mark.parametrize(("handler", "process"), [(price, False), (plain_price, False), (plain_price, True)])
+async def test_middleware_changes_input_and_result_of_every_kind_of_handler(handler: Any, process: bool) -> None:
+    agent = Agent("shop")
+
+    @agent.middleware
+    async def change(ctx: MiddlewareContext, call_next: CallNext) -> Any:
+        ctx.input = f"{ctx.input}{ctx.attempt}"
+        return 10 * await call_next(ctx)
+
+    agent.capability("shop.price", process=process)(handler)
+
+    async with TestFleet(agents=[agent]) as fleet:
+        assert await fleet.request("shop.price", "tea") == 40

@@ -133,9 +133,7 @@ async def test_without_a_registry_a_stranger_s_task_comes_in_time_or_its_error_n
 
 @settings(max_examples=10, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(agent=AHEAD, client=AHEAD, plane=AHEAD, seed=st.integers(0, 1_000))
-def test_whatever_the_clocks_say_what_has_time_is_done_and_what_has_none_is_not(
-    agent: float, client: float, plane: float, seed: int
-) -> None:
+def test_whatever_clocks_say_only_what_has_time_is_done(agent: float, client: float, plane: float, seed: int) -> None:
     async def scenario() -> None:
         ahead = {"worker": agent, "client": client, "dispatcher": plane}
         async with TestFleet(agents=[worker()], seed=seed, clocks_ahead_seconds=ahead) as fleet:

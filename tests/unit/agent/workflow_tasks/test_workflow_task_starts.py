@@ -12,7 +12,7 @@ import pytest
 from coditect.agent.owners import LONG_SECONDS
 from coditect.broker.memory import MemoryBroker
 from coditect.model.message import Message
-from coditect.model.result import Status
+from coditect.model.result import NOT_BEGUN, Status
 from coditect.model.task import Limits
 from coditect.testing import TestFleet
 from coditect.testing.fleet import START
@@ -21,8 +21,7 @@ from coditect.wire import routing
 from coditect.wire.json import loads
 from coditect.wire.workflow_tasks import Claim, Verdict
 from tests.owner import ScriptedOwner, granting, saying
-from tests.support import eventually
-from tests.unit.agent.workflow_tasks.works import Works
+from tests.unit.agent.workflow_tasks.works import Works, reported
 
 QUEUE = "tasks.work.do.p1"
 Managed = tuple[TestFleet, ScriptedOwner, Works]
@@ -45,9 +44,12 @@ async def managed_fleet(slots: int = 4) -> AsyncIterator[Managed]:
 
 def in_hand(fleet: TestFleet) -> int:
     """How many tasks somebody holds unacknowledged."""
-    queue = fleet.server.find(QUEUE)
-    assert queue is not None
-    return queue.in_hand
+    return fleet.server.queue(QUEUE).in_hand
+
+
+def ready(fleet: TestFleet) -> int:
+    """How many tasks wait in the queue."""
+    return fleet.server.queue(QUEUE).stats.messages
 
 
 async def test_start_is_told_of_what_runs_longer_than_a_moment() -> None:
@@ -132,15 +134,12 @@ async def test_task_that_waits_for_a_slot_since_it_was_granted_is_given_back_by_
         (running,) = {one.node for one in owner.started}
         async with asyncio.TaskGroup() as group:
             group.create_task(fleet.drain("works"))
-            await eventually(lambda: owner.results)
-            (back,) = owner.results
+            back = await reported(owner)
             works.gate.set()
 
-        assert back.outcome.failure is not None
-        assert (back.owner.node != running, back.owner.fence, back.outcome.failure.reason) == (True, 7, "not_begun")
+        assert (back.owner.node != running, back.owner.fence, back.outcome.failure) == (True, 7, NOT_BEGUN)
         assert (len(works.runs), [one.owner.node for one in owner.results[1:]]) == (1, [running])
-        queue = fleet.server.find(QUEUE)
-        assert (queue and queue.stats.messages, in_hand(fleet)) == (0, 0), "its owner publishes it anew"
+        assert (ready(fleet), in_hand(fleet)) == (0, 0), "its owner publishes it anew"
 
 
 @asynccontextmanager
@@ -164,10 +163,8 @@ async def test_what_is_granted_just_after_the_drain_began_is_given_back(asked_fo
         await owner.answer(asked, Claim(Verdict.RUN, 7, 1))
 
     (back,) = owner.results
-    assert back.outcome.failure is not None
-    assert (back.owner.fence, back.outcome.failure.reason, works.runs) == (7, "not_begun", [])
-    queue = fleet.server.find(QUEUE)
-    assert (queue and queue.stats.messages, in_hand(fleet)) == (0, 0), "its owner publishes it anew"
+    assert (back.owner.fence, back.outcome.failure, works.runs) == (7, NOT_BEGUN, [])
+    assert (ready(fleet), in_hand(fleet)) == (0, 0), "its owner publishes it anew"
 
 
 @pytest.mark.parametrize("verdict", [Verdict.WAIT, None])
@@ -179,8 +176,7 @@ async def test_what_is_not_granted_just_after_the_drain_began_goes_back(verdict:
             await fleet.settled()
         else:
             await fleet.advance("501ms")
-        queue = fleet.server.find(QUEUE)
-        assert (queue and queue.stats.messages, in_hand(fleet)) == (1, 0)
+        assert (ready(fleet), in_hand(fleet)) == (1, 0)
 
     assert (works.runs, owner.results, len(owner.claims)) == ([], [], 1)
 
@@ -259,21 +255,6 @@ async def test_result_of_a_long_task_is_offered_until_somebody_takes_it() -> Non
         await fleet.advance("2m")
 
         assert (owner.values, len(works.runs), fleet.agents[0].load.running) == (["wait"], 1, 0)
-
-
-async def test_task_of_a_killed_agent_is_claimed_by_its_peer() -> None:
-    async with managed_fleet() as (fleet, owner, works):
-        owner.decide = granting(fence=5, attempt=2)
-        await owner.publish("work.do", "wait", fence=4)
-        await fleet.advance("1s")
-        fleet.kill("works")
-        works.gate.set()
-
-        await fleet.restart("works")
-        await fleet.advance("1s")
-
-        assert works.runs == [("wait", 4, 1), ("wait", 5, 2)]
-        assert [(one.owner.fence, one.outcome.attempt) for one in owner.results] == [(5, 2)]
 
 
 async def test_late_result_of_a_frozen_agent_carries_its_own_fence() -> None:

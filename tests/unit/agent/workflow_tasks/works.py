@@ -6,7 +6,10 @@ import asyncio
 from typing import Any
 
 from coditect import Agent, Context, Retry
+from coditect.model.result import Failure
+from coditect.wire.tasks import OutcomeReport
 from tests.owner import ScriptedOwner
+from tests.support import eventually
 from tests.unit.agent.scene import Scene
 
 
@@ -36,6 +39,19 @@ class Works:
             if wanted in ("fail", "fail later"):
                 raise self.kind("on purpose")
             return wanted
+
+
+async def reported(owner: ScriptedOwner) -> OutcomeReport:
+    """The first report of how a task ended."""
+    await eventually(lambda: owner.results)
+    return owner.results[0]
+
+
+async def failure_reported(owner: ScriptedOwner) -> Failure:
+    """How the first task failed that was reported."""
+    failure = (await reported(owner)).outcome.failure
+    assert failure is not None
+    return failure
 
 
 async def returned(scene: Scene, works: Works, owner: ScriptedOwner, **how: Any) -> None:

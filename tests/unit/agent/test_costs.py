@@ -1,7 +1,8 @@
-"""An ordinary task costs few function calls, so that an agent does many of them per second."""
+"""What an agent costs: an ordinary task takes few function calls, and the start imports few modules."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections import Counter
 from types import FrameType
@@ -34,3 +35,22 @@ async def test_ordinary_task_takes_few_calls_through_the_agent() -> None:
             sys.setprofile(None)
 
     assert calls.total() / TASKS <= MOST_CALLS, calls.most_common()
+
+
+NOT_FOR_ALL = {
+    "pybreaker": "only an agent with a breaker needs it",
+    "tenacity": "only a handler that retries needs it",
+    "coditect.client.client": "only a handler that calls others needs it",
+    "coditect.operations": "the other commands' and the API's",
+    "coditect.workflow": "a client's and the control plane's",
+    "dispatcher": "the control plane's",
+}
+
+
+def test_start_of_an_agent_loads_nothing_that_only_some_agents_need() -> None:
+    loads = "import sys, coditect.agent.program, coditect.cli.main, coditect.cli.agent"
+    script = f"{loads}; print(*sorted(set({sorted(NOT_FOR_ALL)}) & set(sys.modules)))"
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+    assert (done.stderr, {name: NOT_FOR_ALL[name] for name in done.stdout.split()}) == ("", {})

@@ -1,18 +1,28 @@
-"""Headers given to a submit: they reach every attempt of the handler as they are, or the submit refuses them."""
+"""What a handler finds in its context, headers and context variables, and what it gives to `ctx.request`."""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pamqp import encode
 
-from coditect import Agent, Context, Options, Retry
+from coditect import Agent, Context, Options, Priority, Retry
+from coditect.agent.context import Services
+from coditect.broker.rabbitmq.fields import MAX_TABLE_BYTES
 from coditect.errors import InputError
+from coditect.model.duration import seconds
+from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import Message
+from coditect.model.result import Outcome, Status
+from coditect.model.task import Task
 from coditect.testing import TestFleet
-from coditect.wire import routing
+from coditect.wire import routing, tasks
 from coditect.wire.headers import HEADER_PREFIX, MOST_OWN_BYTES, checked_headers, foreign_headers, is_of_the_broker
 from coditect.wire.json import loads
 from tests.support import eventually
@@ -165,3 +175,155 @@ async def test_a_handler_passes_the_trace_of_its_task_on_without_the_baggage(sce
 
     assert outside == {}
     assert loads(arrived[0].message.body) == trace
+
+
+texts = st.text(st.characters(codec="utf-8"), max_size=40)
+
+
+@pytest.mark.parametrize("odd", [b"bytes", [1], {"a": 1}, None, "x" * 5_000])
+@pytest.mark.parametrize(
+    "brokers", ["x-death", "x-first-death-queue", "x-last-death-reason", "x-delivery-count", "CC", "BCC"]
+)
+def test_plain_headers_are_carried_on_and_ours_into_a_dead_letter_alone(odd: object, brokers: str) -> None:
+    headers = {"odd": odd, brokers: "x", tasks.DEADLINE: 5, "customer": "ada"}
+
+    assert foreign_headers(headers) == {"customer": "ada"}
+    assert foreign_headers(headers, keep_ours=True) == {"customer": "ada", tasks.DEADLINE: 5}
+
+
+def test_ours_are_kept_first_when_not_everything_fits() -> None:
+    crowd = {f"h{number}": "x" * 4_000 for number in range(100)}
+
+    kept = foreign_headers(crowd | {tasks.DEADLINE: 5}, keep_ours=True)
+
+    assert kept[tasks.DEADLINE] == 5
+    assert len(kept) == 5
+
+
+@given(
+    st.dictionaries(texts, st.one_of(texts, st.integers(-(2**63), 2**63 - 1), st.booleans(), st.text(max_size=4_096)))
+)
+def test_what_is_carried_on_stays_far_below_what_a_message_may_have(headers: dict[str, Any]) -> None:
+    kept = foreign_headers(headers, keep_ours=True)
+
+    assert all(headers[name] == value for name, value in kept.items())
+    assert sum(len(encode.encode_table_value(value)) for value in kept.values()) < MAX_TABLE_BYTES // 3
+
+
+LEVELS = {"p0": "p0", "P2": "p2", None: "p1"}
+ANYTHING = st.one_of(
+    st.none(),
+    st.text(max_size=20),
+    st.integers(),
+    st.floats(),
+    st.booleans(),
+    st.binary(max_size=5),
+    st.timedeltas(),
+    st.datetimes(),
+    st.lists(st.integers(), max_size=2),
+    st.sampled_from([*Priority, "P0", "p2", "5m", "0s", "-1s", b"p0"]),
+)
+
+
+@pytest.mark.parametrize("given_", LEVELS)
+@pytest.mark.parametrize("where", ["loop", "proc"])
+async def test_a_text_is_taken_for_the_priority_of_a_request(scene: Scene, where: str, given_: str | None) -> None:
+    client = await scene.serve(worker)
+
+    assert await client.request(f"{where}.ask.for", {"priority": given_}, str) == LEVELS[given_]
+
+
+@pytest.mark.parametrize(
+    ("how", "refused"),
+    [
+        ({"priority": "p9"}, ["priority", "one of p0, p1, p2"]),
+        ({"timeout": "soon"}, ["timeout", "a number and a unit: 250ms, 30s, 5m, 2h or 2d; or seconds, or a timedelta"]),
+    ],
+)
+@pytest.mark.parametrize("where", ["loop", "proc"])
+async def test_a_request_that_cannot_be_meant_is_refused_where_it_stands(
+    scene: Scene, where: str, how: dict[str, Any], refused: list[str]
+) -> None:
+    client = await scene.serve(worker)
+
+    assert await client.request(f"{where}.ask.for", how) == refused
+
+
+@dataclass
+class Asked:
+    """The runtime's part of a context: it keeps what it was asked for."""
+
+    levels: list[Priority] = field(default_factory=list)
+    timeouts: list[float] = field(default_factory=list)
+
+    async def request(
+        self, capability: str, body: bytes, *, ordinal: int, timeout_seconds: float, priority: Priority
+    ) -> Outcome:
+        self.levels.append(priority)
+        self.timeouts.append(timeout_seconds)
+        return Outcome(Status.COMPLETED, b"null", "child", None)
+
+    def progress(self, share: float, note: str) -> None: ...
+
+    def report(self, share: float, note: str) -> None: ...
+
+    def emit(self, type_: str, *, subject: str = "", **data: Any) -> None: ...
+
+
+@given(name=st.sampled_from(["priority", "timeout"]), asked=ANYTHING)
+def test_an_argument_works_as_documented_or_its_error_names_it_before_anything_is_asked(name: str, asked: Any) -> None:
+    services = Asked()
+    context = Context(
+        Task("a.parent", Priority.P1, b"null"), TaskId("parent"), AgentId("agent"), cast("Services", services)
+    )
+
+    try:
+        asyncio.run(context.request("a.child", **{name: asked}))
+    except InputError as error:
+        assert error.facts["parameter"] == name
+        assert error.facts["fix"]
+        assert services == Asked()
+    else:
+        assert services.levels == [Priority(str(asked or "p1").lower()) if name == "priority" else Priority.P1]
+        assert services.timeouts == [seconds(asked) if name == "timeout" else 300.0]
+
+
+left_behind: ContextVar[str] = ContextVar("left_behind", default="nothing")
+
+
+def swapped(mine: str) -> str:
+    """What another task left behind, and something for the next one to find."""
+    found = left_behind.get()
+    left_behind.set(mine)
+    return found
+
+
+def setting() -> Agent:
+    agent = Agent("setting", slots=1)
+    agent.capability("set.thread")(swapped)
+
+    @agent.capability("set.quick")
+    async def waiting_for_nothing(mine: str) -> str:
+        return swapped(mine)
+
+    @agent.capability("set.loop")
+    async def waiting(mine: str) -> str:
+        found = swapped(mine)
+        await asyncio.sleep(0.01)
+        return found
+
+    return agent
+
+
+async def test_tasks_find_nothing_of_each_other() -> None:
+    async with TestFleet(agents=[setting()]) as fleet:
+        kinds = ["set.thread", "set.quick", "set.loop"] * 10
+        handles = [await fleet.submit(kind, f"{kind} {number}") for number, kind in enumerate(kinds)]
+
+        assert {await handle.result(str, timeout="1m") for handle in handles} == {"nothing"}
+
+
+async def test_tasks_of_a_worker_process_find_nothing_of_each_other(scene: Scene) -> None:
+    await scene.start(worker)
+
+    assert [await scene.request("proc.context", f"task {n}", str, timeout="30s") for n in range(4)] == ["nothing"] * 4

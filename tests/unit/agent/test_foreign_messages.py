@@ -1,8 +1,9 @@
-"""Who may publish tasks can have agents write replies: none counts but the one that was asked for."""
+"""Messages of strangers and of newer versions: only the reply that was asked for counts, and nothing is harmed."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,15 +12,18 @@ from hypothesis import strategies as st
 
 from coditect import Agent, Context
 from coditect.broker.memory import MemoryBroker
+from coditect.broker.topology import reply_queue
 from coditect.errors import InvalidTask
-from coditect.model.ids import TaskId, child_task_id
+from coditect.model.ids import AgentId, TaskId, child_task_id
 from coditect.model.message import Message
 from coditect.testing import TestFleet
-from coditect.wire import control_messages, routing
-from coditect.wire.json import dumps
+from coditect.wire import control_messages, routing, tasks
+from coditect.wire.control_messages import LogLevelOrder
+from coditect.wire.json import dumps, loads
 from coditect.wire.routing import ANSWER_QUEUES, ReturnAddresses
 from dispatcher.liveness.ping import PingAnswer, Pings
-from tests.unit.agent.scene import answers
+from tests.support import eventually
+from tests.unit.agent.scene import Scene, answers, replies
 
 ASKED = {"card": "4711"}
 
@@ -153,3 +157,51 @@ async def test_ping_that_wants_its_answer_elsewhere_gets_none() -> None:
         await fleet.settled()
 
         assert written == []
+
+
+REPLIES = "reply.pings"
+
+
+def newer(kind: str) -> str:
+    return kind.removesuffix("v1") + "v2"
+
+
+async def test_newer_or_strange_control_messages_do_nothing(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    finished, heard, agent = asyncio.Event(), list[str](), Agent("patient")
+
+    @agent.capability("wait.long")
+    async def wait(_: None) -> str:
+        await finished.wait()
+        return "finished"
+
+    agent.on_broadcast("news")(heard.append)
+    running = await scene.start(agent)
+    handle = await scene.submit("wait.long")
+    broker = await scene.broker()
+    await broker.declare(reply_queue(REPLIES))
+    arrived = await replies(broker, REPLIES)
+    ping = control_messages.ping(reply_to=REPLIES, correlation_id="p")
+    messages = [
+        control_messages.cancel(handle.task_id),
+        control_messages.log_level(LogLevelOrder("", "error")),
+        control_messages.broadcast("news", "of another form"),
+        control_messages.message(control_messages.HANDOFF, {}),
+        control_messages.message(control_messages.BREAKER_NEWS, {}),
+        control_messages.message(tasks.CREDIT, {}),
+        control_messages.listen(),
+        control_messages.message(control_messages.DRAIN),
+        ping,
+    ]
+    strange = [Message(b"{", type="?"), control_messages.message(control_messages.CANCEL, [1])]
+    key = routing.mailbox_key(AgentId(running.agent_id))
+
+    for message in (*(replace(one, type=newer(str(one.type))) for one in messages), *strange, ping):
+        await broker.publish(message, exchange=routing.AGENTS, routing_key=key)
+    await eventually(lambda: arrived)
+    (pong,) = arrived
+    finished.set()
+
+    assert loads(pong.message.body) == {"agent_id": running.agent_id, "status": "busy", "running": 1}
+    assert (await handle.result(), heard) == ("finished", [])
+    logged = [vars(one).get("message_type") for one in caplog.records]
+    assert logged[: len(messages)] == [newer(str(one.type)) for one in messages]
