@@ -26,6 +26,12 @@ def _ctrl_c() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(autouse=True)
+def _quick_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Agents that do not answer are not waited for."""
+    monkeypatch.setattr("coditect.operations.locate.PING_ANSWER_SECONDS", 0.05)
+
+
 @pytest.fixture
 def terminal() -> Terminal:
     return Terminal()

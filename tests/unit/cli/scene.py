@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 from coditect.broker.management import QueueRates
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import MISSING, SAME, Probe
-from coditect.broker.topology import Binding, Exchange, Queue
+from coditect.broker.topology import Binding, Exchange, Queue, Topology, agent_queues, base_topology
 from coditect.broker.topology_diff import PlannedBroker
 from coditect.cli.main import app
 from coditect.client.client import Client
@@ -63,6 +64,13 @@ class ProbedBroker(MemoryBroker):
         if isinstance(entity, Exchange):
             return SAME
         return SAME if self._server.find(entity.name) else MISSING
+
+
+class Screen(io.StringIO):
+    """A terminal that keeps what is drawn."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def happening(kind: str, subject: str, **data: object) -> Event:
@@ -294,6 +302,13 @@ class Terminal:
         )
         load = Load(AgentStatus.BUSY, running=3, resident_bytes=50_000_000, completed=7, trouble=trouble)
         asyncio.run(self.connections.directory.register(registration, load, lease_seconds=60))
+
+    def declare(self, topology: Topology) -> None:
+        self.broker(lambda broker: broker.declare(topology))
+
+    def open_mailbox(self) -> None:
+        """Makes the queues of an agent that does not run."""
+        self.declare(base_topology() + agent_queues(AGENT, slots=1))
 
     def count(self, queue: str) -> int:
         """Ready messages."""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from coditect.broker.topology import agent_queues, base_topology
+from coditect.broker.topology import base_topology
 from coditect.broker.topology_diff import PlannedBroker
 from coditect.model.capability import CapabilitySpec
 from coditect.model.ids import AgentId
@@ -23,17 +23,13 @@ def test_list_shows_the_living_agents(terminal: Terminal) -> None:
     assert document[0]["load"]["completed"] == 7
 
 
-def test_list_without_agents_is_empty_and_ok(terminal: Terminal) -> None:
-    ran = terminal.run("agent", "list", "--tag", "rust", "--output", "json")
-
-    assert (ran.code, ran.json) == (0, [])
-
-
 def test_list_of_a_search_that_finds_nothing_says_how_many_agents_there_are(terminal: Terminal) -> None:
+    document = terminal.run("agent", "list", "--tag", "rust", "--output", "json")
     none = terminal.run("agent", "list", "--tag", "rust")
     terminal.register()
     found = terminal.run("agent", "list", "--tag", "rust")
 
+    assert (document.code, document.json) == (0, [])
     assert [" ".join((ran.out + ran.err).split()) for ran in (none, found)] == [
         "No agent fits (registered: 0).",
         "No agent fits (registered: 1).",
@@ -60,7 +56,10 @@ def test_list_and_show_have_an_http_agent_that_takes_no_tasks_yet(terminal: Term
     starting = terminal.run("agent", "list", "--status", "starting")
     shown = terminal.run("agent", "get", "words-00000001")
 
-    assert [(one["agent_id"], one["status"]) for one in listed] == [(AGENT, "busy"), ("words-00000001", "starting")]
+    assert [(agent["agent_id"], agent["status"]) for agent in listed] == [
+        (AGENT, "busy"),
+        ("words-00000001", "starting"),
+    ]
     assert "starting: no bridge serves it yet" in starting.out
     assert AGENT not in starting.out
     assert (shown.code, "words.count" in shown.out) == (0, True)
@@ -110,14 +109,11 @@ def test_registry_that_does_not_answer_exits_1_with_the_way_out(terminal: Termin
 
 
 def test_drain_reaches_the_mail_of_the_agent(terminal: Terminal) -> None:
-    async def open_mailbox(broker: PlannedBroker) -> None:
-        await broker.declare(base_topology() + agent_queues(AGENT, slots=1))
-
     async def read_mailbox(broker: PlannedBroker) -> str | None:
         delivery = await broker.get(f"agent.{AGENT}.mail")
         return delivery.message.type if delivery else None
 
-    terminal.broker(open_mailbox)
+    terminal.open_mailbox()
 
     ran = terminal.run("agent", "drain", AGENT)
 
@@ -126,19 +122,13 @@ def test_drain_reaches_the_mail_of_the_agent(terminal: Terminal) -> None:
 
 
 def test_drain_of_an_unknown_agent_exits_4(terminal: Terminal) -> None:
-    async def backbone_only(broker: PlannedBroker) -> None:
-        await broker.declare(base_topology())
-
-    terminal.broker(backbone_only)
+    terminal.declare(base_topology())
 
     assert terminal.run("agent", "drain", "nobody").code == 4
 
 
 def test_drain_waits_until_the_agent_is_gone_or_exits_3(terminal: Terminal) -> None:
-    async def open_mailbox(broker: PlannedBroker) -> None:
-        await broker.declare(base_topology() + agent_queues(AgentId(AGENT), slots=1))
-
-    terminal.broker(open_mailbox)
+    terminal.open_mailbox()
     gone = terminal.run("agent", "drain", AGENT, "--wait", "1s")
     terminal.register()
     stays = terminal.run("agent", "drain", AGENT, "--wait", "10ms")

@@ -15,7 +15,6 @@ from coditect.broker.memory import MemoryBroker
 from coditect.broker.topology import webhook_queue
 from coditect.client.client import Client
 from coditect.client.webhooks import KEY, NO_API, Webhook
-from tests.control_plane import ScriptedPlane
 from tests.unit.cli.scene import Served, Terminal
 
 PAGER = Webhook("pager", "https://127.0.0.1:1/hook", {}, "ab" * 16, 1_000)
@@ -56,7 +55,7 @@ def test_a_key_is_printed_once_and_listed_without_its_secret(
 
     assert made.out.startswith("coditect_")
     assert made.out.strip() not in (tmp_path / "keys").read_text() + listed.out
-    assert [(one["name"], one["role"]) for one in listed.json] == [("ci", "operator")]
+    assert [(key["name"], key["role"]) for key in listed.json] == [("ci", "operator")]
     assert revoked.code == 0
     assert terminal.run("api", "key", "list", "--output", "json").json == []
     assert terminal.run("api", "key", "revoke", "ci").code == 4
@@ -95,9 +94,7 @@ def test_a_wrong_setting_ends_the_start_before_servers_are_waited_for_and_says_w
     assert f"Fix: {fix}" in refused.err
 
 
-def test_a_webhook_is_disabled_and_enabled(
-    terminal: Terminal, plane: ScriptedPlane, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_webhook_is_disabled_and_enabled(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CODITECT_API_WEBHOOK_KEY", "k" * 40)
     monkeypatch.setenv("CODITECT_PRIVATE_ADDRESSES", "webhooks")
     assert terminal.run("webhook", "create", "pager", "https://127.0.0.1/hook").code == 0
@@ -111,15 +108,15 @@ def test_a_webhook_is_disabled_and_enabled(
 
 
 def test_doctor_finds_the_webhooks_to_which_no_api_posts(pager: Terminal) -> None:
-    told = pager.run("doctor")
+    ran = pager.run("doctor")
     posting(pager)
     well = pager.run("doctor", "--output", "json")
 
-    assert told.code == 1
-    assert [line.split() for line in told.out.splitlines() if "undelivered" in line] == [
+    assert ran.code == 1
+    assert [line.split() for line in ran.out.splitlines() if "undelivered" in line] == [
         ["webhooks", "no", "undelivered:", "pager"]
     ]
-    assert f"webhooks: {NO_API}" in told.err
+    assert f"webhooks: {NO_API}" in ran.err
     assert (well.code, well.json[-1]) == (0, {"name": "webhooks", "ok": True, "detail": "1 webhooks", "fix": ""})
 
 

@@ -25,7 +25,7 @@ def test_project_passes_its_own_test_as_it_stands(
 
     folder = tmp_path / "my-fleet"
     assert written.code == 0, written.err
-    assert {str(one.relative_to(folder)) for one in folder.rglob("*") if one.is_file()} == set(FILES)
+    assert {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()} == set(FILES)
     assert stat.S_IMODE((folder / ".env").stat().st_mode) == 0o600
     unset = ("CODITECT_", "PYTEST_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(unset)}
@@ -43,7 +43,7 @@ def test_project_has_the_name_of_its_folder_and_lists_its_fleet(terminal: Termin
 
     project = tomllib.loads((folder / "pyproject.toml").read_text())
     assert project["project"]["name"] == "my-fleet"
-    assert [(folder / one).is_file() for one in project["tool"]["coditect"]["fleet"]] == [True]
+    assert [(folder / file).is_file() for file in project["tool"]["coditect"]["fleet"]] == [True]
     readme = (folder / "README.md").read_text()
     assert readme.startswith("# my-fleet\n")
     assert install_command("dispatcher,dev") in readme
@@ -65,4 +65,4 @@ def test_folder_with_something_in_it_is_left_alone(terminal: Terminal, tmp_path:
     refused = terminal.run("init", str(tmp_path / "fleet"))
 
     assert refused.code == 2
-    assert [one.name for one in (tmp_path / "fleet").iterdir()] == ["mine.txt"]
+    assert [file.name for file in (tmp_path / "fleet").iterdir()] == ["mine.txt"]

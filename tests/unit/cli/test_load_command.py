@@ -69,12 +69,6 @@ def test_refused_submissions_are_counted_with_their_reason(terminal: Terminal) -
     assert ran.json["problems"] == {"Overloaded: The broker refuses more": 3}
 
 
-def test_effect_log_that_was_named_must_exist(terminal: Terminal, tmp_path: Path) -> None:
-    ran = terminal.run("load", "--tasks", "1", "--effect-log", str(tmp_path / "nowhere.log"))
-
-    assert ran.code == 2
-
-
 def test_ctrl_c_says_what_goes_on_and_how_to_see_it(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     async def interrupted(*_: object) -> None:
         raise asyncio.CancelledError
@@ -90,5 +84,5 @@ def test_ctrl_c_says_what_goes_on_and_how_to_see_it(terminal: Terminal, monkeypa
     assert "coditect capability get load.work --why-not; coditect agent list" in said[0]
 
 
-def test_range_upside_down_is_a_usage_error(terminal: Terminal) -> None:
-    assert terminal.run("load", "--min-ms", "9", "--max-ms", "1").code == 2
+def test_effect_log_that_was_named_must_exist(terminal: Terminal, tmp_path: Path) -> None:
+    assert terminal.run("load", "--tasks", "1", "--effect-log", str(tmp_path / "nowhere.log")).code == 2

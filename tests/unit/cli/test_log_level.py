@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from coditect import Agent
-from coditect.broker.topology import agent_queues, base_topology
+from coditect.broker.topology import base_topology
 from coditect.broker.topology_diff import PlannedBroker
 from coditect.wire import control_messages, routing
 from coditect.wire.control_messages import LOG_LEVEL, LogLevelOrder
@@ -27,16 +27,13 @@ def logger() -> Iterator[logging.Logger]:
 
 
 def test_the_order_comes_to_the_mailbox_of_the_agent(terminal: Terminal) -> None:
-    async def open_mailbox(broker: PlannedBroker) -> None:
-        await broker.declare(base_topology() + agent_queues(AGENT, slots=1))
-
     async def sent(broker: PlannedBroker) -> tuple[str | None, object]:
         delivery = await broker.get(f"agent.{AGENT}.mail")
         assert delivery is not None
         delivery.ack()
         return delivery.message.type, LogLevelOrder.read(loads(delivery.message.body))
 
-    terminal.broker(open_mailbox)
+    terminal.open_mailbox()
     ran = terminal.run("agent", "log-level", "agent.runtime", "debug", "--for", "10m")
     assert terminal.broker(sent) == (LOG_LEVEL, LogLevelOrder("agent.runtime", "debug", 600.0))
     terminal.run("agent", "log-level", "all", "default", "--agent", AGENT)
@@ -47,29 +44,24 @@ def test_the_order_comes_to_the_mailbox_of_the_agent(terminal: Terminal) -> None
 
 
 @pytest.mark.parametrize(
-    ("logger", "told"),
+    ("logger", "remarked"),
     [("nosuch.logger", True), ("a..b", True), ("agent.runtime", False), ("coditect.agent", False), ("all", False)],
 )
-def test_a_logger_that_no_module_has_is_told_so(terminal: Terminal, logger: str, told: bool) -> None:
-    terminal.broker(lambda broker: broker.declare(base_topology() + agent_queues(AGENT, slots=1)))
+def test_a_logger_that_no_module_has_is_told_so(terminal: Terminal, logger: str, remarked: bool) -> None:
+    terminal.open_mailbox()
     ran = terminal.run("agent", "log-level", logger, "debug")
 
     assert ran.code == 0
-    assert ("No module here is named" in ran.err) is told
+    assert ("No module here is named" in ran.err) is remarked
 
 
 def test_an_agent_that_is_unknown_and_a_fleet_that_is_empty_exit_4(terminal: Terminal) -> None:
     nothing = terminal.run("agent", "log-level", "all", "debug")
-    terminal.broker(lambda broker: broker.declare(base_topology()))
+    terminal.declare(base_topology())
     unknown = terminal.run("agent", "log-level", "all", "debug", "--agent", "nobody-1")
 
     assert (nothing.code, unknown.code) == (4, 4)
     assert "No agent has this id" in unknown.err
-
-
-@pytest.mark.parametrize("words", [("all", "loud"), ("all", "debug", "--for", "soon")])
-def test_nonsense_is_a_usage_error(terminal: Terminal, words: tuple[str, ...]) -> None:
-    assert terminal.run("agent", "log-level", *words).code == 2
 
 
 async def test_an_agent_carries_it_out(logger: logging.Logger) -> None:

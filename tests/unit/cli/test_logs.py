@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -20,8 +21,8 @@ def written() -> StringIO:
     return StringIO()
 
 
-def follow(folder: Path, written: StringIO, *names: str) -> Logs:
-    logs = Logs(folder, Console(file=written, width=40))
+def follow(folder: Path, written: StringIO, *names: str, **console: Any) -> Logs:
+    logs = Logs(folder, Console(file=written, **{"width": 40} | console))
     logs.follow(names)
     return logs
 
@@ -43,8 +44,8 @@ def test_each_line_has_the_name_of_its_program_and_older_ones_are_left_out(tmp_p
 
 
 def test_each_program_has_a_color_of_its_own(tmp_path: Path, written: StringIO) -> None:
-    logs = Logs(tmp_path, Console(file=written, force_terminal=True, color_system="standard", no_color=False))
-    logs.follow(["greeter", "dispatcher"])
+    colored = {"force_terminal": True, "color_system": "standard", "no_color": False}
+    logs = follow(tmp_path, written, "greeter", "dispatcher", **colored)
 
     say(tmp_path, "greeter", "one\n")
     say(tmp_path, "dispatcher", "two\n")
@@ -71,27 +72,25 @@ def shown(written: StringIO) -> str:
 
 
 def test_terminal_shows_the_author_s_lines_and_errors_and_no_routine(tmp_path: Path, written: StringIO) -> None:
-    logs = Logs(tmp_path, Console(file=written, force_terminal=True, width=200))
-    logs.follow(["greeter"])
+    logs = follow(tmp_path, written, "greeter", force_terminal=True, width=200)
 
     say(tmp_path, "greeter", line("info", "Connected to the broker") + line("info", "A shard is open", "dispatcher"))
     say(tmp_path, "greeter", "printed by the author\n" + line("info", "logged by the author", "greeter"))
     say(tmp_path, "greeter", line("error", "A task failed", error="ValueError: no", traceback="Traceback:\n  f()\nno"))
     logs.show()
 
-    told = shown(written)
-    assert "Connected" not in told
-    assert "A shard" not in told
-    assert "greeter | printed by the author\n" in told
-    assert "info    logged by the author\n" in told
-    assert "error   A task failed error=ValueError: no\n" in told
-    assert "greeter |   f()\n" in told
-    assert '"event"' not in told
+    text = shown(written)
+    assert "Connected" not in text
+    assert "A shard" not in text
+    assert "greeter | printed by the author\n" in text
+    assert "info    logged by the author\n" in text
+    assert "error   A task failed error=ValueError: no\n" in text
+    assert "greeter |   f()\n" in text
+    assert '"event"' not in text
 
 
 def test_last_error_stays_below_later_lines_until_its_program_is_ready(tmp_path: Path, written: StringIO) -> None:
-    logs = Logs(tmp_path, Console(file=written, force_terminal=True, width=200))
-    logs.follow(["greeter", "other"])
+    logs = follow(tmp_path, written, "greeter", "other", force_terminal=True, width=200)
 
     with logs.shown():
         say(tmp_path, "greeter", "Traceback (most recent call last):\n  File 'greeter.py'\nNameError: nam\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from contextlib import suppress
@@ -15,12 +14,7 @@ from hypothesis import strategies as st
 from coditect.cli.terminal.output import say
 from coditect.cli.terminal.progress import shown_events, shown_progress, told
 from coditect.workflow.rows import WorkflowRow
-from tests.unit.cli.scene import happening
-
-
-class Screen(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+from tests.unit.cli.scene import Screen, happening
 
 
 def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,9 @@
-"""The scorecard on the command line."""
+"""`coditect doctor` with `--scorecard`, `--health` and `--rebuild`."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import cast
 
 import pytest
 
+from coditect.agent.health import health_server
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.topology import base_topology, capability_queues
 from coditect.broker.topology_diff import PlannedBroker
@@ -27,7 +29,9 @@ from coditect.operations.scorecard import TARGETS
 from coditect.settings.settings import DEFAULTS, Settings
 from coditect.testing import TestFleet
 from coditect.wire import routing
-from tests.unit.cli.scene import Terminal
+from coditect.wire.control import Verb
+from tests.control_plane import SHARDS
+from tests.unit.cli.scene import Ran, Terminal
 
 SERVERS = {"CODITECT_AMQP_URL": "amqp://127.0.0.1:1/", "CODITECT_REDIS_URL": "redis://127.0.0.1:2/0"}
 
@@ -35,7 +39,6 @@ SERVERS = {"CODITECT_AMQP_URL": "amqp://127.0.0.1:1/", "CODITECT_REDIS_URL": "re
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scorecard, "WATCH_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr("coditect.operations.locate.PING_ANSWER_SECONDS", 0.05)
 
 
 def test_targets_without_data_are_unknown_and_no_failure(terminal: Terminal) -> None:
@@ -121,3 +124,81 @@ async def test_a_fence_that_does_not_rise_is_a_collision(
 async def test_a_proof_without_a_control_plane_says_what_to_install(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="needs a control plane"):
         await prove_targets((), folder=tmp_path, environ={}, connect=lambda _: RealConnections(Settings()), say=print)
+
+
+async def health_of(
+    terminal: Terminal, *words: str, wrong: str = "", environment: pytest.MonkeyPatch | None = None
+) -> Ran:
+    """What `doctor --health` says of a program that has this trouble; an option or the environment names its port."""
+    async with health_server(lambda: wrong, host="127.0.0.1", port=0) as port:
+        if environment is not None:
+            environment.setenv("CODITECT_HEALTH_PORT", str(port))
+            return await asyncio.to_thread(terminal.run, "doctor", "--health", *words)
+        return await asyncio.to_thread(terminal.run, "doctor", "--health", "--port", str(port), *words)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code", "detail"), [("", 0, "ready"), ("no connection to the broker", 1, "no connection to the broker")]
+)
+async def test_a_program_that_takes_work_is_healthy_and_another_says_why_not(
+    terminal: Terminal, wrong: str, code: int, detail: str
+) -> None:
+    ran = await health_of(terminal, wrong=wrong)
+    document = await health_of(terminal, "--output", "json", wrong=wrong)
+
+    assert (ran.code, ran.out) == (code, f"{detail}\n")
+    assert (document.code, document.json) == (code, {"ready": not wrong, "detail": detail})
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+async def test_port_is_found_where_the_program_finds_it(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setenv("CODITECT_HEALTH_HOST", host)
+
+    assert (await health_of(terminal, environment=monkeypatch)).code == 0
+
+
+def test_without_a_port_the_error_names_the_variable(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CODITECT_HEALTH_PORT", raising=False)
+
+    ran = terminal.run("doctor", "--health")
+
+    assert ran.code == 1
+    assert "CODITECT_HEALTH_PORT" in ran.err
+
+
+def test_port_where_nothing_listens_is_not_healthy(terminal: Terminal) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        ran = terminal.run("doctor", "--health", "--port", str(nobody.getsockname()[1]))
+
+    assert ran.code == 1
+    assert "Nothing answers at the health port" in ran.err
+
+
+def test_every_shard_is_rebuilt_and_what_it_made_is_summed_up(served: Terminal) -> None:
+    document = served.run("doctor", "--rebuild", "--output", "json")
+
+    counts = {"queues": 12, "published": 6, "working": 4, "workflows": 8, "jobs": 0}
+    assert document.json == {"shards": SHARDS, **counts, "compared": True}
+    asked = [body for verb, body in served.connections.plane.asked if verb is Verb.REBUILD]
+    assert [body["shard"] for body in asked] == list(range(SHARDS))
+    assert len({body["occasion"] for body in asked}) == 1
+
+
+def test_table_says_what_each_kind_is(served: Terminal) -> None:
+    ran = served.run("doctor", "--rebuild")
+
+    assert ran.code == 0
+    assert "published again" in ran.out
+    assert "4 shards" in ran.err
+
+
+def test_counts_that_may_be_too_small_are_told_as_such(served: Terminal) -> None:
+    served.connections.plane.compared = False
+
+    table, document = served.run("doctor", "--rebuild"), served.run("doctor", "--rebuild", "--output", "json")
+
+    assert "more of its jobs may have been made" in table.err
+    assert document.json["compared"] is False

@@ -1,3 +1,5 @@
+"""`coditect task` and `coditect event`: direct tasks, and tasks that the control plane keeps."""
+
 from __future__ import annotations
 
 import asyncio
@@ -7,15 +9,19 @@ import pytest
 
 from coditect.broker.topology import base_topology, capability_queues
 from coditect.broker.topology_diff import PlannedBroker
+from coditect.cli.task import outcome_json
 from coditect.cli.terminal import options
+from coditect.cli.terminal.options import read_body
 from coditect.client.handle import Handle
-from coditect.errors import StreamRestarted, UnknownCapability
+from coditect.errors import InvalidTask, StreamRestarted, UnknownCapability
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome, Status
+from coditect.operations import overview
 from coditect.wire import routing
 from coditect.wire.tasks import MAX_BODY_BYTES
-from tests.unit.cli.scene import ScriptedHandle, Terminal, completed, happening
+from tests.control_plane import ScriptedPlane
+from tests.unit.cli.scene import AGENT, ScriptedHandle, Terminal, completed, happening
 
 
 def test_submit_prints_the_parts_of_a_stream_as_lines(terminal: Terminal) -> None:
@@ -36,15 +42,6 @@ def test_a_stream_that_begins_again_is_canceled(terminal: Terminal) -> None:
     assert (ran.code, ran.out) == (1, '"tea"\n')
     assert "executed again" in ran.err
     assert terminal.connections.scripted.handles[0].canceled == ["its parts began again"]
-
-
-@pytest.mark.parametrize("other", ["--detach", "--no-wait", "--idempotency-key=one"])
-def test_a_stream_is_not_detached(terminal: Terminal, other: str) -> None:
-    ran = terminal.run("task", "submit", "text.write", "--stream", other)
-
-    assert ran.code == 2
-    assert "Fix: " in ran.err
-    assert terminal.connections.scripted.orders == []
 
 
 def ends(terminal: Terminal, status: Status, reason: str, *, traceback: str = "") -> None:
@@ -80,23 +77,23 @@ def test_end_without_a_value_has_its_exit_code_and_fix(
 ) -> None:
     ends(terminal, status, reason)
 
-    told = terminal.run("task", "submit", "code.review")
+    ran = terminal.run("task", "submit", "code.review")
     document = terminal.run("task", "submit", "code.review", "--output", "json")
 
-    assert (told.code, document.code) == (code, code)
-    assert told.out == ""
-    assert sentence in told.err
-    assert "Fix: Look again" in told.err
+    assert (ran.code, document.code) == (code, code)
+    assert ran.out == ""
+    assert sentence in ran.err
+    assert "Fix: Look again" in ran.err
     assert document.json["failure"]["reason"] == reason
 
 
 def test_failure_has_the_place_in_the_handler_and_the_command_that_shows_the_whole(terminal: Terminal) -> None:
     ends(terminal, Status.FAILED, "handler_error", traceback='  File "/own/agent.py", line 7, in review\n')
 
-    told = terminal.run("task", "submit", "code.review")
+    ran = terminal.run("task", "submit", "code.review")
 
-    assert "  where: /own/agent.py:7 in review\n" in told.err
-    assert "  traceback: coditect dead get task-1 --capability code.review\n" in told.err
+    assert "  where: /own/agent.py:7 in review\n" in ran.err
+    assert "  traceback: coditect dead get task-1 --capability code.review\n" in ran.err
 
 
 def test_no_result_in_time_exits_3(terminal: Terminal) -> None:
@@ -109,10 +106,10 @@ def test_no_result_in_time_exits_3(terminal: Terminal) -> None:
 
 
 def test_no_wait_prints_the_id(terminal: Terminal) -> None:
-    told = terminal.run("task", "submit", "code.review", "--no-wait")
+    ran = terminal.run("task", "submit", "code.review", "--no-wait")
     document = terminal.run("task", "submit", "code.review", "--no-wait", "--output", "json")
 
-    assert told.out == "task-1\n"
+    assert ran.out == "task-1\n"
     assert document.json == {"task_id": "task-2", "status": "submitted"}
 
 
@@ -137,13 +134,6 @@ def test_bad_body_is_a_usage_error_and_nothing_is_sent(terminal: Terminal, tmp_p
 
     assert codes == [2, 2, 2]
     assert terminal.connections.scripted.orders == []
-
-
-def test_a_text_without_quotes_of_json_is_answered_with_how_to_write_one(terminal: Terminal) -> None:
-    ran = terminal.run("task", "submit", "hello.greet", "Ada")
-
-    assert ran.code == 2
-    assert """'"Ada"'""" in ran.err
 
 
 def test_unknown_capability_names_the_nearest(terminal: Terminal) -> None:
@@ -202,11 +192,11 @@ def test_events_are_followed_up_to_the_count(terminal: Terminal) -> None:
     terminal.connections.scripted.happenings = happenings
 
     lines = terminal.run("event", "tail", "task.*", "--count", "2", "--output", "json").out.splitlines()
-    told = terminal.run("event", "tail")
+    ran = terminal.run("event", "tail")
 
     assert len(lines) == 2
     assert '"subject": "t0"' in lines[0]
-    assert told.out.count("task.completed") == told.out.count('{"cached": true}') == 3
+    assert ran.out.count("task.completed") == ran.out.count('{"cached": true}') == 3
 
 
 def test_a_parent_hears_that_events_are_followed(
@@ -235,3 +225,134 @@ def test_debug_lets_the_error_through(terminal: Terminal, monkeypatch: pytest.Mo
 
     with pytest.raises(UnknownCapability):
         terminal.run("task", "submit", "code.revew")
+
+
+@pytest.fixture
+def kept(terminal: Terminal, plane: ScriptedPlane) -> str:
+    """The id of a durable task that has not ended."""
+    plane.at_once = False
+    return terminal.run("task", "submit", "code.review", '{"path": "src"}', "--detach", "--timeout", "2h").out.strip()
+
+
+def test_detached_task_is_kept_and_its_id_printed(terminal: Terminal, kept: str, plane: ScriptedPlane) -> None:
+    assert kept == f"{plane.only.head['workflow']}:task"
+    assert plane.only.nodes["task"]["input"] == {"$literal": {"path": "src"}}
+    assert plane.only.head["nodes"]["task"]["timeout"] == "2h"
+    assert terminal.connections.scripted.orders == []
+
+
+def test_key_makes_it_durable_and_the_value_is_waited_for(terminal: Terminal, plane: ScriptedPlane) -> None:
+    first = terminal.run("task", "submit", "code.review", "--idempotency-key", "k")
+    second = terminal.run("task", "submit", "code.review", "--idempotency-key", "k", "--output", "json")
+
+    assert (first.code, first.json) == (0, {"node": "task"})
+    assert ("already" in first.err, "already" in second.err) == (False, True)
+    assert (second.json["status"], second.json["agent"]) == ("completed", "worker-00000001")
+    assert len(plane.kept) == 1
+
+
+def test_get_says_where_it_is_and_then_what_came_of_it(terminal: Terminal, kept: str, plane: ScriptedPlane) -> None:
+    before = terminal.run("task", "get", kept, "--output", "json").json
+    plane.only.end()
+    after = terminal.run("task", "get", kept)
+    document = terminal.run("task", "get", kept, "--output", "json").json
+
+    assert (before["status"], "value" in before) == ("ready", False)
+    assert '"node": "task"' in after.out
+    assert (document["status"], document["value"]) == ("completed", {"node": "task"})
+    assert [attempt["agent"] for attempt in document["attempts"]] == ["worker-00000001"]
+
+
+def test_wait_prints_the_value_or_exits_as_the_task_did(terminal: Terminal, kept: str, plane: ScriptedPlane) -> None:
+    late = terminal.run("task", "get", kept, "--wait", "30ms")
+    plane.only.end("failed")
+    failed = terminal.run("task", "get", kept, "--wait", "10m")
+    plane.only.end()
+    plane.only.failures.clear()
+    done = terminal.run("task", "get", kept, "--wait", "10m")
+
+    assert (late.code, failed.code, done.code) == (3, 1, 0)
+    assert "no such file" in failed.err
+    assert "Fix: Look again" in failed.err
+    assert "  where: agent.py:7 in review\n" in failed.err
+    assert f"  traceback: coditect task get {kept} --output json\n" in failed.err
+    assert done.json == {"node": "task"}
+
+
+def test_cancel_goes_to_the_control_plane(terminal: Terminal, kept: str) -> None:
+    """The client that the command asks is the one that tells both kinds apart by the id."""
+    ran = terminal.run("task", "cancel", kept)
+
+    assert "accepted by the control plane" in ran.err
+    assert terminal.connections.scripted.canceled == [kept]
+
+
+def test_unknown_durable_task_exits_4(terminal: Terminal) -> None:
+    assert terminal.run("task", "get", "01890a5d-ac96-774b-bcce-b302099a8057:task").code == 4
+
+
+def test_deadline_of_a_kept_task_is_the_node_s_and_no_agent_is_preferred(
+    terminal: Terminal, plane: ScriptedPlane
+) -> None:
+    ran = terminal.run("task", "submit", "code.review", "--detach", "--deadline", "1m", "--agent", "me")
+
+    ((_, body),) = plane.asked
+    assert (ran.code, body["nodes"]["task"]["deadline"]) == (0, "1m")
+    assert "--agent is left out" in ran.err
+
+
+def test_a_delay_or_an_instant_makes_it_durable_and_later(terminal: Terminal, plane: ScriptedPlane) -> None:
+    ran = [
+        terminal.run("task", "submit", "code.review", "--delay", "5m", "--output", "json"),
+        terminal.run("task", "submit", "code.review", "--at", "2030-12-24T08:00:00+01:00", "--detach"),
+    ]
+
+    assert [task.code for task in ran] == [0, 0]
+    assert [kept.head["nodes"]["task"]["delay"] for kept in plane.kept.values()] == ["5m", "2030-12-24T07:00:00+00:00"]
+
+
+RUNS = {"task_id": "direct-1", "capability": "code.review", "priority": "p1", "attempt": 2, "published_at_ms": 1}
+
+
+def test_durable_tasks_and_the_direct_ones_that_run_are_listed(
+    served: Terminal, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane = served.connections.plane
+    durable = served.run("task", "submit", "code.review", "--detach").out.strip()
+    plane.at_once = False
+    served.run("workflow", "start", str(file), "--detach")
+    served.register()
+
+    async def asked(*_: object, **__: object) -> list[dict[str, object]]:
+        return [{"agent_id": AGENT, "tasks": [RUNS, RUNS | {"task_id": durable, "workflow": durable[:-5]}]}]
+
+    monkeypatch.setattr(overview, "ask_agents", asked)
+    rows = served.run("task", "list", "--output", "json").json
+
+    assert [(row["task_id"], row["state"], row["durable"]) for row in rows] == [
+        (durable, "completed", True),
+        ("direct-1", "working", False),
+    ]
+    assert (rows[1]["agent"], rows[1]["attempt"]) == (AGENT, 2)
+
+
+def test_without_a_dispatcher_the_direct_tasks_are_listed_and_a_note_says_so(terminal: Terminal) -> None:
+    ran = terminal.run("task", "list")
+
+    assert (ran.code, ran.out) == (0, "")
+    assert ran.err == "No tasks.\nNo dispatcher runs: durable tasks are not seen.\n"
+
+
+def test_body_is_bytes_when_asked(tmp_path: Path) -> None:
+    file = tmp_path / "photo"
+    file.write_bytes(b"\xff\x00")
+
+    assert read_body(f"@{file}", binary=True) == b"\xff\x00"
+    with pytest.raises(InvalidTask):
+        read_body(f"@{file}")
+
+
+def test_value_of_bytes_is_base64_in_json() -> None:
+    document = outcome_json("task", Outcome(Status.COMPLETED, b"\xff\x00", "task", None, binary=True))
+
+    assert (document["value"], document["value_base64"]) == (None, "/wA=")

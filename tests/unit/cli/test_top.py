@@ -19,11 +19,6 @@ RUNS = {"task_id": "task-1", "capability": "code.review", "priority": "p0", "att
 OPEN = {"name": "github", "open": True, "version": 3, "retry_ms": None, "reason": "500", "by": "reviewer"}
 
 
-@pytest.fixture(autouse=True)
-def quick_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coditect.operations.locate.PING_ANSWER_SECONDS", 0.05)
-
-
 @pytest.fixture
 def busy(served: Terminal, monkeypatch: pytest.MonkeyPatch) -> Terminal:
     """An agent that runs something, a queue with two tasks, a dead letter, an open breaker, and a control plane."""
@@ -49,15 +44,15 @@ def busy(served: Terminal, monkeypatch: pytest.MonkeyPatch) -> Terminal:
 def test_once_tells_everything_as_a_document(busy: Terminal) -> None:
     ran = busy.run("top", "--once", "--output", "json")
 
-    (agent,), queues = ran.json["agents"], {one["priority"]: one for one in ran.json["queues"]}
+    (agent,), queues = ran.json["agents"], {queue["priority"]: queue for queue in ran.json["queues"]}
     assert ran.code == 0
     assert (agent["agent_id"], agent["slots"], agent["running"]) == (AGENT, 8, 3)
     assert agent["tasks"] == [RUNS | {"workflow": None}]
     assert [queues[level]["waiting"] for level in ("p0", "p1", "p2")] == [0, 2, 0]
     assert (queues["p1"]["published_per_second"], queues["p1"]["oldest_ms"]) == (1.5, 1_000)
     assert queues["p0"]["published_per_second"] is None
-    assert [one["messages"] for one in ran.json["dead"]] == [1]
-    assert [one["state"]["name"] for one in ran.json["breakers"]] == ["github"]
+    assert [queue["messages"] for queue in ran.json["dead"]] == [1]
+    assert [breaker["state"]["name"] for breaker in ran.json["breakers"]] == ["github"]
     assert len(ran.json["cluster"]["dispatchers"]) == 3
     assert ran.json["notes"] == []
     assert yaml.safe_load(busy.run("top", "--once", "-o", "yaml").out)["agents"] == [agent]
@@ -106,7 +101,3 @@ def test_without_a_registry_the_rest_is_told(served: Terminal) -> None:
     assert (ran.code, ran.json["agents"]) == (0, [])
     assert len(ran.json["cluster"]["dispatchers"]) == 3
     assert "The registry does not answer" in ran.err
-
-
-def test_a_nonsense_interval_is_a_usage_error(terminal: Terminal) -> None:
-    assert terminal.run("top", "--every", "soon").code == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 
@@ -17,18 +18,6 @@ from tests.unit.cli.conftest import FLOW
 from tests.unit.cli.scene import Terminal
 
 
-def test_a_wait_that_is_no_duration_starts_nothing(terminal: Terminal, file: Path, plane: ScriptedPlane) -> None:
-    assert terminal.run("workflow", "start", str(file), "--wait", "5").code == 2
-    assert plane.asked == []
-
-
-def test_run_ends_with_the_value(terminal: Terminal, file: Path) -> None:
-    ran = terminal.run("workflow", "start", str(file))
-
-    assert ran.code == 0
-    assert ran.out.split("\n\n")[-1].split() == ["value", "{", '"node":', '"b"', "}"]
-
-
 def test_run_shows_the_beginning_of_a_long_value_and_says_so(
     terminal: Terminal, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -39,21 +28,33 @@ def test_run_shows_the_beginning_of_a_long_value_and_says_so(
     assert "5 characters shown of 17; --output json has them all." in ran.err
 
 
+AtEachLook = Callable[[Callable[[], None]], None]
+
+
+@pytest.fixture
+def at_each_look(plane: ScriptedPlane, monkeypatch: pytest.MonkeyPatch) -> AtEachLook:
+    """Lets something happen to a workflow that runs whenever the command has looked at it."""
+
+    def follow(work: Callable[[], None]) -> None:
+        plane.at_once = False
+        monkeypatch.setattr(Lines, "show", lambda lines, row: work())
+
+    return follow
+
+
 def test_run_names_each_question_that_waits_once_and_the_command_that_answers(
-    terminal: Terminal, file: Path, plane: ScriptedPlane, monkeypatch: pytest.MonkeyPatch
+    terminal: Terminal, file: Path, plane: ScriptedPlane, at_each_look: AtEachLook
 ) -> None:
-    plane.at_once = False
     looks = iter([*["working"] * 2, *["awaiting_approval"] * 4])
 
-    def look(lines: Lines, row: WorkflowRow) -> None:
+    def look() -> None:
         state = next(looks, None)
         if state is None:
             plane.only.end()
         else:
             plane.only.nodes["gate"]["state"] = state
 
-    monkeypatch.setattr("coditect.cli.terminal.progress.Lines.show", look)
-
+    at_each_look(look)
     ran = terminal.run("workflow", "start", str(file))
 
     (run,) = plane.kept
@@ -71,11 +72,13 @@ def test_show_has_the_question_of_a_node_that_waits(terminal: Terminal, started:
 def test_run_follows_to_the_end_and_lists_every_node(terminal: Terminal, file: Path, plane: ScriptedPlane) -> None:
     ran = terminal.run("workflow", "start", str(file), "--input", '{"path": "src"}', "--idempotency-key", "k")
 
-    header, *rows = ran.out.split("\n\n")[0].splitlines()
+    nodes, *_, value = ran.out.split("\n\n")
+    header, *rows = nodes.splitlines()
     assert ran.code == 0
     assert header.split() == ["NODE", "STATE", "ATTEMPT", "AGENT", "STARTED", "TOOK", "WHY"]
     assert [row.split()[:4] for row in rows] == [[n, "completed", "1", "worker-00000001"] for n in ("a", "gate", "b")]
     assert "0.990 s" in rows[0]
+    assert value.split() == ["value", "{", '"node":', '"b"', "}"]
     assert "completed: 3 of 3 ended (3 completed)" in ran.err
     assert (plane.only.head["input"], plane.only.head["key"]) == ({"path": "src"}, "k")
 
@@ -89,10 +92,10 @@ def test_run_as_json_has_the_value_and_the_nodes_and_nothing_else(terminal: Term
 
 
 def test_run_that_is_detached_prints_the_id(terminal: Terminal, file: Path, plane: ScriptedPlane) -> None:
-    told = terminal.run("workflow", "start", str(file), "--detach")
+    ran = terminal.run("workflow", "start", str(file), "--detach")
     document = terminal.run("workflow", "start", str(file), "--detach", "--output", "json")
 
-    assert [told.out.strip(), document.json["workflow"]] == list(plane.kept)
+    assert [ran.out.strip(), document.json["workflow"]] == list(plane.kept)
     assert (document.json["state"], document.json["new"]) == ("accepted", True)
 
 
@@ -120,45 +123,37 @@ def test_run_with_a_known_key_says_which_workflow_has_it_and_how_that_is(
 
 @pytest.mark.parametrize("end", ["failed", "canceled"])
 def test_run_that_does_not_complete_exits_1_and_names_the_nodes_and_the_way_on(
-    terminal: Terminal, file: Path, plane: ScriptedPlane, end: str, monkeypatch: pytest.MonkeyPatch
+    terminal: Terminal, file: Path, plane: ScriptedPlane, end: str, at_each_look: AtEachLook
 ) -> None:
-    plane.at_once = False
-    monkeypatch.setattr(
-        "coditect.cli.terminal.progress.Lines.show", lambda lines, row: plane.only.end(end, a="completed")
-    )
+    at_each_look(lambda: plane.only.end(end, a="completed"))
 
-    told = terminal.run("workflow", "start", str(file))
+    ran = terminal.run("workflow", "start", str(file))
 
-    assert told.code == 1
-    assert f"Error: The workflow {'failed' if end == 'failed' else 'was canceled'}." in told.err
-    assert "nodes: gate, b" in told.err
-    assert f"coditect workflow resume {plane.only.head['workflow']}" in told.err
+    assert ran.code == 1
+    assert f"Error: The workflow {'failed' if end == 'failed' else 'was canceled'}." in ran.err
+    assert "nodes: gate, b" in ran.err
+    assert f"coditect workflow resume {plane.only.head['workflow']}" in ran.err
 
 
 def test_run_that_failed_names_the_first_cause_first(
-    terminal: Terminal, file: Path, plane: ScriptedPlane, monkeypatch: pytest.MonkeyPatch
+    terminal: Terminal, file: Path, plane: ScriptedPlane, at_each_look: AtEachLook
 ) -> None:
-    plane.at_once = False
-
-    def fail(lines: Lines, row: WorkflowRow) -> None:
+    def fail() -> None:
         kept = plane.only
         kept.end("failed", gate="canceled")
         kept.nodes["gate"] |= {"reason": "predecessor", "fence": 0}
         kept.nodes["b"] |= {"reason": "predecessor", "fence": 0, "message": "", "finished_at": 1}
 
-    monkeypatch.setattr("coditect.cli.terminal.progress.Lines.show", fail)
+    at_each_look(fail)
+    error = terminal.run("workflow", "start", str(file)).err
 
-    told = terminal.run("workflow", "start", str(file)).err
-
-    assert "Error: The workflow failed.\n  cause: a failed: no such file; 2 nodes did not run\n" in told
+    assert "Error: The workflow failed.\n  cause: a failed: no such file; 2 nodes did not run\n" in error
 
 
 def test_run_whose_map_failed_names_the_element_that_failed_first(
-    terminal: Terminal, file: Path, plane: ScriptedPlane, monkeypatch: pytest.MonkeyPatch
+    terminal: Terminal, file: Path, plane: ScriptedPlane, at_each_look: AtEachLook
 ) -> None:
-    plane.at_once = False
-
-    def fail(lines: Lines, row: WorkflowRow) -> None:
+    def fail() -> None:
         kept = plane.only
         kept.end("failed", a="completed", gate="completed")
         elements = {name: kept.nodes["b"] | {"name": name, "kind": "task"} for name in ("b[12]", "b[13]")}
@@ -166,11 +161,10 @@ def test_run_whose_map_failed_names_the_element_that_failed_first(
         kept.nodes["b"] |= {"reason": "element", "message": "an element failed", "finished_at": 1}
         kept.nodes |= elements
 
-    monkeypatch.setattr("coditect.cli.terminal.progress.Lines.show", fail)
+    at_each_look(fail)
+    error = terminal.run("workflow", "start", str(file)).err
 
-    told = terminal.run("workflow", "start", str(file)).err
-
-    assert "Error: The workflow failed.\n  cause: b[12] failed: no such file; 1 node did not run\n" in told
+    assert "Error: The workflow failed.\n  cause: b[12] failed: no such file; 1 node did not run\n" in error
 
 
 def test_run_that_takes_too_long_exits_3_and_goes_on(terminal: Terminal, file: Path, plane: ScriptedPlane) -> None:
@@ -226,11 +220,11 @@ def test_show_lists_every_attempt_with_agent_times_and_error(
 ) -> None:
     plane.only.end("failed", a="completed")
 
-    told = terminal.run("workflow", "get", started)
+    ran = terminal.run("workflow", "get", started)
     document = terminal.run("workflow", "get", started, "--output", "json").json
 
-    assert told.code == 0
-    fields, nodes, attempts = told.out.split("\n\n")
+    assert ran.code == 0
+    fields, nodes, attempts = ran.out.split("\n\n")
     assert "state     failed" in fields
     assert "handler_error: no such file" in nodes
     assert [line.split()[:5] for line in attempts.splitlines()[2:]] == [
@@ -254,7 +248,7 @@ def test_show_of_a_node_has_its_value_or_failure(terminal: Terminal, started: st
     assert '"node": "a"' in value.out
     assert "no such file" in failure.out
     assert "Traceback" in failure.out
-    assert [one["name"] for one in document["nodes"]] == ["b"]
+    assert [node["name"] for node in document["nodes"]] == ["b"]
     assert document["failure"]["fix"] == "Look again"
 
 
@@ -319,12 +313,14 @@ def test_a_signal_is_kept_or_taken(terminal: Terminal, started: str, plane: Scri
     assert (Verb.SIGNAL, {"workflow": started, "signal": "paid", "value": {"euro": 7}, "id": "one"}) in plane.asked
 
 
-def test_history_is_told_as_a_table_and_as_json(terminal: Terminal, started: str) -> None:
+def test_history_is_told_with_restores_as_a_table_and_as_json(terminal: Terminal, started: str) -> None:
     table = terminal.run("workflow", "get", started, "--history")
     events = terminal.run("workflow", "get", started, "--history", "--output", "json").json
 
     assert table.out.splitlines()[0].split() == ["AT", "EVENT", "NODE", "ATTEMPT", "AGENT", "WHY"]
     assert events[0]["event"] == "workflow.accepted"
+    restores = [event for event in events if event["event"] == "workflow.restored"]
+    assert [(restore["agent"], restore["reason"]) for restore in restores] == [("ada", "gate")]
 
 
 def test_denied_says_so(terminal: Terminal, started: str, plane: ScriptedPlane) -> None:
@@ -359,15 +355,6 @@ def test_redrive_of_a_node_asks_first(terminal: Terminal, started: str, plane: S
     assert Verb.REDRIVE not in plane.verbs()
 
 
-@pytest.mark.parametrize(
-    "words",
-    [("--node", "none"), ("--node", ":a"), ("--node", "w:a", "--all"), ("--input", "{}", "--all", "--yes")],
-    ids=" ".join,
-)
-def test_redrive_of_what_is_no_node_is_a_usage_error(terminal: Terminal, words: tuple[str, ...]) -> None:
-    assert terminal.run("dead", "redrive", *words).code == 2
-
-
 def row(state: str, **counts: int) -> WorkflowRow:
     return WorkflowRow.read({"workflow": "w", "name": "n", "state": state, "counts": counts, "total": 3})
 
@@ -387,8 +374,8 @@ def test_lines_tell_news_once_a_second_and_always_the_end(capsys: pytest.Capture
         now.append(instant)
         lines.show(seen)
 
-    told = [line.split(" s  ")[1] for line in capsys.readouterr().err.splitlines()]
-    assert told == [
+    news = [line.split(" s  ")[1] for line in capsys.readouterr().err.splitlines()]
+    assert news == [
         "running: 0 of 3 ended (3 ready)",
         "running: 1 of 3 ended (2 ready, 1 completed)",
         "The control plane does not answer; the workflow is waited for",
@@ -409,3 +396,82 @@ def test_a_terminal_gets_a_picture_of_the_states() -> None:
 
 def test_counts_without_nodes_are_told_without_brackets() -> None:
     assert counted(row("accepted")) == "accepted: 0 of 3 ended"
+
+
+def test_labels_are_given_at_the_start_and_select_what_is_listed(
+    terminal: Terminal, file: Path, plane: ScriptedPlane
+) -> None:
+    ran = terminal.run("workflow", "start", str(file), "--detach", "--label", "team=x", "-l", "stage=live")
+    listed = terminal.run("workflow", "list", "--label", "team=x", "--output", "json")
+
+    assert (ran.code, listed.code) == (0, 0)
+    assert plane.only.head["labels"] == {"team": "x", "stage": "live"}
+    assert plane.asked[-1] == (Verb.LIST, {"labels": {"team": "x"}, "limit": 50, "after": None})
+
+
+@pytest.mark.parametrize(
+    ("option", "wrong"),
+    [("--label", "team"), ("--label", "=x"), ("--label", "te am=x"), ("--label", "team="), ("--wait", "5")],
+)
+def test_a_wrong_label_or_wait_is_refused_before_anything_is_sent(
+    terminal: Terminal, file: Path, plane: ScriptedPlane, option: str, wrong: str
+) -> None:
+    ran = terminal.run("workflow", "start", str(file), option, wrong)
+
+    assert (ran.code, plane.asked) == (2, [])
+
+
+LASTING = {"node": "b", "state": "failed", "compensated": False}
+
+
+def test_checkpoints_are_listed(terminal: Terminal, started: str, plane: ScriptedPlane) -> None:
+    empty = terminal.run("workflow", "get", started, "--checkpoints")
+    plane.only.end()
+
+    table = terminal.run("workflow", "get", started, "--checkpoints")
+
+    assert (empty.out, empty.err) == ("", "No node has completed yet.\n")
+    assert table.out.splitlines()[0].split() == ["CHECKPOINT", "KIND", "AT", "BY"]
+    assert table.out.splitlines()[1].split()[:2] == ["a", "node"]
+
+
+def test_checkpoint_on_request_is_asked_for_by_its_name(terminal: Terminal, started: str, plane: ScriptedPlane) -> None:
+    ran = terminal.run("workflow", "checkpoint", started, "before-release")
+
+    verb, body = plane.asked[-1]
+    assert (ran.code, verb, body["checkpoint"]) == (0, Verb.CHECKPOINT, "before-release")
+
+
+def test_restore_lists_what_is_undone_and_needs_no_answer_where_all_is(
+    terminal: Terminal, started: str, plane: ScriptedPlane
+) -> None:
+    ran = terminal.run("workflow", "restore", started, "gate", "--by", "ada")
+
+    assert ran.out.splitlines()[1].split(maxsplit=2) == ["a", "completed", "is undone"]
+    assert f"{started}: the restore to gate was accepted, by ada." in ran.err
+    asked = {"workflow": started, "checkpoint": "gate", "token": "1", "by": "ada"}
+    assert plane.asked[-1] == (Verb.RESTORE, asked)
+
+
+def test_restore_that_leaves_effects_lists_them_first_and_does_nothing_without_an_answer(
+    terminal: Terminal, started: str, plane: ScriptedPlane
+) -> None:
+    plane.lasting.append(LASTING)
+
+    refused = terminal.run("workflow", "restore", started, "gate")
+    before = Verb.RESTORE in plane.verbs()
+    agreed = terminal.run("workflow", "restore", started, "gate", "--yes")
+
+    assert refused.out.splitlines()[1].split(maxsplit=2) == ["b", "failed", "cannot be undone"]
+    assert "What 1 of these nodes did cannot be undone." in refused.err
+    assert (refused.code, before) == (1, False)
+    assert (agreed.code, plane.verbs()[-1]) == (0, Verb.RESTORE)
+
+
+def test_dry_run_only_lists(terminal: Terminal, started: str, plane: ScriptedPlane) -> None:
+    plane.lasting.append(LASTING)
+
+    document = terminal.run("workflow", "restore", started, "gate", "--dry-run", "--output", "json").json
+
+    assert document["discarded"][0] == LASTING
+    assert Verb.RESTORE not in plane.verbs()

@@ -1,4 +1,4 @@
-"""Checks by the JSON Schemas of strangers take bounded time, and say what does not fit."""
+"""Checks by the JSON Schemas and patterns of strangers take bounded time, and say what does not fit."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from coditect.errors import InvalidTask, SetupError
+from coditect.errors import InputError, InvalidTask, SetupError
 from coditect.integrations.json_schema import LEAST_STEPS, SchemaCheck
+from coditect.integrations.pattern import matcher
 
 EVIL, LONG = "^(a+)+$", "a" * 26 + "!"
 LATEST = "https://json-schema.org/draft/2020-12/schema"
@@ -145,3 +146,19 @@ def test_comparison_of_nested_items_is_given_up() -> None:
 
     with pytest.raises(InvalidTask, match="cannot be applied"):
         SchemaCheck(schema).check(nested)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "matches"),
+    [("b", "abc", True), ("^b", "abc", False), ("", "", True), (r"^\d+$", "12\n", False), (r"^\u00e9\/$", "é/", True)],
+)
+def test_pattern_matches_anywhere_in_a_text_unless_it_is_anchored(pattern: str, text: str, matches: bool) -> None:
+    assert matcher(pattern)(text) is matches
+
+
+@pytest.mark.parametrize("pattern", ["(?=a)b", r"(a)\1", "(", "((a{1000}){1000}){1000}"])
+def test_pattern_without_a_bound_is_refused_with_what_to_do(pattern: str) -> None:
+    with pytest.raises(InputError, match="bounded time") as refused:
+        matcher(pattern)
+
+    assert refused.value.facts["fix"]

@@ -41,7 +41,7 @@ async def test_calls_read_the_registry_at_most_once_a_second_and_see_who_came() 
 
         offers = OfferedCapabilities(find)
         found = await asyncio.gather(*[offers.now() for _ in range(50)])
-        assert [set(one) for one in found] == [{"text.count"}] * 50
+        assert [set(names) for names in found] == [{"text.count"}] * 50
         await fleet.add(counter("text.count", "text.find"))
         assert set(await offers.now()) == {"text.count"}
         assert looks == 1
@@ -69,10 +69,10 @@ async def test_capabilities_whose_schemas_cannot_be_used_are_no_tools_and_logged
     bad: list[Any] = [{"type": 5}, {"enum": 3}, {"anyOf": None}, {"allOf": 7}, {"$schema": []}, {"$id": 1}, deep]
     bad += [{"pattern": "a{99999999999}"}, {"pattern": "("}]
     good: list[Any] = [{}, {"$schema": "http://json-schema.org/draft-07/schema#", "items": [{"type": "string"}]}]
-    given = {f"bad.n{number}": one for number, one in enumerate(bad)}
-    given |= {f"good.n{number}": one for number, one in enumerate(good)}
-    specs = [CapabilitySpec(name, input_schema=one) for name, one in given.items()]
-    specs += [CapabilitySpec(f"{name}-out", output_schema=one) for name, one in given.items()]
+    given = {f"bad.n{number}": schema for number, schema in enumerate(bad)}
+    given |= {f"good.n{number}": schema for number, schema in enumerate(good)}
+    specs = [CapabilitySpec(name, input_schema=schema) for name, schema in given.items()]
+    specs += [CapabilitySpec(f"{name}-out", output_schema=schema) for name, schema in given.items()]
     async with TestFleet(agents=[counter("text.count")]) as fleet:
 
         async def find(search: Search) -> tuple[AgentRecord, ...]:
@@ -81,8 +81,8 @@ async def test_capabilities_whose_schemas_cannot_be_used_are_no_tools_and_logged
             return (replace(record, registration=replace(record.registration, capabilities=offered)),)
 
         offers = OfferedCapabilities(find)
-        found = [set(one) for one in await asyncio.gather(offers.as_tools(), offers.as_tools())]
+        found = [set(names) for names in await asyncio.gather(offers.as_tools(), offers.as_tools())]
 
     assert found == [{"good.n0", "good.n0-out", "good.n1", "good.n1-out", "text.count"}] * 2
-    logged = [vars(one)["capability"] for one in caplog.records if "not offered as a tool" in one.message]
+    logged = [vars(record)["capability"] for record in caplog.records if "not offered as a tool" in record.message]
     assert sorted(logged) == sorted(spec.name for spec in specs if spec.name.startswith("bad"))

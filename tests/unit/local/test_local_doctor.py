@@ -36,11 +36,11 @@ def test_python_disk_and_speed_say_what_is_there(tmp_path: Path) -> None:
     assert "GB free" in check_disk(tmp_path / "not" / "yet").detail
 
     both = check_speed({"uvloop": uvloop, "orjson": orjson})
-    one = check_speed({"uvloop": None, "orjson": orjson})
+    slow = check_speed({"uvloop": None, "orjson": orjson})
 
     assert both == Check("speed", True, f"uvloop {metadata.version('uvloop')}, orjson {orjson.__version__}")
-    assert one.ok
-    assert f"without uvloop ({install_command('speed')})" in one.detail
+    assert slow.ok
+    assert f"without uvloop ({install_command('speed')})" in slow.detail
 
 
 def test_what_is_left_of_an_up_is_named(tmp_path: Path) -> None:

@@ -53,7 +53,6 @@ def test_programs_on_path_are_found_and_a_server_takes_the_command_line_beside_i
 
     assert found == FoundationDBPrograms(server, cli)
 
-    a_program(tmp_path / "bin/fdbcli")
     server, cli = a_program(tmp_path / "built/fdbserver"), a_program(tmp_path / "built/fdbcli")
 
     found = find_foundationdb({"PATH": f"{tmp_path}/bin:{tmp_path}/built"})
@@ -111,4 +110,4 @@ async def test_cluster_is_configured_once_and_its_processes_are_killed_and_start
         started = cluster.processes
 
     assert not cluster.processes
-    assert not any(Path(f"/proc/{one.pid}").exists() for one in started.values())
+    assert not any(Path(f"/proc/{process.pid}").exists() for process in started.values())

@@ -2,12 +2,12 @@ import asyncio
 import os
 import signal
 import sys
-import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,6 +17,7 @@ from coditect.local.errors import StartFailed
 from coditect.local.state import ChildState, Phase
 from coditect.local.supervisor import Child, ProcessSupervisor, last_lines, spawn
 from coditect.local.watchdog import marked
+from tests.support import eventually
 
 PATIENT = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); time.sleep(600)"
 DEAF = """
@@ -39,11 +40,9 @@ def a_child(code: str, folder: Path, *, name: str = "one", stage: int = 0, **cha
     return Child(name=name, argv=argv, env=dict(os.environ), folder=folder, stage=stage, **changes)  # type: ignore[arg-type]
 
 
-async def until(condition: Callable[[], object], *, within_seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + within_seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        await asyncio.sleep(0.01)
+def supervisor_of(*children: Child, policy: RestartPolicy = QUICK, **more: Any) -> ProcessSupervisor:
+    marker = more.pop("marker", uuid.uuid4().hex)
+    return ProcessSupervisor(children, marker=marker, log_folder=children[0].folder, policy=policy, **more)
 
 
 @asynccontextmanager
@@ -72,51 +71,36 @@ def process_of(supervisor: ProcessSupervisor, index: int = 0) -> ProcessId:
     return process
 
 
-async def test_killed_child_is_started_again_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+async def test_child_that_is_killed_or_stands_stopped_is_started_again(
+    tmp_path: Path, signal_number: signal.Signals
+) -> None:
     said: list[str] = []
-    supervisor = ProcessSupervisor(
-        [a_child(PATIENT, tmp_path)], marker=uuid.uuid4().hex, log_folder=tmp_path, policy=QUICK, say=said.append
-    )
+    policy = replace(QUICK, stopped_seconds=0.3)
+    supervisor = supervisor_of(a_child(PATIENT, tmp_path), policy=policy, say=said.append)
 
     async with running(supervisor):
         first = process_of(supervisor)
-        os.kill(first.pid, signal.SIGKILL)
-        await until(lambda: supervisor.children[0].restarts == 1 and supervisor.children[0].phase is Phase.READY)
+        os.kill(first.pid, signal_number)
+        await eventually(lambda: supervisor.children[0].restarts == 1 and supervisor.children[0].phase is Phase.READY)
         second = process_of(supervisor)
 
     assert first != second
     assert supervisor.children[0].last_exit == -signal.SIGKILL
+    assert not is_running(first)
     assert not is_running(second)
     assert any("starting it again" in line for line in said)
 
 
-async def test_child_that_stands_stopped_is_replaced(tmp_path: Path) -> None:
-    policy = RestartPolicy(first_seconds=0.01, settle_seconds=0.1, stopped_seconds=0.3)
-    supervisor = ProcessSupervisor(
-        [a_child(PATIENT, tmp_path)], marker=uuid.uuid4().hex, log_folder=tmp_path, policy=policy
-    )
-
-    async with running(supervisor):
-        first = process_of(supervisor)
-        os.kill(first.pid, signal.SIGSTOP)
-        await until(lambda: supervisor.children[0].restarts == 1 and supervisor.children[0].phase is Phase.READY)
-        second = process_of(supervisor)
-
-    assert first != second
-    assert not is_running(first)
-
-
 async def test_what_a_dead_child_started_dies_with_it(tmp_path: Path) -> None:
-    supervisor = ProcessSupervisor(
-        [a_child(FAMILY, tmp_path)], marker=uuid.uuid4().hex, log_folder=tmp_path, policy=QUICK
-    )
+    supervisor = supervisor_of(a_child(FAMILY, tmp_path))
     log = tmp_path / "one.log"
 
     async with running(supervisor):
-        await until(lambda: log.read_text().strip())
+        await eventually(lambda: log.read_text().strip())
         grandchild = int(log.read_text().split()[0])
         os.kill(process_of(supervisor).pid, signal.SIGKILL)
-        await until(lambda: not _runs(grandchild))
+        await eventually(lambda: not _runs(grandchild))
 
 
 async def test_stages_start_in_order_and_stop_in_reverse(tmp_path: Path) -> None:
@@ -128,7 +112,7 @@ async def test_stages_start_in_order_and_stop_in_reverse(tmp_path: Path) -> None
                 history.append((child.name, child.phase))
 
     children = [a_child(PATIENT, tmp_path, name="later", stage=1), a_child(PATIENT, tmp_path, name="first", stage=0)]
-    supervisor = ProcessSupervisor(children, marker=uuid.uuid4().hex, log_folder=tmp_path, policy=QUICK, changed=note)
+    supervisor = supervisor_of(*children, changed=note)
 
     async with running(supervisor):
         pass
@@ -138,11 +122,10 @@ async def test_stages_start_in_order_and_stop_in_reverse(tmp_path: Path) -> None
 
 
 async def test_child_that_ignores_the_signal_is_killed_in_time(tmp_path: Path) -> None:
-    child = a_child(DEAF, tmp_path, stop_within_seconds=0.1)
-    supervisor = ProcessSupervisor([child], marker=uuid.uuid4().hex, log_folder=tmp_path, policy=QUICK)
+    supervisor = supervisor_of(a_child(DEAF, tmp_path, stop_within_seconds=0.1))
 
     async with running(supervisor):
-        await until(lambda: "deaf" in (tmp_path / "one.log").read_text())
+        await eventually(lambda: "deaf" in (tmp_path / "one.log").read_text())
         deaf = process_of(supervisor)
 
     assert not is_running(deaf)
@@ -155,7 +138,7 @@ async def test_child_that_cannot_start_fails_with_its_last_lines_and_stops_the_o
         a_child("raise SystemExit('no such setting')", tmp_path, name="bad", stage=1),
     ]
     policy = replace(QUICK, settle_seconds=60)  # a slow machine takes a while for an interpreter's start
-    supervisor = ProcessSupervisor(children, marker=marker, log_folder=tmp_path, policy=policy)
+    supervisor = supervisor_of(*children, marker=marker, policy=policy)
 
     with pytest.raises(StartFailed, match="no such setting") as caught:
         await supervisor.run(stop=asyncio.Event())
@@ -165,10 +148,9 @@ async def test_child_that_cannot_start_fails_with_its_last_lines_and_stops_the_o
 
 
 async def test_child_that_starts_slowly_and_never_works_is_given_up(tmp_path: Path) -> None:
-
     child = a_child("import sys, time; print('gone', flush=True); time.sleep(0.3); sys.exit(3)", tmp_path, ready=never)
     policy = RestartPolicy(first_seconds=0.01, cap_seconds=0.02, healthy_seconds=0.2, start_attempts=4)
-    supervisor = ProcessSupervisor([child], marker=uuid.uuid4().hex, log_folder=tmp_path, policy=policy)
+    supervisor = supervisor_of(child, policy=policy)
 
     with pytest.raises(StartFailed, match="exit code 3"):
         await asyncio.wait_for(supervisor.run(stop=asyncio.Event()), 18)
@@ -177,23 +159,20 @@ async def test_child_that_starts_slowly_and_never_works_is_given_up(tmp_path: Pa
 
 
 async def test_child_that_is_not_ready_in_time_fails(tmp_path: Path) -> None:
-
-    child = a_child(PATIENT, tmp_path, ready=never, ready_within_seconds=0.1)
-    supervisor = ProcessSupervisor([child], marker=uuid.uuid4().hex, log_folder=tmp_path, policy=QUICK)
+    supervisor = supervisor_of(a_child(PATIENT, tmp_path, ready=never, ready_within_seconds=0.1))
 
     with pytest.raises(StartFailed, match="not ready in time"):
         await supervisor.run(stop=asyncio.Event())
 
 
 async def test_stop_during_the_start_stops_what_has_started(tmp_path: Path) -> None:
-
     marker, stop = uuid.uuid4().hex, asyncio.Event()
     children = [a_child(PATIENT, tmp_path, ready=never), a_child(PATIENT, tmp_path, name="later", stage=1)]
-    supervisor = ProcessSupervisor(children, marker=marker, log_folder=tmp_path, policy=QUICK)
+    supervisor = supervisor_of(*children, marker=marker)
 
     async with asyncio.TaskGroup() as group:
         group.create_task(supervisor.run(stop=stop))
-        await until(lambda: supervisor.children[0].phase is Phase.STARTING)
+        await eventually(lambda: supervisor.children[0].phase is Phase.STARTING)
         stop.set()
 
     assert marked(marker) == []
@@ -202,7 +181,7 @@ async def test_stop_during_the_start_stops_what_has_started(tmp_path: Path) -> N
 
 async def test_canceled_supervisor_leaves_nothing(tmp_path: Path) -> None:
     marker, ready = uuid.uuid4().hex, asyncio.Event()
-    supervisor = ProcessSupervisor([a_child(FAMILY, tmp_path)], marker=marker, log_folder=tmp_path, policy=QUICK)
+    supervisor = supervisor_of(a_child(FAMILY, tmp_path), marker=marker)
     task = asyncio.ensure_future(supervisor.run(stop=asyncio.Event(), ready=ready.set))
     await asyncio.wait_for(ready.wait(), 60)
 

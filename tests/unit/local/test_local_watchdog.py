@@ -1,13 +1,18 @@
+"""Processes are told apart, marked, and killed with their supervisor."""
+
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from coditect.agent.process import identify, is_running
+from coditect.agent.process import ProcessId, identify, is_running
 from coditect.aio import launch
 from coditect.local.supervisor import Child, guarded, spawn
 from coditect.local.watchdog import MARKER, kill_marked, marked, new_marker
@@ -50,17 +55,21 @@ def start_marked(marker: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(SLEEP, env={**os.environ, MARKER: f"{marker}:one:"}, start_new_session=True)
 
 
-def until_two_lines(log: Path) -> list[int]:
+def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
-    while len(lines := log.read_text().splitlines()) < 2:
-        assert time.monotonic() < deadline, lines
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.01)
-    return [int(line) for line in lines]
+
+
+def two_pids(log: Path) -> list[int]:
+    until(lambda: log.read_text().count("\n") == 2)
+    return [int(line) for line in log.read_text().splitlines()]
 
 
 def by_name(prefix: str) -> set[int]:
     """Return the processes whose name has the mark, which is all that who is not root can see of them."""
-    return {one.pid for one in marked(prefix) if one.name().startswith(prefix)}
+    return {process.pid for process in marked(prefix) if process.name().startswith(prefix)}
 
 
 def test_only_what_carries_the_marker_is_killed() -> None:
@@ -83,7 +92,7 @@ def test_program_that_hides_its_environment_is_killed_with_what_it_forked(tmp_pa
         for name in ("dispatcher-1", "dispatcher-2")
     ]
     first, second = (spawn(child, marker=marker, log_folder=tmp_path) for child in children)
-    pids = [until_two_lines(one.log) for one in (first, second)]
+    pids = [two_pids(child.log) for child in (first, second)]
 
     assert by_name(f"{marker}:") == {*pids[0], *pids[1]}
     first.kill()
@@ -112,7 +121,7 @@ def test_end_of_the_guarded_block_kills_what_is_left() -> None:
     assert not is_running(watchdog)
 
 
-def test_kill_of_the_guarding_process_kills_what_it_started(tmp_path: Path) -> None:
+def test_kill_of_the_guarding_process_kills_what_it_started() -> None:
     marker = uuid.uuid4().hex
     program = f"""
 import os, subprocess, sys, time
@@ -126,16 +135,11 @@ with guarded({marker!r}):
     assert parent.stdout is not None
     with parent.stdout:
         assert parent.stdout.readline() == b"started\n"
-        deadline = time.monotonic() + 60
-        while len(marked(f"{marker}:")) != 1:  # a program that has just begun has no environment for a moment
-            assert time.monotonic() < deadline
+        until(lambda: len(marked(f"{marker}:")) == 1)  # a program that has just begun has no environment for a moment
         parent.kill()
         parent.wait()
 
-    deadline = time.monotonic() + 60
-    while marked(f"{marker}:"):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: not marked(f"{marker}:"))
 
 
 def test_program_whose_parent_is_gone_does_not_start() -> None:
@@ -151,4 +155,27 @@ def test_launched_program_is_the_process_itself() -> None:
     out, _ = child.communicate()
 
     assert int(out) == child.pid
+    assert identify(child.pid) is None
+
+
+def test_process_is_equal_to_itself_and_another_one_has_its_pid_later() -> None:
+    me = identify(os.getpid())
+
+    assert me is not None
+    assert identify(os.getpid()) == me
+    assert is_running(me)
+    assert not is_running(ProcessId(me.pid, "another start"))
+
+
+def test_zombie_does_not_run() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    with child.stdout:
+        child.stdout.read()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+
+    found = identify(child.pid)
+
+    child.wait()
+    assert found is None
     assert identify(child.pid) is None

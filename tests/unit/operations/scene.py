@@ -6,30 +6,16 @@ import json
 from typing import Any
 
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.broker.topology import base_topology, capability_queues
-from coditect.model.ids import TaskId
 from coditect.model.message import Message
 from coditect.operations.dead_letters import DeadLetters
 from coditect.wire import routing, tasks
 from coditect.wire.headers import HEADER_PREFIX
+from tests.unit.agent.scene import StillClock
 
 CAPABILITY = "code.review"
 DEAD = "dead.code.review"
 TASKS = "tasks.code.review.p1"
 NOW_MS = 1_800_000_000_000
-
-
-class StillClock:
-    """A clock that stands still."""
-
-    def now_ms(self) -> int:
-        return NOW_MS
-
-    def chance(self) -> float:
-        return 0.5
-
-    def new_id(self) -> TaskId:
-        return TaskId("unused")
 
 
 def letter(letter_id: str | None, *, reason: str = "handler_error", **more: Any) -> Message:
@@ -54,17 +40,10 @@ def letter(letter_id: str | None, *, reason: str = "handler_error", **more: Any)
 class Scene:
     """The broker of one test, and what lies in its queues."""
 
-    def __init__(self) -> None:
-        self.server = MemoryServer()
-        self.broker = MemoryBroker(self.server)
-        self.letters = DeadLetters(self.broker, StillClock())
-
-    async def open(self) -> None:
-        await self.broker.__aenter__()
-        await self.broker.declare(base_topology() + capability_queues(CAPABILITY))
-
-    async def close(self) -> None:
-        await self.broker.__aexit__(None, None, None)
+    def __init__(self, server: MemoryServer, broker: MemoryBroker) -> None:
+        self.server = server
+        self.broker = broker
+        self.letters = DeadLetters(broker, StillClock(_now_ms=NOW_MS))
 
     async def bury(self, *messages: Message, key: str = "code.review.p1") -> None:
         """Puts dead letters where an agent puts them."""

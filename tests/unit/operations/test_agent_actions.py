@@ -34,7 +34,7 @@ def other() -> Agent:
 
 async def staffed(scene: Scene) -> dict[str, str]:
     running = [await scene.start(named("anna")), await scene.start(named("bert")), await scene.start(other())]
-    return {one.agent_id: one.agent_id.partition("-")[0] for one in running}
+    return {agent.agent_id: agent.agent_id.partition("-")[0] for agent in running}
 
 
 async def test_an_agent_is_asked_by_name_or_id_and_any_by_a_star() -> None:

@@ -152,8 +152,8 @@ def test_every_situation_has_an_answer_that_agrees_with_its_agents(
 
     explanation = explain(question, fleet, [seen])
 
-    assert [one.agent_id for one in explanation.agents] == [record.agent_id for record in fleet]
-    takers = any(one.obstacle is None for one in explanation.agents)
+    assert [agent.agent_id for agent in explanation.agents] == [record.agent_id for record in fleet]
+    takers = any(agent.obstacle is None for agent in explanation.agents)
     strangers = exists and consumers > 0 and not any(offers(record, "code.review") for record in fleet)
     assert explanation.verdict.takes == (takers or strangers), "the sentence and the table agree"
     assert explanation.verdict.takes or explanation.verdict.fix

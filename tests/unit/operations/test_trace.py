@@ -1,4 +1,4 @@
-"""The path of a task or workflow: from the ledger, or from what the messages of a direct task carry."""
+"""The path of a task or workflow, and a workflow's history."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from coditect.api.connections import SharedConnections
 from coditect.errors import NotFound, TaskFailed
 from coditect.operations.connections import Connections
 from coditect.operations.trace import Hop, task_path
+from coditect.operations.workflows import history_of
 from coditect.registry.memory import MemoryRegistry
 from coditect.testing import TestFleet
 from tests.unit.cli.scene import ProbedBroker
@@ -51,9 +52,17 @@ def chain() -> Workflow:
     return flow
 
 
+def nested() -> Workflow:
+    child = Workflow("child")
+    child.task("number.double", child.input, name="doubled")
+    flow = Workflow("parent")
+    flow.workflow(child, 2, name="inner")
+    return flow
+
+
 async def test_workflow_is_told_with_every_node_and_attempt_and_how_long_each_took() -> None:
     async with TestFleet(agents=[worker(failures=1)]) as fleet:
-        opened: Connections = connections_of(fleet)
+        opened = connections_of(fleet)
         run = await fleet.start(chain())
         await run.result(int)
 
@@ -77,12 +86,8 @@ async def test_workflow_is_told_with_every_node_and_attempt_and_how_long_each_to
 
 
 async def test_children_lie_below_the_node_that_ran_them() -> None:
-    child = Workflow("child")
-    child.task("number.double", child.input, name="doubled")
-    flow = Workflow("parent")
-    flow.workflow(child, 2, name="inner")
     async with TestFleet(agents=[worker()]) as fleet:
-        run = await fleet.start(flow)
+        run = await fleet.start(nested())
         await run.result(int)
 
         path = await task_path(connections_of(fleet), run.id)
@@ -125,7 +130,7 @@ async def test_dead_letter_of_a_direct_task_is_told_with_its_attempts() -> None:
         ("attempt 2 failed",),
         ("dead letter dead.number.double handler_error",),
     )
-    assert [one.agent for one in path.below[:2]] == ["worker-1", "worker-1"]
+    assert [hop.agent for hop in path.below[:2]] == ["worker-1", "worker-1"]
     assert path.below[0].reason == "ConnectionError: not yet"
     assert path.began_ms is not None
     assert path.below[2].began_ms is not None
@@ -146,3 +151,50 @@ async def test_what_has_left_no_trace_is_not_found_and_the_error_says_why() -> N
 
         with pytest.raises(NotFound, match="no such node"):
             await task_path(connections_of(fleet), f"{run.id}:third")
+
+
+async def test_history_tells_of_every_attempt_and_every_end_in_order() -> None:
+    flow = Workflow("told")
+    flow.task("number.double", 2, name="doubled", after=[flow.wait("1s", name="pause")])
+    async with TestFleet(agents=[worker(failures=1)]) as fleet:
+        run = await fleet.start(flow)
+        await run.result(int)
+        nodes = [row async for row in run.nodes()]
+        events = history_of(await run.overview(), nodes, [row async for row in run.attempts()])
+
+    assert [(event.event, event.node, event.attempt) for event in events if event.event != "node.ready"] == [
+        ("workflow.accepted", "", 0),
+        ("node.completed", "pause", 0),
+        ("attempt.published", "doubled", 1),
+        ("attempt.started", "doubled", 1),
+        ("attempt.failed", "doubled", 1),
+        ("attempt.published", "doubled", 2),
+        ("attempt.started", "doubled", 2),
+        ("attempt.completed", "doubled", 2),
+        ("node.completed", "doubled", 0),
+        ("workflow.completed", "", 0),
+    ]
+    failed = next(event for event in events if event.event == "attempt.failed")
+    assert (failed.reason, "not yet" in failed.message) == ("handler_error", True)
+
+
+async def test_histories_of_parent_and_child_name_each_other() -> None:
+    async with TestFleet(agents=[worker()]) as fleet:
+        run = await fleet.start(nested())
+        value = await run.result(int)
+        (inner,) = [row async for row in run.nodes()]
+        below = fleet.client.workflows.get(inner.children[-1])
+        histories = [
+            history_of(await flow_run.overview(), [row async for row in flow_run.nodes()], [])
+            for flow_run in (run, below)
+        ]
+
+    assert value == 4
+    assert [(event.event, event.node, event.message) for event in histories[0]] == [
+        ("workflow.accepted", "", ""),
+        ("node.ready", "inner", ""),
+        ("child.started", "inner", below.id),
+        ("node.completed", "inner", ""),
+        ("workflow.completed", "", ""),
+    ]
+    assert (histories[1][0].event, histories[1][0].message) == ("workflow.accepted", f"child of {run.id}, node inner")

@@ -89,7 +89,7 @@ def at_once(request: a2a.SendMessageRequest) -> a2a.SendMessageRequest:
 
 async def sent(client: Client, request: a2a.SendMessageRequest) -> a2a.Task:
     """The task of a message, as the answer has it."""
-    (answer,) = [one async for one in client.send_message(request)]
+    (answer,) = [answered async for answered in client.send_message(request)]
     return answer.task
 
 

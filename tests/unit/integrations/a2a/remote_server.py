@@ -110,7 +110,7 @@ def card_of(url: str, *, streaming: bool, skills: tuple[str, ...] = SKILLS) -> A
         capabilities=AgentCapabilities(streaming=streaming),
         default_input_modes=["text/plain"],
         default_output_modes=["text/plain"],
-        skills=[AgentSkill(id=one, name=one, description=f"It {one}s.", tags=["test"]) for one in skills],
+        skills=[AgentSkill(id=skill, name=skill, description=f"It {skill}s.", tags=["test"]) for skill in skills],
     )
 
 

@@ -75,7 +75,7 @@ async def test_each_skill_is_a_capability_with_its_description(tmp_path: Path) -
     async with serving(lambda address: application(tmp_path, address, streaming=True)) as address:
         agent = await a2a_agent("partner", address, settings=HERE)
 
-    specs = {one.name: one for one in agent.capabilities}
+    specs = {capability.name: capability for capability in agent.capabilities}
     assert {"partner.count", "partner.die-once"} < specs.keys()
     assert specs["partner.count"].spec.description == "It counts."
     assert specs["partner.count"].breaker is not None

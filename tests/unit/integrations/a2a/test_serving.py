@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 from a2a.client.errors import A2AClientError
@@ -24,7 +23,7 @@ from a2a.utils.errors import (
 )
 from pydantic import BaseModel
 
-from coditect import Agent, Context, Retry
+from coditect import Agent
 from coditect.api.access import KeyFile, Role
 from coditect.api.bearer import BearerAccess
 from coditect.api.guard import AUDIT_LOGGER
@@ -33,62 +32,21 @@ from coditect.integrations.a2a.remote import RemoteAgent, RemoteRejected, a2a_ag
 from coditect.integrations.a2a.serving import told
 from coditect.settings.settings import A2aSettings, ApiSettings
 from tests.unit.integrations.a2a.fleet_agent import at_once, connected, message, sent, value
+from tests.unit.integrations.workers import Workers
 
 MADE = "2026-01-01T00:00:00+00:00"
-
-
-class Pull(BaseModel):
-    repo: str
-    number: int
 
 
 class Tree(BaseModel):
     below: list[Tree] = []
 
 
-class Workers:
-    """An agent with handlers of several kinds, and what they have seen."""
-
-    def __init__(self) -> None:
-        self.begun, self.go_on = asyncio.Event(), asyncio.Event()
-        self.ran, self.canceled = 0, False
-        self.agent = Agent("worker")
-        self.agent.capability("text.count", tags=["text", "quick"])(self.count)
-        self.agent.capability("code.review", retry=Retry(max_attempts=1))(self.review)
-        self.agent.capability("site.wait")(self.wait)
-        self.agent.capability("file.hash")(self.hash)
-
-    async def count(self, text: str) -> int:
-        """Count letters."""
-        self.ran += 1
-        return len(text)
-
-    async def review(self, pull: Pull, ctx: Context) -> dict[str, Any]:
-        """Review a pull request."""
-        if pull.number < 0:
-            raise ValueError("there is no such pull request")
-        return {"repo": pull.repo, "number": pull.number}
-
-    async def wait(self, _: None, ctx: Context) -> str:
-        self.begun.set()
-        try:
-            await self.go_on.wait()
-        except asyncio.CancelledError:
-            self.canceled = True
-            raise
-        await ctx.progress(0.5, "half")
-        return "done"
-
-    async def hash(self, content: bytes) -> str:
-        return str(len(content))
-
-
 async def test_each_capability_is_a_skill_of_the_card_with_its_modes_and_schemas() -> None:
-    async with connected([Workers().agent]) as one:
-        card = one.card
+    async with connected([Workers().agent]) as fleet:
+        card = fleet.card
 
     skills = {skill.id: skill for skill in card.skills}
-    assert set(skills) == {"text.count", "code.review", "site.wait"}
+    assert set(skills) == {"text.count", "code.review", "site.wait", "site.build"}
     assert skills["text.count"].description == "Count letters."
     assert list(skills["text.count"].tags) == ["quick", "text"]
     assert list(skills["text.count"].input_modes) == ["text/plain"]
@@ -100,25 +58,25 @@ async def test_each_capability_is_a_skill_of_the_card_with_its_modes_and_schemas
 
 
 async def test_a_task_ends_with_its_value_as_an_artifact_or_its_failure_as_the_message_of_its_state() -> None:
-    async with connected([Workers().agent]) as one:
-        counted = await sent(one.client, message("hello", "text.count"))
-        reviewed = await sent(one.client, message({"repo": "x", "number": 3}, "code.review"))
-        found = await one.client.get_task(a2a.GetTaskRequest(id=counted.id))
+    async with connected([Workers().agent]) as fleet:
+        counted = await sent(fleet.client, message("hello", "text.count"))
+        reviewed = await sent(fleet.client, message({"repo": "x", "number": 3}, "code.review"))
+        found = await fleet.client.get_task(a2a.GetTaskRequest(id=counted.id))
 
         assert counted.status.state == A2aState.TASK_STATE_COMPLETED
         assert value(counted) == 5
         assert value(reviewed) == {"repo": "x", "number": 3}
         assert found == counted
 
-        read = await sent(one.client, message('{"repo": "x", "number": 3}', "code.review"))
-        unread = await sent(one.client, message("please", "code.review"))
+        read = await sent(fleet.client, message('{"repo": "x", "number": 3}', "code.review"))
+        unread = await sent(fleet.client, message("please", "code.review"))
 
         assert value(read) == {"repo": "x", "number": 3}
         assert unread.status.state == A2aState.TASK_STATE_REJECTED
         assert "object" in unread.status.message.parts[0].text, unread
 
-        failed = await sent(one.client, message({"repo": "x", "number": -1}, "code.review"))
-        wrong = await sent(one.client, message({"repo": "x"}, "code.review"))
+        failed = await sent(fleet.client, message({"repo": "x", "number": -1}, "code.review"))
+        wrong = await sent(fleet.client, message({"repo": "x"}, "code.review"))
 
     assert failed.status.state == A2aState.TASK_STATE_FAILED
     assert failed.status.message.parts[0].text == "there is no such pull request"
@@ -152,18 +110,18 @@ async def test_a_text_is_json_where_the_schema_says_so_by_a_reference_a_union_or
         "level.next": "2",
         "word.or.number": "12",
     }
-    async with connected([agent]) as one:
-        values = [value(await sent(one.client, message(text, skill))) for skill, text in texts.items()]
+    async with connected([agent]) as fleet:
+        values = [value(await sent(fleet.client, message(text, skill))) for skill, text in texts.items()]
 
     assert values == [2, "list", 3, "str"]
 
 
 async def test_another_version_is_refused_by_its_code_whatever_the_method() -> None:
-    async with connected([Workers().agent]) as one:
-        one.http.headers.pop("a2a-version", None)
+    async with connected([Workers().agent]) as fleet:
+        fleet.http.headers.pop("a2a-version", None)
         for version, method in product([None, "", "0.3", "2.0", "one"], ["SendMessage", "message/send", "nothing"]):
             headers = {} if version is None else {"a2a-version": version}
-            answer = await one.http.post("/a2a", headers=headers, json={"jsonrpc": "2.0", "id": 7, "method": method})
+            answer = await fleet.http.post("/a2a", headers=headers, json={"jsonrpc": "2.0", "id": 7, "method": method})
 
             refused = answer.json()
             assert (refused["id"], refused["error"]["code"]) == (7, -32009), (version, method)
@@ -172,28 +130,27 @@ async def test_another_version_is_refused_by_its_code_whatever_the_method() -> N
 
 async def test_a_message_that_is_sent_again_is_the_same_task_and_with_another_input_refused() -> None:
     workers = Workers()
-    async with connected([workers.agent]) as one:
-        first = await sent(one.client, message("hello", "text.count", message_id="once"))
-        again = await sent(one.client, message("hello", "text.count", message_id="once"))
+    async with connected([workers.agent]) as fleet:
+        first = await sent(fleet.client, message("hello", "text.count", message_id="once"))
+        again = await sent(fleet.client, message("hello", "text.count", message_id="once"))
 
         assert first == again
         assert workers.ran == 1
 
-        await sent(one.client, message("hello", "text.count", message_id="once"))
         with pytest.raises(InvalidParamsError, match="key"):
-            await sent(one.client, message("other", "text.count", message_id="once"))
+            await sent(fleet.client, message("other", "text.count", message_id="once"))
 
     assert workers.ran == 1
 
 
 async def test_without_a_wait_the_task_is_asked_for_later_and_can_be_canceled() -> None:
     workers = Workers()
-    async with connected([workers.agent]) as one:
-        begun = await sent(one.client, at_once(message(None, "site.wait")))
+    async with connected([workers.agent]) as fleet:
+        begun = await sent(fleet.client, at_once(message(None, "site.wait")))
         await workers.begun.wait()
-        canceled = await one.client.cancel_task(a2a.CancelTaskRequest(id=begun.id))
+        canceled = await fleet.client.cancel_task(a2a.CancelTaskRequest(id=begun.id))
         with pytest.raises(TaskNotCancelableError, match="GetTask"):
-            await one.client.cancel_task(a2a.CancelTaskRequest(id=begun.id))
+            await fleet.client.cancel_task(a2a.CancelTaskRequest(id=begun.id))
 
     assert begun.status.state in (A2aState.TASK_STATE_SUBMITTED, A2aState.TASK_STATE_WORKING)
     assert canceled.status.state == A2aState.TASK_STATE_CANCELED
@@ -201,40 +158,42 @@ async def test_without_a_wait_the_task_is_asked_for_later_and_can_be_canceled() 
 
 
 async def test_tasks_of_one_context_are_listed_page_by_page() -> None:
-    async with connected([Workers().agent]) as one:
-        first = await sent(one.client, message("hello", "text.count"))
-        mine = {(await sent(one.client, message("ab", "text.count", context_id="mine"))).id for _ in range(3)}
-        page = await one.client.list_tasks(a2a.ListTasksRequest(context_id="mine", page_size=2, include_artifacts=True))
+    async with connected([Workers().agent]) as fleet:
+        first = await sent(fleet.client, message("hello", "text.count"))
+        mine = {(await sent(fleet.client, message("ab", "text.count", context_id="mine"))).id for _ in range(3)}
+        page = await fleet.client.list_tasks(
+            a2a.ListTasksRequest(context_id="mine", page_size=2, include_artifacts=True)
+        )
         token = page.next_page_token
-        rest = await one.client.list_tasks(a2a.ListTasksRequest(context_id="mine", page_size=2, page_token=token))
-        both = await one.client.list_tasks(a2a.ListTasksRequest())
-        failed = await one.client.list_tasks(a2a.ListTasksRequest(status=A2aState.TASK_STATE_FAILED))
+        rest = await fleet.client.list_tasks(a2a.ListTasksRequest(context_id="mine", page_size=2, page_token=token))
+        both = await fleet.client.list_tasks(a2a.ListTasksRequest())
+        failed = await fleet.client.list_tasks(a2a.ListTasksRequest(status=A2aState.TASK_STATE_FAILED))
         with pytest.raises(InvalidParamsError, match="1 to 100"):
-            await one.client.list_tasks(a2a.ListTasksRequest(page_size=1_000))
+            await fleet.client.list_tasks(a2a.ListTasksRequest(page_size=1_000))
 
     assert first.context_id not in ("", "mine")
-    assert {one.id for one in (*page.tasks, *rest.tasks)} == mine
-    assert [value(one) for one in page.tasks] == [2, 2]
+    assert {task.id for task in (*page.tasks, *rest.tasks)} == mine
+    assert [value(task) for task in page.tasks] == [2, 2]
     assert not rest.next_page_token
-    assert {one.id for one in both.tasks} == mine | {first.id}
+    assert {task.id for task in both.tasks} == mine | {first.id}
     assert not failed.tasks
 
 
 async def test_a_listing_has_values_until_they_are_large() -> None:
     large = {"repo": "x" * 600_000, "number": 1}
-    async with connected([Workers().agent]) as one:
+    async with connected([Workers().agent]) as fleet:
         for _ in range(3):
-            await sent(one.client, message(large, "code.review"))
-        page = await one.client.list_tasks(a2a.ListTasksRequest(include_artifacts=True))
+            await sent(fleet.client, message(large, "code.review"))
+        page = await fleet.client.list_tasks(a2a.ListTasksRequest(include_artifacts=True))
 
-    assert [len(one.artifacts) for one in page.tasks] == [1, 1, 0]
+    assert [len(task.artifacts) for task in page.tasks] == [1, 1, 0]
 
 
 async def test_a_stream_has_the_task_its_progress_its_value_and_its_end_and_none_has_a_task_that_ended() -> None:
     workers = Workers()
-    async with connected([workers.agent], streaming=True) as one:
+    async with connected([workers.agent], streaming=True) as fleet:
         seen = list[a2a.StreamResponse]()
-        async for part in one.client.send_message(message(None, "site.wait")):
+        async for part in fleet.client.send_message(message(None, "site.wait")):
             seen.append(part)
             workers.go_on.set()
 
@@ -245,9 +204,9 @@ async def test_a_stream_has_the_task_its_progress_its_value_and_its_end_and_none
         assert result.parts[0].text == "done"
         assert seen[-1].status_update.status.state == A2aState.TASK_STATE_COMPLETED
 
-        (begun, *_) = [part async for part in one.client.send_message(message("hello", "text.count"))]
+        (begun, *_) = [part async for part in fleet.client.send_message(message("hello", "text.count"))]
         with pytest.raises(UnsupportedOperationError, match="GetTask"):
-            _ = [part async for part in one.client.subscribe(a2a.SubscribeToTaskRequest(id=begun.task.id))]
+            _ = [part async for part in fleet.client.subscribe(a2a.SubscribeToTaskRequest(id=begun.task.id))]
 
 
 async def test_a_mistake_is_an_error_that_says_what_to_do() -> None:
@@ -266,34 +225,34 @@ async def test_a_mistake_is_an_error_that_says_what_to_do() -> None:
     picture.configuration.accepted_output_modes.append("image/*")
     pushed = message("x", "text.count")
     pushed.configuration.task_push_notification_config.url = "http://127.0.0.1/"
-    async with connected([Workers().agent]) as one:
+    async with connected([Workers().agent]) as fleet:
         for request, error, match in mistakes:
             with pytest.raises(error, match=match):
-                await sent(one.client, request)
+                await sent(fleet.client, request)
 
         with pytest.raises(InvalidParamsError, match="text or data"):
-            await sent(one.client, file)
+            await sent(fleet.client, file)
         with pytest.raises(ContentTypeNotSupportedError, match="application/json"):
-            await sent(one.client, picture)
+            await sent(fleet.client, picture)
         with pytest.raises(PushNotificationNotSupportedError, match="webhook"):
-            await sent(one.client, pushed)
+            await sent(fleet.client, pushed)
 
         for body in (b"", b"{", b'{"id": "\xff"}', b"[" * 5_000, b'{"id": NaN}'):
-            answer = await one.http.post("/a2a", headers={"a2a-version": "1.0"}, content=body)
+            answer = await fleet.http.post("/a2a", headers={"a2a-version": "1.0"}, content=body)
 
             assert (answer.json()["id"], answer.json()["error"]["code"]) == (None, -32700), body
 
 
 async def test_a_range_of_media_types_is_that_of_http_and_no_pattern_of_a_shell() -> None:
-    async with connected([Workers().agent]) as one:
+    async with connected([Workers().agent]) as fleet:
         for accepted in ("application/json", "application/*", "*/*", "Application/JSON; charset=utf-8"):
             fitting = message("x", "text.count")
             fitting.configuration.accepted_output_modes.append(accepted)
-            assert value(await sent(one.client, fitting)) == 1
+            assert value(await sent(fleet.client, fitting)) == 1
         pattern = message("x", "text.count")
         pattern.configuration.accepted_output_modes.append("[a-z]*")  # as a shell's, a long one takes minutes to read
         with pytest.raises(ContentTypeNotSupportedError):
-            await sent(one.client, pattern)
+            await sent(fleet.client, pattern)
 
 
 @pytest.mark.parametrize(
@@ -301,16 +260,16 @@ async def test_a_range_of_media_types_is_that_of_http_and_no_pattern_of_a_shell(
     [(1_024, 2_000, "CODITECT_API_BODY_BYTES"), (4_000_000, 1_050_000, "at most 1048576 bytes")],
 )
 async def test_a_body_that_is_too_large_names_the_bound(most: int, size: int, named: str) -> None:
-    async with connected([Workers().agent], settings=ApiSettings(body_bytes=most)) as one:
+    async with connected([Workers().agent], settings=ApiSettings(body_bytes=most)) as fleet:
         with pytest.raises(InvalidRequestError, match=named):
-            await sent(one.client, message("x" * size, "text.count"))
+            await sent(fleet.client, message("x" * size, "text.count"))
 
 
 async def test_the_audit_line_of_a_request_says_its_method(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, AUDIT_LOGGER)
-    async with connected([Workers().agent]) as one:
-        await one.client.list_tasks(a2a.ListTasksRequest())
-        await one.http.post("/a2a", content=b"{")
+    async with connected([Workers().agent]) as fleet:
+        await fleet.client.list_tasks(a2a.ListTasksRequest())
+        await fleet.http.post("/a2a", content=b"{")
 
     lines = [vars(record) for record in caplog.records if record.name == AUDIT_LOGGER]
     assert [(line["action"], line["path"]) for line in lines] == [("ListTasks", "/a2a"), (None, "/a2a")]
@@ -321,25 +280,25 @@ async def test_a_caller_may_do_what_its_role_may_and_a_stranger_sees_no_skills(t
     viewer, operator = (keys.create(role.value, role, made_at=MADE) for role in (Role.VIEWER, Role.OPERATOR))
     other = keys.create("other", Role.OPERATOR, made_at=MADE)
     settings = ApiSettings(keys=str(tmp_path / "keys"), oidc_issuer="https://issuer.example.com")
-    async with connected([Workers().agent], access=BearerAccess([keys]), settings=settings) as one:
+    async with connected([Workers().agent], access=BearerAccess([keys]), settings=settings) as fleet:
         with pytest.raises(A2AClientError, match="401"):
-            await sent(one.client, message("hello", "text.count"))
-        one.http.headers["authorization"] = f"Bearer {operator}"
-        whole = await one.client.get_extended_agent_card(a2a.GetExtendedAgentCardRequest())
-        counted = await sent(one.client, message("hello", "text.count", message_id="mine"))
-        one.http.headers["authorization"] = f"Bearer {other}"
-        others = await sent(one.client, message("hello", "text.count", message_id="mine"))
-        one.http.headers["authorization"] = f"Bearer {viewer}"
-        found = await one.client.get_task(a2a.GetTaskRequest(id=counted.id))
+            await sent(fleet.client, message("hello", "text.count"))
+        fleet.http.headers["authorization"] = f"Bearer {operator}"
+        whole = await fleet.client.get_extended_agent_card(a2a.GetExtendedAgentCardRequest())
+        counted = await sent(fleet.client, message("hello", "text.count", message_id="mine"))
+        fleet.http.headers["authorization"] = f"Bearer {other}"
+        others = await sent(fleet.client, message("hello", "text.count", message_id="mine"))
+        fleet.http.headers["authorization"] = f"Bearer {viewer}"
+        found = await fleet.client.get_task(a2a.GetTaskRequest(id=counted.id))
         with pytest.raises(A2AClientError, match="403"):
-            await sent(one.client, message("hello", "text.count"))
+            await sent(fleet.client, message("hello", "text.count"))
         with pytest.raises(A2AClientError, match="403"):
-            await one.client.cancel_task(a2a.CancelTaskRequest(id=counted.id))
+            await fleet.client.cancel_task(a2a.CancelTaskRequest(id=counted.id))
 
-    assert not one.card.skills
-    assert set(one.card.security_schemes) == {"key", "oidc"}
-    assert len(one.card.security_requirements) == 2
-    assert len(whole.skills) == 3
+    assert not fleet.card.skills
+    assert set(fleet.card.security_schemes) == {"key", "oidc"}
+    assert len(fleet.card.security_requirements) == 2
+    assert len(whole.skills) == 4
     assert found == counted
     assert others.id != counted.id, "each caller has messages of its own"
 
@@ -352,8 +311,8 @@ async def test_a_fleet_can_be_the_remote_agent_of_another_one_with_its_schemas()
 
     workers = Workers()
     workers.go_on.set()
-    async with connected([workers.agent], streaming=True) as one:
-        address = str(one.http.base_url).rstrip("/")
+    async with connected([workers.agent], streaming=True) as fleet:
+        address = str(fleet.http.base_url).rstrip("/")
         agent = await a2a_agent("far", address, settings=settings)
         remote = RemoteAgent(address, settings=settings)
         async with remote.open(await remote.card()):
@@ -364,8 +323,8 @@ async def test_a_fleet_can_be_the_remote_agent_of_another_one_with_its_schemas()
             with pytest.raises(RemoteRejected, match="skill"):
                 await remote.call("no.such", 1, "m4", heard)
 
-    specs = {one.name: one.spec for one in agent.capabilities}
-    assert set(specs) == {"far.text.count", "far.code.review", "far.site.wait"}
+    specs = {capability.name: capability.spec for capability in agent.capabilities}
+    assert set(specs) == {"far.text.count", "far.code.review", "far.site.wait", "far.site.build"}
     assert specs["far.code.review"].input_schema["required"] == ["repo", "number"]
     assert (reviewed, waited) == ({"repo": "x", "number": 3}, "done")
 

@@ -36,7 +36,7 @@ async def fleet(folder: Path, code: str, *arguments: str, **fields: Any) -> Asyn
 
 
 def _left(mark: str) -> list[int]:
-    return [one.pid for one in psutil.process_iter(["cmdline"]) if mark in (one.info["cmdline"] or [])]
+    return [process.pid for process in psutil.process_iter(["cmdline"]) if mark in (process.info["cmdline"] or [])]
 
 
 async def run(fleet: TestFleet, given: Any = None) -> Any:
@@ -340,7 +340,7 @@ async def test_an_input_that_does_not_fit_its_schema_is_rejected(tmp_path: Path)
 def test_a_file_of_commands_is_read_and_its_mistakes_are_named(tmp_path: Path) -> None:
     file = tmp_path / "commands.yaml"
     file.write_text("name: fixer\ncapabilities:\n  code.fix:\n    command: my-agent --json\n    limits: {time: 10m}\n")
-    assert [one.name for one in load_commands(file).capabilities] == ["code.fix"]
+    assert [capability.name for capability in load_commands(file).capabilities] == ["code.fix"]
 
     file.write_text("capabilities:\n  code.fix:\n    command: ['{input.x}']\n    shell: true\n")
     with pytest.raises(SetupError) as caught:

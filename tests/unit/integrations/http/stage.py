@@ -18,6 +18,7 @@ from coditect.agent.program import Host, running_agent
 from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker
+from coditect.client.handle import Handle
 from coditect.integrations.http.addresses import AllowedHosts
 from coditect.integrations.http.bridge import ALIVE, HttpAgents, HttpBridge
 from coditect.integrations.http.calls import AgentCalls, agent_calls
@@ -150,16 +151,14 @@ class Stage:
         self.looks.cancel()
         await self.bridge.close()
 
-    async def register(
-        self, url: str, *capabilities: str, name: str = "remote", lease_seconds: float = 60.0, **more: Any
-    ) -> AgentId:
+    async def register(self, url: str, *capabilities: Any, **fields: Any) -> AgentId:
         """Register an HTTP agent, and wait until it takes tasks."""
-        agent_id = await self.enter(url, *capabilities, name=name, lease_seconds=lease_seconds, **more)
+        agent_id = await self.enter(url, *capabilities, **fields)
         await self.served(agent_id)
         return agent_id
 
     async def enter(
-        self, url: str, *capabilities: str, name: str = "remote", lease_seconds: float = 60.0, **more: Any
+        self, url: str, *capabilities: Any, name: str = "remote", lease_seconds: float = 60.0, **more: Any
     ) -> AgentId:
         """Register an HTTP agent."""
         given = HttpRegistration(name=name, base_url=url, capabilities=list(capabilities), **more)
@@ -168,11 +167,13 @@ class Stage:
         self.bridge.hurry()
         return found.agent_id
 
-    async def served(self, agent_id: AgentId) -> None:
-        async def known() -> bool:
-            return await self.scene.registry.get(agent_id) is not None
+    async def task(self, url: str, **options: Any) -> tuple[AgentId, Handle]:
+        """Register an HTTP agent, and submit a task to it."""
+        agent_id = await self.register(url, "words.count")
+        return agent_id, await (await self.scene.client()).submit("words.count", **options)
 
-        await eventually(known)
+    async def served(self, agent_id: AgentId) -> None:
+        await eventually(lambda: self.scene.registry.get(agent_id))
 
     async def stopped(self, agent_id: AgentId) -> None:
         async def unknown() -> bool:

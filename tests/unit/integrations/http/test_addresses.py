@@ -16,7 +16,7 @@ def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
     """Any name has these addresses."""
 
     async def resolve(host: str, port: int, **_: Any) -> list[Any]:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in addresses]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
 

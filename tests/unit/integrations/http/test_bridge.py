@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from coditect import TaskFailed, TaskRejected
-from coditect.agent.declaration import Agent
+from coditect import Agent, TaskFailed, TaskRejected
 from coditect.agent.mailbox import ANSWERED_LATER
 from coditect.aio.supervisor import Supervisor
-from coditect.errors import NotFound
+from coditect.broker.memory import MemoryBroker
+from coditect.errors import InvalidTask, NotFound, Overloaded, Retryable
+from coditect.integrations.http import program
 from coditect.integrations.http import registration as bridge_link
 from coditect.integrations.http.addresses import AnswerBroken
 from coditect.integrations.http.calls import AgentCalls, HttpAnswer
+from coditect.integrations.http.messages import TOPIC, AnswerForwarding, Callbacks, heard
 from coditect.integrations.http.registration import AgentLink, http_agent
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
+from coditect.model.registration import AgentRecord
 from coditect.registry.memory import MemoryRegistry
+from coditect.registry.port import Search
+from coditect.settings.settings import HttpAgentSettings, Settings
+from coditect.telemetry.metrics import MemoryMetrics
 from coditect.wire.workflow_tasks import HandoffOffer
 from tests.support import eventually
 from tests.unit.integrations.http.stage import (
@@ -86,7 +94,7 @@ async def test_the_registry_shows_an_http_agent_as_an_agent_of_its_own(stage: St
     schema = {"type": "object", "properties": {"text": {"type": "string"}}}
     with stub_agent() as agent:
         given = {"name": "words.count", "input_schema": schema, "description": "Counts words"}
-        agent_id = await stage.register(agent.url, given, slots=3, tags=["remote"], metadata={"team": "blue"})  # type: ignore[arg-type]
+        agent_id = await stage.register(agent.url, given, slots=3, tags=["remote"], metadata={"team": "blue"})
 
         record = await stage.scene.registry.get(agent_id)
 
@@ -102,7 +110,7 @@ async def test_the_registry_shows_an_http_agent_as_an_agent_of_its_own(stage: St
 async def test_an_input_that_does_not_fit_the_schema_is_refused_and_not_posted(stage: Stage) -> None:
     schema = {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}}
     with stub_agent() as agent:
-        await stage.register(agent.url, {"name": "words.count", "input_schema": schema})  # type: ignore[arg-type]
+        await stage.register(agent.url, {"name": "words.count", "input_schema": schema})
         client = await stage.scene.client()
 
         with pytest.raises(TaskRejected, match=r"text.*is a required property"):
@@ -116,8 +124,7 @@ async def test_an_input_that_does_not_fit_the_schema_is_refused_and_not_posted(s
 
 async def test_an_answer_by_callback_is_the_result_once_and_the_attempt_waits_on_after_wrong_ones(stage: Stage) -> None:
     with stub_agent(later) as agent:
-        await stage.register(agent.url, "words.count")
-        handle = await (await stage.scene.client()).submit("words.count")
+        _, handle = await stage.task(agent.url)
         await eventually(lambda: agent.events)
         (event,) = agent.events
 
@@ -147,8 +154,7 @@ async def test_an_answer_by_callback_is_the_result_once_and_the_attempt_waits_on
 )  # fmt: skip
 async def test_a_hostile_answer_is_a_failed_attempt_that_says_why(stage: Stage, answer: Any, said: str) -> None:
     with stub_agent(answer) as agent:
-        await stage.register(agent.url, "words.count")
-        handle = await (await stage.scene.client()).submit("words.count", max_attempts=1)
+        _, handle = await stage.task(agent.url, max_attempts=1)
 
         with pytest.raises(TaskFailed) as failed:
             await handle.result(timeout="10s")
@@ -160,8 +166,7 @@ async def test_a_hostile_answer_is_a_failed_attempt_that_says_why(stage: Stage, 
 
 async def test_an_answer_that_drips_is_cut_by_the_time_limit_of_the_task(stage: Stage) -> None:
     with stub_agent(lambda event: Given(200, b"{", {"content-length": "1000"}, drips=True)) as agent:
-        await stage.register(agent.url, "words.count")
-        handle = await (await stage.scene.client()).submit("words.count", timeout="300ms", max_attempts=1)
+        _, handle = await stage.task(agent.url, timeout="300ms", max_attempts=1)
 
         with pytest.raises(TaskFailed) as failed:
             await handle.result(timeout="10s")
@@ -174,8 +179,7 @@ async def test_a_refused_input_is_not_tried_again_and_any_other_failure_is(
     stage: Stage, status: int, attempts: int
 ) -> None:
     with stub_agent(lambda event: Given(status, b"why")) as agent:
-        await stage.register(agent.url, "words.count")
-        handle = await (await stage.scene.client()).submit("words.count")
+        _, handle = await stage.task(agent.url)
 
         with pytest.raises(TaskFailed, match="why"):
             await handle.result(timeout="30s")
@@ -233,8 +237,7 @@ async def test_an_action_that_the_agent_does_not_know_is_not_tried_again(
     stage: Stage, error: Any, attempts: int
 ) -> None:
     with stub_agent(lambda event: Given(body=answer_of(event, status="error", error=error))) as agent:
-        await stage.register(agent.url, "words.count")
-        handle = await (await stage.scene.client()).submit("words.count", max_attempts=2)
+        _, handle = await stage.task(agent.url, max_attempts=2)
 
         with pytest.raises(TaskFailed):
             await handle.result(timeout="10s")
@@ -297,8 +300,7 @@ async def test_an_agent_that_comes_back_at_its_url_is_served_again(stage: Stage)
 
 async def test_an_agent_that_dies_amid_a_deferred_task_loses_it_to_another(stage: Stage) -> None:
     with stub_agent(later) as agent:
-        agent_id = await stage.register(agent.url, "words.count")
-        handle = await (await stage.scene.client()).submit("words.count")
+        agent_id, handle = await stage.task(agent.url)
         await eventually(lambda: agent.events)
 
         agent.kill()
@@ -326,10 +328,7 @@ async def test_a_registry_that_forgot_an_agent_is_told_again(stage: Stage) -> No
 
         stage.registrations.wipe()
 
-        async def known() -> bool:
-            return await stage.registrations.get(agent_id) is not None
-
-        await eventually(known)
+        await eventually(lambda: stage.registrations.get(agent_id))
         assert stage.bridge.serving == {agent_id}
 
 
@@ -345,10 +344,7 @@ async def test_a_registry_that_does_not_answer_ends_nothing(stage: Stage) -> Non
         stage.registrations.failing = False
         stage.bridge.hurry()
 
-        async def known() -> bool:
-            return await stage.registrations.get(agent_id) is not None
-
-        await eventually(known)
+        await eventually(lambda: stage.registrations.get(agent_id))
         assert stage.bridge.serving == {agent_id}
         assert stage.bridge._served[agent_id].work is before, "it was never stopped"
 
@@ -356,11 +352,8 @@ async def test_a_registry_that_does_not_answer_ends_nothing(stage: Stage) -> Non
 async def test_an_agent_that_is_drained_leaves_both_registries(stage: Stage) -> None:
     with stub_agent() as agent:
         agent_id = await stage.register(agent.url, "words.count")
-        client = await stage.scene.client()
-        await client.emit("nothing")
-        served = stage.bridge._served[agent_id]
 
-        served.stop.set()  # as the mailbox does
+        stage.bridge._served[agent_id].stop.set()  # as the mailbox does
         await stage.stopped(agent_id)
 
         async def unknown() -> bool:
@@ -377,7 +370,7 @@ async def test_an_agent_that_registers_again_with_others_is_served_with_these(st
 
         async def offers() -> bool:
             record = await stage.scene.registry.get(agent_id)
-            return record is not None and [one.name for one in record.registration.capabilities] == ["words.sort"]
+            return record is not None and [offer.name for offer in record.registration.capabilities] == ["words.sort"]
 
         await eventually(offers)
         assert again == agent_id
@@ -430,7 +423,7 @@ async def test_why_an_agent_cannot_be_served_is_told_and_it_is_tried_again_later
         await eventually(lambda: "arguments" in stage.bridge.trouble(agent_id))
         assert stage.bridge.serving == frozenset()
         given = {"name": "words.bounded", "max_queued": 10}
-        await stage.register(agent.url, given)  # type: ignore[arg-type]
+        await stage.register(agent.url, given)
 
     assert stage.bridge.trouble(agent_id) == ""
 
@@ -482,9 +475,9 @@ async def decided(stage: Stage, answer: Any) -> tuple[Any, dict[str, Any]]:
 async def test_an_agent_that_wants_to_be_asked_decides_about_offers_or_answers_later(
     stage: Stage, answer: Any, decision: Any
 ) -> None:
-    told, event = await decided(stage, lambda event: success(event, answer))
+    decided_on, event = await decided(stage, lambda event: success(event, answer))
 
-    assert told == decision
+    assert decided_on == decision
     assert (event["action"], event["parameters"], event["source_agent"]) == (
         "coditect.handoff",
         OFFER.as_json(),
@@ -506,10 +499,10 @@ async def test_an_offer_about_which_the_agent_cannot_be_asked_is_declined(
 ) -> None:
     monkeypatch.setattr(bridge_link, "HEAR_SECONDS", 1)
 
-    told, _ = await decided(stage, answer)
+    reason, _ = await decided(stage, answer)
 
-    assert told.startswith("it could not be asked: ")
-    assert why in told
+    assert reason.startswith("it could not be asked: ")
+    assert why in reason
 
 
 async def test_a_broadcast_that_the_agent_does_not_take_is_logged_and_forgotten(
@@ -521,3 +514,75 @@ async def test_a_broadcast_that_the_agent_does_not_take_is_logged_and_forgotten(
         await (await stage.scene.client()).broadcast("news")
         await eventually(lambda: "did not take what was sent to it" in caplog.text)
         assert len(agent.events) == 1
+
+
+async def test_an_answer_that_arrives_at_another_process_ends_the_task(stage: Stage) -> None:
+    with stub_agent(later) as agent:
+        await stage.register(agent.url, "words.count")
+        async with (
+            open_bridge(stage.scene, stage.registrations, name="bridge-2") as second,
+            MemoryBroker(stage.scene.server, name="api-2") as broker,
+        ):
+            handle = await (await stage.scene.client()).submit("words.count")
+            await eventually(lambda: agent.events)
+            (event,) = agent.events
+            other = second.agents
+
+            with pytest.raises(InvalidTask, match="another request"):
+                await other.answer(token_of(event), answered({"event_id": "another"}), broker)
+            await other.answer(token_of(event), answered(event, result=7), broker)
+
+            assert await handle.result(timeout="10s") == 7
+            with pytest.raises(NotFound, match="the attempt is over"):
+                await other.answer(token_of(event), answered(event, result=8), broker)
+
+
+async def test_an_answer_for_an_agent_that_is_gone_or_speaks_no_http_is_late_and_few_are_passed_on_at_once(
+    stage: Stage,
+) -> None:
+    running = await stage.scene.start(Agent("native"))
+    answer, forwarding = answered({"event_id": "x"}), AnswerForwarding(limit=1)
+    async with MemoryBroker(stage.scene.server, name="api-2") as broker:
+        with pytest.raises(NotFound, match="the attempt is over"):
+            await stage.agents.answer(f"{running.agent_id}.guessed", answered({"event_id": "x"}), broker)
+
+        with pytest.raises(NotFound, match="the attempt is over"):
+            await stage.agents.answer("words-00000000.guessed", answered({"event_id": "x"}), broker)
+
+        with pytest.raises(Overloaded):
+            await AnswerForwarding(limit=0).send(broker, "words-00000000.a", answer)
+        for _ in range(2):
+            with pytest.raises(Retryable, match="post it again"):
+                await forwarding.send(broker, "words-00000000.a", answer)
+
+
+@pytest.mark.parametrize("content", [None, 7, {"token": "x"}, {"token": "x", "answer": {"status": "fine"}}])
+def test_what_is_no_answer_is_taken_by_no_attempt(content: object) -> None:
+    assert heard(Callbacks(), content)["taken"] is False
+    assert TOPIC.startswith("coditect.")
+
+
+class FailsAtFirst(MemoryRegistry):
+    """Fails at the first look for agents, as no registry should."""
+
+    looks = 0
+
+    async def find(self, search: Search) -> tuple[AgentRecord, ...]:
+        self.looks += 1
+        if self.looks == 1:
+            raise RuntimeError("the fault that was asked for")
+        return await super().find(search)
+
+
+async def test_loop_that_looks_for_agents_and_dies_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    registrations = FailsAtFirst()
+
+    @asynccontextmanager
+    async def registry(url: str, *, prefix: str = "") -> AsyncIterator[MemoryRegistry]:
+        yield registrations if prefix else MemoryRegistry()
+
+    monkeypatch.setattr(program, "RedisRegistry", registry)
+
+    given = {"callback_url": "http://127.0.0.1:9"}
+    async with program.open_bridge(Settings(), HttpAgentSettings(hosts="*"), **given, metrics=MemoryMetrics()):
+        await eventually(lambda: registrations.looks > 1)

@@ -106,10 +106,10 @@ async def test_agents_are_found_beside_the_fleet_also_before_a_bridge_serves_the
     with stub_agent() as stub:
         served = await stage.register(stub.url, "words.count")
 
-        found = {one.agent_id: one.load.status for one in await agents.find(Search())}
-        counting = {one.agent_id for one in await agents.find(Search(capability="words.count"))}
-        starting = [one.agent_id for one in await agents.find(Search(status=AgentStatus.STARTING))]
-        keyword = {one.agent_id for one in await agents.find(Search(keyword="SORT"))}
+        found = {agent.agent_id: agent.load.status for agent in await agents.find(Search())}
+        counting = {agent.agent_id for agent in await agents.find(Search(capability="words.count"))}
+        starting = [agent.agent_id for agent in await agents.find(Search(status=AgentStatus.STARTING))]
+        keyword = {agent.agent_id for agent in await agents.find(Search(keyword="SORT"))}
 
         assert found == {
             native_id: AgentStatus.IDLE, waiting: AgentStatus.STARTING, served: AgentStatus.IDLE
@@ -144,7 +144,6 @@ async def test_an_agent_that_registers_as_offline_is_not_served_and_its_heartbea
 
 
 async def test_the_id_of_an_agent_of_another_kind_is_refused(agents: HttpAgents, native_id: AgentId) -> None:
-
     with pytest.raises(InputError, match="another agent_id"):
         await agents.register(registration(agent_id=native_id))
 

@@ -129,9 +129,9 @@ async def test_writes_of_a_checkpoint_are_kept_once_and_belong_to_it_alone() -> 
         await saver.aput_writes(thread("b", checkpoint_id="12"), [("x", 2)], "task")
         await saver.aput(thread("b"), first, {}, {})  # type: ignore[arg-type]
         await saver.aput(thread("b", checkpoint_id="1"), second, {}, {})  # type: ignore[arg-type]
-        found = [one async for one in saver.alist(thread("b"))]
+        found = [checkpoint async for checkpoint in saver.alist(thread("b"))]
 
-    assert [one.pending_writes for one in found] == [[("task", "x", 2)], [("task", "x", 1)]]
+    assert [checkpoint.pending_writes for checkpoint in found] == [[("task", "x", 2)], [("task", "x", 1)]]
     assert found[0].parent_config == found[1].config
 
 
@@ -162,8 +162,8 @@ async def test_a_thread_that_is_deleted_leaves_the_others_alone() -> None:
             at = await saver.aput(thread(name), empty_checkpoint(), {}, {})
             await saver.aput_writes(at, [("x", 1)], "task")
         await saver.adelete_thread("a")
-        left = [one.config["configurable"]["thread_id"] async for one in saver.alist(None)]
-        gone = [one async for one in fleet.client.state("langgraph:a").entries()]
+        left = [checkpoint.config["configurable"]["thread_id"] async for checkpoint in saver.alist(None)]
+        gone = [entry async for entry in fleet.client.state("langgraph:a").entries()]
 
     assert left == ["ab"]
     assert gone == []
@@ -260,7 +260,7 @@ async def test_a_checkpoint_and_a_write_of_the_documented_size_are_kept(size: in
 
 
 def appended(state: list[str], writes: Sequence[list[str]]) -> list[str]:
-    return [*state, *(one for write in writes for one in write)]
+    return [*state, *(part for write in writes for part in write)]
 
 
 @pytest.mark.parametrize("snapshot_frequency", [2, 3, 1_000])
@@ -277,11 +277,11 @@ async def test_a_pruned_thread_keeps_the_state_of_its_delta_channels(snapshot_fr
         for number in range(rounds):
             await compiled.ainvoke({"lines": [f"asked {number}"]}, thread("a"))
         before = (await compiled.aget_state(thread("a"))).values
-        all_of_it = len([one async for one in saver.alist(thread("a"))])
+        all_of_it = len([checkpoint async for checkpoint in saver.alist(thread("a"))])
 
         await saver.aprune(["a"])
         after = (await compiled.aget_state(thread("a"))).values
-        left = len([one async for one in saver.alist(thread("a"))])
+        left = len([checkpoint async for checkpoint in saver.alist(thread("a"))])
         goes_on = await compiled.ainvoke({"lines": ["asked again"]}, thread("a"))
 
     assert after == before
@@ -308,7 +308,9 @@ async def test_threads_are_copied_pruned_and_cleared_of_runs_from_another_thread
             for work in works:
                 work()
                 found = saver.list(None)
-                ids.append(sorted(str(one.config["configurable"]["thread_id"]) + one.checkpoint["id"] for one in found))
+                ids.append(
+                    sorted(str(kept.config["configurable"]["thread_id"]) + kept.checkpoint["id"] for kept in found)
+                )
             return ids
 
         found = await asyncio.to_thread(clean)

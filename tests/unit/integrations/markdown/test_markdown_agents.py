@@ -93,7 +93,7 @@ async def test_a_model_does_the_task_with_the_tools_that_its_file_names() -> Non
     first, second = stub.requests
     assert first["messages"][0]["content"] == "Review the text that you are given."
     assert {tool["function"]["name"] for tool in first["tools"]} == {"text_count", "text_find"}
-    assert [one["content"] for one in second["messages"] if one["role"] == "tool"] == ["5", "true"]
+    assert [message["content"] for message in second["messages"] if message["role"] == "tool"] == ["5", "true"]
 
 
 async def test_a_model_gets_the_lessons_of_its_own_capability_and_of_its_tools() -> None:
@@ -110,9 +110,9 @@ async def test_a_model_gets_the_lessons_of_its_own_capability_and_of_its_tools()
     assert (lessons["role"], given["content"]) == ("user", "x")
     head, _, found = lessons["content"].partition("\n")
     assert head.endswith("never instructions:")
-    told = {name: one.partition(" [")[0] for name, (one,) in json.loads(found).items()}
-    assert told.keys() == {"helpers.reviewer", "text.count"}
-    assert told["helpers.reviewer"] == "timeout: token=***"
+    reasons = {name: lesson.partition(" [")[0] for name, (lesson,) in json.loads(found).items()}
+    assert reasons.keys() == {"helpers.reviewer", "text.count"}
+    assert reasons["helpers.reviewer"] == "timeout: token=***"
 
 
 async def test_a_model_works_without_a_control_plane_to_learn_from() -> None:
@@ -132,8 +132,8 @@ async def test_a_model_calls_nothing_else_and_only_with_what_fits() -> None:
     async with working(counter, hostile, says("done")) as (fleet, stub):
         assert await fleet.request("helpers.reviewer", "x") == "done"
 
-    told = [one["content"] for one in stub.requests[1]["messages"] if one["role"] == "tool"]
-    assert [one.split(":")[0] for one in told] == ["Refused", "Failed", "Failed", "Refused"]
+    answers = [message["content"] for message in stub.requests[1]["messages"] if message["role"] == "tool"]
+    assert [answer.split(":")[0] for answer in answers] == ["Refused", "Failed", "Failed", "Refused"]
     assert counter.deployed == 0
 
 
@@ -150,8 +150,8 @@ async def test_a_result_that_no_json_can_carry_is_told_to_the_model() -> None:
         talk = Conversation(model, ChatBudget(10_000), {tool.name: tool}, request)
         assert await talk.answer("do it", "x") == "done"
 
-    (told,) = [one["content"] for one in stub.requests[1]["messages"] if one["role"] == "tool"]
-    assert told.startswith("Failed: The value cannot be written as JSON")
+    (answer,) = [message["content"] for message in stub.requests[1]["messages"] if message["role"] == "tool"]
+    assert answer.startswith("Failed: The value cannot be written as JSON")
 
 
 async def test_a_conversation_ends_by_its_budget_and_by_its_rounds() -> None:

@@ -66,6 +66,12 @@ def letters(begun: asyncio.Event | None = None) -> MCPServer:
     return server
 
 
+def in_process(served: MCPServer) -> ToolServer:
+    server = ToolServer("in-process")
+    server._at = served  # type: ignore[assignment]
+    return server
+
+
 @asynccontextmanager
 async def serving(port: int, *, broken: bool = False, begun: asyncio.Event | None = None) -> AsyncIterator[None]:
     """Serve the tools over HTTP, with sessions that end with the block; if `broken`, answer everything with 500.
@@ -158,11 +164,8 @@ async def _counted(server: ToolServer) -> Any:
         (1, InputError),
     ],
 )
-async def test_an_error_of_the_server_is_retryable_and_a_refusal_is_final(
-    code: int, error: type[Exception], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server = ToolServer("in-process")
-    server._at = letters()  # type: ignore[assignment]
+async def test_an_error_of_the_server_is_retryable_and_a_refusal_is_final(code: int, error: type[Exception]) -> None:
+    server = in_process(letters())
     async with server.open():
         with pytest.raises(error, match="it failed"):
             await server.call("fail", {"code": code}, nothing)
@@ -201,8 +204,7 @@ async def test_a_server_that_never_answers_the_greeting_is_started_again(
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
 async def test_a_change_of_the_tools_is_noticed(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(declaration, "Client", partial(Client, mode=mode))
-    server, changed = ToolServer("in-process"), asyncio.Event()
-    server._at = letters()  # type: ignore[assignment]
+    server, changed = in_process(letters()), asyncio.Event()
     server.on_change = changed.set
     async with server.open():
         assert "shout" not in {tool.name for tool in await server.tools()}
@@ -215,11 +217,10 @@ async def test_a_change_of_the_tools_is_noticed(mode: str, monkeypatch: pytest.M
 async def test_tools_that_cannot_be_used_are_logged_once_and_change_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = ToolServer("in-process")
-    server._at = letters()  # type: ignore[assignment]
+    server = in_process(letters())
 
     def reasons() -> list[str]:
-        return [vars(one)["reason"] for one in caplog.records if "cannot be used" in one.message]
+        return [vars(record)["reason"] for record in caplog.records if "cannot be used" in record.message]
 
     async with server.open():
         known, client = await server.tools(), await server._client()
@@ -262,8 +263,7 @@ async def test_a_tool_that_cannot_be_a_capability_is_left_out_and_logged(caplog:
     mcp = letters()
     for name in ("x" * 120, "Count", "p0"):
         mcp.add_tool(lambda: 1, name=name)
-    server = ToolServer("in-process")
-    server._at = mcp  # type: ignore[assignment]
+    server = in_process(mcp)
     async with server.open():
         agent = agent_of("letters", server, await server.tools(), prefix="letters")
 

@@ -28,7 +28,7 @@ async def nothing(progress: float, total: float | None, message: str | None) -> 
 async def test_each_tool_is_a_capability_with_its_schema(tmp_path: Path) -> None:
     agent = await mcp_agent("letters", command(tmp_path))
 
-    specs = {one.name: one.spec for one in agent.capabilities}
+    specs = {capability.name: capability.spec for capability in agent.capabilities}
     assert {"letters.count", "letters.shout"} < specs.keys()
     assert specs["letters.count"].description == "Count the letters of a text."
     assert specs["letters.count"].input_schema["required"] == ["text"]
@@ -37,7 +37,7 @@ async def test_each_tool_is_a_capability_with_its_schema(tmp_path: Path) -> None
 async def test_a_schema_with_definitions_is_kept_as_it_is() -> None:
     agent = await mcp_agent("clock", f"{sys.executable} -m mcp_server_time --local-timezone=UTC")
 
-    (converts,) = (one.spec for one in agent.capabilities if one.name == "clock.convert_time")
+    (converts,) = (capability.spec for capability in agent.capabilities if capability.name == "clock.convert_time")
     schema = dict[str, Any](converts.output_schema)
     assert schema["properties"]["source"] == {"$ref": "#/$defs/TimeResult"}
     assert "timezone" in schema["$defs"]["TimeResult"]["properties"]
@@ -55,8 +55,11 @@ async def test_a_value_is_what_is_structured_or_the_only_text_and_a_failed_tool_
 async def test_answers_are_checked_by_schemas_that_can_be_checked_at_once(tmp_path: Path) -> None:
     server = ToolServer(command(tmp_path))
     async with server.open():
-        tools = [one for one in await server.tools() if one.name == "only_a"]
-        (only_a,) = (one.handler for one in agent_of("letters", server, tools, prefix="letters", slots=1).capabilities)
+        tools = [tool for tool in await server.tools() if tool.name == "only_a"]
+        (only_a,) = (
+            capability.handler
+            for capability in agent_of("letters", server, tools, prefix="letters", slots=1).capabilities
+        )
         assert await only_a({"text": "aa"}, None) == {"result": "aa"}
 
         since = time.process_time()
@@ -65,7 +68,7 @@ async def test_answers_are_checked_by_schemas_that_can_be_checked_at_once(tmp_pa
 
         assert time.process_time() - since < 0.5
 
-        tools = [one for one in await server.tools() if one.name == "not_a"]
+        tools = [tool for tool in await server.tools() if tool.name == "not_a"]
         (not_a,) = agent_of("letters", server, tools, prefix="letters", slots=1).capabilities
 
         assert "(?!a)" in str(not_a.spec.output_schema)
@@ -88,7 +91,7 @@ async def test_a_server_that_is_killed_loses_one_call_and_is_opened_again(tmp_pa
         assert value_of(await server.call("count", {"text": "hello"}, nothing)) == {"result": 5}
 
 
-async def test_a_command_that_is_no_server_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_command_that_is_no_server_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coditect.integrations.mcp.declaration.MCP_CONNECT_SECONDS", 2.0)
     with pytest.raises(ToolServerLost, match="cannot be reached"):
         await mcp_agent("none", f"{sys.executable} -c pass")
