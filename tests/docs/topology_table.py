@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 from coditect.broker.topology import Topology, topology_by_declarer
 from coditect.model.retry import RETRY_DELAYS_MS
@@ -29,19 +28,11 @@ def parts() -> dict[str, Topology]:
 
 def tables() -> str:
     """Exchanges, queues and bindings as Markdown."""
-    return "\n".join(
+    return "\n\n".join(
         [
-            "### Exchanges",
-            "",
-            *_table(("exchange", "type", "alternate exchange", "declared by"), _exchanges()),
-            "",
-            "### Queues",
-            "",
-            *_table(("queue", "type", "arguments", "declared by"), _queues()),
-            "",
-            "### Bindings",
-            "",
-            *_table(("exchange", "routing key", "queue"), _bindings()),
+            _table("Exchanges", ("exchange", "type", "alternate exchange", "declared by"), _exchanges()),
+            _table("Queues", ("queue", "type", "arguments", "declared by"), _queues()),
+            _table("Bindings", ("exchange", "routing key", "queue"), _bindings()),
         ]
     )
 
@@ -94,9 +85,9 @@ def _code(text: str) -> str:
     return f"`{text}`" if text else ""
 
 
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+def _table(title: str, head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    written_rows = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([f"### {title}", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head), *written_rows])
 
 
 def retry_delays() -> str:
@@ -111,10 +102,5 @@ def written(page: str) -> str:
     return f"{before}{BEGIN}\n\n{tables()}\n\n{END}{after}"
 
 
-def main(page: Path = PAGE) -> None:
-    """Writes the page."""
-    page.write_text(written(page.read_text(encoding="utf-8")), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

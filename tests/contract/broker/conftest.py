@@ -8,7 +8,7 @@ import pytest
 
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.topology import Binding, Topology, base_topology
+from coditect.broker.topology import Binding, QueueType, Topology, base_topology
 from tests.contract.broker.scene import EntityFaults, FaultyBroker, Scene, new_prefix
 
 
@@ -97,3 +97,15 @@ async def scene(url: str) -> AsyncIterator[Scene]:
 @pytest.fixture
 async def broker(scene: Scene) -> FaultyBroker:
     return await scene.connect()
+
+
+@pytest.fixture
+def kind() -> QueueType:
+    """The kind of `queue`, unless the test is parametrized by it."""
+    return QueueType.QUORUM
+
+
+@pytest.fixture
+async def queue(scene: Scene, broker: FaultyBroker, kind: QueueType) -> str:
+    """The name of a queue that the broker has declared."""
+    return await scene.declared_queue(broker, kind=kind)

@@ -75,6 +75,13 @@ async def put(broker: Broker, queue: str, *bodies: bytes) -> None:
         await broker.publish(Message(body), exchange="", routing_key=queue)
 
 
+async def got(broker: Broker, queue: str) -> Delivery:
+    """The queue's first message, which is there."""
+    delivery = await broker.get(queue)
+    assert delivery is not None
+    return delivery
+
+
 async def empty(broker: Broker, queue: str) -> list[bytes]:
     """Everything that is ready in the queue, acked."""
     bodies = []

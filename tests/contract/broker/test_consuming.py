@@ -6,15 +6,12 @@ from coditect.broker.port import Delivery
 from coditect.broker.topology import QueueType
 from coditect.errors import NotFound, SetupError
 from coditect.model.message import Message
-from tests.contract.broker.scene import FaultyBroker, Scene, bodies, collected, has_ready, put, ready
+from tests.contract.broker.scene import FaultyBroker, Scene, bodies, collected, got, has_ready, put, ready
 from tests.support import eventually
 
 
 @pytest.mark.parametrize("kind", list(QueueType))
-async def test_messages_are_delivered_in_order_and_acked_for_good(
-    scene: Scene, broker: FaultyBroker, kind: QueueType
-) -> None:
-    queue = await scene.declared_queue(broker, kind=kind)
+async def test_messages_are_delivered_in_order_and_acked_for_good(broker: FaultyBroker, queue: str) -> None:
     await put(broker, queue, b"0", b"1")
 
     delivered = await collected(broker, queue, prefetch=1, acks=True)
@@ -34,8 +31,7 @@ async def test_consumer_of_a_missing_queue_is_refused(scene: Scene, broker: Faul
 
 
 @pytest.mark.parametrize("kind", list(QueueType))
-async def test_prefetch_bounds_what_is_unsettled(scene: Scene, broker: FaultyBroker, kind: QueueType) -> None:
-    queue = await scene.declared_queue(broker, kind=kind)
+async def test_prefetch_bounds_what_is_unsettled(broker: FaultyBroker, queue: str) -> None:
     await put(broker, queue, b"0", b"1", b"2", b"3", b"4")
     held = await collected(broker, queue, prefetch=2)
     await eventually(lambda: len(held) == 2)
@@ -48,8 +44,7 @@ async def test_prefetch_bounds_what_is_unsettled(scene: Scene, broker: FaultyBro
     assert bodies(held) == [b"0", b"1", b"2"]
 
 
-async def test_further_consumer_of_a_group_has_a_prefetch_of_its_own(scene: Scene, broker: FaultyBroker) -> None:
-    queue = await scene.declared_queue(broker)
+async def test_further_consumer_of_a_group_has_a_prefetch_of_its_own(broker: FaultyBroker, queue: str) -> None:
     await put(broker, queue, *[b"x"] * 10)
 
     first, second = [await collected(broker, queue, prefetch=prefetch, group="level") for prefetch in (2, 3)]
@@ -58,8 +53,7 @@ async def test_further_consumer_of_a_group_has_a_prefetch_of_its_own(scene: Scen
     assert await ready(broker, queue) == 5
 
 
-async def test_consumers_take_turns(scene: Scene, broker: FaultyBroker) -> None:
-    queue = await scene.declared_queue(broker)
+async def test_consumers_take_turns(scene: Scene, broker: FaultyBroker, queue: str) -> None:
     first, second = await collected(broker, queue), await collected(await scene.connect(), queue)
 
     await put(broker, queue, *[b"x"] * 10)
@@ -68,10 +62,7 @@ async def test_consumers_take_turns(scene: Scene, broker: FaultyBroker) -> None:
     assert len(first) == len(second) == 5
 
 
-async def test_canceled_consumer_gets_nothing_more_and_may_settle_what_it_has(
-    scene: Scene, broker: FaultyBroker
-) -> None:
-    queue = await scene.declared_queue(broker)
+async def test_canceled_consumer_gets_nothing_more_and_may_settle_what_it_has(broker: FaultyBroker, queue: str) -> None:
     held: list[Delivery] = []
     consumer = await broker.consume(queue, held.append, prefetch=2)
     await put(broker, queue, b"done", b"back", b"never")
@@ -85,8 +76,7 @@ async def test_canceled_consumer_gets_nothing_more_and_may_settle_what_it_has(
     await eventually(lambda: has_ready(broker, queue, 2))
     assert (consumer.queue, consumer.prefetch, consumer.active) == (queue, 2, False)
     assert bodies(held) == [b"done", b"back"]
-    delivery = await broker.get(queue)
-    assert delivery is not None
+    delivery = await got(broker, queue)
     assert (delivery.message.body, delivery.redelivered) == (b"back", True)
 
 
@@ -104,8 +94,7 @@ async def handed_back(broker: FaultyBroker, queue: str, times: int) -> list[Deli
     return seen
 
 
-async def test_requeued_message_comes_back_first_with_its_count(scene: Scene, broker: FaultyBroker) -> None:
-    queue = await scene.declared_queue(broker)
+async def test_requeued_message_comes_back_first_with_its_count(broker: FaultyBroker, queue: str) -> None:
     await put(broker, queue, b"first", b"second")
 
     seen = await handed_back(broker, queue, 2)
@@ -114,15 +103,14 @@ async def test_requeued_message_comes_back_first_with_its_count(scene: Scene, br
     assert [(one.redelivered, one.delivery_count) for one in seen] == [(False, 0), (True, 1), (True, 2)]
 
 
-async def test_delivery_count_that_a_publisher_wrote_is_not_believed(scene: Scene, broker: FaultyBroker) -> None:
-    queue = await scene.declared_queue(broker)
+async def test_delivery_count_that_a_publisher_wrote_is_not_believed(broker: FaultyBroker, queue: str) -> None:
     await broker.publish(Message(b"x", {"x-delivery-count": 77}), exchange="", routing_key=queue)
 
     assert [one.delivery_count for one in await handed_back(broker, queue, 1)] == [0, 1]
 
 
-async def test_classic_queue_redelivers_without_a_count(scene: Scene, broker: FaultyBroker) -> None:
-    queue = await scene.declared_queue(broker, kind=QueueType.CLASSIC)
+@pytest.mark.parametrize("kind", [QueueType.CLASSIC])
+async def test_classic_queue_redelivers_without_a_count(broker: FaultyBroker, queue: str) -> None:
     await put(broker, queue, b"x")
 
     seen = await handed_back(broker, queue, 1)
@@ -130,8 +118,7 @@ async def test_classic_queue_redelivers_without_a_count(scene: Scene, broker: Fa
     assert [(one.redelivered, one.delivery_count) for one in seen] == [(False, 0), (True, 0)]
 
 
-async def test_second_settlement_of_a_delivery_does_nothing(scene: Scene, broker: FaultyBroker) -> None:
-    queue = await scene.declared_queue(broker)
+async def test_second_settlement_of_a_delivery_does_nothing(broker: FaultyBroker, queue: str) -> None:
     seen: list[Delivery] = []
 
     def settle_thrice(delivery: Delivery) -> None:

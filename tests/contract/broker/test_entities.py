@@ -49,8 +49,7 @@ async def test_exchange_with_another_type_is_a_mismatch_that_names_it(scene: Sce
     assert caught.value.facts["entity"] == exchange.name
 
 
-async def test_stats_count_ready_messages_and_consumers(scene: Scene, broker: FaultyBroker) -> None:
-    queue = await scene.declared_queue(broker)
+async def test_stats_count_ready_messages_and_consumers(broker: FaultyBroker, queue: str) -> None:
     await put(broker, queue, b"0", b"1", b"2")
     assert await broker.stats(queue) == QueueStats(messages=3, consumers=0)
 
@@ -65,8 +64,7 @@ async def test_missing_queue_has_no_stats(scene: Scene, broker: FaultyBroker) ->
     assert broker.connected
 
 
-async def test_looked_at_messages_go_back_to_their_places_when_released(scene: Scene, broker: FaultyBroker) -> None:
-    queue = await scene.declared_queue(broker)
+async def test_looked_at_messages_go_back_to_their_places_when_released(broker: FaultyBroker, queue: str) -> None:
     await put(broker, queue, b"0", b"1", b"2")
     looked_at = [await broker.get(queue) for _ in range(4)]
     during = await ready(broker, queue)
@@ -81,13 +79,10 @@ async def test_looked_at_messages_go_back_to_their_places_when_released(scene: S
     assert (again.message.body, again.redelivered, again.delivery_count) == (b"0", True, 1)
 
 
-async def test_settled_one_does_not_come_back_with_the_release(scene: Scene, broker: FaultyBroker) -> None:
-    queue = await scene.declared_queue(broker)
+async def test_settled_one_does_not_come_back_with_the_release(broker: FaultyBroker, queue: str) -> None:
     await put(broker, queue, b"acked", b"looked at", b"returned")
     acked, looked_at, returned = [await broker.get(queue) for _ in range(3)]
-    assert acked is not None
-    assert looked_at is not None
-    assert returned is not None
+    assert acked is not None and looked_at is not None and returned is not None
 
     acked.ack()
     returned.requeue()
@@ -99,8 +94,9 @@ async def test_settled_one_does_not_come_back_with_the_release(scene: Scene, bro
     assert sorted(await empty(broker, queue)) == [b"looked at", b"returned"]
 
 
-async def test_get_from_a_missing_queue_is_refused_and_the_next_get_works(scene: Scene, broker: FaultyBroker) -> None:
-    queue = await scene.declared_queue(broker)
+async def test_get_from_a_missing_queue_is_refused_and_the_next_get_works(
+    scene: Scene, broker: FaultyBroker, queue: str
+) -> None:
     await put(broker, queue, b"x")
 
     with pytest.raises(NotFound):
@@ -109,8 +105,7 @@ async def test_get_from_a_missing_queue_is_refused_and_the_next_get_works(scene:
     assert await empty(broker, queue) == [b"x"]
 
 
-async def test_deleted_queue_is_gone_with_its_bindings(scene: Scene, broker: FaultyBroker) -> None:
-    queue = await scene.declared_queue(broker)
+async def test_deleted_queue_is_gone_with_its_bindings(broker: FaultyBroker, queue: str) -> None:
     await put(broker, queue, b"x")
 
     await broker.delete_queue(queue)

@@ -19,9 +19,8 @@ from tests.support import eventually
 
 
 async def test_lost_connection_loses_the_deliveries_tells_once_and_they_come_again(
-    scene: Scene, broker: FaultyBroker
+    broker: FaultyBroker, queue: str
 ) -> None:
-    queue = await scene.declared_queue(broker)
     seen: list[Delivery] = []
     lost: list[list[bool]] = []
     await broker.consume(queue, seen.append, prefetch=2, on_lost=lambda: lost.append([one.lost for one in seen]))
@@ -37,8 +36,7 @@ async def test_lost_connection_loses_the_deliveries_tells_once_and_they_come_aga
     await eventually(lambda: broker.connected)
 
 
-async def test_settling_a_lost_delivery_does_nothing(scene: Scene, broker: FaultyBroker) -> None:
-    queue = await scene.declared_queue(broker)
+async def test_settling_a_lost_delivery_does_nothing(broker: FaultyBroker, queue: str) -> None:
     seen = await collected(broker, queue, prefetch=1)
     await put(broker, queue, b"x")
     await eventually(lambda: len(seen) == 1)
@@ -55,8 +53,7 @@ async def test_settling_a_lost_delivery_does_nothing(scene: Scene, broker: Fault
     await eventually(lambda: bodies(seen) == [b"x", b"x", b"next"])
 
 
-async def test_what_was_acked_before_the_loss_does_not_come_again(scene: Scene, broker: FaultyBroker) -> None:
-    queue = await scene.declared_queue(broker)
+async def test_what_was_acked_before_the_loss_does_not_come_again(broker: FaultyBroker, queue: str) -> None:
     seen = await collected(broker, queue, prefetch=2)
     await put(broker, queue, b"done", b"held")
     await eventually(lambda: len(seen) == 2)
@@ -91,8 +88,7 @@ async def test_every_consumer_of_a_group_is_subscribed_again(scene: Scene, broke
     assert sorted(lost) == sorted([one, two])
 
 
-async def test_canceled_consumer_is_not_subscribed_again(scene: Scene, broker: FaultyBroker) -> None:
-    queue = await scene.declared_queue(broker)
+async def test_canceled_consumer_is_not_subscribed_again(broker: FaultyBroker, queue: str) -> None:
     seen: list[Delivery] = []
     lost: list[int] = []
     consumer = await broker.consume(queue, seen.append, prefetch=1, on_lost=lambda: lost.append(1))
@@ -108,9 +104,8 @@ async def test_canceled_consumer_is_not_subscribed_again(scene: Scene, broker: F
 
 
 async def test_publishes_under_way_when_the_connection_breaks_arrive_at_least_once_with_their_ids(
-    scene: Scene, broker: FaultyBroker
+    broker: FaultyBroker, queue: str
 ) -> None:
-    queue = await scene.declared_queue(broker)
     ids = [f"id-{number}" for number in range(100)]
     publishes = [
         asyncio.ensure_future(broker.publish(Message(b"x" * 1000, message_id=one), exchange="", routing_key=queue))
@@ -130,8 +125,9 @@ async def test_publishes_under_way_when_the_connection_breaks_arrive_at_least_on
     assert max(unmarked.values()) == 1, "what may be there already is sent again with a mark"
 
 
-async def test_call_right_after_a_loss_waits_for_the_next_connection(scene: Scene, broker: FaultyBroker) -> None:
-    queue = await scene.declared_queue(broker)
+async def test_call_right_after_a_loss_waits_for_the_next_connection(
+    scene: Scene, broker: FaultyBroker, queue: str
+) -> None:
     await put(broker, queue, b"x")
 
     broker.drop()
@@ -196,8 +192,9 @@ async def test_entities_that_the_broker_lost_are_declared_again_on_the_next_conn
     await eventually(lambda: bodies(seen) == [b"x"])
 
 
-async def test_queue_that_a_process_deleted_itself_is_not_declared_again(scene: Scene, broker: FaultyBroker) -> None:
-    queue = await scene.declared_queue(broker)
+async def test_queue_that_a_process_deleted_itself_is_not_declared_again(
+    scene: Scene, broker: FaultyBroker, queue: str
+) -> None:
     kept = await scene.declared_queue(broker, "kept")
     lost: list[bool] = []
     await broker.consume(kept, lambda _: None, prefetch=1, on_lost=lambda: lost.append(True))
@@ -210,10 +207,7 @@ async def test_queue_that_a_process_deleted_itself_is_not_declared_again(scene: 
     assert await other.stats(queue) is None
 
 
-async def test_looked_at_message_is_lost_with_the_connection_and_ready_again(
-    scene: Scene, broker: FaultyBroker
-) -> None:
-    queue = await scene.declared_queue(broker)
+async def test_looked_at_message_is_lost_with_the_connection_and_ready_again(broker: FaultyBroker, queue: str) -> None:
     await put(broker, queue, b"x")
     looked_at = await broker.get(queue)
     assert looked_at is not None
@@ -226,8 +220,7 @@ async def test_looked_at_message_is_lost_with_the_connection_and_ready_again(
     assert await empty(broker, queue) == [b"x"]
 
 
-async def test_closed_broker_refuses_to_publish(scene: Scene, broker: FaultyBroker) -> None:
-    queue = await scene.declared_queue(broker)
+async def test_closed_broker_refuses_to_publish(scene: Scene, broker: FaultyBroker, queue: str) -> None:
     leaving = await scene.connect()
     await leaving.__aexit__(None, None, None)  # type: ignore[attr-defined]
 
@@ -238,9 +231,8 @@ async def test_closed_broker_refuses_to_publish(scene: Scene, broker: FaultyBrok
 
 
 async def test_return_of_a_connection_is_looked_at_before_anything_is_published(
-    scene: Scene, broker: FaultyBroker
+    scene: Scene, broker: FaultyBroker, queue: str
 ) -> None:
-    queue = await scene.declared_queue(broker)
     came, go = asyncio.Event(), asyncio.Event()
     seen: list[int | None] = []
 
@@ -288,12 +280,14 @@ async def way(scene: Scene, broker: FaultyBroker) -> Topology:
     return made
 
 
-async def test_publish_to_an_exchange_that_was_deleted_arrives(
-    scene: Scene, broker: FaultyBroker, way: Topology
+@pytest.mark.parametrize("gone", ["exchange", "binding"])
+async def test_publish_arrives_although_its_exchange_or_binding_was_deleted(
+    scene: Scene, broker: FaultyBroker, way: Topology, gone: str
 ) -> None:
-    await scene.faults.delete_exchange(way.exchanges[0].name)
+    name = way.exchanges[0].name
+    await (scene.faults.delete_exchange(name) if gone == "exchange" else scene.faults.unbind(way.bindings[0]))
 
-    await broker.publish(Message(b"kept"), exchange=way.exchanges[0].name, routing_key="key")
+    await broker.publish(Message(b"kept"), exchange=name, routing_key="key")
 
     assert await empty(broker, way.queues[0].name) == [b"kept"]
 
@@ -307,16 +301,6 @@ async def test_many_publishes_to_an_exchange_that_is_deleted_meanwhile_arrive(
     await asyncio.gather(*publishes[:50], scene.faults.delete_exchange(name), *publishes[50:])
 
     assert set(await empty(broker, way.queues[0].name)) == {b"%d" % n for n in range(100)}
-
-
-async def test_publish_that_came_back_for_want_of_our_own_binding_arrives(
-    scene: Scene, broker: FaultyBroker, way: Topology
-) -> None:
-    await scene.faults.unbind(way.bindings[0])
-
-    await broker.publish(Message(b"kept"), exchange=way.exchanges[0].name, routing_key="key")
-
-    assert await empty(broker, way.queues[0].name) == [b"kept"]
 
 
 async def test_publish_waits_until_the_owner_of_its_queue_has_bound_it_again(

@@ -19,6 +19,7 @@ from tests.contract.broker.scene import (
     bodies,
     collected,
     empty,
+    got,
     has_ready,
     own_headers,
     put,
@@ -45,10 +46,7 @@ EVERY_TYPE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", list(QueueType))
-async def test_every_property_and_header_arrives_as_it_was_published(
-    scene: Scene, broker: FaultyBroker, kind: QueueType
-) -> None:
-    queue = await scene.declared_queue(broker, kind=kind)
+async def test_every_property_and_header_arrives_as_it_was_published(broker: FaultyBroker, queue: str) -> None:
     message = Message(
         b'{"pr": 42}',
         headers=EVERY_TYPE,
@@ -63,8 +61,7 @@ async def test_every_property_and_header_arrives_as_it_was_published(
 
     await broker.publish(message, exchange="", routing_key=queue)
 
-    delivery = await broker.get(queue)
-    assert delivery is not None
+    delivery = await got(broker, queue)
     assert own_headers(delivery.message) == EVERY_TYPE
     for name in ("body", "message_id", "correlation_id", "reply_to", "type", "content_type"):
         assert getattr(delivery.message, name) == getattr(message, name), name
@@ -72,13 +69,10 @@ async def test_every_property_and_header_arrives_as_it_was_published(
     assert (delivery.exchange, delivery.routing_key, delivery.queue) == ("", queue, queue)
 
 
-async def test_properties_that_were_not_sent_arrive_as_none(scene: Scene, broker: FaultyBroker) -> None:
-    queue = await scene.declared_queue(broker)
-
+async def test_properties_that_were_not_sent_arrive_as_none(broker: FaultyBroker, queue: str) -> None:
     await broker.publish(Message(b"x", content_type=None), exchange="", routing_key=queue)
 
-    delivery = await broker.get(queue)
-    assert delivery is not None
+    delivery = await got(broker, queue)
     message = delivery.message
     assert own_headers(message) == {}
     assert {message.correlation_id, message.reply_to, message.type, message.app_id} == {None}
@@ -86,8 +80,7 @@ async def test_properties_that_were_not_sent_arrive_as_none(scene: Scene, broker
 
 
 @pytest.mark.parametrize("size", [0, 1, 131_063, 131_064, 131_065, 262_128, 400_000])  # 131,064 are a full frame
-async def test_body_of_any_size_arrives_whole(scene: Scene, broker: FaultyBroker, size: int) -> None:
-    queue = await scene.declared_queue(broker)
+async def test_body_of_any_size_arrives_whole(broker: FaultyBroker, queue: str, size: int) -> None:
     body = bytes(index % 251 for index in range(size))
 
     await put(broker, queue, body)
@@ -104,10 +97,8 @@ async def test_body_of_any_size_arrives_whole(scene: Scene, broker: FaultyBroker
     ids=str,
 )
 async def test_what_amqp_cannot_carry_is_refused_before_anything_is_sent(
-    scene: Scene, broker: FaultyBroker, fields: dict[str, Any]
+    broker: FaultyBroker, queue: str, fields: dict[str, Any]
 ) -> None:
-    queue = await scene.declared_queue(broker)
-
     with pytest.raises(InvalidTask):
         await broker.publish(Message(b"x", **fields), exchange="", routing_key=queue, timeout_seconds=5)
 
@@ -115,14 +106,12 @@ async def test_what_amqp_cannot_carry_is_refused_before_anything_is_sent(
     assert await empty(broker, queue) == [b"next"]
 
 
-async def test_bytes_and_tuples_in_headers_arrive_as_byte_arrays_and_lists(scene: Scene, broker: FaultyBroker) -> None:
-    queue = await scene.declared_queue(broker)
+async def test_bytes_and_tuples_in_headers_arrive_as_byte_arrays_and_lists(broker: FaultyBroker, queue: str) -> None:
     headers = {"bytes": b"\xff", "tuple": (1, b"\x00")}
 
     await broker.publish(Message(b"x", headers), exchange="", routing_key=queue, timeout_seconds=5)
 
-    delivery = await broker.get(queue)
-    assert delivery is not None
+    delivery = await got(broker, queue)
     assert own_headers(delivery.message) == {"bytes": bytearray(b"\xff"), "tuple": [1, bytearray(b"\x00")]}
 
 
@@ -136,10 +125,8 @@ async def test_unroutable_message_raises_and_names_the_key(scene: Scene, broker:
 
 
 async def test_publish_to_a_missing_exchange_is_refused_at_once_and_the_next_publish_works(
-    scene: Scene, broker: FaultyBroker
+    scene: Scene, broker: FaultyBroker, queue: str
 ) -> None:
-    queue = await scene.declared_queue(broker)
-
     async with asyncio.timeout(ASTRAY_SECONDS / 3):
         with pytest.raises(NotFound):
             await broker.publish(Message(b"x"), exchange=scene.name("nowhere"), routing_key="key")
@@ -148,8 +135,7 @@ async def test_publish_to_a_missing_exchange_is_refused_at_once_and_the_next_pub
     assert await empty(broker, queue) == [b"next"]
 
 
-async def test_concurrent_publishes_all_arrive_once(scene: Scene, broker: FaultyBroker) -> None:
-    queue = await scene.declared_queue(broker)
+async def test_concurrent_publishes_all_arrive_once(broker: FaultyBroker, queue: str) -> None:
     numbers = [str(number).encode() for number in range(300)]
 
     await asyncio.gather(*(put(broker, queue, number) for number in numbers))
@@ -157,32 +143,23 @@ async def test_concurrent_publishes_all_arrive_once(scene: Scene, broker: Faulty
     assert sorted(await empty(broker, queue)) == sorted(numbers)
 
 
-async def test_promise_is_told_what_became_of_a_post(scene: Scene, broker: FaultyBroker) -> None:
-    queue = await scene.declared_queue(broker)
+async def test_promise_is_told_what_became_of_a_post(scene: Scene, broker: FaultyBroker, queue: str) -> None:
     loop = asyncio.get_running_loop()
-    taken, lost = loop.create_future(), loop.create_future()
+    taken, lost, refused = (loop.create_future() for _ in range(3))
 
     broker.post(Message(b"x"), taken, exchange="", routing_key=queue)
     broker.post(Message(b"x"), lost, exchange="", routing_key=scene.name("nowhere"))
+    broker.post(Message(b"x", headers={"set": {1, 2}}), refused, exchange="", routing_key=queue)
 
     assert await taken is None
     with pytest.raises(Unroutable):
         await lost
+    with pytest.raises(InvalidTask):
+        await refused
     assert await empty(broker, queue) == [b"x"]
 
 
-async def test_promise_is_told_what_amqp_cannot_carry(scene: Scene, broker: FaultyBroker) -> None:
-    queue = await scene.declared_queue(broker)
-    promise = asyncio.get_running_loop().create_future()
-
-    broker.post(Message(b"x", headers={"set": {1, 2}}), promise, exchange="", routing_key=queue)
-
-    with pytest.raises(InvalidTask):
-        await promise
-
-
-async def test_post_outlasts_the_loss_of_the_connection(scene: Scene, broker: FaultyBroker) -> None:
-    queue = await scene.declared_queue(broker)
+async def test_post_outlasts_the_loss_of_the_connection(broker: FaultyBroker, queue: str) -> None:
     promises = [asyncio.get_running_loop().create_future() for _ in range(20)]
 
     for number, promise in enumerate(promises):

@@ -7,7 +7,7 @@ import pytest
 from coditect.broker.topology import Binding, ExchangeType, QueueType
 from coditect.errors import Overloaded, Unroutable
 from coditect.model.message import Message
-from tests.contract.broker.scene import FaultyBroker, Scene, empty, own_headers, ready, topology
+from tests.contract.broker.scene import FaultyBroker, Scene, empty, got, own_headers, ready, topology
 
 DIRECT, FANOUT, TOPIC = ExchangeType.DIRECT, ExchangeType.FANOUT, ExchangeType.TOPIC
 WILDCARDS = [
@@ -68,9 +68,7 @@ async def test_message_reaches_each_queue_that_is_bound_to_one_of_its_keys_once(
             assert await broker.get(queue.name) is None
 
 
-async def test_carbon_copy_alone_makes_a_message_routable(scene: Scene, broker: FaultyBroker) -> None:
-    queue = await scene.declared_queue(broker)
-
+async def test_carbon_copy_alone_makes_a_message_routable(scene: Scene, broker: FaultyBroker, queue: str) -> None:
     await broker.publish(Message(b"x", {"CC": [queue]}), exchange="", routing_key=scene.name("nobody"))
 
     assert await empty(broker, queue) == [b"x"]
@@ -80,23 +78,14 @@ async def test_alternate_exchange_catches_what_has_no_queue(scene: Scene, broker
     catch = scene.exchange("catch", ExchangeType.FANOUT)
     source = scene.exchange("source", alternate=catch.name)
     bound, caught = scene.queue("bound"), scene.queue("caught")
-    await broker.declare(
-        topology(
-            catch,
-            source,
-            bound,
-            caught,
-            Binding(source.name, bound.name, "a"),
-            Binding(catch.name, caught.name),
-        )
-    )
+    bindings = [Binding(source.name, bound.name, "a"), Binding(catch.name, caught.name)]
+    await broker.declare(topology(catch, source, bound, caught, *bindings))
 
     await broker.publish(Message(b"routed"), exchange=source.name, routing_key="a")
     await broker.publish(Message(b"caught"), exchange=source.name, routing_key="b")
 
     assert await empty(broker, bound.name) == [b"routed"]
-    delivery = await broker.get(caught.name)
-    assert delivery is not None
+    delivery = await got(broker, caught.name)
     assert (delivery.message.body, delivery.exchange, delivery.routing_key) == (b"caught", source.name, "b")
 
 

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
+from time import monotonic
 
 import pytest
+from redis.asyncio import Redis
 
 from coditect.errors import InvalidTask
 from coditect.model.capability import CapabilitySpec
 from coditect.model.ids import AgentId
+from coditect.model.limits import Rate
 from coditect.model.registration import AgentRecord, AgentStatus, Load
+from coditect.registry.memory import MemoryRegistry
 from coditect.registry.port import LAPSED, LEFT, Registry, Search
+from coditect.registry.redis import RedisRegistry
+from tests.integration.registry.private_redis import run_private_redis
 from tests.support import eventually
 from tests.unit.registry.samples import IDLE, REVIEW, SUMMARY, make_registration
 
 A = AgentId("reviewer-0000000a")
 B = AgentId("writer-0000000b")
+C = AgentId("tester-0000000c")
 UNKNOWN = AgentId("nobody-00000000")
 
 
@@ -269,3 +278,210 @@ async def test_what_json_or_utf8_cannot_say_is_refused_or_finds_nobody(registry:
 
     assert await registry.find(Search(tag="\udcff")) == ()
     assert await registry.get(AgentId("\udcff")) is None
+
+
+async def mark(registry: Registry, agent_id: AgentId, task: str = "task-1", *, keep: float = 60) -> AgentId | None:
+    return await registry.mark_start(task, agent_id, keep_seconds=keep)
+
+
+async def test_first_mark_is_noted_shown_to_the_next_and_makes_nobody_an_agent(registry: Registry) -> None:
+    assert await mark(registry, A) is None
+
+    assert await mark(registry, B) == A
+    assert await mark(registry, B) == A, "asking did not change it"
+    assert await mark(registry, A) is None, "an agent's own mark is no other's"
+
+    await mark(registry, A)
+
+    assert await registry.get(A) is None
+    assert await registry.find(Search()) == ()
+
+
+async def test_mark_is_cleared_by_its_own_agent_alone(registry: Registry) -> None:
+    await mark(registry, A)
+
+    await registry.clear_start("task-1", B)
+    assert await mark(registry, B) == A
+
+    for _ in range(2):
+        await registry.clear_start("task-1", A)
+    assert await mark(registry, B) is None
+
+
+async def test_mark_is_replaced_only_for_the_agent_that_was_named(registry: Registry) -> None:
+    await mark(registry, A)
+
+    assert await registry.mark_start("task-1", B, keep_seconds=60, instead_of=C) == A
+    assert await registry.mark_start("task-1", B, keep_seconds=60, instead_of=A) is None
+    assert await mark(registry, A) == B
+
+
+@pytest.mark.parametrize(("times", "deliveries", "noted"), [(0, 1, True), (1, 1, False), (1, 2, True), (3, 2, False)])
+async def test_start_of_a_task_that_was_handed_back_each_time_is_not_noted(
+    registry: Registry, times: int, deliveries: int, noted: bool
+) -> None:
+    for _ in range(times):
+        await registry.hand_back(["task-1", "task-2"], A, keep_seconds=60)
+
+    assert await registry.mark_start("task-1", A, keep_seconds=60, deliveries=deliveries) is None
+
+    assert await mark(registry, B, "task-1") == (A if noted else None)
+    assert await mark(registry, B, "task-2") is None, "without a number of deliveries it is always noted"
+    assert await mark(registry, A, "task-2") == B
+
+
+async def test_what_is_handed_back_loses_the_agent_s_own_mark_only(registry: Registry) -> None:
+    await mark(registry, A, "mine")
+    await mark(registry, B, "another's")
+
+    await registry.hand_back(["mine", "another's"], A, keep_seconds=60)
+
+    assert await mark(registry, C, "mine") is None
+    assert await mark(registry, C, "another's") == B
+
+
+async def test_settled_task_was_never_handed_back(registry: Registry) -> None:
+    await registry.hand_back(["task-1"], A, keep_seconds=60)
+    await registry.clear_start("task-1", A)
+
+    await registry.mark_start("task-1", A, keep_seconds=60, deliveries=1)
+
+    assert await mark(registry, B) == A
+
+
+async def test_count_of_hand_backs_lapses(registry: Registry) -> None:
+    await registry.hand_back(["task-1"], A, keep_seconds=0.05)
+
+    async def noted() -> bool:
+        await registry.mark_start("task-1", A, keep_seconds=60, deliveries=1)
+        return await registry.mark_start("task-1", B, keep_seconds=60, deliveries=0) == A  # a look, no mark
+
+    await eventually(noted)
+
+
+async def test_mark_lapses_unless_it_is_made_again(registry: Registry) -> None:
+    await mark(registry, A, keep=0.05)
+
+    async def free() -> bool:
+        return await mark(registry, B) is None
+
+    await eventually(free)
+    assert await mark(registry, A) == B
+
+    await mark(registry, A, "short", keep=0.05)
+    await mark(registry, A, "long", keep=0.05)
+    await mark(registry, A, "long", keep=60)
+
+    async def lapsed() -> bool:
+        return await mark(registry, B, "short") is None
+
+    await eventually(lapsed)
+    assert await mark(registry, B, "long") == A
+
+
+async def test_one_of_many_who_mark_at_once_gets_it(registry: Registry) -> None:
+    agents = [AgentId(f"agent-{number:08x}") for number in range(20)]
+
+    holders = await asyncio.gather(*(mark(registry, agent_id) for agent_id in agents))
+
+    winner = agents[holders.index(None)]
+    assert [one for one in holders if one is not None] == [winner] * 19
+
+
+@pytest.mark.parametrize("task", ["", "a b", "ü 要", "\0\xff", "{x}:*", "\udcff", "x" * 255], ids=repr)
+async def test_any_text_may_name_a_task(registry: Registry, task: str) -> None:
+    assert await mark(registry, A, task) is None
+    assert await mark(registry, B, task + "x") is None
+
+    assert await mark(registry, C, task) == A
+    await registry.clear_start(task, A)
+    assert await mark(registry, C, task) is None
+
+
+SLOW = Rate("6/h", burst=4)
+
+
+async def test_a_full_bucket_gives_its_burst_once_then_says_when_the_next_token_comes_and_is_no_other_s(
+    registry: Registry,
+) -> None:
+    assert (await registry.lease_tokens("page.fetch", SLOW, 3)).tokens == 3
+
+    rest = await registry.lease_tokens("page.fetch", SLOW, 3)
+    none = await registry.lease_tokens("page.fetch", SLOW, 3)
+
+    assert (rest.tokens, none.tokens) == (1, 0)
+    assert 590 < none.wait_seconds <= 600
+
+    other = await registry.lease_tokens("page.index", SLOW, 1)
+    assert other.tokens == 1
+
+
+async def test_tokens_come_back_at_the_rate_and_never_faster(registry: Registry) -> None:
+    rate, began, got = Rate("100/s", burst=10), monotonic(), 0
+    while monotonic() - began < 0.5:
+        got += (await registry.lease_tokens("page.fetch", rate, 5)).tokens
+        await asyncio.sleep(0.002)
+
+    assert 30 <= got <= rate.capacity + 100 * (monotonic() - began)
+
+
+async def test_the_next_token_is_there_after_the_wait(registry: Registry) -> None:
+    rate = Rate("20/s", burst=1)
+    first = await registry.lease_tokens("page.fetch", rate, 1)
+    assert (first.tokens, 0 < first.wait_seconds <= 0.05) == (1, True)
+
+    async def leased() -> bool:
+        return (await registry.lease_tokens("page.fetch", rate, 1)).tokens == 1
+
+    await eventually(leased)
+
+
+async def test_the_slowest_rate_that_was_asked_by_holds_for_all(registry: Registry) -> None:
+    fast, slow = Rate("1000/s", burst=1000), Rate("1/h", burst=1)
+    await registry.lease_tokens("page.fetch", slow, 1)
+
+    held = await registry.lease_tokens("page.fetch", fast, 100)
+
+    assert held.tokens == 0
+    assert held.wait_seconds > 3000
+    assert held.hold_seconds == slow.hold_seconds
+
+
+Wipe = Callable[[], Awaitable[object]]
+
+
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.servers)])
+async def wipeable(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Registry, Wipe]]:
+    if request.param == "memory":
+        memory = MemoryRegistry()
+
+        async def wipe() -> None:
+            memory.wipe()
+
+        yield memory, wipe
+        return
+    with run_private_redis(tmp_path) as server:
+        async with RedisRegistry(server.url) as registry, Redis.from_url(server.url) as client:
+
+            async def flush() -> None:
+                await client.flushall()
+                await client.script_flush()
+
+            yield registry, flush
+
+
+async def test_wiped_registry_is_empty_and_takes_registrations_again(wipeable: tuple[Registry, Wipe]) -> None:
+    registry, wipe = wipeable
+    await registry.register(make_registration(), IDLE, lease_seconds=30)
+    await registry.mark_start("task-1", A, keep_seconds=60)
+
+    await wipe()
+
+    assert not await registry.renew(A, IDLE, lease_seconds=30)
+    assert await registry.find(Search()) == ()
+    assert await registry.capabilities() == frozenset()
+    await registry.register(make_registration(), IDLE, lease_seconds=30)
+    assert await registry.renew(A, IDLE, lease_seconds=30)
+    assert len(await registry.find(Search(capability="code.review"))) == 1
+    assert await registry.next_turn("code.review") == 1
+    assert await registry.mark_start("task-1", B, keep_seconds=60) is None

@@ -277,17 +277,9 @@ async def test_parents_of_a_wave_come_with_urgent_tasks_and_await_a_child_each(m
 
 
 EVERY_SHAPE = [
-    Generators.layers,
-    Generators.fan,
-    Generators.chain,
-    Generators.gate,
-    Generators.spread,
-    Generators.broken,
-    Generators.choice,
-    Generators.hopeless,
-    Generators.wide,
-    Generators.saga,
-]
+    Generators.layers, Generators.fan, Generators.chain, Generators.gate, Generators.spread, Generators.broken,
+    Generators.choice, Generators.hopeless, Generators.wide, Generators.saga,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("shape", EVERY_SHAPE)

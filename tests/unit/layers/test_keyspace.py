@@ -1,12 +1,16 @@
-"""The table of the key space is what the layers write."""
+"""The table of the key space is what the layers write, and what a layer may import."""
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
+from pathlib import Path
 
+import pytest
+
+import dispatcher.ledger
 from dispatcher.ledger import answers, idempotency, keyspace, outbox, timers, values
-from dispatcher.ledger import errors as layer_errors
 from dispatcher.ledger.ownership import incarnation, leases, shards
 from dispatcher.store.keys import Space
 from dispatcher.store.transaction import Transaction
@@ -70,9 +74,51 @@ def test_keys_have_the_elements_that_the_table_draws(store: Store) -> None:
     assert {name: found for name, found in written.items() if shapes[name] not in ({-1}, found)} == {}
 
 
-def test_every_error_is_in_the_tree_of_its_module() -> None:
-    tree = inspect.getdoc(layer_errors) or ""
-    classes = inspect.getmembers(layer_errors, inspect.isclass)
-    own = [name for name, kind in classes if kind.__module__ == layer_errors.__name__]
+LAYERS = Path(dispatcher.ledger.__file__).parent
+FILES = sorted(LAYERS.glob("*.py"))
+IN_TRANSACTIONS = [*sorted(LAYERS.rglob("*.py")), LAYERS.parent / "shards" / "batch.py"]
+FORBIDDEN = {"asyncio", "datetime", "logging", "os", "random", "secrets", "threading", "time"}
+"""What acts, or says something else each time."""
+ALLOWED = (
+    "__future__",
+    "collections",
+    "contextlib",
+    "dataclasses",
+    "enum",
+    "hashlib",
+    "math",
+    "typing",
+    "pydantic_core",
+    "coditect.errors",
+    "coditect.model",
+    "coditect.wire",
+    "coditect.workflow",
+    "dispatcher.ledger",
+    "dispatcher.store.errors",
+    "dispatcher.store.keys",
+    "dispatcher.store.limits",
+    "dispatcher.store.port",
+    "dispatcher.store.transaction",
+)
 
-    assert [name for name in own if f"── {name} " not in tree] == []
+
+def imported(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_a_layer_imports_the_store_s_port_and_nothing_that_acts(path: Path) -> None:
+    others = {name for name in imported(path) if not any(name == one or name.startswith(f"{one}.") for one in ALLOWED)}
+
+    assert not others
+
+
+@pytest.mark.parametrize("path", IN_TRANSACTIONS, ids=lambda path: path.stem)
+def test_what_runs_in_a_transaction_has_no_clock_no_chance_and_no_log(path: Path) -> None:
+    assert not imported(path) & FORBIDDEN

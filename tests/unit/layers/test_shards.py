@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,9 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from dispatcher.ledger.errors import LostLease
 from dispatcher.ledger.ownership import leases, shards
-from dispatcher.ledger.ownership.leases import TTL_MS, Lease
+from dispatcher.ledger.ownership.leases import TTL_MS, Lease, Pulse
 from dispatcher.ledger.ownership.shards import STEP_MS, plan, shard_of
-from tests.unit.layers.dispatchers import Fleet
 from tests.unit.layers.scene import End, Store
 
 COUNT = 16
@@ -100,6 +102,15 @@ def test_a_joiner_has_its_share_after_three_steps_and_a_leaver_s_shards_have_mov
     assert fleet.shares() == {"a": 8, "c": 8}
 
 
+def fleet_of_two() -> Fleet:
+    """Dispatchers `a` and `b`, which have their shares."""
+    fleet = Fleet(COUNT)
+    for name in "ab":
+        fleet.join(name)
+        fleet.pass_time(10 * STEP_MS)
+    return fleet
+
+
 @pytest.mark.parametrize("offset_ms", range(0, STEP_MS, 50))
 def test_a_killed_dispatcher_s_shards_have_moved_in_less_than_four_seconds(offset_ms: int) -> None:
     fleet = Fleet(COUNT)
@@ -115,10 +126,7 @@ def test_a_killed_dispatcher_s_shards_have_moved_in_less_than_four_seconds(offse
 
 
 def test_a_dispatcher_that_misses_five_beats_keeps_its_shards() -> None:
-    fleet = Fleet(COUNT)
-    for name in "ab":
-        fleet.join(name)
-        fleet.pass_time(10 * STEP_MS)
+    fleet = fleet_of_two()
     before = fleet.leases("a")
 
     fleet.pause("a")
@@ -130,10 +138,7 @@ def test_a_dispatcher_that_misses_five_beats_keeps_its_shards() -> None:
 
 
 def test_a_paused_dispatcher_s_shards_move_and_it_gets_a_share_again_later() -> None:
-    fleet = Fleet(COUNT)
-    for name in "ab":
-        fleet.join(name)
-        fleet.pass_time(10 * STEP_MS)
+    fleet = fleet_of_two()
     lost = fleet.leases("a")
 
     fleet.pause("a")
@@ -150,10 +155,7 @@ def test_a_paused_dispatcher_s_shards_move_and_it_gets_a_share_again_later() -> 
 
 
 def test_a_store_that_stood_still_for_all_costs_nobody_a_shard() -> None:
-    fleet = Fleet(COUNT)
-    for name in "ab":
-        fleet.join(name)
-        fleet.pass_time(10 * STEP_MS)
+    fleet = fleet_of_two()
     before = {name: fleet.leases(name) for name in "ab"}
 
     for name in "ab":
@@ -242,3 +244,67 @@ class Shards(RuleBasedStateMachine):
 
 TestShards = Shards.TestCase
 TestShards.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+
+
+@dataclass(slots=True)
+class Dispatcher:
+    name: str
+    clock_ms: int
+    """What its clock shows more than the others'."""
+    next_ms: int
+    beat: int = 0
+    paused: bool = False
+    pulses: Mapping[str, Pulse] = field(default_factory=dict)
+
+
+class Fleet:
+    def __init__(self, count: int) -> None:
+        self.store = Store()
+        self.count = count
+        self.now_ms = 0
+        self.running: dict[str, Dispatcher] = {}
+
+    def join(self, name: str) -> None:
+        self.running[name] = Dispatcher(name, clock_ms=len(self.running) * 1_000_000, next_ms=self.now_ms)
+
+    def leave(self, name: str) -> None:
+        del self.running[name]
+        self.store.run(lambda tr: shards.leave(tr, name))
+
+    def kill(self, name: str) -> None:
+        del self.running[name]
+
+    def pause(self, name: str) -> None:
+        self.running[name].paused = True
+
+    def go_on(self, name: str) -> None:
+        self.running[name].paused = False
+        self.running[name].next_ms = self.now_ms
+
+    def pass_time(self, milliseconds: int) -> None:
+        end_ms = self.now_ms + milliseconds
+        while awake := [one for one in self.running.values() if not one.paused and one.next_ms <= end_ms]:
+            first = min(awake, key=lambda one: one.next_ms)
+            self.now_ms = first.next_ms
+            self.step(first.name)
+        self.now_ms = end_ms
+
+    def step(self, name: str, end: End = End.COMMITTED) -> None:
+        one = self.running[name]
+        one.beat += 1
+        one.next_ms = self.now_ms + shards.STEP_MS
+        step = self.store.run(
+            lambda tr: shards.step(tr, name, one.beat, count=self.count, pulses=one.pulses.values()), end
+        )
+        one.pulses = leases.look(one.pulses, step.beats, now_ms=self.now_ms + one.clock_ms)
+
+    def leases(self, name: str) -> list[Lease]:
+        return [
+            lease for lease in self.store.run(lambda tr: leases.read_all(tr, shards.SHARD_LEASE)) if lease.owner == name
+        ]
+
+    def shares(self) -> dict[str, int]:
+        """How many shards each owner has that may work; nobody else's."""
+        alive = self.store.run(leases.beats)
+        owners = list(self.store.run(lambda tr: shards.owners(tr, self.count)).values())
+        return {name: owners.count(name) for name in sorted(set(owners) & alive.keys())}

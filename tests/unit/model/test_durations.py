@@ -32,23 +32,10 @@ def test_duration_is_read_in_seconds(given_: str | float | timedelta, expected: 
 @pytest.mark.parametrize(
     "given_",
     [
-        "",
-        "5",
-        "s",
-        "-5s",
-        "5 minutes",
-        "1h30m",
-        "1e3s",
-        "inf",
-        "nan s",
-        "9" * 400 + "s",
-        -1,
-        float("nan"),
-        float("inf"),
-        10**400,
-        timedelta(seconds=-1),
+        "", "5", "s", "-5s", "5 minutes", "1h30m", "1e3s", "inf", "nan s", "9" * 400 + "s", -1, float("nan"),
+        float("inf"), 10**400, timedelta(seconds=-1),
     ],
-)
+)  # fmt: skip
 def test_what_is_no_duration_is_refused(given_: str | float | timedelta) -> None:
     with pytest.raises(InputError):
         seconds(given_)

@@ -1,3 +1,5 @@
+"""Names: capabilities, ids, routing keys, and addresses of replies; no chosen id leads to another process."""
+
 from __future__ import annotations
 
 import string
@@ -6,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coditect.errors import InputError, InvalidTask
+from coditect.errors import InputError
 from coditect.model.capability import MAX_NAME_LENGTH, Priority, check_capability_name, nearest_names
 from coditect.model.ids import AgentId, TaskId, child_task_id, is_uuid
 from coditect.wire import routing
@@ -22,11 +24,6 @@ def test_task_key_is_parsed_back(capability: str, priority: Priority) -> None:
 @given(capabilities)
 def test_key_without_a_level_is_p1(capability: str) -> None:
     assert parse_task_key(capability) == (capability, Priority.P1)
-
-
-def test_empty_key_is_refused() -> None:
-    with pytest.raises(InvalidTask):
-        parse_task_key("")
 
 
 @given(capabilities)
@@ -96,22 +93,10 @@ def test_reply_goes_to_the_reply_exchange_or_straight_to_the_queue(reply_to: str
 @pytest.mark.parametrize(
     "reply_to",
     [
-        None,
-        "",
-        "tasks.code.review.p0",
-        "agent.a-1.mail",
-        "results.3",
-        "retry.100",
-        "dead.code.review",
-        "control",
-        "control.2",
-        "unrouted",
-        "unrouted.notices",
-        "coditect.epoch.1",
-        "x" * 256,
-        "ü" * 128,
+        None, "", "tasks.code.review.p0", "agent.a-1.mail", "results.3", "retry.100", "dead.code.review",
+        "control", "control.2", "unrouted", "unrouted.notices", "coditect.epoch.1", "x" * 256, "ü" * 128,
     ],
-)
+)  # fmt: skip
 def test_no_reply_goes_to_the_systems_own_queues(reply_to: str | None) -> None:
     assert reply_address(reply_to) is None
 
@@ -157,3 +142,38 @@ PINNED_CHILD = "c987e28c-da4d-5257-97fb-359d8e7b611b"
 )
 def test_uuid_is_told_from_other_ids(text: str, answer: bool) -> None:
     assert is_uuid(text) is answer
+
+
+AGENT = AgentId("orders-0123abcd")
+DISPATCHER = "dispatcher-7-0123abcd"
+CLIENTS = ("orders", "client-0123456789ab", "next.orders")
+REPLIES = ("monitor-" + DISPATCHER, "pings-" + DISPATCHER, "question-0123456789ab", "status-0123abcd9", *CLIENTS)
+
+
+def keys_of(agent_id: AgentId) -> set[str]:
+    """The routing keys on `coditect.agents` that lead to an agent process."""
+    return {str(agent_id), routing.next_key(agent_id), routing.mailbox_key(agent_id)}
+
+
+def queues_of(agent_id: AgentId) -> set[str]:
+    """The queues of an agent process."""
+    return {*routing.own_queues(agent_id), routing.agent_replies(agent_id)}
+
+
+QUEUES = queues_of(AGENT) | {f"reply.{name}" for name in REPLIES} | {f"events.{DISPATCHER}"}
+NAMES = {*keys_of(AGENT), *QUEUES, *REPLIES, DISPATCHER}
+
+
+@pytest.mark.parametrize("chosen", sorted((NAMES | {name.partition(".")[2] for name in NAMES}) - {"", AGENT}))
+def test_a_chosen_id_is_refused_or_has_names_of_its_own(chosen: str) -> None:
+    found = AgentId(chosen)
+    taken = keys_of(found) & keys_of(AGENT) or queues_of(found) & QUEUES or chosen == DISPATCHER
+
+    assert routing.is_others_name(chosen) or not taken
+
+
+def test_the_requester_is_known_by_the_reply_queue() -> None:
+    for agent_id in (AGENT, AgentId("Code_Reviewer.01")):
+        assert routing.process_of(routing.agent_replies(agent_id)) == agent_id
+    assert routing.process_of("reply.orders") == "orders"
+    assert not routing.is_others_name("monitor-0123abcd")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from coditect.errors import SetupError
+from coditect.errors import CoditectError, SetupError
 from coditect.settings.settings import Settings
 from dispatcher.backup import back_up, restore
 from dispatcher.ledger import versions
@@ -30,7 +30,8 @@ from dispatcher.store.transaction import Reads, Transaction, read_counter
 
 def test_every_code_of_sqlite_has_a_meaning() -> None:
     names = [name for name in dir(sqlite3) if name.startswith("SQLITE_") and isinstance(getattr(sqlite3, name), int)]
-    locked, set_up = {"BUSY", "LOCKED"}, {"CANTOPEN", "PERM", "READONLY", "NOTADB"}
+    meanings: dict[str, type[CoditectError]] = dict.fromkeys(("BUSY", "LOCKED"), errors.StoreLocked)
+    meanings |= dict.fromkeys(("CANTOPEN", "PERM", "READONLY", "NOTADB"), errors.StoreMisconfigured)
 
     for name in names:
         error = sqlite3.OperationalError("as sqlite says it")
@@ -38,22 +39,30 @@ def test_every_code_of_sqlite_has_a_meaning() -> None:
         meant = failure(error, Path("store.db"))
         family = name.removeprefix("SQLITE_").split("_")[0]
         if getattr(sqlite3, name) & 0xFF == getattr(sqlite3, f"SQLITE_{family}", -1):
-            expected = (
-                errors.StoreLocked
-                if family in locked
-                else errors.StoreMisconfigured
-                if family in set_up
-                else errors.StoreFailed
-            )
-            assert type(meant) is expected, name
+            assert type(meant) is meanings.get(family, errors.StoreFailed), name
 
     assert "disk is full" in str(failure(_error(sqlite3.SQLITE_FULL), Path("store.db")))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+@pytest.fixture
+async def database(path: Path) -> AsyncIterator[SqliteDatabase]:
+    async with SqliteDatabase(path) as opened:
+        yield opened
 
 
 def _error(code: int) -> sqlite3.Error:
     error = sqlite3.OperationalError("as sqlite says it")
     error.sqlite_errorcode = code
     return error
+
+
+async def keys(database: SqliteDatabase) -> list[bytes]:
+    return await database.read(lambda tr: [key for key, _ in tr.get_range(b"", b"\xff")])
 
 
 def _nothing(tr: Transaction) -> None:
@@ -102,17 +111,19 @@ async def test_it_is_durable_ordered_and_ours(tmp_path: Path) -> None:
     connection.close()
 
 
-def _foreign(path: Path) -> None:
+def _made_by(path: Path, *statements: str) -> None:
     connection = sqlite3.connect(path)
-    connection.execute("CREATE TABLE other (a)")
+    for statement in statements:
+        connection.execute(statement)
     connection.close()
+
+
+def _foreign(path: Path) -> None:
+    _made_by(path, "CREATE TABLE other (a)")
 
 
 def _newer(path: Path) -> None:
-    connection = sqlite3.connect(path)
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
-    connection.close()
+    _made_by(path, f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
 
 
 @pytest.mark.parametrize(
@@ -124,9 +135,9 @@ def _newer(path: Path) -> None:
         (lambda path: path.mkdir(), "cannot be opened"),
     ],
 )
-async def test_a_file_that_is_no_store_is_refused_and_left_as_it_is(tmp_path: Path, make: object, words: str) -> None:
-    path = tmp_path / "store.db"
-    assert callable(make)
+async def test_a_file_that_is_no_store_is_refused_and_left_as_it_is(
+    path: Path, make: Callable[[Path], object], words: str
+) -> None:
     make(path)
     before = path.read_bytes() if path.is_file() else b""
 
@@ -136,78 +147,73 @@ async def test_a_file_that_is_no_store_is_refused_and_left_as_it_is(tmp_path: Pa
     assert (path.read_bytes() if path.is_file() else b"") == before
 
 
-async def test_callers_share_a_sync_and_what_only_reads_costs_none(tmp_path: Path) -> None:
-    async with SqliteDatabase(tmp_path / "store.db") as database:
-        await database.run(lambda tr: tr.get(b"a"))
-        assert database.groups == 0
-        async with _occupied(database) as first:
-            others = [asyncio.create_task(database.run(lambda tr: tr.add(b"count", 1))) for _ in range(50)]
-            await asyncio.sleep(0)
-        await asyncio.gather(first, *others)
-        assert database.groups == 1
-        assert read_counter(await database.read(lambda tr: tr.get(b"count"))) == 50
+async def test_callers_share_a_sync_and_what_only_reads_costs_none(database: SqliteDatabase) -> None:
+    await database.run(lambda tr: tr.get(b"a"))
+    assert database.groups == 0
+    async with _occupied(database) as first:
+        others = [asyncio.create_task(database.run(lambda tr: tr.add(b"count", 1))) for _ in range(50)]
+        await asyncio.sleep(0)
+    await asyncio.gather(first, *others)
+    assert database.groups == 1
+    assert read_counter(await database.read(lambda tr: tr.get(b"count"))) == 50
 
 
-async def test_what_a_group_wrote_is_bounded_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_a_group_wrote_is_bounded_in_memory(
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("dispatcher.store.sqlite.writer.GROUP_SECONDS", 60.0)
-    async with SqliteDatabase(tmp_path / "store.db") as database:
-        piece = bytes(90_000)
 
-        def much(tr: Transaction, number: int) -> None:
-            for part in range(60):
-                tr.set(b"%d %d" % (number, part), piece)
+    def much(tr: Transaction, number: int) -> None:
+        for part in range(60):
+            tr.set(b"%d %d" % (number, part), bytes(90_000))
 
-        await asyncio.gather(*(database.run(lambda tr, number=number: much(tr, number)) for number in range(8)))  # type: ignore[misc]
+    await asyncio.gather(*(database.run(lambda tr, number=number: much(tr, number)) for number in range(8)))  # type: ignore[misc]
 
-        assert database.groups > 1
-        assert len(await database.read(lambda tr: [key for key, _ in tr.get_range(b"", b"\xff")])) == 8 * 60
+    assert database.groups > 1
+    assert len(await keys(database)) == 8 * 60
 
 
-async def test_readers_do_not_wait_for_the_writer(tmp_path: Path) -> None:
-    async with SqliteDatabase(tmp_path / "store.db") as database:
-        await database.run(lambda tr: tr.set(b"a", b"old"))
-        async with _occupied(database, lambda tr: tr.set(b"a", b"new")) as writing:
-            seen = await database.read(lambda tr: tr.get(b"a"))
-        await writing
+async def test_readers_do_not_wait_for_the_writer(database: SqliteDatabase) -> None:
+    await database.run(lambda tr: tr.set(b"a", b"old"))
+    async with _occupied(database, lambda tr: tr.set(b"a", b"new")) as writing:
+        seen = await database.read(lambda tr: tr.get(b"a"))
+    await writing
 
-        assert seen == b"old"
-        assert await database.read(lambda tr: tr.get(b"a")) == b"new"
-
-
-async def test_a_caller_that_left_before_its_turn_writes_nothing(tmp_path: Path) -> None:
-    async with SqliteDatabase(tmp_path / "store.db") as database:
-        async with _occupied(database) as first:
-            leaving = asyncio.create_task(database.run(lambda tr: tr.set(b"a", b"")))
-            await asyncio.sleep(0)
-            leaving.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await leaving
-        await first
-
-        assert await database.read(lambda tr: tr.get(b"a")) is None
+    assert seen == b"old"
+    assert await database.read(lambda tr: tr.get(b"a")) == b"new"
 
 
-async def test_closing_finishes_what_waits(tmp_path: Path) -> None:
-    async with SqliteDatabase(tmp_path / "store.db") as database:
+async def test_a_caller_that_left_before_its_turn_writes_nothing(database: SqliteDatabase) -> None:
+    async with _occupied(database) as first:
+        leaving = asyncio.create_task(database.run(lambda tr: tr.set(b"a", b"")))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+    await first
+
+    assert await database.read(lambda tr: tr.get(b"a")) is None
+
+
+async def test_closing_finishes_what_waits(path: Path) -> None:
+    async with SqliteDatabase(path) as database:
         calls = [asyncio.create_task(database.run(lambda tr: tr.add(b"count", 1))) for _ in range(30)]
         await asyncio.sleep(0)
 
     await asyncio.gather(*calls)
-    async with SqliteDatabase(tmp_path / "store.db") as database:
+    async with SqliteDatabase(path) as database:
         assert read_counter(await database.read(lambda tr: tr.get(b"count"))) == 30
 
 
-async def test_a_store_that_does_not_come_to_a_caller_in_time_times_out(tmp_path: Path) -> None:
-    async with SqliteDatabase(tmp_path / "store.db", run_seconds=0.05) as database, _occupied(database) as first:
+async def test_a_store_that_does_not_come_to_a_caller_in_time_times_out(path: Path) -> None:
+    async with SqliteDatabase(path, run_seconds=0.05) as database, _occupied(database) as first:
         with pytest.raises(errors.TransactionTimedOut):
             await database.run(lambda tr: tr.get(b"a"))
         with pytest.raises(errors.TransactionTimedOut):
             await first
 
 
-async def test_another_program_that_holds_the_file_makes_it_locked_and_no_more(tmp_path: Path) -> None:
-    path = tmp_path / "store.db"
-
+async def test_another_program_that_holds_the_file_makes_it_locked_and_no_more(path: Path) -> None:
     def hasty(path: Path) -> sqlite3.Connection:
         return sqlite3.connect(path, timeout=0.05, isolation_level=None, check_same_thread=False)
 
@@ -229,8 +235,7 @@ def _small_disk(path: Path) -> sqlite3.Connection:
     return connection
 
 
-async def test_a_full_disk_stops_the_store_for_good_and_keeps_what_was_acknowledged(tmp_path: Path) -> None:
-    path = tmp_path / "store.db"
+async def test_a_full_disk_stops_the_store_for_good_and_keeps_what_was_acknowledged(path: Path) -> None:
     kept = 0
     async with SqliteDatabase(path, connecting=_small_disk) as database:
         with pytest.raises(errors.StoreFailed, match="disk is full"):
@@ -245,8 +250,7 @@ async def test_a_full_disk_stops_the_store_for_good_and_keeps_what_was_acknowled
             await database.read(lambda tr: tr.get(b"000"))
 
     async with SqliteDatabase(path) as database:
-        keys = await database.read(lambda tr: [key for key, _ in tr.get_range(b"", b"\xff")])
-    assert keys == [b"%03d" % number for number in range(kept)]
+        assert await keys(database) == [b"%03d" % number for number in range(kept)]
     assert 5 < kept < 100
 
 
@@ -258,9 +262,7 @@ async def test_a_full_disk_stops_the_store_for_good_and_keeps_what_was_acknowled
         (lambda: ValueError("a bug"), "writer failed"),
     ],
 )
-async def test_a_commit_that_fails_stops_the_store(
-    tmp_path: Path, refusal: Callable[[], Exception], words: str
-) -> None:
+async def test_a_commit_that_fails_stops_the_store(path: Path, refusal: Callable[[], Exception], words: str) -> None:
     refused = False
 
     class Refusing(sqlite3.Connection):
@@ -272,7 +274,6 @@ async def test_a_commit_that_fails_stops_the_store(
     def connecting(path: Path) -> sqlite3.Connection:
         return sqlite3.connect(path, isolation_level=None, check_same_thread=False, factory=Refusing)
 
-    path = tmp_path / "store.db"
     async with SqliteDatabase(path, connecting=connecting) as database:
         await database.run(lambda tr: tr.set(b"before", b""))
         refused = True
@@ -284,10 +285,10 @@ async def test_a_commit_that_fails_stops_the_store(
         assert words in str(await asyncio.wait_for(database.failure(), 5.0))
 
     async with SqliteDatabase(path) as database:
-        assert [key for key, _ in await database.read(lambda tr: tr.get_range(b"", b"\xff"))] == [b"before"]
+        assert await keys(database) == [b"before"]
 
 
-async def test_a_failure_that_the_function_caught_is_still_a_failure(tmp_path: Path) -> None:
+async def test_a_failure_that_the_function_caught_is_still_a_failure(path: Path) -> None:
     def swallows(tr: Transaction) -> None:
         try:
             for number in range(1000):
@@ -295,7 +296,7 @@ async def test_a_failure_that_the_function_caught_is_still_a_failure(tmp_path: P
         except errors.StoreFailed:
             return
 
-    async with SqliteDatabase(tmp_path / "store.db", connecting=_small_disk) as database:
+    async with SqliteDatabase(path, connecting=_small_disk) as database:
         beside = asyncio.create_task(database.run(lambda tr: tr.set(b"beside", b"")))
         with pytest.raises(errors.StoreFailed):
             await database.run(swallows)
@@ -330,24 +331,20 @@ def _opened_and_never_closed(path: Path) -> sqlite3.Connection:
     return left
 
 
-async def test_a_file_that_was_not_closed_in_order_is_checked_beside_the_work(tmp_path: Path) -> None:
-    path = tmp_path / "store.db"
+async def test_a_file_that_was_not_closed_in_order_is_checked_beside_the_work(path: Path) -> None:
     await _damaged(path)
     left = _opened_and_never_closed(path)
 
     async with SqliteDatabase(path) as database:
-        failed = await asyncio.wait_for(database.failure(), 20)
+        assert "damaged" in (await asyncio.wait_for(database.failure(), 20)).sentence
         with pytest.raises(errors.StoreFailed, match="damaged"):
             await database.read(lambda tr: tr.get(b"0"))
     left.close()
 
-    assert "damaged" in failed.sentence
 
-
-async def test_only_a_file_not_closed_in_order_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_a_file_not_closed_in_order_is_checked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[Path] = []
     monkeypatch.setattr(sqlite_database, "check_whole", lambda _, path: checked.append(path))
-    path = tmp_path / "store.db"
     for _ in range(2):
         async with SqliteDatabase(path) as database:
             await database.run(lambda tr: tr.set(b"a", b"b"))
@@ -361,7 +358,7 @@ async def test_only_a_file_not_closed_in_order_is_checked(tmp_path: Path, monkey
     assert (in_order, checked) == ([], [path])
 
 
-async def test_a_long_check_does_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_long_check_does_not_hold_up_the_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = threading.Event()
 
     def endless(connection: sqlite3.Connection, _: Path) -> None:
@@ -369,7 +366,6 @@ async def test_a_long_check_does_not_hold_up_the_end(tmp_path: Path, monkeypatch
         connection.execute("WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n")
 
     monkeypatch.setattr(sqlite_database, "check_whole", endless)
-    path = tmp_path / "store.db"
     async with SqliteDatabase(path):
         pass
     left = _opened_and_never_closed(path)
@@ -380,20 +376,19 @@ async def test_a_long_check_does_not_hold_up_the_end(tmp_path: Path, monkeypatch
     left.close()
 
 
-async def test_questions_keep_no_other_read_waiting(tmp_path: Path) -> None:
-    asked, told = threading.Barrier(3), threading.Event()
+async def test_questions_keep_no_other_read_waiting(database: SqliteDatabase) -> None:
+    asked, answered = threading.Barrier(3), threading.Event()
 
     def question(tr: Reads) -> None:
         asked.wait(20)
-        told.wait(20)
+        answered.wait(20)
 
-    async with SqliteDatabase(tmp_path / "store.db") as database:
-        questions = [asyncio.create_task(database.ask(question)) for _ in range(2)]
-        await asyncio.to_thread(asked.wait, 20)
+    questions = [asyncio.create_task(database.ask(question)) for _ in range(2)]
+    await asyncio.to_thread(asked.wait, 20)
 
-        assert await database.read(lambda tr: tr.get(b"a")) is None
-        told.set()
-        await asyncio.gather(*questions)
+    assert await database.read(lambda tr: tr.get(b"a")) is None
+    answered.set()
+    await asyncio.gather(*questions)
 
 
 PARTS = 3
@@ -416,8 +411,8 @@ def settings(path: Path) -> Settings:
     return Settings(store_url=f"sqlite:{path}")
 
 
-async def test_backup_under_load_is_one_instant_and_holds_nobody_up(tmp_path: Path) -> None:
-    path, copies = tmp_path / "store.db", [tmp_path / "folder" / f"copy{number}.db" for number in range(3)]
+async def test_backup_under_load_is_one_instant_and_holds_nobody_up(path: Path) -> None:
+    copies = [path.parent / "folder" / f"copy{number}.db" for number in range(3)]
     done = 0
 
     async def load(database: SqliteDatabase) -> None:
@@ -441,8 +436,8 @@ async def test_backup_under_load_is_one_instant_and_holds_nobody_up(tmp_path: Pa
     assert {path.name for path in copies[0].parent.iterdir()} >= {path.name for path in copies}
 
 
-async def test_restore_takes_the_copy_keeps_what_was_there_and_begins_a_new_incarnation(tmp_path: Path) -> None:
-    path, copy = tmp_path / "store.db", tmp_path / "copy.db"
+async def test_restore_takes_the_copy_keeps_what_was_there_and_begins_a_new_incarnation(path: Path) -> None:
+    copy = path.with_name("copy.db")
     async with SqliteDatabase(path) as database:
         await database.run(lambda tr: incarnation.begin(tr, "me", known=0))
         await database.run(lambda tr: tr.set(MARKERS.pack((0,)), versions.MARKER.pack(("marker", "occasion", 3))))
@@ -466,8 +461,8 @@ async def test_restore_takes_the_copy_keeps_what_was_there_and_begins_a_new_inca
     assert (begun.store, begun.floor) == ("me", (found.number + 1) * NUMBERS)
 
 
-async def test_log_that_a_killed_owner_left_stays_with_its_store_and_not_with_the_copy(tmp_path: Path) -> None:
-    path, copy, killed = (tmp_path / name for name in ("store.db", "copy.db", "killed.db"))
+async def test_log_that_a_killed_owner_left_stays_with_its_store_and_not_with_the_copy(path: Path) -> None:
+    copy, killed = path.with_name("copy.db"), path.with_name("killed.db")
     async with SqliteDatabase(path) as database:
         await database.run(lambda tr: write(tr, 1))
         await asyncio.to_thread(back_up, settings(path), copy)
@@ -489,9 +484,10 @@ async def test_log_that_a_killed_owner_left_stays_with_its_store_and_not_with_th
         (lambda path: path.write_bytes(b"no database, but long enough to be looked at" * 99), "not a store"),
     ],
 )
-async def test_what_is_no_copy_is_refused_and_the_store_left_as_it_is(tmp_path: Path, make: object, words: str) -> None:
-    path, source = tmp_path / "store.db", tmp_path / "source.db"
-    assert callable(make)
+async def test_what_is_no_copy_is_refused_and_the_store_left_as_it_is(
+    path: Path, make: Callable[[Path], object], words: str
+) -> None:
+    source = path.with_name("source.db")
     make(source)
     async with SqliteDatabase(path) as database:
         await database.run(lambda tr: write(tr, 1))
@@ -500,11 +496,11 @@ async def test_what_is_no_copy_is_refused_and_the_store_left_as_it_is(tmp_path: 
         await asyncio.to_thread(restore, settings(path), source)
 
     assert await rows_of(path) == (PARTS, 1)
-    assert [one.name for one in tmp_path.iterdir() if "restoring" in one.name or "before" in one.name] == []
+    assert [one.name for one in path.parent.iterdir() if "restoring" in one.name or "before" in one.name] == []
 
 
-async def test_backup_overwrites_nothing_and_knows_only_sqlite(tmp_path: Path) -> None:
-    path, there = tmp_path / "store.db", tmp_path / "there.db"
+async def test_backup_overwrites_nothing_and_knows_only_sqlite(path: Path) -> None:
+    there = path.with_name("there.db")
     there.write_text("mine")
     async with SqliteDatabase(path):
         pass
@@ -512,6 +508,6 @@ async def test_backup_overwrites_nothing_and_knows_only_sqlite(tmp_path: Path) -
     with pytest.raises(StoreMisconfigured, match="there already"):
         await asyncio.to_thread(back_up, settings(path), there)
     with pytest.raises(SetupError, match="Only a SQLite store"):
-        back_up(Settings(store_url="fdb:"), tmp_path / "copy.db")
+        back_up(Settings(store_url="fdb:"), path.with_name("copy.db"))
 
     assert there.read_text() == "mine"

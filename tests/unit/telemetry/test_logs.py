@@ -57,13 +57,19 @@ def _logging() -> Iterator[None]:
 pytestmark = pytest.mark.usefixtures("_logging")
 
 
+def configured(**fields: Any) -> io.StringIO:
+    """Where the lines of the logs go from now on."""
+    stream = io.StringIO()
+    configure_logs(Settings(**fields), stream=stream)
+    return stream
+
+
 def written(stream: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
 def test_a_line_has_the_ids_of_its_context_first() -> None:
-    stream = io.StringIO()
-    configure_logs(Settings(log_format="json"), stream=stream)
+    stream = configured(log_format="json")
     owner = Owner("flow-1", "node", "3", 7)
     task = Task("a.b", Priority.P1, b"", TaskId("task-1"), owner=owner, traceparent=f"00-{TRACE}-{SPAN}-01")
     outer = CURRENT_TASK.set(task), CURRENT_AGENT.set(AgentId("agent-1"))
@@ -111,8 +117,7 @@ def test_a_nonsense_format_is_refused_by_the_name_of_its_variable() -> None:
 
 @pytest.mark.parametrize("form", ["json", "human"])
 def test_no_line_has_a_password(form: str) -> None:
-    stream = io.StringIO()
-    configure_logs(Settings(amqp_url=AMQP, approval_key='ke"yring', log_format=form), stream=stream)
+    stream = configured(amqp_url=AMQP, approval_key='ke"yring', log_format=form)
 
     for told in (AMQP, SECRET, 'ke"yring', "redis://:other-secret@there/0"):
         logging.getLogger("a").error("Refused: %s", told, extra={"given": told})
@@ -130,8 +135,7 @@ def test_secrets_are_passwords_of_addresses_and_fields_without_repr_but_no_plain
 
 
 async def test_what_a_handler_logs_has_the_ids_and_no_line_has_the_payload() -> None:
-    stream = io.StringIO()
-    configure_logs(Settings(log_level="DEBUG", log_format="json"), stream=stream)
+    stream = configured(log_level="DEBUG", log_format="json")
     agent = Agent("worker", slots=4)
 
     @agent.capability("on.loop")
@@ -244,8 +248,7 @@ class Unprintable:
 
 @pytest.mark.parametrize("field", [math.nan, [math.inf], {(1, 2): 3}, Unprintable(), [Unprintable()]])
 def test_field_that_json_cannot_express_costs_no_line(field: object) -> None:
-    stream = io.StringIO()
-    configure_logs(Settings(log_format="json", amqp_url=AMQP), stream=stream)
+    stream = configured(log_format="json", amqp_url=AMQP)
 
     others = {"task_id": "one", "count": 3, "nodes": [{"a": None}], "missing": None, "ok": True}
     logging.getLogger("author").warning("Something odd", extra={"field": field, "url": AMQP, **others})
@@ -258,8 +261,7 @@ def test_field_that_json_cannot_express_costs_no_line(field: object) -> None:
 
 @pytest.mark.parametrize("form", ["json", "human"])
 def test_no_part_of_a_password_is_shown_in_a_field_that_cannot_be_expressed(form: str) -> None:
-    stream = io.StringIO()
-    configure_logs(Settings(log_format=form, amqp_url=AMQP), stream=stream)
+    stream = configured(log_format=form, amqp_url=AMQP)
 
     for field in ({(1, 2): "x" * 60 + SECRET}, {(1, 2): "x" * 1_985 + SECRET + "x" * 9_000}, Unprintable()):
         logging.getLogger("author").warning("Something odd", extra={"field": field})

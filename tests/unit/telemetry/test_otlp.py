@@ -8,12 +8,17 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as SentSpan
 
 from coditect.errors import SetupError, install_command
 from coditect.settings.settings import Settings, read_settings
@@ -21,17 +26,54 @@ from coditect.telemetry.otlp import EXPORT_CLOSE_SECONDS, Quiet, open_otlp
 from coditect.telemetry.process import open_tracing
 from coditect.telemetry.tracing import NO_TRACING, SKIPPED, Span, SpanKind, TraceHeaders, Tracing, read_traceparent
 from coditect.wire.headers import TraceContext
-from tests.unit.telemetry.otlp_stub import OtlpStub, collecting
 
 ON = Settings(tracing="otlp")
 DEPLOY = Path(__file__).parents[3] / "deploy" / "observability"
 
 
+class OtlpStub:
+    """What arrived so far, and where it is to be sent."""
+
+    def __init__(self, port: int) -> None:
+        self.endpoint = f"http://127.0.0.1:{port}"
+        self.received: list[ResourceSpans] = []
+        self.requests: list[tuple[str, dict[str, str]]] = []
+        """The path and the headers, by their names in lower case, of each request."""
+
+    def spans(self) -> list[SentSpan]:
+        return [span for one in self.received for scope in one.scope_spans for span in scope.spans]
+
+    def services(self) -> set[str]:
+        found = (pair for one in self.received for pair in one.resource.attributes)
+        return {pair.value.string_value for pair in found if pair.key == "service.name"}
+
+
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[OtlpStub]:
-    with collecting() as stub:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", stub.endpoint)
-        yield stub
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers["Content-Encoding"] == "gzip":
+                raise AssertionError("nothing asked for compression")
+            kept.received += ExportTraceServiceRequest.FromString(body).resource_spans
+            kept.requests.append((self.path, {name.lower(): text for name, text in self.headers.items()}))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name upstream
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        kept = OtlpStub(server.server_port)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", kept.endpoint)
+        serving = threading.Thread(target=server.serve_forever, daemon=True)
+        serving.start()
+        try:
+            yield kept
+        finally:
+            server.shutdown()
+            serving.join()
 
 
 @pytest.fixture

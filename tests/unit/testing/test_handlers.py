@@ -7,8 +7,11 @@ import os
 import threading
 import time
 
-from coditect import Agent, Context, Strategy
+import pytest
+
+from coditect import Agent, Context, From, Strategy, Workflow
 from coditect.client.options import Options
+from coditect.errors import InputError
 from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
 from tests.unit.testing.workers import Sleepers
@@ -126,3 +129,67 @@ async def test_large_values_have_a_place_when_the_settings_name_one() -> None:
         handle = await fleet.submit("text.double", "x" * 2_000_000)
 
         assert await handle.result(str) == "x" * 4_000_000
+
+
+def counting(done: list[int]) -> Agent:
+    agent = Agent("counter", slots=4)
+
+    @agent.capability("count.up")
+    async def up(number: int) -> int:
+        done.append(number)
+        return number
+
+    return agent
+
+
+async def test_tasks_without_results_are_done_and_answer_nobody() -> None:
+    done: list[int] = []
+    async with TestFleet(agents=[counting(done)], seed=1) as fleet:
+        handles = [handle async for handle in fleet.client.submit_many("count.up", range(20), results=False)]
+        await fleet.settled()
+
+    assert sorted(done) == list(range(20))
+    assert not any(handle.done for handle in handles)
+
+
+async def test_a_task_without_a_result_has_events_and_waiting_for_it_names_the_fix() -> None:
+    async with TestFleet(agents=[counting([])], seed=1) as fleet:
+        handle = await fleet.client.submit("count.up", 1, options=Options(results=False))
+        types = [event.type async for event in handle.events()]
+
+        assert types[-1] == "task.completed"
+
+        handle = await fleet.client.submit("count.up", 1, options=Options(results=False))
+        with pytest.raises(InputError, match="results=True"):
+            await handle.result(timeout="1s")
+
+
+LARGE = 2_000_000
+
+
+def _writer() -> Agent:
+    agent = Agent("writer")
+
+    @agent.capability("text.make")
+    async def make(size: int) -> str:
+        return "x" * size
+
+    @agent.capability("text.count")
+    async def count(texts: list[str]) -> list[int]:
+        return [len(text) for text in texts]
+
+    return agent
+
+
+async def test_large_results_go_from_node_to_node_and_to_whoever_asks() -> None:
+    flow = Workflow("large")
+    one = flow.task("text.make", LARGE, name="one")
+    many = flow.map("text.make", From("input"), From("item"), limit=3, name="many")
+    flow.task("text.count", [From("results.one"), From("results.many[1]")], name="counted", after=[one, many])
+
+    async with TestFleet([_writer()], settings=Settings(blob_url="memory://results")) as fleet:
+        run = await fleet.client.start(flow, [5, LARGE + 1, 7])
+
+        assert await run.result() == [LARGE, LARGE + 1]
+        assert await run.result(str, node="one") == "x" * LARGE
+        assert [len(text) for text in await run.result(list[str], node="many")] == [5, LARGE + 1, 7]

@@ -19,14 +19,8 @@ PREFIX = "x-coditect-"
 
 OWN_RETURN_ADDRESSES = ("reply.parent-1", "reply.client-test", "reply.dispatcher-1", "reply.nobody", "reply.")
 SYSTEM_QUEUES = (
-    "tasks.strange.work.p1",
-    "dead.strange.work",
-    "results.0",
-    "control.0",
-    "control",
-    "unrouted",
-    "retry.100",
-)
+    "tasks.strange.work.p1", "dead.strange.work", "results.0", "control.0", "control", "unrouted", "retry.100",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +69,9 @@ def owners() -> st.SearchStrategy[dict[str, Any]]:
 def limits() -> st.SearchStrategy[dict[str, Any]]:
     """Headers that ask for more than a capability allows."""
     names = (
-        "max-attempts",
-        "timeout-ms",
-        "attempt",
-        "deadline",
-        "start-by",
-        "depth",
-        "redrive",
-        "claim",
+        "max-attempts", "timeout-ms", "attempt", "deadline", "start-by", "depth", "redrive", "claim",
         "undecodable",
-    )
+    )  # fmt: skip
     values = st.one_of(st.sampled_from([1, 2, 1_000, 10_000, 2**53, "1000", "coditect.claim.v1"]), header_values())
     return st.dictionaries(st.sampled_from([PREFIX + name for name in names]), values, max_size=4)
 

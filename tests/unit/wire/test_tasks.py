@@ -1,5 +1,8 @@
+"""Tasks and their results on the wire, and the published schema of a task."""
+
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +14,17 @@ from coditect.errors import InvalidTask, TooLarge
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import Message
+from coditect.model.result import Outcome, Status
 from coditect.model.task import Limits, Owner, Task
-from coditect.wire import routing
+from coditect.wire import headers, routing
 from coditect.wire import tasks as wire
+from coditect.wire.headers import HISTORY_BYTES_LIMIT, MOST_ATTEMPTS, history_header, read_history
+from coditect.wire.json import dumps, loads
 from coditect.wire.routing import CAPABILITY
-from tests.unit.model.strategies import hostile_headers, tasks
+from coditect.wire.tasks import read_task
+from tests.integration.wire.schemas import complaints, schema
+from tests.integration.wire.strategies import short_text
+from tests.unit.model.strategies import failed_attempts, hostile_headers, json_values, outcomes, tasks
 
 
 @given(tasks)
@@ -162,3 +171,181 @@ def test_retry_and_redrive_are_other_executions_of_the_same_task(task: Task) -> 
     }
 
     assert len(keys) == 6
+
+
+@given(outcomes())
+def test_result_is_read_back_as_it_was_written(outcome: Outcome) -> None:
+    message = wire.result_message(outcome, capability="code.review")
+
+    assert wire.read_result(message) == outcome
+
+
+@given(outcomes())
+def test_result_without_a_correlation_id_is_correlated_by_its_task(outcome: Outcome) -> None:
+    message = wire.result_message(replace(outcome, correlation_id=None, task_id="task"), capability="a")
+
+    assert message.correlation_id == "task"
+
+
+@given(
+    headers=hostile_headers,
+    status=st.sampled_from([*Status, "unknown", "", 1, None, [], {}]),
+    body=st.binary(max_size=40),
+)
+def test_hostile_reply_raises_nothing_but_invalid_task(headers: dict[str, Any], status: object, body: bytes) -> None:
+    message = Message(body, headers | {wire.STATUS: status})
+
+    try:
+        outcome = wire.read_result(message)
+    except InvalidTask:
+        return
+
+    assert (outcome.failure is None) == (outcome.status is Status.COMPLETED)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'"text"', b"{", b"\xff"])
+def test_failed_result_whose_body_is_no_object_is_refused(body: bytes) -> None:
+    with pytest.raises(InvalidTask):
+        wire.read_result(Message(body, {wire.STATUS: "failed"}))
+
+
+def test_failure_of_a_foreign_agent_may_say_as_little_as_it_likes() -> None:
+    outcome = wire.read_result(Message(b'{"message": 5}', {wire.STATUS: "rejected"}))
+
+    assert outcome.failure is not None
+    assert (outcome.failure.message, outcome.failure.reason, outcome.failure.retryable) == ("5", "", False)
+
+
+def test_words_of_a_failure_are_no_longer_than_a_row_of_the_ledger_bears() -> None:
+    body = dumps({"reason": "r" * 200_000, "type": "T" * 200_000, "message": "m" * 200_000})
+
+    failure = wire.read_result(Message(body, {wire.STATUS: "failed"})).failure
+
+    assert failure is not None
+    assert [len(text) for text in (failure.reason, failure.type, failure.message)] == [255, 255, 200_000]
+
+
+HEADERS: dict[str, Any] = schema("task")["properties"]["headers"]["properties"]
+NUMBERS = sorted(name for name, one in HEADERS.items() if "anyOf" in one)
+TEXTS = sorted(name for name, one in HEADERS.items() if "maxLength" in one and name != "x-coditect-errors")
+LIMITS = [-(2**63), -1, 0, 1, 64, 65, 1_000, 1_001, 10_000, 10_001, 2**53, 2**53 + 1, 2**63 - 1]
+
+
+def _fits(name: str, value: object) -> bool:
+    # A workflow makes the other headers of an owner matter.
+    return not complaints("task", {"headers": {"x-coditect-workflow": "w", name: value}, "body": {}})
+
+
+def _is_read(name: str, value: object) -> bool:
+    try:
+        read_task(Message(b"{}", {"x-coditect-workflow": "w", name: value}), "code.review.p1")
+    except InvalidTask:
+        return False
+    return True
+
+
+def test_every_number_and_text_of_a_task_is_compared() -> None:
+    special = {"CC", "x-coditect-capability", "x-coditect-errors", "x-coditect-claim", "x-coditect-sent-again"}
+
+    assert len(NUMBERS) >= 10
+    assert set(NUMBERS) | set(TEXTS) | special == set(HEADERS)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", LIMITS)
+def test_number_fits_the_schema_exactly_if_it_is_read(name: str, value: int) -> None:
+    assert _fits(name, value) == _is_read(name, value)
+
+
+@given(st.sampled_from(NUMBERS), st.one_of(st.integers(), st.booleans(), st.lists(st.none()), st.just({})))
+def test_value_of_a_number_fits_the_schema_exactly_if_it_is_read(name: str, value: object) -> None:
+    assert _fits(name, value) == _is_read(name, value)
+
+
+@given(st.sampled_from(NUMBERS), st.one_of(short_text(), st.from_regex(r"\A[0-9]{1,20}\Z")))
+def test_text_that_is_read_as_a_number_fits_the_schema_but_for_digits_of_other_scripts(name: str, value: str) -> None:
+    assert _fits(name, value) or not _is_read(name, value) or not value.isascii()
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("length", [0, 1, 128, 129, 255, 256, 1_024, 1_025])
+def test_text_fits_the_schema_exactly_if_it_is_read(name: str, length: int) -> None:
+    assert _fits(name, "x" * length) == _is_read(name, "x" * length)
+
+
+@given(st.sampled_from(TEXTS), st.one_of(st.integers(), st.booleans(), st.lists(st.none()), st.just({})))
+def test_value_that_is_no_text_neither_fits_the_schema_nor_is_read(name: str, value: object) -> None:
+    assert not _fits(name, value)
+    assert not _is_read(name, value)
+
+
+def nested(levels: int) -> str:
+    return '[{"type":"E","message":' + "[" * levels + "]" * levels + "}]"
+
+
+@given(st.lists(st.text(max_size=3_000), max_size=12))
+def test_latest_attempts_are_kept_within_the_bytes(messages: list[str]) -> None:
+    attempts = tuple({"message": message} for message in messages)
+
+    text = history_header(attempts)
+
+    kept = loads(text.encode())
+    assert len(text.encode()) <= HISTORY_BYTES_LIMIT
+    assert kept == list(attempts[len(attempts) - len(kept) :])
+
+
+def test_history_is_cut_by_bytes_not_by_characters_and_may_be_empty() -> None:
+    text = history_header(tuple({"message": "☃" * 1_000} for _ in range(16)))
+
+    assert len(text.encode()) <= HISTORY_BYTES_LIMIT
+    assert 0 < len(loads(text.encode())) < 16
+
+    assert history_header(({"message": "x" * 20_000},)) == "[]"
+
+
+def test_each_attempt_is_written_once_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Any] = []
+
+    def counted(one: Any) -> bytes:
+        written.append(one)
+        return dumps(one)
+
+    monkeypatch.setattr(headers, "dumps", counted)
+
+    kept = read_history("[" + ",".join(['{"type":"E"}'] * 2_400) + "]")
+    history_header(kept)
+
+    assert len(kept) == len(written) == MOST_ATTEMPTS
+
+
+@pytest.mark.parametrize("levels", [1, 250, 400, 900])
+def test_what_is_nested_is_left_out(levels: int) -> None:
+    (kept,) = read_history(nested(levels))
+
+    assert kept == {"type": "E"}
+    assert history_header((kept,)) == '[{"type":"E"}]'
+
+
+def test_text_that_is_no_json_is_said_of_the_header() -> None:
+    with pytest.raises(InvalidTask) as caught:
+        read_history("[")
+
+    assert "header" in str(caught.value)
+    assert "body" not in str(caught.value)
+
+
+@given(
+    st.lists(failed_attempts | st.dictionaries(st.sampled_from([*headers._KINDS, "more"]), json_values) | json_values)
+)
+def test_whatever_was_read_is_written_and_read_as_the_same(strange: list[Any]) -> None:
+    text = json.dumps(strange)
+
+    try:
+        kept = read_history(text)
+    except InvalidTask:
+        assert len(text) > 2 * HISTORY_BYTES_LIMIT
+        return
+
+    again = read_history(history_header(kept))
+    assert again == kept[len(kept) - len(again) :]
+    assert len(again) == len(kept) or len(history_header(kept)) > HISTORY_BYTES_LIMIT // 2

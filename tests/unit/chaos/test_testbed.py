@@ -1,8 +1,11 @@
-"""Who is looked for in the registry, and what a look says."""
+"""The processes of a testbed: how one ended, and who is looked for in the registry."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+import uuid
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +16,8 @@ import pytest
 
 from chaos.history import Notebook, Type
 from chaos.looking import RegistryLook, keep_looking
-from chaos.testbed import ChaosTestbed
+from chaos.testbed import ChaosTestbed, Post
+from coditect.local.supervisor import Child
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, Load, Registration
 from coditect.registry.memory import MemoryRegistry
@@ -91,3 +95,44 @@ async def test_look_begins_once_a_second_however_long_the_registry_takes(seconds
     begun = [one.t for one in notebook.entries if one.type is Type.INVOKE]
     assert [after - before for before, after in pairwise(begun)] == pytest.approx([gap] * (len(begun) - 1))
     assert len(begun) > 5
+
+
+RECORD = 'print(\'{"event": "The agent cannot run", "traceback": "Traceback (most recent call last)"}\')'
+PLAIN = "print('Error: The broker cannot be reached')"
+ERROR = "{}['lost']"
+
+
+@pytest.mark.parametrize(
+    ("lives", "crashed"),
+    [
+        ([RECORD], False),
+        ([PLAIN], False),
+        ([ERROR], True),
+        ([ERROR, PLAIN], False),
+        ([PLAIN, "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"], True),
+        (['print(\'{"reason": "A loop that the process needs died again and again"}\')'], True),
+    ],
+    ids=["a record", "a sentence", "a traceback", "an earlier life", "the interpreter", "a loop"],
+)
+async def test_process_has_crashed_when_it_met_what_nobody_expected(
+    tmp_path: Path, lives: list[str], crashed: bool
+) -> None:
+    file = tmp_path / "life.py"
+    child = Child("agent-1", (sys.executable, str(file)), dict(os.environ), tmp_path, ready=None)
+    post = Post(child, marker=uuid.uuid4().hex, log_folder=tmp_path, paths={})
+    for life in lives:
+        await asyncio.to_thread(file.write_text, life)
+        post.start()
+        await eventually(lambda: not post.alive)
+
+    assert post.crashed is crashed
+
+
+@pytest.mark.parametrize(("code", "drained"), [(0, True), (1, False)])
+async def test_process_has_drained_when_it_ended_without_an_error(tmp_path: Path, code: int, drained: bool) -> None:
+    child = Child("agent-1", (sys.executable, "-c", f"exit({code})"), dict(os.environ), tmp_path, ready=None)
+    post = Post(child, marker=uuid.uuid4().hex, log_folder=tmp_path, paths={})
+    post.start()
+    await eventually(lambda: not post.alive)
+
+    assert post.drained is drained
