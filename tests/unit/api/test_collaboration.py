@@ -10,7 +10,7 @@ import pytest
 from httpx2 import AsyncClient
 from starlette.requests import HTTPConnection
 
-from coditect import Agent, Context, HandoffOffer
+from coditect import Agent, Context, Handle, HandoffOffer
 from coditect.api.access import Caller, Role
 from coditect.api.problems import RequestRefused
 from coditect.api.routes.parameters import acting_name
@@ -104,44 +104,44 @@ async def decide(_: HandoffOffer) -> bool:
     return False
 
 
+async def running_note(fleet: TestFleet) -> tuple[Handle, dict[str, Any]]:
+    """A task that its owner runs, and the order that hands it off."""
+    (agent,) = await fleet.add(owner)
+    handle = await fleet.client.submit("note.write", "long", durable=True)
+    await fleet.advance("2s")
+    return handle, {"from_agent_id": agent.id, "to_agent_id": "note.print", "task_id": handle.task_id}
+
+
 async def test_a_running_task_is_handed_off_for_its_owner_and_accepted_by_the_id_of_the_message(
     fleet: TestFleet, api: AsyncClient
 ) -> None:
     ended.clear()
-    (agent,) = await fleet.add(owner)
     await fleet.add(other)
-    handle = await fleet.client.submit("note.write", "long", durable=True)
-    await fleet.advance("2s")
-    order = {"from_agent_id": agent.id, "task_id": handle.task_id, "reason": "too long", "context": {"pages": 9}}
-    requested = await post(api, "/handoff/request", to_agent_id="note.print", **order)
+    handle, order = await running_note(fleet)
+    requested = await post(api, "/handoff/request", **order, reason="too long", context={"pages": 9})
     (message,) = (await api.get(f"{PATH}/threads/{requested['thread_id']}/messages")).json()
     accepted = await post(api, f"/handoff/{requested['message_id']}/accept")
     late = await post(api, f"/handoff/{requested['thread_id']}/decline", reason="no")
     later = await api.post(f"{PATH}/handoff/{requested['handoff_id']}/accept", json={"agent_id": "ada"})
 
     assert await handle.result(str, timeout="1m") == "long, printed"
-    assert ended == [agent.id]
+    assert ended == [order["from_agent_id"]]
     assert message["content"] | {"handoff_id": ""} == {
         "handoff_id": "",
         "task_id": handle.task_id,
         "reason": "too long",
         "context": {"pages": 9},
     }
-    assert (accepted["status"], accepted["from_agent_id"], accepted["handoff_id"]) == (
-        "accepted",
-        agent.id,
-        requested["handoff_id"],
-    )
+    wanted = {"status": "accepted", "from_agent_id": order["from_agent_id"], "handoff_id": requested["handoff_id"]}
+    assert {name: accepted[name] for name in wanted} == wanted
     assert str(accepted["accepted_by"]).startswith("other-")
     assert (requested["status"], late["status"], later.status_code) == ("requested", "accepted", 422)
 
 
 async def test_a_declined_task_stays_with_its_owner(fleet: TestFleet, api: AsyncClient) -> None:
-    (agent,) = await fleet.add(owner)
     await fleet.add(other)
-    handle = await fleet.client.submit("note.write", "long", durable=True)
-    await fleet.advance("2s")
-    body = {"task": handle.task_id, "owner": agent.id, "to": "note.print"}
+    handle, order = await running_note(fleet)
+    body = {"task": handle.task_id, "owner": order["from_agent_id"], "to": "note.print"}
     row = (await api.post("/v1/handoffs", json=body)).json()
     twice = await api.post("/v1/handoffs", json=body)
     declined = await api.post(
@@ -157,11 +157,8 @@ async def test_a_declined_task_stays_with_its_owner(fleet: TestFleet, api: Async
 async def test_a_repeated_request_of_a_handoff_continues_and_a_refused_one_leaves_no_open_thread(
     fleet: TestFleet, api: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (agent,) = await fleet.add(owner)
     await fleet.add(other)
-    handle = await fleet.client.submit("note.write", "long", durable=True)
-    await fleet.advance("2s")
-    order = {"from_agent_id": agent.id, "to_agent_id": "note.print", "task_id": handle.task_id}
+    _, order = await running_note(fleet)
     with monkeypatch.context() as broken:
         broken.setattr(Thread, "say", unanswered)
         lost = await api.post(f"{PATH}/handoff/request", json=order, headers={"Idempotency-Key": "a"})
@@ -183,20 +180,14 @@ async def unanswered(*_: Any, **more: Any) -> int:
 
 
 async def test_an_offer_that_nobody_can_take_says_so_at_once(fleet: TestFleet, api: AsyncClient) -> None:
-    (agent,) = await fleet.add(owner)
-    handle = await fleet.client.submit("note.write", "long", durable=True)
-    await fleet.advance("2s")
-    order = {"from_agent_id": agent.id, "to_agent_id": "nobody", "task_id": handle.task_id}
+    _, order = await running_note(fleet)
 
-    assert (await post(api, "/handoff/request", **order))["status"] == "declined"
+    assert (await post(api, "/handoff/request", **order | {"to_agent_id": "nobody"}))["status"] == "declined"
 
 
 async def test_an_accept_that_comes_too_late_is_a_conflict(fleet: TestFleet, api: AsyncClient) -> None:
-    (agent,) = await fleet.add(owner)
     await fleet.add(other)
-    handle = await fleet.client.submit("note.write", "long", durable=True)
-    await fleet.advance("2s")
-    order = {"from_agent_id": agent.id, "to_agent_id": "note.print", "task_id": handle.task_id}
+    _, order = await running_note(fleet)
     requested = await post(api, "/handoff/request", **order)
     await fleet.client.handoffs.withdraw(requested["handoff_id"])
     late = await api.post(f"{PATH}/handoff/{requested['thread_id']}/accept")

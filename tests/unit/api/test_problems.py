@@ -41,20 +41,6 @@ async def test_every_mistake_of_a_request_is_named_without_the_input(api: AsyncC
     assert "secret" not in answer.text
 
 
-async def test_an_unknown_capability_is_refused(api: AsyncClient) -> None:
-    answer = await api.post("/v1/tasks", json={"capability": "no.such"})
-
-    assert answer.status_code == 422
-    assert answer.json()["title"] == "Unknown capability"
-
-
-async def test_a_wrong_method_is_told_all_right_ones(api: AsyncClient) -> None:
-    answer = await api.delete("/v1/tasks")
-
-    assert answer.status_code == 405
-    assert answer.headers["allow"] == "POST"
-
-
 async def test_an_unknown_path_is_a_problem(api: AsyncClient) -> None:
     answer = await api.get("/v1/nothing")
 

@@ -135,13 +135,3 @@ async def test_plan_is_refused_once_the_workflow_has_gone_on() -> None:
         await run.wait()
         with pytest.raises(VersionConflict, match="went on"):
             await run.restore(plan, by="ada")
-
-
-async def test_direct_task_has_no_checkpoints() -> None:
-    site = Site()
-    async with TestFleet(agents=[site.agent]) as fleet:
-        handle = await fleet.client.submit("site.build", "pages")
-        outcome = await handle.outcome()
-
-    assert outcome.failure is not None
-    assert "belongs to no workflow" in outcome.failure.message

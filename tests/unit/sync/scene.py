@@ -23,45 +23,72 @@ SECONDS = 150.0
 """After which a test gives up; nothing takes as long."""
 
 
-class FleetClient(Client):
-    """A client that brings its fleet along."""
+class SurroundedClient(Client):
+    """A client on the twins, which brings along what it needs around it."""
 
-    def __init__(self, *agents: Agent) -> None:
+    def __init__(self) -> None:
         self._server = MemoryServer()
-        self._fleet = AsyncExitStack()
+        self._around = AsyncExitStack()
         self._memory = MemoryBroker(self._server, name="client")
         self._found = MemoryRegistry()
-        self._agents = agents
-        self.opening: Callable[[], object] = lambda: None
-        self.left = threading.Event()
-        self.loop: asyncio.AbstractEventLoop | None = None
         super().__init__(self._memory, self._found)
 
     async def __aenter__(self) -> Self:
-        self.loop = asyncio.get_running_loop()
-        opening = self.opening()
-        if asyncio.iscoroutine(opening):
-            await opening
-        await self._fleet.enter_async_context(self._memory)
-        for agent in self._agents:
-            link = await self._fleet.enter_async_context(MemoryBroker(self._server, name=agent.name))
-            await self._fleet.enter_async_context(
-                running_agent(
-                    agent,
-                    broker=link,
-                    registry=self._found,
-                    settings=Settings(drain_seconds=0.3),
-                    clock=SystemClock(),
-                    drain=asyncio.Event(),
-                )
-            )
+        await self._around.enter_async_context(self._memory)
+        await self.surround()
         return await super().__aenter__()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await super().__aexit__(kind, error, trace)
-        await self._fleet.aclose()
+        await self._around.aclose()
+
+    async def surround(self) -> None:
+        """Enter everything beside the client's own connection."""
+        raise NotImplementedError
+
+    async def link(self, name: str) -> MemoryBroker:
+        """Another connection to the client's broker."""
+        return await self._around.enter_async_context(MemoryBroker(self._server, name=name))
+
+    async def run_agents(self, *agents: Agent) -> None:
+        for agent in agents:
+            running = running_agent(
+                agent,
+                broker=await self.link(agent.name),
+                registry=self._found,
+                settings=Settings(drain_seconds=0.3),
+                clock=SystemClock(),
+                drain=asyncio.Event(),
+            )
+            await self._around.enter_async_context(running)
+
+
+class FleetClient(SurroundedClient):
+    """A client that brings its fleet along."""
+
+    def __init__(self, *agents: Agent) -> None:
+        self._agents = agents
+        self.opening: Callable[[], object] = lambda: None
+        self.left = threading.Event()
+        self.loop: asyncio.AbstractEventLoop | None = None
+        super().__init__()
+
+    async def __aenter__(self) -> Self:
+        self.loop = asyncio.get_running_loop()
+        opening = self.opening()
+        if asyncio.iscoroutine(opening):
+            await opening
+        return await super().__aenter__()
+
+    async def surround(self) -> None:
+        await self.run_agents(*self._agents)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await super().__aexit__(kind, error, trace)
         self.left.set()
 
 

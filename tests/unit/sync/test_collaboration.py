@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
-from types import TracebackType
-from typing import Self
 
 import pytest
 
 from coditect import Agent, Context, HandoffOffer, Workflow
-from coditect.agent.program import running_agent
 from coditect.aio.clock import SystemClock
-from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.client.client import Client
 from coditect.collaboration.handoffs import HandoffRow
 from coditect.errors import InputError, NotFound
-from coditect.registry.memory import MemoryRegistry
-from coditect.settings.settings import Settings
 from coditect.sync import SyncClient
 from dispatcher.program import running_dispatcher
-from tests.unit.sync.scene import SECONDS
+from tests.unit.sync.scene import SECONDS, SurroundedClient
 
-QUICK = Settings(drain_seconds=0.3)
 desk, shy = Agent("desk"), Agent("shy")
 
 
@@ -46,33 +36,14 @@ async def decide(offer: HandoffOffer) -> bool | str:
     return f"not {offer.input}"
 
 
-class GovernedClient(Client):
+class GovernedClient(SurroundedClient):
     """A client that brings a dispatcher and two agents along."""
 
-    def __init__(self) -> None:
-        self._server, self._found, self._around = MemoryServer(), MemoryRegistry(), AsyncExitStack()
-        self._memory = MemoryBroker(self._server, name="client")
-        super().__init__(self._memory, self._found)
-
-    async def __aenter__(self) -> Self:
-        clock = SystemClock()
-        own = await self._around.enter_async_context(MemoryBroker(self._server, name="dispatcher-1"))
-        plane = running_dispatcher(broker=own, registry=self._found, clock=clock, owner="dispatcher-1")
+    async def surround(self) -> None:
+        own, owner = await self.link("dispatcher-1"), "dispatcher-1"
+        plane = running_dispatcher(broker=own, registry=self._found, clock=SystemClock(), owner=owner)
         await self._around.enter_async_context(plane)
-        for agent in (desk, shy):
-            link = await self._around.enter_async_context(MemoryBroker(self._server, name=agent.name))
-            running = running_agent(
-                agent, broker=link, registry=self._found, settings=QUICK, clock=clock, drain=asyncio.Event()
-            )
-            await self._around.enter_async_context(running)
-        await self._around.enter_async_context(self._memory)
-        return await super().__aenter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await super().__aexit__(kind, error, trace)
-        await self._around.aclose()
+        await self.run_agents(desk, shy)
 
 
 @pytest.fixture

@@ -3,43 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
-from types import TracebackType
-from typing import Self
 
 import pytest
 
 from coditect import TaskFailed, Workflow
-from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.client.client import Client
 from coditect.sync import SyncClient
 from coditect.workflow.states import WorkflowState
 from tests.control_plane import ScriptedPlane
 from tests.unit.client.scene import CAPABILITY, chain
-from tests.unit.sync.scene import SECONDS
+from tests.unit.sync.scene import SECONDS, SurroundedClient
 
 
-class PlannedClient(Client):
+class PlannedClient(SurroundedClient):
     """A client that brings its control plane along."""
 
     def __init__(self) -> None:
-        self._server = MemoryServer()
-        self._memory = MemoryBroker(self._server, name="client")
-        self._around = AsyncExitStack()
         self.plane = ScriptedPlane()
-        super().__init__(self._memory)
+        super().__init__()
 
-    async def __aenter__(self) -> Self:
-        broker = await self._around.enter_async_context(MemoryBroker(self._server, name="plane"))
-        await self._around.enter_async_context(self._memory)
-        await self._around.enter_async_context(self.plane.serving(broker, CAPABILITY))
-        return await super().__aenter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await super().__aexit__(kind, error, trace)
-        await self._around.aclose()
+    async def surround(self) -> None:
+        await self._around.enter_async_context(self.plane.serving(await self.link("plane"), CAPABILITY))
 
 
 @pytest.fixture
