@@ -15,13 +15,13 @@ from chaos.faults.schedule import PART_SECONDS
 from chaos.faults.strangers import Strangers
 from chaos.history import Note, Type
 from chaos.load.work import CAPABILITY
+from chaos.simulated_task_graph import MemoryTaskGraph
 from coditect.aio.network import NetworkPath
 from coditect.errors import NotFound
 from coditect.model.capability import Priority
 from coditect.testing import TestFleet
 from coditect.testing.process import VirtualProcess
 from coditect.wire import routing
-from dispatcher.taskgraph.memory import MemoryTaskGraph
 
 STOP_SECONDS = (0.5, 8.0)
 AWAY_SECONDS = (0.1, 3.0)

@@ -31,6 +31,7 @@ from chaos.looking import RegistryLook, keep_looking, keep_looking_at_slots, tak
 from chaos.reader import read_end
 from chaos.recorder import RecordedBroker, RecordedDatabase, RecordedGraph
 from chaos.simulated_nemesis import SimulatedNemesis, Target, post_of_process
+from chaos.simulated_task_graph import MemoryTaskGraph
 from chaos.simulation_plan import SimulationPlan, planned
 from coditect.agent.program import Host
 from coditect.aio.loop import plain_runner
@@ -49,7 +50,6 @@ from dispatcher.capacity import Capacity
 from dispatcher.liveness.eviction import Evictor
 from dispatcher.program import DispatcherOptions, running_dispatcher
 from dispatcher.store.memory import Disk, MemoryDatabase
-from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import TaskGraphUnavailable
 
 LEFT_SECONDS = 200

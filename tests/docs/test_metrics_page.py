@@ -7,6 +7,7 @@ import re
 from contextlib import AsyncExitStack
 from itertools import product
 
+from chaos.simulated_task_graph import MemoryTaskGraph
 from coditect import Agent, Breaker, Client, Context
 from coditect.agent.program import Host, running_agent
 from coditect.aio.clock import SystemClock
@@ -16,7 +17,6 @@ from coditect.settings.settings import DEFAULTS
 from coditect.telemetry import metrics as telemetry
 from coditect.telemetry.metrics import CERTIFICATE_END, STORE_BYTES, MemoryMetrics, Metric, Series
 from dispatcher.program import DispatcherOptions, running_dispatcher
-from dispatcher.taskgraph.memory import MemoryTaskGraph
 from tests.docs.pages import section, table_rows
 from tests.servers import ROOT
 from tests.support import eventually

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.taskgraph.memory import MemoryTaskGraph
+from chaos.simulated_task_graph import MemoryTaskGraph
 from dispatcher.taskgraph.port import TaskGraph
 from dispatcher.taskgraph.redis import RedisTaskGraph
 from tests.contract.graph.scene import Scene

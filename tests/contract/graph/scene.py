@@ -7,8 +7,8 @@ from collections.abc import Collection
 from itertools import cycle
 from uuid import uuid4
 
+from chaos.simulated_task_graph import MemoryTaskGraph
 from coditect.model.capability import Priority
-from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import Change, Job, JobState, RequestKind, TaskGraph, ToolRequest
 from dispatcher.taskgraph.records import queue_name
 from dispatcher.taskgraph.redis import RedisTaskGraph

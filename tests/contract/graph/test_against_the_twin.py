@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dispatcher.taskgraph.memory import MemoryTaskGraph
+from chaos.simulated_task_graph import MemoryTaskGraph
 from dispatcher.taskgraph.port import BATCH, Job, JobState, TaskGraph
 from dispatcher.taskgraph.redis import RedisTaskGraph
 from tests.contract.graph.scene import Scene

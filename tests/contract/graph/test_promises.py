@@ -11,8 +11,8 @@ import pytest
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
+from chaos.simulated_task_graph import MemoryTaskGraph
 from coditect.model.capability import Priority
-from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import BATCH, JobState, RequestKind, TaskGraphUnavailable, looks
 from dispatcher.taskgraph.redis import RedisTaskGraph
 from tests.contract.graph.scene import CAPABILITY, Scene

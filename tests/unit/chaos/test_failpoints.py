@@ -31,6 +31,7 @@ from chaos.history import (
     silent,
 )
 from chaos.recorder import POINTS, RecordedBroker, RecordedDatabase, RecordedGraph, Rows
+from chaos.simulated_task_graph import MemoryTaskGraph
 from coditect.errors import SetupError
 from coditect.model.capability import Priority
 from coditect.workflow.states import TaskState
@@ -38,7 +39,6 @@ from dispatcher.ledger import versions
 from dispatcher.ledger.keyspace import RESTORES, STATUSES
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.program import Wrap
-from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import Change, Job, JobState, Proposal
 
 STRUCK_CHILD = """

@@ -11,6 +11,7 @@ from typing import Any
 
 from chaos.history import silent
 from chaos.recorder import RecordedDatabase, RecordedGraph
+from chaos.simulated_task_graph import MemoryTaskGraph
 from coditect import Agent
 from coditect.agent.program import running_agent
 from coditect.aio.clock import SystemClock
@@ -22,7 +23,6 @@ from coditect.testing import TestFleet
 from dispatcher.liveness.eviction import Evictor
 from dispatcher.program import Dispatcher, DispatcherOptions, running_dispatcher
 from dispatcher.store.memory import Disk, MemoryDatabase
-from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import TaskGraph
 
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chaos.simulated_task_graph import MemoryTaskGraph
 from chaos.simulation import play
 from chaos.simulation_plan import SimulationPlan
 from coditect import Agent, Context, Workflow
@@ -29,7 +30,6 @@ from coditect.workflow.states import WorkflowState
 from dispatcher.ledger.commands import Continue
 from dispatcher.program import Dispatcher, unready
 from dispatcher.store.memory import Disk, Faults, MemoryDatabase
-from dispatcher.taskgraph.memory import MemoryTaskGraph
 from tests.loops import loops, strike_for_ever, strike_once
 from tests.support import eventually
 from tests.unit.dispatcher.liveness.watch import ServerEvictor

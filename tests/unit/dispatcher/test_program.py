@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from chaos.simulated_task_graph import MemoryTaskGraph
 from coditect.agent.health import Readiness
 from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import RestartLimits, Supervisor
@@ -38,7 +39,6 @@ from dispatcher.store.fdb import FdbDatabase
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.store.transaction import Transaction
-from dispatcher.taskgraph.memory import MemoryTaskGraph
 from tests.fdb_stub import FdbStub
 from tests.loops import WATCH, LoopingBroker
 from tests.servers import ROOT, STARTUP

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chaos.simulated_task_graph import MemoryTaskGraph
 from coditect import Retry, Workflow
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
@@ -31,7 +32,6 @@ from dispatcher.ledger.workflows import queries, remove
 from dispatcher.ports import Ports
 from dispatcher.retention import DAY_MS, SHOWN_FAILED_MS, SHOWN_MS, SWEEP_LEASE, UPLOAD_MS, Retention
 from dispatcher.store.memory import MemoryDatabase
-from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import Job, JobState
 from tests.contract.graph.scene import counted
 from tests.unit.dispatcher.coordination.test_handoffs import ask_others

@@ -8,10 +8,10 @@ from itertools import count
 
 import pytest
 
+from chaos.simulated_task_graph import MemoryTaskGraph
 from coditect.aio.supervisor import Supervisor
 from dispatcher.scheduling.scheduler import Bridge, Scheduler
 from dispatcher.taskgraph import projector
-from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import Change, Job, JobState, Proposal, RequestKind, ToolRequest
 from dispatcher.taskgraph.projector import Projector
 from tests.contract.graph.scene import CAPABILITY, Scene

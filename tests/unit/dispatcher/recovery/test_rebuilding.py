@@ -14,6 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from chaos.simulated_task_graph import MemoryTaskGraph
 from coditect import Agent, Workflow
 from coditect.broker.memory import MemoryBroker
 from coditect.broker.topology import base_topology, capability_queues
@@ -37,7 +38,6 @@ from dispatcher.recovery import rebuild as rebuilding
 from dispatcher.scheduling import reconciler
 from dispatcher.shards import in_flight
 from dispatcher.store.memory import Disk, MemoryDatabase
-from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import GraphDifference, Job, JobState
 from tests.support import eventually
 from tests.unit.dispatcher.lone_ledger import AGENT, Ledger, wide

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 
 import pytest
 
+from chaos.simulated_task_graph import MemoryTaskGraph
 from coditect import Agent, From, Workflow
 from coditect.broker.topology import base_topology, capability_queues
 from coditect.client.client import Client
@@ -26,7 +27,6 @@ from dispatcher.scheduling.reconciler import Reconciler
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.taskgraph import projector
-from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import (
     MOST_RESULT_BYTES,
     GraphDifference,

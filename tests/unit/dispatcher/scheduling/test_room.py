@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chaos.capacity import BacklogCapacity
+from chaos.simulated_task_graph import MemoryTaskGraph
 from coditect import Agent, Workflow
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker
@@ -36,7 +37,6 @@ from dispatcher.scheduling.scheduler import Bridge, Scheduler
 from dispatcher.shards.completions import Settle
 from dispatcher.shards.ownership import ShardOwnership
 from dispatcher.store.memory import MemoryDatabase
-from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import JobState, Proposal, RequestKind, ToolRequest
 from tests.contract.graph.scene import counted
 from tests.support import eventually

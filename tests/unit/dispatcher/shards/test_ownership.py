@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from chaos.simulated_task_graph import MemoryTaskGraph
 from coditect import Workflow
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.memory.broker import MemoryConsumer
@@ -37,7 +38,6 @@ from dispatcher.shards.results import ResultsConsumer
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
-from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import Change, Job, Proposal, ToolRequest
 from tests.support import eventually, patient
 from tests.unit.broker.virtual_time import in_virtual_time

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from chaos.simulated_task_graph import MemoryTaskGraph
 from coditect.wire.control import Verb
 from coditect.workflow.states import TaskState
 from dispatcher.capacity import Capacity
@@ -15,7 +16,6 @@ from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.workflows.queries import rows_of
 from dispatcher.shards import publishing
 from dispatcher.shards.in_flight import InFlight
-from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import JobState
 from tests.support import eventually
 from tests.unit.dispatcher.lone_ledger import completed, failed
