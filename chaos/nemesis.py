@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from random import Random
-from types import MappingProxyType
 
 from chaos.faults.network import MANNERS
 from chaos.faults.schedule import Fault
@@ -40,7 +39,7 @@ RabbitMQ forgets a quorum queue that was declared half a second before the crash
 never elects one (docs/operations.md).
 """
 KEEP_SECONDS = 0.5
-OTHER: Mapping[str, str] = MappingProxyType({"agent": "dispatcher", "dispatcher": "agent"})
+OTHER: Mapping[str, str] = {"agent": "dispatcher", "dispatcher": "agent"}
 
 
 class Nemesis:

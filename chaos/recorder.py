@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from itertools import count
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from chaos.history import COMMIT, Note, Type
@@ -35,22 +35,20 @@ Result = TypeVar("Result")
 Reached = Callable[[str], None]
 Row = tuple[str, str, dict[str, Any]]
 
-POINTS: Mapping[str, str] = MappingProxyType(
-    {
-        "commit.before": "the transaction's writes are made and not committed; on SQLite the store's lock is held",
-        "commit.after": "they are committed, and nothing has followed from that yet",
-        "publish.before": "a node's task is about to be given to the broker",
-        "publish.after": "the broker has confirmed it; its outbox row is still there",
-        "ack.before": "a result is recorded, and about to be acknowledged",
-        "ack.after": "it is acknowledged",
-        "answer.before": "a request was done, and is about to be answered",
-        "answer.after": "the answer is confirmed; the request is not acknowledged",
-        "tell.before": "RQ is about to be told what the ledger has",
-        "tell.after": "RQ was told; the ledger does not know that",
-        "adopt.before": "jobs are about to be taken from RQ's queues",
-        "adopt.after": "they were taken; nothing is claimed for them",
-    }
-)
+POINTS: Mapping[str, str] = {
+    "commit.before": "the transaction's writes are made and not committed; on SQLite the store's lock is held",
+    "commit.after": "they are committed, and nothing has followed from that yet",
+    "publish.before": "a node's task is about to be given to the broker",
+    "publish.after": "the broker has confirmed it; its outbox row is still there",
+    "ack.before": "a result is recorded, and about to be acknowledged",
+    "ack.after": "it is acknowledged",
+    "answer.before": "a request was done, and is about to be answered",
+    "answer.after": "the answer is confirmed; the request is not acknowledged",
+    "tell.before": "RQ is about to be told what the ledger has",
+    "tell.after": "RQ was told; the ledger does not know that",
+    "adopt.before": "jobs are about to be taken from RQ's queues",
+    "adopt.after": "they were taken; nothing is claimed for them",
+}
 """The failpoints of a dispatcher by name, each with the state of the system at that point."""
 RESULTS = routing.results_queue(0).removesuffix("0")
 

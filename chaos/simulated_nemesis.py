@@ -7,7 +7,6 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
-from types import MappingProxyType
 from typing import Any
 
 from chaos.faults.network import MANNERS
@@ -275,26 +274,24 @@ class SimulatedNemesis:
 
 
 Act = Callable[[SimulatedNemesis, Strangers], Coroutine[Any, Any, None]]
-ACTS: Mapping[str, Act] = MappingProxyType(
-    {
-        "agent.kill": SimulatedNemesis._kill_agent,
-        "agent.stop": SimulatedNemesis._stop_agent,
-        "agent.part": SimulatedNemesis._part_agent,
-        "dispatcher.kill": SimulatedNemesis._kill_dispatcher,
-        "dispatcher.stop": SimulatedNemesis._stop_dispatcher,
-        "dispatcher.part": SimulatedNemesis._part_dispatcher,
-        "redis.wipe": SimulatedNemesis._wipe_redis,
-        "redis.kill": SimulatedNemesis._redis_away,
-        "broker.cut": SimulatedNemesis._drop_connections,
-        "broker.kill": SimulatedNemesis._restart_broker,
-        "broker.stop": SimulatedNemesis._stall_broker,
-        "broker.mute": SimulatedNemesis._lose_confirms,
-        "queue.stop": SimulatedNemesis._silence_a_queue,
-        "exchange.delete": SimulatedNemesis._delete_an_exchange,
-        "stranger.send": SimulatedNemesis._strangers,
-        "request.send": SimulatedNemesis._requests,
-    }
-)
+ACTS: Mapping[str, Act] = {
+    "agent.kill": SimulatedNemesis._kill_agent,
+    "agent.stop": SimulatedNemesis._stop_agent,
+    "agent.part": SimulatedNemesis._part_agent,
+    "dispatcher.kill": SimulatedNemesis._kill_dispatcher,
+    "dispatcher.stop": SimulatedNemesis._stop_dispatcher,
+    "dispatcher.part": SimulatedNemesis._part_dispatcher,
+    "redis.wipe": SimulatedNemesis._wipe_redis,
+    "redis.kill": SimulatedNemesis._redis_away,
+    "broker.cut": SimulatedNemesis._drop_connections,
+    "broker.kill": SimulatedNemesis._restart_broker,
+    "broker.stop": SimulatedNemesis._stall_broker,
+    "broker.mute": SimulatedNemesis._lose_confirms,
+    "queue.stop": SimulatedNemesis._silence_a_queue,
+    "exchange.delete": SimulatedNemesis._delete_an_exchange,
+    "stranger.send": SimulatedNemesis._strangers,
+    "request.send": SimulatedNemesis._requests,
+}
 """The kinds of faults of a simulated fleet, each with the method that injects it.
 
 A killed broker may lose its data, too; a partition is recorded with the server's name: `broker.part`, `redis.part`,

@@ -36,7 +36,7 @@ FAMILIES = 4
 PARENTS = 60
 """The number of tasks in a wave: many times the slots of all agents."""
 FAMILY_PLAN_SECONDS = 12.0
-TURNS: Mapping[int, Mapping[str, Any]] = MappingProxyType({2: {"handed": 12}, 3: {"keyed": 12}, 5: {"locks": 12}})
+TURNS: Mapping[int, Mapping[str, Any]] = {2: {"handed": 12}, 3: {"keyed": 12}, 5: {"locks": 12}}
 """The last digits of the seeds whose tasks change hands, or take turns at a few keys or locks, and the wave's size."""
 REPEATED = 12
 """How much more often than others requests arrive again or late in those seeds."""

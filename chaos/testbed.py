@@ -12,7 +12,6 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from types import MappingProxyType
 
 import psutil
 
@@ -36,9 +35,10 @@ SETTLED_SECONDS = 1.0
 STORE_PROCESSES = 3
 """The fewest processes of a cluster that goes on without one of them."""
 OURS = ("CODITECT_", "CHAOS_")
-PROGRAMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"dispatcher": ("chaos.dispatcher",), "agent": ("coditect", "agent", "run", "chaos.agent")}
-)
+PROGRAMS: Mapping[str, tuple[str, ...]] = {
+    "dispatcher": ("chaos.dispatcher",),
+    "agent": ("coditect", "agent", "run", "chaos.agent"),
+}
 """The Python module, with its arguments, that a process of each role runs."""
 
 MUTATED = "chaos.mutants.mutated"

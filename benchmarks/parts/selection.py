@@ -11,7 +11,6 @@ import random
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from benchmarks.report import findings_as_markdown
@@ -90,19 +89,17 @@ def _plain(agent: int, _: Mapping[str, Any]) -> Truth:
     return Truth(500 if agent == 0 else 50 + 5 * agent, 0.5 if agent == 1 else 0.02)
 
 
-SCENARIOS: Mapping[str, Scenario] = MappingProxyType(
-    {
-        "each agent is quick in one language": Scenario(("language",), _language),
-        "language, and half of them slow in depth": Scenario(("language", "deep"), _two),
-        "depth matters in some languages only": Scenario(("language", "deep"), _both),
-        "agents fail in some languages": Scenario(("language",), _failing),
-        "by number of pages": Scenario(("pages",), _pages),
-        "one agent for a rare kind": Scenario(("rare",), _rare),
-        "features say nothing: one slow, one flaky": Scenario(("language", "deep"), _plain),
-        "no features: one slow, one flaky": Scenario((), _plain),
-        "all alike": Scenario(("language", "deep"), lambda agent, page: Truth(50)),
-    }
-)
+SCENARIOS: Mapping[str, Scenario] = {
+    "each agent is quick in one language": Scenario(("language",), _language),
+    "language, and half of them slow in depth": Scenario(("language", "deep"), _two),
+    "depth matters in some languages only": Scenario(("language", "deep"), _both),
+    "agents fail in some languages": Scenario(("language",), _failing),
+    "by number of pages": Scenario(("pages",), _pages),
+    "one agent for a rare kind": Scenario(("rare",), _rare),
+    "features say nothing: one slow, one flaky": Scenario(("language", "deep"), _plain),
+    "no features: one slow, one flaky": Scenario((), _plain),
+    "all alike": Scenario(("language", "deep"), lambda agent, page: Truth(50)),
+}
 
 
 class PaperAgent:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from chaos.checks.check import CheckResult
 from chaos.checks.coverage import Spans, executed_spans
@@ -20,7 +19,7 @@ from chaos.history import UNENDED, post_of
 from chaos.load.work import SLOTS
 from coditect.workflow.definition import COMPENSATION
 
-BEGINS: Mapping[str, float] = MappingProxyType({"agent.kill": 2.0, "agent.stop": 6.0, "dispatcher.kill": 6.0})
+BEGINS: Mapping[str, float] = {"agent.kill": 2.0, "agent.stop": 6.0, "dispatcher.kill": 6.0}
 """The longest time from the beginning of a process's fault until its work has begun elsewhere, by kind.
 
 Of a hundred 99 take 1 s after an agent's death, 5 s after it was stopped or cut off, 4 s after a dispatcher's death.

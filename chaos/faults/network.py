@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from inspect import iscoroutinefunction
 from random import Random
-from types import MappingProxyType
 from typing import Any
 
 from chaos.faults.schedule import BOTH_WAYS, DEAF, MUTE, SLOW
@@ -50,12 +49,10 @@ def _slow(path: NetworkPath, random: Random) -> None:
     path.slow(lambda: each.uniform(0.0, most))
 
 
-MANNERS: Mapping[str, Callable[[NetworkPath, Random], None]] = MappingProxyType(
-    {
-        BOTH_WAYS: lambda path, _: path.cut_off(),
-        MUTE: lambda path, _: path.cut_off(Way.TO_SERVER),
-        DEAF: lambda path, _: path.cut_off(Way.TO_CLIENT),
-        SLOW: _slow,
-    }
-)
+MANNERS: Mapping[str, Callable[[NetworkPath, Random], None]] = {
+    BOTH_WAYS: lambda path, _: path.cut_off(),
+    MUTE: lambda path, _: path.cut_off(Way.TO_SERVER),
+    DEAF: lambda path, _: path.cut_off(Way.TO_CLIENT),
+    SLOW: _slow,
+}
 """The functions that cut off or slow a process's path to a server, by the manner of the fault."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from types import MappingProxyType
 
 AGENT_KILL, AGENT_STOP = "agent.kill", "agent.stop"
 DISPATCHER_KILL, DISPATCHER_STOP = "dispatcher.kill", "dispatcher.stop"
@@ -24,51 +23,45 @@ BOTH_WAYS, MUTE, DEAF, SLOW = "both ways", "mute", "deaf", "slow"
 Nothing gets through either way, to the server, or from the server; or all gets through, late.
 """
 
-KINDS: Mapping[str, str] = MappingProxyType(
-    {
-        AGENT_KILL: "an agent is killed with -9 and started again",
-        AGENT_STOP: "an agent is stopped, mostly for longer than its lease, and continued",
-        DISPATCHER_KILL: "a dispatcher is killed with -9 and started again",
-        DISPATCHER_STOP: "a dispatcher is stopped, mostly for longer than its leases, and continued",
-        REDIS_KILL: "Redis is killed with -9 and started again on its data",
-        REDIS_WIPE: "Redis loses everything (FLUSHALL)",
-        BROKER_KILL: "RabbitMQ is killed with -9 and started again on its data",
-        BROKER_WIPE: "RabbitMQ is killed with -9, its data removed, and started again",
-        BROKER_STOP: "RabbitMQ is stopped, and continued: its connections stand, and it is silent",
-        QUEUE_STOP: "one queue's leader is suspended, and continued: the queue is silent, all others go on",
-        REDIS_STOP: "Redis is stopped, and continued",
-        BROKER_PART: "an agent or a dispatcher alone is parted from RabbitMQ, one way or both, or reaches it slowly",
-        REDIS_PART: "the same from Redis",
-        STRANGER_SEND: "strangers send garbage, forged owners, endless histories, return addresses of others",
-        REQUEST_SEND: "requests to the control plane arrive again or late, up to the instant at which they expire",
-    }
-)
+KINDS: Mapping[str, str] = {
+    AGENT_KILL: "an agent is killed with -9 and started again",
+    AGENT_STOP: "an agent is stopped, mostly for longer than its lease, and continued",
+    DISPATCHER_KILL: "a dispatcher is killed with -9 and started again",
+    DISPATCHER_STOP: "a dispatcher is stopped, mostly for longer than its leases, and continued",
+    REDIS_KILL: "Redis is killed with -9 and started again on its data",
+    REDIS_WIPE: "Redis loses everything (FLUSHALL)",
+    BROKER_KILL: "RabbitMQ is killed with -9 and started again on its data",
+    BROKER_WIPE: "RabbitMQ is killed with -9, its data removed, and started again",
+    BROKER_STOP: "RabbitMQ is stopped, and continued: its connections stand, and it is silent",
+    QUEUE_STOP: "one queue's leader is suspended, and continued: the queue is silent, all others go on",
+    REDIS_STOP: "Redis is stopped, and continued",
+    BROKER_PART: "an agent or a dispatcher alone is parted from RabbitMQ, one way or both, or reaches it slowly",
+    REDIS_PART: "the same from Redis",
+    STRANGER_SEND: "strangers send garbage, forged owners, endless histories, return addresses of others",
+    REQUEST_SEND: "requests to the control plane arrive again or late, up to the instant at which they expire",
+}
 """The kinds of faults of every run, each with a description."""
-STORE_KINDS: Mapping[str, str] = MappingProxyType(
-    {
-        STORE_KILL: "a process of FoundationDB is killed with -9 and started again on its data",
-        STORE_STOP: "FoundationDB's coordinator is stopped, and continued: the whole store is silent",
-    }
-)
+STORE_KINDS: Mapping[str, str] = {
+    STORE_KILL: "a process of FoundationDB is killed with -9 and started again on its data",
+    STORE_STOP: "FoundationDB's coordinator is stopped, and continued: the whole store is silent",
+}
 """The kinds of faults that a run on FoundationDB has beside the others."""
 
-WEIGHTS: Mapping[str, int] = MappingProxyType(
-    {
-        AGENT_KILL: 4,
-        AGENT_STOP: 3,
-        DISPATCHER_KILL: 3,
-        DISPATCHER_STOP: 1,
-        REDIS_KILL: 1,
-        REDIS_WIPE: 2,
-        REDIS_STOP: 1,
-        BROKER_PART: 2,
-        REDIS_PART: 1,
-        STRANGER_SEND: 1,
-        REQUEST_SEND: 2,
-        STORE_KILL: 1,
-        STORE_STOP: 1,
-    }
-)
+WEIGHTS: Mapping[str, int] = {
+    AGENT_KILL: 4,
+    AGENT_STOP: 3,
+    DISPATCHER_KILL: 3,
+    DISPATCHER_STOP: 1,
+    REDIS_KILL: 1,
+    REDIS_WIPE: 2,
+    REDIS_STOP: 1,
+    BROKER_PART: 2,
+    REDIS_PART: 1,
+    STRANGER_SEND: 1,
+    REQUEST_SEND: 2,
+    STORE_KILL: 1,
+    STORE_STOP: 1,
+}
 """The relative frequency of each kind of fault.
 
 A stopped process is away for long, and most processes are to be at work; yet only a process that comes back has late
@@ -81,18 +74,16 @@ BROKER_SECONDS = (9.0, 15.0)
 FIRST_BROKER_SECONDS = (4.0, 8.0)
 PART_SECONDS = (0.5, 8.0)
 """The shortest and longest partition between a process and a server; it may outlast any lease."""
-STOP_SECONDS: Mapping[str, tuple[float, float]] = MappingProxyType(
-    {
-        AGENT_STOP: (2.0, 10.0),
-        DISPATCHER_STOP: (1.5, 6.0),
-        BROKER_STOP: (0.5, 6.0),
-        REDIS_STOP: (0.2, 3.0),
-        QUEUE_STOP: (1.0, 8.0),
-        STORE_STOP: (0.5, 4.0),
-        BROKER_PART: PART_SECONDS,
-        REDIS_PART: PART_SECONDS,
-    }
-)
+STOP_SECONDS: Mapping[str, tuple[float, float]] = {
+    AGENT_STOP: (2.0, 10.0),
+    DISPATCHER_STOP: (1.5, 6.0),
+    BROKER_STOP: (0.5, 6.0),
+    REDIS_STOP: (0.2, 3.0),
+    QUEUE_STOP: (1.0, 8.0),
+    STORE_STOP: (0.5, 4.0),
+    BROKER_PART: PART_SECONDS,
+    REDIS_PART: PART_SECONDS,
+}
 """The shortest and longest time for which a victim is stopped or cut off, by the kind of fault.
 
 An agent's lease lasts 3 s, a dispatcher's 2.5 s, and some stops are too short to be noticed.

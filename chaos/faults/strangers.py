@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from random import Random
-from types import MappingProxyType
 from typing import Any
 
 from chaos.history import Note, Type
@@ -97,18 +96,16 @@ def _unknown(random: Random) -> Letter:
     return Letter(capability=random.choice(("no.such.capability", "chaos", "*", "a" * 200)))
 
 
-DRAWN: Mapping[str, Callable[[Random], Letter]] = MappingProxyType(
-    {
-        "garbage": _garbage,
-        "deep errors": _deep_errors,
-        "many errors": _many_errors,
-        "refused reply": _refused_reply,
-        "forged owner": _forged_owner,
-        "forged shard": _forged_shard,
-        "odd numbers": _odd_numbers,
-        "unknown capability": _unknown,
-    }
-)
+DRAWN: Mapping[str, Callable[[Random], Letter]] = {
+    "garbage": _garbage,
+    "deep errors": _deep_errors,
+    "many errors": _many_errors,
+    "refused reply": _refused_reply,
+    "forged owner": _forged_owner,
+    "forged shard": _forged_shard,
+    "odd numbers": _odd_numbers,
+    "unknown capability": _unknown,
+}
 """The kinds of foreign messages by name, each with the function that makes a random one."""
 
 

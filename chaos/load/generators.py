@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from random import Random
-from types import MappingProxyType
 from typing import Any
 
 from chaos.load.pace import Pace
@@ -31,7 +30,7 @@ MOST_ATTEMPTS = 12
 RETRY = Retry(max_attempts=MOST_ATTEMPTS, first="100ms", cap="1s")
 LIMITS = TaskOptions(start_within="1s", timeout="30s", deadline="3s", heartbeat="45s")
 """The time limits of a limited node, which are passed only when a fault delays the node."""
-PRIORITIES: Mapping[Priority, int] = MappingProxyType({Priority.P0: 2, Priority.P1: 4, Priority.P2: 3})
+PRIORITIES: Mapping[Priority, int] = {Priority.P0: 2, Priority.P1: 4, Priority.P2: 3}
 """The relative frequency of each task priority in a run's load."""
 BROKEN = "broken"
 """The name of the node that fails for good, until a redrive gives it another input."""
@@ -55,15 +54,13 @@ FEW_ATTEMPTS = 2
 """The number of attempts of the node or task whose attempts all fail."""
 TAKEN, PASSED, BEHIND = "taken", "passed", "behind"
 """The names of the node whose condition holds, the node whose condition fails, and its successor."""
-MEANT: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        HOPELESS: ("failed", "dead"),
-        SPARED: ("skipped",),
-        TAKEN: ("completed",),
-        PASSED: ("skipped",),
-        BEHIND: ("skipped",),
-    }
-)
+MEANT: Mapping[str, tuple[str, ...]] = {
+    HOPELESS: ("failed", "dead"),
+    SPARED: ("skipped",),
+    TAKEN: ("completed",),
+    PASSED: ("skipped",),
+    BEHIND: ("skipped",),
+}
 """The states in which a node with a special purpose must end, by its name."""
 
 

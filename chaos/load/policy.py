@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 from coditect.workflow.approvals.file import read_policy
 from coditect.workflow.approvals.policy import ApprovalPolicy
@@ -15,7 +14,7 @@ UNREACHED = "unreached"
 """The name of the node after the forbidden one, which is skipped."""
 RULES = (ALLOWED, ASKED, LEARNING, ROUTINE, FORBIDDEN)
 """The rules, each of which is named after the node that it decides about."""
-MEANT: Mapping[str, tuple[str, ...]] = MappingProxyType({FORBIDDEN: ("rejected",), UNREACHED: ("skipped",)})
+MEANT: Mapping[str, tuple[str, ...]] = {FORBIDDEN: ("rejected",), UNREACHED: ("skipped",)}
 """The states in which nodes of the workflow must end that do not complete."""
 TEXT = f"""
 rules:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 from chaos.mutants.mutant import Mutant
 from coditect.errors import SetupError
@@ -557,7 +556,7 @@ ALL = (
         seed=391,
     ),
 )
-MUTANTS: Mapping[str, Mutant] = MappingProxyType({one.name: one for one in ALL})
+MUTANTS: Mapping[str, Mutant] = {one.name: one for one in ALL}
 
 
 def read_mutant(name: str) -> Mutant:

@@ -10,7 +10,6 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from types import MappingProxyType
 from typing import Any
 
 from fastapi import FastAPI, Response
@@ -29,26 +28,24 @@ from coditect.wire.json import dumps
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-STATUSES: Mapping[type[CoditectError], HTTPStatus] = MappingProxyType(
-    {
-        CoditectError: HTTPStatus.INTERNAL_SERVER_ERROR,
-        errors.Retryable: HTTPStatus.SERVICE_UNAVAILABLE,
-        errors.PublishUnconfirmed: HTTPStatus.GATEWAY_TIMEOUT,
-        errors.LockTaken: HTTPStatus.CONFLICT,
-        errors.Deadlock: HTTPStatus.CONFLICT,
-        errors.LockLost: HTTPStatus.CONFLICT,
-        errors.StreamRestarted: HTTPStatus.CONFLICT,
-        errors.InputError: HTTPStatus.UNPROCESSABLE_ENTITY,
-        errors.TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        errors.Conflict: HTTPStatus.CONFLICT,
-        errors.VersionConflict: HTTPStatus.PRECONDITION_FAILED,
-        errors.NotFound: HTTPStatus.NOT_FOUND,
-        errors.ControlPlaneRequired: HTTPStatus.SERVICE_UNAVAILABLE,
-        errors.NewerVersion: HTTPStatus.SERVICE_UNAVAILABLE,
-        errors.TaskError: HTTPStatus.CONFLICT,
-        errors.ResultTimeout: HTTPStatus.GATEWAY_TIMEOUT,
-    }
-)
+STATUSES: Mapping[type[CoditectError], HTTPStatus] = {
+    CoditectError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.Retryable: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.PublishUnconfirmed: HTTPStatus.GATEWAY_TIMEOUT,
+    errors.LockTaken: HTTPStatus.CONFLICT,
+    errors.Deadlock: HTTPStatus.CONFLICT,
+    errors.LockLost: HTTPStatus.CONFLICT,
+    errors.StreamRestarted: HTTPStatus.CONFLICT,
+    errors.InputError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.Conflict: HTTPStatus.CONFLICT,
+    errors.VersionConflict: HTTPStatus.PRECONDITION_FAILED,
+    errors.NotFound: HTTPStatus.NOT_FOUND,
+    errors.ControlPlaneRequired: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.NewerVersion: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.TaskError: HTTPStatus.CONFLICT,
+    errors.ResultTimeout: HTTPStatus.GATEWAY_TIMEOUT,
+}
 """The status of an error; a class without a line has that of the nearest class above it in the tree."""
 DURATION = r"^[0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h|d)$"
 """The pattern of a duration in a request; errors describe it in words in place of the pattern."""

@@ -7,7 +7,6 @@ import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
-from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -30,24 +29,22 @@ from coditect.operations.locate import why_not_capability
 from coditect.registry.port import Search
 
 _TEXTS = ("text", "a", "A", "0", "1.0.0", "a@example.org", "https://example.org/", "a.b", "/a", "AAA", "000", "a-0")
-_FORMATS: Mapping[str, str] = MappingProxyType(
-    {
-        "date-time": "2030-01-01T00:00:00Z",
-        "date": "2030-01-01",
-        "time": "00:00:00Z",
-        "duration": "PT1M",
-        "uuid": "00000000-0000-4000-8000-000000000000",
-        "uri": "https://example.org/",
-        "email": "a@example.org",
-        "ipv4": "192.0.2.1",
-        "ipv6": "2001:db8::1",
-        "ipvanyaddress": "192.0.2.1",
-        "ipv4network": "192.0.2.0/24",
-        "ipv6network": "2001:db8::/32",
-        "ipvanynetwork": "192.0.2.0/24",
-        "json-string": "{}",
-    }
-)
+_FORMATS: Mapping[str, str] = {
+    "date-time": "2030-01-01T00:00:00Z",
+    "date": "2030-01-01",
+    "time": "00:00:00Z",
+    "duration": "PT1M",
+    "uuid": "00000000-0000-4000-8000-000000000000",
+    "uri": "https://example.org/",
+    "email": "a@example.org",
+    "ipv4": "192.0.2.1",
+    "ipv6": "2001:db8::1",
+    "ipvanyaddress": "192.0.2.1",
+    "ipv4network": "192.0.2.0/24",
+    "ipv6network": "2001:db8::/32",
+    "ipvanynetwork": "192.0.2.0/24",
+    "json-string": "{}",
+}
 
 
 class Example:

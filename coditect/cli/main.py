@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -35,49 +34,43 @@ class Branch(NamedTuple):
     help: str
 
 
-PANELS: Mapping[str, Mapping[str, Branch]] = MappingProxyType(
-    {
-        "Get started": {
-            "init": Branch("local.up", "Write a small project that runs at once."),
-            "up": Branch("local.up", "Start private servers and a fleet of agents, also while you write them."),
-            "down": Branch("local.up", "Stop exactly what `coditect up` started here."),
-            "doctor": Branch("doctor", "Check servers, health and targets, and say how to mend each fault."),
-            "load": Branch("load", "Put the fleet under load and report what it did."),
-        },
-        "Work": {
-            "task": Branch("task", "Submit, list, follow and cancel tasks; see handoffs, and why no agent takes one."),
-            "workflow": Branch("workflow", "Check, start, watch and steer workflows, also from a pattern or a goal."),
-            "schedule": Branch("schedule", "Start workflows by the clock, and have agents heal services."),
-            "trigger": Branch("schedule", "Start workflows, or send signals, at events."),
-            "dead": Branch("dead", "List, redrive or discard tasks that were given up."),
-        },
-        "Fleet": {
-            "agent": Branch("agent", "Run, list and drain agents, and set their log level."),
-            "capability": Branch("capability", "List what the fleet offers, and what it learned from failures."),
-            "breaker": Branch("lock", "List open circuit breakers with their reasons; open or reset one."),
-            "lock": Branch("lock", "Acquire, renew and release locks, and list holders and waiters."),
-            "thread": Branch("thread", "Read what agents and people say to each other, and take part."),
-            "state": Branch("state", "Read, write and watch shared state."),
-            "event": Branch("event", "Follow the events of the fleet, and emit one."),
-            "top": Branch("top", "Show agents, queues and workflows live, on one screen."),
-        },
-        "People": {
-            "approval": Branch("approval", "Answer what workflows ask people; check the policy, read the audit trail."),
-            "webhook": Branch("event", "Post signed events to URLs until they are accepted."),
-        },
-        "Run": {
-            "dispatcher": Branch(
-                "dispatcher", "Run the control plane, show its status, back up and restore its ledger."
-            ),
-            "api": Branch("api", "Serve the HTTP API and the dashboard, manage API keys, and serve an MCP client."),
-            "topology": Branch("topology", "Compare, create or export the exchanges and queues, or draw the fleet."),
-        },
-    }
-)
+PANELS: Mapping[str, Mapping[str, Branch]] = {
+    "Get started": {
+        "init": Branch("local.up", "Write a small project that runs at once."),
+        "up": Branch("local.up", "Start private servers and a fleet of agents, also while you write them."),
+        "down": Branch("local.up", "Stop exactly what `coditect up` started here."),
+        "doctor": Branch("doctor", "Check servers, health and targets, and say how to mend each fault."),
+        "load": Branch("load", "Put the fleet under load and report what it did."),
+    },
+    "Work": {
+        "task": Branch("task", "Submit, list, follow and cancel tasks; see handoffs, and why no agent takes one."),
+        "workflow": Branch("workflow", "Check, start, watch and steer workflows, also from a pattern or a goal."),
+        "schedule": Branch("schedule", "Start workflows by the clock, and have agents heal services."),
+        "trigger": Branch("schedule", "Start workflows, or send signals, at events."),
+        "dead": Branch("dead", "List, redrive or discard tasks that were given up."),
+    },
+    "Fleet": {
+        "agent": Branch("agent", "Run, list and drain agents, and set their log level."),
+        "capability": Branch("capability", "List what the fleet offers, and what it learned from failures."),
+        "breaker": Branch("lock", "List open circuit breakers with their reasons; open or reset one."),
+        "lock": Branch("lock", "Acquire, renew and release locks, and list holders and waiters."),
+        "thread": Branch("thread", "Read what agents and people say to each other, and take part."),
+        "state": Branch("state", "Read, write and watch shared state."),
+        "event": Branch("event", "Follow the events of the fleet, and emit one."),
+        "top": Branch("top", "Show agents, queues and workflows live, on one screen."),
+    },
+    "People": {
+        "approval": Branch("approval", "Answer what workflows ask people; check the policy, read the audit trail."),
+        "webhook": Branch("event", "Post signed events to URLs until they are accepted."),
+    },
+    "Run": {
+        "dispatcher": Branch("dispatcher", "Run the control plane, show its status, back up and restore its ledger."),
+        "api": Branch("api", "Serve the HTTP API and the dashboard, manage API keys, and serve an MCP client."),
+        "topology": Branch("topology", "Compare, create or export the exchanges and queues, or draw the fleet."),
+    },
+}
 """The panels of `coditect --help` with their commands, in the order of the help text."""
-BRANCHES: Mapping[str, Branch] = MappingProxyType(
-    {name: branch for panel in PANELS.values() for name, branch in panel.items()}
-)
+BRANCHES: Mapping[str, Branch] = {name: branch for panel in PANELS.values() for name, branch in panel.items()}
 
 
 class CommandTree(TyperGroup):

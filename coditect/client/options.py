@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from difflib import get_close_matches
-from types import MappingProxyType
 from typing import Annotated, Any, Unpack
 
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
@@ -228,27 +227,25 @@ def _optional(check: Callable[..., Any], **bounds: Any) -> tuple[None, Callable[
     return None, lambda name, given: check(name, given, **bounds)
 
 
-_CHECKS: Mapping[str, tuple[Any, Callable[[str, Any], Any]]] = MappingProxyType(
-    {
-        "priority": (Priority.P1, lambda name, given: arguments.choice(name, given, Priority)),
-        "timeout": _optional(arguments.span),
-        "deadline": _optional(arguments.moment),
-        "start_within": _optional(arguments.span),
-        "pin": _optional(arguments.text, shortest=1, longest=100),
-        "strategy": _optional(arguments.choice, kind=Strategy),
-        "wanted": (ANYTHING, _wanted),
-        "max_attempts": _optional(arguments.whole, low=1, high=1_000),
-        "results": (True, arguments.yes_or_no),
-        "stream": (False, arguments.yes_or_no),
-        "durable": (False, arguments.yes_or_no),
-        "idempotency_key": _optional(checked_key),
-        "delay": _optional(_delay),
-        "at": _optional(_instant),
-        "submit_timeout": (SUBMIT_SECONDS, arguments.span),
-        "headers": _optional(checked_headers),
-        "task_id": _optional(arguments.text, shortest=1),
-    }
-)
+_CHECKS: Mapping[str, tuple[Any, Callable[[str, Any], Any]]] = {
+    "priority": (Priority.P1, lambda name, given: arguments.choice(name, given, Priority)),
+    "timeout": _optional(arguments.span),
+    "deadline": _optional(arguments.moment),
+    "start_within": _optional(arguments.span),
+    "pin": _optional(arguments.text, shortest=1, longest=100),
+    "strategy": _optional(arguments.choice, kind=Strategy),
+    "wanted": (ANYTHING, _wanted),
+    "max_attempts": _optional(arguments.whole, low=1, high=1_000),
+    "results": (True, arguments.yes_or_no),
+    "stream": (False, arguments.yes_or_no),
+    "durable": (False, arguments.yes_or_no),
+    "idempotency_key": _optional(checked_key),
+    "delay": _optional(_delay),
+    "at": _optional(_instant),
+    "submit_timeout": (SUBMIT_SECONDS, arguments.span),
+    "headers": _optional(checked_headers),
+    "task_id": _optional(arguments.text, shortest=1),
+}
 """The default of each option, and the check of any other value."""
 NONE_FIELDS = frozenset(name for name, (default, _) in _CHECKS.items() if default is None)
 """The names of the options that may be None."""

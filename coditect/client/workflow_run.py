@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar, overload
 
 from coditect.blobs import whole_value
@@ -129,9 +128,7 @@ class Restorable:
         await self._control.ask(Verb.RESTORE, asked)
 
 
-ENDINGS: Mapping[str, WorkflowState] = MappingProxyType(
-    {f"workflow.{state.value}": state for state in WorkflowState if state.terminal}
-)
+ENDINGS: Mapping[str, WorkflowState] = {f"workflow.{state.value}": state for state in WorkflowState if state.terminal}
 """The event types that report the end of a workflow, with the final state that each means."""
 T = TypeVar("T")
 R = TypeVar("R")
@@ -479,6 +476,9 @@ def _ending_event(row: WorkflowRow) -> Event:
     )
 
 
-_ERRORS: Mapping[str, type[TaskError]] = MappingProxyType(
-    {"failed": TaskFailed, "dead": TaskFailed, "rejected": TaskRejected, "canceled": TaskCanceled}
-)
+_ERRORS: Mapping[str, type[TaskError]] = {
+    "failed": TaskFailed,
+    "dead": TaskFailed,
+    "rejected": TaskRejected,
+    "canceled": TaskCanceled,
+}

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Annotated, Any, NoReturn, Protocol, Self, Unpack
 
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
@@ -48,7 +48,7 @@ MAX_RESOURCE_BYTES = 500
 RENEWALS = 3
 """The number of times that a lock is renewed within its TTL, so that one lost renewal loses no lock."""
 MOST_METADATA_BYTES = 4_000
-NO_METADATA: Mapping[str, Any] = MappingProxyType({})
+NO_METADATA: Mapping[str, Any] = {}
 LEADER = "leader:"
 """The prefix of the resource of an election: the holder of its lock is the leader."""
 

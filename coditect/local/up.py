@@ -15,7 +15,6 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
 from secrets import token_urlsafe
-from types import MappingProxyType
 
 from pydantic import TypeAdapter
 
@@ -59,18 +58,16 @@ class Role(StrEnum):
     API = "api"
 
 
-NEEDED_BY: Mapping[str, tuple[Role, ...]] = MappingProxyType(
-    {
-        "CODITECT_MANAGEMENT_URL": (Role.DISPATCHER, Role.API),
-        "CODITECT_APPROVAL_KEY": (Role.DISPATCHER, Role.API),
-        "CODITECT_STORE_URL": (Role.DISPATCHER,),
-        "FDB_TLS_*": (Role.DISPATCHER,),
-        "CODITECT_API_*": (Role.API,),
-        "CODITECT_CHAT_*": (Role.AGENT,),
-        "CODITECT_A2A_*": (Role.AGENT,),
-        "CODITECT_GIT_*": (Role.AGENT,),
-    }
-)
+NEEDED_BY: Mapping[str, tuple[Role, ...]] = {
+    "CODITECT_MANAGEMENT_URL": (Role.DISPATCHER, Role.API),
+    "CODITECT_APPROVAL_KEY": (Role.DISPATCHER, Role.API),
+    "CODITECT_STORE_URL": (Role.DISPATCHER,),
+    "FDB_TLS_*": (Role.DISPATCHER,),
+    "CODITECT_API_*": (Role.API,),
+    "CODITECT_CHAT_*": (Role.AGENT,),
+    "CODITECT_A2A_*": (Role.AGENT,),
+    "CODITECT_GIT_*": (Role.AGENT,),
+}
 """The variables, by name or pattern, that some programs of a fleet need and no other gets; all get the others."""
 
 

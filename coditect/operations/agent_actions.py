@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from types import MappingProxyType
 from typing import Any
 
 from coditect.client.client import Client
@@ -17,9 +16,12 @@ from coditect.model.duration import Duration
 
 ANY = "*"
 """The target that means any agent that offers the action."""
-PRIORITIES: Mapping[str, Priority] = MappingProxyType(
-    {"low": Priority.P2, "medium": Priority.P1, "high": Priority.P1, "critical": Priority.P0}
-)
+PRIORITIES: Mapping[str, Priority] = {
+    "low": Priority.P2,
+    "medium": Priority.P1,
+    "high": Priority.P1,
+    "critical": Priority.P0,
+}
 
 
 async def request_agent_action(

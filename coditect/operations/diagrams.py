@@ -11,7 +11,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from coditect.broker.topology import Topology, topology_by_declarer
 from coditect.model.registration import AgentRecord
@@ -22,38 +21,34 @@ from coditect.wire import routing
 
 RETRY = "coditect.retry.after.<delay>"
 CLIENT, API, DISPATCHER, AGENT, PROGRAM = "client", "api", "dispatcher", "agent", "program"
-PUBLISHERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        routing.SUBMIT: (CLIENT, API, AGENT, DISPATCHER),
-        routing.TASKS: (PROGRAM, CLIENT, API),
-        routing.AGENTS: (CLIENT, API, AGENT, DISPATCHER),
-        routing.REPLIES: (AGENT, API, DISPATCHER),
-        routing.EVENTS: (CLIENT, API, AGENT, DISPATCHER),
-        routing.BROADCAST: (CLIENT, API, AGENT, DISPATCHER),
-        routing.RESULTS: (AGENT, API, DISPATCHER),
-        routing.CONTROL: (CLIENT, API, AGENT, DISPATCHER),
-        routing.DEAD: (AGENT, API),
-        RETRY: (AGENT, API),
-        routing.RETRY_BACK: (),
-        routing.UNROUTED: (),
-    }
-)
+PUBLISHERS: Mapping[str, tuple[str, ...]] = {
+    routing.SUBMIT: (CLIENT, API, AGENT, DISPATCHER),
+    routing.TASKS: (PROGRAM, CLIENT, API),
+    routing.AGENTS: (CLIENT, API, AGENT, DISPATCHER),
+    routing.REPLIES: (AGENT, API, DISPATCHER),
+    routing.EVENTS: (CLIENT, API, AGENT, DISPATCHER),
+    routing.BROADCAST: (CLIENT, API, AGENT, DISPATCHER),
+    routing.RESULTS: (AGENT, API, DISPATCHER),
+    routing.CONTROL: (CLIENT, API, AGENT, DISPATCHER),
+    routing.DEAD: (AGENT, API),
+    RETRY: (AGENT, API),
+    routing.RETRY_BACK: (),
+    routing.UNROUTED: (),
+}
 """The processes that publish to each exchange; where there is none, only the broker itself routes messages to it.
 
 The API does what agents do, for the HTTP agents.
 """
-_CONSUMERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "an agent, for each capability": (AGENT, API),
-        "an agent process": (AGENT, API),
-        "a process that asks": (CLIENT, API, AGENT),
-        "a listener": (CLIENT, API),
-        "a dispatcher": (DISPATCHER,),
-        "a dispatcher, for each of its shards": (DISPATCHER,),
-        "a dispatcher, for each trigger": (DISPATCHER,),
-        "an API, for each webhook": (API,),
-    }
-)
+_CONSUMERS: Mapping[str, tuple[str, ...]] = {
+    "an agent, for each capability": (AGENT, API),
+    "an agent process": (AGENT, API),
+    "a process that asks": (CLIENT, API, AGENT),
+    "a listener": (CLIENT, API),
+    "a dispatcher": (DISPATCHER,),
+    "a dispatcher, for each of its shards": (DISPATCHER,),
+    "a dispatcher, for each trigger": (DISPATCHER,),
+    "an API, for each webhook": (API,),
+}
 """The processes that consume the queues, by who declares them."""
 _UNCONSUMED = re.compile(r"unrouted|dead\.<capability>|retry\..*|coditect\.epoch\..*")
 _PATH = ("every process", "an agent, for each capability", "an agent process", "a process that asks")

@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
-from types import MappingProxyType
 
 from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
@@ -100,22 +99,20 @@ class Target:
     unit: str
 
 
-TARGETS: Mapping[str, Target] = MappingProxyType(
-    {
-        "autonomy": Target(Bound.AT_LEAST, 95, "%"),
-        "dispatch": Target(Bound.BELOW, 5, "s"),
-        "agent to agent": Target(Bound.BELOW, 2, "s"),
-        "throughput": Target(Bound.AT_LEAST, 100, "tasks/min"),
-        "submits served": Target(Bound.AT_LEAST, 99.9, "%"),
-        "recovery": Target(Bound.BELOW, 60, "s"),
-        "utilization": Target(Bound.AT_LEAST, 70, "%"),
-        "completion": Target(Bound.ABOVE, 95, "%"),
-        "state query": Target(Bound.BELOW, 50, "ms"),
-        "lock collisions": Target(Bound.BELOW, 1, "%"),
-        "capability matching": Target(Bound.AT_LEAST, 100, "%"),
-        "locks freed": Target(Bound.AT_MOST, 5, "s"),
-    }
-)
+TARGETS: Mapping[str, Target] = {
+    "autonomy": Target(Bound.AT_LEAST, 95, "%"),
+    "dispatch": Target(Bound.BELOW, 5, "s"),
+    "agent to agent": Target(Bound.BELOW, 2, "s"),
+    "throughput": Target(Bound.AT_LEAST, 100, "tasks/min"),
+    "submits served": Target(Bound.AT_LEAST, 99.9, "%"),
+    "recovery": Target(Bound.BELOW, 60, "s"),
+    "utilization": Target(Bound.AT_LEAST, 70, "%"),
+    "completion": Target(Bound.ABOVE, 95, "%"),
+    "state query": Target(Bound.BELOW, 50, "ms"),
+    "lock collisions": Target(Bound.BELOW, 1, "%"),
+    "capability matching": Target(Bound.AT_LEAST, 100, "%"),
+    "locks freed": Target(Bound.AT_MOST, 5, "s"),
+}
 """All targets of the scorecard by name, in their order."""
 
 

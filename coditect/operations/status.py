@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from types import MappingProxyType
 from typing import Any
 
 from coditect.aio.clock import Clock, SystemClock
@@ -17,7 +16,7 @@ from coditect.model.capability import Priority
 from coditect.wire import routing
 from coditect.wire.control import Verb
 
-NO_RATES: Mapping[str, QueueRates] = MappingProxyType({})
+NO_RATES: Mapping[str, QueueRates] = {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ import asyncio
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
@@ -31,9 +30,11 @@ WORST_FIRST = (TaskState.DEAD, TaskState.FAILED, TaskState.REJECTED, TaskState.C
 _NEVER_RAN = frozenset({"predecessor", "canceled"})
 _CONSEQUENCES = _NEVER_RAN | {"element"}
 """The reasons of nodes that ended without a value only because another node did."""
-_ENDED: Mapping[TaskState, str] = MappingProxyType(
-    {TaskState.FAILED: "failed", TaskState.DEAD: "was given up", TaskState.REJECTED: "was rejected"}
-)
+_ENDED: Mapping[TaskState, str] = {
+    TaskState.FAILED: "failed",
+    TaskState.DEAD: "was given up",
+    TaskState.REJECTED: "was rejected",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import ClassVar
 
 from coditect.errors import InputError, SetupError
@@ -398,19 +397,17 @@ DECLARED: tuple[type[Declared], ...] = (
 )
 """Every class of settings, in the order of the documentation."""
 
-SET_BY_PROGRAMS: Mapping[str, str] = MappingProxyType(
-    {
-        "CODITECT_API_URL": "The API's address, in `.coditect/env`: for `curl` and scripts",
-        "CODITECT_TASK_ID": "The task that a [command](programs.md#what-a-command-gets) of an agent executes",
-        "CODITECT_CAPABILITY": "That task's capability",
-        "CODITECT_ATTEMPT": "The number of the attempt",
-        "CODITECT_FENCE": "The attempt's fence",
-        "CODITECT_STARTED_BY": "The mark by which `coditect up` finds its processes again; on Linux also the start of "
-        "their names in `ps`",
-        "CODITECT_PARENT_PID": "The process with which a process of `--processes` ends",
-        "CODITECT_BEGAN_FILE": "The file by which a process of `--processes` reports to its parent",
-    }
-)
+SET_BY_PROGRAMS: Mapping[str, str] = {
+    "CODITECT_API_URL": "The API's address, in `.coditect/env`: for `curl` and scripts",
+    "CODITECT_TASK_ID": "The task that a [command](programs.md#what-a-command-gets) of an agent executes",
+    "CODITECT_CAPABILITY": "That task's capability",
+    "CODITECT_ATTEMPT": "The number of the attempt",
+    "CODITECT_FENCE": "The attempt's fence",
+    "CODITECT_STARTED_BY": "The mark by which `coditect up` finds its processes again; on Linux also the start of "
+    "their names in `ps`",
+    "CODITECT_PARENT_PID": "The process with which a process of `--processes` ends",
+    "CODITECT_BEGAN_FILE": "The file by which a process of `--processes` reports to its parent",
+}
 """Variables that no person sets: a program sets them for the processes that it starts."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
@@ -165,7 +164,7 @@ def history_header(attempts: tuple[Mapping[str, Any], ...]) -> str:
 
 
 TRACEPARENT = "traceparent"
-MAX_TRACE_CHARS: Mapping[str, int] = MappingProxyType({TRACEPARENT: 128, "tracestate": 1024, "baggage": 8192})
+MAX_TRACE_CHARS: Mapping[str, int] = {TRACEPARENT: 128, "tracestate": 1024, "baggage": 8192}
 """The trace headers of a message, each with the number of characters that it may have."""
 _NAMES = frozenset(MAX_TRACE_CHARS)
 WORKFLOW_ID, WORKFLOW_NAME, NODE_ID = "coditect.workflow.id", "coditect.workflow.name", "coditect.node_id"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from coditect.errors import InvalidTask, NotFound
@@ -143,6 +142,6 @@ def _needed(tr: Reads, since_ms: int, until_ms: int) -> tuple[list[dict[str, Any
     return sorted(groups.values(), key=lambda one: -one["count"]), len(rows) < MOST_ENTRIES
 
 
-APPROVAL_VERBS: Mapping[str, Query | ShardChange] = MappingProxyType({Verb.APPROVAL_SHOW: Query(show)})
-AUDIT_VERBS: Mapping[str, Query | ShardChange] = MappingProxyType({Verb.AUDIT_LIST: Query(list_audit)})
-AUTONOMY_VERBS: Mapping[str, Query | ShardChange] = MappingProxyType({Verb.AUTONOMY: Query(report)})
+APPROVAL_VERBS: Mapping[str, Query | ShardChange] = {Verb.APPROVAL_SHOW: Query(show)}
+AUDIT_VERBS: Mapping[str, Query | ShardChange] = {Verb.AUDIT_LIST: Query(list_audit)}
+AUTONOMY_VERBS: Mapping[str, Query | ShardChange] = {Verb.AUTONOMY: Query(report)}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Self
 
 from coditect.model.limits import LONGEST_RESET_SECONDS, MAX_BREAKER_NAME_BYTES, BreakerState
@@ -181,13 +180,11 @@ def _shard_key(body: Body) -> str:
     return f"breaker:{text(body, 'name')}"
 
 
-BREAKER_VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
-    {
-        Verb.BREAKER_TRIP: ShardChange(trip, _shard_key),
-        Verb.BREAKER_PERMIT: ShardChange(permit, _shard_key),
-        Verb.BREAKER_DECIDE: ShardChange(decide, _shard_key),
-        Verb.BREAKER_HOLD: ShardChange(hold, _shard_key),
-        Verb.BREAKER_RESET: ShardChange(reset, _shard_key),
-        Verb.BREAKER_LIST: Query(list_breakers),
-    }
-)
+BREAKER_VERBS: Mapping[str, Query | ShardChange] = {
+    Verb.BREAKER_TRIP: ShardChange(trip, _shard_key),
+    Verb.BREAKER_PERMIT: ShardChange(permit, _shard_key),
+    Verb.BREAKER_DECIDE: ShardChange(decide, _shard_key),
+    Verb.BREAKER_HOLD: ShardChange(hold, _shard_key),
+    Verb.BREAKER_RESET: ShardChange(reset, _shard_key),
+    Verb.BREAKER_LIST: Query(list_breakers),
+}

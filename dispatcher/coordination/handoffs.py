@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 from coditect.errors import Conflict, InputError, InvalidTask, NotFound, Retryable, TooLarge
@@ -421,15 +420,13 @@ def _fits(handoff: HandoffRecord, agent: str | None, body: Body) -> bool:
     return (not agent or agent in named) and (handoff.is_open or not body.get("open"))
 
 
-HANDOFF_VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
-    {
-        # the ticket, and the state of the handoff, say whether it was done
-        Verb.HANDOFF_REQUEST: ShardChange(request, deduplicated=False),
-        Verb.HANDOFF_ACCEPT: ShardChange(accept, _by_id, deduplicated=False),
-        Verb.HANDOFF_DECLINE: ShardChange(decline, _by_id, deduplicated=False),
-        Verb.HANDOFF_WITHDRAW: ShardChange(withdraw, _by_id, deduplicated=False),
-        Verb.HANDOFF_SHOW: Query(show),
-        Verb.HANDOFF_LIST: Query(list_handoffs),
-    }
-)
-HANDOFF_TIMERS: Mapping[str, Callable[[UnitOfWork, Timer], None]] = MappingProxyType({EXPIRY: expired})
+HANDOFF_VERBS: Mapping[str, Query | ShardChange] = {
+    # the ticket, and the state of the handoff, say whether it was done
+    Verb.HANDOFF_REQUEST: ShardChange(request, deduplicated=False),
+    Verb.HANDOFF_ACCEPT: ShardChange(accept, _by_id, deduplicated=False),
+    Verb.HANDOFF_DECLINE: ShardChange(decline, _by_id, deduplicated=False),
+    Verb.HANDOFF_WITHDRAW: ShardChange(withdraw, _by_id, deduplicated=False),
+    Verb.HANDOFF_SHOW: Query(show),
+    Verb.HANDOFF_LIST: Query(list_handoffs),
+}
+HANDOFF_TIMERS: Mapping[str, Callable[[UnitOfWork, Timer], None]] = {EXPIRY: expired}

@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from coditect.errors import InvalidTask
@@ -453,14 +452,12 @@ def _shown(resource: str, ticket: rows.Ticket) -> dict[str, Any]:
     }
 
 
-LOCK_VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
-    {
-        # the ticket says whether it was done
-        Verb.LOCK_ACQUIRE: ShardChange(acquire, _shard_key, deduplicated=False),
-        Verb.LOCK_RENEW: ShardChange(renew, _shard_key, deduplicated=False),
-        # of a ticket it does nothing twice; by force it would take the lock from the next holder, too
-        Verb.LOCK_RELEASE: ShardChange(release, _shard_key, deduplicated=lambda body: "ticket" not in body),
-        Verb.LOCK_LIST: Query(list_locks),
-    }
-)
-LOCK_TIMERS: Mapping[str, Callable[[UnitOfWork, Timer], None]] = MappingProxyType({LOCK_EXPIRY: expired})
+LOCK_VERBS: Mapping[str, Query | ShardChange] = {
+    # the ticket says whether it was done
+    Verb.LOCK_ACQUIRE: ShardChange(acquire, _shard_key, deduplicated=False),
+    Verb.LOCK_RENEW: ShardChange(renew, _shard_key, deduplicated=False),
+    # of a ticket it does nothing twice; by force it would take the lock from the next holder, too
+    Verb.LOCK_RELEASE: ShardChange(release, _shard_key, deduplicated=lambda body: "ticket" not in body),
+    Verb.LOCK_LIST: Query(list_locks),
+}
+LOCK_TIMERS: Mapping[str, Callable[[UnitOfWork, Timer], None]] = {LOCK_EXPIRY: expired}

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 from coditect.errors import InputError, InvalidTask
@@ -184,15 +183,13 @@ def _shard_key(body: Body) -> str:
     return f"schedule:{text(body, 'schedule')}"
 
 
-SCHEDULE_VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
-    {
-        Verb.SCHEDULE_CREATE: ShardChange(create, _shard_key),
-        Verb.SCHEDULE_PAUSE: ShardChange(pause, _shard_key),
-        Verb.SCHEDULE_RESUME: ShardChange(resume, _shard_key),
-        Verb.SCHEDULE_RUN: ShardChange(run, _shard_key),
-        Verb.SCHEDULE_DELETE: ShardChange(delete, _shard_key),
-        Verb.SCHEDULE_LIST: Query(list_schedules),
-        Verb.SCHEDULE_SHOW: Query(show_schedule),
-    }
-)
-SCHEDULE_TIMERS: Mapping[str, Callable[[UnitOfWork, Timer], None]] = MappingProxyType({TICK: tick})
+SCHEDULE_VERBS: Mapping[str, Query | ShardChange] = {
+    Verb.SCHEDULE_CREATE: ShardChange(create, _shard_key),
+    Verb.SCHEDULE_PAUSE: ShardChange(pause, _shard_key),
+    Verb.SCHEDULE_RESUME: ShardChange(resume, _shard_key),
+    Verb.SCHEDULE_RUN: ShardChange(run, _shard_key),
+    Verb.SCHEDULE_DELETE: ShardChange(delete, _shard_key),
+    Verb.SCHEDULE_LIST: Query(list_schedules),
+    Verb.SCHEDULE_SHOW: Query(show_schedule),
+}
+SCHEDULE_TIMERS: Mapping[str, Callable[[UnitOfWork, Timer], None]] = {TICK: tick}

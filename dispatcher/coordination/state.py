@@ -10,7 +10,6 @@ The lessons are shared state, to which the owner of their space's shard adds wha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from coditect.errors import InputError, InvalidTask, NotFound, Retryable, VersionConflict
@@ -222,15 +221,11 @@ def _forget(unit: UnitOfWork, name: str, last: StateVersion) -> None:
     values.clear(unit.tr, value_key(LESSONS_SPACE, name, last.number))
 
 
-STATE_VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
-    {
-        Verb.STATE_GET: Query(get),
-        Verb.STATE_PUT: ShardChange(put, _shard_key),
-        Verb.STATE_LIST: Query(list_keys),
-        Verb.STATE_HISTORY: Query(history),
-    }
-)
-LESSON_VERBS: Mapping[str, ShardChange] = MappingProxyType(
-    {RECORD_LESSONS: ShardChange(record, lambda _: LESSONS_SPACE, own=True)}
-)
+STATE_VERBS: Mapping[str, Query | ShardChange] = {
+    Verb.STATE_GET: Query(get),
+    Verb.STATE_PUT: ShardChange(put, _shard_key),
+    Verb.STATE_LIST: Query(list_keys),
+    Verb.STATE_HISTORY: Query(history),
+}
+LESSON_VERBS: Mapping[str, ShardChange] = {RECORD_LESSONS: ShardChange(record, lambda _: LESSONS_SPACE, own=True)}
 """The handler of the dispatcher's own request to add lessons, by its verb."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 from coditect.errors import InputError, InvalidTask, TooLarge
@@ -302,16 +301,14 @@ def _fits(thread: ThreadRecord, body: Body) -> bool:
     )
 
 
-THREAD_VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
-    {
-        # the ids of the thread and of the message say whether it was done
-        Verb.THREAD_OPEN: ShardChange(open_thread, _shard_key, deduplicated=False),
-        Verb.THREAD_SAY: ShardChange(say, _shard_key, deduplicated=False),
-        Verb.THREAD_READ: ShardChange(read, _shard_key, deduplicated=False),
-        Verb.THREAD_CLOSE: ShardChange(close, _shard_key, deduplicated=False),
-        Verb.THREAD_SHOW: Query(show),
-        Verb.THREAD_MESSAGES: Query(list_messages),
-        Verb.THREAD_LIST: Query(list_threads),
-    }
-)
-THREAD_TIMERS: Mapping[str, Callable[[UnitOfWork, Timer], None]] = MappingProxyType({EXPIRY: expired})
+THREAD_VERBS: Mapping[str, Query | ShardChange] = {
+    # the ids of the thread and of the message say whether it was done
+    Verb.THREAD_OPEN: ShardChange(open_thread, _shard_key, deduplicated=False),
+    Verb.THREAD_SAY: ShardChange(say, _shard_key, deduplicated=False),
+    Verb.THREAD_READ: ShardChange(read, _shard_key, deduplicated=False),
+    Verb.THREAD_CLOSE: ShardChange(close, _shard_key, deduplicated=False),
+    Verb.THREAD_SHOW: Query(show),
+    Verb.THREAD_MESSAGES: Query(list_messages),
+    Verb.THREAD_LIST: Query(list_threads),
+}
+THREAD_TIMERS: Mapping[str, Callable[[UnitOfWork, Timer], None]] = {EXPIRY: expired}

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from coditect.errors import InputError, InvalidTask, NotFound
@@ -206,13 +205,11 @@ def _shard_key(body: Body) -> str:
     return rows.shard_key(text(body, "trigger"))
 
 
-TRIGGER_VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
-    {
-        Verb.TRIGGER_ADD: ShardChange(add, _shard_key),
-        Verb.TRIGGER_PAUSE: ShardChange(pause, _shard_key),
-        Verb.TRIGGER_RESUME: ShardChange(resume, _shard_key),
-        Verb.TRIGGER_REMOVE: ShardChange(remove, _shard_key),
-        Verb.TRIGGER_FIRE: ShardChange(fire, _shard_key, deduplicated=False),  # the event's id says if it came before
-        Verb.TRIGGER_LIST: Query(list_triggers),
-    }
-)
+TRIGGER_VERBS: Mapping[str, Query | ShardChange] = {
+    Verb.TRIGGER_ADD: ShardChange(add, _shard_key),
+    Verb.TRIGGER_PAUSE: ShardChange(pause, _shard_key),
+    Verb.TRIGGER_RESUME: ShardChange(resume, _shard_key),
+    Verb.TRIGGER_REMOVE: ShardChange(remove, _shard_key),
+    Verb.TRIGGER_FIRE: ShardChange(fire, _shard_key, deduplicated=False),  # the event's id says if it came before
+    Verb.TRIGGER_LIST: Query(list_triggers),
+}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from coditect.errors import CoditectError, InputError, Retryable
@@ -264,24 +263,22 @@ def fill(unit: UnitOfWork, command: Fill) -> bool:
     return False
 
 
-COMMANDS: Mapping[type, Callable[[UnitOfWork, Any], Any]] = MappingProxyType(
-    {
-        Finished: finish.finished,
-        Began: finish.began,
-        Heard: finish.heard,
-        Claimed: finish.claimed,
-        AgentFate: finish.agent_fate,
-        Lost: finish.lost,
-        Due: verbs.due,
-        NoQueue: timeouts.no_queue,
-        Proposed: propose,
-        Fill: fill,
-        Show: show,
-        Look: look,
-        Evaluated: lambda unit, command: advance.evaluated(unit, command.node_key, command.token, command.inputs),
-        Continue: lambda unit, _: continuations.go_on(unit),
-        Rebuild: lambda unit, command: republish.begin(unit, command.marker, command.occasion, kept=command.kept),
-        Asked: verbs.ask,
-    }
-)
+COMMANDS: Mapping[type, Callable[[UnitOfWork, Any], Any]] = {
+    Finished: finish.finished,
+    Began: finish.began,
+    Heard: finish.heard,
+    Claimed: finish.claimed,
+    AgentFate: finish.agent_fate,
+    Lost: finish.lost,
+    Due: verbs.due,
+    NoQueue: timeouts.no_queue,
+    Proposed: propose,
+    Fill: fill,
+    Show: show,
+    Look: look,
+    Evaluated: lambda unit, command: advance.evaluated(unit, command.node_key, command.token, command.inputs),
+    Continue: lambda unit, _: continuations.go_on(unit),
+    Rebuild: lambda unit, command: republish.begin(unit, command.marker, command.occasion, kept=command.kept),
+    Asked: verbs.ask,
+}
 """The handler of each kind of command."""

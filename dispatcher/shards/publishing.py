@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
-from types import MappingProxyType
 
 from coditect.broker.port import Broker
 from coditect.errors import CoditectError, Overloaded, Unroutable
@@ -38,10 +37,11 @@ from dispatcher.ports import Ports
 log = logging.getLogger(__name__)
 
 TASK_PUBLISH_SECONDS = 30.0
-TYPES: Mapping[TaskState, str] = MappingProxyType(
-    {state: f"node.{state.value}" for state in TaskState}
-    | {TaskState.WORKING: "node.started", TaskState.RETRY_WAIT: "node.retrying"}
-)
+TYPES: Mapping[TaskState, str] = {
+    **{state: f"node.{state.value}" for state in TaskState},
+    TaskState.WORKING: "node.started",
+    TaskState.RETRY_WAIT: "node.retrying",
+}
 """The type of the event that is published when a node enters a state, by state."""
 Sent = Callable[[Publication, BaseException | None], None]
 

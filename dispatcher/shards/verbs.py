@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from types import MappingProxyType
 from typing import Any, Final
 
 from dispatcher.ledger import timers
@@ -19,24 +18,22 @@ from dispatcher.ledger.nodes import limits
 from dispatcher.ledger.timers import LOCK_EXPIRY
 from dispatcher.ledger.unit_of_work import UnitOfWork
 
-COORDINATION: Mapping[str, str] = MappingProxyType(
-    {
-        noun: f"dispatcher.coordination.{module}"
-        for noun, module in (
-            ("approval", "approvals"),
-            ("audit", "approvals"),
-            ("autonomy", "approvals"),
-            ("breaker", "breakers"),
-            ("handoff", "handoffs"),
-            ("lesson", "state"),
-            ("lock", "locks"),
-            ("schedule", "schedules"),
-            ("state", "state"),
-            ("thread", "threads"),
-            ("trigger", "triggers"),
-        )
-    }
-)
+COORDINATION: Mapping[str, str] = {
+    noun: f"dispatcher.coordination.{module}"
+    for noun, module in (
+        ("approval", "approvals"),
+        ("audit", "approvals"),
+        ("autonomy", "approvals"),
+        ("breaker", "breakers"),
+        ("handoff", "handoffs"),
+        ("lesson", "state"),
+        ("lock", "locks"),
+        ("schedule", "schedules"),
+        ("state", "state"),
+        ("thread", "threads"),
+        ("trigger", "triggers"),
+    )
+}
 """The module of coordination for each noun with which verbs and kinds of timers begin, as `lock` in `lock.acquire`."""
 HELD: Final = limits.TIME_LIMIT_TIMERS | {LOCK_EXPIRY}
 """The kinds of timers that end an overdue node or lock, and so are held back while no sign of life can arrive."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
 
 from pydantic import BaseModel
 
@@ -26,7 +25,7 @@ STEP, TAKE_BACK = "chaos.step", "chaos.take_back"
 MARK, LEFT, RIGHT, JOIN, LAST = "mark", "left", "right", "join", "last"
 NAMED = "joining"
 """The checkpoint on request that the handler of `join` makes."""
-DISCARDS: Mapping[str, tuple[str, ...]] = MappingProxyType({MARK: (LEFT, RIGHT, JOIN, LAST), NAMED: (JOIN, LAST)})
+DISCARDS: Mapping[str, tuple[str, ...]] = {MARK: (LEFT, RIGHT, JOIN, LAST), NAMED: (JOIN, LAST)}
 """The nodes that a restore discards, by the checkpoint."""
 TRAIL, THERE = "trail", "there"
 """The keys of shared state: what each node made, and what the first node writes and `join` removes."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 from chaos.load.parts import (
     contests,
@@ -32,4 +31,4 @@ _ALL = (
     poison.SUICIDES,
     poison.SWALLOWED,
 )
-PARTS: Mapping[str, LoadPart] = MappingProxyType({one.name: one for one in _ALL})
+PARTS: Mapping[str, LoadPart] = {one.name: one for one in _ALL}

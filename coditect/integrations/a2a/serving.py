@@ -14,7 +14,6 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 from a2a.auth.user import User
@@ -183,7 +182,7 @@ LEDGER_CANCEL_SECONDS = 5.0
 ADDRESS = "coditect.address"
 """The name under which the context of a call has the address at which the sender reaches the agent."""
 DURABLE = Options(durable=True)
-DECISIONS: Mapping[str, bool] = MappingProxyType({"grant": True, "deny": False})
+DECISIONS: Mapping[str, bool] = {"grant": True, "deny": False}
 """The texts that answer the approval of a task, and whether they grant it."""
 
 

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from types import MappingProxyType
 
 from a2a.server.events.event_queue import Event as A2aEvent
 from a2a.types.a2a_pb2 import (
@@ -41,27 +40,25 @@ from coditect.workflow.states import TaskState
 
 CONTEXT = "a2a.context"
 """The label of a durable task's workflow that has the task's context."""
-A2A_KIND: Mapping[str, str] = MappingProxyType({"a2a": "task"})
+A2A_KIND: Mapping[str, str] = {"a2a": "task"}
 """The label of the workflows of all tasks that A2A clients sent."""
 RESULT_ARTIFACT = "result"
 """The id of the artifact that has a task's value."""
-STATES: Mapping[TaskState, A2aState] = MappingProxyType(
-    {
-        TaskState.BLOCKED: A2aState.TASK_STATE_SUBMITTED,
-        TaskState.READY: A2aState.TASK_STATE_SUBMITTED,
-        TaskState.PUBLISHED: A2aState.TASK_STATE_SUBMITTED,
-        TaskState.WAITING: A2aState.TASK_STATE_SUBMITTED,
-        TaskState.WORKING: A2aState.TASK_STATE_WORKING,
-        TaskState.RETRY_WAIT: A2aState.TASK_STATE_WORKING,
-        TaskState.AWAITING_APPROVAL: A2aState.TASK_STATE_INPUT_REQUIRED,
-        TaskState.COMPLETED: A2aState.TASK_STATE_COMPLETED,
-        TaskState.FAILED: A2aState.TASK_STATE_FAILED,
-        TaskState.DEAD: A2aState.TASK_STATE_FAILED,
-        TaskState.CANCELED: A2aState.TASK_STATE_CANCELED,
-        TaskState.SKIPPED: A2aState.TASK_STATE_CANCELED,
-        TaskState.REJECTED: A2aState.TASK_STATE_REJECTED,
-    }
-)
+STATES: Mapping[TaskState, A2aState] = {
+    TaskState.BLOCKED: A2aState.TASK_STATE_SUBMITTED,
+    TaskState.READY: A2aState.TASK_STATE_SUBMITTED,
+    TaskState.PUBLISHED: A2aState.TASK_STATE_SUBMITTED,
+    TaskState.WAITING: A2aState.TASK_STATE_SUBMITTED,
+    TaskState.WORKING: A2aState.TASK_STATE_WORKING,
+    TaskState.RETRY_WAIT: A2aState.TASK_STATE_WORKING,
+    TaskState.AWAITING_APPROVAL: A2aState.TASK_STATE_INPUT_REQUIRED,
+    TaskState.COMPLETED: A2aState.TASK_STATE_COMPLETED,
+    TaskState.FAILED: A2aState.TASK_STATE_FAILED,
+    TaskState.DEAD: A2aState.TASK_STATE_FAILED,
+    TaskState.CANCELED: A2aState.TASK_STATE_CANCELED,
+    TaskState.SKIPPED: A2aState.TASK_STATE_CANCELED,
+    TaskState.REJECTED: A2aState.TASK_STATE_REJECTED,
+}
 """The A2A state of a task in each state of the control plane."""
 ENDED = frozenset(STATES[state] for state in TaskState if state.terminal)
 ASKING = A2aState.TASK_STATE_INPUT_REQUIRED

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from types import MappingProxyType
 
 import httpx2
 
@@ -27,10 +26,8 @@ HTTP_HEADERS = {
     "user-agent": "coditect",
 }
 BAD_REQUEST = 400
-_OUTCOMES: Mapping[type[Exception], str] = MappingProxyType(
-    {AgentRefused: "unreachable", AgentLost: "lost", AnswerBroken: "broken"}
-)
-NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+_OUTCOMES: Mapping[type[Exception], str] = {AgentRefused: "unreachable", AgentLost: "lost", AnswerBroken: "broken"}
+NO_HEADERS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)

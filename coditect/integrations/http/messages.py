@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from secrets import token_urlsafe
-from types import MappingProxyType
 from typing import Any, Literal
 from uuid import UUID
 
@@ -29,9 +28,7 @@ from coditect.wire import control_messages, routing
 from coditect.wire.routing import Address
 
 PriorityWord = Literal["low", "medium", "high", "critical"]
-WORDS: Mapping[Priority, PriorityWord] = MappingProxyType(
-    {Priority.P0: "critical", Priority.P1: "medium", Priority.P2: "low"}
-)
+WORDS: Mapping[Priority, PriorityWord] = {Priority.P0: "critical", Priority.P1: "medium", Priority.P2: "low"}
 
 
 class AgentRequestEvent(BaseModel):

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
-from types import MappingProxyType
 from typing import Annotated, Any
 from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
 
@@ -267,10 +266,15 @@ MAX_REGISTRATION_BYTES = 256 * 1024
 MAX_HTTP_CAPABILITIES = 200
 MOST_SLOTS = 1_000
 Text = Annotated[str, Field(max_length=1_000)]
-TYPES: Mapping[str, str] = MappingProxyType(
-    {name: name for name in ("string", "integer", "number", "boolean", "object", "array", "null")}
-    | {"str": "string", "int": "integer", "float": "number", "bool": "boolean", "dict": "object", "list": "array"}
-)
+TYPES: Mapping[str, str] = {
+    **{name: name for name in ("string", "integer", "number", "boolean", "object", "array", "null")},
+    "str": "string",
+    "int": "integer",
+    "float": "number",
+    "bool": "boolean",
+    "dict": "object",
+    "list": "array",
+}
 """The names of types in `parameters` that an input is checked by, and their JSON Schema types."""
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -178,26 +177,24 @@ def _between(space: Space, body: Body) -> KeyRange:
     return begin, end
 
 
-LEDGER_VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
-    {
-        # a start's chunks and key say whether it was done
-        Verb.START: ShardChange(submit.start, submit.identity, deduplicated=False),
-        Verb.CANCEL: ShardChange(control.cancel),
-        Verb.PAUSE: ShardChange(control.pause),
-        Verb.RESUME: ShardChange(redrive.resume),
-        Verb.REDRIVE: ShardChange(redrive.redrive),
-        Verb.ANSWER: ShardChange(control.answer),
-        Verb.SIGNAL: ShardChange(signals.signal, deduplicated=False),  # its id says whether it came before
-        Verb.CHECKPOINT: ShardChange(checkpoints.make),
-        Verb.RESTORE: ShardChange(restore.restore),
-        Verb.CHECKPOINTS: Query(checkpoints.listing),
-        Verb.RESTORE_PLAN: Query(checkpoints.plan),
-        Verb.LIST: Query(list_workflows),
-        Verb.NODES: Query(queries.nodes),
-        Verb.ATTEMPTS: Query(queries.attempts),
-        Verb.NODE_INPUT: Query(queries.node_input),
-        Verb.DEAD: Query(queries.dead),
-        Verb.APPROVALS: Query(queries.approvals),
-    }
-)
+LEDGER_VERBS: Mapping[str, Query | ShardChange] = {
+    # a start's chunks and key say whether it was done
+    Verb.START: ShardChange(submit.start, submit.identity, deduplicated=False),
+    Verb.CANCEL: ShardChange(control.cancel),
+    Verb.PAUSE: ShardChange(control.pause),
+    Verb.RESUME: ShardChange(redrive.resume),
+    Verb.REDRIVE: ShardChange(redrive.redrive),
+    Verb.ANSWER: ShardChange(control.answer),
+    Verb.SIGNAL: ShardChange(signals.signal, deduplicated=False),  # its id says whether it came before
+    Verb.CHECKPOINT: ShardChange(checkpoints.make),
+    Verb.RESTORE: ShardChange(restore.restore),
+    Verb.CHECKPOINTS: Query(checkpoints.listing),
+    Verb.RESTORE_PLAN: Query(checkpoints.plan),
+    Verb.LIST: Query(list_workflows),
+    Verb.NODES: Query(queries.nodes),
+    Verb.ATTEMPTS: Query(queries.attempts),
+    Verb.NODE_INPUT: Query(queries.node_input),
+    Verb.DEAD: Query(queries.dead),
+    Verb.APPROVALS: Query(queries.approvals),
+}
 """The handler of each request verb about workflows; `shards/verbs.py` has the table of all verbs."""

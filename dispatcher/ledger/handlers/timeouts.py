@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 
 from coditect.model.result import Failure
 from coditect.workflow.definition import Approval, OnTimeout
@@ -100,17 +99,15 @@ def _give_up(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, failure: Fail
         advance.fail(unit, node_key, row, failure)
 
 
-_KINDS: Mapping[str, Callable[[UnitOfWork, NodeKey, NodeRecord, Timer], None]] = MappingProxyType(
-    {
-        claim.RETRY_TIMER: _try_again,
-        questions.TIMER: _answer,
-        waits.WAIT_TIMER: _waited,
-        waits.SIGNAL_TIMER: _not_signaled,
-        limits.START_TIMER: _not_started,
-        limits.TIMEOUT_TIMER: _not_told,
-        limits.DEADLINE_TIMER: _not_ended,
-    }
-)
+_KINDS: Mapping[str, Callable[[UnitOfWork, NodeKey, NodeRecord, Timer], None]] = {
+    claim.RETRY_TIMER: _try_again,
+    questions.TIMER: _answer,
+    waits.WAIT_TIMER: _waited,
+    waits.SIGNAL_TIMER: _not_signaled,
+    limits.START_TIMER: _not_started,
+    limits.TIMEOUT_TIMER: _not_told,
+    limits.DEADLINE_TIMER: _not_ended,
+}
 """The handler of each kind of a node's timers."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 
 from coditect.errors import InputError, NewerVersion, Retryable
 from coditect.workflow.states import TaskState, WorkflowState
@@ -153,23 +152,21 @@ def _compensation_input(unit: UnitOfWork, node_key: NodeKey) -> bytes:
     return b'{"input":%b,"result":%b}' % (body_of(unit, node_key, row), result)
 
 
-_CONTINUED: Mapping[str, Callable[[UnitOfWork, NodeKey, str, int], int]] = MappingProxyType(
-    {
-        advance.RELEASE: advance.release,
-        advance.EXPAND: advance.continue_expansion,
-        advance.EVALUATE: advance.evaluate_later,
-        advance.ELEMENTS: walks.cancel_elements,
-        advance.CANCEL: _walked(advance.CANCEL),
-        advance.RESUME: _walked(advance.RESUME),
-        advance.SHOW: _walked(advance.SHOW, MAX_SHOWN_NODES),
-        advance.AGAIN: redrive_steps.go_on,
-        redrive_steps.FIND: redrive_steps.find,
-        COMPENSATE: compensate,
-        children.START: begin.start,
-        children.CANCEL: begin.cancel,
-        CHILD_END: end.ended,
-        restore.STOP: restore.stop,
-        restore.RETURN: restore.go_on_with_state,
-        restore.DISCARD: restore.go_on,
-    }
-)
+_CONTINUED: Mapping[str, Callable[[UnitOfWork, NodeKey, str, int], int]] = {
+    advance.RELEASE: advance.release,
+    advance.EXPAND: advance.continue_expansion,
+    advance.EVALUATE: advance.evaluate_later,
+    advance.ELEMENTS: walks.cancel_elements,
+    advance.CANCEL: _walked(advance.CANCEL),
+    advance.RESUME: _walked(advance.RESUME),
+    advance.SHOW: _walked(advance.SHOW, MAX_SHOWN_NODES),
+    advance.AGAIN: redrive_steps.go_on,
+    redrive_steps.FIND: redrive_steps.find,
+    COMPENSATE: compensate,
+    children.START: begin.start,
+    children.CANCEL: begin.cancel,
+    CHILD_END: end.ended,
+    restore.STOP: restore.stop,
+    restore.RETURN: restore.go_on_with_state,
+    restore.DISCARD: restore.go_on,
+}

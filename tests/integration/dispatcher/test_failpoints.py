@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from random import Random
-from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -50,7 +49,7 @@ ROUND_SECONDS = 8.0
 SECONDS = 90.0
 
 
-AT: Mapping[str, int] = MappingProxyType({"commit": 4, "publish": 20, "ack": 5, "answer": 1, "tell": 2, "adopt": 1})
+AT: Mapping[str, int] = {"commit": 4, "publish": 20, "ack": 5, "answer": 1, "tell": 2, "adopt": 1}
 """Which time it is that kills: amid the work on a workflow, or in taking it over from who died before."""
 ORDERS = tuple(f"{point}:kill@{AT[point.partition('.')[0]]}" for point in POINTS)
 STOPPED = "commit.before:stop@5"
