@@ -269,8 +269,9 @@ ALL = (
     Mutant(
         "tick_carried_out_twice",
         "dispatcher.coordination.schedules",
-        "        _start(unit, record, next_ms)\n",
-        '        _start(unit, record, next_ms)\n        _start(unit, record, next_ms, occasion="again")\n',
+        "        schedule = _start(unit, replace(schedule, last=next_ms), next_ms)\n",
+        "        schedule = _start(unit, replace(schedule, last=next_ms), next_ms)\n"
+        '        schedule = _start(unit, schedule, next_ms, occasion="again")\n',
         "a tick of a schedule starts two workflows",
         "one run a tick",
         seed=6,
@@ -457,8 +458,8 @@ ALL = (
     Mutant(
         "event_twice",
         "dispatcher.coordination.triggers",
-        '        answer = _start(unit, record, {"event": event}, identity)\n',
-        '        answer = _start(unit, record, {"event": event}, f"{identity}{unit.now_ms}")\n',
+        '        return _start(unit, trigger, {"event": event}, identity)\n',
+        '        return _start(unit, trigger, {"event": event}, f"{identity}{unit.now_ms}")\n',
         "an event that is published again starts a second workflow",
         "one run an event",
         seed=51,
@@ -466,9 +467,9 @@ ALL = (
     Mutant(
         "waiting_events_dropped",
         "dispatcher.requests.triggers",
-        "                    await self._open(record.name, record.event)\n",
-        "                    await self._broker.delete_queue(routing.trigger_queue(record.name))\n"
-        "                    await self._open(record.name, record.event)\n",
+        "                    await self._open(trigger.trigger, trigger.event)\n",
+        "                    await self._broker.delete_queue(routing.trigger_queue(trigger.trigger))\n"
+        "                    await self._open(trigger.trigger, trigger.event)\n",
         "who takes a shard over drops the events that wait for its triggers",
         "one run an event",
         seed=351,

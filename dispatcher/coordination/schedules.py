@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 from coditect.errors import InputError, InvalidTask
 from coditect.model.option import read_options
 from coditect.wire.control import Verb
 from coditect.workflow import fields
-from coditect.workflow.starters import ScheduleOptions
+from coditect.workflow.starters import Schedule, ScheduleOptions
 from coditect.workflow.template import fill, template_expressions
 from dispatcher.coordination import orders
 from dispatcher.coordination import schedule_rows as rows
-from dispatcher.coordination.schedule_rows import Overlap, ScheduleRecord, list_schedules, show_schedule
-from dispatcher.coordination.ticks import CatchUp, read_ticks
+from dispatcher.coordination.schedule_rows import list_schedules, show_schedule, ticks_of
+from dispatcher.coordination.ticks import read_ticks
 from dispatcher.ledger import timers
 from dispatcher.ledger.handlers.requests import Query, ShardChange
 from dispatcher.ledger.ownership import shards
@@ -56,23 +57,37 @@ def create(unit: UnitOfWork, body: Body) -> dict[str, Any]:
         fix = "choose another name, or replace it: coditect schedule create --replace"
         raise InputError("There is a schedule of this name", schedule=name, fix=fix)
     order = _order(body)
-    record = _record(unit, name, order["name"], options)
+    schedule = _declared(unit, name, order["name"], options)
     if known is not None:
-        record.created_ms, record.last_ms, record.last_run = known.created_ms, known.last_ms, known.last_run
-        record.runs, record.skipped = known.runs, known.skipped
+        kept = ("created_at", "last", "last_run", "runs", "skipped")
+        schedule = replace(schedule, **{field: getattr(known, field) for field in kept})
     orders.write(unit.tr, name, rows.BY, order)
-    _set(unit, record, None if record.paused else record.ticks.after(unit.now_ms))
-    return record.as_json()
+    return _set(unit, schedule, None if options["paused"] else ticks_of(schedule).after(unit.now_ms))
 
 
-def _record(unit: UnitOfWork, name: str, workflow: str, options: Mapping[str, Any]) -> ScheduleRecord:
+def _declared(unit: UnitOfWork, name: str, workflow: str, options: Mapping[str, Any]) -> Schedule:
     every_ms = None if options["every"] is None else fields.duration_ms(options["every"])
     jitter_ms = 0 if options["jitter"] is None else fields.duration_ms(options["jitter"])
     ticks = read_ticks(options["cron"], options["zone"], every_ms, jitter_ms, now_ms=unit.now_ms)
-    overlap, catch_up = Overlap(options["overlap"]), CatchUp(options["catch_up"])
-    record = ScheduleRecord(name, ticks, overlap, catch_up, options["most_missed"], workflow, unit.now_ms)
-    record.paused = options["paused"]
-    return record
+    return Schedule(
+        name,
+        workflow,
+        "paused" if options["paused"] else "active",
+        ticks.cron or None,
+        ticks.zone if ticks.cron else None,
+        every_ms,
+        jitter_ms,
+        options["overlap"],
+        options["catch_up"],
+        options["most_missed"],
+        created_at=unit.now_ms,
+        next=None,
+        last=None,
+        last_run=None,
+        runs=0,
+        skipped=0,
+        reason="",
+    )
 
 
 def _order(body: Body) -> dict[str, Any]:
@@ -87,19 +102,15 @@ def _order(body: Body) -> dict[str, Any]:
 
 def pause(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Pause a schedule: it starts nothing at its ticks until it is resumed; workflows that run go on."""
-    record = rows.find(unit.tr, body)
-    record.paused = True
-    _set(unit, record, None)
-    return record.as_json()
+    return _set(unit, replace(rows.find(unit.tr, body), state="paused"), None)
 
 
 def resume(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Resume a paused schedule with its first tick after now; the ticks during the pause are not made up for."""
-    record = rows.find(unit.tr, body)
-    if record.paused:
-        record.paused = False
-        _set(unit, record, record.ticks.after(unit.now_ms))
-    return record.as_json()
+    schedule = rows.find(unit.tr, body)
+    if schedule.state == "active":
+        return asdict(schedule)
+    return _set(unit, replace(schedule, state="active"), ticks_of(schedule).after(unit.now_ms))
 
 
 def run(unit: UnitOfWork, body: Body) -> dict[str, Any]:
@@ -107,71 +118,67 @@ def run(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
     The schedule's next tick stays as it was.
     """
-    record = rows.find(unit.tr, body)
-    workflow = _start(unit, record, unit.now_ms, occasion="run")
-    rows.write(unit.tr, record)
-    return {"schedule": record.name, "workflow": workflow, "reason": record.reason}
+    before = rows.find(unit.tr, body)
+    schedule = _start(unit, before, unit.now_ms, occasion="run")
+    rows.write(unit.tr, schedule)
+    workflow = schedule.last_run if schedule.runs > before.runs else None
+    return {"schedule": schedule.schedule, "workflow": workflow, "reason": schedule.reason}
 
 
 def delete(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Remove a schedule; the workflows that it started go on."""
-    record = rows.find(unit.tr, body)
-    timers.cancel(unit.tr, "", record.name, TICK)
-    rows.remove(unit.tr, record.name)
-    return {"schedule": record.name, "deleted": True}
+    name = rows.find(unit.tr, body).schedule
+    timers.cancel(unit.tr, "", name, TICK)
+    rows.remove(unit.tr, name)
+    return {"schedule": name, "deleted": True}
 
 
 def tick(unit: UnitOfWork, timer: Timer) -> None:
     """Carry out a schedule's due tick, or a missed one as its catch-up policy says, and set the timer of the next."""
-    record = rows.read(unit.tr, timer.node)
-    if record is None or record.paused or record.next_ms is None:
+    schedule = rows.read(unit.tr, timer.node)
+    if schedule is None or schedule.state == "paused" or schedule.next is None:
         return
-    ticks, expected_ms = record.ticks, record.next_ms
-    next_ms = ticks.next_to_run(expected_ms, unit.now_ms, record.catch_up, record.most_missed)
-    if next_ms != expected_ms:
-        unit.effects.say("schedule.missed", record.name, first=expected_ms, next=next_ms)
-    if next_ms is not None and (due_ms := ticks.due_ms(record.name, next_ms)) <= unit.now_ms:
+    name, ticks = schedule.schedule, ticks_of(schedule)
+    next_ms = ticks.next_to_run(schedule.next, unit.now_ms, schedule.catch_up, schedule.most_missed)
+    if next_ms != schedule.next:
+        unit.effects.say("schedule.missed", name, first=schedule.next, next=next_ms)
+    if next_ms is not None and (due_ms := ticks.due_ms(name, next_ms)) <= unit.now_ms:
         unit.effects.tick_delays_ms.append(unit.now_ms - due_ms)
-        _start(unit, record, next_ms)
+        schedule = _start(unit, replace(schedule, last=next_ms), next_ms)
         next_ms = ticks.after(next_ms)
-    _set(unit, record, next_ms)
+    _set(unit, schedule, next_ms)
 
 
-def _set(unit: UnitOfWork, record: ScheduleRecord, next_ms: int | None) -> None:
-    """Write a schedule's row with its next tick, and set the timer of the tick."""
-    record.next_ms = next_ms
-    rows.write(unit.tr, record)
+def _set(unit: UnitOfWork, schedule: Schedule, next_ms: int | None) -> dict[str, Any]:
+    """Write a schedule's row with its next tick, set the timer of the tick, and return the schedule's report."""
+    schedule = replace(schedule, next=next_ms)
+    rows.write(unit.tr, schedule)
     if next_ms is None:
-        timers.cancel(unit.tr, "", record.name, TICK)
+        timers.cancel(unit.tr, "", schedule.schedule, TICK)
     else:
-        due_ms = record.ticks.due_ms(record.name, next_ms)
-        unit.set_timer(Timer("", record.name, TICK, due_ms))
+        due_ms = ticks_of(schedule).due_ms(schedule.schedule, next_ms)
+        unit.set_timer(Timer("", schedule.schedule, TICK, due_ms))
+    return asdict(schedule)
 
 
-def _start(unit: UnitOfWork, record: ScheduleRecord, at_ms: int, *, occasion: str = "tick") -> str | None:
-    """Start a schedule's workflow for a tick, as the overlap policy permits; return its id, or None if none began."""
-    last = unit.run(record.last_run) if record.last_run else None
+def _start(unit: UnitOfWork, schedule: Schedule, at_ms: int, *, occasion: str = "tick") -> Schedule:
+    """Start a schedule's workflow for a tick, as the overlap policy permits; return the schedule with the outcome."""
+    last = unit.run(schedule.last_run) if schedule.last_run else None
     overlaps = last is not None and not last.state.terminal
-    if occasion == "tick":
-        record.last_ms = at_ms
-    if overlaps and record.overlap is Overlap.SKIP:
-        record.skipped += 1
-        record.reason = "overlap"
-        return None
-    workflow = run_id(record.name, at_ms, unit.shard, shards.fixed_count(unit.tr.snapshot), occasion=occasion)
-    order = orders.read(unit.tr, record.name, rows.BY)
-    tick = record.ticks.local(at_ms)
+    if overlaps and schedule.overlap == "skip":
+        return replace(schedule, skipped=schedule.skipped + 1, reason="overlap")
+    name, tick = schedule.schedule, ticks_of(schedule).local(at_ms)
+    workflow = run_id(name, at_ms, unit.shard, shards.fixed_count(unit.tr.snapshot), occasion=occasion)
+    order = orders.read(unit.tr, name, rows.BY)
     try:
         submit.start(unit, order | {"workflow": workflow, "input": fill(order.get("input"), lambda _: tick)})
     except InputError as error:  # it was checked when the schedule was made, by a version that took more
-        record.reason = str(error)[:500]
-        unit.effects.say("schedule.failed", record.name, tick=at_ms, reason=record.reason)
-        return None
-    if overlaps and record.overlap is Overlap.CANCEL:
-        control.cancel(unit, {"workflow": record.last_run, "reason": f"the next run of schedule {record.name}"})
-    record.last_run, record.reason = workflow, ""
-    record.runs += 1
-    return workflow
+        reason = str(error)[:500]
+        unit.effects.say("schedule.failed", name, tick=at_ms, reason=reason)
+        return replace(schedule, reason=reason)
+    if overlaps and schedule.overlap == "cancel":
+        control.cancel(unit, {"workflow": schedule.last_run, "reason": f"the next run of schedule {name}"})
+    return replace(schedule, last_run=workflow, runs=schedule.runs + 1, reason="")
 
 
 def run_id(name: str, at_ms: int, shard: int, shard_count: int, *, occasion: str = "tick") -> str:

@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
-from enum import StrEnum
 from itertools import islice
 from zoneinfo import ZoneInfo
 
@@ -23,16 +22,6 @@ LEAST_PERIOD_MS = 1_000
 ON_TIME_MS = 10_000
 """How many milliseconds late a tick may be carried out without counting as missed: an outage that goes unnoticed."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class CatchUp(StrEnum):
-    """The policy for missed ticks, whose time passed while no dispatcher could carry them out."""
-
-    SKIP = "skip"
-    LATEST = "latest"
-    """Only the latest missed tick starts a workflow."""
-    ALL = "all"
-    """Every missed tick starts a workflow, the oldest first; of too many missed ticks only the latest ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +59,16 @@ class Ticks:
         drawn = int.from_bytes(hashlib.sha256(f"{name} {tick_ms}".encode()).digest()[:8])
         return tick_ms + drawn % (self.jitter_ms + 1)
 
-    def next_to_run(self, first_ms: int, now_ms: int, catch_up: CatchUp, max_missed: int) -> int | None:
+    def next_to_run(self, first_ms: int, now_ms: int, catch_up: str, max_missed: int) -> int | None:
         """Return the first tick from `first_ms` on that is to be carried out, treating missed ticks as `catch_up` says.
 
-        `max_missed` bounds the missed ticks that `ALL` carries out. Returns None if none is left in 50 years.
+        `max_missed` bounds the missed ticks that `all` carries out: the latest ones, the oldest of them first. Returns
+        None if none is left in 50 years.
         """
         on_time_ms = now_ms - ON_TIME_MS - self.jitter_ms
         if first_ms >= on_time_ms:
             return first_ms
-        wanted = {CatchUp.SKIP: 0, CatchUp.LATEST: 1, CatchUp.ALL: max_missed}[catch_up]
+        wanted = {"skip": 0, "latest": 1, "all": max_missed}[catch_up]
         found = None
         for tick_ms in islice(self.until(on_time_ms - 1), wanted):
             if tick_ms < first_ms:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 from coditect.errors import InputError, InvalidTask, NotFound
@@ -19,12 +20,12 @@ from coditect.model.option import read_options
 from coditect.wire.control import Verb
 from coditect.workflow import fields
 from coditect.workflow.expressions import Account, check_roots, evaluate, holds
-from coditect.workflow.starters import TriggerOptions
+from coditect.workflow.starters import Trigger, TriggerOptions
 from coditect.workflow.template import fill, template_expressions
 from dispatcher.coordination import orders
 from dispatcher.coordination import trigger_rows as rows
 from dispatcher.coordination.schedules import run_id
-from dispatcher.coordination.trigger_rows import TriggerRecord, list_triggers
+from dispatcher.coordination.trigger_rows import list_triggers
 from dispatcher.ledger import idempotency
 from dispatcher.ledger.errors import DamagedValue
 from dispatcher.ledger.handlers.requests import Query, ShardChange
@@ -65,13 +66,13 @@ def add(unit: UnitOfWork, body: Body) -> dict[str, Any]:
         raise InputError("There is a trigger of this name", trigger=name, fix=fix)
     if len(rows.every(unit.tr.snapshot)) >= MOST_TRIGGERS:
         raise InputError("There are too many triggers", most=MOST_TRIGGERS, fix="coditect trigger list, then delete")
-    record, order = _read(unit, name, body, options)
+    trigger, order = _read(unit, name, body, options)
     orders.write(unit.tr, name, rows.BY, order)
-    rows.write(unit.tr, record)
-    return record.as_json()
+    rows.write(unit.tr, trigger)
+    return asdict(trigger)
 
 
-def _read(unit: UnitOfWork, name: str, body: Body, options: Mapping[str, Any]) -> tuple[TriggerRecord, dict[str, Any]]:
+def _read(unit: UnitOfWork, name: str, body: Body, options: Mapping[str, Any]) -> tuple[Trigger, dict[str, Any]]:
     pattern, when, signal = text(body, "event"), options["when"], options["signal"]
     if _PATTERN.fullmatch(pattern) is None:
         fix = "such as repo.pushed, repo.* or repo.#"
@@ -88,46 +89,50 @@ def _read(unit: UnitOfWork, name: str, body: Body, options: Mapping[str, Any]) -
         check_roots(expression, EVENT)
     for condition in () if when is None else (fields.expression(when),):
         check_roots(condition, EVENT)
-    to = ""
+    to = None
     if signal is not None:
         to = fields.expression(options["to"])
         check_roots(to, EVENT)
-    record = TriggerRecord(
+    trigger = Trigger(
         name,
         pattern,
-        when or "",
-        order.get("name", ""),
-        "" if signal is None else fields.signal(signal),
+        when or None,
+        order.get("name"),
+        None if signal is None else fields.signal(signal),
         to,
-        unit.now_ms,
-        paused=options["paused"],
+        "paused" if options["paused"] else "active",
+        created_at=unit.now_ms,
+        runs=0,
+        failed=0,
+        last=None,
+        last_run=None,
+        reason="",
     )
-    return record, order | {"input": template}
+    return trigger, order | {"input": template}
 
 
 def pause(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Pause a trigger: it misses the events that come until it is resumed; workflows that run go on."""
-    return _steer(unit, body, paused=True)
+    return _steer(unit, body, "paused")
 
 
 def resume(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Resume a paused trigger for the events that come from now on."""
-    return _steer(unit, body, paused=False)
+    return _steer(unit, body, "active")
 
 
-def _steer(unit: UnitOfWork, body: Body, *, paused: bool) -> dict[str, Any]:
-    record = _record(unit, body)
-    record.paused = paused
-    rows.write(unit.tr, record)
-    return record.as_json()
+def _steer(unit: UnitOfWork, body: Body, state: str) -> dict[str, Any]:
+    trigger = replace(_find(unit, body), state=state)
+    rows.write(unit.tr, trigger)
+    return asdict(trigger)
 
 
 def remove(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Remove a trigger; the workflows that it started go on."""
-    record = _record(unit, body)
-    rows.remove(unit.tr, record.name)
-    orders.clear(unit.tr, record.name, rows.BY)
-    return {"trigger": record.name, "removed": True}
+    name = _find(unit, body).trigger
+    rows.remove(unit.tr, name)
+    orders.clear(unit.tr, name, rows.BY)
+    return {"trigger": name, "removed": True}
 
 
 def fire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
@@ -139,49 +144,44 @@ def fire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     Raises:
         InputError: when there is no such trigger, or (InvalidTask) the event is none.
     """
-    record, event = _record(unit, body), body.get("event")
+    trigger, event = _find(unit, body), body.get("event")
     if not isinstance(event, Mapping):
-        raise InvalidTask("An event is an object", trigger=record.name)
-    if record.paused:
+        raise InvalidTask("An event is an object", trigger=trigger.trigger)
+    if trigger.state == "paused":
         return {"reason": "paused"}
-    identity = _identity(record.name, str(event.get("source", "")), str(event.get("id", "")))
-    known = (record.runs, record.failed)
+    identity = _identity(trigger.trigger, str(event.get("source", "")), str(event.get("id", "")))
     try:
-        answer = _start(unit, record, {"event": event}, identity)
+        return _start(unit, trigger, {"event": event}, identity)
     except (InputError, DamagedValue) as error:
-        record.failed += 1
-        record.reason = str(error)[:500]
-        unit.effects.say("trigger.failed", record.name, event=identity, reason=record.reason)
-        answer = {"reason": record.reason}
-    if known != (record.runs, record.failed):
-        rows.write(unit.tr, record)
-    return answer
+        reason = str(error)[:500]
+        rows.write(unit.tr, replace(trigger, failed=trigger.failed + 1, reason=reason))
+        unit.effects.say("trigger.failed", trigger.trigger, event=identity, reason=reason)
+        return {"reason": reason}
 
 
-def _start(unit: UnitOfWork, record: TriggerRecord, seen: Mapping[str, Any], identity: str) -> dict[str, Any]:
+def _start(unit: UnitOfWork, trigger: Trigger, seen: Mapping[str, Any], identity: str) -> dict[str, Any]:
     account = Account(MAX_TRIGGER_STEPS)
-    if record.when and not holds(evaluate(record.when, seen, account)):
+    if trigger.when and not holds(evaluate(trigger.when, seen, account)):
         return {"reason": "condition"}
-    order = orders.read(unit.tr, record.name, rows.BY)
+    order = orders.read(unit.tr, trigger.trigger, rows.BY)
     value = fill(order.pop("input"), lambda expression: evaluate(expression, seen, account))
-    if record.signal:
-        to = evaluate(record.to, seen, account)
+    if trigger.signal:
+        to = evaluate(trigger.to or "", seen, account)
         if not isinstance(to, str) or not 0 < len(to) <= 255:
-            raise InvalidTask("The event names no workflow to signal", expression=record.to, given=str(to)[:80])
-        _count(unit, record, to)
+            raise InvalidTask("The event names no workflow to signal", expression=trigger.to, given=str(to)[:80])
+        _count(unit, trigger, to)
         signal_id = hashlib.sha256(identity.encode()).hexdigest()
-        return {"signal": {"workflow": to, "signal": record.signal, "value": value, "id": signal_id}}
+        return {"signal": {"workflow": to, "signal": trigger.signal, "value": value, "id": signal_id}}
     if (known := idempotency.known(unit.tr, identity, "", now_ms=unit.now_ms)) is not None:
         return {"workflow": known, "new": False}
     workflow = run_id(identity, unit.now_ms, unit.shard, shards.fixed_count(unit.tr.snapshot), occasion="trigger")
     submit.start(unit, order | {"workflow": workflow, "input": value, "key": identity})
-    _count(unit, record, workflow)
+    _count(unit, trigger, workflow)
     return {"workflow": workflow, "new": True}
 
 
-def _count(unit: UnitOfWork, record: TriggerRecord, workflow: str) -> None:
-    record.runs += 1
-    record.last_ms, record.last_run, record.reason = unit.now_ms, workflow, ""
+def _count(unit: UnitOfWork, trigger: Trigger, workflow: str) -> None:
+    rows.write(unit.tr, replace(trigger, runs=trigger.runs + 1, last=unit.now_ms, last_run=workflow, reason=""))
 
 
 def _identity(name: str, source: str, identity: str) -> str:
@@ -193,12 +193,12 @@ def _identity(name: str, source: str, identity: str) -> str:
     return f"trigger:{name}:{hashlib.sha256(drawn).hexdigest()}"
 
 
-def _record(unit: UnitOfWork, body: Body) -> TriggerRecord:
+def _find(unit: UnitOfWork, body: Body) -> Trigger:
     name = text(body, "trigger")
-    record = rows.read(unit.tr, name)
-    if record is None:
+    trigger = rows.read(unit.tr, name)
+    if trigger is None:
         raise NotFound("There is no such trigger", trigger=name, fix="coditect trigger list")
-    return record
+    return trigger
 
 
 def _shard_key(body: Body) -> str:

@@ -29,6 +29,7 @@ NEWER_VERSION_FIX = "upgrade this dispatcher; until then a newer one has to work
 _DIGITS = b"0123456789"
 _UNREADABLE = (ValueError, InvalidTask)
 _TUPLE = Space()
+_STATES = ("active", "paused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,19 @@ def _with_defaults(fields: Any) -> Any:
     return fields
 
 
+def _as_schedule(fields: Any) -> Any:
+    """Return the fields of a schedule's report, which is the row from version 2 on."""
+    state = _STATES[bool(fields[10])]
+    ticks = [fields[0] or None, fields[1] if fields[0] else None, fields[2] or None]
+    return [fields[7], state, *ticks, *fields[3:7], *fields[8:10], fields[11], fields[12] or None, *fields[13:]]
+
+
+def _as_trigger(fields: Any) -> Any:
+    """Return the fields of a trigger's report, which is the row from version 2 on."""
+    declared = [fields[0], *(text or None for text in fields[1:5])]
+    return [*declared, _STATES[bool(fields[6])], fields[5], *fields[7:10], fields[10] or None, fields[11]]
+
+
 def _decode_tuple(row: bytes) -> tuple[Any, ...]:
     if row[:1].isdigit():
         raise ValueError("A tuple does not begin with a digit")
@@ -132,9 +146,9 @@ ATTEMPT = _list("attempt")
 NODE_DOCUMENT = _object("node", *[_with_defaults] * 3)
 ANSWER = _object("answer")
 LOCK = _list("lock", _with_defaults)
-SCHEDULE = _list("schedule")
+SCHEDULE = _list("schedule", _as_schedule)
 BREAKER_ROW = _list("breaker")
-TRIGGER = _list("trigger")
+TRIGGER = _list("trigger", _as_trigger)
 DECISION = _list("decision")
 AUDIT_ENTRY = _list("audit")
 LEARNED = _list("learned")

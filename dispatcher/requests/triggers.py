@@ -71,10 +71,10 @@ class TriggerQueues:
     async def _try_all(self, shard: int) -> None:
         """Open the queues of the shard's active triggers; an error holds up no other, and is raised at the end."""
         missed: CoditectError | None = None
-        for record in await self._database.read(rows.every):
-            if not record.paused and self._shard(record.name) == shard:
+        for trigger in await self._database.read(rows.every):
+            if trigger.state == "active" and self._shard(trigger.trigger) == shard:
                 try:
-                    await self._open(record.name, record.event)
+                    await self._open(trigger.trigger, trigger.event)
                 except CoditectError as error:
                     missed = error
         if missed is not None:
@@ -92,11 +92,11 @@ class TriggerQueues:
             CoditectError: any error of the broker or the store.
         """
         async with self._changing:
-            record = await self._database.read(lambda tr: rows.read(tr, name))
-            if record is not None and not record.paused:
+            trigger = await self._database.read(lambda tr: rows.read(tr, name))
+            if trigger is not None and trigger.state == "active":
                 if name not in self._consumers:  # what a queue of the name holds was meant for an earlier trigger
                     await self._broker.delete_queue(routing.trigger_queue(name))
-                await self._open(name, record.event)
+                await self._open(name, trigger.event)
                 return
             if (consumer := self._consumers.pop(name, None)) is not None:
                 await consumer.cancel()

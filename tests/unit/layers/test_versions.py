@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic_core import to_json
 
 from coditect.errors import NewerVersion
 from coditect.workflow.definition import SubWorkflow
@@ -123,7 +124,7 @@ def test_no_row_of_version_1_begins_with_a_digit(kind: str, given_fields: list[A
     row = one.pack(written)
 
     assert not row[:1].isdigit()
-    assert one.unpack(row) == written
+    assert one.decode(row) == written
 
 
 @pytest.mark.parametrize("kind", sorted(FORMATS))
@@ -195,3 +196,19 @@ def test_rows_are_read_as_the_first_release_that_has_them_writes_them() -> None:
 def test_a_damaged_row_is_no_newer_one() -> None:
     with pytest.raises(ValueError, match="EOF"):
         versions.STATUS.unpack(b'["ready",')
+
+
+def test_schedule_and_trigger_of_version_1_are_read_as_their_reports() -> None:
+    cron = ["30 2 * * *", "UTC", 0, 60_000, "skip", "all", 9, "report", 1_000, 2_000, False, None, "", 3, 1, ""]
+    period = ["", "UTC", 30_000, 0, "allow", "latest", 100, "report", 1_000, None, True, 900, "run-1", 1, 0, "late"]
+    signal = ["repo.*", "", "", "paid", "event.data.order", 1_000, True, 2, 1, 900, "run-1", "late"]
+    start = ["repo.#", "event.data.urgent", "report", "", "", 1_000, False, 0, 0, None, "", ""]
+
+    assert [versions.SCHEDULE.unpack(to_json(row)) for row in (cron, period)] == [
+        ["report", "active", *cron[:2], None, *cron[3:7], 1_000, 2_000, None, None, 3, 1, ""],
+        ["report", "paused", None, None, *period[2:7], 1_000, None, 900, "run-1", 1, 0, "late"],
+    ]
+    assert [versions.TRIGGER.unpack(to_json(row)) for row in (signal, start)] == [
+        ["repo.*", None, None, "paid", "event.data.order", "paused", 1_000, 2, 1, 900, "run-1", "late"],
+        ["repo.#", "event.data.urgent", "report", None, None, "active", 1_000, 0, 0, None, None, ""],
+    ]
