@@ -22,6 +22,7 @@ from coditect.wire.control import WAIT_MS, Verb, read_request
 from coditect.wire.events import event_message
 from coditect.wire.json import dumps
 from coditect.wire.tasks import result_message
+from coditect.workflow.rows import NodeRow, WorkflowRow
 
 NOW = 1_800_000_000_000
 SHARDS = 4
@@ -371,6 +372,17 @@ class ScriptedPlane:
         return {field_: rows[begin:end], "next": str(end) if end < len(rows) else None}
 
 
+def workflow_row(state: str, **fields: Any) -> WorkflowRow:
+    """Return the report of a workflow without nodes, but for the given fields of the control plane's answer."""
+    empty = {"workflow": "w", "name": "n", "shard": 0, "counts": {}, "total": 0, "reason": "", "key": None}
+    return WorkflowRow.read({**empty, "state": state, "accepted_at": NOW, "finished_at": None, **fields})
+
+
+def node_row(name: str, state: str, **fields: Any) -> NodeRow:
+    """Return the report of a node that nobody has run, but for the given fields of the control plane's answer."""
+    return NodeRow.read({**_node(name, {"task": ""}), "state": state, **fields})
+
+
 def _result(kept: Kept, node: str | None) -> dict[str, Any]:
     name = node or list(kept.nodes)[-1]
     if name not in kept.nodes:
@@ -389,7 +401,7 @@ def _node(name: str, document: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": name, "state": "blocked" if after else "ready", "attempt": 0, "fence": 0, "agent": None,
         "capability": None if kind == "approval" else document[kind], "priority": document.get("priority", "p1"),
-        "ready_at": None, "started_at": None, "finished_at": None, "reason": "", "message": "",
+        "ready_at": None, "published_at": None, "started_at": None, "finished_at": None, "reason": "", "message": "",
         "on_failure": {edge["node"]: edge["on_failure"] for edge in edges if not isinstance(edge, str)},
         "definition": {name: document[name] for name in document if name not in ("after", "input")},
         "after": after, "kind": kind, "question": document.get("approval"), "input": document.get("input"),

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from coditect.client.control_plane import ControlPlane, pages, rows_of
-from coditect.errors import InputError, InvalidTask
+from coditect.errors import InputError
 from coditect.wire.control import Verb
 from coditect.workflow.approvals.signing import signature
-from coditect.workflow.rows import ApprovalRow, read_row
+from coditect.workflow.rows import ApprovalRow, Row, read_row
 
 
 async def signed(control: ControlPlane, answer: dict[str, Any], key: str) -> dict[str, Any]:
@@ -27,7 +27,7 @@ async def signed(control: ControlPlane, answer: dict[str, Any], key: str) -> dic
 
 
 @dataclass(frozen=True, slots=True)
-class AuditRow:
+class AuditRow(Row):
     """An entry of the audit trail: what was asked, decided or ordered about a node or workflow, when, by whom, why."""
 
     at_ms: int
@@ -46,28 +46,6 @@ class AuditRow:
     policy: str
     """The digest of the policy that decided; empty without one."""
     facts: Mapping[str, Any]
-
-    @classmethod
-    def read(cls, row: object) -> Self:
-        """Parse an entry from an answer of the control plane.
-
-        Raises:
-            InvalidTask: when the row has another form.
-        """
-        return read_row(row, lambda given: cls(
-            int(given["at_ms"]),
-            str(given["workflow"]),
-            str(given["node"]),
-            str(given["decision"]),
-            str(given["by"]),
-            given["automatic"] is True,
-            str(given["why"]),
-            str(given["capability"]),
-            str(given["rule"]),
-            str(given["risk"]),
-            str(given["policy"]),
-            dict(given["facts"]),
-        ))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +99,7 @@ class AutonomyReport:
         Raises:
             InvalidTask: when the answer has another form.
         """
-        try:
-            tasks = {name: FinishedCounts(**found) for name, found in answer["capabilities"].items()}
-            needed, whole = tuple(NeededPerson(**kind) for kind in answer["needed"]), answer["needed_is_whole"] is True
-            return cls(since_ms, until_ms, FinishedCounts(**answer["workflows"]), tasks, needed, whole)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InvalidTask("The report of autonomy is not what it should be", reason=repr(error)[:200]) from error
+        return read_row(cls, {**answer, "since_ms": since_ms, "until_ms": until_ms})
 
 
 @dataclass(frozen=True, slots=True)

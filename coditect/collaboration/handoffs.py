@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from coditect.errors import InvalidTask
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus
 from coditect.registry.port import Registry, Search
+from coditect.workflow.rows import read_row
 
 
 class HandoffState(StrEnum):
@@ -81,13 +81,7 @@ class HandoffRow:
         Raises:
             InvalidTask: when the row has another form.
         """
-        try:
-            values: Any = row
-            asked = tuple(AskedAgent(**agent) for agent in values["asked"])
-            known = {"asked": asked, "waiting": tuple(values["waiting"]), "state": HandoffState(values["state"])}
-            return cls(**{name: values[name] for name in cls.__slots__} | known)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InvalidTask("The control plane's answer is no handoff", given=str(row)[:200]) from error
+        return read_row(cls, row)
 
 
 async def agents_to_ask(registry: Registry, to: str, *, owner: str) -> tuple[list[str], str]:

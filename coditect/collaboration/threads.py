@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, Protocol, TypeVar, Unpack
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Protocol, Unpack
 
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 from coditect.codec import encode_any
 from coditect.collaboration.asks import Asks
-from coditect.errors import CoditectError, InvalidTask, NotFound, ResultTimeout
+from coditect.errors import CoditectError, NotFound, ResultTimeout
 from coditect.messaging.rpc import Requests
 from coditect.model import arguments
 from coditect.model.duration import Duration, seconds
@@ -24,6 +24,7 @@ from coditect.model.option import Option, read_options
 from coditect.model.result import Outcome
 from coditect.wire.control import Verb
 from coditect.wire.json import loads
+from coditect.workflow.rows import Row, read_row
 
 THREAD_CHECK_SECONDS = 5.0
 """After how long a listener looks for messages by itself, in case the news of one was lost."""
@@ -34,7 +35,6 @@ ANSWERED_MESSAGE = "answers"
 LONGEST_TYPE_BYTES = 200
 LONGEST_THREAD_TEXT_BYTES = 1_000
 
-R = TypeVar("R", "ThreadMessage", "ThreadRow")
 NewId = Callable[[str], str]
 """A function that makes the id of a thread, message or ticket from what it is for."""
 
@@ -52,7 +52,7 @@ class ThreadOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class ThreadMessage:
+class ThreadMessage(Row):
     """A message in a discussion thread."""
 
     number: int
@@ -72,15 +72,6 @@ class ThreadMessage:
     metadata: dict[str, Any]
     at_ms: int
     """When it was said, in milliseconds since the epoch."""
-
-    @classmethod
-    def read(cls, row: object) -> ThreadMessage:
-        """Parse a message from an answer of the control plane.
-
-        Raises:
-            InvalidTask: when the row has another form.
-        """
-        return _read(cls, row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +112,7 @@ class ThreadRow:
         Raises:
             InvalidTask: when the row has another form.
         """
-        return _read(cls, {"read": {}, "ticket": "", "metadata": {}, **row} if isinstance(row, dict) else row)
-
-
-def _read(kind: type[R], row: object) -> R:
-    try:
-        values: Any = row
-        return kind(**{field.name: values[field.name] for field in fields(kind)})
-    except (KeyError, TypeError) as error:
-        raise InvalidTask("The control plane's answer is no thread", given=str(row)[:200]) from error
+        return read_row(cls, {"read": {}, "ticket": "", "metadata": {}, **row} if isinstance(row, dict) else row)
 
 
 class ThreadPort(Protocol):

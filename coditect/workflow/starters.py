@@ -5,15 +5,15 @@ Each option is declared here alone: client, command line, HTTP API, control plan
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Annotated, Literal, Self
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 from coditect.model.duration import Duration
 from coditect.model.option import Option
 from coditect.workflow.definition import From
-from coditect.workflow.rows import read_row
+from coditect.workflow.rows import Row
 
 
 class ScheduleOptions(TypedDict, total=False):
@@ -49,7 +49,7 @@ class ScheduleOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class Schedule(Row):
     """The report of one schedule: its declaration, its next and last tick, and the workflow that it started last."""
 
     schedule: str
@@ -79,15 +79,6 @@ class Schedule:
     reason: str
     """Why the last tick started no workflow; empty when it did."""
 
-    @classmethod
-    def read(cls, row: object) -> Self:
-        """Parse a schedule's row from an answer of the control plane.
-
-        Raises:
-            InvalidTask: when the row has another form.
-        """
-        return read_row(row, lambda given: cls(**{field.name: given[field.name] for field in fields(cls)}))
-
 
 class TriggerOptions(TypedDict, total=False):
     """The options of a trigger; the expressions see the `event`: type, source, id, subject, time_ms and data."""
@@ -104,7 +95,7 @@ class TriggerOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Trigger:
+class Trigger(Row):
     """The report of one trigger: its declaration, and how many workflows or signals its events led to."""
 
     trigger: str
@@ -133,12 +124,3 @@ class Trigger:
     """The id of the workflow that was started, or sent a signal, last."""
     reason: str
     """Why the last event that failed did; empty when a later one did not."""
-
-    @classmethod
-    def read(cls, row: object) -> Self:
-        """Parse a trigger's row from an answer of the control plane.
-
-        Raises:
-            InvalidTask: when the row has another form.
-        """
-        return read_row(row, lambda given: cls(**{field.name: given[field.name] for field in fields(cls)}))

@@ -39,6 +39,7 @@ from coditect.settings.settings import ChatSettings
 from coditect.wire.json import dumps
 from coditect.workflow.rows import NodeRow
 from coditect.workflow.states import WorkflowState
+from tests.control_plane import node_row
 from tests.docs.pages import headings
 from tests.servers import ROOT
 from tests.unit.cli.scene import Terminal
@@ -320,7 +321,7 @@ GIVEN = {"date": "2026-11-25T10:00:00", "changes": "feat: a.\n\nfix: b.\n", "fil
 
 
 def node(name: str, agent: str) -> NodeRow:
-    return NodeRow.read({"name": name, "state": "completed", "kind": "task", "agent": agent})
+    return node_row(name, "completed", agent=agent)
 
 
 async def test_the_goal_is_planned_over_agents_of_four_kinds(tmp_path: Path) -> None:

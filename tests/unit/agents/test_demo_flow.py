@@ -11,6 +11,7 @@ from coditect import Agent
 from coditect.testing import TestFleet
 from coditect.workflow.rows import NodeRow
 from coditect.workflow.states import WorkflowState
+from tests.control_plane import node_row
 from tests.servers import ROOT
 
 
@@ -78,8 +79,8 @@ async def test_demo_publishes_nothing_when_tests_are_red(tmp_path: Path) -> None
     assert not (tmp_path / "1.0").exists()
 
 
-@pytest.mark.parametrize("rows", [[], [{"name": "review", "state": "blocked"}]])
-def test_flow_that_never_began_is_described_all_the_same(rows: list[dict[str, str]]) -> None:
-    flow = Flow(read_flow(ROOT), WorkflowState.CANCELED, [NodeRow.read(row) for row in rows])
+@pytest.mark.parametrize("rows", [[], [node_row("review", "blocked")]])
+def test_flow_that_never_began_is_described_all_the_same(rows: list[NodeRow]) -> None:
+    flow = Flow(read_flow(ROOT), WorkflowState.CANCELED, rows)
 
     assert describe_flow(flow).startswith("Workflow repository: canceled in 0.0 s")

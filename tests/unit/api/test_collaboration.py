@@ -205,7 +205,9 @@ async def test_the_asked_agent_of_a_name_answers_and_not_one_whose_name_begins_w
     assert control.answered == ["doc-00000002", "doc-writer", "doc-of-a-00000003", "ada"]
 
 
-ROW: dict[str, Any] = dict.fromkeys(HandoffRow.__slots__, "") | {"state": "requested", "waiting": [], "context": None}
+NUMBERS = ("fence", "begun_ms", "until_ms", "ended_ms")
+ROW: dict[str, Any] = {name: 0 if name in NUMBERS else "" for name in HandoffRow.__slots__}
+ROW |= {"state": "requested", "waiting": [], "context": None}
 
 
 class AskedHandoffs:

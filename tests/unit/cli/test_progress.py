@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from coditect.cli.terminal.output import say
 from coditect.cli.terminal.progress import shown_events, shown_progress, told
-from coditect.workflow.rows import WorkflowRow
+from tests.control_plane import workflow_row
 from tests.unit.cli.scene import Screen, happening
 
 
@@ -57,9 +57,7 @@ def lines_of(output: str) -> list[str]:
 def test_line_that_is_said_while_progress_is_drawn_stays_whole_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "40")
-    row = WorkflowRow.read(
-        {"workflow": "w", "name": "release", "state": "running", "counts": {"working": 2}, "total": 2}
-    )
+    row = workflow_row("running", name="release", counts={"working": 2}, total=2)
     terminal, program = os.openpty()
 
     with os.fdopen(program, "w", encoding="utf-8") as stream:

@@ -9,8 +9,7 @@ import pytest
 
 from coditect.cli.terminal.output import TableView
 from coditect.cli.terminal.tables import nodes_table, workflow_fields
-from coditect.workflow.rows import NodeRow, WorkflowRow
-from tests.control_plane import ScriptedPlane
+from tests.control_plane import ScriptedPlane, node_row, workflow_row
 from tests.unit.cli.scene import Terminal
 
 GOOD = "name: good\nnodes:\n  a: {task: code.review}\n  b: {task: tests.run, after: [a]}\n"
@@ -87,8 +86,8 @@ def test_a_file_that_is_not_there_is_not_found(terminal: Terminal, tmp_path: Pat
 
 
 def test_tables_of_a_parent_and_of_its_child_name_each_other(capsys: pytest.CaptureFixture[str]) -> None:
-    child = WorkflowRow.read({"workflow": "c", "state": "running", "parent": {"workflow": "w", "node": "book"}})
-    node = NodeRow.read({"name": "book", "state": "working", "kind": "workflow", "fence": 2, "children": ["b", "c"]})
+    child = workflow_row("running", workflow="c", parent={"workflow": "w", "node": "book"})
+    node = node_row("book", "working", kind="workflow", fence=2, children=["b", "c"])
 
     workflow_fields(child).write()
     for view in nodes_table([node]):
@@ -149,18 +148,6 @@ def test_graph_of_a_run_counts_the_elements_of_its_maps(terminal: Terminal, star
 
     assert lines[0] == "good: 3 nodes in 3 layers"
     assert "map tests.run, at most 3: 1/3 completed, 1 working, 1 failed" in lines[3]
-
-
-def test_graph_of_a_run_of_an_older_control_plane_shows_what_it_tells(
-    terminal: Terminal, started: str, plane: ScriptedPlane
-) -> None:
-    for node in plane.only.nodes.values():
-        del node["definition"], node["on_failure"]
-
-    drawn = terminal.run("workflow", "get", started, "--graph", "text").out
-
-    assert "task tests.run" in drawn
-    assert "after a, gate" in drawn
 
 
 VOTE = ("majority_vote", "--with", 'voters=["code.review", "tests.run"]', "--with", "merge=tests.run")

@@ -13,7 +13,7 @@ from rich.console import Console
 from coditect.cli.terminal.progress import Lines, _picture, counted
 from coditect.wire.control import Verb
 from coditect.workflow.rows import WorkflowRow
-from tests.control_plane import ScriptedPlane
+from tests.control_plane import ScriptedPlane, workflow_row
 from tests.unit.cli.conftest import FLOW
 from tests.unit.cli.scene import Terminal
 
@@ -356,7 +356,7 @@ def test_redrive_of_a_node_asks_first(terminal: Terminal, started: str, plane: S
 
 
 def row(state: str, **counts: int) -> WorkflowRow:
-    return WorkflowRow.read({"workflow": "w", "name": "n", "state": state, "counts": counts, "total": 3})
+    return workflow_row(state, counts=counts, total=3)
 
 
 def test_lines_tell_news_once_a_second_and_always_the_end(capsys: pytest.CaptureFixture[str]) -> None:
