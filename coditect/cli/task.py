@@ -282,7 +282,8 @@ async def _submit_durable(opened: Connections, order: TaskOrder, wait: str | Non
 
 async def _wait(opened: Connections, task_id: str, wait: str) -> Outcome:
     with going_on(f"The task goes on. Where it is: coditect task get {task_id}"):
-        return await tasks.wait_for_task(opened, task_id, wait)
+        async with opened.fleet() as client:
+            return await client.tasks.get(task_id).outcome(timeout=wait)
 
 
 def outcome_json(task_id: str, outcome: Outcome) -> dict[str, object]:

@@ -54,7 +54,6 @@ from coditect.operations import workflows
 from coditect.operations.trace import task_path
 from coditect.operations.workflows import (
     WorkflowDetails,
-    WorkflowFilter,
     likely_mistakes,
     workflow_history,
 )
@@ -157,10 +156,12 @@ def list_workflows(
     \b
     Example: coditect workflow list --state running --name release --since 2026-12-24T00:00Z
     """
-    opened, wanted = connections(context), WorkflowFilter(state, name, since, until, labels_of(label))
+    opened, labels = connections(context), labels_of(label)
 
     async def look() -> ShownAnswer:
-        rows = await workflows.list_workflows(opened, wanted, limit=limit)
+        async with opened.fleet() as client:
+            found = client.workflows.list(state=state, name=name, since=since, until=until, labels=labels, limit=limit)
+            rows = [row async for row in found]
         return ShownAnswer(rows, (workflows_table(rows),))
 
     present(look, output, watch=watch)

@@ -221,18 +221,6 @@ async def get_task(opened: Connections, task_id: str) -> DurableTask:
         return DurableTask(row, attempts, await handle.outcome() if row.state.terminal else None)
 
 
-async def wait_for_task(opened: Connections, task_id: str, wait: str) -> Outcome:
-    """Wait for a durable task and return its outcome.
-
-    Raises:
-        InputError: when the id is not that of a durable task.
-        ResultTimeout: when the task did not end within the duration `wait`; it goes on.
-        NotFound: when the control plane has no such task.
-    """
-    async with opened.fleet() as client:
-        return await client.tasks.get(task_id).outcome(timeout=wait)
-
-
 async def cancel_task(opened: Connections, task_id: str) -> CancelReport:
     """Cancel a durable task through the control plane, or a direct task by a message to all agents, at best effort.
 

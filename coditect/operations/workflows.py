@@ -183,28 +183,6 @@ class _Questions:
                 self._counts = {}  # the next look asks again
 
 
-@dataclass(frozen=True, slots=True)
-class WorkflowFilter:
-    """The conditions of a listing of workflows; None is no condition."""
-
-    state: WorkflowState | None = None
-    name: str | None = None
-    since: str | None = None
-    """The earliest start, as a text with its offset from UTC."""
-    until: str | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-
-async def list_workflows(opened: Connections, wanted: WorkflowFilter, *, limit: int) -> list[WorkflowRow]:
-    """Return at most `limit` workflows that fit the conditions, the latest first."""
-    conditions: dict[str, Any] = {"state": wanted.state, "name": wanted.name, "labels": wanted.labels}
-    async with opened.fleet() as client:
-        return [
-            row
-            async for row in client.workflows.list(**conditions, since=wanted.since, until=wanted.until, limit=limit)
-        ]
-
-
 async def show_nodes(opened: Connections, workflow: str) -> tuple[str, list[NodeRow]]:
     """Return a workflow's name, and the control plane's reports of its nodes."""
     async with opened.fleet() as client:

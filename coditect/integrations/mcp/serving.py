@@ -194,8 +194,8 @@ class FleetResources:
         return ReadResourceResult(contents=[TextResourceContents(uri=uri, mime_type=JSON, text=text)])
 
     async def _workflows(self) -> Any:
-        rows = await workflows.list_workflows(self._opened, workflows.WorkflowFilter(), limit=MAX_LISTED)
-        return [asdict(row) for row in rows]
+        async with self._opened.fleet() as client:
+            return [asdict(row) async for row in client.workflows.list(limit=MAX_LISTED)]
 
     async def _workflow(self, workflow: str) -> Any:
         found = await workflows.show_workflow(self._opened, workflow, None)
