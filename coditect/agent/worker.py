@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import copy_context
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import count
 from pathlib import Path
@@ -159,7 +160,17 @@ class _Home:
         return thread
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine to its end: on the lifespan's loop, if any, in the main thread, else on a new loop."""
+        """Run a coroutine to its end: on the lifespan's loop, if any, in the main thread, else on a new loop.
+
+        Its end is taken out here, behind the loop: Python's runner calls the `repr` of its task, which calls those of
+        the task's value and error, which are the user's and may raise anything.
+        """
+        end = self._run(_end_of(work))
+        if end.error is not None:
+            raise end.error
+        return cast("T", end.value)
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
         if self._runner is None or threading.current_thread() is not threading.main_thread():
             return run_loop(work)
         begun: list[asyncio.Task[Any]] = []
@@ -168,6 +179,21 @@ class _Home:
         finally:
             if begun and not begun[0].done():  # a SystemExit, or `loop.stop()`, left the loop in the middle of it
                 self._runner.run(_canceled(begun[0]))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _End:
+    """The value or the error of a coroutine, behind a `repr` that shows neither."""
+
+    value: Any = None
+    error: BaseException | None = None
+
+
+async def _end_of(work: Coroutine[Any, Any, Any]) -> _End:
+    try:
+        return _End(await work)
+    except BaseException as error:  # noqa: BLE001 - it is raised again behind the loop
+        return _End(error=error)
 
 
 async def _noted(work: Coroutine[Any, Any, T], begun: list[asyncio.Task[Any]]) -> T:
