@@ -11,7 +11,7 @@ from functools import cache, partial
 from http import HTTPStatus
 from os import PathLike, stat_result
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
@@ -49,9 +49,12 @@ from coditect.api.routes.workflows import (
     workflow_router,
     workflow_steered,
 )
-from coditect.api.services import ApiServices, FleetA2a, caller_of, check_role, needs
+from coditect.api.services import ApiServices, caller_of, check_role, needs
 from coditect.settings.settings import ApiSettings
 from coditect.wire.tasks import MAX_BODY_BYTES
+
+if TYPE_CHECKING:
+    from coditect.integrations.a2a.serving import A2aEndpoints
 
 POLICY = "; ".join(
     (
@@ -118,16 +121,16 @@ CARD = "/.well-known/agent-card.json"
 A2A_PATH = "/a2a"
 
 
-def a2a_routes(services: ApiServices, load: Callable[[], FleetA2a]) -> list[Route]:
+def a2a_routes(services: ApiServices, load: Callable[[], A2aEndpoints]) -> list[Route]:
     """Return the routes of an A2A agent, which is loaded in a thread at the first request.
 
     Who reads may ask for tasks; sending and canceling need the role operator. A caller without credentials gets a card
     that says which are wanted, and not what the fleet can do.
     """
 
-    loaded: FleetA2a | None = None
+    loaded: A2aEndpoints | None = None
 
-    async def fleet() -> FleetA2a:
+    async def fleet() -> A2aEndpoints:
         nonlocal loaded
         if loaded is None:
             loaded = await asyncio.to_thread(load)
@@ -137,7 +140,8 @@ def a2a_routes(services: ApiServices, load: Callable[[], FleetA2a]) -> list[Rout
         known = isinstance(services.access, OpenAccess) or "authorization" in request.headers
         if known:
             check_role(await caller_of(request), Role.VIEWER)
-        return await (await fleet()).card(request, _address(request), whole=known)
+        card: Response = await (await fleet()).card(request, _address(request), whole=known)
+        return card
 
     async def a2a_call(request: Request) -> Response:
         caller = await caller_of(request)
@@ -153,7 +157,8 @@ def a2a_routes(services: ApiServices, load: Callable[[], FleetA2a]) -> list[Rout
             return JSONResponse(agent.refusal(f"A request has at most {MAX_BODY_BYTES} bytes"))
         if (refused := await agent.unsupported(request)) is not None:
             return JSONResponse(refused)
-        return await agent.call(request, _address(request), caller.name, partial(_check, caller))
+        answer: Response = await agent.call(request, _address(request), caller.name, partial(_check, caller))
+        return answer
 
     return [Route(CARD, agent_card, methods=["GET"]), Route(A2A_PATH, a2a_call, methods=["POST"])]
 

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -32,7 +32,7 @@ from coditect.api.connections import SharedConnections
 from coditect.api.guard import AUDIT_LOGGER, BoundedHttp, RequestRates
 from coditect.api.live import LiveFeed
 from coditect.api.routes.http_agents import CALLBACK_PATH
-from coditect.api.services import ApiServices, DirectTasks, FleetA2a
+from coditect.api.services import ApiServices, DirectTasks
 from coditect.api.webhooks import open_webhooks
 from coditect.blobs import open_blobs
 from coditect.broker.management import Management
@@ -49,6 +49,9 @@ from coditect.settings.settings import HTTP_DEFAULTS, ApiSettings, HttpAgentSett
 from coditect.telemetry.logs import configure_logs
 from coditect.telemetry.metrics import MemoryMetrics
 from coditect.telemetry.process import open_tracing
+
+if TYPE_CHECKING:
+    from coditect.integrations.a2a.serving import A2aEndpoints
 
 log = logging.getLogger(__name__)
 
@@ -255,12 +258,12 @@ async def _open_mcp(opened: Connections, api: ApiSettings) -> AsyncIterator[ASGI
         yield manager.handle_request
 
 
-def _fleet_a2a(opened: Connections, api: ApiSettings) -> Callable[[], FleetA2a] | None:
+def _fleet_a2a(opened: Connections, api: ApiSettings) -> Callable[[], A2aEndpoints] | None:
     """Return a function that loads the fleet as an A2A agent; None where the extra `a2a` is not installed."""
     if find_spec("a2a") is None:
         return None
 
-    def load() -> FleetA2a:
+    def load() -> A2aEndpoints:
         from coditect.integrations.a2a.serving import A2aEndpoints  # noqa: PLC0415 - it takes half a second
 
         return A2aEndpoints(opened, api)

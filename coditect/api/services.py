@@ -9,11 +9,10 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Annotated, Any, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from fastapi import Depends
-from starlette.requests import HTTPConnection, Request
-from starlette.responses import Response
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp
 
 from coditect.aio.supervisor import Health
@@ -30,6 +29,9 @@ from coditect.integrations.http.bridge import HttpAgents
 from coditect.operations.connections import Connections
 from coditect.operations.scorecard import SharedScorecard
 from coditect.telemetry.metrics import MemoryMetrics
+
+if TYPE_CHECKING:
+    from coditect.integrations.a2a.serving import A2aEndpoints  # of an extra that may be missing
 
 MOST_HANDLES = 1_000
 
@@ -61,28 +63,6 @@ class DirectTasks:
         return handle
 
 
-class FleetA2a(Protocol):
-    """The interface of the server that offers the whole fleet as one agent of the A2A protocol (Agent2Agent).
-
-    It does not authenticate its callers. `address` is the URL where its JSON-RPC is reached.
-    """
-
-    async def card(self, request: Request, address: str, *, whole: bool) -> Response:
-        """Return a response with the A2A agent card: with `address` as its URL, and without skills unless `whole`."""
-
-    async def call(self, request: Request, address: str, name: str, check: Callable[[str], None]) -> Response:
-        """Return the response to a caller's JSON-RPC request; `check` raises if the caller lacks the role given to it.
-
-        `name` is the caller's name, and `address` the URL to which the request came.
-        """
-
-    async def unsupported(self, request: Request) -> dict[str, Any] | None:
-        """Return the JSON-RPC error for a request of a version of the protocol that is not served, else None."""
-
-    def refusal(self, sentence: str) -> dict[str, Any]:
-        """Return the JSON-RPC error for a request that is refused unread, such as one that is too large."""
-
-
 @dataclass(frozen=True, slots=True)
 class ApiServices:
     """The open connections and services that the routes of one application of the HTTP API work with."""
@@ -106,7 +86,7 @@ class ApiServices:
     """The fleet as an MCP server over HTTP, which checks no caller; None where the extra `mcp` is not installed."""
     trace_url: str | None = None
     """The address of a trace in a tracing tool, with `{trace}` in place of its id."""
-    a2a: Callable[[], FleetA2a] | None = None
+    a2a: Callable[[], A2aEndpoints] | None = None
     """Loads the fleet as an A2A agent, at the first request; None where the extra `a2a` is not installed."""
     metrics: MemoryMetrics = field(default_factory=MemoryMetrics)
     """The metrics of the process."""

@@ -8,9 +8,10 @@ from typing import Any, Self
 
 from coditect.client.control_plane import ControlPlane, pages, rows_of
 from coditect.errors import InputError
+from coditect.model.row import Row, read_row
 from coditect.wire.control import Verb
 from coditect.workflow.approvals.signing import signature
-from coditect.workflow.rows import ApprovalRow, Row, read_row
+from coditect.workflow.rows import ApprovalRow
 
 
 async def signed(control: ControlPlane, answer: dict[str, Any], key: str) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus
+from coditect.model.row import read_row
 from coditect.registry.port import Registry, Search
-from coditect.workflow.rows import read_row
 
 
 class HandoffState(StrEnum):

@@ -22,9 +22,9 @@ from coditect.model import arguments
 from coditect.model.duration import Duration, seconds
 from coditect.model.option import Option, read_options
 from coditect.model.result import Outcome
+from coditect.model.row import Row, read_row
 from coditect.wire.control import Verb
 from coditect.wire.json import loads
-from coditect.workflow.rows import Row, read_row
 
 THREAD_CHECK_SECONDS = 5.0
 """After how long a listener looks for messages by itself, in case the news of one was lost."""

@@ -8,52 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Annotated, Any, Self, TypeVar, cast
+from typing import Annotated, Any, Self
 
-from pydantic import AliasPath, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AliasPath, BeforeValidator, Field
 
-from coditect.errors import InvalidTask
+from coditect.model.row import Row, read_row
 from coditect.workflow.definition import OnFailure
 from coditect.workflow.states import TaskState, WorkflowState
 
-T = TypeVar("T")
 Text = Annotated[str, BeforeValidator(lambda given: "" if given is None else given)]
 """A text that is empty where the control plane says null."""
-
-
-def read_row(kind: type[T], row: object) -> T:
-    """Return a row in an answer of the control plane as a value of the dataclass `kind`, checked by its annotations.
-
-    Raises:
-        InvalidTask: when the row is no object, or lacks a field, or has one of another type.
-    """
-    try:
-        report: T = _adapter(cast(Any, kind)).validate_python(row)
-    except ValidationError as error:
-        reason = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise InvalidTask("A row of the control plane is not what it should be", reason=reason[:200]) from error
-    return report
-
-
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
-
-
-class Row:
-    """A report whose fields are read from an answer of the control plane by their annotations."""
-
-    __slots__ = ()
-
-    @classmethod
-    def read(cls, row: object) -> Self:
-        """Return the report of a row in an answer of the control plane.
-
-        Raises:
-            InvalidTask: when the row is no object, or lacks a field, or has one of another type.
-        """
-        return read_row(cls, row)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from typing_extensions import TypedDict  # pydantic reads no other before Python
 
 from coditect.model.duration import Duration
 from coditect.model.option import Option
+from coditect.model.row import Row
 from coditect.workflow.definition import From
-from coditect.workflow.rows import Row
 
 
 class ScheduleOptions(TypedDict, total=False):

@@ -11,28 +11,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from typing import Any
 
-from coditect.errors import InputError, InvalidTask
+from coditect.errors import InputError, InvalidTask, NotFound
 from coditect.model.option import read_options
 from coditect.wire.control import Verb
 from coditect.workflow import fields
 from coditect.workflow.starters import Schedule, ScheduleOptions
 from coditect.workflow.template import fill, template_expressions
 from dispatcher.coordination import orders
-from dispatcher.coordination import schedule_rows as rows
-from dispatcher.coordination.schedule_rows import list_schedules, show_schedule, ticks_of
-from dispatcher.coordination.ticks import read_ticks
-from dispatcher.ledger import timers
+from dispatcher.coordination.ticks import Ticks, read_ticks
+from dispatcher.ledger import timers, versions
 from dispatcher.ledger.handlers.requests import Query, ShardChange
+from dispatcher.ledger.keyspace import SCHEDULES
 from dispatcher.ledger.ownership import shards
 from dispatcher.ledger.timers import Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows import control, submit
-from dispatcher.ledger.workflows.queries import Body
+from dispatcher.ledger.workflows.queries import Body, page_of
 from dispatcher.ledger.workflows.submit import text
+from dispatcher.store.transaction import Reads, Transaction
 
+BY = "schedule"
+"""The kind of the stored value that holds the request to start a schedule's workflow."""
+UPCOMING = 5
+"""The number of a schedule's next ticks that `show_schedule` tells."""
 TICK = "schedule.tick"
 TICK_EXPRESSION = "tick"
 """The only expression in a schedule's input: the tick as text, in the schedule's time zone."""
@@ -52,7 +56,7 @@ def create(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     if _NAME.fullmatch(name) is None:
         raise InvalidTask("A schedule's name is letters, digits, dots, hyphens and _", given=name[:120])
     options = read_options("A schedule", ScheduleOptions, {key: body[key] for key in body.keys() - _FIELDS})
-    known = rows.read(unit.tr, name)
+    known = _read(unit.tr, name)
     if known is not None and not options["replace"]:
         fix = "choose another name, or replace it: coditect schedule create --replace"
         raise InputError("There is a schedule of this name", schedule=name, fix=fix)
@@ -61,8 +65,8 @@ def create(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     if known is not None:
         kept = ("created_at", "last", "last_run", "runs", "skipped")
         schedule = replace(schedule, **{field: getattr(known, field) for field in kept})
-    orders.write(unit.tr, name, rows.BY, order)
-    return _set(unit, schedule, None if options["paused"] else ticks_of(schedule).after(unit.now_ms))
+    orders.write(unit.tr, name, BY, order)
+    return _set(unit, schedule, None if options["paused"] else _ticks_of(schedule).after(unit.now_ms))
 
 
 def _declared(unit: UnitOfWork, name: str, workflow: str, options: Mapping[str, Any]) -> Schedule:
@@ -92,7 +96,7 @@ def _declared(unit: UnitOfWork, name: str, workflow: str, options: Mapping[str, 
 
 def _order(body: Body) -> dict[str, Any]:
     """Check a schedule's workflow and input, and return the request that starts the workflow, without its id."""
-    order = orders.read_order(body.get("workflow"), rows.BY)
+    order = orders.read_order(body.get("workflow"), BY)
     template = fields.template(body.get("input"))
     for _, expression in template_expressions(template):
         if expression != TICK_EXPRESSION:
@@ -102,15 +106,15 @@ def _order(body: Body) -> dict[str, Any]:
 
 def pause(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Pause a schedule: it starts nothing at its ticks until it is resumed; workflows that run go on."""
-    return _set(unit, replace(rows.find(unit.tr, body), state="paused"), None)
+    return _set(unit, replace(_find(unit.tr, body), state="paused"), None)
 
 
 def resume(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Resume a paused schedule with its first tick after now; the ticks during the pause are not made up for."""
-    schedule = rows.find(unit.tr, body)
+    schedule = _find(unit.tr, body)
     if schedule.state == "active":
         return asdict(schedule)
-    return _set(unit, replace(schedule, state="active"), ticks_of(schedule).after(unit.now_ms))
+    return _set(unit, replace(schedule, state="active"), _ticks_of(schedule).after(unit.now_ms))
 
 
 def run(unit: UnitOfWork, body: Body) -> dict[str, Any]:
@@ -118,27 +122,27 @@ def run(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
     The schedule's next tick stays as it was.
     """
-    before = rows.find(unit.tr, body)
+    before = _find(unit.tr, body)
     schedule = _start(unit, before, unit.now_ms, occasion="run")
-    rows.write(unit.tr, schedule)
+    _write(unit.tr, schedule)
     workflow = schedule.last_run if schedule.runs > before.runs else None
     return {"schedule": schedule.schedule, "workflow": workflow, "reason": schedule.reason}
 
 
 def delete(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Remove a schedule; the workflows that it started go on."""
-    name = rows.find(unit.tr, body).schedule
+    name = _find(unit.tr, body).schedule
     timers.cancel(unit.tr, "", name, TICK)
-    rows.remove(unit.tr, name)
+    _remove(unit.tr, name)
     return {"schedule": name, "deleted": True}
 
 
 def tick(unit: UnitOfWork, timer: Timer) -> None:
     """Carry out a schedule's due tick, or a missed one as its catch-up policy says, and set the timer of the next."""
-    schedule = rows.read(unit.tr, timer.node)
+    schedule = _read(unit.tr, timer.node)
     if schedule is None or schedule.state == "paused" or schedule.next is None:
         return
-    name, ticks = schedule.schedule, ticks_of(schedule)
+    name, ticks = schedule.schedule, _ticks_of(schedule)
     next_ms = ticks.next_to_run(schedule.next, unit.now_ms, schedule.catch_up, schedule.most_missed)
     if next_ms != schedule.next:
         unit.effects.say("schedule.missed", name, first=schedule.next, next=next_ms)
@@ -152,11 +156,11 @@ def tick(unit: UnitOfWork, timer: Timer) -> None:
 def _set(unit: UnitOfWork, schedule: Schedule, next_ms: int | None) -> dict[str, Any]:
     """Write a schedule's row with its next tick, set the timer of the tick, and return the schedule's report."""
     schedule = replace(schedule, next=next_ms)
-    rows.write(unit.tr, schedule)
+    _write(unit.tr, schedule)
     if next_ms is None:
         timers.cancel(unit.tr, "", schedule.schedule, TICK)
     else:
-        due_ms = ticks_of(schedule).due_ms(schedule.schedule, next_ms)
+        due_ms = _ticks_of(schedule).due_ms(schedule.schedule, next_ms)
         unit.set_timer(Timer("", schedule.schedule, TICK, due_ms))
     return asdict(schedule)
 
@@ -167,9 +171,9 @@ def _start(unit: UnitOfWork, schedule: Schedule, at_ms: int, *, occasion: str = 
     overlaps = last is not None and not last.state.terminal
     if overlaps and schedule.overlap == "skip":
         return replace(schedule, skipped=schedule.skipped + 1, reason="overlap")
-    name, tick = schedule.schedule, ticks_of(schedule).local(at_ms)
+    name, tick = schedule.schedule, _ticks_of(schedule).local(at_ms)
     workflow = run_id(name, at_ms, unit.shard, shards.fixed_count(unit.tr.snapshot), occasion=occasion)
-    order = orders.read(unit.tr, name, rows.BY)
+    order = orders.read(unit.tr, name, BY)
     try:
         submit.start(unit, order | {"workflow": workflow, "input": fill(order.get("input"), lambda _: tick)})
     except InputError as error:  # it was checked when the schedule was made, by a version that took more
@@ -184,6 +188,69 @@ def _start(unit: UnitOfWork, schedule: Schedule, at_ms: int, *, occasion: str = 
 def run_id(name: str, at_ms: int, shard: int, shard_count: int, *, occasion: str = "tick") -> str:
     """Return a UUIDv7, of the given shard, for a workflow that a schedule or trigger starts; equal inputs, equal id."""
     return shards.drawn_id(f"{occasion} {name} {at_ms}", at_ms, shard, shard_count)
+
+
+def _ticks_of(schedule: Schedule) -> Ticks:
+    """Return the ticks that a schedule declares."""
+    return Ticks(schedule.cron or "", schedule.zone or "UTC", schedule.every_ms or 0, schedule.jitter_ms)
+
+
+def _read(tr: Reads, name: str) -> Schedule | None:
+    """Return a schedule's row; None when there is no such schedule."""
+    row = tr.get(SCHEDULES.pack((name,)))
+    return None if row is None else _unpack(name, row)
+
+
+def _find(tr: Reads, body: Body) -> Schedule:
+    """Return the row of the schedule that a request names.
+
+    Raises:
+        NotFound: when there is no such schedule.
+    """
+    name = text(body, "schedule")
+    schedule = _read(tr, name)
+    if schedule is None:
+        raise NotFound("There is no such schedule", schedule=name, fix="coditect schedule list")
+    return schedule
+
+
+def _unpack(name: str, row: bytes) -> Schedule:
+    """Decode a schedule's row in the store."""
+    return Schedule(name, *versions.SCHEDULE.unpack(row))
+
+
+def _write(tr: Transaction, schedule: Schedule) -> None:
+    """Write a schedule, in place of an earlier one of its name."""
+    tr.set(SCHEDULES.pack((schedule.schedule,)), versions.SCHEDULE.pack_as(2, astuple(schedule)[1:]))
+
+
+def _remove(tr: Transaction, name: str) -> None:
+    """Remove a schedule's row, and the stored request that starts its workflow."""
+    tr.clear(SCHEDULES.pack((name,)))
+    orders.clear(tr, name, BY)
+
+
+def list_schedules(tr: Reads, body: Body) -> dict[str, Any]:
+    """Return one page of the schedules, sorted by name."""
+    found, following = page_of(tr, SCHEDULES, (), body)
+    schedules = [_unpack(str(SCHEDULES.unpack(key)[0]), row) for key, row in found]
+    return {"schedules": [asdict(schedule) for schedule in schedules], "next": following}
+
+
+def show_schedule(tr: Reads, body: Body) -> dict[str, Any]:
+    """Return one schedule, with the definition and the input of its workflow, and its next ticks.
+
+    Raises:
+        NotFound: when there is no such schedule.
+    """
+    schedule = _find(tr, body)
+    ticks, tick_ms, upcoming = _ticks_of(schedule), schedule.next, list[str]()
+    while tick_ms is not None and len(upcoming) < UPCOMING:
+        upcoming.append(ticks.local(tick_ms))
+        tick_ms = ticks.after(tick_ms)
+    order = orders.read(tr, schedule.schedule, BY)
+    definition = {field: order.get(field) for field in ("name", "description", "nodes")}
+    return asdict(schedule) | {"upcoming": upcoming, "definition": definition, "input": order.get("input")}
 
 
 def _shard_key(body: Body) -> str:

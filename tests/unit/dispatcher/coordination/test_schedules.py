@@ -15,7 +15,7 @@ from coditect.wire.control import Verb
 from coditect.wire.json import loads
 from coditect.workflow.states import WorkflowState
 from dispatcher.coordination import schedules
-from dispatcher.coordination.schedule_rows import list_schedules, show_schedule
+from dispatcher.coordination.schedules import list_schedules, show_schedule
 from dispatcher.coordination.ticks import ON_TIME_MS, Ticks, read_ticks
 from dispatcher.ledger import timers
 from dispatcher.ledger.commands import Due
