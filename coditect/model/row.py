@@ -5,10 +5,11 @@ Fields that only a newer control plane knows are ignored; a field that a later v
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Self, TypeVar, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ValidationError
 
 from coditect.errors import InvalidTask
 
@@ -37,7 +38,7 @@ def read_row(kind: type[T], row: object) -> T:
         InvalidTask: when the row is no object, or lacks a field, or has one of another type.
     """
     try:
-        report: T = _adapter(cast("Any", kind)).validate_python(row)
+        report: T = _reader(cast("Any", kind))(row)
     except ValidationError as error:
         reason = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise InvalidTask("A row of the control plane is not what it should be", reason=reason[:200]) from error
@@ -45,5 +46,7 @@ def read_row(kind: type[T], row: object) -> T:
 
 
 @cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+def _reader(kind: Any) -> Callable[[object], Any]:
+    from pydantic import TypeAdapter  # noqa: PLC0415 - a dispatcher has rows and reads none: it does without
+
+    return TypeAdapter(kind).validate_python
