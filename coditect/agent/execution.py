@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from concurrent import futures
+from contextlib import contextmanager
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -141,6 +142,8 @@ class Execution:
     """The reason why the handler was asked to end; a cancel request replaces the end of the handler's time."""
     attached: list[tuple[Task, Delivery]] | None = None
     """The task's redeliveries, which wait for the execution's outcome; None when there is none."""
+    rejoins: set[asyncio.Future[None]] | None = None
+    """The open questions to the owner about redeliveries, which may bring a new fence; None before the first."""
     work: asyncio.Task[None] | None = None
     coroutine: Coroutine[Any, Any, None] | None = None
     """The coroutine of the execution, which `work` runs, perhaps after those of other executions."""
@@ -286,6 +289,22 @@ class Execution:
         if self.attached is None:
             self.attached = []
         self.attached.append((task, delivery))
+
+    @contextmanager
+    def rejoining(self) -> Generator[None]:
+        """Have `rejoined` wait for the block, which asks the task's owner about a redelivery."""
+        decided = asyncio.get_running_loop().create_future()
+        self.rejoins = {decided} if self.rejoins is None else self.rejoins | {decided}
+        try:
+            yield
+        finally:
+            self.rejoins -= {decided}
+            decided.set_result(None)
+
+    async def rejoined(self) -> None:
+        """Wait until no question to the owner about a redelivery is open, so that `task` has its last fence."""
+        while self.rejoins:
+            await asyncio.wait(self.rejoins)
 
     @property
     def lost(self) -> bool:

@@ -19,7 +19,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Protocol
 
@@ -245,7 +245,7 @@ class ManagedTasks:
         if execution is not None and self._stages.get(execution) is Stage.ASKING:
             execution.attach(task, delivery)
             return
-        with self._parked():
+        with self._parked(), nullcontext() if execution is None else execution.rejoining():
             await settle_or_return(self._rejoin(task, delivery, execution, known), delivery)
 
     async def _rejoin(

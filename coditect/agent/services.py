@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent import futures
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -17,7 +17,7 @@ from coditect.agent.execution import Execution, ExecutionState, PartSender
 from coditect.agent.guards import Guards
 from coditect.agent.handler import Executors, HandedBack, SentBack
 from coditect.agent.intake import Intake
-from coditect.agent.owners import Reports
+from coditect.agent.owners import Reports, owner_of
 from coditect.agent.pool import Workers
 from coditect.agent.workspaces import Workspaces
 from coditect.aio.clock import Clock
@@ -261,9 +261,24 @@ class TaskServices:
 
     async def ask_state(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
         """Send a request about shared state with the task's id and any workflow, node and fence; see `StatePort`."""
-        owner = self.execution.task.owner
-        by = {} if owner is None else {"by": {"workflow": owner.workflow, "node": owner.node, "fence": owner.fence}}
-        return await StateRequests(self.process.control).ask_state(verb, body | {"task": self.task_id} | by)
+
+        async def ask() -> dict[str, Any]:
+            owner = self.execution.task.owner
+            by = {} if owner is None else {"by": {"workflow": owner.workflow, "node": owner.node, "fence": owner.fence}}
+            return await StateRequests(self.process.control).ask_state(verb, body | {"task": self.task_id} | by)
+
+        return await self._under_fence(ask)
+
+    async def _under_fence(self, ask: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+        """Ask with the task's fence, and again after a refusal if a redelivery has brought the task a new fence."""
+        while True:
+            owner = self.execution.task.owner
+            try:
+                return await ask()
+            except InputError:
+                await self.execution.rejoined()
+                if self.execution.task.owner == owner:
+                    raise
 
     async def ask_thread(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
         """Send a request about conversation threads, as `ThreadPort.ask_thread` says, with the task's id."""
@@ -279,12 +294,11 @@ class TaskServices:
         A task above the bound of suspended tasks goes back to its queue instead (`SentBack`).
         """
         execution, asking = self.execution, self.process.handoffs
-        owner = owner_to_hand_off(execution)
+        check_kept(execution)
         if not self.process.intake.may_suspend(self.execution):
             raise SentBack
-        requested = await asking.request(
-            execution, owner, to, reason=reason, context=context, timeout_seconds=timeout_seconds
-        )
+        terms = {"reason": reason, "context": context, "timeout_seconds": timeout_seconds}
+        requested = await self._under_fence(lambda: asking.request(execution, to, **terms))
         facts = {"coditect.handoff.id": requested["handoff"], "coditect.handoff.to": to}
         span = begin_step(self.process.requests.tracing, "hand off", self._trace, facts)
         state = "withdrawn"
@@ -481,8 +495,8 @@ WITHDRAW_SECONDS = 10.0
 KEEP_IT = "submit it with durable=True, or make it a node of a workflow"
 
 
-def owner_to_hand_off(execution: Execution) -> Owner:
-    """Return the owner (the workflow's node) of a task, after a check that the task can be handed off.
+def check_kept(execution: Execution) -> None:
+    """Refuse to hand off a task that the control plane does not keep.
 
     Raises:
         InputError: when it is a direct task: the broker alone has it.
@@ -493,7 +507,6 @@ def owner_to_hand_off(execution: Execution) -> Owner:
             task=execution.task.id,
             fix=KEEP_IT,
         )
-    return execution.task.owner
 
 
 class Handoffs:
@@ -505,7 +518,7 @@ class Handoffs:
         self._registry = registry
 
     async def request(
-        self, execution: Execution, owner: Owner, to: str, *, reason: str, context: Any, timeout_seconds: float
+        self, execution: Execution, to: str, *, reason: str, context: Any, timeout_seconds: float
     ) -> dict[str, Any]:
         """Ask the control plane to offer a task to others, and return the handoff as JSON values; `wait` must follow.
 
@@ -518,7 +531,7 @@ class Handoffs:
             ControlPlaneRequired: when no dispatcher answers.
         """
         candidates, capability = await agents_to_ask(self._registry, to, owner=self._requests.name)
-        ticket = self._requests.new_token()
+        owner, ticket = owner_of(execution.task), self._requests.new_token()
         self._requests.expect(ticket)  # the news may come before the answer
         body = {
             "workflow": owner.workflow,

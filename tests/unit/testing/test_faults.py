@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coditect import Agent, Context, Status
+from coditect import Agent, Context, HandoffOffer, Status
 from coditect.broker.memory import MemoryBroker
 from coditect.client.handle import Handle
+from coditect.collaboration.handoffs import HandoffState
 from coditect.errors import NotFound, ResultTimeout
 from coditect.model.message import Message
 from coditect.model.registration import AgentStatus
@@ -308,3 +309,50 @@ def test_every_task_is_answered(seed: int, plan: Plan) -> None:
 @given(seed=st.integers(0, 1_000_000), plan=PLANS)
 def test_every_task_is_answered_of_many_plans(seed: int, plan: Plan) -> None:
     assert asyncio.run(outcomes(seed, plan)) == [Status.COMPLETED] * 25
+
+
+async def sets_state(ctx: Context) -> None:
+    await ctx.shared.put("asked", True)
+
+
+async def makes_a_checkpoint(ctx: Context) -> None:
+    await ctx.checkpoint("amid")
+
+
+async def hands_off(ctx: Context) -> None:
+    assert (await ctx.hand_off("ask.nobody", timeout="5s")).state == HandoffState.DECLINED
+
+
+@pytest.mark.parametrize("asks", [sets_state, makes_a_checkpoint, hands_off])
+async def test_running_task_whose_delivery_came_again_asks_under_the_new_fence(
+    asks: Callable[[Context], Awaitable[None]],
+) -> None:
+    agent, refuser, may_ask = Agent("asker"), Agent("refuser"), asyncio.Event()
+    runs: list[str] = []
+
+    @agent.capability("ask.late", timeout="10m")
+    async def ask(_: None, ctx: Context) -> str:
+        runs.append(ctx.agent_id)
+        await may_ask.wait()
+        await asks(ctx)
+        return "asked"
+
+    @refuser.capability("ask.nobody")
+    async def refuse(_: None) -> None: ...
+
+    @refuser.on_handoff
+    async def decline(_: HandoffOffer) -> bool:
+        return False
+
+    async with TestFleet(agents=[agent, refuser]) as fleet:
+        handle = await fleet.submit("ask.late", durable=True)
+        await fleet.settled()
+        fleet.pause("dispatcher")  # which reads both questions in one go, and grants the new fence first
+        fleet.drop_connections("asker")
+        await fleet.advance("3s")
+        may_ask.set()
+        await fleet.advance("3s")
+        fleet.resume("dispatcher")
+
+        assert await handle.result(str, timeout="1m") == "asked"
+        assert len(runs) == 1

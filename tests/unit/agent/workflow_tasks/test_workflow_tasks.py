@@ -425,13 +425,18 @@ async def test_the_handler_ends_if_its_task_was_accepted_and_goes_on_otherwise(
     end: dict[str, Any] | None, interruption: Interruption | None, while_asked: bool
 ) -> None:
     asked = cast(Any, Asked(end))
-    execution = Execution(Task("a.b", Priority.P1, b"1"), cast(Any, None), None, state=ExecutionState.RUNNING)
+    execution = Execution(
+        Task("a.b", Priority.P1, b"1", owner=Owner("w", "n", "1", 1)),
+        cast(Any, None),
+        None,
+        state=ExecutionState.RUNNING,
+    )
     handoffs = Handoffs(asked, asked, asked)
     execution.work = cast(Any, asyncio.ensure_future(asyncio.sleep(0)))
 
     with pytest.raises(TimeoutError):
         if while_asked:
-            await asyncio.wait_for(handoffs.request(execution, Owner("w", "n", "1", 1), "billing", **GIVEN), 0.01)
+            await asyncio.wait_for(handoffs.request(execution, "billing", **GIVEN), 0.01)
         else:
             await asyncio.wait_for(handoffs.wait(REQUESTED, execution), 0.01)
 
