@@ -143,6 +143,14 @@ class Monitor:
         """Tell whether an agent counts as dead: its lease ended, it answered no ping, and it was not seen since."""
         return self._roster.is_gone(agent)
 
+    def proved_at(self, agent: AgentId) -> float:
+        """Return when a dead agent was asked without an answer, on the loop's clock: that proves nothing of later."""
+        return self._roster.proved_at(agent)
+
+    def doubt(self, agent: AgentId) -> None:
+        """Count a dead agent as living that may have begun work since it was asked, and ask it again at once."""
+        self._roster.doubt(agent, self._now())
+
     def silent_seconds(self, agent: AgentId) -> float | None:
         """Return the seconds since a dead agent's last sign of life; None when this monitor has seen none."""
         seen_at = self._roster.last_seen(agent)
@@ -241,12 +249,16 @@ class Monitor:
     # -- is it dead? ------------------------------------------------------------------------------------
 
     async def _examine(self, entry: RosterEntry) -> None:
+        asked_at = self._now()
         try:
             answer = await self._pings.ask(entry.agent)
             if answer is PingAnswer.PONG:
                 entry.grant(self._now())
+                if entry.reported:
+                    entry.reported = False
+                    self._greet(entry.agent)
             elif answer is not PingAnswer.UNKNOWN and await self._has_lapsed(entry) and self._is_proof(answer, entry):
-                await self._lose(entry.agent, answer)
+                await self._lose(entry, answer, asked_at)
         finally:
             entry.examined = False
 
@@ -278,16 +290,19 @@ class Monitor:
 
     # -- then ... ---------------------------------------------------------------------------------------
 
-    async def _lose(self, agent: AgentId, answer: PingAnswer) -> None:
-        self._roster.strike(agent, self._now())
+    async def _lose(self, entry: RosterEntry, answer: PingAnswer, asked_at: float) -> None:
+        agent = entry.agent
+        self._roster.strike(agent, asked_at)
         closed = await self._cut_off(agent)
         if await self._fleet.has(agent):
             return  # it registered meanwhile, and holds what it has acquired since
+        self._on_gone(agent)
+        if entry.reported:
+            return  # and nothing was heard of it since
         self.lost += 1
         facts = {"reason": "silent" if answer is PingAnswer.SILENCE else "left", "connections": closed}
         level = logging.WARNING if answer is PingAnswer.SILENCE else logging.INFO
         log.log(level, "An agent is gone", extra={"agent_id": agent, **facts})
-        self._on_gone(agent)
         if self.leads:
             self._events.emit("agent.offline", subject=agent, **facts)
             self._background.start(self._left.remove(agent, routing.own_queues(agent)), name=f"tidy {agent}")
@@ -394,6 +409,8 @@ class RosterEntry:
     """Whether the monitor is pinging the agent to find out if it lives."""
     without_mail: bool = False
     """Whether the agent's mailbox queue has been found missing once."""
+    reported: bool = False
+    """Whether the agent was reported as gone, and nothing was heard of it since."""
     listed: bool = True
     """Whether the registry has listed the agent since this dispatcher began; else it may be no agent at all."""
 
@@ -413,7 +430,7 @@ class Roster:
     def __init__(self) -> None:
         self._entries: dict[AgentId, RosterEntry] = {}
         self._gone: dict[AgentId, tuple[float, float | None]] = {}
-        """When each dead agent was struck, and its last sign of life, if the registry ever listed it."""
+        """When each dead agent was asked in vain, and its last sign of life, if the registry ever listed it."""
         self._looked_at: float | None = None
 
     def __len__(self) -> int:
@@ -441,8 +458,9 @@ class Roster:
         entry.lapses_at = max(entry.lapses_at, now + left)
         entry.lease_seconds = max(entry.lease_seconds, left) if entry.listed else left
         entry.draining = record.load.status is AgentStatus.DRAINING
-        entry.without_mail, entry.listed = False, True
-        return self._gone.pop(record.agent_id, None) is not None
+        is_back = self._gone.pop(record.agent_id, None) is not None or entry.reported
+        entry.without_mail, entry.reported, entry.listed = False, False, True
+        return is_back
 
     def suspect(self, names: Iterable[str], now: float) -> None:
         """Add unknown agents that left queues, locks or tasks behind, with a short lease: they may have died unseen."""
@@ -454,6 +472,15 @@ class Roster:
     def is_gone(self, agent: AgentId) -> bool:
         """Tell whether an agent counts as dead, which it does for an hour unless it comes back."""
         return agent in self._gone
+
+    def proved_at(self, agent: AgentId) -> float:
+        """Return when a dead agent was asked whether it lives."""
+        return self._gone[agent][0]
+
+    def doubt(self, agent: AgentId, now: float) -> None:
+        """Move an agent from the dead to the living ones, with a lease that ends now."""
+        del self._gone[agent]
+        self._entries[agent] = RosterEntry(agent, now, SUSPECT_SECONDS, reported=True)
 
     def last_seen(self, agent: AgentId) -> float | None:
         """Return when a dead agent last gave a sign of life; None when this dispatcher has seen none."""
@@ -467,10 +494,11 @@ class Roster:
         """Return the entries of agents that should have renewed their leases by now and are not being pinged yet."""
         return [entry for entry in self._entries.values() if entry.overdue_at <= now and not entry.examined]
 
-    def strike(self, agent: AgentId, now: float) -> None:
-        """Move an agent from the living to the dead agents."""
+    def strike(self, agent: AgentId, asked_at: float) -> None:
+        """Move an agent from the living to the dead agents, because it did not answer when it was asked."""
         entry = self._entries.pop(agent, None)
-        seen_at = entry.lapses_at - entry.lease_seconds if entry is not None and entry.listed else None
-        self._gone[agent] = now, seen_at
+        was_seen = entry is not None and entry.listed and not entry.reported
+        seen_at = entry.lapses_at - entry.lease_seconds if entry is not None and was_seen else None
+        self._gone[agent] = asked_at, seen_at
         if len(self._gone) > MOST_GONE:
             del self._gone[next(iter(self._gone))]

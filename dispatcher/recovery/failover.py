@@ -203,7 +203,8 @@ class AtWork:
     def look(self, living: Set[AgentId], monitor: Monitor) -> None:
         """Have each agent that has tasks but is not in the registry examined once; publish a dead agent's tasks again.
 
-        A task may be granted to an agent after its death, by its request that had no answer before.
+        Of a task that was begun after the agent was last asked, its silence proves nothing: the agent is asked again.
+        It may be back at the broker, though not yet in the registry; or the grant came after its death.
         """
         self._living, self._looked_at = living, asyncio.get_running_loop().time()
         in_doubt = self._in_doubt()
@@ -212,6 +213,10 @@ class AtWork:
         missed, self._missed = self._missed, missing
         monitor.suspect(missing - missed)
         for agent in filter(monitor.is_gone, sorted(missing & begun - self._losing)):
+            proved_at = monitor.proved_at(agent)
+            if not any(worker.in_flight.lost_with(agent, proved_at) for worker in self._workers.values()):
+                monitor.doubt(agent)
+                continue
             self._losing.add(agent)
             self._background.start(self._lose(agent, monitor), name=f"repeat the work of {agent}")
 
@@ -238,8 +243,9 @@ class AtWork:
                 silent_seconds = 0.0 if await self._has_heard_all(worker) else SILENT_SECONDS
                 if not monitor.is_gone(gone):
                     return
+                heard_until = min(asyncio.get_running_loop().time() - silent_seconds, monitor.proved_at(gone))
                 answers = list[asyncio.Future[Any]]()
-                for lost in worker.in_flight.lost_with(gone, asyncio.get_running_loop().time() - silent_seconds):
+                for lost in worker.in_flight.lost_with(gone, heard_until):
                     answer = CommandAnswer[Any]()
                     worker.put(lost, answer)
                     answers.append(answer.future)

@@ -176,6 +176,22 @@ def test_who_was_struck_is_greeted_once_when_it_is_back() -> None:
     assert roster.note([record(LEASE_SECONDS)], 20.5) == []
 
 
+def test_dead_agent_in_doubt_is_asked_at_once_and_greeted_when_it_is_listed_again() -> None:
+    roster = Roster()
+    roster.note([record(LEASE_SECONDS)], 10.0)
+    roster.strike(AGENT, 14.0)
+    assert roster.proved_at(AGENT) == 14.0
+
+    roster.doubt(AGENT, 20.0)
+
+    assert (roster.is_gone(AGENT), overdue(roster, 20.0)) == (False, [AGENT])
+    roster.strike(AGENT, 20.0)
+    assert (roster.proved_at(AGENT), roster.last_seen(AGENT)) == (20.0, None)
+    roster.doubt(AGENT, 21.0)
+    assert roster.note([record(LEASE_SECONDS)], 22.0) == [AGENT]
+    assert roster.note([record(LEASE_SECONDS)], 22.5) == []
+
+
 def test_the_last_sign_of_life_is_known_only_of_agents_that_the_registry_listed() -> None:
     roster = Roster()
     roster.note([record(LEASE_SECONDS)], 10.0)

@@ -162,6 +162,28 @@ async def test_agent_that_registers_again_amid_its_eviction_keeps_what_it_has_ac
     assert watch.lost["first"] == watch.told("agent.offline") == []
 
 
+@pytest.mark.parametrize("killed", [False, True])
+async def test_dead_agent_in_doubt_is_asked_again_and_is_gone_or_back(watch: Watch, killed: bool) -> None:
+    monitor = await watch.dispatcher(evict=watch.fleet.server)
+    await watch.fleet.advance("1s")
+    agent = watch.fleet.agents[0].id
+    watch.fleet.pause(agent)
+    await watch.fleet.advance("6s")
+    assert monitor.is_gone(agent)
+
+    if killed:
+        watch.fleet.kill(agent)
+    else:
+        watch.fleet.resume(agent)
+    monitor.doubt(agent)
+    await watch.fleet.advance("6s")
+
+    assert monitor.is_gone(agent) is killed
+    assert watch.lost["first"] == [agent] * (2 if killed else 1)
+    assert watch.told("agent.offline") == [agent], "an agent is reported as gone once"
+    assert (monitor.lost, watch.told("agent.online").count(agent)) == (1, 1 if killed else 2)
+
+
 async def test_queue_of_a_dead_agent_goes_only_when_it_is_empty(watch: Watch, sleepers: Sleepers) -> None:
     await watch.dispatcher(evict=watch.fleet.server)
     gone = watch.fleet.agents[0].id

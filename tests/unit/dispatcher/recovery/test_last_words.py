@@ -11,11 +11,18 @@ from typing import Any, cast
 
 import pytest
 
+from chaos.faults.network import RemotePort
+from coditect import Agent
+from coditect.aio.network import NetworkPath
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import base_topology, shard_queues
+from coditect.errors import RegistryUnavailable
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
+from coditect.registry.port import Registry
+from coditect.testing import TestFleet
+from coditect.testing.process import VirtualProcess
 from coditect.wire import routing
 from coditect.wire.control import Verb
 from coditect.workflow.states import TaskState
@@ -35,6 +42,7 @@ from dispatcher.store.memory import MemoryDatabase
 from tests.support import eventually
 from tests.unit.broker.virtual_time import in_virtual_time
 from tests.unit.dispatcher.liveness.watch import ServerEvictor
+from tests.unit.testing.workers import Sleepers
 
 DEAD = AgentId("worker-1")
 NODE = NodeKey("w", "n1")
@@ -63,11 +71,23 @@ class BegunWork:
             settle.done(None)
 
 
+@dataclass
 class OneDead:
-    """A monitor that has found one agent dead."""
+    """A monitor that has found one agent dead, and asks it again when in doubt, which it does not answer."""
+
+    asked_at: float = 0.0
+    doubts: int = 0
 
     def is_gone(self, agent: AgentId) -> bool:
         return agent == DEAD
+
+    def proved_at(self, agent: AgentId) -> float:
+        return self.asked_at
+
+    def doubt(self, agent: AgentId) -> None:
+        assert agent == DEAD
+        self.doubts += 1
+        self.asked_at = asyncio.get_running_loop().time()
 
     def suspect(self, names: Iterable[str]) -> None:
         assert set(names) <= {DEAD}
@@ -122,6 +142,20 @@ async def test_dead_agent_s_task_waits_while_a_former_owner_may_hold_reports() -
         await look(at_work)
 
     assert worker.lost == [Lost(NODE, 7, DEAD)]
+
+
+@in_virtual_time
+async def test_task_that_an_agent_began_after_it_counted_as_dead_is_lost_only_once_it_was_asked_again() -> None:
+    worker, monitor = BegunWork(), OneDead(asked_at=-1.0)
+    async with watching(worker) as (_, at_work, _):
+        at_work.look(frozenset(), cast(Monitor, monitor))
+        await asyncio.sleep(0.5)
+        assert (worker.lost, monitor.doubts) == ([], 1)
+
+        at_work.look(frozenset(), cast(Monitor, monitor))
+        await asyncio.sleep(0.5)
+
+    assert (worker.lost, monitor.doubts) == ([Lost(NODE, 7, DEAD)], 1)
 
 
 @in_virtual_time
@@ -358,3 +392,35 @@ async def test_former_owner_that_is_back_is_not_looked_for_again_until_it_is_los
         await asyncio.sleep(20)
 
     assert evict.asked == ["ada"] * 3
+
+
+class CutOffFleet(TestFleet):
+    """A fleet in which single agents can be cut off from the broker and from the registry."""
+
+    def __init__(self, agents: Iterable[Agent], **options: Any) -> None:
+        super().__init__(agents, **options)
+        self.to_registry: dict[str, NetworkPath] = {}
+        """The path from each process to the registry."""
+
+    def _registry_of(self, process: VirtualProcess) -> Registry:
+        path = self.to_registry[process.id] = NetworkPath()
+        return cast(Registry, RemotePort(self.registry, path, RegistryUnavailable))
+
+
+async def test_agent_that_is_back_at_the_broker_before_the_registry_keeps_what_it_begins() -> None:
+    sleepers = Sleepers()
+    async with CutOffFleet([sleepers.agent]) as fleet:
+        [agent] = fleet.agents
+        agent.broker.path.cut_off()
+        fleet.to_registry[agent.id].cut_off()
+        await fleet.advance("8s")
+        assert [event.type for event in fleet.events].count("agent.offline") == 1
+
+        agent.broker.path.heal()
+        handle = await fleet.submit("sleep.well", 20.0, durable=True)
+        await fleet.advance("15s")
+        fleet.to_registry[agent.id].heal()
+        await handle.result(str)
+
+        assert sleepers.started == [agent.id]
+        assert [event.type for event in fleet.events].count("agent.offline") == 1
