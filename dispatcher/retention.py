@@ -98,14 +98,14 @@ class Retention:
             pass
         now_ms = self._ports.clock.now_ms()
         await self._keys(lease, now_ms)
-        await self._forget_jobs(lease, now_ms - SHOWN_MS, failed=False)
-        await self._forget_jobs(lease, now_ms - SHOWN_FAILED_MS, failed=True)
+        await self._forget_jobs(lease, _before(now_ms, SHOWN_MS), failed=False)
+        await self._forget_jobs(lease, _before(now_ms, SHOWN_FAILED_MS), failed=True)
         more = True
         while more:
             more = await self._condemn(lease, now_ms)
-            await self._uploads(lease, now_ms - UPLOAD_MS)
+            await self._uploads(lease, _before(now_ms, UPLOAD_MS))
         for layer in (trail, autonomy):
-            while await self._run(lease, partial(layer.sweep, before_ms=now_ms - self._keep_audit_ms)):
+            while await self._run(lease, partial(layer.sweep, before_ms=_before(now_ms, self._keep_audit_ms))):
                 pass
         return True
 
@@ -143,7 +143,7 @@ class Retention:
 
         Return whether there may be more of them.
         """
-        read, before_ms, more = self._ports.database.read, now_ms - self._keep_ms, False
+        read, before_ms, more = self._ports.database.read, _before(now_ms, self._keep_ms), False
 
         async def hide(workflow: str, before_ms: int) -> bool:
             return await self._run(lease, partial(remove.condemn, workflow=workflow, before_ms=before_ms))
@@ -187,3 +187,8 @@ class Retention:
             return body(tr)
 
         return await self._ports.database.run(checked)
+
+
+def _before(now_ms: int, span_ms: int) -> int:
+    """Return the instant that lies a span before now; 0, the epoch, for what is kept for longer than that."""
+    return max(0, now_ms - span_ms)

@@ -27,9 +27,8 @@ from dispatcher.ledger.nodes.approvals import decisions, questions
 from dispatcher.ledger.nodes.inputs import FAILURE, INPUT, RESULT
 from dispatcher.ledger.rows import AttemptRecord, NodeRecord, RunRecord, WorkflowRecord
 from dispatcher.ledger.workflows.submit import number, text
-from dispatcher.store.keys import Space
+from dispatcher.store.keys import Element, Space
 from dispatcher.store.transaction import KeyValue, Reads
-from dispatcher.store.tuples import Element
 
 DEFAULT_PAGE = 200
 MAX_PAGE = 1_000

@@ -354,7 +354,7 @@ async def test_whenever_workflows_end_each_is_forgotten_by_rq_in_its_time(ends: 
 async def forgotten_by_now(ledger: Ledger, before_ms: int, *, failed: bool) -> set[str]:
     forgotten: set[str] = set()
     while True:
-        found = await ledger.database.read(lambda tr: remove.shown(tr, 0, before_ms, failed=failed, limit=3))
+        found = await ledger.database.read(lambda tr: remove.shown(tr, 0, max(0, before_ms), failed=failed, limit=3))
         if found.cursor is None:
             return forgotten
         forgotten |= set(found.workflows)

@@ -116,7 +116,7 @@ def test_what_is_packed_is_read_as_it_was(data: st.DataObject) -> None:
 def test_no_row_of_version_1_begins_with_a_digit(kind: str, given_fields: list[Any]) -> None:
     one = FORMATS[kind]
     is_tuple = one.decode(one.pack(())) == ()
-    written: Any = tuple(given_fields)
+    written: Any = tuple(field for field in given_fields if type(field) in (str, bytes, int))
     if not is_tuple:
         written = [field for field in given_fields if not isinstance(field, bytes)]
         written = {"told": written} if kind in {"node", "answer"} else written

@@ -15,13 +15,12 @@ from hypothesis import strategies as st
 from dispatcher.store import errors
 from dispatcher.store.errors import TransactionTooLarge, TransactionTooOld
 from dispatcher.store.fdb import load_binding
-from dispatcher.store.keys import MOST_CHILDREN, Space
+from dispatcher.store.keys import Element, Space
 from dispatcher.store.limits import KEY_BYTES, TRANSACTION_BYTES, TRANSACTION_SECONDS
 from dispatcher.store.memory import MAX_REMEMBERED_COMMITS, Disk, Faults, MemoryDatabase, View
 from dispatcher.store.overlay import Overlay
 from dispatcher.store.retry import EarlierTries, repeated
 from dispatcher.store.transaction import Transaction, call, read_counter
-from dispatcher.store.tuples import Element
 from tests.unit.broker.virtual_time import in_virtual_time
 
 
@@ -305,12 +304,8 @@ load_binding()  # takes out its import hook again, which an import by another wo
 Subspace = importlib.import_module("fdb.subspace_impl").Subspace
 
 TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"])) | st.sampled_from(["", "\0", "a\0\0b", "\0\xff"])
-INTEGERS = st.integers() | st.sampled_from([0, 1, 255, 256, 2**16, 2**63, 2**64 - 1, 2**64, -1, -256, -(2**64)])
-ELEMENTS: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | st.binary() | TEXT | INTEGERS | st.floats(allow_nan=False) | st.uuids(),
-    lambda inner: st.lists(inner, max_size=3).map(tuple),
-    max_leaves=6,
-)
+INTEGERS = st.integers(0, 2**64 - 2) | st.sampled_from([0, 1, 255, 256, 2**16, 2**63, 2**64 - 2])
+ELEMENTS: st.SearchStrategy[Element] = st.binary() | TEXT | INTEGERS
 TUPLES = st.lists(ELEMENTS, max_size=5).map(tuple)
 
 
@@ -328,11 +323,10 @@ def test_keys_are_those_of_foundationdb(outer: tuple[Any, ...], inner: tuple[Any
 @given(st.lists(ELEMENTS, min_size=1, max_size=4))
 def test_spaces_within_spaces_are_those_of_foundationdb(path: list[Any]) -> None:
     ours, theirs = Space(("root",)), Subspace(("root",))
-    again = ours
     for name in path:
-        ours, theirs, again = ours[name], theirs[name], again[name]
+        ours, theirs = ours[name], theirs[name]
 
-    assert ours.prefix == again.prefix == theirs.key()
+    assert ours.prefix == theirs.key()
 
 
 @given(st.lists(st.tuples(TEXT, INTEGERS), min_size=2, max_size=8))
@@ -347,8 +341,10 @@ def test_keys_sort_as_their_tuples(tuples: list[tuple[str, int]]) -> None:
 def test_a_key_of_another_space_and_what_no_key_can_hold_are_refused() -> None:
     with pytest.raises(ValueError, match="another space"):
         Space(("a",)).unpack(Space(("b",)).pack((1,)))
-    with pytest.raises(ValueError, match="Unsupported"):
-        Space().pack(({},))
+    nothing: list[Element] = [{}, None, True, 1.5, -1, 2**64 - 1]
+    for element in nothing:
+        with pytest.raises(ValueError, match="Unsupported"):
+            Space().pack((element,))
 
 
 @given(st.binary(max_size=40))
@@ -357,17 +353,7 @@ def test_bytes_that_are_no_key_are_refused(written: bytes) -> None:
         elements = Space().unpack(written)
     except ValueError:
         return
-    assert Space().unpack(Space().pack(elements)) == elements or "nan" in repr(elements)
-
-
-def test_a_space_remembers_a_bounded_number_of_children() -> None:
-    space = Space()
-
-    for number in range(MOST_CHILDREN + 10):
-        child = space[f"child-{number}"]
-
-    assert len(space._children) <= MOST_CHILDREN
-    assert space[f"child-{number}"] is child
+    assert Space().unpack(Space().pack(elements)) == elements
 
 
 def test_a_page_begins_behind_the_last_key_of_the_page_before() -> None:
