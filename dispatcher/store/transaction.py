@@ -158,30 +158,27 @@ class Transaction:
 
     def get(self, key: bytes, *, snapshot: bool = False) -> bytes | None:
         """Return the value of a key; None for a missing key."""
-        self.check_age()
-        self._check_get(key, snapshot)
+        _check_key(key)
+        self._begin_read(0 if snapshot else 2 * len(key) + READ_BYTES)
         return self._backing.get(key, snapshot)
 
     def get_many(self, keys: Sequence[bytes], *, snapshot: bool = False) -> list[bytes | None]:
         """Return the values of several keys, in their order, in about the time of one read."""
-        self.check_age()
         for key in keys:
-            self._check_get(key, snapshot)
+            _check_key(key)
+        self._begin_read(0 if snapshot else sum(2 * len(key) + READ_BYTES for key in keys))
         return self._backing.get_many(keys, snapshot)
 
     def get_range(
         self, begin: bytes, end: bytes, *, limit: int = 0, reverse: bool = False, snapshot: bool = False
     ) -> list[KeyValue]:
         """Return at most `limit` pairs (0: all) of [begin, end) in ascending or, if `reverse`, descending key order."""
-        self.check_age()
-        self._check_get_range(begin, end, limit, snapshot)
+        self._check_ranges([(begin, end)], limit, snapshot)
         return self._backing.get_range(begin, end, limit, reverse, snapshot)
 
     def get_ranges(self, ranges: Sequence[KeyRange], *, limit: int = 0, snapshot: bool = False) -> list[list[KeyValue]]:
         """Return the pairs of several ranges as `get_range` does, in about the time of one read."""
-        self.check_age()
-        for begin, end in ranges:
-            self._check_get_range(begin, end, limit, snapshot)
+        self._check_ranges(ranges, limit, snapshot)
         return self._backing.get_ranges(ranges, limit, snapshot)
 
     def read_ahead(self, keys: Iterable[bytes], ranges: Iterable[KeyRange] = (), *, limit: int = 0) -> None:
@@ -251,21 +248,23 @@ class Transaction:
                 "The transaction was open for too long; do less in one", limit_seconds=TRANSACTION_SECONDS
             )
 
-    def _check_get(self, key: bytes, snapshot: bool) -> None:
-        _check_key(key)
-        if not snapshot:
-            self._count(2 * len(key) + READ_BYTES)
-
-    def _check_get_range(self, begin: bytes, end: bytes, limit: int, snapshot: bool) -> None:
-        _check_range(begin, end)
+    def _check_ranges(self, ranges: Iterable[KeyRange], limit: int, snapshot: bool) -> None:
+        size_bytes = 0
+        for begin, end in ranges:
+            _check_range(begin, end)
+            size_bytes += len(begin) + len(end) + READ_BYTES
         if limit < 0:
             raise ValueError("A limit is 0 for no limit, or positive")
-        if not snapshot:
-            self._count(len(begin) + len(end) + READ_BYTES)
+        self._begin_read(0 if snapshot else size_bytes)
+
+    def _begin_read(self, size_bytes: int) -> None:
+        self.check_age()
+        self._count(size_bytes)
 
     def _count(self, size_bytes: int) -> None:
         self.size_bytes += size_bytes
-        self.check_size()
+        if self.size_bytes > TRANSACTION_BYTES:
+            self.check_size()
 
     def check_size(self) -> None:
         """Raise TransactionTooLarge when the transaction is larger than 10 MB (`limits.TRANSACTION_BYTES`)."""
