@@ -199,14 +199,18 @@ class UnitOfWork:
         return self.tr.get_range(*EDGES.behind(node_key, (after,)), limit=limit)
 
     def add_node(self, node_key: NodeKey, row: NodeRecord) -> None:
-        """Create and count a new node's row, and write it at once, so that a walk over the workflow finds the node."""
-        written = row.pack()
-        self.tr.set(STATUSES.pack((node_key.workflow, node_key.node)), written)
-        self._nodes[node_key] = (written, row)
+        """Write and count the row of a new node of a running workflow."""
+        self.write_node(node_key, row)
         self._to_show.append(node_key)
         run = self._of(node_key)
         run.open += 1
         run.counts[row.state.value] = run.counts.get(row.state.value, 0) + 1
+
+    def write_node(self, node_key: NodeKey, row: NodeRecord) -> None:
+        """Write a new node's row at once, so that a walk over the workflow finds the node."""
+        written = row.pack()
+        self.tr.set(STATUSES.pack((node_key.workflow, node_key.node)), written)
+        self._nodes[node_key] = (written, row)
 
     def definition(self, node_key: NodeKey) -> Node:
         """Return a node's parsed definition; for a map's element or a compensation, one derived from another node's."""

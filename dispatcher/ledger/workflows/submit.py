@@ -256,8 +256,7 @@ def _write_nodes(unit: UnitOfWork, workflow: str, nodes: list[tuple[Node, bytes]
     for node, definition in nodes:
         node_key = NodeKey(workflow, node.name)
         unit.define(node_key, definition)
-        row = NodeRecord(TaskState.BLOCKED, Tally.of(node))
-        unit.tr.set(STATUSES.pack((workflow, node.name)), row.pack())
+        unit.write_node(node_key, NodeRecord(TaskState.BLOCKED, Tally.of(node)))
         for before, policy in [(edge.node, edge.on_failure) for edge in node.after] or [(advance.ROOT, OnFailure.FAIL)]:
             unit.tr.set(EDGES.pack((workflow, before, node.name)), policy.value.encode())
 
