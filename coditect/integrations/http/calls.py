@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx2
 
@@ -182,12 +183,13 @@ class AgentCalls:
 async def agent_calls(
     hosts: AllowedHosts, *, most_bytes: int, metrics: Metrics | None = None
 ) -> AsyncIterator[AgentCalls]:
-    """Open the HTTP client of a bridge; it ignores proxies and other settings of the environment.
+    """Open the HTTP client of a bridge; it keeps no cookies, and ignores what the environment sets, such as proxies.
 
     `metrics` count the outcomes of `post`.
     """
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=KEEP_ALIVE_SECONDS)
     async with httpx2.AsyncClient(
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # a host's would go to others at its address
         trust_env=False,
         follow_redirects=False,
         limits=limits,

@@ -58,6 +58,15 @@ async def test_a_request_of_any_method_goes_the_same_way() -> None:
     assert "authorization: token x\r\n" in head
 
 
+async def test_no_cookie_of_an_answer_is_kept_for_later_requests() -> None:
+    answer = b"HTTP/1.1 204 No Content\r\nset-cookie: a=b\r\n\r\n"
+    async with raw_server(answer) as (port, arrived), agent_calls(HOSTS, most_bytes=100) as calls:
+        for _ in range(2):
+            await calls.post(f"http://localhost:{port}/agent-request", b"{}")
+
+    assert [b"cookie" in head.lower() for head in arrived] == [False, False]
+
+
 async def test_a_connection_that_ends_without_an_answer_is_an_agent_that_is_lost() -> None:
     async with raw_server(b"") as (port, _), agent_calls(HOSTS, most_bytes=100) as calls:
         with pytest.raises(AgentLost):
