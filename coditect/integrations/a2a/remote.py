@@ -142,38 +142,27 @@ class CheckedTransport(httpx.AsyncBaseTransport):
             AnswerBroken: when the answer is compressed.
             httpx.TransportError: when the connection breaks afterwards.
         """
-        refused: Exception | None = None
-        for address in await self._addresses(request.url):
-            try:
-                response = await self._inner.handle_async_request(_to(address, request))
-            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-                refused = error
-                continue
-            encoding = response.headers.get("content-encoding", "identity")
-            if encoding.lower() != "identity":
-                await response.aclose()
-                raise AnswerBroken(
-                    "The answer is compressed, which the request does not accept", encoding=encoding[:50]
-                )
-            response.headers.pop("set-cookie", None)  # httpx would keep them for all later calls, however many
-            assert isinstance(response.stream, httpx.AsyncByteStream)
-            streams = response.headers.get("content-type", "").lower().startswith("text/event-stream")
-            response.stream = _Bounded(response.stream, MOST_STREAM_BYTES if streams else MAX_A2A_ANSWER_BYTES)
-            return response
-        reason = f"{type(refused).__name__}: {refused}"[:300]
-        raise AgentRefused("The remote agent takes no connection", host=request.url.host, reason=reason) from refused
+        url = request.url
+        response = await self._hosts.first_that_connects(
+            url.host,
+            url.port or (443 if url.scheme == "https" else 80),
+            lambda address: self._inner.handle_async_request(_to(address, request)),
+            httpx.ConnectError,
+            httpx.ConnectTimeout,
+        )
+        encoding = response.headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":
+            await response.aclose()
+            raise AnswerBroken("The answer is compressed, which the request does not accept", encoding=encoding[:50])
+        response.headers.pop("set-cookie", None)  # httpx would keep them for all later calls, however many
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        streams = response.headers.get("content-type", "").lower().startswith("text/event-stream")
+        response.stream = _Bounded(response.stream, MOST_STREAM_BYTES if streams else MAX_A2A_ANSWER_BYTES)
+        return response
 
     async def aclose(self) -> None:
         """Close all connections to the remote agent."""
         await self._inner.aclose()
-
-    async def _addresses(self, url: httpx.URL) -> list[str]:
-        port = url.port or (443 if url.scheme == "https" else 80)
-        try:
-            return list(dict.fromkeys(await self._hosts.addresses(url.host, port)))
-        except (OSError, ValueError) as error:  # a ValueError: no name, or none that DNS knows
-            reason = str(error)[:300]
-            raise AgentRefused("The remote agent's host cannot be reached", host=url.host, reason=reason) from error
 
 
 class _Bounded(httpx.AsyncByteStream):

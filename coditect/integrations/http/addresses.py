@@ -11,15 +11,18 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from coditect.errors import InputError, Retryable
 from coditect.settings.settings import PRIVATE_ADDRESSES
+
+T = TypeVar("T")
 
 
 class AgentRefused(Retryable):
@@ -129,6 +132,27 @@ class AllowedHosts:
                 raise InputError("The settings do not allow this address", host=host, address=address, fix=fix)
         return addresses
 
+    async def first_that_connects(
+        self, host: str, port: int, send: Callable[[str], Awaitable[T]], *refusals: type[Exception]
+    ) -> T:
+        """Return what `send` returns for the first IP address of a host to which it can connect.
+
+        Raises:
+            InputError: when an address of the host is not allowed; nothing was sent.
+            AgentRefused: when the host has no address, or `send` raised one of `refusals` for each; nothing was sent.
+        """
+        try:
+            addresses = await self.addresses(host, port)
+        except (OSError, ValueError) as error:  # a ValueError: no name, or none that DNS knows
+            raise AgentRefused("The agent's host cannot be reached", host=host, reason=said(error)) from error
+        last: Exception | None = None
+        for address in dict.fromkeys(addresses):
+            try:
+                return await send(address)
+            except refusals as error:
+                last = error
+        raise AgentRefused("The agent's URL takes no connection", host=host, port=port, reason=said(last)) from last
+
     async def check_receiver(self, url: str) -> None:
         """Check that the host of a well-formed URL has allowed addresses only; an unknown host is not refused.
 
@@ -151,6 +175,11 @@ class AllowedHosts:
             return self.private
         public = address.is_global and not any(address in network for network in NOT_PUBLIC)
         return public or (self.private and (address.is_private or address.is_loopback))
+
+
+def said(error: BaseException | None) -> str:
+    """Return an error's type and text as a reason, cut to 300 characters."""
+    return f"{type(error).__name__}: {error}"[:300]
 
 
 def webhook_hosts(*, private: bool) -> AllowedHosts:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import TypeVar
 
 import httpx2
 
 from coditect.errors import InputError
-from coditect.integrations.http.addresses import AgentLost, AgentRefused, AllowedHosts, AnswerBroken
+from coditect.integrations.http.addresses import AgentLost, AgentRefused, AllowedHosts, AnswerBroken, said
 from coditect.telemetry.metrics import HTTP_AGENT_ATTEMPTS, MemoryMetrics, Metrics
 
+T = TypeVar("T")
 HTTP_CONNECT_SECONDS = 5.0
 SOCKET_PROBE_SECONDS = 2.0
 KEEP_ALIVE_SECONDS = 2.0
@@ -117,17 +119,10 @@ class AgentCalls:
             TimeoutError: when the host does not answer within two seconds, as one that has too much to do.
         """
         parsed = _parsed(url)
-        refused: OSError | None = None
+        port = _port(parsed)
         async with asyncio.timeout(SOCKET_PROBE_SECONDS):
-            for address in await self._addresses(parsed):
-                try:
-                    _, writer = await asyncio.open_connection(address, _port(parsed))
-                except OSError as error:
-                    refused = error
-                else:
-                    writer.close()
-                    return
-        raise _refusal(url, refused) from refused
+            _, writer = await self._first(parsed, lambda address: asyncio.open_connection(address, port), OSError)
+        writer.close()
 
     @asynccontextmanager
     async def _sent(
@@ -135,8 +130,8 @@ class AgentCalls:
     ) -> AsyncIterator[httpx2.Response]:
         """Send a request to the first address of the URL's host that takes a connection; yield the response."""
         parsed = _parsed(url)
-        refused: Exception | None = None
-        for address in await self._addresses(parsed):
+
+        def send(address: str) -> Awaitable[httpx2.Response]:
             request = self._client.build_request(
                 method,
                 parsed.copy_with(host=address),
@@ -144,27 +139,22 @@ class AgentCalls:
                 headers={**HTTP_HEADERS, **headers, **_kept(parsed), "host": parsed.netloc.decode()},
                 extensions={"sni_hostname": parsed.host},
             )
-            try:
-                response = await self._client.send(request, stream=True)
-            except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-                refused = error
-                continue
-            except httpx2.HTTPError as error:
-                raise _gone(error) from error
+            return self._client.send(request, stream=True)
+
+        try:
+            response = await self._first(parsed, send, httpx2.ConnectError, httpx2.ConnectTimeout)
             try:
                 yield response
-            except httpx2.HTTPError as error:
-                raise _gone(error) from error
             finally:
                 await response.aclose()
-            return
-        raise _refusal(url, refused) from refused
+        except httpx2.HTTPError as lost:
+            raise AgentLost("The connection to the agent broke after the request was sent", reason=said(lost)) from lost
 
-    async def _addresses(self, url: httpx2.URL) -> list[str]:
+    async def _first(self, url: httpx2.URL, send: Callable[[str], Awaitable[T]], *refusals: type[Exception]) -> T:
         try:
-            return list(dict.fromkeys(await self._hosts.addresses(url.host, _port(url))))
-        except (OSError, ValueError, InputError) as error:  # a ValueError: no name, or none that DNS knows
-            raise AgentRefused("The agent's host cannot be reached", host=url.host, reason=_said(error)) from error
+            return await self._hosts.first_that_connects(url.host, _port(url), send, *refusals)
+        except InputError as error:
+            raise AgentRefused("The agent's host cannot be reached", host=url.host, reason=said(error)) from error
 
     async def _body(self, response: httpx2.Response) -> bytes:
         encoding = response.headers.get("content-encoding", "identity")
@@ -202,7 +192,7 @@ def _parsed(url: str) -> httpx2.URL:
     try:
         return httpx2.URL(url)
     except httpx2.InvalidURL as error:
-        raise AgentRefused("The agent's URL is invalid", url=url[:200], reason=_said(error)) from error
+        raise AgentRefused("The agent's URL is invalid", url=url[:200], reason=said(error)) from error
 
 
 def _port(url: httpx2.URL) -> int:
@@ -215,15 +205,3 @@ def _kept(url: httpx2.URL) -> Mapping[str, str]:
     The client keeps connections by address, and one with TLS was checked for one name: another name must not get it.
     """
     return {"connection": "close"} if url.scheme == "https" else NO_HEADERS
-
-
-def _refusal(url: str, error: Exception | None) -> AgentRefused:
-    return AgentRefused("The agent's URL takes no connection", url=url, reason=_said(error))
-
-
-def _gone(error: httpx2.HTTPError) -> AgentLost:
-    return AgentLost("The connection to the agent broke after the request was sent", reason=_said(error))
-
-
-def _said(error: BaseException | None) -> str:
-    return f"{type(error).__name__}: {error}"[:300]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from coditect.errors import InputError
-from coditect.integrations.http.addresses import AllowedHosts
+from coditect.integrations.http.addresses import AgentRefused, AllowedHosts
 
 
 def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
@@ -150,3 +150,34 @@ async def test_a_name_with_one_private_address_among_others_is_refused(monkeypat
         await AllowedHosts(("*",)).addresses("agent.example.com", 80)
 
     assert refused.value.facts["address"] == "10.0.0.1"
+
+
+async def test_the_addresses_of_a_host_are_tried_in_turn_until_one_takes_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resolving(monkeypatch, "93.184.215.14", "93.184.215.14", "93.184.215.15", "93.184.215.16")
+    tried, taking = list[str](), "93.184.215.15"
+
+    async def connect(address: str) -> str:
+        tried.append(address)
+        if address != taking:
+            raise ConnectionRefusedError(address)
+        return "answer"
+
+    hosts = AllowedHosts(("*",))
+    assert await hosts.first_that_connects("agent.example.com", 80, connect, ConnectionRefusedError) == "answer"
+    assert tried == ["93.184.215.14", "93.184.215.15"]
+
+    taking = "none"
+    with pytest.raises(AgentRefused, match=r"93\.184\.215\.16"):
+        await hosts.first_that_connects("agent.example.com", 80, connect, ConnectionRefusedError)
+
+
+async def test_no_address_of_a_host_with_one_that_is_not_allowed_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolving(monkeypatch, "93.184.215.14", "10.0.0.1")
+
+    async def connect(address: str) -> None:
+        raise AssertionError(address)
+
+    with pytest.raises(InputError, match="CODITECT_PRIVATE_ADDRESSES=http"):
+        await AllowedHosts(("*",)).first_that_connects("agent.example.com", 80, connect, OSError)
