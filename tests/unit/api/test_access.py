@@ -49,6 +49,17 @@ VIEWERS_MAY = {
     "POST /workflows/check": "it changes nothing",
 }
 """The requests that are no GET and that a viewer may make all the same, and why."""
+NEED_AN_APPROVER = {"POST /approvals/{approval}/grant", "POST /approvals/{approval}/deny"}
+NEED_AN_ADMIN = {
+    "POST /topology",
+    "POST /rebuild",
+    "PUT /webhooks/{name}",
+    "DELETE /webhooks/{name}",
+    "POST /webhooks/{name}/test",
+    "POST /webhooks/{name}/enable",
+    "POST /webhooks/{name}/disable",
+}
+"""The requests for which an operator is not enough; all others that are no GET need one."""
 
 
 @pytest.fixture
@@ -102,18 +113,35 @@ async def test_each_role_may_do_what_the_one_before_it_may(
     assert tuple(one.status_code for one in (read, steer, approve, administer)) == statuses
 
 
-async def test_a_viewer_may_change_nothing(keyed: AsyncClient, file: KeyFile) -> None:
-    headers, admitted = bearer(file.create("ada", Role.VIEWER, made_at=MADE)), list[str]()
+def changes() -> Iterator[tuple[str, str, str]]:
+    """Yield the name, the method and a path of each request that is no GET."""
     for router in (*ROUTERS, http_agents.router, collaboration.steered):
+        prefix = "" if router in (http_agents.router, collaboration.steered) else "/v1"
         for route in (each for each in router.routes if isinstance(each, APIRoute)):
-            path = re.sub(r"{\w+(:\w+)?}", "x", route.path)
-            prefix = "" if router in (http_agents.router, collaboration.steered) else "/v1"
             for method in (route.methods or set()) - {"GET", "HEAD"}:
-                answer = await keyed.request(method, prefix + path, json={}, headers=headers)
-                if answer.status_code != HTTPStatus.FORBIDDEN:
-                    admitted.append(f"{method} {route.path}")
+                yield f"{method} {route.path}", method, prefix + re.sub(r"{\w+(:\w+)?}", "x", route.path)
 
-    assert sorted(admitted) == sorted(VIEWERS_MAY)
+
+@pytest.mark.parametrize(
+    ("role", "refused"),
+    [
+        (Role.VIEWER, {name for name, _, _ in changes()} - VIEWERS_MAY.keys()),
+        (Role.OPERATOR, NEED_AN_APPROVER | NEED_AN_ADMIN),
+        (Role.APPROVER, NEED_AN_ADMIN),
+        (Role.ADMIN, set()),
+    ],
+)
+async def test_each_change_is_refused_to_the_roles_below_the_one_it_needs(
+    keyed: AsyncClient, file: KeyFile, role: Role, refused: set[str]
+) -> None:
+    headers, found = bearer(file.create("ada", role, made_at=MADE)), set[str]()
+    for name, method, path in changes():
+        answer = await keyed.request(method, path, json={}, headers=headers)
+        if answer.status_code == HTTPStatus.FORBIDDEN:
+            found.add(name)
+
+    assert found == refused
+    assert VIEWERS_MAY.keys() | NEED_AN_APPROVER | NEED_AN_ADMIN <= {name for name, _, _ in changes()}
 
 
 def test_the_file_has_no_key_and_belongs_to_its_user(file: KeyFile, tmp_path: Path) -> None:
